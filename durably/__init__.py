@@ -1,0 +1,73 @@
+"""durably: resumable jobs for scripts, notebooks and cron, kept in one SQLite file.
+
+A job is a plain function made of named steps; ``step.run(name, fn, ...)`` stores each step's result.
+Kill the process at any instant and start it again: it goes on from the first step without a
+checkpoint.
+"""
+
+from durably.engine import Durably
+from durably.errors import (
+    ConflictError,
+    DatabaseError,
+    DatabaseLostError,
+    DuplicateStepWarning,
+    DurablyError,
+    EngineClosedError,
+    ForkedError,
+    NotFoundError,
+    NoWorkerError,
+    OwnershipLost,
+    RunCancelled,
+    RunCancelledError,
+    RunFailedError,
+    RunInterrupted,
+    SchemaError,
+    SerializationError,
+    StopRun,
+    ValidationError,
+    WaitTimeoutError,
+)
+from durably.events import Event
+from durably.handles import JobHandle, Trigger
+from durably.jobs import Job, job
+from durably.models import ErrorInfo, LogEntry, Progress, Run, RunStatus, StepRecord
+from durably.retry import Retry
+from durably.steps import StepContext
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ConflictError",
+    "DatabaseError",
+    "DatabaseLostError",
+    "DuplicateStepWarning",
+    "Durably",
+    "DurablyError",
+    "EngineClosedError",
+    "ErrorInfo",
+    "Event",
+    "ForkedError",
+    "Job",
+    "JobHandle",
+    "LogEntry",
+    "NoWorkerError",
+    "NotFoundError",
+    "OwnershipLost",
+    "Progress",
+    "Retry",
+    "Run",
+    "RunCancelled",
+    "RunCancelledError",
+    "RunFailedError",
+    "RunInterrupted",
+    "RunStatus",
+    "SchemaError",
+    "SerializationError",
+    "StepContext",
+    "StepRecord",
+    "StopRun",
+    "Trigger",
+    "ValidationError",
+    "WaitTimeoutError",
+    "job",
+]

@@ -1,0 +1,43 @@
+"""Time: the one place to replace in tests.
+
+Two readings that are never mixed: ``now_us`` is for people and may jump;
+``monotonic`` is for deadlines and never does.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import threading
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+class Clock:
+    """The machine's clocks. Stateless, usable from any thread."""
+
+    def now_us(self) -> int:
+        """The wall clock in microseconds since the epoch."""
+        return time.time_ns() // 1000
+
+    def monotonic(self) -> float:
+        """Seconds from an arbitrary point, never going back."""
+        return time.monotonic()
+
+    def wait(self, event: threading.Event, timeout_s: float | None) -> bool:
+        """Block until *event* is set or *timeout_s* seconds have passed; say whether it is set."""
+        return event.wait(timeout_s)
+
+
+def to_datetime(us: int) -> datetime:
+    """The aware UTC instant *us* microseconds after the epoch."""
+    return _EPOCH + timedelta(microseconds=us)
+
+
+def from_datetime(instant: datetime) -> int:
+    """Microseconds since the epoch of an aware *instant*."""
+    return (instant - _EPOCH) // _MICROSECOND

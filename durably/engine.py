@@ -1,0 +1,698 @@
+"""The engine: assembles the parts, owns their lifecycle, and has a short method per public call."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime, timedelta
+from types import MappingProxyType, TracebackType
+from typing import Any, Self, TypeVar, overload
+
+import cattrs
+
+from durably.clock import Clock, from_datetime
+from durably.codec import Codec
+from durably.errors import (
+    ConflictError,
+    DatabaseError,
+    EngineClosedError,
+    ForkedError,
+    RunCancelled,
+    ValidationError,
+)
+from durably.events import (
+    Emitter,
+    ErrorHandler,
+    Listener,
+    LogWritten,
+    RunCancelledEvent,
+    RunDeleted,
+    RunRetried,
+)
+from durably.handles import JobHandle, Triggering
+from durably.jobs import Job, Registry
+from durably.models import LogEntry, Run, StepRecord
+from durably.plugins import Plugin
+from durably.reading import NameFilter, Reader, StatusFilter, filters, labels_of, run_id_of
+from durably.settings import Duration, Settings, age, optional_timeout, seconds
+from durably.steps import Services
+from durably.store import runs
+from durably.store.database import Database
+from durably.store.runs import RunRow
+from durably.waiting import OnLog, OnProgress, Subscription, Waiter, stored_line
+from durably.worker.exit import close_at_exit
+from durably.worker.flusher import Flusher
+from durably.worker.supervisor import Supervisor
+
+P = TypeVar("P")
+R = TypeVar("R")
+L = TypeVar("L", bound=Callable[[Any], object])
+AnyRun = Run[Any, Any]
+
+_SHRINK_PAGES = 2000
+
+
+class Durably:
+    """An engine on one database file: registers jobs, records runs, executes them.
+
+    Opening makes the file if it is missing and brings its tables up to date; nothing is executed
+    before ``start()``, a ``with`` block, ``run_until_idle()`` or ``process_one()``. Every method may be
+    called from any thread of the process that opened the engine.
+
+    Args:
+        path: the SQLite file. One file per application; processes share it.
+        jobs: job specs to register.
+        max_workers: how many runs execute at once in this process, 1 to 1000.
+        heartbeat_interval: seconds (or a ``timedelta``) between two signs of life.
+        stale_threshold: seconds (or a ``timedelta``) after which a run whose process hangs is
+            taken over; at least twice the heartbeat interval. A dead process is noticed at once.
+        poll_interval: seconds (or a ``timedelta``) that a run triggered by another process
+            waits at most to be noticed; most are noticed within milliseconds.
+        synchronous: ``"full"``: a checkpoint survives power loss. ``"normal"``: it survives a crash
+            of the process, and the newest ones may be lost at power loss, in order.
+        preserve_steps: keep the checkpoints of completed runs.
+        retain_runs: delete terminal runs older than this in the background: a ``timedelta``, or
+            ``"30d"``, ``"24h"``, ``"60m"``. ``None`` keeps them.
+        converter: a ``cattrs.Converter`` with hooks for types of your own.
+
+    Raises:
+        ValidationError: an option or a job spec is not acceptable; the message names it.
+        SchemaError: the file is another program's or a newer durably's; it is left as it is.
+        DatabaseError: the file cannot be opened, or is locked for over 30 s.
+
+    .. versionadded:: 0.1.0
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] = "durably.db",
+        *,
+        jobs: Iterable[Job[Any, Any]] = (),
+        max_workers: int = 4,
+        heartbeat_interval: Duration = 5.0,
+        stale_threshold: Duration = 30.0,
+        poll_interval: Duration = 1.0,
+        synchronous: str = "full",
+        preserve_steps: bool = True,
+        retain_runs: timedelta | str | None = None,
+        converter: cattrs.Converter | None = None,
+    ) -> None:
+        settings = Settings(
+            max_workers=max_workers,
+            heartbeat_interval=heartbeat_interval,
+            stale_threshold=stale_threshold,
+            poll_interval=poll_interval,
+            synchronous=synchronous,  # type: ignore[arg-type]  # the validator makes sure
+            preserve_steps=preserve_steps,
+            retain_runs=retain_runs,
+        )
+        self._clock = Clock()
+        codec = Codec(converter)
+        self._registry = Registry(codec)
+        self._lock = threading.RLock()  # guards the handles and the plugins
+        self._handles: dict[str, JobHandle[Any, Any]] = {}
+        self._plugins: dict[str, Plugin] = {}
+        # Before the file is touched: a bad spec must not leave one behind.
+        specs = _listed(jobs)
+        for spec in specs:
+            self._registry.add(spec)
+        self._pid = os.getpid()
+        self._is_closed = False
+        self._emitter = Emitter(self._clock)
+        self._database = Database(path, synchronous=settings.synchronous, clock=self._clock)
+        changes = self._changes = self._database.changes
+        self._flusher = Flusher(
+            self._database,
+            codec=codec,
+            emitter=self._emitter,
+            changes=changes,
+            clock=self._clock,
+            on_error=self._on_flusher_error,
+        )
+        services = Services(
+            database=self._database,
+            codec=codec,
+            emitter=self._emitter,
+            changes=changes,
+            clock=self._clock,
+            buffers=self._flusher,
+            preserve_steps=settings.preserve_steps,
+        )
+        self._reader = Reader(self._database, codec, self._registry)
+        self._supervisor = Supervisor(settings, services, self._registry, self._flusher, labels_of)
+        self._waiter = Waiter(
+            database=self._database,
+            reader=self._reader,
+            emitter=self._emitter,
+            changes=changes,
+            supervisor=self._supervisor,
+            clock=self._clock,
+        )
+        self._triggering = Triggering(
+            database=self._database,
+            codec=codec,
+            emitter=self._emitter,
+            changes=changes,
+            registry=self._registry,
+            reader=self._reader,
+            waiter=self._waiter,
+            clock=self._clock,
+            check=self._check,
+        )
+        for spec in specs:
+            self._handles[spec.name] = JobHandle(spec.name, self._triggering)
+        close_at_exit(self)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._is_closed else "started" if self.is_started else "open"
+        return f"<Durably {self._database.path!r} {state}>"
+
+    def _check(self) -> None:
+        """Refuse what no call may do: use a closed engine, the parent's, or a lost file."""
+        self._check_usable()
+        self._supervisor.check_in_place()
+
+    def _check_usable(self) -> None:
+        if os.getpid() != self._pid:
+            raise ForkedError(
+                "this engine was opened by the parent process; open a new one in the child"
+            )
+        if self._is_closed:
+            raise EngineClosedError("this engine is closed; open a new one")
+
+    def _on_flusher_error(self, exc: BaseException, context: str) -> None:
+        self._flusher.report(exc, f"the {context} thread")
+
+    # -- lifecycle -----------------------------------------------------------------------
+
+    @property
+    def is_started(self) -> bool:
+        """Whether this engine claims runs by itself now."""
+        return self._supervisor.is_started
+
+    def start(self) -> None:
+        """Recover what dead processes left behind, then start to claim and execute runs.
+
+        Returns when the threads run. Idempotent; an engine that was stopped starts again.
+
+        .. versionadded:: 0.1.0
+        """
+        self._check()
+        self._supervisor.start()
+
+    def init(self) -> Self:
+        """``start()``, and return the engine: for code without a ``with`` block.
+
+        .. versionadded:: 0.1.0
+        """
+        self.start()
+        return self
+
+    def stop(self, *, interrupt: bool = False, timeout: Duration | None = None) -> None:
+        """Claim nothing more, wait for the runs in progress, then end the threads. Idempotent.
+
+        Args:
+            interrupt: stop each run at its next step boundary and put it back to pending. The
+                step in progress finishes and keeps its checkpoint.
+            timeout: seconds (or a ``timedelta``) to wait at most.
+
+        Raises:
+            WaitTimeoutError: the runs did not end in time. They go on, and nothing new
+                is claimed until ``start()``.
+            ConflictError: called from inside a job or a listener.
+
+        .. versionadded:: 0.1.0
+        """
+        timeout_s = optional_timeout(timeout)
+        self._check_usable()
+        self._supervisor.stop(interrupt=bool(interrupt), timeout_s=timeout_s)
+
+    def close(self) -> None:
+        """Stop, waiting for the runs in progress, then close every connection. Idempotent.
+
+        Raises:
+            ConflictError: called from inside a job or a listener.
+
+        .. versionadded:: 0.1.0
+        """
+        if os.getpid() != self._pid:
+            raise ForkedError("this engine was opened by the parent process, which closes it")
+        if self._is_closed:
+            return
+        self._supervisor.stop(interrupt=False, timeout_s=None)
+        self._close()
+
+    def _close(self) -> None:
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+        try:
+            self._flusher.flush_lines()
+        finally:
+            try:
+                self._supervisor.close()
+            finally:
+                self._database.close()
+                self._changes.notify()
+
+    def close_at_exit(self) -> None:
+        """What the end of the interpreter calls: stop at the next step boundary and close."""
+        if os.getpid() != self._pid or self._is_closed:
+            return
+        self._supervisor.stop(interrupt=True, timeout_s=None)
+        self._close()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if os.getpid() != self._pid:
+            return
+        if kind is not None:
+            if not self._is_closed:
+                self._supervisor.stop(interrupt=True, timeout_s=None)
+                self._close()
+            return
+        if self._is_closed:
+            return
+        lost = None
+        try:
+            if self.is_started and not self._supervisor.is_draining:
+                self._supervisor.drain()
+            elif self.is_started:
+                self._check()
+        except DatabaseError as error:
+            lost = error
+            raise
+        except BaseException:
+            self._supervisor.stop(interrupt=True, timeout_s=None)
+            raise
+        finally:
+            if lost is not None:
+                self._supervisor.stop(interrupt=True, timeout_s=None)
+            self.close()
+
+    def run_until_idle(self, *, max_runs: int | None = None) -> int:
+        """Execute pending runs on the pool until none can be claimed; for cron.
+
+        Works on an engine that was not started, and first recovers what dead processes left.
+
+        Args:
+            max_runs: how many runs to execute at most.
+
+        Returns:
+            How many runs were executed.
+
+        .. versionadded:: 0.1.0
+        """
+        if max_runs is not None and (
+            isinstance(max_runs, bool) or not isinstance(max_runs, int) or max_runs < 0
+        ):
+            raise ValidationError(f"max_runs must be an int that is not negative, not {max_runs!r}")
+        self._check()
+        return self._supervisor.run_until_idle(max_runs)
+
+    def process_one(self) -> bool:
+        """Claim and execute one run in the calling thread; ``False`` if there was none.
+
+        A debugger works in it. Ctrl-C puts the run back to pending and goes on to the caller.
+
+        .. versionadded:: 0.1.0
+        """
+        self._check()
+        return self._supervisor.process_one()
+
+    # -- jobs ----------------------------------------------------------------------------
+
+    def register(self, job: Job[P, R]) -> JobHandle[P, R]:
+        """Make a job known to this engine and return its handle.
+
+        The same function again, as when a notebook cell runs again, replaces the old one.
+
+        Raises:
+            ConflictError: another function is registered under that name.
+            ValidationError: it is no job, or its types cannot be structured.
+
+        .. versionadded:: 0.1.0
+        """
+        self._check()
+        with self._lock:
+            self._registry.add(job)
+            handle: JobHandle[P, R] = self._handles.setdefault(
+                job.name, JobHandle(job.name, self._triggering)
+            )
+        # Pending runs of this job may have waited for it.
+        self._changes.notify()
+        return handle
+
+    @property
+    def jobs(self) -> Mapping[str, JobHandle[Any, Any]]:
+        """The handles by job name; read-only.
+
+        .. versionadded:: 0.1.0
+        """
+        self._check_usable()
+        with self._lock:
+            return MappingProxyType(dict(self._handles))
+
+    def get_job(self, name: str) -> JobHandle[Any, Any] | None:
+        """The handle of that job, if it is registered.
+
+        .. versionadded:: 0.1.0
+        """
+        return self.jobs.get(name)
+
+    # -- runs ----------------------------------------------------------------------------
+
+    def get_run(self, run_id: str | AnyRun) -> AnyRun | None:
+        """The run of that id, ``None`` if there is none.
+
+        .. versionadded:: 0.1.0
+        """
+        self._check()
+        return self._reader.find(run_id_of(run_id))
+
+    def get_runs(
+        self,
+        *,
+        status: StatusFilter = None,
+        job_name: NameFilter = None,
+        labels: dict[str, str] | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> list[AnyRun]:
+        """The runs that fit, newest first.
+
+        Args:
+            status: one or several; an empty list matches nothing.
+            job_name: one or several; an empty list matches nothing.
+            labels: all of them must match.
+            limit: how many at most.
+            offset: how many to leave out first.
+
+        Raises:
+            ValidationError: an unknown status, or a negative number.
+
+        .. versionadded:: 0.1.0
+        """
+        self._check()
+        return self._reader.find_many(filters(status, job_name, labels), limit, offset)
+
+    def count_runs(
+        self,
+        *,
+        status: StatusFilter = None,
+        job_name: NameFilter = None,
+        labels: dict[str, str] | None = None,
+    ) -> int:
+        """How many runs fit; the filters are those of ``get_runs``.
+
+        .. versionadded:: 0.1.0
+        """
+        self._check()
+        return self._reader.count(filters(status, job_name, labels))
+
+    def get_steps(self, run: AnyRun | str) -> list[StepRecord]:
+        """What is stored of the run's steps, one record a name, in the order of their index.
+
+        .. versionadded:: 0.1.0
+        """
+        self._check()
+        return self._reader.steps_of(run_id_of(run))
+
+    def get_logs(self, run: AnyRun | str) -> list[LogEntry]:
+        """The persisted log lines of the run; empty without ``plugins.LogPersistence``.
+
+        .. versionadded:: 0.1.0
+        """
+        self._check()
+        self._flusher.flush_lines()
+        return self._reader.logs_of(run_id_of(run))
+
+    def wait(
+        self,
+        run: Run[P, R] | str,
+        *,
+        timeout: Duration | None = None,
+        on_progress: OnProgress | None = None,
+        on_log: OnLog | None = None,
+    ) -> Run[P, R]:
+        """Block until the run has completed, executed by whatever process, and return it.
+
+        Args:
+            timeout: seconds (or a ``timedelta``) to wait at most; the run goes on after that.
+            on_progress: called in this thread with each new ``Progress``.
+            on_log: called in this thread with each ``LogEntry`` of a run executed in this
+                process, or of any whose logs are persisted.
+
+        Raises:
+            RunFailedError: the run failed; it has ``.run``.
+            RunCancelledError: the run was cancelled; it has ``.run``.
+            NotFoundError: there is no such run, or it was deleted meanwhile.
+            WaitTimeoutError: the time is over.
+            NoWorkerError: no timeout was given, and nothing is there to execute the run.
+
+        .. versionadded:: 0.1.0
+        """
+        timeout_s = optional_timeout(timeout)
+        self._check()
+        run_id = run_id_of(run)
+        watch = self._waiter.watch(on_progress, on_log)
+        try:
+            self._waiter.skip_progress(run_id, watch)
+            return self._waiter.wait(run_id, timeout_s, watch)
+        finally:
+            watch.close()
+
+    def as_completed(
+        self, runs: Iterable[AnyRun | str], *, timeout: Duration | None = None
+    ) -> Iterator[AnyRun]:
+        """Yield each of the runs when it has ended, failed and cancelled ones too.
+
+        Args:
+            timeout: seconds (or a ``timedelta``) for all of them together.
+
+        Raises:
+            NotFoundError: there is no such run, or it was deleted meanwhile.
+            WaitTimeoutError: the time is over.
+            NoWorkerError: no timeout was given, and nothing is there to execute a run.
+
+        .. versionadded:: 0.1.0
+        """
+        timeout_s = optional_timeout(timeout)
+        self._check()
+        return self._waiter.as_completed([run_id_of(run) for run in _listed(runs)], timeout_s)
+
+    def retry(self, run: Run[P, R] | str) -> Run[P, R]:
+        """Put a failed or cancelled run back to pending, its completed steps kept.
+
+        Raises:
+            ConflictError: the run is in another state.
+            NotFoundError: there is no such run.
+
+        .. versionadded:: 0.1.0
+        """
+        self._check()
+        run_id = run_id_of(run)
+        with self._emitter.announcing(run_id):
+            row = self._database.write(runs.retry, run_id, self._clock.now_us())
+            self._changes.notify()
+            self._emitter.emit(RunRetried, **_fields(row))
+        return self._reader.run_of(row)
+
+    def retrigger(self, run: Run[P, R] | str) -> Run[P, R]:
+        """Record a fresh run with the payload, labels and concurrency key of a terminal one.
+
+        Raises:
+            ConflictError: the run has not ended.
+            NotFoundError: there is no such run, or its job is not registered.
+            ValidationError: the payload does not fit today's job.
+
+        .. versionadded:: 0.1.0
+        """
+        self._check()
+        row = self._database.read(runs.get, run_id_of(run))
+        if row.completed_at_us is None:
+            raise ConflictError(
+                f"run {row.id} is {row.status} and cannot be triggered anew: wait for its end"
+            )
+        return self._triggering.retrigger(row)
+
+    def cancel(self, run: AnyRun | str) -> None:
+        """Cancel a pending or running run; when this returns it is cancelled in the database.
+
+        A job that is inside a step leaves it in its own time; the step's result is not kept.
+
+        Raises:
+            ConflictError: the run has ended.
+            NotFoundError: there is no such run.
+
+        .. versionadded:: 0.1.0
+        """
+        self._check()
+        run_id = run_id_of(run)
+        with self._emitter.announcing(run_id):
+            row = self._database.write(runs.cancel, run_id, self._clock.now_us())
+            self._supervisor.stop_run(row.id, RunCancelled)
+            self._changes.notify()
+            self._emitter.emit(RunCancelledEvent, **_fields(row))
+
+    def delete_run(self, run: AnyRun | str) -> None:
+        """Delete a terminal run with its steps, logs and labels.
+
+        Raises:
+            ConflictError: the run has not ended, or its job is still inside a step.
+            NotFoundError: there is no such run.
+
+        .. versionadded:: 0.1.0
+        """
+        self._check()
+        run_id = run_id_of(run)
+        with self._emitter.announcing(run_id):
+            row = self._database.write(runs.delete, run_id)
+            self._changes.notify()
+            self._emitter.emit(RunDeleted, **_fields(row))
+
+    def purge_runs(
+        self, *, older_than: timedelta | str | float | datetime, limit: int = 500
+    ) -> int:
+        """Delete terminal runs that ended long ago, and give their space back.
+
+        Args:
+            older_than: a duration before now (a ``timedelta``, seconds, or ``"30d"``, ``"24h"``,
+                ``"60m"``), or an aware ``datetime``.
+            limit: how many at most, the oldest first; call again for more.
+
+        Returns:
+            How many were deleted.
+
+        .. versionadded:: 0.1.0
+        """
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 0 <= limit < 2**63:
+            raise ValidationError(f"limit must be an int that is not negative, not {limit!r:.80}")
+        before_us = _instant_us(older_than, self._clock)
+        self._check()
+        deleted = self._database.write(runs.purge, before_us, limit)
+        if deleted:
+            self._database.shrink(_SHRINK_PAGES)
+            self._changes.notify()
+        for row in deleted:
+            self._emitter.emit(RunDeleted, **_fields(row))
+        return len(deleted)
+
+    # -- events --------------------------------------------------------------------------
+
+    @overload
+    def on(self, type: str, listener: Listener) -> Callable[[], None]: ...
+    @overload
+    def on(self, type: str) -> Callable[[L], L]: ...
+    def on(self, type: str, listener: Listener | None = None) -> Any:  # noqa: A002 - the contract's name
+        """Call *listener* with each event of that type, or of every type with ``"*"``.
+
+        Listeners are called in the thread where it happened, after the change is committed. Their
+        exceptions never harm a run; see ``on_error``.
+
+        Returns:
+            A function that ends the subscription; without *listener*, a decorator.
+
+        Raises:
+            ValidationError: an unknown type; the message lists the known ones.
+
+        .. versionadded:: 0.1.0
+        """
+        self._check_usable()
+        if listener is not None:
+            return self._emitter.on(type, listener)
+
+        def decorate(function: L) -> L:
+            self._emitter.on(type, function)
+            return function
+
+        return decorate
+
+    def on_error(self, handler: ErrorHandler) -> Callable[[], None]:
+        """Call ``handler(exception, event)`` for each exception of a listener.
+
+        With no handler they are logged.
+
+        Returns:
+            A function that ends the subscription.
+
+        .. versionadded:: 0.1.0
+        """
+        self._check_usable()
+        return self._emitter.on_error(handler)
+
+    def subscribe(self, run: AnyRun | str) -> Subscription:
+        """The run's events from now on, ending after its terminal one; a context manager.
+
+        A run that is terminal already yields that one event. Of a run that another process
+        executes only the terminal event comes.
+
+        Raises:
+            NotFoundError: there is no such run.
+
+        .. versionadded:: 0.1.0
+        """
+        self._check()
+        return self._waiter.subscribe(run_id_of(run))
+
+    def use(self, plugin: Plugin) -> None:
+        """Install a plugin, which has ``name`` and ``install(app)``.
+
+        Raises:
+            ValidationError: it is no plugin.
+            ConflictError: one of that name is installed.
+
+        .. versionadded:: 0.1.0
+        """
+        self._check_usable()
+        name = getattr(plugin, "name", None)
+        if not isinstance(name, str) or not callable(getattr(plugin, "install", None)):
+            raise ValidationError(f"a plugin has a name and install(app); {plugin!r:.80} has not")
+        with self._lock:
+            if name in self._plugins:
+                raise ConflictError(f"a plugin named {name!r} is installed already")
+            self._plugins[name] = plugin
+        try:
+            plugin.install(self)
+        except BaseException:
+            with self._lock:
+                del self._plugins[name]
+            raise
+
+    def persist_log(self, event: LogWritten) -> None:
+        """Store the line that *event* tells of, soon; what ``LogPersistence`` calls."""
+        self._flusher.logged(stored_line(event, self._supervisor.owner_number or 0))
+
+
+def _fields(row: RunRow) -> dict[str, Any]:
+    return {"run_id": row.id, "job_name": row.job_name, "labels": labels_of(row)}
+
+
+def _listed(items: Iterable[Any]) -> list[Any]:
+    try:
+        return list(items)
+    except TypeError:
+        raise ValidationError(f"expected several, not {items!r:.80}") from None
+
+
+def _instant_us(older_than: object, clock: Clock) -> int:
+    if isinstance(older_than, datetime):
+        if older_than.tzinfo is None:
+            raise ValidationError("older_than must be an aware datetime; this one has no time zone")
+        return from_datetime(older_than)
+    if isinstance(older_than, str):
+        older_than = age(older_than, "older_than")
+    past_s = seconds(older_than, "older_than")
+    if past_s < 0:
+        raise ValidationError(f"older_than={older_than!r} must not be negative")
+    return clock.now_us() - int(past_s * 1e6)

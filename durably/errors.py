@@ -1,0 +1,210 @@
+"""Every exception that durably raises on purpose.
+
+::
+
+    DurablyError(Exception)
+    ├── ValidationError(…, ValueError)      bad spec, option, payload, label, key
+    ├── SerializationError(…, TypeError)    a value that has no faithful stored form
+    ├── NotFoundError(…, LookupError)
+    ├── ConflictError                       not possible in the run's present state
+    ├── RunFailedError / RunCancelledError  from wait; carry .run
+    ├── WaitTimeoutError(…, TimeoutError)
+    ├── NoWorkerError
+    ├── SchemaError                         not ours, or newer than this library
+    ├── DatabaseError                       locked for too long, full, unreadable, corrupt
+    │   └── DatabaseLostError               moved, deleted or replaced while open
+    ├── EngineClosedError
+    └── ForkedError
+    StopRun(BaseException)                  control flow inside a job
+    ├── RunCancelled · RunInterrupted · OwnershipLost
+    DuplicateStepWarning(UserWarning)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from durably.models import Run
+
+
+class DurablyError(Exception):
+    """The base of every error that durably raises to its callers.
+
+    .. versionadded:: 0.1.0
+    """
+
+
+class ValidationError(DurablyError, ValueError):
+    """Something handed to durably is not acceptable; nothing was stored.
+
+    Raised for a bad job spec, engine option, payload, label, key or name. The
+    message names the place (``$.rows[3].email`` inside a payload) and says what
+    was expected there.
+
+    .. versionadded:: 0.1.0
+    """
+
+
+class SerializationError(DurablyError, TypeError):
+    """A value has no stored form from which it could come back unchanged.
+
+    The message says which value it is and what to annotate so that it gets one.
+
+    .. versionadded:: 0.1.0
+    """
+
+
+class NotFoundError(DurablyError, LookupError):
+    """No run, or no registered job, of that name.
+
+    .. versionadded:: 0.1.0
+    """
+
+
+class ConflictError(DurablyError):
+    """The call is not possible in the present state of what it is about.
+
+    .. versionadded:: 0.1.0
+    """
+
+
+class RunFailedError(DurablyError):
+    """The run that was waited for has failed.
+
+    Attributes:
+        run: the failed run, with its ``error``.
+
+    .. versionadded:: 0.1.0
+    """
+
+    def __init__(self, run: Run[Any, Any]) -> None:
+        super().__init__(run)
+        self.run = run
+
+    def __str__(self) -> str:
+        return (
+            f"run {self.run.id} of job {self.run.job_name!r} failed: {self.run.error}. "
+            f"Its checkpoints are kept: mend the cause, then call retry({self.run.id!r})."
+        )
+
+
+class RunCancelledError(DurablyError):
+    """The run that was waited for was cancelled.
+
+    Attributes:
+        run: the cancelled run.
+
+    .. versionadded:: 0.1.0
+    """
+
+    def __init__(self, run: Run[Any, Any]) -> None:
+        super().__init__(run)
+        self.run = run
+
+    def __str__(self) -> str:
+        return (
+            f"run {self.run.id} of job {self.run.job_name!r} was cancelled. "
+            f"Its checkpoints are kept: retry({self.run.id!r}) goes on from them."
+        )
+
+
+class WaitTimeoutError(DurablyError, TimeoutError):
+    """The time given for waiting is over; what was waited for goes on.
+
+    .. versionadded:: 0.1.0
+    """
+
+
+class NoWorkerError(DurablyError):
+    """Nothing is there that could ever execute the run that is waited for.
+
+    The run stays stored and pending.
+
+    .. versionadded:: 0.1.0
+    """
+
+
+class SchemaError(DurablyError):
+    """The file is not a durably database, or a newer durably wrote it.
+
+    The file is left as it was.
+
+    .. versionadded:: 0.1.0
+    """
+
+
+class DatabaseError(DurablyError):
+    """The database cannot be used now: locked too long, full, unreadable, corrupt.
+
+    What was committed before stays. The cause is in ``__cause__``.
+
+    Attributes:
+        is_transient: whether the same call may succeed later without anybody
+            mending the file (the lock is released, there is room again).
+
+    .. versionadded:: 0.1.0
+    """
+
+    def __init__(self, message: str, *, is_transient: bool = False) -> None:
+        super().__init__(message)
+        self.is_transient = is_transient
+
+
+class DatabaseLostError(DatabaseError):
+    """The database file was moved, deleted or replaced while it was open.
+
+    .. versionadded:: 0.1.0
+    """
+
+
+class EngineClosedError(DurablyError):
+    """The engine was closed; open a new one.
+
+    .. versionadded:: 0.1.0
+    """
+
+
+class ForkedError(DurablyError):
+    """The engine belongs to the parent process; open a new one in the child.
+
+    .. versionadded:: 0.1.0
+    """
+
+
+class StopRun(BaseException):
+    """Control flow that ends the execution of a run at a step boundary.
+
+    A ``BaseException``, so that ``except Exception`` in a job does not swallow it.
+    Never raised to callers of the engine.
+
+    .. versionadded:: 0.1.0
+    """
+
+
+class RunCancelled(StopRun):
+    """The run was cancelled.
+
+    .. versionadded:: 0.1.0
+    """
+
+
+class RunInterrupted(StopRun):
+    """The engine is stopping; the run goes back to pending.
+
+    .. versionadded:: 0.1.0
+    """
+
+
+class OwnershipLost(StopRun):
+    """Another owner has taken the run over, or nobody owns it any more.
+
+    .. versionadded:: 0.1.0
+    """
+
+
+class DuplicateStepWarning(UserWarning):
+    """A step name was used twice in one execution of a run.
+
+    .. versionadded:: 0.1.0
+    """

@@ -1,0 +1,364 @@
+"""Events: what happened, as frozen values, and the emitter that tells listeners."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any, ClassVar, Final
+
+import attrs
+
+from durably.clock import Clock, to_datetime
+from durably.errors import ValidationError
+from durably.models import ErrorInfo, LogLevel, Progress
+
+log = logging.getLogger("durably")
+
+_frozen = attrs.frozen(kw_only=True)
+
+
+@_frozen
+class Event:
+    """Something that happened, told after the change was committed.
+
+    ``type`` names it, ``sequence`` rises strictly within one engine, ``timestamp`` is an
+    aware UTC instant.
+
+    .. versionadded:: 0.1.0
+    """
+
+    type: ClassVar[str] = ""
+
+    timestamp: datetime
+    sequence: int
+
+
+@_frozen
+class RunEvent(Event):
+    """An event of one run."""
+
+    run_id: str
+    job_name: str
+    labels: dict[str, str]
+
+
+@_frozen
+class RunTriggered(RunEvent):
+    """A run was created."""
+
+    type: ClassVar[str] = "run:trigger"
+    payload: Any = attrs.field(repr=False)
+
+
+@_frozen
+class RunCoalesced(RunEvent):
+    """A trigger was answered with a run that is pending already."""
+
+    type: ClassVar[str] = "run:coalesced"
+    skipped_payload: Any = attrs.field(repr=False)
+
+
+@_frozen
+class RunStarted(RunEvent):
+    """This engine has claimed the run and starts its job."""
+
+    type: ClassVar[str] = "run:start"
+    payload: Any = attrs.field(repr=False)
+    attempt: int
+
+
+@_frozen
+class RunProgressed(RunEvent):
+    """The job has reported progress; calls in quick succession may be thinned out."""
+
+    type: ClassVar[str] = "run:progress"
+    progress: Progress
+
+
+@_frozen
+class RunCompleted(RunEvent):
+    """The job has returned and its output is stored."""
+
+    type: ClassVar[str] = "run:complete"
+    output: Any = attrs.field(repr=False)
+    duration: float
+
+
+@_frozen
+class RunFailed(RunEvent):
+    """The job has raised."""
+
+    type: ClassVar[str] = "run:fail"
+    error: ErrorInfo
+    failed_step: str | None
+    duration: float
+
+
+@_frozen
+class RunCancelledEvent(RunEvent):
+    """The run was cancelled through this engine."""
+
+    type: ClassVar[str] = "run:cancel"
+
+
+@_frozen
+class RunRetried(RunEvent):
+    """A failed or cancelled run was put back to pending."""
+
+    type: ClassVar[str] = "run:retry"
+
+
+@_frozen
+class RunDeleted(RunEvent):
+    """A terminal run was deleted with all that belongs to it."""
+
+    type: ClassVar[str] = "run:delete"
+
+
+@_frozen
+class RunRecovered(RunEvent):
+    """The reaper put the run back to pending; ``reason`` is ``"dead"`` or ``"stale"``."""
+
+    type: ClassVar[str] = "run:recover"
+    reason: str
+
+
+@_frozen
+class RunInterruptedEvent(RunEvent):
+    """This engine stopped the run at a step boundary and put it back to pending."""
+
+    type: ClassVar[str] = "run:interrupt"
+
+
+@_frozen
+class StepEvent(RunEvent):
+    """An event of one step."""
+
+    step_name: str
+    step_index: int
+
+
+@_frozen
+class StepStarted(StepEvent):
+    """The step's function is about to be called."""
+
+    type: ClassVar[str] = "step:start"
+
+
+@_frozen
+class StepSkipped(StepEvent):
+    """The step was answered from its checkpoint."""
+
+    type: ClassVar[str] = "step:skip"
+
+
+@_frozen
+class StepCompleted(StepEvent):
+    """The step's result is stored; ``duration`` in seconds."""
+
+    type: ClassVar[str] = "step:complete"
+    output: Any = attrs.field(repr=False)
+    duration: float
+
+
+@_frozen
+class StepFailed(StepEvent):
+    """The step's function has raised, or its result has no stored form."""
+
+    type: ClassVar[str] = "step:fail"
+    error: ErrorInfo
+
+
+@_frozen
+class StepCancelled(StepEvent):
+    """The step ended after its run was cancelled or taken over; its result is not stored."""
+
+    type: ClassVar[str] = "step:cancel"
+
+
+@_frozen
+class LogWritten(RunEvent):
+    """The job wrote a structured log line."""
+
+    type: ClassVar[str] = "log:write"
+    level: LogLevel
+    message: str
+    data: dict[str, Any]
+    step_name: str | None
+
+
+@_frozen
+class WorkerError(Event):
+    """Something in durably's own threads went wrong and will be tried again."""
+
+    type: ClassVar[str] = "worker:error"
+    error: ErrorInfo
+    context: str
+    run_id: str | None = None
+
+
+EVENT_TYPES: Final[dict[str, type[Event]]] = {
+    cls.type: cls
+    for cls in (
+        RunTriggered,
+        RunCoalesced,
+        RunStarted,
+        RunProgressed,
+        RunCompleted,
+        RunFailed,
+        RunCancelledEvent,
+        RunRetried,
+        RunDeleted,
+        RunRecovered,
+        RunInterruptedEvent,
+        StepStarted,
+        StepSkipped,
+        StepCompleted,
+        StepFailed,
+        StepCancelled,
+        LogWritten,
+        WorkerError,
+    )
+}
+
+Listener = Callable[[Any], object]
+ErrorHandler = Callable[[BaseException, Event], object]
+_EVERY: Final = "*"
+
+
+class _Depth(threading.local):
+    """How many listeners the present thread is inside of."""
+
+    value = 0
+
+
+class Emitter:
+    """Tells listeners what happened, in the thread where it happened.
+
+    Usable from any thread. No lock is held while a listener runs, so a listener may
+    subscribe, unsubscribe and call the engine.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._sequence = itertools.count(1)
+        self._lock = threading.Lock()  # guards writing the three below; readers take what they see
+        self._listeners: dict[str, tuple[Listener, ...]] = {}
+        self._handlers: tuple[ErrorHandler, ...] = ()
+        self._announcing: dict[str, int] = {}
+        self._depth = _Depth()
+
+    def on(self, type_: str, listener: Listener) -> Callable[[], None]:
+        """Call *listener* with each event of *type_* from now on; return what undoes it."""
+        if type_ != _EVERY and type_ not in EVENT_TYPES:
+            known = ", ".join(sorted(EVENT_TYPES))
+            raise ValidationError(f"unknown event type {type_!r:.80}; known are *, {known}")
+        if not callable(listener):
+            raise ValidationError(f"a listener must be callable, not {listener!r:.80}")
+        entry: Listener = _Entry(listener)
+        with self._lock:
+            self._listeners[type_] = (*self._listeners.get(type_, ()), entry)
+
+        def unsubscribe() -> None:
+            with self._lock:
+                self._listeners[type_] = tuple(
+                    each for each in self._listeners[type_] if each is not entry
+                )
+
+        return unsubscribe
+
+    def on_error(self, handler: ErrorHandler) -> Callable[[], None]:
+        """Call *handler* with each exception of a listener and its event; return what undoes it."""
+        if not callable(handler):
+            raise ValidationError(f"an error handler must be callable, not {handler!r:.80}")
+        with self._lock:
+            self._handlers = (*self._handlers, handler)
+
+        def unsubscribe() -> None:
+            with self._lock:
+                self._handlers = tuple(each for each in self._handlers if each is not handler)
+
+        return unsubscribe
+
+    def wants(self, cls: type[Event]) -> bool:
+        """Whether anybody listens to events of *cls*: an event nobody hears need not be made."""
+        return bool(self._listeners.get(cls.type) or self._listeners.get(_EVERY))
+
+    def make(self, cls: type[Event], **fields: Any) -> Event:
+        """An event of *cls*, now, with the next sequence number."""
+        return cls(
+            timestamp=to_datetime(self._clock.now_us()), sequence=next(self._sequence), **fields
+        )
+
+    def emit(self, cls: type[Event], **fields: Any) -> None:
+        """Tell everybody who listens to *cls*. Exceptions of listeners do not come out."""
+        listeners = (*self._listeners.get(cls.type, ()), *self._listeners.get(_EVERY, ()))
+        if not listeners:
+            return
+        event = self.make(cls, **fields)
+        self._depth.value += 1
+        try:
+            for listener in listeners:
+                self.call(listener, event, event)
+        finally:
+            self._depth.value -= 1
+
+    def call(self, listener: Listener, argument: object, event: Event) -> None:
+        """Call user code with *argument*; an exception of it goes to the error handlers."""
+        try:
+            listener(argument)
+        except Exception as exc:  # noqa: BLE001 - a listener never harms a run
+            self._report(exc, event)
+        except BaseException as exc:
+            # A Ctrl-C that lands inside a listener is the user's, not the listener's.
+            if threading.current_thread() is threading.main_thread():
+                raise
+            self._report(exc, event)
+
+    def _report(self, exc: BaseException, event: Event) -> None:
+        handlers = self._handlers
+        if not handlers:
+            log.error("a listener of %s raised", event.type, exc_info=exc)
+        for handler in handlers:
+            try:
+                handler(exc, event)
+            except Exception:
+                log.exception("the error handler of a listener of %s raised", event.type)
+
+    @property
+    def is_inside_listener(self) -> bool:
+        """Whether the calling thread is inside a listener of this engine."""
+        return self._depth.value > 0
+
+    @contextmanager
+    def announcing(self, run_id: str) -> Iterator[None]:
+        """Mark that a change of the run is being committed and will be told here."""
+        with self._lock:
+            self._announcing[run_id] = self._announcing.get(run_id, 0) + 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._announcing[run_id] -= 1
+                if not self._announcing[run_id]:
+                    del self._announcing[run_id]
+
+    def is_announcing(self, run_id: str) -> bool:
+        """Whether a change of the run is being committed and its event is still to come."""
+        return run_id in self._announcing
+
+
+class _Entry:
+    """One subscription: the same listener may be subscribed twice and undone once."""
+
+    __slots__ = ("_listener",)
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+
+    def __call__(self, event: Any) -> object:
+        return self._listener(event)

@@ -1,0 +1,153 @@
+"""Forks: who must prepare for one, and who must clean up after it.
+
+A forked child inherits every descriptor, and with it every ``flock`` and open-file-description
+lock, but none of the threads that would ever release them. So each object that holds a
+descriptor or a lock takes part in a fork: before it, after it in the parent, and after it in
+the child. Children that are started through :mod:`subprocess` do not come by here; their copies
+end at ``exec``, because all descriptors are opened with ``O_CLOEXEC``.
+
+A fork that Python does not perform (a C extension that calls ``fork`` itself) runs no hooks. Its
+child keeps locks alive for as long as it lives, which delays the recovery of a dead owner and
+never lets two owners believe that they are alone.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+
+class ForkParticipant(Protocol):
+    """Something that must not be caught by a fork in the middle of its work."""
+
+    def before_fork(self) -> None:
+        """Bring the object to rest; it stays so until one of the hooks below has run."""
+
+    def after_fork_in_parent(self) -> None:
+        """Go on. Called only if :meth:`before_fork` returned."""
+
+    def after_fork_in_child(self) -> None:
+        """Close the copied descriptors and make the object unusable.
+
+        Called whether or not :meth:`before_fork` returned.
+        """
+
+
+class _Fork:
+    """One fork in progress in one thread."""
+
+    def __init__(self) -> None:
+        # Strong references: the set of participants must be the same before and after.
+        self.met: list[ForkParticipant] = []
+        self.at_rest: list[ForkParticipant] = []
+        self.has_gate = False
+
+
+# Guards _participants, and is held while a fork happens. Reentrant, so that a constructor may
+# call watch_forks inside no_fork.
+_gate = threading.RLock()
+_participants: list[weakref.ref[ForkParticipant]] = []
+# By thread: two threads may fork at once, and the second one waits inside a participant's hook.
+_forks: Final[dict[int, _Fork]] = {}
+
+
+def watch_forks(participant: ForkParticipant) -> None:
+    """Let *participant* take part in every fork from now on, for as long as it lives.
+
+    It is held weakly. Hooks before a fork run in the order of registration, hooks after it in
+    the reverse order; one that raises does not keep the others from running, and its exception
+    goes to ``sys.unraisablehook``. May be called from any thread, also while another one forks:
+    that fork then either includes the participant or has happened before this returns.
+    """
+    with _gate:
+        _participants[:] = [ref for ref in _participants if ref() is not None]
+        if all(ref() is not participant for ref in _participants):
+            _participants.append(weakref.ref(participant))
+
+
+@contextmanager
+def no_fork() -> Iterator[None]:
+    """Keep forks of other threads out of a block that is over in microseconds.
+
+    A descriptor must be opened and registered in one such block: a fork in between would leave
+    the child with a copy that nobody closes, and the lock on it would outlive this process. The
+    block takes no lock that a :meth:`ForkParticipant.before_fork` takes, since a forking thread
+    has those when it asks for this one.
+    """
+    with _gate:
+        yield
+
+
+def _run_all(hooks: Iterable[Callable[[], None]]) -> None:
+    first: BaseException | None = None
+    for hook in hooks:
+        try:
+            hook()
+        # A Ctrl-C that interrupts one hook must not cost the others their turn either.
+        except BaseException as exc:  # noqa: BLE001
+            first = first or exc
+    if first is not None:
+        # The interpreter cannot stop a fork; it hands this to sys.unraisablehook.
+        raise first
+
+
+def _before() -> None:
+    fork = _forks[threading.get_ident()] = _Fork()
+
+    def rest(participant: ForkParticipant) -> None:
+        fork.met.append(participant)
+        participant.before_fork()
+        fork.at_rest.append(participant)
+
+    def everyone() -> Iterator[Callable[[], None]]:
+        # A participant may be registered while the hooks of the others wait for their locks.
+        # The gate stays closed from the look that finds no newcomer until the fork is over,
+        # so that none can slip in between; it is taken after all hooks, never before.
+        while True:
+            _gate.acquire()
+            alive = [participant for ref in _participants if (participant := ref()) is not None]
+            known = {id(participant) for participant in fork.met}
+            newcomers = [participant for participant in alive if id(participant) not in known]
+            if not newcomers:
+                fork.has_gate = True
+                return
+            _gate.release()
+            for participant in newcomers:
+                yield lambda participant=participant: rest(participant)  # type: ignore[misc]
+
+    _run_all(everyone())
+
+
+def _after_in_parent() -> None:
+    fork = _forks.pop(threading.get_ident(), None)
+    if fork is None:
+        return
+    if fork.has_gate:
+        _gate.release()
+    _run_all(participant.after_fork_in_parent for participant in reversed(fork.at_rest))
+
+
+def _after_in_child() -> None:
+    global _gate  # noqa: PLW0603
+    fork = _forks.pop(threading.get_ident(), None)
+    # The other threads that were about to fork do not exist here, and if a Ctrl-C kept this one
+    # from getting the gate, the thread that has it does not either.
+    _forks.clear()
+    _gate = threading.RLock()
+    if fork is None:
+        return
+    _run_all(participant.after_fork_in_child for participant in reversed(fork.met))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before,
+        after_in_parent=_after_in_parent,
+        after_in_child=_after_in_child,
+    )

@@ -1,0 +1,343 @@
+"""Handles: triggering and reading the runs of one job, typed by it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Generic, TypeVar
+
+import attrs
+from ulid import ULID
+
+from durably.clock import Clock
+from durably.codec import Codec
+from durably.errors import SerializationError, ValidationError
+from durably.events import Emitter, RunCoalesced, RunRetried, RunTriggered
+from durably.jobs import Job, Registry, check_storable, check_text
+from durably.models import Run
+from durably.reading import Reader, StatusFilter, filters, labels_of, run_id_of
+from durably.settings import Duration, optional_timeout
+from durably.store import runs
+from durably.store.changes import ChangeFeed
+from durably.store.database import Database
+from durably.store.runs import Enqueued, NewRun
+from durably.waiting import OnLog, OnProgress, Waiter
+
+P = TypeVar("P")
+R = TypeVar("R")
+
+_LABEL_KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
+
+
+@attrs.frozen
+class Trigger(Generic[P]):
+    """One item of ``batch_trigger`` with options of its own.
+
+    .. versionadded:: 0.1.0
+    """
+
+    payload: P | None = None
+    idempotency_key: str | None = attrs.field(default=None, kw_only=True)
+    concurrency_key: str | None = attrs.field(default=None, kw_only=True)
+    coalesce: bool = attrs.field(default=False, kw_only=True)
+    retry_failed: bool = attrs.field(default=False, kw_only=True)
+    labels: dict[str, str] | None = attrs.field(default=None, kw_only=True)
+
+
+class Triggering:
+    """Validates triggers, stores them and tells of them. Usable from any thread."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        codec: Codec,
+        emitter: Emitter,
+        changes: ChangeFeed,
+        registry: Registry,
+        reader: Reader,
+        waiter: Waiter,
+        clock: Clock,
+        check: Callable[[], None],
+    ) -> None:
+        self._database = database
+        self._codec = codec
+        self._emitter = emitter
+        self._changes = changes
+        self._clock = clock
+        self.registry = registry
+        self.reader = reader
+        self.waiter = waiter
+        self.check = check
+
+    def trigger(self, job: Job[Any, Any], trigger: Trigger[Any]) -> Run[Any, Any]:
+        """Store one trigger; when this returns it is committed."""
+        new = self._new_run(job, trigger, job.name)
+        is_plain = new.idempotency_key is None and not new.coalesce
+        operation = runs.enqueue_plain if is_plain else runs.enqueue
+        with self._emitter.announcing(new.id):
+            enqueued = self._database.write(operation, new, self._clock.now_us())
+            self._changes.notify()
+            return self._tell(enqueued, trigger)
+
+    def trigger_all(self, job: Job[Any, Any], triggers: list[Trigger[Any]]) -> list[Run[Any, Any]]:
+        """Store all triggers in one transaction, or none."""
+        new_runs = [
+            self._new_run(job, trigger, f"item {position} of the batch for {job.name}")
+            for position, trigger in enumerate(triggers)
+        ]
+        if not new_runs:
+            return []
+        all_enqueued = self._database.write(runs.enqueue_many, new_runs, self._clock.now_us())
+        self._changes.notify()
+        return [
+            self._tell(enqueued, trigger)
+            for enqueued, trigger in zip(all_enqueued, triggers, strict=True)
+        ]
+
+    def _new_run(self, job: Job[Any, Any], trigger: Trigger[Any], what: str) -> NewRun:
+        for name in ("coalesce", "retry_failed"):
+            if not isinstance(getattr(trigger, name), bool):
+                raise ValidationError(f"{name} must be True or False")
+        if trigger.retry_failed and trigger.idempotency_key is None:
+            raise ValidationError(
+                "retry_failed needs an idempotency_key, to know which run is meant"
+            )
+        if trigger.coalesce and trigger.concurrency_key is None:
+            raise ValidationError("coalesce needs a concurrency_key, to know what to join")
+        for name in ("idempotency_key", "concurrency_key"):
+            key = getattr(trigger, name)
+            if key is not None:
+                check_text(key, name)
+        return NewRun(
+            id=str(ULID()),
+            job_name=job.name,
+            payload=self._payload(job, trigger.payload, what),
+            labels=_labels(trigger.labels),
+            idempotency_key=trigger.idempotency_key,
+            concurrency_key=trigger.concurrency_key,
+            coalesce=trigger.coalesce,
+            retry_failed=trigger.retry_failed,
+        )
+
+    def _payload(self, job: Job[Any, Any], payload: Any, what: str) -> str:
+        if not job.takes_payload:
+            if payload is not None:
+                raise ValidationError(
+                    f"job {job.name!r} takes no payload: its function has one parameter"
+                )
+            return "null"
+        where = f"the payload of {what}"
+        structured = self._codec.structure(payload, job.payload_type, what=where)
+        try:
+            return self._codec.encode(structured, job.payload_type, what=where)
+        except SerializationError as exc:
+            raise ValidationError(str(exc)) from exc
+
+    def _tell(self, enqueued: Enqueued, trigger: Trigger[Any]) -> Run[Any, Any]:
+        run = self.reader.run_of(enqueued.row, enqueued.disposition)
+        fields: dict[str, Any] = {
+            "run_id": run.id,
+            "job_name": run.job_name,
+            "labels": run.labels,
+        }
+        if enqueued.disposition == "created":
+            self._emitter.emit(RunTriggered, **fields, payload=run.payload)
+        elif enqueued.disposition == "coalesced":
+            self._emitter.emit(RunCoalesced, **fields, skipped_payload=trigger.payload)
+        elif enqueued.disposition == "retried":
+            self._emitter.emit(RunRetried, **fields)
+        return run
+
+    def retrigger(self, row: runs.RunRow) -> Run[Any, Any]:
+        """A fresh run with what a terminal one was given, validated against today's job."""
+        job = self.registry.require(row.job_name)
+        payload = (
+            self._codec.decode(row.payload, job.payload_type, what=f"the payload of run {row.id}")
+            if job.takes_payload
+            else None
+        )
+        return self.trigger(
+            job,
+            Trigger(payload, concurrency_key=row.concurrency_key, labels=labels_of(row)),
+        )
+
+
+def _labels(labels: object) -> str:
+    if labels is None:
+        return "{}"
+    if not isinstance(labels, dict):
+        raise ValidationError(f"labels must be a dict of str to str, not {labels!r:.80}")
+    for key, value in labels.items():
+        if not isinstance(key, str) or not _LABEL_KEY.fullmatch(key):
+            raise ValidationError(
+                f"label key {key!r:.80} must match {_LABEL_KEY.pattern}: letters, digits and "
+                "._/- after a letter or digit, 63 characters at most"
+            )
+        if not isinstance(value, str):
+            raise ValidationError(f"label {key!r} must be a str, not {value!r:.80}")
+        check_storable(value, f"label {key!r}")
+    return json.dumps({str(key): str(value) for key, value in labels.items()}, ensure_ascii=False)
+
+
+class JobHandle(Generic[P, R]):
+    """Triggers and reads the runs of one job. Usable from any thread.
+
+    .. versionadded:: 0.1.0
+    """
+
+    def __init__(self, name: str, triggering: Triggering) -> None:
+        self._name = name
+        self._triggering = triggering
+
+    @property
+    def name(self) -> str:
+        """The name of the job."""
+        return self._name
+
+    @property
+    def job(self) -> Job[P, R]:
+        """The job as it is registered now."""
+        return self._triggering.registry.require(self._name)
+
+    def __repr__(self) -> str:
+        return f"<JobHandle {self._name!r}>"
+
+    def trigger(
+        self,
+        payload: P | None = None,
+        *,
+        idempotency_key: str | None = None,
+        concurrency_key: str | None = None,
+        coalesce: bool = False,
+        retry_failed: bool = False,
+        labels: dict[str, str] | None = None,
+    ) -> Run[P, R]:
+        """Record a run of this job and return it.
+
+        When this returns the run is on disk and survives a crash; it may not have started.
+
+        Args:
+            payload: an instance of the job's input type, or data that structures into it.
+            idempotency_key: triggering with the same key again returns the first run.
+            concurrency_key: of all runs with this key at most one is executed at a time.
+            coalesce: return a pending run of this job and concurrency key, if there is one.
+            retry_failed: put the run that the idempotency key finds back to pending, if it
+                failed or was cancelled; its checkpoints are kept.
+            labels: for filtering.
+
+        Returns:
+            The run, its ``disposition`` saying how the trigger was resolved.
+
+        Raises:
+            ValidationError: the payload, a key or a label is not acceptable. Nothing is stored.
+            DatabaseError: the database cannot be written now. Nothing is stored.
+
+        .. versionadded:: 0.1.0
+        """
+        self._triggering.check()
+        return self._triggering.trigger(
+            self.job,
+            Trigger(
+                payload,
+                idempotency_key=idempotency_key,
+                concurrency_key=concurrency_key,
+                coalesce=coalesce,
+                retry_failed=retry_failed,
+                labels=labels,
+            ),
+        )
+
+    def trigger_and_wait(
+        self,
+        payload: P | None = None,
+        *,
+        timeout: Duration | None = None,
+        on_progress: OnProgress | None = None,
+        on_log: OnLog | None = None,
+        idempotency_key: str | None = None,
+        concurrency_key: str | None = None,
+        coalesce: bool = False,
+        retry_failed: bool = False,
+        labels: dict[str, str] | None = None,
+    ) -> Run[P, R]:
+        """Record a run of this job, block until it has completed, and return it.
+
+        Args:
+            timeout: seconds (or a ``timedelta``) to wait at most; the run goes on after that.
+            on_progress: called in this thread with each new ``Progress``.
+            on_log: called in this thread with each ``LogEntry``.
+
+        The other arguments are those of ``trigger``.
+
+        Raises:
+            RunFailedError: the run failed; it has ``.run``.
+            RunCancelledError: the run was cancelled; it has ``.run``.
+            WaitTimeoutError: the time is over.
+            NoWorkerError: no timeout was given, and nothing is there to execute the run.
+
+        And those of ``trigger``.
+
+        .. versionadded:: 0.1.0
+        """
+        timeout_s = optional_timeout(timeout)
+        self._triggering.check()
+        waiter = self._triggering.waiter
+        watch = waiter.watch(on_progress, on_log)
+        try:
+            run = self.trigger(
+                payload,
+                idempotency_key=idempotency_key,
+                concurrency_key=concurrency_key,
+                coalesce=coalesce,
+                retry_failed=retry_failed,
+                labels=labels,
+            )
+            if run.disposition != "created":
+                # Progress made before the trigger is no news.
+                waiter.skip_progress(run.id, watch)
+            ended = waiter.wait(run.id, timeout_s, watch, disposition=run.disposition)
+        finally:
+            watch.close()
+        return ended
+
+    def batch_trigger(self, items: Iterable[P | Trigger[P]]) -> list[Run[P, R]]:
+        """Record a run for each item in one transaction: all of them or none.
+
+        Args:
+            items: payloads, or ``Trigger(payload, idempotency_key=..., ...)``.
+
+        Returns:
+            The runs in the order of the items.
+
+        Raises:
+            ValidationError: an item is not acceptable; the message says which. Nothing is stored.
+            DatabaseError: the database cannot be written now. Nothing is stored.
+
+        .. versionadded:: 0.1.0
+        """
+        self._triggering.check()
+        triggers: list[Trigger[Any]] = [
+            item if isinstance(item, Trigger) else Trigger(item) for item in items
+        ]
+        return self._triggering.trigger_all(self.job, triggers)
+
+    def get_run(self, run_id: str | Run[Any, Any]) -> Run[P, R] | None:
+        """The run of that id, if it is one of this job's."""
+        self._triggering.check()
+        run = self._triggering.reader.find(run_id_of(run_id))
+        return run if run is not None and run.job_name == self._name else None
+
+    def get_runs(
+        self,
+        *,
+        status: StatusFilter = None,
+        labels: dict[str, str] | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> list[Run[P, R]]:
+        """The runs of this job that fit, newest first; see ``Durably.get_runs``."""
+        self._triggering.check()
+        wanted = filters(status, self._name, labels)
+        return self._triggering.reader.find_many(wanted, limit, offset)

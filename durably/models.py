@@ -1,0 +1,176 @@
+"""What durably hands out: runs, steps, log lines and their parts. Plain values, no behaviour."""
+
+from __future__ import annotations
+
+import traceback as tb
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final, Generic, Literal, TypeVar
+
+import attrs
+
+P = TypeVar("P")
+R = TypeVar("R")
+
+Disposition = Literal["created", "idempotent", "coalesced", "retried"]
+StepStatus = Literal["completed", "failed", "cancelled"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+# A traceback or message longer than this keeps its two ends: it is read by people,
+# and a job that fails in a loop must not fill the file.
+_LONGEST_TEXT: Final = 64 * 1024
+
+
+class RunStatus(StrEnum):
+    """Where a run is in its life.
+
+    .. versionadded:: 0.1.0
+    """
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+TERMINAL: Final = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED})
+
+
+@attrs.frozen
+class Progress:
+    """How far a run has come, in units of the job's own.
+
+    .. versionadded:: 0.1.0
+    """
+
+    current: float
+    total: float | None = None
+    message: str | None = None
+
+
+@attrs.frozen
+class ErrorInfo:
+    """An exception as it was recorded; ``str()`` gives ``type: message``.
+
+    ``type`` is ``ValueError`` for builtins, ``package.module.Qualified.Name`` for others.
+
+    .. versionadded:: 0.1.0
+    """
+
+    type: str
+    message: str
+    traceback: str = attrs.field(repr=False)
+
+    def __str__(self) -> str:
+        return f"{self.type}: {self.message}" if self.message else self.type
+
+    @classmethod
+    def from_exception(cls, exc: BaseException) -> ErrorInfo:
+        """Describe *exc*, whatever its ``str()`` does."""
+        kind = type(exc)
+        name = kind.__qualname__
+        if kind.__module__ != "builtins":
+            name = f"{kind.__module__}.{name}"
+        try:
+            message = str(exc)
+        except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
+            message = f"<unprintable {kind.__qualname__}>"
+        try:
+            text = "".join(tb.format_exception(exc))
+        except Exception:  # noqa: BLE001 - so may what the traceback module calls
+            text = f"<the traceback of {name} could not be formatted>"
+        return cls(name, _shortened(message), _shortened(text))
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= _LONGEST_TEXT:
+        return text
+    half = _LONGEST_TEXT // 2
+    return f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"
+
+
+@attrs.frozen(kw_only=True)
+class Run(Generic[P, R]):
+    """One execution of a job, as it stood when it was read.
+
+    ``payload`` and ``output`` have the job's types where the job is registered in
+    this engine, else they are JSON-like data; ``output`` is ``None`` until the run has
+    completed. ``attempt`` counts claims, 0 before the first one. ``disposition`` says how a
+    trigger was resolved and is ``None`` on a run that was read.
+
+    .. versionadded:: 0.1.0
+    """
+
+    id: str
+    job_name: str
+    status: RunStatus
+    payload: P = attrs.field(repr=False)
+    output: R = attrs.field(repr=False)
+    error: ErrorInfo | None
+    progress: Progress | None
+    labels: dict[str, str]
+    idempotency_key: str | None
+    concurrency_key: str | None
+    attempt: int
+    completed_steps: int
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+    updated_at: datetime
+    heartbeat_at: datetime | None
+    disposition: Disposition | None = None
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the run has ended: completed, failed or cancelled."""
+        return self.status in TERMINAL
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the run is pending or running."""
+        return not self.is_terminal
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds from the first start to the end; ``None`` until it has ended, or if it never started."""
+        return duration_of(self.started_at, self.completed_at)
+
+
+def duration_of(started: datetime | None, completed: datetime | None) -> float | None:
+    """Seconds between two instants of the wall clock, never negative."""
+    if started is None or completed is None:
+        return None
+    # The wall clock may have been set back in between.
+    return max(0.0, (completed - started).total_seconds())
+
+
+@attrs.frozen(kw_only=True)
+class StepRecord:
+    """What is stored of one step; ``output`` is JSON-like data.
+
+    .. versionadded:: 0.1.0
+    """
+
+    name: str
+    index: int
+    status: StepStatus
+    output: Any = attrs.field(repr=False)
+    error: ErrorInfo | None
+    started_at: datetime
+    completed_at: datetime
+    attempt: int
+
+
+@attrs.frozen(kw_only=True)
+class LogEntry:
+    """One structured log line of a run.
+
+    .. versionadded:: 0.1.0
+    """
+
+    level: LogLevel
+    message: str
+    data: dict[str, Any]
+    step_name: str | None
+    created_at: datetime

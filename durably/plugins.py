@@ -1,0 +1,40 @@
+"""Plugins: additions to an engine that need nothing but its public face.
+
+A plugin has a ``name`` and ``install(app)``, and is added with ``app.use(plugin)``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from durably.engine import Durably
+
+
+class Plugin(Protocol):
+    """What ``app.use`` takes.
+
+    .. versionadded:: 0.1.0
+    """
+
+    @property
+    def name(self) -> str:
+        """Told in messages; an engine takes one plugin of a name."""
+
+    def install(self, app: Durably) -> object:
+        """Add what this plugin adds. Called once, by ``app.use``."""
+
+
+class LogPersistence:
+    """Stores the lines of ``step.log`` in the database, for ``app.get_logs`` and other processes.
+
+    Lines are buffered and stored a few times a second, and before their run ends.
+
+    .. versionadded:: 0.1.0
+    """
+
+    name: Final = "log-persistence"
+
+    def install(self, app: Durably) -> None:
+        """Store every line that is written from now on."""
+        app.on("log:write", app.persist_log)

@@ -1,0 +1,197 @@
+"""From rows to what users see: runs, steps and log lines with the job's types."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from durably.clock import to_datetime
+from durably.codec import UNTYPED, Codec
+from durably.errors import ValidationError
+from durably.jobs import Registry
+from durably.models import (
+    Disposition,
+    ErrorInfo,
+    LogEntry,
+    Progress,
+    Run,
+    RunStatus,
+    StepRecord,
+)
+from durably.store import logs, runs, steps
+from durably.store.database import Database
+from durably.store.logs import LogRow
+from durably.store.runs import Filters, RunRow
+
+StatusFilter = RunStatus | str | Iterable[RunStatus | str] | None
+NameFilter = str | Iterable[str] | None
+
+
+def labels_of(row: RunRow) -> dict[str, str]:
+    """The labels of a stored run."""
+    labels: dict[str, str] = json.loads(row.labels)
+    return labels
+
+
+class Reader:
+    """Reads runs and what belongs to them. Usable from any thread."""
+
+    def __init__(self, database: Database, codec: Codec, registry: Registry) -> None:
+        self._database = database
+        self._codec = codec
+        self._registry = registry
+
+    def run_of(self, row: RunRow, disposition: Disposition | None = None) -> Run[Any, Any]:
+        """*row* as users see it."""
+        job = self._registry.get(row.job_name)
+        payload_type = UNTYPED if job is None else job.payload_type
+        output_type = UNTYPED if job is None else job.output_type
+        return Run(
+            id=row.id,
+            job_name=row.job_name,
+            status=RunStatus(row.status),
+            payload=self._value(row.payload, payload_type, f"the payload of run {row.id}"),
+            output=None
+            if row.output is None
+            else self._value(row.output, output_type, f"the output of run {row.id}"),
+            error=self.error_of(row.error),
+            progress=self.progress_of(row.progress),
+            labels=labels_of(row),
+            idempotency_key=row.idempotency_key,
+            concurrency_key=row.concurrency_key,
+            attempt=row.attempt,
+            completed_steps=row.completed_steps,
+            created_at=to_datetime(row.created_at_us),
+            started_at=None if row.started_at_us is None else to_datetime(row.started_at_us),
+            completed_at=None if row.completed_at_us is None else to_datetime(row.completed_at_us),
+            updated_at=to_datetime(row.updated_at_us),
+            heartbeat_at=None if row.heartbeat_at_us is None else to_datetime(row.heartbeat_at_us),
+            disposition=disposition,
+        )
+
+    def _value(self, text: str, type_: Any, what: str) -> Any:
+        try:
+            return self._codec.decode(text, type_, what=what)
+        except ValidationError:
+            # Stored under an older type of the job. Reading must not fail for that; the
+            # data is shown as it is.
+            return self._codec.load_json(text)
+
+    def error_of(self, text: str | None) -> ErrorInfo | None:
+        """A stored error."""
+        return None if text is None else ErrorInfo(**self._codec.load_json(text))
+
+    def progress_of(self, text: str | None) -> Progress | None:
+        """A stored progress."""
+        return None if text is None else Progress(**self._codec.load_json(text))
+
+    def get(self, run_id: str) -> Run[Any, Any]:
+        """The run; raises ``NotFoundError``."""
+        return self.run_of(self._database.read(runs.get, run_id))
+
+    def find(self, run_id: str) -> Run[Any, Any] | None:
+        """The run, if there is one."""
+        row = self._database.read(runs.find, run_id)
+        return None if row is None else self.run_of(row)
+
+    def find_many(self, filters: Filters, limit: int | None, offset: int) -> list[Run[Any, Any]]:
+        """The runs that fit, newest first."""
+        limit = None if limit is None else _count(limit, "limit")
+        rows = self._database.read(runs.find_many, filters, limit, _count(offset, "offset"))
+        return [self.run_of(row) for row in rows]
+
+    def count(self, filters: Filters) -> int:
+        """How many runs fit."""
+        return self._database.read(runs.count, filters)
+
+    def steps_of(self, run_id: str) -> list[StepRecord]:
+        """What is stored of the run's steps; raises ``NotFoundError``."""
+        self._database.read(runs.get, run_id)
+        return [
+            StepRecord(
+                name=row.name,
+                index=row.index,
+                status=row.status,  # type: ignore[arg-type]  # the schema allows no other
+                output=None if row.output is None else self._codec.load_json(row.output),
+                error=self.error_of(row.error),
+                started_at=to_datetime(row.started_at_us),
+                completed_at=to_datetime(row.completed_at_us),
+                attempt=row.attempt,
+            )
+            for row in self._database.read(steps.of_run, run_id)
+        ]
+
+    def logs_of(self, run_id: str) -> list[LogEntry]:
+        """The persisted log lines of the run; raises ``NotFoundError``."""
+        self._database.read(runs.get, run_id)
+        return [self.entry_of(row) for row in self._database.read(logs.of_run, run_id)]
+
+    def entry_of(self, row: LogRow) -> LogEntry:
+        """A stored log line."""
+        return LogEntry(
+            level=row.level,  # type: ignore[arg-type]  # the schema allows no other
+            message=self._codec.load_json(row.message),
+            data=self._codec.load_json(row.data),
+            step_name=row.step_name,
+            created_at=to_datetime(row.created_at_us),
+        )
+
+
+def filters(
+    status: StatusFilter = None, job_name: NameFilter = None, labels: dict[str, str] | None = None
+) -> Filters:
+    """What the arguments of ``get_runs`` ask for, checked."""
+    statuses = None
+    if status is not None:
+        wanted = [status] if isinstance(status, str) else _listed(status, "status")
+        statuses = json.dumps([_status(each) for each in wanted])
+    jobs = None
+    if job_name is not None:
+        names = [job_name] if isinstance(job_name, str) else _listed(job_name, "job_name")
+        jobs = json.dumps([_text(name, "job_name") for name in names])
+    wanted_labels = None
+    if labels is not None:
+        if not isinstance(labels, dict):
+            raise ValidationError(f"labels must be a dict of str to str, not {labels!r:.80}")
+        wanted_labels = json.dumps(
+            {_text(key, "labels"): _text(value, "labels") for key, value in labels.items()}
+        )
+    return Filters(statuses, jobs, wanted_labels)
+
+
+def _listed(value: Iterable[Any], what: str) -> list[Any]:
+    try:
+        return list(value)
+    except TypeError:
+        raise ValidationError(f"{what} must be one or several, not {value!r:.80}") from None
+
+
+def _status(value: object) -> str:
+    try:
+        return RunStatus(value).value  # type: ignore[arg-type]  # that is what is found out
+    except ValueError:
+        known = ", ".join(RunStatus)
+        raise ValidationError(f"unknown status {value!r:.80}; known are {known}") from None
+
+
+def _text(value: object, what: str) -> str:
+    if not isinstance(value, str):
+        raise ValidationError(f"{what} must hold str, not {value!r:.80}")
+    return value
+
+
+def _count(value: object, what: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+        raise ValidationError(f"{what} must be an int that is not negative, not {value!r:.80}")
+    return value
+
+
+def run_id_of(run: Run[Any, Any] | str) -> str:
+    """The id of what a user handed in, a ``Run`` or an id."""
+    if isinstance(run, Run):
+        return run.id
+    if isinstance(run, str):
+        # An id that cannot be stored is no run's; "" finds none either.
+        return run if run.isascii() else ""
+    raise ValidationError(f"a run must be a Run or its id, not {run!r:.80}")

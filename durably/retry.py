@@ -1,0 +1,88 @@
+"""Retries of one step: how often, and how long to wait between."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import attrs
+
+from durably.errors import ValidationError
+from durably.settings import seconds
+
+ExceptionTypes = type[BaseException] | tuple[type[BaseException], ...]
+
+
+def _to_seconds(name: str) -> Callable[[Any], float]:
+    def convert(value: object) -> float:
+        return seconds(value, f"Retry.{name}")
+
+    return convert
+
+
+@attrs.frozen
+class Retry:
+    """How a step is tried again inside itself: ``step.options(retry=Retry(attempts=5))``.
+
+    Args:
+        attempts: how often the function is called at most, the first time included.
+        wait: seconds (or a ``timedelta``) before the second call.
+        backoff: by how much each further wait is longer than the one before.
+        max_wait: seconds (or a ``timedelta``) that no wait exceeds.
+        jitter: wait a random time between half of that and all of it, so that many
+            runs do not come back at the same instant.
+        on: the exception type, or a tuple of types, that is worth another try.
+
+    Raises:
+        ValidationError: a value that makes no sense.
+
+    .. versionadded:: 0.1.0
+    """
+
+    attempts: int = attrs.field(default=3)
+    wait: float | timedelta = attrs.field(default=1.0, converter=_to_seconds("wait"))
+    backoff: float = attrs.field(default=2.0)
+    max_wait: float | timedelta = attrs.field(default=60.0, converter=_to_seconds("max_wait"))
+    jitter: bool = attrs.field(default=True)
+    on: ExceptionTypes = attrs.field(default=Exception)
+
+    @attempts.validator
+    def _is_a_count(self, _: object, value: object) -> None:
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValidationError(f"Retry.attempts must be an int of at least 1, not {value!r:.80}")
+
+    @wait.validator
+    @max_wait.validator
+    def _is_not_negative(self, attribute: attrs.Attribute[Any], value: float) -> None:
+        if value < 0:
+            raise ValidationError(f"Retry.{attribute.name}={value} must not be negative")
+
+    @backoff.validator
+    def _does_not_shrink(self, _: object, value: object) -> None:
+        if seconds(value, "Retry.backoff") < 1:
+            raise ValidationError(f"Retry.backoff={value!r} must be at least 1")
+
+    @jitter.validator
+    def _is_a_bool(self, _: object, value: object) -> None:
+        if not isinstance(value, bool):
+            raise ValidationError(f"Retry.jitter must be True or False, not {value!r:.80}")
+
+    @on.validator
+    def _is_exceptions(self, _: object, value: object) -> None:
+        types = value if isinstance(value, tuple) else (value,)
+        if not types or not all(isinstance(t, type) and issubclass(t, Exception) for t in types):
+            raise ValidationError(
+                f"Retry.on must be an exception type or a tuple of them, not {value!r:.80}"
+            )
+
+    def wait_s(self, failures: int) -> float:
+        """Seconds to wait after the *failures*-th failure."""
+        first = seconds(self.wait, "Retry.wait")
+        longest = seconds(self.max_wait, "Retry.max_wait")
+        try:
+            wait = min(first * self.backoff ** (failures - 1), longest)
+        except OverflowError:
+            wait = longest
+        return wait * random.uniform(0.5, 1.0) if self.jitter else wait

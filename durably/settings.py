@@ -1,0 +1,121 @@
+"""The options of an engine: every default stands here once, and every check."""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import timedelta
+from typing import Any, Final, Literal
+
+import attrs
+
+from durably.errors import ValidationError
+
+Synchronous = Literal["full", "normal"]
+Duration = float | timedelta
+
+_AGE: Final = re.compile(r"([0-9]+)([dhm])")
+_AGE_UNITS: Final = {"d": "days", "h": "hours", "m": "minutes"}
+_LONGEST_S: Final = timedelta(days=36_500).total_seconds()
+
+
+def seconds(value: object, what: str) -> float:
+    """*value*, a number of seconds or a ``timedelta``, as finite seconds.
+
+    Raises:
+        ValidationError: it is something else; the message begins with *what*.
+    """
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValidationError(
+            f"{what} must be a number of seconds or a timedelta, not {value!r:.80}"
+        )
+    return float(value)
+
+
+def optional_timeout(value: Duration | None, what: str = "timeout") -> float | None:
+    """Seconds of a timeout, ``None`` for no limit; a negative one is refused."""
+    if value is None:
+        return None
+    timeout_s = seconds(value, what)
+    if timeout_s < 0:
+        raise ValidationError(f"{what}={value!r} must not be negative")
+    return timeout_s
+
+
+def age(value: object, what: str) -> timedelta:
+    """A positive age: a ``timedelta``, or text such as ``"30d"``, ``"24h"``, ``"60m"``."""
+    found: timedelta | None = None
+    if isinstance(value, timedelta):
+        found = value
+    elif isinstance(value, str) and (match := _AGE.fullmatch(value)):
+        try:
+            found = timedelta(**{_AGE_UNITS[match[2]]: int(match[1])})
+        except (OverflowError, ValueError):
+            found = None
+    if found is None or not timedelta(0) < found or found.total_seconds() > _LONGEST_S:
+        raise ValidationError(
+            f'{what} must be a positive timedelta or text such as "30d", "24h" or "60m", '
+            f"of 100 years at most, not {value!r:.80}"
+        )
+    return found
+
+
+def _interval(_: Any, attribute: attrs.Attribute[Any], value: float) -> None:
+    if not 0 < value <= _LONGEST_S:
+        raise ValidationError(f"{attribute.name}={value!r} must be greater than zero seconds")
+
+
+def _named_seconds(name: str) -> attrs.Converter[Any, float]:
+    def convert(value: object) -> float:
+        return seconds(value, name)
+
+    return attrs.Converter(convert)
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """What an engine was opened with, checked. Durations in seconds."""
+
+    max_workers: int = attrs.field(default=4)
+    heartbeat_interval: float = attrs.field(
+        default=5.0, converter=_named_seconds("heartbeat_interval"), validator=_interval
+    )
+    stale_threshold: float = attrs.field(
+        default=30.0, converter=_named_seconds("stale_threshold"), validator=_interval
+    )
+    poll_interval: float = attrs.field(
+        default=1.0, converter=_named_seconds("poll_interval"), validator=_interval
+    )
+    synchronous: Synchronous = attrs.field(default="full")
+    preserve_steps: bool = attrs.field(default=True)
+    retain_runs: timedelta | None = attrs.field(
+        default=None,
+        converter=lambda value: None if value is None else age(value, "retain_runs"),
+    )
+
+    @max_workers.validator
+    def _is_a_sane_bound(self, _: object, value: object) -> None:
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1000:
+            raise ValidationError(f"max_workers must be an int from 1 to 1000, not {value!r:.80}")
+
+    @stale_threshold.validator
+    def _outlives_a_lost_heartbeat(self, attribute: attrs.Attribute[float], value: float) -> None:
+        _interval(self, attribute, value)
+        if value < 2 * self.heartbeat_interval:
+            raise ValidationError(
+                f"stale_threshold={value} must be at least twice "
+                f"heartbeat_interval={self.heartbeat_interval}, so that one lost heartbeat "
+                "is not taken for death"
+            )
+
+    @synchronous.validator
+    def _is_a_known_mode(self, _: object, value: object) -> None:
+        if value not in ("full", "normal"):
+            raise ValidationError(f'synchronous must be "full" or "normal", not {value!r:.80}')
+
+    @preserve_steps.validator
+    def _is_a_bool(self, _: object, value: object) -> None:
+        if not isinstance(value, bool):
+            raise ValidationError(f"preserve_steps must be True or False, not {value!r:.80}")

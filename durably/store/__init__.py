@@ -1,0 +1,1 @@
+"""Everything that touches SQLite: every statement and every connection of the project."""

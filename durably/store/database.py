@@ -1,0 +1,413 @@
+"""One SQLite file in WAL mode: opening it, its connections, and where they may be used.
+
+Per engine: one connection behind a group-committing writer, one for heartbeats (so that a
+long write of ours cannot stop them), a few for reading. Nobody outside of ``store`` ever
+holds one: callers hand in an operation and get its result.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Concatenate, Final, ParamSpec, TypeVar
+
+import apsw
+
+from durably.clock import Clock
+from durably.errors import (
+    DatabaseError,
+    DatabaseLostError,
+    EngineClosedError,
+    ForkedError,
+    ValidationError,
+)
+from durably.forking import watch_forks
+from durably.settings import Synchronous
+from durably.store import schema
+from durably.store.changes import ChangeFeed
+from durably.store.faults import database_error
+from durably.store.guard import FileGuard, WriterMutex
+from durably.store.writer import BUSY_SLICE_MS, BUSY_TIMEOUT_S, FaultPoint, Writer, leak
+
+log = logging.getLogger("durably")
+
+Ps = ParamSpec("Ps")
+T = TypeVar("T")
+Operation = Callable[Concatenate[apsw.Connection, Ps], T]
+
+# The first SQLite without the WAL-reset bug, which loses commits when two connections
+# checkpoint and write at once.
+OLDEST_SQLITE: Final = (3, 51, 3)
+
+# After a burst the WAL is cut back to this at its next reset.
+JOURNAL_SIZE_LIMIT: Final = 16 * 1024 * 1024
+
+# Idle read connections kept for the next reader.
+_SPARE_READERS: Final = 4
+
+_PRIVATE: Final = 0o600
+
+
+class Database:
+    """The file of one engine. Usable from any thread of the process that opened it.
+
+    Raises:
+        ValidationError: the path can never be a database file.
+        SchemaError: the file is another program's or a newer durably's; it is left as it is.
+        DatabaseError: it cannot be opened, or is locked for too long.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        synchronous: Synchronous = "full",
+        clock: Clock | None = None,
+        vfs: str | None = None,
+        fault_point: FaultPoint | None = None,
+    ) -> None:
+        _require_sound_sqlite()
+        self._clock = clock or Clock()
+        self._vfs = vfs
+        self._pid = os.getpid()
+        self.path = _resolved(path)
+        self._lock = threading.Lock()  # guards the two below
+        self._readers: list[apsw.Connection] = []
+        self._is_closed = False
+        self._connections: list[apsw.Connection] = []
+        _create_private(self.path)
+        with FileGuard.opening(), self._translated():
+            try:
+                self._open(synchronous, fault_point)
+            except BaseException:
+                for connection in self._connections:
+                    connection.close()
+                raise
+        watch_forks(self)
+
+    def _open(self, synchronous: Synchronous, fault_point: FaultPoint | None) -> None:
+        self._refuse_foreign()
+        write = self._connect()
+        # Only takes effect in a file that is still empty; lets a purge shrink it later.
+        write.pragma("auto_vacuum", 2)
+        self._switch_to_wal(write)
+        mutex = WriterMutex(self.path, self._clock)
+        deadline = self._clock.monotonic() + BUSY_TIMEOUT_S
+        has_mutex = mutex.acquire(BUSY_TIMEOUT_S)
+        try:
+            schema.migrate(
+                write,
+                self.path,
+                lambda: self._retry_busy(lambda: write.execute("BEGIN IMMEDIATE"), deadline),
+            )
+        finally:
+            if has_mutex:
+                mutex.release()
+        _configure(write, synchronous)
+        beats = self._connect()
+        # A lost heartbeat is made up by the next one: it need not wait for the disk.
+        _configure(beats, "normal")
+        self._changes_connection = self._connect()
+        _configure(self._changes_connection, "normal")
+        self._changes_connection.pragma("query_only", True)
+        self._changes_connection.execute("SELECT count(*) FROM sqlite_schema").get
+        self._guard = FileGuard.hold(self.path)
+        self._identity = _identity(self.path)
+        self._writer = Writer(
+            write, path=self.path, mutex=mutex, clock=self._clock, fault_point=fault_point
+        )
+        self._beats = Writer(
+            beats, path=self.path, mutex=WriterMutex(self.path, self._clock), clock=self._clock
+        )
+        self._changes_lock = threading.Lock()  # guards the connection of the change feed
+        self._version_seen = 0
+        self.changes = ChangeFeed(self._data_version, self._clock)
+
+    def _connect(self) -> apsw.Connection:
+        # Without SQLITE_OPEN_URI: a path is a path, never parameters.
+        db = apsw.Connection(
+            self.path,
+            flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE,
+            vfs=self._vfs,
+        )
+        self._connections.append(db)
+        db.set_busy_timeout(BUSY_SLICE_MS)
+        return db
+
+    def _refuse_foreign(self) -> None:
+        """Look before touching: nothing may be written to a file that is not ours."""
+        db = self._connect()
+        # The last connection to close would copy a foreign WAL into its file.
+        db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        deadline = self._clock.monotonic() + BUSY_TIMEOUT_S
+        try:
+            self._retry_busy(
+                lambda: schema.version_of(db, self.path, len(schema.migrations())), deadline
+            )
+        finally:
+            self._connections.remove(db)
+            db.close()
+
+    def _switch_to_wal(self, db: apsw.Connection) -> None:
+        deadline = self._clock.monotonic() + BUSY_TIMEOUT_S
+        # The switch does not always consult the busy timeout.
+        mode = self._retry_busy(lambda: db.pragma("journal_mode", "wal"), deadline)
+        if mode != "wal":
+            raise DatabaseError(
+                f"the file system of {self.path!r} does not support SQLite's write-ahead log "
+                f"(it stayed in mode {mode!r}); put the database on a local disk"
+            )
+
+    def _retry_busy(self, attempt: Callable[[], T], deadline: float) -> T:
+        pause = threading.Event()
+        while True:
+            try:
+                return attempt()
+            except apsw.BusyError:
+                if self._clock.monotonic() >= deadline:
+                    raise
+                self._clock.wait(pause, 0.005)
+
+    # -- using it ------------------------------------------------------------------------
+
+    def write(self, operation: Operation[Ps, T], *args: Ps.args, **kwargs: Ps.kwargs) -> T:
+        """Execute *operation* in a transaction; when this returns it is committed.
+
+        Raises:
+            DatabaseError: nothing of the operation is stored.
+        """
+        try:
+            return self._writer.run(operation, *args, **kwargs)
+        except apsw.ConnectionClosedError as exc:
+            raise _closed() from exc
+
+    def beat(self, operation: Operation[Ps, T], *args: Ps.args, **kwargs: Ps.kwargs) -> T:
+        """Like ``write``, on the connection that no long write of ours can hold up."""
+        try:
+            return self._beats.run(operation, *args, **kwargs)
+        except apsw.ConnectionClosedError as exc:
+            raise _closed() from exc
+
+    def read(self, query: Operation[Ps, T], *args: Ps.args, **kwargs: Ps.kwargs) -> T:
+        """Execute *query*, which reads, and return what it fetched."""
+        with self._reader() as db, self._translated():
+            return query(db, *args, **kwargs)
+
+    @contextmanager
+    def _reader(self) -> Iterator[apsw.Connection]:
+        if os.getpid() != self._pid:
+            raise ForkedError("this engine belongs to the parent process; open a new one here")
+        with self._lock:
+            if self._is_closed:
+                raise _closed()
+            db = self._readers.pop() if self._readers else None
+        if db is None:
+            with self._translated():
+                db = self._connect()
+                _configure(db, "normal")
+                db.pragma("query_only", True)
+                db.set_busy_timeout(int(BUSY_TIMEOUT_S * 1000))
+        try:
+            yield db
+        finally:
+            with self._lock:
+                is_spare = not self._is_closed and len(self._readers) < _SPARE_READERS
+                if is_spare:
+                    self._readers.append(db)
+                else:
+                    self._connections.remove(db)
+            if not is_spare:
+                db.close()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except apsw.Error as exc:
+            raise database_error(exc, self.path) from exc
+
+    def _data_version(self) -> int:
+        with self._changes_lock:
+            if self._is_closed:
+                return -1
+            # While the file is locked exclusively nothing can have been committed.
+            with suppress(apsw.BusyError), self._translated_unless_busy():
+                self._version_seen = self._changes_connection.pragma("data_version")
+            return self._version_seen
+
+    @contextmanager
+    def _translated_unless_busy(self) -> Iterator[None]:
+        try:
+            yield
+        except apsw.BusyError:
+            raise
+        except apsw.Error as exc:
+            raise database_error(exc, self.path) from exc
+
+    # -- looking after it ----------------------------------------------------------------
+
+    def check_in_place(self) -> None:
+        """Make sure that the path still leads to the file that is open.
+
+        Raises:
+            DatabaseLostError: it was moved, deleted or replaced; what is written now goes
+                to a file that nobody will find.
+        """
+        if _identity(self.path) != self._identity:
+            raise DatabaseLostError(
+                f"the database file {self.path!r} was moved, deleted or replaced while it was "
+                "open; close this engine and open the file where it is now"
+            )
+
+    def checkpoint_wal(self, *, above_bytes: int) -> None:
+        """Copy the WAL into the file if it has grown beyond *above_bytes*; waits for nobody."""
+        try:
+            size = os.stat(f"{self.path}-wal").st_size
+        except FileNotFoundError:
+            return
+        if size > above_bytes:
+            self._writer.maintain(_checkpoint)
+
+    def shrink(self, most_pages: int) -> None:
+        """Give up to *most_pages* free pages back to the file system."""
+        self._writer.maintain(_vacuum, most_pages)
+
+    def close(self) -> None:
+        """Close every connection, the writers' after their transaction. Idempotent."""
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            readers = self._readers
+            self._readers = []
+        # SQLite tidies up behind the last connection only if nothing else holds its locks.
+        self._guard.release()
+        for reader in readers:
+            reader.close()
+        with self._changes_lock:
+            self._changes_connection.close()
+        self._beats.close()
+        self._writer.close()
+        self._guard.close()
+        self._connections.clear()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._is_closed
+
+    def before_fork(self) -> None:
+        """Nothing: the writers see to their transactions."""
+
+    def after_fork_in_parent(self) -> None:
+        """Nothing."""
+
+    def after_fork_in_child(self) -> None:
+        """Make sure the inherited connections are never touched."""
+        for connection in self._connections:
+            leak(connection)
+
+
+def _closed() -> EngineClosedError:
+    return EngineClosedError("this engine is closed; open a new one")
+
+
+def _require_sound_sqlite() -> None:
+    version = tuple(int(part) for part in apsw.sqlite_lib_version().split("."))
+    if version < OLDEST_SQLITE:
+        raise DatabaseError(
+            f"apsw was built with SQLite {apsw.sqlite_lib_version()}, which can lose commits in "
+            f"WAL mode; install an apsw with SQLite {'.'.join(map(str, OLDEST_SQLITE))} or newer"
+        )
+
+
+def _resolved(path: str | os.PathLike[str]) -> str:
+    """The real path of the database file; links are followed, as SQLite's locks are per file."""
+    try:
+        text = os.fspath(path)
+    except TypeError:
+        raise ValidationError(f"path must be a str or a PathLike, not {path!r:.80}") from None
+    if not isinstance(text, str):
+        raise ValidationError(f"path must be text, not {text!r:.80}")
+    if not text or text == ":memory:":
+        raise ValidationError(
+            f"path={text!r} names no file; durably keeps its work in a file, or it would be lost"
+        )
+    if "\0" in text:
+        raise ValidationError(f"path={text!r:.80} holds a NUL character")
+    real = os.path.realpath(text)
+    if os.path.isdir(real):
+        raise ValidationError(f"path={text!r} is a directory; name a file in it")
+    folder = os.path.dirname(real)
+    if not os.path.isdir(folder):
+        raise DatabaseError(f"the folder {folder!r} of the database does not exist; make it first")
+    return real
+
+
+def _create_private(path: str) -> None:
+    """Make the file, if missing, readable for its owner alone.
+
+    Only a file that does not exist yet is opened here: closing a descriptor of an open
+    database would drop SQLite's locks on it.
+    """
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, _PRIVATE)
+    except FileExistsError:
+        _refuse_special(path)
+    except OSError as exc:
+        raise DatabaseError(
+            f"the database {path!r} cannot be made: {exc.strerror}; check the folder's permissions"
+        ) from exc
+    else:
+        os.close(descriptor)
+
+
+def _refuse_special(path: str) -> None:
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise ValidationError(f"path={path!r} is not a regular file")
+    if status.st_nlink > 1:
+        raise DatabaseError(
+            f"the database {path!r} has more than one name (hard links); SQLite would keep a "
+            "log for each and damage it. Remove the other names"
+        )
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino)
+
+
+def _configure(db: apsw.Connection, synchronous: Synchronous) -> None:
+    """What every connection of ours is set to; per connection, never process-wide."""
+    db.pragma("synchronous", synchronous)
+    db.pragma("foreign_keys", True)
+    db.pragma("recursive_triggers", True)
+    db.pragma("journal_size_limit", JOURNAL_SIZE_LIMIT)
+    db.pragma("temp_store", "memory")
+    # A mapped file that somebody truncates ends the process with SIGBUS.
+    db.pragma("mmap_size", 0)
+    db.pragma("cell_size_check", True)
+    # The file is input: functions in a planted view or trigger must not run unseen.
+    db.pragma("trusted_schema", False)
+    db.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+    db.config(apsw.SQLITE_DBCONFIG_DQS_DML, 0)
+    db.config(apsw.SQLITE_DBCONFIG_DQS_DDL, 0)
+    db.limit(apsw.SQLITE_LIMIT_ATTACHED, 0)
+
+
+def _checkpoint(db: apsw.Connection) -> None:
+    with suppress(apsw.BusyError):
+        db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+
+
+def _vacuum(db: apsw.Connection, most_pages: int) -> None:
+    with suppress(apsw.BusyError):
+        db.execute(f"PRAGMA incremental_vacuum({int(most_pages)})").fetchall()

@@ -1,0 +1,52 @@
+"""What SQLite's errors mean to a user of durably: one sentence, and what to do."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import apsw
+
+from durably.errors import DatabaseError
+
+# (what APSW raises, what happened and what to do, whether trying again later may help)
+_MEANINGS: Final[tuple[tuple[type[apsw.Error], str, bool], ...]] = (
+    (
+        apsw.BusyError,
+        "is locked by another program for too long; close whatever is writing to it",
+        True,
+    ),
+    (apsw.LockedError, "is locked within this process; close whatever is writing to it", True),
+    (apsw.FullError, "cannot grow: the disk is full; make room, nothing committed is lost", True),
+    (
+        apsw.ReadOnlyError,
+        "cannot be written; check the permissions of the file and of its folder",
+        False,
+    ),
+    (
+        apsw.CantOpenError,
+        "cannot be opened; check that the folder exists and may be written",
+        False,
+    ),
+    (apsw.PermissionsError, "may not be used; check the permissions of the file", False),
+    (apsw.AuthError, "may not be used; check the permissions of the file", False),
+    (apsw.NotADBError, "is not an SQLite database, or is encrypted; it was left as it is", False),
+    (
+        apsw.CorruptError,
+        "is damaged; restore it from a copy, or save what is readable with the sqlite3 "
+        "command line tool's .recover",
+        False,
+    ),
+    (apsw.IOError, "cannot be read or written: the system reported an I/O error", True),
+    (apsw.NoMemError, "could not be used: out of memory", True),
+    (apsw.TooBigError, "cannot hold a value this large (SQLite's limit is 1 GB)", False),
+)
+
+
+def database_error(exc: apsw.Error, path: str) -> DatabaseError:
+    """The error a user gets for *exc*; the caller raises it ``from exc``."""
+    for kind, meaning, is_transient in _MEANINGS:
+        if isinstance(exc, kind):
+            return DatabaseError(
+                f"the database {path!r} {meaning} ({exc})", is_transient=is_transient
+            )
+    return DatabaseError(f"the database {path!r} refused: {type(exc).__name__}: {exc}")

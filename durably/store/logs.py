@@ -1,0 +1,62 @@
+"""Persisted log lines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import apsw
+
+APPEND: Final = """
+    INSERT INTO durably_logs (run, owner, level, message, data, step_name, created_at_us)
+    SELECT run, :owner, :level, :message, :data, :step_name, :created_at_us
+    FROM durably_runs WHERE id = :run_id"""
+
+OF_RUN: Final = """
+    SELECT l.log, l.level, l.message, l.data, l.step_name, l.created_at_us
+    FROM durably_logs l JOIN durably_runs r ON r.run = l.run
+    WHERE r.id = :id AND l.log > :after AND l.owner <> :except_owner
+    ORDER BY l.log"""
+
+NEWEST: Final = "SELECT coalesce(max(log), 0) FROM durably_logs"
+
+
+class LogLine(NamedTuple):
+    """A line to store; message and data are JSON text, since they may hold any text at all."""
+
+    run_id: str
+    owner: int
+    level: str
+    message: str
+    data: str
+    step_name: str | None
+    created_at_us: int
+
+
+class LogRow(NamedTuple):
+    """A stored line."""
+
+    log: int
+    level: str
+    message: str
+    data: str
+    step_name: str | None
+    created_at_us: int
+
+
+def append(db: apsw.Connection, lines: Sequence[LogLine]) -> None:
+    """Store *lines* in order; those of runs deleted meanwhile are dropped."""
+    db.executemany(APPEND, [line._asdict() for line in lines])
+
+
+def of_run(
+    db: apsw.Connection, run_id: str, *, after: int = 0, except_owner: int = 0
+) -> list[LogRow]:
+    """The lines of a run, oldest first; those newer than *after*, not of *except_owner*."""
+    rows = db.execute(OF_RUN, {"id": run_id, "after": after, "except_owner": except_owner})
+    return [LogRow._make(row) for row in rows.fetchall()]
+
+
+def newest(db: apsw.Connection) -> int:
+    """The number of the newest line in the file, 0 if there is none."""
+    return int(db.execute(NEWEST).get)

@@ -1,0 +1,112 @@
+"""Owners: the engines that have the file open, and their heartbeats."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import apsw
+
+from durably.store.writer import single_statement
+
+REGISTER: Final = """
+    INSERT INTO durably_owners
+        (token, boot_id, pid, heartbeat_interval_us, beat_at_us, opened_at_us)
+    VALUES (:token, :boot_id, :pid, :heartbeat_interval_us, :now_us, :now_us)"""
+
+SET_STARTED: Final = "UPDATE durably_owners SET is_started = :is_started WHERE owner = :owner"
+
+BEAT_OWNER: Final = """
+    UPDATE durably_owners SET beat = beat + 1, beat_at_us = :now_us WHERE owner = :owner"""
+
+BEAT_RUNS: Final = """
+    UPDATE durably_runs SET heartbeat_at_us = :now_us
+    WHERE owner = :owner AND status = 'running'
+    RETURNING run, attempt"""
+
+LIST: Final = """
+    SELECT owner, token, boot_id, heartbeat_interval_us, is_started, beat,
+           EXISTS (SELECT 1 FROM durably_runs r WHERE r.owner = o.owner) AS has_runs
+    FROM durably_owners o"""
+
+OF_RUN: Final = """
+    SELECT o.owner, o.token, o.boot_id, o.heartbeat_interval_us, o.is_started, o.beat, 1
+    FROM durably_runs r JOIN durably_owners o ON o.owner = r.owner WHERE r.id = :id"""
+
+REMOVE: Final = """
+    DELETE FROM durably_owners
+    WHERE owner = :owner AND NOT EXISTS (SELECT 1 FROM durably_runs WHERE owner = :owner)"""
+
+
+class OwnerRow(NamedTuple):
+    """An engine as the others see it."""
+
+    owner: int
+    token: str
+    boot_id: str
+    heartbeat_interval_us: int
+    is_started: int
+    beat: int
+    has_runs: int
+
+
+@single_statement
+def register(
+    db: apsw.Connection,
+    *,
+    token: str,
+    boot_id: str,
+    pid: int,
+    heartbeat_interval_us: int,
+    now_us: int,
+) -> int:
+    """Make an owner row; its lock must be held already. Returns its number."""
+    db.execute(
+        REGISTER,
+        {
+            "token": token,
+            "boot_id": boot_id,
+            "pid": pid,
+            "heartbeat_interval_us": heartbeat_interval_us,
+            "now_us": now_us,
+        },
+    )
+    return db.last_insert_rowid()
+
+
+@single_statement
+def set_started(db: apsw.Connection, owner: int, *, is_started: bool) -> None:
+    """Say whether this engine takes runs by itself, for those who wait in other processes."""
+    db.execute(SET_STARTED, {"owner": owner, "is_started": int(is_started)})
+
+
+class Beat(NamedTuple):
+    """What a heartbeat learned: whether the owner row stands, and which runs are its own."""
+
+    is_registered: bool
+    running: frozenset[tuple[int, int]]
+
+
+def beat(db: apsw.Connection, owner: int, now_us: int) -> Beat:
+    """Mark the owner and all its running runs as alive; say which those are (run, attempt)."""
+    db.execute(BEAT_OWNER, {"owner": owner, "now_us": now_us})
+    is_registered = db.changes() > 0
+    rows = db.execute(BEAT_RUNS, {"owner": owner, "now_us": now_us}).fetchall()
+    return Beat(is_registered, frozenset((run, attempt) for run, attempt in rows))
+
+
+def list_all(db: apsw.Connection) -> list[OwnerRow]:
+    """Every owner that has not left in order."""
+    return [OwnerRow._make(row) for row in db.execute(LIST).fetchall()]
+
+
+def of_run(db: apsw.Connection, run_id: str) -> OwnerRow | None:
+    """The owner of the run, if it has one."""
+    rows = db.execute(OF_RUN, {"id": run_id}).fetchall()
+    return OwnerRow._make(rows[0]) if rows else None
+
+
+@single_statement
+def remove(db: apsw.Connection, owner: int) -> bool:
+    """Take out the row of an owner that has no runs any more."""
+    db.execute(REMOVE, {"owner": owner})
+    return db.changes() > 0

@@ -1,0 +1,172 @@
+"""Checkpoints: what is stored of the steps of a run."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import apsw
+
+from durably.store.writer import single_statement
+
+INDEX_BITS: Final = 24
+MOST_STEPS: Final = 1 << INDEX_BITS
+
+# How much of a run's checkpoints is read at once: what a resume holds in memory.
+WINDOW_STEPS: Final = 2000
+WINDOW_CHARS: Final = 8 * 1024 * 1024
+
+# The fence stands in the same statement as the write: a row changes only if this
+# attempt still is the running one.
+_STORE: Final = """
+    INSERT INTO durably_steps
+        (step, run, name, status, output, error, attempt, started_at_us, completed_at_us)
+    SELECT (run << 24) | ?3, run, ?4, ?5, ?6, ?7, attempt, ?8, ?9
+    FROM durably_runs WHERE run = ?1 AND attempt = ?2{condition}
+    ON CONFLICT DO UPDATE SET
+        status = excluded.status, output = excluded.output, error = excluded.error,
+        attempt = excluded.attempt, started_at_us = excluded.started_at_us,
+        completed_at_us = excluded.completed_at_us
+    WHERE durably_steps.status <> 'completed' AND durably_steps.name = excluded.name"""
+
+STORE: Final = _STORE.format(condition=" AND status = 'running'")
+STORE_CANCELLED: Final = _STORE.format(condition="")
+
+FIND: Final = """
+    SELECT step & 0xFFFFFF, name, status, output FROM durably_steps
+    WHERE run = :run AND name = :name"""
+
+WINDOW: Final = """
+    SELECT step & 0xFFFFFF, name, status, output FROM durably_steps
+    WHERE step >= :first AND step < :end ORDER BY step LIMIT :limit"""
+
+HIGHEST: Final = """
+    SELECT max(step) & 0xFFFFFF FROM durably_steps WHERE step >= :first AND step < :end"""
+
+OF_RUN: Final = """
+    SELECT s.step & 0xFFFFFF, s.name, s.status, s.output, s.error,
+           s.started_at_us, s.completed_at_us, s.attempt
+    FROM durably_runs r JOIN durably_steps s
+      ON s.step >= (r.run << 24) AND s.step < ((r.run + 1) << 24)
+    WHERE r.id = :id ORDER BY s.step"""
+
+
+class StepRow(NamedTuple):
+    """One stored step, whole."""
+
+    index: int
+    name: str
+    status: str
+    output: str | None
+    error: str | None
+    started_at_us: int
+    completed_at_us: int
+    attempt: int
+
+
+class Checkpoint(NamedTuple):
+    """What a resume needs of one stored step."""
+
+    index: int
+    name: str
+    status: str
+    output: str | None
+
+
+class Window(NamedTuple):
+    """A stretch of a run's checkpoints in order, and where the next one begins, if any."""
+
+    checkpoints: list[Checkpoint]
+    next_index: int | None
+
+
+@single_statement
+def complete(
+    db: apsw.Connection,
+    run: int,
+    attempt: int,
+    index: int,
+    name: str,
+    output: str,
+    started_at_us: int,
+    completed_at_us: int,
+) -> bool:
+    """Store a step's result; ``False`` if this attempt is not the running one any more."""
+    db.execute(
+        STORE,
+        (run, attempt, index, name, "completed", output, None, started_at_us, completed_at_us),
+    )
+    return db.changes() > 0
+
+
+@single_statement
+def fail(
+    db: apsw.Connection,
+    run: int,
+    attempt: int,
+    index: int,
+    name: str,
+    error: str,
+    started_at_us: int,
+    completed_at_us: int,
+) -> bool:
+    """Record that a step failed; ``False`` if this attempt is not the running one any more."""
+    db.execute(
+        STORE, (run, attempt, index, name, "failed", None, error, started_at_us, completed_at_us)
+    )
+    return db.changes() > 0
+
+
+@single_statement
+def cancel(
+    db: apsw.Connection,
+    run: int,
+    attempt: int,
+    index: int,
+    name: str,
+    started_at_us: int,
+    completed_at_us: int,
+) -> bool:
+    """Record that a step ended too late; ``False`` if a later attempt has begun."""
+    db.execute(
+        STORE_CANCELLED,
+        (run, attempt, index, name, "cancelled", None, None, started_at_us, completed_at_us),
+    )
+    return db.changes() > 0
+
+
+def find(db: apsw.Connection, run: int, name: str) -> Checkpoint | None:
+    """The stored step of that name."""
+    rows = db.execute(FIND, {"run": run, "name": name}).fetchall()
+    return Checkpoint._make(rows[0]) if rows else None
+
+
+def highest_index(db: apsw.Connection, run: int) -> int:
+    """The highest index stored for the run, -1 if there is none."""
+    first = run << INDEX_BITS
+    highest = db.execute(HIGHEST, {"first": first, "end": first + MOST_STEPS}).get
+    return -1 if highest is None else int(highest)
+
+
+def window(db: apsw.Connection, run: int, first_index: int) -> Window:
+    """The checkpoints from *first_index* on, as many as one window holds."""
+    first = run << INDEX_BITS
+    rows = db.execute(
+        WINDOW,
+        {"first": first + first_index, "end": first + MOST_STEPS, "limit": WINDOW_STEPS},
+    )
+    checkpoints: list[Checkpoint] = []
+    chars = 0
+    for row in rows:
+        checkpoint = Checkpoint._make(row)
+        checkpoints.append(checkpoint)
+        chars += len(checkpoint.output or "")
+        if chars >= WINDOW_CHARS:
+            rows.close(force=True)
+            break
+    is_last = chars < WINDOW_CHARS and len(checkpoints) < WINDOW_STEPS
+    return Window(checkpoints, None if is_last else checkpoints[-1].index + 1)
+
+
+def of_run(db: apsw.Connection, run_id: str) -> list[StepRow]:
+    """Everything stored of the run's steps, in the order of their index."""
+    return [StepRow._make(row) for row in db.execute(OF_RUN, {"id": run_id}).fetchall()]

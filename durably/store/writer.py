@@ -1,0 +1,315 @@
+"""Group commit: one write connection that many threads share, one fsync for all that wait.
+
+A thread appends its operation to the queue and takes the lock. Whoever holds the lock
+executes everything queued in one transaction and commits once; a thread that gets
+the lock and finds its operation done just leaves. Alone, a thread pays next to nothing for
+this; sixteen threads share an fsync.
+
+Invariants:
+
+1. An operation's caller returns only after the commit that contains it, or with the error
+   for which nothing of it was stored.
+2. An operation is executed to its commit at most once, also when a Ctrl-C lands anywhere
+   in the thread that commits for others.
+3. No operation calls user code, so nobody waits inside the lock for anything but SQLite.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+
+import apsw
+
+from durably.clock import Clock
+from durably.errors import DatabaseError, ForkedError
+from durably.forking import watch_forks
+from durably.store.faults import database_error
+from durably.store.guard import WriterMutex
+
+Ps = ParamSpec("Ps")
+T = TypeVar("T")
+Operation = Callable[Concatenate[apsw.Connection, Ps], T]
+FaultPoint = Callable[[str], None]
+
+# How long a lock of somebody else is waited for before the caller gets an error.
+BUSY_TIMEOUT_S: Final = 30.0
+# SQLite waits in slices of this, since a Ctrl-C is not seen while it waits.
+BUSY_SLICE_MS: Final = 250
+
+
+def single_statement(operation: Callable[Ps, T]) -> Callable[Ps, T]:
+    """Mark an operation that executes exactly one statement.
+
+    SQLite undoes a failed statement by itself and commits a lone one by itself, so it
+    needs no savepoint among others and no transaction when alone: one call into
+    SQLite instead of three, each of which would give up the GIL.
+    """
+    operation.is_single_statement = True  # type: ignore[attr-defined]  # a mark on a function
+    return operation
+
+
+class _Phase(Enum):
+    EXECUTING = auto()
+    COMMITTING = auto()
+
+
+class _Ticket:
+    """One caller's operation and what became of it."""
+
+    __slots__ = ("args", "error", "is_done", "is_single", "kwargs", "operation", "result")
+
+    def __init__(self, operation: Any, args: Any, kwargs: Any) -> None:
+        self.operation = operation
+        self.args = args
+        self.kwargs = kwargs
+        self.is_single = getattr(operation, "is_single_statement", False)
+        self.is_done = False
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+
+class Writer:
+    """Executes operations of any number of threads on one write connection.
+
+    Args:
+        db: a connection in WAL mode that nobody else uses, its busy timeout a slice.
+        path: the database file, for messages.
+        mutex: taken around every transaction; excludes other processes.
+        fault_point: called with the name of each point of the write path that is
+            reached; tests kill the process there.
+    """
+
+    def __init__(
+        self,
+        db: apsw.Connection,
+        *,
+        path: str,
+        mutex: WriterMutex,
+        clock: Clock,
+        fault_point: FaultPoint | None = None,
+    ) -> None:
+        self._db = db
+        self._path = path
+        self._mutex = mutex
+        self._clock = clock
+        self._fault_point = fault_point
+        self._pid = os.getpid()
+        self._queue: deque[_Ticket] = deque()
+        # Guards the connection and the two below: held for the whole of a transaction.
+        self._lock = threading.Lock()
+        self._batch: list[_Ticket] = []
+        self._phase = _Phase.EXECUTING
+        watch_forks(self)
+
+    def run(self, operation: Operation[Ps, T], *args: Ps.args, **kwargs: Ps.kwargs) -> T:
+        """Execute *operation* with the connection and the arguments; return its result.
+
+        When this returns the operation is committed. Blocks for up to ``BUSY_TIMEOUT_S``
+        while another program holds the database.
+
+        Raises:
+            DatabaseError: SQLite refused; nothing of the operation is stored.
+        """
+        if os.getpid() != self._pid:
+            raise ForkedError("this engine belongs to the parent process; open a new one here")
+        ticket = _Ticket(operation, args, kwargs)
+        self._queue.append(ticket)
+        try:
+            with self._lock:
+                if not ticket.is_done:
+                    self._lead(ticket)
+        except BaseException:
+            # A Ctrl-C while waiting: nobody may execute what its caller has given up.
+            self._withdraw(ticket)
+            raise
+        if ticket.error is not None:
+            raise ticket.error
+        return ticket.result  # type: ignore[no-any-return]  # the queue is mixed
+
+    def _withdraw(self, ticket: _Ticket) -> None:
+        try:
+            self._queue.remove(ticket)
+        except ValueError:
+            return
+
+    def _lead(self, own: _Ticket) -> None:
+        """Execute all that is queued, *own* among it."""
+        if self._batch:
+            self._settle_interrupted()
+            if own.is_done:
+                return
+        self._batch = batch = self._take(own)
+        self._phase = _Phase.EXECUTING
+        try:
+            try:
+                self._transact(batch)
+            except apsw.Error as exc:
+                self._fail(batch, exc)
+            except DatabaseError as exc:
+                for ticket in batch:
+                    ticket.error = exc
+                    ticket.is_done = True
+        except BaseException:
+            # A Ctrl-C, which lands between any two instructions of the main thread. If a
+            # second one lands in the settling, the next thread to lead finds the batch.
+            self._settle_interrupted()
+            raise
+        self._batch = []
+
+    def _take(self, own: _Ticket) -> list[_Ticket]:
+        batch: list[_Ticket] = []
+        while self._queue:
+            batch.append(self._queue.popleft())
+        if own not in batch:
+            # Taken by a thread that a Ctrl-C ended before it executed anything.
+            batch.append(own)
+        return batch
+
+    def _settle_interrupted(self) -> None:
+        """Bring a batch whose leader was interrupted to a state that is true.
+
+        Committed: its callers get their results. Not: it is rolled back, and each
+        caller executes its own operation when it gets the lock.
+        """
+        db = self._db
+        is_committed = self._phase is _Phase.COMMITTING and not db.in_transaction
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        if is_committed:
+            for ticket in self._batch:
+                ticket.is_done = True
+        self._batch = []
+
+    def _fail(self, batch: list[_Ticket], exc: apsw.Error) -> None:
+        """Nothing of *batch* is stored: roll back and tell every caller."""
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+        for ticket in batch:
+            # One error object each: they are raised in different threads.
+            error = database_error(exc, self._path)
+            error.__cause__ = exc
+            ticket.error = error
+            ticket.is_done = True
+
+    def _transact(self, batch: list[_Ticket]) -> None:
+        deadline = self._clock.monotonic() + BUSY_TIMEOUT_S
+        # Not obtained in time: its holder is stopped or stuck. Going on under SQLite's
+        # own locks alone is then better than hanging with it for ever.
+        has_mutex = self._mutex.acquire(BUSY_TIMEOUT_S)
+        try:
+            if len(batch) == 1 and batch[0].is_single:
+                self._execute_alone(batch[0], deadline)
+            else:
+                self._execute_together(batch, deadline)
+        finally:
+            if has_mutex:
+                self._mutex.release()
+
+    def _execute_alone(self, ticket: _Ticket, deadline: float) -> None:
+        self._reached("write")
+        while True:
+            try:
+                ticket.result = ticket.operation(self._db, *ticket.args, **ticket.kwargs)
+            except apsw.BusyError:
+                if self._clock.monotonic() >= deadline:
+                    raise
+                continue
+            break
+        ticket.is_done = True
+        self._reached("committed")
+
+    def _execute_together(self, batch: list[_Ticket], deadline: float) -> None:
+        db = self._db
+        self._begin(deadline)
+        self._reached("write")
+        is_shared = len(batch) > 1
+        for ticket in batch:
+            needs_savepoint = is_shared and not ticket.is_single
+            if needs_savepoint:
+                db.execute("SAVEPOINT operation")
+            try:
+                ticket.result = ticket.operation(db, *ticket.args, **ticket.kwargs)
+            except Exception as exc:
+                # Disk full and I/O errors end the whole transaction, not just the
+                # operation; going on would commit half of the batch.
+                if isinstance(exc, apsw.Error) and (not is_shared or not db.in_transaction):
+                    raise
+                if isinstance(exc, apsw.Error):
+                    ticket.error = database_error(exc, self._path)
+                    ticket.error.__cause__ = exc
+                else:
+                    ticket.error = exc
+                if needs_savepoint:
+                    db.execute("ROLLBACK TO operation")
+            if needs_savepoint:
+                db.execute("RELEASE operation")
+        self._reached("before commit")
+        if not is_shared and batch[0].error is not None:
+            db.execute("ROLLBACK")
+        else:
+            self._phase = _Phase.COMMITTING
+            db.execute("COMMIT")
+        for ticket in batch:
+            ticket.is_done = True
+        self._reached("committed")
+
+    def _begin(self, deadline: float) -> None:
+        while True:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+            except apsw.BusyError:
+                if self._clock.monotonic() >= deadline:
+                    raise
+                continue
+            return
+
+    def _reached(self, point: str) -> None:
+        if self._fault_point is not None:
+            self._fault_point(point)
+
+    def maintain(self, operation: Operation[Ps, T], *args: Ps.args, **kwargs: Ps.kwargs) -> T:
+        """Execute *operation* outside of a transaction, at most trying for the locks.
+
+        For WAL checkpoints and pragmas, which SQLite refuses inside a transaction.
+        """
+        with self._lock:
+            has_mutex = self._mutex.acquire(BUSY_TIMEOUT_S)
+            try:
+                return operation(self._db, *args, **kwargs)
+            except apsw.Error as exc:
+                raise database_error(exc, self._path) from exc
+            finally:
+                if has_mutex:
+                    self._mutex.release()
+
+    def close(self) -> None:
+        """Close the connection once the transaction in progress has ended."""
+        with self._lock:
+            self._db.close()
+        self._mutex.close()
+
+    def before_fork(self) -> None:
+        """Let a transaction in progress end, so that a child never inherits half of one."""
+        self._lock.acquire()
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        self._lock.release()
+
+    def after_fork_in_child(self) -> None:
+        """Make sure the inherited connection is never touched, not even by its destructor.
+
+        Closing it would act on the parent's database with the child's (absent) locks.
+        """
+        leak(self._db)
+
+
+def leak(connection: apsw.Connection) -> None:
+    """Keep *connection* from ever being closed in this process."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))

@@ -1,0 +1,445 @@
+"""Waiting for runs, whatever process executes them: ``wait``, ``as_completed``, ``subscribe``."""
+
+from __future__ import annotations
+
+import json
+import queue
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Any, Final, Self
+
+import attrs
+
+from durably.clock import Clock, from_datetime
+from durably.errors import (
+    EngineClosedError,
+    NotFoundError,
+    NoWorkerError,
+    RunCancelledError,
+    RunFailedError,
+    ValidationError,
+    WaitTimeoutError,
+)
+from durably.events import (
+    Emitter,
+    Event,
+    LogWritten,
+    RunCancelledEvent,
+    RunCompleted,
+    RunDeleted,
+    RunEvent,
+    RunFailed,
+    RunProgressed,
+)
+from durably.models import TERMINAL, Disposition, LogEntry, Progress, Run, RunStatus
+from durably.reading import Reader
+from durably.store import logs, owners, runs
+from durably.store.changes import ChangeFeed
+from durably.store.database import Database
+from durably.store.runs import Brief
+from durably.worker import liveness
+from durably.worker.liveness import Liveness
+from durably.worker.supervisor import Supervisor
+
+# How often a waiter asks whether anything can still execute its run.
+_WORKER_LOOK_S: Final = 1.0
+_ENDING_EVENTS: Final = (RunCompleted, RunFailed, RunCancelledEvent, RunDeleted)
+
+OnProgress = Callable[[Progress], object]
+OnLog = Callable[[LogEntry], object]
+
+
+class LogTap:
+    """Collects the log lines of runs executed in this process, from when it is opened."""
+
+    def __init__(self, emitter: Emitter) -> None:
+        self._lines: deque[LogWritten] = deque()
+        self._unsubscribe = emitter.on(LogWritten.type, self._lines.append)
+
+    def take(self, run_id: str) -> list[LogWritten]:
+        """The lines of one run that have come since the last time."""
+        taken: list[LogWritten] = []
+        while self._lines:
+            line = self._lines.popleft()
+            if line.run_id == run_id:
+                taken.append(line)
+        return taken
+
+    def close(self) -> None:
+        """Collect no more."""
+        self._unsubscribe()
+
+
+@attrs.define(kw_only=True)
+class Watch:
+    """What one waiter has seen so far, and whom it tells."""
+
+    on_progress: OnProgress | None
+    on_log: OnLog | None
+    tap: LogTap | None
+    newest_log: int
+    progress: str | None = None
+
+    def close(self) -> None:
+        """Stop collecting."""
+        if self.tap is not None:
+            self.tap.close()
+
+
+class Waiter:
+    """Waits for runs. Usable from any thread; every wait blocks its own thread only."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        reader: Reader,
+        emitter: Emitter,
+        changes: ChangeFeed,
+        supervisor: Supervisor,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._reader = reader
+        self._emitter = emitter
+        self._changes = changes
+        self._supervisor = supervisor
+        self._clock = clock
+
+    def watch(self, on_progress: OnProgress | None, on_log: OnLog | None) -> Watch:
+        """Begin to collect what a wait is to tell; close it afterwards."""
+        for callback, name in ((on_progress, "on_progress"), (on_log, "on_log")):
+            if callback is not None and not callable(callback):
+                raise ValidationError(f"{name} must be callable, not {callback!r:.80}")
+        return Watch(
+            on_progress=on_progress,
+            on_log=on_log,
+            tap=None if on_log is None else LogTap(self._emitter),
+            newest_log=0 if on_log is None else self._database.read(logs.newest),
+        )
+
+    def skip_progress(self, run_id: str, watch: Watch) -> None:
+        """Take the run's present progress as known."""
+        if watch.on_progress is not None:
+            brief = self._database.read(runs.brief, run_id)
+            watch.progress = None if brief is None else brief.progress
+
+    def wait(
+        self,
+        run_id: str,
+        timeout_s: float | None,
+        watch: Watch,
+        *,
+        disposition: Disposition | None = None,
+    ) -> Run[Any, Any]:
+        """Block until the run has ended; the completed run, with *disposition*."""
+        patience = _Patience(self._clock, timeout_s)
+        while True:
+            seen = self._changes.look()
+            brief = self._database.read(runs.brief, run_id)
+            if brief is None:
+                raise NotFoundError(f"there is no run {run_id!r:.80} in this database (any more)")
+            self._tell(run_id, brief, watch)
+            if brief.status in TERMINAL:
+                run = self._reader.get(run_id)
+                if run.is_terminal:
+                    return _completed(attrs.evolve(run, disposition=disposition))
+                continue
+            if timeout_s is None and patience.is_look_due():
+                self._require_worker([brief])
+            if patience.is_over():
+                raise WaitTimeoutError(
+                    f"run {run_id} is still {brief.status} after {timeout_s} s; it goes on"
+                )
+            self._pause(seen, patience)
+
+    def as_completed(self, run_ids: list[str], timeout_s: float | None) -> Iterator[Run[Any, Any]]:
+        """Yield each run when it has ended."""
+        patience = _Patience(self._clock, timeout_s)
+        waiting = dict.fromkeys(run_ids)
+        while waiting:
+            seen = self._changes.look()
+            briefs = self._database.read(runs.briefs, list(waiting))
+            missing = [run_id for run_id in waiting if run_id not in briefs]
+            if missing:
+                raise NotFoundError(
+                    f"there is no run {missing[0]!r:.80} in this database (any more)"
+                )
+            ended = [run_id for run_id in waiting if briefs[run_id].status in TERMINAL]
+            for run_id in ended:
+                run = self._reader.get(run_id)
+                if run.is_terminal:
+                    del waiting[run_id]
+                    yield run
+            if ended:
+                continue
+            if timeout_s is None and patience.is_look_due():
+                self._require_worker(briefs.values())
+            if patience.is_over():
+                raise WaitTimeoutError(
+                    f"{len(waiting)} of {len(run_ids)} runs have not ended after {timeout_s} s; "
+                    "they go on"
+                )
+            self._pause(seen, patience)
+
+    def _pause(self, seen: Any, patience: _Patience) -> None:
+        self._changes.wait(seen, patience.longest_pause())
+        if self._database.is_closed:
+            raise EngineClosedError("this engine was closed while it was waited on")
+        self._supervisor.check_in_place()
+
+    def _tell(self, run_id: str, brief: Brief, watch: Watch) -> None:
+        if watch.on_progress is not None and brief.progress != watch.progress:
+            watch.progress = brief.progress
+            progress = self._reader.progress_of(brief.progress)
+            if progress is not None:
+                self._call(run_id, watch.on_progress, progress)
+        if watch.on_log is not None and watch.tap is not None:
+            for event in watch.tap.take(run_id):
+                self._call(run_id, watch.on_log, entry_of(event))
+            # Those of this engine came through the tap.
+            rows = self._database.read(
+                logs.of_run,
+                run_id,
+                after=watch.newest_log,
+                except_owner=self._supervisor.owner_number or 0,
+            )
+            for row in rows:
+                watch.newest_log = row.log
+                self._call(run_id, watch.on_log, self._reader.entry_of(row))
+
+    def _call(self, run_id: str, callback: Callable[[Any], object], value: Any) -> None:
+        run = self._reader.find(run_id)
+        fields: dict[str, Any] = {
+            "run_id": run_id,
+            "job_name": "" if run is None else run.job_name,
+            "labels": {} if run is None else run.labels,
+        }
+        if isinstance(value, Progress):
+            event = self._emitter.make(RunProgressed, **fields, progress=value)
+        else:
+            event = self._emitter.make(
+                LogWritten,
+                **fields,
+                level=value.level,
+                message=value.message,
+                data=value.data,
+                step_name=value.step_name,
+            )
+        self._emitter.call(callback, value, event)
+
+    # -- can it ever happen? -----------------------------------------------------------------
+
+    def _require_worker(self, waiting: Iterable[Brief]) -> None:
+        """Make sure that something can execute each of the runs that have not ended."""
+        if self._supervisor.is_started:
+            return
+        alive = {
+            row.owner: row
+            for row in self._database.read(owners.list_all)
+            if row.owner == self._supervisor.owner_number or self._lives(row)
+        }
+        if any(row.is_started for row in alive.values()):
+            return
+        for brief in waiting:
+            if brief.owner is None or brief.owner not in alive or brief.status != "running":
+                raise NoWorkerError(
+                    f"nothing can execute run {brief.id}: no started engine, here or in another "
+                    "process, has this database open. Call start(), or use the engine in a with "
+                    "block. The run stays stored and pending."
+                )
+
+    def _lives(self, row: owners.OwnerRow) -> bool:
+        state = liveness.probe(self._database.path, row.token, boot_id=row.boot_id)
+        return state is not Liveness.DEAD
+
+    # -- subscriptions -----------------------------------------------------------------------
+
+    def subscribe(self, run_id: str) -> Subscription:
+        """The events of a run from now on; raises ``NotFoundError``."""
+        subscription = Subscription(
+            run_id,
+            database=self._database,
+            reader=self._reader,
+            emitter=self._emitter,
+            changes=self._changes,
+            is_local=lambda: (
+                self._supervisor.is_executing(run_id) or self._emitter.is_announcing(run_id)
+            ),
+        )
+        try:
+            self._reader.get(run_id)
+        except BaseException:
+            subscription.close()
+            raise
+        return subscription
+
+
+class Subscription(Iterator[Event]):
+    """The events of one run, ending after its terminal one. A context manager.
+
+    Iterating blocks until the next event. Leaving the ``with`` block, ``close``, the deletion
+    of the run and the end of the engine end it.
+
+    .. versionadded:: 0.1.0
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        *,
+        database: Database,
+        reader: Reader,
+        emitter: Emitter,
+        changes: ChangeFeed,
+        is_local: Callable[[], bool],
+    ) -> None:
+        self._run_id = run_id
+        self._database = database
+        self._reader = reader
+        self._emitter = emitter
+        self._changes = changes
+        self._is_local = is_local
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._is_over = False
+        self._unsubscribe = emitter.on("*", self._hear)
+
+    def _hear(self, event: Event) -> None:
+        if isinstance(event, RunEvent) and event.run_id == self._run_id:
+            self._events.put(event)
+            self._changes.notify()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Event:
+        while not self._is_over:
+            seen = self._changes.look()
+            # Asked before the queue is looked at: what is told here is in it by then.
+            is_local = self._is_local()
+            brief = None
+            if not is_local and not self._database.is_closed:
+                brief = self._database.read(runs.brief, self._run_id)
+                is_local = self._is_local()
+            try:
+                event = self._events.get_nowait()
+            except queue.Empty:
+                if self._database.is_closed or (brief is None and not is_local):
+                    break
+                if not is_local and brief is not None and brief.status in TERMINAL:
+                    self.close()
+                    return self._ending()
+                self._changes.wait(seen, _WORKER_LOOK_S)
+                continue
+            if isinstance(event, _ENDING_EVENTS):
+                self.close()
+            return event
+        self.close()
+        raise StopIteration
+
+    def _ending(self) -> Event:
+        """The terminal event of a run that ended elsewhere, or before now."""
+        run = self._reader.find(self._run_id)
+        if run is None:
+            raise StopIteration
+        fields: dict[str, Any] = {
+            "run_id": run.id,
+            "job_name": run.job_name,
+            "labels": run.labels,
+        }
+        duration = run.duration or 0.0
+        if run.status is RunStatus.COMPLETED:
+            return self._emitter.make(RunCompleted, **fields, output=run.output, duration=duration)
+        if run.status is RunStatus.FAILED:
+            failed = [step for step in self._reader.steps_of(run.id) if step.status == "failed"]
+            last = max(failed, key=lambda step: step.completed_at, default=None)
+            is_cause = last is not None and last.error is not None and run.error is not None
+            return self._emitter.make(
+                RunFailed,
+                **fields,
+                error=run.error,
+                failed_step=last.name
+                if is_cause and last is not None and str(last.error) == str(run.error)
+                else None,
+                duration=duration,
+            )
+        return self._emitter.make(RunCancelledEvent, **fields)
+
+    def close(self) -> None:
+        """Hear no more. Idempotent."""
+        self._is_over = True
+        self._unsubscribe()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class _Patience:
+    """How long one wait goes on, and when it looks for workers again."""
+
+    def __init__(self, clock: Clock, timeout_s: float | None) -> None:
+        self._clock = clock
+        self._deadline = None if timeout_s is None else clock.monotonic() + timeout_s
+        self._next_look = clock.monotonic()
+
+    def is_over(self) -> bool:
+        return self._deadline is not None and self._clock.monotonic() >= self._deadline
+
+    def is_look_due(self) -> bool:
+        now = self._clock.monotonic()
+        if now < self._next_look:
+            return False
+        self._next_look = now + _WORKER_LOOK_S
+        return True
+
+    def longest_pause(self) -> float:
+        if self._deadline is None:
+            return _WORKER_LOOK_S
+        return max(0.0, min(_WORKER_LOOK_S, self._deadline - self._clock.monotonic()))
+
+
+def _completed(run: Run[Any, Any]) -> Run[Any, Any]:
+    if run.status is RunStatus.FAILED:
+        raise RunFailedError(run)
+    if run.status is RunStatus.CANCELLED:
+        raise RunCancelledError(run)
+    return run
+
+
+def entry_of(event: LogWritten) -> LogEntry:
+    """The log line that *event* tells of."""
+    return LogEntry(
+        level=event.level,
+        message=event.message,
+        data=event.data,
+        step_name=event.step_name,
+        created_at=event.timestamp,
+    )
+
+
+def stored_line(event: LogWritten, owner: int) -> logs.LogLine:
+    """*event* as it is stored; what JSON cannot hold is kept as its ``repr``."""
+    try:
+        data = json.dumps(event.data, default=repr, skipkeys=True)
+    except Exception:  # noqa: BLE001 - a user's __repr__ may raise anything, and data may be circular
+        data = json.dumps(
+            {key: f"<{type(value).__qualname__}>" for key, value in event.data.items()}
+        )
+    return logs.LogLine(
+        run_id=event.run_id,
+        owner=owner,
+        level=event.level,
+        message=json.dumps(event.message),
+        data=data,
+        step_name=event.step_name,
+        created_at_us=from_datetime(event.timestamp),
+    )

@@ -1,0 +1,74 @@
+"""The dispatcher thread: claims runs when slots are free and hands them to the pool."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from durably.clock import Clock
+from durably.store import runs
+from durably.store.changes import ChangeFeed
+from durably.store.database import Database
+from durably.store.runs import Claim, RunRow
+from durably.worker.service import ErrorSink, Service
+
+
+class Dispatcher(Service):
+    """Keeps the pool busy. Woken by triggers and ends in this process, and by other
+    processes' commits.
+
+    Args:
+        reserve_slots: takes the free slots and says what to claim for them, or ``None``.
+        free_slots: gives so many of them back.
+        hand_over: gives a claimed run, which has a slot, to the pool.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        changes: ChangeFeed,
+        reserve_slots: Callable[[], Claim | None],
+        free_slots: Callable[[int], None],
+        hand_over: Callable[[RunRow], None],
+        clock: Clock,
+        poll_interval_s: float,
+        on_error: ErrorSink,
+    ) -> None:
+        super().__init__("dispatcher", clock=clock, interval_s=None, on_error=on_error)
+        self._database = database
+        self._changes = changes
+        self._reserve_slots = reserve_slots
+        self._free_slots = free_slots
+        self._hand_over = hand_over
+        self._poll_interval_s = poll_interval_s
+        self._seen = changes.look()
+
+    def tick(self) -> None:
+        """Claim as many runs as there are free slots."""
+        # Looked at before the claim: what is committed during it causes another one.
+        self._seen = self._changes.look()
+        self.dispatch()
+
+    def dispatch(self) -> int:
+        """Claim and hand over what can start now; say how many runs."""
+        claim = self._reserve_slots()
+        if claim is None:
+            return 0
+        claimed: list[RunRow] = []
+        try:
+            # A look costs microseconds and no write transaction.
+            if self._database.read(runs.has_claimable, claim.jobs):
+                claimed = self._database.write(runs.claim, claim)
+        finally:
+            self._free_slots(claim.limit - len(claimed))
+        for row in claimed:
+            self._hand_over(row)
+        return len(claimed)
+
+    def pause(self) -> None:
+        """Wait for a change of the database."""
+        self._changes.wait(self._seen, self._poll_interval_s)
+
+    def wake(self) -> None:
+        """Look now."""
+        self._changes.notify()

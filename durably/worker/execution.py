@@ -1,0 +1,231 @@
+"""One claimed run, from its start to its end. Knows nothing of threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import attrs
+
+from durably.codec import UNTYPED
+from durably.errors import (
+    DatabaseError,
+    OwnershipLost,
+    RunCancelled,
+    StopRun,
+)
+from durably.events import (
+    RunCompleted,
+    RunFailed,
+    RunInterruptedEvent,
+    RunStarted,
+)
+from durably.jobs import Job
+from durably.models import ErrorInfo
+from durably.steps import ActiveRun, Services, StepContext, tell_worker_error
+from durably.store import runs
+from durably.store.runs import Claim, Ended, Ending
+from durably.worker.flusher import Flusher
+
+_FIRST_PAUSE_S: Final = 0.25
+_LONGEST_PAUSE_S: Final = 10.0
+
+ClaimNext = Callable[[], Claim | None]
+
+
+@attrs.frozen
+class _Outcome:
+    """How a job came back: exactly one of these, or neither for a run that goes back."""
+
+    output: Any = None
+    output_text: str | None = None
+    error: ErrorInfo | None = None
+    failed_step: str | None = None
+
+    @property
+    def goes_back(self) -> bool:
+        """Whether the job was stopped before it came to an end."""
+        return self.output_text is None and self.error is None
+
+
+class Execution:
+    """Executes the job of one claimed run and stores its end.
+
+    Args:
+        claim_next: says what to claim in the transaction that ends this run, or ``None``.
+    """
+
+    def __init__(
+        self,
+        active: ActiveRun,
+        job: Job[Any, Any],
+        services: Services,
+        flusher: Flusher,
+        claim_next: ClaimNext,
+    ) -> None:
+        self._active = active
+        self._job = job
+        self._services = services
+        self._flusher = flusher
+        self._claim_next = claim_next
+
+    def execute(self) -> runs.RunRow | None:
+        """Run the job to its end; return the run that was claimed with it, if any.
+
+        Raises:
+            KeyboardInterrupt: a Ctrl-C in a thread of the user's; the run is pending again.
+            ForkedError: this is a child that a step forked.
+        """
+        try:
+            outcome = self._outcome()
+        except KeyboardInterrupt:
+            # Only out of a thread of the user's; see _run_job.
+            self._end(_Outcome(), lambda: None)
+            raise
+        return self._end(outcome, self._claim_next)
+
+    def _outcome(self) -> _Outcome:
+        active, job, services = self._active, self._job, self._services
+        try:
+            context = StepContext(active, services)
+        except DatabaseError as exc:
+            # Not the job's fault: the run goes back, and is claimed again later.
+            tell_worker_error(services.emitter, exc, "reading checkpoints", active.id)
+            return _Outcome()
+        try:
+            arguments = self._arguments()
+            if services.emitter.wants(RunStarted):
+                payload = arguments[0] if arguments else None
+                services.emitter.emit(
+                    RunStarted, **active.fields, payload=payload, attempt=active.attempt
+                )
+            returned = job.run(context, *arguments)
+            active.refuse_forked_child()
+            text, output = services.codec.encode_and_decode(
+                returned, job.output_type, what=f"the result of job {job.name!r}"
+            )
+        except KeyboardInterrupt as exc:
+            if active.is_callers:
+                raise
+            return self._failed(exc, context)
+        except StopRun as exc:
+            # One that a job raises by itself is an error like any other.
+            return self._failed(exc, context) if active.stop_reason is None else _Outcome()
+        except BaseException as exc:  # noqa: BLE001 - whatever a job raises fails its run, and no more
+            active.refuse_forked_child()
+            return self._failed(exc, context)
+        return _Outcome(output=output, output_text=text)
+
+    def _arguments(self) -> tuple[Any, ...]:
+        job, active = self._job, self._active
+        if not job.takes_payload:
+            return ()
+        payload = self._services.codec.decode(
+            active.row.payload, job.payload_type, what=f"the stored payload of run {active.id}"
+        )
+        return (payload,)
+
+    def _failed(self, exc: BaseException, context: StepContext) -> _Outcome:
+        failed = context.failed_step
+        # The step whose exception this is, not one that the job has dealt with.
+        step = failed[0] if failed is not None and _leads_to(exc, failed[1]) else None
+        return _Outcome(error=ErrorInfo.from_exception(exc), failed_step=step)
+
+    def _end(self, outcome: _Outcome, claim_next: ClaimNext) -> runs.RunRow | None:
+        active, services = self._active, self._services
+        with active.telling:
+            active.is_over = True
+            progress = active.take_progress()
+        error_text = None
+        if outcome.error is not None:
+            error_text = services.codec.encode(
+                attrs.asdict(outcome.error), UNTYPED, what="the error of a job"
+            )
+        self._flush_lines()
+        now_us = services.clock.now_us()
+        ended: Ended | None = None
+        if not (outcome.goes_back and active.stop_reason in (RunCancelled, OwnershipLost)):
+            ended = self._patiently(
+                Ending(
+                    run=active.key,
+                    attempt=active.attempt,
+                    output=outcome.output_text,
+                    error=error_text,
+                    progress=None if progress is None else self._flusher.encoded(progress),
+                    keep_steps=services.preserve_steps,
+                    now_us=now_us,
+                ),
+                claim_next,
+            )
+        if ended is None or not ended.is_effective:
+            # Cancelled, or taken over. Whichever: this job has left its thread.
+            self._release()
+        services.changes.notify()
+        if ended is not None and ended.is_effective:
+            if progress is not None:
+                self._flusher.told(active, progress)
+            self._tell(outcome, now_us)
+        return None if ended is None else ended.claimed
+
+    def _flush_lines(self) -> None:
+        try:
+            self._flusher.flush_lines()
+        except DatabaseError as exc:
+            tell_worker_error(self._services.emitter, exc, "storing log lines", self._active.id)
+
+    def _release(self) -> None:
+        active, services = self._active, self._services
+        try:
+            services.database.write(
+                runs.release, active.key, active.attempt, active.owner, services.clock.now_us()
+            )
+        except DatabaseError as exc:
+            tell_worker_error(services.emitter, exc, "releasing a run", active.id)
+
+    def _patiently(self, ending: Ending, claim_next: ClaimNext) -> Ended | None:
+        """Store the end, trying again while the reason for a refusal may pass.
+
+        ``None`` if it could not be stored: the run stays as it is in the database, and is
+        recovered when this process has ended.
+        """
+        active, services = self._active, self._services
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            try:
+                return services.database.write(runs.finish, ending, claim_next())
+            except DatabaseError as exc:
+                tell_worker_error(services.emitter, exc, "storing the end of a run", active.id)
+                if not exc.is_transient:
+                    return None
+            if services.clock.wait(active.stopped, pause_s):
+                return None
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def _tell(self, outcome: _Outcome, now_us: int) -> None:
+        active, services = self._active, self._services
+        emitter = services.emitter
+        started_at_us = active.row.started_at_us
+        duration = max(0, now_us - (now_us if started_at_us is None else started_at_us)) / 1e6
+        if outcome.output_text is not None:
+            emitter.emit(RunCompleted, **active.fields, output=outcome.output, duration=duration)
+        elif outcome.error is not None:
+            emitter.emit(
+                RunFailed,
+                **active.fields,
+                error=outcome.error,
+                failed_step=outcome.failed_step,
+                duration=duration,
+            )
+        else:
+            emitter.emit(RunInterruptedEvent, **active.fields)
+
+
+def _leads_to(exc: BaseException | None, origin: BaseException) -> bool:
+    """Whether *exc* is *origin*, or was raised because of it."""
+    seen: set[int] = set()
+    while exc is not None and id(exc) not in seen:
+        if exc is origin:
+            return True
+        seen.add(id(exc))
+        exc = exc.__cause__ or exc.__context__
+    return False

@@ -1,0 +1,119 @@
+"""The flusher thread: stores buffered progress and log lines, a few times a second.
+
+A thread of its own and not the heartbeat's, since it calls the listeners of ``run:progress``: one that
+blocks may hold up progress, but never the heartbeat.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import Final
+
+import attrs
+
+from durably.clock import Clock
+from durably.codec import UNTYPED, Codec
+from durably.events import Emitter, RunProgressed
+from durably.models import Progress
+from durably.steps import ActiveRun, tell_worker_error
+from durably.store import logs, runs
+from durably.store.changes import ChangeFeed
+from durably.store.database import Database
+from durably.store.logs import LogLine
+from durably.worker.service import ErrorSink, Service
+
+# At most this often progress and log lines cause a commit of their own.
+FLUSH_INTERVAL_S: Final = 0.25
+
+
+class Flusher(Service):
+    """Takes what jobs report between commits. Usable from any thread."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        codec: Codec,
+        emitter: Emitter,
+        changes: ChangeFeed,
+        clock: Clock,
+        on_error: ErrorSink,
+    ) -> None:
+        super().__init__("flusher", clock=clock, interval_s=None, on_error=on_error)
+        self._database = database
+        self._codec = codec
+        self._emitter = emitter
+        self._changes = changes
+        self._dirty: deque[ActiveRun] = deque()
+        self._lines: deque[LogLine] = deque()
+        self._errors: deque[tuple[BaseException, str]] = deque()
+        self._lines_lock = threading.Lock()  # one thread at a time stores lines, in order
+
+    def progressed(self, active: ActiveRun) -> None:
+        """Remember that *active* has progress to store."""
+        self._dirty.append(active)
+        self.wake()
+
+    def logged(self, line: LogLine) -> None:
+        """Remember a line to store."""
+        self._lines.append(line)
+        self.wake()
+
+    def report(self, exc: BaseException, context: str) -> None:
+        """Remember an error of a thread that may not call listeners itself."""
+        self._errors.append((exc, context))
+        self.wake()
+
+    def pause(self) -> None:
+        """Let some time pass after each flush, then wait for something to flush."""
+        self._clock.wait(self._stopping, FLUSH_INTERVAL_S)
+        if not self._stopping.is_set():
+            super().pause()
+
+    def tick(self) -> None:
+        """Store and tell what has come since the last time."""
+        while self._errors:
+            tell_worker_error(self._emitter, *self._errors.popleft())
+        self.flush_lines()
+        while self._dirty:
+            self._tell(self._dirty.popleft())
+
+    def _tell(self, active: ActiveRun) -> None:
+        with active.telling:
+            if active.is_over:
+                return
+            progress = active.take_progress()
+            if progress is None:
+                return
+            self._database.write(
+                runs.set_progress,
+                [(active.key, active.attempt, self.encoded(progress))],
+                self._clock.now_us(),
+            )
+            self._changes.notify()
+            self.told(active, progress)
+
+    def told(self, active: ActiveRun, progress: Progress) -> None:
+        """Emit ``run:progress``."""
+        if self._emitter.wants(RunProgressed):
+            self._emitter.emit(RunProgressed, **active.fields, progress=progress)
+
+    def encoded(self, progress: Progress) -> str:
+        """*progress* as it is stored."""
+        return self._codec.encode(attrs.asdict(progress), UNTYPED, what="progress")
+
+    def flush_lines(self) -> None:
+        """Store the log lines written so far; when this returns they are committed."""
+        if not self._lines:
+            return
+        with self._lines_lock:
+            taken: list[LogLine] = []
+            while self._lines:
+                taken.append(self._lines.popleft())
+            try:
+                self._database.write(logs.append, taken)
+            except BaseException:
+                self._lines.extendleft(reversed(taken))
+                raise
+        self._changes.notify()

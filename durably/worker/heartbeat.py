@@ -1,0 +1,90 @@
+"""The heartbeat thread: says that this engine lives, and learns what became of its runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from durably.clock import Clock
+from durably.errors import OwnershipLost, RunCancelled
+from durably.steps import ActiveRun
+from durably.store import owners, runs
+from durably.store.database import Database
+from durably.store.runs import Ending
+from durably.worker.service import ErrorSink, Service
+
+
+class Heartbeat(Service):
+    """Marks the owner and all its running runs as alive, in one short transaction.
+
+    On a connection of its own, so that no long write of this process can hold it up. It calls
+    no listener and takes no lock of others.
+
+    Args:
+        owner: the number of this engine's owner row.
+        active: the runs that are inside their jobs now.
+        on_unregistered: called when the owner row is gone: others took this engine for dead.
+        look_at_file: raises if the database file is not in its place any more.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        owner: Callable[[], int],
+        active: Callable[[], list[ActiveRun]],
+        on_unregistered: Callable[[], None],
+        look_at_file: Callable[[], None],
+        clock: Clock,
+        interval_s: float,
+        on_error: ErrorSink,
+    ) -> None:
+        super().__init__("heartbeat", clock=clock, interval_s=interval_s, on_error=on_error)
+        self._database = database
+        self._owner = owner
+        self._active = active
+        self._on_unregistered = on_unregistered
+        self._look_at_file = look_at_file
+        # How many heartbeats were committed: the only measure by which this engine
+        # judges that another one's has stood still.
+        self.committed = 0
+        # Runs that the database gives to this engine although no job of them is here.
+        self._strays: frozenset[tuple[int, int]] = frozenset()
+
+    def tick(self) -> None:
+        """Beat once; stop the runs that were cancelled or taken over."""
+        self._look_at_file()
+        # Taken before the beat: a run claimed after it is not missing from its answer.
+        expected = self._active()
+        beat = self._database.beat(owners.beat, self._owner(), self._clock.now_us())
+        if not beat.is_registered:
+            self._on_unregistered()
+            return
+        self.committed += 1
+        for active in expected:
+            if (active.key, active.attempt) not in beat.running:
+                self._learn(active)
+        self._put_back_strays(beat.running)
+
+    def _put_back_strays(self, running: frozenset[tuple[int, int]]) -> None:
+        """Put back runs whose end could not be stored, or whose thread a Ctrl-C ended.
+
+        Only those seen at two beats: one that was claimed a moment ago is on its way.
+        """
+        here = {(active.key, active.attempt) for active in self._active()}
+        strays = running - here
+        for run, attempt in strays & self._strays:
+            ending = Ending(run, attempt, None, None, None, True, self._clock.now_us())
+            self._database.beat(runs.finish, ending, None)
+        self._strays = strays
+
+    def _learn(self, active: ActiveRun) -> None:
+        if active.is_over:
+            return
+        state = self._database.read(runs.state_of, active.key)
+        if state == ("running", active.attempt):
+            return
+        is_ours = state is not None and state[1] == active.attempt
+        is_cancelled = is_ours and state is not None and state[0] == "cancelled"
+        if is_ours and state is not None and state[0] in ("completed", "failed"):
+            return  # it has just ended by itself
+        active.stop(RunCancelled if is_cancelled else OwnershipLost)

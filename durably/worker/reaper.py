@@ -1,0 +1,152 @@
+"""The reaper thread: recovers what dead and hung engines left behind, and tidies up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Final
+
+from durably.clock import Clock
+from durably.events import Emitter, RunDeleted, RunRecovered
+from durably.store import owners, runs
+from durably.store.changes import ChangeFeed
+from durably.store.database import Database
+from durably.store.owners import OwnerRow
+from durably.store.runs import RunRow
+from durably.worker import liveness
+from durably.worker.liveness import Liveness
+from durably.worker.service import ErrorSink, Service
+
+RETENTION_INTERVAL_S: Final = 60.0
+SWEEP_INTERVAL_S: Final = 300.0
+ORPHAN_AGE_S: Final = 60.0
+PURGE_BATCH: Final = 500
+SHRINK_PAGES: Final = 2000
+LARGE_WAL: Final = 16 * 1024 * 1024
+
+
+class Reaper(Service):
+    """Watches the other owners of the file.
+
+    An owner whose kernel-held lock is free is dead: its runs are put back at once. One whose
+    lock is held but whose beat stood still while *this* engine committed heartbeats for the
+    threshold is hung: its running runs are put back, and their attempts fence it off. No
+    clock takes part: whatever stops everybody (a foreign lock on the file, a suspended machine)
+    stops the observer's heartbeats as well.
+
+    Args:
+        owner: the number of this engine's owner row, which it never looks at.
+        committed_beats: how many heartbeats this engine has committed.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        owner: Callable[[], int],
+        committed_beats: Callable[[], int],
+        emitter: Emitter,
+        changes: ChangeFeed,
+        labels_of: Callable[[RunRow], dict[str, str]],
+        clock: Clock,
+        interval_s: float,
+        heartbeat_interval_s: float,
+        stale_threshold_s: float,
+        retain_runs: timedelta | None,
+        on_error: ErrorSink,
+    ) -> None:
+        super().__init__("reaper", clock=clock, interval_s=interval_s, on_error=on_error)
+        self._database = database
+        self._owner = owner
+        self._committed_beats = committed_beats
+        self._emitter = emitter
+        self._changes = changes
+        self._labels_of = labels_of
+        self._heartbeat_interval_s = heartbeat_interval_s
+        self._stale_threshold_s = stale_threshold_s
+        self._retain_runs = retain_runs
+        # Per owner: the beat last seen, and how many of our own were committed by then.
+        self._watched: dict[int, tuple[int, int]] = {}
+        self._next_retention = -math.inf
+        self._next_sweep = -math.inf
+
+    def tick(self) -> None:
+        """Recover, then tidy up what is due."""
+        self.recover()
+        now = self._clock.monotonic()
+        if self._retain_runs is not None and now >= self._next_retention:
+            if self._purge(self._retain_runs) < PURGE_BATCH:
+                self._next_retention = now + RETENTION_INTERVAL_S
+            else:
+                self.wake()
+        if now >= self._next_sweep:
+            self._next_sweep = now + SWEEP_INTERVAL_S
+            self._sweep()
+        self._database.checkpoint_wal(above_bytes=LARGE_WAL)
+
+    def recover(self) -> int:
+        """Put back the runs of dead owners, and of hung ones; say how many."""
+        others = [row for row in self._database.read(owners.list_all) if row.owner != self._owner()]
+        self._watched = {
+            row.owner: self._watched[row.owner] for row in others if row.owner in self._watched
+        }
+        return sum(self._look_at(row) for row in others)
+
+    def _look_at(self, other: OwnerRow) -> int:
+        state = liveness.probe(self._database.path, other.token, boot_id=other.boot_id)
+        if state is Liveness.DEAD:
+            return self._recover_dead(other)
+        committed = self._committed_beats()
+        seen = self._watched.get(other.owner)
+        if seen is None or seen[0] != other.beat:
+            self._watched[other.owner] = (other.beat, committed)
+            return 0
+        if other.has_runs and committed - seen[1] >= self._patience_with(other):
+            recovered = self._database.write(
+                runs.recover_hung, other.owner, other.beat, self._clock.now_us()
+            )
+            self._watched[other.owner] = (other.beat, committed)
+            return self._tell(recovered, "stale")
+        return 0
+
+    def _patience_with(self, other: OwnerRow) -> int:
+        """How many of our heartbeats *other* may miss: never less than two of its own."""
+        threshold_s = max(self._stale_threshold_s, 2 * other.heartbeat_interval_us / 1e6)
+        return max(2, math.ceil(threshold_s / self._heartbeat_interval_s))
+
+    def _recover_dead(self, other: OwnerRow) -> int:
+        # A token is never used again, and nobody can take a lock that its dead owner held
+        # but another reaper, for a moment: what was dead before this transaction is dead in it.
+        recovered = self._database.write(runs.recover_dead, other.owner, self._clock.now_us())
+        liveness.remove_lock(self._database.path, other.token)
+        return self._tell(recovered, "dead")
+
+    def _tell(self, recovered: list[RunRow], reason: str) -> int:
+        if recovered:
+            self._changes.notify()
+        for row in recovered:
+            self._emitter.emit(
+                RunRecovered,
+                run_id=row.id,
+                job_name=row.job_name,
+                labels=self._labels_of(row),
+                reason=reason,
+            )
+        return len(recovered)
+
+    def _purge(self, older_than: timedelta) -> int:
+        before_us = self._clock.now_us() - older_than // timedelta(microseconds=1)
+        deleted = self._database.write(runs.purge, before_us, PURGE_BATCH)
+        if deleted:
+            self._database.shrink(SHRINK_PAGES)
+        for row in deleted:
+            self._emitter.emit(
+                RunDeleted, run_id=row.id, job_name=row.job_name, labels=self._labels_of(row)
+            )
+        return len(deleted)
+
+    def _sweep(self) -> None:
+        """Remove lock files of engines that died before their owner row was stored."""
+        known = {row.token for row in self._database.read(owners.list_all)}
+        liveness.sweep_orphans(self._database.path, known, older_than_s=ORPHAN_AGE_S)

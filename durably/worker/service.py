@@ -1,0 +1,79 @@
+"""The base of durably's own threads: start, tick, wait, stop."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from durably.clock import Clock
+
+ErrorSink = Callable[[BaseException, str], None]
+
+
+class Service:
+    """A named daemon thread that calls ``tick`` until it is stopped.
+
+    Starting twice, stopping twice and stopping before starting are fine, and it can be
+    started again. ``stop`` returns when the thread has ended. ``tick`` holds all logic, so that
+    tests call it without a thread.
+
+    Args:
+        name: of the thread, without the prefix.
+        interval_s: seconds between two ticks, unless woken; ``None`` to wait for a wake.
+        on_error: told of every exception that leaves ``tick``; the thread goes on.
+    """
+
+    def __init__(
+        self, name: str, *, clock: Clock, interval_s: float | None, on_error: ErrorSink
+    ) -> None:
+        self._name = name
+        self._clock = clock
+        self._interval_s = interval_s
+        self._on_error = on_error
+        self._thread: threading.Thread | None = None
+        self._stopping = threading.Event()
+        self._wake = threading.Event()
+
+    def tick(self) -> None:
+        """Do what is to be done now."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Start the thread, if it does not run."""
+        if self._thread is not None:
+            return
+        self._stopping.clear()
+        self._thread = threading.Thread(
+            target=self._loop, name=f"durably-{self._name}", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread after its present tick, and wait for that."""
+        thread = self._thread
+        if thread is None:
+            return
+        self._stopping.set()
+        self.wake()
+        if thread is not threading.current_thread():
+            thread.join()
+        self._thread = None
+
+    def wake(self) -> None:
+        """Have ``tick`` called soon, once more if it is being called now."""
+        self._wake.set()
+
+    def _loop(self) -> None:
+        while not self._stopping.is_set():
+            # Cleared before the tick: a wake that lands during it must cause one more.
+            self._wake.clear()
+            try:
+                self.tick()
+            except Exception as exc:  # noqa: BLE001 - the thread must outlive any failure
+                self._on_error(exc, self._name)
+            if not self._stopping.is_set():
+                self.pause()
+
+    def pause(self) -> None:
+        """Wait between two ticks."""
+        self._clock.wait(self._wake, self._interval_s)

@@ -1,7 +1,7 @@
 """durably: resumable jobs for scripts, notebooks and cron, kept in one SQLite file.
 
-A job is a plain function made of named steps; ``step.run(name, fn, ...)`` stores each step's result.
-Kill the process at any instant and start it again: it goes on from the first step without a
+A job is a plain function made of named steps; ``step.run(name, fn, ...)`` stores each step's
+result. Kill the process at any instant and start it again: it goes on from the first step without a
 checkpoint.
 """
 

@@ -99,6 +99,10 @@ class _Problem(Exception):  # noqa: N818 - never leaves this module
         return self
 
 
+class _Mismatch(_Problem):
+    """A value of another type."""
+
+
 class _TooDeep(_Problem):
     """Circular or too deeply nested. Nobody looks further once this was raised.
 
@@ -508,7 +512,11 @@ def _variables_of(type_: Any) -> dict[Any, Any]:
 def _hints_of(cls: type) -> dict[str, Any]:
     """Give the resolved annotations of a class."""
     try:
-        return typing.get_type_hints(cls, include_extras=True)
+        try:
+            return typing.get_type_hints(cls, include_extras=True)
+        except NameError:
+            # A class that was defined in a function may name itself.
+            return typing.get_type_hints(cls, localns={cls.__name__: cls}, include_extras=True)
     except Exception as error:
         msg = f"an annotation of {_name(cls)} cannot be resolved ({_text_of(error)})"
         raise _Unsupported(msg) from error
@@ -603,7 +611,7 @@ class _Node(abc.ABC):
 
     def mismatch(self, value: object) -> _Problem:
         """Say that *value* is not of this type."""
-        return _Problem(f"expected {self.expected}, found {_found(value)}")
+        return _Mismatch(f"expected {self.expected}, found {_found(value)}")
 
 
 class _Json(_Node):
@@ -687,22 +695,31 @@ class _Leaf:
     read: Callable[[Any], Any]
 
 
+# ISO 8601 cannot say which one of two equal wall-clock times is meant. Without a timezone
+# that is all there is (datetime.now() gives fold=1 for an hour each autumn).
+_FOLD: Final = ";fold=1"
+
+
 def _write_instant(value: dt.datetime | dt.time) -> str:
     if value.tzinfo is None:
-        if value.fold:
-            msg = "a naive time with fold=1 has no stored form; give it a timezone"
-            raise _Problem(msg)
-    elif value.utcoffset() is None:
+        return value.isoformat() + _FOLD * value.fold
+    if value.utcoffset() is None:
         msg = f"{_found(value)} has a timezone but no UTC offset, so it has no stored form"
         raise _Problem(msg)
     return value.isoformat()
 
 
 def _read_datetime(text: str) -> dt.datetime:
-    if len(text) <= len("2026-01-01"):
+    iso = text.removesuffix(_FOLD)
+    if len(iso) <= len("2026-01-01"):
         msg = "a date without a time"
         raise ValueError(msg)
-    return dt.datetime.fromisoformat(text)
+    return dt.datetime.fromisoformat(iso).replace(fold=int(iso != text))
+
+
+def _read_time(text: str) -> dt.time:
+    iso = text.removesuffix(_FOLD)
+    return dt.time.fromisoformat(iso).replace(fold=int(iso != text))
 
 
 _SECONDS: Final = re.compile(r"(-?)(\d{1,15})(?:\.(\d{1,6}))?")
@@ -749,7 +766,7 @@ _TEXT: Final = frozenset({"str"})
 _LEAVES: Final[Mapping[type, _Leaf]] = {
     dt.datetime: _Leaf("datetime (ISO 8601)", _TEXT, _write_instant, _read_datetime),
     dt.date: _Leaf("date (ISO 8601)", _TEXT, dt.date.isoformat, dt.date.fromisoformat),
-    dt.time: _Leaf("time (ISO 8601)", _TEXT, _write_instant, dt.time.fromisoformat),
+    dt.time: _Leaf("time (ISO 8601)", _TEXT, _write_instant, _read_time),
     dt.timedelta: _Leaf(
         "timedelta (seconds)",
         frozenset({"int", "float", "str"}),
@@ -887,7 +904,11 @@ class _SequenceNode(_Node):
     """A list, or something that is written as one: all items of one type."""
 
     def __init__(
-        self, expected: str, accepts: tuple[type, ...], make: Callable[[list[Any]], Any], item: _Node
+        self,
+        expected: str,
+        accepts: tuple[type, ...],
+        make: Callable[[list[Any]], Any],
+        item: _Node,
     ) -> None:
         super().__init__(expected, {"list"}, [item])
         self._accepts = accepts
@@ -906,7 +927,7 @@ class _SequenceNode(_Node):
         encode = self._item.encode
         data: list[Any] = []
         try:
-            for item in value:
+            for item in cast("Iterable[Any]", value):
                 data.append(encode(item, depth + 1, full))  # noqa: PERF401 - the index of a failing item
         except _Problem as problem:
             raise problem.under(f"[{len(data)}]") from None
@@ -989,7 +1010,7 @@ class _TupleNode(_Node):
         data: list[Any] = []
         try:
             for item, node in zip(value, self.children, strict=True):
-                data.append(node.encode(item, depth + 1, full))  # noqa: PERF401 - the index of a failing item
+                data.append(node.encode(item, depth + 1, full))
         except _Problem as problem:
             raise problem.under(f"[{len(data)}]") from None
         return data
@@ -1025,7 +1046,7 @@ class _MappingNode(_Node):
     of others the key is the JSON text.
     """
 
-    def __init__(  # noqa: PLR0913 - one call per kind of mapping
+    def __init__(  # noqa: PLR0913, PLR0917 - one call per kind of mapping
         self,
         expected: str,
         type_: type,
@@ -1442,8 +1463,12 @@ class _UnionNode(_Node):
             if full:  # the label always: the same data may stand for two members
                 return {"\0type": label, "\0data": data}
             return self._tagged(label, data)
-        deepest = max(refused, key=lambda problem: len(problem.path))
-        raise deepest if deepest.path or len(self._some) == 1 else self.mismatch(value)
+        # What is wrong inside a member, or with a value of its type, says more than that it
+        # is none of them.
+        best = max(refused, key=lambda p: (len(p.path), not isinstance(p, _Mismatch)))
+        if best.path or not isinstance(best, _Mismatch):
+            raise best
+        raise self._some[0].mismatch(value) if len(self._some) == 1 else self.mismatch(value)
 
     def _tagged(self, label: str, data: Any) -> Any:
         """Put the label beside the data unless the data tells by itself."""
@@ -1662,7 +1687,9 @@ def _strict_copy(codec: Codec, converter: cattrs.Converter) -> cattrs.Converter:
     for type_ in _STRICT:
         strict.register_structure_hook(type_, own(type_))
         strict.register_unstructure_hook(type_, own(type_))
-    strict.register_structure_hook_factory(lambda type_: type_ in unions, lambda type_: unions[type_])
+    strict.register_structure_hook_factory(
+        lambda type_: type_ in unions, lambda type_: unions[type_]
+    )
     strict.register_structure_hook_factory(
         lambda type_: isinstance(type_, _Node),
         lambda node: lambda data, _: node.structure(data),
@@ -2002,7 +2029,12 @@ class Codec:
                     )
                     inner = typing.get_args(inner)[0]
             fields.append(
-                _Field(name, name, self._field_node(cls, name, _substitute(inner, variables)), is_required)
+                _Field(
+                    name,
+                    name,
+                    self._field_node(cls, name, _substitute(inner, variables)),
+                    is_required,
+                )
             )
         node.fill(fields)
         return node
@@ -2048,7 +2080,9 @@ class Codec:
             list(attrs.fields(attrs.make_class("Fields", pseudo))),
             cls,
             self._converter,
-            typevar_map={parameter.__name__: Any for parameter in getattr(cls, "__parameters__", ())},
+            typevar_map={
+                parameter.__name__: Any for parameter in getattr(cls, "__parameters__", ())
+            },
             _cattrs_forbid_extra_keys=True,
             _cattrs_detailed_validation=True,
             _cattrs_use_alias=False,

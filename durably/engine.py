@@ -1,4 +1,4 @@
-"""The engine: assembles the parts, owns their lifecycle, and has a short method per public call."""
+"""The engine: assembles the parts, owns their lifecycle, and has a method per public call."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar, overload
 
 import cattrs
 
+from durably.active import Services
 from durably.clock import Clock, from_datetime
 from durably.codec import Codec
 from durably.errors import (
@@ -36,7 +37,6 @@ from durably.models import LogEntry, Run, StepRecord
 from durably.plugins import Plugin
 from durably.reading import NameFilter, Reader, StatusFilter, filters, labels_of, run_id_of
 from durably.settings import Duration, Settings, age, optional_timeout, seconds
-from durably.steps import Services
 from durably.store import runs
 from durably.store.database import Database
 from durably.store.runs import RunRow
@@ -57,8 +57,8 @@ class Durably:
     """An engine on one database file: registers jobs, records runs, executes them.
 
     Opening makes the file if it is missing and brings its tables up to date; nothing is executed
-    before ``start()``, a ``with`` block, ``run_until_idle()`` or ``process_one()``. Every method may be
-    called from any thread of the process that opened the engine.
+    before ``start()``, a ``with`` block, ``run_until_idle()`` or ``process_one()``. Every method
+    may be called from any thread of the process that opened the engine.
 
     Args:
         path: the SQLite file. One file per application; processes share it.

@@ -18,10 +18,8 @@ from durably.models import ErrorInfo, LogLevel, Progress
 
 log = logging.getLogger("durably")
 
-_frozen = attrs.frozen(kw_only=True)
 
-
-@_frozen
+@attrs.frozen(kw_only=True)
 class Event:
     """Something that happened, told after the change was committed.
 
@@ -37,7 +35,7 @@ class Event:
     sequence: int
 
 
-@_frozen
+@attrs.frozen(kw_only=True)
 class RunEvent(Event):
     """An event of one run."""
 
@@ -46,7 +44,7 @@ class RunEvent(Event):
     labels: dict[str, str]
 
 
-@_frozen
+@attrs.frozen(kw_only=True)
 class RunTriggered(RunEvent):
     """A run was created."""
 
@@ -54,7 +52,7 @@ class RunTriggered(RunEvent):
     payload: Any = attrs.field(repr=False)
 
 
-@_frozen
+@attrs.frozen(kw_only=True)
 class RunCoalesced(RunEvent):
     """A trigger was answered with a run that is pending already."""
 
@@ -62,7 +60,7 @@ class RunCoalesced(RunEvent):
     skipped_payload: Any = attrs.field(repr=False)
 
 
-@_frozen
+@attrs.frozen(kw_only=True)
 class RunStarted(RunEvent):
     """This engine has claimed the run and starts its job."""
 
@@ -71,7 +69,7 @@ class RunStarted(RunEvent):
     attempt: int
 
 
-@_frozen
+@attrs.frozen(kw_only=True)
 class RunProgressed(RunEvent):
     """The job has reported progress; calls in quick succession may be thinned out."""
 
@@ -79,7 +77,7 @@ class RunProgressed(RunEvent):
     progress: Progress
 
 
-@_frozen
+@attrs.frozen(kw_only=True)
 class RunCompleted(RunEvent):
     """The job has returned and its output is stored."""
 
@@ -88,7 +86,7 @@ class RunCompleted(RunEvent):
     duration: float
 
 
-@_frozen
+@attrs.frozen(kw_only=True)
 class RunFailed(RunEvent):
     """The job has raised."""
 
@@ -98,28 +96,28 @@ class RunFailed(RunEvent):
     duration: float
 
 
-@_frozen
+@attrs.frozen(kw_only=True)
 class RunCancelledEvent(RunEvent):
     """The run was cancelled through this engine."""
 
     type: ClassVar[str] = "run:cancel"
 
 
-@_frozen
+@attrs.frozen(kw_only=True)
 class RunRetried(RunEvent):
     """A failed or cancelled run was put back to pending."""
 
     type: ClassVar[str] = "run:retry"
 
 
-@_frozen
+@attrs.frozen(kw_only=True)
 class RunDeleted(RunEvent):
     """A terminal run was deleted with all that belongs to it."""
 
     type: ClassVar[str] = "run:delete"
 
 
-@_frozen
+@attrs.frozen(kw_only=True)
 class RunRecovered(RunEvent):
     """The reaper put the run back to pending; ``reason`` is ``"dead"`` or ``"stale"``."""
 
@@ -127,14 +125,14 @@ class RunRecovered(RunEvent):
     reason: str
 
 
-@_frozen
+@attrs.frozen(kw_only=True)
 class RunInterruptedEvent(RunEvent):
     """This engine stopped the run at a step boundary and put it back to pending."""
 
     type: ClassVar[str] = "run:interrupt"
 
 
-@_frozen
+@attrs.frozen(kw_only=True)
 class StepEvent(RunEvent):
     """An event of one step."""
 
@@ -142,21 +140,21 @@ class StepEvent(RunEvent):
     step_index: int
 
 
-@_frozen
+@attrs.frozen(kw_only=True)
 class StepStarted(StepEvent):
     """The step's function is about to be called."""
 
     type: ClassVar[str] = "step:start"
 
 
-@_frozen
+@attrs.frozen(kw_only=True)
 class StepSkipped(StepEvent):
     """The step was answered from its checkpoint."""
 
     type: ClassVar[str] = "step:skip"
 
 
-@_frozen
+@attrs.frozen(kw_only=True)
 class StepCompleted(StepEvent):
     """The step's result is stored; ``duration`` in seconds."""
 
@@ -165,7 +163,7 @@ class StepCompleted(StepEvent):
     duration: float
 
 
-@_frozen
+@attrs.frozen(kw_only=True)
 class StepFailed(StepEvent):
     """The step's function has raised, or its result has no stored form."""
 
@@ -173,14 +171,14 @@ class StepFailed(StepEvent):
     error: ErrorInfo
 
 
-@_frozen
+@attrs.frozen(kw_only=True)
 class StepCancelled(StepEvent):
     """The step ended after its run was cancelled or taken over; its result is not stored."""
 
     type: ClassVar[str] = "step:cancel"
 
 
-@_frozen
+@attrs.frozen(kw_only=True)
 class LogWritten(RunEvent):
     """The job wrote a structured log line."""
 
@@ -191,7 +189,7 @@ class LogWritten(RunEvent):
     step_name: str | None
 
 
-@_frozen
+@attrs.frozen(kw_only=True)
 class WorkerError(Event):
     """Something in durably's own threads went wrong and will be tried again."""
 

@@ -133,7 +133,7 @@ class Run(Generic[P, R]):
 
     @property
     def duration(self) -> float | None:
-        """Seconds from the first start to the end; ``None`` until it has ended, or if it never started."""
+        """Seconds from the first start to the end; ``None`` until then, or if it never started."""
         return duration_of(self.started_at, self.completed_at)
 
 

@@ -111,7 +111,7 @@ class Reader:
         return [
             StepRecord(
                 name=row.name,
-                index=row.index,
+                index=row.step_index,
                 status=row.status,  # type: ignore[arg-type]  # the schema allows no other
                 output=None if row.output is None else self._codec.load_json(row.output),
                 error=self.error_of(row.error),

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from datetime import timedelta
 from typing import Any
 
 import attrs
 
 from durably.errors import ValidationError
-from durably.settings import seconds
+from durably.settings import Duration, seconds
 
 ExceptionTypes = type[BaseException] | tuple[type[BaseException], ...]
 
 
-def _to_seconds(name: str) -> Callable[[Any], float]:
-    def convert(value: object) -> float:
-        return seconds(value, f"Retry.{name}")
+def _wait(value: Duration) -> float:
+    return seconds(value, "Retry.wait")
 
-    return convert
+
+def _max_wait(value: Duration) -> float:
+    return seconds(value, "Retry.max_wait")
 
 
 @attrs.frozen
@@ -42,9 +41,9 @@ class Retry:
     """
 
     attempts: int = attrs.field(default=3)
-    wait: float | timedelta = attrs.field(default=1.0, converter=_to_seconds("wait"))
+    wait: float = attrs.field(default=1.0, converter=_wait)
     backoff: float = attrs.field(default=2.0)
-    max_wait: float | timedelta = attrs.field(default=60.0, converter=_to_seconds("max_wait"))
+    max_wait: float = attrs.field(default=60.0, converter=_max_wait)
     jitter: bool = attrs.field(default=True)
     on: ExceptionTypes = attrs.field(default=Exception)
 
@@ -79,10 +78,10 @@ class Retry:
 
     def wait_s(self, failures: int) -> float:
         """Seconds to wait after the *failures*-th failure."""
-        first = seconds(self.wait, "Retry.wait")
-        longest = seconds(self.max_wait, "Retry.max_wait")
         try:
-            wait = min(first * self.backoff ** (failures - 1), longest)
+            wait = min(self.wait * self.backoff ** (failures - 1), self.max_wait)
         except OverflowError:
-            wait = longest
-        return wait * random.uniform(0.5, 1.0) if self.jitter else wait
+            wait = self.max_wait
+        if self.jitter:
+            wait *= random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, keeps no secret
+        return wait

@@ -62,16 +62,25 @@ def age(value: object, what: str) -> timedelta:
     return found
 
 
-def _interval(_: Any, attribute: attrs.Attribute[Any], value: float) -> None:
+def _interval(_: object, attribute: attrs.Attribute[Any], value: float) -> None:
     if not 0 < value <= _LONGEST_S:
         raise ValidationError(f"{attribute.name}={value!r} must be greater than zero seconds")
 
 
-def _named_seconds(name: str) -> attrs.Converter[Any, float]:
-    def convert(value: object) -> float:
-        return seconds(value, name)
+def _heartbeat_interval(value: Duration) -> float:
+    return seconds(value, "heartbeat_interval")
 
-    return attrs.Converter(convert)
+
+def _stale_threshold(value: Duration) -> float:
+    return seconds(value, "stale_threshold")
+
+
+def _poll_interval(value: Duration) -> float:
+    return seconds(value, "poll_interval")
+
+
+def _retain_runs(value: timedelta | str | None) -> timedelta | None:
+    return None if value is None else age(value, "retain_runs")
 
 
 @attrs.frozen(kw_only=True)
@@ -80,20 +89,15 @@ class Settings:
 
     max_workers: int = attrs.field(default=4)
     heartbeat_interval: float = attrs.field(
-        default=5.0, converter=_named_seconds("heartbeat_interval"), validator=_interval
+        default=5.0, converter=_heartbeat_interval, validator=_interval
     )
     stale_threshold: float = attrs.field(
-        default=30.0, converter=_named_seconds("stale_threshold"), validator=_interval
+        default=30.0, converter=_stale_threshold, validator=_interval
     )
-    poll_interval: float = attrs.field(
-        default=1.0, converter=_named_seconds("poll_interval"), validator=_interval
-    )
+    poll_interval: float = attrs.field(default=1.0, converter=_poll_interval, validator=_interval)
     synchronous: Synchronous = attrs.field(default="full")
     preserve_steps: bool = attrs.field(default=True)
-    retain_runs: timedelta | None = attrs.field(
-        default=None,
-        converter=lambda value: None if value is None else age(value, "retain_runs"),
-    )
+    retain_runs: timedelta | None = attrs.field(default=None, converter=_retain_runs)
 
     @max_workers.validator
     def _is_a_sane_bound(self, _: object, value: object) -> None:

@@ -102,7 +102,7 @@ class Database:
             schema.migrate(
                 write,
                 self.path,
-                lambda: self._retry_busy(lambda: write.execute("BEGIN IMMEDIATE"), deadline),
+                lambda: self._begin(write, deadline),
             )
         finally:
             if has_mutex:
@@ -114,7 +114,7 @@ class Database:
         self._changes_connection = self._connect()
         _configure(self._changes_connection, "normal")
         self._changes_connection.pragma("query_only", True)
-        self._changes_connection.execute("SELECT count(*) FROM sqlite_schema").get
+        self._changes_connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
         self._guard = FileGuard.hold(self.path)
         self._identity = _identity(self.path)
         self._writer = Writer(
@@ -161,6 +161,9 @@ class Database:
                 f"the file system of {self.path!r} does not support SQLite's write-ahead log "
                 f"(it stayed in mode {mode!r}); put the database on a local disk"
             )
+
+    def _begin(self, db: apsw.Connection, deadline: float) -> None:
+        self._retry_busy(lambda: db.execute("BEGIN IMMEDIATE"), deadline)
 
     def _retry_busy(self, attempt: Callable[[], T], deadline: float) -> T:
         pause = threading.Event()

@@ -32,8 +32,7 @@ _MEANINGS: Final[tuple[tuple[type[apsw.Error], str, bool], ...]] = (
     (apsw.NotADBError, "is not an SQLite database, or is encrypted; it was left as it is", False),
     (
         apsw.CorruptError,
-        "is damaged; restore it from a copy, or save what is readable with the sqlite3 "
-        "command line tool's .recover",
+        "is damaged; restore it from a copy, or save what is readable with sqlite3's .recover",
         False,
     ),
     (apsw.IOError, "cannot be read or written: the system reported an I/O error", True),

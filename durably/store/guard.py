@@ -52,7 +52,6 @@ _DMS_BYTE: Final = 128
 _HOLD_ATTEMPTS: Final = 200
 _HOLD_PAUSE_S: Final = 0.01
 
-
 _CLOEXEC: Final = getattr(os, "O_CLOEXEC", 0)
 
 
@@ -61,8 +60,8 @@ def _set_ofd_lock(fd: int, start: int, length: int, *, locked: bool) -> None:
         kind = fcntl.F_RDLCK if locked else fcntl.F_UNLCK
         # struct flock: type, whence, start, length, and a pid that must be 0 for these locks;
         # "0q" pads to the alignment of off_t.
-        flock = struct.pack("hhqqi0q", kind, os.SEEK_SET, start, length, 0)
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, flock)
+        request = struct.pack("hhqqi0q", kind, os.SEEK_SET, start, length, 0)
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, request)
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
@@ -227,19 +226,22 @@ class FileGuard:
         # SQLite puts its files beside the one that a symbolic link means, not beside the link.
         path = os.path.realpath(path)
         pause = threading.Event()
-        for _ in range(_HOLD_ATTEMPTS):
-            try:
-                return cls._hold_once(path)
-            except BlockingIOError:
-                # A second SQLite library in this process is just closing the file: our POSIX
-                # locks do not stop it, and its exclusive one stops us. It is over in a moment.
-                pause.wait(_HOLD_PAUSE_S)
-            except OSError as exc:
-                raise DatabaseError(
-                    f"cannot guard {path} against other code that opens it: {exc}. Make sure that "
-                    f"it and {path}-shm exist, that you may write to them, and that this process "
-                    f"has file descriptors left (ulimit -n)."
-                ) from exc
+        # Counts as opening also where the caller forgot it: an attempt that failed leaves
+        # descriptors, and closing them would drop the locks of the caller's own SQLite.
+        with cls.opening():
+            for _ in range(_HOLD_ATTEMPTS):
+                try:
+                    return cls._hold_once(path)
+                except BlockingIOError:
+                    # A second SQLite library in this process is just closing the file: our POSIX
+                    # locks do not stop it, and its exclusive one stops us. It is over in a moment.
+                    pause.wait(_HOLD_PAUSE_S)
+                except OSError as exc:
+                    raise DatabaseError(
+                        f"cannot guard {path} against other code that opens it: {exc}. Make sure "
+                        f"that it and {path}-shm exist, that you may write to them, and that this "
+                        f"process has file descriptors left (ulimit -n)."
+                    ) from exc
         raise DatabaseError(
             f"{path} is locked exclusively by another program; close that program and try again.",
             is_transient=True,
@@ -258,7 +260,6 @@ class FileGuard:
                     raise
             except OSError as exc:
                 if exc.errno not in _UNSUPPORTED:
-                    _registry.close_unused()
                     raise
                 # The descriptors are open all the same, and closing them would do the very harm.
                 file.users += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import apsw
 
@@ -90,7 +90,7 @@ def beat(db: apsw.Connection, owner: int, now_us: int) -> Beat:
     """Mark the owner and all its running runs as alive; say which those are (run, attempt)."""
     db.execute(BEAT_OWNER, {"owner": owner, "now_us": now_us})
     is_registered = db.changes() > 0
-    rows = db.execute(BEAT_RUNS, {"owner": owner, "now_us": now_us}).fetchall()
+    rows: list[Any] = db.execute(BEAT_RUNS, {"owner": owner, "now_us": now_us}).fetchall()
     return Beat(is_registered, frozenset((run, attempt) for run, attempt in rows))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import apsw
 
@@ -215,7 +215,7 @@ class Filters(NamedTuple):
 
 
 class Ending(NamedTuple):
-    """The end of one execution of a run. Exactly one of output and error, or none for an interrupt."""
+    """The end of one execution of a run: with an output, an error, or neither (an interrupt)."""
 
     run: int
     attempt: int
@@ -235,9 +235,14 @@ class Claim(NamedTuple):
     limit: int = 1
 
 
-def _one(db: apsw.Connection, sql: str, bindings: dict[str, object]) -> RunRow | None:
-    rows = db.execute(sql, bindings).fetchall()
-    return RunRow(*rows[0]) if rows else None
+def _all(db: apsw.Connection, sql: str, bindings: dict[str, Any]) -> list[RunRow]:
+    rows: list[Any] = db.execute(sql, bindings).fetchall()
+    return [RunRow(*row) for row in rows]
+
+
+def _one(db: apsw.Connection, sql: str, bindings: dict[str, Any]) -> RunRow | None:
+    rows = _all(db, sql, bindings)
+    return rows[0] if rows else None
 
 
 def _insert(db: apsw.Connection, new: NewRun, now_us: int) -> RunRow:
@@ -332,7 +337,7 @@ class Ended(NamedTuple):
 
 def finish(db: apsw.Connection, ending: Ending, claim_next: Claim | None) -> Ended:
     """Complete, fail or interrupt a run, and claim the next one in the same transaction."""
-    bindings: dict[str, object] = {
+    bindings: dict[str, Any] = {
         "run": ending.run,
         "attempt": ending.attempt,
         "progress": ending.progress,
@@ -400,28 +405,26 @@ def _refused(db: apsw.Connection, run_id: str, verb: str, advice: str) -> Except
 
 def purge(db: apsw.Connection, before_us: int, limit: int) -> list[RunRow]:
     """Delete up to *limit* terminal runs that ended before *before_us*, oldest first."""
-    rows = db.execute(PURGE, {"before_us": before_us, "limit": limit}).fetchall()
-    return [RunRow(*row) for row in rows]
+    return _all(db, PURGE, {"before_us": before_us, "limit": limit})
 
 
 def recover_dead(db: apsw.Connection, owner: int, now_us: int) -> list[RunRow]:
     """Put back the running runs of an owner that is dead, free its keys, forget it."""
-    rows = db.execute(RECOVER, {"owner": owner, "now_us": now_us}).fetchall()
+    recovered = _all(db, RECOVER, {"owner": owner, "now_us": now_us})
     db.execute(RELEASE_ALL, {"owner": owner, "now_us": now_us})
     db.execute(FORGET_OWNER, {"owner": owner})
-    return [RunRow(*row) for row in rows]
+    return recovered
 
 
 def recover_hung(db: apsw.Connection, owner: int, beat: int, now_us: int) -> list[RunRow]:
     """Put back the running runs of an owner whose beat still is *beat*."""
     if db.execute(BEAT_OF, {"owner": owner}).get != beat:
         return []
-    rows = db.execute(RECOVER, {"owner": owner, "now_us": now_us}).fetchall()
-    return [RunRow(*row) for row in rows]
+    return _all(db, RECOVER, {"owner": owner, "now_us": now_us})
 
 
 def set_progress(db: apsw.Connection, updates: Sequence[tuple[int, int, str]], now_us: int) -> None:
-    """Store the progress of runs given as (run, attempt, JSON text); stale attempts change nothing."""
+    """Store progress, given as (run, attempt, JSON text); stale attempts change nothing."""
     for run, attempt, progress in updates:
         db.execute(
             SET_PROGRESS, {"run": run, "attempt": attempt, "progress": progress, "now_us": now_us}
@@ -454,12 +457,13 @@ def brief(db: apsw.Connection, run_id: str) -> Brief | None:
 def briefs(db: apsw.Connection, run_ids: Sequence[str]) -> dict[str, Brief]:
     """How each of the runs stands that exists."""
     rows = db.execute(BRIEF_OF_MANY, {"ids": json.dumps(list(run_ids))}).fetchall()
-    return {row[0]: Brief._make(row) for row in rows}
+    found = (Brief._make(row) for row in rows)
+    return {brief.id: brief for brief in found}
 
 
 def state_of(db: apsw.Connection, run: int) -> tuple[str, int] | None:
     """Status and attempt of a run, ``None`` if it was deleted."""
-    rows = db.execute(STATE_OF, {"run": run}).fetchall()
+    rows: list[Any] = db.execute(STATE_OF, {"run": run}).fetchall()
     return (rows[0][0], rows[0][1]) if rows else None
 
 
@@ -468,7 +472,7 @@ def find_many(
 ) -> list[RunRow]:
     """The runs that fit, newest first."""
     bindings = filters._asdict() | {"limit": -1 if limit is None else limit, "offset": offset}
-    return [RunRow(*row) for row in db.execute(FIND, bindings).fetchall()]
+    return _all(db, FIND, bindings)
 
 
 def count(db: apsw.Connection, filters: Filters) -> int:

@@ -53,7 +53,7 @@ OF_RUN: Final = """
 class StepRow(NamedTuple):
     """One stored step, whole."""
 
-    index: int
+    step_index: int
     name: str
     status: str
     output: str | None
@@ -66,7 +66,7 @@ class StepRow(NamedTuple):
 class Checkpoint(NamedTuple):
     """What a resume needs of one stored step."""
 
-    index: int
+    step_index: int
     name: str
     status: str
     output: str | None
@@ -164,7 +164,7 @@ def window(db: apsw.Connection, run: int, first_index: int) -> Window:
             rows.close(force=True)
             break
     is_last = chars < WINDOW_CHARS and len(checkpoints) < WINDOW_STEPS
-    return Window(checkpoints, None if is_last else checkpoints[-1].index + 1)
+    return Window(checkpoints, None if is_last else checkpoints[-1].step_index + 1)
 
 
 def of_run(db: apsw.Connection, run_id: str) -> list[StepRow]:

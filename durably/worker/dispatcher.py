@@ -13,8 +13,9 @@ from durably.worker.service import ErrorSink, Service
 
 
 class Dispatcher(Service):
-    """Keeps the pool busy. Woken by triggers and ends in this process, and by other
-    processes' commits.
+    """Keeps the pool busy.
+
+    Woken by triggers and ends in this process, and by other processes' commits.
 
     Args:
         reserve_slots: takes the free slots and says what to claim for them, or ``None``.

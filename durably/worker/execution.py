@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 import attrs
 
+from durably.active import ActiveRun, Services, store_patiently, tell_worker_error
 from durably.codec import UNTYPED
 from durably.errors import (
     DatabaseError,
@@ -22,13 +23,10 @@ from durably.events import (
 )
 from durably.jobs import Job
 from durably.models import ErrorInfo
-from durably.steps import ActiveRun, Services, StepContext, tell_worker_error
+from durably.steps import StepContext
 from durably.store import runs
 from durably.store.runs import Claim, Ended, Ending
 from durably.worker.flusher import Flusher
-
-_FIRST_PAUSE_S: Final = 0.25
-_LONGEST_PAUSE_S: Final = 10.0
 
 ClaimNext = Callable[[], Claim | None]
 
@@ -145,7 +143,7 @@ class Execution:
         now_us = services.clock.now_us()
         ended: Ended | None = None
         if not (outcome.goes_back and active.stop_reason in (RunCancelled, OwnershipLost)):
-            ended = self._patiently(
+            ended = self._store(
                 Ending(
                     run=active.key,
                     attempt=active.attempt,
@@ -182,24 +180,22 @@ class Execution:
         except DatabaseError as exc:
             tell_worker_error(services.emitter, exc, "releasing a run", active.id)
 
-    def _patiently(self, ending: Ending, claim_next: ClaimNext) -> Ended | None:
-        """Store the end, trying again while the reason for a refusal may pass.
+    def _store(self, ending: Ending, claim_next: ClaimNext) -> Ended | None:
+        """Store the end; ``None`` if that cannot be done.
 
-        ``None`` if it could not be stored: the run stays as it is in the database, and is
-        recovered when this process has ended.
+        The run then stays as it is in the database, and is put back by the heartbeat, or by
+        whoever finds this process dead.
         """
-        active, services = self._active, self._services
-        pause_s = _FIRST_PAUSE_S
-        while True:
-            try:
-                return services.database.write(runs.finish, ending, claim_next())
-            except DatabaseError as exc:
-                tell_worker_error(services.emitter, exc, "storing the end of a run", active.id)
-                if not exc.is_transient:
-                    return None
-            if services.clock.wait(active.stopped, pause_s):
-                return None
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        database = self._services.database
+        try:
+            return store_patiently(
+                self._services,
+                self._active,
+                "storing the end of a run",
+                lambda: database.write(runs.finish, ending, claim_next()),
+            )
+        except (StopRun, DatabaseError):
+            return None
 
     def _tell(self, outcome: _Outcome, now_us: int) -> None:
         active, services = self._active, self._services

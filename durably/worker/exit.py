@@ -36,10 +36,9 @@ def _close_all() -> None:
 
 
 def _register(function: Callable[[], None]) -> None:
-    early: Callable[[Callable[[], None]], None] = getattr(
-        threading, "_register_atexit", atexit.register
-    )
-    early(function)
+    early: Callable[[Callable[[], None]], object] | None
+    early = getattr(threading, "_register_atexit", None)
+    (early or atexit.register)(function)
 
 
 _register(_close_all)

@@ -1,7 +1,7 @@
 """The flusher thread: stores buffered progress and log lines, a few times a second.
 
-A thread of its own and not the heartbeat's, since it calls the listeners of ``run:progress``: one that
-blocks may hold up progress, but never the heartbeat.
+A thread of its own and not the heartbeat's, since it calls the listeners of ``run:progress``:
+one that blocks may hold up progress, but never the heartbeat.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Final
 
 import attrs
 
+from durably.active import ActiveRun, tell_worker_error
 from durably.clock import Clock
 from durably.codec import UNTYPED, Codec
 from durably.events import Emitter, RunProgressed
 from durably.models import Progress
-from durably.steps import ActiveRun, tell_worker_error
 from durably.store import logs, runs
 from durably.store.changes import ChangeFeed
 from durably.store.database import Database

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from durably.active import ActiveRun
 from durably.clock import Clock
 from durably.errors import OwnershipLost, RunCancelled
-from durably.steps import ActiveRun
 from durably.store import owners, runs
 from durably.store.database import Database
 from durably.store.runs import Ending

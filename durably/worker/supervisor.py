@@ -18,6 +18,7 @@ from contextlib import contextmanager
 import attrs
 from ulid import ULID
 
+from durably.active import ActiveRun, Services, tell_worker_error
 from durably.clock import Clock
 from durably.errors import (
     ConflictError,
@@ -30,7 +31,6 @@ from durably.errors import (
 )
 from durably.jobs import Registry
 from durably.settings import Settings
-from durably.steps import ActiveRun, Services, tell_worker_error
 from durably.store import owners, runs
 from durably.store.database import Database
 from durably.store.runs import Claim, Ending, RunRow

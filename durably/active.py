@@ -1,0 +1,172 @@
+"""One run inside its job, as the threads of its engine know it.
+
+``ActiveRun`` is how the heartbeat, ``cancel`` and ``stop`` reach a job: they set a reason, and the
+job finds it at its next step boundary.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from typing import Any, Final, Protocol, TypeVar
+
+import attrs
+
+from durably.clock import Clock
+from durably.codec import Codec
+from durably.errors import (
+    DatabaseError,
+    ForkedError,
+    OwnershipLost,
+    RunCancelled,
+    RunInterrupted,
+    StopRun,
+)
+from durably.events import Emitter, WorkerError
+from durably.models import ErrorInfo, Progress
+from durably.store.changes import ChangeFeed
+from durably.store.database import Database
+from durably.store.runs import RunRow
+
+log = logging.getLogger("durably")
+
+T = TypeVar("T")
+
+# While the database refuses for a reason that may pass, what is to be stored is kept in
+# memory and tried again after these pauses.
+_FIRST_PAUSE_S: Final = 0.25
+_LONGEST_PAUSE_S: Final = 10.0
+
+
+class Buffers(Protocol):
+    """Where progress and log lines go until the next commit takes them along."""
+
+    def progressed(self, active: ActiveRun) -> None:
+        """The run has new progress."""
+
+
+@attrs.frozen(kw_only=True)
+class Services:
+    """What the execution of a run needs of its engine."""
+
+    database: Database
+    codec: Codec
+    emitter: Emitter
+    changes: ChangeFeed
+    clock: Clock
+    buffers: Buffers
+    preserve_steps: bool
+
+
+class ActiveRun:
+    """One run inside its job: its place in the database, and whether it is to stop.
+
+    ``stop`` may be called from any thread; the first reason wins, except that losing the
+    run or its cancellation outweighs an interrupt.
+    """
+
+    def __init__(
+        self, row: RunRow, labels: dict[str, str], owner: int, *, is_callers: bool = False
+    ) -> None:
+        self.key = row.run
+        self.attempt = row.attempt
+        self.owner = owner
+        self.id = row.id
+        self.job_name = row.job_name
+        self.labels = labels
+        self.row = row
+        # Executed in a thread of the user's, where a Ctrl-C may land.
+        self.is_callers = is_callers
+        self.pid = os.getpid()
+        self.is_over = False
+        self.stopped = threading.Event()
+        self.stop_reason: type[StopRun] | None = None
+        self._lock = threading.Lock()  # guards the reason
+        # Written by the job's threads and taken by whoever stores it; both are single
+        # assignments, so that a call costs no more than that.
+        self.progress: tuple[Any, Any, Any] | None = None
+        self.has_new_progress = False
+        # Held by the thread that stores and tells progress, so that none is told after the end.
+        self.telling = threading.Lock()
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The fields that every event of this run has."""
+        return {"run_id": self.id, "job_name": self.job_name, "labels": self.labels}
+
+    def stop(self, reason: type[StopRun]) -> None:
+        """Make the job stop at its next step boundary."""
+        with self._lock:
+            if self.stop_reason is None or self.stop_reason is RunInterrupted:
+                self.stop_reason = reason
+        self.stopped.set()
+
+    def check(self) -> None:
+        """Raise if the job is to stop, has ended, or this is a forked child."""
+        self.refuse_forked_child()
+        if self.is_over:
+            raise StopRun(f"run {self.id} has ended; its step object can no longer be used")
+        if self.stop_reason is not None:
+            raise self.stop_reason(_REASONS[self.stop_reason].format(id=self.id))
+
+    def refuse_forked_child(self) -> None:
+        """Raise in a child that was forked inside the job.
+
+        One that comes back from a step is a second copy of the owner's thread: whatever it
+        stored would be stored twice.
+        """
+        if os.getpid() != self.pid:
+            raise ForkedError(
+                f"run {self.id} is executed by the parent of this process, which a step forked; "
+                "end the child with os._exit, or use subprocess"
+            )
+
+    def take_progress(self) -> Progress | None:
+        """The newest progress, if it was not taken before."""
+        if not self.has_new_progress:
+            return None
+        self.has_new_progress = False
+        assert self.progress is not None  # noqa: S101 - set before the flag is
+        return Progress(*self.progress)
+
+
+_REASONS: Final[dict[type[StopRun], str]] = {
+    RunCancelled: "run {id} was cancelled",
+    RunInterrupted: "the engine is stopping; run {id} goes back to pending",
+    OwnershipLost: "run {id} was taken over by another owner",
+}
+
+
+def tell_worker_error(
+    emitter: Emitter, exc: BaseException, context: str, run_id: str | None = None
+) -> None:
+    """Log an error of durably's own threads and tell it as ``worker:error``."""
+    log.warning("%s: %s", context, exc)
+    emitter.emit(WorkerError, error=ErrorInfo.from_exception(exc), context=context, run_id=run_id)
+
+
+def store_patiently(
+    services: Services, active: ActiveRun, context: str, write: Callable[[], T]
+) -> T:
+    """Store something of a run, trying again while the reason for a refusal may pass.
+
+    A full disk, or a database that another program keeps locked, must not cost the work
+    of a step: its result waits in memory until it can be stored or the engine stops.
+
+    Raises:
+        StopRun: the run is to stop, so that it cannot be waited for any longer.
+        DatabaseError: the reason will not pass by itself.
+    """
+    pause_s = _FIRST_PAUSE_S
+    while True:
+        try:
+            return write()
+        except DatabaseError as exc:
+            tell_worker_error(services.emitter, exc, context, active.id)
+            if not exc.is_transient:
+                raise
+        if services.clock.wait(active.stopped, pause_s):
+            active.check()
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)

@@ -1,0 +1,112 @@
+"""What a job tells while it runs: structured log lines and progress."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+from typing import Any, Final
+
+from durably.active import ActiveRun, Services
+from durably.errors import ValidationError
+from durably.events import LogWritten
+from durably.models import LogLevel
+
+NUMBERS: Final = frozenset({int, float})
+
+# The step that the present thread is inside of.
+current_step: contextvars.ContextVar[str | None] = contextvars.ContextVar(
+    "durably_current_step", default=None
+)
+
+
+class StepLog:
+    """Structured log lines of a run: ``step.log.info("read", rows=12)``.
+
+    Each is told as a ``log:write`` event, passed to ``logging.getLogger("durably.job.<name>")``,
+    and attributed to the step that the calling thread is in. Usable from any thread, also after
+    the run has ended. Never raises for what it is given.
+
+    .. versionadded:: 0.1.0
+    """
+
+    def __init__(self, active: ActiveRun, services: Services) -> None:
+        self._active = active
+        self._services = services
+        self._logger = logging.getLogger(f"durably.job.{active.job_name}")
+
+    def debug(self, message: str, /, **data: Any) -> None:
+        """Write a line of level debug."""
+        self._write("debug", logging.DEBUG, message, data)
+
+    def info(self, message: str, /, **data: Any) -> None:
+        """Write a line of level info."""
+        self._write("info", logging.INFO, message, data)
+
+    def warning(self, message: str, /, **data: Any) -> None:
+        """Write a line of level warning."""
+        self._write("warning", logging.WARNING, message, data)
+
+    def error(self, message: str, /, **data: Any) -> None:
+        """Write a line of level error."""
+        self._write("error", logging.ERROR, message, data)
+
+    def _write(self, level: LogLevel, number: int, message: str, data: dict[str, Any]) -> None:
+        active, services = self._active, self._services
+        if self._logger.isEnabledFor(number):
+            self._logger.log(number, "%s%s", message, _Shown(data), extra={"run_id": active.id})
+        emitter = services.emitter
+        if emitter.wants(LogWritten):
+            emitter.emit(
+                LogWritten,
+                **active.fields,
+                level=level,
+                message=message if isinstance(message, str) else repr(message),
+                data=data,
+                step_name=current_step.get(),
+            )
+
+
+class _Shown:
+    """The data of a log line as text, made only when the line is written out."""
+
+    __slots__ = ("_data",)
+
+    def __init__(self, data: dict[str, Any]) -> None:
+        self._data = data
+
+    def __str__(self) -> str:
+        return "".join(f" {key}={_safe_repr(value)}" for key, value in self._data.items())
+
+
+def _safe_repr(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception:  # noqa: BLE001 - a user's __repr__ may raise anything
+        return f"<unprintable {type(value).__qualname__}>"
+
+
+def checked_progress(
+    current: object, total: object, message: object
+) -> tuple[float, float | None, str | None]:
+    """The arguments of ``step.progress`` as plain values; raises ``ValidationError``."""
+    return (
+        _number(current, "current"),
+        None if total is None else _number(total, "total"),
+        None if message is None else _message(message),
+    )
+
+
+def _number(value: object, what: str) -> float:
+    if type(value) in NUMBERS:
+        return value  # type: ignore[return-value]  # exactly int or float
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        raise ValidationError(f"step.progress: {what} must be a number, not {value!r:.80}")
+    if hasattr(value, "__index__"):
+        return int(value)  # a NumPy int, say
+    return float(value)  # a Decimal, a Fraction, a NumPy float
+
+
+def _message(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValidationError(f"step.progress: message must be a str, not {value!r:.80}")
+    return str(value)

@@ -938,7 +938,7 @@ class _SequenceNode(_Node):
             return value
         if depth >= MAX_DEPTH:
             raise _TooDeep
-        return [self._item.loosen(item, depth + 1) for item in value]
+        return [self._item.loosen(item, depth + 1) for item in cast("Iterable[Any]", value)]
 
     def structure(self, data: Any) -> Any:
         if type(data) is not list:
@@ -1064,7 +1064,8 @@ class _MappingNode(_Node):
 
     @functools.cached_property
     def _has_text_keys(self) -> bool:
-        return self._key.kinds == _TEXT
+        # A union may put a label beside the text.
+        return self._key.kinds == _TEXT and not isinstance(self._key, _UnionNode)
 
     def encode(self, value: Any, depth: int, full: bool) -> Any:  # noqa: FBT001
         is_ours = isinstance(value, dict) if self._type is dict else type(value) is self._type
@@ -1436,9 +1437,7 @@ class _UnionNode(_Node):
                 return 3
             if isinstance(node, _LiteralNode):
                 return 0
-            if isinstance(node, _Atom) and kind in node.kinds:
-                return 1
-            return 2
+            return 1 if isinstance(node, _Atom) and kind in node.kinds else 2
 
         fitting = [
             (label, node)
@@ -1627,8 +1626,8 @@ _STRICT: Final = (
     bool,
     _NoneType,
     pathlib.PurePath,
-    *(leaf for leaf in _LEAVES if leaf is not dt.datetime),
-    dt.datetime,
+    pathlib.Path,
+    *_LEAVES,
 )
 _CONTAINERS: Final = frozenset(
     {

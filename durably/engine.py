@@ -274,31 +274,20 @@ class Durably:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if os.getpid() != self._pid:
+        if os.getpid() != self._pid or self._is_closed:
             return
-        if kind is not None:
-            if not self._is_closed:
-                self._supervisor.stop(interrupt=True, timeout_s=None)
-                self._close()
-            return
-        if self._is_closed:
-            return
-        lost = None
+        interrupt = kind is not None
         try:
-            if self.is_started and not self._supervisor.is_draining:
-                self._supervisor.drain()
-            elif self.is_started:
-                self._check()
-        except DatabaseError as error:
-            lost = error
-            raise
+            if not interrupt:
+                self._supervisor.check_in_place()
+                if self.is_started and not self._supervisor.is_draining:
+                    self._supervisor.drain()
         except BaseException:
-            self._supervisor.stop(interrupt=True, timeout_s=None)
+            interrupt = True
             raise
         finally:
-            if lost is not None:
-                self._supervisor.stop(interrupt=True, timeout_s=None)
-            self.close()
+            self._supervisor.stop(interrupt=interrupt, timeout_s=None)
+            self._close()
 
     def run_until_idle(self, *, max_runs: int | None = None) -> int:
         """Execute pending runs on the pool until none can be claimed; for cron.
@@ -695,4 +684,5 @@ def _instant_us(older_than: object, clock: Clock) -> int:
     past_s = seconds(older_than, "older_than")
     if past_s < 0:
         raise ValidationError(f"older_than={older_than!r} must not be negative")
-    return clock.now_us() - int(past_s * 1e6)
+    # An instant before the beginning of time is before every run's end.
+    return max(0, clock.now_us() - int(past_s * 1e6))

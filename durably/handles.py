@@ -83,10 +83,12 @@ class Triggering:
 
     def trigger_all(self, job: Job[Any, Any], triggers: list[Trigger[Any]]) -> list[Run[Any, Any]]:
         """Store all triggers in one transaction, or none."""
-        new_runs = [
-            self._new_run(job, trigger, f"item {position} of the batch for {job.name}")
-            for position, trigger in enumerate(triggers)
-        ]
+        new_runs: list[NewRun] = []
+        for position, trigger in enumerate(triggers):
+            try:
+                new_runs.append(self._new_run(job, trigger, job.name))
+            except ValidationError as exc:
+                raise ValidationError(f"item {position} of the batch: {exc}") from exc
         if not new_runs:
             return []
         all_enqueued = self._database.write(runs.enqueue_many, new_runs, self._clock.now_us())
@@ -106,17 +108,15 @@ class Triggering:
             )
         if trigger.coalesce and trigger.concurrency_key is None:
             raise ValidationError("coalesce needs a concurrency_key, to know what to join")
-        for name in ("idempotency_key", "concurrency_key"):
-            key = getattr(trigger, name)
-            if key is not None:
-                check_text(key, name)
+        idempotency_key = _key(trigger.idempotency_key, "idempotency_key")
+        concurrency_key = _key(trigger.concurrency_key, "concurrency_key")
         return NewRun(
             id=str(ULID()),
             job_name=job.name,
             payload=self._payload(job, trigger.payload, what),
             labels=_labels(trigger.labels),
-            idempotency_key=trigger.idempotency_key,
-            concurrency_key=trigger.concurrency_key,
+            idempotency_key=idempotency_key,
+            concurrency_key=concurrency_key,
             coalesce=trigger.coalesce,
             retry_failed=trigger.retry_failed,
         )
@@ -153,15 +153,25 @@ class Triggering:
     def retrigger(self, row: runs.RunRow) -> Run[Any, Any]:
         """A fresh run with what a terminal one was given, validated against today's job."""
         job = self.registry.require(row.job_name)
+        # A job that takes none today is given what is stored all the same, and refuses it.
         payload = (
             self._codec.decode(row.payload, job.payload_type, what=f"the payload of run {row.id}")
             if job.takes_payload
-            else None
+            else self._codec.load_json(row.payload)
         )
         return self.trigger(
             job,
             Trigger(payload, concurrency_key=row.concurrency_key, labels=labels_of(row)),
         )
+
+
+def _key(key: object, name: str) -> str | None:
+    return None if key is None else _plain(check_text(key, name))
+
+
+def _plain(text: str) -> str:
+    """The characters of *text*, whatever ``str()`` makes of a subclass: of an enum, another text."""
+    return str.__str__(text)
 
 
 def _labels(labels: object) -> str:
@@ -178,7 +188,8 @@ def _labels(labels: object) -> str:
         if not isinstance(value, str):
             raise ValidationError(f"label {key!r} must be a str, not {value!r:.80}")
         check_storable(value, f"label {key!r}")
-    return json.dumps({str(key): str(value) for key, value in labels.items()}, ensure_ascii=False)
+    plain = {_plain(key): _plain(value) for key, value in labels.items()}
+    return json.dumps(plain, ensure_ascii=False)
 
 
 class JobHandle(Generic[P, R]):
@@ -294,9 +305,8 @@ class JobHandle(Generic[P, R]):
                 retry_failed=retry_failed,
                 labels=labels,
             )
-            if run.disposition != "created":
-                # Progress made before the trigger is no news.
-                waiter.skip_progress(run.id, watch)
+            # Progress made before the trigger is no news; what the run has made since is.
+            watch.known = run.progress
             ended = waiter.wait(run.id, timeout_s, watch, disposition=run.disposition)
         finally:
             watch.close()

@@ -192,6 +192,6 @@ def run_id_of(run: Run[Any, Any] | str) -> str:
     if isinstance(run, Run):
         return run.id
     if isinstance(run, str):
-        # An id that cannot be stored is no run's; "" finds none either.
-        return run if run.isascii() else ""
+        # An id that cannot be stored is no run's; neither is one in quotes.
+        return run if run.isascii() else ascii(run)
     raise ValidationError(f"a run must be a Run or its id, not {run!r:.80}")

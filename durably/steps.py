@@ -46,18 +46,11 @@ LONGEST_STEP_NAME: Final = 500
 # A result above this is stored, with a warning: it slows every commit down around it.
 LARGE_RESULT: Final = 16 * 1024 * 1024
 
+# How often a thread that waits for another one's step looks whether the run is to stop.
+_STOP_LOOK_S: Final = 0.1
+
 # Reasons to stop after which nothing of this attempt is wanted any more.
 _NOT_OURS: Final = (RunCancelled, OwnershipLost)
-
-
-class _InFlight:
-    """A step that some thread is executing now."""
-
-    __slots__ = ("done", "thread")
-
-    def __init__(self) -> None:
-        self.thread = threading.get_ident()
-        self.done = threading.Event()
 
 
 class StepContext:
@@ -75,9 +68,11 @@ class StepContext:
         self._replay = Replay(services.database, active.key, is_first_attempt=active.attempt == 1)
         # Guards the three below. Never held while a step's function runs.
         self._lock = threading.Lock()
+        self._step_ended = threading.Condition(self._lock)
         self._next_index = self._replay.next_free_index
         self._used: set[str] = set()
-        self._in_flight: dict[str, _InFlight] = {}
+        # The thread that executes each step now, by name.
+        self._in_flight: dict[str, int] = {}
         # Steps that failed or were cancelled keep their index when their name comes again.
         self._indexes: dict[str, int] = {}
         self.failed_step: tuple[str, BaseException] | None = None
@@ -206,27 +201,24 @@ class StepContext:
         if not callable(fn):
             raise ValidationError(f"step {name!r} needs a function, not {fn!r:.80}")
         type_ = return_type_of(fn) if returns is None else returns
-        is_repeated = False
-        while True:
-            with self._lock:
-                running = self._in_flight.get(name)
-                if running is None:
-                    is_repeated = is_repeated or name in self._used
-                    checkpoint = None if is_repeated else self._replay.take(name)
-                    if not is_repeated and (checkpoint is None or checkpoint.output is None):
-                        index = self._index_of(name, checkpoint)
-                        self._in_flight[name] = flight = _InFlight()
-                        break
-                    self._used.add(name)
-            if running is None:
-                return self._replayed(name, type_, checkpoint)
-            self._wait_for(name, running)
+        with self._lock:
+            self._await_turn(name)
+            is_repeated = name in self._used
+            checkpoint = None if is_repeated else self._replay.take(name)
+            is_stored = is_repeated or (checkpoint is not None and checkpoint.output is not None)
+            if is_stored:
+                self._used.add(name)
+            else:
+                index = self._index_of(name, checkpoint)
+                self._in_flight[name] = threading.get_ident()
+        if is_stored:
+            return self._replayed(name, type_, checkpoint)
         try:
             return self._execute(name, index, fn, args, kwargs, type_, retry)
         finally:
             with self._lock:
                 del self._in_flight[name]
-            flight.done.set()
+                self._step_ended.notify_all()
 
     def _index_of(self, name: str, checkpoint: stored.Checkpoint | None) -> int:
         if checkpoint is not None:
@@ -243,14 +235,18 @@ class StepContext:
         self._next_index = index + 1
         return index
 
-    def _wait_for(self, name: str, running: _InFlight) -> None:
-        """Another thread executes a step of this name: its result will serve both."""
-        if running.thread == threading.get_ident():
-            raise ConflictError(
-                f"step {name!r} of run {self._active.id} is used inside itself; "
-                "give the inner one a name of its own"
-            )
-        while not self._services.clock.wait(running.done, 0.1):
+    def _await_turn(self, name: str) -> None:
+        """Wait while another thread executes a step of this name. Called with the lock held.
+
+        If that step completes, its result will serve both; if it fails, it is executed again.
+        """
+        while (thread := self._in_flight.get(name)) is not None:
+            if thread == threading.get_ident():
+                raise ConflictError(
+                    f"step {name!r} of run {self._active.id} is used inside itself; "
+                    "give the inner one a name of its own"
+                )
+            self._step_ended.wait(_STOP_LOOK_S)
             self._active.check()
 
     def _replayed(self, name: str, type_: Any, checkpoint: stored.Checkpoint | None) -> Any:

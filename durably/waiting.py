@@ -80,6 +80,7 @@ class Watch:
     tap: LogTap | None
     newest_log: int
     progress: str | None = None
+    known: Progress | None = None
 
     def close(self) -> None:
         """Stop collecting."""
@@ -193,7 +194,8 @@ class Waiter:
         if watch.on_progress is not None and brief.progress != watch.progress:
             watch.progress = brief.progress
             progress = self._reader.progress_of(brief.progress)
-            if progress is not None:
+            known, watch.known = watch.known, None
+            if progress is not None and progress != known:
                 self._call(run_id, watch.on_progress, progress)
         if watch.on_log is not None and watch.tap is not None:
             for event in watch.tap.take(run_id):
@@ -233,14 +235,16 @@ class Waiter:
 
     def _require_worker(self, waiting: Iterable[Brief]) -> None:
         """Make sure that something can execute each of the runs that have not ended."""
-        if self._supervisor.is_started:
+        # One whose stop has timed out claims nothing until it is started again.
+        if self._supervisor.is_started and not self._supervisor.is_draining:
             return
+        own = self._supervisor.owner_number
         alive = {
             row.owner: row
             for row in self._database.read(owners.list_all)
-            if row.owner == self._supervisor.owner_number or self._lives(row)
+            if row.owner == own or self._lives(row)
         }
-        if any(row.is_started for row in alive.values()):
+        if any(row.is_started for row in alive.values() if row.owner != own):
             return
         for brief in waiting:
             if brief.owner is None or brief.owner not in alive or brief.status != "running":

@@ -224,6 +224,9 @@ class Supervisor:
                 active.stop(RunInterrupted)
         self._services.changes.notify()
         if not self._wait_until_idle(timeout_s):
+            if was_started and self.lost is None:
+                # Who waits for a pending run elsewhere must not count on this engine.
+                self._database.write(owners.set_started, self._owner(), is_started=False)
             raise WaitTimeoutError(
                 f"{len(self.active())} runs are still executing after {timeout_s} s; they go on, "
                 "and nothing new is claimed until start()"

@@ -1,0 +1,1 @@
+"""Measurements, always as ratios of things measured side by side in one run."""

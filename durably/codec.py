@@ -171,8 +171,10 @@ def _name(type_: Any) -> str:
 
 def _segment(key: object) -> str:
     """Give the path segment of a key of a mapping."""
-    if isinstance(key, str) and key.isidentifier() and len(key) <= _MAX_REPR:
-        return f".{key}"
+    if isinstance(key, str):
+        plain = str.__str__(key)  # a subclass may say anything about itself
+        if plain.isidentifier() and len(plain) <= _MAX_REPR:
+            return f".{plain}"
     return f"[{_show(key)}]"
 
 
@@ -1046,7 +1048,7 @@ class _MappingNode(_Node):
     of others the key is the JSON text.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 - one call per kind of mapping
+    def __init__(
         self,
         expected: str,
         type_: type,
@@ -1905,7 +1907,7 @@ class Codec:
                 raise _Unsupported(msg) from error
         return _HookNode(type_, users_write, users_read, own)
 
-    def _compile_own(self, type_: Any, key: tuple[Any, str]) -> _Node:
+    def _compile_own(self, type_: Any, key: tuple[Any, str]) -> _Node:  # noqa: C901, PLR0911 - one per kind
         origin = typing.get_origin(type_)
         if origin is typing.Annotated:
             return self.node_of(type_.__origin__)
@@ -1962,7 +1964,7 @@ class Codec:
         members = [(_name(member), self.node_of(member)) for member in typing.get_args(type_)]
         return _UnionNode(_name(type_), members)
 
-    def _compile_container(self, type_: Any, origin: Any) -> _Node:
+    def _compile_container(self, type_: Any, origin: Any) -> _Node:  # noqa: PLR0911 - one per kind
         name = _name(type_)
         args = typing.get_args(type_)
         if origin is typing.Literal:
@@ -2266,17 +2268,28 @@ def _resolve(fn: Any, annotations: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
-def resolve_annotations(fn: Callable[..., Any]) -> dict[str, Any]:
-    """Give the annotations of a function, strings resolved.
+def resolve_annotations(
+    fn: Callable[..., Any], names: Container[str] | None = None
+) -> dict[str, Any]:
+    """Give the annotations of a callable, strings resolved.
+
+    Args:
+        names: of which parameters, ``"return"`` for the result; all by default. The others
+            are not looked at: what they name may exist for type checkers only.
 
     Raises:
         ValidationError: one cannot be resolved; the message names it.
     """
-    annotations = getattr(fn, "__annotations__", {})
+    target: Any = fn
+    if not inspect.isroutine(fn) and not hasattr(fn, "__wrapped__"):
+        target = type(fn).__call__  # an object that can be called: its own are of its attributes
+    annotations = getattr(target, "__annotations__", {})
     resolved = {}
     for name, annotation in annotations.items():
+        if names is not None and name not in names:
+            continue
         try:
-            resolved.update(_resolve(fn, {name: annotation}))
+            resolved.update(_resolve(target, {name: annotation}))
         except Exception as error:
             where = "the return value" if name == "return" else f"parameter {name!r}"
             msg = (

@@ -16,7 +16,6 @@ from durably.clock import Clock, from_datetime
 from durably.codec import Codec
 from durably.errors import (
     ConflictError,
-    DatabaseError,
     EngineClosedError,
     ForkedError,
     RunCancelled,
@@ -114,8 +113,10 @@ class Durably:
         self._handles: dict[str, JobHandle[Any, Any]] = {}
         self._plugins: dict[str, Plugin] = {}
         # Before the file is touched: a bad spec must not leave one behind.
-        specs = _listed(jobs)
+        specs = _listed(jobs, "jobs")
         for spec in specs:
+            if not isinstance(spec, Job):
+                raise ValidationError(f"jobs holds {spec!r:.80}; decorate the function with @job")
             self._registry.add(spec)
         self._pid = os.getpid()
         self._is_closed = False
@@ -478,7 +479,7 @@ class Durably:
         """
         timeout_s = optional_timeout(timeout)
         self._check()
-        return self._waiter.as_completed([run_id_of(run) for run in _listed(runs)], timeout_s)
+        return self._waiter.as_completed([run_id_of(run) for run in _listed(runs, "runs")], timeout_s)
 
     def retry(self, run: Run[P, R] | str) -> Run[P, R]:
         """Put a failed or cancelled run back to pending, its completed steps kept.
@@ -667,11 +668,10 @@ def _fields(row: RunRow) -> dict[str, Any]:
     return {"run_id": row.id, "job_name": row.job_name, "labels": labels_of(row)}
 
 
-def _listed(items: Iterable[Any]) -> list[Any]:
-    try:
-        return list(items)
-    except TypeError:
-        raise ValidationError(f"expected several, not {items!r:.80}") from None
+def _listed(items: Iterable[Any], what: str) -> list[Any]:
+    if not isinstance(items, Iterable):
+        raise ValidationError(f"{what} must be several, such as a list, not {items!r:.80}")
+    return list(items)
 
 
 def _instant_us(older_than: object, clock: Clock) -> int:

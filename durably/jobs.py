@@ -99,12 +99,14 @@ class Job(Generic[P, R]):
                 f"job {self.name!r} has input={self.input!r:.80}, but its function takes no "
                 "payload: give it a second parameter"
             )
-        annotations = resolve_annotations(self.run)
         object.__setattr__(self, "takes_payload", takes_payload)
         if takes_payload and self.input is None:
-            annotated = annotations.get(parameters[1].name)
+            name = parameters[1].name
+            annotated = resolve_annotations(self.run, {name}).get(name)
             object.__setattr__(self, "input", None if annotated in (Any, object) else annotated)
         if self.output is None:
+            # Raises for one that cannot be resolved, which return_type_of takes for none.
+            resolve_annotations(self.run, {"return"})
             returned = return_type_of(self.run)
             object.__setattr__(self, "output", None if returned is UNTYPED else returned)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+import threading
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Final, Literal
 
@@ -27,21 +29,24 @@ def seconds(value: object, what: str) -> float:
     """
     if isinstance(value, timedelta):
         return value.total_seconds()
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValidationError(
-            f"{what} must be a number of seconds or a timedelta, not {value!r:.80}"
-        )
-    return float(value)
+    if not isinstance(value, bool) and isinstance(value, int | float):
+        # An int can be larger than any float.
+        with suppress(OverflowError):
+            number = float(value)
+            if math.isfinite(number):
+                return number
+    raise ValidationError(f"{what} must be a number of seconds or a timedelta, not {value!r:.80}")
 
 
 def optional_timeout(value: Duration | None, what: str = "timeout") -> float | None:
-    """Seconds of a timeout, ``None`` for no limit; a negative one is refused."""
+    """Seconds of a timeout that any timer can wait, ``None`` for no limit; a negative one is refused."""
     if value is None:
         return None
     timeout_s = seconds(value, what)
     if timeout_s < 0:
         raise ValidationError(f"{what}={value!r} must not be negative")
-    return timeout_s
+    # The threading module raises OverflowError for more: some 300 years.
+    return min(timeout_s, threading.TIMEOUT_MAX)
 
 
 def age(value: object, what: str) -> timedelta:
@@ -64,7 +69,9 @@ def age(value: object, what: str) -> timedelta:
 
 def _interval(_: object, attribute: attrs.Attribute[Any], value: float) -> None:
     if not 0 < value <= _LONGEST_S:
-        raise ValidationError(f"{attribute.name}={value!r} must be greater than zero seconds")
+        raise ValidationError(
+            f"{attribute.name}={value!r} must be greater than zero seconds, and 100 years at most"
+        )
 
 
 def _heartbeat_interval(value: Duration) -> float:

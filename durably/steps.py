@@ -292,12 +292,6 @@ class StepContext:
         if active.stop_reason in _NOT_OURS:
             self._cancelled(name, index, started_at_us)
             active.check()
-        if len(text) > LARGE_RESULT:
-            warnings.warn(
-                f"the result of step {name!r} takes {len(text) / 2**20:.0f} MiB in the database; "
-                "write large data to a file of your own and return its name",
-                stacklevel=4,
-            )
         is_stored = self._store(
             stored.complete,
             active.key,
@@ -319,6 +313,13 @@ class StepContext:
                 index,
                 output=result,
                 duration=clock.monotonic() - started,
+            )
+        if len(text) > LARGE_RESULT:
+            # Only now: where warnings are errors, it must not cost the checkpoint.
+            warnings.warn(
+                f"the result of step {name!r} takes {len(text) / 2**20:.0f} MiB in the database; "
+                "write large data to a file of your own and return its name",
+                stacklevel=4,
             )
         if active.stop_reason is not None:
             active.check()

@@ -30,7 +30,8 @@ from durably.settings import Synchronous
 from durably.store import schema
 from durably.store.changes import ChangeFeed
 from durably.store.faults import database_error
-from durably.store.guard import FileGuard, WriterMutex
+from durably.store.guard import FileGuard
+from durably.store.mutex import WriterMutex
 from durably.store.writer import BUSY_SLICE_MS, BUSY_TIMEOUT_S, FaultPoint, Writer, leak
 
 log = logging.getLogger("durably")
@@ -79,6 +80,7 @@ class Database:
         self._readers: list[apsw.Connection] = []
         self._is_closed = False
         self._connections: list[apsw.Connection] = []
+        self._mutexes: list[WriterMutex] = []
         _create_private(self.path)
         with FileGuard.opening(), self._translated():
             try:
@@ -86,6 +88,8 @@ class Database:
             except BaseException:
                 for connection in self._connections:
                     connection.close()
+                for mutex in self._mutexes:
+                    mutex.close()
                 raise
         watch_forks(self)
 
@@ -95,7 +99,7 @@ class Database:
         # Only takes effect in a file that is still empty; lets a purge shrink it later.
         write.pragma("auto_vacuum", 2)
         self._switch_to_wal(write)
-        mutex = WriterMutex(self.path, self._clock)
+        mutex = self._mutex()
         deadline = self._clock.monotonic() + BUSY_TIMEOUT_S
         has_mutex = mutex.acquire(BUSY_TIMEOUT_S)
         try:
@@ -121,7 +125,7 @@ class Database:
             write, path=self.path, mutex=mutex, clock=self._clock, fault_point=fault_point
         )
         self._beats = Writer(
-            beats, path=self.path, mutex=WriterMutex(self.path, self._clock), clock=self._clock
+            beats, path=self.path, mutex=self._mutex(), clock=self._clock
         )
         self._changes_lock = threading.Lock()  # guards the connection of the change feed
         self._version_seen = 0
@@ -138,11 +142,19 @@ class Database:
         db.set_busy_timeout(BUSY_SLICE_MS)
         return db
 
+    def _mutex(self) -> WriterMutex:
+        mutex = WriterMutex(self.path, self._clock)
+        self._mutexes.append(mutex)
+        return mutex
+
     def _refuse_foreign(self) -> None:
         """Look before touching: nothing may be written to a file that is not ours."""
+        has_wal = os.path.exists(f"{self.path}-wal")
         db = self._connect()
-        # The last connection to close would copy a foreign WAL into its file.
-        db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        if has_wal:
+            # The last connection to close would copy a foreign WAL into its file. Where there
+            # was none, it removes the empty one that reading a file in WAL mode makes.
+            db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         deadline = self._clock.monotonic() + BUSY_TIMEOUT_S
         try:
             self._retry_busy(
@@ -289,13 +301,15 @@ class Database:
             self._readers = []
         # SQLite tidies up behind the last connection only if nothing else holds its locks.
         self._guard.release()
-        for reader in readers:
-            reader.close()
-        with self._changes_lock:
-            self._changes_connection.close()
-        self._beats.close()
-        self._writer.close()
-        self._guard.close()
+        try:
+            for reader in readers:
+                reader.close()
+            with self._changes_lock:
+                self._changes_connection.close()
+            self._beats.close()
+            self._writer.close()
+        finally:
+            self._guard.close()
         self._connections.clear()
 
     @property
@@ -342,6 +356,11 @@ def _resolved(path: str | os.PathLike[str]) -> str:
         )
     if "\0" in text:
         raise ValidationError(f"path={text!r:.80} holds a NUL character")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # How Python shows bytes of a file name that are no UTF-8; SQLite takes nothing else.
+        raise ValidationError(f"path={text!a:.80} cannot be written as UTF-8") from None
     real = os.path.realpath(text)
     if os.path.isdir(real):
         raise ValidationError(f"path={text!r} is a directory; name a file in it")

@@ -72,7 +72,8 @@ def migrate(
             # Read under the write lock: whoever had it before us may have migrated.
             version = version_of(db, path, len(steps))
             if version < len(steps):
-                db.execute(steps[version])
+                # Fetched to the end: APSW stops at the first statement that returns a row.
+                db.execute(steps[version]).fetchall()
                 db.pragma("application_id", APPLICATION_ID)
                 db.pragma("user_version", version + 1)
             db.execute("COMMIT")

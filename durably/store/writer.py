@@ -30,7 +30,7 @@ from durably.clock import Clock
 from durably.errors import DatabaseError, ForkedError
 from durably.forking import watch_forks
 from durably.store.faults import database_error
-from durably.store.guard import WriterMutex
+from durably.store.mutex import WriterMutex
 
 Ps = ParamSpec("Ps")
 T = TypeVar("T")

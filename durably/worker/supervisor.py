@@ -320,7 +320,7 @@ class Supervisor:
                 token=token,
                 boot_id=liveness.current_boot_id(),
                 pid=os.getpid(),
-                heartbeat_interval_us=int(self._settings.heartbeat_interval * 1e6),
+                heartbeat_interval_us=max(1, int(self._settings.heartbeat_interval * 1e6)),
                 now_us=self._clock.now_us(),
             )
         except BaseException:

@@ -94,7 +94,8 @@ class ActiveRun:
     @property
     def fields(self) -> dict[str, Any]:
         """The fields that every event of this run has."""
-        return {"run_id": self.id, "job_name": self.job_name, "labels": self.labels}
+        # The labels are a copy: a listener that changes them changes its own event alone.
+        return {"run_id": self.id, "job_name": self.job_name, "labels": dict(self.labels)}
 
     def stop(self, reason: type[StopRun]) -> None:
         """Make the job stop at its next step boundary."""

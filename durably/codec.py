@@ -36,7 +36,7 @@ import types
 import typing
 import uuid
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from json.encoder import encode_basestring_ascii
 from typing import Any, Final, cast
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from types import MappingProxyType, TracebackType
-from typing import Any, Self, TypeVar, overload
+from typing import Any, Protocol, Self, TypeVar, overload
 
 import cattrs
 
@@ -33,14 +33,13 @@ from durably.events import (
 from durably.handles import JobHandle, Triggering
 from durably.jobs import Job, Registry
 from durably.models import LogEntry, Run, StepRecord
-from durably.plugins import Plugin
 from durably.reading import NameFilter, Reader, StatusFilter, filters, labels_of, run_id_of
 from durably.settings import Duration, Settings, age, optional_timeout, seconds
 from durably.store import runs
 from durably.store.database import Database
 from durably.store.runs import RunRow
 from durably.waiting import OnLog, OnProgress, Subscription, Waiter, stored_line
-from durably.worker.exit import close_at_exit
+from durably.worker.exit import at_exit
 from durably.worker.flusher import Flusher
 from durably.worker.supervisor import Supervisor
 
@@ -50,6 +49,20 @@ L = TypeVar("L", bound=Callable[[Any], object])
 AnyRun = Run[Any, Any]
 
 _SHRINK_PAGES = 2000
+
+
+class Plugin(Protocol):
+    """What ``app.use`` takes.
+
+    .. versionadded:: 0.1.0
+    """
+
+    @property
+    def name(self) -> str:
+        """Told in messages; an engine takes one plugin of a name."""
+
+    def install(self, app: Durably) -> object:
+        """Add what this plugin adds. Called once, by ``app.use``."""
 
 
 class Durably:
@@ -110,6 +123,7 @@ class Durably:
         codec = Codec(converter)
         self._registry = Registry(codec)
         self._lock = threading.RLock()  # guards the handles and the plugins
+        self._closing = threading.RLock()  # held while closing, so that others wait for its end
         self._handles: dict[str, JobHandle[Any, Any]] = {}
         self._plugins: dict[str, Plugin] = {}
         # Before the file is touched: a bad spec must not leave one behind.
@@ -163,10 +177,12 @@ class Durably:
         )
         for spec in specs:
             self._handles[spec.name] = JobHandle(spec.name, self._triggering)
-        close_at_exit(self)
+        at_exit(self._close_at_exit)
 
     def __repr__(self) -> str:
-        state = "closed" if self._is_closed else "started" if self.is_started else "open"
+        state = (
+            "closed" if self._is_closed else "started" if self._supervisor.is_started else "open"
+        )
         return f"<Durably {self._database.path!r} {state}>"
 
     def _check(self) -> None:
@@ -177,20 +193,18 @@ class Durably:
     def _check_usable(self) -> None:
         if os.getpid() != self._pid:
             raise ForkedError(
-                "this engine was opened by the parent process; open a new one in the child"
+                f"this engine on {self._database.path!r} was opened by the parent process; open a "
+                "new one in the child"
             )
         if self._is_closed:
-            raise EngineClosedError("this engine is closed; open a new one")
+            raise EngineClosedError(
+                f"this engine on {self._database.path!r} is closed; open a new one"
+            )
 
     def _on_flusher_error(self, exc: BaseException, context: str) -> None:
         self._flusher.report(exc, f"the {context} thread")
 
     # -- lifecycle -----------------------------------------------------------------------
-
-    @property
-    def is_started(self) -> bool:
-        """Whether this engine claims runs by itself now."""
-        return self._supervisor.is_started
 
     def start(self) -> None:
         """Recover what dead processes left behind, then start to claim and execute runs.
@@ -238,27 +252,32 @@ class Durably:
         .. versionadded:: 0.1.0
         """
         if os.getpid() != self._pid:
-            raise ForkedError("this engine was opened by the parent process, which closes it")
-        if self._is_closed:
+            raise ForkedError(
+                f"this engine on {self._database.path!r} was opened by the parent process, which "
+                "closes it"
+            )
+        if not self._is_closed:
+            self._supervisor.stop(interrupt=False, timeout_s=None, verb="close")
+        elif self._supervisor.is_inside:
+            # Whoever is closing it may be waiting for this very job.
             return
-        self._supervisor.stop(interrupt=False, timeout_s=None)
         self._close()
 
     def _close(self) -> None:
-        with self._lock:
+        with self._closing:
             if self._is_closed:
                 return
             self._is_closed = True
-        try:
-            self._flusher.flush_lines()
-        finally:
             try:
-                self._supervisor.close()
+                self._flusher.flush_lines()
             finally:
-                self._database.close()
-                self._changes.notify()
+                try:
+                    self._supervisor.close()
+                finally:
+                    self._database.close()
+                    self._changes.notify()
 
-    def close_at_exit(self) -> None:
+    def _close_at_exit(self) -> None:
         """What the end of the interpreter calls: stop at the next step boundary and close."""
         if os.getpid() != self._pid or self._is_closed:
             return
@@ -281,7 +300,7 @@ class Durably:
         try:
             if not interrupt:
                 self._supervisor.check_in_place()
-                if self.is_started and not self._supervisor.is_draining:
+                if self._supervisor.is_started and not self._supervisor.is_draining:
                     self._supervisor.drain()
         except BaseException:
             interrupt = True
@@ -349,7 +368,7 @@ class Durably:
 
         .. versionadded:: 0.1.0
         """
-        self._check_usable()
+        self._check()
         with self._lock:
             return MappingProxyType(dict(self._handles))
 
@@ -479,7 +498,9 @@ class Durably:
         """
         timeout_s = optional_timeout(timeout)
         self._check()
-        return self._waiter.as_completed([run_id_of(run) for run in _listed(runs, "runs")], timeout_s)
+        return self._waiter.as_completed(
+            [run_id_of(run) for run in _listed(runs, "runs")], timeout_s
+        )
 
     def retry(self, run: Run[P, R] | str) -> Run[P, R]:
         """Put a failed or cancelled run back to pending, its completed steps kept.
@@ -598,7 +619,7 @@ class Durably:
 
         .. versionadded:: 0.1.0
         """
-        self._check_usable()
+        self._check()
         if listener is not None:
             return self._emitter.on(type, listener)
 
@@ -618,7 +639,7 @@ class Durably:
 
         .. versionadded:: 0.1.0
         """
-        self._check_usable()
+        self._check()
         return self._emitter.on_error(handler)
 
     def subscribe(self, run: AnyRun | str) -> Subscription:
@@ -644,7 +665,7 @@ class Durably:
 
         .. versionadded:: 0.1.0
         """
-        self._check_usable()
+        self._check()
         name = getattr(plugin, "name", None)
         if not isinstance(name, str) or not callable(getattr(plugin, "install", None)):
             raise ValidationError(f"a plugin has a name and install(app); {plugin!r:.80} has not")
@@ -659,7 +680,7 @@ class Durably:
                 del self._plugins[name]
             raise
 
-    def persist_log(self, event: LogWritten) -> None:
+    def _persist_log(self, event: LogWritten) -> None:
         """Store the line that *event* tells of, soon; what ``LogPersistence`` calls."""
         self._flusher.logged(stored_line(event, self._supervisor.owner_number or 0))
 

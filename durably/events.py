@@ -252,7 +252,7 @@ class Emitter:
 
     def on(self, type_: str, listener: Listener) -> Callable[[], None]:
         """Call *listener* with each event of *type_* from now on; return what undoes it."""
-        if type_ != _EVERY and type_ not in EVENT_TYPES:
+        if not isinstance(type_, str) or (type_ != _EVERY and type_ not in EVENT_TYPES):
             known = ", ".join(sorted(EVENT_TYPES))
             raise ValidationError(f"unknown event type {type_!r:.80}; known are *, {known}")
         if not callable(listener):
@@ -273,12 +273,16 @@ class Emitter:
         """Call *handler* with each exception of a listener and its event; return what undoes it."""
         if not callable(handler):
             raise ValidationError(f"an error handler must be callable, not {handler!r:.80}")
+
+        def entry(exc: BaseException, event: Event) -> object:
+            return handler(exc, event)
+
         with self._lock:
-            self._handlers = (*self._handlers, handler)
+            self._handlers = (*self._handlers, entry)
 
         def unsubscribe() -> None:
             with self._lock:
-                self._handlers = tuple(each for each in self._handlers if each is not handler)
+                self._handlers = tuple(each for each in self._handlers if each is not entry)
 
         return unsubscribe
 
@@ -309,13 +313,10 @@ class Emitter:
         """Call user code with *argument*; an exception of it goes to the error handlers."""
         try:
             listener(argument)
-        except Exception as exc:  # noqa: BLE001 - a listener never harms a run
-            self._report(exc, event)
         except BaseException as exc:
-            # A Ctrl-C that lands inside a listener is the user's, not the listener's.
-            if threading.current_thread() is threading.main_thread():
+            if _is_ctrl_c(exc):
                 raise
-            self._report(exc, event)
+            self._report(exc, event)  # a listener never harms a run, not by SystemExit either
 
     def _report(self, exc: BaseException, event: Event) -> None:
         handlers = self._handlers
@@ -324,8 +325,10 @@ class Emitter:
         for handler in handlers:
             try:
                 handler(exc, event)
-            except Exception:
-                log.exception("the error handler of a listener of %s raised", event.type)
+            except BaseException as error:
+                if _is_ctrl_c(error):
+                    raise
+                log.error("the error handler of %s raised", event.type, exc_info=error)  # noqa: TRY400 - with the traceback of any BaseException
 
     @property
     def is_inside_listener(self) -> bool:
@@ -348,6 +351,12 @@ class Emitter:
     def is_announcing(self, run_id: str) -> bool:
         """Whether a change of the run is being committed and its event is still to come."""
         return run_id in self._announcing
+
+
+def _is_ctrl_c(exc: BaseException) -> bool:
+    """Whether *exc* is a Ctrl-C that landed in user code: the user's, not that code's."""
+    is_main = threading.current_thread() is threading.main_thread()
+    return isinstance(exc, KeyboardInterrupt) and is_main
 
 
 class _Entry:

@@ -14,8 +14,9 @@ from durably.clock import Clock
 from durably.codec import Codec
 from durably.errors import SerializationError, ValidationError
 from durably.events import Emitter, RunCoalesced, RunRetried, RunTriggered
-from durably.jobs import Job, Registry, check_storable, check_text
+from durably.jobs import Job, Registry, payload_type, takes_payload
 from durably.models import Run
+from durably.names import check_storable, check_text
 from durably.reading import Reader, StatusFilter, filters, labels_of, run_id_of
 from durably.settings import Duration, optional_timeout
 from durably.store import runs
@@ -79,7 +80,7 @@ class Triggering:
         with self._emitter.announcing(new.id):
             enqueued = self._database.write(operation, new, self._clock.now_us())
             self._changes.notify()
-            return self._tell(enqueued, trigger)
+            return self._tell(enqueued, job, new)
 
     def trigger_all(self, job: Job[Any, Any], triggers: list[Trigger[Any]]) -> list[Run[Any, Any]]:
         """Store all triggers in one transaction, or none."""
@@ -94,8 +95,8 @@ class Triggering:
         all_enqueued = self._database.write(runs.enqueue_many, new_runs, self._clock.now_us())
         self._changes.notify()
         return [
-            self._tell(enqueued, trigger)
-            for enqueued, trigger in zip(all_enqueued, triggers, strict=True)
+            self._tell(enqueued, job, new)
+            for enqueued, new in zip(all_enqueued, new_runs, strict=True)
         ]
 
     def _new_run(self, job: Job[Any, Any], trigger: Trigger[Any], what: str) -> NewRun:
@@ -122,20 +123,20 @@ class Triggering:
         )
 
     def _payload(self, job: Job[Any, Any], payload: Any, what: str) -> str:
-        if not job.takes_payload:
+        if not takes_payload(job):
             if payload is not None:
                 raise ValidationError(
                     f"job {job.name!r} takes no payload: its function has one parameter"
                 )
             return "null"
         where = f"the payload of {what}"
-        structured = self._codec.structure(payload, job.payload_type, what=where)
+        structured = self._codec.structure(payload, payload_type(job), what=where)
         try:
-            return self._codec.encode(structured, job.payload_type, what=where)
+            return self._codec.encode(structured, payload_type(job), what=where)
         except SerializationError as exc:
             raise ValidationError(str(exc)) from exc
 
-    def _tell(self, enqueued: Enqueued, trigger: Trigger[Any]) -> Run[Any, Any]:
+    def _tell(self, enqueued: Enqueued, job: Job[Any, Any], new: NewRun) -> Run[Any, Any]:
         run = self.reader.run_of(enqueued.row, enqueued.disposition)
         fields: dict[str, Any] = {
             "run_id": run.id,
@@ -145,7 +146,9 @@ class Triggering:
         if enqueued.disposition == "created":
             self._emitter.emit(RunTriggered, **fields, payload=run.payload)
         elif enqueued.disposition == "coalesced":
-            self._emitter.emit(RunCoalesced, **fields, skipped_payload=trigger.payload)
+            # As the job would have got it, like the payload of every other event.
+            skipped = self._codec.decode(new.payload, payload_type(job), what="the skipped payload")
+            self._emitter.emit(RunCoalesced, **fields, skipped_payload=skipped)
         elif enqueued.disposition == "retried":
             self._emitter.emit(RunRetried, **fields)
         return run
@@ -155,8 +158,8 @@ class Triggering:
         job = self.registry.require(row.job_name)
         # A job that takes none today is given what is stored all the same, and refuses it.
         payload = (
-            self._codec.decode(row.payload, job.payload_type, what=f"the payload of run {row.id}")
-            if job.takes_payload
+            self._codec.decode(row.payload, payload_type(job), what=f"the payload of run {row.id}")
+            if takes_payload(job)
             else self._codec.load_json(row.payload)
         )
         return self.trigger(
@@ -170,7 +173,7 @@ def _key(key: object, name: str) -> str | None:
 
 
 def _plain(text: str) -> str:
-    """The characters of *text*, whatever ``str()`` makes of a subclass: of an enum, another text."""
+    """The characters of *text*, whatever ``str()`` makes of a subclass (of an enum: its name)."""
     return str.__str__(text)
 
 

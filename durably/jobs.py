@@ -4,66 +4,21 @@ from __future__ import annotations
 
 import inspect
 import threading
-import unicodedata
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
+from typing import Any, Generic, TypeVar, cast, overload
 
 import attrs
 
 from durably.codec import UNTYPED, Codec, resolve_annotations, return_type_of
 from durably.errors import ConflictError, NotFoundError, ValidationError
-
-if TYPE_CHECKING:
-    from durably.steps import StepContext
+from durably.names import check_name
+from durably.steps import StepContext
 
 P = TypeVar("P")
 R = TypeVar("R")
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 LONGEST_JOB_NAME = 200
-
-
-def check_text(value: object, what: str, *, longest: int | None = None) -> str:
-    """*value* as a name or key: text that is not empty, storable, and not too long.
-
-    Raises:
-        ValidationError: it is not; the message begins with *what*.
-    """
-    if not isinstance(value, str):
-        raise ValidationError(f"{what} must be a str, not {value!r:.80}")
-    if not value:
-        raise ValidationError(f"{what} must not be empty")
-    if longest is not None and len(value) > longest:
-        raise ValidationError(f"{what} has {len(value)} characters; {longest} are allowed")
-    check_storable(value, what)
-    return value
-
-
-def check_storable(value: str, what: str) -> None:
-    """Refuse what SQLite would cut short (NUL) or UTF-8 cannot hold (lone surrogates)."""
-    if "\0" in value:
-        raise ValidationError(f"{what} holds a NUL character: {value!r:.80}")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ValidationError(f"{what} holds a lone surrogate: {value!a:.80}") from None
-
-
-def check_name(value: object, what: str, *, longest: int) -> str:
-    """*value* as a name: storable text without control characters.
-
-    Raises:
-        ValidationError: it is not; the message begins with *what*.
-    """
-    name = check_text(value, what, longest=longest)
-    # Printable text, the usual case, holds no control characters.
-    if not name.isprintable():
-        for character in name:
-            if unicodedata.category(character) == "Cc":
-                raise ValidationError(
-                    f"{what} holds the control character {character!a}: {name!a:.80}"
-                )
-    return name
 
 
 @attrs.frozen
@@ -88,7 +43,7 @@ class Job(Generic[P, R]):
     run: Callable[..., R]
     input: Any = None
     output: Any = None
-    takes_payload: bool = attrs.field(init=False, repr=False, eq=False)
+    _takes_payload: bool = attrs.field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
         check_name(self.name, "a job's name", longest=LONGEST_JOB_NAME)
@@ -99,7 +54,7 @@ class Job(Generic[P, R]):
                 f"job {self.name!r} has input={self.input!r:.80}, but its function takes no "
                 "payload: give it a second parameter"
             )
-        object.__setattr__(self, "takes_payload", takes_payload)
+        object.__setattr__(self, "_takes_payload", takes_payload)
         if takes_payload and self.input is None:
             name = parameters[1].name
             annotated = resolve_annotations(self.run, {name}).get(name)
@@ -110,16 +65,6 @@ class Job(Generic[P, R]):
             returned = return_type_of(self.run)
             object.__setattr__(self, "output", None if returned is UNTYPED else returned)
 
-    @property
-    def payload_type(self) -> Any:
-        """What payloads are structured into; ``UNTYPED`` for JSON-like data."""
-        return UNTYPED if self.input is None else self.input
-
-    @property
-    def output_type(self) -> Any:
-        """What results are structured into; ``UNTYPED`` for JSON-like data."""
-        return UNTYPED if self.output is None else self.output
-
     @overload
     def __call__(self: Job[None, R], step: StepContext, /) -> R: ...
     @overload
@@ -128,12 +73,28 @@ class Job(Generic[P, R]):
         """Call the function as it is."""
         return self.run(*args)
 
-    def is_same_function(self, other: Job[Any, Any]) -> bool:
-        """Whether *other* comes from the same place in the source, as when a cell runs again."""
-        return self.run is other.run or _place(self.run) == _place(other.run) != (None, None)
-
     def __repr__(self) -> str:
         return f"<Job {self.name!r}>"
+
+
+def takes_payload(job: Job[Any, Any]) -> bool:
+    """Whether the job's function has a parameter for a payload."""
+    return job._takes_payload  # noqa: SLF001 - no part of what a user sees of a job
+
+
+def payload_type(job: Job[Any, Any]) -> Any:
+    """What payloads of the job are structured into; ``UNTYPED`` for JSON-like data."""
+    return UNTYPED if job.input is None else job.input
+
+
+def output_type(job: Job[Any, Any]) -> Any:
+    """What results of the job are structured into; ``UNTYPED`` for JSON-like data."""
+    return UNTYPED if job.output is None else job.output
+
+
+def _is_same_function(one: Job[Any, Any], other: Job[Any, Any]) -> bool:
+    """Whether both come from the same place in the source, as when a cell runs again."""
+    return one.run is other.run or _place(one.run) == _place(other.run) != (None, None)
 
 
 def _place(function: Callable[..., Any]) -> tuple[str | None, str | None]:
@@ -230,12 +191,12 @@ class Registry:
         """
         if not isinstance(new, Job):
             raise ValidationError(f"not a job: {new!r:.80}; decorate the function with @job")
-        if new.takes_payload:
-            self._codec.check_type(new.payload_type, f"the input of job {new.name!r}")
-        self._codec.check_type(new.output_type, f"the output of job {new.name!r}")
+        if takes_payload(new):
+            self._codec.check_type(payload_type(new), f"the input of job {new.name!r}")
+        self._codec.check_type(output_type(new), f"the output of job {new.name!r}")
         with self._lock:
             old = self._jobs.get(new.name)
-            if old is not None and not old.is_same_function(new):
+            if old is not None and not _is_same_function(old, new):
                 raise ConflictError(
                     f"another function is registered as job {new.name!r}: "
                     f"{'.'.join(map(str, _place(old.run)))}; give one of them another name"

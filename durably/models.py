@@ -74,11 +74,11 @@ class ErrorInfo:
             name = f"{kind.__module__}.{name}"
         try:
             message = str(exc)
-        except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
+        except BaseException:  # noqa: BLE001 - a user's __str__ may raise anything
             message = f"<unprintable {kind.__qualname__}>"
         try:
             text = "".join(tb.format_exception(exc))
-        except Exception:  # noqa: BLE001 - so may what the traceback module calls
+        except BaseException:  # noqa: BLE001 - so may what the traceback module calls
             text = f"<the traceback of {name} could not be formatted>"
         return cls(name, _shortened(message), _shortened(text))
 

@@ -5,24 +5,9 @@ A plugin has a ``name`` and ``install(app)``, and is added with ``app.use(plugin
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final
 
-if TYPE_CHECKING:
-    from durably.engine import Durably
-
-
-class Plugin(Protocol):
-    """What ``app.use`` takes.
-
-    .. versionadded:: 0.1.0
-    """
-
-    @property
-    def name(self) -> str:
-        """Told in messages; an engine takes one plugin of a name."""
-
-    def install(self, app: Durably) -> object:
-        """Add what this plugin adds. Called once, by ``app.use``."""
+from durably.engine import Durably
 
 
 class LogPersistence:
@@ -37,4 +22,4 @@ class LogPersistence:
 
     def install(self, app: Durably) -> None:
         """Store every line that is written from now on."""
-        app.on("log:write", app.persist_log)
+        app.on("log:write", app._persist_log)  # noqa: SLF001 - durably's own plugin

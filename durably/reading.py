@@ -9,7 +9,7 @@ from typing import Any
 from durably.clock import to_datetime
 from durably.codec import UNTYPED, Codec
 from durably.errors import ValidationError
-from durably.jobs import Registry
+from durably.jobs import Registry, output_type, payload_type
 from durably.models import (
     Disposition,
     ErrorInfo,
@@ -45,16 +45,16 @@ class Reader:
     def run_of(self, row: RunRow, disposition: Disposition | None = None) -> Run[Any, Any]:
         """*row* as users see it."""
         job = self._registry.get(row.job_name)
-        payload_type = UNTYPED if job is None else job.payload_type
-        output_type = UNTYPED if job is None else job.output_type
+        of_payload = UNTYPED if job is None else payload_type(job)
+        of_output = UNTYPED if job is None else output_type(job)
         return Run(
             id=row.id,
             job_name=row.job_name,
             status=RunStatus(row.status),
-            payload=self._value(row.payload, payload_type, f"the payload of run {row.id}"),
+            payload=self._value(row.payload, of_payload, f"the payload of run {row.id}"),
             output=None
             if row.output is None
-            else self._value(row.output, output_type, f"the output of run {row.id}"),
+            else self._value(row.output, of_output, f"the output of run {row.id}"),
             error=self.error_of(row.error),
             progress=self.progress_of(row.progress),
             labels=labels_of(row),

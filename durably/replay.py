@@ -37,8 +37,8 @@ class Replay:
         # Not in this window: ask for the one name, and read on from there. A job that
         # replays in its old order asks once a window; one in another order, once a name.
         found = self._database.read(stored.find, self._run, name)
-        is_ahead = found is not None and self._next_index is not None
-        if is_ahead and found.step_index >= self._next_index:
+        next_index = self._next_index
+        if found is not None and next_index is not None and found.step_index >= next_index:
             self._advance(found.step_index)
             self._window.pop(name, None)
         return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from datetime import timedelta
 from typing import Any
 
 import attrs
@@ -60,8 +61,8 @@ class Retry:
 
     @backoff.validator
     def _does_not_shrink(self, _: object, value: object) -> None:
-        if seconds(value, "Retry.backoff") < 1:
-            raise ValidationError(f"Retry.backoff={value!r} must be at least 1")
+        if isinstance(value, timedelta) or seconds(value, "Retry.backoff") < 1:
+            raise ValidationError(f"Retry.backoff={value!r} must be a number of at least 1")
 
     @jitter.validator
     def _is_a_bool(self, _: object, value: object) -> None:
@@ -76,12 +77,13 @@ class Retry:
                 f"Retry.on must be an exception type or a tuple of them, not {value!r:.80}"
             )
 
-    def wait_s(self, failures: int) -> float:
-        """Seconds to wait after the *failures*-th failure."""
-        try:
-            wait = min(self.wait * self.backoff ** (failures - 1), self.max_wait)
-        except OverflowError:
-            wait = self.max_wait
-        if self.jitter:
-            wait *= random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, keeps no secret
-        return wait
+
+def wait_s(retry: Retry, failures: int) -> float:
+    """Seconds to wait after the *failures*-th failure."""
+    try:
+        wait = min(retry.wait * retry.backoff ** (failures - 1), retry.max_wait)
+    except OverflowError:
+        wait = retry.max_wait if retry.wait else 0.0
+    if retry.jitter:
+        wait *= random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, keeps no secret
+    return wait

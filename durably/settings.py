@@ -39,7 +39,11 @@ def seconds(value: object, what: str) -> float:
 
 
 def optional_timeout(value: Duration | None, what: str = "timeout") -> float | None:
-    """Seconds of a timeout that any timer can wait, ``None`` for no limit; a negative one is refused."""
+    """Seconds of a timeout, as many as a timer can wait; ``None`` for no limit.
+
+    Raises:
+        ValidationError: it is negative, or no duration; the message begins with *what*.
+    """
     if value is None:
         return None
     timeout_s = seconds(value, what)

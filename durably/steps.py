@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Generic, NoReturn, ParamSpec, TypeVar, overload
 
@@ -28,10 +29,10 @@ from durably.events import (
     StepSkipped,
     StepStarted,
 )
-from durably.jobs import check_name
 from durably.models import ErrorInfo, RunStatus
+from durably.names import check_name
 from durably.replay import Replay
-from durably.retry import Retry
+from durably.retry import Retry, wait_s
 from durably.settings import Duration
 from durably.settings import seconds as to_seconds
 from durably.store import runs
@@ -45,6 +46,9 @@ U = TypeVar("U")
 LONGEST_STEP_NAME: Final = 500
 # A result above this is stored, with a warning: it slows every commit down around it.
 LARGE_RESULT: Final = 16 * 1024 * 1024
+
+# Enough for a job that cleans up after a failure in steps that may fail in turn.
+_FAILURES_KEPT: Final = 8
 
 # How often a thread that waits for another one's step looks whether the run is to stop.
 _STOP_LOOK_S: Final = 0.1
@@ -75,7 +79,8 @@ class StepContext:
         self._in_flight: dict[str, int] = {}
         # Steps that failed or were cancelled keep their index when their name comes again.
         self._indexes: dict[str, int] = {}
-        self.failed_step: tuple[str, BaseException] | None = None
+        # The newest failures: which of them a job comes to grief on is seen at its end.
+        self.failed_steps: deque[tuple[str, BaseException]] = deque(maxlen=_FAILURES_KEPT)
 
     # -- what is being executed ------------------------------------------------------------
 
@@ -311,7 +316,8 @@ class StepContext:
                 StepCompleted,
                 name,
                 index,
-                output=result,
+                # Decoded once more: what the job does to its value must not show in the event.
+                output=services.codec.decode(text, type_, what=f"the result of step {name!r}"),
                 duration=clock.monotonic() - started,
             )
         if len(text) > LARGE_RESULT:
@@ -363,7 +369,7 @@ class StepContext:
                 failures += 1
                 if failures >= retry.attempts:
                     raise
-            self.sleep(retry.wait_s(failures))
+            self.sleep(wait_s(retry, failures))
 
     # -- what becomes of a step -------------------------------------------------------------
 
@@ -385,7 +391,7 @@ class StepContext:
         error = ErrorInfo.from_exception(exc)
         with self._lock:
             self._indexes[name] = index
-            self.failed_step = (name, exc)
+            self.failed_steps.append((name, exc))
         is_stored = self._store(
             stored.fail,
             active.key,

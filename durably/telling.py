@@ -53,14 +53,17 @@ class StepLog:
     def _write(self, level: LogLevel, number: int, message: str, data: dict[str, Any]) -> None:
         active, services = self._active, self._services
         if self._logger.isEnabledFor(number):
-            self._logger.log(number, "%s%s", message, _Shown(data), extra={"run_id": active.id})
+            # The caller of info() or its siblings is who wrote the line.
+            self._logger.log(
+                number, "%s%s", message, _Shown(data), extra={"run_id": active.id}, stacklevel=3
+            )
         emitter = services.emitter
         if emitter.wants(LogWritten):
             emitter.emit(
                 LogWritten,
                 **active.fields,
                 level=level,
-                message=message if isinstance(message, str) else repr(message),
+                message=message if isinstance(message, str) else _safe_repr(message),
                 data=data,
                 step_name=current_step.get(),
             )
@@ -81,7 +84,7 @@ class _Shown:
 def _safe_repr(value: object) -> str:
     try:
         return repr(value)
-    except Exception:  # noqa: BLE001 - a user's __repr__ may raise anything
+    except BaseException:  # noqa: BLE001 - a user's __repr__ may raise anything
         return f"<unprintable {type(value).__qualname__}>"
 
 

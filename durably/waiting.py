@@ -6,6 +6,7 @@ import json
 import queue
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -273,7 +274,9 @@ class Waiter:
             ),
         )
         try:
-            self._reader.get(run_id)
+            run = self._reader.get(run_id)
+            if run.is_terminal:
+                subscription.end_with(run)
         except BaseException:
             subscription.close()
             raise
@@ -307,6 +310,7 @@ class Subscription(Iterator[Event]):
         self._is_local = is_local
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._is_over = False
+        self._last: Event | None = None
         self._unsubscribe = emitter.on("*", self._hear)
 
     def _hear(self, event: Event) -> None:
@@ -317,36 +321,50 @@ class Subscription(Iterator[Event]):
     def __iter__(self) -> Self:
         return self
 
+    def end_with(self, run: Run[Any, Any]) -> None:
+        """Yield the terminal event of *run*, which has ended, and nothing else.
+
+        Its job may still be inside its last step here, and tell of that.
+        """
+        self._last = self._ending_of(run)
+        self.close()
+
     def __next__(self) -> Event:
+        event, self._last = self._last, None
+        if event is None:
+            event = self._next()
+        if event is None or isinstance(event, _ENDING_EVENTS):
+            self.close()
+        if event is None:
+            raise StopIteration
+        return event
+
+    def _next(self) -> Event | None:
+        """Block until the next event; ``None`` if there is none any more."""
         while not self._is_over:
             seen = self._changes.look()
             # Asked before the queue is looked at: what is told here is in it by then.
             is_local = self._is_local()
             brief = None
-            if not is_local and not self._database.is_closed:
-                brief = self._database.read(runs.brief, self._run_id)
+            if not is_local:
+                with suppress(EngineClosedError):
+                    brief = self._database.read(runs.brief, self._run_id)
                 is_local = self._is_local()
-            try:
-                event = self._events.get_nowait()
-            except queue.Empty:
-                if self._database.is_closed or (brief is None and not is_local):
-                    break
-                if not is_local and brief is not None and brief.status in TERMINAL:
-                    self.close()
-                    return self._ending()
-                self._changes.wait(seen, _WORKER_LOOK_S)
-                continue
-            if isinstance(event, _ENDING_EVENTS):
-                self.close()
-            return event
-        self.close()
-        raise StopIteration
+            with suppress(queue.Empty):
+                return self._events.get_nowait()
+            if self._database.is_closed or (brief is None and not is_local):
+                break
+            if not is_local and brief is not None and brief.status in TERMINAL:
+                # Meanwhile it may have been retried, or deleted, or the engine closed.
+                with suppress(NotFoundError, EngineClosedError):
+                    run = self._reader.get(self._run_id)
+                    if run.is_terminal:
+                        return self._ending_of(run)
+            self._changes.wait(seen, _WORKER_LOOK_S)
+        return None
 
-    def _ending(self) -> Event:
+    def _ending_of(self, run: Run[Any, Any]) -> Event:
         """The terminal event of a run that ended elsewhere, or before now."""
-        run = self._reader.find(self._run_id)
-        if run is None:
-            raise StopIteration
         fields: dict[str, Any] = {
             "run_id": run.id,
             "job_name": run.job_name,

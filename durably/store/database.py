@@ -96,8 +96,10 @@ class Database:
     def _open(self, synchronous: Synchronous, fault_point: FaultPoint | None) -> None:
         self._refuse_foreign()
         write = self._connect()
-        # Only takes effect in a file that is still empty; lets a purge shrink it later.
-        write.pragma("auto_vacuum", 2)
+        # Only takes effect in a file that is still empty; lets a purge shrink it later. Asks
+        # for the write lock in every file, for one slice of the busy timeout.
+        deadline = self._clock.monotonic() + BUSY_TIMEOUT_S
+        self._retry_busy(lambda: write.pragma("auto_vacuum", 2), deadline)
         self._switch_to_wal(write)
         mutex = self._mutex()
         deadline = self._clock.monotonic() + BUSY_TIMEOUT_S
@@ -124,9 +126,7 @@ class Database:
         self._writer = Writer(
             write, path=self.path, mutex=mutex, clock=self._clock, fault_point=fault_point
         )
-        self._beats = Writer(
-            beats, path=self.path, mutex=self._mutex(), clock=self._clock
-        )
+        self._beats = Writer(beats, path=self.path, mutex=self._mutex(), clock=self._clock)
         self._changes_lock = threading.Lock()  # guards the connection of the change feed
         self._version_seen = 0
         self.changes = ChangeFeed(self._data_version, self._clock)
@@ -198,14 +198,14 @@ class Database:
         try:
             return self._writer.run(operation, *args, **kwargs)
         except apsw.ConnectionClosedError as exc:
-            raise _closed() from exc
+            raise _closed(self.path) from exc
 
     def beat(self, operation: Operation[Ps, T], *args: Ps.args, **kwargs: Ps.kwargs) -> T:
         """Like ``write``, on the connection that no long write of ours can hold up."""
         try:
             return self._beats.run(operation, *args, **kwargs)
         except apsw.ConnectionClosedError as exc:
-            raise _closed() from exc
+            raise _closed(self.path) from exc
 
     def read(self, query: Operation[Ps, T], *args: Ps.args, **kwargs: Ps.kwargs) -> T:
         """Execute *query*, which reads, and return what it fetched."""
@@ -218,7 +218,7 @@ class Database:
             raise ForkedError("this engine belongs to the parent process; open a new one here")
         with self._lock:
             if self._is_closed:
-                raise _closed()
+                raise _closed(self.path)
             db = self._readers.pop() if self._readers else None
         if db is None:
             with self._translated():
@@ -233,7 +233,7 @@ class Database:
                 is_spare = not self._is_closed and len(self._readers) < _SPARE_READERS
                 if is_spare:
                     self._readers.append(db)
-                else:
+                elif db in self._connections:  # not forgotten by a close meanwhile
                     self._connections.remove(db)
             if not is_spare:
                 db.close()
@@ -329,8 +329,8 @@ class Database:
             leak(connection)
 
 
-def _closed() -> EngineClosedError:
-    return EngineClosedError("this engine is closed; open a new one")
+def _closed(path: str) -> EngineClosedError:
+    return EngineClosedError(f"this engine on {path!r} is closed; open a new one")
 
 
 def _require_sound_sqlite() -> None:

@@ -423,12 +423,18 @@ def recover_hung(db: apsw.Connection, owner: int, beat: int, now_us: int) -> lis
     return _all(db, RECOVER, {"owner": owner, "now_us": now_us})
 
 
-def set_progress(db: apsw.Connection, updates: Sequence[tuple[int, int, str]], now_us: int) -> None:
-    """Store progress, given as (run, attempt, JSON text); stale attempts change nothing."""
+def set_progress(db: apsw.Connection, updates: Sequence[tuple[int, int, str]], now_us: int) -> int:
+    """Store progress, given as (run, attempt, JSON text); say how many took effect.
+
+    Stale attempts change nothing.
+    """
+    changed = 0
     for run, attempt, progress in updates:
         db.execute(
             SET_PROGRESS, {"run": run, "attempt": attempt, "progress": progress, "now_us": now_us}
         )
+        changed += db.changes()
+    return changed
 
 
 def find(db: apsw.Connection, run_id: str) -> RunRow | None:

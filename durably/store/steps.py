@@ -17,10 +17,12 @@ WINDOW_CHARS: Final = 8 * 1024 * 1024
 
 # The fence stands in the same statement as the write: a row changes only if this
 # attempt still is the running one.
+# Plus and not "or": an index that is too large then breaks the schema's CHECK, and is not stored
+# over an earlier step.
 _STORE: Final = """
     INSERT INTO durably_steps
         (step, run, name, status, output, error, attempt, started_at_us, completed_at_us)
-    SELECT (run << 24) | ?3, run, ?4, ?5, ?6, ?7, attempt, ?8, ?9
+    SELECT (run << 24) + ?3, run, ?4, ?5, ?6, ?7, attempt, ?8, ?9
     FROM durably_runs WHERE run = ?1 AND attempt = ?2{condition}
     ON CONFLICT DO UPDATE SET
         status = excluded.status, output = excluded.output, error = excluded.error,

@@ -21,7 +21,7 @@ from durably.events import (
     RunInterruptedEvent,
     RunStarted,
 )
-from durably.jobs import Job
+from durably.jobs import Job, output_type, payload_type, takes_payload
 from durably.models import ErrorInfo
 from durably.steps import StepContext
 from durably.store import runs
@@ -93,14 +93,15 @@ class Execution:
         try:
             arguments = self._arguments()
             if services.emitter.wants(RunStarted):
-                payload = arguments[0] if arguments else None
+                # Decoded once more: what the job does to its own must not show in the event.
+                payload = next(iter(self._arguments()), None)
                 services.emitter.emit(
                     RunStarted, **active.fields, payload=payload, attempt=active.attempt
                 )
             returned = job.run(context, *arguments)
             active.refuse_forked_child()
             text, output = services.codec.encode_and_decode(
-                returned, job.output_type, what=f"the result of job {job.name!r}"
+                returned, output_type(job), what=f"the result of job {job.name!r}"
             )
         except KeyboardInterrupt as exc:
             if active.is_callers:
@@ -116,17 +117,17 @@ class Execution:
 
     def _arguments(self) -> tuple[Any, ...]:
         job, active = self._job, self._active
-        if not job.takes_payload:
+        if not takes_payload(job):
             return ()
         payload = self._services.codec.decode(
-            active.row.payload, job.payload_type, what=f"the stored payload of run {active.id}"
+            active.row.payload, payload_type(job), what=f"the stored payload of run {active.id}"
         )
         return (payload,)
 
     def _failed(self, exc: BaseException, context: StepContext) -> _Outcome:
-        failed = context.failed_step
         # The step whose exception this is, not one that the job has dealt with.
-        step = failed[0] if failed is not None and _leads_to(exc, failed[1]) else None
+        steps = reversed(context.failed_steps)
+        step = next((name for name, error in steps if _leads_to(exc, error)), None)
         return _Outcome(error=ErrorInfo.from_exception(exc), failed_step=step)
 
     def _end(self, outcome: _Outcome, claim_next: ClaimNext) -> runs.RunRow | None:

@@ -9,30 +9,35 @@ that is missing, runs in progress are waited for to their end.
 from __future__ import annotations
 
 import atexit
+import logging
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Protocol
+
+log = logging.getLogger("durably")
 
 
-class Stoppable(Protocol):
-    """An engine that the end of the interpreter has to stop."""
-
-    def close_at_exit(self) -> None:
-        """Stop at the next step boundary and close."""
+_lock = threading.Lock()  # guards the list
+_closers: list[weakref.WeakMethod[Callable[[], None]]] = []
 
 
-_open: weakref.WeakSet[Stoppable] = weakref.WeakSet()
-
-
-def close_at_exit(engine: Stoppable) -> None:
-    """Have *engine* closed when the interpreter ends, if it still exists then."""
-    _open.add(engine)
+def at_exit(close: Callable[[], None]) -> None:
+    """Have the bound method *close* called at the interpreter's end, if its object exists then."""
+    with _lock:
+        _closers[:] = [each for each in _closers if each() is not None]
+        _closers.append(weakref.WeakMethod(close))
 
 
 def _close_all() -> None:
-    for engine in list(_open):
-        engine.close_at_exit()
+    for reference in _closers:
+        close = reference()
+        if close is None:
+            continue
+        try:
+            close()
+        except Exception:
+            # The others must still be stopped, and the interpreter's own threads joined.
+            log.exception("an engine could not be closed at the end of the interpreter")
 
 
 def _register(function: Callable[[], None]) -> None:

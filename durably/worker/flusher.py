@@ -86,13 +86,21 @@ class Flusher(Service):
             progress = active.take_progress()
             if progress is None:
                 return
-            self._database.write(
-                runs.set_progress,
-                [(active.key, active.attempt, self.encoded(progress))],
-                self._clock.now_us(),
-            )
-            self._changes.notify()
-            self.told(active, progress)
+            try:
+                is_stored = self._database.write(
+                    runs.set_progress,
+                    [(active.key, active.attempt, self.encoded(progress))],
+                    self._clock.now_us(),
+                )
+            except BaseException:
+                # Not lost: stored at the next try, or with the end of the run.
+                active.has_new_progress = True
+                self._dirty.append(active)
+                self.wake()
+                raise
+            if is_stored:
+                self._changes.notify()
+                self.told(active, progress)
 
     def told(self, active: ActiveRun, progress: Progress) -> None:
         """Emit ``run:progress``."""

@@ -184,6 +184,19 @@ class OwnerLock:
                 else:
                     os.close(fd)
 
+    def abandon(self) -> None:
+        """Let go of the lock and leave the file, which says that the owner is dead.
+
+        For an owner whose row could not be removed: with the file gone nobody could tell, and
+        the row, with whatever runs it has, would be left standing.
+        """
+        with no_fork():
+            fd, self._fd = self._fd, -1
+            _held.discard(self)
+            if fd >= 0:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+
     def before_fork(self) -> None:
         """Do nothing: there is nothing to bring to rest."""
 

@@ -13,9 +13,9 @@ ErrorSink = Callable[[BaseException, str], None]
 class Service:
     """A named daemon thread that calls ``tick`` until it is stopped.
 
-    Starting twice, stopping twice and stopping before starting are fine, and it can be
-    started again. ``stop`` returns when the thread has ended. ``tick`` holds all logic, so that
-    tests call it without a thread.
+    Starting twice, stopping twice and stopping before starting are fine, from any threads, and it
+    can be started again. ``stop`` returns when the thread has ended. ``tick`` holds all logic, so
+    that tests call it without a thread.
 
     Args:
         name: of the thread, without the prefix.
@@ -30,6 +30,7 @@ class Service:
         self._clock = clock
         self._interval_s = interval_s
         self._on_error = on_error
+        self._lifecycle = threading.Lock()  # serialises start and stop; never taken by the thread
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         self._wake = threading.Event()
@@ -40,24 +41,23 @@ class Service:
 
     def start(self) -> None:
         """Start the thread, if it does not run."""
-        if self._thread is not None:
-            return
-        self._stopping.clear()
-        self._thread = threading.Thread(
-            target=self._loop, name=f"durably-{self._name}", daemon=True
-        )
-        self._thread.start()
+        with self._lifecycle:
+            if self._thread is not None:
+                return
+            self._stopping.clear()
+            thread = threading.Thread(target=self._loop, name=f"durably-{self._name}", daemon=True)
+            thread.start()
+            self._thread = thread
 
     def stop(self) -> None:
         """End the thread after its present tick, and wait for that."""
-        thread = self._thread
-        if thread is None:
-            return
-        self._stopping.set()
-        self.wake()
-        if thread is not threading.current_thread():
-            thread.join()
-        self._thread = None
+        with self._lifecycle:
+            if self._thread is None:
+                return
+            self._stopping.set()
+            self.wake()
+            self._thread.join()
+            self._thread = None
 
     def wake(self) -> None:
         """Have ``tick`` called soon, once more if it is being called now."""

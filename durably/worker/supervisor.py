@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import attrs
 from ulid import ULID
@@ -22,7 +23,9 @@ from durably.active import ActiveRun, Services, tell_worker_error
 from durably.clock import Clock
 from durably.errors import (
     ConflictError,
+    DatabaseError,
     DatabaseLostError,
+    EngineClosedError,
     ForkedError,
     OwnershipLost,
     RunInterrupted,
@@ -49,6 +52,8 @@ _FORKED_EXIT_STATUS = 70
 
 log = logging.getLogger("durably")
 
+T = TypeVar("T")
+
 
 @attrs.frozen
 class _Registration:
@@ -59,9 +64,10 @@ class _Registration:
 
 
 class _Inside(threading.local):
-    """How many jobs of this engine the present thread is inside of."""
+    """What of this engine the present thread is inside of: jobs, and calls that execute runs."""
 
     depth = 0
+    holds = 0
 
 
 class Supervisor:
@@ -82,19 +88,22 @@ class Supervisor:
         self._labels_of = labels_of
         self._database: Database = services.database
         self._clock: Clock = services.clock
-        # Serialises starting and ending the threads. Never taken by one of them.
-        self._lifecycle = threading.RLock()
+        # Serialises starting and ending the threads. Never taken by one of them. Guards the
+        # holds and whether it is closed; notified when a hold ends.
+        self._lifecycle = threading.Condition(threading.RLock())
         # Serialises registering; the heartbeat thread registers anew.
         self._registering = threading.Lock()
         self._registration: _Registration | None = None
         self._pool: ThreadPoolExecutor | None = None
         self._holds = 0
+        self._is_closed = False
         # Guards all below down to the budget; notified when a run leaves or a slot gets free.
         self._state = threading.Condition()
         self._active: dict[tuple[int, int], ActiveRun] = {}
         self._busy_slots = 0
         self._is_started = False
         self._is_draining = False
+        self._is_interrupting = False
         self._executed = 0
         self._budget: int | None = None
         self._inside = _Inside()
@@ -127,7 +136,7 @@ class Supervisor:
             self._database,
             changes=services.changes,
             reserve_slots=self._reserve_slots,
-            free_slots=self._free_slots,
+            free_slots=self._return_slots,
             hand_over=self._hand_over,
             clock=self._clock,
             poll_interval_s=settings.poll_interval,
@@ -198,65 +207,112 @@ class Supervisor:
         with self._lifecycle:
             if self._is_started and not self._is_draining:
                 return
-            if not self._is_started:
-                self._begin()
+            if self._is_started:
+                # A stop had timed out: the threads are there.
+                self._database.write(owners.set_started, self._owner(), is_started=True)
+            else:
+                self._start_threads()
             with self._state:
-                self._is_draining = False
+                self._is_draining = self._is_interrupting = False
                 self._is_started = True
+                self._budget = None
+            self._dispatcher.wake()
+
+    def _start_threads(self) -> None:
+        self._begin()
+        try:
             self._database.write(owners.set_started, self._owner(), is_started=True)
             self._reaper.start()
             self._dispatcher.start()
-            self._dispatcher.wake()
+        except BaseException:
+            self._dispatcher.stop()
+            self._reaper.stop()
+            self._end()
+            raise
 
-    def stop(self, *, interrupt: bool, timeout_s: float | None) -> None:
+    def stop(self, *, interrupt: bool, timeout_s: float | None, verb: str = "stop") -> None:
         """Wait for the runs in progress, then end the threads. Idempotent.
+
+        Args:
+            verb: what the caller was asked to do, for the message of a refusal.
 
         Raises:
             WaitTimeoutError: they did not end in time; they go on, and nothing new is claimed.
             ConflictError: called from inside a job or a listener.
         """
-        self._refuse_inside("stop")
+        self._refuse_inside(verb)
         with self._state:
             was_started = self._is_started
             self._is_draining = True
+            if interrupt:
+                # Also for those that were claimed and are not inside their jobs yet.
+                self._is_interrupting = True
         if interrupt:
             for active in self.active():
                 active.stop(RunInterrupted)
         self._services.changes.notify()
         if not self._wait_until_idle(timeout_s):
-            if was_started and self.lost is None:
+            if was_started:
                 # Who waits for a pending run elsewhere must not count on this engine.
-                self._database.write(owners.set_started, self._owner(), is_started=False)
+                self._write_if_possible(owners.set_started, self._owner(), is_started=False)
+            left = len(self.active())
             raise WaitTimeoutError(
-                f"{len(self.active())} runs are still executing after {timeout_s} s; they go on, "
-                "and nothing new is claimed until start()"
+                f"{left} {'run is' if left == 1 else 'runs are'} still executing after "
+                f"{timeout_s} s; they go on, and nothing new is claimed until start()"
             )
         with self._lifecycle:
-            if not was_started or not self._is_started:
-                return
-            self._dispatcher.stop()
-            self._reaper.stop()
-            if self.lost is None:
-                self._database.write(owners.set_started, self._owner(), is_started=False)
-            with self._state:
-                self._is_started = False
-            self._end()
+            if was_started and self._is_started:
+                self._dispatcher.stop()
+                self._reaper.stop()
+                self._write_if_possible(owners.set_started, self._owner(), is_started=False)
+                with self._state:
+                    self._is_started = False
+                self._end()
+        with self._state:
+            self._is_interrupting = False
 
     def close(self) -> None:
-        """Give up the owner row and its lock, once the threads have ended."""
+        """Give up the owner row and its lock, once nothing of this engine needs them any more."""
         with self._lifecycle:
+            self._is_closed = True
+        # Another thread may have started it since it was stopped.
+        self.stop(interrupt=False, timeout_s=None, verb="close")
+        with self._lifecycle:
+            # Other threads may be inside run_until_idle or process_one. This one as well, if
+            # a signal handler of it closes the engine: it must not wait for itself.
+            self._lifecycle.wait_for(lambda: self._holds <= self._inside.holds)
             registration, self._registration = self._registration, None
             if registration is None:
                 return
+            is_removed = self.lost is not None
             try:
-                if self.lost is None:
-                    self._database.write(owners.remove, registration.owner)
+                if not is_removed:
+                    is_removed = bool(self._write_if_possible(owners.remove, registration.owner))
             finally:
-                # A run that could not be put back is recovered by whoever sees the lock free.
-                registration.lock.release()
+                if is_removed:
+                    registration.lock.release()
+                else:
+                    # A run that could not be put back is recovered by whoever sees the lock
+                    # free, and so is a row that could not be removed.
+                    registration.lock.abandon()
+
+    def _write_if_possible(self, operation: Callable[..., T], *args: Any, **kw: Any) -> T | None:
+        """Sign off; others find it out by themselves in the end, so failing at it stops nobody."""
+        if self.lost is not None:
+            return None
+        try:
+            return self._database.write(operation, *args, **kw)
+        except DatabaseError as exc:
+            log.warning("could not sign off: %s", exc)
+            return None
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether the calling thread is inside a job or a listener of this engine."""
+        return self._inside.depth > 0 or self._services.emitter.is_inside_listener
 
     def _refuse_inside(self, verb: str) -> None:
-        if self._inside.depth or self._services.emitter.is_inside_listener:
+        if self.is_inside:
             raise ConflictError(
                 f"{verb} was called from inside a job or a listener, and would wait for itself; "
                 "call it from another thread"
@@ -271,6 +327,10 @@ class Supervisor:
     def _begin(self) -> None:
         """Start what every execution needs: an owner, its heartbeat, the flusher, the pool."""
         with self._lifecycle:
+            if self._is_closed:
+                raise EngineClosedError(
+                    f"this engine on {self._database.path!r} is closed; open a new one"
+                )
             self._holds += 1
             if self._holds > 1:
                 return
@@ -288,21 +348,26 @@ class Supervisor:
 
     def _end(self) -> None:
         with self._lifecycle:
-            self._holds -= 1
-            if self._holds:
-                return
-            if self._pool is not None:
-                self._pool.shutdown(wait=True)
-                self._pool = None
-            self._flusher.stop()
-            self._heartbeat.stop()
+            try:
+                if self._holds > 1:
+                    return
+                if self._pool is not None:
+                    self._pool.shutdown(wait=True)
+                    self._pool = None
+                self._flusher.stop()
+                self._heartbeat.stop()
+            finally:
+                self._holds -= 1
+                self._lifecycle.notify_all()
 
     @contextmanager
     def _held(self) -> Iterator[None]:
         self._begin()
+        self._inside.holds += 1
         try:
             yield
         finally:
+            self._inside.holds -= 1
             self._end()
 
     def _register(self) -> None:
@@ -364,7 +429,16 @@ class Supervisor:
             claim = self._claim(free)
             if claim is not None:
                 self._busy_slots += free
+                if self._budget is not None:
+                    self._budget -= free
             return claim
+
+    def _return_slots(self, slots: int) -> None:
+        """Give back slots for which there was no run to claim."""
+        with self._state:
+            if self._budget is not None:
+                self._budget += slots
+        self._free_slots(slots)
 
     def _free_slots(self, slots: int) -> None:
         with self._state:
@@ -380,7 +454,8 @@ class Supervisor:
     def _claim_next(self) -> Claim | None:
         """What a pool thread that ends a run claims with it."""
         with self._state:
-            if self._is_draining or (self._budget is not None and self._budget <= 0):
+            # Where the runs are counted only the thread that counts them claims.
+            if self._is_draining or self._budget is not None:
                 return None
         return self._claim(1)
 
@@ -409,9 +484,7 @@ class Supervisor:
         with self._state:
             self._active[active.key, active.attempt] = active
             self._executed += 1
-            if self._budget is not None:
-                self._budget -= 1
-            if self._is_draining and self.lost is not None:
+            if self.lost is not None or (self._is_interrupting and not is_callers):
                 active.stop(RunInterrupted)
         return active
 
@@ -474,7 +547,7 @@ class Supervisor:
             with self._state:
                 before = self._executed
                 if not self._is_started:
-                    self._is_draining = False
+                    self._is_draining = self._is_interrupting = False
                     self._budget = max_runs
             try:
                 self.drain(lambda: max_runs is not None and self._executed - before >= max_runs)
@@ -491,7 +564,7 @@ class Supervisor:
         if self._is_started:
             return
         with self._state:
-            self._is_draining = True
+            self._is_draining = self._is_interrupting = True
         for active in self.active():
             active.stop(RunInterrupted)
         self._wait_until_idle(None)

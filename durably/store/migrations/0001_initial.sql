@@ -72,8 +72,10 @@ CREATE UNIQUE INDEX durably_runs_queue_first
     ON durably_runs (concurrency_key, job_name)
     WHERE status = 'pending' AND concurrency_key IS NOT NULL AND queue_place <> 1;
 
+-- Job first: a look for the firsts of a key in all jobs must find the index above, and
+-- never walk along the thousands in this one.
 CREATE INDEX durably_runs_queue
-    ON durably_runs (concurrency_key, job_name, run)
+    ON durably_runs (job_name, concurrency_key, run)
     WHERE status = 'pending' AND concurrency_key IS NOT NULL;
 
 CREATE TRIGGER durably_queue_join_new AFTER INSERT ON durably_runs
@@ -122,16 +124,19 @@ WHEN NEW.concurrency_key IS NOT NULL AND OLD.status = 'pending' AND NEW.status <
       AND queue_place = 1;
 END;
 
+-- `queue_place <> 1` says to SQLite that the index of the firsts will do.
 CREATE TRIGGER durably_queue_key_taken AFTER UPDATE OF owner ON durably_runs
 WHEN NEW.concurrency_key IS NOT NULL AND OLD.owner IS NULL AND NEW.owner IS NOT NULL BEGIN
     UPDATE durably_runs SET queue_place = 2
-    WHERE status = 'pending' AND concurrency_key = NEW.concurrency_key AND queue_place = 0;
+    WHERE status = 'pending' AND concurrency_key = NEW.concurrency_key
+      AND queue_place <> 1 AND queue_place = 0;
 END;
 
 CREATE TRIGGER durably_queue_key_freed AFTER UPDATE OF owner ON durably_runs
 WHEN NEW.concurrency_key IS NOT NULL AND OLD.owner IS NOT NULL AND NEW.owner IS NULL BEGIN
     UPDATE durably_runs SET queue_place = 0
-    WHERE status = 'pending' AND concurrency_key = NEW.concurrency_key AND queue_place = 2;
+    WHERE status = 'pending' AND concurrency_key = NEW.concurrency_key
+      AND queue_place <> 1 AND queue_place = 2;
 END;
 
 -- The state machine: a claim is pending -> running with the next attempt, and

@@ -33,7 +33,7 @@ from durably.events import (
 from durably.handles import JobHandle, Triggering
 from durably.jobs import Job, Registry
 from durably.models import LogEntry, Run, StepRecord
-from durably.reading import NameFilter, Reader, StatusFilter, filters, labels_of, run_id_of
+from durably.reading import NameFilter, Reader, StatusFilter, filters, labels_of, run_id_of, several
 from durably.settings import Duration, Settings, age, optional_timeout, seconds
 from durably.store import runs
 from durably.store.database import Database
@@ -127,7 +127,7 @@ class Durably:
         self._handles: dict[str, JobHandle[Any, Any]] = {}
         self._plugins: dict[str, Plugin] = {}
         # Before the file is touched: a bad spec must not leave one behind.
-        specs = _listed(jobs, "jobs")
+        specs = several(jobs, "jobs")
         for spec in specs:
             if not isinstance(spec, Job):
                 raise ValidationError(f"jobs holds {spec!r:.80}; decorate the function with @job")
@@ -499,7 +499,7 @@ class Durably:
         timeout_s = optional_timeout(timeout)
         self._check()
         return self._waiter.as_completed(
-            [run_id_of(run) for run in _listed(runs, "runs")], timeout_s
+            [run_id_of(run) for run in several(runs, "runs")], timeout_s
         )
 
     def retry(self, run: Run[P, R] | str) -> Run[P, R]:
@@ -687,12 +687,6 @@ class Durably:
 
 def _fields(row: RunRow) -> dict[str, Any]:
     return {"run_id": row.id, "job_name": row.job_name, "labels": labels_of(row)}
-
-
-def _listed(items: Iterable[Any], what: str) -> list[Any]:
-    if not isinstance(items, Iterable):
-        raise ValidationError(f"{what} must be several, such as a list, not {items!r:.80}")
-    return list(items)
 
 
 def _instant_us(older_than: object, clock: Clock) -> int:

@@ -17,7 +17,7 @@ from durably.events import Emitter, RunCoalesced, RunRetried, RunTriggered
 from durably.jobs import Job, Registry, payload_type, takes_payload
 from durably.models import Run
 from durably.names import check_storable, check_text
-from durably.reading import Reader, StatusFilter, filters, labels_of, run_id_of
+from durably.reading import Reader, StatusFilter, filters, labels_of, run_id_of, several
 from durably.settings import Duration, optional_timeout
 from durably.store import runs
 from durably.store.changes import ChangeFeed
@@ -141,7 +141,7 @@ class Triggering:
         fields: dict[str, Any] = {
             "run_id": run.id,
             "job_name": run.job_name,
-            "labels": run.labels,
+            "labels": dict(run.labels),  # a listener may do with its event what it likes
         }
         if enqueued.disposition == "created":
             self._emitter.emit(RunTriggered, **fields, payload=run.payload)
@@ -332,7 +332,8 @@ class JobHandle(Generic[P, R]):
         """
         self._triggering.check()
         triggers: list[Trigger[Any]] = [
-            item if isinstance(item, Trigger) else Trigger(item) for item in items
+            item if isinstance(item, Trigger) else Trigger(item)
+            for item in several(items, "the items of a batch")
         ]
         return self._triggering.trigger_all(self.job, triggers)
 

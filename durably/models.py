@@ -73,7 +73,7 @@ class ErrorInfo:
         if kind.__module__ != "builtins":
             name = f"{kind.__module__}.{name}"
         try:
-            message = str(exc)
+            message = str.__str__(str(exc))  # no subclass of a user's
         except BaseException:  # noqa: BLE001 - a user's __str__ may raise anything
             message = f"<unprintable {kind.__qualname__}>"
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from durably.clock import to_datetime
@@ -80,7 +80,16 @@ class Reader:
 
     def error_of(self, text: str | None) -> ErrorInfo | None:
         """A stored error."""
-        return None if text is None else ErrorInfo(**self._codec.load_json(text))
+        if text is None:
+            return None
+        fields = self._codec.load_json(text)
+        fields.pop("failed_step", None)
+        return ErrorInfo(**fields)
+
+    def failed_step_of(self, run_id: str) -> str | None:
+        """The step that the run failed in, as its ``run:fail`` told; ``None`` if there is none."""
+        text = self._database.read(runs.get, run_id).error
+        return None if text is None else self._codec.load_json(text).get("failed_step")
 
     def progress_of(self, text: str | None) -> Progress | None:
         """A stored progress."""
@@ -144,11 +153,11 @@ def filters(
     """What the arguments of ``get_runs`` ask for, checked."""
     statuses = None
     if status is not None:
-        wanted = [status] if isinstance(status, str) else _listed(status, "status")
+        wanted = [status] if isinstance(status, str) else several(status, "status")
         statuses = json.dumps([_status(each) for each in wanted])
     jobs = None
     if job_name is not None:
-        names = [job_name] if isinstance(job_name, str) else _listed(job_name, "job_name")
+        names = [job_name] if isinstance(job_name, str) else several(job_name, "job_name")
         jobs = json.dumps([_text(name, "job_name") for name in names])
     wanted_labels = None
     if labels is not None:
@@ -160,11 +169,15 @@ def filters(
     return Filters(statuses, jobs, wanted_labels)
 
 
-def _listed(value: Iterable[Any], what: str) -> list[Any]:
-    try:
-        return list(value)
-    except TypeError:
-        raise ValidationError(f"{what} must be one or several, not {value!r:.80}") from None
+def several(items: Any, what: str) -> list[Any]:
+    """*items* as a list.
+
+    Raises:
+        ValidationError: it is one thing, such as text or a mapping; the message begins with *what*.
+    """
+    if not isinstance(items, Iterable) or isinstance(items, str | bytes | Mapping):
+        raise ValidationError(f"{what} must be several, such as a list, not {items!r:.80}")
+    return list(items)
 
 
 def _status(value: object) -> str:

@@ -52,10 +52,11 @@ class StepLog:
 
     def _write(self, level: LogLevel, number: int, message: str, data: dict[str, Any]) -> None:
         active, services = self._active, self._services
+        text = message if isinstance(message, str) else _safe_repr(message)
         if self._logger.isEnabledFor(number):
             # The caller of info() or its siblings is who wrote the line.
             self._logger.log(
-                number, "%s%s", message, _Shown(data), extra={"run_id": active.id}, stacklevel=3
+                number, "%s%s", text, _Shown(data), extra={"run_id": active.id}, stacklevel=3
             )
         emitter = services.emitter
         if emitter.wants(LogWritten):
@@ -63,7 +64,7 @@ class StepLog:
                 LogWritten,
                 **active.fields,
                 level=level,
-                message=message if isinstance(message, str) else _safe_repr(message),
+                message=text,
                 data=data,
                 step_name=current_step.get(),
             )

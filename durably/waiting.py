@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -43,6 +44,9 @@ from durably.worker import liveness
 from durably.worker.liveness import Liveness
 from durably.worker.supervisor import Supervisor
 
+# A look at many runs that takes longer than this is followed by a rest.
+_QUICK_LOOK_S: Final = 0.001
+_LONGEST_REST_S: Final = 0.1
 # How often a waiter asks whether anything can still execute its run.
 _WORKER_LOOK_S: Final = 1.0
 _ENDING_EVENTS: Final = (RunCompleted, RunFailed, RunCancelledEvent, RunDeleted)
@@ -54,9 +58,14 @@ OnLog = Callable[[LogEntry], object]
 class LogTap:
     """Collects the log lines of runs executed in this process, from when it is opened."""
 
-    def __init__(self, emitter: Emitter) -> None:
+    def __init__(self, emitter: Emitter, changes: ChangeFeed) -> None:
         self._lines: deque[LogWritten] = deque()
-        self._unsubscribe = emitter.on(LogWritten.type, self._lines.append)
+        self._changes = changes
+        self._unsubscribe = emitter.on(LogWritten.type, self._hear)
+
+    def _hear(self, event: LogWritten) -> None:
+        self._lines.append(event)
+        self._changes.notify()
 
     def take(self, run_id: str) -> list[LogWritten]:
         """The lines of one run that have come since the last time."""
@@ -117,7 +126,7 @@ class Waiter:
         return Watch(
             on_progress=on_progress,
             on_log=on_log,
-            tap=None if on_log is None else LogTap(self._emitter),
+            tap=None if on_log is None else LogTap(self._emitter, self._changes),
             newest_log=0 if on_log is None else self._database.read(logs.newest),
         )
 
@@ -162,6 +171,7 @@ class Waiter:
         waiting = dict.fromkeys(run_ids)
         while waiting:
             seen = self._changes.look()
+            began = self._clock.monotonic()
             briefs = self._database.read(runs.briefs, list(waiting))
             missing = [run_id for run_id in waiting if run_id not in briefs]
             if missing:
@@ -175,6 +185,7 @@ class Waiter:
                     del waiting[run_id]
                     yield run
             if ended:
+                self._rest(self._clock.monotonic() - began)
                 continue
             if timeout_s is None and patience.is_look_due():
                 self._require_worker(briefs.values())
@@ -183,7 +194,13 @@ class Waiter:
                     f"{len(waiting)} of {len(run_ids)} runs have not ended after {timeout_s} s; "
                     "they go on"
                 )
+            # Looking at thousands of runs after each change of one would leave no time for them.
+            self._rest(self._clock.monotonic() - began)
             self._pause(seen, patience)
+
+    def _rest(self, spent_s: float) -> None:
+        if spent_s >= _QUICK_LOOK_S:
+            self._clock.wait(threading.Event(), min(9 * spent_s, _LONGEST_REST_S))
 
     def _pause(self, seen: Any, patience: _Patience) -> None:
         self._changes.wait(seen, patience.longest_pause())
@@ -374,16 +391,11 @@ class Subscription(Iterator[Event]):
         if run.status is RunStatus.COMPLETED:
             return self._emitter.make(RunCompleted, **fields, output=run.output, duration=duration)
         if run.status is RunStatus.FAILED:
-            failed = [step for step in self._reader.steps_of(run.id) if step.status == "failed"]
-            last = max(failed, key=lambda step: step.completed_at, default=None)
-            is_cause = last is not None and last.error is not None and run.error is not None
             return self._emitter.make(
                 RunFailed,
                 **fields,
                 error=run.error,
-                failed_step=last.name
-                if is_cause and last is not None and str(last.error) == str(run.error)
-                else None,
+                failed_step=self._reader.failed_step_of(run.id),
                 duration=duration,
             )
         return self._emitter.make(RunCancelledEvent, **fields)
@@ -392,6 +404,7 @@ class Subscription(Iterator[Event]):
         """Hear no more. Idempotent."""
         self._is_over = True
         self._unsubscribe()
+        self._changes.notify()  # another thread may be waiting for the next event
 
     def __enter__(self) -> Self:
         return self
@@ -451,11 +464,9 @@ def entry_of(event: LogWritten) -> LogEntry:
 def stored_line(event: LogWritten, owner: int) -> logs.LogLine:
     """*event* as it is stored; what JSON cannot hold is kept as its ``repr``."""
     try:
-        data = json.dumps(event.data, default=repr, skipkeys=True)
+        data = _dumped(event.data)
     except Exception:  # noqa: BLE001 - a user's __repr__ may raise anything, and data may be circular
-        data = json.dumps(
-            {key: f"<{type(value).__qualname__}>" for key, value in event.data.items()}
-        )
+        data = json.dumps({key: _dumpable(value) for key, value in event.data.items()})
     return logs.LogLine(
         run_id=event.run_id,
         owner=owner,
@@ -465,3 +476,14 @@ def stored_line(event: LogWritten, owner: int) -> logs.LogLine:
         step_name=event.step_name,
         created_at_us=from_datetime(event.timestamp),
     )
+
+
+def _dumped(data: object) -> str:
+    return json.dumps(data, default=repr, skipkeys=True)
+
+
+def _dumpable(value: object) -> object:
+    try:
+        return json.loads(_dumped(value))
+    except Exception:  # noqa: BLE001 - as above: this value is the one
+        return f"<{type(value).__qualname__}>"

@@ -160,6 +160,8 @@ class Database:
             self._retry_busy(
                 lambda: schema.version_of(db, self.path, len(schema.migrations())), deadline
             )
+        except apsw.NotADBError as exc:
+            raise schema.not_a_database(self.path) from exc
         finally:
             self._connections.remove(db)
             db.close()
@@ -199,6 +201,8 @@ class Database:
             return self._writer.run(operation, *args, **kwargs)
         except apsw.ConnectionClosedError as exc:
             raise _closed(self.path) from exc
+        except UnicodeDecodeError as exc:
+            raise database_error(exc, self.path) from exc
 
     def beat(self, operation: Operation[Ps, T], *args: Ps.args, **kwargs: Ps.kwargs) -> T:
         """Like ``write``, on the connection that no long write of ours can hold up."""
@@ -242,7 +246,7 @@ class Database:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except apsw.Error as exc:
+        except (apsw.Error, UnicodeDecodeError) as exc:
             raise database_error(exc, self.path) from exc
 
     def _data_version(self) -> int:
@@ -392,6 +396,9 @@ def _refuse_special(path: str) -> None:
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         raise ValidationError(f"path={path!r} is not a regular file")
+    if status.st_size == 1:
+        # SQLite takes a single byte for an empty file and would write over it.
+        raise schema.not_a_database(path)
     if status.st_nlink > 1:
         raise DatabaseError(
             f"the database {path!r} has more than one name (hard links); SQLite would keep a "

@@ -9,7 +9,7 @@ import apsw
 from durably.errors import DatabaseError
 
 # (what APSW raises, what happened and what to do, whether trying again later may help)
-_MEANINGS: Final[tuple[tuple[type[apsw.Error], str, bool], ...]] = (
+_MEANINGS: Final[tuple[tuple[type[apsw.Error | UnicodeDecodeError], str, bool], ...]] = (
     (
         apsw.BusyError,
         "is locked by another program for too long; close whatever is writing to it",
@@ -35,13 +35,16 @@ _MEANINGS: Final[tuple[tuple[type[apsw.Error], str, bool], ...]] = (
         "is damaged; restore it from a copy, or save what is readable with sqlite3's .recover",
         False,
     ),
+    # What is stored as text is always UTF-8: other bytes in its place are damage that SQLite
+    # does not see.
+    (UnicodeDecodeError, "is damaged: it holds text that is none; restore it from a copy", False),
     (apsw.IOError, "cannot be read or written: the system reported an I/O error", True),
     (apsw.NoMemError, "could not be used: out of memory", True),
     (apsw.TooBigError, "cannot hold a value this large (SQLite's limit is 1 GB)", False),
 )
 
 
-def database_error(exc: apsw.Error, path: str) -> DatabaseError:
+def database_error(exc: apsw.Error | UnicodeDecodeError, path: str) -> DatabaseError:
     """The error a user gets for *exc*; the caller raises it ``from exc``."""
     for kind, meaning, is_transient in _MEANINGS:
         if isinstance(exc, kind):

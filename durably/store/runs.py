@@ -408,8 +408,15 @@ def purge(db: apsw.Connection, before_us: int, limit: int) -> list[RunRow]:
     return _all(db, PURGE, {"before_us": before_us, "limit": limit})
 
 
-def recover_dead(db: apsw.Connection, owner: int, now_us: int) -> list[RunRow]:
-    """Put back the running runs of an owner that is dead, free its keys, forget it."""
+def recover_dead(
+    db: apsw.Connection, owner: int, now_us: int, *, beat: int | None = None
+) -> list[RunRow]:
+    """Put back the running runs of an owner that is dead, free its keys, forget it.
+
+    With *beat*, only if that still is its beat.
+    """
+    if beat is not None and db.execute(BEAT_OF, {"owner": owner}).get != beat:
+        return []
     recovered = _all(db, RECOVER, {"owner": owner, "now_us": now_us})
     db.execute(RELEASE_ALL, {"owner": owner, "now_us": now_us})
     db.execute(FORGET_OWNER, {"owner": owner})

@@ -56,6 +56,14 @@ def version_of(db: apsw.Connection, path: str, newest: int) -> int:
     return int(version)
 
 
+def not_a_database(path: str) -> SchemaError:
+    """The error for a file that is something else, such as text."""
+    return SchemaError(
+        f"{path!r} is not an SQLite database, or is encrypted; it was left as it is. Give durably "
+        "a file of its own."
+    )
+
+
 def migrate(
     db: apsw.Connection, path: str, begin: Callable[[], None], scripts: list[str] | None = None
 ) -> None:

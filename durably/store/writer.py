@@ -144,8 +144,9 @@ class Writer:
             self._settle_interrupted()
             if own.is_done:
                 return
-        self._batch = batch = self._take(own)
+        # The phase first: a batch must never be found together with the phase of the last one.
         self._phase = _Phase.EXECUTING
+        self._batch = batch = self._take(own)
         try:
             try:
                 self._transact(batch)
@@ -181,9 +182,12 @@ class Writer:
         is_committed = self._phase is _Phase.COMMITTING and not db.in_transaction
         if db.in_transaction:
             db.execute("ROLLBACK")
-        if is_committed:
-            for ticket in self._batch:
+        for ticket in self._batch:
+            if is_committed:
                 ticket.is_done = True
+            elif not ticket.is_done:
+                # What the operation refused may have been another one's doing that is undone.
+                ticket.error = None
         self._batch = []
 
     def _fail(self, batch: list[_Ticket], exc: apsw.Error) -> None:
@@ -254,7 +258,12 @@ class Writer:
             db.execute("ROLLBACK")
         else:
             self._phase = _Phase.COMMITTING
-            db.execute("COMMIT")
+            try:
+                db.execute("COMMIT")
+            except apsw.Error:
+                # SQLite may have ended the transaction all the same: that is no commit.
+                self._phase = _Phase.EXECUTING
+                raise
         for ticket in batch:
             ticket.is_done = True
         self._reached("committed")

@@ -66,9 +66,12 @@ class Execution:
         self._services = services
         self._flusher = flusher
         self._claim_next = claim_next
+        self._untold: Callable[[], None] | None = None
 
     def execute(self) -> runs.RunRow | None:
         """Run the job to its end; return the run that was claimed with it, if any.
+
+        The end is stored, and told by ``tell``.
 
         Raises:
             KeyboardInterrupt: a Ctrl-C in a thread of the user's; the run is pending again.
@@ -79,6 +82,7 @@ class Execution:
         except KeyboardInterrupt:
             # Only out of a thread of the user's; see _run_job.
             self._end(_Outcome(), lambda: None)
+            self.tell()
             raise
         return self._end(outcome, self._claim_next)
 
@@ -138,7 +142,10 @@ class Execution:
         error_text = None
         if outcome.error is not None:
             error_text = services.codec.encode(
-                attrs.asdict(outcome.error), UNTYPED, what="the error of a job"
+                # With the step, for the run:fail that other engines build from the database.
+                attrs.asdict(outcome.error) | {"failed_step": outcome.failed_step},
+                UNTYPED,
+                what="the error of a job",
             )
         self._flush_lines()
         now_us = services.clock.now_us()
@@ -161,10 +168,24 @@ class Execution:
             self._release()
         services.changes.notify()
         if ended is not None and ended.is_effective:
-            if progress is not None:
-                self._flusher.told(active, progress)
-            self._tell(outcome, now_us)
+
+            def untold() -> None:
+                if progress is not None:
+                    self._flusher.told(active, progress)
+                self._tell(outcome, now_us)
+
+            self._untold = untold
         return None if ended is None else ended.claimed
+
+    def tell(self) -> None:
+        """Emit the events of the end.
+
+        Apart from ``execute``: a listener may block, and the heartbeat puts a claimed run back
+        that is nobody's for two beats, so that its new owner must know of it before.
+        """
+        untold, self._untold = self._untold, None
+        if untold is not None:
+            untold()
 
     def _flush_lines(self) -> None:
         try:

@@ -31,7 +31,8 @@ class Reaper(Service):
 
     An owner whose kernel-held lock is free is dead: its runs are put back at once. One whose
     lock is held but whose beat stood still while *this* engine committed heartbeats for the
-    threshold is hung: its running runs are put back, and their attempts fence it off. No
+    threshold is hung: its running runs are put back, and their attempts fence it off. One whose
+    lock file is missing is watched in the same way, and forgotten when its beat stands still. No
     clock takes part: whatever stops everybody (a foreign lock on the file, a suspended machine)
     stops the observer's heartbeats as well.
 
@@ -102,10 +103,17 @@ class Reaper(Service):
         if seen is None or seen[0] != other.beat:
             self._watched[other.owner] = (other.beat, committed)
             return 0
-        if other.has_runs and committed - seen[1] >= self._patience_with(other):
-            recovered = self._database.write(
-                runs.recover_hung, other.owner, other.beat, self._clock.now_us()
-            )
+        is_past = committed - seen[1] >= self._patience_with(other)
+        if is_past and (other.has_runs or state is Liveness.UNKNOWN):
+            now_us = self._clock.now_us()
+            if state is Liveness.UNKNOWN:
+                # No lock will ever tell that one without a file has died: its row, and the
+                # keys of its cancelled runs, would stay for ever. If it lives, it registers anew.
+                recovered = self._database.write(
+                    runs.recover_dead, other.owner, now_us, beat=other.beat
+                )
+            else:
+                recovered = self._database.write(runs.recover_hung, other.owner, other.beat, now_us)
             self._watched[other.owner] = (other.beat, committed)
             return self._tell(recovered, "stale")
         return 0

@@ -161,8 +161,14 @@ class Supervisor:
             return list(self._active.values())
 
     def is_executing(self, run_id: str) -> bool:
-        """Whether that run is inside its job here, or its end is still being told."""
-        return any(active.id == run_id for active in self.active())
+        """Whether that run is inside its job here, or its end is still being told.
+
+        One that was taken over ends elsewhere, however long its job goes on here.
+        """
+        return any(
+            active.id == run_id and active.stop_reason is not OwnershipLost
+            for active in self.active()
+        )
 
     @property
     def owner_number(self) -> int | None:
@@ -469,8 +475,10 @@ class Supervisor:
         except RuntimeError:
             # The interpreter is ending and takes no more work.
             log.debug("run %s was claimed too late to be executed", active.id)
-        self._put_back(active)
-        self._free_slots(1)
+        try:
+            self._put_back(active)
+        finally:
+            self._free_slots(1)
 
     def _put_back(self, active: ActiveRun) -> None:
         ending = Ending(active.key, active.attempt, None, None, None, True, self._clock.now_us())
@@ -521,6 +529,11 @@ class Supervisor:
             claimed = execution.execute()
             if claimed is not None:
                 following = self._enter(claimed)
+            execution.tell()
+        except BaseException:
+            if following is not None:
+                self._put_back(following)
+            raise
         finally:
             self._inside.depth -= 1
             active.is_over = True

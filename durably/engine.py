@@ -300,7 +300,7 @@ class Durably:
         try:
             if not interrupt:
                 self._supervisor.check_in_place()
-                if self._supervisor.is_started and not self._supervisor.is_draining:
+                if self._supervisor.takes_runs:
                     self._supervisor.drain()
         except BaseException:
             interrupt = True

@@ -254,7 +254,7 @@ class Waiter:
     def _require_worker(self, waiting: Iterable[Brief]) -> None:
         """Make sure that something can execute each of the runs that have not ended."""
         # One whose stop has timed out claims nothing until it is started again.
-        if self._supervisor.is_started and not self._supervisor.is_draining:
+        if self._supervisor.takes_runs:
             return
         own = self._supervisor.owner_number
         alive = {

@@ -106,6 +106,9 @@ RECOVER: Final = f"""
     WHERE owner = :owner AND status = 'running'
     RETURNING {_COLUMNS}"""
 
+HAS_RUNNING: Final = """
+    SELECT EXISTS (SELECT 1 FROM durably_runs WHERE owner = :owner AND status = 'running')"""
+
 RELEASE_ALL: Final = """
     UPDATE durably_runs SET owner = NULL, updated_at_us = :now_us WHERE owner = :owner"""
 
@@ -421,6 +424,16 @@ def recover_dead(
     db.execute(RELEASE_ALL, {"owner": owner, "now_us": now_us})
     db.execute(FORGET_OWNER, {"owner": owner})
     return recovered
+
+
+def has_running(db: apsw.Connection, owner: int) -> bool:
+    """Whether the owner has a running run."""
+    return bool(db.execute(HAS_RUNNING, {"owner": owner}).get)
+
+
+def put_back(db: apsw.Connection, owner: int, now_us: int) -> list[RunRow]:
+    """Put back the running runs of an owner that knows of no job of them."""
+    return _all(db, RECOVER, {"owner": owner, "now_us": now_us})
 
 
 def recover_hung(db: apsw.Connection, owner: int, beat: int, now_us: int) -> list[RunRow]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from durably.clock import Clock
+from durably.errors import DatabaseError
 from durably.store import runs
 from durably.store.changes import ChangeFeed
 from durably.store.database import Database
@@ -19,7 +20,7 @@ class Dispatcher(Service):
 
     Args:
         reserve_slots: takes the free slots and says what to claim for them, or ``None``.
-        free_slots: gives so many of them back.
+        return_slots: gives so many of them back.
         hand_over: gives a claimed run, which has a slot, to the pool.
     """
 
@@ -29,7 +30,7 @@ class Dispatcher(Service):
         *,
         changes: ChangeFeed,
         reserve_slots: Callable[[], Claim | None],
-        free_slots: Callable[[int], None],
+        return_slots: Callable[[int], None],
         hand_over: Callable[[RunRow], None],
         clock: Clock,
         poll_interval_s: float,
@@ -39,16 +40,23 @@ class Dispatcher(Service):
         self._database = database
         self._changes = changes
         self._reserve_slots = reserve_slots
-        self._free_slots = free_slots
+        self._return_slots = return_slots
         self._hand_over = hand_over
         self._poll_interval_s = poll_interval_s
         self._seen = changes.look()
+        # Why the last look for runs failed; None since one that did not.
+        self.failure: DatabaseError | None = None
 
     def tick(self) -> None:
         """Claim as many runs as there are free slots."""
         # Looked at before the claim: what is committed during it causes another one.
         self._seen = self._changes.look()
-        self.dispatch()
+        try:
+            self.dispatch()
+        except DatabaseError as exc:
+            self.failure = exc
+            raise
+        self.failure = None
 
     def dispatch(self) -> int:
         """Claim and hand over what can start now; say how many runs."""
@@ -61,10 +69,15 @@ class Dispatcher(Service):
             if self._database.read(runs.has_claimable, claim.jobs):
                 claimed = self._database.write(runs.claim, claim)
         finally:
-            self._free_slots(claim.limit - len(claimed))
+            self._return_slots(claim.limit - len(claimed))
         for row in claimed:
             self._hand_over(row)
         return len(claimed)
+
+    def start(self) -> None:
+        """Start the thread, if it does not run."""
+        self.failure = None
+        super().start()
 
     def pause(self) -> None:
         """Wait for a change of the database."""

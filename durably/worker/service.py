@@ -59,6 +59,11 @@ class Service:
             self._thread.join()
             self._thread = None
 
+    @property
+    def is_current_thread(self) -> bool:
+        """Whether it is this service's thread that asks."""
+        return self._thread is threading.current_thread()
+
     def wake(self) -> None:
         """Have ``tick`` called soon, once more if it is being called now."""
         self._wake.set()

@@ -1,0 +1,117 @@
+"""This engine's owner row in the database, and the kernel-held lock that proves it alive."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import attrs
+from ulid import ULID
+
+from durably.clock import Clock
+from durably.errors import DatabaseError
+from durably.store import owners
+from durably.store.database import Database
+from durably.worker import liveness
+from durably.worker.liveness import OwnerLock
+
+log = logging.getLogger("durably")
+
+T = TypeVar("T")
+
+
+@attrs.frozen
+class _Registration:
+    """The number of the row, and the lock."""
+
+    owner: int
+    lock: OwnerLock
+
+
+class Ownership:
+    """What lets this engine own runs. Made when it first executes one; usable from any thread."""
+
+    def __init__(self, database: Database, clock: Clock, heartbeat_interval_s: float) -> None:
+        self._database = database
+        self._clock = clock
+        self._heartbeat_interval_us = max(1, int(heartbeat_interval_s * 1e6))
+        self._lock = threading.Lock()  # serialises registering
+        self._registration: _Registration | None = None
+
+    @property
+    def owner(self) -> int | None:
+        """The number of the owner row, if there is one now."""
+        registration = self._registration
+        return None if registration is None else registration.owner
+
+    def register(self) -> int:
+        """Make the owner row, unless there is one; its number."""
+        with self._lock:
+            if self._registration is None:
+                self._registration = self._registered()
+            return self._registration.owner
+
+    def renew(self) -> None:
+        """Register anew: others took this engine for dead and removed its row."""
+        with self._lock:
+            old, self._registration = self._registration, None
+            if old is not None:
+                old.lock.release()
+            self._registration = self._registered()
+
+    def _registered(self) -> _Registration:
+        token = str(ULID())
+        # The lock first: a row whose lock is free belongs to the dead.
+        lock = OwnerLock.acquire(self._database.path, token)
+        try:
+            owner = self._database.write(
+                owners.register,
+                token=token,
+                boot_id=liveness.current_boot_id(),
+                pid=os.getpid(),
+                heartbeat_interval_us=self._heartbeat_interval_us,
+                now_us=self._clock.now_us(),
+            )
+        except BaseException:
+            lock.release()
+            raise
+        return _Registration(owner, lock)
+
+    def announce_started(self) -> None:
+        """Tell those who wait elsewhere that this engine takes runs by itself."""
+        self._database.write(owners.set_started, self.register(), is_started=True)
+
+    def announce_stopped(self) -> None:
+        """Tell them that it does not any more, if the database can be written."""
+        owner = self.owner
+        if owner is not None:
+            self._write_if_possible(owners.set_started, owner, is_started=False)
+
+    def give_up(self, *, is_file_lost: bool) -> None:
+        """Remove the row and let go of the lock."""
+        with self._lock:
+            registration, self._registration = self._registration, None
+        if registration is None:
+            return
+        is_removed = is_file_lost
+        try:
+            if not is_removed:
+                is_removed = bool(self._write_if_possible(owners.remove, registration.owner))
+        finally:
+            if is_removed:
+                registration.lock.release()
+            else:
+                # A run that could not be put back is recovered by whoever sees the lock free,
+                # and so is a row that could not be removed.
+                registration.lock.abandon()
+
+    def _write_if_possible(self, operation: Callable[..., T], *args: Any, **kw: Any) -> T | None:
+        """Sign off; others find it out by themselves in the end, so failing at it stops nobody."""
+        try:
+            return self._database.write(operation, *args, **kw)
+        except DatabaseError as exc:
+            log.warning("could not sign off: %s", exc)
+            return None

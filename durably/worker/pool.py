@@ -1,0 +1,289 @@
+"""The pool: executes claimed runs, a bounded number at once, and knows which are in their jobs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from durably.active import ActiveRun, Services
+from durably.errors import ForkedError, RunInterrupted, StopRun
+from durably.jobs import Registry
+from durably.store import runs
+from durably.store.runs import Claim, Ending, RunRow
+from durably.worker.execution import Execution
+from durably.worker.flusher import Flusher
+from durably.worker.service import ErrorSink
+
+log = logging.getLogger("durably")
+
+LabelsOf = Callable[[RunRow], dict[str, str]]
+
+_FORKED_EXIT_STATUS: Final = 70
+
+
+class _Depth(threading.local):
+    """How many jobs of this engine the present thread is inside of."""
+
+    value = 0
+
+
+class Pool:
+    """Executes runs on threads of its own, and single ones in a thread of the caller's.
+
+    A slot is reserved before a run is claimed for it, so that nothing is claimed that cannot
+    start at once. While *draining* nothing is claimed; while *interrupting*, what was claimed
+    a moment ago is put back at its first step boundary as well.
+
+    Args:
+        owner: the number of this engine's owner row, if it has one.
+    """
+
+    def __init__(
+        self,
+        max_workers: int,
+        *,
+        services: Services,
+        registry: Registry,
+        flusher: Flusher,
+        labels_of: LabelsOf,
+        owner: Callable[[], int | None],
+        on_error: ErrorSink,
+    ) -> None:
+        self._max_workers = max_workers
+        self._services = services
+        self._registry = registry
+        self._flusher = flusher
+        self._labels_of = labels_of
+        self._owner = owner
+        self._on_error = on_error
+        self._executor: ThreadPoolExecutor | None = None
+        self._depth = _Depth()
+        # Guards all below; notified when a run leaves or a slot gets free.
+        self._state = threading.Condition()
+        self._active: dict[tuple[int, int], ActiveRun] = {}
+        self._busy_slots = 0
+        self._is_draining = False
+        self._is_interrupting = False
+        # How many runs may still be claimed; None where they are not counted.
+        self._budget: int | None = None
+        self.executed = 0
+
+    # -- what it is doing ------------------------------------------------------------------
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether nothing is claimed."""
+        return self._is_draining
+
+    @property
+    def is_inside_job(self) -> bool:
+        """Whether the calling thread is inside a job of this engine."""
+        return self._depth.value > 0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no run is inside its job or about to be."""
+        with self._state:
+            return not self._active and not self._busy_slots
+
+    def active(self) -> list[ActiveRun]:
+        """The runs that are inside their jobs here."""
+        with self._state:
+            return list(self._active.values())
+
+    def stop_runs(self, reason: type[StopRun], run_id: str | None = None) -> None:
+        """Have all runs stop at their next step boundary, or the one of that id."""
+        for active in self.active():
+            if run_id is None or active.id == run_id:
+                active.stop(reason)
+
+    # -- opening and draining --------------------------------------------------------------
+
+    def open(self) -> None:
+        """Make the threads, which start when they are needed."""
+        self._executor = ThreadPoolExecutor(self._max_workers, thread_name_prefix="durably-worker")
+
+    def shut_down(self) -> None:
+        """End the threads, which have nothing to do any more."""
+        executor, self._executor = self._executor, None
+        if executor is not None:
+            executor.shutdown(wait=True)
+
+    def resume(self, budget: int | None = None) -> None:
+        """Claim again, so many runs at most."""
+        with self._state:
+            self._is_draining = self._is_interrupting = False
+            self._budget = budget
+
+    def drain(self, *, interrupt: bool) -> None:
+        """Claim nothing more; have what is executing stop at its next step boundary, if asked."""
+        with self._state:
+            self._is_draining = True
+            if interrupt:
+                # Also for those that were claimed and are not inside their jobs yet.
+                self._is_interrupting = True
+        if interrupt:
+            self.stop_runs(RunInterrupted)
+        self._services.changes.notify()
+
+    def end_interrupt(self) -> None:
+        """What enters its job from now on may go on: the stop that interrupted is over."""
+        with self._state:
+            self._is_interrupting = False
+
+    def wait_until_idle(self, timeout_s: float | None) -> bool:
+        """Block until no run is inside its job; ``False`` if the time was over before."""
+        with self._state:
+            return self._state.wait_for(
+                lambda: not self._active and not self._busy_slots, timeout_s
+            )
+
+    # -- claiming --------------------------------------------------------------------------
+
+    def claim(self, limit: int) -> Claim | None:
+        """What a claim of so many runs asks for, if this engine can claim at all."""
+        names, owner = self._registry.names, self._owner()
+        if not names or owner is None:
+            return None
+        return Claim(owner, json.dumps(names), self._services.clock.now_us(), limit)
+
+    def can_claim(self) -> bool:
+        """Whether a run is there that this engine could execute now."""
+        claim = self.claim(1)
+        return claim is not None and self._services.database.read(runs.has_claimable, claim.jobs)
+
+    def reserve_slots(self) -> Claim | None:
+        """Take every free slot and say what to claim for them, if anything is to be claimed."""
+        with self._state:
+            free = self._max_workers - self._busy_slots
+            if self._budget is not None:
+                free = min(free, self._budget)
+            if free <= 0 or self._is_draining:
+                return None
+            claim = self.claim(free)
+            if claim is not None:
+                self._busy_slots += free
+                if self._budget is not None:
+                    self._budget -= free
+            return claim
+
+    def return_slots(self, slots: int) -> None:
+        """Give back slots for which there was no run to claim."""
+        with self._state:
+            if self._budget is not None:
+                self._budget += slots
+        self._free_slots(slots)
+
+    def _free_slots(self, slots: int) -> None:
+        with self._state:
+            self._busy_slots -= slots
+            self._state.notify_all()
+
+    def _claim_next(self) -> Claim | None:
+        """What a pool thread that ends a run claims with it."""
+        with self._state:
+            # Where the runs are counted only the thread that counts them claims.
+            if self._is_draining or self._budget is not None:
+                return None
+        return self.claim(1)
+
+    # -- executing -------------------------------------------------------------------------
+
+    def hand_over(self, row: RunRow) -> None:
+        """Have a claimed run, which has a slot, executed by a thread of the pool."""
+        active = self._enter(row)
+        executor = self._executor
+        try:
+            if executor is not None:
+                executor.submit(self._work, active)
+                return
+        except RuntimeError:
+            # The interpreter is ending and takes no more work.
+            log.debug("run %s was claimed too late to be executed", active.id)
+        try:
+            self._put_back(active)
+        finally:
+            self._free_slots(1)
+
+    def execute_here(self, row: RunRow) -> None:
+        """Execute a claimed run in the calling thread."""
+        self._execute(self._enter(row, is_callers=True), lambda: None)
+
+    def _enter(self, row: RunRow, *, is_callers: bool = False) -> ActiveRun:
+        active = ActiveRun(row, self._labels_of(row), self._owner() or 0, is_callers=is_callers)
+        with self._state:
+            self._active[active.key, active.attempt] = active
+            self.executed += 1
+            if self._is_interrupting and not is_callers:
+                active.stop(RunInterrupted)
+        return active
+
+    def _leave(self, active: ActiveRun) -> None:
+        with self._state:
+            del self._active[active.key, active.attempt]
+            self._state.notify_all()
+        self._services.changes.notify()
+
+    def _put_back(self, active: ActiveRun) -> None:
+        now_us = self._services.clock.now_us()
+        ending = Ending(active.key, active.attempt, None, None, None, True, now_us)
+        try:
+            self._services.database.write(runs.finish, ending, None)
+        finally:
+            self._leave(active)
+
+    def _work(self, active: ActiveRun) -> None:
+        """What a pool thread does: execute, and go on with the run claimed at the end."""
+        following: ActiveRun | None = active
+        try:
+            while following is not None:
+                current, following = following, None
+                try:
+                    following = self._execute(current, self._claim_next)
+                except ForkedError as exc:
+                    _end_forked_child(exc)
+                except Exception as exc:  # noqa: BLE001 - a pool thread must give its slot back
+                    self._on_error(exc, "worker")
+        finally:
+            self._free_slots(1)
+            self._services.changes.notify()
+
+    def _execute(
+        self, active: ActiveRun, claim_next: Callable[[], Claim | None]
+    ) -> ActiveRun | None:
+        following: ActiveRun | None = None
+        self._depth.value += 1
+        try:
+            job = self._registry.require(active.job_name)
+            execution = Execution(active, job, self._services, self._flusher, claim_next)
+            claimed = execution.execute()
+            if claimed is not None:
+                following = self._enter(claimed)
+            execution.tell()
+        except BaseException:
+            if following is not None:
+                self._put_back(following)
+            raise
+        finally:
+            self._depth.value -= 1
+            active.is_over = True
+            if os.getpid() == active.pid:
+                self._leave(active)
+        return following
+
+
+def _end_forked_child(exc: ForkedError) -> None:
+    """End a child that a job forked, in the copy of a pool thread that it woke up in.
+
+    Coming back from here it would go on as a second pool thread of an engine that is the
+    parent's, and the process would never end.
+    """
+    sys.stderr.write(f"durably: {exc}\n")
+    sys.stderr.flush()
+    os._exit(_FORKED_EXIT_STATUS)

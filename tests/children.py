@@ -1,0 +1,203 @@
+"""Python programs as child processes, spoken to line by line, stopped and killed by their pid."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import apsw
+
+import durably
+
+ROOT: Final = Path(durably.__file__).parents[1]
+# Only guards against hanging; below the default stale_threshold of 30 s, so that what
+# waits for that in vain does not look like what works.
+DEADLINE_S: Final = 20.0
+
+Eventually = Callable[[Callable[[], object]], None]
+
+
+class Child:
+    """A running program. Leaving the ``with`` block kills it, stopped or not."""
+
+    def __init__(self, program: str, *args: object) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", program, *map(str, args)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        self.pid: Final = self._process.pid
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.put(line.rstrip("\n"))
+        self._lines.put(None)
+
+    def line(self) -> str:
+        """The next line that the program prints; fails at its end."""
+        line = self._lines.get(timeout=DEADLINE_S)
+        assert line is not None, f"the program ended with {self._process.wait(DEADLINE_S)}"
+        return line
+
+    def expect(self, expected: str) -> None:
+        """Read the next line, which must be *expected*."""
+        line = self.line()
+        assert line == expected, f"{line!r}, not {expected!r}"
+
+    def say(self, line: str = "") -> None:
+        """Write a line to the program's standard input."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{line}\n")
+        self._process.stdin.flush()
+
+    def kill(self) -> None:
+        """End it as a power button would, and wait until the kernel has let go of it."""
+        self._process.kill()
+        self._process.wait(DEADLINE_S)
+
+    def stop(self, database: Path) -> None:
+        """Stop it (``SIGSTOP``) at a moment at which it holds no lock of *database*."""
+        deadline = time.monotonic() + DEADLINE_S
+        while True:
+            os.kill(self.pid, signal.SIGSTOP)
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED)
+            if not is_locked(database):
+                return
+            os.kill(self.pid, signal.SIGCONT)
+            assert time.monotonic() < deadline, "it never lets go of the database"
+            time.sleep(0.003)  # let it go on; polled with a deadline
+
+    def go_on(self) -> None:
+        """Continue it (``SIGCONT``)."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def wait(self) -> int:
+        """Wait until it has ended by itself; its exit status."""
+        return self._process.wait(DEADLINE_S)
+
+    def rest(self) -> list[str]:
+        """Wait until it has ended by itself with status 0; the lines not read so far."""
+        status = self._process.wait(60.0)
+        assert status == 0, f"the program ended with {status}"
+        self._reader.join()
+        lines = []
+        while (line := self._lines.get_nowait()) is not None:
+            lines.append(line)
+        return lines
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.kill()
+        self._reader.join(DEADLINE_S)
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            try:
+                pipe.close()
+            except BrokenPipeError:
+                continue
+
+
+@contextmanager
+def held(program: str, *args: object) -> Iterator[tuple[Child, str]]:
+    """A ``HOLDER`` that is inside its step, and the id of its run."""
+    with Child(program, *args) as child:
+        word, attempt, run_id = child.line().split()
+        assert (word, attempt) == ("inside", "1")
+        yield child, run_id
+
+
+def is_locked(database: Path) -> bool:
+    """Whether anybody is in a write transaction or holds the writers' mutex at this moment."""
+    connection = apsw.Connection(str(database), flags=apsw.SQLITE_OPEN_READWRITE)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("ROLLBACK")
+    except apsw.BusyError:
+        return True
+    finally:
+        connection.close()
+    mutex = os.open(f"{database}.writer", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(mutex, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(mutex)
+    return False
+
+
+def has_ended(pid: int) -> bool:
+    """Whether the process is gone, or a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
+# What another program does that takes the write lock, and lets it go when told.
+LOCKER: Final = """
+import apsw, sys
+db = apsw.Connection(sys.argv[1], flags=apsw.SQLITE_OPEN_READWRITE)
+db.set_busy_timeout(20000)
+print("ready", flush=True)
+meaning = {"lock": "BEGIN IMMEDIATE", "exclude": "BEGIN EXCLUSIVE", "free": "ROLLBACK"}
+for line in sys.stdin:
+    db.execute(meaning[line.strip()])
+    print(line.strip(), flush=True)
+"""
+
+# An engine with a job ``hold``, of which it triggers one run. The second step says that it is
+# being executed, and waits for a line.
+HOLDER: Final = """
+import sys, threading, time
+import durably
+path, beat, threshold = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
+key = sys.argv[4] if len(sys.argv) > 4 else None
+def say(*words):
+    print(*words, flush=True)
+def held(step):
+    say("inside", step.attempt, step.run_id)
+    sys.stdin.readline()
+    return "from the first"
+@durably.job
+def hold(step):
+    try:
+        step.run("before", int)
+        step.run("held", held, step)
+        step.run("after", say, "after")
+        return "by the first"
+    except BaseException as exc:
+        say("stopped", type(exc).__name__)
+        raise
+app = durably.Durably(
+    path, jobs=[hold], max_workers=1, heartbeat_interval=beat, stale_threshold=threshold
+)
+app.on("worker:error", lambda event: print(event, file=sys.stderr, flush=True))
+app.start()
+app.jobs["hold"].trigger(concurrency_key=key)
+threading.Event().wait()
+"""

@@ -1,0 +1,102 @@
+"""What every test shares: nothing that it starts may outlive it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hypothesis
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+# How long what a test has already told to end may take for it. Only guards against hanging.
+GRACE_S = 10.0
+
+# A slow machine is no failure of a property; a failing example can be pasted back.
+hypothesis.settings.register_profile("durably", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("durably")
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    """A test that leaves one of durably's threads alive has failed."""
+    before = set(threading.enumerate())
+    yield
+    deadline = time.monotonic() + GRACE_S
+    left = []
+    for thread in set(threading.enumerate()) - before:
+        if thread.name.startswith("durably"):
+            thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.is_alive():
+                left.append(thread.name)
+    assert not left, f"threads that the test has left alive: {', '.join(sorted(left))}"
+
+
+@pytest.fixture(autouse=True)
+def no_child_process_is_left() -> Iterator[None]:
+    """A test that leaves a child process running has failed, and the child is ended."""
+    before = running_children()
+    yield
+    deadline = time.monotonic() + GRACE_S
+    while (left := running_children() - before) and time.monotonic() < deadline:
+        time.sleep(0.01)  # a condition polled with a deadline, reached only by what still ends
+    described = [f"{pid} ({command_line(pid)})" for pid in sorted(left)]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left, f"child processes that the test has left running: {', '.join(described)}"
+
+
+def running_children() -> set[int]:
+    """The children of this process that have not ended; none where /proc does not tell."""
+    found: set[int] = set()
+    for path in Path("/proc/self/task").glob("*/children"):
+        try:
+            found.update(int(pid) for pid in path.read_text().split())
+        except OSError:  # the thread has ended meanwhile
+            continue
+    # The helpers of multiprocessing live as long as this process.
+    return {
+        pid
+        for pid in found
+        if not has_ended(pid)
+        and not any(
+            helper in command_line(pid)
+            for helper in ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+        )
+    }
+
+
+def has_ended(pid: int) -> bool:
+    """Whether the process is gone, or a zombie that its parent has yet to ask about."""
+    try:
+        after_the_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]
+    except OSError:
+        return True
+    return after_the_name.split()[0] in "ZX"
+
+
+def command_line(pid: int) -> str:
+    """What the process was started with, empty if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+    except OSError:
+        return ""
+
+
+@pytest.fixture
+def eventually() -> Callable[[Callable[[], object]], None]:
+    """Poll a condition until it holds; fail when it does not within ten seconds."""
+
+    def wait_for(condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + GRACE_S
+        while not condition():
+            assert time.monotonic() < deadline, f"never came true: {condition}"
+            time.sleep(0.005)
+
+    return wait_for

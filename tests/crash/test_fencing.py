@@ -1,0 +1,262 @@
+"""What an owner still writes after its run was taken over changes nothing."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+
+import apsw
+import pytest
+from children import HOLDER, Child, Eventually, held
+from invariants import check
+
+import durably
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="stops processes")
+
+BEAT_S = 0.05
+THRESHOLD_S = 0.3
+
+
+def program(then: str) -> str:
+    """A job that waits outside of a step, so that what it does next is the first it writes."""
+    job = f"""\
+def fails():
+    raise ZeroDivisionError
+@durably.job
+def hold(step):
+    try:
+        step.run("before", int)
+        held(step)
+        {then}
+        return "by the first"
+    finally:
+        say("ended")
+"""
+    head, rest = HOLDER.split("@durably.job\n")
+    return head + job + "app = " + rest.split("app = ", 1)[1]
+
+
+WRITES = {
+    "completion": "pass",
+    "failure": "raise ValueError",
+    "checkpoint": "step.run('new', str, 'by the first')",
+    "failed step": "step.run('new', fails)",
+    "failed step that is handled": (
+        "\n        try:\n            step.run('new', fails)"
+        "\n        except Exception:\n            pass"
+    ),
+    "progress": "step.progress(99, 100, 'by the first')",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("write", WRITES)
+def test_write_of_an_earlier_owner_is_refused(
+    tmp_path: Path, write: str, eventually: Eventually
+) -> None:
+    """A completion, a failure, a checkpoint, a failed step or progress of an owner whose run was
+    taken over is refused: the run and its steps stay as the new owner left them.
+    """
+
+    @durably.job
+    def hold(step: durably.StepContext) -> str:
+        step.run("before", int)
+        step.progress(1, 2, "by the second")
+        return step.run("mine", str, "by the second")
+
+    database = tmp_path / "runs.db"
+    with held(program(WRITES[write]), database, BEAT_S, THRESHOLD_S) as (child, run_id):
+        child.stop(database)
+        app = durably.Durably(
+            database, jobs=[hold], heartbeat_interval=BEAT_S, stale_threshold=THRESHOLD_S
+        )
+        try:
+            app.start()
+            run = app.wait(run_id, timeout=20)
+            steps = app.get_steps(run_id)
+            assert (run.output, run.attempt) == ("by the second", 2)
+            child.say()
+            child.go_on()
+            child.expect("ended")
+            # Its engine works on: it can execute the next run, so all it had to write is written.
+            child.say()
+            other = trigger_one_more(app)
+            eventually(lambda: app.get_run(other).is_terminal)
+            assert app.get_run(run_id) == run
+            assert app.get_steps(run_id) == steps
+            assert run.progress == durably.Progress(1, 2, "by the second")
+            app.stop()
+        finally:
+            app.close()
+    assert check(database, is_finished=True) == []
+
+
+def trigger_one_more(app: durably.Durably) -> str:
+    """One more run of the job, whoever executes it; its id."""
+    return app.jobs["hold"].trigger().id
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_write_is_refused_while_the_new_owner_executes(tmp_path: Path, write: str) -> None:
+    """An earlier owner that no heartbeat has told anything is refused by the database itself, while
+    the run is being executed by the new one.
+    """
+    entered, leave = threading.Event(), threading.Event()
+
+    @durably.job
+    def hold(step: durably.StepContext) -> str:
+        step.run("before", int)
+        entered.set()
+        assert leave.wait(20)
+        return step.run("mine", str, "by the second")
+
+    database = tmp_path / "runs.db"
+    with held(program(WRITES[write]), database, 60.0, 120.0) as (child, run_id):
+        # Its heartbeat comes once a minute; let the observer believe it to be overdue.
+        db = apsw.Connection(str(database))
+        db.execute("UPDATE durably_owners SET heartbeat_interval_us = 1")
+        db.close()
+        app = durably.Durably(
+            database,
+            jobs=[hold],
+            max_workers=1,
+            heartbeat_interval=BEAT_S,
+            stale_threshold=THRESHOLD_S,
+        )
+        try:
+            app.start()
+            assert entered.wait(20)
+            child.say()
+            child.expect("ended")
+            # Its only slot is free: it claims the next run when the refused one is done with.
+            other = app.jobs["hold"].trigger()
+            assert child.line() == f"inside 1 {other.id}"
+            run = app.get_run(run_id)
+            assert (run.status, run.attempt, run.error, run.progress) == ("running", 2, None, None)
+            assert [step.name for step in app.get_steps(run_id)] == ["before"]
+            leave.set()
+            assert app.wait(run_id, timeout=20).output == "by the second"
+            assert [step.name for step in app.get_steps(run_id)] == ["before", "mine"]
+            app.stop()
+        finally:
+            leave.set()
+            app.close()
+    assert check(database) == []
+
+
+def test_two_stopped_owners_in_turn(tmp_path: Path) -> None:
+    """A run that is taken over twice belongs to the last owner alone."""
+    database = tmp_path / "runs.db"
+    with held(HOLDER, database, BEAT_S, THRESHOLD_S) as (first, run_id):
+        first.stop(database)
+        # A second process that has no run of its own takes it over, and hangs as well.
+        second_program = HOLDER.replace('app.jobs["hold"].trigger(concurrency_key=key)\n', "")
+        with Child(second_program, database, BEAT_S, THRESHOLD_S) as second:
+            assert second.line() == f"inside 2 {run_id}"
+            second.stop(database)
+
+            @durably.job
+            def hold(step: durably.StepContext) -> str:
+                step.run("before", int)
+                return step.run("held", str, "from the third")
+
+            app = durably.Durably(
+                database, jobs=[hold], heartbeat_interval=BEAT_S, stale_threshold=THRESHOLD_S
+            )
+            try:
+                app.start()
+                run = app.wait(run_id, timeout=20)
+                assert (run.output, run.attempt) == ("from the third", 3)
+                for child in (first, second):
+                    child.say()
+                    child.go_on()
+                    child.expect("stopped OwnershipLost")
+                assert app.get_run(run_id) == run
+                app.stop()
+            finally:
+                app.close()
+    assert check(database, is_finished=True) == []
+
+
+def test_process_that_was_taken_over_executes_the_run_again(tmp_path: Path) -> None:
+    """An owner that hung and goes on may claim the run it has lost anew, as any other."""
+    database = tmp_path / "runs.db"
+    with held(HOLDER, database, BEAT_S, THRESHOLD_S) as (child, run_id):
+        child.stop(database)
+        # This engine recovers the run, but does not know its job.
+        app = durably.Durably(database, heartbeat_interval=BEAT_S, stale_threshold=THRESHOLD_S)
+        reasons: list[str] = []
+        app.on("run:recover", lambda event: reasons.append(event.reason))
+        try:
+            app.start()
+            seen = app._changes.look()
+            while not reasons:
+                app._changes.wait(seen, 20)
+            assert app.get_run(run_id).status == "pending"
+            child.go_on()
+            child.say()
+            child.expect("stopped OwnershipLost")
+            assert child.line() == f"inside 2 {run_id}"
+            child.say()
+            child.expect("after")
+            run = app.wait(run_id, timeout=20)
+            assert (run.output, run.attempt) == ("by the first", 2)
+            assert reasons == ["stale"]
+            app.stop()
+        finally:
+            app.close()
+    assert check(database, is_finished=True) == []
+
+
+SLEEPER = """
+import sys, threading
+import durably
+def say(line):
+    sys.stdout.write(line + "\\n")  # whole: four threads speak
+    sys.stdout.flush()
+@durably.job
+def sleep(step) -> None:
+    say(f"inside {step.attempt} {step.run_id}")
+    try:
+        step.sleep(1000)
+    except BaseException as exc:
+        say(f"{type(exc).__name__} {step.cancelled}")
+        raise
+app = durably.Durably(
+    sys.argv[1], jobs=[sleep], heartbeat_interval=float(sys.argv[2]), stale_threshold=60
+)
+app.start()
+for _ in range(4):
+    app.jobs["sleep"].trigger()
+threading.Event().wait()
+"""
+
+
+def test_heartbeat_marks_all_runs_and_learns_of_their_cancellation(
+    tmp_path: Path, eventually: Eventually
+) -> None:
+    """The heartbeat marks all runs of its process as alive at the same instant, again and again,
+    and a run that another process cancels is woken out of its sleep by the next one.
+    """
+    database = tmp_path / "runs.db"
+    with Child(SLEEPER, database, BEAT_S) as child:
+        ids = [child.line().split()[2] for _ in range(4)]
+        app = durably.Durably(database)
+        try:
+
+            def beats() -> set:
+                return {app.get_run(run_id).heartbeat_at for run_id in ids}
+
+            eventually(lambda: len(beats()) == 1)
+            first = beats()
+            eventually(lambda: len(beats()) == 1 and beats() != first)
+            for run_id in ids:
+                app.cancel(run_id)
+                child.expect("RunCancelled True")
+            eventually(lambda: check(database, is_finished=True) == [])
+            eventually(lambda: not [r for r in app.get_runs() if not r.is_terminal])
+        finally:
+            app.close()
+    assert check(database, is_finished=True) == []

@@ -1,0 +1,203 @@
+"""Other programs and other libraries that read the file of a running engine harm nothing."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import apsw
+import pytest
+from children import Child
+from invariants import check
+
+import durably
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the guard needs OFD locks")
+
+READER = """
+import sqlite3, sys
+print("ready", flush=True)
+for line in sys.stdin:
+    db = sqlite3.connect(sys.argv[1])
+    print(db.execute("SELECT count(*) FROM durably_runs_readable").fetchone()[0], flush=True)
+    db.close()
+"""
+
+
+def test_another_process_reads_with_another_library(tmp_path: Path) -> None:
+    """Another process sees every run at once with Python's sqlite3, opened and closed each time."""
+    database = tmp_path / "runs.db"
+
+    @durably.job
+    def work(step: durably.StepContext) -> int:
+        return step.run("one", int)
+
+    with (
+        durably.Durably(database, jobs=[work]) as app,
+        Child(READER, database) as reader,
+    ):
+        reader.expect("ready")
+        for n in range(1, 20):
+            app.jobs["work"].trigger_and_wait(timeout=20)
+            reader.say()
+            reader.expect(str(n))
+    assert check(database, is_idle=True, is_finished=True) == []
+
+
+POKED = """
+import os, shutil, sqlite3, sys
+import durably
+database, how, runs = sys.argv[1], sys.argv[2], int(sys.argv[3])
+def poke():
+    if how == "sqlite3":
+        db = sqlite3.connect(database)
+        db.execute("SELECT * FROM durably_runs").fetchall()
+        db.close()
+    elif how == "open":
+        for suffix in ("", "-wal", "-shm"):
+            open(database + suffix, "rb").close()
+    else:
+        shutil.copy(database, database + f".copy-{os.getpid()}")
+@durably.job
+def work(step) -> int:
+    for n in range(3):
+        step.run(f"step-{n}", int)
+        poke()
+    return 3
+print("ready", flush=True)
+sys.stdin.readline()
+with durably.Durably(database, jobs=[work]) as app:
+    for n in range(runs):
+        print(app.jobs["work"].trigger().id, flush=True)
+        poke()
+"""
+
+
+@pytest.mark.parametrize("how", ["sqlite3", "open", "copy"])
+def test_code_in_the_same_process_that_opens_the_file(tmp_path: Path, how: str) -> None:
+    """Two processes in which other code opens and closes the database's files between any two
+    calls, with another SQLite library or with none, lose nothing that was acknowledged.
+    """
+    database = tmp_path / "runs.db"
+    with Child(POKED, database, how, 60) as first, Child(POKED, database, how, 60) as second:
+        for child in (first, second):
+            child.expect("ready")
+        for child in (first, second):
+            child.say()
+        acknowledged = first.rest() + second.rest()
+    assert len(set(acknowledged)) == 120
+    assert check(database, is_sequential=True, is_idle=True, is_finished=True) == []
+    app = durably.Durably(database)
+    try:
+        for run_id in acknowledged:
+            run = app.get_run(run_id)
+            assert (run.status, run.output, run.completed_steps) == ("completed", 3, 3)
+    finally:
+        app.close()
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    """A database with a completed run, closed."""
+    path = tmp_path / "runs.db"
+
+    @durably.job
+    def work(step: durably.StepContext) -> None:
+        step.run("one", str, "kept" * 6000)
+
+    with durably.Durably(path, jobs=[work]) as app:
+        app.jobs["work"].trigger_and_wait(timeout=20)
+    return path
+
+
+def test_damaged_file_is_a_clear_error(database: Path) -> None:
+    """A file whose beginning was overwritten, or that was cut off, is a DatabaseError that says so
+    and carries the cause; it is left as it is.
+    """
+    sound = database.read_bytes()
+    damages = {
+        "beginning": bytes(200) + sound[200:],
+        "text": b"this is a letter, not a database\n" * 300,
+        "cut off": sound[: len(sound) // 2],
+    }
+    for name, content in damages.items():
+        database.write_bytes(content)
+        with pytest.raises(durably.DurablyError) as caught:
+            durably.Durably(database).get_runs()
+        assert isinstance(caught.value, durably.DatabaseError | durably.SchemaError), name
+        assert str(database) in str(caught.value), name
+        if isinstance(caught.value, durably.DatabaseError):
+            assert isinstance(caught.value.__cause__, apsw.Error), name
+        assert database.read_bytes() == content, name
+
+
+@pytest.mark.parametrize("pages_before_the_end", [2, 0])
+def test_damage_met_later_is_a_clear_error(database: Path, pages_before_the_end: int) -> None:
+    """Damage in the middle of the file, or text in it that is none, is a DatabaseError of the call
+    that meets it; the engine can be closed, and what lies elsewhere stays readable.
+    """
+    size = 4096
+    content = bytearray(database.read_bytes())
+    page = content.rindex(b"kept" * 20) // size - pages_before_the_end
+    content[page * size + 4 : (page + 1) * size] = b"\xff" * (size - 4)
+    if pages_before_the_end:
+        content[page * size : page * size + 4] = b"\xff" * 4  # where it goes on
+    database.write_bytes(content)
+    app = durably.Durably(database)
+    try:
+        (run,) = app.get_runs()
+        assert run.status == "completed"
+        with pytest.raises(durably.DatabaseError, match="damaged") as caught:
+            app.get_steps(run)
+        assert str(database) in str(caught.value)
+        assert isinstance(caught.value.__cause__, apsw.CorruptError | UnicodeDecodeError)
+        assert app.count_runs() == 1
+    finally:
+        app.close()
+
+
+FOREIGN = {
+    "another program's": "CREATE TABLE mine (x); INSERT INTO mine VALUES (1);",
+    "another application id": "PRAGMA application_id = 7; CREATE TABLE mine (x);",
+    "a newer schema": "PRAGMA user_version = 9;",
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+@pytest.mark.parametrize("is_wal", [False, True])
+def test_foreign_file_is_refused_and_left_untouched(
+    tmp_path: Path, kind: str, is_wal: bool
+) -> None:
+    """Another program's database and a newer durably's are refused with SchemaError, byte by byte
+    as they were, with no file left beside them.
+    """
+    path = tmp_path / "foreign.db"
+    if kind == "a newer schema":
+        durably.Durably(path).close()
+    db = apsw.Connection(str(path))
+    db.pragma("journal_mode", "wal" if is_wal else "delete")
+    db.execute(FOREIGN[kind])
+    db.close()
+    for beside in tmp_path.glob("foreign.db.*"):
+        beside.unlink()
+    before = path.read_bytes()
+    with pytest.raises(durably.SchemaError, match=r"foreign\.db"):
+        durably.Durably(path)
+    assert path.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == ["foreign.db"]
+
+
+def test_foreign_file_with_a_log_is_left_with_it(tmp_path: Path) -> None:
+    """Another program's database that it left with a write-ahead log keeps that log."""
+    source, path = tmp_path / "source.db", tmp_path / "foreign.db"
+    db = apsw.Connection(str(source))
+    db.pragma("journal_mode", "wal")
+    db.execute("CREATE TABLE mine (x)")
+    for suffix in ("", "-wal"):
+        shutil.copy(f"{source}{suffix}", f"{path}{suffix}")
+    db.close()
+    before = [Path(f"{path}{suffix}").read_bytes() for suffix in ("", "-wal")]
+    with pytest.raises(durably.SchemaError):
+        durably.Durably(path)
+    assert [Path(f"{path}{suffix}").read_bytes() for suffix in ("", "-wal")] == before

@@ -1,0 +1,59 @@
+"""A job that waits inside a step until a test lets it go, and a call in a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import durably
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from durably import Durably
+
+HANG_S = 30  # only guards against hanging
+
+
+class Gate:
+    """A job of three steps that says when it is inside the second, and waits there."""
+
+    def __init__(self) -> None:
+        self.inside = threading.Event()
+        self.go = threading.Event()
+        self.calls: list[str] = []
+        self.job = durably.job("gated")(self.run)
+
+    def run(self, step: durably.StepContext) -> list[str]:
+        done = [step.run("first", self._call, "first")]
+        done.append(step.run("second", self._wait))
+        return [*done, step.run("third", self._call, "third")]
+
+    def _call(self, name: str) -> str:
+        self.calls.append(name)
+        return name
+
+    def _wait(self) -> str:
+        self.inside.set()
+        assert self.go.wait(HANG_S)
+        return self._call("second")
+
+
+def in_thread(function: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
+    outcome: list[Any] = []
+
+    def call() -> None:
+        try:
+            outcome.append(function())
+        except BaseException as exc:
+            outcome.append(exc)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    return thread, outcome
+
+
+def status(app: Durably, run: Any) -> str:
+    found = app.get_run(run)
+    assert found is not None
+    return found.status

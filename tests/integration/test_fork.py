@@ -1,0 +1,347 @@
+"""os.fork: the child may not use the parent's engine, and opens its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from children import ROOT
+
+import durably
+from durably import Durably, ForkedError, RunStatus
+from durably.store import runs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+HANG_S = 60  # only guards against hanging
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform does not fork")
+
+
+@durably.job
+def quick(step: durably.StepContext) -> int:
+    return step.run("only", os.getpid)
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[Durably]:
+    app = Durably(tmp_path / "x.db", jobs=[quick])
+    yield app
+    app.close()
+
+
+def in_fork(function: Callable[[], Any]) -> str:
+    """What *function* gives in a forked child, as text; it must not raise."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            try:
+                said = repr(function())
+            except BaseException:
+                said = traceback.format_exc()
+            os.write(writing, said.encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        said = pipe.read()
+    os.waitpid(child, 0)
+    return said
+
+
+def raised_by(call: Callable[[], Any]) -> str:
+    try:
+        call()
+    except BaseException as exc:
+        return type(exc).__name__
+    return "nothing"
+
+
+def test_any_call_raises_in_the_child(app: Durably) -> None:
+    """Every public call on the parent's engine, its handles and iterators raises ForkedError."""
+    app.start()
+    handle = app.jobs["quick"]
+    run = handle.trigger_and_wait(timeout=HANG_S)
+    waiting = app.as_completed([run])
+
+    class Plugin:
+        name = "plugin"
+
+        def install(self, app: Any) -> None:
+            """Nothing."""
+
+    calls: dict[str, Callable[[], Any]] = {
+        "start": app.start,
+        "init": app.init,
+        "stop": app.stop,
+        "close": app.close,
+        "enter": app.__enter__,
+        "run_until_idle": app.run_until_idle,
+        "process_one": app.process_one,
+        "register": lambda: app.register(quick),
+        "jobs": lambda: app.jobs,
+        "get_job": lambda: app.get_job("quick"),
+        "get_run": lambda: app.get_run(run),
+        "get_runs": app.get_runs,
+        "count_runs": app.count_runs,
+        "get_steps": lambda: app.get_steps(run),
+        "get_logs": lambda: app.get_logs(run),
+        "wait": lambda: app.wait(run, timeout=1),
+        "as_completed": lambda: list(app.as_completed([run])),
+        "an iterator": lambda: next(waiting),
+        "retry": lambda: app.retry(run),
+        "retrigger": lambda: app.retrigger(run),
+        "cancel": lambda: app.cancel(run),
+        "delete_run": lambda: app.delete_run(run),
+        "purge_runs": lambda: app.purge_runs(older_than=0),
+        "on": lambda: app.on("*", print),
+        "on_error": lambda: app.on_error(print),
+        "subscribe": lambda: app.subscribe(run),
+        "use": lambda: app.use(Plugin()),
+        "trigger": handle.trigger,
+        "trigger_and_wait": handle.trigger_and_wait,
+        "batch_trigger": lambda: handle.batch_trigger([None]),
+        "handle.get_run": lambda: handle.get_run(run),
+        "handle.get_runs": handle.get_runs,
+    }
+    said = in_fork(lambda: {name: raised_by(call) for name, call in calls.items()})
+    assert said == repr(dict.fromkeys(calls, "ForkedError"))
+
+    # The parent has noticed nothing.
+    assert handle.trigger_and_wait(timeout=HANG_S).output == os.getpid()
+    assert app.count_runs() == 2
+
+
+def test_the_message_says_what_to_do(app: Durably) -> None:
+    """ForkedError names the database and says to open a new engine in the child."""
+
+    def message() -> str:
+        with pytest.raises(ForkedError) as caught:
+            app.get_runs()
+        return str(caught.value)
+
+    said = in_fork(message)
+    assert "x.db" in said
+    assert "open a new one in the child" in said
+
+
+def test_leaving_the_block_in_the_child_harms_nobody(tmp_path: Path) -> None:
+    """A child that falls out of the parent's with block leaves the parent's engine alone."""
+
+    def leave(app: Durably) -> str:
+        app.__exit__(None, None, None)
+        app.__exit__(ValueError, ValueError(), None)
+        return "left"
+
+    with Durably(tmp_path / "x.db", jobs=[quick]) as app:
+        assert in_fork(lambda: leave(app)) == "'left'"
+        assert app.jobs["quick"].trigger_and_wait(timeout=HANG_S).status is RunStatus.COMPLETED
+
+
+def test_the_child_opens_its_own(app: Durably) -> None:
+    """An engine that the child opens on the same file works, beside the parent's."""
+    app.start()
+    path = app._database.path
+
+    def own() -> tuple[str, bool]:
+        with Durably(path, jobs=[quick]) as mine:
+            run = mine.jobs["quick"].trigger_and_wait(timeout=HANG_S)
+            return run.status.value, run.attempt == 1
+
+    assert in_fork(own) == "('completed', True)"
+    assert app.count_runs(status="completed") == 1
+    assert app.jobs["quick"].trigger_and_wait(timeout=HANG_S).output == os.getpid()
+
+
+def test_a_forked_child_does_not_keep_its_parent_alive(tmp_path: Path) -> None:
+    """The parent dies while a forked child lives on: its run is recovered at once."""
+    script = """
+import os, signal, sys, threading, durably
+@durably.job("long")
+def long(step):
+    step.run("first", int, "1")
+    inside.set()
+    step.sleep(100000)
+inside = threading.Event()
+app = durably.Durably(sys.argv[1], jobs=[long]).init()
+app.jobs["long"].trigger()
+assert inside.wait(60)
+child = os.fork()
+if child == 0:
+    os.close(1)
+    sys.stdin.read()
+    os._exit(0)
+print(child, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "x.db")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert parent.stdin is not None
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    try:
+        parent.wait(HANG_S)
+        os.kill(child, 0)  # it lives
+
+        @durably.job("long")
+        def long(step):
+            return step.run("first", lambda: "again")
+
+        with Durably(tmp_path / "x.db", jobs=[long], stale_threshold=9999) as app:
+            (run,) = app.get_runs()
+            ended = app.wait(run, timeout=HANG_S)
+        assert (ended.output, ended.attempt) == (1, 2)
+    finally:
+        parent.stdin.close()  # ends the child
+        parent.stdout.close()
+
+
+def test_a_fork_waits_for_the_transaction_in_progress(
+    app: Durably, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The child never inherits half of one: it is forked before it begins, or after its commit."""
+    inside, go, forked = threading.Event(), threading.Event(), threading.Event()
+    enqueue = runs.enqueue
+
+    def slow(*args: Any) -> Any:
+        result = enqueue(*args)
+        inside.set()
+        assert go.wait(HANG_S)
+        return result
+
+    monkeypatch.setattr(runs, "enqueue", slow)
+    handle = app.jobs["quick"]
+    path = app._database.path
+
+    def trigger() -> None:
+        handle.trigger(idempotency_key="k")
+
+    def count_in_child() -> int:
+        mine = Durably(path)
+        try:
+            return mine.count_runs()
+        finally:
+            mine.close()
+
+    said: list[str] = []
+
+    def fork() -> None:
+        said.append(in_fork(count_in_child))
+        forked.set()
+
+    triggering, forking = threading.Thread(target=trigger), threading.Thread(target=fork)
+    triggering.start()
+    assert inside.wait(HANG_S)
+    forking.start()
+    # Had the fork not waited, its child would count while the insert is not committed.
+    assert not forked.wait(0.3)
+    go.set()
+    triggering.join(HANG_S)
+    forking.join(HANG_S)
+    assert said == ["1"]
+
+
+def test_many_forks_while_the_engine_works(app: Durably) -> None:
+    """Forks at any moment leave the parent's runs whole, and each child can open its own."""
+    app.start()
+    triggered = app.jobs["quick"].batch_trigger([None] * 60)
+    path = app._database.path
+
+    def count() -> int:
+        mine = Durably(path)
+        try:
+            return mine.count_runs()
+        finally:
+            mine.close()
+
+    assert {in_fork(count) for _ in range(8)} == {"60"}
+    assert {run.output for run in app.as_completed(triggered, timeout=HANG_S)} == {os.getpid()}
+
+
+@pytest.mark.parametrize("ending", ["sys.exit(4)", "raise SystemExit(4)"])
+def test_a_child_that_ends_as_a_script_does(tmp_path: Path, ending: str) -> None:
+    """The exit of a forked child neither hangs nor touches the parent's runs and locks."""
+    script = f"""
+import os, sys, threading, durably
+@durably.job("long")
+def long(step):
+    step.run("first", int, "1")
+    inside.set()
+    step.sleep(100000)
+inside = threading.Event()
+app = durably.Durably(sys.argv[1], jobs=[long]).init()
+run = app.jobs["long"].trigger()
+assert inside.wait(60)
+child = os.fork()
+if child == 0:
+    {ending}
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 4
+assert app.get_run(run).status == "running"
+other = durably.Durably(sys.argv[1])
+other.run_until_idle()
+assert app.get_run(run).status == "running"
+print("well", flush=True)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "x.db")],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=HANG_S,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "well\n", "")
+
+
+def test_a_step_may_fork_if_its_child_ends(app: Durably) -> None:
+    """A child that a step forks and that ends itself harms neither the run nor the engine."""
+
+    @durably.job
+    def forking(step):
+        def fork() -> int:
+            child = os.fork()
+            if child == 0:
+                os._exit(5)
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+        return step.run("fork", fork)
+
+    app.start()
+    run = app.register(forking).trigger_and_wait(timeout=HANG_S)
+    assert run.output == 5
+
+
+def test_a_step_whose_child_comes_back(tmp_path: Path) -> None:
+    """The copy of the job is refused in the child and ends; the parent stores its step once."""
+    script = """
+import os, sys, durably
+@durably.job("forking")
+def forking(step):
+    child = step.run("fork", os.fork)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
+with durably.Durably(sys.argv[1], jobs=[forking]) as app:
+    run = app.jobs["forking"].trigger_and_wait()
+    print(run.output, run.completed_steps, flush=True)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "x.db")],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=HANG_S,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert (done.returncode, done.stdout) == (0, "True 1\n"), done.stderr

@@ -1,0 +1,171 @@
+"""A store for tests to play with, a clock that they move, and short ways to put things in."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from durably.clock import Clock
+from durably.store import owners, runs, schema, steps
+from durably.store.database import Database, _configure
+from durably.store.runs import Claim, Ended, Ending, NewRun, RunRow
+
+_numbers = itertools.count(1)
+
+
+class FakeClock(Clock):
+    """Both readings stand still until they are moved; a wait moves them to its end."""
+
+    def __init__(self, now_us: int = 1_000_000_000) -> None:
+        self.us = now_us
+        self.seconds = 500.0
+
+    def now_us(self) -> int:
+        return self.us
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def advance(self, seconds: float) -> None:
+        self.us += int(seconds * 1e6)
+        self.seconds += seconds
+
+    def wait(self, event: threading.Event, timeout_s: float | None) -> bool:
+        if not event.is_set():
+            if timeout_s is None:
+                return event.wait(10.0)
+            self.advance(timeout_s)
+        return event.is_set()
+
+
+def connect(path: Path | str) -> apsw.Connection:
+    """A connection set up as the store's own, whatever the file holds."""
+    db = apsw.Connection(str(path))
+    db.set_busy_timeout(10_000)
+    db.pragma("journal_mode", "wal")
+    _configure(db, "normal")
+    db.pragma("synchronous", "off")  # no test here cuts the power
+    return db
+
+
+def begin(db: apsw.Connection) -> Callable[[], None]:
+    """What ``migrate`` asks for."""
+    return lambda: db.execute("BEGIN IMMEDIATE") and None
+
+
+def fresh(path: Path | str, scripts: list[str] | None = None) -> apsw.Connection:
+    """A connection to a new database at the newest version."""
+    db = connect(path)
+    schema.migrate(db, str(path), begin(db), scripts)
+    return db
+
+
+def query(store: Database, sql: str, *bindings: Any) -> list[Any]:
+    """The rows of a query."""
+    return store.read(lambda db: db.execute(sql, bindings).fetchall())
+
+
+def insert(db: apsw.Connection, table: str, **values: Any) -> None:
+    """One row, as it is given."""
+    names = ", ".join(values)
+    marks = ", ".join("?" * len(values))
+    db.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", tuple(values.values()))
+
+
+# -- through the verbs ---------------------------------------------------------------------
+
+
+def given_owner(store: Database, token: str | None = None, **values: Any) -> int:
+    """The number of a new owner row."""
+    given = {
+        "token": token or f"token-{next(_numbers)}",
+        "boot_id": "boot",
+        "pid": 1,
+        "heartbeat_interval_us": 5_000_000,
+        "now_us": 1,
+    }
+    return store.write(owners.register, **(given | values))
+
+
+def trigger(store: Database, job: str = "job", now_us: int = 10, **options: Any) -> RunRow:
+    """A new run's row."""
+    new = NewRun(options.pop("id", f"run-{next(_numbers)}"), job, "1", **options)
+    return store.write(runs.enqueue, new, now_us).row
+
+
+def claim(
+    store: Database, owner: int, *jobs: str, limit: int = 1, now_us: int = 20
+) -> list[RunRow]:
+    """The rows of the runs that a claim got."""
+    return store.write(runs.claim, Claim(owner, json.dumps(jobs or ["job"]), now_us, limit))
+
+
+def given_running(store: Database, owner: int, job: str = "job", **options: Any) -> RunRow:
+    """A run of that owner that no other pending run of the job precedes."""
+    run = trigger(store, job, **options)
+    (row,) = claim(store, owner, job)
+    assert row.id == run.id
+    return row
+
+
+def finish(
+    store: Database,
+    row: RunRow,
+    *,
+    output: str | None = None,
+    error: str | None = None,
+    progress: str | None = None,
+    keep_steps: bool = True,
+    now_us: int = 30,
+    claim_next: Claim | None = None,
+) -> Ended:
+    """End an execution: completed with an output, failed with an error, else interrupted."""
+    ending = Ending(row.run, row.attempt, output, error, progress, keep_steps, now_us)
+    return store.write(runs.finish, ending, claim_next)
+
+
+def checkpoint(store: Database, row: RunRow, name: str, index: int = 0, output: str = "1") -> bool:
+    """Whether the result of a step was stored."""
+    return store.write(steps.complete, row.run, row.attempt, index, name, output, 21, 22)
+
+
+def stored(store: Database, row: RunRow) -> RunRow:
+    """The run as it is now."""
+    return store.read(runs.get, row.id)
+
+
+def place(store: Database, row: RunRow) -> int:
+    """The run's place in the queue of its concurrency key."""
+    ((queue_place,),) = query(store, "SELECT queue_place FROM durably_runs WHERE run = ?", row.run)
+    return int(queue_place)
+
+
+def enqueue(store: Database, run_id: str, now_us: int = 10, **options: object) -> runs.Enqueued:
+    """How a trigger of that id was resolved."""
+    return store.write(runs.enqueue, NewRun(run_id, "job", "1", **options), now_us)
+
+
+def bring_to(store: Database, row: RunRow, state: str) -> None:
+    """Take a pending run, the first of its job, to another status."""
+    if state == "pending":
+        return
+    (running,) = claim(store, given_owner(store))
+    assert running.id == row.id
+    checkpoint(store, running, "s")
+    if state == "completed":
+        finish(store, running, output="2")
+    elif state == "failed":
+        finish(store, running, error="{}")
+    elif state == "cancelled":
+        store.write(runs.cancel, row.id, 30)
+
+
+def stored_status(store: Database, run_id: str) -> str:
+    """The run's status as it is now."""
+    return store.read(runs.get, run_id).status

@@ -1,0 +1,596 @@
+"""The store beside a plain model: random sequences of verbs, and both must agree after each.
+
+The model knows the contract and none of the store's helpers: a run is claimable if it is pending,
+nobody's, of a known job, and no run of its concurrency key has an owner.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from durably.errors import ConflictError, DatabaseError, NotFoundError
+from durably.store import owners, runs, steps
+from durably.store.database import Database
+from durably.store.runs import Claim, Ending, NewRun
+
+JOBS = ("a", "b")
+STEPS = ("s", "t", "u")
+WHAT_OWNERS_DO = ("register", "leave", "beat", "die", "hang", "reopen")
+LOOKS = (("a",), ("b",), JOBS)
+RUNS = """
+    SELECT run, id, job_name, status, owner, attempt, output, error, progress,
+           concurrency_key, idempotency_key, created_at_us, started_at_us,
+           completed_at_us, heartbeat_at_us, queue_place
+    FROM durably_runs ORDER BY run"""
+STEPS_OF_RUNS = """
+    SELECT run, name, step & 0xFFFFFF, status, output, error, attempt
+    FROM durably_steps ORDER BY run, name"""
+TERMINAL = ("completed", "failed", "cancelled")
+
+jobs_known = st.sampled_from([("a",), ("b",), ("a", "b"), ()])
+triggers = st.fixed_dictionaries(
+    {
+        "job": st.sampled_from(JOBS),
+        "key": st.sampled_from([None, "k", "k", "l"]),
+        "idem": st.sampled_from([None, None, "i", "j"]),
+        "coalesce": st.booleans(),
+        "retry_failed": st.booleans(),
+    }
+)
+numbers = st.integers(0, 1000)
+
+
+class Run:
+    """A run as the model knows it."""
+
+    def __init__(self, order: int, run_id: str, given: dict[str, Any], now: int) -> None:
+        self.order = order
+        self.id = run_id
+        self.job = given["job"]
+        self.key = given["key"]
+        self.idem = given["idem"]
+        self.status = "pending"
+        self.owner: int | None = None
+        self.attempt = 0
+        self.output: str | None = None
+        self.error: str | None = None
+        self.progress: str | None = None
+        self.created, self.started, self.completed = now, None, None
+        self.beat: int | None = None
+        self.steps: dict[str, tuple[int, str, str | None, str | None, int]] = {}
+
+    def end(self, status: str, now: int) -> None:
+        self.status, self.completed = status, now
+
+
+class Execution:
+    """What somebody was told when they claimed a run; it may be stale by now."""
+
+    def __init__(self, run: Run) -> None:
+        assert run.owner is not None
+        self.id, self.key, self.attempt, self.owner = run.id, run.order, run.attempt, run.owner
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """The SQLite store against the model: what it forgets or invents is a bug."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.mkdtemp(prefix="durably-model-")
+        self.store = self._open()
+        self.now = 100
+        self.order = 0
+        self.ids: list[str] = []
+        self.runs: dict[str, Run] = {}
+        self.owners: dict[int, int] = {}  # and their beats
+        self.all_owners: list[int] = []
+        self.executions: list[Execution] = []
+        self.claimed: set[tuple[str, int]] = set()
+        self.results: dict[tuple[str, str], str] = {}
+
+    def _open(self) -> Database:
+        return Database(Path(self.folder) / "model.db", synchronous="normal")
+
+    def teardown(self) -> None:
+        self.store.close()
+        shutil.rmtree(self.folder)
+
+    # -- the model's own reading of the contract ---------------------------------------------
+
+    def held(self, key: str | None) -> bool:
+        return key is not None and any(
+            run.key == key and run.owner is not None for run in self.runs.values()
+        )
+
+    def claimable(self, jobs: tuple[str, ...]) -> list[Run]:
+        return [
+            run
+            for run in sorted(self.runs.values(), key=lambda run: run.order)
+            if run.status == "pending"
+            and run.owner is None
+            and run.job in jobs
+            and not self.held(run.key)
+        ]
+
+    def expect_claim(self, owner: int, jobs: tuple[str, ...]) -> Run | None:
+        run = next(iter(self.claimable(jobs)), None)
+        if run is None:
+            return None
+        run.status, run.owner, run.attempt = "running", owner, run.attempt + 1
+        run.started = run.started or self.now
+        run.beat = self.now
+        return run
+
+    def took(self, run: Run, row: runs.RunRow) -> None:
+        assert (row.run, row.id, row.attempt, row.owner) == (
+            run.order,
+            run.id,
+            run.attempt,
+            run.owner,
+        )
+        assert (row.id, row.attempt) not in self.claimed
+        self.claimed.add((row.id, row.attempt))
+        self.executions.append(Execution(run))
+
+    def current(self, execution: Execution) -> Run | None:
+        """The run, if that execution still is the running one."""
+        run = self.runs.get(execution.id)
+        fits = run is not None and (run.status, run.attempt) == ("running", execution.attempt)
+        return run if fits else None
+
+    def retry_in_model(self, run: Run) -> None:
+        run.status, run.error, run.completed = "pending", None, None
+
+    # -- triggering --------------------------------------------------------------------------
+
+    def expect_enqueue(self, given: dict[str, Any], run_id: str) -> tuple[str, str]:
+        if given["idem"] is not None:
+            for run in self.runs.values():
+                if (run.job, run.idem) == (given["job"], given["idem"]):
+                    if given["retry_failed"] and run.status in ("failed", "cancelled"):
+                        self.retry_in_model(run)
+                        return run.id, "retried"
+                    return run.id, "idempotent"
+        if given["coalesce"] and given["key"] is not None:
+            for run in sorted(self.runs.values(), key=lambda run: run.order):
+                if (run.job, run.key, run.status) == (given["job"], given["key"], "pending"):
+                    return run.id, "coalesced"
+        self.order += 1
+        self.ids.append(run_id)
+        self.runs[run_id] = Run(self.order, run_id, given, self.now)
+        return run_id, "created"
+
+    def new(self, given: dict[str, Any], number: int) -> NewRun:
+        return NewRun(
+            f"run-{self.now}-{number}",
+            given["job"],
+            "1",
+            idempotency_key=given["idem"],
+            concurrency_key=given["key"],
+            coalesce=given["coalesce"] and given["key"] is not None,
+            retry_failed=given["retry_failed"],
+        )
+
+    @initialize(count=st.integers(1, 3), items=st.lists(triggers, min_size=2, max_size=5))
+    def begin(self, count: int, items: list[dict[str, Any]]) -> None:
+        for _ in range(count):
+            self.register()
+        self.batch(items, is_bad=False)
+        self.claim(0, JOBS, 3)
+
+    @rule(given=triggers, plain=st.booleans())
+    def enqueue(self, given: dict[str, Any], plain: bool) -> None:
+        if plain and given["idem"] is None and not given["coalesce"]:
+            self.enqueue_plain(given)
+            return
+        new = self.new(given, 0)
+        expected = self.expect_enqueue(given, new.id)
+        done = self.store.write(runs.enqueue, new, self.now)
+        assert (done.row.id, done.disposition) == expected
+        assert (done.row.run, done.row.status) == (
+            self.runs[expected[0]].order,
+            self.runs[expected[0]].status,
+        )
+
+    def enqueue_plain(self, given: dict[str, Any]) -> None:
+        new = self.new(given, 0)
+        expected = self.expect_enqueue(given, new.id)
+        assert self.store.write(runs.enqueue_plain, new, self.now).row.id == expected[0]
+
+    @rule(items=st.lists(triggers, min_size=1, max_size=4), is_bad=st.booleans())
+    def batch(self, items: list[dict[str, Any]], is_bad: bool) -> None:
+        if is_bad:
+            self.refused_batch(items)
+            return
+        new = [self.new(given, number) for number, given in enumerate(items)]
+        expected = [
+            self.expect_enqueue(given, each.id) for given, each in zip(items, new, strict=True)
+        ]
+        done = self.store.write(runs.enqueue_many, new, self.now)
+        assert [(each.row.id, each.disposition) for each in done] == expected
+
+    def refused_batch(self, items: list[dict[str, Any]]) -> None:
+        """One item that the database refuses takes the others with it."""
+        new = [self.new(given, number) for number, given in enumerate(items)]
+        bad = NewRun("bad", "", "1")
+        try:
+            self.store.write(runs.enqueue_many, [*new, bad], self.now)
+        except DatabaseError:
+            return
+        raise AssertionError("a run without a job name was stored")
+
+    # -- owners ------------------------------------------------------------------------------
+
+    @rule(number=numbers, what=st.sampled_from(WHAT_OWNERS_DO))
+    def owner(self, number: int, what: str) -> None:
+        if what == "register" and len(self.owners) < 4:
+            self.register()
+        elif what == "leave":
+            self.leave(number)
+        elif what == "beat":
+            self.beat(number)
+        elif what == "die":
+            self.recover_dead(number)
+        elif what == "hang":
+            self.recover_hung(number, number % 2)
+        elif what == "reopen":
+            self.store.close()
+            self.store = self._open()
+
+    def register(self) -> None:
+        owner = self.store.write(
+            owners.register,
+            token=f"token-{len(self.all_owners)}",
+            boot_id="boot",
+            pid=1,
+            heartbeat_interval_us=1,
+            now_us=self.now,
+        )
+        assert owner not in self.all_owners
+        self.all_owners.append(owner)
+        self.owners[owner] = 0
+
+    def owned(self, owner: int, *statuses: str) -> list[Run]:
+        return [
+            run
+            for run in self.runs.values()
+            if run.owner == owner and (not statuses or run.status in statuses)
+        ]
+
+    def beat(self, number: int) -> None:
+        owner = self.all_owners[number % len(self.all_owners)]
+        found = self.store.beat(owners.beat, owner, self.now)
+        running = self.owned(owner, "running")
+        assert found.is_registered == (owner in self.owners)
+        assert found.running == {(run.order, run.attempt) for run in running}
+        for run in running:
+            run.beat = self.now
+        if owner in self.owners:
+            self.owners[owner] += 1
+
+    def recover_dead(self, number: int) -> None:
+        owner = self.all_owners[number % len(self.all_owners)]
+        expected = self.owned(owner, "running")
+        for run in self.owned(owner):
+            run.owner = None
+        for run in expected:
+            run.status = "pending"
+        self.owners.pop(owner, None)
+        found = self.store.write(runs.recover_dead, owner, self.now)
+        assert {row.id for row in found} == {run.id for run in expected}
+
+    def recover_hung(self, number: int, late_by: int) -> None:
+        owner = self.all_owners[number % len(self.all_owners)]
+        beat = self.owners.get(owner, 0) - late_by
+        is_hung = owner in self.owners and late_by == 0
+        expected = self.owned(owner, "running") if is_hung else []
+        for run in expected:
+            run.status, run.owner = "pending", None
+        found = self.store.write(runs.recover_hung, owner, beat, self.now)
+        assert {row.id for row in found} == {run.id for run in expected}
+
+    def leave(self, number: int) -> None:
+        owner = self.all_owners[number % len(self.all_owners)]
+        may = owner in self.owners and not self.owned(owner)
+        assert self.store.write(owners.remove, owner) is may
+        if may:
+            del self.owners[owner]
+
+    # -- executing ---------------------------------------------------------------------------
+
+    @rule(number=numbers, jobs=jobs_known, limit=st.integers(1, 3))
+    def claim(self, number: int, jobs: tuple[str, ...], limit: int) -> None:
+        owner = self.all_owners[number % len(self.all_owners)]
+        wanted = Claim(owner, json.dumps(jobs), self.now, limit)
+        if owner not in self.owners:
+            try:
+                assert self.store.write(runs.claim, wanted) == []
+            except DatabaseError:
+                assert self.claimable(jobs)
+            return
+        rows = self.store.write(runs.claim, wanted)
+        expected = []
+        while len(expected) < limit and (run := self.expect_claim(owner, jobs)) is not None:
+            expected.append(run)
+        assert [row.id for row in rows] == [run.id for run in expected]
+        for run, row in zip(expected, rows, strict=True):
+            self.took(run, row)
+
+    @precondition(lambda self: self.executions)
+    @rule(number=numbers, is_dead=st.booleans())
+    def take_over(self, number: int, is_dead: bool) -> None:
+        """An owner is taken for dead or hung, and another one goes on with its runs."""
+        running = [run for run in self.runs.values() if run.status == "running"]
+        if running:
+            owner = running[number % len(running)].owner
+            assert owner is not None
+            which = self.all_owners.index(owner)
+            if is_dead:
+                self.recover_dead(which)
+            else:
+                self.recover_hung(which, 0)
+        if not self.owners:
+            self.register()
+        alive = sorted(self.owners)
+        self.claim(self.all_owners.index(alive[number % len(alive)]), JOBS, 2)
+
+    def an_execution(self, number: int) -> Execution:
+        # Those that matter more often: stale ones of a run that goes on, and the latest.
+        stale = [
+            execution
+            for execution in self.executions
+            if execution.id in self.runs and self.runs[execution.id].attempt > execution.attempt
+        ]
+        if stale and number % 3 == 0:
+            return stale[-1 - number // 3 % len(stale)]
+        count = min(len(self.executions), 4 if number % 2 else len(self.executions))
+        return self.executions[-1 - number // 2 % count]
+
+    @precondition(lambda self: self.executions)
+    @rule(
+        number=numbers,
+        name=st.sampled_from(STEPS),
+        how=st.sampled_from(["ok", "ok", "fail", "late"]),
+    )
+    def step(self, number: int, name: str, how: str) -> None:
+        execution = self.an_execution(number)
+        index = STEPS.index(name) + len(STEPS) * (execution.attempt % 2)
+        output, error = (f'"{self.now}"', None) if how == "ok" else (None, None)
+        where = (execution.key, execution.attempt, index, name)
+        if how == "ok":
+            status = "completed"
+            done = self.store.write(steps.complete, *where, output, self.now, self.now)
+        elif how == "fail":
+            status, error = "failed", f'"{self.now}"'
+            done = self.store.write(steps.fail, *where, error, self.now, self.now)
+        else:
+            status = "cancelled"
+            done = self.store.write(steps.cancel, *where, self.now, self.now)
+        run = self.current(execution)
+        if how == "late":
+            run = self.runs.get(execution.id)
+            run = run if run is not None and run.attempt == execution.attempt else None
+        before = None if run is None else run.steps.get(name)
+        if run is None or (before is not None and before[1] == "completed"):
+            assert done is False
+            return
+        assert done is True
+        kept_index = index if before is None else before[0]
+        run.steps[name] = (kept_index, status, output, error, execution.attempt)
+        if output is not None:
+            assert (run.id, name) not in self.results
+            self.results[run.id, name] = output
+
+    @precondition(lambda self: self.executions)
+    @rule(number=numbers)
+    def progress(self, number: int) -> None:
+        execution = self.an_execution(number)
+        update = (execution.key, execution.attempt, str(self.now))
+        self.store.write(runs.set_progress, [update], self.now)
+        if (run := self.current(execution)) is not None:
+            run.progress = str(self.now)
+
+    @precondition(lambda self: self.executions)
+    @rule(
+        number=numbers,
+        how=st.sampled_from(["complete", "complete", "fail", "interrupt"]),
+        keep=st.booleans(),
+        jobs_next=st.sampled_from([None, ("a",), ("a", "b")]),
+    )
+    def finish(self, number: int, how: str, keep: bool, jobs_next: tuple[str, ...] | None) -> None:
+        execution = self.an_execution(number)
+        output = '"done"' if how == "complete" else None
+        error = '"bad"' if how == "fail" else None
+        progress = str(self.now) if keep else None
+        ending = Ending(execution.key, execution.attempt, output, error, progress, keep, self.now)
+        wanted = None
+        if jobs_next is not None and execution.owner in self.owners:
+            wanted = Claim(execution.owner, json.dumps(jobs_next), self.now)
+        ended = self.store.write(runs.finish, ending, wanted)
+        run = self.current(execution)
+        assert ended.is_effective == (run is not None)
+        if run is not None:
+            run.owner, run.output, run.error = None, output, error
+            run.progress = progress or run.progress
+            if how == "interrupt":
+                run.status = "pending"
+            else:
+                run.end("completed" if how == "complete" else "failed", self.now)
+            if how == "complete" and not keep:
+                run.steps.clear()
+        following = None
+        if wanted is not None and jobs_next is not None:
+            following = self.expect_claim(execution.owner, jobs_next)
+        assert (ended.claimed is None) == (following is None)
+        if following is not None and ended.claimed is not None:
+            self.took(following, ended.claimed)
+
+    @precondition(lambda self: self.executions)
+    @rule(number=numbers)
+    def release(self, number: int) -> None:
+        execution = self.an_execution(number)
+        run = self.runs.get(execution.id)
+        may = (
+            run is not None
+            and run.owner == execution.owner
+            and run.attempt == execution.attempt
+            and run.status in ("cancelled", "pending")
+        )
+        done = self.store.write(
+            runs.release, execution.key, execution.attempt, execution.owner, self.now
+        )
+        assert done is may
+        if run is not None and may:
+            run.owner = None
+
+    # -- what callers do -----------------------------------------------------------------------
+
+    @precondition(lambda self: self.ids)
+    @rule(number=numbers, verb=st.sampled_from(["cancel", "retry", "again", "delete"]))
+    def manage(self, number: int, verb: str) -> None:
+        if verb in ("cancel", "again"):
+            self.cancel(number)
+        if verb in ("retry", "again"):
+            self.retry(number)
+        if verb == "delete":
+            self.delete(number)
+
+    def a_run(self, number: int) -> tuple[str, Run | None]:
+        # Those that were executed more often.
+        executed = [run.id for run in self.runs.values() if run.attempt]
+        ids = executed if executed and number % 4 else self.ids
+        run_id = ids[-1 - number // 4 % len(ids)]
+        return run_id, self.runs.get(run_id)
+
+    def call(self, verb: Any, *args: Any) -> str:
+        try:
+            self.store.write(verb, *args)
+        except ConflictError:
+            return "conflict"
+        except NotFoundError:
+            return "not found"
+        return "done"
+
+    def cancel(self, number: int) -> None:
+        run_id, run = self.a_run(number)
+        outcome = self.call(runs.cancel, run_id, self.now)
+        if run is None:
+            assert outcome == "not found"
+        elif run.status in TERMINAL:
+            assert outcome == "conflict"
+        else:
+            assert outcome == "done"
+            run.end("cancelled", self.now)
+
+    def retry(self, number: int) -> None:
+        run_id, run = self.a_run(number)
+        outcome = self.call(runs.retry, run_id, self.now)
+        if run is None:
+            assert outcome == "not found"
+        elif run.status not in ("failed", "cancelled"):
+            assert outcome == "conflict"
+        else:
+            assert outcome == "done"
+            self.retry_in_model(run)
+
+    def delete(self, number: int) -> None:
+        run_id, run = self.a_run(number)
+        outcome = self.call(runs.delete, run_id)
+        if run is None:
+            assert outcome == "not found"
+        elif run.status not in TERMINAL or run.owner is not None:
+            assert outcome == "conflict"
+        else:
+            assert outcome == "done"
+            del self.runs[run_id]
+
+    @precondition(lambda self: sum(run.completed is not None for run in self.runs.values()) > 1)
+    @rule(number=numbers, late_by=st.sampled_from([0, 0, 1]), limit=st.sampled_from([1, 2, 500]))
+    def purge(self, number: int, late_by: int, limit: int) -> None:
+        ends = sorted(run.completed for run in self.runs.values() if run.completed is not None)
+        before = ends[-1 - number % len(ends)] + late_by
+        old = [
+            run
+            for run in self.runs.values()
+            if run.completed is not None and run.completed < before and run.owner is None
+        ]
+        old.sort(key=lambda run: run.completed or 0)
+        rows = self.store.write(runs.purge, before, limit)
+        assert {row.id for row in rows} == {run.id for run in old[:limit]}
+        for row in rows:
+            del self.runs[row.id]
+
+    # -- after each rule -----------------------------------------------------------------------
+
+    @invariant()
+    def store_and_model_agree(self) -> None:
+        self.now += 1
+        found_runs, found_steps, found_owners, looked = self.store.read(
+            lambda db: (
+                db.execute(RUNS).fetchall(),
+                db.execute(STEPS_OF_RUNS).fetchall(),
+                db.execute("SELECT owner, beat FROM durably_owners ORDER BY owner").fetchall(),
+                [runs.has_claimable(db, json.dumps(jobs)) for jobs in LOOKS],
+            )
+        )
+        self.runs_are_those_of_the_model(found_runs)
+        self.steps_are_those_of_the_model(found_steps)
+        assert found_owners == sorted(self.owners.items())
+        # A look tells whether a claim would find something.
+        assert looked == [bool(self.claimable(jobs)) for jobs in LOOKS]
+        # At most one run of a key is inside a job.
+        keys = [run.key for run in self.runs.values() if run.owner is not None and run.key]
+        assert len(keys) == len(set(keys))
+
+    def place_of(self, run: Run) -> int:
+        if run.key is None:
+            return 0
+        queue = [
+            other.order
+            for other in self.runs.values()
+            if (other.key, other.job, other.status) == (run.key, run.job, "pending")
+        ]
+        if run.status != "pending" or run.order != min(queue):
+            return 1
+        return 2 if self.held(run.key) else 0
+
+    def runs_are_those_of_the_model(self, found: list[Any]) -> None:
+        assert found == [
+            (
+                run.order,
+                run.id,
+                run.job,
+                run.status,
+                run.owner,
+                run.attempt,
+                run.output,
+                run.error,
+                run.progress,
+                run.key,
+                run.idem,
+                run.created,
+                run.started,
+                run.completed,
+                run.beat,
+                self.place_of(run),
+            )
+            for run in sorted(self.runs.values(), key=lambda run: run.order)
+        ]
+
+    def steps_are_those_of_the_model(self, found: list[Any]) -> None:
+        assert found == [
+            (run.order, name, *run.steps[name])
+            for run in sorted(self.runs.values(), key=lambda run: run.order)
+            for name in sorted(run.steps)
+        ]
+        by_order = {run.order: run.id for run in self.runs.values()}
+        for order, name, _, status, output, _, _ in found:
+            if status == "completed":
+                assert self.results[by_order[order], name] == output

@@ -1,0 +1,160 @@
+"""The documentation tells the truth: its code runs, and nothing public is left out of it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from inspect import isclass, isfunction, signature
+from pathlib import Path
+
+import pytest
+
+import durably
+from durably.events import EVENT_TYPES
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+SHELL = re.compile(r"^```sh\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+# Executes the blocks of a page one after the other as one module, each at its own lines.
+RUNNER = """
+import pathlib, re, sys, types
+page, pattern = sys.argv[1:]
+text = pathlib.Path(page).read_text(encoding="utf-8")
+module = types.ModuleType("page")
+sys.modules["page"] = module
+for block in re.finditer(pattern, text, re.DOTALL | re.MULTILINE):
+    lines_before = text.count("\\n", 0, block.start(1))
+    exec(compile("\\n" * lines_before + block[1], page, "exec"), vars(module))
+"""
+
+
+def documented() -> str:
+    """All that README and guide say."""
+    return "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+
+
+TEXT = documented()
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if BLOCK.search(page.read_text(encoding="utf-8"))],
+    ids=lambda page: page.name,
+)
+def test_the_code_of_a_page_runs(page: Path, tmp_path: Path) -> None:
+    """Every Python block of a page runs after those above it, without a warning."""
+    users = "".join(f"{number},user {number}\n" for number in range(1000))
+    (tmp_path / "users.csv").write_text(users, encoding="utf-8")
+
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", RUNNER, page, BLOCK.pattern],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def public_members() -> Iterator[str]:
+    """``Class.member`` for what the public classes define themselves, errors apart."""
+    for name in durably.__all__:
+        cls = getattr(durably, name)
+        if not isclass(cls) or issubclass(cls, BaseException):
+            continue
+        for member, value in vars(cls).items():
+            if not member.startswith("_") and (isfunction(value) or isinstance(value, property)):
+                yield f"{name}.{member}"
+        for field in getattr(cls, "__attrs_attrs__", ()):
+            if not field.name.startswith("_") and field.init:
+                yield f"{name}.{field.name}"
+
+
+def names_in_code() -> set[str]:
+    """Every identifier that stands in `code` or in a code block."""
+    code = re.findall(r"```.*?```|``[^`]+``|`[^`\n]+`", TEXT, re.DOTALL)
+    return set(re.findall(r"[A-Za-z_]\w*", " ".join(code)))
+
+
+NAMES = names_in_code()
+
+
+@pytest.mark.parametrize("name", durably.__all__)
+def test_every_public_name_is_documented(name: str) -> None:
+    assert name in NAMES
+
+
+@pytest.mark.parametrize("member", sorted(public_members()))
+def test_every_member_of_a_public_class_is_documented(member: str) -> None:
+    assert member.partition(".")[2] in NAMES
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *signature(durably.Durably).parameters,
+        *signature(durably.JobHandle.trigger_and_wait).parameters,
+        *signature(durably.Retry).parameters,
+        *signature(durably.job).parameters,
+    ],
+)
+def test_every_option_is_documented(option: str) -> None:
+    assert option == "self" or option in NAMES
+
+
+@pytest.mark.parametrize("event", sorted(EVENT_TYPES))
+def test_every_event_is_documented(event: str) -> None:
+    assert f"`{event}`" in TEXT
+
+
+def test_the_defaults_in_the_guide_are_those_of_the_engine() -> None:
+    """The table of options gives each default as it is."""
+    rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", TEXT, re.MULTILINE)
+    told = {
+        name: default for name, default in rows if name in signature(durably.Durably).parameters
+    }
+    real = {
+        name: repr(parameter.default).replace("'", '"')
+        for name, parameter in signature(durably.Durably).parameters.items()
+    }
+    assert told == real
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    """A link to a file of the project names one that is there."""
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    assert not [link for link in links if not (page.parent / link).exists()]
+
+
+def test_the_architecture_names_files_that_are_there() -> None:
+    """What to open to change something, and its tests, can be opened."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([\w./]+(?:\.py|\.md|\.cfg|\.toml|/run|/))`", text))
+    assert len(named) > 20
+    missing = [
+        name
+        for name in named
+        if not (ROOT / name).exists() and not (ROOT / "durably" / name).exists()
+    ]
+    assert not missing
+
+
+def test_the_checks_run_the_two_commands_of_the_readme() -> None:
+    """What the README tells to run is, word for word, what .ci/run runs."""
+    lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    main_job, tests = SHELL.findall(README.read_text(encoding="utf-8"))[:2]
+    assert "import_airports.py" in main_job
+    assert "pytest" in tests
+    assert main_job.strip() in lines
+    assert lines[-1] == tests.strip()

@@ -1,0 +1,344 @@
+"""The public API as its users' type checkers see it. Read by ``mypy --strict``, never run.
+
+Every wrong use carries a ``type: ignore`` with its code: mypy reports one that is not needed, so
+what is marked wrong here must be an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, assert_type
+
+from attrs import define
+
+import durably
+from durably import (
+    Durably,
+    ErrorInfo,
+    Event,
+    Job,
+    JobHandle,
+    LogEntry,
+    Progress,
+    Retry,
+    Run,
+    RunStatus,
+    StepContext,
+    StepRecord,
+    Trigger,
+)
+
+
+@define
+class ImportCsv:
+    path: str
+    batch_size: int = 100
+
+
+@define
+class Imported:
+    rows: int
+
+
+def read_rows(path: str, *, limit: int | None = None) -> list[str]:
+    return [path]
+
+
+def untyped(value):  # type: ignore[no-untyped-def]  # as users have them
+    return value
+
+
+# -- jobs ------------------------------------------------------------------------------------------
+
+
+@durably.job("import-csv")
+def import_csv(step: StepContext, payload: ImportCsv) -> Imported:
+    rows = step.run("read", read_rows, payload.path, limit=5)
+    assert_type(rows, list[str])
+    assert_type(step.run("count", len, rows), int)
+    assert_type(step.run("lambda", lambda: 1.5), float)
+    assert_type(step.run("class", Imported, 5), Imported)
+    assert_type(step.run("method", payload.path.upper), str)
+    assert_type(step.run("nothing", lambda: None), None)
+    step.run("nested", lambda: step.run("inner", read_rows, "x"))
+
+    step.run("too many", str.upper, "x", "y")  # type: ignore[call-arg]
+    step.run("too few", read_rows)  # type: ignore[call-arg]
+    step.run("wrong type", read_rows, 5)  # type: ignore[arg-type]
+    step.run("wrong keyword", read_rows, "x", limits=5)  # type: ignore[call-arg]
+    step.run("wrong keyword type", read_rows, "x", limit="5")  # type: ignore[arg-type]
+    step.run(5, read_rows, "x")  # type: ignore[arg-type]
+    step.run("no function", 5)  # type: ignore[arg-type]
+    step.run("called", read_rows("x"))  # type: ignore[arg-type]
+    step.run(name="keyword", fn=read_rows)  # type: ignore[call-arg]
+    wrong: str = step.run("wrong result", read_rows, "x")  # type: ignore[assignment]
+    del wrong
+
+    # Names of the function's own parameters do not collide with those of run.
+    def named(name: str, fn: int, self: float) -> str:
+        return name
+
+    assert_type(step.run("collision", named, name="x", fn=5, self=1.0), str)
+
+    # Options.
+    assert_type(step.options(returns=Imported).run("typed", untyped, 5), Imported)
+    assert_type(step.options(returns=Imported, retry=Retry()).run("both", untyped, 5), Imported)
+    assert_type(step.options(retry=Retry(attempts=5)).run("again", read_rows, "x"), list[str])
+    assert_type(step.options().run("none", read_rows, "x"), list[str])
+    assert_type(step.options(returns=list[int]).run("generic", untyped, 5), list[int])
+    step.options(returns=Imported).run("arguments", read_rows, 5)  # type: ignore[arg-type]
+    step.options(retry=3)  # type: ignore[call-overload]
+    step.options(Imported)  # type: ignore[call-overload]
+    step.options(return_type=Imported)  # type: ignore[call-overload]
+
+    # Everything else a step has.
+    step.progress(1)
+    step.progress(1.5, 3, "half")
+    step.progress("1")  # type: ignore[arg-type]
+    step.log.info("read", rows=5, anything=object())
+    step.log.debug("x")
+    step.log.warning("x")
+    step.log.error("x")
+    step.log.info(5)  # type: ignore[arg-type]
+    step.sleep(5)
+    step.sleep(timedelta(seconds=5))
+    step.sleep("5")  # type: ignore[arg-type]
+    assert_type(step.run_id, str)
+    assert_type(step.job_name, str)
+    assert_type(step.labels, dict[str, str])
+    assert_type(step.attempt, int)
+    assert_type(step.cancelled, bool)
+    step.run_id = "x"  # type: ignore[misc]
+    return Imported(len(rows))
+
+
+@durably.job
+def nightly(step: StepContext) -> int:
+    return 5
+
+
+@durably.job()
+def plain(step: StepContext, payload: dict[str, int]) -> None:
+    """A job without a result."""
+
+
+@durably.job("given", input=ImportCsv, output=Imported)
+def given(step: StepContext, payload: ImportCsv) -> Imported:
+    return Imported(1)
+
+
+assert_type(import_csv, Job[ImportCsv, Imported])
+assert_type(nightly, Job[None, int])
+assert_type(plain, Job[dict[str, int], None])
+assert_type(given, Job[ImportCsv, Imported])
+assert_type(import_csv.name, str)
+
+import_csv.name = "other"  # type: ignore[misc]
+
+
+@durably.job("bad")  # type: ignore[arg-type]
+def takes_nothing() -> int:
+    return 5
+
+
+@durably.job  # type: ignore[arg-type]
+def takes_three(step: StepContext, payload: int, more: int) -> int:
+    return 5
+
+
+@durably.job("bad")  # type: ignore[arg-type]
+def takes_no_step(step: int, payload: int) -> int:
+    return 5
+
+
+durably.job(5)  # type: ignore[call-overload]
+durably.job("x", inputs=int)  # type: ignore[call-overload]
+
+
+def calls(step: StepContext) -> None:
+    """A job stays callable, for tests of it alone."""
+    assert_type(import_csv(step, ImportCsv("x")), Imported)
+    assert_type(nightly(step), int)
+    import_csv(step, 5)  # type: ignore[arg-type]
+    import_csv(step)  # type: ignore[call-arg]
+    nightly(step, 5)  # type: ignore[call-overload]
+    import_csv(5, ImportCsv("x"))  # type: ignore[arg-type]
+
+
+# -- engines ---------------------------------------------------------------------------------------
+
+
+def engines(path: Path) -> None:
+    Durably()
+    Durably(
+        path,
+        jobs=[import_csv, nightly],
+        max_workers=2,
+        heartbeat_interval=timedelta(seconds=5),
+        stale_threshold=30,
+        poll_interval=0.5,
+        synchronous="normal",
+        preserve_steps=False,
+        retain_runs="30d",
+        converter=None,
+    )
+    Durably(5)  # type: ignore[arg-type]
+    Durably(path, jobs=import_csv)  # type: ignore[arg-type]
+    Durably(path, jobs=[read_rows])  # type: ignore[list-item]
+    Durably(path, max_workers="2")  # type: ignore[arg-type]
+    Durably(path, retain_runs=30)  # type: ignore[arg-type]
+    Durably(path, [import_csv])  # type: ignore[call-arg]
+    Durably(path, workers=2)  # type: ignore[call-arg]
+
+    with Durably(path) as app:
+        assert_type(app, Durably)
+    assert_type(Durably(path).init(), Durably)
+    app.start()
+    app.stop()
+    app.stop(interrupt=True, timeout=timedelta(seconds=5))
+    app.stop(True)  # type: ignore[call-arg]
+    app.close()
+    assert_type(app.run_until_idle(max_runs=5), int)
+    assert_type(app.process_one(), bool)
+
+
+# -- handles ---------------------------------------------------------------------------------------
+
+
+def handles(app: Durably) -> None:
+    handle = app.register(import_csv)
+    assert_type(handle, JobHandle[ImportCsv, Imported])
+    run = handle.trigger(ImportCsv("users.csv"))
+    assert_type(run, Run[ImportCsv, Imported])
+    assert_type(run.payload, ImportCsv)
+    assert_type(run.output, Imported)
+    assert_type(run.output.rows, int)
+    assert_type(app.wait(run), Run[ImportCsv, Imported])
+    assert_type(app.wait(run).output, Imported)
+    assert_type(app.retry(run), Run[ImportCsv, Imported])
+    assert_type(app.retrigger(run), Run[ImportCsv, Imported])
+    ended = handle.trigger_and_wait(
+        ImportCsv("users.csv"),
+        timeout=5,
+        on_progress=on_progress,
+        on_log=on_log,
+        idempotency_key="k",
+        concurrency_key="c",
+        coalesce=True,
+        retry_failed=True,
+        labels={"a": "b"},
+    )
+    assert_type(ended.output, Imported)
+    several = handle.batch_trigger([ImportCsv("a"), Trigger(ImportCsv("b"), idempotency_key="k")])
+    assert_type(several, list[Run[ImportCsv, Imported]])
+    found = handle.get_run(run.id)
+    assert found is not None
+    assert_type(found.output, Imported)
+    assert_type(handle.get_runs(status="failed", limit=5), list[Run[ImportCsv, Imported]])
+    assert_type(handle.name, str)
+
+    handle.trigger(5)  # type: ignore[arg-type]
+    handle.trigger(Imported(5))  # type: ignore[arg-type]
+    handle.trigger(ImportCsv("x"), "key")  # type: ignore[call-arg]
+    handle.trigger(ImportCsv("x"), idempotency_key=5)  # type: ignore[arg-type]
+    handle.trigger(ImportCsv("x"), labels={"a": 5})  # type: ignore[dict-item]
+    handle.trigger(ImportCsv("x"), priority=5)  # type: ignore[call-arg]
+    handle.trigger_and_wait("x")  # type: ignore[arg-type]
+    handle.trigger_and_wait(ImportCsv("x"), on_progress=on_log)  # type: ignore[arg-type]
+    handle.batch_trigger([5])  # type: ignore[list-item]
+    text: str = run.output  # type: ignore[assignment]
+    run.output.row  # type: ignore[attr-defined]  # noqa: B018 - a misspelling
+    run.status = RunStatus.FAILED  # type: ignore[misc]
+    del text
+
+    # Without a payload.
+    without = app.register(nightly)
+    assert_type(without, JobHandle[None, int])
+    assert_type(without.trigger().output, int)
+    assert_type(without.trigger(labels={"a": "b"}).output, int)
+    assert_type(without.trigger_and_wait().output, int)
+    without.trigger(5)  # type: ignore[arg-type]
+    without.trigger_and_wait(ImportCsv("x"))  # type: ignore[arg-type]
+
+    # By name nothing is known of the types.
+    assert_type(app.jobs, Mapping[str, JobHandle[Any, Any]])
+    assert_type(app.get_job("x"), JobHandle[Any, Any] | None)
+    app.jobs["x"].trigger({"anything": 1}).output.anything  # noqa: B018 - Any has it
+    app.jobs["x"] = handle  # type: ignore[index]
+    app.register(read_rows)  # type: ignore[arg-type]
+
+
+def runs(app: Durably, run: Run[ImportCsv, Imported]) -> None:
+    assert_type(run.id, str)
+    assert_type(run.status, RunStatus)
+    assert_type(run.error, ErrorInfo | None)
+    assert_type(run.progress, Progress | None)
+    assert_type(run.labels, dict[str, str])
+    assert_type(run.attempt, int)
+    assert_type(run.is_terminal, bool)
+    assert_type(run.is_active, bool)
+    assert_type(run.duration, float | None)
+    assert_type(app.get_run("id"), Run[Any, Any] | None)
+    assert_type(
+        app.get_runs(status=["failed", RunStatus.PENDING], job_name="x"), list[Run[Any, Any]]
+    )
+    assert_type(app.count_runs(labels={"a": "b"}), int)
+    assert_type(app.get_steps(run), list[StepRecord])
+    assert_type(app.get_steps("id"), list[StepRecord])
+    assert_type(app.get_logs(run), list[LogEntry])
+    assert_type(app.as_completed([run, "id"], timeout=5), Iterator[Run[Any, Any]])
+    assert_type(app.purge_runs(older_than=timedelta(days=1)), int)
+    app.cancel(run)
+    app.delete_run("id")
+    app.get_run(5)  # type: ignore[arg-type]
+    app.wait(5)  # type: ignore[arg-type]
+    app.get_runs(state="failed")  # type: ignore[call-arg]
+    app.get_runs("failed")  # type: ignore[call-arg]
+    app.cancel(None)  # type: ignore[arg-type]
+
+
+def events(app: Durably, run: Run[Any, Any]) -> None:
+    assert_type(app.on("run:fail", print), Callable[[], None])
+
+    @app.on("run:complete")
+    def heard(event: Event) -> None:
+        assert_type(event.type, str)
+        assert_type(event.sequence, int)
+
+    assert_type(app.on_error(on_error), Callable[[], None])
+    with app.subscribe(run) as subscription:
+        for event in subscription:
+            assert_type(event, Event)
+    app.on(5, print)  # type: ignore[call-overload]
+    app.on("run:fail", 5)  # type: ignore[call-overload]
+    app.on_error(heard)  # type: ignore[arg-type]
+
+
+def errors(app: Durably) -> None:
+    try:
+        app.wait("id")
+    except durably.RunFailedError as failed:
+        assert_type(failed.run, Run[Any, Any])
+    except durably.RunCancelledError as cancelled:
+        assert_type(cancelled.run, Run[Any, Any])
+
+
+def on_progress(progress: Progress) -> None:
+    assert_type(progress.message, str | None)
+
+
+def on_log(entry: LogEntry) -> None:
+    assert_type(entry.message, str)
+
+
+def on_error(exc: BaseException, event: Event) -> None:
+    """Hear of a listener's exception."""
+
+
+Retry(attempts=3, wait=timedelta(seconds=1), backoff=2.0, max_wait=60, jitter=False, on=ValueError)
+Retry(on=(ValueError, OSError))
+Retry(attempts="3")  # type: ignore[arg-type]
+Retry(on="ValueError")  # type: ignore[arg-type]
+Trigger(5, "key")  # type: ignore[call-arg]

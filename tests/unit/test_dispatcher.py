@@ -1,0 +1,168 @@
+"""The dispatcher: it claims what can start now, no more, and loses no slot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+from storekit import FakeClock, claim, finish, given_owner, query, trigger
+
+from durably.errors import DatabaseError
+from durably.store import runs
+from durably.store.database import Database
+from durably.store.runs import Claim, RunRow
+from durably.worker.dispatcher import Dispatcher
+
+
+class Pool:
+    """Slots, and the runs that were handed over."""
+
+    def __init__(self, store: Database, clock: FakeClock, slots: int) -> None:
+        self.store = store
+        self.free = slots
+        self.jobs: tuple[str, ...] = ("job",)
+        self.owner = given_owner(store)
+        self.got: list[RunRow] = []
+        self.on_hand_over: Callable[[RunRow], None] = self.got.append
+        self.is_draining = False
+        self.dispatcher = Dispatcher(
+            store,
+            changes=store.changes,
+            reserve_slots=self._reserve,
+            return_slots=self._return,
+            hand_over=self._hand_over,
+            clock=clock,
+            poll_interval_s=1.0,
+            on_error=lambda exc, name: None,
+        )
+
+    def _reserve(self) -> Claim | None:
+        if self.free <= 0 or self.is_draining:
+            return None
+        reserved, self.free = self.free, 0
+        return Claim(self.owner, json.dumps(self.jobs), 20, reserved)
+
+    def _hand_over(self, row: RunRow) -> None:
+        self.on_hand_over(row)
+
+    def _return(self, slots: int) -> None:
+        assert slots >= 0
+        self.free += slots
+
+
+@pytest.fixture
+def pool(store: Database, clock: FakeClock) -> Pool:
+    return Pool(store, clock, slots=3)
+
+
+def test_runs_are_claimed_as_slots_are_free(pool: Pool, store: Database) -> None:
+    """As many as there are slots, in the order of their triggers; the others stay pending."""
+    ids = [trigger(store).id for _ in range(5)]
+    assert pool.dispatcher.dispatch() == 3
+    assert [row.id for row in pool.got] == ids[:3]
+    assert pool.free == 0
+    assert pool.dispatcher.dispatch() == 0
+    pool.free = 1
+    assert pool.dispatcher.dispatch() == 1
+    assert [row.id for row in pool.got] == ids[:4]
+    assert query(store, "SELECT status FROM durably_runs WHERE id = ?", ids[4]) == [("pending",)]
+
+
+def test_slots_that_are_not_needed_are_given_back(pool: Pool, store: Database) -> None:
+    """With fewer runs than slots the rest is free again, also with none at all."""
+    assert pool.dispatcher.dispatch() == 0
+    assert pool.free == 3
+    trigger(store)
+    assert pool.dispatcher.dispatch() == 1
+    assert pool.free == 2
+
+
+def test_nothing_is_claimed_while_draining(pool: Pool, store: Database) -> None:
+    """What says that nothing is to be claimed is asked each time."""
+    trigger(store)
+    pool.is_draining = True
+    pool.dispatcher.tick()
+    assert (pool.got, pool.free) == ([], 3)
+
+
+def test_jobs_that_are_not_known_are_left(pool: Pool, store: Database) -> None:
+    """They wait for a process that knows them."""
+    trigger(store, "other")
+    pool.dispatcher.tick()
+    assert (pool.got, pool.free) == ([], 3)
+
+
+def test_run_with_a_busy_key_is_left(pool: Pool, store: Database) -> None:
+    """One of a key at a time, whatever slots are free."""
+    first, second = (trigger(store, concurrency_key="k") for _ in range(2))
+    assert pool.dispatcher.dispatch() == 1
+    assert pool.free == 2
+    finish(store, pool.got[0], output="1")
+    assert pool.dispatcher.dispatch() == 1
+    assert [row.id for row in pool.got] == [first.id, second.id]
+
+
+def test_run_that_somebody_else_was_faster_to_claim_costs_no_slot(
+    pool: Pool, store: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look and the claim another process may take it."""
+    trigger(store)
+    look = runs.has_claimable
+
+    def then_lose(*args: str) -> bool:
+        found = look(*args)
+        claim(store, given_owner(store))
+        return found
+
+    monkeypatch.setattr(runs, "has_claimable", then_lose)
+    assert pool.dispatcher.dispatch() == 0
+    assert (pool.got, pool.free) == ([], 3)
+
+
+@pytest.mark.parametrize("verb", ["has_claimable", "claim"])
+def test_slots_are_given_back_when_the_database_refuses(
+    pool: Pool, store: Database, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """The error goes to the thread's loop, and no slot is lost to it."""
+    trigger(store)
+
+    def refuse(*args: object) -> None:
+        raise DatabaseError("locked")
+
+    monkeypatch.setattr(runs, verb, refuse)
+    with pytest.raises(DatabaseError):
+        pool.dispatcher.tick()
+    assert pool.free == 3
+    assert isinstance(pool.dispatcher.failure, DatabaseError)
+    monkeypatch.undo()
+    pool.dispatcher.tick()
+    assert (len(pool.got), pool.dispatcher.failure) == (1, None)
+
+
+def test_run_triggered_during_a_tick_is_not_slept_over(
+    pool: Pool, store: Database, clock: FakeClock
+) -> None:
+    """What is committed after the look of a tick ends the wait behind it at once."""
+    trigger(store)
+
+    def trigger_another(row: RunRow) -> None:
+        pool.got.append(row)
+        if len(pool.got) == 1:
+            trigger(store)
+
+    pool.on_hand_over = trigger_another
+    pool.dispatcher.tick()
+    before = clock.seconds
+    pool.dispatcher.pause()
+    assert clock.seconds == before
+    pool.dispatcher.tick()
+    assert len(pool.got) == 2
+
+
+def test_wake_ends_the_pause(pool: Pool) -> None:
+    """A wake before the pause counts as well."""
+    pool.dispatcher.tick()
+    seen = pool.dispatcher._seen
+    pool.dispatcher.wake()
+    assert pool.dispatcher._changes.wait(seen, 1000) is True

@@ -1,0 +1,342 @@
+"""The emitter: who is told, in which order, and what listeners may do."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from datetime import UTC, datetime
+
+import attrs
+import pytest
+
+import durably
+from durably.clock import Clock
+from durably.events import EVENT_TYPES, Emitter, RunCancelledEvent, RunEvent, RunRetried
+
+RUN = {"run_id": "1", "job_name": "job", "labels": {}}
+
+
+@pytest.fixture
+def emitter() -> Emitter:
+    return Emitter(Clock())
+
+
+def cancel(emitter: Emitter) -> None:
+    emitter.emit(RunCancelledEvent, **RUN)
+
+
+def in_thread(function, *args):
+    """Call *function* in another thread than the main one, and let its exception out."""
+    raised = []
+
+    def call():
+        try:
+            function(*args)
+        except BaseException as exc:
+            raised.append(exc)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join(10)
+    if raised:
+        raise raised[0]
+
+
+def test_listeners_hear_their_type_in_order_of_subscription(emitter):
+    """A listener hears events of its type alone; those of ``*`` hear all, after them."""
+    heard = []
+    emitter.on("*", lambda event: heard.append(("*", event.type)))
+    emitter.on("run:cancel", lambda event: heard.append(("first", event.type)))
+    emitter.on("run:cancel", lambda event: heard.append(("second", event.type)))
+    cancel(emitter)
+    emitter.emit(RunRetried, **RUN)
+    assert heard == [
+        ("first", "run:cancel"),
+        ("second", "run:cancel"),
+        ("*", "run:cancel"),
+        ("*", "run:retry"),
+    ]
+
+
+def test_all_listeners_get_the_same_event(emitter):
+    """One event is made, however many listen."""
+    heard = []
+    emitter.on("*", heard.append)
+    emitter.on("run:cancel", heard.append)
+    cancel(emitter)
+    assert len(heard) == 2
+    assert heard[0] is heard[1]
+
+
+def test_an_event_is_told_in_the_thread_where_it_happened(emitter):
+    """Listeners are called synchronously by the thread that emits."""
+    heard = []
+    emitter.on("*", lambda _: heard.append(threading.get_ident()))
+    cancel(emitter)
+    assert heard == [threading.get_ident()]
+
+
+def test_the_sequence_rises_strictly_over_all_threads(emitter):
+    """No two events of an engine have one sequence number; within a thread it rises."""
+    heard = []
+    emitter.on("*", lambda event: heard.append((threading.get_ident(), event.sequence)))
+    barrier = threading.Barrier(8)
+
+    def emit():
+        barrier.wait(10)
+        for _ in range(200):
+            cancel(emitter)
+
+    threads = [threading.Thread(target=emit) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    numbers = [number for _, number in heard]
+    assert len(set(numbers)) == len(numbers) == 1600
+    for thread in {ident for ident, _ in heard}:
+        own = [number for ident, number in heard if ident == thread]
+        assert own == sorted(own)
+
+
+def test_timestamps_are_aware_instants(emitter):
+    """``timestamp`` is the present, as an aware UTC datetime."""
+    heard = []
+    emitter.on("*", heard.append)
+    before = datetime.now(UTC)
+    cancel(emitter)
+    after = datetime.now(UTC)
+    assert heard[0].timestamp.tzinfo is UTC
+    assert before.replace(microsecond=0) <= heard[0].timestamp <= after
+
+
+@pytest.mark.parametrize("type_", ["run:started", "", "RUN:CANCEL", "**", None, 3, ["run:cancel"]])
+def test_an_unknown_type_is_refused(emitter, type_):
+    """An unknown type raises ValidationError listing the known ones."""
+    with pytest.raises(durably.ValidationError) as caught:
+        emitter.on(type_, print)
+    for known in [*EVENT_TYPES, "*"]:
+        assert known in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [None, 3, "print"])
+def test_what_cannot_be_called_is_refused(emitter, value):
+    """A listener and an error handler must be callable."""
+    with pytest.raises(durably.ValidationError):
+        emitter.on("*", value)
+    with pytest.raises(durably.ValidationError):
+        emitter.on_error(value)
+
+
+def test_unsubscribing_ends_one_subscription(emitter):
+    """A listener subscribed twice hears twice, once after one is undone; undoing is idempotent."""
+    heard = []
+    first = emitter.on("run:cancel", heard.append)
+    second = emitter.on("run:cancel", heard.append)
+    cancel(emitter)
+    assert len(heard) == 2
+    first()
+    first()
+    cancel(emitter)
+    assert len(heard) == 3
+    second()
+    cancel(emitter)
+    assert len(heard) == 3
+
+
+def test_a_listener_may_unsubscribe_itself_and_others(emitter):
+    """A listener that unsubscribes itself was told once, and the others go on."""
+    heard = []
+
+    def once(event):
+        heard.append("once")
+        unsubscribe()
+
+    unsubscribe = emitter.on("run:cancel", once)
+    emitter.on("run:cancel", lambda _: heard.append("always"))
+    cancel(emitter)
+    cancel(emitter)
+    assert heard == ["once", "always", "always"]
+
+
+def test_a_listener_may_subscribe_another_one(emitter):
+    """A listener that is added inside a listener hears from the next event on."""
+    heard = []
+
+    def add(event):
+        heard.append("add")
+        emitter.on("run:cancel", lambda _: heard.append("added"))
+
+    unsubscribe = emitter.on("run:cancel", add)
+    cancel(emitter)
+    unsubscribe()
+    cancel(emitter)
+    assert heard == ["add", "added"]
+
+
+def test_a_listener_may_cause_events(emitter):
+    """An event emitted inside a listener is told at once, before the other listeners go on."""
+    heard = []
+
+    def react(event):
+        heard.append(("react", event.sequence))
+        if event.type == "run:cancel":
+            emitter.emit(RunRetried, **RUN)
+
+    emitter.on("*", react)
+    emitter.on("*", lambda event: heard.append(("after", event.sequence)))
+    cancel(emitter)
+    assert heard == [("react", 1), ("react", 2), ("after", 2), ("after", 1)]
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit, GeneratorExit, durably.StopRun])
+@pytest.mark.parametrize("where", ["main", "other"])
+def test_an_exception_of_a_listener_goes_to_the_handlers(emitter, error, where):
+    """Every handler hears the exception and its event; the other listeners are told."""
+    heard, handled = [], []
+    exc = error("mine")
+
+    def fail(event):
+        raise exc
+
+    emitter.on("run:cancel", fail)
+    emitter.on("run:cancel", heard.append)
+    emitter.on_error(lambda exc, event: handled.append((exc, event)))
+    emitter.on_error(lambda exc, event: handled.append((exc, event)))
+    if where == "main":
+        cancel(emitter)
+    else:
+        in_thread(cancel, emitter)
+    assert len(heard) == 1
+    assert handled == [(exc, heard[0])] * 2
+
+
+def test_ctrl_c_inside_a_listener_is_the_users(emitter):
+    """KeyboardInterrupt goes on in the main thread, and is like any other in the others."""
+    handled = []
+
+    def fail(event):
+        raise KeyboardInterrupt
+
+    emitter.on("run:cancel", fail)
+    emitter.on_error(lambda exc, event: handled.append(exc))
+    with pytest.raises(KeyboardInterrupt):
+        cancel(emitter)
+    assert handled == []
+    in_thread(cancel, emitter)
+    assert [type(exc) for exc in handled] == [KeyboardInterrupt]
+
+
+def test_without_a_handler_exceptions_of_listeners_are_logged(emitter, caplog):
+    """With no handler the exception is logged, with its traceback, at level error."""
+
+    def fail(event):
+        raise ValueError("mine")
+
+    emitter.on("run:cancel", fail)
+    with caplog.at_level(logging.DEBUG, "durably"):
+        cancel(emitter)
+    (line,) = caplog.records
+    assert (line.name, line.levelname) == ("durably", "ERROR")
+    assert "run:cancel" in line.message
+    assert isinstance(line.exc_info[1], ValueError)
+
+
+def test_with_a_handler_exceptions_of_listeners_are_not_logged(emitter, caplog):
+    """A handler takes the place of the log, until it is undone."""
+
+    def fail(event):
+        raise ValueError("mine")
+
+    emitter.on("run:cancel", fail)
+    undo = emitter.on_error(lambda exc, event: None)
+    cancel(emitter)
+    assert caplog.records == []
+    undo()
+    cancel(emitter)
+    assert len(caplog.records) == 1
+
+
+def test_a_handler_registered_twice_is_undone_once(emitter):
+    """Undoing one registration of a handler leaves the other."""
+    handled = []
+
+    def fail(event):
+        raise ValueError
+
+    def handle(exc, event):
+        handled.append(exc)
+
+    emitter.on("run:cancel", fail)
+    first, _ = emitter.on_error(handle), emitter.on_error(handle)
+    first()
+    cancel(emitter)
+    assert len(handled) == 1
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit])
+def test_a_handler_that_raises_is_logged(emitter, caplog, error):
+    """An exception of a handler is logged, and the other handlers are called."""
+    handled = []
+
+    def fail(*_):
+        raise error("mine")
+
+    emitter.on("run:cancel", fail)
+    emitter.on_error(fail)
+    emitter.on_error(lambda exc, event: handled.append(exc))
+    cancel(emitter)
+    assert len(handled) == 1
+    assert [line.exc_info[1].args for line in caplog.records] == [("mine",)]
+
+
+def test_the_emitter_knows_when_a_thread_is_inside_a_listener(emitter):
+    """``is_inside_listener`` is true in listeners and handlers of this thread, and nowhere else."""
+    seen = []
+
+    def look(*_):
+        seen.append(emitter.is_inside_listener)
+        raise ValueError
+
+    emitter.on("run:cancel", look)
+    emitter.on_error(look)
+    assert not emitter.is_inside_listener
+    cancel(emitter)
+    assert seen == [True, True]
+    assert not emitter.is_inside_listener
+
+
+def test_an_unheard_event_is_not_made(emitter):
+    """``wants`` tells whether anybody listens, by type or to all."""
+    assert not emitter.wants(RunCancelledEvent)
+    undo = emitter.on("run:cancel", print)
+    assert emitter.wants(RunCancelledEvent)
+    assert not emitter.wants(RunRetried)
+    undo()
+    assert not emitter.wants(RunCancelledEvent)
+    undo = emitter.on("*", print)
+    assert emitter.wants(RunRetried)
+
+
+@pytest.mark.parametrize("cls", EVENT_TYPES.values(), ids=EVENT_TYPES)
+def test_events_are_frozen_classes_with_the_common_fields(cls):
+    """Each event class is a frozen attrs class with type, timestamp, sequence and its run."""
+    fields = set(attrs.fields_dict(cls))
+    assert {"timestamp", "sequence"} <= fields
+    assert EVENT_TYPES[cls.type] is cls
+    assert issubclass(cls, durably.Event)
+    event = cls(**dict.fromkeys(fields))
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        event.sequence = 5
+    if cls.type == "worker:error":
+        assert fields - {"timestamp", "sequence"} == {"error", "context", "run_id"}
+    else:
+        assert issubclass(cls, RunEvent)
+        assert {"run_id", "job_name", "labels"} <= fields
+
+
+def test_every_event_type_is_exported_in_its_module():
+    """The classes can be imported from ``durably.events``, for isinstance and annotations."""
+    module = sys.modules["durably.events"]
+    assert all(getattr(module, cls.__name__) is cls for cls in EVENT_TYPES.values())

@@ -1,0 +1,295 @@
+"""The errors: their tree, what they carry, and that each says what, where and what to do."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import inspect
+import pickle
+import threading
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+import durably
+from durably import errors
+from durably.store.faults import database_error
+
+# Name: its bases, as the contract draws them.
+TREE: dict[str, tuple[type, ...]] = {
+    "DurablyError": (Exception,),
+    "ValidationError": (errors.DurablyError, ValueError),
+    "SerializationError": (errors.DurablyError, TypeError),
+    "NotFoundError": (errors.DurablyError, LookupError),
+    "ConflictError": (errors.DurablyError,),
+    "RunFailedError": (errors.DurablyError,),
+    "RunCancelledError": (errors.DurablyError,),
+    "WaitTimeoutError": (errors.DurablyError, TimeoutError),
+    "NoWorkerError": (errors.DurablyError,),
+    "SchemaError": (errors.DurablyError,),
+    "DatabaseError": (errors.DurablyError,),
+    "DatabaseLostError": (errors.DatabaseError,),
+    "EngineClosedError": (errors.DurablyError,),
+    "ForkedError": (errors.DurablyError,),
+    "StopRun": (BaseException,),
+    "RunCancelled": (errors.StopRun,),
+    "RunInterrupted": (errors.StopRun,),
+    "OwnershipLost": (errors.StopRun,),
+    "DuplicateStepWarning": (UserWarning,),
+}
+WITH_A_RUN = ("RunFailedError", "RunCancelledError")
+TEXTUAL = sorted(TREE.keys() - set(WITH_A_RUN))
+
+
+@pytest.mark.parametrize("name", TREE)
+def test_the_tree_is_the_contracts(name: str) -> None:
+    """Each error has exactly the bases of the contract, and is importable from durably."""
+    cls = getattr(durably, name)
+    assert cls.__bases__ == TREE[name]
+    assert cls is getattr(errors, name)
+
+
+def test_there_are_no_others() -> None:
+    """No module of the library defines an exception that the contract does not name."""
+    folder = Path(inspect.getfile(durably)).parent
+    found = {
+        node.name
+        for path in folder.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+        and not node.name.startswith("_")
+        and any(
+            ast.unparse(base).endswith(("Error", "Exception", "Warning", "StopRun"))
+            for base in node.bases
+        )
+    }
+    # An event, whose base is Event, and one that a job cannot see.
+    assert found - {"WorkerError"} == set(TREE)
+
+
+def test_control_flow_is_not_swallowed_by_except_exception() -> None:
+    """StopRun and its kinds pass through an ``except Exception`` of a job."""
+    for name in ("StopRun", "RunCancelled", "RunInterrupted", "OwnershipLost"):
+        assert not issubclass(getattr(durably, name), Exception)
+        assert not issubclass(getattr(durably, name), errors.DurablyError)
+
+
+@pytest.mark.parametrize("name", TREE)
+def test_every_class_says_what_it_is_for(name: str) -> None:
+    """Each has a docstring of its own."""
+    assert "__doc__" in vars(getattr(durably, name))
+    assert getattr(durably, name).__doc__.strip()
+
+
+@pytest.mark.parametrize("name", TEXTUAL)
+@pytest.mark.parametrize(
+    "duplicate",
+    [copy.copy, copy.deepcopy, lambda exc: pickle.loads(pickle.dumps(exc))],
+    ids=["copy", "deepcopy", "pickle"],
+)
+def test_an_error_survives_being_copied_and_pickled(name: str, duplicate: Any) -> None:
+    """An error goes through multiprocessing and concurrent.futures with type, text and notes."""
+    exc = getattr(durably, name)("what, where and what to do")
+    exc.add_note("a note")
+    other = duplicate(exc)
+
+    assert type(other) is type(exc)
+    assert str(other) == "what, where and what to do"
+    assert other.args == exc.args
+    assert other.__notes__ == ["a note"]
+
+
+@pytest.mark.parametrize("is_transient", [True, False])
+def test_a_database_error_keeps_its_attribute_when_pickled(is_transient: bool) -> None:
+    """is_transient is still there in the process that the error is sent to."""
+    for cls in (errors.DatabaseError, errors.DatabaseLostError):
+        other = pickle.loads(pickle.dumps(cls("locked", is_transient=is_transient)))
+        assert other.is_transient is is_transient
+
+
+def test_a_wait_timeout_is_what_code_for_timeouts_catches() -> None:
+    """It is a TimeoutError with plain text, without an errno."""
+    exc = errors.WaitTimeoutError("run X is still running after 1 s")
+    assert isinstance(exc, TimeoutError)
+    assert exc.errno is None
+    assert str(exc) == "run X is still running after 1 s"
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Any:
+    with durably.Durably(tmp_path / "errors.db") as app:
+        yield app
+
+
+class TestWithARun:
+    @pytest.fixture
+    def failed(self, app: durably.Durably) -> errors.RunFailedError:
+        @durably.job("import csv")
+        def failing(step, payload):
+            raise ValueError("row 7 is bad")
+
+        with pytest.raises(durably.RunFailedError) as caught:
+            app.register(failing).trigger_and_wait({"a": [1]}, labels={"k": "v"})
+        return caught.value
+
+    @pytest.fixture
+    def cancelled(self, app: durably.Durably) -> errors.RunCancelledError:
+        @durably.job("import csv")
+        def endless(step):
+            step.sleep(1000)
+
+        run = app.register(endless).trigger()
+        app.cancel(run)
+        with pytest.raises(durably.RunCancelledError) as caught:
+            app.wait(run)
+        return caught.value
+
+    def test_a_failed_run_is_carried(self, failed: errors.RunFailedError) -> None:
+        """RunFailedError.run is the run as it ended."""
+        assert failed.run.status is durably.RunStatus.FAILED
+        assert failed.run.error is not None
+        assert failed.run.error.message == "row 7 is bad"
+
+    def test_the_message_of_a_failure(self, failed: errors.RunFailedError) -> None:
+        """It names the run, its job, the error, and says how to go on."""
+        text = str(failed)
+        assert failed.run.id in text
+        assert "'import csv'" in text
+        assert "ValueError: row 7 is bad" in text
+        assert f"retry({failed.run.id!r})" in text
+
+    def test_a_cancelled_run_is_carried(self, cancelled: errors.RunCancelledError) -> None:
+        """RunCancelledError.run is the run as it ended."""
+        assert cancelled.run.status is durably.RunStatus.CANCELLED
+
+    def test_the_message_of_a_cancellation(self, cancelled: errors.RunCancelledError) -> None:
+        """It names the run and its job, and says how to go on."""
+        text = str(cancelled)
+        assert cancelled.run.id in text
+        assert "'import csv'" in text
+        assert f"retry({cancelled.run.id!r})" in text
+
+    @pytest.mark.parametrize(
+        "duplicate",
+        [copy.copy, copy.deepcopy, lambda exc: pickle.loads(pickle.dumps(exc))],
+        ids=["copy", "deepcopy", "pickle"],
+    )
+    def test_both_survive_being_copied_and_pickled(
+        self, failed: errors.RunFailedError, duplicate: Any
+    ) -> None:
+        """The run goes along, with its error, labels and payload."""
+        for exc in (failed, errors.RunCancelledError(failed.run)):
+            other = duplicate(exc)
+            assert type(other) is type(exc)
+            assert other.run == failed.run
+            assert str(other) == str(exc)
+
+
+class TestMessages:
+    """What was wrong, where, and what to do."""
+
+    def test_a_closed_engine(self, tmp_path: Path) -> None:
+        """EngineClosedError names the database and says to open a new engine."""
+        app = durably.Durably(tmp_path / "closed.db")
+        app.close()
+        with pytest.raises(durably.EngineClosedError, match=r"closed\.db.*closed.*open a new one"):
+            app.get_runs()
+
+    def test_an_unknown_run(self, app: durably.Durably) -> None:
+        """NotFoundError names the id that leads to nothing, whatever asked for it."""
+        calls = [app.get_steps, app.get_logs, app.retry, app.retrigger, app.cancel]
+        calls += [
+            app.delete_run,
+            app.wait,
+            app.subscribe,
+            lambda run: list(app.as_completed([run])),
+        ]
+        for call in calls:
+            with pytest.raises(durably.NotFoundError, match="NOSUCHRUN"):
+                call("NOSUCHRUN")
+
+    def test_a_conflict(self, app: durably.Durably) -> None:
+        """ConflictError names the run, its state, what was not possible, and what would be."""
+        run = app.register(durably.job("quick")(lambda step: None)).trigger_and_wait()
+        for call, verb in ((app.retry, "retried"), (app.cancel, "cancelled")):
+            with pytest.raises(durably.ConflictError, match=f"{run.id} is completed.*{verb}: only"):
+                call(run)
+
+    @pytest.mark.parametrize("verb", ["stop", "close", "run_until_idle"])
+    def test_waiting_for_oneself(self, app: durably.Durably, verb: str) -> None:
+        """The refusal names the call that was made, and says to make it elsewhere."""
+
+        @durably.job("suicidal")
+        def suicidal(step):
+            getattr(app, verb)()
+
+        with pytest.raises(
+            durably.RunFailedError, match=rf"ConflictError: {verb} .*from another thread"
+        ):
+            app.register(suicidal).trigger_and_wait()
+
+    def test_nothing_executes(self, tmp_path: Path) -> None:
+        """NoWorkerError names the run and says to start an engine."""
+        app = durably.Durably(tmp_path / "x.db", jobs=[durably.job("x")(lambda step: None)])
+        try:
+            run = app.jobs["x"].trigger()
+            with pytest.raises(durably.NoWorkerError, match=rf"{run.id}.*start\(\)"):
+                app.wait(run)
+        finally:
+            app.close()
+
+    def test_time_over(self, tmp_path: Path) -> None:
+        """WaitTimeoutError names the run, its state and the time, and says that it goes on."""
+        app = durably.Durably(tmp_path / "x.db", jobs=[durably.job("x")(lambda step: None)])
+        try:
+            run = app.jobs["x"].trigger()
+            with pytest.raises(
+                durably.WaitTimeoutError, match=rf"{run.id} is still pending after 0\.0 s.*goes on"
+            ):
+                app.wait(run, timeout=0)
+        finally:
+            app.close()
+
+    def test_a_stop_that_took_too_long(self, app: durably.Durably) -> None:
+        """WaitTimeoutError of stop says how many runs go on, and how to go on with others."""
+        inside, go = threading.Event(), threading.Event()
+
+        @durably.job("busy")
+        def busy(step):
+            inside.set()
+            go.wait(30)
+
+        try:
+            app.register(busy).trigger()
+            assert inside.wait(30)
+            with pytest.raises(durably.WaitTimeoutError, match=r"^1 run .* 0\.01 s.*start\(\)"):
+                app.stop(timeout=0.01)
+        finally:
+            go.set()
+
+    @pytest.mark.parametrize(
+        ("cls", "says", "is_transient"),
+        [
+            (apsw.BusyError, "locked by another program", True),
+            (apsw.FullError, "disk is full; make room", True),
+            (apsw.CorruptError, "damaged; restore it from a copy", False),
+            (apsw.IOError, "I/O error", True),
+            (apsw.ReadOnlyError, "check the permissions", False),
+            (apsw.CantOpenError, "check that the folder exists", False),
+            (apsw.NotADBError, "not an SQLite database", False),
+            (apsw.TooBigError, "a value this large", False),
+            (apsw.MisuseError, "MisuseError: the words of SQLite", False),
+        ],
+        ids=lambda each: getattr(each, "__name__", ""),
+    )
+    def test_what_sqlite_reports(self, cls: Any, says: str, is_transient: bool) -> None:
+        """A DatabaseError names the file, says what happened, and quotes SQLite."""
+        error = database_error(cls("the words of SQLite"), "/data/app.db")
+
+        assert type(error) is durably.DatabaseError
+        assert "'/data/app.db'" in str(error)
+        assert says in str(error)
+        assert "the words of SQLite" in str(error)
+        assert error.is_transient is is_transient

@@ -1,0 +1,321 @@
+"""Jobs: what the decorator makes of a function, and what it refuses before anything runs."""
+
+from __future__ import annotations
+
+import functools
+import types
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import pytest
+
+import durably
+from durably import ConflictError, Job, StepContext, ValidationError
+from durably.codec import UNTYPED, Codec
+from durably.jobs import Registry, output_type, payload_type
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    # Names that exist for type checkers only, as in many a module.
+    from somewhere import Imaginary
+
+
+@attrs.define
+class ImportCsv:
+    path: str
+    batch_size: int = 100
+
+
+@attrs.define
+class Imported:
+    rows: int
+
+
+def import_csv(step: StepContext, payload: ImportCsv) -> Imported:
+    """Import a file."""
+    return Imported(payload.batch_size)
+
+
+def nightly(step: StepContext) -> int:
+    return 1
+
+
+class TestDecorator:
+    def test_with_a_name_it_makes_a_job_of_that_name(self) -> None:
+        """@job("name") turns a function into a Job with that name and the function."""
+        made = durably.job("import-csv")(import_csv)
+
+        assert isinstance(made, Job)
+        assert made.name == "import-csv"
+        assert made.run is import_csv
+
+    def test_input_and_output_come_from_the_annotations(self) -> None:
+        """Input is the second parameter's annotation, output the return annotation."""
+        made = durably.job("import-csv")(import_csv)
+
+        assert (made.input, made.output) == (ImportCsv, Imported)
+
+    @pytest.mark.parametrize(
+        "decorate",
+        [durably.job, durably.job(), durably.job(None), durably.job(name=None)],
+        ids=["bare", "called", "None", "name=None"],
+    )
+    def test_without_a_name_it_takes_the_functions(self, decorate: Callable[..., Any]) -> None:
+        """The name of a job is the function's __name__ unless one is given."""
+        made = decorate(import_csv)
+
+        assert isinstance(made, Job)
+        assert (made.name, made.input, made.output) == ("import_csv", ImportCsv, Imported)
+
+    def test_the_name_is_accepted_by_keyword(self) -> None:
+        """name= is the decorator's first parameter."""
+        assert durably.job(name="by-keyword")(import_csv).name == "by-keyword"
+
+    def test_types_given_win_over_annotations(self) -> None:
+        """input= and output= replace the function's annotations."""
+        made = durably.job("x", input=dict[str, int], output=float)(import_csv)
+
+        assert (made.input, made.output) == (dict[str, int], float)
+
+    def test_a_job_can_be_built_directly(self) -> None:
+        """Job(name, run, input, output) is the same as what the decorator makes."""
+        assert Job("x", import_csv, ImportCsv, Imported) == durably.job("x")(import_csv)
+        assert Job("x", import_csv) == durably.job("x")(import_csv)
+
+    def test_a_job_is_frozen(self) -> None:
+        """No attribute of a job can be set."""
+        made = durably.job(import_csv)
+        for name in ("name", "run", "input", "output"):
+            with pytest.raises(attrs.exceptions.FrozenInstanceError):
+                setattr(made, name, None)
+
+    def test_a_job_is_an_attrs_class_of_four_fields(self) -> None:
+        """name, run, input and output are what it is built from, in that order."""
+        arguments = [field.name for field in attrs.fields(Job) if field.init]
+        assert arguments == ["name", "run", "input", "output"]
+
+    def test_calling_it_calls_the_function(self) -> None:
+        """job(step, payload) returns what the function returns, unconverted and unvalidated."""
+        seen = []
+
+        @durably.job
+        def plain(step: object, payload: int) -> object:
+            seen.append((step, payload))
+            return "as it is"
+
+        assert plain("no step", "no int") == "as it is"
+        assert seen == [("no step", "no int")]
+
+    def test_calling_one_without_payload(self) -> None:
+        """job(step) works for def f(step)."""
+        assert durably.job(nightly)(None) == 1
+
+    def test_its_repr_names_it(self) -> None:
+        """A job shows its name."""
+        assert "import-csv" in repr(durably.job("import-csv")(import_csv))
+
+
+class TestAnnotations:
+    def test_no_annotations_are_untyped(self) -> None:
+        """Without annotations payload and result are JSON-like data."""
+
+        @durably.job
+        def plain(step, payload):
+            return payload
+
+        assert (plain.input, plain.output) == (None, None)
+        assert payload_type(plain) is UNTYPED
+        assert output_type(plain) is UNTYPED
+
+    def test_any_and_object_are_untyped(self) -> None:
+        """Any and object say nothing: JSON-like data."""
+
+        @durably.job
+        def plain(step: StepContext, payload: Any) -> object:
+            return payload
+
+        assert payload_type(plain) is UNTYPED
+        assert output_type(plain) is UNTYPED
+
+    def test_none_as_return_annotation_is_a_type(self) -> None:
+        """-> None is a type like any other, and not the absence of one."""
+
+        @durably.job
+        def plain(step: StepContext) -> None:
+            return None
+
+        assert output_type(plain) is type(None)
+
+    def test_an_annotation_of_step_that_cannot_be_resolved_does_not_matter(self) -> None:
+        """Only the second parameter and the return value are read."""
+
+        @durably.job
+        def plain(step: Imaginary, payload: int) -> str:
+            return str(payload)
+
+        assert (plain.input, plain.output) == (int, str)
+
+    def test_an_annotation_that_is_overridden_need_not_resolve(self) -> None:
+        """input= and output= stand in for annotations that exist for type checkers only."""
+
+        @durably.job(input=int, output=str)
+        def plain(step: StepContext, payload: Imaginary) -> Imaginary:
+            return str(payload)
+
+        assert (plain.input, plain.output) == (int, str)
+
+    @pytest.mark.parametrize("place", ["payload", "return"])
+    def test_an_annotation_that_cannot_be_resolved_is_refused(self, place: str) -> None:
+        """A payload or result type that is not there is an error at definition, which names it."""
+
+        def plain(step, payload):
+            return payload
+
+        plain.__annotations__[place] = "Imaginary"
+        with pytest.raises(ValidationError, match="Imaginary"):
+            durably.job(plain)
+
+    def test_an_object_that_can_be_called_is_a_job(self) -> None:
+        """The types of its __call__ count, not those of its attributes."""
+
+        class Importer:
+            payload: str
+
+            def __call__(self, step: StepContext, payload: ImportCsv) -> Imported:
+                return Imported(payload.batch_size)
+
+        made = durably.job("x")(Importer())
+        assert (made.input, made.output) == (ImportCsv, Imported)
+
+    def test_wrapped_functions_keep_their_types(self) -> None:
+        """A decorator that uses functools.wraps does not hide the annotations."""
+
+        @functools.wraps(import_csv)
+        def wrapper(*args: Any) -> Any:
+            return import_csv(*args)
+
+        made = durably.job(wrapper)
+        assert (made.name, made.input, made.output) == ("import_csv", ImportCsv, Imported)
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        "name",
+        ["", "x" * 201, "a\nb", "a\tb", "\x00", "a\x7f", "a\x85b", "\ud800", 5, b"bytes", ["x"]],
+        ids=ascii,
+    )
+    def test_bad_names(self, name: Any) -> None:
+        """A name is 1 to 200 characters of text without control characters or lone surrogates."""
+        with pytest.raises(ValidationError, match="name"):
+            durably.job(name)(import_csv)
+        with pytest.raises(ValidationError, match="name"):
+            Job(name, import_csv)
+
+    @pytest.mark.parametrize("name", ["x", "x" * 200, "two words", "größe/π:日本", "\u200d", "🐍"])
+    def test_good_names(self, name: str) -> None:
+        """Everything else is a name, up to 200 characters, format characters included."""
+        assert durably.job(name)(import_csv).name == name
+
+    @pytest.mark.parametrize(
+        "function",
+        [
+            lambda: None,
+            lambda *, step: None,
+            lambda step, payload, more: None,
+            lambda step, *, more: None,
+        ],
+        ids=["none", "keyword only", "three", "required keyword"],
+    )
+    def test_bad_signatures(self, function: Callable[..., Any]) -> None:
+        """A job takes (step) or (step, payload); what cannot be called so is refused."""
+        with pytest.raises(ValidationError, match=r"'x'.*\(step, payload\)"):
+            durably.job("x")(function)
+
+    @pytest.mark.parametrize(
+        "function",
+        [
+            lambda step, payload, more=1: payload,
+            lambda step, payload, *rest, **others: payload,
+            lambda step, payload, *, more=1: payload,
+        ],
+        ids=["default", "variadic", "keyword default"],
+    )
+    def test_parameters_that_need_no_value_are_accepted(self, function: Any) -> None:
+        """What can be called as f(step, payload) is a job."""
+        assert durably.job("x")(function)(None, 7) == 7
+
+    def test_not_a_function(self) -> None:
+        """A value that cannot be called is no job."""
+        with pytest.raises(ValidationError, match="'x'.*function"):
+            Job("x", 5)  # type: ignore[arg-type]  # what is under test
+
+    def test_coroutines_and_generators(self) -> None:
+        """async def and generators are refused: durably runs plain functions."""
+
+        async def coroutine(step):
+            return 1
+
+        def generator(step):
+            yield 1
+
+        async def both(step):
+            yield 1
+
+        for function in (coroutine, generator, both):
+            with pytest.raises(ValidationError, match=function.__name__):
+                durably.job(function)
+
+    def test_an_input_for_a_function_without_payload(self) -> None:
+        """input= on def f(step) is refused at definition."""
+        with pytest.raises(ValidationError, match="'nightly'.*payload"):
+            durably.job(input=int)(nightly)
+        with pytest.raises(ValidationError, match="'nightly'.*payload"):
+            Job("nightly", nightly, int)
+
+    def test_a_nameless_callable_needs_a_name(self) -> None:
+        """A callable without __name__ is a job only under a name given."""
+        partial = functools.partial(import_csv)
+        with pytest.raises(ValidationError, match="name"):
+            durably.job(partial)
+        assert durably.job("named")(partial).name == "named"
+
+
+class TestRegistry:
+    def test_another_function_under_a_taken_name_is_refused(self) -> None:
+        """A name means one function; the message tells which one has it."""
+        registry = Registry(Codec())
+        registry.add(durably.job("x")(import_csv))
+        with pytest.raises(ConflictError, match="'x'.*import_csv"):
+            registry.add(durably.job("x")(nightly))
+
+    def test_the_same_place_in_the_source_replaces(self) -> None:
+        """The same module and qualified name, as when a notebook cell runs again, replaces."""
+        registry = Registry(Codec())
+        again = types.FunctionType(import_csv.__code__, import_csv.__globals__)
+        again.__qualname__ = import_csv.__qualname__
+        again.__module__ = import_csv.__module__
+        registry.add(durably.job("x")(import_csv))
+        registry.add(durably.job("x")(again))
+
+        assert registry.require("x").run is again
+
+    def test_a_type_that_nothing_can_structure_is_refused_before_it_runs(self) -> None:
+        """A job whose input or output has no stored form cannot be registered."""
+
+        class Opaque:
+            def __init__(self, a, b) -> None:
+                self.a = a
+
+        registry = Registry(Codec())
+        with pytest.raises(ValidationError, match="the input of job 'x'"):
+            registry.add(Job("x", lambda step, payload: None, Opaque))
+        with pytest.raises(ValidationError, match="the output of job 'x'"):
+            registry.add(Job("x", lambda step: None, None, Opaque))
+        assert registry.get("x") is None
+
+    @pytest.mark.parametrize("spec", [import_csv, "x", None, ("x", import_csv)], ids=repr)
+    def test_what_is_no_job_is_refused(self, spec: Any) -> None:
+        """Registering a bare function says that it needs the decorator."""
+        with pytest.raises(ValidationError, match="@job"):
+            Registry(Codec()).add(spec)

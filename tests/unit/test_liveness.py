@@ -1,0 +1,503 @@
+"""The owner's lock: what the kernel knows about other processes, and what a fork does to it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import durably.forking
+from durably.errors import DatabaseError
+from durably.worker.liveness import (
+    Liveness,
+    OwnerLock,
+    current_boot_id,
+    probe,
+    remove_lock,
+    sweep_orphans,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+fcntl = pytest.importorskip("fcntl")
+
+ROOT = Path(durably.forking.__file__).parents[1]
+DEADLINE_S = 20.0
+
+OWNER = """
+import os, subprocess, sys
+from durably.worker.liveness import OwnerLock
+lock = OwnerLock.acquire(sys.argv[1], "other")
+{then}
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+class Child:
+    """A Python child process that ends when its standard input does."""
+
+    def __init__(self, script: str, *args: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", script, *args],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+
+    def line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def send(self, signum: int) -> None:
+        self.process.send_signal(signum)
+
+    def wait_until_stopped(self) -> None:
+        _, status = os.waitpid(self.process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(DEADLINE_S)
+
+    def end(self) -> None:
+        self.kill()
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+
+
+@pytest.fixture
+def spawn() -> Iterator[Callable[..., Child]]:
+    children: list[Child] = []
+
+    def start(script: str, *args: str) -> Child:
+        children.append(Child(script, *args))
+        return children[-1]
+
+    yield start
+    for child in children:
+        child.end()
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> str:
+    return str(tmp_path / "runs.db")
+
+
+def given_owner(spawn: Callable[..., Child], database: str, then: str = "") -> Child:
+    child = spawn(OWNER.format(then=then), database)
+    assert child.line() == "ready"
+    return child
+
+
+def verdict(database: str, token: str = "other", boot_id: str = "") -> Liveness:
+    return probe(database, token, boot_id=boot_id)
+
+
+def is_running(pid: int) -> bool:
+    ps = subprocess.run(
+        ["ps", "-o", "stat=", "-p", str(pid)], check=False, capture_output=True, text=True
+    )
+    return ps.stdout.strip()[:1] not in {"", "Z"}
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline
+        pause.wait(0.005)
+
+
+def test_killed_owner_is_dead_at_once(spawn: Callable[..., Child], database: str) -> None:
+    """An owner is alive until it is killed, and dead as soon as it has been."""
+    owner = given_owner(spawn, database)
+    assert verdict(database, boot_id=current_boot_id()) is Liveness.ALIVE
+
+    owner.kill()
+
+    assert verdict(database, boot_id=current_boot_id()) is Liveness.DEAD
+
+
+def test_stopped_owner_is_alive(spawn: Callable[..., Child], database: str) -> None:
+    """A process that was stopped still owns its runs."""
+    owner = given_owner(spawn, database)
+    owner.send(signal.SIGSTOP)
+    owner.wait_until_stopped()
+
+    assert verdict(database) is Liveness.ALIVE
+
+
+def test_forked_child_does_not_keep_a_dead_owner_alive(
+    spawn: Callable[..., Child], database: str
+) -> None:
+    """A child that was forked from an owner has no part in its lock."""
+    owner = spawn(
+        OWNER.format(
+            then="pid = os.fork()\n"
+            "if not pid:\n    sys.stdin.read(); os._exit(0)\n"
+            "print(pid, flush=True)"
+        ),
+        database,
+    )
+    grandchild = int(owner.line())
+    assert owner.line() == "ready"
+
+    owner.kill()
+
+    assert is_running(grandchild)
+    assert verdict(database) is Liveness.DEAD
+    assert owner.process.stdin is not None
+    owner.process.stdin.close()
+    wait_for(lambda: not is_running(grandchild))
+
+
+def test_forked_child_leaves_the_owner_alive(spawn: Callable[..., Child], database: str) -> None:
+    """What a forked child does with its copy, also releasing it, does not free the owner's lock."""
+    given_owner(
+        spawn,
+        database,
+        "pid = os.fork()\n"
+        "if not pid:\n"
+        "    assert not lock.is_held\n"
+        "    lock.release()\n"
+        "    os._exit(0)\n"
+        "assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0\n"
+        "assert lock.is_held",
+    )
+
+    assert verdict(database) is Liveness.ALIVE
+
+
+def test_subprocess_does_not_keep_a_dead_owner_alive(
+    spawn: Callable[..., Child], database: str
+) -> None:
+    """The lock is not inherited by programs that an owner starts, even with close_fds=False."""
+    owner = spawn(
+        OWNER.format(
+            then="child = subprocess.Popen(['cat'], stdout=subprocess.DEVNULL, close_fds=False)\n"
+            "print(child.pid, flush=True)"
+        ),
+        database,
+    )
+    program = int(owner.line())
+    assert owner.line() == "ready"
+
+    owner.kill()
+
+    assert is_running(program)
+    assert verdict(database) is Liveness.DEAD
+    assert owner.process.stdin is not None
+    owner.process.stdin.close()
+    wait_for(lambda: not is_running(program))
+
+
+def test_missing_lock_file_is_unknown_and_stays_missing(database: str, tmp_path: Path) -> None:
+    """Probing an owner without a lock file says so and makes no file."""
+    assert verdict(database) is Liveness.UNKNOWN
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_symbolic_link_is_unknown(database: str, tmp_path: Path) -> None:
+    """A symbolic link in the place of a lock file is no lock, and is not followed."""
+    (tmp_path / "elsewhere").touch()
+    Path(f"{database}.owner-other").symlink_to(tmp_path / "elsewhere")
+
+    assert verdict(database) is Liveness.UNKNOWN
+
+
+def test_other_boot_id_is_dead(database: str) -> None:
+    """No owner survives a restart of the machine, whatever its files look like."""
+    assert verdict(database, boot_id="another") is Liveness.DEAD
+
+
+def test_unknown_boot_id_proves_nothing(database: str) -> None:
+    """An owner that could not tell its boot id is judged by its lock."""
+    lock = OwnerLock.acquire(database, "other")
+    assert verdict(database, boot_id="") is Liveness.ALIVE
+    lock.release()
+
+
+@pytest.mark.skipif(sys.platform not in {"linux", "darwin"}, reason="has no boot id")
+def test_boot_id_is_the_same_for_all_processes(spawn: Callable[..., Child]) -> None:
+    """Two processes of one start of the machine see one boot id."""
+    child = spawn("from durably.worker.liveness import *; print(current_boot_id(), flush=True)")
+
+    assert child.line() == current_boot_id() != ""
+
+
+def test_foreign_open_and_close_does_not_free_the_lock(
+    spawn: Callable[..., Child], database: str
+) -> None:
+    """Code of the owner's process may open and close the lock file; the lock stays."""
+    given_owner(spawn, database, "for _ in range(3): open(lock.path, 'rb+').close()")
+
+    assert verdict(database) is Liveness.ALIVE
+
+
+def test_probes_do_not_see_each_other(database: str) -> None:
+    """While one process probes a dead owner another one finds it dead as well."""
+    path = Path(f"{database}.owner-other")
+    path.touch()
+    with path.open("rb") as prober:
+        fcntl.flock(prober, fcntl.LOCK_SH)
+
+        assert verdict(database) is Liveness.DEAD
+
+
+def test_owner_is_alive_to_its_own_process(database: str) -> None:
+    """An engine sees another engine of the same process as alive, and probing does not free it."""
+    lock = OwnerLock.acquire(database, "other")
+
+    assert [verdict(database) for _ in range(3)] == [Liveness.ALIVE] * 3
+    lock.release()
+
+
+def test_lock_file_is_private_and_exclusive(database: str) -> None:
+    """The file is the user's alone, and a token is used once."""
+    lock = OwnerLock.acquire(database, "t")
+    assert Path(lock.path).stat().st_mode & 0o777 == 0o600
+
+    with pytest.raises(DatabaseError, match=r"runs\.db\.owner-t"):
+        OwnerLock.acquire(database, "t")
+
+    assert verdict(database, "t") is Liveness.ALIVE
+    lock.release()
+
+
+def test_acquiring_in_an_unusable_folder_says_what_to_do(tmp_path: Path) -> None:
+    """A lock that cannot be made is a DatabaseError that names the file."""
+    with pytest.raises(DatabaseError, match=r"owner-t.*folder") as caught:
+        OwnerLock.acquire(str(tmp_path / "missing" / "runs.db"), "t")
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+def test_release_removes_the_file_and_is_idempotent(database: str) -> None:
+    """A lock that was released is gone, and releasing it again touches nothing."""
+    lock = OwnerLock.acquire(database, "t")
+    lock.release()
+    assert not Path(lock.path).exists()
+    assert not lock.is_held
+    successor = OwnerLock.acquire(database, "t")
+
+    lock.release()
+
+    assert verdict(database, "t") is Liveness.ALIVE
+    successor.release()
+
+
+def test_release_leaves_a_file_that_is_not_its_own(database: str) -> None:
+    """If somebody put another file in its place, releasing leaves that one alone."""
+    lock = OwnerLock.acquire(database, "t")
+    Path(lock.path).unlink()
+    Path(lock.path).touch()
+
+    lock.release()
+
+    assert Path(lock.path).exists()
+
+
+def test_lock_without_references_is_held(spawn: Callable[..., Child], database: str) -> None:
+    """A lock that nobody refers to says whether the process is alive, as any other does."""
+    owner = given_owner(
+        spawn,
+        database,
+        "import gc\ndel lock; gc.collect()\nif not os.fork(): sys.stdin.read(); os._exit(0)",
+    )
+    assert verdict(database) is Liveness.ALIVE
+
+    owner.kill()
+
+    assert verdict(database) is Liveness.DEAD
+
+
+def test_all_names_of_a_database_lead_to_one_lock(database: str, tmp_path: Path) -> None:
+    """An owner that opened the database through a symbolic link is seen through its real name."""
+    link = tmp_path / "link.db"
+    link.symlink_to(database)
+    lock = OwnerLock.acquire(str(link), "t")
+
+    assert verdict(database, "t") is Liveness.ALIVE
+    lock.release()
+
+
+def test_remove_lock_removes_only_what_is_free(spawn: Callable[..., Child], database: str) -> None:
+    """The file of a dead owner is removed, that of a live one stays, and a missing one is fine."""
+    path = Path(f"{database}.owner-other")
+    remove_lock(database, "other")
+    owner = given_owner(spawn, database)
+    remove_lock(database, "other")
+    assert path.exists()
+    owner.kill()
+
+    remove_lock(database, "other")
+
+    assert not path.exists()
+
+
+def test_sweep_removes_orphans_only(spawn: Callable[..., Child], database: str) -> None:
+    """Swept is what is free, unknown and old: no live lock, no owner's file, none just made."""
+    given_owner(spawn, database)
+    old = time.time() - 3600
+    for token in ("orphan", "known", "fresh"):
+        Path(f"{database}.owner-{token}").touch()
+    for token in ("orphan", "known", "other"):
+        os.utime(f"{database}.owner-{token}", (old, old))
+    foreign = Path(f"{database}2.owner-orphan")
+    foreign.touch()
+    os.utime(foreign, (old, old))
+
+    assert sweep_orphans(database, {"known"}, older_than_s=60) == ["orphan"]
+
+    left = {path.name for path in Path(database).parent.iterdir()}
+    assert left == {
+        "runs.db.owner-known",
+        "runs.db.owner-fresh",
+        "runs.db.owner-other",
+        "runs.db2.owner-orphan",
+    }
+
+
+def test_sweep_of_a_missing_folder_finds_nothing(tmp_path: Path) -> None:
+    """There is nothing to sweep where there is no folder."""
+    assert sweep_orphans(str(tmp_path / "no" / "runs.db"), (), older_than_s=0) == []
+
+
+FORKS = """
+import os, sys, threading
+from durably.forking import watch_forks, no_fork
+sys.unraisablehook = lambda hook: seen.append(type(hook.exc_value).__name__)
+seen = []
+class P:
+    def __init__(self, name): self.name = name
+    def before_fork(self): seen.append("before " + self.name)
+    def after_fork_in_parent(self): seen.append("parent " + self.name)
+    def after_fork_in_child(self): seen.append("child " + self.name)
+class Bad(P):
+    def before_fork(self): raise RuntimeError
+    def after_fork_in_parent(self): raise AssertionError
+    def after_fork_in_child(self): super().after_fork_in_child(); raise LookupError
+class Late(P):
+    def before_fork(self): watch_forks(late); super().before_fork()
+late, a, bad, b = P("late"), P("a"), Bad("bad"), Late("b")
+for p in (a, bad, b, a): watch_forks(p)
+watch_forks(P("forgotten"))
+"""
+
+
+def test_fork_hooks_run_in_order_whatever_one_of_them_raises(spawn: Callable[..., Child]) -> None:
+    """Before in order, after in reverse, newcomers included, one that raises skips none."""
+    child = spawn(
+        FORKS + "r, w = os.pipe()\n"
+        "if not os.fork():\n    os.write(w, (','.join(seen) + '\\n').encode()); os._exit(0)\n"
+        "os.wait()\n"
+        "print(os.read(r, 9999).decode() + ','.join(seen), flush=True)"
+    )
+
+    before = ["before a", "before b", "before late", "RuntimeError"]
+    assert child.line().split(",") == [
+        *before,
+        "child late",
+        "child b",
+        "child bad",
+        "child a",
+        "LookupError",
+    ]
+    assert child.line().split(",") == [*before, "parent late", "parent b", "parent a"]
+
+
+def test_fork_waits_for_a_participant_and_for_no_fork(spawn: Callable[..., Child]) -> None:
+    """A fork does not happen while a thread is at work, and the child can register and fork."""
+    child = spawn(
+        FORKS
+        + """
+lock, inside, forked, leave = threading.Lock(), *(threading.Event() for _ in range(3))
+class Writer(P):
+    def before_fork(self): lock.acquire()
+    def after_fork_in_parent(self): lock.release()
+    def after_fork_in_child(self): lock.release()
+writer = Writer("w"); watch_forks(writer)
+def hold():
+    with no_fork(): inside.set(); leave.wait(20)
+def fork():
+    with lock: pass
+    if os.fork() == 0:
+        with lock: watch_forks(P("new"))
+        if os.fork() == 0: os._exit(7)
+        os._exit(os.waitstatus_to_exitcode(os.wait()[1]))
+    forked.set()
+holder, forker = threading.Thread(target=hold), threading.Thread(target=fork)
+holder.start(); inside.wait(20); forker.start()
+print(forked.wait(0.2), flush=True)
+leave.set(); forker.join(20); holder.join(20)
+print(forked.is_set(), os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+"""
+    )
+
+    assert child.line() == "False"
+    assert child.line() == "True 7"
+
+
+def test_interrupted_fork_leaves_a_usable_child(spawn: Callable[..., Child]) -> None:
+    """If Ctrl-C ends the wait before a fork, no process is left with a lock that nobody has."""
+    child = spawn(
+        FORKS
+        + """
+import signal
+inside, leave = threading.Event(), threading.Event()
+def hold():
+    with no_fork(): inside.set(); leave.wait(20)
+holder = threading.Thread(target=hold); holder.start(); inside.wait(20)
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+signal.setitimer(signal.ITIMER_REAL, 0.05)
+pid = os.fork()
+if not pid:
+    signal.signal(signal.SIGALRM, signal.SIG_DFL); signal.alarm(10)
+    watch_forks(P("new")); os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), seen, flush=True)
+leave.set(); holder.join(20)
+with no_fork(): print("open", flush=True)
+"""
+    )
+
+    assert child.line() == "7 ['KeyboardInterrupt']"
+    assert child.line() == "open"
+
+
+def test_threads_fork_and_lock_at_once(spawn: Callable[..., Child], database: str) -> None:
+    """Forks of several threads, while others register and take locks, neither hang nor fail."""
+    child = spawn(
+        FORKS
+        + """
+from durably.worker.liveness import OwnerLock, probe
+def work(name):
+    for i in range(25):
+        lock = OwnerLock.acquire(sys.argv[1], f"{name}-{i}")
+        pid = os.fork()
+        if pid == 0: os._exit(0)
+        os.waitpid(pid, 0)
+        assert probe(sys.argv[1], lock.token, boot_id="").name == "ALIVE"
+        lock.release()
+    done.append(name)
+done = []
+threads = [threading.Thread(target=work, args=(name,)) for name in "abcd"]
+for t in threads: t.start()
+for t in threads: t.join(20)
+print(sorted(done), flush=True)
+""",
+        database,
+    )
+
+    assert child.line() == "['a', 'b', 'c', 'd']"

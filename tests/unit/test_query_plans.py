@@ -1,0 +1,314 @@
+"""Every statement of the store prepares, and those that are executed often never scan a table."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import apsw
+import apsw.ext
+import pytest
+from storekit import fresh, insert
+
+import durably.store
+from durably.store import owners, runs, steps
+from durably.store.runs import Claim, Ending, NewRun
+
+VERBS = ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH")
+MANY = 20_000
+# What a foreign key follows when a run is deleted.
+OF_A_RUN = {"sqlite_autoindex_durably_steps_1", "durably_logs_run"}
+COUNTING = "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < %d)"
+
+
+def statements() -> dict[str, str]:
+    """The constants of the store's modules that are statements, by module and name."""
+    found = {}
+    for module in pkgutil.iter_modules(durably.store.__path__):
+        names = vars(importlib.import_module(f"durably.store.{module.name}"))
+        for name, value in names.items():
+            if isinstance(value, str) and value.split()[:1] and value.split()[0] in VERBS:
+                found[f"{module.name}.{name}"] = value
+    return {name: sql for name, sql in found.items() if not re.search(r"\{\w+\}", sql)}
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Iterator[apsw.Connection]:
+    connection = fresh(tmp_path / "test.db")
+    for owner in (1, 2):
+        owners.register(
+            connection,
+            token=f"t{owner}",
+            boot_id="boot",
+            pid=1,
+            heartbeat_interval_us=1,
+            now_us=1,
+        )
+    yield connection
+    connection.close()
+
+
+def plan(db: apsw.Connection, sql: str) -> list[str]:
+    db_rows = apsw.ext.query_info(db, sql, explain_query_plan=True).query_plan
+    found: list[str] = []
+
+    def walk(node: Any) -> None:
+        found.append(node.detail)
+        for child in node.sub or ():
+            walk(child)
+
+    walk(db_rows)
+    return found
+
+
+def test_introspection_finds_the_statements() -> None:
+    """The tests of this module look at the statements of all modules of the store."""
+    found = statements()
+    assert {"runs.CLAIM", "steps.STORE", "owners.BEAT_RUNS", "logs.APPEND"} <= set(found)
+    assert len(found) >= 35
+
+
+@pytest.mark.parametrize("name", statements())
+def test_statement_prepares_against_the_schema(db: apsw.Connection, name: str) -> None:
+    """Every statement fits the newest schema, and is a single one."""
+    info = apsw.ext.query_info(db, statements()[name])
+    assert info.query_remaining is None
+    assert info.query == statements()[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "indexes"),
+    [
+        ("runs.CLAIM", {"durably_runs_claimable"}),
+        ("runs.FIRST_CLAIMABLE", {"durably_runs_claimable"}),
+        ("runs.BY_IDEMPOTENCY_KEY", {"durably_runs_idempotency"}),
+        ("runs.PENDING_OF_KEY", {"durably_runs_queue"}),
+        ("runs.BY_ID", {"sqlite_autoindex_durably_runs_1"}),
+        ("runs.BRIEF", {"sqlite_autoindex_durably_runs_1"}),
+        ("runs.BRIEF_OF_MANY", {"sqlite_autoindex_durably_runs_1"}),
+        ("runs.CANCEL", {"sqlite_autoindex_durably_runs_1"}),
+        ("runs.RETRY", {"sqlite_autoindex_durably_runs_1"}),
+        ("runs.COMPLETE", set()),
+        ("runs.FAIL", set()),
+        ("runs.INTERRUPT", set()),
+        ("runs.RELEASE", set()),
+        ("runs.SET_PROGRESS", set()),
+        ("runs.STATE_OF", set()),
+        ("runs.DELETE", OF_A_RUN),
+        ("runs.DELETE_STEPS", set()),
+        ("runs.RECOVER", {"durably_runs_owner"}),
+        ("runs.RELEASE_ALL", {"durably_runs_owner"}),
+        ("runs.PURGE", {"durably_runs_ended"} | OF_A_RUN),
+        ("steps.STORE", set()),
+        ("steps.STORE_CANCELLED", set()),
+        ("steps.FIND", {"sqlite_autoindex_durably_steps_1"}),
+        ("steps.WINDOW", set()),
+        ("steps.HIGHEST", set()),
+        ("steps.OF_RUN", {"sqlite_autoindex_durably_runs_1"}),
+        ("owners.BEAT_OWNER", set()),
+        ("owners.BEAT_RUNS", {"durably_runs_owner"}),
+        ("owners.OF_RUN", {"sqlite_autoindex_durably_runs_1"}),
+        ("owners.REMOVE", {"durably_runs_owner"}),
+        ("logs.APPEND", {"sqlite_autoindex_durably_runs_1"}),
+        ("logs.OF_RUN", {"sqlite_autoindex_durably_runs_1", "durably_logs_run"}),
+        ("logs.NEWEST", set()),
+    ],
+)
+def test_hot_statement_searches_and_never_scans(
+    db: apsw.Connection, name: str, indexes: set[str]
+) -> None:
+    """What is executed often finds its rows through an index or the row number alone."""
+    details = plan(db, statements()[name])
+    text = "\n".join(details)
+    scans = [each for each in details if each.startswith("SCAN") and "json_each" not in each]
+    assert [each for each in scans if "VIRTUAL TABLE" not in each] == [], text
+    assert "TEMP B-TREE" not in text
+    assert "AUTOMATIC" not in text
+    used = set(re.findall(r"INDEX (\w*durably_\w+)", text))
+    assert used == indexes, text
+
+
+def vm_steps(db: apsw.Connection, action: Callable[[], object]) -> int:
+    """How many instructions of SQLite's virtual machine *action* takes."""
+    counted: list[int] = []
+
+    def count(event: dict[str, Any]) -> None:
+        counted.append(event["stmt_status"]["SQLITE_STMTSTATUS_VM_STEP"])
+
+    action_takes_place_once = db.trace_v2(apsw.SQLITE_TRACE_PROFILE, count)
+    assert action_takes_place_once is None
+    try:
+        action()
+    finally:
+        db.trace_v2(0, None)
+    assert counted
+    return sum(counted)
+
+
+def finished(db: apsw.Connection) -> None:
+    for status, output, error in (("completed", "1", None), ("failed", None, "{}")):
+        db.execute(
+            f"""{COUNTING % (MANY // 2)}
+            INSERT INTO durably_runs
+                (id, job_name, idempotency_key, payload, attempt, status, output, error,
+                 started_at_us, heartbeat_at_us, created_at_us, updated_at_us, completed_at_us)
+            SELECT ?1 || n, 'job', ?1 || n, '1', 1, ?1, ?2, ?3, 1, 1, 1, 1, 1 FROM n""",
+            (status, output, error),
+        )
+
+
+def pending(db: apsw.Connection, job: str, key: str | None) -> None:
+    db.execute(
+        f"""{COUNTING % MANY}
+        INSERT INTO durably_runs
+            (id, job_name, payload, created_at_us, updated_at_us, concurrency_key, queue_place)
+        SELECT 'p' || n, ?1, '1', 1, 1, ?2, ?2 IS NOT NULL FROM n""",
+        (job, key),
+    )
+
+
+def behind_a_busy_key(db: apsw.Connection) -> None:
+    runs.enqueue(db, NewRun("holder", "job", "1", concurrency_key="k"), 1)
+    (holder,) = runs.claim(db, Claim(2, '["job"]', 1))
+    assert holder.id == "holder"
+    pending(db, "job", "k")
+
+
+def behind_a_busy_key_of_two_jobs(db: apsw.Connection) -> None:
+    behind_a_busy_key(db)
+    for number in range(10):
+        runs.enqueue(db, NewRun(f"o{number}", "other", "1", concurrency_key="k"), 1)
+
+
+FULL = {
+    "finished runs": finished,
+    "runs behind a busy key": behind_a_busy_key,
+    "runs behind a busy key, two jobs": behind_a_busy_key_of_two_jobs,
+    "runs of an unknown job": lambda db: pending(db, "unknown", None),
+    "runs of an unknown job behind a busy key": lambda db: pending(db, "unknown", "k"),
+    "claimable runs": lambda db: pending(db, "job", None),
+    "claimable runs with a key": lambda db: pending(db, "other", "q"),
+}
+
+
+def costs(db: apsw.Connection, name: str) -> dict[str, int]:
+    """The steps that one run costs from its trigger to its deletion, verb by verb."""
+    jobs = json.dumps(["job", "other"])
+    new = NewRun(f"mine-{name}", "job", "1", idempotency_key=f"i{name}", concurrency_key=f"c{name}")
+    taken: list[runs.RunRow] = []
+    # Those that were triggered before are claimed first.
+    own = Claim(1, jobs, 2)
+
+    def finish(**how: str | None) -> Callable[[], object]:
+        end = {"output": None, "error": None} | how
+        row = taken[-1]
+        ending = Ending(row.run, row.attempt, end["output"], end["error"], None, True, 3)
+        return lambda: runs.finish(db, ending, None)
+
+    found = {
+        "enqueue": vm_steps(db, lambda: runs.enqueue(db, new, 1)),
+        "enqueue again": vm_steps(db, lambda: runs.enqueue(db, new, 1)),
+        "coalesce": vm_steps(
+            db,
+            lambda: runs.enqueue(
+                db, NewRun("x", "job", "1", concurrency_key=f"c{name}", coalesce=True), 1
+            ),
+        ),
+        "look": vm_steps(db, lambda: runs.has_claimable(db, jobs)),
+        "claim": vm_steps(db, lambda: taken.extend(runs.claim(db, own))),
+    }
+    run = taken[-1]
+    found |= {
+        "beat": vm_steps(db, lambda: owners.beat(db, 1, 5)),
+        "checkpoint": vm_steps(
+            db, lambda: steps.complete(db, run.run, run.attempt, 0, "s", "1", 1, 2)
+        ),
+        "brief": vm_steps(db, lambda: runs.brief(db, run.id)),
+        "interrupt": vm_steps(db, finish()),
+    }
+    taken += runs.claim(db, own)
+    assert taken[-1].id == run.id
+    found["fail"] = vm_steps(db, finish(error="{}"))
+    found["retry"] = vm_steps(db, lambda: runs.retry(db, run.id, 6))
+    taken += runs.claim(db, own)
+    assert taken[-1].id == run.id
+    found["cancel"] = vm_steps(db, lambda: runs.cancel(db, run.id, 6))
+    found["release"] = vm_steps(db, lambda: runs.release(db, run.run, 3, 1, 6))
+    found["delete"] = vm_steps(db, lambda: runs.delete(db, run.id))
+    found["remove owner"] = vm_steps(db, lambda: owners.remove(db, 1))
+    return found
+
+
+@pytest.mark.parametrize("content", FULL)
+def test_verbs_cost_the_same_whatever_else_is_in_the_file(
+    db: apsw.Connection, content: str
+) -> None:
+    """20,000 runs of whatever kind do not make triggering, claiming, or ending a run dearer."""
+    empty = costs(db, "empty")
+    owners.register(db, token="t3", boot_id="boot", pid=1, heartbeat_interval_us=1, now_us=1)
+    db.execute("UPDATE durably_owners SET owner = 1 WHERE token = 't3'")
+    with db:
+        FULL[content](db)
+    full = costs(db, "full")
+    # Depth of trees does not count in these steps; a walk over 20,000 rows would.
+    assert {verb: count for verb, count in full.items() if count > 2 * empty[verb] + 200} == {}
+
+
+def test_claiming_from_a_queue_of_20000_costs_the_same_for_each(db: apsw.Connection) -> None:
+    """Run after run of one concurrency key, the next one is found without a walk."""
+    with db:
+        pending(db, "job", "k")
+    spent = []
+    for _ in range(3):
+        taken: list[runs.RunRow] = []
+
+        def one(taken: list[runs.RunRow] = taken) -> None:
+            taken.extend(runs.claim(db, Claim(1, '["job"]', 2)))
+            ending = Ending(taken[0].run, 1, "1", None, None, True, 3)
+            runs.finish(db, ending, None)
+
+        spent.append(vm_steps(db, one))
+        assert taken
+    assert max(spent) < 2 * min(spent)
+    assert max(spent) < 2000
+
+
+def test_purge_costs_by_what_it_deletes(db: apsw.Connection) -> None:
+    """A purge that finds nothing old enough looks at none of the 20,000 finished runs."""
+    with db:
+        finished(db)
+    assert vm_steps(db, lambda: runs.purge(db, 1, 500)) < 200
+    one = vm_steps(db, lambda: runs.purge(db, 2, 1))
+    assert len(runs.purge(db, 2, 7)) == 7
+    assert one < 2000
+
+
+def test_reading_a_window_costs_by_its_length(db: apsw.Connection) -> None:
+    """The checkpoints of a run are found beside 20,000 of other runs, without a walk."""
+    for number in (1, 2, 3):
+        insert(
+            db,
+            "durably_runs",
+            id=f"r{number}",
+            job_name="job",
+            payload="1",
+            created_at_us=1,
+            updated_at_us=1,
+        )
+        count = 3 if number == 2 else MANY // 2
+        db.execute(
+            f"""{COUNTING % count}
+            INSERT INTO durably_steps SELECT ({number} << 24) | n - 1, {number}, 's' || n,
+                'completed', '1', NULL, 1, 1, 1 FROM n"""
+        )
+    assert steps.highest_index(db, 2) == 2
+    assert len(steps.window(db, 2, 0).checkpoints) == 3
+    assert vm_steps(db, lambda: steps.window(db, 2, 0)) < 200
+    assert vm_steps(db, lambda: steps.highest_index(db, 2)) < 50
+    assert vm_steps(db, lambda: steps.find(db, 2, "s3")) < 50
+    assert vm_steps(db, lambda: steps.of_run(db, "r2")) < 300

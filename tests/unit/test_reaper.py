@@ -1,0 +1,350 @@
+"""The reaper: who is dead, who is hung, and what is tidied up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from storekit import FakeClock, checkpoint, finish, given_owner, given_running, stored, trigger
+
+from durably.events import Emitter, Event
+from durably.store import owners, runs
+from durably.store.database import Database
+from durably.worker import liveness
+from durably.worker.liveness import Liveness
+from durably.worker.reaper import PURGE_BATCH, RETENTION_INTERVAL_S, SWEEP_INTERVAL_S, Reaper
+
+
+class Engine:
+    """A reaper, and what it believes of the world."""
+
+    def __init__(self, store: Database, clock: FakeClock) -> None:
+        self.store = store
+        self.clock = clock
+        self.owner = given_owner(store, "own")
+        self.committed = 0
+        self.states: dict[str, Liveness] = {}
+        self.probed: list[tuple[str, str]] = []
+        self.removed: list[str] = []
+        self.swept: list[set[str]] = []
+        self.emitter = Emitter(clock)
+        self.events: list[Event] = []
+        self.emitter.on("*", self.events.append)
+
+    def reaper(self, **options: Any) -> Reaper:
+        given: dict[str, Any] = {
+            "heartbeat_interval_s": 5.0,
+            "stale_threshold_s": 30.0,
+            "retain_runs": None,
+        }
+        return Reaper(
+            self.store,
+            owner=lambda: self.owner,
+            committed_beats=lambda: self.committed,
+            emitter=self.emitter,
+            changes=self.store.changes,
+            labels_of=lambda row: json.loads(row.labels),
+            clock=self.clock,
+            interval_s=0.25,
+            on_error=lambda exc, name: None,
+            **(given | options),
+        )
+
+    def probe(self, path: str, token: str, *, boot_id: str) -> Liveness:
+        self.probed.append((token, boot_id))
+        assert path == self.store.path
+        return self.states.get(token, Liveness.ALIVE)
+
+    def told(self) -> list[tuple[str, ...]]:
+        return [
+            (event.type, event.run_id, getattr(event, "reason", ""))  # type: ignore[attr-defined]
+            for event in self.events
+        ]
+
+
+@pytest.fixture
+def engine(store: Database, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    made = Engine(store, clock)
+    monkeypatch.setattr(liveness, "probe", made.probe)
+    monkeypatch.setattr(liveness, "remove_lock", lambda path, token: made.removed.append(token))
+    monkeypatch.setattr(
+        liveness,
+        "sweep_orphans",
+        lambda path, known, older_than_s: made.swept.append(set(known)) or [],
+    )
+    return made
+
+
+def beats(engine: Engine, reaper: Reaper, count: int, also: Callable[[], object] = int) -> None:
+    """The reaper looks after each of so many of its engine's heartbeats."""
+    for _ in range(count):
+        engine.committed += 1
+        also()
+        reaper.tick()
+
+
+# -- the dead --------------------------------------------------------------------------------
+
+
+def test_runs_of_a_dead_owner_are_recovered_at_once(engine: Engine, store: Database) -> None:
+    """With its lock free an owner is dead: no heartbeat and no clock is waited for."""
+    dead = given_owner(store, "dead", boot_id="B")
+    run = given_running(store, dead, labels='{"k":"v"}')
+    checkpoint(store, run, "s")
+    engine.states["dead"] = Liveness.DEAD
+    seen = store.changes.look()
+    assert engine.reaper().recover() == 1
+    assert (stored(store, run).status, stored(store, run).completed_steps) == ("pending", 1)
+    assert engine.probed == [("dead", "B")]
+    assert engine.removed == ["dead"]
+    assert [row.token for row in store.read(owners.list_all)] == ["own"]
+    assert engine.told() == [("run:recover", run.id, "dead")]
+    assert engine.events[0].labels == {"k": "v"}  # type: ignore[attr-defined]
+    assert store.changes.look().told > seen.told
+
+
+def test_dead_owner_without_runs_leaves_no_row(engine: Engine, store: Database) -> None:
+    """Nothing is told, and neither row nor lock file stays."""
+    given_owner(store, "dead")
+    engine.states["dead"] = Liveness.DEAD
+    assert engine.reaper().recover() == 0
+    assert (engine.removed, engine.events) == (["dead"], [])
+    assert [row.token for row in store.read(owners.list_all)] == ["own"]
+
+
+def test_engine_never_looks_at_itself(engine: Engine, store: Database) -> None:
+    """Whatever its own lock and beat look like, its live runs are its own."""
+    run = given_running(store, engine.owner)
+    engine.states["own"] = Liveness.DEAD
+    reaper = engine.reaper()
+    beats(engine, reaper, 50)
+    assert engine.probed == []
+    assert stored(store, run) == run
+
+
+# -- the hung --------------------------------------------------------------------------------
+
+NOT_DEAD = pytest.mark.parametrize("state", [Liveness.ALIVE, Liveness.UNKNOWN])
+
+
+@NOT_DEAD
+def test_hung_owner_loses_its_runs_after_the_threshold(
+    engine: Engine, store: Database, state: Liveness
+) -> None:
+    """Its beat stood still while the reaper's engine committed heartbeats for the threshold."""
+    hung = given_owner(store, "hung")
+    run = given_running(store, hung)
+    engine.states["hung"] = state
+    reaper = engine.reaper()
+    reaper.tick()
+    beats(engine, reaper, 5)
+    assert stored(store, run).status == "running"
+    beats(engine, reaper, 1)
+    assert stored(store, run).status == "pending"
+    assert engine.told() == [("run:recover", run.id, "stale")]
+    # One without a lock file is forgotten, since no lock will ever tell that it has died.
+    left = {row.token for row in store.read(owners.list_all)}
+    assert left == ({"own", "hung"} if state is Liveness.ALIVE else {"own"})
+    assert engine.removed == []
+
+
+@NOT_DEAD
+def test_owner_that_beats_keeps_its_runs(engine: Engine, store: Database, state: Liveness) -> None:
+    """However slowly, each beat starts the watch anew."""
+    slow = given_owner(store, "slow")
+    run = given_running(store, slow)
+    engine.states["slow"] = state
+    reaper = engine.reaper()
+    for _ in range(10):
+        beats(engine, reaper, 5)
+        store.beat(owners.beat, slow, 1)
+        reaper.tick()
+    assert stored(store, run).status == "running"
+    assert engine.events == []
+
+
+def test_no_clock_makes_an_owner_hung(engine: Engine, store: Database, clock: FakeClock) -> None:
+    """A machine that slept, or a file that was locked for all: no beat of ours, no verdict."""
+    run = given_running(store, given_owner(store, "other"))
+    reaper = engine.reaper()
+    for _ in range(20):
+        clock.advance(86_400)
+        reaper.tick()
+    clock.us -= 10**15
+    reaper.tick()
+    assert stored(store, run).status == "running"
+
+
+def test_watch_begins_when_the_owner_is_first_seen(engine: Engine, store: Database) -> None:
+    """What an engine has beaten before it looked at an owner counts nothing."""
+    run = given_running(store, given_owner(store, "other"))
+    engine.committed = 1000
+    reaper = engine.reaper()
+    reaper.tick()
+    beats(engine, reaper, 5)
+    assert stored(store, run).status == "running"
+
+
+def test_owner_with_a_long_interval_gets_two_of_its_own(engine: Engine, store: Database) -> None:
+    """One who beats seldom is not taken for hung by one who beats often."""
+    other = given_owner(store, "other", heartbeat_interval_us=60_000_000)
+    run = given_running(store, other)
+    reaper = engine.reaper()
+    reaper.tick()
+    beats(engine, reaper, 23)
+    assert stored(store, run).status == "running"
+    beats(engine, reaper, 1)
+    assert stored(store, run).status == "pending"
+
+
+def test_two_beats_are_the_least(engine: Engine, store: Database) -> None:
+    """However long this engine's own interval is."""
+    run = given_running(store, given_owner(store, "other", heartbeat_interval_us=1))
+    reaper = engine.reaper(heartbeat_interval_s=100.0, stale_threshold_s=1.0)
+    reaper.tick()
+    beats(engine, reaper, 1)
+    assert stored(store, run).status == "running"
+    beats(engine, reaper, 1)
+    assert stored(store, run).status == "pending"
+
+
+def test_owner_that_beats_while_it_is_judged_keeps_its_runs(
+    engine: Engine, store: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The verdict holds only if the beat still stands in the transaction that carries it out."""
+    other = given_owner(store, "other")
+    run = given_running(store, other)
+    reaper = engine.reaper()
+    reaper.tick()
+    recover_hung = runs.recover_hung
+
+    def after_a_beat(db: Any, owner: int, *args: Any) -> Any:
+        owners.beat(db, owner, 1)
+        return recover_hung(db, owner, *args)
+
+    monkeypatch.setattr(runs, "recover_hung", after_a_beat)
+    beats(engine, reaper, 6)
+    assert stored(store, run).status == "running"
+    assert engine.events == []
+
+
+def test_owner_without_a_lock_file_that_beats_while_it_is_judged_stays(
+    engine: Engine, store: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its beat must still stand in the transaction that would forget it."""
+    other = given_owner(store, "other")
+    run = given_running(store, other)
+    engine.states["other"] = Liveness.UNKNOWN
+    reaper = engine.reaper()
+    reaper.tick()
+    recover_dead = runs.recover_dead
+
+    def after_a_beat(db: Any, owner: int, *args: Any, **kwargs: Any) -> Any:
+        owners.beat(db, owner, 1)
+        return recover_dead(db, owner, *args, **kwargs)
+
+    monkeypatch.setattr(runs, "recover_dead", after_a_beat)
+    beats(engine, reaper, 6)
+    assert (stored(store, run).status, stored(store, run).owner) == ("running", other)
+    assert engine.events == []
+
+
+def test_hung_owner_that_dies_is_forgotten(engine: Engine, store: Database) -> None:
+    """What it still held is freed then."""
+    hung = given_owner(store, "hung")
+    given_running(store, hung)
+    cancelled = given_running(store, hung)
+    store.write(runs.cancel, cancelled.id, 30)
+    reaper = engine.reaper()
+    reaper.tick()
+    beats(engine, reaper, 6)
+    assert stored(store, cancelled).owner == hung
+    engine.states["hung"] = Liveness.DEAD
+    reaper.tick()
+    assert stored(store, cancelled).owner is None
+    assert [row.token for row in store.read(owners.list_all)] == ["own"]
+    assert len(engine.events) == 1
+
+
+# -- tidying up ------------------------------------------------------------------------------
+
+
+def ended(store: Database, owner: int, at_us: int) -> str:
+    run = given_running(store, owner)
+    finish(store, run, output="1", now_us=at_us)
+    return run.id
+
+
+def test_old_terminal_runs_are_deleted(engine: Engine, store: Database, clock: FakeClock) -> None:
+    """Those that ended longer ago than retain_runs, and nothing else."""
+    day = 86_400_000_000
+    clock.us = 100 * day
+    old = ended(store, engine.owner, 98 * day - 1)
+    ended(store, engine.owner, 98 * day)
+    trigger(store, now_us=1)
+    engine.reaper(retain_runs=timedelta(days=2)).tick()
+    assert engine.told() == [("run:delete", old, "")]
+    assert store.read(runs.count, runs.Filters()) == 2
+
+
+def test_nothing_is_deleted_unless_asked(engine: Engine, store: Database, clock: FakeClock) -> None:
+    """Without retain_runs runs stay for ever."""
+    ended(store, engine.owner, 1)
+    clock.advance(10**9)
+    engine.reaper().tick()
+    assert store.read(runs.count, runs.Filters()) == 1
+
+
+def test_retention_is_looked_at_once_a_minute(
+    engine: Engine, store: Database, clock: FakeClock
+) -> None:
+    """Not at each look for the dead."""
+    clock.us = 10**15
+    reaper = engine.reaper(retain_runs=timedelta(seconds=1))
+    reaper.tick()
+    ended(store, engine.owner, 1)
+    reaper.tick()
+    assert engine.events == []
+    clock.advance(RETENTION_INTERVAL_S)
+    reaper.tick()
+    assert len(engine.events) == 1
+
+
+def test_many_old_runs_are_deleted_batch_by_batch(
+    engine: Engine, store: Database, clock: FakeClock
+) -> None:
+    """After a full batch the next one follows without waiting."""
+    clock.us = 10**15
+
+    def fill(db: Any) -> None:
+        db.execute(
+            """WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < ?)
+            INSERT INTO durably_runs (id, job_name, status, payload, created_at_us,
+                                      updated_at_us, completed_at_us)
+            SELECT n, 'job', 'cancelled', '1', 1, 1, 1 FROM n""",
+            (PURGE_BATCH + 3,),
+        )
+
+    store.write(fill)
+    reaper = engine.reaper(retain_runs=timedelta(seconds=1))
+    reaper.tick()
+    assert store.read(runs.count, runs.Filters()) == 3
+    assert reaper._wake.is_set()
+    reaper.tick()
+    assert store.read(runs.count, runs.Filters()) == 0
+    assert len(engine.events) == PURGE_BATCH + 3
+
+
+def test_orphaned_locks_are_swept_now_and_then(engine: Engine, clock: FakeClock) -> None:
+    """At the first look and every five minutes; the tokens of all owners are spared."""
+    given_owner(engine.store, "other")
+    reaper = engine.reaper()
+    reaper.tick()
+    reaper.tick()
+    assert engine.swept == [{"own", "other"}]
+    clock.advance(SWEEP_INTERVAL_S)
+    reaper.tick()
+    assert len(engine.swept) == 2

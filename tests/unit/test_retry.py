@@ -1,0 +1,98 @@
+"""``Retry``: its defaults, what it refuses, and how long it waits."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import durably
+from durably import Retry
+from durably.retry import wait_s
+
+
+def test_the_defaults_are_those_of_the_contract():
+    """``Retry()`` is 3 attempts, 1 s doubling up to 60 s, with jitter, on any Exception."""
+    assert attrs.asdict(Retry()) == {
+        "attempts": 3,
+        "wait": 1.0,
+        "backoff": 2.0,
+        "max_wait": 60.0,
+        "jitter": True,
+        "on": Exception,
+    }
+
+
+def test_a_retry_is_a_value():
+    """A ``Retry`` is frozen and compares by value."""
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        Retry().attempts = 4
+    assert Retry(attempts=5) == Retry(5) != Retry()
+
+
+@pytest.mark.parametrize(
+    ("retry", "waits"),
+    [
+        (Retry(wait=1, jitter=False), [1, 2, 4, 8, 16, 32, 60, 60]),
+        (Retry(wait=0.5, backoff=1, jitter=False), [0.5] * 4),
+        (Retry(wait=3, backoff=10, max_wait=7, jitter=False), [3, 7, 7]),
+        (Retry(wait=100, max_wait=5, jitter=False), [5, 5]),
+        (Retry(wait=0, jitter=False), [0, 0, 0]),
+        (Retry(wait=timedelta(minutes=1), max_wait=timedelta(hours=1), jitter=False), [60, 120]),
+    ],
+)
+def test_waits_grow_by_backoff_up_to_the_longest(retry, waits):
+    """Each wait is ``backoff`` times the one before, and none exceeds ``max_wait``."""
+    assert [wait_s(retry, failures) for failures in range(1, len(waits) + 1)] == waits
+
+
+@pytest.mark.parametrize("backoff", [2, 2.0, 1e308])
+def test_waits_stay_bounded_after_thousands_of_failures(backoff):
+    """A power too large for a float is the longest wait, and none at all where there is none."""
+    assert wait_s(Retry(backoff=backoff, jitter=False), 10_000) == 60
+    assert wait_s(Retry(wait=0, backoff=backoff, jitter=False), 10_000) == 0
+
+
+@given(
+    st.integers(1, 5000),
+    st.floats(0, 1e6),
+    st.floats(1, 1e6),
+    st.floats(0, 1e6),
+)
+def test_jitter_only_shortens_a_wait(failures, wait, backoff, max_wait):
+    """With jitter a wait is between half and all of what it is without."""
+    full = wait_s(Retry(wait=wait, backoff=backoff, max_wait=max_wait, jitter=False), failures)
+    jittered = wait_s(Retry(wait=wait, backoff=backoff, max_wait=max_wait), failures)
+    assert 0 <= full <= max_wait
+    assert full / 2 <= jittered <= full
+
+
+def test_jitter_differs_from_time_to_time():
+    """Two waits of one length are not alike."""
+    assert len({wait_s(Retry(), 1) for _ in range(20)}) > 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("attempts", value) for value in (0, -1, 1.0, "3", None, True)],
+        *[("wait", value) for value in (-1, "1", None, float("nan"), float("inf"), True)],
+        *[("max_wait", value) for value in (-0.1, "1", None, float("nan"), float("inf"))],
+        ("wait", timedelta(seconds=-1)),
+        *[("backoff", value) for value in (0.5, 0, -2, "2", None, True, float("nan"))],
+        ("backoff", timedelta(seconds=2)),
+        *[("jitter", value) for value in (1, None, "yes")],
+        *[
+            ("on", value)
+            for value in (None, "OSError", OSError(), int, (), (OSError, 3), [OSError])
+        ],
+        *[("on", value) for value in (BaseException, KeyboardInterrupt, (OSError, SystemExit))],
+    ],
+)
+def test_a_bad_value_is_refused_by_name(name, value):
+    """What makes no sense is a ValidationError that names the option."""
+    with pytest.raises(durably.ValidationError, match=f"Retry.{name}"):
+        Retry(**{name: value})

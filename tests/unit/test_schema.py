@@ -1,0 +1,408 @@
+"""The schema refuses by itself what must never be stored, and a file gets to it in one way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+import pytest
+from storekit import fresh, insert
+
+OWNER = {
+    "owner": 1,
+    "token": "a",
+    "boot_id": "boot",
+    "pid": 1,
+    "heartbeat_interval_us": 1,
+    "beat_at_us": 1,
+    "opened_at_us": 1,
+}
+PENDING = {"id": "R1", "job_name": "job", "payload": "1", "created_at_us": 1, "updated_at_us": 1}
+CLAIMED = {"attempt": 1, "started_at_us": 2, "heartbeat_at_us": 2}
+RUNNING = PENDING | CLAIMED | {"status": "running", "owner": 1}
+COMPLETED = PENDING | CLAIMED | {"status": "completed", "output": "1", "completed_at_us": 3}
+FAILED = PENDING | CLAIMED | {"status": "failed", "error": "{}", "completed_at_us": 3}
+CANCELLED = PENDING | {"status": "cancelled", "completed_at_us": 3}
+STEP = {
+    "step": (1 << 24) | 0,
+    "run": 1,
+    "name": "a",
+    "status": "completed",
+    "output": "1",
+    "attempt": 1,
+    "started_at_us": 1,
+    "completed_at_us": 2,
+}
+FAILED_STEP = STEP | {"status": "failed", "output": None, "error": "{}"}
+LOG = {
+    "run": 1,
+    "owner": 1,
+    "level": "info",
+    "message": '"m"',
+    "data": "{}",
+    "created_at_us": 1,
+}
+GOOD = {
+    "durably_owners": [OWNER],
+    "durably_runs": [PENDING, RUNNING, COMPLETED, FAILED, CANCELLED],
+    "durably_steps": [STEP, FAILED_STEP, STEP | {"status": "cancelled", "output": None}],
+    "durably_logs": [LOG],
+    "durably_labels": [{"run": 1, "key": "k", "value": "v"}],
+}
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Iterator[apsw.Connection]:
+    connection = fresh(tmp_path / "test.db")
+    insert(connection, "durably_owners", **OWNER | {"owner": 1})
+    insert(connection, "durably_owners", **OWNER | {"owner": 2, "token": "b"})
+    yield connection
+    connection.close()
+
+
+def given_run(db: apsw.Connection, **values: object) -> int:
+    insert(db, "durably_runs", **PENDING | values)
+    return db.last_insert_rowid()
+
+
+@pytest.mark.parametrize(
+    ("table", "row"), [(table, row) for table, rows in GOOD.items() for row in rows]
+)
+def test_rows_that_the_bad_ones_are_made_of_are_good(
+    db: apsw.Connection, table: str, row: dict[str, object]
+) -> None:
+    """What the tests below spoil is accepted before they do."""
+    if table == "durably_owners":
+        row = row | {"owner": 3, "token": "c"}
+    elif table != "durably_runs":
+        given_run(db)
+    insert(db, table, **row)
+    assert db.changes() == 1
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        RUNNING | {"owner": None},
+        RUNNING | {"attempt": 0},
+        RUNNING | {"attempt": 0, "started_at_us": None, "heartbeat_at_us": None},
+        RUNNING | {"started_at_us": None},
+        RUNNING | {"heartbeat_at_us": None},
+        RUNNING | {"completed_at_us": 3},
+        RUNNING | {"output": "1"},
+        RUNNING | {"error": "{}"},
+        RUNNING | {"owner": 99},
+        COMPLETED | {"owner": 1},
+        COMPLETED | {"output": None},
+        COMPLETED | {"error": "{}"},
+        COMPLETED | {"completed_at_us": None},
+        COMPLETED | {"attempt": 0, "started_at_us": None, "heartbeat_at_us": None},
+        FAILED | {"owner": 1},
+        FAILED | {"error": None},
+        FAILED | {"output": "1"},
+        FAILED | {"completed_at_us": None},
+        FAILED | {"attempt": 0, "started_at_us": None, "heartbeat_at_us": None},
+        CANCELLED | {"completed_at_us": None},
+        CANCELLED | {"output": "1"},
+        CANCELLED | {"error": "{}"},
+        PENDING | {"completed_at_us": 3},
+        PENDING | {"started_at_us": 2},
+        PENDING | {"heartbeat_at_us": 2},
+        PENDING | {"owner": 1},
+        PENDING | {"attempt": -1},
+        PENDING | {"status": "sleeping"},
+        PENDING | {"status": None},
+        PENDING | {"job_name": ""},
+        PENDING | {"job_name": None},
+        PENDING | {"id": None},
+        PENDING | {"payload": None},
+        PENDING | {"labels": None},
+        PENDING | {"created_at_us": None},
+        PENDING | {"created_at_us": "now"},
+        PENDING | {"created_at_us": 1.5},
+        PENDING | {"payload": b"\0"},
+        PENDING | {"idempotency_key": ""},
+        PENDING | {"concurrency_key": "", "queue_place": 1},
+        PENDING | {"queue_place": 3},
+        PENDING | {"concurrency_key": "k", "queue_place": 0},
+        PENDING | {"concurrency_key": "k", "queue_place": 2},
+        PENDING | {"labels": '{"": "v"}'},
+        PENDING | {"labels": '{"k": null}'},
+        PENDING | {"labels": "no JSON"},
+    ],
+)
+def test_run_in_no_possible_state_is_refused(db: apsw.Connection, bad: dict[str, object]) -> None:
+    """Status, owner, attempt, times, output and error of a run must fit each other."""
+    with pytest.raises((apsw.ConstraintError, apsw.SQLError)):
+        insert(db, "durably_runs", **bad)
+    assert db.execute("SELECT count(*) FROM durably_runs").get == 0
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (PENDING, PENDING),
+        (PENDING | {"idempotency_key": "k"}, PENDING | {"id": "R2", "idempotency_key": "k"}),
+        (
+            RUNNING | {"concurrency_key": "k", "queue_place": 1},
+            RUNNING | {"id": "R2", "owner": 2, "concurrency_key": "k", "queue_place": 1},
+        ),
+        (
+            RUNNING | {"concurrency_key": "k", "queue_place": 1},
+            CANCELLED
+            | CLAIMED
+            | {"id": "R2", "owner": 2, "concurrency_key": "k", "queue_place": 1, "job_name": "b"},
+        ),
+    ],
+)
+def test_second_run_of_what_is_unique_is_refused(
+    db: apsw.Connection, first: dict[str, object], second: dict[str, object]
+) -> None:
+    """Ids, idempotency keys within a job, and concurrency keys with an owner are unique."""
+    insert(db, "durably_runs", **first)
+    with pytest.raises(apsw.ConstraintError, match="UNIQUE"):
+        insert(db, "durably_runs", **second)
+    assert db.execute("SELECT count(*) FROM durably_runs").get == 1
+
+
+def test_queue_has_one_first_run(db: apsw.Connection) -> None:
+    """No two pending runs of one key and job can both be first in their queue."""
+    for number in (1, 2):
+        given_run(db, id=f"R{number}", concurrency_key="k", queue_place=1)
+    places = "SELECT queue_place FROM durably_runs ORDER BY run"
+    assert db.execute(places).fetchall() == [(0,), (1,)]
+    for queue_place in (0, 2):
+        with pytest.raises(apsw.ConstraintError, match="UNIQUE"):
+            db.execute("UPDATE durably_runs SET queue_place = ? WHERE id = 'R2'", (queue_place,))
+
+
+def test_same_keys_of_other_jobs_are_accepted(db: apsw.Connection) -> None:
+    """An idempotency key belongs to its job; a concurrency key may wait in several jobs."""
+    keys = {"idempotency_key": "k", "concurrency_key": "k", "queue_place": 1}
+    given_run(db, **keys)
+    given_run(db, **keys | {"id": "R2", "job_name": "other"})
+    assert db.execute("SELECT count(*) FROM durably_runs").get == 2
+
+
+ILLEGAL = [
+    # A claim takes a pending run without an owner to its next attempt.
+    (PENDING, "status = 'running', owner = 1, started_at_us = 2, heartbeat_at_us = 2"),
+    (PENDING, "status = 'running', owner = 1, started_at_us = 2, heartbeat_at_us = 2, attempt = 2"),
+    (PENDING | CLAIMED, "status = 'running', owner = 1"),
+    (PENDING | CLAIMED, "status = 'running', owner = 1, attempt = 0"),
+    (PENDING | CLAIMED | {"owner": 1}, "status = 'running', attempt = 2"),
+    (CANCELLED | CLAIMED, "status = 'running', owner = 1, attempt = 2, completed_at_us = NULL"),
+    (
+        FAILED,
+        "status = 'running', owner = 1, attempt = 2, completed_at_us = NULL, error = NULL",
+    ),
+    # Nothing else changes the attempt.
+    (RUNNING, "attempt = 2"),
+    (RUNNING, "attempt = 0, started_at_us = NULL, heartbeat_at_us = NULL"),
+    (PENDING | CLAIMED, "attempt = 2"),
+    (RUNNING, "attempt = 2, status = 'pending', owner = NULL"),
+    (FAILED, "attempt = 2"),
+    # An end changes only by retry, never a completed one.
+    (COMPLETED, "status = 'pending', output = NULL, completed_at_us = NULL"),
+    (COMPLETED, "status = 'failed', output = NULL, error = '{}'"),
+    (COMPLETED, "status = 'cancelled', output = NULL"),
+    (FAILED, "status = 'completed', output = '1', error = NULL"),
+    (FAILED, "status = 'cancelled', error = NULL"),
+    (CANCELLED | CLAIMED, "status = 'completed', output = '1'"),
+    (CANCELLED | CLAIMED, "status = 'failed', error = '{}'"),
+]
+
+
+@pytest.mark.parametrize(("row", "change"), ILLEGAL)
+def test_transition_outside_the_state_machine_is_refused(
+    db: apsw.Connection, row: dict[str, object], change: str
+) -> None:
+    """The database itself keeps runs from changing in another way than by their verbs."""
+    insert(db, "durably_runs", **row)
+    before = db.execute("SELECT * FROM durably_runs").fetchall()
+    with pytest.raises(apsw.ConstraintError, match="a claim takes|has ended changes only"):
+        db.execute(f"UPDATE durably_runs SET {change}")
+    assert db.execute("SELECT * FROM durably_runs").fetchall() == before
+
+
+@pytest.mark.parametrize(
+    ("row", "change"),
+    [
+        (
+            PENDING,
+            "status = 'running', owner = 1, attempt = 1, started_at_us = 2, heartbeat_at_us = 2",
+        ),
+        (RUNNING, "status = 'completed', owner = NULL, output = '1', completed_at_us = 3"),
+        (RUNNING, "status = 'failed', owner = NULL, error = '{}', completed_at_us = 3"),
+        (RUNNING, "status = 'cancelled', completed_at_us = 3"),
+        (RUNNING, "status = 'pending', owner = NULL"),
+        (FAILED, "status = 'pending', error = NULL, completed_at_us = NULL"),
+        (CANCELLED, "status = 'pending', completed_at_us = NULL"),
+        (CANCELLED | CLAIMED | {"owner": 1}, "status = 'pending', completed_at_us = NULL"),
+        (PENDING | CLAIMED | {"owner": 1}, "status = 'cancelled', completed_at_us = 3"),
+    ],
+)
+def test_transition_of_the_state_machine_is_accepted(
+    db: apsw.Connection, row: dict[str, object], change: str
+) -> None:
+    """The changes that the verbs make pass the triggers."""
+    insert(db, "durably_runs", **row)
+    db.execute(f"UPDATE durably_runs SET {change}")
+    assert db.changes() == 1
+
+
+@pytest.mark.parametrize(
+    "row", [PENDING, RUNNING, PENDING | CLAIMED | {"owner": 1}, CANCELLED | CLAIMED | {"owner": 1}]
+)
+def test_run_that_may_be_executing_cannot_be_deleted(
+    db: apsw.Connection, row: dict[str, object]
+) -> None:
+    """Only a run that has ended, and that no job is inside of, can be deleted."""
+    insert(db, "durably_runs", **row)
+    with pytest.raises(apsw.ConstraintError, match="can be deleted"):
+        db.execute("DELETE FROM durably_runs")
+    assert db.execute("SELECT count(*) FROM durably_runs").get == 1
+
+
+def test_deleting_a_run_takes_all_that_is_its_own(db: apsw.Connection) -> None:
+    """Steps, logs and labels go with their run, and no other's."""
+    for number in (1, 2):
+        insert(db, "durably_runs", **FAILED | {"id": f"R{number}", "labels": '{"k": "v"}'})
+        insert(db, "durably_steps", **STEP | {"step": number << 24, "run": number})
+        insert(db, "durably_logs", **LOG | {"run": number})
+    db.execute("DELETE FROM durably_runs WHERE run = 1")
+    for table in ("durably_steps", "durably_logs", "durably_labels"):
+        assert db.execute(f"SELECT run FROM {table}").fetchall() == [(2,)]
+
+
+def test_number_of_a_deleted_run_is_not_used_again(db: apsw.Connection) -> None:
+    """The order of triggering holds across deletions."""
+    insert(db, "durably_runs", **FAILED)
+    db.execute("DELETE FROM durably_runs")
+    assert given_run(db) == 2
+
+
+def test_number_of_a_removed_owner_is_not_used_again(db: apsw.Connection) -> None:
+    """What an engine that has left still says can never be taken for another engine's."""
+    db.execute("DELETE FROM durably_owners WHERE owner = 2")
+    insert(
+        db, "durably_owners", **{k: v for k, v in OWNER.items() if k != "owner"} | {"token": "c"}
+    )
+    assert db.last_insert_rowid() == 3
+
+
+def test_owner_of_a_run_cannot_be_removed(db: apsw.Connection) -> None:
+    """An owner row stays as long as a run refers to it."""
+    insert(db, "durably_runs", **RUNNING)
+    with pytest.raises(apsw.ConstraintError, match="FOREIGN KEY"):
+        db.execute("DELETE FROM durably_owners WHERE owner = 1")
+
+
+@pytest.mark.parametrize(
+    ("table", "bad"),
+    [
+        ("durably_owners", OWNER | {"owner": 3}),
+        *(
+            ("durably_owners", OWNER | {"owner": 3, "token": "c"} | spoilt)
+            for spoilt in (
+                {"token": None},
+                {"heartbeat_interval_us": 0},
+                {"is_started": 2},
+                {"beat": -1},
+                {"beat_at_us": None},
+                {"boot_id": None},
+                {"pid": "x"},
+            )
+        ),
+        *(
+            ("durably_steps", STEP | spoilt)
+            for spoilt in (
+                {"run": 2, "step": 2 << 24},
+                {"step": 2 << 24},
+                {"step": 0},
+                {"name": ""},
+                {"name": None},
+                {"status": "running"},
+                {"output": None},
+                {"error": "{}"},
+                {"attempt": 0},
+                {"started_at_us": None},
+                {"completed_at_us": None},
+            )
+        ),
+        ("durably_steps", FAILED_STEP | {"error": None}),
+        ("durably_steps", FAILED_STEP | {"output": "1"}),
+        ("durably_steps", STEP | {"status": "cancelled"}),
+        ("durably_labels", {"run": 2, "key": "k", "value": "v"}),
+        ("durably_labels", {"run": 1, "key": "", "value": "v"}),
+        ("durably_labels", {"run": 1, "key": "k", "value": None}),
+        ("durably_logs", LOG | {"run": 2}),
+        ("durably_logs", LOG | {"level": "fatal"}),
+        ("durably_logs", LOG | {"message": None}),
+        ("durably_logs", LOG | {"data": None}),
+    ],
+)
+def test_bad_row_of_another_table_is_refused(
+    db: apsw.Connection, table: str, bad: dict[str, object]
+) -> None:
+    """Owners, steps, labels and logs hold no impossible values and belong to a run."""
+    given_run(db)
+    before = db.execute(f"SELECT count(*) FROM {table}").get
+    with pytest.raises(apsw.ConstraintError):
+        insert(db, table, **bad)
+    assert db.execute(f"SELECT count(*) FROM {table}").get == before
+
+
+@pytest.mark.parametrize("second", [{"name": "b"}, {"step": (1 << 24) | 1}])
+def test_second_result_of_a_step_is_refused(db: apsw.Connection, second: dict[str, object]) -> None:
+    """Within a run a name is stored once, and an index is given once."""
+    given_run(db)
+    insert(db, "durably_steps", **STEP)
+    with pytest.raises(apsw.ConstraintError, match="UNIQUE"):
+        insert(db, "durably_steps", **STEP | second)
+
+
+@pytest.mark.parametrize(
+    "change", ["output = '2'", "status = 'failed', output = NULL, error = '{}'", "attempt = 9"]
+)
+def test_completed_step_cannot_be_changed(db: apsw.Connection, change: str) -> None:
+    """The result of a completed step is final; of a failed one it is not."""
+    given_run(db)
+    insert(db, "durably_steps", **STEP)
+    with pytest.raises(apsw.ConstraintError, match="a completed step is final"):
+        db.execute(f"UPDATE durably_steps SET {change}")
+    insert(db, "durably_steps", **FAILED_STEP | {"step": (1 << 24) | 1, "name": "b"})
+    db.execute(
+        "UPDATE durably_steps SET status = 'completed', output = '1', error = NULL WHERE name = 'b'"
+    )
+    assert db.changes() == 1
+
+
+def test_labels_are_stored_as_rows_with_their_run(db: apsw.Connection) -> None:
+    """Each label of a new run can be filtered by, whatever text its value is."""
+    given_run(db, labels='{"a/b": "x", "c": "\\"\\u00e9", "d": ""}')
+    rows = db.execute("SELECT key, value FROM durably_labels ORDER BY key").fetchall()
+    assert rows == [("a/b", "x"), ("c", '"é'), ("d", "")]
+
+
+def test_readable_views_show_times_and_indexes(db: apsw.Connection) -> None:
+    """Somebody with another SQLite tool sees instants as text and the index of a step."""
+    insert(db, "durably_runs", **COMPLETED | {"created_at_us": 1_500_000})
+    insert(db, "durably_steps", **STEP | {"step": (1 << 24) | 7})
+    assert db.execute("SELECT id, created_at FROM durably_runs_readable").fetchall() == [
+        ("R1", "1970-01-01T00:00:01.500Z")
+    ]
+    assert db.execute("SELECT name, step_index FROM durably_steps_readable").fetchall() == [
+        ("a", 7)
+    ]
+
+
+def test_every_table_is_strict_and_named_as_ours(db: apsw.Connection) -> None:
+    """Tables check the types of their columns, and no name collides with another program's."""
+    rows = db.execute("PRAGMA table_list").fetchall()
+    tables = {row[1]: row[5] for row in rows if not row[1].startswith("sqlite_")}
+    of_tables = {row[1] for row in rows if row[2] == "table"} & set(tables)
+    assert of_tables >= {"durably_runs", "durably_steps", "durably_owners"}
+    assert all(name.startswith("durably_") for name in tables)
+    assert all(tables[name] == 1 for name in of_tables)

@@ -1,0 +1,146 @@
+"""What dead and hung owners leave behind goes on, and what reading finds."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from storekit import (
+    checkpoint,
+    claim,
+    finish,
+    given_owner,
+    given_running,
+    query,
+    stored,
+    stored_status,
+    trigger,
+)
+
+from durably.store import runs, steps
+from durably.store.database import Database
+from durably.store.runs import Filters
+
+# -- recovery --------------------------------------------------------------------------------
+
+
+def test_dead_owner_leaves_nothing_behind(store: Database) -> None:
+    """Its running runs are pending, its cancelled ones free, its row is gone; others' stay."""
+    dead, alive = given_owner(store), given_owner(store)
+    one, two = (given_running(store, dead) for _ in range(2))
+    cancelled = given_running(store, dead)
+    store.write(runs.cancel, cancelled.id, 30)
+    again = given_running(store, dead)
+    store.write(runs.cancel, again.id, 30)
+    store.write(runs.retry, again.id, 31)
+    other = given_running(store, alive, "other")
+    recovered = store.write(runs.recover_dead, dead, 60)
+    assert [row.id for row in recovered] == [one.id, two.id]
+    assert [(row.status, row.owner, row.attempt) for row in recovered] == [("pending", None, 1)] * 2
+    assert stored(store, cancelled).owner is None
+    assert stored_status(store, cancelled.id) == "cancelled"
+    assert stored(store, other) == other
+    assert query(store, "SELECT owner FROM durably_owners") == [(alive,)]
+    taken = claim(store, alive, limit=9)
+    assert [row.id for row in taken] == [one.id, two.id, again.id]
+    assert store.write(runs.recover_dead, dead, 70) == []
+
+
+def test_hung_owner_loses_its_running_runs_alone(store: Database) -> None:
+    """It may still be inside a cancelled run's step, and may come back: row and keys stay."""
+    hung = given_owner(store)
+    run, cancelled = given_running(store, hung), given_running(store, hung)
+    store.write(runs.cancel, cancelled.id, 30)
+    assert [row.id for row in store.write(runs.recover_hung, hung, 0, 60)] == [run.id]
+    assert (stored(store, run).status, stored(store, run).owner) == ("pending", None)
+    assert stored(store, cancelled).owner == hung
+    assert query(store, "SELECT owner FROM durably_owners") == [(hung,)]
+
+
+@pytest.mark.parametrize("beat", [1, -1])
+def test_owner_that_has_beaten_meanwhile_is_not_hung(store: Database, beat: int) -> None:
+    """The beat that the decision was made on must still stand in the transaction."""
+    hung = given_owner(store)
+    run = given_running(store, hung)
+    assert store.write(runs.recover_hung, hung, beat, 60) == []
+    assert store.write(runs.recover_hung, hung + 1, 0, 60) == []
+    assert stored(store, run) == run
+
+
+def test_owner_is_forgotten_only_if_its_beat_still_stands(store: Database) -> None:
+    """Where a beat is what the decision was made on, another one undoes it."""
+    owner = given_owner(store)
+    run = given_running(store, owner)
+    assert store.write(runs.recover_dead, owner, 60, beat=1) == []
+    assert stored(store, run) == run
+    assert [row.id for row in store.write(runs.recover_dead, owner, 60, beat=0)] == [run.id]
+    assert query(store, "SELECT count(*) FROM durably_owners") == [(0,)]
+
+
+# -- reading ---------------------------------------------------------------------------------
+
+
+def test_progress_of_a_stale_attempt_is_not_stored(store: Database) -> None:
+    """Only the running attempt's progress is stored, the newest last."""
+    run = given_running(store, given_owner(store))
+    store.write(runs.set_progress, [(run.run, 1, "1"), (run.run, 2, "2"), (99, 1, "3")], 25)
+    assert stored(store, run).progress == "1"
+    finish(store, run)
+    store.write(runs.set_progress, [(run.run, 1, "4")], 26)
+    assert stored(store, run).progress == "1"
+
+
+def test_briefs_are_of_the_runs_that_exist(store: Database) -> None:
+    """Those asked for and there are told, by id; the others are left out."""
+    owner = given_owner(store)
+    running = given_running(store, owner)
+    pending = trigger(store)
+    trigger(store)
+    found = store.read(runs.briefs, [running.id, "nowhere", pending.id])
+    assert found == {
+        running.id: (running.id, "running", owner, None),
+        pending.id: (pending.id, "pending", None, None),
+    }
+    assert store.read(runs.brief, running.id) == found[running.id]
+    assert store.read(runs.brief, "nowhere") is None
+    assert store.read(runs.state_of, running.run) == ("running", 1)
+    assert store.read(runs.state_of, 99) is None
+
+
+def test_filters_restrict_and_count_alike(store: Database) -> None:
+    """Every filter that is given must fit; what is listed is what is counted."""
+    a = trigger(store, "a", labels='{"x":"1","y":"2"}')
+    b = trigger(store, "b", labels='{"x":"1"}')
+    c = trigger(store, "a", labels='{"x":"2"}')
+    store.write(runs.cancel, c.id, 30)
+    cases = [
+        (Filters(), [c, b, a]),
+        (Filters(statuses='["pending"]'), [b, a]),
+        (Filters(statuses='["cancelled","failed"]'), [c]),
+        (Filters(statuses="[]"), []),
+        (Filters(jobs='["a"]'), [c, a]),
+        (Filters(jobs="[]"), []),
+        (Filters(labels='{"x":"1"}'), [b, a]),
+        (Filters(labels='{"x":"1","y":"2"}'), [a]),
+        (Filters(labels='{"y":"1"}'), []),
+        (Filters(labels="{}"), [c, b, a]),
+        (Filters('["pending"]', '["a"]', '{"x":"1"}'), [a]),
+    ]
+    for filters, expected in cases:
+        found = store.read(runs.find_many, filters, None, 0)
+        assert [row.id for row in found] == [row.id for row in expected], filters
+        assert store.read(runs.count, filters) == len(expected)
+    assert [row.id for row in store.read(runs.find_many, Filters(), 1, 1)] == [b.id]
+    assert store.read(runs.find_many, Filters(), 0, 0) == []
+
+
+def test_completed_steps_are_counted_alone(store: Database) -> None:
+    """A run's count is of its own steps that completed."""
+    owner = given_owner(store)
+    run, other = given_running(store, owner), given_running(store, owner)
+    for index in range(3):
+        checkpoint(store, run, f"s{index}", index)
+    store.write(steps.fail, run.run, 1, 3, "bad", "{}", 1, 2)
+    checkpoint(store, other, "s")
+    assert stored(store, run).completed_steps == 3
+    assert json.loads(stored(store, run).payload) == 1

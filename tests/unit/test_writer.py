@@ -1,0 +1,372 @@
+"""Group commit: threads share commits, and each gets its own result or its own error."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+from storekit import FakeClock, connect
+
+from durably.errors import ConflictError, DatabaseError, ForkedError
+from durably.store.mutex import WriterMutex
+from durably.store.writer import BUSY_TIMEOUT_S, Writer, single_statement
+
+
+class Bench:
+    """A writer on a table of names, and what it did."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.clock = FakeClock()
+        self.db = connect(path)
+        self.db.set_busy_timeout(1)
+        self.db.execute("CREATE TABLE effects (name TEXT NOT NULL UNIQUE)")
+        self.reached: list[str] = []
+        self.writer = Writer(
+            self.db,
+            path=str(path),
+            mutex=WriterMutex(str(path), self.clock),
+            clock=self.clock,
+            fault_point=self.reached.append,
+        )
+        self.commits = 0
+        self.db.set_commit_hook(self._count)
+        self.fails_commit = False
+
+    def _count(self) -> bool:
+        self.commits += 1
+        return self.fails_commit
+
+    def names(self) -> list[str]:
+        reader = connect(self.path)
+        rows = reader.execute("SELECT name FROM effects ORDER BY rowid").fetchall()
+        reader.close()
+        return [name for (name,) in rows]
+
+    def together(
+        self, operations: list[Callable[[apsw.Connection], Any]], eventually: Any
+    ) -> list[Any]:
+        """What became of operations that were queued while another one was executed."""
+        is_inside, go_on = threading.Event(), threading.Event()
+
+        def hold(db: apsw.Connection) -> None:
+            is_inside.set()
+            assert go_on.wait(10)
+
+        holder = threading.Thread(target=self.writer.run, args=(hold,))
+        holder.start()
+        assert is_inside.wait(10)
+        outcomes: list[Any] = [None] * len(operations)
+
+        def call(number: int) -> None:
+            try:
+                outcomes[number] = self.writer.run(operations[number])
+            except BaseException as exc:
+                outcomes[number] = exc
+
+        threads = []
+        for number in range(len(operations)):
+            threads.append(threading.Thread(target=call, args=(number,)))
+            threads[-1].start()
+            eventually(lambda number=number: len(self.writer._queue) == number + 1)
+        self.commits = 0
+        self.reached.clear()
+        go_on.set()
+        for thread in [holder, *threads]:
+            thread.join(10)
+        self.commits -= 0
+        return outcomes
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path / "test.db")
+    yield made
+    made.writer.close()
+
+
+def put(name: str) -> Callable[[apsw.Connection], str]:
+    def operation(db: apsw.Connection) -> str:
+        db.execute("INSERT INTO effects VALUES (?)", (name,))
+        return name
+
+    return operation
+
+
+def put_alone(name: str) -> Callable[[apsw.Connection], str]:
+    return single_statement(put(name))
+
+
+def put_and_raise(name: str, error: BaseException) -> Callable[[apsw.Connection], str]:
+    def operation(db: apsw.Connection) -> str:
+        db.execute("INSERT INTO effects VALUES (?)", (name,))
+        raise error
+
+    return operation
+
+
+def statements(db: apsw.Connection, action: Callable[[], object]) -> list[str]:
+    seen: list[str] = []
+    db.trace_v2(apsw.SQLITE_TRACE_STMT, lambda event: seen.append(event["sql"].split()[0]))
+    try:
+        action()
+    finally:
+        db.trace_v2(0, None)
+    return seen
+
+
+# -- alone -----------------------------------------------------------------------------------
+
+
+def test_operation_alone_is_one_transaction(bench: Bench) -> None:
+    """Its arguments and result pass through, and it is committed when the call returns."""
+
+    def operation(db: apsw.Connection, first: str, *, second: str) -> int:
+        for name in (first, second):
+            db.execute("INSERT INTO effects VALUES (?)", (name,))
+        return 42
+
+    assert bench.writer.run(operation, "a", second="b") == 42
+    assert bench.names() == ["a", "b"]
+    assert bench.commits == 1
+    assert bench.reached == ["write", "before commit", "committed"]
+
+
+def test_single_statement_alone_takes_no_transaction_of_its_own(bench: Bench) -> None:
+    """One statement and nothing else is executed, in one commit."""
+    seen = statements(bench.db, lambda: bench.writer.run(put_alone("a")))
+    assert seen == ["INSERT"]
+    assert (bench.names(), bench.commits) == (["a"], 1)
+    assert bench.reached == ["write", "committed"]
+
+
+def test_other_operation_alone_takes_no_savepoint(bench: Bench) -> None:
+    """A transaction is enough for one."""
+    seen = statements(bench.db, lambda: bench.writer.run(put("a")))
+    assert seen == ["BEGIN", "INSERT", "COMMIT"]
+
+
+@pytest.mark.parametrize("make", [put, put_alone])
+def test_refused_statement_is_a_database_error_with_its_cause(
+    bench: Bench, make: Callable[[str], Any]
+) -> None:
+    """The caller learns why, nothing is stored, and the writer goes on."""
+    bench.writer.run(make("a"))
+    with pytest.raises(DatabaseError, match=r"test\.db") as caught:
+        bench.writer.run(make("a"))
+    assert isinstance(caught.value.__cause__, apsw.ConstraintError)
+    bench.writer.run(make("b"))
+    assert bench.names() == ["a", "b"]
+
+
+def test_error_of_the_operation_rolls_it_back_and_is_raised_itself(bench: Bench) -> None:
+    """A refusal by our own code comes out unchanged, and nothing is stored."""
+    error = ConflictError("no")
+    with pytest.raises(ConflictError) as caught:
+        bench.writer.run(put_and_raise("a", error))
+    assert caught.value is error
+    assert (bench.names(), bench.db.in_transaction) == ([], False)
+
+
+@pytest.mark.parametrize(
+    "make", [put_and_raise, lambda *args: single_statement(put_and_raise(*args))]
+)
+def test_value_that_cannot_be_bound_stops_nobody(bench: Bench, make: Any) -> None:
+    """An error that is neither SQLite's nor ours leaves the writer usable."""
+    with pytest.raises(UnicodeEncodeError):
+        bench.writer.run(put("\ud800"))
+    with pytest.raises(UnicodeEncodeError):
+        bench.writer.run(put_alone("\ud800"))
+    bench.writer.run(put("a"))
+    assert bench.names() == ["a"]
+
+
+# -- together --------------------------------------------------------------------------------
+
+
+def test_threads_that_wait_share_one_commit(bench: Bench, eventually: Any) -> None:
+    """Sixteen operations queued behind one are committed at once, in their order."""
+    names = [f"n{number:02}" for number in range(16)]
+    outcomes = bench.together(
+        [put(name) if number % 2 else put_alone(name) for number, name in enumerate(names)],
+        eventually,
+    )
+    assert outcomes == names
+    assert bench.names() == names
+    # The one that they waited for, and theirs.
+    assert bench.commits <= 2
+    assert bench.reached.count("committed") == 2
+
+
+def test_error_goes_to_its_caller_alone(bench: Bench, eventually: Any) -> None:
+    """One operation's failure undoes that operation, and no other of the transaction."""
+    error = ConflictError("no")
+    outcomes = bench.together(
+        [
+            put("a"),
+            put_and_raise("b", error),
+            put("a"),
+            put_alone("a"),
+            put_alone("c"),
+            put_and_raise("d", ValueError("odd")),
+            put("\ud800"),
+            put("e"),
+        ],
+        eventually,
+    )
+    assert [type(each) for each in outcomes] == [
+        str,
+        ConflictError,
+        DatabaseError,
+        DatabaseError,
+        str,
+        ValueError,
+        UnicodeEncodeError,
+        str,
+    ]
+    assert outcomes[1] is error
+    assert isinstance(outcomes[2].__cause__, apsw.ConstraintError)
+    assert bench.names() == ["a", "c", "e"]
+    assert bench.reached.count("committed") == 2
+
+
+def test_commit_that_fails_fails_every_operation_in_it(bench: Bench, eventually: Any) -> None:
+    """Each caller gets an error object of its own, and nothing is stored."""
+
+    def doom(db: apsw.Connection) -> None:
+        bench.fails_commit = True
+
+    outcomes = bench.together([put("a"), doom, put_alone("b")], eventually)
+    assert [type(each) for each in outcomes] == [DatabaseError] * 3
+    assert len({id(each) for each in outcomes}) == 3
+    assert (bench.names(), bench.db.in_transaction) == ([], False)
+    bench.fails_commit = False
+    assert bench.writer.run(put("c")) == "c"
+    assert bench.names() == ["c"]
+
+
+def test_error_that_ends_the_transaction_fails_every_operation_in_it(
+    bench: Bench, eventually: Any
+) -> None:
+    """Going on after SQLite rolled all back would commit the second half alone."""
+
+    def lose_all(db: apsw.Connection) -> None:
+        db.execute("INSERT INTO effects VALUES ('x')")
+        db.execute("INSERT OR ROLLBACK INTO effects VALUES ('x')")
+
+    outcomes = bench.together([put("a"), lose_all, put("b")], eventually)
+    assert [type(each) for each in outcomes] == [DatabaseError] * 3
+    assert bench.names() == []
+    assert bench.writer.run(put("c")) == "c"
+
+
+# -- locks -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [put, put_alone])
+def test_foreign_lock_is_waited_for_up_to_the_deadline(
+    bench: Bench, make: Callable[[str], Any]
+) -> None:
+    """A database that stays locked is a transient error, and nothing is stored."""
+    other = connect(bench.path)
+    other.execute("BEGIN IMMEDIATE")
+    ask = bench.clock.monotonic
+    started = ask()
+
+    def passing() -> float:
+        bench.clock.seconds += 1.0
+        return bench.clock.seconds
+
+    bench.clock.monotonic = passing  # type: ignore[method-assign]
+    with pytest.raises(DatabaseError, match="locked") as caught:
+        bench.writer.run(make("a"))
+    assert caught.value.is_transient
+    assert bench.clock.seconds - started >= BUSY_TIMEOUT_S
+    other.execute("ROLLBACK")
+    other.close()
+    assert bench.names() == []
+    assert bench.writer.run(make("b")) == "b"
+
+
+@pytest.mark.parametrize("make", [put, put_alone])
+def test_operation_goes_on_when_a_foreign_lock_is_gone(
+    bench: Bench, make: Callable[[str], Any]
+) -> None:
+    """It is executed once, although it was refused before."""
+    other = connect(bench.path)
+    other.execute("BEGIN IMMEDIATE")
+    asked: list[int] = []
+
+    def release_later() -> float:
+        asked.append(1)
+        if len(asked) == 5:
+            other.execute("ROLLBACK")
+        return 0.0
+
+    bench.clock.monotonic = release_later  # type: ignore[method-assign]
+    assert bench.writer.run(make("a")) == "a"
+    assert len(asked) >= 5
+    other.close()
+    assert bench.names() == ["a"]
+
+
+def test_mutex_is_free_between_transactions(bench: Bench) -> None:
+    """Other processes get their turn after each, also after one that failed."""
+    other = WriterMutex(str(bench.path), bench.clock)
+    for operation in (put("a"), put("a"), put_and_raise("b", ValueError())):
+        with contextlib.suppress(DatabaseError, ValueError):
+            bench.writer.run(operation)
+        assert other.acquire(0)
+        other.release()
+    other.close()
+
+
+def test_write_goes_on_without_a_mutex_that_is_stuck(bench: Bench) -> None:
+    """Whoever holds it may be stopped for ever: then SQLite's own locks must do."""
+    other = WriterMutex(str(bench.path), bench.clock)
+    assert other.acquire(0)
+    assert bench.writer.run(put("a")) == "a"
+    assert bench.names() == ["a"]
+    other.close()
+
+
+# -- the rest --------------------------------------------------------------------------------
+
+
+def test_maintenance_is_outside_of_transactions(bench: Bench) -> None:
+    """It may do what SQLite refuses inside one; its errors are translated."""
+
+    def checkpoint(db: apsw.Connection) -> bool:
+        db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        return db.in_transaction
+
+    assert bench.writer.maintain(checkpoint) is False
+    with pytest.raises(DatabaseError):
+        bench.writer.maintain(lambda db: db.execute("no SQL"))
+    assert bench.writer.run(put("a")) == "a"
+
+
+def test_fork_waits_for_the_transaction_in_progress(bench: Bench, eventually: Any) -> None:
+    """Between the two hooks no operation is executed; afterwards it is."""
+    bench.writer.before_fork()
+    thread = threading.Thread(target=bench.writer.run, args=(put("a"),))
+    thread.start()
+    eventually(lambda: len(bench.writer._queue) == 1)
+    assert bench.names() == []
+    bench.writer.after_fork_in_parent()
+    thread.join(10)
+    assert bench.names() == ["a"]
+
+
+def test_writer_of_another_process_refuses(bench: Bench) -> None:
+    """A forked child is told so, and nothing of its call is queued."""
+    bench.writer._pid += 1
+    with pytest.raises(ForkedError, match="parent"):
+        bench.writer.run(put("a"))
+    bench.writer._pid -= 1
+    assert (len(bench.writer._queue), bench.names()) == (0, [])

@@ -1,0 +1,266 @@
+"""What the writes of a run cost: statements, transactions and syncs, counted; and full disks."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import apsw
+import pytest
+from storekit import checkpoint, claim, finish, given_owner, given_running, query, stored, trigger
+
+from durably.errors import DatabaseError
+from durably.store import owners, runs, steps
+from durably.store.database import Database
+from durably.store.runs import Claim, NewRun
+
+
+class CountedFile(apsw.VFSFile):
+    def __init__(self, vfs: DiskVFS, filename: Any, flags: list[int]) -> None:
+        super().__init__(vfs.base, filename, flags)
+        self._disk = vfs
+
+    def xSync(self, flags: int) -> None:  # noqa: N802
+        self._disk.syncs += 1
+        if self._disk.sync_fails:
+            raise apsw.IOError
+        super().xSync(flags)
+
+    def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802
+        if self._disk.is_full:
+            raise apsw.FullError
+        super().xWrite(data, offset)
+
+
+class DiskVFS(apsw.VFS):
+    """The system's files, counted, on a disk that can be full or fail."""
+
+    def __init__(self, name: str) -> None:
+        self.base = ""
+        self.name = name
+        self.syncs = 0
+        self.is_full = False
+        self.sync_fails = False
+        super().__init__(name, self.base)
+
+    def xOpen(self, name: Any, flags: list[int]) -> CountedFile:  # noqa: N802
+        return CountedFile(self, name, flags)
+
+
+@pytest.fixture
+def disk(request: pytest.FixtureRequest) -> Iterator[DiskVFS]:
+    vfs = DiskVFS(f"durably-test-{abs(hash(request.node.nodeid))}")
+    yield vfs
+    vfs.unregister()
+
+
+@pytest.fixture(params=["full", "normal"])
+def synchronous(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def store(tmp_path: Path, disk: DiskVFS, synchronous: Any) -> Iterator[Database]:
+    database = Database(tmp_path / "test.db", synchronous=synchronous, vfs=disk.name)
+    yield database
+    disk.is_full = disk.sync_fails = False
+    database.close()
+
+
+class Counted:
+    """What the write connection did."""
+
+    def __init__(self, store: Database, disk: DiskVFS) -> None:
+        self._db = store._writer._db
+        self._disk = disk
+        self.statements: list[str] = []
+        self.commits = 0
+
+    def __enter__(self) -> Self:
+        # The profile is of whole statements, without those of their triggers.
+        self._db.trace_v2(apsw.SQLITE_TRACE_PROFILE, self._on_statement)
+        self._db.set_commit_hook(self._on_commit)
+        self._syncs = self._disk.syncs
+        return self
+
+    def _on_statement(self, event: dict[str, Any]) -> None:
+        self.statements.append(event["sql"].split()[0])
+
+    def _on_commit(self) -> bool:
+        self.commits += 1
+        return False
+
+    def __exit__(self, *exc: object) -> None:
+        self.syncs = self._disk.syncs - self._syncs
+        self._db.trace_v2(0, None)
+        self._db.set_commit_hook(None)
+
+
+def test_checkpoint_is_one_statement_one_commit_and_one_sync(
+    store: Database, disk: DiskVFS, synchronous: str
+) -> None:
+    """Alone, a checkpoint calls SQLite once; in mode normal it does not wait for the disk."""
+    run = given_running(store, given_owner(store))
+    checkpoint(store, run, "first")
+    for index in range(1, 4):
+        with Counted(store, disk) as counted:
+            assert checkpoint(store, run, f"s{index}", index)
+        assert (counted.statements, counted.commits) == (["INSERT"], 1)
+        assert counted.syncs == (1 if synchronous == "full" else 0)
+
+
+def test_plain_trigger_is_one_statement_and_one_commit(
+    store: Database, disk: DiskVFS, synchronous: str
+) -> None:
+    """A trigger without keys needs no look before it."""
+    trigger(store)
+    with Counted(store, disk) as counted:
+        store.write(runs.enqueue_plain, NewRun("r", "job", "1"), 10)
+    assert (counted.statements, counted.commits) == (["INSERT"], 1)
+    assert counted.syncs == (1 if synchronous == "full" else 0)
+
+
+def test_batch_of_triggers_is_one_commit(store: Database, disk: DiskVFS, synchronous: str) -> None:
+    """A hundred runs are stored with one wait for the disk."""
+    trigger(store)
+    with Counted(store, disk) as counted:
+        new = [NewRun(f"r{number}", "job", "1") for number in range(100)]
+        store.write(runs.enqueue_many, new, 10)
+    assert counted.commits == 1
+    assert counted.statements == ["BEGIN", *["INSERT"] * 100, "COMMIT"]
+    assert counted.syncs == (1 if synchronous == "full" else 0)
+
+
+def test_ending_a_run_and_claiming_the_next_is_one_transaction(
+    store: Database, disk: DiskVFS, synchronous: str
+) -> None:
+    """Two statements, one commit: nobody sees the one without the other."""
+    owner = given_owner(store)
+    run = given_running(store, owner, concurrency_key="k")
+    following = trigger(store, concurrency_key="k")
+    with Counted(store, disk) as counted:
+        ended = finish(store, run, output="1", claim_next=Claim(owner, '["job"]', 40))
+    assert ended.claimed is not None
+    assert ended.claimed.id == following.id
+    assert (counted.statements, counted.commits) == (["BEGIN", "UPDATE", "UPDATE", "COMMIT"], 1)
+    assert counted.syncs == (1 if synchronous == "full" else 0)
+
+
+def test_heartbeat_never_waits_for_the_disk(store: Database, disk: DiskVFS) -> None:
+    """Losing one at a power cut loses nothing."""
+    owner = given_owner(store)
+    given_running(store, owner)
+    store.beat(owners.beat, owner, 50)
+    before = disk.syncs
+    store.beat(owners.beat, owner, 51)
+    assert disk.syncs == before
+
+
+def test_reading_writes_nothing(store: Database, disk: DiskVFS) -> None:
+    """A look for work takes no write transaction."""
+    trigger(store)
+    disk.is_full = True
+    with Counted(store, disk) as counted:
+        assert store.read(runs.has_claimable, '["job"]')
+        assert len(store.read(runs.find_many, runs.Filters(), None, 0)) == 1
+    assert (counted.statements, counted.syncs) == ([], 0)
+
+
+def test_readers_cannot_write(store: Database) -> None:
+    """A query that would change something is refused."""
+    run = trigger(store)
+    with pytest.raises(DatabaseError):
+        store.read(lambda db: db.execute("UPDATE durably_runs SET payload = '2'"))
+    assert stored(store, run) == run
+
+
+# -- full and failing disks ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", ["is_full", "sync_fails"])
+def test_write_on_a_bad_disk_is_refused_and_can_be_repeated(
+    store: Database, disk: DiskVFS, synchronous: str, fault: str
+) -> None:
+    """A transient error, nothing stored, and all goes on when the cause is gone."""
+    if (fault, synchronous) == ("sync_fails", "normal"):
+        return  # it does not sync
+    run = given_running(store, given_owner(store))
+    checkpoint(store, run, "before")
+    setattr(disk, fault, True)
+    attempts: list[Callable[[], object]] = [
+        lambda: checkpoint(store, run, "a", 1),
+        lambda: finish(store, run, output="1"),
+        lambda: trigger(store, id="new", idempotency_key="i"),
+        lambda: claim(store, 1),
+    ]
+    for attempt in attempts[:3]:
+        with pytest.raises(DatabaseError) as caught:
+            attempt()
+        assert caught.value.is_transient
+    setattr(disk, fault, False)
+    assert stored(store, run).status == "running"
+    assert [row.name for row in store.read(steps.of_run, run.id)] == ["before"]
+    assert store.read(runs.find, "new") is None
+    assert checkpoint(store, run, "a", 1)
+    assert trigger(store, id="new", idempotency_key="i").id == "new"
+    assert finish(store, run, output="1").is_effective
+
+
+@pytest.mark.parametrize("spills", [False, True])
+def test_disk_that_fills_up_fails_the_whole_batch(
+    store: Database, disk: DiskVFS, spills: bool, eventually: Any
+) -> None:
+    """Whether SQLite notices at the commit or in the middle, no half of it is stored."""
+    owner = given_owner(store)
+    run = given_running(store, owner)
+    if spills:
+        store._writer._db.pragma("cache_size", 2)
+    is_inside, go_on = threading.Event(), threading.Event()
+
+    def hold(db: apsw.Connection) -> None:
+        is_inside.set()
+        assert go_on.wait(10)
+        disk.is_full = True
+
+    def write_first(db: apsw.Connection) -> None:
+        runs.enqueue(db, NewRun("first", "job", "1"), 10)
+
+    def write_much(db: apsw.Connection) -> None:
+        for number in range(20):
+            new = NewRun(f"much-{number}", "job", json.dumps("x" * 20_000))
+            runs.enqueue(db, new, 10)
+
+    outcomes: list[object] = []
+
+    def call(operation: Callable[..., object], *args: object) -> None:
+        try:
+            outcomes.append(store.write(operation, *args))
+        except DatabaseError as exc:
+            outcomes.append(exc)
+
+    work: list[tuple[Any, ...]] = [
+        (write_first,),
+        (write_much,),
+        (steps.complete, run.run, 1, 0, "s", "1", 1, 2),
+        (write_first,),
+    ]
+    threads = [threading.Thread(target=call, args=(hold,))]
+    threads[0].start()
+    assert is_inside.wait(10)
+    for number, args in enumerate(work, 1):
+        threads.append(threading.Thread(target=call, args=args))
+        threads[-1].start()
+        eventually(lambda number=number: len(store._writer._queue) == number)
+    go_on.set()
+    for thread in threads:
+        thread.join(10)
+    errors = [each for each in outcomes if isinstance(each, DatabaseError)]
+    assert len(errors) >= 4
+    assert not store._writer._db.in_transaction
+    disk.is_full = False
+    assert query(store, "SELECT id FROM durably_runs") == [(run.id,)]
+    assert query(store, "SELECT name FROM durably_steps") == []
+    assert checkpoint(store, run, "s")

@@ -79,8 +79,11 @@ class Triggering:
         operation = runs.enqueue_plain if is_plain else runs.enqueue
         with self._emitter.announcing(new.id):
             enqueued = self._database.write(operation, new, self._clock.now_us())
-            self._changes.notify()
-            return self._tell(enqueued, job, new)
+            try:
+                return self._tell(enqueued, job, new)
+            finally:
+                # Only now: what is woken by it tells of the run's start after its trigger.
+                self._changes.notify()
 
     def trigger_all(self, job: Job[Any, Any], triggers: list[Trigger[Any]]) -> list[Run[Any, Any]]:
         """Store all triggers in one transaction, or none."""
@@ -93,11 +96,13 @@ class Triggering:
         if not new_runs:
             return []
         all_enqueued = self._database.write(runs.enqueue_many, new_runs, self._clock.now_us())
-        self._changes.notify()
-        return [
-            self._tell(enqueued, job, new)
-            for enqueued, new in zip(all_enqueued, new_runs, strict=True)
-        ]
+        try:
+            return [
+                self._tell(enqueued, job, new)
+                for enqueued, new in zip(all_enqueued, new_runs, strict=True)
+            ]
+        finally:
+            self._changes.notify()
 
     def _new_run(self, job: Job[Any, Any], trigger: Trigger[Any], what: str) -> NewRun:
         for name in ("coalesce", "retry_failed"):

@@ -21,7 +21,8 @@ class Dispatcher(Service):
     Args:
         reserve_slots: takes the free slots and says what to claim for them, or ``None``.
         return_slots: gives so many of them back.
-        hand_over: gives a claimed run, which has a slot, to the pool.
+        hand_over: gives a claimed run, which has a slot, to the pool; ``False`` if no thread
+            can be had for it, so that it was put back.
     """
 
     def __init__(
@@ -31,7 +32,7 @@ class Dispatcher(Service):
         changes: ChangeFeed,
         reserve_slots: Callable[[], Claim | None],
         return_slots: Callable[[int], None],
-        hand_over: Callable[[RunRow], None],
+        hand_over: Callable[[RunRow], bool],
         clock: Clock,
         poll_interval_s: float,
         on_error: ErrorSink,
@@ -70,8 +71,18 @@ class Dispatcher(Service):
                 claimed = self._database.write(runs.claim, claim)
         finally:
             self._return_slots(claim.limit - len(claimed))
+        failure: DatabaseError | None = None
+        are_all_begun = True
         for row in claimed:
-            self._hand_over(row)
+            try:
+                are_all_begun &= self._hand_over(row)
+            except DatabaseError as exc:
+                failure = exc  # the others have their slots all the same
+        if not are_all_begun:
+            # What was put back wakes nobody: it would be claimed again at once, and in vain.
+            self._seen = self._changes.look()
+        if failure is not None:
+            raise failure
         return len(claimed)
 
     def start(self) -> None:

@@ -111,11 +111,11 @@ class Execution:
             if active.is_callers:
                 raise
             return self._failed(exc, context)
-        except StopRun as exc:
-            # One that a job raises by itself is an error like any other.
-            return self._failed(exc, context) if active.stop_reason is None else _Outcome()
         except BaseException as exc:  # noqa: BLE001 - whatever a job raises fails its run, and no more
             active.refuse_forked_child()
+            # A StopRun that a job raises by itself is an error like any other.
+            if active.stop_reason is not None and _is_stop(exc):
+                return _Outcome()
             return self._failed(exc, context)
         return _Outcome(output=output, output_text=text)
 
@@ -236,6 +236,13 @@ class Execution:
             )
         else:
             emitter.emit(RunInterruptedEvent, **active.fields)
+
+
+def _is_stop(exc: BaseException) -> bool:
+    """Whether a job came to its end by ``StopRun`` alone, in several of its threads perhaps."""
+    if isinstance(exc, BaseExceptionGroup):
+        return exc.split(StopRun)[1] is None
+    return isinstance(exc, StopRun)
 
 
 def _leads_to(exc: BaseException | None, origin: BaseException) -> bool:

@@ -67,6 +67,8 @@ class Pool:
         # Guards all below; notified when a run leaves or a slot gets free.
         self._state = threading.Condition()
         self._active: dict[tuple[int, int], ActiveRun] = {}
+        # Handed over, and not begun by a thread yet.
+        self._waiting: set[ActiveRun] = set()
         self._busy_slots = 0
         self._is_draining = False
         self._is_interrupting = False
@@ -195,21 +197,39 @@ class Pool:
 
     # -- executing -------------------------------------------------------------------------
 
-    def hand_over(self, row: RunRow) -> None:
-        """Have a claimed run, which has a slot, executed by a thread of the pool."""
+    def hand_over(self, row: RunRow) -> bool:
+        """Have a claimed run, which has a slot, executed by a thread of the pool.
+
+        Returns:
+            Whether it is; if no thread can be had, it was put back and its slot is free.
+        """
         active = self._enter(row)
+        with self._state:
+            self._waiting.add(active)
         executor = self._executor
         try:
             if executor is not None:
                 executor.submit(self._work, active)
-                return
-        except RuntimeError:
-            # The interpreter is ending and takes no more work.
-            log.debug("run %s was claimed too late to be executed", active.id)
+                return True
+        except RuntimeError as exc:
+            # The interpreter is ending and takes no more work, or there is no memory for
+            # another thread.
+            log.warning("no thread can be had for run %s: %s", active.id, exc)
+        # The executor queues before it makes a thread: one that it has may have begun.
+        if not self._take(active):
+            return True
         try:
             self._put_back(active)
         finally:
             self._free_slots(1)
+        return False
+
+    def _take(self, active: ActiveRun) -> bool:
+        """Take a run that was handed over; ``False`` if somebody has taken it before."""
+        with self._state:
+            is_there = active in self._waiting
+            self._waiting.discard(active)
+        return is_there
 
     def execute_here(self, row: RunRow) -> None:
         """Execute a claimed run in the calling thread."""
@@ -240,6 +260,8 @@ class Pool:
 
     def _work(self, active: ActiveRun) -> None:
         """What a pool thread does: execute, and go on with the run claimed at the end."""
+        if not self._take(active):
+            return
         following: ActiveRun | None = active
         try:
             while following is not None:

@@ -53,6 +53,29 @@ class TestInterrupt:
         ]
         assert gate.calls == ["first", "second"]
 
+    def test_a_job_whose_threads_were_stopped_goes_back(
+        self, app: Durably, gate: Gate, eventually: Callable[[Callable[[], object]], None]
+    ) -> None:
+        """A group of nothing but ``StopRun``, as a task group raises it, is a stop as well."""
+
+        @durably.job
+        def grouped(step):
+            try:
+                gate.job.run(step)
+            except durably.StopRun as exc:
+                raise BaseExceptionGroup("of threads", [exc]) from None
+
+        run = app.register(grouped).trigger()
+        app.start()
+        assert gate.inside.wait(HANG_S)
+        thread, outcome = in_thread(lambda: app.stop(interrupt=True))
+        eventually(lambda: not app._supervisor.takes_runs)
+        gate.go.set()
+        thread.join(HANG_S)
+
+        assert outcome == [None]
+        assert status(app, run) == "pending"
+
     def test_whoever_starts_next_goes_on_at_once(
         self, app: Durably, gate: Gate, tmp_path: Path
     ) -> None:
@@ -146,7 +169,7 @@ class TestInterrupt:
             one.start()
             assert claimed.wait(HANG_S)
             thread, outcome = in_thread(lambda: one.stop(interrupt=True))
-            eventually(lambda: one._supervisor.is_draining)
+            eventually(lambda: one._supervisor._pool.is_draining)
             go.set()
             thread.join(HANG_S)
             assert outcome == [None]

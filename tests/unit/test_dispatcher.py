@@ -26,6 +26,7 @@ class Pool:
         self.got: list[RunRow] = []
         self.on_hand_over: Callable[[RunRow], None] = self.got.append
         self.is_draining = False
+        self.has_threads = True
         self.dispatcher = Dispatcher(
             store,
             changes=store.changes,
@@ -43,8 +44,9 @@ class Pool:
         reserved, self.free = self.free, 0
         return Claim(self.owner, json.dumps(self.jobs), 20, reserved)
 
-    def _hand_over(self, row: RunRow) -> None:
+    def _hand_over(self, row: RunRow) -> bool:
         self.on_hand_over(row)
+        return self.has_threads
 
     def _return(self, slots: int) -> None:
         assert slots >= 0
@@ -166,3 +168,29 @@ def test_wake_ends_the_pause(pool: Pool) -> None:
     seen = pool.dispatcher._seen
     pool.dispatcher.wake()
     assert pool.dispatcher._changes.wait(seen, 1000) is True
+
+
+def test_run_that_cannot_be_put_back_costs_the_others_nothing(pool: Pool, store: Database) -> None:
+    """Each claimed run is handed over, whatever becomes of the one before it."""
+    ids = [trigger(store).id for _ in range(3)]
+
+    def fail_once(row: RunRow) -> None:
+        pool.got.append(row)
+        if len(pool.got) == 1:
+            raise DatabaseError("full")
+
+    pool.on_hand_over = fail_once
+    with pytest.raises(DatabaseError, match="full"):
+        pool.dispatcher.dispatch()
+    assert [row.id for row in pool.got] == ids
+
+
+def test_what_no_thread_can_be_had_for_is_not_claimed_again_at_once(
+    pool: Pool, store: Database, clock: FakeClock
+) -> None:
+    """What is put back is looked at in a poll interval, not in a loop that never rests."""
+    trigger(store)
+    pool.has_threads = False
+    pool.on_hand_over = lambda row: store.changes.notify()
+    pool.dispatcher.tick()
+    assert not store.changes.wait(pool.dispatcher._seen, 0)

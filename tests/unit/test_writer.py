@@ -203,6 +203,31 @@ def test_threads_that_wait_share_one_commit(bench: Bench, eventually: Any) -> No
     assert bench.reached.count("committed") == 2
 
 
+def test_who_is_done_needs_no_lock_to_leave(bench: Bench, eventually: Any) -> None:
+    """A thread goes on as soon as its operation is committed, whoever commits next.
+
+    Otherwise all that a batch has served queue up for the lock, and the next batches are small.
+    """
+    lock = bench.writer._lock
+
+    class Overtaken:
+        """Once the batch is committed, taken by another before any of it can try."""
+
+        def locked(self) -> bool:
+            return lock.locked()
+
+        def __enter__(self) -> None:
+            lock.acquire()
+
+        def __exit__(self, *exc: object) -> None:
+            if "b" not in bench.names():
+                lock.release()
+
+    bench.writer._lock = Overtaken()  # type: ignore[assignment]
+    assert bench.together([put("a"), single_statement(put("b"))], eventually) == ["a", "b"]
+    lock.release()
+
+
 def test_error_goes_to_its_caller_alone(bench: Bench, eventually: Any) -> None:
     """One operation's failure undoes that operation, and no other of the transaction."""
     error = ConflictError("no")

@@ -170,38 +170,6 @@ durably.Durably(database).close()
     assert check(tmp_path / "runs.db", is_idle=True) == []
 
 
-def test_unwritable_folder_is_a_clear_error(tmp_path: Path) -> None:
-    """A folder that may not be written is a DatabaseError that names it and says what to check."""
-    program = """
-import os, sys
-import durably
-os.setgid(65534)
-os.setuid(65534)
-try:
-    durably.Durably(sys.argv[1])
-except durably.DatabaseError as exc:
-    print(exc)
-"""
-    if os.geteuid() != 0:
-        program = program.replace("os.setgid(65534)\n", "").replace("os.setuid(65534)\n", "")
-    folder = tmp_path / "folder"
-    folder.mkdir(mode=0o555)
-    # Reachable by the other user, as pytest's own folders are not.
-    parents = [folder.parent, *list(folder.parents)[1:3]]
-    modes = [parent.stat().st_mode for parent in parents]
-    for parent in parents:
-        parent.chmod(0o755)
-    try:
-        with Child(program, folder / "runs.db") as child:
-            (line,) = child.rest()
-    finally:
-        for parent, mode in zip(parents, modes, strict=True):
-            parent.chmod(mode)
-    assert str(folder) in line
-    assert "permissions" in line
-    assert list(folder.iterdir()) == []
-
-
 def test_next_process_goes_on_after_a_full_disk(tmp_path: Path) -> None:
     """What a process that was stopped by a full disk leaves behind is opened by the next one."""
     program = TRIGGERS.split("room()\nsay(app.jobs")[0] + "os._exit(0)\n"

@@ -397,9 +397,11 @@ class TestPermissions:
         """A DatabaseError names the path and says to look at the permissions."""
         if is_there:
             made(tmp_path / "x.db")
+        there = sorted(tmp_path.iterdir())
         tmp_path.chmod(0o555)
         said = self.opened(tmp_path / "x.db")
         tmp_path.chmod(0o755)
+        assert sorted(tmp_path.iterdir()) == there
         assert said.startswith("DatabaseError")
         assert str(tmp_path / "x.db") in said
         assert "permissions" in said or "writable" in said

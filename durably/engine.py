@@ -35,6 +35,7 @@ from durably.jobs import Job, Registry
 from durably.models import LogEntry, Run, StepRecord
 from durably.reading import NameFilter, Reader, StatusFilter, filters, labels_of, run_id_of, several
 from durably.settings import Duration, Settings, age, optional_timeout, seconds
+from durably.shown import shown
 from durably.store import runs
 from durably.store.database import Database
 from durably.store.runs import RunRow
@@ -130,7 +131,7 @@ class Durably:
         specs = several(jobs, "jobs")
         for spec in specs:
             if not isinstance(spec, Job):
-                raise ValidationError(f"jobs holds {spec!r:.80}; decorate the function with @job")
+                raise ValidationError(f"jobs holds {shown(spec)}; decorate the function with @job")
             self._registry.add(spec)
         self._pid = os.getpid()
         self._is_closed = False
@@ -325,7 +326,9 @@ class Durably:
         if max_runs is not None and (
             isinstance(max_runs, bool) or not isinstance(max_runs, int) or max_runs < 0
         ):
-            raise ValidationError(f"max_runs must be an int that is not negative, not {max_runs!r}")
+            raise ValidationError(
+                f"max_runs must be an int that is not negative, not {shown(max_runs)}"
+            )
         self._check()
         return self._supervisor.run_until_idle(max_runs)
 
@@ -588,7 +591,7 @@ class Durably:
         .. versionadded:: 0.1.0
         """
         if isinstance(limit, bool) or not isinstance(limit, int) or not 0 <= limit < 2**63:
-            raise ValidationError(f"limit must be an int that is not negative, not {limit!r:.80}")
+            raise ValidationError(f"limit must be an int that is not negative, not {shown(limit)}")
         before_us = _instant_us(older_than, self._clock)
         self._check()
         deleted = self._database.write(runs.purge, before_us, limit)
@@ -668,7 +671,7 @@ class Durably:
         self._check()
         name = getattr(plugin, "name", None)
         if not isinstance(name, str) or not callable(getattr(plugin, "install", None)):
-            raise ValidationError(f"a plugin has a name and install(app); {plugin!r:.80} has not")
+            raise ValidationError(f"a plugin has a name and install(app); {shown(plugin)} has not")
         with self._lock:
             if name in self._plugins:
                 raise ConflictError(f"a plugin named {name!r} is installed already")

@@ -15,6 +15,7 @@ import attrs
 from durably.clock import Clock, to_datetime
 from durably.errors import ValidationError
 from durably.models import ErrorInfo, LogLevel, Progress
+from durably.shown import shown
 
 log = logging.getLogger("durably")
 
@@ -254,9 +255,9 @@ class Emitter:
         """Call *listener* with each event of *type_* from now on; return what undoes it."""
         if not isinstance(type_, str) or (type_ != _EVERY and type_ not in EVENT_TYPES):
             known = ", ".join(sorted(EVENT_TYPES))
-            raise ValidationError(f"unknown event type {type_!r:.80}; known are *, {known}")
+            raise ValidationError(f"unknown event type {shown(type_)}; known are *, {known}")
         if not callable(listener):
-            raise ValidationError(f"a listener must be callable, not {listener!r:.80}")
+            raise ValidationError(f"a listener must be callable, not {shown(listener)}")
         entry: Listener = _Entry(listener)
         with self._lock:
             self._listeners[type_] = (*self._listeners.get(type_, ()), entry)
@@ -272,7 +273,7 @@ class Emitter:
     def on_error(self, handler: ErrorHandler) -> Callable[[], None]:
         """Call *handler* with each exception of a listener and its event; return what undoes it."""
         if not callable(handler):
-            raise ValidationError(f"an error handler must be callable, not {handler!r:.80}")
+            raise ValidationError(f"an error handler must be callable, not {shown(handler)}")
 
         def entry(exc: BaseException, event: Event) -> object:
             return handler(exc, event)

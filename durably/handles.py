@@ -19,6 +19,7 @@ from durably.models import Run
 from durably.names import check_storable, check_text
 from durably.reading import Reader, StatusFilter, filters, labels_of, run_id_of, several
 from durably.settings import Duration, optional_timeout
+from durably.shown import shown
 from durably.store import runs
 from durably.store.changes import ChangeFeed
 from durably.store.database import Database
@@ -186,15 +187,15 @@ def _labels(labels: object) -> str:
     if labels is None:
         return "{}"
     if not isinstance(labels, dict):
-        raise ValidationError(f"labels must be a dict of str to str, not {labels!r:.80}")
+        raise ValidationError(f"labels must be a dict of str to str, not {shown(labels)}")
     for key, value in labels.items():
         if not isinstance(key, str) or not _LABEL_KEY.fullmatch(key):
             raise ValidationError(
-                f"label key {key!r:.80} must match {_LABEL_KEY.pattern}: letters, digits and "
+                f"label key {shown(key)} must match {_LABEL_KEY.pattern}: letters, digits and "
                 "._/- after a letter or digit, 63 characters at most"
             )
         if not isinstance(value, str):
-            raise ValidationError(f"label {key!r} must be a str, not {value!r:.80}")
+            raise ValidationError(f"label {key!r} must be a str, not {shown(value)}")
         check_storable(value, f"label {key!r}")
     plain = {_plain(key): _plain(value) for key, value in labels.items()}
     return json.dumps(plain, ensure_ascii=False)

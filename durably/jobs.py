@@ -12,6 +12,7 @@ import attrs
 from durably.codec import UNTYPED, Codec, resolve_annotations, return_type_of
 from durably.errors import ConflictError, NotFoundError, ValidationError
 from durably.names import check_name
+from durably.shown import shown
 from durably.steps import StepContext
 
 P = TypeVar("P")
@@ -51,7 +52,7 @@ class Job(Generic[P, R]):
         takes_payload = len(parameters) > 1
         if self.input is not None and not takes_payload:
             raise ValidationError(
-                f"job {self.name!r} has input={self.input!r:.80}, but its function takes no "
+                f"job {self.name!r} has input={shown(self.input)}, but its function takes no "
                 "payload: give it a second parameter"
             )
         object.__setattr__(self, "_takes_payload", takes_payload)
@@ -103,7 +104,7 @@ def _place(function: Callable[..., Any]) -> tuple[str | None, str | None]:
 
 def _positional_parameters(function: object, name: str) -> list[inspect.Parameter]:
     if not callable(function):
-        raise ValidationError(f"job {name!r} needs a function, not {function!r:.80}")
+        raise ValidationError(f"job {name!r} needs a function, not {shown(function)}")
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise ValidationError(f"job {name!r} is an async function; durably runs plain functions")
     if inspect.isgeneratorfunction(function):
@@ -142,7 +143,7 @@ class _JobDecorator:
         if name is None:
             name = getattr(function, "__name__", None)
             if name is None:
-                raise ValidationError(f"a job made of {function!r:.80} needs a name")
+                raise ValidationError(f"a job made of {shown(function)} needs a name")
         return Job(name, function, self._input, self._output)
 
 
@@ -190,7 +191,7 @@ class Registry:
             ConflictError: another function has that name.
         """
         if not isinstance(new, Job):
-            raise ValidationError(f"not a job: {new!r:.80}; decorate the function with @job")
+            raise ValidationError(f"not a job: {shown(new)}; decorate the function with @job")
         if takes_payload(new):
             self._codec.check_type(payload_type(new), f"the input of job {new.name!r}")
         self._codec.check_type(output_type(new), f"the output of job {new.name!r}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 from durably.errors import ValidationError
+from durably.shown import shown
 
 
 def check_text(value: object, what: str, *, longest: int | None = None) -> str:
@@ -14,7 +15,7 @@ def check_text(value: object, what: str, *, longest: int | None = None) -> str:
         ValidationError: it is not; the message begins with *what*.
     """
     if not isinstance(value, str):
-        raise ValidationError(f"{what} must be a str, not {value!r:.80}")
+        raise ValidationError(f"{what} must be a str, not {shown(value)}")
     if not value:
         raise ValidationError(f"{what} must not be empty")
     if longest is not None and len(value) > longest:
@@ -26,7 +27,7 @@ def check_text(value: object, what: str, *, longest: int | None = None) -> str:
 def check_storable(value: str, what: str) -> None:
     """Refuse what SQLite would cut short (NUL) or UTF-8 cannot hold (lone surrogates)."""
     if "\0" in value:
-        raise ValidationError(f"{what} holds a NUL character: {value!r:.80}")
+        raise ValidationError(f"{what} holds a NUL character: {shown(value)}")
     try:
         value.encode()
     except UnicodeEncodeError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from durably.clock import to_datetime
@@ -19,6 +20,7 @@ from durably.models import (
     RunStatus,
     StepRecord,
 )
+from durably.shown import shown
 from durably.store import logs, runs, steps
 from durably.store.database import Database
 from durably.store.logs import LogRow
@@ -162,7 +164,7 @@ def filters(
     wanted_labels = None
     if labels is not None:
         if not isinstance(labels, dict):
-            raise ValidationError(f"labels must be a dict of str to str, not {labels!r:.80}")
+            raise ValidationError(f"labels must be a dict of str to str, not {shown(labels)}")
         wanted_labels = json.dumps(
             {_text(key, "labels"): _text(value, "labels") for key, value in labels.items()}
         )
@@ -176,27 +178,27 @@ def several(items: Any, what: str) -> list[Any]:
         ValidationError: it is one thing, such as text or a mapping; the message begins with *what*.
     """
     if not isinstance(items, Iterable) or isinstance(items, str | bytes | Mapping):
-        raise ValidationError(f"{what} must be several, such as a list, not {items!r:.80}")
+        raise ValidationError(f"{what} must be several, such as a list, not {shown(items)}")
     return list(items)
 
 
 def _status(value: object) -> str:
-    try:
-        return RunStatus(value).value  # type: ignore[arg-type]  # that is what is found out
-    except ValueError:
-        known = ", ".join(RunStatus)
-        raise ValidationError(f"unknown status {value!r:.80}; known are {known}") from None
+    # Anything but text is refused before the enum shows it, in words of its own.
+    with suppress(ValueError):
+        if isinstance(value, str):
+            return RunStatus(value).value
+    raise ValidationError(f"unknown status {shown(value)}; known are {', '.join(RunStatus)}")
 
 
 def _text(value: object, what: str) -> str:
     if not isinstance(value, str):
-        raise ValidationError(f"{what} must hold str, not {value!r:.80}")
+        raise ValidationError(f"{what} must hold str, not {shown(value)}")
     return value
 
 
 def _count(value: object, what: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
-        raise ValidationError(f"{what} must be an int that is not negative, not {value!r:.80}")
+        raise ValidationError(f"{what} must be an int that is not negative, not {shown(value)}")
     return value
 
 
@@ -207,4 +209,4 @@ def run_id_of(run: Run[Any, Any] | str) -> str:
     if isinstance(run, str):
         # An id that cannot be stored is no run's; neither is one in quotes.
         return run if run.isascii() else ascii(run)
-    raise ValidationError(f"a run must be a Run or its id, not {run!r:.80}")
+    raise ValidationError(f"a run must be a Run or its id, not {shown(run)}")

@@ -10,6 +10,7 @@ import attrs
 
 from durably.errors import ValidationError
 from durably.settings import Duration, seconds
+from durably.shown import shown
 
 ExceptionTypes = type[BaseException] | tuple[type[BaseException], ...]
 
@@ -51,7 +52,9 @@ class Retry:
     @attempts.validator
     def _is_a_count(self, _: object, value: object) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValidationError(f"Retry.attempts must be an int of at least 1, not {value!r:.80}")
+            raise ValidationError(
+                f"Retry.attempts must be an int of at least 1, not {shown(value)}"
+            )
 
     @wait.validator
     @max_wait.validator
@@ -67,14 +70,14 @@ class Retry:
     @jitter.validator
     def _is_a_bool(self, _: object, value: object) -> None:
         if not isinstance(value, bool):
-            raise ValidationError(f"Retry.jitter must be True or False, not {value!r:.80}")
+            raise ValidationError(f"Retry.jitter must be True or False, not {shown(value)}")
 
     @on.validator
     def _is_exceptions(self, _: object, value: object) -> None:
         types = value if isinstance(value, tuple) else (value,)
         if not types or not all(isinstance(t, type) and issubclass(t, Exception) for t in types):
             raise ValidationError(
-                f"Retry.on must be an exception type or a tuple of them, not {value!r:.80}"
+                f"Retry.on must be an exception type or a tuple of them, not {shown(value)}"
             )
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 import attrs
 
 from durably.errors import ValidationError
+from durably.shown import shown
 
 Synchronous = Literal["full", "normal"]
 Duration = float | timedelta
@@ -35,7 +36,7 @@ def seconds(value: object, what: str) -> float:
             number = float(value)
             if math.isfinite(number):
                 return number
-    raise ValidationError(f"{what} must be a number of seconds or a timedelta, not {value!r:.80}")
+    raise ValidationError(f"{what} must be a number of seconds or a timedelta, not {shown(value)}")
 
 
 def optional_timeout(value: Duration | None, what: str = "timeout") -> float | None:
@@ -66,7 +67,7 @@ def age(value: object, what: str) -> timedelta:
     if found is None or not timedelta(0) < found or found.total_seconds() > _LONGEST_S:
         raise ValidationError(
             f'{what} must be a positive timedelta or text such as "30d", "24h" or "60m", '
-            f"of 100 years at most, not {value!r:.80}"
+            f"of 100 years at most, not {shown(value)}"
         )
     return found
 
@@ -113,7 +114,7 @@ class Settings:
     @max_workers.validator
     def _is_a_sane_bound(self, _: object, value: object) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1000:
-            raise ValidationError(f"max_workers must be an int from 1 to 1000, not {value!r:.80}")
+            raise ValidationError(f"max_workers must be an int from 1 to 1000, not {shown(value)}")
 
     @stale_threshold.validator
     def _outlives_a_lost_heartbeat(self, attribute: attrs.Attribute[float], value: float) -> None:
@@ -128,9 +129,9 @@ class Settings:
     @synchronous.validator
     def _is_a_known_mode(self, _: object, value: object) -> None:
         if value not in ("full", "normal"):
-            raise ValidationError(f'synchronous must be "full" or "normal", not {value!r:.80}')
+            raise ValidationError(f'synchronous must be "full" or "normal", not {shown(value)}')
 
     @preserve_steps.validator
     def _is_a_bool(self, _: object, value: object) -> None:
         if not isinstance(value, bool):
-            raise ValidationError(f"preserve_steps must be True or False, not {value!r:.80}")
+            raise ValidationError(f"preserve_steps must be True or False, not {shown(value)}")

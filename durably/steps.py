@@ -35,6 +35,7 @@ from durably.replay import Replay
 from durably.retry import Retry, wait_s
 from durably.settings import Duration
 from durably.settings import seconds as to_seconds
+from durably.shown import shown
 from durably.store import runs
 from durably.store import steps as stored
 from durably.telling import NUMBERS, StepLog, checked_progress, current_step
@@ -185,7 +186,7 @@ class StepContext:
             retry: try again inside the step; never done without being asked for.
         """
         if retry is not None and not isinstance(retry, Retry):
-            raise ValidationError(f"retry must be a Retry, not {retry!r:.80}")
+            raise ValidationError(f"retry must be a Retry, not {shown(retry)}")
         if returns is not None:
             self._services.codec.check_type(returns, "step.options(returns=...)")
             return ReturningStep(self, returns, retry)
@@ -204,7 +205,7 @@ class StepContext:
         active.check()
         check_name(name, "a step's name", longest=LONGEST_STEP_NAME)
         if not callable(fn):
-            raise ValidationError(f"step {name!r} needs a function, not {fn!r:.80}")
+            raise ValidationError(f"step {name!r} needs a function, not {shown(fn)}")
         type_ = return_type_of(fn) if returns is None else returns
         with self._lock:
             self._await_turn(name)

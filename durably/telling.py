@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextvars
 import logging
+from contextlib import suppress
 from typing import Any, Final
 
 from durably.active import ActiveRun, Services
 from durably.errors import ValidationError
 from durably.events import LogWritten
 from durably.models import LogLevel
+from durably.shown import shown
 
 NUMBERS: Final = frozenset({int, float})
 
@@ -103,14 +105,15 @@ def checked_progress(
 def _number(value: object, what: str) -> float:
     if type(value) in NUMBERS:
         return value  # type: ignore[return-value]  # exactly int or float
-    if isinstance(value, bool) or not hasattr(value, "__float__"):
-        raise ValidationError(f"step.progress: {what} must be a number, not {value!r:.80}")
-    if hasattr(value, "__index__"):
-        return int(value)  # a NumPy int, say
-    return float(value)  # a Decimal, a Fraction, a NumPy float
+    if not isinstance(value, bool) and hasattr(value, "__float__"):
+        # Not every value of such a type is one: a signalling NaN of Decimal, a huge Fraction.
+        with suppress(ArithmeticError, ValueError):
+            # A NumPy int has an index; a Decimal, a Fraction and a NumPy float have none.
+            return int(value) if hasattr(value, "__index__") else float(value)
+    raise ValidationError(f"step.progress: {what} must be a number, not {shown(value)}")
 
 
 def _message(value: object) -> str:
     if not isinstance(value, str):
-        raise ValidationError(f"step.progress: message must be a str, not {value!r:.80}")
+        raise ValidationError(f"step.progress: message must be a str, not {shown(value)}")
     return str(value)

@@ -36,6 +36,7 @@ from durably.events import (
 )
 from durably.models import TERMINAL, Disposition, LogEntry, Progress, Run, RunStatus
 from durably.reading import Reader
+from durably.shown import shown
 from durably.store import logs, owners, runs
 from durably.store.changes import ChangeFeed
 from durably.store.database import Database
@@ -122,7 +123,7 @@ class Waiter:
         """Begin to collect what a wait is to tell; close it afterwards."""
         for callback, name in ((on_progress, "on_progress"), (on_log, "on_log")):
             if callback is not None and not callable(callback):
-                raise ValidationError(f"{name} must be callable, not {callback!r:.80}")
+                raise ValidationError(f"{name} must be callable, not {shown(callback)}")
         return Watch(
             on_progress=on_progress,
             on_log=on_log,

@@ -27,6 +27,7 @@ from durably.errors import (
 )
 from durably.forking import watch_forks
 from durably.settings import Synchronous
+from durably.shown import shown
 from durably.store import schema
 from durably.store.changes import ChangeFeed
 from durably.store.faults import database_error
@@ -351,15 +352,15 @@ def _resolved(path: str | os.PathLike[str]) -> str:
     try:
         text = os.fspath(path)
     except TypeError:
-        raise ValidationError(f"path must be a str or a PathLike, not {path!r:.80}") from None
+        raise ValidationError(f"path must be a str or a PathLike, not {shown(path)}") from None
     if not isinstance(text, str):
-        raise ValidationError(f"path must be text, not {text!r:.80}")
+        raise ValidationError(f"path must be text, not {shown(text)}")
     if not text or text == ":memory:":
         raise ValidationError(
             f"path={text!r} names no file; durably keeps its work in a file, or it would be lost"
         )
     if "\0" in text:
-        raise ValidationError(f"path={text!r:.80} holds a NUL character")
+        raise ValidationError(f"path={shown(text)} holds a NUL character")
     try:
         text.encode()
     except UnicodeEncodeError:

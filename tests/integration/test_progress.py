@@ -58,7 +58,10 @@ def test_progress_takes_names(tmp_path):
 
 @pytest.mark.parametrize(
     "arguments",
-    [("1",), (None,), (True,), (1j,), (1, "2"), (1, False), (1, 2, 3), (1, 2, b"m"), ([],)],
+    [
+        *[("1",), (None,), (True,), (1j,), (1, "2"), (1, False), (1, 2, 3), (1, 2, b"m"), ([],)],
+        *[(Decimal("sNaN"),), (1, Fraction(10**400))],
+    ],
 )
 def test_what_is_no_progress_is_refused(tmp_path, arguments):
     """Current and total are numbers and the message is a str: else a ValidationError."""

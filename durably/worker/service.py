@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Final
 
 from durably.clock import Clock
 
 ErrorSink = Callable[[BaseException, str], None]
+
+# How long a service rests whose waiting itself has failed.
+_REST_S: Final = 0.25
 
 
 class Service:
@@ -20,7 +24,7 @@ class Service:
     Args:
         name: of the thread, without the prefix.
         interval_s: seconds between two ticks, unless woken; ``None`` to wait for a wake.
-        on_error: told of every exception that leaves ``tick``; the thread goes on.
+        on_error: told of every exception that leaves ``tick`` or ``pause``; the thread goes on.
     """
 
     def __init__(
@@ -72,12 +76,19 @@ class Service:
         while not self._stopping.is_set():
             # Cleared before the tick: a wake that lands during it must cause one more.
             self._wake.clear()
-            try:
-                self.tick()
-            except Exception as exc:  # noqa: BLE001 - the thread must outlive any failure
-                self._on_error(exc, self._name)
-            if not self._stopping.is_set():
-                self.pause()
+            self._outlive(self.tick)
+            if not self._stopping.is_set() and not self._outlive(self.pause):
+                # What waits by looking at the database fails as soon as it is called.
+                self._clock.wait(self._stopping, _REST_S)
+
+    def _outlive(self, function: Callable[[], None]) -> bool:
+        """Call *function*; whether it went through."""
+        try:
+            function()
+        except Exception as exc:  # noqa: BLE001 - the thread must outlive any failure
+            self._on_error(exc, self._name)
+            return False
+        return True
 
     def pause(self) -> None:
         """Wait between two ticks."""

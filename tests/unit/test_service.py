@@ -25,6 +25,7 @@ class Counter(Service):
         )
         self.ticks = 0
         self.fails_with: BaseException | None = None
+        self.pause_fails_with: BaseException | None = None
         self.in_tick = threading.Event()
         self.go_on = threading.Event()
         self.go_on.set()
@@ -37,6 +38,11 @@ class Counter(Service):
         assert self.go_on.wait(10)
         if self.fails_with is not None:
             raise self.fails_with
+
+    def pause(self) -> None:
+        if self.pause_fails_with is not None:
+            raise self.pause_fails_with
+        super().pause()
 
 
 @pytest.fixture
@@ -146,6 +152,21 @@ def test_thread_outlives_a_failing_tick(
     service.wake()
     eventually(lambda: service.ticks == 2)
     assert len(service.errors) == 1
+
+
+def test_thread_outlives_a_failing_pause(service: Counter, eventually: Any) -> None:
+    """A service that waits by looking at the database goes on when that fails."""
+    error = OSError("unreadable")
+    service.pause_fails_with = error
+    service.start()
+    eventually(lambda: service.ticks >= 2)
+    assert service.errors[0] == (error, "counter")
+    service.pause_fails_with = None
+    told = len(service.errors)
+    service.wake()
+    ticks = service.ticks
+    eventually(lambda: service.ticks > ticks)
+    assert len(service.errors) <= told + 1
 
 
 def test_stop_from_inside_a_tick_does_not_wait_for_itself(eventually: Any) -> None:

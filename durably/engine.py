@@ -11,11 +11,12 @@ from typing import Any, Protocol, Self, TypeVar, overload
 
 import cattrs
 
-from durably.active import Services
+from durably.active import Services, tell_worker_error
 from durably.clock import Clock, from_datetime
 from durably.codec import Codec
 from durably.errors import (
     ConflictError,
+    DatabaseError,
     EngineClosedError,
     ForkedError,
     RunCancelled,
@@ -596,11 +597,18 @@ class Durably:
         self._check()
         deleted = self._database.write(runs.purge, before_us, limit)
         if deleted:
-            self._database.shrink(_SHRINK_PAGES)
             self._changes.notify()
+            self._shrink()
         for row in deleted:
             self._emitter.emit(RunDeleted, **_fields(row))
         return len(deleted)
+
+    def _shrink(self) -> None:
+        try:
+            self._database.shrink(_SHRINK_PAGES)
+        except DatabaseError as exc:
+            # The runs are gone all the same, and their space is used again by later ones.
+            tell_worker_error(self._emitter, exc, "giving space back")
 
     # -- events --------------------------------------------------------------------------
 

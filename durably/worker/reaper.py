@@ -146,12 +146,13 @@ class Reaper(Service):
     def _purge(self, older_than: timedelta) -> int:
         before_us = self._clock.now_us() - older_than // timedelta(microseconds=1)
         deleted = self._database.write(runs.purge, before_us, PURGE_BATCH)
-        if deleted:
-            self._database.shrink(SHRINK_PAGES)
         for row in deleted:
             self._emitter.emit(
                 RunDeleted, run_id=row.id, job_name=row.job_name, labels=self._labels_of(row)
             )
+        if deleted:
+            # Last: the runs are gone, and are told to be, also if this fails.
+            self._database.shrink(SHRINK_PAGES)
         return len(deleted)
 
     def _sweep(self) -> None:

@@ -360,6 +360,23 @@ def test_purge_takes_terminal_runs_alone(app: durably.Durably) -> None:
     assert app.purge_runs(older_than=0) == 0
 
 
+def test_purge_that_cannot_give_space_back_has_purged(
+    app: durably.Durably, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is deleted is counted and told; that the file keeps its size is a ``worker:error``."""
+    ended = run_of_status(app, "completed")
+    heard: list[str] = []
+    app.on("*", lambda event: heard.append(event.type))
+
+    def refuse(most_pages: int) -> None:
+        raise durably.DatabaseError("the disk is full", is_transient=True)
+
+    monkeypatch.setattr(app._database, "shrink", refuse)
+    assert app.purge_runs(older_than=0) == 1
+    assert app.get_run(ended) is None
+    assert heard == ["worker:error", "run:delete"]
+
+
 def test_purge_spares_what_is_younger(app: durably.Durably) -> None:
     """Age counts from the end of the run, not from its trigger."""
     first = run_of_status(app, "completed")

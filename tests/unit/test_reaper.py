@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from storekit import FakeClock, checkpoint, finish, given_owner, given_running, stored, trigger
 
+from durably.errors import DatabaseError
 from durably.events import Emitter, Event
 from durably.store import owners, runs
 from durably.store.database import Database
@@ -288,6 +289,23 @@ def test_old_terminal_runs_are_deleted(engine: Engine, store: Database, clock: F
     engine.reaper(retain_runs=timedelta(days=2)).tick()
     assert engine.told() == [("run:delete", old, "")]
     assert store.read(runs.count, runs.Filters()) == 2
+
+
+def test_deleted_runs_are_told_also_if_the_file_cannot_shrink(
+    engine: Engine, store: Database, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are gone, whatever becomes of the space they took."""
+    clock.us = 10**15
+    old = ended(store, engine.owner, 1)
+
+    def refuse(most_pages: int) -> None:
+        raise DatabaseError("the disk is full", is_transient=True)
+
+    monkeypatch.setattr(store, "shrink", refuse)
+    with pytest.raises(DatabaseError):
+        engine.reaper(retain_runs=timedelta(days=2)).tick()
+    assert engine.told() == [("run:delete", old, "")]
+    assert store.read(runs.count, runs.Filters()) == 0
 
 
 def test_nothing_is_deleted_unless_asked(engine: Engine, store: Database, clock: FakeClock) -> None:

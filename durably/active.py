@@ -148,13 +148,12 @@ def tell_worker_error(
     emitter.emit(WorkerError, error=ErrorInfo.from_exception(exc), context=context, run_id=run_id)
 
 
-def store_patiently(
-    services: Services, active: ActiveRun, context: str, write: Callable[[], T]
-) -> T:
-    """Store something of a run, trying again while the reason for a refusal may pass.
+def patiently(services: Services, active: ActiveRun, context: str, access: Callable[[], T]) -> T:
+    """Store or read something of a run, trying again while the reason for a refusal may pass.
 
     A full disk, or a database that another program keeps locked, must not cost the work
-    of a step: its result waits in memory until it can be stored or the engine stops.
+    of a step: its result waits in memory until it can be stored or the engine stops. And a
+    checkpoint that cannot be read now must not fail the run, whose job has done nothing wrong.
 
     Raises:
         StopRun: the run is to stop, so that it cannot be waited for any longer.
@@ -163,7 +162,7 @@ def store_patiently(
     pause_s = _FIRST_PAUSE_S
     while True:
         try:
-            return write()
+            return access()
         except DatabaseError as exc:
             tell_worker_error(services.emitter, exc, context, active.id)
             if not exc.is_transient:

@@ -10,7 +10,7 @@ from typing import Any, Final, Generic, NoReturn, ParamSpec, TypeVar, overload
 
 import attrs
 
-from durably.active import ActiveRun, Services, store_patiently
+from durably.active import ActiveRun, Services, patiently
 from durably.codec import UNTYPED, return_type_of
 from durably.errors import (
     ConflictError,
@@ -210,7 +210,7 @@ class StepContext:
         with self._lock:
             self._await_turn(name)
             is_repeated = name in self._used
-            checkpoint = None if is_repeated else self._replay.take(name)
+            checkpoint = None if is_repeated else self._read(self._replay.take, name)
             is_stored = is_repeated or (checkpoint is not None and checkpoint.output is not None)
             if is_stored:
                 self._used.add(name)
@@ -264,7 +264,7 @@ class StepContext:
                 DuplicateStepWarning,
                 stacklevel=4,
             )
-            checkpoint = services.database.read(stored.find, active.key, name)
+            checkpoint = self._read(services.database.read, stored.find, active.key, name)
             if checkpoint is None or checkpoint.output is None:
                 active.check()
                 raise OwnershipLost(f"the checkpoints of run {active.id} are gone")
@@ -425,7 +425,7 @@ class StepContext:
     def _refused(self, name: str, index: int, started_at_us: int) -> NoReturn:
         """The database refused a write of ours: another attempt is current, or none."""
         active = self._active
-        state = self._services.database.read(runs.state_of, active.key)
+        state = self._read(self._services.database.read, runs.state_of, active.key)
         is_cancelled = state == (RunStatus.CANCELLED, active.attempt)
         active.stop(RunCancelled if is_cancelled else OwnershipLost)
         self._cancelled(name, index, started_at_us)
@@ -434,11 +434,16 @@ class StepContext:
 
     def _store(self, operation: Callable[..., bool], *args: Any) -> bool:
         services = self._services
-        return store_patiently(
+        return patiently(
             services,
             self._active,
             "storing a step",
             lambda: services.database.write(operation, *args),
+        )
+
+    def _read(self, query: Callable[Ps, T], *args: Ps.args, **kwargs: Ps.kwargs) -> T:
+        return patiently(
+            self._services, self._active, "reading checkpoints", lambda: query(*args, **kwargs)
         )
 
     def _emit(self, cls: type[StepEvent], name: str, index: int, **fields: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from durably.active import ActiveRun, Services, store_patiently, tell_worker_error
+from durably.active import ActiveRun, Services, patiently, tell_worker_error
 from durably.codec import UNTYPED
 from durably.errors import (
     DatabaseError,
@@ -210,7 +210,7 @@ class Execution:
         """
         database = self._services.database
         try:
-            return store_patiently(
+            return patiently(
                 self._services,
                 self._active,
                 "storing the end of a run",

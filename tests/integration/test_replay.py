@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import apsw
 import pytest
 from engines import again, engine, execute, record
 
@@ -206,3 +207,32 @@ def test_results_are_held_a_window_at_a_time(tmp_path):
         window = app._database.read(stored.window, 1, 0)
     assert [each.name for each in window.checkpoints] == ["step-0", "step-1"]
     assert window.next_index == 2
+
+
+@pytest.mark.parametrize("query", ["window", "find"])
+def test_checkpoint_that_cannot_be_read_now_is_read_later(
+    tmp_path, monkeypatch, small_windows, query
+):
+    """An I/O error between two windows is told as worker:error; it fails no run and no step."""
+    real, refused, calls = getattr(stored, query), [], []
+
+    def refuse_once(db, *args):
+        if args[1:] != (0,) and not refused:  # not while the run is being claimed
+            refused.append(1)
+            raise apsw.IOError("unreadable")
+        return real(db, *args)
+
+    def job(step):
+        results = [step.run(name, lambda name=name: calls.append(name)) for name in names(30)]
+        if step.attempt == 1:
+            raise ValueError
+        return len(results)
+
+    with engine(tmp_path, job) as app:
+        run = execute(app)
+        errors = record(app, "worker:error")
+        monkeypatch.setattr(stored, query, refuse_once)
+        run = again(app, run)
+    assert (run.output, run.attempt, refused) == (30, 2, [1]), run.error
+    assert calls == names(30)
+    assert [(each.run_id, each.context) for each in errors] == [(run.id, "reading checkpoints")]

@@ -277,7 +277,7 @@ class TestMessages:
             (apsw.CorruptError, "damaged; restore it from a copy", False),
             (apsw.IOError, "I/O error", True),
             (apsw.ReadOnlyError, "check the permissions", False),
-            (apsw.CantOpenError, "check that the folder exists", False),
+            (apsw.CantOpenError, "has file descriptors left", True),
             (apsw.NotADBError, "not an SQLite database", False),
             (apsw.TooBigError, "a value this large", False),
             (apsw.MisuseError, "MisuseError: the words of SQLite", False),

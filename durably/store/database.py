@@ -158,14 +158,21 @@ class Database:
             db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         deadline = self._clock.monotonic() + BUSY_TIMEOUT_S
         try:
-            self._retry_busy(
-                lambda: schema.version_of(db, self.path, len(schema.migrations())), deadline
-            )
+            self._retry_busy(lambda: self._look_at_version(db), deadline)
         except apsw.NotADBError as exc:
             raise schema.not_a_database(self.path) from exc
         finally:
             self._connections.remove(db)
             db.close()
+
+    def _look_at_version(self, db: apsw.Connection) -> None:
+        # In one snapshot: the file may be given its tables between two looks.
+        db.execute("BEGIN")
+        try:
+            schema.version_of(db, self.path, len(schema.migrations()))
+        finally:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
 
     def _switch_to_wal(self, db: apsw.Connection) -> None:
         deadline = self._clock.monotonic() + BUSY_TIMEOUT_S

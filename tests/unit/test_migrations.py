@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import apsw
@@ -148,6 +149,40 @@ def test_engines_of_several_threads_open_a_new_file_at_once(tmp_path: Path) -> N
     for thread in threads:
         thread.join(30)
     assert failed == []
+
+
+class Interrupted:
+    """A connection during whose second look at a pragma something happens."""
+
+    def __init__(self, db: apsw.Connection, looks: list[Callable[[], object]]) -> None:
+        self._db = db
+        self._looks = looks
+        self.execute = db.execute
+
+    def pragma(self, name: str) -> object:
+        if self._looks:
+            self._looks.pop()()
+        return self._db.pragma(name)
+
+
+def test_file_that_is_migrated_while_it_is_looked_at_is_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new file to which another process gives its tables between two looks of an opening is
+    not taken for another program's.
+    """
+    path = tmp_path / "test.db"
+    other = connect(path)
+    looks = [lambda: schema.migrate(other, str(path), begin(other)), lambda: None]
+    version_of = schema.version_of
+    monkeypatch.setattr(
+        schema,
+        "version_of",
+        lambda db, *rest: version_of(db if db is other else Interrupted(db, looks), *rest),
+    )
+    Database(path).close()
+    assert looks == []
+    other.close()
 
 
 def make(path: Path, *statements: str) -> bytes:

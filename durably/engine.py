@@ -92,7 +92,8 @@ class Durably:
 
     Raises:
         ValidationError: an option or a job spec is not acceptable; the message names it.
-        SchemaError: the file is another program's or a newer durably's; it is left as it is.
+        SchemaError: the file is another program's or a newer durably's, or somebody has changed
+            its schema; it is left as it is.
         DatabaseError: the file cannot be opened, or is locked for over 30 s.
 
     .. versionadded:: 0.1.0

@@ -10,7 +10,7 @@
     ├── RunFailedError / RunCancelledError  from wait; carry .run
     ├── WaitTimeoutError(…, TimeoutError)
     ├── NoWorkerError
-    ├── SchemaError                         not ours, or newer than this library
+    ├── SchemaError                         not ours, newer than this library, or changed
     ├── DatabaseError                       locked for too long, full, unreadable, corrupt
     │   └── DatabaseLostError               moved, deleted or replaced while open
     ├── EngineClosedError
@@ -126,7 +126,7 @@ class NoWorkerError(DurablyError):
 
 
 class SchemaError(DurablyError):
-    """The file is not a durably database, or a newer durably wrote it.
+    """The file is not a durably database, or a newer durably wrote it, or its schema was changed.
 
     The file is left as it was.
 

@@ -59,7 +59,8 @@ class Database:
 
     Raises:
         ValidationError: the path can never be a database file.
-        SchemaError: the file is another program's or a newer durably's; it is left as it is.
+        SchemaError: the file is another program's or a newer durably's, or its schema was
+            changed; it is left as it is.
         DatabaseError: it cannot be opened, or is locked for too long.
     """
 
@@ -76,7 +77,7 @@ class Database:
         self._clock = clock or Clock()
         self._vfs = vfs
         self._pid = os.getpid()
-        self.path = _resolved(path)
+        self.path = resolved(path)
         self._lock = threading.Lock()  # guards the two below
         self._readers: list[apsw.Connection] = []
         self._is_closed = False
@@ -169,7 +170,7 @@ class Database:
         # In one snapshot: the file may be given its tables between two looks.
         db.execute("BEGIN")
         try:
-            schema.version_of(db, self.path, len(schema.migrations()))
+            schema.version_of(db, self.path, schema.migrations())
         finally:
             if db.in_transaction:
                 db.execute("ROLLBACK")
@@ -354,7 +355,7 @@ def _require_sound_sqlite() -> None:
         )
 
 
-def _resolved(path: str | os.PathLike[str]) -> str:
+def resolved(path: str | os.PathLike[str]) -> str:
     """The real path of the database file; links are followed, as SQLite's locks are per file."""
     try:
         text = os.fspath(path)
@@ -391,7 +392,7 @@ def _create_private(path: str) -> None:
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, _PRIVATE)
     except FileExistsError:
-        _refuse_special(path)
+        refuse_special(path)
     except OSError as exc:
         raise DatabaseError(
             f"the database {path!r} cannot be made: {exc.strerror}; check the folder's permissions"
@@ -400,7 +401,8 @@ def _create_private(path: str) -> None:
         os.close(descriptor)
 
 
-def _refuse_special(path: str) -> None:
+def refuse_special(path: str) -> None:
+    """Refuse what is there but can be no database file."""
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         raise ValidationError(f"path={path!r} is not a regular file")

@@ -3,13 +3,18 @@
 Each version is one numbered file of ``migrations/``; it is applied, and recorded in
 ``user_version``, in one transaction, under SQLite's write lock. Several processes may open
 a new file at once: one migrates, the others find it done.
+
+The file is input: whoever can write it can plant a trigger that runs with our writes, or take
+away one that keeps a promise. So what is durably's in it must be what the scripts make, word for
+word, or the file is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from importlib import resources
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import apsw
 
@@ -19,6 +24,13 @@ from durably.errors import SchemaError
 APPLICATION_ID: Final = 0x44757261
 
 _IS_EMPTY: Final = "SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)"
+_OBJECTS: Final = "SELECT type, name, tbl_name, sql FROM sqlite_schema"
+
+_PREFIX: Final = "durably_"
+# A table of that name would hide the function that our statements use.
+_HIDING: Final = frozenset({"json_each"})
+# How many differences an error names.
+_MOST_NAMED: Final = 5
 
 
 def migrations() -> list[str]:
@@ -31,29 +43,102 @@ def migrations() -> list[str]:
     return [entry.read_text(encoding="utf-8") for entry in scripts]
 
 
-def version_of(db: apsw.Connection, path: str, newest: int) -> int:
+class Difference(NamedTuple):
+    """Something in a file's schema that is not as durably makes it."""
+
+    kind: str
+    name: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name!a:.80} {self.problem}"
+
+
+@functools.cache
+def _made_by(scripts: tuple[str, ...]) -> dict[tuple[str, str], str | None]:
+    """What the scripts make: the SQL text by type and name."""
+    fresh = apsw.Connection(":memory:")
+    try:
+        for script in scripts:
+            fresh.execute(script).fetchall()
+        rows: list[Any] = fresh.execute(_OBJECTS).fetchall()
+        return {(kind, name): sql for kind, name, _, sql in rows}
+    finally:
+        fresh.close()
+
+
+def differences(db: apsw.Connection, scripts: Sequence[str]) -> list[Difference]:
+    """How durably's part of the file's schema differs from what *scripts* make.
+
+    Tables, views and indexes that somebody has added under names of their own are left alone; a
+    trigger on a table of ours is not, since it runs with our writes. Reads only.
+    """
+    expected = _made_by(tuple(scripts))
+    found = []
+    present = set()
+    rows: list[Any] = db.execute(_OBJECTS).fetchall()
+    for kind, name, table, sql in rows:
+        present.add((kind, name))
+        if (kind, name) in expected:
+            if expected[kind, name] != sql:
+                found.append(Difference(kind, name, "was changed"))
+        elif (
+            name.lower().startswith(_PREFIX)
+            or name.lower() in _HIDING
+            or (kind == "trigger" and table.lower().startswith(_PREFIX))
+        ):
+            found.append(Difference(kind, name, "is not durably's"))
+    missing = expected.keys() - present
+    return sorted([*found, *(Difference(kind, name, "is missing") for kind, name in missing)])
+
+
+def version_of(db: apsw.Connection, path: str, scripts: Sequence[str]) -> int:
     """The schema version of the file, 0 if it is new.
 
-    Reads only. Must be called inside a transaction where a decision hangs on it.
+    Reads only. Must be called inside a transaction.
 
     Raises:
-        SchemaError: the file is another program's, or a newer durably's.
+        SchemaError: the file is another program's, or a newer durably's, or its schema is not
+            the one that *scripts* make.
     """
     application_id = db.pragma("application_id")
     version = db.pragma("user_version")
-    if application_id == 0 and version == 0 and db.execute(_IS_EMPTY).get:
+    if application_id == 0 and version == 0 and is_empty(db):
         return 0
     if application_id != APPLICATION_ID:
+        raise not_ours(path)
+    if version > len(scripts):
+        raise too_new(path, version, len(scripts))
+    found = differences(db, scripts[:version])
+    if found:
+        named = "; ".join(map(str, found[:_MOST_NAMED]))
+        more = f"; and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
         raise SchemaError(
-            f"{path!r} is a database of another program, not durably's; it was left as it "
-            "is. Give durably a file of its own."
-        )
-    if version > newest:
-        raise SchemaError(
-            f"{path!r} was written by a newer durably (schema {version}; this one knows "
-            f"{newest}); it was left as it is. Update durably to use it."
+            f"somebody has changed the schema of {path!r}: {named}{more}. It was left as it is. "
+            "Undo that with an SQLite tool, or restore a copy"
         )
     return int(version)
+
+
+def is_empty(db: apsw.Connection) -> bool:
+    """Whether the file has no tables."""
+    return bool(db.execute(_IS_EMPTY).get)
+
+
+def not_ours(path: str) -> SchemaError:
+    """The error for a database of another program."""
+    return SchemaError(
+        f"{path!r} is a database of another program, not durably's; it was left as it "
+        "is. Give durably a file of its own."
+    )
+
+
+def too_new(path: str, version: int, newest: int) -> SchemaError:
+    """The error for a database that this durably does not know yet."""
+    return SchemaError(
+        f"{path!r} was written by a newer durably (schema {version}; this one knows "
+        f"{newest}); it was left as it is. Update durably to use it."
+    )
 
 
 def not_a_database(path: str) -> SchemaError:
@@ -78,7 +163,7 @@ def migrate(
         begin()
         try:
             # Read under the write lock: whoever had it before us may have migrated.
-            version = version_of(db, path, len(steps))
+            version = version_of(db, path, steps)
             if version < len(steps):
                 # Fetched to the end: APSW stops at the first statement that returns a row.
                 db.execute(steps[version]).fetchall()

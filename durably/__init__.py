@@ -6,6 +6,7 @@ checkpoint.
 """
 
 from durably import plugins as plugins  # found as durably.plugins
+from durably import testing as testing  # found as durably.testing
 from durably.engine import Durably
 from durably.errors import (
     ConflictError,

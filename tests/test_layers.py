@@ -29,7 +29,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("store.writer",),
     ("store.changes",),
     ("store.database",),
-    ("store.logs", "store.owners", "store.steps"),
+    ("store.check", "store.logs", "store.owners", "store.steps"),
     ("store.runs",),
     ("store",),
     ("active", "replay"),
@@ -48,7 +48,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("waiting",),
     ("handles",),
     ("engine",),
-    ("plugins", "cli", "display"),
+    ("plugins", "testing", "cli", "display"),
     ("",),  # durably/__init__.py
     ("__main__",),
 ]

@@ -1,0 +1,59 @@
+"""For tests, and for looking after a crash: whether a database keeps durably's promises."""
+
+from __future__ import annotations
+
+import os
+
+import attrs
+
+from durably.store.check import findings
+
+
+@attrs.frozen
+class Finding:
+    """One thing that is wrong with a database; ``str()`` gives ``problem: where``.
+
+    Attributes:
+        problem: a sentence, the same for every finding of its kind.
+        where: the rows it is about, by run id, step name and the like. Never a payload or a result.
+
+    .. versionadded:: 0.1.0
+    """
+
+    problem: str
+    where: str
+
+    def __str__(self) -> str:
+        return f"{self.problem}: {self.where}"
+
+
+def check(path: str | os.PathLike[str]) -> list[Finding]:
+    """Look for everything that can be wrong in a database file; an empty list means nothing is.
+
+    What is looked at: that the file is not damaged (SQLite's own ``integrity_check``); that its
+    tables, indexes and triggers are those that durably makes, word for word; and, row by row, what
+    must hold whatever was killed and whenever: a running run has an owner, a run that has ended
+    has an end and nobody who executes it, no key is held twice, each result belongs to one step of
+    one run, and so on. Tables, views and indexes that somebody has added under names of their own
+    are left alone.
+
+    The file is only read, and may be in use, by other processes or by engines of this one: what it
+    holds is looked at as it was at one instant. Nothing that somebody may have planted in it, a
+    trigger or a view, is executed. A million runs take some ten seconds, in which SQLite's
+    log cannot be reset and grows.
+
+    Args:
+        path: the database file.
+
+    Returns:
+        The findings; of one kind at most a hundred, and one more that says so.
+
+    Raises:
+        SchemaError: the file is not a durably database, or of a version that this durably
+            does not know.
+        DatabaseError: there is no such file, or it cannot be read, or is locked for over 30 s.
+        ValidationError: the path can never be a database file.
+
+    .. versionadded:: 0.1.0
+    """
+    return [Finding(problem, where) for problem, where in findings(path)]

@@ -1,0 +1,125 @@
+"""A sound database with something of everything in it, and how to damage it behind the schema's
+back.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from pathlib import Path
+
+import apsw
+
+import durably
+from durably.plugins import LogPersistence
+
+# What somebody may do to durably's own part of the schema, by what is then said of it.
+SCHEMA_DAMAGES = {
+    "trigger 'durably_end_is_final' is missing": "DROP TRIGGER durably_end_is_final",
+    "index 'durably_runs_key_holder' is missing": "DROP INDEX durably_runs_key_holder",
+    "index 'durably_more' is not durably's": "CREATE INDEX durably_more ON durably_runs (id)",
+    "table 'Durably_planted' is not durably's": "CREATE TABLE Durably_planted (x)",
+    "table 'json_each' is not durably's": "CREATE TABLE json_each (key, value)",
+    "trigger 'planted' is not durably's": (
+        "CREATE TRIGGER planted AFTER INSERT ON durably_runs BEGIN SELECT 1; END"
+    ),
+    "view 'durably_runs_readable' was changed": (
+        "DROP VIEW durably_runs_readable; CREATE VIEW durably_runs_readable AS SELECT 1"
+    ),
+    "table 'durably_logs' was changed": "ALTER TABLE durably_logs ADD COLUMN more TEXT",
+}
+
+# And what is everybody's own business.
+HARMLESS = [
+    "CREATE TABLE notes (run REFERENCES durably_runs (run)); INSERT INTO notes VALUES (99)",
+    "CREATE INDEX mine ON durably_runs (created_at_us)",
+    "CREATE VIEW failed AS SELECT * FROM durably_runs WHERE status = 'failed'",
+    "ANALYZE",
+]
+
+
+def make_sound(path: Path) -> None:
+    """A database with runs of every status, a queue behind a held key, steps, labels and logs, as a
+    process leaves it that dies in the middle of a run.
+    """
+
+    @durably.job
+    def work(step: durably.StepContext, payload: str | None = None) -> int:
+        for n in range(3):
+            step.run(f"step-{n}", int)
+        step.log.info("done")
+        if payload == "fail":
+            step.run("bad", int, "no number")
+        return 3
+
+    app = durably.Durably(path, jobs=[work])
+    try:
+        app.use(LogPersistence())
+        handle = app.jobs["work"]
+        handle.trigger(labels={"a": "b"}, idempotency_key="1")
+        handle.trigger("fail", idempotency_key="2")
+        app.run_until_idle()
+        app.cancel(handle.trigger())
+        for _ in range(3):
+            handle.trigger(concurrency_key="free")
+        for _ in range(3):
+            handle.trigger(concurrency_key="held")
+        handle.trigger(concurrency_key="other")
+        handle.trigger()
+    finally:
+        app.close()
+    change(
+        path,
+        """
+        INSERT INTO durably_owners
+            (token, boot_id, pid, heartbeat_interval_us, beat_at_us, opened_at_us)
+        VALUES ('token', '', 1, 1, 1, 1);
+        UPDATE durably_runs
+        SET status = 'running', owner = last_insert_rowid(), attempt = attempt + 1,
+            started_at_us = 1, heartbeat_at_us = 1
+        WHERE run = (SELECT min(run) FROM durably_runs WHERE concurrency_key = 'held');
+        """,
+    )
+
+
+def change(path: Path, sql: str) -> None:
+    """Execute *sql* as another program would."""
+    db = apsw.Connection(str(path))
+    db.execute(sql).fetchall()
+    db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    db.close()
+
+
+def damage(path: Path, sql: str, *, reindex: bool = True) -> None:
+    """Execute *sql* while nothing of the schema prevents it; the schema is as it was afterwards.
+
+    So are the indexes, where they can be, or else they know nothing of what was done.
+    """
+    db = apsw.Connection(str(path))
+    db.pragma("foreign_keys", False)
+    db.pragma("ignore_check_constraints", True)
+    db.pragma("writable_schema", True)
+    schema = db.execute("SELECT rowid, * FROM sqlite_schema").fetchall()
+    db.execute("DELETE FROM sqlite_schema WHERE type IN ('index', 'trigger')")
+    for rowid, kind, _, _, _, text in schema:
+        if kind == "table":
+            bare = re.sub(r"(NOT NULL) UNIQUE", r"\1", text)
+            bare = bare.replace("    UNIQUE (run, name),\n", "")
+            db.execute("UPDATE sqlite_schema SET sql = ? WHERE rowid = ?", (bare, rowid))
+    db.execute("PRAGMA writable_schema = RESET")
+    db.execute(sql).fetchall()
+    db.pragma("writable_schema", True)
+    db.execute("DELETE FROM sqlite_schema")
+    db.executemany(
+        "INSERT INTO sqlite_schema (rowid, type, name, tbl_name, rootpage, sql)"
+        " VALUES (?, ?, ?, ?, ?, ?)",
+        schema,
+    )
+    db.execute("PRAGMA writable_schema = RESET")
+    for _, kind, name, *_ in schema:
+        if kind == "index" and reindex:
+            # One of what must be unique stays without what is not.
+            with suppress(apsw.ConstraintError):
+                db.execute(f"REINDEX {name}")
+    db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    db.close()

@@ -1,0 +1,450 @@
+"""``durably.testing.check`` finds each kind of damage, says nothing else, and changes nothing."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import apsw
+import pytest
+from damage import HARMLESS, SCHEMA_DAMAGES, change, damage, make_sound
+from hypothesis import given
+from hypothesis import strategies as st
+
+import durably
+from durably.codec import UNTYPED, Codec
+from durably.store.check import MOST_PER_RULE, RULES
+from durably.testing import Finding, check
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sound") / "runs.db"
+    make_sound(path)
+    return path
+
+
+@pytest.fixture
+def path(sound: Path, tmp_path: Path) -> Path:
+    """A copy to damage, made by nobody who has it open."""
+    copy = tmp_path / "runs.db"
+    shutil.copy(sound, copy)
+    return copy
+
+
+def test_nothing_is_wrong_with_a_sound_database(path: Path) -> None:
+    """What engines write has no findings, in a file that a process died with as well."""
+    assert check(path) == []
+    assert check(str(path)) == []
+
+
+PENDING = "(SELECT run FROM durably_runs WHERE concurrency_key = 'other')"
+FIRST = "(SELECT min(run) FROM durably_runs WHERE concurrency_key = 'free')"
+PLAIN = "(SELECT max(run) FROM durably_runs WHERE concurrency_key IS NULL)"
+DONE = "(SELECT run FROM durably_runs WHERE status = 'completed')"
+FAILED = "(SELECT run FROM durably_runs WHERE status = 'failed')"
+
+# By rule, one or more statements that each make a database with that fault.
+DAMAGES = {
+    "a run holds text that is not UTF-8": [
+        f"UPDATE durably_runs SET {column} = CAST(x'ff' AS TEXT) WHERE run = {DONE}"
+        for column in (
+            "id",
+            "job_name",
+            "payload",
+            "output",
+            "error",
+            "progress",
+            "labels",
+            "idempotency_key",
+            "concurrency_key",
+        )
+    ],
+    "a step holds text that is not UTF-8": [
+        f"UPDATE durably_steps SET {column} = CAST(x'80' AS TEXT) WHERE name = 'step-1'"
+        for column in ("name", "output", "error")
+    ],
+    "a log line holds text that is not UTF-8": [
+        f"UPDATE durably_logs SET {column} = CAST(x'c0af' AS TEXT)"
+        for column in ("message", "data", "step_name")
+    ],
+    "a run holds a value that is not JSON": [
+        f"UPDATE durably_runs SET payload = '[1' WHERE run = {PLAIN}",
+        f"UPDATE durably_runs SET output = '' WHERE run = {DONE}",
+        f"UPDATE durably_runs SET progress = 'half' WHERE run = {DONE}",
+    ],
+    "a step's result is not JSON": ["UPDATE durably_steps SET output = 'x' WHERE name = 'step-1'"],
+    "an error of a run does not say what it was": [
+        f"UPDATE durably_runs SET error = '{text}' WHERE run = {FAILED}"
+        for text in ("ValueError", "{}", '{"type": "E", "message": 1, "traceback": ""}')
+    ],
+    "an error of a step does not say what it was": [
+        f"UPDATE durably_steps SET error = '{text}' WHERE name = 'bad'"
+        for text in ("", "[]", '{"type": "E", "message": ""}')
+    ],
+    "the data of a log line are no JSON object": [
+        "UPDATE durably_logs SET data = '1'",
+        "UPDATE durably_logs SET data = '{'",
+    ],
+    "a run's status is unknown": [f"UPDATE durably_runs SET status = 'odd' WHERE run = {PLAIN}"],
+    "a running run has no owner": ["UPDATE durably_runs SET owner = NULL WHERE status = 'running'"],
+    "a running run has no heartbeat or was never claimed": [
+        "UPDATE durably_runs SET heartbeat_at_us = NULL WHERE status = 'running'",
+        "UPDATE durably_runs SET attempt = 0 WHERE status = 'running'",
+    ],
+    "a completed or failed run has an owner": [
+        f"UPDATE durably_runs SET owner = 1 WHERE run = {DONE}",
+        f"UPDATE durably_runs SET owner = 1 WHERE run = {FAILED}",
+    ],
+    "an owner of runs is not registered": [
+        "UPDATE durably_runs SET owner = 99 WHERE status = 'running'",
+        "DELETE FROM durably_owners",
+    ],
+    "a run that has not ended has an end, or the other way round": [
+        f"UPDATE durably_runs SET completed_at_us = 1 WHERE run = {PLAIN}",
+        f"UPDATE durably_runs SET completed_at_us = NULL WHERE run = {DONE}",
+    ],
+    "an output without completion, or the other way round": [
+        f"UPDATE durably_runs SET output = '1' WHERE run = {PLAIN}",
+        f"UPDATE durably_runs SET output = NULL WHERE run = {DONE}",
+    ],
+    "an error without failure, or the other way round": [
+        f"UPDATE durably_runs SET error = '{{}}' WHERE run = {PLAIN}",
+        f"UPDATE durably_runs SET error = NULL WHERE run = {FAILED}",
+    ],
+    "a start without an attempt, or the other way round": [
+        f"UPDATE durably_runs SET attempt = 1 WHERE run = {PLAIN}",
+        f"UPDATE durably_runs SET attempt = -1 WHERE run = {PLAIN}",
+        f"UPDATE durably_runs SET started_at_us = 1 WHERE run = {PLAIN}",
+        f"UPDATE durably_runs SET heartbeat_at_us = 1 WHERE run = {PLAIN}",
+        f"UPDATE durably_runs SET owner = 1 WHERE run = {PLAIN}",
+        (
+            "UPDATE durably_runs SET attempt = 0, started_at_us = NULL, heartbeat_at_us = NULL"
+            f" WHERE run = {DONE}"
+        ),
+    ],
+    "two owners share a lock": [
+        (
+            "INSERT INTO durably_owners (token, boot_id, pid, heartbeat_interval_us, beat_at_us,"
+            " opened_at_us) VALUES ('token', '', 1, 1, 1, 1)"
+        )
+    ],
+    "two runs share an id": [
+        (
+            f"UPDATE durably_runs SET id = (SELECT id FROM durably_runs WHERE run = {DONE})"
+            f" WHERE run = {PLAIN}"
+        )
+    ],
+    "an idempotency key leads to more than one run": [
+        "UPDATE durably_runs SET idempotency_key = '1'"
+    ],
+    "a concurrency key is held by more than one run": [
+        "UPDATE durably_runs SET owner = 1 WHERE concurrency_key = 'held'"
+    ],
+    "two steps of a run share a name": ["UPDATE durably_steps SET name = 'step-0'"],
+    "a run without a key has a place in a queue": [
+        f"UPDATE durably_runs SET queue_place = 1 WHERE run = {PLAIN}"
+    ],
+    "a queue has no first run, or more than one": [
+        f"UPDATE durably_runs SET queue_place = 1 WHERE run = {FIRST}",
+        "UPDATE durably_runs SET queue_place = 0 WHERE concurrency_key = 'free'",
+    ],
+    "the first run of a queue is not the one that was triggered first": [
+        f"UPDATE durably_runs SET queue_place = run <> {FIRST} + 1 WHERE concurrency_key = 'free'"
+    ],
+    "the first run of a queue does not know whether its key is held": [
+        f"UPDATE durably_runs SET queue_place = 2 WHERE run = {PENDING}",
+        (
+            "UPDATE durably_runs SET queue_place = 0"
+            " WHERE concurrency_key = 'held' AND queue_place = 2"
+        ),
+    ],
+    "a step has no run": [f"DELETE FROM durably_runs WHERE run = {DONE}"],
+    "a step lies at another run's place": [
+        f"UPDATE durably_steps SET run = {FAILED}, name = 'x' WHERE step = {DONE} << 24"
+    ],
+    "a step's result, error and status do not fit": [
+        "UPDATE durably_steps SET output = NULL WHERE name = 'step-0'",
+        "UPDATE durably_steps SET error = '{}' WHERE name = 'step-0'",
+        "UPDATE durably_steps SET status = 'odd' WHERE name = 'step-0'",
+    ],
+    "a step was stored by an attempt that its run never had": [
+        "UPDATE durably_steps SET attempt = 7",
+        "UPDATE durably_steps SET attempt = 0",
+    ],
+    "labels and label rows do not agree": [
+        "DELETE FROM durably_labels",
+        "UPDATE durably_labels SET value = 'c'",
+        f"UPDATE durably_runs SET labels = '{{}}' WHERE run = {DONE}",
+        f"UPDATE durably_runs SET labels = '[\"b\"]' WHERE run = {DONE}",
+        f"UPDATE durably_runs SET labels = 'a=b' WHERE run = {DONE}",
+    ],
+    "a label has no run": ["UPDATE durably_labels SET run = 99"],
+    "a log line has no run": ["UPDATE durably_logs SET run = 99"],
+}
+
+
+@pytest.mark.parametrize(
+    ("problem", "sql"),
+    [(problem, sql) for problem, statements in DAMAGES.items() for sql in statements],
+)
+def test_damage_of_rows_is_found(path: Path, problem: str, sql: str) -> None:
+    """Rows that the schema would refuse are found when they are there all the same, and the schema,
+    which is as it should be, is not complained about.
+    """
+    damage(path, sql)
+    problems = {finding.problem for finding in check(path)}
+    assert problem in problems
+    assert "the schema is not durably's" not in problems
+
+
+def test_each_rule_has_a_damage() -> None:
+    """Every rule is proven to find something."""
+    assert DAMAGES.keys() == RULES.keys()
+
+
+def test_a_reference_that_leads_nowhere_is_found(path: Path) -> None:
+    """What SQLite's own look at foreign keys finds is told."""
+    damage(path, "UPDATE durably_logs SET run = 99 WHERE log = 1")
+    assert Finding(
+        "a row refers to one that is not there", "table durably_logs, row 1, to durably_runs"
+    ) in check(path)
+
+
+FOREIGN = "the schema is not durably's"
+
+
+@pytest.mark.parametrize("where", SCHEMA_DAMAGES)
+def test_a_schema_that_is_not_durablys_is_found(path: Path, where: str) -> None:
+    """What is missing, was changed or was planted is named, and nothing else is said."""
+    change(path, SCHEMA_DAMAGES[where])
+    assert check(path) == [Finding(FOREIGN, where)]
+
+
+@pytest.mark.parametrize("sql", HARMLESS)
+def test_what_users_add_is_left_alone(path: Path, sql: str) -> None:
+    """Tables, indexes and views under names of their own are nobody's business, and what
+    ``ANALYZE`` leaves is none either.
+    """
+    change(path, sql)
+    assert check(path) == []
+
+
+@pytest.mark.parametrize("table", ["durably_runs", "durably_steps", "durably_owners"])
+def test_a_view_in_the_place_of_a_table_is_not_executed(path: Path, table: str) -> None:
+    """Somebody who plants a view under a table's name has it named, and not executed."""
+    db = apsw.Connection(str(path))
+    columns = [name for name, *_ in db.execute(f"SELECT * FROM {table}").get_description()]
+    db.close()
+    change(
+        path,
+        f"""PRAGMA foreign_keys = OFF;
+        PRAGMA legacy_alter_table = ON;
+        DROP VIEW durably_runs_readable;
+        DROP VIEW durably_steps_readable;
+        ALTER TABLE {table} RENAME TO elsewhere;
+        CREATE VIEW {table} AS
+        WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)
+        SELECT {", ".join(f"i AS {name}" for name in columns)} FROM n""",
+    )
+    found = {finding.where for finding in check(path) if finding.problem == FOREIGN}
+    assert {f"table '{table}' is missing", f"view '{table}' is not durably's"} <= found
+
+
+def test_a_trigger_that_was_planted_is_not_executed(path: Path) -> None:
+    """Nothing happens to the rows of a file that is only looked at."""
+    change(
+        path,
+        "CREATE TRIGGER planted AFTER UPDATE ON durably_runs BEGIN DELETE FROM durably_logs; END",
+    )
+    before = path.read_bytes()
+    assert len(check(path)) == 1
+    assert path.read_bytes() == before
+
+
+def test_of_one_kind_a_hundred_are_told(path: Path) -> None:
+    """A file with a million wrong rows does not become a list of a million findings."""
+    damage(
+        path,
+        "WITH RECURSIVE n(i) AS (SELECT 1000 UNION ALL SELECT i + 1 FROM n WHERE i < 1300)"
+        " INSERT INTO durably_logs (run, owner, level, message, data, created_at_us)"
+        " SELECT i, 1, 'info', '', '{}', 1 FROM n",
+    )
+    found = [each for each in check(path) if each.problem == "a log line has no run"]
+    assert len(found) == MOST_PER_RULE + 1
+    assert found[-1].where == "and more"
+
+
+def test_a_finding_is_a_sentence_and_shows_hostile_names_harmlessly(path: Path) -> None:
+    """``str`` of a finding is one line, whatever the file holds, and of bounded length."""
+    name = "\x1b[2J\n\u202e" + "x" * 1000
+    damage(path, "UPDATE durably_steps SET output = NULL, name = 'NAME'".replace("NAME", name))
+    found = check(path)
+    assert found
+    for finding in found:
+        text = str(finding)
+        assert text == f"{finding.problem}: {finding.where}"
+        assert text.isprintable()
+        assert text.isascii()
+        assert len(text) < 500
+
+
+def test_damaged_bytes_are_found(path: Path) -> None:
+    """Pages that somebody has overwritten are found, wherever they are."""
+    content = path.read_bytes()
+    size = 4096
+    for page in range(1, len(content) // size):
+        path.write_bytes(content[: page * size] + bytes(size) + content[(page + 1) * size :])
+        assert check(path) != [], page
+    path.write_bytes(content[: 3 * size])
+    assert check(path)[0].problem == "the file is damaged"
+
+
+def test_an_index_that_lost_a_row_is_found(path: Path) -> None:
+    """SQLite's own check is part of it: no rule would see this."""
+    damage(path, f"DELETE FROM durably_runs WHERE run = {PLAIN}", reindex=False)
+    assert {finding.problem for finding in check(path)} == {"the file is damaged"}
+
+
+@pytest.mark.parametrize("content", [b"", None], ids=["no bytes", "no tables"])
+def test_an_empty_database_is_said_to_be_empty(tmp_path: Path, content: bytes | None) -> None:
+    """A file that was emptied is not passed for one that is in order."""
+    path = tmp_path / "runs.db"
+    if content is None:
+        change(path, "CREATE TABLE x (y); DROP TABLE x")
+    else:
+        path.write_bytes(content)
+    assert [finding.problem for finding in check(path)] == ["the database is empty"]
+
+
+def test_what_is_no_durably_database_is_refused(path: Path, tmp_path: Path) -> None:
+    """Another program's file, one that is no database, and one of a newer or older version."""
+    other = tmp_path / "other.db"
+    change(other, "CREATE TABLE x (y)")
+    with pytest.raises(durably.SchemaError, match="another program"):
+        check(other)
+    other.write_bytes(b"no database at all" * 500)
+    with pytest.raises(durably.SchemaError, match="not an SQLite database"):
+        check(other)
+    for version, age in ((99, "newer"), (0, "older")):
+        change(path, f"PRAGMA user_version = {version}")
+        with pytest.raises(durably.SchemaError, match=age):
+            check(path)
+
+
+def test_what_is_not_there_is_refused_and_not_made(tmp_path: Path) -> None:
+    """A missing file or folder is a DatabaseError, a path that can be no file a ValidationError."""
+    for missing in (tmp_path / "no.db", tmp_path / "no" / "no.db"):
+        with pytest.raises(durably.DatabaseError, match="no"):
+            check(missing)
+    for never in (tmp_path, ":memory:", "", "a\0b", 7):
+        with pytest.raises(durably.ValidationError):
+            check(never)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def beside(path: Path) -> list[str]:
+    return sorted(each.name for each in path.parent.iterdir())
+
+
+# Commits, and ends without closing: what it did is in the log.
+DIES = """
+import os, signal, sys
+import durably
+@durably.job
+def work(step, payload):
+    return step.run("one", int)
+app = durably.Durably(sys.argv[1], jobs=[work])
+app.jobs["work"].trigger("last words")
+app.run_until_idle()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_file_and_its_log_stay_as_they_are(path: Path) -> None:
+    """What a killed process has left in the log is looked at, and neither copied nor removed; a
+    file that was closed in good order has nothing beside it afterwards that was not there.
+    """
+    files = beside(path)
+    before = path.read_bytes()
+    assert check(path) == []
+    assert (path.read_bytes(), beside(path)) == (before, files)
+
+    done = subprocess.run([sys.executable, "-c", DIES, path], check=False)
+    assert done.returncode == -signal.SIGKILL
+    wal = path.with_name("runs.db-wal")
+    assert wal.stat().st_size > 0
+    left = (path.read_bytes(), wal.read_bytes())
+    assert check(path) == []
+    assert (path.read_bytes(), wal.read_bytes()) == left
+    # It was looked at: a result that is not JSON, written to the log alone, is found.
+    db = apsw.Connection(str(path))
+    db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+    db.execute(
+        "UPDATE durably_runs SET payload = 'x' WHERE run = (SELECT max(run) FROM durably_runs)"
+    )
+    db.close()
+    left = (path.read_bytes(), wal.read_bytes())
+    assert [each.problem for each in check(path)] == ["a run holds a value that is not JSON"]
+    assert (path.read_bytes(), wal.read_bytes()) == left
+
+
+def test_a_rollback_journal_is_not_applied(path: Path) -> None:
+    """A journal that somebody put beside the file would change it; it is refused instead."""
+    # One of another program that died in the middle of a transaction.
+    program = """
+import os, signal, sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("PRAGMA journal_mode = DELETE")
+db.execute("PRAGMA cache_size = 1")
+db.execute("BEGIN")
+db.execute("CREATE TABLE filler AS SELECT randomblob(900000) AS x")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", program, path], check=False)
+    journal = path.with_name("runs.db-journal")
+    assert journal.stat().st_size > 0
+    left = (path.read_bytes(), journal.read_bytes())
+    with pytest.raises(durably.DatabaseError):
+        check(path)
+    assert (path.read_bytes(), journal.read_bytes()) == left
+
+
+def test_a_database_in_use_is_looked_at_without_disturbing_it(tmp_path: Path) -> None:
+    """Engines of this process go on, before and after, and lose no lock and no commit by it."""
+
+    @durably.job
+    def work(step: durably.StepContext, n: int) -> int:
+        step.run("one", int)
+        step.run("two", int)
+        return n
+
+    path = tmp_path / "runs.db"
+    with durably.Durably(path, jobs=[work]) as app:
+        runs = []
+        for n in range(40):
+            runs.append(app.jobs["work"].trigger(n))
+            assert check(path) == []
+        assert sorted(run.output for run in app.as_completed(runs)) == list(range(40))
+        assert check(path) == []
+        assert app._database._guard.is_effective is (sys.platform == "linux")
+    assert check(path) == []
+    assert beside(path) == ["runs.db", "runs.db.writer"]
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None)),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(values)
+def test_whatever_the_codec_stores_is_json_to_the_check(value: object) -> None:
+    """NaN, infinities, lone surrogates, NUL characters and integers of any size are no findings."""
+    text = Codec().encode(value, UNTYPED, what="a value")
+    db = apsw.Connection(":memory:")
+    assert db.execute("SELECT json_valid(?, 2)", (text,)).get == 1
+    db.close()

@@ -24,8 +24,7 @@ _MEANINGS: Final[tuple[tuple[type[apsw.Error | UnicodeDecodeError], str, bool], 
     ),
     (
         apsw.CantOpenError,
-        "cannot be opened; check that the folder exists and may be written, and that this "
-        "process has file descriptors left",
+        "cannot be opened; check the folder and that this process has file descriptors left",
         True,
     ),
     (apsw.PermissionsError, "may not be used; check the permissions of the file", False),

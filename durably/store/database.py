@@ -117,8 +117,10 @@ class Database:
                 mutex.release()
         _configure(write, synchronous)
         beats = self._connect()
-        # A lost heartbeat is made up by the next one: it need not wait for the disk.
-        _configure(beats, "normal")
+        # A lost heartbeat would be made up by the next one, but its frames lie in the log before
+        # those of the next commit. When a sync fails, the system takes all it was to write for
+        # written: commits acknowledged after it would be lost with the heartbeat before it.
+        _configure(beats, synchronous)
         self._changes_connection = self._connect()
         _configure(self._changes_connection, "normal")
         self._changes_connection.pragma("query_only", True)

@@ -1,0 +1,97 @@
+"""The disk fails at some read, write or sync, once, several times, or until it is mended: a clear
+error, nothing that was acknowledged is lost, and the same engine works again.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+
+import apsw
+import pytest
+from crash.failing_disk_workload import WORKLOADS, Fault, attempt, operations_of
+from faultydisk import CODES, FULL_CODES, READING, WRITING, FaultyDisk
+
+from durably.store.writer import Writer, _Ticket
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the layout of SQLite's VFS")
+
+# Not every operation, but others each time: there are more than a thousand.
+FAULTS = 7
+
+
+@pytest.mark.parametrize("workload", list(WORKLOADS))
+@pytest.mark.parametrize("kinds", [WRITING, READING], ids=["writing", "reading"])
+def test_failing_operation(tmp_path: Path, workload: str, kinds: frozenset[str]) -> None:
+    """Every action goes through with the same engine when the disk works again. Until then its
+    caller gets a DatabaseError with the cause, and what was refused is not there; a step is
+    executed once; no run fails for it.
+    """
+    rng = random.Random()
+    operations = operations_of(tmp_path, workload, kinds)
+    assert operations > 100
+    hit = 0
+    for number in range(FAULTS):
+        # One in each part of the workload.
+        first = (number * operations + rng.randrange(operations)) // FAULTS + 1
+        fault = Fault(kinds, rng.choice([CODES, FULL_CODES]), first, rng.choice([1, 1, 6, 0]))
+        found, counts, _ = attempt(tmp_path, workload, fault)
+        assert found == []
+        hit += counts["operations failed"]
+    assert hit >= FAULTS - 2  # threads may be done before the last one comes
+
+
+def test_checker_sees_an_error_that_is_swallowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine that says of a commit that has failed that it went through is found out."""
+
+    def swallow(self: Writer, batch: list[_Ticket], exc: apsw.Error) -> None:
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+        for ticket in batch:
+            ticket.is_done = True
+
+    monkeypatch.setattr(Writer, "_fail", swallow)
+    seen = 0
+    for first in range(120, 600, 60):
+        try:
+            found, _, _ = attempt(tmp_path, "in this thread", Fault(WRITING, CODES, first, 3))
+        except AssertionError:
+            # The workload itself came to grief.
+            seen += 1
+        else:
+            seen += bool(found)
+    assert seen
+
+
+def test_disk_that_fails_when_told(tmp_path: Path) -> None:
+    """SQLite gets the code that was asked for, at the operation that was asked for, and goes on
+    without its own checkpoint where that is what fails.
+    """
+    with FaultyDisk() as disk:
+        db = apsw.Connection(str(tmp_path / "test.db"), vfs=disk.name)
+        db.pragma("journal_mode", "wal")
+        db.pragma("synchronous", "full")
+        db.execute("CREATE TABLE t (n)")
+        db.wal_autocheckpoint(1)
+        outcomes = []
+        for n in range(1, 9):
+            disk.fail(WRITING, n, 1, FULL_CODES)
+            try:
+                db.execute("INSERT INTO t VALUES (?)", (n,))
+                outcomes.append((disk.hit[0], 0))
+            except apsw.Error as exc:
+                outcomes.append((disk.hit[0], exc.extendedresult))
+        disk.mend()
+        assert ("write test.db-wal", apsw.SQLITE_FULL) in outcomes
+        assert ("sync test.db-wal", apsw.SQLITE_IOERR_FSYNC) in outcomes
+        assert ("write test.db", 0) in outcomes
+        assert ("sync test.db", 0) in outcomes
+        stored = [n for (n,) in db.execute("SELECT n FROM t")]
+        assert stored == [n for n, (_, code) in enumerate(outcomes, 1) if not code]
+        disk.fail(frozenset({"open"}), 1, 1, CODES)
+        with pytest.raises(apsw.CantOpenError):
+            apsw.Connection(str(tmp_path / "other.db"), vfs=disk.name).pragma("user_version")
+        db.close()

@@ -1,0 +1,171 @@
+"""The power goes: with ``"full"`` nothing that was acknowledged is lost, with ``"normal"`` only the
+newest, in order; the database is whole, and the rest of the work goes on from it.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from crash.powerloss_workload import (
+    NAME,
+    Examiner,
+    cut_power,
+    laid_out,
+    opened,
+    record,
+    recorder,
+    resume,
+    states,
+)
+from invariants import check
+from powerloss import Disk, Mark, put
+
+from durably.errors import DatabaseError
+from durably.replay import Replay
+from durably.store import owners, runs
+from durably.store.database import Database
+from durably.store.runs import NewRun
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what SQLite syncs there")
+
+KINDS = ["sequential", "threaded", "two engines"]
+# One of each run's own, told where it finds something.
+NEW = random.SystemRandom().randrange(2**32)
+CASES = [
+    pytest.param("sequential", 1, id="sequential"),
+    pytest.param("sequential", NEW, id="sequential-new"),
+    pytest.param("threaded", NEW, id="threaded"),
+    pytest.param("two engines", NEW, id="two-engines"),
+]
+
+
+@pytest.mark.parametrize(("kind", "seed"), CASES)
+def test_full_loses_nothing_that_was_acknowledged(tmp_path: Path, kind: str, seed: int) -> None:
+    """Whatever part of what was not synced is found: every acknowledged trigger, checkpoint, end,
+    cancellation, retry and deletion is there, and the work goes on from it.
+    """
+    found, counts = cut_power(tmp_path, seed, synchronous="full", kind=kind, actions=12, images=30)
+    assert found == [], f"seed {seed}"
+    assert counts["resumed"]
+
+
+@pytest.mark.parametrize(("kind", "seed"), CASES)
+def test_normal_loses_the_newest_in_order(tmp_path: Path, kind: str, seed: int) -> None:
+    """What is found is what the database was after some commit, none before the last one that was
+    synced, and the work goes on from there. (And something is lost, or nothing was tested.)
+    """
+    found, counts = cut_power(
+        tmp_path, seed, synchronous="normal", kind=kind, actions=12, images=30
+    )
+    assert found == [], f"seed {seed}"
+    assert counts["resumed"]
+    assert counts["images without the newest acknowledged"]
+
+
+def test_full_loses_nothing_after_a_sync_that_failed(tmp_path: Path) -> None:
+    """A sync that failed is told once, and what it was to write is never written: what is
+    acknowledged after it is safe all the same.
+    """
+    found, _ = cut_power(
+        tmp_path,
+        NEW,
+        synchronous="full",
+        kind="threaded",
+        actions=12,
+        images=30,
+        failing_syncs=0.1,
+    )
+    assert found == [], f"seed {NEW}"
+
+
+def test_heartbeat_whose_sync_came_to_nothing_takes_no_commit_with_it(tmp_path: Path) -> None:
+    """A heartbeat lies in SQLite's log before the next commit: it is synced like that one, or a
+    later commit would be lost with it when a sync in between has failed.
+    """
+    live = tmp_path / "live"
+    live.mkdir()
+    with recorder() as vfs:
+        database = Database(live / NAME, synchronous="full", vfs=vfs.name)
+        try:
+            owner = database.write(
+                owners.register,
+                token="token",
+                boot_id="boot",
+                pid=1,
+                heartbeat_interval_us=1,
+                now_us=1,
+            )
+            database.beat(owners.beat, owner, 2)
+            vfs.sync_fails = lambda: True
+            with pytest.raises(DatabaseError):
+                database.write(runs.enqueue_plain, NewRun("refused", "job", "null"), 3)
+            vfs.mend()
+            database.write(runs.enqueue_plain, NewRun("acknowledged", "job", "null"), 4)
+            disk = Disk(vfs.log)
+            disk.advance(len(vfs.log))
+        finally:
+            database.close()
+    with laid_out(disk, "everything", random.Random(0), tmp_path) as image, opened(image) as db:
+        assert db.execute("SELECT id FROM durably_runs").fetchall() == [("acknowledged",)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_checker_sees_what_is_lost_without_syncs(tmp_path: Path, kind: str) -> None:
+    """Without syncs, and on a disk that says that it has synced and has not, acknowledged work is
+    lost and files are damaged: both are found.
+    """
+    found, _ = cut_power(tmp_path, 2, synchronous="off", kind=kind, actions=15, images=40)
+    assert any("was acknowledged" in each or "was to exist" in each for each in found)
+    assert any("unreadable" in each or "integrity" in each for each in found)
+    found, _ = cut_power(
+        tmp_path, 2, synchronous="full", kind=kind, actions=15, images=40, believes_syncs=False
+    )
+    assert found
+
+
+def test_checker_sees_a_hole(tmp_path: Path) -> None:
+    """One commit that is missing in the middle is no suffix, however sound the rest."""
+    live = tmp_path / "live"
+    live.mkdir()
+    log = record(live, 3, synchronous="normal", actions=15, kind="sequential")
+    shutil.rmtree(live)
+    known = states(log, tmp_path)
+    examiner = Examiner(log, known, tmp_path, is_full=False)
+    disk = Disk(log)
+    # Before the engine signs off; with steps that can be taken out.
+    steps = [at for at, entry in enumerate(log) if isinstance(entry, Mark)]
+    disk.advance(steps[-1] + 1)
+    files = disk.after_power_loss("nothing", random.Random(0))
+    image = tmp_path / "image"
+    image.mkdir()
+    put(files, image)
+    marks = [entry for entry in log[: disk.at] if isinstance(entry, Mark)]
+    assert examiner.content(image, disk, marks) == []
+    with opened(image) as db:
+        db.execute("DELETE FROM durably_steps WHERE step = (SELECT max(step) FROM durably_steps)")
+        assert db.changes() == 1
+    assert check(image / NAME, is_sequential=True) == []
+    assert examiner.content(image, disk, marks) == [
+        "it is not what the database was after any commit"
+    ]
+
+
+def test_checker_sees_a_step_that_is_executed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Going on from an image, an engine that does not use its checkpoints is found out."""
+    live = tmp_path / "live"
+    live.mkdir()
+    log = record(live, 1, synchronous="full", actions=15, kind="sequential")
+    disk = Disk(log)
+    first = next(
+        n for n, entry in enumerate(log) if isinstance(entry, Mark) and entry.verb == "stepped"
+    )
+    disk.advance(first + 1)
+    monkeypatch.setattr(Replay, "take", lambda self, name: None)
+    with laid_out(disk, "everything", random.Random(0), tmp_path) as image:
+        assert any("executed again" in each for each in resume(image))

@@ -139,6 +139,17 @@ class Durably:
         self._is_closed = False
         self._emitter = Emitter(self._clock)
         self._database = Database(path, synchronous=settings.synchronous, clock=self._clock)
+        try:
+            self._assemble(settings, codec)
+        except BaseException:
+            # Nobody would have an engine to close.
+            self._database.close()
+            raise
+        for spec in specs:
+            self._handles[spec.name] = JobHandle(spec.name, self._triggering)
+        at_exit(self._close_at_exit)
+
+    def _assemble(self, settings: Settings, codec: Codec) -> None:
         changes = self._changes = self._database.changes
         self._flusher = Flusher(
             self._database,
@@ -178,9 +189,6 @@ class Durably:
             clock=self._clock,
             check=self._check,
         )
-        for spec in specs:
-            self._handles[spec.name] = JobHandle(spec.name, self._triggering)
-        at_exit(self._close_at_exit)
 
     def __repr__(self) -> str:
         state = (

@@ -71,10 +71,13 @@ _OPERATIONS: Final[dict[str, tuple[str, Any]]] = {
     "truncate": ("xTruncate", ctypes.CFUNCTYPE(_INT, _POINTER, _INT64)),
     "sync": ("xSync", ctypes.CFUNCTYPE(_INT, _POINTER, _INT)),
     "size": ("xFileSize", ctypes.CFUNCTYPE(_INT, _POINTER, _POINTER)),
+    "lock": ("xShmLock", ctypes.CFUNCTYPE(_INT, _POINTER, _INT, _INT, _INT)),
     "map": ("xShmMap", ctypes.CFUNCTYPE(_INT, _POINTER, _INT, _INT, _INT, _POINTER)),
 }
 _OPEN: Final = ctypes.CFUNCTYPE(_INT, _POINTER, _POINTER, _POINTER, _INT, _POINTER)
 _DELETE: Final = ctypes.CFUNCTYPE(_INT, _POINTER, ctypes.c_char_p, _INT)
+
+_UNLOCK: Final = 1  # SQLITE_SHM_UNLOCK
 
 # What each operation fails with: what SQLite's own layer makes of EIO.
 CODES: Final = {
@@ -83,6 +86,7 @@ CODES: Final = {
     "truncate": apsw.SQLITE_IOERR_TRUNCATE,
     "sync": apsw.SQLITE_IOERR_FSYNC,
     "size": apsw.SQLITE_IOERR_FSTAT,
+    "lock": apsw.SQLITE_IOERR_SHMLOCK,
     "map": apsw.SQLITE_IOERR_SHMSIZE,
     "open": apsw.SQLITE_CANTOPEN,
     "delete": apsw.SQLITE_IOERR_DELETE,
@@ -91,7 +95,8 @@ CODES: Final = {
 FULL_CODES: Final = CODES | {"write": apsw.SQLITE_FULL}
 
 WRITING: Final = frozenset({"write", "truncate", "sync", "delete", "map"})
-READING: Final = frozenset({"read", "size", "open"})
+# A lock is one in the shared memory that is taken; giving one back cannot fail.
+READING: Final = frozenset({"read", "size", "open", "lock"})
 
 
 class FaultyDisk:
@@ -217,6 +222,8 @@ class FaultyDisk:
 
     def _failing(self, operation: str, real: Callable[..., int]) -> Callable[..., int]:
         def call(file: int, *args: Any) -> int:
+            if operation == "lock" and args[-1] & _UNLOCK:
+                return real(file, *args)
             return self._code(operation, file) or real(file, *args)
 
         return call

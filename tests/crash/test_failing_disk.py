@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import random
 import sys
+from functools import partial
 from pathlib import Path
 
 import apsw
@@ -13,6 +14,9 @@ import pytest
 from crash.failing_disk_workload import WORKLOADS, Fault, attempt, operations_of
 from faultydisk import CODES, FULL_CODES, READING, WRITING, FaultyDisk
 
+import durably
+import durably.engine
+from durably.store.database import Database
 from durably.store.writer import Writer, _Ticket
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the layout of SQLite's VFS")
@@ -40,6 +44,43 @@ def test_failing_operation(tmp_path: Path, workload: str, kinds: frozenset[str])
         assert found == []
         hit += counts["operations failed"]
     assert hit >= FAULTS - 2  # threads may be done before the last one comes
+
+
+@pytest.mark.parametrize("kinds", [WRITING, READING], ids=["writing", "reading"])
+def test_opening_that_fails_leaves_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kinds: frozenset[str]
+) -> None:
+    """Whatever operation of an opening fails, no descriptor of the database and no thread is left,
+    and the next opening goes through.
+    """
+    failures = 0
+    with FaultyDisk() as disk:
+        monkeypatch.setattr(durably.engine, "Database", partial(Database, vfs=disk.name))
+        for first in range(1, 500):
+            path = tmp_path / f"{first}.db"
+            disk.fail(kinds, first, 1, CODES)
+            try:
+                durably.Durably(path).close()
+            except durably.DatabaseError:
+                failures += 1
+            assert open_files(path) == []
+            if not disk.hit:
+                break
+            disk.mend()
+            durably.Durably(path).close()
+    assert failures > 5
+
+
+def open_files(path: Path) -> list[str]:
+    """The database files that this process has open."""
+    found = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        try:
+            name = str(descriptor.readlink())
+        except FileNotFoundError:  # it was that of the folder itself
+            continue
+        found += [name] if name.startswith(str(path)) else []
+    return found
 
 
 def test_checker_sees_an_error_that_is_swallowed(

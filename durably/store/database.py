@@ -237,10 +237,7 @@ class Database:
             db = self._readers.pop() if self._readers else None
         if db is None:
             with self._translated():
-                db = self._connect()
-                _configure(db, "normal")
-                db.pragma("query_only", True)
-                db.set_busy_timeout(int(BUSY_TIMEOUT_S * 1000))
+                db = self._new_reader()
         try:
             yield db
         finally:
@@ -252,6 +249,19 @@ class Database:
                     self._connections.remove(db)
             if not is_spare:
                 db.close()
+
+    def _new_reader(self) -> apsw.Connection:
+        db = self._connect()
+        try:
+            _configure(db, "normal")
+            db.pragma("query_only", True)
+            db.set_busy_timeout(int(BUSY_TIMEOUT_S * 1000))
+        except BaseException:
+            # Those who poll would leave one at each look, for as long as the disk fails.
+            self._connections.remove(db)
+            db.close()
+            raise
+        return db
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

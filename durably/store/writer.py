@@ -24,6 +24,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum, auto
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
@@ -227,12 +228,31 @@ class Writer:
         """Nothing of *batch* is stored: roll back and tell every caller."""
         if self._db.in_transaction:
             self._db.execute("ROLLBACK")
+        if getattr(exc, "extendedresult", 0) == apsw.SQLITE_IOERR_FSYNC:
+            self._overwrite_log()
         for ticket in batch:
             # One error object each: they are raised in different threads.
             error = database_error(exc, self._path)
             error.__cause__ = exc
             ticket.error = error
             ticket.is_done = True
+
+    def _overwrite_log(self) -> None:
+        """Commit something harmless over the frames of a commit whose sync has failed.
+
+        They lie whole in the log, beyond its end for all who have the file open. Were everybody
+        killed now, the next to open it would take them for committed, and what a caller was told
+        had failed would be done.
+        """
+        db = self._db
+        with suppress(apsw.Error):  # another process is writing: it does the same
+            try:
+                db.execute("BEGIN IMMEDIATE")
+                db.pragma("user_version", db.pragma("user_version"))
+                db.execute("COMMIT")
+            finally:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
 
     def _transact(self, batch: list[_Ticket]) -> None:
         deadline = self._clock.monotonic() + BUSY_TIMEOUT_S

@@ -113,6 +113,38 @@ def test_heartbeat_whose_sync_came_to_nothing_takes_no_commit_with_it(tmp_path: 
         assert db.execute("SELECT id FROM durably_runs").fetchall() == [("acknowledged",)]
 
 
+@pytest.mark.parametrize("failures", [1, 2], ids=["once", "twice"])
+@pytest.mark.parametrize("is_batch", [False, True], ids=["statement", "transaction"])
+def test_refused_trigger_is_not_found_done(tmp_path: Path, failures: int, is_batch: bool) -> None:
+    """A commit whose sync fails lies whole in SQLite's log: it is overwritten before the caller is
+    told, so that a process killed at that moment does not leave done what it has refused.
+    """
+    live = tmp_path / "live"
+    live.mkdir()
+    with recorder() as vfs:
+        database = Database(live / NAME, synchronous="full", vfs=vfs.name)
+        try:
+            database.write(runs.enqueue_plain, NewRun("acknowledged", "job", "null"), 3)
+            left = [True] * failures
+            vfs.sync_fails = lambda: bool(left and left.pop())
+            with pytest.raises(DatabaseError):
+                if is_batch:
+                    news = [NewRun(f"refused {n}", "job", "x" * 5000) for n in range(2)]
+                    database.write(runs.enqueue_many, news, 4)
+                else:
+                    database.write(runs.enqueue_plain, NewRun("refused", "job", "null"), 4)
+            disk = Disk(vfs.log)
+            disk.advance(len(vfs.log))
+        finally:
+            database.close()
+    for lost in ("nothing", "everything"):
+        with laid_out(disk, lost, random.Random(0), tmp_path) as image:
+            with opened(image) as db:
+                found = db.execute("SELECT id FROM durably_runs").fetchall()
+            assert found == [("acknowledged",)]
+            assert check(image / NAME) == []
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_checker_sees_what_is_lost_without_syncs(tmp_path: Path, kind: str) -> None:
     """Without syncs, and on a disk that says that it has synced and has not, acknowledged work is

@@ -141,13 +141,13 @@ class Durably:
         self._database = Database(path, synchronous=settings.synchronous, clock=self._clock)
         try:
             self._assemble(settings, codec)
+            at_exit(self._close_at_exit)
         except BaseException:
             # Nobody would have an engine to close.
             self._database.close()
             raise
         for spec in specs:
             self._handles[spec.name] = JobHandle(spec.name, self._triggering)
-        at_exit(self._close_at_exit)
 
     def _assemble(self, settings: Settings, codec: Codec) -> None:
         changes = self._changes = self._database.changes

@@ -13,23 +13,51 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable
+from typing import Final
+
+from durably.errors import EngineClosedError
 
 log = logging.getLogger("durably")
 
 
-_lock = threading.Lock()  # guards the list
-_closers: list[weakref.WeakMethod[Callable[[], None]]] = []
+class _Closers:
+    """What is to be called at the end."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards the two below
+        self._references: list[weakref.WeakMethod[Callable[[], None]]] = []
+        self._is_ending = False
+
+    def add(self, close: Callable[[], None]) -> None:
+        with self._lock:
+            if self._is_ending:
+                raise EngineClosedError(
+                    "the interpreter is ending; an engine opened now would never be closed"
+                )
+            self._references = [each for each in self._references if each() is not None]
+            self._references.append(weakref.WeakMethod(close))
+
+    def end(self) -> list[weakref.WeakMethod[Callable[[], None]]]:
+        """All of them; there will be no others."""
+        with self._lock:
+            self._is_ending = True
+            return self._references
+
+
+_closers: Final = _Closers()
 
 
 def at_exit(close: Callable[[], None]) -> None:
-    """Have the bound method *close* called at the interpreter's end, if its object exists then."""
-    with _lock:
-        _closers[:] = [each for each in _closers if each() is not None]
-        _closers.append(weakref.WeakMethod(close))
+    """Have the bound method *close* called at the interpreter's end, if its object exists then.
+
+    Raises:
+        EngineClosedError: the end has begun.
+    """
+    _closers.add(close)
 
 
 def _close_all() -> None:
-    for reference in _closers:
+    for reference in _closers.end():
         close = reference()
         if close is None:
             continue

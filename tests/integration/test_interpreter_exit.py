@@ -203,6 +203,32 @@ def test_one_engine_that_cannot_be_closed_keeps_no_other_from_it(tmp_path: Path)
         assert_went_back(tmp_path / f"{number}.db")
 
 
+def test_engines_that_a_thread_opens_again_and_again(tmp_path: Path) -> None:
+    """A thread that goes on opening engines while the interpreter ends does not keep it from its
+    end: an engine that would never be closed is refused.
+    """
+    done = ended(
+        tmp_path,
+        """
+def again_and_again():
+    kept, n = [], 0
+    try:
+        while True:
+            n += 1
+            kept.append(started(f"{n % 3}.db"))
+            going.set()
+    except durably.EngineClosedError as exc:
+        print(exc, flush=True)
+
+going = threading.Event()
+threading.Thread(target=again_and_again).start()
+assert going.wait(60)
+""",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "the interpreter is ending" in done.stdout
+
+
 def test_an_engine_that_was_never_started(tmp_path: Path) -> None:
     """Opening, triggering and ending is enough: the run is stored."""
     done = ended(

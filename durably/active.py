@@ -25,6 +25,7 @@ from durably.errors import (
     StopRun,
 )
 from durably.events import Emitter, WorkerError
+from durably.interrupts import held_back
 from durably.models import ErrorInfo, Progress
 from durably.store.changes import ChangeFeed
 from durably.store.database import Database
@@ -99,10 +100,11 @@ class ActiveRun:
 
     def stop(self, reason: type[StopRun]) -> None:
         """Make the job stop at its next step boundary."""
-        with self._lock:
-            if self.stop_reason is None or self.stop_reason is RunInterrupted:
-                self.stop_reason = reason
-        self.stopped.set()
+        with held_back():
+            with self._lock:
+                if self.stop_reason is None or self.stop_reason is RunInterrupted:
+                    self.stop_reason = reason
+            self.stopped.set()
 
     def check(self) -> None:
         """Raise if the job is to stop, has ended, or this is a forked child."""

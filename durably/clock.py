@@ -10,6 +10,8 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
+from durably.interrupts import INTERRUPT_LOOK_S, held_back, is_interruptible
+
 if TYPE_CHECKING:
     import threading
 
@@ -30,7 +32,16 @@ class Clock:
 
     def wait(self, event: threading.Event, timeout_s: float | None) -> bool:
         """Block until *event* is set or *timeout_s* seconds have passed; say whether it is set."""
-        return event.wait(timeout_s)
+        if not is_interruptible():
+            return event.wait(timeout_s)
+        deadline = None if timeout_s is None else self.monotonic() + timeout_s
+        interrupts = held_back()
+        with interrupts:
+            left_s = INTERRUPT_LOOK_S if timeout_s is None else timeout_s
+            while left_s > 0 and not event.wait(min(left_s, INTERRUPT_LOOK_S)):
+                interrupts.check()
+                left_s = INTERRUPT_LOOK_S if deadline is None else deadline - self.monotonic()
+        return event.is_set()
 
 
 def to_datetime(us: int) -> datetime:

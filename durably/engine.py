@@ -32,6 +32,7 @@ from durably.events import (
     RunRetried,
 )
 from durably.handles import JobHandle, Triggering
+from durably.interrupts import held_back
 from durably.jobs import Job, Registry
 from durably.models import LogEntry, Run, StepRecord
 from durably.reading import NameFilter, Reader, StatusFilter, filters, labels_of, run_id_of, several
@@ -275,7 +276,7 @@ class Durably:
         self._close()
 
     def _close(self) -> None:
-        with self._closing:
+        with held_back(), self._closing:
             if self._is_closed:
                 return
             self._is_closed = True
@@ -292,11 +293,18 @@ class Durably:
         """What the end of the interpreter calls: stop at the next step boundary and close."""
         if os.getpid() != self._pid or self._is_closed:
             return
-        self._supervisor.stop(interrupt=True, timeout_s=None)
-        self._close()
+        with held_back():
+            self._supervisor.stop(interrupt=True, timeout_s=None)
+            self._close()
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            with held_back():
+                self.start()
+        except KeyboardInterrupt:
+            # Nobody will call __exit__.
+            self._close_at_exit()
+            raise
         return self
 
     def __exit__(
@@ -307,18 +315,19 @@ class Durably:
     ) -> None:
         if os.getpid() != self._pid or self._is_closed:
             return
-        interrupt = kind is not None
-        try:
-            if not interrupt:
-                self._supervisor.check_in_place()
-                if self._supervisor.takes_runs:
-                    self._supervisor.drain()
-        except BaseException:
-            interrupt = True
-            raise
-        finally:
-            self._supervisor.stop(interrupt=interrupt, timeout_s=None)
-            self._close()
+        with held_back():
+            interrupt = kind is not None
+            try:
+                if not interrupt:
+                    self._supervisor.check_in_place()
+                    if self._supervisor.takes_runs:
+                        self._supervisor.drain()
+            except BaseException:
+                interrupt = True
+                raise
+            finally:
+                self._supervisor.stop(interrupt=interrupt, timeout_s=None)
+                self._close()
 
     def run_until_idle(self, *, max_runs: int | None = None) -> int:
         """Execute pending runs on the pool until none can be claimed; for cron.

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from durably.clock import Clock
+from durably.interrupts import held_back
 
 # How often a waiting thread looks for commits of other processes. Looking is one
 # PRAGMA of about a microsecond, so this costs a fraction of a percent of a core.
@@ -31,11 +32,14 @@ class ChangeFeed:
         self._data_version = data_version
         self._clock = clock
         self._told = 0
-        self._condition = threading.Condition()
+        # Entered itself, not by way of the condition: a Ctrl-C cannot land between the taking of a
+        # plain lock and the block that releases it.
+        self._lock = threading.RLock()
+        self._condition = threading.Condition(self._lock)
 
     def notify(self) -> None:
         """Wake every waiter: something changed that this process knows of."""
-        with self._condition:
+        with self._lock:
             self._told += 1
             self._condition.notify_all()
 
@@ -46,8 +50,9 @@ class ChangeFeed:
     def wait(self, seen: Seen, timeout_s: float, *, look_s: float = LOOK_INTERVAL_S) -> bool:
         """Block until something changed since *seen* or *timeout_s* has passed; say which."""
         deadline = self._clock.monotonic() + timeout_s
+        interrupts = held_back()
         while True:
-            with self._condition:
+            with interrupts, self._lock:
                 if self._told != seen.told:
                     return True
                 remaining = deadline - self._clock.monotonic()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import sys
 import threading
@@ -13,6 +14,7 @@ from typing import Final
 
 from durably.active import ActiveRun, Services
 from durably.errors import ForkedError, RunInterrupted, StopRun
+from durably.interrupts import INTERRUPT_LOOK_S
 from durably.jobs import Registry
 from durably.store import runs
 from durably.store.runs import Claim, Ending, RunRow
@@ -64,8 +66,11 @@ class Pool:
         self._on_error = on_error
         self._executor: ThreadPoolExecutor | None = None
         self._depth = _Depth()
-        # Guards all below; notified when a run leaves or a slot gets free.
-        self._state = threading.Condition()
+        # Guards all below. Entered itself, not by way of the condition: a Ctrl-C cannot land between
+        # the taking of a plain lock and the block that releases it.
+        self._lock = threading.RLock()
+        # Notified when a run leaves or a slot gets free.
+        self._state = threading.Condition(self._lock)
         self._active: dict[tuple[int, int], ActiveRun] = {}
         # Handed over, and not begun by a thread yet.
         self._waiting: set[ActiveRun] = set()
@@ -91,12 +96,12 @@ class Pool:
     @property
     def is_idle(self) -> bool:
         """Whether no run is inside its job or about to be."""
-        with self._state:
-            return not self._active and not self._busy_slots
+        with self._lock:
+            return self._has_none()
 
     def active(self) -> list[ActiveRun]:
         """The runs that are inside their jobs here."""
-        with self._state:
+        with self._lock:
             return list(self._active.values())
 
     def stop_runs(self, reason: type[StopRun], run_id: str | None = None) -> None:
@@ -119,13 +124,13 @@ class Pool:
 
     def resume(self, budget: int | None = None) -> None:
         """Claim again, so many runs at most."""
-        with self._state:
+        with self._lock:
             self._is_draining = self._is_interrupting = False
             self._budget = budget
 
     def drain(self, *, interrupt: bool) -> None:
         """Claim nothing more; have what is executing stop at its next step boundary, if asked."""
-        with self._state:
+        with self._lock:
             self._is_draining = True
             if interrupt:
                 # Also for those that were claimed and are not inside their jobs yet.
@@ -136,15 +141,28 @@ class Pool:
 
     def end_interrupt(self) -> None:
         """What enters its job from now on may go on: the stop that interrupted is over."""
-        with self._state:
+        with self._lock:
             self._is_interrupting = False
 
-    def wait_until_idle(self, timeout_s: float | None) -> bool:
-        """Block until no run is inside its job; ``False`` if the time was over before."""
-        with self._state:
-            return self._state.wait_for(
-                lambda: not self._active and not self._busy_slots, timeout_s
-            )
+    def wait_until_idle(self, timeout_s: float | None, check_interrupt: Callable[[], None]) -> bool:
+        """Block until no run is inside its job; ``False`` if the time was over before.
+
+        Args:
+            check_interrupt: called every now and then; raises if there was a Ctrl-C.
+        """
+        clock = self._services.clock
+        deadline = math.inf if timeout_s is None else clock.monotonic() + timeout_s
+        while True:
+            left_s = max(0.0, min(INTERRUPT_LOOK_S, deadline - clock.monotonic()))
+            with self._lock:
+                if self._state.wait_for(self._has_none, left_s):
+                    return True
+            if clock.monotonic() >= deadline:
+                return False
+            check_interrupt()
+
+    def _has_none(self) -> bool:
+        return not self._active and not self._busy_slots
 
     # -- claiming --------------------------------------------------------------------------
 
@@ -162,7 +180,7 @@ class Pool:
 
     def reserve_slots(self) -> Claim | None:
         """Take every free slot and say what to claim for them, if anything is to be claimed."""
-        with self._state:
+        with self._lock:
             free = self._max_workers - self._busy_slots
             if self._budget is not None:
                 free = min(free, self._budget)
@@ -177,19 +195,19 @@ class Pool:
 
     def return_slots(self, slots: int) -> None:
         """Give back slots for which there was no run to claim."""
-        with self._state:
+        with self._lock:
             if self._budget is not None:
                 self._budget += slots
         self._free_slots(slots)
 
     def _free_slots(self, slots: int) -> None:
-        with self._state:
+        with self._lock:
             self._busy_slots -= slots
             self._state.notify_all()
 
     def _claim_next(self) -> Claim | None:
         """What a pool thread that ends a run claims with it."""
-        with self._state:
+        with self._lock:
             # Where the runs are counted only the thread that counts them claims.
             if self._is_draining or self._budget is not None:
                 return None
@@ -204,7 +222,7 @@ class Pool:
             Whether it is; if no thread can be had, it was put back and its slot is free.
         """
         active = self._enter(row)
-        with self._state:
+        with self._lock:
             self._waiting.add(active)
         executor = self._executor
         try:
@@ -226,18 +244,30 @@ class Pool:
 
     def _take(self, active: ActiveRun) -> bool:
         """Take a run that was handed over; ``False`` if somebody has taken it before."""
-        with self._state:
+        with self._lock:
             is_there = active in self._waiting
             self._waiting.discard(active)
         return is_there
 
-    def execute_here(self, row: RunRow) -> None:
-        """Execute a claimed run in the calling thread."""
-        self._execute(self._enter(row, is_callers=True), lambda: None)
+    def execute_here(
+        self, row: RunRow, let_through: Callable[[Callable[[], object]], object]
+    ) -> None:
+        """Execute a claimed run in the calling thread.
+
+        Args:
+            let_through: calls what may be interrupted by a Ctrl-C.
+        """
+        active = self._enter(row, is_callers=True)
+        try:
+            let_through(lambda: self._execute(active, lambda: None))
+        finally:
+            # Also where a Ctrl-C came before the execution had begun, or in its clearing up.
+            if os.getpid() == active.pid:
+                self._leave(active)
 
     def _enter(self, row: RunRow, *, is_callers: bool = False) -> ActiveRun:
         active = ActiveRun(row, self._labels_of(row), self._owner() or 0, is_callers=is_callers)
-        with self._state:
+        with self._lock:
             self._active[active.key, active.attempt] = active
             self.executed += 1
             if self._is_interrupting and not is_callers:
@@ -245,8 +275,8 @@ class Pool:
         return active
 
     def _leave(self, active: ActiveRun) -> None:
-        with self._state:
-            del self._active[active.key, active.attempt]
+        with self._lock:
+            self._active.pop((active.key, active.attempt), None)
             self._state.notify_all()
         self._services.changes.notify()
 

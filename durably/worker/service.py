@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from durably.clock import Clock
+from durably.interrupts import held_back
 
 ErrorSink = Callable[[BaseException, str], None]
 
@@ -47,7 +48,11 @@ class Service:
         """Start the thread, if it does not run."""
         with self._lifecycle:
             if self._thread is not None:
-                return
+                if not self._stopping.is_set():
+                    return
+                # A stop was interrupted while it waited.
+                self._thread.join()
+                self._thread = None
             self._stopping.clear()
             thread = threading.Thread(target=self._loop, name=f"durably-{self._name}", daemon=True)
             thread.start()
@@ -70,7 +75,10 @@ class Service:
 
     def wake(self) -> None:
         """Have ``tick`` called soon, once more if it is being called now."""
-        self._wake.set()
+        if not self._wake.is_set():
+            # Left in the middle by a Ctrl-C, an event keeps its lock, and its thread for ever.
+            with held_back():
+                self._wake.set()
 
     def _loop(self) -> None:
         while not self._stopping.is_set():

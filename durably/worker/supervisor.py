@@ -22,6 +22,7 @@ from durably.errors import (
     StopRun,
     WaitTimeoutError,
 )
+from durably.interrupts import held_back
 from durably.jobs import Registry
 from durably.settings import Settings
 from durably.store import runs
@@ -176,7 +177,7 @@ class Supervisor:
 
     def start(self) -> None:
         """Recover what dead processes left behind, then start the threads. Idempotent."""
-        with self._locked():
+        with held_back(), self._locked():
             if self.takes_runs:
                 return
             if self._is_started:
@@ -207,36 +208,39 @@ class Supervisor:
             ConflictError: called from inside a job or a listener.
         """
         self._refuse_inside(verb)
-        was_started = self._is_started
-        self._pool.drain(interrupt=interrupt)
-        if not self._pool.wait_until_idle(timeout_s):
-            if was_started:
-                # Who waits for a pending run elsewhere must not count on this engine.
-                self._sign_off()
-            left = len(self.active())
-            raise WaitTimeoutError(
-                f"{left} {'run is' if left == 1 else 'runs are'} still executing after "
-                f"{timeout_s} s; they go on, and nothing new is claimed until start()"
-            )
-        with self._locked():
-            if was_started and self._is_started:
-                self._reaper.stop()
-                self._sign_off()
-                self._is_started = False
-                self._end()
-        self._pool.end_interrupt()
+        with held_back() as interrupts:
+            was_started = self._is_started
+            self._pool.drain(interrupt=interrupt)
+            is_idle = self._pool.wait_until_idle(timeout_s, interrupts.check)
+            if not is_idle:
+                if was_started:
+                    # Who waits for a pending run elsewhere must not count on this engine.
+                    self._sign_off()
+                left = len(self.active())
+                raise WaitTimeoutError(
+                    f"{left} {'run is' if left == 1 else 'runs are'} still executing after "
+                    f"{timeout_s} s; they go on, and nothing new is claimed until start()"
+                )
+            with self._locked():
+                if was_started and self._is_started:
+                    self._reaper.stop()
+                    self._sign_off()
+                    self._is_started = False
+                    self._end()
+            self._pool.end_interrupt()
 
     def close(self) -> None:
         """Give up the owner row and its lock, once nothing of this engine needs them any more."""
-        with self._locked():
-            self._is_closed = True
-        # Another thread may have started it since it was stopped.
-        self.stop(interrupt=False, timeout_s=None, verb="close")
-        with self._lifecycle:
-            # Other threads may be inside run_until_idle or process_one. This one as well, if
-            # a signal handler of it closes the engine: it must not wait for itself.
-            self._lifecycle.wait_for(lambda: self._holds <= self._own_holds.value)
-            self._ownership.give_up(is_file_lost=self.lost is not None)
+        with held_back():
+            with self._locked():
+                self._is_closed = True
+            # Another thread may have started it since it was stopped.
+            self.stop(interrupt=False, timeout_s=None, verb="close")
+            with self._lifecycle:
+                # Other threads may be inside run_until_idle or process_one. This one as well, if
+                # a signal handler of it closes the engine: it must not wait for itself.
+                self._lifecycle.wait_for(lambda: self._holds <= self._own_holds.value)
+                self._ownership.give_up(is_file_lost=self.lost is not None)
 
     def _sign_off(self) -> None:
         if self.lost is None:
@@ -331,20 +335,20 @@ class Supervisor:
 
     def process_one(self) -> bool:
         """Claim and execute one run in the calling thread; ``False`` if there was none."""
-        with self._held():
+        with held_back() as interrupts, self._held():
             claim = self._pool.claim(1)
             if claim is None or not self._pool.can_claim():
                 return False
             claimed = self._database.write(runs.claim, claim)
             if not claimed:
                 return False
-            self._pool.execute_here(claimed[0])
+            self._pool.execute_here(claimed[0], interrupts.let_through)
             return True
 
     def run_until_idle(self, max_runs: int | None) -> int:
         """Execute runs on the pool until none can be claimed; say how many."""
         self._refuse_inside("run_until_idle")
-        with self._held():
+        with held_back() as interrupts, self._held():
             before = self._pool.executed
             if self._is_started:
                 self.drain(lambda: self._pool.executed - before >= _unless_none(max_runs))
@@ -356,7 +360,7 @@ class Supervisor:
             except BaseException:
                 # A Ctrl-C: what was begun for the caller goes back, and is waited for.
                 self._pool.drain(interrupt=True)
-                self._pool.wait_until_idle(None)
+                self._pool.wait_until_idle(None, interrupts.check)
                 raise
             finally:
                 if not self._is_started:
@@ -370,16 +374,21 @@ class Supervisor:
         Raises:
             DatabaseError: the dispatcher cannot claim; nothing executes any more.
         """
-        while True:
-            self.check_in_place()
-            seen = self._services.changes.look()
-            if self._pool.is_idle:
-                if self._pool.is_draining or is_enough() or not self._pool.can_claim():
-                    return
-                failure = self._dispatcher.failure
-                if failure is not None:
-                    raise failure
-            self._services.changes.wait(seen, _DRAIN_LOOK_S)
+        with held_back() as interrupts:
+            while not self._is_drained(is_enough):
+                interrupts.check()
+
+    def _is_drained(self, is_enough: Callable[[], bool]) -> bool:
+        self.check_in_place()
+        seen = self._services.changes.look()
+        if self._pool.is_idle:
+            if self._pool.is_draining or is_enough() or not self._pool.can_claim():
+                return True
+            failure = self._dispatcher.failure
+            if failure is not None:
+                raise failure
+        self._services.changes.wait(seen, _DRAIN_LOOK_S)
+        return False
 
     # -- what the threads tell ------------------------------------------------------------
 

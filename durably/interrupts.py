@@ -1,0 +1,111 @@
+"""Ctrl-C, held back where a thread is between two states that it must not be left between.
+
+Python raises ``KeyboardInterrupt`` in the main thread between any two instructions: after a lock
+was taken and before the ``try`` that would release it (also in ``threading.Condition.wait``, which
+then ends with a ``RuntimeError``), after a thread was started and before it is known to anybody.
+What starts, stops and waits therefore surrounds itself with ``held_back``, and names the points at
+which it may be interrupted.
+
+Only the main thread is ever interrupted, and only it can change what a signal does; in other
+threads all of this does nothing.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T")
+Handler = Callable[[int, FrameType | None], Any]
+
+# How long a wait of the main thread goes on before it looks whether there was a Ctrl-C.
+INTERRUPT_LOOK_S: Final = 0.05
+
+# A Ctrl-C that comes this long after one that is still held back is let through: whatever this
+# waits for then (a locked database, a listener that blocks), the user has had enough of it.
+_PATIENCE_S: Final = 1.0
+
+
+class held_back:  # noqa: N801 - reads as a verb in a with statement
+    """Hold back Ctrl-C in a ``with`` block; it comes at the end of the outermost one.
+
+    What the block binds is the outermost block's object, whichever that is::
+
+        with held_back() as interrupts:
+            ...  # all of this or nothing
+            interrupts.check()  # here it may be interrupted
+    """
+
+    def __init__(self) -> None:
+        # What the signal did before; None where this object holds nothing back.
+        self._previous: Handler | None = None
+        self._noted_s: float | None = None
+
+    def __enter__(self) -> held_back:  # noqa: PYI034 - the outer one, where there is one
+        self._previous = None
+        if not is_interruptible():
+            return self
+        handler = signal.getsignal(signal.SIGINT)
+        outer = getattr(handler, "__self__", None)
+        if isinstance(outer, held_back):
+            return outer
+        if callable(handler):  # neither ignored nor left to the system
+            self._previous = handler
+            self._install()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._previous is not None:
+            self._restore()
+            self.check()
+
+    def check(self) -> None:
+        """Let come what was held back, if this is the object of an outermost block."""
+        noted_s, self._noted_s = self._noted_s, None
+        if noted_s is not None and self._previous is not None:
+            self._previous(signal.SIGINT, None)
+
+    def let_through(self, call: Callable[[], T]) -> T:
+        """Call what is the user's own code, with the signal as the user has set it."""
+        if self._previous is None:
+            return call()
+        self._restore()
+        try:
+            self.check()
+            return call()
+        finally:
+            # Unless the call has set another one, which is to stay.
+            if signal.getsignal(signal.SIGINT) == self._previous:
+                self._install()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        now_s = time.monotonic()
+        if self._noted_s is None:
+            self._noted_s = now_s
+        elif now_s - self._noted_s >= _PATIENCE_S and self._previous is not None:
+            self._previous(number, frame)
+
+    def _install(self) -> None:
+        try:
+            signal.signal(signal.SIGINT, self._on_signal)
+        except ValueError:
+            # The main thread of a subinterpreter, in which no signal is ever handled.
+            self._previous = None
+
+    def _restore(self) -> None:
+        if signal.getsignal(signal.SIGINT) == self._on_signal:
+            signal.signal(signal.SIGINT, self._previous)
+
+
+def is_interruptible() -> bool:
+    """Whether a Ctrl-C may come in the calling thread."""
+    return threading.current_thread() is threading.main_thread()

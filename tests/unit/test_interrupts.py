@@ -1,0 +1,177 @@
+"""A Ctrl-C comes where it is let, and nowhere else."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from durably import interrupts
+from durably.clock import Clock
+from durably.interrupts import held_back
+
+
+@pytest.fixture(autouse=True)
+def handler() -> Iterator[Any]:
+    """The signal does what Python has it do, before and after."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+
+
+def press() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def test_comes_at_the_end_of_the_block() -> None:
+    """What is held back is raised when all of the block is done."""
+    done = []
+    with pytest.raises(KeyboardInterrupt), held_back():
+        press()
+        done.append("all of it")
+    assert done == ["all of it"]
+
+
+def test_comes_at_the_end_of_the_outermost_block() -> None:
+    """The end of an inner block, of the same object again too, lets nothing come."""
+    done = []
+    inner = held_back()
+    with pytest.raises(KeyboardInterrupt), held_back():
+        for _ in range(2):
+            with inner:
+                press()
+            done.append("after the inner one")
+    assert len(done) == 2
+
+
+def test_comes_where_it_is_checked_for() -> None:
+    """check() of what the block binds raises, in an inner block too; a block's own does not."""
+    done = []
+    with pytest.raises(KeyboardInterrupt), held_back():
+        press()
+        own = held_back()
+        with own as outermost:
+            own.check()
+            done.append("not by the inner one's own")
+            outermost.check()
+        done.append("too far")
+    assert done == ["not by the inner one's own"]
+
+
+def test_comes_once() -> None:
+    """Two in quick succession are one; after it was raised there is none left."""
+    with pytest.raises(KeyboardInterrupt), held_back():
+        press()
+        press()
+    with held_back() as outermost:
+        outermost.check()
+
+
+def test_second_one_is_let_through_when_the_first_has_waited_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever presses again after a second is not kept waiting."""
+    monkeypatch.setattr(interrupts, "_PATIENCE_S", 0.0)
+    done = []
+    with pytest.raises(KeyboardInterrupt), held_back():
+        press()
+        done.append("once")
+        press()
+        done.append("twice")
+    assert done == ["once"]
+
+
+def test_users_code_has_the_signal_as_it_was() -> None:
+    """What is called by let_through may be interrupted, and sees the user's own handler."""
+    seen = []
+
+    def call() -> None:
+        seen.append(signal.getsignal(signal.SIGINT))
+        press()
+        seen.append("too far")
+
+    with held_back() as outermost:
+        with pytest.raises(KeyboardInterrupt):
+            outermost.let_through(call)
+        held = signal.getsignal(signal.SIGINT)
+    assert seen == [signal.default_int_handler]
+    assert held is not signal.default_int_handler
+
+
+def test_handler_that_users_code_sets_stays() -> None:
+    """A handler that is set inside of a block is neither overwritten nor forgotten."""
+    heard = []
+    with held_back() as outermost:
+        outermost.let_through(lambda: signal.signal(signal.SIGINT, lambda *_: heard.append(1)))
+        press()
+    press()
+    assert heard == [1, 1]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def test_ignored_signal_stays_ignored() -> None:
+    """Where nothing would be raised nothing is held back."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with held_back() as outermost:
+        press()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        outermost.check()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def test_other_threads_are_left_alone() -> None:
+    """In a thread that is not the main one a block changes nothing."""
+    seen = []
+
+    def work() -> None:
+        with held_back() as outermost:
+            outermost.check()
+            seen.append(outermost.let_through(lambda: signal.getsignal(signal.SIGINT)))
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(10)
+    assert seen == [signal.default_int_handler] * 2
+
+
+@pytest.mark.parametrize("timeout_s", [None, 30.0])
+def test_wait_of_the_main_thread_is_interrupted(timeout_s: float | None) -> None:
+    """A wait in the main thread ends with a Ctrl-C, whoever is waited for."""
+    timer = threading.Timer(0.02, press)
+    timer.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Clock().wait(threading.Event(), timeout_s)
+    finally:
+        timer.join(10)
+
+
+def test_wait_inside_a_block_is_not_interrupted() -> None:
+    """A wait that is part of a whole goes on; the Ctrl-C comes after the whole."""
+    event = threading.Event()
+    done = []
+    timer = threading.Timer(0.02, lambda: (press(), event.set()))
+    timer.start()
+    try:
+        with pytest.raises(KeyboardInterrupt), held_back():
+            done.append(Clock().wait(event, 30.0))
+    finally:
+        timer.join(10)
+    assert done == [True]
+
+
+def test_wait_ends_in_time() -> None:
+    """A wait for what does not come says so when its time is over, a wait of no time too."""
+    clock = Clock()
+    before = clock.monotonic()
+    assert clock.wait(threading.Event(), 0.12) is False
+    assert clock.monotonic() - before >= 0.12
+    assert clock.wait(threading.Event(), 0) is False
+    event = threading.Event()
+    event.set()
+    assert clock.wait(event, 0) is True

@@ -39,7 +39,7 @@ GRACE_S = 60.0
 Drive = Callable[[Path, float, int], Counter[str]]
 
 
-class Finding(AssertionError):
+class Finding(AssertionError):  # noqa: N818 - what it is called
     """Something that durably promises did not hold."""
 
 
@@ -63,10 +63,10 @@ def alone(drive: Drive, deadline: float, seed: int) -> Counter[str]:
     with scratch() as folder:
         said = folder / "said"
         counted = folder / "counted"
+        what = (drive.__module__, drive.__qualname__, str(folder), str(deadline), str(seed))
         with said.open("wb") as stream:
             child = subprocess.Popen(
-                [sys.executable, "-c", "from crash.driving import main; main()"]
-                + [drive.__module__, drive.__qualname__, str(folder), str(deadline), str(seed)],
+                [sys.executable, "-c", "from crash.driving import main; main()", *what],
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,

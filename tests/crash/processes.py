@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import durably.engine
 from crash.driving import Finding, Herd, alone, until
 from crash.workload import (
     Ledger,
@@ -18,6 +17,8 @@ from crash.workload import (
     check_while_others_live,
     live,
 )
+
+import durably.engine
 from durably.store.database import Database
 
 POINTS = ("write", "before commit", "committed")

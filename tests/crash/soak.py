@@ -20,7 +20,7 @@ from typing import Final
 # As pytest has it: helper modules lie beside the tests.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from crash import processes  # noqa: E402
+from crash import endings, kernels, processes
 
 Kind = Callable[[float, int], Counter[str]]
 
@@ -30,6 +30,9 @@ KINDS: Final[dict[str, Kind]] = {
     "stopped": processes.stopped,
     "suspended": processes.suspended,
     "tidied": processes.tidied,
+    "exits": endings.exits,
+    "interrupts": endings.interrupts,
+    "kernels": kernels.kernels,
 }
 
 # How long one kind goes on before it is the next one's turn.

@@ -1,4 +1,4 @@
-"""The work that is disturbed, what its steps and callers have seen, and the look at what is left."""
+"""The work that is disturbed, what its steps and callers saw, and the look at what is left."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from crash.driving import Finding, Threads, in_child
 from invariants import check, check_history
 
 import durably
-from crash.driving import Finding, Threads, fork, in_child, status_of
 
 STEPS = 5
 
@@ -241,6 +241,3 @@ def history_with_zombies(lines: Iterable[str]) -> list[str]:
         elif known is not None and int(value.split(".")[0]) >= int(known.split(".")[0]):
             found.append(f"executed again after its checkpoint: {run} {step} {value}")
     return found
-
-
-__all__ = ["STEPS", "Ledger", "check_what_is_left", "drain", "fork", "live", "status_of"]

@@ -66,8 +66,8 @@ class Pool:
         self._on_error = on_error
         self._executor: ThreadPoolExecutor | None = None
         self._depth = _Depth()
-        # Guards all below. Entered itself, not by way of the condition: a Ctrl-C cannot land between
-        # the taking of a plain lock and the block that releases it.
+        # Guards all below. Entered itself, not by way of the condition: a Ctrl-C cannot land
+        # between the taking of a plain lock and the block that releases it.
         self._lock = threading.RLock()
         # Notified when a run leaves or a slot gets free.
         self._state = threading.Condition(self._lock)

@@ -20,7 +20,7 @@ from typing import Final
 # As pytest has it: helper modules lie beside the tests.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from crash import endings, kernels, processes
+from crash import deaths, endings, kernels, neighbours, processes
 
 Kind = Callable[[float, int], Counter[str]]
 
@@ -33,6 +33,10 @@ KINDS: Final[dict[str, Kind]] = {
     "exits": endings.exits,
     "interrupts": endings.interrupts,
     "kernels": kernels.kernels,
+    "deaths": deaths.deaths,
+    "poked": neighbours.poked,
+    "long-reader": neighbours.long_reader,
+    "crowd": neighbours.crowd,
 }
 
 # How long one kind goes on before it is the next one's turn.

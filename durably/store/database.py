@@ -387,7 +387,8 @@ def resolved(path: str | os.PathLike[str]) -> str:
         # How Python shows bytes of a file name that are no UTF-8; SQLite takes nothing else.
         raise ValidationError(f"path={text!a:.80} cannot be written as UTF-8") from None
     real = os.path.realpath(text)
-    if os.path.isdir(real):
+    # A separator at the end says so, even where nothing is there yet.
+    if os.path.isdir(real) or not os.path.basename(text):
         raise ValidationError(f"path={text!r} is a directory; name a file in it")
     folder = os.path.dirname(real)
     if not os.path.isdir(folder):

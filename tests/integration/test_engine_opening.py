@@ -312,6 +312,12 @@ class TestRefused:
             Durably(tmp_path)
         assert list(tmp_path.iterdir()) == []
 
+    def test_a_path_that_ends_as_a_directory_does(self, tmp_path: Path) -> None:
+        """What ends in a separator means a directory, though there is none yet; nothing is made."""
+        with pytest.raises(ValidationError, match="data/.*directory"):
+            Durably(f"{tmp_path}/data/")
+        assert list(tmp_path.iterdir()) == []
+
     @pytest.mark.parametrize("kind", ["fifo", "device"])
     def test_what_is_no_regular_file(self, tmp_path: Path, kind: str) -> None:
         """A pipe or a device is refused at once, and not waited for."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,14 @@ from invariants import check
 
 import durably
 from durably.plugins import LogPersistence
+
+
+class Nowhere(tzinfo):
+    """A time zone that does not know its offset, which is as good as none."""
+
+    def utcoffset(self, _: datetime | None) -> timedelta | None:
+        return None
+
 
 STATUSES = ["pending", "running", "completed", "failed", "cancelled"]
 
@@ -409,6 +417,7 @@ def test_purge_is_limited_and_takes_the_oldest_first(app: durably.Durably) -> No
     "options",
     [
         {"older_than": datetime(2020, 1, 1)},
+        {"older_than": datetime(2020, 1, 1, tzinfo=Nowhere())},
         {"older_than": -1},
         {"older_than": timedelta(days=-1)},
         {"older_than": float("nan")},

@@ -509,6 +509,7 @@ class Durably:
         """Yield each of the runs when it has ended, failed and cancelled ones too.
 
         Args:
+            runs: runs or their ids; of a mapping its keys, as ``concurrent.futures`` has it.
             timeout: seconds (or a ``timedelta``) for all of them together.
 
         Raises:
@@ -520,8 +521,9 @@ class Durably:
         """
         timeout_s = optional_timeout(timeout)
         self._check()
+        keys = runs.keys() if isinstance(runs, Mapping) else runs
         return self._waiter.as_completed(
-            [run_id_of(run) for run in several(runs, "runs")], timeout_s
+            [run_id_of(run) for run in several(keys, "runs")], timeout_s
         )
 
     def retry(self, run: Run[P, R] | str) -> Run[P, R]:
@@ -698,6 +700,8 @@ class Durably:
         name = getattr(plugin, "name", None)
         if not isinstance(name, str) or not callable(getattr(plugin, "install", None)):
             raise ValidationError(f"a plugin has a name and install(app); {shown(plugin)} has not")
+        if isinstance(plugin, type):
+            raise ValidationError(f"{shown(plugin)} is a class; use an object of it: use(...())")
         with self._lock:
             if name in self._plugins:
                 raise ConflictError(f"a plugin named {name!r} is installed already")
@@ -720,7 +724,7 @@ def _fields(row: RunRow) -> dict[str, Any]:
 
 def _instant_us(older_than: object, clock: Clock) -> int:
     if isinstance(older_than, datetime):
-        if older_than.tzinfo is None:
+        if older_than.utcoffset() is None:
             raise ValidationError("older_than must be an aware datetime; this one has no time zone")
         return from_datetime(older_than)
     if isinstance(older_than, str):

@@ -121,6 +121,10 @@ class Run(Generic[P, R]):
     heartbeat_at: datetime | None
     disposition: Disposition | None = None
 
+    def __hash__(self) -> int:
+        # Of the id alone: payload, output and labels may have no hash.
+        return hash(self.id)
+
     @property
     def is_terminal(self) -> bool:
         """Whether the run has ended: completed, failed or cancelled."""

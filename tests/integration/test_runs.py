@@ -193,6 +193,12 @@ def test_a_run_cannot_be_changed(app: durably.Durably) -> None:
     assert (run.status, app.get_run(run).status) == ("pending", "completed")
 
 
+def test_a_run_can_be_a_key(app: durably.Durably) -> None:
+    """It has a hash, whatever its payload is; what was read twice unchanged is one key."""
+    run = app.jobs["other"].trigger({"a": [1]}, labels={"b": "c"})
+    assert len({app.get_run(run), app.get_run(run), app.jobs["other"].trigger(1)}) == 2
+
+
 def test_where_the_job_is_not_registered_data_is_json_like(
     app: durably.Durably, tmp_path: Path
 ) -> None:

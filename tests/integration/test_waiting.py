@@ -215,6 +215,15 @@ def test_as_completed_yields_runs_as_they_end(app: durably.Durably) -> None:
         assert list(found) == []
 
 
+def test_as_completed_takes_the_keys_of_a_mapping(idle: durably.Durably) -> None:
+    """Runs or ids that lead to what they are about, as with the futures of concurrent.futures."""
+    words = {idle.jobs["other"].trigger(word).id: word for word in ("a", "b")}
+    assert idle.run_until_idle() == 2
+    assert {words[run.id]: run.output for run in idle.as_completed(words)} == {"a": "a", "b": "b"}
+    runs = {idle.get_run(run_id): word for run_id, word in words.items()}
+    assert {run.id for run in idle.as_completed(runs)} == set(words)
+
+
 def test_as_completed_of_nothing_is_empty(idle: durably.Durably) -> None:
     """It needs neither a worker nor time."""
     assert list(idle.as_completed([])) == []

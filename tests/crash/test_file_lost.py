@@ -145,6 +145,14 @@ def test_clean_exit_of_the_with_block_raises(database: Path, lose: Callable[[Pat
         app.get_runs()
 
 
+def test_clean_exit_raises_what_a_heartbeat_noticed(database: Path, eventually: Eventually) -> None:
+    """The block's end says so as well where a heartbeat has noticed it before."""
+    app = durably.Durably(database, jobs=[quick], heartbeat_interval=0.05, stale_threshold=0.2)
+    with pytest.raises(durably.DatabaseLostError), app:
+        moved(database)
+        eventually(lambda: not app._supervisor.takes_runs)
+
+
 def test_exception_of_the_with_block_is_not_hidden(database: Path) -> None:
     """An exception that leaves the with block goes on, whatever has become of the file."""
     with pytest.raises(ZeroDivisionError), durably.Durably(database, jobs=[quick]):

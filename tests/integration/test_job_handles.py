@@ -69,11 +69,15 @@ def test_a_handle_reads_the_runs_of_its_job_alone(app: durably.Durably) -> None:
     """``get_run`` and ``get_runs`` of a handle do not see other jobs' runs."""
     mine = app.jobs["bare"].trigger(labels={"a": "1"})
     other_run = app.jobs["other"].trigger(1, labels={"a": "1"})
+    unlabelled = app.jobs["bare"].trigger()
 
     assert app.jobs["bare"].get_run(other_run.id) is None
     assert app.jobs["bare"].get_run(mine.id) == app.get_run(mine)
     assert [run.id for run in app.jobs["bare"].get_runs(labels={"a": "1"})] == [mine.id]
     assert app.jobs["bare"].get_runs(status="completed") == []
+    assert [run.id for run in app.jobs["bare"].get_runs()] == [unlabelled.id, mine.id]
+    assert [run.id for run in app.jobs["bare"].get_runs(limit=1)] == [unlabelled.id]
+    assert [run.id for run in app.jobs["bare"].get_runs(offset=1)] == [mine.id]
     with pytest.raises(durably.ValidationError):
         app.jobs["bare"].get_runs(limit=-1)
 

@@ -178,7 +178,7 @@ def test_on_is_a_decorator(tmp_path):
 
         execute(app)
         assert heard == ["run:fail"]
-        assert callable(heard_of)
+        assert heard_of.__name__ == "heard_of"
         with pytest.raises(durably.ValidationError, match="run:fail"):
             app.on("run:failed")(heard_of)
         with pytest.raises(durably.ValidationError, match="run:fail"):

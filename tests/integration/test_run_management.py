@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 from held import HeldJob, finish, other
 from invariants import check
@@ -339,7 +340,7 @@ def test_a_job_may_cancel_itself_and_others(path: Path) -> None:
 
 
 @pytest.mark.parametrize("status", ["completed", "failed", "cancelled"])
-def test_a_deleted_run_leaves_nothing(app: durably.Durably, status: str) -> None:
+def test_a_deleted_run_leaves_nothing(app: durably.Durably, path: Path, status: str) -> None:
     """Neither steps nor logs nor labels; ``run:delete`` tells of it."""
     app.use(LogPersistence())
     run = run_of_status(app, status, labels={"a": "b"}, idempotency_key="i")
@@ -353,6 +354,10 @@ def test_a_deleted_run_leaves_nothing(app: durably.Durably, status: str) -> None
     for call in (app.get_steps, app.get_logs, app.wait, app.delete_run, app.cancel, app.retry):
         with pytest.raises(durably.NotFoundError):
             call(run)
+    db = apsw.Connection(str(path))
+    for table in ("durably_runs", "durably_steps", "durably_logs", "durably_labels"):
+        assert db.execute(f"SELECT count(*) FROM {table}").get == 0
+    db.close()
 
 
 def test_purge_takes_terminal_runs_alone(app: durably.Durably) -> None:

@@ -75,6 +75,12 @@ class Durably:
     before ``start()``, a ``with`` block, ``run_until_idle()`` or ``process_one()``. Every method
     may be called from any thread of the process that opened the engine.
 
+    Besides the errors that its own documentation names, each call but ``close()`` raises
+    ``EngineClosedError`` after ``close()``, each one ``ForkedError`` in a forked child, and each
+    one but ``stop()`` and ``close()`` ``DatabaseLostError`` once the file is not in its place any
+    more. Whatever reads or writes the database raises ``DatabaseError`` where that cannot be
+    done; a lock of another program is waited for up to 30 s before.
+
     Args:
         path: the SQLite file. One file per application; processes share it.
         jobs: job specs to register.
@@ -223,6 +229,9 @@ class Durably:
 
         Returns when the threads run. Idempotent; an engine that was stopped starts again.
 
+        Raises:
+            DatabaseError: the database cannot be written now; the engine is as it was.
+
         .. versionadded:: 0.1.0
         """
         self._check()
@@ -230,6 +239,8 @@ class Durably:
 
     def init(self) -> Self:
         """``start()``, and return the engine: for code without a ``with`` block.
+
+        Raises what ``start()`` raises.
 
         .. versionadded:: 0.1.0
         """
@@ -332,13 +343,18 @@ class Durably:
     def run_until_idle(self, *, max_runs: int | None = None) -> int:
         """Execute pending runs on the pool until none can be claimed; for cron.
 
-        Works on an engine that was not started, and first recovers what dead processes left.
+        Blocks until then. Works on an engine that was not started, and first recovers what dead
+        processes left. Ctrl-C stops the runs at their next step boundary and puts them back.
 
         Args:
             max_runs: how many runs to execute at most.
 
         Returns:
             How many runs were executed.
+
+        Raises:
+            ConflictError: called from inside a job or a listener.
+            ValidationError: *max_runs* is no count.
 
         .. versionadded:: 0.1.0
         """
@@ -354,7 +370,8 @@ class Durably:
     def process_one(self) -> bool:
         """Claim and execute one run in the calling thread; ``False`` if there was none.
 
-        A debugger works in it. Ctrl-C puts the run back to pending and goes on to the caller.
+        First recovers what dead processes left. A debugger works in it. What the job raises
+        stays in the run; only a Ctrl-C goes on to the caller, and puts the run back to pending.
 
         .. versionadded:: 0.1.0
         """
@@ -404,7 +421,7 @@ class Durably:
     # -- runs ----------------------------------------------------------------------------
 
     def get_run(self, run_id: str | AnyRun) -> AnyRun | None:
-        """The run of that id, ``None`` if there is none.
+        """The run of that id as it stands now, ``None`` if there is none.
 
         .. versionadded:: 0.1.0
         """
@@ -454,6 +471,9 @@ class Durably:
     def get_steps(self, run: AnyRun | str) -> list[StepRecord]:
         """What is stored of the run's steps, one record a name, in the order of their index.
 
+        Raises:
+            NotFoundError: there is no such run.
+
         .. versionadded:: 0.1.0
         """
         self._check()
@@ -461,6 +481,11 @@ class Durably:
 
     def get_logs(self, run: AnyRun | str) -> list[LogEntry]:
         """The persisted log lines of the run; empty without ``plugins.LogPersistence``.
+
+        Oldest first. Lines written in this process before the call are among them.
+
+        Raises:
+            NotFoundError: there is no such run.
 
         .. versionadded:: 0.1.0
         """
@@ -608,6 +633,9 @@ class Durably:
 
         Returns:
             How many were deleted.
+
+        Raises:
+            ValidationError: *older_than* is no age, or *limit* no count. Nothing is deleted.
 
         .. versionadded:: 0.1.0
         """

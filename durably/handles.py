@@ -36,6 +36,9 @@ _LABEL_KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
 class Trigger(Generic[P]):
     """One item of ``batch_trigger`` with options of its own.
 
+    Args:
+        payload: as for ``JobHandle.trigger``, and so are the options.
+
     .. versionadded:: 0.1.0
     """
 
@@ -213,12 +216,18 @@ class JobHandle(Generic[P, R]):
 
     @property
     def name(self) -> str:
-        """The name of the job."""
+        """The name of the job.
+
+        .. versionadded:: 0.1.0
+        """
         return self._name
 
     @property
     def job(self) -> Job[P, R]:
-        """The job as it is registered now."""
+        """The job as it is registered now.
+
+        .. versionadded:: 0.1.0
+        """
         return self._triggering.registry.require(self._name)
 
     def __repr__(self) -> str:
@@ -344,7 +353,10 @@ class JobHandle(Generic[P, R]):
         return self._triggering.trigger_all(self.job, triggers)
 
     def get_run(self, run_id: str | Run[Any, Any]) -> Run[P, R] | None:
-        """The run of that id, if it is one of this job's."""
+        """The run of that id, if it is one of this job's.
+
+        .. versionadded:: 0.1.0
+        """
         self._triggering.check()
         run = self._triggering.reader.find(run_id_of(run_id))
         return run if run is not None and run.job_name == self._name else None
@@ -357,7 +369,13 @@ class JobHandle(Generic[P, R]):
         limit: int | None = None,
         offset: int = 0,
     ) -> list[Run[P, R]]:
-        """The runs of this job that fit, newest first; see ``Durably.get_runs``."""
+        """The runs of this job that fit, newest first; see ``Durably.get_runs``.
+
+        Raises:
+            ValidationError: an unknown status, or a negative number.
+
+        .. versionadded:: 0.1.0
+        """
         self._triggering.check()
         wanted = filters(status, self._name, labels)
         return self._triggering.reader.find_many(wanted, limit, offset)

@@ -127,17 +127,26 @@ class Run(Generic[P, R]):
 
     @property
     def is_terminal(self) -> bool:
-        """Whether the run has ended: completed, failed or cancelled."""
+        """Whether the run has ended: completed, failed or cancelled.
+
+        .. versionadded:: 0.1.0
+        """
         return self.status in TERMINAL
 
     @property
     def is_active(self) -> bool:
-        """Whether the run is pending or running."""
+        """Whether the run is pending or running.
+
+        .. versionadded:: 0.1.0
+        """
         return not self.is_terminal
 
     @property
     def duration(self) -> float | None:
-        """Seconds from the first start to the end; ``None`` until then, or if it never started."""
+        """Seconds from the first start to the end; ``None`` until then, or if it never started.
+
+        .. versionadded:: 0.1.0
+        """
         return duration_of(self.started_at, self.completed_at)
 
 
@@ -152,6 +161,9 @@ def duration_of(started: datetime | None, completed: datetime | None) -> float |
 @attrs.frozen(kw_only=True)
 class StepRecord:
     """What is stored of one step; ``output`` is JSON-like data.
+
+    ``index`` counts from 0, ``attempt`` is that of the run which stored the record, and the times
+    are those of the step's newest execution.
 
     .. versionadded:: 0.1.0
     """
@@ -168,7 +180,7 @@ class StepRecord:
 
 @attrs.frozen(kw_only=True)
 class LogEntry:
-    """One structured log line of a run.
+    """One structured log line of a run; ``step_name`` is ``None`` outside of steps.
 
     .. versionadded:: 0.1.0
     """

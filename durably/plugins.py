@@ -21,5 +21,8 @@ class LogPersistence:
     name: Final = "log-persistence"
 
     def install(self, app: Durably) -> None:
-        """Store every line that is written from now on."""
+        """Store every line that is written from now on.
+
+        .. versionadded:: 0.1.0
+        """
         app.on("log:write", app._persist_log)  # noqa: SLF001 - durably's own plugin

@@ -61,7 +61,8 @@ _NOT_OURS: Final = (RunCancelled, OwnershipLost)
 class StepContext:
     """What a job is given: its steps, its progress, its log.
 
-    Usable from any thread that the job starts, for as long as the run is executed.
+    Usable from any thread that the job starts, for as long as the run is executed. ``log`` writes
+    structured lines: ``step.log.info("read", rows=12)``.
 
     .. versionadded:: 0.1.0
     """
@@ -87,27 +88,42 @@ class StepContext:
 
     @property
     def run_id(self) -> str:
-        """The id of the run."""
+        """The id of the run.
+
+        .. versionadded:: 0.1.0
+        """
         return self._active.id
 
     @property
     def job_name(self) -> str:
-        """The name of the job."""
+        """The name of the job.
+
+        .. versionadded:: 0.1.0
+        """
         return self._active.job_name
 
     @property
     def labels(self) -> dict[str, str]:
-        """The labels of the run; a copy."""
+        """The labels of the run; a copy.
+
+        .. versionadded:: 0.1.0
+        """
         return dict(self._active.labels)
 
     @property
     def attempt(self) -> int:
-        """How often the run was claimed, this time included."""
+        """How often the run was claimed, this time included.
+
+        .. versionadded:: 0.1.0
+        """
         return self._active.attempt
 
     @property
     def cancelled(self) -> bool:
-        """Whether the run was cancelled, interrupted or taken over."""
+        """Whether the run was cancelled, interrupted or taken over.
+
+        .. versionadded:: 0.1.0
+        """
         return self._active.stop_reason is not None
 
     # -- stopping -------------------------------------------------------------------------
@@ -116,11 +132,23 @@ class StepContext:
         """Raise ``StopRun`` at once if the run was cancelled, interrupted or taken over.
 
         ``run`` does so by itself before and after each function; call it inside long ones.
+
+        Raises:
+            StopRun: its kind says why; let it pass.
+
+        .. versionadded:: 0.1.0
         """
         self._active.check()
 
     def sleep(self, seconds: Duration) -> None:
-        """Block for so many seconds (or a ``timedelta``); wake up and raise as ``check`` does."""
+        """Block for so many seconds (or a ``timedelta``); wake up and raise as ``check`` does.
+
+        Raises:
+            StopRun: the run is to stop, or has ended.
+            ValidationError: *seconds* is no duration.
+
+        .. versionadded:: 0.1.0
+        """
         self._active.check()
         duration_s = max(0.0, to_seconds(seconds, "step.sleep"))
         self._services.clock.wait(self._active.stopped, min(duration_s, threading.TIMEOUT_MAX))
@@ -135,6 +163,12 @@ class StepContext:
 
         Kept in memory; stored, and told as ``run:progress``, a few times a second, and
         always at the end of the run.
+
+        Raises:
+            ValidationError: *current* or *total* is no number, or *message* no str.
+            StopRun: the run has ended.
+
+        .. versionadded:: 0.1.0
         """
         active = self._active
         if (
@@ -168,6 +202,8 @@ class StepContext:
             ValidationError: the name is not usable.
             StopRun: the run was cancelled, interrupted or taken over, or has ended.
             Exception: whatever *fn* raised; the step is recorded as failed.
+
+        .. versionadded:: 0.1.0
         """
         result: T = self._run(name, fn, args, kwargs, None, None)
         return result
@@ -184,6 +220,14 @@ class StepContext:
         Args:
             returns: the type of the result, where *fn* is not annotated (or wrongly).
             retry: try again inside the step; never done without being asked for.
+
+        Returns:
+            What has the same ``run`` as the step context, with these settings.
+
+        Raises:
+            ValidationError: *returns* is no type that can be stored, or *retry* no ``Retry``.
+
+        .. versionadded:: 0.1.0
         """
         if retry is not None and not isinstance(retry, Retry):
             raise ValidationError(f"retry must be a Retry, not {shown(retry)}")
@@ -464,7 +508,10 @@ class PlainStep:
         self._retry = retry
 
     def run(self, name: str, fn: Callable[Ps, T], /, *args: Ps.args, **kwargs: Ps.kwargs) -> T:
-        """Like ``StepContext.run``, with these options."""
+        """Like ``StepContext.run``, with these options.
+
+        .. versionadded:: 0.1.0
+        """
         result: T = self._step._run(name, fn, args, kwargs, self._returns, self._retry)  # noqa: SLF001 - the same class in two faces
         return result
 
@@ -481,6 +528,9 @@ class ReturningStep(Generic[U]):
         self._retry = retry
 
     def run(self, name: str, fn: Callable[Ps, object], /, *args: Ps.args, **kwargs: Ps.kwargs) -> U:
-        """Like ``StepContext.run``, with these options."""
+        """Like ``StepContext.run``, with these options.
+
+        .. versionadded:: 0.1.0
+        """
         result: U = self._step._run(name, fn, args, kwargs, self._returns, self._retry)  # noqa: SLF001 - the same class in two faces
         return result

@@ -37,19 +37,31 @@ class StepLog:
         self._logger = logging.getLogger(f"durably.job.{active.job_name}")
 
     def debug(self, message: str, /, **data: Any) -> None:
-        """Write a line of level debug."""
+        """Write a line of level debug.
+
+        .. versionadded:: 0.1.0
+        """
         self._write("debug", logging.DEBUG, message, data)
 
     def info(self, message: str, /, **data: Any) -> None:
-        """Write a line of level info."""
+        """Write a line of level info.
+
+        .. versionadded:: 0.1.0
+        """
         self._write("info", logging.INFO, message, data)
 
     def warning(self, message: str, /, **data: Any) -> None:
-        """Write a line of level warning."""
+        """Write a line of level warning.
+
+        .. versionadded:: 0.1.0
+        """
         self._write("warning", logging.WARNING, message, data)
 
     def error(self, message: str, /, **data: Any) -> None:
-        """Write a line of level error."""
+        """Write a line of level error.
+
+        .. versionadded:: 0.1.0
+        """
         self._write("error", logging.ERROR, message, data)
 
     def _write(self, level: LogLevel, number: int, message: str, data: dict[str, Any]) -> None:

@@ -402,7 +402,10 @@ class Subscription(Iterator[Event]):
         return self._emitter.make(RunCancelledEvent, **fields)
 
     def close(self) -> None:
-        """Hear no more. Idempotent."""
+        """Hear no more. Idempotent.
+
+        .. versionadded:: 0.1.0
+        """
         self._is_over = True
         self._unsubscribe()
         self._changes.notify()  # another thread may be waiting for the next event

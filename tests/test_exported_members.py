@@ -8,6 +8,9 @@ import types
 
 import durably
 import durably.plugins
+from durably.steps import PlainStep, ReturningStep
+from durably.telling import StepLog
+from durably.waiting import Subscription
 
 PUBLIC = {
     # jobs and the engine
@@ -90,14 +93,15 @@ def test_every_public_name_is_documented_with_the_version_that_brought_it() -> N
 
 
 def test_every_public_method_is_documented() -> None:
-    """A docstring on every public method and property of the public classes."""
-    undocumented = [
+    """A docstring on every public method and property, that tells since when it is there."""
+    handed_out = [durably.plugins.LogPersistence, PlainStep, ReturningStep, StepLog, Subscription]
+    undated = [
         f"{cls.__name__}.{name}"
-        for cls in vars(durably).values()
-        if inspect.isclass(cls) and cls.__name__ in durably.__all__
+        for cls in [*vars(durably).values(), *handed_out]
+        if inspect.isclass(cls) and (cls.__name__ in durably.__all__ or cls in handed_out)
         for name, member in vars(cls).items()
         if not name.startswith("_")
         and (inspect.isfunction(member) or isinstance(member, property))
-        and not inspect.getdoc(member)
+        and ".. versionadded:: " not in (inspect.getdoc(member) or "")
     ]
-    assert not undocumented
+    assert not undated

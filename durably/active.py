@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeVar
 
@@ -26,7 +27,7 @@ from durably.errors import (
 )
 from durably.events import Emitter, WorkerError
 from durably.interrupts import held_back
-from durably.models import ErrorInfo, Progress
+from durably.models import Progress, error_info
 from durably.store.changes import ChangeFeed
 from durably.store.database import Database
 from durably.store.runs import RunRow
@@ -39,6 +40,9 @@ T = TypeVar("T")
 # memory and tried again after these pauses.
 _FIRST_PAUSE_S: Final = 0.25
 _LONGEST_PAUSE_S: Final = 10.0
+
+# Enough for a job that cleans up after a failure in steps that may fail in turn.
+_FAILURES_KEPT: Final = 8
 
 
 class Buffers(Protocol):
@@ -89,6 +93,8 @@ class ActiveRun:
         # assignments, so that a call costs no more than that.
         self.progress: tuple[Any, Any, Any] | None = None
         self.has_new_progress = False
+        # The newest failures of steps: which of them the job comes to grief on is seen at its end.
+        self.failed_steps: deque[tuple[str, BaseException]] = deque(maxlen=_FAILURES_KEPT)
         # Held by the thread that stores and tells progress, so that none is told after the end.
         self.telling = threading.Lock()
 
@@ -147,7 +153,7 @@ def tell_worker_error(
 ) -> None:
     """Log an error of durably's own threads and tell it as ``worker:error``."""
     log.warning("%s: %s", context, exc)
-    emitter.emit(WorkerError, error=ErrorInfo.from_exception(exc), context=context, run_id=run_id)
+    emitter.emit(WorkerError, error=error_info(exc), context=context, run_id=run_id)
 
 
 def patiently(services: Services, active: ActiveRun, context: str, access: Callable[[], T]) -> T:

@@ -65,22 +65,22 @@ class ErrorInfo:
     def __str__(self) -> str:
         return f"{self.type}: {self.message}" if self.message else self.type
 
-    @classmethod
-    def from_exception(cls, exc: BaseException) -> ErrorInfo:
-        """Describe *exc*, whatever its ``str()`` does."""
-        kind = type(exc)
-        name = kind.__qualname__
-        if kind.__module__ != "builtins":
-            name = f"{kind.__module__}.{name}"
-        try:
-            message = str.__str__(str(exc))  # no subclass of a user's
-        except BaseException:  # noqa: BLE001 - a user's __str__ may raise anything
-            message = f"<unprintable {kind.__qualname__}>"
-        try:
-            text = "".join(tb.format_exception(exc))
-        except BaseException:  # noqa: BLE001 - so may what the traceback module calls
-            text = f"<the traceback of {name} could not be formatted>"
-        return cls(name, _shortened(message), _shortened(text))
+
+def error_info(exc: BaseException) -> ErrorInfo:
+    """*exc* as it is recorded, whatever its ``str()`` does."""
+    kind = type(exc)
+    name = kind.__qualname__
+    if kind.__module__ != "builtins":
+        name = f"{kind.__module__}.{name}"
+    try:
+        message = str.__str__(str(exc))  # no subclass of a user's
+    except BaseException:  # noqa: BLE001 - a user's __str__ may raise anything
+        message = f"<unprintable {kind.__qualname__}>"
+    try:
+        text = "".join(tb.format_exception(exc))
+    except BaseException:  # noqa: BLE001 - so may what the traceback module calls
+        text = f"<the traceback of {name} could not be formatted>"
+    return ErrorInfo(name, _shortened(message), _shortened(text))
 
 
 def _shortened(text: str) -> str:

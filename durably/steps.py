@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Generic, NoReturn, ParamSpec, TypeVar, overload
 
@@ -29,7 +28,7 @@ from durably.events import (
     StepSkipped,
     StepStarted,
 )
-from durably.models import ErrorInfo, RunStatus
+from durably.models import RunStatus, error_info
 from durably.names import check_name
 from durably.replay import Replay
 from durably.retry import Retry, wait_s
@@ -47,9 +46,6 @@ U = TypeVar("U")
 LONGEST_STEP_NAME: Final = 500
 # A result above this is stored, with a warning: it slows every commit down around it.
 LARGE_RESULT: Final = 16 * 1024 * 1024
-
-# Enough for a job that cleans up after a failure in steps that may fail in turn.
-_FAILURES_KEPT: Final = 8
 
 # How often a thread that waits for another one's step looks whether the run is to stop.
 _STOP_LOOK_S: Final = 0.1
@@ -81,8 +77,6 @@ class StepContext:
         self._in_flight: dict[str, int] = {}
         # Steps that failed or were cancelled keep their index when their name comes again.
         self._indexes: dict[str, int] = {}
-        # The newest failures: which of them a job comes to grief on is seen at its end.
-        self.failed_steps: deque[tuple[str, BaseException]] = deque(maxlen=_FAILURES_KEPT)
 
     # -- what is being executed ------------------------------------------------------------
 
@@ -433,10 +427,10 @@ class StepContext:
 
     def _failed(self, name: str, index: int, started_at_us: int, exc: BaseException) -> None:
         services, active = self._services, self._active
-        error = ErrorInfo.from_exception(exc)
+        error = error_info(exc)
+        active.failed_steps.append((name, exc))
         with self._lock:
             self._indexes[name] = index
-            self.failed_steps.append((name, exc))
         is_stored = self._store(
             stored.fail,
             active.key,

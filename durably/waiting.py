@@ -281,7 +281,7 @@ class Waiter:
 
     def subscribe(self, run_id: str) -> Subscription:
         """The events of a run from now on; raises ``NotFoundError``."""
-        subscription = Subscription(
+        return Subscription(
             run_id,
             database=self._database,
             reader=self._reader,
@@ -291,14 +291,6 @@ class Waiter:
                 self._supervisor.is_executing(run_id) or self._emitter.is_announcing(run_id)
             ),
         )
-        try:
-            run = self._reader.get(run_id)
-            if run.is_terminal:
-                subscription.end_with(run)
-        except BaseException:
-            subscription.close()
-            raise
-        return subscription
 
 
 class Subscription(Iterator[Event]):
@@ -330,6 +322,16 @@ class Subscription(Iterator[Event]):
         self._is_over = False
         self._last: Event | None = None
         self._unsubscribe = emitter.on("*", self._hear)
+        try:
+            run = reader.get(run_id)
+            if run.is_terminal:
+                # That event and nothing else: its job may still be inside its last step here,
+                # and tell of that.
+                self._last = self._ending_of(run)
+                self.close()
+        except BaseException:
+            self.close()
+            raise
 
     def _hear(self, event: Event) -> None:
         if isinstance(event, RunEvent) and event.run_id == self._run_id:
@@ -338,14 +340,6 @@ class Subscription(Iterator[Event]):
 
     def __iter__(self) -> Self:
         return self
-
-    def end_with(self, run: Run[Any, Any]) -> None:
-        """Yield the terminal event of *run*, which has ended, and nothing else.
-
-        Its job may still be inside its last step here, and tell of that.
-        """
-        self._last = self._ending_of(run)
-        self.close()
 
     def __next__(self) -> Event:
         event, self._last = self._last, None

@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import inspect
 import types
+from pathlib import Path
+
+import pytest
 
 import durably
 import durably.plugins
@@ -52,6 +55,66 @@ PUBLIC = {
     "RunInterrupted",
     "StopRun",
 }
+
+
+ENGINE = (
+    "start stop close init run_until_idle process_one register jobs get_job get_run get_runs "
+    "count_runs get_steps get_logs wait as_completed retry retrigger cancel delete_run purge_runs "
+    "on on_error subscribe use"
+)
+HANDLE = "name job trigger trigger_and_wait batch_trigger get_run get_runs"
+STEP = "run options progress log run_id job_name labels attempt cancelled check sleep"
+RUN = (
+    "id job_name status payload output error progress labels idempotency_key concurrency_key "
+    "attempt completed_steps created_at started_at completed_at updated_at heartbeat_at "
+    "disposition is_terminal is_active duration"
+)
+STEP_RECORD = "name index status output error started_at completed_at attempt"
+EVENT = "type timestamp sequence run_id job_name labels"
+
+
+def test_objects_have_the_members_of_the_contract_and_no_others(tmp_path: Path) -> None:
+    """What ``dir`` shows of an engine and of all that it hands out is what a user can rely on."""
+    seen: dict[str, object] = {}
+
+    @durably.job
+    def job(step: durably.StepContext) -> None:
+        seen[STEP] = step
+        seen["debug info warning error"] = step.log
+        seen["run"] = step.options()
+        step.progress(1)
+        step.log.info("x")
+        step.run("step", int)
+        raise ValueError("no")
+
+    with durably.Durably(tmp_path / "x.db", jobs=[job]) as app:
+        app.use(durably.plugins.LogPersistence())
+        app.on("run:cancel", lambda event: seen.update({EVENT: event}))
+        handle = app.jobs["job"]
+        with pytest.raises(durably.RunFailedError) as failed:
+            handle.trigger_and_wait()
+        run = failed.value.run
+        (seen[STEP_RECORD],) = app.get_steps(run)
+        (seen["level message data step_name created_at"],) = app.get_logs(run)
+        with app.subscribe(run) as seen["close"]:
+            pass
+        app.stop()
+        app.cancel(handle.trigger())
+
+    seen |= {
+        ENGINE: app,
+        HANDLE: handle,
+        RUN: run,
+        "current total message": run.progress,
+        "type message traceback": run.error,
+        "name run input output": job,
+        "name install": durably.plugins.LogPersistence(),
+        "payload idempotency_key concurrency_key coalesce retry_failed labels": durably.Trigger(),
+        "attempts wait backoff max_wait jitter on": durably.Retry(),
+    }
+    for names, value in seen.items():
+        public = {name for name in dir(value) if not name.startswith("_")}
+        assert public == set(names.split()), type(value)
 
 
 def test_all_is_the_contract() -> None:

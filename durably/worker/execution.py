@@ -22,7 +22,7 @@ from durably.events import (
     RunStarted,
 )
 from durably.jobs import Job, output_type, payload_type, takes_payload
-from durably.models import ErrorInfo
+from durably.models import ErrorInfo, error_info
 from durably.steps import StepContext
 from durably.store import runs
 from durably.store.runs import Claim, Ended, Ending
@@ -110,13 +110,13 @@ class Execution:
         except KeyboardInterrupt as exc:
             if active.is_callers:
                 raise
-            return self._failed(exc, context)
+            return self._failed(exc)
         except BaseException as exc:  # noqa: BLE001 - whatever a job raises fails its run, and no more
             active.refuse_forked_child()
             # A StopRun that a job raises by itself is an error like any other.
             if active.stop_reason is not None and _is_stop(exc):
                 return _Outcome()
-            return self._failed(exc, context)
+            return self._failed(exc)
         return _Outcome(output=output, output_text=text)
 
     def _arguments(self) -> tuple[Any, ...]:
@@ -128,11 +128,12 @@ class Execution:
         )
         return (payload,)
 
-    def _failed(self, exc: BaseException, context: StepContext) -> _Outcome:
+    def _failed(self, exc: BaseException) -> _Outcome:
         # The step whose exception this is, not one that the job has dealt with.
-        steps = reversed(context.failed_steps)
-        step = next((name for name, error in steps if _leads_to(exc, error)), None)
-        return _Outcome(error=ErrorInfo.from_exception(exc), failed_step=step)
+        # A copy: threads of the job that outlive it may still fail in steps of theirs.
+        steps = tuple(self._active.failed_steps)
+        step = next((name for name, error in reversed(steps) if _leads_to(exc, error)), None)
+        return _Outcome(error=error_info(exc), failed_step=step)
 
     def _end(self, outcome: _Outcome, claim_next: ClaimNext) -> runs.RunRow | None:
         active, services = self._active, self._services

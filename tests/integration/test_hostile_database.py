@@ -1,0 +1,179 @@
+"""A database written by somebody who means harm: it is data, and nothing in it is executed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from children import ROOT
+from damage import change
+
+import durably
+from durably.testing import check
+
+NAMES = [
+    "os:system",
+    "os.system",
+    "builtins.eval",
+    "__main__:payload",
+    "subprocess:Popen",
+    "../../etc/passwd",
+    "c__builtin__\neval",
+    "durably.testing:check",
+    "${jndi:ldap://127.0.0.1/x}",
+    "__import__('os').system('touch executed')",
+]
+# What serialisers of other kinds take for code, or for a class to make.
+VALUES: list[Any] = [
+    "touch executed",
+    {"py/object": "os.system", "py/reduce": [{"py/function": "os.system"}, ["touch executed"]]},
+    {"__reduce__": ["os.system", ["touch executed"]]},
+    {"__class__": "subprocess.Popen", "args": ["touch", "executed"]},
+    "!!python/object/apply:os.system ['touch executed']",
+    "gASVHAAAAAAAAACMBXBvc2l4lIwGc3lzdGVtlJOUjAF4lIWUUpQu",
+    "__import__('os').system('touch executed')",
+    {"$type": "os.system", "_type": "Login", "durably": "type"},
+]
+
+# Reads all that there is in a database, and executes what can be executed, while an audit hook
+# looks: after what has been done once with harmless data, nothing is imported or started, and no
+# code is made of what came from the database (attrs, cattrs and traceback compile code of ours).
+READER = """
+import sys
+watching = []
+caught = []
+FORBIDDEN = ("import", "os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen",
+    "pickle.find_class", "marshal.loads", "ctypes.dlopen", "code.__new__")
+def audit(event, arguments):
+    if not watching:
+        return
+    is_hostile = event in ("compile", "exec") and any(
+        word in str(arguments) for word in ("touch", "executed", "jndi", "passwd", "__import__")
+    )
+    if event in FORBIDDEN or is_hostile:
+        caught.append((event, str(arguments)[:200]))
+sys.addaudithook(audit)
+import attrs
+import durably
+from durably.testing import check
+@attrs.define
+class Login:
+    user: str
+@durably.job("known")
+def known(step, payload):
+    return step.run("echo", lambda: payload)
+@durably.job("typed")
+def typed(step, payload: Login) -> Login:
+    return step.run("echo", Login, payload.user)
+def read_all(path):
+    told = []
+    app = durably.Durably(path, jobs=[known, typed])
+    app.on("*", told.append)
+    try:
+        app.run_until_idle()
+        for run in app.get_runs():
+            str(run), str(run.error), run.payload, run.output, run.labels, run.progress
+            app.get_steps(run), app.get_logs(run), app.count_runs(job_name=run.job_name)
+            for call in (app.retry, app.retrigger, app.cancel, app.wait):
+                try:
+                    call(run)
+                except durably.DurablyError as exc:
+                    str(exc)
+        app.run_until_idle()
+        for run in app.get_runs():
+            if run.is_terminal:
+                list(app.subscribe(run))
+        app.purge_runs(older_than=0)
+    finally:
+        app.close()
+    return check(path)
+read_all(sys.argv[1])
+watching.append(True)
+found = read_all(sys.argv[2])
+watching.clear()
+print(caught)
+assert caught == [], caught
+"""
+
+
+def plant(path: Path, names: list[str], values: list[Any]) -> None:
+    """Make a database with runs in every status, steps and logs, of jobs and values as given."""
+    durably.Durably(path).close()
+    for number, (name, value) in enumerate((n, v) for n in names for v in values):
+        text = json.dumps(value).replace("'", "''")
+        job = name.replace("'", "''")
+        error = json.dumps(
+            {"type": name, "message": str(value), "traceback": str(value), "failed_step": name}
+        ).replace("'", "''")
+        status = ("pending", "completed", "failed", "cancelled")[number % 4]
+        is_done = status in ("completed", "failed")
+        change(
+            path,
+            f"""INSERT INTO durably_runs (id, job_name, status, payload, output, error, progress,
+                labels, attempt, created_at_us, started_at_us, completed_at_us, updated_at_us,
+                heartbeat_at_us)
+            VALUES ('01{number:024}', '{job}', '{status}', '{text}',
+                {f"'{text}'" if status == "completed" else "NULL"},
+                {f"'{error}'" if status == "failed" else "NULL"},
+                '{{"current": 1, "total": null, "message": "{number}"}}', '{{}}', {int(is_done)},
+                1, {"1" if is_done else "NULL"}, {"NULL" if status == "pending" else "1"}, 1,
+                {"1" if is_done else "NULL"});
+            INSERT INTO durably_logs (run, owner, level, message, data, step_name, created_at_us)
+            VALUES (last_insert_rowid(), 1, 'info', '"{number}"', '{{"a": {text}}}', '{job}', 1);
+            INSERT INTO durably_steps (step, run, name, status, output, attempt, started_at_us,
+                completed_at_us)
+            SELECT run << 24, run, 'echo', 'completed', '{text}', 1, 1, 1 FROM durably_runs
+            WHERE attempt = 1 AND id = '01{number:024}';""",
+        )
+
+
+def test_nothing_in_a_database_is_executed(tmp_path: Path) -> None:
+    """Job names that name functions, and values that other programs would make objects of: an
+    engine reads, executes, retries and deletes what is its own, and starts, imports and evaluates
+    nothing.
+    """
+    harmless, hostile = tmp_path / "harmless.db", tmp_path / "hostile.db"
+    plain = [1, "text", {"user": "me"}, [1], {"a": "b"}, None]
+    plant(harmless, ["known", "typed", "unknown"], plain)
+    plant(hostile, ["known", "typed", *NAMES], VALUES)
+    done = subprocess.run(
+        [sys.executable, "-c", READER, harmless, hostile],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert sorted(each.name for each in tmp_path.iterdir() if "executed" in each.name) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_job_that_nobody_registered_stays_pending(tmp_path: Path, name: str) -> None:
+    """A name in the database finds a job that is registered here, or nothing."""
+    path = tmp_path / "runs.db"
+    plant(path, [name], ["touch executed"])
+    with durably.Durably(path) as app:
+        assert app.run_until_idle() == 0
+        (run,) = app.get_runs()
+        assert (run.status, run.job_name, run.payload) == ("pending", name, "touch executed")
+        app.cancel(run)
+        with pytest.raises(durably.NotFoundError):
+            app.retrigger(run)
+    assert check(path) == []
+
+
+def test_the_expected_schema_is_not_read_from_the_database(tmp_path: Path) -> None:
+    """What a file says of itself does not decide what is expected of it."""
+    path = tmp_path / "runs.db"
+    plant(path, ["known"], [1])
+    change(path, "CREATE TABLE durably_migrations (version, script)")
+    with pytest.raises(durably.SchemaError, match="durably_migrations"):
+        durably.Durably(path)

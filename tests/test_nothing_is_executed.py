@@ -1,0 +1,106 @@
+"""The package holds no way from data to code: no pickle, no eval, no import by a name."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import durably
+
+PACKAGE = Path(durably.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# Modules that make objects, code or processes out of what they read.
+FORBIDDEN_MODULES = {
+    "_pickle",
+    "cloudpickle",
+    "code",
+    "copyreg",
+    "dill",
+    "imp",
+    "joblib",
+    "jsonpickle",
+    "marshal",
+    "multiprocessing",
+    "pickle",
+    "pkgutil",
+    "pty",
+    "runpy",
+    "shelve",
+    "sqlite3",
+    "subprocess",
+    "yaml",
+    "zipimport",
+}
+FORBIDDEN_NAMES = {
+    "__import__",
+    "breakpoint",
+    "compile",
+    "eval",
+    "exec",
+    "execfile",
+    "globals",
+    "import_module",
+    "load_extension",
+    "loadextension",
+    "enableloadextension",
+    "enable_load_extension",
+    "popen",
+    "spec_from_file_location",
+    "system",
+}
+# A regular expression is compiled as well.
+ALLOWED = {"re.compile"}
+
+
+def uses(tree: ast.Module) -> Iterator[str]:
+    """Everything in a module that could turn data into code, with its line."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Name) and node.id in FORBIDDEN_NAMES:
+            yield f"line {node.lineno}: {node.id}"
+            continue
+        elif isinstance(node, ast.Attribute) and node.attr in FORBIDDEN_NAMES:
+            if ast.unparse(node) not in ALLOWED:
+                yield f"line {node.lineno}: {ast.unparse(node)}"
+            continue
+        else:
+            continue
+        for name in names:
+            top, _, last = name.partition(".")
+            if top in FORBIDDEN_MODULES or last.rpartition(".")[2] in FORBIDDEN_NAMES:
+                yield f"line {node.lineno}: import {name}"
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_turns_no_data_into_code(module: Path) -> None:
+    """Nothing is unpickled, evaluated, compiled or imported by name in any module."""
+    assert list(uses(ast.parse(module.read_text(encoding="utf-8")))) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle",
+        "from importlib import import_module",
+        "import importlib\nimportlib.import_module(name)",
+        "__import__(name)",
+        "eval(text)",
+        "run = exec",
+        "os.system(text)",
+        "db.load_extension(path)",
+        "from os import system",
+        "compile(text, '', 'exec')",
+        "import dill.source",
+    ],
+)
+def test_what_is_forbidden_is_found(source: str) -> None:
+    """The test above would see each of these."""
+    assert list(uses(ast.parse(source)))

@@ -54,6 +54,7 @@ from cattrs.errors import (
 from cattrs.gen import make_dict_structure_fn_from_attrs, override
 
 from durably.errors import SerializationError, ValidationError
+from durably.shown import type_name
 
 MAX_DEPTH: Final = 200
 """How deeply stored data may be nested.
@@ -144,13 +145,6 @@ def _show(value: object) -> str:
         return _clip(_repr_of(value), _MAX_REPR)
     except Exception:  # noqa: BLE001 - a failing repr must not hide the error being reported
         return "<no repr>"
-
-
-def _found(value: object) -> str:
-    """Describe a value that was not wanted: its type and what it looks like."""
-    if value is None or isinstance(value, bool):
-        return repr(value)
-    return f"{type(value).__name__} {_show(value)}"
 
 
 def _name(type_: Any) -> str:
@@ -365,12 +359,13 @@ def _refuse_json(value: object) -> _Problem:
     elif isinstance(value, Iterator):
         why = f"{name} has no stored form; return a list of what it gives"
     elif isinstance(value, type) or inspect.isroutine(value):
-        why = f"{name} {_show(value)} has no stored form; return data, not code"
+        code = getattr(value, "__qualname__", name)
+        why = f"{type_name(value)} {code!r:.80} has no stored form; return data, not code"
     elif _is_class(cls) or cls in _LEAVES or isinstance(value, _TYPED_ONLY):
-        why = f"{_found(value)} has no stored form without a type; {_ANNOTATE}"
+        why = f"{type_name(value)} has no stored form without a type; {_ANNOTATE}"
     else:
         why = (
-            f"{_found(value)} has no stored form; return JSON-like data, or a type that is "
+            f"{type_name(value)} has no stored form; return JSON-like data, or a type that is "
             f"annotated ({_ANNOTATE}) and that the engine's converter= has hooks for"
         )
     return _Problem(why)
@@ -428,7 +423,7 @@ def _plain_key(key: Any) -> str:
     """Give the plain form of a key of a JSON-like dict."""
     if isinstance(key, str):
         return cast("str", _plain_atom(key))
-    msg = f"key {_found(key)} is not a str; annotate the dict's type to have other keys"
+    msg = f"a key is {type_name(key)} and not str; annotate the dict's type to have other keys"
     raise _Problem(msg)
 
 
@@ -613,7 +608,7 @@ class _Node(abc.ABC):
 
     def mismatch(self, value: object) -> _Problem:
         """Say that *value* is not of this type."""
-        return _Mismatch(f"expected {self.expected}, found {_found(value)}")
+        return _Mismatch(f"expected {self.expected}, found {type_name(value)}")
 
 
 class _Json(_Node):
@@ -706,7 +701,7 @@ def _write_instant(value: dt.datetime | dt.time) -> str:
     if value.tzinfo is None:
         return value.isoformat() + _FOLD * value.fold
     if value.utcoffset() is None:
-        msg = f"{_found(value)} has a timezone but no UTC offset, so it has no stored form"
+        msg = f"{type_name(value)} has a timezone but no UTC offset, so it has no stored form"
         raise _Problem(msg)
     return value.isoformat()
 
@@ -869,7 +864,7 @@ class _LiteralNode(_Node):
         except (KeyError, TypeError):  # TypeError: not hashable
             raise self.mismatch(value) from None
         if type(self._by_text[text]) is not type(value):
-            msg = f"{_found(value)} is stored like {_found(self._by_text[text])}"
+            msg = f"{_show(value)} is stored like {_show(self._by_text[text])}"
             raise _Problem(msg)
         return _load(text)
 
@@ -969,7 +964,7 @@ class _SetNode(_Node):
             try:
                 data.append(self._item.encode(item, depth + 1, full))
             except _Problem as problem:
-                raise problem.under(f"[{_show(item)}]") from None
+                raise problem.under("[...]") from None
         # The order of a set changes from process to process; what is stored should not.
         return sorted(data, key=_dump)
 
@@ -1149,7 +1144,7 @@ class _MappingNode(_Node):
         return key
 
     def _wrong_key(self, key: Any) -> _Problem:
-        return _Problem(f"expected a key that is {self._key.expected}, found {_found(key)}")
+        return _Problem(f"expected a key that is {self._key.expected}, found {type_name(key)}")
 
 
 @attrs.frozen
@@ -1718,7 +1713,7 @@ class Codec:
         if converter is None:
             converter = cattrs.Converter()
         if not isinstance(converter, cattrs.Converter):
-            msg = f"converter: expected a cattrs.Converter, found {_found(converter)}"
+            msg = f"converter: expected a cattrs.Converter, found {type_name(converter)}"
             raise ValidationError(msg)
         self._json = _Json()
         self._converter = _strict_copy(self, converter)
@@ -2186,7 +2181,9 @@ def _compare(before: Any, after: Any) -> None:
             break
         segment, before, after = differing[0]
         path += segment
-    msg = f"would come back as {_found(after)}, not as {_found(before)}"
+    msg = f"would come back as {type_name(after)}, not as {type_name(before)}"
+    if type(after) is type(before):
+        msg = f"would come back as another {type_name(after)}"
     raise _Problem(msg).under(path)
 
 

@@ -19,7 +19,7 @@ from durably.models import Run
 from durably.names import check_storable, check_text
 from durably.reading import Reader, StatusFilter, filters, labels_of, run_id_of, several
 from durably.settings import Duration, optional_timeout
-from durably.shown import shown
+from durably.shown import shown, type_name
 from durably.store import runs
 from durably.store.changes import ChangeFeed
 from durably.store.database import Database
@@ -190,17 +190,19 @@ def _labels(labels: object) -> str:
     if labels is None:
         return "{}"
     if not isinstance(labels, dict):
-        raise ValidationError(f"labels must be a dict of str to str, not {shown(labels)}")
-    for key, value in labels.items():
+        raise ValidationError(f"labels must be a dict of str to str, not {type_name(labels)}")
+    # What it holds now, whatever a subclass says or another thread does meanwhile.
+    items = list(dict.items(labels))
+    for key, value in items:
         if not isinstance(key, str) or not _LABEL_KEY.fullmatch(key):
             raise ValidationError(
                 f"label key {shown(key)} must match {_LABEL_KEY.pattern}: letters, digits and "
                 "._/- after a letter or digit, 63 characters at most"
             )
         if not isinstance(value, str):
-            raise ValidationError(f"label {key!r} must be a str, not {shown(value)}")
-        check_storable(value, f"label {key!r}")
-    plain = {_plain(key): _plain(value) for key, value in labels.items()}
+            raise ValidationError(f"label {shown(key)} must be a str, not {type_name(value)}")
+        check_storable(value, f"label {shown(key)}")
+    plain = {_plain(key): _plain(value) for key, value in items}
     return json.dumps(plain, ensure_ascii=False)
 
 

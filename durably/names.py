@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 from durably.errors import ValidationError
-from durably.shown import shown
+from durably.shown import shown, type_name
 
 
 def check_text(value: object, what: str, *, longest: int | None = None) -> str:
@@ -15,7 +15,7 @@ def check_text(value: object, what: str, *, longest: int | None = None) -> str:
         ValidationError: it is not; the message begins with *what*.
     """
     if not isinstance(value, str):
-        raise ValidationError(f"{what} must be a str, not {shown(value)}")
+        raise ValidationError(f"{what} must be a str, not {type_name(value)}")
     if not value:
         raise ValidationError(f"{what} must not be empty")
     if longest is not None and len(value) > longest:

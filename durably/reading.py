@@ -20,7 +20,7 @@ from durably.models import (
     RunStatus,
     StepRecord,
 )
-from durably.shown import shown
+from durably.shown import shown, type_name
 from durably.store import logs, runs, steps
 from durably.store.database import Database
 from durably.store.logs import LogRow
@@ -164,7 +164,7 @@ def filters(
     wanted_labels = None
     if labels is not None:
         if not isinstance(labels, dict):
-            raise ValidationError(f"labels must be a dict of str to str, not {shown(labels)}")
+            raise ValidationError(f"labels must be a dict of str to str, not {type_name(labels)}")
         wanted_labels = json.dumps(
             {_text(key, "labels"): _text(value, "labels") for key, value in labels.items()}
         )
@@ -178,7 +178,7 @@ def several(items: Any, what: str) -> list[Any]:
         ValidationError: it is one thing, such as text or a mapping; the message begins with *what*.
     """
     if not isinstance(items, Iterable) or isinstance(items, str | bytes | Mapping):
-        raise ValidationError(f"{what} must be several, such as a list, not {shown(items)}")
+        raise ValidationError(f"{what} must be several, such as a list, not {type_name(items)}")
     return list(items)
 
 
@@ -192,7 +192,7 @@ def _status(value: object) -> str:
 
 def _text(value: object, what: str) -> str:
     if not isinstance(value, str):
-        raise ValidationError(f"{what} must hold str, not {shown(value)}")
+        raise ValidationError(f"{what} must hold str, not {type_name(value)}")
     return value
 
 
@@ -209,4 +209,4 @@ def run_id_of(run: Run[Any, Any] | str) -> str:
     if isinstance(run, str):
         # An id that cannot be stored is no run's; neither is one in quotes.
         return run if run.isascii() else ascii(run)
-    raise ValidationError(f"a run must be a Run or its id, not {shown(run)}")
+    raise ValidationError(f"a run must be a Run or its id, not {type_name(run)}")

@@ -34,7 +34,7 @@ from durably.replay import Replay
 from durably.retry import Retry, wait_s
 from durably.settings import Duration
 from durably.settings import seconds as to_seconds
-from durably.shown import shown
+from durably.shown import shown, type_name
 from durably.store import runs
 from durably.store import steps as stored
 from durably.telling import NUMBERS, StepLog, checked_progress, current_step
@@ -243,7 +243,7 @@ class StepContext:
         active.check()
         check_name(name, "a step's name", longest=LONGEST_STEP_NAME)
         if not callable(fn):
-            raise ValidationError(f"step {name!r} needs a function, not {shown(fn)}")
+            raise ValidationError(f"step {name!r} needs a function, not {type_name(fn)}")
         type_ = return_type_of(fn) if returns is None else returns
         with self._lock:
             self._await_turn(name)

@@ -11,7 +11,7 @@ from durably.active import ActiveRun, Services
 from durably.errors import ValidationError
 from durably.events import LogWritten
 from durably.models import LogLevel
-from durably.shown import shown
+from durably.shown import type_name
 
 NUMBERS: Final = frozenset({int, float})
 
@@ -122,10 +122,10 @@ def _number(value: object, what: str) -> float:
         with suppress(ArithmeticError, ValueError):
             # A NumPy int has an index; a Decimal, a Fraction and a NumPy float have none.
             return int(value) if hasattr(value, "__index__") else float(value)
-    raise ValidationError(f"step.progress: {what} must be a number, not {shown(value)}")
+    raise ValidationError(f"step.progress: {what} must be a number, not {type_name(value)}")
 
 
 def _message(value: object) -> str:
     if not isinstance(value, str):
-        raise ValidationError(f"step.progress: message must be a str, not {shown(value)}")
+        raise ValidationError(f"step.progress: message must be a str, not {type_name(value)}")
     return str(value)

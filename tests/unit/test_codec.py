@@ -545,11 +545,11 @@ def test_all_bad_paths_are_in_one_error(codec: Codec) -> None:
 
     message = str(caught.value)
     for part in (
-        "$.rows[0].email: expected str, found int 1",
+        "$.rows[0].email: expected str, found int",
         "$.rows[1].email: required, but missing",
-        "$.rows[1].age: expected int, found str 'x'",
+        "$.rows[1].age: expected int, found str",
         "$.rows[2].zz: unknown key",
-        "$.rows[3]: expected Row, found int 3",
+        "$.rows[3]: expected Row, found int",
         "$.tags.k: expected Row, found None",
         "$.more: unknown key",
     ):
@@ -697,8 +697,8 @@ async def coroutine() -> None: ...
 @pytest.mark.parametrize(
     ("type_", "value", "says"),
     [
-        (int, "1", "$: expected int, found str '1'"),
-        (int, True, "expected int, found True"),
+        (int, "1", "$: expected int, found str"),
+        (int, True, "expected int, found bool"),
         (str, Color.RED, "expected str"),
         (bool, 1, "expected bool"),
         (float, 2**53 + 1, "expected float"),
@@ -709,7 +709,7 @@ async def coroutine() -> None: ...
         (tuple[int, str], (1,), "2 items"),
         (tuple[int, str], (1, 2), "$[1]: expected str"),
         (set[int], [1], "expected set[int]"),
-        (set[int], {"a"}, "$['a']: expected int"),
+        (set[int], {"a"}, "$[...]: expected int"),
         (dict[str, int], {"a": "b"}, "$.a: expected int"),
         (dict[str, int], {1: 2}, "$[1]: expected str"),
         (dict[str, int], [], "expected dict[str, int]"),
@@ -728,9 +728,9 @@ async def coroutine() -> None: ...
         (Row, changed(Row("a"), age="x"), "$.age: expected int"),
         (Row, unset(Row), "$.email: AttributeError"),
         (Row, changed(Row("a"), age=-1), "$.age: ValueError"),
-        (Doubling, Doubling(1), "$.x: would come back as int 4, not as int 2"),
+        (Doubling, Doubling(1), "$.x: would come back as another int"),
         (list[Doubling], [Doubling(0), Doubling(1)], "$[1].x: would come back"),
-        (Hidden, changed(Hidden(1), count=2), "$.count: would come back as int 0, not as int 2"),
+        (Hidden, changed(Hidden(1), count=2), "$.count: would come back as another int"),
         (Locked, Locked(), "lock"),
         (NeedsMore, NeedsMore(1, 2), "more"),
         (Options, {"name": "a", "x": 1}, "$.x: unknown key"),
@@ -745,7 +745,7 @@ async def coroutine() -> None: ...
         (Shelf[int], Shelf([1, "a"]), "$.items[1]: expected int"),
         (dict[StrSubclass | str, int], {"a": 1, LiarStr("b"): "x"}, "$.b: expected int"),
         (IntSubclass, changed(IntSubclass(3), note="x"), "would come back"),
-        (WithFinal, WithFinal(z={1}), "$.z: set {1} has no stored form without a type"),
+        (WithFinal, WithFinal(z={1}), "$.z: set has no stored form without a type"),
         (Callable[[], int], print, "is not a type that can be stored"),
         (UNTYPED, dt.date(2026, 1, 2), "annotate the function's return type, or pass returns="),
         (UNTYPED, {1}, "annotate the function's return type"),
@@ -757,7 +757,7 @@ async def coroutine() -> None: ...
         (UNTYPED, Level.LOW, "enum member"),
         (UNTYPED, {"a": [{"b": Level.LOW}]}, "$.a[0].b: enum member"),
         (UNTYPED, {Color.RED: 1}, "enum member"),
-        (UNTYPED, {1: 2}, "key int 1 is not a str"),
+        (UNTYPED, {1: 2}, "a key is int and not str"),
         (UNTYPED, [generator()], "$[0]: generator has no stored form; return a list"),
         (UNTYPED, print, "return data, not code"),
         (UNTYPED, int, "return data, not code"),
@@ -1063,9 +1063,9 @@ def test_nested_shapes_report_the_path_of_the_nearest_member(codec: Codec) -> No
         )
 
     message = str(caught.value)
-    assert "$.cases[0][0].email: expected str, found int 3" in message
-    assert "$.cases[1][0]: expected Row | int, found float 1.5" in message
-    assert "$.cases[1][1].cents: expected int, found str 'x'" in message
+    assert "$.cases[0][0].email: expected str, found int" in message
+    assert "$.cases[1][0]: expected Row | int, found float" in message
+    assert "$.cases[1][1].cents: expected int, found str" in message
     assert codec.structure({"inside": {"a": 1}}, MoneyBag[int], what="p") == MoneyBag({"a": 1})
 
 
@@ -1333,11 +1333,11 @@ def test_what_a_hook_returns_must_be_json_like_and_faithful() -> None:
     converter.register_structure_hook(Money, lambda v, _: Money(abs(v - 1)))
     codec = Codec(converter)
 
-    with pytest.raises(SerializationError, match=r"set \{-1\} has no stored form"):
+    with pytest.raises(SerializationError, match="set has no stored form"):
         codec.encode(Money(-1), Money, what="w")
-    with pytest.raises(SerializationError, match="would come back as int 2, not as int 3"):
+    with pytest.raises(SerializationError, match="would come back as another int"):
         codec.encode(Money(3), Money, what="w")
-    with pytest.raises(SerializationError, match="expected Money, found int 3"):
+    with pytest.raises(SerializationError, match="expected Money, found int"):
         codec.encode(3, Money, what="w")
 
 

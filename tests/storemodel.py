@@ -1,7 +1,9 @@
 """The store beside a plain model: random sequences of verbs, and both must agree after each.
 
 The model knows the contract and none of the store's helpers: a run is claimable if it is pending,
-nobody's, of a known job, and no run of its concurrency key has an owner.
+nobody's, of a known job, and no run of its concurrency key has an owner. Several owners work on the
+file; they leave, die, hang, vanish without a lock file, are taken for dead wrongly, come back and
+write what they still had in hand; and the wall clock jumps either way at any time.
 """
 
 from __future__ import annotations
@@ -10,19 +12,34 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from durably.errors import ConflictError, DatabaseError, NotFoundError
-from durably.store import owners, runs, steps
+from durably.store import logs, owners, runs, steps
 from durably.store.database import Database
-from durably.store.runs import Claim, Ending, NewRun
+from durably.store.logs import LogLine
+from durably.store.runs import Claim, Ending, Filters, NewRun
+from durably.testing import check
 
 JOBS = ("a", "b")
 STEPS = ("s", "t", "u")
-WHAT_OWNERS_DO = ("register", "leave", "beat", "die", "hang", "reopen")
+LABELS = ("{}", '{"x": "1"}', '{"x": "2", "y": "1"}')
+WHAT_OWNERS_DO = (
+    "register",
+    "leave",
+    "beat",
+    "die",
+    "hang",
+    "vanish",
+    "put back",
+    "start",
+    "jump",
+    "reopen",
+)
 LOOKS = (("a",), ("b",), JOBS)
 RUNS = """
     SELECT run, id, job_name, status, owner, attempt, output, error, progress,
@@ -32,6 +49,8 @@ RUNS = """
 STEPS_OF_RUNS = """
     SELECT run, name, step & 0xFFFFFF, status, output, error, attempt
     FROM durably_steps ORDER BY run, name"""
+OWNERS = "SELECT owner, beat, is_started FROM durably_owners ORDER BY owner"
+LINES = "SELECT run, owner, message FROM durably_logs ORDER BY log"
 TERMINAL = ("completed", "failed", "cancelled")
 
 jobs_known = st.sampled_from([("a",), ("b",), ("a", "b"), ()])
@@ -42,6 +61,7 @@ triggers = st.fixed_dictionaries(
         "idem": st.sampled_from([None, None, "i", "j"]),
         "coalesce": st.booleans(),
         "retry_failed": st.booleans(),
+        "labels": st.sampled_from(LABELS),
     }
 )
 numbers = st.integers(0, 1000)
@@ -56,6 +76,7 @@ class Run:
         self.job = given["job"]
         self.key = given["key"]
         self.idem = given["idem"]
+        self.labels = given["labels"]
         self.status = "pending"
         self.owner: int | None = None
         self.attempt = 0
@@ -86,10 +107,14 @@ class StoreMachine(RuleBasedStateMachine):
         self.folder = tempfile.mkdtemp(prefix="durably-model-")
         self.store = self._open()
         self.now = 100
+        self.times = {self.now}
+        self.made = 0
         self.order = 0
         self.ids: list[str] = []
         self.runs: dict[str, Run] = {}
         self.owners: dict[int, int] = {}  # and their beats
+        self.started: set[int] = set()
+        self.lines: list[tuple[int, int, str]] = []
         self.all_owners: list[int] = []
         self.executions: list[Execution] = []
         self.claimed: set[tuple[str, int]] = set()
@@ -100,7 +125,18 @@ class StoreMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.store.close()
+        found = check(Path(self.folder) / "model.db")
         shutil.rmtree(self.folder)
+        assert found == []
+
+    def set_clock(self, now: int) -> None:
+        """Set the wall clock to about *now*; no instant comes twice, as that would tell apart what
+        happened in it.
+        """
+        while now in self.times:
+            now += 1
+        self.times.add(now)
+        self.now = now
 
     # -- the model's own reading of the contract ---------------------------------------------
 
@@ -168,10 +204,12 @@ class StoreMachine(RuleBasedStateMachine):
         return run_id, "created"
 
     def new(self, given: dict[str, Any], number: int) -> NewRun:
+        self.made += 1
         return NewRun(
-            f"run-{self.now}-{number}",
+            f"run-{self.made}-{number}",
             given["job"],
             "1",
+            given["labels"],
             idempotency_key=given["idem"],
             concurrency_key=given["key"],
             coalesce=given["coalesce"] and given["key"] is not None,
@@ -240,6 +278,14 @@ class StoreMachine(RuleBasedStateMachine):
             self.recover_dead(number)
         elif what == "hang":
             self.recover_hung(number, number % 2)
+        elif what == "vanish":
+            self.recover_vanished(number, number % 2)
+        elif what == "put back":
+            self.put_back(number)
+        elif what == "start":
+            self.set_started(number, bool(number % 2))
+        elif what == "jump":  # the wall clock, that is
+            self.set_clock(1 + number**4)
         elif what == "reopen":
             self.store.close()
             self.store = self._open()
@@ -275,16 +321,45 @@ class StoreMachine(RuleBasedStateMachine):
         if owner in self.owners:
             self.owners[owner] += 1
 
-    def recover_dead(self, number: int) -> None:
-        owner = self.all_owners[number % len(self.all_owners)]
+    def expect_death(self, owner: int) -> set[str]:
         expected = self.owned(owner, "running")
         for run in self.owned(owner):
             run.owner = None
         for run in expected:
             run.status = "pending"
         self.owners.pop(owner, None)
+        self.started.discard(owner)
+        return {run.id for run in expected}
+
+    def recover_dead(self, number: int) -> None:
+        owner = self.all_owners[number % len(self.all_owners)]
+        expected = self.expect_death(owner)
         found = self.store.write(runs.recover_dead, owner, self.now)
+        assert {row.id for row in found} == expected
+
+    def recover_vanished(self, number: int, late_by: int) -> None:
+        """One whose lock file is gone is forgotten, unless it has beaten meanwhile."""
+        owner = self.all_owners[number % len(self.all_owners)]
+        beat = self.owners.get(owner, 0) - late_by
+        is_still = owner in self.owners and late_by == 0
+        expected = self.expect_death(owner) if is_still else set()
+        found = self.store.write(runs.recover_dead, owner, self.now, beat=beat)
+        assert {row.id for row in found} == expected
+
+    def put_back(self, number: int) -> None:
+        owner = self.all_owners[number % len(self.all_owners)]
+        expected = self.owned(owner, "running")
+        assert self.store.read(runs.has_running, owner) == bool(expected)
+        for run in expected:
+            run.status, run.owner = "pending", None
+        found = self.store.write(runs.put_back, owner, self.now)
         assert {row.id for row in found} == {run.id for run in expected}
+
+    def set_started(self, number: int, is_started: bool) -> None:
+        owner = self.all_owners[number % len(self.all_owners)]
+        self.store.write(owners.set_started, owner, is_started=is_started)
+        if owner in self.owners:
+            (self.started.add if is_started else self.started.discard)(owner)
 
     def recover_hung(self, number: int, late_by: int) -> None:
         owner = self.all_owners[number % len(self.all_owners)]
@@ -302,6 +377,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.store.write(owners.remove, owner) is may
         if may:
             del self.owners[owner]
+            self.started.discard(owner)
 
     # -- executing ---------------------------------------------------------------------------
 
@@ -353,6 +429,9 @@ class StoreMachine(RuleBasedStateMachine):
         count = min(len(self.executions), 4 if number % 2 else len(self.executions))
         return self.executions[-1 - number // 2 % count]
 
+    def an_error(self) -> str:
+        return json.dumps({"type": "E", "message": str(self.now), "traceback": ""})
+
     @precondition(lambda self: self.executions)
     @rule(
         number=numbers,
@@ -360,7 +439,9 @@ class StoreMachine(RuleBasedStateMachine):
         how=st.sampled_from(["ok", "ok", "fail", "late"]),
     )
     def step(self, number: int, name: str, how: str) -> None:
-        execution = self.an_execution(number)
+        self.step_of(self.an_execution(number), name, how)
+
+    def step_of(self, execution: Execution, name: str, how: str) -> None:
         index = STEPS.index(name) + len(STEPS) * (execution.attempt % 2)
         output, error = (f'"{self.now}"', None) if how == "ok" else (None, None)
         where = (execution.key, execution.attempt, index, name)
@@ -368,7 +449,7 @@ class StoreMachine(RuleBasedStateMachine):
             status = "completed"
             done = self.store.write(steps.complete, *where, output, self.now, self.now)
         elif how == "fail":
-            status, error = "failed", f'"{self.now}"'
+            status, error = "failed", self.an_error()
             done = self.store.write(steps.fail, *where, error, self.now, self.now)
         else:
             status = "cancelled"
@@ -388,6 +469,28 @@ class StoreMachine(RuleBasedStateMachine):
             assert (run.id, name) not in self.results
             self.results[run.id, name] = output
 
+    @rule(
+        number=numbers,
+        names=st.lists(st.sampled_from(STEPS), min_size=1, max_size=2, unique=True),
+        jobs=st.sampled_from(LOOKS),
+        how=st.sampled_from(["complete", "fail"]),
+        keep=st.booleans(),
+    )
+    def live(
+        self, number: int, names: list[str], jobs: tuple[str, ...], how: str, keep: bool
+    ) -> None:
+        """A run as most are: claimed, executed step by step, ended."""
+        if not self.owners:
+            self.register()
+        alive = sorted(self.owners)
+        known = len(self.executions)
+        self.claim(self.all_owners.index(alive[number % len(alive)]), jobs, 1)
+        if len(self.executions) > known:
+            for name in names:
+                self.step_of(self.executions[-1], name, "ok")
+            self.set_clock(self.now + 1)
+            self.finish_of(self.executions[-1], how, keep, None)
+
     @precondition(lambda self: self.executions)
     @rule(number=numbers)
     def progress(self, number: int) -> None:
@@ -405,9 +508,13 @@ class StoreMachine(RuleBasedStateMachine):
         jobs_next=st.sampled_from([None, ("a",), ("a", "b")]),
     )
     def finish(self, number: int, how: str, keep: bool, jobs_next: tuple[str, ...] | None) -> None:
-        execution = self.an_execution(number)
+        self.finish_of(self.an_execution(number), how, keep, jobs_next)
+
+    def finish_of(
+        self, execution: Execution, how: str, keep: bool, jobs_next: tuple[str, ...] | None
+    ) -> None:
         output = '"done"' if how == "complete" else None
-        error = '"bad"' if how == "fail" else None
+        error = self.an_error() if how == "fail" else None
         progress = str(self.now) if keep else None
         ending = Ending(execution.key, execution.attempt, output, error, progress, keep, self.now)
         wanted = None
@@ -453,8 +560,10 @@ class StoreMachine(RuleBasedStateMachine):
     # -- what callers do -----------------------------------------------------------------------
 
     @precondition(lambda self: self.ids)
-    @rule(number=numbers, verb=st.sampled_from(["cancel", "retry", "again", "delete"]))
+    @rule(number=numbers, verb=st.sampled_from(["cancel", "retry", "again", "delete", "log"]))
     def manage(self, number: int, verb: str) -> None:
+        if verb == "log":
+            self.log(number)
         if verb in ("cancel", "again"):
             self.cancel(number)
         if verb in ("retry", "again"):
@@ -509,13 +618,17 @@ class StoreMachine(RuleBasedStateMachine):
             assert outcome == "conflict"
         else:
             assert outcome == "done"
-            del self.runs[run_id]
+            self.forget(run_id)
+
+    def forget(self, run_id: str) -> None:
+        order = self.runs.pop(run_id).order
+        self.lines = [line for line in self.lines if line[0] != order]
 
     @precondition(lambda self: sum(run.completed is not None for run in self.runs.values()) > 1)
-    @rule(number=numbers, late_by=st.sampled_from([0, 0, 1]), limit=st.sampled_from([1, 2, 500]))
+    @rule(number=numbers, late_by=st.sampled_from([0, 0, 1]), limit=st.sampled_from([1, 1, 2, 500]))
     def purge(self, number: int, late_by: int, limit: int) -> None:
         ends = sorted(run.completed for run in self.runs.values() if run.completed is not None)
-        before = ends[-1 - number % len(ends)] + late_by
+        before = ends[-1 - number % min(len(ends), 3)] + late_by
         old = [
             run
             for run in self.runs.values()
@@ -525,24 +638,76 @@ class StoreMachine(RuleBasedStateMachine):
         rows = self.store.write(runs.purge, before, limit)
         assert {row.id for row in rows} == {run.id for run in old[:limit]}
         for row in rows:
-            del self.runs[row.id]
+            self.forget(row.id)
+
+    # -- log lines and lists -------------------------------------------------------------------
+
+    def log(self, number: int) -> None:
+        """Whoever executes or once executed a run may log; lines of deleted runs are dropped."""
+        lines = []
+        for each in (number, number // 2, number // 4):
+            run_id, run = self.a_run(each)
+            owner, message = each % 5 + 1, f'"{each}"'
+            lines.append(LogLine(run_id, owner, "info", message, "{}", None, self.now))
+            if run is not None:
+                self.lines.append((run.order, owner, message))
+        self.store.write(logs.append, lines)
+        run_id, run = self.a_run(number)
+        order = None if run is None else run.order
+        found = self.store.read(logs.of_run, run_id, except_owner=1)
+        assert [row.message for row in found] == [
+            message for at, owner, message in self.lines if at == order and owner != 1
+        ]
+
+    def lists_are_those_of_the_model(self) -> None:
+        """One list, another one each time."""
+        choice = Random(len(self.times))
+        statuses = choice.choice([None, [], ["failed"], ["pending", "running"], list(TERMINAL)])
+        jobs = choice.choice([None, (), ("a",), JOBS])
+        labels = choice.choice([None, *LABELS])
+        limit, offset = choice.choice([None, 0, 2]), choice.randrange(3)
+        wanted = json.loads(labels or "{}").items()
+        fitting = [
+            run.id
+            for run in sorted(self.runs.values(), key=lambda run: -run.order)
+            if (statuses is None or run.status in statuses)
+            and (jobs is None or run.job in jobs)
+            and wanted <= json.loads(run.labels).items()
+        ]
+        filters = Filters(
+            None if statuses is None else json.dumps(statuses),
+            None if jobs is None else json.dumps(jobs),
+            labels,
+        )
+        rows = self.store.read(runs.find_many, filters, limit, offset)
+        assert [row.id for row in rows] == fitting[offset:][:limit]
+        assert self.store.read(runs.count, filters) == len(fitting)
+        for row in rows:
+            steps_of_run = self.runs[row.id].steps.values()
+            done = sum(status == "completed" for _, status, *_ in steps_of_run)
+            assert (row.completed_steps, row.labels) == (done, self.runs[row.id].labels)
 
     # -- after each rule -----------------------------------------------------------------------
 
     @invariant()
     def store_and_model_agree(self) -> None:
-        self.now += 1
-        found_runs, found_steps, found_owners, looked = self.store.read(
+        self.set_clock(self.now + 1)
+        found_runs, found_steps, found_owners, found_lines, looked = self.store.read(
             lambda db: (
                 db.execute(RUNS).fetchall(),
                 db.execute(STEPS_OF_RUNS).fetchall(),
-                db.execute("SELECT owner, beat FROM durably_owners ORDER BY owner").fetchall(),
+                db.execute(OWNERS).fetchall(),
+                db.execute(LINES).fetchall(),
                 [runs.has_claimable(db, json.dumps(jobs)) for jobs in LOOKS],
             )
         )
         self.runs_are_those_of_the_model(found_runs)
+        self.lists_are_those_of_the_model()
         self.steps_are_those_of_the_model(found_steps)
-        assert found_owners == sorted(self.owners.items())
+        assert found_owners == [
+            (owner, beat, int(owner in self.started)) for owner, beat in sorted(self.owners.items())
+        ]
+        assert found_lines == self.lines
         # A look tells whether a claim would find something.
         assert looked == [bool(self.claimable(jobs)) for jobs in LOOKS]
         # At most one run of a key is inside a job.

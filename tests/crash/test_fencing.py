@@ -146,6 +146,65 @@ def test_write_is_refused_while_the_new_owner_executes(tmp_path: Path, write: st
     assert check(database) == []
 
 
+# Waits for a line between having a result and storing it: nothing that it has looked at before
+# is true any more when it goes on.
+LATE = """
+from durably.store.database import Database
+write = Database.write
+def late(self, operation, *args, **kwargs):
+    if "new" in args:
+        say("writing", operation.__name__)
+        sys.stdin.readline()
+    return write(self, operation, *args, **kwargs)
+Database.write = late
+app = """
+
+
+@pytest.mark.parametrize("write", ["checkpoint", "failed step"])
+def test_write_is_refused_that_was_about_to_be_made(tmp_path: Path, write: str) -> None:
+    """A run that is taken over in the instant before a checkpoint is written keeps what its new
+    owner stores: who owns it is asked in the write itself and not before.
+    """
+    entered, leave = threading.Event(), threading.Event()
+
+    @durably.job
+    def hold(step: durably.StepContext) -> str:
+        step.run("before", int)
+        entered.set()
+        assert leave.wait(20)
+        return step.run("new", str, "by the second")
+
+    database = tmp_path / "runs.db"
+    late = program(WRITES[write]).replace("app = ", LATE, 1)
+    with held(late, database, 60.0, 120.0) as (child, run_id):
+        child.say()
+        child.expect({"checkpoint": "writing complete", "failed step": "writing fail"}[write])
+        # Its heartbeat comes once a minute; let the observer believe it to be overdue.
+        db = apsw.Connection(str(database))
+        db.execute("UPDATE durably_owners SET heartbeat_interval_us = 1")
+        db.close()
+        app = durably.Durably(
+            database, jobs=[hold], heartbeat_interval=BEAT_S, stale_threshold=THRESHOLD_S
+        )
+        try:
+            app.start()
+            assert entered.wait(20)
+            child.say()
+            child.expect("writing cancel")
+            child.say()
+            child.expect("ended")
+            assert [step.name for step in app.get_steps(run_id)] == ["before"]
+            leave.set()
+            run = app.wait(run_id, timeout=20)
+            assert (run.output, run.attempt) == ("by the second", 2)
+            assert [step.attempt for step in app.get_steps(run_id)] == [1, 2]
+            app.stop()
+        finally:
+            leave.set()
+            app.close()
+    assert check(database) == []
+
+
 def test_two_stopped_owners_in_turn(tmp_path: Path) -> None:
     """A run that is taken over twice belongs to the last owner alone."""
     database = tmp_path / "runs.db"

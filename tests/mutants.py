@@ -1,0 +1,266 @@
+"""Durably with one promise taken out of it, many times: the tests of the tests.
+
+Each mutant must be caught. Those of the store are executed by the model of ``storemodel.py``; the
+others are copies of the package with a piece of source replaced, under the tests that are named
+beside them. All of them::
+
+    python -m pytest -k mutant tests/unit/test_store_model.py tests/crash/test_mutants.py
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Final, NamedTuple
+
+from durably.store import owners, runs, steps
+
+
+class Statement(NamedTuple):
+    """A statement of the store that has lost one of its conditions."""
+
+    module: ModuleType
+    name: str
+    old: str
+    new: str
+
+
+class Source(NamedTuple):
+    """A piece of source that is replaced, once, in a copy of the package."""
+
+    file: str
+    old: str
+    new: str
+
+
+class Schema(NamedTuple):
+    """A schema that has lost what the pattern fits."""
+
+    pattern: str
+    new: str = ""
+
+
+def no_trigger(name: str) -> Schema:
+    return Schema(rf"CREATE TRIGGER {name} .*?\nEND;")
+
+
+def no_index(name: str) -> Schema:
+    return Schema(rf"CREATE (UNIQUE )?INDEX {name}\s.*?;")
+
+
+STORE: Final[dict[str, list[Statement | Schema]]] = {
+    "checkpoint of any attempt": [Statement(steps, "STORE", "AND attempt = ?2", "")],
+    "checkpoint of a run that is not running": [
+        Statement(steps, "STORE", "AND status = 'running'", "")
+    ],
+    "late step of any attempt": [Statement(steps, "STORE_CANCELLED", "AND attempt = ?2", "")],
+    "late step over a result": [
+        Statement(steps, "STORE_CANCELLED", "durably_steps.status <> 'completed' AND", "")
+    ],
+    "completion by any attempt": [Statement(runs, "COMPLETE", " AND attempt = :attempt", "")],
+    "failure by any attempt": [Statement(runs, "FAIL", " AND attempt = :attempt", "")],
+    "interrupt by any attempt": [Statement(runs, "INTERRUPT", " AND attempt = :attempt", "")],
+    "progress of any attempt": [Statement(runs, "SET_PROGRESS", " AND attempt = :attempt", "")],
+    "release by any owner": [Statement(runs, "RELEASE", "owner = :owner AND", "")],
+    "release of a running run": [
+        Statement(runs, "RELEASE", "AND status IN ('cancelled', 'pending')", "")
+    ],
+    "claim without a new attempt": [
+        Statement(runs, "CLAIM", "attempt = attempt + 1", "attempt = attempt")
+    ],
+    "claim of the newest": [Statement(runs, "CLAIM", "min(first)", "max(first)")],
+    "claim of owned runs": [Statement(runs, "CLAIM", "AND owner IS NULL", "")],
+    "claim of a held key": [Statement(runs, "CLAIM", "AND queue_place = 0", "")],
+    "claim that moves the start": [
+        Statement(runs, "CLAIM", "coalesce(started_at_us, :now_us)", ":now_us")
+    ],
+    "cancel that forgets the owner": [
+        Statement(runs, "CANCEL", "SET status", "SET owner = NULL, status")
+    ],
+    "cancel of what has ended": [Statement(runs, "CANCEL", "'running')", "'running', 'failed')")],
+    "retry that forgets the owner": [
+        Statement(runs, "RETRY", "SET status", "SET owner = NULL, status")
+    ],
+    "recovery that leaves cancelled runs": [
+        Statement(
+            runs,
+            "RELEASE_ALL",
+            "WHERE owner = :owner",
+            "WHERE owner = :owner AND status = 'running'",
+        )
+    ],
+    "purge of what has just ended": [Statement(runs, "PURGE", "< :before_us", "<= :before_us")],
+    "purge of the newest": [
+        Statement(runs, "PURGE", "ORDER BY completed_at_us", "ORDER BY run DESC")
+    ],
+    "steps dropped with their neighbours'": [
+        Statement(runs, "DELETE_STEPS", "((:run + 1) <<", "((:run + 2) <<")
+    ],
+    "heartbeat for all": [Statement(owners, "BEAT_RUNS", "owner = :owner AND", "")],
+    # What the schema forbids as well, with both taken out.
+    "two results for a step": [Schema(r"    UNIQUE \(run, name\),\n")],
+    "another result for a step": [
+        no_trigger("durably_completed_step_is_final"),
+        Statement(steps, "STORE", "durably_steps.status <> 'completed' AND", ""),
+    ],
+    "claim of a held key that nothing forbids": [
+        no_index("durably_runs_key_holder"),
+        Statement(runs, "CLAIM", "AND queue_place = 0", ""),
+    ],
+    "claim without a new attempt that nothing forbids": [
+        no_trigger("durably_claim_raises_attempt"),
+        Statement(runs, "CLAIM", "attempt = attempt + 1", "attempt = max(attempt, 1)"),
+    ],
+    "idempotency key that is not looked for": [
+        no_index("durably_runs_idempotency"),
+        Statement(runs, "BY_IDEMPOTENCY_KEY", "WHERE", "WHERE 0 AND"),
+    ],
+    "retry of what has completed": [
+        no_trigger("durably_end_is_final"),
+        Statement(runs, "RETRY", "IN ('failed', 'cancelled')", "NOT IN ('pending', 'running')"),
+    ],
+    "deletion of what is being executed": [
+        no_trigger("durably_delete_only_ended"),
+        Statement(runs, "PURGE", "AND owner IS NULL", ""),
+    ],
+    "no label rows": [no_trigger("durably_labels_of_run")],
+    "queue that nobody joins": [no_trigger("durably_queue_join_new")],
+    "queue that nobody joins again": [no_trigger("durably_queue_rejoin")],
+    "queue whose first one leaves no place": [no_trigger("durably_queue_leave")],
+    "queue that does not see its key taken": [no_trigger("durably_queue_key_taken")],
+    "queue that does not see its key freed": [no_trigger("durably_queue_key_freed")],
+}
+
+
+class Mutant(NamedTuple):
+    """A copy of the package with a fault in it, and the test that must fail for it."""
+
+    caught_by: str
+    changes: list[Source]
+
+
+FENCE: Final = "FROM durably_runs WHERE run = ?1 AND attempt = ?2{condition}"
+UNFENCED: Final = Source("store/steps.py", FENCE, "FROM durably_runs WHERE run = ?1")
+
+PACKAGE: Final[dict[str, Mutant]] = {
+    "no fence": Mutant(
+        "crash/test_fencing.py::test_write_is_refused_that_was_about_to_be_made", [UNFENCED]
+    ),
+    "fence outside the transaction": Mutant(
+        "crash/test_fencing.py::test_write_is_refused_that_was_about_to_be_made",
+        [
+            UNFENCED,
+            Source(
+                "steps.py",
+                "lambda: services.database.write(operation, *args)",
+                "lambda: services.database.read(runs.state_of, args[0]) == ('running', args[1])"
+                " and services.database.write(operation, *args)",
+            ),
+        ],
+    ),
+    # Each is stored when the next one begins, the last one with the end of the run: without
+    # a kill nobody can tell.
+    "checkpoint after return": Mutant(
+        "crash/test_restart.py::test_script_that_died_goes_on_at_once",
+        [
+            Source(
+                "steps.py",
+                "        is_stored = self._store(\n            stored.complete,",
+                "        is_stored = self.store_late(\n            stored.complete,",
+            ),
+            Source(
+                "steps.py",
+                "    def _store(self, operation",
+                "    late = None\n"
+                "    def store_late(self, *late):\n"
+                "        late, self.late = self.late, late\n"
+                "        return late is None or self._store(*late)\n"
+                "\n"
+                "    def _store(self, operation",
+            ),
+            Source(
+                "worker/execution.py",
+                "            returned = job.run(context, *arguments)\n",
+                "            returned = job.run(context, *arguments)\n"
+                "            context.store_late()\n",
+            ),
+        ],
+    ),
+    "steps that are not replayed": Mutant(
+        "integration/test_replay.py",
+        [Source("steps.py", "checkpoint = None if is_repeated else", "checkpoint = None and")],
+    ),
+    "commit that failed passed for one": Mutant(
+        "unit/test_writer.py::test_commit_that_fails_fails_every_operation_in_it",
+        [Source("store/writer.py", "            ticket.error = error\n", "")],
+    ),
+    "interrupted commit passed for one": Mutant(
+        "unit/test_writer_interrupted.py",
+        [
+            Source(
+                "store/writer.py",
+                "is_committed = self._phase is _Phase.COMMITTING and not db.in_transaction",
+                "is_committed = True",
+            )
+        ],
+    ),
+    "live owner taken for dead": Mutant(
+        "crash/test_dead_owner.py::test_live_process_is_left_alone",
+        [Source("worker/reaper.py", "state is Liveness.DEAD:", "state is not Liveness.UNKNOWN:")],
+    ),
+    "dead owner taken for a live one": Mutant(
+        "unit/test_reaper.py::test_runs_of_a_dead_owner_are_recovered_at_once",
+        [Source("worker/reaper.py", "state is Liveness.DEAD:", "state is None:")],
+    ),
+    "owner without a lock file taken for dead": Mutant(
+        "crash/test_dead_owner.py::test_missing_lock_file_is_not_death",
+        [
+            Source(
+                "worker/liveness.py",
+                "            return Liveness.UNKNOWN\n        try:",
+                "            return Liveness.DEAD\n        try:",
+            )
+        ],
+    ),
+    "clock that decides who hangs": Mutant(
+        "unit/test_reaper.py::test_no_clock_makes_an_owner_hung",
+        [
+            Source(
+                "worker/reaper.py",
+                "committed = self._committed_beats()",
+                "committed = int(self._clock.monotonic() / self._heartbeat_interval_s)",
+            )
+        ],
+    ),
+    "lock of an owner that any code of its process drops": Mutant(
+        "unit/test_liveness.py::test_foreign_open_and_close_does_not_free_the_lock",
+        [Source("worker/liveness.py", "fcntl.flock(fd, (", "fcntl.lockf(fd, (")],
+    ),
+    "lock of an owner that its forked child keeps": Mutant(
+        "unit/test_liveness.py::test_forked_child_does_not_keep_a_dead_owner_alive",
+        [
+            Source(
+                "worker/liveness.py",
+                'as the child is."""\n        self.release()',
+                'as the child is."""',
+            )
+        ],
+    ),
+    "no guard against a foreign close": Mutant(
+        "crash/test_guard_torture.py::test_foreign_close_does_not_delete_the_log",
+        [
+            Source(
+                "store/guard.py",
+                'if sys.platform == "linux":\n        kind',
+                "if False:\n        kind",
+            )
+        ],
+    ),
+    "lost file that nobody looks for": Mutant(
+        "crash/test_file_lost.py::test_every_call_of_an_engine_that_was_not_started_looks",
+        [Source("store/database.py", "if _identity(self.path) != self._identity:", "if False:")],
+    ),
+    "schema that nobody looks at": Mutant(
+        "integration/test_changed_schema.py::test_a_planted_trigger_never_runs",
+        [Source("store/schema.py", "    if found:\n        named", "    if False:\n        named")],
+    ),
+}

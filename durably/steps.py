@@ -17,6 +17,7 @@ from durably.errors import (
     OwnershipLost,
     RunCancelled,
     RunInterrupted,
+    SerializationError,
     StopRun,
     ValidationError,
 )
@@ -77,6 +78,13 @@ class StepContext:
         self._in_flight: dict[str, int] = {}
         # Steps that failed or were cancelled keep their index when their name comes again.
         self._indexes: dict[str, int] = {}
+
+    def __reduce__(self) -> NoReturn:
+        # A copy would give out indexes that this one gives out as well.
+        raise SerializationError(
+            f"the step object belongs to run {self._active.id}, which is executed here; it can be "
+            "used from threads of its job, but not be copied or pickled"
+        )
 
     # -- what is being executed ------------------------------------------------------------
 

@@ -56,6 +56,18 @@ OnProgress = Callable[[Progress], object]
 OnLog = Callable[[LogEntry], object]
 
 
+# Why nothing can execute a run that is waited for.
+_NONE_STARTED: Final = (
+    "no started engine, here or in another process, has this database open. Call start(), or use "
+    "the engine in a with block. The run stays stored and pending."
+)
+_ALL_WAIT: Final = (
+    "every worker of this engine is inside a job that waits for a run, and no other process has a "
+    "started engine. Raise max_workers above the number of jobs that wait, or do not wait inside "
+    "a job. The run stays stored."
+)
+
+
 class LogTap:
     """Collects the log lines of runs executed in this process, from when it is opened."""
 
@@ -147,56 +159,63 @@ class Waiter:
     ) -> Run[Any, Any]:
         """Block until the run has ended; the completed run, with *disposition*."""
         patience = _Patience(self._clock, timeout_s)
-        while True:
-            seen = self._changes.look()
-            brief = self._database.read(runs.brief, run_id)
-            if brief is None:
-                raise NotFoundError(f"there is no run {run_id!r:.80} in this database (any more)")
-            self._tell(run_id, brief, watch)
-            if brief.status in TERMINAL:
-                run = self._reader.get(run_id)
-                if run.is_terminal:
-                    return _completed(attrs.evolve(run, disposition=disposition))
-                continue
-            if timeout_s is None and patience.is_look_due():
-                self._require_worker([brief])
-            if patience.is_over():
-                raise WaitTimeoutError(
-                    f"run {run_id} is still {brief.status} after {timeout_s} s; it goes on"
-                )
-            self._pause(seen, patience)
+        with self._supervisor.waiting():
+            while True:
+                seen = self._changes.look()
+                brief = self._database.read(runs.brief, run_id)
+                if brief is None:
+                    raise NotFoundError(
+                        f"there is no run {run_id!r:.80} in this database (any more)"
+                    )
+                self._tell(run_id, brief, watch)
+                if brief.status in TERMINAL:
+                    run = self._reader.get(run_id)
+                    if run.is_terminal:
+                        return _completed(attrs.evolve(run, disposition=disposition))
+                    continue
+                if patience.is_endless and patience.is_look_due():
+                    self._require_worker([brief], patience)
+                if patience.is_over():
+                    raise WaitTimeoutError(
+                        f"run {run_id} is still {brief.status} after {timeout_s} s; it goes on"
+                    )
+                self._pause(seen, patience)
 
     def as_completed(self, run_ids: list[str], timeout_s: float | None) -> Iterator[Run[Any, Any]]:
         """Yield each run when it has ended."""
         patience = _Patience(self._clock, timeout_s)
         waiting = dict.fromkeys(run_ids)
         while waiting:
-            seen = self._changes.look()
-            began = self._clock.monotonic()
-            briefs = self._database.read(runs.briefs, list(waiting))
-            missing = [run_id for run_id in waiting if run_id not in briefs]
-            if missing:
-                raise NotFoundError(
-                    f"there is no run {missing[0]!r:.80} in this database (any more)"
-                )
-            ended = [run_id for run_id in waiting if briefs[run_id].status in TERMINAL]
-            for run_id in ended:
-                run = self._reader.get(run_id)
-                if run.is_terminal:
-                    del waiting[run_id]
-                    yield run
-            if ended:
-                self._rest(self._clock.monotonic() - began)
-                continue
-            if timeout_s is None and patience.is_look_due():
-                self._require_worker(briefs.values())
-            if patience.is_over():
+            with self._supervisor.waiting():
+                ended = self._next_ended(list(waiting), patience)
+            if not ended:
                 raise WaitTimeoutError(
                     f"{len(waiting)} of {len(run_ids)} runs have not ended after {timeout_s} s; "
                     "they go on"
                 )
+            for run in ended:
+                del waiting[run.id]
+                yield run
+
+    def _next_ended(self, run_ids: list[str], patience: _Patience) -> list[Run[Any, Any]]:
+        """Block until some of the runs have ended, or there is no more patience; return them."""
+        while True:
+            seen = self._changes.look()
+            began = self._clock.monotonic()
+            briefs = self._database.read(runs.briefs, run_ids)
+            missing = [run_id for run_id in run_ids if run_id not in briefs]
+            if missing:
+                raise NotFoundError(
+                    f"there is no run {missing[0]!r:.80} in this database (any more)"
+                )
+            in_the_end = [run_id for run_id in run_ids if briefs[run_id].status in TERMINAL]
+            ended = [run for run in map(self._reader.get, in_the_end) if run.is_terminal]
             # Looking at thousands of runs after each change of one would leave no time for them.
             self._rest(self._clock.monotonic() - began)
+            if ended or patience.is_over():
+                return ended
+            if patience.is_endless and patience.is_look_due():
+                self._require_worker(briefs.values(), patience)
             self._pause(seen, patience)
 
     def _rest(self, spent_s: float) -> None:
@@ -252,10 +271,11 @@ class Waiter:
 
     # -- can it ever happen? -----------------------------------------------------------------
 
-    def _require_worker(self, waiting: Iterable[Brief]) -> None:
+    def _require_worker(self, waiting: Iterable[Brief], patience: _Patience) -> None:
         """Make sure that something can execute each of the runs that have not ended."""
+        is_stuck = patience.is_still(is_stuck=self._supervisor.is_stuck)
         # One whose stop has timed out claims nothing until it is started again.
-        if self._supervisor.takes_runs:
+        if self._supervisor.takes_runs and not is_stuck:
             return
         own = self._supervisor.owner_number
         alive = {
@@ -265,12 +285,13 @@ class Waiter:
         }
         if any(row.is_started for row in alive.values() if row.owner != own):
             return
+        if is_stuck and own is not None:
+            del alive[own]
         for brief in waiting:
             if brief.owner is None or brief.owner not in alive or brief.status != "running":
                 raise NoWorkerError(
-                    f"nothing can execute run {brief.id}: no started engine, here or in another "
-                    "process, has this database open. Call start(), or use the engine in a with "
-                    "block. The run stays stored and pending."
+                    f"nothing can execute run {brief.id}: "
+                    + (_ALL_WAIT if is_stuck else _NONE_STARTED)
                 )
 
     def _lives(self, row: owners.OwnerRow) -> bool:
@@ -423,6 +444,16 @@ class _Patience:
         self._clock = clock
         self._deadline = None if timeout_s is None else clock.monotonic() + timeout_s
         self._next_look = clock.monotonic()
+        self._was_stuck = False
+
+    @property
+    def is_endless(self) -> bool:
+        return self._deadline is None
+
+    def is_still(self, *, is_stuck: bool) -> bool:
+        """Whether it was stuck at the last look already: another job may just be going on."""
+        was_stuck, self._was_stuck = self._was_stuck, is_stuck
+        return was_stuck and is_stuck
 
     def is_over(self) -> bool:
         return self._deadline is not None and self._clock.monotonic() >= self._deadline

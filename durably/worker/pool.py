@@ -8,8 +8,9 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Final
 
 from durably.active import ActiveRun, Services
@@ -29,10 +30,12 @@ LabelsOf = Callable[[RunRow], dict[str, str]]
 _FORKED_EXIT_STATUS: Final = 70
 
 
-class _Depth(threading.local):
-    """How many jobs of this engine the present thread is inside of."""
+class _Thread(threading.local):
+    """What the present thread is to this engine."""
 
-    value = 0
+    depth = 0  # how many of its jobs it is inside of
+    has_slot = False
+    is_waiting = False
 
 
 class Pool:
@@ -65,7 +68,7 @@ class Pool:
         self._owner = owner
         self._on_error = on_error
         self._executor: ThreadPoolExecutor | None = None
-        self._depth = _Depth()
+        self._thread = _Thread()
         # Guards all below. Entered itself, not by way of the condition: a Ctrl-C cannot land
         # between the taking of a plain lock and the block that releases it.
         self._lock = threading.RLock()
@@ -75,6 +78,8 @@ class Pool:
         # Handed over, and not begun by a thread yet.
         self._waiting: set[ActiveRun] = set()
         self._busy_slots = 0
+        # Of the busy ones, those whose jobs wait for runs.
+        self._waiting_slots = 0
         self._is_draining = False
         self._is_interrupting = False
         # How many runs may still be claimed; None where they are not counted.
@@ -91,7 +96,7 @@ class Pool:
     @property
     def is_inside_job(self) -> bool:
         """Whether the calling thread is inside a job of this engine."""
-        return self._depth.value > 0
+        return self._thread.depth > 0
 
     @property
     def is_idle(self) -> bool:
@@ -103,6 +108,31 @@ class Pool:
         """The runs that are inside their jobs here."""
         with self._lock:
             return list(self._active.values())
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether every slot is taken by a job that waits for a run: none can be executed here."""
+        with self._lock:
+            return self._waiting_slots >= self._max_workers and not any(
+                active.is_callers for active in self._active.values()
+            )
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Mark that the calling thread waits for a run, if it is that of a job in a slot."""
+        thread = self._thread
+        if not thread.has_slot or thread.is_waiting:
+            yield
+            return
+        thread.is_waiting = True
+        with self._lock:
+            self._waiting_slots += 1
+        try:
+            yield
+        finally:
+            thread.is_waiting = False
+            with self._lock:
+                self._waiting_slots -= 1
 
     def stop_runs(self, reason: type[StopRun], run_id: str | None = None) -> None:
         """Have all runs stop at their next step boundary, or the one of that id."""
@@ -292,6 +322,7 @@ class Pool:
         """What a pool thread does: execute, and go on with the run claimed at the end."""
         if not self._take(active):
             return
+        self._thread.has_slot = True
         following: ActiveRun | None = active
         try:
             while following is not None:
@@ -310,7 +341,7 @@ class Pool:
         self, active: ActiveRun, claim_next: Callable[[], Claim | None]
     ) -> ActiveRun | None:
         following: ActiveRun | None = None
-        self._depth.value += 1
+        self._thread.depth += 1
         try:
             job = self._registry.require(active.job_name)
             execution = Execution(active, job, self._services, self._flusher, claim_next)
@@ -323,7 +354,7 @@ class Pool:
                 self._put_back(following)
             raise
         finally:
-            self._depth.value -= 1
+            self._thread.depth -= 1
             active.is_over = True
             if os.getpid() == active.pid:
                 self._leave(active)

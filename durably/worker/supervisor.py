@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
 from durably.active import ActiveRun, Services, tell_worker_error
@@ -133,6 +133,15 @@ class Supervisor:
     def is_inside(self) -> bool:
         """Whether the calling thread is inside a job or a listener of this engine."""
         return self._pool.is_inside_job or self._services.emitter.is_inside_listener
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether this is a job's thread, and all jobs that could run here wait for runs."""
+        return self._pool.is_inside_job and self._pool.is_stuck
+
+    def waiting(self) -> AbstractContextManager[None]:
+        """Mark, while the block is executed, that the calling thread waits for a run."""
+        return self._pool.waiting()
 
     @property
     def owner_number(self) -> int | None:

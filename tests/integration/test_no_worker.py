@@ -50,8 +50,8 @@ class Waiting:
         app._waiter._require_worker = self._look  # type: ignore[method-assign]  # counts
         self._thread.start()
 
-    def _look(self, briefs: Any) -> None:
-        self._original(briefs)
+    def _look(self, *args: Any) -> None:
+        self._original(*args)
         self._looks += 1
 
     def _wait(self) -> None:
@@ -278,3 +278,48 @@ def test_a_process_whose_stop_timed_out_claims_nothing(
         waiting.goes_on(eventually)
         child.say("return there")
         assert waiting.result().output == "there"
+
+
+def with_children(app_of: list[durably.Durably]) -> list[Any]:
+    """A job that waits for another run inside itself, and the job it waits for."""
+
+    @durably.job
+    def child(step) -> str:
+        return "child"
+
+    @durably.job
+    def parent(step) -> str:
+        return app_of[0].jobs["child"].trigger_and_wait().output
+
+    @durably.job
+    def collector(step) -> list[str]:
+        runs = app_of[0].jobs["child"].batch_trigger([None, None])
+        return [run.output for run in app_of[0].as_completed(runs)]
+
+    return [child, parent, collector]
+
+
+@pytest.mark.parametrize("name", ["parent", "collector"])
+def test_a_job_that_waits_in_the_last_worker_is_told(tmp_path: Path, name: str) -> None:
+    """Nothing is left to execute what it waits for: an error instead of waiting for ever."""
+    app_of: list[durably.Durably] = []
+    app = durably.Durably(tmp_path / "x.db", jobs=with_children(app_of), max_workers=1)
+    app_of.append(app)
+    with app:
+        with pytest.raises(durably.RunFailedError, match="every worker of this engine") as caught:
+            app.jobs[name].trigger_and_wait()
+        assert caught.value.run.error.type == "durably.errors.NoWorkerError"
+    app = durably.Durably(tmp_path / "x.db")
+    # What it triggered is stored, and was executed as soon as the worker was free.
+    assert {run.status for run in app.get_runs(job_name="child")} == {"completed"}
+    app.close()
+
+
+@pytest.mark.parametrize("name", ["parent", "collector"])
+def test_a_job_may_wait_while_there_is_another_worker(tmp_path: Path, name: str) -> None:
+    """Also when several do: one of them gives way, or none has to."""
+    app_of: list[durably.Durably] = []
+    app = durably.Durably(tmp_path / "x.db", jobs=with_children(app_of), max_workers=2)
+    app_of.append(app)
+    with app:
+        assert "child" in app.jobs[name].trigger_and_wait().output

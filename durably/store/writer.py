@@ -121,6 +121,9 @@ class Writer:
         self._lock = threading.Lock()
         self._batch: list[_Ticket] = []
         self._phase = _Phase.EXECUTING
+        # Compiled now and kept by APSW: it must not need the memory that has just run out.
+        db.execute("BEGIN")
+        db.execute("ROLLBACK")
         watch_forks(self)
 
     def run(self, operation: Operation[Ps, T], *args: Ps.args, **kwargs: Ps.kwargs) -> T:
@@ -227,7 +230,8 @@ class Writer:
     def _fail(self, batch: list[_Ticket], exc: apsw.Error) -> None:
         """Nothing of *batch* is stored: roll back and tell every caller."""
         if self._db.in_transaction:
-            self._db.execute("ROLLBACK")
+            with suppress(apsw.Error):  # whoever comes next tries again before anything else
+                self._db.execute("ROLLBACK")
         if getattr(exc, "extendedresult", 0) == apsw.SQLITE_IOERR_FSYNC:
             self._overwrite_log()
         for ticket in batch:
@@ -260,6 +264,9 @@ class Writer:
         # own locks alone is then better than hanging with it for ever.
         has_mutex = self._mutex.acquire(BUSY_TIMEOUT_S)
         try:
+            if self._db.in_transaction:
+                # One that has failed and could not be rolled back: never to be committed.
+                self._db.execute("ROLLBACK")
             if len(batch) == 1 and batch[0].is_single:
                 self._execute_alone(batch[0], deadline)
             else:

@@ -150,7 +150,7 @@ def run(deadline: float, seed: int) -> Counter[str]:
     rng = random.Random(seed)
     while time.monotonic() < deadline:
         with tempfile.TemporaryDirectory() as folder:
-            found, counts = scrape_by(Path(folder), random.Random(seed), rng.choice([64, 200, 999]))
+            found, counts = scrape_by(Path(folder), random.Random(seed), rng.choice([300, 1_000, 5_000]))
         assert not found, f"seed {seed}: {found[:5]}"
         totals += counts
         totals["workloads"] += 1

@@ -290,6 +290,39 @@ def test_error_that_ends_the_transaction_fails_every_operation_in_it(
     assert bench.writer.run(put("c")) == "c"
 
 
+@pytest.mark.parametrize("make", [put, put_alone])
+def test_failed_transaction_that_cannot_be_rolled_back_is_never_committed(
+    bench: Bench, make: Callable[[str], Any]
+) -> None:
+    """Its caller gets the error that it failed with; the next one rolls it back first, and gets an
+    error as long as that is impossible.
+    """
+
+    def fail(db: apsw.Connection) -> None:
+        put("lost")(db)
+        raise apsw.NoMemError("out of memory")
+
+    def refuse_rollback(action: int, name: str | None, *_: Any) -> int:
+        is_rollback = action == apsw.SQLITE_TRANSACTION and name == "ROLLBACK"
+        return apsw.SQLITE_DENY if is_rollback else apsw.SQLITE_OK
+
+    bench.db.authorizer = refuse_rollback
+    with pytest.raises(DatabaseError, match="out of memory"):
+        bench.writer.run(fail)
+    assert bench.db.in_transaction
+    with pytest.raises(DatabaseError):
+        bench.writer.run(make("a"))
+    bench.db.authorizer = None
+    assert bench.writer.run(make("b")) == "b"
+    assert bench.names() == ["b"]
+
+
+def test_rollback_needs_no_memory(bench: Bench) -> None:
+    """It is compiled before: an operation that ran out of memory is rolled back without any."""
+    statements = bench.db.cache_stats(include_entries=True)["entries"]
+    assert "ROLLBACK" in [each["query"] for each in statements]
+
+
 # -- locks -----------------------------------------------------------------------------------
 
 

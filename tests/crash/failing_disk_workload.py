@@ -7,6 +7,7 @@ Each action is repeated, with the same engine, until it goes through. ``run`` is
 from __future__ import annotations
 
 import functools
+import logging
 import random
 import shutil
 import sys
@@ -309,8 +310,15 @@ WORKLOADS: Final[dict[str, Callable[[Session], None]]] = {
 
 @contextmanager
 def quickly() -> Iterator[None]:
-    """What waits for room looks again at once; few checkpoints are read at a time."""
+    """What waits for room looks again at once; few checkpoints are read at a time.
+
+    And what durably logs of thousands of errors that it was given is not printed.
+    """
+    handler = logging.NullHandler()
+    logger = logging.getLogger("durably")
     with ExitStack() as stack:
+        logger.addHandler(handler)
+        stack.callback(logger.removeHandler, handler)
         stack.enter_context(mock.patch.object(durably.store.steps, "WINDOW_STEPS", 2))
         for constant in ("_FIRST_PAUSE_S", "_LONGEST_PAUSE_S"):
             stack.enter_context(mock.patch.object(durably.active, constant, 0.001))

@@ -25,14 +25,14 @@ T = TypeVar("T")
 
 NAME: Final = "runs.db"
 # No call of the workload needs more than what it has and this.
-ENOUGH: Final = 600_000
+ENOUGH: Final = 8_000_000
 
 
 class Miser:
     """Repeats each call with a little more memory, until it goes through.
 
     Args:
-        step: how many bytes more each time; the first time between none and as many.
+        step: how many bytes more each time, and a little more; the first time none to as many.
     """
 
     def __init__(self, path: Path, rng: random.Random, step: int) -> None:
@@ -44,8 +44,10 @@ class Miser:
 
     def scrimp(self, what: str, call: Callable[[], T]) -> T:
         """The result of *call*, which got a clear error as long as there was too little."""
-        for more in range(self._rng.randrange(1, self._step + 1), ENOUGH, self._step):
+        more = self._rng.randrange(self._step)
+        while more < ENOUGH:
             self.limit(more)
+            more += self._step + more // 20
             try:
                 result = call()
             except durably.DatabaseError as exc:
@@ -150,7 +152,9 @@ def run(deadline: float, seed: int) -> Counter[str]:
     rng = random.Random(seed)
     while time.monotonic() < deadline:
         with tempfile.TemporaryDirectory() as folder:
-            found, counts = scrape_by(Path(folder), random.Random(seed), rng.choice([300, 1_000, 5_000]))
+            found, counts = scrape_by(
+                Path(folder), random.Random(seed), rng.choice([50, 300, 1_000])
+            )
         assert not found, f"seed {seed}: {found[:5]}"
         totals += counts
         totals["workloads"] += 1

@@ -10,17 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from crash.powerloss_workload import (
-    NAME,
-    Examiner,
-    cut_power,
-    laid_out,
-    opened,
-    record,
-    recorder,
-    resume,
-    states,
-)
+from crash.powerloss_findings import Examiner, laid_out, opened, resume, states
+from crash.powerloss_recording import NAME, record, recorder
+from crash.powerloss_workload import cut_power
 from invariants import check
 from powerloss import Disk, Mark, put
 

@@ -20,7 +20,16 @@ from typing import Final
 # As pytest has it: helper modules lie beside the tests.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from crash import deaths, endings, kernels, neighbours, processes
+from crash import (
+    deaths,
+    endings,
+    failing_disk_workload,
+    kernels,
+    neighbours,
+    powerloss_workload,
+    processes,
+    short_memory_workload,
+)
 
 Kind = Callable[[float, int], Counter[str]]
 
@@ -37,6 +46,9 @@ KINDS: Final[dict[str, Kind]] = {
     "poked": neighbours.poked,
     "long-reader": neighbours.long_reader,
     "crowd": neighbours.crowd,
+    "power-loss": powerloss_workload.run,
+    "failing-disk": failing_disk_workload.run,
+    "short-memory": short_memory_workload.run,
 }
 
 # How long one kind goes on before it is the next one's turn.

@@ -263,4 +263,18 @@ PACKAGE: Final[dict[str, Mutant]] = {
         "integration/test_changed_schema.py::test_a_planted_trigger_never_runs",
         [Source("store/schema.py", "    if found:\n        named", "    if False:\n        named")],
     ),
+    "files that everybody may read": Mutant(
+        "integration/test_private_files.py",
+        [Source("store/database.py", "_PRIVATE: Final = 0o600", "_PRIVATE: Final = 0o644")],
+    ),
+    "errors that show what they refuse": Mutant(
+        "integration/test_secrets.py",
+        [
+            Source(
+                "shown.py",
+                'return "None" if value is None else type(value).__name__',
+                "return shown(value)",
+            )
+        ],
+    ),
 }

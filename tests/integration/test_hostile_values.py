@@ -46,13 +46,13 @@ fuzz = settings(max_examples=60, suppress_health_check=list(HealthCheck))
 
 
 def same(one: Any, other: Any) -> bool:
-    """Equal, of the same types, with NaN and the sign of zero taken for what they are."""
+    """Equal, of the same types, the sign of zero included, and a NaN where there was one."""
     if type(one) is not type(other):
         return False
     if isinstance(one, float):
-        return math.copysign(1, one) == math.copysign(1, other) and (
-            one == other or (math.isnan(one) and math.isnan(other))
-        )
+        if math.isnan(one):
+            return math.isnan(other)
+        return one == other and math.copysign(1, one) == math.copysign(1, other)
     if isinstance(one, list):
         return len(one) == len(other) and all(map(same, one, other))
     if isinstance(one, dict):

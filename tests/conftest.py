@@ -23,6 +23,15 @@ hypothesis.settings.register_profile("durably", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("durably")
 
 
+def pytest_configure() -> None:
+    """Let a Ctrl-C arrive, here and in child processes.
+
+    A shell ignores it for what it starts in the background, where the tests of it would hang.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(autouse=True)
 def no_thread_is_left() -> Iterator[None]:
     """A test that leaves one of durably's threads alive has failed."""

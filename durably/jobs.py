@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import threading
 from collections.abc import Callable
@@ -95,11 +96,18 @@ def output_type(job: Job[Any, Any]) -> Any:
 
 def _is_same_function(one: Job[Any, Any], other: Job[Any, Any]) -> bool:
     """Whether both come from the same place in the source, as when a cell runs again."""
-    return one.run is other.run or _place(one.run) == _place(other.run) != (None, None)
+    return one.run is other.run or _place(one.run) == _place(other.run) is not None
 
 
-def _place(function: Callable[..., Any]) -> tuple[str | None, str | None]:
-    return getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+def _place(function: Callable[..., Any]) -> str | None:
+    """Where in the source the function is, or the class of an object that can be called.
+
+    ``None`` for a ``functools.partial``: two of them may have nothing in common.
+    """
+    named = function if hasattr(function, "__qualname__") else type(function)
+    if named is functools.partial:
+        return None
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def _positional_parameters(function: object, name: str) -> list[inspect.Parameter]:
@@ -200,7 +208,7 @@ class Registry:
             if old is not None and not _is_same_function(old, new):
                 raise ConflictError(
                     f"another function is registered as job {new.name!r}: "
-                    f"{'.'.join(map(str, _place(old.run)))}; give one of them another name"
+                    f"{_place(old.run) or shown(old.run)}; give one of them another name"
                 )
             self._jobs = self._jobs | {new.name: new}
 

@@ -300,6 +300,32 @@ class TestRegistry:
 
         assert registry.require("x").run is again
 
+    def test_objects_that_can_be_called_are_told_apart_by_their_class(self) -> None:
+        """One of the same class replaces, one of another class is another function."""
+
+        class Caller:
+            def __call__(self, step: StepContext) -> int:
+                return 1
+
+        class Other(Caller):
+            pass
+
+        registry = Registry(Codec())
+        registry.add(Job("x", Caller()))
+        registry.add(Job("x", again := Caller()))
+        with pytest.raises(ConflictError, match="Caller"):
+            registry.add(Job("x", Other()))
+        assert registry.require("x").run is again
+
+    def test_a_partial_is_the_same_as_itself_alone(self) -> None:
+        """Two of them have no name by which they could be the same function."""
+        registry = Registry(Codec())
+        spec = Job("x", functools.partial(nightly))
+        registry.add(spec)
+        registry.add(Job("x", spec.run))
+        with pytest.raises(ConflictError, match="partial"):
+            registry.add(Job("x", functools.partial(nightly)))
+
     def test_a_type_that_nothing_can_structure_is_refused_before_it_runs(self) -> None:
         """A job whose input or output has no stored form cannot be registered."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from datetime import timedelta
+from math import inf
 from typing import Any
 
 import attrs
@@ -64,8 +64,10 @@ class Retry:
 
     @backoff.validator
     def _does_not_shrink(self, _: object, value: object) -> None:
-        if isinstance(value, timedelta) or seconds(value, "Retry.backoff") < 1:
-            raise ValidationError(f"Retry.backoff={value!r} must be a number of at least 1")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value < inf:
+            raise ValidationError(
+                f"Retry.backoff must be a number of at least 1, not {shown(value)}"
+            )
 
     @jitter.validator
     def _is_a_bool(self, _: object, value: object) -> None:

@@ -85,6 +85,7 @@ def test_jitter_differs_from_time_to_time():
         *[("max_wait", value) for value in (-0.1, "1", None, float("nan"), float("inf"))],
         ("wait", timedelta(seconds=-1)),
         *[("backoff", value) for value in (0.5, 0, -2, "2", None, True, float("nan"))],
+        ("backoff", float("inf")),
         ("backoff", timedelta(seconds=2)),
         *[("jitter", value) for value in (1, None, "yes")],
         *[
@@ -98,3 +99,9 @@ def test_a_bad_value_is_refused_by_name(name, value):
     """What makes no sense is a ValidationError that names the option."""
     with pytest.raises(durably.ValidationError, match=f"Retry.{name}"):
         Retry(**{name: value})
+
+
+def test_the_message_of_a_bad_backoff_speaks_of_numbers():
+    """It is a factor, no duration."""
+    with pytest.raises(durably.ValidationError, match="a number of at least 1, not '2'"):
+        Retry(backoff="2")

@@ -28,10 +28,6 @@ LIST: Final = """
            EXISTS (SELECT 1 FROM durably_runs r WHERE r.owner = o.owner) AS has_runs
     FROM durably_owners o"""
 
-OF_RUN: Final = """
-    SELECT o.owner, o.token, o.boot_id, o.heartbeat_interval_us, o.is_started, o.beat, 1
-    FROM durably_runs r JOIN durably_owners o ON o.owner = r.owner WHERE r.id = :id"""
-
 REMOVE: Final = """
     DELETE FROM durably_owners
     WHERE owner = :owner AND NOT EXISTS (SELECT 1 FROM durably_runs WHERE owner = :owner)"""
@@ -97,12 +93,6 @@ def beat(db: apsw.Connection, owner: int, now_us: int) -> Beat:
 def list_all(db: apsw.Connection) -> list[OwnerRow]:
     """Every owner that has not left in order."""
     return [OwnerRow._make(row) for row in db.execute(LIST).fetchall()]
-
-
-def of_run(db: apsw.Connection, run_id: str) -> OwnerRow | None:
-    """The owner of the run, if it has one."""
-    rows = db.execute(OF_RUN, {"id": run_id}).fetchall()
-    return OwnerRow._make(rows[0]) if rows else None
 
 
 @single_statement

@@ -112,7 +112,6 @@ def test_statement_prepares_against_the_schema(db: apsw.Connection, name: str) -
         ("steps.OF_RUN", {"sqlite_autoindex_durably_runs_1"}),
         ("owners.BEAT_OWNER", set()),
         ("owners.BEAT_RUNS", {"durably_runs_owner"}),
-        ("owners.OF_RUN", {"sqlite_autoindex_durably_runs_1"}),
         ("owners.REMOVE", {"durably_runs_owner"}),
         ("logs.APPEND", {"sqlite_autoindex_durably_runs_1"}),
         ("logs.OF_RUN", {"sqlite_autoindex_durably_runs_1", "durably_logs_run"}),

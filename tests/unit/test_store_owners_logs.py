@@ -109,18 +109,6 @@ def test_owner_with_runs_is_not_removed(store: Database) -> None:
     assert store.read(owners.list_all) == []
 
 
-def test_owner_of_a_run_is_found(store: Database) -> None:
-    """Whoever waits for a run finds the engine that executes it."""
-    owner = given_owner(store, "t")
-    given_owner(store)
-    run, pending = given_running(store, owner), trigger(store)
-    found = store.read(owners.of_run, run.id)
-    assert found is not None
-    assert (found.owner, found.token, found.has_runs) == (owner, "t", 1)
-    assert store.read(owners.of_run, pending.id) is None
-    assert store.read(owners.of_run, "nowhere") is None
-
-
 # -- log lines -------------------------------------------------------------------------------
 
 

@@ -48,7 +48,7 @@ _DMS_BYTE: Final = 128
 _HOLD_ATTEMPTS: Final = 200
 _HOLD_PAUSE_S: Final = 0.01
 
-CLOEXEC: Final = getattr(os, "OCLOEXEC", 0)
+CLOEXEC: Final = getattr(os, "O_CLOEXEC", 0)
 
 
 def _set_ofd_lock(fd: int, start: int, length: int, *, locked: bool) -> None:

@@ -416,7 +416,13 @@ def _create_private(path: str) -> None:
 
 def refuse_special(path: str) -> None:
     """Refuse what is there but can be no database file."""
-    status = os.stat(path)
+    try:
+        status = os.stat(path)
+    except OSError as exc:
+        # A link that leads to itself, say, or a file that was removed this instant.
+        raise DatabaseError(
+            f"the database {path!r} cannot be looked at: {exc.strerror}; check the path"
+        ) from exc
     if not stat.S_ISREG(status.st_mode):
         raise ValidationError(f"path={path!r} is not a regular file")
     if status.st_size == 1:

@@ -318,6 +318,14 @@ class TestRefused:
             Durably(f"{tmp_path}/data/")
         assert list(tmp_path.iterdir()) == []
 
+    def test_a_link_that_leads_to_itself(self, tmp_path: Path) -> None:
+        """A DatabaseError names it, and carries what the system said."""
+        path = tmp_path / "loop.db"
+        path.symlink_to(path)
+        with pytest.raises(DatabaseError, match=r"loop\.db.*check the path") as caught:
+            Durably(path)
+        assert isinstance(caught.value.__cause__, OSError)
+
     @pytest.mark.parametrize("kind", ["fifo", "device"])
     def test_what_is_no_regular_file(self, tmp_path: Path, kind: str) -> None:
         """A pipe or a device is refused at once, and not waited for."""

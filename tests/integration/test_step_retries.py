@@ -164,3 +164,17 @@ def test_the_wait_between_retries_ends_when_the_run_is_stopped(tmp_path, how):
         assert app.get_run(run).status == ("cancelled" if how == "cancel" else "pending")
         assert [s.status for s in app.get_steps(run)] == (["cancelled"] if how == "cancel" else [])
     assert called == [1]
+
+
+def test_each_wait_is_longer_than_the_one_before(tmp_path, monkeypatch):
+    """The first wait is ``wait`` seconds, each further one ``backoff`` times as long."""
+    waits = []
+    monkeypatch.setattr(durably.StepContext, "sleep", lambda _, seconds: waits.append(seconds))
+
+    def job(step):
+        retry = Retry(attempts=5, wait=0.5, backoff=3, max_wait=10, jitter=False)
+        return step.options(retry=retry).run("s", flaky(4))
+
+    with engine(tmp_path, job) as app:
+        assert execute(app).output == 5
+    assert waits == [0.5, 1.5, 4.5, 10]

@@ -280,3 +280,31 @@ def test_a_log_line_belongs_to_the_step_of_its_own_thread(tmp_path):
         execute(app)
     assert sorted((line.message, line.step_name) for line in lines[:2]) == [("a", "a"), ("b", "b")]
     assert [(line.message, line.step_name) for line in lines[2:]] == [("outside", None)]
+
+
+def test_a_log_line_after_an_inner_step_belongs_to_the_outer_one(tmp_path):
+    """The step that is told is the innermost one that has not ended, also after a failure."""
+
+    def inner(step, error):
+        step.log.info("inside")
+        if error:
+            raise ValueError("no")
+
+    def outer(step):
+        step.run("inner", inner, step, False)
+        step.log.info("between")
+        with pytest.raises(ValueError, match="no"):
+            step.run("failing", inner, step, True)
+        step.log.info("after")
+
+    def job(step):
+        step.run("outer", outer, step)
+        step.log.info("end")
+
+    with engine(tmp_path, job) as app:
+        lines = record(app, "log:write")
+        assert execute(app).status == "completed"
+    assert [(line.message, line.step_name) for line in lines] == [
+        *[("inside", "inner"), ("between", "outer"), ("inside", "failing"), ("after", "outer")],
+        ("end", None),
+    ]

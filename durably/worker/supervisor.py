@@ -258,8 +258,8 @@ class Supervisor:
     def _refuse_inside(self, verb: str) -> None:
         if self.is_inside:
             raise ConflictError(
-                f"{verb} was called from inside a job or a listener, and would wait for itself; "
-                "call it from another thread"
+                f"{verb} from inside a job or a listener would wait for itself; "
+                "it is possible from another thread"
             )
 
     @contextmanager
@@ -382,7 +382,9 @@ class Supervisor:
 
         Raises:
             DatabaseError: the dispatcher cannot claim; nothing executes any more.
+            ConflictError: called from inside a job or a listener.
         """
+        self._refuse_inside("waiting for all runs")
         with held_back() as interrupts:
             while not self._is_drained(is_enough):
                 interrupts.check()

@@ -202,6 +202,19 @@ class TestFromInside:
         assert len(raised) == 2
         assert app.jobs["inside"].trigger_and_wait(timeout=HANG_S).status == "completed"
 
+    def test_a_job_cannot_leave_the_block_of_its_engine(self, app: Durably) -> None:
+        """The end of a with block stops the engine, and inside a job of it is a conflict too."""
+
+        @durably.job
+        def inside(step):
+            with pytest.raises(ConflictError, match="wait for itself"), app:
+                pass
+
+        app.register(inside)
+        app.start()
+        assert app.jobs["inside"].trigger_and_wait(timeout=HANG_S).status == "completed"
+        assert app.jobs["inside"].trigger_and_wait(timeout=HANG_S).status == "completed"
+
     @pytest.mark.parametrize("verb", ["stop", "close"])
     def test_a_listener_cannot_wait_for_itself(self, app: Durably, gate: Gate, verb: str) -> None:
         """stop and close inside a listener raise ConflictError, in whatever thread it is called."""

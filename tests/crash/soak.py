@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Final
 
 # As pytest has it: helper modules lie beside the tests.
-sys.path.insert(0, str(Path(__file__).parents[1]))
+if (TESTS := str(Path(__file__).parents[1])) not in sys.path:
+    sys.path.insert(0, TESTS)
 
 from crash import (
     deaths,
     endings,
     failing_disk_workload,
+    files,
     kernels,
     neighbours,
     powerloss_workload,
@@ -49,6 +51,9 @@ KINDS: Final[dict[str, Kind]] = {
     "power-loss": powerloss_workload.run,
     "failing-disk": failing_disk_workload.run,
     "short-memory": short_memory_workload.run,
+    "migrations": files.migrations,
+    "lost": files.lost,
+    "clocks": files.clocks,
 }
 
 # How long one kind goes on before it is the next one's turn.

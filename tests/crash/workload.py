@@ -6,7 +6,7 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,14 @@ class Ledger:
             return  # it has ended meanwhile, or another caller was quicker
 
 
-def live(folder: Path, seed: int, ending: int, pause_s: float = 0.0, **options: Any) -> None:
+def live(
+    folder: Path,
+    seed: int,
+    ending: int,
+    pause_s: float = 0.0,
+    listener: Callable[[Any], object] | None = None,
+    **options: Any,
+) -> None:
     """A life: an engine with callers, until it is told to end."""
     rng = random.Random(seed)
     ledger = Ledger(folder)
@@ -116,6 +123,8 @@ def live(folder: Path, seed: int, ending: int, pause_s: float = 0.0, **options: 
     settings = {"max_workers": 3, "synchronous": synchronous, "poll_interval": 0.1} | options
     app = durably.Durably(folder / "runs.db", jobs=[ledger.job(pause_s)], **settings)
     ledger.listen(app)
+    if listener is not None:
+        app.on("*", listener)
     app.start()
     threads = Threads()
     for _ in range(2):
@@ -190,6 +199,8 @@ def _check_left(folder: Path, has_zombies: bool) -> None:
             f"{run.id} is {run.status} with {run.completed_steps} steps and {run.output}"
             for run in runs.values()
             if (run.status, run.output, run.completed_steps) != ("completed", STEPS, STEPS)
+            or run.duration is None
+            or run.duration < 0
         ]
         found += [
             f"{run_id} was acknowledged as {what} and is not there"

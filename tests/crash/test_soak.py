@@ -1,0 +1,96 @@
+"""The short forms of what ``python -m tests.crash.soak`` does for as long as it is asked to."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from crash import soak
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, stops and kills")
+
+# Each goes through one round at least, however short its time is.
+SECONDS = 1.0
+
+# What each kind promises, and whether one round of it is short.
+FACTS = {
+    "killed": ("Several processes killed at random instants lose nothing acknowledged.", False),
+    "killed-at-points": ("Nor do those that are killed at a point of the write path.", False),
+    "stopped": ("A process stopped past the threshold changes nothing when it goes on.", False),
+    "suspended": ("A machine that sleeps costs no run its owner.", False),
+    "tidied": ("Deleted lock files cost nothing, also where their owners die.", False),
+    "exits": ("An interpreter that ends at any moment neither hangs nor loses.", False),
+    "interrupts": ("A script ends by Ctrl-C, and the next one goes on.", False),
+    "kernels": ("An engine in a notebook can be used on after each Ctrl-C.", False),
+    "deaths": ("A step may end, fork or starve its process.", False),
+    "poked": ("Code that opens and closes the files in the same process harms nothing.", False),
+    "long-reader": ("The log is bounded again when a long reader has ended.", False),
+    "crowd": ("Eight processes do to one file's runs what they like.", False),
+    "migrations": ("Processes make and migrate a file at once, and are killed at it.", True),
+    "lost": ("Processes whose file is taken away notice, and what was moved is whole.", True),
+    "clocks": ("Wall clocks that jump cost no run its owner and make no duration negative.", False),
+}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a kind leaves when it has found something lies with the test's other files."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=[] if is_short else pytest.mark.slow)
+        for kind, (_, is_short) in FACTS.items()
+    ],
+)
+def test_short_form(kind: str) -> None:
+    """Each kind of fault leaves what FACTS says of it."""
+    seed = random.SystemRandom().randrange(2**32)
+    print(f"seed {seed}")
+    counts = soak.KINDS[kind](time.monotonic() + SECONDS, seed)
+    assert counts["checks passed"] >= 1
+    assert sum(counts.values()) > counts["checks passed"]
+
+
+def test_one_command_runs_them() -> None:
+    """The command of the documentation works from a checkout, and tells what it did."""
+    arguments = ["--minutes", "0.005", "--seed", "7", "--kind", "migrations"]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.crash.soak", *arguments],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "migrations --seed 7" in done.stdout
+    assert "checks passed" in done.stdout
+
+
+def test_finding_is_told_with_its_seed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a finding the status is 1, and what shows it again is the last thing that is printed."""
+    seeds = []
+
+    def kind(deadline: float, seed: int) -> Counter[str]:
+        seeds.append(seed)
+        assert len(seeds) < 3, "found"
+        return Counter({"checks passed": 1})
+
+    monkeypatch.setattr(soak, "KINDS", {"one": kind, "two": kind})
+    assert soak.soak(["one", "two"], 60.0, 7) == 1
+    assert seeds[0] == 7
+    printed = capsys.readouterr()
+    assert "AssertionError: found" in printed.err
+    assert printed.out.rstrip().endswith(f"--kind one --seed {seeds[2]} --minutes 1")
+    assert "2 checks passed" in printed.out

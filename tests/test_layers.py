@@ -23,7 +23,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("events",),
     ("settings",),
     ("retry",),
-    ("store.faults",),
+    ("store.faults", "store.filesystem"),
     ("store.guard",),
     ("store.mutex",),
     ("store.schema",),

@@ -31,6 +31,7 @@ from durably.shown import shown
 from durably.store import schema
 from durably.store.changes import ChangeFeed
 from durably.store.faults import database_error
+from durably.store.filesystem import warn_of_network
 from durably.store.guard import FileGuard
 from durably.store.mutex import WriterMutex
 from durably.store.writer import BUSY_SLICE_MS, BUSY_TIMEOUT_S, FaultPoint, Writer, leak
@@ -84,6 +85,7 @@ class Database:
         self._connections: list[apsw.Connection] = []
         self._mutexes: list[WriterMutex] = []
         _create_private(self.path)
+        warn_of_network(self.path)
         with FileGuard.opening(), self._translated():
             try:
                 self._open(synchronous, fault_point)

@@ -33,7 +33,7 @@ from durably.store.changes import ChangeFeed
 from durably.store.faults import database_error
 from durably.store.filesystem import warn_of_network
 from durably.store.guard import FileGuard
-from durably.store.mutex import WriterMutex
+from durably.store.mutex import WriterMutex, mutex_path
 from durably.store.writer import BUSY_SLICE_MS, BUSY_TIMEOUT_S, FaultPoint, Writer, leak
 
 log = logging.getLogger("durably")
@@ -86,37 +86,55 @@ class Database:
         self._mutexes: list[WriterMutex] = []
         _create_private(self.path)
         warn_of_network(self.path)
+        self._guard: FileGuard | None = None
         with FileGuard.opening(), self._translated():
             try:
-                self._open(synchronous, fault_point)
+                if os.path.getsize(self.path) and not os.path.exists(mutex_path(self.path)):
+                    # Nothing may be made beside a file that is not ours.
+                    self._refuse_foreign()
+                mutex = self._mutex()
+                with self._closed_to_others(mutex):
+                    try:
+                        self._open(mutex, synchronous, fault_point)
+                    except BaseException:
+                        self._close_all(self._connections)
+                        raise
             except BaseException:
-                for connection in self._connections:
-                    connection.close()
                 for mutex in self._mutexes:
                     mutex.close()
                 raise
         watch_forks(self)
 
-    def _open(self, synchronous: Synchronous, fault_point: FaultPoint | None) -> None:
-        self._refuse_foreign()
-        write = self._connect()
-        # Only takes effect in a file that is still empty; lets a purge shrink it later. Asks
-        # for the write lock in every file, for one slice of the busy timeout.
-        deadline = self._clock.monotonic() + BUSY_TIMEOUT_S
-        self._retry_busy(lambda: write.pragma("auto_vacuum", 2), deadline)
-        self._switch_to_wal(write)
-        mutex = self._mutex()
-        deadline = self._clock.monotonic() + BUSY_TIMEOUT_S
+    @contextmanager
+    def _closed_to_others(self, mutex: WriterMutex) -> Iterator[None]:
+        """Keep apart whoever opens or closes the file, in whatever process.
+
+        Until the guard is held, and from its release on, a foreign close in this process leaves
+        these connections without any lock. Another process that closed the file then would take
+        itself for the last one and delete the log under them, and their own close would copy an
+        old log over newer pages.
+        """
         has_mutex = mutex.acquire(BUSY_TIMEOUT_S)
         try:
-            schema.migrate(
-                write,
-                self.path,
-                lambda: self._begin(write, deadline),
-            )
+            yield
         finally:
             if has_mutex:
                 mutex.release()
+
+    def _open(
+        self, mutex: WriterMutex, synchronous: Synchronous, fault_point: FaultPoint | None
+    ) -> None:
+        self._refuse_foreign()
+        self._prepare()
+        # Before the connections that are to stay: their log must not be deleted under them.
+        self._guard = FileGuard.hold(self.path)
+        write = self._connect()
+        deadline = self._clock.monotonic() + BUSY_TIMEOUT_S
+        self._retry_busy(
+            lambda: write.execute("SELECT count(*) FROM sqlite_schema").fetchall(), deadline
+        )
+        self._guard.hold_memory()
+        schema.migrate(write, self.path, lambda: self._begin(write, deadline))
         _configure(write, synchronous)
         beats = self._connect()
         # A lost heartbeat would be made up by the next one, but its frames lie in the log before
@@ -127,7 +145,6 @@ class Database:
         _configure(self._changes_connection, "normal")
         self._changes_connection.pragma("query_only", True)
         self._changes_connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
-        self._guard = FileGuard.hold(self.path)
         self._identity = _identity(self.path)
         self._writer = Writer(
             write, path=self.path, mutex=mutex, clock=self._clock, fault_point=fault_point
@@ -179,6 +196,21 @@ class Database:
             if db.in_transaction:
                 db.execute("ROLLBACK")
 
+    def _prepare(self) -> None:
+        """Bring a new file to the modes that it keeps."""
+        db = self._connect()
+        # The log is left to the connections that stay.
+        db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        try:
+            # Only takes effect in a file that is still empty; lets a purge shrink it later. Asks
+            # for the write lock in every file, for one slice of the busy timeout.
+            deadline = self._clock.monotonic() + BUSY_TIMEOUT_S
+            self._retry_busy(lambda: db.pragma("auto_vacuum", 2), deadline)
+            self._switch_to_wal(db)
+        finally:
+            self._connections.remove(db)
+            db.close()
+
     def _switch_to_wal(self, db: apsw.Connection) -> None:
         deadline = self._clock.monotonic() + BUSY_TIMEOUT_S
         # The switch does not always consult the busy timeout.
@@ -227,7 +259,10 @@ class Database:
     def read(self, query: Operation[Ps, T], *args: Ps.args, **kwargs: Ps.kwargs) -> T:
         """Execute *query*, which reads, and return what it fetched."""
         with self._reader() as db, self._translated():
-            return query(db, *args, **kwargs)
+            if self._guard is None:
+                return query(db, *args, **kwargs)
+            with self._guard.reading():
+                return query(db, *args, **kwargs)
 
     @contextmanager
     def _reader(self) -> Iterator[apsw.Connection]:
@@ -258,6 +293,8 @@ class Database:
             _configure(db, "normal")
             db.pragma("query_only", True)
             db.set_busy_timeout(int(BUSY_TIMEOUT_S * 1000))
+            # One that is still in use when the engine is closed ends after the guard.
+            db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         except BaseException:
             # Those who poll would leave one at each look, for as long as the disk fails.
             self._connections.remove(db)
@@ -326,18 +363,24 @@ class Database:
             self._is_closed = True
             readers = self._readers
             self._readers = []
-        # SQLite tidies up behind the last connection only if nothing else holds its locks.
-        self._guard.release()
-        try:
-            for reader in readers:
-                reader.close()
-            with self._changes_lock:
-                self._changes_connection.close()
-            self._beats.close()
-            self._writer.close()
-        finally:
-            self._guard.close()
+        with self._writer.at_rest() as write, self._beats.at_rest() as beats:
+            mutex = self._mutexes[0]
+            with self._closed_to_others(mutex), self._changes_lock:
+                self._close_all([*readers, self._changes_connection, beats, write])
+        for mutex in self._mutexes:
+            mutex.close()
         self._connections.clear()
+
+    def _close_all(self, connections: list[apsw.Connection]) -> None:
+        # SQLite tidies up behind the last connection only if nothing else holds its locks.
+        if self._guard is not None:
+            self._guard.release()
+        try:
+            for connection in connections:
+                connection.close()
+        finally:
+            if self._guard is not None:
+                self._guard.close()
 
     @property
     def is_closed(self) -> bool:

@@ -25,7 +25,7 @@ import sys
 import threading
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from durably.errors import DatabaseError
 from durably.forking import no_fork, watch_forks
@@ -34,7 +34,9 @@ if sys.platform != "win32":
     import fcntl
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+T = TypeVar("T")
 
 _UNSUPPORTED: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP})
 
@@ -44,9 +46,15 @@ _UNSUPPORTED: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOLCK, errno
 _SHARED_FIRST: Final = 0x40000002
 _SHARED_SIZE: Final = 510
 _DMS_BYTE: Final = 128
+# Before it, one byte for each snapshot that readers may use. Whoever has the first one exclusively
+# copies the log into the file, whoever has the others begins it anew.
+_FIRST_SNAPSHOT: Final = 123
+_SNAPSHOTS: Final = 4
 
 _HOLD_ATTEMPTS: Final = 200
 _HOLD_PAUSE_S: Final = 0.01
+_READ_ATTEMPTS: Final = 50
+_READ_PAUSE_S: Final = 0.001
 
 CLOEXEC: Final = getattr(os, "O_CLOEXEC", 0)
 
@@ -58,6 +66,19 @@ def _set_ofd_lock(fd: int, start: int, length: int, *, locked: bool) -> None:
         # "0q" pads to the alignment of off_t.
         request = struct.pack("hhqqi0q", kind, os.SEEK_SET, start, length, 0)
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, request)
+
+
+def _lock_soon(fd: int, start: int, length: int) -> None:
+    pause = threading.Event()
+    for _ in range(_READ_ATTEMPTS):
+        try:
+            _set_ofd_lock(fd, start, length, locked=True)
+        except BlockingIOError:
+            pause.wait(_READ_PAUSE_S)
+        except OSError:
+            return
+        else:
+            return
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
@@ -85,14 +106,38 @@ class _GuardedFile:
         self.holders = 0
         # Descriptors that must live as long as these do, as each close would drop the locks.
         self.spare: list[int] = []
+        self._reading = threading.Lock()  # guards the two below
+        # By thread: one that a Ctrl-C keeps from its end is over when its thread reads again.
+        self._readers: set[int] = set()
+        self._read_fd = -1
 
-    def lock(self, path: str) -> None:
+    def lock(self) -> None:
+        _set_ofd_lock(self.fd, _SHARED_FIRST, _SHARED_SIZE, locked=True)
+
+    def lock_memory(self, path: str) -> None:
         shm_path = f"{path}-shm"
         if not self.shm or self.shm[-1][0] != _identity(Path(shm_path).stat()):
             fd = os.open(shm_path, os.O_RDWR | CLOEXEC)
             self.shm.append((_identity(os.fstat(fd)), fd))
-        _set_ofd_lock(self.fd, _SHARED_FIRST, _SHARED_SIZE, locked=True)
         _set_ofd_lock(self.shm[-1][1], _DMS_BYTE, 1, locked=True)
+
+    def begin_read(self) -> None:
+        with self._reading:
+            if not self._readers:
+                self._read_fd = self.shm[-1][1]
+                # Taken by others for the time of a look, the first one for that of a checkpoint:
+                # a read that begins then has its snapshot in one of the others.
+                for first, count in ((_FIRST_SNAPSHOT + 1, _SNAPSHOTS), (_FIRST_SNAPSHOT, 1)):
+                    _lock_soon(self._read_fd, first, count)
+            self._readers.add(threading.get_ident())
+
+    def end_read(self) -> None:
+        with self._reading:
+            self._readers.discard(threading.get_ident())
+            if not self._readers:
+                with contextlib.suppress(OSError):
+                    size = 1 + _SNAPSHOTS
+                    _set_ofd_lock(self._read_fd, _FIRST_SNAPSHOT, size, locked=False)
 
     def unlock(self) -> None:
         with contextlib.suppress(OSError):
@@ -156,14 +201,36 @@ _registry: Final = _Registry()
 watch_forks(_registry)
 
 
+def _patiently(attempt: Callable[[], T], path: str) -> T:
+    pause = threading.Event()
+    for _ in range(_HOLD_ATTEMPTS):
+        try:
+            return attempt()
+        except BlockingIOError:
+            # A second SQLite library in this process is just closing the file: our POSIX
+            # locks do not stop it, and its exclusive one stops us. It is over in a moment.
+            pause.wait(_HOLD_PAUSE_S)
+        except OSError as exc:
+            raise DatabaseError(
+                f"cannot guard {path} against other code that opens it: {exc}. Make sure "
+                f"that it and {path}-shm exist, that you may write to them, and that this "
+                f"process has file descriptors left (ulimit -n)."
+            ) from exc
+    raise DatabaseError(
+        f"{path} is locked exclusively by another program; close that program and try again.",
+        is_transient=True,
+    )
+
+
 class FileGuard:
     """Keeps every other connection from believing that it is the last one of a database.
 
     One for each set of connections that is opened and closed together::
 
         with FileGuard.opening():
-            connection = apsw.Connection(path)  # ... until the file is in WAL mode
-            guard = FileGuard.hold(path)
+            guard = FileGuard.hold(path)  # a file that is in WAL mode
+            connection = apsw.Connection(path)  # ... until it has read
+            guard.hold_memory()
         ...
         guard.release()
         connection.close()
@@ -182,8 +249,9 @@ class FileGuard:
             the file system refuses them.
     """
 
-    def __init__(self, file: _GuardedFile | None, *, holds: bool) -> None:
+    def __init__(self, file: _GuardedFile | None, path: str, *, holds: bool) -> None:
         self._file = file
+        self._path = path
         self._generation = _registry.generation
         self._holds = holds
 
@@ -210,39 +278,23 @@ class FileGuard:
 
     @classmethod
     def hold(cls, path: str) -> FileGuard:
-        """Take the locks, or join those that this process has on the file.
+        """Take the lock on the file, or join the one that this process has.
 
-        Call it when SQLite has opened the database in WAL mode and read from it, so that the
-        shared-memory file exists.
+        Before SQLite opens it: between the two, another connection could take itself for the
+        last one, and the log that SQLite has just opened would be deleted. The file must be in WAL
+        mode already, since the switch to it needs the file for itself.
 
         Raises:
-            DatabaseError: the files cannot be opened, or somebody has them locked exclusively.
+            DatabaseError: the file cannot be opened, or somebody has it locked exclusively.
         """
-        if sys.platform != "linux":
-            return cls(None, holds=False)
         # SQLite puts its files beside the one that a symbolic link means, not beside the link.
         path = os.path.realpath(path)
-        pause = threading.Event()
+        if sys.platform != "linux":
+            return cls(None, path, holds=False)
         # Counts as opening also where the caller forgot it: an attempt that failed leaves
         # descriptors, and closing them would drop the locks of the caller's own SQLite.
         with cls.opening():
-            for _ in range(_HOLD_ATTEMPTS):
-                try:
-                    return cls._hold_once(path)
-                except BlockingIOError:
-                    # A second SQLite library in this process is just closing the file: our POSIX
-                    # locks do not stop it, and its exclusive one stops us. It is over in a moment.
-                    pause.wait(_HOLD_PAUSE_S)
-                except OSError as exc:
-                    raise DatabaseError(
-                        f"cannot guard {path} against other code that opens it: {exc}. Make sure "
-                        f"that it and {path}-shm exist, that you may write to them, and that this "
-                        f"process has file descriptors left (ulimit -n)."
-                    ) from exc
-        raise DatabaseError(
-            f"{path} is locked exclusively by another program; close that program and try again.",
-            is_transient=True,
-        )
+            return _patiently(lambda: cls._hold_once(path), path)
 
     @classmethod
     def _hold_once(cls, path: str) -> FileGuard:
@@ -250,7 +302,7 @@ class FileGuard:
             try:
                 file = _registry.file(path)
                 try:
-                    file.lock(path)
+                    file.lock()
                 except BaseException:
                     if not file.holders:
                         file.unlock()
@@ -260,10 +312,43 @@ class FileGuard:
                     raise
                 # The descriptors are open all the same, and closing them would do the very harm.
                 file.users += 1
-                return cls(file, holds=False)
+                return cls(file, path, holds=False)
             file.users += 1
             file.holders += 1
-            return cls(file, holds=True)
+            return cls(file, path, holds=True)
+
+    def hold_memory(self) -> Self:
+        """Take the lock on the shared memory as well; return this guard.
+
+        Call it when SQLite has opened the database and read from it, so that it exists.
+
+        Raises:
+            DatabaseError: it cannot be opened, or somebody has it locked exclusively.
+        """
+        _patiently(self._hold_memory_once, self._path)
+        return self
+
+    def _hold_memory_once(self) -> None:
+        with no_fork():
+            if self.is_effective and self._file is not None:
+                self._file.lock_memory(self._path)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Surround a read of the database, from before its snapshot to its end.
+
+        A foreign close drops the lock on the snapshot too: another process would then begin the
+        log anew under the read, which would see part of an older and part of a newer state.
+        """
+        file = self._file
+        if not self.is_effective or file is None or not file.shm:
+            yield
+            return
+        file.begin_read()
+        try:
+            yield
+        finally:
+            file.end_read()
 
     @property
     def is_effective(self) -> bool:

@@ -80,6 +80,11 @@ def _flock_once(fd: int, operation: int) -> None:
         fcntl.flock(fd, operation)
 
 
+def mutex_path(path: str) -> str:
+    """The file beside the database *path* that its writers lock."""
+    return f"{os.path.realpath(path)}.writer"
+
+
 class WriterMutex:
     """One writer at a time among all write connections of a database, in whatever process.
 
@@ -111,7 +116,7 @@ class WriterMutex:
             DatabaseError: the file cannot be made or opened.
         """
         # All names of a database must lead to one mutex.
-        self.path: Final = f"{os.path.realpath(path)}.writer"
+        self.path: Final = mutex_path(path)
         self._clock = clock
         self._never = threading.Event()
         self._is_patient = True
@@ -127,8 +132,8 @@ class WriterMutex:
             except OSError as exc:
                 raise DatabaseError(
                     f"cannot open {self.path}, which keeps writers of the database apart: {exc}. "
-                    f"Make sure that the folder and the file are writable by you; the file may be "
-                    f"deleted when no program has the database open."
+                    f"Check the permissions of the folder and of the file, which may be deleted "
+                    f"when no program has the database open."
                 ) from exc
             watch_forks(self)
         try:

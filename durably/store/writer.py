@@ -18,13 +18,12 @@ Invariants:
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from enum import Enum, auto
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
@@ -86,7 +85,7 @@ class _Ticket:
     def open_gate(self) -> None:
         """Have the thread that waits look again; it may do so without, or be told twice."""
         if self.gate.locked():
-            with contextlib.suppress(RuntimeError):  # somebody else was faster
+            with suppress(RuntimeError):  # somebody else was faster
                 self.gate.release()
 
 
@@ -161,7 +160,7 @@ class Writer:
         """Have the thread that waits longest try for the lock. Called without it."""
         if self._queue:
             # Another leader may have taken it meanwhile, and calls the next in its turn.
-            with contextlib.suppress(IndexError):
+            with suppress(IndexError):
                 self._queue[0].open_gate()
 
     def _withdraw(self, ticket: _Ticket) -> None:
@@ -360,11 +359,19 @@ class Writer:
         finally:
             self._call_next()
 
+    @contextmanager
+    def at_rest(self) -> Iterator[apsw.Connection]:
+        """Once the transaction in progress has ended, have the connection and let nobody write."""
+        try:
+            with self._lock:
+                yield self._db
+        finally:
+            self._call_next()
+
     def close(self) -> None:
         """Close the connection once the transaction in progress has ended."""
-        with self._lock:
-            self._db.close()
-        self._call_next()
+        with self.at_rest() as db:
+            db.close()
         self._mutex.close()
 
     def before_fork(self) -> None:

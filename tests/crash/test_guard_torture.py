@@ -56,7 +56,7 @@ WRITER = (
 mutex = WriterMutex(path, Clock())
 with FileGuard.opening():
     connection = connect(mutex); connection.transaction_mode = "IMMEDIATE"
-    guard = FileGuard.hold(path)
+    guard = FileGuard.hold(path).hold_memory()
 assert guard.is_effective
 def poke():
     import sqlite3
@@ -94,7 +94,7 @@ def churn(name):
         mutex = WriterMutex(path, Clock())
         with FileGuard.opening():
             connection = connect(mutex); connection.transaction_mode = "IMMEDIATE"
-            guard = FileGuard.hold(path)
+            guard = FileGuard.hold(path).hold_memory()
         for _ in range(random.randrange(4)):
             insert(connection, mutex, name, n + 1)
             n += 1
@@ -174,7 +174,7 @@ import sqlite3
 mutex = WriterMutex(path, Clock())
 with FileGuard.opening():
     connection = connect(mutex); connection.transaction_mode = "IMMEDIATE"
-    guard = FileGuard.hold(path)
+    guard = FileGuard.hold(path).hold_memory()
 insert(connection, mutex, "me", 1)
 for _ in range(3):
     other = sqlite3.connect(path); other.execute("select * from t").fetchall(); other.close()
@@ -213,14 +213,14 @@ IN_A_FORKED_CHILD = (
 mutex = WriterMutex(path, Clock())
 with FileGuard.opening():
     connection = connect(mutex); connection.transaction_mode = "IMMEDIATE"
-    guard = FileGuard.hold(path)
+    guard = FileGuard.hold(path).hold_memory()
 insert(connection, mutex, "parent", 1)
 if os.fork(): sys.stdin.read(); os._exit(0)
 kept = connection
 mutex = WriterMutex(path, Clock())
 with FileGuard.opening():
     connection = connect(mutex); connection.transaction_mode = "IMMEDIATE"
-    guard = FileGuard.hold(path)
+    guard = FileGuard.hold(path).hold_memory()
 for n in range(3):
     print("ready", flush=True)
     sys.stdin.readline()

@@ -97,6 +97,61 @@ def test_code_in_the_same_process_that_opens_the_file(tmp_path: Path, how: str) 
         app.close()
 
 
+# Writes until the log has been begun anew, if nobody's snapshot stands against it.
+WRITER = """
+import sys
+import apsw
+db = apsw.Connection(sys.argv[1], flags=apsw.SQLITE_OPEN_READWRITE)
+db.set_busy_timeout(20000)
+db.pragma("synchronous", "off")
+print("ready", flush=True)
+for line in sys.stdin:
+    for n in range(3):
+        db.execute("UPDATE durably_runs SET updated_at_us = updated_at_us + 1")
+        db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+    print("written", flush=True)
+"""
+
+
+@pytest.mark.parametrize("is_log_copied", [False, True])
+def test_read_in_progress_keeps_its_snapshot(tmp_path: Path, is_log_copied: bool) -> None:
+    """A read in the middle of which other code of its process closes the files, and another
+    process writes and checkpoints, sees to its end what it saw at its beginning.
+    """
+    path = tmp_path / "runs.db"
+    app = durably.Durably(path, jobs=[durably.Job("work", lambda step, payload: payload)])
+    try:
+        app.jobs["work"].batch_trigger(["x" * 3000] * 200)
+        if is_log_copied:
+            app._database.checkpoint_wal(above_bytes=0)
+        with Child(WRITER, path) as writer:
+            writer.expect("ready")
+
+            def read(db: apsw.Connection) -> list[list[tuple[object, ...]]]:
+                query = "SELECT run, updated_at_us FROM durably_runs ORDER BY run"
+                db.pragma("cache_size", 1)
+                db.execute("BEGIN")
+                seen = [db.execute(query).fetchall()]
+                for suffix in ("", "-wal", "-shm"):
+                    Path(f"{path}{suffix}").open("rb").close()
+                writer.say()
+                writer.expect("written")
+                seen.append(db.execute(query).fetchall())
+                db.execute("ROLLBACK")
+                return seen
+
+            first, again = app._database.read(read)
+            assert again == first
+            assert len(first) == 200
+            # Afterwards the log is begun anew.
+            writer.say()
+            writer.expect("written")
+            assert app._database.read(read)[0] != first
+    finally:
+        app.close()
+    assert check(path, is_idle=True) == []
+
+
 @pytest.fixture
 def database(tmp_path: Path) -> Path:
     """A database with a completed run, closed."""

@@ -9,13 +9,14 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import durably.forking
 from durably.clock import Clock
 from durably.errors import DatabaseError
+from durably.store.database import Database
 from durably.store.guard import FileGuard
 from durably.store.mutex import WriterMutex
 
@@ -129,7 +130,7 @@ def test_guard_holds_both_places_until_it_is_released(
     spawn: Callable[..., Child], database: str
 ) -> None:
     """Other processes see a reader from hold to release, whatever is opened and closed."""
-    guard = FileGuard.hold(database)
+    guard = FileGuard.hold(database).hold_memory()
     for name in (database, f"{database}-shm"):
         Path(name).read_bytes()
     assert guard.is_effective
@@ -151,7 +152,7 @@ def test_guards_of_one_file_share_its_locks(
     """
     link = tmp_path / "link"
     link.symlink_to(database)
-    first, second = FileGuard.hold(database), FileGuard.hold(str(link))
+    first, second = FileGuard.hold(database).hold_memory(), FileGuard.hold(str(link)).hold_memory()
     first.release()
     first.release()
     assert locks(spawn, database) == LOCKED
@@ -170,9 +171,9 @@ def test_file_can_be_held_again_between_release_and_close(
     spawn: Callable[..., Child], database: str
 ) -> None:
     """One that opens the file while another closes it gets locks that the other does not end."""
-    first = FileGuard.hold(database)
+    first = FileGuard.hold(database).hold_memory()
     first.release()
-    second = FileGuard.hold(database)
+    second = FileGuard.hold(database).hold_memory()
     assert locks(spawn, database) == LOCKED
 
     first.close()
@@ -185,12 +186,12 @@ def test_file_can_be_held_again_between_release_and_close(
 @linux_only
 def test_new_shared_memory_file_is_locked_too(spawn: Callable[..., Child], database: str) -> None:
     """A guard taken after SQLite made its shared memory anew locks the new file."""
-    first = FileGuard.hold(database)
+    first = FileGuard.hold(database).hold_memory()
     first.release()
     Path(f"{database}-shm").unlink()
     Path(f"{database}-shm").touch()
 
-    second = FileGuard.hold(database)
+    second = FileGuard.hold(database).hold_memory()
 
     assert locks(spawn, database) == LOCKED
     second.release()
@@ -225,7 +226,8 @@ def test_closing_a_guard_keeps_the_posix_locks_of_the_process(
     go with it.
     """
     child = spawn(
-        POSIX_LOCK + "a = FileGuard.hold(path); b = FileGuard.hold(path); take()\n"
+        POSIX_LOCK
+        + "a = FileGuard.hold(path).hold_memory(); b = FileGuard.hold(path).hold_memory(); take()\n"
         "a.release(); a.close(); say(is_kept())\n"
         "b.release(); say(is_kept())\n"
         "b.close(); say(is_kept())\n",
@@ -239,10 +241,10 @@ def test_closing_a_guard_keeps_the_posix_locks_of_the_process(
 def test_closing_waits_for_one_who_is_opening(spawn: Callable[..., Child], database: str) -> None:
     """Locks that a thread's SQLite took before its guard existed survive another's close."""
     child = spawn(
-        POSIX_LOCK + "a = FileGuard.hold(path)\n"
+        POSIX_LOCK + "a = FileGuard.hold(path).hold_memory()\n"
         "with FileGuard.opening():\n"
         "    take(); a.release(); a.close(); say(is_kept())\n"
-        "    b = FileGuard.hold(path)\n"
+        "    b = FileGuard.hold(path).hold_memory()\n"
         "say(is_kept())\n"
         "b.close(); say(is_kept())\n"
         "take()\n"
@@ -260,10 +262,11 @@ def test_failed_hold_keeps_the_locks_of_others(spawn: Callable[..., Child], data
     child = spawn(
         POSIX_LOCK
         + """
-a = FileGuard.hold(path); take(); os.rename(path + "-shm", path + "-away")
-try: FileGuard.hold(path)
+a = FileGuard.hold(path).hold_memory(); take(); os.rename(path + "-shm", path + "-away")
+b = FileGuard.hold(path)
+try: b.hold_memory()
 except Exception as exc: say(type(exc).__name__, path in str(exc))
-say(is_kept()); a.close(); say(is_kept())
+b.close(); say(is_kept()); a.close(); say(is_kept())
 """,
         database,
     )
@@ -280,14 +283,14 @@ def copies():
     fds = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
     names = [os.readlink(fd) for fd in fds if os.path.exists(fd)]
     return sum(name.startswith(path) for name in names)
-guard, mutex = FileGuard.hold(path), WriterMutex(path, Clock())
+guard, mutex = FileGuard.hold(path).hold_memory(), WriterMutex(path, Clock())
 say(copies(), guard.is_effective, mutex.acquire(0))
 with FileGuard.opening():
     pid = os.fork()
 if not pid:
     say(copies(), guard.is_effective, mutex.acquire(0), mutex.is_effective)
     mutex.release(); mutex.close(); guard.release(); guard.close()
-    new = FileGuard.hold(path)
+    new = FileGuard.hold(path).hold_memory()
     say(copies(), new.is_effective)
     new.close()
     say(copies())
@@ -311,7 +314,7 @@ def test_forked_child_does_not_keep_the_locks_of_a_dead_parent(
     """When the parent has been killed, the file and the mutex are free though the child lives."""
     child = spawn(
         """
-guard, mutex = FileGuard.hold(path), WriterMutex(path, Clock())
+guard, mutex = FileGuard.hold(path).hold_memory(), WriterMutex(path, Clock())
 mutex.acquire(0)
 if not os.fork(): sys.stdin.readline(); os._exit(0)
 say("ready"); sys.stdin.readline()
@@ -349,7 +352,7 @@ def attempt(name):
     try: return once(name)
     except BlockingIOError: say("waits"); raise
 FileGuard._hold_once = attempt
-take(); guard = FileGuard.hold(path); say(guard.is_effective, is_kept())
+take(); guard = FileGuard.hold(path).hold_memory(); say(guard.is_effective, is_kept())
 """,
         database,
     )
@@ -366,10 +369,10 @@ take(); guard = FileGuard.hold(path); say(guard.is_effective, is_kept())
 def test_guard_of_missing_files_says_what_to_do(tmp_path: Path) -> None:
     """Where there is nothing to guard, the error names the file."""
     if sys.platform != "linux":
-        assert not FileGuard.hold(str(tmp_path / "no.db")).is_effective
+        assert not FileGuard.hold(str(tmp_path / "no.db")).hold_memory().is_effective
         return
     with pytest.raises(DatabaseError, match=r"no\.db-shm"):
-        FileGuard.hold(str(tmp_path / "no.db"))
+        FileGuard.hold(str(tmp_path / "no.db")).hold_memory()
 
 
 # The mutex.
@@ -516,3 +519,34 @@ def test_no_process_starves_another(spawn: Callable[..., Child], database: str) 
     turns = [int(child.line()) for child in children]
 
     assert min(turns) > sum(turns) / 10
+
+
+@linux_only
+def test_nobody_opens_or_closes_while_another_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From before a guard is held until SQLite has opened, and from its release until SQLite has
+    closed, the mutex of the writers is taken, so that no other process can be the last to close.
+    """
+    path = str(tmp_path / "runs.db")
+    Database(path).close()
+    others = WriterMutex(path, Clock())
+    seen: dict[str, bool] = {}
+
+    def watched(name: str) -> Callable[..., Any]:
+        original = getattr(FileGuard, name)
+
+        def look(*args: Any) -> Any:
+            if is_free := others.acquire(0):
+                others.release()
+            seen[name] = is_free
+            return original(*args)
+
+        return look
+
+    monkeypatch.setattr(FileGuard, "hold", watched("hold"))
+    for name in ("hold_memory", "release", "close"):
+        monkeypatch.setattr(FileGuard, name, watched(name))
+    Database(path).close()
+    others.close()
+    assert seen == dict.fromkeys(("hold", "hold_memory", "release", "close"), False)

@@ -20,13 +20,7 @@ from pathlib import Path
 import apsw
 
 import durably
-
-FLOOR_SCHEMA = """
-    CREATE TABLE steps (
-        step INTEGER PRIMARY KEY, run INTEGER NOT NULL, name TEXT NOT NULL, status TEXT NOT NULL,
-        output TEXT, attempt INTEGER NOT NULL, started_at_us INTEGER NOT NULL,
-        completed_at_us INTEGER NOT NULL, UNIQUE (run, name)) STRICT"""
-FLOOR_INSERT = "INSERT INTO steps VALUES (?, 1, ?, 'completed', ?, 1, ?, ?)"
+from benchmarks.systems.floor import FLOOR_INSERT, FLOOR_SCHEMA
 
 # What the contract aims at, per (synchronous, threads): durably against the one-thread floor.
 AIMS = {("full", 1): 0.85, ("full", 16): 2.0, ("normal", 1): 0.35}

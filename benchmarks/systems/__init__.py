@@ -1,0 +1,1 @@
+"""The measured systems: one program each, started afresh for every measurement."""

@@ -6,10 +6,11 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import apsw
 import pytest
+from counted import Counted, DiskVFS
 from storekit import checkpoint, claim, finish, given_owner, given_running, query, stored, trigger
 
 from durably.errors import DatabaseError
@@ -17,44 +18,13 @@ from durably.store import owners, runs, steps
 from durably.store.database import Database
 from durably.store.runs import Claim, NewRun
 
-
-class CountedFile(apsw.VFSFile):
-    def __init__(self, vfs: DiskVFS, filename: Any, flags: list[int]) -> None:
-        super().__init__(vfs.base, filename, flags)
-        self._disk = vfs
-
-    def xSync(self, flags: int) -> None:  # noqa: N802
-        self._disk.syncs += 1
-        if self._disk.sync_fails:
-            raise apsw.IOError
-        super().xSync(flags)
-
-    def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802
-        if self._disk.is_full:
-            raise apsw.FullError
-        super().xWrite(data, offset)
-
-
-class DiskVFS(apsw.VFS):
-    """The system's files, counted, on a disk that can be full or fail."""
-
-    def __init__(self, name: str) -> None:
-        self.base = ""
-        self.name = name
-        self.syncs = 0
-        self.is_full = False
-        self.sync_fails = False
-        super().__init__(name, self.base)
-
-    def xOpen(self, name: Any, flags: list[int]) -> CountedFile:  # noqa: N802
-        return CountedFile(self, name, flags)
+HEARTBEAT = ["BEGIN", "UPDATE", "UPDATE", "COMMIT"]
 
 
 @pytest.fixture
 def disk(request: pytest.FixtureRequest) -> Iterator[DiskVFS]:
-    vfs = DiskVFS(f"durably-test-{abs(hash(request.node.nodeid))}")
-    yield vfs
-    vfs.unregister()
+    with DiskVFS.registered(request.node.nodeid) as vfs:
+        yield vfs
 
 
 @pytest.fixture(params=["full", "normal"])
@@ -70,35 +40,6 @@ def store(tmp_path: Path, disk: DiskVFS, synchronous: Any) -> Iterator[Database]
     database.close()
 
 
-class Counted:
-    """What the write connection did."""
-
-    def __init__(self, store: Database, disk: DiskVFS) -> None:
-        self._db = store._writer._db
-        self._disk = disk
-        self.statements: list[str] = []
-        self.commits = 0
-
-    def __enter__(self) -> Self:
-        # The profile is of whole statements, without those of their triggers.
-        self._db.trace_v2(apsw.SQLITE_TRACE_PROFILE, self._on_statement)
-        self._db.set_commit_hook(self._on_commit)
-        self._syncs = self._disk.syncs
-        return self
-
-    def _on_statement(self, event: dict[str, Any]) -> None:
-        self.statements.append(event["sql"].split()[0])
-
-    def _on_commit(self) -> bool:
-        self.commits += 1
-        return False
-
-    def __exit__(self, *exc: object) -> None:
-        self.syncs = self._disk.syncs - self._syncs
-        self._db.trace_v2(0, None)
-        self._db.set_commit_hook(None)
-
-
 def test_checkpoint_is_one_statement_one_commit_and_one_sync(
     store: Database, disk: DiskVFS, synchronous: str
 ) -> None:
@@ -108,8 +49,9 @@ def test_checkpoint_is_one_statement_one_commit_and_one_sync(
     for index in range(1, 4):
         with Counted(store, disk) as counted:
             assert checkpoint(store, run, f"s{index}", index)
-        assert (counted.statements, counted.commits) == (["INSERT"], 1)
+        assert (counted.writes, counted.commits) == (["INSERT"], 1)
         assert counted.syncs == (1 if synchronous == "full" else 0)
+        assert counted.pages == 2  # the row's, and that of the index on its name
 
 
 def test_plain_trigger_is_one_statement_and_one_commit(
@@ -119,7 +61,7 @@ def test_plain_trigger_is_one_statement_and_one_commit(
     trigger(store)
     with Counted(store, disk) as counted:
         store.write(runs.enqueue_plain, NewRun("r", "job", "1"), 10)
-    assert (counted.statements, counted.commits) == (["INSERT"], 1)
+    assert (counted.writes, counted.commits) == (["INSERT"], 1)
     assert counted.syncs == (1 if synchronous == "full" else 0)
 
 
@@ -130,7 +72,7 @@ def test_batch_of_triggers_is_one_commit(store: Database, disk: DiskVFS, synchro
         new = [NewRun(f"r{number}", "job", "1") for number in range(100)]
         store.write(runs.enqueue_many, new, 10)
     assert counted.commits == 1
-    assert counted.statements == ["BEGIN", *["INSERT"] * 100, "COMMIT"]
+    assert counted.writes == ["BEGIN", *["INSERT"] * 100, "COMMIT"]
     assert counted.syncs == (1 if synchronous == "full" else 0)
 
 
@@ -145,7 +87,7 @@ def test_ending_a_run_and_claiming_the_next_is_one_transaction(
         ended = finish(store, run, output="1", claim_next=Claim(owner, '["job"]', 40))
     assert ended.claimed is not None
     assert ended.claimed.id == following.id
-    assert (counted.statements, counted.commits) == (["BEGIN", "UPDATE", "UPDATE", "COMMIT"], 1)
+    assert (counted.writes, counted.commits) == (["BEGIN", "UPDATE", "UPDATE", "COMMIT"], 1)
     assert counted.syncs == (1 if synchronous == "full" else 0)
 
 
@@ -158,19 +100,36 @@ def test_heartbeat_is_synced_like_the_commits_around_it(
     owner = given_owner(store)
     given_running(store, owner)
     store.beat(owners.beat, owner, 50)
-    before = disk.syncs
-    store.beat(owners.beat, owner, 51)
-    assert disk.syncs - before == (1 if synchronous == "full" else 0)
+    with Counted(store, disk) as counted:
+        store.beat(owners.beat, owner, 51)
+    assert (counted.beats, counted.writes) == (HEARTBEAT, [])
+    assert counted.syncs == (1 if synchronous == "full" else 0)
+
+
+@pytest.mark.parametrize("running", [0, 1, 40])
+def test_heartbeat_costs_the_same_statements_for_any_number_of_runs(
+    store: Database, disk: DiskVFS, running: int
+) -> None:
+    """One transaction marks the engine and all of its runs."""
+    owner = given_owner(store)
+    for _ in range(running):
+        given_running(store, owner)
+    store.beat(owners.beat, owner, 50)
+    with Counted(store, disk) as counted:
+        assert len(store.beat(owners.beat, owner, 51).running) == running
+    assert (counted.beats, counted.reads) == (HEARTBEAT, [])
 
 
 def test_reading_writes_nothing(store: Database, disk: DiskVFS) -> None:
     """A look for work takes no write transaction."""
     trigger(store)
+    assert store.read(runs.has_claimable, '["job"]')  # opens the reader
     disk.is_full = True
     with Counted(store, disk) as counted:
         assert store.read(runs.has_claimable, '["job"]')
         assert len(store.read(runs.find_many, runs.Filters(), None, 0)) == 1
-    assert (counted.statements, counted.syncs) == ([], 0)
+    assert (counted.writes, counted.syncs) == ([], 0)
+    assert counted.reads == ["SELECT", "SELECT"]
 
 
 def test_readers_cannot_write(store: Database) -> None:

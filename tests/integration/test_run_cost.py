@@ -1,0 +1,207 @@
+"""What the life of a run costs, counted from ``trigger`` to its end: no clock takes part.
+
+A change that adds a statement, a commit, a sync or a page to a hot path fails here.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from counted import Counted, DiskVFS
+
+import durably
+import durably.engine
+from durably.store.database import Database
+
+
+@pytest.fixture
+def disk(request: pytest.FixtureRequest) -> Iterator[DiskVFS]:
+    with DiskVFS.registered(request.node.nodeid) as vfs:
+        yield vfs
+
+
+@pytest.fixture(params=["full", "normal"])
+def app(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    disk: DiskVFS,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[durably.Durably]:
+    """An engine with one worker that was not started, on a counted disk.
+
+    Its heartbeat and its flusher stand still: what they do when, a clock decides.
+    """
+    monkeypatch.setattr(durably.engine, "Database", functools.partial(Database, vfs=disk.name))
+    app = durably.Durably(
+        tmp_path / "durably.db",
+        jobs=[stepping, one_step, telling],
+        max_workers=1,
+        synchronous=request.param,
+    )
+    for service in (app._supervisor._heartbeat, app._flusher):
+        monkeypatch.setattr(service, "start", lambda: None)
+    # What an engine does but once is no part of what a run costs: its owner row, a reader.
+    app.jobs["one-step"].trigger(0)
+    assert app.process_one()
+    yield app
+    app.close()
+
+
+def syncs_each(app: durably.Durably) -> int:
+    """How many syncs a commit may take."""
+    return 1 if app._database._writer._db.pragma("synchronous") == 2 else 0
+
+
+@durably.job("one-step")
+def one_step(step: durably.StepContext, number: int) -> int:
+    return step.run("only", int, number)
+
+
+# What the next run of ``stepping`` does with its context.
+doing: list[Any] = []
+
+
+@durably.job("stepping")
+def stepping(step: durably.StepContext) -> None:
+    doing.pop()(step)
+
+
+@durably.job("telling")
+def telling(step: durably.StepContext, count: int) -> int:
+    for number in range(count):
+        step.progress(number, count)
+    return count
+
+
+def small(number: int) -> int:
+    return number
+
+
+def during(app: durably.Durably, disk: DiskVFS, count: int, first: int = 0) -> Counted:
+    """What *count* steps of a run that has *first* already cost, without its start and end."""
+    counted = Counted(app._database, disk)
+
+    def run_steps(step: durably.StepContext) -> None:
+        for number in range(first):
+            step.run(f"step-{number:05}", small, number)
+        with counted:
+            for number in range(first, first + count):
+                assert step.run(f"step-{number:05}", small, number) == number
+
+    doing.append(run_steps)
+    app.jobs["stepping"].trigger()
+    assert app.process_one()
+    return counted
+
+
+@pytest.mark.parametrize("before", [0, 10, 300])
+def test_step_is_one_statement_one_commit_and_one_sync(
+    app: durably.Durably, disk: DiskVFS, before: int
+) -> None:
+    """``step.run`` asks SQLite for nothing but its checkpoint, however many there are."""
+    counted = during(app, disk, 40, first=before)
+
+    assert counted.writes == ["INSERT"] * 40
+    assert counted.commits == 40
+    assert counted.syncs == 40 * syncs_each(app)
+    assert counted.reads == []
+    assert counted.beats == []
+
+
+def test_step_writes_two_pages(app: durably.Durably, disk: DiskVFS) -> None:
+    """The row's page and that of the index on names; now and then a page is full."""
+    counted = during(app, disk, 200)
+
+    assert 400 <= counted.pages <= 430
+
+
+def test_trigger_is_one_statement_one_commit_and_one_sync(
+    app: durably.Durably, disk: DiskVFS
+) -> None:
+    """``trigger`` without keys reads nothing, and finds out nothing afterwards."""
+    with Counted(app._database, disk) as counted:
+        app.jobs["one-step"].trigger(1)
+
+    assert (counted.writes, counted.commits) == (["INSERT"], 1)
+    assert counted.syncs == syncs_each(app)
+    assert counted.reads == []
+
+
+def test_batch_of_triggers_is_one_commit(app: durably.Durably, disk: DiskVFS) -> None:
+    """A statement a run and nothing else, with one wait for the disk."""
+    with Counted(app._database, disk) as counted:
+        app.jobs["one-step"].batch_trigger(range(50))
+
+    assert counted.writes == ["BEGIN", *["INSERT"] * 50, "COMMIT"]
+    assert (counted.commits, counted.reads) == (1, [])
+    assert counted.syncs == syncs_each(app)
+
+
+def test_one_step_run_is_two_commits(app: durably.Durably, disk: DiskVFS) -> None:
+    """Its checkpoint, and its end together with the claim of the run that comes next."""
+    app.jobs["one-step"].batch_trigger(range(20))
+    with Counted(app._database, disk) as counted:
+        assert app.run_until_idle() == 20
+
+    claim = ["BEGIN", "UPDATE", "COMMIT"]
+    each = ["INSERT", "BEGIN", "UPDATE", "UPDATE", "COMMIT"]
+    assert counted.writes == claim + each * 20
+    assert counted.commits == 1 + 2 * 20
+    assert counted.syncs == counted.commits * syncs_each(app)
+    assert counted.beats == []
+
+
+def test_run_executed_alone_is_three_commits(app: durably.Durably, disk: DiskVFS) -> None:
+    """``process_one``: claim, checkpoint, end."""
+    app.jobs["one-step"].trigger(1)
+    with Counted(app._database, disk) as counted:
+        assert app.process_one()
+
+    claim, end = ["BEGIN", "UPDATE", "COMMIT"], ["BEGIN", "UPDATE", "COMMIT"]
+    assert counted.writes == [*claim, "INSERT", *end]
+    assert counted.syncs == counted.commits * syncs_each(app)
+
+
+@pytest.mark.parametrize("count", [1, 1000])
+def test_progress_costs_no_commit(app: durably.Durably, disk: DiskVFS, count: int) -> None:
+    """However often it is told inside a run, it rides on the run's end."""
+    app.jobs["telling"].trigger(count)
+    with Counted(app._database, disk) as counted:
+        assert app.process_one()
+
+    assert counted.writes == ["BEGIN", "UPDATE", "COMMIT"] * 2
+    [run] = app.get_runs(job_name="telling")
+    assert run.progress == durably.Progress(count - 1, count)
+
+
+@pytest.mark.parametrize("count", [1, 500])
+def test_resume_reads_a_window_and_writes_nothing(
+    app: durably.Durably, disk: DiskVFS, count: int
+) -> None:
+    """Checkpoints are read when the run is claimed, not one by one, and are not written again."""
+
+    def fail(step: durably.StepContext) -> None:
+        for number in range(count):
+            step.run(f"step-{number}", small, number)
+        raise ValueError
+
+    def replay(step: durably.StepContext) -> None:
+        for number in range(count):
+            assert step.run(f"step-{number}", pytest.fail, "executed again") == number
+
+    doing.append(fail)
+    run = app.jobs["stepping"].trigger()
+    assert app.process_one()
+    app.retry(run)
+    doing.append(replay)
+    with Counted(app._database, disk) as counted:
+        assert app.process_one()
+
+    assert app.get_run(run).status == "completed"
+    assert counted.writes == ["BEGIN", "UPDATE", "COMMIT"] * 2  # its claim and its end
+    # The other engines, what can be claimed; the highest index and one window; what is left over.
+    assert counted.reads == ["SELECT"] * 5

@@ -40,6 +40,8 @@ def check_name(value: object, what: str, *, longest: int) -> str:
     Raises:
         ValidationError: it is not; the message begins with *what*.
     """
+    if type(value) is str and value.isascii() and value.isprintable() and 0 < len(value) <= longest:
+        return value  # the usual case in a hurry: such text holds nothing that is refused below
     name = check_text(value, what, longest=longest)
     # Printable text, the usual case, holds no control characters.
     if not name.isprintable():

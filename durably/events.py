@@ -306,18 +306,21 @@ class Emitter:
         self._depth.value += 1
         try:
             for listener in listeners:
-                self.call(listener, event, event)
+                self.call(listener, event, lambda: event)
         finally:
             self._depth.value -= 1
 
-    def call(self, listener: Listener, argument: object, event: Event) -> None:
-        """Call user code with *argument*; an exception of it goes to the error handlers."""
+    def call(self, listener: Listener, argument: object, event: Callable[[], Event]) -> None:
+        """Call user code with *argument*.
+
+        An exception of it goes to the error handlers, with what *event* makes.
+        """
         try:
             listener(argument)
         except BaseException as exc:
             if _is_ctrl_c(exc):
                 raise
-            self._report(exc, event)  # a listener never harms a run, not by SystemExit either
+            self._report(exc, event())  # a listener never harms a run, not by SystemExit either
 
     def _report(self, exc: BaseException, event: Event) -> None:
         handlers = self._handlers

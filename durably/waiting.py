@@ -35,7 +35,7 @@ from durably.events import (
     RunProgressed,
 )
 from durably.models import TERMINAL, Disposition, LogEntry, Progress, Run, RunStatus
-from durably.reading import Reader
+from durably.reading import Reader, labels_of
 from durably.shown import shown
 from durably.store import logs, owners, runs
 from durably.store.changes import ChangeFeed
@@ -250,24 +250,27 @@ class Waiter:
                 self._call(run_id, watch.on_log, self._reader.entry_of(row))
 
     def _call(self, run_id: str, callback: Callable[[Any], object], value: Any) -> None:
-        run = self._reader.find(run_id)
+        # Only a callback that raises has its run read for it.
+        self._emitter.call(callback, value, lambda: self._event_of(run_id, value))
+
+    def _event_of(self, run_id: str, value: Progress | LogEntry) -> Event:
+        """The event that a callback with *value* stands for."""
+        row = self._database.read(runs.find, run_id)
         fields: dict[str, Any] = {
             "run_id": run_id,
-            "job_name": "" if run is None else run.job_name,
-            "labels": {} if run is None else run.labels,
+            "job_name": "" if row is None else row.job_name,
+            "labels": {} if row is None else labels_of(row),
         }
         if isinstance(value, Progress):
-            event = self._emitter.make(RunProgressed, **fields, progress=value)
-        else:
-            event = self._emitter.make(
-                LogWritten,
-                **fields,
-                level=value.level,
-                message=value.message,
-                data=value.data,
-                step_name=value.step_name,
-            )
-        self._emitter.call(callback, value, event)
+            return self._emitter.make(RunProgressed, **fields, progress=value)
+        return self._emitter.make(
+            LogWritten,
+            **fields,
+            level=value.level,
+            message=value.message,
+            data=value.data,
+            step_name=value.step_name,
+        )
 
     # -- can it ever happen? -----------------------------------------------------------------
 

@@ -418,6 +418,17 @@ def test_purge_is_limited_and_takes_the_oldest_first(app: durably.Durably) -> No
     assert app.purge_runs(older_than=0) == 7
 
 
+def test_a_purge_gives_the_space_back(app: durably.Durably) -> None:
+    """The pages of what was deleted leave the file."""
+    for _ in range(20):
+        app.jobs["other"].trigger("x" * 50_000)
+    assert app.run_until_idle() == 20
+    before = app._database.read(lambda db: db.pragma("page_count"))
+    assert app.purge_runs(older_than=0) == 20
+    after = app._database.read(lambda db: db.pragma("page_count"))
+    assert after < before / 4
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -8,6 +8,7 @@ import pytest
 from engines import GRACE_S, engine, execute, record, take_over, types
 
 import durably
+from durably.store import owners, runs
 
 
 @pytest.mark.parametrize("is_claimed", [False, True])
@@ -94,3 +95,21 @@ def test_a_subscription_does_not_wait_for_the_former_owner(tmp_path):
             assert [event.type for event in subscription] == ["run:complete"]
         may_end.set()
         assert app.get_run(run).output == 2
+
+
+def test_an_engine_taken_for_dead_counts_again_once_it_beats(tmp_path, eventually):
+    """It registers anew, and as started: who waits elsewhere for a run may count on it."""
+
+    def rows():
+        return observer._database.read(owners.list_all)
+
+    with (
+        engine(tmp_path, heartbeat_interval=0.02, stale_threshold=1) as app,
+        engine(tmp_path) as observer,
+    ):
+        app.start()
+        (before,) = rows()
+        observer._database.write(runs.recover_dead, before.owner, app._clock.now_us())
+        eventually(lambda: [row.is_started for row in rows()] == [1])
+        (after,) = rows()
+        assert after.owner != before.owner

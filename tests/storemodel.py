@@ -53,6 +53,15 @@ OWNERS = "SELECT owner, beat, is_started FROM durably_owners ORDER BY owner"
 LINES = "SELECT run, owner, message FROM durably_logs ORDER BY log"
 TERMINAL = ("completed", "failed", "cancelled")
 
+PLAIN = {
+    "job": "a",
+    "key": None,
+    "idem": None,
+    "coalesce": False,
+    "retry_failed": False,
+    "labels": "{}",
+}
+
 jobs_known = st.sampled_from([("a",), ("b",), ("a", "b"), ()])
 triggers = st.fixed_dictionaries(
     {
@@ -624,9 +633,13 @@ class StoreMachine(RuleBasedStateMachine):
         order = self.runs.pop(run_id).order
         self.lines = [line for line in self.lines if line[0] != order]
 
-    @precondition(lambda self: sum(run.completed is not None for run in self.runs.values()) > 1)
     @rule(number=numbers, late_by=st.sampled_from([0, 0, 1]), limit=st.sampled_from([1, 1, 2, 500]))
     def purge(self, number: int, late_by: int, limit: int) -> None:
+        # There must be some to choose from.
+        while sum(run.completed is not None for run in self.runs.values()) < 3:
+            self.enqueue_plain(PLAIN)
+            self.live(number, ["s"], JOBS, "complete", keep=True)
+        self.set_clock(self.now + 1)
         ends = sorted(run.completed for run in self.runs.values() if run.completed is not None)
         before = ends[-1 - number % min(len(ends), 3)] + late_by
         old = [

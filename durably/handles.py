@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Generic, TypeVar
 
 import attrs
@@ -237,7 +237,7 @@ class JobHandle(Generic[P, R]):
 
     def trigger(
         self,
-        payload: P | None = None,
+        payload: P | Mapping[str, Any] | None = None,
         *,
         idempotency_key: str | None = None,
         concurrency_key: str | None = None,
@@ -282,7 +282,7 @@ class JobHandle(Generic[P, R]):
 
     def trigger_and_wait(
         self,
-        payload: P | None = None,
+        payload: P | Mapping[str, Any] | None = None,
         *,
         timeout: Duration | None = None,
         on_progress: OnProgress | None = None,
@@ -332,7 +332,7 @@ class JobHandle(Generic[P, R]):
             watch.close()
         return ended
 
-    def batch_trigger(self, items: Iterable[P | Trigger[P]]) -> list[Run[P, R]]:
+    def batch_trigger(self, items: Iterable[P | Mapping[str, Any] | Trigger[P]]) -> list[Run[P, R]]:
         """Record a run for each item in one transaction: all of them or none.
 
         Args:

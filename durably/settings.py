@@ -45,13 +45,20 @@ def optional_timeout(value: Duration | None, what: str = "timeout") -> float | N
     Raises:
         ValidationError: it is negative, or no duration; the message begins with *what*.
     """
-    if value is None:
-        return None
-    timeout_s = seconds(value, what)
-    if timeout_s < 0:
+    return None if value is None else waitable(value, what)
+
+
+def waitable(value: object, what: str) -> float:
+    """Seconds that a timer can wait; more, some 300 years, become as many as it can.
+
+    Raises:
+        ValidationError: it is negative, or no duration; the message begins with *what*.
+    """
+    wait_s = seconds(value, what)
+    if wait_s < 0:
         raise ValidationError(f"{what}={value!r} must not be negative")
-    # The threading module raises OverflowError for more: some 300 years.
-    return min(timeout_s, threading.TIMEOUT_MAX)
+    # The threading module raises OverflowError for more.
+    return min(wait_s, threading.TIMEOUT_MAX)
 
 
 def age(value: object, what: str) -> timedelta:

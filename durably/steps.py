@@ -33,8 +33,7 @@ from durably.models import RunStatus, error_info
 from durably.names import check_name
 from durably.replay import Replay
 from durably.retry import Retry, wait_s
-from durably.settings import Duration
-from durably.settings import seconds as to_seconds
+from durably.settings import Duration, waitable
 from durably.shown import shown, type_name
 from durably.store import runs
 from durably.store import steps as stored
@@ -147,13 +146,12 @@ class StepContext:
 
         Raises:
             StopRun: the run is to stop, or has ended.
-            ValidationError: *seconds* is no duration.
+            ValidationError: *seconds* is no duration, or negative.
 
         .. versionadded:: 0.1.0
         """
         self._active.check()
-        duration_s = max(0.0, to_seconds(seconds, "step.sleep"))
-        self._services.clock.wait(self._active.stopped, min(duration_s, threading.TIMEOUT_MAX))
+        self._services.clock.wait(self._active.stopped, waitable(seconds, "step.sleep"))
         self._active.check()
 
     # -- telling --------------------------------------------------------------------------

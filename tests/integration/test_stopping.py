@@ -278,7 +278,7 @@ def test_check_and_sleep_return_while_the_run_goes_on(tmp_path):
     assert run.output == [True, True], run.error
 
 
-@pytest.mark.parametrize("seconds", ["1", None, float("nan"), float("inf"), True])
+@pytest.mark.parametrize("seconds", ["1", None, float("nan"), float("inf"), True, -1])
 def test_a_bad_duration_is_refused(tmp_path, seconds):
     """What is no duration is a ValidationError of ``step.sleep``."""
 

@@ -211,6 +211,7 @@ def handles(app: Durably) -> None:
     handle = app.register(import_csv)
     assert_type(handle, JobHandle[ImportCsv, Imported])
     run = handle.trigger(ImportCsv("users.csv"))
+    handle.trigger({"path": "users.csv"})  # what structures into it is accepted as well
     assert_type(run, Run[ImportCsv, Imported])
     assert_type(run.payload, ImportCsv)
     assert_type(run.output, Imported)

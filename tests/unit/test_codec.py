@@ -39,14 +39,15 @@ from cattrs.preconf.json import make_converter
 from cattrs.strategies import configure_tagged_union
 from typing_extensions import TypeAliasType, TypedDict
 
-from durably import codec as codec_module
 from durably.codec import (
     MAX_DEPTH,
     UNTYPED,
     Codec,
+    messages,
     resolve_annotations,
     return_type_of,
 )
+from durably.codec import text as text_module
 from durably.errors import SerializationError, ValidationError
 
 T = TypeVar("T")
@@ -240,7 +241,7 @@ UTC = dt.UTC
 
 
 def short(value: Any) -> str:
-    return codec_module._show(value)[:40].encode("ascii", "backslashreplace").decode()
+    return messages.show(value)[:40].encode("ascii", "backslashreplace").decode()
 
 
 ROUND_TRIPS: list[tuple[Any, Any]] = [
@@ -456,7 +457,7 @@ def test_data_structures_into_the_type(codec: Codec, type_: Any, data: Any, valu
         (set[int], "ab", "$"),
         (set[Any], [[]], "$[0]"),
         (dict[int, str], {"a": "b"}, "$.a"),
-        (dict[int, str], {1: "a", "1": "b"}, "$[1]"),
+        (dict[int, str], {1: "a", "1": "b"}, "$"),
         (dict[float, str], {"1.0": "a", "1": "b"}, "$"),
         (dict[str, int], {1: 1}, "$[1]"),
         (dict[str, int], {"a b": "x"}, "$['a b']"),
@@ -709,7 +710,7 @@ async def coroutine() -> None: ...
         (tuple[int, str], (1,), "2 items"),
         (tuple[int, str], (1, 2), "$[1]: expected str"),
         (set[int], [1], "expected set[int]"),
-        (set[int], {"a"}, "$[...]: expected int"),
+        (set[int], {"a"}, "$[0]: expected int"),
         (dict[str, int], {"a": "b"}, "$.a: expected int"),
         (dict[str, int], {1: 2}, "$[1]: expected str"),
         (dict[str, int], [], "expected dict[str, int]"),
@@ -741,9 +742,9 @@ async def coroutine() -> None: ...
         (dt.datetime, dt.date(2026, 1, 2), "expected datetime"),
         (dt.time, dt.time(1, tzinfo=ZoneInfo("Europe/Paris")), "UTC offset"),
         (IntSubclass, 3, "expected IntSubclass"),
-        (Clashing, Clashing.B, "belongs to another member"),
+        (Clashing, Clashing.B, "is stored like <Clashing.A"),
         (Shelf[int], Shelf([1, "a"]), "$.items[1]: expected int"),
-        (dict[StrSubclass | str, int], {"a": 1, LiarStr("b"): "x"}, "$.b: expected int"),
+        (dict[StrSubclass | str, int], {"a": 1, LiarStr("b"): "x"}, "$['\"b\"']: expected int"),
         (IntSubclass, changed(IntSubclass(3), note="x"), "would come back"),
         (WithFinal, WithFinal(z={1}), "$.z: set has no stored form without a type"),
         (Callable[[], int], print, "is not a type that can be stored"),
@@ -875,8 +876,8 @@ def test_json_like_values_come_back_plain(codec: Codec, value: Any, comes_back: 
 def test_digits_of_huge_integers_are_right() -> None:
     """Writing and reading huge integers agrees with Python's own conversion."""
     numbers = [0, 1, -1, 10**600, 10**600 - 1, 7**1000, 10**1200 + 5, -(3**8000)]
-    assert [codec_module._to_digits(n) for n in numbers] == [str(n) for n in numbers]
-    assert [codec_module._from_digits(str(n)) for n in numbers] == numbers
+    assert [text_module.to_digits(n) for n in numbers] == [str(n) for n in numbers]
+    assert [text_module.from_digits(str(n)) for n in numbers] == numbers
 
 
 def nested(depth: int, wrap: Callable[[Any], Any]) -> Any:
@@ -1335,7 +1336,7 @@ def test_what_a_hook_returns_must_be_json_like_and_faithful() -> None:
 
     with pytest.raises(SerializationError, match="set has no stored form"):
         codec.encode(Money(-1), Money, what="w")
-    with pytest.raises(SerializationError, match="would come back as another int"):
+    with pytest.raises(SerializationError, match="would come back as another Money"):
         codec.encode(Money(3), Money, what="w")
     with pytest.raises(SerializationError, match="expected Money, found int"):
         codec.encode(3, Money, what="w")
@@ -1382,7 +1383,7 @@ def test_equal_types_in_another_order_are_kept_apart(codec: Codec) -> None:
 
     assert type(first) is Dog
     assert type(second) is Puppy
-    assert codec.node_of(list[int]) is codec.node_of(list[int])
+    assert codec._forms.of(list[int]) is codec._forms.of(list[int])
 
 
 def test_threads_may_compile_the_same_type_at_once(codec: Codec) -> None:

@@ -1,0 +1,116 @@
+"""What a callable's annotations say."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import types
+import typing
+import weakref
+from collections.abc import Callable, Container, Mapping
+from typing import Any, Final
+
+from durably.codec.kinds import UNTYPED
+from durably.codec.messages import show, text_of
+from durably.errors import ValidationError
+
+_return_types: Final[weakref.WeakKeyDictionary[Any, Any]] = weakref.WeakKeyDictionary()
+_SAYS_NOTHING: Final = frozenset({Any, object, typing.NoReturn, typing.Never, typing.Self})
+
+
+def return_type_of(fn: Callable[..., Any]) -> Any:
+    """Give the type that a callable says it returns.
+
+    Returns:
+        The resolved annotation (for a class: the class), or :data:`UNTYPED` if there is none,
+        it says nothing (``Any``, ``object``, a type variable), or it cannot be resolved.
+        Never raises.
+    """
+    if type(fn) is types.FunctionType:
+        # The usual case in a hurry: this is called for each step that a resume passes.
+        annotation = fn.__annotations__.get("return", object)
+        if type(annotation) is type:
+            return UNTYPED if annotation is object else annotation
+    target: Any = fn
+    while isinstance(target, functools.partial):
+        target = target.func
+    if isinstance(target, type) or typing.get_origin(target) is not None:
+        return _said(target)
+    target = getattr(target, "__func__", target)
+    annotations = getattr(target, "__annotations__", None)
+    if not inspect.isroutine(target) and not hasattr(target, "__wrapped__"):
+        target = getattr(type(target).__call__, "__func__", type(target).__call__)
+        annotations = getattr(target, "__annotations__", None)
+    if not isinstance(annotations, dict) or "return" not in annotations:
+        return UNTYPED
+    annotation = annotations["return"]
+    if isinstance(annotation, type) and not typing.get_args(annotation):
+        return _said(annotation)
+    try:
+        return _return_types[target]
+    except (KeyError, TypeError):
+        pass
+    try:
+        result = _said(_resolve(target, {"return": annotation})["return"])
+    except Exception:  # noqa: BLE001 - whatever evaluating an annotation raises
+        result = UNTYPED
+    with contextlib.suppress(TypeError):  # not hashable, or not weakly referable
+        _return_types[target] = result
+    return result
+
+
+def _said(type_: Any) -> Any:
+    try:
+        says_nothing = type_ in _SAYS_NOTHING or isinstance(type_, typing.TypeVar)
+    except TypeError:  # not hashable: the metadata of an Annotated
+        return type_
+    return UNTYPED if says_nothing else type_
+
+
+def _resolve(fn: Any, annotations: Mapping[str, Any]) -> dict[str, Any]:
+    """Resolve annotations of a function, also with names that it closes over."""
+    inner = inspect.unwrap(fn)
+    code = getattr(inner, "__code__", None)
+    names: dict[str, Any] = {}
+    for name, cell in zip(
+        getattr(code, "co_freevars", ()), getattr(inner, "__closure__", None) or (), strict=False
+    ):
+        with contextlib.suppress(ValueError):  # not bound yet
+            names[name] = cell.cell_contents
+    holder = types.SimpleNamespace(__annotations__=dict(annotations))
+    return typing.get_type_hints(
+        holder, globalns=getattr(inner, "__globals__", {}), localns=names, include_extras=True
+    )
+
+
+def resolve_annotations(
+    fn: Callable[..., Any], names: Container[str] | None = None
+) -> dict[str, Any]:
+    """Give the annotations of a callable, strings resolved.
+
+    Args:
+        names: of which parameters, ``"return"`` for the result; all by default. The others
+            are not looked at: what they name may exist for type checkers only.
+
+    Raises:
+        ValidationError: one cannot be resolved; the message names it.
+    """
+    target: Any = fn
+    if not inspect.isroutine(fn) and not hasattr(fn, "__wrapped__"):
+        target = type(fn).__call__  # an object that can be called: its own are of its attributes
+    annotations = getattr(target, "__annotations__", {})
+    resolved = {}
+    for name, annotation in annotations.items():
+        if names is not None and name not in names:
+            continue
+        try:
+            resolved.update(_resolve(target, {name: annotation}))
+        except Exception as error:
+            where = "the return value" if name == "return" else f"parameter {name!r}"
+            msg = (
+                f"the annotation {show(annotation)} of {where} of "
+                f"{getattr(fn, '__qualname__', fn)} cannot be resolved: {text_of(error)}"
+            )
+            raise ValidationError(msg) from error
+    return resolved

@@ -1,0 +1,256 @@
+"""Strict hooks for values that are a single text, number or constant."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import decimal
+import enum
+import pathlib
+import typing
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import attrs
+
+from durably.codec.forms import Form
+from durably.codec.messages import Problem, Unsupported, clip, show
+from durably.codec.plain import ATOMS, Misfit, plain, plain_atom
+from durably.codec.text import dump
+from durably.shown import type_name
+
+# --- None, bool, int, float and str ----------------------------------------------------------
+
+
+def builtin(form: Form) -> None:
+    """Complete the form of None, bool, int, float or str."""
+    type_ = form.type
+    form.compares = False
+
+    def write(value: Any) -> Any:
+        if type(value) is type_:
+            return value
+        if type_ is float and isinstance(value, int):
+            number = _as_float(value)
+            return form.misfit(value) if number is None else number
+        # bool is a subclass of int, and enum members are instances of their mixed-in types.
+        if not isinstance(value, type_) or isinstance(value, (bool, enum.Enum)):
+            return form.misfit(value)
+        return plain_atom(value)
+
+    def read(data: Any, _: Any = None) -> Any:
+        if type(data) is type_:
+            return data
+        number = _as_float(data) if type_ is float and type(data) is int else None
+        if number is None:
+            raise form.mismatch(data)
+        return number
+
+    form.write, form.read = write, read
+
+
+def _as_float(value: int) -> float | None:
+    """Give the float that is equal to an int, if there is one."""
+    if isinstance(value, (bool, enum.Enum)):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if number == value else None
+
+
+# --- The standard library's ------------------------------------------------------------------
+
+
+@attrs.frozen
+class _Leaf:
+    """How the values of one type of the standard library are written."""
+
+    expected: str
+    write: Callable[[Any], Any]
+    read: Callable[[Any], Any]
+    written: tuple[type, ...] = (str,)
+
+
+# ISO 8601 cannot say which one of two equal wall-clock times is meant. Without a timezone
+# that is all there is (datetime.now() gives fold=1 for an hour each autumn).
+_FOLD: Final = ";fold=1"
+
+
+def _write_instant(value: dt.datetime | dt.time) -> str:
+    if value.tzinfo is None:
+        return value.isoformat() + _FOLD * value.fold
+    if value.utcoffset() is None:
+        msg = f"{type_name(value)} has a timezone but no UTC offset, so it has no stored form"
+        raise Problem(msg)
+    return value.isoformat()
+
+
+def _read_datetime(text: str) -> dt.datetime:
+    iso = text.removesuffix(_FOLD)
+    if len(iso) <= len("2026-01-01"):
+        msg = "a date without a time"
+        raise ValueError(msg)
+    return dt.datetime.fromisoformat(iso).replace(fold=int(iso != text))
+
+
+def _read_time(text: str) -> dt.time:
+    iso = text.removesuffix(_FOLD)
+    return dt.time.fromisoformat(iso).replace(fold=int(iso != text))
+
+
+def _write_timedelta(value: dt.timedelta) -> int | str:
+    """Write whole seconds as a number, and others as text: floats are too coarse."""
+    micros = value // dt.timedelta(microseconds=1)
+    seconds, rest = divmod(abs(micros), 1_000_000)
+    if not rest:
+        return micros // 1_000_000
+    return f"{'-' * (micros < 0)}{seconds}.{rest:06}"
+
+
+def _read_timedelta(seconds: float | str) -> dt.timedelta:
+    if isinstance(seconds, str):
+        return dt.timedelta(microseconds=int(decimal.Decimal(seconds).scaleb(6)))
+    return dt.timedelta(seconds=seconds)
+
+
+def _write_bytes(value: bytes | bytearray) -> str:
+    return base64.b64encode(value).decode("ascii")
+
+
+def _read_bytes(text: str) -> bytes:
+    return base64.b64decode(text.encode("ascii"), validate=True)
+
+
+_LEAVES: Final[Mapping[type, _Leaf]] = {
+    dt.datetime: _Leaf("datetime (ISO 8601)", _write_instant, _read_datetime),
+    dt.date: _Leaf("date (ISO 8601)", dt.date.isoformat, dt.date.fromisoformat),
+    dt.time: _Leaf("time (ISO 8601)", _write_instant, _read_time),
+    dt.timedelta: _Leaf(
+        "timedelta (seconds)", _write_timedelta, _read_timedelta, (int, float, str)
+    ),
+    uuid.UUID: _Leaf("UUID", str, uuid.UUID),
+    decimal.Decimal: _Leaf("Decimal (as text)", str, decimal.Decimal),
+    bytes: _Leaf("bytes (base64)", _write_bytes, _read_bytes),
+    bytearray: _Leaf("bytearray (base64)", _write_bytes, lambda t: bytearray(_read_bytes(t))),
+}
+
+OWN: Final = (*ATOMS, *_LEAVES, pathlib.PurePath, pathlib.Path)
+"""Python's own types of a single value. No converter decides how they are stored."""
+
+
+def leaf(form: Form) -> bool:
+    """Complete the form of a class of single values; whether it is one that can be stored."""
+    type_ = form.type
+    how = _LEAVES.get(type_)
+    base = next((base for base in type_.__mro__ if base in ATOMS), None)
+    if base is not None:  # a user's subclass of int, float or str
+        how = _Leaf(form.name, plain_atom, type_, (base,))
+    elif issubclass(type_, pathlib.PurePath):
+        try:
+            type_ = type(type_())  # Path() makes an instance of the class for this system
+        except NotImplementedError:
+            return False
+        how = _Leaf(form.name, str, type_)
+    if how is None:
+        return False
+    form.name = how.expected
+    form.compares = base is not None
+
+    def write(value: Any) -> Any:
+        if type(value) is not type_:
+            return form.misfit(value)
+        try:
+            return how.write(value)
+        except Problem as problem:
+            return Misfit(value, problem)
+
+    def read(data: Any, _: Any = None) -> Any:
+        if type(data) not in how.written:
+            raise form.mismatch(data)
+        try:
+            return how.read(data)
+        except (ValueError, ArithmeticError):
+            raise form.mismatch(data) from None
+
+    form.write, form.read = write, read
+    return True
+
+
+def is_written_as_text(form: Form) -> bool:
+    """Whether every value of the form's type is written as a str, and no other type's."""
+    type_ = form.type
+    if typing.get_origin(type_) is typing.Literal:
+        return all(type(value) is str for value in typing.get_args(type_))
+    if not isinstance(type_, type):
+        return False
+    if issubclass(type_, enum.Enum):
+        return all(isinstance(member.value, str) for member in type_)
+    if type_ is dt.timedelta:
+        return False
+    return type_ in _LEAVES or issubclass(type_, (str, pathlib.PurePath))
+
+
+# --- Enums and literals ----------------------------------------------------------------------
+
+
+def enumeration(form: Form) -> None:
+    """Complete the form of an enum, which is written by value."""
+    members = list(form.type)
+    _constants(form, [(member, member.value) for member in members])
+    options = ", ".join(show(member.value) for member in members)
+    form.name = clip(f"{form.name} ({options})")
+
+
+def literal(form: Form) -> None:
+    """Complete the form of a Literal."""
+    values = typing.get_args(form.type)
+    _constants(form, [(v, v.value if isinstance(v, enum.Enum) else v) for v in values])
+    form.name = f"one of {form.name}"
+
+
+def _constants(form: Form, pairs: list[tuple[Any, Any]]) -> None:
+    """Complete the form of a type of so many values, given the data of each."""
+    form.compares = False
+    by_text: dict[str, Any] = {}
+    written: dict[Any, tuple[str, Any]] = {}
+    for value, data in pairs:
+        try:
+            text = dump(plain(data))
+        except Problem as problem:
+            msg = f"the values of {form.name} are not JSON-like: {problem.text}"
+            raise Unsupported(msg) from None
+        by_text.setdefault(text, value)
+        written[_identity(value)] = text, data
+    type_ = form.type
+    is_flag = isinstance(type_, type) and issubclass(type_, enum.Flag)
+
+    def write(value: Any) -> Any:
+        try:
+            text, data = written[_identity(value)]
+        except (KeyError, TypeError):  # TypeError: not hashable
+            return value.value if is_flag and type(value) is type_ else form.misfit(value)
+        first = by_text[text]
+        if _identity(first) != _identity(value):
+            return Misfit(value, Problem(f"{show(value)} is stored like {show(first)}"))
+        return data
+
+    def read(data: Any, _: Any = None) -> Any:
+        try:
+            text = dump(data)
+            if text in by_text:
+                return by_text[text]
+            if is_flag and type(data) is int:
+                return type_(data)
+        except (TypeError, ValueError):  # no JSON, or no combination of flags
+            pass
+        raise form.mismatch(data)
+
+    form.write, form.read = write, read
+
+
+def _identity(value: Any) -> tuple[type, Any]:
+    """Tell apart what is equal but of another type, as True and 1."""
+    return type(value), value.name if isinstance(value, enum.Enum) else value

@@ -1,0 +1,173 @@
+"""What can be wrong with a value, where it is, and how that is said."""
+
+from __future__ import annotations
+
+import reprlib
+import types
+import typing
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+from cattrs.errors import (
+    AttributeValidationNote,
+    ClassValidationError,
+    ForbiddenExtraKeysError,
+    IterableValidationError,
+    IterableValidationNote,
+)
+
+from durably.shown import type_name
+
+MAX_DEPTH: Final = 200
+"""How deeply stored data may be nested.
+
+Well below what Python's stack allows, so that what was stored by a shallow caller can also
+be read by a deep one.
+"""
+
+_MAX_REPR: Final = 80
+_MAX_TEXT: Final = 300
+_MAX_PROBLEMS: Final = 1000
+
+
+class Problem(Exception):  # noqa: N818 - never leaves the codec
+    """One thing that is wrong, and where it is relative to the one who catches it."""
+
+    def __init__(self, text: str, path: str = "") -> None:
+        super().__init__(text, path)
+        self.text = text
+        self.path = path
+
+    def under(self, path: str) -> Problem:
+        """Give the same, seen from where *path* begins."""
+        return type(self)(self.text, path + self.path)
+
+
+class Mismatch(Problem):
+    """A value of another type than was expected."""
+
+
+class TooDeep(Problem):
+    """Circular or too deeply nested. Nobody looks further once this was raised.
+
+    A list that holds itself twice has 2**depth paths to the limit.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(f"circular, or nested more deeply than {MAX_DEPTH} levels")
+
+
+class Unsupported(Exception):  # noqa: N818 - never leaves the codec
+    """A type whose values cannot be stored."""
+
+
+class MissingKeyError(Exception):
+    """A required key is not there. A hook of the user's may raise any ``KeyError`` itself."""
+
+
+class _Repr(reprlib.Repr):
+    """Bounded representations, computed without building the whole one for containers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = _MAX_REPR
+        self.maxlevel = 3
+
+
+_repr_of: Final = _Repr().repr
+
+
+def clip(text: str, limit: int = _MAX_TEXT) -> str:
+    """Give the beginning of *text*."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def show(value: object) -> str:
+    """Give a representation of at most 80 characters, whatever ``repr`` does."""
+    try:
+        return clip(_repr_of(value), _MAX_REPR)
+    except Exception:  # noqa: BLE001 - a failing repr must not hide the error being reported
+        return "<no repr>"
+
+
+def mismatch(expected: str, value: object) -> Mismatch:
+    """Say that *value* is not what was expected."""
+    return Mismatch(f"expected {expected}, found {type_name(value)}")
+
+
+def name_of(type_: Any) -> str:
+    """Name a type as a reader of the error would write it."""
+    if type_ is types.NoneType:
+        return "None"
+    args = typing.get_args(type_)
+    if isinstance(type_, type) and not args:
+        return type_.__qualname__.rpartition("<locals>.")[2]
+    origin = typing.get_origin(type_)
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(map(name_of, args))
+    if isinstance(origin, type) and args:
+        inside = ", ".join("..." if arg is ... else name_of(arg) for arg in args)
+        return clip(f"{name_of(origin)}[{inside}]", _MAX_REPR)
+    return clip(repr(type_).replace("typing.", ""), _MAX_REPR)
+
+
+def segment(key: object) -> str:
+    """Give the path segment of a key or an index."""
+    if isinstance(key, str):
+        plain = str.__str__(key)  # a subclass may say anything about itself
+        if plain.isidentifier() and len(plain) <= _MAX_REPR:
+            return f".{plain}"
+    return f"[{show(key)}]"
+
+
+def text_of(error: BaseException) -> str:
+    """Give the sentence inside an exception that somebody else raised."""
+    try:
+        # attrs' validators put the attribute, the limits and the value behind the sentence.
+        first = error.args[0] if error.args else ""
+        text = first if isinstance(first, str) and len(error.args) > 1 else str(error)
+    except Exception:  # noqa: BLE001 - a failing str() must not hide the error being reported
+        text = ""
+    name = type(error).__name__
+    return clip(f"{name}: {text}" if text else name)
+
+
+def noted(error: Exception, place: str | int) -> Exception:
+    """Note on an error, as cattrs does, which field or item it is about."""
+    note = (
+        AttributeValidationNote("", place, None)
+        if isinstance(place, str)
+        else IterableValidationNote("", place, None)
+    )
+    error.__notes__ = [*getattr(error, "__notes__", ()), note]
+    return error
+
+
+def problems_in(error: BaseException, path: str = "$") -> Iterator[tuple[str, str]]:
+    """Give (path, what is wrong) for everything in an error of structuring."""
+    if isinstance(error, (ClassValidationError, IterableValidationError)):
+        inside, whole = error.group_exceptions()
+        for inner, note in inside:
+            place = note.name if isinstance(note, AttributeValidationNote) else note.index
+            yield from problems_in(inner, path + segment(place))
+        for inner in whole:
+            yield from problems_in(inner, path)
+    elif isinstance(error, Problem):
+        yield path + error.path, error.text
+    elif isinstance(error, MissingKeyError):
+        yield path, "required, but missing"
+    elif isinstance(error, ForbiddenExtraKeysError):
+        for key in sorted(error.extra_fields, key=show):
+            yield path + segment(key), "unknown key"
+    elif isinstance(error, RecursionError):
+        yield path, TooDeep().text
+    else:
+        yield path, text_of(error)
+
+
+def sentence(what: str, problems: Iterable[tuple[str, str]]) -> str:
+    """Make one message of all problems."""
+    unique = list(dict.fromkeys(f"{path}: {text}" for path, text in problems))
+    more = len(unique) - _MAX_PROBLEMS
+    tail = [f"and {more} more"] if more > 0 else []
+    return f"{what}: " + "; ".join(unique[:_MAX_PROBLEMS] + tail)

@@ -1,0 +1,185 @@
+"""JSON-like values, and what becomes of a value on its way to them.
+
+To write a value, the form of its type turns it into data. What does not belong there is left
+in place, wrapped into a :class:`Misfit`; :func:`plain` then either refuses it, knowing the
+path, or (in payloads, which may be data instead of instances) goes on with what it holds.
+"""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import types
+from collections.abc import Iterator
+from typing import Any, Final, cast
+
+from cattrs.errors import IterableValidationError
+
+from durably.codec.messages import MAX_DEPTH, Problem, TooDeep, segment, show
+from durably.shown import type_name
+
+ATOMS: Final = frozenset({str, int, bool, float, types.NoneType})
+_ANNOTATE: Final = (
+    "annotate the function's return type, or pass returns=... to step.options() "
+    "(inside a class: annotate the field)"
+)
+
+
+TWICE: Final = "two keys have the same stored form"
+
+
+class Misfit:
+    """A value that is not of the type of its place."""
+
+    __slots__ = ("data", "problem")
+
+    def __init__(self, data: Any, problem: Problem) -> None:
+        self.data = data
+        self.problem = problem
+
+
+def plain(data: Any, exact: bool = True, depth: int = 0) -> Any:  # noqa: FBT001, FBT002 - called for each value
+    """Copy a JSON-like value into plain dicts, lists, strings and numbers.
+
+    Args:
+        exact: whether a misfit is refused.
+
+    Raises:
+        Problem: something in it is refused; :func:`judged` tells what, and where.
+    """
+    cls = type(data)
+    if cls in ATOMS:
+        return data
+    is_dict = cls is dict or isinstance(data, dict)
+    if is_dict or cls is list or _is_list(data):
+        if depth >= MAX_DEPTH:
+            raise TooDeep
+        depth += 1
+        if not is_dict:
+            return [item if type(item) in ATOMS else plain(item, exact, depth) for item in data]
+        copy = {
+            key if type(key) is str else _plain_key(key, exact): (
+                item if type(item) in ATOMS else plain(item, exact, depth)
+            )
+            for key, item in data.items()
+        }
+        if len(copy) != len(data):
+            raise Problem(TWICE)
+        return copy
+    if cls is Misfit:
+        if exact:
+            raise data.problem
+        return plain(data.data, exact, depth)
+    return plain_atom(data)
+
+
+def all_plain(data: Any) -> Any:
+    """Copy a JSON-like value like :func:`plain`, but tell everything that is refused.
+
+    Raises:
+        TooDeep: it is circular or too deeply nested.
+        IterableValidationError: something in it is refused.
+    """
+    try:
+        return plain(data)
+    except TooDeep:
+        raise
+    except Problem:
+        raise IterableValidationError("JSON-like data", judged(data)[1], object) from None
+
+
+def plain_atom(value: Any) -> Any:
+    """Give the plain form of an instance of a subclass of str, int or float.
+
+    Raises:
+        Problem: it is none.
+    """
+    if not isinstance(value, enum.Enum):
+        # The unbound methods of the base: a subclass may have overridden its own.
+        if isinstance(value, str):
+            return str.__str__(value)
+        if isinstance(value, int):
+            return int.__int__(value)
+        if isinstance(value, float):
+            return float.__float__(value)
+    raise Problem(_why_not_json(value))
+
+
+def judged(data: Any, *, exact: bool = True) -> tuple[Any, list[Problem]]:
+    """Copy data with what its misfits hold, and give everything that :func:`plain` refuses."""
+    problems: list[Problem] = []
+
+    def copy(data: Any, path: str, depth: int) -> Any:
+        if depth > MAX_DEPTH:
+            raise TooDeep
+        if type(data) is Misfit:
+            if not exact:
+                return copy(data.data, path, depth)
+            problems.append(data.problem.under(path))
+            return None
+        if isinstance(data, dict):
+            keys: dict[Any, Any] = {}
+            for key in data:
+                bare = _bare(key)
+                try:
+                    keys[_plain_key(key, exact)] = key
+                except Problem as problem:
+                    problems.append(problem.under(path + segment(bare)))
+                    keys[bare] = key
+            if len(keys) != len(data):
+                problems.append(Problem(TWICE, path))
+            return {k: copy(data[old], path + segment(k), depth + 1) for k, old in keys.items()}
+        if _is_list(data):
+            return [copy(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(data)]
+        if type(data) not in ATOMS:
+            try:
+                return plain_atom(data)
+            except Problem as problem:
+                problems.append(problem.under(path))
+        return data
+
+    return copy(data, "", 0), problems
+
+
+def is_named_tuple(type_: Any) -> bool:
+    """Whether *type_* is a class of named tuples."""
+    return isinstance(type_, type) and issubclass(type_, tuple) and hasattr(type_, "_fields")
+
+
+def _is_list(data: Any) -> bool:
+    return isinstance(data, (list, tuple)) and not is_named_tuple(type(data))
+
+
+def _bare(key: Any) -> Any:
+    """Give what a key holds, if it is a misfit."""
+    return _bare(key.data) if type(key) is Misfit else key
+
+
+def _plain_key(key: Any, exact: bool) -> str:  # noqa: FBT001
+    if type(key) is Misfit:
+        if exact:
+            raise key.problem
+        key = _bare(key)
+    if isinstance(key, str):
+        return cast("str", plain_atom(key))
+    msg = f"a key is {type_name(key)} and not str; annotate the dict's type to have other keys"
+    raise Problem(msg)
+
+
+def _why_not_json(value: object) -> str:
+    """Say why *value* is not JSON-like, and what to do about it."""
+    cls = type(value)
+    name = cls.__qualname__
+    if isinstance(value, enum.Enum):
+        return f"enum member {show(value)} would come back as a plain value; {_ANNOTATE}"
+    if inspect.isawaitable(value) or inspect.isasyncgen(value):
+        return f"{name} has no stored form; return what it results in, from a plain function"
+    if isinstance(value, Iterator):
+        return f"{name} has no stored form; return a list of what it gives"
+    if isinstance(value, type) or inspect.isroutine(value):
+        code = getattr(value, "__qualname__", name)
+        return f"{type_name(value)} {code!r:.80} has no stored form; return data, not code"
+    return (
+        f"{type_name(value)} has no stored form without a type; {_ANNOTATE}; a class that is "
+        f"neither attrs nor a dataclass needs hooks in the engine's converter= as well"
+    )

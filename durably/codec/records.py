@@ -1,0 +1,219 @@
+"""Hooks for attrs classes, dataclasses and TypedDicts, which are written as objects."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, NotRequired, TypedDict, cast
+
+import attrs
+from cattrs import override
+from cattrs.errors import ClassValidationError
+from cattrs.gen.typeddicts import make_dict_structure_fn
+
+from durably.codec.forms import Field, Form, Forms
+from durably.codec.kinds import hints_of, unqualified
+from durably.codec.messages import (
+    MissingKeyError,
+    Problem,
+    Unsupported,
+    name_of,
+    noted,
+    text_of,
+)
+from durably.codec.plain import Misfit
+
+_Factory = cast("Any", attrs.Factory)  # a class, typed as a function
+
+
+def typed_dict(form: Form, forms: Forms) -> None:
+    """Complete the form of a TypedDict."""
+    cls = typing.get_origin(form.type) or form.type
+    fields = []
+    for name, hint in hints_of(form.type).items():
+        type_, is_required = unqualified(hint, is_required=name in cls.__required_keys__)
+        fields.append(Field(name, name, name, _inside(cls, name, type_, forms), is_required))
+    read_keys = _key_reader(form, fields, forms)
+    form.compares = any(field.form.compares for field in fields)
+
+    def write(value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return form.misfit(value)
+        data = _write_items(form, value)
+        return data if isinstance(value, dict) else form.misfit(value, data)
+
+    def read(data: Any, _: Any = None) -> Any:
+        if type(data) is not dict:
+            raise form.mismatch(data)
+        return read_keys(data)
+
+    form.write, form.read = write, read
+
+
+def record(form: Form, forms: Forms) -> None:
+    """Complete the form of an attrs class or a dataclass."""
+    cls = typing.get_origin(form.type) or form.type
+    fields = list(_stored_fields(form, cls, forms))
+    read_keys = _key_reader(form, fields, forms)
+    expected = name_of(form.type)
+
+    def other_class(value: Any) -> Problem:
+        if isinstance(value, cls):
+            name = name_of(type(value))
+            return Problem(
+                f"expected {expected}, found its subclass {name}, which would come back as "
+                f"{expected}; annotate {expected} | {name}"
+            )
+        return form.mismatch(value)
+
+    def write(value: Any) -> Any:
+        if type(value) is cls:
+            try:
+                return {f.key: f.form.write(getattr(value, f.name)) for f in fields}
+            except AttributeError:
+                return {f.key: _attribute(value, f) for f in fields}
+        if isinstance(value, Mapping):
+            return form.misfit(value, _write_items(form, value))
+        return Misfit(value, other_class(value))
+
+    def read(data: Any, _: Any = None) -> Any:
+        if type(data) is not dict:
+            raise other_class(data)
+        values = read_keys(data)
+        arguments = {f.argument: values[f.key] for f in fields if f.key in values}
+        try:
+            return cls(**arguments)
+        except Exception as error:
+            failed = _failing_validators(cls, arguments) if attrs.has(cls) else []
+            raise ClassValidationError(expected, failed or [error], cls) from error
+
+    form.write, form.read = write, read
+
+
+def _write_items(form: Form, value: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Write what a mapping holds; reading says what is unknown or missing."""
+    fields = cast("Mapping[str, Field]", form.fields)
+    return {k: fields[k].form.write(v) if k in fields else v for k, v in value.items()}
+
+
+def _attribute(value: Any, field: Field) -> Any:
+    try:
+        return field.form.write(getattr(value, field.name))
+    except AttributeError as error:
+        return Misfit(None, Problem(text_of(error)))
+
+
+class _Given(dict[str, Any]):
+    """The data of a class. Says, unlike a plain ``KeyError``, that it is a key that misses."""
+
+    def __missing__(self, key: str) -> Any:
+        raise MissingKeyError(key)
+
+
+def _key_reader(
+    form: Form, fields: list[Field], forms: Forms
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Let cattrs generate what structures the keys of an object."""
+    form.fields = {field.key: field for field in fields}
+    keys: dict[str, Any] = {}
+    for field in fields:
+        # Any: the hook alone decides. As an argument it might be taken for one of cattrs' own.
+        hint = Annotated[Any, override(struct_hook=field.form.read)]
+        keys[field.key] = hint if field.is_required else NotRequired[hint]
+    shape = cast("Any", TypedDict)("Fields", keys)
+    read = make_dict_structure_fn(
+        shape,
+        forms.converter,
+        _cattrs_forbid_extra_keys=True,
+        _cattrs_detailed_validation=True,
+        _cattrs_use_linecache=False,
+    )
+    return lambda data: read(_Given(data), shape)
+
+
+def _inside(cls: type, name: str, type_: Any, forms: Forms) -> Form:
+    try:
+        return forms.of(type_)
+    except Unsupported as error:
+        msg = f"field {name} of {name_of(cls)}: {error}"
+        raise Unsupported(msg) from error
+
+
+def _stored_fields(form: Form, cls: Any, forms: Forms) -> Iterator[Field]:
+    """Give the fields that ``__init__`` takes."""
+    hints = hints_of(form.type)
+    for declared in _declared(cls):
+        hint = hints.get(declared.name, Any if declared.type is None else declared.type)
+        has_default = declared.default is not attrs.NOTHING
+        if hint is typing.Final and has_default and not isinstance(declared.default, _Factory):
+            hint = type(declared.default)
+        custom = _override_in(hint)
+        if not declared.init or custom.omit:
+            continue
+        argument = declared.alias or declared.name
+        key = custom.rename or (argument if forms.converter.use_alias else declared.name)
+        inner = _inside(cls, declared.name, hint, forms)
+        yield Field(declared.name, key, argument, inner, is_required=not has_default)
+
+
+def _declared(cls: Any) -> Any:
+    """Give the attributes of an attrs class, or what is alike of a dataclass."""
+    if attrs.has(cls):
+        return attrs.fields(cls)
+    missing = dataclasses.MISSING
+    return [
+        types.SimpleNamespace(
+            name=f.name,
+            alias=f.name,
+            type=f.type,
+            init=f.init,
+            default=f.default
+            if f.default is not missing
+            else attrs.NOTHING
+            if f.default_factory is missing
+            else attrs.Factory(f.default_factory),
+        )
+        for f in dataclasses.fields(cls)
+    ]
+
+
+def _override_in(hint: Any) -> Any:
+    """Give the cattrs override in the metadata of an annotation."""
+    metadata = getattr(hint, "__metadata__", ())
+    nothing = override()
+    return next((each for each in metadata if isinstance(each, type(nothing))), nothing)
+
+
+def _failing_validators(cls: Any, arguments: dict[str, Any]) -> list[Exception]:
+    """Run the validators of an attrs class one by one, and give what they raise.
+
+    ``__init__`` stops at the first one, and does not say where it was.
+    """
+    # An instance as it is when validators run: with all fields set.
+    instance = cls.__new__(cls)
+    try:
+        for attribute in attrs.fields(cls):
+            value = arguments.get(attribute.alias or attribute.name, attribute.default)
+            object.__setattr__(instance, attribute.name, _set_by_init(attribute, value, instance))
+    except Exception:  # noqa: BLE001 - a converter or a default failed, and no validator
+        return []
+    failed = []
+    for attribute in attrs.fields(cls):
+        if attribute.validator is not None:
+            try:
+                attribute.validator(instance, attribute, getattr(instance, attribute.name))
+            except Exception as error:  # noqa: BLE001 - validators raise anything
+                failed.append(noted(error, attribute.name))
+    return failed
+
+
+def _set_by_init(attribute: Any, value: Any, instance: Any) -> Any:
+    """Give what ``__init__`` sets an attribute to."""
+    if isinstance(value, _Factory):
+        value = value.factory(instance) if value.takes_self else value.factory()
+    convert: Any = attribute.converter
+    if isinstance(convert, attrs.Converter):
+        return cast("Any", convert)(value, instance, attribute)
+    return value if convert is None else convert(value)

@@ -1,0 +1,181 @@
+"""The forms of all types that were asked for, on top of one strict cattrs converter."""
+
+from __future__ import annotations
+
+import enum
+import functools
+import threading
+import typing
+from collections.abc import Callable
+from typing import Any, cast
+
+import cattrs
+
+from durably.codec import atoms, containers
+from durably.codec.forms import ANYTHING, Form
+from durably.codec.kinds import is_record, is_typed_dict, is_union, meant_by, says_nothing
+from durably.codec.messages import Problem, Unsupported, name_of, text_of
+from durably.codec.plain import ATOMS, Misfit, is_named_tuple
+from durably.codec.records import record, typed_dict
+from durably.codec.unions import union
+from durably.codec.users import UserHooks
+
+
+class Registry:
+    """Completes the form of a type when it is first asked for. Usable from any thread.
+
+    The converter is a strict copy of the user's: it knows the user's types, and has a form's
+    hooks for every other type. So a hook of the user's that asks it for the hooks of the
+    types inside gets strict ones.
+    """
+
+    def __init__(self, converter: cattrs.Converter | None) -> None:
+        self._users = None if converter is None else UserHooks(converter)
+        self.converter = (converter or cattrs.Converter()).copy(
+            unstruct_strat=cattrs.UnstructureStrategy.AS_DICT,
+            omit_if_default=False,
+            forbid_extra_keys=True,
+            prefer_attrib_converters=False,
+            detailed_validation=True,
+        )
+        self._make_strict()
+        # The lock guards all four. A form is put into _known when everything below it is
+        # complete; _known is read without the lock.
+        self._lock = threading.RLock()
+        self._known: dict[Any, tuple[Any, Form]] = {}
+        self._complete: dict[tuple[Any, str], Form] = {}
+        self._building: dict[tuple[Any, str], Form] = {}
+        self._nesting = 0
+
+    def of(self, type_: Any) -> Form:
+        """Give the form of a type.
+
+        Raises:
+            Unsupported: its values cannot be stored.
+        """
+        try:
+            known = self._known.get(type_)
+        except TypeError:  # the metadata of an Annotated need not be hashable
+            if typing.get_origin(type_) is typing.Annotated:
+                return self.of(type_.__origin__)
+            raise _unsupported(type_) from None
+        if known is not None and known[0] is type_:
+            return known[1]
+        if says_nothing(type_):
+            return ANYTHING
+        with self._lock:
+            # A | B equals B | A, but is not tried in the same order.
+            key = (type_, repr(type_))
+            form = self._complete.get(key) or self._building.get(key)
+            if form is None:
+                form = self._build(type_, key)
+            if not self._nesting:
+                self._known.setdefault(type_, (type_, form))
+            return form
+
+    def _make_strict(self) -> None:
+        converter, users = self.converter, self._users
+        for type_ in atoms.OWN:  # a hook for a class stands above all factories
+            converter.register_structure_hook(type_, lambda data, t: self.of(t).read(data, t))
+            converter.register_unstructure_hook(
+                type_, functools.partial(self._write, cast("Any", type_))
+            )
+        converter.register_structure_hook_factory(
+            lambda t: isinstance(t, Form) or users is None or users.reads(t) is None,
+            lambda t: t.read if isinstance(t, Form) else self.of(t).read,
+        )
+        converter.register_unstructure_hook_factory(
+            lambda t: users is None or users.writes(t) is None, lambda t: self.of(t).write
+        )
+
+    def _write(self, type_: type, value: Any) -> Any:
+        # cattrs asks here for a StrEnum too, since it is a str.
+        return self.of(type(value) if isinstance(value, type_) else type_).write(value)
+
+    def _build(self, type_: Any, key: tuple[Any, str]) -> Form:
+        self._nesting += 1
+        try:
+            form = self._building[key] = Form(type_, name_of(type_))
+            self._fill(form)
+        except RecursionError as error:
+            msg = f"{name_of(type_)} is nested too deeply"
+            raise Unsupported(msg) from error
+        finally:
+            self._nesting -= 1
+            if not self._nesting:
+                done, self._building = self._building, {}
+        if not self._nesting:
+            self._complete.update(done)
+        return form
+
+    def _fill(self, form: Form) -> None:
+        reads = writes = None
+        if self._users is not None:
+            reads, writes = self._users.reads(form.type), self._users.writes(form.type)
+        if reads is None or writes is None:
+            try:
+                self._fill_own(form)
+            except Unsupported as error:
+                if reads is writes:
+                    raise
+                missing = "structure" if reads is None else "unstructure"
+                msg = f"{form.name}: the converter has no {missing} hook for it"
+                raise Unsupported(msg) from error
+        if reads is not None or writes is not None:
+            form.compares = form.is_users = form.is_open = True
+        if reads is not None:
+            # From the strict copy, so that the hooks inside are strict; it forgot the unions.
+            form.read = (
+                reads if is_union(form.type) else self.converter.get_structure_hook(form.type)
+            )
+        if writes is not None:
+            form.write = _guarded(form, self.converter.get_unstructure_hook(form.type))
+
+    def _fill_own(self, form: Form) -> None:
+        type_ = form.type
+        meant = meant_by(type_)
+        cls = typing.get_origin(type_) or type_
+        if meant is not type_:
+            form.become(self.of(meant))
+        elif cls is typing.Literal and type_ is not cls:
+            atoms.literal(form)
+        elif is_union(type_):
+            union(form, self)
+        elif cls in containers.OWN:
+            containers.container(form, self)
+        elif isinstance(type_, type) and issubclass(type_, enum.Enum):
+            atoms.enumeration(form)
+        elif is_typed_dict(cls):
+            typed_dict(form, self)
+        elif is_record(cls):
+            record(form, self)
+        elif is_named_tuple(cls):
+            containers.named_tuple(form, self)
+        elif cls in ATOMS:
+            atoms.builtin(form)
+        elif not isinstance(type_, type) or not atoms.leaf(form):
+            raise _unsupported(type_)
+
+
+def _guarded(form: Form, write: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Let what a hook of the user's cannot write be a misfit, so that its path is told."""
+
+    def guarded(value: Any) -> Any:
+        if isinstance(form.type, type) and not isinstance(value, form.type):
+            return form.misfit(value)
+        try:
+            return write(value)
+        except RecursionError:
+            raise
+        except Exception as error:  # noqa: BLE001 - hooks raise anything
+            said = f"the unstructure hook for {form.name} failed: {text_of(error)}"
+            return Misfit(value, Problem(said))
+
+    return guarded
+
+
+def _unsupported(type_: Any) -> Unsupported:
+    return Unsupported(
+        f"{name_of(type_)} is not a type that can be stored; use JSON-like data, attrs classes, "
+        f"or give the engine a converter= with hooks for it"
+    )

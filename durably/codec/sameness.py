@@ -1,0 +1,116 @@
+"""Whether what came back from its data is what went in."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import attrs
+
+from durably.codec.forms import Form
+from durably.codec.kinds import is_record
+from durably.codec.messages import Problem, Unsupported, segment
+from durably.codec.plain import ATOMS, is_named_tuple, plain, plain_atom
+from durably.codec.text import dump
+from durably.shown import type_name
+
+_CONTAINERS: Final = (list, tuple, dict, set, frozenset, deque)
+_MISSING: Final = object()
+
+
+def compare(before: Any, after: Any, form_of: Callable[[Any], Form]) -> None:
+    """Make sure that a value came back as it was.
+
+    What the forms let come back as a plain value (a tuple in a place for JSON-like data) may
+    do so here in any place: they have refused it elsewhere.
+
+    Raises:
+        Problem: it did not; names the first place.
+    """
+    if before is after:
+        return
+    inside: Iterable[tuple[str, Any, Any]] = ()
+    cls: Any = type(after)
+    is_same = type(before) is cls or _may_become(before, cls)
+    if is_same and isinstance(after, _CONTAINERS):
+        is_same = len(before) == len(after)
+        inside = _items_of(before, after)
+    elif is_same and isinstance(after, (str, int, float)) and not isinstance(after, enum.Enum):
+        old, new = plain_atom(before), plain_atom(after)
+        is_same = old == new or (old != old and new != new)  # noqa: PLR0124 - NaN
+        if cls not in ATOMS:
+            inside = [("", getattr(before, "__dict__", None), getattr(after, "__dict__", None))]
+    elif is_same:
+        form = _form(cls, form_of)
+        # Of a type of the user's own the hooks say what counts.
+        names = [] if form is not None and form.is_users else _names_in(cls)
+        inside = [
+            (step, getattr(before, name, _MISSING), getattr(after, name, _MISSING))
+            for name, step in names
+        ]
+        is_same = bool(names) or _is_written_alike(before, after, form)
+    if not is_same:
+        name = type_name(after)
+        other = f"another {name}" if type(before) is cls else f"{name}, not as {type_name(before)}"
+        msg = f"would come back as {other}"
+        raise Problem(msg)
+    for step, old, new in inside:
+        if old is not new:
+            try:
+                compare(old, new, form_of)
+            except Problem as problem:
+                raise problem.under(step) from None
+
+
+def _may_become(before: Any, cls: type) -> bool:
+    """Whether a value may come back as one of another class."""
+    if cls in ATOMS:
+        is_number = cls is float and isinstance(before, int)
+        return (isinstance(before, cls) or is_number) and not isinstance(before, enum.Enum)
+    if cls is list:
+        return isinstance(before, (list, tuple)) and not is_named_tuple(type(before))
+    return (cls is dict and isinstance(before, dict)) or (
+        cls is frozenset and isinstance(before, set)
+    )
+
+
+def _items_of(before: Any, after: Any) -> Iterable[tuple[str, Any, Any]]:
+    if isinstance(after, dict):
+        for old, new in zip(before.items(), after.items(), strict=False):
+            yield segment(old[0]), old, new
+    elif isinstance(after, (set, frozenset)):
+        same = {item: item for item in after}
+        for item in before:
+            yield "[...]", item, same.get(item, _MISSING)
+    else:
+        for index, pair in enumerate(zip(before, after, strict=False)):
+            yield f"[{index}]", *pair
+
+
+@functools.lru_cache(maxsize=1000)
+def _names_in(cls: Any) -> list[tuple[str, str]]:
+    """Give the fields of an attrs class or a dataclass, and their path segments."""
+    if not is_record(cls):
+        return []
+    fields: Iterable[Any] = attrs.fields(cls) if attrs.has(cls) else dataclasses.fields(cls)
+    return [(field.name, segment(field.name)) for field in fields]
+
+
+def _form(cls: type, form_of: Callable[[Any], Form]) -> Form | None:
+    try:
+        return form_of(cls)
+    except Unsupported:  # a field that is not stored may hold anything
+        return None
+
+
+def _is_written_alike(before: Any, after: Any, form: Form | None) -> bool:
+    try:
+        if form is None:
+            return bool(before == after)
+        return dump(plain(form.write(before))) == dump(plain(form.write(after)))
+    except Exception:  # noqa: BLE001 - whatever a class does when it is compared
+        return False

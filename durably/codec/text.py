@@ -1,0 +1,90 @@
+"""JSON-like data as ASCII text and back, where Python's json alone would change it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any, Final
+
+_encode: Final = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+# What ``json.loads`` calls in the end, without its look for white space around the text.
+_decode: Final = json.JSONDecoder().raw_decode
+
+# JSON writes a character outside the BMP as two escaped surrogates, and so two surrogates
+# that stand side by side in a str would be read back as that one character. In a text that
+# begins with a space, there is one more NUL between such neighbours than in the value.
+_MARK: Final = " "
+_SPLIT: Final = re.compile("([\ud800-\udbff]\x00*)(?=[\udc00-\udfff])")
+_JOIN: Final = re.compile("([\ud800-\udbff])\x00(\x00*)(?=[\udc00-\udfff])")
+
+
+def dump(data: Any) -> str:
+    """Write plain JSON-like data, of which :func:`load` makes the same again."""
+    try:
+        text = repr(data) if type(data) is int else _encode(data)
+    except ValueError:  # an integer of more digits than Python converts
+        text = _write_slowly(data)
+    # Emoji have escaped surrogates in the text too; only the data can tell.
+    if "\\ud" in text:
+        marked = _each_text(data, lambda text: _SPLIT.sub("\\1\x00", text))
+        if marked != data:
+            return _MARK + _write_slowly(marked)
+    return text
+
+
+def load(text: str) -> Any:
+    """Read a text that :func:`dump` wrote, or any other JSON.
+
+    Raises:
+        ValueError: it is not JSON.
+        RecursionError: it is nested too deeply.
+    """
+    try:
+        data, end = _decode(text)
+        if end == len(text):
+            return data
+    except ValueError:
+        pass  # it begins with the mark; or what is wrong with it is said below
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # an integer of more digits than Python converts
+        data = json.loads(text, parse_int=from_digits)
+    if text.startswith(_MARK):
+        return _each_text(data, lambda text: _JOIN.sub("\\1\\2", text))
+    return data
+
+
+def to_digits(number: int) -> str:
+    """Give the decimal digits of an integer of any size.
+
+    ``str`` refuses more than 4300 digits, or fewer if the user said so; ``Decimal`` is exact
+    and knows no such limit.
+    """
+    return str(Decimal(number))
+
+
+def from_digits(text: str) -> int:
+    """Give the integer whose decimal digits *text* has, of any size."""
+    return int(Decimal(text))
+
+
+def _write_slowly(data: Any) -> str:
+    if isinstance(data, dict):
+        pairs = (f"{_encode(key)}:{_write_slowly(item)}" for key, item in data.items())
+        return "{" + ",".join(pairs) + "}"
+    if isinstance(data, list):
+        return "[" + ",".join(map(_write_slowly, data)) + "]"
+    return to_digits(data) if type(data) is int else _encode(data)
+
+
+def _each_text(data: Any, change: Callable[[str], str]) -> Any:
+    """Copy *data* with all its strings changed."""
+    if isinstance(data, str):
+        return change(data)
+    if isinstance(data, dict):
+        return {change(key): _each_text(item, change) for key, item in data.items()}
+    return [_each_text(item, change) for item in data] if isinstance(data, list) else data

@@ -1,0 +1,179 @@
+"""Hooks for unions: which member a value is of, and which one data is of."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Mapping
+from typing import Any, Final
+
+from cattrs.errors import BaseValidationError
+
+from durably.codec.forms import ANYTHING, Form, Forms
+from durably.codec.messages import Mismatch, Problem, TooDeep, name_of
+from durably.codec.plain import ATOMS, Misfit, judged, plain
+
+_UNION: Final = "$union"
+_VALUE: Final = "value"
+
+
+def union(form: Form, forms: Forms) -> None:
+    """Complete the form of a union.
+
+    Data is taken for the first member that it fits, exact matches first. Where that would be
+    another one than the value's own, the name of its type is stored beside the data.
+    """
+    members: dict[str, Form] = {}
+    for type_ in typing.get_args(form.type):
+        label = name_of(type_)
+        while label in members:
+            label += "'"
+        members[label] = forms.of(type_)
+    chosen = _Union(form, members)
+    form.is_open = True
+    form.compares = any(member.compares for member in members.values())
+    form.write, form.read = chosen.write, chosen.read
+
+
+class _Union:
+    def __init__(self, form: Form, members: dict[str, Form]) -> None:
+        self._form = form
+        self._members = members
+        self._some = [member for member in members.values() if member.name != "None"]
+        self._orders: dict[tuple[type, bool], list[tuple[str, Form]]] = {}
+        # No data fits two members.
+        self._is_simple = len(self._some) == 1 or all(m.type in ATOMS for m in self._some)
+
+    def write(self, value: Any) -> Any:
+        """Write a value as one of the member that it is of."""
+        tried: list[Any] = []
+        refused: list[Problem] = []
+        for label, member in self._candidates(value):
+            data = member.write(value)
+            try:
+                exact = plain(data)
+                if self._is_tagged(exact):  # a key of the value's, or a payload as it is stored
+                    member.read(exact, None)
+                return self._tagged(label, exact)
+            except TooDeep:
+                raise
+            except (Problem, BaseValidationError):
+                tried.append(data)
+                refused.append(next(iter(judged(data)[1]), self._form.mismatch(value)))
+        # In a payload it may be the data of a member: of which one is seen when it is read.
+        best = min(tried, key=lambda data: len(judged(data, exact=False)[1]), default=value)
+        return Misfit(best, self._worst(value, refused))
+
+    def read(self, data: Any, _: Any = None) -> Any:
+        """Structure data as the member that it fits."""
+        return self._chosen(data)[1]
+
+    def _chosen(self, data: Any) -> tuple[str, Any]:
+        if self._is_tagged(data):
+            label = data[_UNION]
+            return label, self._members[label].read(data[_VALUE], None)
+        errors: list[Exception] = []
+        for label, member in self._candidates(data, is_data=True):
+            try:
+                return label, member.read(data, None)
+            except RecursionError:
+                raise
+            except Exception as error:  # noqa: BLE001 - hooks and validators raise anything
+                errors.append(error)
+        # An error with a place inside the data says more than that no member fits.
+        inside = [error for error in errors if isinstance(error, BaseValidationError)]
+        if inside:
+            raise inside[0]
+        raise self._some[0].mismatch(data) if len(self._some) == 1 else self._form.mismatch(data)
+
+    def _tagged(self, label: str, data: Any) -> Any:
+        """Put the label beside the data unless the data tells by itself."""
+        if not self._is_tagged(data):
+            if self._is_simple and (data is not None or self._members[label].name == "None"):
+                return data
+            try:
+                if self._chosen(data)[0] == label:
+                    return data
+            except RecursionError:
+                raise
+            except Exception:  # noqa: BLE001, S110 - what is wrong is said when the tagged is read
+                pass
+        return {_UNION: label, _VALUE: data}
+
+    def _is_tagged(self, data: Any) -> bool:
+        return (
+            isinstance(data, dict)
+            and len(data) == 2
+            and _VALUE in data
+            and isinstance(data.get(_UNION), str)
+            and data[_UNION] in self._members
+        )
+
+    def _worst(self, value: Any, refused: list[Problem]) -> Problem:
+        """Choose what to say of a value that is of no member.
+
+        What is wrong inside a member, or with a value of its type, says more than that it is
+        none of them.
+        """
+        said = max(refused, key=lambda p: (len(p.path), not isinstance(p, Mismatch)), default=None)
+        if said is not None and (said.path or not isinstance(said, Mismatch)):
+            return said
+        return self._some[0].mismatch(value) if len(self._some) == 1 else self._form.mismatch(value)
+
+    def _candidates(self, value: Any, *, is_data: bool = False) -> list[tuple[str, Form]]:
+        """Give the members to try, the likeliest first.
+
+        Of objects those that fit as far as can be seen without going deeper, or else the
+        nearest one: trying all of them at each level of a recursive type would take time
+        exponential in its depth.
+        """
+        cls = type(value)
+        members = self._orders.get((cls, is_data))
+        if members is None:
+            members = sorted(self._members.items(), key=lambda m: _rank(m[1], cls, is_data=is_data))
+            if cls in ATOMS:  # the classes of values are not kept alive
+                self._orders[cls, is_data] = members
+        if not isinstance(value, Mapping):
+            return members
+        members = [member for member in members if _takes_objects(member[1])]
+        distances = [_distance(member, value) for _, member in members]
+        fitting = [m for m, d in zip(members, distances, strict=True) if not d]
+        return fitting or [members[distances.index(min(distances))]] if members else []
+
+
+def _rank(form: Form, cls: type, *, is_data: bool) -> int:
+    """Order members: constants, just this class, others, anything.
+
+    A value that anything holds as it is goes before others, which may change it: 1 is a float.
+    """
+    origin = typing.get_origin(form.type)
+    if form is ANYTHING:
+        return 2 if cls in ATOMS and not is_data else 4
+    if origin is typing.Literal:
+        return 0
+    return 1 if (origin or form.type) is cls and (cls in ATOMS or not is_data) else 3
+
+
+def _takes_objects(form: Form) -> bool:
+    """Whether an object of JSON may be of the form's type."""
+    cls = typing.get_origin(form.type) or form.type
+    is_mapping = isinstance(cls, type) and issubclass(cls, Mapping)
+    return is_mapping or form.is_open or form.fields is not None
+
+
+def _distance(form: Form, value: Mapping[Any, Any]) -> int:
+    """Count what is wrong with the keys of an object and with its single values."""
+    fields = {} if form.fields is None else form.fields
+    wrong = sum(key not in fields for key in value) if form.fields is not None else 0
+    for key, field in fields.items():
+        if key not in value:
+            wrong += field.is_required
+        elif type(value[key]) in ATOMS:
+            try:
+                field.form.read(value[key], None)
+            except Exception:  # noqa: BLE001 - of whatever kind
+                wrong += 1
+        elif isinstance(value[key], Mapping):
+            wrong += not _takes_objects(field.form)
+        elif isinstance(value[key], list):
+            wrong += field.form.fields is not None
+    return wrong

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cattrs
 import pytest
+from codeckit import Money
 from storekit import FakeClock
 
+from durably.codec import Codec
 from durably.store.database import Database
 
 if TYPE_CHECKING:
@@ -26,3 +29,18 @@ def store(tmp_path: Path) -> Iterator[Database]:
     database = Database(tmp_path / "test.db", synchronous="normal")
     yield database
     database.close()
+
+
+@pytest.fixture
+def codec() -> Codec:
+    """A codec that knows Python's own types and no others."""
+    return Codec()
+
+
+@pytest.fixture
+def money_codec() -> Codec:
+    """A codec that knows a class of the user's as well."""
+    converter = cattrs.Converter()
+    converter.register_unstructure_hook(Money, lambda m: f"{m.cents}c")
+    converter.register_structure_hook(Money, lambda v, _: Money(int(v.removesuffix("c"))))
+    return Codec(converter)

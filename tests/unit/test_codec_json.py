@@ -1,0 +1,165 @@
+"""JSON-like values and their text: odd ones, deep ones, circular ones."""
+
+from __future__ import annotations
+
+import collections
+import sys
+from typing import Any, Literal
+
+import pytest
+from attrs import define
+from codeckit import Box, FloatSubclass, IntSubclass, LiarStr, Row, Tree, nested, short
+
+from durably.codec import MAX_DEPTH, UNTYPED, Codec
+from durably.codec import text as text_module
+from durably.errors import SerializationError, ValidationError
+
+
+@pytest.mark.parametrize(
+    ("value", "comes_back"),
+    [
+        ((1, (2,)), [1, [2]]),
+        (IntSubclass(3), 3),
+        (FloatSubclass(1.5), 1.5),
+        (LiarStr("a"), "a"),
+        ({LiarStr("k"): [IntSubclass(1)]}, {"k": [1]}),
+        (collections.OrderedDict(a=1), {"a": 1}),
+        (10**5000, 10**5000),
+        ({"a": [-(10**20000) + 1, "\ud800\udc00"]}, {"a": [-(10**20000) + 1, "\ud800\udc00"]}),
+        (
+            ["\ud800\x00\x00\udc00\ud800", None, True, 1.5],
+            ["\ud800\x00\x00\udc00\ud800", None, True, 1.5],
+        ),
+        ({"\ud800\udc00": "\\ud800"}, {"\ud800\udc00": "\\ud800"}),
+    ],
+    ids=short,
+)
+def test_json_like_values_come_back_plain(codec: Codec, value: Any, comes_back: Any) -> None:
+    """Subclasses and tuples come back as the plain types; big ints and any str as they were."""
+    limit = sys.get_int_max_str_digits()
+    text, decoded = codec.encode_and_decode(value, UNTYPED, what="w")
+
+    assert decoded == comes_back
+    assert type(decoded) is type(comes_back)
+    assert codec.load_json(text) == comes_back
+    assert codec.structure(value, UNTYPED, what="w") == comes_back
+    assert text.isascii()
+    assert sys.get_int_max_str_digits() == limit
+
+
+def test_digits_of_huge_integers_are_right() -> None:
+    """Writing and reading huge integers agrees with Python's own conversion."""
+    numbers = [0, 1, -1, 10**600, 10**600 - 1, 7**1000, 10**1200 + 5, -(3**8000)]
+    assert [text_module.to_digits(n) for n in numbers] == [str(n) for n in numbers]
+    assert [text_module.from_digits(str(n)) for n in numbers] == numbers
+
+
+def circular_list() -> Any:
+    value: list[Any] = []
+    value += [value, value]
+    return value
+
+
+def circular_dict() -> Any:
+    value: dict[str, Any] = {}
+    value["a"] = value["b"] = value
+    return value
+
+
+def circular_tree() -> Tree:
+    tree = Tree("a")
+    tree.children = [tree, tree]
+    return tree
+
+
+TOO_DEEP: list[tuple[Any, Any]] = [
+    (UNTYPED, circular_list()),
+    (UNTYPED, circular_dict()),
+    (UNTYPED, nested(MAX_DEPTH + 1, lambda v: [v])),
+    (UNTYPED, nested(100_000, lambda v: [v])),
+    (UNTYPED, nested(100_000, lambda v: {"a": v})),
+    (list[Any], circular_list()),
+    (dict[str, Any], circular_dict()),
+    (Box[Any], Box(circular_list())),
+    (Tree, circular_tree()),
+    (Tree, nested(5000, lambda v: Tree("a", parent=v))),
+    (Tree | Row, circular_tree()),
+    (tuple[Any, Any], tuple(circular_list())),
+    (set[Any] | None, nested(5000, lambda v: frozenset({v}))),
+]
+
+
+@pytest.mark.parametrize(("type_", "value"), TOO_DEEP, ids=lambda v: type(v).__name__)
+def test_what_is_too_deep_or_circular_is_refused(codec: Codec, type_: Any, value: Any) -> None:
+    """Never a RecursionError, and in no time."""
+    with pytest.raises(SerializationError):
+        codec.encode_and_decode(value, type_, what="step 'a'")
+    with pytest.raises(ValidationError):
+        codec.structure(value, type_, what="payload")
+
+
+@pytest.mark.parametrize(
+    ("type_", "value"),
+    [
+        (UNTYPED, nested(MAX_DEPTH, lambda v: [v])),
+        (UNTYPED, nested(MAX_DEPTH, lambda v: {"a": v})),
+        (Tree, nested(MAX_DEPTH // 2, lambda v: Tree("a", parent=v))),
+        (Tree, nested(MAX_DEPTH // 2 - 1, lambda v: Tree("a", [v] if v else []))),
+    ],
+)
+def test_the_limit_itself_works_in_a_deep_stack_or_is_refused(
+    codec: Codec, type_: Any, value: Any
+) -> None:
+    """Near the limit, the caller's own stack may lead to the typed errors and to no other."""
+
+    def at(depth: int) -> Any:
+        if depth:
+            return at(depth - 1)
+        try:
+            return codec.encode_and_decode(value, type_, what="w")[1]
+        except SerializationError:
+            return None
+
+    assert repr(at(0)) == repr(value)
+    results = [at(depth) for depth in range(0, sys.getrecursionlimit() - 200, 25)]
+    assert results[0] is not None
+
+
+def test_a_recursive_union_takes_no_exponential_time(codec: Codec) -> None:
+    """Members are told apart by their keys and literals before going deeper."""
+    value: Any = Leaf(1)
+    for index in range(60):
+        value = Add(value, Leaf(1)) if index % 2 else Mul(value, Leaf(1))
+    text, decoded = codec.encode_and_decode(value, Add | Mul | Leaf, what="w")
+
+    assert decoded == value
+    with pytest.raises(ValidationError):
+        codec.decode(text.replace('{"number":1}', '{"number":"x"}'), Add | Mul | Leaf, what="w")
+
+
+@define
+class Leaf:
+    number: int
+
+
+@define
+class Add:
+    left: Add | Mul | Leaf
+    right: Add | Mul | Leaf
+    op: Literal["+"] = "+"
+
+
+@define
+class Mul:
+    left: Add | Mul | Leaf
+    right: Add | Mul | Leaf
+    op: Literal["*"] = "*"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "nope"])
+def test_text_that_is_not_json_is_refused(codec: Codec, text: str) -> None:
+    """What is not JSON is a ValidationError that says what was read."""
+    with pytest.raises(ValidationError, match="^stored data: "):
+        codec.load_json(text)
+    with pytest.raises(ValidationError, match="^payload: "):
+        codec.decode(text, Row, what="payload")

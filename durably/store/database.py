@@ -87,6 +87,7 @@ class Database:
         _create_private(self.path)
         warn_of_network(self.path)
         self._guard: FileGuard | None = None
+        self._is_log_lost = False
         with FileGuard.opening(), self._translated():
             try:
                 if os.path.getsize(self.path) and not os.path.exists(mutex_path(self.path)):
@@ -146,6 +147,7 @@ class Database:
         self._changes_connection.pragma("query_only", True)
         self._changes_connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
         self._identity = _identity(self.path)
+        self._log_identities = {path: _identity(path) for path in self._log_paths()}
         self._writer = Writer(
             write, path=self.path, mutex=mutex, clock=self._clock, fault_point=fault_point
         )
@@ -342,6 +344,25 @@ class Database:
                 "open; close this engine and open the file where it is now"
             )
 
+    def check_log(self) -> None:
+        """Make sure that SQLite's log and its index are still those that are open.
+
+        Raises:
+            DatabaseLostError: somebody deleted them, or another connection took itself for the
+                last one. What is committed now goes to a log that nobody will find.
+        """
+        for path in self._log_paths():
+            if _identity(path) != self._log_identities[path]:
+                self._is_log_lost = True
+                raise DatabaseLostError(
+                    f"{path!r}, which belongs to the database, was deleted or replaced while it "
+                    "was open; what was committed last may be lost. Close this engine, and let no "
+                    "program delete the files that lie beside a database"
+                )
+
+    def _log_paths(self) -> tuple[str, str]:
+        return f"{self.path}-wal", f"{self.path}-shm"
+
     def checkpoint_wal(self, *, above_bytes: int) -> None:
         """Copy the WAL into the file if it has grown beyond *above_bytes*; waits for nobody."""
         try:
@@ -372,6 +393,10 @@ class Database:
         self._connections.clear()
 
     def _close_all(self, connections: list[apsw.Connection]) -> None:
+        if self._is_log_lost:
+            # Others may have begun another log: copying this one would undo what they did.
+            for connection in connections:
+                connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         # SQLite tidies up behind the last connection only if nothing else holds its locks.
         if self._guard is not None:
             self._guard.release()

@@ -172,10 +172,13 @@ class Supervisor:
         Raises:
             DatabaseLostError: now, or at an earlier look.
         """
+        self._check(self._database.check_in_place)
+
+    def _check(self, is_there: Callable[[], None]) -> None:
         if self.lost is not None:
             raise self.lost
         try:
-            self._database.check_in_place()
+            is_there()
         except DatabaseLostError as exc:
             self.lost = exc
             # What they stored goes with the file, if it was only moved: put back there.
@@ -408,7 +411,8 @@ class Supervisor:
 
     def _look_at_file(self) -> None:
         if self.lost is None:
-            self.check_in_place()
+            self._check(self._database.check_in_place)
+            self._check(self._database.check_log)
 
     def _on_unregistered(self) -> None:
         """Others took this engine for dead: what it was executing is theirs now."""

@@ -135,6 +135,30 @@ def test_running_engine_notices_within_a_heartbeat(
         app.close()
 
 
+@pytest.mark.parametrize("suffix", ["-wal", "-shm"])
+def test_running_engine_notices_that_its_log_is_gone(
+    database: Path, eventually: Eventually, suffix: str
+) -> None:
+    """What somebody tidied away beside the file is noticed within a heartbeat: nothing goes on as
+    if it were stored, and what is in the file stays whole.
+    """
+    with durably.Durably(database, jobs=[quick]) as app:
+        before = app.jobs["quick"].trigger_and_wait()
+    app = durably.Durably(database, jobs=[quick], heartbeat_interval=0.05, stale_threshold=1).init()
+    try:
+        app.jobs["quick"].trigger_and_wait()
+        Path(f"{database}{suffix}").unlink()
+        eventually(lambda: app._supervisor.lost is not None)
+        with pytest.raises(durably.DatabaseLostError, match=f"{suffix}' *, which belongs"):
+            app.jobs["quick"].trigger()
+    finally:
+        app.close()
+    assert check(database) == []
+    with durably.Durably(database, jobs=[quick]) as app:
+        assert app.get_run(before).status == "completed"
+        app.jobs["quick"].trigger_and_wait()
+
+
 @LOSSES
 def test_clean_exit_of_the_with_block_raises(database: Path, lose: Callable[[Path], None]) -> None:
     """A with block left cleanly after the file was lost raises DatabaseLostError, and closes."""

@@ -9,9 +9,10 @@ from typing import Final, NamedTuple
 from durably.clock import Clock
 from durably.interrupts import held_back
 
-# How often a waiting thread looks for commits of other processes. Looking is one
-# PRAGMA of about a microsecond, so this costs a fraction of a percent of a core.
-LOOK_INTERVAL_S: Final = 0.012
+# How often a waiting thread looks for commits of other processes. The PRAGMA costs microseconds,
+# but waking the thread for it many times that: oftener, an idle engine would take a percent of
+# a core; more rarely, another process's run would wait over 20 ms for its start.
+LOOK_INTERVAL_S: Final = 0.020
 
 
 class Seen(NamedTuple):

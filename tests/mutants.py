@@ -4,7 +4,7 @@ Each mutant must be caught. Those of the store are executed by the model of ``st
 others are copies of the package with a piece of source replaced, under the tests that are named
 beside them. All of them::
 
-    python -m pytest -k mutant tests/unit/test_store_model.py tests/crash/test_mutants.py
+    python -m pytest -m mutant
 """
 
 from __future__ import annotations

@@ -33,6 +33,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.mutant
 @pytest.mark.parametrize("mutant", PACKAGE)
 def test_mutant_of_the_package_is_caught(mutant: str, copy: Path) -> None:
     """The test that is named beside the mutant fails for it."""
@@ -49,6 +50,7 @@ def test_mutant_of_the_package_is_caught(mutant: str, copy: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.mutant
 def test_package_without_a_fault_passes_the_tests_of_the_mutants(copy: Path) -> None:
     """What fails for a mutant fails for it alone."""
     done = execute(copy, *{f"tests/{caught_by}" for caught_by, _ in PACKAGE.values()})

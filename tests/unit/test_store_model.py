@@ -44,6 +44,7 @@ def run_machine() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.mutant
 @pytest.mark.parametrize("mutant", STORE)
 def test_mutant_of_the_store_is_caught(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The model test fails if a statement or the schema has lost what a promise hangs on."""

@@ -158,3 +158,18 @@ def test_the_checks_run_the_two_commands_of_the_readme() -> None:
     assert "pytest" in tests
     assert main_job.strip() in lines
     assert lines[-1] == tests.strip()
+
+
+def test_the_tests_that_the_fault_list_names_are_there() -> None:
+    """Each row of docs/reliability.md has a test, which can be run by the name it is given."""
+    text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \d+ \|.*$", text, re.MULTILINE)
+    assert len(rows) > 40
+    assert not [row for row in rows if "`tests/" not in row]
+    missing = []
+    for file, names in set(re.findall(r"`(tests/[\w/]+\.py)((?:::\w+)*)(?:\[[^`]*\])?`", text)):
+        source = (ROOT / file).read_text(encoding="utf-8") if (ROOT / file).exists() else ""
+        for name in names.split("::")[1:] or [""]:
+            if not source or (name and not re.search(rf"^ *(?:def|class) {name}\b", source, re.M)):
+                missing.append(f"{file}::{name}")
+    assert not missing

@@ -113,8 +113,9 @@ def script() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(4))
     threading.Thread(target=wander, args=(Path(folder), rng), daemon=rng.random() < 0.5).start()
     print("ready", flush=True)
-    if ending == "SIGTERM":
-        threading.Event().wait()
+    while ending == "SIGTERM":
+        # Not for ever: a signal right before a wait is only seen after it.
+        threading.Event().wait(0.05)
     time.sleep(rng.choice([0.01, 0.1, 0.4]) * rng.random())
     if ending == "exception":
         raise ValueError("as it was told")

@@ -79,9 +79,12 @@ class Database:
         self._vfs = vfs
         self._pid = os.getpid()
         self.path = resolved(path)
-        self._lock = threading.Lock()  # guards the two below
+        self._lock = threading.Lock()  # guards the three below
         self._readers: list[apsw.Connection] = []
+        # By thread: one that a Ctrl-C keeps from its end is over when its thread reads again.
+        self._reads: set[int] = set()
         self._is_closed = False
+        self._has_read = threading.Condition(self._lock)  # notified when no read is in progress
         self._connections: list[apsw.Connection] = []
         self._mutexes: list[WriterMutex] = []
         _create_private(self.path)
@@ -274,6 +277,18 @@ class Database:
             if self._is_closed:
                 raise _closed(self.path)
             db = self._readers.pop() if self._readers else None
+            self._reads.add(threading.get_ident())
+        try:
+            with self._open_reader(db) as reader:
+                yield reader
+        finally:
+            with self._lock:
+                self._reads.discard(threading.get_ident())
+                if not self._reads:
+                    self._has_read.notify_all()
+
+    @contextmanager
+    def _open_reader(self, db: apsw.Connection | None) -> Iterator[apsw.Connection]:
         if db is None:
             with self._translated():
                 db = self._new_reader()
@@ -313,7 +328,7 @@ class Database:
 
     def _data_version(self) -> int:
         with self._changes_lock:
-            if self._is_closed:
+            if self._is_closed or os.getpid() != self._pid:
                 return -1
             # While the file is locked exclusively nothing can have been committed.
             with suppress(apsw.BusyError), self._translated_unless_busy():
@@ -413,13 +428,25 @@ class Database:
         return self._is_closed
 
     def before_fork(self) -> None:
-        """Nothing: the writers see to their transactions."""
+        """Let the reads in progress end, and no other begin.
+
+        The child inherits the locks inside of SQLite as they are: one that a thread of the
+        parent had taken for its read would be taken there for ever.
+        """
+        self._changes_lock.acquire()
+        self._lock.acquire()
+        self._reads.discard(threading.get_ident())
+        self._has_read.wait_for(lambda: not self._reads, BUSY_TIMEOUT_S)
 
     def after_fork_in_parent(self) -> None:
-        """Nothing."""
+        """Go on."""
+        self._lock.release()
+        self._changes_lock.release()
 
     def after_fork_in_child(self) -> None:
         """Make sure the inherited connections are never touched."""
+        # Those that were taken before the fork.
+        self._lock, self._changes_lock = threading.Lock(), threading.Lock()
         for connection in self._connections:
             leak(connection)
 

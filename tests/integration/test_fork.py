@@ -6,12 +6,14 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from children import ROOT
+from gates import in_thread
 
 import durably
 from durably import Durably, ForkedError, RunStatus
@@ -252,6 +254,36 @@ def test_a_fork_waits_for_the_transaction_in_progress(
     triggering.join(HANG_S)
     forking.join(HANG_S)
     assert said == ["1"]
+
+
+def test_a_fork_waits_for_the_read_in_progress(app: Durably) -> None:
+    """The child never inherits a lock inside of SQLite that a thread had taken for its read."""
+    reading, go_on, forked = threading.Event(), threading.Event(), threading.Event()
+
+    def query(db: Any) -> None:
+        reading.set()
+        assert go_on.wait(HANG_S)
+        assert not forked.is_set(), "forked in the middle of a read"
+
+    reader, read = in_thread(lambda: app._database.read(query))
+    assert reading.wait(HANG_S)
+
+    def fork() -> str:
+        result = in_fork(lambda: "forked")
+        forked.set()
+        return result
+
+    forker, outcome = in_thread(fork)
+    # It is at the gate: no other read begins any more.
+    deadline = time.monotonic() + HANG_S
+    while not app._database._changes_lock.locked():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    go_on.set()
+    for thread in (reader, forker):
+        thread.join(HANG_S)
+    assert (read, outcome) == ([None], [repr("forked")])
+    assert app.count_runs() == 0
 
 
 def test_many_forks_while_the_engine_works(app: Durably) -> None:

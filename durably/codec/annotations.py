@@ -16,6 +16,7 @@ from durably.codec.messages import show, text_of
 from durably.errors import ValidationError
 
 _return_types: Final[weakref.WeakKeyDictionary[Any, Any]] = weakref.WeakKeyDictionary()
+_UNKNOWN: Final = object()
 _SAYS_NOTHING: Final = frozenset({Any, object, typing.NoReturn, typing.Never, typing.Self})
 
 
@@ -28,10 +29,11 @@ def return_type_of(fn: Callable[..., Any]) -> Any:
         Never raises.
     """
     if type(fn) is types.FunctionType:
-        # The usual case in a hurry: this is called for each step that a resume passes.
+        # The usual cases in a hurry: this is called for each step that a resume passes.
         annotation = fn.__annotations__.get("return", object)
-        if type(annotation) is type:
-            return UNTYPED if annotation is object else annotation
+        known = annotation if type(annotation) is type else _return_types.get(fn, _UNKNOWN)
+        if known is not _UNKNOWN:
+            return UNTYPED if known is object else known
     target: Any = fn
     while isinstance(target, functools.partial):
         target = target.func

@@ -19,7 +19,7 @@ VERDICTS = {True: "met", False: "missed", None: "not measured"}
 
 
 def write(results: dict[str, Any], tables: list[Table], folder: Path, page: Path | None) -> None:
-    """Everything into *folder*; the aims into *page* as well, if given."""
+    """Everything into *folder*; aims and pictures into *page* as well, if given."""
     folder.mkdir(parents=True, exist_ok=True)
     figures: Figures = results["figures"]
     judged = judge(figures)
@@ -40,7 +40,12 @@ def write(results: dict[str, Any], tables: list[Table], folder: Path, page: Path
     text = "\n".join(_lines(results, tables, judged, drawn))
     (folder / "results.md").write_text(text, encoding="utf-8")
     if page is not None:
-        _insert(page, judged, results)
+        pictured = [
+            f"![{table.title}](../benchmarks/results/{table.key}.svg)"
+            for table in tables
+            if table.key in drawn
+        ]
+        _insert(page, judged, results, pictured)
 
 
 def _median(outcomes: list[dict[str, Any]]) -> float:
@@ -164,12 +169,16 @@ def _table(table: Table, rows: dict[str, list[dict[str, Any]]]) -> list[str]:
     return [*lines, "", f"{better} is better. {table.note}".strip(), ""]
 
 
-def _insert(page: Path, judged: list[Reached], results: dict[str, Any]) -> None:
+def _insert(
+    page: Path, judged: list[Reached], results: dict[str, Any], pictured: list[str]
+) -> None:
     """Replace what is between the two marks of *page*."""
     text = page.read_text(encoding="utf-8")
     before, found, rest = text.partition(START)
     _, found_end, after = rest.partition(END)
     if not (found and found_end):
         raise SystemExit(f"{page} has lost the marks between which the table is written")
-    body = "\n".join([START, "", *_machine(results), "", *_aims(judged), "", END])
+    pictures_apart = "\n\n".join(pictured)
+    parts = [START, "", *_machine(results), "", *_aims(judged), "", pictures_apart, "", END]
+    body = "\n".join(parts)
     page.write_text(before + body + after, encoding="utf-8")

@@ -61,6 +61,8 @@ class CtrlC:
 
     def during(self, scene: Callable[[], object]) -> None:
         """Execute *scene* until it ends or is interrupted."""
+        # Python 3.12 tells of opcodes only if somebody has asked for it before.
+        sys._getframe().f_trace_opcodes = True
         sys.settrace(self)
         try:
             scene()

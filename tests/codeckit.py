@@ -27,8 +27,6 @@ from typing import (
 from attrs import define, field, validators
 from typing_extensions import TypeAliasType, TypedDict
 
-from durably.codec import messages
-
 T = TypeVar("T")
 
 
@@ -204,10 +202,6 @@ def same(a: Any, b: Any) -> bool:
 
 
 UTC = dt.UTC
-
-
-def short(value: Any) -> str:
-    return messages.show(value)[:40].encode("ascii", "backslashreplace").decode()
 
 
 ROUND_TRIPS: list[tuple[Any, Any]] = [

@@ -12,6 +12,7 @@ import apsw
 import pytest
 from held import HeldJob, finish, other
 from invariants import check
+from naming import plainly
 
 import durably
 from durably.plugins import LogPersistence
@@ -447,7 +448,7 @@ def test_a_purge_gives_the_space_back(app: durably.Durably) -> None:
         {"older_than": 0, "limit": 2.5},
         {"older_than": 0, "limit": 2**70},
     ],
-    ids=repr,
+    ids=plainly,
 )
 def test_a_purge_without_a_clear_age_is_refused(
     app: durably.Durably, options: dict[str, Any]

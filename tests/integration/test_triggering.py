@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 import pytest
 from held import finish, other
+from naming import plainly
 from ulid import ULID
 
 import durably
@@ -217,7 +218,7 @@ def test_what_is_changed_after_the_trigger_does_not_reach_the_run(app: durably.D
 BAD_KEYS = ["", "a\0b", "\0", "\ud800", "a\udfff", 5, b"key", ["k"], object(), True]
 
 
-@pytest.mark.parametrize("key", BAD_KEYS, ids=ascii)
+@pytest.mark.parametrize("key", BAD_KEYS, ids=plainly)
 @pytest.mark.parametrize("option", ["idempotency_key", "concurrency_key"])
 def test_a_bad_key_is_refused_by_name_and_nothing_is_stored(
     app: durably.Durably, option: str, key: Any

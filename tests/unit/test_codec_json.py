@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import pytest
 from attrs import define
-from codeckit import Box, FloatSubclass, IntSubclass, LiarStr, Row, Tree, nested, short
+from codeckit import Box, FloatSubclass, IntSubclass, LiarStr, Row, Tree, nested
+from naming import plainly
 
 from durably.codec import MAX_DEPTH, UNTYPED, Codec
 from durably.codec import text as text_module
@@ -32,7 +33,7 @@ from durably.errors import SerializationError, ValidationError
         ),
         ({"\ud800\udc00": "\\ud800"}, {"\ud800\udc00": "\\ud800"}),
     ],
-    ids=short,
+    ids=plainly,
 )
 def test_json_like_values_come_back_plain(codec: Codec, value: Any, comes_back: Any) -> None:
     """Subclasses and tuples come back as the plain types; big ints and any str as they were."""

@@ -30,8 +30,8 @@ from codeckit import (
     StrSubclass,
     WithFinal,
     changed,
-    short,
 )
+from naming import plainly
 
 from durably.codec import UNTYPED, Codec
 from durably.errors import SerializationError, ValidationError
@@ -149,7 +149,7 @@ async def coroutine() -> None: ...
         (UNTYPED, Money(1), "converter="),
         (UNTYPED, 1j, "converter="),
     ],
-    ids=short,
+    ids=plainly,
 )
 def test_what_would_not_come_back_is_refused(
     codec: Codec, type_: Any, value: Any, says: str

@@ -30,8 +30,8 @@ from codeckit import (
     T,
     Tree,
     WithFinal,
-    short,
 )
+from naming import plainly
 
 from durably.codec import UNTYPED, Codec
 from durably.errors import ValidationError
@@ -124,7 +124,7 @@ from durably.errors import ValidationError
         (UNTYPED, {"a": {1: 2}}, "$.a[1]"),
         (UNTYPED, [Color.RED], "$[0]"),
     ],
-    ids=short,
+    ids=plainly,
 )
 def test_what_does_not_fit_is_named_by_its_path(
     codec: Codec, type_: Any, data: Any, path: str
@@ -233,7 +233,7 @@ class BadRepr:
 
 
 @pytest.mark.parametrize(
-    "value", [BadRepr(), "x" * 10**6, [0] * 10**6, {"a" * 10**6: 1}, 10**10**5], ids=short
+    "value", [BadRepr(), "x" * 10**6, [0] * 10**6, {"a" * 10**6: 1}, 10**10**5], ids=plainly
 )
 def test_errors_stay_short(codec: Codec, value: Any) -> None:
     """However large the value is, and also if it has no repr."""

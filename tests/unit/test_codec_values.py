@@ -27,14 +27,14 @@ from codeckit import (
     Row,
     Tree,
     same,
-    short,
 )
+from naming import plainly
 
 from durably.codec import UNTYPED, Codec
 from durably.errors import ValidationError
 
 
-@pytest.mark.parametrize(("type_", "value"), ROUND_TRIPS, ids=short)
+@pytest.mark.parametrize(("type_", "value"), ROUND_TRIPS, ids=plainly)
 def test_a_value_comes_back_as_it_was_under_its_type(codec: Codec, type_: Any, value: Any) -> None:
     """What is encoded is ASCII text, and decodes to an equal value of the same type."""
     text, decoded = codec.encode_and_decode(value, type_, what="step 'a'")
@@ -45,7 +45,7 @@ def test_a_value_comes_back_as_it_was_under_its_type(codec: Codec, type_: Any, v
     assert text.isascii()
 
 
-@pytest.mark.parametrize(("type_", "value"), ROUND_TRIPS, ids=short)
+@pytest.mark.parametrize(("type_", "value"), ROUND_TRIPS, ids=plainly)
 def test_an_instance_is_a_valid_payload(codec: Codec, type_: Any, value: Any) -> None:
     """A value of the type validates, to an equal value; so does its decoded JSON."""
     assert same(codec.structure(value, type_, what="payload"), value)

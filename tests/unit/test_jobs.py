@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
+from naming import plainly
 
 import durably
 from durably import ConflictError, Job, StepContext, ValidationError
@@ -340,7 +341,7 @@ class TestRegistry:
             registry.add(Job("x", lambda step: None, None, Opaque))
         assert registry.get("x") is None
 
-    @pytest.mark.parametrize("spec", [import_csv, "x", None, ("x", import_csv)], ids=repr)
+    @pytest.mark.parametrize("spec", [import_csv, "x", None, ("x", import_csv)], ids=plainly)
     def test_what_is_no_job_is_refused(self, spec: Any) -> None:
         """Registering a bare function says that it needs the decorator."""
         with pytest.raises(ValidationError, match="@job"):

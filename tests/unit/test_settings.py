@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 import cattrs
 import pytest
+from naming import plainly
 
 import durably
 from durably import Durably, ValidationError
@@ -200,7 +201,7 @@ class TestThroughTheEngine:
             ("jobs", "x"),
             ("jobs", [lambda step: None]),
         ],
-        ids=lambda each: ascii(each)[:25],
+        ids=plainly,
     )
     def test_a_bad_option_is_named_and_no_file_is_made(
         self, tmp_path: Path, option: str, value: Any

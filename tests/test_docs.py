@@ -152,12 +152,13 @@ def test_the_architecture_names_files_that_are_there() -> None:
 
 def test_the_checks_run_the_two_commands_of_the_readme() -> None:
     """What the README tells to run is, word for word, what .ci/run runs."""
-    lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    lines = [line.strip() for line in script.splitlines()]
     main_job, tests = SHELL.findall(README.read_text(encoding="utf-8"))[:2]
     assert "import_airports.py" in main_job
     assert "pytest" in tests
     assert main_job.strip() in lines
-    assert lines[-1] == tests.strip()
+    assert tests.strip() in lines
 
 
 def test_the_tests_that_the_fault_list_names_are_there() -> None:

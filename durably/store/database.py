@@ -91,6 +91,7 @@ class Database:
         warn_of_network(self.path)
         self._guard: FileGuard | None = None
         self._is_log_lost = False
+        self._identity: tuple[int, int] | None = None  # known once it is open
         with FileGuard.opening(), self._translated():
             try:
                 if os.path.getsize(self.path) and not os.path.exists(mutex_path(self.path)):
@@ -253,6 +254,9 @@ class Database:
             raise _closed(self.path) from exc
         except UnicodeDecodeError as exc:
             raise database_error(exc, self.path) from exc
+        except DatabaseError:
+            self._blame_loss()
+            raise
 
     def beat(self, operation: Operation[Ps, T], *args: Ps.args, **kwargs: Ps.kwargs) -> T:
         """Like ``write``, on the connection that no long write of ours can hold up."""
@@ -260,6 +264,9 @@ class Database:
             return self._beats.run(operation, *args, **kwargs)
         except apsw.ConnectionClosedError as exc:
             raise _closed(self.path) from exc
+        except DatabaseError:
+            self._blame_loss()
+            raise
 
     def read(self, query: Operation[Ps, T], *args: Ps.args, **kwargs: Ps.kwargs) -> T:
         """Execute *query*, which reads, and return what it fetched."""
@@ -324,7 +331,14 @@ class Database:
         try:
             yield
         except (apsw.Error, UnicodeDecodeError) as exc:
+            self._blame_loss()
             raise database_error(exc, self.path) from exc
+
+    def _blame_loss(self) -> None:
+        """Say that the file is gone, where that is why SQLite reports whatever it reports."""
+        if self._identity is not None and not self._is_closed:
+            self.check_in_place()
+            self.check_log()
 
     def _data_version(self) -> int:
         with self._changes_lock:
@@ -342,6 +356,7 @@ class Database:
         except apsw.BusyError:
             raise
         except apsw.Error as exc:
+            self._blame_loss()
             raise database_error(exc, self.path) from exc
 
     # -- looking after it ----------------------------------------------------------------

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import apsw
 import pytest
 from children import Eventually
 from invariants import check
@@ -157,6 +158,26 @@ def test_running_engine_notices_that_its_log_is_gone(
     with durably.Durably(database, jobs=[quick]) as app:
         assert app.get_run(before).status == "completed"
         app.jobs["quick"].trigger_and_wait()
+
+
+@pytest.mark.parametrize("access", ["read", "write", "beat"])
+@pytest.mark.parametrize("suffix", ["", "-wal"])
+def test_error_that_comes_of_the_loss_names_it(database: Path, access: str, suffix: str) -> None:
+    """Whatever SQLite reports when its files are gone, between two looks, is told as their loss."""
+
+    def fail(db: apsw.Connection) -> None:
+        raise apsw.IOError("disk I/O error")
+
+    app = durably.Durably(database, jobs=[quick])
+    try:
+        with pytest.raises(durably.DatabaseError, match="disk I/O error") as caught:
+            getattr(app._database, access)(fail)
+        assert type(caught.value) is durably.DatabaseError
+        Path(f"{database}{suffix}").unlink()
+        with pytest.raises(durably.DatabaseLostError):
+            getattr(app._database, access)(fail)
+    finally:
+        app.close()
 
 
 @LOSSES

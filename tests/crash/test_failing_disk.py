@@ -20,7 +20,10 @@ from durably.store import runs
 from durably.store.database import Database
 from durably.store.writer import Writer, _Ticket
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the layout of SQLite's VFS")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="the layout of SQLite's VFS"),
+]
 
 # Not every operation, but others each time: there are more than a thousand.
 FAULTS = 7

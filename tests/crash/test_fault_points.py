@@ -18,7 +18,10 @@ import durably
 from durably.store import runs
 from durably.store.database import Database
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks and kills")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="forks and kills"),
+]
 
 # A workload whose every call that returns is acknowledged in a file. It is executed by forked
 # children, each of which kills itself at the n-th point; then one executes what is left.
@@ -129,7 +132,6 @@ while True:
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "stride", "names"),
     [

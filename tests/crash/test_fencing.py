@@ -13,7 +13,10 @@ from invariants import check
 
 import durably
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="stops processes")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="stops processes"),
+]
 
 BEAT_S = 0.05
 THRESHOLD_S = 0.3
@@ -51,7 +54,6 @@ WRITES = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("write", WRITES)
 def test_write_of_an_earlier_owner_is_refused(
     tmp_path: Path, write: str, eventually: Eventually

@@ -19,7 +19,10 @@ ROOT = Path(durably.forking.__file__).parents[1]
 DEADLINE_S = 60.0
 SECONDS = 4.0
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the guard needs OFD locks")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="the guard needs OFD locks"),
+]
 
 CONNECT = """
 import os, random, sys, threading, time

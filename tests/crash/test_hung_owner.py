@@ -16,7 +16,10 @@ from invariants import check
 import durably
 from durably.clock import Clock
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="stops and watches processes")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="stops and watches processes"),
+]
 
 BEAT_S = 0.05
 THRESHOLD_S = 0.5

@@ -14,7 +14,10 @@ from invariants import check, check_history
 
 import durably
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks and kills")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="forks and kills"),
+]
 
 # Forks a new process for each life, so that a life costs a few milliseconds; the parent never
 # opens the database. Ends each life after a random time, inspects what it left, and goes on.
@@ -109,7 +112,6 @@ def sweep(database: Path) -> None:
         app._supervisor._reaper._sweep()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("synchronous", "kills"), [("full", 200), ("normal", 60)])
 def test_killed_at_random_instants(tmp_path: Path, synchronous: str, kills: int) -> None:
     """A process killed with SIGKILL at 200 random instants and restarted each time ends with every

@@ -16,6 +16,8 @@ import durably
 from durably.store import database as store_database
 from durably.store import writer as store_writer
 
+pytestmark = pytest.mark.slow
+
 LOCKS = pytest.mark.parametrize("how", ["lock", "exclude"])
 
 

@@ -22,7 +22,10 @@ from durably.store import owners, runs
 from durably.store.database import Database
 from durably.store.runs import NewRun
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what SQLite syncs there")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="what SQLite syncs there"),
+]
 
 KINDS = ["sequential", "threaded", "two engines"]
 # One of each run's own, told where it finds something.
@@ -48,14 +51,23 @@ def test_full_loses_nothing_that_was_acknowledged(tmp_path: Path, kind: str, see
 @pytest.mark.parametrize(("kind", "seed"), CASES)
 def test_normal_loses_the_newest_in_order(tmp_path: Path, kind: str, seed: int) -> None:
     """What is found is what the database was after some commit, none before the last one that was
-    synced, and the work goes on from there. (And something is lost, or nothing was tested.)
+    synced, and the work goes on from there.
     """
-    found, counts = cut_power(
-        tmp_path, seed, synchronous="normal", kind=kind, actions=12, images=30
-    )
-    assert found == [], f"seed {seed}"
-    assert counts["resumed"]
-    assert counts["images without the newest acknowledged"]
+    lost = 0
+    # Until something is lost, or nothing was tested: what several threads leave unsynced at
+    # which moment is another matter each time.
+    for number in range(10):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        found, counts = cut_power(
+            folder, seed + number, synchronous="normal", kind=kind, actions=12, images=30
+        )
+        assert found == [], f"seed {seed + number}"
+        assert counts["resumed"]
+        lost += counts["images without the newest acknowledged"]
+        if lost:
+            break
+    assert lost
 
 
 def test_full_loses_nothing_after_a_sync_that_failed(tmp_path: Path) -> None:

@@ -13,28 +13,31 @@ from pathlib import Path
 import pytest
 from crash import soak
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, stops and kills")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="forks, stops and kills"),
+]
 
 # Each goes through one round at least, however short its time is.
 SECONDS = 1.0
 
-# What each kind promises, and whether one round of it is short.
+# What each kind promises.
 FACTS = {
-    "killed": ("Several processes killed at random instants lose nothing acknowledged.", False),
-    "killed-at-points": ("Nor do those that are killed at a point of the write path.", False),
-    "stopped": ("A process stopped past the threshold changes nothing when it goes on.", False),
-    "suspended": ("A machine that sleeps costs no run its owner.", False),
-    "tidied": ("Deleted lock files cost nothing, also where their owners die.", False),
-    "exits": ("An interpreter that ends at any moment neither hangs nor loses.", False),
-    "interrupts": ("A script ends by Ctrl-C, and the next one goes on.", False),
-    "kernels": ("An engine in a notebook can be used on after each Ctrl-C.", False),
-    "deaths": ("A step may end, fork or starve its process.", False),
-    "poked": ("Code that opens and closes the files in the same process harms nothing.", False),
-    "long-reader": ("The log is bounded again when a long reader has ended.", False),
-    "crowd": ("Eight processes do to one file's runs what they like.", False),
-    "migrations": ("Processes make and migrate a file at once, and are killed at it.", True),
-    "lost": ("Processes whose file is taken away notice, and what was moved is whole.", True),
-    "clocks": ("Wall clocks that jump cost no run its owner and make no duration negative.", False),
+    "killed": "Several processes killed at random instants lose nothing acknowledged.",
+    "killed-at-points": "Nor do those that are killed at a point of the write path.",
+    "stopped": "A process stopped past the threshold changes nothing when it goes on.",
+    "suspended": "A machine that sleeps costs no run its owner.",
+    "tidied": "Deleted lock files cost nothing, also where their owners die.",
+    "exits": "An interpreter that ends at any moment neither hangs nor loses.",
+    "interrupts": "A script ends by Ctrl-C, and the next one goes on.",
+    "kernels": "An engine in a notebook can be used on after each Ctrl-C.",
+    "deaths": "A step may end, fork or starve its process.",
+    "poked": "Code that opens and closes the files in the same process harms nothing.",
+    "long-reader": "The log is bounded again when a long reader has ended.",
+    "crowd": "Eight processes do to one file's runs what they like.",
+    "migrations": "Processes make and migrate a file at once, and are killed at it.",
+    "lost": "Processes whose file is taken away notice, and what was moved is whole.",
+    "clocks": "Wall clocks that jump cost no run its owner and make no duration negative.",
 }
 
 
@@ -44,13 +47,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        pytest.param(kind, marks=[] if is_short else pytest.mark.slow)
-        for kind, (_, is_short) in FACTS.items()
-    ],
-)
+@pytest.mark.parametrize("kind", FACTS)
 def test_short_form(kind: str) -> None:
     """Each kind of fault leaves what FACTS says of it."""
     seed = random.SystemRandom().randrange(2**32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from durably.clock import Clock
 from durably.errors import DatabaseError
@@ -10,7 +11,12 @@ from durably.store import runs
 from durably.store.changes import ChangeFeed
 from durably.store.database import Database
 from durably.store.runs import Claim, RunRow
+from durably.store.writer import BUSY_TIMEOUT_S
 from durably.worker.service import ErrorSink, Service
+
+# How long looks for runs may fail before who waits for the last run is told: as long as a lock
+# on the database is waited for.
+PATIENCE_S: Final = BUSY_TIMEOUT_S
 
 
 class Dispatcher(Service):
@@ -45,19 +51,26 @@ class Dispatcher(Service):
         self._hand_over = hand_over
         self._poll_interval_s = poll_interval_s
         self._seen = changes.look()
-        # Why the last look for runs failed; None since one that did not.
+        # Why looks for runs have failed for so long that nobody should go on waiting for one
+        # that does not; None since one that did not.
         self.failure: DatabaseError | None = None
+        self._failing_since: float | None = None
 
     def tick(self) -> None:
         """Claim as many runs as there are free slots."""
         # Looked at before the claim: what is committed during it causes another one.
         self._seen = self._changes.look()
+        began = self._clock.monotonic()
         try:
             self.dispatch()
         except DatabaseError as exc:
-            self.failure = exc
+            if self._failing_since is None:
+                self._failing_since = began
+            # A disk may have room again, or fail but once.
+            if not exc.is_transient or self._clock.monotonic() >= self._failing_since + PATIENCE_S:
+                self.failure = exc
             raise
-        self.failure = None
+        self._failing_since = self.failure = None
 
     def dispatch(self) -> int:
         """Claim and hand over what can start now; say how many runs."""
@@ -87,7 +100,7 @@ class Dispatcher(Service):
 
     def start(self) -> None:
         """Start the thread, if it does not run."""
-        self.failure = None
+        self._failing_since = self.failure = None
         super().start()
 
     def pause(self) -> None:

@@ -12,7 +12,7 @@ from durably.errors import DatabaseError
 from durably.store import runs
 from durably.store.database import Database
 from durably.store.runs import Claim, RunRow
-from durably.worker.dispatcher import Dispatcher
+from durably.worker.dispatcher import PATIENCE_S, Dispatcher
 
 
 class Pool:
@@ -140,6 +140,32 @@ def test_slots_are_given_back_when_the_database_refuses(
     monkeypatch.undo()
     pool.dispatcher.tick()
     assert (len(pool.got), pool.dispatcher.failure) == (1, None)
+
+
+def test_failure_that_may_pass_is_told_to_those_who_wait_only_if_it_does_not(
+    pool: Pool, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One failing sync ends no wait for the last run; a disk that stays full does in the end."""
+    full = DatabaseError("full", is_transient=True)
+
+    def refuse(*args: object) -> None:
+        raise full
+
+    def tick() -> DatabaseError | None:
+        with pytest.raises(DatabaseError):
+            pool.dispatcher.tick()
+        return pool.dispatcher.failure
+
+    monkeypatch.setattr(runs, "has_claimable", refuse)
+    assert tick() is None
+    clock.advance(PATIENCE_S - 1)
+    assert tick() is None
+    clock.advance(1)
+    assert tick() is full
+    monkeypatch.undo()
+    pool.dispatcher.tick()
+    monkeypatch.setattr(runs, "has_claimable", refuse)
+    assert tick() is None
 
 
 def test_run_triggered_during_a_tick_is_not_slept_over(

@@ -8,6 +8,7 @@ compares the file with what the steps of a test left outside.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -100,20 +101,24 @@ def completed_steps(path: str | os.PathLike[str]) -> dict[tuple[str, str], str]:
     return {(run_id, name): output for run_id, name, output in rows}
 
 
+_WHOLE: Final = re.compile(r"(effect|returned) (\S+) (\S+) (\S+)\n\Z")
+
+
 def check_history(lines: Iterable[str]) -> list[str]:
     """What is wrong in the order of effects that steps and jobs left in a file.
 
     Each line is ``effect RUN STEP VALUE`` (a step is executed and will return VALUE) or
-    ``returned RUN STEP VALUE`` (``step.run`` gave VALUE to the job, so the checkpoint exists). A
-    line that a killed process has half written has no end and is not looked at.
+    ``returned RUN STEP VALUE`` (``step.run`` gave VALUE to the job, so the checkpoint exists). What
+    a killed process has half written has no end, or runs into the next line, and is not looked at.
     """
     found: list[str] = []
     last_effect: dict[tuple[str, str], str] = {}
     returned: dict[tuple[str, str], str] = {}
     for line in lines:
-        if not line.endswith("\n"):
+        whole = _WHOLE.search(line)
+        if whole is None:
             continue
-        kind, run, step, value = line.split()
+        kind, run, step, value = whole.groups()
         place = (run, step)
         if kind == "effect":
             if place in returned:

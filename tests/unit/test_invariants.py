@@ -70,6 +70,9 @@ def test_history() -> None:
     """What was executed again after its checkpoint, or gave another result, is found."""
     good = ["effect r s 1\n", "effect r s 2\n", "returned r s 2\n", "returned r s 2\n", "eff"]
     assert check_history(good) == []
+    # A killed process was writing when another one took the file on.
+    half_written = [*good[:3], "effect r s2 4effect r s2 5\n", "returned r s2 5\n", "effect r"]
+    assert check_history(half_written) == []
     assert check_history([*good[:3], "effect r s 3\n"]) == [
         "executed again after its checkpoint: r s 3"
     ]

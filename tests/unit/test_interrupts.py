@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 from durably import interrupts
 from durably.clock import Clock
 from durably.interrupts import held_back
+
+HANG_S = 30.0  # only guards against hanging
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +28,21 @@ def handler() -> Iterator[Any]:
 
 def press() -> None:
     signal.raise_signal(signal.SIGINT)
+
+
+def press_when_held_back() -> threading.Thread:
+    """Press from a thread that waits for the main one to be inside of a block."""
+
+    def work() -> None:
+        deadline = time.monotonic() + HANG_S
+        while signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            assert time.monotonic() < deadline
+            threading.Event().wait(0.001)
+        press()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
 
 
 def test_comes_at_the_end_of_the_block() -> None:
@@ -139,29 +157,25 @@ def test_other_threads_are_left_alone() -> None:
     assert seen == [signal.default_int_handler] * 2
 
 
-@pytest.mark.parametrize("timeout_s", [None, 30.0])
+@pytest.mark.parametrize("timeout_s", [None, HANG_S])
 def test_wait_of_the_main_thread_is_interrupted(timeout_s: float | None) -> None:
     """A wait in the main thread ends with a Ctrl-C, whoever is waited for."""
-    timer = threading.Timer(0.02, press)
-    timer.start()
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            Clock().wait(threading.Event(), timeout_s)
-    finally:
-        timer.join(10)
+    with pytest.raises(KeyboardInterrupt):
+        thread = press_when_held_back()
+        Clock().wait(threading.Event(), timeout_s)
+    thread.join(HANG_S)
 
 
 def test_wait_inside_a_block_is_not_interrupted() -> None:
     """A wait that is part of a whole goes on; the Ctrl-C comes after the whole."""
     event = threading.Event()
     done = []
-    timer = threading.Timer(0.02, lambda: (press(), event.set()))
-    timer.start()
-    try:
-        with pytest.raises(KeyboardInterrupt), held_back():
-            done.append(Clock().wait(event, 30.0))
-    finally:
-        timer.join(10)
+    with pytest.raises(KeyboardInterrupt), held_back():
+        thread = press_when_held_back()
+        setter = threading.Thread(target=lambda: (thread.join(HANG_S), event.set()))
+        setter.start()
+        done.append(Clock().wait(event, HANG_S))
+    setter.join(HANG_S)
     assert done == [True]
 
 

@@ -11,7 +11,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, ParamSpec, Protocol, TypeVar
 
 import attrs
 
@@ -34,6 +34,7 @@ from durably.store.runs import RunRow
 
 log = logging.getLogger("durably")
 
+Ps = ParamSpec("Ps")
 T = TypeVar("T")
 
 # While the database refuses for a reason that may pass, what is to be stored is kept in
@@ -156,7 +157,14 @@ def tell_worker_error(
     emitter.emit(WorkerError, error=error_info(exc), context=context, run_id=run_id)
 
 
-def patiently(services: Services, active: ActiveRun, context: str, access: Callable[[], T]) -> T:
+def patiently(
+    services: Services,
+    active: ActiveRun,
+    context: str,
+    access: Callable[Ps, T],
+    *args: Ps.args,
+    **kwargs: Ps.kwargs,
+) -> T:
     """Store or read something of a run, trying again while the reason for a refusal may pass.
 
     A full disk, or a database that another program keeps locked, must not cost the work
@@ -170,7 +178,7 @@ def patiently(services: Services, active: ActiveRun, context: str, access: Calla
     pause_s = _FIRST_PAUSE_S
     while True:
         try:
-            return access()
+            return access(*args, **kwargs)
         except DatabaseError as exc:
             tell_worker_error(services.emitter, exc, context, active.id)
             if not exc.is_transient:

@@ -1,44 +1,147 @@
-"""Replay: the checkpoints that a run had when it was claimed."""
+"""Replay: the checkpoints that a run had when it was claimed, and which of them were used."""
 
 from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from typing import Final
 
 from durably.store import steps as stored
 from durably.store.database import Database
 from durably.store.steps import Checkpoint
 
+# So many names are kept as they are, half a megabyte or so.
+EXACT_NAMES: Final = 5000
+# The memory for more of them: a bit for each, found by its hash.
+_FILTER_BITS: Final = 1 << 23
+
+
+class Names:
+    """Names that were added, in a bounded amount of memory.
+
+    What was added is found. So may be, once there are more than ``EXACT_NAMES``, what was not:
+    one name in a hundred where 100,000 were added.
+    """
+
+    def __init__(self) -> None:
+        self._exact: set[str] = set()
+        self._bits = bytearray()
+
+    def add(self, name: str) -> None:
+        """Add a name."""
+        if self._bits:
+            self._mark((name,))
+        else:
+            self._exact.add(name)
+            self._bound()
+
+    def update(self, names: Iterable[str]) -> None:
+        """Add several names."""
+        if self._bits:
+            self._mark(names)
+        else:
+            self._exact.update(names)
+            self._bound()
+
+    def __contains__(self, name: str) -> bool:
+        if not self._bits:
+            return name in self._exact
+        bit = hash(name) % _FILTER_BITS
+        return self._bits[bit >> 3] & (1 << (bit & 7)) != 0
+
+    def _bound(self) -> None:
+        if len(self._exact) > EXACT_NAMES:
+            self._bits = bytearray(_FILTER_BITS >> 3)
+            self._mark(self._exact)
+            self._exact = set()
+
+    def _mark(self, names: Iterable[str]) -> None:
+        bits = self._bits
+        for name in names:
+            bit = hash(name) % _FILTER_BITS
+            bits[bit >> 3] |= 1 << (bit & 7)
+
 
 class Replay:
-    """The checkpoints that a run had when it was claimed, read in windows."""
+    """The checkpoints that a run had when it was claimed, read in windows.
+
+    Remembers which of its steps this execution has used, in memory that does not grow with them
+    but for a byte each. Usable from any thread; two must not ask for the same name at once.
+    """
 
     def __init__(self, database: Database, run: int, *, is_first_attempt: bool) -> None:
         self._database = database
         self._run = run
+        # Guards all below, but for the taking of what is in the window.
+        self._lock = threading.Lock()
         self._window: dict[str, Checkpoint] = {}
         self._next_index: int | None = None if is_first_attempt else 0
-        # Whether a window was left before all of it was handed out, or never entered.
+        # Whether there are checkpoints that are in no window to come: one was left before all
+        # of it was handed out, or never entered.
         self._has_skipped = False
-        self.next_free_index = 0
+        # All that have been in a window, or were stored by this execution.
+        self._names = Names()
+        self.first_new_index = 0
+        # A byte for each index below that: set without a lock, which a bit could not be.
+        self._used = bytearray()
         if not is_first_attempt:
-            self.next_free_index = database.read(stored.highest_index, run) + 1
+            self.first_new_index = database.read(stored.highest_index, run) + 1
+            self._used = bytearray(self.first_new_index)
             self._advance(0)
 
     def _advance(self, first_index: int) -> None:
         if self._window or first_index != self._next_index:
             self._has_skipped = True
         window = self._database.read(stored.window, self._run, first_index)
-        self._window = {each.name: each for each in window.checkpoints}
+        self._names.update(window.checkpoints)
+        self._window = window.checkpoints
         self._next_index = window.next_index
 
-    def take(self, name: str) -> Checkpoint | None:
-        """What was stored under *name* before this execution; each is handed out once."""
-        found = self._window.pop(name, None)
-        if found is not None or (self._next_index is None and not self._has_skipped):
-            return found
-        # Not in this window: ask for the one name, and read on from there. A job that
-        # replays in its old order asks once a window; one in another order, once a name.
-        found = self._database.read(stored.find, self._run, name)
-        next_index = self._next_index
-        if found is not None and next_index is not None and found.step_index >= next_index:
-            self._advance(found.step_index)
-            self._window.pop(name, None)
-        return found
+    def take_result(self, name: str) -> Checkpoint | None:
+        """The result stored under *name*, if it is at hand; each is handed out once."""
+        checkpoint = self._window.get(name)
+        if checkpoint is None or checkpoint[1] is None:
+            return None
+        checkpoint = self._window.pop(name, None)
+        if checkpoint is not None:
+            self._used[checkpoint[0]] = True
+        return checkpoint
+
+    def find(self, name: str) -> tuple[Checkpoint | None, bool]:
+        """What is stored under *name*, and whether this execution has used its result before.
+
+        Where nothing is stored, whether that may be because it is gone.
+        """
+        with self._lock:
+            checkpoint = self._window.pop(name, None)
+            if checkpoint is not None or not self._may_be_stored(name):
+                return checkpoint, False
+            # Not in this window: ask for the one name, and read on from there. A job that
+            # replays in its old order asks once a window; one in another order, once a name.
+            found = self._database.read(stored.find, self._run, name)
+            if found is None:
+                return None, name in self._names
+            index, output, _ = found
+            is_used = output is not None and self._is_used(index)
+            if not is_used and self._next_index is not None and index >= self._next_index:
+                self._advance(index)
+                self._window.pop(name, None)
+            if output is not None:
+                self._note_use(index)
+            return found, is_used
+
+    def _may_be_stored(self, name: str) -> bool:
+        return self._next_index is not None or self._has_skipped or name in self._names
+
+    def _is_used(self, index: int) -> bool:
+        return index >= self.first_new_index or bool(self._used[index])
+
+    def _note_use(self, index: int) -> None:
+        if index < self.first_new_index:
+            self._used[index] = True
+
+    def note_stored(self, name: str, index: int) -> None:
+        """Say that this execution has stored the result of a step."""
+        with self._lock:
+            self._names.add(name)
+            self._note_use(index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import warnings
 from collections.abc import Callable
@@ -68,15 +69,15 @@ class StepContext:
         self._services = services
         self.log = StepLog(active, services)
         self._replay = Replay(services.database, active.key, is_first_attempt=active.attempt == 1)
-        # Guards the three below. Never held while a step's function runs.
-        self._lock = threading.Lock()
-        self._step_ended = threading.Condition(self._lock)
-        self._next_index = self._replay.next_free_index
-        self._used: set[str] = set()
-        # The thread that executes each step now, by name.
-        self._in_flight: dict[str, int] = {}
+        # A step that needs no other thread takes no lock: each use of these is one call.
+        self._free_indexes = itertools.count(self._replay.first_new_index)
+        # Whose turn each step is, by name: the executing thread, in a tuple of its own.
+        self._turns: dict[str, tuple[int]] = {}
         # Steps that failed or were cancelled keep their index when their name comes again.
         self._indexes: dict[str, int] = {}
+        # Notified when a turn has ended, if anybody waits for one.
+        self._turn_ended = threading.Condition()
+        self._waiting_for_turns = 0
 
     def __reduce__(self) -> NoReturn:
         # A copy would give out indexes that this one gives out as well.
@@ -251,72 +252,75 @@ class StepContext:
         if not callable(fn):
             raise ValidationError(f"step {name!r} needs a function, not {type_name(fn)}")
         type_ = return_type_of(fn) if returns is None else returns
-        with self._lock:
-            self._await_turn(name)
-            is_repeated = name in self._used
-            checkpoint = None if is_repeated else self._read(self._replay.take, name)
-            is_stored = is_repeated or (checkpoint is not None and checkpoint.output is not None)
-            if is_stored:
-                self._used.add(name)
-            else:
-                index = self._index_of(name, checkpoint)
-                self._in_flight[name] = threading.get_ident()
-        if is_stored:
-            return self._replayed(name, type_, checkpoint)
-        try:
-            return self._execute(name, index, fn, args, kwargs, type_, retry)
-        finally:
-            with self._lock:
-                del self._in_flight[name]
-                self._step_ended.notify_all()
-
-    def _index_of(self, name: str, checkpoint: stored.Checkpoint | None) -> int:
+        checkpoint = self._replay.take_result(name)
         if checkpoint is not None:
-            return checkpoint.step_index
-        known = self._indexes.get(name)
-        if known is not None:
-            return known
-        index = self._next_index
-        if index >= stored.MOST_STEPS:
-            raise ValidationError(
-                f"run {self._active.id} has {index} steps, the most a run can have; "
-                "make the steps larger, or trigger several runs"
-            )
-        self._next_index = index + 1
-        return index
-
-    def _await_turn(self, name: str) -> None:
-        """Wait while another thread executes a step of this name. Called with the lock held.
-
-        If that step completes, its result will serve both; if it fails, it is executed again.
-        """
-        while (thread := self._in_flight.get(name)) is not None:
-            if thread == threading.get_ident():
-                raise ConflictError(
-                    f"step {name!r} of run {self._active.id} is used inside itself; "
-                    "give the inner one a name of its own"
-                )
-            self._step_ended.wait(_STOP_LOOK_S)
-            self._active.check()
-
-    def _replayed(self, name: str, type_: Any, checkpoint: stored.Checkpoint | None) -> Any:
-        services, active = self._services, self._active
-        if checkpoint is None:
+            return self._replayed(name, type_, checkpoint)
+        turn = (threading.get_ident(),)
+        if self._turns.setdefault(name, turn) is not turn:
+            self._await_turn(name, turn)
+        try:
+            checkpoint, is_repeated = self._read(self._replay.find, name)
+            if checkpoint is None and is_repeated:
+                self._require_ownership()
+            if checkpoint is None or checkpoint[1] is None:
+                index = self._index_of(name, checkpoint)
+                return self._execute(name, index, fn, args, kwargs, type_, retry)
+        finally:
+            del self._turns[name]
+            if self._waiting_for_turns:
+                with self._turn_ended:
+                    self._turn_ended.notify_all()
+        if is_repeated:
             warnings.warn(
                 f"step {name!r} was used twice in run {active.id}; the second use returns the "
                 "first one's result. Give each step a name of its own.",
                 DuplicateStepWarning,
-                stacklevel=4,
+                stacklevel=3,
             )
-            checkpoint = self._read(services.database.read, stored.find, active.key, name)
-            if checkpoint is None or checkpoint.output is None:
-                active.check()
-                raise OwnershipLost(f"the checkpoints of run {active.id} are gone")
-        assert checkpoint.output is not None  # noqa: S101 - completed steps have one
-        result = services.codec.decode(
-            checkpoint.output, type_, what=f"the stored result of step {name!r}"
-        )
-        self._emit(StepSkipped, name, checkpoint.step_index)
+        return self._replayed(name, type_, checkpoint)
+
+    def _index_of(self, name: str, checkpoint: stored.Checkpoint | None) -> int:
+        if checkpoint is not None:
+            return checkpoint[0]
+        if self._indexes:
+            known = self._indexes.get(name)
+            if known is not None:
+                return known
+        index = next(self._free_indexes)
+        if index >= stored.MOST_STEPS:
+            raise ValidationError(
+                f"run {self._active.id} has {stored.MOST_STEPS} steps, the most a run can have; "
+                "make the steps larger, or trigger several runs"
+            )
+        return index
+
+    def _await_turn(self, name: str, turn: tuple[int]) -> None:
+        """Wait while another thread executes a step of this name, then take the turn.
+
+        If that step completes, its result will serve both; if it fails, it is executed again.
+        """
+        with self._turn_ended:
+            # Before the look at whose turn it is: who ends that one looks at this afterwards.
+            self._waiting_for_turns += 1
+            try:
+                while (other := self._turns.setdefault(name, turn)) is not turn:
+                    if other == turn:
+                        raise ConflictError(
+                            f"step {name!r} of run {self._active.id} is used inside itself; "
+                            "give the inner one a name of its own"
+                        )
+                    self._turn_ended.wait(_STOP_LOOK_S)
+                    self._active.check()
+            finally:
+                self._waiting_for_turns -= 1
+
+    def _replayed(self, name: str, type_: Any, checkpoint: stored.Checkpoint) -> Any:
+        index, output, _ = checkpoint
+        assert output is not None  # noqa: S101 - completed steps have one
+        services = self._services
+        result = services.codec.decode(output, type_, what=f"the stored result of step {name!r}")
+        if services.emitter.wants(StepSkipped):
+            self._emit(StepSkipped, name, index)
         return result
 
     def _execute(
@@ -354,8 +358,7 @@ class StepContext:
         )
         if not is_stored:
             self._refused(name, index, started_at_us)
-        with self._lock:
-            self._used.add(name)
+        self._replay.note_stored(name, index)
         if services.emitter.wants(StepCompleted):
             self._emit(
                 StepCompleted,
@@ -435,8 +438,7 @@ class StepContext:
         services, active = self._services, self._active
         error = error_info(exc)
         active.failed_steps.append((name, exc))
-        with self._lock:
-            self._indexes[name] = index
+        self._indexes[name] = index
         is_stored = self._store(
             stored.fail,
             active.key,
@@ -453,8 +455,7 @@ class StepContext:
 
     def _cancelled(self, name: str, index: int, started_at_us: int) -> None:
         services, active = self._services, self._active
-        with self._lock:
-            self._indexes[name] = index
+        self._indexes[name] = index
         self._store(
             stored.cancel,
             active.key,
@@ -468,26 +469,32 @@ class StepContext:
 
     def _refused(self, name: str, index: int, started_at_us: int) -> NoReturn:
         """The database refused a write of ours: another attempt is current, or none."""
-        active = self._active
-        state = self._read(self._services.database.read, runs.state_of, active.key)
-        is_cancelled = state == (RunStatus.CANCELLED, active.attempt)
-        active.stop(RunCancelled if is_cancelled else OwnershipLost)
+        self._lose(self._state())
         self._cancelled(name, index, started_at_us)
-        active.check()
+        self._active.check()
         raise AssertionError("check raises, as the run is to stop")
 
+    def _require_ownership(self) -> None:
+        """Stop if another attempt is current, or none: checkpoints of ours may be gone with it."""
+        state = self._state()
+        if state != (RunStatus.RUNNING, self._active.attempt):
+            self._lose(state)
+            self._active.check()
+
+    def _state(self) -> tuple[str, int] | None:
+        return self._read(self._services.database.read, runs.state_of, self._active.key)
+
+    def _lose(self, state: tuple[str, int] | None) -> None:
+        is_cancelled = state == (RunStatus.CANCELLED, self._active.attempt)
+        self._active.stop(RunCancelled if is_cancelled else OwnershipLost)
+
     def _store(self, operation: Callable[..., bool], *args: Any) -> bool:
-        services = self._services
-        return patiently(
-            services,
-            self._active,
-            "storing a step",
-            lambda: services.database.write(operation, *args),
-        )
+        write = self._services.database.write
+        return patiently(self._services, self._active, "storing a step", write, operation, *args)
 
     def _read(self, query: Callable[Ps, T], *args: Ps.args, **kwargs: Ps.kwargs) -> T:
         return patiently(
-            self._services, self._active, "reading checkpoints", lambda: query(*args, **kwargs)
+            self._services, self._active, "reading checkpoints", query, *args, **kwargs
         )
 
     def _emit(self, cls: type[StepEvent], name: str, index: int, **fields: Any) -> None:

@@ -151,9 +151,11 @@ PACKAGE: Final[dict[str, Mutant]] = {
             UNFENCED,
             Source(
                 "steps.py",
-                "lambda: services.database.write(operation, *args)",
-                "lambda: services.database.read(runs.state_of, args[0]) == ('running', args[1])"
-                " and services.database.write(operation, *args)",
+                "        write = self._services.database.write\n",
+                "        database = self._services.database\n"
+                "        write = lambda operation, *args: (\n"
+                "            database.read(runs.state_of, args[0]) == ('running', args[1])\n"
+                "            and database.write(operation, *args))\n",
             ),
         ],
     ),
@@ -187,7 +189,10 @@ PACKAGE: Final[dict[str, Mutant]] = {
     ),
     "steps that are not replayed": Mutant(
         "integration/test_replay.py",
-        [Source("steps.py", "checkpoint = None if is_repeated else", "checkpoint = None and")],
+        [
+            Source("steps.py", "checkpoint = self._replay.take_result(name)", "checkpoint = None"),
+            Source("steps.py", "self._read(self._replay.find, name)", "None, False"),
+        ],
     ),
     "commit that failed passed for one": Mutant(
         "unit/test_writer.py::test_commit_that_fails_fails_every_operation_in_it",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+import itertools
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 import apsw
 
-from durably.store.writer import single_statement
+from durably.store.writer import MOST_AT_ONCE, merged_by, single_statement
 
 INDEX_BITS: Final = 24
 MOST_STEPS: Final = 1 << INDEX_BITS
@@ -22,23 +24,43 @@ WINDOW_CHARS: Final = 8 * 1024 * 1024
 _STORE: Final = """
     INSERT INTO durably_steps
         (step, run, name, status, output, error, attempt, started_at_us, completed_at_us)
-    SELECT (run << 24) + ?3, run, ?4, ?5, ?6, ?7, attempt, ?8, ?9
-    FROM durably_runs WHERE run = ?1 AND attempt = ?2{condition}
+    {source}
     ON CONFLICT DO UPDATE SET
         status = excluded.status, output = excluded.output, error = excluded.error,
         attempt = excluded.attempt, started_at_us = excluded.started_at_us,
         completed_at_us = excluded.completed_at_us
     WHERE durably_steps.status <> 'completed' AND durably_steps.name = excluded.name"""
+_ONE: Final = """
+    SELECT (run << 24) + ?3, run, ?4, ?5, ?6, ?7, attempt, ?8, ?9
+    FROM durably_runs WHERE run = ?1 AND attempt = ?2{condition}"""
+_SEVERAL: Final = """
+    SELECT (r.run << 24) + new.column3, r.run, new.column4, 'completed', new.column5, NULL,
+           r.attempt, new.column6, new.column7
+    FROM (VALUES {rows}) AS new CROSS JOIN durably_runs r
+    WHERE r.run = new.column1 AND r.attempt = new.column2 AND r.status = 'running'"""
 
-STORE: Final = _STORE.format(condition=" AND status = 'running'")
-STORE_CANCELLED: Final = _STORE.format(condition="")
+STORE: Final = _STORE.format(source=_ONE.format(condition=" AND status = 'running'"))
+STORE_CANCELLED: Final = _STORE.format(source=_ONE.format(condition=""))
+
+# The results of several steps at once, by how many there are.
+STORE_SEVERAL: Final = {
+    several: _STORE.format(
+        source=_SEVERAL.format(rows=", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * several))
+    )
+    for several in range(2, MOST_AT_ONCE + 1)
+}
+
+IS_STORED: Final = """
+    SELECT EXISTS (
+        SELECT 1 FROM durably_steps
+        WHERE run = ?1 AND attempt = ?2 AND name = ?3 AND status = 'completed')"""
 
 FIND: Final = """
-    SELECT step & 0xFFFFFF, name, status, output FROM durably_steps
+    SELECT step & 0xFFFFFF, output, name FROM durably_steps
     WHERE run = :run AND name = :name"""
 
 WINDOW: Final = """
-    SELECT step & 0xFFFFFF, name, status, output FROM durably_steps
+    SELECT step & 0xFFFFFF, output, name FROM durably_steps
     WHERE step >= :first AND step < :end ORDER BY step LIMIT :limit"""
 
 HIGHEST: Final = """
@@ -65,23 +87,29 @@ class StepRow(NamedTuple):
     attempt: int
 
 
-class Checkpoint(NamedTuple):
-    """What a resume needs of one stored step."""
-
-    step_index: int
-    name: str
-    status: str
-    output: str | None
+# What a resume needs of one stored step, as SQLite gives it, since a resume pays for each: its
+# index, its output (none if it failed or was cancelled) and its name.
+Checkpoint = tuple[int, str | None, str]
 
 
 class Window(NamedTuple):
-    """A stretch of a run's checkpoints in order, and where the next one begins, if any."""
+    """A stretch of a run's checkpoints by name, in order, and where the next one begins, if any."""
 
-    checkpoints: list[Checkpoint]
+    checkpoints: dict[str, Checkpoint]
     next_index: int | None
 
 
-@single_statement
+def _complete_several(db: apsw.Connection, new: Sequence[tuple[Any, ...]]) -> list[bool]:
+    """``complete`` of several steps, no two of them the same, in one statement."""
+    db.execute(STORE_SEVERAL[len(new)], tuple(itertools.chain.from_iterable(new)))
+    if db.changes() == len(new):
+        return [True] * len(new)
+    return [
+        bool(db.execute(IS_STORED, (run, attempt, name)).get) for run, attempt, _, name, *_ in new
+    ]
+
+
+@merged_by(_complete_several)
 def complete(
     db: apsw.Connection,
     run: int,
@@ -138,8 +166,8 @@ def cancel(
 
 def find(db: apsw.Connection, run: int, name: str) -> Checkpoint | None:
     """The stored step of that name."""
-    rows = db.execute(FIND, {"run": run, "name": name}).fetchall()
-    return Checkpoint._make(rows[0]) if rows else None
+    rows: list[Any] = db.execute(FIND, {"run": run, "name": name}).fetchall()
+    return rows[0] if rows else None
 
 
 def highest_index(db: apsw.Connection, run: int) -> int:
@@ -152,21 +180,23 @@ def highest_index(db: apsw.Connection, run: int) -> int:
 def window(db: apsw.Connection, run: int, first_index: int) -> Window:
     """The checkpoints from *first_index* on, as many as one window holds."""
     first = run << INDEX_BITS
-    rows = db.execute(
+    cursor: Any = db.execute(
         WINDOW,
         {"first": first + first_index, "end": first + MOST_STEPS, "limit": WINDOW_STEPS},
     )
-    checkpoints: list[Checkpoint] = []
+    checkpoints: dict[str, Checkpoint] = {}
     chars = 0
-    for row in rows:
-        checkpoint = Checkpoint._make(row)
-        checkpoints.append(checkpoint)
-        chars += len(checkpoint.output or "")
-        if chars >= WINDOW_CHARS:
-            rows.close(force=True)
-            break
+    index = first_index
+    for checkpoint in cursor:
+        index, output, name = checkpoint
+        checkpoints[name] = checkpoint
+        if output is not None:
+            chars += len(output)
+            if chars >= WINDOW_CHARS:
+                cursor.close(force=True)
+                break
     is_last = chars < WINDOW_CHARS and len(checkpoints) < WINDOW_STEPS
-    return Window(checkpoints, None if is_last else checkpoints[-1].step_index + 1)
+    return Window(checkpoints, None if is_last else index + 1)
 
 
 def of_run(db: apsw.Connection, run_id: str) -> list[StepRow]:

@@ -1,11 +1,15 @@
 """Group commit: one write connection that many threads share, one fsync for all that wait.
 
-A thread appends its operation to the queue and takes the lock, if it is free. Whoever holds the
-lock executes everything queued in one transaction and commits once. Who finds it taken waits at
-a gate of its own until its operation is done, or it is its turn to try for the lock: a thread
-whose operation is done needs no lock to leave, so that all of a batch go on at once and come
-back with their next operations while another thread commits. Alone, a thread pays next to nothing
-for this; sixteen threads share an fsync.
+A thread takes the lock, if it is free, and executes its operation and all that are queued in one
+transaction, which it commits once. Who finds it taken queues its operation and waits at a gate of
+its own until that is done, or it is its turn to try for the lock: a thread whose operation is done
+needs no lock to leave, so that all of a batch go on at once and come back with their next
+operations while another thread commits. Alone, a thread pays next to nothing for this; sixteen
+threads share an fsync.
+
+Each call into SQLite gives up the GIL, and where other threads want it, waits to have it back:
+longer than the call itself took. So operations that say how are executed together, in one
+statement (``merged_by``), and a lone statement needs no transaction around it.
 
 Invariants:
 
@@ -22,7 +26,7 @@ import ctypes
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import Enum, auto
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
@@ -32,6 +36,7 @@ import apsw
 from durably.clock import Clock
 from durably.errors import DatabaseError, ForkedError
 from durably.forking import watch_forks
+from durably.interrupts import is_interruptible
 from durably.store.faults import database_error
 from durably.store.mutex import WriterMutex
 
@@ -44,6 +49,8 @@ FaultPoint = Callable[[str], None]
 BUSY_TIMEOUT_S: Final = 30.0
 # SQLite waits in slices of this, since a Ctrl-C is not seen while it waits.
 BUSY_SLICE_MS: Final = 250
+# How many operations are committed together: a thread waits for so many others at the most.
+MOST_AT_ONCE: Final = 64
 # How long a thread waits at its gate before it looks by itself. Whoever gives the lock back
 # opens the next gate; only one that two Ctrl-C in a row ended in between has not.
 _GATE_S: Final = 0.05
@@ -60,6 +67,22 @@ def single_statement(operation: Callable[Ps, T]) -> Callable[Ps, T]:
     return operation
 
 
+def merged_by(
+    together: Callable[[apsw.Connection, Sequence[tuple[Any, ...]]], list[Any]],
+) -> Callable[[Callable[Ps, T]], Callable[Ps, T]]:
+    """Mark an operation of one statement, several of which *together* executes in one.
+
+    It is given the arguments of each and gives the result of each, and stores nothing if it
+    raises ``apsw.ConstraintError``: they are executed one by one then.
+    """
+
+    def mark(operation: Callable[Ps, T]) -> Callable[Ps, T]:
+        operation.together = together  # type: ignore[attr-defined]  # a mark on a function
+        return single_statement(operation)
+
+    return mark
+
+
 class _Phase(Enum):
     EXECUTING = auto()
     COMMITTING = auto()
@@ -68,13 +91,24 @@ class _Phase(Enum):
 class _Ticket:
     """One caller's operation and what became of it."""
 
-    __slots__ = ("args", "error", "gate", "is_done", "is_single", "kwargs", "operation", "result")
+    __slots__ = (
+        "args",
+        "error",
+        "gate",
+        "is_done",
+        "is_single",
+        "kwargs",
+        "operation",
+        "result",
+        "together",
+    )
 
     def __init__(self, operation: Any, args: Any, kwargs: Any) -> None:
         self.operation = operation
         self.args = args
         self.kwargs = kwargs
         self.is_single = getattr(operation, "is_single_statement", False)
+        self.together = None if kwargs else getattr(operation, "together", None)
         self.is_done = False
         self.result: Any = None
         self.error: BaseException | None = None
@@ -136,7 +170,28 @@ class Writer:
         """
         if os.getpid() != self._pid:
             raise ForkedError("this engine belongs to the parent process; open a new one here")
-        ticket = _Ticket(operation, args, kwargs)
+        if self._lock.locked():
+            ticket = _Ticket(operation, args, kwargs)
+            self._wait_for_turn(ticket)
+        else:
+            try:
+                with self._lock:
+                    if (
+                        not self._queue
+                        and not self._batch
+                        and getattr(operation, "is_single_statement", False)
+                    ):
+                        return self._execute_directly(operation, args, kwargs)  # type: ignore[no-any-return]  # as below
+                    ticket = _Ticket(operation, args, kwargs)
+                    self._lead(ticket)
+            finally:
+                self._call_next()
+        if ticket.error is not None:
+            raise ticket.error
+        return ticket.result  # type: ignore[no-any-return]  # the queue is mixed
+
+    def _wait_for_turn(self, ticket: _Ticket) -> None:
+        """Queue an operation, and wait until it is done or execute it with all that are queued."""
         self._queue.append(ticket)
         try:
             while not ticket.is_done:
@@ -152,9 +207,23 @@ class Writer:
             self._withdraw(ticket)
             self._call_next()
             raise
-        if ticket.error is not None:
-            raise ticket.error
-        return ticket.result  # type: ignore[no-any-return]  # the queue is mixed
+
+    def _execute_directly(self, operation: Any, args: Any, kwargs: Any) -> Any:
+        """Execute an operation of one statement for which nobody else waits."""
+        try:
+            has_mutex = self._mutex.acquire(BUSY_TIMEOUT_S)
+            try:
+                self._end_failed_transaction()
+                self._reached("write")
+                result = self._execute_single(operation, args, kwargs)
+                self._reached("committed")
+                return result
+            finally:
+                if has_mutex:
+                    self._mutex.release()
+        except apsw.Error as exc:
+            self._undo(exc)
+            raise database_error(exc, self._path) from exc
 
     def _call_next(self) -> None:
         """Have the thread that waits longest try for the lock. Called without it."""
@@ -199,10 +268,12 @@ class Writer:
 
     def _take(self, own: _Ticket) -> list[_Ticket]:
         batch: list[_Ticket] = []
-        while self._queue:
+        while self._queue and len(batch) < MOST_AT_ONCE:
             batch.append(self._queue.popleft())
-        if own not in batch:
-            # Taken by a thread that a Ctrl-C ended before it executed anything.
+        if own not in batch and own not in self._queue:
+            # Never queued; or taken by a thread that a Ctrl-C ended before it executed anything.
+            if len(batch) == MOST_AT_ONCE:
+                self._queue.appendleft(batch.pop())
             batch.append(own)
         return batch
 
@@ -228,17 +299,21 @@ class Writer:
 
     def _fail(self, batch: list[_Ticket], exc: apsw.Error) -> None:
         """Nothing of *batch* is stored: roll back and tell every caller."""
-        if self._db.in_transaction:
-            with suppress(apsw.Error):  # whoever comes next tries again before anything else
-                self._db.execute("ROLLBACK")
-        if getattr(exc, "extendedresult", 0) == apsw.SQLITE_IOERR_FSYNC:
-            self._overwrite_log()
+        self._undo(exc)
         for ticket in batch:
             # One error object each: they are raised in different threads.
             error = database_error(exc, self._path)
             error.__cause__ = exc
             ticket.error = error
             ticket.is_done = True
+
+    def _undo(self, exc: apsw.Error) -> None:
+        """Make sure that nothing is left of a transaction that has failed."""
+        if self._db.in_transaction:
+            with suppress(apsw.Error):  # whoever comes next tries again before anything else
+                self._db.execute("ROLLBACK")
+        if getattr(exc, "extendedresult", 0) == apsw.SQLITE_IOERR_FSYNC:
+            self._overwrite_log()
 
     def _overwrite_log(self) -> None:
         """Commit something harmless over the frames of a commit whose sync has failed.
@@ -258,41 +333,74 @@ class Writer:
                     db.execute("ROLLBACK")
 
     def _transact(self, batch: list[_Ticket]) -> None:
-        deadline = self._clock.monotonic() + BUSY_TIMEOUT_S
         # Not obtained in time: its holder is stopped or stuck. Going on under SQLite's
         # own locks alone is then better than hanging with it for ever.
         has_mutex = self._mutex.acquire(BUSY_TIMEOUT_S)
         try:
-            if self._db.in_transaction:
-                # One that has failed and could not be rolled back: never to be committed.
-                self._db.execute("ROLLBACK")
-            if len(batch) == 1 and batch[0].is_single:
-                self._execute_alone(batch[0], deadline)
-            else:
-                self._execute_together(batch, deadline)
+            self._end_failed_transaction()
+            if not self._execute_as_one(batch):
+                self._execute_together(batch)
         finally:
             if has_mutex:
                 self._mutex.release()
 
-    def _execute_alone(self, ticket: _Ticket, deadline: float) -> None:
+    def _end_failed_transaction(self) -> None:
+        if self._db.in_transaction:
+            # One that could not be rolled back: never to be committed.
+            self._db.execute("ROLLBACK")
+
+    def _execute_as_one(self, batch: list[_Ticket]) -> bool:
+        """Execute a batch that is one statement, which SQLite commits by itself, if it is one."""
+        first = batch[0]
+        if len(batch) == 1:
+            if not first.is_single:
+                return False
+            self._reached("write")
+            first.result = self._execute_single(first.operation, first.args, first.kwargs)
+            first.is_done = True
+            self._reached("committed")
+            return True
+        together = first.together
+        if together is None or any(ticket.together is not together for ticket in batch):
+            return False
+        # The statement commits by itself: a Ctrl-C after it would find who waits for it unsettled.
+        if is_interruptible():
+            return False
         self._reached("write")
+        if not self._execute_merged(together, batch):
+            return False
+        for ticket in batch:
+            ticket.is_done = True
+        self._reached("committed")
+        return True
+
+    def _execute_merged(self, together: Any, tickets: list[_Ticket]) -> bool:
+        """Execute several operations in one statement; ``False`` if one of them is refused."""
+        try:
+            results = self._execute_single(together, ([ticket.args for ticket in tickets],), {})
+        except (apsw.ConstraintError, apsw.TooBigError):
+            return False
+        for ticket, result in zip(tickets, results, strict=True):
+            ticket.result = result
+        return True
+
+    def _execute_single(self, operation: Any, args: Any, kwargs: Any) -> Any:
+        deadline: float | None = None
         while True:
             try:
-                ticket.result = ticket.operation(self._db, *ticket.args, **ticket.kwargs)
+                return operation(self._db, *args, **kwargs)
             except apsw.BusyError:
-                if self._clock.monotonic() >= deadline:
+                now_s = self._clock.monotonic()
+                deadline = now_s + BUSY_TIMEOUT_S if deadline is None else deadline
+                if now_s >= deadline:
                     raise
-                continue
-            break
-        ticket.is_done = True
-        self._reached("committed")
 
-    def _execute_together(self, batch: list[_Ticket], deadline: float) -> None:
+    def _execute_together(self, batch: list[_Ticket]) -> None:
         db = self._db
-        self._begin(deadline)
+        self._begin()
         self._reached("write")
         is_shared = len(batch) > 1
-        for ticket in batch:
+        for ticket in self._left_of_merging(batch):
             needs_savepoint = is_shared and not ticket.is_single
             if needs_savepoint:
                 db.execute("SAVEPOINT operation")
@@ -327,7 +435,16 @@ class Writer:
             ticket.is_done = True
         self._reached("committed")
 
-    def _begin(self, deadline: float) -> None:
+    def _left_of_merging(self, batch: list[_Ticket]) -> list[_Ticket]:
+        """Execute those of *batch* that can be executed in one statement; give the others."""
+        together = next((ticket.together for ticket in batch if ticket.together is not None), None)
+        alike = [ticket for ticket in batch if ticket.together is together]
+        if together is None or len(alike) < 2 or not self._execute_merged(together, alike):
+            return batch
+        return [ticket for ticket in batch if ticket.together is not together]
+
+    def _begin(self) -> None:
+        deadline = self._clock.monotonic() + BUSY_TIMEOUT_S
         while True:
             try:
                 self._db.execute("BEGIN IMMEDIATE")

@@ -115,7 +115,8 @@ class ActiveRun:
 
     def check(self) -> None:
         """Raise if the job is to stop, has ended, or this is a forked child."""
-        self.refuse_forked_child()
+        if os.getpid() != self.pid:
+            self.refuse_forked_child()
         if self.is_over:
             raise StopRun(f"run {self.id} has ended; its step object can no longer be used")
         if self.stop_reason is not None:

@@ -250,6 +250,8 @@ class Emitter:
         self._handlers: tuple[ErrorHandler, ...] = ()
         self._announcing: dict[str, int] = {}
         self._depth = _Depth()
+        # Whether there has ever been one: what an inner loop can ask for next to nothing.
+        self.has_listeners = False
 
     def on(self, type_: str, listener: Listener) -> Callable[[], None]:
         """Call *listener* with each event of *type_* from now on; return what undoes it."""
@@ -261,6 +263,7 @@ class Emitter:
         entry: Listener = _Entry(listener)
         with self._lock:
             self._listeners[type_] = (*self._listeners.get(type_, ()), entry)
+            self.has_listeners = True
 
         def unsubscribe() -> None:
             with self._lock:

@@ -20,7 +20,7 @@ class Names:
     """Names that were added, in a bounded amount of memory.
 
     What was added is found. So may be, once there are more than ``EXACT_NAMES``, what was not:
-    one name in a hundred where 100,000 were added.
+    one name in a hundred where 100,000 were added. Names are added by one thread at a time.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Names:
     def add(self, name: str) -> None:
         """Add a name."""
         if self._bits:
-            self._mark((name,))
+            _mark(self._bits, (name,))
         else:
             self._exact.add(name)
             self._bound()
@@ -38,28 +38,32 @@ class Names:
     def update(self, names: Iterable[str]) -> None:
         """Add several names."""
         if self._bits:
-            self._mark(names)
+            _mark(self._bits, names)
         else:
             self._exact.update(names)
             self._bound()
 
     def __contains__(self, name: str) -> bool:
-        if not self._bits:
-            return name in self._exact
+        # May be asked while another thread adds: first what is given up for the bits.
+        exact = self._exact
+        bits = self._bits
+        if not bits:
+            return name in exact
         bit = hash(name) % _FILTER_BITS
-        return self._bits[bit >> 3] & (1 << (bit & 7)) != 0
+        return bits[bit >> 3] & (1 << (bit & 7)) != 0
 
     def _bound(self) -> None:
         if len(self._exact) > EXACT_NAMES:
-            self._bits = bytearray(_FILTER_BITS >> 3)
-            self._mark(self._exact)
+            bits = bytearray(_FILTER_BITS >> 3)
+            _mark(bits, self._exact)
+            self._bits = bits
             self._exact = set()
 
-    def _mark(self, names: Iterable[str]) -> None:
-        bits = self._bits
-        for name in names:
-            bit = hash(name) % _FILTER_BITS
-            bits[bit >> 3] |= 1 << (bit & 7)
+
+def _mark(bits: bytearray, names: Iterable[str]) -> None:
+    for name in names:
+        bit = hash(name) % _FILTER_BITS
+        bits[bit >> 3] |= 1 << (bit & 7)
 
 
 class Replay:
@@ -107,6 +111,10 @@ class Replay:
             self._used[checkpoint[0]] = True
         return checkpoint
 
+    def may_hold(self, name: str) -> bool:
+        """Whether something may be stored under *name*. Costs next to nothing."""
+        return name in self._names or self._next_index is not None or self._has_skipped
+
     def find(self, name: str) -> tuple[Checkpoint | None, bool]:
         """What is stored under *name*, and whether this execution has used its result before.
 
@@ -114,7 +122,7 @@ class Replay:
         """
         with self._lock:
             checkpoint = self._window.pop(name, None)
-            if checkpoint is not None or not self._may_be_stored(name):
+            if checkpoint is not None:
                 return checkpoint, False
             # Not in this window: ask for the one name, and read on from there. A job that
             # replays in its old order asks once a window; one in another order, once a name.
@@ -130,9 +138,6 @@ class Replay:
                 self._note_use(index)
             return found, is_used
 
-    def _may_be_stored(self, name: str) -> bool:
-        return self._next_index is not None or self._has_skipped or name in self._names
-
     def _is_used(self, index: int) -> bool:
         return index >= self.first_new_index or bool(self._used[index])
 
@@ -144,4 +149,4 @@ class Replay:
         """Say that this execution has stored the result of a step."""
         with self._lock:
             self._names.add(name)
-            self._note_use(index)
+        self._note_use(index)

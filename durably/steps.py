@@ -259,9 +259,11 @@ class StepContext:
         if self._turns.setdefault(name, turn) is not turn:
             self._await_turn(name, turn)
         try:
-            checkpoint, is_repeated = self._read(self._replay.find, name)
-            if checkpoint is None and is_repeated:
-                self._require_ownership()
+            is_repeated = False
+            if self._replay.may_hold(name):
+                checkpoint, is_repeated = self._read(self._replay.find, name)
+                if checkpoint is None and is_repeated:
+                    self._require_ownership()
             if checkpoint is None or checkpoint[1] is None:
                 index = self._index_of(name, checkpoint)
                 return self._execute(name, index, fn, args, kwargs, type_, retry)
@@ -319,7 +321,7 @@ class StepContext:
         assert output is not None  # noqa: S101 - completed steps have one
         services = self._services
         result = services.codec.decode(output, type_, what=f"the stored result of step {name!r}")
-        if services.emitter.wants(StepSkipped):
+        if services.emitter.has_listeners:
             self._emit(StepSkipped, name, index)
         return result
 
@@ -335,7 +337,8 @@ class StepContext:
     ) -> Any:
         services, active = self._services, self._active
         clock = services.clock
-        self._emit(StepStarted, name, index)
+        if services.emitter.has_listeners:
+            self._emit(StepStarted, name, index)
         started_at_us = clock.now_us()
         started = clock.monotonic()
         try:
@@ -359,7 +362,7 @@ class StepContext:
         if not is_stored:
             self._refused(name, index, started_at_us)
         self._replay.note_stored(name, index)
-        if services.emitter.wants(StepCompleted):
+        if services.emitter.has_listeners and services.emitter.wants(StepCompleted):
             self._emit(
                 StepCompleted,
                 name,
@@ -391,7 +394,9 @@ class StepContext:
         """Call the function; its result as it is stored, and as it will come back."""
         token = current_step.set(name)
         try:
-            value = self._call(fn, args, kwargs, retry)
+            value = (
+                fn(*args, **kwargs) if retry is None else self._retrying(fn, args, kwargs, retry)
+            )
             self._active.refuse_forked_child()
             return self._services.codec.encode_and_decode(
                 value, type_, what=f"the result of step {name!r}"
@@ -399,15 +404,13 @@ class StepContext:
         finally:
             current_step.reset(token)
 
-    def _call(
+    def _retrying(
         self,
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        retry: Retry | None,
+        retry: Retry,
     ) -> Any:
-        if retry is None:
-            return fn(*args, **kwargs)
         failures = 0
         while True:
             try:

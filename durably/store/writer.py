@@ -119,8 +119,16 @@ class _Ticket:
     def open_gate(self) -> None:
         """Have the thread that waits look again; it may do so without, or be told twice."""
         if self.gate.locked():
-            with suppress(RuntimeError):  # somebody else was faster
+            try:
                 self.gate.release()
+            except RuntimeError:
+                return  # somebody else was faster
+
+
+def _let_go(done: list[_Ticket]) -> None:
+    if len(done) > 1:
+        for ticket in done:
+            ticket.open_gate()
 
 
 class Writer:
@@ -183,9 +191,10 @@ class Writer:
                     ):
                         return self._execute_directly(operation, args, kwargs)  # type: ignore[no-any-return]  # as below
                     ticket = _Ticket(operation, args, kwargs)
-                    self._lead(ticket)
+                    done = self._lead(ticket)
             finally:
                 self._call_next()
+            _let_go(done)
         if ticket.error is not None:
             raise ticket.error
         return ticket.result  # type: ignore[no-any-return]  # the queue is mixed
@@ -198,10 +207,13 @@ class Writer:
                 if self._lock.locked():
                     ticket.gate.acquire(timeout=_GATE_S)
                     continue
+                done: list[_Ticket] = []
                 with self._lock:
                     if not ticket.is_done:
-                        self._lead(ticket)
+                        done = self._lead(ticket)
+                # First: who leads next waits for the disk while the others go on.
                 self._call_next()
+                _let_go(done)
         except BaseException:
             # A Ctrl-C while waiting: nobody may execute what its caller has given up.
             self._withdraw(ticket)
@@ -228,9 +240,10 @@ class Writer:
     def _call_next(self) -> None:
         """Have the thread that waits longest try for the lock. Called without it."""
         if self._queue:
-            # Another leader may have taken it meanwhile, and calls the next in its turn.
-            with suppress(IndexError):
+            try:
                 self._queue[0].open_gate()
+            except IndexError:
+                return  # another leader has taken it meanwhile, and calls the next in its turn
 
     def _withdraw(self, ticket: _Ticket) -> None:
         try:
@@ -238,12 +251,12 @@ class Writer:
         except ValueError:
             return
 
-    def _lead(self, own: _Ticket) -> None:
-        """Execute all that is queued, *own* among it."""
+    def _lead(self, own: _Ticket) -> list[_Ticket]:
+        """Execute what is queued, *own* too if it is not; give what is done, to be let go."""
         if self._batch:
             self._settle_interrupted()
             if own.is_done:
-                return
+                return []
         # The phase first: a batch must never be found together with the phase of the last one.
         self._phase = _Phase.EXECUTING
         self._batch = batch = self._take(own)
@@ -262,9 +275,7 @@ class Writer:
             self._settle_interrupted()
             raise
         self._batch = []
-        if len(batch) > 1:
-            for ticket in batch:
-                ticket.open_gate()
+        return batch
 
     def _take(self, own: _Ticket) -> list[_Ticket]:
         batch: list[_Ticket] = []

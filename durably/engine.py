@@ -193,6 +193,7 @@ class Durably:
             registry=self._registry,
             reader=self._reader,
             waiter=self._waiter,
+            supervisor=self._supervisor,
             clock=self._clock,
             check=self._check,
         )
@@ -398,7 +399,7 @@ class Durably:
                 job.name, JobHandle(job.name, self._triggering)
             )
         # Pending runs of this job may have waited for it.
-        self._changes.notify()
+        self._changes.offer()
         return handle
 
     @property
@@ -564,7 +565,7 @@ class Durably:
         run_id = run_id_of(run)
         with self._emitter.announcing(run_id):
             row = self._database.write(runs.retry, run_id, self._clock.now_us())
-            self._changes.notify()
+            self._changes.offer()
             self._emitter.emit(RunRetried, **_fields(row))
         return self._reader.run_of(row)
 
@@ -602,7 +603,8 @@ class Durably:
         with self._emitter.announcing(run_id):
             row = self._database.write(runs.cancel, run_id, self._clock.now_us())
             self._supervisor.stop_run(row.id, RunCancelled)
-            self._changes.notify()
+            # The next one with its concurrency key, if it was pending.
+            self._changes.offer()
             self._emitter.emit(RunCancelledEvent, **_fields(row))
 
     def delete_run(self, run: AnyRun | str) -> None:

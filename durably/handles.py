@@ -10,10 +10,12 @@ from typing import Any, Final, Generic, TypeVar
 import attrs
 from ulid import ULID
 
+from durably.active import ActiveRun
 from durably.clock import Clock
 from durably.codec import Codec
 from durably.errors import SerializationError, ValidationError
 from durably.events import Emitter, RunCoalesced, RunRetried, RunTriggered
+from durably.interrupts import held_back
 from durably.jobs import Job, Registry, payload_type, takes_payload
 from durably.models import Run
 from durably.names import check_storable, check_text
@@ -25,6 +27,7 @@ from durably.store.changes import ChangeFeed
 from durably.store.database import Database
 from durably.store.runs import Enqueued, NewRun
 from durably.waiting import OnLog, OnProgress, Waiter
+from durably.worker.supervisor import Supervisor
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -63,10 +66,12 @@ class Triggering:
         registry: Registry,
         reader: Reader,
         waiter: Waiter,
+        supervisor: Supervisor,
         clock: Clock,
         check: Callable[[], None],
     ) -> None:
         self._database = database
+        self._supervisor = supervisor
         self._codec = codec
         self._emitter = emitter
         self._changes = changes
@@ -79,15 +84,51 @@ class Triggering:
     def trigger(self, job: Job[Any, Any], trigger: Trigger[Any]) -> Run[Any, Any]:
         """Store one trigger; when this returns it is committed."""
         new = self._new_run(job, trigger, job.name)
-        is_plain = new.idempotency_key is None and not new.coalesce
-        operation = runs.enqueue_plain if is_plain else runs.enqueue
         with self._emitter.announcing(new.id):
-            enqueued = self._database.write(operation, new, self._clock.now_us())
+            # A listener may wait for the run, which must then not wait for the listener.
+            if self._supervisor.takes_runs and not self._emitter.wants(RunTriggered):
+                return self._trigger_and_start(job, new)
+            enqueued = self._enqueue(new)
             try:
                 return self._tell(enqueued, job, new)
             finally:
                 # Only now: what is woken by it tells of the run's start after its trigger.
-                self._changes.notify()
+                self._changes.offer()
+
+    def _enqueue(self, new: NewRun) -> Enqueued:
+        is_plain = new.idempotency_key is None and not new.coalesce
+        operation = runs.enqueue_plain if is_plain else runs.enqueue
+        return self._database.write(operation, new, self._clock.now_us())
+
+    def _trigger_and_start(self, job: Job[Any, Any], new: NewRun) -> Run[Any, Any]:
+        """Store a trigger; if a slot is free, claim for it in the same transaction.
+
+        That saves a commit, and the way through the dispatcher. What is claimed is the run that is
+        first in line, which need not be this one.
+        """
+        active: ActiveRun | None = None
+        with held_back() as interrupts:
+            claim = self._supervisor.reserve_slot()
+            try:
+                if claim is None:
+                    enqueued, claimed = interrupts.let_through(lambda: self._enqueue(new)), None
+                else:
+                    wanted = claim
+                    enqueued, claimed = interrupts.let_through(
+                        lambda: self._database.write(
+                            runs.enqueue_and_claim, new, wanted.now_us, wanted
+                        )
+                    )
+                if claimed is not None:
+                    active = self._supervisor.enter(claimed)
+                return interrupts.let_through(lambda: self._tell(enqueued, job, new))
+            finally:
+                if active is not None:
+                    self._supervisor.begin(active)
+                elif claim is not None:
+                    self._supervisor.return_slot()
+                if active is None or active.id != new.id:
+                    self._changes.offer()
 
     def trigger_all(self, job: Job[Any, Any], triggers: list[Trigger[Any]]) -> list[Run[Any, Any]]:
         """Store all triggers in one transaction, or none."""
@@ -106,7 +147,7 @@ class Triggering:
                 for enqueued, new in zip(all_enqueued, new_runs, strict=True)
             ]
         finally:
-            self._changes.notify()
+            self._changes.offer()
 
     def _new_run(self, job: Job[Any, Any], trigger: Trigger[Any], what: str) -> NewRun:
         for name in ("coalesce", "retry_failed"):

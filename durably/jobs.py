@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, cast, overload
@@ -190,6 +191,8 @@ class Registry:
         self._codec = codec
         self._lock = threading.Lock()  # guards replacing the mapping; readers take what they see
         self._jobs: dict[str, Job[Any, Any]] = {}
+        # The names of all jobs as a JSON array, which is how a claim asks for them.
+        self.names_json: str | None = None
 
     def add(self, new: Job[Any, Any]) -> None:
         """Register a job; the same function again replaces its old self.
@@ -211,6 +214,7 @@ class Registry:
                     f"{_place(old.run) or shown(old.run)}; give one of them another name"
                 )
             self._jobs = self._jobs | {new.name: new}
+            self.names_json = json.dumps(tuple(self._jobs))
 
     def get(self, name: str) -> Job[Any, Any] | None:
         """The job of that name as it is registered now."""
@@ -222,8 +226,3 @@ class Registry:
         if found is None:
             raise NotFoundError(f"no job {name!r} is registered in this engine; register it first")
         return found
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of all jobs."""
-        return tuple(self._jobs)

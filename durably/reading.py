@@ -32,6 +32,8 @@ NameFilter = str | Iterable[str] | None
 
 def labels_of(row: RunRow) -> dict[str, str]:
     """The labels of a stored run."""
+    if row.labels == "{}":
+        return {}  # of most
     labels: dict[str, str] = json.loads(row.labels)
     return labels
 

@@ -37,12 +37,54 @@ class ChangeFeed:
         # plain lock and the block that releases it.
         self._lock = threading.RLock()
         self._condition = threading.Condition(self._lock)
+        # Taken until there is an offer. A lock and no event: opening it is one call, which a
+        # Ctrl-C cannot leave half done, and waiting at it costs an idle engine the least.
+        self._gate = threading.Lock()
+        self._gate.acquire()
 
     def notify(self) -> None:
         """Wake every waiter: something changed that this process knows of."""
         with self._lock:
             self._told += 1
             self._condition.notify_all()
+
+    def offer(self) -> None:
+        """Wake every waiter, and who claims: a run may have become claimable, or may be claimed."""
+        self.wake_claimer()
+        self.notify()
+
+    def wake_claimer(self) -> None:
+        """Wake who claims, or keep it from its next sleep."""
+        if self._gate.locked():
+            try:
+                self._gate.release()
+            except RuntimeError:
+                return  # somebody else was faster
+
+    def forget_offers(self) -> None:
+        """Let the next wait for an offer be for one that is still to come."""
+        self._gate.acquire(blocking=False)
+
+    def wait_for_offer(self, version: int, timeout_s: float, *, look_s: float | None) -> None:
+        """Block until there is an offer or *timeout_s* has passed; for one thread, which claims.
+
+        Args:
+            version: the file's version that the thread has seen: another one is an offer too.
+            look_s: how often to look at it; ``None`` for never.
+        """
+        deadline = self._clock.monotonic() + timeout_s
+        while True:
+            if look_s is not None and self._data_version() != version:
+                return
+            left_s = deadline - self._clock.monotonic()
+            if left_s <= 0:
+                return
+            if self._gate.acquire(timeout=left_s if look_s is None else min(left_s, look_s)):
+                return
+
+    def version(self) -> int:
+        """The file's version now."""
+        return self._data_version()
 
     def look(self) -> Seen:
         """The present state; take it before reading what you then wait for."""

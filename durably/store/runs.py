@@ -309,6 +309,15 @@ def enqueue(db: apsw.Connection, new: NewRun, now_us: int) -> Enqueued:
     return Enqueued(_insert(db, new, now_us), "created")
 
 
+def enqueue_and_claim(
+    db: apsw.Connection, new: NewRun, now_us: int, wanted: Claim
+) -> tuple[Enqueued, RunRow | None]:
+    """``enqueue``, and if there is a pending run more for it, ``claim`` whichever is the first."""
+    enqueued = enqueue(db, new, now_us)
+    claimed = claim(db, wanted) if enqueued.disposition in ("created", "retried") else []
+    return enqueued, claimed[0] if claimed else None
+
+
 def enqueue_many(db: apsw.Connection, new_runs: Sequence[NewRun], now_us: int) -> list[Enqueued]:
     """Store or find all of *new_runs*, in order; all of them or none."""
     return [enqueue(db, new, now_us) for new in new_runs]

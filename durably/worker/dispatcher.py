@@ -8,7 +8,7 @@ from typing import Final
 from durably.clock import Clock
 from durably.errors import DatabaseError
 from durably.store import runs
-from durably.store.changes import ChangeFeed
+from durably.store.changes import LOOK_INTERVAL_S, ChangeFeed
 from durably.store.database import Database
 from durably.store.runs import Claim, RunRow
 from durably.store.writer import BUSY_TIMEOUT_S
@@ -22,9 +22,12 @@ PATIENCE_S: Final = BUSY_TIMEOUT_S
 class Dispatcher(Service):
     """Keeps the pool busy.
 
-    Woken by triggers and ends in this process, and by other processes' commits.
+    Woken by what this process makes claimable, by other processes' commits, and by slots that get
+    free. While none is, it sleeps: who ends a run claims the next one by itself.
 
     Args:
+        has_free_slot: whether there is a slot to claim for; if not, whoever frees one is to wake
+            this thread.
         reserve_slots: takes the free slots and says what to claim for them, or ``None``.
         return_slots: gives so many of them back.
         hand_over: gives a claimed run, which has a slot, to the pool; ``False`` if no thread
@@ -36,6 +39,7 @@ class Dispatcher(Service):
         database: Database,
         *,
         changes: ChangeFeed,
+        has_free_slot: Callable[[], bool],
         reserve_slots: Callable[[], Claim | None],
         return_slots: Callable[[int], None],
         hand_over: Callable[[RunRow], bool],
@@ -46,11 +50,12 @@ class Dispatcher(Service):
         super().__init__("dispatcher", clock=clock, interval_s=None, on_error=on_error)
         self._database = database
         self._changes = changes
+        self._has_free_slot = has_free_slot
         self._reserve_slots = reserve_slots
         self._return_slots = return_slots
         self._hand_over = hand_over
         self._poll_interval_s = poll_interval_s
-        self._seen = changes.look()
+        self._version = changes.version()
         # Why looks for runs have failed for so long that nobody should go on waiting for one
         # that does not; None since one that did not.
         self.failure: DatabaseError | None = None
@@ -59,7 +64,8 @@ class Dispatcher(Service):
     def tick(self) -> None:
         """Claim as many runs as there are free slots."""
         # Looked at before the claim: what is committed during it causes another one.
-        self._seen = self._changes.look()
+        self._changes.forget_offers()
+        self._version = self._changes.version()
         began = self._clock.monotonic()
         try:
             self.dispatch()
@@ -93,7 +99,8 @@ class Dispatcher(Service):
                 failure = exc  # the others have their slots all the same
         if not are_all_begun:
             # What was put back wakes nobody: it would be claimed again at once, and in vain.
-            self._seen = self._changes.look()
+            self._changes.forget_offers()
+            self._version = self._changes.version()
         if failure is not None:
             raise failure
         return len(claimed)
@@ -104,9 +111,10 @@ class Dispatcher(Service):
         super().start()
 
     def pause(self) -> None:
-        """Wait for a change of the database."""
-        self._changes.wait(self._seen, self._poll_interval_s)
+        """Wait for something to claim, or for a slot to claim it for."""
+        look_s = LOOK_INTERVAL_S if self._has_free_slot() else None
+        self._changes.wait_for_offer(self._version, self._poll_interval_s, look_s=look_s)
 
     def wake(self) -> None:
         """Look now."""
-        self._changes.notify()
+        self._changes.wake_claimer()

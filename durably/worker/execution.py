@@ -167,7 +167,11 @@ class Execution:
         if ended is None or not ended.is_effective:
             # Cancelled, or taken over. Whichever: this job has left its thread.
             self._release()
-        services.changes.notify()
+        if ended is None or outcome.goes_back or active.row.concurrency_key is not None:
+            # Itself, or the next one with its key.
+            services.changes.offer()
+        else:
+            services.changes.notify()
         if ended is not None and ended.is_effective:
 
             def untold() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -28,6 +27,7 @@ log = logging.getLogger("durably")
 LabelsOf = Callable[[RunRow], dict[str, str]]
 
 _FORKED_EXIT_STATUS: Final = 70
+_ALL: Final = 1_000_000  # more than there are ever slots
 
 
 class _Thread(threading.local):
@@ -81,6 +81,8 @@ class Pool:
         # Of the busy ones, those whose jobs wait for runs.
         self._waiting_slots = 0
         self._is_draining = False
+        # Whether somebody has looked for a free slot in vain since the last one got free.
+        self._is_slot_wanted = False
         self._is_interrupting = False
         # How many runs may still be claimed; None where they are not counted.
         self._budget: int | None = None
@@ -198,29 +200,39 @@ class Pool:
 
     def claim(self, limit: int) -> Claim | None:
         """What a claim of so many runs asks for, if this engine can claim at all."""
-        names, owner = self._registry.names, self._owner()
-        if not names or owner is None:
+        names, owner = self._registry.names_json, self._owner()
+        if names is None or owner is None:
             return None
-        return Claim(owner, json.dumps(names), self._services.clock.now_us(), limit)
+        return Claim(owner, names, self._services.clock.now_us(), limit)
 
     def can_claim(self) -> bool:
         """Whether a run is there that this engine could execute now."""
         claim = self.claim(1)
         return claim is not None and self._services.database.read(runs.has_claimable, claim.jobs)
 
-    def reserve_slots(self) -> Claim | None:
-        """Take every free slot and say what to claim for them, if anything is to be claimed."""
+    def has_free_slot(self) -> bool:
+        """Whether there is one; if not, who claims is woken when there is."""
+        with self._lock:
+            self._is_slot_wanted = self._is_draining or self._busy_slots >= self._max_workers
+            return not self._is_slot_wanted
+
+    def reserve_slots(self, most: int = _ALL) -> Claim | None:
+        """Take the free slots, or some, and say what to claim for them.
+
+        ``None`` if there are none, or nothing is to be claimed.
+        """
         with self._lock:
             free = self._max_workers - self._busy_slots
             if self._budget is not None:
                 free = min(free, self._budget)
             if free <= 0 or self._is_draining:
+                self._is_slot_wanted = True
                 return None
-            claim = self.claim(free)
+            claim = self.claim(min(free, most))
             if claim is not None:
-                self._busy_slots += free
+                self._busy_slots += claim.limit
                 if self._budget is not None:
-                    self._budget -= free
+                    self._budget -= claim.limit
             return claim
 
     def return_slots(self, slots: int) -> None:
@@ -234,6 +246,9 @@ class Pool:
         with self._lock:
             self._busy_slots -= slots
             self._state.notify_all()
+            is_wanted, self._is_slot_wanted = self._is_slot_wanted, False
+        if is_wanted:
+            self._services.changes.wake_claimer()
 
     def _claim_next(self) -> Claim | None:
         """What a pool thread that ends a run claims with it."""
@@ -251,9 +266,17 @@ class Pool:
         Returns:
             Whether it is; if no thread can be had, it was put back and its slot is free.
         """
+        return self.begin(self.enter(row))
+
+    def enter(self, row: RunRow) -> ActiveRun:
+        """Take in a claimed run, which has a slot, for ``begin``."""
         active = self._enter(row)
         with self._lock:
             self._waiting.add(active)
+        return active
+
+    def begin(self, active: ActiveRun) -> bool:
+        """Have a run that was taken in executed, as ``hand_over`` does."""
         executor = self._executor
         try:
             if executor is not None:

@@ -132,7 +132,7 @@ class Reaper(Service):
 
     def _tell(self, recovered: list[RunRow], reason: str) -> int:
         if recovered:
-            self._changes.notify()
+            self._changes.offer()
         for row in recovered:
             self._emitter.emit(
                 RunRecovered,

@@ -27,6 +27,7 @@ from durably.jobs import Registry
 from durably.settings import Settings
 from durably.store import runs
 from durably.store.database import Database
+from durably.store.runs import Claim, RunRow
 from durably.worker.dispatcher import Dispatcher
 from durably.worker.flusher import Flusher
 from durably.worker.heartbeat import Heartbeat
@@ -109,6 +110,7 @@ class Supervisor:
         self._dispatcher = Dispatcher(
             self._database,
             changes=services.changes,
+            has_free_slot=self._pool.has_free_slot,
             reserve_slots=self._pool.reserve_slots,
             return_slots=self._pool.return_slots,
             hand_over=self._pool.hand_over,
@@ -185,6 +187,32 @@ class Supervisor:
             self._pool.drain(interrupt=True)
             raise
 
+    # -- starting a run with its trigger ----------------------------------------------------
+
+    def reserve_slot(self) -> Claim | None:
+        """Take a free slot, and say what to claim for it; ``None`` if nothing is to be claimed.
+
+        Whoever has one calls ``begin`` with what ``enter`` has made of the claimed run, or
+        ``return_slot``.
+        """
+        return self._pool.reserve_slots(1) if self._is_started else None
+
+    def return_slot(self) -> None:
+        """Give a slot back for which there was no run."""
+        self._pool.return_slots(1)
+
+    def enter(self, row: RunRow) -> ActiveRun:
+        """Take in a run that was claimed for a slot: from now on it is known to be on its way."""
+        return self._pool.enter(row)
+
+    def begin(self, active: ActiveRun) -> None:
+        """Have a run that was taken in executed."""
+        try:
+            self._pool.begin(active)
+        except DatabaseError as exc:
+            # No thread can be had, and it could not be put back: the heartbeat will do so.
+            tell_worker_error(self._services.emitter, exc, "starting a run", active.id)
+
     # -- lifecycle -----------------------------------------------------------------------
 
     def start(self) -> None:
@@ -207,7 +235,8 @@ class Supervisor:
                     raise
             self._pool.resume()
             self._is_started = True
-            self._dispatcher.wake()
+            # Who waits looks whether anything can execute its run.
+            self._services.changes.offer()
 
     def stop(self, *, interrupt: bool, timeout_s: float | None, verb: str = "stop") -> None:
         """Wait for the runs in progress, then end the threads. Idempotent.

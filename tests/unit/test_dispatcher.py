@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -30,6 +31,7 @@ class Pool:
         self.dispatcher = Dispatcher(
             store,
             changes=store.changes,
+            has_free_slot=lambda: self.free > 0,
             reserve_slots=self._reserve,
             return_slots=self._return,
             hand_over=self._hand_over,
@@ -188,12 +190,29 @@ def test_run_triggered_during_a_tick_is_not_slept_over(
     assert len(pool.got) == 2
 
 
-def test_wake_ends_the_pause(pool: Pool) -> None:
-    """A wake before the pause counts as well."""
+@pytest.mark.parametrize("slots", [0, 3])
+def test_wake_ends_the_pause(pool: Pool, slots: int) -> None:
+    """A wake before the pause counts as well, also where only a free slot can be waited for."""
+    pool.dispatcher._poll_interval_s = 1000
     pool.dispatcher.tick()
-    seen = pool.dispatcher._seen
+    pool.free = slots
     pool.dispatcher.wake()
-    assert pool.dispatcher._changes.wait(seen, 1000) is True
+    pool.dispatcher.pause()
+
+
+def test_without_a_free_slot_nothing_is_looked_at(
+    pool: Pool, store: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What others commit is no reason to wake up while nothing can be claimed."""
+    pool.free = 0
+    pool.dispatcher.tick()
+    trigger(store)
+    monkeypatch.setattr(store.changes, "_data_version", lambda: pytest.fail("looked"))
+    waking = threading.Thread(target=store.changes.offer)
+    pool.dispatcher._poll_interval_s = 1000
+    waking.start()
+    pool.dispatcher.pause()
+    waking.join(10)
 
 
 def test_run_that_cannot_be_put_back_costs_the_others_nothing(pool: Pool, store: Database) -> None:
@@ -217,6 +236,7 @@ def test_what_no_thread_can_be_had_for_is_not_claimed_again_at_once(
     """What is put back is looked at in a poll interval, not in a loop that never rests."""
     trigger(store)
     pool.has_threads = False
-    pool.on_hand_over = lambda row: store.changes.notify()
+    pool.on_hand_over = lambda row: store.changes.offer()
     pool.dispatcher.tick()
-    assert not store.changes.wait(pool.dispatcher._seen, 0)
+    assert store.changes._gate.locked()
+    assert store.changes.version() == pool.dispatcher._version

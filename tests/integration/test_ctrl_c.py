@@ -25,6 +25,7 @@ PACKAGE = Path(durably.__file__).parent
 NAMES = (
     "engine",
     "clock",
+    "handles",
     "store/changes",
     *(f"worker/{name}" for name in ("supervisor", "pool", "service", "dispatcher", "ownership")),
 )
@@ -104,12 +105,26 @@ def process_one(app: Durably) -> None:
     app.process_one()
 
 
+def trigger_into_a_free_slot(app: Durably) -> None:
+    app.start()
+    for _ in range(2):
+        app.wait(app.jobs["work"].trigger(), timeout=20)
+
+
 def close(app: Durably) -> None:
     app.start()
     app.close()
 
 
-SCENES = [with_block, start_and_stop, stop_interrupting, run_until_idle, process_one, close]
+SCENES = [
+    with_block,
+    start_and_stop,
+    stop_interrupting,
+    run_until_idle,
+    process_one,
+    trigger_into_a_free_slot,
+    close,
+]
 
 
 @pytest.fixture(autouse=True)
@@ -128,7 +143,8 @@ def test_engine_can_be_used_on(tmp_path: Path, scene: Callable[[Durably], None])
     """
 
     def opened(n: int) -> Durably:
-        return Durably(tmp_path / f"{n}.db", jobs=[work], synchronous="normal")
+        # With one worker a slot that is lost is missed.
+        return Durably(tmp_path / f"{n}.db", jobs=[work], max_workers=1, synchronous="normal")
 
     app = opened(0)
     counting = CtrlC(0)

@@ -166,6 +166,25 @@ def test_run_executed_alone_is_three_commits(app: durably.Durably, disk: DiskVFS
     assert counted.syncs == counted.commits * syncs_each(app)
 
 
+def test_run_triggered_into_a_free_slot_is_three_commits(
+    app: durably.Durably, disk: DiskVFS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its trigger and its claim are one transaction; nobody looks for it."""
+    monkeypatch.setattr(app._supervisor._dispatcher, "dispatch", lambda: 0)
+    monkeypatch.setattr(app._supervisor._reaper, "start", lambda: None)
+    app.start()
+    with Counted(app._database, disk) as counted:
+        run = app.jobs["one-step"].trigger(1)
+        app.wait(run, timeout=30)
+        app.stop()
+    monkeypatch.undo()
+
+    trigger, end = ["BEGIN", "INSERT", "UPDATE", "COMMIT"], ["BEGIN", "UPDATE", "UPDATE", "COMMIT"]
+    assert counted.writes[:9] == [*trigger, "INSERT", *end]
+    assert counted.writes[9:] == ["UPDATE"]  # the stop
+    assert counted.syncs == counted.commits * syncs_each(app)
+
+
 @pytest.mark.parametrize("count", [1, 1000])
 def test_progress_costs_no_commit(app: durably.Durably, disk: DiskVFS, count: int) -> None:
     """However often it is told inside a run, it rides on the run's end."""

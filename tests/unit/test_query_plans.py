@@ -34,6 +34,7 @@ def statements() -> dict[str, str]:
         for name, value in names.items():
             if isinstance(value, str) and value.split()[:1] and value.split()[0] in VERBS:
                 found[f"{module.name}.{name}"] = value
+    found |= {f"steps.STORE_SEVERAL[{n}]": sql for n, sql in steps.STORE_SEVERAL.items()}
     return {name: sql for name, sql in found.items() if not re.search(r"\{\w+\}", sql)}
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from storekit import FakeClock, connect
 
 from durably.errors import ConflictError, DatabaseError, ForkedError
 from durably.store.mutex import WriterMutex
-from durably.store.writer import Writer, single_statement
+from durably.store.writer import MOST_AT_ONCE, Writer, _Ticket, merged_by, single_statement
 
 
 class Bench:
@@ -49,9 +50,12 @@ class Bench:
         return [name for (name,) in rows]
 
     def together(
-        self, operations: list[Callable[[apsw.Connection], Any]], eventually: Any
+        self, operations: list[Callable[..., Any]], eventually: Any, args: Sequence[Any] = ()
     ) -> list[Any]:
-        """What became of operations that were queued while another one was executed."""
+        """What became of operations that were queued while another one was executed.
+
+        Each has one of *args*, if there are any.
+        """
         is_inside, go_on = threading.Event(), threading.Event()
 
         def hold(db: apsw.Connection) -> None:
@@ -65,7 +69,7 @@ class Bench:
 
         def call(number: int) -> None:
             try:
-                outcomes[number] = self.writer.run(operations[number])
+                outcomes[number] = self.writer.run(operations[number], *args[number : number + 1])
             except BaseException as exc:
                 outcomes[number] = exc
 
@@ -118,6 +122,18 @@ def statements(db: apsw.Connection, action: Callable[[], object]) -> list[str]:
     finally:
         db.trace_v2(0, None)
     return seen
+
+
+def put_several(db: apsw.Connection, new: Sequence[tuple[str]]) -> list[str]:
+    rows = ", ".join(["(?)"] * len(new))
+    db.execute(f"INSERT INTO effects VALUES {rows}", tuple(name for (name,) in new))
+    return [f"{name} of {len(new)}" for (name,) in new]
+
+
+@merged_by(put_several)
+def put_merged(db: apsw.Connection, name: str) -> str:
+    db.execute("INSERT INTO effects VALUES (?)", (name,))
+    return name
 
 
 # -- alone -----------------------------------------------------------------------------------
@@ -428,3 +444,75 @@ def test_writer_of_another_process_refuses(bench: Bench) -> None:
         bench.writer.run(put("a"))
     bench.writer._pid -= 1
     assert (len(bench.writer._queue), bench.names()) == (0, [])
+
+
+# -- merged ----------------------------------------------------------------------------------
+
+
+def test_operations_that_say_how_are_one_statement(bench: Bench, eventually: Any) -> None:
+    """Threads that wait with the same kind of operation share one statement and its commit."""
+    names = [f"n{number}" for number in range(5)]
+    seen = statements(
+        bench.db,
+        lambda: names.extend(bench.together([put_merged] * 5, eventually, names)),
+    )
+    assert names[5:] == [f"{name} of 5" for name in names[:5]]
+    assert seen == ["BEGIN", "COMMIT", "INSERT"]  # the first two are what held them up
+    assert (bench.commits, bench.names()) == (1 + 1, names[:5])
+    assert bench.reached[-2:] == ["write", "committed"]
+
+
+def test_others_in_the_batch_share_its_transaction(bench: Bench, eventually: Any) -> None:
+    """What can be merged is, beside what cannot, and all is committed at once."""
+    outcomes = bench.together(
+        [put_merged, lambda db, name: put(name)(db), put_merged],
+        eventually,
+        ["a", "b", "c"],
+    )
+    assert outcomes == ["a of 2", "b", "c of 2"]
+    assert (bench.commits, bench.names()) == (1 + 1, ["a", "c", "b"])
+
+
+@pytest.mark.parametrize("others", [[], ["other"]])
+def test_refused_one_of_the_merged_harms_no_other(
+    bench: Bench, eventually: Any, others: list[str]
+) -> None:
+    """What the schema refuses is an error of its own caller; they are executed one by one."""
+    bench.writer.run(put("taken"))
+    operations: list[Any] = [put_merged] * 3 + [put_alone(name) for name in others]
+    args = ["a", "taken", "b"]
+    outcomes = bench.together(operations, eventually, args)
+    assert isinstance(outcomes[1], DatabaseError)
+    assert [outcomes[0], *outcomes[2:]] == ["a", "b", *others]
+    assert bench.names() == ["taken", "a", "b", *others]
+
+
+def test_failing_commit_of_the_merged_fails_them_all(bench: Bench, eventually: Any) -> None:
+    """Nothing of it is stored, and each caller has an error object of its own."""
+    fails = itertools.chain([False], itertools.repeat(True))  # not for what holds them up
+    bench.db.set_commit_hook(lambda: next(fails))
+    outcomes = bench.together([put_merged] * 3, eventually, ["a", "b", "c"])
+    assert [type(each) for each in outcomes] == [DatabaseError] * 3
+    assert len({id(each) for each in outcomes}) == 3
+    bench.db.set_commit_hook(None)
+    assert bench.names() == []
+
+
+def test_main_thread_merges_inside_a_transaction(bench: Bench) -> None:
+    """A Ctrl-C after a statement that has committed by itself would find nobody settled."""
+    waiting = [_Ticket(put_merged, (name,), {}) for name in ("a", "b")]
+    bench.writer._queue.extend(waiting)
+    seen = statements(bench.db, lambda: bench.writer.run(put_merged, "c"))
+    assert seen == ["BEGIN", "INSERT", "COMMIT"]
+    assert [ticket.result for ticket in waiting] == ["a of 3", "b of 3"]
+
+
+def test_batch_is_bounded(bench: Bench) -> None:
+    """Who commits takes so many along at the most; the others come next, in their order."""
+    waiting = [_Ticket(put_merged, (f"n{n:03}",), {}) for n in range(MOST_AT_ONCE + 5)]
+    bench.writer._queue.extend(waiting)
+    assert bench.writer.run(put_merged, "own") == f"own of {MOST_AT_ONCE}"
+    left = [ticket for ticket in waiting if not ticket.is_done]
+    assert left == waiting[MOST_AT_ONCE - 1 :] == list(bench.writer._queue)
+    assert bench.writer.run(put_merged, "next") == f"next of {len(left) + 1}"
+    assert all(ticket.is_done for ticket in waiting)

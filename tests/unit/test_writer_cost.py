@@ -54,6 +54,96 @@ def test_checkpoint_is_one_statement_one_commit_and_one_sync(
         assert counted.pages == 2  # the row's, and that of the index on its name
 
 
+def given_queued(store: Database, checkpoints: list[tuple[Any, ...]], eventually: Any) -> list[Any]:
+    """What became of checkpoints that waited for one commit."""
+    is_inside, go_on = threading.Event(), threading.Event()
+
+    def hold(db: apsw.Connection) -> None:
+        is_inside.set()
+        assert go_on.wait(10)
+
+    holder = threading.Thread(target=store.write, args=(hold,))
+    holder.start()
+    assert is_inside.wait(10)
+    results: list[Any] = [None] * len(checkpoints)
+
+    def call(number: int) -> None:
+        try:
+            results[number] = store.write(steps.complete, *checkpoints[number])
+        except DatabaseError as exc:
+            results[number] = exc
+
+    threads = [threading.Thread(target=call, args=(n,)) for n in range(len(checkpoints))]
+    for number, thread in enumerate(threads, 1):
+        thread.start()
+        eventually(lambda number=number: len(store._writer._queue) == number)
+    go_on.set()
+    for thread in [holder, *threads]:
+        thread.join(10)
+    return results
+
+
+@pytest.mark.parametrize("many", [2, 16])
+def test_checkpoints_of_several_threads_are_one_statement_one_commit_and_one_sync(
+    store: Database, disk: DiskVFS, synchronous: str, eventually: Any, many: int
+) -> None:
+    """Those that wait for the same commit share all of it."""
+    owner = given_owner(store)
+    running = [given_running(store, owner) for _ in range(many)]
+    waiting = [(run.run, 1, 0, "s", f'"{run.run}"', 21, 22) for run in running]
+    with Counted(store, disk) as counted:
+        assert given_queued(store, waiting, eventually) == [True] * many
+    assert counted.writes == ["BEGIN", "COMMIT", "INSERT"]  # the first two held them up
+    assert counted.commits == 1 + 1
+    assert counted.syncs == (1 if synchronous == "full" else 0)
+    for run in running:
+        [row] = store.read(steps.of_run, run.id)
+        assert row == steps.StepRow(0, "s", "completed", f'"{run.run}"', None, 21, 22, 1)
+
+
+def test_each_of_several_checkpoints_has_its_own_fence(store: Database, eventually: Any) -> None:
+    """Of those that share a statement only the ones of current attempts are stored."""
+    owner = given_owner(store)
+    running, lost, cancelled = (given_running(store, owner) for _ in range(3))
+    store.write(runs.cancel, cancelled.id, 30)
+    checkpoint(store, lost, "s")  # by an attempt that is over by then
+    finish(store, lost, output=None)
+    waiting = [
+        (running.run, 1, 0, "s", "1", 21, 22),
+        (lost.run, 1, 1, "t", "2", 21, 22),
+        (cancelled.run, 1, 0, "s", "3", 21, 22),
+        (running.run, 1, 1, "t", "4", 21, 22),
+    ]
+    assert given_queued(store, waiting, eventually) == [True, False, False, True]
+    assert [row.name for row in store.read(steps.of_run, running.id)] == ["s", "t"]
+    assert [row.name for row in store.read(steps.of_run, lost.id)] == ["s"]
+    assert store.read(steps.of_run, cancelled.id) == []
+
+
+def test_completed_step_is_final_among_several_too(store: Database, eventually: Any) -> None:
+    """One that is stored already keeps its result; one that failed is replaced."""
+    run = given_running(store, given_owner(store))
+    checkpoint(store, run, "done", 0, '"first"')
+    store.write(steps.fail, run.run, 1, 1, "failed", "{}", 21, 22)
+    waiting = [(run.run, 1, 0, "done", '"2"', 21, 22), (run.run, 1, 1, "failed", '"3"', 21, 22)]
+    given_queued(store, waiting, eventually)
+    rows = store.read(steps.of_run, run.id)
+    assert [(row.status, row.output) for row in rows] == [
+        ("completed", '"first"'),
+        ("completed", '"3"'),
+    ]
+
+
+def test_index_that_is_taken_harms_no_other_of_several(store: Database, eventually: Any) -> None:
+    """It is an error of its own, as it is alone, and the others are stored."""
+    run = given_running(store, given_owner(store))
+    waiting = [(run.run, 1, 0, "a", "1", 21, 22), (run.run, 1, steps.MOST_STEPS, "b", "2", 21, 22)]
+    outcomes = given_queued(store, waiting, eventually)
+    assert outcomes[0] is True
+    assert isinstance(outcomes[1], DatabaseError)
+    assert [row.name for row in store.read(steps.of_run, run.id)] == ["a"]
+
+
 def test_plain_trigger_is_one_statement_and_one_commit(
     store: Database, disk: DiskVFS, synchronous: str
 ) -> None:

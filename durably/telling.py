@@ -34,7 +34,7 @@ class StepLog:
     def __init__(self, active: ActiveRun, services: Services) -> None:
         self._active = active
         self._services = services
-        self._logger = logging.getLogger(f"durably.job.{active.job_name}")
+        self._logger: logging.Logger | None = None  # most runs write no line
 
     def debug(self, message: str, /, **data: Any) -> None:
         """Write a line of level debug.
@@ -67,9 +67,12 @@ class StepLog:
     def _write(self, level: LogLevel, number: int, message: str, data: dict[str, Any]) -> None:
         active, services = self._active, self._services
         text = message if isinstance(message, str) else _safe_repr(message)
-        if self._logger.isEnabledFor(number):
+        logger = self._logger
+        if logger is None:
+            logger = self._logger = logging.getLogger(f"durably.job.{active.job_name}")
+        if logger.isEnabledFor(number):
             # The caller of info() or its siblings is who wrote the line.
-            self._logger.log(
+            logger.log(
                 number, "%s%s", text, _Shown(data), extra={"run_id": active.id}, stacklevel=3
             )
         emitter = services.emitter

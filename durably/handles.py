@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Generic, TypeVar
 
 import attrs
-from ulid import ULID
 
 from durably.clock import Clock
 from durably.codec import Codec
 from durably.errors import SerializationError, ValidationError
 from durably.events import Emitter, RunCoalesced, RunRetried, RunTriggered
+from durably.ids import Ids
 from durably.jobs import Job, Registry, payload_type, takes_payload
 from durably.models import Run
 from durably.names import check_storable, check_text
@@ -71,6 +71,7 @@ class Triggering:
         self._emitter = emitter
         self._changes = changes
         self._clock = clock
+        self._ids = Ids(clock)
         self.registry = registry
         self.reader = reader
         self.waiter = waiter
@@ -121,7 +122,7 @@ class Triggering:
         idempotency_key = _key(trigger.idempotency_key, "idempotency_key")
         concurrency_key = _key(trigger.concurrency_key, "concurrency_key")
         return NewRun(
-            id=str(ULID()),
+            id=self._ids.new(),
             job_name=job.name,
             payload=self._payload(job, trigger.payload, what),
             labels=_labels(trigger.labels),

@@ -17,6 +17,7 @@ PACKAGE = Path(durably.__file__).parent
 LAYERS: list[tuple[str, ...]] = [
     ("errors", "forking", "interrupts", "shown"),
     ("clock",),
+    ("ids",),
     ("models",),
     ("codec.messages", "codec.text"),
     ("codec.kinds", "codec.plain"),

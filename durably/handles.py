@@ -24,6 +24,7 @@ from durably.store import runs
 from durably.store.changes import ChangeFeed
 from durably.store.database import Database
 from durably.store.runs import Enqueued, NewRun
+from durably.values import Value
 from durably.waiting import OnLog, OnProgress, Waiter
 
 P = TypeVar("P")
@@ -32,8 +33,8 @@ R = TypeVar("R")
 _LABEL_KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
 
 
-@attrs.frozen
-class Trigger(Generic[P]):
+@attrs.frozen(eq=False, repr=False)
+class Trigger(Value, Generic[P]):
     """One item of ``batch_trigger`` with options of its own.
 
     Args:

@@ -11,6 +11,7 @@ import attrs
 from durably.errors import ValidationError
 from durably.settings import Duration, seconds
 from durably.shown import shown
+from durably.values import Value
 
 ExceptionTypes = type[BaseException] | tuple[type[BaseException], ...]
 
@@ -23,8 +24,8 @@ def _max_wait(value: Duration) -> float:
     return seconds(value, "Retry.max_wait")
 
 
-@attrs.frozen
-class Retry:
+@attrs.frozen(eq=False, repr=False)
+class Retry(Value):
     """How a step is tried again inside itself: ``step.options(retry=Retry(attempts=5))``.
 
     Args:

@@ -10,9 +10,7 @@ import pathlib
 import typing
 import uuid
 from collections.abc import Callable, Mapping
-from typing import Any, Final
-
-import attrs
+from typing import Any, Final, NamedTuple
 
 from durably.codec.forms import Form
 from durably.codec.messages import Problem, Unsupported, clip, show
@@ -64,8 +62,7 @@ def _as_float(value: int) -> float | None:
 # --- The standard library's ------------------------------------------------------------------
 
 
-@attrs.frozen
-class _Leaf:
+class _Leaf(NamedTuple):
     """How the values of one type of the standard library are written."""
 
     expected: str

@@ -6,9 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
-
-import attrs
+from typing import Any, NamedTuple, TypeVar
 
 from durably.clock import Clock
 from durably.errors import DatabaseError
@@ -23,8 +21,7 @@ log = logging.getLogger("durably")
 T = TypeVar("T")
 
 
-@attrs.frozen
-class _Registration:
+class _Registration(NamedTuple):
     """The number of the row, and the lock."""
 
     owner: int

@@ -1,4 +1,4 @@
-"""Ids of runs and owners: ULIDs, that is the millisecond and eighty random bits as 26 characters.
+"""Ids of runs and owners: ULIDs, that is a millisecond and eighty random bits as 26 characters.
 
 Own code, because all that is needed of the format is on this page, and because an id is made for
 every run: the packages that offer ULIDs take microseconds for each and cost a process that imports
@@ -17,17 +17,20 @@ from durably.clock import Clock
 # as the numbers do that they stand for.
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
-_RANDOM_BYTES: Final = 10
-# The last four characters, which are all that changes between most ids of one millisecond.
-_TAIL_BITS: Final = 20
-_HEAD_LENGTH: Final = 22
+_WHEN_LENGTH: Final = 10  # of the millisecond, 48 bits
+_SERIAL_LENGTH: Final = 16
+_SERIAL_BITS: Final = 5 * _SERIAL_LENGTH
+# The end of the serial, which is all that differs between most ids of one millisecond.
+_TAIL_LENGTH: Final = 4
+_TAIL_BITS: Final = 5 * _TAIL_LENGTH
 
 
 class Ids:
     """Makes ids that are unique everywhere and sort in the order in which they were made here.
 
-    The first id of a millisecond has random bits from the kernel, the next ones count on from
-    there. While the clock stands before the newest id, as when it was set back, they count on too.
+    The random bits are drawn from the kernel once, and each id counts on from there. To ask the
+    kernel for every id would give up the GIL each time, and wait for it while other threads burn
+    Python. An id made after the clock was set back has the newest millisecond there was.
 
     Usable from any thread, and by one process alone: a forked child makes its own, as it does an
     engine, lest both count on from the same id.
@@ -37,7 +40,9 @@ class Ids:
         self._clock = clock
         self._lock = threading.Lock()  # guards all below
         self._millisecond = -1
-        self._newest = 0
+        self._when = ""
+        # The highest bit is left to be counted into: a serial that began anew would not sort.
+        self._serial = int.from_bytes(os.urandom(_SERIAL_BITS // 8)) >> 1
         self._head = -1
         self._head_text = ""
 
@@ -46,21 +51,23 @@ class Ids:
         # A clock before 1970 has no place in the format.
         millisecond = max(0, self._clock.now_us() // 1000)
         with self._lock:
+            # Each text before the number that it is kept by: a Ctrl-C may land in between.
             if millisecond > self._millisecond:
-                random = int.from_bytes(os.urandom(_RANDOM_BYTES))
-                # In this order: a Ctrl-C in between must leave no millisecond without its bits.
-                self._newest = millisecond << 8 * _RANDOM_BYTES | random
+                self._when = _base32(millisecond, _WHEN_LENGTH)
                 self._millisecond = millisecond
-            else:
-                self._newest += 1
-            head = self._newest >> _TAIL_BITS
+            self._serial = serial = self._serial + 1
+            head = serial >> _TAIL_BITS
             if head != self._head:
-                self._head_text = _base32(head, _HEAD_LENGTH)
+                self._head_text = _base32(head, _SERIAL_LENGTH - _TAIL_LENGTH)
                 self._head = head
-            tail = self._newest
+            # Written out: a loop over four characters would take as long as all else here.
             return (
-                f"{self._head_text}{_ALPHABET[tail >> 15 & 31]}{_ALPHABET[tail >> 10 & 31]}"
-                f"{_ALPHABET[tail >> 5 & 31]}{_ALPHABET[tail & 31]}"
+                self._when
+                + self._head_text
+                + _ALPHABET[serial >> 15 & 31]
+                + _ALPHABET[serial >> 10 & 31]
+                + _ALPHABET[serial >> 5 & 31]
+                + _ALPHABET[serial & 31]
             )
 
 

@@ -30,10 +30,15 @@ def test_an_id_begins_with_its_millisecond() -> None:
     assert Ids(FakeClock(1_469_918_176_385_999)).new().startswith("01ARYZ6S41")
 
 
-def test_the_rest_is_random_and_from_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All eighty bits are what ``os.urandom`` gives, so no two processes repeat them."""
+def test_the_rest_counts_on_from_what_the_kernel_gave(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It begins at 79 bits of ``os.urandom``, so no two processes repeat each other's."""
     monkeypatch.setattr(os, "urandom", lambda count: bytes(range(1, count + 1)))
-    assert number_of(Ids(FakeClock(0)).new()) == int.from_bytes(bytes(range(1, 11)), "big")
+    first = int.from_bytes(bytes(range(1, 11)), "big") // 2 + 1
+    clock = FakeClock(0)
+    ids = Ids(clock)
+    assert [number_of(ids.new()) for _ in range(3)] == [first, first + 1, first + 2]
+    clock.advance(0.001)
+    assert number_of(ids.new()) == 2**80 + first + 3
 
 
 @given(st.lists(st.integers(-(10**6), LAST_US), min_size=1, max_size=20))
@@ -50,7 +55,7 @@ def test_ids_sort_in_the_order_in_which_they_were_made(readings: list[int]) -> N
     assert [number_of(id_) for id_ in made] == sorted(number_of(id_) for id_ in made)
 
 
-@pytest.mark.parametrize("drawn", [b"\xff" * 10, b"\x00" * 7 + b"\x0f\xff\xff"])
+@pytest.mark.parametrize("drawn", [b"\xff" * 10, b"\x00" * 7 + b"\x1f\xff\xfd"])
 def test_counting_on_carries(drawn: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the last number of a place comes the next place."""
     monkeypatch.setattr(os, "urandom", lambda _: drawn)

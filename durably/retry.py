@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from math import inf
 from typing import Any
 
 import attrs
 
+from durably.clock import jittered
 from durably.errors import ValidationError
 from durably.settings import Duration, seconds
 from durably.shown import shown
@@ -90,6 +90,4 @@ def wait_s(retry: Retry, failures: int) -> float:
         wait = min(retry.wait * retry.backoff ** (failures - 1), retry.max_wait)
     except OverflowError:
         wait = retry.max_wait if retry.wait else 0.0
-    if retry.jitter:
-        wait *= random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, keeps no secret
-    return wait
+    return jittered(wait) if retry.jitter else wait

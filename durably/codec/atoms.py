@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+import binascii
 import datetime as dt
 import decimal
 import enum
@@ -114,11 +114,11 @@ def _read_timedelta(seconds: float | str) -> dt.timedelta:
 
 
 def _write_bytes(value: bytes | bytearray) -> str:
-    return base64.b64encode(value).decode("ascii")
+    return binascii.b2a_base64(value, newline=False).decode("ascii")
 
 
 def _read_bytes(text: str) -> bytes:
-    return base64.b64decode(text.encode("ascii"), validate=True)
+    return binascii.a2b_base64(text.encode("ascii"), strict_mode=True)
 
 
 _LEAVES: Final[Mapping[type, _Leaf]] = {

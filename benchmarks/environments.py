@@ -46,7 +46,7 @@ class Environment:
 
 def own() -> Environment:
     """This interpreter, with durably as it is in this checkout."""
-    names = ["apsw", "attrs", "cattrs", "python-ulid"]
+    names = ["apsw", "attrs", "cattrs"]
     return Environment(sys.executable, _versions_of(sys.executable, names))
 
 

@@ -11,9 +11,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, ParamSpec, Protocol, TypeVar
-
-import attrs
+from typing import Any, Final, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from durably.clock import Clock
 from durably.codec import Codec
@@ -53,8 +51,7 @@ class Buffers(Protocol):
         """The run has new progress."""
 
 
-@attrs.frozen(kw_only=True)
-class Services:
+class Services(NamedTuple):
     """What the execution of a run needs of its engine."""
 
     database: Database

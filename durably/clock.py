@@ -44,6 +44,15 @@ class Clock:
         return event.is_set()
 
 
+def jittered(wait_s: float) -> float:
+    """Between half of *wait_s* and all of it, so that those who wait for one thing part.
+
+    By the nanoseconds at which each of them asks. Better random numbers would not part them
+    better, and the module that makes those takes as long to import as six of durably's.
+    """
+    return wait_s * (0.5 + time.perf_counter_ns() % 1000 / 1998)
+
+
 def to_datetime(us: int) -> datetime:
     """The aware UTC instant *us* microseconds after the epoch."""
     return _EPOCH + timedelta(microseconds=us)

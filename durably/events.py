@@ -16,12 +16,13 @@ from durably.clock import Clock, to_datetime
 from durably.errors import ValidationError
 from durably.models import ErrorInfo, LogLevel, Progress
 from durably.shown import shown
+from durably.values import Value
 
 log = logging.getLogger("durably")
 
 
-@attrs.frozen(kw_only=True)
-class Event:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Event(Value):
     """Something that happened, told after the change was committed.
 
     ``type`` names it, ``sequence`` rises strictly within one engine, ``timestamp`` is an
@@ -36,7 +37,7 @@ class Event:
     sequence: int
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class RunEvent(Event):
     """An event of one run."""
 
@@ -45,7 +46,7 @@ class RunEvent(Event):
     labels: dict[str, str]
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class RunTriggered(RunEvent):
     """A run was created."""
 
@@ -53,7 +54,7 @@ class RunTriggered(RunEvent):
     payload: Any = attrs.field(repr=False)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class RunCoalesced(RunEvent):
     """A trigger was answered with a run that is pending already."""
 
@@ -61,7 +62,7 @@ class RunCoalesced(RunEvent):
     skipped_payload: Any = attrs.field(repr=False)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class RunStarted(RunEvent):
     """This engine has claimed the run and starts its job."""
 
@@ -70,7 +71,7 @@ class RunStarted(RunEvent):
     attempt: int
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class RunProgressed(RunEvent):
     """The job has reported progress; calls in quick succession may be thinned out."""
 
@@ -78,7 +79,7 @@ class RunProgressed(RunEvent):
     progress: Progress
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class RunCompleted(RunEvent):
     """The job has returned and its output is stored."""
 
@@ -87,7 +88,7 @@ class RunCompleted(RunEvent):
     duration: float
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class RunFailed(RunEvent):
     """The job has raised."""
 
@@ -97,28 +98,31 @@ class RunFailed(RunEvent):
     duration: float
 
 
-@attrs.frozen(kw_only=True)
 class RunCancelledEvent(RunEvent):
     """The run was cancelled through this engine."""
+
+    __slots__ = ()
 
     type: ClassVar[str] = "run:cancel"
 
 
-@attrs.frozen(kw_only=True)
 class RunRetried(RunEvent):
     """A failed or cancelled run was put back to pending."""
+
+    __slots__ = ()
 
     type: ClassVar[str] = "run:retry"
 
 
-@attrs.frozen(kw_only=True)
 class RunDeleted(RunEvent):
     """A terminal run was deleted with all that belongs to it."""
+
+    __slots__ = ()
 
     type: ClassVar[str] = "run:delete"
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class RunRecovered(RunEvent):
     """The reaper put the run back to pending; ``reason`` is ``"dead"`` or ``"stale"``."""
 
@@ -126,14 +130,15 @@ class RunRecovered(RunEvent):
     reason: str
 
 
-@attrs.frozen(kw_only=True)
 class RunInterruptedEvent(RunEvent):
     """This engine stopped the run at a step boundary and put it back to pending."""
+
+    __slots__ = ()
 
     type: ClassVar[str] = "run:interrupt"
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class StepEvent(RunEvent):
     """An event of one step."""
 
@@ -141,21 +146,23 @@ class StepEvent(RunEvent):
     step_index: int
 
 
-@attrs.frozen(kw_only=True)
 class StepStarted(StepEvent):
     """The step's function is about to be called."""
+
+    __slots__ = ()
 
     type: ClassVar[str] = "step:start"
 
 
-@attrs.frozen(kw_only=True)
 class StepSkipped(StepEvent):
     """The step was answered from its checkpoint."""
+
+    __slots__ = ()
 
     type: ClassVar[str] = "step:skip"
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class StepCompleted(StepEvent):
     """The step's result is stored; ``duration`` in seconds."""
 
@@ -164,7 +171,7 @@ class StepCompleted(StepEvent):
     duration: float
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class StepFailed(StepEvent):
     """The step's function has raised, or its result has no stored form."""
 
@@ -172,14 +179,15 @@ class StepFailed(StepEvent):
     error: ErrorInfo
 
 
-@attrs.frozen(kw_only=True)
 class StepCancelled(StepEvent):
     """The step ended after its run was cancelled or taken over; its result is not stored."""
+
+    __slots__ = ()
 
     type: ClassVar[str] = "step:cancel"
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class LogWritten(RunEvent):
     """The job wrote a structured log line."""
 
@@ -190,7 +198,7 @@ class LogWritten(RunEvent):
     step_name: str | None
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class WorkerError(Event):
     """Something in durably's own threads went wrong and will be tried again."""
 

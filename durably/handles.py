@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Generic, TypeVar
 
 import attrs
-from ulid import ULID
 
 from durably.active import ActiveRun
 from durably.clock import Clock
 from durably.codec import Codec
 from durably.errors import SerializationError, ValidationError
 from durably.events import Emitter, RunCoalesced, RunRetried, RunTriggered
+from durably.ids import Ids
 from durably.interrupts import held_back
 from durably.jobs import Job, Registry, payload_type, takes_payload
 from durably.models import Run
@@ -26,6 +26,7 @@ from durably.store import runs
 from durably.store.changes import ChangeFeed
 from durably.store.database import Database
 from durably.store.runs import Enqueued, NewRun
+from durably.values import Value
 from durably.waiting import OnLog, OnProgress, Waiter
 from durably.worker.supervisor import Supervisor
 
@@ -35,8 +36,8 @@ R = TypeVar("R")
 _LABEL_KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
 
 
-@attrs.frozen
-class Trigger(Generic[P]):
+@attrs.frozen(eq=False, repr=False)
+class Trigger(Value, Generic[P]):
     """One item of ``batch_trigger`` with options of its own.
 
     Args:
@@ -76,6 +77,7 @@ class Triggering:
         self._emitter = emitter
         self._changes = changes
         self._clock = clock
+        self._ids = Ids(clock)
         self.registry = registry
         self.reader = reader
         self.waiter = waiter
@@ -162,7 +164,7 @@ class Triggering:
         idempotency_key = _key(trigger.idempotency_key, "idempotency_key")
         concurrency_key = _key(trigger.concurrency_key, "concurrency_key")
         return NewRun(
-            id=str(ULID()),
+            id=self._ids.new(),
             job_name=job.name,
             payload=self._payload(job, trigger.payload, what),
             labels=_labels(trigger.labels),

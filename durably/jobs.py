@@ -16,6 +16,7 @@ from durably.errors import ConflictError, NotFoundError, ValidationError
 from durably.names import check_name
 from durably.shown import shown
 from durably.steps import StepContext
+from durably.values import Value
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -24,8 +25,8 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 LONGEST_JOB_NAME = 200
 
 
-@attrs.frozen
-class Job(Generic[P, R]):
+@attrs.frozen(eq=False, repr=False)
+class Job(Value, Generic[P, R]):
     """A function of named steps, with its name and types.
 
     Calling it calls the function, so that it can be tested alone.

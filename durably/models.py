@@ -9,6 +9,8 @@ from typing import Any, Final, Generic, Literal, TypeVar
 
 import attrs
 
+from durably.values import Value
+
 P = TypeVar("P")
 R = TypeVar("R")
 
@@ -37,8 +39,8 @@ class RunStatus(StrEnum):
 TERMINAL: Final = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED})
 
 
-@attrs.frozen
-class Progress:
+@attrs.frozen(eq=False, repr=False)
+class Progress(Value):
     """How far a run has come, in units of the job's own.
 
     .. versionadded:: 0.1.0
@@ -49,8 +51,8 @@ class Progress:
     message: str | None = None
 
 
-@attrs.frozen
-class ErrorInfo:
+@attrs.frozen(eq=False, repr=False)
+class ErrorInfo(Value):
     """An exception as it was recorded; ``str()`` gives ``type: message``.
 
     ``type`` is ``ValueError`` for builtins, ``package.module.Qualified.Name`` for others.
@@ -90,8 +92,8 @@ def _shortened(text: str) -> str:
     return f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"
 
 
-@attrs.frozen(kw_only=True)
-class Run(Generic[P, R]):
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Run(Value, Generic[P, R]):
     """One execution of a job, as it stood when it was read.
 
     ``payload`` and ``output`` have the job's types where the job is registered in
@@ -158,8 +160,8 @@ def duration_of(started: datetime | None, completed: datetime | None) -> float |
     return max(0.0, (completed - started).total_seconds())
 
 
-@attrs.frozen(kw_only=True)
-class StepRecord:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class StepRecord(Value):
     """What is stored of one step; ``output`` is JSON-like data.
 
     ``index`` counts from 0, ``attempt`` is that of the run which stored the record, and the times
@@ -178,8 +180,8 @@ class StepRecord:
     attempt: int
 
 
-@attrs.frozen(kw_only=True)
-class LogEntry:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class LogEntry(Value):
     """One structured log line of a run; ``step_name`` is ``None`` outside of steps.
 
     .. versionadded:: 0.1.0

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import random
 from math import inf
 from typing import Any
 
 import attrs
 
+from durably.clock import jittered
 from durably.errors import ValidationError
 from durably.settings import Duration, seconds
 from durably.shown import shown
+from durably.values import Value
 
 ExceptionTypes = type[BaseException] | tuple[type[BaseException], ...]
 
@@ -23,8 +24,8 @@ def _max_wait(value: Duration) -> float:
     return seconds(value, "Retry.max_wait")
 
 
-@attrs.frozen
-class Retry:
+@attrs.frozen(eq=False, repr=False)
+class Retry(Value):
     """How a step is tried again inside itself: ``step.options(retry=Retry(attempts=5))``.
 
     Args:
@@ -89,6 +90,4 @@ def wait_s(retry: Retry, failures: int) -> float:
         wait = min(retry.wait * retry.backoff ** (failures - 1), retry.max_wait)
     except OverflowError:
         wait = retry.max_wait if retry.wait else 0.0
-    if retry.jitter:
-        wait *= random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, keeps no secret
-    return wait
+    return jittered(wait) if retry.jitter else wait

@@ -13,6 +13,7 @@ import attrs
 
 from durably.errors import ValidationError
 from durably.shown import shown
+from durably.values import Value
 
 Synchronous = Literal["full", "normal"]
 Duration = float | timedelta
@@ -102,8 +103,8 @@ def _retain_runs(value: timedelta | str | None) -> timedelta | None:
     return None if value is None else age(value, "retain_runs")
 
 
-@attrs.frozen(kw_only=True)
-class Settings:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Settings(Value):
     """What an engine was opened with, checked. Durations in seconds."""
 
     max_workers: int = attrs.field(default=4)

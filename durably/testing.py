@@ -7,10 +7,11 @@ import os
 import attrs
 
 from durably.store.check import findings
+from durably.values import Value
 
 
-@attrs.frozen
-class Finding:
+@attrs.frozen(eq=False, repr=False)
+class Finding(Value):
     """One thing that is wrong with a database; ``str()`` gives ``problem: where``.
 
     Attributes:

@@ -94,16 +94,23 @@ class LogTap:
         self._unsubscribe()
 
 
-@attrs.define(kw_only=True)
 class Watch:
     """What one waiter has seen so far, and whom it tells."""
 
-    on_progress: OnProgress | None
-    on_log: OnLog | None
-    tap: LogTap | None
-    newest_log: int
-    progress: str | None = None
-    known: Progress | None = None
+    def __init__(
+        self,
+        *,
+        on_progress: OnProgress | None,
+        on_log: OnLog | None,
+        tap: LogTap | None,
+        newest_log: int,
+    ) -> None:
+        self.on_progress = on_progress
+        self.on_log = on_log
+        self.tap = tap
+        self.newest_log = newest_log
+        self.progress: str | None = None
+        self.known: Progress | None = None
 
     def close(self) -> None:
         """Stop collecting."""

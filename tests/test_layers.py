@@ -15,8 +15,9 @@ PACKAGE = Path(durably.__file__).parent
 
 # Lowest first. A module imports only from lines above its own in this list.
 LAYERS: list[tuple[str, ...]] = [
-    ("errors", "forking", "interrupts", "shown"),
+    ("errors", "forking", "interrupts", "shown", "values"),
     ("clock",),
+    ("ids",),
     ("models",),
     ("codec.messages", "codec.text"),
     ("codec.kinds", "codec.plain"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+import binascii
 import datetime as dt
 import decimal
 import enum
@@ -10,9 +10,7 @@ import pathlib
 import typing
 import uuid
 from collections.abc import Callable, Mapping
-from typing import Any, Final
-
-import attrs
+from typing import Any, Final, NamedTuple
 
 from durably.codec.forms import Form
 from durably.codec.messages import Problem, Unsupported, clip, show
@@ -64,8 +62,7 @@ def _as_float(value: int) -> float | None:
 # --- The standard library's ------------------------------------------------------------------
 
 
-@attrs.frozen
-class _Leaf:
+class _Leaf(NamedTuple):
     """How the values of one type of the standard library are written."""
 
     expected: str
@@ -117,11 +114,11 @@ def _read_timedelta(seconds: float | str) -> dt.timedelta:
 
 
 def _write_bytes(value: bytes | bytearray) -> str:
-    return base64.b64encode(value).decode("ascii")
+    return binascii.b2a_base64(value, newline=False).decode("ascii")
 
 
 def _read_bytes(text: str) -> bytes:
-    return base64.b64decode(text.encode("ascii"), validate=True)
+    return binascii.a2b_base64(text.encode("ascii"), strict_mode=True)
 
 
 _LEAVES: Final[Mapping[type, _Leaf]] = {

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
-import attrs
 import cattrs
 
 from durably.codec.kinds import UNTYPED
@@ -61,8 +60,7 @@ class Form:
         return Misfit(value if data is None else data, self.mismatch(value))
 
 
-@attrs.frozen
-class Field:
+class Field(NamedTuple):
     """A field of a class, or a key of a TypedDict."""
 
     name: str

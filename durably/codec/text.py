@@ -16,8 +16,9 @@ _decode: Final = json.JSONDecoder().raw_decode
 # that stand side by side in a str would be read back as that one character. In a text that
 # begins with a space, there is one more NUL between such neighbours than in the value.
 _MARK: Final = " "
-_SPLIT: Final = re.compile("([\ud800-\udbff]\x00*)(?=[\udc00-\udfff])")
-_JOIN: Final = re.compile("([\ud800-\udbff])\x00(\x00*)(?=[\udc00-\udfff])")
+# Compiled when first needed, for an emoji at the earliest: it takes as long as importing a module.
+_SPLIT: Final = "([\ud800-\udbff]\x00*)(?=[\udc00-\udfff])"
+_JOIN: Final = "([\ud800-\udbff])\x00(\x00*)(?=[\udc00-\udfff])"
 
 
 def dump(data: Any) -> str:
@@ -28,7 +29,7 @@ def dump(data: Any) -> str:
         text = _write_slowly(data)
     # Emoji have escaped surrogates in the text too; only the data can tell.
     if "\\ud" in text:
-        marked = _each_text(data, lambda text: _SPLIT.sub("\\1\x00", text))
+        marked = _each_text(data, lambda text: re.sub(_SPLIT, "\\1\x00", text))
         if marked != data:
             return _MARK + _write_slowly(marked)
     return text
@@ -54,7 +55,7 @@ def load(text: str) -> Any:
     except ValueError:  # an integer of more digits than Python converts
         data = json.loads(text, parse_int=from_digits)
     if text.startswith(_MARK):
-        return _each_text(data, lambda text: _JOIN.sub("\\1\\2", text))
+        return _each_text(data, lambda text: re.sub(_JOIN, "\\1\\2", text))
     return data
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import random
 import struct
 import sys
 import threading
 from typing import TYPE_CHECKING, Final
 
+from durably.clock import Clock, jittered
 from durably.errors import DatabaseError
 from durably.forking import no_fork, watch_forks
 from durably.store.guard import CLOEXEC, close_quietly
@@ -24,8 +24,6 @@ if sys.platform != "win32":
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from durably.clock import Clock
 
 # The longest pause between two looks at a mutex that is taken, and the shortest.
 _LONGEST_PAUSE_S: Final = 0.002
@@ -214,8 +212,7 @@ class WriterMutex:
                 return False
             self._leave_note(now_s)
             # Jittered, so that two who wait for a third do not keep meeting.
-            jittered_s = pause_s * random.uniform(0.5, 1.0)  # noqa: S311
-            self._clock.wait(self._never, min(left_s, jittered_s))
+            self._clock.wait(self._never, min(left_s, jittered(pause_s)))
             if self._try_slowly():
                 self._looked_at_s = self._clock.monotonic()
                 return True

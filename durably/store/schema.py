@@ -170,7 +170,8 @@ def migrate(
             version = version_of(db, path, steps)
             if version < len(steps):
                 # Fetched to the end: APSW stops at the first statement that returns a row.
-                db.execute(steps[version]).fetchall()
+                # Not cached: no script is executed again, and its statements are 100 kB.
+                db.execute(steps[version], can_cache=False).fetchall()
                 db.pragma("application_id", APPLICATION_ID)
                 db.pragma("user_version", version + 1)
             db.execute("COMMIT")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 
@@ -31,8 +31,7 @@ from durably.worker.flusher import Flusher
 ClaimNext = Callable[[], Claim | None]
 
 
-@attrs.frozen
-class _Outcome:
+class _Outcome(NamedTuple):
     """How a job came back: exactly one of these, or neither for a run that goes back."""
 
     output: Any = None

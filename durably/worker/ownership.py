@@ -6,13 +6,11 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
-
-import attrs
-from ulid import ULID
+from typing import Any, NamedTuple, TypeVar
 
 from durably.clock import Clock
 from durably.errors import DatabaseError
+from durably.ids import Ids
 from durably.store import owners
 from durably.store.database import Database
 from durably.worker import liveness
@@ -23,8 +21,7 @@ log = logging.getLogger("durably")
 T = TypeVar("T")
 
 
-@attrs.frozen
-class _Registration:
+class _Registration(NamedTuple):
     """The number of the row, and the lock."""
 
     owner: int
@@ -37,6 +34,7 @@ class Ownership:
     def __init__(self, database: Database, clock: Clock, heartbeat_interval_s: float) -> None:
         self._database = database
         self._clock = clock
+        self._ids = Ids(clock)
         self._heartbeat_interval_us = max(1, int(heartbeat_interval_s * 1e6))
         self._lock = threading.Lock()  # serialises registering
         self._registration: _Registration | None = None
@@ -63,7 +61,7 @@ class Ownership:
             self._registration = self._registered()
 
     def _registered(self) -> _Registration:
-        token = str(ULID())
+        token = self._ids.new()
         # The lock first: a row whose lock is free belongs to the dead.
         lock = OwnerLock.acquire(self._database.path, token)
         try:

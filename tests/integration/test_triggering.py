@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+import re
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -14,7 +15,6 @@ import attrs
 import pytest
 from held import finish, other
 from naming import plainly
-from ulid import ULID
 
 import durably
 
@@ -68,7 +68,7 @@ def test_a_triggered_run_tells_all_that_is_known_of_it(app: durably.Durably) -> 
         Order("nut", 3), idempotency_key="i", concurrency_key="c", labels={"team": "a"}
     )
 
-    assert str(ULID.from_str(run.id)) == run.id
+    assert re.fullmatch(r"[0-7][0-9A-HJKMNP-TV-Z]{25}", run.id)  # a ULID
     assert run.created_at.utcoffset() == timedelta(0)
     assert run == durably.Run(
         id=run.id,

@@ -1,0 +1,48 @@
+"""What the attrs classes of this package share: how they compare, hash and show themselves.
+
+attrs writes these methods anew for each class, as source text that is compiled whenever the class
+is imported. With them that is half a millisecond a class, without them a fifth of one, and there
+are thirty.
+"""
+
+from __future__ import annotations
+
+from reprlib import recursive_repr
+from typing import cast
+
+import attrs
+
+
+class Value:
+    """Base of attrs classes made with ``eq=False, repr=False``: as if attrs had written both.
+
+    A subclass that adds no field need not be decorated again.
+    """
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        if other.__class__ is not self.__class__:
+            return NotImplemented
+        # Not as tuples, for which a thing is equal to itself, even a NaN.
+        return all(getattr(self, name) == getattr(other, name) for name in _compared(self))
+
+    def __hash__(self) -> int:
+        return hash((self.__class__, *(getattr(self, name) for name in _compared(self))))
+
+    @recursive_repr()
+    def __repr__(self) -> str:
+        fields = [field for field in _fields(self) if field.repr]
+        shown = ", ".join(f"{field.name}={getattr(self, field.name)!r}" for field in fields)
+        return f"{self.__class__.__qualname__.rpartition('>.')[2]}({shown})"
+
+
+def _fields(value: Value) -> tuple[attrs.Attribute[object], ...]:
+    # Every class below is one of attrs, which this base cannot say of itself.
+    cls = cast("type[attrs.AttrsInstance]", value.__class__)
+    fields: tuple[attrs.Attribute[object], ...] = attrs.fields(cls)
+    return fields
+
+
+def _compared(value: Value) -> list[str]:
+    return [field.name for field in _fields(value) if field.eq]

@@ -1,0 +1,82 @@
+"""What ``import durably`` costs beside apsw, attrs and cattrs, in terms that no machine changes.
+
+How long it takes is measured by ``benchmarks/``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import subprocess
+import sys
+
+import attrs
+
+import durably
+from durably.values import Value
+
+# What attrs and cattrs import themselves is no cost of durably's; on each Python it is a little
+# different.
+DEPENDENCIES = "apsw, attrs, cattrs, typing_extensions"
+
+# Each is slow to import or large, or brings others that are.
+HEAVY = {
+    "asyncio",
+    "base64",
+    "concurrent.futures.process",
+    "email",
+    "hashlib",
+    "http",
+    "importlib.metadata",
+    "importlib.resources",
+    "multiprocessing",
+    "pickle",
+    "random",
+    "shutil",
+    "socket",
+    "sqlite3",
+    "ssl",
+    "statistics",
+    "subprocess",
+    "tempfile",
+    "unittest",
+    "urllib.request",
+    "xml",
+    "zipfile",
+}
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The modules that a fresh interpreter has after a statement."""
+    code = f"import sys\n{statement}\nprint(*sys.modules)"
+    command = [sys.executable, "-I", "-c", code]
+    return set(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+
+
+def test_importing_durably_brings_nothing_heavy() -> None:
+    """Of the standard library it brings small modules, and of other packages its dependencies."""
+    brought = loaded_by("import durably") - loaded_by(f"import {DEPENDENCIES}")
+
+    assert "durably.engine" in brought
+    assert not brought & HEAVY
+    packages = {name.partition(".")[0] for name in brought}
+    assert packages - sys.stdlib_module_names == {"durably"}
+
+
+def test_attrs_writes_no_method_that_a_base_class_has() -> None:
+    """Comparing, hashing and showing is compiled once, not at each import for each class."""
+    names = [module.name for module in pkgutil.walk_packages(durably.__path__, "durably.")]
+    modules = [importlib.import_module(name) for name in names if not name.endswith("__main__")]
+    classes = {
+        value
+        for module in modules
+        for value in vars(module).values()
+        if isinstance(value, type) and value.__module__.startswith("durably.") and attrs.has(value)
+    }
+
+    assert {durably.Run, durably.Event, durably.Job, durably.Retry, durably.Trigger} <= classes
+    for cls in classes:
+        assert issubclass(cls, Value), cls
+        assert cls.__eq__ is Value.__eq__, cls
+        written = {cls.__repr__, cls.__hash__} - {Value.__repr__, Value.__hash__}
+        assert all(method.__code__.co_filename.endswith(".py") for method in written), cls

@@ -130,7 +130,8 @@ class Triggering:
                 elif claim is not None:
                     self._supervisor.return_slot()
                 if active is None or active.id != new.id:
-                    self._changes.offer()
+                    # It waits in line. Asked only now: who frees a slot from here on looks.
+                    self._supervisor.offer_if_free()
 
     def trigger_all(self, job: Job[Any, Any], triggers: list[Trigger[Any]]) -> list[Run[Any, Any]]:
         """Store all triggers in one transaction, or none."""

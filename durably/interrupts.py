@@ -12,12 +12,17 @@ threads all of this does nothing.
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Final, TypeVar
+
+try:
+    # Those of ``signal`` make enum members of what they give, which takes microseconds a call.
+    from _signal import SIGINT, getsignal, signal  # type: ignore[import-not-found]
+except ImportError:  # not CPython
+    from signal import SIGINT, getsignal, signal
 
 T = TypeVar("T")
 Handler = Callable[[int, FrameType | None], Any]
@@ -49,7 +54,7 @@ class held_back:  # noqa: N801 - reads as a verb in a with statement
         self._previous = None
         if not is_interruptible():
             return self
-        handler = signal.getsignal(signal.SIGINT)
+        handler = getsignal(SIGINT)
         outer = getattr(handler, "__self__", None)
         if isinstance(outer, held_back):
             return outer
@@ -72,7 +77,7 @@ class held_back:  # noqa: N801 - reads as a verb in a with statement
         """Let come what was held back, if this is the object of an outermost block."""
         noted_s, self._noted_s = self._noted_s, None
         if noted_s is not None and self._previous is not None:
-            self._previous(signal.SIGINT, None)
+            self._previous(SIGINT, None)
 
     def let_through(self, call: Callable[[], T]) -> T:
         """Call what is the user's own code, with the signal as the user has set it."""
@@ -84,7 +89,7 @@ class held_back:  # noqa: N801 - reads as a verb in a with statement
             return call()
         finally:
             # Unless the call has set another one, which is to stay.
-            if signal.getsignal(signal.SIGINT) == self._previous:
+            if getsignal(SIGINT) == self._previous:
                 self._install()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -96,14 +101,14 @@ class held_back:  # noqa: N801 - reads as a verb in a with statement
 
     def _install(self) -> None:
         try:
-            signal.signal(signal.SIGINT, self._on_signal)
+            signal(SIGINT, self._on_signal)
         except ValueError:
             # The main thread of a subinterpreter, in which no signal is ever handled.
             self._previous = None
 
     def _restore(self) -> None:
-        if signal.getsignal(signal.SIGINT) == self._on_signal:
-            signal.signal(signal.SIGINT, self._previous)
+        if getsignal(SIGINT) == self._on_signal:
+            signal(SIGINT, self._previous)
 
 
 def is_interruptible() -> bool:

@@ -126,7 +126,7 @@ class _Ticket:
 
 
 def _let_go(done: list[_Ticket]) -> None:
-    if len(done) > 1:
+    if done:
         for ticket in done:
             ticket.open_gate()
 
@@ -189,15 +189,28 @@ class Writer:
                         and not self._batch
                         and getattr(operation, "is_single_statement", False)
                     ):
-                        return self._execute_directly(operation, args, kwargs)  # type: ignore[no-any-return]  # as below
+                        result = self._execute_directly(operation, args, kwargs)
+                        if self._queue:
+                            _let_go(self._lead(None))
+                        return result  # type: ignore[no-any-return]  # as below
                     ticket = _Ticket(operation, args, kwargs)
-                    done = self._lead(ticket)
+                    done = self._lead_once_more(self._lead(ticket))
             finally:
                 self._call_next()
             _let_go(done)
         if ticket.error is not None:
             raise ticket.error
         return ticket.result  # type: ignore[no-any-return]  # the queue is mixed
+
+    def _lead_once_more(self, done: list[_Ticket]) -> list[_Ticket]:
+        """Let *done* go, and execute what has been queued meanwhile, if anything; give that.
+
+        To wake a thread that leads next takes as long as a small commit.
+        """
+        if not self._queue:
+            return done
+        _let_go(done)
+        return self._lead(None)
 
     def _wait_for_turn(self, ticket: _Ticket) -> None:
         """Queue an operation, and wait until it is done or execute it with all that are queued."""
@@ -210,7 +223,7 @@ class Writer:
                 done: list[_Ticket] = []
                 with self._lock:
                     if not ticket.is_done:
-                        done = self._lead(ticket)
+                        done = self._lead_once_more(self._lead(ticket))
                 # First: who leads next waits for the disk while the others go on.
                 self._call_next()
                 _let_go(done)
@@ -261,11 +274,11 @@ class Writer:
         except ValueError:
             return
 
-    def _lead(self, own: _Ticket) -> list[_Ticket]:
+    def _lead(self, own: _Ticket | None) -> list[_Ticket]:
         """Execute what is queued, *own* too if it is not; give what is done, to be let go."""
         if self._batch:
             self._settle_interrupted()
-            if own.is_done:
+            if own is not None and own.is_done:
                 return []
         # The phase first: a batch must never be found together with the phase of the last one.
         self._phase = _Phase.EXECUTING
@@ -287,11 +300,11 @@ class Writer:
         self._batch = []
         return batch
 
-    def _take(self, own: _Ticket) -> list[_Ticket]:
+    def _take(self, own: _Ticket | None) -> list[_Ticket]:
         batch: list[_Ticket] = []
         while self._queue and len(batch) < MOST_AT_ONCE:
             batch.append(self._queue.popleft())
-        if own not in batch and own not in self._queue:
+        if own is not None and own not in batch and own not in self._queue:
             # Never queued; or taken by a thread that a Ctrl-C ended before it executed anything.
             if len(batch) == MOST_AT_ONCE:
                 self._queue.appendleft(batch.pop())
@@ -420,29 +433,15 @@ class Writer:
         db = self._db
         self._begin()
         self._reached("write")
-        is_shared = len(batch) > 1
-        for ticket in self._left_of_merging(batch):
-            needs_savepoint = is_shared and not ticket.is_single
-            if needs_savepoint:
-                db.execute("SAVEPOINT operation")
-            try:
-                ticket.result = ticket.operation(db, *ticket.args, **ticket.kwargs)
-            except Exception as exc:
-                # Disk full and I/O errors end the whole transaction, not just the
-                # operation; going on would commit half of the batch.
-                if isinstance(exc, apsw.Error) and (not is_shared or not db.in_transaction):
-                    raise
-                if isinstance(exc, apsw.Error):
-                    ticket.error = database_error(exc, self._path)
-                    ticket.error.__cause__ = exc
-                else:
-                    ticket.error = exc
-                if needs_savepoint:
-                    db.execute("ROLLBACK TO operation")
-            if needs_savepoint:
-                db.execute("RELEASE operation")
+        left = self._left_of_merging(batch)
+        # Nearly always all of them go through: the savepoints are for when one does not.
+        if len(batch) == 1:
+            self._execute_guarded(batch[0])
+        elif not self._execute_all(left):
+            for ticket in self._left_of_merging(batch):
+                self._execute_in_savepoint(ticket)
         self._reached("before commit")
-        if not is_shared and batch[0].error is not None:
+        if len(batch) == 1 and batch[0].error is not None:
             db.execute("ROLLBACK")
         else:
             self._phase = _Phase.COMMITTING
@@ -455,6 +454,47 @@ class Writer:
         for ticket in batch:
             ticket.is_done = True
         self._reached("committed")
+
+    def _execute_all(self, tickets: list[_Ticket]) -> bool:
+        """Execute operations in a transaction; if one is refused begin it anew and say so."""
+        db = self._db
+        try:
+            for ticket in tickets:
+                ticket.result = ticket.operation(db, *ticket.args, **ticket.kwargs)
+        except Exception as exc:
+            # Disk full and I/O errors end the whole transaction: so does the batch.
+            if isinstance(exc, apsw.Error) and not db.in_transaction:
+                raise
+            db.execute("ROLLBACK")
+            self._begin()
+            return False
+        return True
+
+    def _execute_in_savepoint(self, ticket: _Ticket) -> None:
+        """Execute an operation that shares its transaction, and undo it alone if it is refused."""
+        db = self._db
+        if ticket.is_single:
+            # Undone by SQLite itself.
+            self._execute_guarded(ticket, is_shared=True)
+            return
+        db.execute("SAVEPOINT operation")
+        self._execute_guarded(ticket, is_shared=True)
+        if ticket.error is not None:
+            db.execute("ROLLBACK TO operation")
+        db.execute("RELEASE operation")
+
+    def _execute_guarded(self, ticket: _Ticket, *, is_shared: bool = False) -> None:
+        db = self._db
+        try:
+            ticket.result = ticket.operation(db, *ticket.args, **ticket.kwargs)
+        except Exception as exc:
+            # Going on after what has ended the whole transaction would commit half of the batch.
+            if isinstance(exc, apsw.Error) and (not is_shared or not db.in_transaction):
+                raise
+            ticket.error = exc
+            if isinstance(exc, apsw.Error):
+                ticket.error = database_error(exc, self._path)
+                ticket.error.__cause__ = exc
 
     def _left_of_merging(self, batch: list[_Ticket]) -> list[_Ticket]:
         """Execute those of *batch* that can be executed in one statement; give the others."""

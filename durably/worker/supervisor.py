@@ -201,6 +201,11 @@ class Supervisor:
         """Give a slot back for which there was no run."""
         self._pool.return_slots(1)
 
+    def offer_if_free(self) -> None:
+        """Have the dispatcher look for a pending run now, or as soon as a slot is free."""
+        if self._pool.has_free_slot():
+            self._services.changes.offer()
+
     def enter(self, row: RunRow) -> ActiveRun:
         """Take in a run that was claimed for a slot: from now on it is known to be on its way."""
         return self._pool.enter(row)

@@ -512,7 +512,21 @@ def test_batch_is_bounded(bench: Bench) -> None:
     waiting = [_Ticket(put_merged, (f"n{n:03}",), {}) for n in range(MOST_AT_ONCE + 5)]
     bench.writer._queue.extend(waiting)
     assert bench.writer.run(put_merged, "own") == f"own of {MOST_AT_ONCE}"
-    left = [ticket for ticket in waiting if not ticket.is_done]
-    assert left == waiting[MOST_AT_ONCE - 1 :] == list(bench.writer._queue)
-    assert bench.writer.run(put_merged, "next") == f"next of {len(left) + 1}"
-    assert all(ticket.is_done for ticket in waiting)
+    sizes = [int(ticket.result.split()[-1]) for ticket in waiting]
+    assert sizes == [MOST_AT_ONCE] * (MOST_AT_ONCE - 1) + [6] * 6
+
+
+def test_who_has_committed_does_so_for_others_once(bench: Bench) -> None:
+    """What was queued meanwhile is executed at once, what comes after that by whoever queued it."""
+    second, third = (_Ticket(put_alone(name), (), {}) for name in ("second", "third"))
+    queue = bench.writer._queue
+
+    def first(db: apsw.Connection) -> str:
+        queue.append(second)
+        return put("first")(db)
+
+    second.operation = lambda db: (queue.append(third), put("second")(db))
+    assert bench.writer.run(first) == "first"
+    assert (second.is_done, third.is_done) == (True, False)
+    assert list(queue) == [third]
+    assert not third.gate.locked()

@@ -25,7 +25,7 @@ from durably.shown import shown, type_name
 from durably.store import runs
 from durably.store.changes import ChangeFeed
 from durably.store.database import Database
-from durably.store.runs import Enqueued, NewRun
+from durably.store.runs import Claim, Enqueued, NewRun, RunRow
 from durably.values import Value
 from durably.waiting import OnLog, OnProgress, Waiter
 from durably.worker.supervisor import Supervisor
@@ -90,17 +90,24 @@ class Triggering:
             # A listener may wait for the run, which must then not wait for the listener.
             if self._supervisor.takes_runs and not self._emitter.wants(RunTriggered):
                 return self._trigger_and_start(job, new)
-            enqueued = self._enqueue(new)
+            enqueued, _ = self._enqueue(new, None)
             try:
                 return self._tell(enqueued, job, new)
             finally:
                 # Only now: what is woken by it tells of the run's start after its trigger.
                 self._changes.offer()
 
-    def _enqueue(self, new: NewRun) -> Enqueued:
+    def _enqueue(self, new: NewRun, claim: Claim | None) -> tuple[Enqueued, RunRow | None]:
+        """Store a trigger, and claim the run that is first in line, if asked for."""
+        write, now_us = self._database.write, self._clock.now_us()
         is_plain = new.idempotency_key is None and not new.coalesce
-        operation = runs.enqueue_plain if is_plain else runs.enqueue
-        return self._database.write(operation, new, self._clock.now_us())
+        if claim is None:
+            return write(runs.enqueue_plain if is_plain else runs.enqueue, new, now_us), None
+        if is_plain and new.concurrency_key is None:
+            started = write(runs.start, new, now_us, claim)
+            if started is not None:
+                return started
+        return write(runs.enqueue_and_claim, new, now_us, claim)
 
     def _trigger_and_start(self, job: Job[Any, Any], new: NewRun) -> Run[Any, Any]:
         """Store a trigger; if a slot is free, claim for it in the same transaction.
@@ -112,26 +119,19 @@ class Triggering:
         with held_back() as interrupts:
             claim = self._supervisor.reserve_slot()
             try:
-                if claim is None:
-                    enqueued, claimed = interrupts.let_through(lambda: self._enqueue(new)), None
-                else:
-                    wanted = claim
-                    enqueued, claimed = interrupts.let_through(
-                        lambda: self._database.write(
-                            runs.enqueue_and_claim, new, wanted.now_us, wanted
-                        )
-                    )
+                enqueued, claimed = interrupts.let_through(lambda: self._enqueue(new, claim))
                 if claimed is not None:
                     active = self._supervisor.enter(claimed)
                 return interrupts.let_through(lambda: self._tell(enqueued, job, new))
             finally:
-                if active is not None:
-                    self._supervisor.begin(active)
-                elif claim is not None:
+                if active is None and claim is not None:
                     self._supervisor.return_slot()
                 if active is None or active.id != new.id:
-                    # It waits in line. Asked only now: who frees a slot from here on looks.
+                    # It waits in line. Asked after the commit, and before the end of what begins
+                    # now: who frees a slot from here on looks.
                     self._supervisor.offer_if_free()
+                if active is not None:
+                    self._supervisor.begin(active)
 
     def trigger_all(self, job: Job[Any, Any], triggers: list[Trigger[Any]]) -> list[Run[Any, Any]]:
         """Store all triggers in one transaction, or none."""

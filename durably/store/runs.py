@@ -54,6 +54,19 @@ _FIRST_CLAIMABLE: Final = """
 
 FIRST_CLAIMABLE: Final = _FIRST_CLAIMABLE
 
+# A trigger and its claim in one, if nothing is before it in line. An owner that others took for
+# dead claims nothing until it has registered anew.
+START: Final = f"""
+    INSERT INTO durably_runs
+        (id, job_name, status, payload, labels, owner, attempt, created_at_us, started_at_us,
+         heartbeat_at_us, updated_at_us)
+    SELECT :id, :job_name, 'running', :payload, :labels, :owner, 1, :now_us, :now_us, :now_us,
+           :now_us
+    WHERE ({_FIRST_CLAIMABLE}) IS NULL
+      AND EXISTS (SELECT 1 FROM durably_owners WHERE owner = :owner)"""
+
+IS_REGISTERED: Final = "SELECT EXISTS (SELECT 1 FROM durably_owners WHERE owner = :owner)"
+
 CLAIM: Final = f"""
     UPDATE durably_runs
     SET status = 'running', owner = :owner, attempt = attempt + 1,
@@ -249,6 +262,7 @@ def _one(db: apsw.Connection, sql: str, bindings: dict[str, Any]) -> RunRow | No
 
 
 def _insert(db: apsw.Connection, new: NewRun, now_us: int) -> RunRow:
+    """Store a run; its row."""
     db.execute(
         ENQUEUE,
         (
@@ -261,6 +275,11 @@ def _insert(db: apsw.Connection, new: NewRun, now_us: int) -> RunRow:
             now_us,
         ),
     )
+    return _stored(db, new, now_us)
+
+
+def _stored(db: apsw.Connection, new: NewRun, now_us: int) -> RunRow:
+    """The row of the run that was stored a moment ago, pending."""
     return RunRow(
         run=db.last_insert_rowid(),
         id=new.id,
@@ -314,8 +333,46 @@ def enqueue_and_claim(
 ) -> tuple[Enqueued, RunRow | None]:
     """``enqueue``, and if there is a pending run more for it, ``claim`` whichever is the first."""
     enqueued = enqueue(db, new, now_us)
-    claimed = claim(db, wanted) if enqueued.disposition in ("created", "retried") else []
+    claimed: list[RunRow] = []
+    if enqueued.disposition in ("created", "retried") and is_registered(db, wanted.owner):
+        claimed = claim(db, wanted)
     return enqueued, claimed[0] if claimed else None
+
+
+@single_statement
+def start(
+    db: apsw.Connection, new: NewRun, now_us: int, wanted: Claim
+) -> tuple[Enqueued, RunRow] | None:
+    """``enqueue_plain`` and ``claim`` in one; ``None`` if another run is before it in line.
+
+    Nothing is stored then.
+    """
+    bindings = {
+        "id": new.id,
+        "job_name": new.job_name,
+        "payload": new.payload,
+        "labels": new.labels,
+        "owner": wanted.owner,
+        "jobs": wanted.jobs,
+        "now_us": now_us,
+    }
+    db.execute(START, bindings)
+    if not db.changes():
+        return None
+    row = _stored(db, new, now_us)
+    running = row._replace(
+        status="running",
+        owner=wanted.owner,
+        attempt=1,
+        started_at_us=now_us,
+        heartbeat_at_us=now_us,
+    )
+    return Enqueued(row, "created"), running
+
+
+def is_registered(db: apsw.Connection, owner: int) -> bool:
+    """Whether the owner may claim: others have not taken it for dead and forgotten it."""
+    return bool(db.execute(IS_REGISTERED, {"owner": owner}).get)
 
 
 def enqueue_many(db: apsw.Connection, new_runs: Sequence[NewRun], now_us: int) -> list[Enqueued]:
@@ -347,8 +404,9 @@ class Ended(NamedTuple):
     claimed: RunRow | None
 
 
-def finish(db: apsw.Connection, ending: Ending, claim_next: Claim | None) -> Ended:
-    """Complete, fail or interrupt a run, and claim the next one in the same transaction."""
+@single_statement
+def end(db: apsw.Connection, ending: Ending) -> bool:
+    """Complete, fail or interrupt a run whose steps are kept; whether it took effect."""
     bindings: dict[str, Any] = {
         "run": ending.run,
         "attempt": ending.attempt,
@@ -361,7 +419,12 @@ def finish(db: apsw.Connection, ending: Ending, claim_next: Claim | None) -> End
         db.execute(FAIL, bindings | {"error": ending.error})
     else:
         db.execute(INTERRUPT, bindings)
-    is_effective = db.changes() > 0
+    return db.changes() > 0
+
+
+def finish(db: apsw.Connection, ending: Ending, claim_next: Claim | None) -> Ended:
+    """``end`` a run, and ``claim`` the next one in the same transaction."""
+    is_effective = end(db, ending)
     if is_effective and ending.output is not None and not ending.keep_steps:
         db.execute(DELETE_STEPS, {"run": ending.run})
     claimed = claim(db, claim_next) if claim_next is not None else []

@@ -30,6 +30,7 @@ class Dispatcher(Service):
             this thread.
         reserve_slots: takes the free slots and says what to claim for them, or ``None``.
         return_slots: gives so many of them back.
+        want_slot: says that there may be more to claim than there were slots.
         hand_over: gives a claimed run, which has a slot, to the pool; ``False`` if no thread
             can be had for it, so that it was put back.
     """
@@ -42,6 +43,7 @@ class Dispatcher(Service):
         has_free_slot: Callable[[], bool],
         reserve_slots: Callable[[], Claim | None],
         return_slots: Callable[[int], None],
+        want_slot: Callable[[], None],
         hand_over: Callable[[RunRow], bool],
         clock: Clock,
         poll_interval_s: float,
@@ -53,6 +55,7 @@ class Dispatcher(Service):
         self._has_free_slot = has_free_slot
         self._reserve_slots = reserve_slots
         self._return_slots = return_slots
+        self._want_slot = want_slot
         self._hand_over = hand_over
         self._poll_interval_s = poll_interval_s
         self._version = changes.version()
@@ -90,6 +93,8 @@ class Dispatcher(Service):
                 claimed = self._database.write(runs.claim, claim)
         finally:
             self._return_slots(claim.limit - len(claimed))
+        if len(claimed) == claim.limit:
+            self._want_slot()  # there may be more
         failure: DatabaseError | None = None
         are_all_begun = True
         for row in claimed:

@@ -213,13 +213,15 @@ class Execution:
         whoever finds this process dead.
         """
         database = self._services.database
+
+        def store() -> Ended:
+            wanted = claim_next()
+            if wanted is None and (ending.keep_steps or ending.output is None):
+                return Ended(database.write(runs.end, ending), None)
+            return database.write(runs.finish, ending, wanted)
+
         try:
-            return patiently(
-                self._services,
-                self._active,
-                "storing the end of a run",
-                lambda: database.write(runs.finish, ending, claim_next()),
-            )
+            return patiently(self._services, self._active, "storing the end of a run", store)
         except (StopRun, DatabaseError):
             return None
 

@@ -210,6 +210,11 @@ class Pool:
         claim = self.claim(1)
         return claim is not None and self._services.database.read(runs.has_claimable, claim.jobs)
 
+    def want_slot(self) -> None:
+        """Have the next slot that gets free be claimed for, by whoever frees it."""
+        with self._lock:
+            self._is_slot_wanted = True
+
     def has_free_slot(self) -> bool:
         """Whether there is one; if not, who claims is woken when there is."""
         with self._lock:
@@ -253,8 +258,9 @@ class Pool:
     def _claim_next(self) -> Claim | None:
         """What a pool thread that ends a run claims with it."""
         with self._lock:
-            # Where the runs are counted only the thread that counts them claims.
-            if self._is_draining or self._budget is not None:
+            # Where nobody has looked for a slot in vain, nothing waits for one. Where the runs
+            # are counted, only the thread that counts them claims.
+            if not self._is_slot_wanted or self._is_draining or self._budget is not None:
                 return None
         return self.claim(1)
 

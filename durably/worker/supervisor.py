@@ -113,6 +113,7 @@ class Supervisor:
             has_free_slot=self._pool.has_free_slot,
             reserve_slots=self._pool.reserve_slots,
             return_slots=self._pool.return_slots,
+            want_slot=self._pool.want_slot,
             hand_over=self._pool.hand_over,
             clock=services.clock,
             poll_interval_s=settings.poll_interval,

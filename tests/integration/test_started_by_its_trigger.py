@@ -92,8 +92,22 @@ def test_concurrency_key_is_respected(app: durably.Durably) -> None:
     assert app.wait(other, timeout=HANG_S).output == 4
     assert app.get_run(waiting[1]).status == "pending"
     app._supervisor._pool.reserve_slots()
+    app._supervisor._pool.want_slot()
     app._supervisor.begin(app._supervisor.enter(row))
     assert [app.wait(run, timeout=HANG_S).output for run in waiting] == [2, 3]
+
+
+def test_engine_taken_for_dead_stores_and_starts_later(app: durably.Durably) -> None:
+    """Others have forgotten it: until it has registered anew it may claim nothing."""
+    app.start()
+    owner = app._supervisor.owner_number
+    assert owner is not None
+    app._database.write(runs.recover_dead, owner, 1)
+    plain, keyed = (app.jobs["work"].trigger(1, idempotency_key=key) for key in (None, "k"))
+    assert [app.get_run(run).status for run in (plain, keyed)] == ["pending", "pending"]
+    app._supervisor._heartbeat.tick()
+    third = app.jobs["work"].trigger(3)
+    assert [app.wait(run, timeout=HANG_S).output for run in (plain, keyed, third)] == [1, 1, 3]
 
 
 def test_refused_trigger_takes_no_slot(
@@ -106,7 +120,7 @@ def test_refused_trigger_takes_no_slot(
         raise DatabaseError("full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "enqueue_and_claim", refuse)
+        patch.setattr(runs, "start", refuse)
         with pytest.raises(DatabaseError):
             app.jobs["work"].trigger(1)
     assert app.count_runs() == 0

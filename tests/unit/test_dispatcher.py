@@ -34,6 +34,7 @@ class Pool:
             has_free_slot=lambda: self.free > 0,
             reserve_slots=self._reserve,
             return_slots=self._return,
+            want_slot=lambda: None,
             hand_over=self._hand_over,
             clock=clock,
             poll_interval_s=1.0,

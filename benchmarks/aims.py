@@ -206,7 +206,7 @@ _AIMS: list[tuple[str, str, Evaluate]] = [
     ("step.log", "100,000 calls a second", _at_least("log", "durably", 100_000, "calls/s")),
     ("import durably", "under 60 ms over bare Python", _below("import", "durably", 60, "ms")),
     ("memory after one trivial job", "under 15 MiB over bare Python",
-     _below("memory", "durably", 15, "MiB", "bare Python")),
+     _below("memory", "durably, in a script of its own", 15, "MiB", "bare Python")),
     ("purge of many runs", "no commit of others waits over 50 ms; the file shrinks", _purge),
     ("two and four processes, long runs, full", "no less than one",
      _processes("full", "processes")),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, Generic, TypeVar
+from datetime import datetime
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import attrs
 
 from durably.active import ActiveRun
-from durably.clock import Clock
+from durably.clock import Clock, to_datetime
 from durably.codec import Codec
 from durably.errors import SerializationError, ValidationError
 from durably.events import Emitter, RunCoalesced, RunRetried, RunTriggered
@@ -54,6 +55,14 @@ class Trigger(Value, Generic[P]):
     labels: dict[str, str] | None = attrs.field(default=None, kw_only=True)
 
 
+class _Accepted(NamedTuple):
+    """A trigger that may be stored."""
+
+    new: NewRun
+    payload: Any
+    """As it will be read: it shares nothing that can be changed with what was handed in."""
+
+
 class Triggering:
     """Validates triggers, stores them and tells of them. Usable from any thread."""
 
@@ -85,44 +94,53 @@ class Triggering:
 
     def trigger(self, job: Job[Any, Any], trigger: Trigger[Any]) -> Run[Any, Any]:
         """Store one trigger; when this returns it is committed."""
-        new = self._new_run(job, trigger, job.name)
-        with self._emitter.announcing(new.id):
+        accepted = self._accepted(job, trigger)
+        with self._emitter.announcing(accepted.new.id):
             # A listener may wait for the run, which must then not wait for the listener.
             if self._supervisor.takes_runs and not self._emitter.wants(RunTriggered):
-                return self._trigger_and_start(job, new)
-            enqueued, _ = self._enqueue(new, None)
+                return self._trigger_and_start(accepted)
+            now_us = self._clock.now_us()
+            enqueued, _ = self._enqueue(accepted.new, None, now_us)
             try:
-                return self._tell(enqueued, job, new)
+                return self._tell(enqueued, accepted, to_datetime(now_us))
             finally:
                 # Only now: what is woken by it tells of the run's start after its trigger.
                 self._changes.offer()
 
-    def _enqueue(self, new: NewRun, claim: Claim | None) -> tuple[Enqueued, RunRow | None]:
+    def _enqueue(
+        self, new: NewRun, claim: Claim | None, now_us: int
+    ) -> tuple[Enqueued, RunRow | None]:
         """Store a trigger, and claim the run that is first in line, if asked for."""
-        write, now_us = self._database.write, self._clock.now_us()
-        is_plain = new.idempotency_key is None and not new.coalesce
+        write = self._database.write
         if claim is None:
-            return write(runs.enqueue_plain if is_plain else runs.enqueue, new, now_us), None
-        if is_plain and new.concurrency_key is None:
+            operation = runs.enqueue_plain if new.is_plain else runs.enqueue
+            return write(operation, new, now_us), None
+        if new.is_plain and new.concurrency_key is None:
             started = write(runs.start, new, now_us, claim)
             if started is not None:
                 return started
         return write(runs.enqueue_and_claim, new, now_us, claim)
 
-    def _trigger_and_start(self, job: Job[Any, Any], new: NewRun) -> Run[Any, Any]:
+    def _trigger_and_start(self, accepted: _Accepted) -> Run[Any, Any]:
         """Store a trigger; if a slot is free, claim for it in the same transaction.
 
         That saves a commit, and the way through the dispatcher. What is claimed is the run that is
         first in line, which need not be this one.
         """
+        new = accepted.new
         active: ActiveRun | None = None
         with held_back() as interrupts:
             claim = self._supervisor.reserve_slot()
             try:
-                enqueued, claimed = interrupts.let_through(lambda: self._enqueue(new, claim))
+                now_us = self._clock.now_us()
+                enqueued, claimed = interrupts.let_through(
+                    lambda: self._enqueue(new, claim, now_us)
+                )
                 if claimed is not None:
                     active = self._supervisor.enter(claimed)
-                return interrupts.let_through(lambda: self._tell(enqueued, job, new))
+                return interrupts.let_through(
+                    lambda: self._tell(enqueued, accepted, to_datetime(now_us))
+                )
             finally:
                 if active is None and claim is not None:
                     self._supervisor.return_slot()
@@ -133,26 +151,34 @@ class Triggering:
                 if active is not None:
                     self._supervisor.begin(active)
 
-    def trigger_all(self, job: Job[Any, Any], triggers: list[Trigger[Any]]) -> list[Run[Any, Any]]:
-        """Store all triggers in one transaction, or none."""
-        new_runs: list[NewRun] = []
-        for position, trigger in enumerate(triggers):
+    def trigger_all(self, job: Job[Any, Any], items: list[Any]) -> list[Run[Any, Any]]:
+        """Store a run for each payload or ``Trigger`` in one transaction, or none."""
+        accepted: list[_Accepted] = []
+        for position, item in enumerate(items):
             try:
-                new_runs.append(self._new_run(job, trigger, job.name))
+                accepted.append(
+                    self._accepted(job, item)
+                    if isinstance(item, Trigger)
+                    else self._accepted_payload(job, item)
+                )
             except ValidationError as exc:
                 raise ValidationError(f"item {position} of the batch: {exc}") from exc
-        if not new_runs:
+        if not accepted:
             return []
-        all_enqueued = self._database.write(runs.enqueue_many, new_runs, self._clock.now_us())
+        now_us = self._clock.now_us()
+        now = to_datetime(now_us)
+        all_enqueued = self._database.write(
+            runs.enqueue_many, [each.new for each in accepted], now_us
+        )
         try:
             return [
-                self._tell(enqueued, job, new)
-                for enqueued, new in zip(all_enqueued, new_runs, strict=True)
+                self._tell(enqueued, each, now)
+                for enqueued, each in zip(all_enqueued, accepted, strict=True)
             ]
         finally:
             self._changes.offer()
 
-    def _new_run(self, job: Job[Any, Any], trigger: Trigger[Any], what: str) -> NewRun:
+    def _accepted(self, job: Job[Any, Any], trigger: Trigger[Any]) -> _Accepted:
         for name in ("coalesce", "retry_failed"):
             if not isinstance(getattr(trigger, name), bool):
                 raise ValidationError(f"{name} must be True or False")
@@ -164,44 +190,55 @@ class Triggering:
             raise ValidationError("coalesce needs a concurrency_key, to know what to join")
         idempotency_key = _key(trigger.idempotency_key, "idempotency_key")
         concurrency_key = _key(trigger.concurrency_key, "concurrency_key")
-        return NewRun(
-            id=self._ids.new(),
-            job_name=job.name,
-            payload=self._payload(job, trigger.payload, what),
+        plain = self._accepted_payload(job, trigger.payload)
+        new = plain.new._replace(
             labels=_labels(trigger.labels),
             idempotency_key=idempotency_key,
             concurrency_key=concurrency_key,
             coalesce=trigger.coalesce,
             retry_failed=trigger.retry_failed,
         )
+        return _Accepted(new, plain.payload)
 
-    def _payload(self, job: Job[Any, Any], payload: Any, what: str) -> str:
+    def _accepted_payload(self, job: Job[Any, Any], payload: Any) -> _Accepted:
+        text, decoded = self._payload(job, payload)
+        return _Accepted(NewRun(self._ids.new(), job.name, text), decoded)
+
+    def _payload(self, job: Job[Any, Any], payload: Any) -> tuple[str, Any]:
+        """The payload as it is stored, and as it will be read."""
         if not takes_payload(job):
             if payload is not None:
                 raise ValidationError(
                     f"job {job.name!r} takes no payload: its function has one parameter"
                 )
-            return "null"
-        where = f"the payload of {what}"
-        structured = self._codec.structure(payload, payload_type(job), what=where)
+            return "null", None
+        type_ = payload_type(job)
+        where = f"the payload of {job.name}"
+        structured = self._codec.structure(payload, type_, what=where)
         try:
-            return self._codec.encode(structured, payload_type(job), what=where)
+            return self._codec.encode_and_decode(structured, type_, what=where)
         except SerializationError as exc:
             raise ValidationError(str(exc)) from exc
 
-    def _tell(self, enqueued: Enqueued, job: Job[Any, Any], new: NewRun) -> Run[Any, Any]:
-        run = self.reader.run_of(enqueued.row, enqueued.disposition)
+    def _tell(self, enqueued: Enqueued, accepted: _Accepted, now: datetime) -> Run[Any, Any]:
+        is_created = enqueued.disposition == "created"
+        run = (
+            self.reader.created(enqueued.row, accepted.payload, now)
+            if is_created
+            else self.reader.run_of(enqueued.row, enqueued.disposition)
+        )
+        if is_created and not self._emitter.wants(RunTriggered):
+            return run
         fields: dict[str, Any] = {
             "run_id": run.id,
             "job_name": run.job_name,
             "labels": dict(run.labels),  # a listener may do with its event what it likes
         }
-        if enqueued.disposition == "created":
+        if is_created:
             self._emitter.emit(RunTriggered, **fields, payload=run.payload)
         elif enqueued.disposition == "coalesced":
             # As the job would have got it, like the payload of every other event.
-            skipped = self._codec.decode(new.payload, payload_type(job), what="the skipped payload")
-            self._emitter.emit(RunCoalesced, **fields, skipped_payload=skipped)
+            self._emitter.emit(RunCoalesced, **fields, skipped_payload=accepted.payload)
         elif enqueued.disposition == "retried":
             self._emitter.emit(RunRetried, **fields)
         return run
@@ -392,11 +429,7 @@ class JobHandle(Generic[P, R]):
         .. versionadded:: 0.1.0
         """
         self._triggering.check()
-        triggers: list[Trigger[Any]] = [
-            item if isinstance(item, Trigger) else Trigger(item)
-            for item in several(items, "the items of a batch")
-        ]
-        return self._triggering.trigger_all(self.job, triggers)
+        return self._triggering.trigger_all(self.job, several(items, "the items of a batch"))
 
     def get_run(self, run_id: str | Run[Any, Any]) -> Run[P, R] | None:
         """The run of that id, if it is one of this job's.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 from durably.clock import to_datetime
@@ -32,9 +33,8 @@ NameFilter = str | Iterable[str] | None
 
 def labels_of(row: RunRow) -> dict[str, str]:
     """The labels of a stored run."""
-    if row.labels == "{}":
-        return {}  # of most
-    labels: dict[str, str] = json.loads(row.labels)
+    # Most runs have none.
+    labels: dict[str, str] = {} if row.labels == "{}" else json.loads(row.labels)
     return labels
 
 
@@ -72,6 +72,34 @@ class Reader:
             updated_at=to_datetime(row.updated_at_us),
             heartbeat_at=None if row.heartbeat_at_us is None else to_datetime(row.heartbeat_at_us),
             disposition=disposition,
+        )
+
+    def created(self, row: RunRow, payload: Any, created_at: datetime) -> Run[Any, Any]:
+        """The run that a trigger has just made, of whose row nothing needs to be read.
+
+        Args:
+            payload: as it would be read from the row.
+            created_at: likewise.
+        """
+        return Run(
+            id=row.id,
+            job_name=row.job_name,
+            status=RunStatus.PENDING,
+            payload=payload,
+            output=None,
+            error=None,
+            progress=None,
+            labels=labels_of(row),
+            idempotency_key=row.idempotency_key,
+            concurrency_key=row.concurrency_key,
+            attempt=0,
+            completed_steps=0,
+            created_at=created_at,
+            started_at=None,
+            completed_at=None,
+            updated_at=created_at,
+            heartbeat_at=None,
+            disposition="created",
         )
 
     def _value(self, text: str, type_: Any, what: str) -> Any:

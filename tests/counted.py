@@ -31,6 +31,8 @@ class CountedFile(apsw.VFSFile):
         # A frame of the WAL is written as its header and its page.
         if self._is_wal and len(data) == PAGE:
             self._disk.pages += 1
+        elif self._is_wal:
+            self._disk.headers += 1
         super().xWrite(data, offset)
 
 
@@ -42,6 +44,7 @@ class DiskVFS(apsw.VFS):
         self.name = name
         self.syncs = 0
         self.pages = 0
+        self.headers = 0
         self.is_full = False
         self.sync_fails = False
         super().__init__(name, self.base)

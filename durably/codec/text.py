@@ -20,15 +20,23 @@ _MARK: Final = " "
 _SPLIT: Final = "([\ud800-\udbff]\x00*)(?=[\udc00-\udfff])"
 _JOIN: Final = "([\ud800-\udbff])\x00(\x00*)(?=[\udc00-\udfff])"
 
+# The ASCII characters that json escapes, the most frequent ones first, each once.
+_ESCAPED: Final = tuple(dict.fromkeys(("\n", '"', "\\", *map(chr, range(32)), "\x7f")))
+# From so many characters on, looking for each of these costs less than json's own loop.
+_LARGE: Final = 1000
+
 
 def dump(data: Any) -> str:
     """Write plain JSON-like data, of which :func:`load` makes the same again."""
+    if type(data) is str and data.isascii():
+        return _quote(data)
     try:
         text = repr(data) if type(data) is int else _encode(data)
     except ValueError:  # an integer of more digits than Python converts
         text = _write_slowly(data)
-    # Emoji have escaped surrogates in the text too; only the data can tell.
-    if "\\ud" in text:
+    # Emoji have escaped surrogates in the text too; only the data can tell. A look for a single
+    # character costs next to nothing beside one for three.
+    if "\\" in text and "\\ud" in text:
         marked = _each_text(data, lambda text: re.sub(_SPLIT, "\\1\x00", text))
         if marked != data:
             return _MARK + _write_slowly(marked)
@@ -71,6 +79,17 @@ def to_digits(number: int) -> str:
 def from_digits(text: str) -> int:
     """Give the integer whose decimal digits *text* has, of any size."""
     return int(Decimal(text))
+
+
+def _quote(text: str) -> str:
+    """Write ASCII text as json does, but faster where nothing is to be escaped.
+
+    json goes from character to character. A look for one character takes in dozens at a time,
+    so that even a look for each of those that are escaped is several times as fast.
+    """
+    if len(text) < _LARGE or any(escaped in text for escaped in _ESCAPED):
+        return _encode(text)
+    return f'"{text}"'
 
 
 def _write_slowly(data: Any) -> str:

@@ -49,6 +49,12 @@ OLDEST_SQLITE: Final = (3, 51, 3)
 # After a burst the WAL is cut back to this at its next reset.
 JOURNAL_SIZE_LIMIT: Final = 16 * 1024 * 1024
 
+# A transaction of up to this many pages is put together in memory and written to the log once.
+# Of a larger one SQLite writes pages early; when it has changed one of them again, it reads what
+# it wrote and has to write the checksums anew. Enough for any result that is not warned of, in
+# pages of 4 KiB; the commit gives the memory back.
+_PAGES_IN_MEMORY: Final = 4500
+
 # Idle read connections kept for the next reader.
 _SPARE_READERS: Final = 4
 
@@ -141,6 +147,7 @@ class Database:
         self._guard.hold_memory()
         schema.migrate(write, self.path, lambda: self._begin(write, deadline))
         _configure(write, synchronous)
+        write.pragma("cache_spill", _PAGES_IN_MEMORY)
         beats = self._connect()
         # A lost heartbeat would be made up by the next one, but its frames lie in the log before
         # those of the next commit. When a sync fails, the system takes all it was to write for

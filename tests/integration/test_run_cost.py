@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from counted import Counted, DiskVFS
+from counted import PAGE, Counted, DiskVFS
 
 import durably
 import durably.engine
@@ -117,6 +117,26 @@ def test_step_writes_two_pages(app: durably.Durably, disk: DiskVFS) -> None:
     counted = during(app, disk, 200)
 
     assert 400 <= counted.pages <= 430
+
+
+@pytest.mark.parametrize("size", [100_000, 5_000_000, 16_000_000])
+def test_large_result_is_written_to_the_log_once(
+    app: durably.Durably, disk: DiskVFS, size: int
+) -> None:
+    """Its pages with a header each, and none a second time to have its checksum right."""
+
+    def run_step(step: durably.StepContext) -> None:
+        pages, headers = disk.pages, disk.headers
+        assert step.run("large", "x".__mul__, size) == "x" * size
+        pages, headers = disk.pages - pages, disk.headers - headers
+        assert size / PAGE < pages < 1.01 * size / PAGE + 10
+        # The log has one header of its own.
+        assert headers in (pages, pages + 1)
+
+    doing.append(run_step)
+    app.jobs["stepping"].trigger()
+    assert app.process_one()
+    assert app.count_runs(status="failed") == 0
 
 
 def test_trigger_is_one_statement_one_commit_and_one_sync(

@@ -154,6 +154,54 @@ def test_untyped_data_without_a_faithful_form_is_refused(app: durably.Durably, m
     assert app.count_runs() == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "payload"),
+    [
+        ("order", Order("nut", 2)),
+        ("order", {"item": "nut"}),
+        ("other", {"rows": [1, (2, 3.0), Text("a")], "same": [[]] * 2}),
+        ("other", Name.ONE.value),
+        ("other", "x" * 5000),
+        ("other", None),
+        ("bare", None),
+    ],
+)
+def test_a_triggered_run_is_the_run_that_can_be_read(
+    app: durably.Durably, name: str, payload: Any
+) -> None:
+    """However it was triggered, in all that is known of it but its disposition."""
+    told: list[Any] = []
+    app.on("run:trigger", told.append)
+    handle = app.jobs[name]
+    options: dict[str, Any] = {"concurrency_key": "c", "labels": {"a": "b"}}
+    runs = [
+        handle.trigger(payload),
+        handle.trigger(payload, idempotency_key="i", **options),
+        *handle.batch_trigger([payload, durably.Trigger(payload, **options)] * 3),
+        *handle.batch_trigger([payload] * 300),
+    ]
+
+    for run, event in zip(runs, told, strict=True):
+        assert run.disposition == "created"
+        read = handle.get_run(run)
+        assert read == attrs.evolve(run, disposition=None)
+        assert repr(read.payload) == repr(run.payload) == repr(event.payload)
+
+
+def test_no_two_runs_of_a_batch_share_what_can_be_changed(app: durably.Durably) -> None:
+    """Nor does a run share anything with the item that it was made of."""
+    payload = {"rows": [1]}
+    of_order = Order("nut")
+    first, second = app.jobs["other"].batch_trigger([payload, payload])
+    one, another = app.jobs["order"].batch_trigger([of_order, of_order])
+    first.payload["rows"].append(2)
+    one.payload.count = 7
+
+    assert payload == second.payload == {"rows": [1]}
+    assert of_order == another.payload == Order("nut")
+    assert app.get_run(first).payload == {"rows": [1]}
+
+
 @pytest.mark.parametrize("payload", [{}, [], 0, False, "", {"a": 1}])
 def test_a_job_without_payload_refuses_any(app: durably.Durably, payload: Any) -> None:
     """A payload for ``def f(step)`` is a ValidationError, an empty one too."""

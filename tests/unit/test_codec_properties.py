@@ -6,6 +6,7 @@ import datetime as dt
 import decimal
 import json
 import math
+import re
 import uuid
 from typing import Any
 
@@ -103,6 +104,37 @@ def test_json_like_data_round_trips(value: Any) -> None:
     assert same(CODEC.load_json(text), value)
     assert same(CODEC.structure(value, UNTYPED, what="w"), value)
     assert text.isascii()
+
+
+# Most of it plain: what is odd stands at either end, or amid the rest. json itself has no text for
+# the two halves of a pair of surrogates side by side.
+LARGE_TEXTS = st.builds(
+    "".join,
+    st.lists(
+        st.characters(max_codepoint=127) | TEXTS | st.integers(1, 2000).map("x".__mul__),
+        max_size=6,
+    ),
+).filter(lambda text: not re.search("[\ud800-\udbff]\x00*[\udc00-\udfff]", text))
+
+
+@given(LARGE_TEXTS)
+def test_large_text_is_stored_as_json_writes_it(value: str) -> None:
+    """Byte for byte, whatever has to be escaped, and it comes back."""
+    text, decoded = CODEC.encode_and_decode(value, str, what="w")
+
+    assert text == json.dumps(value)
+    assert decoded == CODEC.decode(text, str, what="w") == value
+    assert CODEC.encode({"a": [value]}, UNTYPED, what="w") == f'{{"a":[{text}]}}'
+
+
+@pytest.mark.parametrize("length", [1, 999, 1000, 1001, 50_000])
+def test_each_character_is_stored_as_json_writes_it(length: int) -> None:
+    """At the beginning, in the middle and at the end of short and of long text."""
+    for character in (*map(chr, range(300)), "\u2028", "\ud800", "\udc00", "\uffff", "\U0001f600"):
+        for before in (0, length // 2, length):
+            value = "x" * before + character + "x" * (length - before)
+            assert CODEC.encode(value, str, what="w") == json.dumps(value)
+    assert CODEC.encode("x" * length, str, what="w") == json.dumps("x" * length)
 
 
 @given(orders(orders()))

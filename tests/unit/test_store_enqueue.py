@@ -8,7 +8,7 @@ from storekit import bring_to, enqueue, finish, given_owner, given_running, quer
 from durably.errors import DatabaseError
 from durably.store import runs
 from durably.store.database import Database
-from durably.store.runs import NewRun, RunRow
+from durably.store.runs import BLOCK, NewRun, RunRow
 
 # -- enqueue ---------------------------------------------------------------------------------
 
@@ -131,6 +131,67 @@ def test_batch_is_stored_in_order_and_resolved_among_itself(store: Database) -> 
         ("e", "created"),
     ]
     assert query(store, "SELECT id FROM durably_runs ORDER BY run") == [("a",), ("c",), ("e",)]
+
+
+@pytest.mark.parametrize("count", [1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 5])
+def test_batch_of_any_size_is_what_single_triggers_are(store: Database, count: int) -> None:
+    """Each row is returned as it is stored, in order, with its labels and its place in a queue."""
+    items = [
+        NewRun(
+            f"r{number}",
+            f"job-{number % 3}",
+            f'"{number}"',
+            f'{{"k":"{number}"}}' if number % 5 == 0 else "{}",
+            concurrency_key=f"key-{number % 7}" if number % 2 else None,
+        )
+        for number in range(count)
+    ]
+    enqueue(store, "before")
+    done = store.write(runs.enqueue_many, items, 10)
+    assert [each.row.id for each in done] == [item.id for item in items]
+    assert {each.disposition for each in done} == {"created"}
+    assert [stored(store, each.row) for each in done] == [each.row for each in done]
+    of_batch = query(store, STORED_OF_RUNS)
+
+    for each in done:
+        store.write(runs.cancel, each.row.id, 20)
+        store.write(runs.delete, each.row.id)
+    for item in items:
+        store.write(runs.enqueue, item, 10)
+    assert query(store, STORED_OF_RUNS) == of_batch
+
+
+STORED_OF_RUNS = """
+    SELECT r.id, r.job_name, r.status, r.payload, r.labels, r.concurrency_key, r.queue_place,
+           r.attempt, r.created_at_us, r.updated_at_us, l.key, l.value
+    FROM durably_runs r LEFT JOIN durably_labels l ON l.run = r.run ORDER BY r.run"""
+
+
+def test_keys_in_a_large_batch_find_what_stands_before_them(store: Database) -> None:
+    """Also where that was stored many runs at a time."""
+    plain = [NewRun(f"r{number}", "job", "1", concurrency_key="k") for number in range(BLOCK)]
+    more = [NewRun(f"s{number}", "job", "1") for number in range(2 * BLOCK)]
+    joining = NewRun("x", "job", "1", concurrency_key="k", coalesce=True)
+    keyed = NewRun("y", "job", "1", idempotency_key="i")
+    again = keyed._replace(id="z")
+    done = store.write(runs.enqueue_many, [*plain, joining, keyed, *more, again], 10)
+    found = {"x": (done[0].row, "coalesced"), "z": (done[BLOCK + 1].row, "idempotent")}
+    assert done[BLOCK] == found["x"]
+    assert done[-1] == found["z"]
+    assert query(store, "SELECT id FROM durably_runs ORDER BY run") == [
+        (new.id,) for new in (*plain, keyed, *more)
+    ]
+
+
+@pytest.mark.parametrize("position", [0, BLOCK // 2, BLOCK - 1])
+def test_large_batch_is_stored_whole_or_not_at_all(store: Database, position: int) -> None:
+    """One item among many that the database refuses, and none is stored."""
+    items = [NewRun(f"r{number}", "job", "1") for number in range(2 * BLOCK)]
+    items[BLOCK + position] = items[0]
+    with pytest.raises(DatabaseError):
+        store.write(runs.enqueue_many, items, 10)
+    assert query(store, "SELECT id FROM durably_runs") == []
+    assert enqueue(store, "a").disposition == "created"
 
 
 def test_batch_is_stored_whole_or_not_at_all(store: Database) -> None:

@@ -16,7 +16,7 @@ from storekit import checkpoint, claim, finish, given_owner, given_running, quer
 from durably.errors import DatabaseError
 from durably.store import owners, runs, steps
 from durably.store.database import Database
-from durably.store.runs import Claim, NewRun
+from durably.store.runs import BLOCK, LONGEST_IN_BLOCK, Claim, NewRun
 
 HEARTBEAT = ["BEGIN", "UPDATE", "UPDATE", "COMMIT"]
 
@@ -163,6 +163,22 @@ def test_batch_of_triggers_is_one_commit(store: Database, disk: DiskVFS, synchro
         store.write(runs.enqueue_many, new, 10)
     assert counted.commits == 1
     assert counted.writes == ["BEGIN", *["INSERT"] * 100, "COMMIT"]
+    assert counted.syncs == (1 if synchronous == "full" else 0)
+
+
+def test_large_batch_is_a_statement_for_many_runs(
+    store: Database, disk: DiskVFS, synchronous: str
+) -> None:
+    """Those with long payloads, and those that are left over, have one each."""
+    trigger(store)
+    short = [NewRun(f"r{number}", "job", "1") for number in range(2 * BLOCK + 3)]
+    long = [
+        NewRun(f"l{number}", "job", f'"{"x" * LONGEST_IN_BLOCK}"') for number in range(BLOCK + 1)
+    ]
+    with Counted(store, disk) as counted:
+        store.write(runs.enqueue_many, [*short, *long], 10)
+    assert counted.writes == ["BEGIN", *["INSERT"] * (2 + 3 + BLOCK + 1), "COMMIT"]
+    assert counted.commits == 1
     assert counted.syncs == (1 if synchronous == "full" else 0)
 
 

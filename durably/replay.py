@@ -76,7 +76,7 @@ class Replay:
     def __init__(self, database: Database, run: int, *, is_first_attempt: bool) -> None:
         self._database = database
         self._run = run
-        # Guards all below, but for the taking of what is in the window.
+        # Guards all below, but for what is taken out of a window or put back, one name at a time.
         self._lock = threading.Lock()
         self._window: dict[str, Checkpoint] = {}
         self._next_index: int | None = None if is_first_attempt else 0
@@ -103,12 +103,13 @@ class Replay:
 
     def take_result(self, name: str) -> Checkpoint | None:
         """The result stored under *name*, if it is at hand; each is handed out once."""
-        checkpoint = self._window.get(name)
-        if checkpoint is None or checkpoint[1] is None:
-            return None
         checkpoint = self._window.pop(name, None)
-        if checkpoint is not None:
-            self._used[checkpoint[0]] = True
+        if checkpoint is None:
+            return None
+        if checkpoint[1] is None:  # it failed, or was cancelled
+            self._window[name] = checkpoint
+            return None
+        self._used[checkpoint[0]] = True
         return checkpoint
 
     def may_hold(self, name: str) -> bool:

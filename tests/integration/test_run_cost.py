@@ -152,7 +152,7 @@ def test_trigger_is_one_statement_one_commit_and_one_sync(
 
 
 def test_batch_of_triggers_is_one_commit(app: durably.Durably, disk: DiskVFS) -> None:
-    """A statement a run and nothing else, with one wait for the disk."""
+    """A statement a run, or a block of 128, and nothing else, with one wait for the disk."""
     with Counted(app._database, disk) as counted:
         app.jobs["one-step"].batch_trigger(range(50))
 

@@ -33,7 +33,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("retry",),
     ("store.faults", "store.filesystem"),
     ("store.guard",),
-    ("store.mutex",),
+    ("store.mutex", "store.watch"),
     ("store.schema",),
     ("store.writer",),
     ("store.changes",),

@@ -165,7 +165,7 @@ class Database:
         self._beats = Writer(beats, path=self.path, mutex=self._mutex(), clock=self._clock)
         self._changes_lock = threading.Lock()  # guards the connection of the change feed
         self._version_seen = 0
-        self.changes = ChangeFeed(self._data_version, self._clock)
+        self.changes = ChangeFeed(self._data_version, self._clock, f"{self.path}-wal")
 
     def _connect(self) -> apsw.Connection:
         # Without SQLITE_OPEN_URI: a path is a path, never parameters.
@@ -421,6 +421,7 @@ class Database:
             self._is_closed = True
             readers = self._readers
             self._readers = []
+        self.changes.close()
         with self._writer.at_rest() as write, self._beats.at_rest() as beats:
             mutex = self._mutexes[0]
             with self._closed_to_others(mutex), self._changes_lock:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from children import Child
 from storekit import FakeClock, trigger
 
 from durably.clock import Clock
-from durably.store.changes import ChangeFeed, Seen
+from durably.store import changes
+from durably.store.changes import LOOK_INTERVAL_S, ChangeFeed, Seen
 from durably.store.database import Database
+from durably.store.watch import LogWatch, Woken, open_watch
+
+HANG_S = 20.0  # only guards against hanging
 
 
 class Versions:
@@ -128,3 +136,217 @@ def test_look_at_a_closed_store_wakes_who_waits(tmp_path: Path) -> None:
     seen = store.changes.look()
     store.close()
     assert store.changes.wait(seen, 1000) is True
+
+
+class Watched:
+    """A store whose claimer waits with its log watched and no look by the clock to save it."""
+
+    def __init__(self, store: Database, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.store, self.feed = store, store.changes
+        self.path = path
+        self.woken: list[Woken] = []
+        self.before_arming: Callable[[], object] = lambda: None
+        self.before_sleeping: Callable[[], object] = lambda: None
+        monkeypatch.setattr(changes, "WATCHED_LOOK_S", HANG_S)
+        monkeypatch.setattr(LogWatch, "arm", self._arm(LogWatch.arm))
+        monkeypatch.setattr(LogWatch, "wait", self._wait(LogWatch.wait))
+
+    def calm_down(self) -> None:
+        """As many looks as it takes have found nothing."""
+        self.feed._calm_version, self.feed._looks_until_calm = self.feed.version(), 0
+
+    def wait_for_offer(self) -> None:
+        self.feed.wait_for_offer(self.feed.version(), HANG_S, look_s=LOOK_INTERVAL_S)
+
+    def _arm(self, arm: Callable[[LogWatch], None]) -> Callable[[LogWatch], None]:
+        def armed(watch: LogWatch) -> None:
+            self.before_arming()
+            arm(watch)
+
+        return armed
+
+    def _wait(self, wait: Callable[..., Woken]) -> Callable[..., Woken]:
+        def waited(watch: LogWatch, timeout_s: float, *, for_write: bool) -> Woken:
+            if not for_write:
+                return wait(watch, timeout_s, for_write=False)
+            self.before_sleeping()
+            self.woken.append(wait(watch, timeout_s, for_write=True))
+            return self.woken[-1]
+
+        return waited
+
+
+@pytest.fixture
+def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
+    """Its watch is open: the next wait for an offer arms it at once."""
+    store = Database(tmp_path / "test.db", synchronous="normal")
+    watched = Watched(store, tmp_path / "test.db", monkeypatch)
+    watched.calm_down()
+    watched.wait_for_offer()
+    yield watched
+    store.close()
+
+
+needs_inotify = pytest.mark.skipif(
+    open_watch(__file__) is None, reason="there is no inotify, or no instance of it left"
+)
+
+COMMITS_WHEN_TOLD = """
+import sys
+from durably.store.database import Database
+store = Database(sys.argv[1], synchronous="normal")
+print("open", flush=True)
+input()
+store.write(lambda db: db.execute("CREATE TABLE theirs (x)"))
+store.close()
+"""
+
+
+@needs_inotify
+class TestWatchedLog:
+    """Who claims sleeps until somebody writes, once nothing was committed for a while."""
+
+    def test_commit_of_another_process_ends_the_sleep(self, watched: Watched) -> None:
+        """The kernel tells of it; there is no other look for as long as the test may take."""
+        with Child(COMMITS_WHEN_TOLD, watched.path) as child:
+            child.expect("open")
+            watched.calm_down()  # opening a file may write to its log
+            watched.before_sleeping = child.say
+            watched.wait_for_offer()
+            assert watched.woken == [Woken.BY_WRITE]
+            assert child.wait() == 0
+
+    def test_commit_of_another_connection_ends_the_sleep(self, watched: Watched) -> None:
+        """An engine of this process is one like any other."""
+        watched.before_sleeping = lambda: trigger(watched.store)
+        watched.wait_for_offer()
+        assert watched.woken == [Woken.BY_WRITE]
+
+    def test_commit_before_the_arming_is_seen(self, watched: Watched) -> None:
+        """Nobody tells of it any more: the file is looked at after the arming."""
+        watched.before_arming = lambda: trigger(watched.store)
+        watched.wait_for_offer()
+        assert watched.woken == []
+
+    def test_nothing_is_armed_while_commits_follow_one_another(self, watched: Watched) -> None:
+        """After a commit it takes some looks that find nothing, by the clock."""
+        trigger(watched.store)
+        watched.before_arming = lambda: pytest.fail("armed")
+        watched.feed.wait_for_offer(watched.feed.version(), 0.001, look_s=LOOK_INTERVAL_S)
+
+    def test_own_commits_are_no_events_of_a_later_sleep(self, watched: Watched) -> None:
+        """What was written while it was awake does not end its next sleep."""
+        watched.before_sleeping = lambda: trigger(watched.store)
+        watched.wait_for_offer()
+        trigger(watched.store)
+        watched.calm_down()
+        watched.before_sleeping = watched.feed.offer
+        watched.wait_for_offer()
+        assert watched.woken == [Woken.BY_WRITE, Woken.BY_RING]
+
+    def test_write_that_no_commit_follows_is_waited_for_by_the_clock(
+        self, watched: Watched
+    ) -> None:
+        """The commit is seen only after its sync, of which the kernel tells nobody."""
+        version, seen = watched.feed.version(), iter([0, 0, 0, 0, 1])
+        watched.before_sleeping = lambda: trigger(watched.store)
+        watched.feed._data_version = lambda: version + next(seen)
+        watched.feed.wait_for_offer(version, HANG_S, look_s=LOOK_INTERVAL_S)
+        assert watched.woken == [Woken.BY_WRITE]
+
+    @pytest.mark.parametrize("look_s", [None, LOOK_INTERVAL_S])
+    def test_wake_ends_the_sleep(self, watched: Watched, look_s: float | None) -> None:
+        """Before the wait or in it, also where only a free slot is waited for."""
+        watched.feed.wake_claimer()
+        watched.feed.wait_for_offer(watched.feed.version(), HANG_S, look_s=look_s)
+        waking = threading.Thread(target=watched.feed.wake_claimer)
+        waking.start()
+        watched.feed.wait_for_offer(watched.feed.version(), HANG_S, look_s=look_s)
+        waking.join(HANG_S)
+
+    def test_wake_that_was_on_its_way_to_the_gate_is_no_loss(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The wait in which the watch is opened ends with that: a look for runs comes after it."""
+        store = Database(tmp_path / "test.db", synchronous="normal")
+        watched = Watched(store, tmp_path / "test.db", monkeypatch)
+        watched.calm_down()
+        watched.before_sleeping = lambda: pytest.fail("slept")
+        watched.wait_for_offer()
+        assert store.changes._watch is not None
+        store.close()
+
+    def test_forgotten_offer_ends_no_sleep(self, watched: Watched) -> None:
+        """The next one does."""
+        watched.feed.offer()
+        watched.feed.forget_offers()
+        watched.before_sleeping = watched.feed.offer
+        watched.wait_for_offer()
+        assert watched.woken == [Woken.BY_RING]
+
+    def test_it_looks_by_the_clock_all_the_same(
+        self, watched: Watched, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A commit of which the kernel does not tell is noticed some looks later."""
+        monkeypatch.setattr(changes, "WATCHED_LOOK_S", 0.001)
+        monkeypatch.setattr(LogWatch, "arm", lambda watch: None)
+        watched.before_sleeping = lambda: len(watched.woken) == 3 and trigger(watched.store)
+        watched.wait_for_offer()
+        assert watched.woken == [Woken.BY_TIME] * 4
+
+    def test_wait_ends_with_its_time(self, watched: Watched) -> None:
+        """However rarely it looks by itself."""
+        watched.feed.wait_for_offer(watched.feed.version(), 0.001, look_s=LOOK_INTERVAL_S)
+        assert watched.woken == [Woken.BY_TIME]
+
+    def test_watch_that_fails_is_given_up(
+        self, watched: Watched, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The wait ends, for a look for runs, and the next ones look by the clock."""
+
+        def refuse(watch: LogWatch) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(LogWatch, "arm", refuse)
+        watched.wait_for_offer()
+        check_looks_by_the_clock(watched)
+
+    @pytest.mark.parametrize("look_s", [None, LOOK_INTERVAL_S])
+    def test_descriptors_that_somebody_has_closed_are_given_up(
+        self, watched: Watched, look_s: float | None
+    ) -> None:
+        """A program that closes all it has does not make the thread spin."""
+        watch = watched.feed._watch
+        assert watch is not None
+        os.close(watch._bell)
+        os.close(watch._events)
+        watched.feed.wait_for_offer(watched.feed.version(), HANG_S, look_s=look_s)
+        check_looks_by_the_clock(watched)
+        watch._bell = watch._events = -1
+
+
+def test_without_a_watch_it_looks_by_the_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the log cannot be watched a commit and a wake end the wait all the same."""
+    monkeypatch.setattr(changes, "open_watch", lambda path: None)
+    store = Database(tmp_path / "test.db", synchronous="normal")
+    watched = Watched(store, tmp_path / "test.db", monkeypatch)
+    watched.calm_down()
+    watched.wait_for_offer()
+    check_looks_by_the_clock(watched)
+    store.close()
+
+
+def check_looks_by_the_clock(watched: Watched) -> None:
+    feed = watched.feed
+    assert feed._watch is None
+    watched.calm_down()
+    version, seen = feed.version(), iter([0, 0, 1])
+    feed._data_version = lambda: version + next(seen)
+    feed.wait_for_offer(version, HANG_S, look_s=0.001)
+    assert next(seen, None) is None
+    feed._data_version = lambda: version
+    feed.offer()
+    feed.wait_for_offer(version, HANG_S, look_s=0.001)
+    assert watched.woken == []

@@ -244,6 +244,17 @@ class TestWatchedLog:
         watched.wait_for_offer()
         assert watched.woken == [Woken.BY_WRITE, Woken.BY_RING]
 
+    @pytest.mark.parametrize("ending", ["offer", "commit", "time"])
+    def test_nothing_is_armed_after_the_sleep(self, watched: Watched, ending: str) -> None:
+        """Whatever has ended it: a thread that is awake is told of no write."""
+        endings = {"offer": watched.feed.offer, "commit": lambda: trigger(watched.store)}
+        watched.before_sleeping = endings.get(ending, lambda: None)
+        timeout_s = HANG_S if ending in endings else 0.001
+        watched.feed.wait_for_offer(watched.feed.version(), timeout_s, look_s=LOOK_INTERVAL_S)
+        assert watched.feed._watch is not None
+        events = watched.feed._watch._events
+        assert "inotify wd:" not in Path(f"/proc/self/fdinfo/{events}").read_text()
+
     def test_write_that_no_commit_follows_is_waited_for_by_the_clock(
         self, watched: Watched
     ) -> None:

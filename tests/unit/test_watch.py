@@ -68,6 +68,23 @@ def test_write_while_it_is_not_armed_is_no_event(watch: LogWatch, path: Path) ->
     assert now(watch) is Woken.BY_TIME
 
 
+def test_writes_are_watched_up_to_the_first(watch: LogWatch, path: Path) -> None:
+    """The kernel has nothing more to do for the next ones, nor for any once it is disarmed."""
+    assert not is_watched(watch)
+    watch.arm()
+    assert is_watched(watch)
+    write(path)
+    assert not is_watched(watch)
+    watch.arm()
+    watch.disarm()
+    assert not is_watched(watch)
+
+
+def is_watched(watch: LogWatch) -> bool:
+    """What the kernel says about the descriptor."""
+    return "inotify wd:" in Path(f"/proc/self/fdinfo/{watch._events}").read_text()
+
+
 def test_only_the_first_write_is_an_event(watch: LogWatch, path: Path) -> None:
     """A burst ends one wait; the next one is for what is written after the next arming."""
     watch.arm()

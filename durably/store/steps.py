@@ -25,35 +25,40 @@ _STORE: Final = """
     INSERT INTO durably_steps
         (step, run, name, status, output, error, attempt, started_at_us, completed_at_us)
     {source}
-    ON CONFLICT DO UPDATE SET
+    ON CONFLICT {target} DO UPDATE SET
         status = excluded.status, output = excluded.output, error = excluded.error,
         attempt = excluded.attempt, started_at_us = excluded.started_at_us,
-        completed_at_us = excluded.completed_at_us
+        completed_at_us = excluded.completed_at_us {condition}"""
+_UNLESS_COMPLETED: Final = """
     WHERE durably_steps.status <> 'completed' AND durably_steps.name = excluded.name"""
 _ONE: Final = """
     SELECT (run << 24) + ?3, run, ?4, ?5, ?6, ?7, attempt, ?8, ?9
     FROM durably_runs WHERE run = ?1 AND attempt = ?2{condition}"""
+# All or nothing: what one alone would only be told (its attempt is not the running one, its step
+# is completed, its index is another step's) breaks a constraint of the schema here.
 _SEVERAL: Final = """
     SELECT (r.run << 24) + new.column3, r.run, new.column4, 'completed', new.column5, NULL,
            r.attempt, new.column6, new.column7
-    FROM (VALUES {rows}) AS new CROSS JOIN durably_runs r
-    WHERE r.run = new.column1 AND r.attempt = new.column2 AND r.status = 'running'"""
+    FROM (VALUES {rows}) AS new LEFT JOIN durably_runs r
+      ON r.run = new.column1 AND r.attempt = new.column2 AND r.status = 'running'
+    WHERE true"""
 
-STORE: Final = _STORE.format(source=_ONE.format(condition=" AND status = 'running'"))
-STORE_CANCELLED: Final = _STORE.format(source=_ONE.format(condition=""))
+
+def _store_one(condition: str) -> str:
+    source = _ONE.format(condition=condition)
+    return _STORE.format(source=source, target="", condition=_UNLESS_COMPLETED)
+
+
+def _store_several(several: int) -> str:
+    source = _SEVERAL.format(rows=", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * several))
+    return _STORE.format(source=source, target="(run, name)", condition="")
+
+
+STORE: Final = _store_one(" AND status = 'running'")
+STORE_CANCELLED: Final = _store_one("")
 
 # The results of several steps at once, by how many there are.
-STORE_SEVERAL: Final = {
-    several: _STORE.format(
-        source=_SEVERAL.format(rows=", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * several))
-    )
-    for several in range(2, MOST_AT_ONCE + 1)
-}
-
-IS_STORED: Final = """
-    SELECT EXISTS (
-        SELECT 1 FROM durably_steps
-        WHERE run = ?1 AND attempt = ?2 AND name = ?3 AND status = 'completed')"""
+STORE_SEVERAL: Final = {several: _store_several(several) for several in range(2, MOST_AT_ONCE + 1)}
 
 FIND: Final = """
     SELECT step & 0xFFFFFF, output, name FROM durably_steps
@@ -100,13 +105,9 @@ class Window(NamedTuple):
 
 
 def _complete_several(db: apsw.Connection, new: Sequence[tuple[Any, ...]]) -> list[bool]:
-    """``complete`` of several steps, no two of them the same, in one statement."""
+    """``complete`` of several steps, no two of them the same: all, or none and an error."""
     db.execute(STORE_SEVERAL[len(new)], tuple(itertools.chain.from_iterable(new)))
-    if db.changes() == len(new):
-        return [True] * len(new)
-    return [
-        bool(db.execute(IS_STORED, (run, attempt, name)).get) for run, attempt, _, name, *_ in new
-    ]
+    return [True] * len(new)
 
 
 @merged_by(_complete_several)

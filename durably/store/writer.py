@@ -72,8 +72,8 @@ def merged_by(
 ) -> Callable[[Callable[Ps, T]], Callable[Ps, T]]:
     """Mark an operation of one statement, several of which *together* executes in one.
 
-    It is given the arguments of each and gives the result of each, and stores nothing if it
-    raises ``apsw.ConstraintError``: they are executed one by one then.
+    It is given the arguments of each and gives the result of each. If one of them is refused it
+    stores nothing and raises ``apsw.ConstraintError``: they are executed one by one then.
     """
 
     def mark(operation: Callable[Ps, T]) -> Callable[Ps, T]:
@@ -126,9 +126,8 @@ class _Ticket:
 
 
 def _let_go(done: list[_Ticket]) -> None:
-    if done:
-        for ticket in done:
-            ticket.open_gate()
+    for ticket in done:
+        ticket.open_gate()
 
 
 class Writer:
@@ -285,7 +284,7 @@ class Writer:
         self._batch = batch = self._take(own)
         try:
             try:
-                self._transact(batch)
+                self._transact(batch, own)
             except apsw.Error as exc:
                 self._fail(batch, exc)
             except DatabaseError as exc:
@@ -366,13 +365,16 @@ class Writer:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
 
-    def _transact(self, batch: list[_Ticket]) -> None:
+    def _transact(self, batch: list[_Ticket], own: _Ticket | None) -> None:
         # Not obtained in time: its holder is stopped or stuck. Going on under SQLite's
         # own locks alone is then better than hanging with it for ever.
         has_mutex = self._mutex.acquire(BUSY_TIMEOUT_S)
         try:
             self._end_failed_transaction()
-            if not self._execute_as_one(batch):
+            # A lone statement commits by itself: a Ctrl-C after it would find those who wait for
+            # it unsettled, and they would execute it again.
+            is_safe = batch == [own] or not is_interruptible()
+            if not is_safe or not self._execute_as_one(batch):
                 self._execute_together(batch)
         finally:
             if has_mutex:
@@ -386,22 +388,21 @@ class Writer:
     def _execute_as_one(self, batch: list[_Ticket]) -> bool:
         """Execute a batch that is one statement, which SQLite commits by itself, if it is one."""
         first = batch[0]
-        if len(batch) == 1:
-            if not first.is_single:
-                return False
+        if len(batch) == 1 and first.is_single:
             self._reached("write")
-            first.result = self._execute_single(first.operation, first.args, first.kwargs)
-            first.is_done = True
-            self._reached("committed")
-            return True
-        together = first.together
-        if together is None or any(ticket.together is not together for ticket in batch):
-            return False
-        # The statement commits by itself: a Ctrl-C after it would find who waits for it unsettled.
-        if is_interruptible():
-            return False
-        self._reached("write")
-        if not self._execute_merged(together, batch):
+            try:
+                first.result = self._execute_single(first.operation, first.args, first.kwargs)
+            except Exception as exc:
+                if isinstance(exc, apsw.Error):
+                    raise
+                first.error = exc  # of whoever waits for it
+        elif first.together is not None and all(
+            ticket.together is first.together for ticket in batch
+        ):
+            self._reached("write")
+            if not self._execute_merged(first.together, batch):
+                return False
+        else:
             return False
         for ticket in batch:
             ticket.is_done = True
@@ -412,7 +413,10 @@ class Writer:
         """Execute several operations in one statement; ``False`` if one of them is refused."""
         try:
             results = self._execute_single(together, ([ticket.args for ticket in tickets],), {})
-        except (apsw.ConstraintError, apsw.TooBigError):
+        except Exception as exc:
+            refusals = (apsw.ConstraintError, apsw.TooBigError)
+            if isinstance(exc, apsw.Error) and not isinstance(exc, refusals):
+                raise
             return False
         for ticket, result in zip(tickets, results, strict=True):
             ticket.result = result

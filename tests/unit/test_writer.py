@@ -507,6 +507,33 @@ def test_main_thread_merges_inside_a_transaction(bench: Bench) -> None:
     assert [ticket.result for ticket in waiting] == ["a of 3", "b of 3"]
 
 
+def test_error_of_a_value_goes_to_whoever_has_it(bench: Bench) -> None:
+    """Not to the thread that has led for others once more."""
+    waiting = _Ticket(put_alone("\ud800"), (), {})
+
+    def operation(db: apsw.Connection) -> str:
+        bench.writer._queue.append(waiting)
+        return put("own")(db)
+
+    outcomes: list[Any] = []
+    thread = threading.Thread(target=lambda: outcomes.append(bench.writer.run(operation)))
+    thread.start()
+    thread.join(10)
+    assert outcomes == ["own"]
+    assert isinstance(waiting.error, UnicodeEncodeError)
+    assert waiting.is_done
+
+
+def test_value_that_cannot_be_bound_harms_no_other_of_the_merged(
+    bench: Bench, eventually: Any
+) -> None:
+    """They are executed one by one, and it is an error of its own."""
+    outcomes = bench.together([put_merged] * 3, eventually, ["a", "\ud800", "b"])
+    assert isinstance(outcomes[1], UnicodeEncodeError)
+    assert [outcomes[0], outcomes[2]] == ["a", "b"]
+    assert bench.names() == ["a", "b"]
+
+
 def test_batch_is_bounded(bench: Bench) -> None:
     """Who commits takes so many along at the most; the others come next, in their order."""
     waiting = [_Ticket(put_merged, (f"n{n:03}",), {}) for n in range(MOST_AT_ONCE + 5)]

@@ -6,7 +6,7 @@ import dis
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -99,6 +99,20 @@ def put_unless(name: str, other: str) -> Callable[[apsw.Connection], str]:
     return operation
 
 
+def queueing(
+    own: Callable[[apsw.Connection], str], queue_up: Callable[[], None]
+) -> Callable[[apsw.Connection], str]:
+    """*own*, during which others queue up."""
+
+    def operation(db: apsw.Connection) -> str:
+        result = own(db)
+        queue_up()
+        return result
+
+    is_single = getattr(own, "is_single_statement", False)
+    return single_statement(operation) if is_single else operation
+
+
 class Scene:
     """A leader that is interrupted, and three threads that wait behind it."""
 
@@ -118,7 +132,9 @@ class Scene:
         own: Callable[[apsw.Connection], str],
         *,
         commits_fail: bool = False,
+        late: Sequence[str] = (),
     ) -> None:
+        """Execute *own*, with followers queued before it, or those named *late* during it."""
         writer = self.writer
         self.db.execute("DELETE FROM effects")
         self.fails = commits_fail
@@ -127,6 +143,8 @@ class Scene:
             "single": single_statement(put("single")),
             "unless": put_unless("unless", "leader"),
         }
+        if late:
+            operations = {name: operations[name] for name in late}
         outcomes: dict[str, Any] = {}
 
         def follow(name: str) -> None:
@@ -145,19 +163,24 @@ class Scene:
                         assert thread.is_alive()
 
         lock = writer._lock
-        writer._lock = first = LeaderFirst(lock, queue_up)  # type: ignore[assignment]
+        writer._lock = first = LeaderFirst(  # type: ignore[assignment]
+            lock, (lambda: None) if late else queue_up
+        )
         before = sys.gettrace()
         try:
             # Python 3.12 tells of opcodes only if somebody has asked for it before.
             sys._getframe().f_trace_opcodes = True
             sys.settrace(interrupter)
-            outcomes["leader"] = writer.run(own)
+            outcomes["leader"] = writer.run(queueing(own, queue_up) if late else own)
         except (KeyboardInterrupt, DatabaseError) as exc:
             outcomes["leader"] = exc
         finally:
             sys.settrace(before)
-        queue_up()  # if it did not come that far
+        if not late:
+            queue_up()  # if it did not come that far
         first.has_led.set()
+        for thread in [each for each in followers if each.ident is None]:
+            thread.start()
         for thread in followers:
             thread.join(10)
             assert not thread.is_alive(), interrupter.where
@@ -209,6 +232,19 @@ def test_interrupt_anywhere_in_the_leader_harms_no_follower(
         landed.update(interrupter.where)
     functions = {each.split(":")[0] for each in landed}
     assert {"run", "_lead", "_take", "_transact", "_execute_together", "operation"} <= functions
+
+
+@pytest.mark.parametrize("own", [put("leader"), single_statement(put("leader"))])
+@pytest.mark.parametrize("late", [["single"], ["plain", "single"]])
+def test_interrupt_anywhere_in_leading_once_more_harms_no_follower(
+    scene: Scene, own: Callable[[apsw.Connection], str], late: list[str]
+) -> None:
+    """What the leader executes for those who came meanwhile is theirs, stored exactly once."""
+    complete = Interrupter()
+    scene.play(complete, own, late=late)
+    assert complete.passed > 30
+    for point in range(1, complete.passed + 1):
+        scene.play(Interrupter(point), own, late=late)
 
 
 def test_interrupt_beside_a_failing_commit_harms_no_follower(scene: Scene) -> None:

@@ -22,16 +22,17 @@ LOOK_INTERVAL_S: Final = 0.020
 # How often it looks all the same while the log is watched: there are file systems that do not tell
 # of every write.
 WATCHED_LOOK_S: Final = 0.25
+# It comes to that by looks that are twice as long apart each time: a commit may be in its sync
+# when the watch begins, with all that it writes written before.
+FIRST_WATCHED_LOOK_S: Final = LOOK_INTERVAL_S
 
 # The log is written before the commit is seen, by as much as a sync takes. After a write the
 # first look is this much later, the next ones after twice as long each.
 _FIRST_LOOK_S: Final = 0.001
 
-# How many looks must find nothing before the log is watched: a watch costs each write a
-# microsecond and each commit a waking, which are too many while there is a commit every few
-# milliseconds. More after a write that no commit has followed, which may still be in its sync.
+# How many looks must find nothing before the log is watched: a watch costs a commit a microsecond
+# and a waking, which are too many while there is a commit every few milliseconds.
 _CALM_LOOKS: Final = 2
-_CALM_LOOKS_AFTER_WRITE: Final = 12
 
 
 class Seen(NamedTuple):
@@ -69,9 +70,11 @@ class ChangeFeed:
         # at the place that it has left has made the offer before that, so that the look for runs
         # that comes then finds it.
         self._watch: LogWatch | None = None
-        # The version at the last wait for an offer, and how many more looks must find it again.
+        # The version at the last wait for an offer, how many more looks must find it again before
+        # the log is watched, and when the next look will be while it is.
         self._calm_version: int | None = None
         self._looks_until_calm = _CALM_LOOKS
+        self._watched_look_s = FIRST_WATCHED_LOOK_S
 
     def notify(self) -> None:
         """Wake every waiter: something changed that this process knows of."""
@@ -111,7 +114,8 @@ class ChangeFeed:
             look_s: how often to look at it, while nothing else tells of it; ``None`` for never.
         """
         if version != self._calm_version:
-            self._calm_version, self._looks_until_calm = version, _CALM_LOOKS
+            self._calm_version = version
+            self._disarm()
         if look_s is None:
             self._rest(timeout_s)
             return
@@ -120,18 +124,19 @@ class ChangeFeed:
         while self._data_version() == version:
             left_s = deadline - self._clock.monotonic()
             if left_s <= 0:
-                return
+                return  # armed, if it is: what is written until the next wait ends that one
             if self._looks_until_calm > 0 or self._log_path is None:
                 woken = self._rest(min(left_s, rest_s))
                 self._looks_until_calm -= rest_s == look_s
                 rest_s = min(2 * rest_s, look_s)
             else:
-                woken = self._rest_watching(self._log_path, version, min(left_s, WATCHED_LOOK_S))
+                woken = self._rest_watching(self._log_path, version, left_s)
                 if woken is Woken.BY_WRITE:
-                    self._looks_until_calm = _CALM_LOOKS_AFTER_WRITE
+                    self._disarm()
                     rest_s = _FIRST_LOOK_S
                     woken = self._rest(rest_s)
             if woken is Woken.BY_RING:
+                self._disarm()
                 return
 
     def _rest(self, timeout_s: float) -> Woken:
@@ -150,15 +155,21 @@ class ChangeFeed:
             return self._watch_no_more() if self._watch is None else Woken.BY_RING
         try:
             watch.arm()
-            try:
-                # Only now: what was committed before has written to the log before.
-                if self._data_version() != version:
-                    return Woken.BY_TIME
-                return watch.wait(timeout_s, for_write=True)
-            finally:
-                watch.disarm()
+            # Only now: what was seen before that has been written before.
+            if self._data_version() != version:
+                return Woken.BY_TIME
+            woken = watch.wait(min(timeout_s, self._watched_look_s), for_write=True)
         except OSError:
             return self._watch_no_more()
+        self._watched_look_s = min(2 * self._watched_look_s, WATCHED_LOOK_S)
+        return woken
+
+    def _disarm(self) -> None:
+        """Watch the log again only after some looks that find nothing."""
+        self._looks_until_calm = _CALM_LOOKS
+        self._watched_look_s = FIRST_WATCHED_LOOK_S
+        if self._watch is not None:
+            self._watch.disarm()
 
     def _watch_no_more(self) -> Woken:
         """Look by the clock from now on: the log cannot be watched."""

@@ -94,19 +94,25 @@ class LogWatch:
                 return  # there was none
 
     def arm(self) -> None:
-        """Have the next write to the file end a wait. Look at the file only after this.
+        """Have the next write to the file end a wait, unless one since the last call is to do so.
+
+        Look at the file only after this.
 
         Raises:
             OSError: the file cannot be watched.
         """
+        if self._watch >= 0:
+            return
         with contextlib.suppress(BlockingIOError):
             os.read(self._events, _EVENTS_SIZE)  # what the last time has left
         self._watch = _checked(self._add(self._events, self._path, _IN_MODIFY | _IN_ONESHOT))
 
     def disarm(self) -> None:
-        """Let writes cost nothing any more."""
-        # Fails where an event has taken the watch away already.
-        self._remove(self._events, self._watch)
+        """Let writes cost nothing any more, and end no wait."""
+        if self._watch >= 0:
+            # Fails where an event has taken the watch away already.
+            self._remove(self._events, self._watch)
+            self._watch = -1
 
     def wait(self, timeout_s: float, *, for_write: bool) -> Woken:
         """Block until there is a ring, or for a write, or *timeout_s*, at most an hour, is over.
@@ -123,6 +129,7 @@ class LogWatch:
                 self.forget_rings()
                 return Woken.BY_RING
             if ready:
+                self._watch = -1
                 return Woken.BY_WRITE
         return Woken.BY_TIME
 

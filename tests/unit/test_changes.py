@@ -148,12 +148,28 @@ class Watched:
         self.before_arming: Callable[[], object] = lambda: None
         self.before_sleeping: Callable[[], object] = lambda: None
         monkeypatch.setattr(changes, "WATCHED_LOOK_S", HANG_S)
+        monkeypatch.setattr(changes, "FIRST_WATCHED_LOOK_S", HANG_S)
         monkeypatch.setattr(LogWatch, "arm", self._arm(LogWatch.arm))
         monkeypatch.setattr(LogWatch, "wait", self._wait(LogWatch.wait))
 
     def calm_down(self) -> None:
         """As many looks as it takes have found nothing."""
         self.feed._calm_version, self.feed._looks_until_calm = self.feed.version(), 0
+        self.feed._watched_look_s = changes.FIRST_WATCHED_LOOK_S
+
+    def sleep_once(self, version: int) -> None:
+        """A wait whose time is over when it has slept with the log watched."""
+        clock = FakeClock()
+        usual, self.feed._clock = self.feed._clock, clock
+        self.before_sleeping = lambda: clock.advance(HANG_S)
+        self.feed.wait_for_offer(version, 0.001, look_s=LOOK_INTERVAL_S)
+        self.feed._clock, self.before_sleeping = usual, lambda: None
+
+    @property
+    def is_armed(self) -> bool:
+        """What the kernel says about the descriptor."""
+        assert self.feed._watch is not None
+        return "inotify wd:" in Path(f"/proc/self/fdinfo/{self.feed._watch._events}").read_text()
 
     def wait_for_offer(self) -> None:
         self.feed.wait_for_offer(self.feed.version(), HANG_S, look_s=LOOK_INTERVAL_S)
@@ -183,6 +199,7 @@ def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched
     watched = Watched(store, tmp_path / "test.db", monkeypatch)
     watched.calm_down()
     watched.wait_for_offer()
+    watched.calm_down()
     yield watched
     store.close()
 
@@ -244,16 +261,52 @@ class TestWatchedLog:
         watched.wait_for_offer()
         assert watched.woken == [Woken.BY_WRITE, Woken.BY_RING]
 
-    @pytest.mark.parametrize("ending", ["offer", "commit", "time"])
-    def test_nothing_is_armed_after_the_sleep(self, watched: Watched, ending: str) -> None:
-        """Whatever has ended it: a thread that is awake is told of no write."""
+    @pytest.mark.parametrize("ending", ["offer", "commit"])
+    def test_nothing_is_armed_once_there_is_something_to_do(
+        self, watched: Watched, ending: str
+    ) -> None:
+        """Whatever it was that has ended the sleep: a thread at work is told of no write."""
         endings = {"offer": watched.feed.offer, "commit": lambda: trigger(watched.store)}
-        watched.before_sleeping = endings.get(ending, lambda: None)
-        timeout_s = HANG_S if ending in endings else 0.001
-        watched.feed.wait_for_offer(watched.feed.version(), timeout_s, look_s=LOOK_INTERVAL_S)
-        assert watched.feed._watch is not None
-        events = watched.feed._watch._events
-        assert "inotify wd:" not in Path(f"/proc/self/fdinfo/{events}").read_text()
+        watched.before_sleeping = endings[ending]
+        watched.wait_for_offer()
+        assert not watched.is_armed
+
+    def test_sleep_that_ends_with_its_time_goes_on_in_the_next_wait(self, watched: Watched) -> None:
+        """A write between the two, whose commit is seen only later, is not missed."""
+        version = watched.feed.version()
+        watched.sleep_once(version)
+        assert watched.is_armed
+        trigger(watched.store)
+        seen = iter([0, 0, 1])
+        watched.feed._data_version = lambda: version + next(seen)
+        watched.feed.wait_for_offer(version, HANG_S, look_s=LOOK_INTERVAL_S)
+        assert watched.woken == [Woken.BY_TIME, Woken.BY_WRITE]
+
+    def test_commit_between_two_waits_disarms(self, watched: Watched) -> None:
+        """The thread knows of it by then, and others may follow it closely."""
+        watched.sleep_once(watched.feed.version())
+        trigger(watched.store)
+        watched.feed.wait_for_offer(watched.feed.version(), 0.001, look_s=LOOK_INTERVAL_S)
+        assert not watched.is_armed
+        assert watched.woken == [Woken.BY_TIME]
+
+    def test_commit_that_was_in_its_sync_at_the_arming_is_looked_for_soon(
+        self, watched: Watched, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nothing of it is written any more: the first looks follow more closely on each other."""
+        timeouts: list[float] = []
+
+        def note(watch: LogWatch, timeout_s: float, *, for_write: bool) -> Woken:
+            timeouts.append(timeout_s)
+            return Woken.BY_TIME
+
+        monkeypatch.setattr(changes, "WATCHED_LOOK_S", 0.05)
+        monkeypatch.setattr(LogWatch, "wait", note)
+        watched.feed._watched_look_s = 0.02
+        version, seen = watched.feed.version(), iter([0] * 8 + [1])
+        watched.feed._data_version = lambda: version + next(seen)
+        watched.feed.wait_for_offer(version, HANG_S, look_s=LOOK_INTERVAL_S)
+        assert timeouts == [0.02, 0.04, 0.05, 0.05]
 
     def test_write_that_no_commit_follows_is_waited_for_by_the_clock(
         self, watched: Watched
@@ -300,6 +353,7 @@ class TestWatchedLog:
     ) -> None:
         """A commit of which the kernel does not tell is noticed some looks later."""
         monkeypatch.setattr(changes, "WATCHED_LOOK_S", 0.001)
+        watched.feed._watched_look_s = 0.001
         monkeypatch.setattr(LogWatch, "arm", lambda watch: None)
         watched.before_sleeping = lambda: len(watched.woken) == 3 and trigger(watched.store)
         watched.wait_for_offer()
@@ -307,7 +361,7 @@ class TestWatchedLog:
 
     def test_wait_ends_with_its_time(self, watched: Watched) -> None:
         """However rarely it looks by itself."""
-        watched.feed.wait_for_offer(watched.feed.version(), 0.001, look_s=LOOK_INTERVAL_S)
+        watched.sleep_once(watched.feed.version())
         assert watched.woken == [Woken.BY_TIME]
 
     def test_watch_that_fails_is_given_up(

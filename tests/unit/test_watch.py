@@ -75,7 +75,9 @@ def test_writes_are_watched_up_to_the_first(watch: LogWatch, path: Path) -> None
     assert is_watched(watch)
     write(path)
     assert not is_watched(watch)
+    watch.disarm()
     watch.arm()
+    assert is_watched(watch)
     watch.disarm()
     assert not is_watched(watch)
 
@@ -83,6 +85,17 @@ def test_writes_are_watched_up_to_the_first(watch: LogWatch, path: Path) -> None
 def is_watched(watch: LogWatch) -> bool:
     """What the kernel says about the descriptor."""
     return "inotify wd:" in Path(f"/proc/self/fdinfo/{watch._events}").read_text()
+
+
+def test_write_before_arming_again_is_an_event(watch: LogWatch, path: Path) -> None:
+    """As long as neither a wait has told of it nor the watch was disarmed."""
+    watch.arm()
+    assert now(watch) is Woken.BY_TIME
+    write(path)
+    watch.arm()
+    assert now(watch) is Woken.BY_WRITE
+    watch.arm()
+    assert now(watch) is Woken.BY_TIME
 
 
 def test_only_the_first_write_is_an_event(watch: LogWatch, path: Path) -> None:

@@ -76,7 +76,7 @@ class Replay:
     def __init__(self, database: Database, run: int, *, is_first_attempt: bool) -> None:
         self._database = database
         self._run = run
-        # Guards all below, but for what is taken out of a window or put back, one name at a time.
+        # Guards all below, but for the taking of a result out of the window.
         self._lock = threading.Lock()
         self._window: dict[str, Checkpoint] = {}
         self._next_index: int | None = None if is_first_attempt else 0
@@ -103,12 +103,12 @@ class Replay:
 
     def take_result(self, name: str) -> Checkpoint | None:
         """The result stored under *name*, if it is at hand; each is handed out once."""
-        checkpoint = self._window.pop(name, None)
-        if checkpoint is None:
+        checkpoint = self._window.get(name)
+        # What failed or was cancelled stays: it is for the one thread whose turn the step is.
+        if checkpoint is None or checkpoint[1] is None:
             return None
-        if checkpoint[1] is None:  # it failed, or was cancelled
-            self._window[name] = checkpoint
-            return None
+        if self._window.pop(name, None) is None:
+            return None  # another thread was faster
         self._used[checkpoint[0]] = True
         return checkpoint
 
@@ -124,6 +124,8 @@ class Replay:
         with self._lock:
             checkpoint = self._window.pop(name, None)
             if checkpoint is not None:
+                if checkpoint[1] is not None:
+                    self._note_use(checkpoint[0])
                 return checkpoint, False
             # Not in this window: ask for the one name, and read on from there. A job that
             # replays in its old order asks once a window; one in another order, once a name.

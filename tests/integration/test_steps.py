@@ -181,6 +181,29 @@ def test_a_name_used_twice_warns_on_a_resume_too(tmp_path):
     assert warned == [0, 1, 0, 1]
 
 
+def test_a_name_of_any_kind_used_twice_warns_on_a_resume(tmp_path):
+    """A str of a class of the user's is the name that it holds, also in a window of a resume."""
+
+    class Name(str):
+        __slots__ = ()
+
+    calls = []
+
+    def job(step):
+        names = [Name("s"), Name("s")] if step.attempt > 1 else ["s"]
+        results = [step.run(name, lambda: calls.append(1) or len(calls)) for name in names]
+        if step.attempt == 1:
+            raise ValueError
+        return results
+
+    with engine(tmp_path, job) as app:
+        run = execute(app)
+        with pytest.warns(durably.DuplicateStepWarning, match="'s'") as caught:
+            run = again(app, run)
+    assert (run.output, calls) == ([1, 1], [1])
+    assert len(caught) == 1
+
+
 def test_a_name_used_inside_itself_is_refused(tmp_path):
     """A step that is used inside itself has no result yet: ConflictError, not a deadlock."""
 

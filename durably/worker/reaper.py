@@ -131,8 +131,6 @@ class Reaper(Service):
         return self._tell(recovered, "dead")
 
     def _tell(self, recovered: list[RunRow], reason: str) -> int:
-        if recovered:
-            self._changes.offer()
         for row in recovered:
             self._emitter.emit(
                 RunRecovered,
@@ -141,6 +139,9 @@ class Reaper(Service):
                 labels=self._labels_of(row),
                 reason=reason,
             )
+        if recovered:
+            # Only now: what is woken by it tells of the run's start.
+            self._changes.offer()
         return len(recovered)
 
     def _purge(self, older_than: timedelta) -> int:

@@ -363,6 +363,11 @@ class Emitter:
                 if not self._announcing[run_id]:
                     del self._announcing[run_id]
 
+    @property
+    def is_announcing_any(self) -> bool:
+        """Whether a change of some run is being committed and its event is still to come."""
+        return bool(self._announcing)
+
     def is_announcing(self, run_id: str) -> bool:
         """Whether a change of the run is being committed and its event is still to come."""
         return run_id in self._announcing

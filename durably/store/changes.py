@@ -56,6 +56,9 @@ class ChangeFeed:
         self._data_version = data_version
         self._clock = clock
         self._log_path = log_path  # None once it turned out that it cannot be watched
+        # Whether somebody in this process is just committing what it will tell listeners of, and
+        # offer after that.
+        self.is_told_soon: Callable[[], bool] = lambda: False
         self._told = 0
         # Entered itself, not by way of the condition: a Ctrl-C cannot land between the taking of a
         # plain lock and the block that releases it.
@@ -138,6 +141,9 @@ class ChangeFeed:
             if woken is Woken.BY_RING:
                 self._disarm()
                 return
+        if self.is_told_soon():
+            # What follows from the change is told after the change itself, unless that takes long.
+            self._rest(look_s)
 
     def _rest(self, timeout_s: float) -> Woken:
         watch = self._watch

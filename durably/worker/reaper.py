@@ -95,6 +95,11 @@ class Reaper(Service):
         return sum(self._look_at(row) for row in others)
 
     def _look_at(self, other: OwnerRow) -> int:
+        # Each of its runs that is put back is told to be so before its next start.
+        with self._emitter.announcing(other.token):
+            return self._judge(other)
+
+    def _judge(self, other: OwnerRow) -> int:
         state = liveness.probe(self._database.path, other.token, boot_id=other.boot_id)
         if state is Liveness.DEAD:
             return self._recover_dead(other)

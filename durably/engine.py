@@ -7,9 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from types import MappingProxyType, TracebackType
-from typing import Any, Protocol, Self, TypeVar, overload
-
-import cattrs
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, overload
 
 from durably.active import Services, tell_worker_error
 from durably.clock import Clock, from_datetime
@@ -45,6 +43,9 @@ from durably.waiting import OnLog, OnProgress, Subscription, Waiter, stored_line
 from durably.worker.exit import at_exit
 from durably.worker.flusher import Flusher
 from durably.worker.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    import cattrs
 
 P = TypeVar("P")
 R = TypeVar("R")

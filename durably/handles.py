@@ -34,7 +34,7 @@ from durably.worker.supervisor import Supervisor
 P = TypeVar("P")
 R = TypeVar("R")
 
-_LABEL_KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
+_LABEL_KEY: Final = r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}"
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -275,9 +275,9 @@ def _labels(labels: object) -> str:
     # What it holds now, whatever a subclass says or another thread does meanwhile.
     items = list(dict.items(labels))
     for key, value in items:
-        if not isinstance(key, str) or not _LABEL_KEY.fullmatch(key):
+        if not isinstance(key, str) or not re.fullmatch(_LABEL_KEY, key):
             raise ValidationError(
-                f"label key {shown(key)} must match {_LABEL_KEY.pattern}: letters, digits and "
+                f"label key {shown(key)} must match {_LABEL_KEY}: letters, digits and "
                 "._/- after a letter or digit, 63 characters at most"
             )
         if not isinstance(value, str):

@@ -18,7 +18,7 @@ from durably.values import Value
 Synchronous = Literal["full", "normal"]
 Duration = float | timedelta
 
-_AGE: Final = re.compile(r"([0-9]+)([dhm])")
+_AGE: Final = r"([0-9]+)([dhm])"
 _AGE_UNITS: Final = {"d": "days", "h": "hours", "m": "minutes"}
 _LONGEST_S: Final = timedelta(days=36_500).total_seconds()
 
@@ -67,7 +67,7 @@ def age(value: object, what: str) -> timedelta:
     found: timedelta | None = None
     if isinstance(value, timedelta):
         found = value
-    elif isinstance(value, str) and (match := _AGE.fullmatch(value)):
+    elif isinstance(value, str) and (match := re.fullmatch(_AGE, value)):
         try:
             found = timedelta(**{_AGE_UNITS[match[2]]: int(match[1])})
         except (OverflowError, ValueError):

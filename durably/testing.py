@@ -6,7 +6,6 @@ import os
 
 import attrs
 
-from durably.store.check import findings
 from durably.values import Value
 
 
@@ -57,4 +56,6 @@ def check(path: str | os.PathLike[str]) -> list[Finding]:
 
     .. versionadded:: 0.1.0
     """
+    from durably.store.check import findings  # noqa: PLC0415 - where first needed
+
     return [Finding(problem, where) for problem, where in findings(path)]

@@ -1,4 +1,4 @@
-"""What ``import durably`` costs beside apsw, attrs and cattrs, in terms that no machine changes.
+"""What ``import durably`` costs beside apsw and attrs, in terms that no machine changes.
 
 How long it takes is measured by ``benchmarks/``.
 """
@@ -9,27 +9,31 @@ import importlib
 import pkgutil
 import subprocess
 import sys
+from pathlib import Path
 
 import attrs
+import pytest
 
 import durably
 from durably.values import Value
 
-# What attrs and cattrs import themselves is no cost of durably's; on each Python it is a little
-# different.
-DEPENDENCIES = "apsw, attrs, cattrs, typing_extensions"
+# What these import themselves is no cost of durably's; on each Python it is a little different.
+DEPENDENCIES = "apsw, attrs, typing_extensions"
 
 # Each is slow to import or large, or brings others that are.
 HEAVY = {
     "asyncio",
     "base64",
+    "cattrs",
     "concurrent.futures.process",
+    "decimal",
     "email",
     "hashlib",
     "http",
     "importlib.metadata",
     "importlib.resources",
     "multiprocessing",
+    "pathlib",
     "pickle",
     "random",
     "shutil",
@@ -40,7 +44,8 @@ HEAVY = {
     "subprocess",
     "tempfile",
     "unittest",
-    "urllib.request",
+    "urllib",
+    "uuid",
     "xml",
     "zipfile",
 }
@@ -61,6 +66,33 @@ def test_importing_durably_brings_nothing_heavy() -> None:
     assert not brought & HEAVY
     packages = {name.partition(".")[0] for name in brought}
     assert packages - sys.stdlib_module_names == {"durably"}
+
+
+@pytest.mark.parametrize(
+    ("type_", "is_needed"),
+    [("", False), (" -> str", False), (" -> int | None", True), (" -> list[str]", True)],
+)
+def test_cattrs_comes_with_the_first_type_that_is_more_than_a_plain_one(
+    tmp_path: Path, type_: str, is_needed: bool
+) -> None:
+    """A script whose jobs and steps have JSON-like data, or str and int, never pays for it."""
+    script = f"""
+import durably
+
+def read(rows){type_}:
+    return "abc" if not rows else None if rows == 1 else ["a"]
+
+@durably.job("import")
+def import_rows(step, payload: int) -> str:
+    step.run("anything", lambda: [{{"id": 1, "tags": ["a", None]}}])
+    step.run("read", read, {{"": 0, " -> str": 0, " -> int | None": 1}}.get({type_!r}, 2))
+    return "done"
+
+with durably.Durably({str(tmp_path / "import.db")!r}, jobs=[import_rows]) as app:
+    assert app.jobs["import"].trigger_and_wait(3).output == "done"
+"""
+
+    assert ("cattrs" in loaded_by(script)) is is_needed
 
 
 def test_attrs_writes_no_method_that_a_base_class_has() -> None:

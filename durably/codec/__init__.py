@@ -1,39 +1,30 @@
 """Values in and out of JSON text, validated, typed and faithful.
 
-cattrs does the structuring, with hooks of durably's that stand in front of its own and
-refuse what is not exactly of the type. The way of a result::
-
-    value --form.write--> data --plain--> JSON-like data --dump--> text
-                                          JSON-like data --form.read--> what step.run returns
-
-and in the end the last is compared with the first. A payload goes the same way, but may be
-data where an instance is expected, and what is wrong with it is told all at once.
+JSON-like data is stored as it is. What has a type is structured by cattrs, with hooks of durably's
+that stand in front of its own and refuse what is not exactly of the type: see ``typed``, which is
+imported when the first such type is met. A script whose data is JSON-like does without, and starts
+a fifth sooner.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import threading
+from typing import TYPE_CHECKING, Any
 
-import cattrs
-from cattrs.errors import IterableValidationError
-
+from durably.codec import messages
 from durably.codec.annotations import resolve_annotations, return_type_of
-from durably.codec.forms import Form
-from durably.codec.kinds import UNTYPED
-from durably.codec.messages import (
-    MAX_DEPTH,
-    Problem,
-    TooDeep,
-    Unsupported,
-    problems_in,
-    sentence,
-)
-from durably.codec.plain import ATOMS, all_plain, judged, plain
-from durably.codec.registry import Registry
-from durably.codec.sameness import compare
+from durably.codec.messages import MAX_DEPTH, Unsupported, sentence
+from durably.codec.plain import ATOMS, UNTYPED, all_plain
 from durably.codec.text import dump, load
 from durably.errors import SerializationError, ValidationError
 from durably.shown import type_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import cattrs
+
+    from durably.codec.typed import TypedValues
 
 __all__ = ["MAX_DEPTH", "UNTYPED", "Codec", "resolve_annotations", "return_type_of"]
 
@@ -52,10 +43,17 @@ class Codec:
     """
 
     def __init__(self, converter: cattrs.Converter | None = None) -> None:
-        if converter is not None and not isinstance(converter, cattrs.Converter):
-            msg = f"converter: expected a cattrs.Converter, found {type_name(converter)}"
-            raise ValidationError(msg)
-        self._forms = Registry(converter)
+        self._converter = converter
+        self._lock = threading.Lock()
+        self._typed: TypedValues | None = None
+        if converter is not None:
+            import cattrs  # noqa: PLC0415 - where first needed
+
+            if not isinstance(converter, cattrs.Converter):
+                msg = f"converter: expected a cattrs.Converter, found {type_name(converter)}"
+                raise ValidationError(msg)
+            # Now: hooks that are registered later are not seen.
+            self._of_types()
 
     def check_type(self, type_: Any, where: str) -> None:
         """Make sure that values of a type can be stored at all.
@@ -63,8 +61,10 @@ class Codec:
         Raises:
             ValidationError: they cannot; the message names *where*.
         """
+        if type_ is UNTYPED or (type(type_) is type and type_ in ATOMS):
+            return
         try:
-            self._forms.of(type_)
+            self._of_types().check(type_)
         except Unsupported as error:
             msg = f"{where}: {error}"
             raise ValidationError(msg) from error
@@ -83,23 +83,14 @@ class Codec:
         if cls in ATOMS and (type_ is UNTYPED or type_ is cls):
             return value
         try:
-            form = self._forms.of(type_)
-            data = form.write(value)
-            try:
-                exact = plain(data)
-            except TooDeep:
-                raise
-            except Problem:
-                return _read_loosely(form, data)
-            result = form.read(exact, type_)
-            if form.compares:
-                compare(value, result, self._forms.of)
+            if type_ is UNTYPED:
+                return all_plain(value)
+            return self._of_types().structure(value, type_)
         except Unsupported as error:
             msg = f"{what}: {error}"
             raise ValidationError(msg) from error
         except Exception as error:
-            raise ValidationError(sentence(what, problems_in(error))) from error
-        return result
+            raise ValidationError(sentence(what, self._problems_in(error))) from error
 
     def encode(self, value: Any, type_: Any, *, what: str) -> str:
         """Give the JSON text of a value.
@@ -120,12 +111,12 @@ class Codec:
             data = load(text)
             if type_ is UNTYPED or (type(data) is type_ and type_ in ATOMS):
                 return data
-            return self._forms.of(type_).read(data, type_)
+            return self._of_types().read(data, type_)
         except Unsupported as error:
             msg = f"{what}: {error}"
             raise ValidationError(msg) from error
         except Exception as error:
-            raise ValidationError(sentence(what, problems_in(error))) from error
+            raise ValidationError(sentence(what, self._problems_in(error))) from error
 
     def encode_and_decode(self, value: Any, type_: Any, *, what: str) -> tuple[str, Any]:
         """Give the JSON text of a value, and the value that comes back from it.
@@ -137,19 +128,17 @@ class Codec:
         if cls in ATOMS and (type_ is UNTYPED or type_ is cls):
             return dump(value), value
         try:
-            form = self._forms.of(type_)
-            # The text says the same as the plain data, so nothing needs to be read from it.
-            exact = all_plain(form.write(value))
-            text = dump(exact)
-            decoded = form.read(exact, type_)
-            if form.compares:
-                compare(value, decoded, self._forms.of)
+            if type_ is UNTYPED:
+                # The text says the same as the plain data, so nothing needs to be read from it.
+                data = decoded = all_plain(value)
+            else:
+                data, decoded = self._of_types().write_and_read(value, type_)
+            return dump(data), decoded
         except Unsupported as error:
             msg = f"{what}: {error}; return data of a supported type"
             raise SerializationError(msg) from error
         except Exception as error:
-            raise SerializationError(sentence(what, problems_in(error))) from error
-        return text, decoded
+            raise SerializationError(sentence(what, self._problems_in(error))) from error
 
     def load_json(self, text: str) -> Any:
         """Give the JSON-like data of a stored text.
@@ -159,28 +148,20 @@ class Codec:
         """
         return self.decode(text, UNTYPED, what="stored data")
 
+    def _of_types(self) -> TypedValues:
+        typed = self._typed
+        if typed is None:
+            from durably.codec.typed import TypedValues  # noqa: PLC0415 - where first needed
 
-def _read_loosely(form: Form, data: Any) -> Any:
-    """Structure a payload that is data, or holds data, where an instance is expected.
+            with self._lock:
+                typed = self._typed
+                if typed is None:
+                    typed = self._typed = TypedValues(self._converter)
+        return typed
 
-    Raises:
-        Exception: one that :func:`problems_in` understands.
-    """
-    try:
-        loose = plain(data, exact=False)
-    except TooDeep:
-        raise
-    except Problem:
-        # What no form took for its own is told in the words of the type of its place, and
-        # else (in a place for any data) in those of JSON.
-        held, refused = judged(data, exact=False)
-        wrong: dict[str, Problem] = {}
-        try:
-            form.read(held, form.type)
-        except Exception as error:  # noqa: BLE001 - hooks and validators raise anything
-            for path, text in problems_in(error):
-                wrong.setdefault(path[1:], Problem(text, path[1:]))
-        for each in refused:
-            wrong.setdefault(each.path, each)
-        raise IterableValidationError(form.name, list(wrong.values()), object) from None
-    return form.read(loose, form.type)
+    def _problems_in(self, error: Exception) -> Iterable[tuple[str, str]]:
+        if self._typed is None:
+            return messages.problems_in(error)
+        from durably.codec.structuring import problems_in  # noqa: PLC0415 - where first needed
+
+        return problems_in(error)

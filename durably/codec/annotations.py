@@ -11,8 +11,8 @@ import weakref
 from collections.abc import Callable, Container, Mapping
 from typing import Any, Final
 
-from durably.codec.kinds import UNTYPED
 from durably.codec.messages import show, text_of
+from durably.codec.plain import UNTYPED
 from durably.errors import ValidationError
 
 _return_types: Final[weakref.WeakKeyDictionary[Any, Any]] = weakref.WeakKeyDictionary()

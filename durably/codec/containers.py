@@ -15,8 +15,9 @@ from cattrs.errors import IterableValidationError
 from durably.codec.atoms import is_written_as_text
 from durably.codec.forms import ANYTHING, Form, Forms
 from durably.codec.kinds import hints_of
-from durably.codec.messages import Mismatch, Problem, noted
+from durably.codec.messages import Mismatch, Problem
 from durably.codec.plain import TWICE, Misfit, plain
+from durably.codec.structuring import noted
 from durably.codec.text import dump, load
 from durably.shown import type_name
 

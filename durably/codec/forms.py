@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
-import cattrs
-
-from durably.codec.kinds import UNTYPED
 from durably.codec.messages import Mismatch, mismatch
-from durably.codec.plain import Misfit
+from durably.codec.plain import UNTYPED, Misfit
+
+if TYPE_CHECKING:
+    import cattrs
 
 
 class Form:

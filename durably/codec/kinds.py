@@ -11,19 +11,7 @@ from typing import Any, Final
 import attrs
 
 from durably.codec.messages import Unsupported, name_of, text_of
-
-
-class Untyped:
-    """The type of :data:`UNTYPED`."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "UNTYPED"
-
-
-UNTYPED: Final = Untyped()
-"""Stands for "JSON-like data, no type"."""
+from durably.codec.plain import UNTYPED
 
 
 def says_nothing(type_: Any) -> bool:

@@ -8,14 +8,6 @@ import typing
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-from cattrs.errors import (
-    AttributeValidationNote,
-    ClassValidationError,
-    ForbiddenExtraKeysError,
-    IterableValidationError,
-    IterableValidationNote,
-)
-
 from durably.shown import type_name
 
 MAX_DEPTH: Final = 200
@@ -57,12 +49,16 @@ class TooDeep(Problem):
         super().__init__(f"circular, or nested more deeply than {MAX_DEPTH} levels")
 
 
+class Problems(Exception):  # noqa: N818 - never leaves the codec
+    """All that is wrong with a value."""
+
+    def __init__(self, each: Iterable[Problem]) -> None:
+        super().__init__(each)
+        self.each = each
+
+
 class Unsupported(Exception):  # noqa: N818 - never leaves the codec
     """A type whose values cannot be stored."""
-
-
-class MissingKeyError(Exception):
-    """A required key is not there. A hook of the user's may raise any ``KeyError`` itself."""
 
 
 class _Repr(reprlib.Repr):
@@ -132,33 +128,13 @@ def text_of(error: BaseException) -> str:
     return clip(f"{name}: {text}" if text else name)
 
 
-def noted(error: Exception, place: str | int) -> Exception:
-    """Note on an error, as cattrs does, which field or item it is about."""
-    note = (
-        AttributeValidationNote("", place, None)
-        if isinstance(place, str)
-        else IterableValidationNote("", place, None)
-    )
-    error.__notes__ = [*getattr(error, "__notes__", ()), note]
-    return error
-
-
 def problems_in(error: BaseException, path: str = "$") -> Iterator[tuple[str, str]]:
-    """Give (path, what is wrong) for everything in an error of structuring."""
-    if isinstance(error, (ClassValidationError, IterableValidationError)):
-        inside, whole = error.group_exceptions()
-        for inner, note in inside:
-            place = note.name if isinstance(note, AttributeValidationNote) else note.index
-            yield from problems_in(inner, path + segment(place))
-        for inner in whole:
-            yield from problems_in(inner, path)
-    elif isinstance(error, Problem):
+    """Give (path, what is wrong) for everything in an error."""
+    if isinstance(error, Problem):
         yield path + error.path, error.text
-    elif isinstance(error, MissingKeyError):
-        yield path, "required, but missing"
-    elif isinstance(error, ForbiddenExtraKeysError):
-        for key in sorted(error.extra_fields, key=show):
-            yield path + segment(key), "unknown key"
+    elif isinstance(error, Problems):
+        for each in error.each:
+            yield from problems_in(each, path)
     elif isinstance(error, RecursionError):
         yield path, TooDeep().text
     else:

@@ -13,10 +13,21 @@ import types
 from collections.abc import Iterator
 from typing import Any, Final, cast
 
-from cattrs.errors import IterableValidationError
-
-from durably.codec.messages import MAX_DEPTH, Problem, TooDeep, segment, show
+from durably.codec.messages import MAX_DEPTH, Problem, Problems, TooDeep, segment, show
 from durably.shown import type_name
+
+
+class Untyped:
+    """The type of :data:`UNTYPED`."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "UNTYPED"
+
+
+UNTYPED: Final = Untyped()
+"""Stands for "JSON-like data, no type"."""
 
 ATOMS: Final = frozenset({str, int, bool, float, types.NoneType})
 _ANNOTATE: Final = (
@@ -78,14 +89,14 @@ def all_plain(data: Any) -> Any:
 
     Raises:
         TooDeep: it is circular or too deeply nested.
-        IterableValidationError: something in it is refused.
+        Problems: something in it is refused.
     """
     try:
         return plain(data)
     except TooDeep:
         raise
     except Problem:
-        raise IterableValidationError("JSON-like data", judged(data)[1], object) from None
+        raise Problems(judged(data)[1]) from None
 
 
 def plain_atom(value: Any) -> Any:

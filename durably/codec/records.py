@@ -15,15 +15,9 @@ from cattrs.gen.typeddicts import make_dict_structure_fn
 
 from durably.codec.forms import Field, Form, Forms
 from durably.codec.kinds import hints_of, unqualified
-from durably.codec.messages import (
-    MissingKeyError,
-    Problem,
-    Unsupported,
-    name_of,
-    noted,
-    text_of,
-)
+from durably.codec.messages import Problem, Unsupported, name_of, text_of
 from durably.codec.plain import Misfit
+from durably.codec.structuring import MissingKeyError, noted
 
 _Factory = cast("Any", attrs.Factory)  # a class, typed as a function
 

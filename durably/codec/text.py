@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from decimal import Decimal
 from typing import Any, Final
 
 _encode: Final = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
@@ -73,11 +72,15 @@ def to_digits(number: int) -> str:
     ``str`` refuses more than 4300 digits, or fewer if the user said so; ``Decimal`` is exact
     and knows no such limit.
     """
+    from decimal import Decimal  # noqa: PLC0415 - where first needed
+
     return str(Decimal(number))
 
 
 def from_digits(text: str) -> int:
     """Give the integer whose decimal digits *text* has, of any size."""
+    from decimal import Decimal  # noqa: PLC0415 - where first needed
+
     return int(Decimal(text))
 
 

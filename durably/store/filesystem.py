@@ -31,7 +31,7 @@ _NETWORK_FUSE: Final = frozenset(
         *("blobfuse", "blobfuse2", "curlftpfs", "mount-s3", "nfs", "google-drive-ocamlfuse"),
     }
 )
-_ESCAPED: Final = re.compile(r"\\([0-7]{3})")
+_ESCAPED: Final = r"\\([0-7]{3})"
 
 
 def warn_of_network(path: str) -> None:
@@ -73,7 +73,7 @@ def file_system_of(path: str, mounts: str) -> str | None:
         fields, kinds = before.split(" "), after.split(" ")
         if not separator or len(fields) < 5:
             continue
-        point = _ESCAPED.sub(_unescaped, fields[4])
+        point = re.sub(_ESCAPED, _unescaped, fields[4])
         # Of two at one place the later one hides the earlier.
         if len(point) >= longest and _is_below(path, point):
             found, longest = kinds[0], len(point)

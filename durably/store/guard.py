@@ -24,7 +24,6 @@ import struct
 import sys
 import threading
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from durably.errors import DatabaseError
@@ -116,7 +115,7 @@ class _GuardedFile:
 
     def lock_memory(self, path: str) -> None:
         shm_path = f"{path}-shm"
-        if not self.shm or self.shm[-1][0] != _identity(Path(shm_path).stat()):
+        if not self.shm or self.shm[-1][0] != _identity(os.stat(shm_path)):
             fd = os.open(shm_path, os.O_RDWR | CLOEXEC)
             self.shm.append((_identity(os.fstat(fd)), fd))
         _set_ofd_lock(self.shm[-1][1], _DMS_BYTE, 1, locked=True)
@@ -162,7 +161,7 @@ class _Registry:
     def file(self, path: str) -> _GuardedFile:
         # Looked up without opening: a descriptor that turns out to be superfluous could not be
         # closed again.
-        known = self.files.get(_identity(Path(path).stat()))
+        known = self.files.get(_identity(os.stat(path)))
         if known is not None:
             return known
         opened = _GuardedFile(path)

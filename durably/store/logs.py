@@ -1,7 +1,5 @@
 """Persisted log lines."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 

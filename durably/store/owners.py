@@ -1,7 +1,5 @@
 """Owners: the engines that have the file open, and their heartbeats."""
 
-from __future__ import annotations
-
 from typing import Any, Final, NamedTuple
 
 import apsw

@@ -4,8 +4,6 @@ The verbs are the state machine's: enqueue, claim, complete, fail, cancel, inter
 recover, retry, delete. Each says whether it took effect.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from itertools import groupby

@@ -1,14 +1,13 @@
 """Checkpoints: what is stored of the steps of a run."""
 
-from __future__ import annotations
-
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import apsw
 
-from durably.store.writer import MOST_AT_ONCE, merged_by, single_statement
+from durably.store.writer import merged_by, single_statement
 
 INDEX_BITS: Final = 24
 MOST_STEPS: Final = 1 << INDEX_BITS
@@ -49,16 +48,15 @@ def _store_one(condition: str) -> str:
     return _STORE.format(source=source, target="", condition=_UNLESS_COMPLETED)
 
 
-def _store_several(several: int) -> str:
+@functools.cache
+def store_several(several: int) -> str:
+    """The statement that stores the results of so many steps at once."""
     source = _SEVERAL.format(rows=", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * several))
     return _STORE.format(source=source, target="(run, name)", condition="")
 
 
 STORE: Final = _store_one(" AND status = 'running'")
 STORE_CANCELLED: Final = _store_one("")
-
-# The results of several steps at once, by how many there are.
-STORE_SEVERAL: Final = {several: _store_several(several) for several in range(2, MOST_AT_ONCE + 1)}
 
 FIND: Final = """
     SELECT step & 0xFFFFFF, output, name FROM durably_steps
@@ -106,7 +104,7 @@ class Window(NamedTuple):
 
 def _complete_several(db: apsw.Connection, new: Sequence[tuple[Any, ...]]) -> list[bool]:
     """``complete`` of several steps, no two of them the same: all, or none and an error."""
-    db.execute(STORE_SEVERAL[len(new)], tuple(itertools.chain.from_iterable(new)))
+    db.execute(store_several(len(new)), tuple(itertools.chain.from_iterable(new)))
     return [True] * len(new)
 
 

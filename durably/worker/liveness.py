@@ -19,7 +19,6 @@ import os
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from durably.errors import DatabaseError
@@ -92,7 +91,7 @@ def _lock_exclusively(fd: int) -> bool:
 def _is_at(fd: int, path: str) -> bool:
     """Whether *path* still names the file that *fd* has open."""
     try:
-        return os.path.samestat(os.fstat(fd), Path(path).stat(follow_symlinks=False))
+        return os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False))
     except OSError:
         return False
 
@@ -104,7 +103,7 @@ def _unlink_and_close(fd: int, path: str) -> None:
         os.close(fd)
     if is_ours:
         with contextlib.suppress(OSError):
-            Path(path).unlink()
+            os.unlink(path)
     # Unlocked only after it has lost its name: between the two, a probe would find the lock free
     # and take an owner that is closing in good order for a dead one.
     if sys.platform != "win32":
@@ -290,19 +289,20 @@ def sweep_orphans(
     """
     folder, prefix = os.path.split(_lock_path(database_path, ""))
     try:
-        candidates = sorted(Path(folder).iterdir())
+        names = sorted(os.listdir(folder))
     except OSError:
         return []
     swept = []
-    for path in candidates:
-        token = path.name.removeprefix(prefix)
-        if token in {path.name, ""} or token in known_tokens:
+    for name in names:
+        token = name.removeprefix(prefix)
+        if token in {name, ""} or token in known_tokens:
             continue
+        path = os.path.join(folder, name)
         try:
-            age_s = time.time() - path.stat(follow_symlinks=False).st_mtime
+            age_s = time.time() - os.stat(path, follow_symlinks=False).st_mtime
         except OSError:
             continue
-        if age_s > older_than_s and _remove_if_free(str(path)):
+        if age_s > older_than_s and _remove_if_free(path):
             swept.append(token)
     return swept
 
@@ -317,7 +317,8 @@ def current_boot_id() -> str:
     if sys.platform == "darwin":
         return _mac_boot_id()
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
     except (OSError, ValueError):
         return ""
 

@@ -18,6 +18,7 @@ from storekit import fresh, insert
 import durably.store
 from durably.store import owners, runs, steps
 from durably.store.runs import Claim, Ending, NewRun
+from durably.store.writer import MOST_AT_ONCE
 
 VERBS = ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH")
 MANY = 20_000
@@ -34,7 +35,8 @@ def statements() -> dict[str, str]:
         for name, value in names.items():
             if isinstance(value, str) and value.split()[:1] and value.split()[0] in VERBS:
                 found[f"{module.name}.{name}"] = value
-    found |= {f"steps.STORE_SEVERAL[{n}]": sql for n, sql in steps.STORE_SEVERAL.items()}
+    several = range(2, MOST_AT_ONCE + 1)
+    found |= {f"steps.store_several({n})": steps.store_several(n) for n in several}
     return {name: sql for name, sql in found.items() if not re.search(r"\{\w+\}", sql)}
 
 

@@ -33,7 +33,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("events",),
     ("settings",),
     ("retry",),
-    ("store.faults", "store.filesystem"),
+    ("store.bell", "store.faults", "store.filesystem"),
     ("store.guard",),
     ("store.mutex", "store.watch"),
     ("store.schema",),

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from durably.clock import Clock, jittered
 from durably.errors import DatabaseError
 from durably.forking import no_fork, watch_forks
+from durably.store.bell import ADDRESS_SIZE, Bell, open_bell
 from durably.store.guard import CLOEXEC, close_quietly
 
 if sys.platform != "win32":
@@ -25,15 +26,23 @@ if sys.platform != "win32":
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# The longest pause between two looks at a mutex that is taken, and the shortest.
-_LONGEST_PAUSE_S: Final = 0.002
-_SHORTEST_PAUSE_S: Final = 0.00005
-# How often somebody who takes the mutex without waiting looks whether others wait for it.
-_TURN_S: Final = 0.01
+# The longest pause between two looks at a mutex that is taken, and the shortest. Between its
+# commits a process lets go of it for a moment, so who looks often soon finds it free; but each
+# change of processes costs as much as some commits, for what the one has written is in the
+# other's memory no more.
+_LONGEST_PAUSE_S: Final = 0.004
+_SHORTEST_PAUSE_S: Final = 0.0004
+# Pauses from here on can be ended by a call.
+_BELL_PAUSE_S: Final = 0.001
+# How often somebody who takes the mutex without waiting looks whether others wait for it, and how
+# long it then steps back.
+_TURN_S: Final = 0.02
+_STEP_BACK_S: Final = 0.003
 # A note of a waiter is renewed at each of its looks; an older one was left by somebody who gave
 # up, was stopped, or died.
 _NOTE_LIFETIME_S: Final = 3 * _LONGEST_PAUSE_S
-_NOTE: Final = struct.Struct("=q")
+# When a waiter looked last, in microseconds, and what to call it by.
+_NOTE: Final = struct.Struct(f"=q{ADDRESS_SIZE}s")
 
 
 def _flock_without_gil() -> Callable[[int, int], int]:
@@ -94,8 +103,8 @@ class WriterMutex:
     more until the mutex was free once.
 
     ``flock`` has no queue: whoever releases and takes it again at once beats every waiter. So a
-    waiter leaves a note in the file, and who takes the mutex looks for one every now and then
-    and steps back for a moment if there is one.
+    waiter leaves a note in the file, and who takes the mutex looks for one every now and then. If
+    there is one it calls the waiter, where that is possible, and steps back for a moment.
 
     A mutex is used by one thread at a time: by whoever has the write connection. In a forked
     child it is closed. Without ``flock`` (Windows, some network file systems) it holds nothing,
@@ -107,7 +116,9 @@ class WriterMutex:
         is_effective: whether acquiring can exclude anybody.
     """
 
-    def __init__(self, path: str, clock: Clock) -> None:
+    def __init__(
+        self, path: str, clock: Clock, *, open_bell: Callable[[], Bell | None] = open_bell
+    ) -> None:
         """Open the file beside the database *path*, making it if need be.
 
         Raises:
@@ -120,6 +131,9 @@ class WriterMutex:
         self._is_patient = True
         self._looked_at_s = -_TURN_S
         self._note = ctypes.create_string_buffer(_NOTE.size)
+        # Opened when it is first needed: most processes have a file to themselves.
+        self._open_bell: Callable[[], Bell | None] | None = open_bell
+        self._bell: Bell | None = None
         self._fd = -1
         if sys.platform == "win32":
             return
@@ -159,8 +173,8 @@ class WriterMutex:
         now_s = self._clock.monotonic()
         if now_s - self._looked_at_s >= _TURN_S:
             self._looked_at_s = now_s
-            if self._is_patient and timeout_s > 0 and self._somebody_waits(now_s):
-                self._clock.wait(self._never, min(timeout_s, 1.5 * _LONGEST_PAUSE_S))
+            if self._is_patient and timeout_s > 0:
+                self._step_back(now_s, timeout_s)
         if _flock(self._fd, _TRY) == 0 or self._try_slowly():
             self._is_patient = True
             return True
@@ -182,6 +196,7 @@ class WriterMutex:
             fd, self._fd = self._fd, -1
             if fd >= 0:
                 close_quietly(fd)
+        self._close_bell()
 
     def before_fork(self) -> None:
         """Do nothing: the writer keeps forks out of its transactions."""
@@ -212,23 +227,54 @@ class WriterMutex:
                 return False
             self._leave_note(now_s)
             # Jittered, so that two who wait for a third do not keep meeting.
-            self._clock.wait(self._never, min(left_s, jittered(pause_s)))
+            self._rest(min(left_s, jittered(pause_s)))
             if self._try_slowly():
                 self._looked_at_s = self._clock.monotonic()
                 return True
-            pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
+            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+
+    def _step_back(self, now_s: float, timeout_s: float) -> None:
+        """Let a waiter go first, if there is one."""
+        address = self._waiter(now_s)
+        if address is None:
+            return
+        bell = self._own_bell()
+        if bell is not None:
+            bell.call(address)
+        self._rest(min(timeout_s, _STEP_BACK_S))
+
+    def _rest(self, pause_s: float) -> None:
+        bell = self._own_bell() if pause_s >= _BELL_PAUSE_S else None
+        if bell is None:
+            self._clock.wait(self._never, pause_s)
+        elif not bell.wait(pause_s):
+            self._close_bell()
+
+    def _own_bell(self) -> Bell | None:
+        if self._open_bell is not None:
+            self._bell, self._open_bell = self._open_bell(), None
+        return self._bell
+
+    def _close_bell(self) -> None:
+        bell, self._bell, self._open_bell = self._bell, None, None
+        if bell is not None:
+            bell.close()
 
     def _leave_note(self, now_s: float) -> None:
         # The monotonic clock is the machine's, so it means the same to all processes. Where it
         # does not (a container with its own time namespace) the note is never fresh, and only
         # fairness is lost; so it is on a full disk.
+        bell = self._own_bell()
+        note = _NOTE.pack(int(now_s * 1e6), b"" if bell is None else bell.address)
         if sys.platform != "win32":
             with contextlib.suppress(OSError):
-                os.pwrite(self._fd, _NOTE.pack(int(now_s * 1e6)), 0)
+                os.pwrite(self._fd, note, 0)
 
-    def _somebody_waits(self, now_s: float) -> bool:
+    def _waiter(self, now_s: float) -> bytes | None:
+        """What to call the one by who waits, if somebody does; ``None`` if nobody does."""
         if _pread(self._fd, self._note, _NOTE.size, 0) != _NOTE.size:
-            return False  # nobody has ever waited
-        (noted_us,) = _NOTE.unpack(self._note)
-        age_s: float = now_s - noted_us / 1e6
-        return 0 <= age_s < _NOTE_LIFETIME_S
+            return None  # nobody has ever waited
+        noted_us: int
+        address: bytes
+        noted_us, address = _NOTE.unpack(self._note)
+        return address if 0 <= now_s - noted_us / 1e6 < _NOTE_LIFETIME_S else None

@@ -31,7 +31,7 @@ class Bench:
         self.writer = Writer(
             self.db,
             path=str(path),
-            mutex=WriterMutex(str(path), self.clock),
+            mutex=WriterMutex(str(path), self.clock, open_bell=lambda: None),
             clock=self.clock,
             fault_point=self.reached.append,
         )

@@ -121,7 +121,7 @@ class Scene:
         self.db = connect(path)
         self.db.execute("CREATE TABLE IF NOT EXISTS effects (name TEXT)")
         clock = FakeClock()
-        self.mutex = WriterMutex(str(path), clock)
+        self.mutex = WriterMutex(str(path), clock, open_bell=lambda: None)
         self.fails = False
         self.db.set_commit_hook(lambda: self.fails)
         self.writer = Writer(self.db, path=str(path), mutex=self.mutex, clock=clock)

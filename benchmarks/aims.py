@@ -144,9 +144,16 @@ def _purge(medians: Medians) -> tuple[str, bool]:
 
 def _processes(mode: str, table: str) -> Evaluate:
     def evaluate(medians: Medians) -> tuple[str, bool]:
-        one = medians.of(table, f"1 process, {mode}")
-        ratios = [medians.of(table, f"{n} processes, {mode}") / one for n in (2, 4)]
-        return f"{ratios[0]:.2f} with two, {ratios[1]:.2f} with four", min(ratios) >= 1
+        def ratios(system: str) -> list[float]:
+            one = medians.of(table, f"{system}1 process, {mode}")
+            return [medians.of(table, f"{system}{n} processes, {mode}") / one for n in (2, 4)]
+
+        own = ratios("")
+        told = f"{own[0]:.2f} with two, {own[1]:.2f} with four"
+        if f"floor, 1 process, {mode}" in medians.rows(table):
+            floors = ratios("floor, ")
+            told += f" (floor: {floors[0]:.2f}, {floors[1]:.2f})"
+        return told, min(own) >= 1
 
     return evaluate
 

@@ -12,6 +12,7 @@ FLOOR = System(
     "floor", "floor", "floor.db", "SELECT count(*) FROM steps",
     "SELECT count(*) FROM runs WHERE status = 'completed'",
 )  # fmt: skip
+FLOOR_ABREAST = System("floor", "floor_abreast", "floor.db", FLOOR.count_steps, None)
 DURABLY = System(
     "durably", "durably_engine", "durably.db",
     "SELECT count(*) FROM durably_steps WHERE status = 'completed'",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.contestants import AIRPORTS, ALONE, MODES, Sizes, Table
+from benchmarks.contestants import AIRPORTS, ALONE, FLOOR_ABREAST, MODES, Sizes, Table
 from benchmarks.measuring import Case
 
 
@@ -100,16 +100,16 @@ def _purge(size: Sizes) -> Table:
 def _processes(size: Sizes) -> list[Table]:
     count = size.synced(8000, 1600, 8)
     one_step = size.synced(2000, 400, 4)
-    made = []
     kinds = (
         ("processes", "Checkpoints a second in all, four long runs, one thread a process", 4, 1),
         ("processes-runs", "One-step runs a second in all, 4 workers a process", one_step, 4),
     )
+    made = []
     for key, title, runs, workers in kinds:
         number = one_step if runs == one_step else count
         cases = [
             Case(
-                f"{processes} process{'es' if processes > 1 else ''}, {mode}",
+                _so_many(processes, mode),
                 ALONE,
                 "processes",
                 {"count": number, "processes": processes, "runs": runs, "workers": workers,
@@ -121,7 +121,22 @@ def _processes(size: Sizes) -> list[Table]:
             for processes in (1, 2, 4)
         ]  # fmt: skip
         made.append(Table(key, title, "steps/s", cases))
+    made[0].cases[:0] = [
+        Case(
+            f"floor, {_so_many(processes, mode)}",
+            FLOOR_ABREAST,
+            "processes",
+            {"count": count, "processes": processes, "synchronous": mode},
+            steps=count,
+        )
+        for mode in MODES
+        for processes in (1, 2, 4)
+    ]
     return made
+
+
+def _so_many(processes: int, mode: str) -> str:
+    return f"{processes} process{'es' if processes > 1 else ''}, {mode}"
 
 
 def _airports(size: Sizes) -> list[Table]:

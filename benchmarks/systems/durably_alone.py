@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import statistics
-import subprocess
 import sys
 import threading
 import time
@@ -14,7 +12,8 @@ from pathlib import Path
 import apsw
 
 import durably
-from benchmarks.systems.child import Meter, Outcome, Spans, main, say, small, until
+from benchmarks.systems.abreast import side_by_side
+from benchmarks.systems.child import Outcome, Spans, main, say, small, until
 from benchmarks.systems.durably_engine import durability
 from durably.store import owners, runs
 from durably.store.runs import Claim
@@ -212,36 +211,13 @@ def processes(*, count: int, processes: int, runs: int, workers: int, synchronou
     app = durably.Durably(PATH, jobs=[drained], synchronous=synchronous)
     app.jobs["drained"].batch_trigger([count // runs] * runs)
     app.close()
-    options = json.dumps({"workers": workers, "synchronous": synchronous})
-    drains = [
-        subprocess.Popen(
-            [sys.executable, "-m", __spec__.name, "drain", options],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(processes)
-    ]
-    for drain in drains:
-        assert drain.stdout is not None
-        assert drain.stdout.readline() == "ready\n"
-    with Meter() as meter:
-        for drain in drains:
-            assert drain.stdin is not None
-            drain.stdin.write("go\n")
-            drain.stdin.flush()
-        for drain in drains:
-            assert drain.stdout is not None
-            while drain.stdout.readline() != "done\n":
-                pass
-    for drain in drains:
-        drain.communicate()
-        assert drain.returncode == 0
+    options = {"workers": workers, "synchronous": synchronous}
+    seconds = side_by_side(__spec__.name, "drain", [options] * processes)
     app = durably.Durably(PATH, jobs=[drained], synchronous=synchronous)
     assert app.count_runs(status="completed") == runs
     in_force = durability(app)
     app.close()
-    return {"value": count / meter.seconds, "durability": in_force}
+    return {"value": count / seconds, "durability": in_force}
 
 
 def drain(*, workers: int, synchronous: str) -> Outcome:

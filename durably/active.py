@@ -159,9 +159,9 @@ def patiently(
     services: Services,
     active: ActiveRun,
     context: str,
-    access: Callable[Ps, T],
-    *args: Ps.args,
-    **kwargs: Ps.kwargs,
+    access: Callable[..., T],
+    *args: Any,
+    failed: DatabaseError | None = None,
 ) -> T:
     """Store or read something of a run, trying again while the reason for a refusal may pass.
 
@@ -169,18 +169,24 @@ def patiently(
     of a step: its result waits in memory until it can be stored or the engine stops. And a
     checkpoint that cannot be read now must not fail the run, whose job has done nothing wrong.
 
+    Args:
+        failed: how the first try has failed, if the caller has made it.
+
     Raises:
         StopRun: the run is to stop, so that it cannot be waited for any longer.
         DatabaseError: the reason will not pass by itself.
     """
     pause_s = _FIRST_PAUSE_S
     while True:
-        try:
-            return access(*args, **kwargs)
-        except DatabaseError as exc:
-            tell_worker_error(services.emitter, exc, context, active.id)
-            if not exc.is_transient:
-                raise
+        if failed is None:
+            try:
+                return access(*args)
+            except DatabaseError as exc:
+                failed = exc
+        tell_worker_error(services.emitter, failed, context, active.id)
+        if not failed.is_transient:
+            raise failed
+        failed = None
         if services.clock.wait(active.stopped, pause_s):
             active.check()
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)

@@ -10,9 +10,9 @@ from durably.store import steps as stored
 from durably.store.database import Database
 from durably.store.steps import Checkpoint
 
-# So many names are kept as they are, half a megabyte or so.
-EXACT_NAMES: Final = 5000
-# The memory for more of them: a bit for each, found by its hash.
+# So many names are kept as they are, a megabyte or so.
+EXACT_NAMES: Final = 10_000
+# The memory for those that were added before: a bit for each, found by its hash.
 _FILTER_BITS: Final = 1 << 23
 
 
@@ -24,46 +24,38 @@ class Names:
     """
 
     def __init__(self) -> None:
-        self._exact: set[str] = set()
+        self._newest: set[str] = set()
         self._bits = bytearray()
 
     def add(self, name: str) -> None:
         """Add a name."""
-        if self._bits:
-            _mark(self._bits, (name,))
-        else:
-            self._exact.add(name)
-            self._bound()
+        self._newest.add(name)
+        if len(self._newest) > EXACT_NAMES:
+            self._compress()
 
     def update(self, names: Iterable[str]) -> None:
         """Add several names."""
-        if self._bits:
-            _mark(self._bits, names)
-        else:
-            self._exact.update(names)
-            self._bound()
+        self._newest.update(names)
+        if len(self._newest) > EXACT_NAMES:
+            self._compress()
 
     def __contains__(self, name: str) -> bool:
-        # May be asked while another thread adds: first what is given up for the bits.
-        exact = self._exact
+        # May be asked while another thread adds: first where names are, then where they go.
+        if name in self._newest:
+            return True
         bits = self._bits
         if not bits:
-            return name in exact
+            return False
         bit = hash(name) % _FILTER_BITS
         return bits[bit >> 3] & (1 << (bit & 7)) != 0
 
-    def _bound(self) -> None:
-        if len(self._exact) > EXACT_NAMES:
-            bits = bytearray(_FILTER_BITS >> 3)
-            _mark(bits, self._exact)
-            self._bits = bits
-            self._exact = set()
-
-
-def _mark(bits: bytearray, names: Iterable[str]) -> None:
-    for name in names:
-        bit = hash(name) % _FILTER_BITS
-        bits[bit >> 3] |= 1 << (bit & 7)
+    def _compress(self) -> None:
+        bits = self._bits or bytearray(_FILTER_BITS >> 3)
+        for name in self._newest:
+            bit = hash(name) % _FILTER_BITS
+            bits[bit >> 3] |= 1 << (bit & 7)
+        self._bits = bits
+        self._newest = set()
 
 
 class Replay:
@@ -152,4 +144,5 @@ class Replay:
         """Say that this execution has stored the result of a step."""
         with self._lock:
             self._names.add(name)
-        self._note_use(index)
+        if index < self.first_new_index:
+            self._used[index] = True

@@ -1,58 +1,21 @@
-"""Steps: replay from the checkpoint or execute and store, and stop at the boundaries."""
+"""What a job is given: the public face of its run and its steps."""
 
 from __future__ import annotations
 
-import itertools
-import threading
-import warnings
 from collections.abc import Callable
-from typing import Any, Final, Generic, NoReturn, ParamSpec, TypeVar, overload
+from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, overload
 
-import attrs
-
-from durably.active import ActiveRun, Services, patiently
-from durably.codec import UNTYPED, return_type_of
-from durably.errors import (
-    ConflictError,
-    DuplicateStepWarning,
-    OwnershipLost,
-    RunCancelled,
-    RunInterrupted,
-    SerializationError,
-    StopRun,
-    ValidationError,
-)
-from durably.events import (
-    StepCancelled,
-    StepCompleted,
-    StepEvent,
-    StepFailed,
-    StepSkipped,
-    StepStarted,
-)
-from durably.models import RunStatus, error_info
-from durably.names import check_name
-from durably.replay import Replay
-from durably.retry import Retry, wait_s
+from durably.active import ActiveRun, Services
+from durably.errors import SerializationError, ValidationError
+from durably.retry import Retry
 from durably.settings import Duration, waitable
-from durably.shown import shown, type_name
-from durably.store import runs
-from durably.store import steps as stored
-from durably.telling import NUMBERS, StepLog, checked_progress, current_step
+from durably.shown import shown
+from durably.stepping import Stepper
+from durably.telling import NUMBERS, StepLog, checked_progress
 
 Ps = ParamSpec("Ps")
 T = TypeVar("T")
 U = TypeVar("U")
-
-LONGEST_STEP_NAME: Final = 500
-# A result above this is stored, with a warning: it slows every commit down around it.
-LARGE_RESULT: Final = 16 * 1024 * 1024
-
-# How often a thread that waits for another one's step looks whether the run is to stop.
-_STOP_LOOK_S: Final = 0.1
-
-# Reasons to stop after which nothing of this attempt is wanted any more.
-_NOT_OURS: Final = (RunCancelled, OwnershipLost)
 
 
 class StepContext:
@@ -68,16 +31,7 @@ class StepContext:
         self._active = active
         self._services = services
         self.log = StepLog(active, services)
-        self._replay = Replay(services.database, active.key, is_first_attempt=active.attempt == 1)
-        # A step that needs no other thread takes no lock: each use of these is one call.
-        self._free_indexes = itertools.count(self._replay.first_new_index)
-        # Whose turn each step is, by name: the executing thread, in a tuple of its own.
-        self._turns: dict[str, tuple[int]] = {}
-        # Steps that failed or were cancelled keep their index when their name comes again.
-        self._indexes: dict[str, int] = {}
-        # Notified when a turn has ended, if anybody waits for one.
-        self._turn_ended = threading.Condition()
-        self._waiting_for_turns = 0
+        self._stepper = Stepper(active, services)
 
     def __reduce__(self) -> NoReturn:
         # A copy would give out indexes that this one gives out as well.
@@ -152,8 +106,7 @@ class StepContext:
         .. versionadded:: 0.1.0
         """
         self._active.check()
-        self._services.clock.wait(self._active.stopped, waitable(seconds, "step.sleep"))
-        self._active.check()
+        self._stepper.sleep(waitable(seconds, "step.sleep"))
 
     # -- telling --------------------------------------------------------------------------
 
@@ -206,7 +159,7 @@ class StepContext:
 
         .. versionadded:: 0.1.0
         """
-        result: T = self._run(name, fn, args, kwargs, None, None)
+        result: T = self._stepper.take(name, fn, args, kwargs)
         return result
 
     @overload
@@ -234,280 +187,8 @@ class StepContext:
             raise ValidationError(f"retry must be a Retry, not {shown(retry)}")
         if returns is not None:
             self._services.codec.check_type(returns, "step.options(returns=...)")
-            return ReturningStep(self, returns, retry)
-        return PlainStep(self, None, retry)
-
-    def _run(
-        self,
-        name: str,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        returns: Any,
-        retry: Retry | None,
-    ) -> Any:
-        active = self._active
-        active.check()
-        if type(name) is str and callable(fn):
-            # What a resume pays for each step that it passes: a stored name needs no checks.
-            checkpoint = self._replay.take_result(name)
-            if checkpoint is not None:
-                type_ = return_type_of(fn) if returns is None else returns
-                return self._replayed(name, type_, checkpoint)
-        check_name(name, "a step's name", longest=LONGEST_STEP_NAME)
-        if not callable(fn):
-            raise ValidationError(f"step {name!r} needs a function, not {type_name(fn)}")
-        type_ = return_type_of(fn) if returns is None else returns
-        checkpoint = None
-        turn = (threading.get_ident(),)
-        if self._turns.setdefault(name, turn) is not turn:
-            self._await_turn(name, turn)
-        try:
-            is_repeated = False
-            if self._replay.may_hold(name):
-                checkpoint, is_repeated = self._read(self._replay.find, name)
-                if checkpoint is None and is_repeated:
-                    self._require_ownership()
-            if checkpoint is None or checkpoint[1] is None:
-                index = self._index_of(name, checkpoint)
-                return self._execute(name, index, fn, args, kwargs, type_, retry)
-        finally:
-            del self._turns[name]
-            if self._waiting_for_turns:
-                with self._turn_ended:
-                    self._turn_ended.notify_all()
-        if is_repeated:
-            warnings.warn(
-                f"step {name!r} was used twice in run {active.id}; the second use returns the "
-                "first one's result. Give each step a name of its own.",
-                DuplicateStepWarning,
-                stacklevel=3,
-            )
-        return self._replayed(name, type_, checkpoint)
-
-    def _index_of(self, name: str, checkpoint: stored.Checkpoint | None) -> int:
-        if checkpoint is not None:
-            return checkpoint[0]
-        if self._indexes:
-            known = self._indexes.get(name)
-            if known is not None:
-                return known
-        index = next(self._free_indexes)
-        if index >= stored.MOST_STEPS:
-            raise ValidationError(
-                f"run {self._active.id} has {stored.MOST_STEPS} steps, the most a run can have; "
-                "make the steps larger, or trigger several runs"
-            )
-        return index
-
-    def _await_turn(self, name: str, turn: tuple[int]) -> None:
-        """Wait while another thread executes a step of this name, then take the turn.
-
-        If that step completes, its result will serve both; if it fails, it is executed again.
-        """
-        with self._turn_ended:
-            # Before the look at whose turn it is: who ends that one looks at this afterwards.
-            self._waiting_for_turns += 1
-            try:
-                while (other := self._turns.setdefault(name, turn)) is not turn:
-                    if other == turn:
-                        raise ConflictError(
-                            f"step {name!r} of run {self._active.id} is used inside itself; "
-                            "give the inner one a name of its own"
-                        )
-                    self._turn_ended.wait(_STOP_LOOK_S)
-                    self._active.check()
-            finally:
-                self._waiting_for_turns -= 1
-
-    def _replayed(self, name: str, type_: Any, checkpoint: stored.Checkpoint) -> Any:
-        index, output, _ = checkpoint
-        assert output is not None  # noqa: S101 - completed steps have one
-        services = self._services
-        result = services.codec.decode(output, type_, what=f"the stored result of step {name!r}")
-        if services.emitter.has_listeners:
-            self._emit(StepSkipped, name, index)
-        return result
-
-    def _execute(
-        self,
-        name: str,
-        index: int,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        type_: Any,
-        retry: Retry | None,
-    ) -> Any:
-        services, active = self._services, self._active
-        clock = services.clock
-        if services.emitter.has_listeners:
-            self._emit(StepStarted, name, index)
-        started_at_us = clock.now_us()
-        started = clock.monotonic()
-        try:
-            text, result = self._compute(name, fn, args, kwargs, type_, retry)
-        except BaseException as exc:
-            self._record_raised(name, index, started_at_us, exc)
-            raise
-        if active.stop_reason in _NOT_OURS:
-            self._cancelled(name, index, started_at_us)
-            active.check()
-        is_stored = self._store(
-            stored.complete,
-            active.key,
-            active.attempt,
-            index,
-            name,
-            text,
-            started_at_us,
-            clock.now_us(),
-        )
-        if not is_stored:
-            self._refused(name, index, started_at_us)
-        self._replay.note_stored(name, index)
-        if services.emitter.has_listeners and services.emitter.wants(StepCompleted):
-            self._emit(
-                StepCompleted,
-                name,
-                index,
-                # Decoded once more: what the job does to its value must not show in the event.
-                output=services.codec.decode(text, type_, what=f"the result of step {name!r}"),
-                duration=clock.monotonic() - started,
-            )
-        if len(text) > LARGE_RESULT:
-            # Only now: where warnings are errors, it must not cost the checkpoint.
-            warnings.warn(
-                f"the result of step {name!r} takes {len(text) / 2**20:.0f} MiB in the database; "
-                "write large data to a file of your own and return its name",
-                stacklevel=4,
-            )
-        if active.stop_reason is not None:
-            active.check()
-        return result
-
-    def _compute(
-        self,
-        name: str,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        type_: Any,
-        retry: Retry | None,
-    ) -> tuple[str, Any]:
-        """Call the function; its result as it is stored, and as it will come back."""
-        token = current_step.set(name)
-        try:
-            value = (
-                fn(*args, **kwargs) if retry is None else self._retrying(fn, args, kwargs, retry)
-            )
-            self._active.refuse_forked_child()
-            return self._services.codec.encode_and_decode(
-                value, type_, what=f"the result of step {name!r}"
-            )
-        finally:
-            current_step.reset(token)
-
-    def _retrying(
-        self,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        retry: Retry,
-    ) -> Any:
-        failures = 0
-        while True:
-            try:
-                return fn(*args, **kwargs)
-            except retry.on:
-                self._active.refuse_forked_child()
-                failures += 1
-                if failures >= retry.attempts:
-                    raise
-            self.sleep(wait_s(retry, failures))
-
-    # -- what becomes of a step -------------------------------------------------------------
-
-    def _record_raised(self, name: str, index: int, started_at_us: int, exc: BaseException) -> None:
-        """Record that a step came to no result. Returns if *exc* is to go on as it is."""
-        active = self._active
-        active.refuse_forked_child()
-        if isinstance(exc, StopRun) and active.stop_reason is RunInterrupted:
-            return  # it stopped itself: the run goes back, and the step begins anew
-        if isinstance(exc, KeyboardInterrupt) and active.is_callers:
-            return  # the user's Ctrl-C, not the step's failure: likewise
-        if active.stop_reason in _NOT_OURS:
-            self._cancelled(name, index, started_at_us)
-            active.check()
-        self._failed(name, index, started_at_us, exc)
-
-    def _failed(self, name: str, index: int, started_at_us: int, exc: BaseException) -> None:
-        services, active = self._services, self._active
-        error = error_info(exc)
-        active.failed_steps.append((name, exc))
-        self._indexes[name] = index
-        is_stored = self._store(
-            stored.fail,
-            active.key,
-            active.attempt,
-            index,
-            name,
-            services.codec.encode(attrs.asdict(error), UNTYPED, what=f"the error of step {name!r}"),
-            started_at_us,
-            services.clock.now_us(),
-        )
-        if not is_stored:
-            self._refused(name, index, started_at_us)
-        self._emit(StepFailed, name, index, error=error)
-
-    def _cancelled(self, name: str, index: int, started_at_us: int) -> None:
-        services, active = self._services, self._active
-        self._indexes[name] = index
-        self._store(
-            stored.cancel,
-            active.key,
-            active.attempt,
-            index,
-            name,
-            started_at_us,
-            services.clock.now_us(),
-        )
-        self._emit(StepCancelled, name, index)
-
-    def _refused(self, name: str, index: int, started_at_us: int) -> NoReturn:
-        """The database refused a write of ours: another attempt is current, or none."""
-        self._lose(self._state())
-        self._cancelled(name, index, started_at_us)
-        self._active.check()
-        raise AssertionError("check raises, as the run is to stop")
-
-    def _require_ownership(self) -> None:
-        """Stop if another attempt is current, or none: checkpoints of ours may be gone with it."""
-        state = self._state()
-        if state != (RunStatus.RUNNING, self._active.attempt):
-            self._lose(state)
-            self._active.check()
-
-    def _state(self) -> tuple[str, int] | None:
-        return self._read(self._services.database.read, runs.state_of, self._active.key)
-
-    def _lose(self, state: tuple[str, int] | None) -> None:
-        is_cancelled = state == (RunStatus.CANCELLED, self._active.attempt)
-        self._active.stop(RunCancelled if is_cancelled else OwnershipLost)
-
-    def _store(self, operation: Callable[..., bool], *args: Any) -> bool:
-        write = self._services.database.write
-        return patiently(self._services, self._active, "storing a step", write, operation, *args)
-
-    def _read(self, query: Callable[Ps, T], *args: Ps.args, **kwargs: Ps.kwargs) -> T:
-        return patiently(
-            self._services, self._active, "reading checkpoints", query, *args, **kwargs
-        )
-
-    def _emit(self, cls: type[StepEvent], name: str, index: int, **fields: Any) -> None:
-        emitter = self._services.emitter
-        if emitter.wants(cls):
-            emitter.emit(cls, **self._active.fields, step_name=name, step_index=index, **fields)
+            return ReturningStep(self._stepper, returns, retry)
+        return PlainStep(self._stepper, None, retry)
 
 
 class PlainStep:
@@ -516,8 +197,8 @@ class PlainStep:
     .. versionadded:: 0.1.0
     """
 
-    def __init__(self, step: StepContext, returns: Any, retry: Retry | None) -> None:
-        self._step = step
+    def __init__(self, stepper: Stepper, returns: Any, retry: Retry | None) -> None:
+        self._stepper = stepper
         self._returns = returns
         self._retry = retry
 
@@ -526,7 +207,7 @@ class PlainStep:
 
         .. versionadded:: 0.1.0
         """
-        result: T = self._step._run(name, fn, args, kwargs, self._returns, self._retry)  # noqa: SLF001 - the same class in two faces
+        result: T = self._stepper.take(name, fn, args, kwargs, self._returns, self._retry)
         return result
 
 
@@ -536,8 +217,8 @@ class ReturningStep(Generic[U]):
     .. versionadded:: 0.1.0
     """
 
-    def __init__(self, step: StepContext, returns: Any, retry: Retry | None) -> None:
-        self._step = step
+    def __init__(self, stepper: Stepper, returns: Any, retry: Retry | None) -> None:
+        self._stepper = stepper
         self._returns = returns
         self._retry = retry
 
@@ -546,5 +227,5 @@ class ReturningStep(Generic[U]):
 
         .. versionadded:: 0.1.0
         """
-        result: U = self._step._run(name, fn, args, kwargs, self._returns, self._retry)  # noqa: SLF001 - the same class in two faces
+        result: U = self._stepper.take(name, fn, args, kwargs, self._returns, self._retry)
         return result

@@ -150,12 +150,11 @@ PACKAGE: Final[dict[str, Mutant]] = {
         [
             UNFENCED,
             Source(
-                "steps.py",
-                "        write = self._services.database.write\n",
-                "        database = self._services.database\n"
-                "        write = lambda operation, *args: (\n"
-                "            database.read(runs.state_of, args[0]) == ('running', args[1])\n"
-                "            and database.write(operation, *args))\n",
+                "stepping.py",
+                "            is_stored = services.database.write(stored.complete, *row)\n",
+                "            is_stored = (\n"
+                "                self._state() == ('running', active.attempt)\n"
+                "                and services.database.write(stored.complete, *row))\n",
             ),
         ],
     ),
@@ -165,33 +164,35 @@ PACKAGE: Final[dict[str, Mutant]] = {
         "crash/test_restart.py::test_script_that_died_goes_on_at_once",
         [
             Source(
-                "steps.py",
-                "        is_stored = self._store(\n            stored.complete,",
-                "        is_stored = self.store_late(\n            stored.complete,",
+                "stepping.py",
+                "            is_stored = services.database.write(stored.complete, *row)\n",
+                "            is_stored = self.store_late(stored.complete, *row)\n",
             ),
             Source(
-                "steps.py",
-                "    def _store(self, operation",
+                "stepping.py",
+                "    def _store(\n",
                 "    late = None\n"
                 "    def store_late(self, *late):\n"
                 "        late, self.late = self.late, late\n"
                 "        return late is None or self._store(*late)\n"
                 "\n"
-                "    def _store(self, operation",
+                "    def _store(\n",
             ),
             Source(
                 "worker/execution.py",
                 "            returned = job.run(context, *arguments)\n",
                 "            returned = job.run(context, *arguments)\n"
-                "            context.store_late()\n",
+                "            context._stepper.store_late()\n",
             ),
         ],
     ),
     "steps that are not replayed": Mutant(
         "integration/test_replay.py",
         [
-            Source("steps.py", "checkpoint = self._replay.take_result(name)", "checkpoint = None"),
-            Source("steps.py", "self._read(self._replay.find, name)", "None, False"),
+            Source(
+                "stepping.py", "checkpoint = self._replay.take_result(name)", "checkpoint = None"
+            ),
+            Source("stepping.py", "self._read(self._replay.find, name)", "None, False"),
         ],
     ),
     "commit that failed passed for one": Mutant(

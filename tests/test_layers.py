@@ -45,6 +45,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("store",),
     ("active", "replay"),
     ("telling",),
+    ("stepping",),
     ("steps",),
     ("jobs",),
     ("worker.liveness", "worker.service"),

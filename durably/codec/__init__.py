@@ -92,17 +92,23 @@ class Codec:
         except Exception as error:
             raise ValidationError(sentence(what, self._problems_in(error))) from error
 
-    def encode(self, value: Any, type_: Any, *, what: str) -> str:
+    def encode(self, value: Any, type_: Any, *, what: str, name: str | None = None) -> str:
         """Give the JSON text of a value.
+
+        Args:
+            what: begins a message, followed by *name*, if there is one.
 
         Raises:
             SerializationError: it has no text from which it would come back the same under
                 this type.
         """
-        return self.encode_and_decode(value, type_, what=what)[0]
+        return self.encode_and_decode(value, type_, what=what, name=name)[0]
 
-    def decode(self, text: str, type_: Any, *, what: str) -> Any:
+    def decode(self, text: str, type_: Any, *, what: str, name: str | None = None) -> Any:
         """Give the value of a JSON text.
+
+        Args:
+            what: begins a message, followed by *name*, if there is one.
 
         Raises:
             ValidationError: the text does not fit the type; the message names every bad path.
@@ -113,13 +119,18 @@ class Codec:
                 return data
             return self._of_types().read(data, type_)
         except Unsupported as error:
-            msg = f"{what}: {error}"
+            msg = f"{_named(what, name)}: {error}"
             raise ValidationError(msg) from error
         except Exception as error:
-            raise ValidationError(sentence(what, self._problems_in(error))) from error
+            raise ValidationError(sentence(_named(what, name), self._problems_in(error))) from error
 
-    def encode_and_decode(self, value: Any, type_: Any, *, what: str) -> tuple[str, Any]:
+    def encode_and_decode(
+        self, value: Any, type_: Any, *, what: str, name: str | None = None
+    ) -> tuple[str, Any]:
         """Give the JSON text of a value, and the value that comes back from it.
+
+        Args:
+            what: begins a message, followed by *name*, if there is one.
 
         Raises:
             SerializationError: it does not come back as it was under this type.
@@ -135,10 +146,12 @@ class Codec:
                 data, decoded = self._of_types().write_and_read(value, type_)
             return dump(data), decoded
         except Unsupported as error:
-            msg = f"{what}: {error}; return data of a supported type"
+            msg = f"{_named(what, name)}: {error}; return data of a supported type"
             raise SerializationError(msg) from error
         except Exception as error:
-            raise SerializationError(sentence(what, self._problems_in(error))) from error
+            raise SerializationError(
+                sentence(_named(what, name), self._problems_in(error))
+            ) from error
 
     def load_json(self, text: str) -> Any:
         """Give the JSON-like data of a stored text.
@@ -165,3 +178,7 @@ class Codec:
         from durably.codec.structuring import problems_in  # noqa: PLC0415 - where first needed
 
         return problems_in(error)
+
+
+def _named(what: str, name: str | None) -> str:
+    return what if name is None else f"{what} {name!r}"

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 # other's memory no more.
 _LONGEST_PAUSE_S: Final = 0.004
 _SHORTEST_PAUSE_S: Final = 0.0004
-# Pauses from here on can be ended by a call.
-_BELL_PAUSE_S: Final = 0.001
+# Pauses from here on can be ended by a call: who only waits for a commit needs none.
+_BELL_PAUSE_S: Final = 0.0015
 # How often somebody who takes the mutex without waiting looks whether others wait for it, and how
 # long it then steps back.
 _TURN_S: Final = 0.02
@@ -225,9 +225,10 @@ class WriterMutex:
             if left_s <= 0:
                 self._is_patient = False
                 return False
-            self._leave_note(now_s)
+            bell = self._own_bell() if pause_s >= _BELL_PAUSE_S else None
+            self._leave_note(now_s, bell)
             # Jittered, so that two who wait for a third do not keep meeting.
-            self._rest(min(left_s, jittered(pause_s)))
+            self._rest(min(left_s, jittered(pause_s)), bell)
             if self._try_slowly():
                 self._looked_at_s = self._clock.monotonic()
                 return True
@@ -238,13 +239,12 @@ class WriterMutex:
         address = self._waiter(now_s)
         if address is None:
             return
-        bell = self._own_bell()
+        bell = self._own_bell() if any(address) else None
         if bell is not None:
             bell.call(address)
-        self._rest(min(timeout_s, _STEP_BACK_S))
+        self._rest(min(timeout_s, _STEP_BACK_S), bell)
 
-    def _rest(self, pause_s: float) -> None:
-        bell = self._own_bell() if pause_s >= _BELL_PAUSE_S else None
+    def _rest(self, pause_s: float, bell: Bell | None) -> None:
         if bell is None:
             self._clock.wait(self._never, pause_s)
         elif not bell.wait(pause_s):
@@ -260,11 +260,10 @@ class WriterMutex:
         if bell is not None:
             bell.close()
 
-    def _leave_note(self, now_s: float) -> None:
+    def _leave_note(self, now_s: float, bell: Bell | None) -> None:
         # The monotonic clock is the machine's, so it means the same to all processes. Where it
         # does not (a container with its own time namespace) the note is never fresh, and only
         # fairness is lost; so it is on a full disk.
-        bell = self._own_bell()
         note = _NOTE.pack(int(now_s * 1e6), b"" if bell is None else bell.address)
         if sys.platform != "win32":
             with contextlib.suppress(OSError):

@@ -317,7 +317,7 @@ def current_boot_id() -> str:
     if sys.platform == "darwin":
         return _mac_boot_id()
     try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
             return file.read().strip()
     except (OSError, ValueError):
         return ""

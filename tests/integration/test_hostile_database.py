@@ -44,6 +44,7 @@ VALUES: list[Any] = [
 # looks: after what has been done once with harmless data, nothing is imported or started, and no
 # code is made of what came from the database (attrs, cattrs and traceback compile code of ours).
 READER = """
+import socket  # imported when somebody has to wait for long, which is chance
 import sys
 watching = []
 caught = []

@@ -197,13 +197,13 @@ PACKAGE: Final[dict[str, Mutant]] = {
     ),
     "commit that failed passed for one": Mutant(
         "unit/test_writer.py::test_commit_that_fails_fails_every_operation_in_it",
-        [Source("store/writer.py", "            ticket.error = error\n", "")],
+        [Source("store/transactions.py", "            ticket.error = error\n", "")],
     ),
     "interrupted commit passed for one": Mutant(
         "unit/test_writer_interrupted.py",
         [
             Source(
-                "store/writer.py",
+                "store/transactions.py",
                 "is_committed = self._phase is _Phase.COMMITTING and not db.in_transaction",
                 "is_committed = True",
             )
@@ -263,7 +263,7 @@ PACKAGE: Final[dict[str, Mutant]] = {
     ),
     "lost file that nobody looks for": Mutant(
         "crash/test_file_lost.py::test_every_call_of_an_engine_that_was_not_started_looks",
-        [Source("store/database.py", "if _identity(self.path) != self._identity:", "if False:")],
+        [Source("store/database.py", "if identity(self.path) != self._identity:", "if False:")],
     ),
     "schema that nobody looks at": Mutant(
         "integration/test_changed_schema.py::test_a_planted_trigger_never_runs",
@@ -271,7 +271,7 @@ PACKAGE: Final[dict[str, Mutant]] = {
     ),
     "files that everybody may read": Mutant(
         "integration/test_private_files.py",
-        [Source("store/database.py", "_PRIVATE: Final = 0o600", "_PRIVATE: Final = 0o644")],
+        [Source("store/files.py", "_PRIVATE: Final = 0o600", "_PRIVATE: Final = 0o644")],
     ),
     "errors that show what they refuse": Mutant(
         "integration/test_secrets.py",

@@ -13,7 +13,8 @@ import apsw
 
 from durably.clock import Clock
 from durably.store import owners, runs, schema, steps
-from durably.store.database import Database, _configure
+from durably.store.connections import configure
+from durably.store.database import Database
 from durably.store.runs import Claim, Ended, Ending, NewRun, RunRow
 
 _numbers = itertools.count(1)
@@ -49,7 +50,7 @@ def connect(path: Path | str) -> apsw.Connection:
     db = apsw.Connection(str(path))
     db.set_busy_timeout(10_000)
     db.pragma("journal_mode", "wal")
-    _configure(db, "normal")
+    configure(db, "normal")
     db.pragma("synchronous", "off")  # no test here cuts the power
     return db
 

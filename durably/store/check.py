@@ -16,10 +16,10 @@ import apsw
 
 from durably.errors import DatabaseError, SchemaError
 from durably.store import schema
-from durably.store.database import refuse_special, resolved
 from durably.store.faults import database_error
+from durably.store.files import refuse_special, resolved
 from durably.store.guard import FileGuard
-from durably.store.writer import BUSY_TIMEOUT_S
+from durably.store.transactions import BUSY_TIMEOUT_S
 
 # Of what one rule finds, so many are told: a damaged file may have millions.
 MOST_PER_RULE: Final = 100

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,18 +22,24 @@ from durably.errors import (
     DatabaseLostError,
     EngineClosedError,
     ForkedError,
-    ValidationError,
 )
 from durably.forking import watch_forks
 from durably.settings import Synchronous
-from durably.shown import shown
 from durably.store import schema
 from durably.store.changes import ChangeFeed
+from durably.store.connections import (
+    PAGES_IN_MEMORY,
+    Connections,
+    configure,
+    require_sound_sqlite,
+)
 from durably.store.faults import database_error
+from durably.store.files import create_private, identity, resolved
 from durably.store.filesystem import warn_of_network
 from durably.store.guard import FileGuard
 from durably.store.mutex import WriterMutex, mutex_path
-from durably.store.writer import BUSY_SLICE_MS, BUSY_TIMEOUT_S, FaultPoint, Writer, leak
+from durably.store.transactions import BUSY_TIMEOUT_S, FaultPoint
+from durably.store.writer import Writer, leak
 
 log = logging.getLogger("durably")
 
@@ -42,23 +47,8 @@ Ps = ParamSpec("Ps")
 T = TypeVar("T")
 Operation = Callable[Concatenate[apsw.Connection, Ps], T]
 
-# The first SQLite without the WAL-reset bug, which loses commits when two connections
-# checkpoint and write at once.
-OLDEST_SQLITE: Final = (3, 51, 3)
-
-# After a burst the WAL is cut back to this at its next reset.
-JOURNAL_SIZE_LIMIT: Final = 16 * 1024 * 1024
-
-# A transaction of up to this many pages is put together in memory and written to the log once.
-# Of a larger one SQLite writes pages early; when it has changed one of them again, it reads what
-# it wrote and has to write the checksums anew. Enough for any result that is not warned of, in
-# pages of 4 KiB; the commit gives the memory back.
-_PAGES_IN_MEMORY: Final = 4500
-
 # Idle read connections kept for the next reader.
 _SPARE_READERS: Final = 4
-
-_PRIVATE: Final = 0o600
 
 
 class Database:
@@ -80,9 +70,8 @@ class Database:
         vfs: str | None = None,
         fault_point: FaultPoint | None = None,
     ) -> None:
-        _require_sound_sqlite()
+        require_sound_sqlite()
         self._clock = clock or Clock()
-        self._vfs = vfs
         self._pid = os.getpid()
         self.path = resolved(path)
         self._lock = threading.Lock()  # guards the three below
@@ -91,9 +80,9 @@ class Database:
         self._reads: set[int] = set()
         self._is_closed = False
         self._has_read = threading.Condition(self._lock)  # notified when no read is in progress
-        self._connections: list[apsw.Connection] = []
+        self._connections = Connections(self.path, self._clock, vfs)
         self._mutexes: list[WriterMutex] = []
-        _create_private(self.path)
+        create_private(self.path)
         warn_of_network(self.path)
         self._guard: FileGuard | None = None
         self._is_log_lost = False
@@ -102,13 +91,13 @@ class Database:
             try:
                 if os.path.getsize(self.path) and not os.path.exists(mutex_path(self.path)):
                     # Nothing may be made beside a file that is not ours.
-                    self._refuse_foreign()
+                    self._connections.refuse_foreign()
                 mutex = self._mutex()
                 with self._closed_to_others(mutex):
                     try:
                         self._open(mutex, synchronous, fault_point)
                     except BaseException:
-                        self._close_all(self._connections)
+                        self._close_all(self._connections.open)
                         raise
             except BaseException:
                 for mutex in self._mutexes:
@@ -135,30 +124,30 @@ class Database:
     def _open(
         self, mutex: WriterMutex, synchronous: Synchronous, fault_point: FaultPoint | None
     ) -> None:
-        self._refuse_foreign()
-        self._prepare()
+        self._connections.refuse_foreign()
+        self._connections.prepare()
         # Before the connections that are to stay: their log must not be deleted under them.
         self._guard = FileGuard.hold(self.path)
-        write = self._connect()
+        write = self._connections.connect()
         deadline = self._clock.monotonic() + BUSY_TIMEOUT_S
-        self._retry_busy(
+        self._connections.retry_busy(
             lambda: write.execute("SELECT count(*) FROM sqlite_schema").fetchall(), deadline
         )
         self._guard.hold_memory()
-        schema.migrate(write, self.path, lambda: self._begin(write, deadline))
-        _configure(write, synchronous)
-        write.pragma("cache_spill", _PAGES_IN_MEMORY)
-        beats = self._connect()
+        schema.migrate(write, self.path, lambda: self._connections.begin(write, deadline))
+        configure(write, synchronous)
+        write.pragma("cache_spill", PAGES_IN_MEMORY)
+        beats = self._connections.connect()
         # A lost heartbeat would be made up by the next one, but its frames lie in the log before
         # those of the next commit. When a sync fails, the system takes all it was to write for
         # written: commits acknowledged after it would be lost with the heartbeat before it.
-        _configure(beats, synchronous)
-        self._changes_connection = self._connect()
-        _configure(self._changes_connection, "normal")
+        configure(beats, synchronous)
+        self._changes_connection = self._connections.connect()
+        configure(self._changes_connection, "normal")
         self._changes_connection.pragma("query_only", True)
         self._changes_connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
-        self._identity = _identity(self.path)
-        self._log_identities = {path: _identity(path) for path in self._log_paths()}
+        self._identity = identity(self.path)
+        self._log_identities = {path: identity(path) for path in self._log_paths()}
         self._writer = Writer(
             write, path=self.path, mutex=mutex, clock=self._clock, fault_point=fault_point
         )
@@ -167,85 +156,10 @@ class Database:
         self._version_seen = 0
         self.changes = ChangeFeed(self._data_version, self._clock, f"{self.path}-wal")
 
-    def _connect(self) -> apsw.Connection:
-        # Without SQLITE_OPEN_URI: a path is a path, never parameters.
-        db = apsw.Connection(
-            self.path,
-            flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE,
-            vfs=self._vfs,
-        )
-        self._connections.append(db)
-        db.set_busy_timeout(BUSY_SLICE_MS)
-        return db
-
     def _mutex(self) -> WriterMutex:
         mutex = WriterMutex(self.path, self._clock)
         self._mutexes.append(mutex)
         return mutex
-
-    def _refuse_foreign(self) -> None:
-        """Look before touching: nothing may be written to a file that is not ours."""
-        has_wal = os.path.exists(f"{self.path}-wal")
-        db = self._connect()
-        if has_wal:
-            # The last connection to close would copy a foreign WAL into its file. Where there
-            # was none, it removes the empty one that reading a file in WAL mode makes.
-            db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-        deadline = self._clock.monotonic() + BUSY_TIMEOUT_S
-        try:
-            self._retry_busy(lambda: self._look_at_version(db), deadline)
-        except apsw.NotADBError as exc:
-            raise schema.not_a_database(self.path) from exc
-        finally:
-            self._connections.remove(db)
-            db.close()
-
-    def _look_at_version(self, db: apsw.Connection) -> None:
-        # In one snapshot: the file may be given its tables between two looks.
-        db.execute("BEGIN")
-        try:
-            schema.version_of(db, self.path, schema.migrations())
-        finally:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-
-    def _prepare(self) -> None:
-        """Bring a new file to the modes that it keeps."""
-        db = self._connect()
-        # The log is left to the connections that stay.
-        db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-        try:
-            # Only takes effect in a file that is still empty; lets a purge shrink it later. Asks
-            # for the write lock in every file, for one slice of the busy timeout.
-            deadline = self._clock.monotonic() + BUSY_TIMEOUT_S
-            self._retry_busy(lambda: db.pragma("auto_vacuum", 2), deadline)
-            self._switch_to_wal(db)
-        finally:
-            self._connections.remove(db)
-            db.close()
-
-    def _switch_to_wal(self, db: apsw.Connection) -> None:
-        deadline = self._clock.monotonic() + BUSY_TIMEOUT_S
-        # The switch does not always consult the busy timeout.
-        mode = self._retry_busy(lambda: db.pragma("journal_mode", "wal"), deadline)
-        if mode != "wal":
-            raise DatabaseError(
-                f"the file system of {self.path!r} does not support SQLite's write-ahead log "
-                f"(it stayed in mode {mode!r}); put the database on a local disk"
-            )
-
-    def _begin(self, db: apsw.Connection, deadline: float) -> None:
-        self._retry_busy(lambda: db.execute("BEGIN IMMEDIATE"), deadline)
-
-    def _retry_busy(self, attempt: Callable[[], T], deadline: float) -> T:
-        pause = threading.Event()
-        while True:
-            try:
-                return attempt()
-            except apsw.BusyError:
-                if self._clock.monotonic() >= deadline:
-                    raise
-                self._clock.wait(pause, 0.005)
 
     # -- using it ------------------------------------------------------------------------
 
@@ -305,7 +219,7 @@ class Database:
     def _open_reader(self, db: apsw.Connection | None) -> Iterator[apsw.Connection]:
         if db is None:
             with self._translated():
-                db = self._new_reader()
+                db = self._connections.new_reader()
         try:
             yield db
         finally:
@@ -313,25 +227,10 @@ class Database:
                 is_spare = not self._is_closed and len(self._readers) < _SPARE_READERS
                 if is_spare:
                     self._readers.append(db)
-                elif db in self._connections:  # not forgotten by a close meanwhile
-                    self._connections.remove(db)
+                elif db in self._connections.open:  # not forgotten by a close meanwhile
+                    self._connections.open.remove(db)
             if not is_spare:
                 db.close()
-
-    def _new_reader(self) -> apsw.Connection:
-        db = self._connect()
-        try:
-            _configure(db, "normal")
-            db.pragma("query_only", True)
-            db.set_busy_timeout(int(BUSY_TIMEOUT_S * 1000))
-            # One that is still in use when the engine is closed ends after the guard.
-            db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-        except BaseException:
-            # Those who poll would leave one at each look, for as long as the disk fails.
-            self._connections.remove(db)
-            db.close()
-            raise
-        return db
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -375,7 +274,7 @@ class Database:
             DatabaseLostError: it was moved, deleted or replaced; what is written now goes
                 to a file that nobody will find.
         """
-        if _identity(self.path) != self._identity:
+        if identity(self.path) != self._identity:
             raise DatabaseLostError(
                 f"the database file {self.path!r} was moved, deleted or replaced while it was "
                 "open; close this engine and open the file where it is now"
@@ -389,7 +288,7 @@ class Database:
                 last one. What is committed now goes to a log that nobody will find.
         """
         for path in self._log_paths():
-            if _identity(path) != self._log_identities[path]:
+            if identity(path) != self._log_identities[path]:
                 self._is_log_lost = True
                 raise DatabaseLostError(
                     f"{path!r}, which belongs to the database, was deleted or replaced while it "
@@ -428,7 +327,7 @@ class Database:
                 self._close_all([*readers, self._changes_connection, beats, write])
         for mutex in self._mutexes:
             mutex.close()
-        self._connections.clear()
+        self._connections.open.clear()
 
     def _close_all(self, connections: list[apsw.Connection]) -> None:
         if self._is_log_lost:
@@ -470,115 +369,12 @@ class Database:
         """Make sure the inherited connections are never touched."""
         # Those that were taken before the fork.
         self._lock, self._changes_lock = threading.Lock(), threading.Lock()
-        for connection in self._connections:
+        for connection in self._connections.open:
             leak(connection)
 
 
 def _closed(path: str) -> EngineClosedError:
     return EngineClosedError(f"this engine on {path!r} is closed; open a new one")
-
-
-def _require_sound_sqlite() -> None:
-    version = tuple(int(part) for part in apsw.sqlite_lib_version().split("."))
-    if version < OLDEST_SQLITE:
-        raise DatabaseError(
-            f"apsw was built with SQLite {apsw.sqlite_lib_version()}, which can lose commits in "
-            f"WAL mode; install an apsw with SQLite {'.'.join(map(str, OLDEST_SQLITE))} or newer"
-        )
-
-
-def resolved(path: str | os.PathLike[str]) -> str:
-    """The real path of the database file; links are followed, as SQLite's locks are per file."""
-    try:
-        text = os.fspath(path)
-    except TypeError:
-        raise ValidationError(f"path must be a str or a PathLike, not {shown(path)}") from None
-    if not isinstance(text, str):
-        raise ValidationError(f"path must be text, not {shown(text)}")
-    if not text or text == ":memory:":
-        raise ValidationError(
-            f"path={text!r} names no file; durably keeps its work in a file, or it would be lost"
-        )
-    if "\0" in text:
-        raise ValidationError(f"path={shown(text)} holds a NUL character")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        # How Python shows bytes of a file name that are no UTF-8; SQLite takes nothing else.
-        raise ValidationError(f"path={text!a:.80} cannot be written as UTF-8") from None
-    real = os.path.realpath(text)
-    # A separator at the end says so, even where nothing is there yet.
-    if os.path.isdir(real) or not os.path.basename(text):
-        raise ValidationError(f"path={text!r} is a directory; name a file in it")
-    folder = os.path.dirname(real)
-    if not os.path.isdir(folder):
-        raise DatabaseError(f"the folder {folder!r} of the database does not exist; make it first")
-    return real
-
-
-def _create_private(path: str) -> None:
-    """Make the file, if missing, readable for its owner alone.
-
-    Only a file that does not exist yet is opened here: closing a descriptor of an open
-    database would drop SQLite's locks on it.
-    """
-    try:
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, _PRIVATE)
-    except FileExistsError:
-        refuse_special(path)
-    except OSError as exc:
-        raise DatabaseError(
-            f"the database {path!r} cannot be made: {exc.strerror}; check the folder's permissions"
-        ) from exc
-    else:
-        os.close(descriptor)
-
-
-def refuse_special(path: str) -> None:
-    """Refuse what is there but can be no database file."""
-    try:
-        status = os.stat(path)
-    except OSError as exc:
-        # A link that leads to itself, say, or a file that was removed this instant.
-        raise DatabaseError(
-            f"the database {path!r} cannot be looked at: {exc.strerror}; check the path"
-        ) from exc
-    if not stat.S_ISREG(status.st_mode):
-        raise ValidationError(f"path={path!r} is not a regular file")
-    if status.st_size == 1:
-        # SQLite takes a single byte for an empty file and would write over it.
-        raise schema.not_a_database(path)
-    if status.st_nlink > 1:
-        raise DatabaseError(
-            f"the database {path!r} has more than one name (hard links); SQLite would keep a "
-            "log for each and damage it. Remove the other names"
-        )
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return (status.st_dev, status.st_ino)
-
-
-def _configure(db: apsw.Connection, synchronous: Synchronous) -> None:
-    """What every connection of ours is set to; per connection, never process-wide."""
-    db.pragma("synchronous", synchronous)
-    db.pragma("foreign_keys", True)
-    db.pragma("recursive_triggers", True)
-    db.pragma("journal_size_limit", JOURNAL_SIZE_LIMIT)
-    db.pragma("temp_store", "memory")
-    # A mapped file that somebody truncates ends the process with SIGBUS.
-    db.pragma("mmap_size", 0)
-    db.pragma("cell_size_check", True)
-    # The file is input: functions in a planted view or trigger must not run unseen.
-    db.pragma("trusted_schema", False)
-    db.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
-    db.config(apsw.SQLITE_DBCONFIG_DQS_DML, 0)
-    db.config(apsw.SQLITE_DBCONFIG_DQS_DDL, 0)
-    db.limit(apsw.SQLITE_LIMIT_ATTACHED, 0)
 
 
 def _checkpoint(db: apsw.Connection) -> None:

@@ -4,7 +4,7 @@ from typing import Any, Final, NamedTuple
 
 import apsw
 
-from durably.store.writer import single_statement
+from durably.store.operations import single_statement
 
 REGISTER: Final = """
     INSERT INTO durably_owners

@@ -13,7 +13,7 @@ import apsw
 
 from durably.errors import ConflictError, NotFoundError
 from durably.models import Disposition
-from durably.store.writer import single_statement
+from durably.store.operations import single_statement
 
 _COLUMNS: Final = """
     run, id, job_name, status, payload, output, error, progress, labels, idempotency_key,

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 import apsw
 
-from durably.store.writer import merged_by, single_statement
+from durably.store.operations import merged_by, single_statement
 
 INDEX_BITS: Final = 24
 MOST_STEPS: Final = 1 << INDEX_BITS

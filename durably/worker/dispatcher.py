@@ -11,7 +11,7 @@ from durably.store import runs
 from durably.store.changes import LOOK_INTERVAL_S, ChangeFeed
 from durably.store.database import Database
 from durably.store.runs import Claim, RunRow
-from durably.store.writer import BUSY_TIMEOUT_S
+from durably.store.transactions import BUSY_TIMEOUT_S
 from durably.worker.service import ErrorSink, Service
 
 # How long looks for runs may fail before who waits for the last run is told: as long as a lock

@@ -253,7 +253,7 @@ def record(
     options: dict[str, Any] = {"synchronous": synchronous}
     if kind != "sequential":
         options |= {"max_workers": 3, "heartbeat_interval": 0.01, "stale_threshold": 30.0}
-    configured = durably.store.database._configure
+    configured = durably.store.database.configure
     with ExitStack() as stack:
         vfs = stack.enter_context(recorder())
         stack.enter_context(quickly())
@@ -261,7 +261,7 @@ def record(
             options["synchronous"] = "normal"
             stack.enter_context(
                 mock.patch.object(
-                    durably.store.database, "_configure", lambda db, _: configured(db, "off")
+                    durably.store.database, "configure", lambda db, _: configured(db, "off")
                 )
             )
         workload = Workload(folder, vfs, random.Random(seed), options, failing_syncs)

@@ -18,7 +18,8 @@ import durably
 import durably.engine
 from durably.store import runs
 from durably.store.database import Database
-from durably.store.writer import Writer, _Ticket
+from durably.store.operations import Ticket
+from durably.store.transactions import Transactor
 
 pytestmark = [
     pytest.mark.slow,
@@ -83,11 +84,11 @@ def test_reads_that_fail_leave_no_connection(tmp_path: Path) -> None:
         for first in range(1, 100):
             database = Database(tmp_path / "runs.db", vfs=disk.name)
             try:
-                before = len(database._connections)
+                before = len(database._connections.open)
                 disk.fail(READING | WRITING, first, 1, CODES)
                 if disk_fails(database):
                     assert disk.hit
-                assert len(database._connections) == before + len(database._readers)
+                assert len(database._connections.open) == before + len(database._readers)
             finally:
                 disk.mend()
                 database.close()
@@ -122,13 +123,13 @@ def test_checker_sees_an_error_that_is_swallowed(
 ) -> None:
     """An engine that says of a commit that has failed that it went through is found out."""
 
-    def swallow(self: Writer, batch: list[_Ticket], exc: apsw.Error) -> None:
+    def swallow(self: Transactor, batch: list[Ticket], exc: apsw.Error) -> None:
         if self._db.in_transaction:
             self._db.execute("ROLLBACK")
         for ticket in batch:
             ticket.is_done = True
 
-    monkeypatch.setattr(Writer, "_fail", swallow)
+    monkeypatch.setattr(Transactor, "_fail", swallow)
     seen = 0
     for first in range(120, 600, 60):
         try:

@@ -13,8 +13,8 @@ from children import LOCKER, Child, Eventually
 from invariants import check
 
 import durably
+from durably.store import connections, transactions, writer
 from durably.store import database as store_database
-from durably.store import writer as store_writer
 
 pytestmark = pytest.mark.slow
 
@@ -47,8 +47,8 @@ def locker(database: Path) -> Iterator[Child]:
 @pytest.fixture
 def short_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give up after half a second instead of 30."""
-    monkeypatch.setattr(store_writer, "BUSY_TIMEOUT_S", 0.5)
-    monkeypatch.setattr(store_database, "BUSY_TIMEOUT_S", 0.5)
+    for module in (connections, store_database, transactions, writer):
+        monkeypatch.setattr(module, "BUSY_TIMEOUT_S", 0.5)
 
 
 def do(locker: Child, what: str) -> None:

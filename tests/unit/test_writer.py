@@ -15,7 +15,8 @@ from storekit import FakeClock, connect
 
 from durably.errors import ConflictError, DatabaseError, ForkedError
 from durably.store.mutex import WriterMutex
-from durably.store.writer import MOST_AT_ONCE, Writer, _Ticket, merged_by, single_statement
+from durably.store.operations import Ticket, merged_by, single_statement
+from durably.store.writer import MOST_AT_ONCE, Writer
 
 
 class Bench:
@@ -500,7 +501,7 @@ def test_failing_commit_of_the_merged_fails_them_all(bench: Bench, eventually: A
 
 def test_main_thread_merges_inside_a_transaction(bench: Bench) -> None:
     """A Ctrl-C after a statement that has committed by itself would find nobody settled."""
-    waiting = [_Ticket(put_merged, (name,), {}) for name in ("a", "b")]
+    waiting = [Ticket(put_merged, (name,), {}) for name in ("a", "b")]
     bench.writer._queue.extend(waiting)
     seen = statements(bench.db, lambda: bench.writer.run(put_merged, "c"))
     assert seen == ["BEGIN", "INSERT", "COMMIT"]
@@ -509,7 +510,7 @@ def test_main_thread_merges_inside_a_transaction(bench: Bench) -> None:
 
 def test_error_of_a_value_goes_to_whoever_has_it(bench: Bench) -> None:
     """Not to the thread that has led for others once more."""
-    waiting = _Ticket(put_alone("\ud800"), (), {})
+    waiting = Ticket(put_alone("\ud800"), (), {})
 
     def operation(db: apsw.Connection) -> str:
         bench.writer._queue.append(waiting)
@@ -536,7 +537,7 @@ def test_value_that_cannot_be_bound_harms_no_other_of_the_merged(
 
 def test_batch_is_bounded(bench: Bench) -> None:
     """Who commits takes so many along at the most; the others come next, in their order."""
-    waiting = [_Ticket(put_merged, (f"n{n:03}",), {}) for n in range(MOST_AT_ONCE + 5)]
+    waiting = [Ticket(put_merged, (f"n{n:03}",), {}) for n in range(MOST_AT_ONCE + 5)]
     bench.writer._queue.extend(waiting)
     assert bench.writer.run(put_merged, "own") == f"own of {MOST_AT_ONCE}"
     sizes = [int(ticket.result.split()[-1]) for ticket in waiting]
@@ -545,7 +546,7 @@ def test_batch_is_bounded(bench: Bench) -> None:
 
 def test_who_has_committed_does_so_for_others_once(bench: Bench) -> None:
     """What was queued meanwhile is executed at once, what comes after that by whoever queued it."""
-    second, third = (_Ticket(put_alone(name), (), {}) for name in ("second", "third"))
+    second, third = (Ticket(put_alone(name), (), {}) for name in ("second", "third"))
     queue = bench.writer._queue
 
     def first(db: apsw.Connection) -> str:

@@ -18,10 +18,18 @@ from storekit import FakeClock, connect
 import durably.store.writer
 from durably.errors import ConflictError, DatabaseError
 from durably.store.mutex import WriterMutex
-from durably.store.writer import Writer, single_statement
+from durably.store.operations import single_statement
+from durably.store.writer import Writer
 
 # Where CPython looks for signals: after a call, on entering a function, on going back in a loop.
 LOOKS = ("CALL", "RESUME", "JUMP_BACKWARD")
+
+
+# Where an interrupt may land: in all that the thread does between its call and its return.
+WRITERS = {
+    module.__file__
+    for module in (durably.store.operations, durably.store.transactions, durably.store.writer)
+}
 
 
 class Interrupter:
@@ -36,7 +44,7 @@ class Interrupter:
     def __call__(self, frame: FrameType, event: str, arg: Any) -> Any:
         code = frame.f_code
         is_operation = code.co_filename == __file__ and code.co_name == "operation"
-        if not is_operation and code.co_filename != durably.store.writer.__file__:
+        if not is_operation and code.co_filename not in WRITERS:
             return None
         frame.f_trace_opcodes = True
         if event == "opcode":

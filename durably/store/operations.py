@@ -1,0 +1,77 @@
+"""Operations: what callers hand in to be executed, how it is marked, and how it is waited for."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import apsw
+
+Ps = ParamSpec("Ps")
+T = TypeVar("T")
+Operation = Callable[Concatenate[apsw.Connection, Ps], T]
+
+
+def single_statement(operation: Callable[Ps, T]) -> Callable[Ps, T]:
+    """Mark an operation that executes exactly one statement.
+
+    SQLite undoes a failed statement by itself and commits a lone one by itself, so it
+    needs no savepoint among others and no transaction when alone: one call into
+    SQLite instead of three, each of which would give up the GIL.
+    """
+    operation.is_single_statement = True  # type: ignore[attr-defined]  # a mark on a function
+    return operation
+
+
+def merged_by(
+    together: Callable[[apsw.Connection, Sequence[tuple[Any, ...]]], list[Any]],
+) -> Callable[[Callable[Ps, T]], Callable[Ps, T]]:
+    """Mark an operation of one statement, several of which *together* executes in one.
+
+    It is given the arguments of each and gives the result of each. If one of them is refused it
+    stores nothing and raises ``apsw.ConstraintError``: they are executed one by one then.
+    """
+
+    def mark(operation: Callable[Ps, T]) -> Callable[Ps, T]:
+        operation.together = together  # type: ignore[attr-defined]  # a mark on a function
+        return single_statement(operation)
+
+    return mark
+
+
+class Ticket:
+    """One caller's operation and what became of it."""
+
+    __slots__ = (
+        "args",
+        "error",
+        "gate",
+        "is_done",
+        "is_single",
+        "kwargs",
+        "operation",
+        "result",
+        "together",
+    )
+
+    def __init__(self, operation: Any, args: Any, kwargs: Any) -> None:
+        self.operation = operation
+        self.args = args
+        self.kwargs = kwargs
+        self.is_single = getattr(operation, "is_single_statement", False)
+        self.together = None if kwargs else getattr(operation, "together", None)
+        self.is_done = False
+        self.result: Any = None
+        self.error: BaseException | None = None
+        # Where its thread waits: a lock that is taken until somebody opens it.
+        self.gate = threading.Lock()
+        self.gate.acquire()
+
+    def open_gate(self) -> None:
+        """Have the thread that waits look again; it may do so without, or be told twice."""
+        if self.gate.locked():
+            try:
+                self.gate.release()
+            except RuntimeError:
+                return  # somebody else was faster

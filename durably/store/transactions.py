@@ -1,0 +1,337 @@
+"""Transactions: executing operations on one connection and committing them, many at once or one.
+
+Each call into SQLite gives up the GIL, and where other threads want it, waits to have it back:
+longer than the call itself took. So operations that say how are executed together, in one
+statement (``merged_by``), and a lone statement needs no transaction around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from enum import Enum, auto
+from typing import Any, Final
+
+import apsw
+
+from durably.clock import Clock
+from durably.errors import DatabaseError
+from durably.interrupts import is_interruptible
+from durably.store.faults import database_error
+from durably.store.mutex import WriterMutex
+from durably.store.operations import Ticket
+
+FaultPoint = Callable[[str], None]
+
+# How long a lock of somebody else is waited for before the caller gets an error.
+BUSY_TIMEOUT_S: Final = 30.0
+# SQLite waits in slices of this, since a Ctrl-C is not seen while it waits.
+BUSY_SLICE_MS: Final = 250
+
+
+class _Phase(Enum):
+    EXECUTING = auto()
+    COMMITTING = auto()
+
+
+class Transactor:
+    """Executes operations on a connection, each to its commit or to an error.
+
+    Used by one thread at a time. What a Ctrl-C leaves undone is settled by ``settle_interrupted``,
+    by whoever comes next if need be.
+
+    Args:
+        db: a connection in WAL mode that nobody else uses, its busy timeout a slice.
+        path: the database file, for messages.
+        mutex: taken around every transaction; excludes other processes.
+        fault_point: called with the name of each point of the write path that is
+            reached; tests kill the process there.
+
+    Attributes:
+        batch: what is being executed, or was when a Ctrl-C came.
+    """
+
+    def __init__(
+        self,
+        db: apsw.Connection,
+        *,
+        path: str,
+        mutex: WriterMutex,
+        clock: Clock,
+        fault_point: FaultPoint | None,
+    ) -> None:
+        self.batch: list[Ticket] = []
+        self._db = db
+        self._path = path
+        self._mutex = mutex
+        self._clock = clock
+        self._fault_point = fault_point
+        self._phase = _Phase.EXECUTING
+        # Compiled now and kept by APSW: it must not need the memory that has just run out.
+        db.execute("BEGIN")
+        db.execute("ROLLBACK")
+
+    def execute_directly(self, operation: Any, args: Any, kwargs: Any) -> Any:
+        """Execute an operation of one statement for which nobody else waits.
+
+        This is what nearly each checkpoint pays, right after the last one's wait for the disk has
+        left the processor's caches cold: hence as few calls as can be.
+        """
+        try:
+            has_mutex = self._mutex.acquire(BUSY_TIMEOUT_S)
+            try:
+                if self._db.in_transaction:
+                    self._end_failed_transaction()
+                if self._fault_point is not None:
+                    self._fault_point("write")
+                try:
+                    result = operation(self._db, *args, **kwargs)
+                except apsw.BusyError:
+                    result = self._execute_single(operation, args, kwargs)
+                if self._fault_point is not None:
+                    self._fault_point("committed")
+                return result
+            finally:
+                if has_mutex:
+                    self._mutex.release()
+        except apsw.Error as exc:
+            self._undo(exc)
+            raise database_error(exc, self._path) from exc
+
+    def execute(self, batch: list[Ticket], own: Ticket | None) -> None:
+        """Execute operations in one transaction: all are done then, each with its result or error.
+
+        Args:
+            own: the caller's, if it is one of them.
+        """
+        # The phase first: a batch must never be found together with the phase of the last one.
+        self._phase = _Phase.EXECUTING
+        self.batch = batch
+        try:
+            try:
+                self._transact(batch, own)
+            except apsw.Error as exc:
+                self._fail(batch, exc)
+            except DatabaseError as exc:
+                for ticket in batch:
+                    ticket.error = exc
+                    ticket.is_done = True
+        except BaseException:
+            # A Ctrl-C, which lands between any two instructions of the main thread. If a
+            # second one lands in the settling, the next thread to lead finds the batch.
+            self.settle_interrupted()
+            raise
+        self.batch = []
+
+    def settle_interrupted(self) -> None:
+        """Bring a batch whose leader was interrupted to a state that is true.
+
+        Committed: its callers get their results. Not: it is rolled back, and each
+        caller executes its own operation when it gets the lock.
+        """
+        db = self._db
+        is_committed = self._phase is _Phase.COMMITTING and not db.in_transaction
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        for ticket in self.batch:
+            if is_committed:
+                ticket.is_done = True
+            elif not ticket.is_done:
+                # What the operation refused may have been another one's doing that is undone.
+                ticket.error = None
+        batch, self.batch = self.batch, []
+        for ticket in batch:
+            ticket.open_gate()
+
+    def _fail(self, batch: list[Ticket], exc: apsw.Error) -> None:
+        """Nothing of *batch* is stored: roll back and tell every caller."""
+        self._undo(exc)
+        for ticket in batch:
+            # One error object each: they are raised in different threads.
+            error = database_error(exc, self._path)
+            error.__cause__ = exc
+            ticket.error = error
+            ticket.is_done = True
+
+    def _undo(self, exc: apsw.Error) -> None:
+        """Make sure that nothing is left of a transaction that has failed."""
+        if self._db.in_transaction:
+            with suppress(apsw.Error):  # whoever comes next tries again before anything else
+                self._db.execute("ROLLBACK")
+        if getattr(exc, "extendedresult", 0) == apsw.SQLITE_IOERR_FSYNC:
+            self._overwrite_log()
+
+    def _overwrite_log(self) -> None:
+        """Commit something harmless over the frames of a commit whose sync has failed.
+
+        They lie whole in the log, beyond its end for all who have the file open. Were everybody
+        killed now, the next to open it would take them for committed, and what a caller was told
+        had failed would be done.
+        """
+        db = self._db
+        with suppress(apsw.Error):  # another process is writing: it does the same
+            try:
+                db.execute("BEGIN IMMEDIATE")
+                db.pragma("user_version", db.pragma("user_version"))
+                db.execute("COMMIT")
+            finally:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+
+    def _transact(self, batch: list[Ticket], own: Ticket | None) -> None:
+        # Not obtained in time: its holder is stopped or stuck. Going on under SQLite's
+        # own locks alone is then better than hanging with it for ever.
+        has_mutex = self._mutex.acquire(BUSY_TIMEOUT_S)
+        try:
+            self._end_failed_transaction()
+            # A lone statement commits by itself: a Ctrl-C after it would find those who wait for
+            # it unsettled, and they would execute it again.
+            is_safe = batch == [own] or not is_interruptible()
+            if not is_safe or not self._execute_as_one(batch):
+                self._execute_together(batch)
+        finally:
+            if has_mutex:
+                self._mutex.release()
+
+    def _end_failed_transaction(self) -> None:
+        """End one that could not be rolled back: never to be committed."""
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+
+    def _execute_as_one(self, batch: list[Ticket]) -> bool:
+        """Execute a batch that is one statement, which SQLite commits by itself, if it is one."""
+        first = batch[0]
+        if len(batch) == 1 and first.is_single:
+            self._reached("write")
+            try:
+                first.result = self._execute_single(first.operation, first.args, first.kwargs)
+            except Exception as exc:
+                if isinstance(exc, apsw.Error):
+                    raise
+                first.error = exc  # of whoever waits for it
+        elif first.together is not None and all(
+            ticket.together is first.together for ticket in batch
+        ):
+            self._reached("write")
+            if not self._execute_merged(first.together, batch):
+                return False
+        else:
+            return False
+        for ticket in batch:
+            ticket.is_done = True
+        self._reached("committed")
+        return True
+
+    def _execute_merged(self, together: Any, tickets: list[Ticket]) -> bool:
+        """Execute several operations in one statement; ``False`` if one of them is refused."""
+        try:
+            results = self._execute_single(together, ([ticket.args for ticket in tickets],), {})
+        except Exception as exc:
+            refusals = (apsw.ConstraintError, apsw.TooBigError)
+            if isinstance(exc, apsw.Error) and not isinstance(exc, refusals):
+                raise
+            return False
+        for ticket, result in zip(tickets, results, strict=True):
+            ticket.result = result
+        return True
+
+    def _execute_single(self, operation: Any, args: Any, kwargs: Any) -> Any:
+        deadline: float | None = None
+        while True:
+            try:
+                return operation(self._db, *args, **kwargs)
+            except apsw.BusyError:
+                now_s = self._clock.monotonic()
+                deadline = now_s + BUSY_TIMEOUT_S if deadline is None else deadline
+                if now_s >= deadline:
+                    raise
+
+    def _execute_together(self, batch: list[Ticket]) -> None:
+        db = self._db
+        self._begin()
+        self._reached("write")
+        left = self._left_of_merging(batch)
+        # Nearly always all of them go through: the savepoints are for when one does not.
+        if len(batch) == 1:
+            self._execute_guarded(batch[0])
+        elif not self._execute_all(left):
+            for ticket in self._left_of_merging(batch):
+                self._execute_in_savepoint(ticket)
+        self._reached("before commit")
+        if len(batch) == 1 and batch[0].error is not None:
+            db.execute("ROLLBACK")
+        else:
+            self._phase = _Phase.COMMITTING
+            try:
+                db.execute("COMMIT")
+            except apsw.Error:
+                # SQLite may have ended the transaction all the same: that is no commit.
+                self._phase = _Phase.EXECUTING
+                raise
+        for ticket in batch:
+            ticket.is_done = True
+        self._reached("committed")
+
+    def _execute_all(self, tickets: list[Ticket]) -> bool:
+        """Execute operations in a transaction; if one is refused begin it anew and say so."""
+        db = self._db
+        try:
+            for ticket in tickets:
+                ticket.result = ticket.operation(db, *ticket.args, **ticket.kwargs)
+        except Exception as exc:
+            # Disk full and I/O errors end the whole transaction: so does the batch.
+            if isinstance(exc, apsw.Error) and not db.in_transaction:
+                raise
+            db.execute("ROLLBACK")
+            self._begin()
+            return False
+        return True
+
+    def _execute_in_savepoint(self, ticket: Ticket) -> None:
+        """Execute an operation that shares its transaction, and undo it alone if it is refused."""
+        db = self._db
+        if ticket.is_single:
+            # Undone by SQLite itself.
+            self._execute_guarded(ticket, is_shared=True)
+            return
+        db.execute("SAVEPOINT operation")
+        self._execute_guarded(ticket, is_shared=True)
+        if ticket.error is not None:
+            db.execute("ROLLBACK TO operation")
+        db.execute("RELEASE operation")
+
+    def _execute_guarded(self, ticket: Ticket, *, is_shared: bool = False) -> None:
+        db = self._db
+        try:
+            ticket.result = ticket.operation(db, *ticket.args, **ticket.kwargs)
+        except Exception as exc:
+            # Going on after what has ended the whole transaction would commit half of the batch.
+            if isinstance(exc, apsw.Error) and (not is_shared or not db.in_transaction):
+                raise
+            ticket.error = exc
+            if isinstance(exc, apsw.Error):
+                ticket.error = database_error(exc, self._path)
+                ticket.error.__cause__ = exc
+
+    def _left_of_merging(self, batch: list[Ticket]) -> list[Ticket]:
+        """Execute those of *batch* that can be executed in one statement; give the others."""
+        together = next((ticket.together for ticket in batch if ticket.together is not None), None)
+        alike = [ticket for ticket in batch if ticket.together is together]
+        if together is None or len(alike) < 2 or not self._execute_merged(together, alike):
+            return batch
+        return [ticket for ticket in batch if ticket.together is not together]
+
+    def _begin(self) -> None:
+        deadline = self._clock.monotonic() + BUSY_TIMEOUT_S
+        while True:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+            except apsw.BusyError:
+                if self._clock.monotonic() >= deadline:
+                    raise
+                continue
+            return
+
+    def _reached(self, point: str) -> None:
+        if self._fault_point is not None:
+            self._fault_point(point)

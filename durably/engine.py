@@ -39,7 +39,9 @@ from durably.shown import shown
 from durably.store import runs
 from durably.store.database import Database
 from durably.store.runs import RunRow
-from durably.waiting import OnLog, OnProgress, Subscription, Waiter, stored_line
+from durably.subscribing import Subscription
+from durably.telling import stored_line
+from durably.waiting import OnLog, OnProgress, Waiter
 from durably.worker.exit import at_exit
 from durably.worker.flusher import Flusher
 from durably.worker.supervisor import Supervisor
@@ -717,7 +719,17 @@ class Durably:
         .. versionadded:: 0.1.0
         """
         self._check()
-        return self._waiter.subscribe(run_id_of(run))
+        run_id = run_id_of(run)
+        return Subscription(
+            run_id,
+            database=self._database,
+            reader=self._reader,
+            emitter=self._emitter,
+            changes=self._changes,
+            is_local=lambda: (
+                self._supervisor.is_executing(run_id) or self._emitter.is_announcing(run_id)
+            ),
+        )
 
     def use(self, plugin: Plugin) -> None:
         """Install a plugin, which has ``name`` and ``install(app)``.

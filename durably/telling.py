@@ -1,17 +1,20 @@
-"""What a job tells while it runs: structured log lines and progress."""
+"""What a job tells while it runs: structured log lines, also as they are stored, and progress."""
 
 from __future__ import annotations
 
 import contextvars
+import json
 import logging
 from contextlib import suppress
 from typing import Any, Final
 
 from durably.active import ActiveRun, Services
+from durably.clock import from_datetime
 from durably.errors import ValidationError
 from durably.events import LogWritten
 from durably.models import LogLevel
 from durably.shown import type_name
+from durably.store import logs
 
 NUMBERS: Final = frozenset({int, float})
 
@@ -132,3 +135,31 @@ def _message(value: object) -> str:
     if not isinstance(value, str):
         raise ValidationError(f"step.progress: message must be a str, not {type_name(value)}")
     return str(value)
+
+
+def stored_line(event: LogWritten, owner: int) -> logs.LogLine:
+    """*event* as it is stored; what JSON cannot hold is kept as its ``repr``."""
+    try:
+        data = _dumped(event.data)
+    except Exception:  # noqa: BLE001 - a user's __repr__ may raise anything, and data may be circular
+        data = json.dumps({key: _dumpable(value) for key, value in event.data.items()})
+    return logs.LogLine(
+        run_id=event.run_id,
+        owner=owner,
+        level=event.level,
+        message=json.dumps(event.message),
+        data=data,
+        step_name=event.step_name,
+        created_at_us=from_datetime(event.timestamp),
+    )
+
+
+def _dumped(data: object) -> str:
+    return json.dumps(data, default=repr, skipkeys=True)
+
+
+def _dumpable(value: object) -> object:
+    try:
+        return json.loads(_dumped(value))
+    except Exception:  # noqa: BLE001 - as above: this value is the one
+        return f"<{type(value).__qualname__}>"

@@ -1,19 +1,15 @@
-"""Waiting for runs, whatever process executes them: ``wait``, ``as_completed``, ``subscribe``."""
+"""Waiting for the end of runs, whatever process executes them: ``wait``, ``as_completed``."""
 
 from __future__ import annotations
 
-import json
-import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import attrs
 
-from durably.clock import Clock, from_datetime
+from durably.clock import Clock
 from durably.errors import (
     EngineClosedError,
     NotFoundError,
@@ -23,17 +19,7 @@ from durably.errors import (
     ValidationError,
     WaitTimeoutError,
 )
-from durably.events import (
-    Emitter,
-    Event,
-    LogWritten,
-    RunCancelledEvent,
-    RunCompleted,
-    RunDeleted,
-    RunEvent,
-    RunFailed,
-    RunProgressed,
-)
+from durably.events import Emitter, Event, LogWritten, RunProgressed
 from durably.models import TERMINAL, Disposition, LogEntry, Progress, Run, RunStatus
 from durably.reading import Reader, labels_of
 from durably.shown import shown
@@ -50,7 +36,6 @@ _QUICK_LOOK_S: Final = 0.001
 _LONGEST_REST_S: Final = 0.1
 # How often a waiter asks whether anything can still execute its run.
 _WORKER_LOOK_S: Final = 1.0
-_ENDING_EVENTS: Final = (RunCompleted, RunFailed, RunCancelledEvent, RunDeleted)
 
 OnProgress = Callable[[Progress], object]
 OnLog = Callable[[LogEntry], object]
@@ -308,144 +293,6 @@ class Waiter:
         state = liveness.probe(self._database.path, row.token, boot_id=row.boot_id)
         return state is not Liveness.DEAD
 
-    # -- subscriptions -----------------------------------------------------------------------
-
-    def subscribe(self, run_id: str) -> Subscription:
-        """The events of a run from now on; raises ``NotFoundError``."""
-        return Subscription(
-            run_id,
-            database=self._database,
-            reader=self._reader,
-            emitter=self._emitter,
-            changes=self._changes,
-            is_local=lambda: (
-                self._supervisor.is_executing(run_id) or self._emitter.is_announcing(run_id)
-            ),
-        )
-
-
-class Subscription(Iterator[Event]):
-    """The events of one run, ending after its terminal one. A context manager.
-
-    Iterating blocks until the next event. Leaving the ``with`` block, ``close``, the deletion
-    of the run and the end of the engine end it.
-
-    .. versionadded:: 0.1.0
-    """
-
-    def __init__(
-        self,
-        run_id: str,
-        *,
-        database: Database,
-        reader: Reader,
-        emitter: Emitter,
-        changes: ChangeFeed,
-        is_local: Callable[[], bool],
-    ) -> None:
-        self._run_id = run_id
-        self._database = database
-        self._reader = reader
-        self._emitter = emitter
-        self._changes = changes
-        self._is_local = is_local
-        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._is_over = False
-        self._last: Event | None = None
-        self._unsubscribe = emitter.on("*", self._hear)
-        try:
-            run = reader.get(run_id)
-            if run.is_terminal:
-                # That event and nothing else: its job may still be inside its last step here,
-                # and tell of that.
-                self._last = self._ending_of(run)
-                self.close()
-        except BaseException:
-            self.close()
-            raise
-
-    def _hear(self, event: Event) -> None:
-        if isinstance(event, RunEvent) and event.run_id == self._run_id:
-            self._events.put(event)
-            self._changes.notify()
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Event:
-        event, self._last = self._last, None
-        if event is None:
-            event = self._next()
-        if event is None or isinstance(event, _ENDING_EVENTS):
-            self.close()
-        if event is None:
-            raise StopIteration
-        return event
-
-    def _next(self) -> Event | None:
-        """Block until the next event; ``None`` if there is none any more."""
-        while not self._is_over:
-            seen = self._changes.look()
-            # Asked before the queue is looked at: what is told here is in it by then.
-            is_local = self._is_local()
-            brief = None
-            if not is_local:
-                with suppress(EngineClosedError):
-                    brief = self._database.read(runs.brief, self._run_id)
-                is_local = self._is_local()
-            with suppress(queue.Empty):
-                return self._events.get_nowait()
-            if self._database.is_closed or (brief is None and not is_local):
-                break
-            if not is_local and brief is not None and brief.status in TERMINAL:
-                # Meanwhile it may have been retried, or deleted, or the engine closed.
-                with suppress(NotFoundError, EngineClosedError):
-                    run = self._reader.get(self._run_id)
-                    if run.is_terminal:
-                        return self._ending_of(run)
-            self._changes.wait(seen, _WORKER_LOOK_S)
-        return None
-
-    def _ending_of(self, run: Run[Any, Any]) -> Event:
-        """The terminal event of a run that ended elsewhere, or before now."""
-        fields: dict[str, Any] = {
-            "run_id": run.id,
-            "job_name": run.job_name,
-            "labels": run.labels,
-        }
-        duration = run.duration or 0.0
-        if run.status is RunStatus.COMPLETED:
-            return self._emitter.make(RunCompleted, **fields, output=run.output, duration=duration)
-        if run.status is RunStatus.FAILED:
-            return self._emitter.make(
-                RunFailed,
-                **fields,
-                error=run.error,
-                failed_step=self._reader.failed_step_of(run.id),
-                duration=duration,
-            )
-        return self._emitter.make(RunCancelledEvent, **fields)
-
-    def close(self) -> None:
-        """Hear no more. Idempotent.
-
-        .. versionadded:: 0.1.0
-        """
-        self._is_over = True
-        self._unsubscribe()
-        self._changes.notify()  # another thread may be waiting for the next event
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
 
 class _Patience:
     """How long one wait goes on, and when it looks for workers again."""
@@ -498,31 +345,3 @@ def entry_of(event: LogWritten) -> LogEntry:
         step_name=event.step_name,
         created_at=event.timestamp,
     )
-
-
-def stored_line(event: LogWritten, owner: int) -> logs.LogLine:
-    """*event* as it is stored; what JSON cannot hold is kept as its ``repr``."""
-    try:
-        data = _dumped(event.data)
-    except Exception:  # noqa: BLE001 - a user's __repr__ may raise anything, and data may be circular
-        data = json.dumps({key: _dumpable(value) for key, value in event.data.items()})
-    return logs.LogLine(
-        run_id=event.run_id,
-        owner=owner,
-        level=event.level,
-        message=json.dumps(event.message),
-        data=data,
-        step_name=event.step_name,
-        created_at_us=from_datetime(event.timestamp),
-    )
-
-
-def _dumped(data: object) -> str:
-    return json.dumps(data, default=repr, skipkeys=True)
-
-
-def _dumpable(value: object) -> object:
-    try:
-        return json.loads(_dumped(value))
-    except Exception:  # noqa: BLE001 - as above: this value is the one
-        return f"<{type(value).__qualname__}>"

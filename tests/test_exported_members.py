@@ -12,8 +12,8 @@ import pytest
 import durably
 import durably.plugins
 from durably.steps import PlainStep, ReturningStep
+from durably.subscribing import Subscription
 from durably.telling import StepLog
-from durably.waiting import Subscription
 
 PUBLIC = {
     # jobs and the engine

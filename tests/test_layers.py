@@ -59,7 +59,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("worker.exit",),
     ("worker",),
     ("reading",),
-    ("waiting",),
+    ("subscribing", "waiting"),
     ("handles",),
     ("engine",),
     ("plugins", "testing", "cli", "display"),

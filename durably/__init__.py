@@ -30,11 +30,12 @@ from durably.errors import (
     WaitTimeoutError,
 )
 from durably.events import Event
-from durably.handles import JobHandle, Trigger
+from durably.handles import JobHandle
 from durably.jobs import Job, job
 from durably.models import ErrorInfo, LogEntry, Progress, Run, RunStatus, StepRecord
 from durably.retry import Retry
 from durably.steps import StepContext
+from durably.triggering import Trigger
 
 __version__ = "0.1.0"
 

@@ -29,7 +29,7 @@ from durably.events import (
     RunDeleted,
     RunRetried,
 )
-from durably.handles import JobHandle, Triggering
+from durably.handles import JobHandle
 from durably.interrupts import held_back
 from durably.jobs import Job, Registry
 from durably.models import LogEntry, Run, StepRecord
@@ -41,6 +41,7 @@ from durably.store.database import Database
 from durably.store.runs import RunRow
 from durably.subscribing import Subscription
 from durably.telling import stored_line
+from durably.triggering import Triggering
 from durably.waiting import OnLog, OnProgress, Waiter
 from durably.worker.exit import at_exit
 from durably.worker.flusher import Flusher

@@ -60,6 +60,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("worker",),
     ("reading",),
     ("subscribing", "waiting"),
+    ("triggering",),
     ("handles",),
     ("engine",),
     ("plugins", "testing", "cli", "display"),

@@ -26,6 +26,7 @@ NAMES = (
     "engine",
     "clock",
     "handles",
+    "triggering",
     "store/changes",
     *(f"worker/{name}" for name in ("supervisor", "pool", "service", "dispatcher", "ownership")),
 )

@@ -28,7 +28,7 @@ from durably.interrupts import held_back
 from durably.models import Progress, error_info
 from durably.store.changes import ChangeFeed
 from durably.store.database import Database
-from durably.store.runs import RunRow
+from durably.store.lookups import RunRow
 
 log = logging.getLogger("durably")
 

@@ -36,9 +36,9 @@ from durably.models import LogEntry, Run, StepRecord
 from durably.reading import NameFilter, Reader, StatusFilter, filters, labels_of, run_id_of, several
 from durably.settings import Duration, Settings, age, optional_timeout, seconds
 from durably.shown import shown
-from durably.store import runs
+from durably.store import lookups, runs
 from durably.store.database import Database
-from durably.store.runs import RunRow
+from durably.store.lookups import RunRow
 from durably.subscribing import Subscription
 from durably.telling import stored_line
 from durably.triggering import Triggering
@@ -585,7 +585,7 @@ class Durably:
         .. versionadded:: 0.1.0
         """
         self._check()
-        row = self._database.read(runs.get, run_id_of(run))
+        row = self._database.read(lookups.get, run_id_of(run))
         if row.completed_at_us is None:
             raise ConflictError(
                 f"run {row.id} is {row.status} and cannot be triggered anew: wait for its end"

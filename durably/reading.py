@@ -22,10 +22,10 @@ from durably.models import (
     StepRecord,
 )
 from durably.shown import shown, type_name
-from durably.store import logs, runs, steps
+from durably.store import logs, lookups, steps
 from durably.store.database import Database
 from durably.store.logs import LogRow
-from durably.store.runs import Filters, RunRow
+from durably.store.lookups import Filters, RunRow
 
 StatusFilter = RunStatus | str | Iterable[RunStatus | str] | None
 NameFilter = str | Iterable[str] | None
@@ -120,7 +120,7 @@ class Reader:
 
     def failed_step_of(self, run_id: str) -> str | None:
         """The step that the run failed in, as its ``run:fail`` told; ``None`` if there is none."""
-        text = self._database.read(runs.get, run_id).error
+        text = self._database.read(lookups.get, run_id).error
         return None if text is None else self._codec.load_json(text).get("failed_step")
 
     def progress_of(self, text: str | None) -> Progress | None:
@@ -129,26 +129,26 @@ class Reader:
 
     def get(self, run_id: str) -> Run[Any, Any]:
         """The run; raises ``NotFoundError``."""
-        return self.run_of(self._database.read(runs.get, run_id))
+        return self.run_of(self._database.read(lookups.get, run_id))
 
     def find(self, run_id: str) -> Run[Any, Any] | None:
         """The run, if there is one."""
-        row = self._database.read(runs.find, run_id)
+        row = self._database.read(lookups.find, run_id)
         return None if row is None else self.run_of(row)
 
     def find_many(self, filters: Filters, limit: int | None, offset: int) -> list[Run[Any, Any]]:
         """The runs that fit, newest first."""
         limit = None if limit is None else _count(limit, "limit")
-        rows = self._database.read(runs.find_many, filters, limit, _count(offset, "offset"))
+        rows = self._database.read(lookups.find_many, filters, limit, _count(offset, "offset"))
         return [self.run_of(row) for row in rows]
 
     def count(self, filters: Filters) -> int:
         """How many runs fit."""
-        return self._database.read(runs.count, filters)
+        return self._database.read(lookups.count, filters)
 
     def steps_of(self, run_id: str) -> list[StepRecord]:
         """What is stored of the run's steps; raises ``NotFoundError``."""
-        self._database.read(runs.get, run_id)
+        self._database.read(lookups.get, run_id)
         return [
             StepRecord(
                 name=row.name,
@@ -165,7 +165,7 @@ class Reader:
 
     def logs_of(self, run_id: str) -> list[LogEntry]:
         """The persisted log lines of the run; raises ``NotFoundError``."""
-        self._database.read(runs.get, run_id)
+        self._database.read(lookups.get, run_id)
         return [self.entry_of(row) for row in self._database.read(logs.of_run, run_id)]
 
     def entry_of(self, row: LogRow) -> LogEntry:

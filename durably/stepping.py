@@ -36,7 +36,7 @@ from durably.names import check_name
 from durably.replay import Replay
 from durably.retry import Retry, wait_s
 from durably.shown import type_name
-from durably.store import runs
+from durably.store import lookups
 from durably.store import steps as stored
 from durably.telling import current_step
 
@@ -328,7 +328,9 @@ class Stepper:
 
     def _state(self) -> tuple[str, int] | None:
         database = self._services.database
-        state: tuple[str, int] | None = self._read(database.read, runs.state_of, self._active.key)
+        state: tuple[str, int] | None = self._read(
+            database.read, lookups.state_of, self._active.key
+        )
         return state
 
     def _lose(self, state: tuple[str, int] | None) -> None:

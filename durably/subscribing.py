@@ -20,7 +20,7 @@ from durably.events import (
 )
 from durably.models import TERMINAL, Run, RunStatus
 from durably.reading import Reader
-from durably.store import runs
+from durably.store import lookups
 from durably.store.changes import ChangeFeed
 from durably.store.database import Database
 
@@ -96,7 +96,7 @@ class Subscription(Iterator[Event]):
             brief = None
             if not is_local:
                 with suppress(EngineClosedError):
-                    brief = self._database.read(runs.brief, self._run_id)
+                    brief = self._database.read(lookups.brief, self._run_id)
                 is_local = self._is_local()
             with suppress(queue.Empty):
                 return self._events.get_nowait()

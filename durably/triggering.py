@@ -22,10 +22,12 @@ from durably.models import Run
 from durably.names import check_storable, check_text
 from durably.reading import Reader, labels_of
 from durably.shown import shown, type_name
-from durably.store import runs
+from durably.store import enqueueing
 from durably.store.changes import ChangeFeed
 from durably.store.database import Database
-from durably.store.runs import Claim, Enqueued, NewRun, RunRow
+from durably.store.enqueueing import Enqueued, NewRun
+from durably.store.lookups import RunRow
+from durably.store.runs import Claim
 from durably.values import Value
 from durably.waiting import Waiter
 from durably.worker.supervisor import Supervisor
@@ -111,13 +113,13 @@ class Triggering:
         """Store a trigger, and claim the run that is first in line, if asked for."""
         write = self._database.write
         if claim is None:
-            operation = runs.enqueue_plain if new.is_plain else runs.enqueue
+            operation = enqueueing.enqueue_plain if new.is_plain else enqueueing.enqueue
             return write(operation, new, now_us), None
         if new.is_plain and new.concurrency_key is None:
-            started = write(runs.start, new, now_us, claim)
+            started = write(enqueueing.start, new, now_us, claim)
             if started is not None:
                 return started
-        return write(runs.enqueue_and_claim, new, now_us, claim)
+        return write(enqueueing.enqueue_and_claim, new, now_us, claim)
 
     def _trigger_and_start(self, accepted: _Accepted) -> Run[Any, Any]:
         """Store a trigger; if a slot is free, claim for it in the same transaction.
@@ -166,7 +168,7 @@ class Triggering:
         now_us = self._clock.now_us()
         now = to_datetime(now_us)
         all_enqueued = self._database.write(
-            runs.enqueue_many, [each.new for each in accepted], now_us
+            enqueueing.enqueue_many, [each.new for each in accepted], now_us
         )
         try:
             return [
@@ -241,7 +243,7 @@ class Triggering:
             self._emitter.emit(RunRetried, **fields)
         return run
 
-    def retrigger(self, row: runs.RunRow) -> Run[Any, Any]:
+    def retrigger(self, row: RunRow) -> Run[Any, Any]:
         """A fresh run with what a terminal one was given, validated against today's job."""
         job = self.registry.require(row.job_name)
         # A job that takes none today is given what is stored all the same, and refuses it.

@@ -23,10 +23,10 @@ from durably.events import Emitter, Event, LogWritten, RunProgressed
 from durably.models import TERMINAL, Disposition, LogEntry, Progress, Run, RunStatus
 from durably.reading import Reader, labels_of
 from durably.shown import shown
-from durably.store import logs, owners, runs
+from durably.store import logs, lookups, owners
 from durably.store.changes import ChangeFeed
 from durably.store.database import Database
-from durably.store.runs import Brief
+from durably.store.lookups import Brief
 from durably.worker import liveness
 from durably.worker.liveness import Liveness
 from durably.worker.supervisor import Supervisor
@@ -138,7 +138,7 @@ class Waiter:
     def skip_progress(self, run_id: str, watch: Watch) -> None:
         """Take the run's present progress as known."""
         if watch.on_progress is not None:
-            brief = self._database.read(runs.brief, run_id)
+            brief = self._database.read(lookups.brief, run_id)
             watch.progress = None if brief is None else brief.progress
 
     def wait(
@@ -154,7 +154,7 @@ class Waiter:
         with self._supervisor.waiting():
             while True:
                 seen = self._changes.look()
-                brief = self._database.read(runs.brief, run_id)
+                brief = self._database.read(lookups.brief, run_id)
                 if brief is None:
                     raise NotFoundError(
                         f"there is no run {run_id!r:.80} in this database (any more)"
@@ -194,7 +194,7 @@ class Waiter:
         while True:
             seen = self._changes.look()
             began = self._clock.monotonic()
-            briefs = self._database.read(runs.briefs, run_ids)
+            briefs = self._database.read(lookups.briefs, run_ids)
             missing = [run_id for run_id in run_ids if run_id not in briefs]
             if missing:
                 raise NotFoundError(
@@ -247,7 +247,7 @@ class Waiter:
 
     def _event_of(self, run_id: str, value: Progress | LogEntry) -> Event:
         """The event that a callback with *value* stands for."""
-        row = self._database.read(runs.find, run_id)
+        row = self._database.read(lookups.find, run_id)
         fields: dict[str, Any] = {
             "run_id": run_id,
             "job_name": "" if row is None else row.job_name,

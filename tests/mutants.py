@@ -12,7 +12,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Final, NamedTuple
 
-from durably.store import owners, runs, steps
+from durably.store import enqueueing, owners, runs, steps
 
 
 class Statement(NamedTuple):
@@ -112,7 +112,7 @@ STORE: Final[dict[str, list[Statement | Schema]]] = {
     ],
     "idempotency key that is not looked for": [
         no_index("durably_runs_idempotency"),
-        Statement(runs, "BY_IDEMPOTENCY_KEY", "WHERE", "WHERE 0 AND"),
+        Statement(enqueueing, "BY_IDEMPOTENCY_KEY", "WHERE", "WHERE 0 AND"),
     ],
     "retry of what has completed": [
         no_trigger("durably_end_is_final"),

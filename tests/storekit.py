@@ -12,10 +12,12 @@ from typing import Any
 import apsw
 
 from durably.clock import Clock
-from durably.store import owners, runs, schema, steps
+from durably.store import enqueueing, lookups, owners, runs, schema, steps
 from durably.store.connections import configure
 from durably.store.database import Database
-from durably.store.runs import Claim, Ended, Ending, NewRun, RunRow
+from durably.store.enqueueing import NewRun
+from durably.store.lookups import RunRow
+from durably.store.runs import Claim, Ended, Ending
 
 _numbers = itertools.count(1)
 
@@ -97,7 +99,7 @@ def given_owner(store: Database, token: str | None = None, **values: Any) -> int
 def trigger(store: Database, job: str = "job", now_us: int = 10, **options: Any) -> RunRow:
     """A new run's row."""
     new = NewRun(options.pop("id", f"run-{next(_numbers)}"), job, "1", **options)
-    return store.write(runs.enqueue, new, now_us).row
+    return store.write(enqueueing.enqueue, new, now_us).row
 
 
 def claim(
@@ -138,7 +140,7 @@ def checkpoint(store: Database, row: RunRow, name: str, index: int = 0, output: 
 
 def stored(store: Database, row: RunRow) -> RunRow:
     """The run as it is now."""
-    return store.read(runs.get, row.id)
+    return store.read(lookups.get, row.id)
 
 
 def place(store: Database, row: RunRow) -> int:
@@ -147,9 +149,11 @@ def place(store: Database, row: RunRow) -> int:
     return int(queue_place)
 
 
-def enqueue(store: Database, run_id: str, now_us: int = 10, **options: object) -> runs.Enqueued:
+def enqueue(
+    store: Database, run_id: str, now_us: int = 10, **options: object
+) -> enqueueing.Enqueued:
     """How a trigger of that id was resolved."""
-    return store.write(runs.enqueue, NewRun(run_id, "job", "1", **options), now_us)
+    return store.write(enqueueing.enqueue, NewRun(run_id, "job", "1", **options), now_us)
 
 
 def bring_to(store: Database, row: RunRow, state: str) -> None:
@@ -169,4 +173,4 @@ def bring_to(store: Database, row: RunRow, state: str) -> None:
 
 def stored_status(store: Database, run_id: str) -> str:
     """The run's status as it is now."""
-    return store.read(runs.get, run_id).status
+    return store.read(lookups.get, run_id).status

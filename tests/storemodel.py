@@ -19,10 +19,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from durably.errors import ConflictError, DatabaseError, NotFoundError
-from durably.store import logs, owners, runs, steps
+from durably.store import enqueueing, logs, lookups, owners, runs, steps
 from durably.store.database import Database
+from durably.store.enqueueing import NewRun
 from durably.store.logs import LogLine
-from durably.store.runs import Claim, Ending, Filters, NewRun
+from durably.store.lookups import Filters
+from durably.store.runs import Claim, Ending
 from durably.testing import check
 
 JOBS = ("a", "b")
@@ -173,7 +175,7 @@ class StoreMachine(RuleBasedStateMachine):
         run.beat = self.now
         return run
 
-    def took(self, run: Run, row: runs.RunRow) -> None:
+    def took(self, run: Run, row: lookups.RunRow) -> None:
         assert (row.run, row.id, row.attempt, row.owner) == (
             run.order,
             run.id,
@@ -239,7 +241,7 @@ class StoreMachine(RuleBasedStateMachine):
             return
         new = self.new(given, 0)
         expected = self.expect_enqueue(given, new.id)
-        done = self.store.write(runs.enqueue, new, self.now)
+        done = self.store.write(enqueueing.enqueue, new, self.now)
         assert (done.row.id, done.disposition) == expected
         assert (done.row.run, done.row.status) == (
             self.runs[expected[0]].order,
@@ -249,7 +251,7 @@ class StoreMachine(RuleBasedStateMachine):
     def enqueue_plain(self, given: dict[str, Any]) -> None:
         new = self.new(given, 0)
         expected = self.expect_enqueue(given, new.id)
-        assert self.store.write(runs.enqueue_plain, new, self.now).row.id == expected[0]
+        assert self.store.write(enqueueing.enqueue_plain, new, self.now).row.id == expected[0]
 
     @rule(items=st.lists(triggers, min_size=1, max_size=4), is_bad=st.booleans())
     def batch(self, items: list[dict[str, Any]], is_bad: bool) -> None:
@@ -260,7 +262,7 @@ class StoreMachine(RuleBasedStateMachine):
         expected = [
             self.expect_enqueue(given, each.id) for given, each in zip(items, new, strict=True)
         ]
-        done = self.store.write(runs.enqueue_many, new, self.now)
+        done = self.store.write(enqueueing.enqueue_many, new, self.now)
         assert [(each.row.id, each.disposition) for each in done] == expected
 
     def refused_batch(self, items: list[dict[str, Any]]) -> None:
@@ -268,7 +270,7 @@ class StoreMachine(RuleBasedStateMachine):
         new = [self.new(given, number) for number, given in enumerate(items)]
         bad = NewRun("bad", "", "1")
         try:
-            self.store.write(runs.enqueue_many, [*new, bad], self.now)
+            self.store.write(enqueueing.enqueue_many, [*new, bad], self.now)
         except DatabaseError:
             return
         raise AssertionError("a run without a job name was stored")
@@ -358,7 +360,7 @@ class StoreMachine(RuleBasedStateMachine):
     def put_back(self, number: int) -> None:
         owner = self.all_owners[number % len(self.all_owners)]
         expected = self.owned(owner, "running")
-        assert self.store.read(runs.has_running, owner) == bool(expected)
+        assert self.store.read(lookups.has_running, owner) == bool(expected)
         for run in expected:
             run.status, run.owner = "pending", None
         found = self.store.write(runs.put_back, owner, self.now)
@@ -692,9 +694,9 @@ class StoreMachine(RuleBasedStateMachine):
             None if jobs is None else json.dumps(jobs),
             labels,
         )
-        rows = self.store.read(runs.find_many, filters, limit, offset)
+        rows = self.store.read(lookups.find_many, filters, limit, offset)
         assert [row.id for row in rows] == fitting[offset:][:limit]
-        assert self.store.read(runs.count, filters) == len(fitting)
+        assert self.store.read(lookups.count, filters) == len(fitting)
         for row in rows:
             steps_of_run = self.runs[row.id].steps.values()
             done = sum(status == "completed" for _, status, *_ in steps_of_run)
@@ -711,7 +713,7 @@ class StoreMachine(RuleBasedStateMachine):
                 db.execute(STEPS_OF_RUNS).fetchall(),
                 db.execute(OWNERS).fetchall(),
                 db.execute(LINES).fetchall(),
-                [runs.has_claimable(db, json.dumps(jobs)) for jobs in LOOKS],
+                [lookups.has_claimable(db, json.dumps(jobs)) for jobs in LOOKS],
             )
         )
         self.runs_are_those_of_the_model(found_runs)

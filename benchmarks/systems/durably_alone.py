@@ -15,7 +15,7 @@ import durably
 from benchmarks.systems.abreast import side_by_side
 from benchmarks.systems.child import Outcome, Spans, main, say, small, until
 from benchmarks.systems.durably_engine import durability
-from durably.store import owners, runs
+from durably.store import lookups, owners, runs
 from durably.store.runs import Claim
 
 PATH = "durably.db"
@@ -105,7 +105,7 @@ def claim(*, finished: int = 0, behind: int = 0, unknown: int = 0, times: int) -
     taken = []
     for _ in range(times):
         started = time.perf_counter()
-        database.read(runs.has_claimable, wanted.jobs)
+        database.read(lookups.has_claimable, wanted.jobs)
         claimed = database.write(runs.claim, wanted)
         taken.append(time.perf_counter() - started)
         assert len(claimed) == 1

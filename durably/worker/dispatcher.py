@@ -7,10 +7,11 @@ from typing import Final
 
 from durably.clock import Clock
 from durably.errors import DatabaseError
-from durably.store import runs
+from durably.store import lookups, runs
 from durably.store.changes import LOOK_INTERVAL_S, ChangeFeed
 from durably.store.database import Database
-from durably.store.runs import Claim, RunRow
+from durably.store.lookups import RunRow
+from durably.store.runs import Claim
 from durably.store.transactions import BUSY_TIMEOUT_S
 from durably.worker.service import ErrorSink, Service
 
@@ -89,7 +90,7 @@ class Dispatcher(Service):
         claimed: list[RunRow] = []
         try:
             # A look costs microseconds and no write transaction.
-            if self._database.read(runs.has_claimable, claim.jobs):
+            if self._database.read(lookups.has_claimable, claim.jobs):
                 claimed = self._database.write(runs.claim, claim)
         finally:
             self._return_slots(claim.limit - len(claimed))

@@ -25,6 +25,7 @@ from durably.jobs import Job, output_type, payload_type, takes_payload
 from durably.models import ErrorInfo, error_info
 from durably.steps import StepContext
 from durably.store import runs
+from durably.store.lookups import RunRow
 from durably.store.runs import Claim, Ended, Ending
 from durably.worker.flusher import Flusher
 
@@ -67,7 +68,7 @@ class Execution:
         self._claim_next = claim_next
         self._untold: Callable[[], None] | None = None
 
-    def execute(self) -> runs.RunRow | None:
+    def execute(self) -> RunRow | None:
         """Run the job to its end; return the run that was claimed with it, if any.
 
         The end is stored, and told by ``tell``.
@@ -134,7 +135,7 @@ class Execution:
         step = next((name for name, error in reversed(steps) if _leads_to(exc, error)), None)
         return _Outcome(error=error_info(exc), failed_step=step)
 
-    def _end(self, outcome: _Outcome, claim_next: ClaimNext) -> runs.RunRow | None:
+    def _end(self, outcome: _Outcome, claim_next: ClaimNext) -> RunRow | None:
         active, services = self._active, self._services
         with active.telling:
             active.is_over = True

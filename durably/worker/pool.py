@@ -16,8 +16,9 @@ from durably.active import ActiveRun, Services
 from durably.errors import ForkedError, RunInterrupted, StopRun
 from durably.interrupts import INTERRUPT_LOOK_S
 from durably.jobs import Registry
-from durably.store import runs
-from durably.store.runs import Claim, Ending, RunRow
+from durably.store import lookups, runs
+from durably.store.lookups import RunRow
+from durably.store.runs import Claim, Ending
 from durably.worker.execution import Execution
 from durably.worker.flusher import Flusher
 from durably.worker.service import ErrorSink
@@ -208,7 +209,7 @@ class Pool:
     def can_claim(self) -> bool:
         """Whether a run is there that this engine could execute now."""
         claim = self.claim(1)
-        return claim is not None and self._services.database.read(runs.has_claimable, claim.jobs)
+        return claim is not None and self._services.database.read(lookups.has_claimable, claim.jobs)
 
     def want_slot(self) -> None:
         """Have the next slot that gets free be claimed for, by whoever frees it."""

@@ -12,8 +12,8 @@ from durably.events import Emitter, RunDeleted, RunRecovered
 from durably.store import owners, runs
 from durably.store.changes import ChangeFeed
 from durably.store.database import Database
+from durably.store.lookups import RunRow
 from durably.store.owners import OwnerRow
-from durably.store.runs import RunRow
 from durably.worker import liveness
 from durably.worker.liveness import Liveness
 from durably.worker.service import ErrorSink, Service

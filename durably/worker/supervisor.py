@@ -25,9 +25,10 @@ from durably.errors import (
 from durably.interrupts import held_back
 from durably.jobs import Registry
 from durably.settings import Settings
-from durably.store import runs
+from durably.store import lookups, runs
 from durably.store.database import Database
-from durably.store.runs import Claim, RunRow
+from durably.store.lookups import RunRow
+from durably.store.runs import Claim
 from durably.worker.dispatcher import Dispatcher
 from durably.worker.flusher import Flusher
 from durably.worker.heartbeat import Heartbeat
@@ -362,7 +363,7 @@ class Supervisor:
         if owner is None or self.lost is not None:
             return
         try:
-            if self._database.read(runs.has_running, owner):
+            if self._database.read(lookups.has_running, owner):
                 self._database.write(runs.put_back, owner, self._services.clock.now_us())
         except DatabaseError as exc:
             # Whoever sees this engine's lock free will put them back.

@@ -16,7 +16,7 @@ from faultydisk import CODES, FULL_CODES, READING, WRITING, FaultyDisk
 
 import durably
 import durably.engine
-from durably.store import runs
+from durably.store import lookups
 from durably.store.database import Database
 from durably.store.operations import Ticket
 from durably.store.transactions import Transactor
@@ -100,7 +100,7 @@ def test_reads_that_fail_leave_no_connection(tmp_path: Path) -> None:
 def disk_fails(database: Database) -> bool:
     """Whether a read gets an error."""
     try:
-        database.read(runs.count, runs.Filters())
+        database.read(lookups.count, lookups.Filters())
     except durably.DatabaseError:
         return True
     return False

@@ -15,7 +15,7 @@ from children import ROOT
 from invariants import check, check_history
 
 import durably
-from durably.store import runs
+from durably.store import enqueueing
 from durably.store.database import Database
 
 pytestmark = [
@@ -201,11 +201,11 @@ def test_points_of_the_write_path(tmp_path: Path) -> None:
     reached: list[str] = []
     database = Database(tmp_path / "runs.db", fault_point=reached.append)
     try:
-        new = runs.NewRun(id="a", job_name="job", payload="null")
-        database.write(runs.enqueue_plain, new, 1)
+        new = enqueueing.NewRun(id="a", job_name="job", payload="null")
+        database.write(enqueueing.enqueue_plain, new, 1)
         assert reached == ["write", "committed"]
         reached.clear()
-        database.write(runs.enqueue_many, [new._replace(id="b")], 1)
+        database.write(enqueueing.enqueue_many, [new._replace(id="b")], 1)
         assert reached == ["write", "before commit", "committed"]
     finally:
         database.close()

@@ -18,9 +18,9 @@ from powerloss import Disk, Mark, put
 
 from durably.errors import DatabaseError
 from durably.replay import Replay
-from durably.store import owners, runs
+from durably.store import enqueueing, owners
 from durably.store.database import Database
-from durably.store.runs import NewRun
+from durably.store.enqueueing import NewRun
 
 pytestmark = [
     pytest.mark.slow,
@@ -106,9 +106,9 @@ def test_heartbeat_whose_sync_came_to_nothing_takes_no_commit_with_it(tmp_path: 
             database.beat(owners.beat, owner, 2)
             vfs.sync_fails = lambda: True
             with pytest.raises(DatabaseError):
-                database.write(runs.enqueue_plain, NewRun("refused", "job", "null"), 3)
+                database.write(enqueueing.enqueue_plain, NewRun("refused", "job", "null"), 3)
             vfs.mend()
-            database.write(runs.enqueue_plain, NewRun("acknowledged", "job", "null"), 4)
+            database.write(enqueueing.enqueue_plain, NewRun("acknowledged", "job", "null"), 4)
             disk = Disk(vfs.log)
             disk.advance(len(vfs.log))
         finally:
@@ -128,15 +128,15 @@ def test_refused_trigger_is_not_found_done(tmp_path: Path, failures: int, is_bat
     with recorder() as vfs:
         database = Database(live / NAME, synchronous="full", vfs=vfs.name)
         try:
-            database.write(runs.enqueue_plain, NewRun("acknowledged", "job", "null"), 3)
+            database.write(enqueueing.enqueue_plain, NewRun("acknowledged", "job", "null"), 3)
             left = [True] * failures
             vfs.sync_fails = lambda: bool(left and left.pop())
             with pytest.raises(DatabaseError):
                 if is_batch:
                     news = [NewRun(f"refused {n}", "job", "x" * 5000) for n in range(2)]
-                    database.write(runs.enqueue_many, news, 4)
+                    database.write(enqueueing.enqueue_many, news, 4)
                 else:
-                    database.write(runs.enqueue_plain, NewRun("refused", "job", "null"), 4)
+                    database.write(enqueueing.enqueue_plain, NewRun("refused", "job", "null"), 4)
             disk = Disk(vfs.log)
             disk.advance(len(vfs.log))
         finally:

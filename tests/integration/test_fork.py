@@ -17,7 +17,7 @@ from gates import in_thread
 
 import durably
 from durably import Durably, ForkedError, RunStatus
-from durably.store import runs
+from durably.store import enqueueing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -216,7 +216,7 @@ def test_a_fork_waits_for_the_transaction_in_progress(
 ) -> None:
     """The child never inherits half of one: it is forked before it begins, or after its commit."""
     inside, go, forked = threading.Event(), threading.Event(), threading.Event()
-    enqueue = runs.enqueue
+    enqueue = enqueueing.enqueue
 
     def slow(*args: Any) -> Any:
         result = enqueue(*args)
@@ -224,7 +224,7 @@ def test_a_fork_waits_for_the_transaction_in_progress(
         assert go.wait(HANG_S)
         return result
 
-    monkeypatch.setattr(runs, "enqueue", slow)
+    monkeypatch.setattr(enqueueing, "enqueue", slow)
     handle = app.jobs["quick"]
     path = app._database.path
 

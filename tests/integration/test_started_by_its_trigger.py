@@ -11,7 +11,7 @@ import pytest
 
 import durably
 from durably.errors import DatabaseError
-from durably.store import runs
+from durably.store import enqueueing, runs
 
 HANG_S = 30.0  # only guards against hanging
 
@@ -120,7 +120,7 @@ def test_refused_trigger_takes_no_slot(
         raise DatabaseError("full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "start", refuse)
+        patch.setattr(enqueueing, "start", refuse)
         with pytest.raises(DatabaseError):
             app.jobs["work"].trigger(1)
     assert app.count_runs() == 0

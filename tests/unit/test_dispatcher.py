@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 from storekit import FakeClock, claim, finish, given_owner, query, trigger
 
 from durably.errors import DatabaseError
-from durably.store import runs
+from durably.store import lookups, runs
 from durably.store.database import Database
-from durably.store.runs import Claim, RunRow
+from durably.store.lookups import RunRow
+from durably.store.runs import Claim
 from durably.worker.dispatcher import PATIENCE_S, Dispatcher
 
 
@@ -113,21 +115,27 @@ def test_run_that_somebody_else_was_faster_to_claim_costs_no_slot(
 ) -> None:
     """Between the look and the claim another process may take it."""
     trigger(store)
-    look = runs.has_claimable
+    look = lookups.has_claimable
 
     def then_lose(*args: str) -> bool:
         found = look(*args)
         claim(store, given_owner(store))
         return found
 
-    monkeypatch.setattr(runs, "has_claimable", then_lose)
+    monkeypatch.setattr(lookups, "has_claimable", then_lose)
     assert pool.dispatcher.dispatch() == 0
     assert (pool.got, pool.free) == ([], 3)
 
 
-@pytest.mark.parametrize("verb", ["has_claimable", "claim"])
+@pytest.mark.parametrize(
+    ("module", "verb"), [(lookups, "has_claimable"), (runs, "claim")], ids=["look", "claim"]
+)
 def test_slots_are_given_back_when_the_database_refuses(
-    pool: Pool, store: Database, monkeypatch: pytest.MonkeyPatch, verb: str
+    pool: Pool,
+    store: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    module: ModuleType,
+    verb: str,
 ) -> None:
     """The error goes to the thread's loop, and no slot is lost to it."""
     trigger(store)
@@ -135,7 +143,7 @@ def test_slots_are_given_back_when_the_database_refuses(
     def refuse(*args: object) -> None:
         raise DatabaseError("locked")
 
-    monkeypatch.setattr(runs, verb, refuse)
+    monkeypatch.setattr(module, verb, refuse)
     with pytest.raises(DatabaseError):
         pool.dispatcher.tick()
     assert pool.free == 3
@@ -159,7 +167,7 @@ def test_failure_that_may_pass_is_told_to_those_who_wait_only_if_it_does_not(
             pool.dispatcher.tick()
         return pool.dispatcher.failure
 
-    monkeypatch.setattr(runs, "has_claimable", refuse)
+    monkeypatch.setattr(lookups, "has_claimable", refuse)
     assert tick() is None
     clock.advance(PATIENCE_S - 1)
     assert tick() is None
@@ -167,7 +175,7 @@ def test_failure_that_may_pass_is_told_to_those_who_wait_only_if_it_does_not(
     assert tick() is full
     monkeypatch.undo()
     pool.dispatcher.tick()
-    monkeypatch.setattr(runs, "has_claimable", refuse)
+    monkeypatch.setattr(lookups, "has_claimable", refuse)
     assert tick() is None
 
 

@@ -11,7 +11,7 @@ from durably.active import ActiveRun
 from durably.errors import DatabaseLostError, OwnershipLost, RunCancelled, RunInterrupted
 from durably.store import runs
 from durably.store.database import Database
-from durably.store.runs import RunRow
+from durably.store.lookups import RunRow
 from durably.worker.heartbeat import Heartbeat
 
 

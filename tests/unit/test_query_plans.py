@@ -16,8 +16,9 @@ import pytest
 from storekit import fresh, insert
 
 import durably.store
-from durably.store import owners, runs, steps
-from durably.store.runs import Claim, Ending, NewRun
+from durably.store import enqueueing, lookups, owners, runs, steps
+from durably.store.enqueueing import NewRun
+from durably.store.runs import Claim, Ending
 from durably.store.writer import MOST_AT_ONCE
 
 VERBS = ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH")
@@ -88,12 +89,12 @@ def test_statement_prepares_against_the_schema(db: apsw.Connection, name: str) -
     ("name", "indexes"),
     [
         ("runs.CLAIM", {"durably_runs_claimable"}),
-        ("runs.FIRST_CLAIMABLE", {"durably_runs_claimable"}),
-        ("runs.BY_IDEMPOTENCY_KEY", {"durably_runs_idempotency"}),
-        ("runs.PENDING_OF_KEY", {"durably_runs_queue"}),
-        ("runs.BY_ID", {"sqlite_autoindex_durably_runs_1"}),
-        ("runs.BRIEF", {"sqlite_autoindex_durably_runs_1"}),
-        ("runs.BRIEF_OF_MANY", {"sqlite_autoindex_durably_runs_1"}),
+        ("lookups.FIRST_CLAIMABLE", {"durably_runs_claimable"}),
+        ("enqueueing.BY_IDEMPOTENCY_KEY", {"durably_runs_idempotency"}),
+        ("enqueueing.PENDING_OF_KEY", {"durably_runs_queue"}),
+        ("lookups.BY_ID", {"sqlite_autoindex_durably_runs_1"}),
+        ("lookups.BRIEF", {"sqlite_autoindex_durably_runs_1"}),
+        ("lookups.BRIEF_OF_MANY", {"sqlite_autoindex_durably_runs_1"}),
         ("runs.CANCEL", {"sqlite_autoindex_durably_runs_1"}),
         ("runs.RETRY", {"sqlite_autoindex_durably_runs_1"}),
         ("runs.COMPLETE", set()),
@@ -101,7 +102,7 @@ def test_statement_prepares_against_the_schema(db: apsw.Connection, name: str) -
         ("runs.INTERRUPT", set()),
         ("runs.RELEASE", set()),
         ("runs.SET_PROGRESS", set()),
-        ("runs.STATE_OF", set()),
+        ("lookups.STATE_OF", set()),
         ("runs.DELETE", OF_A_RUN),
         ("runs.DELETE_STEPS", set()),
         ("runs.RECOVER", {"durably_runs_owner"}),
@@ -175,7 +176,7 @@ def pending(db: apsw.Connection, job: str, key: str | None) -> None:
 
 
 def behind_a_busy_key(db: apsw.Connection) -> None:
-    runs.enqueue(db, NewRun("holder", "job", "1", concurrency_key="k"), 1)
+    enqueueing.enqueue(db, NewRun("holder", "job", "1", concurrency_key="k"), 1)
     (holder,) = runs.claim(db, Claim(2, '["job"]', 1))
     assert holder.id == "holder"
     pending(db, "job", "k")
@@ -184,7 +185,7 @@ def behind_a_busy_key(db: apsw.Connection) -> None:
 def behind_a_busy_key_of_two_jobs(db: apsw.Connection) -> None:
     behind_a_busy_key(db)
     for number in range(10):
-        runs.enqueue(db, NewRun(f"o{number}", "other", "1", concurrency_key="k"), 1)
+        enqueueing.enqueue(db, NewRun(f"o{number}", "other", "1", concurrency_key="k"), 1)
 
 
 FULL = {
@@ -202,7 +203,7 @@ def costs(db: apsw.Connection, name: str) -> dict[str, int]:
     """The steps that one run costs from its trigger to its deletion, verb by verb."""
     jobs = json.dumps(["job", "other"])
     new = NewRun(f"mine-{name}", "job", "1", idempotency_key=f"i{name}", concurrency_key=f"c{name}")
-    taken: list[runs.RunRow] = []
+    taken: list[lookups.RunRow] = []
     # Those that were triggered before are claimed first.
     own = Claim(1, jobs, 2)
 
@@ -213,15 +214,15 @@ def costs(db: apsw.Connection, name: str) -> dict[str, int]:
         return lambda: runs.finish(db, ending, None)
 
     found = {
-        "enqueue": vm_steps(db, lambda: runs.enqueue(db, new, 1)),
-        "enqueue again": vm_steps(db, lambda: runs.enqueue(db, new, 1)),
+        "enqueue": vm_steps(db, lambda: enqueueing.enqueue(db, new, 1)),
+        "enqueue again": vm_steps(db, lambda: enqueueing.enqueue(db, new, 1)),
         "coalesce": vm_steps(
             db,
-            lambda: runs.enqueue(
+            lambda: enqueueing.enqueue(
                 db, NewRun("x", "job", "1", concurrency_key=f"c{name}", coalesce=True), 1
             ),
         ),
-        "look": vm_steps(db, lambda: runs.has_claimable(db, jobs)),
+        "look": vm_steps(db, lambda: lookups.has_claimable(db, jobs)),
         "claim": vm_steps(db, lambda: taken.extend(runs.claim(db, own))),
     }
     run = taken[-1]
@@ -230,7 +231,7 @@ def costs(db: apsw.Connection, name: str) -> dict[str, int]:
         "checkpoint": vm_steps(
             db, lambda: steps.complete(db, run.run, run.attempt, 0, "s", "1", 1, 2)
         ),
-        "brief": vm_steps(db, lambda: runs.brief(db, run.id)),
+        "brief": vm_steps(db, lambda: lookups.brief(db, run.id)),
         "interrupt": vm_steps(db, finish()),
     }
     taken += runs.claim(db, own)
@@ -267,9 +268,9 @@ def test_claiming_from_a_queue_of_20000_costs_the_same_for_each(db: apsw.Connect
         pending(db, "job", "k")
     spent = []
     for _ in range(3):
-        taken: list[runs.RunRow] = []
+        taken: list[lookups.RunRow] = []
 
-        def one(taken: list[runs.RunRow] = taken) -> None:
+        def one(taken: list[lookups.RunRow] = taken) -> None:
             taken.extend(runs.claim(db, Claim(1, '["job"]', 2)))
             ending = Ending(taken[0].run, 1, "1", None, None, True, 3)
             runs.finish(db, ending, None)

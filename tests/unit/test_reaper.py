@@ -12,7 +12,7 @@ from storekit import FakeClock, checkpoint, finish, given_owner, given_running, 
 
 from durably.errors import DatabaseError
 from durably.events import Emitter, Event
-from durably.store import owners, runs
+from durably.store import lookups, owners, runs
 from durably.store.database import Database
 from durably.worker import liveness
 from durably.worker.liveness import Liveness
@@ -288,7 +288,7 @@ def test_old_terminal_runs_are_deleted(engine: Engine, store: Database, clock: F
     trigger(store, now_us=1)
     engine.reaper(retain_runs=timedelta(days=2)).tick()
     assert engine.told() == [("run:delete", old, "")]
-    assert store.read(runs.count, runs.Filters()) == 2
+    assert store.read(lookups.count, lookups.Filters()) == 2
 
 
 def test_deleted_runs_are_told_also_if_the_file_cannot_shrink(
@@ -305,7 +305,7 @@ def test_deleted_runs_are_told_also_if_the_file_cannot_shrink(
     with pytest.raises(DatabaseError):
         engine.reaper(retain_runs=timedelta(days=2)).tick()
     assert engine.told() == [("run:delete", old, "")]
-    assert store.read(runs.count, runs.Filters()) == 0
+    assert store.read(lookups.count, lookups.Filters()) == 0
 
 
 def test_nothing_is_deleted_unless_asked(engine: Engine, store: Database, clock: FakeClock) -> None:
@@ -313,7 +313,7 @@ def test_nothing_is_deleted_unless_asked(engine: Engine, store: Database, clock:
     ended(store, engine.owner, 1)
     clock.advance(10**9)
     engine.reaper().tick()
-    assert store.read(runs.count, runs.Filters()) == 1
+    assert store.read(lookups.count, lookups.Filters()) == 1
 
 
 def test_retention_is_looked_at_once_a_minute(
@@ -349,10 +349,10 @@ def test_many_old_runs_are_deleted_batch_by_batch(
     store.write(fill)
     reaper = engine.reaper(retain_runs=timedelta(seconds=1))
     reaper.tick()
-    assert store.read(runs.count, runs.Filters()) == 3
+    assert store.read(lookups.count, lookups.Filters()) == 3
     assert reaper._wake.is_set()
     reaper.tick()
-    assert store.read(runs.count, runs.Filters()) == 0
+    assert store.read(lookups.count, lookups.Filters()) == 0
     assert len(engine.events) == PURGE_BATCH + 3
 
 

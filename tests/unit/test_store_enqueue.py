@@ -6,9 +6,10 @@ import pytest
 from storekit import bring_to, enqueue, finish, given_owner, given_running, query, stored
 
 from durably.errors import DatabaseError
-from durably.store import runs
+from durably.store import enqueueing, runs
 from durably.store.database import Database
-from durably.store.runs import BLOCK, NewRun, RunRow
+from durably.store.enqueueing import BLOCK, NewRun
+from durably.store.lookups import RunRow
 
 # -- enqueue ---------------------------------------------------------------------------------
 
@@ -44,7 +45,7 @@ def test_enqueue_stores_a_pending_run(store: Database) -> None:
 def test_plain_enqueue_stores_the_same(store: Database) -> None:
     """The short way for runs without keys differs from the long one in nothing."""
     long = enqueue(store, "a", labels='{"k":"v"}')
-    short = store.write(runs.enqueue_plain, NewRun("b", "job", "1", '{"k":"v"}'), 10)
+    short = store.write(enqueueing.enqueue_plain, NewRun("b", "job", "1", '{"k":"v"}'), 10)
     assert short.disposition == "created"
     assert stored(store, short.row) == short.row
     assert short.row._replace(id="a", run=long.row.run) == long.row
@@ -57,9 +58,9 @@ def test_same_idempotency_key_returns_the_existing_run(store: Database, state: s
     bring_to(store, first, state)
     before = stored(store, first)
     again = store.write(
-        runs.enqueue, NewRun("b", "job", "2", '{"x":"y"}', "i", "key", retry_failed=False), 99
+        enqueueing.enqueue, NewRun("b", "job", "2", '{"x":"y"}', "i", "key", retry_failed=False), 99
     )
-    assert again == runs.Enqueued(before, "idempotent")
+    assert again == enqueueing.Enqueued(before, "idempotent")
     assert query(store, "SELECT id FROM durably_runs") == [("a",)]
 
 
@@ -86,7 +87,7 @@ def test_retry_failed_leaves_other_runs_alone(store: Database, state: str) -> No
 
 def test_coalescing_returns_the_first_pending_run_of_job_and_key(store: Database) -> None:
     """A pending run of this job with this key stands in for a new one; of others it does not."""
-    store.write(runs.enqueue, NewRun("o", "other", "1", concurrency_key="c"), 1)
+    store.write(enqueueing.enqueue, NewRun("o", "other", "1", concurrency_key="c"), 1)
     enqueue(store, "x", concurrency_key="d")
     first = enqueue(store, "a", concurrency_key="c", coalesce=True)
     assert first.disposition == "created"
@@ -122,7 +123,7 @@ def test_batch_is_stored_in_order_and_resolved_among_itself(store: Database) -> 
         NewRun("d", "job", "1", concurrency_key="k", coalesce=True),
         NewRun("e", "job", "1"),
     ]
-    done = store.write(runs.enqueue_many, items, 10)
+    done = store.write(enqueueing.enqueue_many, items, 10)
     assert [(each.row.id, each.disposition) for each in done] == [
         ("a", "created"),
         ("a", "idempotent"),
@@ -147,7 +148,7 @@ def test_batch_of_any_size_is_what_single_triggers_are(store: Database, count: i
         for number in range(count)
     ]
     enqueue(store, "before")
-    done = store.write(runs.enqueue_many, items, 10)
+    done = store.write(enqueueing.enqueue_many, items, 10)
     assert [each.row.id for each in done] == [item.id for item in items]
     assert {each.disposition for each in done} == {"created"}
     assert [stored(store, each.row) for each in done] == [each.row for each in done]
@@ -157,7 +158,7 @@ def test_batch_of_any_size_is_what_single_triggers_are(store: Database, count: i
         store.write(runs.cancel, each.row.id, 20)
         store.write(runs.delete, each.row.id)
     for item in items:
-        store.write(runs.enqueue, item, 10)
+        store.write(enqueueing.enqueue, item, 10)
     assert query(store, STORED_OF_RUNS) == of_batch
 
 
@@ -174,7 +175,7 @@ def test_keys_in_a_large_batch_find_what_stands_before_them(store: Database) -> 
     joining = NewRun("x", "job", "1", concurrency_key="k", coalesce=True)
     keyed = NewRun("y", "job", "1", idempotency_key="i")
     again = keyed._replace(id="z")
-    done = store.write(runs.enqueue_many, [*plain, joining, keyed, *more, again], 10)
+    done = store.write(enqueueing.enqueue_many, [*plain, joining, keyed, *more, again], 10)
     found = {"x": (done[0].row, "coalesced"), "z": (done[BLOCK + 1].row, "idempotent")}
     assert done[BLOCK] == found["x"]
     assert done[-1] == found["z"]
@@ -189,7 +190,7 @@ def test_large_batch_is_stored_whole_or_not_at_all(store: Database, position: in
     items = [NewRun(f"r{number}", "job", "1") for number in range(2 * BLOCK)]
     items[BLOCK + position] = items[0]
     with pytest.raises(DatabaseError):
-        store.write(runs.enqueue_many, items, 10)
+        store.write(enqueueing.enqueue_many, items, 10)
     assert query(store, "SELECT id FROM durably_runs") == []
     assert enqueue(store, "a").disposition == "created"
 
@@ -198,5 +199,5 @@ def test_batch_is_stored_whole_or_not_at_all(store: Database) -> None:
     """One item that the database refuses, and none is stored."""
     items = [NewRun("a", "job", "1"), NewRun("b", "job", "1"), NewRun("a", "job", "1")]
     with pytest.raises(DatabaseError):
-        store.write(runs.enqueue_many, items, 10)
+        store.write(enqueueing.enqueue_many, items, 10)
     assert query(store, "SELECT id FROM durably_runs") == []

@@ -7,7 +7,7 @@ from storekit import claim, finish, given_owner, given_running, place, query, st
 
 from durably.store import runs
 from durably.store.database import Database
-from durably.store.runs import RunRow
+from durably.store.lookups import RunRow
 
 CLAIMABLE, BEHIND, HELD = 0, 1, 2
 

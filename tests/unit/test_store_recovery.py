@@ -17,9 +17,9 @@ from storekit import (
     trigger,
 )
 
-from durably.store import runs, steps
+from durably.store import lookups, runs, steps
 from durably.store.database import Database
-from durably.store.runs import Filters
+from durably.store.lookups import Filters
 
 # -- recovery --------------------------------------------------------------------------------
 
@@ -96,15 +96,15 @@ def test_briefs_are_of_the_runs_that_exist(store: Database) -> None:
     running = given_running(store, owner)
     pending = trigger(store)
     trigger(store)
-    found = store.read(runs.briefs, [running.id, "nowhere", pending.id])
+    found = store.read(lookups.briefs, [running.id, "nowhere", pending.id])
     assert found == {
         running.id: (running.id, "running", owner, None),
         pending.id: (pending.id, "pending", None, None),
     }
-    assert store.read(runs.brief, running.id) == found[running.id]
-    assert store.read(runs.brief, "nowhere") is None
-    assert store.read(runs.state_of, running.run) == ("running", 1)
-    assert store.read(runs.state_of, 99) is None
+    assert store.read(lookups.brief, running.id) == found[running.id]
+    assert store.read(lookups.brief, "nowhere") is None
+    assert store.read(lookups.state_of, running.run) == ("running", 1)
+    assert store.read(lookups.state_of, 99) is None
 
 
 def test_filters_restrict_and_count_alike(store: Database) -> None:
@@ -127,11 +127,11 @@ def test_filters_restrict_and_count_alike(store: Database) -> None:
         (Filters('["pending"]', '["a"]', '{"x":"1"}'), [a]),
     ]
     for filters, expected in cases:
-        found = store.read(runs.find_many, filters, None, 0)
+        found = store.read(lookups.find_many, filters, None, 0)
         assert [row.id for row in found] == [row.id for row in expected], filters
-        assert store.read(runs.count, filters) == len(expected)
-    assert [row.id for row in store.read(runs.find_many, Filters(), 1, 1)] == [b.id]
-    assert store.read(runs.find_many, Filters(), 0, 0) == []
+        assert store.read(lookups.count, filters) == len(expected)
+    assert [row.id for row in store.read(lookups.find_many, Filters(), 1, 1)] == [b.id]
+    assert store.read(lookups.find_many, Filters(), 0, 0) == []
 
 
 def test_completed_steps_are_counted_alone(store: Database) -> None:

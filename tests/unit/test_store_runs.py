@@ -18,9 +18,10 @@ from storekit import (
 )
 
 from durably.errors import ConflictError, DatabaseError, NotFoundError
-from durably.store import runs, steps
+from durably.store import lookups, runs, steps
 from durably.store.database import Database
-from durably.store.runs import Claim, Filters
+from durably.store.lookups import Filters
+from durably.store.runs import Claim
 
 # -- claim -----------------------------------------------------------------------------------
 
@@ -60,18 +61,18 @@ def test_claim_knows_jobs_by_their_exact_names(store: Database, jobs: str) -> No
     """A name is compared as it is, whatever it holds."""
     trigger(store)
     assert store.write(runs.claim, Claim(given_owner(store), jobs, 1)) == []
-    assert store.read(runs.has_claimable, jobs) is False
+    assert store.read(lookups.has_claimable, jobs) is False
 
 
 def test_looking_agrees_with_claiming(store: Database) -> None:
     """What a look calls claimable is claimed, and what it does not is not."""
     owner = given_owner(store)
-    assert not store.read(runs.has_claimable, '["job"]')
+    assert not store.read(lookups.has_claimable, '["job"]')
     trigger(store, concurrency_key="k")
     trigger(store, concurrency_key="k")
-    assert store.read(runs.has_claimable, '["job"]')
+    assert store.read(lookups.has_claimable, '["job"]')
     assert len(claim(store, owner, limit=5)) == 1
-    assert not store.read(runs.has_claimable, '["job"]')
+    assert not store.read(lookups.has_claimable, '["job"]')
 
 
 def test_claim_by_an_unknown_owner_is_refused(store: Database) -> None:
@@ -224,7 +225,7 @@ def test_retry_of_an_owned_run_waits_for_its_release(store: Database) -> None:
     store.write(runs.cancel, run.id, 30)
     assert store.write(runs.retry, run.id, 35).owner == owner
     assert claim(store, given_owner(store)) == []
-    assert not store.read(runs.has_claimable, '["job"]')
+    assert not store.read(lookups.has_claimable, '["job"]')
     store.write(runs.release, run.run, run.attempt, owner, 40)
     (again,) = claim(store, given_owner(store))
     assert (again.id, again.attempt) == (run.id, 2)
@@ -253,7 +254,7 @@ def test_verb_that_does_not_fit_the_state_is_a_conflict(
     arguments = (run.id,) if verb == "delete" else (run.id, 50)
     if state in ALLOWED[verb]:
         store.write(getattr(runs, verb), *arguments)
-        assert store.read(runs.find, run.id) != before
+        assert store.read(lookups.find, run.id) != before
     else:
         with pytest.raises(ConflictError, match=f"{run.id} is {state}"):
             store.write(getattr(runs, verb), *arguments)
@@ -289,7 +290,7 @@ def test_run_whose_job_is_still_inside_cannot_be_deleted(store: Database) -> Non
     assert stored_status(store, run.id) == "cancelled"
     store.write(runs.release, run.run, run.attempt, owner, 40)
     assert store.write(runs.delete, run.id).id == run.id
-    assert store.read(runs.find, run.id) is None
+    assert store.read(lookups.find, run.id) is None
 
 
 def test_key_of_a_deleted_run_is_free(store: Database) -> None:
@@ -314,6 +315,6 @@ def test_purge_deletes_what_ended_before_oldest_first(store: Database) -> None:
     assert [row.id for row in store.write(runs.purge, 60, 2)] == ["r1", "r2"]
     assert [row.id for row in store.write(runs.purge, 60, 500)] == ["r0"]
     assert store.write(runs.purge, 60, 500) == []
-    left = [row.id for row in store.read(runs.find_many, Filters(), None, 0)]
+    left = [row.id for row in store.read(lookups.find_many, Filters(), None, 0)]
     assert left == ["running", "pending", "busy", "r4", "r3"]
     assert query(store, "SELECT count(*) FROM durably_steps") == [(2,)]

@@ -8,7 +8,7 @@ from storekit import checkpoint, claim, finish, given_owner, given_running, quer
 from durably.errors import DatabaseError
 from durably.store import runs, steps
 from durably.store.database import Database
-from durably.store.runs import RunRow
+from durably.store.lookups import RunRow
 from durably.store.steps import StepRow
 
 

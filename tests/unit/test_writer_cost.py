@@ -14,9 +14,10 @@ from counted import Counted, DiskVFS
 from storekit import checkpoint, claim, finish, given_owner, given_running, query, stored, trigger
 
 from durably.errors import DatabaseError
-from durably.store import owners, runs, steps
+from durably.store import enqueueing, lookups, owners, runs, steps
 from durably.store.database import Database
-from durably.store.runs import BLOCK, LONGEST_IN_BLOCK, Claim, NewRun
+from durably.store.enqueueing import BLOCK, LONGEST_IN_BLOCK, NewRun
+from durably.store.runs import Claim
 
 HEARTBEAT = ["BEGIN", "UPDATE", "UPDATE", "COMMIT"]
 
@@ -150,7 +151,7 @@ def test_plain_trigger_is_one_statement_and_one_commit(
     """A trigger without keys needs no look before it."""
     trigger(store)
     with Counted(store, disk) as counted:
-        store.write(runs.enqueue_plain, NewRun("r", "job", "1"), 10)
+        store.write(enqueueing.enqueue_plain, NewRun("r", "job", "1"), 10)
     assert (counted.writes, counted.commits) == (["INSERT"], 1)
     assert counted.syncs == (1 if synchronous == "full" else 0)
 
@@ -160,7 +161,7 @@ def test_batch_of_triggers_is_one_commit(store: Database, disk: DiskVFS, synchro
     trigger(store)
     with Counted(store, disk) as counted:
         new = [NewRun(f"r{number}", "job", "1") for number in range(100)]
-        store.write(runs.enqueue_many, new, 10)
+        store.write(enqueueing.enqueue_many, new, 10)
     assert counted.commits == 1
     assert counted.writes == ["BEGIN", *["INSERT"] * 100, "COMMIT"]
     assert counted.syncs == (1 if synchronous == "full" else 0)
@@ -176,7 +177,7 @@ def test_large_batch_is_a_statement_for_many_runs(
         NewRun(f"l{number}", "job", f'"{"x" * LONGEST_IN_BLOCK}"') for number in range(BLOCK + 1)
     ]
     with Counted(store, disk) as counted:
-        store.write(runs.enqueue_many, [*short, *long], 10)
+        store.write(enqueueing.enqueue_many, [*short, *long], 10)
     assert counted.writes == ["BEGIN", *["INSERT"] * (2 + 3 + BLOCK + 1), "COMMIT"]
     assert counted.commits == 1
     assert counted.syncs == (1 if synchronous == "full" else 0)
@@ -229,11 +230,11 @@ def test_heartbeat_costs_the_same_statements_for_any_number_of_runs(
 def test_reading_writes_nothing(store: Database, disk: DiskVFS) -> None:
     """A look for work takes no write transaction."""
     trigger(store)
-    assert store.read(runs.has_claimable, '["job"]')  # opens the reader
+    assert store.read(lookups.has_claimable, '["job"]')  # opens the reader
     disk.is_full = True
     with Counted(store, disk) as counted:
-        assert store.read(runs.has_claimable, '["job"]')
-        assert len(store.read(runs.find_many, runs.Filters(), None, 0)) == 1
+        assert store.read(lookups.has_claimable, '["job"]')
+        assert len(store.read(lookups.find_many, lookups.Filters(), None, 0)) == 1
     assert (counted.writes, counted.syncs) == ([], 0)
     assert counted.reads == ["SELECT", "SELECT"]
 
@@ -272,7 +273,7 @@ def test_write_on_a_bad_disk_is_refused_and_can_be_repeated(
     setattr(disk, fault, False)
     assert stored(store, run).status == "running"
     assert [row.name for row in store.read(steps.of_run, run.id)] == ["before"]
-    assert store.read(runs.find, "new") is None
+    assert store.read(lookups.find, "new") is None
     assert checkpoint(store, run, "a", 1)
     assert trigger(store, id="new", idempotency_key="i").id == "new"
     assert finish(store, run, output="1").is_effective
@@ -295,12 +296,12 @@ def test_disk_that_fills_up_fails_the_whole_batch(
         disk.is_full = True
 
     def write_first(db: apsw.Connection) -> None:
-        runs.enqueue(db, NewRun("first", "job", "1"), 10)
+        enqueueing.enqueue(db, NewRun("first", "job", "1"), 10)
 
     def write_much(db: apsw.Connection) -> None:
         for number in range(20):
             new = NewRun(f"much-{number}", "job", json.dumps("x" * 20_000))
-            runs.enqueue(db, new, 10)
+            enqueueing.enqueue(db, new, 10)
 
     outcomes: list[object] = []
 

@@ -1,0 +1,175 @@
+"""Lookups: how a run is read, and what is asked about runs; no statement here changes one."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import apsw
+
+from durably.errors import NotFoundError
+
+COLUMNS: Final = """
+    run, id, job_name, status, payload, output, error, progress, labels, idempotency_key,
+    concurrency_key, owner, attempt, created_at_us, started_at_us, completed_at_us,
+    updated_at_us, heartbeat_at_us"""
+
+# Only completed steps count; a claim and a trigger do not need the number.
+COUNTED: Final = f"""{COLUMNS},
+    (SELECT count(*) FROM durably_steps s
+     WHERE s.step >= (r.run << 24) AND s.step < ((r.run + 1) << 24) AND s.status = 'completed')"""
+
+BY_ID: Final = f"SELECT {COUNTED} FROM durably_runs r WHERE id = :id"
+
+# One index look-up per known job, whatever else waits in the file.
+FIRST_CLAIMABLE: Final = """
+    SELECT min(first) FROM (
+        SELECT (SELECT run FROM durably_runs
+                WHERE job_name = jobs.value AND status = 'pending' AND owner IS NULL
+                  AND queue_place = 0
+                ORDER BY run LIMIT 1) AS first
+        FROM json_each(:jobs) AS jobs)"""
+
+IS_REGISTERED: Final = "SELECT EXISTS (SELECT 1 FROM durably_owners WHERE owner = :owner)"
+
+HAS_RUNNING: Final = """
+    SELECT EXISTS (SELECT 1 FROM durably_runs WHERE owner = :owner AND status = 'running')"""
+
+BRIEF: Final = "SELECT id, status, owner, progress FROM durably_runs WHERE id = :id"
+
+BRIEF_OF_MANY: Final = """
+    SELECT id, status, owner, progress FROM durably_runs
+    WHERE id IN (SELECT value FROM json_each(:ids))"""
+
+_FILTER: Final = """
+    WHERE (:statuses IS NULL OR status IN (SELECT value FROM json_each(:statuses)))
+      AND (:jobs IS NULL OR job_name IN (SELECT value FROM json_each(:jobs)))
+      AND (:labels IS NULL OR NOT EXISTS (
+            SELECT 1 FROM json_each(:labels) AS wanted
+            WHERE NOT EXISTS (
+                SELECT 1 FROM durably_labels l
+                WHERE l.run = r.run AND l.key = wanted.key AND l.value = wanted.value)))"""
+
+FIND: Final = f"""
+    SELECT {COUNTED} FROM durably_runs r {_FILTER}
+    ORDER BY run DESC LIMIT :limit OFFSET :offset"""
+
+COUNT: Final = f"SELECT count(*) FROM durably_runs r {_FILTER}"
+
+STATE_OF: Final = "SELECT status, attempt FROM durably_runs WHERE run = :run"
+
+
+class RunRow(NamedTuple):
+    """A run as it is stored; payload, output, error, progress and labels are JSON text."""
+
+    run: int
+    id: str
+    job_name: str
+    status: str
+    payload: str
+    output: str | None
+    error: str | None
+    progress: str | None
+    labels: str
+    idempotency_key: str | None
+    concurrency_key: str | None
+    owner: int | None
+    attempt: int
+    created_at_us: int
+    started_at_us: int | None
+    completed_at_us: int | None
+    updated_at_us: int
+    heartbeat_at_us: int | None
+    completed_steps: int = 0
+
+
+class Brief(NamedTuple):
+    """What a waiter looks at."""
+
+    id: str
+    status: str
+    owner: int | None
+    progress: str | None
+
+
+class Filters(NamedTuple):
+    """What to list; ``None`` for no restriction, JSON text for the others."""
+
+    statuses: str | None = None
+    jobs: str | None = None
+    labels: str | None = None
+
+
+def all_rows(db: apsw.Connection, sql: str, bindings: dict[str, Any]) -> list[RunRow]:
+    """The runs that a statement gives, of ``COLUMNS`` or ``COUNTED``."""
+    rows: list[Any] = db.execute(sql, bindings).fetchall()
+    return [RunRow(*row) for row in rows]
+
+
+def first_row(db: apsw.Connection, sql: str, bindings: dict[str, Any]) -> RunRow | None:
+    """The first of them."""
+    rows = all_rows(db, sql, bindings)
+    return rows[0] if rows else None
+
+
+def find(db: apsw.Connection, run_id: str) -> RunRow | None:
+    """The run with that id."""
+    return first_row(db, BY_ID, {"id": run_id})
+
+
+def get(db: apsw.Connection, run_id: str) -> RunRow:
+    """The run with that id.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    row = find(db, run_id)
+    if row is None:
+        raise NotFoundError(f"there is no run {run_id!r:.80} in this database")
+    return row
+
+
+def brief(db: apsw.Connection, run_id: str) -> Brief | None:
+    """How the run stands."""
+    rows = db.execute(BRIEF, {"id": run_id}).fetchall()
+    return Brief._make(rows[0]) if rows else None
+
+
+def briefs(db: apsw.Connection, run_ids: Sequence[str]) -> dict[str, Brief]:
+    """How each of the runs stands that exists."""
+    rows = db.execute(BRIEF_OF_MANY, {"ids": json.dumps(list(run_ids))}).fetchall()
+    found = (Brief._make(row) for row in rows)
+    return {brief.id: brief for brief in found}
+
+
+def state_of(db: apsw.Connection, run: int) -> tuple[str, int] | None:
+    """Status and attempt of a run, ``None`` if it was deleted."""
+    rows: list[Any] = db.execute(STATE_OF, {"run": run}).fetchall()
+    return (rows[0][0], rows[0][1]) if rows else None
+
+
+def find_many(
+    db: apsw.Connection, filters: Filters, limit: int | None, offset: int
+) -> list[RunRow]:
+    """The runs that fit, newest first."""
+    bindings = filters._asdict() | {"limit": -1 if limit is None else limit, "offset": offset}
+    return all_rows(db, FIND, bindings)
+
+
+def count(db: apsw.Connection, filters: Filters) -> int:
+    """How many runs fit."""
+    return int(db.execute(COUNT, filters._asdict()).get)
+
+
+def has_claimable(db: apsw.Connection, jobs: str) -> bool:
+    """Whether a claim for these jobs (a JSON array of names) would find a run."""
+    return db.execute(FIRST_CLAIMABLE, {"jobs": jobs}).get is not None
+
+
+def is_registered(db: apsw.Connection, owner: int) -> bool:
+    """Whether the owner may claim: others have not taken it for dead and forgotten it."""
+    return bool(db.execute(IS_REGISTERED, {"owner": owner}).get)
+
+
+def has_running(db: apsw.Connection, owner: int) -> bool:
+    """Whether the owner has a running run."""
+    return bool(db.execute(HAS_RUNNING, {"owner": owner}).get)

@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import enum
 import errno
+import functools
 import os
 import sys
 from typing import Final
@@ -55,10 +56,9 @@ class LogWatch:
         self._path = os.fsencode(path)
         if sys.platform != "linux":
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-        library = ctypes.CDLL(None, use_errno=True)
+        library = _library()
         begin = library.inotify_init1
         self._add = library.inotify_add_watch
-        self._add.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32)
         self._remove = library.inotify_rm_watch
         with no_fork():
             watch_forks(self)
@@ -162,6 +162,14 @@ def open_watch(path: str) -> LogWatch | None:
         return LogWatch(path)
     except (OSError, AttributeError):
         return None
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    """The system's library, with its functions declared."""
+    library = ctypes.CDLL(None, use_errno=True)
+    library.inotify_add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32)
+    return library
 
 
 def _checked(result: int) -> int:

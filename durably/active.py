@@ -11,7 +11,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple, ParamSpec, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from durably.clock import Clock
 from durably.codec import Codec
@@ -32,7 +32,6 @@ from durably.store.lookups import RunRow
 
 log = logging.getLogger("durably")
 
-Ps = ParamSpec("Ps")
 T = TypeVar("T")
 
 # While the database refuses for a reason that may pass, what is to be stored is kept in

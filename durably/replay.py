@@ -144,5 +144,4 @@ class Replay:
         """Say that this execution has stored the result of a step."""
         with self._lock:
             self._names.add(name)
-        if index < self.first_new_index:
-            self._used[index] = True
+        self._note_use(index)

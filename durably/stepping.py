@@ -191,22 +191,25 @@ class Stepper:
             self._emit(StepStarted, name, index)
         started_at_us = clock.now_us()
         started = clock.monotonic()
-        token = current_step.set(name)
         try:
-            value = (
-                fn(*args, **kwargs) if retry is None else self._retrying(fn, args, kwargs, retry)
-            )
-            if os.getpid() != active.pid:
-                active.refuse_forked_child()
-            # The result as it is stored, and as it will come back.
-            text, result = codec.encode_and_decode(
-                value, type_, what="the result of step", name=name
-            )
+            token = current_step.set(name)
+            try:
+                value = (
+                    fn(*args, **kwargs)
+                    if retry is None
+                    else self._retrying(fn, args, kwargs, retry)
+                )
+                if os.getpid() != active.pid:
+                    active.refuse_forked_child()
+                # The result as it is stored, and as it will come back.
+                text, result = codec.encode_and_decode(
+                    value, type_, what="the result of step", name=name
+                )
+            finally:
+                current_step.reset(token)
         except BaseException as exc:
-            current_step.reset(token)
             self._record_raised(name, index, started_at_us, exc)
             raise
-        current_step.reset(token)
         if active.stop_reason in _NOT_OURS:
             self._cancelled(name, index, started_at_us)
             active.check()

@@ -173,11 +173,8 @@ class Codec:
         return typed
 
     def _problems_in(self, error: Exception) -> Iterable[tuple[str, str]]:
-        if self._typed is None:
-            return messages.problems_in(error)
-        from durably.codec.structuring import problems_in  # noqa: PLC0415 - where first needed
-
-        return problems_in(error)
+        typed = self._typed
+        return messages.problems_in(error) if typed is None else typed.problems_in(error)
 
 
 def _named(what: str, name: str | None) -> str:

@@ -30,6 +30,9 @@ class TypedValues:
             everything else.
     """
 
+    problems_in = staticmethod(problems_in)
+    """What is wrong, of any error that the others raise."""
+
     def __init__(self, converter: cattrs.Converter | None) -> None:
         self._forms = Registry(converter)
 

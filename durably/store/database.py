@@ -10,9 +10,9 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Concatenate, Final, ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 import apsw
 
@@ -38,6 +38,7 @@ from durably.store.files import create_private, identity, resolved
 from durably.store.filesystem import warn_of_network
 from durably.store.guard import FileGuard
 from durably.store.mutex import WriterMutex, mutex_path
+from durably.store.operations import Operation
 from durably.store.transactions import BUSY_TIMEOUT_S, FaultPoint
 from durably.store.writer import Writer, leak
 
@@ -45,7 +46,6 @@ log = logging.getLogger("durably")
 
 Ps = ParamSpec("Ps")
 T = TypeVar("T")
-Operation = Callable[Concatenate[apsw.Connection, Ps], T]
 
 # Idle read connections kept for the next reader.
 _SPARE_READERS: Final = 4

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum, auto
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
 
 import apsw
 
@@ -19,8 +19,10 @@ from durably.errors import DatabaseError
 from durably.interrupts import is_interruptible
 from durably.store.faults import database_error
 from durably.store.mutex import WriterMutex
-from durably.store.operations import Ticket
+from durably.store.operations import Operation, Ticket
 
+Ps = ParamSpec("Ps")
+T = TypeVar("T")
 FaultPoint = Callable[[str], None]
 
 # How long a lock of somebody else is waited for before the caller gets an error.
@@ -97,6 +99,17 @@ class Transactor:
         except apsw.Error as exc:
             self._undo(exc)
             raise database_error(exc, self._path) from exc
+
+    def maintain(self, operation: Operation[Ps, T], *args: Ps.args, **kwargs: Ps.kwargs) -> T:
+        """Execute *operation* outside of a transaction."""
+        has_mutex = self._mutex.acquire(BUSY_TIMEOUT_S)
+        try:
+            return operation(self._db, *args, **kwargs)
+        except apsw.Error as exc:
+            raise database_error(exc, self._path) from exc
+        finally:
+            if has_mutex:
+                self._mutex.release()
 
     def execute(self, batch: list[Ticket], own: Ticket | None) -> None:
         """Execute operations in one transaction: all are done then, each with its result or error.

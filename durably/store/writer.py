@@ -31,10 +31,9 @@ import apsw
 from durably.clock import Clock
 from durably.errors import ForkedError
 from durably.forking import watch_forks
-from durably.store.faults import database_error
 from durably.store.mutex import WriterMutex
 from durably.store.operations import Operation, Ticket
-from durably.store.transactions import BUSY_TIMEOUT_S, FaultPoint, Transactor
+from durably.store.transactions import FaultPoint, Transactor
 
 Ps = ParamSpec("Ps")
 T = TypeVar("T")
@@ -72,7 +71,6 @@ class Writer:
         fault_point: FaultPoint | None = None,
     ) -> None:
         self._db = db
-        self._path = path
         self._mutex = mutex
         self._transactor = Transactor(
             db, path=path, mutex=mutex, clock=clock, fault_point=fault_point
@@ -191,14 +189,7 @@ class Writer:
         """
         try:
             with self._lock:
-                has_mutex = self._mutex.acquire(BUSY_TIMEOUT_S)
-                try:
-                    return operation(self._db, *args, **kwargs)
-                except apsw.Error as exc:
-                    raise database_error(exc, self._path) from exc
-                finally:
-                    if has_mutex:
-                        self._mutex.release()
+                return self._transactor.maintain(operation, *args, **kwargs)
         finally:
             self._call_next()
 

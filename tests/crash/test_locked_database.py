@@ -13,7 +13,7 @@ from children import LOCKER, Child, Eventually
 from invariants import check
 
 import durably
-from durably.store import connections, transactions, writer
+from durably.store import connections, transactions
 from durably.store import database as store_database
 
 pytestmark = pytest.mark.slow
@@ -47,7 +47,7 @@ def locker(database: Path) -> Iterator[Child]:
 @pytest.fixture
 def short_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give up after half a second instead of 30."""
-    for module in (connections, store_database, transactions, writer):
+    for module in (connections, store_database, transactions):
         monkeypatch.setattr(module, "BUSY_TIMEOUT_S", 0.5)
 
 

@@ -43,8 +43,9 @@ class Pool:
     """Executes runs on threads of its own, and single ones in a thread of the caller's.
 
     A slot is reserved before a run is claimed for it, so that nothing is claimed that cannot
-    start at once. While *draining* nothing is claimed; while *interrupting*, what was claimed
-    a moment ago is put back at its first step boundary as well.
+    start at once. While *draining* nothing is claimed, and it drains unless somebody had it
+    ``resume``; while *interrupting*, what was claimed a moment ago is put back at its first step
+    boundary as well.
 
     Args:
         owner: the number of this engine's owner row, if it has one.
@@ -81,7 +82,7 @@ class Pool:
         self._busy_slots = 0
         # Of the busy ones, those whose jobs wait for runs.
         self._waiting_slots = 0
-        self._is_draining = False
+        self._is_draining = True
         # Whether somebody has looked for a free slot in vain since the last one got free.
         self._is_slot_wanted = False
         self._is_interrupting = False
@@ -100,6 +101,11 @@ class Pool:
     def is_inside_job(self) -> bool:
         """Whether the calling thread is inside a job of this engine."""
         return self._thread.depth > 0
+
+    @property
+    def is_current_thread(self) -> bool:
+        """Whether it is one of this pool's threads that asks."""
+        return self._thread.has_slot
 
     @property
     def is_idle(self) -> bool:
@@ -150,7 +156,7 @@ class Pool:
         self._executor = ThreadPoolExecutor(self._max_workers, thread_name_prefix="durably-worker")
 
     def shut_down(self) -> None:
-        """End the threads, which have nothing to do any more."""
+        """End the threads, which have nothing to do any more: the pool has come to rest."""
         executor, self._executor = self._executor, None
         if executor is not None:
             executor.shutdown(wait=True)
@@ -177,14 +183,22 @@ class Pool:
         with self._lock:
             self._is_interrupting = False
 
-    def wait_until_idle(self, timeout_s: float | None, check_interrupt: Callable[[], None]) -> bool:
+    def come_to_rest(self) -> bool:
+        """Claim nothing more; whether no slot is taken either, so that none will be."""
+        with self._lock:
+            self._is_draining = True
+            return not self._busy_slots
+
+    def wait_until_idle(
+        self, check_interrupt: Callable[[], None], deadline: float = math.inf
+    ) -> bool:
         """Block until no run is inside its job; ``False`` if the time was over before.
 
         Args:
             check_interrupt: called every now and then; raises if there was a Ctrl-C.
+            deadline: by the clock's ``monotonic``.
         """
         clock = self._services.clock
-        deadline = math.inf if timeout_s is None else clock.monotonic() + timeout_s
         while True:
             left_s = max(0.0, min(INTERRUPT_LOOK_S, deadline - clock.monotonic()))
             with self._lock:

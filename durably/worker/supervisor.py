@@ -7,10 +7,11 @@ put back; the heartbeat goes on until the last one has ended; then the threads e
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Final
+from typing import Final, NoReturn
 
 from durably.active import ActiveRun, Services, tell_worker_error
 from durably.errors import (
@@ -66,13 +67,17 @@ class Supervisor:
         self._services = services
         self._flusher = flusher
         self._database: Database = services.database
-        # Serialises starting and ending the threads. Guards the holds and the three flags
+        # Serialises starting and ending the threads. Guards the holds, the calls and the flags
         # below; notified when a hold ends.
         self._lifecycle = threading.Condition(threading.RLock())
         self._holds = 0
         self._own_holds = _Holds()
         self._is_closed = False
         self._is_started = False
+        # Calls of run_until_idle in an engine that was not started: they have it claim meanwhile.
+        self._claiming_calls = 0
+        # Whether the threads are being ended, and waited for, by who holds the lock.
+        self._is_ending = False
         self.lost: DatabaseLostError | None = None
         self._ownership = Ownership(self._database, services.clock, settings.heartbeat_interval)
         self._pool = Pool(
@@ -227,6 +232,7 @@ class Supervisor:
         with held_back(), self._locked():
             if self.takes_runs:
                 return
+            self._refuse_closed()
             if self._is_started:
                 # A stop had timed out: the threads are there.
                 self._ownership.announce_started()
@@ -237,7 +243,7 @@ class Supervisor:
                     self._reaper.start()
                     self._dispatcher.start()
                 except BaseException:
-                    self._reaper.stop()
+                    self._end_reaper()
                     self._end()
                     raise
             self._pool.resume()
@@ -256,26 +262,36 @@ class Supervisor:
             ConflictError: called from inside a job or a listener.
         """
         self._refuse_inside(verb)
+        clock = self._services.clock
+        deadline = math.inf if timeout_s is None else clock.monotonic() + timeout_s
         with held_back() as interrupts:
             was_started = self._is_started
-            self._pool.drain(interrupt=interrupt)
-            is_idle = self._pool.wait_until_idle(timeout_s, interrupts.check)
-            if not is_idle:
-                if was_started:
-                    # Who waits for a pending run elsewhere must not count on this engine.
-                    self._sign_off()
-                left = len(self.active())
-                raise WaitTimeoutError(
-                    f"{left} {'run is' if left == 1 else 'runs are'} still executing after "
-                    f"{timeout_s} s; they go on, and nothing new is claimed until start()"
-                )
-            with self._locked():
-                if was_started and self._is_started:
-                    self._reaper.stop()
-                    self._sign_off()
-                    self._is_started = False
-                    self._end()
+            while True:
+                self._pool.drain(interrupt=interrupt)
+                if not self._pool.wait_until_idle(interrupts.check, deadline):
+                    self._tell_timed_out(timeout_s)
+                with self._locked():
+                    if not (was_started and self._is_started):
+                        break
+                    # Meanwhile another thread may have started it, and claimed a run.
+                    if self._pool.come_to_rest():
+                        self._end_reaper()
+                        self._sign_off()
+                        self._is_started = False
+                        self._end()
+                        break
             self._pool.end_interrupt()
+
+    def _tell_timed_out(self, timeout_s: float | None) -> NoReturn:
+        with self._locked():
+            if self._is_started and not self.takes_runs:
+                # Who waits for a pending run elsewhere must not count on this engine.
+                self._sign_off()
+        left = len(self.active())
+        raise WaitTimeoutError(
+            f"{left} {'run is' if left == 1 else 'runs are'} still executing after "
+            f"{timeout_s} s; they go on, and nothing new is claimed until start()"
+        )
 
     def close(self) -> None:
         """Give up the owner row and its lock, once nothing of this engine needs them any more."""
@@ -305,14 +321,14 @@ class Supervisor:
     def _locked(self) -> Iterator[None]:
         """Hold the lifecycle's lock.
 
-        A listener that one of durably's own threads calls may ask for it while a stop has it
-        and waits for that very thread. It is refused then.
+        A job, or a listener that one of durably's own threads calls, may ask for it while who
+        has it waits for the end of that very thread. It is refused then.
         """
         while not self._lifecycle.acquire(timeout=_LOCK_LOOK_S):
-            if self._pool.is_draining and self._is_own_thread():
+            if self._is_ending and self._is_own_thread():
                 raise ConflictError(
-                    "the engine is being stopped, and waits for the listener that makes this "
-                    "call; make it from another thread"
+                    "the engine is being stopped, and waits for the job or listener that makes "
+                    "this call; make it from another thread"
                 )
         try:
             yield
@@ -321,15 +337,12 @@ class Supervisor:
 
     def _is_own_thread(self) -> bool:
         services = (self._dispatcher, self._reaper, self._flusher, self._heartbeat)
-        return any(service.is_current_thread for service in services)
+        return self._pool.is_current_thread or any(each.is_current_thread for each in services)
 
     def _begin(self) -> None:
         """Start what every execution needs: an owner, its heartbeat, and who claims and stores."""
         with self._locked():
-            if self._is_closed:
-                raise EngineClosedError(
-                    f"this engine on {self._database.path!r} is closed; open a new one"
-                )
+            self._refuse_closed()
             self._holds += 1
             if self._holds > 1:
                 return
@@ -348,14 +361,34 @@ class Supervisor:
             try:
                 if self._holds > 1:
                     return
-                self._dispatcher.stop()
-                self._pool.shut_down()
-                self._flusher.stop()
-                self._heartbeat.stop()
+                with self._ending():
+                    self._dispatcher.stop()
+                    self._pool.shut_down()
+                    self._flusher.stop()
+                    self._heartbeat.stop()
                 self._put_back_strays()
             finally:
                 self._holds -= 1
                 self._lifecycle.notify_all()
+
+    @contextmanager
+    def _ending(self) -> Iterator[None]:
+        """Mark, while the lifecycle's lock is held, that threads are ended and waited for."""
+        self._is_ending = True
+        try:
+            yield
+        finally:
+            self._is_ending = False
+
+    def _end_reaper(self) -> None:
+        with self._ending():
+            self._reaper.stop()
+
+    def _refuse_closed(self) -> None:
+        if self._is_closed:
+            raise EngineClosedError(
+                f"this engine on {self._database.path!r} is closed; open a new one"
+            )
 
     def _put_back_strays(self) -> None:
         """Put back what a Ctrl-C in the thread of a caller left claimed and not executed."""
@@ -398,23 +431,48 @@ class Supervisor:
         self._refuse_inside("run_until_idle")
         with held_back() as interrupts, self._held():
             before = self._pool.executed
-            if self._is_started:
+            with self._claiming(max_runs, interrupts):
                 self.drain(lambda: self._pool.executed - before >= _unless_none(max_runs))
-                return self._pool.executed - before
-            self._pool.resume(max_runs)
-            self._dispatcher.start()
-            try:
-                self.drain(lambda: self._pool.executed - before >= _unless_none(max_runs))
-            except BaseException:
-                # A Ctrl-C: what was begun for the caller goes back, and is waited for.
-                self._pool.drain(interrupt=True)
-                self._pool.wait_until_idle(None, interrupts.check)
-                raise
-            finally:
-                if not self._is_started:
-                    self._dispatcher.stop()
-                    self._pool.resume()
             return self._pool.executed - before
+
+    @contextmanager
+    def _claiming(self, max_runs: int | None, interrupts: held_back) -> Iterator[None]:
+        """Have runs claimed within the block, also in an engine that was not started."""
+        if not self._begin_claiming(max_runs):
+            yield
+            return
+        interrupt = True
+        try:
+            yield
+            interrupt = False
+        finally:
+            # After a Ctrl-C what was begun for the caller goes back. It is waited for either way,
+            # and so is what was claimed after the block had seen nothing to claim.
+            if self._end_claiming(interrupt=interrupt):
+                self._pool.wait_until_idle(interrupts.check)
+                self._pool.end_interrupt()
+
+    def _begin_claiming(self, max_runs: int | None) -> bool:
+        """Have the dispatcher claim, unless a start has; whether there is an end to it."""
+        with self._locked():
+            if self._is_started:
+                return False
+            self._dispatcher.start()
+            self._pool.resume(max_runs)
+            self._claiming_calls += 1
+            self._services.changes.offer()
+            return True
+
+    def _end_claiming(self, *, interrupt: bool) -> bool:
+        """Claim nothing more, unless a start or another call wants it; whether that is so."""
+        with self._locked():
+            self._claiming_calls -= 1
+            if self._is_started or self._claiming_calls:
+                return False
+            self._pool.drain(interrupt=interrupt)
+            with self._ending():
+                self._dispatcher.stop()
+            return True
 
     def drain(self, is_enough: Callable[[], bool] = lambda: False) -> None:
         """Block until nothing executes here and nothing can be claimed, or it is enough.

@@ -1,0 +1,197 @@
+"""Stops, starts and ends of ``run_until_idle`` that threads make in between each other's parts."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from gates import HANG_S, Gate, in_thread, status
+
+import durably
+from durably import ConflictError, Durably
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+@durably.job("quick")
+def quick(step: durably.StepContext) -> int:
+    return step.run("only", int, "7")
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    gate = Gate()
+    yield gate
+    gate.go.set()
+
+
+@pytest.fixture
+def app(tmp_path: Path, gate: Gate) -> Iterator[Durably]:
+    app = Durably(tmp_path / "x.db", jobs=[gate.job, quick], max_workers=2)
+    yield app
+    gate.go.set()
+    app.close()
+
+
+class Held:
+    """A call of one method that waits, once it has begun, until a test lets it go on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, target: Any, name: str) -> None:
+        self.has_begun = threading.Event()
+        self.may_go_on = threading.Event()
+        original = getattr(target, name)
+
+        def held(*args: Any, **kwargs: Any) -> Any:
+            self.has_begun.set()
+            assert self.may_go_on.wait(HANG_S)
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(target, name, held)
+
+
+def after_first_call(
+    monkeypatch: pytest.MonkeyPatch, target: Any, name: str, then: Callable[[], None]
+) -> threading.Event:
+    """Call *then* when *target.name* has returned for the first time; set when called again."""
+    original = getattr(target, name)
+    is_called_again = threading.Event()
+    calls: list[None] = []
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        calls.append(None)
+        if len(calls) > 1:
+            is_called_again.set()
+            return original(*args, **kwargs)
+        result = original(*args, **kwargs)
+        then()
+        return result
+
+    monkeypatch.setattr(target, name, call)
+    return is_called_again
+
+
+@pytest.mark.parametrize("how", ["stop", "close"])
+def test_a_trigger_that_a_start_let_in_during_a_stop_is_waited_for(
+    app: Durably, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """The stop found the engine idle; then another thread started it and triggered a run.
+
+    What the trigger has begun comes to its end before the stop does, and nothing is left.
+    """
+    app.start()
+    held = Held(monkeypatch, app._supervisor._pool, "enter")
+    threads = []
+
+    def start_and_trigger() -> None:
+        app.start()
+        threads.append(in_thread(app.jobs["quick"].trigger))
+        assert held.has_begun.wait(HANG_S)
+
+    waits_again = after_first_call(
+        monkeypatch, app._supervisor._pool, "wait_until_idle", start_and_trigger
+    )
+    stopping, outcome = in_thread(getattr(app, how))
+    assert waits_again.wait(HANG_S)
+    assert stopping.is_alive()
+    held.may_go_on.set()
+    stopping.join(HANG_S)
+
+    assert outcome == [None]
+    [(triggering, triggered)] = threads
+    triggering.join(HANG_S)
+    if how == "close":
+        assert [each.name for each in tmp_path.iterdir() if ".owner-" in each.name] == []
+    else:
+        assert not app._supervisor.is_started
+    with Durably(tmp_path / "x.db") as later:
+        found = later.get_run(triggered[0])
+        assert found is not None
+        assert (found.status, found.attempt) == ("completed", 1)
+
+
+def test_one_run_until_idle_that_ends_does_not_end_another(
+    app: Durably, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second call that came before the first had ended goes on claiming."""
+    threads = []
+
+    def call_in_another_thread() -> None:
+        app.jobs["gated"].trigger()
+        threads.append(in_thread(app.run_until_idle))
+        assert gate.inside.wait(HANG_S)
+
+    after_first_call(monkeypatch, app._supervisor, "drain", call_in_another_thread)
+    app.run_until_idle()
+    late = app.jobs["quick"].trigger()
+    gate.go.set()
+    [(thread, outcome)] = threads
+    thread.join(HANG_S)
+
+    assert outcome == [2]
+    assert status(app, late) == "completed"
+    assert [each for each in threading.enumerate() if each.name.startswith("durably")] == []
+
+
+def test_a_start_while_run_until_idle_ends_keeps_its_dispatcher(
+    app: Durably, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine is started, whichever comes first: it executes what others trigger."""
+    begins = threading.Event()
+    threads = []
+    locked = app._supervisor._locked
+
+    def begin() -> Any:
+        begins.set()
+        return locked()
+
+    def start_in_another_thread() -> None:
+        monkeypatch.setattr(app._supervisor, "_locked", begin)
+        threads.append(in_thread(app.start))
+        assert begins.wait(HANG_S)
+
+    after_first_call(monkeypatch, app._supervisor, "drain", start_in_another_thread)
+    assert app.run_until_idle(max_runs=1) == 0
+    [(thread, outcome)] = threads
+    thread.join(HANG_S)
+    assert outcome == [None]
+
+    other = Durably(tmp_path / "x.db", jobs=[quick])
+    try:
+        runs = other.jobs["quick"].batch_trigger([None] * 3)
+        assert [app.wait(run, timeout=HANG_S).output for run in runs] == [7] * 3
+    finally:
+        other.close()
+
+
+@pytest.mark.parametrize("ends", ["process_one", "run_until_idle"])
+def test_a_listener_that_the_end_waits_for_may_not_start_the_engine(
+    app: Durably, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    """Called by a thread of durably's, it would wait for the call that waits for its own end."""
+    raised: list[BaseException] = []
+    is_called = threading.Event()
+
+    def start(event: Any) -> None:
+        is_called.set()
+        assert app._supervisor._flusher._stopping.wait(HANG_S)
+        with pytest.raises(ConflictError) as caught:
+            app.start()
+        raised.append(caught.value)
+
+    app.on("worker:error", start)
+
+    def fail_beside_it(event: Any) -> None:
+        app._supervisor._on_heartbeat_error(ValueError("noticed"), "heartbeat")
+        assert is_called.wait(HANG_S)
+
+    app.on("run:complete", fail_beside_it)
+    app.jobs["quick"].trigger()
+    thread, outcome = in_thread(getattr(app, ends))
+    thread.join(HANG_S)
+
+    assert outcome == [1]
+    [refused] = raised
+    assert "waits for the job or listener that makes this call" in str(refused)

@@ -52,7 +52,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("steps",),
     ("jobs",),
     ("worker.liveness", "worker.service"),
-    ("worker.flusher", "worker.heartbeat", "worker.reaper"),
+    ("worker.flusher", "worker.heartbeat", "worker.lifecycle", "worker.reaper"),
     ("worker.execution", "worker.ownership"),
     ("worker.pool",),
     ("worker.dispatcher",),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Final, NoReturn
@@ -18,7 +17,6 @@ from durably.errors import (
     ConflictError,
     DatabaseError,
     DatabaseLostError,
-    EngineClosedError,
     OwnershipLost,
     StopRun,
     WaitTimeoutError,
@@ -33,6 +31,7 @@ from durably.store.runs import Claim
 from durably.worker.dispatcher import Dispatcher
 from durably.worker.flusher import Flusher
 from durably.worker.heartbeat import Heartbeat
+from durably.worker.lifecycle import Lifecycle
 from durably.worker.ownership import Ownership
 from durably.worker.pool import LabelsOf, Pool
 from durably.worker.reaper import Reaper
@@ -43,14 +42,6 @@ log = logging.getLogger("durably")
 REAP_INTERVAL_S: Final = 0.25
 # How often a drain looks by itself: a slot that was reserved in vain is told to nobody.
 _DRAIN_LOOK_S: Final = 0.05
-# How often a thread that waits for the lifecycle's lock looks whether it is being waited for.
-_LOCK_LOOK_S: Final = 0.05
-
-
-class _Holds(threading.local):
-    """How many calls that execute runs the present thread is inside of."""
-
-    value = 0
 
 
 class Supervisor:
@@ -67,17 +58,16 @@ class Supervisor:
         self._services = services
         self._flusher = flusher
         self._database: Database = services.database
-        # Serialises starting and ending the threads. Guards the holds, the calls and the flags
-        # below; notified when a hold ends.
-        self._lifecycle = threading.Condition(threading.RLock())
-        self._holds = 0
-        self._own_holds = _Holds()
-        self._is_closed = False
+        self._lifecycle = Lifecycle(
+            self._database.path,
+            begin=self._begin,
+            end=self._end,
+            is_own_thread=self._is_own_thread,
+        )
+        # Guarded by the lock of the lifecycle.
         self._is_started = False
         # Calls of run_until_idle in an engine that was not started: they have it claim meanwhile.
         self._claiming_calls = 0
-        # Whether the threads are being ended, and waited for, by who holds the lock.
-        self._is_ending = False
         self.lost: DatabaseLostError | None = None
         self._ownership = Ownership(self._database, services.clock, settings.heartbeat_interval)
         self._pool = Pool(
@@ -229,22 +219,22 @@ class Supervisor:
 
     def start(self) -> None:
         """Recover what dead processes left behind, then start the threads. Idempotent."""
-        with held_back(), self._locked():
+        with held_back(), self._lifecycle.locked():
             if self.takes_runs:
                 return
-            self._refuse_closed()
+            self._lifecycle.refuse_closed()
             if self._is_started:
                 # A stop had timed out: the threads are there.
                 self._ownership.announce_started()
             else:
-                self._begin()
+                self._lifecycle.hold()
                 try:
                     self._ownership.announce_started()
                     self._reaper.start()
                     self._dispatcher.start()
                 except BaseException:
                     self._end_reaper()
-                    self._end()
+                    self._lifecycle.let_go()
                     raise
             self._pool.resume()
             self._is_started = True
@@ -270,7 +260,7 @@ class Supervisor:
                 self._pool.drain(interrupt=interrupt)
                 if not self._pool.wait_until_idle(interrupts.check, deadline):
                     self._tell_timed_out(timeout_s)
-                with self._locked():
+                with self._lifecycle.locked():
                     if not (was_started and self._is_started):
                         break
                     # Meanwhile another thread may have started it, and claimed a run.
@@ -278,12 +268,12 @@ class Supervisor:
                         self._end_reaper()
                         self._sign_off()
                         self._is_started = False
-                        self._end()
+                        self._lifecycle.let_go()
                         break
             self._pool.end_interrupt()
 
     def _tell_timed_out(self, timeout_s: float | None) -> NoReturn:
-        with self._locked():
+        with self._lifecycle.locked():
             if self._is_started and not self.takes_runs:
                 # Who waits for a pending run elsewhere must not count on this engine.
                 self._sign_off()
@@ -296,14 +286,11 @@ class Supervisor:
     def close(self) -> None:
         """Give up the owner row and its lock, once nothing of this engine needs them any more."""
         with held_back():
-            with self._locked():
-                self._is_closed = True
+            self._lifecycle.close()
             # Another thread may have started it since it was stopped.
             self.stop(interrupt=False, timeout_s=None, verb="close")
-            with self._lifecycle:
-                # Other threads may be inside run_until_idle or process_one. This one as well, if
-                # a signal handler of it closes the engine: it must not wait for itself.
-                self._lifecycle.wait_for(lambda: self._holds <= self._own_holds.value)
+            # Others may be inside run_until_idle or process_one.
+            with self._lifecycle.unneeded():
                 self._ownership.give_up(is_file_lost=self.lost is not None)
 
     def _sign_off(self) -> None:
@@ -317,78 +304,28 @@ class Supervisor:
                 "it is possible from another thread"
             )
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Hold the lifecycle's lock.
-
-        A job, or a listener that one of durably's own threads calls, may ask for it while who
-        has it waits for the end of that very thread. It is refused then.
-        """
-        while not self._lifecycle.acquire(timeout=_LOCK_LOOK_S):
-            if self._is_ending and self._is_own_thread():
-                raise ConflictError(
-                    "the engine is being stopped, and waits for the job or listener that makes "
-                    "this call; make it from another thread"
-                )
-        try:
-            yield
-        finally:
-            self._lifecycle.release()
-
     def _is_own_thread(self) -> bool:
         services = (self._dispatcher, self._reaper, self._flusher, self._heartbeat)
         return self._pool.is_current_thread or any(each.is_current_thread for each in services)
 
     def _begin(self) -> None:
         """Start what every execution needs: an owner, its heartbeat, and who claims and stores."""
-        with self._locked():
-            self._refuse_closed()
-            self._holds += 1
-            if self._holds > 1:
-                return
-            try:
-                self._ownership.register()
-                self._heartbeat.start()
-                self._flusher.start()
-                self._pool.open()
-                self._reaper.recover()
-            except BaseException:
-                self._end()
-                raise
+        self._ownership.register()
+        self._heartbeat.start()
+        self._flusher.start()
+        self._pool.open()
+        self._reaper.recover()
 
     def _end(self) -> None:
-        with self._locked():
-            try:
-                if self._holds > 1:
-                    return
-                with self._ending():
-                    self._dispatcher.stop()
-                    self._pool.shut_down()
-                    self._flusher.stop()
-                    self._heartbeat.stop()
-                self._put_back_strays()
-            finally:
-                self._holds -= 1
-                self._lifecycle.notify_all()
-
-    @contextmanager
-    def _ending(self) -> Iterator[None]:
-        """Mark, while the lifecycle's lock is held, that threads are ended and waited for."""
-        self._is_ending = True
-        try:
-            yield
-        finally:
-            self._is_ending = False
+        self._dispatcher.stop()
+        self._pool.shut_down()
+        self._flusher.stop()
+        self._heartbeat.stop()
+        self._put_back_strays()
 
     def _end_reaper(self) -> None:
-        with self._ending():
+        with self._lifecycle.ending():
             self._reaper.stop()
-
-    def _refuse_closed(self) -> None:
-        if self._is_closed:
-            raise EngineClosedError(
-                f"this engine on {self._database.path!r} is closed; open a new one"
-            )
 
     def _put_back_strays(self) -> None:
         """Put back what a Ctrl-C in the thread of a caller left claimed and not executed."""
@@ -402,21 +339,11 @@ class Supervisor:
             # Whoever sees this engine's lock free will put them back.
             log.warning("could not put back what was claimed: %s", exc)
 
-    @contextmanager
-    def _held(self) -> Iterator[None]:
-        self._begin()
-        self._own_holds.value += 1
-        try:
-            yield
-        finally:
-            self._own_holds.value -= 1
-            self._end()
-
     # -- executing -----------------------------------------------------------------------
 
     def process_one(self) -> bool:
         """Claim and execute one run in the calling thread; ``False`` if there was none."""
-        with held_back() as interrupts, self._held():
+        with held_back() as interrupts, self._lifecycle.held():
             claim = self._pool.claim(1)
             if claim is None or not self._pool.can_claim():
                 return False
@@ -429,7 +356,7 @@ class Supervisor:
     def run_until_idle(self, max_runs: int | None) -> int:
         """Execute runs on the pool until none can be claimed; say how many."""
         self._refuse_inside("run_until_idle")
-        with held_back() as interrupts, self._held():
+        with held_back() as interrupts, self._lifecycle.held():
             before = self._pool.executed
             with self._claiming(max_runs, interrupts):
                 self.drain(lambda: self._pool.executed - before >= _unless_none(max_runs))
@@ -454,7 +381,7 @@ class Supervisor:
 
     def _begin_claiming(self, max_runs: int | None) -> bool:
         """Have the dispatcher claim, unless a start has; whether there is an end to it."""
-        with self._locked():
+        with self._lifecycle.locked():
             if self._is_started:
                 return False
             self._dispatcher.start()
@@ -465,12 +392,12 @@ class Supervisor:
 
     def _end_claiming(self, *, interrupt: bool) -> bool:
         """Claim nothing more, unless a start or another call wants it; whether that is so."""
-        with self._locked():
+        with self._lifecycle.locked():
             self._claiming_calls -= 1
             if self._is_started or self._claiming_calls:
                 return False
             self._pool.drain(interrupt=interrupt)
-            with self._ending():
+            with self._lifecycle.ending():
                 self._dispatcher.stop()
             return True
 

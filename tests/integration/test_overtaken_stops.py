@@ -141,14 +141,14 @@ def test_a_start_while_run_until_idle_ends_keeps_its_dispatcher(
     """The engine is started, whichever comes first: it executes what others trigger."""
     begins = threading.Event()
     threads = []
-    locked = app._supervisor._locked
+    locked = app._supervisor._lifecycle.locked
 
     def begin() -> Any:
         begins.set()
         return locked()
 
     def start_in_another_thread() -> None:
-        monkeypatch.setattr(app._supervisor, "_locked", begin)
+        monkeypatch.setattr(app._supervisor._lifecycle, "locked", begin)
         threads.append(in_thread(app.start))
         assert begins.wait(HANG_S)
 

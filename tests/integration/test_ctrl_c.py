@@ -28,7 +28,10 @@ NAMES = (
     "handles",
     "triggering",
     "store/changes",
-    *(f"worker/{name}" for name in ("supervisor", "pool", "service", "dispatcher", "ownership")),
+    *(
+        f"worker/{name}"
+        for name in ("supervisor", "lifecycle", "pool", "service", "dispatcher", "ownership")
+    ),
 )
 FILES = {str(PACKAGE / f"{name}.py") for name in NAMES} | {threading.__file__}
 # Each costs an engine's life.

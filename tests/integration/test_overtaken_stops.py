@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from gates import HANG_S, Gate, in_thread, status
+from gates import HANG_S, Gate, in_thread
 
 import durably
 from durably import ConflictError, Durably
@@ -125,13 +125,13 @@ def test_one_run_until_idle_that_ends_does_not_end_another(
 
     after_first_call(monkeypatch, app._supervisor, "drain", call_in_another_thread)
     app.run_until_idle()
-    late = app.jobs["quick"].trigger()
+    app.jobs["quick"].trigger()
     gate.go.set()
     [(thread, outcome)] = threads
     thread.join(HANG_S)
 
-    assert outcome == [2]
-    assert status(app, late) == "completed"
+    assert outcome in ([1], [2])  # the first may have claimed the one that came during its end
+    assert [each.status for each in app.get_runs()] == ["completed"] * 2
     assert [each for each in threading.enumerate() if each.name.startswith("durably")] == []
 
 

@@ -97,7 +97,7 @@ class Triggering:
         accepted = self._accepted(job, trigger)
         with self._emitter.announcing(accepted.new.id):
             # A listener may wait for the run, which must then not wait for the listener.
-            if self._supervisor.takes_runs and not self._emitter.wants(RunTriggered):
+            if self._supervisor.takes_runs and not self._may_be_heard(accepted.new):
                 return self._trigger_and_start(accepted)
             now_us = self._clock.now_us()
             enqueued, _ = self._enqueue(accepted.new, None, now_us)
@@ -106,6 +106,15 @@ class Triggering:
             finally:
                 # Only now: what is woken by it tells of the run's start after its trigger.
                 self._changes.offer()
+
+    def _may_be_heard(self, new: NewRun) -> bool:
+        """Whether somebody listens to what a trigger may come to."""
+        wants = self._emitter.wants
+        return (
+            wants(RunTriggered)
+            or (new.coalesce and wants(RunCoalesced))
+            or (new.retry_failed and wants(RunRetried))
+        )
 
     def _enqueue(
         self, new: NewRun, claim: Claim | None, now_us: int

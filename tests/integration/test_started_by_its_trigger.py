@@ -136,6 +136,50 @@ def test_listener_of_the_trigger_may_wait_for_the_run(tmp_path: Path) -> None:
     assert [run.output for run in seen] == [7]
 
 
+def test_listener_of_a_retry_may_wait_for_the_run(tmp_path: Path) -> None:
+    """It is not the run that waits for the listener."""
+    seen: list[Any] = []
+    results = [ValueError("the first time"), None]
+
+    @durably.job
+    def flaky(step: durably.StepContext) -> None:
+        result = results.pop(0)
+        if result is not None:
+            raise result
+
+    with durably.Durably(tmp_path / "test.db", jobs=[flaky], max_workers=1) as app:
+        app.on("run:retry", lambda event: seen.append(app.wait(event.run_id, timeout=HANG_S)))
+        with pytest.raises(durably.RunFailedError):
+            app.jobs["flaky"].trigger_and_wait(idempotency_key="k", timeout=HANG_S)
+        retried = app.jobs["flaky"].trigger(idempotency_key="k", retry_failed=True)
+    assert retried.disposition == "retried"
+    assert [run.status for run in seen] == ["completed"]
+
+
+def test_listener_of_a_coalesced_trigger_may_wait_for_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not the run, which was first in line, that waits for the listener."""
+    seen: list[Any] = []
+    may_claim = threading.Event()
+    app = durably.Durably(tmp_path / "test.db", jobs=[work], max_workers=1)
+    dispatcher = app._supervisor._dispatcher
+    dispatch = dispatcher.dispatch
+    monkeypatch.setattr(dispatcher, "dispatch", lambda: dispatch() if may_claim.is_set() else 0)
+
+    def wait(event: durably.Event) -> None:
+        may_claim.set()
+        dispatcher.wake()
+        seen.append(app.wait(event.run_id, timeout=HANG_S))
+
+    app.on("run:coalesced", wait)
+    app.jobs["work"].trigger(7, concurrency_key="k")
+    with app:
+        joined = app.jobs["work"].trigger(8, concurrency_key="k", coalesce=True)
+    assert joined.disposition == "coalesced"
+    assert [run.output for run in seen] == [7]
+
+
 def test_triggers_of_many_threads_each_start_once(tmp_path: Path) -> None:
     """However slots are taken and given back, each run is executed, once."""
     effects: list[int] = []

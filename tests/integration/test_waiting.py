@@ -350,12 +350,14 @@ def test_progress_made_since_the_trigger_is_told(app: durably.Durably) -> None:
     ended = threading.Event()
     app.on("run:complete", lambda _: ended.set())
     # The trigger returns only when the run has ended.
-    app.on("run:retry", lambda _: ended.wait(20))
+    has_ended: list[bool] = []
+    app.on("run:retry", lambda _: has_ended.append(ended.wait(20)))
     progress: list[durably.Progress] = []
 
     handle.trigger_and_wait(idempotency_key="i", retry_failed=True, on_progress=progress.append)
     handle.trigger_and_wait(idempotency_key="i", on_progress=progress.append)
 
+    assert has_ended == [True]
     assert progress == [durably.Progress(2, 2)]
 
 

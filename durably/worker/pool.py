@@ -14,6 +14,7 @@ from typing import Final
 
 from durably.active import ActiveRun, Services
 from durably.errors import ForkedError, RunInterrupted, StopRun
+from durably.events import RunCompleted, RunFailed, RunInterruptedEvent, RunProgressed
 from durably.interrupts import INTERRUPT_LOOK_S
 from durably.jobs import Registry
 from durably.store import lookups, runs
@@ -28,6 +29,8 @@ log = logging.getLogger("durably")
 LabelsOf = Callable[[RunRow], dict[str, str]]
 
 _FORKED_EXIT_STATUS: Final = 70
+# What a thread of the pool may tell of after it has stored the end of a run.
+_TOLD_AT_AN_END: Final = (RunProgressed, RunCompleted, RunFailed, RunInterruptedEvent)
 _ALL: Final = 1_000_000  # more than there are ever slots
 
 
@@ -271,7 +274,10 @@ class Pool:
             self._services.changes.wake_claimer()
 
     def _claim_next(self) -> Claim | None:
-        """What a pool thread that ends a run claims with it."""
+        """What a pool thread that ends a run claims with it, if anything."""
+        if any(map(self._services.emitter.wants, _TOLD_AT_AN_END)):
+            # A listener may block, or wait for that very run: another slot may be free before.
+            return None
         with self._lock:
             # Where nobody has looked for a slot in vain, nothing waits for one. Where the runs
             # are counted, only the thread that counts them claims.

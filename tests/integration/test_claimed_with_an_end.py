@@ -6,11 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+from gates import HANG_S, Gate
+
 import durably
+from durably.store import runs
 
 
 def test_slow_listener_does_not_cost_the_next_run_its_claim(
-    tmp_path: Path, eventually: Callable[[Callable[[], object]], None]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    eventually: Callable[[Callable[[], object]], None],
 ) -> None:
     """While listeners hear of one run's end, the run claimed with it stays this engine's."""
     effects: list[str] = []
@@ -35,9 +41,41 @@ def test_slow_listener_does_not_cost_the_next_run_its_claim(
             enough = heartbeat.committed + 5
             eventually(lambda: heartbeat.committed >= enough)
 
-    app.on("run:complete", listen_slowly)
+    write = app._database.write
+
+    def write_and_listen(operation: Any, *args: Any, **kw: Any) -> Any:
+        result = write(operation, *args, **kw)
+        if operation is runs.finish and not heard:
+            app.on("run:complete", listen_slowly)  # where nobody listened when it claimed
+        return result
+
+    monkeypatch.setattr(app._database, "write", write_and_listen)
     first, second = (app.jobs["work"].trigger() for _ in range(2))
     with app:
         ended = app.wait(second, timeout=30)
         assert (app.wait(first, timeout=30).attempt, ended.attempt) == (1, 1)
     assert effects == heard == [first.id, second.id]
+
+
+def test_listener_of_an_end_may_wait_for_a_run_that_another_slot_executes(tmp_path: Path) -> None:
+    """What is next in line is not kept for the slot whose listener has not come back."""
+    gate = Gate()
+
+    @durably.job
+    def work(step: durably.StepContext, number: int) -> int:
+        return number
+
+    app = durably.Durably(tmp_path / "test.db", jobs=[gate.job, work], max_workers=2)
+    seen: list[Any] = []
+
+    def wait_for_the_next(event: Any) -> None:
+        if event.run_id == first.id:
+            gate.go.set()
+            seen.append(app.wait(second, timeout=HANG_S).output)
+
+    app.on("run:complete", wait_for_the_next)
+    app.jobs["gated"].trigger()
+    first, second = app.jobs["work"].batch_trigger([1, 2])
+    with app:
+        pass
+    assert seen == [2]

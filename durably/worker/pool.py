@@ -116,6 +116,11 @@ class Pool:
         with self._lock:
             return self._has_none()
 
+    def is_idle_since(self, executed: int) -> bool:
+        """Whether it is idle, and has taken in no run since ``executed`` was that."""
+        with self._lock:
+            return self._has_none() and self.executed == executed
+
     def active(self) -> list[ActiveRun]:
         """The runs that are inside their jobs here."""
         with self._lock:

@@ -416,8 +416,12 @@ class Supervisor:
     def _is_drained(self, is_enough: Callable[[], bool]) -> bool:
         self.check_in_place()
         seen = self._services.changes.look()
+        executed = self._pool.executed
         if self._pool.is_idle:
-            if self._pool.is_draining or is_enough() or not self._pool.can_claim():
+            if self._pool.is_draining or is_enough():
+                return True
+            # What is claimed while this looks may hold the key that all others wait for.
+            if not self._pool.can_claim() and self._pool.is_idle_since(executed):
                 return True
             failure = self._dispatcher.failure
             if failure is not None:

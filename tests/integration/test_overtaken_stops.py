@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from gates import HANG_S, Gate, in_thread
+from gates import HANG_S, Gate, in_thread, status
 
 import durably
 from durably import ConflictError, Durably
@@ -144,6 +144,32 @@ def test_one_run_until_idle_that_ends_does_not_end_another(
     assert outcome == [2]
     assert [each.status for each in app.get_runs()] == ["completed"] * 2
     assert [each for each in threading.enumerate() if each.name.startswith("durably")] == []
+
+
+def test_what_is_claimed_while_run_until_idle_looks_is_not_all_there_is(
+    app: Durably, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It found the engine idle; then the dispatcher claimed the run that the others wait for."""
+    pool, dispatcher = app._supervisor._pool, app._supervisor._dispatcher
+    can_claim, dispatch = pool.can_claim, dispatcher.dispatch
+    is_looking = threading.Event()
+
+    def dispatch_later() -> int:
+        assert is_looking.wait(HANG_S)
+        return dispatch()
+
+    def look_later() -> bool:
+        is_looking.set()
+        assert gate.inside.wait(HANG_S)
+        result = can_claim()
+        gate.go.set()
+        return result
+
+    monkeypatch.setattr(dispatcher, "dispatch", dispatch_later)
+    monkeypatch.setattr(pool, "can_claim", look_later)
+    runs = [app.jobs[name].trigger(concurrency_key="k") for name in ("gated", "quick")]
+    assert app.run_until_idle() == 2
+    assert [status(app, run) for run in runs] == ["completed"] * 2
 
 
 def test_a_start_while_run_until_idle_ends_keeps_its_dispatcher(

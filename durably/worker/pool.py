@@ -280,7 +280,8 @@ class Pool:
 
     def _claim_next(self) -> Claim | None:
         """What a pool thread that ends a run claims with it, if anything."""
-        if any(map(self._services.emitter.wants, _TOLD_AT_AN_END)):
+        emitter = self._services.emitter
+        if emitter.has_listeners and any(map(emitter.wants, _TOLD_AT_AN_END)):
             # A listener may block, or wait for that very run: another slot may be free before.
             return None
         with self._lock:

@@ -40,7 +40,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("store.operations",),
     ("store.transactions",),
     ("store.writer",),
-    ("store.changes", "store.connections", "store.files"),
+    ("store.changes", "store.connections", "store.files", "store.readers"),
     ("store.database",),
     ("store.check", "store.logs", "store.lookups", "store.owners", "store.steps"),
     ("store.runs",),

@@ -47,11 +47,9 @@ class Connections:
     def connect(self) -> apsw.Connection:
         """A new connection, which waits for others in slices."""
         # Without SQLITE_OPEN_URI: a path is a path, never parameters.
-        db = apsw.Connection(
-            self._path,
-            flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE,
-            vfs=self._vfs,
-        )
+        # Nor CREATE: an empty file made in the place of one that was moved away would have SQLite
+        # delete that one's log.
+        db = apsw.Connection(self._path, flags=apsw.SQLITE_OPEN_READWRITE, vfs=self._vfs)
         self.open.append(db)
         db.set_busy_timeout(BUSY_SLICE_MS)
         return db
@@ -72,9 +70,9 @@ class Connections:
         return db
 
     def discard(self, db: apsw.Connection) -> None:
-        """Close a connection that is no longer needed."""
+        """Close a connection that is no longer needed, whatever is left open on it."""
         self.open.remove(db)
-        db.close()
+        db.close(force=True)
 
     def refuse_foreign(self) -> None:
         """Look before touching: nothing may be written to a file that is not ours."""

@@ -39,6 +39,7 @@ from durably.store.filesystem import warn_of_network
 from durably.store.guard import FileGuard
 from durably.store.mutex import WriterMutex, mutex_path
 from durably.store.operations import Operation
+from durably.store.readers import Readers
 from durably.store.transactions import BUSY_TIMEOUT_S, FaultPoint
 from durably.store.writer import Writer, leak
 
@@ -47,8 +48,8 @@ log = logging.getLogger("durably")
 Ps = ParamSpec("Ps")
 T = TypeVar("T")
 
-# Idle read connections kept for the next reader.
-_SPARE_READERS: Final = 4
+# How long a log that has grown large waits for reads to end that keep it from beginning anew.
+_REST_S: Final = 0.1
 
 
 class Database:
@@ -74,13 +75,17 @@ class Database:
         self._clock = clock or Clock()
         self._pid = os.getpid()
         self.path = resolved(path)
-        self._lock = threading.Lock()  # guards the three below
-        self._readers: list[apsw.Connection] = []
-        # By thread: one that a Ctrl-C keeps from its end is over when its thread reads again.
-        self._reads: set[int] = set()
+        self._lock = threading.Lock()  # guards the flag below
         self._is_closed = False
-        self._has_read = threading.Condition(self._lock)  # notified when no read is in progress
         self._connections = Connections(self.path, self._clock, vfs)
+        self._readers = Readers(
+            clock=self._clock,
+            connect=self._new_reader,
+            discard=self._connections.discard,
+            closed=lambda: _closed(self.path),
+        )
+        # From how many bytes on a log is worth holding reads off for.
+        self._worth_rest = 0
         self._mutexes: list[WriterMutex] = []
         create_private(self.path)
         warn_of_network(self.path)
@@ -114,12 +119,8 @@ class Database:
         itself for the last one and delete the log under them, and their own close would copy an
         old log over newer pages.
         """
-        has_mutex = mutex.acquire(BUSY_TIMEOUT_S)
-        try:
+        with mutex.held(BUSY_TIMEOUT_S):
             yield
-        finally:
-            if has_mutex:
-                mutex.release()
 
     def _open(
         self, mutex: WriterMutex, synchronous: Synchronous, fault_point: FaultPoint | None
@@ -191,46 +192,25 @@ class Database:
 
     def read(self, query: Operation[Ps, T], *args: Ps.args, **kwargs: Ps.kwargs) -> T:
         """Execute *query*, which reads, and return what it fetched."""
-        with self._reader() as db, self._translated():
+        if os.getpid() != self._pid:
+            raise ForkedError("this engine belongs to the parent process; open a new one here")
+        with self._readers.connection() as db, self._translated():
             if self._guard is None:
                 return query(db, *args, **kwargs)
             with self._guard.reading():
                 return query(db, *args, **kwargs)
 
-    @contextmanager
-    def _reader(self) -> Iterator[apsw.Connection]:
-        if os.getpid() != self._pid:
-            raise ForkedError("this engine belongs to the parent process; open a new one here")
-        with self._lock:
-            if self._is_closed:
-                raise _closed(self.path)
-            db = self._readers.pop() if self._readers else None
-            self._reads.add(threading.get_ident())
+    def _new_reader(self) -> apsw.Connection:
+        with self._translated():
+            # Opening one beside a log whose file was moved away would have SQLite delete the log.
+            self.check_in_place()
+            db = self._connections.new_reader()
         try:
-            with self._open_reader(db) as reader:
-                yield reader
-        finally:
-            with self._lock:
-                self._reads.discard(threading.get_ident())
-                if not self._reads:
-                    self._has_read.notify_all()
-
-    @contextmanager
-    def _open_reader(self, db: apsw.Connection | None) -> Iterator[apsw.Connection]:
-        if db is None:
-            with self._translated():
-                db = self._connections.new_reader()
-        try:
-            yield db
-        finally:
-            with self._lock:
-                is_spare = not self._is_closed and len(self._readers) < _SPARE_READERS
-                if is_spare:
-                    self._readers.append(db)
-                elif db in self._connections.open:  # not forgotten by a close meanwhile
-                    self._connections.open.remove(db)
-            if not is_spare:
-                db.close()
+            self.check_in_place()
+        except BaseException:
+            self._connections.discard(db)
+            raise
+        return db
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -300,13 +280,26 @@ class Database:
         return f"{self.path}-wal", f"{self.path}-shm"
 
     def checkpoint_wal(self, *, above_bytes: int) -> None:
-        """Copy the WAL into the file if it has grown beyond *above_bytes*; waits for nobody."""
+        """Copy the WAL into the file if it has grown beyond *above_bytes*, and begin it anew.
+
+        Waits for nobody, unless reads that overlap without end keep the log from being copied:
+        then for those in progress, a moment, while others wait to begin.
+        """
         try:
             size = os.stat(f"{self.path}-wal").st_size
         except FileNotFoundError:
             return
-        if size > above_bytes:
-            self._writer.maintain(_checkpoint)
+        if size <= above_bytes or self._writer.maintain(
+            _checkpoint, apsw.SQLITE_CHECKPOINT_PASSIVE
+        ):
+            self._worth_rest = 0
+        elif size >= self._worth_rest:
+            with self._readers.held_off(_REST_S) as is_at_rest:
+                # One long read is not worth holding off all others for again and again.
+                self._worth_rest = 0 if is_at_rest else 2 * size
+                if is_at_rest:
+                    # Begun anew by the checkpoint itself: the next writer would find reads again.
+                    self._writer.maintain(_checkpoint, apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
     def shrink(self, most_pages: int) -> None:
         """Give up to *most_pages* free pages back to the file system."""
@@ -318,31 +311,37 @@ class Database:
             if self._is_closed:
                 return
             self._is_closed = True
-            readers = self._readers
-            self._readers = []
+        readers, is_at_rest = self._readers.close(BUSY_TIMEOUT_S)
         self.changes.close()
         with self._writer.at_rest() as write, self._beats.at_rest() as beats:
             mutex = self._mutexes[0]
             with self._closed_to_others(mutex), self._changes_lock:
-                self._close_all([*readers, self._changes_connection, beats, write])
-        for mutex in self._mutexes:
-            mutex.close()
-        self._connections.open.clear()
+                self._close_all(
+                    [*readers, self._changes_connection, beats, write],
+                    # Closed, it would drop the lock on the snapshot of a read in progress.
+                    keeps_guard=not is_at_rest,
+                )
+            # Who has waited for the connection finds it closed, and the mutex too.
+            for mutex in self._mutexes:
+                mutex.close()
+        if is_at_rest:
+            self._connections.open.clear()
 
-    def _close_all(self, connections: list[apsw.Connection]) -> None:
+    def _close_all(self, connections: list[apsw.Connection], *, keeps_guard: bool = False) -> None:
         if self._is_log_lost:
             # Others may have begun another log: copying this one would undo what they did.
             for connection in connections:
                 connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         # SQLite tidies up behind the last connection only if nothing else holds its locks.
-        if self._guard is not None:
-            self._guard.release()
+        guard = None if keeps_guard else self._guard
+        if guard is not None:
+            guard.release()
         try:
             for connection in connections:
                 connection.close()
         finally:
-            if self._guard is not None:
-                self._guard.close()
+            if guard is not None:
+                guard.close()
 
     @property
     def is_closed(self) -> bool:
@@ -350,25 +349,20 @@ class Database:
         return self._is_closed
 
     def before_fork(self) -> None:
-        """Let the reads in progress end, and no other begin.
-
-        The child inherits the locks inside of SQLite as they are: one that a thread of the
-        parent had taken for its read would be taken there for ever.
-        """
+        """Let the reads in progress end, and no other begin."""
         self._changes_lock.acquire()
-        self._lock.acquire()
-        self._reads.discard(threading.get_ident())
-        self._has_read.wait_for(lambda: not self._reads, BUSY_TIMEOUT_S)
+        self._readers.before_fork(BUSY_TIMEOUT_S)
 
     def after_fork_in_parent(self) -> None:
         """Go on."""
-        self._lock.release()
+        self._readers.after_fork_in_parent()
         self._changes_lock.release()
 
     def after_fork_in_child(self) -> None:
         """Make sure the inherited connections are never touched."""
         # Those that were taken before the fork.
         self._lock, self._changes_lock = threading.Lock(), threading.Lock()
+        self._readers.after_fork_in_child()
         for connection in self._connections.open:
             leak(connection)
 
@@ -377,9 +371,13 @@ def _closed(path: str) -> EngineClosedError:
     return EngineClosedError(f"this engine on {path!r} is closed; open a new one")
 
 
-def _checkpoint(db: apsw.Connection) -> None:
-    with suppress(apsw.BusyError):
-        db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+def _checkpoint(db: apsw.Connection, mode: int) -> bool:
+    """Copy the log into the file; whether all of it was, which an open read may prevent."""
+    try:
+        frames, copied = db.wal_checkpoint(mode=mode)
+    except apsw.BusyError:
+        return False
+    return frames == copied
 
 
 def _vacuum(db: apsw.Connection, most_pages: int) -> None:

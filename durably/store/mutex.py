@@ -12,6 +12,7 @@ import os
 import struct
 import sys
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from durably.clock import Clock, jittered
@@ -24,7 +25,7 @@ if sys.platform != "win32":
     import fcntl
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 # The longest pause between two looks at a mutex that is taken, and the shortest. Between its
 # commits a process lets go of it for a moment, so who looks often soon finds it free; but each
@@ -186,6 +187,15 @@ class WriterMutex:
         """Let the next one in. Releasing what is not held does nothing."""
         if self._fd >= 0 and _flock(self._fd, _UNLOCK) != 0:
             _flock_once(self._fd, _UNLOCK)
+
+    @contextmanager
+    def held(self, timeout_s: float) -> Iterator[None]:
+        """Have the mutex in the block, if it can be obtained in time."""
+        try:
+            self.acquire(timeout_s)
+            yield
+        finally:
+            self.release()
 
     def close(self) -> None:
         """Release the mutex and close its descriptor. Calling it again does nothing.

@@ -80,8 +80,9 @@ class Transactor:
         left the processor's caches cold: hence as few calls as can be.
         """
         try:
-            has_mutex = self._mutex.acquire(BUSY_TIMEOUT_S)
+            # Inside, with the releasing: a Ctrl-C may land right after the mutex was taken.
             try:
+                self._mutex.acquire(BUSY_TIMEOUT_S)
                 if self._db.in_transaction:
                     self._end_failed_transaction()
                 if self._fault_point is not None:
@@ -94,22 +95,21 @@ class Transactor:
                     self._fault_point("committed")
                 return result
             finally:
-                if has_mutex:
-                    self._mutex.release()
+                self._mutex.release()
         except apsw.Error as exc:
             self._undo(exc)
             raise database_error(exc, self._path) from exc
+        except KeyboardInterrupt:
+            self._mutex.release()  # where it landed on the way into the releasing
+            raise
 
     def maintain(self, operation: Operation[Ps, T], *args: Ps.args, **kwargs: Ps.kwargs) -> T:
         """Execute *operation* outside of a transaction."""
-        has_mutex = self._mutex.acquire(BUSY_TIMEOUT_S)
         try:
-            return operation(self._db, *args, **kwargs)
+            with self._mutex.held(BUSY_TIMEOUT_S):
+                return operation(self._db, *args, **kwargs)
         except apsw.Error as exc:
             raise database_error(exc, self._path) from exc
-        finally:
-            if has_mutex:
-                self._mutex.release()
 
     def execute(self, batch: list[Ticket], own: Ticket | None) -> None:
         """Execute operations in one transaction: all are done then, each with its result or error.
@@ -132,6 +132,7 @@ class Transactor:
         except BaseException:
             # A Ctrl-C, which lands between any two instructions of the main thread. If a
             # second one lands in the settling, the next thread to lead finds the batch.
+            self._mutex.release()
             self.settle_interrupted()
             raise
         self.batch = []
@@ -194,8 +195,8 @@ class Transactor:
     def _transact(self, batch: list[Ticket], own: Ticket | None) -> None:
         # Not obtained in time: its holder is stopped or stuck. Going on under SQLite's
         # own locks alone is then better than hanging with it for ever.
-        has_mutex = self._mutex.acquire(BUSY_TIMEOUT_S)
         try:
+            self._mutex.acquire(BUSY_TIMEOUT_S)
             self._end_failed_transaction()
             # A lone statement commits by itself: a Ctrl-C after it would find those who wait for
             # it unsettled, and they would execute it again.
@@ -203,8 +204,7 @@ class Transactor:
             if not is_safe or not self._execute_as_one(batch):
                 self._execute_together(batch)
         finally:
-            if has_mutex:
-                self._mutex.release()
+            self._mutex.release()
 
     def _end_failed_transaction(self) -> None:
         """End one that could not be rolled back: never to be committed."""

@@ -88,7 +88,7 @@ def test_reads_that_fail_leave_no_connection(tmp_path: Path) -> None:
                 disk.fail(READING | WRITING, first, 1, CODES)
                 if disk_fails(database):
                     assert disk.hit
-                assert len(database._connections.open) == before + len(database._readers)
+                assert len(database._connections.open) == before + len(database._readers._spare)
             finally:
                 disk.mend()
                 database.close()

@@ -5,12 +5,18 @@ from __future__ import annotations
 import threading
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from gates import in_thread
 
 import durably
 from durably import Durably, EngineClosedError, RunStatus, WaitTimeoutError
+from durably.clock import Clock
+from durably.store.mutex import WriterMutex
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 HANG_S = 30  # only guards against hanging
 
@@ -56,6 +62,45 @@ def beside(path: Path) -> list[str]:
 
 
 class TestClose:
+    def test_a_write_that_comes_meanwhile_is_refused(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        eventually: Callable[[Callable[[], object]], None],
+    ) -> None:
+        """Also while another process is writing, for whose end it would wait."""
+        path = tmp_path / "x.db"
+        app = Durably(path, jobs=[quick])
+        writer, mutex = app._database._writer, app._database._mutexes[0]
+        enqueue, leave_note, close = app._triggering._enqueue, mutex._leave_note, mutex.close
+        is_checked, may_write, waits = threading.Event(), threading.Event(), threading.Event()
+        other = WriterMutex(str(path), Clock())
+
+        def enqueue_later(*args: Any) -> Any:
+            is_checked.set()
+            assert may_write.wait(HANG_S)
+            return enqueue(*args)
+
+        def say_that_it_waits(*args: Any) -> None:
+            leave_note(*args)
+            waits.set()
+
+        def close_later() -> None:
+            assert other.acquire(HANG_S)
+            may_write.set()
+            eventually(lambda: writer._queue or waits.is_set())
+            close()
+
+        monkeypatch.setattr(app._triggering, "_enqueue", enqueue_later)
+        monkeypatch.setattr(mutex, "_leave_note", say_that_it_waits)
+        writing, outcome = in_thread(app.jobs["quick"].trigger)
+        assert is_checked.wait(HANG_S)
+        monkeypatch.setattr(mutex, "close", close_later)
+        app.close()
+        writing.join(HANG_S)
+        other.close()
+        assert [type(each) for each in outcome] == [EngineClosedError]
+
     def test_it_waits_for_the_runs_in_progress(self, tmp_path: Path) -> None:
         """close() stops without an interrupt: the run in progress completes."""
         parked = Parked()

@@ -14,6 +14,7 @@ import attrs
 
 from durably.clock import Clock, to_datetime
 from durably.errors import ValidationError
+from durably.forking import watch_forks
 from durably.models import ErrorInfo, LogLevel, Progress
 from durably.shown import shown
 from durably.values import Value
@@ -253,13 +254,25 @@ class Emitter:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._sequence = itertools.count(1)
-        self._lock = threading.Lock()  # guards writing the three below; readers take what they see
+        self._lock = threading.Lock()  # guards writing the two below; readers take what they see
         self._listeners: dict[str, tuple[Listener, ...]] = {}
         self._handlers: tuple[ErrorHandler, ...] = ()
-        self._announcing: dict[str, int] = {}
+        # By call, so that entering and leaving it are one step each, whatever a Ctrl-C interrupts.
+        self._announcing: dict[object, str] = {}
         self._depth = _Depth()
         # Whether there has ever been one: what an inner loop can ask for next to nothing.
         self.has_listeners = False
+        watch_forks(self)
+
+    def before_fork(self) -> None:
+        """Do nothing: what is guarded is whole at any moment."""
+
+    def after_fork_in_parent(self) -> None:
+        """Do nothing."""
+
+    def after_fork_in_child(self) -> None:
+        """Replace the lock, which a thread of the parent may have had."""
+        self._lock = threading.Lock()
 
     def on(self, type_: str, listener: Listener) -> Callable[[], None]:
         """Call *listener* with each event of *type_* from now on; return what undoes it."""
@@ -353,15 +366,12 @@ class Emitter:
     @contextmanager
     def announcing(self, run_id: str) -> Iterator[None]:
         """Mark that a change of the run is being committed and will be told here."""
-        with self._lock:
-            self._announcing[run_id] = self._announcing.get(run_id, 0) + 1
+        call = object()
         try:
+            self._announcing[call] = run_id
             yield
         finally:
-            with self._lock:
-                self._announcing[run_id] -= 1
-                if not self._announcing[run_id]:
-                    del self._announcing[run_id]
+            self._announcing.pop(call, None)
 
     @property
     def is_announcing_any(self) -> bool:
@@ -370,7 +380,7 @@ class Emitter:
 
     def is_announcing(self, run_id: str) -> bool:
         """Whether a change of the run is being committed and its event is still to come."""
-        return run_id in self._announcing
+        return run_id in tuple(self._announcing.values())
 
 
 def _is_ctrl_c(exc: BaseException) -> bool:

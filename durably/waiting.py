@@ -235,7 +235,7 @@ class Waiter:
                 logs.of_run,
                 run_id,
                 after=watch.newest_log,
-                except_owner=self._supervisor.owner_number or 0,
+                except_owners=self._supervisor.owner_numbers,
             )
             for row in rows:
                 watch.newest_log = row.log
@@ -283,11 +283,17 @@ class Waiter:
         if is_stuck and own is not None:
             del alive[own]
         for brief in waiting:
-            if brief.owner is None or brief.owner not in alive or brief.status != "running":
+            is_executed = brief.owner in alive and brief.status == "running"
+            # Read again, after the owners: it may have ended since, and who executed it gone.
+            if not is_executed and self._is_still(brief):
                 raise NoWorkerError(
                     f"nothing can execute run {brief.id}: "
                     + (_ALL_WAIT if is_stuck else _NONE_STARTED)
                 )
+
+    def _is_still(self, brief: Brief) -> bool:
+        now = self._database.read(lookups.brief, brief.id)
+        return now is not None and (now.status, now.owner) == (brief.status, brief.owner)
 
     def _lives(self, row: owners.OwnerRow) -> bool:
         state = liveness.probe(self._database.path, row.token, boot_id=row.boot_id)

@@ -669,7 +669,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.store.write(logs.append, lines)
         run_id, run = self.a_run(number)
         order = None if run is None else run.order
-        found = self.store.read(logs.of_run, run_id, except_owner=1)
+        found = self.store.read(logs.of_run, run_id, except_owners=[1])
         assert [row.message for row in found] == [
             message for at, owner, message in self.lines if at == order and owner != 1
         ]

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from durably.clock import Clock
+from durably.forking import watch_forks
 from durably.interrupts import held_back
 from durably.store.watch import LogWatch, Woken, open_watch
 
@@ -78,6 +79,18 @@ class ChangeFeed:
         self._calm_version: int | None = None
         self._looks_until_calm = _CALM_LOOKS
         self._watched_look_s = FIRST_WATCHED_LOOK_S
+        watch_forks(self)
+
+    def before_fork(self) -> None:
+        """Do nothing: what is guarded is whole at any moment."""
+
+    def after_fork_in_parent(self) -> None:
+        """Do nothing."""
+
+    def after_fork_in_child(self) -> None:
+        """Replace the lock, which a thread of the parent may have had."""
+        self._lock = threading.RLock()
+        self._condition = threading.Condition(self._lock)
 
     def notify(self) -> None:
         """Wake every waiter: something changed that this process knows of."""

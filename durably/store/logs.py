@@ -1,5 +1,6 @@
 """Persisted log lines."""
 
+import json
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -13,7 +14,8 @@ APPEND: Final = """
 OF_RUN: Final = """
     SELECT l.log, l.level, l.message, l.data, l.step_name, l.created_at_us
     FROM durably_logs l JOIN durably_runs r ON r.run = l.run
-    WHERE r.id = :id AND l.log > :after AND l.owner <> :except_owner
+    WHERE r.id = :id AND l.log > :after
+      AND l.owner NOT IN (SELECT value FROM json_each(:except_owners))
     ORDER BY l.log"""
 
 NEWEST: Final = "SELECT coalesce(max(log), 0) FROM durably_logs"
@@ -48,10 +50,11 @@ def append(db: apsw.Connection, lines: Sequence[LogLine]) -> None:
 
 
 def of_run(
-    db: apsw.Connection, run_id: str, *, after: int = 0, except_owner: int = 0
+    db: apsw.Connection, run_id: str, *, after: int = 0, except_owners: Sequence[int] = ()
 ) -> list[LogRow]:
-    """The lines of a run, oldest first; those newer than *after*, not of *except_owner*."""
-    rows = db.execute(OF_RUN, {"id": run_id, "after": after, "except_owner": except_owner})
+    """The lines of a run, oldest first; those newer than *after*, not of *except_owners*."""
+    excepted = json.dumps(except_owners)
+    rows = db.execute(OF_RUN, {"id": run_id, "after": after, "except_owners": excepted})
     return [LogRow._make(row) for row in rows.fetchall()]
 
 

@@ -38,6 +38,8 @@ class Ownership:
         self._heartbeat_interval_us = max(1, int(heartbeat_interval_s * 1e6))
         self._lock = threading.Lock()  # serialises registering
         self._registration: _Registration | None = None
+        # The numbers of all rows that it has ever had.
+        self.owners: tuple[int, ...] = ()
 
     @property
     def owner(self) -> int | None:
@@ -76,6 +78,7 @@ class Ownership:
         except BaseException:
             lock.release()
             raise
+        self.owners = (*self.owners, owner)
         return _Registration(owner, lock)
 
     def announce_started(self) -> None:

@@ -18,6 +18,7 @@ from durably.errors import (
     DatabaseError,
     DatabaseLostError,
     OwnershipLost,
+    RunCancelled,
     StopRun,
     WaitTimeoutError,
 )
@@ -147,6 +148,11 @@ class Supervisor:
         """The number of this engine's owner row, if it has one now."""
         return self._ownership.owner
 
+    @property
+    def owner_numbers(self) -> tuple[int, ...]:
+        """The number of each owner row that this engine has had."""
+        return self._ownership.owners
+
     def active(self) -> list[ActiveRun]:
         """The runs that are inside their jobs here."""
         return self._pool.active()
@@ -154,10 +160,11 @@ class Supervisor:
     def is_executing(self, run_id: str) -> bool:
         """Whether that run is inside its job here, or its end is still being told.
 
-        One that was taken over ends elsewhere, however long its job goes on here.
+        One that was cancelled has ended, and one that was taken over ends elsewhere, however long
+        its job goes on here.
         """
         return any(
-            active.id == run_id and active.stop_reason is not OwnershipLost
+            active.id == run_id and active.stop_reason not in (RunCancelled, OwnershipLost)
             for active in self.active()
         )
 

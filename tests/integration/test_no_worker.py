@@ -13,6 +13,7 @@ from held import WORKER, HeldJob, finish, told
 
 import durably
 from durably import waiting
+from durably.store import owners
 
 Eventually = Callable[[Callable[[], object]], None]
 
@@ -323,3 +324,28 @@ def test_a_job_may_wait_while_there_is_another_worker(tmp_path: Path, name: str)
     app_of.append(app)
     with app:
         assert "child" in app.jobs[name].trigger_and_wait().output
+
+
+def test_run_that_ends_with_its_worker_during_the_look(
+    app: durably.Durably, path: Path, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+) -> None:
+    """The waiter has seen it pending, and then no engine any more: it has completed meanwhile."""
+
+    @durably.job("quick")
+    def quick(step: durably.StepContext) -> int:
+        return 7
+
+    run = app.register(quick).trigger()
+    read = app._database.read
+    overtaken: list[bool] = []
+
+    def execute_and_read(query: Any, *args: Any, **kwargs: Any) -> Any:
+        if query is owners.list_all and not overtaken:
+            overtaken.append(True)
+            with durably.Durably(path, jobs=[quick]):
+                pass  # its end waits until all is done
+        return read(query, *args, **kwargs)
+
+    monkeypatch.setattr(app._database, "read", execute_and_read)
+    assert app.wait(run).output == 7
+    assert overtaken

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gates import HANG_S, Gate
 from held import HeldJob, finish, other
 
 import durably
 from durably.plugins import LogPersistence
+from durably.store import runs
 
 Eventually = Callable[[Callable[[], object]], None]
 
@@ -414,3 +416,38 @@ def test_a_job_may_wait_for_others(app: durably.Durably) -> None:
         return [*found, app.jobs["other"].trigger_and_wait(4).output]
 
     assert app.register(gathering).trigger_and_wait(timeout=20).output == [1, 2, 3, 4]
+
+
+def test_log_lines_are_told_once_though_the_owner_was_renewed(
+    tmp_path: Path, eventually: Eventually
+) -> None:
+    """Others took this engine for dead, and its run is executed again: each attempt's once."""
+    gate = Gate()
+
+    @durably.job("logs")
+    def logs(step: durably.StepContext) -> None:
+        step.log.info("a line")
+        gate.inside.set()
+        assert gate.go.wait(HANG_S)
+
+    with durably.Durably(
+        tmp_path / "x.db", jobs=[logs], heartbeat_interval=1000, stale_threshold=2000
+    ) as app:
+        app.use(LogPersistence())
+        lines: list[str] = []
+        waiting, outcome = in_thread(
+            lambda: app.jobs["logs"].trigger_and_wait(
+                on_log=lambda line: lines.append(line.message)
+            )
+        )
+        assert gate.inside.wait(HANG_S)
+        [run] = app.get_runs()
+        eventually(lambda: lines and app.get_logs(run))
+        owner = app._supervisor.owner_number
+        app._database.write(runs.recover_dead, owner, 1)
+        app._supervisor._heartbeat.tick()
+        assert app._supervisor.owner_number != owner
+        gate.go.set()
+        waiting.join(HANG_S)
+    assert [run.attempt for run in outcome] == [2]
+    assert lines == ["a line"] * 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import sys
 import threading
@@ -340,3 +341,43 @@ def test_every_event_type_is_exported_in_its_module():
     """The classes can be imported from ``durably.events``, for isinstance and annotations."""
     module = sys.modules["durably.events"]
     assert all(getattr(module, cls.__name__) is cls for cls in EVENT_TYPES.values())
+
+
+def interrupted_at(emitter: Emitter, at: int) -> bool:
+    """Press Ctrl-C at the given line of ``announcing``; whether it is that long."""
+    lines = itertools.count(1)
+
+    def press(frame, event, arg):
+        if frame.f_code.co_name != "announcing":
+            return None
+        if event == "line" and next(lines) == at:
+            raise KeyboardInterrupt
+        return press
+
+    before = sys.gettrace()
+    sys.settrace(press)
+    try:
+        with emitter.announcing("run"):
+            pass
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def test_ctrl_c_in_announcing_leaves_no_mark(emitter: Emitter) -> None:
+    """What nobody announces any more must not be waited for.
+
+    On the last line, which takes the mark away, CPython looks for signals only after that.
+    """
+    lines = sum(
+        1
+        for _ in itertools.takewhile(
+            lambda at: interrupted_at(Emitter(Clock()), at), itertools.count(1)
+        )
+    )
+    assert lines >= 4
+    for at in range(1, lines):
+        assert interrupted_at(emitter, at)
+        assert not emitter.is_announcing_any

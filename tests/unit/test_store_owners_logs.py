@@ -135,7 +135,7 @@ def test_lines_newer_than_one_are_found_without_ones_own(store: Database) -> Non
     store.write(logs.append, [line(run.id, '"1"', 1), line(run.id, '"2"', 2)])
     after = store.read(logs.newest)
     store.write(logs.append, [line(run.id, '"3"', 1), line(run.id, '"4"', 2)])
-    found = store.read(logs.of_run, run.id, after=after, except_owner=1)
+    found = store.read(logs.of_run, run.id, after=after, except_owners=[1])
     assert [row.message for row in found] == ['"4"']
 
 

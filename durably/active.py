@@ -92,7 +92,9 @@ class ActiveRun:
         self.has_new_progress = False
         # The newest failures of steps: which of them the job comes to grief on is seen at its end.
         self.failed_steps: deque[tuple[str, BaseException]] = deque(maxlen=_FAILURES_KEPT)
-        # Held by the thread that stores and tells progress, so that none is told after the end.
+        # Held while progress is stored, so that none is lost to the end; and while it or the end
+        # is told, so that none is told after that.
+        self.storing = threading.Lock()
         self.telling = threading.Lock()
 
     @property

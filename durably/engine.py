@@ -259,7 +259,8 @@ class Durably:
         Args:
             interrupt: stop each run at its next step boundary and put it back to pending. The
                 step in progress finishes and keeps its checkpoint.
-            timeout: seconds (or a ``timedelta``) to wait at most.
+            timeout: seconds (or a ``timedelta``) to wait at most for the runs. A listener that one
+                of durably's own threads is calling is waited for in any case.
 
         Raises:
             WaitTimeoutError: the runs did not end in time. They go on, and nothing new
@@ -338,13 +339,21 @@ class Durably:
                 if not interrupt:
                     self._supervisor.check_in_place()
                     if self._supervisor.takes_runs:
-                        self._supervisor.drain()
+                        self._drain()
             except BaseException:
                 interrupt = True
                 raise
             finally:
                 self._supervisor.stop(interrupt=interrupt, timeout_s=None)
                 self._close()
+
+    def _drain(self) -> None:
+        try:
+            self._supervisor.drain()
+        except EngineClosedError:
+            # By another thread, which has waited for the runs in progress.
+            if not self._is_closed:
+                raise
 
     def run_until_idle(self, *, max_runs: int | None = None) -> int:
         """Execute pending runs on the pool until none can be claimed; for cron.
@@ -353,7 +362,8 @@ class Durably:
         processes left. Ctrl-C stops the runs at their next step boundary and puts them back.
 
         Args:
-            max_runs: how many runs to execute at most.
+            max_runs: how many runs to execute at most. On an engine that was not started the
+                call then waits for other calls of this, and they for it.
 
         Returns:
             How many runs were executed.
@@ -607,7 +617,7 @@ class Durably:
         run_id = run_id_of(run)
         with self._emitter.announcing(run_id):
             row = self._database.write(runs.cancel, run_id, self._clock.now_us())
-            self._supervisor.stop_run(row.id, RunCancelled)
+            self._supervisor.stop_run(row, RunCancelled)
             # The next one with its concurrency key, if it was pending.
             self._changes.offer()
             self._emitter.emit(RunCancelledEvent, **_fields(row))

@@ -165,6 +165,8 @@ class Waiter:
                     if run.is_terminal:
                         return _completed(attrs.evolve(run, disposition=disposition))
                     continue
+                # Inside a job it is a step boundary.
+                self._supervisor.check_job()
                 if patience.is_endless and patience.is_look_due():
                     self._require_worker([brief], patience)
                 if patience.is_over():
@@ -206,6 +208,7 @@ class Waiter:
             self._rest(self._clock.monotonic() - began)
             if ended or patience.is_over():
                 return ended
+            self._supervisor.check_job()
             if patience.is_endless and patience.is_look_due():
                 self._require_worker(briefs.values(), patience)
             self._pause(seen, patience)
@@ -270,7 +273,7 @@ class Waiter:
         """Make sure that something can execute each of the runs that have not ended."""
         is_stuck = patience.is_still(is_stuck=self._supervisor.is_stuck)
         # One whose stop has timed out claims nothing until it is started again.
-        if self._supervisor.takes_runs and not is_stuck:
+        if self._supervisor.is_claiming and not is_stuck:
             return
         own = self._supervisor.owner_number
         alive = {
@@ -286,6 +289,7 @@ class Waiter:
             is_executed = brief.owner in alive and brief.status == "running"
             # Read again, after the owners: it may have ended since, and who executed it gone.
             if not is_executed and self._is_still(brief):
+                self._supervisor.check_job(is_futile=True)
                 raise NoWorkerError(
                     f"nothing can execute run {brief.id}: "
                     + (_ALL_WAIT if is_stuck else _NONE_STARTED)

@@ -13,6 +13,7 @@ from durably.errors import (
     DatabaseError,
     OwnershipLost,
     RunCancelled,
+    RunInterrupted,
     StopRun,
 )
 from durably.events import (
@@ -88,6 +89,8 @@ class Execution:
 
     def _outcome(self) -> _Outcome:
         active, job, services = self._active, self._job, self._services
+        if active.stop_reason not in (None, RunInterrupted):
+            return _Outcome()  # cancelled or taken over since its claim: it does not begin
         try:
             context = StepContext(active, services)
         except DatabaseError as exc:
@@ -137,7 +140,7 @@ class Execution:
 
     def _end(self, outcome: _Outcome, claim_next: ClaimNext) -> RunRow | None:
         active, services = self._active, self._services
-        with active.telling:
+        with active.storing:
             active.is_over = True
             progress = active.take_progress()
         error_text = None
@@ -190,7 +193,10 @@ class Execution:
         """
         untold, self._untold = self._untold, None
         if untold is not None:
-            untold()
+            # After what a listener of progress is being told: it may be waiting for this end,
+            # which is stored.
+            with self._active.telling:
+                untold()
 
     def _flush_lines(self) -> None:
         try:
@@ -206,6 +212,7 @@ class Execution:
             )
         except DatabaseError as exc:
             tell_worker_error(services.emitter, exc, "releasing a run", active.id)
+            self._flusher.release_later(active)
 
     def _store(self, ending: Ending, claim_next: ClaimNext) -> Ended | None:
         """Store the end; ``None`` if that cannot be done.

@@ -15,6 +15,7 @@ import attrs
 from durably.active import ActiveRun, tell_worker_error
 from durably.clock import Clock
 from durably.codec import UNTYPED, Codec
+from durably.errors import DatabaseError
 from durably.events import Emitter, RunProgressed
 from durably.models import Progress
 from durably.store import logs, runs
@@ -48,6 +49,7 @@ class Flusher(Service):
         self._dirty: deque[ActiveRun] = deque()
         self._lines: deque[LogLine] = deque()
         self._errors: deque[tuple[BaseException, str]] = deque()
+        self._unreleased: deque[ActiveRun] = deque()
         self._lines_lock = threading.Lock()  # one thread at a time stores lines, in order
 
     def progressed(self, active: ActiveRun) -> None:
@@ -65,6 +67,11 @@ class Flusher(Service):
         self._errors.append((exc, context))
         self.wake()
 
+    def release_later(self, active: ActiveRun) -> None:
+        """Say that the job has left its thread, which could not be stored now."""
+        self._unreleased.append(active)
+        self.wake()
+
     def pause(self) -> None:
         """Let some time pass after each flush, then wait for something to flush."""
         self._clock.wait(self._stopping, FLUSH_INTERVAL_S)
@@ -73,19 +80,50 @@ class Flusher(Service):
 
     def tick(self) -> None:
         """Store and tell what has come since the last time."""
-        while self._errors:
-            tell_worker_error(self._emitter, *self._errors.popleft())
+        self._tell_errors()
         self.flush_lines()
         while self._dirty:
             self._tell(self._dirty.popleft())
+        self._release()
+
+    def finish(self) -> None:
+        """Tell what other threads could not, and release what they could not."""
+        self._tell_errors()
+        self._release()
+
+    def _tell_errors(self) -> None:
+        while self._errors:
+            tell_worker_error(self._emitter, *self._errors.popleft())
+
+    def _release(self) -> None:
+        while self._unreleased:
+            active = self._unreleased[0]
+            try:
+                self._database.write(
+                    runs.release, active.key, active.attempt, active.owner, self._clock.now_us()
+                )
+            except DatabaseError:
+                self.wake()
+                raise
+            self._unreleased.popleft()
+            # The next one with its concurrency key.
+            self._changes.offer()
 
     def _tell(self, active: ActiveRun) -> None:
         with active.telling:
+            progress = self._stored(active)
+            if progress is not None:
+                self._changes.notify()
+                self.told(active, progress)
+
+    def _stored(self, active: ActiveRun) -> Progress | None:
+        """Store the run's progress; what was, if it is not over and has new one."""
+        with active.storing:
             if active.is_over:
-                return
+                return None
             progress = active.take_progress()
             if progress is None:
-                return
+                return None
             try:
                 is_stored = self._database.write(
                     runs.set_progress,
@@ -98,9 +136,7 @@ class Flusher(Service):
                 self._dirty.append(active)
                 self.wake()
                 raise
-            if is_stored:
-                self._changes.notify()
-                self.told(active, progress)
+            return progress if is_stored else None
 
     def told(self, active: ActiveRun, progress: Progress) -> None:
         """Emit ``run:progress``."""

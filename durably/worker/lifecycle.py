@@ -111,7 +111,14 @@ class Lifecycle:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Need them within the block."""
+        """Need them within the block.
+
+        One of them need not say so: it is waited for before what it needs is ended.
+        """
+        if self._is_own_thread():
+            self.refuse_closed()
+            yield
+            return
         self.hold()
         self._inside.depth += 1
         try:
@@ -119,6 +126,10 @@ class Lifecycle:
         finally:
             self._inside.depth -= 1
             self.let_go()
+
+    def wait(self, timeout_s: float) -> None:
+        """Let go of the lock until somebody needs the threads no more, or the time is over."""
+        self._lock.wait(timeout_s)
 
     def close(self) -> None:
         """Refuse whoever comes from now on."""

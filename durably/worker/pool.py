@@ -38,6 +38,7 @@ class _Thread(threading.local):
     """What the present thread is to this engine."""
 
     depth = 0  # how many of its jobs it is inside of
+    active: ActiveRun | None = None  # the run of the innermost one
     has_slot = False
     is_waiting = False
 
@@ -80,6 +81,8 @@ class Pool:
         # Notified when a run leaves or a slot gets free.
         self._state = threading.Condition(self._lock)
         self._active: dict[tuple[int, int], ActiveRun] = {}
+        # What was to stop before it had entered, by its place in the database.
+        self._stopped_early: dict[tuple[int, int], type[StopRun]] = {}
         # Handed over, and not begun by a thread yet.
         self._waiting: set[ActiveRun] = set()
         self._busy_slots = 0
@@ -92,6 +95,8 @@ class Pool:
         # How many runs may still be claimed; None where they are not counted.
         self._budget: int | None = None
         self.executed = 0
+        # How many will have been when the budget is used up.
+        self._most_executed = math.inf
 
     # -- what it is doing ------------------------------------------------------------------
 
@@ -151,11 +156,34 @@ class Pool:
             with self._lock:
                 self._waiting_slots -= 1
 
-    def stop_runs(self, reason: type[StopRun], run_id: str | None = None) -> None:
-        """Have all runs stop at their next step boundary, or the one of that id."""
+    def stop_runs(self, reason: type[StopRun]) -> None:
+        """Have all runs stop at their next step boundary."""
         for active in self.active():
-            if run_id is None or active.id == run_id:
-                active.stop(reason)
+            active.stop(reason)
+
+    def stop_run(self, row: RunRow, reason: type[StopRun]) -> None:
+        """Have this attempt of a run stop at its next step boundary, if it is executed here."""
+        place = row.run, row.attempt
+        with self._lock:
+            active = self._active.get(place)
+            if active is None and row.owner is not None and row.owner == self._owner():
+                # Claimed, and on its way; or it has just left, and this attempt never comes again.
+                self._stopped_early[place] = reason
+        if active is not None:
+            active.stop(reason)
+
+    def check_job(self, *, is_futile: bool = False) -> None:
+        """Raise if the run is to stop whose job calls, and no listener: waiting is a step boundary.
+
+        Args:
+            is_futile: whether it can wait no longer; if the engine is stopping, it goes back.
+        """
+        active = self._thread.active
+        if active is None or self._services.emitter.is_inside_listener:
+            return
+        if is_futile and self._is_draining and not active.is_callers:
+            active.stop(RunInterrupted)
+        active.check()
 
     # -- opening and draining --------------------------------------------------------------
 
@@ -174,6 +202,7 @@ class Pool:
         with self._lock:
             self._is_draining = self._is_interrupting = False
             self._budget = budget
+            self._most_executed = math.inf if budget is None else self.executed + budget
 
     def drain(self, *, interrupt: bool) -> None:
         """Claim nothing more; have what is executing stop at its next step boundary, if asked."""
@@ -232,6 +261,11 @@ class Pool:
         """Whether a run is there that this engine could execute now."""
         claim = self.claim(1)
         return claim is not None and self._services.database.read(lookups.has_claimable, claim.jobs)
+
+    @property
+    def may_claim(self) -> bool:
+        """Whether runs are claimed now, as soon as there are slots."""
+        return not self._is_draining and self.executed < self._most_executed
 
     def want_slot(self) -> None:
         """Have the next slot that gets free be claimed for, by whoever frees it."""
@@ -356,8 +390,11 @@ class Pool:
         with self._lock:
             self._active[active.key, active.attempt] = active
             self.executed += 1
-            if self._is_interrupting and not is_callers:
-                active.stop(RunInterrupted)
+            stop_reason = self._stopped_early.pop((active.key, active.attempt), None)
+            if stop_reason is None and self._is_interrupting and not is_callers:
+                stop_reason = RunInterrupted
+        if stop_reason is not None:
+            active.stop(stop_reason)
         return active
 
     def _leave(self, active: ActiveRun) -> None:
@@ -397,6 +434,8 @@ class Pool:
         self, active: ActiveRun, claim_next: Callable[[], Claim | None]
     ) -> ActiveRun | None:
         following: ActiveRun | None = None
+        outer = self._thread.active
+        self._thread.active = active
         self._thread.depth += 1
         try:
             job = self._registry.require(active.job_name)
@@ -411,6 +450,7 @@ class Pool:
             raise
         finally:
             self._thread.depth -= 1
+            self._thread.active = outer
             active.is_over = True
             if os.getpid() == active.pid:
                 self._leave(active)

@@ -89,9 +89,8 @@ class Reaper(Service):
     def recover(self) -> int:
         """Put back the runs of dead owners, and of hung ones; say how many."""
         others = [row for row in self._database.read(owners.list_all) if row.owner != self._owner()]
-        self._watched = {
-            row.owner: self._watched[row.owner] for row in others if row.owner in self._watched
-        }
+        watched = self._watched  # another thread may be recovering
+        self._watched = {row.owner: watched[row.owner] for row in others if row.owner in watched}
         return sum(self._look_at(row) for row in others)
 
     def _look_at(self, other: OwnerRow) -> int:

@@ -88,6 +88,7 @@ class Service:
             if not self._stopping.is_set() and not self._outlive(self.pause):
                 # What waits by looking at the database fails as soon as it is called.
                 self._clock.wait(self._stopping, _REST_S)
+        self._outlive(self.finish)
 
     def _outlive(self, function: Callable[[], None]) -> bool:
         """Call *function*; whether it went through."""
@@ -97,6 +98,9 @@ class Service:
             self._on_error(exc, self._name)
             return False
         return True
+
+    def finish(self) -> None:
+        """Do what is left to do when no tick comes any more."""
 
     def pause(self) -> None:
         """Wait between two ticks."""

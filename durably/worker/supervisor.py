@@ -69,6 +69,7 @@ class Supervisor:
         self._is_started = False
         # Calls of run_until_idle in an engine that was not started: they have it claim meanwhile.
         self._claiming_calls = 0
+        self._are_calls_counted = False
         self.lost: DatabaseLostError | None = None
         self._ownership = Ownership(self._database, services.clock, settings.heartbeat_interval)
         self._pool = Pool(
@@ -130,6 +131,11 @@ class Supervisor:
         return self._is_started and not self._pool.is_draining
 
     @property
+    def is_claiming(self) -> bool:
+        """Whether it claims runs now, by itself or for a call of run_until_idle."""
+        return (self._is_started or self._claiming_calls > 0) and self._pool.may_claim
+
+    @property
     def is_inside(self) -> bool:
         """Whether the calling thread is inside a job or a listener of this engine."""
         return self._pool.is_inside_job or self._services.emitter.is_inside_listener
@@ -168,9 +174,17 @@ class Supervisor:
             for active in self.active()
         )
 
-    def stop_run(self, run_id: str, reason: type[StopRun]) -> None:
-        """Have the run stop at its next step boundary, if it is executed here."""
-        self._pool.stop_runs(reason, run_id)
+    def stop_run(self, row: RunRow, reason: type[StopRun]) -> None:
+        """Have this attempt of a run stop at its next step boundary, if it is executed here."""
+        self._pool.stop_run(row, reason)
+
+    def check_job(self, *, is_futile: bool = False) -> None:
+        """Raise if this is a job's thread and its run is to stop.
+
+        Args:
+            is_futile: whether it can wait no longer; if the engine is stopping, it goes back.
+        """
+        self._pool.check_job(is_futile=is_futile)
 
     def check_in_place(self) -> None:
         """Notice that the file is gone; then nothing is claimed any more.
@@ -226,27 +240,36 @@ class Supervisor:
 
     def start(self) -> None:
         """Recover what dead processes left behind, then start the threads. Idempotent."""
-        with held_back(), self._lifecycle.locked():
+        with held_back():
             if self.takes_runs:
                 return
-            self._lifecycle.refuse_closed()
-            if self._is_started:
-                # A stop had timed out: the threads are there.
-                self._ownership.announce_started()
-            else:
-                self._lifecycle.hold()
-                try:
-                    self._ownership.announce_started()
-                    self._reaper.start()
-                    self._dispatcher.start()
-                except BaseException:
-                    self._end_reaper()
-                    self._lifecycle.let_go()
-                    raise
-            self._pool.resume()
-            self._is_started = True
+            with self._lifecycle.held():
+                # Its listeners may block, and call the engine back.
+                self._reaper.recover()
+                with self._lifecycle.locked():
+                    self._start()
             # Who waits looks whether anything can execute its run.
             self._services.changes.offer()
+
+    def _start(self) -> None:
+        if self.takes_runs:
+            return
+        self._lifecycle.refuse_closed()
+        if self._is_started:
+            # A stop had timed out: the threads are there.
+            self._ownership.announce_started()
+        else:
+            self._lifecycle.hold()
+            try:
+                self._ownership.announce_started()
+                self._reaper.start()
+                self._dispatcher.start()
+            except BaseException:
+                self._end_reaper()
+                self._lifecycle.let_go()
+                raise
+        self._pool.resume()
+        self._is_started = True
 
     def stop(self, *, interrupt: bool, timeout_s: float | None, verb: str = "stop") -> None:
         """Wait for the runs in progress, then end the threads. Idempotent.
@@ -263,12 +286,20 @@ class Supervisor:
         deadline = math.inf if timeout_s is None else clock.monotonic() + timeout_s
         with held_back() as interrupts:
             was_started = self._is_started
+
+            def look() -> None:
+                interrupts.check()
+                if not self._pool.is_draining:
+                    # Started meanwhile: what it has claimed since is not waited for without end.
+                    self._pool.drain(interrupt=interrupt)
+
             while True:
                 self._pool.drain(interrupt=interrupt)
-                if not self._pool.wait_until_idle(interrupts.check, deadline):
+                if not self._pool.wait_until_idle(look, deadline):
                     self._tell_timed_out(timeout_s)
                 with self._lifecycle.locked():
-                    if not (was_started and self._is_started):
+                    # One that was not started may have been since, after this had looked.
+                    if not self._is_started or not (was_started or self._pool.is_draining):
                         break
                     # Meanwhile another thread may have started it, and claimed a run.
                     if self._pool.come_to_rest():
@@ -321,7 +352,6 @@ class Supervisor:
         self._heartbeat.start()
         self._flusher.start()
         self._pool.open()
-        self._reaper.recover()
 
     def _end(self) -> None:
         self._dispatcher.stop()
@@ -351,6 +381,7 @@ class Supervisor:
     def process_one(self) -> bool:
         """Claim and execute one run in the calling thread; ``False`` if there was none."""
         with held_back() as interrupts, self._lifecycle.held():
+            self._reaper.recover()
             claim = self._pool.claim(1)
             if claim is None or not self._pool.can_claim():
                 return False
@@ -364,20 +395,24 @@ class Supervisor:
         """Execute runs on the pool until none can be claimed; say how many."""
         self._refuse_inside("run_until_idle")
         with held_back() as interrupts, self._lifecycle.held():
-            before = self._pool.executed
-            with self._claiming(max_runs, interrupts):
+            self._reaper.recover()
+            with self._claiming(max_runs, interrupts) as before:
                 self.drain(lambda: self._pool.executed - before >= _unless_none(max_runs))
             return self._pool.executed - before
 
     @contextmanager
-    def _claiming(self, max_runs: int | None, interrupts: held_back) -> Iterator[None]:
-        """Have runs claimed within the block, also in an engine that was not started."""
-        if not self._begin_claiming(max_runs):
-            yield
+    def _claiming(self, max_runs: int | None, interrupts: held_back) -> Iterator[int]:
+        """Have runs claimed within the block, also in an engine that was not started.
+
+        Gives how many had been executed before.
+        """
+        before = self._begin_claiming(max_runs, interrupts)
+        if before is None:
+            yield self._pool.executed
             return
         interrupt = True
         try:
-            yield
+            yield before
             interrupt = False
         finally:
             # After a Ctrl-C what was begun for the caller goes back. It is waited for either way,
@@ -386,16 +421,27 @@ class Supervisor:
                 self._pool.wait_until_idle(interrupts.check)
                 self._pool.end_interrupt()
 
-    def _begin_claiming(self, max_runs: int | None) -> bool:
-        """Have the dispatcher claim, unless a start has; whether there is an end to it."""
-        with self._lifecycle.locked():
-            if self._is_started:
-                return False
-            self._dispatcher.start()
-            self._pool.resume(max_runs)
-            self._claiming_calls += 1
-            self._services.changes.offer()
-            return True
+    def _begin_claiming(self, max_runs: int | None, interrupts: held_back) -> int | None:
+        """Have the dispatcher claim; ``None`` if it does so already, because of a start.
+
+        Gives how many runs had been executed before, if ``_end_claiming`` is to follow. Calls
+        that count their runs wait for others, and others for them: neither count would be true.
+        """
+        is_counted = max_runs is not None
+        while True:
+            with self._lifecycle.locked():
+                if self._is_started:
+                    return None
+                if not self._claiming_calls or not (is_counted or self._are_calls_counted):
+                    before = self._pool.executed
+                    self._dispatcher.start()
+                    self._pool.resume(max_runs)
+                    self._claiming_calls += 1
+                    self._are_calls_counted = is_counted
+                    self._services.changes.offer()
+                    return before
+                self._lifecycle.wait(_DRAIN_LOOK_S)
+            interrupts.check()
 
     def _end_claiming(self, *, interrupt: bool) -> bool:
         """Claim nothing more, unless a start or another call wants it; whether that is so."""

@@ -1,0 +1,443 @@
+"""Calls of the engine that land between two parts of another one, or of a run's execution."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from children import ROOT
+from gates import HANG_S, Gate, in_thread, status
+
+import durably
+from durably import Durably
+from durably.store import runs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+# A process that dies inside the step of a run that it has claimed.
+DIES = """
+import os, sys, durably
+@durably.job("quick")
+def quick(step): step.run("only", os._exit, 9)
+app = durably.Durably(sys.argv[1], jobs=[quick])
+app.jobs["quick"].trigger()
+app.process_one()
+"""
+
+
+@durably.job("quick")
+def quick(step: durably.StepContext) -> int:
+    return step.run("only", int, "7")
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    gate = Gate()
+    yield gate
+    gate.go.set()
+
+
+@pytest.fixture
+def app(tmp_path: Path, gate: Gate) -> Iterator[Durably]:
+    app = Durably(tmp_path / "x.db", jobs=[gate.job, quick], max_workers=2)
+    yield app
+    gate.go.set()
+    app.close()
+
+
+def leave_to_the_dead(app: Durably) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", DIES, app._database.path],
+        check=False,
+        timeout=HANG_S,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 9
+
+
+def threads() -> list[str]:
+    return [each.name for each in threading.enumerate() if each.name.startswith("durably")]
+
+
+def later(
+    monkeypatch: pytest.MonkeyPatch, target: Any, name: str
+) -> tuple[threading.Event, threading.Event]:
+    """Have the next call of a method wait; set when it has begun, and to be set for it to go on."""
+    has_begun, may_go_on = threading.Event(), threading.Event()
+    original = getattr(target, name)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        monkeypatch.setattr(target, name, original)
+        has_begun.set()
+        assert may_go_on.wait(HANG_S)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(target, name, call)
+    return has_begun, may_go_on
+
+
+class TestStartingAndStopping:
+    def test_a_start_that_overtakes_the_stop_of_an_engine_that_was_not_started(
+        self, app: Durably, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Either call may count as the last, and the engine is what that one leaves."""
+        stops, may_stop = later(monkeypatch, app._supervisor._pool, "drain")
+        stopping, outcome = in_thread(app.stop)
+        assert stops.wait(HANG_S)
+        app.start()
+        may_stop.set()
+        stopping.join(HANG_S)
+        assert outcome == [None]
+        assert app._supervisor.takes_runs or threads() == []
+
+    def test_a_start_that_overtakes_the_stop_of_a_busy_engine(
+        self, app: Durably, gate: Gate, eventually: Callable[[Callable[[], object]], None]
+    ) -> None:
+        """The stop interrupts what has begun since as well: it does not wait without end."""
+        is_over = threading.Event()
+
+        @durably.job("endless")
+        def endless(step: durably.StepContext) -> None:
+            number = 0
+            while not is_over.is_set():
+                step.run(f"step-{number}", is_over.wait, 0.01)
+                number += 1
+
+        app.register(endless)
+        app.start()
+        app.jobs["gated"].trigger()
+        assert gate.inside.wait(HANG_S)
+        stopping, outcome = in_thread(lambda: app.stop(interrupt=True))
+        eventually(lambda: app._supervisor._pool.is_draining)
+        app.start()
+        run = app.jobs["endless"].trigger()
+        gate.go.set()
+        stopping.join(HANG_S)
+        is_over.set()
+        assert outcome == [None]
+        assert status(app, run) == "pending"
+
+    def test_a_listener_that_starts_the_engine_that_is_being_started(self, app: Durably) -> None:
+        """It hears of what was recovered; the engine is started once, and can be closed."""
+        leave_to_the_dead(app)
+        app.on("run:recover", lambda event: app.start())
+        app.start()
+        app.stop()
+        assert threads() == []
+        assert app._supervisor._lifecycle._holds == 0
+
+    def test_a_listener_that_blocks_what_is_being_started(self, app: Durably) -> None:
+        """It holds up no other call."""
+        leave_to_the_dead(app)
+        inside, may_leave = threading.Event(), threading.Event()
+
+        def block(event: Any) -> None:
+            inside.set()
+            assert may_leave.wait(HANG_S)
+
+        app.on("run:recover", block)
+        starting, outcome = in_thread(app.start)
+        assert inside.wait(HANG_S)
+        app.stop(timeout=0)
+        assert app.process_one()
+        may_leave.set()
+        starting.join(HANG_S)
+        assert outcome == [None]
+
+
+class TestProcessOneInListeners:
+    def test_of_the_reaper_while_the_engine_stops(
+        self, app: Durably, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The stop waits for it, and nothing is left."""
+        supervisor = app._supervisor
+        can_claim = supervisor._pool.can_claim
+        inside = threading.Event()
+
+        def look_later() -> bool:
+            if supervisor._reaper.is_current_thread:
+                inside.set()
+                assert supervisor._reaper._stopping.wait(HANG_S)
+            return can_claim()
+
+        app.on("run:recover", lambda event: app.process_one())
+        app.start()
+        monkeypatch.setattr(supervisor._pool, "can_claim", look_later)
+        leave_to_the_dead(app)
+        assert inside.wait(HANG_S)
+        app.stop()
+        assert (threads(), supervisor._lifecycle._holds) == ([], 0)
+
+    def test_of_the_flusher_after_the_last_other_call(
+        self, app: Durably, gate: Gate, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is waited for by the call that ends the flusher."""
+        supervisor = app._supervisor
+        raised: list[Any] = []
+        app.on_error(lambda exc, event: raised.append(exc))
+        can_claim = supervisor._pool.can_claim
+        inside = threading.Event()
+
+        def look_later() -> bool:
+            if supervisor._flusher.is_current_thread:
+                inside.set()
+                assert supervisor._flusher._stopping.wait(HANG_S)
+            return can_claim()
+
+        app.on("worker:error", lambda event: app.process_one())
+        app.jobs["gated"].trigger()
+        calling, outcome = in_thread(app.process_one)
+        assert gate.inside.wait(HANG_S)
+        monkeypatch.setattr(supervisor._pool, "can_claim", look_later)
+        supervisor._on_heartbeat_error(ValueError("noticed"), "heartbeat")
+        assert inside.wait(HANG_S)
+        gate.go.set()
+        calling.join(HANG_S)
+        assert (outcome, raised, threads()) == ([True], [], [])
+
+
+class TestCallsThatExecute:
+    @pytest.mark.parametrize("call", ["process_one", "run_until_idle"])
+    def test_each_recovers_what_the_dead_left(self, app: Durably, gate: Gate, call: str) -> None:
+        """Not only the first one."""
+        app.jobs["gated"].trigger()
+        first, _ = in_thread(app.process_one)
+        assert gate.inside.wait(HANG_S)
+        leave_to_the_dead(app)
+        second, outcome = in_thread(getattr(app, call))
+        if call == "run_until_idle":
+            gate.go.set()  # it waits for all that is executed here
+        second.join(HANG_S)
+        gate.go.set()
+        first.join(HANG_S)
+        assert [int(each) for each in outcome] == [1]
+
+    @pytest.mark.parametrize("most", [(1, None), (None, 1), (1, 2)])
+    def test_max_runs_is_exact_beside_another_call(
+        self, app: Durably, gate: Gate, most: tuple[int | None, int | None]
+    ) -> None:
+        """One of two calls that counts its runs waits for the other one."""
+        app.jobs["gated"].trigger()
+        first, first_outcome = in_thread(lambda: app.run_until_idle(max_runs=most[0]))
+        assert gate.inside.wait(HANG_S)
+        app.jobs["quick"].batch_trigger([None] * 5)
+        second, second_outcome = in_thread(lambda: app.run_until_idle(max_runs=most[1]))
+        gate.go.set()
+        for thread in (first, second):
+            thread.join(HANG_S)
+        total = 6
+        expected_first = total if most[0] is None else most[0]
+        left = total - expected_first
+        assert first_outcome == [expected_first]
+        assert second_outcome == [left if most[1] is None else min(left, most[1])]
+
+    def test_a_job_may_wait_for_a_run_that_the_same_call_executes(self, app: Durably) -> None:
+        """The engine was not started, and yet something executes the run."""
+
+        @durably.job("parent")
+        def parent(step: durably.StepContext) -> Any:
+            return app.jobs["quick"].trigger_and_wait().output
+
+        app.register(parent)
+        run = app.jobs["parent"].trigger()
+        assert app.run_until_idle() == 2
+        assert status(app, run) == "completed"
+
+    def test_a_job_may_not_wait_for_a_run_beyond_the_last_that_is_counted(
+        self, app: Durably
+    ) -> None:
+        """Nothing would execute it."""
+
+        @durably.job("parent")
+        def parent(step: durably.StepContext) -> Any:
+            return app.jobs["quick"].trigger_and_wait().output
+
+        app.register(parent)
+        run = app.jobs["parent"].trigger()
+        assert app.run_until_idle(max_runs=1) == 1
+        found = app.get_run(run)
+        assert found is not None
+        assert found.error is not None
+        assert found.error.type == "durably.errors.NoWorkerError"
+
+
+class TestJobsThatWaitForRuns:
+    @pytest.fixture
+    def waiting(self, app: Durably) -> durably.Run[Any, Any]:
+        """A job that waits for another one, in a step."""
+
+        @durably.job("parent")
+        def parent(step: durably.StepContext) -> Any:
+            child = step.run("child", lambda: app.jobs["gated"].trigger().id)
+            return step.run("wait", lambda: app.wait(child).output)
+
+        app.register(parent)
+        return app.jobs["parent"].trigger()
+
+    def test_a_stop_that_interrupts_puts_them_back(
+        self, app: Durably, gate: Gate, waiting: durably.Run[Any, Any]
+    ) -> None:
+        """Waiting is a step boundary; the run goes on with it after the next start."""
+        app.start()
+        assert gate.inside.wait(HANG_S)
+        stopping, outcome = in_thread(lambda: app.stop(interrupt=True))
+        gate.go.set()
+        stopping.join(HANG_S)
+        assert outcome == [None]
+        assert status(app, waiting) in ("pending", "completed")
+        app.start()
+        assert app.wait(waiting, timeout=HANG_S).output == ["first", "second", "third"]
+
+    def test_a_stop_puts_back_who_waits_for_what_is_not_begun_any_more(
+        self, app: Durably, gate: Gate, eventually: Callable[[Callable[[], object]], None]
+    ) -> None:
+        """It neither fails nor holds up the stop."""
+        is_begun = threading.Event()
+
+        @durably.job("late")
+        def late(step: durably.StepContext) -> Any:
+            is_begun.set()
+            eventually(lambda: app._supervisor._pool.is_draining)
+            child = step.run("child", lambda: app.jobs["quick"].trigger().id)
+            return step.run("wait", lambda: app.wait(child).output)
+
+        app.register(late)
+        app.start()
+        run = app.jobs["late"].trigger()
+        assert is_begun.wait(HANG_S)
+        app.stop()
+        assert status(app, run) == "pending"
+
+    def test_a_cancel_reaches_them(
+        self,
+        app: Durably,
+        gate: Gate,
+        waiting: durably.Run[Any, Any],
+        eventually: Callable[[Callable[[], object]], None],
+    ) -> None:
+        """The job leaves its thread, whatever the run that it waits for does."""
+        app.start()
+        assert gate.inside.wait(HANG_S)
+        app.cancel(waiting)
+        eventually(lambda: waiting.id not in [each.id for each in app._supervisor.active()])
+        assert not gate.go.is_set()
+        assert status(app, waiting) == "cancelled"
+
+
+class TestCancelling:
+    def test_one_that_comes_late_does_not_stop_a_later_attempt(
+        self, app: Durably, gate: Gate, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The run was retried, and is executed, before the cancel had told this engine."""
+        run = app.jobs["gated"].trigger()
+        tells, may_tell = later(monkeypatch, app._supervisor, "stop_run")
+        cancelling, outcome = in_thread(lambda: app.cancel(run))
+        assert tells.wait(HANG_S)
+        app.retry(run)
+        app.start()
+        assert gate.inside.wait(HANG_S)
+        may_tell.set()
+        cancelling.join(HANG_S)
+        gate.go.set()
+        assert outcome == [None]
+        assert app.wait(run, timeout=HANG_S).attempt == 1
+        assert gate.calls == ["first", "second", "third"]
+
+    def test_one_between_a_claim_and_the_beginning(
+        self, app: Durably, gate: Gate, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The run never begins."""
+        heard: list[str] = []
+        app.on("*", lambda event: heard.append(event.type))
+        enters, may_enter = later(monkeypatch, app._supervisor._pool, "enter")
+        run = app.jobs["gated"].trigger()
+        app.start()
+        assert enters.wait(HANG_S)
+        app.cancel(run)
+        may_enter.set()
+        app.stop()
+        assert heard == ["run:trigger", "run:cancel"]
+        assert gate.calls == []
+
+    def test_a_release_that_fails_is_made_up_for(
+        self, app: Durably, gate: Gate, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The concurrency key is free as soon as the database can be written again."""
+        app.start()
+        run = app.jobs["gated"].trigger(concurrency_key="k")
+        assert gate.inside.wait(HANG_S)
+        app.cancel(run)
+        write = app._database.write
+        failed: list[Any] = []
+
+        def fail_twice(operation: Any, *args: Any, **kwargs: Any) -> Any:
+            if operation is runs.release and len(failed) < 2:
+                failed.append(args)
+                raise durably.DatabaseError("locked for too long", is_transient=True)
+            return write(operation, *args, **kwargs)
+
+        monkeypatch.setattr(app._database, "write", fail_twice)
+        gate.go.set()
+        after = app.jobs["quick"].trigger(concurrency_key="k")
+        assert app.wait(after, timeout=HANG_S).output == 7
+        assert len(failed) == 2
+
+
+class TestListeners:
+    def test_one_of_progress_may_wait_for_its_run(self, tmp_path: Path) -> None:
+        """The end is stored before what is told of it waits for the listener."""
+        listens = threading.Event()
+        heard: list[str] = []
+
+        @durably.job("talks")
+        def talks(step: durably.StepContext) -> int:
+            step.progress(1)
+            assert listens.wait(HANG_S)
+            return 1
+
+        with Durably(tmp_path / "x.db", jobs=[talks]) as app:
+
+            def wait(event: Any) -> None:
+                listens.set()
+                heard.append(app.wait(event.run_id, timeout=HANG_S).status)
+                heard.append(event.type)
+
+            app.on("run:progress", wait)
+            app.on("run:complete", lambda event: heard.append(event.type))
+            app.jobs["talks"].trigger()
+        assert heard == ["completed", "run:progress", "run:complete"]
+
+    def test_the_last_errors_are_told(self, app: Durably) -> None:
+        """What the heartbeat met with right before the stop, too."""
+        heard: list[str] = []
+        app.on("worker:error", lambda event: heard.append(event.error.message))
+        app.start()
+        for number in range(20):
+            app._supervisor._on_heartbeat_error(ValueError(str(number)), "heartbeat")
+        app.stop()
+        assert heard == [str(number) for number in range(20)]
+
+    def test_a_block_that_another_thread_closes_while_it_ends(
+        self, app: Durably, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It ends like one that was closed within."""
+        pool = app._supervisor._pool
+        claim = pool.claim
+
+        def close_after(limit: int) -> Any:
+            result = claim(limit)
+            if threading.current_thread() is threading.main_thread():
+                monkeypatch.setattr(pool, "claim", claim)
+                closing, outcome = in_thread(app.close)
+                closing.join(HANG_S)
+                assert outcome == [None]
+            return result
+
+        with app:
+            monkeypatch.setattr(pool, "claim", close_after)

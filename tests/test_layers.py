@@ -56,6 +56,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("worker.execution", "worker.ownership"),
     ("worker.pool",),
     ("worker.dispatcher",),
+    ("worker.draining",),
     ("worker.supervisor",),
     ("worker.exit",),
     ("worker",),

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Final, NoReturn
 
 from durably.active import ActiveRun, Services, tell_worker_error
@@ -30,6 +30,7 @@ from durably.store.database import Database
 from durably.store.lookups import RunRow
 from durably.store.runs import Claim
 from durably.worker.dispatcher import Dispatcher
+from durably.worker.draining import Drain
 from durably.worker.flusher import Flusher
 from durably.worker.heartbeat import Heartbeat
 from durably.worker.lifecycle import Lifecycle
@@ -41,8 +42,6 @@ log = logging.getLogger("durably")
 
 # How often the reaper looks whether an owner has died; looking costs microseconds.
 REAP_INTERVAL_S: Final = 0.25
-# How often a drain looks by itself: a slot that was reserved in vain is told to nobody.
-_DRAIN_LOOK_S: Final = 0.05
 
 
 class Supervisor:
@@ -67,9 +66,6 @@ class Supervisor:
         )
         # Guarded by the lock of the lifecycle.
         self._is_started = False
-        # Calls of run_until_idle in an engine that was not started: they have it claim meanwhile.
-        self._claiming_calls = 0
-        self._are_calls_counted = False
         self.lost: DatabaseLostError | None = None
         self._ownership = Ownership(self._database, services.clock, settings.heartbeat_interval)
         self._pool = Pool(
@@ -117,6 +113,14 @@ class Supervisor:
             poll_interval_s=settings.poll_interval,
             on_error=self._on_error,
         )
+        self._drain = Drain(
+            self._pool,
+            self._dispatcher,
+            self._lifecycle,
+            services.changes,
+            is_started=lambda: self._is_started,
+            check_in_place=self.check_in_place,
+        )
 
     # -- what others ask -----------------------------------------------------------------
 
@@ -133,7 +137,7 @@ class Supervisor:
     @property
     def is_claiming(self) -> bool:
         """Whether it claims runs now, by itself or for a call of run_until_idle."""
-        return (self._is_started or self._claiming_calls > 0) and self._pool.may_claim
+        return (self._is_started or self._drain.is_claiming) and self._pool.may_claim
 
     @property
     def is_inside(self) -> bool:
@@ -396,91 +400,17 @@ class Supervisor:
         self._refuse_inside("run_until_idle")
         with held_back() as interrupts, self._lifecycle.held():
             self._reaper.recover()
-            with self._claiming(max_runs, interrupts) as before:
-                self.drain(lambda: self._pool.executed - before >= _unless_none(max_runs))
-            return self._pool.executed - before
+            return self._drain.run(max_runs, interrupts)
 
-    @contextmanager
-    def _claiming(self, max_runs: int | None, interrupts: held_back) -> Iterator[int]:
-        """Have runs claimed within the block, also in an engine that was not started.
-
-        Gives how many had been executed before.
-        """
-        before = self._begin_claiming(max_runs, interrupts)
-        if before is None:
-            yield self._pool.executed
-            return
-        interrupt = True
-        try:
-            yield before
-            interrupt = False
-        finally:
-            # After a Ctrl-C what was begun for the caller goes back. It is waited for either way,
-            # and so is what was claimed after the block had seen nothing to claim.
-            if self._end_claiming(interrupt=interrupt):
-                self._pool.wait_until_idle(interrupts.check)
-                self._pool.end_interrupt()
-
-    def _begin_claiming(self, max_runs: int | None, interrupts: held_back) -> int | None:
-        """Have the dispatcher claim; ``None`` if it does so already, because of a start.
-
-        Gives how many runs had been executed before, if ``_end_claiming`` is to follow. Calls
-        that count their runs wait for others, and others for them: neither count would be true.
-        """
-        is_counted = max_runs is not None
-        while True:
-            with self._lifecycle.locked():
-                if self._is_started:
-                    return None
-                if not self._claiming_calls or not (is_counted or self._are_calls_counted):
-                    before = self._pool.executed
-                    self._dispatcher.start()
-                    self._pool.resume(max_runs)
-                    self._claiming_calls += 1
-                    self._are_calls_counted = is_counted
-                    self._services.changes.offer()
-                    return before
-                self._lifecycle.wait(_DRAIN_LOOK_S)
-            interrupts.check()
-
-    def _end_claiming(self, *, interrupt: bool) -> bool:
-        """Claim nothing more, unless a start or another call wants it; whether that is so."""
-        with self._lifecycle.locked():
-            self._claiming_calls -= 1
-            if self._is_started or self._claiming_calls:
-                return False
-            self._pool.drain(interrupt=interrupt)
-            with self._lifecycle.ending():
-                self._dispatcher.stop()
-            return True
-
-    def drain(self, is_enough: Callable[[], bool] = lambda: False) -> None:
-        """Block until nothing executes here and nothing can be claimed, or it is enough.
+    def drain(self) -> None:
+        """Block until nothing executes here and nothing can be claimed.
 
         Raises:
             DatabaseError: the dispatcher cannot claim; nothing executes any more.
             ConflictError: called from inside a job or a listener.
         """
         self._refuse_inside("waiting for all runs")
-        with held_back() as interrupts:
-            while not self._is_drained(is_enough):
-                interrupts.check()
-
-    def _is_drained(self, is_enough: Callable[[], bool]) -> bool:
-        self.check_in_place()
-        seen = self._services.changes.look()
-        executed = self._pool.executed
-        if self._pool.is_idle:
-            if self._pool.is_draining or is_enough():
-                return True
-            # What is claimed while this looks may hold the key that all others wait for.
-            if not self._pool.can_claim() and self._pool.is_idle_since(executed):
-                return True
-            failure = self._dispatcher.failure
-            if failure is not None:
-                raise failure
-        self._services.changes.wait(seen, _DRAIN_LOOK_S)
-        return False
+        self._drain.wait()
 
     # -- what the threads tell ------------------------------------------------------------
 
@@ -505,7 +435,3 @@ class Supervisor:
     def _on_heartbeat_error(self, exc: BaseException, context: str) -> None:
         # Told by another thread: a listener that blocks must not stop the heartbeat.
         self._flusher.report(exc, f"the {context} thread")
-
-
-def _unless_none(max_runs: int | None) -> float:
-    return float("inf") if max_runs is None else max_runs

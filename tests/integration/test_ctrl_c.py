@@ -30,7 +30,15 @@ NAMES = (
     "store/changes",
     *(
         f"worker/{name}"
-        for name in ("supervisor", "lifecycle", "pool", "service", "dispatcher", "ownership")
+        for name in (
+            "supervisor",
+            "lifecycle",
+            "draining",
+            "pool",
+            "service",
+            "dispatcher",
+            "ownership",
+        )
     ),
 )
 FILES = {str(PACKAGE / f"{name}.py") for name in NAMES} | {threading.__file__}

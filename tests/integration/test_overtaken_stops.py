@@ -116,13 +116,13 @@ def test_one_run_until_idle_that_ends_does_not_end_another(
     app: Durably, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A second call that came before the first had ended goes on claiming."""
-    drain = app._supervisor.drain
+    drain = app._supervisor._drain.wait
     second_waits, is_triggered = threading.Event(), threading.Event()
     threads = []
 
     def first(*args: Any) -> None:
         drain(*args)
-        monkeypatch.setattr(app._supervisor, "drain", second)
+        monkeypatch.setattr(app._supervisor._drain, "wait", second)
         threads.append(in_thread(app.run_until_idle))
         assert second_waits.wait(HANG_S)
         app.jobs["gated"].trigger()
@@ -134,7 +134,7 @@ def test_one_run_until_idle_that_ends_does_not_end_another(
         assert is_triggered.wait(HANG_S)
         drain(*args)
 
-    monkeypatch.setattr(app._supervisor, "drain", first)
+    monkeypatch.setattr(app._supervisor._drain, "wait", first)
     app.run_until_idle()
     app.jobs["quick"].trigger()
     gate.go.set()
@@ -189,7 +189,7 @@ def test_a_start_while_run_until_idle_ends_keeps_its_dispatcher(
         threads.append(in_thread(app.start))
         assert begins.wait(HANG_S)
 
-    after_first_call(monkeypatch, app._supervisor, "drain", start_in_another_thread)
+    after_first_call(monkeypatch, app._supervisor._drain, "wait", start_in_another_thread)
     assert app.run_until_idle(max_runs=1) == 0
     [(thread, outcome)] = threads
     thread.join(HANG_S)

@@ -1,0 +1,136 @@
+"""Executing runs until none can be claimed, also in an engine that was not started."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from durably.interrupts import held_back
+from durably.store.changes import ChangeFeed
+from durably.worker.dispatcher import Dispatcher
+from durably.worker.lifecycle import Lifecycle
+from durably.worker.pool import Pool
+
+# How often a drain looks by itself: a slot that was reserved in vain is told to nobody.
+_LOOK_S: Final = 0.05
+
+
+class Drain:
+    """Has runs claimed for calls that wait until there is none left. Usable from any thread.
+
+    Args:
+        is_started: whether the engine claims by itself.
+        check_in_place: raises if the database file is gone.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        dispatcher: Dispatcher,
+        lifecycle: Lifecycle,
+        changes: ChangeFeed,
+        *,
+        is_started: Callable[[], bool],
+        check_in_place: Callable[[], None],
+    ) -> None:
+        self._pool = pool
+        self._dispatcher = dispatcher
+        self._lifecycle = lifecycle
+        self._changes = changes
+        self._is_started = is_started
+        self._check_in_place = check_in_place
+        # Guarded by the lock of the lifecycle: the calls for which an engine that was not started
+        # claims now, and whether they count their runs.
+        self._calls = 0
+        self._are_counted = False
+
+    @property
+    def is_claiming(self) -> bool:
+        """Whether runs are claimed for a call, in an engine that was not started."""
+        return self._calls > 0
+
+    def run(self, max_runs: int | None, interrupts: held_back) -> int:
+        """Execute runs until none can be claimed, or so many; say how many."""
+        most = math.inf if max_runs is None else max_runs
+        with self._claiming(max_runs, interrupts) as before:
+            self.wait(lambda: self._pool.executed - before >= most)
+        return self._pool.executed - before
+
+    def wait(self, is_enough: Callable[[], bool] = lambda: False) -> None:
+        """Block until nothing executes here and nothing can be claimed, or it is enough.
+
+        Raises:
+            DatabaseError: the dispatcher cannot claim; nothing executes any more.
+        """
+        with held_back() as interrupts:
+            while not self._is_over(is_enough):
+                interrupts.check()
+
+    def _is_over(self, is_enough: Callable[[], bool]) -> bool:
+        self._check_in_place()
+        seen = self._changes.look()
+        executed = self._pool.executed
+        if self._pool.is_idle:
+            if self._pool.is_draining or is_enough():
+                return True
+            # What is claimed while this looks may hold the key that all others wait for.
+            if not self._pool.can_claim() and self._pool.is_idle_since(executed):
+                return True
+            failure = self._dispatcher.failure
+            if failure is not None:
+                raise failure
+        self._changes.wait(seen, _LOOK_S)
+        return False
+
+    @contextmanager
+    def _claiming(self, max_runs: int | None, interrupts: held_back) -> Iterator[int]:
+        """Have runs claimed within the block; gives how many had been executed before."""
+        before = self._begin(max_runs, interrupts)
+        if before is None:
+            yield self._pool.executed
+            return
+        interrupt = True
+        try:
+            yield before
+            interrupt = False
+        finally:
+            # After a Ctrl-C what was begun for the caller goes back. It is waited for either way,
+            # and so is what was claimed after the block had seen nothing to claim.
+            if self._end(interrupt=interrupt):
+                self._pool.wait_until_idle(interrupts.check)
+                self._pool.end_interrupt()
+
+    def _begin(self, max_runs: int | None, interrupts: held_back) -> int | None:
+        """Have the dispatcher claim; ``None`` if it does so already, because of a start.
+
+        Gives how many runs had been executed before, if ``_end`` is to follow. Calls that count
+        their runs wait for others, and others for them: neither count would be true.
+        """
+        is_counted = max_runs is not None
+        while True:
+            with self._lifecycle.locked():
+                if self._is_started():
+                    return None
+                if not self._calls or not (is_counted or self._are_counted):
+                    before = self._pool.executed
+                    self._dispatcher.start()
+                    self._pool.resume(max_runs)
+                    self._calls += 1
+                    self._are_counted = is_counted
+                    self._changes.offer()
+                    return before
+                self._lifecycle.wait(_LOOK_S)
+            interrupts.check()
+
+    def _end(self, *, interrupt: bool) -> bool:
+        """Claim nothing more, unless a start or another call wants it; whether that is so."""
+        with self._lifecycle.locked():
+            self._calls -= 1
+            if self._is_started() or self._calls:
+                return False
+            self._pool.drain(interrupt=interrupt)
+            with self._lifecycle.ending():
+                self._dispatcher.stop()
+            return True

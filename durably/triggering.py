@@ -95,10 +95,11 @@ class Triggering:
     def trigger(self, job: Job[Any, Any], trigger: Trigger[Any]) -> Run[Any, Any]:
         """Store one trigger; when this returns it is committed."""
         accepted = self._accepted(job, trigger)
+        if self._supervisor.takes_runs and not self._may_be_heard(accepted.new):
+            return self._trigger_and_start(accepted)
+        # Not together with its start: a listener may wait for the run, which must then not wait
+        # for the listener.
         with self._emitter.announcing(accepted.new.id):
-            # A listener may wait for the run, which must then not wait for the listener.
-            if self._supervisor.takes_runs and not self._may_be_heard(accepted.new):
-                return self._trigger_and_start(accepted)
             now_us = self._clock.now_us()
             enqueued, _ = self._enqueue(accepted.new, None, now_us)
             try:

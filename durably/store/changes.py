@@ -129,6 +129,12 @@ class ChangeFeed:
             version: the file's version that the thread has seen: another one is an offer too.
             look_s: how often to look at it, while nothing else tells of it; ``None`` for never.
         """
+        self._wait_for_offer(version, timeout_s, look_s)
+        if self.is_told_soon():
+            # What follows from the change is told after the change itself, unless that takes long.
+            self._rest(LOOK_INTERVAL_S)
+
+    def _wait_for_offer(self, version: int, timeout_s: float, look_s: float | None) -> None:
         if version != self._calm_version:
             self._calm_version = version
             self._disarm()
@@ -154,9 +160,6 @@ class ChangeFeed:
             if woken is Woken.BY_RING:
                 self._disarm()
                 return
-        if self.is_told_soon():
-            # What follows from the change is told after the change itself, unless that takes long.
-            self._rest(look_s)
 
     def _rest(self, timeout_s: float) -> Woken:
         watch = self._watch

@@ -315,8 +315,12 @@ class Pool:
     def _claim_next(self) -> Claim | None:
         """What a pool thread that ends a run claims with it, if anything."""
         emitter = self._services.emitter
-        if emitter.has_listeners and any(map(emitter.wants, _TOLD_AT_AN_END)):
+        if emitter.has_listeners and (
             # A listener may block, or wait for that very run: another slot may be free before.
+            any(map(emitter.wants, _TOLD_AT_AN_END))
+            # Its trigger is told before its start.
+            or emitter.is_announcing_any
+        ):
             return None
         with self._lock:
             # Where nobody has looked for a slot in vain, nothing waits for one. Where the runs

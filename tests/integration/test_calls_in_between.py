@@ -441,3 +441,26 @@ class TestListeners:
 
         with app:
             monkeypatch.setattr(pool, "claim", close_after)
+
+    def test_a_trigger_is_told_before_the_start(
+        self, tmp_path: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Also where a slot gets free between its commit and its telling."""
+        heard: list[str] = []
+        with Durably(tmp_path / "y.db", jobs=[gate.job, quick], max_workers=1) as app:
+            app.jobs["gated"].trigger()
+            assert gate.inside.wait(HANG_S)
+            triggering = app.jobs["quick"]._triggering
+            tell = triggering._tell
+
+            def tell_after_a_slot_is_free(*args: Any) -> Any:
+                gate.go.set()
+                app.wait(first, timeout=HANG_S)
+                return tell(*args)
+
+            [first] = app.get_runs()
+            app.on("run:trigger", lambda event: heard.append(event.type))
+            app.on("run:start", lambda event: heard.append(event.type))
+            monkeypatch.setattr(triggering, "_tell", tell_after_a_slot_is_free)
+            app.jobs["quick"].trigger()
+        assert heard == ["run:trigger", "run:start"]

@@ -26,13 +26,16 @@ class Ledger:
         self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     def leave(self, *words: object) -> None:
-        """Append a line, in one piece."""
-        os.write(self._fd, (" ".join(map(str, words)) + "\n").encode())
+        """Append a line, unless the process is killed in the middle of that.
+
+        A full stop ends it, and the next one begins with an end of line of its own.
+        """
+        os.write(self._fd, ("\n" + " ".join(map(str, words)) + " .").encode())
 
     def lines(self) -> list[str]:
-        """All lines that have an end."""
-        lines = self.path.read_text().splitlines(keepends=True)
-        return [line for line in lines if line.endswith("\n")]
+        """All lines that are whole."""
+        lines = self.path.read_text().splitlines()
+        return [line.removesuffix(" .") + "\n" for line in lines if line.endswith(" .")]
 
     def acknowledged(self, what: str) -> list[list[str]]:
         """The words of the lines that begin with *what*, without it."""

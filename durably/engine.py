@@ -740,6 +740,7 @@ class Durably:
             is_local=lambda: (
                 self._supervisor.is_executing(run_id) or self._emitter.is_announcing(run_id)
             ),
+            check=self._supervisor.check_job,
         )
 
     def use(self, plugin: Plugin) -> None:

@@ -83,14 +83,21 @@ class held_back:  # noqa: N801 - reads as a verb in a with statement
         """Call what is the user's own code, with the signal as the user has set it."""
         if self._previous is None:
             return call()
-        self._restore()
         try:
-            self.check()
-            return call()
+            try:
+                self._restore()
+                self.check()
+                return call()
+            finally:
+                self._take_back()
         finally:
-            # Unless the call has set another one, which is to stay.
-            if getsignal(SIGINT) == self._previous:
-                self._install()
+            # Where a Ctrl-C has landed in the taking back: what follows must not be hit by another.
+            self._take_back()
+
+    def _take_back(self) -> None:
+        # Unless the call has set another one, which is to stay.
+        if getsignal(SIGINT) == self._previous:
+            self._install()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         now_s = time.monotonic()

@@ -47,6 +47,7 @@ class Subscription(Iterator[Event]):
         emitter: Emitter,
         changes: ChangeFeed,
         is_local: Callable[[], bool],
+        check: Callable[[], None],
     ) -> None:
         self._run_id = run_id
         self._database = database
@@ -54,6 +55,7 @@ class Subscription(Iterator[Event]):
         self._emitter = emitter
         self._changes = changes
         self._is_local = is_local
+        self._check = check
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._is_over = False
         self._last: Event | None = None
@@ -108,6 +110,8 @@ class Subscription(Iterator[Event]):
                     run = self._reader.get(self._run_id)
                     if run.is_terminal:
                         return self._ending_of(run)
+            # Inside a job it is a step boundary.
+            self._check()
             self._changes.wait(seen, _LONGEST_PAUSE_S)
         return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, TypeVar
 
 import apsw
@@ -71,8 +72,13 @@ class Connections:
 
     def discard(self, db: apsw.Connection) -> None:
         """Close a connection that is no longer needed, whatever is left open on it."""
-        self.open.remove(db)
+        self.forget(db)
         db.close(force=True)
+
+    def forget(self, db: apsw.Connection) -> None:
+        """Take out a connection that is closed."""
+        with suppress(ValueError):  # two may close one
+            self.open.remove(db)
 
     def refuse_foreign(self) -> None:
         """Look before touching: nothing may be written to a file that is not ours."""

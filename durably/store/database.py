@@ -102,7 +102,7 @@ class Database:
                     try:
                         self._open(mutex, synchronous, fault_point)
                     except BaseException:
-                        self._close_all(self._connections.open)
+                        self._close_all([*self._connections.open])
                         raise
             except BaseException:
                 for mutex in self._mutexes:
@@ -294,12 +294,14 @@ class Database:
         ):
             self._worth_rest = 0
         elif size >= self._worth_rest:
-            with self._readers.held_off(_REST_S) as is_at_rest:
-                # One long read is not worth holding off all others for again and again.
-                self._worth_rest = 0 if is_at_rest else 2 * size
-                if is_at_rest:
-                    # Begun anew by the checkpoint itself: the next writer would find reads again.
-                    self._writer.maintain(_checkpoint, apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            # One long read, here or elsewhere, is not worth holding off all others for each time.
+            is_done = self._writer.maintain(self._checkpoint_at_rest)
+            self._worth_rest = 0 if is_done else 2 * size
+
+    def _checkpoint_at_rest(self, db: apsw.Connection) -> bool:
+        with self._readers.held_off(_REST_S) as is_at_rest:
+            # Begun anew by the checkpoint itself: the next writer would find reads again.
+            return is_at_rest and _checkpoint(db, apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
     def shrink(self, most_pages: int) -> None:
         """Give up to *most_pages* free pages back to the file system."""
@@ -311,7 +313,15 @@ class Database:
             if self._is_closed:
                 return
             self._is_closed = True
-        readers, is_at_rest = self._readers.close(BUSY_TIMEOUT_S)
+        readers = self._readers.close()
+        is_at_rest = False
+        try:
+            is_at_rest = self._readers.wait_for_rest(BUSY_TIMEOUT_S)
+        finally:
+            # Also where the user does not want to wait for that.
+            self._close(readers, is_at_rest=is_at_rest)
+
+    def _close(self, readers: list[apsw.Connection], *, is_at_rest: bool) -> None:
         self.changes.close()
         with self._writer.at_rest() as write, self._beats.at_rest() as beats:
             mutex = self._mutexes[0]
@@ -324,8 +334,6 @@ class Database:
             # Who has waited for the connection finds it closed, and the mutex too.
             for mutex in self._mutexes:
                 mutex.close()
-        if is_at_rest:
-            self._connections.open.clear()
 
     def _close_all(self, connections: list[apsw.Connection], *, keeps_guard: bool = False) -> None:
         if self._is_log_lost:
@@ -339,6 +347,7 @@ class Database:
         try:
             for connection in connections:
                 connection.close()
+                self._connections.forget(connection)
         finally:
             if guard is not None:
                 guard.close()
@@ -351,7 +360,11 @@ class Database:
     def before_fork(self) -> None:
         """Let the reads in progress end, and no other begin."""
         self._changes_lock.acquire()
-        self._readers.before_fork(BUSY_TIMEOUT_S)
+        try:
+            self._readers.before_fork(BUSY_TIMEOUT_S)
+        except BaseException:
+            self._changes_lock.release()
+            raise
 
     def after_fork_in_parent(self) -> None:
         """Go on."""

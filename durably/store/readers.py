@@ -10,7 +10,7 @@ from typing import Final
 import apsw
 
 from durably.clock import Clock
-from durably.errors import EngineClosedError
+from durably.errors import EngineClosedError, NotFoundError
 from durably.interrupts import held_back
 
 # Idle connections kept for the next reader.
@@ -64,6 +64,10 @@ class Readers:
                 db = self._connect()
             try:
                 yield db
+            except NotFoundError:
+                # What there is not was asked for to the end.
+                self._give_back(db)
+                raise
             except BaseException:
                 # What it was reading may still be open, and with it the snapshot: whoever read on
                 # this connection next would see nothing newer.
@@ -101,19 +105,20 @@ class Readers:
         with self._lock:
             self._held_off += 1
         try:
-            yield self._wait_for_rest(timeout_s)
+            yield self.wait_for_rest(timeout_s)
         finally:
             with self._lock:
                 self._let_begin()
 
-    def close(self, timeout_s: float) -> tuple[list[apsw.Connection], bool]:
-        """Lend none any more; the spare ones, and whether the reads in progress have ended."""
+    def close(self) -> list[apsw.Connection]:
+        """Lend none any more; the spare ones."""
         with self._lock:
             self.is_closed = True
             spare, self._spare = self._spare, []
-        return spare, self._wait_for_rest(timeout_s)
+        return spare
 
-    def _wait_for_rest(self, timeout_s: float) -> bool:
+    def wait_for_rest(self, timeout_s: float) -> bool:
+        """Wait for the reads in progress; whether they have ended in time."""
         deadline = self._clock.monotonic() + timeout_s
         while True:
             with self._lock:
@@ -141,8 +146,14 @@ class Readers:
         """
         with self._lock:
             self._held_off += 1
-        self._wait_for_rest(timeout_s)
-        self._lock.acquire()
+        try:
+            self.wait_for_rest(timeout_s)
+            self._lock.acquire()
+        except BaseException:
+            # A Ctrl-C: the fork happens all the same, and nobody will say that it is over.
+            with self._lock:
+                self._let_begin()
+            raise
 
     def after_fork_in_parent(self) -> None:
         """Go on."""

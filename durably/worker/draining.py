@@ -43,18 +43,28 @@ class Drain:
         self._check_in_place = check_in_place
         # Guarded by the lock of the lifecycle: the calls for which an engine that was not started
         # claims now, and whether they count their runs.
-        self._calls = 0
+        self._calls: set[object] = set()
         self._are_counted = False
+        # Stops that have come: a call that had begun before, and has nothing claimed yet, does not.
+        self.stops = 0
 
     @property
     def is_claiming(self) -> bool:
         """Whether runs are claimed for a call, in an engine that was not started."""
-        return self._calls > 0
+        return bool(self._calls)
 
-    def run(self, max_runs: int | None, interrupts: held_back) -> int:
-        """Execute runs until none can be claimed, or so many; say how many."""
+    def refuse_waiting(self) -> None:
+        """Have calls that have not come to claim anything yet come back without that."""
+        self.stops += 1
+
+    def run(self, max_runs: int | None, interrupts: held_back, stops: int) -> int:
+        """Execute runs until none can be claimed, or so many; say how many.
+
+        Args:
+            stops: how many had come when it was called.
+        """
         most = math.inf if max_runs is None else max_runs
-        with self._claiming(max_runs, interrupts) as before:
+        with self._claiming(max_runs, interrupts, stops) as before:
             self.wait(lambda: self._pool.executed - before >= most)
         return self._pool.executed - before
 
@@ -71,12 +81,12 @@ class Drain:
     def _is_over(self, is_enough: Callable[[], bool]) -> bool:
         self._check_in_place()
         seen = self._changes.look()
-        executed = self._pool.executed
+        entered = self._pool.entered
         if self._pool.is_idle:
             if self._pool.is_draining or is_enough():
                 return True
             # What is claimed while this looks may hold the key that all others wait for.
-            if not self._pool.can_claim() and self._pool.is_idle_since(executed):
+            if not self._pool.can_claim() and self._pool.is_idle_since(entered):
                 return True
             failure = self._dispatcher.failure
             if failure is not None:
@@ -85,9 +95,10 @@ class Drain:
         return False
 
     @contextmanager
-    def _claiming(self, max_runs: int | None, interrupts: held_back) -> Iterator[int]:
+    def _claiming(self, max_runs: int | None, interrupts: held_back, stops: int) -> Iterator[int]:
         """Have runs claimed within the block; gives how many had been executed before."""
-        before = self._begin(max_runs, interrupts)
+        call = object()
+        before = self._begin(call, max_runs, interrupts, stops)
         if before is None:
             yield self._pool.executed
             return
@@ -98,12 +109,14 @@ class Drain:
         finally:
             # After a Ctrl-C what was begun for the caller goes back. It is waited for either way,
             # and so is what was claimed after the block had seen nothing to claim.
-            if self._end(interrupt=interrupt):
+            if self._end(call, interrupt=interrupt):
                 self._pool.wait_until_idle(interrupts.check)
                 self._pool.end_interrupt()
 
-    def _begin(self, max_runs: int | None, interrupts: held_back) -> int | None:
-        """Have the dispatcher claim; ``None`` if it does so already, because of a start.
+    def _begin(
+        self, call: object, max_runs: int | None, interrupts: held_back, stops: int
+    ) -> int | None:
+        """Have the dispatcher claim; ``None`` if it does so because of a start, or is to stop.
 
         Gives how many runs had been executed before, if ``_end`` is to follow. Calls that count
         their runs wait for others, and others for them: neither count would be true.
@@ -111,26 +124,31 @@ class Drain:
         is_counted = max_runs is not None
         while True:
             with self._lifecycle.locked():
-                if self._is_started():
+                self._lifecycle.refuse_closed()
+                if self._is_started() or self.stops != stops:
                     return None
                 if not self._calls or not (is_counted or self._are_counted):
                     before = self._pool.executed
                     self._dispatcher.start()
                     self._pool.resume(max_runs)
-                    self._calls += 1
+                    self._calls.add(call)
                     self._are_counted = is_counted
                     self._changes.offer()
                     return before
                 self._lifecycle.wait(_LOOK_S)
             interrupts.check()
 
-    def _end(self, *, interrupt: bool) -> bool:
+    def _end(self, call: object, *, interrupt: bool) -> bool:
         """Claim nothing more, unless a start or another call wants it; whether that is so."""
-        with self._lifecycle.locked():
-            self._calls -= 1
-            if self._is_started() or self._calls:
-                return False
-            self._pool.drain(interrupt=interrupt)
-            with self._lifecycle.ending():
-                self._dispatcher.stop()
-            return True
+        try:
+            with self._lifecycle.locked():
+                self._calls.discard(call)
+                if self._is_started() or self._calls:
+                    return False
+                self._pool.drain(interrupt=interrupt)
+                with self._lifecycle.ending():
+                    self._dispatcher.stop()
+                return True
+        finally:
+            # Where a Ctrl-C, the second within long, has come before the lock.
+            self._calls.discard(call)

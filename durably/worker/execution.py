@@ -11,6 +11,7 @@ from durably.active import ActiveRun, Services, patiently, tell_worker_error
 from durably.codec import UNTYPED
 from durably.errors import (
     DatabaseError,
+    NoWorkerError,
     OwnershipLost,
     RunCancelled,
     RunInterrupted,
@@ -116,11 +117,18 @@ class Execution:
             return self._failed(exc)
         except BaseException as exc:  # noqa: BLE001 - whatever a job raises fails its run, and no more
             active.refuse_forked_child()
-            # A StopRun that a job raises by itself is an error like any other.
-            if active.stop_reason is not None and _is_stop(exc):
-                return _Outcome()
-            return self._failed(exc)
+            return _Outcome() if self._is_stop(exc) else self._failed(exc)
         return _Outcome(output=output, output_text=text)
+
+    def _is_stop(self, exc: BaseException) -> bool:
+        """Whether *exc* is why the job has stopped as it was to.
+
+        A StopRun that a job raises by itself is an error like any other. And where the engine
+        stops, that is why nothing executes what a thread of the job may wait for.
+        """
+        reason = self._active.stop_reason
+        is_in_vain = reason is RunInterrupted and isinstance(exc, NoWorkerError)
+        return reason is not None and (is_in_vain or _is_stop(exc))
 
     def _arguments(self) -> tuple[Any, ...]:
         job, active = self._job, self._active

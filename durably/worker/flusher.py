@@ -6,6 +6,7 @@ one that blocks may hold up progress, but never the heartbeat.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from typing import Final
@@ -23,6 +24,8 @@ from durably.store.changes import ChangeFeed
 from durably.store.database import Database
 from durably.store.logs import LogLine
 from durably.worker.service import ErrorSink, Service
+
+log = logging.getLogger("durably")
 
 # At most this often progress and log lines cause a commit of their own.
 FLUSH_INTERVAL_S: Final = 0.25
@@ -86,6 +89,12 @@ class Flusher(Service):
             self._tell(self._dirty.popleft())
         self._release()
 
+    def log_errors(self) -> None:
+        """Log what has come too late to be told."""
+        while self._errors:
+            exc, context = self._errors.popleft()
+            log.warning("%s: %s", context, exc)
+
     def finish(self) -> None:
         """Tell what other threads could not, and release what they could not."""
         self._tell_errors()
@@ -110,11 +119,15 @@ class Flusher(Service):
             self._changes.offer()
 
     def _tell(self, active: ActiveRun) -> None:
-        with active.telling:
+        if not active.telling.acquire(blocking=False):
+            return  # its end is being told, which has taken the progress along
+        try:
             progress = self._stored(active)
             if progress is not None:
                 self._changes.notify()
                 self.told(active, progress)
+        finally:
+            active.telling.release()
 
     def _stored(self, active: ActiveRun) -> Progress | None:
         """Store the run's progress; what was, if it is not over and has new one."""

@@ -94,7 +94,8 @@ class Pool:
         self._is_interrupting = False
         # How many runs may still be claimed; None where they are not counted.
         self._budget: int | None = None
-        self.executed = 0
+        self.executed = 0  # in slots
+        self.entered = 0  # also in threads of callers
         # How many will have been when the budget is used up.
         self._most_executed = math.inf
 
@@ -121,10 +122,10 @@ class Pool:
         with self._lock:
             return self._has_none()
 
-    def is_idle_since(self, executed: int) -> bool:
-        """Whether it is idle, and has taken in no run since ``executed`` was that."""
+    def is_idle_since(self, entered: int) -> bool:
+        """Whether it is idle, and has taken in no run since ``entered`` was that."""
         with self._lock:
-            return self._has_none() and self.executed == executed
+            return self._has_none() and self.entered == entered
 
     def active(self) -> list[ActiveRun]:
         """The runs that are inside their jobs here."""
@@ -190,6 +191,8 @@ class Pool:
     def open(self) -> None:
         """Make the threads, which start when they are needed."""
         self._executor = ThreadPoolExecutor(self._max_workers, thread_name_prefix="durably-worker")
+        with self._lock:
+            self._stopped_early.clear()
 
     def shut_down(self) -> None:
         """End the threads, which have nothing to do any more: the pool has come to rest."""
@@ -393,7 +396,8 @@ class Pool:
         active = ActiveRun(row, self._labels_of(row), self._owner() or 0, is_callers=is_callers)
         with self._lock:
             self._active[active.key, active.attempt] = active
-            self.executed += 1
+            self.entered += 1
+            self.executed += not is_callers
             stop_reason = self._stopped_early.pop((active.key, active.attempt), None)
             if stop_reason is None and self._is_interrupting and not is_callers:
                 stop_reason = RunInterrupted

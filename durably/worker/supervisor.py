@@ -290,6 +290,7 @@ class Supervisor:
         deadline = math.inf if timeout_s is None else clock.monotonic() + timeout_s
         with held_back() as interrupts:
             was_started = self._is_started
+            self._drain.refuse_waiting()
 
             def look() -> None:
                 interrupts.check()
@@ -362,6 +363,7 @@ class Supervisor:
         self._pool.shut_down()
         self._flusher.stop()
         self._heartbeat.stop()
+        self._flusher.log_errors()
         self._put_back_strays()
 
     def _end_reaper(self) -> None:
@@ -398,9 +400,10 @@ class Supervisor:
     def run_until_idle(self, max_runs: int | None) -> int:
         """Execute runs on the pool until none can be claimed; say how many."""
         self._refuse_inside("run_until_idle")
+        stops = self._drain.stops
         with held_back() as interrupts, self._lifecycle.held():
             self._reaper.recover()
-            return self._drain.run(max_runs, interrupts)
+            return self._drain.run(max_runs, interrupts, stops)
 
     def drain(self) -> None:
         """Block until nothing executes here and nothing can be claimed.

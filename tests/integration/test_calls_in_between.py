@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -266,6 +267,57 @@ class TestCallsThatExecute:
         assert found.error is not None
         assert found.error.type == "durably.errors.NoWorkerError"
 
+    def test_process_one_is_not_counted_for_another_call(self, app: Durably, gate: Gate) -> None:
+        """A call executes its own number of runs beside it."""
+        app.jobs["gated"].trigger()
+        app.jobs["quick"].batch_trigger([None] * 4)
+        calling, outcome = in_thread(lambda: app.run_until_idle(max_runs=2))
+        assert gate.inside.wait(HANG_S)
+        assert app.process_one()
+        gate.go.set()
+        calling.join(HANG_S)
+        assert outcome == [2]
+        assert app.count_runs(status="completed") == 3
+
+    @pytest.mark.parametrize("how", ["stop", "close"])
+    def test_one_that_waits_for_its_turn_does_not_begin_after_a_stop(
+        self, app: Durably, gate: Gate, how: str, eventually: Callable[[Callable[[], object]], None]
+    ) -> None:
+        """Nothing is claimed when the stop has come back."""
+        app.jobs["gated"].trigger()
+        runs = app.jobs["quick"].batch_trigger([None] * 3)
+        counted, _ = in_thread(lambda: app.run_until_idle(max_runs=1))
+        assert gate.inside.wait(HANG_S)
+        waiting, outcome = in_thread(app.run_until_idle)
+        eventually(lambda: app._supervisor._lifecycle._holds == 2)
+        stopping, _ = in_thread(getattr(app, how))
+        eventually(lambda: app._supervisor._pool.is_draining)
+        gate.go.set()
+        for thread in (counted, waiting, stopping):
+            thread.join(HANG_S)
+        assert [str(each)[:11] for each in outcome] == ["0" if how == "stop" else "this engine"]
+        with Durably(app._database.path) as later:
+            later.stop()
+            assert [status(later, run) for run in runs] == ["pending"] * 3
+
+    def test_one_that_recovers_while_the_engine_is_closed(self, app: Durably) -> None:
+        """It claims nothing any more."""
+        leave_to_the_dead(app)
+        inside, may_leave = threading.Event(), threading.Event()
+
+        def block(event: Any) -> None:
+            inside.set()
+            assert may_leave.wait(HANG_S)
+
+        app.on("run:recover", block)
+        calling, outcome = in_thread(app.run_until_idle)
+        assert inside.wait(HANG_S)
+        app._supervisor.stop(interrupt=False, timeout_s=None)
+        may_leave.set()
+        calling.join(HANG_S)
+        assert outcome == [0]
+        assert app.count_runs(status="pending") == 1
+
 
 class TestJobsThatWaitForRuns:
     @pytest.fixture
@@ -328,6 +380,36 @@ class TestJobsThatWaitForRuns:
         eventually(lambda: waiting.id not in [each.id for each in app._supervisor.active()])
         assert not gate.go.is_set()
         assert status(app, waiting) == "cancelled"
+
+    @pytest.mark.parametrize("how", ["subscribes", "has a thread wait"])
+    def test_a_stop_that_interrupts_puts_back_one_that(
+        self, app: Durably, gate: Gate, how: str
+    ) -> None:
+        """Whatever it waits with."""
+
+        def subscribe(run_id: str) -> list[str]:
+            return [event.type for event in app.subscribe(run_id)]
+
+        def wait_in_a_thread(run_id: str) -> str:
+            with ThreadPoolExecutor(1) as threads:
+                return threads.submit(app.wait, run_id).result().status
+
+        wait = subscribe if how == "subscribes" else wait_in_a_thread
+
+        @durably.job("follows")
+        def follows(step: durably.StepContext) -> Any:
+            child = step.run("child", lambda: app.jobs["gated"].trigger().id)
+            return wait(child)
+
+        app.register(follows)
+        app.start()
+        run = app.jobs["follows"].trigger()
+        assert gate.inside.wait(HANG_S)
+        stopping, outcome = in_thread(lambda: app.stop(interrupt=True))
+        gate.go.set()
+        stopping.join(HANG_S)
+        assert outcome == [None]
+        assert status(app, run) in ("pending", "completed")
 
 
 class TestCancelling:
@@ -412,6 +494,36 @@ class TestListeners:
             app.on("run:complete", lambda event: heard.append(event.type))
             app.jobs["talks"].trigger()
         assert heard == ["completed", "run:progress", "run:complete"]
+
+    def test_one_of_an_end_may_wait_for_the_progress_of_another_run(self, tmp_path: Path) -> None:
+        """The run that has ended had reported some that was not stored yet."""
+        is_told, has_ended = threading.Event(), threading.Event()
+
+        @durably.job("short")
+        def short(step: durably.StepContext) -> None:
+            step.progress(1)
+
+        @durably.job("long")
+        def long(step: durably.StepContext) -> None:
+            assert has_ended.wait(HANG_S)
+            step.progress(1)
+            assert is_told.wait(HANG_S)
+
+        def hear_end(event: Any) -> None:
+            if event.job_name == "short":
+                has_ended.set()
+                assert is_told.wait(HANG_S)
+
+        def hear_progress(event: Any) -> None:
+            if event.job_name == "long":
+                is_told.set()
+
+        with Durably(tmp_path / "y.db", jobs=[short, long]) as app:
+            app.on("run:complete", hear_end)
+            app.on("run:progress", hear_progress)
+            runs = [app.jobs[name].trigger() for name in ("long", "short")]
+        with Durably(tmp_path / "y.db") as app:
+            assert [status(app, run) for run in runs] == ["completed"] * 2
 
     def test_the_last_errors_are_told(self, app: Durably) -> None:
         """What the heartbeat met with right before the stop, too."""

@@ -10,12 +10,14 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
+import apsw
 import pytest
 from children import ROOT
 from gates import HANG_S, in_thread, status
 
 import durably
 from durably import DatabaseLostError, Durably, EngineClosedError
+from durably.store import database
 from durably.store import steps as stored
 
 if TYPE_CHECKING:
@@ -304,3 +306,79 @@ def test_one_long_read_holds_off_no_others_for_long(
     app._database.checkpoint_wal(above_bytes=0)
     assert len(held_off) == 1
     assert app.count_runs() == 200
+
+
+def test_log_that_another_process_reads_holds_off_no_reads_for_long(
+    app: Durably, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of this process come to rest, and the log cannot begin anew all the same."""
+    app.jobs["keeps"].batch_trigger(["x" * 3000] * 100)
+    modes: list[int] = []
+    monkeypatch.setattr(database, "_checkpoint", lambda db, mode: modes.append(mode))
+    for _ in range(5):
+        app._database.checkpoint_wal(above_bytes=0)
+    assert modes.count(apsw.SQLITE_CHECKPOINT_TRUNCATE) == 1
+
+
+def test_reads_go_on_while_a_checkpoint_waits_for_its_turn_to_write(
+    app: Durably, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are held off for the checkpoint alone."""
+    app.jobs["keeps"].batch_trigger(["x" * 3000] * 100)
+    maintain = app._database._writer.maintain
+    waits, may_go_on = threading.Event(), threading.Event()
+
+    def wait_in_the_second(operation: Any, *args: Any) -> Any:
+        if args:
+            return False  # not all could be copied
+        waits.set()
+        assert may_go_on.wait(HANG_S)
+        return maintain(operation)
+
+    monkeypatch.setattr(app._database._writer, "maintain", wait_in_the_second)
+    checkpoint, outcome = in_thread(lambda: app._database.checkpoint_wal(above_bytes=0))
+    assert waits.wait(HANG_S)
+    assert app.count_runs() == 100
+    may_go_on.set()
+    checkpoint.join(HANG_S)
+    assert outcome == [None]
+
+
+def test_engine_that_is_closed_within_a_read_of_the_same_thread(app: Durably) -> None:
+    """As a signal handler does that ends the process: what it raises comes out."""
+
+    def close(db: Any) -> None:
+        app.close()
+        raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        app._database.read(close)
+
+
+@pytest.mark.parametrize("what", ["close", "fork"])
+def test_ctrl_c_in_the_wait_for_reads(
+    app: Durably, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """A close closes all the same; a fork leaves nothing held off."""
+    readers = app._database._readers
+
+    def press(timeout_s: float) -> bool:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(readers, "wait_for_rest", press)
+        (app.close if what == "close" else app._database.before_fork)()
+    if what == "close":
+        assert app._database._connections.open == []
+    else:
+        assert app.count_runs() == 0
+        assert not app._database._changes_lock.locked()
+
+
+def test_what_is_not_found_costs_no_connection(app: Durably) -> None:
+    """The next read has the same one."""
+    app.count_runs()
+    before = [*app._database._readers._spare]
+    with pytest.raises(durably.NotFoundError):
+        app.get_steps("none")
+    assert app._database._readers._spare == before

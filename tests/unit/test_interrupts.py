@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -189,3 +191,38 @@ def test_wait_ends_in_time() -> None:
     event = threading.Event()
     event.set()
     assert clock.wait(event, 0) is True
+
+
+def test_ctrl_c_anywhere_in_letting_through_leaves_the_rest_protected() -> None:
+    """What follows in the block must not be hit by another one."""
+
+    def press_at(at: int) -> bool:
+        """Press at the given place where CPython looks for signals; whether there are so many."""
+        looks = itertools.count(1)
+
+        def trace(frame: Any, event: str, arg: Any) -> Any:
+            if frame.f_code.co_filename != interrupts.__file__:
+                return None
+            if event in ("call", "line") and next(looks) == at:
+                raise KeyboardInterrupt
+            return trace
+
+        is_protected: list[bool] = []
+        before = sys.gettrace()
+        try:
+            with held_back() as outermost:
+                sys.settrace(trace)
+                try:
+                    outermost.let_through(lambda: None)
+                finally:
+                    sys.settrace(before)
+                    own = getattr(signal.getsignal(signal.SIGINT), "__self__", None)
+                    is_protected.append(isinstance(own, held_back))
+        except KeyboardInterrupt:
+            assert is_protected == [True], at
+            return True
+        assert is_protected == [True]
+        return False
+
+    places = sum(1 for _ in itertools.takewhile(press_at, itertools.count(1)))
+    assert places > 10

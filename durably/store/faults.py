@@ -49,6 +49,14 @@ def database_error(exc: apsw.Error | UnicodeDecodeError, path: str) -> DatabaseE
     for kind, meaning, is_transient in _MEANINGS:
         if isinstance(exc, kind):
             return DatabaseError(
-                f"the database {path!r} {meaning} ({exc})", is_transient=is_transient
+                f"the database {path!r} {meaning} ({exc}{_code_of(exc)})",
+                is_transient=is_transient,
             )
     return DatabaseError(f"the database {path!r} refused: {type(exc).__name__}: {exc}")
+
+
+def _code_of(exc: apsw.Error | UnicodeDecodeError) -> str:
+    """SQLite's name of an I/O error, which says what the system was asked for."""
+    code = getattr(exc, "extendedresult", 0) if isinstance(exc, apsw.IOError) else 0
+    name = apsw.mapping_extended_result_codes.get(code)
+    return "" if name is None else f", {name}"

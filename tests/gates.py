@@ -1,4 +1,4 @@
-"""A job that waits inside a step until a test lets it go, and a call in a thread of its own."""
+"""A job and calls that wait until a test lets them go on, and a call in a thread of its own."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import durably
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import pytest
 
     from durably import Durably
 
@@ -57,3 +59,20 @@ def status(app: Durably, run: Any) -> str:
     found = app.get_run(run)
     assert found is not None
     return found.status
+
+
+def later(
+    monkeypatch: pytest.MonkeyPatch, target: Any, name: str
+) -> tuple[threading.Event, threading.Event]:
+    """Have the next call of a method wait; set when it has begun, and to be set for it to go on."""
+    has_begun, may_go_on = threading.Event(), threading.Event()
+    original = getattr(target, name)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        monkeypatch.setattr(target, name, original)
+        has_begun.set()
+        assert may_go_on.wait(HANG_S)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(target, name, call)
+    return has_begun, may_go_on

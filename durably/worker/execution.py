@@ -215,9 +215,7 @@ class Execution:
     def _release(self) -> None:
         active, services = self._active, self._services
         try:
-            services.database.write(
-                runs.release, active.key, active.attempt, active.owner, services.clock.now_us()
-            )
+            self._flusher.release(active)
         except DatabaseError as exc:
             tell_worker_error(services.emitter, exc, "releasing a run", active.id)
             self._flusher.release_later(active)

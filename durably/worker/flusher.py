@@ -70,8 +70,14 @@ class Flusher(Service):
         self._errors.append((exc, context))
         self.wake()
 
+    def release(self, active: ActiveRun) -> None:
+        """Store that the job of a run that is not its own any more has left its thread."""
+        self._database.write(
+            runs.release, active.key, active.attempt, active.owner, self._clock.now_us()
+        )
+
     def release_later(self, active: ActiveRun) -> None:
-        """Say that the job has left its thread, which could not be stored now."""
+        """``release`` as soon as the database can be written."""
         self._unreleased.append(active)
         self.wake()
 
@@ -87,7 +93,7 @@ class Flusher(Service):
         self.flush_lines()
         while self._dirty:
             self._tell(self._dirty.popleft())
-        self._release()
+        self._release_all()
 
     def log_errors(self) -> None:
         """Log what has come too late to be told."""
@@ -98,19 +104,16 @@ class Flusher(Service):
     def finish(self) -> None:
         """Tell what other threads could not, and release what they could not."""
         self._tell_errors()
-        self._release()
+        self._release_all()
 
     def _tell_errors(self) -> None:
         while self._errors:
             tell_worker_error(self._emitter, *self._errors.popleft())
 
-    def _release(self) -> None:
+    def _release_all(self) -> None:
         while self._unreleased:
-            active = self._unreleased[0]
             try:
-                self._database.write(
-                    runs.release, active.key, active.attempt, active.owner, self._clock.now_us()
-                )
+                self.release(self._unreleased[0])
             except DatabaseError:
                 self.wake()
                 raise

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from children import ROOT
-from gates import HANG_S, Gate, in_thread, status
+from gates import HANG_S, Gate, in_thread, later, status
 
 import durably
 from durably import Durably, EngineClosedError
@@ -38,13 +38,6 @@ def quick(step: durably.StepContext) -> int:
 
 
 @pytest.fixture
-def gate() -> Iterator[Gate]:
-    gate = Gate()
-    yield gate
-    gate.go.set()
-
-
-@pytest.fixture
 def app(tmp_path: Path, gate: Gate) -> Iterator[Durably]:
     app = Durably(tmp_path / "x.db", jobs=[gate.job, quick], max_workers=2)
     yield app
@@ -64,23 +57,6 @@ def leave_to_the_dead(app: Durably) -> None:
 
 def threads() -> list[str]:
     return [each.name for each in threading.enumerate() if each.name.startswith("durably")]
-
-
-def later(
-    monkeypatch: pytest.MonkeyPatch, target: Any, name: str
-) -> tuple[threading.Event, threading.Event]:
-    """Have the next call of a method wait; set when it has begun, and to be set for it to go on."""
-    has_begun, may_go_on = threading.Event(), threading.Event()
-    original = getattr(target, name)
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        monkeypatch.setattr(target, name, original)
-        has_begun.set()
-        assert may_go_on.wait(HANG_S)
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(target, name, call)
-    return has_begun, may_go_on
 
 
 class TestStartingAndStopping:
@@ -298,9 +274,9 @@ class TestCallsThatExecute:
         [came_back] = outcome
         # A close is a stop before it is one.
         assert came_back == 0 or (how == "close" and isinstance(came_back, EngineClosedError))
-        with Durably(app._database.path) as later:
-            later.stop()
-            assert [status(later, run) for run in runs] == ["pending"] * 3
+        with Durably(app._database.path) as reopened:
+            reopened.stop()
+            assert [status(reopened, run) for run in runs] == ["pending"] * 3
 
     def test_one_that_recovers_while_the_engine_is_closed(self, app: Durably) -> None:
         """It claims nothing any more."""

@@ -19,13 +19,6 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def gate() -> Iterator[Gate]:
-    gate = Gate()
-    yield gate
-    gate.go.set()
-
-
-@pytest.fixture
 def app(tmp_path: Path, gate: Gate) -> Iterator[Durably]:
     app = Durably(tmp_path / "x.db", jobs=[gate.job])
     yield app

@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from gates import HANG_S, Gate, in_thread, status
+from gates import HANG_S, Gate, in_thread, later, status
 
 import durably
 from durably import ConflictError, Durably
@@ -22,34 +22,11 @@ def quick(step: durably.StepContext) -> int:
 
 
 @pytest.fixture
-def gate() -> Iterator[Gate]:
-    gate = Gate()
-    yield gate
-    gate.go.set()
-
-
-@pytest.fixture
 def app(tmp_path: Path, gate: Gate) -> Iterator[Durably]:
     app = Durably(tmp_path / "x.db", jobs=[gate.job, quick], max_workers=2)
     yield app
     gate.go.set()
     app.close()
-
-
-class Held:
-    """A call of one method that waits, once it has begun, until a test lets it go on."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, target: Any, name: str) -> None:
-        self.has_begun = threading.Event()
-        self.may_go_on = threading.Event()
-        original = getattr(target, name)
-
-        def held(*args: Any, **kwargs: Any) -> Any:
-            self.has_begun.set()
-            assert self.may_go_on.wait(HANG_S)
-            return original(*args, **kwargs)
-
-        monkeypatch.setattr(target, name, held)
 
 
 def after_first_call(
@@ -82,13 +59,13 @@ def test_a_trigger_that_a_start_let_in_during_a_stop_is_waited_for(
     What the trigger has begun comes to its end before the stop does, and nothing is left.
     """
     app.start()
-    held = Held(monkeypatch, app._supervisor._pool, "enter")
+    enters, may_enter = later(monkeypatch, app._supervisor._pool, "enter")
     threads = []
 
     def start_and_trigger() -> None:
         app.start()
         threads.append(in_thread(app.jobs["quick"].trigger))
-        assert held.has_begun.wait(HANG_S)
+        assert enters.wait(HANG_S)
 
     waits_again = after_first_call(
         monkeypatch, app._supervisor._pool, "wait_until_idle", start_and_trigger
@@ -96,7 +73,7 @@ def test_a_trigger_that_a_start_let_in_during_a_stop_is_waited_for(
     stopping, outcome = in_thread(getattr(app, how))
     assert waits_again.wait(HANG_S)
     assert stopping.is_alive()
-    held.may_go_on.set()
+    may_enter.set()
     stopping.join(HANG_S)
 
     assert outcome == [None]
@@ -106,8 +83,8 @@ def test_a_trigger_that_a_start_let_in_during_a_stop_is_waited_for(
         assert [each.name for each in tmp_path.iterdir() if ".owner-" in each.name] == []
     else:
         assert not app._supervisor.is_started
-    with Durably(tmp_path / "x.db") as later:
-        found = later.get_run(triggered[0])
+    with Durably(tmp_path / "x.db") as reopened:
+        found = reopened.get_run(triggered[0])
         assert found is not None
         assert (found.status, found.attempt) == ("completed", 1)
 

@@ -201,3 +201,27 @@ app.start()
 app.jobs["hold"].trigger(concurrency_key=key)
 threading.Event().wait()
 """
+
+# Triggers a run, claims it, stores its first checkpoint, and dies inside the second step.
+DIES: Final = """
+import os, sys, durably
+path, name = sys.argv[1:]
+@durably.job(name)
+def dies(step):
+    step.run("first", os.getpid)
+    step.run("second", os._exit, 9)
+app = durably.Durably(path, jobs=[dies])
+print(app.jobs[name].trigger().id, flush=True)
+app.process_one()
+"""
+
+
+def left_by_the_dead(database: str, job: str) -> str:
+    """The id of a running run of *job* with one checkpoint, whose process is dead.
+
+    For a started engine *job* must be one that it does not have: it may claim the run first.
+    """
+    with Child(DIES, database, job) as child:
+        run_id = child.line()
+        assert child.wait() == 9
+    return run_id

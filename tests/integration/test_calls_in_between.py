@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from children import ROOT
+from children import left_by_the_dead
 from gates import HANG_S, Gate, in_thread, later, status
 
 import durably
@@ -20,16 +17,6 @@ from durably.store import runs
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-
-# A process that dies inside the step of a run that it has claimed.
-DIES = """
-import os, sys, durably
-@durably.job("quick")
-def quick(step): step.run("only", os._exit, 9)
-app = durably.Durably(sys.argv[1], jobs=[quick])
-app.jobs["quick"].trigger()
-app.process_one()
-"""
 
 
 @durably.job("quick")
@@ -43,16 +30,6 @@ def app(tmp_path: Path, gate: Gate) -> Iterator[Durably]:
     yield app
     gate.go.set()
     app.close()
-
-
-def leave_to_the_dead(app: Durably) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", DIES, app._database.path],
-        check=False,
-        timeout=HANG_S,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert done.returncode == 9
 
 
 def threads() -> list[str]:
@@ -102,7 +79,7 @@ class TestStartingAndStopping:
 
     def test_a_listener_that_starts_the_engine_that_is_being_started(self, app: Durably) -> None:
         """It hears of what was recovered; the engine is started once, and can be closed."""
-        leave_to_the_dead(app)
+        left_by_the_dead(app._database.path, "quick")
         app.on("run:recover", lambda event: app.start())
         app.start()
         app.stop()
@@ -111,7 +88,7 @@ class TestStartingAndStopping:
 
     def test_a_listener_that_blocks_what_is_being_started(self, app: Durably) -> None:
         """It holds up no other call."""
-        leave_to_the_dead(app)
+        left_by_the_dead(app._database.path, "quick")
         inside, may_leave = threading.Event(), threading.Event()
 
         def block(event: Any) -> None:
@@ -146,7 +123,7 @@ class TestProcessOneInListeners:
         app.on("run:recover", lambda event: app.process_one())
         app.start()
         monkeypatch.setattr(supervisor._pool, "can_claim", look_later)
-        leave_to_the_dead(app)
+        left_by_the_dead(app._database.path, "unknown")
         assert inside.wait(HANG_S)
         app.stop()
         assert (threads(), supervisor._lifecycle._holds) == ([], 0)
@@ -186,7 +163,7 @@ class TestCallsThatExecute:
         app.jobs["gated"].trigger()
         first, _ = in_thread(app.process_one)
         assert gate.inside.wait(HANG_S)
-        leave_to_the_dead(app)
+        left_by_the_dead(app._database.path, "quick")
         second, outcome = in_thread(getattr(app, call))
         if call == "run_until_idle":
             gate.go.set()  # it waits for all that is executed here
@@ -280,7 +257,7 @@ class TestCallsThatExecute:
 
     def test_one_that_recovers_while_the_engine_is_closed(self, app: Durably) -> None:
         """It claims nothing any more."""
-        leave_to_the_dead(app)
+        left_by_the_dead(app._database.path, "quick")
         inside, may_leave = threading.Event(), threading.Event()
 
         def block(event: Any) -> None:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import _thread
 import os
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from children import ROOT
+from children import left_by_the_dead
 
 import durably
 from durably import Durably, RunStatus, ValidationError
@@ -21,16 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 HANG_S = 30  # only guards against hanging
-
-# A process that claims a run, stores its first checkpoint, and dies inside the second step.
-DIES = """
-import os, sys, durably
-@durably.job("two-steps")
-def two_steps(step):
-    first = step.run("first", os.getpid)
-    step.run("second", os._exit, 9)
-durably.Durably(sys.argv[1], jobs=[two_steps]).process_one()
-"""
 
 
 @durably.job("two-steps")
@@ -55,20 +43,11 @@ def app(tmp_path: Path) -> Iterator[Durably]:
     app.close()
 
 
-def left_by_the_dead(app: Durably) -> durably.Run[Any, Any]:
-    run = app.jobs["two-steps"].trigger()
-    path = app._database.path
-    done = subprocess.run(
-        [sys.executable, "-c", DIES, path],
-        check=False,
-        timeout=HANG_S,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert done.returncode == 9
-    found = app.get_run(run)
-    assert found is not None
-    assert (found.status, found.completed_steps) == ("running", 1)
-    return found
+def found_running(app: Durably) -> durably.Run[Any, Any]:
+    run = app.get_run(left_by_the_dead(app._database.path, "two-steps"))
+    assert run is not None
+    assert (run.status, run.completed_steps) == ("running", 1)
+    return run
 
 
 def threads() -> list[str]:
@@ -138,7 +117,7 @@ class TestRunUntilIdle:
 
     def test_it_recovers_what_the_dead_left(self, app: Durably) -> None:
         """A run of a dead process is put back first and goes on from its checkpoint."""
-        run = left_by_the_dead(app)
+        run = found_running(app)
         heard = []
         app.on("run:recover", heard.append)
 
@@ -152,7 +131,7 @@ class TestRunUntilIdle:
 
     def test_it_recovers_although_it_may_execute_nothing(self, app: Durably) -> None:
         """Recovery is not counted, and happens with max_runs=0 too."""
-        run = left_by_the_dead(app)
+        run = found_running(app)
         assert app.run_until_idle(max_runs=0) == 0
         assert app.get_run(run).status == "pending"
 
@@ -251,7 +230,7 @@ class TestProcessOne:
 
     def test_it_recovers_what_the_dead_left(self, app: Durably) -> None:
         """It first recovers, then claims what was recovered."""
-        run = left_by_the_dead(app)
+        run = found_running(app)
         assert app.process_one() is True
         ended = app.get_run(run)
         assert (ended.status, ended.attempt) == ("completed", 2)

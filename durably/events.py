@@ -14,7 +14,7 @@ import attrs
 
 from durably.clock import Clock, to_datetime
 from durably.errors import ValidationError
-from durably.forking import watch_forks
+from durably.forking import ForkParticipant, watch_forks
 from durably.models import ErrorInfo, LogLevel, Progress
 from durably.shown import shown
 from durably.values import Value
@@ -244,7 +244,7 @@ class _Depth(threading.local):
     value = 0
 
 
-class Emitter:
+class Emitter(ForkParticipant):
     """Tells listeners what happened, in the thread where it happened.
 
     Usable from any thread. No lock is held while a listener runs, so a listener may
@@ -263,12 +263,6 @@ class Emitter:
         # Whether there has ever been one: what an inner loop can ask for next to nothing.
         self.has_listeners = False
         watch_forks(self)
-
-    def before_fork(self) -> None:
-        """Do nothing: what is guarded is whole at any moment."""
-
-    def after_fork_in_parent(self) -> None:
-        """Do nothing."""
 
     def after_fork_in_child(self) -> None:
         """Replace the lock, which a thread of the parent may have had."""

@@ -17,23 +17,26 @@ import os
 import threading
 import weakref
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 
-class ForkParticipant(Protocol):
-    """Something that must not be caught by a fork in the middle of its work."""
+class ForkParticipant:
+    """Something that must not be caught by a fork in the middle of its work, or copied by it."""
 
     def before_fork(self) -> None:
-        """Bring the object to rest; it stays so until one of the hooks below has run."""
+        """Bring the object to rest; it stays so until one of the hooks below has run.
+
+        Does nothing where the object may be copied at any moment.
+        """
 
     def after_fork_in_parent(self) -> None:
         """Go on. Called only if :meth:`before_fork` returned."""
 
     def after_fork_in_child(self) -> None:
-        """Close the copied descriptors and make the object unusable.
+        """Close the copied descriptors and replace the locks, or make the object unusable.
 
         Called whether or not :meth:`before_fork` returned.
         """

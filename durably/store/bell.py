@@ -12,7 +12,7 @@ import math
 import sys
 from typing import TYPE_CHECKING, Final
 
-from durably.forking import no_fork, watch_forks
+from durably.forking import ForkParticipant, no_fork, watch_forks
 
 if sys.platform == "linux":
     import select
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ADDRESS_SIZE: Final = 6
 
 
-class Bell:
+class Bell(ForkParticipant):
     """Where one thread at a time waits, to be called by other processes.
 
     In a forked child it is closed: a call is for the parent.
@@ -69,12 +69,6 @@ class Bell:
         """Give the socket back."""
         with no_fork(), contextlib.suppress(OSError):
             self._socket.close()
-
-    def before_fork(self) -> None:
-        """Do nothing: there is nothing to bring to rest."""
-
-    def after_fork_in_parent(self) -> None:
-        """Do nothing."""
 
     def after_fork_in_child(self) -> None:
         """Close the copy."""

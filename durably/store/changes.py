@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from durably.clock import Clock
-from durably.forking import watch_forks
+from durably.forking import ForkParticipant, watch_forks
 from durably.interrupts import held_back
 from durably.store.watch import LogWatch, Woken, open_watch
 
@@ -43,7 +43,7 @@ class Seen(NamedTuple):
     data_version: int
 
 
-class ChangeFeed:
+class ChangeFeed(ForkParticipant):
     """Wakes threads when the database may have changed. Usable from any thread.
 
     Args:
@@ -80,12 +80,6 @@ class ChangeFeed:
         self._looks_until_calm = _CALM_LOOKS
         self._watched_look_s = FIRST_WATCHED_LOOK_S
         watch_forks(self)
-
-    def before_fork(self) -> None:
-        """Do nothing: what is guarded is whole at any moment."""
-
-    def after_fork_in_parent(self) -> None:
-        """Do nothing."""
 
     def after_fork_in_child(self) -> None:
         """Replace the lock, which a thread of the parent may have had."""

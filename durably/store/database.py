@@ -23,7 +23,7 @@ from durably.errors import (
     EngineClosedError,
     ForkedError,
 )
-from durably.forking import watch_forks
+from durably.forking import ForkParticipant, watch_forks
 from durably.settings import Synchronous
 from durably.store import schema
 from durably.store.changes import ChangeFeed
@@ -52,7 +52,7 @@ T = TypeVar("T")
 _REST_S: Final = 0.1
 
 
-class Database:
+class Database(ForkParticipant):
     """The file of one engine. Usable from any thread of the process that opened it.
 
     Raises:

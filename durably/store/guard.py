@@ -27,7 +27,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from durably.errors import DatabaseError
-from durably.forking import no_fork, watch_forks
+from durably.forking import ForkParticipant, no_fork, watch_forks
 
 if sys.platform != "win32":
     import fcntl
@@ -149,7 +149,7 @@ class _GuardedFile:
             close_quietly(fd)
 
 
-class _Registry:
+class _Registry(ForkParticipant):
     """The guarded files of this process. Every method is called inside ``no_fork``."""
 
     def __init__(self) -> None:
@@ -179,12 +179,6 @@ class _Registry:
             if not file.users:
                 del self.files[identity]
                 file.close()
-
-    def before_fork(self) -> None:
-        pass
-
-    def after_fork_in_parent(self) -> None:
-        pass
 
     def after_fork_in_child(self) -> None:
         # The locks belong to the open file description that the parent still has; closing the

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from durably.clock import Clock, jittered
 from durably.errors import DatabaseError
-from durably.forking import no_fork, watch_forks
+from durably.forking import ForkParticipant, no_fork, watch_forks
 from durably.store.bell import ADDRESS_SIZE, Bell, open_bell
 from durably.store.guard import CLOEXEC, close_quietly
 
@@ -93,7 +93,7 @@ def mutex_path(path: str) -> str:
     return f"{os.path.realpath(path)}.writer"
 
 
-class WriterMutex:
+class WriterMutex(ForkParticipant):
     """One writer at a time among all write connections of a database, in whatever process.
 
     A ``flock`` on ``<database>.writer``. Each mutex has an open file description of its own, so
@@ -207,12 +207,6 @@ class WriterMutex:
             if fd >= 0:
                 close_quietly(fd)
         self._close_bell()
-
-    def before_fork(self) -> None:
-        """Do nothing: the writer keeps forks out of its transactions."""
-
-    def after_fork_in_parent(self) -> None:
-        """Do nothing."""
 
     def after_fork_in_child(self) -> None:
         """Close the copy: with it open the mutex would stay taken after the parent's death."""

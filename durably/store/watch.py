@@ -16,7 +16,7 @@ import os
 import sys
 from typing import Final
 
-from durably.forking import no_fork, watch_forks
+from durably.forking import ForkParticipant, no_fork, watch_forks
 from durably.store.guard import close_quietly
 
 if sys.platform == "linux":
@@ -39,7 +39,7 @@ class Woken(enum.Enum):
     BY_TIME = "time"
 
 
-class LogWatch:
+class LogWatch(ForkParticipant):
     """A bell for one thread, which may also be rung by the next write to a file.
 
     Used by the thread that waits; ``ring`` may be called from any. The descriptors live as long
@@ -142,12 +142,6 @@ class LogWatch:
                     close_quietly(descriptor)
 
     __del__ = _close
-
-    def before_fork(self) -> None:
-        """Do nothing: there is nothing to bring to rest."""
-
-    def after_fork_in_parent(self) -> None:
-        """Do nothing."""
 
     def after_fork_in_child(self) -> None:
         """Close the copies: a ring in the child would wake the parent's thread."""

@@ -30,7 +30,7 @@ import apsw
 
 from durably.clock import Clock
 from durably.errors import ForkedError
-from durably.forking import watch_forks
+from durably.forking import ForkParticipant, watch_forks
 from durably.store.mutex import WriterMutex
 from durably.store.operations import Operation, Ticket
 from durably.store.transactions import FaultPoint, Transactor
@@ -50,7 +50,7 @@ def _let_go(done: list[Ticket]) -> None:
         ticket.open_gate()
 
 
-class Writer:
+class Writer(ForkParticipant):
     """Executes operations of any number of threads on one write connection.
 
     Args:

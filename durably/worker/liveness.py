@@ -22,7 +22,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from durably.errors import DatabaseError
-from durably.forking import no_fork, watch_forks
+from durably.forking import ForkParticipant, no_fork, watch_forks
 
 if sys.platform == "win32":
     import msvcrt
@@ -114,7 +114,7 @@ def _unlink_and_close(fd: int, path: str) -> None:
 _held: Final[set[OwnerLock]] = set()
 
 
-class OwnerLock:
+class OwnerLock(ForkParticipant):
     """The lock that says that this engine is alive.
 
     It is held until :meth:`release` or the end of the process, also if nobody refers to it.
@@ -195,12 +195,6 @@ class OwnerLock:
             if fd >= 0:
                 with contextlib.suppress(OSError):
                     os.close(fd)
-
-    def before_fork(self) -> None:
-        """Do nothing: there is nothing to bring to rest."""
-
-    def after_fork_in_parent(self) -> None:
-        """Do nothing."""
 
     def after_fork_in_child(self) -> None:
         """Close the copy, with which the parent would look alive for as long as the child is."""

@@ -55,6 +55,11 @@ def in_thread(function: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]
     return thread, outcome
 
 
+def names_of_threads() -> list[str]:
+    """Of those of durably's threads that are alive."""
+    return sorted(each.name for each in threading.enumerate() if each.name.startswith("durably"))
+
+
 def status(app: Durably, run: Any) -> str:
     found = app.get_run(run)
     assert found is not None

@@ -4,7 +4,7 @@ The verbs are the state machine's: claim, complete, fail, cancel, interrupt, rel
 retry, delete. Each says whether it took effect. How a run comes to be is in ``enqueueing``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 import apsw
@@ -102,6 +102,10 @@ class Ending(NamedTuple):
     now_us: int
 
 
+def _always() -> bool:
+    return True
+
+
 class Claim(NamedTuple):
     """Who wants how many runs of which jobs; ``jobs`` is a JSON array of names."""
 
@@ -109,13 +113,15 @@ class Claim(NamedTuple):
     jobs: str
     now_us: int
     limit: int = 1
+    is_wanted: Callable[[], bool] = _always
+    """Asked in the transaction: what is triggered after the end of claiming is left alone."""
 
 
 def claim(db: apsw.Connection, wanted: Claim) -> list[RunRow]:
-    """Take up to ``limit`` runs for an owner, those triggered first."""
+    """Take up to ``limit`` runs for an owner, as long as they are wanted, those triggered first."""
     claimed: list[RunRow] = []
     bindings = {"owner": wanted.owner, "jobs": wanted.jobs, "now_us": wanted.now_us}
-    while len(claimed) < wanted.limit:
+    while len(claimed) < wanted.limit and wanted.is_wanted():
         row = lookups.first_row(db, CLAIM, bindings)
         if row is None:
             break

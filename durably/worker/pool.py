@@ -260,6 +260,14 @@ class Pool:
             return None
         return Claim(owner, names, self._services.clock.now_us(), limit)
 
+    def _claim_for_slots(self, limit: int) -> Claim | None:
+        """The same for slots, void once nothing is to be claimed any more."""
+        claim = self.claim(limit)
+        return None if claim is None else claim._replace(is_wanted=self._takes_runs)
+
+    def _takes_runs(self) -> bool:
+        return not self._is_draining
+
     def can_claim(self) -> bool:
         """Whether a run is there that this engine could execute now."""
         claim = self.claim(1)
@@ -293,7 +301,7 @@ class Pool:
             if free <= 0 or self._is_draining:
                 self._is_slot_wanted = True
                 return None
-            claim = self.claim(min(free, most))
+            claim = self._claim_for_slots(min(free, most))
             if claim is not None:
                 self._busy_slots += claim.limit
                 if self._budget is not None:
@@ -330,7 +338,7 @@ class Pool:
             # are counted, only the thread that counts them claims.
             if not self._is_slot_wanted or self._is_draining or self._budget is not None:
                 return None
-        return self.claim(1)
+        return self._claim_for_slots(1)
 
     # -- executing -------------------------------------------------------------------------
 

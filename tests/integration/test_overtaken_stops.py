@@ -6,10 +6,11 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from gates import HANG_S, Gate, in_thread, later, status
+from gates import HANG_S, Gate, in_thread, later, names_of_threads, status
 
 import durably
-from durably import ConflictError, Durably
+from durably import ConflictError, Durably, WaitTimeoutError
+from durably.store import enqueueing, runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -89,6 +90,53 @@ def test_a_trigger_that_a_start_let_in_during_a_stop_is_waited_for(
         assert (found.status, found.attempt) == ("completed", 1)
 
 
+@pytest.mark.parametrize("claims", [runs.claim, runs.finish, enqueueing.enqueue_and_claim])
+def test_a_claim_that_a_stop_overtakes_takes_nothing(
+    app: Durably, gate: Gate, monkeypatch: pytest.MonkeyPatch, claims: Callable[..., Any]
+) -> None:
+    """By the dispatcher, at a run's end, by a trigger: what comes after the stop stays pending."""
+    write = app._database.write
+    inside, may_go_on = threading.Event(), threading.Event()
+
+    def write_later(operation: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if operation is claims:
+            inside.set()
+            assert may_go_on.wait(HANG_S)
+        return write(operation, *args, **kwargs)
+
+    def trigger() -> durably.Run[Any, Any]:
+        return app.jobs["quick"].trigger(concurrency_key="k")
+
+    monkeypatch.setattr(app._database, "write", write_later)
+    threads = []
+    if claims is runs.claim:
+        before = [trigger()]
+        app.start()
+    elif claims is runs.finish:
+        app.start()
+        app.jobs["gated"].batch_trigger([None] * 2)
+        assert gate.inside.wait(HANG_S)
+        before = [trigger()]
+        gate.go.set()
+    else:
+        before = []
+        # Or it might have the slots at that moment.
+        monkeypatch.setattr(app._supervisor._dispatcher, "_reserve_slots", lambda: None)
+        app.start()
+        threads.append(in_thread(trigger))
+    assert inside.wait(HANG_S)
+    with pytest.raises(WaitTimeoutError):
+        app.stop(timeout=0)
+    late = trigger()
+    may_go_on.set()
+    for thread, triggered in threads:
+        thread.join(HANG_S)
+        before += triggered
+    app.stop()
+
+    assert [status(app, run) for run in [*before, late]] == ["pending"] * 2
+
+
 def test_one_run_until_idle_that_ends_does_not_end_another(
     app: Durably, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,7 +168,7 @@ def test_one_run_until_idle_that_ends_does_not_end_another(
 
     assert outcome == [2]
     assert [each.status for each in app.get_runs()] == ["completed"] * 2
-    assert [each for each in threading.enumerate() if each.name.startswith("durably")] == []
+    assert names_of_threads() == []
 
 
 def test_what_is_claimed_while_run_until_idle_looks_is_not_all_there_is(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import signal
-import threading
 import time
 import traceback
 from collections import Counter
@@ -13,6 +12,7 @@ from typing import Any
 
 from crash.driving import GRACE_S, Finding, alone, fork, status_of, until
 from crash.workload import Ledger, check_what_is_left
+from gates import names_of_threads
 
 import durably
 
@@ -144,7 +144,7 @@ def kernel(folder: Path, seed: int, end: float) -> None:
             break
     names["app"].close()
     patience = time.monotonic() + GRACE_S / 4
-    while left := [each.name for each in threading.enumerate() if each.name.startswith("durably")]:
+    while left := names_of_threads():
         if time.monotonic() >= patience:
             raise Finding(f"threads are left: {left}")
         time.sleep(0.01)

@@ -10,6 +10,7 @@ import apsw
 import attrs
 import pytest
 from children import LOCKER, Child, Eventually
+from gates import names_of_threads
 from invariants import check
 
 import durably
@@ -256,7 +257,7 @@ def test_stopping_under_a_lock(database: Path, locker: Child) -> None:
         do(locker, "lock")
         app.stop()
         assert not app._supervisor.is_started
-        assert not [t for t in threading.enumerate() if t.name.startswith("durably")]
+        assert names_of_threads() == []
         do(locker, "free")
         app.start()
         assert app.jobs["job"].trigger_and_wait(1, timeout=20).output == 1
@@ -281,7 +282,7 @@ def test_closing_under_a_lock_leaves_nothing(
     app.close()
     with pytest.raises(durably.EngineClosedError):
         app.get_runs()
-    assert not [t for t in threading.enumerate() if t.name.startswith("durably")]
+    assert names_of_threads() == []
     do(locker, "free")
     with durably.Durably(database, jobs=[job]) as after:
         assert after.jobs["job"].trigger_and_wait(1, timeout=20).output == 1

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from children import left_by_the_dead
-from gates import HANG_S, Gate, in_thread, later, status
+from gates import HANG_S, Gate, in_thread, later, names_of_threads, status
 
 import durably
 from durably import Durably, EngineClosedError
@@ -32,10 +32,6 @@ def app(tmp_path: Path, gate: Gate) -> Iterator[Durably]:
     app.close()
 
 
-def threads() -> list[str]:
-    return [each.name for each in threading.enumerate() if each.name.startswith("durably")]
-
-
 class TestStartingAndStopping:
     def test_a_start_that_overtakes_the_stop_of_an_engine_that_was_not_started(
         self, app: Durably, monkeypatch: pytest.MonkeyPatch
@@ -48,7 +44,7 @@ class TestStartingAndStopping:
         may_stop.set()
         stopping.join(HANG_S)
         assert outcome == [None]
-        assert app._supervisor.takes_runs or threads() == []
+        assert app._supervisor.takes_runs or names_of_threads() == []
 
     def test_a_start_that_overtakes_the_stop_of_a_busy_engine(
         self, app: Durably, gate: Gate, eventually: Callable[[Callable[[], object]], None]
@@ -83,7 +79,7 @@ class TestStartingAndStopping:
         app.on("run:recover", lambda event: app.start())
         app.start()
         app.stop()
-        assert threads() == []
+        assert names_of_threads() == []
         assert app._supervisor._lifecycle._holds == 0
 
     def test_a_listener_that_blocks_what_is_being_started(self, app: Durably) -> None:
@@ -126,7 +122,7 @@ class TestProcessOneInListeners:
         left_by_the_dead(app._database.path, "unknown")
         assert inside.wait(HANG_S)
         app.stop()
-        assert (threads(), supervisor._lifecycle._holds) == ([], 0)
+        assert (names_of_threads(), supervisor._lifecycle._holds) == ([], 0)
 
     def test_of_the_flusher_after_the_last_other_call(
         self, app: Durably, gate: Gate, monkeypatch: pytest.MonkeyPatch
@@ -153,7 +149,7 @@ class TestProcessOneInListeners:
         assert inside.wait(HANG_S)
         gate.go.set()
         calling.join(HANG_S)
-        assert (outcome, raised, threads()) == ([True], [], [])
+        assert (outcome, raised, names_of_threads()) == ([True], [], [])
 
 
 class TestCallsThatExecute:

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from gates import names_of_threads
 from invariants import check
 
 import durably
@@ -177,8 +178,7 @@ def test_engine_can_be_used_on(tmp_path: Path, scene: Callable[[Durably], None])
         else:
             assert run.output == 0, ctrl_c.where
         app.close()
-        left = [each.name for each in threading.enumerate() if each.name.startswith("durably")]
-        assert left == [], ctrl_c.where
+        assert names_of_threads() == [], ctrl_c.where
         with opened(n):
             pass
         assert check(tmp_path / f"{n}.db", is_idle=True, is_finished=True) == [], ctrl_c.where

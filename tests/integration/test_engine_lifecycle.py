@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from gates import HANG_S, Gate, in_thread, status
+from gates import HANG_S, Gate, in_thread, names_of_threads, status
 
 import durably
 from durably import Durably, RunStatus, WaitTimeoutError
@@ -26,23 +26,20 @@ def app(tmp_path: Path, gate: Gate) -> Iterator[Durably]:
     app.close()
 
 
-def names_of_threads() -> set[str]:
-    return {each.name for each in threading.enumerate() if each.name.startswith("durably")}
-
-
 class TestStart:
     def test_an_engine_that_was_not_started_executes_nothing(
         self, app: Durably, gate: Gate
     ) -> None:
         """Opening starts no thread; a trigger is stored and stays pending."""
         run = app.jobs["gated"].trigger()
-        assert names_of_threads() == set()
+        assert names_of_threads() == []
         assert status(app, run) == "pending"
 
     def test_start_begins_the_threads(self, app: Durably) -> None:
         """Dispatcher, heartbeat and reaper run when start() has returned, each under its name."""
         app.start()
-        assert {"durably-dispatcher", "durably-heartbeat", "durably-reaper"} <= names_of_threads()
+        expected = {"durably-dispatcher", "durably-heartbeat", "durably-reaper"}
+        assert expected <= {*names_of_threads()}
 
     def test_start_is_idempotent(self, app: Durably) -> None:
         """A second start() changes nothing."""
@@ -81,7 +78,7 @@ class TestStart:
             monkeypatch.setattr(app._database, "write", refuse)
             with pytest.raises(durably.DatabaseError, match="locked for too long"):
                 app.start()
-            assert names_of_threads() == set()
+            assert names_of_threads() == []
             monkeypatch.undo()
 
         app.start()
@@ -99,7 +96,7 @@ class TestStop:
         thread.join(HANG_S)
 
         assert outcome == [None]
-        assert names_of_threads() == set()
+        assert names_of_threads() == []
         assert status(app, run) == "completed"
 
     def test_nothing_new_is_claimed_meanwhile(
@@ -127,7 +124,7 @@ class TestStop:
         app.start()
         app.stop()
         app.stop(timeout=timedelta(seconds=1))
-        assert names_of_threads() == set()
+        assert names_of_threads() == []
 
     def test_the_engine_can_be_started_again(self, app: Durably, gate: Gate) -> None:
         """After stop() the engine is usable, and start() makes it execute again."""
@@ -150,7 +147,7 @@ class TestStop:
         for thread, outcome in stops:
             thread.join(HANG_S)
             assert outcome == [None]
-        assert names_of_threads() == set()
+        assert names_of_threads() == []
 
     def test_a_database_that_cannot_be_written_keeps_nobody_from_stopping(
         self, app: Durably, monkeypatch: pytest.MonkeyPatch
@@ -163,7 +160,7 @@ class TestStop:
 
         monkeypatch.setattr(app._database, "write", refuse)
         app.stop()
-        assert names_of_threads() == set()
+        assert names_of_threads() == []
         app.close()
         assert app._database.is_closed
 
@@ -215,7 +212,7 @@ class TestTimeout:
             app.stop(timeout=0)
         gate.go.set()
         app.stop()
-        assert names_of_threads() == set()
+        assert names_of_threads() == []
 
     def test_an_interrupt_that_timed_out_still_holds(self, app: Durably, gate: Gate) -> None:
         """The step in progress finishes; then the run goes back, although nobody waits."""

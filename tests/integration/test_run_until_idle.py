@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from children import left_by_the_dead
+from gates import names_of_threads
 
 import durably
 from durably import Durably, RunStatus, ValidationError
@@ -50,10 +51,6 @@ def found_running(app: Durably) -> durably.Run[Any, Any]:
     return run
 
 
-def threads() -> list[str]:
-    return [each.name for each in threading.enumerate() if each.name.startswith("durably")]
-
-
 class TestRunUntilIdle:
     def test_it_executes_all_and_says_how_many(self, app: Durably) -> None:
         """More runs than slots are executed, failures count, and no thread is left."""
@@ -63,7 +60,7 @@ class TestRunUntilIdle:
         assert app.run_until_idle() == 11
         assert [app.get_run(run).output for run in triggered] == [n * n for n in range(10)]
         assert app.count_runs(status="failed") == 1
-        assert threads() == []
+        assert names_of_threads() == []
 
     def test_with_nothing_to_do_it_returns_zero(self, app: Durably) -> None:
         """Again and again."""
@@ -185,7 +182,7 @@ class TestRunUntilIdle:
         found = app.get_run(run)
         assert (found.status, found.completed_steps) == ("pending", 1)
         # The pool may not know of a thread in whose start the Ctrl-C landed; it ends as well.
-        eventually(lambda: threads() == [])
+        eventually(lambda: names_of_threads() == [])
 
     @pytest.mark.parametrize("most", [-1, True, 1.0, "1"], ids=repr)
     def test_a_bad_bound_is_refused(self, app: Durably, most: Any) -> None:
@@ -208,7 +205,7 @@ class TestProcessOne:
         app.register(where).batch_trigger([1, 2])
         assert [app.process_one() for _ in range(3)] == [True, True, False]
         assert seen == [(1, threading.current_thread()), (2, threading.current_thread())]
-        assert threads() == []
+        assert names_of_threads() == []
 
     def test_a_failure_stays_in_the_run(self, app: Durably) -> None:
         """The exception of a job does not come out: the run is failed, and one was executed."""
@@ -262,7 +259,7 @@ class TestProcessOne:
         found = app.get_run(run)
         assert (found.status, found.completed_steps, found.error) == ("pending", 1, None)
         assert [each.name for each in app.get_steps(run)] == ["first"]
-        assert threads() == []
+        assert names_of_threads() == []
 
         assert app.process_one() is True
         assert app.get_run(run).output == "done"

@@ -106,7 +106,7 @@ def claim(
     store: Database, owner: int, *jobs: str, limit: int = 1, now_us: int = 20
 ) -> list[RunRow]:
     """The rows of the runs that a claim got."""
-    return store.write(runs.claim, Claim(owner, json.dumps(jobs or ["job"]), now_us, limit))
+    return store.write(runs.claim, Claim(owner, json.dumps(jobs or ["job"]), lambda: now_us, limit))
 
 
 def given_running(store: Database, owner: int, job: str = "job", **options: Any) -> RunRow:

@@ -395,7 +395,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(number=numbers, jobs=jobs_known, limit=st.integers(1, 3))
     def claim(self, number: int, jobs: tuple[str, ...], limit: int) -> None:
         owner = self.all_owners[number % len(self.all_owners)]
-        wanted = Claim(owner, json.dumps(jobs), self.now, limit)
+        wanted = Claim(owner, json.dumps(jobs), lambda: self.now, limit)
         if owner not in self.owners:
             try:
                 assert self.store.write(runs.claim, wanted) == []
@@ -530,7 +530,7 @@ class StoreMachine(RuleBasedStateMachine):
         ending = Ending(execution.key, execution.attempt, output, error, progress, keep, self.now)
         wanted = None
         if jobs_next is not None and execution.owner in self.owners:
-            wanted = Claim(execution.owner, json.dumps(jobs_next), self.now)
+            wanted = Claim(execution.owner, json.dumps(jobs_next), lambda: self.now)
         ended = self.store.write(runs.finish, ending, wanted)
         run = self.current(execution)
         assert ended.is_effective == (run is not None)

@@ -107,20 +107,23 @@ def _always() -> bool:
 
 
 class Claim(NamedTuple):
-    """Who wants how many runs of which jobs; ``jobs`` is a JSON array of names."""
+    """Who wants how many runs of which jobs; ``jobs`` is a JSON array of names.
+
+    What may have changed on the way is asked in the transaction: the time, so that no run has
+    begun before it was triggered, and whether they are wanted still.
+    """
 
     owner: int
     jobs: str
-    now_us: int
+    now_us: Callable[[], int]
     limit: int = 1
     is_wanted: Callable[[], bool] = _always
-    """Asked in the transaction: what is triggered after the end of claiming is left alone."""
 
 
 def claim(db: apsw.Connection, wanted: Claim) -> list[RunRow]:
     """Take up to ``limit`` runs for an owner, as long as they are wanted, those triggered first."""
     claimed: list[RunRow] = []
-    bindings = {"owner": wanted.owner, "jobs": wanted.jobs, "now_us": wanted.now_us}
+    bindings = {"owner": wanted.owner, "jobs": wanted.jobs, "now_us": wanted.now_us()}
     while len(claimed) < wanted.limit and wanted.is_wanted():
         row = lookups.first_row(db, CLAIM, bindings)
         if row is None:

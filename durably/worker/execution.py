@@ -53,6 +53,7 @@ class Execution:
 
     Args:
         claim_next: says what to claim in the transaction that ends this run, or ``None``.
+        is_stopping: whether the engine claims nothing any more that the run could wait for.
     """
 
     def __init__(
@@ -62,12 +63,14 @@ class Execution:
         services: Services,
         flusher: Flusher,
         claim_next: ClaimNext,
+        is_stopping: Callable[[], bool],
     ) -> None:
         self._active = active
         self._job = job
         self._services = services
         self._flusher = flusher
         self._claim_next = claim_next
+        self._is_stopping = is_stopping
         self._untold: Callable[[], None] | None = None
 
     def execute(self) -> RunRow | None:
@@ -127,8 +130,9 @@ class Execution:
         stops, that is why nothing executes what a thread of the job may wait for.
         """
         reason = self._active.stop_reason
-        is_in_vain = reason is RunInterrupted and isinstance(exc, NoWorkerError)
-        return reason is not None and (is_in_vain or _is_stop(exc))
+        if isinstance(exc, NoWorkerError) and (reason is RunInterrupted or self._is_stopping()):
+            return True
+        return reason is not None and _is_stop(exc)
 
     def _arguments(self) -> tuple[Any, ...]:
         job, active = self._job, self._active

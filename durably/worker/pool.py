@@ -182,9 +182,13 @@ class Pool:
         active = self._thread.active
         if active is None or self._services.emitter.is_inside_listener:
             return
-        if is_futile and self._is_draining and not active.is_callers:
+        if is_futile and self._is_stopping(active):
             active.stop(RunInterrupted)
         active.check()
+
+    def _is_stopping(self, active: ActiveRun) -> bool:
+        """Whether nothing is claimed any more beside a run that is executed in a slot."""
+        return self._is_draining and not active.is_callers
 
     # -- opening and draining --------------------------------------------------------------
 
@@ -258,7 +262,7 @@ class Pool:
         names, owner = self._registry.names_json, self._owner()
         if names is None or owner is None:
             return None
-        return Claim(owner, names, self._services.clock.now_us(), limit)
+        return Claim(owner, names, self._services.clock.now_us, limit)
 
     def _claim_for_slots(self, limit: int) -> Claim | None:
         """The same for slots, void once nothing is to be claimed any more."""
@@ -455,7 +459,14 @@ class Pool:
         self._thread.depth += 1
         try:
             job = self._registry.require(active.job_name)
-            execution = Execution(active, job, self._services, self._flusher, claim_next)
+            execution = Execution(
+                active,
+                job,
+                self._services,
+                self._flusher,
+                claim_next,
+                is_stopping=lambda: self._is_stopping(active),
+            )
             claimed = execution.execute()
             if claimed is not None:
                 following = self._enter(claimed)

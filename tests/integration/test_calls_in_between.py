@@ -101,6 +101,29 @@ class TestStartingAndStopping:
         assert outcome == [None]
 
 
+def test_a_run_that_was_triggered_during_its_claim_has_begun_after_that(
+    app: Durably, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The claim takes what is pending when it comes to it, and the time of then."""
+    write = app._database.write
+    inside, may_go_on = threading.Event(), threading.Event()
+
+    def claim_later(operation: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if operation is runs.claim:
+            inside.set()
+            assert may_go_on.wait(HANG_S)
+        return write(operation, *args, **kwargs)
+
+    monkeypatch.setattr(app._database, "write", claim_later)
+    app.jobs["quick"].trigger()
+    app.start()
+    assert inside.wait(HANG_S)
+    late = app.jobs["quick"].trigger()
+    may_go_on.set()
+    ended = app.wait(late, timeout=HANG_S)
+    assert ended.created_at <= ended.started_at <= ended.completed_at
+
+
 class TestProcessOneInListeners:
     def test_of_the_reaper_while_the_engine_stops(
         self, app: Durably, monkeypatch: pytest.MonkeyPatch
@@ -297,18 +320,25 @@ class TestJobsThatWaitForRuns:
         app.start()
         assert app.wait(waiting, timeout=HANG_S).output == ["first", "second", "third"]
 
+    @pytest.mark.parametrize("how", ["itself", "in a thread"])
     def test_a_stop_puts_back_who_waits_for_what_is_not_begun_any_more(
-        self, app: Durably, gate: Gate, eventually: Callable[[Callable[[], object]], None]
+        self, app: Durably, eventually: Callable[[Callable[[], object]], None], how: str
     ) -> None:
         """It neither fails nor holds up the stop."""
         is_begun = threading.Event()
+
+        def output(child: str) -> Any:
+            if how == "itself":
+                return app.wait(child).output
+            with ThreadPoolExecutor(1) as threads:
+                return threads.submit(app.wait, child).result().output
 
         @durably.job("late")
         def late(step: durably.StepContext) -> Any:
             is_begun.set()
             eventually(lambda: app._supervisor._pool.is_draining)
             child = step.run("child", lambda: app.jobs["quick"].trigger().id)
-            return step.run("wait", lambda: app.wait(child).output)
+            return step.run("wait", output, child)
 
         app.register(late)
         app.start()

@@ -83,7 +83,7 @@ def test_concurrency_key_is_respected(app: durably.Durably) -> None:
     app.start()
     held = app.jobs["work"].trigger(1, concurrency_key="k")
     app.wait(held, timeout=HANG_S)
-    claim = runs.Claim(owner.owner_number or 0, '["work"]', 1)
+    claim = runs.Claim(owner.owner_number or 0, '["work"]', lambda: 1)
     app._supervisor._pool.reserve_slots()
     waiting = [app.jobs["work"].trigger(n, concurrency_key="k") for n in (2, 3)]
     [row] = app._database.write(runs.claim, claim)

@@ -47,7 +47,7 @@ class Pool:
         if self.free <= 0 or self.is_draining:
             return None
         reserved, self.free = self.free, 0
-        return Claim(self.owner, json.dumps(self.jobs), 20, reserved)
+        return Claim(self.owner, json.dumps(self.jobs), lambda: 20, reserved)
 
     def _hand_over(self, row: RunRow) -> bool:
         self.on_hand_over(row)

@@ -177,7 +177,7 @@ def pending(db: apsw.Connection, job: str, key: str | None) -> None:
 
 def behind_a_busy_key(db: apsw.Connection) -> None:
     enqueueing.enqueue(db, NewRun("holder", "job", "1", concurrency_key="k"), 1)
-    (holder,) = runs.claim(db, Claim(2, '["job"]', 1))
+    (holder,) = runs.claim(db, Claim(2, '["job"]', lambda: 1))
     assert holder.id == "holder"
     pending(db, "job", "k")
 
@@ -205,7 +205,7 @@ def costs(db: apsw.Connection, name: str) -> dict[str, int]:
     new = NewRun(f"mine-{name}", "job", "1", idempotency_key=f"i{name}", concurrency_key=f"c{name}")
     taken: list[lookups.RunRow] = []
     # Those that were triggered before are claimed first.
-    own = Claim(1, jobs, 2)
+    own = Claim(1, jobs, lambda: 2)
 
     def finish(**how: str | None) -> Callable[[], object]:
         end = {"output": None, "error": None} | how
@@ -271,7 +271,7 @@ def test_claiming_from_a_queue_of_20000_costs_the_same_for_each(db: apsw.Connect
         taken: list[lookups.RunRow] = []
 
         def one(taken: list[lookups.RunRow] = taken) -> None:
-            taken.extend(runs.claim(db, Claim(1, '["job"]', 2)))
+            taken.extend(runs.claim(db, Claim(1, '["job"]', lambda: 2)))
             ending = Ending(taken[0].run, 1, "1", None, None, True, 3)
             runs.finish(db, ending, None)
 

@@ -198,7 +198,9 @@ def test_key_is_handed_on_within_the_transaction_of_the_end(store: Database) -> 
     owner = given_owner(store)
     (taken,) = claim(store, owner)
     for following in mine[1:]:
-        ended = finish(store, taken, output="1", claim_next=runs.Claim(owner, '["job"]', 40))
+        ended = finish(
+            store, taken, output="1", claim_next=runs.Claim(owner, '["job"]', lambda: 40)
+        )
         assert ended.claimed is not None
         taken = ended.claimed
         assert taken.id == following.id

@@ -60,7 +60,7 @@ def test_claim_for_no_slot_takes_nothing(store: Database, limit: int) -> None:
 def test_claim_knows_jobs_by_their_exact_names(store: Database, jobs: str) -> None:
     """A name is compared as it is, whatever it holds."""
     trigger(store)
-    assert store.write(runs.claim, Claim(given_owner(store), jobs, 1)) == []
+    assert store.write(runs.claim, Claim(given_owner(store), jobs, lambda: 1)) == []
     assert store.read(lookups.has_claimable, jobs) is False
 
 
@@ -172,7 +172,7 @@ def test_finish_claims_the_next_run(store: Database, is_stale: bool) -> None:
         store.write(runs.cancel, run.id, 25)
         store.write(runs.release, run.run, run.attempt, owner, 26)
     waiting = trigger(store, concurrency_key="k")
-    ended = finish(store, run, output="1", claim_next=Claim(owner, '["job"]', 40))
+    ended = finish(store, run, output="1", claim_next=Claim(owner, '["job"]', lambda: 40))
     assert ended.is_effective is not is_stale
     assert ended.claimed == stored(store, waiting)
     assert ended.claimed.status == "running"
@@ -182,7 +182,7 @@ def test_finish_with_nothing_to_claim_says_so(store: Database) -> None:
     """With no other run waiting, the end claims nothing."""
     owner = given_owner(store)
     run = given_running(store, owner)
-    ended = finish(store, run, output="1", claim_next=Claim(owner, '["job"]', 40))
+    ended = finish(store, run, output="1", claim_next=Claim(owner, '["job"]', lambda: 40))
     assert ended == (True, None)
 
 

@@ -191,7 +191,7 @@ def test_ending_a_run_and_claiming_the_next_is_one_transaction(
     run = given_running(store, owner, concurrency_key="k")
     following = trigger(store, concurrency_key="k")
     with Counted(store, disk) as counted:
-        ended = finish(store, run, output="1", claim_next=Claim(owner, '["job"]', 40))
+        ended = finish(store, run, output="1", claim_next=Claim(owner, '["job"]', lambda: 40))
     assert ended.claimed is not None
     assert ended.claimed.id == following.id
     assert (counted.writes, counted.commits) == (["BEGIN", "UPDATE", "UPDATE", "COMMIT"], 1)

@@ -20,6 +20,10 @@ from durably.store.watch import LogWatch, Woken, open_watch
 # a core; more rarely, another process's run would wait over 20 ms for its start.
 LOOK_INTERVAL_S: Final = 0.020
 
+# How long who claims waits for listeners to hear of what it is about to act on. One of them may
+# block, or wait for that very run.
+TELL_S: Final = 0.1
+
 # How often it looks all the same while the log is watched: there are file systems that do not tell
 # of every write.
 WATCHED_LOOK_S: Final = 0.25
@@ -123,12 +127,6 @@ class ChangeFeed(ForkParticipant):
             version: the file's version that the thread has seen: another one is an offer too.
             look_s: how often to look at it, while nothing else tells of it; ``None`` for never.
         """
-        self._wait_for_offer(version, timeout_s, look_s)
-        if self.is_told_soon():
-            # What follows from the change is told after the change itself, unless that takes long.
-            self._rest(LOOK_INTERVAL_S)
-
-    def _wait_for_offer(self, version: int, timeout_s: float, look_s: float | None) -> None:
         if version != self._calm_version:
             self._calm_version = version
             self._disarm()
@@ -154,6 +152,14 @@ class ChangeFeed(ForkParticipant):
             if woken is Woken.BY_RING:
                 self._disarm()
                 return
+
+    def let_tell(self) -> None:
+        """Let listeners hear what was committed before what follows from it, for ``TELL_S``.
+
+        For the thread that claims, which must claim afterwards.
+        """
+        if self.is_told_soon():
+            self._rest(TELL_S)
 
     def _rest(self, timeout_s: float) -> Woken:
         watch = self._watch

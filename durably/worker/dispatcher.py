@@ -91,6 +91,8 @@ class Dispatcher(Service):
         try:
             # A look costs microseconds and no write transaction.
             if self._database.read(lookups.has_claimable, claim.jobs):
+                # A trigger, before the start of its run.
+                self._changes.let_tell()
                 claimed = self._database.write(runs.claim, claim)
         finally:
             self._return_slots(claim.limit - len(claimed))

@@ -12,7 +12,7 @@ from gates import HANG_S, Gate, in_thread, later, names_of_threads, status
 
 import durably
 from durably import Durably, EngineClosedError
-from durably.store import runs
+from durably.store import changes, runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -555,5 +555,6 @@ class TestListeners:
             app.on("run:trigger", lambda event: heard.append(event.type))
             app.on("run:start", lambda event: heard.append(event.type))
             monkeypatch.setattr(triggering, "_tell", tell_after_a_slot_is_free)
+            monkeypatch.setattr(changes, "TELL_S", HANG_S)
             app.jobs["quick"].trigger()
         assert heard == ["run:trigger", "run:start"]

@@ -415,23 +415,3 @@ def check_looks_by_the_clock(watched: Watched) -> None:
     feed.offer()
     feed.wait_for_offer(version, HANG_S, look_s=0.001)
     assert watched.woken == []
-
-
-@pytest.mark.parametrize("rung", [True, False])
-def test_change_that_is_told_soon_is_offered_by_whoever_tells(
-    store: Database, monkeypatch: pytest.MonkeyPatch, rung: bool
-) -> None:
-    """Who claims waits for that, but no longer than between two looks."""
-    feed = store.changes
-    feed.is_told_soon = lambda: True
-    version = feed.version()
-    trigger(store)
-    rests: list[float] = []
-
-    def rest(timeout_s: float) -> Woken:
-        rests.append(timeout_s)
-        return Woken.BY_RING if rung else Woken.BY_TIME
-
-    monkeypatch.setattr(feed, "_rest", rest)
-    feed.wait_for_offer(version, HANG_S, look_s=LOOK_INTERVAL_S)
-    assert rests == [LOOK_INTERVAL_S]

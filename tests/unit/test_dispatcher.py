@@ -12,9 +12,11 @@ from storekit import FakeClock, claim, finish, given_owner, query, trigger
 
 from durably.errors import DatabaseError
 from durably.store import lookups, runs
+from durably.store.changes import TELL_S
 from durably.store.database import Database
 from durably.store.lookups import RunRow
 from durably.store.runs import Claim
+from durably.store.watch import Woken
 from durably.worker.dispatcher import PATIENCE_S, Dispatcher
 
 
@@ -125,6 +127,26 @@ def test_run_that_somebody_else_was_faster_to_claim_costs_no_slot(
     monkeypatch.setattr(lookups, "has_claimable", then_lose)
     assert pool.dispatcher.dispatch() == 0
     assert (pool.got, pool.free) == ([], 3)
+
+
+def test_what_is_being_told_is_let_go_first(
+    pool: Pool, store: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trigger before the start of its run; but that does not wait for long."""
+    rests: list[float] = []
+
+    def rest(timeout_s: float) -> Woken:
+        assert pool.got == []
+        rests.append(timeout_s)
+        return Woken.BY_TIME
+
+    monkeypatch.setattr(store.changes, "_rest", rest)
+    store.changes.is_told_soon = lambda: True
+    assert pool.dispatcher.dispatch() == 0
+    assert rests == []
+    trigger(store)
+    assert pool.dispatcher.dispatch() == 1
+    assert rests == [TELL_S]
 
 
 @pytest.mark.parametrize(

@@ -23,11 +23,28 @@ hypothesis.settings.register_profile("durably", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("durably")
 
 
-def pytest_configure() -> None:
-    """Let a Ctrl-C arrive, here and in child processes.
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Offer the delays of ``delays.py``."""
+    parser.addoption(
+        "--delays",
+        type=float,
+        metavar="SECONDS",
+        help="delay lines of durably at random, by up to this long, to find races",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let a Ctrl-C arrive, here and in child processes; begin the delays, if asked to.
 
     A shell ignores it for what it starts in the background, where the tests of it would hang.
     """
+    longest_s = config.getoption("--delays")
+    if longest_s:
+        from delays import Delays  # noqa: PLC0415 - needs a newer Python than the other tests
+
+        delays = Delays(longest_s)
+        delays.begin()
+        config.add_cleanup(delays.end)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,12 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[durably.Dur
     app.close()
 
 
+def until_slot_is_free(app: durably.Durably) -> None:
+    """Wait for that: it comes a little after the end of the run."""
+    deadline = time.monotonic() + HANG_S
+    assert app._supervisor._pool.wait_until_idle(lambda: None, deadline)
+
+
 def test_the_run_first_in_line_is_started(app: durably.Durably) -> None:
     """Not the one that was triggered, if others came before; that one follows."""
     first = app.jobs["work"].trigger(1)  # not started yet: it stays pending
@@ -55,6 +62,7 @@ def test_trigger_that_finds_its_run_takes_no_slot(app: durably.Durably) -> None:
     app.start()
     first = app.jobs["work"].trigger(1, idempotency_key="k")
     app.wait(first, timeout=HANG_S)
+    until_slot_is_free(app)
     for _ in range(3):
         assert app.jobs["work"].trigger(1, idempotency_key="k").disposition == "idempotent"
     assert app.wait(app.jobs["work"].trigger(2), timeout=HANG_S).output == 2
@@ -73,6 +81,7 @@ def test_retried_run_is_started_too(app: durably.Durably) -> None:
     app.start()
     with pytest.raises(durably.RunFailedError):
         handle.trigger_and_wait(idempotency_key="k", timeout=HANG_S)
+    until_slot_is_free(app)
     run = handle.trigger_and_wait(idempotency_key="k", retry_failed=True, timeout=HANG_S)
     assert (run.disposition, run.output) == ("retried", 2)
 
@@ -83,6 +92,7 @@ def test_concurrency_key_is_respected(app: durably.Durably) -> None:
     app.start()
     held = app.jobs["work"].trigger(1, concurrency_key="k")
     app.wait(held, timeout=HANG_S)
+    until_slot_is_free(app)
     claim = runs.Claim(owner.owner_number or 0, '["work"]', lambda: 1)
     app._supervisor._pool.reserve_slots()
     waiting = [app.jobs["work"].trigger(n, concurrency_key="k") for n in (2, 3)]

@@ -99,14 +99,14 @@ class Triggering:
             return self._trigger_and_start(accepted)
         # Not together with its start: a listener may wait for the run, which must then not wait
         # for the listener.
-        with self._emitter.announcing(accepted.new.id):
-            now_us = self._clock.now_us()
-            enqueued, _ = self._enqueue(accepted.new, None, now_us)
-            try:
+        try:
+            with self._emitter.announcing(accepted.new.id):
+                now_us = self._clock.now_us()
+                enqueued, _ = self._enqueue(accepted.new, None, now_us)
                 return self._tell(enqueued, accepted, to_datetime(now_us))
-            finally:
-                # Only now: what is woken by it tells of the run's start after its trigger.
-                self._changes.offer()
+        finally:
+            # Only now: what is woken by it tells of the run's start after its trigger.
+            self._changes.offer()
 
     def _may_be_heard(self, new: NewRun) -> bool:
         """Whether somebody listens to what a trigger may come to."""

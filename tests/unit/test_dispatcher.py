@@ -12,11 +12,10 @@ from storekit import FakeClock, claim, finish, given_owner, query, trigger
 
 from durably.errors import DatabaseError
 from durably.store import lookups, runs
-from durably.store.changes import TELL_S
+from durably.store.changes import TELL_LOOKS
 from durably.store.database import Database
 from durably.store.lookups import RunRow
 from durably.store.runs import Claim
-from durably.store.watch import Woken
 from durably.worker.dispatcher import PATIENCE_S, Dispatcher
 
 
@@ -129,24 +128,22 @@ def test_run_that_somebody_else_was_faster_to_claim_costs_no_slot(
     assert (pool.got, pool.free) == ([], 3)
 
 
-def test_what_is_being_told_is_let_go_first(
-    pool: Pool, store: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("looks", [3, TELL_LOOKS])
+def test_what_is_being_told_is_let_go_first(pool: Pool, store: Database, looks: int) -> None:
     """A trigger before the start of its run; but that does not wait for long."""
-    rests: list[float] = []
+    looked: list[int] = []
 
-    def rest(timeout_s: float) -> Woken:
-        assert pool.got == []
-        rests.append(timeout_s)
-        return Woken.BY_TIME
+    def is_told_soon() -> bool:
+        looked.append(len(pool.got))
+        return len(looked) <= looks
 
-    monkeypatch.setattr(store.changes, "_rest", rest)
-    store.changes.is_told_soon = lambda: True
+    store.changes.is_told_soon = is_told_soon
     assert pool.dispatcher.dispatch() == 0
-    assert rests == []
+    assert looked == []
     trigger(store)
+    store.changes.offer()  # of something else
     assert pool.dispatcher.dispatch() == 1
-    assert rests == [TELL_S]
+    assert looked == [0] * min(looks + 1, TELL_LOOKS)
 
 
 @pytest.mark.parametrize(

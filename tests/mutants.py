@@ -195,6 +195,10 @@ PACKAGE: Final[dict[str, Mutant]] = {
             Source("stepping.py", "self._read(self._replay.find, name)", "None, False"),
         ],
     ),
+    "claim that a stop does not end": Mutant(
+        "integration/test_overtaken_stops.py::test_a_claim_that_a_stop_overtakes_takes_nothing",
+        [Source("store/runs.py", " and wanted.is_wanted():", ":")],
+    ),
     "commit that failed passed for one": Mutant(
         "unit/test_writer.py::test_commit_that_fails_fails_every_operation_in_it",
         [Source("store/transactions.py", "            ticket.error = error\n", "")],

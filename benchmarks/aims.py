@@ -26,7 +26,7 @@ class Medians:
         outcomes = self._figures[table][row]
         if not outcomes:
             raise KeyError(row)
-        return statistics.median(outcome[what] for outcome in outcomes)
+        return float(statistics.median(outcome[what] for outcome in outcomes))
 
     def rows(self, table: str) -> list[str]:
         """Which rows of a table were measured."""

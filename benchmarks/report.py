@@ -49,7 +49,7 @@ def write(results: dict[str, Any], tables: list[Table], folder: Path, page: Path
 
 
 def _median(outcomes: list[dict[str, Any]]) -> float:
-    return statistics.median(outcome["value"] for outcome in outcomes)
+    return float(statistics.median(outcome["value"] for outcome in outcomes))
 
 
 def _lines(

@@ -81,9 +81,9 @@ def _steps(size: Sizes) -> list[Table]:
     spinning = []
     for system in (FLOOR, DURABLY):
         for spinners in (0, 1, 4):
-            arguments = {"count": beside, "synchronous": "full", "spinners": spinners}
             row = f"{system.name}, {spinners} beside"
-            spinning.append(Case(row, system, "steps", arguments, steps=beside))
+            options = {"count": beside, "synchronous": "full", "spinners": spinners}
+            spinning.append(Case(row, system, "steps", options, steps=beside))
     return [
         Table("steps", "Checkpoints a second, one run, small results", "steps/s", one),
         Table("steps-16", "Checkpoints a second, 16 runs at once", "steps/s", sixteen),

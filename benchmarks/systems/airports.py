@@ -16,7 +16,7 @@ from benchmarks.systems.child import Meter, Outcome, main
 from benchmarks.systems.durably_engine import durability
 
 SCRIPT = Path(__file__).parents[2] / "docs" / "examples" / "import_airports.py"
-SHIPPED = importlib.resources.files("airportsdata") / "airports.csv"
+SHIPPED = Path(str(importlib.resources.files("airportsdata") / "airports.csv"))
 
 
 def example() -> ModuleType:

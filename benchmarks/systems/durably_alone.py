@@ -96,7 +96,7 @@ def claim(*, finished: int = 0, behind: int = 0, unknown: int = 0, times: int) -
     owner = app._supervisor.owner_number
     assert owner is not None
     database = app._database
-    wanted = Claim(owner, '["empty"]', 1)
+    wanted = Claim(owner, '["empty"]', lambda: 1)
     if behind:
         busy = [durably.Trigger(number, concurrency_key="busy") for number in range(behind)]
         handle.batch_trigger(busy)
@@ -184,7 +184,7 @@ def purge(*, finished: int, deletes: bool) -> Outcome:
     before = Path(PATH).stat().st_size
     with durably.Durably(PATH, jobs=[beside, empty]) as app:
         run = app.jobs["beside"].trigger(0)
-        until(lambda: app.get_run(run).status == "running")
+        until(lambda: app.count_runs(status="running") == 1)
         started = time.perf_counter()
         deleted = 0
         if deletes:

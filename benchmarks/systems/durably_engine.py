@@ -93,7 +93,7 @@ def resumed(step: durably.StepContext, count: int) -> int:
     return step.run("new", first_new_step, count)
 
 
-JOBS = [many_steps, one_step, note_start, resumed]
+JOBS: list[durably.Job[Any, Any]] = [many_steps, one_step, note_start, resumed]
 
 
 def _rate_or_ms(count: int, seconds: float, spinners: int | None) -> float:

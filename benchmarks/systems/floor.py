@@ -7,7 +7,7 @@ import queue
 import statistics
 import threading
 import time
-from typing import Any
+from typing import Any, cast
 
 import apsw
 
@@ -191,7 +191,7 @@ def resume(*, count: int) -> Outcome:
     db = connect("full")
     with Meter() as meter:
         rows = db.execute("SELECT name, output FROM steps WHERE run = 1 ORDER BY step")
-        stored = dict(rows.fetchall())
+        stored: dict[Any, Any] = dict(cast("list[tuple[Any, Any]]", rows.fetchall()))
         for number in range(count):
             json.loads(stored.pop(f"step-{number}"))
     return {"value": 1e6 * meter.seconds / count, "durability": durability(db)}

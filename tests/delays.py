@@ -4,6 +4,10 @@ Where two threads get in each other's way, they mostly do so for microseconds, a
 that does it once in thousands of times, on somebody else's busy machine. With a delay now and then
 before a line, and after a return, it happens within minutes. What fails then is a race, in durably
 or in the test; how often it fails says nothing.
+
+Two things are not races. A test may take longer than its time. And a Ctrl-C that comes in a delay
+is met there, also before the line that leaves a ``with`` block, where Python itself lets none in:
+the lock of that block is then taken for ever. So the soak's real ones do not go with delays.
 """
 
 from __future__ import annotations

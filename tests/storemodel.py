@@ -323,7 +323,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def beat(self, number: int) -> None:
         owner = self.all_owners[number % len(self.all_owners)]
-        found = self.store.beat(owners.beat, owner, self.now)
+        found = self.store.beat(owners.beat, owner, lambda: self.now)
         running = self.owned(owner, "running")
         assert found.is_registered == (owner in self.owners)
         assert found.running == {(run.order, run.attempt) for run in running}

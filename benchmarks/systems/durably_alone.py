@@ -124,7 +124,7 @@ def beat(*, running: int, times: int) -> Outcome:
         taken = []
         for number in range(times):
             started = time.perf_counter()
-            marked = app._database.beat(owners.beat, owner, number + 1)
+            marked = app._database.beat(owners.beat, owner, lambda number=number: number + 1)
             taken.append(time.perf_counter() - started)
             assert len(marked.running) == running
         go_on.set()

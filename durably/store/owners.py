@@ -1,5 +1,6 @@
 """Owners: the engines that have the file open, and their heartbeats."""
 
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import apsw
@@ -80,11 +81,15 @@ class Beat(NamedTuple):
     running: frozenset[tuple[int, int]]
 
 
-def beat(db: apsw.Connection, owner: int, now_us: int) -> Beat:
-    """Mark the owner and all its running runs as alive; say which those are (run, attempt)."""
-    db.execute(BEAT_OWNER, {"owner": owner, "now_us": now_us})
+def beat(db: apsw.Connection, owner: int, now_us: Callable[[], int]) -> Beat:
+    """Mark the owner and all its running runs as alive; say which those are (run, attempt).
+
+    The time is asked for in the transaction: no run was alive last before it had begun.
+    """
+    bindings = {"owner": owner, "now_us": now_us()}
+    db.execute(BEAT_OWNER, bindings)
     is_registered = db.changes() > 0
-    rows: list[Any] = db.execute(BEAT_RUNS, {"owner": owner, "now_us": now_us}).fetchall()
+    rows: list[Any] = db.execute(BEAT_RUNS, bindings).fetchall()
     return Beat(is_registered, frozenset((run, attempt) for run, attempt in rows))
 
 

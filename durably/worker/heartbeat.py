@@ -55,7 +55,7 @@ class Heartbeat(Service):
         self._look_at_file()
         # Taken before the beat: a run claimed after it is not missing from its answer.
         expected = self._active()
-        beat = self._database.beat(owners.beat, self._owner(), self._clock.now_us())
+        beat = self._database.beat(owners.beat, self._owner(), self._clock.now_us)
         if not beat.is_registered:
             self._on_unregistered()
             return

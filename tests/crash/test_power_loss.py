@@ -104,7 +104,7 @@ def test_heartbeat_whose_sync_came_to_nothing_takes_no_commit_with_it(tmp_path: 
                 heartbeat_interval_us=1,
                 now_us=1,
             )
-            database.beat(owners.beat, owner, 2)
+            database.beat(owners.beat, owner, lambda: 2)
             vfs.sync_fails = lambda: True
             with pytest.raises(DatabaseError):
                 database.write(enqueueing.enqueue_plain, NewRun("refused", "job", "null"), 3)

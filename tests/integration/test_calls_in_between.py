@@ -12,7 +12,7 @@ from gates import HANG_S, Gate, in_thread, later, names_of_threads, status
 
 import durably
 from durably import Durably, EngineClosedError
-from durably.store import changes, runs
+from durably.store import changes, owners, runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -122,6 +122,33 @@ def test_a_run_that_was_triggered_during_its_claim_has_begun_after_that(
     may_go_on.set()
     ended = app.wait(late, timeout=HANG_S)
     assert ended.created_at <= ended.started_at <= ended.completed_at
+
+
+def test_a_run_that_has_begun_during_a_heartbeat_was_alive_after_that(
+    app: Durably,
+    gate: Gate,
+    monkeypatch: pytest.MonkeyPatch,
+    eventually: Callable[[Callable[[], object]], None],
+) -> None:
+    """The heartbeat marks what is running when it comes to it, with the time of then."""
+    beat = app._database.beat
+    inside, may_go_on = threading.Event(), threading.Event()
+
+    def beat_later(operation: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if operation is owners.beat:
+            inside.set()
+            assert may_go_on.wait(HANG_S)
+        return beat(operation, *args, **kwargs)
+
+    monkeypatch.setattr(app._database, "beat", beat_later)
+    app.start()
+    assert inside.wait(HANG_S)
+    run = app.jobs["gated"].trigger()
+    assert gate.inside.wait(HANG_S)
+    may_go_on.set()
+    eventually(lambda: app._supervisor._heartbeat.committed)
+    found = app.get_run(run)
+    assert found.started_at <= found.heartbeat_at
 
 
 class TestProcessOneInListeners:

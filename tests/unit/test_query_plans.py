@@ -227,7 +227,7 @@ def costs(db: apsw.Connection, name: str) -> dict[str, int]:
     }
     run = taken[-1]
     found |= {
-        "beat": vm_steps(db, lambda: owners.beat(db, 1, 5)),
+        "beat": vm_steps(db, lambda: owners.beat(db, 1, lambda: 5)),
         "checkpoint": vm_steps(
             db, lambda: steps.complete(db, run.run, run.attempt, 0, "s", "1", 1, 2)
         ),

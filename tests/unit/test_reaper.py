@@ -161,7 +161,7 @@ def test_owner_that_beats_keeps_its_runs(engine: Engine, store: Database, state:
     reaper = engine.reaper()
     for _ in range(10):
         beats(engine, reaper, 5)
-        store.beat(owners.beat, slow, 1)
+        store.beat(owners.beat, slow, lambda: 1)
         reaper.tick()
     assert stored(store, run).status == "running"
     assert engine.events == []
@@ -223,7 +223,7 @@ def test_owner_that_beats_while_it_is_judged_keeps_its_runs(
     recover_hung = runs.recover_hung
 
     def after_a_beat(db: Any, owner: int, *args: Any) -> Any:
-        owners.beat(db, owner, 1)
+        owners.beat(db, owner, lambda: 1)
         return recover_hung(db, owner, *args)
 
     monkeypatch.setattr(runs, "recover_hung", after_a_beat)
@@ -244,7 +244,7 @@ def test_owner_without_a_lock_file_that_beats_while_it_is_judged_stays(
     recover_dead = runs.recover_dead
 
     def after_a_beat(db: Any, owner: int, *args: Any, **kwargs: Any) -> Any:
-        owners.beat(db, owner, 1)
+        owners.beat(db, owner, lambda: 1)
         return recover_dead(db, owner, *args, **kwargs)
 
     monkeypatch.setattr(runs, "recover_dead", after_a_beat)

@@ -57,13 +57,13 @@ def test_beat_marks_the_owner_and_its_running_runs(store: Database) -> None:
     cancelled = given_running(store, owner)
     store.write(runs.cancel, cancelled.id, 30)
     foreign = given_running(store, other)
-    beat = store.beat(owners.beat, owner, 77)
+    beat = store.beat(owners.beat, owner, lambda: 77)
     assert beat == owners.Beat(True, frozenset({(run.run, 1), (second.run, 1)}))
     assert stored(store, run).heartbeat_at_us == 77
     assert stored(store, cancelled).heartbeat_at_us == 20
     assert stored(store, foreign) == foreign
     assert [row.beat for row in store.read(owners.list_all)] == [1, 0]
-    store.beat(owners.beat, owner, 78)
+    store.beat(owners.beat, owner, lambda: 78)
     assert only(store, owner).beat == 2
 
 
@@ -71,7 +71,7 @@ def test_beat_does_not_count_as_a_change_of_the_run(store: Database) -> None:
     """The time of the last change stays what it was."""
     owner = given_owner(store)
     run = given_running(store, owner)
-    store.beat(owners.beat, owner, 77)
+    store.beat(owners.beat, owner, lambda: 77)
     assert stored(store, run)._replace(heartbeat_at_us=20) == run
 
 
@@ -80,7 +80,7 @@ def test_beat_of_a_removed_owner_says_so(store: Database) -> None:
     owner = given_owner(store)
     given_running(store, owner)
     store.write(runs.recover_dead, owner, 30)
-    assert store.beat(owners.beat, owner, 40) == owners.Beat(False, frozenset())
+    assert store.beat(owners.beat, owner, lambda: 40) == owners.Beat(False, frozenset())
 
 
 def test_beat_of_an_owner_whose_runs_were_taken_tells_the_rest(store: Database) -> None:
@@ -93,7 +93,7 @@ def test_beat_of_an_owner_whose_runs_were_taken_tells_the_rest(store: Database) 
     claim(store, given_owner(store))
     assert (kept.id, kept.attempt) == (taken.id, 2)
     assert stored(store, ended).owner != owner
-    assert store.beat(owners.beat, owner, 40).running == {(kept.run, 2)}
+    assert store.beat(owners.beat, owner, lambda: 40).running == {(kept.run, 2)}
 
 
 def test_owner_with_runs_is_not_removed(store: Database) -> None:

@@ -206,9 +206,9 @@ def test_heartbeat_is_synced_like_the_commits_around_it(
     """
     owner = given_owner(store)
     given_running(store, owner)
-    store.beat(owners.beat, owner, 50)
+    store.beat(owners.beat, owner, lambda: 50)
     with Counted(store, disk) as counted:
-        store.beat(owners.beat, owner, 51)
+        store.beat(owners.beat, owner, lambda: 51)
     assert (counted.beats, counted.writes) == (HEARTBEAT, [])
     assert counted.syncs == (1 if synchronous == "full" else 0)
 
@@ -221,9 +221,9 @@ def test_heartbeat_costs_the_same_statements_for_any_number_of_runs(
     owner = given_owner(store)
     for _ in range(running):
         given_running(store, owner)
-    store.beat(owners.beat, owner, 50)
+    store.beat(owners.beat, owner, lambda: 50)
     with Counted(store, disk) as counted:
-        assert len(store.beat(owners.beat, owner, 51).running) == running
+        assert len(store.beat(owners.beat, owner, lambda: 51).running) == running
     assert (counted.beats, counted.reads) == (HEARTBEAT, [])
 
 

@@ -162,7 +162,6 @@ class Durably:
 
     def _assemble(self, settings: Settings, codec: Codec) -> None:
         changes = self._changes = self._database.changes
-        changes.is_told_soon = lambda: self._emitter.is_announcing_any
         self._flusher = Flusher(
             self._database,
             codec=codec,

@@ -237,6 +237,11 @@ Listener = Callable[[Any], object]
 ErrorHandler = Callable[[BaseException, Event], object]
 _EVERY: Final = "*"
 
+# How often who acts on a change looks whether listeners have heard of it, at the most, and how long
+# it rests in between. One of them may block, or wait for what is to follow.
+TELL_LOOKS: Final = 50
+_TELL_LOOK_S: Final = 0.002
+
 
 class _Depth(threading.local):
     """How many listeners the present thread is inside of."""
@@ -259,6 +264,7 @@ class Emitter(ForkParticipant):
         self._handlers: tuple[ErrorHandler, ...] = ()
         # By call, so that entering and leaving it are one step each, whatever a Ctrl-C interrupts.
         self._announcing: dict[object, str] = {}
+        self._never = threading.Event()
         self._depth = _Depth()
         # Whether there has ever been one: what an inner loop can ask for next to nothing.
         self.has_listeners = False
@@ -371,6 +377,13 @@ class Emitter(ForkParticipant):
     def is_announcing_any(self) -> bool:
         """Whether a change of some run is being committed and its event is still to come."""
         return bool(self._announcing)
+
+    def let_tell(self) -> None:
+        """Let listeners hear what is committed before what follows from it, if that is soon."""
+        for _ in range(TELL_LOOKS):
+            if not self.is_announcing_any:
+                return
+            self._clock.wait(self._never, _TELL_LOOK_S)
 
     def is_announcing(self, run_id: str) -> bool:
         """Whether a change of the run is being committed and its event is still to come."""

@@ -81,3 +81,24 @@ def later(
 
     monkeypatch.setattr(target, name, call)
     return has_begun, may_go_on
+
+
+def operation_later(
+    monkeypatch: pytest.MonkeyPatch, app: Durably, write: str, operation: Callable[..., Any]
+) -> tuple[threading.Event, threading.Event]:
+    """Have an operation wait on its way to the database; as ``later``, and each time.
+
+    Args:
+        write: by which of the database's methods it goes, ``"write"`` or ``"beat"``.
+    """
+    has_begun, may_go_on = threading.Event(), threading.Event()
+    original = getattr(app._database, write)
+
+    def call(called: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if called is operation:
+            has_begun.set()
+            assert may_go_on.wait(HANG_S)
+        return original(called, *args, **kwargs)
+
+    monkeypatch.setattr(app._database, write, call)
+    return has_begun, may_go_on

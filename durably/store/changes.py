@@ -20,11 +20,6 @@ from durably.store.watch import LogWatch, Woken, open_watch
 # a core; more rarely, another process's run would wait over 20 ms for its start.
 LOOK_INTERVAL_S: Final = 0.020
 
-# How often who claims looks whether listeners have heard of what it is about to act on, at the
-# most, and how long it rests in between. One of them may block, or wait for that very run.
-TELL_LOOKS: Final = 50
-_TELL_LOOK_S: Final = 0.002
-
 # How often it looks all the same while the log is watched: there are file systems that do not tell
 # of every write.
 WATCHED_LOOK_S: Final = 0.25
@@ -62,11 +57,7 @@ class ChangeFeed(ForkParticipant):
         self._data_version = data_version
         self._clock = clock
         self._log_path = log_path  # None once it turned out that it cannot be watched
-        # Whether somebody in this process is just committing what it will tell listeners of, and
-        # offer after that.
-        self.is_told_soon: Callable[[], bool] = lambda: False
         self._told = 0
-        self._never = threading.Event()
         # Entered itself, not by way of the condition: a Ctrl-C cannot land between the taking of a
         # plain lock and the block that releases it.
         self._lock = threading.RLock()
@@ -154,16 +145,6 @@ class ChangeFeed(ForkParticipant):
             if woken is Woken.BY_RING:
                 self._disarm()
                 return
-
-    def let_tell(self) -> None:
-        """Let listeners hear what was committed before what follows from it, if that is soon.
-
-        For the thread that claims. Offers stay, and are found by its next wait for one.
-        """
-        for _ in range(TELL_LOOKS):
-            if not self.is_told_soon():
-                return
-            self._clock.wait(self._never, _TELL_LOOK_S)
 
     def _rest(self, timeout_s: float) -> Woken:
         watch = self._watch

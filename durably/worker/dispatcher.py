@@ -34,6 +34,7 @@ class Dispatcher(Service):
         want_slot: says that there may be more to claim than there were slots.
         hand_over: gives a claimed run, which has a slot, to the pool; ``False`` if no thread
             can be had for it, so that it was put back.
+        let_tell: waits a moment for listeners to hear what was committed.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Dispatcher(Service):
         return_slots: Callable[[int], None],
         want_slot: Callable[[], None],
         hand_over: Callable[[RunRow], bool],
+        let_tell: Callable[[], None],
         clock: Clock,
         poll_interval_s: float,
         on_error: ErrorSink,
@@ -58,6 +60,7 @@ class Dispatcher(Service):
         self._return_slots = return_slots
         self._want_slot = want_slot
         self._hand_over = hand_over
+        self._let_tell = let_tell
         self._poll_interval_s = poll_interval_s
         self._version = changes.version()
         # Why looks for runs have failed for so long that nobody should go on waiting for one
@@ -92,7 +95,7 @@ class Dispatcher(Service):
             # A look costs microseconds and no write transaction.
             if self._database.read(lookups.has_claimable, claim.jobs):
                 # A trigger, before the start of its run.
-                self._changes.let_tell()
+                self._let_tell()
                 claimed = self._database.write(runs.claim, claim)
         finally:
             self._return_slots(claim.limit - len(claimed))

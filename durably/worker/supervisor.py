@@ -109,6 +109,7 @@ class Supervisor:
             return_slots=self._pool.return_slots,
             want_slot=self._pool.want_slot,
             hand_over=self._pool.hand_over,
+            let_tell=services.emitter.let_tell,
             clock=services.clock,
             poll_interval_s=settings.poll_interval,
             on_error=self._on_error,

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from children import left_by_the_dead
-from gates import HANG_S, Gate, in_thread, later, names_of_threads, status
+from gates import HANG_S, Gate, in_thread, later, names_of_threads, operation_later, status
 
 import durably
-from durably import Durably, EngineClosedError
-from durably.store import changes, owners, runs
+from durably import Durably, EngineClosedError, events
+from durably.store import owners, runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -105,16 +105,7 @@ def test_a_run_that_was_triggered_during_its_claim_has_begun_after_that(
     app: Durably, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The claim takes what is pending when it comes to it, and the time of then."""
-    write = app._database.write
-    inside, may_go_on = threading.Event(), threading.Event()
-
-    def claim_later(operation: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if operation is runs.claim:
-            inside.set()
-            assert may_go_on.wait(HANG_S)
-        return write(operation, *args, **kwargs)
-
-    monkeypatch.setattr(app._database, "write", claim_later)
+    inside, may_go_on = operation_later(monkeypatch, app, "write", runs.claim)
     app.jobs["quick"].trigger()
     app.start()
     assert inside.wait(HANG_S)
@@ -131,16 +122,7 @@ def test_a_run_that_has_begun_during_a_heartbeat_was_alive_after_that(
     eventually: Callable[[Callable[[], object]], None],
 ) -> None:
     """The heartbeat marks what is running when it comes to it, with the time of then."""
-    beat = app._database.beat
-    inside, may_go_on = threading.Event(), threading.Event()
-
-    def beat_later(operation: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if operation is owners.beat:
-            inside.set()
-            assert may_go_on.wait(HANG_S)
-        return beat(operation, *args, **kwargs)
-
-    monkeypatch.setattr(app._database, "beat", beat_later)
+    inside, may_go_on = operation_later(monkeypatch, app, "beat", owners.beat)
     app.start()
     assert inside.wait(HANG_S)
     run = app.jobs["gated"].trigger()
@@ -582,6 +564,6 @@ class TestListeners:
             app.on("run:trigger", lambda event: heard.append(event.type))
             app.on("run:start", lambda event: heard.append(event.type))
             monkeypatch.setattr(triggering, "_tell", tell_after_a_slot_is_free)
-            monkeypatch.setattr(changes, "TELL_LOOKS", 1_000_000)
+            monkeypatch.setattr(events, "TELL_LOOKS", 1_000_000)
             app.jobs["quick"].trigger()
         assert heard == ["run:trigger", "run:start"]

@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from gates import HANG_S, Gate, in_thread, later, names_of_threads, status
+from gates import HANG_S, Gate, in_thread, later, names_of_threads, operation_later, status
 
 import durably
 from durably import ConflictError, Durably, WaitTimeoutError
@@ -95,19 +95,11 @@ def test_a_claim_that_a_stop_overtakes_takes_nothing(
     app: Durably, gate: Gate, monkeypatch: pytest.MonkeyPatch, claims: Callable[..., Any]
 ) -> None:
     """By the dispatcher, at a run's end, by a trigger: what comes after the stop stays pending."""
-    write = app._database.write
-    inside, may_go_on = threading.Event(), threading.Event()
-
-    def write_later(operation: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if operation is claims:
-            inside.set()
-            assert may_go_on.wait(HANG_S)
-        return write(operation, *args, **kwargs)
 
     def trigger() -> durably.Run[Any, Any]:
         return app.jobs["quick"].trigger(concurrency_key="k")
 
-    monkeypatch.setattr(app._database, "write", write_later)
+    inside, may_go_on = operation_later(monkeypatch, app, "write", claims)
     threads = []
     if claims is runs.claim:
         before = [trigger()]

@@ -12,7 +12,6 @@ from storekit import FakeClock, claim, finish, given_owner, query, trigger
 
 from durably.errors import DatabaseError
 from durably.store import lookups, runs
-from durably.store.changes import TELL_LOOKS
 from durably.store.database import Database
 from durably.store.lookups import RunRow
 from durably.store.runs import Claim
@@ -28,6 +27,7 @@ class Pool:
         self.jobs: tuple[str, ...] = ("job",)
         self.owner = given_owner(store)
         self.got: list[RunRow] = []
+        self.told: list[list[RunRow]] = []  # what was handed over when it let listeners hear
         self.on_hand_over: Callable[[RunRow], None] = self.got.append
         self.is_draining = False
         self.has_threads = True
@@ -39,6 +39,7 @@ class Pool:
             return_slots=self._return,
             want_slot=lambda: None,
             hand_over=self._hand_over,
+            let_tell=lambda: self.told.append(list(self.got)),
             clock=clock,
             poll_interval_s=1.0,
             on_error=lambda exc, name: None,
@@ -128,22 +129,13 @@ def test_run_that_somebody_else_was_faster_to_claim_costs_no_slot(
     assert (pool.got, pool.free) == ([], 3)
 
 
-@pytest.mark.parametrize("looks", [3, TELL_LOOKS])
-def test_what_is_being_told_is_let_go_first(pool: Pool, store: Database, looks: int) -> None:
-    """A trigger before the start of its run; but that does not wait for long."""
-    looked: list[int] = []
-
-    def is_told_soon() -> bool:
-        looked.append(len(pool.got))
-        return len(looked) <= looks
-
-    store.changes.is_told_soon = is_told_soon
+def test_what_is_being_told_is_let_go_first(pool: Pool, store: Database) -> None:
+    """A trigger before the start of its run; a look that finds nothing waits for nobody."""
     assert pool.dispatcher.dispatch() == 0
-    assert looked == []
+    assert pool.told == []
     trigger(store)
-    store.changes.offer()  # of something else
     assert pool.dispatcher.dispatch() == 1
-    assert looked == [0] * min(looks + 1, TELL_LOOKS)
+    assert pool.told == [[]]
 
 
 @pytest.mark.parametrize(

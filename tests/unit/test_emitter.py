@@ -6,14 +6,16 @@ import itertools
 import logging
 import sys
 import threading
+from contextlib import ExitStack
 from datetime import UTC, datetime
 
 import attrs
 import pytest
+from storekit import FakeClock
 
 import durably
 from durably.clock import Clock
-from durably.events import EVENT_TYPES, Emitter, RunCancelledEvent, RunEvent, RunRetried
+from durably.events import EVENT_TYPES, TELL_LOOKS, Emitter, RunCancelledEvent, RunEvent, RunRetried
 
 RUN = {"run_id": "1", "job_name": "job", "labels": {}}
 
@@ -381,3 +383,25 @@ def test_ctrl_c_in_announcing_leaves_no_mark(emitter: Emitter) -> None:
     for at in range(1, lines):
         assert interrupted_at(emitter, at)
         assert not emitter.is_announcing_any
+
+
+@pytest.mark.parametrize("looks", [0, 3, TELL_LOOKS + 1])
+def test_who_acts_on_a_change_lets_it_be_told(looks: int) -> None:
+    """But does not wait for long, since a listener may block."""
+    clock = FakeClock()
+    emitter = Emitter(clock)
+    waited: list[float] = []
+    with ExitStack() as announcing:
+        if looks:
+            announcing.enter_context(emitter.announcing("1"))
+
+        def wait(event: threading.Event, timeout_s: float | None) -> bool:
+            waited.append(timeout_s or 0.0)
+            if len(waited) == looks:
+                announcing.close()
+            return event.is_set()
+
+        clock.wait = wait  # type: ignore[method-assign]
+        emitter.let_tell()
+    assert len(waited) == min(looks, TELL_LOOKS)
+    assert sum(waited) < 1

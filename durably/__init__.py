@@ -5,6 +5,7 @@ result. Kill the process at any instant and start it again: it goes on from the 
 checkpoint.
 """
 
+from durably import events as events  # found as durably.events
 from durably import plugins as plugins  # found as durably.plugins
 from durably import testing as testing  # found as durably.testing
 from durably.engine import Durably

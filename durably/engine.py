@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, overload
 
+from durably import events
 from durably.active import Services, tell_worker_error
 from durably.clock import Clock, from_datetime
 from durably.codec import Codec
@@ -23,9 +24,9 @@ from durably.errors import (
 from durably.events import (
     Emitter,
     ErrorHandler,
+    Event,
     Listener,
     LogWritten,
-    RunCancelledEvent,
     RunDeleted,
     RunRetried,
 )
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
 
 P = TypeVar("P")
 R = TypeVar("R")
+T = TypeVar("T")
+E = TypeVar("E", bound=Event)
 L = TypeVar("L", bound=Callable[[Any], object])
 AnyRun = Run[Any, Any]
 
@@ -97,8 +100,8 @@ class Durably:
         synchronous: ``"full"``: a checkpoint survives power loss. ``"normal"``: it survives a crash
             of the process, and the newest ones may be lost at power loss, in order.
         preserve_steps: keep the checkpoints of completed runs.
-        retain_runs: delete terminal runs older than this in the background: a ``timedelta``, or
-            ``"30d"``, ``"24h"``, ``"60m"``. ``None`` keeps them.
+        retain_runs: delete terminal runs older than this in the background: seconds, a
+            ``timedelta``, or ``"30d"``, ``"24h"``, ``"60m"``. ``None`` keeps them.
         converter: a ``cattrs.Converter`` with hooks for types of your own.
 
     Raises:
@@ -121,7 +124,7 @@ class Durably:
         poll_interval: Duration = 1.0,
         synchronous: str = "full",
         preserve_steps: bool = True,
-        retain_runs: timedelta | str | None = None,
+        retain_runs: Duration | str | None = None,
         converter: cattrs.Converter | None = None,
     ) -> None:
         settings = Settings(
@@ -229,10 +232,11 @@ class Durably:
 
     # -- lifecycle -----------------------------------------------------------------------
 
-    def start(self) -> None:
+    def start(self) -> Self:
         """Recover what dead processes left behind, then start to claim and execute runs.
 
-        Returns when the threads run. Idempotent; an engine that was stopped starts again.
+        Returns the engine, once the threads run. Idempotent; an engine that was stopped starts
+        again.
 
         Raises:
             DatabaseError: the database cannot be written now; the engine is as it was.
@@ -241,16 +245,14 @@ class Durably:
         """
         self._check()
         self._supervisor.start()
+        return self
 
     def init(self) -> Self:
-        """``start()``, and return the engine: for code without a ``with`` block.
-
-        Raises what ``start()`` raises.
+        """The same as ``start()``.
 
         .. versionadded:: 0.1.0
         """
-        self.start()
-        return self
+        return self.start()
 
     def stop(self, *, interrupt: bool = False, timeout: Duration | None = None) -> None:
         """Claim nothing more, wait for the runs in progress, then end the threads. Idempotent.
@@ -619,7 +621,7 @@ class Durably:
             self._supervisor.stop_run(row, RunCancelled)
             # The next one with its concurrency key, if it was pending.
             self._changes.offer()
-            self._emitter.emit(RunCancelledEvent, **_fields(row))
+            self._emitter.emit(events.RunCancelled, **_fields(row))
 
     def delete_run(self, run: AnyRun | str) -> None:
         """Delete a terminal run with its steps, logs and labels.
@@ -677,11 +679,19 @@ class Durably:
     # -- events --------------------------------------------------------------------------
 
     @overload
+    def on(self, type: type[E], listener: Callable[[E], object]) -> Callable[[], None]: ...
+    @overload
+    def on(self, type: type[E]) -> Callable[[Callable[[E], T]], Callable[[E], T]]: ...
+    @overload
     def on(self, type: str, listener: Listener) -> Callable[[], None]: ...
     @overload
     def on(self, type: str) -> Callable[[L], L]: ...
-    def on(self, type: str, listener: Listener | None = None) -> Any:  # noqa: A002 - the contract's name
+    def on(self, type: str | type[Event], listener: Listener | None = None) -> Any:  # noqa: A002 - the contract's name
         """Call *listener* with each event of that type, or of every type with ``"*"``.
+
+        The type is a name or a class of ``durably.events``, which also types the listener:
+        ``app.on(RunFailed, listener)``. A base class, such as ``StepEvent``, stands for all
+        classes below it.
 
         Listeners are called in the thread where it happened, after the change is committed. Their
         exceptions never harm a run; see ``on_error``.

@@ -1,4 +1,8 @@
-"""Events: what happened, as frozen values, and the emitter that tells listeners."""
+"""Events: what happened, as frozen values, and the emitter that notifies listeners.
+
+The classes are named for what happened. ``app.on(RunFailed, listener)`` calls the listener with
+each event of that class; a base class stands for all classes below it.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +44,10 @@ class Event(Value):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class RunEvent(Event):
-    """An event of one run."""
+    """An event of one run.
+
+    .. versionadded:: 0.2.0
+    """
 
     run_id: str
     job_name: str
@@ -49,7 +56,10 @@ class RunEvent(Event):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class RunTriggered(RunEvent):
-    """A run was created."""
+    """A run was created.
+
+    .. versionadded:: 0.2.0
+    """
 
     type: ClassVar[str] = "run:trigger"
     payload: Any = attrs.field(repr=False)
@@ -57,7 +67,10 @@ class RunTriggered(RunEvent):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class RunCoalesced(RunEvent):
-    """A trigger was answered with a run that is pending already."""
+    """A trigger was answered with a run that is pending already.
+
+    .. versionadded:: 0.2.0
+    """
 
     type: ClassVar[str] = "run:coalesced"
     skipped_payload: Any = attrs.field(repr=False)
@@ -65,7 +78,10 @@ class RunCoalesced(RunEvent):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class RunStarted(RunEvent):
-    """This engine has claimed the run and starts its job."""
+    """This engine has claimed the run and starts its job.
+
+    .. versionadded:: 0.2.0
+    """
 
     type: ClassVar[str] = "run:start"
     payload: Any = attrs.field(repr=False)
@@ -74,7 +90,10 @@ class RunStarted(RunEvent):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class RunProgressed(RunEvent):
-    """The job has reported progress; calls in quick succession may be thinned out."""
+    """The job has reported progress; calls in quick succession may be thinned out.
+
+    .. versionadded:: 0.2.0
+    """
 
     type: ClassVar[str] = "run:progress"
     progress: Progress
@@ -82,7 +101,10 @@ class RunProgressed(RunEvent):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class RunCompleted(RunEvent):
-    """The job has returned and its output is stored."""
+    """The job has returned and its output is stored.
+
+    .. versionadded:: 0.2.0
+    """
 
     type: ClassVar[str] = "run:complete"
     output: Any = attrs.field(repr=False)
@@ -91,7 +113,10 @@ class RunCompleted(RunEvent):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class RunFailed(RunEvent):
-    """The job has raised."""
+    """The job has raised.
+
+    .. versionadded:: 0.2.0
+    """
 
     type: ClassVar[str] = "run:fail"
     error: ErrorInfo
@@ -99,8 +124,11 @@ class RunFailed(RunEvent):
     duration: float
 
 
-class RunCancelledEvent(RunEvent):
-    """The run was cancelled through this engine."""
+class RunCancelled(RunEvent):
+    """The run was cancelled through this engine.
+
+    .. versionadded:: 0.2.0
+    """
 
     __slots__ = ()
 
@@ -108,7 +136,10 @@ class RunCancelledEvent(RunEvent):
 
 
 class RunRetried(RunEvent):
-    """A failed or cancelled run was put back to pending."""
+    """A failed or cancelled run was put back to pending.
+
+    .. versionadded:: 0.2.0
+    """
 
     __slots__ = ()
 
@@ -116,7 +147,10 @@ class RunRetried(RunEvent):
 
 
 class RunDeleted(RunEvent):
-    """A terminal run was deleted with all that belongs to it."""
+    """A terminal run was deleted with all that belongs to it.
+
+    .. versionadded:: 0.2.0
+    """
 
     __slots__ = ()
 
@@ -125,14 +159,20 @@ class RunDeleted(RunEvent):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class RunRecovered(RunEvent):
-    """The reaper put the run back to pending; ``reason`` is ``"dead"`` or ``"stale"``."""
+    """The reaper put the run back to pending; ``reason`` is ``"dead"`` or ``"stale"``.
+
+    .. versionadded:: 0.2.0
+    """
 
     type: ClassVar[str] = "run:recover"
     reason: str
 
 
-class RunInterruptedEvent(RunEvent):
-    """This engine stopped the run at a step boundary and put it back to pending."""
+class RunInterrupted(RunEvent):
+    """This engine stopped the run at a step boundary and put it back to pending.
+
+    .. versionadded:: 0.2.0
+    """
 
     __slots__ = ()
 
@@ -141,14 +181,20 @@ class RunInterruptedEvent(RunEvent):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class StepEvent(RunEvent):
-    """An event of one step."""
+    """An event of one step.
+
+    .. versionadded:: 0.2.0
+    """
 
     step_name: str
     step_index: int
 
 
 class StepStarted(StepEvent):
-    """The step's function is about to be called."""
+    """The step's function is about to be called.
+
+    .. versionadded:: 0.2.0
+    """
 
     __slots__ = ()
 
@@ -156,7 +202,10 @@ class StepStarted(StepEvent):
 
 
 class StepSkipped(StepEvent):
-    """The step was answered from its checkpoint."""
+    """The step was answered from its checkpoint.
+
+    .. versionadded:: 0.2.0
+    """
 
     __slots__ = ()
 
@@ -165,7 +214,10 @@ class StepSkipped(StepEvent):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class StepCompleted(StepEvent):
-    """The step's result is stored; ``duration`` in seconds."""
+    """The step's result is stored; ``duration`` in seconds.
+
+    .. versionadded:: 0.2.0
+    """
 
     type: ClassVar[str] = "step:complete"
     output: Any = attrs.field(repr=False)
@@ -174,14 +226,20 @@ class StepCompleted(StepEvent):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class StepFailed(StepEvent):
-    """The step's function has raised, or its result has no stored form."""
+    """The step's function has raised, or its result has no stored form.
+
+    .. versionadded:: 0.2.0
+    """
 
     type: ClassVar[str] = "step:fail"
     error: ErrorInfo
 
 
 class StepCancelled(StepEvent):
-    """The step ended after its run was cancelled or taken over; its result is not stored."""
+    """The step ended after its run was cancelled or taken over; its result is not stored.
+
+    .. versionadded:: 0.2.0
+    """
 
     __slots__ = ()
 
@@ -190,7 +248,10 @@ class StepCancelled(StepEvent):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class LogWritten(RunEvent):
-    """The job wrote a structured log line."""
+    """The job wrote a structured log line.
+
+    .. versionadded:: 0.2.0
+    """
 
     type: ClassVar[str] = "log:write"
     level: LogLevel
@@ -201,7 +262,10 @@ class LogWritten(RunEvent):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class WorkerError(Event):
-    """Something in durably's own threads went wrong and will be tried again."""
+    """Something in durably's own threads went wrong and will be tried again.
+
+    .. versionadded:: 0.2.0
+    """
 
     type: ClassVar[str] = "worker:error"
     error: ErrorInfo
@@ -218,11 +282,11 @@ EVENT_TYPES: Final[dict[str, type[Event]]] = {
         RunProgressed,
         RunCompleted,
         RunFailed,
-        RunCancelledEvent,
+        RunCancelled,
         RunRetried,
         RunDeleted,
         RunRecovered,
-        RunInterruptedEvent,
+        RunInterrupted,
         StepStarted,
         StepSkipped,
         StepCompleted,
@@ -233,6 +297,30 @@ EVENT_TYPES: Final[dict[str, type[Event]]] = {
     )
 }
 
+__all__ = [
+    "Event",
+    "LogWritten",
+    "RunCancelled",
+    "RunCoalesced",
+    "RunCompleted",
+    "RunDeleted",
+    "RunEvent",
+    "RunFailed",
+    "RunInterrupted",
+    "RunProgressed",
+    "RunRecovered",
+    "RunRetried",
+    "RunStarted",
+    "RunTriggered",
+    "StepCancelled",
+    "StepCompleted",
+    "StepEvent",
+    "StepFailed",
+    "StepSkipped",
+    "StepStarted",
+    "WorkerError",
+]
+
 Listener = Callable[[Any], object]
 ErrorHandler = Callable[[BaseException, Event], object]
 _EVERY: Final = "*"
@@ -241,6 +329,23 @@ _EVERY: Final = "*"
 # it rests in between. One of them may block, or wait for what is to follow.
 TELL_LOOKS: Final = 50
 _TELL_LOOK_S: Final = 0.002
+
+
+def _types_of(type_: object) -> tuple[str, ...]:
+    """Return the names under which a subscription to *type_*, a name or a class, is kept."""
+    if isinstance(type_, str):
+        if type_ == _EVERY or type_ in EVENT_TYPES:
+            return (type_,)
+    elif type_ is Event:
+        return (_EVERY,)
+    elif isinstance(type_, type) and issubclass(type_, Event):
+        types = tuple(name for name, cls in EVENT_TYPES.items() if issubclass(cls, type_))
+        if types:
+            return types
+    known = ", ".join(f"{name} ({cls.__name__})" for name, cls in sorted(EVENT_TYPES.items()))
+    meant = next((n for n in __all__ if n == getattr(type_, "__name__", None)), None)
+    advice = "" if meant is None else f"; the event is durably.events.{meant}"
+    raise ValidationError(f"unknown event type {shown(type_)}{advice}; known are *, {known}")
 
 
 class _Depth(threading.local):
@@ -274,23 +379,23 @@ class Emitter(ForkParticipant):
         """Replace the lock, which a thread of the parent may have had."""
         self._lock = threading.Lock()
 
-    def on(self, type_: str, listener: Listener) -> Callable[[], None]:
+    def on(self, type_: str | type[Event], listener: Listener) -> Callable[[], None]:
         """Call *listener* with each event of *type_* from now on; return what undoes it."""
-        if not isinstance(type_, str) or (type_ != _EVERY and type_ not in EVENT_TYPES):
-            known = ", ".join(sorted(EVENT_TYPES))
-            raise ValidationError(f"unknown event type {shown(type_)}; known are *, {known}")
+        types = _types_of(type_)
         if not callable(listener):
             raise ValidationError(f"a listener must be callable, not {shown(listener)}")
         entry: Listener = _Entry(listener)
         with self._lock:
-            self._listeners[type_] = (*self._listeners.get(type_, ()), entry)
+            for each_type in types:
+                self._listeners[each_type] = (*self._listeners.get(each_type, ()), entry)
             self.has_listeners = True
 
         def unsubscribe() -> None:
             with self._lock:
-                self._listeners[type_] = tuple(
-                    each for each in self._listeners[type_] if each is not entry
-                )
+                for each_type in types:
+                    self._listeners[each_type] = tuple(
+                        each for each in self._listeners[each_type] if each is not entry
+                    )
 
         return unsubscribe
 

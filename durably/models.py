@@ -94,7 +94,10 @@ def _shortened(text: str) -> str:
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Run(Value, Generic[P, R]):
-    """One execution of a job, as it stood when it was read.
+    """One execution of a job, as it was when it was read.
+
+    Runs compare and hash by ``id``: one that is read again later equals the earlier one, so that
+    runs can be keys of a dict and members of a set.
 
     ``payload`` and ``output`` have the job's types where the job is registered in
     this engine, else they are JSON-like data; ``output`` is ``None`` until the run has
@@ -123,8 +126,10 @@ class Run(Value, Generic[P, R]):
     heartbeat_at: datetime | None
     disposition: Disposition | None = None
 
+    def __eq__(self, other: object) -> bool:
+        return self.id == other.id if isinstance(other, Run) else NotImplemented
+
     def __hash__(self) -> int:
-        # Of the id alone: payload, output and labels may have no hash.
         return hash(self.id)
 
     @property

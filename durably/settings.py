@@ -63,10 +63,13 @@ def waitable(value: object, what: str) -> float:
 
 
 def age(value: object, what: str) -> timedelta:
-    """A positive age: a ``timedelta``, or text such as ``"30d"``, ``"24h"``, ``"60m"``."""
+    """A positive age: seconds, a ``timedelta``, or text such as ``"30d"``, ``"24h"``, ``"60m"``."""
     found: timedelta | None = None
     if isinstance(value, timedelta):
         found = value
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        with suppress(OverflowError, ValueError):  # too large, or not a number
+            found = timedelta(seconds=value)
     elif isinstance(value, str) and (match := re.fullmatch(_AGE, value)):
         try:
             found = timedelta(**{_AGE_UNITS[match[2]]: int(match[1])})
@@ -74,8 +77,8 @@ def age(value: object, what: str) -> timedelta:
             found = None
     if found is None or not timedelta(0) < found or found.total_seconds() > _LONGEST_S:
         raise ValidationError(
-            f'{what} must be a positive timedelta or text such as "30d", "24h" or "60m", '
-            f"of 100 years at most, not {shown(value)}"
+            f"{what} must be a positive number of seconds, a timedelta or text such as "
+            f'"30d", "24h" or "60m", of 100 years at most, not {shown(value)}'
         )
     return found
 
@@ -99,7 +102,7 @@ def _poll_interval(value: Duration) -> float:
     return seconds(value, "poll_interval")
 
 
-def _retain_runs(value: timedelta | str | None) -> timedelta | None:
+def _retain_runs(value: Duration | str | None) -> timedelta | None:
     return None if value is None else age(value, "retain_runs")
 
 

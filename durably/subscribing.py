@@ -12,7 +12,7 @@ from durably.errors import EngineClosedError, NotFoundError
 from durably.events import (
     Emitter,
     Event,
-    RunCancelledEvent,
+    RunCancelled,
     RunCompleted,
     RunDeleted,
     RunEvent,
@@ -26,7 +26,7 @@ from durably.store.database import Database
 
 # The longest pause between two looks at a run.
 _LONGEST_PAUSE_S: Final = 1.0
-_ENDING_EVENTS: Final = (RunCompleted, RunFailed, RunCancelledEvent, RunDeleted)
+_ENDING_EVENTS: Final = (RunCompleted, RunFailed, RunCancelled, RunDeleted)
 
 
 class Subscription(Iterator[Event]):
@@ -133,7 +133,7 @@ class Subscription(Iterator[Event]):
                 failed_step=self._reader.failed_step_of(run.id),
                 duration=duration,
             )
-        return self._emitter.make(RunCancelledEvent, **fields)
+        return self._emitter.make(RunCancelled, **fields)
 
     def close(self) -> None:
         """Hear no more. Idempotent.

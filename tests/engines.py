@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import attrs
+
 import durably
 from durably.store import owners, runs
 
@@ -41,6 +43,11 @@ def again(app: durably.Durably, run: Any) -> Any:
     app.retry(run)
     assert app.process_one()
     return app.get_run(run)
+
+
+def whole(run: Any) -> dict[str, Any]:
+    """All fields of a run as it was read: runs themselves compare by their id alone."""
+    return attrs.asdict(run, recurse=False, filter=lambda field, _: field.name != "disposition")
 
 
 def record(app: durably.Durably, type_: str = "*") -> list[Any]:

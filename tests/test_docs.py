@@ -113,8 +113,8 @@ def test_every_option_is_documented(option: str) -> None:
 
 
 @pytest.mark.parametrize("event", sorted(EVENT_TYPES))
-def test_every_event_is_documented(event: str) -> None:
-    assert f"`{event}`" in TEXT
+def test_every_event_is_documented_with_its_class(event: str) -> None:
+    assert f"| `{event}` | `{EVENT_TYPES[event].__name__}` |" in TEXT
 
 
 def test_the_defaults_in_the_guide_are_those_of_the_engine() -> None:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import attrs
 
+from durably import events
 from durably.active import ActiveRun, Services, patiently, tell_worker_error
 from durably.codec import UNTYPED
 from durably.errors import (
@@ -16,12 +17,6 @@ from durably.errors import (
     RunCancelled,
     RunInterrupted,
     StopRun,
-)
-from durably.events import (
-    RunCompleted,
-    RunFailed,
-    RunInterruptedEvent,
-    RunStarted,
 )
 from durably.jobs import Job, output_type, payload_type, takes_payload
 from durably.models import ErrorInfo, error_info
@@ -103,11 +98,11 @@ class Execution:
             return _Outcome()
         try:
             arguments = self._arguments()
-            if services.emitter.wants(RunStarted):
+            if services.emitter.wants(events.RunStarted):
                 # Decoded once more: what the job does to its own must not show in the event.
                 payload = next(iter(self._arguments()), None)
                 services.emitter.emit(
-                    RunStarted, **active.fields, payload=payload, attempt=active.attempt
+                    events.RunStarted, **active.fields, payload=payload, attempt=active.attempt
                 )
             returned = job.run(context, *arguments)
             active.refuse_forked_child()
@@ -249,17 +244,19 @@ class Execution:
         started_at_us = active.row.started_at_us
         duration = max(0, now_us - (now_us if started_at_us is None else started_at_us)) / 1e6
         if outcome.output_text is not None:
-            emitter.emit(RunCompleted, **active.fields, output=outcome.output, duration=duration)
+            emitter.emit(
+                events.RunCompleted, **active.fields, output=outcome.output, duration=duration
+            )
         elif outcome.error is not None:
             emitter.emit(
-                RunFailed,
+                events.RunFailed,
                 **active.fields,
                 error=outcome.error,
                 failed_step=outcome.failed_step,
                 duration=duration,
             )
         else:
-            emitter.emit(RunInterruptedEvent, **active.fields)
+            emitter.emit(events.RunInterrupted, **active.fields)
 
 
 def _is_stop(exc: BaseException) -> bool:

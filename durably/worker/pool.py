@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Final
 
+from durably import events
 from durably.active import ActiveRun, Services
 from durably.errors import ForkedError, RunInterrupted, StopRun
-from durably.events import RunCompleted, RunFailed, RunInterruptedEvent, RunProgressed
 from durably.interrupts import INTERRUPT_LOOK_S
 from durably.jobs import Registry
 from durably.store import lookups, runs
@@ -30,7 +30,12 @@ LabelsOf = Callable[[RunRow], dict[str, str]]
 
 _FORKED_EXIT_STATUS: Final = 70
 # What a thread of the pool may tell of after it has stored the end of a run.
-_TOLD_AT_AN_END: Final = (RunProgressed, RunCompleted, RunFailed, RunInterruptedEvent)
+_TOLD_AT_AN_END: Final = (
+    events.RunProgressed,
+    events.RunCompleted,
+    events.RunFailed,
+    events.RunInterrupted,
+)
 _ALL: Final = 1_000_000  # more than there are ever slots
 
 

@@ -50,7 +50,8 @@ class TestStart:
         assert {each.ident for each in threading.enumerate()} == before
 
     def test_init_starts_and_returns_the_engine(self, app: Durably, gate: Gate) -> None:
-        """app.init() is start() and returns app."""
+        """app.start() returns app, and app.init() is the same."""
+        assert app.start() is app
         gate.go.set()
         assert app.init() is app
         assert app.jobs["gated"].trigger_and_wait(timeout=HANG_S).output[0] == "first"

@@ -11,6 +11,7 @@ from typing import Any
 import apsw
 import attrs
 import pytest
+from engines import whole
 from held import HeldJob, finish, other
 from invariants import check
 from naming import plainly
@@ -92,7 +93,7 @@ def test_each_call_is_refused_in_the_other_states(path: Path, call: str, status:
         with pytest.raises(durably.ConflictError, match=f"{run.id} is {status}"):
             getattr(app, call)(run)
         after = app.get_run(run)
-        assert attrs.evolve(after, heartbeat_at=before.heartbeat_at) == before
+        assert whole(attrs.evolve(after, heartbeat_at=before.heartbeat_at)) == whole(before)
         assert (heard, app.count_runs()) == ([], 1)
 
 
@@ -108,7 +109,7 @@ def test_retry_puts_a_run_back_with_its_steps(app: durably.Durably, status: str)
     pending = app.retry(run.id)
 
     assert (pending.id, pending.status, pending.disposition) == (run.id, "pending", None)
-    assert pending == app.get_run(run)
+    assert whole(pending) == whole(app.get_run(run))
     assert pending.completed_steps == (1 if status == "failed" else 0)
     assert heard == [("run:retry", run.id, {"a": "b"})]
     assert app.process_one()
@@ -185,7 +186,7 @@ def test_retrigger_makes_a_fresh_run(app: durably.Durably, status: str) -> None:
     assert (new.payload, new.labels, new.concurrency_key) == (old.payload, {"a": "b"}, "c")
     assert (new.idempotency_key, new.status, new.attempt) == (None, "pending", 0)
     assert (new.completed_steps, app.get_steps(new)) == (0, [])
-    assert app.get_run(old) == old
+    assert whole(app.get_run(old)) == whole(old)
     assert heard == [("run:trigger", new.id, {"a": "b"})]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import attrs
 import pytest
+from engines import whole
 from held import HeldJob, finish, other
 
 import durably
@@ -193,10 +196,32 @@ def test_a_run_cannot_be_changed(app: durably.Durably) -> None:
     assert (run.status, app.get_run(run).status) == ("pending", "completed")
 
 
-def test_a_run_can_be_a_key(app: durably.Durably) -> None:
-    """It has a hash, whatever its payload is; what was read twice unchanged is one key."""
+def test_a_run_is_the_same_whenever_it_is_read(app: durably.Durably) -> None:
+    """Runs compare and hash by their id, as triggered, pending and ended, whatever they hold."""
     run = app.jobs["other"].trigger({"a": [1]}, labels={"b": "c"})
-    assert len({app.get_run(run), app.get_run(run), app.jobs["other"].trigger(1)}) == 2
+    read = app.get_run(run)
+    assert app.process_one()
+    ended = app.get_run(run)
+    another = app.jobs["other"].trigger({"a": [1]}, labels={"b": "c"})
+
+    assert run == read == ended
+    assert {run: "found"}[ended] == "found"
+    assert [another, run].index(ended) == 1
+    assert len({run, read, ended, another}) == 2
+    assert run != another
+    assert run != run.id
+    assert pickle.loads(pickle.dumps(ended)) == run == copy.copy(run)
+
+
+def test_as_completed_of_a_mapping_finds_its_values(app: durably.Durably) -> None:
+    """A run that has ended is a key of the mapping from which it was triggered."""
+    names = {app.jobs["other"].trigger(n): f"item {n}" for n in range(3)}
+    pending = list(names)
+    assert app.run_until_idle() == 3
+    for run in app.as_completed(names):
+        assert names[run] == f"item {run.output}"
+        pending.remove(run)
+    assert pending == []
 
 
 def test_where_the_job_is_not_registered_data_is_json_like(
@@ -210,7 +235,7 @@ def test_where_the_job_is_not_registered_data_is_json_like(
         seen = stranger.get_run(run)
         assert (seen.payload, seen.output) == ({"width": 4}, {"width": 8})
         stranger.register(double)
-        assert stranger.get_run(run) == app.get_run(run)
+        assert whole(stranger.get_run(run)) == whole(app.get_run(run))
     finally:
         stranger.close()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from engines import whole
 from gates import HANG_S, Gate
 from held import HeldJob, finish, other
 
@@ -75,7 +76,7 @@ def test_wait_returns_the_completed_run(app: durably.Durably) -> None:
     run = app.jobs["other"].trigger([1])
     done = app.wait(run)
     assert (done.status, done.output, done.disposition) == ("completed", [1], None)
-    assert app.wait(run.id, timeout=0) == done == app.get_run(run)
+    assert whole(app.wait(run.id, timeout=0)) == whole(done) == whole(app.get_run(run))
 
 
 def test_wait_raises_for_a_failed_run(app: durably.Durably) -> None:
@@ -83,7 +84,7 @@ def test_wait_raises_for_a_failed_run(app: durably.Durably) -> None:
     run = app.jobs["finish"].trigger("fail")
     with pytest.raises(durably.RunFailedError, match="as it was told") as caught:
         app.wait(run)
-    assert caught.value.run == app.get_run(run)
+    assert whole(caught.value.run) == whole(app.get_run(run))
     assert str(caught.value.run.error) == "ValueError: as it was told"
 
 
@@ -260,7 +261,7 @@ def test_as_completed_yields_what_has_ended_before_its_time_is_over(app: durably
         ended = app.jobs["other"].trigger_and_wait(1)
         running = app.register(held.job).trigger(1)
         found = app.as_completed([running, ended], timeout=0)
-        assert next(found) == app.get_run(ended)
+        assert whole(next(found)) == whole(app.get_run(ended))
         with pytest.raises(durably.WaitTimeoutError, match="1 of 2"):
             next(found)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, assert_type
+from typing import Any, assert_type, cast
 
 from attrs import define
 
@@ -29,6 +29,7 @@ from durably import (
     StepRecord,
     Trigger,
 )
+from durably.events import RunCancelled, RunFailed
 
 
 @define
@@ -188,14 +189,15 @@ def engines(path: Path) -> None:
     Durably(path, jobs=import_csv)  # type: ignore[arg-type]
     Durably(path, jobs=[read_rows])  # type: ignore[list-item]
     Durably(path, max_workers="2")  # type: ignore[arg-type]
-    Durably(path, retain_runs=30)  # type: ignore[arg-type]
+    Durably(path, retain_runs=86_400)
+    Durably(path, retain_runs=[30])  # type: ignore[arg-type]
     Durably(path, [import_csv])  # type: ignore[call-arg]
     Durably(path, workers=2)  # type: ignore[call-arg]
 
     with Durably(path) as app:
         assert_type(app, Durably)
     assert_type(Durably(path).init(), Durably)
-    app.start()
+    assert_type(app.start(), Durably)
     app.stop()
     app.stop(interrupt=True, timeout=timedelta(seconds=5))
     app.stop(True)  # type: ignore[call-arg]
@@ -314,7 +316,26 @@ def events(app: Durably, run: Run[Any, Any]) -> None:
             assert_type(event, Event)
     app.on(5, print)  # type: ignore[call-overload]
     app.on("run:fail", 5)  # type: ignore[call-overload]
+
+    # By class the listener is typed.
+    assert_type(app.on(RunFailed, lambda event: print(event.failed_step)), Callable[[], None])
+
+    @app.on(RunFailed)
+    def failed(event: RunFailed) -> int:
+        assert_type(event.error, ErrorInfo)
+        return 5
+
+    assert_type(failed(cast("RunFailed", event)), int)
+    app.on(Event, heard)
+    app.on(RunFailed, heard)
+    app.on(RunFailed, cancelled)  # type: ignore[arg-type]
+    app.on(RunFailed)(cancelled)  # type: ignore[arg-type]
+    app.on(durably.RunCancelled, heard)  # type: ignore[type-var, arg-type]
     app.on_error(heard)  # type: ignore[arg-type]
+
+
+def cancelled(event: RunCancelled) -> None:
+    """Hear of a cancelled run."""
 
 
 def errors(app: Durably) -> None:

@@ -15,7 +15,16 @@ from storekit import FakeClock
 
 import durably
 from durably.clock import Clock
-from durably.events import EVENT_TYPES, TELL_LOOKS, Emitter, RunCancelledEvent, RunEvent, RunRetried
+from durably.events import (
+    EVENT_TYPES,
+    TELL_LOOKS,
+    Emitter,
+    Event,
+    RunCancelled,
+    RunEvent,
+    RunRetried,
+    StepEvent,
+)
 
 RUN = {"run_id": "1", "job_name": "job", "labels": {}}
 
@@ -25,8 +34,14 @@ def emitter() -> Emitter:
     return Emitter(Clock())
 
 
+def example_fields(cls: type[Event]) -> dict[str, object]:
+    """Something for each field that an event of *cls* is made with."""
+    names = {field.name for field in attrs.fields(cls)} - {"timestamp", "sequence"}
+    return dict.fromkeys(names, "x")
+
+
 def cancel(emitter: Emitter) -> None:
-    emitter.emit(RunCancelledEvent, **RUN)
+    emitter.emit(RunCancelled, **RUN)
 
 
 def in_thread(function, *args):
@@ -114,13 +129,61 @@ def test_timestamps_are_aware_instants(emitter):
     assert before.replace(microsecond=0) <= heard[0].timestamp <= after
 
 
-@pytest.mark.parametrize("type_", ["run:started", "", "RUN:CANCEL", "**", None, 3, ["run:cancel"]])
+@pytest.mark.parametrize(
+    "type_", ["run:started", "", "RUN:CANCEL", "**", None, 3, ["run:cancel"], int, object]
+)
 def test_an_unknown_type_is_refused(emitter, type_):
     """An unknown type raises ValidationError listing the known ones."""
     with pytest.raises(durably.ValidationError) as caught:
         emitter.on(type_, print)
-    for known in [*EVENT_TYPES, "*"]:
+    for known in [*EVENT_TYPES, *(cls.__name__ for cls in EVENT_TYPES.values()), "*"]:
         assert known in str(caught.value)
+
+
+@pytest.mark.parametrize("cls", EVENT_TYPES.values(), ids=EVENT_TYPES)
+def test_an_events_class_is_its_type(emitter, cls):
+    """``on`` takes the class of an event for its name, and undoing ends that subscription."""
+    heard = []
+    undo = emitter.on(cls, heard.append)
+    for other in EVENT_TYPES.values():
+        emitter.emit(other, **example_fields(other))
+    assert [type(event) for event in heard] == [cls]
+    undo()
+    assert not emitter.wants(cls)
+
+
+@pytest.mark.parametrize(
+    ("base", "names"),
+    [
+        (Event, set(EVENT_TYPES)),
+        (RunEvent, set(EVENT_TYPES) - {"worker:error"}),
+        (StepEvent, {name for name in EVENT_TYPES if name.startswith("step:")}),
+    ],
+)
+def test_a_base_class_stands_for_all_below_it(emitter, base, names):
+    """``on`` of a base class hears each event of a class below it once."""
+    heard = []
+    undo = emitter.on(base, heard.append)
+    for other in EVENT_TYPES.values():
+        emitter.emit(other, **example_fields(other))
+    assert sorted(event.type for event in heard) == sorted(names)
+    undo()
+    assert not any(map(emitter.wants, EVENT_TYPES.values()))
+
+
+def test_the_exception_of_the_same_name_is_not_the_event(emitter):
+    """``on(durably.RunCancelled)``, what a job is stopped by, names the event that was meant."""
+    with pytest.raises(durably.ValidationError, match=r"durably\.events\.RunCancelled; known are"):
+        emitter.on(durably.RunCancelled, print)
+
+
+def test_the_classes_are_named_for_what_happened():
+    """``durably.events`` exports each class, without a suffix and with a docstring."""
+    exported = [getattr(durably.events, name) for name in durably.events.__all__]
+    assert set(EVENT_TYPES.values()) | {Event, RunEvent, StepEvent} == set(exported)
+    assert all(issubclass(cls, Event) for cls in exported)
+    assert all(not cls.__name__.endswith("Event") for cls in EVENT_TYPES.values())
+    assert all(".. versionadded:: " in cls.__doc__ for cls in exported)
 
 
 @pytest.mark.parametrize("value", [None, 3, "print"])
@@ -312,12 +375,12 @@ def test_the_emitter_knows_when_a_thread_is_inside_a_listener(emitter):
 
 def test_an_unheard_event_is_not_made(emitter):
     """``wants`` tells whether anybody listens, by type or to all."""
-    assert not emitter.wants(RunCancelledEvent)
+    assert not emitter.wants(RunCancelled)
     undo = emitter.on("run:cancel", print)
-    assert emitter.wants(RunCancelledEvent)
+    assert emitter.wants(RunCancelled)
     assert not emitter.wants(RunRetried)
     undo()
-    assert not emitter.wants(RunCancelledEvent)
+    assert not emitter.wants(RunCancelled)
     undo = emitter.on("*", print)
     assert emitter.wants(RunRetried)
 

@@ -117,6 +117,8 @@ def test_preserve_steps_is_a_bool(value: Any) -> None:
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
+        (86_400, timedelta(days=1)),
+        (0.5, timedelta(seconds=0.5)),
         ("30d", timedelta(days=30)),
         ("24h", timedelta(hours=24)),
         ("60m", timedelta(minutes=60)),
@@ -125,7 +127,7 @@ def test_preserve_steps_is_a_bool(value: Any) -> None:
     ],
 )
 def test_retain_runs_is_an_age(value: Any, expected: timedelta | None) -> None:
-    """A timedelta, a number of days, hours or minutes as text, or nothing."""
+    """Seconds, a timedelta, a number of days, hours or minutes as text, or nothing."""
     assert Settings(retain_runs=value).retain_runs == expected
 
 
@@ -133,7 +135,20 @@ def test_retain_runs_is_an_age(value: Any, expected: timedelta | None) -> None:
     "value",
     [
         *["", "30", "d", "30s", "30 d", "-1d", "0d", "0m", "1.5h", "30D", "٣d", "30d\n"],
-        *["9" * 30 + "d", 30, 30.0, True, timedelta(0), timedelta(days=-1), timedelta.max, []],
+        *[
+            "9" * 30 + "d",
+            0,
+            -1.0,
+            math.nan,
+            math.inf,
+            1e12,
+            10**400,
+            True,
+            timedelta(0),
+            timedelta(days=-1),
+            timedelta.max,
+            [],
+        ],
     ],
     ids=lambda each: ascii(each)[:20],
 )

@@ -300,7 +300,7 @@ class Waiter:
         return now is not None and (now.status, now.owner) == (brief.status, brief.owner)
 
     def _lives(self, row: owners.OwnerRow) -> bool:
-        state = liveness.probe(self._database.path, row.token, boot_id=row.boot_id)
+        state = liveness.probe(self._database.path, row.token)
         return state is not Liveness.DEAD
 
 

@@ -23,7 +23,7 @@ BEAT_RUNS: Final = """
     RETURNING run, attempt"""
 
 LIST: Final = """
-    SELECT owner, token, boot_id, heartbeat_interval_us, is_started, beat,
+    SELECT owner, token, heartbeat_interval_us, is_started, beat,
            EXISTS (SELECT 1 FROM durably_runs r WHERE r.owner = o.owner) AS has_runs
     FROM durably_owners o"""
 
@@ -37,7 +37,6 @@ class OwnerRow(NamedTuple):
 
     owner: int
     token: str
-    boot_id: str
     heartbeat_interval_us: int
     is_started: int
     beat: int

@@ -6,6 +6,9 @@ it ends, so an owner is known to be dead at once and without a clock. A ``flock`
 lock: the latter vanishes when any code of the process opens and closes the file, and a live owner
 would look dead.
 
+Nothing but the lock decides: not the process id, and not the boot id of the machine either, for a
+container may show one of its own and share the kernel, and its locks, with everybody else.
+
 A stopped or hung owner holds its lock: it is alive, and what to do about it is decided elsewhere.
 """
 
@@ -50,7 +53,7 @@ class Liveness(enum.Enum):
     """What the kernel says about an owner."""
 
     DEAD = "dead"
-    """Its process has ended, or the machine was started anew since."""
+    """Nobody holds its lock: its process has ended."""
 
     ALIVE = "alive"
     """It holds its lock. It may be stopped or hung."""
@@ -110,6 +113,22 @@ def _unlink_and_close(fd: int, path: str) -> None:
         os.close(fd)
 
 
+def _sync_folder(path: str) -> None:
+    """Write the name of *path* to the disk, where the system can do so.
+
+    The owner's row survives a loss of power. Without its lock file, which is free after the next
+    start, the owner would count as hung instead of dead.
+    """
+    if sys.platform == "win32":
+        return
+    with contextlib.suppress(OSError):
+        folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
 # Locks that are held: one that nobody refers to any more must still be closed in a forked child.
 _held: Final[set[OwnerLock]] = set()
 
@@ -149,6 +168,7 @@ class OwnerLock(ForkParticipant):
                 lock = cls(token, path, fd)
                 watch_forks(lock)
                 _held.add(lock)
+            _sync_folder(path)
             # A sweep may have found the file in the moment before it was locked.
             if not _lock_exclusively(fd) or not _is_at(fd, path):
                 raise OSError(f"somebody else locked or removed {path}")  # noqa: TRY301
@@ -209,17 +229,13 @@ def _open_existing(path: str, mode: int) -> int:
         return -1
 
 
-def probe(database_path: str, token: str, *, boot_id: str) -> Liveness:
+def probe(database_path: str, token: str) -> Liveness:
     """Say whether the owner *token* is alive, without making a file or disturbing its lock.
 
     Args:
         database_path: the database whose owner it is.
         token: the owner's token.
-        boot_id: the one in the owner's row; "" if the owner could not tell.
     """
-    here = current_boot_id()
-    if boot_id and here and boot_id != here:
-        return Liveness.DEAD
     # Without no_fork a child made right now would keep the shared lock, and nobody could take
     # the exclusive one to remove the file.
     with no_fork():
@@ -303,10 +319,10 @@ def sweep_orphans(
 
 @functools.cache
 def current_boot_id() -> str:
-    """Tell this start of the machine from every other one; "" if the machine does not say.
+    """Return what names this start of the machine; "" if the machine does not say.
 
-    Never made from the time of the start: that moves when the wall clock is set, and every live
-    owner would look dead.
+    It is stored for people who look into the file, and decides nothing: a container may show
+    another one than its host.
     """
     if sys.platform == "darwin":
         return _mac_boot_id()

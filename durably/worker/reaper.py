@@ -99,7 +99,7 @@ class Reaper(Service):
             return self._judge(other)
 
     def _judge(self, other: OwnerRow) -> int:
-        state = liveness.probe(self._database.path, other.token, boot_id=other.boot_id)
+        state = liveness.probe(self._database.path, other.token)
         if state is Liveness.DEAD:
             return self._recover_dead(other)
         committed = self._committed_beats()

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
-from unittest import mock
 
 import apsw
 import attrs
@@ -19,7 +18,6 @@ from invariants import check
 from powerloss import Disk, Entry, Mark, put
 
 import durably
-from durably.worker import liveness
 
 TABLES: Final = (
     "durably_owners",
@@ -208,6 +206,10 @@ def resume(image: Path) -> list[str]:
     """Go on with what the disk held, after another start of the machine; what was wrong."""
     with opened(image) as db:
         kept = _completed(db)
+        tokens = _tokens(db)
+    for token in tokens:
+        # The folder was synced with its name in it before the owner's row was stored.
+        (image / f"{NAME}.owner-{token}").touch()
     executed: set[tuple[str, str]] = set()
 
     def told(verb: str, subject: Any, value: Any = None) -> None:
@@ -219,17 +221,16 @@ def resume(image: Path) -> list[str]:
     def cancel(run_id: str) -> None:
         app.cancel(run_id)
 
-    with mock.patch.object(liveness, "current_boot_id", return_value="another start"):
-        app = durably.Durably(
-            image / NAME,
-            jobs=jobs_of(told, cancel),
-            synchronous="normal",
-        )
-        try:
-            app.run_until_idle()
-            runs = app.get_runs()
-        finally:
-            app.close()
+    app = durably.Durably(
+        image / NAME,
+        jobs=jobs_of(told, cancel),
+        synchronous="normal",
+    )
+    try:
+        app.run_until_idle()
+        runs = app.get_runs()
+    finally:
+        app.close()
     found = check(image / NAME, is_sequential=True, is_idle=True, is_finished=True)
     found += [f"executed again: {place}" for place in executed & kept.keys()]
     with opened(image) as db:
@@ -240,6 +241,12 @@ def resume(image: Path) -> list[str]:
         if run.status == "completed" and run.output != steps:
             found.append(f"run {run.id} returned something else than its steps")
     return found
+
+
+def _tokens(db: apsw.Connection) -> list[str]:
+    if digest(db) is None:
+        return []
+    return [token for (token,) in db.execute("SELECT token FROM durably_owners")]
 
 
 def _completed(db: apsw.Connection) -> dict[tuple[str, str], str]:

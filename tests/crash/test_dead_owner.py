@@ -16,6 +16,7 @@ from children import HOLDER, Eventually, has_ended, held
 from invariants import check
 
 import durably
+from durably.worker import liveness
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kills and watches processes")
 
@@ -245,17 +246,55 @@ def test_living_owner_that_was_forgotten_registers_anew(
 
 
 def test_owner_of_an_earlier_start_of_the_machine_is_dead(tmp_path: Path) -> None:
-    """After a reboot an owner is dead at once, whatever has become of its lock file."""
+    """After a reboot the lock file of an owner lies there and is free: the owner is dead at
+    once.
+    """
     database = tmp_path / "runs.db"
     with held(HOLDER, database, BEAT_S, THRESHOLD_S) as (child, run_id):
-        ((token, _),) = owners(database)
         child.kill()
-    Path(f"{database}.owner-{token}").unlink()
     change(database, "UPDATE durably_owners SET boot_id = 'another'")
     with survivor(database, hold) as (app, told):
         assert app.wait(run_id, timeout=20).attempt == 2
         assert told[0] == ("dead", run_id)
     assert check(database, is_idle=True, is_finished=True) == []
+
+
+# What a process in such a container sees in the place of the kernel's own boot id.
+CONTAINED = (
+    "from durably.worker import liveness; liveness.current_boot_id = lambda: 'of a container'\n"
+)
+
+
+@pytest.mark.parametrize("file", ["held", "missing"])
+@pytest.mark.parametrize("inside", ["owner", "observer"])
+def test_container_with_a_boot_id_of_its_own_is_left_alone(
+    tmp_path: Path,
+    eventually: Eventually,
+    monkeypatch: pytest.MonkeyPatch,
+    inside: str,
+    file: str,
+) -> None:
+    """A container may show another boot id than its host: a live owner keeps its run, whichever
+    of the two sees which, and also if its lock file was removed.
+    """
+    database = tmp_path / "runs.db"
+    program = (CONTAINED if inside == "owner" else "") + HOLDER
+    if inside == "observer":
+        monkeypatch.setattr(liveness, "current_boot_id", lambda: "of a container")
+    with held(program, database, BEAT_S, THRESHOLD_S) as (child, run_id):
+        if file == "missing":
+            ((token, _),) = owners(database)
+            Path(f"{database}.owner-{token}").unlink()
+        with survivor(database, hold) as (app, told):
+            reaper, looks = app._supervisor._reaper, []
+            recover = reaper.recover
+            reaper.recover = lambda: (looks.append(None), recover())[1]
+            eventually(lambda: len(looks) > 4)
+            child.say()
+            child.expect("after")
+            assert app.wait(run_id, timeout=20).output == "by the first"
+            assert told == []
+    assert check(database, is_finished=True) == []
 
 
 def test_cancelled_run_holds_its_key_until_its_process_has_died(

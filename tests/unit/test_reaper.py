@@ -28,7 +28,7 @@ class Engine:
         self.owner = given_owner(store, "own")
         self.committed = 0
         self.states: dict[str, Liveness] = {}
-        self.probed: list[tuple[str, str]] = []
+        self.probed: list[str] = []
         self.removed: list[str] = []
         self.swept: list[set[str]] = []
         self.emitter = Emitter(clock)
@@ -54,8 +54,8 @@ class Engine:
             **(given | options),
         )
 
-    def probe(self, path: str, token: str, *, boot_id: str) -> Liveness:
-        self.probed.append((token, boot_id))
+    def probe(self, path: str, token: str) -> Liveness:
+        self.probed.append(token)
         assert path == self.store.path
         return self.states.get(token, Liveness.ALIVE)
 
@@ -92,14 +92,14 @@ def beats(engine: Engine, reaper: Reaper, count: int, also: Callable[[], object]
 
 def test_runs_of_a_dead_owner_are_recovered_at_once(engine: Engine, store: Database) -> None:
     """With its lock free an owner is dead: no heartbeat and no clock is waited for."""
-    dead = given_owner(store, "dead", boot_id="B")
+    dead = given_owner(store, "dead")
     run = given_running(store, dead, labels='{"k":"v"}')
     checkpoint(store, run, "s")
     engine.states["dead"] = Liveness.DEAD
     seen = store.changes.look()
     assert engine.reaper().recover() == 1
     assert (stored(store, run).status, stored(store, run).completed_steps) == ("pending", 1)
-    assert engine.probed == [("dead", "B")]
+    assert engine.probed == ["dead"]
     assert engine.removed == ["dead"]
     assert [row.token for row in store.read(owners.list_all)] == ["own"]
     assert engine.told() == [("run:recover", run.id, "dead")]

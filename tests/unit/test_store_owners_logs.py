@@ -20,12 +20,11 @@ def only(store: Database, owner: int) -> owners.OwnerRow:
 
 def test_owner_is_listed_as_it_registered(store: Database) -> None:
     """A new owner has not started, has not beaten, and has no runs."""
-    owner = given_owner(store, "t", boot_id="b", heartbeat_interval_us=7)
+    owner = given_owner(store, "t", heartbeat_interval_us=7)
     assert store.read(owners.list_all) == [
         owners.OwnerRow(
             owner=owner,
             token="t",
-            boot_id="b",
             heartbeat_interval_us=7,
             is_started=0,
             beat=0,

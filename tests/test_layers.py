@@ -51,7 +51,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("stepping",),
     ("steps",),
     ("jobs",),
-    ("worker.liveness", "worker.service"),
+    ("worker.liveness", "worker.retention", "worker.service"),
     ("worker.flusher", "worker.heartbeat", "worker.lifecycle", "worker.reaper"),
     ("worker.execution", "worker.ownership"),
     ("worker.pool",),

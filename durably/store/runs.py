@@ -85,6 +85,22 @@ PURGE: Final = f"""
         ORDER BY completed_at_us LIMIT :limit)
     RETURNING {lookups.COLUMNS}"""
 
+HAS_ENDED_BEFORE: Final = """
+    SELECT 1 FROM durably_runs
+    WHERE completed_at_us IS NOT NULL AND completed_at_us < :before_us AND owner IS NULL
+    LIMIT 1"""
+
+NEWEST_TRIGGER: Final = "SELECT created_at_us FROM durably_runs ORDER BY run DESC LIMIT 1"
+
+# Of the newest run, of the ends, and of the runs that are being executed: each of them is
+# found without walking over the others.
+NEWEST_TIMES: Final = """
+    SELECT (SELECT max(created_at_us, updated_at_us, coalesce(heartbeat_at_us, 0))
+            FROM durably_runs ORDER BY run DESC LIMIT 1),
+           (SELECT completed_at_us FROM durably_runs WHERE completed_at_us IS NOT NULL
+            ORDER BY completed_at_us DESC LIMIT 1),
+           (SELECT max(heartbeat_at_us) FROM durably_runs WHERE owner IS NOT NULL)"""
+
 SET_PROGRESS: Final = """
     UPDATE durably_runs SET progress = :progress, updated_at_us = :now_us
     WHERE run = :run AND status = 'running' AND attempt = :attempt"""
@@ -217,6 +233,23 @@ def _refused(db: apsw.Connection, run_id: str, verb: str, advice: str) -> Except
 def purge(db: apsw.Connection, before_us: int, limit: int) -> list[RunRow]:
     """Delete up to *limit* terminal runs that ended before *before_us*, oldest first."""
     return lookups.all_rows(db, PURGE, {"before_us": before_us, "limit": limit})
+
+
+def has_ended_before(db: apsw.Connection, before_us: int) -> bool:
+    """Return whether ``purge`` would find a run."""
+    return db.execute(HAS_ENDED_BEFORE, {"before_us": before_us}).get is not None
+
+
+def newest_trigger(db: apsw.Connection) -> int:
+    """Return when the newest run was triggered; 0 if there is none."""
+    return int(db.execute(NEWEST_TRIGGER).get or 0)
+
+
+def newest_time(db: apsw.Connection) -> int | None:
+    """Return the newest time at which anything happened to a run; ``None`` if there is none."""
+    times: Any
+    (times,) = db.execute(NEWEST_TIMES).fetchall()
+    return max((us for us in times if us is not None), default=None)
 
 
 def recover_dead(

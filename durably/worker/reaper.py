@@ -16,6 +16,7 @@ from durably.store.lookups import RunRow
 from durably.store.owners import OwnerRow
 from durably.worker import liveness
 from durably.worker.liveness import Liveness
+from durably.worker.retention import Retention
 from durably.worker.service import ErrorSink, Service
 
 RETENTION_INTERVAL_S: Final = 60.0
@@ -66,7 +67,7 @@ class Reaper(Service):
         self._labels_of = labels_of
         self._heartbeat_interval_s = heartbeat_interval_s
         self._stale_threshold_s = stale_threshold_s
-        self._retain_runs = retain_runs
+        self._retention = None if retain_runs is None else Retention(database, clock, retain_runs)
         # Per owner: the beat last seen, and how many of our own were committed by then.
         self._watched: dict[int, tuple[int, int]] = {}
         self._next_retention = -math.inf
@@ -76,11 +77,8 @@ class Reaper(Service):
         """Recover, then tidy up what is due."""
         self.recover()
         now = self._clock.monotonic()
-        if self._retain_runs is not None and now >= self._next_retention:
-            if self._purge(self._retain_runs) < PURGE_BATCH:
-                self._next_retention = now + RETENTION_INTERVAL_S
-            else:
-                self.wake()
+        if self._retention is not None and now >= self._next_retention:
+            self._retain(self._retention, now)
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_INTERVAL_S
             self._sweep()
@@ -88,6 +86,8 @@ class Reaper(Service):
 
     def recover(self) -> int:
         """Put back the runs of dead owners, and of hung ones; say how many."""
+        if self._retention is not None:
+            self._retention.begin()
         others = [row for row in self._database.read(owners.list_all) if row.owner != self._owner()]
         watched = self._watched  # another thread may be recovering
         self._watched = {row.owner: watched[row.owner] for row in others if row.owner in watched}
@@ -148,8 +148,16 @@ class Reaper(Service):
             self._changes.offer()
         return len(recovered)
 
-    def _purge(self, older_than: timedelta) -> int:
-        before_us = self._clock.now_us() - older_than // timedelta(microseconds=1)
+    def _retain(self, retention: Retention, now: float) -> None:
+        before_us = retention.before_us()
+        if before_us is None:
+            return  # asked again at each tick: a trigger may say that the clock is right
+        if self._purge(before_us) < PURGE_BATCH:
+            self._next_retention = now + RETENTION_INTERVAL_S
+        else:
+            self.wake()
+
+    def _purge(self, before_us: int) -> int:
         deleted = self._database.write(runs.purge, before_us, PURGE_BATCH)
         for row in deleted:
             self._emitter.emit(

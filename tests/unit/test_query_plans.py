@@ -108,6 +108,7 @@ def test_statement_prepares_against_the_schema(db: apsw.Connection, name: str) -
         ("runs.RECOVER", {"durably_runs_owner"}),
         ("runs.RELEASE_ALL", {"durably_runs_owner"}),
         ("runs.PURGE", {"durably_runs_ended"} | OF_A_RUN),
+        ("runs.HAS_ENDED_BEFORE", {"durably_runs_ended"}),
         ("steps.STORE", set()),
         ("steps.STORE_CANCELLED", set()),
         ("steps.FIND", {"sqlite_autoindex_durably_steps_1"}),
@@ -289,6 +290,16 @@ def test_purge_costs_by_what_it_deletes(db: apsw.Connection) -> None:
     one = vm_steps(db, lambda: runs.purge(db, 2, 1))
     assert len(runs.purge(db, 2, 7)) == 7
     assert one < 2000
+
+
+def test_newest_times_are_found_beside_20000_runs(db: apsw.Connection) -> None:
+    """What retention asks at each look walks over no runs."""
+    with db:
+        finished(db)
+        pending(db, "job", None)
+    assert vm_steps(db, lambda: runs.newest_time(db)) < 200
+    assert vm_steps(db, lambda: runs.newest_trigger(db)) < 50
+    assert vm_steps(db, lambda: runs.has_ended_before(db, 1)) < 50
 
 
 def test_reading_a_window_costs_by_its_length(db: apsw.Connection) -> None:

@@ -14,6 +14,7 @@ from durably.errors import DatabaseError
 from durably.events import Emitter, Event
 from durably.store import lookups, owners, runs
 from durably.store.database import Database
+from durably.store.runs import Claim
 from durably.worker import liveness
 from durably.worker.liveness import Liveness
 from durably.worker.reaper import PURGE_BATCH, RETENTION_INTERVAL_S, SWEEP_INTERVAL_S, Reaper
@@ -285,7 +286,7 @@ def test_old_terminal_runs_are_deleted(engine: Engine, store: Database, clock: F
     clock.us = 100 * day
     old = ended(store, engine.owner, 98 * day - 1)
     ended(store, engine.owner, 98 * day)
-    trigger(store, now_us=1)
+    trigger(store, now_us=100 * day)
     engine.reaper(retain_runs=timedelta(days=2)).tick()
     assert engine.told() == [("run:delete", old, "")]
     assert store.read(lookups.count, lookups.Filters()) == 2
@@ -297,6 +298,7 @@ def test_deleted_runs_are_told_also_if_the_file_cannot_shrink(
     """They are gone, whatever becomes of the space they took."""
     clock.us = 10**15
     old = ended(store, engine.owner, 1)
+    trigger(store, now_us=10**15)
 
     def refuse(most_pages: int) -> None:
         raise DatabaseError("the disk is full", is_transient=True)
@@ -305,7 +307,7 @@ def test_deleted_runs_are_told_also_if_the_file_cannot_shrink(
     with pytest.raises(DatabaseError):
         engine.reaper(retain_runs=timedelta(days=2)).tick()
     assert engine.told() == [("run:delete", old, "")]
-    assert store.read(lookups.count, lookups.Filters()) == 0
+    assert store.read(lookups.count, lookups.Filters()) == 1
 
 
 def test_nothing_is_deleted_unless_asked(engine: Engine, store: Database, clock: FakeClock) -> None:
@@ -324,6 +326,7 @@ def test_retention_is_looked_at_once_a_minute(
     reaper = engine.reaper(retain_runs=timedelta(seconds=1))
     reaper.tick()
     ended(store, engine.owner, 1)
+    trigger(store, now_us=10**15)
     reaper.tick()
     assert engine.events == []
     clock.advance(RETENTION_INTERVAL_S)
@@ -347,13 +350,105 @@ def test_many_old_runs_are_deleted_batch_by_batch(
         )
 
     store.write(fill)
+    trigger(store, now_us=10**15)
     reaper = engine.reaper(retain_runs=timedelta(seconds=1))
     reaper.tick()
-    assert store.read(lookups.count, lookups.Filters()) == 3
+    assert store.read(lookups.count, lookups.Filters()) == 4
     assert reaper._wake.is_set()
     reaper.tick()
-    assert store.read(lookups.count, lookups.Filters()) == 0
+    assert store.read(lookups.count, lookups.Filters()) == 1
     assert len(engine.events) == PURGE_BATCH + 3
+
+
+# -- a clock that is not to be believed --------------------------------------------------------
+
+DAY_US = 86_400_000_000
+TODAY_US = 20_000 * DAY_US
+
+
+def kept(engine: Engine, reaper: Reaper) -> int:
+    """How many runs are left after another look for old ones."""
+    engine.clock.seconds += RETENTION_INTERVAL_S
+    reaper.tick()
+    return engine.store.read(lookups.count, lookups.Filters())
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [
+        each.message for each in caplog.records if "retain_runs deletes nothing" in each.message
+    ]
+
+
+def test_clock_far_ahead_when_the_engine_is_opened_deletes_nothing(
+    engine: Engine, store: Database, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not even when runs are claimed, beat and end by it; the warning that says so comes once."""
+    ended(store, engine.owner, TODAY_US - DAY_US)
+    waiting = trigger(store, now_us=TODAY_US)
+    clock.us = TODAY_US + 400 * DAY_US
+    reaper = engine.reaper(retain_runs=timedelta(days=30))
+    assert kept(engine, reaper) == 2
+    (claimed,) = store.write(runs.claim, Claim(engine.owner, '["job"]', clock.now_us))
+    assert claimed.run == waiting.run
+    store.beat(owners.beat, engine.owner, clock.now_us)
+    assert kept(engine, reaper) == 2
+    finish(store, claimed, output="1", now_us=clock.us)
+    assert kept(engine, reaper) == 2
+    (warning,) = warnings(caplog)
+    assert "2025-11-08 00:00 UTC" in warning
+    assert engine.events == []
+
+
+def test_clock_that_jumps_while_a_run_is_executed_deletes_nothing(
+    engine: Engine, store: Database, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The run's own heartbeats say nothing of the clock; set back, it is believed again."""
+    clock.us = TODAY_US
+    ended(store, engine.owner, TODAY_US - 20 * DAY_US)
+    given_running(store, engine.owner, now_us=TODAY_US)
+    reaper = engine.reaper(retain_runs=timedelta(days=30))
+    assert kept(engine, reaper) == 2
+    clock.us += 400 * DAY_US
+    store.beat(owners.beat, engine.owner, clock.now_us)
+    assert kept(engine, reaper) == 2
+    assert len(warnings(caplog)) == 1
+    clock.us -= 389 * DAY_US
+    clock.seconds += 11 * 86_400  # days have passed
+    assert kept(engine, reaper) == 1
+
+
+def test_trigger_says_that_the_clock_is_right(
+    engine: Engine, store: Database, clock: FakeClock
+) -> None:
+    """A script that runs once a month deletes what has become old since, when it triggers."""
+    clock.us = TODAY_US
+    old = ended(store, engine.owner, TODAY_US - 31 * DAY_US)
+    reaper = engine.reaper(retain_runs=timedelta(days=30))
+    assert kept(engine, reaper) == 1
+    trigger(store, now_us=TODAY_US)
+    reaper.tick()  # without waiting for the next look
+    assert engine.told() == [("run:delete", old, "")]
+
+
+def test_days_that_pass_need_no_trigger(engine: Engine, store: Database, clock: FakeClock) -> None:
+    """An engine that stays open deletes what becomes old although nothing else happens."""
+    clock.us = TODAY_US
+    ended(store, engine.owner, TODAY_US)
+    reaper = engine.reaper(retain_runs=timedelta(days=30))
+    assert kept(engine, reaper) == 1
+    clock.advance(29 * 86_400)
+    assert kept(engine, reaper) == 1
+    clock.advance(2 * 86_400)
+    assert kept(engine, reaper) == 0
+
+
+def test_clock_up_to_a_day_ahead_is_believed(
+    engine: Engine, store: Database, clock: FakeClock
+) -> None:
+    """A zone set wrong, or a night without work, is no reason to keep anything."""
+    clock.us = TODAY_US
+    ended(store, engine.owner, TODAY_US - DAY_US)
+    assert kept(engine, engine.reaper(retain_runs=timedelta(hours=1))) == 0
 
 
 def test_orphaned_locks_are_swept_now_and_then(engine: Engine, clock: FakeClock) -> None:

@@ -1,0 +1,85 @@
+"""Which runs are old enough to be deleted, and whether the clock may be believed in that.
+
+A wall clock that jumps ahead (a machine that starts with a wrong one, a restored snapshot) makes
+every run look old. So deleting needs a second witness: the newest row of the database.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from typing import Final
+
+from durably.clock import Clock, to_datetime
+from durably.store import runs
+from durably.store.database import Database
+
+log = logging.getLogger("durably")
+
+# How far the clock may be ahead of what the database knows.
+TOLERANCE_US: Final = 86_400_000_000
+
+
+class Retention:
+    """Says which runs may be deleted by age. Used by one thread at a time.
+
+    The clock is believed up to a day ahead of what this engine found in the database when it began,
+    plus the time that has passed since, or of the newest trigger. What this engine itself marks
+    with a time meanwhile (a claim, a heartbeat, an end) proves nothing: the same clock made it.
+
+    Args:
+        keep: how long a run that has ended is kept.
+    """
+
+    def __init__(self, database: Database, clock: Clock, keep: timedelta) -> None:
+        self._database = database
+        self._clock = clock
+        self._keep_us = keep // timedelta(microseconds=1)
+        self._began_s: float | None = None
+        # The newest time in the database when this engine began, if there was any.
+        self._known_us: int | None = None
+        self._is_warned = False
+
+    def begin(self) -> None:
+        """Note the newest time that is stored, before this engine stores any. Idempotent."""
+        if self._began_s is None:
+            self._known_us = self._database.read(runs.newest_time)
+            self._began_s = self._clock.monotonic()
+
+    def before_us(self) -> int | None:
+        """Return the instant before which a run must have ended to be deleted now.
+
+        ``None`` while nothing may be deleted, since the clock is ahead.
+        """
+        now_us = self._clock.now_us()
+        before_us = now_us - self._keep_us
+        if not self._database.read(runs.has_ended_before, before_us) or self._is_sound(now_us):
+            self._is_warned = False
+            return before_us
+        return None
+
+    def _is_sound(self, now_us: int) -> bool:
+        newest_us = self._database.read(runs.newest_trigger)
+        if self._known_us is not None and self._began_s is not None:
+            passed_us = int((self._clock.monotonic() - self._began_s) * 1e6)
+            newest_us = max(newest_us, self._known_us + passed_us)
+        if now_us - newest_us <= TOLERANCE_US:
+            return True
+        if not self._is_warned:
+            self._is_warned = True
+            log.warning(
+                "retain_runs deletes nothing from %s: the clock says %s, over a day later than "
+                "anything in the database (%s). Set the clock if it is wrong; if it is right, "
+                "deleting goes on with the next trigger.",
+                self._database.path,
+                _shown(now_us),
+                _shown(newest_us),
+            )
+        return False
+
+
+def _shown(us: int) -> str:
+    try:
+        return f"{to_datetime(us):%Y-%m-%d %H:%M} UTC"
+    except OverflowError:
+        return f"{us} us after 1970"

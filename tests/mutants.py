@@ -199,6 +199,11 @@ PACKAGE: Final[dict[str, Mutant]] = {
         "integration/test_overtaken_stops.py::test_a_claim_that_a_stop_overtakes_takes_nothing",
         [Source("store/runs.py", " and wanted.is_wanted():", ":")],
     ),
+    "claim of a run that a thread of the same engine is inside of": Mutant(
+        "integration/test_taken_over.py::"
+        "test_an_engine_does_not_claim_what_its_own_thread_is_inside_of",
+        [Source("worker/pool.py", ", inside=self._inside", "")],
+    ),
     "commit that failed passed for one": Mutant(
         "unit/test_writer.py::test_commit_that_fails_fails_every_operation_in_it",
         [Source("store/transactions.py", "            ticket.error = error\n", "")],

@@ -182,6 +182,7 @@ def start(
         "labels": new.labels,
         "owner": wanted.owner,
         "jobs": wanted.jobs,
+        "inside": wanted.inside(),
         "now_us": now_us,
     }
     db.execute(START, bindings)

@@ -20,12 +20,14 @@ COUNTED: Final = f"""{COLUMNS},
 
 BY_ID: Final = f"SELECT {COUNTED} FROM durably_runs r WHERE id = :id"
 
-# One index look-up per known job, whatever else waits in the file.
+# One index look-up per known job, whatever else waits in the file; and one more for each run that
+# another owner has put back while a thread of the claiming engine is inside of it still.
 FIRST_CLAIMABLE: Final = """
     SELECT min(first) FROM (
         SELECT (SELECT run FROM durably_runs
                 WHERE job_name = jobs.value AND status = 'pending' AND owner IS NULL
                   AND queue_place = 0
+                  AND NOT EXISTS (SELECT 1 FROM json_each(:inside) WHERE value = run)
                 ORDER BY run LIMIT 1) AS first
         FROM json_each(:jobs) AS jobs)"""
 
@@ -160,9 +162,14 @@ def count(db: apsw.Connection, filters: Filters) -> int:
     return int(db.execute(COUNT, filters._asdict()).get)
 
 
-def has_claimable(db: apsw.Connection, jobs: str) -> bool:
-    """Whether a claim for these jobs (a JSON array of names) would find a run."""
-    return db.execute(FIRST_CLAIMABLE, {"jobs": jobs}).get is not None
+def has_claimable(db: apsw.Connection, jobs: str, inside: str = "[]") -> bool:
+    """Return whether a claim for these jobs would find a run.
+
+    Args:
+        jobs: a JSON array of names.
+        inside: a JSON array of the keys of runs that are not to be claimed.
+    """
+    return db.execute(FIRST_CLAIMABLE, {"jobs": jobs, "inside": inside}).get is not None
 
 
 def is_registered(db: apsw.Connection, owner: int) -> bool:

@@ -122,11 +122,16 @@ def _always() -> bool:
     return True
 
 
+def _none() -> str:
+    return "[]"
+
+
 class Claim(NamedTuple):
     """Who wants how many runs of which jobs; ``jobs`` is a JSON array of names.
 
     What may have changed on the way is asked in the transaction: the time, so that no run has
-    begun before it was triggered, and whether they are wanted still.
+    begun before it was triggered; whether they are wanted still; and inside which runs the owner's
+    own threads are (a JSON array of keys), since it must not execute those a second time meanwhile.
     """
 
     owner: int
@@ -134,12 +139,18 @@ class Claim(NamedTuple):
     now_us: Callable[[], int]
     limit: int = 1
     is_wanted: Callable[[], bool] = _always
+    inside: Callable[[], str] = _none
 
 
 def claim(db: apsw.Connection, wanted: Claim) -> list[RunRow]:
     """Take up to ``limit`` runs for an owner, as long as they are wanted, those triggered first."""
     claimed: list[RunRow] = []
-    bindings = {"owner": wanted.owner, "jobs": wanted.jobs, "now_us": wanted.now_us()}
+    bindings = {
+        "owner": wanted.owner,
+        "jobs": wanted.jobs,
+        "inside": wanted.inside(),
+        "now_us": wanted.now_us(),
+    }
     while len(claimed) < wanted.limit and wanted.is_wanted():
         row = lookups.first_row(db, CLAIM, bindings)
         if row is None:

@@ -93,7 +93,7 @@ class Dispatcher(Service):
         claimed: list[RunRow] = []
         try:
             # A look costs microseconds and no write transaction.
-            if self._database.read(lookups.has_claimable, claim.jobs):
+            if self._database.read(lookups.has_claimable, claim.jobs, claim.inside()):
                 # A trigger, before the start of its run.
                 self._let_tell()
                 claimed = self._database.write(runs.claim, claim)

@@ -174,15 +174,16 @@ class Execution:
                 ),
                 claim_next,
             )
-        if ended is None or not ended.is_effective:
+        is_effective = ended is not None and ended.is_effective
+        if not is_effective:
             # Cancelled, or taken over. Whichever: this job has left its thread.
             self._release()
-        if ended is None or outcome.goes_back or active.row.concurrency_key is not None:
-            # Itself, or the next one with its key.
+        if not is_effective or outcome.goes_back or active.row.concurrency_key is not None:
+            # Itself, also where others have put it back before, or the next one with its key.
             services.changes.offer()
         else:
             services.changes.notify()
-        if ended is not None and ended.is_effective:
+        if is_effective:
 
             def untold() -> None:
                 if progress is not None:

@@ -267,7 +267,15 @@ class Pool:
         names, owner = self._registry.names_json, self._owner()
         if names is None or owner is None:
             return None
-        return Claim(owner, names, self._services.clock.now_us, limit)
+        return Claim(owner, names, self._services.clock.now_us, limit, inside=self._inside)
+
+    def _inside(self) -> str:
+        """Return the keys of the runs whose jobs are executed here, as a JSON array.
+
+        One that others have put back meanwhile is not claimed before its old job has left.
+        """
+        with self._lock:
+            return str([active.key for active in self._active.values() if not active.is_over])
 
     def _claim_for_slots(self, limit: int) -> Claim | None:
         """The same for slots, void once nothing is to be claimed any more."""
@@ -280,7 +288,9 @@ class Pool:
     def can_claim(self) -> bool:
         """Whether a run is there that this engine could execute now."""
         claim = self.claim(1)
-        return claim is not None and self._services.database.read(lookups.has_claimable, claim.jobs)
+        return claim is not None and self._services.database.read(
+            lookups.has_claimable, claim.jobs, claim.inside()
+        )
 
     @property
     def may_claim(self) -> bool:

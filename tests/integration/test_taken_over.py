@@ -6,6 +6,7 @@ import threading
 
 import pytest
 from engines import GRACE_S, engine, execute, record, take_over, types
+from held import HeldJob
 
 import durably
 from durably.store import owners, runs
@@ -95,6 +96,120 @@ def test_a_subscription_does_not_wait_for_the_former_owner(tmp_path):
             assert [event.type for event in subscription] == ["run:complete"]
         may_end.set()
         assert app.get_run(run).output == 2
+
+
+class Stale:
+    """A run whose first attempt stays inside its job after it was put back, as of a hung engine."""
+
+    def __init__(self):
+        self.is_inside, self.may_end = threading.Event(), threading.Event()
+        self.threads = []
+
+    def job(self, step, payload):
+        if payload != "stale":
+            return "other"
+        if step.attempt == 1:
+            self.is_inside.set()
+            assert self.may_end.wait(GRACE_S)
+            self.threads.append(1)
+            return "by a former owner"
+        assert self.may_end.is_set()
+        self.threads.append(step.attempt)
+        return "by the latest"
+
+    def begin(self, app):
+        run = app.jobs["job"].trigger("stale")
+        assert self.is_inside.wait(GRACE_S)
+        take_over(app)
+        return run
+
+    def end(self, app, run):
+        assert (app.get_run(run).status, app.get_run(run).attempt) == ("pending", 1)
+        self.may_end.set()
+
+
+@pytest.fixture
+def stale():
+    stale = Stale()
+    yield stale
+    stale.may_end.set()
+
+
+# Nobody learns by a heartbeat that the run was put back.
+UNNOTICED = {"heartbeat_interval": 600, "stale_threshold": 1200}
+
+
+@pytest.mark.parametrize("how", ["by the dispatcher", "with a trigger", "with the end of a run"])
+def test_an_engine_does_not_claim_what_its_own_thread_is_inside_of(
+    tmp_path, monkeypatch, stale, how
+):
+    """A run that others put back is passed over until its old job has left, then claimed."""
+    held = HeldJob()
+    with engine(tmp_path, stale.job, max_workers=2, **UNNOTICED) as app, held:
+        app.register(held.job)
+        app.start()
+        run = stale.begin(app)
+        if how == "with a trigger":
+            # Or it might have the slot at that moment.
+            monkeypatch.setattr(app._supervisor._dispatcher, "_reserve_slots", lambda: None)
+        if how == "with the end of a run":
+            app.jobs["held"].trigger()
+            held.inside()
+        other = app.jobs["job"].trigger(
+            "other", concurrency_key="k" if how == "by the dispatcher" else None
+        )
+        held.let_go()
+        assert app.wait(other, timeout=GRACE_S).output == "other"
+        monkeypatch.undo()
+        stale.end(app, run)
+        assert app.wait(run, timeout=GRACE_S).output == "by the latest"
+    assert stale.threads == [1, 2]
+
+
+def test_process_one_does_not_claim_what_another_thread_is_inside_of(tmp_path, stale):
+    """There is nothing to execute while the old job is inside, and the run afterwards."""
+    with engine(tmp_path, stale.job, max_workers=1, **UNNOTICED) as app:
+        app.start()
+        run = stale.begin(app)
+        assert not app.process_one()
+        with pytest.raises(durably.WaitTimeoutError):
+            app.stop(timeout=0)
+        stale.end(app, run)
+        app.stop()
+        assert app.process_one()
+        assert (app.get_run(run).output, app.get_run(run).attempt) == ("by the latest", 2)
+    assert stale.threads == [1, 2]
+
+
+@pytest.mark.parametrize("how", ["run_until_idle", "with"])
+def test_waiting_for_all_runs_waits_for_one_that_was_put_back(tmp_path, stale, how):
+    """It ends when the run has been executed again, and not before."""
+    with engine(tmp_path, stale.job, max_workers=2, **UNNOTICED) as app:
+        counts = []
+        draining = threading.Thread(
+            target=(lambda: counts.append(app.run_until_idle()))
+            if how == "run_until_idle"
+            else lambda: app.__exit__(None, None, None)
+        )
+        if how == "run_until_idle":
+            run = app.jobs["job"].trigger("stale")
+            draining.start()
+            assert stale.is_inside.wait(GRACE_S)
+            take_over(app)
+        else:
+            app.__enter__()
+            run = stale.begin(app)
+            draining.start()
+        other = app.jobs["job"].trigger("other")
+        assert app.wait(other, timeout=GRACE_S).output == "other"
+        assert draining.is_alive()
+        stale.end(app, run)
+        draining.join(GRACE_S)
+        assert not draining.is_alive()
+    with engine(tmp_path) as app:
+        assert (app.get_run(run).output, app.get_run(run).attempt) == ("by the latest", 2)
+    assert counts == ([3] if how == "run_until_idle" else [])
+    assert stale.threads == [1, 2]
 
 
 def test_an_engine_taken_for_dead_counts_again_once_it_beats(tmp_path, eventually):

@@ -282,6 +282,25 @@ def test_claiming_from_a_queue_of_20000_costs_the_same_for_each(db: apsw.Connect
     assert max(spent) < 2000
 
 
+def test_claiming_past_runs_that_are_not_to_be_claimed_costs_by_those_alone(
+    db: apsw.Connection,
+) -> None:
+    """A run that is excluded costs a claim one row, whatever waits behind it."""
+    with db:
+        pending(db, "job", None)
+    order = [run for (run,) in db.execute("SELECT run FROM durably_runs ORDER BY run LIMIT 9")]
+
+    def claim(excluded: int) -> int:
+        inside = json.dumps(order[:excluded])
+        taken: list[lookups.RunRow] = []
+        wanted = Claim(1, '["job"]', lambda: 2, inside=lambda: inside)
+        spent = vm_steps(db, lambda: taken.extend(runs.claim(db, wanted)))
+        assert [row.run for row in taken] == [order[excluded]]
+        return spent
+
+    assert claim(8) < claim(0) + 1500
+
+
 def test_purge_costs_by_what_it_deletes(db: apsw.Connection) -> None:
     """A purge that finds nothing old enough looks at none of the 20,000 finished runs."""
     with db:

@@ -75,6 +75,19 @@ def test_looking_agrees_with_claiming(store: Database) -> None:
     assert not store.read(lookups.has_claimable, '["job"]')
 
 
+def test_claim_passes_over_the_runs_that_it_names(store: Database) -> None:
+    """A run that a thread of the claiming owner is inside of is left, and the next one taken."""
+    owner = given_owner(store)
+    old, new = given_running(store, owner), trigger(store)
+    store.write(runs.recover_hung, owner, 0, 30)
+    inside = f"[{old.run}]"
+    wanted = Claim(owner, '["job"]', lambda: 40, 5, inside=lambda: inside)
+    assert [row.id for row in store.write(runs.claim, wanted)] == [new.id]
+    assert not store.read(lookups.has_claimable, '["job"]', inside)
+    assert store.read(lookups.has_claimable, '["job"]')
+    assert [row.id for row in claim(store, owner)] == [old.id]
+
+
 def test_claim_by_an_unknown_owner_is_refused(store: Database) -> None:
     """A run cannot belong to an engine that has no owner row."""
     run = trigger(store)

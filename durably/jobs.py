@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
 import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, cast, overload
@@ -12,6 +11,7 @@ from typing import Any, Generic, TypeVar, cast, overload
 import attrs
 
 from durably.codec import UNTYPED, Codec, resolve_annotations, return_type_of
+from durably.codec.text import dump
 from durably.errors import ConflictError, NotFoundError, ValidationError
 from durably.names import check_name
 from durably.shown import shown
@@ -215,7 +215,7 @@ class Registry:
                     f"{_place(old.run) or shown(old.run)}; give one of them another name"
                 )
             self._jobs = self._jobs | {new.name: new}
-            self.names_json = json.dumps(tuple(self._jobs))
+            self.names_json = dump(list(self._jobs))
 
     def get(self, name: str) -> Job[Any, Any] | None:
         """The job of that name as it is registered now."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -10,6 +9,7 @@ from typing import Any
 
 from durably.clock import to_datetime
 from durably.codec import UNTYPED, Codec
+from durably.codec.text import dump, load
 from durably.errors import ValidationError
 from durably.jobs import Registry, output_type, payload_type
 from durably.models import (
@@ -34,7 +34,7 @@ NameFilter = str | Iterable[str] | None
 def labels_of(row: RunRow) -> dict[str, str]:
     """The labels of a stored run."""
     # Most runs have none.
-    labels: dict[str, str] = {} if row.labels == "{}" else json.loads(row.labels)
+    labels: dict[str, str] = {} if row.labels == "{}" else load(row.labels)
     return labels
 
 
@@ -186,16 +186,16 @@ def filters(
     statuses = None
     if status is not None:
         wanted = [status] if isinstance(status, str) else several(status, "status")
-        statuses = json.dumps([_status(each) for each in wanted])
+        statuses = dump([_status(each) for each in wanted])
     jobs = None
     if job_name is not None:
         names = [job_name] if isinstance(job_name, str) else several(job_name, "job_name")
-        jobs = json.dumps([_text(name, "job_name") for name in names])
+        jobs = dump([_text(name, "job_name") for name in names])
     wanted_labels = None
     if labels is not None:
         if not isinstance(labels, dict):
             raise ValidationError(f"labels must be a dict of str to str, not {type_name(labels)}")
-        wanted_labels = json.dumps(
+        wanted_labels = dump(
             {_text(key, "labels"): _text(value, "labels") for key, value in labels.items()}
         )
     return Filters(statuses, jobs, wanted_labels)

@@ -34,6 +34,7 @@ from durably.worker.supervisor import Supervisor
 
 P = TypeVar("P")
 
+_write_labels: Final = json.JSONEncoder(ensure_ascii=False).encode
 _LABEL_KEY: Final = r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}"
 
 
@@ -294,4 +295,4 @@ def _labels(labels: object) -> str:
             raise ValidationError(f"label {shown(key)} must be a str, not {type_name(value)}")
         check_storable(value, f"label {shown(key)}")
     plain = {_plain(key): _plain(value) for key, value in items}
-    return json.dumps(plain, ensure_ascii=False)
+    return _write_labels(plain)

@@ -198,6 +198,8 @@ def same(a: Any, b: Any) -> bool:
     """Whether two values are equal, of one type and one fold; NaN is NaN."""
     if getattr(a, "fold", 0) != getattr(b, "fold", 0):
         return False
+    if isinstance(a, Decimal):  # a signalling NaN cannot be compared
+        return type(a) is type(b) and repr(a) == repr(b)
     return type(a) is type(b) and (a == b or repr(a) == repr(b))
 
 

@@ -7,6 +7,7 @@ import datetime as dt
 import decimal
 import enum
 import pathlib
+import re
 import typing
 import uuid
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ from typing import Any, Final, NamedTuple
 from durably.codec.forms import Form
 from durably.codec.messages import Problem, Unsupported, clip, show
 from durably.codec.plain import ATOMS, Misfit, plain, plain_atom
-from durably.codec.text import dump
+from durably.codec.text import dump, to_decimal
 from durably.shown import type_name
 
 # --- None, bool, int, float and str ----------------------------------------------------------
@@ -71,6 +72,9 @@ class _Leaf(NamedTuple):
     written: tuple[type, ...] = (str,)
 
 
+_SECONDS: Final = r"(-?)([0-9]{1,14})(?:\.([0-9]{1,100}))?"
+_TEXT_OF_DECIMALS: Final = decimal.Context(capitals=1)
+
 # ISO 8601 cannot say which one of two equal wall-clock times is meant. Without a timezone
 # that is all there is (datetime.now() gives fold=1 for an hour each autumn).
 _FOLD: Final = ";fold=1"
@@ -108,9 +112,20 @@ def _write_timedelta(value: dt.timedelta) -> int | str:
 
 
 def _read_timedelta(seconds: float | str) -> dt.timedelta:
-    if isinstance(seconds, str):
-        return dt.timedelta(microseconds=int(decimal.Decimal(seconds).scaleb(6)))
-    return dt.timedelta(seconds=seconds)
+    if not isinstance(seconds, str):
+        return dt.timedelta(seconds=seconds)
+    match = re.fullmatch(_SECONDS, seconds)
+    if match is None:
+        msg = "not a number of seconds"
+        raise ValueError(msg)
+    sign, whole, fraction = match.groups(default="")
+    micros = int(whole) * 1_000_000 + int(f"{fraction:0<6}"[:6])
+    return dt.timedelta(microseconds=-micros if sign else micros)
+
+
+def _write_decimal(value: decimal.Decimal) -> str:
+    # str() asks the context of the thread whether to write E or e.
+    return _TEXT_OF_DECIMALS.to_sci_string(value)
 
 
 def _write_bytes(value: bytes | bytearray) -> str:
@@ -129,7 +144,7 @@ _LEAVES: Final[Mapping[type, _Leaf]] = {
         "timedelta (seconds)", _write_timedelta, _read_timedelta, (int, float, str)
     ),
     uuid.UUID: _Leaf("UUID", str, uuid.UUID),
-    decimal.Decimal: _Leaf("Decimal (as text)", str, decimal.Decimal),
+    decimal.Decimal: _Leaf("Decimal (as text)", _write_decimal, to_decimal),
     bytes: _Leaf("bytes (base64)", _write_bytes, _read_bytes),
     bytearray: _Leaf("bytearray (base64)", _write_bytes, lambda t: bytearray(_read_bytes(t))),
 }

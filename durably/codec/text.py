@@ -4,12 +4,37 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+from _json import encode_basestring_ascii, make_encoder
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-_encode: Final = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
-# What ``json.loads`` calls in the end, without its look for white space around the text.
-_decode: Final = json.JSONDecoder().raw_decode
+from durably.shown import type_name
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+
+def _refuse(value: object) -> NoReturn:
+    msg = f"{type_name(value)} is not JSON-like"
+    raise TypeError(msg)
+
+
+# What ``json.dumps`` and ``json.loads`` call in the end, made once: a program that patches the json
+# module, to round its floats or to parse them as Decimal, changes nothing that is stored.
+_chunks: Final = make_encoder(
+    None,  # nothing is remembered to find circles: what is written was copied, and has none
+    _refuse,
+    encode_basestring_ascii,
+    None,  # no indent
+    ":",
+    ",",
+    False,  # keys stay in their order
+    False,  # no key is skipped
+    True,  # NaN and infinities are written
+)
+_decoder: Final = json.JSONDecoder()
+_decode: Final = _decoder.raw_decode
 
 # JSON writes a character outside the BMP as two escaped surrogates, and so two surrogates
 # that stand side by side in a str would be read back as that one character. In a text that
@@ -21,6 +46,11 @@ _JOIN: Final = "([\ud800-\udbff])\x00(\x00*)(?=[\udc00-\udfff])"
 
 # The ASCII characters that json escapes, the most frequent ones first, each once.
 _ESCAPED: Final = tuple(dict.fromkeys(("\n", '"', "\\", *map(chr, range(32)), "\x7f")))
+# The C code that reads JSON takes some of the thread's stack for each level. On Python 3.11 only the
+# recursion limit keeps it from taking more than there is. Up to these it is safe everywhere.
+_SAFE_RECURSION: Final = 3000
+_SAFE_NESTING: Final = 1000
+_STRUCTURE: Final = r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]'
 # From so many characters on, looking for each of these costs less than json's own loop.
 _LARGE: Final = 1000
 
@@ -30,7 +60,7 @@ def dump(data: Any) -> str:
     if type(data) is str and data.isascii():
         return _quote(data)
     try:
-        text = repr(data) if type(data) is int else _encode(data)
+        text = repr(data) if type(data) is int else "".join(_chunks(data, 0))
     except ValueError:  # an integer of more digits than Python converts
         text = _write_slowly(data)
     # Emoji have escaped surrogates in the text too; only the data can tell. A look for a single
@@ -49,6 +79,8 @@ def load(text: str) -> Any:
         ValueError: it is not JSON.
         RecursionError: it is nested too deeply.
     """
+    if sys.getrecursionlimit() > _SAFE_RECURSION and nesting(text) > _SAFE_NESTING:
+        raise RecursionError
     try:
         data, end = _decode(text)
         if end == len(text):
@@ -56,14 +88,27 @@ def load(text: str) -> Any:
     except ValueError:
         pass  # it begins with the mark; or what is wrong with it is said below
     try:
-        data = json.loads(text)
+        data = _decoder.decode(text)
     except json.JSONDecodeError:
         raise
     except ValueError:  # an integer of more digits than Python converts
-        data = json.loads(text, parse_int=from_digits)
+        data = json.JSONDecoder(parse_int=from_digits).decode(text)
     if text.startswith(_MARK):
         return _each_text(data, lambda text: re.sub(_JOIN, "\\1\\2", text))
     return data
+
+
+def nesting(text: str) -> int:
+    """Return how deeply the arrays and objects of a JSON text are nested, or more."""
+    openings = text.count("[") + text.count("{")
+    if openings <= _SAFE_NESTING:
+        return openings
+    depth = deepest = 0
+    for match in re.finditer(_STRUCTURE, text):
+        found = match[0]
+        depth += (found in "[{") - (found in "]}")
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def to_digits(number: int) -> str:
@@ -79,9 +124,19 @@ def to_digits(number: int) -> str:
 
 def from_digits(text: str) -> int:
     """Give the integer whose decimal digits *text* has, of any size."""
-    from decimal import Decimal  # noqa: PLC0415 - where first needed
+    return int(to_decimal(text))
 
-    return int(Decimal(text))
+
+def to_decimal(text: str) -> Decimal:
+    """Return the number that *text* is, exactly, whatever the context of the calling thread says.
+
+    Raises:
+        ArithmeticError: it is not a number. Where the thread's context does not trap that,
+            ``Decimal(text)`` is a NaN.
+    """
+    from decimal import Context, Decimal, InvalidOperation  # noqa: PLC0415 - where first needed
+
+    return Decimal(text, Context(traps=[InvalidOperation]))
 
 
 def _quote(text: str) -> str:
@@ -91,17 +146,19 @@ def _quote(text: str) -> str:
     so that even a look for each of those that are escaped is several times as fast.
     """
     if len(text) < _LARGE or any(escaped in text for escaped in _ESCAPED):
-        return _encode(text)
+        return encode_basestring_ascii(text)
     return f'"{text}"'
 
 
 def _write_slowly(data: Any) -> str:
     if isinstance(data, dict):
-        pairs = (f"{_encode(key)}:{_write_slowly(item)}" for key, item in data.items())
+        pairs = (
+            f"{encode_basestring_ascii(key)}:{_write_slowly(item)}" for key, item in data.items()
+        )
         return "{" + ",".join(pairs) + "}"
     if isinstance(data, list):
         return "[" + ",".join(map(_write_slowly, data)) + "]"
-    return to_digits(data) if type(data) is int else _encode(data)
+    return to_digits(data) if type(data) is int else "".join(_chunks(data, 0))
 
 
 def _each_text(data: Any, change: Callable[[str], str]) -> Any:

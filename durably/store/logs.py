@@ -1,10 +1,11 @@
 """Persisted log lines."""
 
-import json
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import apsw
+
+from durably.codec.text import dump
 
 APPEND: Final = """
     INSERT INTO durably_logs (run, owner, level, message, data, step_name, created_at_us)
@@ -53,7 +54,7 @@ def of_run(
     db: apsw.Connection, run_id: str, *, after: int = 0, except_owners: Sequence[int] = ()
 ) -> list[LogRow]:
     """The lines of a run, oldest first; those newer than *after*, not of *except_owners*."""
-    excepted = json.dumps(except_owners)
+    excepted = dump(list(except_owners))
     rows = db.execute(OF_RUN, {"id": run_id, "after": after, "except_owners": excepted})
     return [LogRow._make(row) for row in rows.fetchall()]
 

@@ -1,11 +1,11 @@
 """Lookups: how a run is read, and what is asked about runs; no statement here changes one."""
 
-import json
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import apsw
 
+from durably.codec.text import dump
 from durably.errors import NotFoundError
 
 COLUMNS: Final = """
@@ -138,7 +138,7 @@ def brief(db: apsw.Connection, run_id: str) -> Brief | None:
 
 def briefs(db: apsw.Connection, run_ids: Sequence[str]) -> dict[str, Brief]:
     """How each of the runs stands that exists."""
-    rows = db.execute(BRIEF_OF_MANY, {"ids": json.dumps(list(run_ids))}).fetchall()
+    rows = db.execute(BRIEF_OF_MANY, {"ids": dump(list(run_ids))}).fetchall()
     found = (Brief._make(row) for row in rows)
     return {brief.id: brief for brief in found}
 

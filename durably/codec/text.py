@@ -46,7 +46,7 @@ _JOIN: Final = "([\ud800-\udbff])\x00(\x00*)(?=[\udc00-\udfff])"
 
 # The ASCII characters that json escapes, the most frequent ones first, each once.
 _ESCAPED: Final = tuple(dict.fromkeys(("\n", '"', "\\", *map(chr, range(32)), "\x7f")))
-# The C code that reads JSON takes some of the thread's stack for each level. On Python 3.11 only the
+# C code that reads JSON takes some of the stack for each level. On Python 3.11 only the
 # recursion limit keeps it from taking more than there is. Up to these it is safe everywhere.
 _SAFE_RECURSION: Final = 3000
 _SAFE_NESTING: Final = 1000

@@ -26,6 +26,7 @@ from durably.errors import (
 from durably.events import Emitter, WorkerError
 from durably.interrupts import held_back
 from durably.models import Progress, error_info
+from durably.settings import OnDuplicateStep
 from durably.store.changes import ChangeFeed
 from durably.store.database import Database
 from durably.store.lookups import RunRow
@@ -60,6 +61,7 @@ class Services(NamedTuple):
     clock: Clock
     buffers: Buffers
     preserve_steps: bool
+    on_duplicate_step: OnDuplicateStep
 
 
 class ActiveRun:

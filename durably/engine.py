@@ -35,7 +35,7 @@ from durably.interrupts import held_back
 from durably.jobs import Job, Registry
 from durably.models import LogEntry, Run, StepRecord
 from durably.reading import NameFilter, Reader, StatusFilter, filters, labels_of, run_id_of, several
-from durably.settings import Duration, Settings, age, optional_timeout, seconds
+from durably.settings import Duration, OnDuplicateStep, Settings, age, optional_timeout, seconds
 from durably.shown import shown
 from durably.store import lookups, runs
 from durably.store.database import Database
@@ -103,6 +103,9 @@ class Durably:
         retain_runs: delete terminal runs older than this in the background: seconds, a
             ``timedelta``, or ``"30d"``, ``"24h"``, ``"60m"``. ``None`` keeps them.
         converter: a ``cattrs.Converter`` with hooks for types of your own.
+        on_duplicate_step: what a step name does that is used twice in one execution of a run:
+            ``"error"`` raises ``DuplicateStepError``; ``"reuse"`` returns the first one's result
+            and warns with ``DuplicateStepWarning``. A job may have its own.
 
     Raises:
         ValidationError: an option or a job spec is not acceptable; the message names it.
@@ -126,6 +129,7 @@ class Durably:
         preserve_steps: bool = True,
         retain_runs: Duration | str | None = None,
         converter: cattrs.Converter | None = None,
+        on_duplicate_step: OnDuplicateStep = "error",
     ) -> None:
         settings = Settings(
             max_workers=max_workers,
@@ -135,6 +139,7 @@ class Durably:
             synchronous=synchronous,  # type: ignore[arg-type]  # the validator makes sure
             preserve_steps=preserve_steps,
             retain_runs=retain_runs,
+            on_duplicate_step=on_duplicate_step,
         )
         self._clock = Clock()
         codec = Codec(converter)
@@ -181,6 +186,7 @@ class Durably:
             clock=self._clock,
             buffers=self._flusher,
             preserve_steps=settings.preserve_steps,
+            on_duplicate_step=settings.on_duplicate_step,
         )
         self._reader = Reader(self._database, codec, self._registry)
         self._supervisor = Supervisor(settings, services, self._registry, self._flusher, labels_of)

@@ -10,6 +10,7 @@
     ├── RunFailedError / RunCancelledError  from wait; carry .run
     ├── WaitTimeoutError(…, TimeoutError)
     ├── NoWorkerError
+    ├── DuplicateStepError                  a step name used twice in one execution
     ├── SchemaError                         not ours, newer than this library, or changed
     ├── DatabaseError                       locked for too long, full, unreadable, corrupt
     │   └── DatabaseLostError               moved, deleted or replaced while open
@@ -17,7 +18,8 @@
     └── ForkedError
     StopRun(BaseException)                  control flow inside a job
     ├── RunCancelled · RunInterrupted · OwnershipLost
-    DuplicateStepWarning(UserWarning)
+    DurablyWarning(UserWarning)
+    └── DuplicateStepWarning
 """
 
 from __future__ import annotations
@@ -125,6 +127,18 @@ class NoWorkerError(DurablyError):
     """
 
 
+class DuplicateStepError(DurablyError):
+    """A step name whose step has completed was used again in the same execution of a run.
+
+    Raised at the second use, before its function is called. Returning the first result without a
+    word would be wrong where the two uses are different work. Put what tells the steps apart into
+    the name, such as ``f"batch-{i}"``; or return the first one's result, with
+    ``on_duplicate_step="reuse"``.
+
+    .. versionadded:: 0.2.0
+    """
+
+
 class SchemaError(DurablyError):
     """The file is not a durably database, or a newer durably wrote it, or its schema was changed.
 
@@ -203,8 +217,17 @@ class OwnershipLost(StopRun):
     """
 
 
-class DuplicateStepWarning(UserWarning):
-    """A step name was used twice in one execution of a run.
+class DurablyWarning(UserWarning):
+    """The base of the warnings that durably has a class for.
+
+    .. versionadded:: 0.2.0
+    """
+
+
+class DuplicateStepWarning(DurablyWarning):
+    """A step name was used twice in one execution of a run, and ``on_duplicate_step="reuse"``.
+
+    The second use returns the result of the first one.
 
     .. versionadded:: 0.1.0
     """

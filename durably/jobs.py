@@ -14,6 +14,7 @@ from durably.codec import UNTYPED, Codec, resolve_annotations, return_type_of
 from durably.codec.text import dump
 from durably.errors import ConflictError, NotFoundError, ValidationError
 from durably.names import check_name
+from durably.settings import OnDuplicateStep, check_on_duplicate_step
 from durably.shown import shown
 from durably.steps import StepContext
 from durably.values import Value
@@ -36,6 +37,7 @@ class Job(Value, Generic[P, R]):
         run: ``f(step, payload)`` or ``f(step)``.
         input: the payload's type; by default the annotation of the second parameter.
         output: the result's type; by default the return annotation.
+        on_duplicate_step: ``"error"`` or ``"reuse"``; by default what the engine was opened with.
 
     Raises:
         ValidationError: the spec is not usable as a job.
@@ -47,10 +49,13 @@ class Job(Value, Generic[P, R]):
     run: Callable[..., R]
     input: Any = None
     output: Any = None
+    on_duplicate_step: OnDuplicateStep | None = attrs.field(default=None, kw_only=True)
     _takes_payload: bool = attrs.field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
         check_name(self.name, "a job's name", longest=LONGEST_JOB_NAME)
+        if self.on_duplicate_step is not None:
+            check_on_duplicate_step(self.on_duplicate_step)
         parameters = _positional_parameters(self.run, self.name)
         takes_payload = len(parameters) > 1
         if self.input is not None and not takes_payload:
@@ -139,10 +144,9 @@ def _positional_parameters(function: object, name: str) -> list[inspect.Paramete
 class _JobDecorator:
     """What ``@job(...)`` is before it meets its function."""
 
-    def __init__(self, name: str | None, input_: Any, output: Any) -> None:
+    def __init__(self, name: str | None, **options: Any) -> None:
         self._name = name
-        self._input = input_
-        self._output = output
+        self._options = options
 
     @overload
     def __call__(self, function: Callable[[StepContext, P], R], /) -> Job[P, R]: ...
@@ -154,7 +158,7 @@ class _JobDecorator:
             name = getattr(function, "__name__", None)
             if name is None:
                 raise ValidationError(f"a job made of {shown(function)} needs a name")
-        return Job(name, function, self._input, self._output)
+        return Job(name, function, **self._options)
 
 
 @overload
@@ -162,14 +166,29 @@ def job(name: Callable[[StepContext, P], R], /) -> Job[P, R]: ...
 @overload
 def job(name: Callable[[StepContext], R], /) -> Job[None, R]: ...
 @overload
-def job(name: str | None = None, *, input: Any = None, output: Any = None) -> _JobDecorator: ...
-def job(name: Any = None, *, input: Any = None, output: Any = None) -> Any:  # noqa: A002 - the contract's name
+def job(
+    name: str | None = None,
+    *,
+    input: Any = None,
+    output: Any = None,
+    on_duplicate_step: OnDuplicateStep | None = None,
+) -> _JobDecorator: ...
+def job(
+    name: Any = None,
+    *,
+    input: Any = None,  # noqa: A002 - the contract's name
+    output: Any = None,
+    on_duplicate_step: OnDuplicateStep | None = None,
+) -> Any:
     """Make a function a job: ``@job``, ``@job("name")`` or ``@job("name", input=..., output=...)``.
 
     Args:
         name: 1 to 200 characters; the function's ``__name__`` by default.
         input: the payload's type; by default the annotation of the second parameter.
         output: the result's type; by default the return annotation.
+        on_duplicate_step: what a step name does that is used twice in one execution: ``"error"``
+            raises ``DuplicateStepError``, ``"reuse"`` returns the first one's result and warns; by
+            default what the engine was opened with.
 
     Returns:
         A ``Job``, which calls through to the function.
@@ -180,9 +199,11 @@ def job(name: Any = None, *, input: Any = None, output: Any = None) -> Any:  # n
 
     .. versionadded:: 0.1.0
     """
-    if callable(name):
-        return _JobDecorator(None, input, output)(cast("Callable[..., Any]", name))
-    return _JobDecorator(name, input, output)
+    given, function = (None, name) if callable(name) else (name, None)
+    decorator = _JobDecorator(
+        given, input=input, output=output, on_duplicate_step=on_duplicate_step
+    )
+    return decorator if function is None else decorator(cast("Callable[..., Any]", function))
 
 
 class Registry:

@@ -68,7 +68,7 @@ class Replay:
     def __init__(self, database: Database, run: int, *, is_first_attempt: bool) -> None:
         self._database = database
         self._run = run
-        # Guards all below, but for the taking of a result out of the window.
+        # Guards all below, but for a look at the window and the names.
         self._lock = threading.Lock()
         self._window: dict[str, Checkpoint] = {}
         self._next_index: int | None = None if is_first_attempt else 0
@@ -78,7 +78,7 @@ class Replay:
         # All that have been in a window, or were stored by this execution.
         self._names = Names()
         self.first_new_index = 0
-        # A byte for each index below that: set without a lock, which a bit could not be.
+        # A byte for each index below that.
         self._used = bytearray()
         if not is_first_attempt:
             self.first_new_index = database.read(stored.highest_index, run) + 1
@@ -99,10 +99,18 @@ class Replay:
         # What failed or was cancelled stays: it is for the one thread whose turn the step is.
         if checkpoint is None or checkpoint[1] is None:
             return None
-        if self._window.pop(name, None) is None:
-            return None  # another thread was faster
-        self._used[checkpoint[0]] = True
+        with self._lock:
+            # In one, so that of two threads with one name exactly one is the second.
+            if self._window.pop(name, None) is None:
+                return None  # another thread was faster
+            self._used[checkpoint[0]] = True
         return checkpoint
+
+    def give_back(self, checkpoint: Checkpoint) -> None:
+        """Take a result for not used after all: it could not be decoded as it was asked for."""
+        with self._lock:
+            if checkpoint[0] < self.first_new_index:
+                self._used[checkpoint[0]] = False
 
     def may_hold(self, name: str) -> bool:
         """Whether something may be stored under *name*. Costs next to nothing."""

@@ -7,7 +7,7 @@ import re
 import threading
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import attrs
 
@@ -16,6 +16,7 @@ from durably.shown import shown
 from durably.values import Value
 
 Synchronous = Literal["full", "normal"]
+OnDuplicateStep = Literal["error", "reuse"]
 Duration = float | timedelta
 
 _AGE: Final = r"([0-9]+)([dhm])"
@@ -83,6 +84,12 @@ def age(value: object, what: str) -> timedelta:
     return found
 
 
+def check_on_duplicate_step(value: object) -> None:
+    """Raise ``ValidationError`` if *value* is not one of the ways to treat a name used twice."""
+    if not isinstance(value, str) or value not in get_args(OnDuplicateStep):
+        raise ValidationError(f'on_duplicate_step must be "error" or "reuse", not {shown(value)}')
+
+
 def _interval(_: object, attribute: attrs.Attribute[Any], value: float) -> None:
     if not 0 < value <= _LONGEST_S:
         raise ValidationError(
@@ -121,6 +128,7 @@ class Settings(Value):
     synchronous: Synchronous = attrs.field(default="full")
     preserve_steps: bool = attrs.field(default=True)
     retain_runs: timedelta | None = attrs.field(default=None, converter=_retain_runs)
+    on_duplicate_step: OnDuplicateStep = attrs.field(default="error")
 
     @max_workers.validator
     def _is_a_sane_bound(self, _: object, value: object) -> None:
@@ -141,6 +149,10 @@ class Settings(Value):
     def _is_a_known_mode(self, _: object, value: object) -> None:
         if value not in ("full", "normal"):
             raise ValidationError(f'synchronous must be "full" or "normal", not {shown(value)}')
+
+    @on_duplicate_step.validator
+    def _is_a_known_way(self, _: object, value: object) -> None:
+        check_on_duplicate_step(value)
 
     @preserve_steps.validator
     def _is_a_bool(self, _: object, value: object) -> None:

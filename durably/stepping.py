@@ -16,6 +16,7 @@ from durably.codec import UNTYPED, return_type_of
 from durably.errors import (
     ConflictError,
     DatabaseError,
+    DuplicateStepError,
     DuplicateStepWarning,
     OwnershipLost,
     RunCancelled,
@@ -35,6 +36,7 @@ from durably.models import RunStatus, error_info
 from durably.names import check_name
 from durably.replay import Replay
 from durably.retry import Retry, wait_s
+from durably.settings import OnDuplicateStep
 from durably.shown import type_name
 from durably.store import lookups
 from durably.store import steps as stored
@@ -53,6 +55,46 @@ _STOP_LOOK_S: Final = 0.1
 _NOT_OURS: Final = (RunCancelled, OwnershipLost)
 
 
+class _NestedUses:
+    """Which steps were used inside which other one, in its thread.
+
+    A step that failed may be called again, by a ``Retry`` or by the job, and its function then uses
+    the same names anew: inside it, and only there, that is no second use. Each name is used by one
+    thread at a time.
+    """
+
+    def __init__(self) -> None:
+        self._inside: dict[str, list[str]] = {}
+        # Completed inside a call that failed: the outer step in which a name may be used again.
+        self._retried: dict[str, str] = {}
+
+    def note(self, name: str) -> None:
+        """Note that the step has been used, by the thread that calls."""
+        outer = current_step.get()
+        if outer is not None:
+            self._inside.setdefault(outer, []).append(name)
+
+    def outer_failed(self, outer: str) -> None:
+        """Note that a call of the function of *outer* has failed."""
+        for name in self._inside.pop(outer, ()):
+            self._retried[name] = outer
+
+    def outer_completed(self, outer: str) -> None:
+        """Forget what was used inside a step that is never called again."""
+        self._inside.pop(outer, None)
+
+    def is_retried(self, name: str) -> bool:
+        """Return whether this use repeats one inside an earlier call of the same outer step, once.
+
+        A name that is used twice within one call is repeated all the same.
+        """
+        outer = current_step.get()
+        if outer is None or self._retried.get(name) != outer:
+            return False
+        del self._retried[name]
+        return True
+
+
 class Stepper:
     """Takes the steps of one run. Usable from any thread, for as long as the run is executed.
 
@@ -60,9 +102,13 @@ class Stepper:
     processor's caches cold: hence some calls fewer than there might be.
     """
 
-    def __init__(self, active: ActiveRun, services: Services) -> None:
+    def __init__(
+        self, active: ActiveRun, services: Services, *, on_duplicate_step: OnDuplicateStep
+    ) -> None:
         self._active = active
         self._services = services
+        self._reuses_results = on_duplicate_step == "reuse"
+        self._nested = _NestedUses()
         self._replay = Replay(services.database, active.key, is_first_attempt=active.attempt == 1)
         # A step that needs no other thread takes no lock: each use of these is one call.
         self._free_indexes = itertools.count(self._replay.first_new_index)
@@ -123,13 +169,24 @@ class Stepper:
                 with self._turn_ended:
                     self._turn_ended.notify_all()
         if is_repeated:
-            warnings.warn(
-                f"step {name!r} was used twice in run {active.id}; the second use returns the "
-                "first one's result. Give each step a name of its own.",
-                DuplicateStepWarning,
-                stacklevel=3,  # the job's line
-            )
+            self._repeated(name)
         return self._replayed(name, type_, checkpoint)
+
+    def _repeated(self, name: str) -> None:
+        """Raise or warn, as the name of a step that has completed is used once more."""
+        if self._reuses_results:
+            warnings.warn(
+                f"step {name!r} was used twice in run {self._active.id}; the second use returns "
+                'the first one\'s result. Tell steps apart by their names: f"batch-{i}".',
+                DuplicateStepWarning,
+                stacklevel=4,  # the job's line
+            )
+        elif not self._nested.is_retried(name):
+            raise DuplicateStepError(
+                f"step {name!r} was used twice in run {self._active.id}, and the name of a step "
+                "that has completed must not be used again. Tell steps apart by their names: "
+                'f"batch-{i}".'
+            )
 
     def _index_of(self, name: str, checkpoint: stored.Checkpoint | None) -> int:
         if checkpoint is not None:
@@ -170,7 +227,14 @@ class Stepper:
         index, output, _ = checkpoint
         assert output is not None  # noqa: S101 - completed steps have one
         services = self._services
-        result = services.codec.decode(output, type_, what="the stored result of step", name=name)
+        try:
+            result = services.codec.decode(
+                output, type_, what="the stored result of step", name=name
+            )
+        except BaseException:
+            self._replay.give_back(checkpoint)
+            raise
+        self._nested.note(name)
         if services.emitter.has_listeners:
             self._emit(StepSkipped, name, index)
         return result
@@ -197,7 +261,7 @@ class Stepper:
                 value = (
                     fn(*args, **kwargs)
                     if retry is None
-                    else self._retrying(fn, args, kwargs, retry)
+                    else self._retrying(name, fn, args, kwargs, retry)
                 )
                 if os.getpid() != active.pid:
                     active.refuse_forked_child()
@@ -208,6 +272,7 @@ class Stepper:
             finally:
                 current_step.reset(token)
         except BaseException as exc:
+            self._nested.outer_failed(name)
             self._record_raised(name, index, started_at_us, exc)
             raise
         if active.stop_reason in _NOT_OURS:
@@ -221,6 +286,8 @@ class Stepper:
         if not is_stored:
             self._refused(name, index, started_at_us)
         self._replay.note_stored(name, index)
+        self._nested.note(name)
+        self._nested.outer_completed(name)
         if services.emitter.has_listeners and services.emitter.wants(StepCompleted):
             self._emit(
                 StepCompleted,
@@ -243,6 +310,7 @@ class Stepper:
 
     def _retrying(
         self,
+        name: str,
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
@@ -254,6 +322,7 @@ class Stepper:
                 return fn(*args, **kwargs)
             except retry.on:
                 self._active.refuse_forked_child()
+                self._nested.outer_failed(name)
                 failures += 1
                 if failures >= retry.attempts:
                     raise

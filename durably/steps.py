@@ -8,7 +8,7 @@ from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, overload
 from durably.active import ActiveRun, Services
 from durably.errors import SerializationError, ValidationError
 from durably.retry import Retry
-from durably.settings import Duration, waitable
+from durably.settings import Duration, OnDuplicateStep, waitable
 from durably.shown import shown
 from durably.stepping import Stepper
 from durably.telling import NUMBERS, StepLog, checked_progress
@@ -27,11 +27,13 @@ class StepContext:
     .. versionadded:: 0.1.0
     """
 
-    def __init__(self, active: ActiveRun, services: Services) -> None:
+    def __init__(
+        self, active: ActiveRun, services: Services, *, on_duplicate_step: OnDuplicateStep
+    ) -> None:
         self._active = active
         self._services = services
         self.log = StepLog(active, services)
-        self._stepper = Stepper(active, services)
+        self._stepper = Stepper(active, services, on_duplicate_step=on_duplicate_step)
 
     def __reduce__(self) -> NoReturn:
         # A copy would give out indexes that this one gives out as well.
@@ -152,6 +154,8 @@ class StepContext:
             name: unique within the run; 1 to 500 characters, no control characters.
 
         Raises:
+            DuplicateStepError: a step of that name has completed in this execution already;
+                *fn* was not called.
             SerializationError: the result has no faithful stored form; the step failed.
             ValidationError: the name is not usable.
             StopRun: the run was cancelled, interrupted or taken over, or has ended.

@@ -195,6 +195,10 @@ PACKAGE: Final[dict[str, Mutant]] = {
             Source("stepping.py", "self._read(self._replay.find, name)", "None, False"),
         ],
     ),
+    "second use that a resume does not see": Mutant(
+        "integration/test_steps.py::test_a_name_used_twice_raises_on_a_resume_too",
+        [Source("replay.py", "self._used[checkpoint[0]] = True", "self._used[0] = False")],
+    ),
     "claim that a stop does not end": Mutant(
         "integration/test_overtaken_stops.py::test_a_claim_that_a_stop_overtakes_takes_nothing",
         [Source("store/runs.py", " and wanted.is_wanted():", ":")],

@@ -91,7 +91,11 @@ class Execution:
         if active.stop_reason not in (None, RunInterrupted):
             return _Outcome()  # cancelled or taken over since its claim: it does not begin
         try:
-            context = StepContext(active, services)
+            context = StepContext(
+                active,
+                services,
+                on_duplicate_step=job.on_duplicate_step or services.on_duplicate_step,
+            )
         except DatabaseError as exc:
             # Not the job's fault: the run goes back, and is claimed again later.
             tell_worker_error(services.emitter, exc, "reading checkpoints", active.id)

@@ -153,7 +153,7 @@ def test_threads_that_outlive_the_run_are_stopped_one_by_one(tmp_path: Path, end
         step.check()
         return "done"
 
-    with engine(tmp_path, job) as app:
+    with engine(tmp_path, job, on_duplicate_step="reuse") as app:
         app.start()
         run = app.jobs["job"].trigger()
         if ending == "is interrupted":

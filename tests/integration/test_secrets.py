@@ -258,7 +258,10 @@ def test_a_failing_run_tells_nothing_of_its_data(tmp_path: Path, told: Told) -> 
     def listener(event: Any) -> None:
         raise LookupError(event.type)
 
-    with engine(tmp_path, job) as app, warnings.catch_warnings(record=True) as told.warned:
+    with (
+        engine(tmp_path, job, on_duplicate_step="reuse") as app,
+        warnings.catch_warnings(record=True) as told.warned,
+    ):
         warnings.simplefilter("always")
         app.on("*", listener)
         for options in ({}, {"idempotency_key": "k", "concurrency_key": "c", "labels": {"a": "b"}}):

@@ -357,5 +357,5 @@ def test_a_duplicate_is_decoded_with_its_own_type(tmp_path):
         with pytest.warns(durably.DuplicateStepWarning):
             return step.run("s", lambda: None)
 
-    with engine(tmp_path, job) as app:
+    with engine(tmp_path, job, on_duplicate_step="reuse") as app:
         assert execute(app).output == [1, 2]

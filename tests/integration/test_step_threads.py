@@ -63,7 +63,7 @@ def test_two_threads_with_one_name_share_one_result(tmp_path):
             may_end.set()
             return [first.result(GRACE_S), second.result(GRACE_S)]
 
-    with engine(tmp_path, job) as app:
+    with engine(tmp_path, job, on_duplicate_step="reuse") as app:
         skipped = record(app, "step:skip")
         with pytest.warns(durably.DuplicateStepWarning, match="'s'") as caught:
             assert execute(app).output == ["first", "first"]
@@ -89,12 +89,43 @@ def test_many_threads_with_one_name_execute_it_once(tmp_path):
                 results.append(sorted(found))
         return results
 
-    with engine(tmp_path, job) as app, warnings.catch_warnings(record=True) as caught:
+    with (
+        engine(tmp_path, job, on_duplicate_step="reuse") as app,
+        warnings.catch_warnings(record=True) as caught,
+    ):
         warnings.simplefilter("always")
         run = execute(app)
     assert run.output == [[number + 1] for number in range(20)], run.error
     assert calls == [f"s{number}" for number in range(20)]
     assert len(caught) == 20 * 7
+
+
+def test_of_many_threads_with_one_name_all_but_one_raise(tmp_path):
+    """Where threads meet at a name, one gets its result, on a resume too; the others are told."""
+    barrier = threading.Barrier(8)
+    calls = []
+
+    def use(step, name):
+        barrier.wait(GRACE_S)
+        try:
+            return step.run(name, lambda: calls.append(name) or 1)
+        except durably.DuplicateStepError:
+            return 0
+
+    def job(step):
+        with ThreadPoolExecutor(8) as pool:
+            used = [
+                sum(pool.map(lambda _, n=number: use(step, f"s{n}"), range(8)))
+                for number in range(20)
+            ]
+        if step.attempt < 3:
+            raise ValueError
+        return used
+
+    with engine(tmp_path, job) as app:
+        run = again(app, again(app, execute(app)))
+    assert run.output == [1] * 20, run.error
+    assert calls == [f"s{number}" for number in range(20)]
 
 
 def test_a_waiting_thread_executes_the_step_when_the_first_has_failed(tmp_path):
@@ -185,7 +216,10 @@ def test_a_cancellation_stops_every_thread_of_the_job(tmp_path):
             thread.join(GRACE_S)
         step.check()
 
-    with engine(tmp_path, job) as app, warnings.catch_warnings():
+    with (
+        engine(tmp_path, job, on_duplicate_step="reuse") as app,
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore", durably.DuplicateStepWarning)
         assert execute(app).status == "cancelled"
     assert sorted(reasons) == [("check", True), ("run", True), ("sleep", True)]

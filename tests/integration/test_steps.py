@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import warnings
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from engines import again, engine, execute
 
 import durably
+from durably.store import steps as stored
 
 
 def test_a_step_passes_its_arguments_and_returns_the_result(tmp_path):
@@ -139,8 +141,169 @@ def test_a_step_needs_a_function(tmp_path, fn):
 # -- names used twice --------------------------------------------------------------------------
 
 
+def test_a_name_used_twice_fails_the_run(tmp_path):
+    """The second use calls nothing and raises, naming the step and how to tell steps apart."""
+    calls = []
+
+    def job(step):
+        for _ in range(2):
+            step.run("load", calls.append, 1)
+
+    with engine(tmp_path, job) as app:
+        run = execute(app)
+        assert [s.status for s in app.get_steps(run)] == ["completed"]
+    assert (run.status, calls) == ("failed", [1])
+    assert run.error.type == "durably.errors.DuplicateStepError"
+    assert "'load'" in run.error.message
+    assert 'f"batch-{i}"' in run.error.message
+
+
+@pytest.mark.parametrize("windows", ["one window", "many windows", "another order"])
+def test_a_name_used_twice_raises_on_a_resume_too(tmp_path, monkeypatch, windows):
+    """It is raised at the second use, whether its checkpoint is of this attempt or an earlier."""
+    if windows != "one window":
+        monkeypatch.setattr(stored, "WINDOW_STEPS", 3)
+    names = [f"s{number}" for number in range(10)]
+    raised = []
+
+    def job(step):
+        order = names[::-1] if windows == "another order" and step.attempt > 1 else names
+        for name in [*order, f"new-{step.attempt}"]:
+            step.run(name, int)
+        for name in ["s0", "s5", "s9", f"new-{step.attempt}"]:
+            with pytest.raises(durably.DuplicateStepError, match=f"'{name}'"):
+                step.run(name, raised.append, name)
+            raised.append(name)
+        if step.attempt < 3:
+            raise ValueError
+
+    with engine(tmp_path, job) as app:
+        run = again(app, again(app, execute(app)))
+    assert run.status == "completed", run.error
+    assert raised == [name for n in (1, 2, 3) for name in ("s0", "s5", "s9", f"new-{n}")]
+
+
+def test_a_step_that_failed_may_be_called_again(tmp_path):
+    """Only a step that has completed uses its name up, on a resume too."""
+    outcomes = iter([OSError(), OSError(), 1, OSError(), 2])
+
+    def work():
+        outcome = next(outcomes)
+        if isinstance(outcome, OSError):
+            raise outcome
+        return outcome
+
+    def persistent(step, name):
+        while True:
+            with suppress(OSError):
+                return step.run(name, work)
+
+    def job(step):
+        step.run("first", int)
+        results = [persistent(step, f"s{n}") for n in range(step.attempt)]
+        if step.attempt == 1:
+            raise ValueError
+        return results
+
+    with engine(tmp_path, job) as app:
+        assert again(app, execute(app)).output == [1, 2]
+
+
+def test_a_duplicate_that_the_job_handles_is_its_own_affair(tmp_path):
+    """DuplicateStepError is an error like any other of the job's: it may catch it and complete."""
+
+    def job(step):
+        step.run("load", int)
+        try:
+            step.run("load", int)
+        except durably.DurablyError as exc:
+            return type(exc).__name__
+
+    with engine(tmp_path, job) as app:
+        assert execute(app).output == "DuplicateStepError"
+
+
+def test_a_result_that_could_not_be_decoded_is_no_use_of_the_name(tmp_path):
+    """A resume may ask for a stored result under one type after the other."""
+
+    def job(step):
+        if step.attempt == 1:
+            step.run("load", lambda: "text")
+            raise ValueError
+        with pytest.raises(durably.ValidationError):
+            step.options(returns=int).run("load", int)
+        return step.options(returns=str).run("load", str)
+
+    with engine(tmp_path, job) as app:
+        run = again(app, execute(app))
+    assert run.output == "text", run.error
+
+
+@pytest.mark.parametrize("kind", ["retry", "loop"])
+def test_a_step_inside_one_that_failed_may_be_used_again_inside_it(tmp_path, kind):
+    """The steps of a function are replayed when its step is called again, and nowhere else."""
+    calls, tries = [], []
+
+    def innermost(step):
+        step.run("deepest", calls.append, "deepest")
+
+    def work(step):
+        tries.append(1)
+        step.run("inner", calls.append, "inner")
+        step.run("deep", innermost, step)
+        if len(tries) < 3:
+            raise OSError
+        with pytest.raises(durably.DuplicateStepError, match="'inner'"):
+            step.run("inner", int)
+        return len(tries)
+
+    def job(step):
+        retry = durably.Retry(attempts=3, wait=0) if kind == "retry" else None
+        while True:
+            with suppress(OSError):
+                result = step.options(retry=retry).run("outer", work, step)
+                break
+            with pytest.raises(durably.DuplicateStepError, match="'deep'"):
+                step.run("deep", int)
+        for name in ("outer", "inner", "deepest"):
+            with pytest.raises(durably.DuplicateStepError, match=name):
+                step.run(name, int)
+        return result
+
+    with engine(tmp_path, job) as app:
+        run = execute(app)
+    assert run.output == 3, run.error
+    assert calls == ["inner", "deepest"]
+
+
+@pytest.mark.parametrize(
+    ("of_engine", "of_job", "is_reused"),
+    [
+        ("error", None, False),
+        ("reuse", None, True),
+        ("error", "reuse", True),
+        ("reuse", "error", False),
+    ],
+)
+def test_a_job_may_say_what_a_name_used_twice_does(tmp_path, of_engine, of_job, is_reused):
+    """``on_duplicate_step`` of a job comes before the engine's, and may be left out."""
+
+    @durably.job("job", on_duplicate_step=of_job)
+    def job(step):
+        return [step.run("s", lambda n=n: n) for n in range(2)]
+
+    with engine(tmp_path, on_duplicate_step=of_engine) as app:
+        app.register(job)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            run = execute(app)
+    assert run.status == ("completed" if is_reused else "failed")
+    assert [each.category for each in caught] == [durably.DuplicateStepWarning] * is_reused
+    assert not is_reused or run.output == [0, 0]
+
+
 def test_a_name_used_twice_returns_the_first_result_and_warns(tmp_path):
-    """The second use calls nothing, returns the first result and warns at that line, by name."""
+    """With ``reuse`` the second use calls nothing, returns the first result and warns there."""
 
     def job(step):
         first = step.run("load", lambda: "first")
@@ -148,7 +311,7 @@ def test_a_name_used_twice_returns_the_first_result_and_warns(tmp_path):
         third = step.options(returns=str).run("load", lambda: "third")
         return [first, second, third]
 
-    with engine(tmp_path, job) as app:
+    with engine(tmp_path, job, on_duplicate_step="reuse") as app:
         with pytest.warns(durably.DuplicateStepWarning) as caught:
             run = execute(app)
         assert len(app.get_steps(run)) == 1
@@ -160,7 +323,8 @@ def test_a_name_used_twice_returns_the_first_result_and_warns(tmp_path):
         (__file__, 2),
         (__file__, 3),
     ]
-    assert issubclass(durably.DuplicateStepWarning, UserWarning)
+    assert issubclass(durably.DuplicateStepWarning, durably.DurablyWarning)
+    assert issubclass(durably.DurablyWarning, UserWarning)
 
 
 def test_a_name_used_twice_warns_on_a_resume_too(tmp_path):
@@ -176,7 +340,7 @@ def test_a_name_used_twice_warns_on_a_resume_too(tmp_path):
         if step.attempt == 1:
             raise ValueError
 
-    with engine(tmp_path, job) as app:
+    with engine(tmp_path, job, on_duplicate_step="reuse") as app:
         assert again(app, execute(app)).status == "completed"
     assert warned == [0, 1, 0, 1]
 
@@ -196,7 +360,7 @@ def test_a_name_of_any_kind_used_twice_warns_on_a_resume(tmp_path):
             raise ValueError
         return results
 
-    with engine(tmp_path, job) as app:
+    with engine(tmp_path, job, on_duplicate_step="reuse") as app:
         run = execute(app)
         with pytest.warns(durably.DuplicateStepWarning, match="'s'") as caught:
             run = again(app, run)

@@ -28,6 +28,7 @@ TREE: dict[str, tuple[type, ...]] = {
     "RunCancelledError": (errors.DurablyError,),
     "WaitTimeoutError": (errors.DurablyError, TimeoutError),
     "NoWorkerError": (errors.DurablyError,),
+    "DuplicateStepError": (errors.DurablyError,),
     "SchemaError": (errors.DurablyError,),
     "DatabaseError": (errors.DurablyError,),
     "DatabaseLostError": (errors.DatabaseError,),
@@ -37,7 +38,8 @@ TREE: dict[str, tuple[type, ...]] = {
     "RunCancelled": (errors.StopRun,),
     "RunInterrupted": (errors.StopRun,),
     "OwnershipLost": (errors.StopRun,),
-    "DuplicateStepWarning": (UserWarning,),
+    "DurablyWarning": (UserWarning,),
+    "DuplicateStepWarning": (durably.DurablyWarning,),
 }
 WITH_A_RUN = ("RunFailedError", "RunCancelledError")
 TEXTUAL = sorted(TREE.keys() - set(WITH_A_RUN))

@@ -91,10 +91,12 @@ class TestDecorator:
             with pytest.raises(attrs.exceptions.FrozenInstanceError):
                 setattr(made, name, None)
 
-    def test_a_job_is_an_attrs_class_of_four_fields(self) -> None:
-        """name, run, input and output are what it is built from, in that order."""
-        arguments = [field.name for field in attrs.fields(Job) if field.init]
+    def test_a_job_is_an_attrs_class_of_four_fields_and_options(self) -> None:
+        """name, run, input and output are what it is built from, in that order, and options."""
+        arguments = [field.name for field in attrs.fields(Job) if field.init and not field.kw_only]
         assert arguments == ["name", "run", "input", "output"]
+        options = [field.name for field in attrs.fields(Job) if field.init and field.kw_only]
+        assert options == ["on_duplicate_step"]
 
     def test_calling_it_calls_the_function(self) -> None:
         """job(step, payload) returns what the function returns, unconverted and unvalidated."""

@@ -37,6 +37,7 @@ def test_the_defaults_are_the_contracts() -> None:
         "preserve_steps": True,
         "retain_runs": None,
         "converter": None,
+        "on_duplicate_step": "error",
     }
     for name, default in attrs.asdict(Settings()).items():
         assert options[name] == default
@@ -105,6 +106,16 @@ def test_synchronous_is_full_or_normal(value: Any) -> None:
     """No other mode of SQLite is offered."""
     with pytest.raises(ValidationError, match=r'^synchronous must be "full" or "normal"'):
         Settings(synchronous=value)
+
+
+@pytest.mark.parametrize("value", ["raise", "REUSE", "", None, True, ["reuse"], {}])
+def test_on_duplicate_step_is_error_or_reuse(value: Any) -> None:
+    """There are two ways to treat a name that is used twice, of an engine and of a job."""
+    with pytest.raises(ValidationError, match=r'^on_duplicate_step must be "error" or "reuse"'):
+        Settings(on_duplicate_step=value)
+    if value is not None:
+        with pytest.raises(ValidationError, match=r'^on_duplicate_step must be "error" or "reuse"'):
+            durably.job("x", on_duplicate_step=value)(lambda step: None)
 
 
 @pytest.mark.parametrize("value", [0, 1, None, "yes"])

@@ -33,7 +33,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("events",),
     ("settings",),
     ("retry",),
-    ("store.bell", "store.faults", "store.filesystem"),
+    ("store.bell", "store.faults", "store.filesystem", "store.sidefiles"),
     ("store.guard",),
     ("store.mutex", "store.watch"),
     ("store.schema",),

@@ -16,9 +16,11 @@ import apsw
 
 from durably.errors import DatabaseError, SchemaError
 from durably.store import schema
-from durably.store.faults import database_error
+from durably.store.faults import database_error, disk_error
 from durably.store.files import refuse_special, resolved
+from durably.store.filesystem import mount_table, refuse_mounted
 from durably.store.guard import FileGuard
+from durably.store.sidefiles import shared_paths
 from durably.store.transactions import BUSY_TIMEOUT_S
 
 # Of what one rule finds, so many are told: a damaged file may have millions.
@@ -193,6 +195,8 @@ def findings(path: str | os.PathLike[str]) -> list[Found]:
     if not os.path.exists(real):
         raise DatabaseError(f"there is no database {real!r}; check the path")
     refuse_special(real)
+    # Its readers would see neither the log nor the locks of those who write to it.
+    refuse_mounted(shared_paths(real), mount_table())
     # Meanwhile no engine of this process may close its descriptors of the file: that would
     # drop the locks under which this connection reads.
     with FileGuard.opening(), _translated(real), _opened(real) as db:
@@ -200,7 +204,11 @@ def findings(path: str | os.PathLike[str]) -> list[Found]:
         try:
             return _findings(db, real)
         except apsw.CorruptError as exc:
+            if disk_error(db):
+                raise database_error(exc, real, db) from exc
             return [Found("the file is damaged", str(exc))]
+        except apsw.IOError as exc:
+            raise database_error(exc, real, db) from exc
         finally:
             if db.in_transaction:
                 db.execute("ROLLBACK")
@@ -286,7 +294,10 @@ def _findings(db: apsw.Connection, path: str) -> list[Found]:
 
 def _integrity(db: apsw.Connection) -> list[Found]:
     rows = db.execute("PRAGMA integrity_check").fetchall()
-    return [Found("the file is damaged", str(text)) for (text,) in rows if text != "ok"]
+    found = [Found("the file is damaged", str(text)) for (text,) in rows if text != "ok"]
+    if found and disk_error(db):
+        raise apsw.CorruptError(found[0].where)
+    return found
 
 
 def _references(db: apsw.Connection, table: str) -> list[Found]:
@@ -310,6 +321,8 @@ def _rows(db: apsw.Connection, problem: str, query: str) -> list[Found]:
             where = zip(columns, row, strict=True)
             found.append(Found(problem, ", ".join(f"{name}={_shown(at)}" for name, at in where)))
     except apsw.CorruptError as exc:
+        if disk_error(db):
+            raise
         found.append(Found("the file is damaged", f"{exc}, while looking whether {problem}"))
     except UnicodeDecodeError:
         found.append(Found(problem, "in a row whose text cannot be read"))

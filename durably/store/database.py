@@ -35,11 +35,12 @@ from durably.store.connections import (
 )
 from durably.store.faults import database_error
 from durably.store.files import create_private, identity, resolved
-from durably.store.filesystem import warn_of_network
+from durably.store.filesystem import mount_table, refuse_mounted, warn_of_shared
 from durably.store.guard import FileGuard
-from durably.store.mutex import WriterMutex, mutex_path
+from durably.store.mutex import WriterMutex
 from durably.store.operations import Operation
 from durably.store.readers import Readers
+from durably.store.sidefiles import shared_paths, writer_path
 from durably.store.transactions import BUSY_TIMEOUT_S, FaultPoint
 from durably.store.writer import Writer, leak
 
@@ -87,14 +88,17 @@ class Database(ForkParticipant):
         # From how many bytes on a log is worth holding reads off for.
         self._worth_rest = 0
         self._mutexes: list[WriterMutex] = []
+        mounts = mount_table()
+        # Before anything is made beside it.
+        refuse_mounted(shared_paths(self.path), mounts)
         create_private(self.path)
-        warn_of_network(self.path)
+        warn_of_shared(self.path, mounts)
         self._guard: FileGuard | None = None
         self._is_log_lost = False
         self._identity: tuple[int, int] | None = None  # known once it is open
         with FileGuard.opening(), self._translated():
             try:
-                if os.path.getsize(self.path) and not os.path.exists(mutex_path(self.path)):
+                if os.path.getsize(self.path) and not os.path.exists(writer_path(self.path)):
                     # Nothing may be made beside a file that is not ours.
                     self._connections.refuse_foreign()
                 mutex = self._mutex()
@@ -194,7 +198,7 @@ class Database(ForkParticipant):
         """Execute *query*, which reads, and return what it fetched."""
         if os.getpid() != self._pid:
             raise ForkedError("this engine belongs to the parent process; open a new one here")
-        with self._readers.connection() as db, self._translated():
+        with self._readers.connection() as db, self._translated(db):
             if self._guard is None:
                 return query(db, *args, **kwargs)
             with self._guard.reading():
@@ -213,12 +217,13 @@ class Database(ForkParticipant):
         return db
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translated(self, db: apsw.Connection | None = None) -> Iterator[None]:
         try:
             yield
         except (apsw.Error, UnicodeDecodeError) as exc:
+            error = database_error(exc, self.path, db)
             self._blame_loss()
-            raise database_error(exc, self.path) from exc
+            raise error from exc
 
     def _blame_loss(self) -> None:
         """Say that the file is gone, where that is why SQLite reports whatever it reports."""
@@ -242,8 +247,9 @@ class Database(ForkParticipant):
         except apsw.BusyError:
             raise
         except apsw.Error as exc:
+            error = database_error(exc, self.path, self._changes_connection)
             self._blame_loss()
-            raise database_error(exc, self.path) from exc
+            raise error from exc
 
     # -- looking after it ----------------------------------------------------------------
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import os
 from typing import Final
 
 import apsw
@@ -38,25 +41,86 @@ _MEANINGS: Final[tuple[tuple[type[apsw.Error | UnicodeDecodeError], str, bool], 
     # What is stored as text is always UTF-8: other bytes in its place are damage that SQLite
     # does not see.
     (UnicodeDecodeError, "is damaged: it holds text that is none; restore it from a copy", False),
-    (apsw.IOError, "cannot be read or written: the system reported an I/O error", True),
+    (
+        apsw.IOError,
+        "cannot be read or written: the system reported an I/O error; its log (dmesg) says more",
+        True,
+    ),
     (apsw.NoMemError, "could not be used: out of memory", True),
     (apsw.TooBigError, "cannot hold a value this large (SQLite's limit is 1 GB)", False),
 )
 
 
-def database_error(exc: apsw.Error | UnicodeDecodeError, path: str) -> DatabaseError:
-    """The error a user gets for *exc*; the caller raises it ``from exc``."""
+# What SQLite makes the same error of as of a damaged page, when it meets it inside a statement.
+_UNREADABLE: Final = frozenset(
+    {errno.EIO, errno.ENXIO, errno.ERANGE, getattr(errno, "EDEVERR", errno.EIO)}
+)
+# Where ``sqlite3_io_methods`` has xFileControl, counted in pointers.
+_FILE_CONTROL: Final = 10
+
+
+def database_error(
+    exc: apsw.Error | UnicodeDecodeError, path: str, db: apsw.Connection | None = None
+) -> DatabaseError:
+    """Return the error a user gets for *exc*; the caller raises it ``from exc``.
+
+    Args:
+        exc: what APSW raised.
+        path: the database.
+        db: the connection that raised it, in the thread that uses it: it knows what the system
+            reported. A disk that cannot be read is told from a damaged file by that alone.
+    """
+    number = 0 if db is None else _reported(exc, db)
+    cause: type[apsw.Error | UnicodeDecodeError] = type(exc)
+    if number and isinstance(exc, apsw.CorruptError):
+        cause = apsw.IOError
     for kind, meaning, is_transient in _MEANINGS:
-        if isinstance(exc, kind):
+        if issubclass(cause, kind):
             return DatabaseError(
-                f"the database {path!r} {meaning} ({exc}{_code_of(exc)})",
+                f"the database {path!r} {meaning} ({exc}{_code_of(exc)}{_words_of(number)})",
                 is_transient=is_transient,
             )
     return DatabaseError(f"the database {path!r} refused: {type(exc).__name__}: {exc}")
 
 
 def _code_of(exc: apsw.Error | UnicodeDecodeError) -> str:
-    """SQLite's name of an I/O error, which says what the system was asked for."""
+    """Return SQLite's name of an I/O error, which says what the system was asked for."""
     code = getattr(exc, "extendedresult", 0) if isinstance(exc, apsw.IOError) else 0
     name = apsw.mapping_extended_result_codes.get(code)
-    return "" if name is None else f", {name}"
+    # That name says "corrupt" of a file which could not be read.
+    return "" if name is None or code == apsw.SQLITE_IOERR_CORRUPTFS else f", {name}"
+
+
+def _words_of(number: int) -> str:
+    return f", {errno.errorcode.get(number, number)}: {os.strerror(number)}" if number else ""
+
+
+def _reported(exc: apsw.Error | UnicodeDecodeError, db: apsw.Connection) -> int:
+    """Return the number of the system's error behind *exc*; 0 if there was none."""
+    if isinstance(exc, apsw.IOError | apsw.CantOpenError):
+        return db.system_errno or _last_errno(db)
+    return disk_error(db) if isinstance(exc, apsw.CorruptError) else 0
+
+
+def disk_error(db: apsw.Connection) -> int:
+    """Return the number of the error that a read of *db* met and SQLite calls damage, or 0."""
+    number = _last_errno(db)
+    return number if number in _UNREADABLE else 0
+
+
+def _last_errno(db: apsw.Connection) -> int:
+    """Return what the last failed call for the database file, or for its log, has failed with."""
+    number = ctypes.c_int(0)
+    ask = apsw.SQLITE_FCNTL_LAST_ERRNO
+    db.file_control("main", ask, ctypes.addressof(number))
+    log = ctypes.c_void_p()
+    db.file_control("main", apsw.SQLITE_FCNTL_JOURNAL_POINTER, ctypes.addressof(log))
+    if number.value or not log:
+        return number.value
+    # APSW asks the database file alone. The log's is asked as SQLite itself would ask it: the
+    # first member of its files is the table of their functions.
+    methods = ctypes.cast(log, ctypes.POINTER(ctypes.POINTER(ctypes.c_void_p)))[0]
+    if methods:
+        control = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
+        control(methods[_FILE_CONTROL] or 0)(log, ask, ctypes.addressof(number))
+    return number.value

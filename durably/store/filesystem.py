@@ -10,7 +10,10 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Container, Iterator, Sequence
 from typing import Final
+
+from durably.errors import DatabaseError
 
 log = logging.getLogger("durably")
 
@@ -19,65 +22,127 @@ _MOUNTS: Final = "/proc/self/mountinfo"
 # As the kernel names them. One behind FUSE has its own name after a dot.
 _NETWORK: Final = frozenset(
     {
-        *("9p", "afs", "beegfs", "ceph", "cifs", "coda", "davfs", "gfs", "gfs2", "gluster"),
+        *("afs", "beegfs", "ceph", "cifs", "coda", "davfs", "gfs", "gfs2", "gluster"),
         *("glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "pvfs2"),
-        *("smb", "smb2", "smb3", "smbfs", "virtiofs", "vboxsf", "vmhgfs", "wekafs"),
+        *("smb", "smb2", "smb3", "smbfs", "wekafs"),
     }
 )
 _NETWORK_FUSE: Final = frozenset(
     {
         *("ceph", "ceph-fuse", "cifs", "davfs", "davfs2", "gcsfuse", "glusterfs", "goofys"),
-        *("juicefs", "rclone", "s3fs", "s3ql", "seaweedfs", "smbnetfs", "sshfs", "vmhgfs-fuse"),
+        *("juicefs", "rclone", "s3fs", "s3ql", "seaweedfs", "smbnetfs", "sshfs"),
         *("blobfuse", "blobfuse2", "curlftpfs", "mount-s3", "nfs", "google-drive-ocamlfuse"),
     }
 )
+# A folder of the host in a virtual machine: Docker Desktop's and WSL's, and those of VirtualBox,
+# VMware, Parallels, Hyper-V and QEMU. 9p is also what WSL 2 mounts Windows' drives with.
+_SHARED: Final = frozenset(
+    {
+        *("9p", "drvfs", "fakeowner", "grpcfuse", "hgfs", "lxfs", "osxfs", "prl_fs", "prl_vzfs"),
+        *("vboxsf", "virtiofs", "vmhgfs", "wslfs"),
+    }
+)
+_SHARED_FUSE: Final = _SHARED | {"vmhgfs-fuse"}
 _ESCAPED: Final = r"\\([0-7]{3})"
 
 
-def warn_of_network(path: str) -> None:
-    """Log a warning if the database *path* lies on a network file system.
-
-    Knows Linux alone; elsewhere it does nothing.
-    """
+def mount_table() -> str:
+    """Return what is mounted, as Linux tells it; "" where nothing does."""
     try:
         # File names need not be UTF-8, in a table of the kernel neither.
         with open(_MOUNTS, encoding="utf-8", errors="surrogateescape") as stream:
-            kind = file_system_of(path, stream.read())
+            return stream.read()
     except OSError:
+        return ""
+
+
+def refuse_mounted(paths: Sequence[str], mounts: str) -> None:
+    """Raise if the database, or a file that belongs to it, is a mount point of its own.
+
+    A container that is given the file alone has the files beside it in a folder of its own: its
+    log is lost with the container, and its locks exclude nobody outside.
+
+    Args:
+        paths: the database and what belongs to it, as real paths.
+        mounts: a table in the form of ``/proc/self/mountinfo``.
+
+    Raises:
+        DatabaseError: names the file that is mounted.
+    """
+    points = {point for point, _ in _mounted(mounts)}
+    for path in paths:
+        if path in points:
+            raise DatabaseError(
+                f"{path!r} is mounted as a single file (docker run -v file:file, for one), so that "
+                "the log and the locks beside the database are not those of other programs that "
+                f"use it, and commits would be lost. Mount the folder {os.path.dirname(path)!r} "
+                "instead"
+            )
+
+
+def warn_of_shared(path: str, mounts: str) -> None:
+    """Log a warning if the database *path* lies on a file system that several machines share.
+
+    Args:
+        path: the database, a real path.
+        mounts: a table in the form of ``/proc/self/mountinfo``.
+    """
+    kind = file_system_of(path, mounts)
+    if kind is None:
         return
-    if kind is not None and is_network(kind):
-        log.warning(
-            "the database %r lies on a network file system (%s); its locks do not hold between "
-            "machines, and what was committed can be lost or damaged: put it on a local disk",
-            path,
-            kind,
-        )
+    if is_network(kind):
+        what, between = "a network file system", "machines"
+    elif is_shared_folder(kind):
+        what, between = "a folder that a virtual machine shares with its host", "the two"
+    else:
+        return
+    log.warning(
+        "the database %r lies on %s (%s); its locks do not hold between %s, and what was "
+        "committed can be lost or damaged: put it on a local disk",
+        path,
+        what,
+        kind,
+        between,
+    )
 
 
 def is_network(kind: str) -> bool:
-    """Whether the file system of that type may be mounted by several machines."""
+    """Return whether the file system of that type may be mounted by several machines."""
+    return _is_among(kind, _NETWORK, _NETWORK_FUSE)
+
+
+def is_shared_folder(kind: str) -> bool:
+    """Return whether the file system of that type shows a virtual machine its host's files."""
+    return _is_among(kind, _SHARED, _SHARED_FUSE)
+
+
+def _is_among(kind: str, kinds: Container[str], behind_fuse: Container[str]) -> bool:
     is_fuse, _, name = kind.partition(".")
-    return kind in _NETWORK or (is_fuse in {"fuse", "fuseblk"} and name in _NETWORK_FUSE)
+    return kind in kinds or (is_fuse in {"fuse", "fuseblk"} and name in behind_fuse)
 
 
 def file_system_of(path: str, mounts: str) -> str | None:
-    """The type of the file system on which *path*, a real path, lies.
+    """Return the type of the file system on which *path*, a real path, lies.
 
     Args:
         mounts: a table in the form of ``/proc/self/mountinfo``.
     """
     found: str | None = None
     longest = -1
-    for line in mounts.split("\n"):
-        before, separator, after = line.partition(" - ")
-        fields, kinds = before.split(" "), after.split(" ")
-        if not separator or len(fields) < 5:
-            continue
-        point = re.sub(_ESCAPED, _unescaped, fields[4])
+    for point, kind in _mounted(mounts):
         # Of two at one place the later one hides the earlier.
         if len(point) >= longest and _is_below(path, point):
-            found, longest = kinds[0], len(point)
+            found, longest = kind, len(point)
     return found
+
+
+def _mounted(mounts: str) -> Iterator[tuple[str, str]]:
+    """Yield where something is mounted, and of which type it is."""
+    for line in mounts.split("\n"):
+        before, separator, after = line.partition(" - ")
+        fields = before.split(" ")
+        if separator and len(fields) >= 5:
+            yield re.sub(_ESCAPED, _unescaped, fields[4]), after.split(" ")[0]
 
 
 def _unescaped(match: re.Match[str]) -> str:

@@ -20,6 +20,7 @@ from durably.errors import DatabaseError
 from durably.forking import ForkParticipant, no_fork, watch_forks
 from durably.store.bell import ADDRESS_SIZE, Bell, open_bell
 from durably.store.guard import CLOEXEC, close_quietly
+from durably.store.sidefiles import writer_path
 
 if sys.platform != "win32":
     import fcntl
@@ -88,11 +89,6 @@ def _flock_once(fd: int, operation: int) -> None:
         fcntl.flock(fd, operation)
 
 
-def mutex_path(path: str) -> str:
-    """The file beside the database *path* that its writers lock."""
-    return f"{os.path.realpath(path)}.writer"
-
-
 class WriterMutex(ForkParticipant):
     """One writer at a time among all write connections of a database, in whatever process.
 
@@ -125,8 +121,7 @@ class WriterMutex(ForkParticipant):
         Raises:
             DatabaseError: the file cannot be made or opened.
         """
-        # All names of a database must lead to one mutex.
-        self.path: Final = mutex_path(path)
+        self.path: Final = writer_path(path)
         self._clock = clock
         self._never = threading.Event()
         self._is_patient = True

@@ -97,8 +97,9 @@ class Transactor:
             finally:
                 self._mutex.release()
         except apsw.Error as exc:
+            error = database_error(exc, self._path, self._db)
             self._undo(exc)
-            raise database_error(exc, self._path) from exc
+            raise error from exc
         except KeyboardInterrupt:
             self._mutex.release()  # where it landed on the way into the releasing
             raise
@@ -109,7 +110,7 @@ class Transactor:
             with self._mutex.held(BUSY_TIMEOUT_S):
                 return operation(self._db, *args, **kwargs)
         except apsw.Error as exc:
-            raise database_error(exc, self._path) from exc
+            raise database_error(exc, self._path, self._db) from exc
 
     def execute(self, batch: list[Ticket], own: Ticket | None) -> None:
         """Execute operations in one transaction: all are done then, each with its result or error.
@@ -159,10 +160,10 @@ class Transactor:
 
     def _fail(self, batch: list[Ticket], exc: apsw.Error) -> None:
         """Nothing of *batch* is stored: roll back and tell every caller."""
+        # One error object each: they are raised in different threads.
+        errors = [database_error(exc, self._path, self._db) for _ in batch]
         self._undo(exc)
-        for ticket in batch:
-            # One error object each: they are raised in different threads.
-            error = database_error(exc, self._path)
+        for ticket, error in zip(batch, errors, strict=True):
             error.__cause__ = exc
             ticket.error = error
             ticket.is_done = True
@@ -323,7 +324,7 @@ class Transactor:
                 raise
             ticket.error = exc
             if isinstance(exc, apsw.Error):
-                ticket.error = database_error(exc, self._path)
+                ticket.error = database_error(exc, self._path, self._db)
                 ticket.error.__cause__ = exc
 
     def _left_of_merging(self, batch: list[Ticket]) -> list[Ticket]:

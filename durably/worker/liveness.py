@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Final
 
 from durably.errors import DatabaseError
 from durably.forking import ForkParticipant, no_fork, watch_forks
+from durably.store.sidefiles import owner_path
 
 if sys.platform == "win32":
     import msvcrt
@@ -60,11 +61,6 @@ class Liveness(enum.Enum):
 
     UNKNOWN = "unknown"
     """The lock file is missing or cannot be tested. To be treated as if the lock were held."""
-
-
-def _lock_path(database_path: str, token: str) -> str:
-    # All names of a database must lead to the same files.
-    return f"{os.path.realpath(database_path)}.owner-{token}"
 
 
 def _try_lock(fd: int, *, shared: bool) -> bool:
@@ -160,7 +156,7 @@ class OwnerLock(ForkParticipant):
         Raises:
             DatabaseError: the file cannot be made, or not be locked.
         """
-        path = _lock_path(database_path, token)
+        path = owner_path(database_path, token)
         fd = -1
         try:
             with no_fork():
@@ -240,7 +236,7 @@ def probe(database_path: str, token: str) -> Liveness:
     # the exclusive one to remove the file.
     with no_fork():
         mode = os.O_RDWR if sys.platform == "win32" else os.O_RDONLY
-        fd = _open_existing(_lock_path(database_path, token), mode)
+        fd = _open_existing(owner_path(database_path, token), mode)
         if fd < 0:
             return Liveness.UNKNOWN
         try:
@@ -258,7 +254,7 @@ def remove_lock(database_path: str, token: str) -> None:
     A file that is locked after all, or cannot be removed, stays; :func:`sweep_orphans` finds it
     later.
     """
-    _remove_if_free(_lock_path(database_path, token))
+    _remove_if_free(owner_path(database_path, token))
 
 
 def _remove_if_free(path: str) -> bool:
@@ -297,7 +293,7 @@ def sweep_orphans(
         known_tokens: the tokens of all owner rows.
         older_than_s: seconds since the file was made.
     """
-    folder, prefix = os.path.split(_lock_path(database_path, ""))
+    folder, prefix = os.path.split(owner_path(database_path, ""))
     try:
         names = sorted(os.listdir(folder))
     except OSError:

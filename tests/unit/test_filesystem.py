@@ -1,15 +1,28 @@
-"""A database on a network file system is warned of."""
+"""A database that machines share is warned of, and one that is mounted alone is rejected."""
 
 from __future__ import annotations
 
 import logging
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from children import ROOT
 
+from durably.errors import DatabaseError
 from durably.store import filesystem
 from durably.store.database import Database
-from durably.store.filesystem import file_system_of, is_network, warn_of_network
+from durably.store.filesystem import (
+    file_system_of,
+    is_network,
+    is_shared_folder,
+    mount_table,
+    refuse_mounted,
+    warn_of_shared,
+)
 
 MOUNTS = r"""22 27 0:21 / /proc rw,relatime shared:5 - proc proc rw
 27 1 254:0 / / rw,relatime - ext4 /dev/vda rw,discard
@@ -23,6 +36,12 @@ MOUNTS = r"""22 27 0:21 / /proc rw,relatime shared:5 - proc proc rw
 this line is none
 37 27
 """
+
+LOCAL = ("ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs", "fuseblk", "fuse.ntfs-3g", "fuse")
+SHARED = (
+    *("fakeowner", "grpcfuse", "fuse.grpcfuse", "osxfs", "fuse.osxfs", "drvfs", "9p", "virtiofs"),
+    *("prl_fs", "vboxsf", "vmhgfs", "fuse.vmhgfs-fuse"),
+)
 
 
 @pytest.mark.parametrize(
@@ -51,24 +70,41 @@ def test_table_that_says_nothing() -> None:
 
 
 def test_which_are_network_file_systems() -> None:
-    """What machines share by a network or with their host is one, also behind FUSE."""
-    network = ("nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "virtiofs", "fuse.sshfs", "fuse.s3fs")
-    local = ("ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs", "fuseblk", "fuse.ntfs-3g", "fuse")
+    """What machines share by a network is one, also behind FUSE."""
+    network = ("nfs", "nfs4", "cifs", "smb3", "ceph", "fuse.sshfs", "fuse.s3fs")
     assert [kind for kind in network if not is_network(kind)] == []
-    assert [kind for kind in local if is_network(kind)] == []
+    assert [kind for kind in (*LOCAL, *SHARED) if is_network(kind)] == []
 
 
+def test_which_are_shared_with_a_virtual_machine() -> None:
+    """What Docker Desktop, WSL and the makers of virtual machines show of the host is one."""
+    assert [kind for kind in SHARED if not is_shared_folder(kind)] == []
+    assert [kind for kind in LOCAL if is_shared_folder(kind)] == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("nfs4", "a network file system (nfs4)"),
+        ("fakeowner", "a folder that a virtual machine shares with its host (fakeowner)"),
+        ("fuse.grpcfuse", "a folder that a virtual machine shares with its host (fuse.grpcfuse)"),
+    ],
+)
 def test_opening_warns_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    kind: str,
+    says: str,
 ) -> None:
     """Opening logs one warning that names the file, the type and what to do, and goes on."""
     mounts = tmp_path / "mounts"
-    mounts.write_text(f"30 27 0:41 / {tmp_path} rw - nfs4 server:/ rw\n")
+    mounts.write_text(f"30 27 0:41 / {tmp_path} rw - {kind} server:/ rw\n")
     monkeypatch.setattr(filesystem, "_MOUNTS", str(mounts))
     with caplog.at_level(logging.WARNING, logger="durably"):
         Database(tmp_path / "runs.db").close()
     (record,) = caplog.records
-    for part in (str(tmp_path / "runs.db"), "nfs4", "put it on a local disk"):
+    for part in (str(tmp_path / "runs.db"), says, "put it on a local disk"):
         assert part in record.getMessage()
 
 
@@ -84,5 +120,86 @@ def test_nothing_is_said_of_a_local_disk(
     if mounts is not None:
         table.write_text(mounts)
     monkeypatch.setattr(filesystem, "_MOUNTS", str(table))
-    warn_of_network(str(tmp_path / "runs.db"))
+    path = str(tmp_path / "runs.db")
+    warn_of_shared(path, mount_table())
+    refuse_mounted([path], mount_table())
     assert caplog.records == []
+
+
+FILES = r"""1 0 0:1 / / rw - ext4 /dev/vda rw
+40 1 254:1 /a/jobs.db /app/jobs.db rw - ext4 /dev/vdb rw
+41 1 254:1 /b /my\040data/with\134slash rw - ext4 /dev/vdb rw
+42 1 254:1 /c/t.db /my\040data/t\011ab.db rw - fakeowner x rw
+43 1 254:1 /d /data rw - ext4 /dev/vdb rw
+44 1 254:1 /e-wal /log/jobs.db-wal rw - ext4 /dev/vdb rw
+45 1 254:1 /f/größe.db /app/größe.db rw - ext4 /dev/vdb rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("paths", "is_mounted"),
+    [
+        (["/app/jobs.db", "/app/jobs.db-wal"], True),
+        (["/my data/t\tab.db"], True),
+        (["/log/jobs.db", "/log/jobs.db-wal"], True),
+        (["/app/größe.db"], True),
+        (["/app/jobs.db2"], False),
+        (["/app/jobs"], False),
+        (["/data/jobs.db"], False),
+        (["/my data/with\\slash/jobs.db"], False),
+        (["/jobs.db"], False),
+    ],
+)
+def test_file_that_is_mounted_alone(paths: list[str], is_mounted: bool) -> None:
+    """A database, or what belongs to it, that is a mount point itself is rejected, and the message
+    names the folder to mount; one in a folder that is mounted is not.
+    """
+    if not is_mounted:
+        refuse_mounted(paths, FILES)
+        return
+    folder = paths[0].rpartition("/")[0]
+    with pytest.raises(DatabaseError, match="mounted as a single file") as caught:
+        refuse_mounted(paths, FILES)
+    assert f"Mount the folder {folder!r} instead" in str(caught.value)
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="mounts in a namespace of its own")
+@pytest.mark.parametrize("is_linked", [False, True], ids=["by its name", "by a link"])
+@pytest.mark.parametrize("is_there", [False, True], ids=["empty", "known"])
+def test_opening_a_mounted_file(tmp_path: Path, is_linked: bool, is_there: bool) -> None:
+    """Opening and checking raise before anything is made beside the file, also through a link."""
+    (tmp_path / "host").mkdir()
+    (tmp_path / "app").mkdir()
+    host, mounted = tmp_path / "host" / "x.db", tmp_path / "app" / "x.db"
+    mounted.touch()
+    host.touch()
+    if is_there:
+        Database(host).close()
+    (tmp_path / "link.db").symlink_to(mounted)
+    given = tmp_path / "link.db" if is_linked else mounted
+    script = f"mount --bind {host} {mounted} && exec {sys.executable} -c '{OPENS}' {given}"
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if done.returncode:
+        if "Error" not in done.stderr:
+            pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
+        pytest.fail(done.stderr)
+    assert done.stdout.count("mounted as a single file") == 2
+    assert done.stdout.count(f"Mount the folder {str(mounted.parent)!r}") == 2
+    assert [each.name for each in mounted.parent.iterdir()] == ["x.db"]
+
+
+OPENS = """
+import sys, durably, durably.testing
+for use in (durably.Durably, durably.testing.check):
+    try:
+        use(sys.argv[1])
+    except durably.DatabaseError as exc:
+        print(exc)
+"""

@@ -6,6 +6,7 @@ named by its type alone; names, keys, options and code are shown.
 
 from __future__ import annotations
 
+import builtins
 from typing import Final
 
 _LONGEST: Final = 80
@@ -24,5 +25,18 @@ def shown(value: object) -> str:
 
 
 def type_name(value: object) -> str:
-    """Say what *value* is without saying what is in it."""
-    return "None" if value is None else type(value).__name__
+    """Return what *value* is without saying what is in it.
+
+    A class that only has the name of a builtin one, as NumPy's ``bool`` has, comes with its module.
+    """
+    cls = type(value)
+    if value is None:
+        return "None"
+    is_alike = getattr(builtins, cls.__name__, cls) is not cls
+    return full_name(cls) if is_alike else cls.__name__
+
+
+def full_name(cls: type) -> str:
+    """Return the name of a class with its module, as ``numpy.bool``; builtins have none."""
+    module = "" if cls.__module__ == "builtins" else f"{cls.__module__}."
+    return f"{module}{cls.__qualname__}"

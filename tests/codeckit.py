@@ -23,6 +23,7 @@ from typing import (
     NotRequired,
     TypeVar,
 )
+from zoneinfo import ZoneInfo
 
 from attrs import define, field, validators
 from typing_extensions import TypeAliasType, TypedDict
@@ -195,8 +196,10 @@ class Invoice:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two values are equal, of one type and one fold; NaN is NaN."""
+    """Whether two values are equal, of one type, one fold and one zone; NaN is NaN."""
     if getattr(a, "fold", 0) != getattr(b, "fold", 0):
+        return False
+    if repr(getattr(a, "tzinfo", None)) != repr(getattr(b, "tzinfo", None)):
         return False
     if isinstance(a, Decimal):  # a signalling NaN cannot be compared
         return type(a) is type(b) and repr(a) == repr(b)
@@ -204,6 +207,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 UTC = dt.UTC
+PARIS = ZoneInfo("Europe/Paris")
 
 
 ROUND_TRIPS: list[tuple[Any, Any]] = [
@@ -252,6 +256,17 @@ ROUND_TRIPS: list[tuple[Any, Any]] = [
     (dt.datetime, dt.datetime(2026, 1, 2, tzinfo=dt.timezone(dt.timedelta(hours=5, seconds=7)))),
     (dt.date, dt.date(2026, 1, 2)),
     (dt.datetime, dt.datetime(2026, 10, 25, 2, 30, fold=1)),
+    (dt.datetime, dt.datetime(2026, 10, 25, 2, 30, fold=1, tzinfo=UTC)),
+    (dt.datetime, dt.datetime(2026, 10, 25, 2, 30, fold=1, tzinfo=PARIS)),
+    (dt.datetime, dt.datetime(2026, 1, 2, tzinfo=ZoneInfo("UTC"))),
+    (dt.datetime, dt.datetime(2026, 1, 2, tzinfo=dt.timezone(dt.timedelta(hours=1), "CET"))),
+    (dt.datetime, dt.datetime(2026, 1, 2, fold=1, tzinfo=dt.timezone(-dt.timedelta(1) / 3, ""))),
+    (dt.time, dt.time(2, 30, fold=1, tzinfo=PARIS)),
+    (dt.time, dt.time(2, 30, tzinfo=ZoneInfo("Etc/GMT+3"))),
+    (dt.time, dt.time(2, 30, tzinfo=dt.timezone(dt.timedelta(hours=1), "a];fold=1;name=b\n"))),
+    (dict[dt.datetime, int], {dt.datetime(2026, 1, 2, tzinfo=PARIS): 1}),
+    (set[dt.time], {dt.time(1, tzinfo=PARIS), dt.time(1)}),
+    (dt.datetime | str | None, dt.datetime(2026, 1, 2, tzinfo=PARIS)),
     (dt.time, dt.time(2, 30, fold=1)),
     (dt.time, dt.time(1, 2, 3, 4)),
     (dt.time, dt.time(1, 2, tzinfo=UTC)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+import contextlib
 import datetime as dt
 import decimal
 import enum
@@ -14,10 +15,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from durably.codec.forms import Form
-from durably.codec.messages import Problem, Unsupported, clip, show
+from durably.codec.messages import NoForm, Problem, Unsupported, clip, show
 from durably.codec.plain import ATOMS, Misfit, plain, plain_atom
 from durably.codec.text import dump, to_decimal
-from durably.shown import type_name
+from durably.shown import full_name, type_name
 
 # --- None, bool, int, float and str ----------------------------------------------------------
 
@@ -75,31 +76,98 @@ class _Leaf(NamedTuple):
 _SECONDS: Final = r"(-?)([0-9]{1,14})(?:\.([0-9]{1,100}))?"
 _TEXT_OF_DECIMALS: Final = decimal.Context(capitals=1)
 
-# ISO 8601 cannot say which one of two equal wall-clock times is meant. Without a timezone
-# that is all there is (datetime.now() gives fold=1 for an hour each autumn).
+# ISO 8601 says neither which zone an offset is of, as RFC 9557 does with the key in brackets, nor
+# which one of two equal wall-clock times is meant, nor how a fixed offset is called:
+# 2026-10-25T02:30:00+01:00[Europe/Paris];fold=1
 _FOLD: Final = ";fold=1"
+_NAME: Final = ";name="
+# No dots: with some a key would be a path out of the folder of zones.
+_KEY: Final = r"[A-Za-z0-9_+-]+(?:/[A-Za-z0-9_+-]+)*"
+_INSTANT: Final = rf"(?s)(.*?)(?:\[({_KEY})\])?({_FOLD})?(?:{_NAME}(.*))?"
 
 
 def _write_instant(value: dt.datetime | dt.time) -> str:
-    if value.tzinfo is None:
-        return value.isoformat() + _FOLD * value.fold
-    if value.utcoffset() is None:
-        msg = f"{type_name(value)} has a timezone but no UTC offset, so it has no stored form"
-        raise Problem(msg)
-    return value.isoformat()
+    zone = value.tzinfo
+    text, name = value.isoformat(), ""
+    if type(zone) is dt.timezone:
+        said = zone.tzname(None)
+        if said != dt.timezone(zone.utcoffset(None)).tzname(None):
+            name = _NAME + said
+    elif zone is not None:
+        text += f"[{_key_of(value)}]"
+    return text + _FOLD * value.fold + name
+
+
+def _key_of(value: dt.datetime | dt.time) -> str:
+    """Return the key of the zone of a time.
+
+    Raises:
+        NoForm: the key does not lead to a zone with the same offset, or there is none.
+    """
+    from zoneinfo import ZoneInfo  # noqa: PLC0415 - where first needed; a ZoneInfo imported it
+
+    zone = value.tzinfo
+    if type(zone) is ZoneInfo and zone.key is not None and re.fullmatch(_KEY, zone.key):
+        with contextlib.suppress(LookupError, ValueError, OSError):  # no such zone on this machine
+            if value.replace(tzinfo=ZoneInfo(zone.key)).utcoffset() == value.utcoffset():
+                return zone.key
+    zone_name = "ZoneInfo without a known key" if type(zone) is ZoneInfo else full_name(type(zone))
+    utc = "astimezone(datetime.timezone.utc)"
+    msg = (
+        f"a {type_name(value)} with a {zone_name} has no stored form; "
+        f"use zoneinfo.ZoneInfo(key) or {utc if isinstance(value, dt.datetime) else utc[11:-1]}"
+    )
+    raise NoForm(msg)
+
+
+def _zone(key: str) -> dt.tzinfo:
+    from zoneinfo import ZoneInfo  # noqa: PLC0415 - where first needed
+
+    try:
+        return ZoneInfo(key)
+    except (LookupError, ValueError, OSError) as error:
+        msg = f"the time zone {key} is not known on this machine; install the package tzdata"
+        raise Problem(msg) from error
+
+
+def _parts(text: str) -> tuple[str, str | None, int, str | None]:
+    """Return what there is of a time: in ISO 8601, the zone's key, fold, the offset's name."""
+    match = re.fullmatch(_INSTANT, text)
+    assert match is not None  # noqa: S101 - any text is one of ISO 8601, as far as this goes
+    iso, key, fold, name = match.groups()
+    return iso, key, int(fold is not None), name
+
+
+def _named(offset: dt.timedelta | None, name: str) -> dt.timezone:
+    if offset is None:
+        msg = "the name of an offset, without an offset"
+        raise ValueError(msg)
+    return dt.timezone(offset, name)
 
 
 def _read_datetime(text: str) -> dt.datetime:
-    iso = text.removesuffix(_FOLD)
+    iso, key, fold, name = _parts(text)
     if len(iso) <= len("2026-01-01"):
         msg = "a date without a time"
         raise ValueError(msg)
-    return dt.datetime.fromisoformat(iso).replace(fold=int(iso != text))
+    value = dt.datetime.fromisoformat(iso).replace(fold=fold)
+    if name is not None:
+        return value.replace(tzinfo=_named(value.utcoffset(), name))
+    if key is None:
+        return value
+    zone = _zone(key)
+    local = value.replace(tzinfo=zone)
+    # The zone's rules may have changed since: then it is the instant that stays.
+    is_same = value.tzinfo is None or local.utcoffset() == value.utcoffset()
+    return local if is_same else value.astimezone(zone)
 
 
 def _read_time(text: str) -> dt.time:
-    iso = text.removesuffix(_FOLD)
-    return dt.time.fromisoformat(iso).replace(fold=int(iso != text))
+    iso, key, fold, name = _parts(text)
+    value = dt.time.fromisoformat(iso).replace(fold=fold)
+    if name is not None:
+        return value.replace(tzinfo=_named(value.utcoffset(), name))
+    return value if key is None else value.replace(tzinfo=_zone(key))
 
 
 def _write_timedelta(value: dt.timedelta) -> int | str:
@@ -176,7 +244,7 @@ def leaf(form: Form) -> bool:
             return form.misfit(value)
         try:
             return how.write(value)
-        except Problem as problem:
+        except NoForm as problem:
             return Misfit(value, problem)
 
     def read(data: Any, _: Any = None) -> Any:
@@ -246,7 +314,7 @@ def _constants(form: Form, pairs: list[tuple[Any, Any]]) -> None:
             return value.value if is_flag and type(value) is type_ else form.misfit(value)
         first = by_text[text]
         if _identity(first) != _identity(value):
-            return Misfit(value, Problem(f"{show(value)} is stored like {show(first)}"))
+            return Misfit(value, NoForm(f"{show(value)} is stored like {show(first)}"))
         return data
 
     def read(data: Any, _: Any = None) -> Any:

@@ -15,7 +15,7 @@ from cattrs.errors import IterableValidationError
 from durably.codec.atoms import is_written_as_text
 from durably.codec.forms import ANYTHING, Form, Forms
 from durably.codec.kinds import hints_of
-from durably.codec.messages import Mismatch, Problem
+from durably.codec.messages import Mismatch, NoForm, Problem
 from durably.codec.plain import TWICE, Misfit, plain
 from durably.codec.structuring import noted
 from durably.codec.text import dump, load
@@ -43,6 +43,7 @@ _MAPPINGS: Final = (
     abc.Mapping,
     abc.MutableMapping,
 )
+_NO: Final = "has no stored form"
 OWN: Final = frozenset((*_SEQUENCES, *_MAPPINGS))
 """Python's own containers. No converter decides how they are stored."""
 
@@ -83,7 +84,7 @@ def _sequence(form: Form, forms: Forms, accepts: tuple[type, ...], make: Any, it
         if is_set:
             return _in_order(items)
         if getattr(value, "maxlen", None) is not None:
-            return Misfit(items, Problem("a deque with maxlen has no stored form"))
+            return Misfit(items, NoForm(f"a deque with maxlen {_NO}; use a list"))
         return items
 
     items_of: Any = types.GenericAlias(list, (item,))
@@ -167,6 +168,9 @@ def _mapping(form: Form, forms: Forms, origin: Any, args: tuple[Any, ...]) -> No
     elif origin in (abc.Mapping, abc.MutableMapping):
         make = dict
 
+    factory_name = getattr(factory, "__qualname__", "None")
+    no_form = NoForm(f"a defaultdict whose default_factory is not {factory_name} {_NO}; use a dict")
+
     def is_exact(value: Any) -> bool:
         if make is dict:
             return isinstance(value, dict)
@@ -179,7 +183,10 @@ def _mapping(form: Form, forms: Forms, origin: Any, args: tuple[Any, ...]) -> No
         data = {write_key(k): write_item(each) for k, each in value.items()}
         if len(data) != len(value):
             return Misfit(dict(value), Problem(TWICE))
-        return data if is_exact(value) else form.misfit(value, data)
+        if is_exact(value):
+            return data
+        # Of that class it is another default_factory that is wrong.
+        return Misfit(data, no_form) if type(value) is origin else form.misfit(value, data)
 
     pairs: Any = types.GenericAlias(dict, (key, item))
     read_pairs: Any = (

@@ -53,7 +53,7 @@ class Form:
 
     def mismatch(self, value: object) -> Mismatch:
         """Say that *value* is not of this type."""
-        return mismatch(self.name, value)
+        return mismatch(self.name, value, self.type)
 
     def misfit(self, value: object, data: Any = None) -> Misfit:
         """Leave a value that is not of this type in place, or data made of it."""

@@ -8,7 +8,7 @@ import typing
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-from durably.shown import type_name
+from durably.shown import full_name, type_name
 
 MAX_DEPTH: Final = 200
 """How deeply stored data may be nested.
@@ -20,6 +20,7 @@ be read by a deep one.
 _MAX_REPR: Final = 80
 _MAX_TEXT: Final = 300
 _MAX_PROBLEMS: Final = 1000
+_UNIONS: Final = (typing.Union, types.UnionType)
 
 
 class Problem(Exception):  # noqa: N818 - never leaves the codec
@@ -37,6 +38,13 @@ class Problem(Exception):  # noqa: N818 - never leaves the codec
 
 class Mismatch(Problem):
     """A value of another type than was expected."""
+
+
+class NoForm(Problem):
+    """A value of just the type of its place that has no stored form all the same.
+
+    It is rejected in payloads, too: there is data in it, but that is another value.
+    """
 
 
 class TooDeep(Problem):
@@ -86,9 +94,35 @@ def show(value: object) -> str:
         return "<no repr>"
 
 
-def mismatch(expected: str, value: object) -> Mismatch:
-    """Say that *value* is not what was expected."""
-    return Mismatch(f"expected {expected}, found {type_name(value)}")
+def mismatch(expected: str, value: object, type_: Any = None) -> Mismatch:
+    """Return that *value* is not what was expected, a value of *type_*."""
+    return Mismatch(f"expected {expected}, found {_found(value, type_)}")
+
+
+def _found(value: object, type_: Any) -> str:
+    """Return what *value* is, so that it differs from the name of the type it is not of."""
+    cls = type(value)
+    args = typing.get_args(type_) if typing.get_origin(type_) in _UNIONS else (type_,)
+    for arg in args:
+        expected = typing.get_origin(arg) or arg
+        if isinstance(expected, type) and expected is not cls and is_alike(expected, cls):
+            return f"another class of that name ({differing(cls, expected)})"
+    return type_name(value)
+
+
+def is_alike(one: type, other: type) -> bool:
+    """Return whether two classes have one name, which does not begin with a module."""
+    return one.__name__ == other.__name__ and one.__module__ != "builtins"
+
+
+def differing(cls: type, expected: type) -> str:
+    """Return how a class differs from another one of its name."""
+    if full_name(cls) != full_name(expected):
+        return f"{full_name(cls)}, not {full_name(expected)}"
+    return (
+        f"{full_name(cls)} was defined again since; define again what is annotated with it, "
+        "such as the function"
+    )
 
 
 def name_of(type_: Any) -> str:
@@ -99,7 +133,7 @@ def name_of(type_: Any) -> str:
     if isinstance(type_, type) and not args:
         return type_.__qualname__.rpartition("<locals>.")[2]
     origin = typing.get_origin(type_)
-    if origin in (typing.Union, types.UnionType):
+    if origin in _UNIONS:
         return " | ".join(map(name_of, args))
     if isinstance(origin, type) and args:
         inside = ", ".join("..." if arg is ... else name_of(arg) for arg in args)

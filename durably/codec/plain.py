@@ -13,7 +13,7 @@ import types
 from collections.abc import Iterator
 from typing import Any, Final, cast
 
-from durably.codec.messages import MAX_DEPTH, Problem, Problems, TooDeep, segment, show
+from durably.codec.messages import MAX_DEPTH, NoForm, Problem, Problems, TooDeep, segment, show
 from durably.shown import type_name
 
 
@@ -53,7 +53,7 @@ def plain(data: Any, exact: bool = True, depth: int = 0) -> Any:  # noqa: FBT001
     """Copy a JSON-like value into plain dicts, lists, strings and numbers.
 
     Args:
-        exact: whether a misfit is refused.
+        exact: whether every misfit is rejected, or only those without any form.
 
     Raises:
         Problem: something in it is refused; :func:`judged` tells what, and where.
@@ -78,7 +78,7 @@ def plain(data: Any, exact: bool = True, depth: int = 0) -> Any:  # noqa: FBT001
             raise Problem(TWICE)
         return copy
     if cls is Misfit:
-        if exact:
+        if exact or type(data.problem) is NoForm:
             raise data.problem
         return plain(data.data, exact, depth)
     return plain_atom(data)
@@ -124,7 +124,7 @@ def judged(data: Any, *, exact: bool = True) -> tuple[Any, list[Problem]]:
         if depth > MAX_DEPTH:
             raise TooDeep
         if type(data) is Misfit:
-            if not exact:
+            if not exact and type(data.problem) is not NoForm:
                 return copy(data.data, path, depth)
             problems.append(data.problem.under(path))
             return None
@@ -158,7 +158,15 @@ def is_named_tuple(type_: Any) -> bool:
 
 
 def _is_list(data: Any) -> bool:
-    return isinstance(data, (list, tuple)) and not is_named_tuple(type(data))
+    return isinstance(data, (list, tuple)) and not has_named_items(type(data))
+
+
+def has_named_items(cls: type) -> bool:
+    """Return whether a class is one of tuples whose items have names, which a list would lose.
+
+    Beside named tuples there are those of C code: what ``os.stat`` and ``time.localtime`` return.
+    """
+    return issubclass(cls, tuple) and (hasattr(cls, "_fields") or hasattr(cls, "n_fields"))
 
 
 def _bare(key: Any) -> Any:
@@ -168,7 +176,7 @@ def _bare(key: Any) -> Any:
 
 def _plain_key(key: Any, exact: bool) -> str:  # noqa: FBT001
     if type(key) is Misfit:
-        if exact:
+        if exact or type(key.problem) is NoForm:
             raise key.problem
         key = _bare(key)
     if isinstance(key, str):

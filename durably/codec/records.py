@@ -15,7 +15,15 @@ from cattrs.gen.typeddicts import make_dict_structure_fn
 
 from durably.codec.forms import Field, Form, Forms
 from durably.codec.kinds import hints_of, unqualified
-from durably.codec.messages import Problem, Unsupported, name_of, text_of
+from durably.codec.messages import (
+    NoForm,
+    Problem,
+    Unsupported,
+    differing,
+    is_alike,
+    name_of,
+    text_of,
+)
 from durably.codec.plain import Misfit
 from durably.codec.structuring import MissingKeyError, noted
 
@@ -56,6 +64,11 @@ def record(form: Form, forms: Forms) -> None:
     def other_class(value: Any) -> Problem:
         if isinstance(value, cls):
             name = name_of(type(value))
+            if is_alike(type(value), cls):
+                return Problem(
+                    f"expected {expected}, found a subclass of that name "
+                    f"({differing(type(value), cls)}), which would come back as {expected}"
+                )
             return Problem(
                 f"expected {expected}, found its subclass {name}, which would come back as "
                 f"{expected}; annotate {expected} | {name}"
@@ -96,7 +109,7 @@ def _attribute(value: Any, field: Field) -> Any:
     try:
         return field.form.write(getattr(value, field.name))
     except AttributeError as error:
-        return Misfit(None, Problem(text_of(error)))
+        return Misfit(None, NoForm(text_of(error)))
 
 
 class _Given(dict[str, Any]):

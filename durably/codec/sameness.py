@@ -13,8 +13,8 @@ import attrs
 
 from durably.codec.forms import Form
 from durably.codec.kinds import is_record
-from durably.codec.messages import Problem, Unsupported, segment
-from durably.codec.plain import ATOMS, is_named_tuple, plain, plain_atom
+from durably.codec.messages import Problem, Unsupported, differing, segment
+from durably.codec.plain import ATOMS, has_named_items, plain, plain_atom
 from durably.codec.text import dump
 from durably.shown import type_name
 
@@ -54,9 +54,7 @@ def compare(before: Any, after: Any, form_of: Callable[[Any], Form]) -> None:
         ]
         is_same = bool(names) or _is_written_alike(before, after, form)
     if not is_same:
-        name = type_name(after)
-        other = f"another {name}" if type(before) is cls else f"{name}, not as {type_name(before)}"
-        msg = f"would come back as {other}"
+        msg = f"would come back as {_other(before, after)}"
         raise Problem(msg)
     for step, old, new in inside:
         if old is not new:
@@ -66,13 +64,22 @@ def compare(before: Any, after: Any, form_of: Callable[[Any], Form]) -> None:
                 raise problem.under(step) from None
 
 
+def _other(before: Any, after: Any) -> str:
+    name, was = type_name(after), type_name(before)
+    if type(before) is type(after):
+        return f"another {name}"
+    if name == was:
+        return f"another class of that name ({differing(type(after), type(before))})"
+    return f"{name}, not as {was}"
+
+
 def _may_become(before: Any, cls: type) -> bool:
     """Whether a value may come back as one of another class."""
     if cls in ATOMS:
         is_number = cls is float and isinstance(before, int)
         return (isinstance(before, cls) or is_number) and not isinstance(before, enum.Enum)
     if cls is list:
-        return isinstance(before, (list, tuple)) and not is_named_tuple(type(before))
+        return isinstance(before, (list, tuple)) and not has_named_items(type(before))
     return (cls is dict and isinstance(before, dict)) or (
         cls is frozenset and isinstance(before, set)
     )

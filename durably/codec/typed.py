@@ -15,7 +15,7 @@ from typing import Any
 import cattrs
 
 from durably.codec.forms import Form
-from durably.codec.messages import Problem, Problems, TooDeep
+from durably.codec.messages import NoForm, Problem, Problems, TooDeep
 from durably.codec.plain import all_plain, judged, plain
 from durably.codec.registry import Registry
 from durably.codec.sameness import compare
@@ -103,7 +103,7 @@ def _read_loosely(form: Form, data: Any) -> Any:
         # What no form took for its own is told in the words of the type of its place, and
         # else (in a place for any data) in those of JSON.
         held, refused = judged(data, exact=False)
-        wrong: dict[str, Problem] = {}
+        wrong: dict[str, Problem] = {each.path: each for each in refused if type(each) is NoForm}
         try:
             form.read(held, form.type)
         except Exception as error:  # noqa: BLE001 - hooks and validators raise anything

@@ -79,10 +79,11 @@ class _Union:
                 raise
             except Exception as error:  # noqa: BLE001 - hooks and validators raise anything
                 errors.append(error)
-        # An error with a place inside the data says more than that no member fits.
+        # An error with a place inside the data, or a reason, says more than that no member fits.
         inside = [error for error in errors if isinstance(error, BaseValidationError)]
-        if inside:
-            raise inside[0]
+        reasons = [e for e in errors if isinstance(e, Problem) and not isinstance(e, Mismatch)]
+        if inside or reasons:
+            raise (inside or reasons)[0]
         raise self._some[0].mismatch(data) if len(self._some) == 1 else self._form.mismatch(data)
 
     def _tagged(self, label: str, data: Any) -> Any:

@@ -6,7 +6,6 @@ import collections
 import datetime as dt
 import threading
 from typing import Any, NotRequired, TypedDict
-from zoneinfo import ZoneInfo
 
 import pytest
 from attrs import define
@@ -134,15 +133,6 @@ def test_subclasses_of_plain_types_come_back_plain(codec: Codec) -> None:
 def test_an_int_for_a_float_comes_back_as_float(codec: Codec) -> None:
     """An int is accepted where a float is asked for."""
     assert same(codec.encode_and_decode(3, float, what="w"), ("3.0", 3.0))
-
-
-def test_a_named_timezone_comes_back_as_its_offset(codec: Codec) -> None:
-    """The instant is equal, also within the hour that exists twice."""
-    for fold in (0, 1):
-        value = dt.datetime(2026, 10, 25, 2, 30, fold=fold, tzinfo=ZoneInfo("Europe/Paris"))
-        decoded = codec.encode_and_decode(value, dt.datetime, what="w")[1]
-        assert decoded.astimezone(UTC) == value.astimezone(UTC)
-        assert decoded.utcoffset() == value.utcoffset()
 
 
 def test_stored_text_is_compact_and_sorted_where_order_means_nothing(codec: Codec) -> None:

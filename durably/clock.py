@@ -1,7 +1,7 @@
 """Time: the one place to replace in tests.
 
 Two readings that are never mixed: ``now_us`` is for people and may jump;
-``monotonic`` is for deadlines and never does.
+``monotonic`` is for deadlines, never does, and goes on while a test has frozen the time.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from durably.interrupts import INTERRUPT_LOOK_S, held_back, is_interruptible
+from durably.realtime import monotonic, perf_counter_ns
 
 if TYPE_CHECKING:
     import threading
@@ -28,7 +29,7 @@ class Clock:
 
     def monotonic(self) -> float:
         """Seconds from an arbitrary point, never going back."""
-        return time.monotonic()
+        return monotonic()
 
     def wait(self, event: threading.Event, timeout_s: float | None) -> bool:
         """Block until *event* is set or *timeout_s* seconds have passed; say whether it is set."""
@@ -50,7 +51,7 @@ def jittered(wait_s: float) -> float:
     By the nanoseconds at which each of them asks. Better random numbers would not part them
     better, and the module that makes those takes as long to import as six of durably's.
     """
-    return wait_s * (0.5 + time.perf_counter_ns() % 1000 / 1998)
+    return wait_s * (0.5 + perf_counter_ns() % 1000 / 1998)
 
 
 def to_datetime(us: int) -> datetime:

@@ -37,6 +37,7 @@ from durably.models import LogEntry, Run, StepRecord
 from durably.reading import NameFilter, Reader, StatusFilter, filters, labels_of, run_id_of, several
 from durably.settings import Duration, OnDuplicateStep, Settings, age, optional_timeout, seconds
 from durably.shown import shown
+from durably.spawning import refuse_unguarded_open, refuse_unguarded_start
 from durably.store import lookups, runs
 from durably.store.database import Database
 from durably.store.lookups import RunRow
@@ -112,6 +113,8 @@ class Durably:
         SchemaError: the file is another program's or a newer durably's, or somebody has changed
             its schema; it is left as it is.
         DatabaseError: the file cannot be opened, or is locked for over 30 s.
+        ConflictError: the script opens it unguarded while a child process of ``multiprocessing``
+            imports the script; ``if __name__ == "__main__":`` is missing.
 
     .. versionadded:: 0.1.0
     """
@@ -131,6 +134,7 @@ class Durably:
         converter: cattrs.Converter | None = None,
         on_duplicate_step: OnDuplicateStep = "error",
     ) -> None:
+        refuse_unguarded_open()
         settings = Settings(
             max_workers=max_workers,
             heartbeat_interval=heartbeat_interval,
@@ -250,6 +254,7 @@ class Durably:
         .. versionadded:: 0.1.0
         """
         self._check()
+        refuse_unguarded_start()
         self._supervisor.start()
         return self
 
@@ -388,6 +393,7 @@ class Durably:
                 f"max_runs must be an int that is not negative, not {shown(max_runs)}"
             )
         self._check()
+        refuse_unguarded_start()
         return self._supervisor.run_until_idle(max_runs)
 
     def process_one(self) -> bool:
@@ -399,6 +405,7 @@ class Durably:
         .. versionadded:: 0.1.0
         """
         self._check()
+        refuse_unguarded_start()
         return self._supervisor.process_one()
 
     # -- jobs ----------------------------------------------------------------------------

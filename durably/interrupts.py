@@ -13,10 +13,11 @@ threads all of this does nothing.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Final, TypeVar
+
+from durably.realtime import monotonic
 
 try:
     # Those of ``signal`` make enum members of what they give, which takes microseconds a call.
@@ -100,7 +101,7 @@ class held_back:  # noqa: N801 - reads as a verb in a with statement
             self._install()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        now_s = time.monotonic()
+        now_s = monotonic()
         if self._noted_s is None:
             self._noted_s = now_s
         elif now_s - self._noted_s >= _PATIENCE_S and self._previous is not None:

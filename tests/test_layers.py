@@ -15,7 +15,8 @@ PACKAGE = Path(durably.__file__).parent
 
 # Lowest first. A module imports only from lines above its own in this list.
 LAYERS: list[tuple[str, ...]] = [
-    ("errors", "forking", "interrupts", "shown", "values"),
+    ("errors", "forking", "realtime", "shown", "values"),
+    ("interrupts", "spawning"),
     ("clock",),
     ("ids",),
     ("models",),

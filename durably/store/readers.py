@@ -89,7 +89,8 @@ class Readers:
                     self._reads.add(thread)
                     return self._spare.pop() if self._spare else None
             with held_back(), self._lock:
-                self._changed.wait_for(lambda: not self._held_off, _LOOK_S)
+                if self._held_off:
+                    self._changed.wait(_LOOK_S)
 
     def _give_back(self, db: apsw.Connection) -> None:
         with self._lock:

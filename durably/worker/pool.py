@@ -251,8 +251,9 @@ class Pool:
         while True:
             left_s = max(0.0, min(INTERRUPT_LOOK_S, deadline - clock.monotonic()))
             with self._lock:
-                if self._state.wait_for(self._has_none, left_s):
+                if self._has_none():
                     return True
+                self._state.wait(left_s)
             if clock.monotonic() >= deadline:
                 return False
             check_interrupt()

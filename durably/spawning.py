@@ -1,0 +1,56 @@
+"""Children of ``multiprocessing`` that import the main module: no place to open an engine.
+
+A child that is spawned, or comes from a fork server, imports its parent's script to find the
+function that it is to call. Without a guard the script would run once more there, with an engine of
+its own: it would execute the parent's runs, trigger new ones, or wait for what only the parent can
+do.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import FrameType
+
+from durably.errors import ConflictError
+
+_MAIN_IN_A_CHILD = "__mp_main__"
+
+
+def refuse_unguarded_open() -> None:
+    """Raise if the main module opens an engine while a child process imports it.
+
+    Raises:
+        ConflictError: it does. A module that it imports may open one, and not start it.
+    """
+    if _is_importing_main() and _importing_module(sys._getframe(1)) == _MAIN_IN_A_CHILD:  # noqa: SLF001 - no other way
+        raise _refusal("opens")
+
+
+def refuse_unguarded_start() -> None:
+    """Raise if an engine is to execute runs while a child process imports the main module.
+
+    Raises:
+        ConflictError: it is, whatever module asks for it.
+    """
+    if _is_importing_main():
+        raise _refusal("starts")
+
+
+def _is_importing_main() -> bool:
+    # Not imported for this: where nobody has imported it, this is no child of it.
+    process = sys.modules.get("multiprocessing.process")
+    return process is not None and bool(getattr(process.current_process(), "_inheriting", False))
+
+
+def _importing_module(frame: FrameType | None) -> str | None:
+    """Return the name of the module that is being imported, and does what *frame* does."""
+    while frame is not None and frame.f_code.co_name != "<module>":
+        frame = frame.f_back
+    return None if frame is None else frame.f_globals.get("__name__")
+
+
+def _refusal(verb: str) -> ConflictError:
+    return ConflictError(
+        f"the script {verb} an engine while a child process of multiprocessing imports it. Put "
+        'what the script does under `if __name__ == "__main__":`, or the child does it as well'
+    )

@@ -13,6 +13,9 @@ import apsw
 import durably
 from durably.plugins import LogPersistence
 
+# Of the owner that has died.
+TOKEN = "0123456789ABCDEFGHJKMNPQRS"
+
 # What somebody may do to durably's own part of the schema, by what is then said of it.
 SCHEMA_DAMAGES = {
     "trigger 'durably_end_is_final' is missing": "DROP TRIGGER durably_end_is_final",
@@ -70,10 +73,10 @@ def make_sound(path: Path) -> None:
         app.close()
     change(
         path,
-        """
+        f"""
         INSERT INTO durably_owners
             (token, boot_id, pid, heartbeat_interval_us, beat_at_us, opened_at_us)
-        VALUES ('token', '', 1, 1, 1, 1);
+        VALUES ('{TOKEN}', '', 1, 1, 1, 1);
         UPDATE durably_runs
         SET status = 'running', owner = last_insert_rowid(), attempt = attempt + 1,
             started_at_us = 1, heartbeat_at_us = 1

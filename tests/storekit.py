@@ -20,6 +20,7 @@ from durably.store.lookups import RunRow
 from durably.store.runs import Claim, Ended, Ending
 
 _numbers = itertools.count(1)
+_TO_TOKEN = str.maketrans("ILOU-", "110VZ")
 
 
 class FakeClock(Clock):
@@ -84,10 +85,15 @@ def insert(db: apsw.Connection, table: str, **values: Any) -> None:
 # -- through the verbs ---------------------------------------------------------------------
 
 
+def token_of(name: str) -> str:
+    """Return what durably could have made as the token of an owner, another one for each name."""
+    return name.upper().translate(_TO_TOKEN).rjust(26, "0")
+
+
 def given_owner(store: Database, token: str | None = None, **values: Any) -> int:
     """The number of a new owner row."""
     given = {
-        "token": token or f"token-{next(_numbers)}",
+        "token": token_of(token or f"{next(_numbers)}"),
         "boot_id": "boot",
         "pid": 1,
         "heartbeat_interval_us": 5_000_000,

@@ -1,9 +1,10 @@
 """The store beside a plain model: random sequences of verbs, and both must agree after each.
 
 The model knows the contract and none of the store's helpers: a run is claimable if it is pending,
-nobody's, of a known job, and no run of its concurrency key has an owner. Several owners work on the
-file; they leave, die, hang, vanish without a lock file, are taken for dead wrongly, come back and
-write what they still had in hand; and the wall clock jumps either way at any time.
+nobody's, of a known job, and no run of its concurrency key has an owner; those triggered first come
+first, but a run whose owner died comes after those that were not tried since. Several owners work
+on the file; they leave, die, hang, vanish without a lock file, are taken for dead wrongly, come
+back and write what they still had in hand; and the wall clock jumps either way at any time.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ LOOKS = (("a",), ("b",), JOBS)
 RUNS = """
     SELECT run, id, job_name, status, owner, attempt, output, error, progress,
            concurrency_key, idempotency_key, created_at_us, started_at_us,
-           completed_at_us, heartbeat_at_us, queue_place
+           completed_at_us, heartbeat_at_us, queue_place, coalesce(place, run)
     FROM durably_runs ORDER BY run"""
 STEPS_OF_RUNS = """
     SELECT run, name, step & 0xFFFFFF, status, output, error, attempt
@@ -83,6 +84,7 @@ class Run:
 
     def __init__(self, order: int, run_id: str, given: dict[str, Any], now: int) -> None:
         self.order = order
+        self.turn = order
         self.id = run_id
         self.job = given["job"]
         self.key = given["key"]
@@ -159,7 +161,7 @@ class StoreMachine(RuleBasedStateMachine):
     def claimable(self, jobs: tuple[str, ...]) -> list[Run]:
         return [
             run
-            for run in sorted(self.runs.values(), key=lambda run: run.order)
+            for run in sorted(self.runs.values(), key=lambda run: run.turn)
             if run.status == "pending"
             and run.owner is None
             and run.job in jobs
@@ -206,7 +208,7 @@ class StoreMachine(RuleBasedStateMachine):
                         return run.id, "retried"
                     return run.id, "idempotent"
         if given["coalesce"] and given["key"] is not None:
-            for run in sorted(self.runs.values(), key=lambda run: run.order):
+            for run in sorted(self.runs.values(), key=lambda run: run.turn):
                 if (run.job, run.key, run.status) == (given["job"], given["key"], "pending"):
                     return run.id, "coalesced"
         self.order += 1
@@ -304,7 +306,7 @@ class StoreMachine(RuleBasedStateMachine):
     def register(self) -> None:
         owner = self.store.write(
             owners.register,
-            token=f"token-{len(self.all_owners)}",
+            token=f"{len(self.all_owners):026}",
             boot_id="boot",
             pid=1,
             heartbeat_interval_us=1,
@@ -333,11 +335,13 @@ class StoreMachine(RuleBasedStateMachine):
             self.owners[owner] += 1
 
     def expect_death(self, owner: int) -> set[str]:
-        expected = self.owned(owner, "running")
+        expected = sorted(self.owned(owner, "running"), key=lambda run: run.turn)
         for run in self.owned(owner):
             run.owner = None
         for run in expected:
-            run.status = "pending"
+            # Behind all that were triggered, or put back after a death, until now.
+            self.order += 1
+            run.status, run.turn = "pending", self.order
         self.owners.pop(owner, None)
         self.started.discard(owner)
         return {run.id for run in expected}
@@ -733,11 +737,11 @@ class StoreMachine(RuleBasedStateMachine):
         if run.key is None:
             return 0
         queue = [
-            other.order
+            other.turn
             for other in self.runs.values()
             if (other.key, other.job, other.status) == (run.key, run.job, "pending")
         ]
-        if run.status != "pending" or run.order != min(queue):
+        if run.status != "pending" or run.turn != min(queue):
             return 1
         return 2 if self.held(run.key) else 0
 
@@ -760,6 +764,7 @@ class StoreMachine(RuleBasedStateMachine):
                 run.completed,
                 run.beat,
                 self.place_of(run),
+                run.turn,
             )
             for run in sorted(self.runs.values(), key=lambda run: run.order)
         ]

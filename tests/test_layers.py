@@ -34,7 +34,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("events",),
     ("settings",),
     ("retry",),
-    ("store.bell", "store.faults", "store.filesystem", "store.sidefiles"),
+    ("store.bell", "store.bounds", "store.faults", "store.filesystem", "store.sidefiles"),
     ("store.guard",),
     ("store.mutex", "store.watch"),
     ("store.schema",),

@@ -132,12 +132,13 @@ RULES: Final[dict[str, str]] = {
         SELECT concurrency_key, job_name, sum(queue_place <> 1) AS firsts FROM durably_runs
         WHERE status = 'pending' AND concurrency_key IS NOT NULL
         GROUP BY concurrency_key, job_name HAVING sum(queue_place <> 1) <> 1""",
-    "the first run of a queue is not the one that was triggered first": """
+    "the first run of a queue is not the one whose turn it is": """
         SELECT r.id, r.concurrency_key FROM durably_runs r
         WHERE r.status = 'pending' AND r.concurrency_key IS NOT NULL AND r.queue_place <> 1
           AND EXISTS (SELECT 1 FROM durably_runs e
                       WHERE e.status = 'pending' AND e.concurrency_key = r.concurrency_key
-                        AND e.job_name = r.job_name AND e.run < r.run)""",
+                        AND e.job_name = r.job_name
+                        AND coalesce(e.place, e.run) < coalesce(r.place, r.run))""",
     "the first run of a queue does not know whether its key is held": """
         SELECT r.id, r.concurrency_key, r.queue_place FROM durably_runs r
         WHERE r.status = 'pending' AND r.concurrency_key IS NOT NULL AND r.queue_place <> 1

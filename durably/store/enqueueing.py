@@ -43,7 +43,7 @@ BY_IDEMPOTENCY_KEY: Final = f"""
 PENDING_OF_KEY: Final = f"""
     SELECT {lookups.COUNTED} FROM durably_runs r
     WHERE job_name = :job_name AND concurrency_key = :key AND status = 'pending'
-    ORDER BY run LIMIT 1"""
+    ORDER BY coalesce(place, run) LIMIT 1"""
 
 # A trigger and its claim in one, if nothing is before it in line. An owner that others took for
 # dead claims nothing until it has registered anew.

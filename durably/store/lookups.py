@@ -11,7 +11,7 @@ from durably.errors import NotFoundError
 COLUMNS: Final = """
     run, id, job_name, status, payload, output, error, progress, labels, idempotency_key,
     concurrency_key, owner, attempt, created_at_us, started_at_us, completed_at_us,
-    updated_at_us, heartbeat_at_us"""
+    updated_at_us, heartbeat_at_us, origin"""
 
 # Only completed steps count; a claim and a trigger do not need the number.
 COUNTED: Final = f"""{COLUMNS},
@@ -21,15 +21,17 @@ COUNTED: Final = f"""{COLUMNS},
 BY_ID: Final = f"SELECT {COUNTED} FROM durably_runs r WHERE id = :id"
 
 # One index look-up per known job, whatever else waits in the file; and one more for each run that
-# another owner has put back while a thread of the claiming engine is inside of it still.
+# another owner has put back while a thread of the claiming engine is inside of it still. Of the
+# firsts of all jobs, the run whose turn is first: SQLite's rule for a column beside min().
 FIRST_CLAIMABLE: Final = """
-    SELECT min(first) FROM (
-        SELECT (SELECT run FROM durably_runs
-                WHERE job_name = jobs.value AND status = 'pending' AND owner IS NULL
-                  AND queue_place = 0
-                  AND NOT EXISTS (SELECT 1 FROM json_each(:inside) WHERE value = run)
-                ORDER BY run LIMIT 1) AS first
-        FROM json_each(:jobs) AS jobs)"""
+    SELECT run FROM (
+        SELECT r.run AS run, min(coalesce(r.place, r.run))
+        FROM json_each(:jobs) AS jobs JOIN durably_runs AS r ON r.run = (
+            SELECT run FROM durably_runs
+            WHERE job_name = jobs.value AND status = 'pending' AND owner IS NULL
+              AND queue_place = 0
+              AND NOT EXISTS (SELECT 1 FROM json_each(:inside) WHERE value = run)
+            ORDER BY coalesce(place, run) LIMIT 1))"""
 
 IS_REGISTERED: Final = "SELECT EXISTS (SELECT 1 FROM durably_owners WHERE owner = :owner)"
 
@@ -81,6 +83,7 @@ class RunRow(NamedTuple):
     completed_at_us: int | None
     updated_at_us: int
     heartbeat_at_us: int | None
+    origin: str | None = None
     completed_steps: int = 0
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 import apsw
 
 from durably.errors import ConflictError
-from durably.store import lookups
+from durably.store import bounds, lookups
 from durably.store.lookups import RunRow
 from durably.store.operations import single_statement
 
@@ -64,6 +64,22 @@ RETRY: Final = f"""
 RECOVER: Final = f"""
     UPDATE durably_runs SET status = 'pending', owner = NULL, updated_at_us = :now_us
     WHERE owner = :owner AND status = 'running'
+    RETURNING {lookups.COLUMNS}"""
+
+# The turn of a run whose process died: after all that were triggered, or recovered, before.
+NEXT_PLACE: Final = """
+    UPDATE sqlite_sequence SET seq = seq + 1 WHERE name = 'durably_runs' AND seq < :most
+    RETURNING seq"""
+
+RUNNING_OF: Final = """
+    SELECT run FROM durably_runs WHERE owner = :owner AND status = 'running'
+    ORDER BY coalesce(place, run)"""
+
+RECOVER_DEAD: Final = f"""
+    UPDATE durably_runs
+    SET status = 'pending', owner = NULL, place = coalesce(:place, place),
+        updated_at_us = :now_us
+    WHERE run = :run
     RETURNING {lookups.COLUMNS}"""
 
 RELEASE_ALL: Final = """
@@ -268,11 +284,20 @@ def recover_dead(
 ) -> list[RunRow]:
     """Put back the running runs of an owner that is dead, free its keys, forget it.
 
+    Each gets the last turn, in the order in which they were claimable: a run that kills its
+    process comes after those that were not tried since.
+
     With *beat*, only if that still is its beat.
     """
     if beat is not None and db.execute(BEAT_OF, {"owner": owner}).get != beat:
         return []
-    recovered = lookups.all_rows(db, RECOVER, {"owner": owner, "now_us": now_us})
+    recovered: list[RunRow] = []
+    for (run,) in db.execute(RUNNING_OF, {"owner": owner}).fetchall():
+        # None where there is no number left: it keeps its turn then.
+        place = db.execute(NEXT_PLACE, {"most": bounds.MOST_RUNS}).get
+        recovered += lookups.all_rows(
+            db, RECOVER_DEAD, {"run": run, "place": place, "now_us": now_us}
+        )
     db.execute(RELEASE_ALL, {"owner": owner, "now_us": now_us})
     db.execute(FORGET_OWNER, {"owner": owner})
     return recovered

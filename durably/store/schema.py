@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple, Protocol, cast
 
 import apsw
@@ -22,7 +23,7 @@ from durably.errors import SchemaError
 
 # The scripts, oldest first. Read by the module's loader, so that the package may lie in a zip file:
 # importlib.resources does no more and takes an eighth of the import of all of durably.
-_MIGRATIONS: Final = ("0001_initial.sql",)
+_MIGRATIONS: Final = ("0001_initial.sql", "0002_bounds_and_turns.sql")
 
 # "Dura" in ASCII: tells a durably database from any other SQLite file.
 APPLICATION_ID: Final = 0x44757261
@@ -165,11 +166,36 @@ def migrate(
 ) -> None:
     """Bring the file to the newest version, one transaction each.
 
+    Foreign keys are not enforced meanwhile, and the connection may change the schema's text.
+
     Args:
         begin: starts a write transaction, waiting for the lock.
         scripts: the migrations; the package's own by default.
     """
     steps = migrations() if scripts is None else scripts
+    with _free_to_migrate(db):
+        _migrate(db, path, begin, steps)
+
+
+@contextmanager
+def _free_to_migrate(db: apsw.Connection) -> Iterator[None]:
+    """Turn off what a script must not meet, all of which is set per connection."""
+    has_foreign_keys = db.pragma("foreign_keys")
+    is_defensive = db.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, -1)
+    db.pragma("foreign_keys", False)
+    db.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 0)
+    try:
+        yield
+    finally:
+        db.pragma("writable_schema", False)
+        db.pragma("ignore_check_constraints", False)
+        db.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, is_defensive)
+        db.pragma("foreign_keys", has_foreign_keys)
+
+
+def _migrate(
+    db: apsw.Connection, path: str, begin: Callable[[], None], steps: Sequence[str]
+) -> None:
     while True:
         begin()
         try:

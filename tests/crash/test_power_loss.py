@@ -98,7 +98,7 @@ def test_heartbeat_whose_sync_came_to_nothing_takes_no_commit_with_it(tmp_path: 
         try:
             owner = database.write(
                 owners.register,
-                token="token",
+                token="0" * 26,
                 boot_id="boot",
                 pid=1,
                 heartbeat_interval_us=1,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import apsw
 import pytest
-from damage import HARMLESS, SCHEMA_DAMAGES, change, damage, make_sound
+from damage import HARMLESS, SCHEMA_DAMAGES, TOKEN, change, damage, make_sound
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -129,7 +129,7 @@ DAMAGES = {
     "two owners share a lock": [
         (
             "INSERT INTO durably_owners (token, boot_id, pid, heartbeat_interval_us, beat_at_us,"
-            " opened_at_us) VALUES ('token', '', 1, 1, 1, 1)"
+            f" opened_at_us) VALUES ('{TOKEN}', '', 1, 1, 1, 1)"
         )
     ],
     "two runs share an id": [
@@ -152,7 +152,7 @@ DAMAGES = {
         f"UPDATE durably_runs SET queue_place = 1 WHERE run = {FIRST}",
         "UPDATE durably_runs SET queue_place = 0 WHERE concurrency_key = 'free'",
     ],
-    "the first run of a queue is not the one that was triggered first": [
+    "the first run of a queue is not the one whose turn it is": [
         f"UPDATE durably_runs SET queue_place = run <> {FIRST} + 1 WHERE concurrency_key = 'free'"
     ],
     "the first run of a queue does not know whether its key is held": [

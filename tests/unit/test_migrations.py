@@ -8,7 +8,7 @@ from pathlib import Path
 
 import apsw
 import pytest
-from storekit import begin, connect, fresh
+from storekit import begin, connect, fresh, token_of
 
 from durably.errors import SchemaError
 from durably.store import schema
@@ -56,7 +56,7 @@ def test_migrating_step_by_step_equals_starting_from_scratch(tmp_path: Path, kno
     scripts = [*schema.migrations(), SECOND]
     db = fresh(tmp_path / "old.db", scripts[:known])
     assert db.pragma("user_version") == known
-    db.execute("INSERT INTO durably_owners VALUES (7, 't', 'b', 1, 1, 0, 0, 1, 1)")
+    db.execute("INSERT INTO durably_owners VALUES (7, ?, 'b', 1, 1, 0, 0, 1, 1)", (token_of("t"),))
     schema.migrate(db, "old.db", begin(db), scripts)
     new = fresh(tmp_path / "new.db", scripts)
     assert schema_of(db) == schema_of(new)

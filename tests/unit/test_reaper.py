@@ -8,7 +8,16 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from storekit import FakeClock, checkpoint, finish, given_owner, given_running, stored, trigger
+from storekit import (
+    FakeClock,
+    checkpoint,
+    finish,
+    given_owner,
+    given_running,
+    stored,
+    token_of,
+    trigger,
+)
 
 from durably.errors import DatabaseError
 from durably.events import Emitter, Event
@@ -96,13 +105,13 @@ def test_runs_of_a_dead_owner_are_recovered_at_once(engine: Engine, store: Datab
     dead = given_owner(store, "dead")
     run = given_running(store, dead, labels='{"k":"v"}')
     checkpoint(store, run, "s")
-    engine.states["dead"] = Liveness.DEAD
+    engine.states[token_of("dead")] = Liveness.DEAD
     seen = store.changes.look()
     assert engine.reaper().recover() == 1
     assert (stored(store, run).status, stored(store, run).completed_steps) == ("pending", 1)
-    assert engine.probed == ["dead"]
-    assert engine.removed == ["dead"]
-    assert [row.token for row in store.read(owners.list_all)] == ["own"]
+    assert engine.probed == [token_of("dead")]
+    assert engine.removed == [token_of("dead")]
+    assert [row.token for row in store.read(owners.list_all)] == [token_of("own")]
     assert engine.told() == [("run:recover", run.id, "dead")]
     assert engine.events[0].labels == {"k": "v"}  # type: ignore[attr-defined]
     assert store.changes.look().told > seen.told
@@ -111,16 +120,16 @@ def test_runs_of_a_dead_owner_are_recovered_at_once(engine: Engine, store: Datab
 def test_dead_owner_without_runs_leaves_no_row(engine: Engine, store: Database) -> None:
     """Nothing is told, and neither row nor lock file stays."""
     given_owner(store, "dead")
-    engine.states["dead"] = Liveness.DEAD
+    engine.states[token_of("dead")] = Liveness.DEAD
     assert engine.reaper().recover() == 0
-    assert (engine.removed, engine.events) == (["dead"], [])
-    assert [row.token for row in store.read(owners.list_all)] == ["own"]
+    assert (engine.removed, engine.events) == ([token_of("dead")], [])
+    assert [row.token for row in store.read(owners.list_all)] == [token_of("own")]
 
 
 def test_engine_never_looks_at_itself(engine: Engine, store: Database) -> None:
     """Whatever its own lock and beat look like, its live runs are its own."""
     run = given_running(store, engine.owner)
-    engine.states["own"] = Liveness.DEAD
+    engine.states[token_of("own")] = Liveness.DEAD
     reaper = engine.reaper()
     beats(engine, reaper, 50)
     assert engine.probed == []
@@ -139,7 +148,7 @@ def test_hung_owner_loses_its_runs_after_the_threshold(
     """Its beat stood still while the reaper's engine committed heartbeats for the threshold."""
     hung = given_owner(store, "hung")
     run = given_running(store, hung)
-    engine.states["hung"] = state
+    engine.states[token_of("hung")] = state
     reaper = engine.reaper()
     reaper.tick()
     beats(engine, reaper, 5)
@@ -149,7 +158,9 @@ def test_hung_owner_loses_its_runs_after_the_threshold(
     assert engine.told() == [("run:recover", run.id, "stale")]
     # One without a lock file is forgotten, since no lock will ever tell that it has died.
     left = {row.token for row in store.read(owners.list_all)}
-    assert left == ({"own", "hung"} if state is Liveness.ALIVE else {"own"})
+    assert left == (
+        {token_of("own"), token_of("hung")} if state is Liveness.ALIVE else {token_of("own")}
+    )
     assert engine.removed == []
 
 
@@ -158,7 +169,7 @@ def test_owner_that_beats_keeps_its_runs(engine: Engine, store: Database, state:
     """However slowly, each beat starts the watch anew."""
     slow = given_owner(store, "slow")
     run = given_running(store, slow)
-    engine.states["slow"] = state
+    engine.states[token_of("slow")] = state
     reaper = engine.reaper()
     for _ in range(10):
         beats(engine, reaper, 5)
@@ -239,7 +250,7 @@ def test_owner_without_a_lock_file_that_beats_while_it_is_judged_stays(
     """Its beat must still stand in the transaction that would forget it."""
     other = given_owner(store, "other")
     run = given_running(store, other)
-    engine.states["other"] = Liveness.UNKNOWN
+    engine.states[token_of("other")] = Liveness.UNKNOWN
     reaper = engine.reaper()
     reaper.tick()
     recover_dead = runs.recover_dead
@@ -264,10 +275,10 @@ def test_hung_owner_that_dies_is_forgotten(engine: Engine, store: Database) -> N
     reaper.tick()
     beats(engine, reaper, 6)
     assert stored(store, cancelled).owner == hung
-    engine.states["hung"] = Liveness.DEAD
+    engine.states[token_of("hung")] = Liveness.DEAD
     reaper.tick()
     assert stored(store, cancelled).owner is None
-    assert [row.token for row in store.read(owners.list_all)] == ["own"]
+    assert [row.token for row in store.read(owners.list_all)] == [token_of("own")]
     assert len(engine.events) == 1
 
 
@@ -457,7 +468,7 @@ def test_orphaned_locks_are_swept_now_and_then(engine: Engine, clock: FakeClock)
     reaper = engine.reaper()
     reaper.tick()
     reaper.tick()
-    assert engine.swept == [{"own", "other"}]
+    assert engine.swept == [{token_of("own"), token_of("other")}]
     clock.advance(SWEEP_INTERVAL_S)
     reaper.tick()
     assert len(engine.swept) == 2

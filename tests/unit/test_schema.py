@@ -7,17 +7,19 @@ from pathlib import Path
 
 import apsw
 import pytest
-from storekit import fresh, insert
+from storekit import fresh, insert, token_of
 
 OWNER = {
     "owner": 1,
-    "token": "a",
+    "token": token_of("a"),
     "boot_id": "boot",
     "pid": 1,
     "heartbeat_interval_us": 1,
     "beat_at_us": 1,
     "opened_at_us": 1,
 }
+# What a datetime can hold, in microseconds since the epoch.
+EARLIEST, LATEST = -62_135_596_800_000_000, 253_402_300_799_999_999
 PENDING = {"id": "R1", "job_name": "job", "payload": "1", "created_at_us": 1, "updated_at_us": 1}
 CLAIMED = {"attempt": 1, "started_at_us": 2, "heartbeat_at_us": 2}
 RUNNING = PENDING | CLAIMED | {"status": "running", "owner": 1}
@@ -45,7 +47,15 @@ LOG = {
 }
 GOOD = {
     "durably_owners": [OWNER],
-    "durably_runs": [PENDING, RUNNING, COMPLETED, FAILED, CANCELLED],
+    "durably_runs": [
+        PENDING,
+        RUNNING,
+        COMPLETED,
+        FAILED,
+        CANCELLED,
+        COMPLETED | {"started_at_us": EARLIEST, "completed_at_us": LATEST, "attempt": 2**31 - 1},
+        PENDING | {"run": 2**39 - 2, "place": 2**39 - 1, "id": "x" * 64, "origin": "x" * 4096},
+    ],
     "durably_steps": [STEP, FAILED_STEP, STEP | {"status": "cancelled", "output": None}],
     "durably_logs": [LOG],
     "durably_labels": [{"run": 1, "key": "k", "value": "v"}],
@@ -56,7 +66,7 @@ GOOD = {
 def db(tmp_path: Path) -> Iterator[apsw.Connection]:
     connection = fresh(tmp_path / "test.db")
     insert(connection, "durably_owners", **OWNER | {"owner": 1})
-    insert(connection, "durably_owners", **OWNER | {"owner": 2, "token": "b"})
+    insert(connection, "durably_owners", **OWNER | {"owner": 2, "token": token_of("b")})
     yield connection
     connection.close()
 
@@ -74,7 +84,7 @@ def test_rows_that_the_bad_ones_are_made_of_are_good(
 ) -> None:
     """What the tests below spoil is accepted before they do."""
     if table == "durably_owners":
-        row = row | {"owner": 3, "token": "c"}
+        row = row | {"owner": 3, "token": token_of("c")}
     elif table != "durably_runs":
         given_run(db)
     insert(db, table, **row)
@@ -130,6 +140,20 @@ def test_rows_that_the_bad_ones_are_made_of_are_good(
         PENDING | {"labels": '{"": "v"}'},
         PENDING | {"labels": '{"k": null}'},
         PENDING | {"labels": "no JSON"},
+        PENDING | {"labels": "[1]"},
+        PENDING | {"labels": '{"k": 1}'},
+        PENDING | {"labels": '{"k": {"a": "b"}}'},
+        *(PENDING | {"id": bad} for bad in ("", "x" * 65, "a\nb", "é", "a\0b")),
+        *(PENDING | {"run": bad} for bad in (-5, 0, 2**39, 2**62, 2**63 - 1)),
+        *(PENDING | {"run": 5, "place": bad} for bad in (0, 4, 5, 2**39)),
+        *(PENDING | {"origin": bad} for bad in ("", "x" * 4097, "a\0b")),
+        *(RUNNING | {"attempt": bad} for bad in (2**31, 2**63 - 1)),
+        *(
+            COMPLETED | {column: bad}
+            for column in COMPLETED
+            if column.endswith("_us")
+            for bad in (EARLIEST - 1, LATEST + 1, -(2**63), 2**63 - 1)
+        ),
     ],
 )
 def test_run_in_no_possible_state_is_refused(db: apsw.Connection, bad: dict[str, object]) -> None:
@@ -287,7 +311,9 @@ def test_number_of_a_removed_owner_is_not_used_again(db: apsw.Connection) -> Non
     """What an engine that has left still says can never be taken for another engine's."""
     db.execute("DELETE FROM durably_owners WHERE owner = 2")
     insert(
-        db, "durably_owners", **{k: v for k, v in OWNER.items() if k != "owner"} | {"token": "c"}
+        db,
+        "durably_owners",
+        **{k: v for k, v in OWNER.items() if k != "owner"} | {"token": token_of("c")},
     )
     assert db.last_insert_rowid() == 3
 
@@ -302,9 +328,9 @@ def test_owner_of_a_run_cannot_be_removed(db: apsw.Connection) -> None:
 @pytest.mark.parametrize(
     ("table", "bad"),
     [
-        ("durably_owners", OWNER | {"owner": 3}),
+        ("durably_owners", OWNER | {"owner": 3}),  # the token is another's
         *(
-            ("durably_owners", OWNER | {"owner": 3, "token": "c"} | spoilt)
+            ("durably_owners", OWNER | {"owner": 3, "token": token_of("c")} | spoilt)
             for spoilt in (
                 {"token": None},
                 {"heartbeat_interval_us": 0},
@@ -313,6 +339,30 @@ def test_owner_of_a_run_cannot_be_removed(db: apsw.Connection) -> None:
                 {"beat_at_us": None},
                 {"boot_id": None},
                 {"pid": "x"},
+                {"pid": -1},
+                {"pid": 2**32},
+                {"heartbeat_interval_us": 2**63 - 1},
+                {"beat": 2**63 - 1},
+                {"beat_at_us": LATEST + 1},
+                {"opened_at_us": EARLIEST - 1},
+                {"boot_id": "x" * 65},
+                {"boot_id": "a\x1b[2J"},
+                {"boot_id": "a\0b"},
+                {"owner": 0},
+                {"owner": 2**39},
+                *(
+                    {"token": token}
+                    for token in (
+                        "",
+                        "../../victim",
+                        "0" * 25,
+                        "0" * 27,
+                        "0" * 25 + "O",
+                        "0" * 25 + "a",
+                        "0" * 26 + "\0/../x",
+                        "/" + "0" * 25,
+                    )
+                ),
             )
         ),
         *(
@@ -327,8 +377,11 @@ def test_owner_of_a_run_cannot_be_removed(db: apsw.Connection) -> None:
                 {"output": None},
                 {"error": "{}"},
                 {"attempt": 0},
+                {"attempt": 2**31},
                 {"started_at_us": None},
                 {"completed_at_us": None},
+                {"started_at_us": LATEST + 1},
+                {"completed_at_us": EARLIEST - 1},
             )
         ),
         ("durably_steps", FAILED_STEP | {"error": None}),
@@ -341,6 +394,9 @@ def test_owner_of_a_run_cannot_be_removed(db: apsw.Connection) -> None:
         ("durably_logs", LOG | {"level": "fatal"}),
         ("durably_logs", LOG | {"message": None}),
         ("durably_logs", LOG | {"data": None}),
+        *(("durably_logs", LOG | {"log": bad}) for bad in (0, 2**39)),
+        *(("durably_logs", LOG | {"owner": bad}) for bad in (-1, 2**39)),
+        *(("durably_logs", LOG | {"created_at_us": bad}) for bad in (EARLIEST - 1, LATEST + 1)),
     ],
 )
 def test_bad_row_of_another_table_is_refused(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from storekit import claim, finish, given_owner, given_running, query, stored, trigger
+from storekit import claim, finish, given_owner, given_running, query, stored, token_of, trigger
 
 from durably.errors import DatabaseError
 from durably.store import logs, owners, runs
@@ -24,7 +24,7 @@ def test_owner_is_listed_as_it_registered(store: Database) -> None:
     assert store.read(owners.list_all) == [
         owners.OwnerRow(
             owner=owner,
-            token="t",
+            token=token_of("t"),
             heartbeat_interval_us=7,
             is_started=0,
             beat=0,

@@ -157,15 +157,16 @@ def test_run_cancelled_again_while_owned_hands_its_place_on(store: Database) -> 
 
 @pytest.mark.parametrize("verbs", [[], ["cancel"], ["cancel", "retry"]])
 def test_dead_owner_frees_the_key(store: Database, verbs: list[str]) -> None:
-    """Recovery puts the run back in front, or lets the next one go."""
+    """Recovery lets the next one go: the run whose owner died is behind it."""
     mine, other = queue(store, 2), queue(store, 1, "other")
     owner = given_owner(store)
     (taken,) = claim(store, owner)
     for verb in verbs:
         store.write(getattr(runs, verb), taken.id, 30)
     store.write(runs.recover_dead, owner, 40)
-    is_cancelled = verbs[-1:] == ["cancel"]
-    assert places(store, *mine) == ([BEHIND, CLAIMABLE] if is_cancelled else [CLAIMABLE, BEHIND])
+    # One that was retried is put back by its retry, in front, and not by the death.
+    is_retried = verbs[-1:] == ["retry"]
+    assert places(store, *mine) == ([CLAIMABLE, BEHIND] if is_retried else [BEHIND, CLAIMABLE])
     assert places(store, *other) == [CLAIMABLE]
 
 

@@ -42,8 +42,76 @@ def test_dead_owner_leaves_nothing_behind(store: Database) -> None:
     assert stored(store, other) == other
     assert query(store, "SELECT owner FROM durably_owners") == [(alive,)]
     taken = claim(store, alive, limit=9)
-    assert [row.id for row in taken] == [one.id, two.id, again.id]
+    assert [row.id for row in taken] == [again.id, one.id, two.id]
     assert store.write(runs.recover_dead, dead, 70) == []
+
+
+def test_a_run_that_kills_its_process_comes_after_those_not_tried_since(store: Database) -> None:
+    """Each death of its owner puts it last, behind what was triggered until then, so that all
+    others complete; and what is triggered later does not come before it.
+    """
+    poison, *others = [trigger(store) for _ in range(4)]
+    first = claim(store, dead := given_owner(store))
+    store.write(runs.recover_dead, dead, 60)
+    late = trigger(store)
+    order = [row.id for row in first]
+    for _ in range(3):
+        (taken,) = claim(store, dead := given_owner(store))
+        order.append(taken.id)
+        finish(store, taken, output="1")
+    (taken,) = claim(store, given_owner(store))
+    assert (taken.id, taken.attempt) == (poison.id, 2)
+    assert order == [poison.id, *(run.id for run in others)]
+    assert [row.id for row in claim(store, given_owner(store), limit=9)] == [late.id]
+
+
+def test_runs_that_died_together_keep_their_order(store: Database) -> None:
+    """Also when they die again, and whichever of their jobs is asked for."""
+    rows = [trigger(store, job) for job in ("b", "a", "b", "a")]
+    for _ in range(3):
+        dead = given_owner(store)
+        taken = claim(store, dead, "a", "b", limit=9)
+        assert [row.id for row in taken] == [row.id for row in rows]
+        recovered = store.write(runs.recover_dead, dead, 60)
+        assert [row.id for row in recovered] == [row.id for row in rows]
+    (of_b,) = claim(store, given_owner(store), "b")
+    assert of_b.id == rows[0].id
+
+
+@pytest.mark.parametrize("verb", ["recover_hung", "interrupt", "put_back"])
+def test_a_run_whose_owner_did_not_die_keeps_its_turn(store: Database, verb: str) -> None:
+    """One that was interrupted, or whose owner hangs, was triggered first and stays first."""
+    run, _ = trigger(store), trigger(store)
+    (taken,) = claim(store, owner := given_owner(store))
+    if verb == "interrupt":
+        finish(store, taken)
+    elif verb == "recover_hung":
+        store.write(runs.recover_hung, owner, 0, 60)
+    else:
+        store.write(runs.put_back, owner, 60)
+    assert [row.id for row in claim(store, given_owner(store))] == [run.id]
+
+
+def test_within_a_key_a_run_whose_owner_died_is_behind(store: Database) -> None:
+    """The queue of a concurrency key goes on with the next one, death by death."""
+    rows = [trigger(store, concurrency_key="k") for _ in range(3)]
+    died = []
+    for _ in range(6):
+        (taken,) = claim(store, dead := given_owner(store), limit=9)
+        store.write(runs.recover_dead, dead, 60)
+        died.append(taken.id)
+    assert died == [row.id for row in rows] * 2
+    assert trigger(store, concurrency_key="k", coalesce=True).id == rows[0].id
+
+
+@pytest.mark.parametrize("row", ["DELETE FROM", "UPDATE"])
+def test_a_death_is_recovered_when_there_are_no_numbers_left(store: Database, row: str) -> None:
+    """A sequence that somebody spoilt costs a run its turn, and does not keep it from going on."""
+    run = given_running(store, dead := given_owner(store))
+    change = "SET seq = 9223372036854775807 WHERE" if row == "UPDATE" else "WHERE"
+    sql = f"{row} sqlite_sequence {change} name = 'durably_runs'"
+    store.write(lambda db: db.execute(sql) and None)
+    assert [each.id for each in store.write(runs.recover_dead, dead, 60)] == [run.id]
 
 
 def test_hung_owner_loses_its_running_runs_alone(store: Database) -> None:

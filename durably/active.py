@@ -7,6 +7,7 @@ job finds it at its next step boundary.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 from collections import deque
@@ -27,6 +28,7 @@ from durably.events import Emitter, WorkerError
 from durably.interrupts import held_back
 from durably.models import Progress, error_info
 from durably.settings import OnDuplicateStep
+from durably.signalled import tells_of_signal
 from durably.store.changes import ChangeFeed
 from durably.store.database import Database
 from durably.store.lookups import RunRow
@@ -39,6 +41,9 @@ T = TypeVar("T")
 # memory and tried again after these pauses.
 _FIRST_PAUSE_S: Final = 0.25
 _LONGEST_PAUSE_S: Final = 10.0
+
+# How long a failure that says that a signal has ended a child process waits for a stop.
+STOP_GRACE_S: Final = 1.0
 
 # Enough for a job that cleans up after a failure in steps that may fail in turn.
 _FAILURES_KEPT: Final = 8
@@ -61,6 +66,8 @@ class Services(NamedTuple):
     clock: Clock
     buffers: Buffers
     preserve_steps: bool
+    # How old the last sign that an attempt is the current one may be before it must be looked for.
+    longest_doubt_s: float
     on_duplicate_step: OnDuplicateStep
 
 
@@ -87,7 +94,16 @@ class ActiveRun:
         self.is_over = False
         self.stopped = threading.Event()
         self.stop_reason: type[StopRun] | None = None
-        self._lock = threading.Lock()  # guards the reason
+        # Whether a stop was raised into the job, in whatever thread of it: what it then returns or
+        # raises is not its end, since it may not have let the stop through.
+        self.stop_was_raised = False
+        # When this attempt was last known to be the current one, by the clock's ``monotonic``: the
+        # moment before its claim, a heartbeat or a look at the database.
+        self.current_at = -math.inf
+        self._lock = threading.Lock()  # guards the reason and the two below
+        self._is_draining = False
+        # How many threads wait for a stop after a failure.
+        self._awaiting = 0
         # Written by the job's threads and taken by whoever stores it; both are single
         # assignments, so that a call costs no more than that.
         self.progress: tuple[Any, Any, Any] | None = None
@@ -113,14 +129,52 @@ class ActiveRun:
                     self.stop_reason = reason
             self.stopped.set()
 
+    def drain(self, *, is_draining: bool) -> None:
+        """Note whether the engine is stopping, and lets this job come to its own end.
+
+        A failure of the job that comes of the same signal as the stop is no such end.
+        """
+        with held_back():
+            with self._lock:
+                self._is_draining = is_draining
+                is_awaited = self._awaiting > 0
+            if is_draining and is_awaited:
+                self.stop(RunInterrupted)
+
+    def await_stop(self, clock: Clock, exc: BaseException) -> None:
+        """Wait up to a second for a stop if *exc* says that a signal has ended a child process.
+
+        The signal has been sent to this process too, as a rule, which is about to stop then. Does
+        not wait for what failed a step before: that step has waited.
+        """
+        steps = tuple(self.failed_steps)
+        if self.stop_reason is not None or not tells_of_signal(exc, [each for _, each in steps]):
+            return
+        with held_back(), self._lock:
+            self._awaiting += 1
+            is_draining = self._is_draining
+        try:
+            if is_draining:
+                self.stop(RunInterrupted)
+            else:
+                clock.wait(self.stopped, STOP_GRACE_S)
+        finally:
+            with held_back(), self._lock:
+                self._awaiting -= 1
+
     def check(self) -> None:
         """Raise if the job is to stop, has ended, or this is a forked child."""
         if os.getpid() != self.pid:
             self.refuse_forked_child()
+        reason = self.stop_reason
+        if reason is not None:
+            # Before the look at the end, which is set before this is looked at: a stop that is
+            # raised before the job is over is known at its end.
+            self.stop_was_raised = True
         if self.is_over:
             raise StopRun(f"run {self.id} has ended; its step object can no longer be used")
-        if self.stop_reason is not None:
-            raise self.stop_reason(_REASONS[self.stop_reason].format(id=self.id))
+        if reason is not None:
+            raise reason(_REASONS[reason].format(id=self.id))
 
     def refuse_forked_child(self) -> None:
         """Raise in a child that was forked inside the job.

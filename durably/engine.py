@@ -190,6 +190,8 @@ class Durably:
             clock=self._clock,
             buffers=self._flusher,
             preserve_steps=settings.preserve_steps,
+            # No owner is taken for hung before it has missed two beats.
+            longest_doubt_s=2 * settings.heartbeat_interval,
             on_duplicate_step=settings.on_duplicate_step,
         )
         self._reader = Reader(self._database, codec, self._registry)

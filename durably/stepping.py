@@ -21,7 +21,6 @@ from durably.errors import (
     OwnershipLost,
     RunCancelled,
     RunInterrupted,
-    StopRun,
     ValidationError,
 )
 from durably.events import (
@@ -251,10 +250,13 @@ class Stepper:
     ) -> Any:
         services, active = self._services, self._active
         codec, clock = services.codec, services.clock
+        started = clock.monotonic()
+        if started - active.current_at > services.longest_doubt_s:
+            self._require_ownership()
         if services.emitter.has_listeners:
             self._emit(StepStarted, name, index)
+            started = clock.monotonic()
         started_at_us = clock.now_us()
-        started = clock.monotonic()
         try:
             token = current_step.set(name)
             try:
@@ -316,17 +318,21 @@ class Stepper:
         kwargs: dict[str, Any],
         retry: Retry,
     ) -> Any:
+        active, clock = self._active, self._services.clock
         failures = 0
         while True:
             try:
                 return fn(*args, **kwargs)
-            except retry.on:
-                self._active.refuse_forked_child()
+            except retry.on as exc:
+                active.refuse_forked_child()
                 self._nested.outer_failed(name)
                 failures += 1
                 if failures >= retry.attempts:
                     raise
+                active.await_stop(clock, exc)
             self.sleep(wait_s(retry, failures))
+            if clock.monotonic() - active.current_at > self._services.longest_doubt_s:
+                self._require_ownership()
 
     def sleep(self, seconds: float) -> None:
         """Block for so long, unless the run is to stop: then wake up and raise."""
@@ -340,10 +346,13 @@ class Stepper:
         """Record that a step came to no result. Returns if *exc* is to go on as it is."""
         active = self._active
         active.refuse_forked_child()
-        if isinstance(exc, StopRun) and active.stop_reason is RunInterrupted:
-            return  # it stopped itself: the run goes back, and the step begins anew
         if isinstance(exc, KeyboardInterrupt) and active.is_callers:
-            return  # the user's Ctrl-C, not the step's failure: likewise
+            return  # the user's Ctrl-C, not the step's failure: the run goes back
+        active.await_stop(self._services.clock, exc)
+        if active.stop_reason is RunInterrupted:
+            # It stopped itself, or fails in the moment of the stop, as a child process does that
+            # got the signal as well: the run goes back, and the step begins anew.
+            active.check()
         if active.stop_reason in _NOT_OURS:
             self._cancelled(name, index, started_at_us)
             active.check()
@@ -392,11 +401,18 @@ class Stepper:
         raise AssertionError("check raises, as the run is to stop")
 
     def _require_ownership(self) -> None:
-        """Stop if another attempt is current, or none: checkpoints of ours may be gone with it."""
+        """Stop if another attempt is current, or none.
+
+        Asked where a checkpoint of ours is gone, and before a function is called that this attempt
+        may not execute any more: a process that was stopped for long has not heard of it.
+        """
+        active = self._active
+        asked_at = self._services.clock.monotonic()
         state = self._state()
-        if state != (RunStatus.RUNNING, self._active.attempt):
+        if state != (RunStatus.RUNNING, active.attempt):
             self._lose(state)
-            self._active.check()
+            active.check()
+        active.current_at = asked_at
 
     def _state(self) -> tuple[str, int] | None:
         database = self._services.database

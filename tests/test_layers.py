@@ -15,7 +15,7 @@ PACKAGE = Path(durably.__file__).parent
 
 # Lowest first. A module imports only from lines above its own in this list.
 LAYERS: list[tuple[str, ...]] = [
-    ("errors", "forking", "realtime", "shown", "values"),
+    ("errors", "forking", "realtime", "shown", "signalled", "values"),
     ("interrupts", "spawning"),
     ("clock",),
     ("ids",),
@@ -52,7 +52,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("stepping",),
     ("steps",),
     ("jobs",),
-    ("worker.liveness", "worker.retention", "worker.service"),
+    ("worker.contexts", "worker.liveness", "worker.retention", "worker.service"),
     ("worker.flusher", "worker.heartbeat", "worker.lifecycle", "worker.reaper"),
     ("worker.execution", "worker.ownership"),
     ("worker.pool",),

@@ -113,25 +113,16 @@ class Execution:
             text, output = services.codec.encode_and_decode(
                 returned, output_type(job), what=f"the result of job {job.name!r}"
             )
-        except KeyboardInterrupt as exc:
-            if active.is_callers:
-                raise
-            return self._failed(exc)
-        except BaseException as exc:  # noqa: BLE001 - whatever a job raises fails its run, and no more
+        except BaseException as exc:
             active.refuse_forked_child()
-            return _Outcome() if self._is_stop(exc) else self._failed(exc)
+            if isinstance(exc, KeyboardInterrupt) and active.is_callers:
+                raise
+            # Whatever else a job raises fails its run, and no more. Where the engine stops, that is
+            # why nothing executes what a thread of the job may wait for.
+            if _is_no_worker(exc) and self._is_stopping():
+                return _Outcome()
+            return self._failed(exc)
         return _Outcome(output=output, output_text=text)
-
-    def _is_stop(self, exc: BaseException) -> bool:
-        """Whether *exc* is why the job has stopped as it was to.
-
-        A StopRun that a job raises by itself is an error like any other. And where the engine
-        stops, that is why nothing executes what a thread of the job may wait for.
-        """
-        reason = self._active.stop_reason
-        if isinstance(exc, NoWorkerError) and (reason is RunInterrupted or self._is_stopping()):
-            return True
-        return reason is not None and _is_stop(exc)
 
     def _arguments(self) -> tuple[Any, ...]:
         job, active = self._job, self._active
@@ -143,6 +134,7 @@ class Execution:
         return (payload,)
 
     def _failed(self, exc: BaseException) -> _Outcome:
+        self._active.await_stop(self._services.clock, exc)
         # The step whose exception this is, not one that the job has dealt with.
         # A copy: threads of the job that outlive it may still fail in steps of theirs.
         steps = tuple(self._active.failed_steps)
@@ -154,6 +146,11 @@ class Execution:
         with active.storing:
             active.is_over = True
             progress = active.take_progress()
+        if active.stop_was_raised or (outcome.error is not None and active.stop_reason is not None):
+            # A job may keep a stop to itself (a bare except, a future that nobody looks at), and
+            # then return without the rest of its work. And what fails after a stop was asked for
+            # may do so because of it.
+            outcome = _Outcome()
         error_text = None
         if outcome.error is not None:
             error_text = services.codec.encode(
@@ -264,11 +261,11 @@ class Execution:
             emitter.emit(events.RunInterrupted, **active.fields)
 
 
-def _is_stop(exc: BaseException) -> bool:
-    """Whether a job came to its end by ``StopRun`` alone, in several of its threads perhaps."""
+def _is_no_worker(exc: BaseException) -> bool:
+    """Return whether nothing but ``NoWorkerError`` was raised, in several threads perhaps."""
     if isinstance(exc, BaseExceptionGroup):
-        return exc.split(StopRun)[1] is None
-    return isinstance(exc, StopRun)
+        return exc.split(NoWorkerError)[1] is None
+    return isinstance(exc, NoWorkerError)
 
 
 def _leads_to(exc: BaseException | None, origin: BaseException) -> bool:

@@ -53,6 +53,7 @@ class Heartbeat(Service):
     def tick(self) -> None:
         """Beat once; stop the runs that were cancelled or taken over."""
         self._look_at_file()
+        beats_at = self._clock.monotonic()
         # Taken before the beat: a run claimed after it is not missing from its answer.
         expected = self._active()
         beat = self._database.beat(owners.beat, self._owner(), self._clock.now_us)
@@ -61,7 +62,9 @@ class Heartbeat(Service):
             return
         self.committed += 1
         for active in expected:
-            if (active.key, active.attempt) not in beat.running:
+            if (active.key, active.attempt) in beat.running:
+                active.current_at = beats_at
+            else:
                 self._learn(active)
         self._put_back_strays(beat.running)
 

@@ -20,6 +20,7 @@ from durably.jobs import Registry
 from durably.store import lookups, runs
 from durably.store.lookups import RunRow
 from durably.store.runs import Claim, Ending
+from durably.worker.contexts import ExecutionContexts
 from durably.worker.execution import Execution
 from durably.worker.flusher import Flusher
 from durably.worker.service import ErrorSink
@@ -46,6 +47,7 @@ class _Thread(threading.local):
     active: ActiveRun | None = None  # the run of the innermost one
     has_slot = False
     is_waiting = False
+    claims_since = -math.inf  # when it has last asked what to claim, by the clock
 
 
 class Pool:
@@ -58,6 +60,7 @@ class Pool:
 
     Args:
         owner: the number of this engine's owner row, if it has one.
+        contexts: calls each execution in a context of its own.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Pool:
         flusher: Flusher,
         labels_of: LabelsOf,
         owner: Callable[[], int | None],
+        contexts: ExecutionContexts,
         on_error: ErrorSink,
     ) -> None:
         self._max_workers = max_workers
@@ -77,6 +81,7 @@ class Pool:
         self._flusher = flusher
         self._labels_of = labels_of
         self._owner = owner
+        self._contexts = contexts
         self._on_error = on_error
         self._executor: ThreadPoolExecutor | None = None
         self._thread = _Thread()
@@ -97,6 +102,8 @@ class Pool:
         # Whether somebody has looked for a free slot in vain since the last one got free.
         self._is_slot_wanted = False
         self._is_interrupting = False
+        # Whether it drains since it was told to stop, and not for want of runs.
+        self._is_told_to_stop = False
         # How many runs may still be claimed; None where they are not counted.
         self._budget: int | None = None
         self.executed = 0  # in slots
@@ -185,11 +192,24 @@ class Pool:
             is_futile: whether it can wait no longer; if the engine is stopping, it goes back.
         """
         active = self._thread.active
-        if active is None or self._services.emitter.is_inside_listener:
+        if self._services.emitter.is_inside_listener:
+            return
+        if active is None:
+            if is_futile:
+                self._note_futile_wait()
             return
         if is_futile and self._is_stopping(active):
             active.stop(RunInterrupted)
         active.check()
+
+    def _note_futile_wait(self) -> None:
+        """Note that a stop ends a wait in a thread that may be a job's own, of whatever run.
+
+        What it raises there is an error, which the job may keep to itself as it may a stop.
+        """
+        for active in self.active():
+            if active.stop_reason is RunInterrupted:
+                active.stop_was_raised = True
 
     def _is_stopping(self, active: ActiveRun) -> bool:
         """Whether nothing is claimed any more beside a run that is executed in a slot."""
@@ -212,9 +232,11 @@ class Pool:
     def resume(self, budget: int | None = None) -> None:
         """Claim again, so many runs at most."""
         with self._lock:
-            self._is_draining = self._is_interrupting = False
+            self._is_draining = self._is_interrupting = self._is_told_to_stop = False
             self._budget = budget
             self._most_executed = math.inf if budget is None else self.executed + budget
+        for active in self.active():
+            active.drain(is_draining=False)
 
     def drain(self, *, interrupt: bool) -> None:
         """Claim nothing more; have what is executing stop at its next step boundary, if asked."""
@@ -227,10 +249,18 @@ class Pool:
             self.stop_runs(RunInterrupted)
         self._services.changes.notify()
 
+    def stop(self, *, interrupt: bool) -> None:
+        """``drain`` for a stop; what fails because of the signal that causes it goes back."""
+        with self._lock:
+            self._is_told_to_stop = True
+        self.drain(interrupt=interrupt)
+        for active in self.active():
+            active.drain(is_draining=True)
+
     def end_interrupt(self) -> None:
         """What enters its job from now on may go on: the stop that interrupted is over."""
         with self._lock:
-            self._is_interrupting = False
+            self._is_interrupting = self._is_told_to_stop = False
 
     def come_to_rest(self) -> bool:
         """Claim nothing more; whether no slot is taken either, so that none will be."""
@@ -268,6 +298,7 @@ class Pool:
         names, owner = self._registry.names_json, self._owner()
         if names is None or owner is None:
             return None
+        self._thread.claims_since = self._services.clock.monotonic()
         return Claim(owner, names, self._services.clock.now_us, limit, inside=self._inside)
 
     def _inside(self) -> str:
@@ -422,6 +453,7 @@ class Pool:
 
     def _enter(self, row: RunRow, *, is_callers: bool = False) -> ActiveRun:
         active = ActiveRun(row, self._labels_of(row), self._owner() or 0, is_callers=is_callers)
+        active.current_at = self._thread.claims_since
         with self._lock:
             self._active[active.key, active.attempt] = active
             self.entered += 1
@@ -429,6 +461,9 @@ class Pool:
             stop_reason = self._stopped_early.pop((active.key, active.attempt), None)
             if stop_reason is None and self._is_interrupting and not is_callers:
                 stop_reason = RunInterrupted
+            is_draining = self._is_told_to_stop and not is_callers
+        if is_draining:
+            active.drain(is_draining=True)
         if stop_reason is not None:
             active.stop(stop_reason)
         return active
@@ -467,6 +502,11 @@ class Pool:
             self._services.changes.notify()
 
     def _execute(
+        self, active: ActiveRun, claim_next: Callable[[], Claim | None]
+    ) -> ActiveRun | None:
+        return self._contexts.call(lambda: self._execute_here(active, claim_next))
+
+    def _execute_here(
         self, active: ActiveRun, claim_next: Callable[[], Claim | None]
     ) -> ActiveRun | None:
         following: ActiveRun | None = None

@@ -29,6 +29,7 @@ from durably.store import lookups, runs
 from durably.store.database import Database
 from durably.store.lookups import RunRow
 from durably.store.runs import Claim
+from durably.worker.contexts import ExecutionContexts
 from durably.worker.dispatcher import Dispatcher
 from durably.worker.draining import Drain
 from durably.worker.flusher import Flusher
@@ -75,6 +76,7 @@ class Supervisor:
             flusher=flusher,
             labels_of=labels_of,
             owner=lambda: self._ownership.owner,
+            contexts=ExecutionContexts(),
             on_error=self._on_error,
         )
         self._heartbeat = Heartbeat(
@@ -297,10 +299,10 @@ class Supervisor:
                 interrupts.check()
                 if not self._pool.is_draining:
                     # Started meanwhile: what it has claimed since is not waited for without end.
-                    self._pool.drain(interrupt=interrupt)
+                    self._pool.stop(interrupt=interrupt)
 
             while True:
-                self._pool.drain(interrupt=interrupt)
+                self._pool.stop(interrupt=interrupt)
                 if not self._pool.wait_until_idle(look, deadline):
                     self._tell_timed_out(timeout_s)
                 with self._lifecycle.locked():

@@ -147,11 +147,11 @@ def test_an_engine_does_not_claim_what_its_own_thread_is_inside_of(
     held = HeldJob()
     with engine(tmp_path, stale.job, max_workers=2, **UNNOTICED) as app, held:
         app.register(held.job)
-        app.start()
-        run = stale.begin(app)
         if how == "with a trigger":
             # Or it might have the slot at that moment.
             monkeypatch.setattr(app._supervisor._dispatcher, "_reserve_slots", lambda: None)
+        app.start()
+        run = stale.begin(app)
         if how == "with the end of a run":
             app.jobs["held"].trigger()
             held.inside()

@@ -1,0 +1,61 @@
+"""Which exceptions say that a child process was ended by the signal that stops this one as well.
+
+Ctrl-C in a terminal goes to every process of the foreground group, and so does a service manager's
+SIGTERM: the tool that a step runs dies of it some milliseconds before the engine is told to stop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import BrokenExecutor
+from typing import Final
+
+# SIGHUP, SIGINT and SIGTERM; POSIX has these numbers everywhere.
+_SIGNALS: Final = (1, 2, 15)
+# As ``subprocess`` tells it, as a shell does, and how a program of Windows ends by Ctrl-C.
+_STATUSES: Final = frozenset(
+    {-number for number in _SIGNALS} | {128 + number for number in _SIGNALS} | {0xC000013A}
+)
+# Where an exception has the exit status: in subprocess, sh and torch, billiard, plumbum, GitPython.
+_STATUS_NAMES: Final = ("returncode", "exit_code", "exitcode", "retcode", "status")
+
+
+def tells_of_signal(exc: BaseException, dealt_with: Iterable[BaseException] = ()) -> bool:
+    """Return whether *exc*, or what led to it or is in its group, says that a signal ended a child.
+
+    Args:
+        dealt_with: exceptions that do not count any more, nor what led to them.
+    """
+    seen = {id(each) for each in dealt_with}
+    unread = [exc]
+    while unread:
+        each = unread.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        if _says_so(each):
+            return True
+        if isinstance(each, BaseExceptionGroup):
+            unread += each.exceptions
+        unread += [led for led in (each.__cause__, each.__context__) if led is not None]
+    return False
+
+
+def _says_so(exc: BaseException) -> bool:
+    # A pool of processes that has lost one; a pipe to a process that is gone.
+    if isinstance(exc, BrokenExecutor | BrokenPipeError):
+        return True
+    # No Ctrl-C comes in a thread of durably's: what came in a child process was sent back.
+    if isinstance(exc, KeyboardInterrupt):
+        return True
+    if isinstance(exc, SystemExit):
+        return type(exc.__cause__).__name__.endswith("RemoteTraceback")
+    return any(_status(exc, name) in _STATUSES for name in _STATUS_NAMES)
+
+
+def _status(exc: BaseException, name: str) -> int | None:
+    try:
+        status = getattr(exc, name, None)
+    except Exception:  # noqa: BLE001 - an attribute of a user's exception may raise anything
+        return None
+    return status if isinstance(status, int) else None

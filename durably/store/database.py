@@ -34,13 +34,18 @@ from durably.store.connections import (
     require_sound_sqlite,
 )
 from durably.store.faults import database_error
-from durably.store.files import create_private, identity, resolved
+from durably.store.files import identity, present, refuse_special, require_names, resolved, size_of
 from durably.store.filesystem import mount_table, refuse_mounted, warn_of_shared
 from durably.store.guard import FileGuard
 from durably.store.mutex import WriterMutex
 from durably.store.operations import Operation
 from durably.store.readers import Readers
-from durably.store.sidefiles import shared_paths, writer_path
+from durably.store.sidefiles import (
+    refuse_strangers,
+    remove_leftovers,
+    shared_paths,
+    writer_path,
+)
 from durably.store.transactions import BUSY_TIMEOUT_S, FaultPoint
 from durably.store.writer import Writer, leak
 
@@ -91,20 +96,30 @@ class Database(ForkParticipant):
         mounts = mount_table()
         # Before anything is made beside it.
         refuse_mounted(shared_paths(self.path), mounts)
-        create_private(self.path)
+        require_names(self.path)
+        if os.path.lexists(self.path):
+            refuse_special(self.path)
+        refuse_strangers(self.path)
         warn_of_shared(self.path, mounts)
         self._guard: FileGuard | None = None
         self._is_log_lost = False
         self._identity: tuple[int, int] | None = None  # known once it is open
         with FileGuard.opening(), self._translated():
             try:
-                if os.path.getsize(self.path) and not os.path.exists(writer_path(self.path)):
+                if size_of(self.path) and not os.path.exists(writer_path(self.path)):
                     # Nothing may be made beside a file that is not ours.
                     self._connections.refuse_foreign()
                 mutex = self._mutex()
-                with self._closed_to_others(mutex):
+                with (
+                    self._closed_to_others(mutex) as is_alone,
+                    present(self.path, is_alone=is_alone),
+                ):
+                    if is_alone and not size_of(self.path):
+                        remove_leftovers(self.path)
                     try:
                         self._open(mutex, synchronous, fault_point)
+                        # What somebody has put there since, SQLite has opened.
+                        refuse_strangers(self.path, with_locks=False)
                     except BaseException:
                         self._close_all([*self._connections.open])
                         raise
@@ -115,7 +130,7 @@ class Database(ForkParticipant):
         watch_forks(self)
 
     @contextmanager
-    def _closed_to_others(self, mutex: WriterMutex) -> Iterator[None]:
+    def _closed_to_others(self, mutex: WriterMutex) -> Iterator[bool]:
         """Keep apart whoever opens or closes the file, in whatever process.
 
         Until the guard is held, and from its release on, a foreign close in this process leaves
@@ -123,8 +138,8 @@ class Database(ForkParticipant):
         itself for the last one and delete the log under them, and their own close would copy an
         old log over newer pages.
         """
-        with mutex.held(BUSY_TIMEOUT_S):
-            yield
+        with mutex.held(BUSY_TIMEOUT_S) as is_alone:
+            yield is_alone
 
     def _open(
         self, mutex: WriterMutex, synchronous: Synchronous, fault_point: FaultPoint | None

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
+
+import apsw
 
 from durably.errors import DatabaseError, ValidationError
 from durably.shown import shown
 from durably.store import schema
+from durably.store.sidefiles import LONGEST_SUFFIX
 
 _PRIVATE: Final = 0o600
+# How much of its longest path SQLite keeps for the name of a journal.
+_OF_SQLITE: Final = len("-journal")
 
 
 def resolved(path: str | os.PathLike[str]) -> str:
@@ -42,8 +50,25 @@ def resolved(path: str | os.PathLike[str]) -> str:
     return real
 
 
-def create_private(path: str) -> None:
-    """Make the file, if missing, readable for its owner alone.
+@contextmanager
+def present(path: str, *, is_alone: bool) -> Iterator[None]:
+    """Make the file, if missing; remove it again where the block raises and has left it empty.
+
+    Args:
+        path: the database.
+        is_alone: whether nobody else can be opening it.
+    """
+    made = create_private(path)
+    try:
+        yield
+    except BaseException:
+        if made is not None and is_alone and made == identity(path) and not size_of(path):
+            os.unlink(path)
+        raise
+
+
+def create_private(path: str) -> tuple[int, int] | None:
+    """Make the file, if missing, readable for its owner alone; return what tells it from others.
 
     Only a file that does not exist yet is opened here: closing a descriptor of an open
     database would drop SQLite's locks on it.
@@ -52,12 +77,55 @@ def create_private(path: str) -> None:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, _PRIVATE)
     except FileExistsError:
         refuse_special(path)
+        return None
     except OSError as exc:
         raise DatabaseError(
-            f"the database {path!r} cannot be made: {exc.strerror}; check the folder's permissions"
+            f"the database {path!r} cannot be made: {exc.strerror}; {_advice(exc)}"
         ) from exc
-    else:
+    try:
+        status = os.fstat(descriptor)
+    finally:
         os.close(descriptor)
+    return (status.st_dev, status.st_ino)
+
+
+def _advice(exc: OSError) -> str:
+    """Return what to do about a file that cannot be made."""
+    return {
+        errno.EACCES: "check the folder's permissions",
+        errno.EPERM: "check the folder's permissions",
+        errno.EROFS: "put it elsewhere",
+        errno.ENOSPC: "make room",
+        errno.EDQUOT: "make room",
+        errno.EMFILE: "let this process open more files (ulimit -n)",
+        errno.ENFILE: "the whole system has too many files open",
+    }.get(exc.errno or 0, "look into the system's log (dmesg)")
+
+
+def require_names(path: str) -> None:
+    """Raise if the names of what will lie beside the database would be too long.
+
+    Raises:
+        ValidationError: names the limit.
+    """
+    if not hasattr(os, "pathconf"):
+        return
+    folder, name = os.path.split(os.fsencode(path))
+    longest = os.pathconf(folder, "PC_NAME_MAX") - LONGEST_SUFFIX
+    if len(name) > longest:
+        raise ValidationError(
+            f"the file name of the database is too long: {len(name)} bytes, and up to {longest} "
+            f"leave room for the names of the files beside it, in {os.fsdecode(folder)!r}"
+        )
+    longest = min(
+        os.pathconf(folder, "PC_PATH_MAX") - 1 - LONGEST_SUFFIX,
+        int(apsw.vfs_details()[0]["mxPathname"]) - _OF_SQLITE,
+    )
+    if len(folder) + 1 + len(name) > longest:
+        raise ValidationError(
+            f"the path of the database is too long: {len(folder) + 1 + len(name)} bytes, and the "
+            f"system and SQLite take up to {longest}: {path!r}"
+        )
 
 
 def refuse_special(path: str) -> None:
@@ -88,3 +156,11 @@ def identity(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return (status.st_dev, status.st_ino)
+
+
+def size_of(path: str) -> int:
+    """Return how many bytes the file has; 0 if there is none."""
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0

@@ -73,10 +73,9 @@ def refuse_mounted(paths: Sequence[str], mounts: str) -> None:
     for path in paths:
         if path in points:
             raise DatabaseError(
-                f"{path!r} is mounted as a single file (docker run -v file:file, for one), so that "
-                "the log and the locks beside the database are not those of other programs that "
-                f"use it, and commits would be lost. Mount the folder {os.path.dirname(path)!r} "
-                "instead"
+                f"{path!r} is mounted as a single file: the log and the locks beside it are not "
+                "those that other programs see, and commits would be lost. Mount the folder "
+                f"{os.path.dirname(path)!r} instead"
             )
 
 

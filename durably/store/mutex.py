@@ -20,7 +20,7 @@ from durably.errors import DatabaseError
 from durably.forking import ForkParticipant, no_fork, watch_forks
 from durably.store.bell import ADDRESS_SIZE, Bell, open_bell
 from durably.store.guard import CLOEXEC, close_quietly
-from durably.store.sidefiles import writer_path
+from durably.store.sidefiles import give_to_owner, writer_path
 
 if sys.platform != "win32":
     import fcntl
@@ -89,6 +89,18 @@ def _flock_once(fd: int, operation: int) -> None:
         fcntl.flock(fd, operation)
 
 
+def _open_or_make(mutex_path: str, path: str) -> int:
+    """Return a descriptor of the mutex of the database *path*."""
+    flags = os.O_RDWR | CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(mutex_path, flags)
+        with contextlib.suppress(FileExistsError):  # somebody else has just made it
+            fd = os.open(mutex_path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+            give_to_owner(fd, path)
+            return fd
+
+
 class WriterMutex(ForkParticipant):
     """One writer at a time among all write connections of a database, in whatever process.
 
@@ -133,10 +145,9 @@ class WriterMutex(ForkParticipant):
         self._fd = -1
         if sys.platform == "win32":
             return
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | CLOEXEC
         with no_fork():
             try:
-                self._fd = os.open(self.path, flags, 0o600)
+                self._fd = _open_or_make(self.path, path)
             except OSError as exc:
                 raise DatabaseError(
                     f"cannot open {self.path}, which keeps writers of the database apart: {exc}. "
@@ -184,11 +195,10 @@ class WriterMutex(ForkParticipant):
             _flock_once(self._fd, _UNLOCK)
 
     @contextmanager
-    def held(self, timeout_s: float) -> Iterator[None]:
-        """Have the mutex in the block, if it can be obtained in time."""
+    def held(self, timeout_s: float) -> Iterator[bool]:
+        """Have the mutex in the block, if it can be obtained in time, which it is told."""
         try:
-            self.acquire(timeout_s)
-            yield
+            yield self.acquire(timeout_s)
         finally:
             self.release()
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final
 
 from durably.errors import DatabaseError
 from durably.forking import ForkParticipant, no_fork, watch_forks
-from durably.store.sidefiles import owner_path
+from durably.store.sidefiles import give_to_owner, owner_path
 
 if sys.platform == "win32":
     import msvcrt
@@ -161,6 +161,7 @@ class OwnerLock(ForkParticipant):
         try:
             with no_fork():
                 fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600)
+                give_to_owner(fd, database_path)
                 lock = cls(token, path, fd)
                 watch_forks(lock)
                 _held.add(lock)

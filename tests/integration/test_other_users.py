@@ -1,0 +1,415 @@
+"""A database that root has used stays its user's, and nothing that others put beside it is used."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import apsw
+import pytest
+from children import ROOT, Child
+
+import durably
+from durably import DatabaseError, Durably
+from durably.store.sidefiles import LONGEST_SUFFIX
+from durably.testing import check
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="owners and modes of files")
+needs_root = pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can be several users"
+)
+
+USER, STRANGER = 61234, 61235
+TOKEN = "01M8HHFHZV2YEE6C5FPJAKF9RC"
+SIDE_FILES = ("-wal", "-shm", "-journal", ".writer", f".owner-{TOKEN}")
+
+# Everything is imported by the one who starts it, who may read the package.
+PROGRAM = """
+import os, pwd, sys, socket
+import durably, durably.testing, durably.store.check
+path, key, uid, then = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
+if uid:
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+def wait():
+    print("inside", flush=True)
+    sys.stdin.read()
+@durably.job
+def work(step):
+    step.run("one", int, "1")
+    if then == "wait" and step.attempt == 1:
+        wait()
+    return "SECRET-RESULT"
+try:
+    with durably.Durably(path, jobs=[work]) as app:
+        run = app.jobs["work"].trigger_and_wait(idempotency_key=key, timeout=20)
+        print(run.status.value, run.attempt)
+except durably.DatabaseError as exc:
+    print(exc)
+"""
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that other users reach."""
+    folder = Path(tempfile.mkdtemp(prefix="durably-users-"))
+    folder.chmod(0o777)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def run_as(uid: int, path: Path, key: str = "key") -> str:
+    """What a program of that user prints: the status of its run and its attempt, or an error."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(path), key, str(uid), "end"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def owners(folder: Path) -> set[int]:
+    return {each.lstat().st_uid for each in folder.iterdir()}
+
+
+def put(path: Path, uid: int, mode: int = 0o666) -> None:
+    path.touch()
+    path.chmod(mode)
+    os.chown(path, uid, uid)
+
+
+@needs_root
+class TestRoot:
+    def test_what_root_leaves_when_it_is_killed_is_the_users(self, folder: Path) -> None:
+        """After root was killed in a step, its user continues the run at once."""
+        path = folder / "x.db"
+        assert run_as(USER, path, "first") == "completed 1"
+        with Child(PROGRAM, path, "second", 0, "wait") as root:
+            root.expect("inside")
+            assert owners(folder) == {USER}
+            root.kill()
+        assert owners(folder) == {USER}
+        # In less than the threshold of 30 s, for which nobody would wait here.
+        assert run_as(USER, path, "second") == "completed 2"
+        assert check(path) == []
+
+    def test_what_root_makes_anew_is_the_users(self, folder: Path) -> None:
+        """Root that opens a user's database without a lock file makes one that is the user's."""
+        path = folder / "x.db"
+        assert run_as(USER, path) == "completed 1"
+        (folder / "x.db.writer").unlink()
+        assert run_as(0, path, "other") == "completed 1"
+        assert owners(folder) == {USER}
+        assert run_as(USER, path, "third") == "completed 1"
+
+    @pytest.mark.parametrize("suffix", SIDE_FILES)
+    def test_what_an_older_durably_left_as_root_is_explained(
+        self, folder: Path, suffix: str
+    ) -> None:
+        """A file of root's beside a user's database raises an error that says how to give it back;
+        root itself goes on.
+        """
+        path = folder / "x.db"
+        assert run_as(USER, path) == "completed 1"
+        put(Path(f"{path}{suffix}"), 0, 0o600)
+        said = run_as(USER, path, "other")
+        for part in (f"{path}{suffix}", "belongs to root", f"uid {USER}", "chown"):
+            assert part in said
+        assert run_as(0, path, "other") == "completed 1"
+        os.chown(path, USER, USER)
+        for each in folder.iterdir():
+            os.chown(each, USER, USER)
+        assert run_as(USER, path, "third") == "completed 1"
+
+    def test_database_of_roots_own(self, folder: Path) -> None:
+        """A user who may not open a database that root has made is told whose it is."""
+        path = folder / "x.db"
+        assert run_as(0, path) == "completed 1"
+        before = sorted(folder.iterdir())
+        said = run_as(USER, path)
+        for part in (str(path), f"uid {USER}", "it belongs to root", "0600", "chown"):
+            assert part in said
+        assert sorted(folder.iterdir()) == before
+
+    def test_database_of_another_user(self, folder: Path) -> None:
+        """A user who may open the database and not its locks is told whose they are."""
+        path = folder / "x.db"
+        assert run_as(USER, path) == "completed 1"
+        path.chmod(0o666)
+        said = run_as(STRANGER, path)
+        for part in (f"{path}.writer", f"uid {STRANGER}", f"it belongs to uid {USER}", "0600"):
+            assert part in said
+
+
+@needs_root
+class TestPlanted:
+    @pytest.mark.parametrize("suffix", SIDE_FILES)
+    @pytest.mark.parametrize("is_known", [False, True], ids=["new", "known"])
+    def test_what_a_stranger_put_beside_it(self, folder: Path, suffix: str, is_known: bool) -> None:
+        """A file of a stranger's beside the database is named, and nothing is made or changed."""
+        folder.chmod(0o1777)
+        path = folder / "x.db"
+        if is_known:
+            assert run_as(USER, path) == "completed 1"
+        put(Path(f"{path}{suffix}"), STRANGER)
+        before = {each.name: each.stat().st_mtime_ns for each in folder.iterdir()}
+        said = run_as(USER, path, "other")
+        for part in (f"{path}{suffix}", f"belongs to uid {STRANGER}", "Remove it"):
+            assert part in said
+        assert {each.name: each.stat().st_mtime_ns for each in folder.iterdir()} == before
+
+    def test_also_root_uses_nothing_of_a_strangers(self, folder: Path) -> None:
+        """Root that makes a database rejects what a user has put beside its place."""
+        path = folder / "x.db"
+        put(Path(f"{path}-wal"), STRANGER)
+        assert f"belongs to uid {STRANGER}" in run_as(0, path)
+        assert [each.name for each in folder.iterdir()] == ["x.db-wal"]
+
+    @pytest.mark.parametrize("mode", [0o777, 0o1777])
+    def test_empty_database(self, folder: Path, mode: int) -> None:
+        """An empty file of a stranger's is not made a database."""
+        folder.chmod(mode)
+        path = folder / "x.db"
+        put(path, STRANGER)
+        said = run_as(USER, path)
+        assert f"the empty file {str(path)!r} belongs to uid {STRANGER}" in said
+        assert [each.name for each in folder.iterdir()] == ["x.db"]
+        assert path.stat().st_size == 0
+
+    @pytest.mark.parametrize("uid", [0, USER])
+    def test_whole_database_in_a_folder_for_all(self, folder: Path, uid: int) -> None:
+        """Nor is a database used that a stranger has made in a folder like /tmp."""
+        folder.chmod(0o1777)
+        path = folder / "x.db"
+        assert run_as(STRANGER, path) == "completed 1"
+        for each in folder.iterdir():
+            each.chmod(0o666)
+        assert f"belongs to uid {STRANGER}" in run_as(uid, path, "other")
+
+    @pytest.mark.parametrize("suffix", ["-wal", "-shm"])
+    def test_file_that_appears_while_it_is_opened(self, folder: Path, suffix: str) -> None:
+        """What a stranger puts there after the look is found before anything is stored."""
+        folder.chmod(0o1777)
+        path = folder / "x.db"
+        done = subprocess.run(
+            [sys.executable, "-c", PLANTING, str(path), suffix, str(USER), str(STRANGER)],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert f"{path}{suffix}" in done.stdout
+        assert f"belongs to uid {STRANGER}" in done.stdout
+
+
+PLANTING = """
+import os, pwd, sys
+import durably
+from durably.store.connections import Connections
+path, suffix, uid, stranger = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+prepare = Connections.prepare
+def planting(connections):
+    os.seteuid(0)
+    fd = os.open(path + suffix, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    os.fchmod(fd, 0o666)
+    os.fchown(fd, stranger, stranger)
+    os.close(fd)
+    os.seteuid(uid)
+    prepare(connections)
+Connections.prepare = planting
+os.setgroups([])
+os.setresgid(uid, uid, uid)
+os.setresuid(uid, uid, 0)
+try:
+    durably.Durably(path)
+except durably.DatabaseError as exc:
+    print(exc)
+"""
+
+
+class TestNotFiles:
+    @pytest.mark.parametrize("suffix", SIDE_FILES)
+    @pytest.mark.parametrize("kind", ["link", "hard link", "folder", "pipe"])
+    def test_what_is_no_file_of_its_own(self, tmp_path: Path, suffix: str, kind: str) -> None:
+        """Links, folders and pipes at the names of the files beside it raise, and stay as they
+        are.
+        """
+        path, side = tmp_path / "x.db", Path(f"{tmp_path / 'x.db'}{suffix}")
+        other = tmp_path / "other"
+        other.write_text("precious")
+        make: dict[str, Callable[[], object]] = {
+            "link": lambda: side.symlink_to(other),
+            "hard link": lambda: side.hardlink_to(other),
+            "folder": side.mkdir,
+            "pipe": lambda: os.mkfifo(side),
+        }
+        make[kind]()
+        with pytest.raises(DatabaseError, match="remove it") as caught:
+            Durably(path)
+        assert str(side) in str(caught.value)
+        assert other.read_text() == "precious"
+        assert sorted(each.name for each in tmp_path.iterdir()) == ["other", side.name]
+
+
+class TestOwnLeftovers:
+    def test_removed_after_a_crash_and_made_anew(self, tmp_path: Path) -> None:
+        """Whoever removes only the database after a crash starts anew: nothing of the earlier one
+        comes back, and what its process left is no obstacle.
+        """
+        path = tmp_path / "x.db"
+        with Child(PROGRAM, path, "key", 0, "wait") as child:
+            child.expect("inside")
+            child.kill()
+        left = {each.name for each in tmp_path.iterdir()}
+        assert {"x.db-wal", "x.db-shm", "x.db.writer"} < left
+        path.unlink()
+        app = Durably(path)
+        try:
+            assert app.get_runs() == []
+        finally:
+            app.close()
+        assert run_as(0, path) == "completed 1"
+        assert check(path) == []
+
+    def test_log_and_index_of_an_earlier_database(self, tmp_path: Path) -> None:
+        """A log that everybody may read, of a database that is gone, is not written to."""
+        path = tmp_path / "x.db"
+        log, index = Path(f"{path}-wal"), Path(f"{path}-shm")
+        for each in (log, index):
+            each.touch()
+            each.chmod(0o644)
+        app = Durably(path)
+        try:
+            assert {log.stat().st_mode & 0o777, index.stat().st_mode & 0o777} == {0o600}
+        finally:
+            app.close()
+
+    def test_index_that_an_earlier_engine_still_uses(self, tmp_path: Path) -> None:
+        """A database that is removed and made anew shares nothing with an engine that still has
+        the earlier one open.
+        """
+        path = tmp_path / "x.db"
+        job = durably.job("j")(lambda step: None)
+        with Child(PROGRAM, path, "key", 0, "wait") as earlier:
+            earlier.expect("inside")
+            path.unlink()
+            app = Durably(path, jobs=[job])
+            try:
+                app.jobs["j"].trigger()
+                assert app.count_runs() == 1
+            finally:
+                app.close()
+        assert check(path) == []
+
+    def test_journal_of_an_earlier_database(self, tmp_path: Path) -> None:
+        """A journal that a crash has left is not applied to a database that is made anew."""
+        path = tmp_path / "x.db"
+        db = apsw.Connection(str(path))
+        db.execute("CREATE TABLE secrets (secret); INSERT INTO secrets VALUES ('old')")
+        db.execute("PRAGMA cache_spill = 1; PRAGMA cache_size = 1; BEGIN")
+        db.execute("UPDATE secrets SET secret = zeroblob(100000)")
+        db.cache_flush()
+        shutil.copy(f"{path}-journal", tmp_path / "copy")
+        db.close(force=True)
+        path.unlink()
+        assert (tmp_path / "copy").stat().st_size > 512
+        (tmp_path / "copy").rename(f"{path}-journal")
+        app = Durably(path)
+        try:
+            assert app.get_runs() == []
+        finally:
+            app.close()
+        assert check(path) == []
+
+
+class TestNames:
+    LONGEST = 255 - LONGEST_SUFFIX
+
+    @pytest.mark.parametrize("letter", ["x", "é", "日"])
+    def test_longest_name(self, tmp_path: Path, letter: str) -> None:
+        """The longest name that leaves room for the files beside it works."""
+        size = len(letter.encode())
+        name = letter * (self.LONGEST // size) + "x" * (self.LONGEST % size)
+        assert len(name.encode()) == 222
+        job = durably.job("j")(lambda step: step.run("one", int, "1"))
+        with Durably(tmp_path / name, jobs=[job]) as app:
+            assert app.jobs["j"].trigger_and_wait().output == 1
+
+    @pytest.mark.parametrize("letter", ["x", "é"])
+    @pytest.mark.parametrize("size", [223, 248, 255, 256, 1000])
+    def test_name_that_is_too_long(self, tmp_path: Path, letter: str, size: int) -> None:
+        """A longer one raises, in bytes and with the limit, and nothing is made."""
+        width = len(letter.encode())
+        name = letter * (size // width) + "x" * (size % width)
+        with pytest.raises(durably.ValidationError, match=f"too long: {size} bytes.* 222 "):
+            Durably(tmp_path / name)
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize(("size", "is_possible"), [(504, True), (505, False), (3000, False)])
+    def test_long_paths(self, tmp_path: Path, size: int, is_possible: bool) -> None:
+        """A path that is longer than SQLite's limit raises likewise."""
+        folder = tmp_path
+        while len(str(folder)) + 102 < size:
+            folder /= "d" * 100
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / ("x" * (size - len(str(folder)) - 1))
+        if is_possible:
+            with Durably(path) as app:
+                assert app.get_runs() == []
+            return
+        with pytest.raises(durably.ValidationError, match=f"too long: {size} bytes.* 504"):
+            Durably(path)
+        assert list(folder.iterdir()) == []
+
+
+class TestFailedOpenings:
+    @pytest.fixture(autouse=True)
+    def no_connection(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """SQLite opens nothing."""
+
+        def connect(_: object) -> None:
+            raise apsw.CantOpenError("too many open files")
+
+        monkeypatch.setattr(durably.store.connections.Connections, "connect", connect)
+
+    def test_new_file_is_not_left_behind(self, tmp_path: Path) -> None:
+        """An opening that fails removes the file that it has made, if nothing is in it."""
+        path = tmp_path / "x.db"
+        with pytest.raises(DatabaseError, match="too many open files"):
+            Durably(path)
+        assert not path.exists()
+
+    def test_file_of_somebody_elses_making_stays(self, tmp_path: Path) -> None:
+        """One that was there before stays, though it is empty."""
+        path = tmp_path / "x.db"
+        path.touch()
+        with pytest.raises(DatabaseError, match="too many open files"):
+            Durably(path)
+        assert path.exists()
+
+    def test_file_with_something_in_it_stays(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One that somebody has written to meanwhile stays."""
+        path = tmp_path / "x.db"
+
+        def connect(_: object) -> None:
+            path.write_text("theirs")
+            raise apsw.CantOpenError("too many open files")
+
+        monkeypatch.setattr(durably.store.connections.Connections, "connect", connect)
+        with pytest.raises(DatabaseError, match="too many open files"):
+            Durably(path)
+        assert path.read_text() == "theirs"

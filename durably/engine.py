@@ -6,8 +6,8 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
-from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, overload
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypedDict, TypeVar, Unpack, overload
 
 from durably import events
 from durably.active import Services, tell_worker_error
@@ -18,6 +18,7 @@ from durably.errors import (
     DatabaseError,
     EngineClosedError,
     ForkedError,
+    NotFoundError,
     RunCancelled,
     ValidationError,
 )
@@ -30,9 +31,9 @@ from durably.events import (
     RunDeleted,
     RunRetried,
 )
-from durably.handles import JobHandle
+from durably.handles import JobHandle, JobHandles
 from durably.interrupts import held_back
-from durably.jobs import Job, Registry
+from durably.jobs import Job, Registry, check_job, job_list, missing_job
 from durably.models import LogEntry, Run, StepRecord
 from durably.reading import NameFilter, Reader, StatusFilter, filters, labels_of, run_id_of, several
 from durably.settings import Duration, OnDuplicateStep, Settings, age, optional_timeout, seconds
@@ -43,7 +44,7 @@ from durably.store.database import Database
 from durably.store.lookups import RunRow
 from durably.subscribing import Subscription
 from durably.telling import stored_line
-from durably.triggering import Triggering
+from durably.triggering import NOT_GIVEN, Triggering
 from durably.waiting import OnLog, OnProgress, Waiter
 from durably.worker.exit import at_exit
 from durably.worker.flusher import Flusher
@@ -60,6 +61,24 @@ L = TypeVar("L", bound=Callable[[Any], object])
 AnyRun = Run[Any, Any]
 
 _SHRINK_PAGES = 2000
+
+
+class _TriggerOptions(TypedDict, total=False):
+    """The options of a trigger, as type checkers see them."""
+
+    idempotency_key: str | None
+    concurrency_key: str | None
+    coalesce: bool
+    retry_failed: bool
+    labels: dict[str, str] | None
+
+
+class _WaitOptions(_TriggerOptions, total=False):
+    """Those of a trigger that is waited for."""
+
+    timeout: Duration | None
+    on_progress: OnProgress | None
+    on_log: OnLog | None
 
 
 class Plugin(Protocol):
@@ -153,10 +172,8 @@ class Durably:
         self._handles: dict[str, JobHandle[Any, Any]] = {}
         self._plugins: dict[str, Plugin] = {}
         # Before the file is touched: a bad spec must not leave one behind.
-        specs = several(jobs, "jobs")
+        specs = job_list(jobs)
         for spec in specs:
-            if not isinstance(spec, Job):
-                raise ValidationError(f"jobs holds {shown(spec)}; decorate the function with @job")
             self._registry.add(spec)
         self._pid = os.getpid()
         self._is_closed = False
@@ -437,11 +454,14 @@ class Durably:
     def jobs(self) -> Mapping[str, JobHandle[Any, Any]]:
         """The handles by job name; read-only.
 
+        Indexing it with a name that is not registered raises a ``KeyError`` that lists those that
+        are.
+
         .. versionadded:: 0.1.0
         """
         self._check()
         with self._lock:
-            return MappingProxyType(dict(self._handles))
+            return JobHandles(dict(self._handles))
 
     def get_job(self, name: str) -> JobHandle[Any, Any] | None:
         """The handle of that job, if it is registered.
@@ -449,6 +469,148 @@ class Durably:
         .. versionadded:: 0.1.0
         """
         return self.jobs.get(name)
+
+    # -- triggering ----------------------------------------------------------------------
+
+    @overload
+    def trigger(
+        self,
+        job: Job[P, R],
+        payload: P | Mapping[str, Any] | None = ...,
+        **options: Unpack[_TriggerOptions],
+    ) -> Run[P, R]: ...
+    @overload
+    def trigger(
+        self, job: str, payload: Any = ..., **options: Unpack[_TriggerOptions]
+    ) -> AnyRun: ...
+    def trigger(
+        self,
+        job: Job[Any, Any] | str,
+        payload: Any = NOT_GIVEN,
+        *,
+        idempotency_key: str | None = None,
+        concurrency_key: str | None = None,
+        coalesce: bool = False,
+        retry_failed: bool = False,
+        labels: dict[str, str] | None = None,
+    ) -> AnyRun:
+        """Record a run of a job and return it, as ``JobHandle.trigger`` does.
+
+        Args:
+            job: a job, which is registered if it is not, or the name of a registered one.
+
+        The other arguments are those of ``JobHandle.trigger``.
+
+        Raises:
+            NotFoundError: no job of that name is registered.
+            ConflictError: another function is registered under the job's name.
+            ValidationError: the payload, a key or a label is not acceptable. Nothing is stored.
+            DatabaseError: the database cannot be written now. Nothing is stored.
+
+        .. versionadded:: 0.2.0
+        """
+        return self._handle_of(job, "trigger").trigger(
+            payload,
+            idempotency_key=idempotency_key,
+            concurrency_key=concurrency_key,
+            coalesce=coalesce,
+            retry_failed=retry_failed,
+            labels=labels,
+        )
+
+    @overload
+    def trigger_and_wait(
+        self,
+        job: Job[P, R],
+        payload: P | Mapping[str, Any] | None = ...,
+        **options: Unpack[_WaitOptions],
+    ) -> Run[P, R]: ...
+    @overload
+    def trigger_and_wait(
+        self, job: str, payload: Any = ..., **options: Unpack[_WaitOptions]
+    ) -> AnyRun: ...
+    def trigger_and_wait(
+        self,
+        job: Job[Any, Any] | str,
+        payload: Any = NOT_GIVEN,
+        *,
+        timeout: Duration | None = None,
+        on_progress: OnProgress | None = None,
+        on_log: OnLog | None = None,
+        idempotency_key: str | None = None,
+        concurrency_key: str | None = None,
+        coalesce: bool = False,
+        retry_failed: bool = False,
+        labels: dict[str, str] | None = None,
+    ) -> AnyRun:
+        """Record a run of a job, block until it has completed, and return it.
+
+        Args:
+            job: a job, which is registered if it is not, or the name of a registered one.
+
+        The other arguments are those of ``JobHandle.trigger_and_wait``.
+
+        Raises:
+            RunFailedError: the run failed; it has ``.run``.
+            RunCancelledError: the run was cancelled; it has ``.run``.
+            WaitTimeoutError: the time is over.
+            NoWorkerError: no timeout was given, and nothing is there to execute the run.
+
+        And those of ``trigger``.
+
+        .. versionadded:: 0.2.0
+        """
+        return self._handle_of(job, "trigger_and_wait").trigger_and_wait(
+            payload,
+            timeout=timeout,
+            on_progress=on_progress,
+            on_log=on_log,
+            idempotency_key=idempotency_key,
+            concurrency_key=concurrency_key,
+            coalesce=coalesce,
+            retry_failed=retry_failed,
+            labels=labels,
+        )
+
+    # Items of any type: mypy finds no P for a list that mixes payloads and triggers.
+    @overload
+    def batch_trigger(self, job: Job[P, R], items: Iterable[Any]) -> list[Run[P, R]]: ...
+    @overload
+    def batch_trigger(self, job: str, items: Iterable[Any]) -> list[AnyRun]: ...
+    def batch_trigger(self, job: Job[Any, Any] | str, items: Iterable[Any]) -> list[AnyRun]:
+        """Record a run of a job for each item in one transaction: all of them or none.
+
+        Args:
+            job: a job, which is registered if it is not, or the name of a registered one.
+            items: payloads, or ``Trigger(payload, idempotency_key=..., ...)``.
+
+        Returns:
+            The runs in the order of the items.
+
+        Raises:
+            NotFoundError: no job of that name is registered.
+            ConflictError: another function is registered under the job's name.
+            ValidationError: an item is not acceptable; the message says which. Nothing is stored.
+            DatabaseError: the database cannot be written now. Nothing is stored.
+
+        .. versionadded:: 0.2.0
+        """
+        return self._handle_of(job, "batch_trigger").batch_trigger(items)
+
+    def _handle_of(self, job: Job[Any, Any] | str, call: str) -> JobHandle[Any, Any]:
+        """Return the handle of a job, which is registered if it is not, or of a name."""
+        self._check()
+        if isinstance(job, str):
+            with self._lock:
+                handle = self._handles.get(job)
+            if handle is None:
+                raise NotFoundError(missing_job(job, self._handles))
+            return handle
+        check_job(job, f"{call} takes a Job or its name; it was given")
+        with self._lock:
+            if self._registry.get(job.name) is job:
+                return self._handles[job.name]
+        return self.register(job)
 
     # -- runs ----------------------------------------------------------------------------
 

@@ -2,18 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
-from durably.jobs import Job
+from durably.jobs import Job, missing_job
 from durably.models import Run
 from durably.reading import StatusFilter, filters, run_id_of, several
 from durably.settings import Duration, optional_timeout
-from durably.triggering import Trigger, Triggering
+from durably.triggering import NOT_GIVEN, Trigger, Triggering
 from durably.waiting import OnLog, OnProgress
 
 P = TypeVar("P")
 R = TypeVar("R")
+
+
+class JobHandles(Mapping[str, "JobHandle[Any, Any]"]):
+    """The handles of the registered jobs by name, as they were when it was made; read-only.
+
+    A name that is not there is a ``KeyError`` that lists those that are.
+    """
+
+    def __init__(self, handles: dict[str, JobHandle[Any, Any]]) -> None:
+        self._handles = handles
+
+    def __getitem__(self, name: str) -> JobHandle[Any, Any]:
+        try:
+            return self._handles[name]
+        except KeyError:
+            raise KeyError(missing_job(name, self._handles)) from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._handles
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._handles)
+
+    def __len__(self) -> int:
+        return len(self._handles)
+
+    def __repr__(self) -> str:
+        return f"<jobs: {', '.join(map(repr, self._handles)) or 'none'}>"
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self._handles)
 
 
 class JobHandle(Generic[P, R]):
@@ -47,7 +78,7 @@ class JobHandle(Generic[P, R]):
 
     def trigger(
         self,
-        payload: P | Mapping[str, Any] | None = None,
+        payload: P | Mapping[str, Any] | None = NOT_GIVEN,
         *,
         idempotency_key: str | None = None,
         concurrency_key: str | None = None,
@@ -60,7 +91,8 @@ class JobHandle(Generic[P, R]):
         When this returns the run is on disk and survives a crash; it may not have started.
 
         Args:
-            payload: an instance of the job's input type, or data that structures into it.
+            payload: an instance of the job's input type, or data that structures into it. Left
+                out, it is the default of the job's parameter, if there is one, else ``None``.
             idempotency_key: triggering with the same key again returns the first run.
             concurrency_key: of all runs with this key at most one is executed at a time.
             coalesce: return a pending run of this job and concurrency key, if there is one.
@@ -92,7 +124,7 @@ class JobHandle(Generic[P, R]):
 
     def trigger_and_wait(
         self,
-        payload: P | Mapping[str, Any] | None = None,
+        payload: P | Mapping[str, Any] | None = NOT_GIVEN,
         *,
         timeout: Duration | None = None,
         on_progress: OnProgress | None = None,

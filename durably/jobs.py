@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar, cast, overload
 
 import attrs
@@ -15,7 +16,7 @@ from durably.codec.text import dump
 from durably.errors import ConflictError, NotFoundError, ValidationError
 from durably.names import check_name
 from durably.settings import OnDuplicateStep, check_on_duplicate_step
-from durably.shown import shown
+from durably.shown import shown, type_name
 from durably.steps import StepContext
 from durably.values import Value
 
@@ -51,6 +52,7 @@ class Job(Value, Generic[P, R]):
     output: Any = None
     on_duplicate_step: OnDuplicateStep | None = attrs.field(default=None, kw_only=True)
     _takes_payload: bool = attrs.field(init=False, repr=False, eq=False)
+    _default: Any = attrs.field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
         check_name(self.name, "a job's name", longest=LONGEST_JOB_NAME)
@@ -64,6 +66,8 @@ class Job(Value, Generic[P, R]):
                 "payload: give it a second parameter"
             )
         object.__setattr__(self, "_takes_payload", takes_payload)
+        default = parameters[1].default if takes_payload else inspect.Parameter.empty
+        object.__setattr__(self, "_default", default)
         if takes_payload and self.input is None:
             name = parameters[1].name
             annotated = resolve_annotations(self.run, {name}).get(name)
@@ -91,6 +95,16 @@ def takes_payload(job: Job[Any, Any]) -> bool:
     return job._takes_payload  # noqa: SLF001 - no part of what a user sees of a job
 
 
+def has_default_payload(job: Job[Any, Any]) -> bool:
+    """Return whether the parameter for the payload has a default."""
+    return job._default is not inspect.Parameter.empty  # noqa: SLF001 - as above
+
+
+def default_payload(job: Job[Any, Any]) -> Any:
+    """Return the default of the parameter for the payload, ``None`` if it has none."""
+    return job._default if has_default_payload(job) else None  # noqa: SLF001 - as above
+
+
 def payload_type(job: Job[Any, Any]) -> Any:
     """What payloads of the job are structured into; ``UNTYPED`` for JSON-like data."""
     return UNTYPED if job.input is None else job.input
@@ -101,9 +115,62 @@ def output_type(job: Job[Any, Any]) -> Any:
     return UNTYPED if job.output is None else job.output
 
 
+def job_list(jobs: object) -> list[Job[Any, Any]]:
+    """Return the jobs that an engine is opened with.
+
+    Raises:
+        ValidationError: *jobs* is not an iterable of jobs; the message shows how to write it.
+        ConflictError: two different jobs have one name.
+    """
+    if not isinstance(jobs, Iterable) or isinstance(jobs, str | bytes | Mapping):
+        function = jobs.run if isinstance(jobs, Job) else jobs
+        is_function = callable(jobs) and not isinstance(jobs, Job)
+        raise ValidationError(
+            "jobs must be an iterable of Job"
+            + ("" if callable(jobs) else f", not {type_name(jobs)}")
+            + ("; decorate the function with @job, and" if is_function else ";")
+            + f" write jobs=[{_name_of(function)}]"
+        )
+    found: dict[str, Job[Any, Any]] = {}
+    listed: list[Any] = list(jobs)
+    for each in listed:
+        check_job(each, "jobs holds")
+        other = found.setdefault(each.name, each)
+        if other is not each and other != each:
+            raise ConflictError(
+                f"jobs holds two different jobs named {each.name!r}: {_shown_place(other)} and "
+                f"{_shown_place(each)}; give one of them another name"
+            )
+    return listed
+
+
+def check_job(value: object, what: str) -> None:
+    """Raise ``ValidationError`` if *value* is not a job; the message begins with *what*."""
+    if isinstance(value, Job):
+        return
+    advice = "a job is a function with @job"
+    if callable(value) and not isinstance(value, type):
+        name = _name_of(value)
+        advice = f"decorate the function with @job, or write Job({name!r}, {name})"
+    raise ValidationError(f"{what} {shown(value)}, not a job: {advice}")
+
+
+def _shown_place(job: Job[Any, Any]) -> str:
+    """Return where the function of a job is, down to the line: closures share their names."""
+    code = getattr(inspect.unwrap(job.run), "__code__", None)
+    line = "" if code is None else f", line {code.co_firstlineno}"
+    return (_place(job.run) or shown(job.run)) + line
+
+
 def _is_same_function(one: Job[Any, Any], other: Job[Any, Any]) -> bool:
     """Whether both come from the same place in the source, as when a cell runs again."""
     return one.run is other.run or _place(one.run) == _place(other.run) is not None
+
+
+def _is_typed_in(job: Job[Any, Any]) -> bool:
+    """Return whether the function was typed into an interactive session, not read from a file."""
+    is_interactive = hasattr(sys, "ps1") or sys.flags.interactive
+    return bool(is_interactive) and getattr(job.run, "__module__", None) == "__main__"
 
 
 def _place(function: Callable[..., Any]) -> str | None:
@@ -117,7 +184,43 @@ def _place(function: Callable[..., Any]) -> str | None:
     return f"{named.__module__}.{named.__qualname__}"
 
 
+def _name_of(function: object) -> str:
+    """Return the name of a function to show in a line of code, and one that stands for it if none.
+
+    Of a lambda the name cannot be written.
+    """
+    name = getattr(function, "__name__", None)
+    return name if isinstance(name, str) and name.isidentifier() else "import_csv"
+
+
+def _refuse_method(function: object, parameters: list[inspect.Parameter], name: str) -> None:
+    """Raise ``ValidationError`` for a function of a class that is to be called with an object."""
+    if inspect.ismethod(function):
+        return
+    scope = getattr(function, "__qualname__", "").rpartition(".")[0].rpartition(".")[2]
+    is_in_class = bool(scope) and scope != "<locals>"
+    takes_object = parameters[0].name in ("self", "cls") or any(
+        parameter.name == "step" for parameter in parameters[1:2]
+    )
+    if is_in_class and takes_object:
+        method = f"{scope}().{_name_of(function)}"
+        raise ValidationError(
+            f"job {name!r} is a method of {scope}, and a run has no object to call it with; make "
+            f"a job of the method of an object, Job({name!r}, {method}), or decorate a function"
+        )
+
+
+def _refuse_job(function: object) -> None:
+    if isinstance(function, Job):
+        name = _name_of(function.run)
+        raise ValidationError(
+            f"{name} is the job {function.name!r} already; decorate it once, or make another job "
+            f"of its function: Job('other', {name}.run)"
+        )
+
+
 def _positional_parameters(function: object, name: str) -> list[inspect.Parameter]:
+    _refuse_job(function)
     if not callable(function):
         raise ValidationError(f"job {name!r} needs a function, not {shown(function)}")
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
@@ -130,8 +233,14 @@ def _positional_parameters(function: object, name: str) -> list[inspect.Paramete
         raise ValidationError(f"the parameters of job {name!r} cannot be read: {exc}") from exc
     parameters = list(signature.parameters.values())
     positional = [each for each in parameters if each.kind in _POSITIONAL]
+    if not positional and any(each.kind is each.VAR_POSITIONAL for each in parameters):
+        raise ValidationError(
+            f"the parameters of job {name!r}, {signature}, do not say whether it takes a payload; "
+            "if it wraps another function, put functools.wraps(...) on the wrapper"
+        )
     if not positional:
         raise ValidationError(f"job {name!r} must take (step) or (step, payload), not {signature}")
+    _refuse_method(function, positional, name)
     for extra in [*positional[2:], *(p for p in parameters if p.kind is p.KEYWORD_ONLY)]:
         if extra.default is extra.empty:
             raise ValidationError(
@@ -153,6 +262,7 @@ class _JobDecorator:
     @overload
     def __call__(self, function: Callable[[StepContext], R], /) -> Job[None, R]: ...
     def __call__(self, function: Callable[..., R], /) -> Job[Any, R]:
+        _refuse_job(function)
         name = self._name
         if name is None:
             name = getattr(function, "__name__", None)
@@ -199,11 +309,26 @@ def job(
 
     .. versionadded:: 0.1.0
     """
+    if isinstance(name, classmethod):
+        raise ValidationError(
+            "a classmethod is called with its class and cannot be decorated; make a job of it "
+            "outside of the class: Job(name, Class.method)"
+        )
+    if not callable(name) and name is not None:
+        check_name(name, "a job's name", longest=LONGEST_JOB_NAME)
     given, function = (None, name) if callable(name) else (name, None)
     decorator = _JobDecorator(
         given, input=input, output=output, on_duplicate_step=on_duplicate_step
     )
     return decorator if function is None else decorator(cast("Callable[..., Any]", function))
+
+
+def missing_job(name: object, registered: Iterable[str]) -> str:
+    """Return what to say of a name under which no job is registered."""
+    names = ", ".join(map(repr, sorted(registered)))
+    return f"no job {shown(name)} is registered in this engine; " + (
+        f"registered are: {names}" if names else "register it first"
+    )
 
 
 class Registry:
@@ -220,17 +345,16 @@ class Registry:
         """Register a job; the same function again replaces its old self.
 
         Raises:
-            ValidationError: it is no job, or a type of it cannot be structured.
+            ValidationError: it is not a job, or a type of it cannot be structured.
             ConflictError: another function has that name.
         """
-        if not isinstance(new, Job):
-            raise ValidationError(f"not a job: {shown(new)}; decorate the function with @job")
+        check_job(new, "register was given")
         if takes_payload(new):
             self._codec.check_type(payload_type(new), f"the input of job {new.name!r}")
         self._codec.check_type(output_type(new), f"the output of job {new.name!r}")
         with self._lock:
             old = self._jobs.get(new.name)
-            if old is not None and not _is_same_function(old, new):
+            if old is not None and not (_is_same_function(old, new) or _is_typed_in(new)):
                 raise ConflictError(
                     f"another function is registered as job {new.name!r}: "
                     f"{_place(old.run) or shown(old.run)}; give one of them another name"
@@ -246,5 +370,5 @@ class Registry:
         """Like ``get``; raises ``NotFoundError`` if there is none."""
         found = self._jobs.get(name)
         if found is None:
-            raise NotFoundError(f"no job {name!r} is registered in this engine; register it first")
+            raise NotFoundError(missing_job(name, self._jobs))
         return found

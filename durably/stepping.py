@@ -145,9 +145,11 @@ class Stepper:
             if checkpoint is not None:
                 type_ = return_type_of(fn) if returns is None else returns
                 return self._replayed(name, type_, checkpoint)
+        if callable(name) and not isinstance(name, str):
+            raise ValidationError(_needs_name(name))
         check_name(name, "a step's name", longest=LONGEST_STEP_NAME)
         if not callable(fn):
-            raise ValidationError(f"step {name!r} needs a function, not {type_name(fn)}")
+            raise ValidationError(_needs_function(name, fn))
         type_ = return_type_of(fn) if returns is None else returns
         checkpoint = None
         turn = (threading.get_ident(),)
@@ -440,3 +442,21 @@ class Stepper:
         emitter = self._services.emitter
         if emitter.wants(cls):
             emitter.emit(cls, **self._active.fields, step_name=name, step_index=index, **fields)
+
+
+def _needs_name(function: object) -> str:
+    called = getattr(function, "__name__", "fetch")
+    return (
+        "step.run needs the name of the step before its function: write "
+        f"step.run({called!r}, {called}, ...), not step.run({called}, ...)"
+    )
+
+
+def _needs_function(name: str, value: object) -> str:
+    # The value itself, which is a result, is not shown: it may be a secret.
+    kind = type_name(value)
+    article = "" if value is None else "an " if kind[:1].lower() in "aeiou" else "a "
+    return (
+        f"step.run({name!r}, ...) needs a function, not {article}{kind}: write "
+        f"step.run({name!r}, fetch, 1), not step.run({name!r}, fetch(1))"
+    )

@@ -17,7 +17,14 @@ from durably.errors import SerializationError, ValidationError
 from durably.events import Emitter, RunCoalesced, RunRetried, RunTriggered
 from durably.ids import Ids
 from durably.interrupts import held_back
-from durably.jobs import Job, Registry, payload_type, takes_payload
+from durably.jobs import (
+    Job,
+    Registry,
+    default_payload,
+    has_default_payload,
+    payload_type,
+    takes_payload,
+)
 from durably.models import Run
 from durably.names import check_storable, check_text
 from durably.reading import Reader, labels_of
@@ -35,6 +42,22 @@ from durably.worker.supervisor import Supervisor
 P = TypeVar("P")
 
 _write_labels: Final = json.JSONEncoder(ensure_ascii=False).encode
+
+
+class _NotGiven:
+    """What stands for a payload that was not given: ``None`` may be one."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<not given>"
+
+    def __reduce__(self) -> str:
+        return "NOT_GIVEN"
+
+
+NOT_GIVEN: Final[Any] = _NotGiven()
+
 _LABEL_KEY: Final = r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}"
 
 
@@ -43,12 +66,13 @@ class Trigger(Value, Generic[P]):
     """One item of ``batch_trigger`` with options of its own.
 
     Args:
-        payload: as for ``JobHandle.trigger``, and so are the options.
+        payload: as for ``JobHandle.trigger``, and so are the options. Left out, it is
+            a value that stands for that.
 
     .. versionadded:: 0.1.0
     """
 
-    payload: P | None = None
+    payload: P | None = NOT_GIVEN
     idempotency_key: str | None = attrs.field(default=None, kw_only=True)
     concurrency_key: str | None = attrs.field(default=None, kw_only=True)
     coalesce: bool = attrs.field(default=False, kw_only=True)
@@ -218,13 +242,17 @@ class Triggering:
     def _payload(self, job: Job[Any, Any], payload: Any) -> tuple[str, Any]:
         """The payload as it is stored, and as it will be read."""
         if not takes_payload(job):
-            if payload is not None:
+            if payload is not None and payload is not NOT_GIVEN:
                 raise ValidationError(
                     f"job {job.name!r} takes no payload: its function has one parameter"
                 )
             return "null", None
         type_ = payload_type(job)
         where = f"the payload of {job.name}"
+        if payload is NOT_GIVEN:
+            payload = default_payload(job)
+            if has_default_payload(job):
+                where = f"the default payload of {job.name}"
         structured = self._codec.structure(payload, type_, what=where)
         try:
             return self._codec.encode_and_decode(structured, type_, what=where)

@@ -60,7 +60,8 @@ PUBLIC = {
 
 
 ENGINE = (
-    "start stop close init run_until_idle process_one register jobs get_job get_run get_runs "
+    "start stop close init run_until_idle process_one register jobs get_job trigger "
+    "trigger_and_wait batch_trigger get_run get_runs "
     "count_runs get_steps get_logs wait as_completed retry retrigger cancel delete_run purge_runs "
     "on on_error subscribe use"
 )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from engines import whole
 from held import finish, other
+from naming import plainly
 
 import durably
 
@@ -38,6 +40,85 @@ def test_the_mapping_of_jobs_is_read_only_and_complete(app: durably.Durably) -> 
         app.jobs["mine"] = app.jobs["bare"]  # type: ignore[index]  # that is what is refused
     assert app.get_job("bare") is app.jobs["bare"]
     assert app.get_job("nobody") is None
+
+
+def test_a_name_that_is_not_registered_lists_those_that_are(app: durably.Durably) -> None:
+    """``jobs[...]`` raises a KeyError, and the engine's calls a NotFoundError, that say so."""
+    with pytest.raises(KeyError) as caught:
+        app.jobs["ordr"]
+    assert "no job 'ordr' is registered" in str(caught.value)
+    assert "'bare', 'finish', 'order', 'other'" in str(caught.value)
+    for call in (
+        lambda: app.trigger("ordr", ["nut"]),
+        lambda: app.trigger_and_wait("ordr"),
+        lambda: app.batch_trigger("ordr", []),
+    ):
+        with pytest.raises(durably.NotFoundError, match="'bare', 'finish', 'order', 'other'"):
+            call()
+    assert app.count_runs() == 0
+
+
+def test_the_mapping_of_jobs_shows_itself(app: durably.Durably, tmp_path: Path) -> None:
+    """It is a Mapping whose repr has the names, which a notebook offers with a TAB."""
+    jobs = app.jobs
+    assert isinstance(jobs, Mapping)
+    assert repr(jobs) == "<jobs: 'order', 'bare', 'finish', 'other'>"
+    assert jobs._ipython_key_completions_() == ["order", "bare", "finish", "other"]
+    assert dict(jobs) == dict(jobs.items())
+    assert (len(jobs), "bare" in jobs, "x" in jobs, jobs.get("x")) == (4, True, False, None)
+    app.register(durably.Job("late", bare.run))
+    assert ("late" in jobs, "late" in app.jobs) == (False, True)
+    with durably.Durably(tmp_path / "none.db") as empty:
+        assert repr(empty.jobs) == "<jobs: none>"
+        with pytest.raises(KeyError, match="register it first"):
+            empty.jobs["x"]
+
+
+def test_the_engines_calls_take_a_job_or_its_name(app: durably.Durably) -> None:
+    """Both trigger the same job, with the same options as its handle."""
+    app.start()
+    options: dict[str, Any] = {"labels": {"a": "b"}, "timeout": 20}
+    for given in (order, "order"):
+        run = app.trigger(given, ["nut"], idempotency_key="k", labels={"a": "b"})
+        assert (run.job_name, run.payload, run.labels) == ("order", ["nut"], {"a": "b"})
+    assert run.disposition == "idempotent"
+    for given in (finish, "finish"):
+        assert app.trigger_and_wait(given, 7, **options).output == 7
+        with pytest.raises(durably.RunFailedError):
+            app.trigger_and_wait(given, "fail", **options)
+        runs = app.batch_trigger(given, [1, durably.Trigger(2, labels={"n": "2"})])
+        assert [each.payload for each in runs] == [1, 2]
+
+
+def test_a_job_that_is_not_registered_is_registered(app: durably.Durably) -> None:
+    """A trigger registers by the rules of ``register``: another function's name is a conflict."""
+
+    def define(result: str) -> durably.Job[None, str]:
+        @durably.job
+        def fresh(step: durably.StepContext) -> str:
+            return result
+
+        return fresh
+
+    first, second = define("old"), define("new")
+    run = app.trigger(first)
+    assert app.jobs["fresh"].job is first
+    app.trigger(second)
+    assert app.jobs["fresh"].job is second
+    assert app.run_until_idle() == 2
+    assert app.get_run(run).output == "new"
+    with pytest.raises(durably.ConflictError, match="another function"):
+        app.trigger(durably.Job("fresh", bare.run))
+    assert app.jobs["fresh"].job is second
+    assert app.count_runs() == 2
+
+
+@pytest.mark.parametrize("value", [bare.run, None, 5, ["bare"]], ids=plainly)
+def test_what_is_neither_a_job_nor_a_name_is_refused(app: durably.Durably, value: Any) -> None:
+    """The message says what the call takes, and shows how to make a job of a function."""
+    for name, arguments in (("trigger", ()), ("trigger_and_wait", ()), ("batch_trigger", ([],))):
+        with pytest.raises(durably.ValidationError, match=f"^{name} takes a Job or its name.*@job"):
+            getattr(app, name)(value, *arguments)
 
 
 def test_the_same_function_again_replaces_the_old_one(app: durably.Durably) -> None:

@@ -138,6 +138,42 @@ def test_a_step_needs_a_function(tmp_path, fn):
     assert "'s'" in run.error.message
 
 
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [(1, "an int"), (None, "None"), ("text", "a str"), ([1], "a list"), ({}, "a dict")],
+)
+@pytest.mark.parametrize("retry", [None, durably.Retry()])
+def test_a_function_that_was_called_instead_of_handed_over(tmp_path, value, kind, retry):
+    """The message shows the line as it should be, and nothing of the value."""
+
+    def job(step):
+        step.options(retry=retry).run("a", value)
+
+    with engine(tmp_path, job) as app:
+        run = execute(app)
+        assert app.get_steps(run) == []
+    assert run.error.type == "durably.errors.ValidationError"
+    assert run.error.message == (
+        f"step.run('a', ...) needs a function, not {kind}: "
+        "write step.run('a', fetch, 1), not step.run('a', fetch(1))"
+    )
+
+
+def test_a_step_without_a_name(tmp_path):
+    """A function in the place of the name: the message shows the line as it should be."""
+
+    def fetch(number):
+        return number
+
+    def job(step):
+        step.run(fetch, 1)
+
+    with engine(tmp_path, job) as app:
+        assert "write step.run('fetch', fetch, ...), not step.run(fetch, ...)" in (
+            execute(app).error.message
+        )
+
+
 # -- names used twice --------------------------------------------------------------------------
 
 

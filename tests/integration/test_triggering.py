@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import enum
 import math
+import pickle
 import re
 import threading
 from collections.abc import Iterator
@@ -246,6 +248,70 @@ def test_nan_reaches_the_job(app: durably.Durably) -> None:
     assert app.process_one()
     [done] = app.get_runs()
     assert math.isnan(done.output[0])
+
+
+@pytest.mark.parametrize("call", ["trigger", "batch_trigger", "engine", "batch of engine"])
+def test_the_default_of_the_payloads_parameter_is_its_default(
+    app: durably.Durably, call: str
+) -> None:
+    """Without a payload the run has the default, validated as any payload; ``None`` is one."""
+
+    @durably.job
+    def typed(step: durably.StepContext, number: int = 3) -> int:
+        return number
+
+    @durably.job
+    def optional(step: durably.StepContext, order: Order | None = Order("x", 2)) -> Order | None:  # noqa: B008 - what is under test
+        return order
+
+    @durably.job
+    def untyped(step, found=(1, [2])):  # type: ignore[no-untyped-def]  # what is under test
+        return found
+
+    def trigger(job: durably.Job[Any, Any], *payload: Any) -> Any:
+        handle = app.register(job)
+        if call == "trigger":
+            return handle.trigger(*payload)
+        if call == "engine":
+            return app.trigger(job, *payload)
+        items = [durably.Trigger(*payload, labels={"a": "b"})]
+        return (
+            handle.batch_trigger(items)[0]
+            if call == "batch_trigger"
+            else app.batch_trigger(job, items)[0]
+        )
+
+    runs = [trigger(typed), trigger(optional), trigger(optional, None), trigger(untyped)]
+    expected = [3, Order("x", 2), None, [1, [2]]]
+    assert [run.payload for run in runs] == expected
+    assert app.run_until_idle() == 4
+    assert [app.get_run(run).payload for run in runs] == expected
+    assert [app.get_run(run).output for run in runs] == expected
+    with pytest.raises(durably.ValidationError, match="expected int, found None"):
+        trigger(typed, None)
+
+
+def test_a_default_that_does_not_fit_is_refused(app: durably.Durably) -> None:
+    """The default of a payload is validated when it is used; the message says what it was."""
+
+    @durably.job
+    def careless(step: durably.StepContext, number: int = None) -> int:  # type: ignore[assignment]  # noqa: RUF013 - what is under test
+        return number
+
+    handle = app.register(careless)
+    with pytest.raises(durably.ValidationError, match="the default payload of careless"):
+        handle.trigger()
+    assert app.count_runs() == 0
+    assert handle.trigger(5).payload == 5
+
+
+def test_a_trigger_without_a_payload_can_be_copied() -> None:
+    """What stands for a payload that was not given stays what it is."""
+    trigger = durably.Trigger(idempotency_key="k")
+    for same in (copy.deepcopy(trigger), pickle.loads(pickle.dumps(trigger))):
+        assert same == trigger
+        assert same.payload is trigger.payload
+    assert "not given" in repr(trigger)
 
 
 def test_what_is_changed_after_the_trigger_does_not_reach_the_run(app: durably.Durably) -> None:

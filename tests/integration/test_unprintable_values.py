@@ -96,7 +96,13 @@ def test_a_job_is_told_in_the_same_way(tmp_path: Path, value: Any) -> None:
 
     with engine(tmp_path, job) as app:
         assert execute(app).status == "completed"
-    names = ("a step's name", "step 'step'", "retry", "step.sleep", "step.progress: message")
+    names = (
+        "a step's name",
+        "step.run('step', ...) needs a function",
+        "retry",
+        "step.sleep",
+        "step.progress: message",
+    )
     assert len(refusals) == len(names)
     for refusal, name in zip(refusals, names, strict=True):
         assert name in refusal

@@ -273,6 +273,35 @@ def handles(app: Durably) -> None:
     app.register(read_rows)  # type: ignore[arg-type]
 
 
+def engine_calls(app: Durably) -> None:
+    # Typed by the job.
+    run = app.trigger(import_csv, ImportCsv("users.csv"), idempotency_key="k", labels={"a": "b"})
+    assert_type(run, Run[ImportCsv, Imported])
+    app.trigger(import_csv, {"path": "users.csv"})
+    assert_type(app.trigger(nightly).output, int)
+    ended = app.trigger_and_wait(
+        import_csv, ImportCsv("x"), timeout=5, on_progress=on_progress, on_log=on_log, coalesce=True
+    )
+    assert_type(ended, Run[ImportCsv, Imported])
+    several = app.batch_trigger(import_csv, [ImportCsv("a"), Trigger(ImportCsv("b"))])
+    assert_type(several, list[Run[ImportCsv, Imported]])
+
+    # By name nothing is known of the types.
+    assert_type(app.trigger("x", 5), Run[Any, Any])
+    assert_type(app.trigger_and_wait("x", timeout=timedelta(seconds=5)), Run[Any, Any])
+    assert_type(app.batch_trigger("x", [1, "a"]), list[Run[Any, Any]])
+
+    app.trigger(import_csv, 5)  # type: ignore[misc]
+    app.trigger(import_csv, Imported(5))  # type: ignore[misc]
+    app.trigger(nightly, 5)  # type: ignore[misc]
+    app.trigger(import_csv, ImportCsv("x"), "key")  # type: ignore[call-overload]
+    app.trigger(import_csv, ImportCsv("x"), priority=5)  # type: ignore[call-overload]
+    app.trigger(import_csv, ImportCsv("x"), timeout=5)  # type: ignore[call-overload]
+    app.trigger(read_rows)  # type: ignore[call-overload]
+    app.trigger_and_wait(import_csv, ImportCsv("x"), timeout="5")  # type: ignore[call-overload]
+    app.batch_trigger(import_csv, ImportCsv("x"))  # type: ignore[call-overload]
+
+
 def runs(app: Durably, run: Run[ImportCsv, Imported]) -> None:
     assert_type(run.id, str)
     assert_type(run.status, RunStatus)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import types
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,8 @@ from naming import plainly
 import durably
 from durably import ConflictError, Job, StepContext, ValidationError
 from durably.codec import UNTYPED, Codec
-from durably.jobs import Registry, output_type, payload_type
+from durably.jobs import Registry, job_list, output_type, payload_type
+from durably.shown import type_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -284,7 +286,162 @@ class TestRefused:
         assert durably.job("named")(partial).name == "named"
 
 
+class Importer:
+    """A class whose functions are made jobs of."""
+
+    rate = 3
+
+    def plain(self, step: StepContext, payload: int) -> int:
+        return payload * self.rate
+
+    def unusual(this, step: StepContext) -> int:  # noqa: N805 - what is under test
+        return this.rate
+
+    @classmethod
+    def of_class(cls, step: StepContext, payload: int) -> int:
+        return payload * cls.rate
+
+    @staticmethod
+    def static(step: StepContext, payload: int) -> int:
+        return payload
+
+
+class TestMethods:
+    @pytest.mark.parametrize("name", ["plain", "unusual"])
+    def test_a_method_is_refused_with_the_reason(self, name: str) -> None:
+        """A run has no object to call it with; the message shows how to make a job of it."""
+        method = vars(Importer)[name]
+        with pytest.raises(ValidationError, match=r"method of Importer.*no object") as caught:
+            durably.job(method)
+        assert f"Job({name!r}, Importer().{name})" in str(caught.value)
+        with pytest.raises(ValidationError, match="method of Importer"):
+            Job("x", method)
+
+    def test_a_method_with_a_wrapper_is_refused_too(self) -> None:
+        """A decorator that keeps the signature does not hide that it is a method."""
+
+        @functools.wraps(Importer.plain)
+        def wrapper(*args: Any) -> Any:
+            return Importer.plain(*args)
+
+        with pytest.raises(ValidationError, match="method of Importer"):
+            durably.job(wrapper)
+
+    def test_a_method_of_an_object_is_a_job(self) -> None:
+        """What is bound has all it needs: to an object, or to the class."""
+        made = Job("x", Importer().plain)
+        assert (made(None, 2), made.input, made.output) == (6, int, int)
+        assert durably.job(Importer.of_class)(None, 2) == 6
+
+    def test_a_static_function_of_a_class_is_a_job(self) -> None:
+        """A class that only holds functions binds none of them, in either order of decorators."""
+        assert durably.job(Importer.static)(None, 2) == 2
+
+        class Jobs:
+            @durably.job
+            @staticmethod
+            def below(step: StepContext, payload: int) -> int:
+                return payload
+
+            @staticmethod
+            @durably.job
+            def above(step: StepContext, payload: int) -> int:
+                return payload
+
+            @durably.job
+            def bare(step: StepContext, payload: int) -> int:  # noqa: N805 - no method
+                return payload
+
+        assert [each(None, 2) for each in (Jobs.below, Jobs.above, Jobs.bare)] == [2, 2, 2]
+        assert Jobs.below.name == "below"
+
+    def test_a_classmethod_that_is_not_bound_is_refused(self) -> None:
+        """It cannot be called; the message shows the job of the bound one."""
+        with pytest.raises(ValidationError, match=r"classmethod.*Job\(name, Class\.method\)"):
+            durably.job(vars(Importer)["of_class"])
+
+
+class TestMistakes:
+    def test_a_wrapper_that_hides_the_parameters_is_refused(self) -> None:
+        """Whether it takes a payload cannot be known; the message names functools.wraps."""
+
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return import_csv(*args, **kwargs)
+
+        with pytest.raises(ValidationError, match=r"\(\*args.*functools\.wraps"):
+            durably.job("x")(wrapper)
+
+    def test_a_job_of_a_job_is_refused(self) -> None:
+        """Decorated twice, under the same name or another one: the message names the function."""
+        made = durably.job("import-csv")(import_csv)
+        for make in (durably.job, durably.job("x"), lambda each: Job("x", each)):
+            with pytest.raises(ValidationError, match=r"'import-csv' already.*import_csv\.run"):
+                make(made)
+
+    @pytest.mark.parametrize("value", [5, b"x", ["x"], object()], ids=plainly)
+    def test_a_name_that_cannot_be_one_is_refused_at_once(self, value: Any) -> None:
+        """Not only when the decorator meets its function."""
+        with pytest.raises(ValidationError, match="name"):
+            durably.job(value)
+
+    def test_one_job_instead_of_several(self) -> None:
+        """The message shows the line as it should be."""
+        made = durably.job("import-csv")(import_csv)
+        expected = "jobs must be an iterable of Job; write jobs=[import_csv]"
+        with pytest.raises(ValidationError) as caught:
+            job_list(made)
+        assert str(caught.value) == expected
+        with pytest.raises(ValidationError, match=r"with @job, and write jobs=\[import_csv\]"):
+            job_list(import_csv)
+
+    @pytest.mark.parametrize("jobs", [None, 5, "import_csv", {"x": 5}], ids=plainly)
+    def test_what_holds_no_jobs(self, jobs: Any) -> None:
+        """Anything else is named by its type."""
+        with pytest.raises(ValidationError, match=rf"not {type_name(jobs)}; write jobs=\["):
+            job_list(jobs)
+
+    def test_functions_that_are_not_decorated(self) -> None:
+        """The message shows how to make a job of it."""
+        with pytest.raises(ValidationError, match=r"^jobs holds .*Job\('import_csv', import_csv\)"):
+            job_list([import_csv])
+        with pytest.raises(ValidationError, match=r"^jobs holds .*'x', not a job"):
+            job_list(["x"])
+
+    def test_two_closures_of_one_name_in_one_list(self) -> None:
+        """They share module and qualified name, and are two functions all the same."""
+
+        def make(table: str, name: str | None = None) -> Job[None, str]:
+            @durably.job(name)
+            def load(step: StepContext) -> str:
+                return table
+
+            return load
+
+        first, second = make("a"), make("b")
+        with pytest.raises(ConflictError, match=r"two different jobs named 'load'.*another name"):
+            job_list([first, second])
+        assert job_list([first, first, make("b", "other")])[:2] == [first, first]
+        assert job_list(iter([first, Job("load", first.run)])) == [first, first]
+
+
 class TestRegistry:
+    def test_what_is_typed_into_a_session_replaces(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """In an interactive session a function of __main__ replaces whatever has its name."""
+
+        def typed(step: StepContext) -> int:
+            return 1
+
+        registry = Registry(Codec())
+        registry.add(durably.job("x")(import_csv))
+        monkeypatch.setattr(typed, "__module__", "__main__", raising=False)
+        with pytest.raises(ConflictError):
+            registry.add(durably.job("x")(typed))
+        monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+        with pytest.raises(ConflictError):
+            registry.add(durably.job("x")(nightly))
+        registry.add(durably.job("x")(typed))
+        assert registry.require("x").run is typed
+
     def test_another_function_under_a_taken_name_is_refused(self) -> None:
         """A name means one function; the message tells which one has it."""
         registry = Registry(Codec())

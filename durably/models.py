@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback as tb
 from datetime import datetime
 from enum import StrEnum
@@ -9,6 +10,8 @@ from typing import Any, Final, Generic, Literal, TypeVar
 
 import attrs
 
+from durably.nesting import is_too_deep
+from durably.shown import safe_repr, too_deep
 from durably.values import Value
 
 P = TypeVar("P")
@@ -21,6 +24,9 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 # A traceback or message longer than this keeps its two ends: it is read by people,
 # and a job that fails in a loop must not fill the file.
 _LONGEST_TEXT: Final = 64 * 1024
+# What a terminal acts on instead of printing it: control characters, ends of lines and of
+# paragraphs, changes of direction. And what no terminal can be sent.
+_ACTS: Final = "[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 
 
 class RunStatus(StrEnum):
@@ -75,14 +81,40 @@ def error_info(exc: BaseException) -> ErrorInfo:
     if kind.__module__ != "builtins":
         name = f"{kind.__module__}.{name}"
     try:
-        message = str.__str__(str(exc))  # no subclass of a user's
+        message = too_deep(exc) if is_too_deep(exc) else str(exc)
+        message = str.__str__(message)  # no subclass of a user's
     except BaseException:  # noqa: BLE001 - a user's __str__ may raise anything
         message = f"<unprintable {kind.__qualname__}>"
+    return ErrorInfo(name, _shortened(message), traceback_of(exc))
+
+
+def traceback_of(exc: BaseException) -> str:
+    """Return the traceback of *exc* and what led to it, as Python prints it, or what there is."""
+    if not is_printable(exc):
+        # The frames alone: Python would also print what the exceptions say.
+        lines = ["Traceback (most recent call last):\n", *tb.format_tb(exc.__traceback__)]
+        return _shortened("".join([*lines, too_deep(exc), "\n"]))
     try:
-        text = "".join(tb.format_exception(exc))
-    except BaseException:  # noqa: BLE001 - so may what the traceback module calls
-        text = f"<the traceback of {name} could not be formatted>"
-    return ErrorInfo(name, _shortened(message), _shortened(text))
+        return _shortened("".join(tb.format_exception(exc)))
+    except BaseException:  # noqa: BLE001 - a user's __str__ may raise anything
+        return f"<the traceback of {type(exc).__qualname__} could not be formatted>"
+
+
+def is_printable(exc: BaseException) -> bool:
+    """Return whether neither *exc* nor what led to it is nested too deeply to be printed."""
+    seen: set[int] = set()
+    left: list[BaseException | None] = [exc]
+    while left:
+        each = left.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        if is_too_deep(each):
+            return False
+        left += [each.__cause__, each.__context__]
+        if isinstance(each, BaseExceptionGroup):
+            left += each.exceptions
+    return True
 
 
 def _shortened(text: str) -> str:
@@ -189,6 +221,8 @@ class StepRecord(Value):
 class LogEntry(Value):
     """One structured log line of a run; ``step_name`` is ``None`` outside of steps.
 
+    ``str()`` gives one line: ``2026-11-28 12:00:00.000+00:00 INFO [read] done rows=3``.
+
     .. versionadded:: 0.1.0
     """
 
@@ -197,3 +231,10 @@ class LogEntry(Value):
     data: dict[str, Any]
     step_name: str | None
     created_at: datetime
+
+    def __str__(self) -> str:
+        step = "" if self.step_name is None else f"[{self.step_name}] "
+        data = "".join(f" {key}={safe_repr(value)}" for key, value in self.data.items())
+        when = self.created_at.isoformat(" ", "milliseconds")
+        line = f"{when} {self.level.upper()} {step}{self.message}{data}"
+        return re.sub(_ACTS, lambda found: found[0].encode("unicode_escape").decode(), line)

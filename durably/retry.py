@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from math import inf
-from typing import Any
 
 import attrs
 
 from durably.clock import jittered
 from durably.errors import ValidationError
-from durably.settings import Duration, seconds
+from durably.settings import Duration, waitable
 from durably.shown import shown
 from durably.values import Value
 
@@ -17,11 +16,11 @@ ExceptionTypes = type[BaseException] | tuple[type[BaseException], ...]
 
 
 def _wait(value: Duration) -> float:
-    return seconds(value, "Retry.wait")
+    return waitable(value, "Retry.wait")
 
 
 def _max_wait(value: Duration) -> float:
-    return seconds(value, "Retry.max_wait")
+    return waitable(value, "Retry.max_wait")
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -32,7 +31,8 @@ class Retry(Value):
         attempts: how often the function is called at most, the first time included.
         wait: seconds (or a ``timedelta``) before the second call.
         backoff: by how much each further wait is longer than the one before.
-        max_wait: seconds (or a ``timedelta``) that no wait exceeds.
+        max_wait: seconds (or a ``timedelta``) that no wait exceeds. More than a timer can wait,
+            some 300 years, is as long as it can; likewise *wait*.
         jitter: wait a random time between half of that and all of it, so that many
             runs do not come back at the same instant.
         on: the exception type, or a tuple of types, that is worth another try.
@@ -56,12 +56,6 @@ class Retry(Value):
             raise ValidationError(
                 f"Retry.attempts must be an int of at least 1, not {shown(value)}"
             )
-
-    @wait.validator
-    @max_wait.validator
-    def _is_not_negative(self, attribute: attrs.Attribute[Any], value: float) -> None:
-        if value < 0:
-            raise ValidationError(f"Retry.{attribute.name}={value} must not be negative")
 
     @backoff.validator
     def _does_not_shrink(self, _: object, value: object) -> None:
@@ -87,7 +81,7 @@ class Retry(Value):
 def wait_s(retry: Retry, failures: int) -> float:
     """Seconds to wait after the *failures*-th failure."""
     try:
-        wait = min(retry.wait * retry.backoff ** (failures - 1), retry.max_wait)
+        wait = min(retry.wait * float(retry.backoff) ** (failures - 1), retry.max_wait)
     except OverflowError:
         wait = retry.max_wait if retry.wait else 0.0
     return jittered(wait) if retry.jitter else wait

@@ -9,6 +9,8 @@ from __future__ import annotations
 import builtins
 from typing import Final
 
+from durably.nesting import MAX_DEPTH, is_too_deep
+
 _LONGEST: Final = 80
 
 
@@ -18,10 +20,35 @@ def shown(value: object) -> str:
     Never raises: an object whose ``repr`` fails, such as a detached record of an ORM or an int
     of more digits than Python prints, must not hide what is wrong with it.
     """
+    return safe_repr(value)[:_LONGEST]
+
+
+def safe_repr(value: object) -> str:
+    """Return what ``repr`` returns, or what kind of value it is where that fails.
+
+    Never raises, and never ends the process, as ``repr`` of a deep value may.
+    """
+    if is_too_deep(value):
+        return too_deep(value)
     try:
-        return repr(value)[:_LONGEST]
+        return repr(value)
     except Exception:  # noqa: BLE001 - a user's __repr__ may raise anything
         return f"<unprintable {type(value).__qualname__}>"
+
+
+def safe_str(value: object) -> str:
+    """Return what ``str`` returns, under the same guarantees as :func:`safe_repr`."""
+    if is_too_deep(value):
+        return too_deep(value)
+    try:
+        return str.__str__(value if isinstance(value, str) else str(value))
+    except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
+        return f"<unprintable {type(value).__qualname__}>"
+
+
+def too_deep(value: object) -> str:
+    """Return what stands for a value that is nested too deeply to be shown."""
+    return f"<{type(value).__qualname__}, nested more deeply than {MAX_DEPTH} levels>"
 
 
 def type_name(value: object) -> str:

@@ -83,7 +83,7 @@ def test_objects_have_the_members_of_the_contract_and_no_others(tmp_path: Path) 
     @durably.job
     def job(step: durably.StepContext) -> None:
         seen[STEP] = step
-        seen["debug info warning error"] = step.log
+        seen["debug info warning warn error exception critical"] = step.log
         seen["run"] = step.options()
         step.progress(1)
         step.log.info("x")

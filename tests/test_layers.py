@@ -15,8 +15,8 @@ PACKAGE = Path(durably.__file__).parent
 
 # Lowest first. A module imports only from lines above its own in this list.
 LAYERS: list[tuple[str, ...]] = [
-    ("errors", "forking", "realtime", "shown", "signalled", "values"),
-    ("interrupts", "spawning"),
+    ("errors", "forking", "nesting", "realtime", "signalled", "values"),
+    ("interrupts", "shown", "spawning"),
     ("clock",),
     ("ids",),
     ("models",),

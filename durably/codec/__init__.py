@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from durably.codec import messages
 from durably.codec.annotations import resolve_annotations, return_type_of
-from durably.codec.messages import MAX_DEPTH, Unsupported, sentence
+from durably.codec.messages import Unsupported, sentence
 from durably.codec.plain import ATOMS, UNTYPED, all_plain
 from durably.codec.text import dump, load
 from durably.errors import SerializationError, ValidationError
+from durably.nesting import MAX_DEPTH
 from durably.shown import type_name
 
 if TYPE_CHECKING:

@@ -8,14 +8,8 @@ import typing
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-from durably.shown import full_name, type_name
-
-MAX_DEPTH: Final = 200
-"""How deeply stored data may be nested.
-
-Well below what Python's stack allows, so that what was stored by a shallow caller can also
-be read by a deep one.
-"""
+from durably.nesting import MAX_DEPTH, is_too_deep
+from durably.shown import full_name, safe_repr, too_deep, type_name
 
 _MAX_REPR: Final = 80
 _MAX_TEXT: Final = 300
@@ -88,6 +82,8 @@ def clip(text: str, limit: int = _MAX_TEXT) -> str:
 
 def show(value: object) -> str:
     """Give a representation of at most 80 characters, whatever ``repr`` does."""
+    if is_too_deep(value):
+        return too_deep(value)
     try:
         return clip(_repr_of(value), _MAX_REPR)
     except Exception:  # noqa: BLE001 - a failing repr must not hide the error being reported
@@ -138,7 +134,7 @@ def name_of(type_: Any) -> str:
     if isinstance(origin, type) and args:
         inside = ", ".join("..." if arg is ... else name_of(arg) for arg in args)
         return clip(f"{name_of(origin)}[{inside}]", _MAX_REPR)
-    return clip(repr(type_).replace("typing.", ""), _MAX_REPR)
+    return clip(safe_repr(type_).replace("typing.", ""), _MAX_REPR)
 
 
 def segment(key: object) -> str:
@@ -152,6 +148,8 @@ def segment(key: object) -> str:
 
 def text_of(error: BaseException) -> str:
     """Give the sentence inside an exception that somebody else raised."""
+    if is_too_deep(error):
+        return too_deep(error)
     try:
         # attrs' validators put the attribute, the limits and the value behind the sentence.
         first = error.args[0] if error.args else ""

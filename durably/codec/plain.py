@@ -13,7 +13,8 @@ import types
 from collections.abc import Iterator
 from typing import Any, Final, cast
 
-from durably.codec.messages import MAX_DEPTH, NoForm, Problem, Problems, TooDeep, segment, show
+from durably.codec.messages import NoForm, Problem, Problems, TooDeep, segment, show
+from durably.nesting import MAX_DEPTH
 from durably.shown import type_name
 
 

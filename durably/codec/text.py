@@ -72,6 +72,26 @@ def dump(data: Any) -> str:
     return text
 
 
+def dump_any(data: Any, default: Callable[[Any], Any]) -> str:
+    """Write any data, with what *default* makes of what is not JSON-like; skip other keys than str.
+
+    Raises:
+        ValueError: it is circular, or holds an integer of more digits than Python converts.
+    """
+    write = make_encoder(
+        {},
+        default,
+        encode_basestring_ascii,
+        None,
+        ":",
+        ",",
+        sort_keys=False,
+        skipkeys=True,
+        allow_nan=True,
+    )
+    return "".join(write(data, 0))
+
+
 def load(text: str) -> Any:
     """Read a text that :func:`dump` wrote, or any other JSON.
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import timedelta
 
 import attrs
 import pytest
+from engines import engine
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,6 +56,42 @@ def test_waits_stay_bounded_after_thousands_of_failures(backoff):
     """A power too large for a float is the longest wait, and none at all where there is none."""
     assert wait_s(Retry(backoff=backoff, jitter=False), 10_000) == 60
     assert wait_s(Retry(wait=0, backoff=backoff, jitter=False), 10_000) == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"wait": 1e12, "max_wait": 1e12},
+        {"wait": 1e308, "max_wait": 1e308, "backoff": 1e308},
+        {"wait": timedelta.max, "max_wait": timedelta.max},
+        {"wait": 10**300, "max_wait": 10**300, "backoff": 10**400},
+    ],
+)
+@pytest.mark.parametrize("jitter", [False, True])
+def test_waits_are_no_longer_than_a_timer_can_wait(options, jitter):
+    """More than that, some 300 years, is as long as a timer can wait, at every failure."""
+    retry = Retry(**options, jitter=jitter)
+
+    assert retry.wait == retry.max_wait == threading.TIMEOUT_MAX
+    for failures in (1, 2, 1000):
+        wait = wait_s(retry, failures)
+        assert threading.TIMEOUT_MAX / 2 <= wait <= threading.TIMEOUT_MAX
+
+
+def test_a_wait_of_centuries_can_be_stopped(tmp_path):
+    """A step that waits for its next try stops like any other."""
+
+    def fail(step):
+        threading.Timer(0, step._active.stop, [durably.RunInterrupted]).start()
+        raise ValueError
+
+    def job(step):
+        step.options(retry=Retry(wait=1e12, max_wait=1e12)).run("a", fail, step)
+
+    with engine(tmp_path, job) as app:
+        run = app.jobs["job"].trigger()
+        assert app.process_one()
+        assert app.get_run(run).status == "pending"
 
 
 @given(

@@ -102,9 +102,9 @@ def import_csv(step: StepContext, payload: ImportCsv) -> Imported:
     step.log.debug("x")
     step.log.warning("x")
     step.log.error("x")
-    step.log.warn("x")
+    step.log.warn("x")  # noqa: G010 - deprecated, and there
     step.log.critical("x")
-    step.log.exception("x %s", 1, exc_info=ValueError(), extra={"a": 1}, rows=2)
+    step.log.exception("x %s", 1, exc_info=ValueError(), rows=2)  # noqa: LOG004 - typed
     step.log.info(5)  # type: ignore[arg-type]
     step.sleep(5)
     step.sleep(timedelta(seconds=5))

@@ -13,7 +13,7 @@
     ├── DuplicateStepError                  a step name used twice in one execution
     ├── SchemaError                         not ours, newer than this library, or changed
     ├── DatabaseError                       locked for too long, full, unreadable, corrupt
-    │   └── DatabaseLostError               moved, deleted or replaced while open
+    │   └── DatabaseLostError               moved, deleted, replaced or overwritten while open
     ├── EngineClosedError
     └── ForkedError
     StopRun(BaseException)                  control flow inside a job
@@ -166,7 +166,7 @@ class DatabaseError(DurablyError):
 
 
 class DatabaseLostError(DatabaseError):
-    """The database file was moved, deleted or replaced while it was open.
+    """The database file was moved, deleted, replaced or overwritten while it was open.
 
     .. versionadded:: 0.1.0
     """

@@ -41,7 +41,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("store.operations",),
     ("store.transactions",),
     ("store.writer",),
-    ("store.changes", "store.connections", "store.files", "store.readers"),
+    ("store.changes", "store.connections", "store.content", "store.files", "store.readers"),
     ("store.database",),
     ("store.check", "store.logs", "store.lookups", "store.owners", "store.steps"),
     ("store.runs",),

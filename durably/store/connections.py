@@ -22,6 +22,8 @@ T = TypeVar("T")
 # checkpoint and write at once.
 OLDEST_SQLITE: Final = (3, 51, 3)
 
+_INCREMENTAL: Final = 2
+
 # After a burst the WAL is cut back to this at its next reset.
 JOURNAL_SIZE_LIMIT: Final = 16 * 1024 * 1024
 
@@ -111,10 +113,9 @@ class Connections:
         # The log is left to the connections that stay.
         db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         try:
-            # Only takes effect in a file that is still empty; lets a purge shrink it later. Asks
-            # for the write lock in every file, for one slice of the busy timeout.
+            # Only takes effect in a file that is still empty; lets a purge shrink it later.
             deadline = self._clock.monotonic() + BUSY_TIMEOUT_S
-            self.retry_busy(lambda: db.pragma("auto_vacuum", 2), deadline)
+            self.retry_busy(lambda: _vacuum_incrementally(db), deadline)
             self._switch_to_wal(db)
         finally:
             self.discard(db)
@@ -143,6 +144,12 @@ class Connections:
                 if self._clock.monotonic() >= deadline:
                     raise
                 self._clock.wait(pause, 0.005)
+
+
+def _vacuum_incrementally(db: apsw.Connection) -> None:
+    # Set once more, it would be written once more.
+    if db.pragma("auto_vacuum") != _INCREMENTAL:
+        db.pragma("auto_vacuum", _INCREMENTAL)
 
 
 def require_sound_sqlite() -> None:

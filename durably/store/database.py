@@ -33,6 +33,7 @@ from durably.store.connections import (
     configure,
     require_sound_sqlite,
 )
+from durably.store.content import INDEX_SIZE, Content
 from durably.store.faults import database_error
 from durably.store.files import identity, present, refuse_special, require_names, resolved, size_of
 from durably.store.filesystem import mount_table, refuse_mounted, warn_of_shared
@@ -53,6 +54,13 @@ log = logging.getLogger("durably")
 
 Ps = ParamSpec("Ps")
 T = TypeVar("T")
+
+# How many writes of one engine may pass between two looks at what is in its file: fewer than fill
+# the log, so that a file that was overwritten is nearly always seen before a checkpoint.
+_WRITES_BETWEEN_LOOKS: Final = 16
+
+# What the system says of a file that is not there. Other errors may be a signal handler's.
+_GONE: Final = (FileNotFoundError, NotADirectoryError)
 
 # How long a log that has grown large waits for reads to end that keep it from beginning anew.
 _REST_S: Final = 0.1
@@ -103,6 +111,10 @@ class Database(ForkParticipant):
         warn_of_shared(self.path, mounts)
         self._guard: FileGuard | None = None
         self._is_log_lost = False
+        self._content: Content | None = None
+        # Once it was found overwritten it stays so: later checkpoints hide it.
+        self._overwritten: str | None = None
+        self._writes = 0
         self._identity: tuple[int, int] | None = None  # known once it is open
         with FileGuard.opening(), self._translated():
             try:
@@ -172,9 +184,23 @@ class Database(ForkParticipant):
             write, path=self.path, mutex=mutex, clock=self._clock, fault_point=fault_point
         )
         self._beats = Writer(beats, path=self.path, mutex=self._mutex(), clock=self._clock)
-        self._changes_lock = threading.Lock()  # guards the connection of the change feed
+        # Guards the connection of the change feed, and what was seen of the file.
+        self._changes_lock = threading.Lock()
         self._version_seen = 0
         self.changes = ChangeFeed(self._data_version, self._clock, f"{self.path}-wal")
+        self._content = Content(
+            read=self._read_raw,
+            index=lambda: b"" if self._guard is None else self._guard.index(INDEX_SIZE),
+            schema_version=lambda: self._changes_connection.pragma("schema_version"),
+        )
+        self._begin_looking(self._content, write)
+
+    def _begin_looking(self, content: Content, write: apsw.Connection) -> None:
+        if not content.is_settled:
+            # Found like that after a crash. Where it cannot be copied now, later checkpoints do it.
+            with suppress(apsw.Error):
+                _checkpoint(write, apsw.SQLITE_CHECKPOINT_PASSIVE)
+        self._look_at_content(content)
 
     def _mutex(self) -> WriterMutex:
         mutex = WriterMutex(self.path, self._clock)
@@ -189,8 +215,9 @@ class Database(ForkParticipant):
         Raises:
             DatabaseError: nothing of the operation is stored.
         """
+        self._raise_overwritten()
         try:
-            return self._writer.run(operation, *args, **kwargs)
+            result = self._writer.run(operation, *args, **kwargs)
         except apsw.ConnectionClosedError as exc:
             raise _closed(self.path) from exc
         except UnicodeDecodeError as exc:
@@ -198,9 +225,16 @@ class Database(ForkParticipant):
         except DatabaseError:
             self._blame_loss()
             raise
+        self._writes += 1
+        if self._writes % _WRITES_BETWEEN_LOOKS == 1:
+            # After it, as the first one begins a log. What it stored is stored: it raises nothing.
+            with suppress(DatabaseLostError):
+                self._check_content()
+        return result
 
     def beat(self, operation: Operation[Ps, T], *args: Ps.args, **kwargs: Ps.kwargs) -> T:
         """Like ``write``, on the connection that no long write of ours can hold up."""
+        self._raise_overwritten()
         try:
             return self._beats.run(operation, *args, **kwargs)
         except apsw.ConnectionClosedError as exc:
@@ -250,21 +284,17 @@ class Database(ForkParticipant):
         with self._changes_lock:
             if self._is_closed or os.getpid() != self._pid:
                 return -1
-            # While the file is locked exclusively nothing can have been committed.
-            with suppress(apsw.BusyError), self._translated_unless_busy():
-                self._version_seen = self._changes_connection.pragma("data_version")
-            return self._version_seen
-
-    @contextmanager
-    def _translated_unless_busy(self) -> Iterator[None]:
-        try:
-            yield
-        except apsw.BusyError:
-            raise
-        except apsw.Error as exc:
-            error = database_error(exc, self.path, self._changes_connection)
-            self._blame_loss()
-            raise error from exc
+            try:
+                # While the file is locked exclusively nothing can have been committed.
+                with suppress(apsw.BusyError):
+                    self._version_seen = self._changes_connection.pragma("data_version")
+            except apsw.Error as exc:
+                cause, error = exc, database_error(exc, self.path, self._changes_connection)
+            else:
+                return self._version_seen
+        # Without the lock, which a look at the file takes.
+        self._blame_loss()
+        raise error from cause
 
     # -- looking after it ----------------------------------------------------------------
 
@@ -280,6 +310,45 @@ class Database(ForkParticipant):
                 f"the database file {self.path!r} was moved, deleted or replaced while it was "
                 "open; close this engine and open the file where it is now"
             )
+        self._check_content()
+
+    def _check_content(self) -> None:
+        """Make sure that what is in the file is SQLite's, if it was written since the last look.
+
+        Raises:
+            DatabaseLostError: it was overwritten, now or at an earlier look.
+        """
+        content = self._content
+        if self._overwritten is None and content is not None:
+            try:
+                if content.is_as_seen(os.stat(self.path)):
+                    return
+            except _GONE:
+                return  # this instant: noticed as such at the next look
+            self._look_at_content(content)
+        self._raise_overwritten()
+
+    def _look_at_content(self, content: Content) -> None:
+        with self._changes_lock:
+            if self._is_closed or os.getpid() != self._pid:
+                return
+            # What cannot be read now says nothing.
+            with suppress(apsw.Error, *_GONE):
+                if content.is_overwritten(self.path):
+                    self._overwritten = self.path
+
+    def _raise_overwritten(self) -> None:
+        if self._overwritten is not None:
+            raise DatabaseLostError(
+                f"{self._overwritten!r} was overwritten by another program while the database was "
+                "open, and what was committed last may be lost. Close every program that has it "
+                "open, delete its -wal and -shm, and put the copy in its place once more"
+            )
+
+    def _read_raw(self, which: int, size: int) -> bytes:
+        """Return the first bytes of the file (0) or of its log (1), past SQLite's cache."""
+        is_whole, found = self._changes_connection.read("main", which, 0, size)
+        return found if is_whole else b""
 
     def check_log(self) -> None:
         """Make sure that SQLite's log and its index are still those that are open.
@@ -296,6 +365,16 @@ class Database(ForkParticipant):
                     "was open; what was committed last may be lost. Close this engine, and let no "
                     "program delete the files that lie beside a database"
                 )
+        self._check_log_content()
+
+    def _check_log_content(self) -> None:
+        content = self._content
+        if self._overwritten is None and content is not None:
+            path, _ = self._log_paths()
+            with self._changes_lock, suppress(apsw.Error, *_GONE):
+                if not self._is_closed and content.is_log_overwritten(path):
+                    self._overwritten = path
+        self._raise_overwritten()
 
     def _log_paths(self) -> tuple[str, str]:
         return f"{self.path}-wal", f"{self.path}-shm"
@@ -310,6 +389,8 @@ class Database(ForkParticipant):
             size = os.stat(f"{self.path}-wal").st_size
         except FileNotFoundError:
             return
+        if size > above_bytes:
+            self._check_content()
         if size <= above_bytes or self._writer.maintain(
             _checkpoint, apsw.SQLITE_CHECKPOINT_PASSIVE
         ):
@@ -326,10 +407,14 @@ class Database(ForkParticipant):
 
     def shrink(self, most_pages: int) -> None:
         """Give up to *most_pages* free pages back to the file system."""
+        self._check_content()
         self._writer.maintain(_vacuum, most_pages)
 
     def close(self) -> None:
         """Close every connection, the writers' after their transaction. Idempotent."""
+        # Its last connection copies the log into the file.
+        with suppress(DatabaseLostError):
+            self._check_content()
         with self._lock:
             if self._is_closed:
                 return
@@ -357,8 +442,9 @@ class Database(ForkParticipant):
                 mutex.close()
 
     def _close_all(self, connections: list[apsw.Connection], *, keeps_guard: bool = False) -> None:
-        if self._is_log_lost:
-            # Others may have begun another log: copying this one would undo what they did.
+        if self._is_log_lost or self._overwritten is not None:
+            # Others may have begun another log: copying this one would undo what they did. Into
+            # a file that was overwritten it would be copied among what does not belong to it.
             for connection in connections:
                 connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         # SQLite tidies up behind the last connection only if nothing else holds its locks.

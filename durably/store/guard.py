@@ -343,6 +343,25 @@ class FileGuard:
         finally:
             file.end_read()
 
+    def index(self, size: int) -> bytes:
+        """Return the first bytes of the shared memory; none where no lock on it is held.
+
+        Through the descriptor of the guard: opening and closing another one would drop SQLite's
+        locks.
+        """
+        file = self._file
+        if not self.is_effective or file is None or not file.shm:
+            return b""
+        if sys.platform == "win32":
+            return b""
+        try:
+            found = os.pread(file.shm[-1][1], size, 0)
+        except OSError as exc:
+            if exc.errno != errno.EBADF:  # somebody has closed all descriptors of the process
+                raise
+            return b""
+        return found if len(found) == size else b""
+
     @property
     def is_effective(self) -> bool:
         """Whether the locks are held now."""

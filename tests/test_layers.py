@@ -35,6 +35,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("settings",),
     ("retry",),
     ("store.bell", "store.bounds", "store.faults", "store.filesystem", "store.sidefiles"),
+    ("store.nocow",),
     ("store.guard",),
     ("store.mutex", "store.watch"),
     ("store.schema",),

@@ -14,6 +14,7 @@ from durably.clock import Clock
 from durably.errors import DatabaseError
 from durably.settings import Synchronous
 from durably.store import schema
+from durably.store.nocow import make_index
 from durably.store.transactions import BUSY_SLICE_MS, BUSY_TIMEOUT_S
 
 T = TypeVar("T")
@@ -39,16 +40,21 @@ class Connections:
 
     Attributes:
         open: those that were made and not discarded.
+        is_on_btrfs: whether the log's index is made here, and not by SQLite.
     """
 
     def __init__(self, path: str, clock: Clock, vfs: str | None) -> None:
         self.open: list[apsw.Connection] = []
+        self.is_on_btrfs = False
+        self._is_in_wal_mode = False
         self._path = path
         self._clock = clock
         self._vfs = vfs
 
     def connect(self) -> apsw.Connection:
         """A new connection, which waits for others in slices."""
+        if self.is_on_btrfs and self._is_in_wal_mode:
+            make_index(self._path)
         # Without SQLITE_OPEN_URI: a path is a path, never parameters.
         # Nor CREATE: an empty file made in the place of one that was moved away would have SQLite
         # delete that one's log.
@@ -85,6 +91,8 @@ class Connections:
     def refuse_foreign(self) -> None:
         """Look before touching: nothing may be written to a file that is not ours."""
         has_wal = os.path.exists(f"{self._path}-wal")
+        # SQLite makes the index beside a log, and leaves it there.
+        self._is_in_wal_mode = has_wal
         db = self.connect()
         if has_wal:
             # The last connection to close would copy a foreign WAL into its file. Where there
@@ -109,6 +117,7 @@ class Connections:
 
     def prepare(self) -> None:
         """Bring a new file to the modes that it keeps."""
+        self._is_in_wal_mode = True  # from here on
         db = self.connect()
         # The log is left to the connections that stay.
         db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)

@@ -36,7 +36,12 @@ from durably.store.connections import (
 from durably.store.content import INDEX_SIZE, Content
 from durably.store.faults import database_error
 from durably.store.files import identity, present, refuse_special, require_names, resolved, size_of
-from durably.store.filesystem import mount_table, refuse_mounted, warn_of_shared
+from durably.store.filesystem import (
+    file_system_of,
+    mount_table,
+    refuse_mounted,
+    warn_of_shared,
+)
 from durably.store.guard import FileGuard
 from durably.store.mutex import WriterMutex
 from durably.store.operations import Operation
@@ -101,14 +106,7 @@ class Database(ForkParticipant):
         # From how many bytes on a log is worth holding reads off for.
         self._worth_rest = 0
         self._mutexes: list[WriterMutex] = []
-        mounts = mount_table()
-        # Before anything is made beside it.
-        refuse_mounted(shared_paths(self.path), mounts)
-        require_names(self.path)
-        if os.path.lexists(self.path):
-            refuse_special(self.path)
-        refuse_strangers(self.path)
-        warn_of_shared(self.path, mounts)
+        self._connections.is_on_btrfs = _require_place(self.path) == "btrfs"
         self._guard: FileGuard | None = None
         self._is_log_lost = False
         self._content: Content | None = None
@@ -485,6 +483,26 @@ class Database(ForkParticipant):
         self._readers.after_fork_in_child()
         for connection in self._connections.open:
             leak(connection)
+
+
+def _require_place(path: str) -> str | None:
+    """Make sure that a database can be at *path*, before anything is made there.
+
+    Returns:
+        The type of the file system, where the system tells it.
+
+    Raises:
+        ValidationError: what is there is no file, or the names beside it would be too long.
+        DatabaseError: it is mounted alone, or is another user's, or may not be used.
+    """
+    mounts = mount_table()
+    refuse_mounted(shared_paths(path), mounts)
+    require_names(path)
+    if os.path.lexists(path):
+        refuse_special(path)
+    refuse_strangers(path)
+    warn_of_shared(path, mounts)
+    return file_system_of(path, mounts)
 
 
 def _closed(path: str) -> EngineClosedError:

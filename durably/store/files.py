@@ -14,7 +14,7 @@ import apsw
 from durably.errors import DatabaseError, ValidationError
 from durably.shown import shown
 from durably.store import schema
-from durably.store.sidefiles import LONGEST_SUFFIX
+from durably.store.sidefiles import LONGEST_SUFFIX, remove_leftovers
 
 _PRIVATE: Final = 0o600
 # How much of its longest path SQLite keeps for the name of a journal.
@@ -63,6 +63,7 @@ def present(path: str, *, is_alone: bool) -> Iterator[None]:
         yield
     except BaseException:
         if made is not None and is_alone and made == identity(path) and not size_of(path):
+            remove_leftovers(path)
             os.unlink(path)
         raise
 

@@ -17,12 +17,18 @@ from durably.clock import Clock
 # as the numbers do that they stand for.
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
+_LENGTH: Final = 26
 _WHEN_LENGTH: Final = 10  # of the millisecond, 48 bits
 _SERIAL_LENGTH: Final = 16
 _SERIAL_BITS: Final = 5 * _SERIAL_LENGTH
 # The end of the serial, which is all that differs between most ids of one millisecond.
 _TAIL_LENGTH: Final = 4
 _TAIL_BITS: Final = 5 * _TAIL_LENGTH
+
+
+def is_id(text: str) -> bool:
+    """Return whether *text* is what ``Ids`` makes: never a path, nor more than one name."""
+    return len(text) == _LENGTH and not text.strip(_ALPHABET)
 
 
 class Ids:

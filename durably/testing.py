@@ -34,13 +34,14 @@ def check(path: str | os.PathLike[str]) -> list[Finding]:
     tables, indexes and triggers are those that durably makes, word for word; and, row by row, what
     must hold whatever was killed and whenever: a running run has an owner, a run that has ended
     has an end and nobody who executes it, no key is held twice, each result belongs to one step of
-    one run, and so on. Tables, views and indexes that somebody has added under names of their own
-    are left alone.
+    one run, and so on. Tables and views that somebody has added under names of their own are left
+    alone, and none of their rows is looked at.
 
     The file is only read, and may be in use, by other processes or by engines of this one: what it
     holds is looked at as it was at one instant. Nothing that somebody may have planted in it, a
     trigger or a view, is executed. A million runs take some ten seconds, in which SQLite's
-    log cannot be reset and grows.
+    log cannot be reset and grows. A Ctrl-C ends it, and so does a limit of a minute and a second
+    for each megabyte.
 
     Args:
         path: the database file.
@@ -51,7 +52,8 @@ def check(path: str | os.PathLike[str]) -> list[Finding]:
     Raises:
         SchemaError: the file is not a durably database, or of a version that this durably
             does not know.
-        DatabaseError: there is no such file, or it cannot be read, or is locked for over 30 s.
+        DatabaseError: there is no such file, or it cannot be read, is locked for over 30 s, or
+            takes longer than that limit.
         ValidationError: the path can never be a database file.
 
     .. versionadded:: 0.1.0

@@ -16,6 +16,9 @@ from durably.plugins import LogPersistence
 # Of the owner that has died.
 TOKEN = "0123456789ABCDEFGHJKMNPQRS"
 
+# Takes hours: each % tries every place.
+ENDLESS = "replace(hex(zeroblob(20000)), '0', 'a') LIKE '%a%a%a%a%a%a%a%b'"
+
 # What somebody may do to durably's own part of the schema, by what is then said of it.
 SCHEMA_DAMAGES = {
     "trigger 'durably_end_is_final' is missing": "DROP TRIGGER durably_end_is_final",
@@ -29,13 +32,34 @@ SCHEMA_DAMAGES = {
     "view 'durably_runs_readable' was changed": (
         "DROP VIEW durably_runs_readable; CREATE VIEW durably_runs_readable AS SELECT 1"
     ),
+    "index 'mine' is not durably's": "CREATE INDEX mine ON durably_runs (created_at_us)",
+    "index 'for ever' is not durably's": (
+        "CREATE INDEX \"for ever\" ON Durably_Steps (step) WHERE name LIKE '%x%'"
+    ),
+    "trigger 'instead' is not durably's": (
+        "CREATE TRIGGER instead INSTEAD OF INSERT ON durably_runs_readable BEGIN SELECT 1; END"
+    ),
+    "table 'notes' has a foreign key to 'durably_runs'": (
+        "CREATE TABLE notes (run REFERENCES durably_runs (run)); INSERT INTO notes VALUES (99)"
+    ),
+    "table 'a \"b' has a foreign key to 'DURABLY_Owners', 'durably_logs'": (
+        'CREATE TABLE "a ""b" (x, y, FOREIGN KEY (y) REFERENCES"durably_logs"(log),'
+        " FOREIGN KEY (x)/**/REFERENCES/**/[DURABLY_Owners] ON DELETE CASCADE)"
+    ),
     "table 'durably_logs' was changed": "ALTER TABLE durably_logs ADD COLUMN more TEXT",
 }
 
 # And what is everybody's own business.
 HARMLESS = [
-    "CREATE TABLE notes (run REFERENCES durably_runs (run)); INSERT INTO notes VALUES (99)",
-    "CREATE INDEX mine ON durably_runs (created_at_us)",
+    "CREATE TABLE notes (durably_run INTEGER REFERENCES more (x)); CREATE TABLE more (x)",
+    "CREATE TABLE notes (run INTEGER); CREATE INDEX mine ON notes (run)",
+    "CREATE TABLE changed_keys (x); INSERT INTO changed_keys VALUES (1)",
+    "CREATE TABLE x (y); CREATE TRIGGER z AFTER INSERT ON x BEGIN DELETE FROM durably_logs; END",
+    # No look at the file evaluates what somebody wants of his own rows.
+    (
+        f"CREATE TABLE slow (x CHECK (({ENDLESS}) IS NOT x)); "
+        "PRAGMA ignore_check_constraints = 1; INSERT INTO slow VALUES (1)"
+    ),
     "CREATE VIEW failed AS SELECT * FROM durably_runs WHERE status = 'failed'",
     "ANALYZE",
 ]

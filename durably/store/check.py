@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
@@ -26,8 +27,25 @@ from durably.store.transactions import BUSY_TIMEOUT_S
 # Of what one rule finds, so many are told: a damaged file may have millions.
 MOST_PER_RULE: Final = 100
 _LONGEST_SHOWN: Final = 80
+# How long a file may take to check: ten times as long as it does, for each megabyte.
+_LIMIT_S: Final = 60.0
+_LIMIT_S_PER_MB: Final = 1.0
+# After so many instructions of SQLite's the time is looked at, and a Ctrl-C noticed.
+_INSTRUCTIONS: Final = 20_000
 
+_TABLES: Final = "SELECT name FROM sqlite_schema WHERE type = 'table'"
 _TABLE: Final = re.compile(r"\b(durably_\w+|json_each)\b")
+# What SQLite's own check looks at where there is more in the file than durably's.
+_OWN: Final = (
+    "durably_owners",
+    "durably_runs",
+    "durably_steps",
+    "durably_labels",
+    "durably_logs",
+    "sqlite_sequence",
+    "sqlite_schema",
+)
+_KNOWN: Final = {*_OWN, "sqlite_stat1", "sqlite_stat4"}
 # The tables whose rows refer to others, and what they refer to.
 _REFERRING: Final = {
     "durably_runs": "durably_owners",
@@ -81,6 +99,10 @@ RULES: Final[dict[str, str]] = {
     "the data of a log line are no JSON object": """
         SELECT log, run FROM durably_logs
         WHERE CASE WHEN json_valid(data, 2) THEN json_type(data) END IS NOT 'object'""",
+    "the token of an owner is not one": """
+        SELECT owner, token FROM durably_owners
+        WHERE octet_length(token) <> 26 OR length(token) <> 26
+           OR token GLOB '*[^0-9A-HJKMNP-TV-Z]*'""",
     # -- the state machine ---------------------------------------------------------------------
     "a run's status is unknown": """
         SELECT id, status FROM durably_runs
@@ -190,7 +212,7 @@ def findings(path: str | os.PathLike[str]) -> list[Found]:
     Raises:
         ValidationError: the path can never be a database file.
         SchemaError: the file is not a durably database, or not of this durably's version.
-        DatabaseError: it is missing, or cannot be read now.
+        DatabaseError: it is missing, or cannot be read now, or takes too long.
     """
     real = resolved(path)
     if not os.path.exists(real):
@@ -201,9 +223,17 @@ def findings(path: str | os.PathLike[str]) -> list[Found]:
     # Meanwhile no engine of this process may close its descriptors of the file: that would
     # drop the locks under which this connection reads.
     with FileGuard.opening(), _translated(real), _opened(real) as db:
-        db.execute("BEGIN")  # one snapshot for all
+        limit_s = _LIMIT_S + _LIMIT_S_PER_MB * os.path.getsize(real) / 1e6
+        deadline = time.monotonic() + limit_s
+        db.set_progress_handler(lambda: time.monotonic() > deadline, _INSTRUCTIONS)
         try:
+            db.execute("BEGIN")  # one snapshot for all
             return _findings(db, real)
+        except apsw.InterruptError as exc:
+            raise DatabaseError(
+                f"checking {real!r} has taken more than {limit_s:.0f} s, far longer than its size "
+                "accounts for, and was ended; copy the file to a faster disk and check the copy"
+            ) from exc
         except apsw.CorruptError as exc:
             if disk_error(db):
                 raise database_error(exc, real, db) from exc
@@ -211,6 +241,7 @@ def findings(path: str | os.PathLike[str]) -> list[Found]:
         except apsw.IOError as exc:
             raise database_error(exc, real, db) from exc
         finally:
+            db.set_progress_handler(None)
             if db.in_transaction:
                 db.execute("ROLLBACK")
 
@@ -281,9 +312,9 @@ def _findings(db: apsw.Connection, path: str) -> list[Found]:
         )
     differences = schema.differences(db, scripts)
     found = [Found("the schema is not durably's", str(difference)) for difference in differences]
-    found += _integrity(db)
     # A table that is not ours may be anything, a view that never comes to an end as well.
     foreign = {each.name.lower() for each in differences if each.kind in ("table", "view")}
+    found += _integrity(db, foreign, {each.name for each in differences if each.kind == "index"})
     for table, referred in _REFERRING.items():
         if foreign.isdisjoint((table, referred)):
             found += _references(db, table)
@@ -293,8 +324,20 @@ def _findings(db: apsw.Connection, path: str) -> list[Found]:
     return found
 
 
-def _integrity(db: apsw.Connection) -> list[Found]:
-    rows = db.execute("PRAGMA integrity_check").fetchall()
+def _integrity(db: apsw.Connection, foreign: set[str], indexes: set[str]) -> list[Found]:
+    """Run SQLite's own check, of no table that has a constraint or an index that is not ours.
+
+    It evaluates their expressions, which may take for ever.
+    """
+    tables = {name for (name,) in db.execute(_TABLES).fetchall()}
+    if tables <= _KNOWN and not foreign and not indexes:
+        rows = db.execute("PRAGMA integrity_check").fetchall()
+    else:
+        rows = []
+        for table in _OWN:
+            present = {row[1] for row in db.execute(f"PRAGMA index_list({table})").fetchall()}
+            if table not in foreign and present.isdisjoint(indexes):
+                rows += db.execute(f"PRAGMA integrity_check({table})").fetchall()
     found = [Found("the file is damaged", str(text)) for (text,) in rows if text != "ok"]
     if found and disk_error(db):
         raise apsw.CorruptError(found[0].where)

@@ -80,10 +80,11 @@ def _made_by(scripts: tuple[str, ...]) -> dict[tuple[str, str], str | None]:
 
 
 def differences(db: apsw.Connection, scripts: Sequence[str]) -> list[Difference]:
-    """How durably's part of the file's schema differs from what *scripts* make.
+    """Return how durably's part of the file's schema differs from what *scripts* make.
 
-    Tables, views and indexes that somebody has added under names of their own are left alone; a
-    trigger on a table of ours is not, since it runs with our writes. Reads only.
+    Tables and views that somebody has added under names of their own are left alone, but for what
+    takes part in our writes: a trigger, the expressions of an index, and a foreign key, which
+    blocks a deletion or goes on from it to triggers of its own. Reads only.
     """
     expected = _made_by(tuple(scripts))
     found = []
@@ -95,13 +96,33 @@ def differences(db: apsw.Connection, scripts: Sequence[str]) -> list[Difference]
             if expected[kind, name] != sql:
                 found.append(Difference(kind, name, "was changed"))
         elif (
-            name.lower().startswith(_PREFIX)
+            _is_ours(name)
             or name.lower() in _HIDING
-            or (kind == "trigger" and table.lower().startswith(_PREFIX))
+            or (kind in ("trigger", "index") and _is_ours(table))
         ):
             found.append(Difference(kind, name, "is not durably's"))
+        elif kind == "table" and sql is not None and _PREFIX in sql.lower():
+            found += _foreign_keys(db, name, sql)
     missing = expected.keys() - present
     return sorted([*found, *(Difference(kind, name, "is missing") for kind, name in missing)])
+
+
+def _is_ours(name: str) -> bool:
+    return name.lower().startswith(_PREFIX)
+
+
+def _foreign_keys(db: apsw.Connection, name: str, sql: str) -> list[Difference]:
+    """Return the foreign keys to our tables that somebody's table has.
+
+    SQLite itself rejects a file in which a name differs from that in the text.
+    """
+    if sql.lower().startswith("create virtual"):
+        return []  # it has no foreign keys, and to ask for them would load its module
+    quoted = name.replace('"', '""')
+    rows: list[Any] = db.execute(f'PRAGMA foreign_key_list("{quoted}")').fetchall()
+    parents = sorted({row[2] for row in rows if _is_ours(row[2])})
+    named = ", ".join(f"{parent!a:.80}" for parent in parents)
+    return [Difference("table", name, f"has a foreign key to {named}")] if parents else []
 
 
 def version_of(db: apsw.Connection, path: str, scripts: Sequence[str]) -> int:
@@ -116,20 +137,32 @@ def version_of(db: apsw.Connection, path: str, scripts: Sequence[str]) -> int:
     application_id = db.pragma("application_id")
     version = db.pragma("user_version")
     if application_id == 0 and version == 0 and is_empty(db):
+        _require_utf8(db, path)
         return 0
     if application_id != APPLICATION_ID:
         raise not_ours(path)
     if version > len(scripts):
         raise too_new(path, version, len(scripts))
+    _require_utf8(db, path)
     found = differences(db, scripts[:version])
     if found:
         named = "; ".join(map(str, found[:_MOST_NAMED]))
         more = f"; and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
         raise SchemaError(
             f"somebody has changed the schema of {path!r}: {named}{more}. It was left as it is. "
-            "Undo that with an SQLite tool, or restore a copy"
+            "Undo that with an SQLite tool (DROP INDEX, DROP TRIGGER; a table is made anew without "
+            "its foreign key), or restore a copy"
         )
     return int(version)
+
+
+def _require_utf8(db: apsw.Connection, path: str) -> None:
+    encoding = db.pragma("encoding")
+    if encoding != "UTF-8":
+        raise SchemaError(
+            f"{path!r} holds its text as {encoding}, which durably never does; it was left as it "
+            "is. Give durably a file of its own, or restore a copy"
+        )
 
 
 def is_empty(db: apsw.Connection) -> bool:

@@ -19,6 +19,8 @@ from durably.errors import DatabaseError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+from durably.ids import is_id
+
 # The log, its index, and the journal that SQLite has while a file is not in WAL mode yet.
 _OF_SQLITE: Final = ("-wal", "-shm", "-journal")
 # What the writers lock.
@@ -43,8 +45,19 @@ def writer_path(path: str) -> str:
 
 
 def owner_path(path: str, token: str) -> str:
-    """Return the file that the engine of that token locks, on the database *path*."""
-    return f"{os.path.realpath(path)}{_OWNER}{token}"
+    """Return the file that the engine of that token locks, on the database *path*.
+
+    Raises:
+        ValueError: no engine has such a token. One from the database could lead anywhere.
+    """
+    if not is_id(token):
+        raise ValueError(f"{token!a:.80} is not the token of an engine")
+    return owner_prefix(path) + token
+
+
+def owner_prefix(path: str) -> str:
+    """Return how the names of the files begin that engines lock, on the database *path*."""
+    return f"{os.path.realpath(path)}{_OWNER}"
 
 
 def shared_paths(path: str) -> list[str]:
@@ -177,7 +190,7 @@ def _inaccessible(path: str, status: os.stat_result) -> str:
 
 def _locks(path: str) -> Iterator[str]:
     """Yield the locks of the engines that have the database open, or have died with it."""
-    folder, prefix = os.path.split(owner_path(path, ""))
+    folder, prefix = os.path.split(owner_prefix(path))
     try:
         names = os.listdir(folder)
     except PermissionError:  # a folder whose files may be used and not be listed

@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Final
 
 from durably.errors import DatabaseError
 from durably.forking import ForkParticipant, no_fork, watch_forks
-from durably.store.sidefiles import give_to_owner, owner_path
+from durably.ids import is_id
+from durably.store.sidefiles import give_to_owner, owner_path, owner_prefix
 
 if sys.platform == "win32":
     import msvcrt
@@ -229,10 +230,15 @@ def _open_existing(path: str, mode: int) -> int:
 def probe(database_path: str, token: str) -> Liveness:
     """Say whether the owner *token* is alive, without making a file or disturbing its lock.
 
+    One whose token no engine can have is dead: somebody else has written it to the database, and
+    it is never used as the name of a file.
+
     Args:
         database_path: the database whose owner it is.
         token: the owner's token.
     """
+    if not is_id(token):
+        return Liveness.DEAD
     # Without no_fork a child made right now would keep the shared lock, and nobody could take
     # the exclusive one to remove the file.
     with no_fork():
@@ -253,9 +259,10 @@ def remove_lock(database_path: str, token: str) -> None:
     """Remove the lock file of the dead owner *token*, if it is there and not locked.
 
     A file that is locked after all, or cannot be removed, stays; :func:`sweep_orphans` finds it
-    later.
+    later. What is not the token of an engine names no file.
     """
-    _remove_if_free(owner_path(database_path, token))
+    if is_id(token):
+        _remove_if_free(owner_path(database_path, token))
 
 
 def _remove_if_free(path: str) -> bool:
@@ -285,7 +292,8 @@ def sweep_orphans(
     """Remove lock files that no owner row will ever name, and return their tokens.
 
     A process that is killed between making its lock and inserting its row leaves one. Removed is
-    what is not locked, has no row, and is older than *older_than_s* seconds. Age only spares
+    what is not locked, has no row, and is older than *older_than_s* seconds; a file whose name
+    merely begins as theirs is not one. Age only spares
     files that are being made this moment; should the wall clock jump, the lock still protects
     every live owner.
 
@@ -294,7 +302,7 @@ def sweep_orphans(
         known_tokens: the tokens of all owner rows.
         older_than_s: seconds since the file was made.
     """
-    folder, prefix = os.path.split(owner_path(database_path, ""))
+    folder, prefix = os.path.split(owner_prefix(database_path))
     try:
         names = sorted(os.listdir(folder))
     except OSError:
@@ -302,7 +310,7 @@ def sweep_orphans(
     swept = []
     for name in names:
         token = name.removeprefix(prefix)
-        if token in {name, ""} or token in known_tokens:
+        if token == name or not is_id(token) or token in known_tokens:
             continue
         path = os.path.join(folder, name)
         try:

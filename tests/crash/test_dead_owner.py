@@ -412,7 +412,7 @@ def test_killed_before_its_owner_row_leaves_a_lock_that_is_swept(tmp_path: Path)
     those of the living are not.
     """
     database = tmp_path / "runs.db"
-    orphan = tmp_path / "runs.db.owner-01ORPHAN"
+    orphan = tmp_path / f"runs.db.owner-{'0' * 26}"
     orphan.touch()
     os.utime(orphan, (0, 0))
     with (

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 from children import ROOT
 from damage import change
@@ -157,6 +158,51 @@ def test_nothing_in_a_database_is_executed(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout
     assert sorted(each.name for each in tmp_path.iterdir() if "executed" in each.name) == []
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+@pytest.mark.parametrize("token", ["/../victim", "../victim", "x/../../folder/victim", "\0", ""])
+def test_a_token_in_a_database_never_becomes_a_path(
+    tmp_path: Path, token: str, is_running: bool
+) -> None:
+    """Whatever somebody has written in the place of an engine's token, past the constraints: no
+    file beside or above the database is removed, and the run of that owner is executed.
+    """
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    path = folder / "runs.db"
+    victims = [tmp_path / "victim", folder / "victim", folder / "runs.db.owner-"]
+    for victim in victims:
+        victim.write_text("precious")
+
+    @durably.job("known")
+    def known(step: durably.StepContext) -> int:
+        return step.run("one", int)
+
+    with durably.Durably(path, jobs=[known]):
+        pass
+    db = apsw.Connection(str(path))
+    db.pragma("ignore_check_constraints", True)
+    db.execute(
+        "INSERT INTO durably_owners (owner, token, boot_id, pid, heartbeat_interval_us, is_started,"
+        " beat_at_us, opened_at_us) VALUES (77, ?, '', 1, 3153600000000000, 1, 1, 1)",
+        (token,),
+    )
+    if is_running:
+        db.execute(
+            "INSERT INTO durably_runs (id, job_name, status, payload, owner, attempt,"
+            " created_at_us, started_at_us, updated_at_us, heartbeat_at_us) VALUES"
+            " ('R', 'known', 'running', 'null', 77, 1, 1, 1, 1, 1)"
+        )
+    db.close()
+    assert "the token of an owner is not one" in {each.problem for each in check(path)}
+    with durably.Durably(path, jobs=[known]) as app:
+        if is_running:
+            assert app.wait("R").output == 0
+        app.run_until_idle()
+        app._supervisor._reaper._sweep()
+    assert [victim.read_text() for victim in victims] == ["precious"] * 3
+    assert check(path) == []
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import apsw
 import pytest
-from damage import HARMLESS, SCHEMA_DAMAGES, TOKEN, change, damage, make_sound
+from damage import ENDLESS, HARMLESS, SCHEMA_DAMAGES, TOKEN, change, damage, make_sound
 from hypothesis import given
 from hypothesis import strategies as st
 
 import durably
 from durably.codec import UNTYPED, Codec
+from durably.store import check as rules
+from durably.store import schema
 from durably.store.check import MOST_PER_RULE, RULES
 from durably.testing import Finding, check
 
@@ -88,6 +90,18 @@ DAMAGES = {
     "the data of a log line are no JSON object": [
         "UPDATE durably_logs SET data = '1'",
         "UPDATE durably_logs SET data = '{'",
+    ],
+    "the token of an owner is not one": [
+        f"UPDATE durably_owners SET token = {token}"
+        for token in (
+            "'/../../../victim'",
+            "'0123456789abcdefghjkmnpqrs'",
+            f"substr('{TOKEN}', 2)",
+            f"'{TOKEN}0'",
+            f"'{TOKEN}' || char(0) || '/x'",
+            f"substr('{TOKEN}', 1, 20) || char(0) || '/../x'",
+            "CAST(x'" + "ff" * 26 + "' AS TEXT)",
+        )
     ],
     "a run's status is unknown": [f"UPDATE durably_runs SET status = 'odd' WHERE run = {PLAIN}"],
     "a running run has no owner": ["UPDATE durably_runs SET owner = NULL WHERE status = 'running'"],
@@ -230,6 +244,95 @@ def test_what_users_add_is_left_alone(path: Path, sql: str) -> None:
     ``ANALYZE`` leaves is none either.
     """
     change(path, sql)
+    assert check(path) == []
+
+
+def forge(path: Path, name: str, /, **columns: str) -> None:
+    """Write into what SQLite keeps of the schema."""
+    db = apsw.Connection(str(path))
+    db.pragma("writable_schema", True)
+    values = ", ".join(f"{column} = ?" for column in columns)
+    db.execute(f"UPDATE sqlite_schema SET {values} WHERE name = ?", (*columns.values(), name))
+    db.close()
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        f"CREATE INDEX mine ON durably_logs (({ENDLESS}))",
+        f"CREATE INDEX mine ON durably_logs (log) WHERE {ENDLESS}",
+    ],
+)
+def test_an_index_of_somebody_is_not_evaluated(path: Path, sql: str) -> None:
+    """It is named, and the rows of its table are looked at all the same."""
+    damage(path, "UPDATE durably_logs SET data = '1'")
+    change(path, "CREATE INDEX mine ON durably_logs (run)")
+    forge(path, "mine", sql=sql)
+    assert {finding.problem for finding in check(path)} == {
+        FOREIGN,
+        "the data of a log line are no JSON object",
+    }
+
+
+@pytest.mark.parametrize(
+    ("sql", "columns"),
+    [
+        (
+            "CREATE TRIGGER odd AFTER UPDATE ON durably_runs BEGIN SELECT 1; END",
+            {"tbl_name": "plain"},
+        ),
+        ("CREATE INDEX odd ON durably_runs (id)", {"tbl_name": "plain"}),
+        (
+            "CREATE TABLE odd (x REFERENCES durably_runs (run))",
+            {"tbl_name": "harmless", "name": "harmless"},
+        ),
+    ],
+)
+def test_what_is_listed_under_a_wrong_name_is_found(
+    path: Path, sql: str, columns: dict[str, str]
+) -> None:
+    """The text of the schema is what SQLite executes, whatever is said beside it."""
+    change(path, f"CREATE TABLE plain (x); {sql}")
+    forge(path, "odd", **columns)
+    with pytest.raises((durably.SchemaError, durably.DatabaseError), match="odd|harmless"):
+        durably.Durably(path)
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_text_of_another_encoding_is_not_durablys(tmp_path: Path, is_whole: bool) -> None:
+    """What counts bytes, as the schema does, counts those of UTF-8."""
+    path = tmp_path / "utf16.db"
+    tables = "".join(schema.migrations()) if is_whole else "CREATE TABLE x (y); DROP TABLE x"
+    marks = f"PRAGMA application_id = {schema.APPLICATION_ID}; PRAGMA user_version = 2"
+    change(path, f"PRAGMA encoding = 'UTF-16le'; {tables}; {marks if is_whole else ''}")
+    with pytest.raises(durably.SchemaError, match="UTF-16le"):
+        durably.Durably(path)
+
+
+def test_a_check_has_a_limit_of_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that takes far longer than its size accounts for is not looked at for ever."""
+    monkeypatch.setattr(rules, "_LIMIT_S", 0.0)
+    monkeypatch.setattr(rules, "_LIMIT_S_PER_MB", 0.0)
+    monkeypatch.setattr(rules, "_INSTRUCTIONS", 1)
+    with pytest.raises(durably.DatabaseError, match="taken more than 0 s"):
+        check(path)
+
+
+def test_a_ctrl_c_ends_a_check(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite comes back to Python now and then, where a signal's handler is run."""
+
+    def interrupted() -> float:
+        readings.append(1)
+        if len(readings) == 3:
+            raise KeyboardInterrupt
+        return 0.0
+
+    readings: list[int] = []
+    monkeypatch.setattr(rules.time, "monotonic", interrupted)
+    monkeypatch.setattr(rules, "_INSTRUCTIONS", 1)
+    with pytest.raises(KeyboardInterrupt):
+        check(path)
+    monkeypatch.undo()
     assert check(path) == []
 
 

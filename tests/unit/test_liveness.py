@@ -34,10 +34,11 @@ fcntl = pytest.importorskip("fcntl")
 ROOT = Path(durably.forking.__file__).parents[1]
 DEADLINE_S = 20.0
 
+OTHER, ORPHAN, KNOWN, FRESH = (letter * 26 for letter in "ABCD")
 OWNER = """
 import os, subprocess, sys
 from durably.worker.liveness import OwnerLock
-lock = OwnerLock.acquire(sys.argv[1], "other")
+lock = OwnerLock.acquire(sys.argv[1], "A" * 26)
 {then}
 print("ready", flush=True)
 sys.stdin.read()
@@ -103,7 +104,7 @@ def given_owner(spawn: Callable[..., Child], database: str, then: str = "") -> C
     return child
 
 
-def verdict(database: str, token: str = "other") -> Liveness:
+def verdict(database: str, token: str = OTHER) -> Liveness:
     return probe(database, token)
 
 
@@ -215,7 +216,7 @@ def test_missing_lock_file_is_unknown_and_stays_missing(database: str, tmp_path:
 def test_symbolic_link_is_unknown(database: str, tmp_path: Path) -> None:
     """A symbolic link in the place of a lock file is no lock, and is not followed."""
     (tmp_path / "elsewhere").touch()
-    Path(f"{database}.owner-other").symlink_to(tmp_path / "elsewhere")
+    Path(f"{database}.owner-{OTHER}").symlink_to(tmp_path / "elsewhere")
 
     assert verdict(database) is Liveness.UNKNOWN
 
@@ -243,11 +244,11 @@ def test_name_of_a_lock_file_is_synced_before_it_counts(
     synced: list[bool] = []
 
     def fsync(fd: int) -> None:
-        path = Path(f"{database}.owner-other")
+        path = Path(f"{database}.owner-{OTHER}")
         synced.append(os.path.samestat(os.fstat(fd), path.parent.stat()) and path.exists())
 
     monkeypatch.setattr(os, "fsync", fsync)
-    OwnerLock.acquire(database, "other").release()
+    OwnerLock.acquire(database, OTHER).release()
     assert synced == [True]
 
 
@@ -270,7 +271,7 @@ def test_foreign_open_and_close_does_not_free_the_lock(
 
 def test_probes_do_not_see_each_other(database: str) -> None:
     """While one process probes a dead owner another one finds it dead as well."""
-    path = Path(f"{database}.owner-other")
+    path = Path(f"{database}.owner-{OTHER}")
     path.touch()
     with path.open("rb") as prober:
         fcntl.flock(prober, fcntl.LOCK_SH)
@@ -280,7 +281,7 @@ def test_probes_do_not_see_each_other(database: str) -> None:
 
 def test_owner_is_alive_to_its_own_process(database: str) -> None:
     """An engine sees another engine of the same process as alive, and probing does not free it."""
-    lock = OwnerLock.acquire(database, "other")
+    lock = OwnerLock.acquire(database, OTHER)
 
     assert [verdict(database) for _ in range(3)] == [Liveness.ALIVE] * 3
     lock.release()
@@ -288,40 +289,40 @@ def test_owner_is_alive_to_its_own_process(database: str) -> None:
 
 def test_lock_file_is_private_and_exclusive(database: str) -> None:
     """The file is the user's alone, and a token is used once."""
-    lock = OwnerLock.acquire(database, "t")
+    lock = OwnerLock.acquire(database, OTHER)
     assert Path(lock.path).stat().st_mode & 0o777 == 0o600
 
-    with pytest.raises(DatabaseError, match=r"runs\.db\.owner-t"):
-        OwnerLock.acquire(database, "t")
+    with pytest.raises(DatabaseError, match=r"runs\.db\.owner-AAA"):
+        OwnerLock.acquire(database, OTHER)
 
-    assert verdict(database, "t") is Liveness.ALIVE
+    assert verdict(database, OTHER) is Liveness.ALIVE
     lock.release()
 
 
 def test_acquiring_in_an_unusable_folder_says_what_to_do(tmp_path: Path) -> None:
     """A lock that cannot be made is a DatabaseError that names the file."""
-    with pytest.raises(DatabaseError, match=r"owner-t.*folder") as caught:
-        OwnerLock.acquire(str(tmp_path / "missing" / "runs.db"), "t")
+    with pytest.raises(DatabaseError, match=r"owner-AAA.*folder") as caught:
+        OwnerLock.acquire(str(tmp_path / "missing" / "runs.db"), OTHER)
     assert isinstance(caught.value.__cause__, OSError)
 
 
 def test_release_removes_the_file_and_is_idempotent(database: str) -> None:
     """A lock that was released is gone, and releasing it again touches nothing."""
-    lock = OwnerLock.acquire(database, "t")
+    lock = OwnerLock.acquire(database, OTHER)
     lock.release()
     assert not Path(lock.path).exists()
     assert not lock.is_held
-    successor = OwnerLock.acquire(database, "t")
+    successor = OwnerLock.acquire(database, OTHER)
 
     lock.release()
 
-    assert verdict(database, "t") is Liveness.ALIVE
+    assert verdict(database, OTHER) is Liveness.ALIVE
     successor.release()
 
 
 def test_release_leaves_a_file_that_is_not_its_own(database: str) -> None:
     """If somebody put another file in its place, releasing leaves that one alone."""
-    lock = OwnerLock.acquire(database, "t")
+    lock = OwnerLock.acquire(database, OTHER)
     Path(lock.path).unlink()
     Path(lock.path).touch()
 
@@ -349,22 +350,22 @@ def test_all_names_of_a_database_lead_to_one_lock(database: str, tmp_path: Path)
     """An owner that opened the database through a symbolic link is seen through its real name."""
     link = tmp_path / "link.db"
     link.symlink_to(database)
-    lock = OwnerLock.acquire(str(link), "t")
+    lock = OwnerLock.acquire(str(link), OTHER)
 
-    assert verdict(database, "t") is Liveness.ALIVE
+    assert verdict(database, OTHER) is Liveness.ALIVE
     lock.release()
 
 
 def test_remove_lock_removes_only_what_is_free(spawn: Callable[..., Child], database: str) -> None:
     """The file of a dead owner is removed, that of a live one stays, and a missing one is fine."""
-    path = Path(f"{database}.owner-other")
-    remove_lock(database, "other")
+    path = Path(f"{database}.owner-{OTHER}")
+    remove_lock(database, OTHER)
     owner = given_owner(spawn, database)
-    remove_lock(database, "other")
+    remove_lock(database, OTHER)
     assert path.exists()
     owner.kill()
 
-    remove_lock(database, "other")
+    remove_lock(database, OTHER)
 
     assert not path.exists()
 
@@ -373,23 +374,66 @@ def test_sweep_removes_orphans_only(spawn: Callable[..., Child], database: str) 
     """Swept is what is free, unknown and old: no live lock, no owner's file, none just made."""
     given_owner(spawn, database)
     old = time.time() - 3600
-    for token in ("orphan", "known", "fresh"):
+    for token in (ORPHAN, KNOWN, FRESH):
         Path(f"{database}.owner-{token}").touch()
-    for token in ("orphan", "known", "other"):
+    for token in (ORPHAN, KNOWN, OTHER):
         os.utime(f"{database}.owner-{token}", (old, old))
-    foreign = Path(f"{database}2.owner-orphan")
+    foreign = Path(f"{database}2.owner-{ORPHAN}")
     foreign.touch()
     os.utime(foreign, (old, old))
 
-    assert sweep_orphans(database, {"known"}, older_than_s=60) == ["orphan"]
+    assert sweep_orphans(database, {KNOWN}, older_than_s=60) == [ORPHAN]
 
     left = {path.name for path in Path(database).parent.iterdir()}
     assert left == {
-        "runs.db.owner-known",
-        "runs.db.owner-fresh",
-        "runs.db.owner-other",
-        "runs.db2.owner-orphan",
+        f"runs.db.owner-{KNOWN}",
+        f"runs.db.owner-{FRESH}",
+        f"runs.db.owner-{OTHER}",
+        f"runs.db2.owner-{ORPHAN}",
     }
+
+
+NO_TOKENS = [
+    "",
+    ".",
+    "../victim",
+    "/../../victim",
+    "0" * 25,
+    "0" * 27,
+    "0" * 25 + "o",
+    "0" * 25 + "O",
+    "0" * 25 + "/",
+    "0" * 26 + "\0",
+    "0" * 25 + "٣",
+]
+
+
+@pytest.mark.parametrize("token", NO_TOKENS)
+def test_what_is_not_a_token_never_becomes_a_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    """An owner with such a token is dead, and no file is opened or removed for it."""
+    touched: list[object] = []
+    monkeypatch.setattr(
+        "durably.worker.liveness._open_existing", lambda *args: touched.append(args)
+    )
+    database = str(tmp_path / "runs.db")
+    assert probe(database, token) is Liveness.DEAD
+    remove_lock(database, token)
+    assert touched == []
+    with pytest.raises(ValueError, match="not the token"):
+        OwnerLock.acquire(database, token)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sweep_spares_files_of_others(database: str) -> None:
+    """A file beside the database whose name begins like that of a lock is the user's own."""
+    spared = [Path(f"{database}.owner-{name}") for name in ("notes.txt", "0" * 27, "a" * 26)]
+    for path in spared:
+        path.touch()
+        os.utime(path, (1, 1))
+    assert sweep_orphans(database, (), older_than_s=60) == []
+    assert all(path.exists() for path in spared)
 
 
 def test_sweep_of_a_missing_folder_finds_nothing(tmp_path: Path) -> None:
@@ -506,7 +550,7 @@ def test_threads_fork_and_lock_at_once(spawn: Callable[..., Child], database: st
 from durably.worker.liveness import OwnerLock, probe
 def work(name):
     for i in range(25):
-        lock = OwnerLock.acquire(sys.argv[1], f"{name}-{i}")
+        lock = OwnerLock.acquire(sys.argv[1], name.upper() + f"{i:025}")
         pid = os.fork()
         if pid == 0: os._exit(0)
         os.waitpid(pid, 0)

@@ -296,4 +296,24 @@ PACKAGE: Final[dict[str, Mutant]] = {
             )
         ],
     ),
+    "file that is mounted alone": Mutant(
+        "unit/test_filesystem.py::test_file_that_is_mounted_alone",
+        [Source("store/filesystem.py", "if path in points:", "if False:")],
+    ),
+    "disk that cannot be read, called damage": Mutant(
+        "unit/test_disk_errors.py",
+        [
+            Source(
+                "store/faults.py", "if number and isinstance(exc, apsw.CorruptError):", "if False:"
+            )
+        ],
+    ),
+    "what others put beside a new database": Mutant(
+        "integration/test_other_users.py::TestNotFiles",
+        [Source("store/database.py", "    refuse_strangers(path)\n", "")],
+    ),
+    "log of an earlier database": Mutant(
+        "integration/test_other_users.py::TestOwnLeftovers",
+        [Source("store/database.py", "if is_alone and not size_of(self.path):", "if False:")],
+    ),
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import apsw
 from durably.errors import DatabaseError, ValidationError
 from durably.shown import shown
 from durably.store import schema
+from durably.store.faults import advice_on
 from durably.store.sidefiles import LONGEST_SUFFIX, remove_leftovers
 
 _PRIVATE: Final = 0o600
@@ -81,26 +81,13 @@ def create_private(path: str) -> tuple[int, int] | None:
         return None
     except OSError as exc:
         raise DatabaseError(
-            f"the database {path!r} cannot be made: {exc.strerror}; {_advice(exc)}"
+            f"the database {path!r} cannot be made: {exc.strerror}; {advice_on(exc)}"
         ) from exc
     try:
         status = os.fstat(descriptor)
     finally:
         os.close(descriptor)
     return (status.st_dev, status.st_ino)
-
-
-def _advice(exc: OSError) -> str:
-    """Return what to do about a file that cannot be made."""
-    return {
-        errno.EACCES: "check the folder's permissions",
-        errno.EPERM: "check the folder's permissions",
-        errno.EROFS: "put it elsewhere",
-        errno.ENOSPC: "make room",
-        errno.EDQUOT: "make room",
-        errno.EMFILE: "let this process open more files (ulimit -n)",
-        errno.ENFILE: "the whole system has too many files open",
-    }.get(exc.errno or 0, "look into the system's log (dmesg)")
 
 
 def require_names(path: str) -> None:
@@ -136,7 +123,7 @@ def refuse_special(path: str) -> None:
     except OSError as exc:
         # A link that leads to itself, say, or a file that was removed this instant.
         raise DatabaseError(
-            f"the database {path!r} cannot be looked at: {exc.strerror}; check the path"
+            f"the database {path!r} cannot be looked at: {exc.strerror}; {advice_on(exc)}"
         ) from exc
     if not stat.S_ISREG(status.st_mode):
         raise ValidationError(f"path={path!r} is not a regular file")

@@ -19,6 +19,7 @@ from durably.clock import Clock, jittered
 from durably.errors import DatabaseError
 from durably.forking import ForkParticipant, no_fork, watch_forks
 from durably.store.bell import ADDRESS_SIZE, Bell, open_bell
+from durably.store.faults import advice_on
 from durably.store.guard import CLOEXEC, close_quietly
 from durably.store.sidefiles import give_to_owner, writer_path
 
@@ -150,9 +151,8 @@ class WriterMutex(ForkParticipant):
                 self._fd = _open_or_make(self.path, path)
             except OSError as exc:
                 raise DatabaseError(
-                    f"cannot open {self.path}, which keeps writers of the database apart: {exc}. "
-                    f"Check the permissions of the folder and of the file, which may be deleted "
-                    f"when no program has the database open."
+                    f"cannot open {self.path!r}, which keeps writers of the database apart: "
+                    f"{exc.strerror}; {advice_on(exc)}"
                 ) from exc
             watch_forks(self)
         try:

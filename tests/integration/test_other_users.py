@@ -284,11 +284,11 @@ class TestOwnLeftovers:
         assert check(path) == []
 
     def test_log_and_index_of_an_earlier_database(self, tmp_path: Path) -> None:
-        """A log that everybody may read, of a database that is gone, is not written to."""
+        """What everybody may read, of a database that is gone, is not written to."""
         path = tmp_path / "x.db"
         log, index = Path(f"{path}-wal"), Path(f"{path}-shm")
         for each in (log, index):
-            each.touch()
+            each.write_bytes(b"of an earlier one" * 3000)
             each.chmod(0o644)
         app = Durably(path)
         try:

@@ -149,3 +149,35 @@ def _all(db: apsw.Connection) -> int:
 def _touch_all(db: apsw.Connection) -> int:
     db.execute("UPDATE durably_runs SET updated_at_us = updated_at_us + 1").fetchall()
     return db.changes()
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.EACCES, "check the permissions"),
+        (errno.ENOSPC, "make room"),
+        (errno.EMFILE, "ulimit"),
+        (errno.EROFS, "mounted read-only"),
+        (errno.EUCLEAN, "dmesg"),
+        (errno.EIO, "dmesg"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["", ".writer"])
+def test_file_that_cannot_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, advice: str, suffix: str
+) -> None:
+    """The error has the system's words and what to do about this one, and nothing is left."""
+    path = tmp_path / "runs.db"
+    make = os.open
+
+    def fail(file: Any, flags: int, mode: int = 0o777, **kwargs: Any) -> int:
+        if str(file) == f"{path}{suffix}" and flags & os.O_CREAT:
+            raise OSError(number, os.strerror(number), str(file))
+        return make(file, flags, mode, **kwargs)
+
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(DatabaseError, match=os.strerror(number)) as caught:
+        Database(path)
+    assert advice in str(caught.value)
+    assert f"{path}{suffix}" in str(caught.value)
+    assert not path.exists()

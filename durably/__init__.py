@@ -8,6 +8,7 @@ checkpoint.
 from durably import events as events  # found as durably.events
 from durably import plugins as plugins  # found as durably.plugins
 from durably import testing as testing  # found as durably.testing
+from durably.codec import NOTHING
 from durably.engine import Durably
 from durably.errors import (
     ConflictError,
@@ -43,6 +44,7 @@ from durably.triggering import Trigger
 __version__ = "0.1.0"
 
 __all__ = [
+    "NOTHING",
     "ConflictError",
     "DatabaseError",
     "DatabaseLostError",

@@ -11,7 +11,14 @@ from typing import Any, Generic, TypeVar, cast, overload
 
 import attrs
 
-from durably.codec import UNTYPED, Codec, resolve_annotations, return_type_of
+from durably.codec import (
+    UNTYPED,
+    Codec,
+    Unresolved,
+    resolve_annotations,
+    return_type_of,
+    signature_of,
+)
 from durably.codec.text import dump
 from durably.errors import ConflictError, NotFoundError, ValidationError
 from durably.names import check_name
@@ -76,6 +83,8 @@ class Job(Value, Generic[P, R]):
             # Raises for one that cannot be resolved, which return_type_of takes for none.
             resolve_annotations(self.run, {"return"})
             returned = return_type_of(self.run)
+            if isinstance(returned, Unresolved):  # of what a functools.partial calls
+                raise ValidationError(returned.reason)
             object.__setattr__(self, "output", None if returned is UNTYPED else returned)
 
     @overload
@@ -228,7 +237,7 @@ def _positional_parameters(function: object, name: str) -> list[inspect.Paramete
     if inspect.isgeneratorfunction(function):
         raise ValidationError(f"job {name!r} is a generator; durably runs plain functions")
     try:
-        signature = inspect.signature(function)
+        signature = signature_of(function)
     except (TypeError, ValueError) as exc:
         raise ValidationError(f"the parameters of job {name!r} cannot be read: {exc}") from exc
     parameters = list(signature.parameters.values())

@@ -43,6 +43,12 @@ from durably.telling import current_step
 
 T = TypeVar("T")
 
+# How to go on where a class has changed since a result of it was stored.
+_GO_ON: Final = (
+    "it was stored by an earlier version of the code: give new fields a default, or give the step "
+    "another name, so that it is executed again"
+)
+
 LONGEST_STEP_NAME: Final = 500
 # A result above this is stored, with a warning: it slows every commit down around it.
 LARGE_RESULT: Final = 16 * 1024 * 1024
@@ -230,7 +236,7 @@ class Stepper:
         services = self._services
         try:
             result = services.codec.decode(
-                output, type_, what="the stored result of step", name=name
+                output, type_, what="the stored result of step", name=name, advice=_GO_ON
             )
         except BaseException:
             self._replay.give_back(checkpoint)
@@ -262,6 +268,8 @@ class Stepper:
         try:
             token = current_step.set(name)
             try:
+                if type_ is not UNTYPED:
+                    codec.require_storable(type_, what="the result of step", name=name)
                 value = (
                     fn(*args, **kwargs)
                     if retry is None

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, overload
 
 from durably.active import ActiveRun, Services
+from durably.codec import NOTHING, Nothing
 from durably.errors import SerializationError, ValidationError
 from durably.retry import Retry
 from durably.settings import Duration, OnDuplicateStep, waitable
@@ -167,6 +168,8 @@ class StepContext:
         return result
 
     @overload
+    def options(self, *, returns: Nothing, retry: Retry | None = None) -> ReturningStep[None]: ...
+    @overload
     def options(self, *, returns: type[U], retry: Retry | None = None) -> ReturningStep[U]: ...
     @overload
     def options(self, *, returns: None = None, retry: Retry | None = None) -> PlainStep: ...
@@ -176,7 +179,9 @@ class StepContext:
         """Settings for one step: ``step.options(returns=Row, retry=Retry()).run(name, fn, ...)``.
 
         Args:
-            returns: the type of the result, where *fn* is not annotated (or wrongly).
+            returns: the type of the result, where *fn* is not annotated (or wrongly). With
+                ``durably.NOTHING`` the result is thrown away, whatever it is, and ``run`` returns
+                ``None``.
             retry: try again inside the step; never done without being asked for.
 
         Returns:
@@ -190,7 +195,8 @@ class StepContext:
         if retry is not None and not isinstance(retry, Retry):
             raise ValidationError(f"retry must be a Retry, not {shown(retry)}")
         if returns is not None:
-            self._services.codec.check_type(returns, "step.options(returns=...)")
+            if returns is not NOTHING:
+                self._services.codec.check_type(returns, "step.options(returns=...)")
             return ReturningStep(self._stepper, returns, retry)
         return PlainStep(self._stepper, None, retry)
 

@@ -12,9 +12,18 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from durably.codec import messages
-from durably.codec.annotations import resolve_annotations, return_type_of
+from durably.codec.annotations import resolve_annotations, return_type_of, signature_of
 from durably.codec.messages import Unsupported, sentence
-from durably.codec.plain import ATOMS, UNTYPED, all_plain
+from durably.codec.plain import (
+    ATOMS,
+    NOTHING,
+    UNTYPED,
+    Nothing,
+    Unresolved,
+    all_plain,
+    exactly_plain,
+    thrown_away,
+)
 from durably.codec.text import dump, load
 from durably.errors import SerializationError, ValidationError
 from durably.nesting import MAX_DEPTH
@@ -27,7 +36,17 @@ if TYPE_CHECKING:
 
     from durably.codec.typed import TypedValues
 
-__all__ = ["MAX_DEPTH", "UNTYPED", "Codec", "resolve_annotations", "return_type_of"]
+__all__ = [
+    "MAX_DEPTH",
+    "NOTHING",
+    "UNTYPED",
+    "Codec",
+    "Nothing",
+    "Unresolved",
+    "resolve_annotations",
+    "return_type_of",
+    "signature_of",
+]
 
 
 class Codec:
@@ -70,6 +89,25 @@ class Codec:
             msg = f"{where}: {error}"
             raise ValidationError(msg) from error
 
+    def require_storable(self, type_: Any, *, what: str, name: str) -> None:
+        """Raise before a function is called whose result cannot be stored, whatever it is.
+
+        Args:
+            what: begins a message, followed by *name*.
+
+        Raises:
+            SerializationError: values of the type cannot be stored.
+        """
+        if type(type_) is type and type_ in ATOMS:
+            return
+        if type_ is NOTHING or type(type_) is Unresolved:
+            return
+        try:
+            self._of_types().check(type_)
+        except Unsupported as error:
+            msg = f"{_named(what, name)}: {error}; the function was not called"
+            raise SerializationError(msg) from error
+
     def structure(self, value: Any, type_: Any, *, what: str) -> Any:
         """Validate a payload: an instance of the type, or data that structures into it.
 
@@ -105,25 +143,34 @@ class Codec:
         """
         return self.encode_and_decode(value, type_, what=what, name=name)[0]
 
-    def decode(self, text: str, type_: Any, *, what: str, name: str | None = None) -> Any:
+    def decode(
+        self, text: str, type_: Any, *, what: str, name: str | None = None, advice: str = ""
+    ) -> Any:
         """Give the value of a JSON text.
 
         Args:
             what: begins a message, followed by *name*, if there is one.
+            advice: ends a message that says that the text does not fit the type.
 
         Raises:
             ValidationError: the text does not fit the type; the message names every bad path.
         """
         try:
             data = load(text)
-            if type_ is UNTYPED or (type(data) is type_ and type_ in ATOMS):
-                return data
+        except Exception as error:
+            raise ValidationError(sentence(_named(what, name), self._problems_in(error))) from error
+        if type_ is UNTYPED or (type(data) is type_ and type_ in ATOMS):
+            return data
+        if type_ is NOTHING or type(type_) is Unresolved:
+            return None if type_ is NOTHING else data
+        try:
             return self._of_types().read(data, type_)
         except Unsupported as error:
             msg = f"{_named(what, name)}: {error}"
             raise ValidationError(msg) from error
         except Exception as error:
-            raise ValidationError(sentence(_named(what, name), self._problems_in(error))) from error
+            said = sentence(_named(what, name), self._problems_in(error))
+            raise ValidationError(f"{said}; {advice}" if advice else said) from error
 
     def encode_and_decode(
         self, value: Any, type_: Any, *, what: str, name: str | None = None
@@ -143,6 +190,11 @@ class Codec:
             if type_ is UNTYPED:
                 # The text says the same as the plain data, so nothing needs to be read from it.
                 data = decoded = all_plain(value)
+            elif type(type_) is Unresolved:
+                data = decoded = exactly_plain(value)
+            elif type_ is NOTHING:
+                thrown_away(value)
+                data = decoded = None
             else:
                 data, decoded = self._of_types().write_and_read(value, type_)
             return dump(data), decoded
@@ -150,9 +202,12 @@ class Codec:
             msg = f"{_named(what, name)}: {error}; return data of a supported type"
             raise SerializationError(msg) from error
         except Exception as error:
-            raise SerializationError(
-                sentence(_named(what, name), self._problems_in(error))
-            ) from error
+            said, problems = _named(what, name), self._problems_in(error)
+            if type(type_) is Unresolved:
+                said = f"{said}: {type_.reason}. Without that type"
+                # Beside the reason, their advice to annotate would be none.
+                problems = [(path, text.partition(";")[0]) for path, text in problems]
+            raise SerializationError(sentence(said, problems)) from error
 
     def load_json(self, text: str) -> Any:
         """Give the JSON-like data of a stored text.

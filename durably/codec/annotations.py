@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import sys
 import types
 import typing
 import weakref
 from collections.abc import Callable, Container, Mapping
 from typing import Any, Final
 
-from durably.codec.messages import show, text_of
-from durably.codec.plain import UNTYPED
+from durably.codec.messages import IMPORT_IT, OR_NAME_IT, show, text_of
+from durably.codec.plain import UNTYPED, Unresolved
 from durably.errors import ValidationError
 
 _return_types: Final[weakref.WeakKeyDictionary[Any, Any]] = weakref.WeakKeyDictionary()
@@ -24,13 +25,16 @@ def return_type_of(fn: Callable[..., Any]) -> Any:
     """Give the type that a callable says it returns.
 
     Returns:
-        The resolved annotation (for a class: the class), or :data:`UNTYPED` if there is none,
-        it says nothing (``Any``, ``object``, a type variable), or it cannot be resolved.
-        Never raises.
+        The resolved annotation (for a class: the class); :data:`UNTYPED` if there is none, or
+        it says nothing (``Any``, ``object``, a type variable); an :class:`Unresolved` if it
+        cannot be resolved. Never raises.
     """
     if type(fn) is types.FunctionType:
         # The usual cases in a hurry: this is called for each step that a resume passes.
-        annotation = fn.__annotations__.get("return", object)
+        try:
+            annotation = fn.__annotations__.get("return", object)
+        except Exception:  # noqa: BLE001 - Python 3.14 evaluates all of them here
+            annotation = None
         known = annotation if type(annotation) is type else _return_types.get(fn, _UNKNOWN)
         if known is not _UNKNOWN:
             return UNTYPED if known is object else known
@@ -40,26 +44,62 @@ def return_type_of(fn: Callable[..., Any]) -> Any:
     if isinstance(target, type) or typing.get_origin(target) is not None:
         return _said(target)
     target = getattr(target, "__func__", target)
-    annotations = getattr(target, "__annotations__", None)
     if not inspect.isroutine(target) and not hasattr(target, "__wrapped__"):
         target = getattr(type(target).__call__, "__func__", type(target).__call__)
-        annotations = getattr(target, "__annotations__", None)
+    annotations = _annotations_of(target)
     if not isinstance(annotations, dict) or "return" not in annotations:
         return UNTYPED
     annotation = annotations["return"]
     if isinstance(annotation, type) and not typing.get_args(annotation):
         return _said(annotation)
-    try:
+    return _resolved_return(fn, target, annotation)
+
+
+def _resolved_return(fn: Any, target: Any, annotation: Any) -> Any:
+    with contextlib.suppress(KeyError, TypeError):  # not hashable, or not weakly referable
         return _return_types[target]
-    except (KeyError, TypeError):
-        pass
     try:
         result = _said(_resolve(target, {"return": annotation})["return"])
-    except Exception:  # noqa: BLE001 - whatever evaluating an annotation raises
-        result = UNTYPED
-    with contextlib.suppress(TypeError):  # not hashable, or not weakly referable
+    except Exception as error:  # noqa: BLE001 - whatever evaluating an annotation raises
+        # Not remembered: what it names may be defined before the function is used again.
+        return Unresolved(_unresolved(fn, "return", annotation, error))
+    with contextlib.suppress(TypeError):
         _return_types[target] = result
     return result
+
+
+def _annotations_of(target: Any) -> Any:
+    try:
+        return getattr(target, "__annotations__", None)
+    except Exception:
+        if sys.version_info >= (3, 14):
+            # Evaluated lazily, and one of them cannot be: the others can.
+            import annotationlib  # noqa: PLC0415 - where first needed
+
+            return annotationlib.get_annotations(target, format=annotationlib.Format.FORWARDREF)
+        raise
+
+
+def signature_of(fn: Callable[..., Any]) -> inspect.Signature:
+    """Return the parameters of a callable, also if their annotations cannot be resolved.
+
+    Raises:
+        TypeError, ValueError: it has none that can be read.
+    """
+    if sys.version_info >= (3, 14):
+        import annotationlib  # noqa: PLC0415 - where first needed
+
+        return inspect.signature(fn, annotation_format=annotationlib.Format.FORWARDREF)
+    return inspect.signature(fn)
+
+
+def _unresolved(fn: Any, name: str, annotation: Any, error: Exception) -> str:
+    """Return what is wrong with an annotation that cannot be resolved, and what to do."""
+    where = "the return value" if name == "return" else f"parameter {name!r}"
+    return (
+        f"the annotation {show(annotation)} of {where} of {getattr(fn, '__qualname__', fn)} "
+        f"cannot be resolved: {text_of(error)}; {IMPORT_IT}, {OR_NAME_IT}"
+    )
 
 
 def _said(type_: Any) -> Any:
@@ -101,7 +141,7 @@ def resolve_annotations(
     target: Any = fn
     if not inspect.isroutine(fn) and not hasattr(fn, "__wrapped__"):
         target = type(fn).__call__  # an object that can be called: its own are of its attributes
-    annotations = getattr(target, "__annotations__", {})
+    annotations = _annotations_of(target) or {}
     resolved = {}
     for name, annotation in annotations.items():
         if names is not None and name not in names:
@@ -109,10 +149,5 @@ def resolve_annotations(
         try:
             resolved.update(_resolve(target, {name: annotation}))
         except Exception as error:
-            where = "the return value" if name == "return" else f"parameter {name!r}"
-            msg = (
-                f"the annotation {show(annotation)} of {where} of "
-                f"{getattr(fn, '__qualname__', fn)} cannot be resolved: {text_of(error)}"
-            )
-            raise ValidationError(msg) from error
+            raise ValidationError(_unresolved(fn, name, annotation, error)) from error
     return resolved

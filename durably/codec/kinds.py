@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import attrs
 
-from durably.codec.messages import Unsupported, name_of, text_of
+from durably.codec.messages import IMPORT_IT, Unsupported, name_of, text_of
 from durably.codec.plain import UNTYPED
 
 
@@ -74,7 +74,7 @@ def hints_of(type_: Any) -> dict[str, Any]:
             # A class that was defined in a function may name itself.
             hints = typing.get_type_hints(cls, localns={cls.__name__: cls}, include_extras=True)
     except Exception as error:
-        msg = f"an annotation of {name_of(cls)} cannot be resolved ({text_of(error)})"
+        msg = f"an annotation of {name_of(cls)} cannot be resolved ({text_of(error)}); {IMPORT_IT}"
         raise Unsupported(msg) from error
     variables = _variables_of(type_)
     return {name: substitute(hint, variables) for name, hint in hints.items()}

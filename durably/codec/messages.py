@@ -17,6 +17,12 @@ _MAX_PROBLEMS: Final = 1000
 _UNIONS: Final = (typing.Union, types.UnionType)
 
 
+IMPORT_IT: Final = "import what it names where the program runs, and not only under TYPE_CHECKING"
+OR_NAME_IT: Final = (
+    "or name the type: step.options(returns=...), durably.job(input=..., output=...)"
+)
+
+
 class Problem(Exception):  # noqa: N818 - never leaves the codec
     """One thing that is wrong, and where it is relative to the one who catches it."""
 

@@ -30,6 +30,36 @@ class Untyped:
 UNTYPED: Final = Untyped()
 """Stands for "JSON-like data, no type"."""
 
+
+class Nothing(enum.Enum):
+    """``step.options(returns=durably.NOTHING)``: throw the result away, whatever it is.
+
+    It need not have a stored form. What is stored is null, and what comes back is ``None``.
+
+    .. versionadded:: 0.2.0
+    """
+
+    NOTHING = "NOTHING"
+
+    def __repr__(self) -> str:
+        return "NOTHING"
+
+
+NOTHING: Final = Nothing.NOTHING
+
+
+class Unresolved:
+    """Stands for a type whose annotation cannot be resolved; *reason* says which, and why.
+
+    What such a function returns is JSON-like data, if it would come back as just what it is.
+    """
+
+    __slots__ = ("reason",)
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+
 ATOMS: Final = frozenset({str, int, bool, float, types.NoneType})
 _ANNOTATE: Final = (
     "annotate the function's return type, or pass returns=... to step.options() "
@@ -98,6 +128,44 @@ def all_plain(data: Any) -> Any:
         raise
     except Problem:
         raise Problems(judged(data)[1]) from None
+
+
+def thrown_away(value: object) -> None:
+    """Check that a value may be thrown away.
+
+    Raises:
+        Problem: it is a coroutine, so that nothing was done to get it.
+    """
+    if inspect.iscoroutine(value):
+        value.close()
+        msg = "a coroutine, so nothing was done; hand over a plain function that calls asyncio.run"
+        raise Problem(msg)
+
+
+def exactly_plain(data: Any) -> Any:
+    """Copy a JSON-like value like :func:`all_plain`, but reject what would become a plain one.
+
+    Raises:
+        TooDeep: it is circular or too deeply nested.
+        Problems: something in it is refused.
+    """
+    copy = all_plain(data)
+    changed = list(_changed(data, copy, ""))
+    if changed:
+        raise Problems(changed)
+    return copy
+
+
+def _changed(before: Any, after: Any, path: str) -> Iterator[Problem]:
+    if type(before) is not type(after):
+        yield Problem(f"{type_name(before)} would come back as {type_name(after)}", path)
+    elif isinstance(after, list):
+        for index, (old, new) in enumerate(zip(before, after, strict=True)):
+            yield from _changed(old, new, f"{path}[{index}]")
+    elif isinstance(after, dict):
+        for (key, old), (copied, new) in zip(before.items(), after.items(), strict=True):
+            yield from _changed(key, copied, path + segment(copied))
+            yield from _changed(old, new, path + segment(copied))
 
 
 def plain_atom(value: Any) -> Any:

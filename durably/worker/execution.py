@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import attrs
 
@@ -25,6 +25,12 @@ from durably.store import runs
 from durably.store.lookups import RunRow
 from durably.store.runs import Claim, Ended, Ending
 from durably.worker.flusher import Flusher
+
+# How to go on where the payload's class has changed since the run was triggered.
+_GO_ON: Final = (
+    "it was stored by an earlier version of the code: give new fields a default, or trigger a new "
+    "run and delete this one"
+)
 
 ClaimNext = Callable[[], Claim | None]
 
@@ -129,7 +135,10 @@ class Execution:
         if not takes_payload(job):
             return ()
         payload = self._services.codec.decode(
-            active.row.payload, payload_type(job), what=f"the stored payload of run {active.id}"
+            active.row.payload,
+            payload_type(job),
+            what=f"the stored payload of run {active.id}",
+            advice=_GO_ON,
         )
         return (payload,)
 

@@ -94,6 +94,8 @@ def import_csv(step: StepContext, payload: ImportCsv) -> Imported:
     step.options(Imported)  # type: ignore[call-overload]
     step.options(return_type=Imported)  # type: ignore[call-overload]
 
+    assert_type(step.options(returns=durably.NOTHING).run("gone", object), None)
+
     # Everything else a step has.
     step.progress(1)
     step.progress(1.5, 3, "half")

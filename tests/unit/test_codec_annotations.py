@@ -82,7 +82,6 @@ class Slotted:
         (returns_any, UNTYPED),
         (returns_object, UNTYPED),
         (returns_variable, UNTYPED),
-        (returns_missing, UNTYPED),
         (returns_nothing, UNTYPED),
         (returns_annotated, Annotated[int, ["x"]]),
         (lambda: 3, UNTYPED),

@@ -19,7 +19,7 @@ import attrs
 from durably.clock import Clock, to_datetime
 from durably.errors import ValidationError
 from durably.forking import ForkParticipant, watch_forks
-from durably.models import ErrorInfo, LogLevel, Progress
+from durably.models import ErrorInfo, LogLevel, Progress, printable
 from durably.shown import shown
 from durably.values import Value
 
@@ -454,14 +454,14 @@ class Emitter(ForkParticipant):
     def _report(self, exc: BaseException, event: Event) -> None:
         handlers = self._handlers
         if not handlers:
-            log.error("a listener of %s raised", event.type, exc_info=exc)
+            log.error("a listener of %s raised", event.type, exc_info=printable(exc))
         for handler in handlers:
             try:
                 handler(exc, event)
             except BaseException as error:
                 if _is_ctrl_c(error):
                     raise
-                log.error("the error handler of %s raised", event.type, exc_info=error)  # noqa: TRY400 - with the traceback of any BaseException
+                log.error("the error handler of %s raised", event.type, exc_info=printable(error))  # noqa: TRY400 - with the traceback of any BaseException
 
     @property
     def is_inside_listener(self) -> bool:

@@ -90,17 +90,23 @@ def error_info(exc: BaseException) -> ErrorInfo:
 
 def traceback_of(exc: BaseException) -> str:
     """Return the traceback of *exc* and what led to it, as Python prints it, or what there is."""
-    if not is_printable(exc):
-        # The frames alone: Python would also print what the exceptions say.
-        lines = ["Traceback (most recent call last):\n", *tb.format_tb(exc.__traceback__)]
-        return _shortened("".join([*lines, too_deep(exc), "\n"]))
     try:
-        return _shortened("".join(tb.format_exception(exc)))
+        return _shortened("".join(tb.format_exception(printable(exc))))
     except BaseException:  # noqa: BLE001 - a user's __str__ may raise anything
         return f"<the traceback of {type(exc).__qualname__} could not be formatted>"
 
 
-def is_printable(exc: BaseException) -> bool:
+def printable(exc: BaseException) -> BaseException:
+    """Return *exc*, or one with its traceback that says what it is where it is too deep to print.
+
+    What logs an exception prints all that led to it.
+    """
+    if _is_printable(exc):
+        return exc
+    return RuntimeError(too_deep(exc)).with_traceback(exc.__traceback__)
+
+
+def _is_printable(exc: BaseException) -> bool:
     """Return whether neither *exc* nor what led to it is nested too deeply to be printed."""
     seen: set[int] = set()
     left: list[BaseException | None] = [exc]

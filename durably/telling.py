@@ -16,7 +16,7 @@ from durably.clock import from_datetime
 from durably.codec.text import dump_any, load
 from durably.errors import ValidationError
 from durably.events import LogWritten
-from durably.models import LogLevel, is_printable, traceback_of
+from durably.models import LogLevel, printable, traceback_of
 from durably.nesting import is_too_deep
 from durably.shown import safe_repr, safe_str, too_deep, type_name
 from durably.store import logs
@@ -158,8 +158,7 @@ def _take_settings(data: dict[str, Any], settings: dict[str, Any]) -> dict[str, 
     exc = _exception_in(data.pop("exc_info", None))
     if exc is not None:
         told["exc_info"] = traceback_of(exc)
-        if is_printable(exc):
-            settings["exc_info"] = exc
+        settings["exc_info"] = printable(exc)
     stacklevel = data.get("stacklevel")
     if type(stacklevel) is int:
         del data["stacklevel"]

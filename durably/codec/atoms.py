@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from durably.codec.forms import Form
+from durably.codec.kinds import DATE, DATETIME, stands_for
 from durably.codec.messages import NoForm, Problem, Unsupported, clip, show
 from durably.codec.plain import ATOMS, Misfit, plain, plain_atom
 from durably.codec.text import dump, to_decimal
@@ -150,7 +151,7 @@ def _read_datetime(text: str) -> dt.datetime:
     if len(iso) <= len("2026-01-01"):
         msg = "a date without a time"
         raise ValueError(msg)
-    value = dt.datetime.fromisoformat(iso).replace(fold=fold)
+    value = DATETIME.fromisoformat(iso).replace(fold=fold)
     if name is not None:
         return value.replace(tzinfo=_named(value.utcoffset(), name))
     if key is None:
@@ -205,8 +206,8 @@ def _read_bytes(text: str) -> bytes:
 
 
 _LEAVES: Final[Mapping[type, _Leaf]] = {
-    dt.datetime: _Leaf("datetime (ISO 8601)", _write_instant, _read_datetime),
-    dt.date: _Leaf("date (ISO 8601)", dt.date.isoformat, dt.date.fromisoformat),
+    DATETIME: _Leaf("datetime (ISO 8601)", _write_instant, _read_datetime),
+    DATE: _Leaf("date (ISO 8601)", DATE.isoformat, DATE.fromisoformat),
     dt.time: _Leaf("time (ISO 8601)", _write_instant, _read_time),
     dt.timedelta: _Leaf(
         "timedelta (seconds)", _write_timedelta, _read_timedelta, (int, float, str)
@@ -240,7 +241,7 @@ def leaf(form: Form) -> bool:
     form.compares = base is not None
 
     def write(value: Any) -> Any:
-        if type(value) is not type_:
+        if type(value) is not type_ and stands_for(type(value)) is not type_:
             return form.misfit(value)
         try:
             return how.write(value)

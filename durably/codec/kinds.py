@@ -3,15 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import attrs
 
 from durably.codec.messages import IMPORT_IT, Unsupported, name_of, text_of
 from durably.codec.plain import UNTYPED
+
+T = TypeVar("T")
+
+
+def _real(cls: type[T]) -> type[T]:
+    """Return the class of the datetime module itself."""
+    return next(base for base in cls.__mro__ if base.__module__ == "datetime")
+
+
+# A test may have frozen time: freezegun puts classes of its own into the datetime module.
+DATETIME: Final = _real(dt.datetime)
+DATE: Final = _real(dt.date)
+
+
+def stands_for(cls: Any) -> type | None:
+    """Return of what *cls* has the place in the datetime module, if it is not its own."""
+    if cls is DATETIME or cls is DATE or cls not in (dt.datetime, dt.date):
+        return None
+    return _real(cls)
 
 
 def says_nothing(type_: Any) -> bool:
@@ -51,7 +71,7 @@ def meant_by(type_: Any) -> Any:
             return type_.__value__
         values = zip(origin.__type_params__, typing.get_args(type_), strict=False)
         return substitute(origin.__value__, dict(values))
-    return types.NoneType if type_ is None else type_
+    return types.NoneType if type_ is None else stands_for(type_) or type_
 
 
 def substitute(type_: Any, variables: Mapping[Any, Any]) -> Any:

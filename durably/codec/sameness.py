@@ -12,7 +12,7 @@ from typing import Any, Final
 import attrs
 
 from durably.codec.forms import Form
-from durably.codec.kinds import is_record
+from durably.codec.kinds import is_record, stands_for
 from durably.codec.messages import Problem, Unsupported, differing, segment
 from durably.codec.plain import ATOMS, has_named_items, plain, plain_atom
 from durably.codec.text import dump
@@ -80,9 +80,9 @@ def _may_become(before: Any, cls: type) -> bool:
         return (isinstance(before, cls) or is_number) and not isinstance(before, enum.Enum)
     if cls is list:
         return isinstance(before, (list, tuple)) and not has_named_items(type(before))
-    return (cls is dict and isinstance(before, dict)) or (
-        cls is frozenset and isinstance(before, set)
-    )
+    if cls is dict or cls is frozenset:
+        return isinstance(before, dict if cls is dict else set)
+    return stands_for(type(before)) is cls
 
 
 def _items_of(before: Any, after: Any) -> Iterable[tuple[str, Any, Any]]:

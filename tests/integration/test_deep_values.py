@@ -63,6 +63,7 @@ def shown(event):
 with durably.Durably(sys.argv[1], jobs=[job], synchronous="normal") as app:
     app.use(LogPersistence())
     app.on("*", shown)
+    app.on("run:start", lambda event: raised(ValueError(deep)))
     for kind in kinds:
         try:
             run = app.jobs["job"].trigger_and_wait(kind, timeout=20)

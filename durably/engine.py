@@ -33,7 +33,7 @@ from durably.events import (
 )
 from durably.handles import JobHandle, JobHandles
 from durably.interrupts import held_back
-from durably.jobs import Job, Registry, check_job, job_list, missing_job
+from durably.jobs import Job, Registry, check_job, job_list, missing_job, origins_of
 from durably.models import LogEntry, Run, StepRecord
 from durably.reading import NameFilter, Reader, StatusFilter, filters, labels_of, run_id_of, several
 from durably.settings import Duration, OnDuplicateStep, Settings, age, optional_timeout, seconds
@@ -760,6 +760,27 @@ class Durably:
             row = self._database.write(runs.retry, run_id, self._clock.now_us())
             self._changes.offer()
             self._emitter.emit(RunRetried, **_fields(row))
+        return self._reader.run_of(row)
+
+    def adopt(self, run: Run[P, R] | str) -> Run[P, R]:
+        """Let this engine's job continue a pending run that other code has begun, and return it.
+
+        A run with checkpoints is left to the code that made them, which is known by the module (of
+        a script by the file's name) and the qualified name of the job's function. After this it
+        belongs to the job of its name that is registered here, and is claimed like any other run.
+
+        Raises:
+            ConflictError: the run is not pending.
+            NotFoundError: there is no such run, or its job is not registered.
+
+        .. versionadded:: 0.2.0
+        """
+        self._check()
+        run_id = run_id_of(run)
+        job = self._registry.require(self._database.read(lookups.get, run_id).job_name)
+        origin = next(iter(origins_of(job)), None)
+        row = self._database.write(runs.adopt, run_id, origin, self._clock.now_us())
+        self._changes.offer()
         return self._reader.run_of(row)
 
     def retrigger(self, run: Run[P, R] | str) -> Run[P, R]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Generic, TypeVar, cast, overload
+from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar, cast, overload
 
 import attrs
 
@@ -32,6 +33,7 @@ R = TypeVar("R")
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 LONGEST_JOB_NAME = 200
+_LONGEST_ORIGIN: Final = 2000
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -46,6 +48,9 @@ class Job(Value, Generic[P, R]):
         input: the payload's type; by default the annotation of the second parameter.
         output: the result's type; by default the return annotation.
         on_duplicate_step: ``"error"`` or ``"reuse"``; by default what the engine was opened with.
+        origin: ``"any"`` to continue runs with checkpoints of whatever job of this name; by default
+            those that were begun by this function: by its module's name (of a script its file's)
+            and its qualified name.
 
     Raises:
         ValidationError: the spec is not usable as a job.
@@ -58,6 +63,7 @@ class Job(Value, Generic[P, R]):
     input: Any = None
     output: Any = None
     on_duplicate_step: OnDuplicateStep | None = attrs.field(default=None, kw_only=True)
+    origin: Literal["any"] | None = attrs.field(default=None, kw_only=True)
     _takes_payload: bool = attrs.field(init=False, repr=False, eq=False)
     _default: Any = attrs.field(init=False, repr=False, eq=False)
 
@@ -65,6 +71,10 @@ class Job(Value, Generic[P, R]):
         check_name(self.name, "a job's name", longest=LONGEST_JOB_NAME)
         if self.on_duplicate_step is not None:
             check_on_duplicate_step(self.on_duplicate_step)
+        if self.origin is not None and self.origin != "any":
+            raise ValidationError(
+                f'the origin of job {self.name!r} must be "any" or None, not {shown(self.origin)}'
+            )
         parameters = _positional_parameters(self.run, self.name)
         takes_payload = len(parameters) > 1
         if self.input is not None and not takes_payload:
@@ -176,10 +186,68 @@ def _is_same_function(one: Job[Any, Any], other: Job[Any, Any]) -> bool:
     return one.run is other.run or _place(one.run) == _place(other.run) is not None
 
 
+def origins_of(job: Job[Any, Any]) -> tuple[str, ...]:
+    """Return how the place of the job's function may have been stored, its usual form first.
+
+    That is the module's name and the qualified name; for a script the script's base name stands for
+    the module's. A module may also be executed as a script, and a script be imported: either form
+    is known. Where nobody can tell, in a notebook and at a prompt, there is none.
+    """
+    function = _innermost(job.run)
+    module = getattr(function, "__module__", None)
+    if not isinstance(module, str):
+        return ()
+    loaded = sys.modules.get(module)
+    file = getattr(loaded, "__file__", None)
+    is_main = module in ("__main__", "__mp_main__")
+    names = []
+    if isinstance(file, str) and os.path.basename(file) != "__init__.py":
+        names.append(_script_name(file))
+    if not is_main:
+        names.insert(0, module)
+    elif names:
+        spec = getattr(loaded, "__spec__", None)
+        names.append(names[0].removesuffix(".py") if spec is None else spec.name)
+    qualified = function.__qualname__
+    return tuple(dict.fromkeys(_storable(f"{name}:{qualified}") for name in names))
+
+
+def takes_any_origin(job: Job[Any, Any]) -> bool:
+    """Return whether the job continues runs with checkpoints of whatever code."""
+    return job.origin == "any" or not origins_of(job)
+
+
+def origins_json(job: Job[Any, Any]) -> str:
+    """Return the members for the job of the JSON object that ``runs.Claim`` asks for."""
+    members: list[str | bool] = list(origins_of(job))
+    if takes_any_origin(job):
+        members.append(True)
+    return ",".join(f"{dump(job.name)}:{dump(member)}" for member in members)
+
+
+def _script_name(file: str) -> str:
+    """Return the base name of a script; of a package or a zip file that is one, its own."""
+    folder, name = os.path.split(file)
+    return os.path.basename(folder) if name == "__main__.py" and folder else name
+
+
+def _storable(text: str) -> str:
+    """Return text for the database, whatever a file or a function is called."""
+    plain = text.encode(errors="backslashreplace").replace(b"\0", b"\\0")
+    return plain[:_LONGEST_ORIGIN].decode(errors="ignore")
+
+
 def _is_typed_in(job: Job[Any, Any]) -> bool:
     """Return whether the function was typed into an interactive session, not read from a file."""
     is_interactive = hasattr(sys, "ps1") or sys.flags.interactive
     return bool(is_interactive) and getattr(job.run, "__module__", None) == "__main__"
+
+
+def _innermost(function: Callable[..., Any]) -> Any:
+    """Return what names the place of a function in the source: of an object its class."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function if hasattr(function, "__qualname__") else type(function)
 
 
 def _place(function: Callable[..., Any]) -> str | None:
@@ -187,9 +255,9 @@ def _place(function: Callable[..., Any]) -> str | None:
 
     ``None`` for a ``functools.partial``: two of them may have nothing in common.
     """
-    named = function if hasattr(function, "__qualname__") else type(function)
-    if named is functools.partial:
+    if isinstance(function, functools.partial):
         return None
+    named = _innermost(function)
     return f"{named.__module__}.{named.__qualname__}"
 
 
@@ -259,6 +327,13 @@ def _positional_parameters(function: object, name: str) -> list[inspect.Paramete
     return positional
 
 
+class Claimed(NamedTuple):
+    """Which runs an engine claims, as JSON text: see ``runs.Claim``."""
+
+    jobs: str
+    origins: str
+
+
 class _JobDecorator:
     """What ``@job(...)`` is before it meets its function."""
 
@@ -291,6 +366,7 @@ def job(
     input: Any = None,
     output: Any = None,
     on_duplicate_step: OnDuplicateStep | None = None,
+    origin: Literal["any"] | None = None,
 ) -> _JobDecorator: ...
 def job(
     name: Any = None,
@@ -298,6 +374,7 @@ def job(
     input: Any = None,  # noqa: A002 - the contract's name
     output: Any = None,
     on_duplicate_step: OnDuplicateStep | None = None,
+    origin: Literal["any"] | None = None,
 ) -> Any:
     """Make a function a job: ``@job``, ``@job("name")`` or ``@job("name", input=..., output=...)``.
 
@@ -308,6 +385,8 @@ def job(
         on_duplicate_step: what a step name does that is used twice in one execution: ``"error"``
             raises ``DuplicateStepError``, ``"reuse"`` returns the first one's result and warns; by
             default what the engine was opened with.
+        origin: ``"any"`` to continue runs with checkpoints of whatever job of this name, whichever
+            script or module began them; by default those that this function began.
 
     Returns:
         A ``Job``, which calls through to the function.
@@ -327,7 +406,7 @@ def job(
         check_name(name, "a job's name", longest=LONGEST_JOB_NAME)
     given, function = (None, name) if callable(name) else (name, None)
     decorator = _JobDecorator(
-        given, input=input, output=output, on_duplicate_step=on_duplicate_step
+        given, input=input, output=output, on_duplicate_step=on_duplicate_step, origin=origin
     )
     return decorator if function is None else decorator(cast("Callable[..., Any]", function))
 
@@ -347,8 +426,10 @@ class Registry:
         self._codec = codec
         self._lock = threading.Lock()  # guards replacing the mapping; readers take what they see
         self._jobs: dict[str, Job[Any, Any]] = {}
-        # The names of all jobs as a JSON array, which is how a claim asks for them.
-        self.names_json: str | None = None
+        # The names of all jobs and their origins, in the form in which a claim asks for them.
+        self.claimed: Claimed | None = None
+        # The names of those that leave alone what other code has begun; None if there is none.
+        self.particular_json: str | None = None
 
     def add(self, new: Job[Any, Any]) -> None:
         """Register a job; the same function again replaces its old self.
@@ -369,7 +450,12 @@ class Registry:
                     f"{_place(old.run) or shown(old.run)}; give one of them another name"
                 )
             self._jobs = self._jobs | {new.name: new}
-            self.names_json = dump(list(self._jobs))
+            particular = [name for name, job in self._jobs.items() if not takes_any_origin(job)]
+            self.particular_json = dump(particular) if particular else None
+            self.claimed = Claimed(
+                dump(list(self._jobs)),
+                "{" + ",".join(filter(None, map(origins_json, self._jobs.values()))) + "}",
+            )
 
     def get(self, name: str) -> Job[Any, Any] | None:
         """The job of that name as it is registered now."""

@@ -22,6 +22,7 @@ from durably.jobs import (
     Registry,
     default_payload,
     has_default_payload,
+    origins_json,
     payload_type,
     takes_payload,
 )
@@ -232,6 +233,7 @@ class Triggering:
             concurrency_key=concurrency_key,
             coalesce=trigger.coalesce,
             retry_failed=trigger.retry_failed,
+            origins=f"{{{origins_json(job)}}}" if trigger.coalesce else "{}",
         )
         return _Accepted(new, plain.payload)
 

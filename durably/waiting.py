@@ -271,9 +271,16 @@ class Waiter:
 
     def _require_worker(self, waiting: Iterable[Brief], patience: _Patience) -> None:
         """Make sure that something can execute each of the runs that have not ended."""
+        waiting = list(waiting)
         is_stuck = patience.is_still(is_stuck=self._supervisor.is_stuck)
         # One whose stop has timed out claims nothing until it is started again.
-        if self._supervisor.is_claiming and not is_stuck:
+        is_claiming = self._supervisor.is_claiming and not is_stuck
+        # Begun by other code under the name of a job of this engine, which leaves them alone.
+        pending = [brief.id for brief in waiting if brief.status == "pending"]
+        left_alone = self._supervisor.left_alone(pending)
+        if is_claiming:
+            waiting = [brief for brief in waiting if brief.id in left_alone]
+        if not waiting:
             return
         own = self._supervisor.owner_number
         alive = {
@@ -290,9 +297,9 @@ class Waiter:
             # Read again, after the owners: it may have ended since, and who executed it gone.
             if not is_executed and self._is_still(brief):
                 self._supervisor.check_job(is_futile=True)
+                reason = _ALL_WAIT if is_stuck else _NONE_STARTED
                 raise NoWorkerError(
-                    f"nothing can execute run {brief.id}: "
-                    + (_ALL_WAIT if is_stuck else _NONE_STARTED)
+                    f"nothing can execute run {brief.id}: {left_alone.get(brief.id, reason)}"
                 )
 
     def _is_still(self, brief: Brief) -> bool:

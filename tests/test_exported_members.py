@@ -63,8 +63,8 @@ PUBLIC = {
 ENGINE = (
     "start stop close init run_until_idle process_one register jobs get_job trigger "
     "trigger_and_wait batch_trigger get_run get_runs "
-    "count_runs get_steps get_logs wait as_completed retry retrigger cancel delete_run purge_runs "
-    "on on_error subscribe use"
+    "count_runs get_steps get_logs wait as_completed retry adopt retrigger cancel delete_run "
+    "purge_runs on on_error subscribe use"
 )
 HANDLE = "name job trigger trigger_and_wait batch_trigger get_run get_runs"
 STEP = "run options progress log run_id job_name labels attempt cancelled check sleep"
@@ -111,7 +111,7 @@ def test_objects_have_the_members_of_the_contract_and_no_others(tmp_path: Path) 
         RUN: run,
         "current total message": run.progress,
         "type message traceback": run.error,
-        "name run input output on_duplicate_step": job,
+        "name run input output on_duplicate_step origin": job,
         "name install": durably.plugins.LogPersistence(),
         "payload idempotency_key concurrency_key coalesce retry_failed labels": durably.Trigger(),
         "attempts wait backoff max_wait jitter on": durably.Retry(),

@@ -54,7 +54,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("steps",),
     ("jobs",),
     ("worker.contexts", "worker.liveness", "worker.retention", "worker.service"),
-    ("worker.flusher", "worker.heartbeat", "worker.lifecycle", "worker.reaper"),
+    ("worker.flusher", "worker.foreign", "worker.heartbeat", "worker.lifecycle", "worker.reaper"),
     ("worker.execution", "worker.ownership"),
     ("worker.pool",),
     ("worker.dispatcher",),

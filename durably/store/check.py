@@ -151,15 +151,15 @@ RULES: Final[dict[str, str]] = {
         SELECT id, queue_place FROM durably_runs
         WHERE concurrency_key IS NULL AND queue_place <> 0""",
     "a queue has no first run, or more than one": """
-        SELECT concurrency_key, job_name, sum(queue_place <> 1) AS firsts FROM durably_runs
+        SELECT concurrency_key, job_name, origin, sum(queue_place <> 1) AS firsts FROM durably_runs
         WHERE status = 'pending' AND concurrency_key IS NOT NULL
-        GROUP BY concurrency_key, job_name HAVING sum(queue_place <> 1) <> 1""",
+        GROUP BY concurrency_key, job_name, origin HAVING sum(queue_place <> 1) <> 1""",
     "the first run of a queue is not the one whose turn it is": """
         SELECT r.id, r.concurrency_key FROM durably_runs r
         WHERE r.status = 'pending' AND r.concurrency_key IS NOT NULL AND r.queue_place <> 1
           AND EXISTS (SELECT 1 FROM durably_runs e
                       WHERE e.status = 'pending' AND e.concurrency_key = r.concurrency_key
-                        AND e.job_name = r.job_name
+                        AND e.job_name = r.job_name AND e.origin IS r.origin
                         AND coalesce(e.place, e.run) < coalesce(r.place, r.run))""",
     "the first run of a queue does not know whether its key is held": """
         SELECT r.id, r.concurrency_key, r.queue_place FROM durably_runs r
@@ -167,6 +167,11 @@ RULES: Final[dict[str, str]] = {
           AND (r.queue_place = 2) <> EXISTS (
               SELECT 1 FROM durably_runs h
               WHERE h.concurrency_key = r.concurrency_key AND h.owner IS NOT NULL)""",
+    # A program leaves alone what other code has begun, and that is what has checkpoints.
+    "a pending run without checkpoints belongs to some code": """
+        SELECT id, origin FROM durably_runs r
+        WHERE status = 'pending' AND origin IS NOT NULL AND NOT EXISTS (
+            SELECT 1 FROM durably_steps s WHERE s.run = r.run AND s.status = 'completed')""",
     # -- steps, labels and log lines -----------------------------------------------------------
     "a step has no run": """
         SELECT run, name FROM durably_steps WHERE run NOT IN (SELECT run FROM durably_runs)""",

@@ -40,19 +40,25 @@ BY_IDEMPOTENCY_KEY: Final = f"""
     SELECT {lookups.COUNTED} FROM durably_runs r
     WHERE job_name = :job_name AND idempotency_key = :key"""
 
+# The first of the firsts: each origin has a queue of its own.
 PENDING_OF_KEY: Final = f"""
     SELECT {lookups.COUNTED} FROM durably_runs r
-    WHERE job_name = :job_name AND concurrency_key = :key AND status = 'pending'
-    ORDER BY coalesce(place, run) LIMIT 1"""
+    WHERE run = (SELECT run FROM (
+        SELECT run, min(coalesce(place, run)) FROM durably_runs
+        WHERE concurrency_key = :key AND job_name = :job_name AND status = 'pending'
+          AND queue_place <> 1
+          AND (origin IS NULL OR EXISTS (
+              SELECT 1 FROM json_each(:origins)
+              WHERE key = :job_name AND value IN (origin, true)))))"""
 
 # A trigger and its claim in one, if nothing is before it in line. An owner that others took for
 # dead claims nothing until it has registered anew.
 START: Final = f"""
     INSERT INTO durably_runs
         (id, job_name, status, payload, labels, owner, attempt, created_at_us, started_at_us,
-         heartbeat_at_us, updated_at_us)
+         heartbeat_at_us, updated_at_us, origin)
     SELECT :id, :job_name, 'running', :payload, :labels, :owner, 1, :now_us, :now_us, :now_us,
-           :now_us
+           :now_us, {lookups.ORIGIN_OF.format(job=":job_name")}
     WHERE ({lookups.FIRST_CLAIMABLE}) IS NULL
       AND EXISTS (SELECT 1 FROM durably_owners WHERE owner = :owner)"""
 
@@ -68,6 +74,8 @@ class NewRun(NamedTuple):
     concurrency_key: str | None = None
     coalesce: bool = False
     retry_failed: bool = False
+    # Whose checkpoints the job takes, as in ``runs.Claim``: what a trigger may coalesce into.
+    origins: str = "{}"
 
     @property
     def is_plain(self) -> bool:
@@ -149,7 +157,9 @@ def enqueue(db: apsw.Connection, new: NewRun, now_us: int) -> Enqueued:
             return Enqueued(existing, "idempotent")
     if new.coalesce:
         pending = lookups.first_row(
-            db, PENDING_OF_KEY, {"job_name": new.job_name, "key": new.concurrency_key}
+            db,
+            PENDING_OF_KEY,
+            {"job_name": new.job_name, "key": new.concurrency_key, "origins": new.origins},
         )
         if pending is not None:
             return Enqueued(pending, "coalesced")
@@ -183,6 +193,7 @@ def start(
         "owner": wanted.owner,
         "jobs": wanted.jobs,
         "inside": wanted.inside(),
+        "origins": wanted.origins,
         "now_us": now_us,
     }
     db.execute(START, bindings)

@@ -20,18 +20,59 @@ COUNTED: Final = f"""{COLUMNS},
 
 BY_ID: Final = f"SELECT {COUNTED} FROM durably_runs r WHERE id = :id"
 
-# One index look-up per known job, whatever else waits in the file; and one more for each run that
-# another owner has put back while a thread of the claiming engine is inside of it still. Of the
-# firsts of all jobs, the run whose turn is first: SQLite's rule for a column beside min().
-FIRST_CLAIMABLE: Final = """
+# The first run of a job, of those that are claimable and fit a condition.
+_FIRST: Final = """
+            SELECT run FROM durably_runs
+            WHERE job_name = {job} AND status = 'pending' AND owner IS NULL AND queue_place = 0
+              AND {condition}
+              AND NOT EXISTS (SELECT 1 FROM json_each(:inside) WHERE value = run)
+            ORDER BY coalesce(place, run) LIMIT 1"""
+
+# A few index look-ups per known job, whatever else waits in the file; and one more for each run
+# that another owner has put back while a thread of the claiming engine is inside of it still. Of
+# the firsts of all jobs, the run whose turn is first: SQLite's rule for a column beside min().
+FIRST_CLAIMABLE: Final = f"""
     SELECT run FROM (
         SELECT r.run AS run, min(coalesce(r.place, r.run))
-        FROM json_each(:jobs) AS jobs JOIN durably_runs AS r ON r.run = (
-            SELECT run FROM durably_runs
-            WHERE job_name = jobs.value AND status = 'pending' AND owner IS NULL
-              AND queue_place = 0
-              AND NOT EXISTS (SELECT 1 FROM json_each(:inside) WHERE value = run)
-            ORDER BY coalesce(place, run) LIMIT 1))"""
+        FROM (
+            SELECT ({_FIRST.format(job="jobs.value", condition="origin IS NULL")}) AS first
+            FROM json_each(:jobs) AS jobs
+            UNION ALL
+            SELECT CASE origins.type
+                WHEN 'text'
+                THEN ({_FIRST.format(job="origins.key", condition="origin = origins.value")})
+                ELSE ({_FIRST.format(job="origins.key", condition="origin IS NOT NULL")}) END
+            FROM json_each(:origins) AS origins
+        ) JOIN durably_runs AS r ON r.run = first)"""
+
+# The origin of a job's function, for the run in whose row *job* is its name.
+ORIGIN_OF: Final = """
+    (SELECT value FROM json_each(:origins) WHERE key = {job} AND type = 'text' LIMIT 1)"""
+
+_BEGUN: Final = """
+        status = 'pending' AND owner IS NULL AND queue_place = 0 AND origin IS NOT NULL"""
+
+# Of each job and origin that has pending runs with checkpoints, one of them: from one origin to the
+# next, past the thousands that an origin may have.
+BEGUN: Final = f"""
+    WITH RECURSIVE begun (job, origin) AS (
+        SELECT value, (SELECT min(origin) FROM durably_runs
+                       WHERE job_name = value AND {_BEGUN})
+        FROM json_each(:jobs)
+        UNION ALL
+        SELECT job, (SELECT min(origin) FROM durably_runs
+                     WHERE job_name = job AND origin > begun.origin AND {_BEGUN})
+        FROM begun WHERE origin IS NOT NULL)
+    SELECT job, origin, (
+        SELECT id FROM durably_runs
+        WHERE job_name = job AND durably_runs.origin = begun.origin AND {_BEGUN}
+        ORDER BY coalesce(place, run) LIMIT 1)
+    FROM begun WHERE origin IS NOT NULL"""
+
+BEGUN_OF_MANY: Final = """
+    SELECT job_name, origin, id FROM durably_runs
+    WHERE id IN (SELECT value FROM json_each(:ids)) AND status = 'pending'
+      AND origin IS NOT NULL"""
 
 IS_REGISTERED: Final = "SELECT EXISTS (SELECT 1 FROM durably_owners WHERE owner = :owner)"
 
@@ -94,6 +135,14 @@ class Brief(NamedTuple):
     status: str
     owner: int | None
     progress: str | None
+
+
+class Begun(NamedTuple):
+    """A pending run with checkpoints, and which code has made them."""
+
+    job_name: str
+    origin: str
+    id: str
 
 
 class Filters(NamedTuple):
@@ -165,14 +214,28 @@ def count(db: apsw.Connection, filters: Filters) -> int:
     return int(db.execute(COUNT, filters._asdict()).get)
 
 
-def has_claimable(db: apsw.Connection, jobs: str, inside: str = "[]") -> bool:
+def has_claimable(db: apsw.Connection, jobs: str, inside: str = "[]", origins: str = "{}") -> bool:
     """Return whether a claim for these jobs would find a run.
 
     Args:
         jobs: a JSON array of names.
         inside: a JSON array of the keys of runs that are not to be claimed.
+        origins: whose checkpoints are taken; see ``runs.Claim``.
     """
-    return db.execute(FIRST_CLAIMABLE, {"jobs": jobs, "inside": inside}).get is not None
+    bindings = {"jobs": jobs, "inside": inside, "origins": origins}
+    return db.execute(FIRST_CLAIMABLE, bindings).get is not None
+
+
+def begun(db: apsw.Connection, jobs: str) -> list[Begun]:
+    """Return a pending run with checkpoints for each of these jobs and origin of such runs."""
+    rows: list[Any] = db.execute(BEGUN, {"jobs": jobs}).fetchall()
+    return [Begun._make(row) for row in rows]
+
+
+def begun_of_many(db: apsw.Connection, run_ids: Sequence[str]) -> list[Begun]:
+    """Return those of the runs that are pending and have checkpoints."""
+    rows: list[Any] = db.execute(BEGUN_OF_MANY, {"ids": dump(list(run_ids))}).fetchall()
+    return [Begun._make(row) for row in rows]
 
 
 def is_registered(db: apsw.Connection, owner: int) -> bool:

@@ -14,9 +14,17 @@ from durably.store import bounds, lookups
 from durably.store.lookups import RunRow
 from durably.store.operations import single_statement
 
+# A run that goes back with no checkpoints is begun anew by whoever claims it.
+_ORIGIN_IF_BEGUN: Final = """
+        origin = CASE WHEN EXISTS (
+            SELECT 1 FROM durably_steps s
+            WHERE s.step >= (durably_runs.run << 24) AND s.step < ((durably_runs.run + 1) << 24)
+              AND s.status = 'completed') THEN origin END"""
+
 CLAIM: Final = f"""
     UPDATE durably_runs
     SET status = 'running', owner = :owner, attempt = attempt + 1,
+        origin = coalesce({lookups.ORIGIN_OF.format(job="job_name")}, origin),
         started_at_us = coalesce(started_at_us, :now_us), heartbeat_at_us = :now_us,
         updated_at_us = :now_us
     WHERE run = ({lookups.FIRST_CLAIMABLE})
@@ -36,10 +44,10 @@ FAIL: Final = """
         updated_at_us = :now_us
     WHERE run = :run AND status = 'running' AND attempt = :attempt"""
 
-INTERRUPT: Final = """
+INTERRUPT: Final = f"""
     UPDATE durably_runs
     SET status = 'pending', owner = NULL, progress = coalesce(:progress, progress),
-        updated_at_us = :now_us
+        updated_at_us = :now_us, {_ORIGIN_IF_BEGUN}
     WHERE run = :run AND status = 'running' AND attempt = :attempt"""
 
 # A job that was cancelled has left its last step: the key it held is free. The run may
@@ -57,12 +65,14 @@ CANCEL: Final = f"""
 
 RETRY: Final = f"""
     UPDATE durably_runs
-    SET status = 'pending', error = NULL, completed_at_us = NULL, updated_at_us = :now_us
+    SET status = 'pending', error = NULL, completed_at_us = NULL, updated_at_us = :now_us,
+        {_ORIGIN_IF_BEGUN}
     WHERE id = :id AND status IN ('failed', 'cancelled')
     RETURNING {lookups.COLUMNS}"""
 
 RECOVER: Final = f"""
-    UPDATE durably_runs SET status = 'pending', owner = NULL, updated_at_us = :now_us
+    UPDATE durably_runs
+    SET status = 'pending', owner = NULL, updated_at_us = :now_us, {_ORIGIN_IF_BEGUN}
     WHERE owner = :owner AND status = 'running'
     RETURNING {lookups.COLUMNS}"""
 
@@ -78,7 +88,7 @@ RUNNING_OF: Final = """
 RECOVER_DEAD: Final = f"""
     UPDATE durably_runs
     SET status = 'pending', owner = NULL, place = coalesce(:place, place),
-        updated_at_us = :now_us
+        updated_at_us = :now_us, {_ORIGIN_IF_BEGUN}
     WHERE run = :run
     RETURNING {lookups.COLUMNS}"""
 
@@ -88,6 +98,18 @@ RELEASE_ALL: Final = """
 BEAT_OF: Final = "SELECT beat FROM durably_owners WHERE owner = :owner"
 
 FORGET_OWNER: Final = "DELETE FROM durably_owners WHERE owner = :owner"
+
+# Out of the queue of its key, and into that of its new origin, as its triggers know the way.
+LEAVE_TO_ADOPT: Final = """
+    UPDATE durably_runs SET status = 'cancelled', completed_at_us = :now_us
+    WHERE id = :id AND status = 'pending'"""
+
+ADOPT: Final = f"""
+    UPDATE durably_runs
+    SET status = 'pending', completed_at_us = NULL, updated_at_us = :now_us,
+        origin = CASE WHEN origin IS NOT NULL THEN :origin END
+    WHERE id = :id AND status = 'cancelled'
+    RETURNING {lookups.COLUMNS}"""
 
 DELETE: Final = "DELETE FROM durably_runs WHERE run = :run"
 
@@ -148,6 +170,10 @@ class Claim(NamedTuple):
     What may have changed on the way is asked in the transaction: the time, so that no run has
     begun before it was triggered; whether they are wanted still; and inside which runs the owner's
     own threads are (a JSON array of keys), since it must not execute those a second time meanwhile.
+
+    ``origins`` says whose checkpoints the jobs take: a JSON object with a member for each origin of
+    a job, so that names come more than once, the first of which is the one that is stored. ``true``
+    stands for every origin. Runs that have no checkpoints are taken by all.
     """
 
     owner: int
@@ -156,6 +182,7 @@ class Claim(NamedTuple):
     limit: int = 1
     is_wanted: Callable[[], bool] = _always
     inside: Callable[[], str] = _none
+    origins: str = "{}"
 
 
 def claim(db: apsw.Connection, wanted: Claim) -> list[RunRow]:
@@ -165,6 +192,7 @@ def claim(db: apsw.Connection, wanted: Claim) -> list[RunRow]:
         "owner": wanted.owner,
         "jobs": wanted.jobs,
         "inside": wanted.inside(),
+        "origins": wanted.origins,
         "now_us": wanted.now_us(),
     }
     while len(claimed) < wanted.limit and wanted.is_wanted():
@@ -235,6 +263,16 @@ def retried(db: apsw.Connection, run_id: str, now_us: int) -> RunRow:
 def retry(db: apsw.Connection, run_id: str, now_us: int) -> RunRow:
     """A failed or cancelled run to pending, its checkpoints kept."""
     retried(db, run_id, now_us)
+    return lookups.get(db, run_id)
+
+
+def adopt(db: apsw.Connection, run_id: str, origin: str | None, now_us: int) -> RunRow:
+    """Make *origin* the one of a pending run, if it has checkpoints; ``None`` for any."""
+    bindings = {"id": run_id, "now_us": now_us}
+    db.execute(LEAVE_TO_ADOPT, bindings)
+    if not db.changes():
+        raise _refused(db, run_id, "adopted", "only a pending run can be adopted")
+    lookups.first_row(db, ADOPT, bindings | {"origin": origin})
     return lookups.get(db, run_id)
 
 

@@ -35,6 +35,7 @@ class Dispatcher(Service):
         hand_over: gives a claimed run, which has a slot, to the pool; ``False`` if no thread
             can be had for it, so that it was put back.
         let_tell: waits a moment for listeners to hear what was committed.
+        on_none_claimable: called when a look has found no run to claim.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Dispatcher(Service):
         want_slot: Callable[[], None],
         hand_over: Callable[[RunRow], bool],
         let_tell: Callable[[], None],
+        on_none_claimable: Callable[[], None],
         clock: Clock,
         poll_interval_s: float,
         on_error: ErrorSink,
@@ -61,6 +63,7 @@ class Dispatcher(Service):
         self._want_slot = want_slot
         self._hand_over = hand_over
         self._let_tell = let_tell
+        self._on_none_claimable = on_none_claimable
         self._poll_interval_s = poll_interval_s
         self._version = changes.version()
         # Why looks for runs have failed for so long that nobody should go on waiting for one
@@ -93,10 +96,14 @@ class Dispatcher(Service):
         claimed: list[RunRow] = []
         try:
             # A look costs microseconds and no write transaction.
-            if self._database.read(lookups.has_claimable, claim.jobs, claim.inside()):
+            if self._database.read(
+                lookups.has_claimable, claim.jobs, claim.inside(), claim.origins
+            ):
                 # A trigger, before the start of its run.
                 self._let_tell()
                 claimed = self._database.write(runs.claim, claim)
+            else:
+                self._on_none_claimable()
         finally:
             self._return_slots(claim.limit - len(claimed))
         if len(claimed) == claim.limit:

@@ -61,6 +61,7 @@ class Pool:
     Args:
         owner: the number of this engine's owner row, if it has one.
         contexts: calls each execution in a context of its own.
+        on_none_claimable: called when a look has found no run to claim.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Pool:
         labels_of: LabelsOf,
         owner: Callable[[], int | None],
         contexts: ExecutionContexts,
+        on_none_claimable: Callable[[], None],
         on_error: ErrorSink,
     ) -> None:
         self._max_workers = max_workers
@@ -82,6 +84,7 @@ class Pool:
         self._labels_of = labels_of
         self._owner = owner
         self._contexts = contexts
+        self._on_none_claimable = on_none_claimable
         self._on_error = on_error
         self._executor: ThreadPoolExecutor | None = None
         self._thread = _Thread()
@@ -295,11 +298,18 @@ class Pool:
 
     def claim(self, limit: int) -> Claim | None:
         """What a claim of so many runs asks for, if this engine can claim at all."""
-        names, owner = self._registry.names_json, self._owner()
-        if names is None or owner is None:
+        claimed, owner = self._registry.claimed, self._owner()
+        if claimed is None or owner is None:
             return None
         self._thread.claims_since = self._services.clock.monotonic()
-        return Claim(owner, names, self._services.clock.now_us, limit, inside=self._inside)
+        return Claim(
+            owner,
+            claimed.jobs,
+            self._services.clock.now_us,
+            limit,
+            inside=self._inside,
+            origins=claimed.origins,
+        )
 
     def _inside(self) -> str:
         """Return the keys of the runs whose jobs are executed here, as a JSON array.
@@ -320,9 +330,14 @@ class Pool:
     def can_claim(self) -> bool:
         """Whether a run is there that this engine could execute now."""
         claim = self.claim(1)
-        return claim is not None and self._services.database.read(
-            lookups.has_claimable, claim.jobs, claim.inside()
+        if claim is None:
+            return False
+        is_there = self._services.database.read(
+            lookups.has_claimable, claim.jobs, claim.inside(), claim.origins
         )
+        if not is_there:
+            self._on_none_claimable()
+        return is_there
 
     @property
     def may_claim(self) -> bool:

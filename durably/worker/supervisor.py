@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Final, NoReturn
 
@@ -33,6 +33,7 @@ from durably.worker.contexts import ExecutionContexts
 from durably.worker.dispatcher import Dispatcher
 from durably.worker.draining import Drain
 from durably.worker.flusher import Flusher
+from durably.worker.foreign import ForeignRuns
 from durably.worker.heartbeat import Heartbeat
 from durably.worker.lifecycle import Lifecycle
 from durably.worker.ownership import Ownership
@@ -69,6 +70,7 @@ class Supervisor:
         self._is_started = False
         self.lost: DatabaseLostError | None = None
         self._ownership = Ownership(self._database, services.clock, settings.heartbeat_interval)
+        self._foreign = ForeignRuns(self._database, registry)
         self._pool = Pool(
             settings.max_workers,
             services=services,
@@ -77,6 +79,7 @@ class Supervisor:
             labels_of=labels_of,
             owner=lambda: self._ownership.owner,
             contexts=ExecutionContexts(),
+            on_none_claimable=self._foreign.warn,
             on_error=self._on_error,
         )
         self._heartbeat = Heartbeat(
@@ -112,6 +115,7 @@ class Supervisor:
             want_slot=self._pool.want_slot,
             hand_over=self._pool.hand_over,
             let_tell=services.emitter.let_tell,
+            on_none_claimable=self._foreign.warn,
             clock=services.clock,
             poll_interval_s=settings.poll_interval,
             on_error=self._on_error,
@@ -141,6 +145,11 @@ class Supervisor:
     def is_claiming(self) -> bool:
         """Whether it claims runs now, by itself or for a call of run_until_idle."""
         return (self._is_started or self._drain.is_claiming) and self._pool.may_claim
+
+    def left_alone(self, run_ids: Sequence[str]) -> dict[str, str]:
+        """Return those of the runs that are left to other code here, and why, by id."""
+        found = self._foreign.among(run_ids)
+        return {run_id: self._foreign.explain(begun) for run_id, begun in found.items()}
 
     @property
     def is_inside(self) -> bool:
@@ -253,6 +262,7 @@ class Supervisor:
             with self._lifecycle.held():
                 # Its listeners may block, and call the engine back.
                 self._reaper.recover()
+                self._foreign.warn()
                 with self._lifecycle.locked():
                     self._start()
             # Who waits looks whether anything can execute its run.

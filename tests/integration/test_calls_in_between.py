@@ -98,7 +98,7 @@ class TestStartingAndStopping:
         assert app.process_one()
         may_leave.set()
         starting.join(HANG_S)
-        assert outcome == [None]
+        assert outcome == [app]
 
 
 def test_a_run_that_was_triggered_during_its_claim_has_begun_after_that(

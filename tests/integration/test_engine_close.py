@@ -156,10 +156,13 @@ class TestClose:
             lambda: app.get_run(run), app.get_runs, app.count_runs, lambda: app.get_steps(run),
             lambda: app.get_logs(run), lambda: app.wait(run), lambda: app.wait(run, timeout=1),
             lambda: list(app.as_completed([run])), lambda: next(pending), lambda: app.retry(run),
-            lambda: app.retrigger(run), lambda: app.cancel(run), lambda: app.delete_run(run),
-            lambda: app.purge_runs(older_than=1), lambda: app.on("*", print),
-            lambda: app.on("run:fail"), lambda: app.on_error(print), lambda: app.subscribe(run),
-            lambda: app.use(Plugin()), handle.trigger, handle.trigger_and_wait,
+            lambda: app.adopt(run), lambda: app.retrigger(run), lambda: app.cancel(run),
+            lambda: app.delete_run(run), lambda: app.purge_runs(older_than=1),
+            lambda: app.on("*", print), lambda: app.on("run:fail"), lambda: app.on_error(print),
+            lambda: app.subscribe(run),
+            lambda: app.use(Plugin()), lambda: app.trigger(quick), lambda: app.trigger("quick"),
+            lambda: app.trigger_and_wait(quick), lambda: app.batch_trigger(quick, []),
+            handle.trigger, handle.trigger_and_wait,
             lambda: handle.batch_trigger([None]), lambda: handle.batch_trigger([]),
             lambda: handle.get_run(run), handle.get_runs,
         ]  # fmt: skip
@@ -175,6 +178,7 @@ class TestClose:
         asked = {
             "start", "init", "stop", "run_until_idle", "process_one", "register", "jobs", "get_job",
             "get_run", "get_runs", "count_runs", "get_steps", "get_logs", "wait", "as_completed",
+            "adopt", "trigger", "trigger_and_wait", "batch_trigger",
             "retry", "retrigger", "cancel", "delete_run", "purge_runs", "on", "on_error",
             "subscribe", "use",
         }  # fmt: skip

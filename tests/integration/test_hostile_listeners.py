@@ -92,6 +92,7 @@ CALLS: dict[str, Callable[[durably.Durably, str], object]] = {
     "get_logs": lambda app, run_id: app.get_logs(run_id),
     "wait": lambda app, run_id: app.wait(run_id, timeout=0.01),
     "as_completed": lambda app, run_id: list(app.as_completed([run_id], timeout=0.01)),
+    "adopt": lambda app, run_id: app.adopt(run_id),
     "retry": lambda app, run_id: app.retry(run_id),
     "retrigger": lambda app, run_id: app.retrigger(run_id),
     "cancel": lambda app, run_id: app.cancel(run_id),

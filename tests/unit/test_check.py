@@ -176,6 +176,9 @@ DAMAGES = {
             " WHERE concurrency_key = 'held' AND queue_place = 2"
         ),
     ],
+    "a pending run without checkpoints belongs to some code": [
+        f"UPDATE durably_runs SET origin = 'invoices:main' WHERE run = {PLAIN}"
+    ],
     "a step has no run": [f"DELETE FROM durably_runs WHERE run = {DONE}"],
     "a step lies at another run's place": [
         f"UPDATE durably_steps SET run = {FAILED}, name = 'x' WHERE step = {DONE} << 24"

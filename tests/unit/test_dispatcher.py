@@ -39,6 +39,7 @@ class Pool:
             return_slots=self._return,
             want_slot=lambda: None,
             hand_over=self._hand_over,
+            on_none_claimable=lambda: None,
             let_tell=lambda: self.told.append(list(self.got)),
             clock=clock,
             poll_interval_s=1.0,

@@ -25,6 +25,12 @@ VERBS = ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH")
 MANY = 20_000
 # What a foreign key follows when a run is deleted.
 OF_A_RUN = {"sqlite_autoindex_durably_steps_1", "durably_logs_run"}
+# Of runs without checkpoints, of those of a job's own code, and of those of any.
+CLAIMABLE = {
+    "durably_runs_claimable",
+    "durably_runs_claimable_of_origin",
+    "durably_runs_claimable_begun",
+}
 COUNTING = "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < %d)"
 
 
@@ -88,10 +94,11 @@ def test_statement_prepares_against_the_schema(db: apsw.Connection, name: str) -
 @pytest.mark.parametrize(
     ("name", "indexes"),
     [
-        ("runs.CLAIM", {"durably_runs_claimable"}),
-        ("lookups.FIRST_CLAIMABLE", {"durably_runs_claimable"}),
+        ("runs.CLAIM", CLAIMABLE),
+        ("lookups.FIRST_CLAIMABLE", CLAIMABLE),
+        ("lookups.BEGUN_OF_MANY", {"sqlite_autoindex_durably_runs_1"}),
         ("enqueueing.BY_IDEMPOTENCY_KEY", {"durably_runs_idempotency"}),
-        ("enqueueing.PENDING_OF_KEY", {"durably_runs_queue"}),
+        ("enqueueing.PENDING_OF_KEY", {"durably_runs_queue_first"}),
         ("lookups.BY_ID", {"sqlite_autoindex_durably_runs_1"}),
         ("lookups.BRIEF", {"sqlite_autoindex_durably_runs_1"}),
         ("lookups.BRIEF_OF_MANY", {"sqlite_autoindex_durably_runs_1"}),
@@ -157,6 +164,9 @@ def vm_steps(db: apsw.Connection, action: Callable[[], object]) -> int:
     return sum(counted)
 
 
+ORIGINS = '{"job":"mine","job":"alias","other":"mine"}'
+
+
 def finished(db: apsw.Connection) -> None:
     for status, output, error in (("completed", "1", None), ("failed", None, "{}")):
         db.execute(
@@ -192,7 +202,18 @@ def behind_a_busy_key_of_two_jobs(db: apsw.Connection) -> None:
         enqueueing.enqueue(db, NewRun(f"o{number}", "other", "1", concurrency_key="k"), 1)
 
 
+def begun_by_others(db: apsw.Connection) -> None:
+    db.execute(
+        f"""{COUNTING % MANY}
+        INSERT INTO durably_runs
+            (id, job_name, payload, attempt, started_at_us, heartbeat_at_us, created_at_us,
+             updated_at_us, origin)
+        SELECT 'p' || n, 'job', '1', 1, 1, 1, 1, 1, 'origin' || (n % 2) FROM n"""
+    )
+
+
 FULL = {
+    "runs that others have begun": begun_by_others,
     "finished runs": finished,
     "runs behind a busy key": behind_a_busy_key,
     "runs behind a busy key, two jobs": behind_a_busy_key_of_two_jobs,
@@ -209,7 +230,7 @@ def costs(db: apsw.Connection, name: str) -> dict[str, int]:
     new = NewRun(f"mine-{name}", "job", "1", idempotency_key=f"i{name}", concurrency_key=f"c{name}")
     taken: list[lookups.RunRow] = []
     # Those that were triggered before are claimed first.
-    own = Claim(1, jobs, lambda: 2)
+    own = Claim(1, jobs, lambda: 2, origins=ORIGINS)
 
     def finish(**how: str | None) -> Callable[[], object]:
         end = {"output": None, "error": None} | how
@@ -226,7 +247,8 @@ def costs(db: apsw.Connection, name: str) -> dict[str, int]:
                 db, NewRun("x", "job", "1", concurrency_key=f"c{name}", coalesce=True), 1
             ),
         ),
-        "look": vm_steps(db, lambda: lookups.has_claimable(db, jobs)),
+        "look": vm_steps(db, lambda: lookups.has_claimable(db, jobs, "[]", ORIGINS)),
+        "look for others": vm_steps(db, lambda: lookups.begun(db, jobs)),
         "claim": vm_steps(db, lambda: taken.extend(runs.claim(db, own))),
     }
     run = taken[-1]
@@ -266,6 +288,15 @@ def test_verbs_cost_the_same_whatever_else_is_in_the_file(
     full = costs(db, "full")
     # Depth of trees does not count in these steps; a walk over 20,000 rows would.
     assert {verb: count for verb, count in full.items() if count > 2 * empty[verb] + 200} == {}
+
+
+def test_a_job_of_any_origin_claims_among_20000_without_a_walk(db: apsw.Connection) -> None:
+    """Whatever number of origins they have, the first of them is found at once."""
+    wanted = Claim(1, '["job"]', lambda: 2, origins='{"job":"mine","job":true}')
+    begun_by_others(db)
+    taken: list[lookups.RunRow] = []
+    assert vm_steps(db, lambda: taken.extend(runs.claim(db, wanted))) < 1000
+    assert [row.id for row in taken] == ["p1"]
 
 
 def test_claiming_from_a_queue_of_20000_costs_the_same_for_each(db: apsw.Connection) -> None:

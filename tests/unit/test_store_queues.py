@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import pytest
-from storekit import claim, finish, given_owner, given_running, place, query, stored, trigger
+from storekit import (
+    checkpoint,
+    claim,
+    finish,
+    given_owner,
+    given_running,
+    place,
+    query,
+    stored,
+    trigger,
+)
 
 from durably.store import runs
 from durably.store.database import Database
 from durably.store.lookups import RunRow
+from durably.store.runs import Claim
 
 CLAIMABLE, BEHIND, HELD = 0, 1, 2
 
@@ -44,6 +55,43 @@ def test_each_job_has_a_queue_of_its_own(store: Database) -> None:
     (taken,) = claim(store, given_owner(store), "b", limit=9)
     assert taken.id == b[0].id
     assert places(store, *a, b[1]) == [HELD, HELD]
+
+
+def begun(store: Database, origin: str, **options: str) -> RunRow:
+    """A pending run with a checkpoint of that origin."""
+    run = trigger(store, **options)
+    wanted = Claim(given_owner(store), '["job"]', lambda: 20, origins=f'{{"job":"{origin}"}}')
+    (row,) = store.write(runs.claim, wanted)
+    assert (row.id, row.origin) == (run.id, origin)
+    assert checkpoint(store, row, "s")
+    finish(store, row)
+    return row
+
+
+def test_each_origin_has_a_queue_of_its_own(store: Database) -> None:
+    """A process that skips what other code has begun can still claim the next one of the key."""
+    mine, other = (begun(store, origin, concurrency_key="k") for origin in ("mine", "other"))
+    fresh = queue(store, 2)
+    assert places(store, mine, other, *fresh) == [CLAIMABLE, CLAIMABLE, CLAIMABLE, BEHIND]
+    wanted = Claim(given_owner(store), '["job"]', lambda: 20, 9, origins='{"job":"other"}')
+    (taken,) = store.write(runs.claim, wanted)
+    assert taken.id == other.id
+    assert places(store, mine, *fresh) == [HELD, HELD, BEHIND]
+    finish(store, taken, output="1")
+    assert places(store, mine, *fresh) == [CLAIMABLE, CLAIMABLE, BEHIND]
+
+
+def test_an_adopted_run_changes_its_queue(store: Database) -> None:
+    """It joins that of its new origin at its place, and hands its old place on."""
+    first, second, other = (begun(store, origin, concurrency_key="k") for origin in "acb")
+    assert places(store, first, second, other) == [CLAIMABLE, CLAIMABLE, CLAIMABLE]
+    store.write(runs.adopt, second.id, "a", 40)
+    assert places(store, first, second, other) == [CLAIMABLE, BEHIND, CLAIMABLE]
+    adopted = store.write(runs.adopt, first.id, "b", 40)
+    assert (adopted.status, adopted.origin) == ("pending", "b")
+    assert places(store, first, second, other) == [CLAIMABLE, CLAIMABLE, BEHIND]
+    assert store.write(runs.adopt, first.id, None, 40).origin is None
+    assert places(store, first, second, other) == [CLAIMABLE, CLAIMABLE, CLAIMABLE]
 
 
 def test_claim_holds_the_key(store: Database) -> None:

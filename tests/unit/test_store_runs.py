@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from storekit import (
     bring_to,
@@ -86,6 +88,79 @@ def test_claim_passes_over_the_runs_that_it_names(store: Database) -> None:
     assert not store.read(lookups.has_claimable, '["job"]', inside)
     assert store.read(lookups.has_claimable, '["job"]')
     assert [row.id for row in claim(store, owner)] == [old.id]
+
+
+@pytest.mark.parametrize("way", ["interrupt", "retry", "hung", "dead", "put back"])
+@pytest.mark.parametrize("has_checkpoint", [False, True])
+def test_a_run_that_goes_back_keeps_its_origin_with_its_checkpoints(
+    store: Database, way: str, has_checkpoint: bool
+) -> None:
+    """The first claim stores whose code it is; without a completed step it is anybody's again."""
+    trigger(store)
+    owner = given_owner(store)
+    origins = '{"job":"mine","job":"alias","other":"x"}'
+    (row,) = store.write(runs.claim, Claim(owner, '["job"]', lambda: 20, origins=origins))
+    assert (row.origin, stored(store, row).origin) == ("mine", "mine")
+    store.write(steps.fail, row.run, 1, 1, "failed", "{}", 1, 1)
+    if has_checkpoint:
+        assert checkpoint(store, row, "s")
+    if way == "interrupt":
+        finish(store, row)
+    elif way == "retry":
+        finish(store, row, error="{}")
+        store.write(runs.retry, row.id, 30)
+    elif way == "hung":
+        store.write(runs.recover_hung, owner, 0, 30)
+    elif way == "dead":
+        store.write(runs.recover_dead, owner, 30)
+    else:
+        store.write(runs.put_back, owner, 30)
+    assert stored(store, row).origin == ("mine" if has_checkpoint else None)
+    owner = given_owner(store)
+    for origins, is_claimed in (
+        ("{}", False),
+        ('{"job":"another"}', False),
+        ('{"other":"mine","other":true}', False),
+        ('{"job":"alias","job":"mine"}', True),
+    ):
+        wanted = is_claimed or not has_checkpoint
+        assert store.read(lookups.has_claimable, '["job"]', "[]", origins) is wanted
+        claimed = store.write(runs.claim, Claim(owner, '["job"]', lambda: 40, origins=origins))
+        assert bool(claimed) is wanted
+        if claimed:
+            assert claimed[0].origin == {"{}": None}.get(origins, "alias")
+            break
+
+
+def test_claims_of_all_origins_are_in_turn(store: Database) -> None:
+    """``true`` takes the runs of each origin and those of none, in the order of their triggers."""
+    owner, rows = given_owner(store), []
+    for origin in ("b", "a", None, "c"):
+        rows.append(trigger(store))
+        if origin is not None:
+            wanted = Claim(owner, '["job"]', lambda: 20, 9, origins=f'{{"job":"{origin}"}}')
+            for row in store.write(runs.claim, wanted):
+                checkpoint(store, row, "s")
+                finish(store, row)
+    wanted = Claim(owner, '["job"]', lambda: 20, 9, origins='{"job":"me","job":true}')
+    assert [row.id for row in store.write(runs.claim, wanted)] == [row.id for row in rows]
+
+
+def test_of_each_origin_one_begun_run_is_named(store: Database) -> None:
+    """Those with checkpoints that nobody executes, job by job."""
+    owner, first = given_owner(store), {}
+    for number in range(9):
+        job, origin = f"job{number % 2}", f"origin{number % 3}"
+        trigger(store, job)
+        wanted = Claim(owner, f'["{job}"]', lambda: 20, origins=f'{{"{job}":"{origin}"}}')
+        (row,) = store.write(runs.claim, wanted)
+        checkpoint(store, row, "s")
+        finish(store, row)
+        first.setdefault((job, origin), row.id)
+    trigger(store, "job0")
+    for jobs in ([], ["job0"], ["job0", "job1", "nobody's"]):
+        found = store.read(lookups.begun, json.dumps(jobs))
+        assert sorted(found) == sorted((*key, run) for key, run in first.items() if key[0] in jobs)
 
 
 def test_claim_by_an_unknown_owner_is_refused(store: Database) -> None:

@@ -2,7 +2,8 @@
 --
 -- `place` is the turn of a run that was being executed when its process died: a number of the same
 -- sequence as `run`, drawn at its recovery, so that runs that were not tried since come before it.
--- Runs are claimed in the order of coalesce(place, run). `origin` says which code began the run.
+-- Runs are claimed in the order of coalesce(place, run). `origin` says which code began the run;
+-- a pending run has one only if there are checkpoints of that code.
 --
 -- A table may be large, so none is copied. As SQLite's documentation has it for constraints, the
 -- new text of a table takes the place of the old one; what the columns hold keeps its form, and
@@ -259,12 +260,22 @@ UPDATE durably_runs SET labels = '{}' WHERE labels <> '{}' AND CASE
 
 CREATE INDEX durably_runs_claimable
     ON durably_runs (job_name, coalesce(place, run))
-    WHERE status = 'pending' AND owner IS NULL AND queue_place = 0;
+    WHERE status = 'pending' AND owner IS NULL AND queue_place = 0 AND origin IS NULL;
+
+-- The few that have checkpoints, for a job of that origin, and for one that takes any. A new run is
+-- in neither.
+CREATE INDEX durably_runs_claimable_of_origin
+    ON durably_runs (job_name, origin, coalesce(place, run))
+    WHERE status = 'pending' AND owner IS NULL AND queue_place = 0 AND origin IS NOT NULL;
+
+CREATE INDEX durably_runs_claimable_begun
+    ON durably_runs (job_name, coalesce(place, run))
+    WHERE status = 'pending' AND owner IS NULL AND queue_place = 0 AND origin IS NOT NULL;
 
 -- Job first: a look for the firsts of a key in all jobs must find the index below, and
 -- never walk along the thousands in this one.
 CREATE INDEX durably_runs_queue
-    ON durably_runs (job_name, concurrency_key, coalesce(place, run))
+    ON durably_runs (job_name, concurrency_key, origin, coalesce(place, run))
     WHERE status = 'pending' AND concurrency_key IS NOT NULL;
 
 UPDATE durably_runs SET queue_place = 1
@@ -280,8 +291,9 @@ WHERE status = 'pending' AND concurrency_key IN (SELECT key FROM changed_keys)
       AND e.job_name = durably_runs.job_name AND e.run < durably_runs.run);
 DROP TABLE changed_keys;
 
+-- A queue is per origin as well: a process skips the runs of another one.
 CREATE UNIQUE INDEX durably_runs_queue_first
-    ON durably_runs (concurrency_key, job_name)
+    ON durably_runs (concurrency_key, job_name, coalesce(origin, ''))
     WHERE status = 'pending' AND concurrency_key IS NOT NULL AND queue_place <> 1;
 
 PRAGMA ignore_check_constraints = OFF;
@@ -295,7 +307,7 @@ WHEN NEW.concurrency_key IS NOT NULL AND NEW.queue_place = 1 BEGIN
     WHERE run = NEW.run AND NOT EXISTS (
         SELECT 1 FROM durably_runs
         WHERE status = 'pending' AND concurrency_key = NEW.concurrency_key
-          AND job_name = NEW.job_name
+          AND job_name = NEW.job_name AND origin IS NEW.origin
           AND coalesce(place, run) <= coalesce(NEW.place, NEW.run)
           AND (coalesce(place, run) <> coalesce(NEW.place, NEW.run) OR run < NEW.run));
 END;
@@ -309,7 +321,7 @@ CREATE TRIGGER durably_queue_rejoin AFTER UPDATE OF status ON durably_runs
 WHEN NEW.concurrency_key IS NOT NULL AND NEW.status = 'pending' AND OLD.status <> 'pending' BEGIN
     UPDATE durably_runs SET queue_place = 1
     WHERE status = 'pending' AND concurrency_key = NEW.concurrency_key
-      AND job_name = NEW.job_name AND queue_place <> 1
+      AND job_name = NEW.job_name AND +origin IS NEW.origin AND queue_place <> 1
       AND +coalesce(place, run) >= coalesce(NEW.place, NEW.run)
       AND (+coalesce(place, run) <> coalesce(NEW.place, NEW.run) OR run > NEW.run);
     UPDATE durably_runs SET queue_place = CASE
@@ -319,12 +331,13 @@ WHEN NEW.concurrency_key IS NOT NULL AND NEW.status = 'pending' AND OLD.status <
     WHERE run = NEW.run AND NOT EXISTS (
         SELECT 1 FROM durably_runs
         WHERE status = 'pending' AND concurrency_key = NEW.concurrency_key
-          AND job_name = NEW.job_name
+          AND job_name = NEW.job_name AND origin IS NEW.origin
           AND coalesce(place, run) <= coalesce(NEW.place, NEW.run)
           AND (coalesce(place, run) <> coalesce(NEW.place, NEW.run) OR run < NEW.run));
 END;
 
--- A run that leaves its queue hands its place on, and comes back at the end of it.
+-- A run that leaves its queue hands its place on, and comes back at the end of it. A claim has set
+-- its origin by then.
 CREATE TRIGGER durably_queue_leave AFTER UPDATE OF status ON durably_runs
 WHEN NEW.concurrency_key IS NOT NULL AND OLD.status = 'pending' AND NEW.status <> 'pending' BEGIN
     UPDATE durably_runs SET queue_place = 1 WHERE run = NEW.run;
@@ -334,7 +347,8 @@ WHEN NEW.concurrency_key IS NOT NULL AND OLD.status = 'pending' AND NEW.status <
         ELSE 0 END
     WHERE run = (SELECT run FROM durably_runs
                  WHERE status = 'pending' AND concurrency_key = NEW.concurrency_key
-                   AND job_name = NEW.job_name ORDER BY coalesce(place, run), run LIMIT 1)
+                   AND job_name = NEW.job_name AND origin IS OLD.origin
+                 ORDER BY coalesce(place, run), run LIMIT 1)
       AND queue_place = 1;
 END;
 

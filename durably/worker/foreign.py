@@ -1,0 +1,58 @@
+"""Runs of other code: pending, with checkpoints, and begun by another job of a registered name."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from durably.jobs import Registry, origins_of, takes_any_origin
+from durably.store import lookups
+from durably.store.database import Database
+from durably.store.lookups import Begun
+
+log = logging.getLogger("durably")
+
+
+class ForeignRuns:
+    """The runs that this engine leaves alone, since other code has begun them.
+
+    Two scripts that share a file may each have a job of one name. Neither must continue what the
+    other has begun: its checkpoints say nothing about this one's steps. Usable from any thread.
+    """
+
+    def __init__(self, database: Database, registry: Registry) -> None:
+        self._database = database
+        self._registry = registry
+        self._warned: set[tuple[str, str]] = set()
+
+    def warn(self) -> None:
+        """Log a warning for each job and other origin of which there are such runs, once."""
+        jobs = self._registry.particular_json
+        if jobs is None:
+            return
+        for begun in self._database.read(lookups.begun, jobs):
+            seen = begun.job_name, begun.origin
+            if self._is_foreign(begun) and seen not in self._warned:
+                self._warned.add(seen)
+                log.warning("%s", self.explain(begun))
+
+    def among(self, run_ids: Sequence[str]) -> dict[str, Begun]:
+        """Return those of the runs that this engine leaves alone, by id."""
+        if self._registry.particular_json is None:
+            return {}
+        begun = self._database.read(lookups.begun_of_many, run_ids)
+        return {each.id: each for each in begun if self._is_foreign(each)}
+
+    def _is_foreign(self, begun: Begun) -> bool:
+        job = self._registry.get(begun.job_name)
+        return job is not None and not takes_any_origin(job) and begun.origin not in origins_of(job)
+
+    def explain(self, begun: Begun) -> str:
+        """Return why the run is left alone, and what to do."""
+        job = self._registry.require(begun.job_name)
+        return (
+            f"run {begun.id} of job {begun.job_name!r} has checkpoints of {begun.origin}, and the "
+            f"job of that name here is {origins_of(job)[0]}: it is left to the former. Give one of "
+            f"the jobs a name of its own; if they are the same, take the run over with "
+            f'app.adopt({begun.id!r}), or all of them with durably.job(..., origin="any").'
+        )

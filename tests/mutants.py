@@ -291,7 +291,7 @@ PACKAGE: Final[dict[str, Mutant]] = {
         [
             Source(
                 "shown.py",
-                'return "None" if value is None else type(value).__name__',
+                "return full_name(cls) if is_alike else cls.__name__",
                 "return shown(value)",
             )
         ],
@@ -315,5 +315,71 @@ PACKAGE: Final[dict[str, Mutant]] = {
     "log of an earlier database": Mutant(
         "integration/test_other_users.py::TestOwnLeftovers",
         [Source("store/database.py", "if is_alone and not size_of(self.path):", "if False:")],
+    ),
+    "numbers read in the context of the thread": Mutant(
+        "unit/test_codec_contexts.py",
+        [
+            Source(
+                "codec/text.py", "Decimal(text, Context(traps=[InvalidOperation]))", "Decimal(text)"
+            )
+        ],
+    ),
+    "json as the program has patched it": Mutant(
+        "unit/test_codec_contexts.py",
+        [
+            Source(
+                "codec/text.py",
+                '"".join(_chunks(data, 0))\n    except',
+                "json.dumps(data)\n    except",
+            )
+        ],
+    ),
+    "zones kept as offsets": Mutant(
+        "unit/test_codec_zones.py",
+        [Source("codec/atoms.py", 'text += f"[{_key_of(value)}]"', "pass")],
+    ),
+    "instant that a zone's new rules move": Mutant(
+        "unit/test_codec_zones.py::test_texts_that_are_accepted",
+        [
+            Source(
+                "codec/atoms.py",
+                "return local if is_same else value.astimezone(zone)",
+                "return local",
+            )
+        ],
+    ),
+    "payload that loses what has no form": Mutant(
+        "unit/test_codec_unfaithful.py",
+        [
+            Source(
+                "codec/plain.py",
+                "        if exact or type(data.problem) is NoForm:",
+                "        if exact:",
+            )
+        ],
+    ),
+    "type that cannot be stored, said after the work": Mutant(
+        "integration/test_step_types.py",
+        [
+            Source(
+                "stepping.py",
+                "                if type_ is not UNTYPED:",
+                "                if False:",
+            )
+        ],
+    ),
+    "annotation that is not resolved, taken for none": Mutant(
+        "integration/test_step_types.py",
+        [
+            Source(
+                "codec/annotations.py",
+                'return Unresolved(_unresolved(fn, "return", annotation, error))',
+                "return UNTYPED",
+            )
+        ],
+    ),
+    "data of any depth in log lines": Mutant(
+        "integration/test_deep_values.py",
+        [Source("nesting.py", "if len(stack) > MAX_DEPTH:", "if False:")],
     ),
 }

@@ -84,7 +84,7 @@ _FOLD: Final = ";fold=1"
 _NAME: Final = ";name="
 # No dots: with some a key would be a path out of the folder of zones.
 _KEY: Final = r"[A-Za-z0-9_+-]+(?:/[A-Za-z0-9_+-]+)*"
-_INSTANT: Final = rf"(?s)(.*?)(?:\[({_KEY})\])?({_FOLD})?(?:{_NAME}(.*))?"
+_INSTANT: Final = rf"(?s)([^\[;]{{0,64}})(?:\[({_KEY})\])?({_FOLD})?(?:{_NAME}(.*))?"
 
 
 def _write_instant(value: dt.datetime | dt.time) -> str:
@@ -134,7 +134,9 @@ def _zone(key: str) -> dt.tzinfo:
 def _parts(text: str) -> tuple[str, str | None, int, str | None]:
     """Return what there is of a time: in ISO 8601, the zone's key, fold, the offset's name."""
     match = re.fullmatch(_INSTANT, text)
-    assert match is not None  # noqa: S101 - any text is one of ISO 8601, as far as this goes
+    if match is None:
+        msg = "too long, or followed by something else"
+        raise ValueError(msg)
     iso, key, fold, name = match.groups()
     return iso, key, int(fold is not None), name
 

@@ -272,9 +272,15 @@ class Execution:
 
 def _is_no_worker(exc: BaseException) -> bool:
     """Return whether nothing but ``NoWorkerError`` was raised, in several threads perhaps."""
-    if isinstance(exc, BaseExceptionGroup):
-        return exc.split(NoWorkerError)[1] is None
-    return isinstance(exc, NoWorkerError)
+    # Not by split(), which takes some of the thread's stack for each group inside another.
+    left = [exc]
+    while left:
+        each = left.pop()
+        if isinstance(each, BaseExceptionGroup):
+            left += each.exceptions
+        elif not isinstance(each, NoWorkerError):
+            return False
+    return True
 
 
 def _leads_to(exc: BaseException | None, origin: BaseException) -> bool:

@@ -17,6 +17,12 @@ sys.setrecursionlimit(10**6)
 deep = []
 for _ in range(200_000):
     deep = [deep]
+groups = chain = ValueError("inner")
+for _ in range(100_000):
+    groups = ExceptionGroup("groups", [groups])
+    outer = KeyError("outer")
+    outer.__cause__ = chain
+    chain = outer
 class Own(Exception):
     def __init__(self):
         self.rows = deep
@@ -46,6 +52,8 @@ kinds = {
     "raise own": lambda step: raised(Own()),
     "raise chained": lambda step: chained(),
     "raise a group": lambda step: raised(ExceptionGroup("x", [ValueError(deep)])),
+    "raise groups": lambda step: raised(groups),
+    "raise a chain": lambda step: raised(chain),
     "exit": lambda step: raised(SystemExit(deep)),
     "return": lambda step: deep,
     "return of a step": lambda step: step.run("a", lambda: deep),
@@ -98,6 +106,8 @@ def test_no_depth_ends_the_process(tmp_path):
             "raise own; failed; Own",
             "raise chained; failed; ValueError",
             "raise a group; failed; ExceptionGroup",
+            "raise groups; failed; ExceptionGroup",
+            "raise a chain; failed; KeyError",
             "exit; failed; SystemExit",
             "return; failed; SerializationError",
             "return of a step; failed; SerializationError",

@@ -128,8 +128,6 @@ class Database(ForkParticipant):
                         remove_leftovers(self.path)
                     try:
                         self._open(mutex, synchronous, fault_point)
-                        # What somebody has put there since, SQLite has opened.
-                        refuse_strangers(self.path, with_locks=False)
                     except BaseException:
                         self._close_all([*self._connections.open])
                         raise
@@ -164,6 +162,7 @@ class Database(ForkParticipant):
             lambda: write.execute("SELECT count(*) FROM sqlite_schema").fetchall(), deadline
         )
         self._guard.hold_memory()
+        self._refuse_planted()
         schema.migrate(write, self.path, lambda: self._connections.begin(write, deadline))
         configure(write, synchronous)
         write.pragma("cache_spill", PAGES_IN_MEMORY)
@@ -199,6 +198,15 @@ class Database(ForkParticipant):
             with suppress(apsw.Error):
                 _checkpoint(write, apsw.SQLITE_CHECKPOINT_PASSIVE)
         self._look_at_content(content)
+
+    def _refuse_planted(self) -> None:
+        """Look again at what SQLite has opened: somebody may have put it there meanwhile."""
+        try:
+            refuse_strangers(self.path, with_locks=False)
+        except DatabaseError:
+            # What is in a log of theirs must not be copied into the file.
+            self._is_log_lost = True
+            raise
 
     def _mutex(self) -> WriterMutex:
         mutex = WriterMutex(self.path, self._clock)

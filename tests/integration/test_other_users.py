@@ -212,6 +212,41 @@ class TestPlanted:
         assert done.returncode == 0, done.stderr
         assert f"{path}{suffix}" in done.stdout
         assert f"belongs to uid {STRANGER}" in done.stdout
+        # What SQLite has put into it was not copied from there, and nobody goes on with it.
+        assert Path(f"{path}{suffix}").stat().st_uid == STRANGER
+        assert f"belongs to uid {STRANGER}" in run_as(USER, path)
+
+    def test_log_that_appears_while_it_is_opened(self, folder: Path, tmp_path: Path) -> None:
+        """Nothing of a log that a stranger puts there after the look comes into the database."""
+        folder.chmod(0o1777)
+        path, log = folder / "x.db", tmp_path / "log"
+        assert run_as(USER, path, "first") == "completed 1"
+        with Child(PROGRAM, path, "second", USER, "wait") as child:
+            child.expect("inside")
+            child.kill()
+        shutil.copy(f"{path}-wal", log)
+        for each in folder.iterdir():
+            if each != path:
+                each.unlink()
+        done = subprocess.run(
+            [sys.executable, "-c", PLANTING, str(path), "-wal", str(USER), str(STRANGER), log],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert f"belongs to uid {STRANGER}" in done.stdout
+        for each in folder.iterdir():
+            if each != path:
+                each.unlink()
+        folder.chmod(0o777)
+        app = Durably(path)
+        try:
+            assert [run.idempotency_key for run in app.get_runs()] == ["first"]
+        finally:
+            app.close()
 
 
 PLANTING = """
@@ -223,6 +258,9 @@ prepare = Connections.prepare
 def planting(connections):
     os.seteuid(0)
     fd = os.open(path + suffix, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    if len(sys.argv) > 5:
+        with open(sys.argv[5], "rb") as log:
+            os.write(fd, log.read())
     os.fchmod(fd, 0o666)
     os.fchown(fd, stranger, stranger)
     os.close(fd)

@@ -166,7 +166,8 @@ def _touch_all(db: apsw.Connection) -> int:
 def test_file_that_cannot_be_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, advice: str, suffix: str
 ) -> None:
-    """The error has the system's words and what to do about this one, and nothing is left."""
+    """The error has the system's words and what to do about this one, and no empty database is
+    left."""
     path = tmp_path / "runs.db"
     make = os.open
 

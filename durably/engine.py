@@ -34,6 +34,7 @@ from durably.events import (
 from durably.handles import JobHandle, JobHandles
 from durably.interrupts import held_back
 from durably.jobs import Job, Registry, check_job, job_list, missing_job, origins_of
+from durably.limits import limited
 from durably.models import LogEntry, Run, StepRecord
 from durably.reading import NameFilter, Reader, StatusFilter, filters, labels_of, run_id_of, several
 from durably.settings import Duration, OnDuplicateStep, Settings, age, optional_timeout, seconds
@@ -42,6 +43,7 @@ from durably.spawning import refuse_unguarded_open, refuse_unguarded_start
 from durably.store import lookups, runs
 from durably.store.database import Database
 from durably.store.lookups import RunRow
+from durably.store.transactions import BUSY_TIMEOUT_S
 from durably.subscribing import Subscription
 from durably.telling import stored_line
 from durably.triggering import NOT_GIVEN, Triggering
@@ -325,7 +327,8 @@ class Durably:
         self._close()
 
     def _close(self) -> None:
-        with held_back(), self._closing:
+        # One limit for all that it still writes: a process that is stopped may have the lock.
+        with held_back(), self._closing, limited(self._clock, BUSY_TIMEOUT_S):
             if self._is_closed:
                 return
             self._is_closed = True

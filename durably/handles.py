@@ -147,7 +147,8 @@ class JobHandle(Generic[P, R]):
         Raises:
             RunFailedError: the run failed; it has ``.run``.
             RunCancelledError: the run was cancelled; it has ``.run``.
-            WaitTimeoutError: the time is over.
+            WaitTimeoutError: the time is over; the run is stored and goes on.
+            DatabaseError: it could not be stored in that time. Nothing is stored.
             NoWorkerError: no timeout was given, and nothing is there to execute the run.
 
         And those of ``trigger``.
@@ -157,19 +158,23 @@ class JobHandle(Generic[P, R]):
         timeout_s = optional_timeout(timeout)
         self._triggering.check()
         waiter = self._triggering.waiter
+        patience = waiter.patience(timeout_s)
         watch = waiter.watch(on_progress, on_log)
         try:
-            run = self.trigger(
-                payload,
-                idempotency_key=idempotency_key,
-                concurrency_key=concurrency_key,
-                coalesce=coalesce,
-                retry_failed=retry_failed,
-                labels=labels,
-            )
+            with patience.limited():
+                run = self.trigger(
+                    payload,
+                    idempotency_key=idempotency_key,
+                    concurrency_key=concurrency_key,
+                    coalesce=coalesce,
+                    retry_failed=retry_failed,
+                    labels=labels,
+                )
             # Progress made before the trigger is no news; what the run has made since is.
             watch.known = run.progress
-            ended = waiter.wait(run.id, timeout_s, watch, disposition=run.disposition)
+            ended = waiter.wait(
+                run.id, timeout_s, watch, disposition=run.disposition, patience=patience
+            )
         finally:
             watch.close()
         return ended

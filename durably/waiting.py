@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
 import attrs
@@ -20,6 +21,7 @@ from durably.errors import (
     WaitTimeoutError,
 )
 from durably.events import Emitter, Event, LogWritten, RunProgressed
+from durably.limits import limited
 from durably.models import TERMINAL, Disposition, LogEntry, Progress, Run, RunStatus
 from durably.reading import Reader, labels_of
 from durably.shown import shown
@@ -141,6 +143,10 @@ class Waiter:
             brief = self._database.read(lookups.brief, run_id)
             watch.progress = None if brief is None else brief.progress
 
+    def patience(self, timeout_s: float | None) -> Patience:
+        """Return how long a call waits that begins now."""
+        return Patience(self._clock, timeout_s)
+
     def wait(
         self,
         run_id: str,
@@ -148,10 +154,15 @@ class Waiter:
         watch: Watch,
         *,
         disposition: Disposition | None = None,
+        patience: Patience | None = None,
     ) -> Run[Any, Any]:
-        """Block until the run has ended; the completed run, with *disposition*."""
-        patience = _Patience(self._clock, timeout_s)
-        with self._supervisor.waiting():
+        """Block until the run has ended; return the completed run, with *disposition*.
+
+        Args:
+            patience: of a call that has begun to wait before.
+        """
+        patience = patience or self.patience(timeout_s)
+        with patience.limited(), self._supervisor.waiting():
             while True:
                 seen = self._changes.look()
                 brief = self._database.read(lookups.brief, run_id)
@@ -177,10 +188,10 @@ class Waiter:
 
     def as_completed(self, run_ids: list[str], timeout_s: float | None) -> Iterator[Run[Any, Any]]:
         """Yield each run when it has ended."""
-        patience = _Patience(self._clock, timeout_s)
+        patience = Patience(self._clock, timeout_s)
         waiting = dict.fromkeys(run_ids)
         while waiting:
-            with self._supervisor.waiting():
+            with patience.limited(), self._supervisor.waiting():
                 ended = self._next_ended(list(waiting), patience)
             if not ended:
                 raise WaitTimeoutError(
@@ -191,7 +202,7 @@ class Waiter:
                 del waiting[run.id]
                 yield run
 
-    def _next_ended(self, run_ids: list[str], patience: _Patience) -> list[Run[Any, Any]]:
+    def _next_ended(self, run_ids: list[str], patience: Patience) -> list[Run[Any, Any]]:
         """Block until some of the runs have ended, or there is no more patience; return them."""
         while True:
             seen = self._changes.look()
@@ -217,7 +228,7 @@ class Waiter:
         if spent_s >= _QUICK_LOOK_S:
             self._clock.wait(threading.Event(), min(9 * spent_s, _LONGEST_REST_S))
 
-    def _pause(self, seen: Any, patience: _Patience) -> None:
+    def _pause(self, seen: Any, patience: Patience) -> None:
         self._changes.wait(seen, patience.longest_pause())
         if self._database.is_closed:
             raise EngineClosedError("this engine was closed while it was waited on")
@@ -269,7 +280,7 @@ class Waiter:
 
     # -- can it ever happen? -----------------------------------------------------------------
 
-    def _require_worker(self, waiting: Iterable[Brief], patience: _Patience) -> None:
+    def _require_worker(self, waiting: Iterable[Brief], patience: Patience) -> None:
         """Make sure that something can execute each of the runs that have not ended."""
         waiting = list(waiting)
         is_stuck = patience.is_still(is_stuck=self._supervisor.is_stuck)
@@ -311,7 +322,7 @@ class Waiter:
         return state is not Liveness.DEAD
 
 
-class _Patience:
+class Patience:
     """How long one wait goes on, and when it looks for workers again."""
 
     def __init__(self, clock: Clock, timeout_s: float | None) -> None:
@@ -322,6 +333,7 @@ class _Patience:
 
     @property
     def is_endless(self) -> bool:
+        """Return whether no time was given."""
         return self._deadline is None
 
     def is_still(self, *, is_stuck: bool) -> bool:
@@ -330,16 +342,27 @@ class _Patience:
         return was_stuck and is_stuck
 
     def is_over(self) -> bool:
+        """Return whether the time is over."""
         return self._deadline is not None and self._clock.monotonic() >= self._deadline
 
     def is_look_due(self) -> bool:
+        """Return whether to look for workers again, and note that it is done."""
         now = self._clock.monotonic()
         if now < self._next_look:
             return False
         self._next_look = now + _WORKER_LOOK_S
         return True
 
+    def limited(self) -> AbstractContextManager[None]:
+        """Let the calling thread wait for locks no longer than that, within the block."""
+        return limited(self._clock, self.left())
+
+    def left(self) -> float | None:
+        """Return the seconds that are left; ``None`` if it never ends."""
+        return None if self._deadline is None else self._deadline - self._clock.monotonic()
+
     def longest_pause(self) -> float:
+        """Return the seconds after which to look at the run at the latest."""
         if self._deadline is None:
             return _WORKER_LOOK_S
         return max(0.0, min(_WORKER_LOOK_S, self._deadline - self._clock.monotonic()))

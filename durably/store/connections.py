@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 
 import apsw
 
+from durably import limits
 from durably.clock import Clock
 from durably.errors import DatabaseError
 from durably.settings import Synchronous
@@ -98,7 +99,7 @@ class Connections:
             # The last connection to close would copy a foreign WAL into its file. Where there
             # was none, it removes the empty one that reading a file in WAL mode makes.
             db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-        deadline = self._clock.monotonic() + BUSY_TIMEOUT_S
+        deadline = limits.deadline(self._clock.monotonic(), BUSY_TIMEOUT_S)
         try:
             self.retry_busy(lambda: self._look_at_version(db), deadline)
         except apsw.NotADBError as exc:
@@ -123,14 +124,14 @@ class Connections:
         db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         try:
             # Only takes effect in a file that is still empty; lets a purge shrink it later.
-            deadline = self._clock.monotonic() + BUSY_TIMEOUT_S
+            deadline = limits.deadline(self._clock.monotonic(), BUSY_TIMEOUT_S)
             self.retry_busy(lambda: _vacuum_incrementally(db), deadline)
             self._switch_to_wal(db)
         finally:
             self.discard(db)
 
     def _switch_to_wal(self, db: apsw.Connection) -> None:
-        deadline = self._clock.monotonic() + BUSY_TIMEOUT_S
+        deadline = limits.deadline(self._clock.monotonic(), BUSY_TIMEOUT_S)
         # The switch does not always consult the busy timeout.
         mode = self.retry_busy(lambda: db.pragma("journal_mode", "wal"), deadline)
         if mode != "wal":

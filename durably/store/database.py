@@ -11,11 +11,12 @@ import logging
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Final, ParamSpec, TypeVar
 
 import apsw
 
+from durably import limits
 from durably.clock import Clock
 from durably.errors import (
     DatabaseError,
@@ -24,6 +25,7 @@ from durably.errors import (
     ForkedError,
 )
 from durably.forking import ForkParticipant, watch_forks
+from durably.limits import Hurry, limited
 from durably.settings import Synchronous
 from durably.store import schema
 from durably.store.changes import ChangeFeed
@@ -109,12 +111,19 @@ class Database(ForkParticipant):
         self._connections.is_on_btrfs = _require_place(self.path) == "btrfs"
         self._guard: FileGuard | None = None
         self._is_log_lost = False
+        self._hurry = Hurry()
         self._content: Content | None = None
         # Once it was found overwritten it stays so: later checkpoints hide it.
         self._overwritten: str | None = None
         self._writes = 0
         self._identity: tuple[int, int] | None = None  # known once it is open
-        with FileGuard.opening(), self._translated():
+        # One limit for all locks that an opening asks for, one after the other.
+        since_s = self._clock.monotonic()
+        with (
+            FileGuard.opening(),
+            self._translated(since_s=since_s),
+            limited(self._clock, BUSY_TIMEOUT_S),
+        ):
             try:
                 if size_of(self.path) and not os.path.exists(writer_path(self.path)):
                     # Nothing may be made beside a file that is not ours.
@@ -146,7 +155,9 @@ class Database(ForkParticipant):
         itself for the last one and delete the log under them, and their own close would copy an
         old log over newer pages.
         """
-        with mutex.held(BUSY_TIMEOUT_S) as is_alone:
+        now_s = self._clock.monotonic()
+        ends_s = min(limits.deadline(now_s, BUSY_TIMEOUT_S), self._hurry.ends_s)
+        with mutex.held(ends_s - now_s) as is_alone:
             yield is_alone
 
     def _open(
@@ -157,7 +168,7 @@ class Database(ForkParticipant):
         # Before the connections that are to stay: their log must not be deleted under them.
         self._guard = FileGuard.hold(self.path)
         write = self._connections.connect()
-        deadline = self._clock.monotonic() + BUSY_TIMEOUT_S
+        deadline = limits.deadline(self._clock.monotonic(), BUSY_TIMEOUT_S)
         self._connections.retry_busy(
             lambda: write.execute("SELECT count(*) FROM sqlite_schema").fetchall(), deadline
         )
@@ -178,9 +189,16 @@ class Database(ForkParticipant):
         self._identity = identity(self.path)
         self._log_identities = {path: identity(path) for path in self._log_paths()}
         self._writer = Writer(
-            write, path=self.path, mutex=mutex, clock=self._clock, fault_point=fault_point
+            write,
+            path=self.path,
+            mutex=mutex,
+            clock=self._clock,
+            fault_point=fault_point,
+            hurry=self._hurry,
         )
-        self._beats = Writer(beats, path=self.path, mutex=self._mutex(), clock=self._clock)
+        self._beats = Writer(
+            beats, path=self.path, mutex=self._mutex(), clock=self._clock, hurry=self._hurry
+        )
         # Guards the connection of the change feed, and what was seen of the file.
         self._changes_lock = threading.Lock()
         self._version_seen = 0
@@ -253,11 +271,29 @@ class Database(ForkParticipant):
         """Execute *query*, which reads, and return what it fetched."""
         if os.getpid() != self._pid:
             raise ForkedError("this engine belongs to the parent process; open a new one here")
-        with self._readers.connection() as db, self._translated(db):
+        with self._readers.connection() as db, self._translated(db), self._limited(db):
             if self._guard is None:
                 return query(db, *args, **kwargs)
             with self._guard.reading():
                 return query(db, *args, **kwargs)
+
+    @contextmanager
+    def _limited(self, db: apsw.Connection) -> Iterator[None]:
+        """Let a read wait for locks no longer than its caller does."""
+        now_s = self._clock.monotonic()
+        left_s = limits.deadline(now_s, BUSY_TIMEOUT_S) - now_s
+        if left_s >= BUSY_TIMEOUT_S:
+            yield
+            return
+        db.set_busy_timeout(max(1, int(left_s * 1000)))
+        try:
+            yield
+        finally:
+            db.set_busy_timeout(int(BUSY_TIMEOUT_S * 1000))
+
+    def hurried(self, ends_s: float) -> AbstractContextManager[None]:
+        """Let no thread wait for a lock of others beyond *ends_s*, while the block is executed."""
+        return self._hurry.until(ends_s)
 
     def _new_reader(self) -> apsw.Connection:
         with self._translated():
@@ -272,11 +308,14 @@ class Database(ForkParticipant):
         return db
 
     @contextmanager
-    def _translated(self, db: apsw.Connection | None = None) -> Iterator[None]:
+    def _translated(
+        self, db: apsw.Connection | None = None, *, since_s: float | None = None
+    ) -> Iterator[None]:
         try:
             yield
         except (apsw.Error, UnicodeDecodeError) as exc:
-            error = database_error(exc, self.path, db)
+            waited_s = None if since_s is None else self._clock.monotonic() - since_s
+            error = database_error(exc, self.path, db, waited_s=waited_s)
             self._blame_loss()
             raise error from exc
 

@@ -10,14 +10,10 @@ from typing import Final
 import apsw
 
 from durably.errors import DatabaseError
+from durably.store.holders import holder_of
 
 # (what APSW raises, what happened and what to do, whether trying again later may help)
 _MEANINGS: Final[tuple[tuple[type[apsw.Error | UnicodeDecodeError], str, bool], ...]] = (
-    (
-        apsw.BusyError,
-        "is locked by another program for too long; close whatever is writing to it",
-        True,
-    ),
     (apsw.LockedError, "is locked within this process; close whatever is writing to it", True),
     (apsw.FullError, "cannot grow: the disk is full; make room, nothing committed is lost", True),
     (
@@ -81,7 +77,11 @@ def advice_on(exc: OSError) -> str:
 
 
 def database_error(
-    exc: apsw.Error | UnicodeDecodeError, path: str, db: apsw.Connection | None = None
+    exc: apsw.Error | UnicodeDecodeError,
+    path: str,
+    db: apsw.Connection | None = None,
+    *,
+    waited_s: float | None = None,
 ) -> DatabaseError:
     """Return the error a user gets for *exc*; the caller raises it ``from exc``.
 
@@ -90,7 +90,10 @@ def database_error(
         path: the database.
         db: the connection that raised it, in the thread that uses it: it knows what the system
             reported. A disk that cannot be read is told from a damaged file by that alone.
+        waited_s: how long a lock was waited for.
     """
+    if isinstance(exc, apsw.BusyError):
+        return locked_error(path, waited_s, str(exc))
     number = 0 if db is None else _reported(exc, db)
     cause: type[apsw.Error | UnicodeDecodeError] = type(exc)
     if number and isinstance(exc, apsw.CorruptError):
@@ -102,6 +105,22 @@ def database_error(
                 is_transient=is_transient,
             )
     return DatabaseError(f"the database {path!r} refused: {type(exc).__name__}: {exc}")
+
+
+def locked_error(path: str, waited_s: float | None, said: str) -> DatabaseError:
+    """Return the error of a call that has waited for a lock for too long."""
+    held = "for too long" if waited_s is None else f"for {waited_s:.1f} s and longer"
+    holder = holder_of(path)
+    if holder is None:
+        by, advice = "", "close whatever is writing to it"
+    else:
+        name, is_stopped = holder
+        by = f" ({name}, which is stopped)" if is_stopped else f" ({name})"
+        advice = "let that process go on, or end it" if is_stopped else "close it, or let it finish"
+    return DatabaseError(
+        f"the database {path!r} is locked by another program{by} {held}; {advice} ({said})",
+        is_transient=True,
+    )
 
 
 def _code_of(exc: apsw.Error | UnicodeDecodeError) -> str:

@@ -41,6 +41,7 @@ _BELL_PAUSE_S: Final = 0.0015
 # long it then steps back.
 _TURN_S: Final = 0.02
 _STEP_BACK_S: Final = 0.003
+_NEARLY: Final = 0.95
 # A note of a waiter is renewed at each of its looks; an older one was left by somebody who gave
 # up, was stopped, or died.
 _NOTE_LIFETIME_S: Final = 3 * _LONGEST_PAUSE_S
@@ -138,6 +139,7 @@ class WriterMutex(ForkParticipant):
         self._clock = clock
         self._never = threading.Event()
         self._is_patient = True
+        self._waited_s = 0.0
         self._looked_at_s = -_TURN_S
         self._note = ctypes.create_string_buffer(_NOTE.size)
         # Opened when it is first needed: most processes have a file to themselves.
@@ -169,11 +171,17 @@ class WriterMutex(ForkParticipant):
         """Whether acquiring can exclude anybody."""
         return self._fd >= 0
 
-    def acquire(self, timeout_s: float) -> bool:
-        """Take the mutex, waiting up to *timeout_s* seconds; say whether it was obtained.
+    @property
+    def is_patient(self) -> bool:
+        """Whether a call of ``acquire`` waits. If not, go on under SQLite's locks alone."""
+        return self._is_patient and self._fd >= 0
 
-        Once a wait was in vain, further calls only try, until one obtains it. A mutex that is
-        not effective is never obtained and never waited for.
+    def acquire(self, timeout_s: float, *, patience_s: float | None = None) -> bool:
+        """Take the mutex, waiting up to *timeout_s* seconds; return whether it was obtained.
+
+        Once calls have waited *patience_s* in all without effect, by default one call its timeout,
+        further ones only try, until one obtains it. A mutex that is not effective is never
+        obtained and never waited for.
         """
         if self._fd < 0:
             return False
@@ -184,10 +192,19 @@ class WriterMutex(ForkParticipant):
                 self._step_back(now_s, timeout_s)
         if _flock(self._fd, _TRY) == 0 or self._try_slowly():
             self._is_patient = True
+            self._waited_s = 0.0
             return True
         if not self._is_patient or timeout_s <= 0:
             return False
-        return self._acquire_contended(now_s + timeout_s)
+        if self._acquire_contended(now_s + timeout_s):
+            self._waited_s = 0.0
+            return True
+        self._waited_s += self._clock.monotonic() - now_s
+        # Pieces of a wait do not add up to all of it.
+        if self._waited_s >= _NEARLY * (timeout_s if patience_s is None else patience_s):
+            self._is_patient = False
+            self._waited_s = 0.0
+        return False
 
     def release(self) -> None:
         """Let the next one in. Releasing what is not held does nothing."""
@@ -232,7 +249,6 @@ class WriterMutex(ForkParticipant):
             now_s = self._clock.monotonic()
             left_s = deadline_s - now_s
             if left_s <= 0:
-                self._is_patient = False
                 return False
             bell = self._own_bell() if pause_s >= _BELL_PAUSE_S else None
             self._leave_note(now_s, bell)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -41,10 +42,16 @@ def merged_by(
 
 
 class Ticket:
-    """One caller's operation and what became of it."""
+    """One caller's operation and what became of it.
+
+    Args:
+        since_s: when its caller began to wait, by the monotonic clock.
+        deadline_s: when its caller waits for locks no longer.
+    """
 
     __slots__ = (
         "args",
+        "deadline_s",
         "error",
         "gate",
         "is_done",
@@ -52,13 +59,23 @@ class Ticket:
         "kwargs",
         "operation",
         "result",
+        "since_s",
         "together",
     )
 
-    def __init__(self, operation: Any, args: Any, kwargs: Any) -> None:
+    def __init__(
+        self,
+        operation: Any,
+        args: Any,
+        kwargs: Any,
+        since_s: float = 0.0,
+        deadline_s: float = math.inf,
+    ) -> None:
         self.operation = operation
         self.args = args
         self.kwargs = kwargs
+        self.since_s = since_s
+        self.deadline_s = deadline_s
         self.is_single = getattr(operation, "is_single_statement", False)
         self.together = None if kwargs else getattr(operation, "together", None)
         self.is_done = False

@@ -17,7 +17,8 @@ import apsw
 from durably.clock import Clock
 from durably.errors import DatabaseError
 from durably.interrupts import is_interruptible
-from durably.store.faults import database_error
+from durably.limits import Hurry, deadline
+from durably.store.faults import database_error, locked_error
 from durably.store.mutex import WriterMutex
 from durably.store.operations import Operation, Ticket
 
@@ -27,8 +28,17 @@ FaultPoint = Callable[[str], None]
 
 # How long a lock of somebody else is waited for before the caller gets an error.
 BUSY_TIMEOUT_S: Final = 30.0
+_LOCKED: Final = "database is locked"
 # SQLite waits in slices of this, since a Ctrl-C is not seen while it waits.
 BUSY_SLICE_MS: Final = 250
+
+
+# A wait is made in pieces of this, between which it is asked who waits no longer.
+_PIECE_S: Final = 0.25
+
+
+class _TurnIsOver(apsw.BusyError):
+    """A lock is held by somebody else, and the caller of the leader waits for it no longer."""
 
 
 class _Phase(Enum):
@@ -48,6 +58,7 @@ class Transactor:
         mutex: taken around every transaction; excludes other processes.
         fault_point: called with the name of each point of the write path that is
             reached; tests kill the process there.
+        hurry: when all waits for locks end at the latest.
 
     Attributes:
         batch: what is being executed, or was when a Ctrl-C came.
@@ -61,8 +72,13 @@ class Transactor:
         mutex: WriterMutex,
         clock: Clock,
         fault_point: FaultPoint | None,
+        hurry: Hurry | None = None,
     ) -> None:
         self.batch: list[Ticket] = []
+        # The leader's own operation, and until when it leads where it has none.
+        self._own: Ticket | None = None
+        self._leads_until_s = 0.0
+        self._hurry = Hurry() if hurry is None else hurry
         self._db = db
         self._path = path
         self._mutex = mutex
@@ -79,10 +95,12 @@ class Transactor:
         This is what nearly each checkpoint pays, right after the last one's wait for the disk has
         left the processor's caches cold: hence as few calls as can be.
         """
+        since_s = self._clock.monotonic()
+        deadline_s = deadline(since_s, BUSY_TIMEOUT_S)
         try:
             # Inside, with the releasing: a Ctrl-C may land right after the mutex was taken.
             try:
-                self._mutex.acquire(BUSY_TIMEOUT_S)
+                self._take_turn(since_s, deadline_s)
                 if self._db.in_transaction:
                     self._end_failed_transaction()
                 if self._fault_point is not None:
@@ -90,40 +108,108 @@ class Transactor:
                 try:
                     result = operation(self._db, *args, **kwargs)
                 except apsw.BusyError:
-                    result = self._execute_single(operation, args, kwargs)
+                    result = self._execute_until(deadline_s, operation, args, kwargs)
                 if self._fault_point is not None:
                     self._fault_point("committed")
                 return result
             finally:
                 self._mutex.release()
         except apsw.Error as exc:
-            error = database_error(exc, self._path, self._db)
+            waited_s = self._clock.monotonic() - since_s
+            error = database_error(exc, self._path, self._db, waited_s=waited_s)
             self._undo(exc)
             raise error from exc
         except KeyboardInterrupt:
             self._mutex.release()  # where it landed on the way into the releasing
             raise
 
+    def _take_turn(self, now_s: float, deadline_s: float) -> None:
+        """Take the mutex. Go on without it if it was waited for long enough, all in all.
+
+        Its holder is stopped or stuck then: going on under SQLite's own locks alone is better
+        than hanging with it for ever.
+        """
+        while True:
+            wait_s = min(deadline_s - now_s, _PIECE_S)
+            if self._mutex.acquire(wait_s, patience_s=BUSY_TIMEOUT_S):
+                return
+            if not self._mutex.is_patient:
+                return
+            now_s = self._clock.monotonic()
+            if now_s >= deadline_s or now_s >= self._hurry.ends_s:
+                raise _TurnIsOver(_LOCKED)
+
+    def _execute_until(self, deadline_s: float, operation: Any, args: Any, kwargs: Any) -> Any:
+        while True:
+            now_s = self._clock.monotonic()
+            try:
+                return operation(self._db, *args, **kwargs)
+            except apsw.BusyError:
+                if now_s >= deadline_s or now_s >= self._hurry.ends_s:
+                    raise
+
+    def waits(self) -> tuple[float, float]:
+        """Return when a call that begins now does so, and when it waits for locks no longer."""
+        now_s = self._clock.monotonic()
+        return now_s, deadline(now_s, BUSY_TIMEOUT_S)
+
+    def is_over(self, ticket: Ticket) -> bool:
+        """Return whether the caller of *ticket* waits for locks no longer."""
+        now_s = self._clock.monotonic()
+        return now_s >= ticket.deadline_s or now_s >= self._hurry.ends_s
+
+    def refuse(self, ticket: Ticket) -> None:
+        """Give the caller of *ticket* the error of a lock that was waited for too long."""
+        error = locked_error(self._path, self._clock.monotonic() - ticket.since_s, _LOCKED)
+        error.__cause__ = apsw.BusyError(_LOCKED)
+        ticket.error = error
+        ticket.is_done = True
+
+    def _part_from_those_over(self) -> None:
+        """Refuse those of the batch whose callers wait no longer. Nothing of them is executed.
+
+        Raises:
+            _TurnIsOver: the leader's caller is one of them, or has waited for others long enough.
+        """
+        for ticket in [each for each in self.batch if self.is_over(each)]:
+            self.refuse(ticket)
+            self.batch.remove(ticket)
+            ticket.open_gate()
+        own = self._own
+        is_over = self._clock.monotonic() >= self._leads_until_s if own is None else own.is_done
+        if is_over or not self.batch:
+            raise _TurnIsOver(_LOCKED)
+
     def maintain(self, operation: Operation[Ps, T], *args: Ps.args, **kwargs: Ps.kwargs) -> T:
         """Execute *operation* outside of a transaction."""
         try:
-            with self._mutex.held(BUSY_TIMEOUT_S):
+            with self._mutex.held(self._left_s()):
                 return operation(self._db, *args, **kwargs)
         except apsw.Error as exc:
             raise database_error(exc, self._path, self._db) from exc
 
+    def _left_s(self) -> float:
+        now_s = self._clock.monotonic()
+        return max(0.0, min(deadline(now_s, BUSY_TIMEOUT_S), self._hurry.ends_s) - now_s)
+
     def execute(self, batch: list[Ticket], own: Ticket | None) -> None:
         """Execute operations in one transaction: all are done then, each with its result or error.
+
+        But for a lock that stays: those whose callers still wait for it when the leader's caller
+        does no longer are not done, and lead themselves.
 
         Args:
             own: the caller's, if it is one of them.
         """
         # The phase first: a batch must never be found together with the phase of the last one.
         self._phase = _Phase.EXECUTING
+        self._own = own
         self.batch = batch
         try:
             try:
                 self._transact(batch, own)
+            except _TurnIsOver:
+                self._end_failed_transaction()
             except apsw.Error as exc:
                 self._fail(batch, exc)
             except DatabaseError as exc:
@@ -194,10 +280,8 @@ class Transactor:
                     db.execute("ROLLBACK")
 
     def _transact(self, batch: list[Ticket], own: Ticket | None) -> None:
-        # Not obtained in time: its holder is stopped or stuck. Going on under SQLite's
-        # own locks alone is then better than hanging with it for ever.
         try:
-            self._mutex.acquire(BUSY_TIMEOUT_S)
+            self._take_turn_together()
             self._end_failed_transaction()
             # A lone statement commits by itself: a Ctrl-C after it would find those who wait for
             # it unsettled, and they would execute it again.
@@ -206,6 +290,19 @@ class Transactor:
                 self._execute_together(batch)
         finally:
             self._mutex.release()
+
+    def _take_turn_together(self) -> None:
+        """Take the mutex for the batch, as ``_take_turn`` does for one."""
+        now_s = self._clock.monotonic()
+        self._leads_until_s = now_s + _PIECE_S
+        while True:
+            wait_s = min(min(ticket.deadline_s for ticket in self.batch) - now_s, _PIECE_S)
+            if self._mutex.acquire(wait_s, patience_s=BUSY_TIMEOUT_S):
+                return
+            if not self._mutex.is_patient:
+                return
+            self._part_from_those_over()
+            now_s = self._clock.monotonic()
 
     def _end_failed_transaction(self) -> None:
         """End one that could not be rolled back: never to be committed."""
@@ -239,7 +336,10 @@ class Transactor:
     def _execute_merged(self, together: Any, tickets: list[Ticket]) -> bool:
         """Execute several operations in one statement; ``False`` if one of them is refused."""
         try:
-            results = self._execute_single(together, ([ticket.args for ticket in tickets],), {})
+            # Asked for at each attempt: some may wait no longer.
+            results = self._execute_single(
+                lambda db: together(db, [ticket.args for ticket in tickets]), (), {}
+            )
         except Exception as exc:
             refusals = (apsw.ConstraintError, apsw.TooBigError)
             if isinstance(exc, apsw.Error) and not isinstance(exc, refusals):
@@ -250,15 +350,11 @@ class Transactor:
         return True
 
     def _execute_single(self, operation: Any, args: Any, kwargs: Any) -> Any:
-        deadline: float | None = None
         while True:
             try:
                 return operation(self._db, *args, **kwargs)
             except apsw.BusyError:
-                now_s = self._clock.monotonic()
-                deadline = now_s + BUSY_TIMEOUT_S if deadline is None else deadline
-                if now_s >= deadline:
-                    raise
+                self._part_from_those_over()
 
     def _execute_together(self, batch: list[Ticket]) -> None:
         db = self._db
@@ -336,15 +432,13 @@ class Transactor:
         return [ticket for ticket in batch if ticket.together is not together]
 
     def _begin(self) -> None:
-        deadline = self._clock.monotonic() + BUSY_TIMEOUT_S
         while True:
             try:
                 self._db.execute("BEGIN IMMEDIATE")
             except apsw.BusyError:
-                if self._clock.monotonic() >= deadline:
-                    raise
-                continue
-            return
+                self._part_from_those_over()
+            else:
+                return
 
     def _reached(self, point: str) -> None:
         if self._fault_point is not None:

@@ -31,6 +31,7 @@ import apsw
 from durably.clock import Clock
 from durably.errors import ForkedError
 from durably.forking import ForkParticipant, watch_forks
+from durably.limits import Hurry
 from durably.store.mutex import WriterMutex
 from durably.store.operations import Operation, Ticket
 from durably.store.transactions import FaultPoint, Transactor
@@ -59,6 +60,7 @@ class Writer(ForkParticipant):
         mutex: taken around every transaction; excludes other processes.
         fault_point: called with the name of each point of the write path that is
             reached; tests kill the process there.
+        hurry: when all waits for locks end at the latest.
     """
 
     def __init__(
@@ -69,11 +71,12 @@ class Writer(ForkParticipant):
         mutex: WriterMutex,
         clock: Clock,
         fault_point: FaultPoint | None = None,
+        hurry: Hurry | None = None,
     ) -> None:
         self._db = db
         self._mutex = mutex
         self._transactor = Transactor(
-            db, path=path, mutex=mutex, clock=clock, fault_point=fault_point
+            db, path=path, mutex=mutex, clock=clock, fault_point=fault_point, hurry=hurry
         )
         self._pid = os.getpid()
         self._queue: deque[Ticket] = deque()
@@ -93,7 +96,7 @@ class Writer(ForkParticipant):
         if os.getpid() != self._pid:
             raise ForkedError("this engine belongs to the parent process; open a new one here")
         if self._lock.locked():
-            ticket = Ticket(operation, args, kwargs)
+            ticket = Ticket(operation, args, kwargs, *self._transactor.waits())
             self._wait_for_turn(ticket)
         else:
             try:
@@ -107,7 +110,7 @@ class Writer(ForkParticipant):
                         if self._queue:
                             _let_go(self._lead(None))
                         return result  # type: ignore[no-any-return]  # as below
-                    ticket = Ticket(operation, args, kwargs)
+                    ticket = Ticket(operation, args, kwargs, *self._transactor.waits())
                     done = self._lead_once_more(self._lead(ticket))
             finally:
                 self._call_next()
@@ -133,6 +136,7 @@ class Writer(ForkParticipant):
             while not ticket.is_done:
                 if self._lock.locked():
                     ticket.gate.acquire(timeout=_GATE_S)
+                    self._give_up_if_over(ticket)
                     continue
                 done: list[Ticket] = []
                 with self._lock:
@@ -155,11 +159,20 @@ class Writer(ForkParticipant):
             except IndexError:
                 return  # another leader has taken it meanwhile, and calls the next in its turn
 
-    def _withdraw(self, ticket: Ticket) -> None:
+    def _give_up_if_over(self, ticket: Ticket) -> None:
+        """Refuse an operation that nobody has begun, if its caller waits for locks no longer.
+
+        Who leads refuses those that it has taken.
+        """
+        if not ticket.is_done and self._transactor.is_over(ticket) and self._withdraw(ticket):
+            self._transactor.refuse(ticket)
+
+    def _withdraw(self, ticket: Ticket) -> bool:
         try:
             self._queue.remove(ticket)
         except ValueError:
-            return
+            return False
+        return True
 
     def _lead(self, own: Ticket | None) -> list[Ticket]:
         """Execute what is queued, *own* too if it is not; give what is done, to be let go."""

@@ -301,7 +301,8 @@ class Supervisor:
         self._refuse_inside(verb)
         clock = self._services.clock
         deadline = math.inf if timeout_s is None else clock.monotonic() + timeout_s
-        with held_back() as interrupts:
+        # Its threads, too, wait for locks of other processes no longer than the caller does.
+        with held_back() as interrupts, self._database.hurried(deadline):
             was_started = self._is_started
             self._drain.refuse_waiting()
 

@@ -163,7 +163,7 @@ def _take_settings(data: dict[str, Any], settings: dict[str, Any]) -> dict[str, 
     if type(stacklevel) is int:
         del data["stacklevel"]
         settings["stacklevel"] += max(stacklevel, 1) - 1
-    if data.pop("stack_info", None):
+    if _is_true(data.pop("stack_info", None)):
         settings["stack_info"] = True
         # Without this function, _write, and the method of the log.
         frames = traceback.format_stack(sys._getframe(_FRAMES))  # noqa: SLF001 - as logging does
@@ -175,7 +175,7 @@ def _exception_in(exc_info: object) -> BaseException | None:
     """Return the exception that is meant by ``exc_info``, as ``logging`` takes it."""
     if isinstance(exc_info, tuple) and len(exc_info) == len(sys.exc_info()):
         exc_info = exc_info[1]
-    elif exc_info and not isinstance(exc_info, BaseException):
+    elif not isinstance(exc_info, BaseException) and _is_true(exc_info):
         exc_info = sys.exc_info()[1]
     return exc_info if isinstance(exc_info, BaseException) else None
 
@@ -187,13 +187,20 @@ def _formatted(message: object, args: tuple[object, ...]) -> str:
         return text
     args = tuple(_bounded(each) for each in args)
     values: Any = args
-    if len(args) == 1 and isinstance(args[0], Mapping) and args[0]:
+    if len(args) == 1 and isinstance(args[0], Mapping) and _is_true(args[0]):
         values = args[0]
     try:
         formatted: str = text % values
     except Exception:  # noqa: BLE001 - a format that does not fit, a __str__ that fails
         return " ".join([text, *map(safe_repr, args)])
     return formatted
+
+
+def _is_true(value: object) -> bool:
+    try:
+        return bool(value)
+    except Exception:  # noqa: BLE001 - an array of NumPy's, whatever a user's __bool__ raises
+        return False
 
 
 def _bounded(value: object) -> object:

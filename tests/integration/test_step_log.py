@@ -31,7 +31,7 @@ class Failing:
     def __str__(self):
         raise ValueError
 
-    __repr__ = __str__
+    __repr__ = __bool__ = __str__
 
 
 @pytest.mark.parametrize(
@@ -99,6 +99,7 @@ def test_exception_logs_the_traceback(tmp_path, caplog):
         (None, None),
         ("text", None),
         ((None, None, None), None),
+        (Failing(), None),
     ],
 )
 def test_exc_info_may_be_an_exception(tmp_path, exc_info, last, caplog):

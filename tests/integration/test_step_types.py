@@ -10,6 +10,7 @@ import cattrs
 import pytest
 from attrs import define
 from engines import again, engine, execute, record
+from naming import plainly
 
 import durably
 
@@ -189,7 +190,7 @@ def test_data_is_stored_though_its_annotation_cannot_be_resolved(tmp_path, value
         (Text("a"), "$: Text would come back as str"),
         (True, None),
     ],
-    ids=str,
+    ids=plainly,
 )
 def test_an_annotation_that_cannot_be_resolved_is_said_to_be_that(tmp_path, value, says):
     """No value changes its type for it; the error names the annotation and how to go on."""

@@ -340,21 +340,21 @@ def test_a_class_that_has_changed_says_how_to_go_on(tmp_path):
 
     old, new = of(n=int), of(n=int, last=str)
 
-    def before(step, payload):
-        step.options(returns=old).run("read", lambda: old(3))
-        raise ValueError
+    def job_with(of_step, of_payload):
+        def job(step, payload):
+            step.options(returns=of_step).run("read", of_step, 3)
+            raise ValueError
 
-    def after(step, payload):
-        step.options(returns=new).run("read", lambda: new(3, "x"))
+        return durably.Job("job", job, input=of_payload)
 
     with engine(tmp_path) as app:
-        app.register(durably.Job("job", before, input=old))
+        app.register(job_with(old, old))
         run = execute(app, old(1))
     with engine(tmp_path) as app:
-        app.register(durably.Job("job", after, input=old))
+        app.register(job_with(new, old))
         step = again(app, run).error.message
     with engine(tmp_path) as app:
-        app.register(durably.Job("job", after, input=new))
+        app.register(job_with(new, new))
         payload = again(app, run).error.message
     assert step == (
         "the stored result of step 'read': $.last: required, but missing; it was stored by an "

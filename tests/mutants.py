@@ -278,6 +278,22 @@ PACKAGE: Final[dict[str, Mutant]] = {
         "crash/test_file_lost.py::test_every_call_of_an_engine_that_was_not_started_looks",
         [Source("store/database.py", "if identity(self.path) != self._identity:", "if False:")],
     ),
+    "overwritten file that nobody looks for": Mutant(
+        "crash/test_file_overwritten.py::test_next_call_of_an_engine_that_was_not_started_notices",
+        [Source("store/database.py", "if content.is_overwritten(self.path):", "if False:")],
+    ),
+    "checkpoint taken for a file that was overwritten": Mutant(
+        "crash/test_file_overwritten.py::test_nothing_that_sqlite_does_counts_as_overwriting",
+        [Source("store/content.py", "before and before == seen.checkpoints", "before")],
+    ),
+    "clock that is believed whatever it says": Mutant(
+        "unit/test_reaper.py::test_clock_far_ahead_when_the_engine_is_opened_deletes_nothing",
+        [Source("worker/retention.py", "now_us - newest_us <= TOLERANCE_US", "True")],
+    ),
+    "call that waits longer than its own time": Mutant(
+        "unit/test_waiting_for_locks.py::test_limit_of_the_call_bounds_it",
+        [Source("limits.py", "ends_s = _of_thread.ends_s", "ends_s = now_s + timeout_s")],
+    ),
     "schema that nobody looks at": Mutant(
         "integration/test_changed_schema.py::test_a_planted_trigger_never_runs",
         [Source("store/schema.py", "    if found:\n        named", "    if False:\n        named")],

@@ -35,6 +35,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("events",),
     ("settings",),
     ("retry",),
+    ("store.advice",),
     ("store.bell", "store.bounds", "store.filesystem", "store.sidefiles"),
     ("store.holders",),
     ("store.faults",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import apsw
 from durably.errors import DatabaseError, ValidationError
 from durably.shown import shown
 from durably.store import schema
-from durably.store.faults import advice_on
+from durably.store.advice import advice_on, unseen
 from durably.store.sidefiles import LONGEST_SUFFIX, remove_leftovers
 
 _PRIVATE: Final = 0o600
@@ -42,12 +43,25 @@ def resolved(path: str | os.PathLike[str]) -> str:
         raise ValidationError(f"path={text!a:.80} cannot be written as UTF-8") from None
     real = os.path.realpath(text)
     # A separator at the end says so, even where nothing is there yet.
-    if os.path.isdir(real) or not os.path.basename(text):
-        raise ValidationError(f"path={text!r} is a directory; name a file in it")
     folder = os.path.dirname(real)
-    if not os.path.isdir(folder):
+    # Asked first: that the path cannot be looked at may be the folder's fault.
+    has_folder = _is_folder(folder)
+    if not os.path.basename(text) or (has_folder and _is_folder(real)):
+        raise ValidationError(f"path={text!r} is a directory; name a file in it")
+    if not has_folder:
         raise DatabaseError(f"the folder {folder!r} of the database does not exist; make it first")
     return real
+
+
+def _is_folder(path: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as exc:
+        if exc.errno == errno.ENAMETOOLONG:  # so there is none
+            return False
+        raise unseen(path, exc) from exc
 
 
 @contextmanager
@@ -122,9 +136,7 @@ def refuse_special(path: str) -> None:
         status = os.stat(path)
     except OSError as exc:
         # A link that leads to itself, say, or a file that was removed this instant.
-        raise DatabaseError(
-            f"the database {path!r} cannot be looked at: {exc.strerror}; {advice_on(exc)}"
-        ) from exc
+        raise unseen(path, exc) from exc
     if not stat.S_ISREG(status.st_mode):
         raise ValidationError(f"path={path!r} is not a regular file")
     if status.st_size == 1:

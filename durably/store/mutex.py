@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Final
 from durably.clock import Clock, jittered
 from durably.errors import DatabaseError
 from durably.forking import ForkParticipant, no_fork, watch_forks
+from durably.store.advice import advice_on
 from durably.store.bell import ADDRESS_SIZE, Bell, open_bell
-from durably.store.faults import advice_on
 from durably.store.guard import CLOEXEC, close_quietly
 from durably.store.sidefiles import give_to_owner, writer_path
 

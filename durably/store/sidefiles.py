@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from durably.errors import DatabaseError
+from durably.store.advice import unseen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -205,6 +206,8 @@ def _status(path: str) -> os.stat_result | None:
         return os.stat(path, follow_symlinks=False)
     except FileNotFoundError:
         return None
+    except OSError as exc:
+        raise unseen(path, exc) from exc
 
 
 def _owner_of(path: str) -> str:

@@ -427,3 +427,16 @@ class TestPermissions:
         said = self.opened(tmp_path / "x.db")
         assert said.startswith("DatabaseError")
         assert str(tmp_path / "x.db") in said
+
+    @pytest.mark.parametrize("mode", [0, 0o444, 0o666])
+    @pytest.mark.parametrize("below", ["", "deeper"])
+    def test_a_folder_that_may_not_be_entered(self, tmp_path: Path, mode: int, below: str) -> None:
+        """A DatabaseError says so, and not that the folder or the file is missing."""
+        path = tmp_path / "closed" / below / "x.db"
+        path.parent.mkdir(parents=True)
+        (tmp_path / "closed").chmod(mode)
+        said = self.opened(path)
+        (tmp_path / "closed").chmod(0o755)
+        assert said.startswith("DatabaseError")
+        assert "Permission denied; check the permissions" in said
+        assert list(path.parent.iterdir()) == []

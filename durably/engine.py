@@ -133,7 +133,8 @@ class Durably:
         ValidationError: an option or a job spec is not acceptable; the message names it.
         SchemaError: the file is another program's or a newer durably's, or somebody has changed
             its schema; it is left as it is.
-        DatabaseError: the file cannot be opened, or is locked for over 30 s.
+        DatabaseError: the file cannot be opened, is mounted alone (a container that was given the
+            file and not its folder), is another user's, or is locked for over 30 s.
         ConflictError: the script opens it unguarded while a child process of ``multiprocessing``
             imports the script; ``if __name__ == "__main__":`` is missing.
 

@@ -52,8 +52,8 @@ def check(path: str | os.PathLike[str]) -> list[Finding]:
     Raises:
         SchemaError: the file is not a durably database, or of a version that this durably
             does not know.
-        DatabaseError: there is no such file, or it cannot be read, is locked for over 30 s, or
-            takes longer than that limit.
+        DatabaseError: there is no such file, or it cannot be read, is mounted alone, is locked for
+            over 30 s, or takes longer than that limit.
         ValidationError: the path can never be a database file.
 
     .. versionadded:: 0.1.0

@@ -38,8 +38,8 @@ _NETWORK_FUSE: Final = frozenset(
 # VMware, Parallels, Hyper-V and QEMU. 9p is also what WSL 2 mounts Windows' drives with.
 _SHARED: Final = frozenset(
     {
-        *("9p", "drvfs", "fakeowner", "grpcfuse", "hgfs", "lxfs", "osxfs", "prl_fs", "prl_vzfs"),
-        *("vboxsf", "virtiofs", "vmhgfs", "wslfs"),
+        *("9p", "drvfs", "fakeowner", "grpcfuse", "hgfs", "osxfs", "prl_fs", "vboxsf", "virtiofs"),
+        "vmhgfs",
     }
 )
 _SHARED_FUSE: Final = _SHARED | {"vmhgfs-fuse"}

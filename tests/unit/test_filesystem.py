@@ -40,7 +40,7 @@ this line is none
 LOCAL = ("ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs", "fuseblk", "fuse.ntfs-3g", "fuse")
 SHARED = (
     *("fakeowner", "grpcfuse", "fuse.grpcfuse", "osxfs", "fuse.osxfs", "drvfs", "9p", "virtiofs"),
-    *("prl_fs", "vboxsf", "vmhgfs", "fuse.vmhgfs-fuse"),
+    *("prl_fs", "fuse.prl_fs", "vboxsf", "vmhgfs", "fuse.vmhgfs-fuse"),
 )
 
 

@@ -389,7 +389,7 @@ PACKAGE: Final[dict[str, Mutant]] = {
         [
             Source(
                 "codec/annotations.py",
-                'return Unresolved(_unresolved(fn, "return", annotation, error))',
+                'return Unresolved(_unresolved(target, "return", annotation, error))',
                 "return UNTYPED",
             )
         ],

@@ -52,17 +52,17 @@ def return_type_of(fn: Callable[..., Any]) -> Any:
     annotation = annotations["return"]
     if isinstance(annotation, type) and not typing.get_args(annotation):
         return _said(annotation)
-    return _resolved_return(fn, target, annotation)
+    return _resolved_return(target, annotation)
 
 
-def _resolved_return(fn: Any, target: Any, annotation: Any) -> Any:
+def _resolved_return(target: Any, annotation: Any) -> Any:
     with contextlib.suppress(KeyError, TypeError):  # not hashable, or not weakly referable
         return _return_types[target]
     try:
         result = _said(_resolve(target, {"return": annotation})["return"])
     except Exception as error:  # noqa: BLE001 - whatever evaluating an annotation raises
         # Not remembered: what it names may be defined before the function is used again.
-        return Unresolved(_unresolved(fn, "return", annotation, error))
+        return Unresolved(_unresolved(target, "return", annotation, error))
     with contextlib.suppress(TypeError):
         _return_types[target] = result
     return result
@@ -96,9 +96,11 @@ def signature_of(fn: Callable[..., Any]) -> inspect.Signature:
 def _unresolved(fn: Any, name: str, annotation: Any, error: Exception) -> str:
     """Return what is wrong with an annotation that cannot be resolved, and what to do."""
     where = "the return value" if name == "return" else f"parameter {name!r}"
+    text = getattr(annotation, "__forward_arg__", annotation)  # as Python 3.14 has it
+    of = getattr(fn, "__qualname__", type(fn).__qualname__)
     return (
-        f"the annotation {show(annotation)} of {where} of {getattr(fn, '__qualname__', fn)} "
-        f"cannot be resolved: {text_of(error)}; {IMPORT_IT}, {OR_NAME_IT}"
+        f"the annotation {show(text)} of {where} of {of} cannot be resolved: "
+        f"{text_of(error)}; {IMPORT_IT}, {OR_NAME_IT}"
     )
 
 

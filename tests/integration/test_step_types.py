@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
@@ -211,6 +212,24 @@ def test_an_annotation_that_cannot_be_resolved_is_said_to_be_that(tmp_path, valu
     assert "price cannot be resolved: NameError: name 'Price' is not defined; import" in message
     assert "not only under TYPE_CHECKING, or name the type: step.options(returns=...)" in message
     assert message.endswith(f"Without that type: {says}")
+
+
+def test_what_a_partial_holds_is_not_shown(tmp_path):
+    """The error names the function, and nothing of its arguments."""
+
+    def price(token: str) -> Price:
+        return {token}
+
+    def job(step):
+        step.run("a", functools.partial(price, "secret"))
+
+    with engine(tmp_path, job) as app:
+        message = execute(app).error.message
+    assert (
+        "of the return value of test_what_a_partial_holds_is_not_shown.<locals>.price cannot"
+        in (message)
+    )
+    assert "secret" not in message
 
 
 def test_a_type_by_option_needs_no_annotation(tmp_path):

@@ -12,6 +12,7 @@ threads all of this does nothing.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
@@ -122,3 +123,17 @@ class held_back:  # noqa: N801 - reads as a verb in a with statement
 def is_interruptible() -> bool:
     """Whether a Ctrl-C may come in the calling thread."""
     return threading.current_thread() is threading.main_thread()
+
+
+def _give_back_in_child() -> None:
+    """Undo, in a forked child, what the main thread of the parent has set: it waits there alone.
+
+    A Ctrl-C would be held back in the child for ever, such as a worker of a process pool.
+    """
+    holder = getattr(getsignal(SIGINT), "__self__", None)
+    if isinstance(holder, held_back):
+        holder._restore()  # noqa: SLF001 - of this module
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_give_back_in_child)

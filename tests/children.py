@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -29,17 +29,22 @@ Eventually = Callable[[Callable[[], object]], None]
 
 
 class Child:
-    """A running program. Leaving the ``with`` block kills it, stopped or not."""
+    """A running program. Leaving the ``with`` block kills it, stopped or not.
 
-    def __init__(self, program: str, *args: object) -> None:
+    With *has_group* it leads a process group, as what is started in a terminal does.
+    """
+
+    def __init__(self, program: str, *args: object, has_group: bool = False) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-c", program, *map(str, args)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=has_group,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
         self.pid: Final = self._process.pid
+        self._has_group = has_group
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -69,6 +74,9 @@ class Child:
 
     def kill(self) -> None:
         """End it as a power button would, and wait until the kernel has let go of it."""
+        if self._has_group:
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
         self._process.kill()
         self._process.wait(DEADLINE_S)
 

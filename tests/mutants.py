@@ -206,7 +206,26 @@ PACKAGE: Final[dict[str, Mutant]] = {
     "claim of a run that a thread of the same engine is inside of": Mutant(
         "integration/test_taken_over.py::"
         "test_an_engine_does_not_claim_what_its_own_thread_is_inside_of",
-        [Source("worker/pool.py", ", inside=self._inside", "")],
+        [Source("worker/pool.py", "            inside=self._inside,\n", "")],
+    ),
+    "stop that a job keeps to itself": Mutant(
+        "integration/test_swallowed_stops.py::test_a_job_that_keeps_a_stop_to_itself_has_not_ended",
+        [Source("active.py", "self.stop_was_raised = True", "self.stop_was_raised = False")],
+    ),
+    "failure that waits for no stop": Mutant(
+        "integration/test_signalled_children.py::test_what_a_signal_fails_waits_for_the_stop",
+        [Source("active.py", "clock.wait(self.stopped, STOP_GRACE_S)", "pass")],
+    ),
+    "step of an owner that was stopped for long": Mutant(
+        "integration/test_taken_over.py::"
+        "test_an_owner_that_was_stopped_for_long_looks_before_it_executes_a_step",
+        [
+            Source("stepping.py", "if started - active.current_at > services", "if 0 > services"),
+        ],
+    ),
+    "context that all runs share": Mutant(
+        "integration/test_contexts.py::test_what_one_run_sets_is_not_seen_by_the_next",
+        [Source("worker/contexts.py", "self._made_in.copy().run", "self._made_in.run")],
     ),
     "commit that failed passed for one": Mutant(
         "unit/test_writer.py::test_commit_that_fails_fails_every_operation_in_it",

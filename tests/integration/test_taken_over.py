@@ -9,7 +9,7 @@ from engines import GRACE_S, engine, execute, record, take_over, types
 from held import HeldJob
 
 import durably
-from durably.store import owners, runs
+from durably.store import lookups, owners, runs
 
 
 @pytest.mark.parametrize("is_claimed", [False, True])
@@ -210,6 +210,119 @@ def test_waiting_for_all_runs_waits_for_one_that_was_put_back(tmp_path, stale, h
         assert (app.get_run(run).output, app.get_run(run).attempt) == ("by the latest", 2)
     assert counts == ([3] if how == "run_until_idle" else [])
     assert stale.threads == [1, 2]
+
+
+def in_one_try(step, effect):
+    return step.run("effect", effect)
+
+
+def in_a_later_try(step, effect):
+    tries = []
+
+    def flaky():
+        tries.append(1)
+        if len(tries) > 1:
+            return effect()
+        stop_for_long(step)
+        raise ValueError
+
+    return step.options(retry=durably.Retry(wait=0)).run("effect", flaky)
+
+
+def stop_for_long(step):
+    """What is left of this process stopping for an hour: its last sign of life is that old."""
+    step._active.current_at -= 3600
+
+
+LOSSES = {
+    "put back": durably.OwnershipLost,
+    "completed": durably.OwnershipLost,
+    "cancelled": durably.RunCancelled,
+    "deleted": durably.OwnershipLost,
+}
+
+
+@pytest.mark.parametrize("how", LOSSES)
+@pytest.mark.parametrize("use", [in_one_try, in_a_later_try])
+def test_an_owner_that_was_stopped_for_long_looks_before_it_executes_a_step(tmp_path, use, how):
+    """What another one has done meanwhile is not done again, though no heartbeat has told of it."""
+    effects, raised = [], []
+
+    def job(step):
+        step.run("before", int)
+        if step.attempt == 2:
+            return "second"
+        if how == "cancelled":
+            with engine(tmp_path) as other:
+                other.cancel(step.run_id)
+        else:
+            take_over(app)
+        if how == "completed":
+            with engine(tmp_path, job) as other:
+                assert other.process_one()
+        if how == "deleted":
+            with engine(tmp_path) as other:
+                other.cancel(step.run_id)
+                other.delete_run(step.run_id)
+        if use is in_one_try:
+            stop_for_long(step)
+        try:
+            return use(step, lambda: effects.append(1))
+        except BaseException as exc:
+            raised.append(type(exc))
+            raise
+
+    with engine(tmp_path, job, **UNNOTICED) as app:
+        app.jobs["job"].trigger()
+        assert app.process_one()
+        expected = {"put back": "pending", "deleted": None}.get(how, how)
+        assert [run.status for run in app.get_runs()] == ([] if expected is None else [expected])
+    assert effects == []
+    assert raised == [LOSSES[how]]
+
+
+def test_an_owner_that_is_one_still_looks_once_and_goes_on(tmp_path, monkeypatch):
+    """A step costs no look while heartbeats go through, and one after they did not."""
+    looks = []
+    look = lookups.state_of
+
+    def counted(*args):
+        looks.append(1)
+        return look(*args)
+
+    monkeypatch.setattr(lookups, "state_of", counted)
+
+    def job(step):
+        step.run("fresh", int)
+        counts = [len(looks)]
+        stop_for_long(step)
+        for number in range(3):
+            step.run(f"stale-{number}", int)
+            counts.append(len(looks))
+        return counts
+
+    with engine(tmp_path, job, **UNNOTICED) as app:
+        assert execute(app).output == [0, 1, 1, 1]
+
+
+def test_a_heartbeat_that_is_committed_is_a_sign_that_the_run_is_its_owners(tmp_path, eventually):
+    """Each one makes the attempts that it finds current; one that fails makes none."""
+    is_inside, may_end = threading.Event(), threading.Event()
+
+    def job(step):
+        is_inside.set()
+        assert may_end.wait(GRACE_S)
+
+    with engine(tmp_path, job, heartbeat_interval=0.05, stale_threshold=10) as app:
+        app.start()
+        run = app.jobs["job"].trigger()
+        assert is_inside.wait(GRACE_S)
+        (active,) = app._supervisor.active()
+        active.current_at -= 3600
+        before = app._clock.monotonic() - 60
+        eventually(lambda: active.current_at > before)
+        may_end.set()
+        app.wait(run, timeout=GRACE_S)
 
 
 def test_an_engine_taken_for_dead_counts_again_once_it_beats(tmp_path, eventually):

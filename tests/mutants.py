@@ -67,12 +67,26 @@ STORE: Final[dict[str, list[Statement | Schema]]] = {
     "claim without a new attempt": [
         Statement(runs, "CLAIM", "attempt = attempt + 1", "attempt = attempt")
     ],
-    "claim of the newest": [Statement(runs, "CLAIM", "min(first)", "max(first)")],
+    "claim of the newest": [Statement(runs, "CLAIM", "min(coalesce", "max(coalesce")],
     "claim of owned runs": [Statement(runs, "CLAIM", "AND owner IS NULL", "")],
     "claim of a held key": [Statement(runs, "CLAIM", "AND queue_place = 0", "")],
     "claim that moves the start": [
         Statement(runs, "CLAIM", "coalesce(started_at_us, :now_us)", ":now_us")
     ],
+    "claim of what other code has begun": [Statement(runs, "CLAIM", "AND origin IS NULL", "")],
+    "claim of any origin for all": [
+        Statement(runs, "CLAIM", "AND origin = origins.value", "AND origin IS NOT NULL")
+    ],
+    "claim that keeps the first origin": [
+        Statement(runs, "CLAIM", "origin = coalesce(", "origin = coalesce(origin, ")
+    ],
+    "interrupt that keeps an origin without checkpoints": [
+        Statement(runs, "INTERRUPT", "THEN origin END", "THEN origin ELSE origin END")
+    ],
+    "trigger that coalesces into what other code has begun": [
+        Statement(enqueueing, "PENDING_OF_KEY", "WHERE key = :job_name", "WHERE 1 OR")
+    ],
+    "adoption by all": [Statement(runs, "ADOPT", "THEN :origin END", "THEN NULL END")],
     "cancel that forgets the owner": [
         Statement(runs, "CANCEL", "SET status", "SET owner = NULL, status")
     ],

@@ -2,9 +2,10 @@
 
 The model knows the contract and none of the store's helpers: a run is claimable if it is pending,
 nobody's, of a known job, and no run of its concurrency key has an owner; those triggered first come
-first, but a run whose owner died comes after those that were not tried since. Several owners work
-on the file; they leave, die, hang, vanish without a lock file, are taken for dead wrongly, come
-back and write what they still had in hand; and the wall clock jumps either way at any time.
+first, but a run whose owner died comes after those that were not tried since. A run with
+checkpoints is claimable for the code that made them, and for code that takes any. Several owners
+work on the file; they leave, die, hang, vanish without a lock file, are taken for dead wrongly,
+come back and write what they still had in hand; and the wall clock jumps either way at any time.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ LOOKS = (("a",), ("b",), JOBS)
 RUNS = """
     SELECT run, id, job_name, status, owner, attempt, output, error, progress,
            concurrency_key, idempotency_key, created_at_us, started_at_us,
-           completed_at_us, heartbeat_at_us, queue_place, coalesce(place, run)
+           completed_at_us, heartbeat_at_us, queue_place, coalesce(place, run), origin
     FROM durably_runs ORDER BY run"""
 STEPS_OF_RUNS = """
     SELECT run, name, step & 0xFFFFFF, status, output, error, attempt
@@ -56,7 +57,12 @@ OWNERS = "SELECT owner, beat, is_started FROM durably_owners ORDER BY owner"
 LINES = "SELECT run, owner, message FROM durably_logs ORDER BY log"
 TERMINAL = ("completed", "failed", "cancelled")
 
+# What the code of an owner is, first, and what else it takes; ANY for whatever there is.
+ANY = "any"
+CODES = (("x",), ("y", "x"), ("z", ANY), (ANY,))
+
 PLAIN = {
+    "code": CODES[0],
     "job": "a",
     "key": None,
     "idem": None,
@@ -66,8 +72,10 @@ PLAIN = {
 }
 
 jobs_known = st.sampled_from([("a",), ("b",), ("a", "b"), ()])
+codes = st.sampled_from(CODES)
 triggers = st.fixed_dictionaries(
     {
+        "code": codes,
         "job": st.sampled_from(JOBS),
         "key": st.sampled_from([None, "k", "k", "l"]),
         "idem": st.sampled_from([None, None, "i", "j"]),
@@ -77,6 +85,12 @@ triggers = st.fixed_dictionaries(
     }
 )
 numbers = st.integers(0, 1000)
+
+
+def origins_of(jobs: tuple[str, ...], code: tuple[str, ...]) -> str:
+    """The same as a claim of these jobs asks for it."""
+    members = [f'"{job}":{json.dumps(each == ANY or each)}' for job in jobs for each in code]
+    return "{" + ",".join(members) + "}"
 
 
 class Run:
@@ -92,6 +106,7 @@ class Run:
         self.labels = given["labels"]
         self.status = "pending"
         self.owner: int | None = None
+        self.origin: str | None = None
         self.attempt = 0
         self.output: str | None = None
         self.error: str | None = None
@@ -102,6 +117,14 @@ class Run:
 
     def end(self, status: str, now: int) -> None:
         self.status, self.completed = status, now
+
+    def go_back(self) -> None:
+        self.status = "pending"
+        if not any(status == "completed" for _, status, *_ in self.steps.values()):
+            self.origin = None
+
+    def fits(self, code: tuple[str, ...]) -> bool:
+        return self.origin is None or ANY in code or self.origin in code
 
 
 class Execution:
@@ -158,20 +181,23 @@ class StoreMachine(RuleBasedStateMachine):
             run.key == key and run.owner is not None for run in self.runs.values()
         )
 
-    def claimable(self, jobs: tuple[str, ...]) -> list[Run]:
+    def claimable(self, jobs: tuple[str, ...], code: tuple[str, ...]) -> list[Run]:
         return [
             run
             for run in sorted(self.runs.values(), key=lambda run: run.turn)
             if run.status == "pending"
             and run.owner is None
             and run.job in jobs
+            and run.fits(code)
             and not self.held(run.key)
         ]
 
-    def expect_claim(self, owner: int, jobs: tuple[str, ...]) -> Run | None:
-        run = next(iter(self.claimable(jobs)), None)
+    def expect_claim(self, owner: int, jobs: tuple[str, ...], code: tuple[str, ...]) -> Run | None:
+        run = next(iter(self.claimable(jobs, code)), None)
         if run is None:
             return None
+        if code[0] != ANY:
+            run.origin = code[0]
         run.status, run.owner, run.attempt = "running", owner, run.attempt + 1
         run.started = run.started or self.now
         run.beat = self.now
@@ -195,7 +221,8 @@ class StoreMachine(RuleBasedStateMachine):
         return run if fits else None
 
     def retry_in_model(self, run: Run) -> None:
-        run.status, run.error, run.completed = "pending", None, None
+        run.error, run.completed = None, None
+        run.go_back()
 
     # -- triggering --------------------------------------------------------------------------
 
@@ -209,7 +236,11 @@ class StoreMachine(RuleBasedStateMachine):
                     return run.id, "idempotent"
         if given["coalesce"] and given["key"] is not None:
             for run in sorted(self.runs.values(), key=lambda run: run.turn):
-                if (run.job, run.key, run.status) == (given["job"], given["key"], "pending"):
+                if (run.job, run.key, run.status) == (
+                    given["job"],
+                    given["key"],
+                    "pending",
+                ) and run.fits(given["code"]):
                     return run.id, "coalesced"
         self.order += 1
         self.ids.append(run_id)
@@ -227,6 +258,7 @@ class StoreMachine(RuleBasedStateMachine):
             concurrency_key=given["key"],
             coalesce=given["coalesce"] and given["key"] is not None,
             retry_failed=given["retry_failed"],
+            origins=origins_of((given["job"],), given["code"]),
         )
 
     @initialize(count=st.integers(1, 3), items=st.lists(triggers, min_size=2, max_size=5))
@@ -234,7 +266,7 @@ class StoreMachine(RuleBasedStateMachine):
         for _ in range(count):
             self.register()
         self.batch(items, is_bad=False)
-        self.claim(0, JOBS, 3)
+        self.claim(0, JOBS, 3, CODES[0])
 
     @rule(given=triggers, plain=st.booleans())
     def enqueue(self, given: dict[str, Any], plain: bool) -> None:
@@ -341,7 +373,8 @@ class StoreMachine(RuleBasedStateMachine):
         for run in expected:
             # Behind all that were triggered, or put back after a death, until now.
             self.order += 1
-            run.status, run.turn = "pending", self.order
+            run.turn = self.order
+            run.go_back()
         self.owners.pop(owner, None)
         self.started.discard(owner)
         return {run.id for run in expected}
@@ -366,7 +399,8 @@ class StoreMachine(RuleBasedStateMachine):
         expected = self.owned(owner, "running")
         assert self.store.read(lookups.has_running, owner) == bool(expected)
         for run in expected:
-            run.status, run.owner = "pending", None
+            run.owner = None
+            run.go_back()
         found = self.store.write(runs.put_back, owner, self.now)
         assert {row.id for row in found} == {run.id for run in expected}
 
@@ -382,7 +416,8 @@ class StoreMachine(RuleBasedStateMachine):
         is_hung = owner in self.owners and late_by == 0
         expected = self.owned(owner, "running") if is_hung else []
         for run in expected:
-            run.status, run.owner = "pending", None
+            run.owner = None
+            run.go_back()
         found = self.store.write(runs.recover_hung, owner, beat, self.now)
         assert {row.id for row in found} == {run.id for run in expected}
 
@@ -396,19 +431,21 @@ class StoreMachine(RuleBasedStateMachine):
 
     # -- executing ---------------------------------------------------------------------------
 
-    @rule(number=numbers, jobs=jobs_known, limit=st.integers(1, 3))
-    def claim(self, number: int, jobs: tuple[str, ...], limit: int) -> None:
+    @rule(number=numbers, jobs=jobs_known, limit=st.integers(1, 3), code=codes)
+    def claim(self, number: int, jobs: tuple[str, ...], limit: int, code: tuple[str, ...]) -> None:
         owner = self.all_owners[number % len(self.all_owners)]
-        wanted = Claim(owner, json.dumps(jobs), lambda: self.now, limit)
+        wanted = Claim(
+            owner, json.dumps(jobs), lambda: self.now, limit, origins=origins_of(jobs, code)
+        )
         if owner not in self.owners:
             try:
                 assert self.store.write(runs.claim, wanted) == []
             except DatabaseError:
-                assert self.claimable(jobs)
+                assert self.claimable(jobs, code)
             return
         rows = self.store.write(runs.claim, wanted)
         expected = []
-        while len(expected) < limit and (run := self.expect_claim(owner, jobs)) is not None:
+        while len(expected) < limit and (run := self.expect_claim(owner, jobs, code)) is not None:
             expected.append(run)
         assert [row.id for row in rows] == [run.id for run in expected]
         for run, row in zip(expected, rows, strict=True):
@@ -430,7 +467,8 @@ class StoreMachine(RuleBasedStateMachine):
         if not self.owners:
             self.register()
         alive = sorted(self.owners)
-        self.claim(self.all_owners.index(alive[number % len(alive)]), JOBS, 2)
+        which = self.all_owners.index(alive[number % len(alive)])
+        self.claim(which, JOBS, 2, CODES[number % len(CODES)])
 
     def an_execution(self, number: int) -> Execution:
         # Those that matter more often: stale ones of a run that goes on, and the latest.
@@ -499,7 +537,8 @@ class StoreMachine(RuleBasedStateMachine):
             self.register()
         alive = sorted(self.owners)
         known = len(self.executions)
-        self.claim(self.all_owners.index(alive[number % len(alive)]), jobs, 1)
+        which = self.all_owners.index(alive[number % len(alive)])
+        self.claim(which, jobs, 1, CODES[number % len(CODES)])
         if len(self.executions) > known:
             for name in names:
                 self.step_of(self.executions[-1], name, "ok")
@@ -532,9 +571,12 @@ class StoreMachine(RuleBasedStateMachine):
         error = self.an_error() if how == "fail" else None
         progress = str(self.now) if keep else None
         ending = Ending(execution.key, execution.attempt, output, error, progress, keep, self.now)
-        wanted = None
+        wanted, code = None, CODES[0]
         if jobs_next is not None and execution.owner in self.owners:
-            wanted = Claim(execution.owner, json.dumps(jobs_next), lambda: self.now)
+            code = CODES[len(self.times) % len(CODES)]
+            origins = origins_of(jobs_next, code)
+            names = json.dumps(jobs_next)
+            wanted = Claim(execution.owner, names, lambda: self.now, origins=origins)
         ended = self.store.write(runs.finish, ending, wanted)
         run = self.current(execution)
         assert ended.is_effective == (run is not None)
@@ -542,14 +584,14 @@ class StoreMachine(RuleBasedStateMachine):
             run.owner, run.output, run.error = None, output, error
             run.progress = progress or run.progress
             if how == "interrupt":
-                run.status = "pending"
+                run.go_back()
             else:
                 run.end("completed" if how == "complete" else "failed", self.now)
             if how == "complete" and not keep:
                 run.steps.clear()
         following = None
         if wanted is not None and jobs_next is not None:
-            following = self.expect_claim(execution.owner, jobs_next)
+            following = self.expect_claim(execution.owner, jobs_next, code)
         assert (ended.claimed is None) == (following is None)
         if following is not None and ended.claimed is not None:
             self.took(following, ended.claimed)
@@ -575,7 +617,10 @@ class StoreMachine(RuleBasedStateMachine):
     # -- what callers do -----------------------------------------------------------------------
 
     @precondition(lambda self: self.ids)
-    @rule(number=numbers, verb=st.sampled_from(["cancel", "retry", "again", "delete", "log"]))
+    @rule(
+        number=numbers,
+        verb=st.sampled_from(["cancel", "retry", "again", "delete", "log"]),
+    )
     def manage(self, number: int, verb: str) -> None:
         if verb == "log":
             self.log(number)
@@ -623,6 +668,23 @@ class StoreMachine(RuleBasedStateMachine):
         else:
             assert outcome == "done"
             self.retry_in_model(run)
+
+    @precondition(lambda self: self.ids)
+    @rule(number=numbers, origin=st.sampled_from(["x", "y", None]))
+    def adopt(self, number: int, origin: str | None) -> None:
+        begun = [run.id for run in self.runs.values() if run.status == "pending" and run.origin]
+        run_id, run = self.a_run(number)
+        if begun:
+            run_id = begun[number % len(begun)]
+            run = self.runs[run_id]
+        outcome = self.call(runs.adopt, run_id, origin, self.now)
+        if run is None:
+            assert outcome == "not found"
+        elif run.status != "pending":
+            assert outcome == "conflict"
+        else:
+            assert outcome == "done"
+            run.origin = origin if run.origin is not None else None
 
     def delete(self, number: int) -> None:
         run_id, run = self.a_run(number)
@@ -717,7 +779,11 @@ class StoreMachine(RuleBasedStateMachine):
                 db.execute(STEPS_OF_RUNS).fetchall(),
                 db.execute(OWNERS).fetchall(),
                 db.execute(LINES).fetchall(),
-                [lookups.has_claimable(db, json.dumps(jobs)) for jobs in LOOKS],
+                [
+                    lookups.has_claimable(db, json.dumps(jobs), "[]", origins_of(jobs, code))
+                    for jobs in LOOKS
+                    for code in CODES
+                ],
             )
         )
         self.runs_are_those_of_the_model(found_runs)
@@ -728,7 +794,7 @@ class StoreMachine(RuleBasedStateMachine):
         ]
         assert found_lines == self.lines
         # A look tells whether a claim would find something.
-        assert looked == [bool(self.claimable(jobs)) for jobs in LOOKS]
+        assert looked == [bool(self.claimable(jobs, code)) for jobs in LOOKS for code in CODES]
         # At most one run of a key is inside a job.
         keys = [run.key for run in self.runs.values() if run.owner is not None and run.key]
         assert len(keys) == len(set(keys))
@@ -740,6 +806,7 @@ class StoreMachine(RuleBasedStateMachine):
             other.turn
             for other in self.runs.values()
             if (other.key, other.job, other.status) == (run.key, run.job, "pending")
+            and other.origin == run.origin
         ]
         if run.status != "pending" or run.turn != min(queue):
             return 1
@@ -765,6 +832,7 @@ class StoreMachine(RuleBasedStateMachine):
                 run.beat,
                 self.place_of(run),
                 run.turn,
+                run.origin,
             )
             for run in sorted(self.runs.values(), key=lambda run: run.order)
         ]

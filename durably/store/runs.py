@@ -171,9 +171,9 @@ class Claim(NamedTuple):
     begun before it was triggered; whether they are wanted still; and inside which runs the owner's
     own threads are (a JSON array of keys), since it must not execute those a second time meanwhile.
 
-    ``origins`` says whose checkpoints the jobs take: a JSON object with a member for each origin of
-    a job, so that names come more than once, the first of which is the one that is stored. ``true``
-    stands for every origin. Runs that have no checkpoints are taken by all.
+    ``origins`` says whose checkpoints these jobs take: a JSON object with a member for each origin
+    of a job, so that names come more than once, the first of which is the one that is stored.
+    ``true`` stands for every origin. Runs that have no checkpoints are taken by all.
     """
 
     owner: int

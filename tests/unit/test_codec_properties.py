@@ -30,7 +30,7 @@ JSON_LIKE = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4),
     max_leaves=12,
 )
-MOMENTS = st.datetimes(allow_imaginary=False, timezones=st.none() | st.timezones())
+MOMENTS = st.datetimes(timezones=st.none() | st.timezones())
 
 
 @define
@@ -219,3 +219,23 @@ def test_stored_text_is_what_json_reads(value: Any) -> None:
 def test_the_strategy_makes_split_surrogates() -> None:
     """The texts above hold the pairs that JSON would join."""
     assert find(TEXTS, lambda text: "\ud800\udc00" in text) == "\ud800\udc00"
+
+
+OFFSETS = st.timedeltas(-dt.timedelta(hours=23), dt.timedelta(hours=23))
+ZONES = (
+    st.none() | st.timezones() | st.builds(dt.timezone, OFFSETS, TEXTS) | OFFSETS.map(dt.timezone)
+)
+
+
+@given(
+    st.datetimes(timezones=ZONES) | st.times(timezones=ZONES),
+    st.sampled_from([0, 1]),
+)
+def test_times_come_back_in_their_zone(value: dt.datetime | dt.time, fold: int) -> None:
+    """Wall time, fold, zone or offset and its name are kept, of imaginary times too."""
+    value = value.replace(fold=fold)
+    decoded = CODEC.encode_and_decode(value, type(value), what="w")[1]
+
+    assert decoded.replace(tzinfo=None) == value.replace(tzinfo=None)
+    assert (decoded.fold, decoded.utcoffset()) == (fold, value.utcoffset())
+    assert repr(decoded) == repr(value)

@@ -25,7 +25,8 @@ from durably.errors import (
     StopRun,
 )
 from durably.events import Emitter, WorkerError
-from durably.interrupts import held_back
+from durably.interrupts import handlers, is_from_signal, is_interruptible
+from durably.latch import Latch
 from durably.models import Progress, error_info
 from durably.settings import OnDuplicateStep
 from durably.signalled import tells_of_signal
@@ -88,11 +89,14 @@ class ActiveRun:
         self.job_name = row.job_name
         self.labels = labels
         self.row = row
-        # Executed in a thread of the user's, where a Ctrl-C may land.
+        # Executed in a thread of the user's, where a signal may land.
         self.is_callers = is_callers
+        self._handlers = handlers() if is_callers and is_interruptible() else frozenset()
         self.pid = os.getpid()
+        # Whether a thread has taken it to execute it, or to put it back.
+        self.is_begun = False
         self.is_over = False
-        self.stopped = threading.Event()
+        self.stopped = Latch()
         self.stop_reason: type[StopRun] | None = None
         # Whether a stop was raised into the job, in whatever thread of it: what it then returns or
         # raises is not its end, since it may not have let the stop through.
@@ -123,23 +127,21 @@ class ActiveRun:
 
     def stop(self, reason: type[StopRun]) -> None:
         """Make the job stop at its next step boundary."""
-        with held_back():
-            with self._lock:
-                if self.stop_reason is None or self.stop_reason is RunInterrupted:
-                    self.stop_reason = reason
-            self.stopped.set()
+        with self._lock:
+            if self.stop_reason is None or self.stop_reason is RunInterrupted:
+                self.stop_reason = reason
+        self.stopped.set()
 
     def drain(self, *, is_draining: bool) -> None:
         """Note whether the engine is stopping, and lets this job come to its own end.
 
         A failure of the job that comes of the same signal as the stop is no such end.
         """
-        with held_back():
-            with self._lock:
-                self._is_draining = is_draining
-                is_awaited = self._awaiting > 0
-            if is_draining and is_awaited:
-                self.stop(RunInterrupted)
+        with self._lock:
+            self._is_draining = is_draining
+            is_awaited = self._awaiting > 0
+        if is_draining and is_awaited:
+            self.stop(RunInterrupted)
 
     def await_stop(self, clock: Clock, exc: BaseException) -> None:
         """Wait up to a second for a stop if *exc* says that a signal has ended a child process.
@@ -150,7 +152,7 @@ class ActiveRun:
         steps = tuple(self.failed_steps)
         if self.stop_reason is not None or not tells_of_signal(exc, [each for _, each in steps]):
             return
-        with held_back(), self._lock:
+        with self._lock:
             self._awaiting += 1
             is_draining = self._is_draining
         try:
@@ -159,8 +161,16 @@ class ActiveRun:
             else:
                 clock.wait(self.stopped, STOP_GRACE_S)
         finally:
-            with held_back(), self._lock:
+            with self._lock:
                 self._awaiting -= 1
+
+    def is_callers_signal(self, exc: BaseException) -> bool:
+        """Return whether *exc* came of a signal in the caller's thread, and not of the job.
+
+        The run goes back then, and *exc* goes on to the caller. A handler that the job has set
+        itself is code of the job's.
+        """
+        return self.is_callers and is_from_signal(exc, self._handlers)
 
     def check(self) -> None:
         """Raise if the job is to stop, has ended, or this is a forked child."""

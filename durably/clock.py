@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from durably.interrupts import INTERRUPT_LOOK_S, held_back, is_interruptible
+from durably.latch import Latch
 from durably.realtime import monotonic, perf_counter_ns
-
-if TYPE_CHECKING:
-    import threading
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -31,18 +28,9 @@ class Clock:
         """Seconds from an arbitrary point, never going back."""
         return monotonic()
 
-    def wait(self, event: threading.Event, timeout_s: float | None) -> bool:
-        """Block until *event* is set or *timeout_s* seconds have passed; say whether it is set."""
-        if not is_interruptible():
-            return event.wait(timeout_s)
-        deadline = None if timeout_s is None else self.monotonic() + timeout_s
-        interrupts = held_back()
-        with interrupts:
-            left_s = INTERRUPT_LOOK_S if timeout_s is None else timeout_s
-            while left_s > 0 and not event.wait(min(left_s, INTERRUPT_LOOK_S)):
-                interrupts.check()
-                left_s = INTERRUPT_LOOK_S if deadline is None else deadline - self.monotonic()
-        return event.is_set()
+    def wait(self, latch: Latch, timeout_s: float | None) -> bool:
+        """Block until *latch* is set or *timeout_s* seconds have passed; return whether it is."""
+        return latch.wait(timeout_s)
 
 
 def jittered(wait_s: float) -> float:

@@ -19,6 +19,8 @@ import attrs
 from durably.clock import Clock, to_datetime
 from durably.errors import ValidationError
 from durably.forking import ForkParticipant, watch_forks
+from durably.interrupts import raise_if_signal
+from durably.latch import Latch
 from durably.models import ErrorInfo, LogLevel, Progress, printable
 from durably.shown import shown
 from durably.values import Value
@@ -369,7 +371,7 @@ class Emitter(ForkParticipant):
         self._handlers: tuple[ErrorHandler, ...] = ()
         # By call, so that entering and leaving it are one step each, whatever a Ctrl-C interrupts.
         self._announcing: dict[object, str] = {}
-        self._never = threading.Event()
+        self._never = Latch()
         self._depth = _Depth()
         # Whether there has ever been one: what an inner loop can ask for next to nothing.
         self.has_listeners = False
@@ -432,12 +434,13 @@ class Emitter(ForkParticipant):
         if not listeners:
             return
         event = self.make(cls, **fields)
-        self._depth.value += 1
+        depth = self._depth.value
         try:
+            self._depth.value = depth + 1
             for listener in listeners:
                 self.call(listener, event, lambda: event)
         finally:
-            self._depth.value -= 1
+            self._depth.value = depth  # in one step, whatever a signal has interrupted
 
     def call(self, listener: Listener, argument: object, event: Callable[[], Event]) -> None:
         """Call user code with *argument*.
@@ -446,10 +449,9 @@ class Emitter(ForkParticipant):
         """
         try:
             listener(argument)
-        except BaseException as exc:
-            if _is_ctrl_c(exc):
-                raise
-            self._report(exc, event())  # a listener never harms a run, not by SystemExit either
+        except BaseException as exc:  # noqa: BLE001 - a listener never harms a run
+            raise_if_signal(exc)
+            self._report(exc, event())
 
     def _report(self, exc: BaseException, event: Event) -> None:
         handlers = self._handlers
@@ -459,8 +461,7 @@ class Emitter(ForkParticipant):
             try:
                 handler(exc, event)
             except BaseException as error:
-                if _is_ctrl_c(error):
-                    raise
+                raise_if_signal(error)
                 log.error("the error handler of %s raised", event.type, exc_info=printable(error))  # noqa: TRY400 - with the traceback of any BaseException
 
     @property
@@ -493,12 +494,6 @@ class Emitter(ForkParticipant):
     def is_announcing(self, run_id: str) -> bool:
         """Whether a change of the run is being committed and its event is still to come."""
         return run_id in tuple(self._announcing.values())
-
-
-def _is_ctrl_c(exc: BaseException) -> bool:
-    """Whether *exc* is a Ctrl-C that landed in user code: the user's, not that code's."""
-    is_main = threading.current_thread() is threading.main_thread()
-    return isinstance(exc, KeyboardInterrupt) and is_main
 
 
 class _Entry:

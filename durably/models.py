@@ -10,6 +10,7 @@ from typing import Any, Final, Generic, Literal, TypeVar
 
 import attrs
 
+from durably.interrupts import raise_if_signal
 from durably.nesting import is_too_deep
 from durably.shown import safe_repr, too_deep
 from durably.values import Value
@@ -83,7 +84,8 @@ def error_info(exc: BaseException) -> ErrorInfo:
     try:
         message = too_deep(exc) if is_too_deep(exc) else str(exc)
         message = str.__str__(message)  # no subclass of a user's
-    except BaseException:  # noqa: BLE001 - a user's __str__ may raise anything
+    except BaseException as raised:  # noqa: BLE001 - a user's __str__ may raise anything
+        raise_if_signal(raised)
         message = f"<unprintable {kind.__qualname__}>"
     return ErrorInfo(name, _shortened(message), traceback_of(exc))
 
@@ -92,7 +94,8 @@ def traceback_of(exc: BaseException) -> str:
     """Return the traceback of *exc* and what led to it, as Python prints it, or what there is."""
     try:
         return _shortened("".join(tb.format_exception(printable(exc))))
-    except BaseException:  # noqa: BLE001 - a user's __str__ may raise anything
+    except BaseException as raised:  # noqa: BLE001 - a user's __str__ may raise anything
+        raise_if_signal(raised)
         return f"<the traceback of {type(exc).__qualname__} could not be formatted>"
 
 

@@ -11,6 +11,8 @@ import functools
 import types
 from typing import Any, Final
 
+from durably.interrupts import raise_if_signal
+
 MAX_DEPTH: Final = 200
 """How deeply stored data may be nested.
 
@@ -83,7 +85,8 @@ def _parts_of(value: Any) -> list[object]:
 def _attribute(value: object, name: str) -> object:
     try:
         return getattr(value, name, None)
-    except Exception:  # noqa: BLE001 - a property of the user's may raise anything
+    except Exception as raised:  # noqa: BLE001 - a property of the user's may raise anything
+        raise_if_signal(raised)
         return None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import builtins
 from typing import Final
 
+from durably.interrupts import raise_if_signal
 from durably.nesting import MAX_DEPTH, is_too_deep
 
 _LONGEST: Final = 80
@@ -32,7 +33,8 @@ def safe_repr(value: object) -> str:
         return too_deep(value)
     try:
         return repr(value)
-    except Exception:  # noqa: BLE001 - a user's __repr__ may raise anything
+    except Exception as raised:  # noqa: BLE001 - a user's __repr__ may raise anything
+        raise_if_signal(raised)
         return f"<unprintable {type(value).__qualname__}>"
 
 
@@ -42,7 +44,8 @@ def safe_str(value: object) -> str:
         return too_deep(value)
     try:
         return str.__str__(value if isinstance(value, str) else str(value))
-    except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
+    except Exception as raised:  # noqa: BLE001 - a user's __str__ may raise anything
+        raise_if_signal(raised)
         return f"<unprintable {type(value).__qualname__}>"
 
 

@@ -335,6 +335,8 @@ class Stepper:
                 return fn(*args, **kwargs)
             except retry.on as exc:
                 active.refuse_forked_child()
+                if active.is_callers_signal(exc):
+                    raise
                 self._nested.outer_failed(name)
                 failures += 1
                 if failures >= retry.attempts:
@@ -356,8 +358,8 @@ class Stepper:
         """Record that a step came to no result. Returns if *exc* is to go on as it is."""
         active = self._active
         active.refuse_forked_child()
-        if isinstance(exc, KeyboardInterrupt) and active.is_callers:
-            return  # the user's Ctrl-C, not the step's failure: the run goes back
+        if active.is_callers_signal(exc):
+            return  # the user's Ctrl-C, say, and not the step's failure: the run goes back
         active.await_stop(self._services.clock, exc)
         if active.stop_reason is RunInterrupted:
             # It stopped itself, or fails in the moment of the stop, as a child process does that

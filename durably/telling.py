@@ -16,6 +16,7 @@ from durably.clock import from_datetime
 from durably.codec.text import dump_any, load
 from durably.errors import ValidationError
 from durably.events import LogWritten
+from durably.interrupts import raise_if_signal
 from durably.models import LogLevel, printable, traceback_of
 from durably.nesting import is_too_deep
 from durably.shown import safe_repr, safe_str, too_deep, type_name
@@ -191,7 +192,8 @@ def _formatted(message: object, args: tuple[object, ...]) -> str:
         values = args[0]
     try:
         formatted: str = text % values
-    except Exception:  # noqa: BLE001 - a format that does not fit, a __str__ that fails
+    except Exception as raised:  # noqa: BLE001 - a format that does not fit, a __str__ that fails
+        raise_if_signal(raised)
         return " ".join([text, *map(safe_repr, args)])
     return formatted
 
@@ -199,7 +201,8 @@ def _formatted(message: object, args: tuple[object, ...]) -> str:
 def _is_true(value: object) -> bool:
     try:
         return bool(value)
-    except Exception:  # noqa: BLE001 - an array of NumPy's, whatever a user's __bool__ raises
+    except Exception as raised:  # noqa: BLE001 - an array of NumPy's, whatever a user's __bool__ raises
+        raise_if_signal(raised)
         return False
 
 
@@ -251,7 +254,8 @@ def stored_line(event: LogWritten, owner: int) -> logs.LogLine:
     """*event* as it is stored; what JSON cannot hold is kept as its ``repr``."""
     try:
         data = _dumped(event.data)
-    except Exception:  # noqa: BLE001 - a user's __repr__ may raise anything, and data may be circular
+    except Exception as raised:  # noqa: BLE001 - a user's __repr__ may raise anything, and data may be circular
+        raise_if_signal(raised)
         data = _dumped({key: _dumpable(value) for key, value in event.data.items()})
     return logs.LogLine(
         run_id=event.run_id,
@@ -271,5 +275,6 @@ def _dumped(data: object) -> str:
 def _dumpable(value: object) -> object:
     try:
         return load(_dumped(value))
-    except Exception:  # noqa: BLE001 - as above: this value is the one
+    except Exception as raised:  # noqa: BLE001 - as above: this value is the one
+        raise_if_signal(raised)
         return f"<{type(value).__qualname__}>"

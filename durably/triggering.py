@@ -10,7 +10,6 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import attrs
 
-from durably.active import ActiveRun
 from durably.clock import Clock, to_datetime
 from durably.codec import Codec
 from durably.errors import SerializationError, ValidationError
@@ -38,6 +37,7 @@ from durably.store.lookups import RunRow
 from durably.store.runs import Claim
 from durably.values import Value
 from durably.waiting import Waiter
+from durably.worker.pool import Slot
 from durably.worker.supervisor import Supervisor
 
 P = TypeVar("P")
@@ -164,28 +164,40 @@ class Triggering:
         first in line, which need not be this one.
         """
         new = accepted.new
-        active: ActiveRun | None = None
+        slot = Slot()
         with held_back() as interrupts:
-            claim = self._supervisor.reserve_slot()
             try:
+                claim = self._supervisor.reserve_slot(slot)
                 now_us = self._clock.now_us()
                 enqueued, claimed = interrupts.let_through(
                     lambda: self._enqueue(new, claim, now_us)
                 )
                 if claimed is not None:
-                    active = self._supervisor.enter(claimed)
+                    self._supervisor.enter(claimed, slot)
                 return interrupts.let_through(
                     lambda: self._tell(enqueued, accepted, to_datetime(now_us))
                 )
             finally:
-                if active is None and claim is not None:
-                    self._supervisor.return_slot()
-                if active is None or active.id != new.id:
-                    # It waits in line. Asked after the commit, and before the end of what begins
-                    # now: who frees a slot from here on looks.
-                    self._supervisor.offer_if_free()
-                if active is not None:
-                    self._supervisor.begin(active)
+                try:
+                    self._settle(slot, new.id)
+                finally:
+                    # Where a signal has interrupted the other one.
+                    self._settle(slot, new.id)
+
+    def _settle(self, slot: Slot, new_id: str) -> None:
+        """Have what was claimed for a slot executed, or give the slot back; once."""
+        if slot.is_settled:
+            return
+        active = slot.active
+        if active is None:
+            self._supervisor.return_slot(slot)
+        if active is None or active.id != new_id:
+            # It waits in line. Asked after the commit, and before the end of what begins
+            # now: who frees a slot from here on looks.
+            self._supervisor.offer_if_free()
+        if active is not None:
+            self._supervisor.begin(slot)
+        slot.is_settled = True
 
     def trigger_all(self, job: Job[Any, Any], items: list[Any]) -> list[Run[Any, Any]]:
         """Store a run for each payload or ``Trigger`` in one transaction, or none."""

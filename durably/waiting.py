@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -21,6 +20,7 @@ from durably.errors import (
     WaitTimeoutError,
 )
 from durably.events import Emitter, Event, LogWritten, RunProgressed
+from durably.latch import Latch
 from durably.limits import limited
 from durably.models import TERMINAL, Disposition, LogEntry, Progress, Run, RunStatus
 from durably.reading import Reader, labels_of
@@ -226,7 +226,7 @@ class Waiter:
 
     def _rest(self, spent_s: float) -> None:
         if spent_s >= _QUICK_LOOK_S:
-            self._clock.wait(threading.Event(), min(9 * spent_s, _LONGEST_REST_S))
+            self._clock.wait(Latch(), min(9 * spent_s, _LONGEST_REST_S))
 
     def _pause(self, seen: Any, patience: Patience) -> None:
         self._changes.wait(seen, patience.longest_pause())

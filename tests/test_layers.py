@@ -15,9 +15,10 @@ PACKAGE = Path(durably.__file__).parent
 
 # Lowest first. A module imports only from lines above its own in this list.
 LAYERS: list[tuple[str, ...]] = [
-    ("errors", "forking", "nesting", "realtime", "signalled", "values"),
-    ("interrupts", "shown", "spawning"),
-    ("clock",),
+    ("errors", "forking", "realtime", "signalled", "values"),
+    ("interrupts", "spawning"),
+    ("latch", "nesting"),
+    ("clock", "shown"),
     ("limits",),
     ("ids",),
     ("models",),
@@ -57,7 +58,8 @@ LAYERS: list[tuple[str, ...]] = [
     ("stepping",),
     ("steps",),
     ("jobs",),
-    ("worker.contexts", "worker.liveness", "worker.retention", "worker.service"),
+    ("worker.contexts", "worker.liveness", "worker.retention", "worker.threads"),
+    ("worker.service",),
     ("worker.flusher", "worker.foreign", "worker.heartbeat", "worker.lifecycle", "worker.reaper"),
     ("worker.execution", "worker.ownership"),
     ("worker.pool",),

@@ -26,6 +26,7 @@ from durably.codec.plain import (
 )
 from durably.codec.text import dump, load
 from durably.errors import SerializationError, ValidationError
+from durably.interrupts import raise_if_signal
 from durably.nesting import MAX_DEPTH
 from durably.shown import type_name
 
@@ -129,6 +130,7 @@ class Codec:
             msg = f"{what}: {error}"
             raise ValidationError(msg) from error
         except Exception as error:
+            raise_if_signal(error)
             raise ValidationError(sentence(what, self._problems_in(error))) from error
 
     def encode(self, value: Any, type_: Any, *, what: str, name: str | None = None) -> str:
@@ -158,6 +160,7 @@ class Codec:
         try:
             data = load(text)
         except Exception as error:
+            raise_if_signal(error)
             raise ValidationError(sentence(_named(what, name), self._problems_in(error))) from error
         if type_ is UNTYPED or (type(data) is type_ and type_ in ATOMS):
             return data
@@ -169,6 +172,7 @@ class Codec:
             msg = f"{_named(what, name)}: {error}"
             raise ValidationError(msg) from error
         except Exception as error:
+            raise_if_signal(error)
             said = sentence(_named(what, name), self._problems_in(error))
             raise ValidationError(f"{said}; {advice}" if advice else said) from error
 
@@ -202,6 +206,7 @@ class Codec:
             msg = f"{_named(what, name)}: {error}; return data of a supported type"
             raise SerializationError(msg) from error
         except Exception as error:
+            raise_if_signal(error)
             said, problems = _named(what, name), self._problems_in(error)
             if type(type_) is Unresolved:
                 said = f"{said}: {type_.reason}. Without that type"

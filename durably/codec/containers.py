@@ -19,6 +19,7 @@ from durably.codec.messages import Mismatch, NoForm, Problem
 from durably.codec.plain import TWICE, Misfit, plain
 from durably.codec.structuring import noted
 from durably.codec.text import dump, load
+from durably.interrupts import raise_if_signal
 from durably.shown import type_name
 
 # Which values are of such a type, and what is made of the list of their items.
@@ -147,6 +148,7 @@ def _tuple_of(form: Form, cls: Any, items: list[Form]) -> None:
             try:
                 values.append(item.read(each, item))
             except Exception as error:  # noqa: BLE001 - hooks and validators raise anything
+                raise_if_signal(error)
                 errors.append(noted(error, index))
         if errors:
             raise IterableValidationError(form.name, errors, tuple)

@@ -13,6 +13,7 @@ import attrs
 
 from durably.codec.messages import IMPORT_IT, Unsupported, name_of, text_of
 from durably.codec.plain import UNTYPED
+from durably.interrupts import raise_if_signal
 
 T = TypeVar("T")
 
@@ -94,6 +95,7 @@ def hints_of(type_: Any) -> dict[str, Any]:
             # A class that was defined in a function may name itself.
             hints = typing.get_type_hints(cls, localns={cls.__name__: cls}, include_extras=True)
     except Exception as error:
+        raise_if_signal(error)
         msg = f"an annotation of {name_of(cls)} cannot be resolved ({text_of(error)}); {IMPORT_IT}"
         raise Unsupported(msg) from error
     variables = _variables_of(type_)

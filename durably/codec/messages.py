@@ -8,6 +8,7 @@ import typing
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
+from durably.interrupts import raise_if_signal
 from durably.nesting import MAX_DEPTH, is_too_deep
 from durably.shown import full_name, safe_repr, too_deep, type_name
 
@@ -92,7 +93,8 @@ def show(value: object) -> str:
         return too_deep(value)
     try:
         return clip(_repr_of(value), _MAX_REPR)
-    except Exception:  # noqa: BLE001 - a failing repr must not hide the error being reported
+    except Exception as raised:  # noqa: BLE001 - a failing repr must not hide the error being reported
+        raise_if_signal(raised)
         return "<no repr>"
 
 
@@ -160,7 +162,8 @@ def text_of(error: BaseException) -> str:
         # attrs' validators put the attribute, the limits and the value behind the sentence.
         first = error.args[0] if error.args else ""
         text = first if isinstance(first, str) and len(error.args) > 1 else str(error)
-    except Exception:  # noqa: BLE001 - a failing str() must not hide the error being reported
+    except Exception as raised:  # noqa: BLE001 - a failing str() must not hide the error being reported
+        raise_if_signal(raised)
         text = ""
     name = type(error).__name__
     return clip(f"{name}: {text}" if text else name)

@@ -26,6 +26,7 @@ from durably.codec.messages import (
 )
 from durably.codec.plain import Misfit
 from durably.codec.structuring import MissingKeyError, noted
+from durably.interrupts import raise_if_signal
 
 _Factory = cast("Any", attrs.Factory)  # a class, typed as a function
 
@@ -93,6 +94,7 @@ def record(form: Form, forms: Forms) -> None:
         try:
             return cls(**arguments)
         except Exception as error:
+            raise_if_signal(error)
             failed = _failing_validators(cls, arguments) if attrs.has(cls) else []
             raise ClassValidationError(expected, failed or [error], cls) from error
 
@@ -204,7 +206,8 @@ def _failing_validators(cls: Any, arguments: dict[str, Any]) -> list[Exception]:
         for attribute in attrs.fields(cls):
             value = arguments.get(attribute.alias or attribute.name, attribute.default)
             object.__setattr__(instance, attribute.name, _set_by_init(attribute, value, instance))
-    except Exception:  # noqa: BLE001 - a converter or a default failed, and no validator
+    except Exception as raised:  # noqa: BLE001 - a converter or a default failed, and no validator
+        raise_if_signal(raised)
         return []
     failed = []
     for attribute in attrs.fields(cls):
@@ -212,6 +215,7 @@ def _failing_validators(cls: Any, arguments: dict[str, Any]) -> list[Exception]:
             try:
                 attribute.validator(instance, attribute, getattr(instance, attribute.name))
             except Exception as error:  # noqa: BLE001 - validators raise anything
+                raise_if_signal(error)
                 failed.append(noted(error, attribute.name))
     return failed
 

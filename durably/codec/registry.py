@@ -19,6 +19,7 @@ from durably.codec.plain import ATOMS, Misfit, is_named_tuple
 from durably.codec.records import record, typed_dict
 from durably.codec.unions import union
 from durably.codec.users import UserHooks
+from durably.interrupts import raise_if_signal
 
 
 class Registry:
@@ -168,6 +169,7 @@ def _guarded(form: Form, write: Callable[[Any], Any]) -> Callable[[Any], Any]:
         except RecursionError:
             raise
         except Exception as error:  # noqa: BLE001 - hooks raise anything
+            raise_if_signal(error)
             said = f"the unstructure hook for {form.name} failed: {text_of(error)}"
             return Misfit(value, Problem(said))
 

@@ -16,6 +16,7 @@ from durably.codec.kinds import is_record, stands_for
 from durably.codec.messages import Problem, Unsupported, differing, segment
 from durably.codec.plain import ATOMS, has_named_items, plain, plain_atom
 from durably.codec.text import dump
+from durably.interrupts import raise_if_signal
 from durably.shown import type_name
 
 _CONTAINERS: Final = (list, tuple, dict, set, frozenset, deque)
@@ -119,5 +120,6 @@ def _is_written_alike(before: Any, after: Any, form: Form | None) -> bool:
         if form is None:
             return bool(before == after)
         return dump(plain(form.write(before))) == dump(plain(form.write(after)))
-    except Exception:  # noqa: BLE001 - whatever a class does when it is compared
+    except Exception as raised:  # noqa: BLE001 - whatever a class does when it is compared
+        raise_if_signal(raised)
         return False

@@ -20,6 +20,7 @@ from durably.codec.plain import all_plain, judged, plain
 from durably.codec.registry import Registry
 from durably.codec.sameness import compare
 from durably.codec.structuring import problems_in
+from durably.interrupts import raise_if_signal
 
 
 class TypedValues:
@@ -107,6 +108,7 @@ def _read_loosely(form: Form, data: Any) -> Any:
         try:
             form.read(held, form.type)
         except Exception as error:  # noqa: BLE001 - hooks and validators raise anything
+            raise_if_signal(error)
             for path, text in problems_in(error):
                 wrong.setdefault(path[1:], Problem(text, path[1:]))
         for each in refused:

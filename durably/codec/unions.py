@@ -11,6 +11,7 @@ from cattrs.errors import BaseValidationError
 from durably.codec.forms import ANYTHING, Form, Forms
 from durably.codec.messages import Mismatch, Problem, TooDeep, name_of
 from durably.codec.plain import ATOMS, Misfit, judged, plain
+from durably.interrupts import raise_if_signal
 
 _UNION: Final = "$union"
 _VALUE: Final = "value"
@@ -78,6 +79,7 @@ class _Union:
             except RecursionError:
                 raise
             except Exception as error:  # noqa: BLE001 - hooks and validators raise anything
+                raise_if_signal(error)
                 errors.append(error)
         # An error with a place inside the data, or a reason, says more than that no member fits.
         inside = [error for error in errors if isinstance(error, BaseValidationError)]
@@ -96,8 +98,8 @@ class _Union:
                     return data
             except RecursionError:
                 raise
-            except Exception:  # noqa: BLE001, S110 - what is wrong is said when the tagged is read
-                pass
+            except Exception as raised:  # noqa: BLE001 - said when the tagged is read
+                raise_if_signal(raised)
         return {_UNION: label, _VALUE: data}
 
     def _is_tagged(self, data: Any) -> bool:
@@ -171,7 +173,8 @@ def _distance(form: Form, value: Mapping[Any, Any]) -> int:
         elif type(value[key]) in ATOMS:
             try:
                 field.form.read(value[key], None)
-            except Exception:  # noqa: BLE001 - of whatever kind
+            except Exception as raised:  # noqa: BLE001 - of whatever kind
+                raise_if_signal(raised)
                 wrong += 1
         elif isinstance(value[key], Mapping):
             wrong += not _takes_objects(field.form)

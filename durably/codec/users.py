@@ -12,6 +12,7 @@ from cattrs.errors import StructureHandlerNotFoundError
 from durably.codec import atoms, containers
 from durably.codec.kinds import is_union
 from durably.codec.messages import Unsupported, name_of, text_of
+from durably.interrupts import raise_if_signal
 
 Hook = Callable[..., Any]
 
@@ -86,12 +87,14 @@ def _added(type_: Any, get: Callable[[Any], Hook], get_bare: Callable[[Any], Hoo
     try:
         bare = get_bare(type_)
     except Exception as error:  # noqa: BLE001 - cattrs fails on some types in its own ways
+        raise_if_signal(error)
         refused = type(error)
     try:
         hook = get(type_)
     except (refused, StructureHandlerNotFoundError):
         return None
     except Exception as error:
+        raise_if_signal(error)
         msg = f"{name_of(type_)}: a hook factory of the converter failed: {text_of(error)}"
         raise Unsupported(msg) from error
     if hasattr(hook, "overrides") and hasattr(bare, "overrides"):  # both were generated

@@ -7,12 +7,12 @@ between containers with networks of their own, nobody is called, and who waits l
 
 from __future__ import annotations
 
-import contextlib
 import math
 import sys
 from typing import TYPE_CHECKING, Final
 
 from durably.forking import ForkParticipant, no_fork, watch_forks
+from durably.interrupts import raise_if_signal, system_errors_suppressed
 
 if sys.platform == "linux":
     import select
@@ -47,7 +47,7 @@ class Bell(ForkParticipant):
     def call(self, address: bytes) -> None:
         """End the present wait at the bell of that address, or else its next one; never blocks."""
         # Nobody may be there any more, or have been called often enough.
-        with contextlib.suppress(OSError):
+        with system_errors_suppressed():
             self._socket.sendto(b"", address)
 
     def wait(self, timeout_s: float) -> bool:
@@ -61,13 +61,14 @@ class Bell(ForkParticipant):
                 self._socket.recv(1)
             except BlockingIOError:
                 return True
-            except OSError:
+            except OSError as exc:
+                raise_if_signal(exc)
                 return False
         return True
 
     def close(self) -> None:
         """Give the socket back."""
-        with no_fork(), contextlib.suppress(OSError):
+        with no_fork(), system_errors_suppressed():
             self._socket.close()
 
     def after_fork_in_child(self) -> None:
@@ -88,8 +89,10 @@ def open_bell() -> Bell | None:
                 endpoint.setblocking(False)
                 endpoint.bind("")
                 return Bell(endpoint)
-            except OSError:
+            except OSError as exc:
+                raise_if_signal(exc)
                 endpoint.close()
                 raise
-    except OSError:  # no descriptors left, or a sandbox without such sockets
+    except OSError as exc:  # no descriptors left, or a sandbox without such sockets
+        raise_if_signal(exc)
         return None

@@ -6,13 +6,14 @@ idle engine's thread that claims, has the kernel wake it for that where it can (
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from durably.clock import Clock
-from durably.forking import ForkParticipant, watch_forks
-from durably.interrupts import held_back
+from durably.interrupts import raise_if_signal
+from durably.latch import Wakeups
 from durably.store.watch import LogWatch, Woken, open_watch
 
 # How often a waiting thread looks for commits of other processes. The PRAGMA costs microseconds,
@@ -43,7 +44,7 @@ class Seen(NamedTuple):
     data_version: int
 
 
-class ChangeFeed(ForkParticipant):
+class ChangeFeed:
     """Wakes threads when the database may have changed. Usable from any thread.
 
     Args:
@@ -58,12 +59,11 @@ class ChangeFeed(ForkParticipant):
         self._clock = clock
         self._log_path = log_path  # None once it turned out that it cannot be watched
         self._told = 0
-        # Entered itself, not by way of the condition: a Ctrl-C cannot land between the taking of a
-        # plain lock and the block that releases it.
-        self._lock = threading.RLock()
-        self._condition = threading.Condition(self._lock)
-        # Taken until there is an offer. A lock and no event: opening it is one call, which a
-        # Ctrl-C cannot leave half done, and waiting at it costs an idle engine the least.
+        # Each number is told once, so that two threads that tell at once change it all the same.
+        self._numbers = itertools.count(1)
+        self._waiting = Wakeups()
+        # Taken until there is an offer. A lock and no latch: opening it is one call, and waiting at
+        # it costs an idle engine the least.
         self._gate = threading.Lock()
         self._gate.acquire()
         # Takes the place of the gate once there is one. Who claims goes from one to the other
@@ -76,18 +76,11 @@ class ChangeFeed(ForkParticipant):
         self._calm_version: int | None = None
         self._looks_until_calm = _CALM_LOOKS
         self._watched_look_s = FIRST_WATCHED_LOOK_S
-        watch_forks(self)
-
-    def after_fork_in_child(self) -> None:
-        """Replace the lock, which a thread of the parent may have had."""
-        self._lock = threading.RLock()
-        self._condition = threading.Condition(self._lock)
 
     def notify(self) -> None:
         """Wake every waiter: something changed that this process knows of."""
-        with self._lock:
-            self._told += 1
-            self._condition.notify_all()
+        self._told = next(self._numbers)
+        self._waiting.wake_all()
 
     def offer(self) -> None:
         """Wake every waiter, and who claims: a run may have become claimable, or may be claimed."""
@@ -102,8 +95,8 @@ class ChangeFeed(ForkParticipant):
         if self._gate.locked():
             try:
                 self._gate.release()
-            except RuntimeError:
-                return  # somebody else was faster
+            except RuntimeError as exc:
+                raise_if_signal(exc)  # otherwise somebody else was faster
 
     def forget_offers(self) -> None:
         """Let the next wait for an offer be for one that is still to come."""
@@ -198,17 +191,11 @@ class ChangeFeed(ForkParticipant):
     def wait(self, seen: Seen, timeout_s: float, *, look_s: float = LOOK_INTERVAL_S) -> bool:
         """Block until something changed since *seen* or *timeout_s* has passed; say which."""
         deadline = self._clock.monotonic() + timeout_s
-        interrupts = held_back()
         while True:
-            with interrupts, self._lock:
-                if self._told != seen.told:
-                    return True
-                remaining = deadline - self._clock.monotonic()
-                if remaining > 0:
-                    self._condition.wait(min(remaining, look_s))
-                if self._told != seen.told:
-                    return True
+            left_s = deadline - self._clock.monotonic()
+            if self._waiting.wait_until(lambda: self._told != seen.told, min(left_s, look_s)):
+                return True
             if self._data_version() != seen.data_version:
                 return True
-            if remaining <= 0:
+            if left_s <= 0:
                 return False

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import threading
+import weakref
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final, TypeVar
 
 import apsw
@@ -13,6 +12,7 @@ import apsw
 from durably import limits
 from durably.clock import Clock
 from durably.errors import DatabaseError
+from durably.latch import Latch
 from durably.settings import Synchronous
 from durably.store import schema
 from durably.store.nocow import make_index
@@ -45,7 +45,9 @@ class Connections:
     """
 
     def __init__(self, path: str, clock: Clock, vfs: str | None) -> None:
-        self.open: list[apsw.Connection] = []
+        # Not kept by this: one that an exception takes from its thread before anybody else knows of
+        # it is closed with that.
+        self.open: weakref.WeakSet[apsw.Connection] = weakref.WeakSet()
         self.is_on_btrfs = False
         self._is_in_wal_mode = False
         self._path = path
@@ -60,7 +62,7 @@ class Connections:
         # Nor CREATE: an empty file made in the place of one that was moved away would have SQLite
         # delete that one's log.
         db = apsw.Connection(self._path, flags=apsw.SQLITE_OPEN_READWRITE, vfs=self._vfs)
-        self.open.append(db)
+        self.open.add(db)
         db.set_busy_timeout(BUSY_SLICE_MS)
         return db
 
@@ -86,8 +88,7 @@ class Connections:
 
     def forget(self, db: apsw.Connection) -> None:
         """Take out a connection that is closed."""
-        with suppress(ValueError):  # two may close one
-            self.open.remove(db)
+        self.open.discard(db)
 
     def refuse_foreign(self) -> None:
         """Look before touching: nothing may be written to a file that is not ours."""
@@ -146,7 +147,7 @@ class Connections:
 
     def retry_busy(self, attempt: Callable[[], T], deadline: float) -> T:
         """Try until no lock of somebody else is in the way, or the deadline has passed."""
-        pause = threading.Event()
+        pause = Latch()
         while True:
             try:
                 return attempt()

@@ -25,6 +25,7 @@ from durably.errors import (
     ForkedError,
 )
 from durably.forking import ForkParticipant, watch_forks
+from durably.interrupts import raise_if_signal
 from durably.limits import Hurry, limited
 from durably.settings import Synchronous
 from durably.store import schema
@@ -37,7 +38,16 @@ from durably.store.connections import (
 )
 from durably.store.content import INDEX_SIZE, Content
 from durably.store.faults import database_error
-from durably.store.files import identity, present, refuse_special, require_names, resolved, size_of
+from durably.store.files import (
+    Identity,
+    identity,
+    is_gone,
+    present,
+    refuse_special,
+    require_names,
+    resolved,
+    size_of,
+)
 from durably.store.filesystem import (
     file_system_of,
     mount_table,
@@ -116,7 +126,7 @@ class Database(ForkParticipant):
         # Once it was found overwritten it stays so: later checkpoints hide it.
         self._overwritten: str | None = None
         self._writes = 0
-        self._identity: tuple[int, int] | None = None  # known once it is open
+        self._identity: Identity | None = None  # known once it is open
         # One limit for all locks that an opening asks for, one after the other.
         since_s = self._clock.monotonic()
         with (
@@ -350,7 +360,7 @@ class Database(ForkParticipant):
             DatabaseLostError: it was moved, deleted or replaced; what is written now goes
                 to a file that nobody will find.
         """
-        if identity(self.path) != self._identity:
+        if is_gone(self.path, self._identity):
             raise DatabaseLostError(
                 f"the database file {self.path!r} was moved, deleted or replaced while it was "
                 "open; close this engine and open the file where it is now"
@@ -368,8 +378,9 @@ class Database(ForkParticipant):
             try:
                 if content.is_as_seen(os.stat(self.path)):
                     return
-            except _GONE:
-                return  # this instant: noticed as such at the next look
+            except OSError as exc:
+                raise_if_signal(exc)
+                return  # gone this instant: noticed as such at the next look
             self._look_at_content(content)
         self._raise_overwritten()
 
@@ -377,9 +388,12 @@ class Database(ForkParticipant):
         with self._changes_lock:
             if self._is_closed or os.getpid() != self._pid:
                 return
-            # What cannot be read now says nothing.
-            with suppress(apsw.Error, *_GONE):
-                if content.is_overwritten(self.path):
+            try:
+                is_overwritten = content.is_overwritten(self.path)
+            except (apsw.Error, OSError) as exc:
+                raise_if_signal(exc)  # otherwise it cannot be read now, which says nothing
+            else:
+                if is_overwritten:
                     self._overwritten = self.path
 
     def _raise_overwritten(self) -> None:
@@ -403,7 +417,7 @@ class Database(ForkParticipant):
                 last one. What is committed now goes to a log that nobody will find.
         """
         for path in self._log_paths():
-            if identity(path) != self._log_identities[path]:
+            if is_gone(path, self._log_identities[path]):
                 self._is_log_lost = True
                 raise DatabaseLostError(
                     f"{path!r}, which belongs to the database, was deleted or replaced while it "

@@ -12,6 +12,7 @@ from typing import Final
 import apsw
 
 from durably.errors import DatabaseError, ValidationError
+from durably.interrupts import raise_if_signal
 from durably.shown import shown
 from durably.store import schema
 from durably.store.advice import advice_on, unseen
@@ -20,6 +21,9 @@ from durably.store.sidefiles import LONGEST_SUFFIX, remove_leftovers
 _PRIVATE: Final = 0o600
 # How much of its longest path SQLite keeps for the name of a journal.
 _OF_SQLITE: Final = len("-journal")
+
+# A device and the number of a file on it.
+Identity = tuple[int, int]
 
 
 def resolved(path: str | os.PathLike[str]) -> str:
@@ -59,6 +63,7 @@ def _is_folder(path: str) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as exc:
+        raise_if_signal(exc)
         if exc.errno == errno.ENAMETOOLONG:  # so there is none
             return False
         raise unseen(path, exc) from exc
@@ -82,7 +87,7 @@ def present(path: str, *, is_alone: bool) -> Iterator[None]:
         raise
 
 
-def create_private(path: str) -> tuple[int, int] | None:
+def create_private(path: str) -> Identity | None:
     """Make the file, if missing, readable for its owner alone; return what tells it from others.
 
     Only a file that does not exist yet is opened here: closing a descriptor of an open
@@ -94,6 +99,7 @@ def create_private(path: str) -> tuple[int, int] | None:
         refuse_special(path)
         return None
     except OSError as exc:
+        raise_if_signal(exc)
         raise DatabaseError(
             f"the database {path!r} cannot be made: {exc.strerror}; {advice_on(exc)}"
         ) from exc
@@ -135,6 +141,7 @@ def refuse_special(path: str) -> None:
     try:
         status = os.stat(path)
     except OSError as exc:
+        raise_if_signal(exc)
         # A link that leads to itself, say, or a file that was removed this instant.
         raise unseen(path, exc) from exc
     if not stat.S_ISREG(status.st_mode):
@@ -149,13 +156,35 @@ def refuse_special(path: str) -> None:
         )
 
 
-def identity(path: str) -> tuple[int, int] | None:
-    """What tells the file that *path* names from every other one; ``None`` if there is none."""
+def identity(path: str) -> Identity | None:
+    """Return what tells the file that *path* names from every other one; ``None`` if there is none.
+
+    Raises:
+        OSError: the system does not say.
+    """
     try:
         status = os.stat(path)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError) as exc:
+        raise_if_signal(exc)
         return None
     return (status.st_dev, status.st_ino)
+
+
+def is_gone(path: str, known: Identity | None) -> bool:
+    """Return whether *path* does not lead to the file *known* any more.
+
+    Seen twice: all that is left to do with an engine whose file is gone is to close it. A system
+    call that fails in any other way says nothing about the file.
+    """
+    for _ in range(2):
+        try:
+            found = identity(path)
+        except OSError as exc:
+            raise_if_signal(exc)
+            return False
+        if found == known:
+            return False
+    return True
 
 
 def size_of(path: str) -> int:

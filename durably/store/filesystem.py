@@ -14,6 +14,7 @@ from collections.abc import Container, Iterator, Sequence
 from typing import Final
 
 from durably.errors import DatabaseError
+from durably.interrupts import raise_if_signal
 
 log = logging.getLogger("durably")
 
@@ -52,7 +53,8 @@ def mount_table() -> str:
         # File names need not be UTF-8, in a table of the kernel neither.
         with open(_MOUNTS, encoding="utf-8", errors="surrogateescape") as stream:
             return stream.read()
-    except OSError:
+    except OSError as exc:
+        raise_if_signal(exc)
         return ""
 
 

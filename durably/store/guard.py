@@ -17,7 +17,6 @@ remains is a second SQLite library *writing* in this process; it knows nothing o
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import struct
@@ -28,6 +27,8 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from durably.errors import DatabaseError
 from durably.forking import ForkParticipant, no_fork, watch_forks
+from durably.interrupts import raise_if_signal, system_errors_suppressed
+from durably.latch import Latch
 
 if sys.platform != "win32":
     import fcntl
@@ -68,13 +69,14 @@ def _set_ofd_lock(fd: int, start: int, length: int, *, locked: bool) -> None:
 
 
 def _lock_soon(fd: int, start: int, length: int) -> None:
-    pause = threading.Event()
+    pause = Latch()
     for _ in range(_READ_ATTEMPTS):
         try:
             _set_ofd_lock(fd, start, length, locked=True)
         except BlockingIOError:
             pause.wait(_READ_PAUSE_S)
-        except OSError:
+        except OSError as exc:
+            raise_if_signal(exc)
             return
         else:
             return
@@ -87,7 +89,7 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 def close_quietly(fd: int) -> None:
     """Close *fd*, which may be closed already."""
     # Somebody may have closed all descriptors of the process (a daemonising child does).
-    with contextlib.suppress(OSError):
+    with system_errors_suppressed():
         os.close(fd)
 
 
@@ -134,12 +136,12 @@ class _GuardedFile:
         with self._reading:
             self._readers.discard(threading.get_ident())
             if not self._readers:
-                with contextlib.suppress(OSError):
+                with system_errors_suppressed():
                     size = 1 + _SNAPSHOTS
                     _set_ofd_lock(self._read_fd, _FIRST_SNAPSHOT, size, locked=False)
 
     def unlock(self) -> None:
-        with contextlib.suppress(OSError):
+        with system_errors_suppressed():
             _set_ofd_lock(self.fd, _SHARED_FIRST, _SHARED_SIZE, locked=False)
             for _, fd in self.shm:
                 _set_ofd_lock(fd, _DMS_BYTE, 1, locked=False)
@@ -195,7 +197,7 @@ watch_forks(_registry)
 
 
 def _patiently(attempt: Callable[[], T], path: str) -> T:
-    pause = threading.Event()
+    pause = Latch()
     for _ in range(_HOLD_ATTEMPTS):
         try:
             return attempt()
@@ -204,6 +206,7 @@ def _patiently(attempt: Callable[[], T], path: str) -> T:
             # locks do not stop it, and its exclusive one stops us. It is over in a moment.
             pause.wait(_HOLD_PAUSE_S)
         except OSError as exc:
+            raise_if_signal(exc)
             raise DatabaseError(
                 f"cannot guard {path} against other code that opens it: {exc}. Make sure "
                 f"that it and {path}-shm exist, that you may write to them, and that this "
@@ -301,6 +304,7 @@ class FileGuard:
                         file.unlock()
                     raise
             except OSError as exc:
+                raise_if_signal(exc)
                 if exc.errno not in _UNSUPPORTED:
                     raise
                 # The descriptors are open all the same, and closing them would do the very harm.
@@ -357,6 +361,7 @@ class FileGuard:
         try:
             found = os.pread(file.shm[-1][1], size, 0)
         except OSError as exc:
+            raise_if_signal(exc)
             if exc.errno != errno.EBADF:  # somebody has closed all descriptors of the process
                 raise
             return b""

@@ -11,13 +11,14 @@ import ctypes
 import os
 import struct
 import sys
-import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from durably.clock import Clock, jittered
 from durably.errors import DatabaseError
 from durably.forking import ForkParticipant, no_fork, watch_forks
+from durably.interrupts import raise_if_signal, system_errors_suppressed
+from durably.latch import Latch
 from durably.store.advice import advice_on
 from durably.store.bell import ADDRESS_SIZE, Bell, open_bell
 from durably.store.guard import CLOEXEC, close_quietly
@@ -137,7 +138,7 @@ class WriterMutex(ForkParticipant):
         """
         self.path: Final = writer_path(path)
         self._clock = clock
-        self._never = threading.Event()
+        self._never = Latch()
         self._is_patient = True
         self._waited_s = 0.0
         self._looked_at_s = -_TURN_S
@@ -152,6 +153,7 @@ class WriterMutex(ForkParticipant):
             try:
                 self._fd = _open_or_make(self.path, path)
             except OSError as exc:
+                raise_if_signal(exc)
                 raise DatabaseError(
                     f"cannot open {self.path!r}, which keeps writers of the database apart: "
                     f"{exc.strerror}; {advice_on(exc)}"
@@ -162,7 +164,8 @@ class WriterMutex(ForkParticipant):
             _flock_once(self._fd, _UNLOCK)
         except BlockingIOError:
             pass
-        except OSError:
+        except OSError as exc:
+            raise_if_signal(exc)
             # No flock on this file system: found out now, not by waiting for it in vain.
             self.close()
 
@@ -239,7 +242,8 @@ class WriterMutex(ForkParticipant):
         # through ctypes would cost every successful call a third of its time.
         try:
             _flock_once(self._fd, _TRY)
-        except OSError:
+        except OSError as exc:
+            raise_if_signal(exc)
             return False
         return True
 
@@ -291,7 +295,7 @@ class WriterMutex(ForkParticipant):
         # fairness is lost; so it is on a full disk.
         note = _NOTE.pack(int(now_s * 1e6), b"" if bell is None else bell.address)
         if sys.platform != "win32":
-            with contextlib.suppress(OSError):
+            with system_errors_suppressed():
                 os.pwrite(self._fd, note, 0)
 
     def _waiter(self, now_s: float) -> bytes | None:

@@ -9,6 +9,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import apsw
 
+from durably.interrupts import raise_if_signal
+
 Ps = ParamSpec("Ps")
 T = TypeVar("T")
 Operation = Callable[Concatenate[apsw.Connection, Ps], T]
@@ -90,5 +92,5 @@ class Ticket:
         if self.gate.locked():
             try:
                 self.gate.release()
-            except RuntimeError:
-                return  # somebody else was faster
+            except RuntimeError as exc:
+                raise_if_signal(exc)  # otherwise somebody else was faster

@@ -11,7 +11,7 @@ import apsw
 
 from durably.clock import Clock
 from durably.errors import EngineClosedError, NotFoundError
-from durably.interrupts import held_back
+from durably.latch import Wakeups
 
 # Idle connections kept for the next reader.
 _SPARE: Final = 4
@@ -43,7 +43,7 @@ class Readers:
         self._discard = discard
         self._closed = closed
         self._lock = threading.Lock()  # guards all below
-        self._changed = threading.Condition(self._lock)  # when reads may begin, or none is left
+        self._changed = Wakeups()  # when reads may begin, or none is left
         self._spare: list[apsw.Connection] = []
         # By thread: one that a Ctrl-C keeps from its end is over when its thread reads again.
         self._reads: set[int] = set()
@@ -58,8 +58,8 @@ class Readers:
             EngineClosedError: there are none any more.
         """
         thread = threading.get_ident()
-        db = self._begin(thread)
         try:
+            db = self._begin(thread)
             if db is None:
                 db = self._connect()
             try:
@@ -77,8 +77,9 @@ class Readers:
         finally:
             with self._lock:
                 self._reads.discard(thread)
-                if not self._reads:
-                    self._changed.notify_all()
+                is_last = not self._reads
+            if is_last:
+                self._changed.wake_all()
 
     def _begin(self, thread: int) -> apsw.Connection | None:
         while True:
@@ -88,9 +89,7 @@ class Readers:
                 if not self._held_off:
                     self._reads.add(thread)
                     return self._spare.pop() if self._spare else None
-            with held_back(), self._lock:
-                if self._held_off:
-                    self._changed.wait(_LOOK_S)
+            self._changed.wait_until(lambda: not self._held_off, _LOOK_S)
 
     def _give_back(self, db: apsw.Connection) -> None:
         with self._lock:
@@ -127,15 +126,15 @@ class Readers:
                 self._reads.discard(threading.get_ident())
                 if not self._reads:
                     return True
-                left_s = deadline - self._clock.monotonic()
-                if left_s <= 0:
-                    return False
-                self._changed.wait(min(left_s, _LOOK_S))
+            left_s = deadline - self._clock.monotonic()
+            if left_s <= 0:
+                return False
+            self._changed.wait_until(lambda: not self._reads, min(left_s, _LOOK_S))
 
     def _let_begin(self) -> None:
         self._held_off -= 1
         if not self._held_off:
-            self._changed.notify_all()
+            self._changed.wake_all()
 
     # -- forks ---------------------------------------------------------------------------
 
@@ -164,6 +163,6 @@ class Readers:
     def after_fork_in_child(self) -> None:
         """Replace what threads of the parent may have had."""
         self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
+        self._changed = Wakeups()
         self._reads.clear()
         self._held_off = 0

@@ -10,11 +10,12 @@ import errno
 import os
 import stat
 import sys
-import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from durably.errors import DatabaseError
+from durably.interrupts import raise_if_signal
+from durably.latch import Latch
 from durably.store.advice import unseen
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def give_to_owner(fd: int, path: str) -> None:
         try:
             os.fchown(fd, status.st_uid, status.st_gid)
         except OSError as exc:
+            raise_if_signal(exc)
             if exc.errno not in _CANNOT_GIVE:
                 raise
 
@@ -141,7 +143,7 @@ def _refuse_planted(path: str, database: os.stat_result) -> None:
 
 
 def _refuse_strange(each: str, path: str, owners: set[int]) -> None:
-    pause = threading.Event()
+    pause = Latch()
     for look in range(_LOOKS):
         status = _status(each)
         if status is None:
@@ -207,6 +209,7 @@ def _status(path: str) -> os.stat_result | None:
     except FileNotFoundError:
         return None
     except OSError as exc:
+        raise_if_signal(exc)
         raise unseen(path, exc) from exc
 
 

@@ -16,7 +16,7 @@ import apsw
 
 from durably.clock import Clock
 from durably.errors import DatabaseError
-from durably.interrupts import is_interruptible
+from durably.interrupts import is_interruptible, raise_if_signal
 from durably.limits import Hurry, deadline
 from durably.store.faults import database_error, locked_error
 from durably.store.mutex import WriterMutex
@@ -119,8 +119,8 @@ class Transactor:
             error = database_error(exc, self._path, self._db, waited_s=waited_s)
             self._undo(exc)
             raise error from exc
-        except KeyboardInterrupt:
-            self._mutex.release()  # where it landed on the way into the releasing
+        except BaseException:
+            self._mutex.release()  # where a signal's landed on the way into the releasing
             raise
 
     def _take_turn(self, now_s: float, deadline_s: float) -> None:
@@ -317,6 +317,7 @@ class Transactor:
             try:
                 first.result = self._execute_single(first.operation, first.args, first.kwargs)
             except Exception as exc:
+                raise_if_signal(exc)
                 if isinstance(exc, apsw.Error):
                     raise
                 first.error = exc  # of whoever waits for it
@@ -341,6 +342,7 @@ class Transactor:
                 lambda db: together(db, [ticket.args for ticket in tickets]), (), {}
             )
         except Exception as exc:
+            raise_if_signal(exc)
             refusals = (apsw.ConstraintError, apsw.TooBigError)
             if isinstance(exc, apsw.Error) and not isinstance(exc, refusals):
                 raise
@@ -389,6 +391,7 @@ class Transactor:
             for ticket in tickets:
                 ticket.result = ticket.operation(db, *ticket.args, **ticket.kwargs)
         except Exception as exc:
+            raise_if_signal(exc)
             # Disk full and I/O errors end the whole transaction: so does the batch.
             if isinstance(exc, apsw.Error) and not db.in_transaction:
                 raise
@@ -415,6 +418,7 @@ class Transactor:
         try:
             ticket.result = ticket.operation(db, *ticket.args, **ticket.kwargs)
         except Exception as exc:
+            raise_if_signal(exc)
             # Going on after what has ended the whole transaction would commit half of the batch.
             if isinstance(exc, apsw.Error) and (not is_shared or not db.in_transaction):
                 raise

@@ -17,6 +17,7 @@ import sys
 from typing import Final
 
 from durably.forking import ForkParticipant, no_fork, watch_forks
+from durably.interrupts import raise_if_signal
 from durably.store.guard import close_quietly
 
 if sys.platform == "linux":
@@ -80,7 +81,8 @@ class LogWatch(ForkParticipant):
             return False
         try:
             os.eventfd_write(bell, 1)
-        except OSError:
+        except OSError as exc:
+            raise_if_signal(exc)
             return False
         return True
 
@@ -90,7 +92,8 @@ class LogWatch(ForkParticipant):
         if sys.platform == "linux" and bell >= 0:
             try:
                 os.eventfd_read(bell)
-            except OSError:
+            except OSError as exc:
+                raise_if_signal(exc)
                 return  # there was none
 
     def arm(self) -> None:
@@ -154,7 +157,8 @@ def open_watch(path: str) -> LogWatch | None:
         return None
     try:
         return LogWatch(path)
-    except (OSError, AttributeError):
+    except (OSError, AttributeError) as exc:
+        raise_if_signal(exc)
         return None
 
 

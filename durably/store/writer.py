@@ -31,6 +31,7 @@ import apsw
 from durably.clock import Clock
 from durably.errors import ForkedError
 from durably.forking import ForkParticipant, watch_forks
+from durably.interrupts import raise_if_signal
 from durably.limits import Hurry
 from durably.store.mutex import WriterMutex
 from durably.store.operations import Operation, Ticket
@@ -156,7 +157,8 @@ class Writer(ForkParticipant):
         if self._queue:
             try:
                 self._queue[0].open_gate()
-            except IndexError:
+            except IndexError as exc:
+                raise_if_signal(exc)
                 return  # another leader has taken it meanwhile, and calls the next in its turn
 
     def _give_up_if_over(self, ticket: Ticket) -> None:
@@ -170,7 +172,8 @@ class Writer(ForkParticipant):
     def _withdraw(self, ticket: Ticket) -> bool:
         try:
             self._queue.remove(ticket)
-        except ValueError:
+        except ValueError as exc:
+            raise_if_signal(exc)
             return False
         return True
 

@@ -31,6 +31,8 @@ class Dispatcher(Service):
             this thread.
         reserve_slots: takes the free slots and says what to claim for them, or ``None``.
         return_slots: gives so many of them back.
+        make_threads: makes those that runs in slots wait for; threads that a signal may interrupt
+            leave that to this one.
         want_slot: says that there may be more to claim than there were slots.
         hand_over: gives a claimed run, which has a slot, to the pool; ``False`` if no thread
             can be had for it, so that it was put back.
@@ -46,6 +48,7 @@ class Dispatcher(Service):
         has_free_slot: Callable[[], bool],
         reserve_slots: Callable[[], Claim | None],
         return_slots: Callable[[int], None],
+        make_threads: Callable[[], None],
         want_slot: Callable[[], None],
         hand_over: Callable[[RunRow], bool],
         let_tell: Callable[[], None],
@@ -60,6 +63,7 @@ class Dispatcher(Service):
         self._has_free_slot = has_free_slot
         self._reserve_slots = reserve_slots
         self._return_slots = return_slots
+        self._make_threads = make_threads
         self._want_slot = want_slot
         self._hand_over = hand_over
         self._let_tell = let_tell
@@ -78,6 +82,7 @@ class Dispatcher(Service):
         self._version = self._changes.version()
         began = self._clock.monotonic()
         try:
+            self._make_threads()
             self.dispatch()
         except DatabaseError as exc:
             if self._failing_since is None:

@@ -135,7 +135,7 @@ class Drain:
                     self._are_counted = is_counted
                     self._changes.offer()
                     return before
-                self._lifecycle.wait(_LOOK_S)
+            self._lifecycle.wait_for_change(_LOOK_S)
             interrupts.check()
 
     def _end(self, call: object, *, interrupt: bool) -> bool:

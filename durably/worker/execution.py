@@ -80,15 +80,16 @@ class Execution:
         The end is stored, and told by ``tell``.
 
         Raises:
-            KeyboardInterrupt: a Ctrl-C in a thread of the user's; the run is pending again.
+            BaseException: of a signal in a thread of the user's, as a Ctrl-C is; the run is pending
+                again.
             ForkedError: this is a child that a step forked.
         """
         try:
             outcome = self._outcome()
-        except KeyboardInterrupt:
-            # Only out of a thread of the user's; see _run_job.
-            self._end(_Outcome(), lambda: None)
-            self.tell()
+        except BaseException as exc:
+            if self._active.is_callers_signal(exc):
+                self._end(_Outcome(), lambda: None)
+                self.tell()
             raise
         return self._end(outcome, self._claim_next)
 
@@ -121,7 +122,7 @@ class Execution:
             )
         except BaseException as exc:
             active.refuse_forked_child()
-            if isinstance(exc, KeyboardInterrupt) and active.is_callers:
+            if active.is_callers_signal(exc):
                 raise
             # Whatever else a job raises fails its run, and no more. Where the engine stops, that is
             # why nothing executes what a thread of the job may wait for.

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Final
+from contextlib import AbstractContextManager, contextmanager
+from typing import Final, TypeVar
 
 from durably.errors import ConflictError, EngineClosedError
+from durably.interrupts import is_interruptible
+from durably.latch import Wakeups
+
+T = TypeVar("T")
 
 # How often a thread that waits for the lock looks whether it is being waited for.
 _LOCK_LOOK_S: Final = 0.05
 
 
-class _Inside(threading.local):
-    """How many blocks of ``held`` the present thread is inside of."""
-
-    depth = 0
-
-
 class Lifecycle:
-    """Counts those who need the threads: the first has them begun, the last has them ended.
+    """Knows who needs the threads: the first has them begun, the last has them ended.
 
-    Usable from any thread.
+    Usable from any thread. Whoever needs them has a name of its own, so that to need them, and to
+    need them no more, is one step each, which may be done twice.
 
     Args:
         path: of the database, for the message of a refusal.
@@ -43,16 +42,17 @@ class Lifecycle:
         self._begin = begin
         self._end = end
         self._is_own_thread = is_own_thread
-        # Held while threads are started and ended. Guards all below; notified when a hold ends.
-        self._lock = threading.Condition(threading.RLock())
-        self._holds = 0
-        self._inside = _Inside()
+        # Held while threads are started and ended. Guards all below.
+        self._lock = threading.RLock()
+        # When somebody needs the threads no more.
+        self._changed = Wakeups()
+        # Who needs them, and the thread that it is in.
+        self._holds: dict[object, int] = {}
         self._is_closed = False
         # Whether threads are being ended, and waited for, by who has the lock.
         self._is_ending = False
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[object]:
         """Let nobody else start or end threads within the block.
 
         A job, or a listener that one of durably's own threads calls, may ask for it while who
@@ -61,6 +61,12 @@ class Lifecycle:
         Raises:
             ConflictError: so it is.
         """
+        # The lock by itself, in a thread that a signal may interrupt: any code of Python's around
+        # it could be left with the lock taken. That thread is none of durably's own.
+        return self._lock if is_interruptible() else self._locked_patiently()
+
+    @contextmanager
+    def _locked_patiently(self) -> Iterator[None]:
         while not self._lock.acquire(timeout=_LOCK_LOOK_S):
             if self._is_ending and self._is_own_thread():
                 raise ConflictError(
@@ -75,13 +81,13 @@ class Lifecycle:
     @contextmanager
     def ending(self) -> Iterator[None]:
         """Mark that the block, in which the lock is held, ends threads and waits for them."""
-        self._is_ending = True
         try:
+            self._is_ending = True
             yield
         finally:
             self._is_ending = False
 
-    def hold(self) -> None:
+    def hold(self, who: object) -> None:
         """Need the threads, until ``let_go``; when this returns they are there.
 
         Raises:
@@ -89,47 +95,50 @@ class Lifecycle:
         """
         with self.locked():
             self.refuse_closed()
-            self._holds += 1
-            if self._holds > 1:
+            is_first = not self._holds
+            self._holds[who] = threading.get_ident()
+            if not is_first:
                 return
             try:
                 self._begin()
             except BaseException:
-                self.let_go()
+                self.let_go(who)
                 raise
 
-    def let_go(self) -> None:
+    def let_go(self, who: object) -> None:
         """Need them no more. Those whom nobody needs have ended when this returns."""
+        if who not in self._holds:
+            return
         with self.locked():
             try:
-                if self._holds == 1:
+                if len(self._holds) == 1:
                     with self.ending():
                         self._end()
             finally:
-                self._holds -= 1
-                self._lock.notify_all()
+                self._holds.pop(who, None)
+                self._changed.wake_all()
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Need them within the block.
+    def holding(self, call: Callable[[], T]) -> T:
+        """Need them during a call; return its result.
 
         One of them need not say so: it is waited for before what it needs is ended.
         """
         if self._is_own_thread():
             self.refuse_closed()
-            yield
-            return
-        self.hold()
-        self._inside.depth += 1
+            return call()
+        who = object()
         try:
-            yield
+            self.hold(who)
+            return call()
         finally:
-            self._inside.depth -= 1
-            self.let_go()
+            try:
+                self.let_go(who)
+            finally:
+                self.let_go(who)  # a signal may have interrupted the other one
 
-    def wait(self, timeout_s: float) -> None:
-        """Let go of the lock until somebody needs the threads no more, or the time is over."""
-        self._lock.wait(timeout_s)
+    def wait_for_change(self, timeout_s: float) -> None:
+        """Block until somebody needs the threads no more, or the time is over; without the lock."""
+        self._changed.wait_until(lambda: False, timeout_s)
 
     def close(self) -> None:
         """Refuse whoever comes from now on."""
@@ -147,10 +156,20 @@ class Lifecycle:
 
     @contextmanager
     def unneeded(self) -> Iterator[None]:
-        """Wait until no other thread is inside ``held``; nobody can be within the block.
+        """Wait until no other thread needs them; nobody can within the block.
 
-        This thread may be, if a signal handler of it asks: it must not wait for itself.
+        This thread may, if a signal handler of it asks: it must not wait for itself.
         """
-        with self._lock:
-            self._lock.wait_for(lambda: self._holds <= self._inside.depth)
-            yield
+        while True:
+            with self.locked():
+                if self._is_unneeded():
+                    if self._holds:
+                        with self.ending():
+                            self._end()
+                        self._holds.clear()
+                    yield
+                    return
+            self._changed.wait_until(self._is_unneeded, _LOCK_LOOK_S)
+
+    def _is_unneeded(self) -> bool:
+        return all(thread == threading.get_ident() for thread in tuple(self._holds.values()))

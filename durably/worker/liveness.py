@@ -14,19 +14,19 @@ A stopped or hung owner holds its lock: it is alive, and what to do about it is 
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import enum
 import functools
 import os
 import sys
-import threading
 import time
 from typing import TYPE_CHECKING, Final
 
 from durably.errors import DatabaseError
 from durably.forking import ForkParticipant, no_fork, watch_forks
 from durably.ids import is_id
+from durably.interrupts import is_from_signal, raise_if_signal, system_errors_suppressed
+from durably.latch import Latch
 from durably.store.sidefiles import give_to_owner, owner_path, owner_prefix
 
 if sys.platform == "win32":
@@ -80,7 +80,7 @@ def _try_lock(fd: int, *, shared: bool) -> bool:
 
 def _lock_exclusively(fd: int) -> bool:
     """Lock *fd* for good; False if that is somebody's who does not let go of it."""
-    pause = threading.Event()
+    pause = Latch()
     for _ in range(_ATTEMPTS):
         if _try_lock(fd, shared=False):
             return True
@@ -92,7 +92,8 @@ def _is_at(fd: int, path: str) -> bool:
     """Whether *path* still names the file that *fd* has open."""
     try:
         return os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False))
-    except OSError:
+    except OSError as exc:
+        raise_if_signal(exc)
         return False
 
 
@@ -102,7 +103,7 @@ def _unlink_and_close(fd: int, path: str) -> None:
     if sys.platform == "win32":  # an open file cannot be removed there
         os.close(fd)
     if is_ours:
-        with contextlib.suppress(OSError):
+        with system_errors_suppressed():
             os.unlink(path)
     # Unlocked only after it has lost its name: between the two, a probe would find the lock free
     # and take an owner that is closing in good order for a dead one.
@@ -118,7 +119,7 @@ def _sync_folder(path: str) -> None:
     """
     if sys.platform == "win32":
         return
-    with contextlib.suppress(OSError):
+    with system_errors_suppressed():
         folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fsync(folder)
@@ -159,6 +160,7 @@ class OwnerLock(ForkParticipant):
         """
         path = owner_path(database_path, token)
         fd = -1
+        lock: OwnerLock | None = None
         try:
             with no_fork():
                 fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600)
@@ -170,9 +172,11 @@ class OwnerLock(ForkParticipant):
             # A sweep may have found the file in the moment before it was locked.
             if not _lock_exclusively(fd) or not _is_at(fd, path):
                 raise OSError(f"somebody else locked or removed {path}")  # noqa: TRY301
-        except OSError as exc:
-            if fd >= 0:
+        except BaseException as exc:
+            if lock is not None:
                 lock.release()
+            if not isinstance(exc, OSError) or is_from_signal(exc):
+                raise
             raise DatabaseError(
                 f"cannot make and lock {path}, which tells other processes that this one is "
                 f"alive: {exc}. Make sure that its folder is writable by you, has room, and is on "
@@ -195,7 +199,7 @@ class OwnerLock(ForkParticipant):
             _held.discard(self)
             if fd < 0:
                 return
-            with contextlib.suppress(OSError):
+            with system_errors_suppressed():
                 if self._pid == os.getpid():
                     _unlink_and_close(fd, self.path)
                 else:
@@ -211,7 +215,7 @@ class OwnerLock(ForkParticipant):
             fd, self._fd = self._fd, -1
             _held.discard(self)
             if fd >= 0:
-                with contextlib.suppress(OSError):
+                with system_errors_suppressed():
                     os.close(fd)
 
     def after_fork_in_child(self) -> None:
@@ -223,7 +227,8 @@ def _open_existing(path: str, mode: int) -> int:
     """Open *path*, never making it; -1 if it is not there or may not be opened."""
     try:
         return os.open(path, mode | _FLAGS)
-    except OSError:
+    except OSError as exc:
+        raise_if_signal(exc)
         return -1
 
 
@@ -249,7 +254,8 @@ def probe(database_path: str, token: str) -> Liveness:
         try:
             # Shared, so that two who probe at once do not take each other for the owner.
             return Liveness.DEAD if _try_lock(fd, shared=True) else Liveness.ALIVE
-        except OSError:
+        except OSError as exc:
+            raise_if_signal(exc)
             return Liveness.UNKNOWN
         finally:
             os.close(fd)
@@ -276,13 +282,14 @@ def _remove_if_free(path: str) -> bool:
                     fd_to_close, fd = fd, -1
                     _unlink_and_close(fd_to_close, path)
                     return True
-            except OSError:
+            except OSError as exc:
+                raise_if_signal(exc)
                 return False
             finally:
                 if fd >= 0:
                     os.close(fd)
         # A probe may have had its shared lock on it.
-        threading.Event().wait(_PAUSE_S)
+        Latch().wait(_PAUSE_S)
     return False
 
 
@@ -305,7 +312,8 @@ def sweep_orphans(
     folder, prefix = os.path.split(owner_prefix(database_path))
     try:
         names = sorted(os.listdir(folder))
-    except OSError:
+    except OSError as exc:
+        raise_if_signal(exc)
         return []
     swept = []
     for name in names:
@@ -315,7 +323,8 @@ def sweep_orphans(
         path = os.path.join(folder, name)
         try:
             age_s = time.time() - os.stat(path, follow_symlinks=False).st_mtime
-        except OSError:
+        except OSError as exc:
+            raise_if_signal(exc)
             continue
         if age_s > older_than_s and _remove_if_free(path):
             swept.append(token)
@@ -334,14 +343,16 @@ def current_boot_id() -> str:
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
             return file.read().strip()
-    except (OSError, ValueError):
+    except (OSError, ValueError) as exc:
+        raise_if_signal(exc)
         return ""
 
 
 def _mac_boot_id() -> str:
     try:
         sysctl = ctypes.CDLL(None).sysctlbyname
-    except (OSError, AttributeError):
+    except (OSError, AttributeError) as exc:
+        raise_if_signal(exc)
         return ""
     value = ctypes.create_string_buffer(64)
     size = ctypes.c_size_t(len(value))

@@ -8,15 +8,15 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Final
 
 from durably import events
 from durably.active import ActiveRun, Services
-from durably.errors import ForkedError, RunInterrupted, StopRun
-from durably.interrupts import INTERRUPT_LOOK_S
+from durably.errors import DatabaseError, ForkedError, RunInterrupted, StopRun
+from durably.interrupts import INTERRUPT_LOOK_S, is_interruptible
 from durably.jobs import Registry
+from durably.latch import Wakeups
 from durably.store import lookups, runs
 from durably.store.lookups import RunRow
 from durably.store.runs import Claim, Ending
@@ -24,6 +24,7 @@ from durably.worker.contexts import ExecutionContexts
 from durably.worker.execution import Execution
 from durably.worker.flusher import Flusher
 from durably.worker.service import ErrorSink
+from durably.worker.threads import WorkerThreads
 
 log = logging.getLogger("durably")
 
@@ -37,7 +38,18 @@ _TOLD_AT_AN_END: Final = (
     events.RunFailed,
     events.RunInterrupted,
 )
-_ALL: Final = 1_000_000  # more than there are ever slots
+
+
+class Slot:
+    """A place for one run at a time. It is taken and given back by name, in one step each."""
+
+    __slots__ = ("active", "is_settled")
+
+    def __init__(self) -> None:
+        # The run that is executed in it, or is about to be.
+        self.active: ActiveRun | None = None
+        # Whether whoever has taken it knows what has become of it.
+        self.is_settled = False
 
 
 class _Thread(threading.local):
@@ -86,20 +98,19 @@ class Pool:
         self._contexts = contexts
         self._on_none_claimable = on_none_claimable
         self._on_error = on_error
-        self._executor: ThreadPoolExecutor | None = None
+        self._threads = WorkerThreads(self._work, "durably-worker")
         self._thread = _Thread()
-        # Guards all below. Entered itself, not by way of the condition: a Ctrl-C cannot land
-        # between the taking of a plain lock and the block that releases it.
+        # When a run leaves or a slot gets free.
+        self._changed = Wakeups()
+        # Guards all below. What an exception of a signal must not leave half done is one step.
         self._lock = threading.RLock()
-        # Notified when a run leaves or a slot gets free.
-        self._state = threading.Condition(self._lock)
         self._active: dict[tuple[int, int], ActiveRun] = {}
         # What was to stop before it had entered, by its place in the database.
         self._stopped_early: dict[tuple[int, int], type[StopRun]] = {}
-        # Handed over, and not begun by a thread yet.
-        self._waiting: set[ActiveRun] = set()
-        self._busy_slots = 0
-        # Of the busy ones, those whose jobs wait for runs.
+        # Those that are taken; and of these, those that were for what is being claimed.
+        self._slots: set[Slot] = set()
+        self._reserved: list[Slot] = []
+        # How many of the taken ones have jobs that wait for runs.
         self._waiting_slots = 0
         self._is_draining = True
         # Whether somebody has looked for a free slot in vain since the last one got free.
@@ -134,8 +145,7 @@ class Pool:
     @property
     def is_idle(self) -> bool:
         """Whether no run is inside its job or about to be."""
-        with self._lock:
-            return self._has_none()
+        return self._has_none()
 
     def is_idle_since(self, entered: int) -> bool:
         """Whether it is idle, and has taken in no run since ``entered`` was that."""
@@ -222,15 +232,13 @@ class Pool:
 
     def open(self) -> None:
         """Make the threads, which start when they are needed."""
-        self._executor = ThreadPoolExecutor(self._max_workers, thread_name_prefix="durably-worker")
+        self._threads = WorkerThreads(self._work, "durably-worker")
         with self._lock:
             self._stopped_early.clear()
 
     def shut_down(self) -> None:
         """End the threads, which have nothing to do any more: the pool has come to rest."""
-        executor, self._executor = self._executor, None
-        if executor is not None:
-            executor.shutdown(wait=True)
+        self._threads.end()
 
     def resume(self, budget: int | None = None) -> None:
         """Claim again, so many runs at most."""
@@ -269,7 +277,7 @@ class Pool:
         """Claim nothing more; whether no slot is taken either, so that none will be."""
         with self._lock:
             self._is_draining = True
-            return not self._busy_slots
+            return not self._slots
 
     def wait_until_idle(
         self, check_interrupt: Callable[[], None], deadline: float = math.inf
@@ -283,16 +291,15 @@ class Pool:
         clock = self._services.clock
         while True:
             left_s = max(0.0, min(INTERRUPT_LOOK_S, deadline - clock.monotonic()))
-            with self._lock:
-                if self._has_none():
-                    return True
-                self._state.wait(left_s)
+            if self._changed.wait_until(self._has_none, left_s):
+                return True
             if clock.monotonic() >= deadline:
                 return False
             check_interrupt()
 
     def _has_none(self) -> bool:
-        return not self._active and not self._busy_slots
+        with self._lock:
+            return not self._active and not self._slots
 
     # -- claiming --------------------------------------------------------------------------
 
@@ -352,24 +359,55 @@ class Pool:
     def has_free_slot(self) -> bool:
         """Whether there is one; if not, who claims is woken when there is."""
         with self._lock:
-            self._is_slot_wanted = self._is_draining or self._busy_slots >= self._max_workers
+            self._is_slot_wanted = self._is_draining or len(self._slots) >= self._max_workers
             return not self._is_slot_wanted
 
-    def reserve_slots(self, most: int = _ALL) -> Claim | None:
-        """Take the free slots, or some, and say what to claim for them.
+    def reserve_slot(self, slot: Slot) -> Claim | None:
+        """Take *slot*, if one is free, and say what to claim for it; for any thread.
 
-        ``None`` if there are none, or nothing is to be claimed.
+        ``None`` if there is none, or nothing is to be claimed. Whoever has asked, and wherever
+        that was interrupted, calls ``begin`` or ``return_slot``.
         """
         with self._lock:
-            free = self._max_workers - self._busy_slots
+            if self._budget is not None or self._is_draining or not self._free_slots():
+                self._is_slot_wanted = True
+                return None
+            claim = self._claim_for_slots(1)
+            if claim is not None:
+                self._slots.add(slot)
+            return claim
+
+    def return_slot(self, slot: Slot) -> None:
+        """Give *slot* back, if it was taken."""
+        with self._lock:
+            if slot not in self._slots:
+                return
+            self._slots.discard(slot)
+            is_wanted, self._is_slot_wanted = self._is_slot_wanted, False
+        self._changed.wake_all()
+        if is_wanted:
+            self._services.changes.wake_claimer()
+
+    def _free_slots(self) -> int:
+        return self._max_workers - len(self._slots)
+
+    def reserve_slots(self) -> Claim | None:
+        """Take the free slots and say what to claim for them; for one thread, which claims.
+
+        ``None`` if there are none, or nothing is to be claimed. What was claimed is handed over,
+        and the other slots are returned.
+        """
+        with self._lock:
+            free = self._free_slots()
             if self._budget is not None:
                 free = min(free, self._budget)
             if free <= 0 or self._is_draining:
                 self._is_slot_wanted = True
                 return None
-            claim = self._claim_for_slots(min(free, most))
+            claim = self._claim_for_slots(free)
             if claim is not None:
-                self._busy_slots += claim.limit
+                self._reserved = [Slot() for _ in range(claim.limit)]
+                self._slots.update(self._reserved)
                 if self._budget is not None:
                     self._budget -= claim.limit
             return claim
@@ -379,15 +417,9 @@ class Pool:
         with self._lock:
             if self._budget is not None:
                 self._budget += slots
-        self._free_slots(slots)
-
-    def _free_slots(self, slots: int) -> None:
-        with self._lock:
-            self._busy_slots -= slots
-            self._state.notify_all()
-            is_wanted, self._is_slot_wanted = self._is_slot_wanted, False
-        if is_wanted:
-            self._services.changes.wake_claimer()
+            returned = [self._reserved.pop() for _ in range(slots)]
+        for slot in returned:
+            self.return_slot(slot)
 
     def _claim_next(self) -> Claim | None:
         """What a pool thread that ends a run claims with it, if anything."""
@@ -409,46 +441,73 @@ class Pool:
     # -- executing -------------------------------------------------------------------------
 
     def hand_over(self, row: RunRow) -> bool:
-        """Have a claimed run, which has a slot, executed by a thread of the pool.
+        """Have a claimed run executed by a thread of the pool, in a slot that was reserved.
 
         Returns:
             Whether it is; if no thread can be had, it was put back and its slot is free.
         """
-        return self.begin(self.enter(row))
+        slot = self._reserved.pop()
+        self.enter(row, slot)
+        return self.begin(slot)
 
-    def enter(self, row: RunRow) -> ActiveRun:
-        """Take in a claimed run, which has a slot, for ``begin``."""
-        active = self._enter(row)
+    def enter(self, row: RunRow, slot: Slot) -> None:
+        """Take a claimed run into *slot*, for ``begin``."""
+        slot.active = self._active_of(row)
+        self._add(slot.active)
+
+    def begin(self, slot: Slot) -> bool:
+        """Have the run of a slot executed, as ``hand_over`` does. Done twice, it is done once.
+
+        A thread that a signal may interrupt makes no other threads: the one that claims does.
+        """
+        if slot.active is None or slot.active.is_begun:
+            return True
+        self._add(slot.active)
+        self._threads.put(slot)
+        if self._has_enough_threads():
+            return True
+        if is_interruptible():
+            self._services.changes.wake_claimer()
+            return True
+        return self._make_threads_for(slot)
+
+    def _has_enough_threads(self) -> bool:
+        return len(self._threads) >= len(self._slots) - len(self._reserved)
+
+    def make_threads(self) -> None:
+        """Make those that are missing, or put back the runs for which none can be had."""
+        if self._has_enough_threads():
+            return
         with self._lock:
-            self._waiting.add(active)
-        return active
+            slots = [slot for slot in self._slots if slot.active is not None]
+        for slot in slots:
+            if not self._make_threads_for(slot):
+                return
 
-    def begin(self, active: ActiveRun) -> bool:
-        """Have a run that was taken in executed, as ``hand_over`` does."""
-        executor = self._executor
+    def _make_threads_for(self, slot: Slot) -> bool:
         try:
-            if executor is not None:
-                executor.submit(self._work, active)
-                return True
+            with self._lock:
+                size = min(self._max_workers, len(self._slots) - len(self._reserved))
+            self._threads.grow(size)
         except RuntimeError as exc:
-            # The interpreter is ending and takes no more work, or there is no memory for
-            # another thread.
-            log.warning("no thread can be had for run %s: %s", active.id, exc)
-        # The executor queues before it makes a thread: one that it has may have begun.
-        if not self._take(active):
+            # The interpreter is ending and lets none start, or there is no memory for another.
+            log.warning("no thread can be had for a run: %s", exc)
+        else:
+            return True
+        # One that is there may have begun it.
+        if slot.active is None or not self._take(slot.active):
             return True
         try:
-            self._put_back(active)
+            self._put_back(slot.active)
         finally:
-            self._free_slots(1)
+            self.return_slot(slot)
         return False
 
     def _take(self, active: ActiveRun) -> bool:
         """Take a run that was handed over; ``False`` if somebody has taken it before."""
         with self._lock:
-            is_there = active in self._waiting
-            self._waiting.discard(active)
-        return is_there
+            is_begun, active.is_begun = active.is_begun, True
+        return not is_begun
 
     def execute_here(
         self, row: RunRow, let_through: Callable[[Callable[[], object]], object]
@@ -458,36 +517,61 @@ class Pool:
         Args:
             let_through: calls what may be interrupted by a Ctrl-C.
         """
-        active = self._enter(row, is_callers=True)
+        active = self._active_of(row, is_callers=True)
         try:
+            self._add(active)
             let_through(lambda: self._execute(active, lambda: None))
+        except BaseException:
+            # Also where it came before the execution had begun, or in the storing of its end.
+            self._put_back_if_possible(active)
+            raise
         finally:
-            # Also where a Ctrl-C came before the execution had begun, or in its clearing up.
-            if os.getpid() == active.pid:
+            try:
                 self._leave(active)
+            finally:
+                self._leave(active)  # the other one may have been interrupted
 
-    def _enter(self, row: RunRow, *, is_callers: bool = False) -> ActiveRun:
+    def _active_of(self, row: RunRow, *, is_callers: bool = False) -> ActiveRun:
+        """Return a run that this thread has claimed, as the threads of the engine know it."""
         active = ActiveRun(row, self._labels_of(row), self._owner() or 0, is_callers=is_callers)
         active.current_at = self._thread.claims_since
+        return active
+
+    def _add(self, active: ActiveRun) -> None:
+        """Make a run known that is about to be inside its job. Done twice, it is done once."""
+        place = active.key, active.attempt
         with self._lock:
-            self._active[active.key, active.attempt] = active
-            self.entered += 1
-            self.executed += not is_callers
-            stop_reason = self._stopped_early.pop((active.key, active.attempt), None)
-            if stop_reason is None and self._is_interrupting and not is_callers:
+            if active.is_begun:
+                return
+            if place not in self._active:
+                self.entered += 1
+                self._active[place] = active
+            stop_reason = self._stopped_early.get(place)
+            if stop_reason is None and self._is_interrupting and not active.is_callers:
                 stop_reason = RunInterrupted
-            is_draining = self._is_told_to_stop and not is_callers
+            is_draining = self._is_told_to_stop and not active.is_callers
         if is_draining:
             active.drain(is_draining=True)
         if stop_reason is not None:
             active.stop(stop_reason)
-        return active
+            self._stopped_early.pop(place, None)
 
     def _leave(self, active: ActiveRun) -> None:
+        if os.getpid() != active.pid:
+            return
         with self._lock:
             self._active.pop((active.key, active.attempt), None)
-            self._state.notify_all()
+        self._changed.wake_all()
         self._services.changes.notify()
+
+    def _put_back_if_possible(self, active: ActiveRun) -> None:
+        if os.getpid() != active.pid:
+            return
+        try:
+            self._put_back(active)
+        except DatabaseError as exc:
+            # The heartbeat will do so, or whoever sees the lock of this engine free.
+            log.warning("could not put back run %s: %s", active.id, exc)
 
     def _put_back(self, active: ActiveRun) -> None:
         now_us = self._services.clock.now_us()
@@ -497,15 +581,17 @@ class Pool:
         finally:
             self._leave(active)
 
-    def _work(self, active: ActiveRun) -> None:
+    def _work(self, slot: Slot) -> None:
         """What a pool thread does: execute, and go on with the run claimed at the end."""
-        if not self._take(active):
+        active = slot.active
+        if active is None or not self._take(active):
             return
         self._thread.has_slot = True
         following: ActiveRun | None = active
         try:
             while following is not None:
                 current, following = following, None
+                self.executed += 1
                 try:
                     following = self._execute(current, self._claim_next)
                 except ForkedError as exc:
@@ -513,7 +599,7 @@ class Pool:
                 except Exception as exc:  # noqa: BLE001 - a pool thread must give its slot back
                     self._on_error(exc, "worker")
         finally:
-            self._free_slots(1)
+            self.return_slot(slot)
             self._services.changes.notify()
 
     def _execute(
@@ -525,10 +611,10 @@ class Pool:
         self, active: ActiveRun, claim_next: Callable[[], Claim | None]
     ) -> ActiveRun | None:
         following: ActiveRun | None = None
-        outer = self._thread.active
-        self._thread.active = active
-        self._thread.depth += 1
+        thread = self._thread
+        outer, depth = thread.active, thread.depth
         try:
+            thread.active, thread.depth = active, depth + 1
             job = self._registry.require(active.job_name)
             execution = Execution(
                 active,
@@ -540,18 +626,19 @@ class Pool:
             )
             claimed = execution.execute()
             if claimed is not None:
-                following = self._enter(claimed)
+                following = self._active_of(claimed)
+                self._add(following)
+                following.is_begun = True
             execution.tell()
         except BaseException:
             if following is not None:
                 self._put_back(following)
             raise
         finally:
-            self._thread.depth -= 1
-            self._thread.active = outer
+            # In one step each: the thread of a caller may be interrupted by a signal.
+            thread.depth, thread.active = depth, outer
             active.is_over = True
-            if os.getpid() == active.pid:
-                self._leave(active)
+            self._leave(active)
         return following
 
 

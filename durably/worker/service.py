@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import Final
 
 from durably.clock import Clock
-from durably.interrupts import held_back
+from durably.interrupts import raise_if_signal
+from durably.latch import Latch
+from durably.worker import threads
 
 ErrorSink = Callable[[BaseException, str], None]
 
@@ -37,8 +39,11 @@ class Service:
         self._on_error = on_error
         self._lifecycle = threading.Lock()  # serialises start and stop; never taken by the thread
         self._thread: threading.Thread | None = None
-        self._stopping = threading.Event()
-        self._wake = threading.Event()
+        self._stopping = Latch()
+        # Set by the thread as its last act. An exception in the middle of ``Thread.join`` can
+        # make a thread that goes on pass for one that has ended.
+        self._ended = Latch()
+        self._wake = Latch()
 
     def tick(self) -> None:
         """Do what is to be done now."""
@@ -51,12 +56,19 @@ class Service:
                 if not self._stopping.is_set():
                     return
                 # A stop was interrupted while it waited.
-                self._thread.join()
-                self._thread = None
+                self._join(self._thread)
             self._stopping.clear()
-            thread = threading.Thread(target=self._loop, name=f"durably-{self._name}", daemon=True)
-            thread.start()
-            self._thread = thread
+            self._ended.clear()
+            # Known before it starts: an exception of a signal must not leave one that nobody ends.
+            self._thread = threading.Thread(
+                target=self._loop, name=f"durably-{self._name}", daemon=True
+            )
+            try:
+                threads.start(self._thread)
+            except RuntimeError as exc:
+                raise_if_signal(exc)
+                self._thread = None
+                raise
 
     def stop(self) -> None:
         """End the thread after its present tick, and wait for that."""
@@ -65,8 +77,14 @@ class Service:
                 return
             self._stopping.set()
             self.wake()
-            self._thread.join()
-            self._thread = None
+            self._join(self._thread)
+
+    def _join(self, thread: threading.Thread) -> None:
+        if thread is threading.current_thread():
+            return  # it ends after its tick
+        self._ended.wait()
+        thread.join()
+        self._thread = None
 
     @property
     def is_current_thread(self) -> bool:
@@ -75,12 +93,15 @@ class Service:
 
     def wake(self) -> None:
         """Have ``tick`` called soon, once more if it is being called now."""
-        if not self._wake.is_set():
-            # Left in the middle by a Ctrl-C, an event keeps its lock, and its thread for ever.
-            with held_back():
-                self._wake.set()
+        self._wake.set()
 
     def _loop(self) -> None:
+        try:
+            self._work()
+        finally:
+            self._ended.set()
+
+    def _work(self) -> None:
         while not self._stopping.is_set():
             # Cleared before the tick: a wake that lands during it must cause one more.
             self._wake.clear()

@@ -37,7 +37,7 @@ from durably.worker.foreign import ForeignRuns
 from durably.worker.heartbeat import Heartbeat
 from durably.worker.lifecycle import Lifecycle
 from durably.worker.ownership import Ownership
-from durably.worker.pool import LabelsOf, Pool
+from durably.worker.pool import LabelsOf, Pool, Slot
 from durably.worker.reaper import Reaper
 
 log = logging.getLogger("durably")
@@ -112,6 +112,7 @@ class Supervisor:
             has_free_slot=self._pool.has_free_slot,
             reserve_slots=self._pool.reserve_slots,
             return_slots=self._pool.return_slots,
+            make_threads=self._pool.make_threads,
             want_slot=self._pool.want_slot,
             hand_over=self._pool.hand_over,
             let_tell=services.emitter.let_tell,
@@ -223,34 +224,35 @@ class Supervisor:
 
     # -- starting a run with its trigger ----------------------------------------------------
 
-    def reserve_slot(self) -> Claim | None:
-        """Take a free slot, and say what to claim for it; ``None`` if nothing is to be claimed.
+    def reserve_slot(self, slot: Slot) -> Claim | None:
+        """Take *slot*, and say what to claim for it; ``None`` if nothing is to be claimed.
 
-        Whoever has one calls ``begin`` with what ``enter`` has made of the claimed run, or
+        Whoever has asked calls ``begin`` where ``enter`` has taken in the claimed run, or
         ``return_slot``.
         """
-        return self._pool.reserve_slots(1) if self._is_started else None
+        return self._pool.reserve_slot(slot) if self._is_started else None
 
-    def return_slot(self) -> None:
-        """Give a slot back for which there was no run."""
-        self._pool.return_slots(1)
+    def return_slot(self, slot: Slot) -> None:
+        """Give a slot back for which there was no run, if it was taken."""
+        self._pool.return_slot(slot)
 
     def offer_if_free(self) -> None:
         """Have the dispatcher look for a pending run now, or as soon as a slot is free."""
         if self._pool.has_free_slot():
             self._services.changes.offer()
 
-    def enter(self, row: RunRow) -> ActiveRun:
+    def enter(self, row: RunRow, slot: Slot) -> None:
         """Take in a run that was claimed for a slot: from now on it is known to be on its way."""
-        return self._pool.enter(row)
+        self._pool.enter(row, slot)
 
-    def begin(self, active: ActiveRun) -> None:
-        """Have a run that was taken in executed."""
+    def begin(self, slot: Slot) -> None:
+        """Have the run that was taken into a slot executed. Done twice, it is done once."""
         try:
-            self._pool.begin(active)
+            self._pool.begin(slot)
         except DatabaseError as exc:
             # No thread can be had, and it could not be put back: the heartbeat will do so.
-            tell_worker_error(self._services.emitter, exc, "starting a run", active.id)
+            run_id = None if slot.active is None else slot.active.id
+            tell_worker_error(self._services.emitter, exc, "starting a run", run_id)
 
     # -- lifecycle -----------------------------------------------------------------------
 
@@ -259,14 +261,16 @@ class Supervisor:
         with held_back():
             if self.takes_runs:
                 return
-            with self._lifecycle.held():
-                # Its listeners may block, and call the engine back.
-                self._reaper.recover()
-                self._foreign.warn()
-                with self._lifecycle.locked():
-                    self._start()
+            self._lifecycle.holding(self._recover_and_start)
             # Who waits looks whether anything can execute its run.
             self._services.changes.offer()
+
+    def _recover_and_start(self) -> None:
+        # Its listeners may block, and call the engine back.
+        self._reaper.recover()
+        self._foreign.warn()
+        with self._lifecycle.locked():
+            self._start()
 
     def _start(self) -> None:
         if self.takes_runs:
@@ -276,14 +280,14 @@ class Supervisor:
             # A stop had timed out: the threads are there.
             self._ownership.announce_started()
         else:
-            self._lifecycle.hold()
+            self._lifecycle.hold(self)
             try:
                 self._ownership.announce_started()
                 self._reaper.start()
                 self._dispatcher.start()
             except BaseException:
                 self._end_reaper()
-                self._lifecycle.let_go()
+                self._lifecycle.let_go(self)
                 raise
         self._pool.resume()
         self._is_started = True
@@ -325,7 +329,7 @@ class Supervisor:
                         self._end_reaper()
                         self._sign_off()
                         self._is_started = False
-                        self._lifecycle.let_go()
+                        self._lifecycle.let_go(self)
                         break
             self._pool.end_interrupt()
 
@@ -400,24 +404,32 @@ class Supervisor:
 
     def process_one(self) -> bool:
         """Claim and execute one run in the calling thread; ``False`` if there was none."""
-        with held_back() as interrupts, self._lifecycle.held():
-            self._reaper.recover()
-            claim = self._pool.claim(1)
-            if claim is None or not self._pool.can_claim():
-                return False
-            claimed = self._database.write(runs.claim, claim)
-            if not claimed:
-                return False
-            self._pool.execute_here(claimed[0], interrupts.let_through)
-            return True
+        with held_back() as interrupts:
+            return self._lifecycle.holding(lambda: self._process_one(interrupts))
+
+    def _process_one(self, interrupts: held_back) -> bool:
+        self._reaper.recover()
+        claim = self._pool.claim(1)
+        if claim is None or not self._pool.can_claim():
+            return False
+        claimed = self._database.write(runs.claim, claim)
+        if not claimed:
+            return False
+        self._pool.execute_here(claimed[0], interrupts.let_through)
+        return True
 
     def run_until_idle(self, max_runs: int | None) -> int:
         """Execute runs on the pool until none can be claimed; say how many."""
         self._refuse_inside("run_until_idle")
         stops = self._drain.stops
-        with held_back() as interrupts, self._lifecycle.held():
-            self._reaper.recover()
-            return self._drain.run(max_runs, interrupts, stops)
+        with held_back() as interrupts:
+            return self._lifecycle.holding(
+                lambda: self._run_until_idle(max_runs, interrupts, stops)
+            )
+
+    def _run_until_idle(self, max_runs: int | None, interrupts: held_back, stops: int) -> int:
+        self._reaper.recover()
+        return self._drain.run(max_runs, interrupts, stops)
 
     def drain(self) -> None:
         """Block until nothing executes here and nothing can be claimed.

@@ -80,7 +80,7 @@ class TestStartingAndStopping:
         app.start()
         app.stop()
         assert names_of_threads() == []
-        assert app._supervisor._lifecycle._holds == 0
+        assert app._supervisor._lifecycle._holds == {}
 
     def test_a_listener_that_blocks_what_is_being_started(self, app: Durably) -> None:
         """It holds up no other call."""
@@ -154,7 +154,7 @@ class TestProcessOneInListeners:
         left_by_the_dead(app._database.path, "unknown")
         assert inside.wait(HANG_S)
         app.stop()
-        assert (names_of_threads(), supervisor._lifecycle._holds) == ([], 0)
+        assert (names_of_threads(), supervisor._lifecycle._holds) == ([], {})
 
     def test_of_the_flusher_after_the_last_other_call(
         self, app: Durably, gate: Gate, monkeypatch: pytest.MonkeyPatch
@@ -270,7 +270,7 @@ class TestCallsThatExecute:
         counted, _ = in_thread(lambda: app.run_until_idle(max_runs=1))
         assert gate.inside.wait(HANG_S)
         waiting, outcome = in_thread(app.run_until_idle)
-        eventually(lambda: app._supervisor._lifecycle._holds == 2)
+        eventually(lambda: len(app._supervisor._lifecycle._holds) == 2)
         stopping, _ = in_thread(getattr(app, how))
         eventually(lambda: app._supervisor._pool.is_draining)
         gate.go.set()

@@ -369,7 +369,7 @@ def test_ctrl_c_in_the_wait_for_reads(
         patch.setattr(readers, "wait_for_rest", press)
         (app.close if what == "close" else app._database.before_fork)()
     if what == "close":
-        assert app._database._connections.open == []
+        assert list(app._database._connections.open) == []
     else:
         assert app.count_runs() == 0
         assert not app._database._changes_lock.locked()

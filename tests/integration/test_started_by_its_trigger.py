@@ -97,13 +97,13 @@ def test_concurrency_key_is_respected(app: durably.Durably) -> None:
     app._supervisor._pool.reserve_slots()
     waiting = [app.jobs["work"].trigger(n, concurrency_key="k") for n in (2, 3)]
     [row] = app._database.write(runs.claim, claim)
-    app._supervisor.return_slot()
+    app._supervisor._pool.return_slots(1)
     other = app.jobs["work"].trigger(4)
     assert app.wait(other, timeout=HANG_S).output == 4
     assert app.get_run(waiting[1]).status == "pending"
     app._supervisor._pool.reserve_slots()
     app._supervisor._pool.want_slot()
-    app._supervisor.begin(app._supervisor.enter(row))
+    app._supervisor._pool.hand_over(row)
     assert [app.wait(run, timeout=HANG_S).output for run in waiting] == [2, 3]
 
 

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ import pytest
 from durably import interrupts
 from durably.clock import Clock
 from durably.interrupts import held_back
+from durably.latch import Latch
 
 HANG_S = 30.0  # only guards against hanging
 
@@ -34,10 +35,15 @@ def press() -> None:
 
 def press_when_held_back() -> threading.Thread:
     """Press from a thread that waits for the main one to be inside of a block."""
+    return press_when(lambda: signal.getsignal(signal.SIGINT) is not signal.default_int_handler)
+
+
+def press_when(is_so: Callable[[], bool]) -> threading.Thread:
+    """Press from a thread, as soon as it is so."""
 
     def work() -> None:
         deadline = time.monotonic() + HANG_S
-        while signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        while not is_so():
             assert time.monotonic() < deadline
             threading.Event().wait(0.001)
         press()
@@ -162,15 +168,17 @@ def test_other_threads_are_left_alone() -> None:
 @pytest.mark.parametrize("timeout_s", [None, HANG_S])
 def test_wait_of_the_main_thread_is_interrupted(timeout_s: float | None) -> None:
     """A wait in the main thread ends with a Ctrl-C, whoever is waited for."""
+    latch = Latch()
     with pytest.raises(KeyboardInterrupt):
-        thread = press_when_held_back()
-        Clock().wait(threading.Event(), timeout_s)
+        thread = press_when(lambda: bool(latch._waiting._gates))
+        Clock().wait(latch, timeout_s)
     thread.join(HANG_S)
+    assert not latch._waiting._gates
 
 
 def test_wait_inside_a_block_is_not_interrupted() -> None:
     """A wait that is part of a whole goes on; the Ctrl-C comes after the whole."""
-    event = threading.Event()
+    event = Latch()
     done = []
     with pytest.raises(KeyboardInterrupt), held_back():
         thread = press_when_held_back()
@@ -185,10 +193,10 @@ def test_wait_ends_in_time() -> None:
     """A wait for what does not come says so when its time is over, a wait of no time too."""
     clock = Clock()
     before = clock.monotonic()
-    assert clock.wait(threading.Event(), 0.12) is False
+    assert clock.wait(Latch(), 0.12) is False
     assert clock.monotonic() - before >= 0.12
-    assert clock.wait(threading.Event(), 0) is False
-    event = threading.Event()
+    assert clock.wait(Latch(), 0) is False
+    event = Latch()
     event.set()
     assert clock.wait(event, 0) is True
 

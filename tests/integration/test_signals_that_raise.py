@@ -1,0 +1,356 @@
+"""A signal handler that raises, at any instruction of any call: the call is abandoned, and no more.
+
+Ctrl-C is held back where it must be. A time limit by SIGALRM, or SIGTERM turned into sys.exit, is
+not.
+"""
+
+from __future__ import annotations
+
+import dis
+import os
+import random
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+from gates import HANG_S, names_of_threads
+from invariants import check
+
+import durably
+from durably import Durably, RunStatus, StepContext
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGALRM")
+
+# Where CPython looks for signals: after a call, on entering a function, on going back in a loop.
+LOOKS = ("CALL", "RESUME", "JUMP_BACKWARD")
+PACKAGE = str(Path(durably.__file__).parent)
+# Each costs an engine's life.
+SAMPLE = 6
+
+
+class TooSlowError(TimeoutError):
+    """What the handler raises: an OSError, as that of many time limits is."""
+
+
+class Alarm:
+    """Raises SIGALRM at the n-th look for signals in durably's code, in the calling thread."""
+
+    def __init__(self, point: int) -> None:
+        self._point = point
+        self._last: dict[int, str] = {}
+        self.passed = 0
+        self.where = "nowhere"
+
+    def __call__(self, frame: FrameType, event: str, arg: Any) -> Any:
+        code = frame.f_code
+        if not code.co_filename.startswith(PACKAGE) and code.co_filename != threading.__file__:
+            return None
+        frame.f_trace_opcodes = True
+        if event != "opcode":
+            self._last.pop(id(frame), None)
+            return self
+        last = self._last.get(id(frame), "")
+        self._last[id(frame)] = dis.opname[code.co_code[frame.f_lasti]]
+        if last.startswith(LOOKS):
+            self.passed += 1
+            if self.passed == self._point:
+                self.where = f"{code.co_filename}:{frame.f_lineno} ({code.co_name})"
+                signal.raise_signal(signal.SIGALRM)
+        return self
+
+    def during(self, scene: Callable[[], object]) -> None:
+        """Execute *scene* until it ends or is interrupted."""
+        # Python 3.12 tells of opcodes only if somebody has asked for it before.
+        sys._getframe().f_trace_opcodes = True
+        sys.settrace(self)
+        try:
+            scene()
+        except (TooSlowError, SystemExit):
+            assert self.where != "nowhere"
+        finally:
+            sys.settrace(None)
+
+
+@durably.job
+def work(step: StepContext) -> int:
+    return step.run("one", int)
+
+
+def trigger(app: Durably) -> None:
+    app.jobs["work"].trigger()
+
+
+def trigger_and_wait(app: Durably) -> None:
+    app.jobs["work"].trigger_and_wait(timeout=HANG_S)
+
+
+def trigger_several(app: Durably) -> None:
+    list(app.as_completed(app.jobs["work"].batch_trigger([None, None]), timeout=HANG_S))
+
+
+def trigger_with_a_listener(app: Durably) -> None:
+    heard: list[Any] = []
+    app.on("run:trigger", heard.append)
+    app.jobs["work"].trigger()
+
+
+def read(app: Durably) -> None:
+    runs = app.get_runs(limit=3)
+    app.count_runs()
+    app.get_steps(runs[0].id)
+
+
+def retry(app: Durably) -> None:
+    run = app.jobs["work"].trigger(concurrency_key="k", labels={"a": "b"})
+    try:
+        app.cancel(run)
+        app.retry(run)
+    except durably.ConflictError:
+        return  # it was faster
+
+
+def run_until_idle(app: Durably) -> None:
+    app.jobs["work"].trigger()
+    app.run_until_idle()
+
+
+def process_one(app: Durably) -> None:
+    app.process_one()
+
+
+SCENES = [
+    trigger,
+    trigger_and_wait,
+    trigger_several,
+    trigger_with_a_listener,
+    read,
+    retry,
+    run_until_idle,
+    process_one,
+]
+
+
+def too_slow(number: int, frame: FrameType | None) -> None:
+    raise TooSlowError
+
+
+def leave(*_: object) -> None:
+    sys.exit(0)
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    before = signal.signal(signal.SIGALRM, too_slow), signal.signal(signal.SIGTERM, leave)
+    tracing = sys.gettrace()
+    yield
+    sys.settrace(tracing)
+    signal.signal(signal.SIGALRM, before[0])
+    signal.signal(signal.SIGTERM, before[1])
+
+
+def opened(path: Path) -> Durably:
+    # With one worker a slot that is lost is missed.
+    return Durably(path, jobs=[work], max_workers=1, synchronous="normal")
+
+
+def interrupted(path: Path, scene: Callable[[Durably], None], point: int) -> Alarm:
+    """Execute a scene with an alarm at a point of it; then the engine works on, and closes."""
+    app = opened(path)
+    app.jobs["work"].trigger()
+    if scene is process_one:
+        assert app.process_one()
+        app.jobs["work"].trigger()
+    else:
+        app.start()
+        app.jobs["work"].trigger_and_wait(timeout=HANG_S)
+    alarm = Alarm(point)
+    alarm.during(lambda: scene(app))
+    app.start()
+    run = app.jobs["work"].trigger_and_wait(timeout=HANG_S)
+    assert run.output == 0, alarm.where
+    # Another thread can do all of it too: no lock is left taken.
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(app.get_run, run.id).result(HANG_S) == run, alarm.where
+        other.submit(app.jobs["work"].trigger_and_wait, timeout=HANG_S).result(HANG_S)
+        other.submit(app.stop, timeout=HANG_S).result(HANG_S)
+    app.close()
+    assert names_of_threads() == [], alarm.where
+    with opened(path):
+        pass
+    assert check(path, is_idle=True, is_finished=True) == [], alarm.where
+    return alarm
+
+
+@pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
+def test_engine_can_be_used_on(tmp_path: Path, scene: Callable[[Durably], None]) -> None:
+    """Whatever a call was about to do: nothing else of the engine is affected by its end."""
+    passed = interrupted(tmp_path / "0.db", scene, 0).passed
+    seed = random.SystemRandom().randrange(2**32)
+    print(f"seed {seed}")
+    for n, point in enumerate(random.Random(seed).sample(range(1, passed + 1), SAMPLE), 1):
+        interrupted(tmp_path / f"{n}.db", scene, point)
+
+
+@pytest.mark.parametrize("call", ["stat", "a read"])
+@pytest.mark.parametrize("raised", [TooSlowError, InterruptedError, ValueError, SystemExit])
+def test_healthy_file_is_not_lost(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+    raised: type[BaseException],
+) -> None:
+    """An exception of a signal that lands in a system call is that call's for nobody."""
+
+    def handler(*_: object) -> None:
+        raise raised
+
+    signal.signal(signal.SIGALRM, handler)
+    app = opened(tmp_path / "x.db").start()
+    run = app.jobs["work"].trigger_and_wait()
+    with monkeypatch.context() as patch:
+        module, name = (os, "stat") if call == "stat" else (durably.reading.lookups, "find")
+        real = getattr(module, name)
+
+        def interrupted(*args: Any, **kwargs: Any) -> Any:
+            result = real(*args, **kwargs)
+            signal.raise_signal(signal.SIGALRM)
+            return result
+
+        patch.setattr(module, name, interrupted)
+        with pytest.raises(raised):
+            app.get_run(run.id)
+    assert app.get_run(run.id) == run
+    app.close()
+
+
+@pytest.mark.parametrize("number", ["EIO", "EACCES", "ESTALE", "ETIMEDOUT", "EINTR"])
+def test_file_that_the_system_does_not_tell_of_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: str
+) -> None:
+    """Only a file that is not there, or is another one, is gone: seen twice."""
+    import errno  # noqa: PLC0415 - for its names
+
+    app = opened(tmp_path / "x.db").start()
+    run = app.jobs["work"].trigger_and_wait()
+    code = getattr(errno, number)
+
+    def fail(path: str, **_: Any) -> Any:
+        raise OSError(code, os.strerror(code), path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", fail)
+        assert app.get_run(run.id) == run
+    with monkeypatch.context() as patch:
+        real, calls = os.stat, []
+
+        def fail_once(path: Any, **kwargs: Any) -> Any:
+            calls.append(path)
+            if len(calls) == 1:
+                raise FileNotFoundError
+            return real(path, **kwargs)
+
+        patch.setattr(os, "stat", fail_once)
+        assert app.get_run(run.id) == run
+    app.close()
+
+
+class TestProcessOne:
+    """The thread is the caller's, and so is the signal."""
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGALRM])
+    @pytest.mark.parametrize("where", ["in a step", "between steps", "in a step with retries"])
+    def test_run_goes_back(self, tmp_path: Path, number: int, where: str) -> None:
+        """What the handler raises goes on to the caller; the run is pending, with its steps."""
+
+        def press() -> None:
+            if not pressed:
+                pressed.append(number)
+                signal.raise_signal(number)
+
+        pressed: list[int] = []
+
+        @durably.job
+        def job(step: StepContext) -> str:
+            step.run("before", int)
+            if where == "between steps":
+                press()
+            elif where == "in a step":
+                step.run("press", press)
+            else:
+                retry = durably.Retry(attempts=3, wait=0.0)
+                step.options(retry=retry).run("press", press)
+            return "done"
+
+        app = Durably(tmp_path / "x.db", jobs=[job])
+        run = app.jobs["job"].trigger()
+        with pytest.raises((SystemExit, TooSlowError)):
+            app.process_one()
+        stored = app.get_run(run.id)
+        assert stored is not None
+        assert (stored.status, stored.completed_steps) == (RunStatus.PENDING, 1)
+        assert [step.name for step in app.get_steps(run.id)] == ["before"]
+        assert app.process_one()
+        assert app.wait(run).output == "done"
+        app.close()
+
+    def test_exit_of_the_job_itself_fails_the_run(self, tmp_path: Path) -> None:
+        """``sys.exit`` in its code, or in a handler that it has set for itself."""
+
+        @durably.job
+        def leaving(step: StepContext) -> None:
+            sys.exit(1)
+
+        @durably.job
+        def limited(step: StepContext) -> None:
+            def handler(*_: object) -> None:
+                raise TooSlowError
+
+            before = signal.signal(signal.SIGALRM, handler)
+            try:
+                step.run("slow", signal.raise_signal, signal.SIGALRM)
+            finally:
+                signal.signal(signal.SIGALRM, before)
+
+        app = Durably(tmp_path / "x.db", jobs=[leaving, limited])
+        runs = [app.jobs[name].trigger() for name in ("leaving", "limited")]
+        assert app.process_one()
+        assert app.process_one()
+        errors = [app.get_run(run.id).error.type for run in runs]
+        assert errors == ["SystemExit", f"{TooSlowError.__module__}.TooSlowError"]
+        app.close()
+
+
+def test_other_threads_do_not_see_it(tmp_path: Path) -> None:
+    """What is raised in the thread that commits for others is raised in its call alone."""
+    app = opened(tmp_path / "x.db")
+    failures: list[BaseException] = []
+
+    def write() -> None:
+        try:
+            for _ in range(20):
+                app.jobs["work"].trigger()
+        except BaseException as exc:
+            failures.append(exc)
+
+    others = [threading.Thread(target=write) for _ in range(4)]
+    for thread in others:
+        thread.start()
+    while any(thread.is_alive() for thread in others):
+        try:
+            signal.setitimer(signal.ITIMER_REAL, random.random() * 0.002 + 1e-6)
+            app.jobs["work"].trigger()
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        except TooSlowError:
+            continue
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for thread in others:
+        thread.join(HANG_S)
+    assert failures == []
+    assert app.count_runs() >= 80
+    app.close()

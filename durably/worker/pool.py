@@ -265,6 +265,10 @@ class Pool:
         with self._lock:
             self._is_told_to_stop = True
         self.drain(interrupt=interrupt)
+        self.note_stop()
+
+    def note_stop(self) -> None:
+        """Note for the runs that are inside their jobs that a signal may be ending this process."""
         for active in self.active():
             active.drain(is_draining=True)
 

@@ -439,6 +439,9 @@ class Supervisor:
             ConflictError: called from inside a job or a listener.
         """
         self._refuse_inside("waiting for all runs")
+        # A handler of SIGTERM may have had the main thread come here: what fails of that goes back,
+        # once, and is executed again.
+        self._pool.note_stop()
         self._drain.wait()
 
     # -- what the threads tell ------------------------------------------------------------

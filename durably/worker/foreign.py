@@ -23,7 +23,8 @@ class ForeignRuns:
     def __init__(self, database: Database, registry: Registry) -> None:
         self._database = database
         self._registry = registry
-        self._warned: set[tuple[str, str]] = set()
+        # By job and origin; setdefault, so that of two threads one warns.
+        self._warned: dict[tuple[str, str], object] = {}
 
     def warn(self) -> None:
         """Log a warning for each job and other origin of which there are such runs, once."""
@@ -31,9 +32,9 @@ class ForeignRuns:
         if jobs is None:
             return
         for begun in self._database.read(lookups.begun, jobs):
+            first = object()
             seen = begun.job_name, begun.origin
-            if self._is_foreign(begun) and seen not in self._warned:
-                self._warned.add(seen)
+            if self._is_foreign(begun) and self._warned.setdefault(seen, first) is first:
                 log.warning("%s", self.explain(begun))
 
     def among(self, run_ids: Sequence[str]) -> dict[str, Begun]:

@@ -11,7 +11,7 @@ import math
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from durably.clock import Clock
@@ -96,6 +96,8 @@ class ActiveRun:
         # Whether a thread has taken it to execute it, or to put it back.
         self.is_begun = False
         self.is_over = False
+        # The steps that are in progress, by name.
+        self.turns: Mapping[str, object] = {}
         self.stopped = Latch()
         self.stop_reason: type[StopRun] | None = None
         # Whether a stop was raised into the job, in whatever thread of it: what it then returns or

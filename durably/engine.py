@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,6 +17,7 @@ from durably.codec import Codec
 from durably.errors import (
     ConflictError,
     DatabaseError,
+    DurablyError,
     EngineClosedError,
     ForkedError,
     NotFoundError,
@@ -32,10 +34,10 @@ from durably.events import (
     RunRetried,
 )
 from durably.handles import JobHandle, JobHandles
-from durably.interrupts import held_back
+from durably.interrupts import held_back, is_from_signal
 from durably.jobs import Job, Registry, check_job, job_list, missing_job, origins_of
 from durably.limits import limited
-from durably.models import LogEntry, Run, StepRecord
+from durably.models import LogEntry, Run, RunStatus, StepRecord
 from durably.reading import NameFilter, Reader, StatusFilter, filters, labels_of, run_id_of, several
 from durably.settings import Duration, OnDuplicateStep, Settings, age, optional_timeout, seconds
 from durably.shown import shown
@@ -50,10 +52,13 @@ from durably.triggering import NOT_GIVEN, Triggering
 from durably.waiting import OnLog, OnProgress, Waiter
 from durably.worker.exit import at_exit
 from durably.worker.flusher import Flusher
+from durably.worker.leaving import Notice, is_leaving, say_abandoned, say_left
 from durably.worker.supervisor import Supervisor
 
 if TYPE_CHECKING:
     import cattrs
+
+log = logging.getLogger("durably")
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -180,6 +185,7 @@ class Durably:
             self._registry.add(spec)
         self._pid = os.getpid()
         self._is_closed = False
+        self._is_abandoned = False
         self._emitter = Emitter(self._clock)
         self._database = Database(path, synchronous=settings.synchronous, clock=self._clock)
         try:
@@ -254,7 +260,7 @@ class Durably:
                 f"this engine on {self._database.path!r} was opened by the parent process; open a "
                 "new one in the child"
             )
-        if self._is_closed:
+        if self._is_closed or self._is_abandoned:
             raise EngineClosedError(
                 f"this engine on {self._database.path!r} is closed; open a new one"
             )
@@ -304,8 +310,56 @@ class Durably:
         .. versionadded:: 0.1.0
         """
         timeout_s = optional_timeout(timeout)
+        if self._is_abandoned:
+            return
         self._check_usable()
-        self._supervisor.stop(interrupt=bool(interrupt), timeout_s=timeout_s)
+        self._stop(interrupt=bool(interrupt), timeout_s=timeout_s)
+
+    def _stop(
+        self,
+        *,
+        interrupt: bool,
+        timeout_s: float | None = None,
+        verb: str = "stop",
+        is_last: bool = False,
+    ) -> None:
+        """Stop; a signal that ends a wait for steps which is one already leaves them behind.
+
+        Args:
+            is_last: whether nothing comes after it, so that whoever waits is told how to leave.
+        """
+        again = is_leaving()
+        notice = Notice(self._supervisor.active, interrupt=interrupt, again=again)
+        is_notified = again or (is_last and interrupt)
+        try:
+            self._supervisor.stop(
+                interrupt=interrupt,
+                timeout_s=timeout_s,
+                verb=verb,
+                on_wait=notice if is_notified else lambda: None,
+            )
+        except BaseException as exc:
+            if is_notified and is_from_signal(exc):
+                self._abandon()
+            raise
+
+    def _abandon(self) -> None:
+        """Leave what is inside a step: no call waits for it any more, and nothing else is possible.
+
+        A thread that the interpreter does not wait for closes the rest when the step has ended. If
+        the process ends before, its lock is free, and the next start continues the runs at once.
+        """
+        if not self._is_abandoned:
+            self._is_abandoned = True
+            say_abandoned()
+            self._supervisor.abandon(self._close_behind)
+
+    def _close_behind(self) -> None:
+        try:
+            self._supervisor.stop(interrupt=True, timeout_s=None)
+            self._close()
+        except DurablyError as exc:
+            log.warning("an engine that was left could not be closed: %s", exc)
 
     def close(self) -> None:
         """Stop, waiting for the runs in progress, then close every connection. Idempotent.
@@ -320,8 +374,10 @@ class Durably:
                 f"this engine on {self._database.path!r} was opened by the parent process, which "
                 "closes it"
             )
+        if self._is_abandoned:
+            return
         if not self._is_closed:
-            self._supervisor.stop(interrupt=False, timeout_s=None, verb="close")
+            self._stop(interrupt=False, verb="close")
         elif self._supervisor.is_inside:
             # Whoever is closing it may be waiting for this very job.
             return
@@ -344,10 +400,10 @@ class Durably:
 
     def _close_at_exit(self) -> None:
         """What the end of the interpreter calls: stop at the next step boundary and close."""
-        if os.getpid() != self._pid or self._is_closed:
+        if os.getpid() != self._pid or self._is_closed or self._is_abandoned:
             return
         with held_back():
-            self._supervisor.stop(interrupt=True, timeout_s=None)
+            self._stop(interrupt=True, is_last=True)
             self._close()
 
     def __enter__(self) -> Self:
@@ -366,21 +422,36 @@ class Durably:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if os.getpid() != self._pid or self._is_closed:
+        if os.getpid() != self._pid or self._is_closed or self._is_abandoned:
             return
         with held_back():
             interrupt = kind is not None
+            executed = [active.id for active in self._supervisor.active()]
             try:
                 if not interrupt:
                     self._supervisor.check_in_place()
                     if self._supervisor.takes_runs:
                         self._drain()
-            except BaseException:
-                interrupt = True
+            except BaseException as raised:
+                interrupt, kind = True, type(raised)
+                executed = [active.id for active in self._supervisor.active()]
                 raise
             finally:
-                self._supervisor.stop(interrupt=interrupt, timeout_s=None)
+                self._stop(interrupt=interrupt, is_last=True)
+                if kind is not None:
+                    self._say_left(kind, executed)
                 self._close()
+
+    def _say_left(self, cause: type[BaseException], executed: list[str]) -> None:
+        """Say how many runs wait for the next start."""
+        try:
+            briefs = self._database.read(lookups.briefs, executed)
+            pending = filters(RunStatus.PENDING, list(self._handles))
+            waiting = self._database.read(lookups.count, pending)
+        except DatabaseError:
+            return  # what the block was left by says more
+        put_back = sum(brief.status == RunStatus.PENDING for brief in briefs.values())
+        say_left(cause, put_back, waiting)
 
     def _drain(self) -> None:
         try:
@@ -417,7 +488,12 @@ class Durably:
             )
         self._check()
         refuse_unguarded_start()
-        return self._supervisor.run_until_idle(max_runs)
+        try:
+            return self._supervisor.run_until_idle(max_runs)
+        except BaseException:
+            if self._supervisor.is_abandoned:
+                self._abandon()
+            raise
 
     def process_one(self) -> bool:
         """Claim and execute one run in the calling thread; ``False`` if there was none.

@@ -119,6 +119,7 @@ class Stepper:
         self._free_indexes = itertools.count(self._replay.first_new_index)
         # Whose turn each step is, by name: the executing thread, in a tuple of its own.
         self._turns: dict[str, tuple[int]] = {}
+        active.turns = self._turns
         # Steps that failed or were cancelled keep their index when their name comes again.
         self._indexes: dict[str, int] = {}
         # Notified when a turn has ended, if anybody waits for one.

@@ -58,7 +58,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("stepping",),
     ("steps",),
     ("jobs",),
-    ("worker.contexts", "worker.liveness", "worker.retention", "worker.threads"),
+    ("worker.contexts", "worker.leaving", "worker.liveness", "worker.retention", "worker.threads"),
     ("worker.service",),
     ("worker.flusher", "worker.foreign", "worker.heartbeat", "worker.lifecycle", "worker.reaper"),
     ("worker.execution", "worker.ownership"),

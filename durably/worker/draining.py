@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from durably.interrupts import held_back
+from durably.active import ActiveRun
+from durably.interrupts import held_back, is_from_signal
 from durably.store.changes import ChangeFeed
 from durably.worker.dispatcher import Dispatcher
+from durably.worker.leaving import Notice, is_leaving
 from durably.worker.lifecycle import Lifecycle
 from durably.worker.pool import Pool
 
@@ -23,6 +25,7 @@ class Drain:
     Args:
         is_started: whether the engine claims by itself.
         check_in_place: raises if the database file is gone.
+        active: the runs that are inside their jobs.
     """
 
     def __init__(
@@ -34,6 +37,7 @@ class Drain:
         *,
         is_started: Callable[[], bool],
         check_in_place: Callable[[], None],
+        active: Callable[[], list[ActiveRun]],
     ) -> None:
         self._pool = pool
         self._dispatcher = dispatcher
@@ -41,6 +45,7 @@ class Drain:
         self._changes = changes
         self._is_started = is_started
         self._check_in_place = check_in_place
+        self._active = active
         # Guarded by the lock of the lifecycle: the calls for which an engine that was not started
         # claims now, and whether they count their runs.
         self._calls: set[object] = set()
@@ -110,8 +115,23 @@ class Drain:
             # After a Ctrl-C what was begun for the caller goes back. It is waited for either way,
             # and so is what was claimed after the block had seen nothing to claim.
             if self._end(call, interrupt=interrupt):
-                self._pool.wait_until_idle(interrupts.check)
+                self._wait_for_rest(interrupts, interrupt=interrupt)
                 self._pool.end_interrupt()
+
+    def _wait_for_rest(self, interrupts: held_back, *, interrupt: bool) -> None:
+        notice = Notice(self._active, interrupt=True, again=is_leaving())
+
+        def look() -> None:
+            interrupts.check()
+            if interrupt:
+                notice()
+
+        try:
+            self._pool.wait_until_idle(look)
+        except BaseException as exc:
+            if interrupt and is_from_signal(exc):
+                self._lifecycle.abandon()  # the second Ctrl-C
+            raise
 
     def _begin(
         self, call: object, max_runs: int | None, interrupts: held_back, stops: int

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Final
 
 from durably.errors import EngineClosedError
+from durably.interrupts import is_from_signal
 
 log = logging.getLogger("durably")
 
@@ -63,7 +64,11 @@ def _close_all() -> None:
             continue
         try:
             close()
-        except Exception:
+        except BaseException as exc:
+            if is_from_signal(exc):
+                continue  # it was left behind, as the user wants it
+            if not isinstance(exc, Exception):
+                raise
             # The others must still be stopped, and the interpreter's own threads joined.
             log.exception("an engine could not be closed at the end of the interpreter")
 

@@ -51,6 +51,10 @@ class Lifecycle:
         self._is_closed = False
         # Whether threads are being ended, and waited for, by who has the lock.
         self._is_ending = False
+        # Whether there may be threads to end; and whether their end is not to be waited for in a
+        # thread that a signal may interrupt.
+        self._has_begun = False
+        self.is_abandoned = False
 
     def locked(self) -> AbstractContextManager[object]:
         """Let nobody else start or end threads within the block.
@@ -100,6 +104,7 @@ class Lifecycle:
             if not is_first:
                 return
             try:
+                self._has_begun = True
                 self._begin()
             except BaseException:
                 self.let_go(who)
@@ -111,12 +116,20 @@ class Lifecycle:
             return
         with self.locked():
             try:
-                if len(self._holds) == 1:
-                    with self.ending():
-                        self._end()
+                if len(self._holds) == 1 and not (self.is_abandoned and is_interruptible()):
+                    self._end_all()
             finally:
                 self._holds.pop(who, None)
                 self._changed.wake_all()
+
+    def _end_all(self) -> None:
+        with self.ending():
+            self._end()
+        self._has_begun = False
+
+    def abandon(self) -> None:
+        """Let nobody need the threads from now on, and no caller wait for their end."""
+        self.is_abandoned = self._is_closed = True
 
     def holding(self, call: Callable[[], T]) -> T:
         """Need them during a call; return its result.
@@ -163,10 +176,9 @@ class Lifecycle:
         while True:
             with self.locked():
                 if self._is_unneeded():
-                    if self._holds:
-                        with self.ending():
-                            self._end()
-                        self._holds.clear()
+                    if self._has_begun:
+                        self._end_all()
+                    self._holds.clear()
                     yield
                     return
             self._changed.wait_until(self._is_unneeded, _LOCK_LOOK_S)

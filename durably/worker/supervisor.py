@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Final, NoReturn
@@ -29,6 +30,7 @@ from durably.store import lookups, runs
 from durably.store.database import Database
 from durably.store.lookups import RunRow
 from durably.store.runs import Claim
+from durably.worker import threads
 from durably.worker.contexts import ExecutionContexts
 from durably.worker.dispatcher import Dispatcher
 from durably.worker.draining import Drain
@@ -128,6 +130,7 @@ class Supervisor:
             services.changes,
             is_started=lambda: self._is_started,
             check_in_place=self.check_in_place,
+            active=self.active,
         )
 
     # -- what others ask -----------------------------------------------------------------
@@ -292,10 +295,18 @@ class Supervisor:
         self._pool.resume()
         self._is_started = True
 
-    def stop(self, *, interrupt: bool, timeout_s: float | None, verb: str = "stop") -> None:
+    def stop(
+        self,
+        *,
+        interrupt: bool,
+        timeout_s: float | None,
+        verb: str = "stop",
+        on_wait: Callable[[], None] = lambda: None,
+    ) -> None:
         """Wait for the runs in progress, then end the threads. Idempotent.
 
         Args:
+            on_wait: called every now and then while they are waited for.
             verb: what the caller was asked to do, for the message of a refusal.
 
         Raises:
@@ -312,6 +323,7 @@ class Supervisor:
 
             def look() -> None:
                 interrupts.check()
+                on_wait()
                 if not self._pool.is_draining:
                     # Started meanwhile: what it has claimed since is not waited for without end.
                     self._pool.stop(interrupt=interrupt)
@@ -353,6 +365,20 @@ class Supervisor:
             # Others may be inside run_until_idle or process_one.
             with self._lifecycle.unneeded():
                 self._ownership.give_up(is_file_lost=self.lost is not None)
+
+    def abandon(self, close: Callable[[], None]) -> None:
+        """Wait no longer for what is inside a step; *close* waits for that, in a thread of its own.
+
+        The threads of this engine do not keep the interpreter from ending.
+        """
+        self._lifecycle.abandon()
+        self._pool.drain(interrupt=True)
+        threads.start(threading.Thread(target=close, name="durably-closing", daemon=True))
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether somebody has stopped waiting for what is inside a step."""
+        return self._lifecycle.is_abandoned
 
     def _sign_off(self) -> None:
         if self.lost is None:

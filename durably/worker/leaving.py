@@ -1,0 +1,98 @@
+"""What the user is told while a stop waits for steps in progress, and after a block was left."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from durably.active import ActiveRun
+
+log = logging.getLogger("durably")
+
+_MOST_NAMED: Final = 3
+
+
+def is_leaving() -> bool:
+    """Return whether the calling code is executed because of a Ctrl-C, as a ``finally`` is."""
+    exc = sys.exc_info()[1]
+    seen: set[int] = set()
+    while exc is not None and id(exc) not in seen:
+        if isinstance(exc, KeyboardInterrupt):
+            return True
+        seen.add(id(exc))
+        exc = exc.__context__
+    return False
+
+
+class Notice:
+    """Says once what a stop waits for, and how to leave it.
+
+    A warning: with no logging configured Python shows it on the terminal.
+
+    Args:
+        active: the runs that are inside their jobs.
+        interrupt: whether they stop at their next step boundary.
+        again: whether there was a Ctrl-C before.
+    """
+
+    def __init__(
+        self, active: Callable[[], Sequence[ActiveRun]], *, interrupt: bool, again: bool
+    ) -> None:
+        self._active = active
+        self._interrupt = interrupt
+        self._again = again
+        self._is_given = False
+
+    def __call__(self) -> None:
+        """Say it, unless it was said."""
+        waited_for = [active for active in self._active() if not active.is_callers]
+        if self._is_given or not waited_for:
+            return
+        self._is_given = True
+        how = "again " if self._again else ""
+        log.warning("%s; press Ctrl-C %sto leave it", self._said(waited_for), how)
+
+    def _said(self, active: Sequence[ActiveRun]) -> str:
+        if not self._interrupt:
+            return f"Waiting for {_several('job', [each.job_name for each in active])} to end"
+        steps = [name for each in active for name in tuple(each.turns)]
+        if steps:
+            return f"Stopping after {_several('step', steps)}"
+        jobs = _several("job", [each.job_name for each in active])
+        return f"Stopping at the next step of {jobs}"
+
+
+def _several(what: str, names: Sequence[str]) -> str:
+    shown = [repr(name) for name in names[:_MOST_NAMED]]
+    if len(names) > _MOST_NAMED:
+        shown.append(f"{len(names) - _MOST_NAMED} more")
+    plural = "s" if len(names) > 1 else ""
+    listed = " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
+    return f"{what}{plural} {listed}"
+
+
+def say_left(cause: type[BaseException], put_back: int, waiting: int) -> None:
+    """Say that runs wait for the next start, because an exception has left the block."""
+    if put_back:
+        runs = "1 run was" if put_back == 1 else f"{put_back} runs were"
+        what, verb = f"{runs} put back to pending", "continue"
+    elif waiting:
+        runs = "1 run is" if waiting == 1 else f"{waiting} runs are"
+        what, verb = f"{runs} still pending", "execute"
+    else:
+        return
+    them = "it" if (put_back or waiting) == 1 else "them"
+    log.warning(
+        "%s, since %s has left the with block; start again to %s %s",
+        what,
+        cause.__name__,
+        verb,
+        them,
+    )
+
+
+def say_abandoned() -> None:
+    """Say what becomes of the runs whose steps are not waited for."""
+    log.warning("Left a step in progress; the next start executes it again")

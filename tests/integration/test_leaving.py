@@ -1,0 +1,297 @@
+"""Leaving while steps are in progress: what the user is told, and what a second signal does."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from gates import HANG_S, names_of_threads
+
+import durably
+from durably import Durably, RunStatus, StepContext
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGINT to others")
+
+PROGRAM = """
+import signal, sys, threading, time
+import durably
+def block():
+    print("inside", flush=True)
+    threading.Event().wait()  # a request that hangs
+@durably.job
+def hang(step):
+    step.run("page-3", block)
+def leave(number, frame):
+    sys.exit(128 + number)
+signal.signal(signal.SIGTERM, leave)
+path = sys.argv[1]
+"""
+WAYS = {
+    "with block": """
+with durably.Durably(path, jobs=[hang]) as app:
+    app.jobs["hang"].trigger_and_wait()
+""",
+    "with block that has ended": """
+with durably.Durably(path, jobs=[hang]) as app:
+    app.jobs["hang"].trigger()
+""",
+    "stop in a finally": """
+app = durably.Durably(path, jobs=[hang]).start()
+try:
+    app.jobs["hang"].trigger_and_wait()
+finally:
+    app.stop(interrupt=True)
+""",
+    "close in a finally": """
+app = durably.Durably(path, jobs=[hang]).start()
+try:
+    app.jobs["hang"].trigger_and_wait()
+finally:
+    app.close()
+""",
+    "stop alone": """
+app = durably.Durably(path, jobs=[hang]).start()
+app.jobs["hang"].trigger()
+app.stop()
+""",
+    "run_until_idle": """
+app = durably.Durably(path, jobs=[hang])
+app.jobs["hang"].trigger()
+app.run_until_idle()
+""",
+    "end of the script": """
+app = durably.Durably(path, jobs=[hang]).start()
+app.jobs["hang"].trigger_and_wait()
+""",
+}
+
+
+@contextmanager
+def script(ending: str, path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A program that is inside its step."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM + ending, str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "inside\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def notice(process: subprocess.Popen[str]) -> str:
+    """The line that says what is waited for; without logging it is on standard error."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "Ctrl-C" in line:
+            return line.rstrip("\n")
+    raise AssertionError("it has ended without a word")
+
+
+@pytest.mark.timeout(2 * HANG_S)
+@pytest.mark.parametrize("ending", WAYS.values(), ids=WAYS)
+def test_the_second_ctrl_c_ends_the_process(tmp_path: Path, ending: str) -> None:
+    """The first one says what is waited for; the run is recovered by the next start, at once."""
+    path = tmp_path / "x.db"
+    with script(ending, path) as process:
+        process.send_signal(signal.SIGINT)
+        said = notice(process)
+        if "app.close()" in ending:
+            assert said == "Waiting for job 'hang' to end; press Ctrl-C again to leave it"
+        else:
+            assert said.startswith("Stopping after step 'page-3'; press Ctrl-C ")
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(HANG_S) == -signal.SIGINT
+
+    @durably.job
+    def hang(step: StepContext) -> str:
+        return step.run("page-3", str)
+
+    app = Durably(path, jobs=[hang])
+    [run] = app.get_runs()
+    assert run.status is RunStatus.RUNNING
+    assert app.run_until_idle() == 1
+    assert app.get_runs()[0].status is RunStatus.COMPLETED
+    app.close()
+
+
+@pytest.mark.timeout(2 * HANG_S)
+def test_the_first_ctrl_c_at_the_end_of_a_script_leaves_its_step(tmp_path: Path) -> None:
+    """A script that has come to its end with a step in progress waits, and says how to leave."""
+    ending = """
+app = durably.Durably(path, jobs=[hang]).start()
+app.jobs["hang"].trigger()
+while not app.get_runs(status="running"): time.sleep(0.01)
+time.sleep(0.1)
+"""
+    with script(ending, tmp_path / "x.db") as process:
+        assert notice(process) == "Stopping after step 'page-3'; press Ctrl-C to leave it"
+        process.send_signal(signal.SIGINT)
+        process.wait(HANG_S)
+
+
+@pytest.mark.timeout(2 * HANG_S)
+def test_the_guides_handler_of_sigterm(tmp_path: Path) -> None:
+    """It stops at the next step boundary; a second SIGTERM leaves the step, as a Ctrl-C does."""
+    with script(WAYS["with block"], tmp_path / "x.db") as process:
+        process.send_signal(signal.SIGTERM)
+        assert notice(process) == "Stopping after step 'page-3'; press Ctrl-C to leave it"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(HANG_S) == 128 + signal.SIGTERM
+
+
+class Hang:
+    """A job whose step blocks until it is let go."""
+
+    def __init__(self) -> None:
+        self.inside, self.go = threading.Event(), threading.Event()
+
+    def job(self) -> durably.Job[None, str]:
+        def block() -> str:
+            self.inside.set()
+            assert self.go.wait(HANG_S)
+            return "done"
+
+        @durably.job
+        def hang(step: StepContext) -> str:
+            step.run("page-3", block)
+            return step.run("page-4", str)
+
+        return hang
+
+
+def press_at(message: str) -> logging.Handler:
+    """Press Ctrl-C when that is logged."""
+
+    class Presser(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if message in record.getMessage():
+                os.kill(os.getpid(), signal.SIGINT)
+
+    return Presser()
+
+
+def test_an_engine_that_was_left_closes_behind_its_step(
+    tmp_path: Path, eventually: Callable[[Callable[[], object]], None]
+) -> None:
+    """In a session that goes on it can be used no more, and the run is put back by its end."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    logger, presser = logging.getLogger("durably"), press_at("press Ctrl-C again")
+    logger.addHandler(presser)
+    hang = Hang()
+    app = Durably(tmp_path / "x.db", jobs=[hang.job()])
+
+    def press() -> None:
+        assert hang.inside.wait(HANG_S)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    first = threading.Thread(target=press)
+    first.start()
+    try:
+        with pytest.raises(KeyboardInterrupt), app:
+            app.jobs["hang"].trigger_and_wait()
+    finally:
+        logger.removeHandler(presser)
+        signal.signal(signal.SIGINT, before)
+        first.join(HANG_S)
+    with pytest.raises(durably.EngineClosedError):
+        app.get_runs()
+    app.stop()
+    app.close()
+    assert "durably-closing" in names_of_threads()
+    hang.go.set()
+    eventually(lambda: not names_of_threads())
+    again = Durably(tmp_path / "x.db", jobs=[hang.job()])
+    [run] = again.get_runs()
+    assert (run.status, run.completed_steps) == (RunStatus.PENDING, 1)
+    assert list(tmp_path.glob("*.owner-*")) == []
+    again.close()
+
+
+class TestSayingSo:
+    """Runs that wait for the next start are told of."""
+
+    @pytest.mark.parametrize("raised", [SystemExit(0), ValueError("no"), KeyboardInterrupt()])
+    def test_what_was_put_back(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, raised: BaseException
+    ) -> None:
+        """Leaving the block by an exception says how many runs were put back."""
+        hang = Hang()
+
+        def leave() -> None:
+            with Durably(tmp_path / "x.db", jobs=[hang.job()], max_workers=1) as app:
+                app.jobs["hang"].batch_trigger([None, None])
+                assert hang.inside.wait(HANG_S)
+                threading.Timer(0.1, hang.go.set).start()
+                raise raised
+
+        with pytest.raises(type(raised)):
+            leave()
+        assert (
+            f"1 run was put back to pending, since {type(raised).__name__} has left the with "
+            "block; start again to continue it"
+        ) in caplog.messages
+
+    def test_what_has_not_begun(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """Runs that no worker has come to are told of as well."""
+
+        def leave() -> None:
+            with Durably(tmp_path / "x.db", jobs=[Hang().job()]) as app:
+                app.stop()
+                app.jobs["hang"].batch_trigger([None, None])
+                sys.exit(1)
+
+        with pytest.raises(SystemExit):
+            leave()
+        [said] = caplog.messages
+        assert said == (
+            "2 runs are still pending, since SystemExit has left the with block; start again to "
+            "execute them"
+        )
+
+    def test_nothing_to_say(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """A block that ends well, or has nothing left to do, is silent."""
+        hang = Hang()
+        hang.go.set()
+        with Durably(tmp_path / "x.db", jobs=[hang.job()]) as app:
+            app.jobs["hang"].trigger()
+        with pytest.raises(ValueError, match="no"), Durably(tmp_path / "x.db", jobs=[hang.job()]):
+            raise ValueError("no")
+        assert caplog.messages == []
+
+    def test_many_steps(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """Of many steps in progress a few are named."""
+        hangs = threading.Semaphore(0)
+        go = threading.Event()
+
+        @durably.job
+        def work(step: StepContext, number: int) -> None:
+            step.run(f"page-{number}", lambda: (hangs.release(), go.wait(HANG_S))[0])
+
+        def leave() -> None:
+            with Durably(tmp_path / "x.db", jobs=[work], max_workers=5) as app:
+                app.jobs["work"].batch_trigger(range(5))
+                for _ in range(5):
+                    assert hangs.acquire(timeout=HANG_S)
+                threading.Timer(0.3, go.set).start()
+                raise ValueError("no")
+
+        with pytest.raises(ValueError, match="no"):
+            leave()
+        said = next(text for text in caplog.messages if text.startswith("Stopping after steps"))
+        assert said.endswith("and 2 more; press Ctrl-C to leave it")
+        assert said.count("page-") == 3

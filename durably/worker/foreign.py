@@ -50,10 +50,11 @@ class ForeignRuns:
 
     def explain(self, begun: Begun) -> str:
         """Return why the run is left alone, and what to do."""
-        job = self._registry.require(begun.job_name)
+        # Of a job that is defined anew meanwhile, at a prompt, nobody knows the place.
+        here = next(iter(origins_of(self._registry.require(begun.job_name))), "another one")
         return (
             f"run {begun.id} of job {begun.job_name!r} has checkpoints of {begun.origin}, and the "
-            f"job of that name here is {origins_of(job)[0]}: it is left to the former. Give one of "
-            f"the jobs a name of its own; if they are the same, take the run over with "
-            f'app.adopt({begun.id!r}), or all of them with durably.job(..., origin="any").'
+            f"job of that name here, {here}, does not continue them. Give one of the "
+            f"jobs a name of its own. If they are the same code, call app.adopt({begun.id!r}), or "
+            'define the job with durably.job(..., origin="any").'
         )

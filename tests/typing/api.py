@@ -135,6 +135,15 @@ def given(step: StepContext, payload: ImportCsv) -> Imported:
     return Imported(1)
 
 
+@durably.job("loose", on_duplicate_step="reuse", origin="any")
+def loose(step: StepContext, number: int = 3) -> int:
+    return number
+
+
+durably.job("x", on_duplicate_step="warn")  # type: ignore[call-overload]
+durably.job("x", origin="invoices")  # type: ignore[call-overload]
+
+assert_type(loose, Job[int, int])
 assert_type(import_csv, Job[ImportCsv, Imported])
 assert_type(nightly, Job[None, int])
 assert_type(plain, Job[dict[str, int], None])
@@ -189,7 +198,9 @@ def engines(path: Path) -> None:
         preserve_steps=False,
         retain_runs="30d",
         converter=None,
+        on_duplicate_step="reuse",
     )
+    Durably(path, on_duplicate_step="warn")  # type: ignore[arg-type]
     Durably(5)  # type: ignore[arg-type]
     Durably(path, jobs=import_csv)  # type: ignore[arg-type]
     Durably(path, jobs=[read_rows])  # type: ignore[list-item]
@@ -227,6 +238,7 @@ def handles(app: Durably) -> None:
     assert_type(app.wait(run).output, Imported)
     assert_type(app.retry(run), Run[ImportCsv, Imported])
     assert_type(app.retrigger(run), Run[ImportCsv, Imported])
+    assert_type(app.adopt(run), Run[ImportCsv, Imported])
     ended = handle.trigger_and_wait(
         ImportCsv("users.csv"),
         timeout=5,

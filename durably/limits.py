@@ -39,6 +39,11 @@ def limited(clock: Clock, timeout_s: float | None) -> Iterator[None]:
         _of_thread.ends_s = outer_s
 
 
+def is_limited() -> bool:
+    """Return whether the calling thread has a limit, so that a wait may be a shorter one."""
+    return _of_thread.ends_s != math.inf
+
+
 def deadline(now_s: float, timeout_s: float) -> float:
     """Return when a wait for a lock ends that begins now in the calling thread."""
     ends_s = _of_thread.ends_s

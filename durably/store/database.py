@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Final, ParamSpec, TypeVar
 
 import apsw
@@ -249,7 +249,8 @@ class Database(ForkParticipant):
         Raises:
             DatabaseError: nothing of the operation is stored.
         """
-        self._raise_overwritten()
+        if self._overwritten is not None:
+            self._raise_overwritten()
         try:
             result = self._writer.run(operation, *args, **kwargs)
         except apsw.ConnectionClosedError as exc:
@@ -281,7 +282,8 @@ class Database(ForkParticipant):
         """Execute *query*, which reads, and return what it fetched."""
         if os.getpid() != self._pid:
             raise ForkedError("this engine belongs to the parent process; open a new one here")
-        with self._readers.connection() as db, self._translated(db), self._limited(db):
+        limit = self._limited if limits.is_limited() else nullcontext
+        with self._readers.connection() as db, self._translated(db), limit(db):
             if self._guard is None:
                 return query(db, *args, **kwargs)
             with self._guard.reading():
@@ -292,9 +294,6 @@ class Database(ForkParticipant):
         """Let a read wait for locks no longer than its caller does."""
         now_s = self._clock.monotonic()
         left_s = limits.deadline(now_s, BUSY_TIMEOUT_S) - now_s
-        if left_s >= BUSY_TIMEOUT_S:
-            yield
-            return
         db.set_busy_timeout(max(1, int(left_s * 1000)))
         try:
             yield

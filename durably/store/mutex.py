@@ -179,7 +179,7 @@ class WriterMutex(ForkParticipant):
         """Whether a call of ``acquire`` waits. If not, go on under SQLite's locks alone."""
         return self._is_patient and self._fd >= 0
 
-    def acquire(self, timeout_s: float, *, patience_s: float | None = None) -> bool:
+    def acquire(self, timeout_s: float, patience_s: float | None = None) -> bool:
         """Take the mutex, waiting up to *timeout_s* seconds; return whether it was obtained.
 
         Once calls have waited *patience_s* in all without effect, by default one call its timeout,

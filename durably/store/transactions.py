@@ -17,7 +17,7 @@ import apsw
 from durably.clock import Clock
 from durably.errors import DatabaseError
 from durably.interrupts import is_interruptible, raise_if_signal
-from durably.limits import Hurry, deadline
+from durably.limits import LEAST_S, Hurry, deadline
 from durably.store.faults import database_error, locked_error
 from durably.store.mutex import WriterMutex
 from durably.store.operations import Operation, Ticket
@@ -34,7 +34,7 @@ BUSY_SLICE_MS: Final = 250
 
 
 # A wait is made in pieces of this, between which it is asked who waits no longer.
-_PIECE_S: Final = 0.25
+_PIECE_S: Final = LEAST_S
 
 
 class _TurnIsOver(apsw.BusyError):
@@ -95,12 +95,14 @@ class Transactor:
         This is what nearly each checkpoint pays, right after the last one's wait for the disk has
         left the processor's caches cold: hence as few calls as can be.
         """
-        since_s = self._clock.monotonic()
-        deadline_s = deadline(since_s, BUSY_TIMEOUT_S)
+        since_s: float | None = None  # of the wait for a lock, if there was one
         try:
             # Inside, with the releasing: a Ctrl-C may land right after the mutex was taken.
             try:
-                self._take_turn(since_s, deadline_s)
+                # The first piece of a wait is less than any call may wait.
+                if not self._mutex.acquire(_PIECE_S, BUSY_TIMEOUT_S):
+                    since_s = self._clock.monotonic() - _PIECE_S
+                    self._take_turn(deadline(since_s, BUSY_TIMEOUT_S))
                 if self._db.in_transaction:
                     self._end_failed_transaction()
                 if self._fault_point is not None:
@@ -108,14 +110,17 @@ class Transactor:
                 try:
                     result = operation(self._db, *args, **kwargs)
                 except apsw.BusyError:
-                    result = self._execute_until(deadline_s, operation, args, kwargs)
+                    if since_s is None:
+                        since_s = self._clock.monotonic() - _PIECE_S
+                    ends_s = deadline(since_s, BUSY_TIMEOUT_S)
+                    result = self._execute_until(ends_s, operation, args, kwargs)
                 if self._fault_point is not None:
                     self._fault_point("committed")
                 return result
             finally:
                 self._mutex.release()
         except apsw.Error as exc:
-            waited_s = self._clock.monotonic() - since_s
+            waited_s = None if since_s is None else self._clock.monotonic() - since_s
             error = database_error(exc, self._path, self._db, waited_s=waited_s)
             self._undo(exc)
             raise error from exc
@@ -123,21 +128,18 @@ class Transactor:
             self._mutex.release()  # where a signal's landed on the way into the releasing
             raise
 
-    def _take_turn(self, now_s: float, deadline_s: float) -> None:
+    def _take_turn(self, deadline_s: float) -> None:
         """Take the mutex. Go on without it if it was waited for long enough, all in all.
 
         Its holder is stopped or stuck then: going on under SQLite's own locks alone is better
         than hanging with it for ever.
         """
-        while True:
-            wait_s = min(deadline_s - now_s, _PIECE_S)
-            if self._mutex.acquire(wait_s, patience_s=BUSY_TIMEOUT_S):
-                return
-            if not self._mutex.is_patient:
-                return
+        while self._mutex.is_patient:
             now_s = self._clock.monotonic()
             if now_s >= deadline_s or now_s >= self._hurry.ends_s:
                 raise _TurnIsOver(_LOCKED)
+            if self._mutex.acquire(min(deadline_s - now_s, _PIECE_S), BUSY_TIMEOUT_S):
+                return
 
     def _execute_until(self, deadline_s: float, operation: Any, args: Any, kwargs: Any) -> Any:
         while True:
@@ -297,7 +299,7 @@ class Transactor:
         self._leads_until_s = now_s + _PIECE_S
         while True:
             wait_s = min(min(ticket.deadline_s for ticket in self.batch) - now_s, _PIECE_S)
-            if self._mutex.acquire(wait_s, patience_s=BUSY_TIMEOUT_S):
+            if self._mutex.acquire(wait_s, BUSY_TIMEOUT_S):
                 return
             if not self._mutex.is_patient:
                 return

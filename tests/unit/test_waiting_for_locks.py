@@ -44,7 +44,7 @@ class TakenMutex:
         self.waited_s = 0.0
         self.is_patient = True
 
-    def acquire(self, timeout_s: float, *, patience_s: float) -> bool:
+    def acquire(self, timeout_s: float, patience_s: float) -> bool:
         if self.is_free or not self.is_patient:
             return self.is_free
         self.clock.advance(max(0.0, timeout_s))

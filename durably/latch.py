@@ -26,6 +26,11 @@ class Wakeups:
     def __init__(self) -> None:
         self._gates: deque[threading.Lock] = deque()
 
+    @property
+    def are_awaited(self) -> bool:
+        """Whether a thread waits, or has begun to."""
+        return bool(self._gates)
+
     def wake_all(self) -> None:
         """End every present wait. Interrupted, it may be called again."""
         if not self._gates:

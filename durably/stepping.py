@@ -31,6 +31,7 @@ from durably.events import (
     StepSkipped,
     StepStarted,
 )
+from durably.latch import Wakeups
 from durably.models import RunStatus, error_info
 from durably.names import check_name
 from durably.replay import Replay
@@ -122,9 +123,8 @@ class Stepper:
         active.turns = self._turns
         # Steps that failed or were cancelled keep their index when their name comes again.
         self._indexes: dict[str, int] = {}
-        # Notified when a turn has ended, if anybody waits for one.
-        self._turn_ended = threading.Condition()
-        self._waiting_for_turns = 0
+        # When a turn has ended.
+        self._turn_ended = Wakeups()
 
     def take(
         self,
@@ -173,9 +173,8 @@ class Stepper:
                 return self._execute(name, index, fn, args, kwargs, type_, retry)
         finally:
             del self._turns[name]
-            if self._waiting_for_turns:
-                with self._turn_ended:
-                    self._turn_ended.notify_all()
+            if self._turn_ended.are_awaited:
+                self._turn_ended.wake_all()
         if is_repeated:
             self._repeated(name)
         return self._replayed(name, type_, checkpoint)
@@ -216,20 +215,14 @@ class Stepper:
 
         If that step completes, its result will serve both; if it fails, it is executed again.
         """
-        with self._turn_ended:
-            # Before the look at whose turn it is: who ends that one looks at this afterwards.
-            self._waiting_for_turns += 1
-            try:
-                while (other := self._turns.setdefault(name, turn)) is not turn:
-                    if other == turn:
-                        raise ConflictError(
-                            f"step {name!r} of run {self._active.id} is used inside itself; "
-                            "give the inner one a name of its own"
-                        )
-                    self._turn_ended.wait(_STOP_LOOK_S)
-                    self._active.check()
-            finally:
-                self._waiting_for_turns -= 1
+        while (other := self._turns.setdefault(name, turn)) is not turn:
+            if other == turn:
+                raise ConflictError(
+                    f"step {name!r} of run {self._active.id} is used inside itself; "
+                    "give the inner one a name of its own"
+                )
+            self._turn_ended.wait_until(lambda: name not in self._turns, _STOP_LOOK_S)
+            self._active.check()
 
     def _replayed(self, name: str, type_: Any, checkpoint: stored.Checkpoint) -> Any:
         index, output, _ = checkpoint

@@ -156,13 +156,17 @@ class DatabaseError(DurablyError):
     Attributes:
         is_transient: whether the same call may succeed later without anybody
             mending the file (the lock is released, there is room again).
+        is_of_row: whether it is one run, step or log line alone that cannot be read.
 
     .. versionadded:: 0.1.0
     """
 
-    def __init__(self, message: str, *, is_transient: bool = False) -> None:
+    def __init__(
+        self, message: str, *, is_transient: bool = False, is_of_row: bool = False
+    ) -> None:
         super().__init__(message)
         self.is_transient = is_transient
+        self.is_of_row = is_of_row
 
 
 class DatabaseLostError(DatabaseError):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
-from typing import Any
+from typing import Any, Final, TypeVar
 
 from durably.clock import to_datetime
 from durably.codec import UNTYPED, Codec
 from durably.codec.text import dump, load
-from durably.errors import ValidationError
+from durably.errors import DatabaseError, ValidationError
 from durably.jobs import Registry, output_type, payload_type
 from durably.models import (
     Disposition,
@@ -22,20 +22,33 @@ from durably.models import (
     StepRecord,
 )
 from durably.shown import shown, type_name
-from durably.store import logs, lookups, steps
+from durably.store import defects, logs, lookups, steps
 from durably.store.database import Database
 from durably.store.logs import LogRow
 from durably.store.lookups import Filters, RunRow
+from durably.store.steps import StepRow
 
 StatusFilter = RunStatus | str | Iterable[RunStatus | str] | None
 NameFilter = str | Iterable[str] | None
 
 
+# What a row that durably did not write may lead to; whether it was that row is looked up.
+_UNREADABLE: Final = (ValueError, TypeError, OverflowError, RecursionError)
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
 def labels_of(row: RunRow) -> dict[str, str]:
-    """The labels of a stored run."""
+    """Return the labels of a stored run; none, if they cannot be read."""
     # Most runs have none.
-    labels: dict[str, str] = {} if row.labels == "{}" else load(row.labels)
-    return labels
+    if row.labels == "{}":
+        return {}
+    try:
+        labels: dict[str, str] = load(row.labels)
+    except (ValueError, RecursionError):
+        return {}
+    return labels if defects.is_labels(labels) else {}
 
 
 class Reader:
@@ -47,7 +60,20 @@ class Reader:
         self._registry = registry
 
     def run_of(self, row: RunRow, disposition: Disposition | None = None) -> Run[Any, Any]:
-        """*row* as users see it."""
+        """Return *row* as users see it.
+
+        Raises:
+            DatabaseError: it holds what durably never writes.
+        """
+        try:
+            return self._run_of(row, disposition)
+        except _UNREADABLE as exc:
+            defect = defects.of_run(row._asdict())
+            if defect is None:
+                raise
+            raise defects.unreadable(f"run {row.id!a:.80}", defect) from exc
+
+    def _run_of(self, row: RunRow, disposition: Disposition | None) -> Run[Any, Any]:
         job = self._registry.get(row.job_name)
         of_payload = UNTYPED if job is None else payload_type(job)
         of_output = UNTYPED if job is None else output_type(job)
@@ -61,7 +87,7 @@ class Reader:
             else self._value(row.output, of_output, f"the output of run {row.id}"),
             error=self.error_of(row.error),
             progress=self.progress_of(row.progress),
-            labels=labels_of(row),
+            labels={} if row.labels == "{}" else _checked(row.labels, defects.is_labels),
             idempotency_key=row.idempotency_key,
             concurrency_key=row.concurrency_key,
             attempt=row.attempt,
@@ -111,10 +137,10 @@ class Reader:
             return self._codec.load_json(text)
 
     def error_of(self, text: str | None) -> ErrorInfo | None:
-        """A stored error."""
+        """Return a stored error."""
         if text is None:
             return None
-        fields = self._codec.load_json(text)
+        fields = _checked(text, defects.is_error)
         fields.pop("failed_step", None)
         return ErrorInfo(**fields)
 
@@ -124,12 +150,37 @@ class Reader:
         return None if text is None else self._codec.load_json(text).get("failed_step")
 
     def progress_of(self, text: str | None) -> Progress | None:
-        """A stored progress."""
-        return None if text is None else Progress(**self._codec.load_json(text))
+        """Return a stored progress.
+
+        Raises:
+            ValueError: it is none.
+        """
+        return None if text is None else Progress(**_checked(text, defects.is_progress))
 
     def get(self, run_id: str) -> Run[Any, Any]:
         """The run; raises ``NotFoundError``."""
         return self.run_of(self._database.read(lookups.get, run_id))
+
+    def get_ended(self, run_ids: Iterable[str]) -> tuple[list[Run[Any, Any]], list[str]]:
+        """Return those of the runs that have ended still, and the ids of those that cannot be read.
+
+        Raises:
+            NotFoundError: there is no such run.
+        """
+        ended: list[Run[Any, Any]] = []
+        unreadable: list[str] = []
+        for run_id in run_ids:
+            try:
+                run = self.get(run_id)
+            except DatabaseError as exc:
+                if not exc.is_of_row:
+                    raise
+                defects.note(str(exc))
+                unreadable.append(run_id)
+            else:
+                ended += [run] if run.is_terminal else []
+        defects.log_noted()
+        return ended, unreadable
 
     def find(self, run_id: str) -> Run[Any, Any] | None:
         """The run, if there is one."""
@@ -137,20 +188,29 @@ class Reader:
         return None if row is None else self.run_of(row)
 
     def find_many(self, filters: Filters, limit: int | None, offset: int) -> list[Run[Any, Any]]:
-        """The runs that fit, newest first."""
+        """Return the runs that fit, newest first; those that cannot be read are left out."""
         limit = None if limit is None else _count(limit, "limit")
         rows = self._database.read(lookups.find_many, filters, limit, _count(offset, "offset"))
-        return [self.run_of(row) for row in rows]
+        return list(_readable(self.run_of, rows))
 
     def count(self, filters: Filters) -> int:
         """How many runs fit."""
         return self._database.read(lookups.count, filters)
 
     def steps_of(self, run_id: str) -> list[StepRecord]:
-        """What is stored of the run's steps; raises ``NotFoundError``."""
+        """Return what is stored of the run's steps; those that cannot be read are left out.
+
+        Raises:
+            NotFoundError: there is no such run.
+            DatabaseError: the run cannot be read.
+        """
         self._database.read(lookups.get, run_id)
-        return [
-            StepRecord(
+        rows = self._database.read(steps.of_run, run_id)
+        return list(_readable(lambda row: self._step_of(row, run_id), rows))
+
+    def _step_of(self, row: StepRow, run_id: str) -> StepRecord:
+        try:
+            return StepRecord(
                 name=row.name,
                 index=row.step_index,
                 status=row.status,  # type: ignore[arg-type]  # the schema allows no other
@@ -160,23 +220,69 @@ class Reader:
                 completed_at=to_datetime(row.completed_at_us),
                 attempt=row.attempt,
             )
-            for row in self._database.read(steps.of_run, run_id)
-        ]
+        except _UNREADABLE as exc:
+            defect = defects.of_step(row._asdict())
+            if defect is None:
+                raise
+            what = f"step {row.name!a:.80} of run {run_id!a:.80}"
+            raise defects.unreadable(what, defect) from exc
 
     def logs_of(self, run_id: str) -> list[LogEntry]:
-        """The persisted log lines of the run; raises ``NotFoundError``."""
-        self._database.read(lookups.get, run_id)
-        return [self.entry_of(row) for row in self._database.read(logs.of_run, run_id)]
+        """Return the persisted log lines of the run; those that cannot be read are left out.
 
-    def entry_of(self, row: LogRow) -> LogEntry:
-        """A stored log line."""
-        return LogEntry(
-            level=row.level,  # type: ignore[arg-type]  # the schema allows no other
-            message=self._codec.load_json(row.message),
-            data=self._codec.load_json(row.data),
-            step_name=row.step_name,
-            created_at=to_datetime(row.created_at_us),
-        )
+        Raises:
+            NotFoundError: there is no such run.
+            DatabaseError: the run cannot be read.
+        """
+        self._database.read(lookups.get, run_id)
+        return list(self.entries_of(self._database.read(logs.of_run, run_id), run_id))
+
+    def entries_of(self, rows: Iterable[LogRow], run_id: str) -> Iterator[LogEntry]:
+        """Yield stored log lines; those that cannot be read are left out."""
+        return _readable(lambda row: self._entry_of(row, run_id), rows)
+
+    def _entry_of(self, row: LogRow, run_id: str) -> LogEntry:
+        try:
+            return LogEntry(
+                level=row.level,  # type: ignore[arg-type]  # the schema allows no other
+                message=_checked(row.message, _is_text),
+                data=_checked(row.data, _is_object),
+                step_name=row.step_name,
+                created_at=to_datetime(row.created_at_us),
+            )
+        except _UNREADABLE as exc:
+            defect = defects.of_log_line(row._asdict())
+            if defect is None:
+                raise
+            what = f"log line {row.log} of run {run_id!a:.80}"
+            raise defects.unreadable(what, defect) from exc
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _checked(text: str, is_right: Callable[[Any], bool]) -> Any:
+    value = load(text)
+    if not is_right(value):
+        raise ValueError("a stored value is not what it must be")
+    return value
+
+
+def _readable(read: Callable[[A], B], rows: Iterable[A]) -> Iterator[B]:
+    """Yield what *read* makes of the rows that can be read, and warn of the others."""
+    for row in rows:
+        try:
+            yield read(row)
+        except DatabaseError as exc:
+            if not exc.is_of_row:
+                raise
+            defects.note(str(exc))
+    defects.log_noted()
 
 
 def filters(

@@ -25,7 +25,7 @@ from durably.limits import limited
 from durably.models import TERMINAL, Disposition, LogEntry, Progress, Run, RunStatus
 from durably.reading import Reader, labels_of
 from durably.shown import shown
-from durably.store import logs, lookups, owners
+from durably.store import defects, logs, lookups, owners
 from durably.store.changes import ChangeFeed
 from durably.store.database import Database
 from durably.store.lookups import Brief
@@ -192,8 +192,10 @@ class Waiter:
         waiting = dict.fromkeys(run_ids)
         while waiting:
             with patience.limited(), self._supervisor.waiting():
-                ended = self._next_ended(list(waiting), patience)
-            if not ended:
+                ended, unreadable = self._next_ended(list(waiting), patience)
+            for run_id in unreadable:
+                del waiting[run_id]
+            if not ended and not unreadable:
                 raise WaitTimeoutError(
                     f"{len(waiting)} of {len(run_ids)} runs have not ended after {timeout_s} s; "
                     "they go on"
@@ -202,8 +204,14 @@ class Waiter:
                 del waiting[run.id]
                 yield run
 
-    def _next_ended(self, run_ids: list[str], patience: Patience) -> list[Run[Any, Any]]:
-        """Block until some of the runs have ended, or there is no more patience; return them."""
+    def _next_ended(
+        self, run_ids: list[str], patience: Patience
+    ) -> tuple[list[Run[Any, Any]], list[str]]:
+        """Block until some of the runs have ended, or there is no more patience.
+
+        Returns:
+            Those that have, and the ids of those that have and cannot be read.
+        """
         while True:
             seen = self._changes.look()
             began = self._clock.monotonic()
@@ -214,11 +222,11 @@ class Waiter:
                     f"there is no run {missing[0]!r:.80} in this database (any more)"
                 )
             in_the_end = [run_id for run_id in run_ids if briefs[run_id].status in TERMINAL]
-            ended = [run for run in map(self._reader.get, in_the_end) if run.is_terminal]
+            ended, unreadable = self._reader.get_ended(in_the_end)
             # Looking at thousands of runs after each change of one would leave no time for them.
             self._rest(self._clock.monotonic() - began)
-            if ended or patience.is_over():
-                return ended
+            if ended or unreadable or patience.is_over():
+                return ended, unreadable
             self._supervisor.check_job()
             if patience.is_endless and patience.is_look_due():
                 self._require_worker(briefs.values(), patience)
@@ -237,7 +245,7 @@ class Waiter:
     def _tell(self, run_id: str, brief: Brief, watch: Watch) -> None:
         if watch.on_progress is not None and brief.progress != watch.progress:
             watch.progress = brief.progress
-            progress = self._reader.progress_of(brief.progress)
+            progress = self._progress_of(run_id, brief)
             known, watch.known = watch.known, None
             if progress is not None and progress != known:
                 self._call(run_id, watch.on_progress, progress)
@@ -253,7 +261,17 @@ class Waiter:
             )
             for row in rows:
                 watch.newest_log = row.log
-                self._call(run_id, watch.on_log, self._reader.entry_of(row))
+                for entry in self._reader.entries_of([row], run_id):
+                    self._call(run_id, watch.on_log, entry)
+
+    def _progress_of(self, run_id: str, brief: Brief) -> Progress | None:
+        try:
+            return self._reader.progress_of(brief.progress)
+        except (ValueError, RecursionError):
+            # The wait goes on: it ends with the run, which cannot be read then.
+            defects.note(f"the progress of run {run_id!a:.80} is not one, and is left out")
+            defects.log_noted()
+            return None
 
     def _call(self, run_id: str, callback: Callable[[Any], object], value: Any) -> None:
         # Only a callback that raises has its run read for it.

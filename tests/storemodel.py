@@ -482,6 +482,9 @@ class StoreMachine(RuleBasedStateMachine):
         count = min(len(self.executions), 4 if number % 2 else len(self.executions))
         return self.executions[-1 - number // 2 % count]
 
+    def a_progress(self) -> str:
+        return json.dumps({"current": self.now, "total": None, "message": None})
+
     def an_error(self) -> str:
         return json.dumps({"type": "E", "message": str(self.now), "traceback": ""})
 
@@ -549,10 +552,10 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(number=numbers)
     def progress(self, number: int) -> None:
         execution = self.an_execution(number)
-        update = (execution.key, execution.attempt, str(self.now))
+        update = (execution.key, execution.attempt, self.a_progress())
         self.store.write(runs.set_progress, [update], self.now)
         if (run := self.current(execution)) is not None:
-            run.progress = str(self.now)
+            run.progress = self.a_progress()
 
     @precondition(lambda self: self.executions)
     @rule(
@@ -569,7 +572,7 @@ class StoreMachine(RuleBasedStateMachine):
     ) -> None:
         output = '"done"' if how == "complete" else None
         error = self.an_error() if how == "fail" else None
-        progress = str(self.now) if keep else None
+        progress = self.a_progress() if keep else None
         ending = Ending(execution.key, execution.attempt, output, error, progress, keep, self.now)
         wanted, code = None, CODES[0]
         if jobs_next is not None and execution.owner in self.owners:

@@ -1,6 +1,50 @@
 """Bounds: the numbers that a database file may hold, as the schema's CHECKs have them."""
 
-from typing import Final
+from typing import Final, NamedTuple
+
+
+class Bounds(NamedTuple):
+    """The least and the greatest number that a column may hold."""
+
+    least: int
+    most: int
+
 
 # The number of a step is the run's, shifted by 24 bits, and an index.
 MOST_RUNS: Final = 2**39 - 1
+
+# What a datetime can hold, in microseconds since the epoch.
+TIME: Final = Bounds(-62_135_596_800_000_000, 253_402_300_799_999_999)
+NUMBER: Final = Bounds(1, MOST_RUNS)
+TRIES: Final = Bounds(0, 2**31 - 1)
+
+RUN: Final = {
+    "run": NUMBER,
+    "attempt": TRIES,
+    "created_at_us": TIME,
+    "started_at_us": TIME,
+    "completed_at_us": TIME,
+    "updated_at_us": TIME,
+    "heartbeat_at_us": TIME,
+}
+STEP: Final = {
+    "attempt": Bounds(1, TRIES.most),
+    "started_at_us": TIME,
+    "completed_at_us": TIME,
+}
+LOG: Final = {"log": NUMBER, "owner": Bounds(0, MOST_RUNS), "created_at_us": TIME}
+OWNER: Final = {
+    "owner": NUMBER,
+    "pid": Bounds(0, 2**32 - 1),
+    "heartbeat_interval_us": Bounds(1, 3_153_600_000_000_000),
+    "beat": Bounds(0, 2**53 - 1),
+    "beat_at_us": TIME,
+    "opened_at_us": TIME,
+}
+
+
+def outside(columns: dict[str, Bounds]) -> str:
+    """Return the condition of SQL that a number of these columns is not within its bounds."""
+    return " OR ".join(
+        f"{name} NOT BETWEEN {least} AND {most}" for name, (least, most) in columns.items()
+    )

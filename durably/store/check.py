@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import apsw
 
 from durably.errors import DatabaseError, SchemaError
-from durably.store import schema
+from durably.store import bounds, schema
 from durably.store.faults import database_error, disk_error
 from durably.store.files import refuse_special, resolved
 from durably.store.filesystem import mount_table, refuse_mounted
@@ -63,19 +63,73 @@ RULES: Final[dict[str, str]] = {
             'payload', CAST(payload AS BLOB), 'output', CAST(output AS BLOB),
             'error', CAST(error AS BLOB), 'progress', CAST(progress AS BLOB),
             'labels', CAST(labels AS BLOB), 'idempotency_key', CAST(idempotency_key AS BLOB),
-            'concurrency_key', CAST(concurrency_key AS BLOB)) AS bad FROM durably_runs)
+            'concurrency_key', CAST(concurrency_key AS BLOB), 'status', CAST(status AS BLOB),
+            'origin', CAST(origin AS BLOB)) AS bad FROM durably_runs)
         WHERE bad IS NOT NULL""",
     "a step holds text that is not UTF-8": """
         SELECT run, step & 0xFFFFFF AS step_index, bad AS in_column FROM (
             SELECT run, step, undecodable(
                 'name', CAST(name AS BLOB), 'output', CAST(output AS BLOB),
+                'status', CAST(status AS BLOB),
                 'error', CAST(error AS BLOB)) AS bad FROM durably_steps)
         WHERE bad IS NOT NULL""",
     "a log line holds text that is not UTF-8": """
         SELECT run, log, bad AS in_column FROM (SELECT run, log, undecodable(
             'message', CAST(message AS BLOB), 'data', CAST(data AS BLOB),
+            'level', CAST(level AS BLOB),
             'step_name', CAST(step_name AS BLOB)) AS bad FROM durably_logs)
         WHERE bad IS NOT NULL""",
+    "a label holds text that is not UTF-8": """
+        SELECT run, bad AS in_column FROM (SELECT run, undecodable(
+            'key', CAST(key AS BLOB), 'value', CAST(value AS BLOB)) AS bad FROM durably_labels)
+        WHERE bad IS NOT NULL""",
+    "an owner holds text that is not UTF-8": """
+        SELECT owner, bad AS in_column FROM (SELECT owner, undecodable(
+            'token', CAST(token AS BLOB), 'boot_id', CAST(boot_id AS BLOB)) AS bad
+            FROM durably_owners)
+        WHERE bad IS NOT NULL""",
+    "a number of a run is not within its bounds": f"""
+        SELECT run FROM durably_runs
+        WHERE {bounds.outside(bounds.RUN)} OR place <= run OR place > {bounds.MOST_RUNS}
+           OR queue_place NOT IN (0, 1, 2)""",
+    "a number of a step is not within its bounds": f"""
+        SELECT run, step & 0xFFFFFF AS step_index FROM durably_steps
+        WHERE {bounds.outside(bounds.STEP)}""",
+    "a number of a log line is not within its bounds": f"""
+        SELECT log, run FROM durably_logs WHERE {bounds.outside(bounds.LOG)}""",
+    "a number of an owner is not within its bounds": f"""
+        SELECT owner FROM durably_owners
+        WHERE {bounds.outside(bounds.OWNER)} OR is_started NOT IN (0, 1)""",
+    "the numbers of a table are used up": f"""
+        SELECT name AS table_name, seq FROM sqlite_sequence
+        WHERE name IN ('durably_runs', 'durably_owners', 'durably_logs')
+          AND (typeof(seq) <> 'integer' OR seq < 0 OR seq >= {bounds.MOST_RUNS})""",
+    "the id of a run is not one": """
+        SELECT run FROM durably_runs
+        WHERE octet_length(id) NOT BETWEEN 1 AND 64 OR octet_length(id) <> length(id)
+           OR id GLOB '*[^ -~]*'""",
+    "a name or a key is empty": """
+        SELECT run, 'run' AS of_a FROM durably_runs
+        WHERE job_name = '' OR idempotency_key = '' OR concurrency_key = '' OR origin = ''
+        UNION ALL SELECT run, 'step' FROM durably_steps WHERE name = ''
+        UNION ALL SELECT run, 'label' FROM durably_labels WHERE key = ''""",
+    "a run's progress does not say how far it is": """
+        SELECT id FROM durably_runs WHERE progress IS NOT NULL AND NOT CASE
+            WHEN json_valid(progress, 2) THEN coalesce(
+                json_type(progress, '$.current') IN ('integer', 'real')
+                AND json_type(progress, '$.total') IN ('integer', 'real', 'null')
+                AND json_type(progress, '$.message') IN ('text', 'null')
+                AND (SELECT count(*) FROM json_each(progress)) = 3, 0)
+            ELSE 0 END""",
+    "a label of a run is not text": """
+        SELECT id FROM durably_runs WHERE labels <> '{}' AND CASE
+            WHEN json_valid(labels) THEN EXISTS (
+                SELECT 1 FROM json_each(labels) WHERE type <> 'text')
+            ELSE 1 END""",
+    "a log line is unlike any that durably writes": """
+        SELECT log, run FROM durably_logs
+        WHERE level NOT IN ('debug', 'info', 'warning', 'error')
+           OR CASE WHEN json_valid(message, 2) THEN json_type(message) END IS NOT 'text'""",
     "a run holds a value that is not JSON": """
         SELECT id, job_name FROM durably_runs
         WHERE NOT json_valid(payload, 2) OR NOT json_valid(coalesce(output, 'null'), 2)

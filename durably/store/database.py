@@ -28,7 +28,7 @@ from durably.forking import ForkParticipant, watch_forks
 from durably.interrupts import raise_if_signal
 from durably.limits import Hurry, limited
 from durably.settings import Synchronous
-from durably.store import schema
+from durably.store import defects, schema
 from durably.store.changes import ChangeFeed
 from durably.store.connections import (
     PAGES_IN_MEMORY,
@@ -260,6 +260,7 @@ class Database(ForkParticipant):
         except DatabaseError:
             self._blame_loss()
             raise
+        defects.log_noted()
         self._writes += 1
         if self._writes % _WRITES_BETWEEN_LOOKS == 1:
             # After it, as the first one begins a log. What it stored is stored: it raises nothing.

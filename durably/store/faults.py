@@ -5,12 +5,18 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from contextlib import suppress
 from typing import Final
 
 import apsw
 
 from durably.errors import DatabaseError
+from durably.store.bounds import MOST_RUNS
 from durably.store.holders import holder_of
+
+_USED_UP: Final = """
+    SELECT name FROM sqlite_sequence
+    WHERE name IN ('durably_runs', 'durably_owners', 'durably_logs') AND seq >= :most"""
 
 # (what APSW raises, what happened and what to do, whether trying again later may help)
 _MEANINGS: Final[tuple[tuple[type[apsw.Error | UnicodeDecodeError], str, bool], ...]] = (
@@ -73,6 +79,14 @@ def database_error(
     """
     if isinstance(exc, apsw.BusyError):
         return locked_error(path, waited_s, str(exc))
+    if db is not None and isinstance(exc, apsw.FullError | apsw.ConstraintError):
+        table = _without_numbers(db)
+        if table is not None:
+            return DatabaseError(
+                f"the database {path!r} has no number left for another row of {table}: somebody "
+                "has written the highest one into it. Delete the row that durably.testing.check "
+                "names, if there is one, with an SQLite tool, and open the database again"
+            )
     number = 0 if db is None else _reported(exc, db)
     cause: type[apsw.Error | UnicodeDecodeError] = type(exc)
     if number and isinstance(exc, apsw.CorruptError):
@@ -100,6 +114,14 @@ def locked_error(path: str, waited_s: float | None, said: str) -> DatabaseError:
         f"the database {path!r} is locked by another program{by} {held}; {advice} ({said})",
         is_transient=True,
     )
+
+
+def _without_numbers(db: apsw.Connection) -> str | None:
+    """Return the table whose numbers are used up, which no number of rows can do."""
+    with suppress(apsw.Error):
+        for row in db.execute(_USED_UP, {"most": MOST_RUNS}).fetchall():
+            return str(row[0])
+    return None
 
 
 def _code_of(exc: apsw.Error | UnicodeDecodeError) -> str:

@@ -1,4 +1,8 @@
-"""Lookups: how a run is read, and what is asked about runs; no statement here changes one."""
+"""Lookups: how a run is read, and what is asked about runs; no statement here changes one.
+
+A row whose text is not UTF-8 cannot be read as others are: SQLite does not care, and APSW raises
+``UnicodeDecodeError``. Then, and only then, its text is read as bytes, to say which row it is.
+"""
 
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
@@ -7,11 +11,19 @@ import apsw
 
 from durably.codec.text import dump
 from durably.errors import NotFoundError
+from durably.store import defects
 
 COLUMNS: Final = """
     run, id, job_name, status, payload, output, error, progress, labels, idempotency_key,
     concurrency_key, owner, attempt, created_at_us, started_at_us, completed_at_us,
     updated_at_us, heartbeat_at_us, origin"""
+
+# The same for a row that cannot be read otherwise.
+_AS_BYTES: Final = """
+    run, CAST(id AS BLOB), CAST(job_name AS BLOB), CAST(status AS BLOB), CAST(payload AS BLOB),
+    CAST(output AS BLOB), CAST(error AS BLOB), CAST(progress AS BLOB), CAST(labels AS BLOB),
+    CAST(idempotency_key AS BLOB), CAST(concurrency_key AS BLOB), owner, attempt, created_at_us,
+    started_at_us, completed_at_us, updated_at_us, heartbeat_at_us, CAST(origin AS BLOB)"""
 
 # Only completed steps count; a claim and a trigger do not need the number.
 COUNTED: Final = f"""{COLUMNS},
@@ -19,6 +31,8 @@ COUNTED: Final = f"""{COLUMNS},
      WHERE s.step >= (r.run << 24) AND s.step < ((r.run + 1) << 24) AND s.status = 'completed')"""
 
 BY_ID: Final = f"SELECT {COUNTED} FROM durably_runs r WHERE id = :id"
+
+BY_NUMBER: Final = f"SELECT {COUNTED} FROM durably_runs r WHERE run = :run"
 
 # The first run of a job, of those that are claimable and fit a condition.
 _FIRST: Final = """
@@ -63,14 +77,14 @@ BEGUN: Final = f"""
         SELECT job, (SELECT min(origin) FROM durably_runs
                      WHERE job_name = job AND origin > begun.origin AND {_BEGUN})
         FROM begun WHERE origin IS NOT NULL)
-    SELECT job, origin, (
-        SELECT id FROM durably_runs
+    SELECT job, CAST(origin AS BLOB), (
+        SELECT CAST(id AS BLOB) FROM durably_runs
         WHERE job_name = job AND durably_runs.origin = begun.origin AND {_BEGUN}
         ORDER BY coalesce(place, run) LIMIT 1)
     FROM begun WHERE origin IS NOT NULL"""
 
 BEGUN_OF_MANY: Final = """
-    SELECT job_name, origin, id FROM durably_runs
+    SELECT job_name, CAST(origin AS BLOB), id FROM durably_runs
     WHERE id IN (SELECT value FROM json_each(:ids)) AND status = 'pending'
       AND origin IS NOT NULL"""
 
@@ -83,6 +97,11 @@ BRIEF: Final = "SELECT id, status, owner, progress FROM durably_runs WHERE id = 
 
 BRIEF_OF_MANY: Final = """
     SELECT id, status, owner, progress FROM durably_runs
+    WHERE id IN (SELECT value FROM json_each(:ids))"""
+
+# Without what may keep them from being read: an unreadable progress is none.
+SAFE_BRIEFS: Final = """
+    SELECT id, status, owner, NULL FROM durably_runs
     WHERE id IN (SELECT value FROM json_each(:ids))"""
 
 _FILTER: Final = """
@@ -154,43 +173,110 @@ class Filters(NamedTuple):
 
 
 def all_rows(db: apsw.Connection, sql: str, bindings: dict[str, Any]) -> list[RunRow]:
-    """The runs that a statement gives, of ``COLUMNS`` or ``COUNTED``."""
+    """Return the runs that a statement gives, of ``COLUMNS`` or ``COUNTED``."""
     rows: list[Any] = db.execute(sql, bindings).fetchall()
     return [RunRow(*row) for row in rows]
 
 
 def first_row(db: apsw.Connection, sql: str, bindings: dict[str, Any]) -> RunRow | None:
-    """The first of them."""
-    rows = all_rows(db, sql, bindings)
+    """Return the first run that a query finds.
+
+    Raises:
+        DatabaseError: it cannot be read.
+    """
+    try:
+        rows = all_rows(db, sql, bindings)
+    except UnicodeDecodeError as exc:
+        row, defect = _as_bytes(db, sql, bindings)[0]
+        if defect is None:
+            raise
+        raise defects.unreadable(f"run {row.id!a:.80}", defect) from exc
     return rows[0] if rows else None
 
 
+def legible_rows(db: apsw.Connection, sql: str, bindings: dict[str, Any]) -> list[RunRow]:
+    """Return all runs that a query finds, also those that cannot be read, whose text is escaped."""
+    try:
+        return all_rows(db, sql, bindings)
+    except UnicodeDecodeError:
+        return [row for row, _ in _as_bytes(db, sql, bindings)]
+
+
+def _as_bytes(
+    db: apsw.Connection, sql: str, bindings: dict[str, Any]
+) -> list[tuple[RunRow, str | None]]:
+    """Return the runs that a query finds, what cannot be read escaped, and what that is."""
+    rows: list[Any] = db.execute(sql.replace(COLUMNS, _AS_BYTES, 1), bindings).fetchall()
+    found = [defects.decoded(RunRow(*row)._asdict()) for row in rows]
+    return [(RunRow(**values), defect) for values, defect in found]
+
+
+def by_number(db: apsw.Connection, run: int) -> RunRow:
+    """Return a run that is there, whatever it holds."""
+    return legible_rows(db, BY_NUMBER, {"run": run})[0]
+
+
+def defect_of(db: apsw.Connection, run: int) -> str | None:
+    """Return why a run that is there can be neither read nor executed, or ``None``."""
+    ((row, defect),) = _as_bytes(db, BY_NUMBER, {"run": run})
+    return defect or defects.of_claimed(row._asdict())
+
+
 def find(db: apsw.Connection, run_id: str) -> RunRow | None:
-    """The run with that id."""
+    """Return the run with that id.
+
+    Raises:
+        DatabaseError: it cannot be read.
+    """
     return first_row(db, BY_ID, {"id": run_id})
 
 
 def get(db: apsw.Connection, run_id: str) -> RunRow:
-    """The run with that id.
+    """Return the run with that id.
+
+    Raises:
+        NotFoundError: there is none.
+        DatabaseError: it cannot be read.
+    """
+    row = find(db, run_id)
+    if row is None:
+        raise not_found(run_id)
+    return row
+
+
+def legible(db: apsw.Connection, run_id: str) -> RunRow:
+    """Return the run with that id, with escapes for what cannot be read.
 
     Raises:
         NotFoundError: there is none.
     """
-    row = find(db, run_id)
-    if row is None:
-        raise NotFoundError(f"there is no run {run_id!r:.80} in this database")
-    return row
+    rows = legible_rows(db, BY_ID, {"id": run_id})
+    if not rows:
+        raise not_found(run_id)
+    return rows[0]
+
+
+def not_found(run_id: str) -> NotFoundError:
+    """Return the error for an id that no run has."""
+    return NotFoundError(f"there is no run {run_id!r:.80} in this database")
 
 
 def brief(db: apsw.Connection, run_id: str) -> Brief | None:
-    """How the run stands."""
-    rows = db.execute(BRIEF, {"id": run_id}).fetchall()
+    """Return how the run stands."""
+    try:
+        rows = db.execute(BRIEF, {"id": run_id}).fetchall()
+    except UnicodeDecodeError:
+        return briefs(db, [run_id]).get(run_id)
     return Brief._make(rows[0]) if rows else None
 
 
 def briefs(db: apsw.Connection, run_ids: Sequence[str]) -> dict[str, Brief]:
-    """How each of the runs stands that exists."""
-    rows = db.execute(BRIEF_OF_MANY, {"ids": dump(list(run_ids))}).fetchall()
+    """Return how each of the runs stands that exists."""
+    bindings = {"ids": dump(list(run_ids))}
+    try:
+        rows = db.execute(BRIEF_OF_MANY, bindings).fetchall()
+    except UnicodeDecodeError:
+        rows = db.execute(SAFE_BRIEFS, bindings).fetchall()
     found = (Brief._make(row) for row in rows)
     return {brief.id: brief for brief in found}
 
@@ -204,9 +290,18 @@ def state_of(db: apsw.Connection, run: int) -> tuple[str, int] | None:
 def find_many(
     db: apsw.Connection, filters: Filters, limit: int | None, offset: int
 ) -> list[RunRow]:
-    """The runs that fit, newest first."""
+    """Return the runs that fit, newest first; those that cannot be read are left out."""
     bindings = filters._asdict() | {"limit": -1 if limit is None else limit, "offset": offset}
-    return all_rows(db, FIND, bindings)
+    try:
+        return all_rows(db, FIND, bindings)
+    except UnicodeDecodeError:
+        found = []
+        for row, defect in _as_bytes(db, FIND, bindings):
+            if defect is None:
+                found.append(row)
+            else:
+                defects.note(str(defects.unreadable(f"run {row.id!a:.80}", defect)))
+        return found
 
 
 def count(db: apsw.Connection, filters: Filters) -> int:
@@ -228,14 +323,17 @@ def has_claimable(db: apsw.Connection, jobs: str, inside: str = "[]", origins: s
 
 def begun(db: apsw.Connection, jobs: str) -> list[Begun]:
     """Return a pending run with checkpoints for each of these jobs and origin of such runs."""
-    rows: list[Any] = db.execute(BEGUN, {"jobs": jobs}).fetchall()
-    return [Begun._make(row) for row in rows]
+    return _all_begun(db, BEGUN, {"jobs": jobs})
 
 
 def begun_of_many(db: apsw.Connection, run_ids: Sequence[str]) -> list[Begun]:
     """Return those of the runs that are pending and have checkpoints."""
-    rows: list[Any] = db.execute(BEGUN_OF_MANY, {"ids": dump(list(run_ids))}).fetchall()
-    return [Begun._make(row) for row in rows]
+    return _all_begun(db, BEGUN_OF_MANY, {"ids": dump(list(run_ids))})
+
+
+def _all_begun(db: apsw.Connection, sql: str, bindings: dict[str, Any]) -> list[Begun]:
+    rows: list[Any] = db.execute(sql, bindings).fetchall()
+    return [Begun(**defects.decoded(Begun._make(row)._asdict())[0]) for row in rows]
 
 
 def is_registered(db: apsw.Connection, owner: int) -> bool:

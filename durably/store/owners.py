@@ -17,13 +17,15 @@ SET_STARTED: Final = "UPDATE durably_owners SET is_started = :is_started WHERE o
 BEAT_OWNER: Final = """
     UPDATE durably_owners SET beat = beat + 1, beat_at_us = :now_us WHERE owner = :owner"""
 
+# A row that breaks a constraint, which somebody has turned off, must not keep the others from
+# being marked.
 BEAT_RUNS: Final = """
-    UPDATE durably_runs SET heartbeat_at_us = :now_us
+    UPDATE OR IGNORE durably_runs SET heartbeat_at_us = :now_us
     WHERE owner = :owner AND status = 'running'
     RETURNING run, attempt"""
 
 LIST: Final = """
-    SELECT owner, token, heartbeat_interval_us, is_started, beat,
+    SELECT owner, CAST(token AS BLOB), heartbeat_interval_us, is_started, beat,
            EXISTS (SELECT 1 FROM durably_runs r WHERE r.owner = o.owner) AS has_runs
     FROM durably_owners o"""
 
@@ -93,8 +95,12 @@ def beat(db: apsw.Connection, owner: int, now_us: Callable[[], int]) -> Beat:
 
 
 def list_all(db: apsw.Connection) -> list[OwnerRow]:
-    """Every owner that has not left in order."""
-    return [OwnerRow._make(row) for row in db.execute(LIST).fetchall()]
+    """Return every owner that has not left in order.
+
+    One whose token is not even text is among them: nobody has its lock.
+    """
+    rows: list[Any] = db.execute(LIST).fetchall()
+    return [OwnerRow(row[0], row[1].decode(errors="replace"), *row[2:]) for row in rows]
 
 
 @single_statement

@@ -5,12 +5,14 @@ retry, delete. Each says whether it took effect. How a run comes to be is in ``e
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import apsw
 
+from durably.codec.text import dump
 from durably.errors import ConflictError
-from durably.store import bounds, lookups
+from durably.store import bounds, defects, lookups
 from durably.store.lookups import RunRow
 from durably.store.operations import single_statement
 
@@ -57,23 +59,17 @@ RELEASE: Final = """
     WHERE run = :run AND owner = :owner AND attempt = :attempt
       AND status IN ('cancelled', 'pending')"""
 
-CANCEL: Final = f"""
+CANCEL: Final = """
     UPDATE durably_runs
     SET status = 'cancelled', completed_at_us = :now_us, updated_at_us = :now_us
     WHERE id = :id AND status IN ('pending', 'running')
-    RETURNING {lookups.COLUMNS}"""
+    RETURNING run"""
 
 RETRY: Final = f"""
     UPDATE durably_runs
     SET status = 'pending', error = NULL, completed_at_us = NULL, updated_at_us = :now_us,
         {_ORIGIN_IF_BEGUN}
     WHERE id = :id AND status IN ('failed', 'cancelled')
-    RETURNING {lookups.COLUMNS}"""
-
-RECOVER: Final = f"""
-    UPDATE durably_runs
-    SET status = 'pending', owner = NULL, updated_at_us = :now_us, {_ORIGIN_IF_BEGUN}
-    WHERE owner = :owner AND status = 'running'
     RETURNING {lookups.COLUMNS}"""
 
 # The turn of a run whose process died: after all that were triggered, or recovered, before.
@@ -85,19 +81,50 @@ RUNNING_OF: Final = """
     SELECT run FROM durably_runs WHERE owner = :owner AND status = 'running'
     ORDER BY coalesce(place, run)"""
 
-RECOVER_DEAD: Final = f"""
+# What a running run does not have is taken from it, and so is its place in a queue: somebody
+# may have turned the constraints off.
+RECOVER: Final = f"""
     UPDATE durably_runs
-    SET status = 'pending', owner = NULL, place = coalesce(:place, place),
+    SET status = 'pending', owner = NULL, place = coalesce(:place, place), output = NULL,
+        error = NULL, completed_at_us = NULL, queue_place = concurrency_key IS NOT NULL,
         updated_at_us = :now_us, {_ORIGIN_IF_BEGUN}
-    WHERE run = :run
-    RETURNING {lookups.COLUMNS}"""
+    WHERE run = :run"""
 
+# What breaks a constraint stays, and its owner with it.
 RELEASE_ALL: Final = """
-    UPDATE durably_runs SET owner = NULL, updated_at_us = :now_us WHERE owner = :owner"""
+    UPDATE OR IGNORE durably_runs SET owner = NULL, updated_at_us = :now_us WHERE owner = :owner"""
 
 BEAT_OF: Final = "SELECT beat FROM durably_owners WHERE owner = :owner"
 
-FORGET_OWNER: Final = "DELETE FROM durably_owners WHERE owner = :owner"
+FORGET_OWNER: Final = """
+    DELETE FROM durably_owners
+    WHERE owner = :owner AND NOT EXISTS (SELECT 1 FROM durably_runs WHERE owner = :owner)"""
+
+# A pending run that cannot be executed: claimed, if that can be, then failed. One that cannot be
+# claimed was before, so that it may fail; or it has a number that no run can have.
+CLAIM_UNSOUND: Final = """
+    UPDATE durably_runs
+    SET status = 'running', owner = :owner, attempt = attempt + 1, output = NULL, error = NULL,
+        completed_at_us = NULL, started_at_us = coalesce(started_at_us, :now_us),
+        heartbeat_at_us = :now_us, updated_at_us = :now_us
+    WHERE run = :run AND status = 'pending'"""
+
+FAIL_UNSOUND: Final = """
+    UPDATE durably_runs
+    SET status = 'failed', owner = NULL, output = NULL, error = :error, completed_at_us = :now_us,
+        updated_at_us = :now_us
+    WHERE run = :run"""
+
+CANCEL_UNSOUND: Final = """
+    UPDATE durably_runs
+    SET status = 'cancelled', owner = NULL, output = NULL, error = NULL, completed_at_us = :now_us,
+        updated_at_us = :now_us
+    WHERE run = :run"""
+
+# Claimed a moment ago: more than that one, if a heartbeat has met the same microsecond.
+JUST_CLAIMED: Final = """
+    SELECT run FROM durably_runs
+    WHERE owner = :owner AND status = 'running' AND updated_at_us = :now_us"""
 
 # Out of the queue of its key, and into that of its new origin, as its triggers know the way.
 LEAVE_TO_ADOPT: Final = """
@@ -116,12 +143,12 @@ DELETE: Final = "DELETE FROM durably_runs WHERE run = :run"
 DELETE_STEPS: Final = """
     DELETE FROM durably_steps WHERE step >= (:run << 24) AND step < ((:run + 1) << 24)"""
 
-PURGE: Final = f"""
-    DELETE FROM durably_runs WHERE run IN (
-        SELECT run FROM durably_runs
-        WHERE completed_at_us IS NOT NULL AND completed_at_us < :before_us AND owner IS NULL
-        ORDER BY completed_at_us LIMIT :limit)
-    RETURNING {lookups.COLUMNS}"""
+OLDEST_ENDED: Final = f"""
+    SELECT {lookups.COLUMNS} FROM durably_runs
+    WHERE completed_at_us IS NOT NULL AND completed_at_us < :before_us AND owner IS NULL
+    ORDER BY completed_at_us LIMIT :limit"""
+
+PURGE: Final = "DELETE FROM durably_runs WHERE run IN (SELECT value FROM json_each(:runs))"
 
 HAS_ENDED_BEFORE: Final = """
     SELECT 1 FROM durably_runs
@@ -196,11 +223,76 @@ def claim(db: apsw.Connection, wanted: Claim) -> list[RunRow]:
         "now_us": wanted.now_us(),
     }
     while len(claimed) < wanted.limit and wanted.is_wanted():
-        row = lookups.first_row(db, CLAIM, bindings)
-        if row is None:
+        try:
+            rows = lookups.all_rows(db, CLAIM, bindings)
+        except (UnicodeDecodeError, apsw.ConstraintError) as exc:
+            _fail_unsound(db, exc, bindings)
+            continue
+        if not rows:
             break
-        claimed.append(row)
+        defect = defects.of_claimed(rows[0]._asdict())
+        if defect is None:
+            claimed += rows
+        else:
+            _fail(db, rows[0].run, defect, bindings)
     return claimed
+
+
+def _fail_unsound(db: apsw.Connection, exc: Exception, bindings: dict[str, Any]) -> None:
+    """Fail what could not be claimed, or could not be read once it was.
+
+    Raises:
+        apsw.ConstraintError: *exc* is one, and not because of the run.
+        UnicodeDecodeError: likewise.
+    """
+    if isinstance(exc, apsw.ConstraintError):
+        # The constraints of a claim are those of the run, but for its owner and the time.
+        if not lookups.is_registered(db, bindings["owner"]) or _is_outside(bindings["now_us"]):
+            raise exc
+        rows: list[Any] = db.execute(lookups.FIRST_CLAIMABLE, bindings).fetchall()
+        first = rows[0][0]
+        reason = lookups.defect_of(db, first) or f"it breaks a constraint ({exc})"
+        _fail(db, first, reason, bindings)
+        return
+    just_claimed: list[Any] = db.execute(JUST_CLAIMED, bindings).fetchall()
+    found = [
+        (run, defect)
+        for (run,) in just_claimed
+        if (defect := lookups.defect_of(db, run)) is not None
+    ]
+    if not found:
+        raise exc
+    for run, defect in found:
+        _fail(db, run, defect, bindings)
+
+
+def _is_outside(now_us: int) -> bool:
+    return not bounds.TIME.least <= now_us <= bounds.TIME.most
+
+
+def _fail(db: apsw.Connection, run: int, defect: str, bindings: dict[str, Any]) -> None:
+    """Fail a run that cannot be executed, or cancel it if it has a number that no run can have."""
+    row = lookups.by_number(db, run)
+    message = f"the row of the run in the database cannot be executed: {defect}"
+    error = {"type": "durably.errors.DatabaseError", "message": message, "traceback": ""}
+    given = {
+        "run": run,
+        "owner": bindings["owner"],
+        "now_us": bindings["now_us"],
+        "error": dump(error | {"failed_step": None}),
+    }
+    end = "failed"
+    with suppress(apsw.ConstraintError):
+        db.execute(CLAIM_UNSOUND, given)
+    try:
+        db.execute(FAIL_UNSOUND, given)
+    except apsw.ConstraintError:
+        end = "cancelled"
+        db.execute(CANCEL_UNSOUND, given)
+    defects.note(
+        f"run {row.id!a:.80} of job {row.job_name!a:.80} cannot be executed and is {end}: "
+        f"{defect}, which durably never writes; durably.testing.check finds all such rows"
+    )
 
 
 class Ended(NamedTuple):
@@ -245,19 +337,22 @@ def release(db: apsw.Connection, run: int, attempt: int, owner: int, now_us: int
 
 
 def cancel(db: apsw.Connection, run_id: str, now_us: int) -> RunRow:
-    """A pending or running run to cancelled; it keeps its owner until its job has stopped."""
-    row = lookups.first_row(db, CANCEL, {"id": run_id, "now_us": now_us})
-    if row is None:
+    """Cancel a pending or running run; it keeps its owner until its job has stopped."""
+    run: Any = db.execute(CANCEL, {"id": run_id, "now_us": now_us}).get
+    if run is None:
         raise _refused(db, run_id, "cancelled", "only a pending or running run can be cancelled")
-    return row
+    return lookups.by_number(db, run)
 
 
 def retried(db: apsw.Connection, run_id: str, now_us: int) -> RunRow:
-    """``retry``, for those who need not know how many steps are kept."""
-    row = lookups.first_row(db, RETRY, {"id": run_id, "now_us": now_us})
-    if row is None:
+    """Do as ``retry``, for those who need not know how many steps are kept."""
+    try:
+        rows = lookups.all_rows(db, RETRY, {"id": run_id, "now_us": now_us})
+    except UnicodeDecodeError:
+        return lookups.get(db, run_id)  # raises the error that names it
+    if not rows:
         raise _refused(db, run_id, "retried", "only a failed or cancelled run can be retried")
-    return row
+    return rows[0]
 
 
 def retry(db: apsw.Connection, run_id: str, now_us: int) -> RunRow:
@@ -278,7 +373,7 @@ def adopt(db: apsw.Connection, run_id: str, origin: str | None, now_us: int) -> 
 
 def delete(db: apsw.Connection, run_id: str) -> RunRow:
     """Delete a terminal run with its steps, logs and labels."""
-    row = lookups.get(db, run_id)
+    row = lookups.legible(db, run_id)
     if row.completed_at_us is None:
         raise _refused(db, run_id, "deleted", "cancel it first, or wait for its end")
     if row.owner is not None:
@@ -291,13 +386,16 @@ def delete(db: apsw.Connection, run_id: str) -> RunRow:
 
 
 def _refused(db: apsw.Connection, run_id: str, verb: str, advice: str) -> Exception:
-    row = lookups.get(db, run_id)
+    row = lookups.legible(db, run_id)
     return ConflictError(f"run {run_id} is {row.status} and cannot be {verb}: {advice}")
 
 
 def purge(db: apsw.Connection, before_us: int, limit: int) -> list[RunRow]:
     """Delete up to *limit* terminal runs that ended before *before_us*, oldest first."""
-    return lookups.all_rows(db, PURGE, {"before_us": before_us, "limit": limit})
+    rows = lookups.legible_rows(db, OLDEST_ENDED, {"before_us": before_us, "limit": limit})
+    if rows:
+        db.execute(PURGE, {"runs": dump([row.run for row in rows])})
+    return rows
 
 
 def has_ended_before(db: apsw.Connection, before_us: int) -> bool:
@@ -329,13 +427,7 @@ def recover_dead(
     """
     if beat is not None and db.execute(BEAT_OF, {"owner": owner}).get != beat:
         return []
-    recovered: list[RunRow] = []
-    for (run,) in db.execute(RUNNING_OF, {"owner": owner}).fetchall():
-        # None where there is no number left: it keeps its turn then.
-        place = db.execute(NEXT_PLACE, {"most": bounds.MOST_RUNS}).get
-        recovered += lookups.all_rows(
-            db, RECOVER_DEAD, {"run": run, "place": place, "now_us": now_us}
-        )
+    recovered = _recover(db, owner, now_us, goes_last=True)
     db.execute(RELEASE_ALL, {"owner": owner, "now_us": now_us})
     db.execute(FORGET_OWNER, {"owner": owner})
     return recovered
@@ -343,14 +435,36 @@ def recover_dead(
 
 def put_back(db: apsw.Connection, owner: int, now_us: int) -> list[RunRow]:
     """Put back the running runs of an owner that knows of no job of them."""
-    return lookups.all_rows(db, RECOVER, {"owner": owner, "now_us": now_us})
+    return _recover(db, owner, now_us)
 
 
 def recover_hung(db: apsw.Connection, owner: int, beat: int, now_us: int) -> list[RunRow]:
     """Put back the running runs of an owner whose beat still is *beat*."""
     if db.execute(BEAT_OF, {"owner": owner}).get != beat:
         return []
-    return lookups.all_rows(db, RECOVER, {"owner": owner, "now_us": now_us})
+    return _recover(db, owner, now_us)
+
+
+def _recover(
+    db: apsw.Connection, owner: int, now_us: int, *, goes_last: bool = False
+) -> list[RunRow]:
+    recovered: list[RunRow] = []
+    running: list[Any] = db.execute(RUNNING_OF, {"owner": owner}).fetchall()
+    for (run,) in running:
+        # None where there is no number left: it keeps its turn then.
+        place = db.execute(NEXT_PLACE, {"most": bounds.MOST_RUNS}).get if goes_last else None
+        try:
+            db.execute(RECOVER, {"run": run, "place": place, "now_us": now_us})
+        except apsw.ConstraintError as exc:
+            # Somebody has turned the constraints off. The others go on.
+            row = lookups.by_number(db, run)
+            defects.note(
+                f"run {row.id!a:.80} of job {row.job_name!a:.80} cannot be put back ({exc}); "
+                "durably.testing.check says what is wrong with it"
+            )
+        else:
+            recovered.append(lookups.by_number(db, run))
+    return recovered
 
 
 def set_progress(db: apsw.Connection, updates: Sequence[tuple[int, int, str]], now_us: int) -> int:

@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple, Protocol, cast
 import apsw
 
 from durably.errors import SchemaError
+from durably.store import bounds
 
 # The scripts, oldest first. Read by the module's loader, so that the package may lie in a zip file:
 # importlib.resources does no more and takes an eighth of the import of all of durably.
@@ -30,6 +31,16 @@ APPLICATION_ID: Final = 0x44757261
 
 _IS_EMPTY: Final = "SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)"
 _OBJECTS: Final = "SELECT type, name, tbl_name, sql FROM sqlite_schema"
+
+# The tables whose numbers are never used again, and the column that holds them.
+_NUMBERED: Final = {
+    "durably_runs": "run",
+    "durably_owners": "owner",
+    "durably_logs": "log",
+}
+_IS_UNSOUND_SEQUENCE: Final = """
+    SELECT EXISTS (SELECT 1 FROM sqlite_sequence
+                   WHERE name = :table AND (typeof(seq) <> 'integer' OR seq < 0 OR seq >= :most))"""
 
 _PREFIX: Final = "durably_"
 # A table of that name would hide the function that our statements use.
@@ -226,6 +237,21 @@ def _free_to_migrate(db: apsw.Connection) -> Iterator[None]:
         db.pragma("foreign_keys", has_foreign_keys)
 
 
+def _repair_numbers(db: apsw.Connection) -> None:
+    """Set the sequences to the newest numbers where somebody has written what they cannot be.
+
+    Nothing new could be stored in the file.
+    """
+    for table, key in _NUMBERED.items():
+        bindings = {"table": table, "most": bounds.MOST_RUNS}
+        if db.execute(_IS_UNSOUND_SEQUENCE, bindings).get:
+            db.execute(
+                f"UPDATE sqlite_sequence SET seq = (SELECT coalesce(max({key}), 0) FROM {table} "
+                f"WHERE {key} <= :most) WHERE name = :table",
+                bindings,
+            )
+
+
 def _migrate(
     db: apsw.Connection, path: str, begin: Callable[[], None], steps: Sequence[str]
 ) -> None:
@@ -234,7 +260,9 @@ def _migrate(
         try:
             # Read under the write lock: whoever had it before us may have migrated.
             version = version_of(db, path, steps)
-            if version < len(steps):
+            if version == len(steps):
+                _repair_numbers(db)
+            else:
                 # Fetched to the end: APSW stops at the first statement that returns a row.
                 # Not cached: no script is executed again, and its statements are 100 kB.
                 db.execute(steps[version], can_cache=False).fetchall()

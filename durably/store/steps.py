@@ -2,11 +2,13 @@
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import apsw
 
+from durably.errors import DatabaseError
+from durably.store import defects
 from durably.store.operations import merged_by, single_statement
 
 INDEX_BITS: Final = 24
@@ -69,9 +71,16 @@ WINDOW: Final = """
 HIGHEST: Final = """
     SELECT max(step) & 0xFFFFFF FROM durably_steps WHERE step >= :first AND step < :end"""
 
-OF_RUN: Final = """
-    SELECT s.step & 0xFFFFFF, s.name, s.status, s.output, s.error,
-           s.started_at_us, s.completed_at_us, s.attempt
+ID_OF: Final = "SELECT id FROM durably_runs WHERE run = :run"
+
+_COLUMNS: Final = """s.step & 0xFFFFFF, s.name, s.status, s.output, s.error,
+           s.started_at_us, s.completed_at_us, s.attempt"""
+_AS_BYTES: Final = """s.step & 0xFFFFFF, CAST(s.name AS BLOB), CAST(s.status AS BLOB),
+           CAST(s.output AS BLOB), CAST(s.error AS BLOB), s.started_at_us, s.completed_at_us,
+           s.attempt"""
+
+OF_RUN: Final = f"""
+    SELECT {_COLUMNS}
     FROM durably_runs r JOIN durably_steps s
       ON s.step >= (r.run << 24) AND s.step < ((r.run + 1) << 24)
     WHERE r.id = :id ORDER BY s.step"""
@@ -165,7 +174,10 @@ def cancel(
 
 def find(db: apsw.Connection, run: int, name: str) -> Checkpoint | None:
     """The stored step of that name."""
-    rows: list[Any] = db.execute(FIND, {"run": run, "name": name}).fetchall()
+    try:
+        rows: list[Any] = db.execute(FIND, {"run": run, "name": name}).fetchall()
+    except UnicodeDecodeError as exc:
+        raise _unreadable(db, run) from exc
     return rows[0] if rows else None
 
 
@@ -186,18 +198,51 @@ def window(db: apsw.Connection, run: int, first_index: int) -> Window:
     checkpoints: dict[str, Checkpoint] = {}
     chars = 0
     index = first_index
-    for checkpoint in cursor:
-        index, output, name = checkpoint
-        checkpoints[name] = checkpoint
-        if output is not None:
-            chars += len(output)
-            if chars >= WINDOW_CHARS:
-                cursor.close(force=True)
-                break
+    try:
+        for checkpoint in cursor:
+            index, output, name = checkpoint
+            checkpoints[name] = checkpoint
+            if output is not None:
+                chars += len(output)
+                if chars >= WINDOW_CHARS:
+                    cursor.close(force=True)
+                    break
+    except UnicodeDecodeError as exc:
+        raise _unreadable(db, run) from exc
     is_last = chars < WINDOW_CHARS and len(checkpoints) < WINDOW_STEPS
     return Window(checkpoints, None if is_last else index + 1)
 
 
 def of_run(db: apsw.Connection, run_id: str) -> list[StepRow]:
-    """Everything stored of the run's steps, in the order of their index."""
-    return [StepRow._make(row) for row in db.execute(OF_RUN, {"id": run_id}).fetchall()]
+    """Return what is stored of the run's steps, in the order of their index.
+
+    Those that cannot be read are left out.
+    """
+    try:
+        return [StepRow._make(row) for row in db.execute(OF_RUN, {"id": run_id}).fetchall()]
+    except UnicodeDecodeError:
+        found = []
+        for row, defect in _as_bytes(db, run_id):
+            if defect is None:
+                found.append(row)
+            else:
+                defects.note(str(_unreadable_step(row, run_id, defect)))
+        return found
+
+
+def _as_bytes(db: apsw.Connection, run_id: str) -> Iterator[tuple[StepRow, str | None]]:
+    for row in db.execute(OF_RUN.replace(_COLUMNS, _AS_BYTES), {"id": run_id}).fetchall():
+        values, defect = defects.decoded(StepRow._make(row)._asdict())
+        yield StepRow(**values), defect
+
+
+def _unreadable_step(row: StepRow, run_id: str, defect: str) -> DatabaseError:
+    return defects.unreadable(f"step {row.name!a:.80} of run {run_id!a:.80}", defect)
+
+
+def _unreadable(db: apsw.Connection, run: int) -> DatabaseError:
+    """Return the error for a run one of whose checkpoints is not text."""
+    run_id = db.execute(ID_OF, {"run": run}).get
+    found = ((row, defect) for row, defect in _as_bytes(db, run_id) if defect is not None)
+    row, defect = next(found)
+    return _unreadable_step(row, run_id, defect)

@@ -104,6 +104,8 @@ class Execution:
                 on_duplicate_step=job.on_duplicate_step or services.on_duplicate_step,
             )
         except DatabaseError as exc:
+            if exc.is_of_row:
+                return self._failed(exc)  # it would be the same at each attempt
             # Not the job's fault: the run goes back, and is claimed again later.
             tell_worker_error(services.emitter, exc, "reading checkpoints", active.id)
             return _Outcome()

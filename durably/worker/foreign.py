@@ -52,8 +52,9 @@ class ForeignRuns:
         """Return why the run is left alone, and what to do."""
         # Of a job that is defined anew meanwhile, at a prompt, nobody knows the place.
         here = next(iter(origins_of(self._registry.require(begun.job_name))), "another one")
+        origin = ascii(begun.origin)[1:-1]  # of the file: it may hold anything
         return (
-            f"run {begun.id} of job {begun.job_name!r} has checkpoints of {begun.origin}, and the "
+            f"run {begun.id} of job {begun.job_name!r} has checkpoints of {origin:.200}, and the "
             f"job of that name here, {here}, does not continue them. Give one of the "
             f"jobs a name of its own. If they are the same code, call app.adopt({begun.id!r}), or "
             'define the job with durably.job(..., origin="any").'

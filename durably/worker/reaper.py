@@ -9,7 +9,7 @@ from typing import Final
 
 from durably.clock import Clock
 from durably.events import Emitter, RunDeleted, RunRecovered
-from durably.store import owners, runs
+from durably.store import bounds, owners, runs
 from durably.store.changes import ChangeFeed
 from durably.store.database import Database
 from durably.store.lookups import RunRow
@@ -124,7 +124,10 @@ class Reaper(Service):
 
     def _patience_with(self, other: OwnerRow) -> int:
         """How many of our heartbeats *other* may miss: never less than two of its own."""
-        threshold_s = max(self._stale_threshold_s, 2 * other.heartbeat_interval_us / 1e6)
+        interval_us = other.heartbeat_interval_us
+        if interval_us > bounds.OWNER["heartbeat_interval_us"].most:
+            interval_us = 0  # no engine has such a one
+        threshold_s = max(self._stale_threshold_s, 2 * interval_us / 1e6)
         return max(2, math.ceil(threshold_s / self._heartbeat_interval_s))
 
     def _recover_dead(self, other: OwnerRow) -> int:

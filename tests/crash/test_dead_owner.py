@@ -108,7 +108,7 @@ def test_engine_recovers_the_dead_before_its_first_claim(tmp_path: Path, how: st
     with held(HOLDER, database, BEAT_S, THRESHOLD_S) as (child, run_id):
         child.kill()
     with survivor(database, hold, start=False, max_workers=1) as (app, told):
-        # A run triggered later starts later, although it was claimable all the time.
+        # A run that is not tried yet starts before the one whose process died.
         later = app.jobs["hold"].trigger()
         if how == "start":
             app.start()
@@ -125,7 +125,7 @@ def test_engine_recovers_the_dead_before_its_first_claim(tmp_path: Path, how: st
         else:
             assert app.wait(later, timeout=20).attempt == 1
             assert app.wait(run_id, timeout=20).attempt == 2
-        assert told[:2] == [("dead", run_id), ("start", run_id)]
+        assert told[:2] == [("dead", run_id), ("start", later.id)]
     assert check(database, is_idle=True, is_finished=True) == []
 
 

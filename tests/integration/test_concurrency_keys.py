@@ -237,8 +237,8 @@ def test_a_cancelled_run_whose_process_dies_gives_its_key_back(
             assert app.wait(first).output == "here"
 
 
-def test_a_run_whose_process_died_keeps_its_place(path: Path) -> None:
-    """Recovered, it starts before those of its key that were triggered after it."""
+def test_a_run_whose_process_died_starts_after_those_not_tried_since(path: Path) -> None:
+    """Recovered, it is behind those of its key that were triggered while it was executed."""
     with durably.Durably(path, jobs=[other]) as app:
         started = starts_of(app)
         with Child(WORKER, path, "started") as child:
@@ -249,8 +249,8 @@ def test_a_run_whose_process_died_keeps_its_place(path: Path) -> None:
             second = app.jobs["other"].trigger(2, concurrency_key="c")
             third = app.jobs["told"].trigger(3, concurrency_key="c")
             child.kill()
-        assert app.wait(third).output == "here"
-        assert started == [first.id, second.id, third.id]
+        assert app.wait(first).output == "here"
+        assert started == [second.id, third.id, first.id]
         assert app.get_run(first).attempt == 2
 
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 import durably
 from durably.codec import UNTYPED, Codec
+from durably.store import bounds, schema
 from durably.store import check as rules
-from durably.store import schema
 from durably.store.check import MOST_PER_RULE, RULES
 from durably.testing import Finding, check
 
@@ -102,6 +102,70 @@ DAMAGES = {
             f"substr('{TOKEN}', 1, 20) || char(0) || '/../x'",
             "CAST(x'" + "ff" * 26 + "' AS TEXT)",
         )
+    ],
+    "a label holds text that is not UTF-8": [
+        f"UPDATE durably_labels SET {column} = CAST(x'ff' AS TEXT)" for column in ("key", "value")
+    ],
+    "an owner holds text that is not UTF-8": [
+        f"UPDATE durably_owners SET {column} = CAST(x'ff' AS TEXT)"
+        for column in ("token", "boot_id")
+    ],
+    "a number of a run is not within its bounds": [
+        f"UPDATE durably_runs SET {column} = {value} WHERE run = {DONE}"
+        for column, bound in {**bounds.RUN, "place": bounds.NUMBER}.items()
+        for value in (bound.least - 1, bound.most + 1, 2**63 - 1, -(2**63))
+    ],
+    "a number of a step is not within its bounds": [
+        f"UPDATE durably_steps SET {column} = {value} WHERE name = 'step-1'"
+        for column, bound in bounds.STEP.items()
+        for value in (bound.least - 1, bound.most + 1)
+    ],
+    "a number of a log line is not within its bounds": [
+        f"UPDATE durably_logs SET {column} = {value} WHERE log = 1"
+        for column, bound in bounds.LOG.items()
+        for value in (bound.least - 1, bound.most + 1)
+    ],
+    "a number of an owner is not within its bounds": [
+        f"UPDATE durably_owners SET {column} = {value}"
+        for column, bound in bounds.OWNER.items()
+        for value in (bound.least - 1, bound.most + 1)
+    ],
+    "the numbers of a table are used up": [
+        f"UPDATE sqlite_sequence SET seq = {seq} WHERE name = 'durably_{table}'"
+        for table in ("runs", "owners", "logs")
+        for seq in (2**39 - 1, 2**63 - 1, -1, "'x'", "NULL")
+    ],
+    "the id of a run is not one": [
+        f"UPDATE durably_runs SET id = {bad} WHERE run = {DONE}"
+        for bad in ("''", "char(27) || '[2J'", "'a' || char(0)", "printf('%065d', 1)", "'é'")
+    ],
+    "a name or a key is empty": [
+        *(
+            f"UPDATE durably_runs SET {column} = '' WHERE run = {DONE}"
+            for column in ("job_name", "idempotency_key", "concurrency_key", "origin")
+        ),
+        "UPDATE durably_steps SET name = '' WHERE name = 'step-1'",
+        "UPDATE durably_labels SET key = ''",
+    ],
+    "a run's progress does not say how far it is": [
+        f"UPDATE durably_runs SET progress = '{text}' WHERE run = {DONE}"
+        for text in (
+            "[1,2",
+            "[1]",
+            '{"x":1}',
+            '{"current":"a","total":null,"message":null}',
+            '{"current":1,"total":2,"message":3}',
+            '{"current":1,"total":2,"message":null,"more":1}',
+        )
+    ],
+    "a label of a run is not text": [
+        f"UPDATE durably_runs SET labels = '{text}' WHERE run = {DONE}"
+        for text in ('{"a":1}', '{"a":null}', "{x", "[1]")
+    ],
+    "a log line is unlike any that durably writes": [
+        "UPDATE durably_logs SET level = 'fatal'",
+        "UPDATE durably_logs SET message = '{\"a\":1}'",
+        "UPDATE durably_logs SET message = 'plain'",
     ],
     "a run's status is unknown": [f"UPDATE durably_runs SET status = 'odd' WHERE run = {PLAIN}"],
     "a running run has no owner": ["UPDATE durably_runs SET owner = NULL WHERE status = 'running'"],

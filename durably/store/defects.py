@@ -1,0 +1,189 @@
+"""Defects: what is wrong with a row that durably cannot have written, or that was damaged since.
+
+The schema forbids what it can, but neither bytes that are not UTF-8 nor text that is not JSON, and
+whoever writes to the file with another program can turn its constraints off. One such row must
+not keep the others from being read and executed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from durably.codec.text import load
+from durably.errors import DatabaseError
+from durably.store import bounds
+from durably.store.bounds import Bounds
+
+log = logging.getLogger("durably")
+
+_STATUSES: Final = ("pending", "running", "completed", "failed", "cancelled")
+# Of so many rows it is remembered that they were warned of.
+_MOST_REMEMBERED: Final = 1000
+
+
+def unreadable(what: str, defect: str) -> DatabaseError:
+    """Return the error for a row; *what* names it, *defect* is one that a function here found."""
+    return DatabaseError(
+        f"{what} cannot be read: {defect}, which durably never writes. Delete the run, or restore "
+        "the database from a copy; durably.testing.check finds all such rows",
+        is_of_row=True,
+    )
+
+
+def of_run(values: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with a run, given by column, or ``None``."""
+    return _number_outside(values, bounds.RUN) or _first_wrong(
+        values,
+        {
+            "status": _STATUSES.__contains__,
+            "payload": _is_json,
+            "output": _is_json,
+            "error": lambda text: is_error(_loaded(text)),
+            "progress": lambda text: is_progress(_loaded(text)),
+            "labels": lambda text: is_labels(_loaded(text)),
+        },
+    )
+
+
+def of_claimed(values: Mapping[str, Any]) -> str | None:
+    """Return what keeps a run from being executed, but for its payload, which its job reads."""
+    defect = _number_outside(values, bounds.RUN)
+    if defect is None and (values["labels"] != "{}" or values["progress"] is not None):
+        defect = _first_wrong(
+            values,
+            {
+                "progress": lambda text: is_progress(_loaded(text)),
+                "labels": lambda text: is_labels(_loaded(text)),
+            },
+        )
+    return defect
+
+
+def of_step(values: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with a step, given by column, or ``None``."""
+    return _number_outside(values, bounds.STEP) or _first_wrong(
+        values,
+        {
+            "status": ("completed", "failed", "cancelled").__contains__,
+            "output": _is_json,
+            "error": lambda text: is_error(_loaded(text)),
+        },
+    )
+
+
+def of_log_line(values: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with a log line, given by column, or ``None``."""
+    return _number_outside(values, bounds.LOG) or _first_wrong(
+        values,
+        {
+            "level": ("debug", "info", "warning", "error").__contains__,
+            "message": lambda text: isinstance(_loaded(text), str),
+            "data": lambda text: isinstance(_loaded(text), dict),
+        },
+    )
+
+
+def decoded(values: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """Return a row whose text was read as bytes with its text, and what of that is not UTF-8."""
+    found: dict[str, Any] = {}
+    defect = None
+    for name, value in values.items():
+        if isinstance(value, bytes):
+            try:
+                found[name] = value.decode()
+            except UnicodeDecodeError:
+                found[name] = value.decode(errors="backslashreplace")
+                defect = defect or f"its {name} holds bytes that are not valid UTF-8"
+        else:
+            found[name] = value
+    return found, defect
+
+
+def _number_outside(values: Mapping[str, Any], columns: dict[str, Bounds]) -> str | None:
+    for name, (least, most) in columns.items():
+        value = values.get(name)
+        if value is not None and not least <= value <= most:
+            return f"its {name} is {value}"
+    return None
+
+
+def _first_wrong(
+    values: Mapping[str, Any], columns: dict[str, Callable[[Any], bool]]
+) -> str | None:
+    for name, is_right in columns.items():
+        value = values.get(name)
+        if value is not None and not is_right(value):
+            # What it holds is not shown: it may be secret.
+            return f"its {name} is not {'one' if _is_json(value) else 'JSON'}"
+    return None
+
+
+_NOTHING: Final = object()
+
+
+def _loaded(text: str) -> Any:
+    try:
+        return load(text)
+    except (ValueError, RecursionError):
+        return _NOTHING
+
+
+def _is_json(text: str) -> bool:
+    return _loaded(text) is not _NOTHING
+
+
+def is_error(value: Any) -> bool:
+    """Return whether a value that was read is an error as durably writes it."""
+    return (
+        isinstance(value, dict)
+        and {"type", "message", "traceback"} <= value.keys()
+        and value.keys() <= {"type", "message", "traceback", "failed_step"}
+        and all(isinstance(text, str) for name, text in value.items() if name != "failed_step")
+        and isinstance(value.get("failed_step"), str | None)
+    )
+
+
+def is_progress(value: Any) -> bool:
+    """Return whether a value that was read is a progress as durably writes it."""
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"current", "total", "message"}
+        and isinstance(value["current"], int | float)
+        and isinstance(value["total"], int | float | None)
+        and isinstance(value["message"], str | None)
+    )
+
+
+def is_labels(value: Any) -> bool:
+    """Return whether a value that was read is an object of texts."""
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+
+
+# -- warnings ----------------------------------------------------------------------------------
+
+# What is to be logged: not within a transaction or a read, since a handler of the user's may call
+# the engine.
+_noted: Final[deque[str]] = deque(maxlen=_MOST_REMEMBERED)
+_warned: Final[dict[str, None]] = {}
+
+
+def note(text: str) -> None:
+    """Warn of a row, once, as soon as the database is at rest in this thread."""
+    _noted.append(text)
+
+
+def log_noted() -> None:
+    """Log what was noted."""
+    while _noted:
+        try:
+            text = _noted.popleft()
+        except IndexError:
+            return  # another thread was faster
+        if text not in _warned:
+            if len(_warned) >= _MOST_REMEMBERED:
+                _warned.clear()
+            _warned[text] = None
+            log.warning("%s", text)

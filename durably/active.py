@@ -103,6 +103,8 @@ class ActiveRun:
         # Whether a stop was raised into the job, in whatever thread of it: what it then returns or
         # raises is not its end, since it may not have let the stop through.
         self.stop_was_raised = False
+        # What a signal has raised in the caller's thread, and a call of the job's has passed on.
+        self.callers_signal: BaseException | None = None
         # When this attempt was last known to be the current one, by the clock's ``monotonic``: the
         # moment before its claim, a heartbeat or a look at the database.
         self.current_at = -math.inf
@@ -173,6 +175,16 @@ class ActiveRun:
         itself is code of the job's.
         """
         return self.is_callers and is_from_signal(exc, self._handlers)
+
+    def keep_callers_signal(self, exc: BaseException) -> None:
+        """Remember *exc*, which a call of the job's raises, if it came of a signal to the caller.
+
+        The job may keep it to itself. It has been stopped all the same, and the caller hears of it.
+        """
+        if self.callers_signal is None and self.is_callers_signal(exc):
+            self.callers_signal = exc
+            self.stop_was_raised = True
+            self.stop(RunInterrupted)
 
     def check(self) -> None:
         """Raise if the job is to stop, has ended, or this is a forked child."""

@@ -171,10 +171,11 @@ class Stepper:
             if checkpoint is None or checkpoint[1] is None:
                 index = self._index_of(name, checkpoint)
                 return self._execute(name, index, fn, args, kwargs, type_, retry)
+        except BaseException as exc:
+            active.keep_callers_signal(exc)
+            raise
         finally:
-            del self._turns[name]
-            if self._turn_ended.are_awaited:
-                self._turn_ended.wake_all()
+            self._end_turn(name)
         if is_repeated:
             self._repeated(name)
         return self._replayed(name, type_, checkpoint)
@@ -223,6 +224,11 @@ class Stepper:
                 )
             self._turn_ended.wait_until(lambda: name not in self._turns, _STOP_LOOK_S)
             self._active.check()
+
+    def _end_turn(self, name: str) -> None:
+        del self._turns[name]
+        if self._turn_ended.are_awaited:
+            self._turn_ended.wake_all()
 
     def _replayed(self, name: str, type_: Any, checkpoint: stored.Checkpoint) -> Any:
         index, output, _ = checkpoint
@@ -342,9 +348,14 @@ class Stepper:
 
     def sleep(self, seconds: float) -> None:
         """Block for so long, unless the run is to stop: then wake up and raise."""
-        self._active.check()
-        self._services.clock.wait(self._active.stopped, seconds)
-        self._active.check()
+        active = self._active
+        active.check()
+        try:
+            self._services.clock.wait(active.stopped, seconds)
+        except BaseException as exc:
+            active.keep_callers_signal(exc)
+            raise
+        active.check()
 
     # -- what becomes of a step -------------------------------------------------------------
 

@@ -91,7 +91,12 @@ class Execution:
                 self._end(_Outcome(), lambda: None)
                 self.tell()
             raise
-        return self._end(outcome, self._claim_next)
+        claimed = self._end(outcome, self._claim_next)
+        if self._active.callers_signal is not None:
+            # The job has kept it to itself: nothing is claimed in a thread of the user's.
+            self.tell()
+            raise self._active.callers_signal
+        return claimed
 
     def _outcome(self) -> _Outcome:
         active, job, services = self._active, self._job, self._services

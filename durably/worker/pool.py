@@ -170,7 +170,12 @@ class Pool:
         """Mark that the calling thread waits for a run, if it is that of a job in a slot."""
         thread = self._thread
         if not thread.has_slot or thread.is_waiting:
-            yield
+            try:
+                yield
+            except BaseException as exc:
+                if thread.active is not None:
+                    thread.active.keep_callers_signal(exc)
+                raise
             return
         thread.is_waiting = True
         with self._lock:

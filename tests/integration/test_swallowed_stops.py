@@ -252,6 +252,58 @@ def test_a_job_that_keeps_a_stop_to_itself_has_not_ended(
             assert app.get_run(run).status == "completed"
 
 
+def in_a_step(step: durably.StepContext, app: durably.Durably) -> None:
+    step.run("s", signal.raise_signal, signal.SIGINT)
+
+
+def in_a_sleep(step: durably.StepContext, app: durably.Durably) -> None:
+    in_a_moment()
+    step.sleep(GRACE_S)
+
+
+def in_a_wait(step: durably.StepContext, app: durably.Durably) -> None:
+    run = app.jobs["other"].trigger()
+    in_a_moment()
+    app.wait(run, timeout=GRACE_S)
+
+
+def in_a_moment() -> None:
+    """Interrupt the main thread, which is about to wait."""
+    threading.Timer(0.05, signal.raise_signal, [signal.SIGINT]).start()
+
+
+@pytest.mark.parametrize("where", [in_a_step, in_a_sleep, in_a_wait], ids=lambda w: w.__name__)
+def test_a_ctrl_c_that_a_job_keeps_to_itself_reaches_the_caller(
+    tmp_path: Path, where: Callable[[durably.StepContext, durably.Durably], None]
+) -> None:
+    """In ``process_one``: the job stops at its next step, its run goes back, the caller hears."""
+    met = []
+
+    def job(step: durably.StepContext) -> str:
+        if step.attempt > 1:
+            return "done"
+        with suppress(BaseException):
+            where(step, app)
+        try:
+            step.run("next", met.append, "executed")
+        except BaseException as exc:
+            met.append(type(exc).__name__)
+        return "as if it were done"
+
+    def other(step: durably.StepContext) -> None:
+        return
+
+    with engine(tmp_path, job, other) as app:
+        run = app.jobs["job"].trigger()
+        with pytest.raises(KeyboardInterrupt):
+            app.process_one()
+        assert met == ["RunInterrupted"]
+        assert app.get_run(run).status == "pending"
+        assert app.get_steps(run) == []
+        assert app.process_one()
+        assert app.get_run(run).output == "done"
+
+
 def test_a_job_that_waits_and_keeps_the_stop_to_itself_has_not_ended(tmp_path: Path) -> None:
     """Waiting for another run is a step boundary, whatever becomes of what is raised there."""
     is_inside = threading.Event()

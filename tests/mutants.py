@@ -431,4 +431,51 @@ PACKAGE: Final[dict[str, Mutant]] = {
         "integration/test_deep_values.py",
         [Source("nesting.py", "if len(stack) > MAX_DEPTH:", "if False:")],
     ),
+    "run that kills its process, claimed first again": Mutant(
+        "unit/test_store_recovery.py",
+        [
+            Source(
+                "store/runs.py",
+                "recovered = _recover(db, owner, now_us, goes_last=True)",
+                "recovered = _recover(db, owner, now_us)",
+            )
+        ],
+    ),
+    "token of the file as a path": Mutant(
+        "unit/test_liveness.py",
+        [
+            Source(
+                "ids.py", "return len(text) == _LENGTH and not text.strip(_ALPHABET)", "return True"
+            )
+        ],
+    ),
+    "foreign key of another table": Mutant(
+        "integration/test_changed_schema.py",
+        [Source("store/schema.py", "found += _foreign_keys(db, name, sql)", "pass")],
+    ),
+    "index of somebody's on durably's tables": Mutant(
+        "integration/test_changed_schema.py",
+        [Source("store/schema.py", 'kind in ("trigger", "index")', 'kind == "trigger"')],
+    ),
+    "row that cannot be read, in the way of all claims": Mutant(
+        "integration/test_poisoned_rows.py",
+        [
+            Source(
+                "store/runs.py",
+                "            unsound.fail_unclaimed(db, exc, bindings)\n            continue",
+                "            raise exc",
+            )
+        ],
+    ),
+    "row that is not of durably's, in the way of a list": Mutant(
+        "integration/test_poisoned_rows.py",
+        [
+            Source(
+                "reading.py",
+                "        except DatabaseError as exc:\n            if not exc.is_of_row:\n"
+                "                raise\n            defects.note(str(exc))\n    defects",
+                "        except DatabaseError:\n            raise\n    defects",
+            )
+        ],
+    ),
 }

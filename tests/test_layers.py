@@ -50,6 +50,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("store.changes", "store.connections", "store.content", "store.files", "store.readers"),
     ("store.database",),
     ("store.check", "store.logs", "store.lookups", "store.owners", "store.steps"),
+    ("store.unsound",),
     ("store.runs",),
     ("store.enqueueing",),
     ("store",),

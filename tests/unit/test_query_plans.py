@@ -113,7 +113,7 @@ def test_statement_prepares_against_the_schema(db: apsw.Connection, name: str) -
         ("runs.DELETE", OF_A_RUN),
         ("runs.DELETE_STEPS", set()),
         ("runs.RECOVER", set()),
-        ("runs.JUST_CLAIMED", {"durably_runs_owner"}),
+        ("unsound.JUST_CLAIMED", {"durably_runs_owner"}),
         ("runs.FORGET_OWNER", {"durably_runs_owner"}),
         ("runs.RELEASE_ALL", {"durably_runs_owner"}),
         ("runs.OLDEST_ENDED", {"durably_runs_ended"}),

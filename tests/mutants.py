@@ -224,7 +224,13 @@ PACKAGE: Final[dict[str, Mutant]] = {
     ),
     "stop that a job keeps to itself": Mutant(
         "integration/test_swallowed_stops.py::test_a_job_that_keeps_a_stop_to_itself_has_not_ended",
-        [Source("active.py", "its end.\n            self.stop_was_raised = True", "its end.")],
+        [
+            Source(
+                "active.py",
+                "its end.\n            self.stop_was_raised = True",
+                "its end.\n            pass",
+            )
+        ],
     ),
     "failure that waits for no stop": Mutant(
         "integration/test_signalled_children.py::test_what_a_signal_fails_waits_for_the_stop",

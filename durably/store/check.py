@@ -106,7 +106,8 @@ RULES: Final[dict[str, str]] = {
           AND (typeof(seq) <> 'integer' OR seq < 0 OR seq >= {bounds.MOST_RUNS})""",
     "the id of a run is not one": """
         SELECT run FROM durably_runs
-        WHERE octet_length(id) NOT BETWEEN 1 AND 64 OR octet_length(id) <> length(id)
+        WHERE length(CAST(id AS BLOB)) NOT BETWEEN 1 AND 64
+           OR length(CAST(id AS BLOB)) <> length(id)
            OR id GLOB '*[^ -~]*'""",
     "a name or a key is empty": """
         SELECT run, 'run' AS of_a FROM durably_runs
@@ -155,7 +156,7 @@ RULES: Final[dict[str, str]] = {
         WHERE CASE WHEN json_valid(data, 2) THEN json_type(data) END IS NOT 'object'""",
     "the token of an owner is not one": """
         SELECT owner, token FROM durably_owners
-        WHERE octet_length(token) <> 26 OR length(token) <> 26
+        WHERE length(CAST(token AS BLOB)) <> 26 OR length(token) <> 26
            OR token GLOB '*[^0-9A-HJKMNP-TV-Z]*'""",
     # -- the state machine ---------------------------------------------------------------------
     "a run's status is unknown": """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -43,6 +44,34 @@ def test_another_process_reads_with_another_library(tmp_path: Path) -> None:
             reader.say()
             reader.expect(str(n))
     assert check(database, is_idle=True, is_finished=True) == []
+
+
+OLDER_LIBRARY = """
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1])
+print(db.execute("PRAGMA integrity_check").fetchone()[0], flush=True)
+db.execute("UPDATE durably_owners SET pid = pid")
+db.execute("UPDATE durably_runs SET job_name = job_name, labels = labels")
+print("written", flush=True)
+"""
+
+
+@pytest.mark.skipif(
+    sqlite3.sqlite_version_info < (3, 38), reason="Python's SQLite does not know strict tables"
+)
+def test_the_schema_asks_no_more_of_sqlite_than_others_have(tmp_path: Path) -> None:
+    """Python's sqlite3, which is older than durably's own, evaluates every constraint there is."""
+    database = tmp_path / "runs.db"
+
+    @durably.job
+    def work(step: durably.StepContext) -> int:
+        return step.run("one", int)
+
+    with durably.Durably(database, jobs=[work]) as app:
+        app.jobs["work"].trigger_and_wait(labels={"a": "b"}, timeout=20)
+    with Child(OLDER_LIBRARY, database) as other:
+        other.expect("ok")
+        other.expect("written")
 
 
 POKED = """

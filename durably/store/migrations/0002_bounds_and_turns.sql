@@ -41,9 +41,9 @@ UPDATE sqlite_schema SET sql = 'CREATE TABLE durably_owners (
     beat_at_us INTEGER NOT NULL,
     opened_at_us INTEGER NOT NULL,
     CHECK (owner BETWEEN 1 AND 549755813887),
-    CHECK (octet_length(token) = 26 AND length(token) = 26
+    CHECK (length(CAST(token AS BLOB)) = 26 AND length(token) = 26
            AND token NOT GLOB ''*[^0-9A-HJKMNP-TV-Z]*''),
-    CHECK (octet_length(boot_id) <= 64 AND octet_length(boot_id) = length(boot_id)
+    CHECK (length(CAST(boot_id AS BLOB)) <= 64 AND length(CAST(boot_id AS BLOB)) = length(boot_id)
            AND boot_id NOT GLOB ''*[^ -~]*''),
     CHECK (pid BETWEEN 0 AND 4294967295),
     CHECK (heartbeat_interval_us BETWEEN 1 AND 3153600000000000),
@@ -77,7 +77,7 @@ UPDATE sqlite_schema SET sql = 'CREATE TABLE durably_runs (
     place INTEGER,
     origin TEXT,
     CHECK (run BETWEEN 1 AND 549755813887),
-    CHECK (octet_length(id) BETWEEN 1 AND 64 AND octet_length(id) = length(id)
+    CHECK (length(CAST(id AS BLOB)) BETWEEN 1 AND 64 AND length(CAST(id AS BLOB)) = length(id)
            AND id NOT GLOB ''*[^ -~]*''),
     CHECK (CASE WHEN labels = ''{}'' THEN 1
                 WHEN json_valid(labels) THEN json_type(labels) = ''object'' ELSE 0 END),
@@ -88,7 +88,7 @@ UPDATE sqlite_schema SET sql = 'CREATE TABLE durably_runs (
     CHECK (updated_at_us BETWEEN -62135596800000000 AND 253402300799999999),
     CHECK (heartbeat_at_us BETWEEN -62135596800000000 AND 253402300799999999),
     CHECK (place > run AND place <= 549755813887),
-    CHECK (octet_length(origin) BETWEEN 1 AND 4096 AND instr(origin, char(0)) = 0),
+    CHECK (length(CAST(origin AS BLOB)) BETWEEN 1 AND 4096 AND instr(origin, char(0)) = 0),
     CHECK (status <> ''running'' OR owner IS NOT NULL),
     CHECK (status NOT IN (''completed'', ''failed'') OR owner IS NULL),
     CHECK (status NOT IN (''running'', ''completed'', ''failed'') OR attempt >= 1),
@@ -149,7 +149,7 @@ CREATE TEMP TABLE changed_keys (key TEXT PRIMARY KEY) STRICT;
 -- An owner that durably did not make is none: nobody can tell whether it lives.
 CREATE TEMP TABLE no_owners (owner INTEGER PRIMARY KEY) STRICT;
 INSERT INTO no_owners SELECT owner FROM durably_owners
-WHERE NOT (owner BETWEEN 1 AND 549755813887 AND octet_length(token) = 26 AND length(token) = 26
+WHERE NOT (owner BETWEEN 1 AND 549755813887 AND length(CAST(token AS BLOB)) = 26 AND length(token) = 26
            AND token NOT GLOB '*[^0-9A-HJKMNP-TV-Z]*');
 INSERT OR IGNORE INTO changed_keys SELECT concurrency_key FROM durably_runs
 WHERE owner IN (SELECT owner FROM no_owners) AND concurrency_key IS NOT NULL;
@@ -160,7 +160,7 @@ DELETE FROM durably_owners WHERE owner IN (SELECT owner FROM no_owners);
 DROP TABLE no_owners;
 
 UPDATE durably_owners SET boot_id = ''
-WHERE NOT (octet_length(boot_id) <= 64 AND octet_length(boot_id) = length(boot_id)
+WHERE NOT (length(CAST(boot_id AS BLOB)) <= 64 AND length(CAST(boot_id AS BLOB)) = length(boot_id)
            AND boot_id NOT GLOB '*[^ -~]*');
 UPDATE durably_owners
 SET pid = max(0, min(pid, 4294967295)),
@@ -243,7 +243,7 @@ WHERE name IN ('durably_runs', 'durably_logs', 'durably_owners')
 
 -- 26 digits, as long as the ids that durably makes, and before all of them.
 UPDATE OR IGNORE durably_runs SET id = printf('%026d', run)
-WHERE NOT (octet_length(id) BETWEEN 1 AND 64 AND octet_length(id) = length(id)
+WHERE NOT (length(CAST(id AS BLOB)) BETWEEN 1 AND 64 AND length(CAST(id AS BLOB)) = length(id)
            AND id NOT GLOB '*[^ -~]*');
 
 DELETE FROM durably_labels WHERE run IN (

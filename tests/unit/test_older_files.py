@@ -115,10 +115,15 @@ def test_all_that_a_file_of_version_1_holds_is_kept(tmp_path: Path) -> None:
     """Runs of every state, their steps, labels, log lines and owners, and the numbers to come."""
     path = tmp_path / "old.db"
     db = given_version_1(path)
+    # Of the user's, and named like what the migration makes for itself.
+    users = ("changed_keys", "no_owners", "new_numbers")
+    for table in users:
+        db.execute(f"CREATE TABLE {table} (x); INSERT INTO {table} VALUES (1)")
     columns = columns_of(db)
     before, numbers = rows_of(db, columns), numbers_of(db)
     schema.migrate(db, str(path), begin(db))
     assert rows_of(db, columns) == before
+    assert [db.execute(f"SELECT x FROM {table}").get for table in users] == [1, 1, 1]
     assert numbers_of(db) == numbers
     assert db.execute("SELECT DISTINCT place, origin FROM durably_runs").fetchall() == [
         (None, None)

@@ -185,6 +185,7 @@ class Durably:
             self._registry.add(spec)
         self._pid = os.getpid()
         self._is_closed = False
+        self._has_closed = False
         self._is_abandoned = False
         self._emitter = Emitter(self._clock)
         self._database = Database(path, synchronous=settings.synchronous, clock=self._clock)
@@ -386,7 +387,7 @@ class Durably:
     def _close(self) -> None:
         # One limit for all that it still writes: a process that is stopped may have the lock.
         with held_back(), self._closing, limited(self._clock, BUSY_TIMEOUT_S):
-            if self._is_closed:
+            if self._has_closed:
                 return
             self._is_closed = True
             try:
@@ -396,6 +397,8 @@ class Durably:
                     self._supervisor.close()
                 finally:
                     self._database.close()
+                    # Only now: a signal may have interrupted a first call.
+                    self._has_closed = True
                     self._changes.notify()
 
     def _close_at_exit(self) -> None:

@@ -237,6 +237,7 @@ class Pool:
 
     def open(self) -> None:
         """Make the threads, which start when they are needed."""
+        self._threads.end()  # where a signal has interrupted that
         self._threads = WorkerThreads(self._work, "durably-worker")
         with self._lock:
             self._stopped_early.clear()

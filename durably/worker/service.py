@@ -52,11 +52,12 @@ class Service:
     def start(self) -> None:
         """Start the thread, if it does not run."""
         with self._lifecycle:
-            if self._thread is not None:
+            # One that was not started was left so by a signal.
+            if self._thread is not None and self._thread.ident is not None:
                 if not self._stopping.is_set():
                     return
-                # A stop was interrupted while it waited.
-                self._join(self._thread)
+                # A stop was interrupted while it waited, or before the thread was woken for it.
+                self._end(self._thread)
             self._stopping.clear()
             self._ended.clear()
             # Known before it starts: an exception of a signal must not leave one that nobody ends.
@@ -75,15 +76,16 @@ class Service:
         with self._lifecycle:
             if self._thread is None:
                 return
-            self._stopping.set()
-            self.wake()
-            self._join(self._thread)
+            self._end(self._thread)
 
-    def _join(self, thread: threading.Thread) -> None:
+    def _end(self, thread: threading.Thread) -> None:
+        self._stopping.set()
+        self.wake()
         if thread is threading.current_thread():
             return  # it ends after its tick
-        self._ended.wait()
-        thread.join()
+        if thread.ident is not None:
+            self._ended.wait()
+            thread.join()
         self._thread = None
 
     @property

@@ -124,6 +124,15 @@ def process_one(app: Durably) -> None:
     app.process_one()
 
 
+def stop(app: Durably) -> None:
+    app.stop()
+
+
+def stop_interrupting(app: Durably) -> None:
+    app.jobs["work"].trigger()
+    app.stop(interrupt=True)
+
+
 SCENES = [
     trigger,
     trigger_and_wait,
@@ -133,6 +142,8 @@ SCENES = [
     retry,
     run_until_idle,
     process_one,
+    stop,
+    stop_interrupting,
 ]
 
 
@@ -172,6 +183,16 @@ def interrupted(path: Path, scene: Callable[[Durably], None], point: int) -> Ala
     alarm = Alarm(point)
     alarm.during(lambda: scene(app))
     app.start()
+    works_on(app, alarm)
+    app.close()
+    assert names_of_threads() == [], alarm.where
+    with opened(path):
+        pass
+    assert check(path, is_idle=True, is_finished=True) == [], alarm.where
+    return alarm
+
+
+def works_on(app: Durably, alarm: Alarm) -> None:
     run = app.jobs["work"].trigger_and_wait(timeout=HANG_S)
     assert run.output == 0, alarm.where
     # Another thread can do all of it too: no lock is left taken.
@@ -179,12 +200,6 @@ def interrupted(path: Path, scene: Callable[[Durably], None], point: int) -> Ala
         assert other.submit(app.get_run, run.id).result(HANG_S) == run, alarm.where
         other.submit(app.jobs["work"].trigger_and_wait, timeout=HANG_S).result(HANG_S)
         other.submit(app.stop, timeout=HANG_S).result(HANG_S)
-    app.close()
-    assert names_of_threads() == [], alarm.where
-    with opened(path):
-        pass
-    assert check(path, is_idle=True, is_finished=True) == [], alarm.where
-    return alarm
 
 
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)

@@ -988,6 +988,7 @@ class Durably:
         self._check()
         if listener is not None:
             return self._emitter.on(type, listener)
+        events.types_of(type)
 
         def decorate(function: L) -> L:
             self._emitter.on(type, function)

@@ -85,9 +85,10 @@ class RunFailedError(DurablyError):
         self.run = run
 
     def __str__(self) -> str:
+        error = str(self.run.error).removesuffix(".")
         return (
-            f"run {self.run.id} of job {self.run.job_name!r} failed: {self.run.error}. "
-            f"Its checkpoints are kept: mend the cause, then call retry({self.run.id!r})."
+            f"run {self.run.id} of job {self.run.job_name!r} failed: {error}. "
+            f"Its checkpoints are kept: fix the cause, then call retry({self.run.id!r})."
         )
 
 
@@ -130,8 +131,8 @@ class NoWorkerError(DurablyError):
 class DuplicateStepError(DurablyError):
     """A step name whose step has completed was used again in the same execution of a run.
 
-    Raised at the second use, before its function is called. Returning the first result without a
-    word would be wrong where the two uses are different work. Put what tells the steps apart into
+    Raised at the second use, before its function is called. Returning the first result silently
+    would be wrong where the two uses are different work. Put what tells the steps apart into
     the name, such as ``f"batch-{i}"``; or return the first one's result, with
     ``on_duplicate_step="reuse"``.
 
@@ -155,7 +156,7 @@ class DatabaseError(DurablyError):
 
     Attributes:
         is_transient: whether the same call may succeed later without anybody
-            mending the file (the lock is released, there is room again).
+            repairing the file (the lock is released, there is room again).
         is_of_row: whether it is one run, step or log line alone that cannot be read.
 
     .. versionadded:: 0.1.0

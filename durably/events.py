@@ -6,6 +6,7 @@ each event of that class; a base class stands for all classes below it.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import logging
 import threading
@@ -333,8 +334,12 @@ TELL_LOOKS: Final = 50
 _TELL_LOOK_S: Final = 0.002
 
 
-def _types_of(type_: object) -> tuple[str, ...]:
-    """Return the names under which a subscription to *type_*, a name or a class, is kept."""
+def types_of(type_: object) -> tuple[str, ...]:
+    """Return the names under which a subscription to *type_*, a name or a class, is kept.
+
+    Raises:
+        ValidationError: it is not a type of events; the message lists the known ones.
+    """
     if isinstance(type_, str):
         if type_ == _EVERY or type_ in EVENT_TYPES:
             return (type_,)
@@ -347,6 +352,8 @@ def _types_of(type_: object) -> tuple[str, ...]:
     known = ", ".join(f"{name} ({cls.__name__})" for name, cls in sorted(EVENT_TYPES.items()))
     meant = next((n for n in __all__ if n == getattr(type_, "__name__", None)), None)
     advice = "" if meant is None else f"; the event is durably.events.{meant}"
+    if inspect.isroutine(type_):
+        advice = '; name the type before the listener, as in @app.on("run:fail")'
     raise ValidationError(f"unknown event type {shown(type_)}{advice}; known are *, {known}")
 
 
@@ -383,7 +390,7 @@ class Emitter(ForkParticipant):
 
     def on(self, type_: str | type[Event], listener: Listener) -> Callable[[], None]:
         """Call *listener* with each event of *type_* from now on; return what undoes it."""
-        types = _types_of(type_)
+        types = types_of(type_)
         if not callable(listener):
             raise ValidationError(f"a listener must be callable, not {shown(listener)}")
         entry: Listener = _Entry(listener)

@@ -167,11 +167,19 @@ def check_job(value: object, what: str) -> None:
     """Raise ``ValidationError`` if *value* is not a job; the message begins with *what*."""
     if isinstance(value, Job):
         return
-    advice = "a job is a function with @job"
-    if callable(value) and not isinstance(value, type):
+    found, advice = shown(value), "decorate a function with @job"
+    if inspect.isroutine(value) or isinstance(value, functools.partial):
         name = _name_of(value)
+        found = f"the function {_innermost(value).__name__}"
         advice = f"decorate the function with @job, or write Job({name!r}, {name})"
-    raise ValidationError(f"{what} {shown(value)}, not a job: {advice}")
+    elif type(value).__module__ == "durably.handles":
+        advice = "use its attribute job, or call the handle's own methods"
+    elif isinstance(value, list | tuple | set | frozenset) or inspect.isgenerator(value):
+        found = f"a {type_name(value)}"
+        advice = (
+            "each must be a function with @job; unpack it with * where several jobs are expected"
+        )
+    raise ValidationError(f"{what} {found}, not a job: {advice}")
 
 
 def _shown_place(job: Job[Any, Any]) -> str:
@@ -298,12 +306,21 @@ def _refuse_job(function: object) -> None:
 
 def _positional_parameters(function: object, name: str) -> list[inspect.Parameter]:
     _refuse_job(function)
+    if isinstance(function, type):
+        raise ValidationError(
+            f"job {name!r} needs a function, and {function.__name__} is a class: decorate a "
+            "function that takes (step) or (step, payload)"
+        )
     if not callable(function):
         raise ValidationError(f"job {name!r} needs a function, not {shown(function)}")
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        raise ValidationError(f"job {name!r} is an async function; durably runs plain functions")
+        raise ValidationError(
+            f"job {name!r} is an async function; write def, and use asyncio.run() inside of it"
+        )
     if inspect.isgeneratorfunction(function):
-        raise ValidationError(f"job {name!r} is a generator; durably runs plain functions")
+        raise ValidationError(
+            f"job {name!r} is a generator; return the result, and store parts with step.run()"
+        )
     try:
         signature = signature_of(function)
     except (TypeError, ValueError) as exc:
@@ -413,6 +430,11 @@ def job(
 
 def missing_job(name: object, registered: Iterable[str]) -> str:
     """Return what to say of a name under which no job is registered."""
+    if isinstance(name, Job):
+        return (
+            f"{name!r} is a job, and not the name of one: write app.jobs[{name.name!r}], or "
+            "app.trigger() with the job itself"
+        )
     names = ", ".join(map(repr, sorted(registered)))
     return f"no job {shown(name)} is registered in this engine; " + (
         f"registered are: {names}" if names else "register it first"

@@ -269,7 +269,7 @@ def _is_object(value: Any) -> bool:
 def _checked(text: str, is_right: Callable[[Any], bool]) -> Any:
     value = load(text)
     if not is_right(value):
-        raise ValueError("a stored value is not what it must be")
+        raise ValueError("a stored value has another type than durably writes")
     return value
 
 
@@ -314,7 +314,10 @@ def several(items: Any, what: str) -> list[Any]:
         ValidationError: it is one thing, such as text or a mapping; the message begins with *what*.
     """
     if not isinstance(items, Iterable) or isinstance(items, str | bytes | Mapping):
-        raise ValidationError(f"{what} must be several, such as a list, not {type_name(items)}")
+        raise ValidationError(
+            f"{what} must be an iterable, such as a list, not {type_name(items)}; write [...] "
+            "around a single one"
+        )
     return list(items)
 
 

@@ -185,15 +185,14 @@ class Stepper:
         if self._reuses_results:
             warnings.warn(
                 f"step {name!r} was used twice in run {self._active.id}; the second use returns "
-                'the first one\'s result. Tell steps apart by their names: f"batch-{i}".',
+                'the first one\'s result. Give each step a name of its own, such as f"batch-{i}"',
                 DuplicateStepWarning,
                 stacklevel=4,  # the job's line
             )
         elif not self._nested.is_retried(name):
             raise DuplicateStepError(
-                f"step {name!r} was used twice in run {self._active.id}, and the name of a step "
-                "that has completed must not be used again. Tell steps apart by their names: "
-                'f"batch-{i}".'
+                f"step {name!r} was used twice in run {self._active.id}; give each step a name of "
+                'its own, such as f"batch-{i}"'
             )
 
     def _index_of(self, name: str, checkpoint: stored.Checkpoint | None) -> int:

@@ -236,7 +236,7 @@ def checked_progress(
 def _number(value: object, what: str) -> float:
     if type(value) in NUMBERS:
         return value  # type: ignore[return-value]  # exactly int or float
-    if not isinstance(value, bool) and hasattr(value, "__float__"):
+    if not isinstance(value, bool | type) and hasattr(value, "__float__"):
         # Not every value of such a type is one: a signalling NaN of Decimal, a huge Fraction.
         with suppress(ArithmeticError, ValueError):
             # A NumPy int has an index; a Decimal, a Fraction and a NumPy float have none.

@@ -16,6 +16,8 @@ _MAX_REPR: Final = 80
 _MAX_TEXT: Final = 300
 _MAX_PROBLEMS: Final = 1000
 _UNIONS: Final = (typing.Union, types.UnionType)
+# Of values of NumPy and pandas, which are like those of Python and are not.
+_CONVERSIONS: Final = ("to_pydatetime", "to_pytimedelta", "tolist", "to_dict")
 
 
 IMPORT_IT: Final = "import what it names where the program runs, and not only under TYPE_CHECKING"
@@ -100,7 +102,22 @@ def show(value: object) -> str:
 
 def mismatch(expected: str, value: object, type_: Any = None) -> Mismatch:
     """Return that *value* is not what was expected, a value of *type_*."""
-    return Mismatch(f"expected {expected}, found {_found(value, type_)}")
+    conversion = conversion_of(value)
+    advice = f" ({conversion})" if conversion else ""
+    return Mismatch(f"expected {expected}, found {_found(value, type_)}{advice}")
+
+
+def conversion_of(value: object) -> str:
+    """Return how to convert a value of NumPy or pandas into one of Python; "" for others."""
+    cls = type(value)
+    if cls.__module__.partition(".")[0] not in ("numpy", "pandas"):
+        return ""
+    if cls.__name__ in ("NaTType", "NAType"):
+        return "use None in its place"
+    for method in _CONVERSIONS:
+        if hasattr(cls, method):
+            return f"convert it with .{method}()"
+    return ""
 
 
 def _found(value: object, type_: Any) -> str:

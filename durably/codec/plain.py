@@ -13,7 +13,7 @@ import types
 from collections.abc import Iterator
 from typing import Any, Final, cast
 
-from durably.codec.messages import NoForm, Problem, Problems, TooDeep, segment, show
+from durably.codec.messages import NoForm, Problem, Problems, TooDeep, conversion_of, segment, show
 from durably.nesting import MAX_DEPTH
 from durably.shown import type_name
 
@@ -62,8 +62,8 @@ class Unresolved:
 
 ATOMS: Final = frozenset({str, int, bool, float, types.NoneType})
 _ANNOTATE: Final = (
-    "annotate the function's return type, or pass returns=... to step.options() "
-    "(inside a class: annotate the field)"
+    "annotate the function's return type, the job's payload or, inside a class, the field; or "
+    "pass returns=... to step.options()"
 )
 
 
@@ -261,12 +261,15 @@ def _why_not_json(value: object) -> str:
     if isinstance(value, enum.Enum):
         return f"enum member {show(value)} would come back as a plain value; {_ANNOTATE}"
     if inspect.isawaitable(value) or inspect.isasyncgen(value):
-        return f"{name} has no stored form; return what it results in, from a plain function"
+        return f"{name} has no stored form; return its result, from a function without async"
     if isinstance(value, Iterator):
-        return f"{name} has no stored form; return a list of what it gives"
+        return f"{name} has no stored form; use a list of its items"
     if isinstance(value, type) or inspect.isroutine(value):
         code = getattr(value, "__qualname__", name)
-        return f"{type_name(value)} {code!r:.80} has no stored form; return data, not code"
+        return f"{type_name(value)} {code!r:.80} has no stored form; use data, not code"
+    conversion = conversion_of(value)
+    if conversion:
+        return f"{type_name(value)} has no stored form; {conversion}"
     return (
         f"{type_name(value)} has no stored form without a type; {_ANNOTATE}; a class that is "
         f"neither attrs nor a dataclass needs hooks in the engine's converter= as well"

@@ -42,7 +42,11 @@ _MEANINGS: Final[tuple[tuple[type[apsw.Error | UnicodeDecodeError], str, bool], 
     ),
     # What is stored as text is always UTF-8: other bytes in its place are damage that SQLite
     # does not see.
-    (UnicodeDecodeError, "is damaged: it holds text that is none; restore it from a copy", False),
+    (
+        UnicodeDecodeError,
+        "is damaged: it contains bytes that are not valid UTF-8; restore it from a copy",
+        False,
+    ),
     (
         apsw.IOError,
         "cannot be read or written: the system reported an I/O error; its log (dmesg) says more",
@@ -83,8 +87,8 @@ def database_error(
         table = _without_numbers(db)
         if table is not None:
             return DatabaseError(
-                f"the database {path!r} has no number left for another row of {table}: somebody "
-                "has written the highest one into it. Delete the row that durably.testing.check "
+                f"the database {path!r} has no number left for another row of {table}: another "
+                "program has written the highest one. Delete the row that durably.testing.check "
                 "names, if there is one, with an SQLite tool, and open the database again"
             )
     number = 0 if db is None else _reported(exc, db)
@@ -97,7 +101,7 @@ def database_error(
                 f"the database {path!r} {meaning} ({exc}{_code_of(exc)}{_words_of(number)})",
                 is_transient=is_transient,
             )
-    return DatabaseError(f"the database {path!r} refused: {type(exc).__name__}: {exc}")
+    return DatabaseError(f"the database {path!r} reported an error: {type(exc).__name__}: {exc}")
 
 
 def locked_error(path: str, waited_s: float | None, said: str) -> DatabaseError:

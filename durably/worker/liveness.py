@@ -171,14 +171,14 @@ class OwnerLock(ForkParticipant):
             _sync_folder(path)
             # A sweep may have found the file in the moment before it was locked.
             if not _lock_exclusively(fd) or not _is_at(fd, path):
-                raise OSError(f"somebody else locked or removed {path}")  # noqa: TRY301
+                raise OSError(f"another process locked or removed {path}")  # noqa: TRY301
         except BaseException as exc:
             if lock is not None:
                 lock.release()
             if not isinstance(exc, OSError) or is_from_signal(exc):
                 raise
             raise DatabaseError(
-                f"cannot make and lock {path}, which tells other processes that this one is "
+                f"cannot make and lock {path}, which shows other processes that this one is "
                 f"alive: {exc}. Make sure that its folder is writable by you, has room, and is on "
                 f"a local disk, and that this process has file descriptors left (ulimit -n)."
             ) from exc

@@ -172,5 +172,8 @@ def test_a_large_batch_is_executed_in_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize("items", [5, "abc", b"abc", {"a": 1}, None])
 def test_a_batch_is_several_items(app: durably.Durably, items: Any) -> None:
     """What is not several payloads (text, a mapping, a number) is refused as a batch."""
-    with pytest.raises(durably.ValidationError, match="the items of a batch must be several"):
+    with pytest.raises(
+        durably.ValidationError,
+        match="the items of a batch must be an iterable, such as a list, not ",
+    ):
         app.jobs["count"].batch_trigger(items)

@@ -74,6 +74,19 @@ def test_the_mapping_of_jobs_shows_itself(app: durably.Durably, tmp_path: Path) 
             empty.jobs["x"]
 
 
+def test_a_job_is_not_a_key_of_the_mapping_of_jobs(app: durably.Durably) -> None:
+    """The message shows the key, whether the job is registered or not."""
+    for job in (order, durably.Job("strange", bare.run)):
+        with pytest.raises(KeyError, match=rf"is a job.*app\.jobs\['{job.name}'\]"):
+            app.jobs[job]  # type: ignore[index]
+
+
+def test_a_handle_is_not_a_job(app: durably.Durably) -> None:
+    """Calls that take a job say what to do with its handle."""
+    with pytest.raises(durably.ValidationError, match="call the handle's own methods"):
+        app.trigger(app.jobs["bare"])  # type: ignore[call-overload]
+
+
 def test_the_engines_calls_take_a_job_or_its_name(app: durably.Durably) -> None:
     """Both trigger the same job, with the same options as its handle."""
     app.start()

@@ -15,6 +15,16 @@ def boom():
     raise ValueError("boom")
 
 
+def test_a_decorator_of_no_type_is_rejected_at_once(tmp_path):
+    """Also without parentheses, where the listener is in the place of the type."""
+    with engine(tmp_path) as app:
+        with pytest.raises(durably.ValidationError, match=r'@app\.on\("run:fail"\)'):
+            app.on(boom)
+        for unknown in ("run:failed", durably.RunCancelled, None):
+            with pytest.raises(durably.ValidationError, match="unknown event type"):
+                app.on(unknown)
+
+
 # -- after the commit, in the thread where it happened -----------------------------------------
 
 

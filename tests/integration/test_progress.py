@@ -60,7 +60,7 @@ def test_progress_takes_names(tmp_path):
     "arguments",
     [
         *[("1",), (None,), (True,), (1j,), (1, "2"), (1, False), (1, 2, 3), (1, 2, b"m"), ([],)],
-        *[(Decimal("sNaN"),), (1, Fraction(10**400))],
+        *[(Decimal("sNaN"),), (1, Fraction(10**400)), (int,), (1, float)],
     ],
 )
 def test_what_is_no_progress_is_refused(tmp_path, arguments):

@@ -291,6 +291,18 @@ def test_the_default_of_the_payloads_parameter_is_its_default(
         trigger(typed, None)
 
 
+def test_a_payload_that_was_left_out_is_said_to_be(app: durably.Durably) -> None:
+    """Of a job whose payload has neither a default nor a type with None."""
+    handle = app.register(durably.Job("strict", lambda step, payload: payload, input=int))
+    for left_out in (handle.trigger, lambda: handle.batch_trigger([durably.Trigger()])):
+        with pytest.raises(
+            durably.ValidationError, match=r"was left out; write trigger\(payload\)"
+        ):
+            left_out()
+    with pytest.raises(durably.ValidationError, match=r"of strict: \$: expected int, found None"):
+        handle.trigger(None)
+
+
 def test_a_default_that_does_not_fit_is_refused(app: durably.Durably) -> None:
     """The default of a payload is validated when it is used; the message says what it was."""
 

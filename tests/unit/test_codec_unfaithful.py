@@ -136,7 +136,7 @@ async def coroutine() -> None: ...
         (IntSubclass, changed(IntSubclass(3), note="x"), "would come back"),
         (WithFinal, WithFinal(z={1}), "$.z: set has no stored form without a type"),
         (Callable[[], int], print, "is not a type that can be stored"),
-        (UNTYPED, dt.date(2026, 1, 2), "annotate the function's return type, or pass returns="),
+        (UNTYPED, dt.date(2026, 1, 2), "annotate the function's return type, the job's payload or"),
         (UNTYPED, {1}, "annotate the function's return type"),
         (UNTYPED, b"", "annotate the function's return type"),
         (UNTYPED, Row("a"), "annotate the function's return type"),
@@ -147,9 +147,9 @@ async def coroutine() -> None: ...
         (UNTYPED, {"a": [{"b": Level.LOW}]}, "$.a[0].b: enum member"),
         (UNTYPED, {Color.RED: 1}, "enum member"),
         (UNTYPED, {1: 2}, "a key is int and not str"),
-        (UNTYPED, [generator()], "$[0]: generator has no stored form; return a list"),
-        (UNTYPED, print, "return data, not code"),
-        (UNTYPED, int, "return data, not code"),
+        (UNTYPED, [generator()], "$[0]: generator has no stored form; use a list"),
+        (UNTYPED, print, "use data, not code"),
+        (UNTYPED, int, "use data, not code"),
         (UNTYPED, Money(1), "converter="),
         (UNTYPED, 1j, "converter="),
     ],
@@ -228,6 +228,36 @@ def test_a_value_that_would_lose_something_is_rejected_everywhere(
 def namesake(module: str, name: str, base: Any = object, **body: Any) -> Any:
     """A class that has the name of another one, as those of NumPy and of notebooks have."""
     return type(name, (base,), {"__module__": module, "__qualname__": name, **body})
+
+
+def like(module: str, name: str, method: str = "") -> Any:
+    """A value of a class of another library, with a method that converts it."""
+    return namesake(module, name, **({method: None} if method else {}))()
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (like("numpy", "int64", "tolist"), "convert it with .tolist()"),
+        (like("numpy", "ndarray", "tolist"), "convert it with .tolist()"),
+        (like("pandas", "Timestamp", "to_pydatetime"), "convert it with .to_pydatetime()"),
+        (like("pandas.core.frame", "DataFrame", "to_dict"), "convert it with .to_dict()"),
+        (like("pandas", "NaTType", "to_pydatetime"), "use None in its place"),
+    ],
+    ids=plainly,
+)
+def test_values_of_numpy_and_pandas_are_to_be_converted(
+    codec: Codec, value: Any, says: str
+) -> None:
+    """An annotation would not help: they are of no type that can be stored."""
+    name = type(value).__name__
+    with pytest.raises(SerializationError) as caught:
+        codec.encode([value], UNTYPED, what="w")
+    assert str(caught.value) == f"w: $[0]: {name} has no stored form; {says}"
+    for type_ in (int, dt.datetime, list[int]):
+        with pytest.raises(ValidationError, match=f"found {name} ") as mismatched:
+            codec.structure(value, type_, what="w")
+        assert str(mismatched.value).endswith(f"({says})")
 
 
 def test_data_with_a_value_that_would_lose_something_is_no_payload(codec: Codec) -> None:

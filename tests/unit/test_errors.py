@@ -160,8 +160,20 @@ class TestWithARun:
         text = str(failed)
         assert failed.run.id in text
         assert "'import csv'" in text
-        assert "ValueError: row 7 is bad" in text
+        assert "ValueError: row 7 is bad. Its checkpoints are kept: fix the cause" in text
         assert f"retry({failed.run.id!r})" in text
+
+    def test_an_error_that_ends_with_a_period_is_followed_by_one(
+        self, app: durably.Durably
+    ) -> None:
+        """The sentence about the run ends once."""
+
+        @durably.job
+        def failing(step: durably.StepContext) -> None:
+            raise ValueError("Row 7 is bad.")
+
+        with pytest.raises(durably.RunFailedError, match=r"Row 7 is bad\. Its checkpoints"):
+            app.trigger_and_wait(failing)
 
     def test_a_cancelled_run_is_carried(self, cancelled: errors.RunCancelledError) -> None:
         """RunCancelledError.run is the run as it ended."""

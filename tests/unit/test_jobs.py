@@ -371,6 +371,15 @@ class TestMistakes:
         with pytest.raises(ValidationError, match=r"\(\*args.*functools\.wraps"):
             durably.job("x")(wrapper)
 
+    @pytest.mark.parametrize("cls", [Job, int, type("Made", (), {})], ids=plainly)
+    def test_a_class_is_not_a_job(self, cls: Any) -> None:
+        """Calling it makes an object of it, which no run can return."""
+        for make in (durably.job, durably.job("x"), lambda each: Job("x", each)):
+            with pytest.raises(
+                ValidationError, match=rf"{cls.__name__} is a class: decorate a fun"
+            ):
+                make(cls)
+
     def test_a_job_of_a_job_is_refused(self) -> None:
         """Decorated twice, under the same name or another one: the message names the function."""
         made = durably.job("import-csv")(import_csv)
@@ -402,10 +411,15 @@ class TestMistakes:
 
     def test_functions_that_are_not_decorated(self) -> None:
         """The message shows how to make a job of it."""
-        with pytest.raises(ValidationError, match=r"^jobs holds .*Job\('import_csv', import_csv\)"):
+        expected = (
+            r"^jobs holds the function import_csv, not a job: .*Job\('import_csv', import_csv\)"
+        )
+        with pytest.raises(ValidationError, match=expected):
             job_list([import_csv])
         with pytest.raises(ValidationError, match=r"^jobs holds .*'x', not a job"):
             job_list(["x"])
+        with pytest.raises(ValidationError, match=r"^jobs holds a list, not a job: .*unpack it"):
+            job_list([[durably.job(import_csv)]])
 
     def test_two_closures_of_one_name_in_one_list(self) -> None:
         """They share module and qualified name, and are two functions all the same."""

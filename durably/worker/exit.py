@@ -9,6 +9,7 @@ that is missing, runs in progress are waited for to their end.
 from __future__ import annotations
 
 import atexit
+import concurrent.futures.thread  # noqa: F401 - its function is registered before, called after
 import logging
 import threading
 import weakref

@@ -98,7 +98,7 @@ class Pool:
         self._contexts = contexts
         self._on_none_claimable = on_none_claimable
         self._on_error = on_error
-        self._threads = WorkerThreads(self._work, "durably-worker")
+        self._threads = WorkerThreads(self._work, "durably-worker", max_workers)
         self._thread = _Thread()
         # When a run leaves or a slot gets free.
         self._changed = Wakeups()
@@ -238,9 +238,13 @@ class Pool:
     def open(self) -> None:
         """Make the threads, which start when they are needed."""
         self._threads.end()  # where a signal has interrupted that
-        self._threads = WorkerThreads(self._work, "durably-worker")
+        self._threads = WorkerThreads(self._work, "durably-worker", self._max_workers)
         with self._lock:
             self._stopped_early.clear()
+
+    def leave(self) -> None:
+        """Let the interpreter end without waiting for the threads, nor for what they execute."""
+        self._threads.leave()
 
     def shut_down(self) -> None:
         """End the threads, which have nothing to do any more: the pool has come to rest."""

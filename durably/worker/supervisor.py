@@ -373,6 +373,7 @@ class Supervisor:
         """
         self._lifecycle.abandon()
         self._pool.drain(interrupt=True)
+        self._pool.leave()
         threads.start(threading.Thread(target=close, name="durably-closing", daemon=True))
 
     @property

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import _thread
+import concurrent.futures.thread
 import queue
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Generic, TypeVar
 
 from durably.interrupts import is_interruptible
@@ -59,26 +61,27 @@ def _start_elsewhere(thread: threading.Thread) -> RuntimeError | None:
 
 
 class WorkerThreads(Generic[T]):
-    """Threads that call one function with whatever is put in, each thing once.
+    """The threads of a bounded pool, which call one function with whatever is put in, each once.
 
-    They are daemons: whoever has made them ends them, and the interpreter does not wait for those
-    that were left inside of a call.
+    They are daemons: the interpreter does not wait for those that ``leave`` was called for.
 
     Args:
         work: what is called. It raises nothing.
         name: of the threads, which are numbered.
+        most: how many threads there may be.
     """
 
-    def __init__(self, work: Callable[[T], None], name: str) -> None:
+    def __init__(self, work: Callable[[T], None], name: str, most: int) -> None:
         self._work = work
-        self._name = name
+        self._executor = ThreadPoolExecutor(most, thread_name_prefix=name)
         self._growing = threading.Lock()  # held while threads are made
-        self._threads: list[threading.Thread] = []
-        # Putting something in is one call into C: done or not, whatever interrupts it.
+        self._size = 0
+        # Not the executor's own queue: putting something in is one call into C here, which is done
+        # or not, whatever a signal handler raises. Each thread of the executor takes from this one.
         self._things: queue.SimpleQueue[T | None] = queue.SimpleQueue()
 
     def __len__(self) -> int:
-        return len(self._threads)
+        return self._size
 
     def put(self, thing: T) -> None:
         """Let the next free thread work on *thing*. Never blocks; makes no thread."""
@@ -90,20 +93,48 @@ class WorkerThreads(Generic[T]):
         Raises:
             RuntimeError: no more can be had.
         """
+        if threading.current_thread().daemon:
+            self._grow(size)
+            return
+        # The executor's threads inherit from the one that makes them that they are daemons.
+        failures: list[RuntimeError] = []
+
+        def grow() -> None:
+            try:
+                self._grow(size)
+            except RuntimeError as exc:
+                failures.append(exc)
+
+        maker = threading.Thread(target=grow, name="durably-maker", daemon=True)
+        maker.start()
+        maker.join()
+        for failure in failures:
+            raise failure
+
+    def _grow(self, size: int) -> None:
         with self._growing:
-            while len(self._threads) < size:
-                name = f"{self._name}_{len(self._threads)}"
-                thread = threading.Thread(target=self._loop, name=name, daemon=True)
-                thread.start()
-                self._threads.append(thread)
+            while self._size < size:
+                self._executor.submit(self._loop)
+                self._size += 1
 
     def end(self) -> None:
-        """End the threads, which have nothing to do any more, and wait for that."""
-        for _ in self._threads:
+        """End the threads, which have nothing to do any more, and wait for that. Idempotent."""
+        for _ in range(self._size):
             self._things.put(None)
-        while self._threads:
-            self._threads[-1].join()
-            self._threads.pop()
+        # What no thread could be had for is queued still.
+        self._executor.shutdown(cancel_futures=True)
+        self._size = 0
+
+    def leave(self) -> None:
+        """Let the interpreter end without waiting for the threads.
+
+        ``concurrent.futures`` waits for all that it knows, daemons too, and has no public way to
+        forget one. Where the name is missing, the interpreter waits.
+        """
+        known = getattr(concurrent.futures.thread, "_threads_queues", {})
+        for thread in list(known):
+            if known[thread] is getattr(self._executor, "_work_queue", None):
+                known.pop(thread, None)
 
     def _loop(self) -> None:
         while (thing := self._things.get()) is not None:

@@ -18,6 +18,7 @@ from invariants import check
 from powerloss import Disk, Entry, Mark, put
 
 import durably
+from durably.store import schema
 
 TABLES: Final = (
     "durably_owners",
@@ -180,11 +181,13 @@ class Examiner:
         with opened(image) as db:
             now = digest(db)
             broken = broken_promises(db, marks) if now is not None else [str(promises(marks))]
+            is_migrated = db.pragma("user_version") == len(schema.migrations())
         if now is None:
             if disk.safe_commits or (self.is_full and promises(marks)):
                 return ["everything is gone"]
             return []
-        found = check(image / NAME, is_sequential=True)
+        # Between two migrations it is what the older durably left; the resume brings it up to date.
+        found = check(image / NAME, is_sequential=True) if is_migrated else []
         # The one in progress may be found done: where its last page is what lay in that place
         # before, its frame is whole as soon as its header is.
         newest = disk.commits + disk.is_inside_commit

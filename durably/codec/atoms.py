@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from durably.codec.forms import Form
 from durably.codec.kinds import DATE, DATETIME, stands_for
-from durably.codec.messages import NoForm, Problem, Unsupported, clip, show
+from durably.codec.messages import Mismatch, NoForm, Problem, Unsupported, clip, show
 from durably.codec.plain import ATOMS, Misfit, plain, plain_atom
 from durably.codec.text import dump, to_decimal
 from durably.shown import full_name, type_name
@@ -256,7 +256,8 @@ def leaf(form: Form) -> bool:
         try:
             return how.read(data)
         except (ValueError, ArithmeticError):
-            raise form.mismatch(data) from None
+            found = f"{type_name(data)} of another form"
+            raise Mismatch(f"expected {form.name}, found {found}") from None
 
     form.write, form.read = write, read
     return True

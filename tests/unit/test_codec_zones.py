@@ -230,5 +230,7 @@ def test_no_text_leads_to_a_file_that_is_no_zone(codec: Codec, key: str) -> None
 )
 def test_other_texts_are_not_times(codec: Codec, text: str) -> None:
     """What has another form is rejected."""
-    with pytest.raises(ValidationError, match=r"expected datetime \(ISO 8601\), found str"):
+    with pytest.raises(
+        ValidationError, match=r"expected datetime \(ISO 8601\), found str of another form"
+    ):
         codec.structure(text, dt.datetime, what="w")

@@ -106,7 +106,7 @@ class ActiveRun:
         # What a signal has raised in the caller's thread, and a call of the job's has passed on.
         self.callers_signal: BaseException | None = None
         # When this attempt was last known to be the current one, by the clock's ``monotonic``: the
-        # moment before its claim, a heartbeat or a look at the database.
+        # moment before its claim, a heartbeat or a read of the database.
         self.current_at = -math.inf
         self._lock = threading.Lock()  # guards the reason and the two below
         self._is_draining = False
@@ -192,7 +192,7 @@ class ActiveRun:
             self.refuse_forked_child()
         reason = self.stop_reason
         if reason is not None:
-            # Before the look at the end, which is set before this is looked at: a stop that is
+            # Before the check of the end, which is set before this is read: a stop that is
             # raised before the job is over is known at its end.
             self.stop_was_raised = True
         if self.is_over:

@@ -136,7 +136,7 @@ class Durably:
 
     Raises:
         ValidationError: an option or a job spec is not acceptable; the message names it.
-        SchemaError: the file is another program's or a newer durably's, or somebody has changed
+        SchemaError: the file is another program's or a newer durably's, or another has changed
             its schema; it is left as it is.
         DatabaseError: the file cannot be opened, is mounted alone (a container that was given the
             file and not its folder), is another user's, or is locked for over 30 s.
@@ -327,7 +327,7 @@ class Durably:
         """Stop; a signal that ends a wait for steps which is one already leaves them behind.
 
         Args:
-            is_last: whether nothing comes after it, so that whoever waits is told how to leave.
+            is_last: whether nothing comes after it, so that the logger says how to leave.
         """
         again = is_leaving()
         notice = Notice(self._supervisor.active, interrupt=interrupt, again=again)
@@ -846,7 +846,7 @@ class Durably:
         return self._reader.run_of(row)
 
     def adopt(self, run: Run[P, R] | str) -> Run[P, R]:
-        """Let this engine's job continue a pending run that other code has begun, and return it.
+        """Make this engine's job continue a pending run that other code has begun, and return it.
 
         A run with checkpoints is left to the code that made them, which is known by the module (of
         a script by the file's name) and the qualified name of the job's function. After this it
@@ -1046,7 +1046,7 @@ class Durably:
         self._check()
         name = getattr(plugin, "name", None)
         if not isinstance(name, str) or not callable(getattr(plugin, "install", None)):
-            raise ValidationError(f"a plugin has a name and install(app); {shown(plugin)} has not")
+            raise ValidationError(f"a plugin needs a name and install(app), unlike {shown(plugin)}")
         if isinstance(plugin, type):
             raise ValidationError(f"{shown(plugin)} is a class; use an object of it: use(...())")
         with self._lock:

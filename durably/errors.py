@@ -132,7 +132,7 @@ class DuplicateStepError(DurablyError):
     """A step name whose step has completed was used again in the same execution of a run.
 
     Raised at the second use, before its function is called. Returning the first result silently
-    would be wrong where the two uses are different work. Put what tells the steps apart into
+    would be wrong where the two uses are different work. Put what distinguishes the steps into
     the name, such as ``f"batch-{i}"``; or return the first one's result, with
     ``on_duplicate_step="reuse"``.
 

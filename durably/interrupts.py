@@ -138,7 +138,7 @@ class held_back:  # noqa: N801 - reads as a verb in a with statement
 def raise_if_signal(exc: BaseException) -> None:
     """Raise what a signal handler has raised, if that is *exc* or one of the group that it is.
 
-    For whoever catches what it has not raised itself, first of all.
+    For code that catches what it has not raised itself, first of all.
     """
     if not is_interruptible():
         return

@@ -199,7 +199,7 @@ def origins_of(job: Job[Any, Any]) -> tuple[str, ...]:
 
     That is the module's name and the qualified name; for a script the script's base name stands for
     the module's. A module may also be executed as a script, and a script be imported: either form
-    is known. Where nobody can tell, in a notebook and at a prompt, there is none.
+    is known. Where it is unknown, in a notebook and at a prompt, there is none.
     """
     function = _innermost(job.run)
     module = getattr(function, "__module__", None)

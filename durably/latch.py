@@ -28,7 +28,7 @@ class Wakeups:
 
     @property
     def are_awaited(self) -> bool:
-        """Whether a thread waits, or has begun to."""
+        """Return whether a thread waits, or has begun to."""
         return bool(self._gates)
 
     def wake_all(self) -> None:
@@ -91,12 +91,12 @@ class Latch:
         return self._is_set
 
     def set(self) -> None:
-        """Let every wait end, until it is cleared. Also where an earlier call was interrupted."""
+        """End every wait, until it is cleared. Also where an earlier call was interrupted."""
         self._is_set = True
         self._waiting.wake_all()
 
     def clear(self) -> None:
-        """Let those wait that come from now on."""
+        """Make calls wait from now on."""
         self._is_set = False
 
     def wait(self, timeout_s: float | None = None) -> bool:

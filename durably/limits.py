@@ -29,7 +29,7 @@ _of_thread: Final = _OfThread()
 
 @contextmanager
 def limited(clock: Clock, timeout_s: float | None) -> Iterator[None]:
-    """Let all that the calling thread does in the block wait *timeout_s* for locks, in all."""
+    """Limit the waits for locks of the calling thread in the block to *timeout_s*, in all."""
     outer_s = _of_thread.ends_s
     if timeout_s is not None:
         _of_thread.ends_s = min(outer_s, clock.monotonic() + timeout_s)
@@ -65,7 +65,7 @@ class Hurry:
 
     @contextmanager
     def until(self, ends_s: float) -> Iterator[None]:
-        """Let every wait end at *ends_s*, while the block is executed."""
+        """End every wait at *ends_s*, while the block is executed."""
         request = object()
         try:
             self._ends[request] = ends_s

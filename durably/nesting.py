@@ -32,7 +32,7 @@ _SHOW_THEIR_ATTRIBUTES: Final = (
 def is_too_deep(value: object) -> bool:
     """Return whether a value is nested more deeply than stored data may be.
 
-    Looks into Python's own containers, exceptions, attrs classes and dataclasses, at each part once
+    Inspects Python's own containers, exceptions, attrs classes and dataclasses, at each part once
     for each depth at most. A circular value is not deep by itself: its ``repr`` ends.
     """
     if type(value) in _ATOMS:

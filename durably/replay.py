@@ -68,7 +68,7 @@ class Replay:
     def __init__(self, database: Database, run: int, *, is_first_attempt: bool) -> None:
         self._database = database
         self._run = run
-        # Guards all below, but for a look at the window and the names.
+        # Guards all below, but for a read of the window and the names.
         self._lock = threading.Lock()
         self._window: dict[str, Checkpoint] = {}
         self._next_index: int | None = None if is_first_attempt else 0

@@ -1,7 +1,7 @@
 """Which exceptions say that a child process was ended by the signal that stops this one as well.
 
 Ctrl-C in a terminal goes to every process of the foreground group, and so does a service manager's
-SIGTERM: the tool that a step runs dies of it some milliseconds before the engine is told to stop.
+SIGTERM: the tool that a step runs dies of it some milliseconds before the engine is asked to stop.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 
 # SIGHUP, SIGINT and SIGTERM; POSIX has these numbers everywhere.
 _SIGNALS: Final = (1, 2, 15)
-# As ``subprocess`` tells it, as a shell does, and how a program of Windows ends by Ctrl-C.
+# As ``subprocess`` reports it, as a shell does, and how a program of Windows ends by Ctrl-C.
 _STATUSES: Final = frozenset(
     {-number for number in _SIGNALS} | {128 + number for number in _SIGNALS} | {0xC000013A}
 )

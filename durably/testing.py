@@ -35,7 +35,7 @@ def check(path: str | os.PathLike[str]) -> list[Finding]:
     must hold whatever was killed and whenever: a running run has an owner, a run that has ended
     has an end and nobody who executes it, no key is held twice, each result belongs to one step of
     one run, and so on. Tables and views that somebody has added under names of their own are left
-    alone, and none of their rows is looked at.
+    alone, and none of their rows is read.
 
     The file is only read, and may be in use, by other processes or by engines of this one: what it
     holds is looked at as it was at one instant. Nothing that somebody may have planted in it, a

@@ -185,7 +185,7 @@ class Triggering:
                     self._settle(slot, new.id)
 
     def _settle(self, slot: Slot, new_id: str) -> None:
-        """Have what was claimed for a slot executed, or give the slot back; once."""
+        """Begin what was claimed for a slot, or return the slot; once."""
         if slot.is_settled:
             return
         active = slot.active
@@ -193,7 +193,7 @@ class Triggering:
             self._supervisor.return_slot(slot)
         if active is None or active.id != new_id:
             # It waits in line. Asked after the commit, and before the end of what begins
-            # now: who frees a slot from here on looks.
+            # now: a thread that frees a slot from here on checks.
             self._supervisor.offer_if_free()
         if active is not None:
             self._supervisor.begin(slot)
@@ -258,7 +258,8 @@ class Triggering:
         if not takes_payload(job):
             if payload is not None and payload is not NOT_GIVEN:
                 raise ValidationError(
-                    f"job {job.name!r} takes no payload: its function has one parameter"
+                    f"job {job.name!r} takes no payload: its function has one parameter; "
+                    "leave the payload out, or give the function a second parameter"
                 )
             return "null", None
         type_ = payload_type(job)

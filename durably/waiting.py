@@ -239,7 +239,7 @@ class Waiter:
     def _pause(self, seen: Any, patience: Patience) -> None:
         self._changes.wait(seen, patience.longest_pause())
         if self._database.is_closed:
-            raise EngineClosedError("this engine was closed while it was waited on")
+            raise EngineClosedError("this engine was closed during the wait")
         self._supervisor.check_in_place()
 
     def _tell(self, run_id: str, brief: Brief, watch: Watch) -> None:
@@ -269,7 +269,7 @@ class Waiter:
             return self._reader.progress_of(brief.progress)
         except (ValueError, RecursionError):
             # The wait goes on: it ends with the run, which cannot be read then.
-            defects.note(f"the progress of run {run_id!a:.80} is not one, and is left out")
+            defects.note(f"the progress of run {run_id!a:.80} is not valid, and is left out")
             defects.log_noted()
             return None
 
@@ -364,7 +364,7 @@ class Patience:
         return self._deadline is not None and self._clock.monotonic() >= self._deadline
 
     def is_look_due(self) -> bool:
-        """Return whether to look for workers again, and note that it is done."""
+        """Return whether to check for workers again, and note that it is done."""
         now = self._clock.monotonic()
         if now < self._next_look:
             return False
@@ -372,7 +372,7 @@ class Patience:
         return True
 
     def limited(self) -> AbstractContextManager[None]:
-        """Let the calling thread wait for locks no longer than that, within the block."""
+        """Limit the waits of the calling thread for locks to that, within the block."""
         return limited(self._clock, self.left())
 
     def left(self) -> float | None:
@@ -380,7 +380,7 @@ class Patience:
         return None if self._deadline is None else self._deadline - self._clock.monotonic()
 
     def longest_pause(self) -> float:
-        """Return the seconds after which to look at the run at the latest."""
+        """Return the seconds after which to read the run at the latest."""
         if self._deadline is None:
             return _WORKER_LOOK_S
         return max(0.0, min(_WORKER_LOOK_S, self._deadline - self._clock.monotonic()))

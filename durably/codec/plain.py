@@ -138,7 +138,7 @@ def thrown_away(value: object) -> None:
     """
     if inspect.iscoroutine(value):
         value.close()
-        msg = "a coroutine, so nothing was done; hand over a plain function that calls asyncio.run"
+        msg = "a coroutine, so nothing was done; pass a plain function that calls asyncio.run"
         raise Problem(msg)
 
 

@@ -124,7 +124,7 @@ class _Given(dict[str, Any]):
 def _key_reader(
     form: Form, fields: list[Field], forms: Forms
 ) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Let cattrs generate what structures the keys of an object."""
+    """Make cattrs generate what structures the keys of an object."""
     form.fields = {field.key: field for field in fields}
     keys: dict[str, Any] = {}
     for field in fields:

@@ -28,5 +28,5 @@ def advice_on(exc: OSError) -> str:
 
 
 def unseen(path: str, exc: OSError) -> DatabaseError:
-    """Return the error for a file or a folder of which the system tells nothing."""
-    return DatabaseError(f"{path!r} cannot be looked at: {exc.strerror or exc}; {advice_on(exc)}")
+    """Return the error for a file or a folder that the system cannot report on."""
+    return DatabaseError(f"{path!r} cannot be inspected: {exc.strerror or exc}; {advice_on(exc)}")

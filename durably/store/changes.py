@@ -59,7 +59,7 @@ class ChangeFeed:
         self._clock = clock
         self._log_path = log_path  # None once it turned out that it cannot be watched
         self._told = 0
-        # Each number is told once, so that two threads that tell at once change it all the same.
+        # Each number is used once, so that two threads that report at once change it all the same.
         self._numbers = itertools.count(1)
         self._waiting = Wakeups()
         # Taken until there is an offer. A lock and no latch: opening it is one call, and waiting at

@@ -30,12 +30,12 @@ _LONGEST_SHOWN: Final = 80
 # How long a file may take to check: ten times as long as it does, for each megabyte.
 _LIMIT_S: Final = 60.0
 _LIMIT_S_PER_MB: Final = 1.0
-# After so many instructions of SQLite's the time is looked at, and a Ctrl-C noticed.
+# After so many instructions of SQLite's the time is checked, and a Ctrl-C noticed.
 _INSTRUCTIONS: Final = 20_000
 
 _TABLES: Final = "SELECT name FROM sqlite_schema WHERE type = 'table'"
 _TABLE: Final = re.compile(r"\b(durably_\w+|json_each)\b")
-# What SQLite's own check looks at where there is more in the file than durably's.
+# What SQLite's own check reads where there is more in the file than durably's.
 _OWN: Final = (
     "durably_owners",
     "durably_runs",
@@ -104,7 +104,7 @@ RULES: Final[dict[str, str]] = {
         SELECT name AS table_name, seq FROM sqlite_sequence
         WHERE name IN ('durably_runs', 'durably_owners', 'durably_logs')
           AND (typeof(seq) <> 'integer' OR seq < 0 OR seq >= {bounds.MOST_RUNS})""",
-    "the id of a run is not one": """
+    "the id of a run is not valid": """
         SELECT run FROM durably_runs
         WHERE length(CAST(id AS BLOB)) NOT BETWEEN 1 AND 64
            OR length(CAST(id AS BLOB)) <> length(id)
@@ -151,10 +151,10 @@ RULES: Final[dict[str, str]] = {
                 AND json_type(s.error, '$.message') = 'text'
                 AND json_type(s.error, '$.traceback') = 'text', 0)
             ELSE 0 END""",
-    "the data of a log line are no JSON object": """
+    "the data of a log line are not a JSON object": """
         SELECT log, run FROM durably_logs
         WHERE CASE WHEN json_valid(data, 2) THEN json_type(data) END IS NOT 'object'""",
-    "the token of an owner is not one": """
+    "the token of an owner is not valid": """
         SELECT owner, token FROM durably_owners
         WHERE length(CAST(token AS BLOB)) <> 26 OR length(token) <> 26
            OR token GLOB '*[^0-9A-HJKMNP-TV-Z]*'""",
@@ -360,7 +360,7 @@ def _findings(db: apsw.Connection, path: str) -> list[Found]:
     application_id = db.pragma("application_id")
     version = db.pragma("user_version")
     if application_id in (0, schema.APPLICATION_ID) and schema.is_empty(db):
-        return [Found("the database is empty", "it is new, or somebody has emptied it")]
+        return [Found("the database is empty", "it is new, or was emptied")]
     if application_id != schema.APPLICATION_ID:
         raise schema.not_ours(path)
     if version > len(scripts):
@@ -427,7 +427,7 @@ def _rows(db: apsw.Connection, problem: str, query: str) -> list[Found]:
     except apsw.CorruptError as exc:
         if disk_error(db):
             raise
-        found.append(Found("the file is damaged", f"{exc}, while looking whether {problem}"))
+        found.append(Found("the file is damaged", f"{exc}, while checking whether {problem}"))
     except UnicodeDecodeError:
         found.append(Found(problem, "in a row whose text cannot be read"))
     return found

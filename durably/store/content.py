@@ -79,7 +79,7 @@ class Content:
         return self._checkpoints() is not None
 
     def is_as_seen(self, status: os.stat_result) -> bool:
-        """Return whether nothing was written since the last look, and no log was begun anew."""
+        """Return whether nothing was written since the last check, and no log was begun anew."""
         seen = self._seen
         return (
             seen is not None
@@ -88,7 +88,7 @@ class Content:
         )
 
     def is_overwritten(self, path: str) -> bool:
-        """Look at the database file, and return whether somebody else has written into it."""
+        """Check the database file, and return whether somebody else has written into it."""
         before = self._checkpoints()
         stamp = _stamp(os.stat(path))
         header = self._read(0, HEADER_SIZE)
@@ -99,7 +99,7 @@ class Content:
         if seen is not None and self._is_another(seen, header):
             return True
         if before is None or before != after:
-            return False  # a checkpoint is going on: looked at again the next time
+            return False  # a checkpoint is going on: checked again the next time
         if seen is not None and before and before == seen.checkpoints:
             # A time alone proves nothing: anybody may set it.
             is_same = (seen.header, seen.stamp[0]) == (header, stamp[0])
@@ -131,7 +131,7 @@ class Content:
         return index[_SALT] + copied
 
     def is_log_overwritten(self, path: str) -> bool:
-        """Look at the log, and return whether it lacks what its index says is in it.
+        """Check the log, and return whether it lacks what its index says is in it.
 
         Args:
             path: of the log.

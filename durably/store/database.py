@@ -72,7 +72,7 @@ log = logging.getLogger("durably")
 Ps = ParamSpec("Ps")
 T = TypeVar("T")
 
-# How many writes of one engine may pass between two looks at what is in its file: fewer than fill
+# How many writes of one engine may pass between two checks of what is in its file: fewer than fill
 # the log, so that a file that was overwritten is nearly always seen before a checkpoint.
 _WRITES_BETWEEN_LOOKS: Final = 16
 
@@ -228,7 +228,7 @@ class Database(ForkParticipant):
         self._look_at_content(content)
 
     def _refuse_planted(self) -> None:
-        """Look again at what SQLite has opened: somebody may have put it there meanwhile."""
+        """Check again what SQLite has opened: another program may have put it there meanwhile."""
         try:
             refuse_strangers(self.path, with_locks=False)
         except DatabaseError:
@@ -292,7 +292,7 @@ class Database(ForkParticipant):
 
     @contextmanager
     def _limited(self, db: apsw.Connection) -> Iterator[None]:
-        """Let a read wait for locks no longer than its caller does."""
+        """Limit the wait of a read for locks to that of its caller."""
         now_s = self._clock.monotonic()
         left_s = limits.deadline(now_s, BUSY_TIMEOUT_S) - now_s
         db.set_busy_timeout(max(1, int(left_s * 1000)))
@@ -302,7 +302,7 @@ class Database(ForkParticipant):
             db.set_busy_timeout(int(BUSY_TIMEOUT_S * 1000))
 
     def hurried(self, ends_s: float) -> AbstractContextManager[None]:
-        """Let no thread wait for a lock of others beyond *ends_s*, while the block is executed."""
+        """End waits for locks of others at *ends_s*, in all threads, during the block."""
         return self._hurry.until(ends_s)
 
     def _new_reader(self) -> apsw.Connection:
@@ -347,7 +347,7 @@ class Database(ForkParticipant):
                 cause, error = exc, database_error(exc, self.path, self._changes_connection)
             else:
                 return self._version_seen
-        # Without the lock, which a look at the file takes.
+        # Without the lock, which a check of the file takes.
         self._blame_loss()
         raise error from cause
 
@@ -368,10 +368,10 @@ class Database(ForkParticipant):
         self._check_content()
 
     def _check_content(self) -> None:
-        """Make sure that what is in the file is SQLite's, if it was written since the last look.
+        """Make sure that what is in the file is SQLite's, if it was written since the last check.
 
         Raises:
-            DatabaseLostError: it was overwritten, now or at an earlier look.
+            DatabaseLostError: it was overwritten, now or at an earlier check.
         """
         content = self._content
         if self._overwritten is None and content is not None:
@@ -380,7 +380,7 @@ class Database(ForkParticipant):
                     return
             except OSError as exc:
                 raise_if_signal(exc)
-                return  # gone this instant: noticed as such at the next look
+                return  # gone this instant: noticed as such at the next check
             self._look_at_content(content)
         self._raise_overwritten()
 
@@ -550,7 +550,7 @@ def _require_place(path: str) -> str | None:
     """Make sure that a database can be at *path*, before anything is made there.
 
     Returns:
-        The type of the file system, where the system tells it.
+        The type of the file system, where the system reports it.
 
     Raises:
         ValidationError: what is there is no file, or the names beside it would be too long.

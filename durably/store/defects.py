@@ -1,7 +1,7 @@
 """Defects: what is wrong with a row that durably cannot have written, or that was damaged since.
 
 The schema forbids what it can, but neither bytes that are not UTF-8 nor text that is not JSON, and
-whoever writes to the file with another program can turn its constraints off. One such row must
+another program that writes to the file can turn its constraints off. One such row must
 not keep the others from being read and executed.
 """
 

@@ -78,7 +78,7 @@ def database_error(
         exc: what APSW raised.
         path: the database.
         db: the connection that raised it, in the thread that uses it: it knows what the system
-            reported. A disk that cannot be read is told from a damaged file by that alone.
+            reported. A disk that cannot be read is distinguished from a damaged file by that alone.
         waited_s: how long a lock was waited for.
     """
     if isinstance(exc, apsw.BusyError):

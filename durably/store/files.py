@@ -48,7 +48,7 @@ def resolved(path: str | os.PathLike[str]) -> str:
     real = os.path.realpath(text)
     # A separator at the end says so, even where nothing is there yet.
     folder = os.path.dirname(real)
-    # Asked first: that the path cannot be looked at may be the folder's fault.
+    # Asked first: that the path cannot be inspected may be the folder's fault.
     has_folder = _is_folder(folder)
     if not os.path.basename(text) or (has_folder and _is_folder(real)):
         raise ValidationError(f"path={text!r} is a directory; name a file in it")
@@ -88,7 +88,7 @@ def present(path: str, *, is_alone: bool) -> Iterator[None]:
 
 
 def create_private(path: str) -> Identity | None:
-    """Make the file, if missing, readable for its owner alone; return what tells it from others.
+    """Make the file, if missing, readable for its owner alone; return what identifies it.
 
     Only a file that does not exist yet is opened here: closing a descriptor of an open
     database would drop SQLite's locks on it.
@@ -157,7 +157,7 @@ def refuse_special(path: str) -> None:
 
 
 def identity(path: str) -> Identity | None:
-    """Return what tells the file that *path* names from every other one; ``None`` if there is none.
+    """Return what identifies the file that *path* names; ``None`` if there is none.
 
     Raises:
         OSError: the system does not say.

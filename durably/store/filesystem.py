@@ -48,7 +48,7 @@ _ESCAPED: Final = r"\\([0-7]{3})"
 
 
 def mount_table() -> str:
-    """Return what is mounted, as Linux tells it; "" where nothing does."""
+    """Return what is mounted, as Linux reports it; "" where nothing does."""
     try:
         # File names need not be UTF-8, in a table of the kernel neither.
         with open(_MOUNTS, encoding="utf-8", errors="surrogateescape") as stream:

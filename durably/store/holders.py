@@ -53,7 +53,7 @@ def _files(path: str) -> dict[str, str]:
 def _writer_of(fields: list[str], files: dict[str, str]) -> int:
     """Return the process of a line of ``/proc/locks``, if that is a lock which counts; else 0.
 
-    A line is ``1: POSIX ADVISORY WRITE 4711 08:01:1234 120 120``; who waits has an arrow.
+    A line is ``1: POSIX ADVISORY WRITE 4711 08:01:1234 120 120``; one that waits has an arrow.
     """
     if len(fields) != 8 or fields[3] != "WRITE" or not fields[4].isdigit():
         return 0

@@ -176,7 +176,7 @@ class WriterMutex(ForkParticipant):
 
     @property
     def is_patient(self) -> bool:
-        """Whether a call of ``acquire`` waits. If not, go on under SQLite's locks alone."""
+        """Return whether a call of ``acquire`` waits. If not, go on under SQLite's locks alone."""
         return self._is_patient and self._fd >= 0
 
     def acquire(self, timeout_s: float, patience_s: float | None = None) -> bool:
@@ -216,7 +216,7 @@ class WriterMutex(ForkParticipant):
 
     @contextmanager
     def held(self, timeout_s: float) -> Iterator[bool]:
-        """Have the mutex in the block, if it can be obtained in time, which it is told."""
+        """Hold the mutex in the block, if it can be obtained in time; yields whether it is."""
         try:
             yield self.acquire(timeout_s)
         finally:

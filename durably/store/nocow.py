@@ -30,7 +30,7 @@ _NOT_COPIED: Final = 0x00800000
 def make_index(path: str) -> None:
     """Make the index of the log of the database *path*, if missing, not to be copied on write.
 
-    To be called before SQLite opens the database, by whoever keeps others from opening it. The
+    To be called before SQLite opens the database, by code that keeps others from opening it. The
     descriptor is closed again, which drops no lock: nobody has had the file open before. Where it
     cannot be done SQLite makes the file, or reports why it cannot be made.
     """

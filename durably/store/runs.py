@@ -15,7 +15,7 @@ from durably.store import bounds, defects, lookups, unsound
 from durably.store.lookups import RunRow
 from durably.store.operations import single_statement
 
-# A run that goes back with no checkpoints is begun anew by whoever claims it.
+# A run that goes back with no checkpoints is begun anew by the engine that claims it.
 _ORIGIN_IF_BEGUN: Final = """
         origin = CASE WHEN EXISTS (
             SELECT 1 FROM durably_steps s

@@ -160,7 +160,7 @@ def version_of(db: apsw.Connection, path: str, scripts: Sequence[str]) -> int:
         named = "; ".join(map(str, found[:_MOST_NAMED]))
         more = f"; and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
         raise SchemaError(
-            f"somebody has changed the schema of {path!r}: {named}{more}. It was left as it is. "
+            f"the schema of {path!r} was changed: {named}{more}. It was left as it is. "
             "Undo that with an SQLite tool (DROP INDEX, DROP TRIGGER; a table is made anew without "
             "its foreign key), or restore a copy"
         )

@@ -68,7 +68,7 @@ def shared_paths(path: str) -> list[str]:
 
 
 def give_to_owner(fd: int, path: str) -> None:
-    """Give a file that this process has just made to the owner of the database *path*.
+    """Change the owner of a file that this process has just made to that of the database *path*.
 
     Only root can, and has to: its locks would keep the owner out, as SQLite's own files would if
     it did not do the same.
@@ -93,7 +93,7 @@ def remove_leftovers(path: str) -> None:
 
     They are an earlier database's, which somebody has removed. SQLite would use the index, which
     a process that has the earlier one open may still write to, and a log of any mode. To be called
-    by whoever keeps all others from opening the database.
+    by code that keeps all others from opening the database.
     """
     for leftover in (f"{path}-wal", f"{path}-shm"):
         with suppress(FileNotFoundError):
@@ -127,7 +127,7 @@ def refuse_strangers(path: str, *, with_locks: bool = True) -> None:
 
 
 def _refuse_planted(path: str, database: os.stat_result) -> None:
-    """Raise if the database was put there by somebody who waits for what will be in it."""
+    """Raise if the database was put there by another user, who would read it."""
     if database.st_uid in {os.geteuid(), 0}:
         return
     folder = os.stat(os.path.dirname(path))

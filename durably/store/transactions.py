@@ -33,7 +33,7 @@ _LOCKED: Final = "database is locked"
 BUSY_SLICE_MS: Final = 250
 
 
-# A wait is made in pieces of this, between which it is asked who waits no longer.
+# A wait is made in pieces of this, between which it is asked which callers wait no longer.
 _PIECE_S: Final = LEAST_S
 
 
@@ -161,14 +161,14 @@ class Transactor:
         return now_s >= ticket.deadline_s or now_s >= self._hurry.ends_s
 
     def refuse(self, ticket: Ticket) -> None:
-        """Give the caller of *ticket* the error of a lock that was waited for too long."""
+        """Store for the caller of *ticket* the error of a lock that was waited for too long."""
         error = locked_error(self._path, self._clock.monotonic() - ticket.since_s, _LOCKED)
         error.__cause__ = apsw.BusyError(_LOCKED)
         ticket.error = error
         ticket.is_done = True
 
     def _part_from_those_over(self) -> None:
-        """Refuse those of the batch whose callers wait no longer. Nothing of them is executed.
+        """Fail those of the batch whose callers wait no longer. Nothing of them is executed.
 
         Raises:
             _TurnIsOver: the leader's caller is one of them, or has waited for others long enough.

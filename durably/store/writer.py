@@ -162,9 +162,9 @@ class Writer(ForkParticipant):
                 return  # another leader has taken it meanwhile, and calls the next in its turn
 
     def _give_up_if_over(self, ticket: Ticket) -> None:
-        """Refuse an operation that nobody has begun, if its caller waits for locks no longer.
+        """Fail an operation that no thread has begun, if its caller waits for locks no longer.
 
-        Who leads refuses those that it has taken.
+        The leader fails those that it has taken.
         """
         if not ticket.is_done and self._transactor.is_over(ticket) and self._withdraw(ticket):
             self._transactor.refuse(ticket)

@@ -164,9 +164,9 @@ class Execution:
             active.is_over = True
             progress = active.take_progress()
         if active.stop_was_raised or (outcome.error is not None and active.stop_reason is not None):
-            # A job may keep a stop to itself (a bare except, a future that nobody looks at), and
-            # then return without the rest of its work. And what fails after a stop was asked for
-            # may do so because of it.
+            # A job may keep a stop to itself (a bare except, a future whose result is never
+            # read), and then return without the rest of its work. And what fails after a stop was
+            # asked for may do so because of it.
             outcome = _Outcome()
         error_text = None
         if outcome.error is not None:

@@ -1,4 +1,4 @@
-"""What the user is told while a stop waits for steps in progress, and after a block was left."""
+"""What the logger says while a stop waits for steps in progress, and after a block was left."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ _LOCK_LOOK_S: Final = 0.05
 class Lifecycle:
     """Knows who needs the threads: the first has them begun, the last has them ended.
 
-    Usable from any thread. Whoever needs them has a name of its own, so that to need them, and to
-    need them no more, is one step each, which may be done twice.
+    Usable from any thread. Each call that needs them has a name of its own, so that to need them,
+    and to need them no more, is one step each, which may be done twice.
 
     Args:
         path: of the database, for the message of a refusal.
@@ -128,7 +128,7 @@ class Lifecycle:
         self._has_begun = False
 
     def abandon(self) -> None:
-        """Let nobody need the threads from now on, and no caller wait for their end."""
+        """Make no call need the threads from now on, and no caller wait for their end."""
         self.is_abandoned = self._is_closed = True
 
     def holding(self, call: Callable[[], T]) -> T:

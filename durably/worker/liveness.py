@@ -335,7 +335,7 @@ def sweep_orphans(
 def current_boot_id() -> str:
     """Return what names this start of the machine; "" if the machine does not say.
 
-    It is stored for people who look into the file, and decides nothing: a container may show
+    It is stored for people who read the file, and decides nothing: a container may show
     another one than its host.
     """
     if sys.platform == "darwin":

@@ -48,7 +48,7 @@ class Slot:
     def __init__(self) -> None:
         # The run that is executed in it, or is about to be.
         self.active: ActiveRun | None = None
-        # Whether whoever has taken it knows what has become of it.
+        # Whether the code that has taken it knows what has become of it.
         self.is_settled = False
 
 
@@ -116,7 +116,7 @@ class Pool:
         # Whether somebody has looked for a free slot in vain since the last one got free.
         self._is_slot_wanted = False
         self._is_interrupting = False
-        # Whether it drains since it was told to stop, and not for want of runs.
+        # Whether it drains since it was asked to stop, and not for want of runs.
         self._is_told_to_stop = False
         # How many runs may still be claimed; None where they are not counted.
         self._budget: int | None = None
@@ -243,7 +243,7 @@ class Pool:
             self._stopped_early.clear()
 
     def leave(self) -> None:
-        """Let the interpreter end without waiting for the threads, nor for what they execute."""
+        """Allow the interpreter to end without waiting for the threads or their runs."""
         self._threads.leave()
 
     def shut_down(self) -> None:
@@ -379,7 +379,7 @@ class Pool:
     def reserve_slot(self, slot: Slot) -> Claim | None:
         """Take *slot*, if one is free, and say what to claim for it; for any thread.
 
-        ``None`` if there is none, or nothing is to be claimed. Whoever has asked, and wherever
+        ``None`` if there is none, or nothing is to be claimed. The caller, wherever
         that was interrupted, calls ``begin`` or ``return_slot``.
         """
         with self._lock:
@@ -392,7 +392,7 @@ class Pool:
             return claim
 
     def return_slot(self, slot: Slot) -> None:
-        """Give *slot* back, if it was taken."""
+        """Return *slot* to the pool, if it was taken."""
         with self._lock:
             if slot not in self._slots:
                 return
@@ -455,7 +455,7 @@ class Pool:
     # -- executing -------------------------------------------------------------------------
 
     def hand_over(self, row: RunRow) -> bool:
-        """Have a claimed run executed by a thread of the pool, in a slot that was reserved.
+        """Hand a claimed run to a thread of the pool, in a slot that was reserved.
 
         Returns:
             Whether it is; if no thread can be had, it was put back and its slot is free.
@@ -470,7 +470,7 @@ class Pool:
         self._add(slot.active)
 
     def begin(self, slot: Slot) -> bool:
-        """Have the run of a slot executed, as ``hand_over`` does. Done twice, it is done once.
+        """Execute the run of a slot, as ``hand_over`` does. Done twice, it is done once.
 
         A thread that a signal may interrupt makes no other threads: the one that claims does.
         """
@@ -505,7 +505,7 @@ class Pool:
             self._threads.grow(size)
         except RuntimeError as exc:
             # The interpreter is ending and lets none start, or there is no memory for another.
-            log.warning("no thread can be had for a run: %s", exc)
+            log.warning("no thread can be started for a run: %s", exc)
         else:
             return True
         # One that is there may have begun it.
@@ -584,7 +584,7 @@ class Pool:
         try:
             self._put_back(active)
         except DatabaseError as exc:
-            # The heartbeat will do so, or whoever sees the lock of this engine free.
+            # The heartbeat will do so, or an engine that finds the lock of this one free.
             log.warning("could not put back run %s: %s", active.id, exc)
 
     def _put_back(self, active: ActiveRun) -> None:

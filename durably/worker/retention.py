@@ -1,7 +1,7 @@
 """Which runs are old enough to be deleted, and whether the clock may be believed in that.
 
 A wall clock that jumps ahead (a machine that starts with a wrong one, a restored snapshot) makes
-every run look old. So deleting needs a second witness: the newest row of the database.
+every run seem old. So deleting needs a second witness: the newest row of the database.
 """
 
 from __future__ import annotations

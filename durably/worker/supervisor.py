@@ -230,13 +230,13 @@ class Supervisor:
     def reserve_slot(self, slot: Slot) -> Claim | None:
         """Take *slot*, and say what to claim for it; ``None`` if nothing is to be claimed.
 
-        Whoever has asked calls ``begin`` where ``enter`` has taken in the claimed run, or
+        The caller calls ``begin`` where ``enter`` has taken in the claimed run, or
         ``return_slot``.
         """
         return self._pool.reserve_slot(slot) if self._is_started else None
 
     def return_slot(self, slot: Slot) -> None:
-        """Give a slot back for which there was no run, if it was taken."""
+        """Return a slot for which there was no run, if it was taken."""
         self._pool.return_slot(slot)
 
     def offer_if_free(self) -> None:
@@ -249,7 +249,7 @@ class Supervisor:
         self._pool.enter(row, slot)
 
     def begin(self, slot: Slot) -> None:
-        """Have the run that was taken into a slot executed. Done twice, it is done once."""
+        """Execute the run that was taken into a slot. Done twice, it is done once."""
         try:
             self._pool.begin(slot)
         except DatabaseError as exc:

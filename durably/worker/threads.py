@@ -40,7 +40,7 @@ def start(thread: threading.Thread) -> None:
 
 
 def _start_elsewhere(thread: threading.Thread) -> RuntimeError | None:
-    """Let a thread that no signal reaches start *thread*, if it has not been; return why not."""
+    """Make a thread that no signal reaches start *thread*, if it has not been; return why not."""
     failures: list[RuntimeError] = []
     done = threading.Lock()
     done.acquire()
@@ -84,7 +84,7 @@ class WorkerThreads(Generic[T]):
         return self._size
 
     def put(self, thing: T) -> None:
-        """Let the next free thread work on *thing*. Never blocks; makes no thread."""
+        """Hand *thing* to the next free thread. Never blocks; makes no thread."""
         self._things.put(thing)
 
     def grow(self, size: int) -> None:
@@ -126,7 +126,7 @@ class WorkerThreads(Generic[T]):
         self._size = 0
 
     def leave(self) -> None:
-        """Let the interpreter end without waiting for the threads.
+        """Allow the interpreter to end without waiting for the threads.
 
         ``concurrent.futures`` waits for all that it knows, daemons too, and has no public way to
         forget one. Where the name is missing, the interpreter waits.

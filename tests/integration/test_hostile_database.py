@@ -195,7 +195,7 @@ def test_a_token_in_a_database_never_becomes_a_path(
             " ('R', 'known', 'running', 'null', 77, 1, 1, 1, 1, 1)"
         )
     db.close()
-    assert "the token of an owner is not one" in {each.problem for each in check(path)}
+    assert "the token of an owner is not valid" in {each.problem for each in check(path)}
     with durably.Durably(path, jobs=[known]) as app:
         if is_running:
             assert app.wait("R").output == 0

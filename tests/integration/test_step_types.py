@@ -338,7 +338,7 @@ def test_nothing_of_a_coroutine_is_an_error(tmp_path):
     with engine(tmp_path, job) as app:
         run = execute(app)
     assert run.error.message == (
-        "the result of step 'a': $: a coroutine, so nothing was done; hand over a plain function "
+        "the result of step 'a': $: a coroutine, so nothing was done; pass a plain function "
         "that calls asyncio.run"
     )
 

@@ -87,11 +87,11 @@ DAMAGES = {
         f"UPDATE durably_steps SET error = '{text}' WHERE name = 'bad'"
         for text in ("", "[]", '{"type": "E", "message": ""}')
     ],
-    "the data of a log line are no JSON object": [
+    "the data of a log line are not a JSON object": [
         "UPDATE durably_logs SET data = '1'",
         "UPDATE durably_logs SET data = '{'",
     ],
-    "the token of an owner is not one": [
+    "the token of an owner is not valid": [
         f"UPDATE durably_owners SET token = {token}"
         for token in (
             "'/../../../victim'",
@@ -135,7 +135,7 @@ DAMAGES = {
         for table in ("runs", "owners", "logs")
         for seq in (2**39 - 1, 2**63 - 1, -1, "'x'", "NULL")
     ],
-    "the id of a run is not one": [
+    "the id of a run is not valid": [
         f"UPDATE durably_runs SET id = {bad} WHERE run = {DONE}"
         for bad in ("''", "char(27) || '[2J'", "'a' || char(0)", "printf('%065d', 1)", "'é'")
     ],
@@ -337,7 +337,7 @@ def test_an_index_of_somebody_is_not_evaluated(path: Path, sql: str) -> None:
     forge(path, "mine", sql=sql)
     assert {finding.problem for finding in check(path)} == {
         FOREIGN,
-        "the data of a log line are no JSON object",
+        "the data of a log line are not a JSON object",
     }
 
 

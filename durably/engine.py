@@ -33,7 +33,7 @@ from durably.events import (
     RunDeleted,
     RunRetried,
 )
-from durably.handles import JobHandle, JobHandles
+from durably.handles import JobHandle, JobHandles, ReadOnly
 from durably.interrupts import held_back, is_from_signal
 from durably.jobs import Job, Registry, check_job, job_list, missing_job, origins_of
 from durably.limits import limited
@@ -533,7 +533,7 @@ class Durably:
         self._changes.offer()
         return handle
 
-    @property
+    @ReadOnly
     def jobs(self) -> Mapping[str, JobHandle[Any, Any]]:
         """The handles by job name; read-only.
 

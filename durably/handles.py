@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Generic, Never, Self, TypeVar, overload
 
 from durably.jobs import Job, missing_job
 from durably.models import Run
@@ -14,6 +14,28 @@ from durably.waiting import OnLog, OnProgress
 
 P = TypeVar("P")
 R = TypeVar("R")
+T = TypeVar("T")
+
+
+class ReadOnly(Generic[T]):
+    """A decorator like ``property`` whose attribute IPython evaluates for its completions.
+
+    It evaluates no ``property``, which may do anything.
+    """
+
+    def __init__(self, getter: Callable[[Any], T]) -> None:
+        self._getter = getter
+        self.__doc__ = getter.__doc__
+
+    @overload
+    def __get__(self, instance: None, owner: type | None = None) -> Self: ...
+    @overload
+    def __get__(self, instance: object, owner: type | None = None) -> T: ...
+    def __get__(self, instance: object | None, owner: type | None = None) -> Self | T:
+        return self if instance is None else self._getter(instance)
+
+    def __set__(self, instance: object, value: Never) -> None:
+        raise AttributeError(f"{self._getter.__name__} is read-only")
 
 
 class JobHandles(Mapping[str, "JobHandle[Any, Any]"]):

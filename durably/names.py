@@ -15,13 +15,19 @@ def check_text(value: object, what: str, *, longest: int | None = None) -> str:
         ValidationError: it is not; the message begins with *what*.
     """
     if not isinstance(value, str):
-        raise ValidationError(f"{what} must be a str, not {type_name(value)}")
+        raise not_a_str(value, what)
     if not value:
         raise ValidationError(f"{what} must not be empty")
     if longest is not None and len(value) > longest:
         raise ValidationError(f"{what} has {len(value)} characters; {longest} are allowed")
     check_storable(value, what)
     return value
+
+
+def not_a_str(value: object, what: str) -> ValidationError:
+    """Return the error for *value*, which is not text; the message begins with *what*."""
+    advice = "" if value is None or callable(value) else "; convert it with str()"
+    return ValidationError(f"{what} must be a str, not {type_name(value)}{advice}")
 
 
 def check_storable(value: str, what: str) -> None:

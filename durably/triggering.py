@@ -26,7 +26,7 @@ from durably.jobs import (
     takes_payload,
 )
 from durably.models import Run
-from durably.names import check_storable, check_text
+from durably.names import check_storable, check_text, not_a_str
 from durably.reading import Reader, labels_of
 from durably.shown import shown, type_name
 from durably.store import enqueueing
@@ -337,7 +337,7 @@ def _labels(labels: object) -> str:
                 "._/- after a letter or digit, 63 characters at most"
             )
         if not isinstance(value, str):
-            raise ValidationError(f"label {shown(key)} must be a str, not {type_name(value)}")
+            raise not_a_str(value, f"label {shown(key)}")
         check_storable(value, f"label {shown(key)}")
     plain = {_plain(key): _plain(value) for key, value in items}
     return _write_labels(plain)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -194,3 +195,12 @@ def test_a_closed_engine_triggers_nothing(tmp_path: Path) -> None:
     for call in (handle.trigger, handle.trigger_and_wait, lambda: handle.batch_trigger([])):
         with pytest.raises(durably.EngineClosedError):
             call()
+
+
+def test_jobs_is_read_only_and_no_property(app: durably.Durably) -> None:
+    """IPython evaluates no property, and would complete no names after ``app.jobs["``."""
+    assert not isinstance(inspect.getattr_static(durably.Durably, "jobs"), property)
+    assert "versionadded" in (inspect.getdoc(durably.Durably.jobs) or "")
+    with pytest.raises(AttributeError, match="jobs is read-only"):
+        app.jobs = {}  # type: ignore[assignment]
+    assert "order" in app.jobs

@@ -506,3 +506,19 @@ def test_triggers_of_many_threads_are_all_stored(tmp_path: Path) -> None:
         assert len(set(found)) == 80
         outputs = [run.output for run in app.as_completed(found)]
         assert sorted(outputs) == [[number, each] for number in range(8) for each in range(10)]
+
+
+@pytest.mark.parametrize("value", [5, 1.5, b"x", timedelta(1), Path("x")], ids=str)
+def test_what_is_not_text_is_to_be_converted(app: durably.Durably, value: Any) -> None:
+    """As a key or a label; ``None`` and functions are not what anybody wants the text of."""
+    handle = app.register(durably.Job("free", lambda step, payload: payload))
+    options: list[dict[str, Any]] = [
+        {"idempotency_key": value},
+        {"concurrency_key": value},
+        {"labels": {"k": value}},
+    ]
+    for option in options:
+        with pytest.raises(durably.ValidationError, match=r"must be a str, not .*; convert it"):
+            handle.trigger(1, **option)
+    with pytest.raises(durably.ValidationError, match=r"must be a str, not None$"):
+        handle.trigger(1, labels={"k": None})  # type: ignore[dict-item]

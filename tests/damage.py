@@ -55,7 +55,7 @@ HARMLESS = [
     "CREATE TABLE notes (run INTEGER); CREATE INDEX mine ON notes (run)",
     "CREATE TABLE changed_keys (x); INSERT INTO changed_keys VALUES (1)",
     "CREATE TABLE x (y); CREATE TRIGGER z AFTER INSERT ON x BEGIN DELETE FROM durably_logs; END",
-    # No look at the file evaluates what somebody wants of his own rows.
+    # No check of the file evaluates the constraints of other tables.
     (
         f"CREATE TABLE slow (x CHECK (({ENDLESS}) IS NOT x)); "
         "PRAGMA ignore_check_constraints = 1; INSERT INTO slow VALUES (1)"

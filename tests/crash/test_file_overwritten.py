@@ -37,7 +37,7 @@ def copied(database: Path) -> None:
 
 
 def copied_plainly(database: Path) -> None:
-    """The same of a plain copy: another size, and nothing else in its header that tells."""
+    """The same of a plain copy: another size, and nothing else in its header that differs."""
     shell('cat "$1" > "$2"', database.with_name("plain.db"), database)
 
 
@@ -192,7 +192,7 @@ def test_closing_an_engine_copies_nothing_into_a_file_that_was_overwritten(
 def test_job_that_stores_step_after_step_notices_before_a_checkpoint(
     database: Path, eventually: Eventually
 ) -> None:
-    """An engine that makes no other calls, between two heartbeats, looks often enough: the log is
+    """An engine that makes no other calls, between two heartbeats, checks often enough: the log is
     not copied into the foreign content.
     """
     stopped: list[int] = []

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc names who
 # Far below the busy timeout of 30 s: what waits that long has not kept to its own.
 SOON_S = 20.0
 
-# Triggers one run after the other, and stops at a point of its commit when it is told to.
+# Triggers one run after the other, and stops at a point of its commit when it is asked to.
 STOPS = """
 import functools, os, signal, sys
 import durably, durably.engine
@@ -227,7 +227,7 @@ def test_process_that_is_stopped_before_it_has_sqlites_lock_is_in_nobodys_way(
 
 @pytest.mark.usefixtures("short_timeout")
 def test_program_that_is_not_durablys_is_named(database: Path) -> None:
-    """Whoever has SQLite's lock is named; one that is not stopped is to be closed."""
+    """The process that has SQLite's lock is named; one that is not stopped is to be closed."""
     app = durably.Durably(database, jobs=[quick])
     try:
         with Child(LOCKER, database) as locker:

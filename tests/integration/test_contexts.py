@@ -97,7 +97,7 @@ def test_a_run_sees_what_was_set_where_the_engine_was_made(
 
 
 def test_listeners_of_an_execution_see_its_context(tmp_path: Path) -> None:
-    """What a job has set is there where its events are told."""
+    """What a job has set is there where its events are emitted."""
     heard = []
 
     def setting(step: durably.StepContext) -> None:

@@ -1,4 +1,4 @@
-"""Leaving while steps are in progress: what the user is told, and what a second signal does."""
+"""Leaving while steps are in progress: what the logger says, and what a second signal does."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def test_an_engine_that_was_left_closes_behind_its_step(
 
 
 class TestSayingSo:
-    """Runs that wait for the next start are told of."""
+    """Runs that wait for the next start are counted."""
 
     @pytest.mark.parametrize("raised", [SystemExit(0), ValueError("no"), KeyboardInterrupt()])
     def test_what_was_put_back(
@@ -247,7 +247,7 @@ class TestSayingSo:
         ) in caplog.messages
 
     def test_what_has_not_begun(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        """Runs that no worker has come to are told of as well."""
+        """Runs that no worker has come to are counted as well."""
 
         def leave() -> None:
             with Durably(tmp_path / "x.db", jobs=[Hang().job()]) as app:

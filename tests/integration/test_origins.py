@@ -162,7 +162,7 @@ def test_the_same_code_and_notebooks_continue(
 
 
 def test_a_run_without_checkpoints_is_anybodys(tmp_path: Path, warned: Warned) -> None:
-    """One that was only triggered, or has completed no step, is begun by whoever claims it."""
+    """One that was only triggered, or has completed no step, is begun by any engine."""
     (begun,) = given_begun(tmp_path, "invoices", payload="no steps")
     with program(tmp_path, job_of("invoices")) as app:
         triggered = app.trigger("main", "own")
@@ -188,7 +188,7 @@ def test_a_job_of_any_origin_continues_all(tmp_path: Path, warned: Warned) -> No
 
 @pytest.mark.parametrize("value", ["", "invoices", True, 5, ["any"]])
 def test_there_is_no_other_origin_to_give(value: Any) -> None:
-    """An origin is found, or any; a bad one is refused when the job is defined."""
+    """An origin is found, or any; a bad one raises when the job is defined."""
     with pytest.raises(durably.ValidationError, match="origin of job 'x'"):
         durably.job("x", origin=value)(lambda step: None)
 

@@ -132,7 +132,7 @@ class TestRoot:
         assert run_as(USER, path, "third") == "completed 1"
 
     def test_database_of_roots_own(self, folder: Path) -> None:
-        """A user who may not open a database that root has made is told whose it is."""
+        """A user who may not open a database of root's gets an error that names its owner."""
         path = folder / "x.db"
         assert run_as(0, path) == "completed 1"
         before = sorted(folder.iterdir())
@@ -142,7 +142,7 @@ class TestRoot:
         assert sorted(folder.iterdir()) == before
 
     def test_database_of_another_user(self, folder: Path) -> None:
-        """A user who may open the database and not its locks is told whose they are."""
+        """A user who may open the database and not its locks gets an error that says whose."""
         path = folder / "x.db"
         assert run_as(USER, path) == "completed 1"
         path.chmod(0o666)
@@ -198,7 +198,7 @@ class TestPlanted:
 
     @pytest.mark.parametrize("suffix", ["-wal", "-shm"])
     def test_file_that_appears_while_it_is_opened(self, folder: Path, suffix: str) -> None:
-        """What a stranger puts there after the look is found before anything is stored."""
+        """What a stranger puts there after the check is found before anything is stored."""
         folder.chmod(0o1777)
         path = folder / "x.db"
         done = subprocess.run(
@@ -217,7 +217,7 @@ class TestPlanted:
         assert f"belongs to uid {STRANGER}" in run_as(USER, path)
 
     def test_log_that_appears_while_it_is_opened(self, folder: Path, tmp_path: Path) -> None:
-        """Nothing of a log that a stranger puts there after the look comes into the database."""
+        """Nothing of a log that a stranger puts there after the check comes into the database."""
         folder.chmod(0o1777)
         path, log = folder / "x.db", tmp_path / "log"
         assert run_as(USER, path, "first") == "completed 1"
@@ -303,7 +303,7 @@ class TestNotFiles:
 
 class TestOwnLeftovers:
     def test_removed_after_a_crash_and_made_anew(self, tmp_path: Path) -> None:
-        """Whoever removes only the database after a crash starts anew: nothing of the earlier one
+        """Removing only the database after a crash starts anew: nothing of the earlier one
         comes back, and what its process left is no obstacle.
         """
         path = tmp_path / "x.db"

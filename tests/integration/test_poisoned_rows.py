@@ -108,7 +108,7 @@ def good_ones_go_on(path: Path, others: Iterable[str] = ()) -> None:
 
 
 def the_bad_one_is_named(app: durably.Durably, run_id: str) -> None:
-    """Whoever asks for it hears what is wrong with it, and it can be deleted."""
+    """Reading it raises an error that says what is wrong with it, and it can be deleted."""
     listed = run_id in {each.id for each in app.get_runs()}
     if listed:
         assert app.get_run(run_id) is not None
@@ -354,7 +354,7 @@ def test_labels_that_durably_never_writes(path: Path, column: str) -> None:
 
 @pytest.mark.parametrize("seq", [2**39 - 1, MOST, -1, "'x'", "NULL"])
 def test_numbers_that_are_used_up(path: Path, seq: Any) -> None:
-    """Whoever opens the file next sets them right."""
+    """The next opening of the file repairs them."""
     good_ones_go_on(path)
     db = apsw.Connection(str(path))
     db.execute(f"UPDATE sqlite_sequence SET seq = {seq}")

@@ -27,7 +27,7 @@ from durably import Durably, RunStatus, StepContext
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGALRM")
 
-# Where CPython looks for signals: after a call, on entering a function, on going back in a loop.
+# Where CPython checks for signals: after a call, on entering a function, on going back in a loop.
 LOOKS = ("CALL", "RESUME", "JUMP_BACKWARD")
 PACKAGE = str(Path(durably.__file__).parent)
 # Each costs an engine's life.
@@ -39,7 +39,7 @@ class TooSlowError(TimeoutError):
 
 
 class Alarm:
-    """Raises SIGALRM at the n-th look for signals in durably's code, in the calling thread."""
+    """Raises SIGALRM at the n-th check for signals in durably's code, in the calling thread."""
 
     def __init__(self, point: int) -> None:
         self._point = point
@@ -66,7 +66,7 @@ class Alarm:
 
     def during(self, scene: Callable[[], object]) -> None:
         """Execute *scene* until it ends or is interrupted."""
-        # Python 3.12 tells of opcodes only if somebody has asked for it before.
+        # Python 3.12 reports opcodes only if that was asked for before.
         sys._getframe().f_trace_opcodes = True
         sys.settrace(self)
         try:

@@ -101,7 +101,7 @@ def test_many_threads_with_one_name_execute_it_once(tmp_path):
 
 
 def test_of_many_threads_with_one_name_all_but_one_raise(tmp_path):
-    """Where threads meet at a name, one gets its result, on a resume too; the others are told."""
+    """Where threads meet at a name, one gets its result, on a resume too; the others raise."""
     barrier = threading.Barrier(8)
     calls = []
 

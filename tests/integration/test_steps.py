@@ -178,7 +178,7 @@ def test_a_step_without_a_name(tmp_path):
 
 
 def test_a_name_used_twice_fails_the_run(tmp_path):
-    """The second use calls nothing and raises, naming the step and how to tell steps apart."""
+    """The second use calls nothing and raises, naming the step and how to distinguish steps."""
     calls = []
 
     def job(step):

@@ -73,7 +73,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENXIO, errno.EUCLEAN, errno.ESTALE])
 @pytest.mark.parametrize("is_in_log", [False, True], ids=["the file", "its log"])
 def test_read_that_fails_is_an_error_of_the_disk(path: Path, number: int, is_in_log: bool) -> None:
-    """What a statement cannot read is told as the disk's error, with the system's words for it,
+    """What a statement cannot read is reported as the disk's error, with the system's words for it,
     and not as damage; the same call succeeds when the disk can be read again.
     """
     database = Database(path)

@@ -388,7 +388,7 @@ schema.migrate(db, sys.argv[1], begin(db))
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
 @pytest.mark.parametrize("statements", [15, 25, 35, 50, 75])
 def test_a_migration_that_is_killed_leaves_version_1(tmp_path: Path, statements: int) -> None:
-    """Whoever opens the file next finds it as it was, and migrates it."""
+    """The next opening finds the file as it was, and migrates it."""
     path = tmp_path / "old.db"
     db = given_version_1(path)
     columns = columns_of(db)

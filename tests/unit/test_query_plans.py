@@ -351,7 +351,7 @@ def test_purge_costs_by_what_it_deletes(db: apsw.Connection) -> None:
 
 
 def test_newest_times_are_found_beside_20000_runs(db: apsw.Connection) -> None:
-    """What retention asks at each look walks over no runs."""
+    """What retention asks at each check walks over no runs."""
     with db:
         finished(db)
         pending(db, "job", None)

@@ -378,7 +378,7 @@ TODAY_US = 20_000 * DAY_US
 
 
 def kept(engine: Engine, reaper: Reaper) -> int:
-    """How many runs are left after another look for old ones."""
+    """How many runs are left after another check for old ones."""
     engine.clock.seconds += RETENTION_INTERVAL_S
     reaper.tick()
     return engine.store.read(lookups.count, lookups.Filters())
@@ -437,7 +437,7 @@ def test_trigger_says_that_the_clock_is_right(
     reaper = engine.reaper(retain_runs=timedelta(days=30))
     assert kept(engine, reaper) == 1
     trigger(store, now_us=TODAY_US)
-    reaper.tick()  # without waiting for the next look
+    reaper.tick()  # without waiting for the next check
     assert engine.told() == [("run:delete", old, "")]
 
 

@@ -19,7 +19,7 @@ SLICE_S = 0.25
 
 
 class LockedDatabase:
-    """A connection whose every write is refused after a slice of the busy timeout."""
+    """A connection whose every write fails after a slice of the busy timeout."""
 
     in_transaction = False
 
@@ -151,7 +151,7 @@ def test_stop_bounds_the_waits_of_other_threads(
 
 
 def test_each_of_a_batch_keeps_to_its_own_limit(waiting: Waiting) -> None:
-    """A leader refuses those that wait no longer and goes on; where it has none any more to wait
+    """A leader fails those that wait no longer and goes on; where it has none any more to wait
     for, the others lead themselves.
     """
     with limited(waiting.clock, 3):
@@ -181,8 +181,8 @@ def test_leader_that_is_done_waits_for_nobody(waiting: Waiting) -> None:
 
 
 def test_mutex_alone_is_gone_without_after_the_whole_time() -> None:
-    """Whoever has the mutex and not SQLite's lock is stopped: the write goes on; short calls each
-    wait their own time, and add up.
+    """A process with the mutex, without SQLite's lock, is stopped: the write goes on; short calls
+    each wait their own time, and add up.
     """
     waiting = Waiting(has_mutex=False)
     waiting.db.is_free = True

@@ -378,7 +378,7 @@ class Supervisor:
 
     @property
     def is_abandoned(self) -> bool:
-        """Whether somebody has stopped waiting for what is inside a step."""
+        """Return whether somebody has stopped waiting for what is inside a step."""
         return self._lifecycle.is_abandoned
 
     def _sign_off(self) -> None:

@@ -48,6 +48,8 @@ def fail_unclaimed(db: apsw.Connection, exc: Exception, bindings: dict[str, Any]
             raise exc
         rows: list[Any] = db.execute(lookups.FIRST_CLAIMABLE, bindings).fetchall()
         first = rows[0][0]
+        if first is None:
+            raise exc
         reason = lookups.defect_of(db, first) or f"it breaks a constraint ({exc})"
         fail(db, first, reason, bindings)
         return

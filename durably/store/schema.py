@@ -152,6 +152,11 @@ def version_of(db: apsw.Connection, path: str, scripts: Sequence[str]) -> int:
         return 0
     if application_id != APPLICATION_ID:
         raise not_ours(path)
+    if version < 0:
+        raise SchemaError(
+            f"{path!r} has the schema version {version}, which durably never writes; it was left "
+            "as it is. Restore a copy"
+        )
     if version > len(scripts):
         raise too_new(path, version, len(scripts))
     _require_utf8(db, path)

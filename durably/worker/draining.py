@@ -93,9 +93,10 @@ class Drain:
             # What is claimed while this looks may hold the key that all others wait for.
             if not self._pool.can_claim() and self._pool.is_idle_since(entered):
                 return True
-            failure = self._dispatcher.failure
-            if failure is not None:
-                raise failure
+        # Also while the dispatcher tries once more: it may do so without a pause.
+        failure = self._dispatcher.failure
+        if failure is not None and self._pool.is_only_claiming:
+            raise failure
         self._changes.wait(seen, _LOOK_S)
         return False
 

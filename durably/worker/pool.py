@@ -147,6 +147,12 @@ class Pool:
         """Whether no run is inside its job or about to be."""
         return self._has_none()
 
+    @property
+    def is_only_claiming(self) -> bool:
+        """Return whether no run is inside its job, and all slots taken wait for a claim."""
+        with self._lock:
+            return not self._active and len(self._slots) == len(self._reserved)
+
     def is_idle_since(self, entered: int) -> bool:
         """Whether it is idle, and has taken in no run since ``entered`` was that."""
         with self._lock:

@@ -17,6 +17,8 @@ from invariants import check
 import durably
 from durably.store import connections, transactions
 from durably.store import database as store_database
+from durably.worker import dispatcher
+from durably.worker.pool import Pool
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc names who has a lock")
 
@@ -251,6 +253,37 @@ def test_another_connection_of_this_process_is_named(database: Path) -> None:
         error = Thread(app.jobs["quick"].trigger).soon()
         assert "(another connection of this process)" in str(error)
         other.execute("ROLLBACK")
+    finally:
+        other.close()
+        app.close()
+
+
+@pytest.mark.usefixtures("short_timeout")
+def test_executing_all_ends_while_the_dispatcher_tries_on(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine that claims again and again without a pause tells its caller all the same."""
+    monkeypatch.setattr(dispatcher, "PATIENCE_S", 0.0)
+    failures: list[object] = []
+    # Each look of the caller falls into an attempt, until the database is free again.
+    is_idle = property(lambda pool: len(failures) >= 8 and pool._has_none())
+    monkeypatch.setattr(Pool, "is_idle", is_idle)
+    app = durably.Durably(database, jobs=[quick])
+    app.jobs["quick"].trigger()
+    other = apsw.Connection(str(database), flags=apsw.SQLITE_OPEN_READWRITE)
+
+    def let_go_at_last(_: BaseException, __: str) -> None:
+        failures.append(None)
+        if len(failures) == 8:
+            other.execute("ROLLBACK")
+
+    app.on_error(let_go_at_last)
+    try:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(durably.DatabaseError, match="locked"):
+            app.run_until_idle()
+        if other.in_transaction:
+            other.execute("ROLLBACK")
     finally:
         other.close()
         app.close()

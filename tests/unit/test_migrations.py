@@ -253,3 +253,16 @@ def test_newer_version_is_seen_under_the_write_lock(tmp_path: Path) -> None:
     assert not db.in_transaction
     assert db.pragma("user_version") == 99
     db.close()
+
+
+def test_version_below_zero_is_rejected(tmp_path: Path) -> None:
+    """No version is below zero: nothing is migrated, and the file stays as it is."""
+    path = tmp_path / "x.db"
+    db = fresh(path, schema.migrations()[:1])
+    db.pragma("user_version", -1)
+    db.close()
+    with pytest.raises(SchemaError, match="schema version -1"):
+        Database(path)
+    db = apsw.Connection(str(path))
+    assert db.pragma("user_version") == -1
+    db.close()

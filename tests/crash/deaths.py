@@ -62,7 +62,8 @@ def live(folder: Path, deed: Callable[[], object], seed: int) -> None:
 
     app = durably.Durably(
         folder / "runs.db",
-        jobs=[durably.Job("work", work)],
+        # Continued by the job of the same steps that the ledger makes.
+        jobs=[durably.Job("work", work, origin="any")],
         max_workers=rng.choice([1, 3]),
         synchronous="normal",
     )

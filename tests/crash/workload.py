@@ -64,7 +64,7 @@ class Ledger:
                 step.progress(n, STEPS)
             return STEPS
 
-        return durably.Job("work", work)
+        return durably.Job("work", work, origin="any")
 
     def listen(self, app: durably.Durably) -> None:
         """Note every end, which is told after its commit, and what was taken over."""

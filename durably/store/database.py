@@ -299,7 +299,9 @@ class Database(ForkParticipant):
         try:
             yield
         finally:
-            db.set_busy_timeout(int(BUSY_TIMEOUT_S * 1000))
+            # A signal may have ended the block where only the collecting of this frame gets here.
+            with suppress(apsw.ConnectionClosedError):
+                db.set_busy_timeout(int(BUSY_TIMEOUT_S * 1000))
 
     def hurried(self, ends_s: float) -> AbstractContextManager[None]:
         """End waits for locks of others at *ends_s*, in all threads, during the block."""

@@ -7,6 +7,7 @@ not.
 from __future__ import annotations
 
 import dis
+import gc
 import os
 import random
 import signal
@@ -18,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import apsw
 import pytest
 from gates import HANG_S, names_of_threads
 from invariants import check
@@ -339,6 +341,18 @@ class TestProcessOne:
         errors = [app.get_run(run.id).error.type for run in runs]
         assert errors == ["SystemExit", f"{TooSlowError.__module__}.TooSlowError"]
         app.close()
+
+
+def test_read_that_is_left_halfway_says_nothing(tmp_path: Path) -> None:
+    """A frame that a signal leaves halfway puts nothing back on a connection that is closed."""
+    app = opened(tmp_path / "x.db")
+    connection = apsw.Connection(":memory:")
+    block = app._database._limited(connection)
+    block.__enter__()
+    connection.close()
+    del block  # as when the frame is collected, which would print what it raises
+    gc.collect()
+    app.close()
 
 
 def test_other_threads_do_not_see_it(tmp_path: Path) -> None:

@@ -17,8 +17,6 @@ from invariants import check
 import durably
 from durably.store import connections, transactions
 from durably.store import database as store_database
-from durably.worker import dispatcher
-from durably.worker.pool import Pool
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc names who has a lock")
 
@@ -258,32 +256,18 @@ def test_another_connection_of_this_process_is_named(database: Path) -> None:
         app.close()
 
 
-@pytest.mark.usefixtures("short_timeout")
-def test_executing_all_ends_while_the_dispatcher_tries_on(
-    database: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An engine that claims again and again without a pause tells its caller all the same."""
-    monkeypatch.setattr(dispatcher, "PATIENCE_S", 0.0)
-    failures: list[object] = []
-    # Each look of the caller falls into an attempt, until the run has been executed.
-    is_idle = property(lambda pool: pool.executed > 0 and pool._has_none())
-    monkeypatch.setattr(Pool, "is_idle", is_idle)
-    app = durably.Durably(database, jobs=[quick])
-    app.jobs["quick"].trigger()
-    other = apsw.Connection(str(database), flags=apsw.SQLITE_OPEN_READWRITE)
-
-    def let_go_at_last(_: BaseException, __: str) -> None:
-        failures.append(None)
-        if len(failures) == 8:
-            other.execute("ROLLBACK")
-
-    app.on_error(let_go_at_last)
+def test_waiting_for_all_runs_ends_while_the_dispatcher_tries_on(database: Path) -> None:
+    """A claim that has failed is raised also while the slots are reserved for the next try."""
+    app = durably.Durably(database, jobs=[quick]).start()
+    supervisor = app._supervisor
+    supervisor._dispatcher.stop()  # this test has its part
+    claim = supervisor._pool.reserve_slots()
+    assert claim is not None
     try:
-        other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(durably.DatabaseError, match="locked"):
-            app.run_until_idle()
-        if other.in_transaction:
-            other.execute("ROLLBACK")
+        supervisor._dispatcher.failure = durably.DatabaseError("locked")
+        error = Thread(supervisor.drain).soon()
+        assert str(error) == "locked"
     finally:
-        other.close()
+        supervisor._pool.return_slots(claim.limit)
+        supervisor._dispatcher.failure = None
         app.close()

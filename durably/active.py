@@ -25,7 +25,7 @@ from durably.errors import (
     StopRun,
 )
 from durably.events import Emitter, WorkerError
-from durably.interrupts import handlers, is_from_signal, is_interruptible
+from durably.interrupts import handlers, is_from_signal, is_interruptible, raise_if_signal
 from durably.latch import Latch
 from durably.models import Progress, error_info
 from durably.settings import OnDuplicateStep
@@ -263,6 +263,7 @@ def patiently(
             try:
                 return access(*args)
             except DatabaseError as exc:
+                raise_if_signal(exc)
                 failed = exc
         tell_worker_error(services.emitter, failed, context, active.id)
         if not failed.is_transient:

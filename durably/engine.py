@@ -34,7 +34,7 @@ from durably.events import (
     RunRetried,
 )
 from durably.handles import JobHandle, JobHandles, ReadOnly
-from durably.interrupts import held_back, is_from_signal
+from durably.interrupts import held_back, is_from_signal, raise_if_signal
 from durably.jobs import Job, Registry, check_job, job_list, missing_job, origins_of
 from durably.limits import limited
 from durably.models import LogEntry, Run, RunStatus, StepRecord
@@ -954,6 +954,7 @@ class Durably:
         try:
             self._database.shrink(_SHRINK_PAGES)
         except DatabaseError as exc:
+            raise_if_signal(exc)
             # The runs are gone all the same, and their space is used again by later ones.
             tell_worker_error(self._emitter, exc, "giving space back")
 

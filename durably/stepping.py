@@ -31,6 +31,7 @@ from durably.events import (
     StepSkipped,
     StepStarted,
 )
+from durably.interrupts import raise_if_signal
 from durably.latch import Wakeups
 from durably.models import RunStatus, error_info
 from durably.names import check_name
@@ -293,6 +294,7 @@ class Stepper:
         try:
             is_stored = services.database.write(stored.complete, *row)
         except DatabaseError as exc:
+            raise_if_signal(exc)
             is_stored = self._store(stored.complete, *row, failed=exc)
         if not is_stored:
             self._refused(name, index, started_at_us)

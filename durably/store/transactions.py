@@ -215,6 +215,7 @@ class Transactor:
             except apsw.Error as exc:
                 self._fail(batch, exc)
             except DatabaseError as exc:
+                raise_if_signal(exc)
                 for ticket in batch:
                     ticket.error = exc
                     ticket.is_done = True

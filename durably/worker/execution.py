@@ -18,6 +18,7 @@ from durably.errors import (
     RunInterrupted,
     StopRun,
 )
+from durably.interrupts import raise_if_signal
 from durably.jobs import Job, output_type, payload_type, takes_payload
 from durably.models import ErrorInfo, error_info
 from durably.steps import StepContext
@@ -109,6 +110,7 @@ class Execution:
                 on_duplicate_step=job.on_duplicate_step or services.on_duplicate_step,
             )
         except DatabaseError as exc:
+            raise_if_signal(exc)
             if exc.is_of_row:
                 return self._failed(exc)  # it would be the same at each attempt
             # Not the job's fault: the run goes back, and is claimed again later.
@@ -228,6 +230,7 @@ class Execution:
         try:
             self._flusher.flush_lines()
         except DatabaseError as exc:
+            raise_if_signal(exc)
             tell_worker_error(self._services.emitter, exc, "storing log lines", self._active.id)
 
     def _release(self) -> None:
@@ -235,6 +238,7 @@ class Execution:
         try:
             self._flusher.release(active)
         except DatabaseError as exc:
+            raise_if_signal(exc)
             tell_worker_error(services.emitter, exc, "releasing a run", active.id)
             self._flusher.release_later(active)
 
@@ -254,7 +258,8 @@ class Execution:
 
         try:
             return patiently(self._services, self._active, "storing the end of a run", store)
-        except (StopRun, DatabaseError):
+        except (StopRun, DatabaseError) as exc:
+            raise_if_signal(exc)
             return None
 
     def _tell(self, outcome: _Outcome, now_us: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 from durably.clock import Clock
 from durably.errors import DatabaseError
 from durably.ids import Ids
+from durably.interrupts import raise_if_signal
 from durably.store import owners
 from durably.store.database import Database
 from durably.worker import liveness
@@ -114,5 +115,6 @@ class Ownership:
         try:
             return self._database.write(operation, *args, **kw)
         except DatabaseError as exc:
+            raise_if_signal(exc)
             log.warning("could not sign off: %s", exc)
             return None

@@ -14,7 +14,7 @@ from typing import Final
 from durably import events
 from durably.active import ActiveRun, Services
 from durably.errors import DatabaseError, ForkedError, RunInterrupted, StopRun
-from durably.interrupts import INTERRUPT_LOOK_S, is_interruptible
+from durably.interrupts import INTERRUPT_LOOK_S, is_interruptible, raise_if_signal
 from durably.jobs import Registry
 from durably.latch import Wakeups
 from durably.store import lookups, runs
@@ -590,6 +590,7 @@ class Pool:
         try:
             self._put_back(active)
         except DatabaseError as exc:
+            raise_if_signal(exc)
             # The heartbeat will do so, or an engine that finds the lock of this one free.
             log.warning("could not put back run %s: %s", active.id, exc)
 

@@ -23,7 +23,7 @@ from durably.errors import (
     StopRun,
     WaitTimeoutError,
 )
-from durably.interrupts import held_back
+from durably.interrupts import held_back, raise_if_signal
 from durably.jobs import Registry
 from durably.settings import Settings
 from durably.store import lookups, runs
@@ -253,6 +253,7 @@ class Supervisor:
         try:
             self._pool.begin(slot)
         except DatabaseError as exc:
+            raise_if_signal(exc)
             # No thread can be had, and it could not be put back: the heartbeat will do so.
             run_id = None if slot.active is None else slot.active.id
             tell_worker_error(self._services.emitter, exc, "starting a run", run_id)
@@ -424,6 +425,7 @@ class Supervisor:
             if self._database.read(lookups.has_running, owner):
                 self._database.write(runs.put_back, owner, self._services.clock.now_us())
         except DatabaseError as exc:
+            raise_if_signal(exc)
             # Whoever sees this engine's lock free will put them back.
             log.warning("could not put back what was claimed: %s", exc)
 

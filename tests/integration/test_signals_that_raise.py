@@ -26,6 +26,7 @@ from invariants import check
 
 import durably
 from durably import Durably, RunStatus, StepContext
+from durably.worker.pool import Pool
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGALRM")
 
@@ -208,10 +209,38 @@ def works_on(app: Durably, alarm: Alarm) -> None:
 def test_engine_can_be_used_on(tmp_path: Path, scene: Callable[[Durably], None]) -> None:
     """Whatever a call was about to do: nothing else of the engine is affected by its end."""
     passed = interrupted(tmp_path / "0.db", scene, 0).passed
-    seed = random.SystemRandom().randrange(2**32)
-    print(f"seed {seed}")
-    for n, point in enumerate(random.Random(seed).sample(range(1, passed + 1), SAMPLE), 1):
+    points = random.Random(scene.__name__).sample(range(1, passed + 1), SAMPLE)
+    for n, point in enumerate(points, 1):
         interrupted(tmp_path / f"{n}.db", scene, point)
+
+
+def test_an_error_of_durablys_that_a_handler_raises_is_not_the_engines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A handler may raise any class: the call is abandoned, and its run is executed anyway."""
+
+    def handler(*_: object) -> None:
+        raise durably.DatabaseError("of the handler")
+
+    begin = Pool.begin
+
+    def interrupted_begin(pool: Pool, slot: Any) -> bool:
+        monkeypatch.setattr(Pool, "begin", begin)
+        signal.raise_signal(signal.SIGALRM)
+        return begin(pool, slot)
+
+    app = opened(tmp_path / "x.db").start()
+    try:
+        app.jobs["work"].trigger_and_wait(timeout=HANG_S)
+        signal.signal(signal.SIGALRM, handler)
+        monkeypatch.setattr(Pool, "begin", interrupted_begin)
+        with pytest.raises(durably.DatabaseError, match="of the handler"):
+            app.jobs["work"].trigger()
+        app.jobs["work"].trigger_and_wait(timeout=HANG_S)
+        app.stop(timeout=HANG_S)
+        assert app.count_runs(status="completed") == 3
+    finally:
+        app.close()
 
 
 @pytest.mark.parametrize("call", ["stat", "a read"])

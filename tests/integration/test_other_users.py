@@ -28,10 +28,21 @@ USER, STRANGER = 61234, 61235
 TOKEN = "01M8HHFHZV2YEE6C5FPJAKF9RC"
 SIDE_FILES = ("-wal", "-shm", "-journal", ".writer", f".owner-{TOKEN}")
 
-# Everything is imported by the one who starts it, who may read the package.
-PROGRAM = """
-import os, pwd, sys, socket
+# What is read of Python and of the package is read by root: others may have no way to them.
+PREPARED = """
+import contextlib, os, pwd, socket, sys, tempfile
 import durably, durably.testing, durably.store.check
+from durably.store import schema
+scripts = schema.migrations()
+schema.migrations = lambda: scripts
+with tempfile.TemporaryDirectory() as folder:
+    with durably.Durably(folder + "/x.db", jobs=[durably.Job("none", lambda step: None)]) as app:
+        app.jobs["none"].trigger_and_wait(timeout=20)
+    with contextlib.suppress(durably.DatabaseError):
+        durably.Durably(folder + "/missing/x.db")
+"""
+
+PROGRAM = f"""{PREPARED}
 path, key, uid, then = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
 if uid:
     os.setgroups([])
@@ -249,9 +260,7 @@ class TestPlanted:
             app.close()
 
 
-PLANTING = """
-import os, pwd, sys
-import durably
+PLANTING = f"""{PREPARED}
 from durably.store.connections import Connections
 path, suffix, uid, stranger = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 prepare = Connections.prepare

@@ -394,7 +394,7 @@ def test_a_migration_that_is_killed_leaves_version_1(tmp_path: Path, statements:
     columns = columns_of(db)
     before = rows_of(db, columns)
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, path, str(statements), ROOT, ROOT / "tests"],
+        [sys.executable, "-c", KILLED, path, str(statements), ROOT, Path(__file__).parents[1]],
         timeout=60,
         check=False,
     )

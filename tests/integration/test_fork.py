@@ -325,6 +325,7 @@ assert app.get_run(run).status == "running"
 other = durably.Durably(sys.argv[1])
 other.run_until_idle()
 assert app.get_run(run).status == "running"
+app.stop(interrupt=True)
 print("well", flush=True)
 """
     done = subprocess.run(

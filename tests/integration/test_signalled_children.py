@@ -285,6 +285,10 @@ import multiprocessing, signal, subprocess, sys, threading, time
 from concurrent.futures import ProcessPoolExecutor
 import durably
 path, tool, handler = sys.argv[1:]
+TOOL = (
+    "import signal, time; signal.signal(2, signal.SIG_DFL); "
+    "print('inside', flush=True); time.sleep(600)"
+)
 def say(*words):
     print(*words, flush=True)
 def idle():
@@ -299,9 +303,10 @@ def run_tool(attempt):
         # One: a worker that a signal ends while it waits for work takes a lock of the pool along.
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as pool:
             return pool.submit(idle).result()
-    command = ["sleep", "600"] if tool == "program" else ["sh", "-c", "sleep 600; exit $?"]
+    # It says itself that it is there: a signal that comes while it is started may be lost.
+    program = [sys.executable, "-c", TOOL]
+    command = program if tool == "program" else ["sh", "-c", '"$@"; exit $?', "sh", *program]
     with subprocess.Popen(command) as process:
-        say("inside")
         status = process.wait()
     raise subprocess.CalledProcessError(status, command)
 @durably.job

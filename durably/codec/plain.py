@@ -120,7 +120,7 @@ def all_plain(data: Any) -> Any:
 
     Raises:
         TooDeep: it is circular or too deeply nested.
-        Problems: something in it is refused.
+        Problems: something in it is rejected.
     """
     try:
         return plain(data)
@@ -147,7 +147,7 @@ def exactly_plain(data: Any) -> Any:
 
     Raises:
         TooDeep: it is circular or too deeply nested.
-        Problems: something in it is refused.
+        Problems: something in it is rejected.
     """
     copy = all_plain(data)
     changed = list(_changed(data, copy, ""))

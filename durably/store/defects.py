@@ -171,7 +171,7 @@ _warned: Final[dict[str, None]] = {}
 
 
 def note(text: str) -> None:
-    """Warn of a row, once, as soon as the database is at rest in this thread."""
+    """Warn of a row, once, as soon as this thread does not use the database."""
     _noted.append(text)
 
 

@@ -1,7 +1,7 @@
 """Import the world's airports into a SQLite database, in batches that survive a kill.
 
-Kill it whenever you like and start it again: it goes on from the first batch that has no
-checkpoint. Start it once more when it is done: it sees that this file was imported already.
+Kill it at any moment and start it again: it continues with the first batch that has no
+checkpoint. Start it once more when it is done: it finds that the file is imported already.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Airport:
 
     @classmethod
     def from_row(cls, row: dict[Any, Any]) -> Airport:
-        """The airport of a row of the CSV, or a ``ValueError`` that says what is wrong with it."""
+        """Return the airport of a row of the CSV; raise ``ValueError`` if a field is wrong."""
         if None in row:
             raise ValueError("more fields than columns")
         return cls(**{column: row[column] for column in COLUMNS})
@@ -49,7 +49,7 @@ class Airport:
 
 @define
 class Source:
-    """The job's payload: what to import, and where to."""
+    """The job's payload: the file to import, and the target."""
 
     csv: Path
     sha256: str
@@ -59,7 +59,7 @@ class Source:
 
 @define
 class Batch:
-    """What a step returns and its checkpoint keeps: how it went, not the rows."""
+    """The result of a step, which its checkpoint stores: counts and problems, not the rows."""
 
     rows: int
     malformed: list[str]
@@ -88,7 +88,7 @@ Row = tuple[int, dict[Any, Any]]  # its line in the file, its fields by column
 
 
 def read_rows(source: Source) -> list[Row]:
-    """Every row of the CSV, provided that it is still the file that the run is about."""
+    """Return every row of the CSV; raise ``ValueError`` if the file has changed."""
     content = source.csv.read_bytes()
     if hashlib.sha256(content).hexdigest() != source.sha256:
         raise ValueError(f"{source.csv} has changed since this import began")
@@ -99,7 +99,7 @@ def read_rows(source: Source) -> list[Row]:
 
 
 def import_batch(target: Path, rows: list[Row]) -> Batch:
-    """Put *rows* into the target in one transaction. Doing it twice changes nothing."""
+    """Store *rows* in the target in one transaction. Doing it twice changes nothing."""
     airports, malformed = [], []
     for line, row in rows:
         try:
@@ -114,7 +114,7 @@ def import_batch(target: Path, rows: list[Row]) -> Batch:
 
 @durably.job("import-airports")
 def import_airports(step: durably.StepContext, source: Source) -> Imported:
-    """Import the CSV: one step, and so one checkpoint, for each batch."""
+    """Import the CSV, with one step, and so one checkpoint, for each batch."""
     rows = read_rows(source)
     imported = Imported(rows=0, malformed=0)
     for start in range(0, len(rows), source.batch_size):
@@ -130,7 +130,7 @@ def import_airports(step: durably.StepContext, source: Source) -> Imported:
 
 @define
 class Screen:
-    """Rewrites one line of a terminal; elsewhere prints a line for each tenth of the way."""
+    """Rewrite one line of a terminal; elsewhere print a line for each tenth of the rows."""
 
     tenths: int = 0
 
@@ -146,12 +146,12 @@ class Screen:
         self.tenths = tenths
 
     def say(self, text: str) -> None:
-        """Print a line that stays, over the progress if that is shown."""
+        """Print a line that stays, in place of the progress."""
         print(f"\r\033[K{text}" if sys.stdout.isatty() else text, flush=True)
 
 
 def main() -> int:
-    """Import, and say what was done."""
+    """Import, print what was done, and return the exit status."""
     options = parse_options()
     began = time.monotonic()
     sha256 = hashlib.sha256(options.source.read_bytes()).hexdigest()
@@ -171,15 +171,15 @@ def main() -> int:
         app = durably.Durably(options.database)
         handle = app.register(import_airports)
         app.on("*", listen)
-        with app:  # Starts it; a run that a killed process left goes on at once.
+        with app:  # Starts the engine, which continues a run that a killed process left.
             run = handle.trigger(source, idempotency_key=key, retry_failed=True)
             is_old = run.is_terminal and not seen
             run = app.wait(run, on_progress=screen.progress)
     except KeyboardInterrupt:
-        screen.say("Interrupted. Start it again: it goes on from the last checkpoint.")
+        screen.say("Interrupted. Start it again to continue from the last checkpoint.")
         return 130
     except durably.RunFailedError as failed:
-        screen.say(f"Failed: {failed.run.error}. Mend that and start it again to go on.")
+        screen.say(f"Failed: {failed.run.error}. Fix the cause and start it again to continue.")
         return 1
     except durably.DurablyError as error:
         screen.say(f"{error}")

@@ -60,17 +60,23 @@ class held_back:  # noqa: N801 - reads as a verb in a with statement
         # What the signal did before; None where this object holds nothing back.
         self._previous: Handler | None = None
         self._noted_s: float | None = None
+        # The call that the block is part of. When it has ended, so has the block, also where the
+        # exception of another signal was raised in the middle of __enter__ or __exit__.
+        self._call: FrameType | None = None
 
     def __enter__(self) -> held_back:  # noqa: PYI034 - the outer one, where there is one
         self._previous = None
         if not is_interruptible():
             return self
+        call = sys._getframe(1)  # noqa: SLF001
         handler = getsignal(SIGINT)
         outer = getattr(handler, "__self__", None)
         if isinstance(outer, held_back):
-            return outer
+            if outer.is_around(call):
+                return outer
+            handler, self._noted_s = outer.end()
         if callable(handler):  # neither ignored nor left to the system
-            self._previous = handler
+            self._previous, self._call = handler, call
             self._install()
         return self
 
@@ -82,12 +88,24 @@ class held_back:  # noqa: N801 - reads as a verb in a with statement
     ) -> None:
         if self._previous is not None:
             self._restore()
+            self._call = None
             self.check()
 
     @property
     def held(self) -> Handler | None:
         """What the signal does outside of the block; ``None`` where nothing is held back."""
         return self._previous
+
+    def is_around(self, frame: FrameType | None) -> bool:
+        """Return whether *frame* is executed inside the block."""
+        while frame is not None and frame is not self._call:
+            frame = frame.f_back
+        return frame is not None
+
+    def end(self) -> tuple[Handler | None, float | None]:
+        """Release the call, which ended otherwise; return the handler and when a signal came."""
+        self._call = None
+        return self._previous, self._noted_s
 
     def check(self) -> None:
         """Let come what was held back, if this is the object of an outermost block."""
@@ -117,6 +135,12 @@ class held_back:  # noqa: N801 - reads as a verb in a with statement
             self._install()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if not self.is_around(frame):
+            self._restore()
+            previous, _ = self.end()
+            if previous is not None:
+                previous(number, frame)
+            return
         now_s = monotonic()
         if self._noted_s is None:
             self._noted_s = now_s

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 # How long what a test has already told to end may take for it. Only guards against hanging.
 GRACE_S = 10.0
+# What tests, and the engine itself, handle.
+SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGALRM") if hasattr(signal, name)
+]
 
 # A slow machine is no failure of a property; a failing example can be pasted back.
 hypothesis.settings.register_profile("durably", deadline=None, print_blob=True)
@@ -73,6 +77,17 @@ def no_thread_is_left() -> Iterator[None]:
             if thread.is_alive():
                 left.append(thread.name)
     assert not left, f"threads that the test has left alive: {', '.join(sorted(left))}"
+
+
+@pytest.fixture(autouse=True)
+def no_signal_handler_is_left() -> Iterator[None]:
+    """A test after which a signal does something else than before has failed, and is undone."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    left = [number.name for number in SIGNALS if signal.getsignal(number) != before[number]]
+    for number in SIGNALS:
+        signal.signal(number, before[number])
+    assert not left, f"signals whose handler the test has left changed: {', '.join(left)}"
 
 
 @pytest.fixture(autouse=True)

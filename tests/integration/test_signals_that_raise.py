@@ -13,6 +13,7 @@ import random
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -185,6 +186,7 @@ def interrupted(path: Path, scene: Callable[[Durably], None], point: int) -> Ala
         app.jobs["work"].trigger_and_wait(timeout=HANG_S)
     alarm = Alarm(point)
     alarm.during(lambda: scene(app))
+    arrives(alarm)
     app.start()
     works_on(app, alarm)
     app.close()
@@ -193,6 +195,13 @@ def interrupted(path: Path, scene: Callable[[Durably], None], point: int) -> Ala
         pass
     assert check(path, is_idle=True, is_finished=True) == [], alarm.where
     return alarm
+
+
+def arrives(alarm: Alarm) -> None:
+    """Raise Ctrl-C's signal, which nothing holds back any more."""
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail(f"Ctrl-C is held back after {alarm.where}")
 
 
 def works_on(app: Durably, alarm: Alarm) -> None:
@@ -222,10 +231,17 @@ def test_an_error_of_durablys_that_a_handler_raises_is_not_the_engines(
     def handler(*_: object) -> None:
         raise durably.DatabaseError("of the handler")
 
-    begin = Pool.begin
+    begin, reserve_slot = Pool.begin, Pool.reserve_slot
+
+    def reserve_a_free_one(pool: Pool, slot: Any) -> Any:
+        # Another thread may be about to return it. Without one the trigger begins no run.
+        while (claim := reserve_slot(pool, slot)) is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        return claim
 
     def interrupted_begin(pool: Pool, slot: Any) -> bool:
-        monkeypatch.setattr(Pool, "begin", begin)
+        monkeypatch.undo()
         signal.raise_signal(signal.SIGALRM)
         return begin(pool, slot)
 
@@ -233,6 +249,8 @@ def test_an_error_of_durablys_that_a_handler_raises_is_not_the_engines(
     try:
         app.jobs["work"].trigger_and_wait(timeout=HANG_S)
         signal.signal(signal.SIGALRM, handler)
+        deadline = time.monotonic() + HANG_S
+        monkeypatch.setattr(Pool, "reserve_slot", reserve_a_free_one)
         monkeypatch.setattr(Pool, "begin", interrupted_begin)
         with pytest.raises(durably.DatabaseError, match="of the handler"):
             app.jobs["work"].trigger()

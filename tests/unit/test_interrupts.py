@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import signal
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -234,3 +236,83 @@ def test_ctrl_c_anywhere_in_letting_through_leaves_the_rest_protected() -> None:
 
     places = sum(1 for _ in itertools.takewhile(press_at, itertools.count(1)))
     assert places > 10
+
+
+class TooSlowError(Exception):
+    """What the handler of another signal raises."""
+
+
+def block(inside: Callable[[], None] = lambda: None) -> None:
+    with held_back():
+        inside()
+
+
+def ended_at(at: int) -> bool:
+    """End a block with an exception at one of its own lines; return whether it has so many."""
+    lines = itertools.count(1)
+
+    def trace(frame: Any, event: str, arg: Any) -> Any:
+        if frame.f_code.co_filename != interrupts.__file__:
+            return None
+        if event in ("call", "line") and next(lines) == at:
+            raise TooSlowError
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        block()
+    except TooSlowError:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def test_block_that_an_exception_of_another_signal_has_ended_holds_nothing_back() -> None:
+    """Wherever in entering or leaving it was raised, the next Ctrl-C comes at once."""
+    for at in itertools.count(1):
+        is_ended = ended_at(at)
+        with pytest.raises(KeyboardInterrupt):
+            press()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, at
+        if not is_ended:
+            break
+    assert at > 10
+
+
+def test_block_after_one_that_an_exception_of_another_signal_has_ended_is_whole() -> None:
+    """The next block holds Ctrl-C back to its end, and sets the user's handler again there."""
+    for at in itertools.count(1):
+        is_ended = ended_at(at)
+        done: list[str] = []
+
+        def inside(done: list[str] = done) -> None:
+            press()
+            done.append("all of it")
+
+        with pytest.raises(KeyboardInterrupt):
+            block(inside)
+        assert done == ["all of it"], at
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, at
+        if not is_ended:
+            break
+    assert at > 10
+
+
+def test_block_that_has_ended_keeps_no_call_alive() -> None:
+    """What the block was part of is freed with its last reference, without the collector."""
+    alive = []
+
+    def call() -> None:
+        held = threading.Event()
+        alive.append(weakref.ref(held))
+        with held_back() as outermost:
+            outermost.check()
+
+    gc.disable()
+    try:
+        call()
+        assert alive[0]() is None
+    finally:
+        gc.enable()

@@ -8,6 +8,8 @@ checkpoint.
 from durably import events as events  # found as durably.events
 from durably import plugins as plugins  # found as durably.plugins
 from durably import testing as testing  # found as durably.testing
+from durably.client.handles import JobHandle
+from durably.client.submit import Trigger
 from durably.codec import NOTHING
 from durably.engine import Durably
 from durably.errors import (
@@ -34,12 +36,10 @@ from durably.errors import (
     WaitTimeoutError,
 )
 from durably.events import Event
-from durably.handles import JobHandle
+from durably.execution.context import StepContext
+from durably.execution.retry import Retry
 from durably.jobs import Job, job
 from durably.models import ErrorInfo, LogEntry, Progress, Run, RunStatus, StepRecord
-from durably.retry import Retry
-from durably.steps import StepContext
-from durably.triggering import Trigger
 
 __version__ = "0.1.0"
 

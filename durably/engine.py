@@ -11,8 +11,24 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypedDict, TypeVar, Unpack, overload
 
 from durably import events
-from durably.active import Services, tell_worker_error
-from durably.clock import Clock, from_datetime
+from durably._platform.clock import Clock, from_datetime
+from durably._platform.interrupts import held_back, is_from_signal, raise_if_signal
+from durably._platform.lock_timeouts import limited
+from durably._platform.safe_repr import shown
+from durably._platform.spawning import refuse_unguarded_open, refuse_unguarded_start
+from durably.client.handles import JobHandle, JobHandles, ReadOnly
+from durably.client.query import (
+    NameFilter,
+    Reader,
+    StatusFilter,
+    filters,
+    labels_of,
+    run_id_of,
+    several,
+)
+from durably.client.submit import NOT_GIVEN, Triggering
+from durably.client.subscribe import Subscription
+from durably.client.wait import OnLog, OnProgress, Waiter
 from durably.codec import Codec
 from durably.errors import (
     ConflictError,
@@ -33,23 +49,15 @@ from durably.events import (
     RunDeleted,
     RunRetried,
 )
-from durably.handles import JobHandle, JobHandles, ReadOnly
-from durably.interrupts import held_back, is_from_signal, raise_if_signal
+from durably.execution.current_run import Services, tell_worker_error
+from durably.execution.step_log import stored_line
 from durably.jobs import Job, Registry, check_job, job_list, missing_job, origins_of
-from durably.limits import limited
 from durably.models import LogEntry, Run, RunStatus, StepRecord
-from durably.reading import NameFilter, Reader, StatusFilter, filters, labels_of, run_id_of, several
 from durably.settings import Duration, OnDuplicateStep, Settings, age, optional_timeout, seconds
-from durably.shown import shown
-from durably.spawning import refuse_unguarded_open, refuse_unguarded_start
-from durably.store import lookups, runs
-from durably.store.database import Database
-from durably.store.lookups import RunRow
-from durably.store.transactions import BUSY_TIMEOUT_S
-from durably.subscribing import Subscription
-from durably.telling import stored_line
-from durably.triggering import NOT_GIVEN, Triggering
-from durably.waiting import OnLog, OnProgress, Waiter
+from durably.store.rows import RunRow
+from durably.store.sqlite.connection.batch_executor import BUSY_TIMEOUT_S
+from durably.store.sqlite.database import Database
+from durably.store.sqlite.sql import queries, runs
 from durably.worker.exit import at_exit
 from durably.worker.flusher import Flusher
 from durably.worker.leaving import Notice, is_leaving, say_abandoned, say_left
@@ -448,9 +456,9 @@ class Durably:
     def _say_left(self, cause: type[BaseException], executed: list[str]) -> None:
         """Say how many runs wait for the next start."""
         try:
-            briefs = self._database.read(lookups.briefs, executed)
+            briefs = self._database.read(queries.briefs, executed)
             pending = filters(RunStatus.PENDING, list(self._handles))
-            waiting = self._database.read(lookups.count, pending)
+            waiting = self._database.read(queries.count, pending)
         except DatabaseError:
             return  # what the block was left by says more
         put_back = sum(brief.status == RunStatus.PENDING for brief in briefs.values())
@@ -860,7 +868,7 @@ class Durably:
         """
         self._check()
         run_id = run_id_of(run)
-        job = self._registry.require(self._database.read(lookups.get, run_id).job_name)
+        job = self._registry.require(self._database.read(queries.get, run_id).job_name)
         origin = next(iter(origins_of(job)), None)
         row = self._database.write(runs.adopt, run_id, origin, self._clock.now_us())
         self._changes.offer()
@@ -877,7 +885,7 @@ class Durably:
         .. versionadded:: 0.1.0
         """
         self._check()
-        row = self._database.read(lookups.get, run_id_of(run))
+        row = self._database.read(queries.get, run_id_of(run))
         if row.completed_at_us is None:
             raise ConflictError(
                 f"run {row.id} is {row.status} and cannot be triggered anew: wait for its end"

@@ -17,13 +17,13 @@ from typing import Any, ClassVar, Final
 
 import attrs
 
-from durably.clock import Clock, to_datetime
+from durably._platform.clock import Clock, to_datetime
+from durably._platform.fork_hooks import ForkParticipant, watch_forks
+from durably._platform.interrupts import raise_if_signal
+from durably._platform.latch import Latch
+from durably._platform.safe_repr import shown
 from durably.errors import ValidationError
-from durably.forking import ForkParticipant, watch_forks
-from durably.interrupts import raise_if_signal
-from durably.latch import Latch
 from durably.models import ErrorInfo, LogLevel, Progress, printable
-from durably.shown import shown
 from durably.values import Value
 
 log = logging.getLogger("durably")

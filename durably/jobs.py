@@ -12,6 +12,7 @@ from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar, cast, over
 
 import attrs
 
+from durably._platform.safe_repr import shown, type_name
 from durably.codec import (
     UNTYPED,
     Codec,
@@ -22,10 +23,9 @@ from durably.codec import (
 )
 from durably.codec.text import dump
 from durably.errors import ConflictError, NotFoundError, ValidationError
+from durably.execution.context import StepContext
 from durably.names import check_name
 from durably.settings import OnDuplicateStep, check_on_duplicate_step
-from durably.shown import shown, type_name
-from durably.steps import StepContext
 from durably.values import Value
 
 P = TypeVar("P")
@@ -172,7 +172,7 @@ def check_job(value: object, what: str) -> None:
         name = _name_of(value)
         found = f"the function {_innermost(value).__name__}"
         advice = f"decorate the function with @job, or write Job({name!r}, {name})"
-    elif type(value).__module__ == "durably.handles":
+    elif type(value).__module__ == "durably.client.handles":
         advice = "use its attribute job, or call the handle's own methods"
     elif isinstance(value, list | tuple | set | frozenset) or inspect.isgenerator(value):
         found = f"a {type_name(value)}"
@@ -226,7 +226,7 @@ def takes_any_origin(job: Job[Any, Any]) -> bool:
 
 
 def origins_json(job: Job[Any, Any]) -> str:
-    """Return the members for the job of the JSON object that ``runs.Claim`` asks for."""
+    """Return the members for the job of the JSON object that ``Claim`` asks for."""
     members: list[str | bool] = list(origins_of(job))
     if takes_any_origin(job):
         members.append(True)
@@ -345,7 +345,7 @@ def _positional_parameters(function: object, name: str) -> list[inspect.Paramete
 
 
 class Claimed(NamedTuple):
-    """Which runs an engine claims, as JSON text: see ``runs.Claim``."""
+    """Which runs an engine claims, as JSON text: see ``Claim``."""
 
     jobs: str
     origins: str

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 
+from durably._platform.safe_repr import shown, type_name
 from durably.errors import ValidationError
-from durably.shown import shown, type_name
 
 
 def check_text(value: object, what: str, *, longest: int | None = None) -> str:

@@ -11,8 +11,8 @@ from typing import Any, Final, Literal, get_args
 
 import attrs
 
+from durably._platform.safe_repr import shown
 from durably.errors import ValidationError
-from durably.shown import shown
 from durably.values import Value
 
 Synchronous = Literal["full", "normal"]

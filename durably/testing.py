@@ -58,6 +58,6 @@ def check(path: str | os.PathLike[str]) -> list[Finding]:
 
     .. versionadded:: 0.1.0
     """
-    from durably.store.check import findings  # noqa: PLC0415 - where first needed
+    from durably.store.sqlite.sql.check import findings  # noqa: PLC0415 - where first needed
 
     return [Finding(problem, where) for problem, where in findings(path)]

@@ -8,7 +8,7 @@ from typing import Any, Final, Self
 
 import apsw
 
-from durably.store.database import Database
+from durably.store.sqlite.database import Database
 
 PAGE: Final = 4096
 

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 import durably
-from durably.store import owners, runs
+from durably.store.sqlite.sql import owners, runs
 
 GRACE_S = 20  # only guards against hanging
 

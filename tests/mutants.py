@@ -13,7 +13,8 @@ import re
 from types import ModuleType
 from typing import Final, NamedTuple
 
-from durably.store import enqueueing, owners, runs, steps
+from durably.store.sqlite.sql import enqueue as enqueueing
+from durably.store.sqlite.sql import owners, runs, steps
 
 
 class Statement(NamedTuple):
@@ -172,7 +173,7 @@ class Mutant(NamedTuple):
 
 
 FENCE: Final = "FROM durably_runs WHERE run = ?1 AND attempt = ?2{condition}"
-UNFENCED: Final = Source("store/steps.py", FENCE, "FROM durably_runs WHERE run = ?1")
+UNFENCED: Final = Source("store/sqlite/sql/steps.py", FENCE, "FROM durably_runs WHERE run = ?1")
 
 PACKAGE: Final[dict[str, Mutant]] = {
     "no fence": Mutant(
@@ -212,7 +213,7 @@ PACKAGE: Final[dict[str, Mutant]] = {
                 "    def _store(\n",
             ),
             Source(
-                "worker/execution.py",
+                "execution/run_execution.py",
                 "            returned = job.run(context, *arguments)\n",
                 "            returned = job.run(context, *arguments)\n"
                 "            context._stepper.store_late()\n",
@@ -234,7 +235,7 @@ PACKAGE: Final[dict[str, Mutant]] = {
     ),
     "claim that a stop does not end": Mutant(
         "integration/test_overtaken_stops.py::test_a_claim_that_a_stop_overtakes_takes_nothing",
-        [Source("store/runs.py", " and wanted.is_wanted():", ":")],
+        [Source("store/sqlite/sql/runs.py", " and wanted.is_wanted():", ":")],
     ),
     "claim of a run that a thread of the same engine is inside of": Mutant(
         "integration/test_taken_over.py::"
@@ -268,13 +269,19 @@ PACKAGE: Final[dict[str, Mutant]] = {
     ),
     "commit that failed passed for one": Mutant(
         "unit/test_writer.py::test_commit_that_fails_fails_every_operation_in_it",
-        [Source("store/transactions.py", "            ticket.error = error\n", "")],
+        [
+            Source(
+                "store/sqlite/connection/batch_executor.py",
+                "            ticket.error = error\n",
+                "",
+            )
+        ],
     ),
     "interrupted commit passed for one": Mutant(
         "unit/test_writer_interrupted.py",
         [
             Source(
-                "store/transactions.py",
+                "store/sqlite/connection/batch_executor.py",
                 "is_committed = self._phase is _Phase.COMMITTING and not db.in_transaction",
                 "is_committed = True",
             )
@@ -292,7 +299,7 @@ PACKAGE: Final[dict[str, Mutant]] = {
         "crash/test_dead_owner.py::test_missing_lock_file_is_not_death",
         [
             Source(
-                "worker/liveness.py",
+                "store/sqlite/locks/owner_lock.py",
                 "            return Liveness.UNKNOWN\n        try:",
                 "            return Liveness.DEAD\n        try:",
             )
@@ -310,13 +317,13 @@ PACKAGE: Final[dict[str, Mutant]] = {
     ),
     "lock of an owner that any code of its process drops": Mutant(
         "unit/test_liveness.py::test_foreign_open_and_close_does_not_free_the_lock",
-        [Source("worker/liveness.py", "fcntl.flock(fd, (", "fcntl.lockf(fd, (")],
+        [Source("store/sqlite/locks/owner_lock.py", "fcntl.flock(fd, (", "fcntl.lockf(fd, (")],
     ),
     "lock of an owner that its forked child keeps": Mutant(
         "unit/test_liveness.py::test_forked_child_does_not_keep_a_dead_owner_alive",
         [
             Source(
-                "worker/liveness.py",
+                "store/sqlite/locks/owner_lock.py",
                 'as the child is."""\n        self.release()',
                 'as the child is."""',
             )
@@ -326,7 +333,7 @@ PACKAGE: Final[dict[str, Mutant]] = {
         "crash/test_guard_torture.py::test_foreign_close_does_not_delete_the_log",
         [
             Source(
-                "store/guard.py",
+                "store/sqlite/locks/guard.py",
                 'if sys.platform == "linux":\n        kind',
                 "if False:\n        kind",
             )
@@ -334,13 +341,13 @@ PACKAGE: Final[dict[str, Mutant]] = {
     ),
     "lost file that nobody looks for": Mutant(
         "crash/test_file_lost.py::test_every_call_of_an_engine_that_was_not_started_looks",
-        [Source("store/database.py", "if is_gone(self.path, self._identity):", "if False:")],
+        [Source("store/sqlite/database.py", "if is_gone(self.path, self._identity):", "if False:")],
     ),
     "overwritten file that nobody looks for": Mutant(
         "crash/test_file_overwritten.py::test_next_call_of_an_engine_that_was_not_started_notices",
         [
             Source(
-                "store/database.py",
+                "store/sqlite/database.py",
                 "is_overwritten = content.is_overwritten(self.path)",
                 "is_overwritten = False",
             )
@@ -348,7 +355,13 @@ PACKAGE: Final[dict[str, Mutant]] = {
     ),
     "checkpoint taken for a file that was overwritten": Mutant(
         "crash/test_file_overwritten.py::test_nothing_that_sqlite_does_counts_as_overwriting",
-        [Source("store/content.py", "before and before == seen.checkpoints", "before")],
+        [
+            Source(
+                "store/sqlite/connection/content.py",
+                "before and before == seen.checkpoints",
+                "before",
+            )
+        ],
     ),
     "clock that is believed whatever it says": Mutant(
         "unit/test_reaper.py::test_clock_far_ahead_when_the_engine_is_opened_deletes_nothing",
@@ -360,11 +373,23 @@ PACKAGE: Final[dict[str, Mutant]] = {
     ),
     "schema that nobody looks at": Mutant(
         "integration/test_changed_schema.py::test_a_planted_trigger_never_runs",
-        [Source("store/schema.py", "    if found:\n        named", "    if False:\n        named")],
+        [
+            Source(
+                "store/sqlite/sql/schema.py",
+                "    if found:\n        named",
+                "    if False:\n        named",
+            )
+        ],
     ),
     "files that everybody may read": Mutant(
         "integration/test_private_files.py",
-        [Source("store/files.py", "_PRIVATE: Final = 0o600", "_PRIVATE: Final = 0o644")],
+        [
+            Source(
+                "store/sqlite/connection/files.py",
+                "_PRIVATE: Final = 0o600",
+                "_PRIVATE: Final = 0o644",
+            )
+        ],
     ),
     "errors that show what they refuse": Mutant(
         "integration/test_secrets.py",
@@ -378,23 +403,29 @@ PACKAGE: Final[dict[str, Mutant]] = {
     ),
     "file that is mounted alone": Mutant(
         "unit/test_filesystem.py::test_file_that_is_mounted_alone",
-        [Source("store/filesystem.py", "if path in points:", "if False:")],
+        [Source("store/sqlite/connection/filesystem.py", "if path in points:", "if False:")],
     ),
     "disk that cannot be read, called damage": Mutant(
         "unit/test_disk_errors.py",
         [
             Source(
-                "store/faults.py", "if number and isinstance(exc, apsw.CorruptError):", "if False:"
+                "store/sqlite/connection/sqlite_errors.py",
+                "if number and isinstance(exc, apsw.CorruptError):",
+                "if False:",
             )
         ],
     ),
     "what others put beside a new database": Mutant(
         "integration/test_other_users.py::TestNotFiles",
-        [Source("store/database.py", "    refuse_strangers(path)\n", "")],
+        [Source("store/sqlite/database.py", "    refuse_strangers(path)\n", "")],
     ),
     "log of an earlier database": Mutant(
         "integration/test_other_users.py::TestOwnLeftovers",
-        [Source("store/database.py", "if is_alone and not size_of(self.path):", "if False:")],
+        [
+            Source(
+                "store/sqlite/database.py", "if is_alone and not size_of(self.path):", "if False:"
+            )
+        ],
     ),
     "numbers read in the context of the thread": Mutant(
         "unit/test_codec_contexts.py",
@@ -466,7 +497,7 @@ PACKAGE: Final[dict[str, Mutant]] = {
         "unit/test_store_recovery.py",
         [
             Source(
-                "store/runs.py",
+                "store/sqlite/sql/runs.py",
                 "recovered = _recover(db, owner, now_us, goes_last=True)",
                 "recovered = _recover(db, owner, now_us)",
             )
@@ -482,17 +513,17 @@ PACKAGE: Final[dict[str, Mutant]] = {
     ),
     "foreign key of another table": Mutant(
         "integration/test_changed_schema.py",
-        [Source("store/schema.py", "found += _foreign_keys(db, name, sql)", "pass")],
+        [Source("store/sqlite/sql/schema.py", "found += _foreign_keys(db, name, sql)", "pass")],
     ),
     "index of somebody's on durably's tables": Mutant(
         "integration/test_changed_schema.py",
-        [Source("store/schema.py", 'kind in ("trigger", "index")', 'kind == "trigger"')],
+        [Source("store/sqlite/sql/schema.py", 'kind in ("trigger", "index")', 'kind == "trigger"')],
     ),
     "row that cannot be read, in the way of all claims": Mutant(
         "integration/test_poisoned_rows.py",
         [
             Source(
-                "store/runs.py",
+                "store/sqlite/sql/runs.py",
                 "            unsound.fail_unclaimed(db, exc, bindings)\n            continue",
                 "            raise exc",
             )

@@ -11,13 +11,13 @@ from typing import Any
 
 import apsw
 
-from durably.clock import Clock
-from durably.store import enqueueing, lookups, owners, runs, schema, steps
-from durably.store.connections import configure
-from durably.store.database import Database
-from durably.store.enqueueing import NewRun
-from durably.store.lookups import RunRow
-from durably.store.runs import Claim, Ended, Ending
+from durably._platform.clock import Clock
+from durably.store.rows import Claim, Ended, Ending, NewRun, RunRow
+from durably.store.sqlite.connection.connections import configure
+from durably.store.sqlite.database import Database
+from durably.store.sqlite.sql import enqueue as enqueueing
+from durably.store.sqlite.sql import owners, runs, schema, steps
+from durably.store.sqlite.sql import queries as lookups
 
 _numbers = itertools.count(1)
 _TO_TOKEN = str.maketrans("ILOU-", "110VZ")

@@ -21,12 +21,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from durably.errors import ConflictError, DatabaseError, NotFoundError
-from durably.store import enqueueing, logs, lookups, owners, runs, steps
-from durably.store.database import Database
-from durably.store.enqueueing import NewRun
-from durably.store.logs import LogLine
-from durably.store.lookups import Filters
-from durably.store.runs import Claim, Ending
+from durably.store.rows import Claim, Ending, Filters, LogLine, NewRun
+from durably.store.sqlite.database import Database
+from durably.store.sqlite.sql import enqueue as enqueueing
+from durably.store.sqlite.sql import logs, owners, runs, steps
+from durably.store.sqlite.sql import queries as lookups
 from durably.testing import check
 
 JOBS = ("a", "b")

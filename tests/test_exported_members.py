@@ -11,9 +11,9 @@ import pytest
 
 import durably
 import durably.plugins
-from durably.steps import PlainStep, ReturningStep
-from durably.subscribing import Subscription
-from durably.telling import StepLog
+from durably.client.subscribe import Subscription
+from durably.execution.context import PlainStep, ReturningStep
+from durably.execution.step_log import StepLog
 
 PUBLIC = {
     # jobs and the engine

@@ -133,7 +133,7 @@ def imported(module: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{module}: relative import in line {node.lineno}"
             base = node.module or ""
-            # `from durably.store import runs` imports the module durably.store.runs.
+            # `from durably.store import runs` imports the module durably.store.sqlite.sql.runs.
             names = [
                 f"{base}.{alias.name}" if as_module(f"{base}.{alias.name}") in MODULES else base
                 for alias in node.names

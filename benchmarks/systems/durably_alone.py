@@ -15,8 +15,9 @@ import durably
 from benchmarks.systems.abreast import side_by_side
 from benchmarks.systems.child import Outcome, Spans, main, say, small, until
 from benchmarks.systems.durably_engine import durability
-from durably.store import lookups, owners, runs
-from durably.store.runs import Claim
+from durably.store.rows import Claim
+from durably.store.sqlite.sql import owners, runs
+from durably.store.sqlite.sql import queries as lookups
 
 PATH = "durably.db"
 

@@ -11,6 +11,9 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
+from durably._platform.interrupts import raise_if_signal
+from durably._platform.nesting import MAX_DEPTH
+from durably._platform.safe_repr import type_name
 from durably.codec import messages
 from durably.codec.annotations import resolve_annotations, return_type_of, signature_of
 from durably.codec.messages import Unsupported, sentence
@@ -26,9 +29,6 @@ from durably.codec.plain import (
 )
 from durably.codec.text import dump, load
 from durably.errors import SerializationError, ValidationError
-from durably.interrupts import raise_if_signal
-from durably.nesting import MAX_DEPTH
-from durably.shown import type_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

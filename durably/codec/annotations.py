@@ -12,10 +12,10 @@ import weakref
 from collections.abc import Callable, Container, Mapping
 from typing import Any, Final
 
+from durably._platform.interrupts import raise_if_signal
 from durably.codec.messages import IMPORT_IT, OR_NAME_IT, show, text_of
 from durably.codec.plain import UNTYPED, Unresolved
 from durably.errors import ValidationError
-from durably.interrupts import raise_if_signal
 
 _return_types: Final[weakref.WeakKeyDictionary[Any, Any]] = weakref.WeakKeyDictionary()
 _UNKNOWN: Final = object()

@@ -14,12 +14,12 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
+from durably._platform.safe_repr import full_name, type_name
 from durably.codec.forms import Form
 from durably.codec.kinds import DATE, DATETIME, stands_for
 from durably.codec.messages import Mismatch, NoForm, Problem, Unsupported, clip, show
 from durably.codec.plain import ATOMS, Misfit, plain, plain_atom
 from durably.codec.text import dump, to_decimal
-from durably.shown import full_name, type_name
 
 # --- None, bool, int, float and str ----------------------------------------------------------
 

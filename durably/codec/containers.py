@@ -12,6 +12,8 @@ from typing import Any, Final
 from cattrs.cols import list_structure_factory, mapping_structure_factory
 from cattrs.errors import IterableValidationError
 
+from durably._platform.interrupts import raise_if_signal
+from durably._platform.safe_repr import type_name
 from durably.codec.atoms import is_written_as_text
 from durably.codec.forms import ANYTHING, Form, Forms
 from durably.codec.kinds import hints_of
@@ -19,8 +21,6 @@ from durably.codec.messages import Mismatch, NoForm, Problem
 from durably.codec.plain import TWICE, Misfit, plain
 from durably.codec.structuring import noted
 from durably.codec.text import dump, load
-from durably.interrupts import raise_if_signal
-from durably.shown import type_name
 
 # Which values are of such a type, and what is made of the list of their items.
 _SEQUENCES: Final[dict[Any, tuple[tuple[type, ...], Any]]] = {

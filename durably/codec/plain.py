@@ -13,9 +13,9 @@ import types
 from collections.abc import Iterator
 from typing import Any, Final, cast
 
+from durably._platform.nesting import MAX_DEPTH
+from durably._platform.safe_repr import type_name
 from durably.codec.messages import NoForm, Problem, Problems, TooDeep, conversion_of, segment, show
-from durably.nesting import MAX_DEPTH
-from durably.shown import type_name
 
 
 class Untyped:

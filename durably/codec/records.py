@@ -13,6 +13,7 @@ from cattrs import override
 from cattrs.errors import ClassValidationError
 from cattrs.gen.typeddicts import make_dict_structure_fn
 
+from durably._platform.interrupts import raise_if_signal
 from durably.codec.forms import Field, Form, Forms
 from durably.codec.kinds import hints_of, unqualified
 from durably.codec.messages import (
@@ -26,7 +27,6 @@ from durably.codec.messages import (
 )
 from durably.codec.plain import Misfit
 from durably.codec.structuring import MissingKeyError, noted
-from durably.interrupts import raise_if_signal
 
 _Factory = cast("Any", attrs.Factory)  # a class, typed as a function
 

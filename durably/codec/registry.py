@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import cattrs
 
+from durably._platform.interrupts import raise_if_signal
 from durably.codec import atoms, containers
 from durably.codec.forms import ANYTHING, Form
 from durably.codec.kinds import is_record, is_typed_dict, is_union, meant_by, says_nothing
@@ -19,7 +20,6 @@ from durably.codec.plain import ATOMS, Misfit, is_named_tuple
 from durably.codec.records import record, typed_dict
 from durably.codec.unions import union
 from durably.codec.users import UserHooks
-from durably.interrupts import raise_if_signal
 
 
 class Registry:

@@ -11,13 +11,13 @@ from typing import Any, Final
 
 import attrs
 
+from durably._platform.interrupts import raise_if_signal
+from durably._platform.safe_repr import type_name
 from durably.codec.forms import Form
 from durably.codec.kinds import is_record, stands_for
 from durably.codec.messages import Problem, Unsupported, differing, segment
 from durably.codec.plain import ATOMS, has_named_items, plain, plain_atom
 from durably.codec.text import dump
-from durably.interrupts import raise_if_signal
-from durably.shown import type_name
 
 _CONTAINERS: Final = (list, tuple, dict, set, frozenset, deque)
 _MISSING: Final = object()

@@ -9,7 +9,7 @@ from _json import encode_basestring_ascii, make_encoder
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from durably.shown import type_name
+from durably._platform.safe_repr import type_name
 
 if TYPE_CHECKING:
     from decimal import Decimal

@@ -14,13 +14,13 @@ from typing import Any
 
 import cattrs
 
+from durably._platform.interrupts import raise_if_signal
 from durably.codec.forms import Form
 from durably.codec.messages import NoForm, Problem, Problems, TooDeep
 from durably.codec.plain import all_plain, judged, plain
 from durably.codec.registry import Registry
 from durably.codec.sameness import compare
 from durably.codec.structuring import problems_in
-from durably.interrupts import raise_if_signal
 
 
 class TypedValues:

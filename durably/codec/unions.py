@@ -8,10 +8,10 @@ from typing import Any, Final
 
 from cattrs.errors import BaseValidationError
 
+from durably._platform.interrupts import raise_if_signal
 from durably.codec.forms import ANYTHING, Form, Forms
 from durably.codec.messages import Mismatch, Problem, TooDeep, name_of
 from durably.codec.plain import ATOMS, Misfit, judged, plain
-from durably.interrupts import raise_if_signal
 
 _UNION: Final = "$union"
 _VALUE: Final = "value"

@@ -9,10 +9,10 @@ from typing import Any
 import cattrs
 from cattrs.errors import StructureHandlerNotFoundError
 
+from durably._platform.interrupts import raise_if_signal
 from durably.codec import atoms, containers
 from durably.codec.kinds import is_union
 from durably.codec.messages import Unsupported, name_of, text_of
-from durably.interrupts import raise_if_signal
 
 Hook = Callable[..., Any]
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import TypeVar
 
-from durably.telling import current_step
+from durably.execution.step_log import current_step
 
 T = TypeVar("T")
 

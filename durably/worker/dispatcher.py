@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from durably.clock import Clock
+from durably._platform.clock import Clock
 from durably.errors import DatabaseError
-from durably.store import lookups, runs
-from durably.store.changes import LOOK_INTERVAL_S, ChangeFeed
-from durably.store.database import Database
-from durably.store.lookups import RunRow
-from durably.store.runs import Claim
-from durably.store.transactions import BUSY_TIMEOUT_S
+from durably.store.change_feed import LOOK_INTERVAL_S, ChangeFeed
+from durably.store.rows import Claim, RunRow
+from durably.store.sqlite.connection.batch_executor import BUSY_TIMEOUT_S
+from durably.store.sqlite.database import Database
+from durably.store.sqlite.sql import queries, runs
 from durably.worker.service import ErrorSink, Service
 
 # How long looks for runs may fail before who waits for the last run is told: as long as a lock
@@ -102,7 +101,7 @@ class Dispatcher(Service):
         try:
             # A look costs microseconds and no write transaction.
             if self._database.read(
-                lookups.has_claimable, claim.jobs, claim.inside(), claim.origins
+                queries.has_claimable, claim.jobs, claim.inside(), claim.origins
             ):
                 # A trigger, before the start of its run.
                 self._let_tell()

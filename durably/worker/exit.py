@@ -16,8 +16,8 @@ import weakref
 from collections.abc import Callable
 from typing import Final
 
+from durably._platform.interrupts import is_from_signal
 from durably.errors import EngineClosedError
-from durably.interrupts import is_from_signal
 
 log = logging.getLogger("durably")
 

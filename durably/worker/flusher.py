@@ -13,16 +13,16 @@ from typing import Final
 
 import attrs
 
-from durably.active import ActiveRun, tell_worker_error
-from durably.clock import Clock
+from durably._platform.clock import Clock
 from durably.codec import UNTYPED, Codec
 from durably.errors import DatabaseError
 from durably.events import Emitter, RunProgressed
+from durably.execution.current_run import ActiveRun, tell_worker_error
 from durably.models import Progress
-from durably.store import logs, runs
-from durably.store.changes import ChangeFeed
-from durably.store.database import Database
-from durably.store.logs import LogLine
+from durably.store.change_feed import ChangeFeed
+from durably.store.rows import LogLine
+from durably.store.sqlite.database import Database
+from durably.store.sqlite.sql import logs, runs
 from durably.worker.service import ErrorSink, Service
 
 log = logging.getLogger("durably")

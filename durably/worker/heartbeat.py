@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from durably.active import ActiveRun
-from durably.clock import Clock
+from durably._platform.clock import Clock
 from durably.errors import OwnershipLost, RunCancelled
-from durably.store import lookups, owners, runs
-from durably.store.database import Database
-from durably.store.runs import Ending
+from durably.execution.current_run import ActiveRun
+from durably.store.rows import Ending
+from durably.store.sqlite.database import Database
+from durably.store.sqlite.sql import owners, queries, runs
 from durably.worker.service import ErrorSink, Service
 
 
@@ -83,7 +83,7 @@ class Heartbeat(Service):
     def _learn(self, active: ActiveRun) -> None:
         if active.is_over:
             return
-        state = self._database.read(lookups.state_of, active.key)
+        state = self._database.read(queries.state_of, active.key)
         if state == ("running", active.attempt):
             return
         is_ours = state is not None and state[1] == active.attempt

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from durably.active import ActiveRun
+from durably.execution.current_run import ActiveRun
 
 log = logging.getLogger("durably")
 

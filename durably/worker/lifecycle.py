@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Final, TypeVar
 
+from durably._platform.interrupts import is_interruptible
+from durably._platform.latch import Wakeups
 from durably.errors import ConflictError, EngineClosedError
-from durably.interrupts import is_interruptible
-from durably.latch import Wakeups
 
 T = TypeVar("T")
 

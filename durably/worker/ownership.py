@@ -8,14 +8,14 @@ import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
-from durably.clock import Clock
+from durably._platform.clock import Clock
+from durably._platform.ids import Ids
+from durably._platform.interrupts import raise_if_signal
 from durably.errors import DatabaseError
-from durably.ids import Ids
-from durably.interrupts import raise_if_signal
-from durably.store import owners
-from durably.store.database import Database
-from durably.worker import liveness
-from durably.worker.liveness import OwnerLock
+from durably.store.sqlite.database import Database
+from durably.store.sqlite.locks import owner_lock
+from durably.store.sqlite.locks.owner_lock import OwnerLock
+from durably.store.sqlite.sql import owners
 
 log = logging.getLogger("durably")
 
@@ -71,7 +71,7 @@ class Ownership:
             owner = self._database.write(
                 owners.register,
                 token=token,
-                boot_id=liveness.current_boot_id(),
+                boot_id=owner_lock.current_boot_id(),
                 pid=os.getpid(),
                 heartbeat_interval_us=self._heartbeat_interval_us,
                 now_us=self._clock.now_us(),

@@ -12,16 +12,15 @@ from contextlib import contextmanager
 from typing import Final
 
 from durably import events
-from durably.active import ActiveRun, Services
+from durably._platform.interrupts import INTERRUPT_LOOK_S, is_interruptible, raise_if_signal
+from durably._platform.latch import Wakeups
 from durably.errors import DatabaseError, ForkedError, RunInterrupted, StopRun
-from durably.interrupts import INTERRUPT_LOOK_S, is_interruptible, raise_if_signal
+from durably.execution.current_run import ActiveRun, Services
+from durably.execution.run_execution import Execution
 from durably.jobs import Registry
-from durably.latch import Wakeups
-from durably.store import lookups, runs
-from durably.store.lookups import RunRow
-from durably.store.runs import Claim, Ending
+from durably.store.rows import Claim, Ending, RunRow
+from durably.store.sqlite.sql import queries, runs
 from durably.worker.contexts import ExecutionContexts
-from durably.worker.execution import Execution
 from durably.worker.flusher import Flusher
 from durably.worker.service import ErrorSink
 from durably.worker.threads import WorkerThreads
@@ -360,7 +359,7 @@ class Pool:
         if claim is None:
             return False
         is_there = self._services.database.read(
-            lookups.has_claimable, claim.jobs, claim.inside(), claim.origins
+            queries.has_claimable, claim.jobs, claim.inside(), claim.origins
         )
         if not is_there:
             self._on_none_claimable()

@@ -7,15 +7,15 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
 
-from durably.clock import Clock
+from durably._platform.clock import Clock
 from durably.events import Emitter, RunDeleted, RunRecovered
-from durably.store import bounds, owners, runs
-from durably.store.changes import ChangeFeed
-from durably.store.database import Database
-from durably.store.lookups import RunRow
-from durably.store.owners import OwnerRow
-from durably.worker import liveness
-from durably.worker.liveness import Liveness
+from durably.store import bounds
+from durably.store.change_feed import ChangeFeed
+from durably.store.rows import OwnerRow, RunRow
+from durably.store.sqlite.database import Database
+from durably.store.sqlite.locks import owner_lock
+from durably.store.sqlite.locks.owner_lock import Liveness
+from durably.store.sqlite.sql import owners, runs
 from durably.worker.retention import Retention
 from durably.worker.service import ErrorSink, Service
 
@@ -99,7 +99,7 @@ class Reaper(Service):
             return self._judge(other)
 
     def _judge(self, other: OwnerRow) -> int:
-        state = liveness.probe(self._database.path, other.token)
+        state = owner_lock.probe(self._database.path, other.token)
         if state is Liveness.DEAD:
             return self._recover_dead(other)
         committed = self._committed_beats()
@@ -134,7 +134,7 @@ class Reaper(Service):
         # A token is never used again, and nobody can take a lock that its dead owner held
         # but another reaper, for a moment: what was dead before this transaction is dead in it.
         recovered = self._database.write(runs.recover_dead, other.owner, self._clock.now_us())
-        liveness.remove_lock(self._database.path, other.token)
+        owner_lock.remove_lock(self._database.path, other.token)
         return self._tell(recovered, "dead")
 
     def _tell(self, recovered: list[RunRow], reason: str) -> int:
@@ -174,4 +174,4 @@ class Reaper(Service):
     def _sweep(self) -> None:
         """Remove lock files of engines that died before their owner row was stored."""
         known = {row.token for row in self._database.read(owners.list_all)}
-        liveness.sweep_orphans(self._database.path, known, older_than_s=ORPHAN_AGE_S)
+        owner_lock.sweep_orphans(self._database.path, known, older_than_s=ORPHAN_AGE_S)

@@ -10,9 +10,9 @@ import logging
 from datetime import timedelta
 from typing import Final
 
-from durably.clock import Clock, to_datetime
-from durably.store import runs
-from durably.store.database import Database
+from durably._platform.clock import Clock, to_datetime
+from durably.store.sqlite.database import Database
+from durably.store.sqlite.sql import runs
 
 log = logging.getLogger("durably")
 

@@ -6,9 +6,9 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from durably.clock import Clock
-from durably.interrupts import raise_if_signal
-from durably.latch import Latch
+from durably._platform.clock import Clock
+from durably._platform.interrupts import raise_if_signal
+from durably._platform.latch import Latch
 from durably.worker import threads
 
 ErrorSink = Callable[[BaseException, str], None]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Final, NoReturn
 
-from durably.active import ActiveRun, Services, tell_worker_error
+from durably._platform.interrupts import held_back, raise_if_signal
 from durably.errors import (
     ConflictError,
     DatabaseError,
@@ -23,24 +23,23 @@ from durably.errors import (
     StopRun,
     WaitTimeoutError,
 )
-from durably.interrupts import held_back, raise_if_signal
+from durably.execution.current_run import ActiveRun, Services, tell_worker_error
 from durably.jobs import Registry
 from durably.settings import Settings
-from durably.store import lookups, runs
-from durably.store.database import Database
-from durably.store.lookups import RunRow
-from durably.store.runs import Claim
+from durably.store.rows import Claim, RunRow
+from durably.store.sqlite.database import Database
+from durably.store.sqlite.sql import queries, runs
 from durably.worker import threads
 from durably.worker.contexts import ExecutionContexts
 from durably.worker.dispatcher import Dispatcher
-from durably.worker.draining import Drain
 from durably.worker.flusher import Flusher
-from durably.worker.foreign import ForeignRuns
+from durably.worker.foreign_runs import ForeignRuns
 from durably.worker.heartbeat import Heartbeat
 from durably.worker.lifecycle import Lifecycle
 from durably.worker.ownership import Ownership
 from durably.worker.pool import LabelsOf, Pool, Slot
 from durably.worker.reaper import Reaper
+from durably.worker.run_until_idle import Drain
 
 log = logging.getLogger("durably")
 
@@ -422,7 +421,7 @@ class Supervisor:
         if owner is None or self.lost is not None:
             return
         try:
-            if self._database.read(lookups.has_running, owner):
+            if self._database.read(queries.has_running, owner):
                 self._database.write(runs.put_back, owner, self._services.clock.now_us())
         except DatabaseError as exc:
             raise_if_signal(exc)

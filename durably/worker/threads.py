@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Generic, TypeVar
 
-from durably.interrupts import is_interruptible
+from durably._platform.interrupts import is_interruptible
 
 T = TypeVar("T")
 

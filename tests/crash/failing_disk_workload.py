@@ -27,11 +27,11 @@ from faultydisk import CODES, FULL_CODES, READING, WRITING, FaultyDisk
 from invariants import check
 
 import durably
-import durably.active
 import durably.engine
-import durably.store.steps
+import durably.execution.current_run
+import durably.store.sqlite.sql.steps
 from durably.plugins import LogPersistence
-from durably.store.database import Database
+from durably.store.sqlite.database import Database
 
 T = TypeVar("T")
 
@@ -319,9 +319,9 @@ def quickly() -> Iterator[None]:
     with ExitStack() as stack:
         logger.addHandler(handler)
         stack.callback(logger.removeHandler, handler)
-        stack.enter_context(mock.patch.object(durably.store.steps, "WINDOW_STEPS", 2))
+        stack.enter_context(mock.patch.object(durably.store.sqlite.sql.steps, "WINDOW_STEPS", 2))
         for constant in ("_FIRST_PAUSE_S", "_LONGEST_PAUSE_S"):
-            stack.enter_context(mock.patch.object(durably.active, constant, 0.001))
+            stack.enter_context(mock.patch.object(durably.execution.current_run, constant, 0.001))
         yield
 
 

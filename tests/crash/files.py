@@ -14,8 +14,8 @@ from crash.workload import Ledger, check_what_is_left, live
 from invariants import check
 
 import durably
-from durably.clock import Clock
-from durably.store import schema
+from durably._platform.clock import Clock
+from durably.store.sqlite.sql import schema
 
 HOUR_US = 3_600_000_000
 

@@ -19,7 +19,7 @@ from crash.workload import Ledger, check_what_is_left, check_while_others_live
 from invariants import check
 
 import durably
-from durably.store.connections import JOURNAL_SIZE_LIMIT
+from durably.store.sqlite.connection.connections import JOURNAL_SIZE_LIMIT
 
 SUFFIXES = ("", "-wal", "-shm")
 

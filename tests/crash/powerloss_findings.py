@@ -18,7 +18,7 @@ from invariants import check
 from powerloss import Disk, Entry, Mark, put
 
 import durably
-from durably.store import schema
+from durably.store.sqlite.sql import schema
 
 TABLES: Final = (
     "durably_owners",

@@ -16,9 +16,9 @@ from powerloss import Entry, Recorder
 
 import durably
 import durably.engine
-import durably.store.database
+import durably.store.sqlite.database
 from durably.plugins import LogPersistence
-from durably.store.database import Database
+from durably.store.sqlite.database import Database
 
 NAME: Final = "runs.db"
 
@@ -253,7 +253,7 @@ def record(
     options: dict[str, Any] = {"synchronous": synchronous}
     if kind != "sequential":
         options |= {"max_workers": 3, "heartbeat_interval": 0.01, "stale_threshold": 30.0}
-    configured = durably.store.database.configure
+    configured = durably.store.sqlite.database.configure
     with ExitStack() as stack:
         vfs = stack.enter_context(recorder())
         stack.enter_context(quickly())
@@ -261,7 +261,7 @@ def record(
             options["synchronous"] = "normal"
             stack.enter_context(
                 mock.patch.object(
-                    durably.store.database, "configure", lambda db, _: configured(db, "off")
+                    durably.store.sqlite.database, "configure", lambda db, _: configured(db, "off")
                 )
             )
         workload = Workload(folder, vfs, random.Random(seed), options, failing_syncs)

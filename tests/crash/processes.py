@@ -19,7 +19,7 @@ from crash.workload import (
 )
 
 import durably.engine
-from durably.store.database import Database
+from durably.store.sqlite.database import Database
 
 POINTS = ("write", "before commit", "committed")
 

@@ -16,7 +16,7 @@ from children import HOLDER, Eventually, has_ended, held
 from invariants import check
 
 import durably
-from durably.worker import liveness
+from durably.store.sqlite.locks import owner_lock as liveness
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kills and watches processes")
 

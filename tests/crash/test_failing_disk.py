@@ -16,10 +16,10 @@ from faultydisk import CODES, FULL_CODES, READING, WRITING, FaultyDisk
 
 import durably
 import durably.engine
-from durably.store import lookups
-from durably.store.database import Database
-from durably.store.operations import Ticket
-from durably.store.transactions import Transactor
+from durably.store.sqlite.connection.batch_executor import Transactor
+from durably.store.sqlite.connection.write_request import Ticket
+from durably.store.sqlite.database import Database
+from durably.store.sqlite.sql import queries as lookups
 
 pytestmark = [
     pytest.mark.slow,

@@ -15,8 +15,8 @@ from children import ROOT
 from invariants import check, check_history
 
 import durably
-from durably.store import enqueueing
-from durably.store.database import Database
+from durably.store.sqlite.database import Database
+from durably.store.sqlite.sql import enqueue as enqueueing
 
 pytestmark = [
     pytest.mark.slow,
@@ -30,7 +30,7 @@ import functools, os, signal, sys
 import apsw
 import durably
 import durably.engine
-from durably.store.database import Database
+from durably.store.sqlite.database import Database
 folder, how, first, stride = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 class Points:
     "Counts what is reached, and kills the process at the one that was asked for."

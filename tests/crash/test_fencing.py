@@ -152,7 +152,7 @@ def test_write_is_refused_while_the_new_owner_executes(tmp_path: Path, write: st
 # Waits for a line between having a result and storing it: nothing that it has looked at before
 # is true any more when it goes on.
 LATE = """
-from durably.store.database import Database
+from durably.store.sqlite.database import Database
 write = Database.write
 def late(self, operation, *args, **kwargs):
     if "new" in args:

@@ -13,7 +13,7 @@ from children import Child, Eventually
 from invariants import check
 
 import durably
-from durably.store import database as store_database
+from durably.store.sqlite import database as store_database
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads the index of the log")
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-import durably.forking
+import durably._platform.fork_hooks
 
-ROOT = Path(durably.forking.__file__).parents[1]
+ROOT = Path(durably._platform.fork_hooks.__file__).parents[1]
 DEADLINE_S = 60.0
 SECONDS = 4.0
 
@@ -27,9 +27,9 @@ pytestmark = [
 CONNECT = """
 import os, random, sys, threading, time
 import apsw
-from durably.clock import Clock
-from durably.store.guard import FileGuard
-from durably.store.mutex import WriterMutex
+from durably._platform.clock import Clock
+from durably.store.sqlite.locks.guard import FileGuard
+from durably.store.sqlite.locks.mutex import WriterMutex
 path, how, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
 end = time.monotonic() + seconds
 def connect(mutex):

@@ -14,7 +14,7 @@ from children import HOLDER, LOCKER, Child, Eventually, held
 from invariants import check
 
 import durably
-from durably.clock import Clock
+from durably._platform.clock import Clock
 
 pytestmark = [
     pytest.mark.slow,

@@ -14,8 +14,9 @@ from gates import names_of_threads
 from invariants import check
 
 import durably
-from durably.store import connections, transactions
-from durably.store import database as store_database
+from durably.store.sqlite import database as store_database
+from durably.store.sqlite.connection import batch_executor as transactions
+from durably.store.sqlite.connection import connections
 
 pytestmark = pytest.mark.slow
 

@@ -18,10 +18,11 @@ from invariants import check
 from powerloss import Disk, Mark, put
 
 from durably.errors import DatabaseError
-from durably.replay import Replay
-from durably.store import enqueueing, owners
-from durably.store.database import Database
-from durably.store.enqueueing import NewRun
+from durably.execution.checkpoints import Replay
+from durably.store.rows import NewRun
+from durably.store.sqlite.database import Database
+from durably.store.sqlite.sql import enqueue as enqueueing
+from durably.store.sqlite.sql import owners
 
 pytestmark = [
     pytest.mark.slow,

@@ -15,8 +15,9 @@ from children import LOCKER, Child, Eventually
 from invariants import check
 
 import durably
-from durably.store import connections, transactions
-from durably.store import database as store_database
+from durably.store.sqlite import database as store_database
+from durably.store.sqlite.connection import batch_executor as transactions
+from durably.store.sqlite.connection import connections
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc names who has a lock")
 
@@ -27,7 +28,7 @@ SOON_S = 20.0
 STOPS = """
 import functools, os, signal, sys
 import durably, durably.engine
-from durably.store.database import Database
+from durably.store.sqlite.database import Database
 path, name = sys.argv[1:]
 is_due = False
 def reached(point):

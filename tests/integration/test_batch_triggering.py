@@ -152,7 +152,7 @@ def test_a_batch_that_cannot_be_stored_leaves_nothing(
 ) -> None:
     """When the database refuses one item in the middle, none of the others is there."""
     ids = iter(["01AAAAAAAAAAAAAAAAAAAAAAAA", "01BBBBBBBBBBBBBBBBBBBBBBBB"] * 2)
-    monkeypatch.setattr("durably.ids.Ids.new", lambda _: next(ids))
+    monkeypatch.setattr("durably._platform.ids.Ids.new", lambda _: next(ids))
 
     with pytest.raises(durably.DatabaseError):
         app.jobs["count"].batch_trigger([1, 2, 3])  # the third has the first one's id

@@ -12,7 +12,7 @@ from gates import HANG_S, Gate, in_thread, later, names_of_threads, operation_la
 
 import durably
 from durably import Durably, EngineClosedError, events
-from durably.store import owners, runs
+from durably.store.sqlite.sql import owners, runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

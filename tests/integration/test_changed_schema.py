@@ -10,7 +10,7 @@ import pytest
 from damage import HARMLESS, SCHEMA_DAMAGES, change
 
 import durably
-from durably.store import schema
+from durably.store.sqlite.sql import schema
 from durably.testing import check
 
 

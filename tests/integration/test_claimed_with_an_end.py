@@ -10,7 +10,7 @@ import pytest
 from gates import HANG_S, Gate
 
 import durably
-from durably.store import runs
+from durably.store.sqlite.sql import runs
 
 
 def test_slow_listener_does_not_cost_the_next_run_its_claim(

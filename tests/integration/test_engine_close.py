@@ -12,8 +12,8 @@ from gates import in_thread
 
 import durably
 from durably import Durably, EngineClosedError, RunStatus, WaitTimeoutError
-from durably.clock import Clock
-from durably.store.mutex import WriterMutex
+from durably._platform.clock import Clock
+from durably.store.sqlite.locks.mutex import WriterMutex
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,7 @@ from gates import HANG_S, Gate, in_thread, status
 
 import durably
 from durably import ConflictError, Durably, WaitTimeoutError
-from durably.store import runs
+from durably.store.sqlite.sql import runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

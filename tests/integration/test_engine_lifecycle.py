@@ -12,7 +12,7 @@ from gates import HANG_S, Gate, in_thread, names_of_threads, status
 
 import durably
 from durably import Durably, RunStatus, WaitTimeoutError
-from durably.store import owners
+from durably.store.sqlite.sql import owners
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

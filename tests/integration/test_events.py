@@ -13,7 +13,7 @@ from engines import GRACE_S, again, engine, execute, only, record, types
 
 import durably
 from durably.events import EVENT_TYPES
-from durably.store import runs
+from durably.store.sqlite.sql import runs
 
 
 @attrs.define

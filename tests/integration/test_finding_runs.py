@@ -89,7 +89,7 @@ def test_filters_find_what_fits_newest_first(
 def test_the_newest_comes_first(app: durably.Durably, monkeypatch: pytest.MonkeyPatch) -> None:
     """Order is that of the triggers, though a clock that was set back gives ids in another one."""
     ids = (f"00{999 - n:024}" for n in itertools.count())
-    monkeypatch.setattr("durably.ids.Ids.new", lambda _: next(ids))
+    monkeypatch.setattr("durably._platform.ids.Ids.new", lambda _: next(ids))
     runs = app.jobs["other"].batch_trigger(range(50))
     try:
         assert [run.id for run in app.get_runs(limit=50)] == [run.id for run in reversed(runs)]

@@ -17,7 +17,7 @@ from gates import in_thread
 
 import durably
 from durably import Durably, ForkedError, RunStatus
-from durably.store import enqueueing
+from durably.store.sqlite.sql import enqueue as enqueueing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

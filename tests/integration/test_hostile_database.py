@@ -62,7 +62,7 @@ def audit(event, arguments):
 sys.addaudithook(audit)
 import attrs
 import durably
-from durably.store.watch import open_watch
+from durably.store.sqlite.notify.watch import open_watch
 from durably.testing import check
 # These are loaded when a thread has waited for long: by chance in the one reading or the other.
 socket, open_watch(sys.argv[1])

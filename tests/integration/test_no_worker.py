@@ -13,8 +13,8 @@ from engines import whole
 from held import WORKER, HeldJob, finish, told
 
 import durably
-from durably import waiting
-from durably.store import owners
+from durably.client import wait as waiting
+from durably.store.sqlite.sql import owners
 
 Eventually = Callable[[Callable[[], object]], None]
 

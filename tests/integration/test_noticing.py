@@ -11,8 +11,8 @@ from children import DEADLINE_S, Child, Eventually
 
 import durably
 from durably import Durably
-from durably.store import changes
-from durably.store.watch import open_watch
+from durably.store import change_feed as changes
+from durably.store.sqlite.notify.watch import open_watch
 
 pytestmark = pytest.mark.skipif(
     open_watch(__file__) is None, reason="there is no inotify, or no instance of it left"

@@ -13,7 +13,7 @@ from engines import GRACE_S, engine, execute, record
 
 import durably
 from durably.plugins import LogPersistence
-from durably.store import owners
+from durably.store.sqlite.sql import owners
 
 Eventually = Callable[[Callable[[], object]], None]
 

@@ -16,7 +16,7 @@ from children import ROOT, Child
 
 import durably
 from durably import DatabaseError, Durably
-from durably.store.sidefiles import LONGEST_SUFFIX
+from durably.store.sqlite.connection.sidefiles import LONGEST_SUFFIX
 from durably.testing import check
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="owners and modes of files")
@@ -31,8 +31,8 @@ SIDE_FILES = ("-wal", "-shm", "-journal", ".writer", f".owner-{TOKEN}")
 # What is read of Python and of the package is read by root: others may have no way to them.
 PREPARED = """
 import contextlib, os, pwd, socket, sys, tempfile
-import durably, durably.testing, durably.store.check
-from durably.store import schema
+import durably, durably.testing, durably.store.sqlite.sql.check
+from durably.store.sqlite.sql import schema
 scripts = schema.migrations()
 schema.migrations = lambda: scripts
 with tempfile.TemporaryDirectory() as folder:
@@ -261,7 +261,7 @@ class TestPlanted:
 
 
 PLANTING = f"""{PREPARED}
-from durably.store.connections import Connections
+from durably.store.sqlite.connection.connections import Connections
 path, suffix, uid, stranger = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 prepare = Connections.prepare
 def planting(connections):
@@ -429,7 +429,9 @@ class TestFailedOpenings:
         def connect(_: object) -> None:
             raise apsw.CantOpenError("too many open files")
 
-        monkeypatch.setattr(durably.store.connections.Connections, "connect", connect)
+        monkeypatch.setattr(
+            durably.store.sqlite.connection.connections.Connections, "connect", connect
+        )
 
     def test_new_file_is_not_left_behind(self, tmp_path: Path) -> None:
         """An opening that fails removes the file that it has made, if nothing is in it."""
@@ -456,7 +458,9 @@ class TestFailedOpenings:
             path.write_text("theirs")
             raise apsw.CantOpenError("too many open files")
 
-        monkeypatch.setattr(durably.store.connections.Connections, "connect", connect)
+        monkeypatch.setattr(
+            durably.store.sqlite.connection.connections.Connections, "connect", connect
+        )
         with pytest.raises(DatabaseError, match="too many open files"):
             Durably(path)
         assert path.read_text() == "theirs"

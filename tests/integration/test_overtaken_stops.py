@@ -10,7 +10,8 @@ from gates import HANG_S, Gate, in_thread, later, names_of_threads, operation_la
 
 import durably
 from durably import ConflictError, Durably, WaitTimeoutError
-from durably.store import enqueueing, runs
+from durably.store.sqlite.sql import enqueue as enqueueing
+from durably.store.sqlite.sql import runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -21,7 +21,7 @@ import functools, os, stat, sys, threading
 import apsw
 import durably, durably.engine
 from durably.plugins import LogPersistence
-from durably.store.database import Database
+from durably.store.sqlite.database import Database
 os.umask(int(sys.argv[2], 8))
 folder = os.path.dirname(sys.argv[1])
 seen = {}

@@ -14,7 +14,7 @@ from engines import GRACE_S, engine, execute, record
 
 import durably
 from durably import Progress
-from durably.store import runs
+from durably.store.sqlite.sql import runs
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from gates import HANG_S, in_thread, status
 
 import durably
 from durably import DatabaseLostError, Durably, EngineClosedError
-from durably.store import database
-from durably.store import steps as stored
+from durably.store.sqlite import database
+from durably.store.sqlite.sql import steps as stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,7 +8,7 @@ import apsw
 import pytest
 from engines import again, engine, execute, record
 
-from durably.store import steps as stored
+from durably.store.sqlite.sql import steps as stored
 
 STEPS = 5000
 

@@ -15,7 +15,7 @@ from counted import PAGE, Counted, DiskVFS
 
 import durably
 import durably.engine
-from durably.store.database import Database
+from durably.store.sqlite.database import Database
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 
 import durably
 from durably import Durably, EngineClosedError
-from durably.clock import Clock
+from durably._platform.clock import Clock
 from durably.worker.service import Service
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from children import Child, Eventually
 from engines import GRACE_S, engine, execute, record, types
 
 import durably
-import durably.active
+import durably.execution.current_run
 
 
 def ended_by(number: int) -> subprocess.CalledProcessError:
@@ -93,7 +93,7 @@ def test_what_a_signal_fails_waits_for_the_stop(
     how: Callable[[durably.Durably], None],
 ) -> None:
     """The stop comes after the failure: nothing has failed, and the next attempt does it anew."""
-    monkeypatch.setattr(durably.active, "STOP_GRACE_S", GRACE_S)
+    monkeypatch.setattr(durably.execution.current_run, "STOP_GRACE_S", GRACE_S)
     calls = []
 
     def tool(attempt: int) -> str:
@@ -164,7 +164,9 @@ def test_leaving_the_block_puts_it_back_once(
 
     What fails in its next attempt has failed: leaving the block is no stop that goes on and on.
     """
-    monkeypatch.setattr(durably.active, "STOP_GRACE_S", GRACE_S if when == "before" else 0.01)
+    monkeypatch.setattr(
+        durably.execution.current_run, "STOP_GRACE_S", GRACE_S if when == "before" else 0.01
+    )
     is_inside, may_go_on = threading.Event(), threading.Event()
     calls = []
 
@@ -174,7 +176,9 @@ def test_leaving_the_block_puts_it_back_once(
             is_inside.set()
             assert when == "before" or may_go_on.wait(GRACE_S)
         if attempt == 1 or fails_again:
-            monkeypatch.setattr(durably.active, "STOP_GRACE_S", GRACE_S if attempt == 1 else 0.01)
+            monkeypatch.setattr(
+                durably.execution.current_run, "STOP_GRACE_S", GRACE_S if attempt == 1 else 0.01
+            )
             raise ended_by(signal.SIGTERM)
         return "done"
 
@@ -202,7 +206,7 @@ def test_a_stop_that_is_over_has_no_effect_any_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a stop has timed out and the engine was started again, a run fails like any other."""
-    monkeypatch.setattr(durably.active, "STOP_GRACE_S", 0.01)
+    monkeypatch.setattr(durably.execution.current_run, "STOP_GRACE_S", 0.01)
     is_inside, may_go_on = threading.Event(), threading.Event()
 
     def job(step: durably.StepContext) -> None:
@@ -231,7 +235,7 @@ def test_without_a_stop_it_is_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Callable[..., Any]
 ) -> None:
     """Somebody has ended the tool alone: the step and the run have failed, after a moment."""
-    monkeypatch.setattr(durably.active, "STOP_GRACE_S", 0.01)
+    monkeypatch.setattr(durably.execution.current_run, "STOP_GRACE_S", 0.01)
 
     def tool(_: int) -> None:
         raise ended_by(signal.SIGTERM)
@@ -252,7 +256,7 @@ def test_a_wait_for_a_stop_ends_with_any(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eventually: Eventually, how: str
 ) -> None:
     """Also in the calling thread of ``process_one``, by a cancellation or another thread's stop."""
-    monkeypatch.setattr(durably.active, "STOP_GRACE_S", GRACE_S)
+    monkeypatch.setattr(durably.execution.current_run, "STOP_GRACE_S", GRACE_S)
 
     def fail() -> None:
         raise ended_by(signal.SIGINT)

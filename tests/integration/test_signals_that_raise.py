@@ -278,7 +278,7 @@ def test_healthy_file_is_not_lost(
     app = opened(tmp_path / "x.db").start()
     run = app.jobs["work"].trigger_and_wait()
     with monkeypatch.context() as patch:
-        module, name = (os, "stat") if call == "stat" else (durably.reading.lookups, "find")
+        module, name = (os, "stat") if call == "stat" else (durably.client.query.lookups, "find")
         real = getattr(module, name)
 
         def interrupted(*args: Any, **kwargs: Any) -> Any:

@@ -12,7 +12,9 @@ import pytest
 
 import durably
 from durably.errors import DatabaseError
-from durably.store import enqueueing, runs
+from durably.store.rows import Claim
+from durably.store.sqlite.sql import enqueue as enqueueing
+from durably.store.sqlite.sql import runs
 
 HANG_S = 30.0  # only guards against hanging
 
@@ -93,7 +95,7 @@ def test_concurrency_key_is_respected(app: durably.Durably) -> None:
     held = app.jobs["work"].trigger(1, concurrency_key="k")
     app.wait(held, timeout=HANG_S)
     until_slot_is_free(app)
-    claim = runs.Claim(owner.owner_number or 0, '["work"]', lambda: 1)
+    claim = Claim(owner.owner_number or 0, '["work"]', lambda: 1)
     app._supervisor._pool.reserve_slots()
     waiting = [app.jobs["work"].trigger(n, concurrency_key="k") for n in (2, 3)]
     [row] = app._database.write(runs.claim, claim)

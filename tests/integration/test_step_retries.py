@@ -9,7 +9,7 @@ from engines import engine, execute, record, types
 
 import durably
 from durably import Retry
-from durably.stepping import Stepper
+from durably.execution.step_runner import Stepper
 
 NOW = Retry(attempts=3, wait=0)
 

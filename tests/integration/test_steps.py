@@ -11,7 +11,7 @@ import pytest
 from engines import again, engine, execute
 
 import durably
-from durably.store import steps as stored
+from durably.store.sqlite.sql import steps as stored
 
 
 def test_a_step_passes_its_arguments_and_returns_the_result(tmp_path):

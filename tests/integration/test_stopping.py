@@ -10,7 +10,7 @@ import pytest
 from engines import GRACE_S, again, engine, execute, record, types
 
 import durably
-from durably.store import steps as stored
+from durably.store.sqlite.sql import steps as stored
 
 
 def steps_of(events):

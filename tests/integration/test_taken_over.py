@@ -9,7 +9,8 @@ from engines import GRACE_S, engine, execute, record, take_over, types
 from held import HeldJob
 
 import durably
-from durably.store import lookups, owners, runs
+from durably.store.sqlite.sql import owners, runs
+from durably.store.sqlite.sql import queries as lookups
 
 
 @pytest.mark.parametrize("is_claimed", [False, True])

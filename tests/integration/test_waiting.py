@@ -15,7 +15,7 @@ from held import HeldJob, finish, other
 
 import durably
 from durably.plugins import LogPersistence
-from durably.store import runs
+from durably.store.sqlite.sql import runs
 
 Eventually = Callable[[Callable[[], object]], None]
 

@@ -11,7 +11,7 @@ from codeckit import Money
 from storekit import FakeClock
 
 from durably.codec import Codec
-from durably.store.database import Database
+from durably.store.sqlite.database import Database
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from durably.store.bell import ADDRESS_SIZE, Bell, open_bell
+from durably.store.sqlite.locks.bell import ADDRESS_SIZE, Bell, open_bell
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="bells are Linux's")
 
@@ -43,7 +43,7 @@ def test_a_call_from_another_process_ends_the_wait(bells: list[Bell]) -> None:
     """The address is all that a process needs to call, whoever its parent is."""
     mine, _ = bells
     code = (
-        "import sys; from durably.store.bell import open_bell; "
+        "import sys; from durably.store.sqlite.locks.bell import open_bell; "
         "open_bell().call(bytes.fromhex(sys.argv[1]))"
     )
     subprocess.run([sys.executable, "-c", code, mine.address.hex()], check=True)

@@ -13,11 +13,11 @@ import pytest
 from children import Child
 from storekit import FakeClock, trigger
 
-from durably.clock import Clock
-from durably.store import changes
-from durably.store.changes import LOOK_INTERVAL_S, ChangeFeed, Seen
-from durably.store.database import Database
-from durably.store.watch import LogWatch, Woken, open_watch
+from durably._platform.clock import Clock
+from durably.store import change_feed as changes
+from durably.store.change_feed import LOOK_INTERVAL_S, ChangeFeed, Seen
+from durably.store.sqlite.database import Database
+from durably.store.sqlite.notify.watch import LogWatch, Woken, open_watch
 
 HANG_S = 20.0  # only guards against hanging
 
@@ -210,7 +210,7 @@ needs_inotify = pytest.mark.skipif(
 
 COMMITS_WHEN_TOLD = """
 import sys
-from durably.store.database import Database
+from durably.store.sqlite.database import Database
 store = Database(sys.argv[1], synchronous="normal")
 print("open", flush=True)
 input()

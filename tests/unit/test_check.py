@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 import durably
 from durably.codec import UNTYPED, Codec
-from durably.store import bounds, schema
-from durably.store import check as rules
-from durably.store.check import MOST_PER_RULE, RULES
+from durably.store import bounds
+from durably.store.sqlite.sql import check as rules
+from durably.store.sqlite.sql import schema
+from durably.store.sqlite.sql.check import MOST_PER_RULE, RULES
 from durably.testing import Finding, check
 
 

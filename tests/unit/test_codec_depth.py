@@ -56,7 +56,7 @@ from attrs import define
 from durably import ErrorInfo, Job, LogEntry, Retry
 from durably.codec.messages import show, text_of
 from durably.models import error_info
-from durably.shown import safe_repr, safe_str, shown
+from durably._platform.safe_repr import safe_repr, safe_str, shown
 @define
 class Node:
     next: object

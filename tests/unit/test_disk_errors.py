@@ -16,7 +16,7 @@ import pytest
 
 import durably
 from durably import DatabaseError
-from durably.store.database import Database
+from durably.store.sqlite.database import Database
 from durably.testing import check
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds the file of a descriptor")

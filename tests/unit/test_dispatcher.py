@@ -11,10 +11,10 @@ import pytest
 from storekit import FakeClock, claim, finish, given_owner, query, trigger
 
 from durably.errors import DatabaseError
-from durably.store import lookups, runs
-from durably.store.database import Database
-from durably.store.lookups import RunRow
-from durably.store.runs import Claim
+from durably.store.rows import Claim, RunRow
+from durably.store.sqlite.database import Database
+from durably.store.sqlite.sql import queries as lookups
+from durably.store.sqlite.sql import runs
 from durably.worker.dispatcher import PATIENCE_S, Dispatcher
 
 

@@ -14,7 +14,7 @@ import pytest
 from storekit import FakeClock
 
 import durably
-from durably.clock import Clock
+from durably._platform.clock import Clock
 from durably.events import (
     EVENT_TYPES,
     TELL_LOOKS,

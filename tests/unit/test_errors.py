@@ -15,7 +15,7 @@ import pytest
 
 import durably
 from durably import errors
-from durably.store.faults import database_error
+from durably.store.sqlite.connection.sqlite_errors import database_error
 
 # Name: its bases, as the contract draws them.
 TREE: dict[str, tuple[type, ...]] = {

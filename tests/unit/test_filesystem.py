@@ -13,9 +13,8 @@ import pytest
 from children import ROOT
 
 from durably.errors import DatabaseError
-from durably.store import filesystem
-from durably.store.database import Database
-from durably.store.filesystem import (
+from durably.store.sqlite.connection import filesystem
+from durably.store.sqlite.connection.filesystem import (
     file_system_of,
     is_network,
     is_shared_folder,
@@ -23,6 +22,7 @@ from durably.store.filesystem import (
     refuse_mounted,
     warn_of_shared,
 )
+from durably.store.sqlite.database import Database
 
 MOUNTS = r"""22 27 0:21 / /proc rw,relatime shared:5 - proc proc rw
 27 1 254:0 / / rw,relatime - ext4 /dev/vda rw,discard

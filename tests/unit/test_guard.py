@@ -13,28 +13,28 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import durably.forking
-from durably.clock import Clock
+import durably._platform.fork_hooks
+from durably._platform.clock import Clock
 from durably.errors import DatabaseError
-from durably.store.database import Database
-from durably.store.guard import FileGuard
-from durably.store.mutex import WriterMutex
+from durably.store.sqlite.database import Database
+from durably.store.sqlite.locks.guard import FileGuard
+from durably.store.sqlite.locks.mutex import WriterMutex
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 pytest.importorskip("fcntl")
 
-ROOT = Path(durably.forking.__file__).parents[1]
+ROOT = Path(durably._platform.fork_hooks.__file__).parents[1]
 DEADLINE_S = 20.0
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs OFD locks")
 
 PRELUDE = """
 import os, sys, fcntl, threading
-from durably.clock import Clock
-from durably.store.guard import FileGuard
-from durably.store.mutex import WriterMutex
+from durably._platform.clock import Clock
+from durably.store.sqlite.locks.guard import FileGuard
+from durably.store.sqlite.locks.mutex import WriterMutex
 path = sys.argv[1]
 def say(*words): print(*words, flush=True)
 """

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from storekit import FakeClock, claim, finish, given_owner, given_running, query, stored
 
-from durably.active import ActiveRun
 from durably.errors import DatabaseLostError, OwnershipLost, RunCancelled, RunInterrupted
-from durably.store import runs
-from durably.store.database import Database
-from durably.store.lookups import RunRow
+from durably.execution.current_run import ActiveRun
+from durably.store.rows import RunRow
+from durably.store.sqlite.database import Database
+from durably.store.sqlite.sql import runs
 from durably.worker.heartbeat import Heartbeat
 
 

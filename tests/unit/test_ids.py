@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from storekit import FakeClock
 
-from durably.ids import Ids
+from durably._platform.ids import Ids
 
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 LAST_US = 253_402_300_799_999_999  # the end of the year 9999, the last that a datetime can hold

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from durably import interrupts
-from durably.clock import Clock
-from durably.interrupts import held_back
-from durably.latch import Latch
+from durably._platform import interrupts
+from durably._platform.clock import Clock
+from durably._platform.interrupts import held_back
+from durably._platform.latch import Latch
 
 HANG_S = 30.0  # only guards against hanging
 

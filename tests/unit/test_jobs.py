@@ -13,9 +13,9 @@ from naming import plainly
 
 import durably
 from durably import ConflictError, Job, StepContext, ValidationError
+from durably._platform.safe_repr import type_name
 from durably.codec import UNTYPED, Codec
 from durably.jobs import Registry, job_list, output_type, payload_type
-from durably.shown import type_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from durably import interrupts
-from durably.interrupts import is_from_signal, raise_if_signal, system_errors_suppressed
-from durably.latch import Latch, Wakeups
+from durably._platform import interrupts
+from durably._platform.interrupts import is_from_signal, raise_if_signal, system_errors_suppressed
+from durably._platform.latch import Latch, Wakeups
 
 HANG_S = 20.0  # only guards against hanging
 

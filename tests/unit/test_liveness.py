@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import durably.forking
+import durably._platform.fork_hooks
 from durably.errors import DatabaseError
-from durably.worker import liveness
-from durably.worker.liveness import (
+from durably.store.sqlite.locks import owner_lock as liveness
+from durably.store.sqlite.locks.owner_lock import (
     Liveness,
     OwnerLock,
     current_boot_id,
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 fcntl = pytest.importorskip("fcntl")
 
-ROOT = Path(durably.forking.__file__).parents[1]
+ROOT = Path(durably._platform.fork_hooks.__file__).parents[1]
 DEADLINE_S = 20.0
 
 OTHER, ORPHAN, KNOWN, FRESH = (letter * 26 for letter in "ABCD")
 OWNER = """
 import os, subprocess, sys
-from durably.worker.liveness import OwnerLock
+from durably.store.sqlite.locks.owner_lock import OwnerLock
 lock = OwnerLock.acquire(sys.argv[1], "A" * 26)
 {then}
 print("ready", flush=True)
@@ -255,7 +255,9 @@ def test_name_of_a_lock_file_is_synced_before_it_counts(
 @pytest.mark.skipif(sys.platform not in {"linux", "darwin"}, reason="has no boot id")
 def test_boot_id_is_the_same_for_all_processes(spawn: Callable[..., Child]) -> None:
     """Two processes of one start of the machine see one boot id."""
-    child = spawn("from durably.worker.liveness import *; print(current_boot_id(), flush=True)")
+    child = spawn(
+        "from durably.store.sqlite.locks.owner_lock import *; print(current_boot_id(), flush=True)"
+    )
 
     assert child.line() == current_boot_id() != ""
 
@@ -415,7 +417,7 @@ def test_what_is_not_a_token_never_becomes_a_path(
     """An owner with such a token is dead, and no file is opened or removed for it."""
     touched: list[object] = []
     monkeypatch.setattr(
-        "durably.worker.liveness._open_existing", lambda *args: touched.append(args)
+        "durably.store.sqlite.locks.owner_lock._open_existing", lambda *args: touched.append(args)
     )
     database = str(tmp_path / "runs.db")
     assert probe(database, token) is Liveness.DEAD
@@ -443,7 +445,7 @@ def test_sweep_of_a_missing_folder_finds_nothing(tmp_path: Path) -> None:
 
 FORKS = """
 import os, sys, threading
-from durably.forking import watch_forks, no_fork
+from durably._platform.fork_hooks import watch_forks, no_fork
 sys.unraisablehook = lambda hook: seen.append(type(hook.exc_value).__name__)
 seen = []
 class P:
@@ -547,7 +549,7 @@ def test_threads_fork_and_lock_at_once(spawn: Callable[..., Child], database: st
     child = spawn(
         FORKS
         + """
-from durably.worker.liveness import OwnerLock, probe
+from durably.store.sqlite.locks.owner_lock import OwnerLock, probe
 def work(name):
     for i in range(25):
         lock = OwnerLock.acquire(sys.argv[1], name.upper() + f"{i:025}")

@@ -11,8 +11,8 @@ import pytest
 from storekit import begin, connect, fresh, token_of
 
 from durably.errors import SchemaError
-from durably.store import schema
-from durably.store.database import Database
+from durably.store.sqlite.database import Database
+from durably.store.sqlite.sql import schema
 
 SECOND = """
     CREATE TABLE durably_more (more INTEGER PRIMARY KEY) STRICT;

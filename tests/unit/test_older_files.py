@@ -16,8 +16,8 @@ from children import ROOT
 from storekit import begin, fresh, insert, token_of
 
 import durably
-from durably.store import schema
-from durably.store.database import Database
+from durably.store.sqlite.database import Database
+from durably.store.sqlite.sql import schema
 from durably.testing import check
 
 MOST = 2**63 - 1
@@ -370,7 +370,7 @@ import os, signal, sys
 from pathlib import Path
 sys.path[:0] = sys.argv[3:]
 from storekit import begin, connect
-from durably.store import schema
+from durably.store.sqlite.sql import schema
 db = connect(Path(sys.argv[1]))
 left = int(sys.argv[2])
 def count(cursor, statement, bindings):

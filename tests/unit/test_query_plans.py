@@ -16,10 +16,11 @@ import pytest
 from storekit import fresh, insert, token_of
 
 import durably.store
-from durably.store import enqueueing, lookups, owners, runs, steps
-from durably.store.enqueueing import NewRun
-from durably.store.runs import Claim, Ending
-from durably.store.writer import MOST_AT_ONCE
+from durably.store.rows import Claim, Ending, NewRun
+from durably.store.sqlite.connection.writer import MOST_AT_ONCE
+from durably.store.sqlite.sql import enqueue as enqueueing
+from durably.store.sqlite.sql import owners, runs, steps
+from durably.store.sqlite.sql import queries as lookups
 
 VERBS = ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH")
 MANY = 20_000

@@ -21,11 +21,12 @@ from storekit import (
 
 from durably.errors import DatabaseError
 from durably.events import Emitter, Event
-from durably.store import lookups, owners, runs
-from durably.store.database import Database
-from durably.store.runs import Claim
-from durably.worker import liveness
-from durably.worker.liveness import Liveness
+from durably.store.rows import Claim
+from durably.store.sqlite.database import Database
+from durably.store.sqlite.locks import owner_lock as liveness
+from durably.store.sqlite.locks.owner_lock import Liveness
+from durably.store.sqlite.sql import owners, runs
+from durably.store.sqlite.sql import queries as lookups
 from durably.worker.reaper import PURGE_BATCH, RETENTION_INTERVAL_S, SWEEP_INTERVAL_S, Reaper
 
 

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from durably import replay
-from durably.replay import Names
+from durably.execution import checkpoints as replay
+from durably.execution.checkpoints import Names
 
 
 def name(number: int) -> str:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import durably
 from durably import Retry
-from durably.retry import wait_s
+from durably.execution.retry import wait_s
 
 
 def test_the_defaults_are_those_of_the_contract():

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from durably.clock import Clock
+from durably._platform.clock import Clock
 from durably.worker.service import Service
 
 

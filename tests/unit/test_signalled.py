@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from durably.signalled import tells_of_signal
+from durably._platform.signalled import tells_of_signal
 
 
 def ended(status: object) -> subprocess.CalledProcessError:

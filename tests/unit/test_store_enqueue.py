@@ -6,10 +6,11 @@ import pytest
 from storekit import bring_to, enqueue, finish, given_owner, given_running, query, stored
 
 from durably.errors import DatabaseError
-from durably.store import enqueueing, runs
-from durably.store.database import Database
-from durably.store.enqueueing import BLOCK, NewRun
-from durably.store.lookups import RunRow
+from durably.store.rows import NewRun, RunRow
+from durably.store.sqlite.database import Database
+from durably.store.sqlite.sql import enqueue as enqueueing
+from durably.store.sqlite.sql import runs
+from durably.store.sqlite.sql.enqueue import BLOCK
 
 # -- enqueue ---------------------------------------------------------------------------------
 

@@ -14,8 +14,8 @@ from mutants import STORE, Statement
 from storemodel import StoreMachine
 
 from durably.errors import DurablyError
-from durably.store import schema
-from durably.store.database import Database
+from durably.store.sqlite.database import Database
+from durably.store.sqlite.sql import schema
 
 TestStore = StoreMachine.TestCase
 TestStore.settings = settings(

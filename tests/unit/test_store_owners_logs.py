@@ -6,14 +6,14 @@ import pytest
 from storekit import claim, finish, given_owner, given_running, query, stored, token_of, trigger
 
 from durably.errors import DatabaseError
-from durably.store import logs, owners, runs
-from durably.store.database import Database
-from durably.store.logs import LogLine
+from durably.store.rows import Beat, LogLine, OwnerRow
+from durably.store.sqlite.database import Database
+from durably.store.sqlite.sql import logs, owners, runs
 
 # -- owners ----------------------------------------------------------------------------------
 
 
-def only(store: Database, owner: int) -> owners.OwnerRow:
+def only(store: Database, owner: int) -> OwnerRow:
     (row,) = [row for row in store.read(owners.list_all) if row.owner == owner]
     return row
 
@@ -22,7 +22,7 @@ def test_owner_is_listed_as_it_registered(store: Database) -> None:
     """A new owner has not started, has not beaten, and has no runs."""
     owner = given_owner(store, "t", heartbeat_interval_us=7)
     assert store.read(owners.list_all) == [
-        owners.OwnerRow(
+        OwnerRow(
             owner=owner,
             token=token_of("t"),
             heartbeat_interval_us=7,
@@ -57,7 +57,7 @@ def test_beat_marks_the_owner_and_its_running_runs(store: Database) -> None:
     store.write(runs.cancel, cancelled.id, 30)
     foreign = given_running(store, other)
     beat = store.beat(owners.beat, owner, lambda: 77)
-    assert beat == owners.Beat(True, frozenset({(run.run, 1), (second.run, 1)}))
+    assert beat == Beat(True, frozenset({(run.run, 1), (second.run, 1)}))
     assert stored(store, run).heartbeat_at_us == 77
     assert stored(store, cancelled).heartbeat_at_us == 20
     assert stored(store, foreign) == foreign
@@ -79,7 +79,7 @@ def test_beat_of_a_removed_owner_says_so(store: Database) -> None:
     owner = given_owner(store)
     given_running(store, owner)
     store.write(runs.recover_dead, owner, 30)
-    assert store.beat(owners.beat, owner, lambda: 40) == owners.Beat(False, frozenset())
+    assert store.beat(owners.beat, owner, lambda: 40) == Beat(False, frozenset())
 
 
 def test_beat_of_an_owner_whose_runs_were_taken_tells_the_rest(store: Database) -> None:

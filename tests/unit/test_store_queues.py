@@ -15,10 +15,9 @@ from storekit import (
     trigger,
 )
 
-from durably.store import runs
-from durably.store.database import Database
-from durably.store.lookups import RunRow
-from durably.store.runs import Claim
+from durably.store.rows import Claim, RunRow
+from durably.store.sqlite.database import Database
+from durably.store.sqlite.sql import runs
 
 CLAIMABLE, BEHIND, HELD = 0, 1, 2
 
@@ -247,9 +246,7 @@ def test_key_is_handed_on_within_the_transaction_of_the_end(store: Database) -> 
     owner = given_owner(store)
     (taken,) = claim(store, owner)
     for following in mine[1:]:
-        ended = finish(
-            store, taken, output="1", claim_next=runs.Claim(owner, '["job"]', lambda: 40)
-        )
+        ended = finish(store, taken, output="1", claim_next=Claim(owner, '["job"]', lambda: 40))
         assert ended.claimed is not None
         taken = ended.claimed
         assert taken.id == following.id

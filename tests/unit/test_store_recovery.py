@@ -17,9 +17,10 @@ from storekit import (
     trigger,
 )
 
-from durably.store import lookups, runs, steps
-from durably.store.database import Database
-from durably.store.lookups import Filters
+from durably.store.rows import Filters
+from durably.store.sqlite.database import Database
+from durably.store.sqlite.sql import queries as lookups
+from durably.store.sqlite.sql import runs, steps
 
 # -- recovery --------------------------------------------------------------------------------
 

@@ -20,10 +20,10 @@ from storekit import (
 )
 
 from durably.errors import ConflictError, DatabaseError, NotFoundError
-from durably.store import lookups, runs, steps
-from durably.store.database import Database
-from durably.store.lookups import Filters
-from durably.store.runs import Claim
+from durably.store.rows import Claim, Filters
+from durably.store.sqlite.database import Database
+from durably.store.sqlite.sql import queries as lookups
+from durably.store.sqlite.sql import runs, steps
 
 # -- claim -----------------------------------------------------------------------------------
 

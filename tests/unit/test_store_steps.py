@@ -6,10 +6,9 @@ import pytest
 from storekit import checkpoint, claim, finish, given_owner, given_running, query, trigger
 
 from durably.errors import DatabaseError
-from durably.store import runs, steps
-from durably.store.database import Database
-from durably.store.lookups import RunRow
-from durably.store.steps import StepRow
+from durably.store.rows import RunRow, StepRow
+from durably.store.sqlite.database import Database
+from durably.store.sqlite.sql import runs, steps
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import apsw
 import pytest
 from storekit import FakeClock
 
+from durably._platform.lock_timeouts import LEAST_S, Hurry, deadline, limited
 from durably.errors import DatabaseError
-from durably.limits import LEAST_S, Hurry, deadline, limited
-from durably.store.operations import Ticket, single_statement
-from durably.store.transactions import BUSY_TIMEOUT_S, Transactor
+from durably.store.sqlite.connection.batch_executor import BUSY_TIMEOUT_S, Transactor
+from durably.store.sqlite.connection.write_request import Ticket, single_statement
 
 SLICE_S = 0.25
 

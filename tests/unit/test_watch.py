@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from durably.store import watch as watching
-from durably.store.watch import LogWatch, Woken, open_watch
+from durably.store.sqlite.notify import watch as watching
+from durably.store.sqlite.notify.watch import LogWatch, Woken, open_watch
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or not hasattr(os, "eventfd"), reason="there is no inotify"

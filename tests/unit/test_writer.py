@@ -14,9 +14,9 @@ import pytest
 from storekit import FakeClock, connect
 
 from durably.errors import ConflictError, DatabaseError, ForkedError
-from durably.store.mutex import WriterMutex
-from durably.store.operations import Ticket, merged_by, single_statement
-from durably.store.writer import MOST_AT_ONCE, Writer
+from durably.store.sqlite.connection.write_request import Ticket, merged_by, single_statement
+from durably.store.sqlite.connection.writer import MOST_AT_ONCE, Writer
+from durably.store.sqlite.locks.mutex import WriterMutex
 
 
 class Bench:

@@ -14,10 +14,12 @@ from counted import Counted, DiskVFS
 from storekit import checkpoint, claim, finish, given_owner, given_running, query, stored, trigger
 
 from durably.errors import DatabaseError
-from durably.store import enqueueing, lookups, owners, runs, steps
-from durably.store.database import Database
-from durably.store.enqueueing import BLOCK, LONGEST_IN_BLOCK, NewRun
-from durably.store.runs import Claim
+from durably.store.rows import Claim, NewRun, StepRow
+from durably.store.sqlite.database import Database
+from durably.store.sqlite.sql import enqueue as enqueueing
+from durably.store.sqlite.sql import owners, runs, steps
+from durably.store.sqlite.sql import queries as lookups
+from durably.store.sqlite.sql.enqueue import BLOCK, LONGEST_IN_BLOCK
 
 HEARTBEAT = ["BEGIN", "UPDATE", "UPDATE", "COMMIT"]
 
@@ -99,7 +101,7 @@ def test_checkpoints_of_several_threads_are_one_statement_one_commit_and_one_syn
     assert counted.syncs == (1 if synchronous == "full" else 0)
     for run in running:
         [row] = store.read(steps.of_run, run.id)
-        assert row == steps.StepRow(0, "s", "completed", f'"{run.run}"', None, 21, 22, 1)
+        assert row == StepRow(0, "s", "completed", f'"{run.run}"', None, 21, 22, 1)
 
 
 def test_each_of_several_checkpoints_has_its_own_fence(store: Database, eventually: Any) -> None:

@@ -15,12 +15,12 @@ import apsw
 import pytest
 from storekit import FakeClock, connect
 
-import durably.store.mutex
-import durably.store.writer
+import durably.store.sqlite.connection.writer
+import durably.store.sqlite.locks.mutex
 from durably.errors import ConflictError, DatabaseError
-from durably.store.mutex import WriterMutex
-from durably.store.operations import single_statement
-from durably.store.writer import Writer
+from durably.store.sqlite.connection.write_request import single_statement
+from durably.store.sqlite.connection.writer import Writer
+from durably.store.sqlite.locks.mutex import WriterMutex
 
 # Where CPython looks for signals: after a call, on entering a function, on going back in a loop.
 LOOKS = ("CALL", "RESUME", "JUMP_BACKWARD")
@@ -29,7 +29,11 @@ LOOKS = ("CALL", "RESUME", "JUMP_BACKWARD")
 # Where an interrupt may land: in all that the thread does between its call and its return.
 WRITERS = {
     module.__file__
-    for module in (durably.store.operations, durably.store.transactions, durably.store.writer)
+    for module in (
+        durably.store.sqlite.connection.write_request,
+        durably.store.sqlite.connection.batch_executor,
+        durably.store.sqlite.connection.writer,
+    )
 }
 
 
@@ -222,7 +226,7 @@ class Scene:
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     # Many a point is one after which nobody opens the next gate.
-    monkeypatch.setattr(durably.store.writer, "_GATE_S", 0.002)
+    monkeypatch.setattr(durably.store.sqlite.connection.writer, "_GATE_S", 0.002)
     made = Scene(tmp_path / "test.db")
     yield made
     made.writer.close()
@@ -318,7 +322,7 @@ def test_interrupt_of_a_single_leader_lets_other_processes_go_on(scene: Scene) -
 
 
 class InterrupterOfTheMutexToo(Interrupter):
-    files = WRITERS | {durably.store.mutex.__file__}
+    files = WRITERS | {durably.store.sqlite.locks.mutex.__file__}
 
 
 @pytest.mark.parametrize("own", [put("leader"), single_statement(put("leader"))])

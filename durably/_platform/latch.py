@@ -1,0 +1,104 @@
+"""Waiting and waking that an exception may interrupt anywhere.
+
+A signal handler that raises does so in the main thread between any two instructions. In the middle
+of ``threading.Condition`` that leaves a lock taken for ever, or replaces the exception by a
+``RuntimeError``; ``Event`` is made of one. What is here holds no lock while Python code runs: each
+thread waits at a lock of its own, which one call into C takes or does not, and all that others see
+of it is changed by single calls. So a signal handler may also wake what it has interrupted.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from durably._platform.interrupts import INTERRUPT_LOOK_S, is_interruptible, raise_if_signal
+from durably._platform.realtime import monotonic
+
+
+class Wakeups:
+    """Threads that wait for something, and are woken together. Usable from any thread."""
+
+    __slots__ = ("_gates",)
+
+    def __init__(self) -> None:
+        self._gates: deque[threading.Lock] = deque()
+
+    @property
+    def are_awaited(self) -> bool:
+        """Return whether a thread waits, or has begun to."""
+        return bool(self._gates)
+
+    def wake_all(self) -> None:
+        """End every present wait. Interrupted, it may be called again."""
+        if not self._gates:
+            return
+        for gate in tuple(self._gates):
+            try:
+                gate.release()
+            except RuntimeError as exc:
+                raise_if_signal(exc)  # otherwise by another thread, a moment ago
+            # Its thread takes it out by itself, unless an exception has ended it before.
+            self._discard(gate)
+
+    def wait_until(self, is_so: Callable[[], bool], timeout_s: float | None) -> bool:
+        """Block until somebody wakes, *timeout_s* has passed, or it is so; return whether it is.
+
+        What makes it so must come before the waking.
+        """
+        gate = threading.Lock()
+        gate.acquire()
+        self._gates.append(gate)
+        try:
+            if not is_so():
+                _wait_at(gate, timeout_s)
+            return is_so()
+        finally:
+            self._discard(gate)
+
+    def _discard(self, gate: threading.Lock) -> None:
+        try:
+            self._gates.remove(gate)
+        except ValueError as exc:
+            raise_if_signal(exc)  # otherwise it is out already
+
+
+def _wait_at(gate: threading.Lock, timeout_s: float | None) -> None:
+    """Block until *gate* is opened or *timeout_s* has passed."""
+    if not is_interruptible():
+        gate.acquire(timeout=-1 if timeout_s is None else max(0.0, timeout_s))
+        return
+    # A signal that another thread of the process has received does not end a call into C.
+    deadline = math.inf if timeout_s is None else monotonic() + timeout_s
+    left_s = math.inf if timeout_s is None else max(0.0, timeout_s)
+    while not gate.acquire(timeout=min(left_s, INTERRUPT_LOOK_S)) and left_s > 0:
+        left_s = max(0.0, deadline - monotonic())
+
+
+class Latch:
+    """What ``threading.Event`` is, without a lock that an exception could leave taken."""
+
+    __slots__ = ("_is_set", "_waiting")
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._waiting = Wakeups()
+
+    def is_set(self) -> bool:
+        """Return whether it is set."""
+        return self._is_set
+
+    def set(self) -> None:
+        """End every wait, until it is cleared. Also where an earlier call was interrupted."""
+        self._is_set = True
+        self._waiting.wake_all()
+
+    def clear(self) -> None:
+        """Make calls wait from now on."""
+        self._is_set = False
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Block until it is set or *timeout_s* has passed; return whether it is set."""
+        return self._is_set or self._waiting.wait_until(self.is_set, timeout_s)

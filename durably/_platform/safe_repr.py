@@ -1,0 +1,72 @@
+"""Values in messages: what a user handed in, told in a few characters.
+
+Errors are stored, logged and sent around. So what may be a payload, a result or a part of one is
+named by its type alone; names, keys, options and code are shown.
+"""
+
+from __future__ import annotations
+
+import builtins
+from typing import Final
+
+from durably._platform.interrupts import raise_if_signal
+from durably._platform.nesting import MAX_DEPTH, is_too_deep
+
+_LONGEST: Final = 80
+
+
+def shown(value: object) -> str:
+    """*value* as ``repr`` shows it, cut short.
+
+    Never raises: an object whose ``repr`` fails, such as a detached record of an ORM or an int
+    of more digits than Python prints, must not hide what is wrong with it.
+    """
+    return safe_repr(value)[:_LONGEST]
+
+
+def safe_repr(value: object) -> str:
+    """Return what ``repr`` returns, or what kind of value it is where that fails.
+
+    Never raises, and never ends the process, as ``repr`` of a deep value may.
+    """
+    if is_too_deep(value):
+        return too_deep(value)
+    try:
+        return repr(value)
+    except Exception as raised:  # noqa: BLE001 - a user's __repr__ may raise anything
+        raise_if_signal(raised)
+        return f"<unprintable {type(value).__qualname__}>"
+
+
+def safe_str(value: object) -> str:
+    """Return what ``str`` returns, under the same guarantees as :func:`safe_repr`."""
+    if is_too_deep(value):
+        return too_deep(value)
+    try:
+        return str.__str__(value if isinstance(value, str) else str(value))
+    except Exception as raised:  # noqa: BLE001 - a user's __str__ may raise anything
+        raise_if_signal(raised)
+        return f"<unprintable {type(value).__qualname__}>"
+
+
+def too_deep(value: object) -> str:
+    """Return what stands for a value that is nested too deeply to be shown."""
+    return f"<{type(value).__qualname__}, nested more deeply than {MAX_DEPTH} levels>"
+
+
+def type_name(value: object) -> str:
+    """Return what *value* is without saying what is in it.
+
+    A class that only has the name of a builtin one, as NumPy's ``bool`` has, comes with its module.
+    """
+    cls = type(value)
+    if value is None:
+        return "None"
+    is_alike = getattr(builtins, cls.__name__, cls) is not cls
+    return full_name(cls) if is_alike else cls.__name__
+
+
+def full_name(cls: type) -> str:
+    """Return the name of a class with its module, as ``numpy.bool``; builtins have none."""
+    module = "" if cls.__module__ == "builtins" else f"{cls.__module__}."
+    return f"{module}{cls.__qualname__}"

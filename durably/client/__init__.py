@@ -1,0 +1,1 @@
+"""What a caller asks of the database: submit, query, control, wait, subscribe."""

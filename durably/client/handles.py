@@ -1,0 +1,248 @@
+"""Handles: triggering and reading the runs of one job, typed by it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Generic, Never, Self, TypeVar, overload
+
+from durably.client.query import StatusFilter, filters, run_id_of, several
+from durably.client.submit import NOT_GIVEN, Trigger, Triggering
+from durably.client.wait import OnLog, OnProgress
+from durably.jobs import Job, missing_job
+from durably.models import Run
+from durably.settings import Duration, optional_timeout
+
+P = TypeVar("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class ReadOnly(Generic[T]):
+    """A decorator like ``property`` whose attribute IPython evaluates for its completions.
+
+    It evaluates no ``property``, which may do anything.
+    """
+
+    def __init__(self, getter: Callable[[Any], T]) -> None:
+        self._getter = getter
+        self.__doc__ = getter.__doc__
+
+    @overload
+    def __get__(self, instance: None, owner: type | None = None) -> Self: ...
+    @overload
+    def __get__(self, instance: object, owner: type | None = None) -> T: ...
+    def __get__(self, instance: object | None, owner: type | None = None) -> Self | T:
+        return self if instance is None else self._getter(instance)
+
+    def __set__(self, instance: object, value: Never) -> None:
+        raise AttributeError(f"{self._getter.__name__} is read-only")
+
+
+class JobHandles(Mapping[str, "JobHandle[Any, Any]"]):
+    """The handles of the registered jobs by name, as they were when it was made; read-only.
+
+    A name that is not there is a ``KeyError`` that lists those that are.
+    """
+
+    def __init__(self, handles: dict[str, JobHandle[Any, Any]]) -> None:
+        self._handles = handles
+
+    def __getitem__(self, name: str) -> JobHandle[Any, Any]:
+        try:
+            return self._handles[name]
+        except KeyError:
+            raise KeyError(missing_job(name, self._handles)) from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._handles
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._handles)
+
+    def __len__(self) -> int:
+        return len(self._handles)
+
+    def __repr__(self) -> str:
+        return f"<jobs: {', '.join(map(repr, self._handles)) or 'none'}>"
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self._handles)
+
+
+class JobHandle(Generic[P, R]):
+    """Triggers and reads the runs of one job. Usable from any thread.
+
+    .. versionadded:: 0.1.0
+    """
+
+    def __init__(self, name: str, triggering: Triggering) -> None:
+        self._name = name
+        self._triggering = triggering
+
+    @property
+    def name(self) -> str:
+        """The name of the job.
+
+        .. versionadded:: 0.1.0
+        """
+        return self._name
+
+    @property
+    def job(self) -> Job[P, R]:
+        """The job as it is registered now.
+
+        .. versionadded:: 0.1.0
+        """
+        return self._triggering.registry.require(self._name)
+
+    def __repr__(self) -> str:
+        return f"<JobHandle {self._name!r}>"
+
+    def trigger(
+        self,
+        payload: P | Mapping[str, Any] | None = NOT_GIVEN,
+        *,
+        idempotency_key: str | None = None,
+        concurrency_key: str | None = None,
+        coalesce: bool = False,
+        retry_failed: bool = False,
+        labels: dict[str, str] | None = None,
+    ) -> Run[P, R]:
+        """Record a run of this job and return it.
+
+        When this returns the run is on disk and survives a crash; it may not have started.
+
+        Args:
+            payload: an instance of the job's input type, or data that structures into it. Left
+                out, it is the default of the job's parameter, if there is one, else ``None``.
+            idempotency_key: triggering with the same key again returns the first run.
+            concurrency_key: of all runs with this key at most one is executed at a time.
+            coalesce: return a pending run of this job and concurrency key, if there is one.
+            retry_failed: put the run that the idempotency key finds back to pending, if it
+                failed or was cancelled; its checkpoints are kept.
+            labels: for filtering.
+
+        Returns:
+            The run, its ``disposition`` saying how the trigger was resolved.
+
+        Raises:
+            ValidationError: the payload, a key or a label is not acceptable. Nothing is stored.
+            DatabaseError: the database cannot be written now. Nothing is stored.
+
+        .. versionadded:: 0.1.0
+        """
+        self._triggering.check()
+        return self._triggering.trigger(
+            self.job,
+            Trigger(
+                payload,
+                idempotency_key=idempotency_key,
+                concurrency_key=concurrency_key,
+                coalesce=coalesce,
+                retry_failed=retry_failed,
+                labels=labels,
+            ),
+        )
+
+    def trigger_and_wait(
+        self,
+        payload: P | Mapping[str, Any] | None = NOT_GIVEN,
+        *,
+        timeout: Duration | None = None,
+        on_progress: OnProgress | None = None,
+        on_log: OnLog | None = None,
+        idempotency_key: str | None = None,
+        concurrency_key: str | None = None,
+        coalesce: bool = False,
+        retry_failed: bool = False,
+        labels: dict[str, str] | None = None,
+    ) -> Run[P, R]:
+        """Record a run of this job, block until it has completed, and return it.
+
+        Args:
+            timeout: seconds (or a ``timedelta``) to wait at most; the run goes on after that.
+            on_progress: called in this thread with each new ``Progress``.
+            on_log: called in this thread with each ``LogEntry``.
+
+        The other arguments are those of ``trigger``.
+
+        Raises:
+            RunFailedError: the run failed; it has ``.run``.
+            RunCancelledError: the run was cancelled; it has ``.run``.
+            WaitTimeoutError: the time is over; the run is stored and goes on.
+            DatabaseError: it could not be stored in that time. Nothing is stored.
+            NoWorkerError: no timeout was given, and nothing is there to execute the run.
+
+        And those of ``trigger``.
+
+        .. versionadded:: 0.1.0
+        """
+        timeout_s = optional_timeout(timeout)
+        self._triggering.check()
+        waiter = self._triggering.waiter
+        patience = waiter.patience(timeout_s)
+        watch = waiter.watch(on_progress, on_log)
+        try:
+            with patience.limited():
+                run = self.trigger(
+                    payload,
+                    idempotency_key=idempotency_key,
+                    concurrency_key=concurrency_key,
+                    coalesce=coalesce,
+                    retry_failed=retry_failed,
+                    labels=labels,
+                )
+            # Progress made before the trigger is no news; what the run has made since is.
+            watch.known = run.progress
+            ended = waiter.wait(
+                run.id, timeout_s, watch, disposition=run.disposition, patience=patience
+            )
+        finally:
+            watch.close()
+        return ended
+
+    def batch_trigger(self, items: Iterable[P | Mapping[str, Any] | Trigger[P]]) -> list[Run[P, R]]:
+        """Record a run for each item in one transaction: all of them or none.
+
+        Args:
+            items: payloads, or ``Trigger(payload, idempotency_key=..., ...)``.
+
+        Returns:
+            The runs in the order of the items.
+
+        Raises:
+            ValidationError: an item is not acceptable; the message says which. Nothing is stored.
+            DatabaseError: the database cannot be written now. Nothing is stored.
+
+        .. versionadded:: 0.1.0
+        """
+        self._triggering.check()
+        return self._triggering.trigger_all(self.job, several(items, "the items of a batch"))
+
+    def get_run(self, run_id: str | Run[Any, Any]) -> Run[P, R] | None:
+        """The run of that id, if it is one of this job's.
+
+        .. versionadded:: 0.1.0
+        """
+        self._triggering.check()
+        run = self._triggering.reader.find(run_id_of(run_id))
+        return run if run is not None and run.job_name == self._name else None
+
+    def get_runs(
+        self,
+        *,
+        status: StatusFilter = None,
+        labels: dict[str, str] | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> list[Run[P, R]]:
+        """The runs of this job that fit, newest first; see ``Durably.get_runs``.
+
+        Raises:
+            ValidationError: an unknown status, or a negative number.
+
+        .. versionadded:: 0.1.0
+        """
+        self._triggering.check()
+        wanted = filters(status, self._name, labels)
+        return self._triggering.reader.find_many(wanted, limit, offset)

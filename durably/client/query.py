@@ -1,0 +1,350 @@
+"""From rows to what users see: runs, steps and log lines with the job's types."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from datetime import datetime
+from typing import Any, Final, TypeVar
+
+from durably._platform.clock import to_datetime
+from durably._platform.safe_repr import shown, type_name
+from durably.codec import UNTYPED, Codec
+from durably.codec.text import dump, load
+from durably.errors import DatabaseError, ValidationError
+from durably.jobs import Registry, output_type, payload_type
+from durably.models import (
+    Disposition,
+    ErrorInfo,
+    LogEntry,
+    Progress,
+    Run,
+    RunStatus,
+    StepRecord,
+)
+from durably.store import defects
+from durably.store.rows import Filters, LogRow, RunRow, StepRow
+from durably.store.sqlite.database import Database
+from durably.store.sqlite.sql import logs, queries, steps
+
+StatusFilter = RunStatus | str | Iterable[RunStatus | str] | None
+NameFilter = str | Iterable[str] | None
+
+
+# What a row that durably did not write may lead to; whether it was that row is looked up.
+_UNREADABLE: Final = (ValueError, TypeError, OverflowError, RecursionError)
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+def labels_of(row: RunRow) -> dict[str, str]:
+    """Return the labels of a stored run; none, if they cannot be read."""
+    # Most runs have none.
+    if row.labels == "{}":
+        return {}
+    try:
+        labels: dict[str, str] = load(row.labels)
+    except (ValueError, RecursionError):
+        return {}
+    return labels if defects.is_labels(labels) else {}
+
+
+class Reader:
+    """Reads runs and what belongs to them. Usable from any thread."""
+
+    def __init__(self, database: Database, codec: Codec, registry: Registry) -> None:
+        self._database = database
+        self._codec = codec
+        self._registry = registry
+
+    def run_of(self, row: RunRow, disposition: Disposition | None = None) -> Run[Any, Any]:
+        """Return *row* as users see it.
+
+        Raises:
+            DatabaseError: it holds what durably never writes.
+        """
+        try:
+            return self._run_of(row, disposition)
+        except _UNREADABLE as exc:
+            defect = defects.of_run(row._asdict())
+            if defect is None:
+                raise
+            raise defects.unreadable(f"run {row.id!a:.80}", defect) from exc
+
+    def _run_of(self, row: RunRow, disposition: Disposition | None) -> Run[Any, Any]:
+        job = self._registry.get(row.job_name)
+        of_payload = UNTYPED if job is None else payload_type(job)
+        of_output = UNTYPED if job is None else output_type(job)
+        return Run(
+            id=row.id,
+            job_name=row.job_name,
+            status=RunStatus(row.status),
+            payload=self._value(row.payload, of_payload, f"the payload of run {row.id}"),
+            output=None
+            if row.output is None
+            else self._value(row.output, of_output, f"the output of run {row.id}"),
+            error=self.error_of(row.error),
+            progress=self.progress_of(row.progress),
+            labels={} if row.labels == "{}" else _checked(row.labels, defects.is_labels),
+            idempotency_key=row.idempotency_key,
+            concurrency_key=row.concurrency_key,
+            attempt=row.attempt,
+            completed_steps=row.completed_steps,
+            created_at=to_datetime(row.created_at_us),
+            started_at=None if row.started_at_us is None else to_datetime(row.started_at_us),
+            completed_at=None if row.completed_at_us is None else to_datetime(row.completed_at_us),
+            updated_at=to_datetime(row.updated_at_us),
+            heartbeat_at=None if row.heartbeat_at_us is None else to_datetime(row.heartbeat_at_us),
+            disposition=disposition,
+        )
+
+    def created(self, row: RunRow, payload: Any, created_at: datetime) -> Run[Any, Any]:
+        """The run that a trigger has just made, of whose row nothing needs to be read.
+
+        Args:
+            payload: as it would be read from the row.
+            created_at: likewise.
+        """
+        return Run(
+            id=row.id,
+            job_name=row.job_name,
+            status=RunStatus.PENDING,
+            payload=payload,
+            output=None,
+            error=None,
+            progress=None,
+            labels=labels_of(row),
+            idempotency_key=row.idempotency_key,
+            concurrency_key=row.concurrency_key,
+            attempt=0,
+            completed_steps=0,
+            created_at=created_at,
+            started_at=None,
+            completed_at=None,
+            updated_at=created_at,
+            heartbeat_at=None,
+            disposition="created",
+        )
+
+    def _value(self, text: str, type_: Any, what: str) -> Any:
+        try:
+            return self._codec.decode(text, type_, what=what)
+        except ValidationError:
+            # Stored under an older type of the job. Reading must not fail for that; the
+            # data is shown as it is.
+            return self._codec.load_json(text)
+
+    def error_of(self, text: str | None) -> ErrorInfo | None:
+        """Return a stored error."""
+        if text is None:
+            return None
+        fields = _checked(text, defects.is_error)
+        fields.pop("failed_step", None)
+        return ErrorInfo(**fields)
+
+    def failed_step_of(self, run_id: str) -> str | None:
+        """The step that the run failed in, as its ``run:fail`` told; ``None`` if there is none."""
+        text = self._database.read(queries.get, run_id).error
+        return None if text is None else self._codec.load_json(text).get("failed_step")
+
+    def progress_of(self, text: str | None) -> Progress | None:
+        """Return a stored progress.
+
+        Raises:
+            ValueError: it is none.
+        """
+        return None if text is None else Progress(**_checked(text, defects.is_progress))
+
+    def get(self, run_id: str) -> Run[Any, Any]:
+        """The run; raises ``NotFoundError``."""
+        return self.run_of(self._database.read(queries.get, run_id))
+
+    def get_ended(self, run_ids: Iterable[str]) -> tuple[list[Run[Any, Any]], list[str]]:
+        """Return those of the runs that have ended still, and the ids of those that cannot be read.
+
+        Raises:
+            NotFoundError: there is no such run.
+        """
+        ended: list[Run[Any, Any]] = []
+        unreadable: list[str] = []
+        for run_id in run_ids:
+            try:
+                run = self.get(run_id)
+            except DatabaseError as exc:
+                if not exc.is_of_row:
+                    raise
+                defects.note(str(exc))
+                unreadable.append(run_id)
+            else:
+                ended += [run] if run.is_terminal else []
+        defects.log_noted()
+        return ended, unreadable
+
+    def find(self, run_id: str) -> Run[Any, Any] | None:
+        """The run, if there is one."""
+        row = self._database.read(queries.find, run_id)
+        return None if row is None else self.run_of(row)
+
+    def find_many(self, filters: Filters, limit: int | None, offset: int) -> list[Run[Any, Any]]:
+        """Return the runs that fit, newest first; those that cannot be read are left out."""
+        limit = None if limit is None else _count(limit, "limit")
+        rows = self._database.read(queries.find_many, filters, limit, _count(offset, "offset"))
+        return list(_readable(self.run_of, rows))
+
+    def count(self, filters: Filters) -> int:
+        """How many runs fit."""
+        return self._database.read(queries.count, filters)
+
+    def steps_of(self, run_id: str) -> list[StepRecord]:
+        """Return what is stored of the run's steps; those that cannot be read are left out.
+
+        Raises:
+            NotFoundError: there is no such run.
+            DatabaseError: the run cannot be read.
+        """
+        self._database.read(queries.get, run_id)
+        rows = self._database.read(steps.of_run, run_id)
+        return list(_readable(lambda row: self._step_of(row, run_id), rows))
+
+    def _step_of(self, row: StepRow, run_id: str) -> StepRecord:
+        try:
+            return StepRecord(
+                name=row.name,
+                index=row.step_index,
+                status=row.status,  # type: ignore[arg-type]  # the schema allows no other
+                output=None if row.output is None else self._codec.load_json(row.output),
+                error=self.error_of(row.error),
+                started_at=to_datetime(row.started_at_us),
+                completed_at=to_datetime(row.completed_at_us),
+                attempt=row.attempt,
+            )
+        except _UNREADABLE as exc:
+            defect = defects.of_step(row._asdict())
+            if defect is None:
+                raise
+            what = f"step {row.name!a:.80} of run {run_id!a:.80}"
+            raise defects.unreadable(what, defect) from exc
+
+    def logs_of(self, run_id: str) -> list[LogEntry]:
+        """Return the persisted log lines of the run; those that cannot be read are left out.
+
+        Raises:
+            NotFoundError: there is no such run.
+            DatabaseError: the run cannot be read.
+        """
+        self._database.read(queries.get, run_id)
+        return list(self.entries_of(self._database.read(logs.of_run, run_id), run_id))
+
+    def entries_of(self, rows: Iterable[LogRow], run_id: str) -> Iterator[LogEntry]:
+        """Yield stored log lines; those that cannot be read are left out."""
+        return _readable(lambda row: self._entry_of(row, run_id), rows)
+
+    def _entry_of(self, row: LogRow, run_id: str) -> LogEntry:
+        try:
+            return LogEntry(
+                level=row.level,  # type: ignore[arg-type]  # the schema allows no other
+                message=_checked(row.message, _is_text),
+                data=_checked(row.data, _is_object),
+                step_name=row.step_name,
+                created_at=to_datetime(row.created_at_us),
+            )
+        except _UNREADABLE as exc:
+            defect = defects.of_log_line(row._asdict())
+            if defect is None:
+                raise
+            what = f"log line {row.log} of run {run_id!a:.80}"
+            raise defects.unreadable(what, defect) from exc
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _checked(text: str, is_right: Callable[[Any], bool]) -> Any:
+    value = load(text)
+    if not is_right(value):
+        raise ValueError("a stored value has another type than durably writes")
+    return value
+
+
+def _readable(read: Callable[[A], B], rows: Iterable[A]) -> Iterator[B]:
+    """Yield what *read* makes of the rows that can be read, and warn of the others."""
+    for row in rows:
+        try:
+            yield read(row)
+        except DatabaseError as exc:
+            if not exc.is_of_row:
+                raise
+            defects.note(str(exc))
+    defects.log_noted()
+
+
+def filters(
+    status: StatusFilter = None, job_name: NameFilter = None, labels: dict[str, str] | None = None
+) -> Filters:
+    """What the arguments of ``get_runs`` ask for, checked."""
+    statuses = None
+    if status is not None:
+        wanted = [status] if isinstance(status, str) else several(status, "status")
+        statuses = dump([_status(each) for each in wanted])
+    jobs = None
+    if job_name is not None:
+        names = [job_name] if isinstance(job_name, str) else several(job_name, "job_name")
+        jobs = dump([_text(name, "job_name") for name in names])
+    wanted_labels = None
+    if labels is not None:
+        if not isinstance(labels, dict):
+            raise ValidationError(f"labels must be a dict of str to str, not {type_name(labels)}")
+        wanted_labels = dump(
+            {_text(key, "labels"): _text(value, "labels") for key, value in labels.items()}
+        )
+    return Filters(statuses, jobs, wanted_labels)
+
+
+def several(items: Any, what: str) -> list[Any]:
+    """*items* as a list.
+
+    Raises:
+        ValidationError: it is one thing, such as text or a mapping; the message begins with *what*.
+    """
+    if not isinstance(items, Iterable) or isinstance(items, str | bytes | Mapping):
+        raise ValidationError(
+            f"{what} must be an iterable, such as a list, not {type_name(items)}; write [...] "
+            "around a single one"
+        )
+    return list(items)
+
+
+def _status(value: object) -> str:
+    # Anything but text is refused before the enum shows it, in words of its own.
+    with suppress(ValueError):
+        if isinstance(value, str):
+            return RunStatus(value).value
+    raise ValidationError(f"unknown status {shown(value)}; known are {', '.join(RunStatus)}")
+
+
+def _text(value: object, what: str) -> str:
+    if not isinstance(value, str):
+        raise ValidationError(f"{what} must hold str, not {type_name(value)}")
+    return value
+
+
+def _count(value: object, what: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+        raise ValidationError(f"{what} must be an int that is not negative, not {shown(value)}")
+    return value
+
+
+def run_id_of(run: Run[Any, Any] | str) -> str:
+    """The id of what a user handed in, a ``Run`` or an id."""
+    if isinstance(run, Run):
+        return run.id
+    if isinstance(run, str):
+        # An id that cannot be stored is no run's; neither is one in quotes.
+        return run if run.isascii() else ascii(run)
+    raise ValidationError(f"a run must be a Run or its id, not {type_name(run)}")

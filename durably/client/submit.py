@@ -1,0 +1,341 @@
+"""Triggering: what a trigger may be, how it is stored and told of."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Final, Generic, NamedTuple, TypeVar
+
+import attrs
+
+from durably._platform.clock import Clock, to_datetime
+from durably._platform.ids import Ids
+from durably._platform.interrupts import held_back
+from durably._platform.safe_repr import shown, type_name
+from durably.client.query import Reader, labels_of
+from durably.client.wait import Waiter
+from durably.codec import Codec
+from durably.errors import SerializationError, ValidationError
+from durably.events import Emitter, RunCoalesced, RunRetried, RunTriggered
+from durably.jobs import (
+    Job,
+    Registry,
+    default_payload,
+    has_default_payload,
+    origins_json,
+    payload_type,
+    takes_payload,
+)
+from durably.models import Run
+from durably.names import check_storable, check_text, not_a_str
+from durably.store.change_feed import ChangeFeed
+from durably.store.rows import Claim, Enqueued, NewRun, RunRow
+from durably.store.sqlite.database import Database
+from durably.store.sqlite.sql import enqueue as enqueueing
+from durably.values import Value
+from durably.worker.pool import Slot
+from durably.worker.supervisor import Supervisor
+
+P = TypeVar("P")
+
+_write_labels: Final = json.JSONEncoder(ensure_ascii=False).encode
+
+
+class _NotGiven:
+    """What stands for a payload that was not given: ``None`` may be one."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<not given>"
+
+    def __reduce__(self) -> str:
+        return "NOT_GIVEN"
+
+
+NOT_GIVEN: Final[Any] = _NotGiven()
+
+_LABEL_KEY: Final = r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}"
+
+
+@attrs.frozen(eq=False, repr=False)
+class Trigger(Value, Generic[P]):
+    """One item of ``batch_trigger`` with options of its own.
+
+    Args:
+        payload: as for ``JobHandle.trigger``, and so are the options. Left out, it is
+            a value that stands for that.
+
+    .. versionadded:: 0.1.0
+    """
+
+    payload: P | None = NOT_GIVEN
+    idempotency_key: str | None = attrs.field(default=None, kw_only=True)
+    concurrency_key: str | None = attrs.field(default=None, kw_only=True)
+    coalesce: bool = attrs.field(default=False, kw_only=True)
+    retry_failed: bool = attrs.field(default=False, kw_only=True)
+    labels: dict[str, str] | None = attrs.field(default=None, kw_only=True)
+
+
+class _Accepted(NamedTuple):
+    """A trigger that may be stored."""
+
+    new: NewRun
+    payload: Any
+    """As it will be read: it shares nothing that can be changed with what was handed in."""
+
+
+class Triggering:
+    """Validates triggers, stores them and tells of them. Usable from any thread."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        codec: Codec,
+        emitter: Emitter,
+        changes: ChangeFeed,
+        registry: Registry,
+        reader: Reader,
+        waiter: Waiter,
+        supervisor: Supervisor,
+        clock: Clock,
+        check: Callable[[], None],
+    ) -> None:
+        self._database = database
+        self._supervisor = supervisor
+        self._codec = codec
+        self._emitter = emitter
+        self._changes = changes
+        self._clock = clock
+        self._ids = Ids(clock)
+        self.registry = registry
+        self.reader = reader
+        self.waiter = waiter
+        self.check = check
+
+    def trigger(self, job: Job[Any, Any], trigger: Trigger[Any]) -> Run[Any, Any]:
+        """Store one trigger; when this returns it is committed."""
+        accepted = self._accepted(job, trigger)
+        if self._supervisor.takes_runs and not self._may_be_heard(accepted.new):
+            return self._trigger_and_start(accepted)
+        # Not together with its start: a listener may wait for the run, which must then not wait
+        # for the listener.
+        try:
+            with self._emitter.announcing(accepted.new.id):
+                now_us = self._clock.now_us()
+                enqueued, _ = self._enqueue(accepted.new, None, now_us)
+                return self._tell(enqueued, accepted, to_datetime(now_us))
+        finally:
+            # Only now: what is woken by it tells of the run's start after its trigger.
+            self._changes.offer()
+
+    def _may_be_heard(self, new: NewRun) -> bool:
+        """Whether somebody listens to what a trigger may come to."""
+        wants = self._emitter.wants
+        return (
+            wants(RunTriggered)
+            or (new.coalesce and wants(RunCoalesced))
+            or (new.retry_failed and wants(RunRetried))
+        )
+
+    def _enqueue(
+        self, new: NewRun, claim: Claim | None, now_us: int
+    ) -> tuple[Enqueued, RunRow | None]:
+        """Store a trigger, and claim the run that is first in line, if asked for."""
+        write = self._database.write
+        if claim is None:
+            operation = enqueueing.enqueue_plain if new.is_plain else enqueueing.enqueue
+            return write(operation, new, now_us), None
+        if new.is_plain and new.concurrency_key is None:
+            started = write(enqueueing.start, new, now_us, claim)
+            if started is not None:
+                return started
+        return write(enqueueing.enqueue_and_claim, new, now_us, claim)
+
+    def _trigger_and_start(self, accepted: _Accepted) -> Run[Any, Any]:
+        """Store a trigger; if a slot is free, claim for it in the same transaction.
+
+        That saves a commit, and the way through the dispatcher. What is claimed is the run that is
+        first in line, which need not be this one.
+        """
+        new = accepted.new
+        slot = Slot()
+        with held_back() as interrupts:
+            try:
+                claim = self._supervisor.reserve_slot(slot)
+                now_us = self._clock.now_us()
+                enqueued, claimed = interrupts.let_through(
+                    lambda: self._enqueue(new, claim, now_us)
+                )
+                if claimed is not None:
+                    self._supervisor.enter(claimed, slot)
+                return interrupts.let_through(
+                    lambda: self._tell(enqueued, accepted, to_datetime(now_us))
+                )
+            finally:
+                try:
+                    self._settle(slot, new.id)
+                finally:
+                    # Where a signal has interrupted the other one.
+                    self._settle(slot, new.id)
+
+    def _settle(self, slot: Slot, new_id: str) -> None:
+        """Begin what was claimed for a slot, or return the slot; once."""
+        if slot.is_settled:
+            return
+        active = slot.active
+        if active is None:
+            self._supervisor.return_slot(slot)
+        if active is None or active.id != new_id:
+            # It waits in line. Asked after the commit, and before the end of what begins
+            # now: a thread that frees a slot from here on checks.
+            self._supervisor.offer_if_free()
+        if active is not None:
+            self._supervisor.begin(slot)
+        slot.is_settled = True
+
+    def trigger_all(self, job: Job[Any, Any], items: list[Any]) -> list[Run[Any, Any]]:
+        """Store a run for each payload or ``Trigger`` in one transaction, or none."""
+        accepted: list[_Accepted] = []
+        for position, item in enumerate(items):
+            try:
+                accepted.append(
+                    self._accepted(job, item)
+                    if isinstance(item, Trigger)
+                    else self._accepted_payload(job, item)
+                )
+            except ValidationError as exc:
+                raise ValidationError(f"item {position} of the batch: {exc}") from exc
+        if not accepted:
+            return []
+        now_us = self._clock.now_us()
+        now = to_datetime(now_us)
+        all_enqueued = self._database.write(
+            enqueueing.enqueue_many, [each.new for each in accepted], now_us
+        )
+        try:
+            return [
+                self._tell(enqueued, each, now)
+                for enqueued, each in zip(all_enqueued, accepted, strict=True)
+            ]
+        finally:
+            self._changes.offer()
+
+    def _accepted(self, job: Job[Any, Any], trigger: Trigger[Any]) -> _Accepted:
+        for name in ("coalesce", "retry_failed"):
+            if not isinstance(getattr(trigger, name), bool):
+                raise ValidationError(f"{name} must be True or False")
+        if trigger.retry_failed and trigger.idempotency_key is None:
+            raise ValidationError(
+                "retry_failed needs an idempotency_key, to know which run is meant"
+            )
+        if trigger.coalesce and trigger.concurrency_key is None:
+            raise ValidationError("coalesce needs a concurrency_key, to know what to join")
+        idempotency_key = _key(trigger.idempotency_key, "idempotency_key")
+        concurrency_key = _key(trigger.concurrency_key, "concurrency_key")
+        plain = self._accepted_payload(job, trigger.payload)
+        new = plain.new._replace(
+            labels=_labels(trigger.labels),
+            idempotency_key=idempotency_key,
+            concurrency_key=concurrency_key,
+            coalesce=trigger.coalesce,
+            retry_failed=trigger.retry_failed,
+            origins=f"{{{origins_json(job)}}}" if trigger.coalesce else "{}",
+        )
+        return _Accepted(new, plain.payload)
+
+    def _accepted_payload(self, job: Job[Any, Any], payload: Any) -> _Accepted:
+        text, decoded = self._payload(job, payload)
+        return _Accepted(NewRun(self._ids.new(), job.name, text), decoded)
+
+    def _payload(self, job: Job[Any, Any], payload: Any) -> tuple[str, Any]:
+        """The payload as it is stored, and as it will be read."""
+        if not takes_payload(job):
+            if payload is not None and payload is not NOT_GIVEN:
+                raise ValidationError(
+                    f"job {job.name!r} takes no payload: its function has one parameter; "
+                    "leave the payload out, or give the function a second parameter"
+                )
+            return "null", None
+        type_ = payload_type(job)
+        where = f"the payload of {job.name}"
+        if payload is NOT_GIVEN:
+            payload = default_payload(job)
+            if has_default_payload(job):
+                where = f"the default payload of {job.name}"
+            else:
+                where = f"{where} was left out; write trigger(payload)"
+        structured = self._codec.structure(payload, type_, what=where)
+        try:
+            return self._codec.encode_and_decode(structured, type_, what=where)
+        except SerializationError as exc:
+            raise ValidationError(str(exc)) from exc
+
+    def _tell(self, enqueued: Enqueued, accepted: _Accepted, now: datetime) -> Run[Any, Any]:
+        is_created = enqueued.disposition == "created"
+        run = (
+            self.reader.created(enqueued.row, accepted.payload, now)
+            if is_created
+            else self.reader.run_of(enqueued.row, enqueued.disposition)
+        )
+        if is_created and not self._emitter.wants(RunTriggered):
+            return run
+        fields: dict[str, Any] = {
+            "run_id": run.id,
+            "job_name": run.job_name,
+            "labels": dict(run.labels),  # a listener may do with its event what it likes
+        }
+        if is_created:
+            self._emitter.emit(RunTriggered, **fields, payload=run.payload)
+        elif enqueued.disposition == "coalesced":
+            # As the job would have got it, like the payload of every other event.
+            self._emitter.emit(RunCoalesced, **fields, skipped_payload=accepted.payload)
+        elif enqueued.disposition == "retried":
+            self._emitter.emit(RunRetried, **fields)
+        return run
+
+    def retrigger(self, row: RunRow) -> Run[Any, Any]:
+        """A fresh run with what a terminal one was given, validated against today's job."""
+        job = self.registry.require(row.job_name)
+        # A job that takes none today is given what is stored all the same, and refuses it.
+        payload = (
+            self._codec.decode(row.payload, payload_type(job), what=f"the payload of run {row.id}")
+            if takes_payload(job)
+            else self._codec.load_json(row.payload)
+        )
+        return self.trigger(
+            job,
+            Trigger(payload, concurrency_key=row.concurrency_key, labels=labels_of(row)),
+        )
+
+
+def _key(key: object, name: str) -> str | None:
+    return None if key is None else _plain(check_text(key, name))
+
+
+def _plain(text: str) -> str:
+    """The characters of *text*, whatever ``str()`` makes of a subclass (of an enum: its name)."""
+    return str.__str__(text)
+
+
+def _labels(labels: object) -> str:
+    if labels is None:
+        return "{}"
+    if not isinstance(labels, dict):
+        raise ValidationError(f"labels must be a dict of str to str, not {type_name(labels)}")
+    # What it holds now, whatever a subclass says or another thread does meanwhile.
+    items = list(dict.items(labels))
+    for key, value in items:
+        if not isinstance(key, str) or not re.fullmatch(_LABEL_KEY, key):
+            raise ValidationError(
+                f"label key {shown(key)} must match {_LABEL_KEY}: letters, digits and "
+                "._/- after a letter or digit, 63 characters at most"
+            )
+        if not isinstance(value, str):
+            raise not_a_str(value, f"label {shown(key)}")
+        check_storable(value, f"label {shown(key)}")
+    plain = {_plain(key): _plain(value) for key, value in items}
+    return _write_labels(plain)

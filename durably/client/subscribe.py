@@ -1,0 +1,156 @@
+"""Subscribing to the events of a run: as they are told here, or its end as the database has it."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Final, Self
+
+from durably.client.query import Reader
+from durably.errors import EngineClosedError, NotFoundError
+from durably.events import (
+    Emitter,
+    Event,
+    RunCancelled,
+    RunCompleted,
+    RunDeleted,
+    RunEvent,
+    RunFailed,
+)
+from durably.models import TERMINAL, Run, RunStatus
+from durably.store.change_feed import ChangeFeed
+from durably.store.sqlite.database import Database
+from durably.store.sqlite.sql import queries
+
+# The longest pause between two looks at a run.
+_LONGEST_PAUSE_S: Final = 1.0
+_ENDING_EVENTS: Final = (RunCompleted, RunFailed, RunCancelled, RunDeleted)
+
+
+class Subscription(Iterator[Event]):
+    """The events of one run, ending after its terminal one. A context manager.
+
+    Iterating blocks until the next event. Leaving the ``with`` block, ``close``, the deletion
+    of the run and the end of the engine end it.
+
+    .. versionadded:: 0.1.0
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        *,
+        database: Database,
+        reader: Reader,
+        emitter: Emitter,
+        changes: ChangeFeed,
+        is_local: Callable[[], bool],
+        check: Callable[[], None],
+    ) -> None:
+        self._run_id = run_id
+        self._database = database
+        self._reader = reader
+        self._emitter = emitter
+        self._changes = changes
+        self._is_local = is_local
+        self._check = check
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._is_over = False
+        self._last: Event | None = None
+        self._unsubscribe = emitter.on("*", self._hear)
+        try:
+            run = reader.get(run_id)
+            if run.is_terminal:
+                # That event and nothing else: its job may still be inside its last step here,
+                # and tell of that.
+                self._last = self._ending_of(run)
+                self.close()
+        except BaseException:
+            self.close()
+            raise
+
+    def _hear(self, event: Event) -> None:
+        if isinstance(event, RunEvent) and event.run_id == self._run_id:
+            self._events.put(event)
+            self._changes.notify()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Event:
+        event, self._last = self._last, None
+        if event is None:
+            event = self._next()
+        if event is None or isinstance(event, _ENDING_EVENTS):
+            self.close()
+        if event is None:
+            raise StopIteration
+        return event
+
+    def _next(self) -> Event | None:
+        """Block until the next event; ``None`` if there is none any more."""
+        while not self._is_over:
+            seen = self._changes.look()
+            # Asked before the queue is looked at: what is told here is in it by then.
+            is_local = self._is_local()
+            brief = None
+            if not is_local:
+                with suppress(EngineClosedError):
+                    brief = self._database.read(queries.brief, self._run_id)
+                is_local = self._is_local()
+            with suppress(queue.Empty):
+                return self._events.get_nowait()
+            if self._database.is_closed or (brief is None and not is_local):
+                break
+            if not is_local and brief is not None and brief.status in TERMINAL:
+                # Meanwhile it may have been retried, or deleted, or the engine closed.
+                with suppress(NotFoundError, EngineClosedError):
+                    run = self._reader.get(self._run_id)
+                    if run.is_terminal:
+                        return self._ending_of(run)
+            # Inside a job it is a step boundary.
+            self._check()
+            self._changes.wait(seen, _LONGEST_PAUSE_S)
+        return None
+
+    def _ending_of(self, run: Run[Any, Any]) -> Event:
+        """The terminal event of a run that ended elsewhere, or before now."""
+        fields: dict[str, Any] = {
+            "run_id": run.id,
+            "job_name": run.job_name,
+            "labels": run.labels,
+        }
+        duration = run.duration or 0.0
+        if run.status is RunStatus.COMPLETED:
+            return self._emitter.make(RunCompleted, **fields, output=run.output, duration=duration)
+        if run.status is RunStatus.FAILED:
+            return self._emitter.make(
+                RunFailed,
+                **fields,
+                error=run.error,
+                failed_step=self._reader.failed_step_of(run.id),
+                duration=duration,
+            )
+        return self._emitter.make(RunCancelled, **fields)
+
+    def close(self) -> None:
+        """Hear no more. Idempotent.
+
+        .. versionadded:: 0.1.0
+        """
+        self._is_over = True
+        self._unsubscribe()
+        self._changes.notify()  # another thread may be waiting for the next event
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,1 @@
+"""Inside one run: its steps, checkpoints, progress and log lines."""

@@ -1,0 +1,155 @@
+"""Replay: the checkpoints that a run had when it was claimed, and which of them were used."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from typing import Final
+
+from durably.store.rows import Checkpoint
+from durably.store.sqlite.database import Database
+from durably.store.sqlite.sql import steps as stored
+
+# So many names are kept as they are, a megabyte or so.
+EXACT_NAMES: Final = 10_000
+# The memory for those that were added before: a bit for each, found by its hash.
+_FILTER_BITS: Final = 1 << 23
+
+
+class Names:
+    """Names that were added, in a bounded amount of memory.
+
+    What was added is found. So may be, once there are more than ``EXACT_NAMES``, what was not:
+    one name in a hundred where 100,000 were added. Names are added by one thread at a time.
+    """
+
+    def __init__(self) -> None:
+        self._newest: set[str] = set()
+        self._bits = bytearray()
+
+    def add(self, name: str) -> None:
+        """Add a name."""
+        self._newest.add(name)
+        if len(self._newest) > EXACT_NAMES:
+            self._compress()
+
+    def update(self, names: Iterable[str]) -> None:
+        """Add several names."""
+        self._newest.update(names)
+        if len(self._newest) > EXACT_NAMES:
+            self._compress()
+
+    def __contains__(self, name: str) -> bool:
+        # May be asked while another thread adds: first where names are, then where they go.
+        if name in self._newest:
+            return True
+        bits = self._bits
+        if not bits:
+            return False
+        bit = hash(name) % _FILTER_BITS
+        return bits[bit >> 3] & (1 << (bit & 7)) != 0
+
+    def _compress(self) -> None:
+        bits = self._bits or bytearray(_FILTER_BITS >> 3)
+        for name in self._newest:
+            bit = hash(name) % _FILTER_BITS
+            bits[bit >> 3] |= 1 << (bit & 7)
+        self._bits = bits
+        self._newest = set()
+
+
+class Replay:
+    """The checkpoints that a run had when it was claimed, read in windows.
+
+    Remembers which of its steps this execution has used, in memory that does not grow with them
+    but for a byte each. Usable from any thread; two must not ask for the same name at once.
+    """
+
+    def __init__(self, database: Database, run: int, *, is_first_attempt: bool) -> None:
+        self._database = database
+        self._run = run
+        # Guards all below, but for a read of the window and the names.
+        self._lock = threading.Lock()
+        self._window: dict[str, Checkpoint] = {}
+        self._next_index: int | None = None if is_first_attempt else 0
+        # Whether there are checkpoints that are in no window to come: one was left before all
+        # of it was handed out, or never entered.
+        self._has_skipped = False
+        # All that have been in a window, or were stored by this execution.
+        self._names = Names()
+        self.first_new_index = 0
+        # A byte for each index below that.
+        self._used = bytearray()
+        if not is_first_attempt:
+            self.first_new_index = database.read(stored.highest_index, run) + 1
+            self._used = bytearray(self.first_new_index)
+            self._advance(0)
+
+    def _advance(self, first_index: int) -> None:
+        if self._window or first_index != self._next_index:
+            self._has_skipped = True
+        window = self._database.read(stored.window, self._run, first_index)
+        self._names.update(window.checkpoints)
+        self._window = window.checkpoints
+        self._next_index = window.next_index
+
+    def take_result(self, name: str) -> Checkpoint | None:
+        """The result stored under *name*, if it is at hand; each is handed out once."""
+        checkpoint = self._window.get(name)
+        # What failed or was cancelled stays: it is for the one thread whose turn the step is.
+        if checkpoint is None or checkpoint[1] is None:
+            return None
+        with self._lock:
+            # In one, so that of two threads with one name exactly one is the second.
+            if self._window.pop(name, None) is None:
+                return None  # another thread was faster
+            self._used[checkpoint[0]] = True
+        return checkpoint
+
+    def give_back(self, checkpoint: Checkpoint) -> None:
+        """Take a result for not used after all: it could not be decoded as it was asked for."""
+        with self._lock:
+            if checkpoint[0] < self.first_new_index:
+                self._used[checkpoint[0]] = False
+
+    def may_hold(self, name: str) -> bool:
+        """Whether something may be stored under *name*. Costs next to nothing."""
+        return name in self._names or self._next_index is not None or self._has_skipped
+
+    def find(self, name: str) -> tuple[Checkpoint | None, bool]:
+        """What is stored under *name*, and whether this execution has used its result before.
+
+        Where nothing is stored, whether that may be because it is gone.
+        """
+        with self._lock:
+            checkpoint = self._window.pop(name, None)
+            if checkpoint is not None:
+                if checkpoint[1] is not None:
+                    self._note_use(checkpoint[0])
+                return checkpoint, False
+            # Not in this window: ask for the one name, and read on from there. A job that
+            # replays in its old order asks once a window; one in another order, once a name.
+            found = self._database.read(stored.find, self._run, name)
+            if found is None:
+                return None, name in self._names
+            index, output, _ = found
+            is_used = output is not None and self._is_used(index)
+            if not is_used and self._next_index is not None and index >= self._next_index:
+                self._advance(index)
+                self._window.pop(name, None)
+            if output is not None:
+                self._note_use(index)
+            return found, is_used
+
+    def _is_used(self, index: int) -> bool:
+        return index >= self.first_new_index or bool(self._used[index])
+
+    def _note_use(self, index: int) -> None:
+        if index < self.first_new_index:
+            self._used[index] = True
+
+    def note_stored(self, name: str, index: int) -> None:
+        """Say that this execution has stored the result of a step."""
+        with self._lock:
+            self._names.add(name)
+        self._note_use(index)

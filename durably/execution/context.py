@@ -1,0 +1,241 @@
+"""What a job is given: the public face of its run and its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, overload
+
+from durably._platform.safe_repr import shown
+from durably.codec import NOTHING, Nothing
+from durably.errors import SerializationError, ValidationError
+from durably.execution.current_run import ActiveRun, Services
+from durably.execution.retry import Retry
+from durably.execution.step_log import NUMBERS, StepLog, checked_progress
+from durably.execution.step_runner import Stepper
+from durably.settings import Duration, OnDuplicateStep, waitable
+
+Ps = ParamSpec("Ps")
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+class StepContext:
+    """What a job is given: its steps, its progress, its log.
+
+    Usable from any thread that the job starts, for as long as the run is executed. ``log`` writes
+    structured lines: ``step.log.info("read", rows=12)``.
+
+    .. versionadded:: 0.1.0
+    """
+
+    def __init__(
+        self, active: ActiveRun, services: Services, *, on_duplicate_step: OnDuplicateStep
+    ) -> None:
+        self._active = active
+        self._services = services
+        self.log = StepLog(active, services)
+        self._stepper = Stepper(active, services, on_duplicate_step=on_duplicate_step)
+
+    def __reduce__(self) -> NoReturn:
+        # A copy would give out indexes that this one gives out as well.
+        raise SerializationError(
+            f"the step object belongs to run {self._active.id}, which is executed here; it can be "
+            "used from threads of its job, but not be copied or pickled"
+        )
+
+    # -- what is being executed ------------------------------------------------------------
+
+    @property
+    def run_id(self) -> str:
+        """The id of the run.
+
+        .. versionadded:: 0.1.0
+        """
+        return self._active.id
+
+    @property
+    def job_name(self) -> str:
+        """The name of the job.
+
+        .. versionadded:: 0.1.0
+        """
+        return self._active.job_name
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The labels of the run; a copy.
+
+        .. versionadded:: 0.1.0
+        """
+        return dict(self._active.labels)
+
+    @property
+    def attempt(self) -> int:
+        """How often the run was claimed, this time included.
+
+        .. versionadded:: 0.1.0
+        """
+        return self._active.attempt
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the run was cancelled, interrupted or taken over.
+
+        .. versionadded:: 0.1.0
+        """
+        return self._active.stop_reason is not None
+
+    # -- stopping -------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raise ``StopRun`` at once if the run was cancelled, interrupted or taken over.
+
+        ``run`` does so by itself before and after each function; call it inside long ones.
+
+        Raises:
+            StopRun: its kind says why; let it pass.
+
+        .. versionadded:: 0.1.0
+        """
+        self._active.check()
+
+    def sleep(self, seconds: Duration) -> None:
+        """Block for so many seconds (or a ``timedelta``); wake up and raise as ``check`` does.
+
+        Raises:
+            StopRun: the run is to stop, or has ended.
+            ValidationError: *seconds* is no duration, or negative.
+
+        .. versionadded:: 0.1.0
+        """
+        self._active.check()
+        self._stepper.sleep(waitable(seconds, "step.sleep"))
+
+    # -- telling --------------------------------------------------------------------------
+
+    def progress(
+        self, current: float, total: float | None = None, message: str | None = None
+    ) -> None:
+        """Say how far the run is, in units of your own. Cheap enough for an inner loop.
+
+        Kept in memory; stored, and told as ``run:progress``, a few times a second, and
+        always at the end of the run.
+
+        Raises:
+            ValidationError: *current* or *total* is no number, or *message* no str.
+            StopRun: the run has ended.
+
+        .. versionadded:: 0.1.0
+        """
+        active = self._active
+        if (
+            type(current) not in NUMBERS
+            or not (total is None or type(total) in NUMBERS)
+            or not (message is None or type(message) is str)
+        ):
+            current, total, message = checked_progress(current, total, message)
+        if active.is_over:
+            active.check()
+        active.progress = (current, total, message)
+        if not active.has_new_progress:
+            active.has_new_progress = True
+            self._services.buffers.progressed(active)
+
+    # -- steps ----------------------------------------------------------------------------
+
+    def run(self, name: str, fn: Callable[Ps, T], /, *args: Ps.args, **kwargs: Ps.kwargs) -> T:
+        """Return ``fn(*args, **kwargs)``, executed once for this run and stored under *name*.
+
+        If the run has a checkpoint of that name, its result is returned and *fn* is not
+        called. Otherwise *fn* is called in this thread, and its result is committed
+        before this returns; what is returned is the value decoded from the checkpoint, so
+        that a resumed run sees the same. Its type is *fn*'s return annotation, else JSON-like data.
+
+        Args:
+            name: unique within the run; 1 to 500 characters, no control characters.
+
+        Raises:
+            DuplicateStepError: a step of that name has completed in this execution already;
+                *fn* was not called.
+            SerializationError: the result has no faithful stored form; the step failed.
+            ValidationError: the name is not usable.
+            StopRun: the run was cancelled, interrupted or taken over, or has ended.
+            Exception: whatever *fn* raised; the step is recorded as failed.
+
+        .. versionadded:: 0.1.0
+        """
+        result: T = self._stepper.take(name, fn, args, kwargs)
+        return result
+
+    @overload
+    def options(self, *, returns: Nothing, retry: Retry | None = None) -> ReturningStep[None]: ...
+    @overload
+    def options(self, *, returns: type[U], retry: Retry | None = None) -> ReturningStep[U]: ...
+    @overload
+    def options(self, *, returns: None = None, retry: Retry | None = None) -> PlainStep: ...
+    @overload
+    def options(self, *, returns: Any, retry: Retry | None = None) -> ReturningStep[Any]: ...
+    def options(self, *, returns: Any = None, retry: Retry | None = None) -> Any:
+        """Settings for one step: ``step.options(returns=Row, retry=Retry()).run(name, fn, ...)``.
+
+        Args:
+            returns: the type of the result, where *fn* is not annotated (or wrongly). With
+                ``durably.NOTHING`` the result is thrown away, whatever it is, and ``run`` returns
+                ``None``.
+            retry: try again inside the step; never done without being asked for.
+
+        Returns:
+            What has the same ``run`` as the step context, with these settings.
+
+        Raises:
+            ValidationError: *returns* is no type that can be stored, or *retry* no ``Retry``.
+
+        .. versionadded:: 0.1.0
+        """
+        if retry is not None and not isinstance(retry, Retry):
+            raise ValidationError(f"retry must be a Retry, not {shown(retry)}")
+        if returns is not None:
+            if returns is not NOTHING:
+                self._services.codec.check_type(returns, "step.options(returns=...)")
+            return ReturningStep(self._stepper, returns, retry)
+        return PlainStep(self._stepper, None, retry)
+
+
+class PlainStep:
+    """A step with options, typed by its function's annotation.
+
+    .. versionadded:: 0.1.0
+    """
+
+    def __init__(self, stepper: Stepper, returns: Any, retry: Retry | None) -> None:
+        self._stepper = stepper
+        self._returns = returns
+        self._retry = retry
+
+    def run(self, name: str, fn: Callable[Ps, T], /, *args: Ps.args, **kwargs: Ps.kwargs) -> T:
+        """Like ``StepContext.run``, with these options.
+
+        .. versionadded:: 0.1.0
+        """
+        result: T = self._stepper.take(name, fn, args, kwargs, self._returns, self._retry)
+        return result
+
+
+class ReturningStep(Generic[U]):
+    """A step with options, typed by ``returns=``.
+
+    .. versionadded:: 0.1.0
+    """
+
+    def __init__(self, stepper: Stepper, returns: Any, retry: Retry | None) -> None:
+        self._stepper = stepper
+        self._returns = returns
+        self._retry = retry
+
+    def run(self, name: str, fn: Callable[Ps, object], /, *args: Ps.args, **kwargs: Ps.kwargs) -> U:
+        """Like ``StepContext.run``, with these options.
+
+        .. versionadded:: 0.1.0
+        """
+        result: U = self._stepper.take(name, fn, args, kwargs, self._returns, self._retry)
+        return result

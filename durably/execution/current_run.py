@@ -1,0 +1,274 @@
+"""One run inside its job, as the threads of its engine know it.
+
+``ActiveRun`` is how the heartbeat, ``cancel`` and ``stop`` reach a job: they set a reason, and the
+job finds it at its next step boundary.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
+
+from durably._platform.clock import Clock
+from durably._platform.interrupts import handlers, is_from_signal, is_interruptible, raise_if_signal
+from durably._platform.latch import Latch
+from durably._platform.signalled import tells_of_signal
+from durably.codec import Codec
+from durably.errors import (
+    DatabaseError,
+    ForkedError,
+    OwnershipLost,
+    RunCancelled,
+    RunInterrupted,
+    StopRun,
+)
+from durably.events import Emitter, WorkerError
+from durably.models import Progress, error_info
+from durably.settings import OnDuplicateStep
+from durably.store.change_feed import ChangeFeed
+from durably.store.rows import RunRow
+from durably.store.sqlite.database import Database
+
+log = logging.getLogger("durably")
+
+T = TypeVar("T")
+
+# While the database refuses for a reason that may pass, what is to be stored is kept in
+# memory and tried again after these pauses.
+_FIRST_PAUSE_S: Final = 0.25
+_LONGEST_PAUSE_S: Final = 10.0
+
+# How long a failure that says that a signal has ended a child process waits for a stop.
+STOP_GRACE_S: Final = 1.0
+
+# Enough for a job that cleans up after a failure in steps that may fail in turn.
+_FAILURES_KEPT: Final = 8
+
+
+class Buffers(Protocol):
+    """Where progress and log lines go until the next commit takes them along."""
+
+    def progressed(self, active: ActiveRun) -> None:
+        """The run has new progress."""
+
+
+class Services(NamedTuple):
+    """What the execution of a run needs of its engine."""
+
+    database: Database
+    codec: Codec
+    emitter: Emitter
+    changes: ChangeFeed
+    clock: Clock
+    buffers: Buffers
+    preserve_steps: bool
+    # How old the last sign that an attempt is the current one may be before it must be looked for.
+    longest_doubt_s: float
+    on_duplicate_step: OnDuplicateStep
+
+
+class ActiveRun:
+    """One run inside its job: its place in the database, and whether it is to stop.
+
+    ``stop`` may be called from any thread; the first reason wins, except that losing the
+    run or its cancellation outweighs an interrupt.
+    """
+
+    def __init__(
+        self, row: RunRow, labels: dict[str, str], owner: int, *, is_callers: bool = False
+    ) -> None:
+        self.key = row.run
+        self.attempt = row.attempt
+        self.owner = owner
+        self.id = row.id
+        self.job_name = row.job_name
+        self.labels = labels
+        self.row = row
+        # Executed in a thread of the user's, where a signal may land.
+        self.is_callers = is_callers
+        self._handlers = handlers() if is_callers and is_interruptible() else frozenset()
+        self.pid = os.getpid()
+        # Whether a thread has taken it to execute it, or to put it back.
+        self.is_begun = False
+        self.is_over = False
+        # The steps that are in progress, by name.
+        self.turns: Mapping[str, object] = {}
+        self.stopped = Latch()
+        self.stop_reason: type[StopRun] | None = None
+        # Whether a stop was raised into the job, in whatever thread of it: what it then returns or
+        # raises is not its end, since it may not have let the stop through.
+        self.stop_was_raised = False
+        # What a signal has raised in the caller's thread, and a call of the job's has passed on.
+        self.callers_signal: BaseException | None = None
+        # When this attempt was last known to be the current one, by the clock's ``monotonic``: the
+        # moment before its claim, a heartbeat or a read of the database.
+        self.current_at = -math.inf
+        self._lock = threading.Lock()  # guards the reason and the two below
+        self._is_draining = False
+        # How many threads wait for a stop after a failure.
+        self._awaiting = 0
+        # Written by the job's threads and taken by whoever stores it; both are single
+        # assignments, so that a call costs no more than that.
+        self.progress: tuple[Any, Any, Any] | None = None
+        self.has_new_progress = False
+        # The newest failures of steps: which of them the job comes to grief on is seen at its end.
+        self.failed_steps: deque[tuple[str, BaseException]] = deque(maxlen=_FAILURES_KEPT)
+        # Held while progress is stored, so that none is lost to the end; and while it or the end
+        # is told, so that none is told after that.
+        self.storing = threading.Lock()
+        self.telling = threading.Lock()
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The fields that every event of this run has."""
+        # The labels are a copy: a listener that changes them changes its own event alone.
+        return {"run_id": self.id, "job_name": self.job_name, "labels": dict(self.labels)}
+
+    def stop(self, reason: type[StopRun]) -> None:
+        """Make the job stop at its next step boundary."""
+        with self._lock:
+            if self.stop_reason is None or self.stop_reason is RunInterrupted:
+                self.stop_reason = reason
+        self.stopped.set()
+
+    def drain(self, *, is_draining: bool) -> None:
+        """Note whether the engine is stopping, and lets this job come to its own end.
+
+        A failure of the job that comes of the same signal as the stop is no such end.
+        """
+        with self._lock:
+            self._is_draining = is_draining
+            is_awaited = self._awaiting > 0
+        if is_draining and is_awaited:
+            self.stop(RunInterrupted)
+
+    def await_stop(self, clock: Clock, exc: BaseException) -> None:
+        """Wait up to a second for a stop if *exc* says that a signal has ended a child process.
+
+        The signal has been sent to this process too, as a rule, which is about to stop then. Does
+        not wait for what failed a step before: that step has waited.
+        """
+        steps = tuple(self.failed_steps)
+        if self.stop_reason is not None or not tells_of_signal(exc, [each for _, each in steps]):
+            return
+        with self._lock:
+            self._awaiting += 1
+            is_draining = self._is_draining
+        try:
+            if is_draining:
+                self.stop(RunInterrupted)
+            else:
+                clock.wait(self.stopped, STOP_GRACE_S)
+        finally:
+            with self._lock:
+                self._awaiting -= 1
+
+    def is_callers_signal(self, exc: BaseException) -> bool:
+        """Return whether *exc* came of a signal in the caller's thread, and not of the job.
+
+        The run goes back then, and *exc* goes on to the caller. A handler that the job has set
+        itself is code of the job's.
+        """
+        return self.is_callers and is_from_signal(exc, self._handlers)
+
+    def keep_callers_signal(self, exc: BaseException) -> None:
+        """Remember *exc*, which a call of the job's raises, if it came of a signal to the caller.
+
+        The job may keep it to itself. It has been stopped all the same, and the caller hears of it.
+        """
+        if self.callers_signal is None and self.is_callers_signal(exc):
+            self.callers_signal = exc
+            self.stop_was_raised = True
+            self.stop(RunInterrupted)
+
+    def check(self) -> None:
+        """Raise if the job is to stop, has ended, or this is a forked child."""
+        if os.getpid() != self.pid:
+            self.refuse_forked_child()
+        reason = self.stop_reason
+        if reason is not None:
+            # Before the check of the end, which is set before this is read: a stop that is
+            # raised before the job is over is known at its end.
+            self.stop_was_raised = True
+        if self.is_over:
+            raise StopRun(f"run {self.id} has ended; its step object can no longer be used")
+        if reason is not None:
+            raise reason(_REASONS[reason].format(id=self.id))
+
+    def refuse_forked_child(self) -> None:
+        """Raise in a child that was forked inside the job.
+
+        One that comes back from a step is a second copy of the owner's thread: whatever it
+        stored would be stored twice.
+        """
+        if os.getpid() != self.pid:
+            raise ForkedError(
+                f"run {self.id} is executed by the parent of this process, which a step forked; "
+                "end the child with os._exit, or use subprocess"
+            )
+
+    def take_progress(self) -> Progress | None:
+        """The newest progress, if it was not taken before."""
+        if not self.has_new_progress:
+            return None
+        self.has_new_progress = False
+        assert self.progress is not None  # noqa: S101 - set before the flag is
+        return Progress(*self.progress)
+
+
+_REASONS: Final[dict[type[StopRun], str]] = {
+    RunCancelled: "run {id} was cancelled",
+    RunInterrupted: "the engine is stopping; run {id} goes back to pending",
+    OwnershipLost: "run {id} was taken over by another owner",
+}
+
+
+def tell_worker_error(
+    emitter: Emitter, exc: BaseException, context: str, run_id: str | None = None
+) -> None:
+    """Log an error of durably's own threads and tell it as ``worker:error``."""
+    log.warning("%s: %s", context, exc)
+    emitter.emit(WorkerError, error=error_info(exc), context=context, run_id=run_id)
+
+
+def patiently(
+    services: Services,
+    active: ActiveRun,
+    context: str,
+    access: Callable[..., T],
+    *args: Any,
+    failed: DatabaseError | None = None,
+) -> T:
+    """Store or read something of a run, trying again while the reason for a refusal may pass.
+
+    A full disk, or a database that another program keeps locked, must not cost the work
+    of a step: its result waits in memory until it can be stored or the engine stops. And a
+    checkpoint that cannot be read now must not fail the run, whose job has done nothing wrong.
+
+    Args:
+        failed: how the first try has failed, if the caller has made it.
+
+    Raises:
+        StopRun: the run is to stop, so that it cannot be waited for any longer.
+        DatabaseError: the reason will not pass by itself.
+    """
+    pause_s = _FIRST_PAUSE_S
+    while True:
+        if failed is None:
+            try:
+                return access(*args)
+            except DatabaseError as exc:
+                raise_if_signal(exc)
+                failed = exc
+        tell_worker_error(services.emitter, failed, context, active.id)
+        if not failed.is_transient:
+            raise failed
+        failed = None
+        if services.clock.wait(active.stopped, pause_s):
+            active.check()
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)

@@ -1,0 +1,87 @@
+"""Retries of one step: how often, and how long to wait between."""
+
+from __future__ import annotations
+
+from math import inf
+
+import attrs
+
+from durably._platform.clock import jittered
+from durably._platform.safe_repr import shown
+from durably.errors import ValidationError
+from durably.settings import Duration, waitable
+from durably.values import Value
+
+ExceptionTypes = type[BaseException] | tuple[type[BaseException], ...]
+
+
+def _wait(value: Duration) -> float:
+    return waitable(value, "Retry.wait")
+
+
+def _max_wait(value: Duration) -> float:
+    return waitable(value, "Retry.max_wait")
+
+
+@attrs.frozen(eq=False, repr=False)
+class Retry(Value):
+    """How a step is tried again inside itself: ``step.options(retry=Retry(attempts=5))``.
+
+    Args:
+        attempts: how often the function is called at most, the first time included.
+        wait: seconds (or a ``timedelta``) before the second call.
+        backoff: by how much each further wait is longer than the one before.
+        max_wait: seconds (or a ``timedelta``) that no wait exceeds. More than a timer can wait,
+            some 300 years, is as long as it can; likewise *wait*.
+        jitter: wait a random time between half of that and all of it, so that many
+            runs do not come back at the same instant.
+        on: the exception type, or a tuple of types, that is worth another try.
+
+    Raises:
+        ValidationError: a value that makes no sense.
+
+    .. versionadded:: 0.1.0
+    """
+
+    attempts: int = attrs.field(default=3)
+    wait: float = attrs.field(default=1.0, converter=_wait)
+    backoff: float = attrs.field(default=2.0)
+    max_wait: float = attrs.field(default=60.0, converter=_max_wait)
+    jitter: bool = attrs.field(default=True)
+    on: ExceptionTypes = attrs.field(default=Exception)
+
+    @attempts.validator
+    def _is_a_count(self, _: object, value: object) -> None:
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValidationError(
+                f"Retry.attempts must be an int of at least 1, not {shown(value)}"
+            )
+
+    @backoff.validator
+    def _does_not_shrink(self, _: object, value: object) -> None:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value < inf:
+            raise ValidationError(
+                f"Retry.backoff must be a number of at least 1, not {shown(value)}"
+            )
+
+    @jitter.validator
+    def _is_a_bool(self, _: object, value: object) -> None:
+        if not isinstance(value, bool):
+            raise ValidationError(f"Retry.jitter must be True or False, not {shown(value)}")
+
+    @on.validator
+    def _is_exceptions(self, _: object, value: object) -> None:
+        types = value if isinstance(value, tuple) else (value,)
+        if not types or not all(isinstance(t, type) and issubclass(t, Exception) for t in types):
+            raise ValidationError(
+                f"Retry.on must be an exception type or a tuple of them, not {shown(value)}"
+            )
+
+
+def wait_s(retry: Retry, failures: int) -> float:
+    """Seconds to wait after the *failures*-th failure."""
+    try:
+        wait = min(retry.wait * float(retry.backoff) ** (failures - 1), retry.max_wait)
+    except OverflowError:
+        wait = retry.max_wait if retry.wait else 0.0
+    return jittered(wait) if retry.jitter else wait

@@ -1,0 +1,479 @@
+"""What becomes of a step: replayed from its checkpoint, or executed and stored."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import warnings
+from collections.abc import Callable
+from typing import Any, Final, NoReturn, TypeVar
+
+import attrs
+
+from durably._platform.interrupts import raise_if_signal
+from durably._platform.latch import Wakeups
+from durably._platform.safe_repr import type_name
+from durably.codec import UNTYPED, return_type_of
+from durably.errors import (
+    ConflictError,
+    DatabaseError,
+    DuplicateStepError,
+    DuplicateStepWarning,
+    OwnershipLost,
+    RunCancelled,
+    RunInterrupted,
+    ValidationError,
+)
+from durably.events import (
+    StepCancelled,
+    StepCompleted,
+    StepEvent,
+    StepFailed,
+    StepSkipped,
+    StepStarted,
+)
+from durably.execution.checkpoints import Replay
+from durably.execution.current_run import ActiveRun, Services, patiently
+from durably.execution.retry import Retry, wait_s
+from durably.execution.step_log import current_step
+from durably.models import RunStatus, error_info
+from durably.names import check_name
+from durably.settings import OnDuplicateStep
+from durably.store.rows import Checkpoint
+from durably.store.sqlite.sql import queries
+from durably.store.sqlite.sql import steps as stored
+
+T = TypeVar("T")
+
+# How to go on where a class has changed since a result of it was stored.
+_GO_ON: Final = (
+    "it was stored by an earlier version of the code: give new fields a default, or give the step "
+    "another name, so that it is executed again"
+)
+
+LONGEST_STEP_NAME: Final = 500
+# A result above this is stored, with a warning: it slows every commit down around it.
+LARGE_RESULT: Final = 16 * 1024 * 1024
+
+# How often a thread that waits for another one's step looks whether the run is to stop.
+_STOP_LOOK_S: Final = 0.1
+
+# Reasons to stop after which nothing of this attempt is wanted any more.
+_NOT_OURS: Final = (RunCancelled, OwnershipLost)
+
+
+class _NestedUses:
+    """Which steps were used inside which other one, in its thread.
+
+    A step that failed may be called again, by a ``Retry`` or by the job, and its function then uses
+    the same names anew: inside it, and only there, that is no second use. Each name is used by one
+    thread at a time.
+    """
+
+    def __init__(self) -> None:
+        self._inside: dict[str, list[str]] = {}
+        # Completed inside a call that failed: the outer step in which a name may be used again.
+        self._retried: dict[str, str] = {}
+
+    def note(self, name: str) -> None:
+        """Note that the step has been used, by the thread that calls."""
+        outer = current_step.get()
+        if outer is not None:
+            self._inside.setdefault(outer, []).append(name)
+
+    def outer_failed(self, outer: str) -> None:
+        """Note that a call of the function of *outer* has failed."""
+        for name in self._inside.pop(outer, ()):
+            self._retried[name] = outer
+
+    def outer_completed(self, outer: str) -> None:
+        """Forget what was used inside a step that is never called again."""
+        self._inside.pop(outer, None)
+
+    def is_retried(self, name: str) -> bool:
+        """Return whether this use repeats one inside an earlier call of the same outer step, once.
+
+        A name that is used twice within one call is repeated all the same.
+        """
+        outer = current_step.get()
+        if outer is None or self._retried.get(name) != outer:
+            return False
+        del self._retried[name]
+        return True
+
+
+class Stepper:
+    """Takes the steps of one run. Usable from any thread, for as long as the run is executed.
+
+    Everything here is paid by each step, right after the last one's wait for the disk has left the
+    processor's caches cold: hence some calls fewer than there might be.
+    """
+
+    def __init__(
+        self, active: ActiveRun, services: Services, *, on_duplicate_step: OnDuplicateStep
+    ) -> None:
+        self._active = active
+        self._services = services
+        self._reuses_results = on_duplicate_step == "reuse"
+        self._nested = _NestedUses()
+        self._replay = Replay(services.database, active.key, is_first_attempt=active.attempt == 1)
+        # A step that needs no other thread takes no lock: each use of these is one call.
+        self._free_indexes = itertools.count(self._replay.first_new_index)
+        # Whose turn each step is, by name: the executing thread, in a tuple of its own.
+        self._turns: dict[str, tuple[int]] = {}
+        active.turns = self._turns
+        # Steps that failed or were cancelled keep their index when their name comes again.
+        self._indexes: dict[str, int] = {}
+        # When a turn has ended.
+        self._turn_ended = Wakeups()
+
+    def take(
+        self,
+        name: str,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        returns: Any = None,
+        retry: Retry | None = None,
+    ) -> Any:
+        """Give the step's result: from its checkpoint, or from *fn*, whose result is stored.
+
+        Called by what the job calls, with nothing in between.
+
+        Args:
+            returns: the type of the result; by default what *fn* is annotated with.
+            retry: how often to try again.
+        """
+        active = self._active
+        if active.stop_reason is not None or active.is_over or os.getpid() != active.pid:
+            active.check()
+        if type(name) is str and callable(fn):
+            # What a resume pays for each step that it passes: a stored name needs no checks.
+            checkpoint = self._replay.take_result(name)
+            if checkpoint is not None:
+                type_ = return_type_of(fn) if returns is None else returns
+                return self._replayed(name, type_, checkpoint)
+        if callable(name) and not isinstance(name, str):
+            raise ValidationError(_needs_name(name))
+        check_name(name, "a step's name", longest=LONGEST_STEP_NAME)
+        if not callable(fn):
+            raise ValidationError(_needs_function(name, fn))
+        type_ = return_type_of(fn) if returns is None else returns
+        checkpoint = None
+        turn = (threading.get_ident(),)
+        if self._turns.setdefault(name, turn) is not turn:
+            self._await_turn(name, turn)
+        try:
+            is_repeated = False
+            if self._replay.may_hold(name):
+                checkpoint, is_repeated = self._read(self._replay.find, name)
+                if checkpoint is None and is_repeated:
+                    self._require_ownership()
+            if checkpoint is None or checkpoint[1] is None:
+                index = self._index_of(name, checkpoint)
+                return self._execute(name, index, fn, args, kwargs, type_, retry)
+        except BaseException as exc:
+            active.keep_callers_signal(exc)
+            raise
+        finally:
+            self._end_turn(name)
+        if is_repeated:
+            self._repeated(name)
+        return self._replayed(name, type_, checkpoint)
+
+    def _repeated(self, name: str) -> None:
+        """Raise or warn, as the name of a step that has completed is used once more."""
+        if self._reuses_results:
+            warnings.warn(
+                f"step {name!r} was used twice in run {self._active.id}; the second use returns "
+                'the first one\'s result. Give each step a name of its own, such as f"batch-{i}"',
+                DuplicateStepWarning,
+                stacklevel=4,  # the job's line
+            )
+        elif not self._nested.is_retried(name):
+            raise DuplicateStepError(
+                f"step {name!r} was used twice in run {self._active.id}; give each step a name of "
+                'its own, such as f"batch-{i}"'
+            )
+
+    def _index_of(self, name: str, checkpoint: Checkpoint | None) -> int:
+        if checkpoint is not None:
+            return checkpoint[0]
+        if self._indexes:
+            known = self._indexes.get(name)
+            if known is not None:
+                return known
+        index = next(self._free_indexes)
+        if index >= stored.MOST_STEPS:
+            raise ValidationError(
+                f"run {self._active.id} has {stored.MOST_STEPS} steps, the most a run can have; "
+                "make the steps larger, or trigger several runs"
+            )
+        return index
+
+    def _await_turn(self, name: str, turn: tuple[int]) -> None:
+        """Wait while another thread executes a step of this name, then take the turn.
+
+        If that step completes, its result will serve both; if it fails, it is executed again.
+        """
+        while (other := self._turns.setdefault(name, turn)) is not turn:
+            if other == turn:
+                raise ConflictError(
+                    f"step {name!r} of run {self._active.id} is used inside itself; "
+                    "give the inner one a name of its own"
+                )
+            self._turn_ended.wait_until(lambda: name not in self._turns, _STOP_LOOK_S)
+            self._active.check()
+
+    def _end_turn(self, name: str) -> None:
+        del self._turns[name]
+        if self._turn_ended.are_awaited:
+            self._turn_ended.wake_all()
+
+    def _replayed(self, name: str, type_: Any, checkpoint: Checkpoint) -> Any:
+        index, output, _ = checkpoint
+        assert output is not None  # noqa: S101 - completed steps have one
+        services = self._services
+        try:
+            result = services.codec.decode(
+                output, type_, what="the stored result of step", name=name, advice=_GO_ON
+            )
+        except BaseException:
+            self._replay.give_back(checkpoint)
+            raise
+        self._nested.note(name)
+        if services.emitter.has_listeners:
+            self._emit(StepSkipped, name, index)
+        return result
+
+    def _execute(
+        self,
+        name: str,
+        index: int,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        type_: Any,
+        retry: Retry | None,
+    ) -> Any:
+        services, active = self._services, self._active
+        codec, clock = services.codec, services.clock
+        started = clock.monotonic()
+        if started - active.current_at > services.longest_doubt_s:
+            self._require_ownership()
+        if services.emitter.has_listeners:
+            self._emit(StepStarted, name, index)
+            started = clock.monotonic()
+        started_at_us = clock.now_us()
+        try:
+            token = current_step.set(name)
+            try:
+                if type_ is not UNTYPED:
+                    codec.require_storable(type_, what="the result of step", name=name)
+                value = (
+                    fn(*args, **kwargs)
+                    if retry is None
+                    else self._retrying(name, fn, args, kwargs, retry)
+                )
+                if os.getpid() != active.pid:
+                    active.refuse_forked_child()
+                # The result as it is stored, and as it will come back.
+                text, result = codec.encode_and_decode(
+                    value, type_, what="the result of step", name=name
+                )
+            finally:
+                current_step.reset(token)
+        except BaseException as exc:
+            self._nested.outer_failed(name)
+            self._record_raised(name, index, started_at_us, exc)
+            raise
+        if active.stop_reason in _NOT_OURS:
+            self._cancelled(name, index, started_at_us)
+            active.check()
+        row = active.key, active.attempt, index, name, text, started_at_us, clock.now_us()
+        try:
+            is_stored = services.database.write(stored.complete, *row)
+        except DatabaseError as exc:
+            raise_if_signal(exc)
+            is_stored = self._store(stored.complete, *row, failed=exc)
+        if not is_stored:
+            self._refused(name, index, started_at_us)
+        self._replay.note_stored(name, index)
+        self._nested.note(name)
+        self._nested.outer_completed(name)
+        if services.emitter.has_listeners and services.emitter.wants(StepCompleted):
+            self._emit(
+                StepCompleted,
+                name,
+                index,
+                # Decoded once more: what the job does to its value must not show in the event.
+                output=codec.decode(text, type_, what="the result of step", name=name),
+                duration=clock.monotonic() - started,
+            )
+        if len(text) > LARGE_RESULT:
+            # Only now: where warnings are errors, it must not cost the checkpoint.
+            warnings.warn(
+                f"the result of step {name!r} takes {len(text) / 2**20:.0f} MiB in the database; "
+                "write large data to a file of your own and return its name",
+                stacklevel=4,  # the job's line
+            )
+        if active.stop_reason is not None:
+            active.check()
+        return result
+
+    def _retrying(
+        self,
+        name: str,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        retry: Retry,
+    ) -> Any:
+        active, clock = self._active, self._services.clock
+        failures = 0
+        while True:
+            try:
+                return fn(*args, **kwargs)
+            except retry.on as exc:
+                active.refuse_forked_child()
+                if active.is_callers_signal(exc):
+                    raise
+                self._nested.outer_failed(name)
+                failures += 1
+                if failures >= retry.attempts:
+                    raise
+                active.await_stop(clock, exc)
+            self.sleep(wait_s(retry, failures))
+            if clock.monotonic() - active.current_at > self._services.longest_doubt_s:
+                self._require_ownership()
+
+    def sleep(self, seconds: float) -> None:
+        """Block for so long, unless the run is to stop: then wake up and raise."""
+        active = self._active
+        active.check()
+        try:
+            self._services.clock.wait(active.stopped, seconds)
+        except BaseException as exc:
+            active.keep_callers_signal(exc)
+            raise
+        active.check()
+
+    # -- what becomes of a step -------------------------------------------------------------
+
+    def _record_raised(self, name: str, index: int, started_at_us: int, exc: BaseException) -> None:
+        """Record that a step came to no result. Returns if *exc* is to go on as it is."""
+        active = self._active
+        active.refuse_forked_child()
+        if active.is_callers_signal(exc):
+            return  # the user's Ctrl-C, say, and not the step's failure: the run goes back
+        active.await_stop(self._services.clock, exc)
+        if active.stop_reason is RunInterrupted:
+            # It stopped itself, or fails in the moment of the stop, as a child process does that
+            # got the signal as well: the run goes back, and the step begins anew.
+            active.check()
+        if active.stop_reason in _NOT_OURS:
+            self._cancelled(name, index, started_at_us)
+            active.check()
+        self._failed(name, index, started_at_us, exc)
+
+    def _failed(self, name: str, index: int, started_at_us: int, exc: BaseException) -> None:
+        services, active = self._services, self._active
+        error = error_info(exc)
+        active.failed_steps.append((name, exc))
+        self._indexes[name] = index
+        is_stored = self._store(
+            stored.fail,
+            active.key,
+            active.attempt,
+            index,
+            name,
+            services.codec.encode(
+                attrs.asdict(error), UNTYPED, what="the error of step", name=name
+            ),
+            started_at_us,
+            services.clock.now_us(),
+        )
+        if not is_stored:
+            self._refused(name, index, started_at_us)
+        self._emit(StepFailed, name, index, error=error)
+
+    def _cancelled(self, name: str, index: int, started_at_us: int) -> None:
+        services, active = self._services, self._active
+        self._indexes[name] = index
+        self._store(
+            stored.cancel,
+            active.key,
+            active.attempt,
+            index,
+            name,
+            started_at_us,
+            services.clock.now_us(),
+        )
+        self._emit(StepCancelled, name, index)
+
+    def _refused(self, name: str, index: int, started_at_us: int) -> NoReturn:
+        """The database refused a write of ours: another attempt is current, or none."""
+        self._lose(self._state())
+        self._cancelled(name, index, started_at_us)
+        self._active.check()
+        raise AssertionError("check raises, as the run is to stop")
+
+    def _require_ownership(self) -> None:
+        """Stop if another attempt is current, or none.
+
+        Asked where a checkpoint of ours is gone, and before a function is called that this attempt
+        may not execute any more: a process that was stopped for long has not heard of it.
+        """
+        active = self._active
+        asked_at = self._services.clock.monotonic()
+        state = self._state()
+        if state != (RunStatus.RUNNING, active.attempt):
+            self._lose(state)
+            active.check()
+        active.current_at = asked_at
+
+    def _state(self) -> tuple[str, int] | None:
+        database = self._services.database
+        state: tuple[str, int] | None = self._read(
+            database.read, queries.state_of, self._active.key
+        )
+        return state
+
+    def _lose(self, state: tuple[str, int] | None) -> None:
+        is_cancelled = state == (RunStatus.CANCELLED, self._active.attempt)
+        self._active.stop(RunCancelled if is_cancelled else OwnershipLost)
+
+    def _store(
+        self, operation: Callable[..., bool], *args: Any, failed: DatabaseError | None = None
+    ) -> bool:
+        write: Callable[..., bool] = self._services.database.write
+        return patiently(
+            self._services, self._active, "storing a step", write, operation, *args, failed=failed
+        )
+
+    def _read(self, query: Callable[..., T], *args: Any) -> T:
+        return patiently(self._services, self._active, "reading checkpoints", query, *args)
+
+    def _emit(self, cls: type[StepEvent], name: str, index: int, **fields: Any) -> None:
+        emitter = self._services.emitter
+        if emitter.wants(cls):
+            emitter.emit(cls, **self._active.fields, step_name=name, step_index=index, **fields)
+
+
+def _needs_name(function: object) -> str:
+    called = getattr(function, "__name__", "fetch")
+    return (
+        "step.run needs the name of the step before its function: write "
+        f"step.run({called!r}, {called}, ...), not step.run({called}, ...)"
+    )
+
+
+def _needs_function(name: str, value: object) -> str:
+    # The value itself, which is a result, is not shown: it may be a secret.
+    kind = type_name(value)
+    article = "" if value is None else "an " if kind[:1].lower() in "aeiou" else "a "
+    return (
+        f"step.run({name!r}, ...) needs a function, not {article}{kind}: write "
+        f"step.run({name!r}, fetch, 1), not step.run({name!r}, fetch(1))"
+    )

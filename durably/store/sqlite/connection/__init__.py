@@ -1,0 +1,1 @@
+"""Connections: opening the file, group commit, reading."""

@@ -1,0 +1,452 @@
+"""Transactions: executing operations on one connection and committing them, many at once or one.
+
+Each call into SQLite gives up the GIL, and where other threads want it, waits to have it back:
+longer than the call itself took. So operations that say how are executed together, in one
+statement (``merged_by``), and a lone statement needs no transaction around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from enum import Enum, auto
+from typing import Any, Final, ParamSpec, TypeVar
+
+import apsw
+
+from durably._platform.clock import Clock
+from durably._platform.interrupts import is_interruptible, raise_if_signal
+from durably._platform.lock_timeouts import LEAST_S, Hurry, deadline
+from durably.errors import DatabaseError
+from durably.store.sqlite.connection.sqlite_errors import database_error, locked_error
+from durably.store.sqlite.connection.write_request import Operation, Ticket
+from durably.store.sqlite.locks.mutex import WriterMutex
+
+Ps = ParamSpec("Ps")
+T = TypeVar("T")
+FaultPoint = Callable[[str], None]
+
+# How long a lock of somebody else is waited for before the caller gets an error.
+BUSY_TIMEOUT_S: Final = 30.0
+_LOCKED: Final = "database is locked"
+# SQLite waits in slices of this, since a Ctrl-C is not seen while it waits.
+BUSY_SLICE_MS: Final = 250
+
+
+# A wait is made in pieces of this, between which it is asked which callers wait no longer.
+_PIECE_S: Final = LEAST_S
+
+
+class _TurnIsOver(apsw.BusyError):
+    """A lock is held by somebody else, and the caller of the leader waits for it no longer."""
+
+
+class _Phase(Enum):
+    EXECUTING = auto()
+    COMMITTING = auto()
+
+
+class Transactor:
+    """Executes operations on a connection, each to its commit or to an error.
+
+    Used by one thread at a time. What a Ctrl-C leaves undone is settled by ``settle_interrupted``,
+    by whoever comes next if need be.
+
+    Args:
+        db: a connection in WAL mode that nobody else uses, its busy timeout a slice.
+        path: the database file, for messages.
+        mutex: taken around every transaction; excludes other processes.
+        fault_point: called with the name of each point of the write path that is
+            reached; tests kill the process there.
+        hurry: when all waits for locks end at the latest.
+
+    Attributes:
+        batch: what is being executed, or was when a Ctrl-C came.
+    """
+
+    def __init__(
+        self,
+        db: apsw.Connection,
+        *,
+        path: str,
+        mutex: WriterMutex,
+        clock: Clock,
+        fault_point: FaultPoint | None,
+        hurry: Hurry | None = None,
+    ) -> None:
+        self.batch: list[Ticket] = []
+        # The leader's own operation, and until when it leads where it has none.
+        self._own: Ticket | None = None
+        self._leads_until_s = 0.0
+        self._hurry = Hurry() if hurry is None else hurry
+        self._db = db
+        self._path = path
+        self._mutex = mutex
+        self._clock = clock
+        self._fault_point = fault_point
+        self._phase = _Phase.EXECUTING
+        # Compiled now and kept by APSW: it must not need the memory that has just run out.
+        db.execute("BEGIN")
+        db.execute("ROLLBACK")
+
+    def execute_directly(self, operation: Any, args: Any, kwargs: Any) -> Any:
+        """Execute an operation of one statement for which nobody else waits.
+
+        This is what nearly each checkpoint pays, right after the last one's wait for the disk has
+        left the processor's caches cold: hence as few calls as can be.
+        """
+        since_s: float | None = None  # of the wait for a lock, if there was one
+        try:
+            # Inside, with the releasing: a Ctrl-C may land right after the mutex was taken.
+            try:
+                # The first piece of a wait is less than any call may wait.
+                if not self._mutex.acquire(_PIECE_S, BUSY_TIMEOUT_S):
+                    since_s = self._clock.monotonic() - _PIECE_S
+                    self._take_turn(deadline(since_s, BUSY_TIMEOUT_S))
+                if self._db.in_transaction:
+                    self._end_failed_transaction()
+                if self._fault_point is not None:
+                    self._fault_point("write")
+                try:
+                    result = operation(self._db, *args, **kwargs)
+                except apsw.BusyError:
+                    if since_s is None:
+                        since_s = self._clock.monotonic() - _PIECE_S
+                    ends_s = deadline(since_s, BUSY_TIMEOUT_S)
+                    result = self._execute_until(ends_s, operation, args, kwargs)
+                if self._fault_point is not None:
+                    self._fault_point("committed")
+                return result
+            finally:
+                self._mutex.release()
+        except apsw.Error as exc:
+            waited_s = None if since_s is None else self._clock.monotonic() - since_s
+            error = database_error(exc, self._path, self._db, waited_s=waited_s)
+            self._undo(exc)
+            raise error from exc
+        except BaseException:
+            self._mutex.release()  # where a signal's landed on the way into the releasing
+            raise
+
+    def _take_turn(self, deadline_s: float) -> None:
+        """Take the mutex. Go on without it if it was waited for long enough, all in all.
+
+        Its holder is stopped or stuck then: going on under SQLite's own locks alone is better
+        than hanging with it for ever.
+        """
+        while self._mutex.is_patient:
+            now_s = self._clock.monotonic()
+            if now_s >= deadline_s or now_s >= self._hurry.ends_s:
+                raise _TurnIsOver(_LOCKED)
+            if self._mutex.acquire(min(deadline_s - now_s, _PIECE_S), BUSY_TIMEOUT_S):
+                return
+
+    def _execute_until(self, deadline_s: float, operation: Any, args: Any, kwargs: Any) -> Any:
+        while True:
+            now_s = self._clock.monotonic()
+            try:
+                return operation(self._db, *args, **kwargs)
+            except apsw.BusyError:
+                if now_s >= deadline_s or now_s >= self._hurry.ends_s:
+                    raise
+
+    def waits(self) -> tuple[float, float]:
+        """Return when a call that begins now does so, and when it waits for locks no longer."""
+        now_s = self._clock.monotonic()
+        return now_s, deadline(now_s, BUSY_TIMEOUT_S)
+
+    def is_over(self, ticket: Ticket) -> bool:
+        """Return whether the caller of *ticket* waits for locks no longer."""
+        now_s = self._clock.monotonic()
+        return now_s >= ticket.deadline_s or now_s >= self._hurry.ends_s
+
+    def refuse(self, ticket: Ticket) -> None:
+        """Store for the caller of *ticket* the error of a lock that was waited for too long."""
+        error = locked_error(self._path, self._clock.monotonic() - ticket.since_s, _LOCKED)
+        error.__cause__ = apsw.BusyError(_LOCKED)
+        ticket.error = error
+        ticket.is_done = True
+
+    def _part_from_those_over(self) -> None:
+        """Fail those of the batch whose callers wait no longer. Nothing of them is executed.
+
+        Raises:
+            _TurnIsOver: the leader's caller is one of them, or has waited for others long enough.
+        """
+        for ticket in [each for each in self.batch if self.is_over(each)]:
+            self.refuse(ticket)
+            self.batch.remove(ticket)
+            ticket.open_gate()
+        own = self._own
+        is_over = self._clock.monotonic() >= self._leads_until_s if own is None else own.is_done
+        if is_over or not self.batch:
+            raise _TurnIsOver(_LOCKED)
+
+    def maintain(self, operation: Operation[Ps, T], *args: Ps.args, **kwargs: Ps.kwargs) -> T:
+        """Execute *operation* outside of a transaction."""
+        try:
+            with self._mutex.held(self._left_s()):
+                return operation(self._db, *args, **kwargs)
+        except apsw.Error as exc:
+            raise database_error(exc, self._path, self._db) from exc
+
+    def _left_s(self) -> float:
+        now_s = self._clock.monotonic()
+        return max(0.0, min(deadline(now_s, BUSY_TIMEOUT_S), self._hurry.ends_s) - now_s)
+
+    def execute(self, batch: list[Ticket], own: Ticket | None) -> None:
+        """Execute operations in one transaction: all are done then, each with its result or error.
+
+        But for a lock that stays: those whose callers still wait for it when the leader's caller
+        does no longer are not done, and lead themselves.
+
+        Args:
+            own: the caller's, if it is one of them.
+        """
+        # The phase first: a batch must never be found together with the phase of the last one.
+        self._phase = _Phase.EXECUTING
+        self._own = own
+        self.batch = batch
+        try:
+            try:
+                self._transact(batch, own)
+            except _TurnIsOver:
+                self._end_failed_transaction()
+            except apsw.Error as exc:
+                self._fail(batch, exc)
+            except DatabaseError as exc:
+                raise_if_signal(exc)
+                for ticket in batch:
+                    ticket.error = exc
+                    ticket.is_done = True
+        except BaseException:
+            # A Ctrl-C, which lands between any two instructions of the main thread. If a
+            # second one lands in the settling, the next thread to lead finds the batch.
+            self._mutex.release()
+            self.settle_interrupted()
+            raise
+        self.batch = []
+
+    def settle_interrupted(self) -> None:
+        """Bring a batch whose leader was interrupted to a state that is true.
+
+        Committed: its callers get their results. Not: it is rolled back, and each
+        caller executes its own operation when it gets the lock.
+        """
+        db = self._db
+        is_committed = self._phase is _Phase.COMMITTING and not db.in_transaction
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        for ticket in self.batch:
+            if is_committed:
+                ticket.is_done = True
+            elif not ticket.is_done:
+                # What the operation refused may have been another one's doing that is undone.
+                ticket.error = None
+        batch, self.batch = self.batch, []
+        for ticket in batch:
+            ticket.open_gate()
+
+    def _fail(self, batch: list[Ticket], exc: apsw.Error) -> None:
+        """Nothing of *batch* is stored: roll back and tell every caller."""
+        # One error object each: they are raised in different threads.
+        errors = [database_error(exc, self._path, self._db) for _ in batch]
+        self._undo(exc)
+        for ticket, error in zip(batch, errors, strict=True):
+            error.__cause__ = exc
+            ticket.error = error
+            ticket.is_done = True
+
+    def _undo(self, exc: apsw.Error) -> None:
+        """Make sure that nothing is left of a transaction that has failed."""
+        if self._db.in_transaction:
+            with suppress(apsw.Error):  # whoever comes next tries again before anything else
+                self._db.execute("ROLLBACK")
+        if getattr(exc, "extendedresult", 0) == apsw.SQLITE_IOERR_FSYNC:
+            self._overwrite_log()
+
+    def _overwrite_log(self) -> None:
+        """Commit something harmless over the frames of a commit whose sync has failed.
+
+        They lie whole in the log, beyond its end for all who have the file open. Were everybody
+        killed now, the next to open it would take them for committed, and what a caller was told
+        had failed would be done.
+        """
+        db = self._db
+        with suppress(apsw.Error):  # another process is writing: it does the same
+            try:
+                db.execute("BEGIN IMMEDIATE")
+                db.pragma("user_version", db.pragma("user_version"))
+                db.execute("COMMIT")
+            finally:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+
+    def _transact(self, batch: list[Ticket], own: Ticket | None) -> None:
+        try:
+            self._take_turn_together()
+            self._end_failed_transaction()
+            # A lone statement commits by itself: a Ctrl-C after it would find those who wait for
+            # it unsettled, and they would execute it again.
+            is_safe = batch == [own] or not is_interruptible()
+            if not is_safe or not self._execute_as_one(batch):
+                self._execute_together(batch)
+        finally:
+            self._mutex.release()
+
+    def _take_turn_together(self) -> None:
+        """Take the mutex for the batch, as ``_take_turn`` does for one."""
+        now_s = self._clock.monotonic()
+        self._leads_until_s = now_s + _PIECE_S
+        while True:
+            wait_s = min(min(ticket.deadline_s for ticket in self.batch) - now_s, _PIECE_S)
+            if self._mutex.acquire(wait_s, BUSY_TIMEOUT_S):
+                return
+            if not self._mutex.is_patient:
+                return
+            self._part_from_those_over()
+            now_s = self._clock.monotonic()
+
+    def _end_failed_transaction(self) -> None:
+        """End one that could not be rolled back: never to be committed."""
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+
+    def _execute_as_one(self, batch: list[Ticket]) -> bool:
+        """Execute a batch that is one statement, which SQLite commits by itself, if it is one."""
+        first = batch[0]
+        if len(batch) == 1 and first.is_single:
+            self._reached("write")
+            try:
+                first.result = self._execute_single(first.operation, first.args, first.kwargs)
+            except Exception as exc:
+                raise_if_signal(exc)
+                if isinstance(exc, apsw.Error):
+                    raise
+                first.error = exc  # of whoever waits for it
+        elif first.together is not None and all(
+            ticket.together is first.together for ticket in batch
+        ):
+            self._reached("write")
+            if not self._execute_merged(first.together, batch):
+                return False
+        else:
+            return False
+        for ticket in batch:
+            ticket.is_done = True
+        self._reached("committed")
+        return True
+
+    def _execute_merged(self, together: Any, tickets: list[Ticket]) -> bool:
+        """Execute several operations in one statement; ``False`` if one of them is refused."""
+        try:
+            # Asked for at each attempt: some may wait no longer.
+            results = self._execute_single(
+                lambda db: together(db, [ticket.args for ticket in tickets]), (), {}
+            )
+        except Exception as exc:
+            raise_if_signal(exc)
+            refusals = (apsw.ConstraintError, apsw.TooBigError)
+            if isinstance(exc, apsw.Error) and not isinstance(exc, refusals):
+                raise
+            return False
+        for ticket, result in zip(tickets, results, strict=True):
+            ticket.result = result
+        return True
+
+    def _execute_single(self, operation: Any, args: Any, kwargs: Any) -> Any:
+        while True:
+            try:
+                return operation(self._db, *args, **kwargs)
+            except apsw.BusyError:
+                self._part_from_those_over()
+
+    def _execute_together(self, batch: list[Ticket]) -> None:
+        db = self._db
+        self._begin()
+        self._reached("write")
+        left = self._left_of_merging(batch)
+        # Nearly always all of them go through: the savepoints are for when one does not.
+        if len(batch) == 1:
+            self._execute_guarded(batch[0])
+        elif not self._execute_all(left):
+            for ticket in self._left_of_merging(batch):
+                self._execute_in_savepoint(ticket)
+        self._reached("before commit")
+        if len(batch) == 1 and batch[0].error is not None:
+            db.execute("ROLLBACK")
+        else:
+            self._phase = _Phase.COMMITTING
+            try:
+                db.execute("COMMIT")
+            except apsw.Error:
+                # SQLite may have ended the transaction all the same: that is no commit.
+                self._phase = _Phase.EXECUTING
+                raise
+        for ticket in batch:
+            ticket.is_done = True
+        self._reached("committed")
+
+    def _execute_all(self, tickets: list[Ticket]) -> bool:
+        """Execute operations in a transaction; if one is refused begin it anew and say so."""
+        db = self._db
+        try:
+            for ticket in tickets:
+                ticket.result = ticket.operation(db, *ticket.args, **ticket.kwargs)
+        except Exception as exc:
+            raise_if_signal(exc)
+            # Disk full and I/O errors end the whole transaction: so does the batch.
+            if isinstance(exc, apsw.Error) and not db.in_transaction:
+                raise
+            db.execute("ROLLBACK")
+            self._begin()
+            return False
+        return True
+
+    def _execute_in_savepoint(self, ticket: Ticket) -> None:
+        """Execute an operation that shares its transaction, and undo it alone if it is refused."""
+        db = self._db
+        if ticket.is_single:
+            # Undone by SQLite itself.
+            self._execute_guarded(ticket, is_shared=True)
+            return
+        db.execute("SAVEPOINT operation")
+        self._execute_guarded(ticket, is_shared=True)
+        if ticket.error is not None:
+            db.execute("ROLLBACK TO operation")
+        db.execute("RELEASE operation")
+
+    def _execute_guarded(self, ticket: Ticket, *, is_shared: bool = False) -> None:
+        db = self._db
+        try:
+            ticket.result = ticket.operation(db, *ticket.args, **ticket.kwargs)
+        except Exception as exc:
+            raise_if_signal(exc)
+            # Going on after what has ended the whole transaction would commit half of the batch.
+            if isinstance(exc, apsw.Error) and (not is_shared or not db.in_transaction):
+                raise
+            ticket.error = exc
+            if isinstance(exc, apsw.Error):
+                ticket.error = database_error(exc, self._path, self._db)
+                ticket.error.__cause__ = exc
+
+    def _left_of_merging(self, batch: list[Ticket]) -> list[Ticket]:
+        """Execute those of *batch* that can be executed in one statement; give the others."""
+        together = next((ticket.together for ticket in batch if ticket.together is not None), None)
+        alike = [ticket for ticket in batch if ticket.together is together]
+        if together is None or len(alike) < 2 or not self._execute_merged(together, alike):
+            return batch
+        return [ticket for ticket in batch if ticket.together is not together]
+
+    def _begin(self) -> None:
+        while True:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+            except apsw.BusyError:
+                self._part_from_those_over()
+            else:
+                return
+
+    def _reached(self, point: str) -> None:
+        if self._fault_point is not None:
+            self._fault_point(point)

@@ -1,0 +1,191 @@
+"""Connections to one file: making them, and what each is set to."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import apsw
+
+from durably._platform import lock_timeouts
+from durably._platform.clock import Clock
+from durably._platform.latch import Latch
+from durably.errors import DatabaseError
+from durably.settings import Synchronous
+from durably.store.sqlite.connection.batch_executor import BUSY_SLICE_MS, BUSY_TIMEOUT_S
+from durably.store.sqlite.connection.nocow import make_index
+from durably.store.sqlite.sql import schema
+
+T = TypeVar("T")
+
+# The first SQLite without the WAL-reset bug, which loses commits when two connections
+# checkpoint and write at once.
+OLDEST_SQLITE: Final = (3, 51, 3)
+
+_INCREMENTAL: Final = 2
+
+# After a burst the WAL is cut back to this at its next reset.
+JOURNAL_SIZE_LIMIT: Final = 16 * 1024 * 1024
+
+# A transaction of up to this many pages is put together in memory and written to the log once.
+# Of a larger one SQLite writes pages early; when it has changed one of them again, it reads what
+# it wrote and has to write the checksums anew. Enough for any result that is not warned of, in
+# pages of 4 KiB; the commit gives the memory back.
+PAGES_IN_MEMORY: Final = 4500
+
+
+class Connections:
+    """Makes the connections to the file *path*. Usable from any thread.
+
+    Attributes:
+        open: those that were made and not discarded.
+        is_on_btrfs: whether the log's index is made here, and not by SQLite.
+    """
+
+    def __init__(self, path: str, clock: Clock, vfs: str | None) -> None:
+        # Not kept by this: one that an exception takes from its thread before anybody else knows of
+        # it is closed with that.
+        self.open: weakref.WeakSet[apsw.Connection] = weakref.WeakSet()
+        self.is_on_btrfs = False
+        self._is_in_wal_mode = False
+        self._path = path
+        self._clock = clock
+        self._vfs = vfs
+
+    def connect(self) -> apsw.Connection:
+        """A new connection, which waits for others in slices."""
+        if self.is_on_btrfs and self._is_in_wal_mode:
+            make_index(self._path)
+        # Without SQLITE_OPEN_URI: a path is a path, never parameters.
+        # Nor CREATE: an empty file made in the place of one that was moved away would have SQLite
+        # delete that one's log.
+        db = apsw.Connection(self._path, flags=apsw.SQLITE_OPEN_READWRITE, vfs=self._vfs)
+        self.open.add(db)
+        db.set_busy_timeout(BUSY_SLICE_MS)
+        return db
+
+    def new_reader(self) -> apsw.Connection:
+        """A new connection that refuses to write."""
+        db = self.connect()
+        try:
+            configure(db, "normal")
+            db.pragma("query_only", True)
+            db.set_busy_timeout(int(BUSY_TIMEOUT_S * 1000))
+            # One that is still in use when the engine is closed ends after the guard.
+            db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        except BaseException:
+            # Those who poll would leave one at each look, for as long as the disk fails.
+            self.discard(db)
+            raise
+        return db
+
+    def discard(self, db: apsw.Connection) -> None:
+        """Close a connection that is no longer needed, whatever is left open on it."""
+        self.forget(db)
+        db.close(force=True)
+
+    def forget(self, db: apsw.Connection) -> None:
+        """Take out a connection that is closed."""
+        self.open.discard(db)
+
+    def refuse_foreign(self) -> None:
+        """Look before touching: nothing may be written to a file that is not ours."""
+        has_wal = os.path.exists(f"{self._path}-wal")
+        # SQLite makes the index beside a log, and leaves it there.
+        self._is_in_wal_mode = has_wal
+        db = self.connect()
+        if has_wal:
+            # The last connection to close would copy a foreign WAL into its file. Where there
+            # was none, it removes the empty one that reading a file in WAL mode makes.
+            db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        deadline = lock_timeouts.deadline(self._clock.monotonic(), BUSY_TIMEOUT_S)
+        try:
+            self.retry_busy(lambda: self._look_at_version(db), deadline)
+        except apsw.NotADBError as exc:
+            raise schema.not_a_database(self._path) from exc
+        finally:
+            self.discard(db)
+
+    def _look_at_version(self, db: apsw.Connection) -> None:
+        # In one snapshot: the file may be given its tables between two looks.
+        db.execute("BEGIN")
+        try:
+            schema.version_of(db, self._path, schema.migrations())
+        finally:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+
+    def prepare(self) -> None:
+        """Bring a new file to the modes that it keeps."""
+        self._is_in_wal_mode = True  # from here on
+        db = self.connect()
+        # The log is left to the connections that stay.
+        db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        try:
+            # Only takes effect in a file that is still empty; lets a purge shrink it later.
+            deadline = lock_timeouts.deadline(self._clock.monotonic(), BUSY_TIMEOUT_S)
+            self.retry_busy(lambda: _vacuum_incrementally(db), deadline)
+            self._switch_to_wal(db)
+        finally:
+            self.discard(db)
+
+    def _switch_to_wal(self, db: apsw.Connection) -> None:
+        deadline = lock_timeouts.deadline(self._clock.monotonic(), BUSY_TIMEOUT_S)
+        # The switch does not always consult the busy timeout.
+        mode = self.retry_busy(lambda: db.pragma("journal_mode", "wal"), deadline)
+        if mode != "wal":
+            raise DatabaseError(
+                f"the file system of {self._path!r} does not support SQLite's write-ahead log "
+                f"(it stayed in mode {mode!r}); put the database on a local disk"
+            )
+
+    def begin(self, db: apsw.Connection, deadline: float) -> None:
+        """Begin a transaction that writes, as soon as nobody else does."""
+        self.retry_busy(lambda: db.execute("BEGIN IMMEDIATE"), deadline)
+
+    def retry_busy(self, attempt: Callable[[], T], deadline: float) -> T:
+        """Try until no lock of somebody else is in the way, or the deadline has passed."""
+        pause = Latch()
+        while True:
+            try:
+                return attempt()
+            except apsw.BusyError:
+                if self._clock.monotonic() >= deadline:
+                    raise
+                self._clock.wait(pause, 0.005)
+
+
+def _vacuum_incrementally(db: apsw.Connection) -> None:
+    # Set once more, it would be written once more.
+    if db.pragma("auto_vacuum") != _INCREMENTAL:
+        db.pragma("auto_vacuum", _INCREMENTAL)
+
+
+def require_sound_sqlite() -> None:
+    """Refuse a SQLite that can lose commits."""
+    version = tuple(int(part) for part in apsw.sqlite_lib_version().split("."))
+    if version < OLDEST_SQLITE:
+        raise DatabaseError(
+            f"apsw was built with SQLite {apsw.sqlite_lib_version()}, which can lose commits in "
+            f"WAL mode; install an apsw with SQLite {'.'.join(map(str, OLDEST_SQLITE))} or newer"
+        )
+
+
+def configure(db: apsw.Connection, synchronous: Synchronous) -> None:
+    """What every connection of ours is set to; per connection, never process-wide."""
+    db.pragma("synchronous", synchronous)
+    db.pragma("foreign_keys", True)
+    db.pragma("recursive_triggers", True)
+    db.pragma("journal_size_limit", JOURNAL_SIZE_LIMIT)
+    db.pragma("temp_store", "memory")
+    # A mapped file that somebody truncates ends the process with SIGBUS.
+    db.pragma("mmap_size", 0)
+    db.pragma("cell_size_check", True)
+    # The file is input: functions in a planted view or trigger must not run unseen.
+    db.pragma("trusted_schema", False)
+    db.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+    db.config(apsw.SQLITE_DBCONFIG_DQS_DML, 0)
+    db.config(apsw.SQLITE_DBCONFIG_DQS_DDL, 0)
+    db.limit(apsw.SQLITE_LIMIT_ATTACHED, 0)

@@ -1,0 +1,195 @@
+"""The file of a database: what its path names, and whether it still does."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import apsw
+
+from durably._platform.interrupts import raise_if_signal
+from durably._platform.safe_repr import shown
+from durably.errors import DatabaseError, ValidationError
+from durably.store.sqlite.connection.advice import advice_on, unseen
+from durably.store.sqlite.connection.sidefiles import LONGEST_SUFFIX, remove_leftovers
+from durably.store.sqlite.sql import schema
+
+_PRIVATE: Final = 0o600
+# How much of its longest path SQLite keeps for the name of a journal.
+_OF_SQLITE: Final = len("-journal")
+
+# A device and the number of a file on it.
+Identity = tuple[int, int]
+
+
+def resolved(path: str | os.PathLike[str]) -> str:
+    """The real path of the database file; links are followed, as SQLite's locks are per file."""
+    try:
+        text = os.fspath(path)
+    except TypeError:
+        raise ValidationError(f"path must be a str or a PathLike, not {shown(path)}") from None
+    if not isinstance(text, str):
+        raise ValidationError(f"path must be text, not {shown(text)}")
+    if not text or text == ":memory:":
+        raise ValidationError(
+            f"path={text!r} names no file; durably keeps its work in a file, or it would be lost"
+        )
+    if "\0" in text:
+        raise ValidationError(f"path={shown(text)} holds a NUL character")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # How Python shows bytes of a file name that are no UTF-8; SQLite takes nothing else.
+        raise ValidationError(f"path={text!a:.80} cannot be written as UTF-8") from None
+    real = os.path.realpath(text)
+    # A separator at the end says so, even where nothing is there yet.
+    folder = os.path.dirname(real)
+    # Asked first: that the path cannot be inspected may be the folder's fault.
+    has_folder = _is_folder(folder)
+    if not os.path.basename(text) or (has_folder and _is_folder(real)):
+        raise ValidationError(f"path={text!r} is a directory; name a file in it")
+    if not has_folder:
+        raise DatabaseError(f"the folder {folder!r} of the database does not exist; make it first")
+    return real
+
+
+def _is_folder(path: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as exc:
+        raise_if_signal(exc)
+        if exc.errno == errno.ENAMETOOLONG:  # so there is none
+            return False
+        raise unseen(path, exc) from exc
+
+
+@contextmanager
+def present(path: str, *, is_alone: bool) -> Iterator[None]:
+    """Make the file, if missing; remove it again where the block raises and has left it empty.
+
+    Args:
+        path: the database.
+        is_alone: whether nobody else can be opening it.
+    """
+    made = create_private(path)
+    try:
+        yield
+    except BaseException:
+        if made is not None and is_alone and made == identity(path) and not size_of(path):
+            remove_leftovers(path)
+            os.unlink(path)
+        raise
+
+
+def create_private(path: str) -> Identity | None:
+    """Make the file, if missing, readable for its owner alone; return what identifies it.
+
+    Only a file that does not exist yet is opened here: closing a descriptor of an open
+    database would drop SQLite's locks on it.
+    """
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, _PRIVATE)
+    except FileExistsError:
+        refuse_special(path)
+        return None
+    except OSError as exc:
+        raise_if_signal(exc)
+        raise DatabaseError(
+            f"the database {path!r} cannot be made: {exc.strerror}; {advice_on(exc)}"
+        ) from exc
+    try:
+        status = os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+    return (status.st_dev, status.st_ino)
+
+
+def require_names(path: str) -> None:
+    """Raise if the names of what will lie beside the database would be too long.
+
+    Raises:
+        ValidationError: names the limit.
+    """
+    if not hasattr(os, "pathconf"):
+        return
+    folder, name = os.path.split(os.fsencode(path))
+    longest = os.pathconf(folder, "PC_NAME_MAX") - LONGEST_SUFFIX
+    if len(name) > longest:
+        raise ValidationError(
+            f"the file name of the database is too long: {len(name)} bytes, and up to {longest} "
+            f"leave room for the names of the files beside it, in {os.fsdecode(folder)!r}"
+        )
+    longest = min(
+        os.pathconf(folder, "PC_PATH_MAX") - 1 - LONGEST_SUFFIX,
+        int(apsw.vfs_details()[0]["mxPathname"]) - _OF_SQLITE,
+    )
+    if len(folder) + 1 + len(name) > longest:
+        raise ValidationError(
+            f"the path of the database is too long: {len(folder) + 1 + len(name)} bytes, and the "
+            f"system and SQLite take up to {longest}: {path!r}"
+        )
+
+
+def refuse_special(path: str) -> None:
+    """Refuse what is there but can be no database file."""
+    try:
+        status = os.stat(path)
+    except OSError as exc:
+        raise_if_signal(exc)
+        # A link that leads to itself, say, or a file that was removed this instant.
+        raise unseen(path, exc) from exc
+    if not stat.S_ISREG(status.st_mode):
+        raise ValidationError(f"path={path!r} is not a regular file")
+    if status.st_size == 1:
+        # SQLite takes a single byte for an empty file and would write over it.
+        raise schema.not_a_database(path)
+    if status.st_nlink > 1:
+        raise DatabaseError(
+            f"the database {path!r} has more than one name (hard links); SQLite would keep a "
+            "log for each and damage it. Remove the other names"
+        )
+
+
+def identity(path: str) -> Identity | None:
+    """Return what identifies the file that *path* names; ``None`` if there is none.
+
+    Raises:
+        OSError: the system does not say.
+    """
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError) as exc:
+        raise_if_signal(exc)
+        return None
+    return (status.st_dev, status.st_ino)
+
+
+def is_gone(path: str, known: Identity | None) -> bool:
+    """Return whether *path* does not lead to the file *known* any more.
+
+    Seen twice: all that is left to do with an engine whose file is gone is to close it. A system
+    call that fails in any other way says nothing about the file.
+    """
+    for _ in range(2):
+        try:
+            found = identity(path)
+        except OSError as exc:
+            raise_if_signal(exc)
+            return False
+        if found == known:
+            return False
+    return True
+
+
+def size_of(path: str) -> int:
+    """Return how many bytes the file has; 0 if there is none."""
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0

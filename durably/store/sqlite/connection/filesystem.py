@@ -1,0 +1,154 @@
+"""What file system a path lies on, where the system says so: some have no locks to rely on.
+
+SQLite in WAL mode keeps its index in memory that all processes share, and durably tells the living
+from the dead by locks of the kernel. Both hold within one machine. On a file system that
+several machines have mounted each would have its own, and they would overwrite each other's work.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Container, Iterator, Sequence
+from typing import Final
+
+from durably._platform.interrupts import raise_if_signal
+from durably.errors import DatabaseError
+
+log = logging.getLogger("durably")
+
+_MOUNTS: Final = "/proc/self/mountinfo"
+
+# As the kernel names them. One behind FUSE has its own name after a dot.
+_NETWORK: Final = frozenset(
+    {
+        *("afs", "beegfs", "ceph", "cifs", "coda", "davfs", "gfs", "gfs2", "gluster"),
+        *("glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "pvfs2"),
+        *("smb", "smb2", "smb3", "smbfs", "wekafs"),
+    }
+)
+_NETWORK_FUSE: Final = frozenset(
+    {
+        *("ceph", "ceph-fuse", "cifs", "davfs", "davfs2", "gcsfuse", "glusterfs", "goofys"),
+        *("juicefs", "rclone", "s3fs", "s3ql", "seaweedfs", "smbnetfs", "sshfs"),
+        *("blobfuse", "blobfuse2", "curlftpfs", "mount-s3", "nfs", "google-drive-ocamlfuse"),
+    }
+)
+# A folder of the host in a virtual machine: Docker Desktop's and WSL's, and those of VirtualBox,
+# VMware, Parallels, Hyper-V and QEMU. 9p is also what WSL 2 mounts Windows' drives with.
+_SHARED: Final = frozenset(
+    {
+        *("9p", "drvfs", "fakeowner", "grpcfuse", "hgfs", "osxfs", "prl_fs", "vboxsf", "virtiofs"),
+        "vmhgfs",
+    }
+)
+_SHARED_FUSE: Final = _SHARED | {"vmhgfs-fuse"}
+_ESCAPED: Final = r"\\([0-7]{3})"
+
+
+def mount_table() -> str:
+    """Return what is mounted, as Linux reports it; "" where nothing does."""
+    try:
+        # File names need not be UTF-8, in a table of the kernel neither.
+        with open(_MOUNTS, encoding="utf-8", errors="surrogateescape") as stream:
+            return stream.read()
+    except OSError as exc:
+        raise_if_signal(exc)
+        return ""
+
+
+def refuse_mounted(paths: Sequence[str], mounts: str) -> None:
+    """Raise if the database, or a file that belongs to it, is a mount point of its own.
+
+    A container that is given the file alone has the files beside it in a folder of its own: its
+    log is lost with the container, and its locks exclude nobody outside.
+
+    Args:
+        paths: the database and what belongs to it, as real paths.
+        mounts: a table in the form of ``/proc/self/mountinfo``.
+
+    Raises:
+        DatabaseError: names the file that is mounted.
+    """
+    points = {point for point, _ in _mounted(mounts)}
+    for path in paths:
+        if path in points:
+            raise DatabaseError(
+                f"{path!r} is mounted as a single file: the log and the locks beside it are not "
+                "those that other programs see, and commits would be lost. Mount the folder "
+                f"{os.path.dirname(path)!r} instead"
+            )
+
+
+def warn_of_shared(path: str, mounts: str) -> None:
+    """Log a warning if the database *path* lies on a file system that several machines share.
+
+    Args:
+        path: the database, a real path.
+        mounts: a table in the form of ``/proc/self/mountinfo``.
+    """
+    kind = file_system_of(path, mounts)
+    if kind is None:
+        return
+    if is_network(kind):
+        what, between = "a network file system", "machines"
+    elif is_shared_folder(kind):
+        what, between = "a folder that a virtual machine shares with its host", "the two"
+    else:
+        return
+    log.warning(
+        "the database %r lies on %s (%s); its locks do not hold between %s, and what was "
+        "committed can be lost or damaged: put it on a local disk",
+        path,
+        what,
+        kind,
+        between,
+    )
+
+
+def is_network(kind: str) -> bool:
+    """Return whether the file system of that type may be mounted by several machines."""
+    return _is_among(kind, _NETWORK, _NETWORK_FUSE)
+
+
+def is_shared_folder(kind: str) -> bool:
+    """Return whether the file system of that type shows a virtual machine its host's files."""
+    return _is_among(kind, _SHARED, _SHARED_FUSE)
+
+
+def _is_among(kind: str, kinds: Container[str], behind_fuse: Container[str]) -> bool:
+    is_fuse, _, name = kind.partition(".")
+    return kind in kinds or (is_fuse in {"fuse", "fuseblk"} and name in behind_fuse)
+
+
+def file_system_of(path: str, mounts: str) -> str | None:
+    """Return the type of the file system on which *path*, a real path, lies.
+
+    Args:
+        mounts: a table in the form of ``/proc/self/mountinfo``.
+    """
+    found: str | None = None
+    longest = -1
+    for point, kind in _mounted(mounts):
+        # Of two at one place the later one hides the earlier.
+        if len(point) >= longest and _is_below(path, point):
+            found, longest = kind, len(point)
+    return found
+
+
+def _mounted(mounts: str) -> Iterator[tuple[str, str]]:
+    """Yield where something is mounted, and of which type it is."""
+    for line in mounts.split("\n"):
+        before, separator, after = line.partition(" - ")
+        fields = before.split(" ")
+        if separator and len(fields) >= 5:
+            yield re.sub(_ESCAPED, _unescaped, fields[4]), after.split(" ")[0]
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    return chr(int(match[1], 8))
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)

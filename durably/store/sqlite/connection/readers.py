@@ -1,0 +1,168 @@
+"""The connections for reading: who reads on one now, and who waits for those that read to end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import apsw
+
+from durably._platform.clock import Clock
+from durably._platform.latch import Wakeups
+from durably.errors import EngineClosedError, NotFoundError
+
+# Idle connections kept for the next reader.
+_SPARE: Final = 4
+# How often who waits for reads, or for leave to begin one, looks by itself.
+_LOOK_S: Final = 0.05
+
+
+class Readers:
+    """Lends connections to whoever reads, one each. Usable from any thread.
+
+    A read begins at once unless somebody holds reads off, for whom those in progress must end.
+
+    Args:
+        connect: makes a connection.
+        discard: closes one, whatever is left open on it.
+        closed: the error for who comes after ``close``.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        connect: Callable[[], apsw.Connection],
+        discard: Callable[[apsw.Connection], None],
+        closed: Callable[[], EngineClosedError],
+    ) -> None:
+        self._clock = clock
+        self._connect = connect
+        self._discard = discard
+        self._closed = closed
+        self._lock = threading.Lock()  # guards all below
+        self._changed = Wakeups()  # when reads may begin, or none is left
+        self._spare: list[apsw.Connection] = []
+        # By thread: one that a Ctrl-C keeps from its end is over when its thread reads again.
+        self._reads: set[int] = set()
+        self._held_off = 0
+        self.is_closed = False
+
+    @contextmanager
+    def connection(self) -> Iterator[apsw.Connection]:
+        """Have a connection for one read, which is over at the end of the block.
+
+        Raises:
+            EngineClosedError: there are none any more.
+        """
+        thread = threading.get_ident()
+        try:
+            db = self._begin(thread)
+            if db is None:
+                db = self._connect()
+            try:
+                yield db
+            except NotFoundError:
+                # What there is not was asked for to the end.
+                self._give_back(db)
+                raise
+            except BaseException:
+                # What it was reading may still be open, and with it the snapshot: whoever read on
+                # this connection next would see nothing newer.
+                self._discard(db)
+                raise
+            self._give_back(db)
+        finally:
+            with self._lock:
+                self._reads.discard(thread)
+                is_last = not self._reads
+            if is_last:
+                self._changed.wake_all()
+
+    def _begin(self, thread: int) -> apsw.Connection | None:
+        while True:
+            with self._lock:
+                if self.is_closed:
+                    raise self._closed()
+                if not self._held_off:
+                    self._reads.add(thread)
+                    return self._spare.pop() if self._spare else None
+            self._changed.wait_until(lambda: not self._held_off, _LOOK_S)
+
+    def _give_back(self, db: apsw.Connection) -> None:
+        with self._lock:
+            is_spare = not self.is_closed and len(self._spare) < _SPARE
+            if is_spare:
+                self._spare.append(db)
+        if not is_spare:
+            self._discard(db)
+
+    @contextmanager
+    def held_off(self, timeout_s: float) -> Iterator[bool]:
+        """Let no read begin within the block; whether those in progress have ended in time."""
+        with self._lock:
+            self._held_off += 1
+        try:
+            yield self.wait_for_rest(timeout_s)
+        finally:
+            with self._lock:
+                self._let_begin()
+
+    def close(self) -> list[apsw.Connection]:
+        """Lend none any more; the spare ones."""
+        with self._lock:
+            self.is_closed = True
+            spare, self._spare = self._spare, []
+        return spare
+
+    def wait_for_rest(self, timeout_s: float) -> bool:
+        """Wait for the reads in progress; whether they have ended in time."""
+        deadline = self._clock.monotonic() + timeout_s
+        while True:
+            with self._lock:
+                # This thread has come from its own, if a Ctrl-C or a signal handler ended that.
+                self._reads.discard(threading.get_ident())
+                if not self._reads:
+                    return True
+            left_s = deadline - self._clock.monotonic()
+            if left_s <= 0:
+                return False
+            self._changed.wait_until(lambda: not self._reads, min(left_s, _LOOK_S))
+
+    def _let_begin(self) -> None:
+        self._held_off -= 1
+        if not self._held_off:
+            self._changed.wake_all()
+
+    # -- forks ---------------------------------------------------------------------------
+
+    def before_fork(self, timeout_s: float) -> None:
+        """Let the reads in progress end, and no other begin.
+
+        The child inherits the locks inside of SQLite as they are: one that a thread of the
+        parent had taken for its read would be taken there for ever.
+        """
+        with self._lock:
+            self._held_off += 1
+        try:
+            self.wait_for_rest(timeout_s)
+            self._lock.acquire()
+        except BaseException:
+            # A Ctrl-C: the fork happens all the same, and nobody will say that it is over.
+            with self._lock:
+                self._let_begin()
+            raise
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        self._let_begin()
+        self._lock.release()
+
+    def after_fork_in_child(self) -> None:
+        """Replace what threads of the parent may have had."""
+        self._lock = threading.Lock()
+        self._changed = Wakeups()
+        self._reads.clear()
+        self._held_off = 0

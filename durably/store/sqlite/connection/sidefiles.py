@@ -1,0 +1,231 @@
+"""What lies beside a database and belongs to it: SQLite's files and durably's locks.
+
+All of it is the database's owner's alone. What somebody else has put there shows them whatever
+is written to it, or keeps the owner out: it is never used.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from durably._platform.interrupts import raise_if_signal
+from durably._platform.latch import Latch
+from durably.errors import DatabaseError
+from durably.store.sqlite.connection.advice import unseen
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+from durably._platform.ids import is_id
+
+# The log, its index, and the journal that SQLite has while a file is not in WAL mode yet.
+_OF_SQLITE: Final = ("-wal", "-shm", "-journal")
+# What the writers lock.
+_WRITER: Final = ".writer"
+# Followed by the token of an engine: what says that it is alive.
+_OWNER: Final = ".owner-"
+# The longest name of all: the owner's, with its token.
+LONGEST_SUFFIX: Final = len(_OWNER) + 26
+
+# A file that root has made is given away a moment later.
+_LOOKS: Final = 5
+_PAUSE_S: Final = 0.01
+
+# The system, the file system, or a name space of users that has no such user, does not do it.
+_CANNOT_GIVE: Final = frozenset({errno.EPERM, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
+
+
+def writer_path(path: str) -> str:
+    """Return the file that the writers of the database *path* lock."""
+    # All names of a database must lead to one lock.
+    return f"{os.path.realpath(path)}{_WRITER}"
+
+
+def owner_path(path: str, token: str) -> str:
+    """Return the file that the engine of that token locks, on the database *path*.
+
+    Raises:
+        ValueError: no engine has such a token. One from the database could lead anywhere.
+    """
+    if not is_id(token):
+        raise ValueError(f"{token!a:.80} is not the token of an engine")
+    return owner_prefix(path) + token
+
+
+def owner_prefix(path: str) -> str:
+    """Return how the names of the files begin that engines lock, on the database *path*."""
+    return f"{os.path.realpath(path)}{_OWNER}"
+
+
+def shared_paths(path: str) -> list[str]:
+    """Return what all engines of the database *path*, a real path, use together: it first."""
+    return [path, *(path + suffix for suffix in (*_OF_SQLITE, _WRITER))]
+
+
+def give_to_owner(fd: int, path: str) -> None:
+    """Change the owner of a file that this process has just made to that of the database *path*.
+
+    Only root can, and has to: its locks would keep the owner out, as SQLite's own files would if
+    it did not do the same.
+    """
+    if sys.platform == "win32" or os.geteuid() != 0:
+        return
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return
+    if status.st_uid != 0:
+        try:
+            os.fchown(fd, status.st_uid, status.st_gid)
+        except OSError as exc:
+            raise_if_signal(exc)
+            if exc.errno not in _CANNOT_GIVE:
+                raise
+
+
+def remove_leftovers(path: str) -> None:
+    """Remove the log and the index that lie beside the empty database *path*.
+
+    They are an earlier database's, which somebody has removed. SQLite would use the index, which
+    a process that has the earlier one open may still write to, and a log of any mode. To be called
+    by code that keeps all others from opening the database.
+    """
+    for leftover in (f"{path}-wal", f"{path}-shm"):
+        with suppress(FileNotFoundError):
+            os.unlink(leftover)
+
+
+def refuse_strangers(path: str, *, with_locks: bool = True) -> None:
+    """Raise if the database *path*, or what lies beside it, is not this process's to use.
+
+    What belongs to it is the database owner's, or this process's own. Nothing is opened: closing
+    a descriptor would drop SQLite's locks.
+
+    Args:
+        path: the database, which need not be there.
+        with_locks: whether to read the folder for the locks of engines too.
+
+    Raises:
+        DatabaseError: names the file, whose it is, and what to do.
+    """
+    if sys.platform == "win32":
+        return
+    database = _status(path)
+    owners = {os.geteuid()}
+    if database is not None:
+        _refuse_planted(path, database)
+        if not _is_accessible(path):
+            raise DatabaseError(f"the database {path!r} {_inaccessible(path, database)}")
+        owners.add(database.st_uid)
+    for each in (*shared_paths(path)[1:], *(_locks(path) if with_locks else ())):
+        _refuse_strange(each, path, owners)
+
+
+def _refuse_planted(path: str, database: os.stat_result) -> None:
+    """Raise if the database was put there by another user, who would read it."""
+    if database.st_uid in {os.geteuid(), 0}:
+        return
+    folder = os.stat(os.path.dirname(path))
+    # As the kernel has it for files that are opened to be made (fs.protected_regular).
+    is_shared = bool(folder.st_mode & stat.S_ISVTX) and bool(folder.st_mode & 0o022)
+    is_empty = not database.st_size and os.geteuid() != 0
+    if is_empty or (is_shared and database.st_uid != folder.st_uid):
+        raise DatabaseError(
+            f"the {'empty ' if not database.st_size else ''}file {path!r} belongs to "
+            f"{_user(database.st_uid)}, who would read all that this process ({_me()}) stores in "
+            "it; put the database into a folder of your own"
+        )
+
+
+def _refuse_strange(each: str, path: str, owners: set[int]) -> None:
+    pause = Latch()
+    for look in range(_LOOKS):
+        status = _status(each)
+        if status is None:
+            return
+        problem = _strangeness(each, status, path, owners)
+        if problem is None:
+            return
+        if look == _LOOKS - 1:
+            raise DatabaseError(f"{each!r}, beside the database {path!r}, {problem}")
+        pause.wait(_PAUSE_S)
+
+
+def _strangeness(each: str, status: os.stat_result, path: str, owners: set[int]) -> str | None:
+    """Return what is wrong with a file that lies beside the database, and what to do."""
+    if not stat.S_ISREG(status.st_mode):
+        return "is not a regular file; remove it"
+    if status.st_nlink > 1:
+        return "has more than one name (hard links); remove it"
+    if status.st_uid in owners:
+        return None if _is_accessible(each) else _inaccessible(each, status)
+    if status.st_uid == 0:
+        return (
+            "belongs to root, who has used the database (sudo, cron) with an older durably or "
+            f"with another program. Give it to {_owner_of(path)} with chown, as root"
+        )
+    return (
+        f"belongs to {_user(status.st_uid)}, who could read what is written to it. Remove it, and "
+        "put the database into a folder that nobody else can write to"
+    )
+
+
+def _is_accessible(path: str) -> bool:
+    is_effective = os.access in os.supports_effective_ids
+    return os.access(path, os.R_OK | os.W_OK, effective_ids=is_effective)
+
+
+def _inaccessible(path: str, status: os.stat_result) -> str:
+    """Return why this process may not read and write the file, and what to do."""
+    if os.statvfs(os.path.dirname(path)).f_flag & os.ST_RDONLY:
+        return "lies on a file system that is mounted read-only; put the database elsewhere"
+    return (
+        f"may not be read and written by {_me()}, as whom this process runs: it belongs to "
+        f"{_user(status.st_uid)}, with the permissions {stat.S_IMODE(status.st_mode):04o}. Run as "
+        "its owner, or change its owner (chown) or its permissions (chmod)"
+    )
+
+
+def _locks(path: str) -> Iterator[str]:
+    """Yield the locks of the engines that have the database open, or have died with it."""
+    folder, prefix = os.path.split(owner_prefix(path))
+    try:
+        names = os.listdir(folder)
+    except PermissionError:  # a folder whose files may be used and not be listed
+        return
+    for name in sorted(names):
+        if name.startswith(prefix):
+            yield os.path.join(folder, name)
+
+
+def _status(path: str) -> os.stat_result | None:
+    try:
+        return os.stat(path, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        raise_if_signal(exc)
+        raise unseen(path, exc) from exc
+
+
+def _owner_of(path: str) -> str:
+    database = _status(path)
+    return _me() if database is None else _user(database.st_uid)
+
+
+def _me() -> str:
+    return _user(os.geteuid())
+
+
+def _user(uid: int) -> str:
+    import pwd  # noqa: PLC0415 - where first needed
+
+    try:
+        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
+    except KeyError:
+        return f"uid {uid}"

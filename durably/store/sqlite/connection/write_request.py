@@ -1,0 +1,96 @@
+"""Operations: what callers hand in to be executed, how it is marked, and how it is waited for."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import apsw
+
+from durably._platform.interrupts import raise_if_signal
+
+Ps = ParamSpec("Ps")
+T = TypeVar("T")
+Operation = Callable[Concatenate[apsw.Connection, Ps], T]
+
+
+def single_statement(operation: Callable[Ps, T]) -> Callable[Ps, T]:
+    """Mark an operation that executes exactly one statement.
+
+    SQLite undoes a failed statement by itself and commits a lone one by itself, so it
+    needs no savepoint among others and no transaction when alone: one call into
+    SQLite instead of three, each of which would give up the GIL.
+    """
+    operation.is_single_statement = True  # type: ignore[attr-defined]  # a mark on a function
+    return operation
+
+
+def merged_by(
+    together: Callable[[apsw.Connection, Sequence[tuple[Any, ...]]], list[Any]],
+) -> Callable[[Callable[Ps, T]], Callable[Ps, T]]:
+    """Mark an operation of one statement, several of which *together* executes in one.
+
+    It is given the arguments of each and gives the result of each. If one of them is refused it
+    stores nothing and raises ``apsw.ConstraintError``: they are executed one by one then.
+    """
+
+    def mark(operation: Callable[Ps, T]) -> Callable[Ps, T]:
+        operation.together = together  # type: ignore[attr-defined]  # a mark on a function
+        return single_statement(operation)
+
+    return mark
+
+
+class Ticket:
+    """One caller's operation and what became of it.
+
+    Args:
+        since_s: when its caller began to wait, by the monotonic clock.
+        deadline_s: when its caller waits for locks no longer.
+    """
+
+    __slots__ = (
+        "args",
+        "deadline_s",
+        "error",
+        "gate",
+        "is_done",
+        "is_single",
+        "kwargs",
+        "operation",
+        "result",
+        "since_s",
+        "together",
+    )
+
+    def __init__(
+        self,
+        operation: Any,
+        args: Any,
+        kwargs: Any,
+        since_s: float = 0.0,
+        deadline_s: float = math.inf,
+    ) -> None:
+        self.operation = operation
+        self.args = args
+        self.kwargs = kwargs
+        self.since_s = since_s
+        self.deadline_s = deadline_s
+        self.is_single = getattr(operation, "is_single_statement", False)
+        self.together = None if kwargs else getattr(operation, "together", None)
+        self.is_done = False
+        self.result: Any = None
+        self.error: BaseException | None = None
+        # Where its thread waits: a lock that is taken until somebody opens it.
+        self.gate = threading.Lock()
+        self.gate.acquire()
+
+    def open_gate(self) -> None:
+        """Have the thread that waits look again; it may do so without, or be told twice."""
+        if self.gate.locked():
+            try:
+                self.gate.release()
+            except RuntimeError as exc:
+                raise_if_signal(exc)  # otherwise somebody else was faster

@@ -1,0 +1,587 @@
+"""One SQLite file in WAL mode: opening it, its connections, and where they may be used.
+
+Per engine: one connection behind a group-committing writer, one for heartbeats (so that a
+long write of ours cannot stop them), a few for reading. Nobody outside of ``store`` ever
+holds one: callers hand in an operation and get its result.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from typing import Final, ParamSpec, TypeVar
+
+import apsw
+
+from durably._platform import lock_timeouts
+from durably._platform.clock import Clock
+from durably._platform.fork_hooks import ForkParticipant, watch_forks
+from durably._platform.interrupts import raise_if_signal
+from durably._platform.lock_timeouts import Hurry, limited
+from durably.errors import (
+    DatabaseError,
+    DatabaseLostError,
+    EngineClosedError,
+    ForkedError,
+)
+from durably.settings import Synchronous
+from durably.store import defects
+from durably.store.change_feed import ChangeFeed
+from durably.store.sqlite.connection.batch_executor import BUSY_TIMEOUT_S, FaultPoint
+from durably.store.sqlite.connection.connections import (
+    PAGES_IN_MEMORY,
+    Connections,
+    configure,
+    require_sound_sqlite,
+)
+from durably.store.sqlite.connection.content import INDEX_SIZE, Content
+from durably.store.sqlite.connection.files import (
+    Identity,
+    identity,
+    is_gone,
+    present,
+    refuse_special,
+    require_names,
+    resolved,
+    size_of,
+)
+from durably.store.sqlite.connection.filesystem import (
+    file_system_of,
+    mount_table,
+    refuse_mounted,
+    warn_of_shared,
+)
+from durably.store.sqlite.connection.readers import Readers
+from durably.store.sqlite.connection.sidefiles import (
+    refuse_strangers,
+    remove_leftovers,
+    shared_paths,
+    writer_path,
+)
+from durably.store.sqlite.connection.sqlite_errors import database_error
+from durably.store.sqlite.connection.write_request import Operation
+from durably.store.sqlite.connection.writer import Writer, leak
+from durably.store.sqlite.locks.guard import FileGuard
+from durably.store.sqlite.locks.mutex import WriterMutex
+from durably.store.sqlite.sql import schema
+
+log = logging.getLogger("durably")
+
+Ps = ParamSpec("Ps")
+T = TypeVar("T")
+
+# How many writes of one engine may pass between two checks of what is in its file: fewer than fill
+# the log, so that a file that was overwritten is nearly always seen before a checkpoint.
+_WRITES_BETWEEN_LOOKS: Final = 16
+
+# What the system says of a file that is not there. Other errors may be a signal handler's.
+_GONE: Final = (FileNotFoundError, NotADirectoryError)
+
+# How long a log that has grown large waits for reads to end that keep it from beginning anew.
+_REST_S: Final = 0.1
+
+
+class Database(ForkParticipant):
+    """The file of one engine. Usable from any thread of the process that opened it.
+
+    Raises:
+        ValidationError: the path can never be a database file.
+        SchemaError: the file is another program's or a newer durably's, or its schema was
+            changed; it is left as it is.
+        DatabaseError: it cannot be opened, or is locked for too long.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        synchronous: Synchronous = "full",
+        clock: Clock | None = None,
+        vfs: str | None = None,
+        fault_point: FaultPoint | None = None,
+    ) -> None:
+        require_sound_sqlite()
+        self._clock = clock or Clock()
+        self._pid = os.getpid()
+        self.path = resolved(path)
+        self._lock = threading.Lock()  # guards the flag below
+        self._is_closed = False
+        self._connections = Connections(self.path, self._clock, vfs)
+        self._readers = Readers(
+            clock=self._clock,
+            connect=self._new_reader,
+            discard=self._connections.discard,
+            closed=lambda: _closed(self.path),
+        )
+        # From how many bytes on a log is worth holding reads off for.
+        self._worth_rest = 0
+        self._mutexes: list[WriterMutex] = []
+        self._connections.is_on_btrfs = _require_place(self.path) == "btrfs"
+        self._guard: FileGuard | None = None
+        self._is_log_lost = False
+        self._hurry = Hurry()
+        self._content: Content | None = None
+        # Once it was found overwritten it stays so: later checkpoints hide it.
+        self._overwritten: str | None = None
+        self._writes = 0
+        self._identity: Identity | None = None  # known once it is open
+        # One limit for all locks that an opening asks for, one after the other.
+        since_s = self._clock.monotonic()
+        with (
+            FileGuard.opening(),
+            self._translated(since_s=since_s),
+            limited(self._clock, BUSY_TIMEOUT_S),
+        ):
+            try:
+                if size_of(self.path) and not os.path.exists(writer_path(self.path)):
+                    # Nothing may be made beside a file that is not ours.
+                    self._connections.refuse_foreign()
+                mutex = self._mutex()
+                with (
+                    self._closed_to_others(mutex) as is_alone,
+                    present(self.path, is_alone=is_alone),
+                ):
+                    if is_alone and not size_of(self.path):
+                        remove_leftovers(self.path)
+                    try:
+                        self._open(mutex, synchronous, fault_point)
+                    except BaseException:
+                        self._close_all([*self._connections.open])
+                        raise
+            except BaseException:
+                for mutex in self._mutexes:
+                    mutex.close()
+                raise
+        watch_forks(self)
+
+    @contextmanager
+    def _closed_to_others(self, mutex: WriterMutex) -> Iterator[bool]:
+        """Keep apart whoever opens or closes the file, in whatever process.
+
+        Until the guard is held, and from its release on, a foreign close in this process leaves
+        these connections without any lock. Another process that closed the file then would take
+        itself for the last one and delete the log under them, and their own close would copy an
+        old log over newer pages.
+        """
+        now_s = self._clock.monotonic()
+        ends_s = min(lock_timeouts.deadline(now_s, BUSY_TIMEOUT_S), self._hurry.ends_s)
+        with mutex.held(ends_s - now_s) as is_alone:
+            yield is_alone
+
+    def _open(
+        self, mutex: WriterMutex, synchronous: Synchronous, fault_point: FaultPoint | None
+    ) -> None:
+        self._connections.refuse_foreign()
+        self._connections.prepare()
+        # Before the connections that are to stay: their log must not be deleted under them.
+        self._guard = FileGuard.hold(self.path)
+        write = self._connections.connect()
+        deadline = lock_timeouts.deadline(self._clock.monotonic(), BUSY_TIMEOUT_S)
+        self._connections.retry_busy(
+            lambda: write.execute("SELECT count(*) FROM sqlite_schema").fetchall(), deadline
+        )
+        self._guard.hold_memory()
+        self._refuse_planted()
+        schema.migrate(write, self.path, lambda: self._connections.begin(write, deadline))
+        configure(write, synchronous)
+        write.pragma("cache_spill", PAGES_IN_MEMORY)
+        beats = self._connections.connect()
+        # A lost heartbeat would be made up by the next one, but its frames lie in the log before
+        # those of the next commit. When a sync fails, the system takes all it was to write for
+        # written: commits acknowledged after it would be lost with the heartbeat before it.
+        configure(beats, synchronous)
+        self._changes_connection = self._connections.connect()
+        configure(self._changes_connection, "normal")
+        self._changes_connection.pragma("query_only", True)
+        self._changes_connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+        self._identity = identity(self.path)
+        self._log_identities = {path: identity(path) for path in self._log_paths()}
+        self._writer = Writer(
+            write,
+            path=self.path,
+            mutex=mutex,
+            clock=self._clock,
+            fault_point=fault_point,
+            hurry=self._hurry,
+        )
+        self._beats = Writer(
+            beats, path=self.path, mutex=self._mutex(), clock=self._clock, hurry=self._hurry
+        )
+        # Guards the connection of the change feed, and what was seen of the file.
+        self._changes_lock = threading.Lock()
+        self._version_seen = 0
+        self.changes = ChangeFeed(self._data_version, self._clock, f"{self.path}-wal")
+        self._content = Content(
+            read=self._read_raw,
+            index=lambda: b"" if self._guard is None else self._guard.index(INDEX_SIZE),
+            schema_version=lambda: self._changes_connection.pragma("schema_version"),
+        )
+        self._begin_looking(self._content, write)
+
+    def _begin_looking(self, content: Content, write: apsw.Connection) -> None:
+        if not content.is_settled:
+            # Found like that after a crash. Where it cannot be copied now, later checkpoints do it.
+            with suppress(apsw.Error):
+                _checkpoint(write, apsw.SQLITE_CHECKPOINT_PASSIVE)
+        self._look_at_content(content)
+
+    def _refuse_planted(self) -> None:
+        """Check again what SQLite has opened: another program may have put it there meanwhile."""
+        try:
+            refuse_strangers(self.path, with_locks=False)
+        except DatabaseError:
+            # What is in a log of theirs must not be copied into the file.
+            self._is_log_lost = True
+            raise
+
+    def _mutex(self) -> WriterMutex:
+        mutex = WriterMutex(self.path, self._clock)
+        self._mutexes.append(mutex)
+        return mutex
+
+    # -- using it ------------------------------------------------------------------------
+
+    def write(self, operation: Operation[Ps, T], *args: Ps.args, **kwargs: Ps.kwargs) -> T:
+        """Execute *operation* in a transaction; when this returns it is committed.
+
+        Raises:
+            DatabaseError: nothing of the operation is stored.
+        """
+        if self._overwritten is not None:
+            self._raise_overwritten()
+        try:
+            result = self._writer.run(operation, *args, **kwargs)
+        except apsw.ConnectionClosedError as exc:
+            raise _closed(self.path) from exc
+        except UnicodeDecodeError as exc:
+            raise database_error(exc, self.path) from exc
+        except DatabaseError:
+            self._blame_loss()
+            raise
+        defects.log_noted()
+        self._writes += 1
+        if self._writes % _WRITES_BETWEEN_LOOKS == 1:
+            # After it, as the first one begins a log. What it stored is stored: it raises nothing.
+            with suppress(DatabaseLostError):
+                self._check_content()
+        return result
+
+    def beat(self, operation: Operation[Ps, T], *args: Ps.args, **kwargs: Ps.kwargs) -> T:
+        """Like ``write``, on the connection that no long write of ours can hold up."""
+        self._raise_overwritten()
+        try:
+            return self._beats.run(operation, *args, **kwargs)
+        except apsw.ConnectionClosedError as exc:
+            raise _closed(self.path) from exc
+        except DatabaseError:
+            self._blame_loss()
+            raise
+
+    def read(self, query: Operation[Ps, T], *args: Ps.args, **kwargs: Ps.kwargs) -> T:
+        """Execute *query*, which reads, and return what it fetched."""
+        if os.getpid() != self._pid:
+            raise ForkedError("this engine belongs to the parent process; open a new one here")
+        limit = self._limited if lock_timeouts.is_limited() else nullcontext
+        with self._readers.connection() as db, self._translated(db), limit(db):
+            if self._guard is None:
+                return query(db, *args, **kwargs)
+            with self._guard.reading():
+                return query(db, *args, **kwargs)
+
+    @contextmanager
+    def _limited(self, db: apsw.Connection) -> Iterator[None]:
+        """Limit the wait of a read for locks to that of its caller."""
+        now_s = self._clock.monotonic()
+        left_s = lock_timeouts.deadline(now_s, BUSY_TIMEOUT_S) - now_s
+        db.set_busy_timeout(max(1, int(left_s * 1000)))
+        try:
+            yield
+        finally:
+            # A signal may have ended the block where only the collecting of this frame gets here.
+            with suppress(apsw.ConnectionClosedError):
+                db.set_busy_timeout(int(BUSY_TIMEOUT_S * 1000))
+
+    def hurried(self, ends_s: float) -> AbstractContextManager[None]:
+        """End waits for locks of others at *ends_s*, in all threads, during the block."""
+        return self._hurry.until(ends_s)
+
+    def _new_reader(self) -> apsw.Connection:
+        with self._translated():
+            # Opening one beside a log whose file was moved away would have SQLite delete the log.
+            self.check_in_place()
+            db = self._connections.new_reader()
+        try:
+            self.check_in_place()
+        except BaseException:
+            self._connections.discard(db)
+            raise
+        return db
+
+    @contextmanager
+    def _translated(
+        self, db: apsw.Connection | None = None, *, since_s: float | None = None
+    ) -> Iterator[None]:
+        try:
+            yield
+        except (apsw.Error, UnicodeDecodeError) as exc:
+            waited_s = None if since_s is None else self._clock.monotonic() - since_s
+            error = database_error(exc, self.path, db, waited_s=waited_s)
+            self._blame_loss()
+            raise error from exc
+
+    def _blame_loss(self) -> None:
+        """Say that the file is gone, where that is why SQLite reports whatever it reports."""
+        if self._identity is not None and not self._is_closed:
+            self.check_in_place()
+            self.check_log()
+
+    def _data_version(self) -> int:
+        with self._changes_lock:
+            if self._is_closed or os.getpid() != self._pid:
+                return -1
+            try:
+                # While the file is locked exclusively nothing can have been committed.
+                with suppress(apsw.BusyError):
+                    self._version_seen = self._changes_connection.pragma("data_version")
+            except apsw.Error as exc:
+                cause, error = exc, database_error(exc, self.path, self._changes_connection)
+            else:
+                return self._version_seen
+        # Without the lock, which a check of the file takes.
+        self._blame_loss()
+        raise error from cause
+
+    # -- looking after it ----------------------------------------------------------------
+
+    def check_in_place(self) -> None:
+        """Make sure that the path still leads to the file that is open.
+
+        Raises:
+            DatabaseLostError: it was moved, deleted or replaced; what is written now goes
+                to a file that nobody will find.
+        """
+        if is_gone(self.path, self._identity):
+            raise DatabaseLostError(
+                f"the database file {self.path!r} was moved, deleted or replaced while it was "
+                "open; close this engine and open the file where it is now"
+            )
+        self._check_content()
+
+    def _check_content(self) -> None:
+        """Make sure that what is in the file is SQLite's, if it was written since the last check.
+
+        Raises:
+            DatabaseLostError: it was overwritten, now or at an earlier check.
+        """
+        content = self._content
+        if self._overwritten is None and content is not None:
+            try:
+                if content.is_as_seen(os.stat(self.path)):
+                    return
+            except OSError as exc:
+                raise_if_signal(exc)
+                return  # gone this instant: noticed as such at the next check
+            self._look_at_content(content)
+        self._raise_overwritten()
+
+    def _look_at_content(self, content: Content) -> None:
+        with self._changes_lock:
+            if self._is_closed or os.getpid() != self._pid:
+                return
+            try:
+                is_overwritten = content.is_overwritten(self.path)
+            except (apsw.Error, OSError) as exc:
+                raise_if_signal(exc)  # otherwise it cannot be read now, which says nothing
+            else:
+                if is_overwritten:
+                    self._overwritten = self.path
+
+    def _raise_overwritten(self) -> None:
+        if self._overwritten is not None:
+            raise DatabaseLostError(
+                f"{self._overwritten!r} was overwritten by another program while the database was "
+                "open, and what was committed last may be lost. Close every program that has it "
+                "open, delete its -wal and -shm, and put the copy in its place once more"
+            )
+
+    def _read_raw(self, which: int, size: int) -> bytes:
+        """Return the first bytes of the file (0) or of its log (1), past SQLite's cache."""
+        is_whole, found = self._changes_connection.read("main", which, 0, size)
+        return found if is_whole else b""
+
+    def check_log(self) -> None:
+        """Make sure that SQLite's log and its index are still those that are open.
+
+        Raises:
+            DatabaseLostError: somebody deleted them, or another connection took itself for the
+                last one. What is committed now goes to a log that nobody will find.
+        """
+        for path in self._log_paths():
+            if is_gone(path, self._log_identities[path]):
+                self._is_log_lost = True
+                raise DatabaseLostError(
+                    f"{path!r}, which belongs to the database, was deleted or replaced while it "
+                    "was open; what was committed last may be lost. Close this engine, and let no "
+                    "program delete the files that lie beside a database"
+                )
+        self._check_log_content()
+
+    def _check_log_content(self) -> None:
+        content = self._content
+        if self._overwritten is None and content is not None:
+            path, _ = self._log_paths()
+            with self._changes_lock, suppress(apsw.Error, *_GONE):
+                if not self._is_closed and content.is_log_overwritten(path):
+                    self._overwritten = path
+        self._raise_overwritten()
+
+    def _log_paths(self) -> tuple[str, str]:
+        return f"{self.path}-wal", f"{self.path}-shm"
+
+    def checkpoint_wal(self, *, above_bytes: int) -> None:
+        """Copy the WAL into the file if it has grown beyond *above_bytes*, and begin it anew.
+
+        Waits for nobody, unless reads that overlap without end keep the log from being copied:
+        then for those in progress, a moment, while others wait to begin.
+        """
+        try:
+            size = os.stat(f"{self.path}-wal").st_size
+        except FileNotFoundError:
+            return
+        if size > above_bytes:
+            self._check_content()
+        if size <= above_bytes or self._writer.maintain(
+            _checkpoint, apsw.SQLITE_CHECKPOINT_PASSIVE
+        ):
+            self._worth_rest = 0
+        elif size >= self._worth_rest:
+            # One long read, here or elsewhere, is not worth holding off all others for each time.
+            is_done = self._writer.maintain(self._checkpoint_at_rest)
+            self._worth_rest = 0 if is_done else 2 * size
+
+    def _checkpoint_at_rest(self, db: apsw.Connection) -> bool:
+        with self._readers.held_off(_REST_S) as is_at_rest:
+            # Begun anew by the checkpoint itself: the next writer would find reads again.
+            return is_at_rest and _checkpoint(db, apsw.SQLITE_CHECKPOINT_TRUNCATE)
+
+    def shrink(self, most_pages: int) -> None:
+        """Give up to *most_pages* free pages back to the file system."""
+        self._check_content()
+        self._writer.maintain(_vacuum, most_pages)
+
+    def close(self) -> None:
+        """Close every connection, the writers' after their transaction. Idempotent."""
+        # Its last connection copies the log into the file.
+        with suppress(DatabaseLostError):
+            self._check_content()
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+        readers = self._readers.close()
+        is_at_rest = False
+        try:
+            is_at_rest = self._readers.wait_for_rest(BUSY_TIMEOUT_S)
+        finally:
+            # Also where the user does not want to wait for that.
+            self._close(readers, is_at_rest=is_at_rest)
+
+    def _close(self, readers: list[apsw.Connection], *, is_at_rest: bool) -> None:
+        self.changes.close()
+        with self._writer.at_rest() as write, self._beats.at_rest() as beats:
+            mutex = self._mutexes[0]
+            with self._closed_to_others(mutex), self._changes_lock:
+                self._close_all(
+                    [*readers, self._changes_connection, beats, write],
+                    # Closed, it would drop the lock on the snapshot of a read in progress.
+                    keeps_guard=not is_at_rest,
+                )
+            # Who has waited for the connection finds it closed, and the mutex too.
+            for mutex in self._mutexes:
+                mutex.close()
+
+    def _close_all(self, connections: list[apsw.Connection], *, keeps_guard: bool = False) -> None:
+        if self._is_log_lost or self._overwritten is not None:
+            # Others may have begun another log: copying this one would undo what they did. Into
+            # a file that was overwritten it would be copied among what does not belong to it.
+            for connection in connections:
+                connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        # SQLite tidies up behind the last connection only if nothing else holds its locks.
+        guard = None if keeps_guard else self._guard
+        if guard is not None:
+            guard.release()
+        try:
+            for connection in connections:
+                connection.close()
+                self._connections.forget(connection)
+        finally:
+            if guard is not None:
+                guard.close()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._is_closed
+
+    def before_fork(self) -> None:
+        """Let the reads in progress end, and no other begin."""
+        self._changes_lock.acquire()
+        try:
+            self._readers.before_fork(BUSY_TIMEOUT_S)
+        except BaseException:
+            self._changes_lock.release()
+            raise
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        self._readers.after_fork_in_parent()
+        self._changes_lock.release()
+
+    def after_fork_in_child(self) -> None:
+        """Make sure the inherited connections are never touched."""
+        # Those that were taken before the fork.
+        self._lock, self._changes_lock = threading.Lock(), threading.Lock()
+        self._readers.after_fork_in_child()
+        for connection in self._connections.open:
+            leak(connection)
+
+
+def _require_place(path: str) -> str | None:
+    """Make sure that a database can be at *path*, before anything is made there.
+
+    Returns:
+        The type of the file system, where the system reports it.
+
+    Raises:
+        ValidationError: what is there is no file, or the names beside it would be too long.
+        DatabaseError: it is mounted alone, or is another user's, or may not be used.
+    """
+    mounts = mount_table()
+    refuse_mounted(shared_paths(path), mounts)
+    require_names(path)
+    if os.path.lexists(path):
+        refuse_special(path)
+    refuse_strangers(path)
+    warn_of_shared(path, mounts)
+    return file_system_of(path, mounts)
+
+
+def _closed(path: str) -> EngineClosedError:
+    return EngineClosedError(f"this engine on {path!r} is closed; open a new one")
+
+
+def _checkpoint(db: apsw.Connection, mode: int) -> bool:
+    """Copy the log into the file; whether all of it was, which an open read may prevent."""
+    try:
+        frames, copied = db.wal_checkpoint(mode=mode)
+    except apsw.BusyError:
+        return False
+    return frames == copied
+
+
+def _vacuum(db: apsw.Connection, most_pages: int) -> None:
+    with suppress(apsw.BusyError):
+        db.execute(f"PRAGMA incremental_vacuum({int(most_pages)})").fetchall()

@@ -1,0 +1,1 @@
+"""Kernel locks: who may write, who is alive, what keeps SQLite's own locks."""

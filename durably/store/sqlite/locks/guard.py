@@ -1,0 +1,400 @@
+"""What keeps other code in this process from dropping SQLite's locks.
+
+SQLite's POSIX locks belong to the process, and the kernel drops all of them on a file when *any*
+descriptor of that file is closed: by ``sqlite3.connect(path).close()`` or ``pandas.read_sql`` in
+the next notebook cell, by ``shutil.copy``, by hashing the file. After that another connection
+believes itself the last one and deletes the write-ahead log under us; commits go on to succeed
+and nobody ever sees them. Two locks that no foreign ``close`` can drop stand against it:
+
+- :class:`FileGuard`: open-file-description read locks on the bytes that tell SQLite that somebody
+  has the database open. To every other connection it looks like one more reader.
+- ``WriterMutex`` in ``mutex.py``: a ``flock`` on a file of its own around write transactions and
+  checkpoints, since the lock that SQLite takes for these can be dropped in the middle of them.
+
+Both are needed: under a foreign open and close every 3 ms each alone still lost commits. What
+remains is a second SQLite library *writing* in this process; it knows nothing of the mutex.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+import sys
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, Self, TypeVar
+
+from durably._platform.fork_hooks import ForkParticipant, no_fork, watch_forks
+from durably._platform.interrupts import raise_if_signal, system_errors_suppressed
+from durably._platform.latch import Latch
+from durably.errors import DatabaseError
+
+if sys.platform != "win32":
+    import fcntl
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+T = TypeVar("T")
+
+_UNSUPPORTED: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP})
+
+# Where SQLite's unix VFS puts its locks: the shared range of the database file, held by every
+# open WAL connection, and the "dead man's switch" byte of the shared-memory file, held by every
+# process that has mapped it.
+_SHARED_FIRST: Final = 0x40000002
+_SHARED_SIZE: Final = 510
+_DMS_BYTE: Final = 128
+# Before it, one byte for each snapshot that readers may use. Whoever has the first one exclusively
+# copies the log into the file, whoever has the others begins it anew.
+_FIRST_SNAPSHOT: Final = 123
+_SNAPSHOTS: Final = 4
+
+_HOLD_ATTEMPTS: Final = 200
+_HOLD_PAUSE_S: Final = 0.01
+_READ_ATTEMPTS: Final = 50
+_READ_PAUSE_S: Final = 0.001
+
+CLOEXEC: Final = getattr(os, "O_CLOEXEC", 0)
+
+
+def _set_ofd_lock(fd: int, start: int, length: int, *, locked: bool) -> None:
+    if sys.platform == "linux":
+        kind = fcntl.F_RDLCK if locked else fcntl.F_UNLCK
+        # struct flock: type, whence, start, length, and a pid that must be 0 for these locks;
+        # "0q" pads to the alignment of off_t.
+        request = struct.pack("hhqqi0q", kind, os.SEEK_SET, start, length, 0)
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, request)
+
+
+def _lock_soon(fd: int, start: int, length: int) -> None:
+    pause = Latch()
+    for _ in range(_READ_ATTEMPTS):
+        try:
+            _set_ofd_lock(fd, start, length, locked=True)
+        except BlockingIOError:
+            pause.wait(_READ_PAUSE_S)
+        except OSError as exc:
+            raise_if_signal(exc)
+            return
+        else:
+            return
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def close_quietly(fd: int) -> None:
+    """Close *fd*, which may be closed already."""
+    # Somebody may have closed all descriptors of the process (a daemonising child does).
+    with system_errors_suppressed():
+        os.close(fd)
+
+
+class _GuardedFile:
+    """The descriptors on one database file, shared by its guards in this process."""
+
+    def __init__(self, path: str) -> None:
+        self.fd = os.open(path, os.O_RDWR | CLOEXEC)
+        self.identity = _identity(os.fstat(self.fd))
+        # The shared-memory file is made anew whenever SQLite opens the database after its last
+        # close, so there may be older ones here; the last one is current. An older one is kept
+        # as well: whether SQLite still has it open cannot be known here.
+        self.shm: list[tuple[tuple[int, int], int]] = []
+        self.users = 0
+        self.holders = 0
+        # Descriptors that must live as long as these do, as each close would drop the locks.
+        self.spare: list[int] = []
+        self._reading = threading.Lock()  # guards the two below
+        # By thread: one that a Ctrl-C keeps from its end is over when its thread reads again.
+        self._readers: set[int] = set()
+        self._read_fd = -1
+
+    def lock(self) -> None:
+        _set_ofd_lock(self.fd, _SHARED_FIRST, _SHARED_SIZE, locked=True)
+
+    def lock_memory(self, path: str) -> None:
+        shm_path = f"{path}-shm"
+        if not self.shm or self.shm[-1][0] != _identity(os.stat(shm_path)):
+            fd = os.open(shm_path, os.O_RDWR | CLOEXEC)
+            self.shm.append((_identity(os.fstat(fd)), fd))
+        _set_ofd_lock(self.shm[-1][1], _DMS_BYTE, 1, locked=True)
+
+    def begin_read(self) -> None:
+        with self._reading:
+            if not self._readers:
+                self._read_fd = self.shm[-1][1]
+                # Taken by others for the time of a look, the first one for that of a checkpoint:
+                # a read that begins then has its snapshot in one of the others.
+                for first, count in ((_FIRST_SNAPSHOT + 1, _SNAPSHOTS), (_FIRST_SNAPSHOT, 1)):
+                    _lock_soon(self._read_fd, first, count)
+            self._readers.add(threading.get_ident())
+
+    def end_read(self) -> None:
+        with self._reading:
+            self._readers.discard(threading.get_ident())
+            if not self._readers:
+                with system_errors_suppressed():
+                    size = 1 + _SNAPSHOTS
+                    _set_ofd_lock(self._read_fd, _FIRST_SNAPSHOT, size, locked=False)
+
+    def unlock(self) -> None:
+        with system_errors_suppressed():
+            _set_ofd_lock(self.fd, _SHARED_FIRST, _SHARED_SIZE, locked=False)
+            for _, fd in self.shm:
+                _set_ofd_lock(fd, _DMS_BYTE, 1, locked=False)
+
+    def close(self) -> None:
+        for fd in (self.fd, *self.spare, *(fd for _, fd in self.shm)):
+            close_quietly(fd)
+
+
+class _Registry(ForkParticipant):
+    """The guarded files of this process. Every method is called inside ``no_fork``."""
+
+    def __init__(self) -> None:
+        self.files: dict[tuple[int, int], _GuardedFile] = {}
+        self.openings = 0
+        # Goes up in a forked child, so that what was made before the fork does nothing there.
+        self.generation = 0
+
+    def file(self, path: str) -> _GuardedFile:
+        # Looked up without opening: a descriptor that turns out to be superfluous could not be
+        # closed again.
+        known = self.files.get(_identity(os.stat(path)))
+        if known is not None:
+            return known
+        opened = _GuardedFile(path)
+        known = self.files.setdefault(opened.identity, opened)
+        if known is not opened:  # the path was given another file between the two looks
+            known.spare.append(opened.fd)
+        return known
+
+    def close_unused(self) -> None:
+        # While a thread is between SQLite's open and its hold, nothing tells which file it has:
+        # closing descriptors of that one would drop the locks that SQLite has just taken.
+        if self.openings:
+            return
+        for identity, file in list(self.files.items()):
+            if not file.users:
+                del self.files[identity]
+                file.close()
+
+    def after_fork_in_child(self) -> None:
+        # The locks belong to the open file description that the parent still has; closing the
+        # copies drops nothing of the parent's. POSIX locks are not inherited at all.
+        for file in self.files.values():
+            file.close()
+        self.files.clear()
+        self.openings = 0
+        self.generation += 1
+
+
+_registry: Final = _Registry()
+watch_forks(_registry)
+
+
+def _patiently(attempt: Callable[[], T], path: str) -> T:
+    pause = Latch()
+    for _ in range(_HOLD_ATTEMPTS):
+        try:
+            return attempt()
+        except BlockingIOError:
+            # A second SQLite library in this process is just closing the file: our POSIX
+            # locks do not stop it, and its exclusive one stops us. It is over in a moment.
+            pause.wait(_HOLD_PAUSE_S)
+        except OSError as exc:
+            raise_if_signal(exc)
+            raise DatabaseError(
+                f"cannot guard {path} against other code that opens it: {exc}. Make sure "
+                f"that it and {path}-shm exist, that you may write to them, and that this "
+                f"process has file descriptors left (ulimit -n)."
+            ) from exc
+    raise DatabaseError(
+        f"{path} is locked exclusively by another program; close that program and try again.",
+        is_transient=True,
+    )
+
+
+class FileGuard:
+    """Keeps every other connection from believing that it is the last one of a database.
+
+    One for each set of connections that is opened and closed together::
+
+        with FileGuard.opening():
+            guard = FileGuard.hold(path)  # a file that is in WAL mode
+            connection = apsw.Connection(path)  # ... until it has read
+            guard.hold_memory()
+        ...
+        guard.release()
+        connection.close()
+        guard.close()
+
+    The descriptors behind it are shared by all guards of a file in this process (by device and
+    inode, so a symbolic link is the same file) and closed with the last one, since closing any of
+    them earlier would drop the locks of the SQLite connections that remain. In a forked child
+    that opens the database anew, a guard is all the protection there is: SQLite finds the
+    parent's connection in its copied memory, believes that this process has the shared locks
+    already, and takes none. All methods may be called from any thread.
+
+    Attributes:
+        is_effective: whether something is held. False after :meth:`release`, in a forked child,
+            and always where the platform has no open-file-description locks (all but Linux) or
+            the file system refuses them.
+    """
+
+    def __init__(self, file: _GuardedFile | None, path: str, *, holds: bool) -> None:
+        self._file = file
+        self._path = path
+        self._generation = _registry.generation
+        self._holds = holds
+
+    @staticmethod
+    @contextmanager
+    def opening() -> Iterator[None]:
+        """Surround SQLite's open and :meth:`hold`.
+
+        Another thread may be closing its guard of the same file meanwhile. If it were the last
+        one, closing its descriptors would drop the locks that SQLite took in this thread a moment
+        ago; so no descriptor of a guard is closed while any thread is in this block. Where opening
+        fails, close SQLite's connections inside the block.
+        """
+        with no_fork():
+            _registry.openings += 1
+            generation = _registry.generation
+        try:
+            yield
+        finally:
+            with no_fork():
+                if generation == _registry.generation:
+                    _registry.openings -= 1
+                    _registry.close_unused()
+
+    @classmethod
+    def hold(cls, path: str) -> FileGuard:
+        """Take the lock on the file, or join the one that this process has.
+
+        Before SQLite opens it: between the two, another connection could take itself for the
+        last one, and the log that SQLite has just opened would be deleted. The file must be in WAL
+        mode already, since the switch to it needs the file for itself.
+
+        Raises:
+            DatabaseError: the file cannot be opened, or somebody has it locked exclusively.
+        """
+        # SQLite puts its files beside the one that a symbolic link means, not beside the link.
+        path = os.path.realpath(path)
+        if sys.platform != "linux":
+            return cls(None, path, holds=False)
+        # Counts as opening also where the caller forgot it: an attempt that failed leaves
+        # descriptors, and closing them would drop the locks of the caller's own SQLite.
+        with cls.opening():
+            return _patiently(lambda: cls._hold_once(path), path)
+
+    @classmethod
+    def _hold_once(cls, path: str) -> FileGuard:
+        with no_fork():
+            try:
+                file = _registry.file(path)
+                try:
+                    file.lock()
+                except BaseException:
+                    if not file.holders:
+                        file.unlock()
+                    raise
+            except OSError as exc:
+                raise_if_signal(exc)
+                if exc.errno not in _UNSUPPORTED:
+                    raise
+                # The descriptors are open all the same, and closing them would do the very harm.
+                file.users += 1
+                return cls(file, path, holds=False)
+            file.users += 1
+            file.holders += 1
+            return cls(file, path, holds=True)
+
+    def hold_memory(self) -> Self:
+        """Take the lock on the shared memory as well; return this guard.
+
+        Call it when SQLite has opened the database and read from it, so that it exists.
+
+        Raises:
+            DatabaseError: it cannot be opened, or somebody has it locked exclusively.
+        """
+        _patiently(self._hold_memory_once, self._path)
+        return self
+
+    def _hold_memory_once(self) -> None:
+        with no_fork():
+            if self.is_effective and self._file is not None:
+                self._file.lock_memory(self._path)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Surround a read of the database, from before its snapshot to its end.
+
+        A foreign close drops the lock on the snapshot too: another process would then begin the
+        log anew under the read, which would see part of an older and part of a newer state.
+        """
+        file = self._file
+        if not self.is_effective or file is None or not file.shm:
+            yield
+            return
+        file.begin_read()
+        try:
+            yield
+        finally:
+            file.end_read()
+
+    def index(self, size: int) -> bytes:
+        """Return the first bytes of the shared memory; none where no lock on it is held.
+
+        Through the descriptor of the guard: opening and closing another one would drop SQLite's
+        locks.
+        """
+        file = self._file
+        if not self.is_effective or file is None or not file.shm:
+            return b""
+        if sys.platform == "win32":
+            return b""
+        try:
+            found = os.pread(file.shm[-1][1], size, 0)
+        except OSError as exc:
+            raise_if_signal(exc)
+            if exc.errno != errno.EBADF:  # somebody has closed all descriptors of the process
+                raise
+            return b""
+        return found if len(found) == size else b""
+
+    @property
+    def is_effective(self) -> bool:
+        """Whether the locks are held now."""
+        return self._holds and self._generation == _registry.generation
+
+    def release(self) -> None:
+        """Drop the locks if no other guard of this process holds them.
+
+        Call it before SQLite's last close, so that SQLite can recognise itself as the last one
+        and tidy up ``-wal`` and ``-shm``. Calling it again does nothing.
+        """
+        with no_fork():
+            if not self.is_effective or self._file is None:
+                return
+            self._holds = False
+            self._file.holders -= 1
+            if not self._file.holders:
+                self._file.unlock()
+
+    def close(self) -> None:
+        """Close the descriptors if this was the last guard of the file in this process.
+
+        Call it after SQLite's last close. Calling it again does nothing.
+        """
+        with no_fork():
+            self.release()
+            file, self._file = self._file, None
+            if file is None or self._generation != _registry.generation:
+                return
+            file.users -= 1
+            _registry.close_unused()

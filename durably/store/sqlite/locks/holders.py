@@ -1,0 +1,85 @@
+"""Which process holds the lock that a write waits for, as far as the system says."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Final
+
+from durably.store.sqlite.connection.sidefiles import shared_paths
+
+# SQLite's locks in the index of the log: of who writes, of who copies the log into the file, and of
+# who reads it anew.
+_FIRST_OF_INDEX, _LAST_OF_INDEX = 120, 122
+# Its locks in the database file itself.
+_FIRST_OF_FILE: Final = 0x40000000
+_LAST_OF_FILE: Final = _FIRST_OF_FILE + 511
+
+
+def holder_of(path: str) -> tuple[str, bool] | None:
+    """Return who has the database *path* locked for writing, and whether that is stopped.
+
+    ``None`` where the system does not say, as everywhere but on Linux, and if nobody has by now.
+    """
+    if sys.platform != "linux":
+        return None
+    try:
+        with open("/proc/locks", encoding="ascii", errors="replace") as file:
+            lines = file.read().splitlines()
+    except OSError as exc:
+        if exc.errno is None:  # a signal handler's
+            raise
+        return None
+    files = _files(path)
+    found = [pid for pid in (_writer_of(line.split(), files) for line in lines) if pid]
+    # Others first: this process may have the mutex, and wait for SQLite's lock.
+    found.sort(key=lambda pid: pid == os.getpid())
+    return _described(found[0]) if found else None
+
+
+def _files(path: str) -> dict[str, str]:
+    """Return the files whose locks count, by what names them among the locks of the system."""
+    files = {}
+    for each in shared_paths(path):
+        try:
+            status = os.stat(each)
+        except FileNotFoundError:
+            continue
+        device = status.st_dev
+        files[f"{os.major(device):02x}:{os.minor(device):02x}:{status.st_ino}"] = each
+    return files
+
+
+def _writer_of(fields: list[str], files: dict[str, str]) -> int:
+    """Return the process of a line of ``/proc/locks``, if that is a lock which counts; else 0.
+
+    A line is ``1: POSIX ADVISORY WRITE 4711 08:01:1234 120 120``; one that waits has an arrow.
+    """
+    if len(fields) != 8 or fields[3] != "WRITE" or not fields[4].isdigit():
+        return 0
+    _, kind, _, _, pid, name, first, last = fields
+    path = files.get(name)
+    if path is None:
+        return 0
+    if path.endswith(".writer"):
+        return int(pid) if kind == "FLOCK" else 0
+    is_index = path.endswith("-shm")
+    low, high = (_FIRST_OF_INDEX, _LAST_OF_INDEX) if is_index else (_FIRST_OF_FILE, _LAST_OF_FILE)
+    end = int(last) if last.isdigit() else high
+    return int(pid) if kind == "POSIX" and int(first) <= high and end >= low else 0
+
+
+def _described(pid: int) -> tuple[str, bool]:
+    if pid == os.getpid():
+        return "another connection of this process", False
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            _, _, rest = file.read().partition("(")
+    except OSError as exc:
+        if exc.errno is None:
+            raise
+        return f"process {pid}", False
+    # The name may hold brackets, what follows it does not.
+    name, _, rest = rest.rpartition(")")
+    shown = "".join(char if char.isprintable() else "?" for char in name)
+    return f"process {pid} ({shown})", rest.split()[:1] in (["T"], ["t"])

@@ -1,0 +1,308 @@
+"""The writer mutex: one writer at a time among all write connections, in whatever process.
+
+SQLite has a lock for the same, but closing any descriptor of the database in this process drops
+it, also in the middle of a transaction; see ``guard.py``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import struct
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from durably._platform.clock import Clock, jittered
+from durably._platform.fork_hooks import ForkParticipant, no_fork, watch_forks
+from durably._platform.interrupts import raise_if_signal, system_errors_suppressed
+from durably._platform.latch import Latch
+from durably.errors import DatabaseError
+from durably.store.sqlite.connection.advice import advice_on
+from durably.store.sqlite.connection.sidefiles import give_to_owner, writer_path
+from durably.store.sqlite.locks.bell import ADDRESS_SIZE, Bell, open_bell
+from durably.store.sqlite.locks.guard import CLOEXEC, close_quietly
+
+if sys.platform != "win32":
+    import fcntl
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+# The longest pause between two looks at a mutex that is taken, and the shortest. Between its
+# commits a process lets go of it for a moment, so who looks often soon finds it free; but each
+# change of processes costs as much as some commits, for what the one has written is in the
+# other's memory no more.
+_LONGEST_PAUSE_S: Final = 0.004
+_SHORTEST_PAUSE_S: Final = 0.0004
+# Pauses from here on can be ended by a call: who only waits for a commit needs none.
+_BELL_PAUSE_S: Final = 0.0015
+# How often somebody who takes the mutex without waiting looks whether others wait for it, and how
+# long it then steps back.
+_TURN_S: Final = 0.02
+_STEP_BACK_S: Final = 0.003
+_NEARLY: Final = 0.95
+# A note of a waiter is renewed at each of its looks; an older one was left by somebody who gave
+# up, was stopped, or died.
+_NOTE_LIFETIME_S: Final = 3 * _LONGEST_PAUSE_S
+# When a waiter looked last, in microseconds, and what to call it by.
+_NOTE: Final = struct.Struct(f"=q{ADDRESS_SIZE}s")
+
+
+def _flock_without_gil() -> Callable[[int, int], int]:
+    """``flock`` of the C library, called without giving up the GIL; returns 0 or -1.
+
+    A call that gives it up for a microsecond waits a whole switch interval (5 ms) to get it back
+    when another thread is burning Python: locking and unlocking then took 2.7 ms on average,
+    against 4 us. With LOCK_NB or LOCK_UN it cannot block.
+    """
+    try:
+        function = ctypes.PyDLL(None).flock
+    except (OSError, AttributeError, TypeError):
+        return lambda _fd, _operation: -1
+    # Without argtypes: plain ints need no conversion, and declaring them costs a third more.
+    function.restype = ctypes.c_int
+    return function
+
+
+def _pread_without_gil() -> Callable[[int, ctypes.Array[ctypes.c_char], int, int], int]:
+    """``pread`` in the same way, for a few bytes that are in the page cache."""
+    try:
+        function = ctypes.PyDLL(None).pread
+    except (OSError, AttributeError, TypeError):
+        return lambda _fd, _buffer, _size, _offset: -1
+    function.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_long)
+    function.restype = ctypes.c_ssize_t
+    return function
+
+
+_flock: Final = _flock_without_gil()
+_pread: Final = _pread_without_gil()
+if sys.platform != "win32":
+    _TRY: Final = fcntl.LOCK_EX | fcntl.LOCK_NB
+    _UNLOCK: Final = fcntl.LOCK_UN
+else:
+    _TRY = _UNLOCK = 0
+
+
+def _flock_once(fd: int, operation: int) -> None:
+    """The same with the GIL given up and the reason of a failure told."""
+    if sys.platform != "win32":
+        fcntl.flock(fd, operation)
+
+
+def _open_or_make(mutex_path: str, path: str) -> int:
+    """Return a descriptor of the mutex of the database *path*."""
+    flags = os.O_RDWR | CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(mutex_path, flags)
+        with contextlib.suppress(FileExistsError):  # somebody else has just made it
+            fd = os.open(mutex_path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+            give_to_owner(fd, path)
+            return fd
+
+
+class WriterMutex(ForkParticipant):
+    """One writer at a time among all write connections of a database, in whatever process.
+
+    A ``flock`` on ``<database>.writer``. Each mutex has an open file description of its own, so
+    that connections of one process exclude each other too. It is an addition to SQLite's own
+    locks, not a replacement: :meth:`acquire` may say no, and then the caller goes on under
+    SQLite's locks alone. Nobody can therefore hang for ever on a process that was stopped
+    (``SIGSTOP``, a debugger) while it held the mutex: one timeout is waited, and after that no
+    more until the mutex was free once.
+
+    ``flock`` has no queue: whoever releases and takes it again at once beats every waiter. So a
+    waiter leaves a note in the file, and who takes the mutex looks for one every now and then. If
+    there is one it calls the waiter, where that is possible, and steps back for a moment.
+
+    A mutex is used by one thread at a time: by whoever has the write connection. In a forked
+    child it is closed. Without ``flock`` (Windows, some network file systems) it holds nothing,
+    and says so. If the file is deleted while in use, those who have it open and those who come
+    later exclude each other by SQLite's locks only.
+
+    Attributes:
+        path: the file that is locked.
+        is_effective: whether acquiring can exclude anybody.
+    """
+
+    def __init__(
+        self, path: str, clock: Clock, *, open_bell: Callable[[], Bell | None] = open_bell
+    ) -> None:
+        """Open the file beside the database *path*, making it if need be.
+
+        Raises:
+            DatabaseError: the file cannot be made or opened.
+        """
+        self.path: Final = writer_path(path)
+        self._clock = clock
+        self._never = Latch()
+        self._is_patient = True
+        self._waited_s = 0.0
+        self._looked_at_s = -_TURN_S
+        self._note = ctypes.create_string_buffer(_NOTE.size)
+        # Opened when it is first needed: most processes have a file to themselves.
+        self._open_bell: Callable[[], Bell | None] | None = open_bell
+        self._bell: Bell | None = None
+        self._fd = -1
+        if sys.platform == "win32":
+            return
+        with no_fork():
+            try:
+                self._fd = _open_or_make(self.path, path)
+            except OSError as exc:
+                raise_if_signal(exc)
+                raise DatabaseError(
+                    f"cannot open {self.path!r}, which keeps writers of the database apart: "
+                    f"{exc.strerror}; {advice_on(exc)}"
+                ) from exc
+            watch_forks(self)
+        try:
+            _flock_once(self._fd, _TRY)
+            _flock_once(self._fd, _UNLOCK)
+        except BlockingIOError:
+            pass
+        except OSError as exc:
+            raise_if_signal(exc)
+            # No flock on this file system: found out now, not by waiting for it in vain.
+            self.close()
+
+    @property
+    def is_effective(self) -> bool:
+        """Whether acquiring can exclude anybody."""
+        return self._fd >= 0
+
+    @property
+    def is_patient(self) -> bool:
+        """Return whether a call of ``acquire`` waits. If not, go on under SQLite's locks alone."""
+        return self._is_patient and self._fd >= 0
+
+    def acquire(self, timeout_s: float, patience_s: float | None = None) -> bool:
+        """Take the mutex, waiting up to *timeout_s* seconds; return whether it was obtained.
+
+        Once calls have waited *patience_s* in all without effect, by default one call its timeout,
+        further ones only try, until one obtains it. A mutex that is not effective is never
+        obtained and never waited for.
+        """
+        if self._fd < 0:
+            return False
+        now_s = self._clock.monotonic()
+        if now_s - self._looked_at_s >= _TURN_S:
+            self._looked_at_s = now_s
+            if self._is_patient and timeout_s > 0:
+                self._step_back(now_s, timeout_s)
+        if _flock(self._fd, _TRY) == 0 or self._try_slowly():
+            self._is_patient = True
+            self._waited_s = 0.0
+            return True
+        if not self._is_patient or timeout_s <= 0:
+            return False
+        if self._acquire_contended(now_s + timeout_s):
+            self._waited_s = 0.0
+            return True
+        self._waited_s += self._clock.monotonic() - now_s
+        # Pieces of a wait do not add up to all of it.
+        if self._waited_s >= _NEARLY * (timeout_s if patience_s is None else patience_s):
+            self._is_patient = False
+            self._waited_s = 0.0
+        return False
+
+    def release(self) -> None:
+        """Let the next one in. Releasing what is not held does nothing."""
+        if self._fd >= 0 and _flock(self._fd, _UNLOCK) != 0:
+            _flock_once(self._fd, _UNLOCK)
+
+    @contextmanager
+    def held(self, timeout_s: float) -> Iterator[bool]:
+        """Hold the mutex in the block, if it can be obtained in time; yields whether it is."""
+        try:
+            yield self.acquire(timeout_s)
+        finally:
+            self.release()
+
+    def close(self) -> None:
+        """Release the mutex and close its descriptor. Calling it again does nothing.
+
+        The file stays: deleting it would part those who have it open from those who come later.
+        """
+        with no_fork():
+            fd, self._fd = self._fd, -1
+            if fd >= 0:
+                close_quietly(fd)
+        self._close_bell()
+
+    def after_fork_in_child(self) -> None:
+        """Close the copy: with it open the mutex would stay taken after the parent's death."""
+        self.close()
+
+    def _try_slowly(self) -> bool:
+        # The fast call does not tell an interrupted or impossible one from a taken lock: errno
+        # through ctypes would cost every successful call a third of its time.
+        try:
+            _flock_once(self._fd, _TRY)
+        except OSError as exc:
+            raise_if_signal(exc)
+            return False
+        return True
+
+    def _acquire_contended(self, deadline_s: float) -> bool:
+        pause_s = _SHORTEST_PAUSE_S
+        while True:
+            now_s = self._clock.monotonic()
+            left_s = deadline_s - now_s
+            if left_s <= 0:
+                return False
+            bell = self._own_bell() if pause_s >= _BELL_PAUSE_S else None
+            self._leave_note(now_s, bell)
+            # Jittered, so that two who wait for a third do not keep meeting.
+            self._rest(min(left_s, jittered(pause_s)), bell)
+            if self._try_slowly():
+                self._looked_at_s = self._clock.monotonic()
+                return True
+            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+
+    def _step_back(self, now_s: float, timeout_s: float) -> None:
+        """Let a waiter go first, if there is one."""
+        address = self._waiter(now_s)
+        if address is None:
+            return
+        bell = self._own_bell() if any(address) else None
+        if bell is not None:
+            bell.call(address)
+        self._rest(min(timeout_s, _STEP_BACK_S), bell)
+
+    def _rest(self, pause_s: float, bell: Bell | None) -> None:
+        if bell is None:
+            self._clock.wait(self._never, pause_s)
+        elif not bell.wait(pause_s):
+            self._close_bell()
+
+    def _own_bell(self) -> Bell | None:
+        if self._open_bell is not None:
+            self._bell, self._open_bell = self._open_bell(), None
+        return self._bell
+
+    def _close_bell(self) -> None:
+        bell, self._bell, self._open_bell = self._bell, None, None
+        if bell is not None:
+            bell.close()
+
+    def _leave_note(self, now_s: float, bell: Bell | None) -> None:
+        # The monotonic clock is the machine's, so it means the same to all processes. Where it
+        # does not (a container with its own time namespace) the note is never fresh, and only
+        # fairness is lost; so it is on a full disk.
+        note = _NOTE.pack(int(now_s * 1e6), b"" if bell is None else bell.address)
+        if sys.platform != "win32":
+            with system_errors_suppressed():
+                os.pwrite(self._fd, note, 0)
+
+    def _waiter(self, now_s: float) -> bytes | None:
+        """What to call the one by who waits, if somebody does; ``None`` if nobody does."""
+        if _pread(self._fd, self._note, _NOTE.size, 0) != _NOTE.size:
+            return None  # nobody has ever waited
+        noted_us: int
+        address: bytes
+        noted_us, address = _NOTE.unpack(self._note)
+        return address if 0 <= now_s - noted_us / 1e6 < _NOTE_LIFETIME_S else None

@@ -1,0 +1,361 @@
+"""This engine's kernel-held lock, and whether another owner still holds its own.
+
+Each engine holds a ``flock`` on a file of its own, ``<database>.owner-<token>``, from before its
+owner row is visible until the row is gone. The kernel frees it when the process ends, however
+it ends, so an owner is known to be dead at once and without a clock. A ``flock`` and not a POSIX
+lock: the latter vanishes when any code of the process opens and closes the file, and a live owner
+would look dead.
+
+Nothing but the lock decides: not the process id, and not the boot id of the machine either, for a
+container may show one of its own and share the kernel, and its locks, with everybody else.
+
+A stopped or hung owner holds its lock: it is alive, and what to do about it is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import functools
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Final
+
+from durably._platform.fork_hooks import ForkParticipant, no_fork, watch_forks
+from durably._platform.ids import is_id
+from durably._platform.interrupts import is_from_signal, raise_if_signal, system_errors_suppressed
+from durably._platform.latch import Latch
+from durably.errors import DatabaseError
+from durably.store.sqlite.connection.sidefiles import give_to_owner, owner_path, owner_prefix
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+if TYPE_CHECKING:
+    from collections.abc import Container
+
+# A probe holds a shared lock for some microseconds. Whoever needs the exclusive one tries again.
+_ATTEMPTS: Final = 50
+_PAUSE_S: Final = 0.002
+
+# O_NOFOLLOW: a symbolic link at a lock's name is not a lock of ours. O_NONBLOCK: opening a FIFO
+# that somebody put there must not wait.
+_FLAGS: Final = (
+    getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_NOINHERIT", 0)
+    | getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_NONBLOCK", 0)
+)
+
+
+class Liveness(enum.Enum):
+    """What the kernel says about an owner."""
+
+    DEAD = "dead"
+    """Nobody holds its lock: its process has ended."""
+
+    ALIVE = "alive"
+    """It holds its lock. It may be stopped or hung."""
+
+    UNKNOWN = "unknown"
+    """The lock file is missing or cannot be tested. To be treated as if the lock were held."""
+
+
+def _try_lock(fd: int, *, shared: bool) -> bool:
+    """Try to lock *fd*; False if another open file description has a lock against it."""
+    try:
+        if sys.platform == "win32":
+            # There are no shared ones; two probes at once may take each other for the owner.
+            os.lseek(fd, 0, os.SEEK_SET)
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+def _lock_exclusively(fd: int) -> bool:
+    """Lock *fd* for good; False if that is somebody's who does not let go of it."""
+    pause = Latch()
+    for _ in range(_ATTEMPTS):
+        if _try_lock(fd, shared=False):
+            return True
+        pause.wait(_PAUSE_S)
+    return False
+
+
+def _is_at(fd: int, path: str) -> bool:
+    """Whether *path* still names the file that *fd* has open."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False))
+    except OSError as exc:
+        raise_if_signal(exc)
+        return False
+
+
+def _unlink_and_close(fd: int, path: str) -> None:
+    """Remove the lock file *path* that *fd* has locked, and unlock it."""
+    is_ours = _is_at(fd, path)
+    if sys.platform == "win32":  # an open file cannot be removed there
+        os.close(fd)
+    if is_ours:
+        with system_errors_suppressed():
+            os.unlink(path)
+    # Unlocked only after it has lost its name: between the two, a probe would find the lock free
+    # and take an owner that is closing in good order for a dead one.
+    if sys.platform != "win32":
+        os.close(fd)
+
+
+def _sync_folder(path: str) -> None:
+    """Write the name of *path* to the disk, where the system can do so.
+
+    The owner's row survives a loss of power. Without its lock file, which is free after the next
+    start, the owner would count as hung instead of dead.
+    """
+    if sys.platform == "win32":
+        return
+    with system_errors_suppressed():
+        folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+# Locks that are held: one that nobody refers to any more must still be closed in a forked child.
+_held: Final[set[OwnerLock]] = set()
+
+
+class OwnerLock(ForkParticipant):
+    """The lock that says that this engine is alive.
+
+    It is held until :meth:`release` or the end of the process, also if nobody refers to it.
+
+    Attributes:
+        token: the engine's token, as in its owner row.
+        path: the lock file.
+    """
+
+    def __init__(self, token: str, path: str, fd: int) -> None:
+        """Use :meth:`acquire`."""
+        self.token: Final = token
+        self.path: Final = path
+        self._fd = fd
+        self._pid: Final = os.getpid()
+
+    @classmethod
+    def acquire(cls, database_path: str, token: str) -> OwnerLock:
+        """Make and lock the file of the owner *token*, which no owner had before.
+
+        To be held before the owner's row is visible: a row whose file is missing is never
+        recovered by it.
+
+        Raises:
+            DatabaseError: the file cannot be made, or not be locked.
+        """
+        path = owner_path(database_path, token)
+        fd = -1
+        lock: OwnerLock | None = None
+        try:
+            with no_fork():
+                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600)
+                give_to_owner(fd, database_path)
+                lock = cls(token, path, fd)
+                watch_forks(lock)
+                _held.add(lock)
+            _sync_folder(path)
+            # A sweep may have found the file in the moment before it was locked.
+            if not _lock_exclusively(fd) or not _is_at(fd, path):
+                raise OSError(f"another process locked or removed {path}")  # noqa: TRY301
+        except BaseException as exc:
+            if lock is not None:
+                lock.release()
+            if not isinstance(exc, OSError) or is_from_signal(exc):
+                raise
+            raise DatabaseError(
+                f"cannot make and lock {path}, which shows other processes that this one is "
+                f"alive: {exc}. Make sure that its folder is writable by you, has room, and is on "
+                f"a local disk, and that this process has file descriptors left (ulimit -n)."
+            ) from exc
+        return lock
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this process holds the lock."""
+        return self._fd >= 0 and self._pid == os.getpid()
+
+    def release(self) -> None:
+        """Remove the file, then let go of the lock. Calling it again does nothing.
+
+        In a forked child only the copied descriptor is closed: file and lock are the parent's.
+        """
+        with no_fork():
+            fd, self._fd = self._fd, -1
+            _held.discard(self)
+            if fd < 0:
+                return
+            with system_errors_suppressed():
+                if self._pid == os.getpid():
+                    _unlink_and_close(fd, self.path)
+                else:
+                    os.close(fd)
+
+    def abandon(self) -> None:
+        """Let go of the lock and leave the file, which says that the owner is dead.
+
+        For an owner whose row could not be removed: with the file gone nobody could tell, and
+        the row, with whatever runs it has, would be left standing.
+        """
+        with no_fork():
+            fd, self._fd = self._fd, -1
+            _held.discard(self)
+            if fd >= 0:
+                with system_errors_suppressed():
+                    os.close(fd)
+
+    def after_fork_in_child(self) -> None:
+        """Close the copy, with which the parent would look alive for as long as the child is."""
+        self.release()
+
+
+def _open_existing(path: str, mode: int) -> int:
+    """Open *path*, never making it; -1 if it is not there or may not be opened."""
+    try:
+        return os.open(path, mode | _FLAGS)
+    except OSError as exc:
+        raise_if_signal(exc)
+        return -1
+
+
+def probe(database_path: str, token: str) -> Liveness:
+    """Say whether the owner *token* is alive, without making a file or disturbing its lock.
+
+    One whose token no engine can have is dead: somebody else has written it to the database, and
+    it is never used as the name of a file.
+
+    Args:
+        database_path: the database whose owner it is.
+        token: the owner's token.
+    """
+    if not is_id(token):
+        return Liveness.DEAD
+    # Without no_fork a child made right now would keep the shared lock, and nobody could take
+    # the exclusive one to remove the file.
+    with no_fork():
+        mode = os.O_RDWR if sys.platform == "win32" else os.O_RDONLY
+        fd = _open_existing(owner_path(database_path, token), mode)
+        if fd < 0:
+            return Liveness.UNKNOWN
+        try:
+            # Shared, so that two who probe at once do not take each other for the owner.
+            return Liveness.DEAD if _try_lock(fd, shared=True) else Liveness.ALIVE
+        except OSError as exc:
+            raise_if_signal(exc)
+            return Liveness.UNKNOWN
+        finally:
+            os.close(fd)
+
+
+def remove_lock(database_path: str, token: str) -> None:
+    """Remove the lock file of the dead owner *token*, if it is there and not locked.
+
+    A file that is locked after all, or cannot be removed, stays; :func:`sweep_orphans` finds it
+    later. What is not the token of an engine names no file.
+    """
+    if is_id(token):
+        _remove_if_free(owner_path(database_path, token))
+
+
+def _remove_if_free(path: str) -> bool:
+    for _ in range(2):
+        with no_fork():
+            fd = _open_existing(path, os.O_RDWR)
+            if fd < 0:
+                return False
+            try:
+                if _try_lock(fd, shared=False) and _is_at(fd, path):
+                    fd_to_close, fd = fd, -1
+                    _unlink_and_close(fd_to_close, path)
+                    return True
+            except OSError as exc:
+                raise_if_signal(exc)
+                return False
+            finally:
+                if fd >= 0:
+                    os.close(fd)
+        # A probe may have had its shared lock on it.
+        Latch().wait(_PAUSE_S)
+    return False
+
+
+def sweep_orphans(
+    database_path: str, known_tokens: Container[str], *, older_than_s: float
+) -> list[str]:
+    """Remove lock files that no owner row will ever name, and return their tokens.
+
+    A process that is killed between making its lock and inserting its row leaves one. Removed is
+    what is not locked, has no row, and is older than *older_than_s* seconds; a file whose name
+    merely begins as theirs is not one. Age only spares
+    files that are being made this moment; should the wall clock jump, the lock still protects
+    every live owner.
+
+    Args:
+        database_path: the database beside which to look.
+        known_tokens: the tokens of all owner rows.
+        older_than_s: seconds since the file was made.
+    """
+    folder, prefix = os.path.split(owner_prefix(database_path))
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as exc:
+        raise_if_signal(exc)
+        return []
+    swept = []
+    for name in names:
+        token = name.removeprefix(prefix)
+        if token == name or not is_id(token) or token in known_tokens:
+            continue
+        path = os.path.join(folder, name)
+        try:
+            age_s = time.time() - os.stat(path, follow_symlinks=False).st_mtime
+        except OSError as exc:
+            raise_if_signal(exc)
+            continue
+        if age_s > older_than_s and _remove_if_free(path):
+            swept.append(token)
+    return swept
+
+
+@functools.cache
+def current_boot_id() -> str:
+    """Return what names this start of the machine; "" if the machine does not say.
+
+    It is stored for people who read the file, and decides nothing: a container may show
+    another one than its host.
+    """
+    if sys.platform == "darwin":
+        return _mac_boot_id()
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
+            return file.read().strip()
+    except (OSError, ValueError) as exc:
+        raise_if_signal(exc)
+        return ""
+
+
+def _mac_boot_id() -> str:
+    try:
+        sysctl = ctypes.CDLL(None).sysctlbyname
+    except (OSError, AttributeError) as exc:
+        raise_if_signal(exc)
+        return ""
+    value = ctypes.create_string_buffer(64)
+    size = ctypes.c_size_t(len(value))
+    if sysctl(b"kern.bootsessionuuid", value, ctypes.byref(size), None, ctypes.c_size_t(0)) != 0:
+        return ""
+    return value.value.decode("ascii", "replace")

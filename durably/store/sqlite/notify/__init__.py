@@ -1,0 +1,1 @@
+"""Noticing commits of other processes, and waking threads of this one."""

@@ -1,0 +1,1 @@
+"""Every statement: the schema, and the verbs as functions of a connection."""

@@ -1,0 +1,194 @@
+"""Enqueueing: what a trigger stores, or which run already there stands in for it.
+
+Each function is a single transaction.
+"""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Final
+
+import apsw
+
+from durably.store.rows import Claim, Enqueued, NewRun, RunRow
+from durably.store.sqlite.connection.write_request import single_statement
+from durably.store.sqlite.sql import queries, runs
+
+ENQUEUE: Final = """
+    INSERT INTO durably_runs
+        (id, job_name, payload, labels, idempotency_key, concurrency_key, queue_place,
+         created_at_us, updated_at_us)
+    VALUES (?, ?, ?, ?, ?, ?6, ?6 IS NOT NULL, ?7, ?7)"""
+
+# So many runs in one statement: a statement on a table with triggers has a savepoint of its own,
+# which costs more than the row. Fewer runs get a statement each.
+BLOCK: Final = 128
+# What a block binds stays in memory until the next one; a long text is worth its own statement.
+LONGEST_IN_BLOCK: Final = 4096
+
+ENQUEUE_BLOCK: Final = """
+    INSERT INTO durably_runs
+        (id, job_name, payload, labels, idempotency_key, concurrency_key, queue_place,
+         created_at_us, updated_at_us)
+    VALUES """ + ", ".join(
+    f"(?{n}, ?{n + 1}, ?{n + 2}, ?{n + 3}, ?{n + 4}, ?{n + 5}, ?{n + 5} IS NOT NULL, ?1, ?1)"
+    for n in range(2, 2 + 6 * BLOCK, 6)
+)
+
+BY_IDEMPOTENCY_KEY: Final = f"""
+    SELECT {queries.COUNTED} FROM durably_runs r
+    WHERE job_name = :job_name AND idempotency_key = :key"""
+
+# The first of the firsts: each origin has a queue of its own.
+PENDING_OF_KEY: Final = f"""
+    SELECT {queries.COUNTED} FROM durably_runs r
+    WHERE run = (SELECT run FROM (
+        SELECT run, min(coalesce(place, run)) FROM durably_runs
+        WHERE concurrency_key = :key AND job_name = :job_name AND status = 'pending'
+          AND queue_place <> 1
+          AND (origin IS NULL OR EXISTS (
+              SELECT 1 FROM json_each(:origins)
+              WHERE key = :job_name AND value IN (origin, true)))))"""
+
+# A trigger and its claim in one, if nothing is before it in line. An owner that others took for
+# dead claims nothing until it has registered anew.
+START: Final = f"""
+    INSERT INTO durably_runs
+        (id, job_name, status, payload, labels, owner, attempt, created_at_us, started_at_us,
+         heartbeat_at_us, updated_at_us, origin)
+    SELECT :id, :job_name, 'running', :payload, :labels, :owner, 1, :now_us, :now_us, :now_us,
+           :now_us, {queries.ORIGIN_OF.format(job=":job_name")}
+    WHERE ({queries.FIRST_CLAIMABLE}) IS NULL
+      AND EXISTS (SELECT 1 FROM durably_owners WHERE owner = :owner)"""
+
+
+# How many fields of a new run are stored, the first ones.
+_STORED: Final = 6
+
+
+def _insert(db: apsw.Connection, new: NewRun, now_us: int) -> RunRow:
+    db.execute(ENQUEUE, (*new[:_STORED], now_us))
+    return _created(db.last_insert_rowid(), new, now_us)
+
+
+def _fits_block(new: NewRun) -> bool:
+    return new.is_plain and len(new.payload) + len(new.labels) <= LONGEST_IN_BLOCK
+
+
+def _insert_block(db: apsw.Connection, block: Sequence[NewRun], now_us: int) -> list[RunRow]:
+    bindings: list[str | int | None] = [now_us]
+    for new in block:
+        bindings += new[:_STORED]
+    db.execute(ENQUEUE_BLOCK, bindings)
+    # AUTOINCREMENT counts on from row to row, and nobody else writes meanwhile.
+    first = db.last_insert_rowid() - len(block) + 1
+    return [_created(run, new, now_us) for run, new in enumerate(block, first)]
+
+
+def _created(run: int, new: NewRun, now_us: int) -> RunRow:
+    return RunRow(
+        run=run,
+        id=new.id,
+        job_name=new.job_name,
+        status="pending",
+        payload=new.payload,
+        output=None,
+        error=None,
+        progress=None,
+        labels=new.labels,
+        idempotency_key=new.idempotency_key,
+        concurrency_key=new.concurrency_key,
+        owner=None,
+        attempt=0,
+        created_at_us=now_us,
+        started_at_us=None,
+        completed_at_us=None,
+        updated_at_us=now_us,
+        heartbeat_at_us=None,
+    )
+
+
+@single_statement
+def enqueue_plain(db: apsw.Connection, new: NewRun, now_us: int) -> Enqueued:
+    """Store a run that nothing in the file can stand in for: no key, no coalescing."""
+    return Enqueued(_insert(db, new, now_us), "created")
+
+
+def enqueue(db: apsw.Connection, new: NewRun, now_us: int) -> Enqueued:
+    """Store a run, or find the one that its keys lead to."""
+    if new.idempotency_key is not None:
+        existing = queries.first_row(
+            db, BY_IDEMPOTENCY_KEY, {"job_name": new.job_name, "key": new.idempotency_key}
+        )
+        if existing is not None:
+            if new.retry_failed and existing.status in ("failed", "cancelled"):
+                retried = runs.retried(db, existing.id, now_us)
+                return Enqueued(
+                    retried._replace(completed_steps=existing.completed_steps), "retried"
+                )
+            return Enqueued(existing, "idempotent")
+    if new.coalesce:
+        pending = queries.first_row(
+            db,
+            PENDING_OF_KEY,
+            {"job_name": new.job_name, "key": new.concurrency_key, "origins": new.origins},
+        )
+        if pending is not None:
+            return Enqueued(pending, "coalesced")
+    return Enqueued(_insert(db, new, now_us), "created")
+
+
+def enqueue_and_claim(
+    db: apsw.Connection, new: NewRun, now_us: int, wanted: Claim
+) -> tuple[Enqueued, RunRow | None]:
+    """``enqueue``, and if there is a pending run more for it, ``claim`` whichever is the first."""
+    enqueued = enqueue(db, new, now_us)
+    claimed: list[RunRow] = []
+    if enqueued.disposition in ("created", "retried") and queries.is_registered(db, wanted.owner):
+        claimed = runs.claim(db, wanted)
+    return enqueued, claimed[0] if claimed else None
+
+
+@single_statement
+def start(
+    db: apsw.Connection, new: NewRun, now_us: int, wanted: Claim
+) -> tuple[Enqueued, RunRow] | None:
+    """``enqueue_plain`` and ``claim`` in one; ``None`` if another run is before it in line.
+
+    Nothing is stored then.
+    """
+    bindings = {
+        "id": new.id,
+        "job_name": new.job_name,
+        "payload": new.payload,
+        "labels": new.labels,
+        "owner": wanted.owner,
+        "jobs": wanted.jobs,
+        "inside": wanted.inside(),
+        "origins": wanted.origins,
+        "now_us": now_us,
+    }
+    db.execute(START, bindings)
+    if not db.changes():
+        return None
+    row = _created(db.last_insert_rowid(), new, now_us)
+    running = row._replace(
+        status="running",
+        owner=wanted.owner,
+        attempt=1,
+        started_at_us=now_us,
+        heartbeat_at_us=now_us,
+    )
+    return Enqueued(row, "created"), running
+
+
+def enqueue_many(db: apsw.Connection, new_runs: Sequence[NewRun], now_us: int) -> list[Enqueued]:
+    """Store or find all of *new_runs*, in order; all of them or none."""
+    enqueued: list[Enqueued] = []
+    for fits, several in groupby(new_runs, _fits_block):
+        group = list(several)
+        in_blocks = len(group) - len(group) % BLOCK if fits else 0
+        for first in range(0, in_blocks, BLOCK):
+            rows = _insert_block(db, group[first : first + BLOCK], now_us)
+            enqueued += [Enqueued(row, "created") for row in rows]
+        enqueued += [enqueue(db, new, now_us) for new in group[in_blocks:]]
+    return enqueued

@@ -1,0 +1,297 @@
+"""Lookups: how a run is read, and what is asked about runs; no statement here changes one.
+
+A row whose text is not UTF-8 cannot be read as others are: SQLite does not care, and APSW raises
+``UnicodeDecodeError``. Then, and only then, its text is read as bytes, to say which row it is.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import apsw
+
+from durably.codec.text import dump
+from durably.errors import NotFoundError
+from durably.store import defects
+from durably.store.rows import Begun, Brief, Filters, RunRow
+
+COLUMNS: Final = """
+    run, id, job_name, status, payload, output, error, progress, labels, idempotency_key,
+    concurrency_key, owner, attempt, created_at_us, started_at_us, completed_at_us,
+    updated_at_us, heartbeat_at_us, origin"""
+
+# The same for a row that cannot be read otherwise.
+_AS_BYTES: Final = """
+    run, CAST(id AS BLOB), CAST(job_name AS BLOB), CAST(status AS BLOB), CAST(payload AS BLOB),
+    CAST(output AS BLOB), CAST(error AS BLOB), CAST(progress AS BLOB), CAST(labels AS BLOB),
+    CAST(idempotency_key AS BLOB), CAST(concurrency_key AS BLOB), owner, attempt, created_at_us,
+    started_at_us, completed_at_us, updated_at_us, heartbeat_at_us, CAST(origin AS BLOB)"""
+
+# Only completed steps count; a claim and a trigger do not need the number.
+COUNTED: Final = f"""{COLUMNS},
+    (SELECT count(*) FROM durably_steps s
+     WHERE s.step >= (r.run << 24) AND s.step < ((r.run + 1) << 24) AND s.status = 'completed')"""
+
+BY_ID: Final = f"SELECT {COUNTED} FROM durably_runs r WHERE id = :id"
+
+BY_NUMBER: Final = f"SELECT {COUNTED} FROM durably_runs r WHERE run = :run"
+
+# The first run of a job, of those that are claimable and fit a condition.
+_FIRST: Final = """
+            SELECT run FROM durably_runs
+            WHERE job_name = {job} AND status = 'pending' AND owner IS NULL AND queue_place = 0
+              AND {condition}
+              AND NOT EXISTS (SELECT 1 FROM json_each(:inside) WHERE value = run)
+            ORDER BY coalesce(place, run) LIMIT 1"""
+
+# A few index look-ups per known job, whatever else waits in the file; and one more for each run
+# that another owner has put back while a thread of the claiming engine is inside of it still. Of
+# the firsts of all jobs, the run whose turn is first: SQLite's rule for a column beside min().
+FIRST_CLAIMABLE: Final = f"""
+    SELECT run FROM (
+        SELECT r.run AS run, min(coalesce(r.place, r.run))
+        FROM (
+            SELECT ({_FIRST.format(job="jobs.value", condition="origin IS NULL")}) AS first
+            FROM json_each(:jobs) AS jobs
+            UNION ALL
+            SELECT CASE origins.type
+                WHEN 'text'
+                THEN ({_FIRST.format(job="origins.key", condition="origin = origins.value")})
+                ELSE ({_FIRST.format(job="origins.key", condition="origin IS NOT NULL")}) END
+            FROM json_each(:origins) AS origins
+        ) JOIN durably_runs AS r ON r.run = first)"""
+
+# The origin of a job's function, for the run in whose row *job* is its name.
+ORIGIN_OF: Final = """
+    (SELECT value FROM json_each(:origins) WHERE key = {job} AND type = 'text' LIMIT 1)"""
+
+_BEGUN: Final = """
+        status = 'pending' AND owner IS NULL AND queue_place = 0 AND origin IS NOT NULL"""
+
+# Of each job and origin that has pending runs with checkpoints, one of them: from one origin to the
+# next, past the thousands that an origin may have.
+BEGUN: Final = f"""
+    WITH RECURSIVE begun (job, origin) AS (
+        SELECT value, (SELECT min(origin) FROM durably_runs
+                       WHERE job_name = value AND {_BEGUN})
+        FROM json_each(:jobs)
+        UNION ALL
+        SELECT job, (SELECT min(origin) FROM durably_runs
+                     WHERE job_name = job AND origin > begun.origin AND {_BEGUN})
+        FROM begun WHERE origin IS NOT NULL)
+    SELECT job, CAST(origin AS BLOB), (
+        SELECT CAST(id AS BLOB) FROM durably_runs
+        WHERE job_name = job AND durably_runs.origin = begun.origin AND {_BEGUN}
+        ORDER BY coalesce(place, run) LIMIT 1)
+    FROM begun WHERE origin IS NOT NULL"""
+
+BEGUN_OF_MANY: Final = """
+    SELECT job_name, CAST(origin AS BLOB), id FROM durably_runs
+    WHERE id IN (SELECT value FROM json_each(:ids)) AND status = 'pending'
+      AND origin IS NOT NULL"""
+
+IS_REGISTERED: Final = "SELECT EXISTS (SELECT 1 FROM durably_owners WHERE owner = :owner)"
+
+HAS_RUNNING: Final = """
+    SELECT EXISTS (SELECT 1 FROM durably_runs WHERE owner = :owner AND status = 'running')"""
+
+BRIEF: Final = "SELECT id, status, owner, progress FROM durably_runs WHERE id = :id"
+
+BRIEF_OF_MANY: Final = """
+    SELECT id, status, owner, progress FROM durably_runs
+    WHERE id IN (SELECT value FROM json_each(:ids))"""
+
+# Without what may keep them from being read: an unreadable progress is none.
+SAFE_BRIEFS: Final = """
+    SELECT id, status, owner, NULL FROM durably_runs
+    WHERE id IN (SELECT value FROM json_each(:ids))"""
+
+_FILTER: Final = """
+    WHERE (:statuses IS NULL OR status IN (SELECT value FROM json_each(:statuses)))
+      AND (:jobs IS NULL OR job_name IN (SELECT value FROM json_each(:jobs)))
+      AND (:labels IS NULL OR NOT EXISTS (
+            SELECT 1 FROM json_each(:labels) AS wanted
+            WHERE NOT EXISTS (
+                SELECT 1 FROM durably_labels l
+                WHERE l.run = r.run AND l.key = wanted.key AND l.value = wanted.value)))"""
+
+FIND: Final = f"""
+    SELECT {COUNTED} FROM durably_runs r {_FILTER}
+    ORDER BY run DESC LIMIT :limit OFFSET :offset"""
+
+COUNT: Final = f"SELECT count(*) FROM durably_runs r {_FILTER}"
+
+STATE_OF: Final = "SELECT status, attempt FROM durably_runs WHERE run = :run"
+
+
+def all_rows(db: apsw.Connection, sql: str, bindings: dict[str, Any]) -> list[RunRow]:
+    """Return the runs that a statement gives, of ``COLUMNS`` or ``COUNTED``."""
+    rows: list[Any] = db.execute(sql, bindings).fetchall()
+    return [RunRow(*row) for row in rows]
+
+
+def first_row(db: apsw.Connection, sql: str, bindings: dict[str, Any]) -> RunRow | None:
+    """Return the first run that a query finds.
+
+    Raises:
+        DatabaseError: it cannot be read.
+    """
+    try:
+        rows = all_rows(db, sql, bindings)
+    except UnicodeDecodeError as exc:
+        row, defect = _as_bytes(db, sql, bindings)[0]
+        if defect is None:
+            raise
+        raise defects.unreadable(f"run {row.id!a:.80}", defect) from exc
+    return rows[0] if rows else None
+
+
+def legible_rows(db: apsw.Connection, sql: str, bindings: dict[str, Any]) -> list[RunRow]:
+    """Return all runs that a query finds, also those that cannot be read, whose text is escaped."""
+    try:
+        return all_rows(db, sql, bindings)
+    except UnicodeDecodeError:
+        return [row for row, _ in _as_bytes(db, sql, bindings)]
+
+
+def _as_bytes(
+    db: apsw.Connection, sql: str, bindings: dict[str, Any]
+) -> list[tuple[RunRow, str | None]]:
+    """Return the runs that a query finds, what cannot be read escaped, and what that is."""
+    rows: list[Any] = db.execute(sql.replace(COLUMNS, _AS_BYTES, 1), bindings).fetchall()
+    found = [defects.decoded(RunRow(*row)._asdict()) for row in rows]
+    return [(RunRow(**values), defect) for values, defect in found]
+
+
+def by_number(db: apsw.Connection, run: int) -> RunRow:
+    """Return a run that is there, whatever it holds."""
+    return legible_rows(db, BY_NUMBER, {"run": run})[0]
+
+
+def defect_of(db: apsw.Connection, run: int) -> str | None:
+    """Return why a run that is there can be neither read nor executed, or ``None``."""
+    ((row, defect),) = _as_bytes(db, BY_NUMBER, {"run": run})
+    return defect or defects.of_claimed(row._asdict())
+
+
+def find(db: apsw.Connection, run_id: str) -> RunRow | None:
+    """Return the run with that id.
+
+    Raises:
+        DatabaseError: it cannot be read.
+    """
+    return first_row(db, BY_ID, {"id": run_id})
+
+
+def get(db: apsw.Connection, run_id: str) -> RunRow:
+    """Return the run with that id.
+
+    Raises:
+        NotFoundError: there is none.
+        DatabaseError: it cannot be read.
+    """
+    row = find(db, run_id)
+    if row is None:
+        raise not_found(run_id)
+    return row
+
+
+def legible(db: apsw.Connection, run_id: str) -> RunRow:
+    """Return the run with that id, with escapes for what cannot be read.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    rows = legible_rows(db, BY_ID, {"id": run_id})
+    if not rows:
+        raise not_found(run_id)
+    return rows[0]
+
+
+def not_found(run_id: str) -> NotFoundError:
+    """Return the error for an id that no run has."""
+    return NotFoundError(f"there is no run {run_id!r:.80} in this database")
+
+
+def brief(db: apsw.Connection, run_id: str) -> Brief | None:
+    """Return how the run stands."""
+    try:
+        rows = db.execute(BRIEF, {"id": run_id}).fetchall()
+    except UnicodeDecodeError:
+        return briefs(db, [run_id]).get(run_id)
+    return Brief._make(rows[0]) if rows else None
+
+
+def briefs(db: apsw.Connection, run_ids: Sequence[str]) -> dict[str, Brief]:
+    """Return how each of the runs stands that exists."""
+    bindings = {"ids": dump(list(run_ids))}
+    try:
+        rows = db.execute(BRIEF_OF_MANY, bindings).fetchall()
+    except UnicodeDecodeError:
+        rows = db.execute(SAFE_BRIEFS, bindings).fetchall()
+    found = (Brief._make(row) for row in rows)
+    return {brief.id: brief for brief in found}
+
+
+def state_of(db: apsw.Connection, run: int) -> tuple[str, int] | None:
+    """Status and attempt of a run, ``None`` if it was deleted."""
+    rows: list[Any] = db.execute(STATE_OF, {"run": run}).fetchall()
+    return (rows[0][0], rows[0][1]) if rows else None
+
+
+def find_many(
+    db: apsw.Connection, filters: Filters, limit: int | None, offset: int
+) -> list[RunRow]:
+    """Return the runs that fit, newest first; those that cannot be read are left out."""
+    bindings = filters._asdict() | {"limit": -1 if limit is None else limit, "offset": offset}
+    try:
+        return all_rows(db, FIND, bindings)
+    except UnicodeDecodeError:
+        found = []
+        for row, defect in _as_bytes(db, FIND, bindings):
+            if defect is None:
+                found.append(row)
+            else:
+                defects.note(str(defects.unreadable(f"run {row.id!a:.80}", defect)))
+        return found
+
+
+def count(db: apsw.Connection, filters: Filters) -> int:
+    """How many runs fit."""
+    return int(db.execute(COUNT, filters._asdict()).get)
+
+
+def has_claimable(db: apsw.Connection, jobs: str, inside: str = "[]", origins: str = "{}") -> bool:
+    """Return whether a claim for these jobs would find a run.
+
+    Args:
+        jobs: a JSON array of names.
+        inside: a JSON array of the keys of runs that are not to be claimed.
+        origins: whose checkpoints are taken; see ``Claim``.
+    """
+    bindings = {"jobs": jobs, "inside": inside, "origins": origins}
+    return db.execute(FIRST_CLAIMABLE, bindings).get is not None
+
+
+def begun(db: apsw.Connection, jobs: str) -> list[Begun]:
+    """Return a pending run with checkpoints for each of these jobs and origin of such runs."""
+    return _all_begun(db, BEGUN, {"jobs": jobs})
+
+
+def begun_of_many(db: apsw.Connection, run_ids: Sequence[str]) -> list[Begun]:
+    """Return those of the runs that are pending and have checkpoints."""
+    return _all_begun(db, BEGUN_OF_MANY, {"ids": dump(list(run_ids))})
+
+
+def _all_begun(db: apsw.Connection, sql: str, bindings: dict[str, Any]) -> list[Begun]:
+    rows: list[Any] = db.execute(sql, bindings).fetchall()
+    return [Begun(**defects.decoded(Begun._make(row)._asdict())[0]) for row in rows]
+
+
+def is_registered(db: apsw.Connection, owner: int) -> bool:
+    """Whether the owner may claim: others have not taken it for dead and forgotten it."""
+    return bool(db.execute(IS_REGISTERED, {"owner": owner}).get)
+
+
+def has_running(db: apsw.Connection, owner: int) -> bool:
+    """Whether the owner has a running run."""
+    return bool(db.execute(HAS_RUNNING, {"owner": owner}).get)

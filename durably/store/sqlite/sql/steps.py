@@ -1,0 +1,224 @@
+"""Checkpoints: what is stored of the steps of a run."""
+
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import apsw
+
+from durably.errors import DatabaseError
+from durably.store import defects
+from durably.store.rows import Checkpoint, StepRow, Window
+from durably.store.sqlite.connection.write_request import merged_by, single_statement
+
+INDEX_BITS: Final = 24
+MOST_STEPS: Final = 1 << INDEX_BITS
+
+# How much of a run's checkpoints is read at once: what a resume holds in memory.
+WINDOW_STEPS: Final = 2000
+WINDOW_CHARS: Final = 8 * 1024 * 1024
+
+# The fence stands in the same statement as the write: a row changes only if this
+# attempt still is the running one.
+# Plus and not "or": an index that is too large then breaks the schema's CHECK, and is not stored
+# over an earlier step.
+_STORE: Final = """
+    INSERT INTO durably_steps
+        (step, run, name, status, output, error, attempt, started_at_us, completed_at_us)
+    {source}
+    ON CONFLICT {target} DO UPDATE SET
+        status = excluded.status, output = excluded.output, error = excluded.error,
+        attempt = excluded.attempt, started_at_us = excluded.started_at_us,
+        completed_at_us = excluded.completed_at_us {condition}"""
+_UNLESS_COMPLETED: Final = """
+    WHERE durably_steps.status <> 'completed' AND durably_steps.name = excluded.name"""
+_ONE: Final = """
+    SELECT (run << 24) + ?3, run, ?4, ?5, ?6, ?7, attempt, ?8, ?9
+    FROM durably_runs WHERE run = ?1 AND attempt = ?2{condition}"""
+# All or nothing: what one alone would only be told (its attempt is not the running one, its step
+# is completed, its index is another step's) breaks a constraint of the schema here.
+_SEVERAL: Final = """
+    SELECT (r.run << 24) + new.column3, r.run, new.column4, 'completed', new.column5, NULL,
+           r.attempt, new.column6, new.column7
+    FROM (VALUES {rows}) AS new LEFT JOIN durably_runs r
+      ON r.run = new.column1 AND r.attempt = new.column2 AND r.status = 'running'
+    WHERE true"""
+
+
+def _store_one(condition: str) -> str:
+    source = _ONE.format(condition=condition)
+    return _STORE.format(source=source, target="", condition=_UNLESS_COMPLETED)
+
+
+@functools.cache
+def store_several(several: int) -> str:
+    """The statement that stores the results of so many steps at once."""
+    source = _SEVERAL.format(rows=", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * several))
+    return _STORE.format(source=source, target="(run, name)", condition="")
+
+
+STORE: Final = _store_one(" AND status = 'running'")
+STORE_CANCELLED: Final = _store_one("")
+
+FIND: Final = """
+    SELECT step & 0xFFFFFF, output, name FROM durably_steps
+    WHERE run = :run AND name = :name"""
+
+WINDOW: Final = """
+    SELECT step & 0xFFFFFF, output, name FROM durably_steps
+    WHERE step >= :first AND step < :end ORDER BY step LIMIT :limit"""
+
+HIGHEST: Final = """
+    SELECT max(step) & 0xFFFFFF FROM durably_steps WHERE step >= :first AND step < :end"""
+
+ID_OF: Final = "SELECT id FROM durably_runs WHERE run = :run"
+
+_COLUMNS: Final = """s.step & 0xFFFFFF, s.name, s.status, s.output, s.error,
+           s.started_at_us, s.completed_at_us, s.attempt"""
+_AS_BYTES: Final = """s.step & 0xFFFFFF, CAST(s.name AS BLOB), CAST(s.status AS BLOB),
+           CAST(s.output AS BLOB), CAST(s.error AS BLOB), s.started_at_us, s.completed_at_us,
+           s.attempt"""
+
+OF_RUN: Final = f"""
+    SELECT {_COLUMNS}
+    FROM durably_runs r JOIN durably_steps s
+      ON s.step >= (r.run << 24) AND s.step < ((r.run + 1) << 24)
+    WHERE r.id = :id ORDER BY s.step"""
+
+
+def _complete_several(db: apsw.Connection, new: Sequence[tuple[Any, ...]]) -> list[bool]:
+    """``complete`` of several steps, no two of them the same: all, or none and an error."""
+    db.execute(store_several(len(new)), tuple(itertools.chain.from_iterable(new)))
+    return [True] * len(new)
+
+
+@merged_by(_complete_several)
+def complete(
+    db: apsw.Connection,
+    run: int,
+    attempt: int,
+    index: int,
+    name: str,
+    output: str,
+    started_at_us: int,
+    completed_at_us: int,
+) -> bool:
+    """Store a step's result; ``False`` if this attempt is not the running one any more."""
+    db.execute(
+        STORE,
+        (run, attempt, index, name, "completed", output, None, started_at_us, completed_at_us),
+    )
+    return db.changes() > 0
+
+
+@single_statement
+def fail(
+    db: apsw.Connection,
+    run: int,
+    attempt: int,
+    index: int,
+    name: str,
+    error: str,
+    started_at_us: int,
+    completed_at_us: int,
+) -> bool:
+    """Record that a step failed; ``False`` if this attempt is not the running one any more."""
+    db.execute(
+        STORE, (run, attempt, index, name, "failed", None, error, started_at_us, completed_at_us)
+    )
+    return db.changes() > 0
+
+
+@single_statement
+def cancel(
+    db: apsw.Connection,
+    run: int,
+    attempt: int,
+    index: int,
+    name: str,
+    started_at_us: int,
+    completed_at_us: int,
+) -> bool:
+    """Record that a step ended too late; ``False`` if a later attempt has begun."""
+    db.execute(
+        STORE_CANCELLED,
+        (run, attempt, index, name, "cancelled", None, None, started_at_us, completed_at_us),
+    )
+    return db.changes() > 0
+
+
+def find(db: apsw.Connection, run: int, name: str) -> Checkpoint | None:
+    """The stored step of that name."""
+    try:
+        rows: list[Any] = db.execute(FIND, {"run": run, "name": name}).fetchall()
+    except UnicodeDecodeError as exc:
+        raise _unreadable(db, run) from exc
+    return rows[0] if rows else None
+
+
+def highest_index(db: apsw.Connection, run: int) -> int:
+    """The highest index stored for the run, -1 if there is none."""
+    first = run << INDEX_BITS
+    highest = db.execute(HIGHEST, {"first": first, "end": first + MOST_STEPS}).get
+    return -1 if highest is None else int(highest)
+
+
+def window(db: apsw.Connection, run: int, first_index: int) -> Window:
+    """The checkpoints from *first_index* on, as many as one window holds."""
+    first = run << INDEX_BITS
+    cursor: Any = db.execute(
+        WINDOW,
+        {"first": first + first_index, "end": first + MOST_STEPS, "limit": WINDOW_STEPS},
+    )
+    checkpoints: dict[str, Checkpoint] = {}
+    chars = 0
+    index = first_index
+    try:
+        for checkpoint in cursor:
+            index, output, name = checkpoint
+            checkpoints[name] = checkpoint
+            if output is not None:
+                chars += len(output)
+                if chars >= WINDOW_CHARS:
+                    cursor.close(force=True)
+                    break
+    except UnicodeDecodeError as exc:
+        raise _unreadable(db, run) from exc
+    is_last = chars < WINDOW_CHARS and len(checkpoints) < WINDOW_STEPS
+    return Window(checkpoints, None if is_last else index + 1)
+
+
+def of_run(db: apsw.Connection, run_id: str) -> list[StepRow]:
+    """Return what is stored of the run's steps, in the order of their index.
+
+    Those that cannot be read are left out.
+    """
+    try:
+        return [StepRow._make(row) for row in db.execute(OF_RUN, {"id": run_id}).fetchall()]
+    except UnicodeDecodeError:
+        found = []
+        for row, defect in _as_bytes(db, run_id):
+            if defect is None:
+                found.append(row)
+            else:
+                defects.note(str(_unreadable_step(row, run_id, defect)))
+        return found
+
+
+def _as_bytes(db: apsw.Connection, run_id: str) -> Iterator[tuple[StepRow, str | None]]:
+    for row in db.execute(OF_RUN.replace(_COLUMNS, _AS_BYTES), {"id": run_id}).fetchall():
+        values, defect = defects.decoded(StepRow._make(row)._asdict())
+        yield StepRow(**values), defect
+
+
+def _unreadable_step(row: StepRow, run_id: str, defect: str) -> DatabaseError:
+    return defects.unreadable(f"step {row.name!a:.80} of run {run_id!a:.80}", defect)
+
+
+def _unreadable(db: apsw.Connection, run: int) -> DatabaseError:
+    """Return the error for a run one of whose checkpoints is not text."""
+    run_id = db.execute(ID_OF, {"run": run}).get
+    found = ((row, defect) for row, defect in _as_bytes(db, run_id) if defect is not None)
+    row, defect = next(found)
+    return _unreadable_step(row, run_id, defect)

@@ -1,0 +1,95 @@
+"""Runs that no engine can execute: how one is failed, so that those behind it are claimed."""
+
+from contextlib import suppress
+from typing import Any, Final
+
+import apsw
+
+from durably.codec.text import dump
+from durably.store import bounds, defects
+from durably.store.sqlite.sql import queries
+
+# A pending run that cannot be executed: claimed, if that can be, then failed. One that cannot be
+# claimed was before, so that it may fail; or it has a number that no run can have.
+CLAIM_UNSOUND: Final = """
+    UPDATE durably_runs
+    SET status = 'running', owner = :owner, attempt = attempt + 1, output = NULL, error = NULL,
+        completed_at_us = NULL, started_at_us = coalesce(started_at_us, :now_us),
+        heartbeat_at_us = :now_us, updated_at_us = :now_us
+    WHERE run = :run AND status = 'pending'"""
+
+FAIL_UNSOUND: Final = """
+    UPDATE durably_runs
+    SET status = 'failed', owner = NULL, output = NULL, error = :error, completed_at_us = :now_us,
+        updated_at_us = :now_us
+    WHERE run = :run"""
+
+CANCEL_UNSOUND: Final = """
+    UPDATE durably_runs
+    SET status = 'cancelled', owner = NULL, output = NULL, error = NULL, completed_at_us = :now_us,
+        updated_at_us = :now_us
+    WHERE run = :run"""
+
+# Claimed a moment ago: more than that one, if a heartbeat has met the same microsecond.
+JUST_CLAIMED: Final = """
+    SELECT run FROM durably_runs
+    WHERE owner = :owner AND status = 'running' AND updated_at_us = :now_us"""
+
+
+def fail_unclaimed(db: apsw.Connection, exc: Exception, bindings: dict[str, Any]) -> None:
+    """Fail what could not be claimed, or could not be read once it was.
+
+    Raises:
+        apsw.ConstraintError: *exc* is one, and not because of the run.
+        UnicodeDecodeError: likewise.
+    """
+    if isinstance(exc, apsw.ConstraintError):
+        # The constraints of a claim are those of the run, but for its owner and the time.
+        if not queries.is_registered(db, bindings["owner"]) or _is_outside(bindings["now_us"]):
+            raise exc
+        rows: list[Any] = db.execute(queries.FIRST_CLAIMABLE, bindings).fetchall()
+        first = rows[0][0]
+        if first is None:
+            raise exc
+        reason = queries.defect_of(db, first) or f"it breaks a constraint ({exc})"
+        fail(db, first, reason, bindings)
+        return
+    just_claimed: list[Any] = db.execute(JUST_CLAIMED, bindings).fetchall()
+    found = [
+        (run, defect)
+        for (run,) in just_claimed
+        if (defect := queries.defect_of(db, run)) is not None
+    ]
+    if not found:
+        raise exc
+    for run, defect in found:
+        fail(db, run, defect, bindings)
+
+
+def _is_outside(now_us: int) -> bool:
+    return not bounds.TIME.least <= now_us <= bounds.TIME.most
+
+
+def fail(db: apsw.Connection, run: int, defect: str, bindings: dict[str, Any]) -> None:
+    """Fail a run that cannot be executed, or cancel it if it has a number that no run can have."""
+    row = queries.by_number(db, run)
+    message = f"the row of the run in the database cannot be executed: {defect}"
+    error = {"type": "durably.errors.DatabaseError", "message": message, "traceback": ""}
+    given = {
+        "run": run,
+        "owner": bindings["owner"],
+        "now_us": bindings["now_us"],
+        "error": dump(error | {"failed_step": None}),
+    }
+    end = "failed"
+    with suppress(apsw.ConstraintError):
+        db.execute(CLAIM_UNSOUND, given)
+    try:
+        db.execute(FAIL_UNSOUND, given)
+    except apsw.ConstraintError:
+        end = "cancelled"
+        db.execute(CANCEL_UNSOUND, given)
+    defects.note(
+        f"run {row.id!a:.80} of job {row.job_name!a:.80} cannot be executed and is {end}: "
+        f"{defect}, which durably never writes; durably.testing.check finds all such rows"
+    )

@@ -1,0 +1,61 @@
+"""Runs of other code: pending, with checkpoints, and begun by another job of a registered name."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from durably.jobs import Registry, origins_of, takes_any_origin
+from durably.store.rows import Begun
+from durably.store.sqlite.database import Database
+from durably.store.sqlite.sql import queries
+
+log = logging.getLogger("durably")
+
+
+class ForeignRuns:
+    """The runs that this engine leaves alone, since other code has begun them.
+
+    Two scripts that share a file may each have a job of one name. Neither must continue what the
+    other has begun: its checkpoints say nothing about this one's steps. Usable from any thread.
+    """
+
+    def __init__(self, database: Database, registry: Registry) -> None:
+        self._database = database
+        self._registry = registry
+        # By job and origin; setdefault, so that of two threads one warns.
+        self._warned: dict[tuple[str, str], object] = {}
+
+    def warn(self) -> None:
+        """Log a warning for each job and other origin of which there are such runs, once."""
+        jobs = self._registry.particular_json
+        if jobs is None:
+            return
+        for begun in self._database.read(queries.begun, jobs):
+            first = object()
+            seen = begun.job_name, begun.origin
+            if self._is_foreign(begun) and self._warned.setdefault(seen, first) is first:
+                log.warning("%s", self.explain(begun))
+
+    def among(self, run_ids: Sequence[str]) -> dict[str, Begun]:
+        """Return those of the runs that this engine leaves alone, by id."""
+        if self._registry.particular_json is None:
+            return {}
+        begun = self._database.read(queries.begun_of_many, run_ids)
+        return {each.id: each for each in begun if self._is_foreign(each)}
+
+    def _is_foreign(self, begun: Begun) -> bool:
+        job = self._registry.get(begun.job_name)
+        return job is not None and not takes_any_origin(job) and begun.origin not in origins_of(job)
+
+    def explain(self, begun: Begun) -> str:
+        """Return why the run is left alone, and what to do."""
+        # Of a job that is defined anew meanwhile, at a prompt, nobody knows the place.
+        here = next(iter(origins_of(self._registry.require(begun.job_name))), "another one")
+        origin = ascii(begun.origin)[1:-1]  # of the file: it may hold anything
+        return (
+            f"run {begun.id} of job {begun.job_name!r} has checkpoints of {origin:.200}, and the "
+            f"job of that name here, {here}, does not continue them. Give one of the "
+            f"jobs a name of its own. If they are the same code, call app.adopt({begun.id!r}), or "
+            'define the job with durably.job(..., origin="any").'
+        )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypedDict, TypeVar, Unpac
 from durably import events
 from durably._platform.clock import Clock, from_datetime
 from durably._platform.interrupts import held_back, is_from_signal, raise_if_signal
-from durably._platform.lock_timeouts import limited
+from durably._platform.lock_timeouts import BUSY_TIMEOUT_S, limited
 from durably._platform.safe_repr import shown
 from durably._platform.spawning import refuse_unguarded_open, refuse_unguarded_start
 from durably.client.handles import JobHandle, JobHandles, ReadOnly
@@ -55,9 +55,8 @@ from durably.jobs import Job, Registry, check_job, job_list, missing_job, origin
 from durably.models import LogEntry, Run, RunStatus, StepRecord
 from durably.settings import Duration, OnDuplicateStep, Settings, age, optional_timeout, seconds
 from durably.store.rows import RunRow
-from durably.store.sqlite.connection.batch_executor import BUSY_TIMEOUT_S
 from durably.store.sqlite.database import Database
-from durably.store.sqlite.sql import queries, runs
+from durably.store.sqlite.store import SqliteStore
 from durably.worker.exit import at_exit
 from durably.worker.flusher import Flusher
 from durably.worker.leaving import Notice, is_leaving, say_abandoned, say_left
@@ -196,21 +195,23 @@ class Durably:
         self._has_closed = False
         self._is_abandoned = False
         self._emitter = Emitter(self._clock)
-        self._database = Database(path, synchronous=settings.synchronous, clock=self._clock)
+        self._store = SqliteStore(
+            Database(path, synchronous=settings.synchronous, clock=self._clock)
+        )
         try:
             self._assemble(settings, codec)
             at_exit(self._close_at_exit)
         except BaseException:
             # Nobody would have an engine to close.
-            self._database.close()
+            self._store.close()
             raise
         for spec in specs:
             self._handles[spec.name] = JobHandle(spec.name, self._triggering)
 
     def _assemble(self, settings: Settings, codec: Codec) -> None:
-        changes = self._changes = self._database.changes
+        changes = self._changes = self._store.changes
         self._flusher = Flusher(
-            self._database,
+            self._store,
             codec=codec,
             emitter=self._emitter,
             changes=changes,
@@ -218,7 +219,7 @@ class Durably:
             on_error=self._on_flusher_error,
         )
         services = Services(
-            database=self._database,
+            store=self._store,
             codec=codec,
             emitter=self._emitter,
             changes=changes,
@@ -229,25 +230,25 @@ class Durably:
             longest_doubt_s=2 * settings.heartbeat_interval,
             on_duplicate_step=settings.on_duplicate_step,
         )
-        self._reader = Reader(self._database, codec, self._registry)
+        self._reader = Reader(self._store, codec, self._registry)
         self._supervisor = Supervisor(settings, services, self._registry, self._flusher, labels_of)
         self._waiter = Waiter(
-            database=self._database,
+            store=self._store,
             reader=self._reader,
             emitter=self._emitter,
             changes=changes,
-            supervisor=self._supervisor,
+            worker=self._supervisor,
             clock=self._clock,
         )
         self._triggering = Triggering(
-            database=self._database,
+            store=self._store,
             codec=codec,
             emitter=self._emitter,
             changes=changes,
             registry=self._registry,
             reader=self._reader,
             waiter=self._waiter,
-            supervisor=self._supervisor,
+            worker=self._supervisor,
             clock=self._clock,
             check=self._check,
         )
@@ -256,7 +257,7 @@ class Durably:
         state = (
             "closed" if self._is_closed else "started" if self._supervisor.is_started else "open"
         )
-        return f"<Durably {self._database.path!r} {state}>"
+        return f"<Durably {self._store.path!r} {state}>"
 
     def _check(self) -> None:
         """Refuse what no call may do: use a closed engine, the parent's, or a lost file."""
@@ -266,12 +267,12 @@ class Durably:
     def _check_usable(self) -> None:
         if os.getpid() != self._pid:
             raise ForkedError(
-                f"this engine on {self._database.path!r} was opened by the parent process; open a "
+                f"this engine on {self._store.path!r} was opened by the parent process; open a "
                 "new one in the child"
             )
         if self._is_closed or self._is_abandoned:
             raise EngineClosedError(
-                f"this engine on {self._database.path!r} is closed; open a new one"
+                f"this engine on {self._store.path!r} is closed; open a new one"
             )
 
     def _on_flusher_error(self, exc: BaseException, context: str) -> None:
@@ -380,7 +381,7 @@ class Durably:
         """
         if os.getpid() != self._pid:
             raise ForkedError(
-                f"this engine on {self._database.path!r} was opened by the parent process, which "
+                f"this engine on {self._store.path!r} was opened by the parent process, which "
                 "closes it"
             )
         if self._is_abandoned:
@@ -404,7 +405,7 @@ class Durably:
                 try:
                     self._supervisor.close()
                 finally:
-                    self._database.close()
+                    self._store.close()
                     # Only now: a signal may have interrupted a first call.
                     self._has_closed = True
                     self._changes.notify()
@@ -456,9 +457,9 @@ class Durably:
     def _say_left(self, cause: type[BaseException], executed: list[str]) -> None:
         """Say how many runs wait for the next start."""
         try:
-            briefs = self._database.read(queries.briefs, executed)
+            briefs = self._store.briefs(executed)
             pending = filters(RunStatus.PENDING, list(self._handles))
-            waiting = self._database.read(queries.count, pending)
+            waiting = self._store.count_runs(pending)
         except DatabaseError:
             return  # what the block was left by says more
         put_back = sum(brief.status == RunStatus.PENDING for brief in briefs.values())
@@ -848,7 +849,7 @@ class Durably:
         self._check()
         run_id = run_id_of(run)
         with self._emitter.announcing(run_id):
-            row = self._database.write(runs.retry, run_id, self._clock.now_us())
+            row = self._store.retry(run_id, self._clock.now_us())
             self._changes.offer()
             self._emitter.emit(RunRetried, **_fields(row))
         return self._reader.run_of(row)
@@ -868,9 +869,9 @@ class Durably:
         """
         self._check()
         run_id = run_id_of(run)
-        job = self._registry.require(self._database.read(queries.get, run_id).job_name)
+        job = self._registry.require(self._store.get_run(run_id).job_name)
         origin = next(iter(origins_of(job)), None)
-        row = self._database.write(runs.adopt, run_id, origin, self._clock.now_us())
+        row = self._store.adopt(run_id, origin, self._clock.now_us())
         self._changes.offer()
         return self._reader.run_of(row)
 
@@ -885,7 +886,7 @@ class Durably:
         .. versionadded:: 0.1.0
         """
         self._check()
-        row = self._database.read(queries.get, run_id_of(run))
+        row = self._store.get_run(run_id_of(run))
         if row.completed_at_us is None:
             raise ConflictError(
                 f"run {row.id} is {row.status} and cannot be triggered anew: wait for its end"
@@ -906,7 +907,7 @@ class Durably:
         self._check()
         run_id = run_id_of(run)
         with self._emitter.announcing(run_id):
-            row = self._database.write(runs.cancel, run_id, self._clock.now_us())
+            row = self._store.cancel(run_id, self._clock.now_us())
             self._supervisor.stop_run(row, RunCancelled)
             # The next one with its concurrency key, if it was pending.
             self._changes.offer()
@@ -924,7 +925,7 @@ class Durably:
         self._check()
         run_id = run_id_of(run)
         with self._emitter.announcing(run_id):
-            row = self._database.write(runs.delete, run_id)
+            row = self._store.delete(run_id)
             self._changes.notify()
             self._emitter.emit(RunDeleted, **_fields(row))
 
@@ -950,7 +951,7 @@ class Durably:
             raise ValidationError(f"limit must be an int that is not negative, not {shown(limit)}")
         before_us = _instant_us(older_than, self._clock)
         self._check()
-        deleted = self._database.write(runs.purge, before_us, limit)
+        deleted = self._store.purge(before_us, limit)
         if deleted:
             self._changes.notify()
             self._shrink()
@@ -960,7 +961,7 @@ class Durably:
 
     def _shrink(self) -> None:
         try:
-            self._database.shrink(_SHRINK_PAGES)
+            self._store.shrink(_SHRINK_PAGES)
         except DatabaseError as exc:
             raise_if_signal(exc)
             # The runs are gone all the same, and their space is used again by later ones.
@@ -1033,7 +1034,7 @@ class Durably:
         run_id = run_id_of(run)
         return Subscription(
             run_id,
-            database=self._database,
+            store=self._store,
             reader=self._reader,
             emitter=self._emitter,
             changes=self._changes,

@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, TypeVar, cast, overload
 
 import attrs
 
@@ -23,7 +23,9 @@ from durably.codec import (
 )
 from durably.codec.text import dump
 from durably.errors import ConflictError, NotFoundError, ValidationError
-from durably.execution.context import StepContext
+
+if TYPE_CHECKING:
+    from durably.execution.context import StepContext
 from durably.names import check_name
 from durably.settings import OnDuplicateStep, check_on_duplicate_step
 from durably.values import Value

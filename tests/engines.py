@@ -68,8 +68,10 @@ def take_over(app: durably.Durably) -> None:
     assert owner is not None
     recovered: list[Any] = []
     while not recovered:  # a heartbeat may come in between
-        beat = next(row.beat for row in app._database.read(owners.list_all) if row.owner == owner)
-        recovered = app._database.write(runs.recover_hung, owner, beat, app._clock.now_us())
+        beat = next(
+            row.beat for row in app._store.database.read(owners.list_all) if row.owner == owner
+        )
+        recovered = app._store.database.write(runs.recover_hung, owner, beat, app._clock.now_us())
 
 
 def only(events: list[Any], type_: str) -> Any:

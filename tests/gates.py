@@ -92,7 +92,7 @@ def operation_later(
         write: by which of the database's methods it goes, ``"write"`` or ``"beat"``.
     """
     has_begun, may_go_on = threading.Event(), threading.Event()
-    original = getattr(app._database, write)
+    original = getattr(app._store.database, write)
 
     def call(called: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if called is operation:
@@ -100,5 +100,5 @@ def operation_later(
             assert may_go_on.wait(HANG_S)
         return original(called, *args, **kwargs)
 
-    monkeypatch.setattr(app._database, write, call)
+    monkeypatch.setattr(app._store.database, write, call)
     return has_begun, may_go_on

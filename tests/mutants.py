@@ -184,7 +184,7 @@ PACKAGE: Final[dict[str, Mutant]] = {
         [
             UNFENCED,
             Source(
-                "stepping.py",
+                "execution/step_runner.py",
                 "            is_stored = services.database.write(stored.complete, *row)\n",
                 "            is_stored = (\n"
                 "                self._state() == ('running', active.attempt)\n"
@@ -198,12 +198,12 @@ PACKAGE: Final[dict[str, Mutant]] = {
         "crash/test_restart.py::test_script_that_died_goes_on_at_once",
         [
             Source(
-                "stepping.py",
+                "execution/step_runner.py",
                 "            is_stored = services.database.write(stored.complete, *row)\n",
                 "            is_stored = self.store_late(stored.complete, *row)\n",
             ),
             Source(
-                "stepping.py",
+                "execution/step_runner.py",
                 "    def _store(\n",
                 "    late = None\n"
                 "    def store_late(self, *late):\n"
@@ -224,14 +224,24 @@ PACKAGE: Final[dict[str, Mutant]] = {
         "integration/test_replay.py",
         [
             Source(
-                "stepping.py", "checkpoint = self._replay.take_result(name)", "checkpoint = None"
+                "execution/step_runner.py",
+                "checkpoint = self._replay.take_result(name)",
+                "checkpoint = None",
             ),
-            Source("stepping.py", "self._read(self._replay.find, name)", "None, False"),
+            Source(
+                "execution/step_runner.py", "self._read(self._replay.find, name)", "None, False"
+            ),
         ],
     ),
     "second use that a resume does not see": Mutant(
         "integration/test_steps.py::test_a_name_used_twice_raises_on_a_resume_too",
-        [Source("replay.py", "self._used[checkpoint[0]] = True", "self._used[0] = False")],
+        [
+            Source(
+                "execution/checkpoints.py",
+                "self._used[checkpoint[0]] = True",
+                "self._used[0] = False",
+            )
+        ],
     ),
     "claim that a stop does not end": Mutant(
         "integration/test_overtaken_stops.py::test_a_claim_that_a_stop_overtakes_takes_nothing",
@@ -246,7 +256,7 @@ PACKAGE: Final[dict[str, Mutant]] = {
         "integration/test_swallowed_stops.py::test_a_job_that_keeps_a_stop_to_itself_has_not_ended",
         [
             Source(
-                "active.py",
+                "execution/current_run.py",
                 "its end.\n            self.stop_was_raised = True",
                 "its end.\n            pass",
             )
@@ -254,13 +264,17 @@ PACKAGE: Final[dict[str, Mutant]] = {
     ),
     "failure that waits for no stop": Mutant(
         "integration/test_signalled_children.py::test_what_a_signal_fails_waits_for_the_stop",
-        [Source("active.py", "clock.wait(self.stopped, STOP_GRACE_S)", "pass")],
+        [Source("execution/current_run.py", "clock.wait(self.stopped, STOP_GRACE_S)", "pass")],
     ),
     "step of an owner that was stopped for long": Mutant(
         "integration/test_taken_over.py::"
         "test_an_owner_that_was_stopped_for_long_looks_before_it_executes_a_step",
         [
-            Source("stepping.py", "if started - active.current_at > services", "if 0 > services"),
+            Source(
+                "execution/step_runner.py",
+                "if started - active.current_at > services",
+                "if 0 > services",
+            ),
         ],
     ),
     "context that all runs share": Mutant(
@@ -369,7 +383,13 @@ PACKAGE: Final[dict[str, Mutant]] = {
     ),
     "call that waits longer than its own time": Mutant(
         "unit/test_waiting_for_locks.py::test_limit_of_the_call_bounds_it",
-        [Source("limits.py", "ends_s = _of_thread.ends_s", "ends_s = now_s + timeout_s")],
+        [
+            Source(
+                "_platform/lock_timeouts.py",
+                "ends_s = _of_thread.ends_s",
+                "ends_s = now_s + timeout_s",
+            )
+        ],
     ),
     "schema that nobody looks at": Mutant(
         "integration/test_changed_schema.py::test_a_planted_trigger_never_runs",
@@ -395,7 +415,7 @@ PACKAGE: Final[dict[str, Mutant]] = {
         "integration/test_secrets.py",
         [
             Source(
-                "shown.py",
+                "_platform/safe_repr.py",
                 "return full_name(cls) if is_alike else cls.__name__",
                 "return shown(value)",
             )
@@ -473,7 +493,7 @@ PACKAGE: Final[dict[str, Mutant]] = {
         "integration/test_step_types.py",
         [
             Source(
-                "stepping.py",
+                "execution/step_runner.py",
                 "                if type_ is not UNTYPED:",
                 "                if False:",
             )
@@ -491,7 +511,7 @@ PACKAGE: Final[dict[str, Mutant]] = {
     ),
     "data of any depth in log lines": Mutant(
         "integration/test_deep_values.py",
-        [Source("nesting.py", "if len(stack) > MAX_DEPTH:", "if False:")],
+        [Source("_platform/nesting.py", "if len(stack) > MAX_DEPTH:", "if False:")],
     ),
     "run that kills its process, claimed first again": Mutant(
         "unit/test_store_recovery.py",
@@ -507,7 +527,9 @@ PACKAGE: Final[dict[str, Mutant]] = {
         "unit/test_liveness.py",
         [
             Source(
-                "ids.py", "return len(text) == _LENGTH and not text.strip(_ALPHABET)", "return True"
+                "_platform/ids.py",
+                "return len(text) == _LENGTH and not text.strip(_ALPHABET)",
+                "return True",
             )
         ],
     ),
@@ -533,7 +555,7 @@ PACKAGE: Final[dict[str, Mutant]] = {
         "integration/test_poisoned_rows.py",
         [
             Source(
-                "reading.py",
+                "client/query.py",
                 "        except DatabaseError as exc:\n            if not exc.is_of_row:\n"
                 "                raise\n            defects.note(str(exc))\n    defects",
                 "        except DatabaseError:\n            raise\n    defects",

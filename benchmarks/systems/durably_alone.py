@@ -96,7 +96,7 @@ def claim(*, finished: int = 0, behind: int = 0, unknown: int = 0, times: int) -
     app.process_one()  # makes the owner
     owner = app._supervisor.owner_number
     assert owner is not None
-    database = app._database
+    database = app._store.database
     wanted = Claim(owner, '["empty"]', lambda: 1)
     if behind:
         busy = [durably.Trigger(number, concurrency_key="busy") for number in range(behind)]
@@ -125,7 +125,7 @@ def beat(*, running: int, times: int) -> Outcome:
         taken = []
         for number in range(times):
             started = time.perf_counter()
-            marked = app._database.beat(owners.beat, owner, lambda number=number: number + 1)
+            marked = app._store.database.beat(owners.beat, owner, lambda number=number: number + 1)
             taken.append(time.perf_counter() - started)
             assert len(marked.running) == running
         go_on.set()

@@ -41,7 +41,7 @@ kills = False
 
 def durability(app: durably.Durably) -> dict[str, Any]:
     """What is really in force on the connection that commits."""
-    db = app._database._writer._db
+    db = app._store.database._writer._db
     return {
         "journal_mode": db.pragma("journal_mode"),
         "synchronous": SYNCHRONOUS[db.pragma("synchronous")],

@@ -12,6 +12,9 @@ from durably._platform.clock import Clock
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# How long a call waits for locks of others, all in all.
+BUSY_TIMEOUT_S: Final = 30.0
+
 # What is tried when the time is over is tried for so long all the same: a lock that somebody else
 # has for a moment is no reason to fail.
 LEAST_S: Final = 0.25

@@ -23,9 +23,8 @@ from durably.models import (
     StepRecord,
 )
 from durably.store import defects
+from durably.store.api import Store
 from durably.store.rows import Filters, LogRow, RunRow, StepRow
-from durably.store.sqlite.database import Database
-from durably.store.sqlite.sql import logs, queries, steps
 
 StatusFilter = RunStatus | str | Iterable[RunStatus | str] | None
 NameFilter = str | Iterable[str] | None
@@ -53,8 +52,8 @@ def labels_of(row: RunRow) -> dict[str, str]:
 class Reader:
     """Reads runs and what belongs to them. Usable from any thread."""
 
-    def __init__(self, database: Database, codec: Codec, registry: Registry) -> None:
-        self._database = database
+    def __init__(self, store: Store, codec: Codec, registry: Registry) -> None:
+        self._store = store
         self._codec = codec
         self._registry = registry
 
@@ -145,7 +144,7 @@ class Reader:
 
     def failed_step_of(self, run_id: str) -> str | None:
         """The step that the run failed in, as its ``run:fail`` told; ``None`` if there is none."""
-        text = self._database.read(queries.get, run_id).error
+        text = self._store.get_run(run_id).error
         return None if text is None else self._codec.load_json(text).get("failed_step")
 
     def progress_of(self, text: str | None) -> Progress | None:
@@ -158,7 +157,7 @@ class Reader:
 
     def get(self, run_id: str) -> Run[Any, Any]:
         """The run; raises ``NotFoundError``."""
-        return self.run_of(self._database.read(queries.get, run_id))
+        return self.run_of(self._store.get_run(run_id))
 
     def get_ended(self, run_ids: Iterable[str]) -> tuple[list[Run[Any, Any]], list[str]]:
         """Return those of the runs that have ended still, and the ids of those that cannot be read.
@@ -183,18 +182,18 @@ class Reader:
 
     def find(self, run_id: str) -> Run[Any, Any] | None:
         """The run, if there is one."""
-        row = self._database.read(queries.find, run_id)
+        row = self._store.find_run(run_id)
         return None if row is None else self.run_of(row)
 
     def find_many(self, filters: Filters, limit: int | None, offset: int) -> list[Run[Any, Any]]:
         """Return the runs that fit, newest first; those that cannot be read are left out."""
         limit = None if limit is None else _count(limit, "limit")
-        rows = self._database.read(queries.find_many, filters, limit, _count(offset, "offset"))
+        rows = self._store.find_runs(filters, limit, _count(offset, "offset"))
         return list(_readable(self.run_of, rows))
 
     def count(self, filters: Filters) -> int:
         """How many runs fit."""
-        return self._database.read(queries.count, filters)
+        return self._store.count_runs(filters)
 
     def steps_of(self, run_id: str) -> list[StepRecord]:
         """Return what is stored of the run's steps; those that cannot be read are left out.
@@ -203,8 +202,8 @@ class Reader:
             NotFoundError: there is no such run.
             DatabaseError: the run cannot be read.
         """
-        self._database.read(queries.get, run_id)
-        rows = self._database.read(steps.of_run, run_id)
+        self._store.get_run(run_id)
+        rows = self._store.steps_of(run_id)
         return list(_readable(lambda row: self._step_of(row, run_id), rows))
 
     def _step_of(self, row: StepRow, run_id: str) -> StepRecord:
@@ -233,8 +232,8 @@ class Reader:
             NotFoundError: there is no such run.
             DatabaseError: the run cannot be read.
         """
-        self._database.read(queries.get, run_id)
-        return list(self.entries_of(self._database.read(logs.of_run, run_id), run_id))
+        self._store.get_run(run_id)
+        return list(self.entries_of(self._store.log_lines_of(run_id), run_id))
 
     def entries_of(self, rows: Iterable[LogRow], run_id: str) -> Iterator[LogEntry]:
         """Yield stored log lines; those that cannot be read are left out."""

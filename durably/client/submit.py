@@ -14,11 +14,13 @@ from durably._platform.clock import Clock, to_datetime
 from durably._platform.ids import Ids
 from durably._platform.interrupts import held_back
 from durably._platform.safe_repr import shown, type_name
+from durably.client.local_worker import LocalWorker
 from durably.client.query import Reader, labels_of
 from durably.client.wait import Waiter
 from durably.codec import Codec
 from durably.errors import SerializationError, ValidationError
 from durably.events import Emitter, RunCoalesced, RunRetried, RunTriggered
+from durably.execution.current_run import Slot
 from durably.jobs import (
     Job,
     Registry,
@@ -30,13 +32,10 @@ from durably.jobs import (
 )
 from durably.models import Run
 from durably.names import check_storable, check_text, not_a_str
+from durably.store.api import Store
 from durably.store.change_feed import ChangeFeed
 from durably.store.rows import Claim, Enqueued, NewRun, RunRow
-from durably.store.sqlite.database import Database
-from durably.store.sqlite.sql import enqueue as enqueueing
 from durably.values import Value
-from durably.worker.pool import Slot
-from durably.worker.supervisor import Supervisor
 
 P = TypeVar("P")
 
@@ -93,19 +92,19 @@ class Triggering:
     def __init__(
         self,
         *,
-        database: Database,
+        store: Store,
         codec: Codec,
         emitter: Emitter,
         changes: ChangeFeed,
         registry: Registry,
         reader: Reader,
         waiter: Waiter,
-        supervisor: Supervisor,
+        worker: LocalWorker,
         clock: Clock,
         check: Callable[[], None],
     ) -> None:
-        self._database = database
-        self._supervisor = supervisor
+        self._store = store
+        self._worker = worker
         self._codec = codec
         self._emitter = emitter
         self._changes = changes
@@ -119,7 +118,7 @@ class Triggering:
     def trigger(self, job: Job[Any, Any], trigger: Trigger[Any]) -> Run[Any, Any]:
         """Store one trigger; when this returns it is committed."""
         accepted = self._accepted(job, trigger)
-        if self._supervisor.takes_runs and not self._may_be_heard(accepted.new):
+        if self._worker.takes_runs and not self._may_be_heard(accepted.new):
             return self._trigger_and_start(accepted)
         # Not together with its start: a listener may wait for the run, which must then not wait
         # for the listener.
@@ -145,15 +144,9 @@ class Triggering:
         self, new: NewRun, claim: Claim | None, now_us: int
     ) -> tuple[Enqueued, RunRow | None]:
         """Store a trigger, and claim the run that is first in line, if asked for."""
-        write = self._database.write
         if claim is None:
-            operation = enqueueing.enqueue_plain if new.is_plain else enqueueing.enqueue
-            return write(operation, new, now_us), None
-        if new.is_plain and new.concurrency_key is None:
-            started = write(enqueueing.start, new, now_us, claim)
-            if started is not None:
-                return started
-        return write(enqueueing.enqueue_and_claim, new, now_us, claim)
+            return self._store.enqueue(new, now_us), None
+        return self._store.enqueue_and_claim(new, now_us, claim)
 
     def _trigger_and_start(self, accepted: _Accepted) -> Run[Any, Any]:
         """Store a trigger; if a slot is free, claim for it in the same transaction.
@@ -165,13 +158,13 @@ class Triggering:
         slot = Slot()
         with held_back() as interrupts:
             try:
-                claim = self._supervisor.reserve_slot(slot)
+                claim = self._worker.reserve_slot(slot)
                 now_us = self._clock.now_us()
                 enqueued, claimed = interrupts.let_through(
                     lambda: self._enqueue(new, claim, now_us)
                 )
                 if claimed is not None:
-                    self._supervisor.enter(claimed, slot)
+                    self._worker.enter(claimed, slot)
                 return interrupts.let_through(
                     lambda: self._tell(enqueued, accepted, to_datetime(now_us))
                 )
@@ -188,13 +181,13 @@ class Triggering:
             return
         active = slot.active
         if active is None:
-            self._supervisor.return_slot(slot)
+            self._worker.return_slot(slot)
         if active is None or active.id != new_id:
             # It waits in line. Asked after the commit, and before the end of what begins
             # now: a thread that frees a slot from here on checks.
-            self._supervisor.offer_if_free()
+            self._worker.offer_if_free()
         if active is not None:
-            self._supervisor.begin(slot)
+            self._worker.begin(slot)
         slot.is_settled = True
 
     def trigger_all(self, job: Job[Any, Any], items: list[Any]) -> list[Run[Any, Any]]:
@@ -213,9 +206,7 @@ class Triggering:
             return []
         now_us = self._clock.now_us()
         now = to_datetime(now_us)
-        all_enqueued = self._database.write(
-            enqueueing.enqueue_many, [each.new for each in accepted], now_us
-        )
+        all_enqueued = self._store.enqueue_many([each.new for each in accepted], now_us)
         try:
             return [
                 self._tell(enqueued, each, now)

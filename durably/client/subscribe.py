@@ -20,9 +20,8 @@ from durably.events import (
     RunFailed,
 )
 from durably.models import TERMINAL, Run, RunStatus
+from durably.store.api import Store
 from durably.store.change_feed import ChangeFeed
-from durably.store.sqlite.database import Database
-from durably.store.sqlite.sql import queries
 
 # The longest pause between two looks at a run.
 _LONGEST_PAUSE_S: Final = 1.0
@@ -42,7 +41,7 @@ class Subscription(Iterator[Event]):
         self,
         run_id: str,
         *,
-        database: Database,
+        store: Store,
         reader: Reader,
         emitter: Emitter,
         changes: ChangeFeed,
@@ -50,7 +49,7 @@ class Subscription(Iterator[Event]):
         check: Callable[[], None],
     ) -> None:
         self._run_id = run_id
-        self._database = database
+        self._store = store
         self._reader = reader
         self._emitter = emitter
         self._changes = changes
@@ -98,11 +97,11 @@ class Subscription(Iterator[Event]):
             brief = None
             if not is_local:
                 with suppress(EngineClosedError):
-                    brief = self._database.read(queries.brief, self._run_id)
+                    brief = self._store.brief(self._run_id)
                 is_local = self._is_local()
             with suppress(queue.Empty):
                 return self._events.get_nowait()
-            if self._database.is_closed or (brief is None and not is_local):
+            if self._store.is_closed or (brief is None and not is_local):
                 break
             if not is_local and brief is not None and brief.status in TERMINAL:
                 # Meanwhile it may have been retried, or deleted, or the engine closed.

@@ -13,6 +13,7 @@ from durably._platform.clock import Clock
 from durably._platform.latch import Latch
 from durably._platform.lock_timeouts import limited
 from durably._platform.safe_repr import shown
+from durably.client.local_worker import LocalWorker
 from durably.client.query import Reader, labels_of
 from durably.errors import (
     EngineClosedError,
@@ -26,13 +27,9 @@ from durably.errors import (
 from durably.events import Emitter, Event, LogWritten, RunProgressed
 from durably.models import TERMINAL, Disposition, LogEntry, Progress, Run, RunStatus
 from durably.store import defects
+from durably.store.api import Liveness, Store
 from durably.store.change_feed import ChangeFeed
 from durably.store.rows import Brief, OwnerRow
-from durably.store.sqlite.database import Database
-from durably.store.sqlite.locks import owner_lock
-from durably.store.sqlite.locks.owner_lock import Liveness
-from durably.store.sqlite.sql import logs, owners, queries
-from durably.worker.supervisor import Supervisor
 
 # A look at many runs that takes longer than this is followed by a rest.
 _QUICK_LOOK_S: Final = 0.001
@@ -112,18 +109,18 @@ class Waiter:
     def __init__(
         self,
         *,
-        database: Database,
+        store: Store,
         reader: Reader,
         emitter: Emitter,
         changes: ChangeFeed,
-        supervisor: Supervisor,
+        worker: LocalWorker,
         clock: Clock,
     ) -> None:
-        self._database = database
+        self._store = store
         self._reader = reader
         self._emitter = emitter
         self._changes = changes
-        self._supervisor = supervisor
+        self._worker = worker
         self._clock = clock
 
     def watch(self, on_progress: OnProgress | None, on_log: OnLog | None) -> Watch:
@@ -135,13 +132,13 @@ class Waiter:
             on_progress=on_progress,
             on_log=on_log,
             tap=None if on_log is None else LogTap(self._emitter, self._changes),
-            newest_log=0 if on_log is None else self._database.read(logs.newest),
+            newest_log=0 if on_log is None else self._store.newest_log_line(),
         )
 
     def skip_progress(self, run_id: str, watch: Watch) -> None:
         """Take the run's present progress as known."""
         if watch.on_progress is not None:
-            brief = self._database.read(queries.brief, run_id)
+            brief = self._store.brief(run_id)
             watch.progress = None if brief is None else brief.progress
 
     def patience(self, timeout_s: float | None) -> Patience:
@@ -163,10 +160,10 @@ class Waiter:
             patience: of a call that has begun to wait before.
         """
         patience = patience or self.patience(timeout_s)
-        with patience.limited(), self._supervisor.waiting():
+        with patience.limited(), self._worker.waiting():
             while True:
                 seen = self._changes.look()
-                brief = self._database.read(queries.brief, run_id)
+                brief = self._store.brief(run_id)
                 if brief is None:
                     raise NotFoundError(
                         f"there is no run {run_id!r:.80} in this database (any more)"
@@ -178,7 +175,7 @@ class Waiter:
                         return _completed(attrs.evolve(run, disposition=disposition))
                     continue
                 # Inside a job it is a step boundary.
-                self._supervisor.check_job()
+                self._worker.check_job()
                 if patience.is_endless and patience.is_look_due():
                     self._require_worker([brief], patience)
                 if patience.is_over():
@@ -192,7 +189,7 @@ class Waiter:
         patience = Patience(self._clock, timeout_s)
         waiting = dict.fromkeys(run_ids)
         while waiting:
-            with patience.limited(), self._supervisor.waiting():
+            with patience.limited(), self._worker.waiting():
                 ended, unreadable = self._next_ended(list(waiting), patience)
             for run_id in unreadable:
                 del waiting[run_id]
@@ -216,7 +213,7 @@ class Waiter:
         while True:
             seen = self._changes.look()
             began = self._clock.monotonic()
-            briefs = self._database.read(queries.briefs, run_ids)
+            briefs = self._store.briefs(run_ids)
             missing = [run_id for run_id in run_ids if run_id not in briefs]
             if missing:
                 raise NotFoundError(
@@ -228,7 +225,7 @@ class Waiter:
             self._rest(self._clock.monotonic() - began)
             if ended or unreadable or patience.is_over():
                 return ended, unreadable
-            self._supervisor.check_job()
+            self._worker.check_job()
             if patience.is_endless and patience.is_look_due():
                 self._require_worker(briefs.values(), patience)
             self._pause(seen, patience)
@@ -239,9 +236,9 @@ class Waiter:
 
     def _pause(self, seen: Any, patience: Patience) -> None:
         self._changes.wait(seen, patience.longest_pause())
-        if self._database.is_closed:
+        if self._store.is_closed:
             raise EngineClosedError("this engine was closed during the wait")
-        self._supervisor.check_in_place()
+        self._worker.check_in_place()
 
     def _tell(self, run_id: str, brief: Brief, watch: Watch) -> None:
         if watch.on_progress is not None and brief.progress != watch.progress:
@@ -254,11 +251,10 @@ class Waiter:
             for event in watch.tap.take(run_id):
                 self._call(run_id, watch.on_log, entry_of(event))
             # Those of this engine came through the tap.
-            rows = self._database.read(
-                logs.of_run,
+            rows = self._store.log_lines_of(
                 run_id,
                 after=watch.newest_log,
-                except_owners=self._supervisor.owner_numbers,
+                except_owners=self._worker.owner_numbers,
             )
             for row in rows:
                 watch.newest_log = row.log
@@ -280,7 +276,7 @@ class Waiter:
 
     def _event_of(self, run_id: str, value: Progress | LogEntry) -> Event:
         """The event that a callback with *value* stands for."""
-        row = self._database.read(queries.find, run_id)
+        row = self._store.find_run(run_id)
         fields: dict[str, Any] = {
             "run_id": run_id,
             "job_name": "" if row is None else row.job_name,
@@ -302,21 +298,19 @@ class Waiter:
     def _require_worker(self, waiting: Iterable[Brief], patience: Patience) -> None:
         """Make sure that something can execute each of the runs that have not ended."""
         waiting = list(waiting)
-        is_stuck = patience.is_still(is_stuck=self._supervisor.is_stuck)
+        is_stuck = patience.is_still(is_stuck=self._worker.is_stuck)
         # One whose stop has timed out claims nothing until it is started again.
-        is_claiming = self._supervisor.is_claiming and not is_stuck
+        is_claiming = self._worker.is_claiming and not is_stuck
         # Begun by other code under the name of a job of this engine, which leaves them alone.
         pending = [brief.id for brief in waiting if brief.status == "pending"]
-        left_alone = self._supervisor.left_alone(pending)
+        left_alone = self._worker.left_alone(pending)
         if is_claiming:
             waiting = [brief for brief in waiting if brief.id in left_alone]
         if not waiting:
             return
-        own = self._supervisor.owner_number
+        own = self._worker.owner_number
         alive = {
-            row.owner: row
-            for row in self._database.read(owners.list_all)
-            if row.owner == own or self._lives(row)
+            row.owner: row for row in self._store.owners() if row.owner == own or self._lives(row)
         }
         if any(row.is_started for row in alive.values() if row.owner != own):
             return
@@ -326,18 +320,18 @@ class Waiter:
             is_executed = brief.owner in alive and brief.status == "running"
             # Read again, after the owners: it may have ended since, and who executed it gone.
             if not is_executed and self._is_still(brief):
-                self._supervisor.check_job(is_futile=True)
+                self._worker.check_job(is_futile=True)
                 reason = _ALL_WAIT if is_stuck else _NONE_STARTED
                 raise NoWorkerError(
                     f"nothing can execute run {brief.id}: {left_alone.get(brief.id, reason)}"
                 )
 
     def _is_still(self, brief: Brief) -> bool:
-        now = self._database.read(queries.brief, brief.id)
+        now = self._store.brief(brief.id)
         return now is not None and (now.status, now.owner) == (brief.status, brief.owner)
 
     def _lives(self, row: OwnerRow) -> bool:
-        state = owner_lock.probe(self._database.path, row.token)
+        state = self._store.liveness_of(row.token)
         return state is not Liveness.DEAD
 
 

@@ -6,9 +6,8 @@ import threading
 from collections.abc import Iterable
 from typing import Final
 
+from durably.store.api import Store
 from durably.store.rows import Checkpoint
-from durably.store.sqlite.database import Database
-from durably.store.sqlite.sql import steps as stored
 
 # So many names are kept as they are, a megabyte or so.
 EXACT_NAMES: Final = 10_000
@@ -65,8 +64,8 @@ class Replay:
     but for a byte each. Usable from any thread; two must not ask for the same name at once.
     """
 
-    def __init__(self, database: Database, run: int, *, is_first_attempt: bool) -> None:
-        self._database = database
+    def __init__(self, store: Store, run: int, *, is_first_attempt: bool) -> None:
+        self._store = store
         self._run = run
         # Guards all below, but for a read of the window and the names.
         self._lock = threading.Lock()
@@ -81,14 +80,14 @@ class Replay:
         # A byte for each index below that.
         self._used = bytearray()
         if not is_first_attempt:
-            self.first_new_index = database.read(stored.highest_index, run) + 1
+            self.first_new_index = store.checkpoints.highest_index(run) + 1
             self._used = bytearray(self.first_new_index)
             self._advance(0)
 
     def _advance(self, first_index: int) -> None:
         if self._window or first_index != self._next_index:
             self._has_skipped = True
-        window = self._database.read(stored.window, self._run, first_index)
+        window = self._store.checkpoints.window(self._run, first_index)
         self._names.update(window.checkpoints)
         self._window = window.checkpoints
         self._next_index = window.next_index
@@ -129,7 +128,7 @@ class Replay:
                 return checkpoint, False
             # Not in this window: ask for the one name, and read on from there. A job that
             # replays in its old order asks once a window; one in another order, once a name.
-            found = self._database.read(stored.find, self._run, name)
+            found = self._store.checkpoints.find(self._run, name)
             if found is None:
                 return None, name in self._names
             index, output, _ = found

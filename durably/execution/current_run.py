@@ -30,9 +30,9 @@ from durably.errors import (
 from durably.events import Emitter, WorkerError
 from durably.models import Progress, error_info
 from durably.settings import OnDuplicateStep
+from durably.store.api import Store
 from durably.store.change_feed import ChangeFeed
 from durably.store.rows import RunRow
-from durably.store.sqlite.database import Database
 
 log = logging.getLogger("durably")
 
@@ -54,13 +54,28 @@ class Buffers(Protocol):
     """Where progress and log lines go until the next commit takes them along."""
 
     def progressed(self, active: ActiveRun) -> None:
-        """The run has new progress."""
+        """Store the new progress of the run soon."""
+
+    def encoded(self, progress: Progress) -> str:
+        """Return *progress* as it is stored."""
+
+    def told(self, active: ActiveRun, progress: Progress) -> None:
+        """Emit ``run:progress``."""
+
+    def flush_lines(self) -> None:
+        """Store the log lines written so far; when this returns they are committed."""
+
+    def release(self, active: ActiveRun) -> None:
+        """Store that the job of a run that is not its owner's any more has left its thread."""
+
+    def release_later(self, active: ActiveRun) -> None:
+        """Call ``release`` as soon as the database can be written."""
 
 
 class Services(NamedTuple):
     """What the execution of a run needs of its engine."""
 
-    database: Database
+    store: Store
     codec: Codec
     emitter: Emitter
     changes: ChangeFeed
@@ -219,6 +234,18 @@ class ActiveRun:
         self.has_new_progress = False
         assert self.progress is not None  # noqa: S101 - set before the flag is
         return Progress(*self.progress)
+
+
+class Slot:
+    """A place for one run at a time. It is taken and given back by name, in one step each."""
+
+    __slots__ = ("active", "is_settled")
+
+    def __init__(self) -> None:
+        # The run that is executed in it, or is about to be.
+        self.active: ActiveRun | None = None
+        # Whether the code that has taken it knows what has become of it.
+        self.is_settled = False
 
 
 _REASONS: Final[dict[type[StopRun], str]] = {

@@ -23,8 +23,6 @@ from durably.execution.current_run import ActiveRun, Services, patiently, tell_w
 from durably.jobs import Job, output_type, payload_type, takes_payload
 from durably.models import ErrorInfo, error_info
 from durably.store.rows import Claim, Ended, Ending, RunRow
-from durably.store.sqlite.sql import runs
-from durably.worker.flusher import Flusher
 
 # How to go on where the payload's class has changed since the run was triggered.
 _GO_ON: Final = (
@@ -62,14 +60,12 @@ class Execution:
         active: ActiveRun,
         job: Job[Any, Any],
         services: Services,
-        flusher: Flusher,
         claim_next: ClaimNext,
         is_stopping: Callable[[], bool],
     ) -> None:
         self._active = active
         self._job = job
         self._services = services
-        self._flusher = flusher
         self._claim_next = claim_next
         self._is_stopping = is_stopping
         self._untold: Callable[[], None] | None = None
@@ -187,7 +183,7 @@ class Execution:
                     attempt=active.attempt,
                     output=outcome.output_text,
                     error=error_text,
-                    progress=None if progress is None else self._flusher.encoded(progress),
+                    progress=None if progress is None else self._services.buffers.encoded(progress),
                     keep_steps=services.preserve_steps,
                     now_us=now_us,
                 ),
@@ -206,7 +202,7 @@ class Execution:
 
             def untold() -> None:
                 if progress is not None:
-                    self._flusher.told(active, progress)
+                    self._services.buffers.told(active, progress)
                 self._tell(outcome, now_us)
 
             self._untold = untold
@@ -227,7 +223,7 @@ class Execution:
 
     def _flush_lines(self) -> None:
         try:
-            self._flusher.flush_lines()
+            self._services.buffers.flush_lines()
         except DatabaseError as exc:
             raise_if_signal(exc)
             tell_worker_error(self._services.emitter, exc, "storing log lines", self._active.id)
@@ -235,11 +231,11 @@ class Execution:
     def _release(self) -> None:
         active, services = self._active, self._services
         try:
-            self._flusher.release(active)
+            self._services.buffers.release(active)
         except DatabaseError as exc:
             raise_if_signal(exc)
             tell_worker_error(services.emitter, exc, "releasing a run", active.id)
-            self._flusher.release_later(active)
+            self._services.buffers.release_later(active)
 
     def _store(self, ending: Ending, claim_next: ClaimNext) -> Ended | None:
         """Store the end; ``None`` if that cannot be done.
@@ -247,13 +243,9 @@ class Execution:
         The run then stays as it is in the database, and is put back by the heartbeat, or by
         whoever finds this process dead.
         """
-        database = self._services.database
 
         def store() -> Ended:
-            wanted = claim_next()
-            if wanted is None and (ending.keep_steps or ending.output is None):
-                return Ended(database.write(runs.end, ending), None)
-            return database.write(runs.finish, ending, wanted)
+            return self._services.store.settle(ending, claim_next())
 
         try:
             return patiently(self._services, self._active, "storing the end of a run", store)

@@ -40,9 +40,8 @@ from durably.execution.step_log import current_step
 from durably.models import RunStatus, error_info
 from durably.names import check_name
 from durably.settings import OnDuplicateStep
+from durably.store.api import MOST_STEPS
 from durably.store.rows import Checkpoint
-from durably.store.sqlite.sql import queries
-from durably.store.sqlite.sql import steps as stored
 
 T = TypeVar("T")
 
@@ -117,7 +116,7 @@ class Stepper:
         self._services = services
         self._reuses_results = on_duplicate_step == "reuse"
         self._nested = _NestedUses()
-        self._replay = Replay(services.database, active.key, is_first_attempt=active.attempt == 1)
+        self._replay = Replay(services.store, active.key, is_first_attempt=active.attempt == 1)
         # A step that needs no other thread takes no lock: each use of these is one call.
         self._free_indexes = itertools.count(self._replay.first_new_index)
         # Whose turn each step is, by name: the executing thread, in a tuple of its own.
@@ -205,9 +204,9 @@ class Stepper:
             if known is not None:
                 return known
         index = next(self._free_indexes)
-        if index >= stored.MOST_STEPS:
+        if index >= MOST_STEPS:
             raise ValidationError(
-                f"run {self._active.id} has {stored.MOST_STEPS} steps, the most a run can have; "
+                f"run {self._active.id} has {MOST_STEPS} steps, the most a run can have; "
                 "make the steps larger, or trigger several runs"
             )
         return index
@@ -293,10 +292,10 @@ class Stepper:
             active.check()
         row = active.key, active.attempt, index, name, text, started_at_us, clock.now_us()
         try:
-            is_stored = services.database.write(stored.complete, *row)
+            is_stored = services.store.checkpoints.save(*row)
         except DatabaseError as exc:
             raise_if_signal(exc)
-            is_stored = self._store(stored.complete, *row, failed=exc)
+            is_stored = self._stored(services.store.checkpoints.save, *row, failed=exc)
         if not is_stored:
             self._refused(name, index, started_at_us)
         self._replay.note_stored(name, index)
@@ -382,8 +381,8 @@ class Stepper:
         error = error_info(exc)
         active.failed_steps.append((name, exc))
         self._indexes[name] = index
-        is_stored = self._store(
-            stored.fail,
+        is_stored = self._stored(
+            services.store.checkpoints.fail,
             active.key,
             active.attempt,
             index,
@@ -401,8 +400,8 @@ class Stepper:
     def _cancelled(self, name: str, index: int, started_at_us: int) -> None:
         services, active = self._services, self._active
         self._indexes[name] = index
-        self._store(
-            stored.cancel,
+        self._stored(
+            services.store.checkpoints.cancel,
             active.key,
             active.attempt,
             index,
@@ -434,23 +433,16 @@ class Stepper:
         active.current_at = asked_at
 
     def _state(self) -> tuple[str, int] | None:
-        database = self._services.database
-        state: tuple[str, int] | None = self._read(
-            database.read, queries.state_of, self._active.key
-        )
-        return state
+        return self._read(self._services.store.checkpoints.state, self._active.key)
 
     def _lose(self, state: tuple[str, int] | None) -> None:
         is_cancelled = state == (RunStatus.CANCELLED, self._active.attempt)
         self._active.stop(RunCancelled if is_cancelled else OwnershipLost)
 
-    def _store(
-        self, operation: Callable[..., bool], *args: Any, failed: DatabaseError | None = None
+    def _stored(
+        self, verb: Callable[..., bool], *args: Any, failed: DatabaseError | None = None
     ) -> bool:
-        write: Callable[..., bool] = self._services.database.write
-        return patiently(
-            self._services, self._active, "storing a step", write, operation, *args, failed=failed
-        )
+        return patiently(self._services, self._active, "storing a step", verb, *args, failed=failed)
 
     def _read(self, query: Callable[..., T], *args: Any) -> T:
         return patiently(self._services, self._active, "reading checkpoints", query, *args)

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from typing import Final
 
 from durably._platform.clock import Clock
+from durably._platform.lock_timeouts import BUSY_TIMEOUT_S
 from durably.errors import DatabaseError
+from durably.store.api import Store
 from durably.store.change_feed import LOOK_INTERVAL_S, ChangeFeed
 from durably.store.rows import Claim, RunRow
-from durably.store.sqlite.connection.batch_executor import BUSY_TIMEOUT_S
-from durably.store.sqlite.database import Database
-from durably.store.sqlite.sql import queries, runs
 from durably.worker.service import ErrorSink, Service
 
 # How long looks for runs may fail before who waits for the last run is told: as long as a lock
@@ -41,7 +40,7 @@ class Dispatcher(Service):
 
     def __init__(
         self,
-        database: Database,
+        store: Store,
         *,
         changes: ChangeFeed,
         has_free_slot: Callable[[], bool],
@@ -57,7 +56,7 @@ class Dispatcher(Service):
         on_error: ErrorSink,
     ) -> None:
         super().__init__("dispatcher", clock=clock, interval_s=None, on_error=on_error)
-        self._database = database
+        self._store = store
         self._changes = changes
         self._has_free_slot = has_free_slot
         self._reserve_slots = reserve_slots
@@ -100,12 +99,10 @@ class Dispatcher(Service):
         claimed: list[RunRow] = []
         try:
             # A look costs microseconds and no write transaction.
-            if self._database.read(
-                queries.has_claimable, claim.jobs, claim.inside(), claim.origins
-            ):
+            if self._store.has_claimable(claim):
                 # A trigger, before the start of its run.
                 self._let_tell()
-                claimed = self._database.write(runs.claim, claim)
+                claimed = self._store.claim(claim)
             else:
                 self._on_none_claimable()
         finally:

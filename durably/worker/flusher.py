@@ -19,10 +19,9 @@ from durably.errors import DatabaseError
 from durably.events import Emitter, RunProgressed
 from durably.execution.current_run import ActiveRun, tell_worker_error
 from durably.models import Progress
+from durably.store.api import Store
 from durably.store.change_feed import ChangeFeed
 from durably.store.rows import LogLine
-from durably.store.sqlite.database import Database
-from durably.store.sqlite.sql import logs, runs
 from durably.worker.service import ErrorSink, Service
 
 log = logging.getLogger("durably")
@@ -36,7 +35,7 @@ class Flusher(Service):
 
     def __init__(
         self,
-        database: Database,
+        store: Store,
         *,
         codec: Codec,
         emitter: Emitter,
@@ -45,7 +44,7 @@ class Flusher(Service):
         on_error: ErrorSink,
     ) -> None:
         super().__init__("flusher", clock=clock, interval_s=None, on_error=on_error)
-        self._database = database
+        self._store = store
         self._codec = codec
         self._emitter = emitter
         self._changes = changes
@@ -72,9 +71,7 @@ class Flusher(Service):
 
     def release(self, active: ActiveRun) -> None:
         """Store that the job of a run that is not its own any more has left its thread."""
-        self._database.write(
-            runs.release, active.key, active.attempt, active.owner, self._clock.now_us()
-        )
+        self._store.release(active.key, active.attempt, active.owner, self._clock.now_us())
 
     def release_later(self, active: ActiveRun) -> None:
         """``release`` as soon as the database can be written."""
@@ -141,8 +138,7 @@ class Flusher(Service):
             if progress is None:
                 return None
             try:
-                is_stored = self._database.write(
-                    runs.set_progress,
+                is_stored = self._store.set_progress(
                     [(active.key, active.attempt, self.encoded(progress))],
                     self._clock.now_us(),
                 )
@@ -172,7 +168,7 @@ class Flusher(Service):
             while self._lines:
                 taken.append(self._lines.popleft())
             try:
-                self._database.write(logs.append, taken)
+                self._store.append_log_lines(taken)
             except BaseException:
                 self._lines.extendleft(reversed(taken))
                 raise

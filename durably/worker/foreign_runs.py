@@ -6,9 +6,8 @@ import logging
 from collections.abc import Sequence
 
 from durably.jobs import Registry, origins_of, takes_any_origin
+from durably.store.api import Store
 from durably.store.rows import Begun
-from durably.store.sqlite.database import Database
-from durably.store.sqlite.sql import queries
 
 log = logging.getLogger("durably")
 
@@ -20,8 +19,8 @@ class ForeignRuns:
     other has begun: its checkpoints say nothing about this one's steps. Usable from any thread.
     """
 
-    def __init__(self, database: Database, registry: Registry) -> None:
-        self._database = database
+    def __init__(self, store: Store, registry: Registry) -> None:
+        self._store = store
         self._registry = registry
         # By job and origin; setdefault, so that of two threads one warns.
         self._warned: dict[tuple[str, str], object] = {}
@@ -31,7 +30,7 @@ class ForeignRuns:
         jobs = self._registry.particular_json
         if jobs is None:
             return
-        for begun in self._database.read(queries.begun, jobs):
+        for begun in self._store.begun(jobs):
             first = object()
             seen = begun.job_name, begun.origin
             if self._is_foreign(begun) and self._warned.setdefault(seen, first) is first:
@@ -41,7 +40,7 @@ class ForeignRuns:
         """Return those of the runs that this engine leaves alone, by id."""
         if self._registry.particular_json is None:
             return {}
-        begun = self._database.read(queries.begun_of_many, run_ids)
+        begun = self._store.begun_of_many(run_ids)
         return {each.id: each for each in begun if self._is_foreign(each)}
 
     def _is_foreign(self, begun: Begun) -> bool:

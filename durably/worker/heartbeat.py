@@ -7,9 +7,8 @@ from collections.abc import Callable
 from durably._platform.clock import Clock
 from durably.errors import OwnershipLost, RunCancelled
 from durably.execution.current_run import ActiveRun
+from durably.store.api import Store
 from durably.store.rows import Ending
-from durably.store.sqlite.database import Database
-from durably.store.sqlite.sql import owners, queries, runs
 from durably.worker.service import ErrorSink, Service
 
 
@@ -28,7 +27,7 @@ class Heartbeat(Service):
 
     def __init__(
         self,
-        database: Database,
+        store: Store,
         *,
         owner: Callable[[], int],
         active: Callable[[], list[ActiveRun]],
@@ -39,7 +38,7 @@ class Heartbeat(Service):
         on_error: ErrorSink,
     ) -> None:
         super().__init__("heartbeat", clock=clock, interval_s=interval_s, on_error=on_error)
-        self._database = database
+        self._store = store
         self._owner = owner
         self._active = active
         self._on_unregistered = on_unregistered
@@ -56,7 +55,7 @@ class Heartbeat(Service):
         beats_at = self._clock.monotonic()
         # Taken before the beat: a run claimed after it is not missing from its answer.
         expected = self._active()
-        beat = self._database.beat(owners.beat, self._owner(), self._clock.now_us)
+        beat = self._store.beat(self._owner(), self._clock.now_us)
         if not beat.is_registered:
             self._on_unregistered()
             return
@@ -77,13 +76,13 @@ class Heartbeat(Service):
         strays = running - here
         for run, attempt in strays & self._strays:
             ending = Ending(run, attempt, None, None, None, True, self._clock.now_us())
-            self._database.beat(runs.finish, ending, None)
+            self._store.requeue_stray(ending)
         self._strays = strays
 
     def _learn(self, active: ActiveRun) -> None:
         if active.is_over:
             return
-        state = self._database.read(queries.state_of, active.key)
+        state = self._store.checkpoints.state(active.key)
         if state == ("running", active.attempt):
             return
         is_ours = state is not None and state[1] == active.attempt

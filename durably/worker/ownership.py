@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from durably._platform.clock import Clock
 from durably._platform.ids import Ids
 from durably._platform.interrupts import raise_if_signal
 from durably.errors import DatabaseError
-from durably.store.sqlite.database import Database
-from durably.store.sqlite.locks import owner_lock
-from durably.store.sqlite.locks.owner_lock import OwnerLock
-from durably.store.sqlite.sql import owners
+from durably.store.api import OwnerLock, Store
 
 log = logging.getLogger("durably")
 
@@ -32,8 +28,8 @@ class _Registration(NamedTuple):
 class Ownership:
     """What lets this engine own runs. Made when it first executes one; usable from any thread."""
 
-    def __init__(self, database: Database, clock: Clock, heartbeat_interval_s: float) -> None:
-        self._database = database
+    def __init__(self, store: Store, clock: Clock, heartbeat_interval_s: float) -> None:
+        self._store = store
         self._clock = clock
         self._ids = Ids(clock)
         self._heartbeat_interval_us = max(1, int(heartbeat_interval_s * 1e6))
@@ -66,15 +62,10 @@ class Ownership:
     def _registered(self) -> _Registration:
         token = self._ids.new()
         # The lock first: a row whose lock is free belongs to the dead.
-        lock = OwnerLock.acquire(self._database.path, token)
+        lock = self._store.lock_owner(token)
         try:
-            owner = self._database.write(
-                owners.register,
-                token=token,
-                boot_id=owner_lock.current_boot_id(),
-                pid=os.getpid(),
-                heartbeat_interval_us=self._heartbeat_interval_us,
-                now_us=self._clock.now_us(),
+            owner = self._store.register_owner(
+                token, self._heartbeat_interval_us, self._clock.now_us()
             )
         except BaseException:
             lock.release()
@@ -84,13 +75,13 @@ class Ownership:
 
     def announce_started(self) -> None:
         """Tell those who wait elsewhere that this engine takes runs by itself."""
-        self._database.write(owners.set_started, self.register(), is_started=True)
+        self._store.set_owner_started(self.register(), is_started=True)
 
     def announce_stopped(self) -> None:
         """Tell them that it does not any more, if the database can be written."""
         owner = self.owner
         if owner is not None:
-            self._write_if_possible(owners.set_started, owner, is_started=False)
+            self._write_if_possible(lambda: self._store.set_owner_started(owner, is_started=False))
 
     def give_up(self, *, is_file_lost: bool) -> None:
         """Remove the row and let go of the lock."""
@@ -101,7 +92,9 @@ class Ownership:
         is_removed = is_file_lost
         try:
             if not is_removed:
-                is_removed = bool(self._write_if_possible(owners.remove, registration.owner))
+                is_removed = bool(
+                    self._write_if_possible(lambda: self._store.remove_owner(registration.owner))
+                )
         finally:
             if is_removed:
                 registration.lock.release()
@@ -110,10 +103,10 @@ class Ownership:
                 # and so is a row that could not be removed.
                 registration.lock.abandon()
 
-    def _write_if_possible(self, operation: Callable[..., T], *args: Any, **kw: Any) -> T | None:
+    def _write_if_possible(self, verb: Callable[[], T]) -> T | None:
         """Sign off; others find it out by themselves in the end, so failing at it stops nobody."""
         try:
-            return self._database.write(operation, *args, **kw)
+            return verb()
         except DatabaseError as exc:
             raise_if_signal(exc)
             log.warning("could not sign off: %s", exc)

@@ -15,11 +15,10 @@ from durably import events
 from durably._platform.interrupts import INTERRUPT_LOOK_S, is_interruptible, raise_if_signal
 from durably._platform.latch import Wakeups
 from durably.errors import DatabaseError, ForkedError, RunInterrupted, StopRun
-from durably.execution.current_run import ActiveRun, Services
+from durably.execution.current_run import ActiveRun, Services, Slot
 from durably.execution.run_execution import Execution
 from durably.jobs import Registry
 from durably.store.rows import Claim, Ending, RunRow
-from durably.store.sqlite.sql import queries, runs
 from durably.worker.contexts import ExecutionContexts
 from durably.worker.flusher import Flusher
 from durably.worker.service import ErrorSink
@@ -37,18 +36,6 @@ _TOLD_AT_AN_END: Final = (
     events.RunFailed,
     events.RunInterrupted,
 )
-
-
-class Slot:
-    """A place for one run at a time. It is taken and given back by name, in one step each."""
-
-    __slots__ = ("active", "is_settled")
-
-    def __init__(self) -> None:
-        # The run that is executed in it, or is about to be.
-        self.active: ActiveRun | None = None
-        # Whether the code that has taken it knows what has become of it.
-        self.is_settled = False
 
 
 class _Thread(threading.local):
@@ -358,9 +345,7 @@ class Pool:
         claim = self.claim(1)
         if claim is None:
             return False
-        is_there = self._services.database.read(
-            queries.has_claimable, claim.jobs, claim.inside(), claim.origins
-        )
+        is_there = self._services.store.has_claimable(claim)
         if not is_there:
             self._on_none_claimable()
         return is_there
@@ -597,7 +582,7 @@ class Pool:
         now_us = self._services.clock.now_us()
         ending = Ending(active.key, active.attempt, None, None, None, True, now_us)
         try:
-            self._services.database.write(runs.finish, ending, None)
+            self._services.store.settle(ending, None)
         finally:
             self._leave(active)
 
@@ -640,7 +625,6 @@ class Pool:
                 active,
                 job,
                 self._services,
-                self._flusher,
                 claim_next,
                 is_stopping=lambda: self._is_stopping(active),
             )

@@ -10,12 +10,9 @@ from typing import Final
 from durably._platform.clock import Clock
 from durably.events import Emitter, RunDeleted, RunRecovered
 from durably.store import bounds
+from durably.store.api import Liveness, Store
 from durably.store.change_feed import ChangeFeed
 from durably.store.rows import OwnerRow, RunRow
-from durably.store.sqlite.database import Database
-from durably.store.sqlite.locks import owner_lock
-from durably.store.sqlite.locks.owner_lock import Liveness
-from durably.store.sqlite.sql import owners, runs
 from durably.worker.retention import Retention
 from durably.worker.service import ErrorSink, Service
 
@@ -44,7 +41,7 @@ class Reaper(Service):
 
     def __init__(
         self,
-        database: Database,
+        store: Store,
         *,
         owner: Callable[[], int],
         committed_beats: Callable[[], int],
@@ -59,7 +56,7 @@ class Reaper(Service):
         on_error: ErrorSink,
     ) -> None:
         super().__init__("reaper", clock=clock, interval_s=interval_s, on_error=on_error)
-        self._database = database
+        self._store = store
         self._owner = owner
         self._committed_beats = committed_beats
         self._emitter = emitter
@@ -67,7 +64,7 @@ class Reaper(Service):
         self._labels_of = labels_of
         self._heartbeat_interval_s = heartbeat_interval_s
         self._stale_threshold_s = stale_threshold_s
-        self._retention = None if retain_runs is None else Retention(database, clock, retain_runs)
+        self._retention = None if retain_runs is None else Retention(store, clock, retain_runs)
         # Per owner: the beat last seen, and how many of our own were committed by then.
         self._watched: dict[int, tuple[int, int]] = {}
         self._next_retention = -math.inf
@@ -82,13 +79,13 @@ class Reaper(Service):
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_INTERVAL_S
             self._sweep()
-        self._database.checkpoint_wal(above_bytes=LARGE_WAL)
+        self._store.wal_checkpoint(above_bytes=LARGE_WAL)
 
     def recover(self) -> int:
         """Put back the runs of dead owners, and of hung ones; say how many."""
         if self._retention is not None:
             self._retention.begin()
-        others = [row for row in self._database.read(owners.list_all) if row.owner != self._owner()]
+        others = [row for row in self._store.owners() if row.owner != self._owner()]
         watched = self._watched  # another thread may be recovering
         self._watched = {row.owner: watched[row.owner] for row in others if row.owner in watched}
         return sum(self._look_at(row) for row in others)
@@ -99,7 +96,7 @@ class Reaper(Service):
             return self._judge(other)
 
     def _judge(self, other: OwnerRow) -> int:
-        state = owner_lock.probe(self._database.path, other.token)
+        state = self._store.liveness_of(other.token)
         if state is Liveness.DEAD:
             return self._recover_dead(other)
         committed = self._committed_beats()
@@ -113,11 +110,9 @@ class Reaper(Service):
             if state is Liveness.UNKNOWN:
                 # No lock will ever tell that one without a file has died: its row, and the
                 # keys of its cancelled runs, would stay for ever. If it lives, it registers anew.
-                recovered = self._database.write(
-                    runs.recover_dead, other.owner, now_us, beat=other.beat
-                )
+                recovered = self._store.recover_dead(other.owner, now_us, beat=other.beat)
             else:
-                recovered = self._database.write(runs.recover_hung, other.owner, other.beat, now_us)
+                recovered = self._store.recover_hung(other.owner, other.beat, now_us)
             self._watched[other.owner] = (other.beat, committed)
             return self._tell(recovered, "stale")
         return 0
@@ -133,8 +128,8 @@ class Reaper(Service):
     def _recover_dead(self, other: OwnerRow) -> int:
         # A token is never used again, and nobody can take a lock that its dead owner held
         # but another reaper, for a moment: what was dead before this transaction is dead in it.
-        recovered = self._database.write(runs.recover_dead, other.owner, self._clock.now_us())
-        owner_lock.remove_lock(self._database.path, other.token)
+        recovered = self._store.recover_dead(other.owner, self._clock.now_us())
+        self._store.remove_owner_lock(other.token)
         return self._tell(recovered, "dead")
 
     def _tell(self, recovered: list[RunRow], reason: str) -> int:
@@ -161,17 +156,17 @@ class Reaper(Service):
             self.wake()
 
     def _purge(self, before_us: int) -> int:
-        deleted = self._database.write(runs.purge, before_us, PURGE_BATCH)
+        deleted = self._store.purge(before_us, PURGE_BATCH)
         for row in deleted:
             self._emitter.emit(
                 RunDeleted, run_id=row.id, job_name=row.job_name, labels=self._labels_of(row)
             )
         if deleted:
             # Last: the runs are gone, and are told to be, also if this fails.
-            self._database.shrink(SHRINK_PAGES)
+            self._store.shrink(SHRINK_PAGES)
         return len(deleted)
 
     def _sweep(self) -> None:
         """Remove lock files of engines that died before their owner row was stored."""
-        known = {row.token for row in self._database.read(owners.list_all)}
-        owner_lock.sweep_orphans(self._database.path, known, older_than_s=ORPHAN_AGE_S)
+        known = {row.token for row in self._store.owners()}
+        self._store.sweep_owner_locks(known, older_than_s=ORPHAN_AGE_S)

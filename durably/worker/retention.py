@@ -11,8 +11,7 @@ from datetime import timedelta
 from typing import Final
 
 from durably._platform.clock import Clock, to_datetime
-from durably.store.sqlite.database import Database
-from durably.store.sqlite.sql import runs
+from durably.store.api import Store
 
 log = logging.getLogger("durably")
 
@@ -31,8 +30,8 @@ class Retention:
         keep: how long a run that has ended is kept.
     """
 
-    def __init__(self, database: Database, clock: Clock, keep: timedelta) -> None:
-        self._database = database
+    def __init__(self, store: Store, clock: Clock, keep: timedelta) -> None:
+        self._store = store
         self._clock = clock
         self._keep_us = keep // timedelta(microseconds=1)
         self._began_s: float | None = None
@@ -43,7 +42,7 @@ class Retention:
     def begin(self) -> None:
         """Note the newest time that is stored, before this engine stores any. Idempotent."""
         if self._began_s is None:
-            self._known_us = self._database.read(runs.newest_time)
+            self._known_us = self._store.newest_time_us()
             self._began_s = self._clock.monotonic()
 
     def before_us(self) -> int | None:
@@ -53,13 +52,13 @@ class Retention:
         """
         now_us = self._clock.now_us()
         before_us = now_us - self._keep_us
-        if not self._database.read(runs.has_ended_before, before_us) or self._is_sound(now_us):
+        if not self._store.has_ended_before(before_us) or self._is_sound(now_us):
             self._is_warned = False
             return before_us
         return None
 
     def _is_sound(self, now_us: int) -> bool:
-        newest_us = self._database.read(runs.newest_trigger)
+        newest_us = self._store.newest_trigger_us()
         if self._known_us is not None and self._began_s is not None:
             passed_us = int((self._clock.monotonic() - self._began_s) * 1e6)
             newest_us = max(newest_us, self._known_us + passed_us)
@@ -71,7 +70,7 @@ class Retention:
                 "retain_runs deletes nothing from %s: the clock says %s, over a day later than "
                 "anything in the database (%s). Set the clock if it is wrong; if it is right, "
                 "deleting goes on with the next trigger.",
-                self._database.path,
+                self._store.path,
                 _shown(now_us),
                 _shown(newest_us),
             )

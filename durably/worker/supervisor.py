@@ -23,12 +23,11 @@ from durably.errors import (
     StopRun,
     WaitTimeoutError,
 )
-from durably.execution.current_run import ActiveRun, Services, tell_worker_error
+from durably.execution.current_run import ActiveRun, Services, Slot, tell_worker_error
 from durably.jobs import Registry
 from durably.settings import Settings
+from durably.store.api import Store
 from durably.store.rows import Claim, RunRow
-from durably.store.sqlite.database import Database
-from durably.store.sqlite.sql import queries, runs
 from durably.worker import threads
 from durably.worker.contexts import ExecutionContexts
 from durably.worker.dispatcher import Dispatcher
@@ -37,7 +36,7 @@ from durably.worker.foreign_runs import ForeignRuns
 from durably.worker.heartbeat import Heartbeat
 from durably.worker.lifecycle import Lifecycle
 from durably.worker.ownership import Ownership
-from durably.worker.pool import LabelsOf, Pool, Slot
+from durably.worker.pool import LabelsOf, Pool
 from durably.worker.reaper import Reaper
 from durably.worker.run_until_idle import Drain
 
@@ -60,9 +59,9 @@ class Supervisor:
     ) -> None:
         self._services = services
         self._flusher = flusher
-        self._database: Database = services.database
+        self._store: Store = services.store
         self._lifecycle = Lifecycle(
-            self._database.path,
+            self._store.path,
             begin=self._begin,
             end=self._end,
             is_own_thread=self._is_own_thread,
@@ -70,8 +69,8 @@ class Supervisor:
         # Guarded by the lock of the lifecycle.
         self._is_started = False
         self.lost: DatabaseLostError | None = None
-        self._ownership = Ownership(self._database, services.clock, settings.heartbeat_interval)
-        self._foreign = ForeignRuns(self._database, registry)
+        self._ownership = Ownership(self._store, services.clock, settings.heartbeat_interval)
+        self._foreign = ForeignRuns(self._store, registry)
         self._pool = Pool(
             settings.max_workers,
             services=services,
@@ -84,7 +83,7 @@ class Supervisor:
             on_error=self._on_error,
         )
         self._heartbeat = Heartbeat(
-            self._database,
+            self._store,
             owner=self._owner,
             active=self._pool.active,
             on_unregistered=self._on_unregistered,
@@ -94,7 +93,7 @@ class Supervisor:
             on_error=self._on_heartbeat_error,
         )
         self._reaper = Reaper(
-            self._database,
+            self._store,
             owner=self._owner,
             committed_beats=lambda: self._heartbeat.committed,
             emitter=services.emitter,
@@ -108,7 +107,7 @@ class Supervisor:
             on_error=self._on_error,
         )
         self._dispatcher = Dispatcher(
-            self._database,
+            self._store,
             changes=services.changes,
             has_free_slot=self._pool.has_free_slot,
             reserve_slots=self._pool.reserve_slots,
@@ -211,7 +210,7 @@ class Supervisor:
         Raises:
             DatabaseLostError: now, or at an earlier look.
         """
-        self._check(self._database.check_in_place)
+        self._check(self._store.check_in_place)
 
     def _check(self, is_there: Callable[[], None]) -> None:
         if self.lost is not None:
@@ -317,7 +316,7 @@ class Supervisor:
         clock = self._services.clock
         deadline = math.inf if timeout_s is None else clock.monotonic() + timeout_s
         # Its threads, too, wait for locks of other processes no longer than the caller does.
-        with held_back() as interrupts, self._database.hurried(deadline):
+        with held_back() as interrupts, self._store.hurried(deadline):
             was_started = self._is_started
             self._drain.refuse_waiting()
 
@@ -421,8 +420,8 @@ class Supervisor:
         if owner is None or self.lost is not None:
             return
         try:
-            if self._database.read(queries.has_running, owner):
-                self._database.write(runs.put_back, owner, self._services.clock.now_us())
+            if self._store.owns_running(owner):
+                self._store.requeue_strays(owner, self._services.clock.now_us())
         except DatabaseError as exc:
             raise_if_signal(exc)
             # Whoever sees this engine's lock free will put them back.
@@ -440,7 +439,7 @@ class Supervisor:
         claim = self._pool.claim(1)
         if claim is None or not self._pool.can_claim():
             return False
-        claimed = self._database.write(runs.claim, claim)
+        claimed = self._store.claim(claim)
         if not claimed:
             return False
         self._pool.execute_here(claimed[0], interrupts.let_through)
@@ -479,8 +478,8 @@ class Supervisor:
 
     def _look_at_file(self) -> None:
         if self.lost is None:
-            self._check(self._database.check_in_place)
-            self._check(self._database.check_log)
+            self._check(self._store.check_in_place)
+            self._check(self._store.check_log)
 
     def _on_unregistered(self) -> None:
         """Others took this engine for dead: what it was executing is theirs now."""

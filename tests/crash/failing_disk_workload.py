@@ -150,7 +150,7 @@ class Session:
                     self._path, jobs=self.jobs(), poll_interval=0.05, **options
                 ),
             )
-        app._database._writer._db.wal_autocheckpoint(12)
+        app._store.database._writer._db.wal_autocheckpoint(12)
         app.on("worker:error", self._worker_error)
         app.on("run:complete", self._ended)
         app.on("run:fail", self._ended)
@@ -224,7 +224,7 @@ class Session:
         self.patiently("cancel", lambda: app.cancel(gone))
         self.acknowledged[gone.id] = "cancelled"
         self._expect(app, gone, "cancelled")
-        self.patiently("checkpoint_wal", lambda: app._database.checkpoint_wal(above_bytes=0))
+        self.patiently("checkpoint_wal", lambda: app._store.database.checkpoint_wal(above_bytes=0))
         self.patiently("delete_run", lambda: app.delete_run(gone))
         runs = self.patiently("get_runs", app.get_runs)
         for run in runs:

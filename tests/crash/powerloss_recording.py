@@ -81,7 +81,7 @@ class Workload:
             app = durably.Durably(self._path, jobs=jobs, **self._options)
         holder.append(app)
         # Small steps of SQLite's own checkpoints, so that there are many of them.
-        app._database._writer._db.wal_autocheckpoint(self._pages)
+        app._store.database._writer._db.wal_autocheckpoint(self._pages)
         app.use(LogPersistence())
         app.on("run:start", lambda event: self._recorder.mark("started", event.run_id))
         app.on("run:complete", lambda event: self._end(event, "completed"))
@@ -142,7 +142,7 @@ class Workload:
         elif action == "trigger":
             self._trigger(app)
         elif action == "tidy":
-            app._database.checkpoint_wal(above_bytes=0)
+            app._store.database.checkpoint_wal(above_bytes=0)
         elif action == "purge":
             self._recorder.mark("purging", None)
             app.purge_runs(older_than=0.0, limit=self._rng.randrange(4))

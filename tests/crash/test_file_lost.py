@@ -171,11 +171,11 @@ def test_error_that_comes_of_the_loss_names_it(database: Path, access: str, suff
     app = durably.Durably(database, jobs=[quick])
     try:
         with pytest.raises(durably.DatabaseError, match="disk I/O error") as caught:
-            getattr(app._database, access)(fail)
+            getattr(app._store.database, access)(fail)
         assert type(caught.value) is durably.DatabaseError
         Path(f"{database}{suffix}").unlink()
         with pytest.raises(durably.DatabaseLostError):
-            getattr(app._database, access)(fail)
+            getattr(app._store.database, access)(fail)
     finally:
         app.close()
 

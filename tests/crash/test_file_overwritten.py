@@ -210,7 +210,7 @@ def test_job_that_stores_step_after_step_notices_before_a_checkpoint(
     try:
         app.start()
         app.jobs["long"].trigger()
-        eventually(lambda: app._database._overwritten)
+        eventually(lambda: app._store.database._overwritten)
         assert len(stopped) <= store_database._WRITES_BETWEEN_LOOKS
         assert database.stat().st_size == database.with_name("backup.db").stat().st_size
     finally:
@@ -251,7 +251,7 @@ def test_nothing_that_sqlite_does_counts_as_overwriting(database: Path) -> None:
                     shell('touch "$1"; touch "$1-wal"', database)
                     app._supervisor._look_at_file()
                 app.purge_runs(older_than=0, limit=100 * (round_ + 1))
-                app._database.checkpoint_wal(above_bytes=0)
+                app._store.database.checkpoint_wal(above_bytes=0)
                 app._supervisor._look_at_file()
         assert app._supervisor.lost is None
     finally:

@@ -152,7 +152,7 @@ def test_read_in_progress_keeps_its_snapshot(tmp_path: Path, is_log_copied: bool
     try:
         app.jobs["work"].batch_trigger(["x" * 3000] * 200)
         if is_log_copied:
-            app._database.checkpoint_wal(above_bytes=0)
+            app._store.database.checkpoint_wal(above_bytes=0)
         with Child(WRITER, path) as writer:
             writer.expect("ready")
 
@@ -169,13 +169,13 @@ def test_read_in_progress_keeps_its_snapshot(tmp_path: Path, is_log_copied: bool
                 db.execute("ROLLBACK")
                 return seen
 
-            first, again = app._database.read(read)
+            first, again = app._store.database.read(read)
             assert again == first
             assert len(first) == 200
             # Afterwards the log is begun anew.
             writer.say()
             writer.expect("written")
-            assert app._database.read(read)[0] != first
+            assert app._store.database.read(read)[0] != first
     finally:
         app.close()
     assert check(path, is_idle=True) == []

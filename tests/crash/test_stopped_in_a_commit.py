@@ -132,7 +132,7 @@ def test_call_with_a_timeout_keeps_to_it(
         app.start()
         stop(stopped)
         patient = Thread(app.jobs["quick"].trigger)
-        eventually(app._database._writer._lock.locked)
+        eventually(app._store.database._writer._lock.locked)
         impatient = [
             Thread(lambda: app.jobs["quick"].trigger_and_wait(timeout=0.5)) for _ in range(5)
         ]

@@ -75,7 +75,7 @@ class TestStartingAndStopping:
 
     def test_a_listener_that_starts_the_engine_that_is_being_started(self, app: Durably) -> None:
         """It hears of what was recovered; the engine is started once, and can be closed."""
-        left_by_the_dead(app._database.path, "quick")
+        left_by_the_dead(app._store.database.path, "quick")
         app.on("run:recover", lambda event: app.start())
         app.start()
         app.stop()
@@ -84,7 +84,7 @@ class TestStartingAndStopping:
 
     def test_a_listener_that_blocks_what_is_being_started(self, app: Durably) -> None:
         """It holds up no other call."""
-        left_by_the_dead(app._database.path, "quick")
+        left_by_the_dead(app._store.database.path, "quick")
         inside, may_leave = threading.Event(), threading.Event()
 
         def block(event: Any) -> None:
@@ -151,7 +151,7 @@ class TestProcessOneInListeners:
         app.on("run:recover", lambda event: app.process_one())
         app.start()
         monkeypatch.setattr(supervisor._pool, "can_claim", look_later)
-        left_by_the_dead(app._database.path, "unknown")
+        left_by_the_dead(app._store.database.path, "unknown")
         assert inside.wait(HANG_S)
         app.stop()
         assert (names_of_threads(), supervisor._lifecycle._holds) == ([], {})
@@ -191,7 +191,7 @@ class TestCallsThatExecute:
         app.jobs["gated"].trigger()
         first, _ = in_thread(app.process_one)
         assert gate.inside.wait(HANG_S)
-        left_by_the_dead(app._database.path, "quick")
+        left_by_the_dead(app._store.database.path, "quick")
         second, outcome = in_thread(getattr(app, call))
         if call == "run_until_idle":
             gate.go.set()  # it waits for all that is executed here
@@ -279,13 +279,13 @@ class TestCallsThatExecute:
         [came_back] = outcome
         # A close is a stop before it is one.
         assert came_back == 0 or (how == "close" and isinstance(came_back, EngineClosedError))
-        with Durably(app._database.path) as reopened:
+        with Durably(app._store.database.path) as reopened:
             reopened.stop()
             assert [status(reopened, run) for run in runs] == ["pending"] * 3
 
     def test_one_that_recovers_while_the_engine_is_closed(self, app: Durably) -> None:
         """It claims nothing any more."""
-        left_by_the_dead(app._database.path, "quick")
+        left_by_the_dead(app._store.database.path, "quick")
         inside, may_leave = threading.Event(), threading.Event()
 
         def block(event: Any) -> None:
@@ -445,7 +445,7 @@ class TestCancelling:
         run = app.jobs["gated"].trigger(concurrency_key="k")
         assert gate.inside.wait(HANG_S)
         app.cancel(run)
-        write = app._database.write
+        write = app._store.database.write
         failed: list[Any] = []
 
         def fail_twice(operation: Any, *args: Any, **kwargs: Any) -> Any:
@@ -454,7 +454,7 @@ class TestCancelling:
                 raise durably.DatabaseError("locked for too long", is_transient=True)
             return write(operation, *args, **kwargs)
 
-        monkeypatch.setattr(app._database, "write", fail_twice)
+        monkeypatch.setattr(app._store.database, "write", fail_twice)
         gate.go.set()
         after = app.jobs["quick"].trigger(concurrency_key="k")
         assert app.wait(after, timeout=HANG_S).output == 7

@@ -71,7 +71,7 @@ class TestClose:
         """Also while another process is writing, for whose end it would wait."""
         path = tmp_path / "x.db"
         app = Durably(path, jobs=[quick])
-        writer, mutex = app._database._writer, app._database._mutexes[0]
+        writer, mutex = app._store.database._writer, app._store.database._mutexes[0]
         enqueue, leave_note, close = app._triggering._enqueue, mutex._leave_note, mutex.close
         is_checked, may_write, waits = threading.Event(), threading.Event(), threading.Event()
         other = WriterMutex(str(path), Clock())

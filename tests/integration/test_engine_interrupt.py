@@ -130,7 +130,7 @@ class TestInterrupt:
     ) -> None:
         """A run that is claimed while stop(interrupt=True) begins does not run to its end."""
         claimed, go = threading.Event(), threading.Event()
-        write = app._database.write
+        write = app._store.database.write
         steps: list[str] = []
 
         @durably.job
@@ -155,10 +155,10 @@ class TestInterrupt:
         if point == "claimed at an end":
             handle.trigger("short")
         run = handle.trigger("long")
-        one = Durably(app._database.path, jobs=[long], max_workers=1)
+        one = Durably(app._store.database.path, jobs=[long], max_workers=1)
         try:
-            write = one._database.write
-            monkeypatch.setattr(one._database, "write", slow)
+            write = one._store.database.write
+            monkeypatch.setattr(one._store.database, "write", slow)
             one.start()
             assert claimed.wait(HANG_S)
             thread, outcome = in_thread(lambda: one.stop(interrupt=True))

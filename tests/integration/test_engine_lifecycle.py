@@ -68,7 +68,7 @@ class TestStart:
     ) -> None:
         """After a start() that the database refused the engine is stopped, and starts again."""
         gate.go.set()
-        write = app._database.write
+        write = app._store.database.write
         for refused in (owners.register, owners.set_started):
 
             def refuse(operation: Any, *args: Any, refused: Any = refused, **kwargs: Any) -> Any:
@@ -76,7 +76,7 @@ class TestStart:
                     raise durably.DatabaseError("locked for too long", is_transient=True)
                 return write(operation, *args, **kwargs)
 
-            monkeypatch.setattr(app._database, "write", refuse)
+            monkeypatch.setattr(app._store.database, "write", refuse)
             with pytest.raises(durably.DatabaseError, match="locked for too long"):
                 app.start()
             assert names_of_threads() == []
@@ -159,11 +159,11 @@ class TestStop:
         def refuse(*_: Any, **__: Any) -> Any:
             raise durably.DatabaseError("the disk is full", is_transient=True)
 
-        monkeypatch.setattr(app._database, "write", refuse)
+        monkeypatch.setattr(app._store.database, "write", refuse)
         app.stop()
         assert names_of_threads() == []
         app.close()
-        assert app._database.is_closed
+        assert app._store.database.is_closed
 
     @pytest.mark.parametrize("timeout", [-1, "1", True, float("nan")], ids=repr)
     def test_a_bad_timeout_is_refused_and_stops_nothing(self, app: Durably, timeout: Any) -> None:

@@ -151,7 +151,7 @@ def test_leaving_the_block_in_the_child_harms_nobody(tmp_path: Path) -> None:
 def test_the_child_opens_its_own(app: Durably) -> None:
     """An engine that the child opens on the same file works, beside the parent's."""
     app.start()
-    path = app._database.path
+    path = app._store.database.path
 
     def own() -> tuple[str, bool]:
         with Durably(path, jobs=[quick]) as mine:
@@ -226,7 +226,7 @@ def test_a_fork_waits_for_the_transaction_in_progress(
 
     monkeypatch.setattr(enqueueing, "enqueue", slow)
     handle = app.jobs["quick"]
-    path = app._database.path
+    path = app._store.database.path
 
     def trigger() -> None:
         handle.trigger(idempotency_key="k")
@@ -265,7 +265,7 @@ def test_a_fork_waits_for_the_read_in_progress(app: Durably) -> None:
         assert go_on.wait(HANG_S)
         assert not forked.is_set(), "forked in the middle of a read"
 
-    reader, read = in_thread(lambda: app._database.read(query))
+    reader, read = in_thread(lambda: app._store.database.read(query))
     assert reading.wait(HANG_S)
 
     def fork() -> str:
@@ -276,7 +276,7 @@ def test_a_fork_waits_for_the_read_in_progress(app: Durably) -> None:
     forker, outcome = in_thread(fork)
     # It is at the gate: no other read begins any more.
     deadline = time.monotonic() + HANG_S
-    while not app._database._changes_lock.locked():
+    while not app._store.database._changes_lock.locked():
         assert time.monotonic() < deadline
         time.sleep(0.001)
     go_on.set()
@@ -290,7 +290,7 @@ def test_many_forks_while_the_engine_works(app: Durably) -> None:
     """Forks at any moment leave the parent's runs whole, and each child can open its own."""
     app.start()
     triggered = app.jobs["quick"].batch_trigger([None] * 60)
-    path = app._database.path
+    path = app._store.database.path
 
     def count() -> int:
         mine = Durably(path)

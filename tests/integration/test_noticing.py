@@ -52,7 +52,7 @@ def idle(
 
 
 def is_watching(app: Durably) -> bool:
-    return app._database.changes._watch is not None
+    return app._store.database.changes._watch is not None
 
 
 def test_run_of_another_process_starts_an_idle_engine(
@@ -62,7 +62,7 @@ def test_run_of_another_process_starts_an_idle_engine(
     with Child(TRIGGERS_WHEN_TOLD, tmp_path / "x.db") as child:
         child.expect("open")
         for _ in range(3):
-            feed = idle._database.changes
+            feed = idle._store.database.changes
             eventually(lambda feed=feed: feed._looks_until_calm <= 0)
             child.say()
             assert idle.wait(child.line(), timeout=DEADLINE_S).output == os.getpid()
@@ -101,7 +101,7 @@ def test_forked_child_leaves_the_parents_watch_alone(idle: Durably) -> None:
         status = 1
         try:
             inherited = {name for name in descriptors() if name.startswith("anon_inode:")}
-            idle._database.changes.offer()
+            idle._store.database.changes.offer()
             status = len(inherited & {"anon_inode:inotify", "anon_inode:[eventfd]"})
         finally:
             os._exit(status)

@@ -40,18 +40,18 @@ def test_synchronous_is_that_of_each_commit_of_a_checkpoint(
 ) -> None:
     """The connection that writes checkpoints syncs at each commit, or at none."""
     with engine(tmp_path, synchronous=mode) as app:
-        assert app._database.write(lambda db: db.pragma("synchronous")) == level
+        assert app._store.database.write(lambda db: db.pragma("synchronous")) == level
 
 
 def test_synchronous_is_full_by_default(tmp_path: Path) -> None:
     """Without the option a checkpoint survives power loss."""
     with durably.Durably(tmp_path / "x.db") as app:
-        assert app._database.write(lambda db: db.pragma("synchronous")) == 2
+        assert app._store.database.write(lambda db: db.pragma("synchronous")) == 2
 
 
 def beats(app: durably.Durably, of: durably.Durably) -> int:
     owner = of._supervisor.owner_number
-    return next(row.beat for row in app._database.read(owners.list_all) if row.owner == owner)
+    return next(row.beat for row in app._store.database.read(owners.list_all) if row.owner == owner)
 
 
 def test_heartbeat_interval_is_the_time_between_two_beats(

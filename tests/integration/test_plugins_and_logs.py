@@ -172,7 +172,7 @@ def test_lines_of_all_attempts_are_kept_and_go_with_their_run(tmp_path):
         assert [entry.data["number"] for entry in app.get_logs(run)] == [1, 2]
         app.delete_run(run)
         count = "SELECT count(*) FROM durably_logs"
-        assert app._database.read(lambda db: db.execute(count).get) == 0
+        assert app._store.database.read(lambda db: db.execute(count).get) == 0
 
 
 def test_a_line_after_the_end_of_the_run_is_persisted(tmp_path):

@@ -42,7 +42,7 @@ class SlowRead:
 
     def __init__(self, app: Durably) -> None:
         self.inside, self.go_on = threading.Event(), threading.Event()
-        self.thread, self.outcome = in_thread(lambda: app._database.read(self._query))
+        self.thread, self.outcome = in_thread(lambda: app._store.database.read(self._query))
         assert self.inside.wait(HANG_S)
 
     def _query(self, db: Any) -> list[str]:
@@ -78,7 +78,7 @@ def test_close_waits_for_the_reads_in_progress(
     app.jobs["keeps"].batch_trigger(["a" * 1000] * 3000)
     slow = SlowRead(app)
     closing, closed = in_thread(app.close)
-    eventually(lambda: app._database.is_closed)
+    eventually(lambda: app._store.database.is_closed)
     with pytest.raises(EngineClosedError):
         app.count_runs()
     subprocess.run(
@@ -103,7 +103,7 @@ def test_read_that_is_still_to_open_its_connection_is_waited_for(
 ) -> None:
     """It must not make the file anew that was there when it began."""
     app.jobs["keeps"].trigger("a")
-    connections = app._database._connections
+    connections = app._store.database._connections
     opens, may_open = threading.Event(), threading.Event()
     new_reader = connections.new_reader
 
@@ -113,11 +113,11 @@ def test_read_that_is_still_to_open_its_connection_is_waited_for(
         return new_reader()
 
     monkeypatch.setattr(connections, "new_reader", open_later)
-    app._database._readers._spare.clear()
+    app._store.database._readers._spare.clear()
     reading, outcome = in_thread(app.count_runs)
     assert opens.wait(HANG_S)
     closing, _ = in_thread(app.close)
-    eventually(lambda: app._database.is_closed)
+    eventually(lambda: app._store.database.is_closed)
     may_open.set()
     for thread in (reading, closing):
         thread.join(HANG_S)
@@ -133,9 +133,9 @@ app = durably.Durably(path, jobs=[keeps])
 for n in range(21):
     app.jobs["keeps"].trigger("a")
 os.rename(path, path + ".moved")
-app._database._readers._spare.clear()  # they are all in use
+app._store.database._readers._spare.clear()  # they are all in use
 try:
-    app._database.read(lambda db: print(db.execute("SELECT count(*) FROM durably_runs").get))
+    app._store.database.read(lambda db: print(db.execute("SELECT count(*) FROM durably_runs").get))
 except durably.DatabaseLostError:
     print("lost")
 sys.stdout.flush()
@@ -168,7 +168,7 @@ def test_file_that_takes_the_place_while_a_read_opens_it_is_not_read(
     app.jobs["keeps"].trigger("a")
     other = tmp_path / "other.db"
     Durably(other).close()
-    connections = app._database._connections
+    connections = app._store.database._connections
     new_reader = connections.new_reader
 
     def replace_and_open() -> Any:
@@ -176,7 +176,7 @@ def test_file_that_takes_the_place_while_a_read_opens_it_is_not_read(
         return new_reader()
 
     monkeypatch.setattr(connections, "new_reader", replace_and_open)
-    app._database._readers._spare.clear()
+    app._store.database._readers._spare.clear()
     with pytest.raises(DatabaseLostError):
         app.count_runs()
 
@@ -230,7 +230,7 @@ def test_fork_waits_for_the_reads_in_progress_alone(
 ) -> None:
     """Those that come meanwhile wait for it: reads that overlap without end do not hold it up."""
     app.jobs["keeps"].trigger("a")
-    readers = app._database._readers
+    readers = app._store.database._readers
 
     def fork() -> int:
         pid = os.fork()
@@ -265,7 +265,7 @@ def test_reads_that_overlap_without_end_do_not_keep_the_log_growing(
             db.execute("COMMIT")
 
         while not is_over.is_set():
-            app._database.read(query)
+            app._store.database.read(query)
 
     threads = [in_thread(lambda number=number: overlapping(number)) for number in (0, 1)]
     size = 0
@@ -273,7 +273,7 @@ def test_reads_that_overlap_without_end_do_not_keep_the_log_growing(
         for _ in range(12):
             for _ in range(4):
                 app.jobs["keeps"].batch_trigger(["x" * 3000] * 100)
-            app._database.checkpoint_wal(above_bytes=0)
+            app._store.database.checkpoint_wal(above_bytes=0)
             size = (tmp_path / "x.db-wal").stat().st_size
     finally:
         is_over.set()
@@ -292,18 +292,18 @@ def test_one_long_read_holds_off_no_others_for_long(
     slow = SlowRead(app)
     app.jobs["keeps"].batch_trigger(["x" * 3000] * 100)
     held_off: list[float] = []
-    original = app._database._readers.held_off
+    original = app._store.database._readers.held_off
 
     def hold_off(timeout_s: float) -> Any:
         held_off.append(timeout_s)
         return original(timeout_s)
 
-    monkeypatch.setattr(app._database._readers, "held_off", hold_off)
+    monkeypatch.setattr(app._store.database._readers, "held_off", hold_off)
     for _ in range(5):
-        app._database.checkpoint_wal(above_bytes=0)
+        app._store.database.checkpoint_wal(above_bytes=0)
     assert len(held_off) == 1
     slow.end()
-    app._database.checkpoint_wal(above_bytes=0)
+    app._store.database.checkpoint_wal(above_bytes=0)
     assert len(held_off) == 1
     assert app.count_runs() == 200
 
@@ -316,7 +316,7 @@ def test_log_that_another_process_reads_holds_off_no_reads_for_long(
     modes: list[int] = []
     monkeypatch.setattr(database, "_checkpoint", lambda db, mode: modes.append(mode))
     for _ in range(5):
-        app._database.checkpoint_wal(above_bytes=0)
+        app._store.database.checkpoint_wal(above_bytes=0)
     assert modes.count(apsw.SQLITE_CHECKPOINT_TRUNCATE) == 1
 
 
@@ -325,7 +325,7 @@ def test_reads_go_on_while_a_checkpoint_waits_for_its_turn_to_write(
 ) -> None:
     """They are held off for the checkpoint alone."""
     app.jobs["keeps"].batch_trigger(["x" * 3000] * 100)
-    maintain = app._database._writer.maintain
+    maintain = app._store.database._writer.maintain
     waits, may_go_on = threading.Event(), threading.Event()
 
     def wait_in_the_second(operation: Any, *args: Any) -> Any:
@@ -335,8 +335,8 @@ def test_reads_go_on_while_a_checkpoint_waits_for_its_turn_to_write(
         assert may_go_on.wait(HANG_S)
         return maintain(operation)
 
-    monkeypatch.setattr(app._database._writer, "maintain", wait_in_the_second)
-    checkpoint, outcome = in_thread(lambda: app._database.checkpoint_wal(above_bytes=0))
+    monkeypatch.setattr(app._store.database._writer, "maintain", wait_in_the_second)
+    checkpoint, outcome = in_thread(lambda: app._store.database.checkpoint_wal(above_bytes=0))
     assert waits.wait(HANG_S)
     assert app.count_runs() == 100
     may_go_on.set()
@@ -352,7 +352,7 @@ def test_engine_that_is_closed_within_a_read_of_the_same_thread(app: Durably) ->
         raise SystemExit(3)
 
     with pytest.raises(SystemExit):
-        app._database.read(close)
+        app._store.database.read(close)
 
 
 @pytest.mark.parametrize("what", ["close", "fork"])
@@ -360,25 +360,25 @@ def test_ctrl_c_in_the_wait_for_reads(
     app: Durably, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     """A close closes all the same; a fork leaves nothing held off."""
-    readers = app._database._readers
+    readers = app._store.database._readers
 
     def press(timeout_s: float) -> bool:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(readers, "wait_for_rest", press)
-        (app.close if what == "close" else app._database.before_fork)()
+        (app.close if what == "close" else app._store.database.before_fork)()
     if what == "close":
-        assert list(app._database._connections.open) == []
+        assert list(app._store.database._connections.open) == []
     else:
         assert app.count_runs() == 0
-        assert not app._database._changes_lock.locked()
+        assert not app._store.database._changes_lock.locked()
 
 
 def test_what_is_not_found_costs_no_connection(app: Durably) -> None:
     """The next read has the same one."""
     app.count_runs()
-    before = [*app._database._readers._spare]
+    before = [*app._store.database._readers._spare]
     with pytest.raises(durably.NotFoundError):
         app.get_steps("none")
-    assert app._database._readers._spare == before
+    assert app._store.database._readers._spare == before

@@ -204,7 +204,7 @@ def test_results_are_held_a_window_at_a_time(tmp_path):
 
     with engine(tmp_path, job) as app:
         execute(app)
-        window = app._database.read(stored.window, 1, 0)
+        window = app._store.database.read(stored.window, 1, 0)
     assert list(window.checkpoints) == ["step-0", "step-1"]
     assert window.next_index == 2
 

@@ -53,7 +53,7 @@ def app(
 
 def syncs_each(app: durably.Durably) -> int:
     """How many syncs a commit may take."""
-    return 1 if app._database._writer._db.pragma("synchronous") == 2 else 0
+    return 1 if app._store.database._writer._db.pragma("synchronous") == 2 else 0
 
 
 @durably.job("one-step")
@@ -83,7 +83,7 @@ def small(number: int) -> int:
 
 def during(app: durably.Durably, disk: DiskVFS, count: int, first: int = 0) -> Counted:
     """What *count* steps of a run that has *first* already cost, without its start and end."""
-    counted = Counted(app._database, disk)
+    counted = Counted(app._store.database, disk)
 
     def run_steps(step: durably.StepContext) -> None:
         for number in range(first):
@@ -143,7 +143,7 @@ def test_trigger_is_one_statement_one_commit_and_one_sync(
     app: durably.Durably, disk: DiskVFS
 ) -> None:
     """``trigger`` without keys reads nothing, and finds out nothing afterwards."""
-    with Counted(app._database, disk) as counted:
+    with Counted(app._store.database, disk) as counted:
         app.jobs["one-step"].trigger(1)
 
     assert (counted.writes, counted.commits) == (["INSERT"], 1)
@@ -153,7 +153,7 @@ def test_trigger_is_one_statement_one_commit_and_one_sync(
 
 def test_batch_of_triggers_is_one_commit(app: durably.Durably, disk: DiskVFS) -> None:
     """A statement a run, or a block of 128, and nothing else, with one wait for the disk."""
-    with Counted(app._database, disk) as counted:
+    with Counted(app._store.database, disk) as counted:
         app.jobs["one-step"].batch_trigger(range(50))
 
     assert counted.writes == ["BEGIN", *["INSERT"] * 50, "COMMIT"]
@@ -164,7 +164,7 @@ def test_batch_of_triggers_is_one_commit(app: durably.Durably, disk: DiskVFS) ->
 def test_one_step_run_is_two_commits(app: durably.Durably, disk: DiskVFS) -> None:
     """Its checkpoint, and its end together with the claim of the run that comes next."""
     app.jobs["one-step"].batch_trigger(range(20))
-    with Counted(app._database, disk) as counted:
+    with Counted(app._store.database, disk) as counted:
         assert app.run_until_idle() == 20
 
     claim = ["BEGIN", "UPDATE", "COMMIT"]
@@ -178,7 +178,7 @@ def test_one_step_run_is_two_commits(app: durably.Durably, disk: DiskVFS) -> Non
 def test_run_executed_alone_is_three_commits(app: durably.Durably, disk: DiskVFS) -> None:
     """``process_one``: claim, checkpoint, end."""
     app.jobs["one-step"].trigger(1)
-    with Counted(app._database, disk) as counted:
+    with Counted(app._store.database, disk) as counted:
         assert app.process_one()
 
     assert counted.writes == ["BEGIN", "UPDATE", "COMMIT", "INSERT", "UPDATE"]
@@ -195,7 +195,7 @@ def test_run_triggered_into_a_free_slot_is_three_commits(
     monkeypatch.setattr(dispatcher, "_has_free_slot", lambda: True)
     monkeypatch.setattr(app._supervisor._reaper, "start", lambda: None)
     app.start()
-    with Counted(app._database, disk) as counted:
+    with Counted(app._store.database, disk) as counted:
         run = app.jobs["one-step"].trigger(1)
         app.wait(run, timeout=30)
         app.stop()
@@ -209,7 +209,7 @@ def test_run_triggered_into_a_free_slot_is_three_commits(
 def test_progress_costs_no_commit(app: durably.Durably, disk: DiskVFS, count: int) -> None:
     """However often it is told inside a run, it rides on the run's end."""
     app.jobs["telling"].trigger(count)
-    with Counted(app._database, disk) as counted:
+    with Counted(app._store.database, disk) as counted:
         assert app.process_one()
 
     assert counted.writes == ["BEGIN", "UPDATE", "COMMIT", "UPDATE"]
@@ -237,7 +237,7 @@ def test_resume_reads_a_window_and_writes_nothing(
     assert app.process_one()
     app.retry(run)
     doing.append(replay)
-    with Counted(app._database, disk) as counted:
+    with Counted(app._store.database, disk) as counted:
         assert app.process_one()
 
     assert app.get_run(run).status == "completed"

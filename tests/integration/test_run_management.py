@@ -388,7 +388,7 @@ def test_purge_that_cannot_give_space_back_has_purged(
     def refuse(most_pages: int) -> None:
         raise durably.DatabaseError("the disk is full", is_transient=True)
 
-    monkeypatch.setattr(app._database, "shrink", refuse)
+    monkeypatch.setattr(app._store.database, "shrink", refuse)
     assert app.purge_runs(older_than=0) == 1
     assert app.get_run(ended) is None
     assert heard == ["worker:error", "run:delete"]
@@ -427,9 +427,9 @@ def test_a_purge_gives_the_space_back(app: durably.Durably) -> None:
     for _ in range(20):
         app.jobs["other"].trigger("x" * 50_000)
     assert app.run_until_idle() == 20
-    before = app._database.read(lambda db: db.pragma("page_count"))
+    before = app._store.database.read(lambda db: db.pragma("page_count"))
     assert app.purge_runs(older_than=0) == 20
-    after = app._database.read(lambda db: db.pragma("page_count"))
+    after = app._store.database.read(lambda db: db.pragma("page_count"))
     assert after < before / 4
 
 

@@ -45,7 +45,7 @@ def app(tmp_path: Path) -> Iterator[Durably]:
 
 
 def found_running(app: Durably) -> durably.Run[Any, Any]:
-    run = app.get_run(left_by_the_dead(app._database.path, "two-steps"))
+    run = app.get_run(left_by_the_dead(app._store.database.path, "two-steps"))
     assert run is not None
     assert (run.status, run.completed_steps) == ("running", 1)
     return run

@@ -394,7 +394,7 @@ def test_read_that_is_left_halfway_says_nothing(tmp_path: Path) -> None:
     """A frame that a signal leaves halfway puts nothing back on a connection that is closed."""
     app = opened(tmp_path / "x.db")
     connection = apsw.Connection(":memory:")
-    block = app._database._limited(connection)
+    block = app._store.database._limited(connection)
     block.__enter__()
     connection.close()
     del block  # as when the frame is collected, which would print what it raises

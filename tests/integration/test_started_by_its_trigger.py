@@ -98,7 +98,7 @@ def test_concurrency_key_is_respected(app: durably.Durably) -> None:
     claim = Claim(owner.owner_number or 0, '["work"]', lambda: 1)
     app._supervisor._pool.reserve_slots()
     waiting = [app.jobs["work"].trigger(n, concurrency_key="k") for n in (2, 3)]
-    [row] = app._database.write(runs.claim, claim)
+    [row] = app._store.database.write(runs.claim, claim)
     app._supervisor._pool.return_slots(1)
     other = app.jobs["work"].trigger(4)
     assert app.wait(other, timeout=HANG_S).output == 4
@@ -114,7 +114,7 @@ def test_engine_taken_for_dead_stores_and_starts_later(app: durably.Durably) -> 
     app.start()
     owner = app._supervisor.owner_number
     assert owner is not None
-    app._database.write(runs.recover_dead, owner, 1)
+    app._store.database.write(runs.recover_dead, owner, 1)
     plain, keyed = (app.jobs["work"].trigger(1, idempotency_key=key) for key in (None, "k"))
     assert [app.get_run(run).status for run in (plain, keyed)] == ["pending", "pending"]
     app._supervisor._heartbeat.tick()

@@ -330,7 +330,7 @@ def test_an_engine_taken_for_dead_counts_again_once_it_beats(tmp_path, eventuall
     """It registers anew, and as started: who waits elsewhere for a run may count on it."""
 
     def rows():
-        return observer._database.read(owners.list_all)
+        return observer._store.database.read(owners.list_all)
 
     with (
         engine(tmp_path, heartbeat_interval=0.02, stale_threshold=1) as app,
@@ -338,7 +338,7 @@ def test_an_engine_taken_for_dead_counts_again_once_it_beats(tmp_path, eventuall
     ):
         app.start()
         (before,) = rows()
-        observer._database.write(runs.recover_dead, before.owner, app._clock.now_us())
+        observer._store.database.write(runs.recover_dead, before.owner, app._clock.now_us())
         eventually(lambda: [row.is_started for row in rows()] == [1])
         (after,) = rows()
         assert after.owner != before.owner

@@ -601,7 +601,7 @@ def test_a_database_in_use_is_looked_at_without_disturbing_it(tmp_path: Path) ->
             assert check(path) == []
         assert sorted(run.output for run in app.as_completed(runs)) == list(range(40))
         assert check(path) == []
-        assert app._database._guard.is_effective is (sys.platform == "linux")
+        assert app._store.database._guard.is_effective is (sys.platform == "linux")
     assert check(path) == []
     assert beside(path) == ["runs.db", "runs.db.writer"]
 

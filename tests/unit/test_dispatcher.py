@@ -15,6 +15,7 @@ from durably.store.rows import Claim, RunRow
 from durably.store.sqlite.database import Database
 from durably.store.sqlite.sql import queries as lookups
 from durably.store.sqlite.sql import runs
+from durably.store.sqlite.store import SqliteStore
 from durably.worker.dispatcher import PATIENCE_S, Dispatcher
 
 
@@ -32,7 +33,7 @@ class Pool:
         self.is_draining = False
         self.has_threads = True
         self.dispatcher = Dispatcher(
-            store,
+            SqliteStore(store),
             changes=store.changes,
             has_free_slot=lambda: self.free > 0,
             reserve_slots=self._reserve,

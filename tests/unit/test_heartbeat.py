@@ -12,6 +12,7 @@ from durably.execution.current_run import ActiveRun
 from durably.store.rows import RunRow
 from durably.store.sqlite.database import Database
 from durably.store.sqlite.sql import runs
+from durably.store.sqlite.store import SqliteStore
 from durably.worker.heartbeat import Heartbeat
 
 
@@ -25,7 +26,7 @@ class Engine:
         self.unregistered = 0
         self.lost: Exception | None = None
         self.heartbeat = Heartbeat(
-            store,
+            SqliteStore(store),
             owner=lambda: self.owner,
             active=lambda: list(self.active),
             on_unregistered=self._on_unregistered,

@@ -15,12 +15,10 @@ import apsw.ext
 import pytest
 from storekit import fresh, insert, token_of
 
-import durably.store
-from durably.store.rows import Claim, Ending, NewRun
+from durably.store.rows import Claim, Ending, NewRun, RunRow
+from durably.store.sqlite import sql
 from durably.store.sqlite.connection.writer import MOST_AT_ONCE
-from durably.store.sqlite.sql import enqueue as enqueueing
-from durably.store.sqlite.sql import owners, runs, steps
-from durably.store.sqlite.sql import queries as lookups
+from durably.store.sqlite.sql import enqueue, owners, queries, runs, steps
 
 VERBS = ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH")
 MANY = 20_000
@@ -38,8 +36,8 @@ COUNTING = "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE
 def statements() -> dict[str, str]:
     """The constants of the store's modules that are statements, by module and name."""
     found = {}
-    for module in pkgutil.iter_modules(durably.store.__path__):
-        names = vars(importlib.import_module(f"durably.store.{module.name}"))
+    for module in pkgutil.iter_modules(sql.__path__):
+        names = vars(importlib.import_module(f"{sql.__name__}.{module.name}"))
         for name, value in names.items():
             if isinstance(value, str) and value.split()[:1] and value.split()[0] in VERBS:
                 found[f"{module.name}.{name}"] = value
@@ -96,13 +94,13 @@ def test_statement_prepares_against_the_schema(db: apsw.Connection, name: str) -
     ("name", "indexes"),
     [
         ("runs.CLAIM", CLAIMABLE),
-        ("lookups.FIRST_CLAIMABLE", CLAIMABLE),
-        ("lookups.BEGUN_OF_MANY", {"sqlite_autoindex_durably_runs_1"}),
-        ("enqueueing.BY_IDEMPOTENCY_KEY", {"durably_runs_idempotency"}),
-        ("enqueueing.PENDING_OF_KEY", {"durably_runs_queue_first"}),
-        ("lookups.BY_ID", {"sqlite_autoindex_durably_runs_1"}),
-        ("lookups.BRIEF", {"sqlite_autoindex_durably_runs_1"}),
-        ("lookups.BRIEF_OF_MANY", {"sqlite_autoindex_durably_runs_1"}),
+        ("queries.FIRST_CLAIMABLE", CLAIMABLE),
+        ("queries.BEGUN_OF_MANY", {"sqlite_autoindex_durably_runs_1"}),
+        ("enqueue.BY_IDEMPOTENCY_KEY", {"durably_runs_idempotency"}),
+        ("enqueue.PENDING_OF_KEY", {"durably_runs_queue_first"}),
+        ("queries.BY_ID", {"sqlite_autoindex_durably_runs_1"}),
+        ("queries.BRIEF", {"sqlite_autoindex_durably_runs_1"}),
+        ("queries.BRIEF_OF_MANY", {"sqlite_autoindex_durably_runs_1"}),
         ("runs.CANCEL", {"sqlite_autoindex_durably_runs_1"}),
         ("runs.RETRY", {"sqlite_autoindex_durably_runs_1"}),
         ("runs.COMPLETE", set()),
@@ -110,7 +108,7 @@ def test_statement_prepares_against_the_schema(db: apsw.Connection, name: str) -
         ("runs.INTERRUPT", set()),
         ("runs.RELEASE", set()),
         ("runs.SET_PROGRESS", set()),
-        ("lookups.STATE_OF", set()),
+        ("queries.STATE_OF", set()),
         ("runs.DELETE", OF_A_RUN),
         ("runs.DELETE_STEPS", set()),
         ("runs.RECOVER", set()),
@@ -194,7 +192,7 @@ def pending(db: apsw.Connection, job: str, key: str | None) -> None:
 
 
 def behind_a_busy_key(db: apsw.Connection) -> None:
-    enqueueing.enqueue(db, NewRun("holder", "job", "1", concurrency_key="k"), 1)
+    enqueue.enqueue(db, NewRun("holder", "job", "1", concurrency_key="k"), 1)
     (holder,) = runs.claim(db, Claim(2, '["job"]', lambda: 1))
     assert holder.id == "holder"
     pending(db, "job", "k")
@@ -203,7 +201,7 @@ def behind_a_busy_key(db: apsw.Connection) -> None:
 def behind_a_busy_key_of_two_jobs(db: apsw.Connection) -> None:
     behind_a_busy_key(db)
     for number in range(10):
-        enqueueing.enqueue(db, NewRun(f"o{number}", "other", "1", concurrency_key="k"), 1)
+        enqueue.enqueue(db, NewRun(f"o{number}", "other", "1", concurrency_key="k"), 1)
 
 
 def begun_by_others(db: apsw.Connection) -> None:
@@ -232,7 +230,7 @@ def costs(db: apsw.Connection, name: str) -> dict[str, int]:
     """The steps that one run costs from its trigger to its deletion, verb by verb."""
     jobs = json.dumps(["job", "other"])
     new = NewRun(f"mine-{name}", "job", "1", idempotency_key=f"i{name}", concurrency_key=f"c{name}")
-    taken: list[lookups.RunRow] = []
+    taken: list[RunRow] = []
     # Those that were triggered before are claimed first.
     own = Claim(1, jobs, lambda: 2, origins=ORIGINS)
 
@@ -243,16 +241,16 @@ def costs(db: apsw.Connection, name: str) -> dict[str, int]:
         return lambda: runs.finish(db, ending, None)
 
     found = {
-        "enqueue": vm_steps(db, lambda: enqueueing.enqueue(db, new, 1)),
-        "enqueue again": vm_steps(db, lambda: enqueueing.enqueue(db, new, 1)),
+        "enqueue": vm_steps(db, lambda: enqueue.enqueue(db, new, 1)),
+        "enqueue again": vm_steps(db, lambda: enqueue.enqueue(db, new, 1)),
         "coalesce": vm_steps(
             db,
-            lambda: enqueueing.enqueue(
+            lambda: enqueue.enqueue(
                 db, NewRun("x", "job", "1", concurrency_key=f"c{name}", coalesce=True), 1
             ),
         ),
-        "look": vm_steps(db, lambda: lookups.has_claimable(db, jobs, "[]", ORIGINS)),
-        "look for others": vm_steps(db, lambda: lookups.begun(db, jobs)),
+        "look": vm_steps(db, lambda: queries.has_claimable(db, jobs, "[]", ORIGINS)),
+        "look for others": vm_steps(db, lambda: queries.begun(db, jobs)),
         "claim": vm_steps(db, lambda: taken.extend(runs.claim(db, own))),
     }
     run = taken[-1]
@@ -261,7 +259,7 @@ def costs(db: apsw.Connection, name: str) -> dict[str, int]:
         "checkpoint": vm_steps(
             db, lambda: steps.complete(db, run.run, run.attempt, 0, "s", "1", 1, 2)
         ),
-        "brief": vm_steps(db, lambda: lookups.brief(db, run.id)),
+        "brief": vm_steps(db, lambda: queries.brief(db, run.id)),
         "interrupt": vm_steps(db, finish()),
     }
     taken += runs.claim(db, own)
@@ -298,7 +296,7 @@ def test_a_job_of_any_origin_claims_among_20000_without_a_walk(db: apsw.Connecti
     """Whatever number of origins they have, the first of them is found at once."""
     wanted = Claim(1, '["job"]', lambda: 2, origins='{"job":"mine","job":true}')
     begun_by_others(db)
-    taken: list[lookups.RunRow] = []
+    taken: list[RunRow] = []
     assert vm_steps(db, lambda: taken.extend(runs.claim(db, wanted))) < 1000
     assert [row.id for row in taken] == ["p1"]
 
@@ -309,9 +307,9 @@ def test_claiming_from_a_queue_of_20000_costs_the_same_for_each(db: apsw.Connect
         pending(db, "job", "k")
     spent = []
     for _ in range(3):
-        taken: list[lookups.RunRow] = []
+        taken: list[RunRow] = []
 
-        def one(taken: list[lookups.RunRow] = taken) -> None:
+        def one(taken: list[RunRow] = taken) -> None:
             taken.extend(runs.claim(db, Claim(1, '["job"]', lambda: 2)))
             ending = Ending(taken[0].run, 1, "1", None, None, True, 3)
             runs.finish(db, ending, None)
@@ -332,7 +330,7 @@ def test_claiming_past_runs_that_are_not_to_be_claimed_costs_by_those_alone(
 
     def claim(excluded: int) -> int:
         inside = json.dumps(order[:excluded])
-        taken: list[lookups.RunRow] = []
+        taken: list[RunRow] = []
         wanted = Claim(1, '["job"]', lambda: 2, inside=lambda: inside)
         spent = vm_steps(db, lambda: taken.extend(runs.claim(db, wanted)))
         assert [row.run for row in taken] == [order[excluded]]

@@ -27,6 +27,7 @@ from durably.store.sqlite.locks import owner_lock as liveness
 from durably.store.sqlite.locks.owner_lock import Liveness
 from durably.store.sqlite.sql import owners, runs
 from durably.store.sqlite.sql import queries as lookups
+from durably.store.sqlite.store import SqliteStore
 from durably.worker.reaper import PURGE_BATCH, RETENTION_INTERVAL_S, SWEEP_INTERVAL_S, Reaper
 
 
@@ -53,7 +54,7 @@ class Engine:
             "retain_runs": None,
         }
         return Reaper(
-            self.store,
+            SqliteStore(self.store),
             owner=lambda: self.owner,
             committed_beats=lambda: self.committed,
             emitter=self.emitter,

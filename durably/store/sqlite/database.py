@@ -20,7 +20,7 @@ from durably._platform import lock_timeouts
 from durably._platform.clock import Clock
 from durably._platform.fork_hooks import ForkParticipant, watch_forks
 from durably._platform.interrupts import raise_if_signal
-from durably._platform.lock_timeouts import Hurry, limited
+from durably._platform.lock_timeouts import BUSY_TIMEOUT_S, Hurry, limited
 from durably.errors import (
     DatabaseError,
     DatabaseLostError,
@@ -30,7 +30,7 @@ from durably.errors import (
 from durably.settings import Synchronous
 from durably.store import defects
 from durably.store.change_feed import ChangeFeed
-from durably.store.sqlite.connection.batch_executor import BUSY_TIMEOUT_S, FaultPoint
+from durably.store.sqlite.connection.batch_executor import FaultPoint
 from durably.store.sqlite.connection.connections import (
     PAGES_IN_MEMORY,
     Connections,

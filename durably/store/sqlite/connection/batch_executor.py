@@ -16,7 +16,7 @@ import apsw
 
 from durably._platform.clock import Clock
 from durably._platform.interrupts import is_interruptible, raise_if_signal
-from durably._platform.lock_timeouts import LEAST_S, Hurry, deadline
+from durably._platform.lock_timeouts import BUSY_TIMEOUT_S, LEAST_S, Hurry, deadline
 from durably.errors import DatabaseError
 from durably.store.sqlite.connection.sqlite_errors import database_error, locked_error
 from durably.store.sqlite.connection.write_request import Operation, Ticket
@@ -26,8 +26,6 @@ Ps = ParamSpec("Ps")
 T = TypeVar("T")
 FaultPoint = Callable[[str], None]
 
-# How long a lock of somebody else is waited for before the caller gets an error.
-BUSY_TIMEOUT_S: Final = 30.0
 _LOCKED: Final = "database is locked"
 # SQLite waits in slices of this, since a Ctrl-C is not seen while it waits.
 BUSY_SLICE_MS: Final = 250

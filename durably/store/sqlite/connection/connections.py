@@ -12,9 +12,10 @@ import apsw
 from durably._platform import lock_timeouts
 from durably._platform.clock import Clock
 from durably._platform.latch import Latch
+from durably._platform.lock_timeouts import BUSY_TIMEOUT_S
 from durably.errors import DatabaseError
 from durably.settings import Synchronous
-from durably.store.sqlite.connection.batch_executor import BUSY_SLICE_MS, BUSY_TIMEOUT_S
+from durably.store.sqlite.connection.batch_executor import BUSY_SLICE_MS
 from durably.store.sqlite.connection.nocow import make_index
 from durably.store.sqlite.sql import schema
 

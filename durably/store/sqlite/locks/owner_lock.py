@@ -15,7 +15,6 @@ A stopped or hung owner holds its lock: it is alive, and what to do about it is 
 from __future__ import annotations
 
 import ctypes
-import enum
 import functools
 import os
 import sys
@@ -27,6 +26,7 @@ from durably._platform.ids import is_id
 from durably._platform.interrupts import is_from_signal, raise_if_signal, system_errors_suppressed
 from durably._platform.latch import Latch
 from durably.errors import DatabaseError
+from durably.store.api import Liveness
 from durably.store.sqlite.connection.sidefiles import give_to_owner, owner_path, owner_prefix
 
 if sys.platform == "win32":
@@ -49,19 +49,6 @@ _FLAGS: Final = (
     | getattr(os, "O_NOFOLLOW", 0)
     | getattr(os, "O_NONBLOCK", 0)
 )
-
-
-class Liveness(enum.Enum):
-    """What the kernel says about an owner."""
-
-    DEAD = "dead"
-    """Nobody holds its lock: its process has ended."""
-
-    ALIVE = "alive"
-    """It holds its lock. It may be stopped or hung."""
-
-    UNKNOWN = "unknown"
-    """The lock file is missing or cannot be tested. To be treated as if the lock were held."""
 
 
 def _try_lock(fd: int, *, shared: bool) -> bool:

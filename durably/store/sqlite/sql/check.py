@@ -15,9 +15,9 @@ from typing import Any, Final, NamedTuple
 
 import apsw
 
+from durably._platform.lock_timeouts import BUSY_TIMEOUT_S
 from durably.errors import DatabaseError, SchemaError
 from durably.store import bounds
-from durably.store.sqlite.connection.batch_executor import BUSY_TIMEOUT_S
 from durably.store.sqlite.connection.files import refuse_special, resolved
 from durably.store.sqlite.connection.filesystem import mount_table, refuse_mounted
 from durably.store.sqlite.connection.sidefiles import shared_paths

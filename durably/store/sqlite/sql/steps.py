@@ -87,6 +87,11 @@ OF_RUN: Final = f"""
     WHERE r.id = :id ORDER BY s.step"""
 
 
+def complete_all(db: apsw.Connection, new: Sequence[tuple[Any, ...]]) -> list[bool]:
+    """``complete`` each of the steps; return for each whether it took effect."""
+    return [complete(db, *row) for row in new]
+
+
 def _complete_several(db: apsw.Connection, new: Sequence[tuple[Any, ...]]) -> list[bool]:
     """``complete`` of several steps, no two of them the same: all, or none and an error."""
     db.execute(store_several(len(new)), tuple(itertools.chain.from_iterable(new)))

@@ -1,0 +1,328 @@
+"""The store's door: what a store promises, whatever keeps the rows.
+
+Each verb is one transaction. When it returns, what it stored is committed; when it raises, nothing
+of it is stored. ``durably.store.sqlite`` has the one implementation.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
+from typing import Final, Protocol
+
+from durably.store.change_feed import ChangeFeed
+from durably.store.rows import (
+    Beat,
+    Begun,
+    Brief,
+    Checkpoint,
+    Claim,
+    Ended,
+    Ending,
+    Enqueued,
+    Filters,
+    LogLine,
+    LogRow,
+    NewRun,
+    OwnerRow,
+    RunRow,
+    StepRow,
+    Window,
+)
+
+# How long a call waits for locks of others.
+LOCK_TIMEOUT_S: Final = 30.0
+
+# The most steps that a run can have.
+MOST_STEPS: Final = 1 << 24
+
+
+class Liveness(enum.Enum):
+    """What an owner's lock says about its process."""
+
+    ALIVE = enum.auto()
+    DEAD = enum.auto()
+    # The lock file is missing or cannot be opened: treated as if the lock were held.
+    UNKNOWN = enum.auto()
+
+
+class OwnerLock(Protocol):
+    """A lock that the kernel holds for as long as this process lives."""
+
+    def release(self) -> None:
+        """Remove the lock: the owner row is gone."""
+
+    def abandon(self) -> None:
+        """Release the lock and leave its file, so that others find the owner dead."""
+
+
+class Checkpoints(Protocol):
+    """The part of a store that a step needs. Usable from any thread."""
+
+    def find(self, run: int, name: str) -> Checkpoint | None:
+        """Return what is stored of the step of that name."""
+
+    def window(self, run: int, first_index: int) -> Window:
+        """Return the checkpoints from *first_index* on, as many as one window holds."""
+
+    def highest_index(self, run: int) -> int:
+        """Return the highest index that is stored for the run, -1 if there is none."""
+
+    def save(
+        self,
+        run: int,
+        attempt: int,
+        index: int,
+        name: str,
+        output: str,
+        started_at_us: int,
+        completed_at_us: int,
+    ) -> bool:
+        """Store a step's result; return ``False`` if this attempt is not the running one."""
+
+    def save_many(self, steps: Sequence[tuple[int, int, int, str, str, int, int]]) -> list[bool]:
+        """Store results of several steps, each given as the arguments of ``save``, in one commit.
+
+        Return for each what ``save`` would return.
+        """
+
+    def fail(
+        self,
+        run: int,
+        attempt: int,
+        index: int,
+        name: str,
+        error: str,
+        started_at_us: int,
+        completed_at_us: int,
+    ) -> bool:
+        """Store that a step failed; return ``False`` if this attempt is not the running one."""
+
+    def cancel(
+        self,
+        run: int,
+        attempt: int,
+        index: int,
+        name: str,
+        started_at_us: int,
+        completed_at_us: int,
+    ) -> bool:
+        """Store that a step ended too late; return ``False`` if a later attempt has begun."""
+
+    def state(self, run: int) -> tuple[str, int] | None:
+        """Return the status and the attempt of a run, ``None`` if it was deleted."""
+
+
+class Store(Protocol):
+    """Runs, steps, log lines and owners, on disk. Usable from any thread of its process."""
+
+    path: str
+    """What the store is on, for messages."""
+
+    changes: ChangeFeed
+    """Wakes threads when something may have changed."""
+
+    checkpoints: Checkpoints
+
+    # -- a run's life: it is enqueued, claimed, settled or requeued --------------------------
+
+    def enqueue(self, new: NewRun, now_us: int) -> Enqueued:
+        """Store a run, or find the one that its keys lead to."""
+
+    def enqueue_many(self, new_runs: Sequence[NewRun], now_us: int) -> list[Enqueued]:
+        """Store or find several runs, in order; all of them or none."""
+
+    def enqueue_and_claim(
+        self, new: NewRun, now_us: int, claim: Claim
+    ) -> tuple[Enqueued, RunRow | None]:
+        """Store a run as ``enqueue`` does, and claim the first run in line, as ``claim`` does."""
+
+    def has_claimable(self, claim: Claim) -> bool:
+        """Return whether ``claim`` would find a run. Writes nothing."""
+
+    def claim(self, claim: Claim) -> list[RunRow]:
+        """Make the owner execute up to ``claim.limit`` runs, those triggered first."""
+
+    def settle(self, ending: Ending, claim_next: Claim | None = None) -> Ended:
+        """Store the end of an execution, and claim the next run in the same transaction."""
+
+    def requeue_stray(self, ending: Ending) -> bool:
+        """Put one running run back to pending that nothing executes. Waits for no long write."""
+
+    def requeue_strays(self, owner: int, now_us: int) -> list[RunRow]:
+        """Put the running runs of an owner back to pending, none of which it executes."""
+
+    def recover_dead(self, owner: int, now_us: int, *, beat: int | None = None) -> list[RunRow]:
+        """Put back the running runs of an owner that is dead, free its keys, remove its row.
+
+        Args:
+            beat: if given, only if that still is its beat.
+        """
+
+    def recover_hung(self, owner: int, beat: int, now_us: int) -> list[RunRow]:
+        """Put back the running runs of an owner whose beat still is *beat*."""
+
+    def release(self, run: int, attempt: int, owner: int, now_us: int) -> bool:
+        """Store that the job of a run that is not its owner's any more has left its thread."""
+
+    def set_progress(self, updates: Sequence[tuple[int, int, str]], now_us: int) -> int:
+        """Store progress, given as (run, attempt, JSON text); return how many took effect."""
+
+    # -- what a user asks for --------------------------------------------------------------
+
+    def cancel(self, run_id: str, now_us: int) -> RunRow:
+        """Cancel a pending or running run.
+
+        Raises:
+            ConflictError: the run has ended.
+            NotFoundError: there is no such run.
+        """
+
+    def retry(self, run_id: str, now_us: int) -> RunRow:
+        """Put a failed or cancelled run back to pending, its checkpoints kept.
+
+        Raises:
+            ConflictError: the run is in another state.
+            NotFoundError: there is no such run.
+        """
+
+    def adopt(self, run_id: str, origin: str | None, now_us: int) -> RunRow:
+        """Make *origin* the one of a pending run that has checkpoints; ``None`` for any.
+
+        Raises:
+            ConflictError: the run is not pending.
+            NotFoundError: there is no such run.
+        """
+
+    def delete(self, run_id: str) -> RunRow:
+        """Delete a terminal run with its steps, log lines and labels.
+
+        Raises:
+            ConflictError: the run has not ended, or its job is still inside a step.
+            NotFoundError: there is no such run.
+        """
+
+    def purge(self, before_us: int, limit: int) -> list[RunRow]:
+        """Delete up to *limit* terminal runs that ended before *before_us*, oldest first."""
+
+    # -- reading ---------------------------------------------------------------------------
+
+    def find_run(self, run_id: str) -> RunRow | None:
+        """Return the run with that id, ``None`` if there is none."""
+
+    def get_run(self, run_id: str) -> RunRow:
+        """Return the run with that id.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+
+    def find_runs(self, filters: Filters, limit: int | None, offset: int) -> list[RunRow]:
+        """Return the runs that fit, newest first."""
+
+    def count_runs(self, filters: Filters) -> int:
+        """Return how many runs fit."""
+
+    def brief(self, run_id: str) -> Brief | None:
+        """Return the state of a run, ``None`` if there is none."""
+
+    def briefs(self, run_ids: Sequence[str]) -> dict[str, Brief]:
+        """Return the state of each of the runs that exists, by id."""
+
+    def begun(self, jobs: str) -> list[Begun]:
+        """Return a pending run with checkpoints for each of these jobs and origin of such runs."""
+
+    def begun_of_many(self, run_ids: Sequence[str]) -> list[Begun]:
+        """Return those of the runs that are pending and have checkpoints."""
+
+    def steps_of(self, run_id: str) -> list[StepRow]:
+        """Return what is stored of the run's steps, in the order of their index."""
+
+    def log_lines_of(
+        self, run_id: str, *, after: int = 0, except_owners: Sequence[int] = ()
+    ) -> list[LogRow]:
+        """Return the run's log lines, oldest first: newer than *after*, not of these owners."""
+
+    def newest_log_line(self) -> int:
+        """Return the number of the newest log line, 0 if there is none."""
+
+    def newest_time_us(self) -> int | None:
+        """Return the newest time at which anything happened to a run, ``None`` if there is none."""
+
+    def newest_trigger_us(self) -> int:
+        """Return when the newest run was triggered, 0 if there is none."""
+
+    def has_ended_before(self, before_us: int) -> bool:
+        """Return whether ``purge`` would find a run."""
+
+    # -- log lines and owners ----------------------------------------------------------------
+
+    def append_log_lines(self, lines: Sequence[LogLine]) -> None:
+        """Store log lines in order; those of runs that were deleted are dropped."""
+
+    def register_owner(self, token: str, heartbeat_interval_us: int, now_us: int) -> int:
+        """Store an owner row, whose lock must be held already; return its number."""
+
+    def set_owner_started(self, owner: int, *, is_started: bool) -> None:
+        """Store whether an engine claims runs by itself, for the waiting threads of others."""
+
+    def beat(self, owner: int, now_us: Callable[[], int]) -> Beat:
+        """Mark the owner and all its running runs as alive. Waits for no long write.
+
+        Args:
+            now_us: returns the time; called inside the transaction.
+        """
+
+    def owners(self) -> list[OwnerRow]:
+        """Return every owner that has not left in order."""
+
+    def owns_running(self, owner: int) -> bool:
+        """Return whether the owner has a running run."""
+
+    def remove_owner(self, owner: int) -> bool:
+        """Delete the row of an owner that has no runs any more; return whether it is gone."""
+
+    def lock_owner(self, token: str) -> OwnerLock:
+        """Take the lock that proves that the owner with that token is alive."""
+
+    def liveness_of(self, token: str) -> Liveness:
+        """Return whether the process that took the lock of that token is alive."""
+
+    def remove_owner_lock(self, token: str) -> None:
+        """Remove what is left of the lock of an owner that is dead."""
+
+    def sweep_owner_locks(self, known: Collection[str], *, older_than_s: float) -> None:
+        """Remove the locks of owners that died before their row was stored."""
+
+    # -- care ------------------------------------------------------------------------------
+
+    def check_in_place(self) -> None:
+        """Check that the path still leads to what is open.
+
+        Raises:
+            DatabaseLostError: it was moved, deleted, replaced or overwritten.
+        """
+
+    def check_log(self) -> None:
+        """Check that the files that belong to the database are still those that are open.
+
+        Raises:
+            DatabaseLostError: they are not.
+        """
+
+    def wal_checkpoint(self, *, above_bytes: int) -> None:
+        """Copy the write-ahead log into the file if it has grown beyond *above_bytes*."""
+
+    def shrink(self, most_pages: int) -> None:
+        """Give up to *most_pages* free pages back to the file system."""
+
+    def hurried(self, ends_s: float) -> AbstractContextManager[None]:
+        """End waits for locks of others at *ends_s*, in all threads, during the block."""
+
+    @property
+    def is_closed(self) -> bool:
+        """Return whether ``close`` was called."""
+
+    def close(self) -> None:
+        """Close every connection, after the transaction in progress. Idempotent."""

@@ -221,6 +221,6 @@ _AIMS: list[tuple[str, str, Evaluate]] = [
      _processes("normal", "processes")),
     ("two and four processes, one-step runs, full", "no less than one",
      _processes("full", "processes-runs")),
-    ("import of airports, 1, 10, 1,000 rows a step", "told, in percent over without durably",
+    ("import of airports, 1, 10, 1,000 rows a step", "reported, in percent over without durably",
      _overhead),
 ]  # fmt: skip

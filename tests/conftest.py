@@ -17,18 +17,23 @@ if TYPE_CHECKING:
 
 # How long what a test has already told to end may take for it. Only guards against hanging.
 GRACE_S = 10.0
-# What tests, and the engine itself, handle.
-SIGNALS = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGALRM") if hasattr(signal, name)
-]
+# What tests, and the engine itself, handle. SIGALRM is that of pytest-timeout too.
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-# A slow machine is no failure of a property; a failing example can be pasted back.
-hypothesis.settings.register_profile("durably", deadline=None, print_blob=True)
+# A slow machine is no failure of a property; a failing example can be pasted back. The examples are
+# the same in each run, unless `--hypothesis-profile=random` asks for others.
+hypothesis.settings.register_profile("random", deadline=None, print_blob=True)
+hypothesis.settings.register_profile(
+    "durably", hypothesis.settings.get_profile("random"), derandomize=True
+)
 hypothesis.settings.load_profile("durably")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Offer the delays of ``delays.py``."""
+    """Add the delays of ``delays.py``, and another seed than that of each run."""
+    parser.addoption(
+        "--seed", type=int, default=1, help="the seed of what tests choose at random (default: 1)"
+    )
     parser.addoption(
         "--delays",
         type=float,
@@ -139,6 +144,13 @@ def command_line(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
     except OSError:
         return ""
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """Return the seed of what a test chooses at random: the same one, unless another is given."""
+    seed: int = request.config.getoption("--seed")
+    return seed
 
 
 @pytest.fixture

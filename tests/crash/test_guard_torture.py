@@ -93,12 +93,13 @@ CHURN = (
 counts = {}
 def churn(name):
     n = 0
+    rng = random.Random(name)
     while time.monotonic() < end:
         mutex = WriterMutex(path, Clock())
         with FileGuard.opening():
             connection = connect(mutex); connection.transaction_mode = "IMMEDIATE"
             guard = FileGuard.hold(path).hold_memory()
-        for _ in range(random.randrange(4)):
+        for _ in range(rng.randrange(4)):
             insert(connection, mutex, name, n + 1)
             n += 1
         guard.release(); connection.close(); guard.close(); mutex.close()

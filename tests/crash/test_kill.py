@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import subprocess
 import sys
 from pathlib import Path
@@ -113,12 +112,10 @@ def sweep(database: Path) -> None:
 
 
 @pytest.mark.parametrize(("synchronous", "kills"), [("full", 200), ("normal", 60)])
-def test_killed_at_random_instants(tmp_path: Path, synchronous: str, kills: int) -> None:
+def test_killed_at_random_instants(tmp_path: Path, seed: int, synchronous: str, kills: int) -> None:
     """A process killed with SIGKILL at 200 random instants and restarted each time ends with every
     step executed to completion once, and no checkpointed step executed again.
     """
-    seed = random.SystemRandom().randrange(2**32)
-    print(f"seed {seed}")
     arguments = [Path(__file__).parents[1], tmp_path, kills, seed, synchronous]
     done = subprocess.run(
         [sys.executable, "-c", LIVES, *map(str, arguments)],

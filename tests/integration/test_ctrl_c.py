@@ -150,7 +150,7 @@ def handler() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
-def test_engine_can_be_used_on(tmp_path: Path, scene: Callable[[Durably], None]) -> None:
+def test_engine_can_be_used_on(tmp_path: Path, seed: int, scene: Callable[[Durably], None]) -> None:
     """After a Ctrl-C anywhere the engine executes runs, or says that it is closed, and closes;
     nothing of it is left.
     """
@@ -163,9 +163,7 @@ def test_engine_can_be_used_on(tmp_path: Path, scene: Callable[[Durably], None])
     counting = CtrlC(0)
     counting.during(lambda: scene(app))
     app.close()
-    seed = random.SystemRandom().randrange(2**32)
-    print(f"seed {seed}")
-    points = random.Random(seed).sample(range(1, counting.passed + 1), SAMPLE)
+    points = random.Random(f"{scene.__name__} {seed}").sample(range(1, counting.passed + 1), SAMPLE)
     for n, point in enumerate(points, 1):
         app = opened(n)
         ctrl_c = CtrlC(point)

@@ -85,9 +85,8 @@ def test_a_kept_step_object_refuses_and_changes_nothing(tmp_path: Path, ending: 
 class Restless:
     """Threads that use the steps of a run on and on, until something stops them."""
 
-    def __init__(self) -> None:
-        self.seed = random.SystemRandom().randrange(2**32)
-        print(f"seed {self.seed}")
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
         self.threads: list[threading.Thread] = []
         self.stopped: list[BaseException] = []
         self.returned: list[str] = []
@@ -132,11 +131,13 @@ class Restless:
 
 @pytest.mark.filterwarnings("ignore::durably.DuplicateStepWarning")
 @pytest.mark.parametrize("ending", ["returns", "raises", "is cancelled", "is interrupted"])
-def test_threads_that_outlive_the_run_are_stopped_one_by_one(tmp_path: Path, ending: str) -> None:
+def test_threads_that_outlive_the_run_are_stopped_one_by_one(
+    tmp_path: Path, seed: int, ending: str
+) -> None:
     """Threads that a job started and did not wait for use its steps on and on, whichever way the
     run ends: each gets StopRun and nothing else, and what it was told was stored is stored.
     """
-    restless = Restless()
+    restless = Restless(seed)
     is_running = threading.Event()
 
     def job(step: durably.StepContext) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import sys
 import threading
@@ -29,6 +30,12 @@ def many_switches() -> Iterator[None]:
     sys.setswitchinterval(1e-5)
     yield
     sys.setswitchinterval(before)
+
+
+@pytest.fixture
+def seeds(seed: int) -> Iterator[int]:
+    """Return a seed for each thread."""
+    return itertools.count(seed)
 
 
 def at_once(functions: list[Callable[[], Any]]) -> list[BaseException]:
@@ -80,12 +87,14 @@ class Counting(Service):
 
 class TestService:
     @pytest.mark.parametrize("interval_s", [None, 0.0, 1000.0])
-    def test_any_order_of_starts_and_stops_ends_stopped(self, interval_s: float | None) -> None:
+    def test_any_order_of_starts_and_stops_ends_stopped(
+        self, seeds: Iterator[int], interval_s: float | None
+    ) -> None:
         """However many threads start and stop it, at most one thread runs, and a stop ends it."""
         service = Counting(interval_s=interval_s)
 
         def churn() -> None:
-            choose = random.Random(threading.get_ident())
+            choose = random.Random(next(seeds))
             for _ in range(30):
                 choose.choice([service.start, service.stop, service.wake])()
                 assert len(alive("durably-counting")) <= 1
@@ -140,7 +149,9 @@ class TestService:
         assert set(told) == {("each time", "failing")}
 
     @pytest.mark.parametrize("name", SERVICES)
-    def test_each_service_of_an_engine(self, tmp_path: Path, name: str) -> None:
+    def test_each_service_of_an_engine(
+        self, tmp_path: Path, seeds: Iterator[int], name: str
+    ) -> None:
         """Dispatcher, reaper, heartbeat and flusher alone survive any starts and stops."""
         app = Durably(tmp_path / "x.db", jobs=[durably.job("x")(lambda step: None)])
         app.process_one()  # registers the engine
@@ -148,7 +159,7 @@ class TestService:
         thread_name = f"durably-{service._name}"
 
         def churn() -> None:
-            choose = random.Random(threading.get_ident())
+            choose = random.Random(next(seeds))
             for _ in range(10):
                 choose.choice([service.start, service.stop, service.wake])()
                 assert len(alive(thread_name)) <= 1
@@ -176,12 +187,14 @@ class TestEngine:
         yield app
         app.close()
 
-    def test_starts_and_stops_while_runs_are_triggered(self, app: Durably, done: list[int]) -> None:
+    def test_starts_and_stops_while_runs_are_triggered(
+        self, app: Durably, seeds: Iterator[int], done: list[int]
+    ) -> None:
         """No call raises, none hangs, and in the end every run was executed once."""
         handle = app.jobs["counted"]
 
         def churn() -> None:
-            choose = random.Random(threading.get_ident())
+            choose = random.Random(next(seeds))
             for _ in range(8):
                 choose.choice([app.start, app.stop, lambda: app.stop(interrupt=True), app.init])()
 

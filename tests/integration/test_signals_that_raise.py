@@ -215,10 +215,10 @@ def works_on(app: Durably, alarm: Alarm) -> None:
 
 
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
-def test_engine_can_be_used_on(tmp_path: Path, scene: Callable[[Durably], None]) -> None:
+def test_engine_can_be_used_on(tmp_path: Path, seed: int, scene: Callable[[Durably], None]) -> None:
     """Whatever a call was about to do: nothing else of the engine is affected by its end."""
     passed = interrupted(tmp_path / "0.db", scene, 0).passed
-    points = random.Random(scene.__name__).sample(range(1, passed + 1), SAMPLE)
+    points = random.Random(f"{scene.__name__} {seed}").sample(range(1, passed + 1), SAMPLE)
     for n, point in enumerate(points, 1):
         interrupted(tmp_path / f"{n}.db", scene, point)
 
@@ -402,10 +402,11 @@ def test_read_that_is_left_halfway_says_nothing(tmp_path: Path) -> None:
     app.close()
 
 
-def test_other_threads_do_not_see_it(tmp_path: Path) -> None:
+def test_other_threads_do_not_see_it(tmp_path: Path, seed: int) -> None:
     """What is raised in the thread that commits for others is raised in its call alone."""
     app = opened(tmp_path / "x.db")
     failures: list[BaseException] = []
+    rng = random.Random(seed)
 
     def write() -> None:
         try:
@@ -419,7 +420,7 @@ def test_other_threads_do_not_see_it(tmp_path: Path) -> None:
         thread.start()
     while any(thread.is_alive() for thread in others):
         try:
-            signal.setitimer(signal.ITIMER_REAL, random.random() * 0.002 + 1e-6)
+            signal.setitimer(signal.ITIMER_REAL, rng.random() * 0.002 + 1e-6)
             app.jobs["work"].trigger()
             signal.setitimer(signal.ITIMER_REAL, 0)
         except TooSlowError:

@@ -27,6 +27,7 @@ from invariants import check
 
 import durably
 from durably import Durably, RunStatus, StepContext
+from durably.store.sqlite.sql import queries
 from durably.worker.pool import Pool
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGALRM")
@@ -278,7 +279,7 @@ def test_healthy_file_is_not_lost(
     app = opened(tmp_path / "x.db").start()
     run = app.jobs["work"].trigger_and_wait()
     with monkeypatch.context() as patch:
-        module, name = (os, "stat") if call == "stat" else (durably.client.query.lookups, "find")
+        module, name = (os, "stat") if call == "stat" else (queries, "find")
         real = getattr(module, name)
 
         def interrupted(*args: Any, **kwargs: Any) -> Any:

@@ -14,7 +14,7 @@ from durably import events
 from durably._platform.clock import Clock, from_datetime
 from durably._platform.interrupts import held_back, is_from_signal, raise_if_signal
 from durably._platform.lock_timeouts import BUSY_TIMEOUT_S, limited
-from durably._platform.safe_repr import shown
+from durably._platform.safe_repr import short_repr
 from durably._platform.spawning import refuse_unguarded_open, refuse_unguarded_start
 from durably.client.handles import JobHandle, JobHandles, ReadOnly
 from durably.client.query import (
@@ -496,7 +496,7 @@ class Durably:
             isinstance(max_runs, bool) or not isinstance(max_runs, int) or max_runs < 0
         ):
             raise ValidationError(
-                f"max_runs must be an int that is not negative, not {shown(max_runs)}"
+                f"max_runs must be an int that is not negative, not {short_repr(max_runs)}"
             )
         self._check()
         refuse_unguarded_start()
@@ -948,7 +948,9 @@ class Durably:
         .. versionadded:: 0.1.0
         """
         if isinstance(limit, bool) or not isinstance(limit, int) or not 0 <= limit < 2**63:
-            raise ValidationError(f"limit must be an int that is not negative, not {shown(limit)}")
+            raise ValidationError(
+                f"limit must be an int that is not negative, not {short_repr(limit)}"
+            )
         before_us = _instant_us(older_than, self._clock)
         self._check()
         deleted = self._store.purge(before_us, limit)
@@ -1056,9 +1058,13 @@ class Durably:
         self._check()
         name = getattr(plugin, "name", None)
         if not isinstance(name, str) or not callable(getattr(plugin, "install", None)):
-            raise ValidationError(f"a plugin needs a name and install(app), unlike {shown(plugin)}")
+            raise ValidationError(
+                f"a plugin needs a name and install(app), unlike {short_repr(plugin)}"
+            )
         if isinstance(plugin, type):
-            raise ValidationError(f"{shown(plugin)} is a class; use an object of it: use(...())")
+            raise ValidationError(
+                f"{short_repr(plugin)} is a class; use an object of it: use(...())"
+            )
         with self._lock:
             if name in self._plugins:
                 raise ConflictError(f"a plugin named {name!r} is installed already")

@@ -21,7 +21,7 @@ from durably._platform.clock import Clock, to_datetime
 from durably._platform.fork_hooks import ForkParticipant, watch_forks
 from durably._platform.interrupts import raise_if_signal
 from durably._platform.latch import Latch
-from durably._platform.safe_repr import shown
+from durably._platform.safe_repr import short_repr
 from durably.errors import ValidationError
 from durably.models import ErrorInfo, LogLevel, Progress, printable
 from durably.values import Value
@@ -354,7 +354,7 @@ def types_of(type_: object) -> tuple[str, ...]:
     advice = "" if meant is None else f"; the event is durably.events.{meant}"
     if inspect.isroutine(type_):
         advice = '; name the type before the listener, as in @app.on("run:fail")'
-    raise ValidationError(f"unknown event type {shown(type_)}{advice}; known are *, {known}")
+    raise ValidationError(f"unknown event type {short_repr(type_)}{advice}; known are *, {known}")
 
 
 class _Depth(threading.local):
@@ -392,7 +392,7 @@ class Emitter(ForkParticipant):
         """Call *listener* with each event of *type_* from now on; return what undoes it."""
         types = types_of(type_)
         if not callable(listener):
-            raise ValidationError(f"a listener must be callable, not {shown(listener)}")
+            raise ValidationError(f"a listener must be callable, not {short_repr(listener)}")
         entry: Listener = _Entry(listener)
         with self._lock:
             for each_type in types:
@@ -411,7 +411,7 @@ class Emitter(ForkParticipant):
     def on_error(self, handler: ErrorHandler) -> Callable[[], None]:
         """Call *handler* with each exception of a listener and its event; return what undoes it."""
         if not callable(handler):
-            raise ValidationError(f"an error handler must be callable, not {shown(handler)}")
+            raise ValidationError(f"an error handler must be callable, not {short_repr(handler)}")
 
         def entry(exc: BaseException, event: Event) -> object:
             return handler(exc, event)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, Type
 
 import attrs
 
-from durably._platform.safe_repr import shown, type_name
+from durably._platform.safe_repr import short_repr, type_name
 from durably.codec import (
     UNTYPED,
     Codec,
@@ -21,7 +21,7 @@ from durably.codec import (
     return_type_of,
     signature_of,
 )
-from durably.codec.text import dump
+from durably.codec.json_text import dump
 from durably.errors import ConflictError, NotFoundError, ValidationError
 
 if TYPE_CHECKING:
@@ -75,13 +75,14 @@ class Job(Value, Generic[P, R]):
             check_on_duplicate_step(self.on_duplicate_step)
         if self.origin is not None and self.origin != "any":
             raise ValidationError(
-                f'the origin of job {self.name!r} must be "any" or None, not {shown(self.origin)}'
+                f'the origin of job {self.name!r} must be "any" or None, '
+                f"not {short_repr(self.origin)}"
             )
         parameters = _positional_parameters(self.run, self.name)
         takes_payload = len(parameters) > 1
         if self.input is not None and not takes_payload:
             raise ValidationError(
-                f"job {self.name!r} has input={shown(self.input)}, but its function takes no "
+                f"job {self.name!r} has input={short_repr(self.input)}, but its function takes no "
                 "payload: give it a second parameter"
             )
         object.__setattr__(self, "_takes_payload", takes_payload)
@@ -169,7 +170,7 @@ def check_job(value: object, what: str) -> None:
     """Raise ``ValidationError`` if *value* is not a job; the message begins with *what*."""
     if isinstance(value, Job):
         return
-    found, advice = shown(value), "decorate a function with @job"
+    found, advice = short_repr(value), "decorate a function with @job"
     if inspect.isroutine(value) or isinstance(value, functools.partial):
         name = _name_of(value)
         found = f"the function {_innermost(value).__name__}"
@@ -188,7 +189,7 @@ def _shown_place(job: Job[Any, Any]) -> str:
     """Return where the function of a job is, down to the line: closures share their names."""
     code = getattr(inspect.unwrap(job.run), "__code__", None)
     line = "" if code is None else f", line {code.co_firstlineno}"
-    return (_place(job.run) or shown(job.run)) + line
+    return (_place(job.run) or short_repr(job.run)) + line
 
 
 def _is_same_function(one: Job[Any, Any], other: Job[Any, Any]) -> bool:
@@ -314,7 +315,7 @@ def _positional_parameters(function: object, name: str) -> list[inspect.Paramete
             "function that takes (step) or (step, payload)"
         )
     if not callable(function):
-        raise ValidationError(f"job {name!r} needs a function, not {shown(function)}")
+        raise ValidationError(f"job {name!r} needs a function, not {short_repr(function)}")
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise ValidationError(
             f"job {name!r} is an async function; write def, and use asyncio.run() inside of it"
@@ -370,7 +371,7 @@ class _JobDecorator:
         if name is None:
             name = getattr(function, "__name__", None)
             if name is None:
-                raise ValidationError(f"a job made of {shown(function)} needs a name")
+                raise ValidationError(f"a job made of {short_repr(function)} needs a name")
         return Job(name, function, **self._options)
 
 
@@ -438,7 +439,7 @@ def missing_job(name: object, registered: Iterable[str]) -> str:
             "app.trigger() with the job itself"
         )
     names = ", ".join(map(repr, sorted(registered)))
-    return f"no job {shown(name)} is registered in this engine; " + (
+    return f"no job {short_repr(name)} is registered in this engine; " + (
         f"registered are: {names}" if names else "register it first"
     )
 
@@ -471,7 +472,7 @@ class Registry:
             if old is not None and not (_is_same_function(old, new) or _is_typed_in(new)):
                 raise ConflictError(
                     f"another function is registered as job {new.name!r}: "
-                    f"{_place(old.run) or shown(old.run)}; give one of them another name"
+                    f"{_place(old.run) or short_repr(old.run)}; give one of them another name"
                 )
             self._jobs = self._jobs | {new.name: new}
             particular = [name for name, job in self._jobs.items() if not takes_any_origin(job)]

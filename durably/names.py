@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-from durably._platform.safe_repr import shown, type_name
+from durably._platform.safe_repr import short_repr, type_name
 from durably.errors import ValidationError
 
 
@@ -33,7 +33,7 @@ def not_a_str(value: object, what: str) -> ValidationError:
 def check_storable(value: str, what: str) -> None:
     """Refuse what SQLite would cut short (NUL) or UTF-8 cannot hold (lone surrogates)."""
     if "\0" in value:
-        raise ValidationError(f"{what} holds a NUL character: {shown(value)}")
+        raise ValidationError(f"{what} holds a NUL character: {short_repr(value)}")
     try:
         value.encode()
     except UnicodeEncodeError:

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, get_args
 
 import attrs
 
-from durably._platform.safe_repr import shown
+from durably._platform.safe_repr import short_repr
 from durably.errors import ValidationError
 from durably.values import Value
 
@@ -38,7 +38,9 @@ def seconds(value: object, what: str) -> float:
             number = float(value)
             if math.isfinite(number):
                 return number
-    raise ValidationError(f"{what} must be a number of seconds or a timedelta, not {shown(value)}")
+    raise ValidationError(
+        f"{what} must be a number of seconds or a timedelta, not {short_repr(value)}"
+    )
 
 
 def optional_timeout(value: Duration | None, what: str = "timeout") -> float | None:
@@ -79,7 +81,7 @@ def age(value: object, what: str) -> timedelta:
     if found is None or not timedelta(0) < found or found.total_seconds() > _LONGEST_S:
         raise ValidationError(
             f"{what} must be a positive number of seconds, a timedelta or text such as "
-            f'"30d", "24h" or "60m", of 100 years at most, not {shown(value)}'
+            f'"30d", "24h" or "60m", of 100 years at most, not {short_repr(value)}'
         )
     return found
 
@@ -87,7 +89,9 @@ def age(value: object, what: str) -> timedelta:
 def check_on_duplicate_step(value: object) -> None:
     """Raise ``ValidationError`` if *value* is not one of the ways to treat a name used twice."""
     if not isinstance(value, str) or value not in get_args(OnDuplicateStep):
-        raise ValidationError(f'on_duplicate_step must be "error" or "reuse", not {shown(value)}')
+        raise ValidationError(
+            f'on_duplicate_step must be "error" or "reuse", not {short_repr(value)}'
+        )
 
 
 def _interval(_: object, attribute: attrs.Attribute[Any], value: float) -> None:
@@ -133,7 +137,9 @@ class Settings(Value):
     @max_workers.validator
     def _is_a_sane_bound(self, _: object, value: object) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1000:
-            raise ValidationError(f"max_workers must be an int from 1 to 1000, not {shown(value)}")
+            raise ValidationError(
+                f"max_workers must be an int from 1 to 1000, not {short_repr(value)}"
+            )
 
     @stale_threshold.validator
     def _outlives_a_lost_heartbeat(self, attribute: attrs.Attribute[float], value: float) -> None:
@@ -148,7 +154,9 @@ class Settings(Value):
     @synchronous.validator
     def _is_a_known_mode(self, _: object, value: object) -> None:
         if value not in ("full", "normal"):
-            raise ValidationError(f'synchronous must be "full" or "normal", not {shown(value)}')
+            raise ValidationError(
+                f'synchronous must be "full" or "normal", not {short_repr(value)}'
+            )
 
     @on_duplicate_step.validator
     def _is_a_known_way(self, _: object, value: object) -> None:
@@ -157,4 +165,4 @@ class Settings(Value):
     @preserve_steps.validator
     def _is_a_bool(self, _: object, value: object) -> None:
         if not isinstance(value, bool):
-            raise ValidationError(f"preserve_steps must be True or False, not {shown(value)}")
+            raise ValidationError(f"preserve_steps must be True or False, not {short_repr(value)}")

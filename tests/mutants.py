@@ -417,7 +417,7 @@ PACKAGE: Final[dict[str, Mutant]] = {
             Source(
                 "_platform/safe_repr.py",
                 "return full_name(cls) if is_alike else cls.__name__",
-                "return shown(value)",
+                "return short_repr(value)",
             )
         ],
     ),
@@ -451,7 +451,9 @@ PACKAGE: Final[dict[str, Mutant]] = {
         "unit/test_codec_contexts.py",
         [
             Source(
-                "codec/text.py", "Decimal(text, Context(traps=[InvalidOperation]))", "Decimal(text)"
+                "codec/json_text.py",
+                "Decimal(text, Context(traps=[InvalidOperation]))",
+                "Decimal(text)",
             )
         ],
     ),
@@ -459,7 +461,7 @@ PACKAGE: Final[dict[str, Mutant]] = {
         "unit/test_codec_contexts.py",
         [
             Source(
-                "codec/text.py",
+                "codec/json_text.py",
                 '"".join(_chunks(data, 0))\n    except',
                 "json.dumps(data)\n    except",
             )
@@ -467,13 +469,13 @@ PACKAGE: Final[dict[str, Mutant]] = {
     ),
     "zones kept as offsets": Mutant(
         "unit/test_codec_zones.py",
-        [Source("codec/atoms.py", 'text += f"[{_key_of(value)}]"', "pass")],
+        [Source("codec/scalars.py", 'text += f"[{_zone_key(value)}]"', "pass")],
     ),
     "instant that a zone's new rules move": Mutant(
         "unit/test_codec_zones.py::test_texts_that_are_accepted",
         [
             Source(
-                "codec/atoms.py",
+                "codec/scalars.py",
                 "return local if is_same else value.astimezone(zone)",
                 "return local",
             )
@@ -484,7 +486,7 @@ PACKAGE: Final[dict[str, Mutant]] = {
         [
             Source(
                 "codec/plain.py",
-                "        if exact or type(data.problem) is NoForm:",
+                "        if exact or type(data.problem) is NotStorable:",
                 "        if exact:",
             )
         ],

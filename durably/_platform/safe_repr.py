@@ -15,7 +15,7 @@ from durably._platform.nesting import MAX_DEPTH, is_too_deep
 _LONGEST: Final = 80
 
 
-def shown(value: object) -> str:
+def short_repr(value: object) -> str:
     """*value* as ``repr`` shows it, cut short.
 
     Never raises: an object whose ``repr`` fails, such as a detached record of an ORM or an int

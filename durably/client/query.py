@@ -8,9 +8,9 @@ from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from durably._platform.clock import to_datetime
-from durably._platform.safe_repr import shown, type_name
+from durably._platform.safe_repr import short_repr, type_name
 from durably.codec import UNTYPED, Codec
-from durably.codec.text import dump, load
+from durably.codec.json_text import dump, load
 from durably.errors import DatabaseError, ValidationError
 from durably.jobs import Registry, output_type, payload_type
 from durably.models import (
@@ -324,7 +324,7 @@ def _status(value: object) -> str:
     with suppress(ValueError):
         if isinstance(value, str):
             return RunStatus(value).value
-    raise ValidationError(f"unknown status {shown(value)}; known are {', '.join(RunStatus)}")
+    raise ValidationError(f"unknown status {short_repr(value)}; known are {', '.join(RunStatus)}")
 
 
 def _text(value: object, what: str) -> str:
@@ -335,7 +335,9 @@ def _text(value: object, what: str) -> str:
 
 def _count(value: object, what: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
-        raise ValidationError(f"{what} must be an int that is not negative, not {shown(value)}")
+        raise ValidationError(
+            f"{what} must be an int that is not negative, not {short_repr(value)}"
+        )
     return value
 
 

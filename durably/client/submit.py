@@ -13,7 +13,7 @@ import attrs
 from durably._platform.clock import Clock, to_datetime
 from durably._platform.ids import Ids
 from durably._platform.interrupts import held_back
-from durably._platform.safe_repr import shown, type_name
+from durably._platform.safe_repr import short_repr, type_name
 from durably.client.local_worker import LocalWorker
 from durably.client.query import Reader, labels_of
 from durably.client.wait import Waiter
@@ -322,11 +322,11 @@ def _labels(labels: object) -> str:
     for key, value in items:
         if not isinstance(key, str) or not re.fullmatch(_LABEL_KEY, key):
             raise ValidationError(
-                f"label key {shown(key)} must match {_LABEL_KEY}: letters, digits and "
+                f"label key {short_repr(key)} must match {_LABEL_KEY}: letters, digits and "
                 "._/- after a letter or digit, 63 characters at most"
             )
         if not isinstance(value, str):
-            raise not_a_str(value, f"label {shown(key)}")
-        check_storable(value, f"label {shown(key)}")
+            raise not_a_str(value, f"label {short_repr(key)}")
+        check_storable(value, f"label {short_repr(key)}")
     plain = {_plain(key): _plain(value) for key, value in items}
     return _write_labels(plain)

@@ -12,7 +12,7 @@ import attrs
 from durably._platform.clock import Clock
 from durably._platform.latch import Latch
 from durably._platform.lock_timeouts import limited
-from durably._platform.safe_repr import shown
+from durably._platform.safe_repr import short_repr
 from durably.client.local_worker import LocalWorker
 from durably.client.query import Reader, labels_of
 from durably.errors import (
@@ -127,7 +127,7 @@ class Waiter:
         """Begin to collect what a wait is to tell; close it afterwards."""
         for callback, name in ((on_progress, "on_progress"), (on_log, "on_log")):
             if callback is not None and not callable(callback):
-                raise ValidationError(f"{name} must be callable, not {shown(callback)}")
+                raise ValidationError(f"{name} must be callable, not {short_repr(callback)}")
         return Watch(
             on_progress=on_progress,
             on_log=on_log,

@@ -16,18 +16,18 @@ from durably._platform.nesting import MAX_DEPTH
 from durably._platform.safe_repr import type_name
 from durably.codec import messages
 from durably.codec.annotations import resolve_annotations, return_type_of, signature_of
+from durably.codec.json_text import dump, load
 from durably.codec.messages import Unsupported, sentence
 from durably.codec.plain import (
-    ATOMS,
+    JSON_SCALARS,
     NOTHING,
     UNTYPED,
     Nothing,
     Unresolved,
     all_plain,
+    check_discardable,
     exactly_plain,
-    thrown_away,
 )
-from durably.codec.text import dump, load
 from durably.errors import SerializationError, ValidationError
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Codec:
                 msg = f"converter: expected a cattrs.Converter, found {type_name(converter)}"
                 raise ValidationError(msg)
             # Now: hooks that are registered later are not seen.
-            self._of_types()
+            self._typed_values()
 
     def check_type(self, type_: Any, where: str) -> None:
         """Make sure that values of a type can be stored at all.
@@ -82,10 +82,10 @@ class Codec:
         Raises:
             ValidationError: they cannot; the message names *where*.
         """
-        if type_ is UNTYPED or (type(type_) is type and type_ in ATOMS):
+        if type_ is UNTYPED or (type(type_) is type and type_ in JSON_SCALARS):
             return
         try:
-            self._of_types().check(type_)
+            self._typed_values().check(type_)
         except Unsupported as error:
             msg = f"{where}: {error}"
             raise ValidationError(msg) from error
@@ -99,12 +99,12 @@ class Codec:
         Raises:
             SerializationError: values of the type cannot be stored.
         """
-        if type(type_) is type and type_ in ATOMS:
+        if type(type_) is type and type_ in JSON_SCALARS:
             return
         if type_ is NOTHING or type(type_) is Unresolved:
             return
         try:
-            self._of_types().check(type_)
+            self._typed_values().check(type_)
         except Unsupported as error:
             msg = f"{_named(what, name)}: {error}; the function was not called"
             raise SerializationError(msg) from error
@@ -120,12 +120,12 @@ class Codec:
             ValidationError: it does not fit; the message names every bad path.
         """
         cls = type(value)
-        if cls in ATOMS and (type_ is UNTYPED or type_ is cls):
+        if cls in JSON_SCALARS and (type_ is UNTYPED or type_ is cls):
             return value
         try:
             if type_ is UNTYPED:
                 return all_plain(value)
-            return self._of_types().structure(value, type_)
+            return self._typed_values().structure(value, type_)
         except Unsupported as error:
             msg = f"{what}: {error}"
             raise ValidationError(msg) from error
@@ -162,12 +162,12 @@ class Codec:
         except Exception as error:
             raise_if_signal(error)
             raise ValidationError(sentence(_named(what, name), self._problems_in(error))) from error
-        if type_ is UNTYPED or (type(data) is type_ and type_ in ATOMS):
+        if type_ is UNTYPED or (type(data) is type_ and type_ in JSON_SCALARS):
             return data
         if type_ is NOTHING or type(type_) is Unresolved:
             return None if type_ is NOTHING else data
         try:
-            return self._of_types().read(data, type_)
+            return self._typed_values().read(data, type_)
         except Unsupported as error:
             msg = f"{_named(what, name)}: {error}"
             raise ValidationError(msg) from error
@@ -188,7 +188,7 @@ class Codec:
             SerializationError: it does not come back as it was under this type.
         """
         cls = type(value)
-        if cls in ATOMS and (type_ is UNTYPED or type_ is cls):
+        if cls in JSON_SCALARS and (type_ is UNTYPED or type_ is cls):
             return dump(value), value
         try:
             if type_ is UNTYPED:
@@ -197,10 +197,10 @@ class Codec:
             elif type(type_) is Unresolved:
                 data = decoded = exactly_plain(value)
             elif type_ is NOTHING:
-                thrown_away(value)
+                check_discardable(value)
                 data = decoded = None
             else:
-                data, decoded = self._of_types().write_and_read(value, type_)
+                data, decoded = self._typed_values().write_and_read(value, type_)
             return dump(data), decoded
         except Unsupported as error:
             msg = f"{_named(what, name)}: {error}; return data of a supported type"
@@ -222,7 +222,7 @@ class Codec:
         """
         return self.decode(text, UNTYPED, what="stored data")
 
-    def _of_types(self) -> TypedValues:
+    def _typed_values(self) -> TypedValues:
         typed = self._typed
         if typed is None:
             from durably.codec.typed import TypedValues  # noqa: PLC0415 - where first needed

@@ -19,7 +19,7 @@ from durably.errors import ValidationError
 
 _return_types: Final[weakref.WeakKeyDictionary[Any, Any]] = weakref.WeakKeyDictionary()
 _UNKNOWN: Final = object()
-_SAYS_NOTHING: Final = frozenset({Any, object, typing.NoReturn, typing.Never, typing.Self})
+_UNTYPED: Final = frozenset({Any, object, typing.NoReturn, typing.Never, typing.Self})
 
 
 def return_type_of(fn: Callable[..., Any]) -> Any:
@@ -44,7 +44,7 @@ def return_type_of(fn: Callable[..., Any]) -> Any:
     while isinstance(target, functools.partial):
         target = target.func
     if isinstance(target, type) or typing.get_origin(target) is not None:
-        return _said(target)
+        return _return_type(target)
     target = getattr(target, "__func__", target)
     if not inspect.isroutine(target) and not hasattr(target, "__wrapped__"):
         target = getattr(type(target).__call__, "__func__", type(target).__call__)
@@ -53,7 +53,7 @@ def return_type_of(fn: Callable[..., Any]) -> Any:
         return UNTYPED
     annotation = annotations["return"]
     if isinstance(annotation, type) and not typing.get_args(annotation):
-        return _said(annotation)
+        return _return_type(annotation)
     return _resolved_return(target, annotation)
 
 
@@ -61,7 +61,7 @@ def _resolved_return(target: Any, annotation: Any) -> Any:
     with contextlib.suppress(KeyError, TypeError):  # not hashable, or not weakly referable
         return _return_types[target]
     try:
-        result = _said(_resolve(target, {"return": annotation})["return"])
+        result = _return_type(_resolve(target, {"return": annotation})["return"])
     except Exception as error:  # noqa: BLE001 - whatever evaluating an annotation raises
         raise_if_signal(error)
         # Not remembered: what it names may be defined before the function is used again.
@@ -108,12 +108,12 @@ def _unresolved(fn: Any, name: str, annotation: Any, error: Exception) -> str:
     )
 
 
-def _said(type_: Any) -> Any:
+def _return_type(type_: Any) -> Any:
     try:
-        says_nothing = type_ in _SAYS_NOTHING or isinstance(type_, typing.TypeVar)
+        is_any = type_ in _UNTYPED or isinstance(type_, typing.TypeVar)
     except TypeError:  # not hashable: the metadata of an Annotated
         return type_
-    return UNTYPED if says_nothing else type_
+    return UNTYPED if is_any else type_
 
 
 def _resolve(fn: Any, annotations: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,13 +14,13 @@ from cattrs.errors import IterableValidationError
 
 from durably._platform.interrupts import raise_if_signal
 from durably._platform.safe_repr import type_name
-from durably.codec.atoms import is_written_as_text
-from durably.codec.forms import ANYTHING, Form, Forms
-from durably.codec.kinds import hints_of
-from durably.codec.messages import Mismatch, NoForm, Problem
+from durably.codec.cattrs_errors import with_note
+from durably.codec.json_text import dump, load
+from durably.codec.messages import Mismatch, NotStorable, Problem
 from durably.codec.plain import TWICE, Misfit, plain
-from durably.codec.structuring import noted
-from durably.codec.text import dump, load
+from durably.codec.scalars import is_written_as_text
+from durably.codec.type_codec import ANYTHING, TypeCodec, TypeCodecLookup
+from durably.codec.typing_utils import hints_of
 
 # Which values are of such a type, and what is made of the list of their items.
 _SEQUENCES: Final[dict[Any, tuple[tuple[type, ...], Any]]] = {
@@ -49,59 +49,61 @@ OWN: Final = frozenset((*_SEQUENCES, *_MAPPINGS))
 """Python's own containers. No converter decides how they are stored."""
 
 
-def container(form: Form, forms: Forms) -> None:
-    """Complete the form of one of Python's containers."""
-    origin = typing.get_origin(form.type) or form.type
-    args = typing.get_args(form.type)
+def container(codec: TypeCodec, codecs: TypeCodecLookup) -> None:
+    """Complete the codec of one of Python's containers."""
+    origin = typing.get_origin(codec.type) or codec.type
+    args = typing.get_args(codec.type)
     if origin in _MAPPINGS:
-        _mapping(form, forms, origin, args)
-    elif origin is tuple and form.type is not tuple and args[1:] != (...,):
-        _tuple_of(form, tuple, [forms.of(arg) for arg in args])
+        _mapping(codec, codecs, origin, args)
+    elif origin is tuple and codec.type is not tuple and args[1:] != (...,):
+        _tuple_of(codec, tuple, [codecs.of(arg) for arg in args])
     else:
-        _sequence(form, forms, *_SEQUENCES[origin], forms.of(args[0]) if args else ANYTHING)
+        _sequence(codec, codecs, *_SEQUENCES[origin], codecs.of(args[0]) if args else ANYTHING)
 
 
-def named_tuple(form: Form, forms: Forms) -> None:
-    """Complete the form of a named tuple, which is written as a list."""
-    cls = typing.get_origin(form.type) or form.type
-    hints = hints_of(form.type)
-    _tuple_of(form, cls, [forms.of(hints.get(name, Any)) for name in cls._fields])
-    form.compares = True  # its __new__ may be the user's
+def named_tuple(codec: TypeCodec, codecs: TypeCodecLookup) -> None:
+    """Complete the codec of a named tuple, which is written as a list."""
+    cls = typing.get_origin(codec.type) or codec.type
+    hints = hints_of(codec.type)
+    _tuple_of(codec, cls, [codecs.of(hints.get(name, Any)) for name in cls._fields])
+    codec.compares = True  # its __new__ may be the user's
 
 
-def _sequence(form: Form, forms: Forms, accepts: tuple[type, ...], make: Any, item: Form) -> None:
-    form.compares = item.compares
+def _sequence(
+    codec: TypeCodec, codecs: TypeCodecLookup, accepts: tuple[type, ...], make: Any, item: TypeCodec
+) -> None:
+    codec.compares = item.compares
     is_set = make in (set, frozenset)
     loosely = (*accepts, list, tuple, *((set, frozenset) if is_set else ()))
 
     def write(value: Any) -> Any:
         is_exact = type(value) in accepts or (isinstance(value, list) and list in accepts)
         if not is_exact and not isinstance(value, loosely):
-            return form.misfit(value)
+            return codec.misfit(value)
         write_item = item.write
         items = [write_item(each) for each in value]
         if not is_exact:
-            return form.misfit(value, items)
+            return codec.misfit(value, items)
         if is_set:
             return _in_order(items)
         if getattr(value, "maxlen", None) is not None:
-            return Misfit(items, NoForm(f"a deque with maxlen {_NO}; use a list"))
+            return Misfit(items, NotStorable(f"a deque with maxlen {_NO}; use a list"))
         return items
 
     items_of: Any = types.GenericAlias(list, (item,))
     read_items: Any = (
-        list if item is ANYTHING else list_structure_factory(items_of, forms.converter)
+        list if item is ANYTHING else list_structure_factory(items_of, codecs.converter)
     )
 
     def read(data: Any, _: Any = None) -> Any:
         if type(data) is not list:
-            raise form.mismatch(data)
+            raise codec.mismatch(data)
         items = read_items(data)
         if is_set:
-            _refuse_unhashable(form, items)
+            _reject_unhashable(codec, items)
         return items if make is list else make(items)
 
-    form.write, form.read = write, read
+    codec.write, codec.read = write, read
 
 
 def _in_order(items: list[Any]) -> list[Any]:
@@ -112,35 +114,35 @@ def _in_order(items: list[Any]) -> list[Any]:
         return items
 
 
-def _refuse_unhashable(form: Form, items: list[Any]) -> None:
+def _reject_unhashable(codec: TypeCodec, items: list[Any]) -> None:
     errors = []
     for index, item in enumerate(items):
         try:
             hash(item)
         except TypeError as error:
-            errors.append(noted(error, index))
+            errors.append(with_note(error, index))
     if errors:
-        raise IterableValidationError(form.name, errors, set)
+        raise IterableValidationError(codec.name, errors, set)
 
 
-def _tuple_of(form: Form, cls: Any, items: list[Form]) -> None:
-    """Complete the form of a tuple of so many items, each of its own type."""
-    form.compares = any(item.compares for item in items)
+def _tuple_of(codec: TypeCodec, cls: Any, items: list[TypeCodec]) -> None:
+    """Complete the codec of a tuple of so many items, each of its own type."""
+    codec.compares = any(item.compares for item in items)
 
     def wrong_length(value: Any) -> Mismatch:
-        return Mismatch(f"expected {form.name} ({len(items)} items), found {len(value)} items")
+        return Mismatch(f"expected {codec.name} ({len(items)} items), found {len(value)} items")
 
     def write(value: Any) -> Any:
         if type(value) not in (cls, list, tuple):
-            return form.misfit(value)
+            return codec.misfit(value)
         if len(value) != len(items):
             return Misfit(list(value), wrong_length(value))
         data = [item.write(each) for item, each in zip(items, value, strict=True)]
-        return data if type(value) is cls else form.misfit(value, data)
+        return data if type(value) is cls else codec.misfit(value, data)
 
     def read(data: Any, _: Any = None) -> Any:
         if type(data) is not list:
-            raise form.mismatch(data)
+            raise codec.mismatch(data)
         if len(data) != len(items):
             raise wrong_length(data)
         values, errors = [], []
@@ -149,19 +151,19 @@ def _tuple_of(form: Form, cls: Any, items: list[Form]) -> None:
                 values.append(item.read(each, item))
             except Exception as error:  # noqa: BLE001 - hooks and validators raise anything
                 raise_if_signal(error)
-                errors.append(noted(error, index))
+                errors.append(with_note(error, index))
         if errors:
-            raise IterableValidationError(form.name, errors, tuple)
+            raise IterableValidationError(codec.name, errors, tuple)
         return tuple(values) if cls is tuple else cls(*values)
 
-    form.write, form.read = write, read
+    codec.write, codec.read = write, read
 
 
-def _mapping(form: Form, forms: Forms, origin: Any, args: tuple[Any, ...]) -> None:
-    key = forms.of(args[0]) if args else ANYTHING
-    key = _key_form(forms.of(str) if key is ANYTHING else key)
-    item = forms.of(int if origin is collections.Counter else args[1]) if args else ANYTHING
-    form.compares = key.compares or item.compares
+def _mapping(codec: TypeCodec, codecs: TypeCodecLookup, origin: Any, args: tuple[Any, ...]) -> None:
+    key = codecs.of(args[0]) if args else ANYTHING
+    key = _key_codec(codecs.of(str) if key is ANYTHING else key)
+    item = codecs.of(int if origin is collections.Counter else args[1]) if args else ANYTHING
+    codec.compares = key.compares or item.compares
     make = origin
     factory = None
     if origin is collections.defaultdict:
@@ -171,7 +173,9 @@ def _mapping(form: Form, forms: Forms, origin: Any, args: tuple[Any, ...]) -> No
         make = dict
 
     factory_name = getattr(factory, "__qualname__", "None")
-    no_form = NoForm(f"a defaultdict whose default_factory is not {factory_name} {_NO}; use a dict")
+    not_storable = NotStorable(
+        f"a defaultdict whose default_factory is not {factory_name} {_NO}; use a dict"
+    )
 
     def is_exact(value: Any) -> bool:
         if make is dict:
@@ -180,7 +184,7 @@ def _mapping(form: Form, forms: Forms, origin: Any, args: tuple[Any, ...]) -> No
 
     def write(value: Any) -> Any:
         if not isinstance(value, abc.Mapping):
-            return form.misfit(value)
+            return codec.misfit(value)
         write_key, write_item = key.write, item.write
         data = {write_key(k): write_item(each) for k, each in value.items()}
         if len(data) != len(value):
@@ -188,34 +192,34 @@ def _mapping(form: Form, forms: Forms, origin: Any, args: tuple[Any, ...]) -> No
         if is_exact(value):
             return data
         # Of that class it is another default_factory that is wrong.
-        return Misfit(data, no_form) if type(value) is origin else form.misfit(value, data)
+        return Misfit(data, not_storable) if type(value) is origin else codec.misfit(value, data)
 
     pairs: Any = types.GenericAlias(dict, (key, item))
     read_pairs: Any = (
         dict
         if key.type is str and item is ANYTHING
-        else mapping_structure_factory(pairs, forms.converter)
+        else mapping_structure_factory(pairs, codecs.converter)
     )
 
     def read(data: Any, _: Any = None) -> Any:
         if type(data) is not dict:
-            raise form.mismatch(data)
+            raise codec.mismatch(data)
         made = read_pairs(data)
         if len(made) != len(data):
             msg = "two keys are the same"
             raise Problem(msg)
         return made if make is dict else make(made)
 
-    form.write, form.read = write, read
+    codec.write, codec.read = write, read
 
 
-def _key_form(of_type: Form) -> Form:
+def _key_codec(of_type: TypeCodec) -> TypeCodec:
     """Give the form of a type for a key of an object, which has to be a string.
 
     What is always written as a string stays what it is; of others the key is the JSON text.
     """
-    form = Form(of_type.type, of_type.name)
-    form.compares = of_type.compares
+    codec = TypeCodec(of_type.type, of_type.name)
+    codec.compares = of_type.compares
     is_text = is_written_as_text(of_type)
 
     def write(value: Any) -> Any:
@@ -229,7 +233,7 @@ def _key_form(of_type: Form) -> Form:
 
     def read(data: Any, _: Any = None) -> Any:
         if type(data) is not str:
-            msg = f"expected a key that is {form.name}, found {type_name(data)}"
+            msg = f"expected a key that is {codec.name}, found {type_name(data)}"
             raise Problem(msg)
         made = of_type.read(data, _) if is_text else read_text(data)
         hash(made)
@@ -242,5 +246,5 @@ def _key_form(of_type: Form) -> Form:
             # {"1": ...} for keys that are int | str, from outside: not our way to write it.
             return of_type.read(text, None)
 
-    form.write, form.read = of_type.write if is_text else write, read
-    return form
+    codec.write, codec.read = of_type.write if is_text else write, read
+    return codec

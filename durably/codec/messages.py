@@ -43,7 +43,7 @@ class Mismatch(Problem):
     """A value of another type than was expected."""
 
 
-class NoForm(Problem):
+class NotStorable(Problem):
     """A value of just the type of its place that has no stored form all the same.
 
     It is rejected in payloads, too: there is data in it, but that is another value.
@@ -127,7 +127,7 @@ def _found(value: object, type_: Any) -> str:
     for arg in args:
         expected = typing.get_origin(arg) or arg
         if isinstance(expected, type) and expected is not cls and is_alike(expected, cls):
-            return f"another class of that name ({differing(cls, expected)})"
+            return f"another class of that name ({difference(cls, expected)})"
     return type_name(value)
 
 
@@ -136,7 +136,7 @@ def is_alike(one: type, other: type) -> bool:
     return one.__name__ == other.__name__ and one.__module__ != "builtins"
 
 
-def differing(cls: type, expected: type) -> str:
+def difference(cls: type, expected: type) -> str:
     """Return how a class differs from another one of its name."""
     if full_name(cls) != full_name(expected):
         return f"{full_name(cls)}, not {full_name(expected)}"

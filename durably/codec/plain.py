@@ -15,7 +15,15 @@ from typing import Any, Final, cast
 
 from durably._platform.nesting import MAX_DEPTH
 from durably._platform.safe_repr import type_name
-from durably.codec.messages import NoForm, Problem, Problems, TooDeep, conversion_of, segment, show
+from durably.codec.messages import (
+    NotStorable,
+    Problem,
+    Problems,
+    TooDeep,
+    conversion_of,
+    segment,
+    show,
+)
 
 
 class Untyped:
@@ -60,7 +68,7 @@ class Unresolved:
         self.reason = reason
 
 
-ATOMS: Final = frozenset({str, int, bool, float, types.NoneType})
+JSON_SCALARS: Final = frozenset({str, int, bool, float, types.NoneType})
 _ANNOTATE: Final = (
     "annotate the function's return type, the job's payload or, inside a class, the field; or "
     "pass returns=... to step.options()"
@@ -90,7 +98,7 @@ def plain(data: Any, exact: bool = True, depth: int = 0) -> Any:  # noqa: FBT001
         Problem: something in it is refused; :func:`judged` tells what, and where.
     """
     cls = type(data)
-    if cls in ATOMS:
+    if cls in JSON_SCALARS:
         return data
     is_dict = cls is dict or isinstance(data, dict)
     if is_dict or cls is list or _is_list(data):
@@ -98,10 +106,12 @@ def plain(data: Any, exact: bool = True, depth: int = 0) -> Any:  # noqa: FBT001
             raise TooDeep
         depth += 1
         if not is_dict:
-            return [item if type(item) in ATOMS else plain(item, exact, depth) for item in data]
+            return [
+                item if type(item) in JSON_SCALARS else plain(item, exact, depth) for item in data
+            ]
         copy = {
             key if type(key) is str else _plain_key(key, exact): (
-                item if type(item) in ATOMS else plain(item, exact, depth)
+                item if type(item) in JSON_SCALARS else plain(item, exact, depth)
             )
             for key, item in data.items()
         }
@@ -109,10 +119,10 @@ def plain(data: Any, exact: bool = True, depth: int = 0) -> Any:  # noqa: FBT001
             raise Problem(TWICE)
         return copy
     if cls is Misfit:
-        if exact or type(data.problem) is NoForm:
+        if exact or type(data.problem) is NotStorable:
             raise data.problem
         return plain(data.data, exact, depth)
-    return plain_atom(data)
+    return plain_scalar(data)
 
 
 def all_plain(data: Any) -> Any:
@@ -127,10 +137,10 @@ def all_plain(data: Any) -> Any:
     except TooDeep:
         raise
     except Problem:
-        raise Problems(judged(data)[1]) from None
+        raise Problems(copy_and_problems(data)[1]) from None
 
 
-def thrown_away(value: object) -> None:
+def check_discardable(value: object) -> None:
     """Check that a value may be thrown away.
 
     Raises:
@@ -168,7 +178,7 @@ def _changed(before: Any, after: Any, path: str) -> Iterator[Problem]:
             yield from _changed(old, new, path + segment(copied))
 
 
-def plain_atom(value: Any) -> Any:
+def plain_scalar(value: Any) -> Any:
     """Give the plain form of an instance of a subclass of str, int or float.
 
     Raises:
@@ -182,10 +192,10 @@ def plain_atom(value: Any) -> Any:
             return int.__int__(value)
         if isinstance(value, float):
             return float.__float__(value)
-    raise Problem(_why_not_json(value))
+    raise Problem(_reason_not_json(value))
 
 
-def judged(data: Any, *, exact: bool = True) -> tuple[Any, list[Problem]]:
+def copy_and_problems(data: Any, *, exact: bool = True) -> tuple[Any, list[Problem]]:
     """Copy data with what its misfits hold, and give everything that :func:`plain` refuses."""
     problems: list[Problem] = []
 
@@ -193,14 +203,14 @@ def judged(data: Any, *, exact: bool = True) -> tuple[Any, list[Problem]]:
         if depth > MAX_DEPTH:
             raise TooDeep
         if type(data) is Misfit:
-            if not exact and type(data.problem) is not NoForm:
+            if not exact and type(data.problem) is not NotStorable:
                 return copy(data.data, path, depth)
             problems.append(data.problem.under(path))
             return None
         if isinstance(data, dict):
             keys: dict[Any, Any] = {}
             for key in data:
-                bare = _bare(key)
+                bare = _key_data(key)
                 try:
                     keys[_plain_key(key, exact)] = key
                 except Problem as problem:
@@ -211,9 +221,9 @@ def judged(data: Any, *, exact: bool = True) -> tuple[Any, list[Problem]]:
             return {k: copy(data[old], path + segment(k), depth + 1) for k, old in keys.items()}
         if _is_list(data):
             return [copy(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(data)]
-        if type(data) not in ATOMS:
+        if type(data) not in JSON_SCALARS:
             try:
-                return plain_atom(data)
+                return plain_scalar(data)
             except Problem as problem:
                 problems.append(problem.under(path))
         return data
@@ -238,23 +248,23 @@ def has_named_items(cls: type) -> bool:
     return issubclass(cls, tuple) and (hasattr(cls, "_fields") or hasattr(cls, "n_fields"))
 
 
-def _bare(key: Any) -> Any:
+def _key_data(key: Any) -> Any:
     """Give what a key holds, if it is a misfit."""
-    return _bare(key.data) if type(key) is Misfit else key
+    return _key_data(key.data) if type(key) is Misfit else key
 
 
 def _plain_key(key: Any, exact: bool) -> str:  # noqa: FBT001
     if type(key) is Misfit:
-        if exact or type(key.problem) is NoForm:
+        if exact or type(key.problem) is NotStorable:
             raise key.problem
-        key = _bare(key)
+        key = _key_data(key)
     if isinstance(key, str):
-        return cast("str", plain_atom(key))
+        return cast("str", plain_scalar(key))
     msg = f"a key is {type_name(key)} and not str; annotate the dict's type to have other keys"
     raise Problem(msg)
 
 
-def _why_not_json(value: object) -> str:
+def _reason_not_json(value: object) -> str:
     """Say why *value* is not JSON-like, and what to do about it."""
     cls = type(value)
     name = cls.__qualname__

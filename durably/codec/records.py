@@ -14,53 +14,53 @@ from cattrs.errors import ClassValidationError
 from cattrs.gen.typeddicts import make_dict_structure_fn
 
 from durably._platform.interrupts import raise_if_signal
-from durably.codec.forms import Field, Form, Forms
-from durably.codec.kinds import hints_of, unqualified
+from durably.codec.cattrs_errors import MissingKeyError, with_note
 from durably.codec.messages import (
-    NoForm,
+    NotStorable,
     Problem,
     Unsupported,
-    differing,
+    difference,
     is_alike,
     name_of,
     text_of,
 )
 from durably.codec.plain import Misfit
-from durably.codec.structuring import MissingKeyError, noted
+from durably.codec.type_codec import Field, TypeCodec, TypeCodecLookup
+from durably.codec.typing_utils import hints_of, unqualified
 
 _Factory = cast("Any", attrs.Factory)  # a class, typed as a function
 
 
-def typed_dict(form: Form, forms: Forms) -> None:
-    """Complete the form of a TypedDict."""
-    cls = typing.get_origin(form.type) or form.type
+def typed_dict(codec: TypeCodec, codecs: TypeCodecLookup) -> None:
+    """Complete the codec of a TypedDict."""
+    cls = typing.get_origin(codec.type) or codec.type
     fields = []
-    for name, hint in hints_of(form.type).items():
+    for name, hint in hints_of(codec.type).items():
         type_, is_required = unqualified(hint, is_required=name in cls.__required_keys__)
-        fields.append(Field(name, name, name, _inside(cls, name, type_, forms), is_required))
-    read_keys = _key_reader(form, fields, forms)
-    form.compares = any(field.form.compares for field in fields)
+        fields.append(Field(name, name, name, _inside(cls, name, type_, codecs), is_required))
+    read_keys = _key_reader(codec, fields, codecs)
+    codec.compares = any(field.codec.compares for field in fields)
 
     def write(value: Any) -> Any:
         if not isinstance(value, Mapping):
-            return form.misfit(value)
-        data = _write_items(form, value)
-        return data if isinstance(value, dict) else form.misfit(value, data)
+            return codec.misfit(value)
+        data = _write_items(codec, value)
+        return data if isinstance(value, dict) else codec.misfit(value, data)
 
     def read(data: Any, _: Any = None) -> Any:
         if type(data) is not dict:
-            raise form.mismatch(data)
+            raise codec.mismatch(data)
         return read_keys(data)
 
-    form.write, form.read = write, read
+    codec.write, codec.read = write, read
 
 
-def record(form: Form, forms: Forms) -> None:
-    """Complete the form of an attrs class or a dataclass."""
-    cls = typing.get_origin(form.type) or form.type
-    fields = list(_stored_fields(form, cls, forms))
-    read_keys = _key_reader(form, fields, forms)
-    expected = name_of(form.type)
+def record(codec: TypeCodec, codecs: TypeCodecLookup) -> None:
+    """Complete the codec of an attrs class or a dataclass."""
+    cls = typing.get_origin(codec.type) or codec.type
+    fields = list(_stored_fields(codec, cls, codecs))
+    read_keys = _key_reader(codec, fields, codecs)
+    expected = name_of(codec.type)
 
     def other_class(value: Any) -> Problem:
         if isinstance(value, cls):
@@ -68,22 +68,22 @@ def record(form: Form, forms: Forms) -> None:
             if is_alike(type(value), cls):
                 return Problem(
                     f"expected {expected}, found a subclass of that name "
-                    f"({differing(type(value), cls)}), which would come back as {expected}"
+                    f"({difference(type(value), cls)}), which would come back as {expected}"
                 )
             return Problem(
                 f"expected {expected}, found its subclass {name}, which would come back as "
                 f"{expected}; annotate {expected} | {name}"
             )
-        return form.mismatch(value)
+        return codec.mismatch(value)
 
     def write(value: Any) -> Any:
         if type(value) is cls:
             try:
-                return {f.key: f.form.write(getattr(value, f.name)) for f in fields}
+                return {f.key: f.codec.write(getattr(value, f.name)) for f in fields}
             except AttributeError:
                 return {f.key: _attribute(value, f) for f in fields}
         if isinstance(value, Mapping):
-            return form.misfit(value, _write_items(form, value))
+            return codec.misfit(value, _write_items(codec, value))
         return Misfit(value, other_class(value))
 
     def read(data: Any, _: Any = None) -> Any:
@@ -98,20 +98,20 @@ def record(form: Form, forms: Forms) -> None:
             failed = _failing_validators(cls, arguments) if attrs.has(cls) else []
             raise ClassValidationError(expected, failed or [error], cls) from error
 
-    form.write, form.read = write, read
+    codec.write, codec.read = write, read
 
 
-def _write_items(form: Form, value: Mapping[Any, Any]) -> dict[Any, Any]:
+def _write_items(codec: TypeCodec, value: Mapping[Any, Any]) -> dict[Any, Any]:
     """Write what a mapping holds; reading says what is unknown or missing."""
-    fields = cast("Mapping[str, Field]", form.fields)
-    return {k: fields[k].form.write(v) if k in fields else v for k, v in value.items()}
+    fields = cast("Mapping[str, Field]", codec.fields)
+    return {k: fields[k].codec.write(v) if k in fields else v for k, v in value.items()}
 
 
 def _attribute(value: Any, field: Field) -> Any:
     try:
-        return field.form.write(getattr(value, field.name))
+        return field.codec.write(getattr(value, field.name))
     except AttributeError as error:
-        return Misfit(None, NoForm(text_of(error)))
+        return Misfit(None, NotStorable(text_of(error)))
 
 
 class _Given(dict[str, Any]):
@@ -122,19 +122,19 @@ class _Given(dict[str, Any]):
 
 
 def _key_reader(
-    form: Form, fields: list[Field], forms: Forms
+    codec: TypeCodec, fields: list[Field], codecs: TypeCodecLookup
 ) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Make cattrs generate what structures the keys of an object."""
-    form.fields = {field.key: field for field in fields}
+    codec.fields = {field.key: field for field in fields}
     keys: dict[str, Any] = {}
     for field in fields:
         # Any: the hook alone decides. As an argument it might be taken for one of cattrs' own.
-        hint = Annotated[Any, override(struct_hook=field.form.read)]
+        hint = Annotated[Any, override(struct_hook=field.codec.read)]
         keys[field.key] = hint if field.is_required else NotRequired[hint]
     shape = cast("Any", TypedDict)("Fields", keys)
     read = make_dict_structure_fn(
         shape,
-        forms.converter,
+        codecs.converter,
         _cattrs_forbid_extra_keys=True,
         _cattrs_detailed_validation=True,
         _cattrs_use_linecache=False,
@@ -142,17 +142,17 @@ def _key_reader(
     return lambda data: read(_Given(data), shape)
 
 
-def _inside(cls: type, name: str, type_: Any, forms: Forms) -> Form:
+def _inside(cls: type, name: str, type_: Any, codecs: TypeCodecLookup) -> TypeCodec:
     try:
-        return forms.of(type_)
+        return codecs.of(type_)
     except Unsupported as error:
         msg = f"field {name} of {name_of(cls)}: {error}"
         raise Unsupported(msg) from error
 
 
-def _stored_fields(form: Form, cls: Any, forms: Forms) -> Iterator[Field]:
+def _stored_fields(codec: TypeCodec, cls: Any, codecs: TypeCodecLookup) -> Iterator[Field]:
     """Give the fields that ``__init__`` takes."""
-    hints = hints_of(form.type)
+    hints = hints_of(codec.type)
     for declared in _declared(cls):
         hint = hints.get(declared.name, Any if declared.type is None else declared.type)
         has_default = declared.default is not attrs.NOTHING
@@ -162,8 +162,8 @@ def _stored_fields(form: Form, cls: Any, forms: Forms) -> Iterator[Field]:
         if not declared.init or custom.omit:
             continue
         argument = declared.alias or declared.name
-        key = custom.rename or (argument if forms.converter.use_alias else declared.name)
-        inner = _inside(cls, declared.name, hint, forms)
+        key = custom.rename or (argument if codecs.converter.use_alias else declared.name)
+        inner = _inside(cls, declared.name, hint, codecs)
         yield Field(declared.name, key, argument, inner, is_required=not has_default)
 
 
@@ -216,7 +216,7 @@ def _failing_validators(cls: Any, arguments: dict[str, Any]) -> list[Exception]:
                 attribute.validator(instance, attribute, getattr(instance, attribute.name))
             except Exception as error:  # noqa: BLE001 - validators raise anything
                 raise_if_signal(error)
-                failed.append(noted(error, attribute.name))
+                failed.append(with_note(error, attribute.name))
     return failed
 
 

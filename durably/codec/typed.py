@@ -15,12 +15,12 @@ from typing import Any
 import cattrs
 
 from durably._platform.interrupts import raise_if_signal
-from durably.codec.forms import Form
-from durably.codec.messages import NoForm, Problem, Problems, TooDeep
-from durably.codec.plain import all_plain, judged, plain
-from durably.codec.registry import Registry
-from durably.codec.sameness import compare
-from durably.codec.structuring import problems_in
+from durably.codec.cattrs_errors import problems_in
+from durably.codec.messages import NotStorable, Problem, Problems, TooDeep
+from durably.codec.plain import all_plain, copy_and_problems, plain
+from durably.codec.roundtrip import compare
+from durably.codec.type_codec import TypeCodec
+from durably.codec.type_codecs import TypeCodecs
 
 
 class TypedValues:
@@ -35,7 +35,7 @@ class TypedValues:
     """What is wrong, of any error that the others raise."""
 
     def __init__(self, converter: cattrs.Converter | None) -> None:
-        self._forms = Registry(converter)
+        self._codecs = TypeCodecs(converter)
 
     def check(self, type_: Any) -> None:
         """Make sure that values of a type can be stored.
@@ -43,7 +43,7 @@ class TypedValues:
         Raises:
             Unsupported: they cannot.
         """
-        self._forms.of(type_)
+        self._codecs.of(type_)
 
     def structure(self, value: Any, type_: Any) -> Any:
         """Validate a payload: an instance of the type, or data that structures into it.
@@ -52,17 +52,17 @@ class TypedValues:
             Unsupported: values of the type cannot be stored.
             Exception: one that :func:`problems_in` understands.
         """
-        form = self._forms.of(type_)
-        data = form.write(value)
+        codec = self._codecs.of(type_)
+        data = codec.write(value)
         try:
             exact = plain(data)
         except TooDeep:
             raise
         except Problem:
-            return _read_loosely(form, data)
-        result = form.read(exact, type_)
-        if form.compares:
-            compare(value, result, self._forms.of)
+            return _read_loosely(codec, data)
+        result = codec.read(exact, type_)
+        if codec.compares:
+            compare(value, result, self._codecs.of)
         return result
 
     def write_and_read(self, value: Any, type_: Any) -> tuple[Any, Any]:
@@ -72,12 +72,12 @@ class TypedValues:
             Unsupported: values of the type cannot be stored.
             Exception: one that :func:`problems_in` understands.
         """
-        form = self._forms.of(type_)
+        codec = self._codecs.of(type_)
         # The text says the same as the plain data, so nothing needs to be read from it.
-        exact = all_plain(form.write(value))
-        decoded = form.read(exact, type_)
-        if form.compares:
-            compare(value, decoded, self._forms.of)
+        exact = all_plain(codec.write(value))
+        decoded = codec.read(exact, type_)
+        if codec.compares:
+            compare(value, decoded, self._codecs.of)
         return exact, decoded
 
     def read(self, data: Any, type_: Any) -> Any:
@@ -87,10 +87,10 @@ class TypedValues:
             Unsupported: values of the type cannot be stored.
             Exception: one that :func:`problems_in` understands.
         """
-        return self._forms.of(type_).read(data, type_)
+        return self._codecs.of(type_).read(data, type_)
 
 
-def _read_loosely(form: Form, data: Any) -> Any:
+def _read_loosely(codec: TypeCodec, data: Any) -> Any:
     """Structure a payload that is data, or holds data, where an instance is expected.
 
     Raises:
@@ -103,15 +103,17 @@ def _read_loosely(form: Form, data: Any) -> Any:
     except Problem:
         # What no form took for its own is told in the words of the type of its place, and
         # else (in a place for any data) in those of JSON.
-        held, refused = judged(data, exact=False)
-        wrong: dict[str, Problem] = {each.path: each for each in refused if type(each) is NoForm}
+        held, rejected = copy_and_problems(data, exact=False)
+        wrong: dict[str, Problem] = {
+            each.path: each for each in rejected if type(each) is NotStorable
+        }
         try:
-            form.read(held, form.type)
+            codec.read(held, codec.type)
         except Exception as error:  # noqa: BLE001 - hooks and validators raise anything
             raise_if_signal(error)
             for path, text in problems_in(error):
                 wrong.setdefault(path[1:], Problem(text, path[1:]))
-        for each in refused:
+        for each in rejected:
             wrong.setdefault(each.path, each)
         raise Problems(wrong.values()) from None
-    return form.read(loose, form.type)
+    return codec.read(loose, codec.type)

@@ -9,45 +9,45 @@ from typing import Any, Final
 from cattrs.errors import BaseValidationError
 
 from durably._platform.interrupts import raise_if_signal
-from durably.codec.forms import ANYTHING, Form, Forms
 from durably.codec.messages import Mismatch, Problem, TooDeep, name_of
-from durably.codec.plain import ATOMS, Misfit, judged, plain
+from durably.codec.plain import JSON_SCALARS, Misfit, copy_and_problems, plain
+from durably.codec.type_codec import ANYTHING, TypeCodec, TypeCodecLookup
 
 _UNION: Final = "$union"
 _VALUE: Final = "value"
 
 
-def union(form: Form, forms: Forms) -> None:
-    """Complete the form of a union.
+def union(codec: TypeCodec, codecs: TypeCodecLookup) -> None:
+    """Complete the codec of a union.
 
     Data is taken for the first member that it fits, exact matches first. Where that would be
     another one than the value's own, the name of its type is stored beside the data.
     """
-    members: dict[str, Form] = {}
-    for type_ in typing.get_args(form.type):
+    members: dict[str, TypeCodec] = {}
+    for type_ in typing.get_args(codec.type):
         label = name_of(type_)
         while label in members:
             label += "'"
-        members[label] = forms.of(type_)
-    chosen = _Union(form, members)
-    form.is_open = True
-    form.compares = any(member.compares for member in members.values())
-    form.write, form.read = chosen.write, chosen.read
+        members[label] = codecs.of(type_)
+    chosen = _Union(codec, members)
+    codec.is_open = True
+    codec.compares = any(member.compares for member in members.values())
+    codec.write, codec.read = chosen.write, chosen.read
 
 
 class _Union:
-    def __init__(self, form: Form, members: dict[str, Form]) -> None:
-        self._form = form
+    def __init__(self, codec: TypeCodec, members: dict[str, TypeCodec]) -> None:
+        self._codec = codec
         self._members = members
         self._some = [member for member in members.values() if member.name != "None"]
-        self._orders: dict[tuple[type, bool], list[tuple[str, Form]]] = {}
+        self._orders: dict[tuple[type, bool], list[tuple[str, TypeCodec]]] = {}
         # No data fits two members.
-        self._is_simple = len(self._some) == 1 or all(m.type in ATOMS for m in self._some)
+        self._is_simple = len(self._some) == 1 or all(m.type in JSON_SCALARS for m in self._some)
 
     def write(self, value: Any) -> Any:
         """Write a value as one of the member that it is of."""
         tried: list[Any] = []
-        refused: list[Problem] = []
+        rejected: list[Problem] = []
         for label, member in self._candidates(value):
             data = member.write(value)
             try:
@@ -59,10 +59,12 @@ class _Union:
                 raise
             except (Problem, BaseValidationError):
                 tried.append(data)
-                refused.append(next(iter(judged(data)[1]), self._form.mismatch(value)))
+                rejected.append(next(iter(copy_and_problems(data)[1]), self._codec.mismatch(value)))
         # In a payload it may be the data of a member: of which one is seen when it is read.
-        best = min(tried, key=lambda data: len(judged(data, exact=False)[1]), default=value)
-        return Misfit(best, self._worst(value, refused))
+        best = min(
+            tried, key=lambda data: len(copy_and_problems(data, exact=False)[1]), default=value
+        )
+        return Misfit(best, self._best_problem(value, rejected))
 
     def read(self, data: Any, _: Any = None) -> Any:
         """Structure data as the member that it fits."""
@@ -86,7 +88,7 @@ class _Union:
         reasons = [e for e in errors if isinstance(e, Problem) and not isinstance(e, Mismatch)]
         if inside or reasons:
             raise (inside or reasons)[0]
-        raise self._some[0].mismatch(data) if len(self._some) == 1 else self._form.mismatch(data)
+        raise self._some[0].mismatch(data) if len(self._some) == 1 else self._codec.mismatch(data)
 
     def _tagged(self, label: str, data: Any) -> Any:
         """Put the label beside the data unless the data tells by itself."""
@@ -111,18 +113,20 @@ class _Union:
             and data[_UNION] in self._members
         )
 
-    def _worst(self, value: Any, refused: list[Problem]) -> Problem:
+    def _best_problem(self, value: Any, rejected: list[Problem]) -> Problem:
         """Choose what to say of a value that is of no member.
 
         What is wrong inside a member, or with a value of its type, says more than that it is
         none of them.
         """
-        said = max(refused, key=lambda p: (len(p.path), not isinstance(p, Mismatch)), default=None)
+        said = max(rejected, key=lambda p: (len(p.path), not isinstance(p, Mismatch)), default=None)
         if said is not None and (said.path or not isinstance(said, Mismatch)):
             return said
-        return self._some[0].mismatch(value) if len(self._some) == 1 else self._form.mismatch(value)
+        return (
+            self._some[0].mismatch(value) if len(self._some) == 1 else self._codec.mismatch(value)
+        )
 
-    def _candidates(self, value: Any, *, is_data: bool = False) -> list[tuple[str, Form]]:
+    def _candidates(self, value: Any, *, is_data: bool = False) -> list[tuple[str, TypeCodec]]:
         """Give the members to try, the likeliest first.
 
         Of objects those that fit as far as can be seen without going deeper, or else the
@@ -133,7 +137,7 @@ class _Union:
         members = self._orders.get((cls, is_data))
         if members is None:
             members = sorted(self._members.items(), key=lambda m: _rank(m[1], cls, is_data=is_data))
-            if cls in ATOMS:  # the classes of values are not kept alive
+            if cls in JSON_SCALARS:  # the classes of values are not kept alive
                 self._orders[cls, is_data] = members
         if not isinstance(value, Mapping):
             return members
@@ -143,41 +147,41 @@ class _Union:
         return fitting or [members[distances.index(min(distances))]] if members else []
 
 
-def _rank(form: Form, cls: type, *, is_data: bool) -> int:
+def _rank(codec: TypeCodec, cls: type, *, is_data: bool) -> int:
     """Order members: constants, just this class, others, anything.
 
     A value that anything holds as it is goes before others, which may change it: 1 is a float.
     """
-    origin = typing.get_origin(form.type)
-    if form is ANYTHING:
-        return 2 if cls in ATOMS and not is_data else 4
+    origin = typing.get_origin(codec.type)
+    if codec is ANYTHING:
+        return 2 if cls in JSON_SCALARS and not is_data else 4
     if origin is typing.Literal:
         return 0
-    return 1 if (origin or form.type) is cls and (cls in ATOMS or not is_data) else 3
+    return 1 if (origin or codec.type) is cls and (cls in JSON_SCALARS or not is_data) else 3
 
 
-def _takes_objects(form: Form) -> bool:
+def _takes_objects(codec: TypeCodec) -> bool:
     """Whether an object of JSON may be of the form's type."""
-    cls = typing.get_origin(form.type) or form.type
+    cls = typing.get_origin(codec.type) or codec.type
     is_mapping = isinstance(cls, type) and issubclass(cls, Mapping)
-    return is_mapping or form.is_open or form.fields is not None
+    return is_mapping or codec.is_open or codec.fields is not None
 
 
-def _distance(form: Form, value: Mapping[Any, Any]) -> int:
+def _distance(codec: TypeCodec, value: Mapping[Any, Any]) -> int:
     """Count what is wrong with the keys of an object and with its single values."""
-    fields = {} if form.fields is None else form.fields
-    wrong = sum(key not in fields for key in value) if form.fields is not None else 0
+    fields = {} if codec.fields is None else codec.fields
+    wrong = sum(key not in fields for key in value) if codec.fields is not None else 0
     for key, field in fields.items():
         if key not in value:
             wrong += field.is_required
-        elif type(value[key]) in ATOMS:
+        elif type(value[key]) in JSON_SCALARS:
             try:
-                field.form.read(value[key], None)
+                field.codec.read(value[key], None)
             except Exception as raised:  # noqa: BLE001 - of whatever kind
                 raise_if_signal(raised)
                 wrong += 1
         elif isinstance(value[key], Mapping):
-            wrong += not _takes_objects(field.form)
+            wrong += not _takes_objects(field.codec)
         elif isinstance(value[key], list):
-            wrong += field.form.fields is not None
+            wrong += field.codec.fields is not None
     return wrong

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, overload
 
-from durably._platform.safe_repr import shown
+from durably._platform.safe_repr import short_repr
 from durably.codec import NOTHING, Nothing
 from durably.errors import SerializationError, ValidationError
 from durably.execution.current_run import ActiveRun, Services
@@ -193,7 +193,7 @@ class StepContext:
         .. versionadded:: 0.1.0
         """
         if retry is not None and not isinstance(retry, Retry):
-            raise ValidationError(f"retry must be a Retry, not {shown(retry)}")
+            raise ValidationError(f"retry must be a Retry, not {short_repr(retry)}")
         if returns is not None:
             if returns is not NOTHING:
                 self._services.codec.check_type(returns, "step.options(returns=...)")

@@ -7,7 +7,7 @@ from math import inf
 import attrs
 
 from durably._platform.clock import jittered
-from durably._platform.safe_repr import shown
+from durably._platform.safe_repr import short_repr
 from durably.errors import ValidationError
 from durably.settings import Duration, waitable
 from durably.values import Value
@@ -54,27 +54,27 @@ class Retry(Value):
     def _is_a_count(self, _: object, value: object) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValidationError(
-                f"Retry.attempts must be an int of at least 1, not {shown(value)}"
+                f"Retry.attempts must be an int of at least 1, not {short_repr(value)}"
             )
 
     @backoff.validator
     def _does_not_shrink(self, _: object, value: object) -> None:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value < inf:
             raise ValidationError(
-                f"Retry.backoff must be a number of at least 1, not {shown(value)}"
+                f"Retry.backoff must be a number of at least 1, not {short_repr(value)}"
             )
 
     @jitter.validator
     def _is_a_bool(self, _: object, value: object) -> None:
         if not isinstance(value, bool):
-            raise ValidationError(f"Retry.jitter must be True or False, not {shown(value)}")
+            raise ValidationError(f"Retry.jitter must be True or False, not {short_repr(value)}")
 
     @on.validator
     def _is_exceptions(self, _: object, value: object) -> None:
         types = value if isinstance(value, tuple) else (value,)
         if not types or not all(isinstance(t, type) and issubclass(t, Exception) for t in types):
             raise ValidationError(
-                f"Retry.on must be an exception type or a tuple of them, not {shown(value)}"
+                f"Retry.on must be an exception type or a tuple of them, not {short_repr(value)}"
             )
 
 

@@ -15,7 +15,7 @@ from durably._platform.clock import from_datetime
 from durably._platform.interrupts import raise_if_signal
 from durably._platform.nesting import is_too_deep
 from durably._platform.safe_repr import safe_repr, safe_str, too_deep, type_name
-from durably.codec.text import dump_any, load
+from durably.codec.json_text import dump_any, load
 from durably.errors import ValidationError
 from durably.events import LogWritten
 from durably.execution.current_run import ActiveRun, Services

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from durably.codec.text import load
+from durably.codec.json_text import load
 from durably.errors import DatabaseError
 from durably.store import bounds
 from durably.store.bounds import Bounds

@@ -16,7 +16,7 @@ COMMON: Final = """
 import sys
 from typing import Any
 from durably.codec import UNTYPED, Codec
-from durably.codec.text import load
+from durably.codec.json_text import load
 from durably.errors import SerializationError, ValidationError
 sys.setrecursionlimit(10**6)
 codec = Codec()
@@ -56,7 +56,7 @@ from attrs import define
 from durably import ErrorInfo, Job, LogEntry, Retry
 from durably.codec.messages import show, text_of
 from durably.models import error_info
-from durably._platform.safe_repr import safe_repr, safe_str, shown
+from durably._platform.safe_repr import safe_repr, safe_str, short_repr
 @define
 class Node:
     next: object
@@ -83,7 +83,7 @@ for wrap in wraps:
     value = None
     for _ in range(100_000):
         value = wrap(value)
-    for call in (safe_repr, safe_str, shown, show):
+    for call in (safe_repr, safe_str, short_repr, show):
         text = call(value)
         assert "nested more deeply than 200 levels>" in text, (call, text)
     for wrong in (lambda: Retry(attempts=value), lambda: Job(value, print)):

@@ -12,7 +12,7 @@ from codeckit import Box, FloatSubclass, IntSubclass, LiarStr, Row, Tree, nested
 from naming import plainly
 
 from durably.codec import MAX_DEPTH, UNTYPED, Codec
-from durably.codec import text as text_module
+from durably.codec import json_text as text_module
 from durably.errors import SerializationError, ValidationError
 
 

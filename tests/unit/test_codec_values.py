@@ -167,8 +167,8 @@ def test_equal_types_in_another_order_are_kept_apart(codec: Codec) -> None:
 
     assert type(first) is Dog
     assert type(second) is Puppy
-    forms = codec._of_types()._forms
-    assert forms.of(list[int]) is forms.of(list[int])
+    codecs = codec._typed_values()._codecs
+    assert codecs.of(list[int]) is codecs.of(list[int])
 
 
 def test_threads_may_compile_the_same_type_at_once(codec: Codec) -> None:

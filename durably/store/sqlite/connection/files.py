@@ -12,7 +12,7 @@ from typing import Final
 import apsw
 
 from durably._platform.interrupts import raise_if_signal
-from durably._platform.safe_repr import shown
+from durably._platform.safe_repr import short_repr
 from durably.errors import DatabaseError, ValidationError
 from durably.store.sqlite.connection.advice import advice_on, unseen
 from durably.store.sqlite.connection.sidefiles import LONGEST_SUFFIX, remove_leftovers
@@ -31,15 +31,15 @@ def resolved(path: str | os.PathLike[str]) -> str:
     try:
         text = os.fspath(path)
     except TypeError:
-        raise ValidationError(f"path must be a str or a PathLike, not {shown(path)}") from None
+        raise ValidationError(f"path must be a str or a PathLike, not {short_repr(path)}") from None
     if not isinstance(text, str):
-        raise ValidationError(f"path must be text, not {shown(text)}")
+        raise ValidationError(f"path must be text, not {short_repr(text)}")
     if not text or text == ":memory:":
         raise ValidationError(
             f"path={text!r} names no file; durably keeps its work in a file, or it would be lost"
         )
     if "\0" in text:
-        raise ValidationError(f"path={shown(text)} holds a NUL character")
+        raise ValidationError(f"path={short_repr(text)} holds a NUL character")
     try:
         text.encode()
     except UnicodeEncodeError:

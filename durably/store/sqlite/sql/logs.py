@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import apsw
 
-from durably.codec.text import dump
+from durably.codec.json_text import dump
 from durably.store import defects
 from durably.store.rows import LogLine, LogRow
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import cattrs
 
 
-class Form:
+class TypeCodec:
     """How the values of one type are written and read.
 
     A type may hold itself, so a form is handed out before it is complete: its hooks are
@@ -46,9 +46,9 @@ class Form:
     def __repr__(self) -> str:
         return self.name
 
-    def become(self, other: Form) -> None:
+    def become(self, other: TypeCodec) -> None:
         """Be another name of *other*."""
-        for attribute in Form.__slots__:
+        for attribute in TypeCodec.__slots__:
             setattr(self, attribute, getattr(other, attribute))
 
     def mismatch(self, value: object) -> Mismatch:
@@ -66,16 +66,16 @@ class Field(NamedTuple):
     name: str
     key: str
     argument: str
-    form: Form
+    codec: TypeCodec
     is_required: bool
 
 
-class Forms(Protocol):
+class TypeCodecLookup(Protocol):
     """Where the builders of forms find the forms of the types inside."""
 
     converter: cattrs.Converter
 
-    def of(self, type_: Any) -> Form:
+    def of(self, type_: Any) -> TypeCodec:
         """Give the form of a type."""
         ...
 
@@ -84,7 +84,7 @@ def _same(data: Any, _: Any = None) -> Any:
     return data
 
 
-ANYTHING: Final = Form(UNTYPED, "JSON-like data")
+ANYTHING: Final = TypeCodec(UNTYPED, "JSON-like data")
 """Any JSON-like data, which is copied and judged while all of the value is made plain."""
 ANYTHING.write = ANYTHING.read = _same
 ANYTHING.compares = False

@@ -13,17 +13,17 @@ import attrs
 
 from durably._platform.interrupts import raise_if_signal
 from durably._platform.safe_repr import type_name
-from durably.codec.forms import Form
-from durably.codec.kinds import is_record, stands_for
-from durably.codec.messages import Problem, Unsupported, differing, segment
-from durably.codec.plain import ATOMS, has_named_items, plain, plain_atom
-from durably.codec.text import dump
+from durably.codec.json_text import dump
+from durably.codec.messages import Problem, Unsupported, difference, segment
+from durably.codec.plain import JSON_SCALARS, has_named_items, plain, plain_scalar
+from durably.codec.type_codec import TypeCodec
+from durably.codec.typing_utils import frozen_time_base, is_record
 
 _CONTAINERS: Final = (list, tuple, dict, set, frozenset, deque)
 _MISSING: Final = object()
 
 
-def compare(before: Any, after: Any, form_of: Callable[[Any], Form]) -> None:
+def compare(before: Any, after: Any, codec_of: Callable[[Any], TypeCodec]) -> None:
     """Make sure that a value came back as it was.
 
     What the forms let come back as a plain value (a tuple in a place for JSON-like data) may
@@ -36,31 +36,31 @@ def compare(before: Any, after: Any, form_of: Callable[[Any], Form]) -> None:
         return
     inside: Iterable[tuple[str, Any, Any]] = ()
     cls: Any = type(after)
-    is_same = type(before) is cls or _may_become(before, cls)
+    is_same = type(before) is cls or _may_come_back_as(before, cls)
     if is_same and isinstance(after, _CONTAINERS):
         is_same = len(before) == len(after)
         inside = _items_of(before, after)
     elif is_same and isinstance(after, (str, int, float)) and not isinstance(after, enum.Enum):
-        old, new = plain_atom(before), plain_atom(after)
+        old, new = plain_scalar(before), plain_scalar(after)
         is_same = old == new or (old != old and new != new)  # noqa: PLR0124 - NaN
-        if cls not in ATOMS:
+        if cls not in JSON_SCALARS:
             inside = [("", getattr(before, "__dict__", None), getattr(after, "__dict__", None))]
     elif is_same:
-        form = _form(cls, form_of)
+        codec = _codec(cls, codec_of)
         # Of a type of the user's own the hooks say what counts.
-        names = [] if form is not None and form.is_users else _names_in(cls)
+        names = [] if codec is not None and codec.is_users else _names_in(cls)
         inside = [
             (step, getattr(before, name, _MISSING), getattr(after, name, _MISSING))
             for name, step in names
         ]
-        is_same = bool(names) or _is_written_alike(before, after, form)
+        is_same = bool(names) or _is_written_alike(before, after, codec)
     if not is_same:
         msg = f"would come back as {_other(before, after)}"
         raise Problem(msg)
     for step, old, new in inside:
         if old is not new:
             try:
-                compare(old, new, form_of)
+                compare(old, new, codec_of)
             except Problem as problem:
                 raise problem.under(step) from None
 
@@ -70,20 +70,20 @@ def _other(before: Any, after: Any) -> str:
     if type(before) is type(after):
         return f"another {name}"
     if name == was:
-        return f"another class of that name ({differing(type(after), type(before))})"
+        return f"another class of that name ({difference(type(after), type(before))})"
     return f"{name}, not as {was}"
 
 
-def _may_become(before: Any, cls: type) -> bool:
+def _may_come_back_as(before: Any, cls: type) -> bool:
     """Whether a value may come back as one of another class."""
-    if cls in ATOMS:
+    if cls in JSON_SCALARS:
         is_number = cls is float and isinstance(before, int)
         return (isinstance(before, cls) or is_number) and not isinstance(before, enum.Enum)
     if cls is list:
         return isinstance(before, (list, tuple)) and not has_named_items(type(before))
     if cls is dict or cls is frozenset:
         return isinstance(before, dict if cls is dict else set)
-    return stands_for(type(before)) is cls
+    return frozen_time_base(type(before)) is cls
 
 
 def _items_of(before: Any, after: Any) -> Iterable[tuple[str, Any, Any]]:
@@ -108,18 +108,18 @@ def _names_in(cls: Any) -> list[tuple[str, str]]:
     return [(field.name, segment(field.name)) for field in fields]
 
 
-def _form(cls: type, form_of: Callable[[Any], Form]) -> Form | None:
+def _codec(cls: type, codec_of: Callable[[Any], TypeCodec]) -> TypeCodec | None:
     try:
-        return form_of(cls)
+        return codec_of(cls)
     except Unsupported:  # a field that is not stored may hold anything
         return None
 
 
-def _is_written_alike(before: Any, after: Any, form: Form | None) -> bool:
+def _is_written_alike(before: Any, after: Any, codec: TypeCodec | None) -> bool:
     try:
-        if form is None:
+        if codec is None:
             return bool(before == after)
-        return dump(plain(form.write(before))) == dump(plain(form.write(after)))
+        return dump(plain(codec.write(before))) == dump(plain(codec.write(after)))
     except Exception as raised:  # noqa: BLE001 - whatever a class does when it is compared
         raise_if_signal(raised)
         return False

@@ -28,14 +28,14 @@ DATETIME: Final = _real(dt.datetime)
 DATE: Final = _real(dt.date)
 
 
-def stands_for(cls: Any) -> type | None:
+def frozen_time_base(cls: Any) -> type | None:
     """Return of what *cls* has the place in the datetime module, if it is not its own."""
     if cls is DATETIME or cls is DATE or cls not in (dt.datetime, dt.date):
         return None
     return _real(cls)
 
 
-def says_nothing(type_: Any) -> bool:
+def is_any(type_: Any) -> bool:
     """Whether any JSON-like data is of *type_*."""
     if type_ is UNTYPED or type_ is Any or type_ is object or type_ is typing.Final:
         return True
@@ -57,7 +57,7 @@ def is_typed_dict(type_: Any) -> bool:
     return isinstance(type_, type) and issubclass(type_, dict) and hasattr(type_, "__total__")
 
 
-def meant_by(type_: Any) -> Any:
+def unwrapped(type_: Any) -> Any:
     """Give the type behind an ``Annotated``, ``Final``, ``NewType`` or alias; else *type_*."""
     origin = typing.get_origin(type_)
     if origin is typing.Annotated:
@@ -72,7 +72,7 @@ def meant_by(type_: Any) -> Any:
             return type_.__value__
         values = zip(origin.__type_params__, typing.get_args(type_), strict=False)
         return substitute(origin.__value__, dict(values))
-    return types.NoneType if type_ is None else stands_for(type_) or type_
+    return types.NoneType if type_ is None else frozen_time_base(type_) or type_
 
 
 def substitute(type_: Any, variables: Mapping[Any, Any]) -> Any:

@@ -12,18 +12,18 @@ from typing import Any, cast
 import cattrs
 
 from durably._platform.interrupts import raise_if_signal
-from durably.codec import atoms, containers
-from durably.codec.forms import ANYTHING, Form
-from durably.codec.kinds import is_record, is_typed_dict, is_union, meant_by, says_nothing
+from durably.codec import containers, scalars
 from durably.codec.messages import Problem, Unsupported, name_of, text_of
-from durably.codec.plain import ATOMS, Misfit, is_named_tuple
+from durably.codec.plain import JSON_SCALARS, Misfit, is_named_tuple
 from durably.codec.records import record, typed_dict
+from durably.codec.type_codec import ANYTHING, TypeCodec
+from durably.codec.typing_utils import is_any, is_record, is_typed_dict, is_union, unwrapped
 from durably.codec.unions import union
-from durably.codec.users import UserHooks
+from durably.codec.user_converter import UserHooks
 
 
-class Registry:
-    """Completes the form of a type when it is first asked for. Usable from any thread.
+class TypeCodecs:
+    """Completes the codec of a type when it is first asked for. Usable from any thread.
 
     The converter is a strict copy of the user's: it knows the user's types, and has a form's
     hooks for every other type. So a hook of the user's that asks it for the hooks of the
@@ -43,12 +43,12 @@ class Registry:
         # The lock guards all four. A form is put into _known when everything below it is
         # complete; _known is read without the lock.
         self._lock = threading.RLock()
-        self._known: dict[Any, tuple[Any, Form]] = {}
-        self._complete: dict[tuple[Any, str], Form] = {}
-        self._building: dict[tuple[Any, str], Form] = {}
+        self._known: dict[Any, tuple[Any, TypeCodec]] = {}
+        self._complete: dict[tuple[Any, str], TypeCodec] = {}
+        self._building: dict[tuple[Any, str], TypeCodec] = {}
         self._nesting = 0
 
-    def of(self, type_: Any) -> Form:
+    def of(self, type_: Any) -> TypeCodec:
         """Give the form of a type.
 
         Raises:
@@ -62,28 +62,28 @@ class Registry:
             raise _unsupported(type_) from None
         if known is not None and known[0] is type_:
             return known[1]
-        if says_nothing(type_):
+        if is_any(type_):
             return ANYTHING
         with self._lock:
             # A | B equals B | A, but is not tried in the same order.
             key = (type_, repr(type_))
-            form = self._complete.get(key) or self._building.get(key)
-            if form is None:
-                form = self._build(type_, key)
+            codec = self._complete.get(key) or self._building.get(key)
+            if codec is None:
+                codec = self._build(type_, key)
             if not self._nesting:
-                self._known.setdefault(type_, (type_, form))
-            return form
+                self._known.setdefault(type_, (type_, codec))
+            return codec
 
     def _make_strict(self) -> None:
         converter, users = self.converter, self._users
-        for type_ in atoms.OWN:  # a hook for a class stands above all factories
+        for type_ in scalars.OWN:  # a hook for a class stands above all factories
             converter.register_structure_hook(type_, lambda data, t: self.of(t).read(data, t))
             converter.register_unstructure_hook(
                 type_, functools.partial(self._write, cast("Any", type_))
             )
         converter.register_structure_hook_factory(
-            lambda t: isinstance(t, Form) or users is None or users.reads(t) is None,
-            lambda t: t.read if isinstance(t, Form) else self.of(t).read,
+            lambda t: isinstance(t, TypeCodec) or users is None or users.reads(t) is None,
+            lambda t: t.read if isinstance(t, TypeCodec) else self.of(t).read,
         )
         converter.register_unstructure_hook_factory(
             lambda t: users is None or users.writes(t) is None, lambda t: self.of(t).write
@@ -93,11 +93,11 @@ class Registry:
         # cattrs asks here for a StrEnum too, since it is a str.
         return self.of(type(value) if isinstance(value, type_) else type_).write(value)
 
-    def _build(self, type_: Any, key: tuple[Any, str]) -> Form:
+    def _build(self, type_: Any, key: tuple[Any, str]) -> TypeCodec:
         self._nesting += 1
         try:
-            form = self._building[key] = Form(type_, name_of(type_))
-            self._fill(form)
+            codec = self._building[key] = TypeCodec(type_, name_of(type_))
+            self._fill(codec)
         except RecursionError as error:
             msg = f"{name_of(type_)} is nested too deeply"
             raise Unsupported(msg) from error
@@ -107,73 +107,73 @@ class Registry:
                 done, self._building = self._building, {}
         if not self._nesting:
             self._complete.update(done)
-        return form
+        return codec
 
-    def _fill(self, form: Form) -> None:
+    def _fill(self, codec: TypeCodec) -> None:
         reads = writes = None
         if self._users is not None:
-            reads, writes = self._users.reads(form.type), self._users.writes(form.type)
+            reads, writes = self._users.reads(codec.type), self._users.writes(codec.type)
         if reads is None or writes is None:
             try:
-                self._fill_own(form)
+                self._fill_own(codec)
             except Unsupported as error:
                 if reads is writes:
                     raise
                 missing = "structure" if reads is None else "unstructure"
-                msg = f"{form.name}: the converter has no {missing} hook for it"
+                msg = f"{codec.name}: the converter has no {missing} hook for it"
                 raise Unsupported(msg) from error
         if reads is not None or writes is not None:
-            form.compares = form.is_users = form.is_open = True
+            codec.compares = codec.is_users = codec.is_open = True
         if reads is not None:
             # From the strict copy, so that the hooks inside are strict; it forgot the unions.
-            form.read = (
-                reads if is_union(form.type) else self.converter.get_structure_hook(form.type)
+            codec.read = (
+                reads if is_union(codec.type) else self.converter.get_structure_hook(codec.type)
             )
         if writes is not None:
-            form.write = _guarded(form, self.converter.get_unstructure_hook(form.type))
+            codec.write = _with_path(codec, self.converter.get_unstructure_hook(codec.type))
 
-    def _fill_own(self, form: Form) -> None:
-        type_ = form.type
-        meant = meant_by(type_)
+    def _fill_own(self, codec: TypeCodec) -> None:
+        type_ = codec.type
+        inner = unwrapped(type_)
         cls = typing.get_origin(type_) or type_
-        if meant is not type_:
-            form.become(self.of(meant))
+        if inner is not type_:
+            codec.become(self.of(inner))
         elif cls is typing.Literal and type_ is not cls:
-            atoms.literal(form)
+            scalars.literal(codec)
         elif is_union(type_):
-            union(form, self)
+            union(codec, self)
         elif cls in containers.OWN:
-            containers.container(form, self)
+            containers.container(codec, self)
         elif isinstance(type_, type) and issubclass(type_, enum.Enum):
-            atoms.enumeration(form)
+            scalars.enumeration(codec)
         elif is_typed_dict(cls):
-            typed_dict(form, self)
+            typed_dict(codec, self)
         elif is_record(cls):
-            record(form, self)
+            record(codec, self)
         elif is_named_tuple(cls):
-            containers.named_tuple(form, self)
-        elif cls in ATOMS:
-            atoms.builtin(form)
-        elif not isinstance(type_, type) or not atoms.leaf(form):
+            containers.named_tuple(codec, self)
+        elif cls in JSON_SCALARS:
+            scalars.builtin(codec)
+        elif not isinstance(type_, type) or not scalars.stdlib_scalar(codec):
             raise _unsupported(type_)
 
 
-def _guarded(form: Form, write: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def _with_path(codec: TypeCodec, write: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Let what a hook of the user's cannot write be a misfit, so that its path is told."""
 
-    def guarded(value: Any) -> Any:
-        if isinstance(form.type, type) and not isinstance(value, form.type):
-            return form.misfit(value)
+    def write_or_misfit(value: Any) -> Any:
+        if isinstance(codec.type, type) and not isinstance(value, codec.type):
+            return codec.misfit(value)
         try:
             return write(value)
         except RecursionError:
             raise
         except Exception as error:  # noqa: BLE001 - hooks raise anything
             raise_if_signal(error)
-            said = f"the unstructure hook for {form.name} failed: {text_of(error)}"
+            said = f"the unstructure hook for {codec.name} failed: {text_of(error)}"
             return Misfit(value, Problem(said))
 
-    return guarded
+    return write_or_misfit
 
 
 def _unsupported(type_: Any) -> Unsupported:

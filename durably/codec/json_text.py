@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
 
-def _refuse(value: object) -> NoReturn:
+def _reject(value: object) -> NoReturn:
     msg = f"{type_name(value)} is not JSON-like"
     raise TypeError(msg)
 
@@ -24,7 +24,7 @@ def _refuse(value: object) -> NoReturn:
 # module, to round its floats or to parse them as Decimal, changes nothing that is stored.
 _chunks: Final = make_encoder(
     None,  # nothing is remembered to find circles: what is written was copied, and has none
-    _refuse,
+    _reject,
     encode_basestring_ascii,
     None,  # no indent
     ":",

@@ -20,7 +20,7 @@ class MissingKeyError(Exception):
     """A required key is not there. A hook of the user's may raise any ``KeyError`` itself."""
 
 
-def noted(error: Exception, place: str | int) -> Exception:
+def with_note(error: Exception, place: str | int) -> Exception:
     """Note on an error, as cattrs does, which field or item it is about."""
     note = (
         AttributeValidationNote("", place, None)

@@ -15,40 +15,40 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from durably._platform.safe_repr import full_name, type_name
-from durably.codec.forms import Form
-from durably.codec.kinds import DATE, DATETIME, stands_for
-from durably.codec.messages import Mismatch, NoForm, Problem, Unsupported, clip, show
-from durably.codec.plain import ATOMS, Misfit, plain, plain_atom
-from durably.codec.text import dump, to_decimal
+from durably.codec.json_text import dump, to_decimal
+from durably.codec.messages import Mismatch, NotStorable, Problem, Unsupported, clip, show
+from durably.codec.plain import JSON_SCALARS, Misfit, plain, plain_scalar
+from durably.codec.type_codec import TypeCodec
+from durably.codec.typing_utils import DATE, DATETIME, frozen_time_base
 
 # --- None, bool, int, float and str ----------------------------------------------------------
 
 
-def builtin(form: Form) -> None:
-    """Complete the form of None, bool, int, float or str."""
-    type_ = form.type
-    form.compares = False
+def builtin(codec: TypeCodec) -> None:
+    """Complete the codec of None, bool, int, float or str."""
+    type_ = codec.type
+    codec.compares = False
 
     def write(value: Any) -> Any:
         if type(value) is type_:
             return value
         if type_ is float and isinstance(value, int):
             number = _as_float(value)
-            return form.misfit(value) if number is None else number
+            return codec.misfit(value) if number is None else number
         # bool is a subclass of int, and enum members are instances of their mixed-in types.
         if not isinstance(value, type_) or isinstance(value, (bool, enum.Enum)):
-            return form.misfit(value)
-        return plain_atom(value)
+            return codec.misfit(value)
+        return plain_scalar(value)
 
     def read(data: Any, _: Any = None) -> Any:
         if type(data) is type_:
             return data
         number = _as_float(data) if type_ is float and type(data) is int else None
         if number is None:
-            raise form.mismatch(data)
+            raise codec.mismatch(data)
         return number
 
-    form.write, form.read = write, read
+    codec.write, codec.read = write, read
 
 
 def _as_float(value: int) -> float | None:
@@ -65,7 +65,7 @@ def _as_float(value: int) -> float | None:
 # --- The standard library's ------------------------------------------------------------------
 
 
-class _Leaf(NamedTuple):
+class _Stdlib(NamedTuple):
     """How the values of one type of the standard library are written."""
 
     expected: str
@@ -95,11 +95,11 @@ def _write_instant(value: dt.datetime | dt.time) -> str:
         if said != dt.timezone(zone.utcoffset(None)).tzname(None):
             name = _NAME + said
     elif zone is not None:
-        text += f"[{_key_of(value)}]"
+        text += f"[{_zone_key(value)}]"
     return text + _FOLD * value.fold + name
 
 
-def _key_of(value: dt.datetime | dt.time) -> str:
+def _zone_key(value: dt.datetime | dt.time) -> str:
     """Return the key of the zone of a time.
 
     Raises:
@@ -118,7 +118,7 @@ def _key_of(value: dt.datetime | dt.time) -> str:
         f"a {type_name(value)} with a {zone_name} has no stored form; "
         f"use zoneinfo.ZoneInfo(key) or {utc if isinstance(value, dt.datetime) else utc[11:-1]}"
     )
-    raise NoForm(msg)
+    raise NotStorable(msg)
 
 
 def _zone(key: str) -> dt.tzinfo:
@@ -131,7 +131,7 @@ def _zone(key: str) -> dt.tzinfo:
         raise Problem(msg) from error
 
 
-def _parts(text: str) -> tuple[str, str | None, int, str | None]:
+def _split(text: str) -> tuple[str, str | None, int, str | None]:
     """Return what there is of a time: in ISO 8601, the zone's key, fold, the offset's name."""
     match = re.fullmatch(_INSTANT, text)
     if match is None:
@@ -141,7 +141,7 @@ def _parts(text: str) -> tuple[str, str | None, int, str | None]:
     return iso, key, int(fold is not None), name
 
 
-def _named(offset: dt.timedelta | None, name: str) -> dt.timezone:
+def _with_name(offset: dt.timedelta | None, name: str) -> dt.timezone:
     if offset is None:
         msg = "the name of an offset, without an offset"
         raise ValueError(msg)
@@ -149,13 +149,13 @@ def _named(offset: dt.timedelta | None, name: str) -> dt.timezone:
 
 
 def _read_datetime(text: str) -> dt.datetime:
-    iso, key, fold, name = _parts(text)
+    iso, key, fold, name = _split(text)
     if len(iso) <= len("2026-01-01"):
         msg = "a date without a time"
         raise ValueError(msg)
     value = DATETIME.fromisoformat(iso).replace(fold=fold)
     if name is not None:
-        return value.replace(tzinfo=_named(value.utcoffset(), name))
+        return value.replace(tzinfo=_with_name(value.utcoffset(), name))
     if key is None:
         return value
     zone = _zone(key)
@@ -166,10 +166,10 @@ def _read_datetime(text: str) -> dt.datetime:
 
 
 def _read_time(text: str) -> dt.time:
-    iso, key, fold, name = _parts(text)
+    iso, key, fold, name = _split(text)
     value = dt.time.fromisoformat(iso).replace(fold=fold)
     if name is not None:
-        return value.replace(tzinfo=_named(value.utcoffset(), name))
+        return value.replace(tzinfo=_with_name(value.utcoffset(), name))
     return value if key is None else value.replace(tzinfo=_zone(key))
 
 
@@ -207,65 +207,65 @@ def _read_bytes(text: str) -> bytes:
     return binascii.a2b_base64(text.encode("ascii"), strict_mode=True)
 
 
-_LEAVES: Final[Mapping[type, _Leaf]] = {
-    DATETIME: _Leaf("datetime (ISO 8601)", _write_instant, _read_datetime),
-    DATE: _Leaf("date (ISO 8601)", DATE.isoformat, DATE.fromisoformat),
-    dt.time: _Leaf("time (ISO 8601)", _write_instant, _read_time),
-    dt.timedelta: _Leaf(
+_STDLIB: Final[Mapping[type, _Stdlib]] = {
+    DATETIME: _Stdlib("datetime (ISO 8601)", _write_instant, _read_datetime),
+    DATE: _Stdlib("date (ISO 8601)", DATE.isoformat, DATE.fromisoformat),
+    dt.time: _Stdlib("time (ISO 8601)", _write_instant, _read_time),
+    dt.timedelta: _Stdlib(
         "timedelta (seconds)", _write_timedelta, _read_timedelta, (int, float, str)
     ),
-    uuid.UUID: _Leaf("UUID", str, uuid.UUID),
-    decimal.Decimal: _Leaf("Decimal (as text)", _write_decimal, to_decimal),
-    bytes: _Leaf("bytes (base64)", _write_bytes, _read_bytes),
-    bytearray: _Leaf("bytearray (base64)", _write_bytes, lambda t: bytearray(_read_bytes(t))),
+    uuid.UUID: _Stdlib("UUID", str, uuid.UUID),
+    decimal.Decimal: _Stdlib("Decimal (as text)", _write_decimal, to_decimal),
+    bytes: _Stdlib("bytes (base64)", _write_bytes, _read_bytes),
+    bytearray: _Stdlib("bytearray (base64)", _write_bytes, lambda t: bytearray(_read_bytes(t))),
 }
 
-OWN: Final = (*ATOMS, *_LEAVES, pathlib.PurePath, pathlib.Path)
+OWN: Final = (*JSON_SCALARS, *_STDLIB, pathlib.PurePath, pathlib.Path)
 """Python's own types of a single value. No converter decides how they are stored."""
 
 
-def leaf(form: Form) -> bool:
-    """Complete the form of a class of single values; whether it is one that can be stored."""
-    type_ = form.type
-    how = _LEAVES.get(type_)
-    base = next((base for base in type_.__mro__ if base in ATOMS), None)
+def stdlib_scalar(codec: TypeCodec) -> bool:
+    """Complete the codec of a class of single values; whether it is one that can be stored."""
+    type_ = codec.type
+    how = _STDLIB.get(type_)
+    base = next((base for base in type_.__mro__ if base in JSON_SCALARS), None)
     if base is not None:  # a user's subclass of int, float or str
-        how = _Leaf(form.name, plain_atom, type_, (base,))
+        how = _Stdlib(codec.name, plain_scalar, type_, (base,))
     elif issubclass(type_, pathlib.PurePath):
         try:
             type_ = type(type_())  # Path() makes an instance of the class for this system
         except NotImplementedError:
             return False
-        how = _Leaf(form.name, str, type_)
+        how = _Stdlib(codec.name, str, type_)
     if how is None:
         return False
-    form.name = how.expected
-    form.compares = base is not None
+    codec.name = how.expected
+    codec.compares = base is not None
 
     def write(value: Any) -> Any:
-        if type(value) is not type_ and stands_for(type(value)) is not type_:
-            return form.misfit(value)
+        if type(value) is not type_ and frozen_time_base(type(value)) is not type_:
+            return codec.misfit(value)
         try:
             return how.write(value)
-        except NoForm as problem:
+        except NotStorable as problem:
             return Misfit(value, problem)
 
     def read(data: Any, _: Any = None) -> Any:
         if type(data) not in how.written:
-            raise form.mismatch(data)
+            raise codec.mismatch(data)
         try:
             return how.read(data)
         except (ValueError, ArithmeticError):
             found = f"{type_name(data)} of another form"
-            raise Mismatch(f"expected {form.name}, found {found}") from None
+            raise Mismatch(f"expected {codec.name}, found {found}") from None
 
-    form.write, form.read = write, read
+    codec.write, codec.read = write, read
     return True
 
 
-def is_written_as_text(form: Form) -> bool:
+def is_written_as_text(codec: TypeCodec) -> bool:
     """Whether every value of the form's type is written as a str, and no other type's."""
-    type_ = form.type
+    type_ = codec.type
     if typing.get_origin(type_) is typing.Literal:
         return all(type(value) is str for value in typing.get_args(type_))
     if not isinstance(type_, type):
@@ -274,51 +274,51 @@ def is_written_as_text(form: Form) -> bool:
         return all(isinstance(member.value, str) for member in type_)
     if type_ is dt.timedelta:
         return False
-    return type_ in _LEAVES or issubclass(type_, (str, pathlib.PurePath))
+    return type_ in _STDLIB or issubclass(type_, (str, pathlib.PurePath))
 
 
 # --- Enums and literals ----------------------------------------------------------------------
 
 
-def enumeration(form: Form) -> None:
-    """Complete the form of an enum, which is written by value."""
-    members = list(form.type)
-    _constants(form, [(member, member.value) for member in members])
+def enumeration(codec: TypeCodec) -> None:
+    """Complete the codec of an enum, which is written by value."""
+    members = list(codec.type)
+    _constants(codec, [(member, member.value) for member in members])
     options = ", ".join(show(member.value) for member in members)
-    form.name = clip(f"{form.name} ({options})")
+    codec.name = clip(f"{codec.name} ({options})")
 
 
-def literal(form: Form) -> None:
-    """Complete the form of a Literal."""
-    values = typing.get_args(form.type)
-    _constants(form, [(v, v.value if isinstance(v, enum.Enum) else v) for v in values])
-    form.name = f"one of {form.name}"
+def literal(codec: TypeCodec) -> None:
+    """Complete the codec of a Literal."""
+    values = typing.get_args(codec.type)
+    _constants(codec, [(v, v.value if isinstance(v, enum.Enum) else v) for v in values])
+    codec.name = f"one of {codec.name}"
 
 
-def _constants(form: Form, pairs: list[tuple[Any, Any]]) -> None:
-    """Complete the form of a type of so many values, given the data of each."""
-    form.compares = False
+def _constants(codec: TypeCodec, pairs: list[tuple[Any, Any]]) -> None:
+    """Complete the codec of a type of so many values, given the data of each."""
+    codec.compares = False
     by_text: dict[str, Any] = {}
     written: dict[Any, tuple[str, Any]] = {}
     for value, data in pairs:
         try:
             text = dump(plain(data))
         except Problem as problem:
-            msg = f"the values of {form.name} are not JSON-like: {problem.text}"
+            msg = f"the values of {codec.name} are not JSON-like: {problem.text}"
             raise Unsupported(msg) from None
         by_text.setdefault(text, value)
         written[_identity(value)] = text, data
-    type_ = form.type
+    type_ = codec.type
     is_flag = isinstance(type_, type) and issubclass(type_, enum.Flag)
 
     def write(value: Any) -> Any:
         try:
             text, data = written[_identity(value)]
         except (KeyError, TypeError):  # TypeError: not hashable
-            return value.value if is_flag and type(value) is type_ else form.misfit(value)
+            return value.value if is_flag and type(value) is type_ else codec.misfit(value)
         first = by_text[text]
         if _identity(first) != _identity(value):
-            return Misfit(value, NoForm(f"{show(value)} is stored like {show(first)}"))
+            return Misfit(value, NotStorable(f"{show(value)} is stored like {show(first)}"))
         return data
 
     def read(data: Any, _: Any = None) -> Any:
@@ -330,9 +330,9 @@ def _constants(form: Form, pairs: list[tuple[Any, Any]]) -> None:
                 return type_(data)
         except (TypeError, ValueError):  # no JSON, or no combination of flags
             pass
-        raise form.mismatch(data)
+        raise codec.mismatch(data)
 
-    form.write, form.read = write, read
+    codec.write, codec.read = write, read
 
 
 def _identity(value: Any) -> tuple[type, Any]:

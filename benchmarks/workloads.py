@@ -182,7 +182,8 @@ def _start(size: Sizes) -> list[Table]:
             "ms",
             other,
             higher_is_better=False,
-            note="The programs of all the systems take a MiB for what they measure with.",
+            note="Triggered every tenth of a second or so. After some seconds without a commit the "
+            "engine polls four times a second.",
         ),
     ]
 

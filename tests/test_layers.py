@@ -40,7 +40,6 @@ MEET_THE_SYSTEM = (
     "_platform",
     "store.sqlite.connection",
     "store.sqlite.locks",
-    "store.sqlite.notify",
 )
 
 # The store's door.

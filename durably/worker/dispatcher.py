@@ -9,7 +9,7 @@ from durably._platform.clock import Clock
 from durably._platform.lock_timeouts import BUSY_TIMEOUT_S
 from durably.errors import DatabaseError
 from durably.store.api import Store
-from durably.store.change_feed import LOOK_INTERVAL_S, ChangeFeed
+from durably.store.change_feed import ChangeFeed
 from durably.store.rows import Claim, RunRow
 from durably.worker.service import ErrorSink, Service
 
@@ -131,8 +131,9 @@ class Dispatcher(Service):
 
     def pause(self) -> None:
         """Wait for something to claim, or for a slot to claim it for."""
-        look_s = LOOK_INTERVAL_S if self._has_free_slot() else None
-        self._changes.wait_for_offer(self._version, self._poll_interval_s, look_s=look_s)
+        self._changes.wait_for_offer(
+            self._version, self._poll_interval_s, polls=self._has_free_slot()
+        )
 
     def wake(self) -> None:
         """Look now."""

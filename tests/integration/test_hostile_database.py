@@ -45,7 +45,6 @@ VALUES: list[Any] = [
 # looks: after what has been done once with harmless data, nothing is imported or started, and no
 # code is made of what came from the database (attrs, cattrs and traceback compile code of ours).
 READER = """
-import socket
 import sys
 watching = []
 caught = []
@@ -62,10 +61,7 @@ def audit(event, arguments):
 sys.addaudithook(audit)
 import attrs
 import durably
-from durably.store.sqlite.notify.watch import open_watch
 from durably.testing import check
-# These are loaded when a thread has waited for long: by chance in the one reading or the other.
-socket, open_watch(sys.argv[1])
 @attrs.define
 class Login:
     user: str

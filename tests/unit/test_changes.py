@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from children import Child
 from storekit import FakeClock, trigger
 
 from durably._platform.clock import Clock
-from durably.store import change_feed as changes
-from durably.store.change_feed import LOOK_INTERVAL_S, ChangeFeed, Seen
+from durably.store.change_feed import IDLE_POLL_INTERVAL_S, POLL_INTERVAL_S, ChangeFeed, Seen
 from durably.store.sqlite.database import Database
-from durably.store.sqlite.notify.watch import LogWatch, Woken, open_watch
 
 HANG_S = 20.0  # only guards against hanging
 
@@ -75,7 +69,7 @@ def test_commit_of_another_process_ends_the_wait() -> None:
     """The version is looked at again and again while a thread waits."""
     versions = Versions(changes_at=4)
     feed = ChangeFeed(versions, Clock())
-    assert feed.wait(Seen(0, 1), 1000, look_s=0.001) is True
+    assert feed.wait(Seen(0, 1), 1000, poll_s=0.001) is True
     assert versions.looks == 4
 
 
@@ -83,7 +77,7 @@ def test_wait_ends_with_its_time() -> None:
     """Nothing happens, and it says so."""
     versions = Versions()
     feed = ChangeFeed(versions, Clock())
-    assert feed.wait(feed.look(), 0.02, look_s=0.005) is False
+    assert feed.wait(feed.look(), 0.02, poll_s=0.005) is False
     assert versions.looks >= 2
 
 
@@ -100,7 +94,7 @@ def test_notify_wakes_every_waiter(eventually: Any) -> None:
     outcomes: list[bool] = []
     seen = feed.look()
     threads = [
-        threading.Thread(target=lambda: outcomes.append(feed.wait(seen, 60, look_s=60)))
+        threading.Thread(target=lambda: outcomes.append(feed.wait(seen, 60, poll_s=60)))
         for _ in range(4)
     ]
     for thread in threads:
@@ -114,7 +108,7 @@ def test_notify_wakes_every_waiter(eventually: Any) -> None:
     assert outcomes == [True] * 4
 
 
-def test_commit_through_the_store_changes_what_a_look_sees(tmp_path: Path) -> None:
+def test_commit_through_the_store_changes_what_a_poll_sees(tmp_path: Path) -> None:
     """Writes of this engine and of another one on the file are both seen; reads are not."""
     first = Database(tmp_path / "test.db", synchronous="normal")
     second = Database(tmp_path / "test.db", synchronous="normal")
@@ -138,280 +132,109 @@ def test_look_at_a_closed_store_wakes_who_waits(tmp_path: Path) -> None:
     assert store.changes.wait(seen, 1000) is True
 
 
-class Watched:
-    """A store whose claimer waits with its log watched and no look by the clock to save it."""
+class NotedClock(FakeClock):
+    """A clock at which a wait takes no time and is noted."""
 
-    def __init__(self, store: Database, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.store, self.feed = store, store.changes
-        self.path = path
-        self.woken: list[Woken] = []
-        self.before_arming: Callable[[], object] = lambda: None
-        self.before_sleeping: Callable[[], object] = lambda: None
-        monkeypatch.setattr(changes, "WATCHED_LOOK_S", HANG_S)
-        monkeypatch.setattr(changes, "FIRST_WATCHED_LOOK_S", HANG_S)
-        monkeypatch.setattr(LogWatch, "arm", self._arm(LogWatch.arm))
-        monkeypatch.setattr(LogWatch, "wait", self._wait(LogWatch.wait))
+    def __init__(self) -> None:
+        super().__init__()
+        self.pauses: list[float] = []
 
-    def calm_down(self) -> None:
-        """As many looks as it takes have found nothing."""
-        self.feed._calm_version, self.feed._looks_until_calm = self.feed.version(), 0
-        self.feed._watched_look_s = changes.FIRST_WATCHED_LOOK_S
-
-    def sleep_once(self, version: int) -> None:
-        """A wait whose time is over when it has slept with the log watched."""
-        clock = FakeClock()
-        usual, self.feed._clock = self.feed._clock, clock
-        self.before_sleeping = lambda: clock.advance(HANG_S)
-        self.feed.wait_for_offer(version, 0.001, look_s=LOOK_INTERVAL_S)
-        self.feed._clock, self.before_sleeping = usual, lambda: None
-
-    @property
-    def is_armed(self) -> bool:
-        """What the kernel says about the descriptor."""
-        assert self.feed._watch is not None
-        return "inotify wd:" in Path(f"/proc/self/fdinfo/{self.feed._watch._events}").read_text()
-
-    def wait_for_offer(self) -> None:
-        self.feed.wait_for_offer(self.feed.version(), HANG_S, look_s=LOOK_INTERVAL_S)
-
-    def _arm(self, arm: Callable[[LogWatch], None]) -> Callable[[LogWatch], None]:
-        def armed(watch: LogWatch) -> None:
-            self.before_arming()
-            arm(watch)
-
-        return armed
-
-    def _wait(self, wait: Callable[..., Woken]) -> Callable[..., Woken]:
-        def waited(watch: LogWatch, timeout_s: float, *, for_write: bool) -> Woken:
-            if not for_write:
-                return wait(watch, timeout_s, for_write=False)
-            self.before_sleeping()
-            self.woken.append(wait(watch, timeout_s, for_write=True))
-            return self.woken[-1]
-
-        return waited
+    def wait(self, latch: Any, timeout_s: float | None) -> bool:
+        assert timeout_s is not None
+        self.pauses.append(timeout_s)
+        return super().wait(latch, timeout_s)
 
 
-@pytest.fixture
-def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
-    """Its watch is open: the next wait for an offer arms it at once."""
-    store = Database(tmp_path / "test.db", synchronous="normal")
-    watched = Watched(store, tmp_path / "test.db", monkeypatch)
-    watched.calm_down()
-    watched.wait_for_offer()
-    watched.calm_down()
-    yield watched
-    store.close()
+def test_dispatcher_polls_ever_less_often_while_nothing_is_committed() -> None:
+    """From every 20 ms to four times a second: each pause is a tenth of the time without one."""
+    clock = NotedClock()
+    feed = ChangeFeed(Versions(), clock)
+
+    feed.wait_for_offer(1, 60, polls=True)
+
+    assert clock.pauses[0] == POLL_INTERVAL_S == 0.020
+    assert clock.pauses[-2] == IDLE_POLL_INTERVAL_S == 0.250
+    assert clock.pauses[:-1] == sorted(clock.pauses[:-1])
+    for number, pause_s in enumerate(clock.pauses):
+        waited_s = sum(clock.pauses[:number])
+        assert pause_s <= max(POLL_INTERVAL_S, waited_s / 10) + 1e-9
+    assert sum(clock.pauses) == pytest.approx(60)
 
 
-needs_inotify = pytest.mark.skipif(
-    open_watch(__file__) is None, reason="there is no inotify, or no instance of it left"
-)
+def test_dispatcher_goes_on_as_slowly_in_its_next_wait() -> None:
+    """A wait that ended with its time, or with an offer that was none, is not a commit."""
+    clock = NotedClock()
+    feed = ChangeFeed(Versions(), clock)
+    feed.wait_for_offer(1, 60, polls=True)
+    clock.pauses.clear()
 
-COMMITS_WHEN_TOLD = """
-import sys
-from durably.store.sqlite.database import Database
-store = Database(sys.argv[1], synchronous="normal")
-print("open", flush=True)
-input()
-store.write(lambda db: db.execute("CREATE TABLE theirs (x)"))
-store.close()
-"""
+    feed.wait_for_offer(1, 60, polls=True)
+
+    assert clock.pauses[0] == IDLE_POLL_INTERVAL_S
 
 
-@needs_inotify
-class TestWatchedLog:
-    """Who claims sleeps until somebody writes, once nothing was committed for a while."""
+def test_commit_makes_the_dispatcher_poll_often_again() -> None:
+    """It ends the wait of the dispatcher, whose next wait begins with the shortest pauses."""
+    clock = NotedClock()
+    versions = Versions()
+    feed = ChangeFeed(versions, clock)
+    feed.wait_for_offer(1, 60, polls=True)
+    versions.changes_at = versions.looks + 3
+    clock.pauses.clear()
+    feed.wait_for_offer(1, 60, polls=True)
+    assert clock.pauses == [IDLE_POLL_INTERVAL_S] * 2
 
-    def test_commit_of_another_process_ends_the_sleep(self, watched: Watched) -> None:
-        """The kernel tells of it; there is no other look for as long as the test may take."""
-        with Child(COMMITS_WHEN_TOLD, watched.path) as child:
-            child.expect("open")
-            watched.calm_down()  # opening a file may write to its log
-            watched.before_sleeping = child.say
-            watched.wait_for_offer()
-            assert watched.woken == [Woken.BY_WRITE]
-            assert child.wait() == 0
+    clock.pauses.clear()
+    feed.wait_for_offer(2, 60, polls=True)
 
-    def test_commit_of_another_connection_ends_the_sleep(self, watched: Watched) -> None:
-        """An engine of this process is one like any other."""
-        watched.before_sleeping = lambda: trigger(watched.store)
-        watched.wait_for_offer()
-        assert watched.woken == [Woken.BY_WRITE]
-
-    def test_commit_before_the_arming_is_seen(self, watched: Watched) -> None:
-        """Nobody tells of it any more: the file is looked at after the arming."""
-        watched.before_arming = lambda: trigger(watched.store)
-        watched.wait_for_offer()
-        assert watched.woken == []
-
-    def test_nothing_is_armed_while_commits_follow_one_another(self, watched: Watched) -> None:
-        """After a commit it takes some looks that find nothing, by the clock."""
-        trigger(watched.store)
-        watched.before_arming = lambda: pytest.fail("armed")
-        watched.feed.wait_for_offer(watched.feed.version(), 0.001, look_s=LOOK_INTERVAL_S)
-
-    def test_own_commits_are_no_events_of_a_later_sleep(self, watched: Watched) -> None:
-        """What was written while it was awake does not end its next sleep."""
-        watched.before_sleeping = lambda: trigger(watched.store)
-        watched.wait_for_offer()
-        trigger(watched.store)
-        watched.calm_down()
-        watched.before_sleeping = watched.feed.offer
-        watched.wait_for_offer()
-        assert watched.woken == [Woken.BY_WRITE, Woken.BY_RING]
-
-    @pytest.mark.parametrize("ending", ["offer", "commit"])
-    def test_nothing_is_armed_once_there_is_something_to_do(
-        self, watched: Watched, ending: str
-    ) -> None:
-        """Whatever it was that has ended the sleep: a thread at work is told of no write."""
-        endings = {"offer": watched.feed.offer, "commit": lambda: trigger(watched.store)}
-        watched.before_sleeping = endings[ending]
-        watched.wait_for_offer()
-        assert not watched.is_armed
-
-    def test_sleep_that_ends_with_its_time_goes_on_in_the_next_wait(self, watched: Watched) -> None:
-        """A write between the two, whose commit is seen only later, is not missed."""
-        version = watched.feed.version()
-        watched.sleep_once(version)
-        assert watched.is_armed
-        trigger(watched.store)
-        seen = iter([0, 0, 1])
-        watched.feed._data_version = lambda: version + next(seen)
-        watched.feed.wait_for_offer(version, HANG_S, look_s=LOOK_INTERVAL_S)
-        assert watched.woken == [Woken.BY_TIME, Woken.BY_WRITE]
-
-    def test_commit_between_two_waits_disarms(self, watched: Watched) -> None:
-        """The thread knows of it by then, and others may follow it closely."""
-        watched.sleep_once(watched.feed.version())
-        trigger(watched.store)
-        watched.feed.wait_for_offer(watched.feed.version(), 0.001, look_s=LOOK_INTERVAL_S)
-        assert not watched.is_armed
-        assert watched.woken == [Woken.BY_TIME]
-
-    def test_commit_that_was_in_its_sync_at_the_arming_is_looked_for_soon(
-        self, watched: Watched, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Nothing of it is written any more: the first looks follow more closely on each other."""
-        timeouts: list[float] = []
-
-        def note(watch: LogWatch, timeout_s: float, *, for_write: bool) -> Woken:
-            timeouts.append(timeout_s)
-            return Woken.BY_TIME
-
-        monkeypatch.setattr(changes, "WATCHED_LOOK_S", 0.05)
-        monkeypatch.setattr(LogWatch, "wait", note)
-        watched.feed._watched_look_s = 0.02
-        version, seen = watched.feed.version(), iter([0] * 8 + [1])
-        watched.feed._data_version = lambda: version + next(seen)
-        watched.feed.wait_for_offer(version, HANG_S, look_s=LOOK_INTERVAL_S)
-        assert timeouts == [0.02, 0.04, 0.05, 0.05]
-
-    def test_write_that_no_commit_follows_is_waited_for_by_the_clock(
-        self, watched: Watched
-    ) -> None:
-        """The commit is seen only after its sync, of which the kernel tells nobody."""
-        version, seen = watched.feed.version(), iter([0, 0, 0, 0, 1])
-        watched.before_sleeping = lambda: trigger(watched.store)
-        watched.feed._data_version = lambda: version + next(seen)
-        watched.feed.wait_for_offer(version, HANG_S, look_s=LOOK_INTERVAL_S)
-        assert watched.woken == [Woken.BY_WRITE]
-
-    @pytest.mark.parametrize("look_s", [None, LOOK_INTERVAL_S])
-    def test_wake_ends_the_sleep(self, watched: Watched, look_s: float | None) -> None:
-        """Before the wait or in it, also where only a free slot is waited for."""
-        watched.feed.wake_claimer()
-        watched.feed.wait_for_offer(watched.feed.version(), HANG_S, look_s=look_s)
-        waking = threading.Thread(target=watched.feed.wake_claimer)
-        waking.start()
-        watched.feed.wait_for_offer(watched.feed.version(), HANG_S, look_s=look_s)
-        waking.join(HANG_S)
-
-    def test_wake_that_was_on_its_way_to_the_gate_is_no_loss(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """The wait in which the watch is opened ends with that: a look for runs comes after it."""
-        store = Database(tmp_path / "test.db", synchronous="normal")
-        watched = Watched(store, tmp_path / "test.db", monkeypatch)
-        watched.calm_down()
-        watched.before_sleeping = lambda: pytest.fail("slept")
-        watched.wait_for_offer()
-        assert store.changes._watch is not None
-        store.close()
-
-    def test_forgotten_offer_ends_no_sleep(self, watched: Watched) -> None:
-        """The next one does."""
-        watched.feed.offer()
-        watched.feed.forget_offers()
-        watched.before_sleeping = watched.feed.offer
-        watched.wait_for_offer()
-        assert watched.woken == [Woken.BY_RING]
-
-    def test_it_looks_by_the_clock_all_the_same(
-        self, watched: Watched, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """A commit of which the kernel does not tell is noticed some looks later."""
-        monkeypatch.setattr(changes, "WATCHED_LOOK_S", 0.001)
-        watched.feed._watched_look_s = 0.001
-        monkeypatch.setattr(LogWatch, "arm", lambda watch: None)
-        watched.before_sleeping = lambda: len(watched.woken) == 3 and trigger(watched.store)
-        watched.wait_for_offer()
-        assert watched.woken == [Woken.BY_TIME] * 4
-
-    def test_wait_ends_with_its_time(self, watched: Watched) -> None:
-        """However rarely it looks by itself."""
-        watched.sleep_once(watched.feed.version())
-        assert watched.woken == [Woken.BY_TIME]
-
-    def test_watch_that_fails_is_given_up(
-        self, watched: Watched, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """The wait ends, for a look for runs, and the next ones look by the clock."""
-
-        def refuse(watch: LogWatch) -> None:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-        monkeypatch.setattr(LogWatch, "arm", refuse)
-        watched.wait_for_offer()
-        check_looks_by_the_clock(watched)
-
-    @pytest.mark.parametrize("look_s", [None, LOOK_INTERVAL_S])
-    def test_descriptors_that_somebody_has_closed_are_given_up(
-        self, watched: Watched, look_s: float | None
-    ) -> None:
-        """A program that closes all it has does not make the thread spin."""
-        watch = watched.feed._watch
-        assert watch is not None
-        os.close(watch._bell)
-        os.close(watch._events)
-        watched.feed.wait_for_offer(watched.feed.version(), HANG_S, look_s=look_s)
-        check_looks_by_the_clock(watched)
-        watch._bell = watch._events = -1
+    assert clock.pauses[0] == POLL_INTERVAL_S
 
 
-def test_without_a_watch_it_looks_by_the_clock(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where the log cannot be watched a commit and a wake end the wait all the same."""
-    monkeypatch.setattr(changes, "open_watch", lambda path: None)
-    store = Database(tmp_path / "test.db", synchronous="normal")
-    watched = Watched(store, tmp_path / "test.db", monkeypatch)
-    watched.calm_down()
-    watched.wait_for_offer()
-    check_looks_by_the_clock(watched)
-    store.close()
+def test_dispatcher_that_need_not_poll_does_not(versions: Versions) -> None:
+    """Without a free slot a commit of another process is no reason to wake up."""
+    clock = NotedClock()
+    ChangeFeed(versions, clock).wait_for_offer(1, 60, polls=False)
+    assert clock.pauses == [60]
+    assert versions.looks == 0
 
 
-def check_looks_by_the_clock(watched: Watched) -> None:
-    feed = watched.feed
-    assert feed._watch is None
-    watched.calm_down()
-    version, seen = feed.version(), iter([0, 0, 1])
-    feed._data_version = lambda: version + next(seen)
-    feed.wait_for_offer(version, HANG_S, look_s=0.001)
-    assert next(seen, None) is None
-    feed._data_version = lambda: version
+@pytest.mark.parametrize("polls", [False, True])
+def test_offer_ends_the_wait_of_the_dispatcher(*, polls: bool) -> None:
+    """Before the wait or in it, also where only a free slot is waited for."""
+    feed = ChangeFeed(Versions(), Clock())
     feed.offer()
-    feed.wait_for_offer(version, HANG_S, look_s=0.001)
-    assert watched.woken == []
+    feed.wait_for_offer(1, 1000, polls=polls)
+    feed.forget_offers()
+    waking = threading.Thread(target=feed.wake_claimer)
+    waking.start()
+    feed.wait_for_offer(1, 1000, polls=polls)
+    waking.join(HANG_S)
+
+
+def test_forgotten_offer_ends_no_wait() -> None:
+    """The dispatcher forgets offers before it claims; only later ones are of interest then."""
+    clock = NotedClock()
+    feed = ChangeFeed(Versions(), clock)
+    feed.offer()
+    feed.forget_offers()
+    feed.wait_for_offer(1, 60, polls=False)
+    assert clock.pauses == [60]
+    feed.offer()
+    before_s = clock.monotonic()
+    feed.wait_for_offer(1, 60, polls=True)
+    assert clock.monotonic() == before_s
+
+
+def test_commit_of_another_connection_ends_the_wait_of_the_dispatcher(tmp_path: Path) -> None:
+    """One that was made before the wait, and one during it."""
+    store, other = (Database(tmp_path / "test.db", synchronous="normal") for _ in range(2))
+    version = store.changes.version()
+    trigger(other)
+    store.changes.wait_for_offer(version, 1000, polls=True)
+    committing = threading.Thread(target=trigger, args=[other])
+    version = store.changes.version()
+    committing.start()
+    store.changes.wait_for_offer(version, 1000, polls=True)
+    committing.join(HANG_S)
+    store.close()
+    other.close()

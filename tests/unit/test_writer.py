@@ -32,7 +32,7 @@ class Bench:
         self.writer = Writer(
             self.db,
             path=str(path),
-            mutex=WriterMutex(str(path), self.clock, open_bell=lambda: None),
+            mutex=WriterMutex(str(path), self.clock),
             clock=self.clock,
             fault_point=self.reached.append,
         )

@@ -136,7 +136,7 @@ class Scene:
         self.db = connect(path)
         self.db.execute("CREATE TABLE IF NOT EXISTS effects (name TEXT)")
         clock = FakeClock()
-        self.mutex = WriterMutex(str(path), clock, open_bell=lambda: None)
+        self.mutex = WriterMutex(str(path), clock)
         self.fails = False
         self.db.set_commit_hook(lambda: self.fails)
         self.writer = Writer(self.db, path=str(path), mutex=self.mutex, clock=clock)
@@ -332,9 +332,9 @@ def test_interrupt_anywhere_lets_other_processes_write(tmp_path: Path, own: Any)
     db = connect(tmp_path / "t.db")
     db.execute("CREATE TABLE effects (name TEXT)")
     clock = FakeClock()
-    mutex = WriterMutex(path, clock, open_bell=lambda: None)
+    mutex = WriterMutex(path, clock)
     writer = Writer(db, path=path, mutex=mutex, clock=clock)
-    other = WriterMutex(path, clock, open_bell=lambda: None)
+    other = WriterMutex(path, clock)
 
     def play(interrupter: Interrupter) -> None:
         before = sys.gettrace()

@@ -213,7 +213,7 @@ class Database(ForkParticipant):
         # Guards the connection of the change feed, and what was seen of the file.
         self._changes_lock = threading.Lock()
         self._version_seen = 0
-        self.changes = ChangeFeed(self._data_version, self._clock, f"{self.path}-wal")
+        self.changes = ChangeFeed(self._data_version, self._clock)
         self._content = Content(
             read=self._read_raw,
             index=lambda: b"" if self._guard is None else self._guard.index(INDEX_SIZE),
@@ -490,7 +490,6 @@ class Database(ForkParticipant):
             self._close(readers, is_at_rest=is_at_rest)
 
     def _close(self, readers: list[apsw.Connection], *, is_at_rest: bool) -> None:
-        self.changes.close()
         with self._writer.at_rest() as write, self._beats.at_rest() as beats:
             mutex = self._mutexes[0]
             with self._closed_to_others(mutex), self._changes_lock:

@@ -21,7 +21,6 @@ from durably._platform.latch import Latch
 from durably.errors import DatabaseError
 from durably.store.sqlite.connection.advice import advice_on
 from durably.store.sqlite.connection.sidefiles import give_to_owner, writer_path
-from durably.store.sqlite.locks.bell import ADDRESS_SIZE, Bell, open_bell
 from durably.store.sqlite.locks.guard import CLOEXEC, close_quietly
 
 if sys.platform != "win32":
@@ -30,24 +29,22 @@ if sys.platform != "win32":
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-# The longest pause between two looks at a mutex that is taken, and the shortest. Between its
-# commits a process lets go of it for a moment, so who looks often soon finds it free; but each
-# change of processes costs as much as some commits, for what the one has written is in the
-# other's memory no more.
-_LONGEST_PAUSE_S: Final = 0.004
+# The longest pause between two tries to take a mutex that is taken, and the shortest. Between its
+# commits a process releases it for a moment, so a thread that tries often soon finds it free; but
+# each change of processes costs as much as some commits, since what the one has written is not in
+# the other's memory any more.
+_LONGEST_PAUSE_S: Final = 0.002
 _SHORTEST_PAUSE_S: Final = 0.0004
-# Pauses from here on can be ended by a call: who only waits for a commit needs none.
-_BELL_PAUSE_S: Final = 0.0015
-# How often somebody who takes the mutex without waiting looks whether others wait for it, and how
-# long it then steps back.
+# How often a process that takes the mutex without waiting checks whether others wait for it, and
+# how long it then steps back: for longer than their longest pause, so that one of them gets it.
 _TURN_S: Final = 0.02
 _STEP_BACK_S: Final = 0.003
 _NEARLY: Final = 0.95
-# A note of a waiter is renewed at each of its looks; an older one was left by somebody who gave
-# up, was stopped, or died.
-_NOTE_LIFETIME_S: Final = 3 * _LONGEST_PAUSE_S
-# When a waiter looked last, in microseconds, and what to call it by.
-_NOTE: Final = struct.Struct(f"=q{ADDRESS_SIZE}s")
+# A waiter renews its note at each try; an older one was left by a process that gave up, was
+# stopped, or died. The time is more than the processor may take to wake a waiter.
+_NOTE_LIFETIME_S: Final = 0.012
+# When a waiter last tried, in microseconds.
+_NOTE: Final = struct.Struct("=q")
 
 
 def _flock_without_gil() -> Callable[[int, int], int]:
@@ -115,8 +112,8 @@ class WriterMutex(ForkParticipant):
     more until the mutex was free once.
 
     ``flock`` has no queue: whoever releases and takes it again at once beats every waiter. So a
-    waiter leaves a note in the file, and who takes the mutex looks for one every now and then. If
-    there is one it calls the waiter, where that is possible, and steps back for a moment.
+    waiter leaves a note in the file, and a thread that takes the mutex reads it every now and then.
+    If it is fresh, the thread waits for a moment, for longer than the waiter's longest pause.
 
     A mutex is used by one thread at a time: by whoever has the write connection. In a forked
     child it is closed. Without ``flock`` (Windows, some network file systems) it holds nothing,
@@ -128,9 +125,7 @@ class WriterMutex(ForkParticipant):
         is_effective: whether acquiring can exclude anybody.
     """
 
-    def __init__(
-        self, path: str, clock: Clock, *, open_bell: Callable[[], Bell | None] = open_bell
-    ) -> None:
+    def __init__(self, path: str, clock: Clock) -> None:
         """Open the file beside the database *path*, making it if need be.
 
         Raises:
@@ -143,9 +138,6 @@ class WriterMutex(ForkParticipant):
         self._waited_s = 0.0
         self._looked_at_s = -_TURN_S
         self._note = ctypes.create_string_buffer(_NOTE.size)
-        # Opened when it is first needed: most processes have a file to themselves.
-        self._open_bell: Callable[[], Bell | None] | None = open_bell
-        self._bell: Bell | None = None
         self._fd = -1
         if sys.platform == "win32":
             return
@@ -231,7 +223,6 @@ class WriterMutex(ForkParticipant):
             fd, self._fd = self._fd, -1
             if fd >= 0:
                 close_quietly(fd)
-        self._close_bell()
 
     def after_fork_in_child(self) -> None:
         """Close the copy: with it open the mutex would stay taken after the parent's death."""
@@ -254,10 +245,9 @@ class WriterMutex(ForkParticipant):
             left_s = deadline_s - now_s
             if left_s <= 0:
                 return False
-            bell = self._own_bell() if pause_s >= _BELL_PAUSE_S else None
-            self._leave_note(now_s, bell)
+            self._leave_note(now_s)
             # Jittered, so that two who wait for a third do not keep meeting.
-            self._rest(min(left_s, jittered(pause_s)), bell)
+            self._clock.wait(self._never, min(left_s, jittered(pause_s)))
             if self._try_slowly():
                 self._looked_at_s = self._clock.monotonic()
                 return True
@@ -265,44 +255,22 @@ class WriterMutex(ForkParticipant):
 
     def _step_back(self, now_s: float, timeout_s: float) -> None:
         """Let a waiter go first, if there is one."""
-        address = self._waiter(now_s)
-        if address is None:
-            return
-        bell = self._own_bell() if any(address) else None
-        if bell is not None:
-            bell.call(address)
-        self._rest(min(timeout_s, _STEP_BACK_S), bell)
+        if self._is_awaited(now_s):
+            self._clock.wait(self._never, min(timeout_s, _STEP_BACK_S))
 
-    def _rest(self, pause_s: float, bell: Bell | None) -> None:
-        if bell is None:
-            self._clock.wait(self._never, pause_s)
-        elif not bell.wait(pause_s):
-            self._close_bell()
-
-    def _own_bell(self) -> Bell | None:
-        if self._open_bell is not None:
-            self._bell, self._open_bell = self._open_bell(), None
-        return self._bell
-
-    def _close_bell(self) -> None:
-        bell, self._bell, self._open_bell = self._bell, None, None
-        if bell is not None:
-            bell.close()
-
-    def _leave_note(self, now_s: float, bell: Bell | None) -> None:
+    def _leave_note(self, now_s: float) -> None:
         # The monotonic clock is the machine's, so it means the same to all processes. Where it
         # does not (a container with its own time namespace) the note is never fresh, and only
         # fairness is lost; so it is on a full disk.
-        note = _NOTE.pack(int(now_s * 1e6), b"" if bell is None else bell.address)
+        note = _NOTE.pack(int(now_s * 1e6))
         if sys.platform != "win32":
             with system_errors_suppressed():
                 os.pwrite(self._fd, note, 0)
 
-    def _waiter(self, now_s: float) -> bytes | None:
-        """What to call the one by who waits, if somebody does; ``None`` if nobody does."""
+    def _is_awaited(self, now_s: float) -> bool:
+        """Return whether another one waits for the mutex."""
         if _pread(self._fd, self._note, _NOTE.size, 0) != _NOTE.size:
-            return None  # nobody has ever waited
+            return False  # nobody has ever waited
         noted_us: int
-        address: bytes
-        noted_us, address = _NOTE.unpack(self._note)
-        return address if 0 <= now_s - noted_us / 1e6 < _NOTE_LIFETIME_S else None
+        (noted_us,) = _NOTE.unpack(self._note)
+        return 0 <= now_s - noted_us / 1e6 < _NOTE_LIFETIME_S

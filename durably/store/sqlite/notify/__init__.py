@@ -1,1 +1,0 @@
-"""Noticing commits of other processes, and waking threads of this one."""

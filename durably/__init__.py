@@ -1,8 +1,8 @@
 """durably: resumable jobs for scripts, notebooks and cron, kept in one SQLite file.
 
 A job is a plain function made of named steps; ``step.run(name, fn, ...)`` stores each step's
-result. Kill the process at any instant and start it again: it goes on from the first step without a
-checkpoint.
+result. Kill the process at any instant and start it again: it continues with the first step that
+has no checkpoint.
 """
 
 from durably import events as events  # found as durably.events

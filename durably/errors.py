@@ -38,7 +38,7 @@ class DurablyError(Exception):
 
 
 class ValidationError(DurablyError, ValueError):
-    """Something handed to durably is not acceptable; nothing was stored.
+    """An argument is not acceptable; nothing was stored.
 
     Raised for a bad job spec, engine option, payload, label, key or name. The
     message names the place (``$.rows[3].email`` inside a payload) and says what
@@ -49,23 +49,23 @@ class ValidationError(DurablyError, ValueError):
 
 
 class SerializationError(DurablyError, TypeError):
-    """A value has no stored form from which it could come back unchanged.
+    """A value has no stored form from which it could be read back unchanged.
 
-    The message says which value it is and what to annotate so that it gets one.
+    The message says which value it is and what to annotate so that it has one.
 
     .. versionadded:: 0.1.0
     """
 
 
 class NotFoundError(DurablyError, LookupError):
-    """No run, or no registered job, of that name.
+    """There is no run with that id, or no registered job with that name.
 
     .. versionadded:: 0.1.0
     """
 
 
 class ConflictError(DurablyError):
-    """The call is not possible in the present state of what it is about.
+    """The call is not possible in the present state of the run, the job or the engine.
 
     .. versionadded:: 0.1.0
     """
@@ -108,19 +108,19 @@ class RunCancelledError(DurablyError):
     def __str__(self) -> str:
         return (
             f"run {self.run.id} of job {self.run.job_name!r} was cancelled. "
-            f"Its checkpoints are kept: retry({self.run.id!r}) goes on from them."
+            f"Its checkpoints are kept: retry({self.run.id!r}) continues from them."
         )
 
 
 class WaitTimeoutError(DurablyError, TimeoutError):
-    """The time given for waiting is over; what was waited for goes on.
+    """The timeout has expired; what was waited for continues.
 
     .. versionadded:: 0.1.0
     """
 
 
 class NoWorkerError(DurablyError):
-    """Nothing is there that could ever execute the run that is waited for.
+    """No started engine could execute the run that is waited for.
 
     The run stays stored and pending.
 
@@ -132,9 +132,9 @@ class DuplicateStepError(DurablyError):
     """A step name whose step has completed was used again in the same execution of a run.
 
     Raised at the second use, before its function is called. Returning the first result silently
-    would be wrong where the two uses are different work. Put what distinguishes the steps into
-    the name, such as ``f"batch-{i}"``; or return the first one's result, with
-    ``on_duplicate_step="reuse"``.
+    would be wrong if the two uses do different work. Put what distinguishes the steps into the
+    name, such as ``f"batch-{i}"``; or set ``on_duplicate_step="reuse"``, which returns the first
+    one's result.
 
     .. versionadded:: 0.2.0
     """
@@ -150,14 +150,14 @@ class SchemaError(DurablyError):
 
 
 class DatabaseError(DurablyError):
-    """The database cannot be used now: locked too long, full, unreadable, corrupt.
+    """The database cannot be used now: it is locked for too long, full, unreadable or corrupt.
 
     What was committed before stays. The cause is in ``__cause__``.
 
     Attributes:
-        is_transient: whether the same call may succeed later without anybody
-            repairing the file (the lock is released, there is room again).
-        is_of_row: whether it is one run, step or log line alone that cannot be read.
+        is_transient: whether the same call may succeed later without a repair of the
+            file (the lock is released, there is room again).
+        is_of_row: whether only one run, step or log line cannot be read.
 
     .. versionadded:: 0.1.0
     """
@@ -194,8 +194,8 @@ class ForkedError(DurablyError):
 class StopRun(BaseException):
     """Control flow that ends the execution of a run at a step boundary.
 
-    A ``BaseException``, so that ``except Exception`` in a job does not swallow it.
-    Never raised to callers of the engine.
+    It is a ``BaseException``, so that ``except Exception`` in a job does not swallow it.
+    It is never raised to callers of the engine.
 
     .. versionadded:: 0.1.0
     """
@@ -216,14 +216,14 @@ class RunInterrupted(StopRun):
 
 
 class OwnershipLost(StopRun):
-    """Another owner has taken the run over, or nobody owns it any more.
+    """Another owner has recovered the run, or nobody owns it any more.
 
     .. versionadded:: 0.1.0
     """
 
 
 class DurablyWarning(UserWarning):
-    """The base of the warnings that durably has a class for.
+    """The base of durably's own warning classes.
 
     .. versionadded:: 0.2.0
     """

@@ -31,7 +31,7 @@ log = logging.getLogger("durably")
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Event(Value):
-    """Something that happened, told after the change was committed.
+    """Something that happened, emitted after the change was committed.
 
     ``type`` names it, ``sequence`` rises strictly within one engine, ``timestamp`` is an
     aware UTC instant.
@@ -70,7 +70,7 @@ class RunTriggered(RunEvent):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class RunCoalesced(RunEvent):
-    """A trigger was answered with a run that is pending already.
+    """A trigger returned a run that was already pending, and created none.
 
     .. versionadded:: 0.2.0
     """
@@ -205,7 +205,7 @@ class StepStarted(StepEvent):
 
 
 class StepSkipped(StepEvent):
-    """The step was answered from its checkpoint.
+    """The step returned the result in its checkpoint; its function was not called.
 
     .. versionadded:: 0.2.0
     """
@@ -239,7 +239,9 @@ class StepFailed(StepEvent):
 
 
 class StepCancelled(StepEvent):
-    """The step ended after its run was cancelled or taken over; its result is not stored.
+    """The step ended after its run was cancelled or recovered by another owner.
+
+    Its result is not stored.
 
     .. versionadded:: 0.2.0
     """
@@ -265,7 +267,7 @@ class LogWritten(RunEvent):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class WorkerError(Event):
-    """Something in durably's own threads went wrong and will be tried again.
+    """Something in durably's own threads failed and will be tried again.
 
     .. versionadded:: 0.2.0
     """
@@ -328,14 +330,15 @@ Listener = Callable[[Any], object]
 ErrorHandler = Callable[[BaseException, Event], object]
 _EVERY: Final = "*"
 
-# How often who acts on a change looks whether listeners have heard of it, at the most, and how long
-# it rests in between. One of them may block, or wait for what is to follow.
+# How often, and how many seconds apart, a thread checks whether the listeners of committed changes
+# have returned before it acts on them. It gives up after that: a listener may block, or wait for
+# what follows from the change.
 TELL_LOOKS: Final = 50
 _TELL_LOOK_S: Final = 0.002
 
 
 def types_of(type_: object) -> tuple[str, ...]:
-    """Return the names under which a subscription to *type_*, a name or a class, is kept.
+    """Return the event names that *type_*, a name or a class, stands for.
 
     Raises:
         ValidationError: it is not a type of events; the message lists the known ones.
@@ -358,13 +361,13 @@ def types_of(type_: object) -> tuple[str, ...]:
 
 
 class _Depth(threading.local):
-    """How many listeners the present thread is inside of."""
+    """How many listeners the current thread is inside."""
 
     value = 0
 
 
 class Emitter(ForkParticipant):
-    """Tells listeners what happened, in the thread where it happened.
+    """Call listeners with events, in the thread where the event happened.
 
     Usable from any thread. No lock is held while a listener runs, so a listener may
     subscribe, unsubscribe and call the engine.
@@ -376,20 +379,20 @@ class Emitter(ForkParticipant):
         self._lock = threading.Lock()  # guards writing the two below; readers take what they see
         self._listeners: dict[str, tuple[Listener, ...]] = {}
         self._handlers: tuple[ErrorHandler, ...] = ()
-        # By call, so that entering and leaving it are one step each, whatever a Ctrl-C interrupts.
+        # A dict by call, so that entering and leaving are atomic: a Ctrl-C may arrive anywhere.
         self._announcing: dict[object, str] = {}
         self._never = Latch()
         self._depth = _Depth()
-        # Whether there has ever been one: what an inner loop can ask for next to nothing.
+        # Whether there has ever been a listener; cheap enough to read in an inner loop.
         self.has_listeners = False
         watch_forks(self)
 
     def after_fork_in_child(self) -> None:
-        """Replace the lock, which a thread of the parent may have had."""
+        """Replace the lock, which a thread of the parent may have held."""
         self._lock = threading.Lock()
 
     def on(self, type_: str | type[Event], listener: Listener) -> Callable[[], None]:
-        """Call *listener* with each event of *type_* from now on; return what undoes it."""
+        """Call *listener* with each event of *type_* from now on; return a function to stop it."""
         types = types_of(type_)
         if not callable(listener):
             raise ValidationError(f"a listener must be callable, not {short_repr(listener)}")
@@ -409,7 +412,10 @@ class Emitter(ForkParticipant):
         return unsubscribe
 
     def on_error(self, handler: ErrorHandler) -> Callable[[], None]:
-        """Call *handler* with each exception of a listener and its event; return what undoes it."""
+        """Call *handler* with each exception of a listener and its event.
+
+        Return a function to stop it.
+        """
         if not callable(handler):
             raise ValidationError(f"an error handler must be callable, not {short_repr(handler)}")
 
@@ -426,17 +432,17 @@ class Emitter(ForkParticipant):
         return unsubscribe
 
     def wants(self, cls: type[Event]) -> bool:
-        """Whether anybody listens to events of *cls*: an event nobody hears need not be made."""
+        """Return whether *cls* has listeners; an event without any need not be made."""
         return bool(self._listeners.get(cls.type) or self._listeners.get(_EVERY))
 
     def make(self, cls: type[Event], **fields: Any) -> Event:
-        """An event of *cls*, now, with the next sequence number."""
+        """Return a new event of *cls* with the current time and the next sequence number."""
         return cls(
             timestamp=to_datetime(self._clock.now_us()), sequence=next(self._sequence), **fields
         )
 
     def emit(self, cls: type[Event], **fields: Any) -> None:
-        """Tell everybody who listens to *cls*. Exceptions of listeners do not come out."""
+        """Call every listener of *cls* with a new event. Their exceptions are not raised here."""
         listeners = (*self._listeners.get(cls.type, ()), *self._listeners.get(_EVERY, ()))
         if not listeners:
             return
@@ -447,12 +453,12 @@ class Emitter(ForkParticipant):
             for listener in listeners:
                 self.call(listener, event, lambda: event)
         finally:
-            self._depth.value = depth  # in one step, whatever a signal has interrupted
+            self._depth.value = depth  # assigned, not decremented: a signal may arrive anywhere
 
     def call(self, listener: Listener, argument: object, event: Callable[[], Event]) -> None:
-        """Call user code with *argument*.
+        """Call *listener* with *argument*.
 
-        An exception of it goes to the error handlers, with what *event* makes.
+        If it raises, call the error handlers with the exception and the event that *event* makes.
         """
         try:
             listener(argument)
@@ -478,7 +484,7 @@ class Emitter(ForkParticipant):
 
     @contextmanager
     def announcing(self, run_id: str) -> Iterator[None]:
-        """Mark that a change of the run is being committed and will be told here."""
+        """Mark that a change of the run is being committed and its event will be emitted."""
         call = object()
         try:
             self._announcing[call] = run_id
@@ -488,23 +494,26 @@ class Emitter(ForkParticipant):
 
     @property
     def is_announcing_any(self) -> bool:
-        """Whether a change of some run is being committed and its event is still to come."""
+        """Whether a change of any run is being committed and its event is not yet emitted."""
         return bool(self._announcing)
 
     def let_tell(self) -> None:
-        """Let listeners hear what is committed before what follows from it, if that is soon."""
+        """Wait up to 100 ms for listeners of committed changes.
+
+        So ``run:trigger`` is emitted before ``run:start``.
+        """
         for _ in range(TELL_LOOKS):
             if not self.is_announcing_any:
                 return
             self._clock.wait(self._never, _TELL_LOOK_S)
 
     def is_announcing(self, run_id: str) -> bool:
-        """Whether a change of the run is being committed and its event is still to come."""
+        """Return whether a change of the run is being committed and its event not yet emitted."""
         return run_id in tuple(self._announcing.values())
 
 
 class _Entry:
-    """One subscription: the same listener may be subscribed twice and undone once."""
+    """One subscription: the same listener may be subscribed twice and unsubscribed once."""
 
     __slots__ = ("_listener",)
 

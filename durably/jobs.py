@@ -1,4 +1,4 @@
-"""Jobs: what a plain function becomes, and which of them an engine knows."""
+"""Jobs: functions of named steps, and the registry of those that an engine knows."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ _LONGEST_ORIGIN: Final = 2000
 class Job(Value, Generic[P, R]):
     """A function of named steps, with its name and types.
 
-    Calling it calls the function, so that it can be tested alone.
+    Calling the job calls the function, so that it can be tested alone.
 
     Args:
         name: 1 to 200 characters, no control characters.
         run: ``f(step, payload)`` or ``f(step)``.
         input: the payload's type; by default the annotation of the second parameter.
         output: the result's type; by default the return annotation.
-        on_duplicate_step: ``"error"`` or ``"reuse"``; by default what the engine was opened with.
-        origin: ``"any"`` to continue runs with checkpoints of whatever job of this name; by default
-            those that were begun by this function: by its module's name (of a script its file's)
-            and its qualified name.
+        on_duplicate_step: ``"error"`` or ``"reuse"``; by default the option of the engine.
+        origin: ``"any"`` to continue runs that any job of this name has begun; by default the job
+            continues runs with checkpoints only if this function has begun them. The function is
+            identified by its module's name (in a script the file's) and its qualified name.
 
     Raises:
         ValidationError: the spec is not usable as a job.
@@ -93,7 +93,7 @@ class Job(Value, Generic[P, R]):
             annotated = resolve_annotations(self.run, {name}).get(name)
             object.__setattr__(self, "input", None if annotated in (Any, object) else annotated)
         if self.output is None:
-            # Raises for one that cannot be resolved, which return_type_of takes for none.
+            # Raises for an annotation that cannot be resolved; return_type_of would ignore it.
             resolve_annotations(self.run, {"return"})
             returned = return_type_of(self.run)
             if isinstance(returned, Unresolved):  # of what a functools.partial calls
@@ -113,8 +113,8 @@ class Job(Value, Generic[P, R]):
 
 
 def takes_payload(job: Job[Any, Any]) -> bool:
-    """Whether the job's function has a parameter for a payload."""
-    return job._takes_payload  # noqa: SLF001 - no part of what a user sees of a job
+    """Return whether the job's function has a parameter for a payload."""
+    return job._takes_payload  # noqa: SLF001 - not part of the public attributes of a job
 
 
 def has_default_payload(job: Job[Any, Any]) -> bool:
@@ -128,12 +128,12 @@ def default_payload(job: Job[Any, Any]) -> Any:
 
 
 def payload_type(job: Job[Any, Any]) -> Any:
-    """What payloads of the job are structured into; ``UNTYPED`` for JSON-like data."""
+    """Return the type of the job's payloads; ``UNTYPED`` for JSON-like data."""
     return UNTYPED if job.input is None else job.input
 
 
 def output_type(job: Job[Any, Any]) -> Any:
-    """What results of the job are structured into; ``UNTYPED`` for JSON-like data."""
+    """Return the type of the job's results; ``UNTYPED`` for JSON-like data."""
     return UNTYPED if job.output is None else job.output
 
 
@@ -156,11 +156,11 @@ def job_list(jobs: object) -> list[Job[Any, Any]]:
     found: dict[str, Job[Any, Any]] = {}
     listed: list[Any] = list(jobs)
     for each in listed:
-        check_job(each, "jobs holds")
+        check_job(each, "jobs contains")
         other = found.setdefault(each.name, each)
         if other is not each and other != each:
             raise ConflictError(
-                f"jobs holds two different jobs named {each.name!r}: {_shown_place(other)} and "
+                f"jobs contains two different jobs named {each.name!r}: {_shown_place(other)} and "
                 f"{_shown_place(each)}; give one of them another name"
             )
     return listed
@@ -186,23 +186,23 @@ def check_job(value: object, what: str) -> None:
 
 
 def _shown_place(job: Job[Any, Any]) -> str:
-    """Return where the function of a job is, down to the line: closures share their names."""
+    """Return the place of a job's function with its line, because closures share their names."""
     code = getattr(inspect.unwrap(job.run), "__code__", None)
     line = "" if code is None else f", line {code.co_firstlineno}"
     return (_place(job.run) or short_repr(job.run)) + line
 
 
 def _is_same_function(one: Job[Any, Any], other: Job[Any, Any]) -> bool:
-    """Whether both come from the same place in the source, as when a cell runs again."""
+    """Return whether both are the same function in the source, as when a cell runs again."""
     return one.run is other.run or _place(one.run) == _place(other.run) is not None
 
 
 def origins_of(job: Job[Any, Any]) -> tuple[str, ...]:
-    """Return how the place of the job's function may have been stored, its usual form first.
+    """Return the forms in which the place of the job's function may be stored, the usual one first.
 
-    That is the module's name and the qualified name; for a script the script's base name stands for
-    the module's. A module may also be executed as a script, and a script be imported: either form
-    is known. Where it is unknown, in a notebook and at a prompt, there is none.
+    A form is the module's name and the qualified name; for a script, the script's base name and the
+    qualified name. A module may also be executed as a script, and a script may be imported, so both
+    forms are returned. In a notebook and at a prompt the place is not known, and there is none.
     """
     function = _innermost(job.run)
     module = getattr(function, "__module__", None)
@@ -224,12 +224,12 @@ def origins_of(job: Job[Any, Any]) -> tuple[str, ...]:
 
 
 def takes_any_origin(job: Job[Any, Any]) -> bool:
-    """Return whether the job continues runs with checkpoints of whatever code."""
+    """Return whether the job continues runs with checkpoints of any code."""
     return job.origin == "any" or not origins_of(job)
 
 
 def origins_json(job: Job[Any, Any]) -> str:
-    """Return the members for the job of the JSON object that ``Claim`` asks for."""
+    """Return the job's members of the JSON object that ``Claim`` takes."""
     members: list[str | bool] = list(origins_of(job))
     if takes_any_origin(job):
         members.append(True)
@@ -237,13 +237,13 @@ def origins_json(job: Job[Any, Any]) -> str:
 
 
 def _script_name(file: str) -> str:
-    """Return the base name of a script; of a package or a zip file that is one, its own."""
+    """Return the base name of a script, or of the package or zip file that is executed as one."""
     folder, name = os.path.split(file)
     return os.path.basename(folder) if name == "__main__.py" and folder else name
 
 
 def _storable(text: str) -> str:
-    """Return text for the database, whatever a file or a function is called."""
+    """Return *text* in a form that can be stored, whatever a file or a function is called."""
     plain = text.encode(errors="backslashreplace").replace(b"\0", b"\\0")
     return plain[:_LONGEST_ORIGIN].decode(errors="ignore")
 
@@ -255,16 +255,16 @@ def _is_typed_in(job: Job[Any, Any]) -> bool:
 
 
 def _innermost(function: Callable[..., Any]) -> Any:
-    """Return what names the place of a function in the source: of an object its class."""
+    """Return the function inside partials, or the class of an object that can be called."""
     while isinstance(function, functools.partial):
         function = function.func
     return function if hasattr(function, "__qualname__") else type(function)
 
 
 def _place(function: Callable[..., Any]) -> str | None:
-    """Where in the source the function is, or the class of an object that can be called.
+    """Return the place in the source of the function, or of the class of a callable object.
 
-    ``None`` for a ``functools.partial``: two of them may have nothing in common.
+    Return ``None`` for a ``functools.partial``: two of them may have nothing in common.
     """
     if isinstance(function, functools.partial):
         return None
@@ -273,16 +273,16 @@ def _place(function: Callable[..., Any]) -> str | None:
 
 
 def _name_of(function: object) -> str:
-    """Return the name of a function to show in a line of code, and one that stands for it if none.
+    """Return the name of a function to show in a line of code, or an example name.
 
-    Of a lambda the name cannot be written.
+    The name of a lambda, for one, cannot be written.
     """
     name = getattr(function, "__name__", None)
     return name if isinstance(name, str) and name.isidentifier() else "import_csv"
 
 
 def _refuse_method(function: object, parameters: list[inspect.Parameter], name: str) -> None:
-    """Raise ``ValidationError`` for a function of a class that is to be called with an object."""
+    """Raise ``ValidationError`` for a function of a class that has to be called with an object."""
     if inspect.ismethod(function):
         return
     scope = getattr(function, "__qualname__", "").rpartition(".")[0].rpartition(".")[2]
@@ -348,14 +348,14 @@ def _positional_parameters(function: object, name: str) -> list[inspect.Paramete
 
 
 class Claimed(NamedTuple):
-    """Which runs an engine claims, as JSON text: see ``Claim``."""
+    """The runs that an engine claims, as JSON text: see ``Claim``."""
 
     jobs: str
     origins: str
 
 
 class _JobDecorator:
-    """What ``@job(...)`` is before it meets its function."""
+    """The result of ``job(...)``: a decorator that makes a function a job."""
 
     def __init__(self, name: str | None, **options: Any) -> None:
         self._name = name
@@ -396,20 +396,20 @@ def job(
     on_duplicate_step: OnDuplicateStep | None = None,
     origin: Literal["any"] | None = None,
 ) -> Any:
-    """Make a function a job: ``@job``, ``@job("name")`` or ``@job("name", input=..., output=...)``.
+    """Make a job of a function: ``@job``, ``@job("name")`` or ``@job("name", input=...)``.
 
     Args:
         name: 1 to 200 characters; the function's ``__name__`` by default.
         input: the payload's type; by default the annotation of the second parameter.
         output: the result's type; by default the return annotation.
-        on_duplicate_step: what a step name does that is used twice in one execution: ``"error"``
+        on_duplicate_step: what happens if a step name is used twice in one execution: ``"error"``
             raises ``DuplicateStepError``, ``"reuse"`` returns the first one's result and warns; by
-            default what the engine was opened with.
-        origin: ``"any"`` to continue runs with checkpoints of whatever job of this name, whichever
+            default the option of the engine.
+        origin: ``"any"`` to continue runs with checkpoints of any job of this name, whichever
             script or module began them; by default those that this function began.
 
     Returns:
-        A ``Job``, which calls through to the function.
+        A ``Job``, which calls the function when it is called.
 
     Raises:
         ValidationError: the function or the name is not usable; raised where the job is
@@ -432,10 +432,10 @@ def job(
 
 
 def missing_job(name: object, registered: Iterable[str]) -> str:
-    """Return what to say of a name under which no job is registered."""
+    """Return the message for a name under which no job is registered."""
     if isinstance(name, Job):
         return (
-            f"{name!r} is a job, and not the name of one: write app.jobs[{name.name!r}], or "
+            f"{name!r} is a job, not the name of one; write app.jobs[{name.name!r}], or "
             "app.trigger() with the job itself"
         )
     names = ", ".join(map(repr, sorted(registered)))
@@ -449,18 +449,18 @@ class Registry:
 
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
-        self._lock = threading.Lock()  # guards replacing the mapping; readers take what they see
+        self._lock = threading.Lock()  # guards replacing the mapping; readers need no lock
         self._jobs: dict[str, Job[Any, Any]] = {}
-        # The names of all jobs and their origins, in the form in which a claim asks for them.
+        # The names of all jobs and their origins, in the form that a claim takes.
         self.claimed: Claimed | None = None
-        # The names of those that leave alone what other code has begun; None if there is none.
+        # The names of the jobs that continue only their own code's runs; None if there is none.
         self.particular_json: str | None = None
 
     def add(self, new: Job[Any, Any]) -> None:
-        """Register a job; the same function again replaces its old self.
+        """Register a job. Registering the same function again replaces the job.
 
         Raises:
-            ValidationError: it is not a job, or a type of it cannot be structured.
+            ValidationError: it is not a job, or one of its types cannot be structured.
             ConflictError: another function has that name.
         """
         check_job(new, "register was given")
@@ -483,11 +483,11 @@ class Registry:
             )
 
     def get(self, name: str) -> Job[Any, Any] | None:
-        """The job of that name as it is registered now."""
+        """Return the job of that name as it is registered now, ``None`` if there is none."""
         return self._jobs.get(name)
 
     def require(self, name: str) -> Job[Any, Any]:
-        """Like ``get``; raises ``NotFoundError`` if there is none."""
+        """Return the job of that name; raise ``NotFoundError`` if there is none."""
         found = self._jobs.get(name)
         if found is None:
             raise NotFoundError(missing_job(name, self._jobs))

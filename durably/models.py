@@ -1,4 +1,4 @@
-"""What durably hands out: runs, steps, log lines and their parts. Plain values, no behaviour."""
+"""Runs, steps, log lines and their parts, as plain values."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ Disposition = Literal["created", "idempotent", "coalesced", "retried"]
 StepStatus = Literal["completed", "failed", "cancelled"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
-# A traceback or message longer than this keeps its two ends: it is read by people,
-# and a job that fails in a loop must not fill the file.
+# A longer traceback or message keeps only its two ends: people read it, and a job that fails in a
+# loop must not fill the file.
 _LONGEST_TEXT: Final = 64 * 1024
-# What a terminal acts on instead of printing it: control characters, ends of lines and of
-# paragraphs, changes of direction. And what no terminal can be sent.
+# Characters that a terminal acts on instead of printing them (control characters, ends of lines
+# and of paragraphs, changes of direction), and lone surrogates, which cannot be written.
 _ACTS: Final = "[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 
 
 class RunStatus(StrEnum):
-    """Where a run is in its life.
+    """The state of a run.
 
     .. versionadded:: 0.1.0
     """
@@ -48,7 +48,7 @@ TERMINAL: Final = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CA
 
 @attrs.frozen(eq=False, repr=False)
 class Progress(Value):
-    """How far a run has come, in units of the job's own.
+    """How far a run is, in units that the job chooses.
 
     .. versionadded:: 0.1.0
     """
@@ -76,7 +76,7 @@ class ErrorInfo(Value):
 
 
 def error_info(exc: BaseException) -> ErrorInfo:
-    """*exc* as it is recorded, whatever its ``str()`` does."""
+    """Return *exc* as it is recorded, whatever its ``str()`` does."""
     kind = type(exc)
     name = kind.__qualname__
     if kind.__module__ != "builtins":
@@ -91,7 +91,10 @@ def error_info(exc: BaseException) -> ErrorInfo:
 
 
 def traceback_of(exc: BaseException) -> str:
-    """Return the traceback of *exc* and what led to it, as Python prints it, or what there is."""
+    """Return the traceback of *exc* and of its causes, as Python prints it.
+
+    If Python cannot format it, return a line that says so.
+    """
     try:
         return _shortened("".join(tb.format_exception(printable(exc))))
     except BaseException as raised:  # noqa: BLE001 - a user's __str__ may raise anything
@@ -100,9 +103,9 @@ def traceback_of(exc: BaseException) -> str:
 
 
 def printable(exc: BaseException) -> BaseException:
-    """Return *exc*, or one with its traceback that says what it is where it is too deep to print.
+    """Return *exc*, or if it is nested too deeply to print, a short error with its traceback.
 
-    What logs an exception prints all that led to it.
+    A logger that prints an exception also prints its causes.
     """
     if _is_printable(exc):
         return exc
@@ -110,7 +113,7 @@ def printable(exc: BaseException) -> BaseException:
 
 
 def _is_printable(exc: BaseException) -> bool:
-    """Return whether neither *exc* nor what led to it is nested too deeply to be printed."""
+    """Return whether neither *exc* nor any of its causes is nested too deeply to be printed."""
     seen: set[int] = set()
     left: list[BaseException | None] = [exc]
     while left:
@@ -199,7 +202,7 @@ class Run(Value, Generic[P, R]):
 
 
 def duration_of(started: datetime | None, completed: datetime | None) -> float | None:
-    """Seconds between two instants of the wall clock, never negative."""
+    """Return the seconds between two instants of the wall clock, never negative."""
     if started is None or completed is None:
         return None
     # The wall clock may have been set back in between.
@@ -208,10 +211,10 @@ def duration_of(started: datetime | None, completed: datetime | None) -> float |
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class StepRecord(Value):
-    """What is stored of one step; ``output`` is JSON-like data.
+    """The stored record of one step; ``output`` is JSON-like data.
 
-    ``index`` counts from 0, ``attempt`` is that of the run which stored the record, and the times
-    are those of the step's newest execution.
+    ``index`` counts from 0. ``attempt`` is the run's attempt that stored the record. The times are
+    those of the step's newest execution.
 
     .. versionadded:: 0.1.0
     """

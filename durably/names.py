@@ -1,4 +1,4 @@
-"""Names, keys and labels: what text is fit to be stored as one."""
+"""Check the text of names, keys and labels before it is stored."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from durably.errors import ValidationError
 
 
 def check_text(value: object, what: str, *, longest: int | None = None) -> str:
-    """*value* as a name or key: text that is not empty, storable, and not too long.
+    """Return *value* if it is text that can be a name or key: not empty, storable, not too long.
 
     Raises:
         ValidationError: it is not; the message begins with *what*.
@@ -31,29 +31,32 @@ def not_a_str(value: object, what: str) -> ValidationError:
 
 
 def check_storable(value: str, what: str) -> None:
-    """Refuse what SQLite would cut short (NUL) or UTF-8 cannot hold (lone surrogates)."""
+    """Raise ``ValidationError`` for a NUL, where SQLite cuts text, or a lone surrogate.
+
+    UTF-8 cannot encode a lone surrogate.
+    """
     if "\0" in value:
-        raise ValidationError(f"{what} holds a NUL character: {short_repr(value)}")
+        raise ValidationError(f"{what} contains a NUL character: {short_repr(value)}")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise ValidationError(f"{what} holds a lone surrogate: {value!a:.80}") from None
+        raise ValidationError(f"{what} contains a lone surrogate: {value!a:.80}") from None
 
 
 def check_name(value: object, what: str, *, longest: int) -> str:
-    """*value* as a name: storable text without control characters.
+    """Return *value* if it can be a name: storable text without control characters.
 
     Raises:
         ValidationError: it is not; the message begins with *what*.
     """
     if type(value) is str and value.isascii() and value.isprintable() and 0 < len(value) <= longest:
-        return value  # the usual case in a hurry: such text holds nothing that is refused below
+        return value  # the usual case, fast: such text contains nothing that is rejected below
     name = check_text(value, what, longest=longest)
-    # Printable text, the usual case, holds no control characters.
+    # Printable text, the usual case, contains no control characters.
     if not name.isprintable():
         for character in name:
             if unicodedata.category(character) == "Cc":
                 raise ValidationError(
-                    f"{what} holds the control character {character!a}: {name!a:.80}"
+                    f"{what} contains the control character {character!a}: {name!a:.80}"
                 )
     return name

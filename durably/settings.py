@@ -1,4 +1,4 @@
-"""The options of an engine: every default stands here once, and every check."""
+"""The options of an engine, with their defaults and their checks."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _LONGEST_S: Final = timedelta(days=36_500).total_seconds()
 
 
 def seconds(value: object, what: str) -> float:
-    """*value*, a number of seconds or a ``timedelta``, as finite seconds.
+    """Return *value*, a number of seconds or a ``timedelta``, as finite seconds.
 
     Raises:
-        ValidationError: it is something else; the message begins with *what*.
+        ValidationError: it is neither; the message begins with *what*.
     """
     if isinstance(value, timedelta):
         return value.total_seconds()
@@ -44,7 +44,7 @@ def seconds(value: object, what: str) -> float:
 
 
 def optional_timeout(value: Duration | None, what: str = "timeout") -> float | None:
-    """Seconds of a timeout, as many as a timer can wait; ``None`` for no limit.
+    """Return a timeout in seconds, at most what a timer can wait; ``None`` for no limit.
 
     Raises:
         ValidationError: it is negative, or no duration; the message begins with *what*.
@@ -53,7 +53,7 @@ def optional_timeout(value: Duration | None, what: str = "timeout") -> float | N
 
 
 def waitable(value: object, what: str) -> float:
-    """Seconds that a timer can wait; more, some 300 years, become as many as it can.
+    """Return *value* in seconds, at most what a timer can wait, which is some 300 years.
 
     Raises:
         ValidationError: it is negative, or no duration; the message begins with *what*.
@@ -66,7 +66,13 @@ def waitable(value: object, what: str) -> float:
 
 
 def age(value: object, what: str) -> timedelta:
-    """A positive age: seconds, a ``timedelta``, or text such as ``"30d"``, ``"24h"``, ``"60m"``."""
+    """Return a positive age.
+
+    *value* is seconds, a ``timedelta``, or text such as ``"30d"``, ``"24h"`` or ``"60m"``.
+
+    Raises:
+        ValidationError: it is none of these; the message begins with *what*.
+    """
     found: timedelta | None = None
     if isinstance(value, timedelta):
         found = value
@@ -87,7 +93,7 @@ def age(value: object, what: str) -> timedelta:
 
 
 def check_on_duplicate_step(value: object) -> None:
-    """Raise ``ValidationError`` if *value* is not one of the ways to treat a name used twice."""
+    """Raise ``ValidationError`` if *value* is not a value of ``on_duplicate_step``."""
     if not isinstance(value, str) or value not in get_args(OnDuplicateStep):
         raise ValidationError(
             f'on_duplicate_step must be "error" or "reuse", not {short_repr(value)}'
@@ -148,7 +154,7 @@ class Settings(Value):
             raise ValidationError(
                 f"stale_threshold={value} must be at least twice "
                 f"heartbeat_interval={self.heartbeat_interval}, so that one lost heartbeat "
-                "is not taken for death"
+                "does not count as death"
             )
 
     @synchronous.validator

@@ -1,4 +1,4 @@
-"""For tests, and for looking after a crash: whether a database keeps durably's promises."""
+"""Check whether a database keeps durably's promises: in tests, and after a crash."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ class Finding(Value):
 
     Attributes:
         problem: a sentence, the same for every finding of its kind.
-        where: the rows it is about, by run id, step name and the like. Never a payload or a result.
+        where: the rows that are wrong, by run id, step name and the like. Never a payload or a
+            result.
 
     .. versionadded:: 0.1.0
     """
@@ -28,32 +29,33 @@ class Finding(Value):
 
 
 def check(path: str | os.PathLike[str]) -> list[Finding]:
-    """Look for everything that can be wrong in a database file; an empty list means nothing is.
+    """Check a database file for everything that can be wrong in it.
 
-    What is looked at: that the file is not damaged (SQLite's own ``integrity_check``); that its
-    tables, indexes and triggers are those that durably makes, word for word; and, row by row, what
-    must hold whatever was killed and whenever: a running run has an owner, a run that has ended
-    has an end and nobody who executes it, no key is held twice, each result belongs to one step of
-    one run, and so on. Tables and views that somebody has added under names of their own are left
-    alone, and none of their rows is read.
+    It checks that the file is not damaged (SQLite's own ``integrity_check``); that its tables,
+    indexes and triggers are those that durably makes, word for word; and, row by row, what must
+    hold whatever was killed and whenever: a running run has an owner, a run that has ended has an
+    end and no process executes it, no key is held twice, each result belongs to one step of one
+    run, and so on. Tables and views that were added under names of their own are left alone, and
+    none of their rows is read.
 
-    The file is only read, and may be in use, by other processes or by engines of this one: what it
-    holds is looked at as it was at one instant. Nothing that somebody may have planted in it, a
-    trigger or a view, is executed. A million runs take some ten seconds, in which SQLite's
-    log cannot be reset and grows. A Ctrl-C ends it, and so does a limit of a minute and a second
-    for each megabyte.
+    The file is only read, and may be in use, by other processes or by engines of this one: the
+    check reads its content as of one instant. Nothing that was planted in it, such as a trigger or
+    a view, is executed. A million runs take some ten seconds, in which SQLite's WAL cannot be
+    reset and grows. The call blocks; a Ctrl-C ends it, and so does a limit of a minute plus a
+    second for each megabyte.
 
     Args:
         path: the database file.
 
     Returns:
-        The findings; of one kind at most a hundred, and one more that says so.
+        The findings, an empty list if nothing is wrong. Of one kind there are at most a hundred,
+        and one more that says so.
 
     Raises:
         SchemaError: the file is not a durably database, or of a version that this durably
             does not know.
-        DatabaseError: there is no such file, or it cannot be read, is mounted alone, is locked for
-            over 30 s, or takes longer than that limit.
+        DatabaseError: there is no such file, or it cannot be read, is mounted alone, or is locked
+            for over 30 s, or the check takes longer than its limit.
         ValidationError: the path can never be a database file.
 
     .. versionadded:: 0.1.0

@@ -1,4 +1,4 @@
-"""Handles: triggering and reading the runs of one job, typed by it."""
+"""Handles trigger and read the runs of one job, and are typed by it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 class ReadOnly(Generic[T]):
     """A decorator like ``property`` whose attribute IPython evaluates for its completions.
 
-    It evaluates no ``property``, which may do anything.
+    IPython does not evaluate a ``property``, because that may have effects.
     """
 
     def __init__(self, getter: Callable[[Any], T]) -> None:
@@ -39,9 +39,9 @@ class ReadOnly(Generic[T]):
 
 
 class JobHandles(Mapping[str, "JobHandle[Any, Any]"]):
-    """The handles of the registered jobs by name, as they were when it was made; read-only.
+    """The handles of the jobs that were registered when it was made, by name; read-only.
 
-    A name that is not there is a ``KeyError`` that lists those that are.
+    An unknown name raises a ``KeyError`` that lists the known ones.
     """
 
     def __init__(self, handles: dict[str, JobHandle[Any, Any]]) -> None:
@@ -70,7 +70,7 @@ class JobHandles(Mapping[str, "JobHandle[Any, Any]"]):
 
 
 class JobHandle(Generic[P, R]):
-    """Triggers and reads the runs of one job. Usable from any thread.
+    """Trigger and read the runs of one job. Usable from any thread.
 
     .. versionadded:: 0.1.0
     """
@@ -81,7 +81,7 @@ class JobHandle(Generic[P, R]):
 
     @property
     def name(self) -> str:
-        """The name of the job.
+        """Return the name of the job.
 
         .. versionadded:: 0.1.0
         """
@@ -89,7 +89,7 @@ class JobHandle(Generic[P, R]):
 
     @property
     def job(self) -> Job[P, R]:
-        """The job as it is registered now.
+        """Return the job as it is registered now.
 
         .. versionadded:: 0.1.0
         """
@@ -108,13 +108,13 @@ class JobHandle(Generic[P, R]):
         retry_failed: bool = False,
         labels: dict[str, str] | None = None,
     ) -> Run[P, R]:
-        """Record a run of this job and return it.
+        """Store a run of this job and return it.
 
         When this returns the run is on disk and survives a crash; it may not have started.
 
         Args:
-            payload: an instance of the job's input type, or data that structures into it. Left
-                out, it is the default of the job's parameter, if there is one, else ``None``.
+            payload: an instance of the job's input type, or data that structures into it. Without
+                it the default of the job's parameter is used, if there is one, else ``None``.
             idempotency_key: triggering with the same key again returns the first run.
             concurrency_key: of all runs with this key at most one is executed at a time.
             coalesce: return a pending run of this job and concurrency key, if there is one.
@@ -123,7 +123,7 @@ class JobHandle(Generic[P, R]):
             labels: for filtering.
 
         Returns:
-            The run, its ``disposition`` saying how the trigger was resolved.
+            The run. Its ``disposition`` says how the trigger was resolved.
 
         Raises:
             ValidationError: the payload, a key or a label is not acceptable. Nothing is stored.
@@ -157,10 +157,10 @@ class JobHandle(Generic[P, R]):
         retry_failed: bool = False,
         labels: dict[str, str] | None = None,
     ) -> Run[P, R]:
-        """Record a run of this job, block until it has completed, and return it.
+        """Store a run of this job, block until it has completed, and return it.
 
         Args:
-            timeout: seconds (or a ``timedelta``) to wait at most; the run goes on after that.
+            timeout: seconds (or a ``timedelta``) to wait at most; the run continues after that.
             on_progress: called in this thread with each new ``Progress``.
             on_log: called in this thread with each ``LogEntry``.
 
@@ -169,11 +169,11 @@ class JobHandle(Generic[P, R]):
         Raises:
             RunFailedError: the run failed; it has ``.run``.
             RunCancelledError: the run was cancelled; it has ``.run``.
-            WaitTimeoutError: the time is over; the run is stored and goes on.
-            DatabaseError: it could not be stored in that time. Nothing is stored.
-            NoWorkerError: no timeout was given, and nothing is there to execute the run.
+            WaitTimeoutError: the timeout has expired; the run is stored and continues.
+            DatabaseError: the run could not be stored in that time. Nothing is stored.
+            NoWorkerError: no timeout was given, and no engine could execute the run.
 
-        And those of ``trigger``.
+        It also raises the errors of ``trigger``.
 
         .. versionadded:: 0.1.0
         """
@@ -192,7 +192,7 @@ class JobHandle(Generic[P, R]):
                     retry_failed=retry_failed,
                     labels=labels,
                 )
-            # Progress made before the trigger is no news; what the run has made since is.
+            # Report only progress that the run has made since the trigger.
             watch.known = run.progress
             ended = waiter.wait(
                 run.id, timeout_s, watch, disposition=run.disposition, patience=patience
@@ -202,7 +202,7 @@ class JobHandle(Generic[P, R]):
         return ended
 
     def batch_trigger(self, items: Iterable[P | Mapping[str, Any] | Trigger[P]]) -> list[Run[P, R]]:
-        """Record a run for each item in one transaction: all of them or none.
+        """Store a run for each item in one transaction: all of them or none.
 
         Args:
             items: payloads, or ``Trigger(payload, idempotency_key=..., ...)``.
@@ -220,7 +220,7 @@ class JobHandle(Generic[P, R]):
         return self._triggering.trigger_all(self.job, several(items, "the items of a batch"))
 
     def get_run(self, run_id: str | Run[Any, Any]) -> Run[P, R] | None:
-        """The run of that id, if it is one of this job's.
+        """Return the run with that id if it is a run of this job, else ``None``.
 
         .. versionadded:: 0.1.0
         """
@@ -236,7 +236,7 @@ class JobHandle(Generic[P, R]):
         limit: int | None = None,
         offset: int = 0,
     ) -> list[Run[P, R]]:
-        """The runs of this job that fit, newest first; see ``Durably.get_runs``.
+        """Return the runs of this job that match, newest first; see ``Durably.get_runs``.
 
         Raises:
             ValidationError: an unknown status, or a negative number.

@@ -1,4 +1,4 @@
-"""Retries of one step: how often, and how long to wait between."""
+"""Retries of one step: how often, and how long to wait in between."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def _max_wait(value: Duration) -> float:
 
 @attrs.frozen(eq=False, repr=False)
 class Retry(Value):
-    """How a step is tried again inside itself: ``step.options(retry=Retry(attempts=5))``.
+    """How often a step's function is called again: ``step.options(retry=Retry(attempts=5))``.
 
     Args:
         attempts: how often the function is called at most, the first time included.
         wait: seconds (or a ``timedelta``) before the second call.
-        backoff: by how much each further wait is longer than the one before.
-        max_wait: seconds (or a ``timedelta``) that no wait exceeds. More than a timer can wait,
-            some 300 years, is as long as it can; likewise *wait*.
+        backoff: the factor by which each further wait is longer than the one before.
+        max_wait: the longest wait, in seconds (or a ``timedelta``). This and *wait* are cut to
+            what a timer can wait, some 300 years.
         jitter: wait a random time between half of that and all of it, so that many
-            runs do not come back at the same instant.
-        on: the exception type, or a tuple of types, that is worth another try.
+            runs do not try again at the same instant.
+        on: the exception type, or a tuple of types, after which the function is called again.
 
     Raises:
-        ValidationError: a value that makes no sense.
+        ValidationError: a value is out of its range or of a wrong type.
 
     .. versionadded:: 0.1.0
     """
@@ -79,7 +79,7 @@ class Retry(Value):
 
 
 def wait_s(retry: Retry, failures: int) -> float:
-    """Seconds to wait after the *failures*-th failure."""
+    """Return the seconds to wait after the *failures*-th failure."""
     try:
         wait = min(retry.wait * float(retry.backoff) ** (failures - 1), retry.max_wait)
     except OverflowError:

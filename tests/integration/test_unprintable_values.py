@@ -28,7 +28,7 @@ CALLS: dict[str, Call] = {
     "a job's name": lambda _, value: Job(value, lambda step: None),
     "needs a function": lambda _, value: Job("x", value),
     "not a job": lambda app, value: app.register(value),
-    "jobs holds": lambda _, value: Durably("unused.db", jobs=[value]),
+    "jobs contains": lambda _, value: Durably("unused.db", jobs=[value]),
     "path": lambda _, value: Durably(value),
     "synchronous": lambda _, value: Durably("unused.db", synchronous=value),
     "preserve_steps": lambda _, value: Durably("unused.db", preserve_steps=value),

@@ -412,13 +412,13 @@ class TestMistakes:
     def test_functions_that_are_not_decorated(self) -> None:
         """The message shows how to make a job of it."""
         expected = (
-            r"^jobs holds the function import_csv, not a job: .*Job\('import_csv', import_csv\)"
+            r"^jobs contains the function import_csv, not a job: .*Job\('import_csv', import_csv\)"
         )
         with pytest.raises(ValidationError, match=expected):
             job_list([import_csv])
-        with pytest.raises(ValidationError, match=r"^jobs holds .*'x', not a job"):
+        with pytest.raises(ValidationError, match=r"^jobs contains .*'x', not a job"):
             job_list(["x"])
-        with pytest.raises(ValidationError, match=r"^jobs holds a list, not a job: .*unpack it"):
+        with pytest.raises(ValidationError, match=r"^jobs contains a list, not a job: .*unpack it"):
             job_list([[durably.job(import_csv)]])
 
     def test_two_closures_of_one_name_in_one_list(self) -> None:

@@ -39,7 +39,7 @@ def resolved(path: str | os.PathLike[str]) -> str:
             f"path={text!r} names no file; durably keeps its work in a file, or it would be lost"
         )
     if "\0" in text:
-        raise ValidationError(f"path={short_repr(text)} holds a NUL character")
+        raise ValidationError(f"path={short_repr(text)} contains a NUL character")
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -196,7 +196,7 @@ class Invoice:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two values are equal, of one type, one fold and one zone; NaN is NaN."""
+    """Return whether two values are equal, of one type, one fold and one zone; NaN is NaN."""
     if getattr(a, "fold", 0) != getattr(b, "fold", 0):
         return False
     if repr(getattr(a, "tzinfo", None)) != repr(getattr(b, "tzinfo", None)):

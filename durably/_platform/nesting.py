@@ -1,7 +1,7 @@
-"""How deeply values are nested: what is shown, logged or recorded must not end the process.
+"""Check how deeply values are nested, before they are shown, logged or recorded.
 
 ``repr``, ``str`` and the writing of JSON take some of the C stack for each level. On Python 3.11
-only the recursion limit keeps them from taking more than there is, and programs raise it.
+only the recursion limit keeps them from overflowing it, and programs raise that limit.
 """
 
 from __future__ import annotations

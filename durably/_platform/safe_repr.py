@@ -1,7 +1,7 @@
-"""Values in messages: what a user handed in, told in a few characters.
+"""Return representations of a user's values for messages: short, and without ever raising.
 
-Errors are stored, logged and sent around. So what may be a payload, a result or a part of one is
-named by its type alone; names, keys, options and code are shown.
+Errors are stored, logged and sent. So a message names a payload, a result or a part of one by its
+type alone, and contains names, keys, options and code.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ _LONGEST: Final = 80
 
 
 def short_repr(value: object) -> str:
-    """*value* as ``repr`` shows it, cut short.
+    """Return the first 80 characters of ``repr`` of *value*.
 
     Never raises: an object whose ``repr`` fails, such as a detached record of an ORM or an int
-    of more digits than Python prints, must not hide what is wrong with it.
+    of more digits than Python prints, must not hide the error.
     """
     return safe_repr(value)[:_LONGEST]
 
 
 def safe_repr(value: object) -> str:
-    """Return what ``repr`` returns, or what kind of value it is where that fails.
+    """Return what ``repr`` returns, or the name of its type where that fails.
 
     Never raises, and never ends the process, as ``repr`` of a deep value may.
     """
@@ -55,9 +55,9 @@ def too_deep(value: object) -> str:
 
 
 def type_name(value: object) -> str:
-    """Return what *value* is without saying what is in it.
+    """Return the name of the type of *value*.
 
-    A class that only has the name of a builtin one, as NumPy's ``bool`` has, comes with its module.
+    It includes the module if a builtin has the same name, as NumPy's ``bool``.
     """
     cls = type(value)
     if value is None:

@@ -1,9 +1,8 @@
-"""Values in and out of JSON text, validated, typed and faithful.
+"""Convert values to JSON text and back, validated, typed and unchanged.
 
 JSON-like data is stored as it is. What has a type is structured by cattrs, with hooks of durably's
-that stand in front of its own and refuse what is not exactly of the type: see ``typed``, which is
-imported when the first such type is met. A script whose data is JSON-like does without, and starts
-a fifth sooner.
+that precede its own and reject each value that is not exactly of the type. The module ``typed`` is
+imported when the first such type is used: a script whose data is JSON-like starts a fifth sooner.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from durably.codec.annotations import resolve_annotations, return_type_of, signa
 from durably.codec.json_text import dump, load
 from durably.codec.messages import Unsupported, sentence
 from durably.codec.plain import (
-    JSON_SCALARS,
     NOTHING,
+    SCALARS,
     UNTYPED,
     Nothing,
     Unresolved,
@@ -73,16 +72,16 @@ class Codec:
             if not isinstance(converter, cattrs.Converter):
                 msg = f"converter: expected a cattrs.Converter, found {type_name(converter)}"
                 raise ValidationError(msg)
-            # Now: hooks that are registered later are not seen.
+            # Copied now: hooks that are registered later have no effect.
             self._typed_values()
 
     def check_type(self, type_: Any, where: str) -> None:
-        """Make sure that values of a type can be stored at all.
+        """Check that values of a type can be stored.
 
         Raises:
             ValidationError: they cannot; the message names *where*.
         """
-        if type_ is UNTYPED or (type(type_) is type and type_ in JSON_SCALARS):
+        if type_ is UNTYPED or (type(type_) is type and type_ in SCALARS):
             return
         try:
             self._typed_values().check(type_)
@@ -91,7 +90,7 @@ class Codec:
             raise ValidationError(msg) from error
 
     def require_storable(self, type_: Any, *, what: str, name: str) -> None:
-        """Raise before a function is called whose result cannot be stored, whatever it is.
+        """Check a type before the function that returns such a value is called.
 
         Args:
             what: begins a message, followed by *name*.
@@ -99,7 +98,7 @@ class Codec:
         Raises:
             SerializationError: values of the type cannot be stored.
         """
-        if type(type_) is type and type_ in JSON_SCALARS:
+        if type(type_) is type and type_ in SCALARS:
             return
         if type_ is NOTHING or type(type_) is Unresolved:
             return
@@ -120,7 +119,7 @@ class Codec:
             ValidationError: it does not fit; the message names every bad path.
         """
         cls = type(value)
-        if cls in JSON_SCALARS and (type_ is UNTYPED or type_ is cls):
+        if cls in SCALARS and (type_ is UNTYPED or type_ is cls):
             return value
         try:
             if type_ is UNTYPED:
@@ -134,7 +133,7 @@ class Codec:
             raise ValidationError(sentence(what, self._problems_in(error))) from error
 
     def encode(self, value: Any, type_: Any, *, what: str, name: str | None = None) -> str:
-        """Give the JSON text of a value.
+        """Return the JSON text of a value.
 
         Args:
             what: begins a message, followed by *name*, if there is one.
@@ -148,7 +147,7 @@ class Codec:
     def decode(
         self, text: str, type_: Any, *, what: str, name: str | None = None, advice: str = ""
     ) -> Any:
-        """Give the value of a JSON text.
+        """Return the value of a JSON text.
 
         Args:
             what: begins a message, followed by *name*, if there is one.
@@ -162,7 +161,7 @@ class Codec:
         except Exception as error:
             raise_if_signal(error)
             raise ValidationError(sentence(_named(what, name), self._problems_in(error))) from error
-        if type_ is UNTYPED or (type(data) is type_ and type_ in JSON_SCALARS):
+        if type_ is UNTYPED or (type(data) is type_ and type_ in SCALARS):
             return data
         if type_ is NOTHING or type(type_) is Unresolved:
             return None if type_ is NOTHING else data
@@ -179,7 +178,7 @@ class Codec:
     def encode_and_decode(
         self, value: Any, type_: Any, *, what: str, name: str | None = None
     ) -> tuple[str, Any]:
-        """Give the JSON text of a value, and the value that comes back from it.
+        """Return the JSON text of a value, and the value that comes back from it.
 
         Args:
             what: begins a message, followed by *name*, if there is one.
@@ -188,7 +187,7 @@ class Codec:
             SerializationError: it does not come back as it was under this type.
         """
         cls = type(value)
-        if cls in JSON_SCALARS and (type_ is UNTYPED or type_ is cls):
+        if cls in SCALARS and (type_ is UNTYPED or type_ is cls):
             return dump(value), value
         try:
             if type_ is UNTYPED:
@@ -215,7 +214,7 @@ class Codec:
             raise SerializationError(sentence(said, problems)) from error
 
     def load_json(self, text: str) -> Any:
-        """Give the JSON-like data of a stored text.
+        """Return the JSON-like data of a stored text.
 
         Raises:
             ValidationError: it is not JSON.

@@ -1,4 +1,4 @@
-"""What a callable's annotations say."""
+"""Resolve the annotations of callables."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _UNTYPED: Final = frozenset({Any, object, typing.NoReturn, typing.Never, typing.
 
 
 def return_type_of(fn: Callable[..., Any]) -> Any:
-    """Give the type that a callable says it returns.
+    """Return the annotated return type of a callable.
 
     Returns:
         The resolved annotation (for a class: the class); :data:`UNTYPED` if there is none, or
-        it says nothing (``Any``, ``object``, a type variable); an :class:`Unresolved` if it
+        it is ``Any``, ``object`` or a type variable; an :class:`Unresolved` if it
         cannot be resolved. Never raises.
     """
     if type(fn) is types.FunctionType:
-        # The usual cases in a hurry: this is called for each step that a resume passes.
+        # A short path for the usual cases: a resume calls this for each step.
         try:
             annotation = fn.__annotations__.get("return", object)
         except Exception as raised:  # noqa: BLE001 - Python 3.14 evaluates all of them here
@@ -135,11 +135,11 @@ def _resolve(fn: Any, annotations: Mapping[str, Any]) -> dict[str, Any]:
 def resolve_annotations(
     fn: Callable[..., Any], names: Container[str] | None = None
 ) -> dict[str, Any]:
-    """Give the annotations of a callable, strings resolved.
+    """Return the annotations of a callable, strings resolved.
 
     Args:
         names: of which parameters, ``"return"`` for the result; all by default. The others
-            are not looked at: what they name may exist for type checkers only.
+            are not resolved: the names in them may exist for type checkers only.
 
     Raises:
         ValidationError: one cannot be resolved; the message names it.

@@ -1,4 +1,4 @@
-"""What cattrs says is wrong, and what is said to it in the same way."""
+"""Convert errors of cattrs to paths and texts, and raise errors of the same form."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from durably.codec.messages import segment, show
 
 
 class MissingKeyError(Exception):
-    """A required key is not there. A hook of the user's may raise any ``KeyError`` itself."""
+    """A required key is missing. Not a ``KeyError``, which a user's hook may raise."""
 
 
 def with_note(error: Exception, place: str | int) -> Exception:
-    """Note on an error, as cattrs does, which field or item it is about."""
+    """Add a note to an error, as cattrs does, that names the field or item."""
     note = (
         AttributeValidationNote("", place, None)
         if isinstance(place, str)
@@ -32,7 +32,7 @@ def with_note(error: Exception, place: str | int) -> Exception:
 
 
 def problems_in(error: BaseException, path: str = "$") -> Iterator[tuple[str, str]]:
-    """Give (path, what is wrong) for everything in an error of structuring."""
+    """Yield (path, text) for each problem in an error of structuring."""
     if isinstance(error, (ClassValidationError, IterableValidationError)):
         inside, whole = error.group_exceptions()
         for inner, note in inside:

@@ -1,4 +1,4 @@
-"""Strict hooks for lists, sets, tuples and mappings, in front of cattrs' own."""
+"""Codecs for lists, sets, tuples and mappings, which precede cattrs' own hooks."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _sequence(
 
 
 def _in_order(items: list[Any]) -> list[Any]:
-    """Sort what is written of a set: its order changes from process to process."""
+    """Sort the data of a set: its order changes from process to process."""
     try:
         return sorted(plain(items), key=dump)
     except Problem:
@@ -191,7 +191,7 @@ def _mapping(codec: TypeCodec, codecs: TypeCodecLookup, origin: Any, args: tuple
             return Misfit(dict(value), Problem(TWICE))
         if is_exact(value):
             return data
-        # Of that class it is another default_factory that is wrong.
+        # The class is right, so the default_factory is another one.
         return Misfit(data, not_storable) if type(value) is origin else codec.misfit(value, data)
 
     pairs: Any = types.GenericAlias(dict, (key, item))
@@ -214,9 +214,9 @@ def _mapping(codec: TypeCodec, codecs: TypeCodecLookup, origin: Any, args: tuple
 
 
 def _key_codec(of_type: TypeCodec) -> TypeCodec:
-    """Give the form of a type for a key of an object, which has to be a string.
+    """Return the codec of a type for a key of an object, which must be a string.
 
-    What is always written as a string stays what it is; of others the key is the JSON text.
+    A type that is always written as a string keeps its codec; of others the key is the JSON text.
     """
     codec = TypeCodec(of_type.type, of_type.name)
     codec.compares = of_type.compares
@@ -243,7 +243,7 @@ def _key_codec(of_type: TypeCodec) -> TypeCodec:
         try:
             return of_type.read(load(text), None)
         except (ValueError, Problem):
-            # {"1": ...} for keys that are int | str, from outside: not our way to write it.
+            # {"1": ...} for keys that are int | str, from outside: durably does not write it so.
             return of_type.read(text, None)
 
     codec.write, codec.read = of_type.write if is_text else write, read

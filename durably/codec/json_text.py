@@ -1,4 +1,4 @@
-"""JSON-like data as ASCII text and back, where Python's json alone would change it."""
+"""Convert JSON-like data to ASCII text and back, unchanged where Python's json would change it."""
 
 from __future__ import annotations
 
@@ -56,15 +56,15 @@ _LARGE: Final = 1000
 
 
 def dump(data: Any) -> str:
-    """Write plain JSON-like data, of which :func:`load` makes the same again."""
+    """Return plain JSON-like data as a text from which :func:`load` returns the same data."""
     if type(data) is str and data.isascii():
         return _quote(data)
     try:
         text = repr(data) if type(data) is int else "".join(_chunks(data, 0))
     except ValueError:  # an integer of more digits than Python converts
         text = _write_slowly(data)
-    # Emoji have escaped surrogates in the text too; only the data can tell. A look for a single
-    # character costs next to nothing beside one for three.
+    # Emoji have escaped surrogates in the text too; only the data can
+    # distinguish them. Searching for one character is much faster than searching for three.
     if "\\" in text and "\\ud" in text:
         marked = _each_text(data, lambda text: re.sub(_SPLIT, "\\1\x00", text))
         if marked != data:
@@ -73,7 +73,7 @@ def dump(data: Any) -> str:
 
 
 def dump_any(data: Any, default: Callable[[Any], Any]) -> str:
-    """Write any data, with what *default* makes of what is not JSON-like; skip other keys than str.
+    """Return any data as JSON, with *default* for what is not JSON-like; skip keys other than str.
 
     Raises:
         ValueError: it is circular, or holds an integer of more digits than Python converts.
@@ -93,7 +93,7 @@ def dump_any(data: Any, default: Callable[[Any], Any]) -> str:
 
 
 def load(text: str) -> Any:
-    """Read a text that :func:`dump` wrote, or any other JSON.
+    """Return the data of a text that :func:`dump` wrote, or of any other JSON.
 
     Raises:
         ValueError: it is not JSON.
@@ -106,7 +106,7 @@ def load(text: str) -> Any:
         if end == len(text):
             return data
     except ValueError:
-        pass  # it begins with the mark; or what is wrong with it is said below
+        pass  # it begins with the mark; or it is invalid, which the next line reports
     try:
         data = _decoder.decode(text)
     except json.JSONDecodeError:
@@ -132,10 +132,10 @@ def nesting(text: str) -> int:
 
 
 def to_digits(number: int) -> str:
-    """Give the decimal digits of an integer of any size.
+    """Return the decimal digits of an integer of any size.
 
-    ``str`` refuses more than 4300 digits, or fewer if the user said so; ``Decimal`` is exact
-    and knows no such limit.
+    ``str`` rejects more than 4300 digits, or fewer if so configured; ``Decimal`` is exact
+    and has no such limit.
     """
     from decimal import Decimal  # noqa: PLC0415 - where first needed
 
@@ -143,12 +143,12 @@ def to_digits(number: int) -> str:
 
 
 def from_digits(text: str) -> int:
-    """Give the integer whose decimal digits *text* has, of any size."""
+    """Return the integer, of any size, whose decimal digits are *text*."""
     return int(to_decimal(text))
 
 
 def to_decimal(text: str) -> Decimal:
-    """Return the number that *text* is, exactly, whatever the context of the calling thread says.
+    """Return the number that *text* is, exactly, regardless of the calling thread's context.
 
     Raises:
         ArithmeticError: it is not a number. Where the thread's context does not trap that,

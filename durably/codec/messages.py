@@ -1,4 +1,4 @@
-"""What can be wrong with a value, where it is, and how that is said."""
+"""Describe problems with values: what is wrong, where, and the text of the message."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MAX_REPR: Final = 80
 _MAX_TEXT: Final = 300
 _MAX_PROBLEMS: Final = 1000
 _UNIONS: Final = (typing.Union, types.UnionType)
-# Of values of NumPy and pandas, which are like those of Python and are not.
+# Methods of values of NumPy and pandas that convert to values of Python.
 _CONVERSIONS: Final = ("to_pydatetime", "to_pytimedelta", "tolist", "to_dict")
 
 
@@ -27,7 +27,7 @@ OR_NAME_IT: Final = (
 
 
 class Problem(Exception):  # noqa: N818 - never leaves the codec
-    """One thing that is wrong, and where it is relative to the one who catches it."""
+    """One problem with a value, with its path relative to the handler that catches it."""
 
     def __init__(self, text: str, path: str = "") -> None:
         super().__init__(text, path)
@@ -35,7 +35,7 @@ class Problem(Exception):  # noqa: N818 - never leaves the codec
         self.path = path
 
     def under(self, path: str) -> Problem:
-        """Give the same, seen from where *path* begins."""
+        """Return the same problem, relative to where *path* begins."""
         return type(self)(self.text, path + self.path)
 
 
@@ -44,16 +44,16 @@ class Mismatch(Problem):
 
 
 class NotStorable(Problem):
-    """A value of just the type of its place that has no stored form all the same.
+    """A value of the expected type that cannot be stored.
 
-    It is rejected in payloads, too: there is data in it, but that is another value.
+    Rejected in payloads too: its data would be another value.
     """
 
 
 class TooDeep(Problem):
-    """Circular or too deeply nested. Nobody looks further once this was raised.
+    """Circular or too deeply nested. Ends the search for further problems.
 
-    A list that holds itself twice has 2**depth paths to the limit.
+    A list that contains itself twice has 2**depth paths to the limit.
     """
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class TooDeep(Problem):
 
 
 class Problems(Exception):  # noqa: N818 - never leaves the codec
-    """All that is wrong with a value."""
+    """All problems of a value."""
 
     def __init__(self, each: Iterable[Problem]) -> None:
         super().__init__(each)
@@ -73,7 +73,7 @@ class Unsupported(Exception):  # noqa: N818 - never leaves the codec
 
 
 class _Repr(reprlib.Repr):
-    """Bounded representations, computed without building the whole one for containers."""
+    """Bounded representations, computed without the full ``repr`` of a container."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,12 +85,12 @@ _repr_of: Final = _Repr().repr
 
 
 def clip(text: str, limit: int = _MAX_TEXT) -> str:
-    """Give the beginning of *text*."""
+    """Return the beginning of *text*."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def show(value: object) -> str:
-    """Give a representation of at most 80 characters, whatever ``repr`` does."""
+    """Return a representation of at most 80 characters, even if ``repr`` fails."""
     if is_too_deep(value):
         return too_deep(value)
     try:
@@ -101,7 +101,7 @@ def show(value: object) -> str:
 
 
 def mismatch(expected: str, value: object, type_: Any = None) -> Mismatch:
-    """Return that *value* is not what was expected, a value of *type_*."""
+    """Return the problem that *value* is not of *type_*."""
     conversion = conversion_of(value)
     advice = f" ({conversion})" if conversion else ""
     return Mismatch(f"expected {expected}, found {_found(value, type_)}{advice}")
@@ -121,7 +121,7 @@ def conversion_of(value: object) -> str:
 
 
 def _found(value: object, type_: Any) -> str:
-    """Return what *value* is, so that it differs from the name of the type it is not of."""
+    """Return what *value* is, in words that differ from the name of the expected type."""
     cls = type(value)
     args = typing.get_args(type_) if typing.get_origin(type_) in _UNIONS else (type_,)
     for arg in args:
@@ -132,12 +132,12 @@ def _found(value: object, type_: Any) -> str:
 
 
 def is_alike(one: type, other: type) -> bool:
-    """Return whether two classes have one name, which does not begin with a module."""
+    """Return whether two classes, not builtins, have the same name."""
     return one.__name__ == other.__name__ and one.__module__ != "builtins"
 
 
 def difference(cls: type, expected: type) -> str:
-    """Return how a class differs from another one of its name."""
+    """Return how a class differs from another of the same name."""
     if full_name(cls) != full_name(expected):
         return f"{full_name(cls)}, not {full_name(expected)}"
     return (
@@ -147,7 +147,7 @@ def difference(cls: type, expected: type) -> str:
 
 
 def name_of(type_: Any) -> str:
-    """Name a type as a reader of the error would write it."""
+    """Return the name of a type as a user writes it."""
     if type_ is types.NoneType:
         return "None"
     args = typing.get_args(type_)
@@ -163,16 +163,16 @@ def name_of(type_: Any) -> str:
 
 
 def segment(key: object) -> str:
-    """Give the path segment of a key or an index."""
+    """Return the path segment of a key or an index."""
     if isinstance(key, str):
-        plain = str.__str__(key)  # a subclass may say anything about itself
+        plain = str.__str__(key)  # a subclass may override __str__
         if plain.isidentifier() and len(plain) <= _MAX_REPR:
             return f".{plain}"
     return f"[{show(key)}]"
 
 
 def text_of(error: BaseException) -> str:
-    """Give the sentence inside an exception that somebody else raised."""
+    """Return the message of an exception that other code raised."""
     if is_too_deep(error):
         return too_deep(error)
     try:
@@ -187,7 +187,7 @@ def text_of(error: BaseException) -> str:
 
 
 def problems_in(error: BaseException, path: str = "$") -> Iterator[tuple[str, str]]:
-    """Give (path, what is wrong) for everything in an error."""
+    """Yield (path, text) for each problem in an error."""
     if isinstance(error, Problem):
         yield path + error.path, error.text
     elif isinstance(error, Problems):
@@ -200,7 +200,7 @@ def problems_in(error: BaseException, path: str = "$") -> Iterator[tuple[str, st
 
 
 def sentence(what: str, problems: Iterable[tuple[str, str]]) -> str:
-    """Make one message of all problems."""
+    """Return one message for all problems."""
     unique = list(dict.fromkeys(f"{path}: {text}" for path, text in problems))
     more = len(unique) - _MAX_PROBLEMS
     tail = [f"and {more} more"] if more > 0 else []

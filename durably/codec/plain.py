@@ -1,8 +1,8 @@
-"""JSON-like values, and what becomes of a value on its way to them.
+"""Copy values to plain JSON-like data, and report what is not JSON-like.
 
-To write a value, the form of its type turns it into data. What does not belong there is left
-in place, wrapped into a :class:`Misfit`; :func:`plain` then either refuses it, knowing the
-path, or (in payloads, which may be data instead of instances) goes on with what it holds.
+To write a value, the codec of its type converts it to data. A part of another type stays in
+place, wrapped in a :class:`Misfit`; :func:`plain` then either rejects it, with its path, or (in
+payloads, which may be data instead of instances) continues with the data inside.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ UNTYPED: Final = Untyped()
 class Nothing(enum.Enum):
     """``step.options(returns=durably.NOTHING)``: throw the result away, whatever it is.
 
-    It need not have a stored form. What is stored is null, and what comes back is ``None``.
+    The result need not be storable: null is stored, and ``step.run`` returns ``None``.
 
     .. versionadded:: 0.2.0
     """
@@ -57,9 +57,9 @@ NOTHING: Final = Nothing.NOTHING
 
 
 class Unresolved:
-    """Stands for a type whose annotation cannot be resolved; *reason* says which, and why.
+    """The type of an annotation that cannot be resolved; *reason* is which one, and why.
 
-    What such a function returns is JSON-like data, if it would come back as just what it is.
+    A result of that type is stored as JSON-like data if it would come back unchanged.
     """
 
     __slots__ = ("reason",)
@@ -68,7 +68,7 @@ class Unresolved:
         self.reason = reason
 
 
-JSON_SCALARS: Final = frozenset({str, int, bool, float, types.NoneType})
+SCALARS: Final = frozenset({str, int, bool, float, types.NoneType})
 _ANNOTATE: Final = (
     "annotate the function's return type, the job's payload or, inside a class, the field; or "
     "pass returns=... to step.options()"
@@ -92,13 +92,13 @@ def plain(data: Any, exact: bool = True, depth: int = 0) -> Any:  # noqa: FBT001
     """Copy a JSON-like value into plain dicts, lists, strings and numbers.
 
     Args:
-        exact: whether every misfit is rejected, or only those without any form.
+        exact: whether every misfit is rejected, or only those that cannot be stored.
 
     Raises:
-        Problem: something in it is refused; :func:`judged` tells what, and where.
+        Problem: something in it is rejected; :func:`copy_and_problems` returns what, and where.
     """
     cls = type(data)
-    if cls in JSON_SCALARS:
+    if cls in SCALARS:
         return data
     is_dict = cls is dict or isinstance(data, dict)
     if is_dict or cls is list or _is_list(data):
@@ -106,12 +106,10 @@ def plain(data: Any, exact: bool = True, depth: int = 0) -> Any:  # noqa: FBT001
             raise TooDeep
         depth += 1
         if not is_dict:
-            return [
-                item if type(item) in JSON_SCALARS else plain(item, exact, depth) for item in data
-            ]
+            return [item if type(item) in SCALARS else plain(item, exact, depth) for item in data]
         copy = {
             key if type(key) is str else _plain_key(key, exact): (
-                item if type(item) in JSON_SCALARS else plain(item, exact, depth)
+                item if type(item) in SCALARS else plain(item, exact, depth)
             )
             for key, item in data.items()
         }
@@ -126,7 +124,7 @@ def plain(data: Any, exact: bool = True, depth: int = 0) -> Any:  # noqa: FBT001
 
 
 def all_plain(data: Any) -> Any:
-    """Copy a JSON-like value like :func:`plain`, but tell everything that is refused.
+    """Copy a JSON-like value like :func:`plain`, but report everything that is rejected.
 
     Raises:
         TooDeep: it is circular or too deeply nested.
@@ -141,10 +139,10 @@ def all_plain(data: Any) -> Any:
 
 
 def check_discardable(value: object) -> None:
-    """Check that a value may be thrown away.
+    """Check that a value may be discarded.
 
     Raises:
-        Problem: it is a coroutine, so that nothing was done to get it.
+        Problem: it is a coroutine that was never awaited.
     """
     if inspect.iscoroutine(value):
         value.close()
@@ -153,7 +151,7 @@ def check_discardable(value: object) -> None:
 
 
 def exactly_plain(data: Any) -> Any:
-    """Copy a JSON-like value like :func:`all_plain`, but reject what would become a plain one.
+    """Copy like :func:`all_plain`, but reject what would come back as another type.
 
     Raises:
         TooDeep: it is circular or too deeply nested.
@@ -179,10 +177,10 @@ def _changed(before: Any, after: Any, path: str) -> Iterator[Problem]:
 
 
 def plain_scalar(value: Any) -> Any:
-    """Give the plain form of an instance of a subclass of str, int or float.
+    """Return the plain str, int or float of an instance of a subclass.
 
     Raises:
-        Problem: it is none.
+        Problem: it is not one.
     """
     if not isinstance(value, enum.Enum):
         # The unbound methods of the base: a subclass may have overridden its own.
@@ -196,7 +194,7 @@ def plain_scalar(value: Any) -> Any:
 
 
 def copy_and_problems(data: Any, *, exact: bool = True) -> tuple[Any, list[Problem]]:
-    """Copy data with what its misfits hold, and give everything that :func:`plain` refuses."""
+    """Return a copy with the data of its misfits, and everything that :func:`plain` rejects."""
     problems: list[Problem] = []
 
     def copy(data: Any, path: str, depth: int) -> Any:
@@ -221,7 +219,7 @@ def copy_and_problems(data: Any, *, exact: bool = True) -> tuple[Any, list[Probl
             return {k: copy(data[old], path + segment(k), depth + 1) for k, old in keys.items()}
         if _is_list(data):
             return [copy(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(data)]
-        if type(data) not in JSON_SCALARS:
+        if type(data) not in SCALARS:
             try:
                 return plain_scalar(data)
             except Problem as problem:
@@ -232,7 +230,7 @@ def copy_and_problems(data: Any, *, exact: bool = True) -> tuple[Any, list[Probl
 
 
 def is_named_tuple(type_: Any) -> bool:
-    """Whether *type_* is a class of named tuples."""
+    """Return whether *type_* is a class of named tuples."""
     return isinstance(type_, type) and issubclass(type_, tuple) and hasattr(type_, "_fields")
 
 
@@ -249,7 +247,7 @@ def has_named_items(cls: type) -> bool:
 
 
 def _key_data(key: Any) -> Any:
-    """Give what a key holds, if it is a misfit."""
+    """Return the data of a key that is a misfit; else the key."""
     return _key_data(key.data) if type(key) is Misfit else key
 
 
@@ -265,7 +263,7 @@ def _plain_key(key: Any, exact: bool) -> str:  # noqa: FBT001
 
 
 def _reason_not_json(value: object) -> str:
-    """Say why *value* is not JSON-like, and what to do about it."""
+    """Return why *value* is not JSON-like, and advice."""
     cls = type(value)
     name = cls.__qualname__
     if isinstance(value, enum.Enum):

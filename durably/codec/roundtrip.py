@@ -1,4 +1,4 @@
-"""Whether what came back from its data is what went in."""
+"""Check that a value read back from its data equals the original."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from durably._platform.interrupts import raise_if_signal
 from durably._platform.safe_repr import type_name
 from durably.codec.json_text import dump
 from durably.codec.messages import Problem, Unsupported, difference, segment
-from durably.codec.plain import JSON_SCALARS, has_named_items, plain, plain_scalar
+from durably.codec.plain import SCALARS, has_named_items, plain, plain_scalar
 from durably.codec.type_codec import TypeCodec
 from durably.codec.typing_utils import frozen_time_base, is_record
 
@@ -24,13 +24,13 @@ _MISSING: Final = object()
 
 
 def compare(before: Any, after: Any, codec_of: Callable[[Any], TypeCodec]) -> None:
-    """Make sure that a value came back as it was.
+    """Check that a value came back unchanged.
 
-    What the forms let come back as a plain value (a tuple in a place for JSON-like data) may
-    do so here in any place: they have refused it elsewhere.
+    Accepts at every place a change to a plain value (a tuple to a list, say): the codecs have
+    rejected it where it is not allowed.
 
     Raises:
-        Problem: it did not; names the first place.
+        Problem: it changed; the message names the first place.
     """
     if before is after:
         return
@@ -43,11 +43,11 @@ def compare(before: Any, after: Any, codec_of: Callable[[Any], TypeCodec]) -> No
     elif is_same and isinstance(after, (str, int, float)) and not isinstance(after, enum.Enum):
         old, new = plain_scalar(before), plain_scalar(after)
         is_same = old == new or (old != old and new != new)  # noqa: PLR0124 - NaN
-        if cls not in JSON_SCALARS:
+        if cls not in SCALARS:
             inside = [("", getattr(before, "__dict__", None), getattr(after, "__dict__", None))]
     elif is_same:
         codec = _codec(cls, codec_of)
-        # Of a type of the user's own the hooks say what counts.
+        # For a user's type its hooks define what is equal.
         names = [] if codec is not None and codec.is_users else _names_in(cls)
         inside = [
             (step, getattr(before, name, _MISSING), getattr(after, name, _MISSING))
@@ -75,8 +75,8 @@ def _other(before: Any, after: Any) -> str:
 
 
 def _may_come_back_as(before: Any, cls: type) -> bool:
-    """Whether a value may come back as one of another class."""
-    if cls in JSON_SCALARS:
+    """Return whether a value may come back as one of another class."""
+    if cls in SCALARS:
         is_number = cls is float and isinstance(before, int)
         return (isinstance(before, cls) or is_number) and not isinstance(before, enum.Enum)
     if cls is list:
@@ -101,7 +101,7 @@ def _items_of(before: Any, after: Any) -> Iterable[tuple[str, Any, Any]]:
 
 @functools.lru_cache(maxsize=1000)
 def _names_in(cls: Any) -> list[tuple[str, str]]:
-    """Give the fields of an attrs class or a dataclass, and their path segments."""
+    """Return the fields of an attrs class or a dataclass, and their path segments."""
     if not is_record(cls):
         return []
     fields: Iterable[Any] = attrs.fields(cls) if attrs.has(cls) else dataclasses.fields(cls)

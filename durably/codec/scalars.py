@@ -1,4 +1,4 @@
-"""Strict hooks for values that are a single text, number or constant."""
+"""Codecs for values that are a single text, number or constant."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 from durably._platform.safe_repr import full_name, type_name
 from durably.codec.json_text import dump, to_decimal
 from durably.codec.messages import Mismatch, NotStorable, Problem, Unsupported, clip, show
-from durably.codec.plain import JSON_SCALARS, Misfit, plain, plain_scalar
+from durably.codec.plain import SCALARS, Misfit, plain, plain_scalar
 from durably.codec.type_codec import TypeCodec
 from durably.codec.typing_utils import DATE, DATETIME, frozen_time_base
 
@@ -52,7 +52,7 @@ def builtin(codec: TypeCodec) -> None:
 
 
 def _as_float(value: int) -> float | None:
-    """Give the float that is equal to an int, if there is one."""
+    """Return the float that equals an int, or None."""
     if isinstance(value, (bool, enum.Enum)):
         return None
     try:
@@ -66,7 +66,7 @@ def _as_float(value: int) -> float | None:
 
 
 class _Stdlib(NamedTuple):
-    """How the values of one type of the standard library are written."""
+    """Convert values of one type of the standard library."""
 
     expected: str
     write: Callable[[Any], Any]
@@ -132,7 +132,7 @@ def _zone(key: str) -> dt.tzinfo:
 
 
 def _split(text: str) -> tuple[str, str | None, int, str | None]:
-    """Return what there is of a time: in ISO 8601, the zone's key, fold, the offset's name."""
+    """Return the parts of a stored time: ISO 8601, the zone's key, fold, the offset's name."""
     match = re.fullmatch(_INSTANT, text)
     if match is None:
         msg = "too long, or followed by something else"
@@ -195,7 +195,7 @@ def _read_timedelta(seconds: float | str) -> dt.timedelta:
 
 
 def _write_decimal(value: decimal.Decimal) -> str:
-    # str() asks the context of the thread whether to write E or e.
+    # str() uses the thread's context to decide whether to write E or e.
     return _TEXT_OF_DECIMALS.to_sci_string(value)
 
 
@@ -220,15 +220,15 @@ _STDLIB: Final[Mapping[type, _Stdlib]] = {
     bytearray: _Stdlib("bytearray (base64)", _write_bytes, lambda t: bytearray(_read_bytes(t))),
 }
 
-OWN: Final = (*JSON_SCALARS, *_STDLIB, pathlib.PurePath, pathlib.Path)
+OWN: Final = (*SCALARS, *_STDLIB, pathlib.PurePath, pathlib.Path)
 """Python's own types of a single value. No converter decides how they are stored."""
 
 
 def stdlib_scalar(codec: TypeCodec) -> bool:
-    """Complete the codec of a class of single values; whether it is one that can be stored."""
+    """Complete the codec of a class of single values; return whether it can be stored."""
     type_ = codec.type
     how = _STDLIB.get(type_)
-    base = next((base for base in type_.__mro__ if base in JSON_SCALARS), None)
+    base = next((base for base in type_.__mro__ if base in SCALARS), None)
     if base is not None:  # a user's subclass of int, float or str
         how = _Stdlib(codec.name, plain_scalar, type_, (base,))
     elif issubclass(type_, pathlib.PurePath):
@@ -264,7 +264,7 @@ def stdlib_scalar(codec: TypeCodec) -> bool:
 
 
 def is_written_as_text(codec: TypeCodec) -> bool:
-    """Whether every value of the form's type is written as a str, and no other type's."""
+    """Return whether every value of the codec's type is written as a str, and no other type's."""
     type_ = codec.type
     if typing.get_origin(type_) is typing.Literal:
         return all(type(value) is str for value in typing.get_args(type_))
@@ -296,7 +296,7 @@ def literal(codec: TypeCodec) -> None:
 
 
 def _constants(codec: TypeCodec, pairs: list[tuple[Any, Any]]) -> None:
-    """Complete the codec of a type of so many values, given the data of each."""
+    """Complete the codec of a type with a fixed set of values, given the data of each."""
     codec.compares = False
     by_text: dict[str, Any] = {}
     written: dict[Any, tuple[str, Any]] = {}
@@ -336,5 +336,5 @@ def _constants(codec: TypeCodec, pairs: list[tuple[Any, Any]]) -> None:
 
 
 def _identity(value: Any) -> tuple[type, Any]:
-    """Tell apart what is equal but of another type, as True and 1."""
+    """Return a key that differs for equal values of different types, such as True and 1."""
     return type(value), value.name if isinstance(value, enum.Enum) else value

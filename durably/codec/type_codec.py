@@ -1,4 +1,4 @@
-"""The form of a type: how its values are written and read."""
+"""Define TypeCodec, which writes and reads the values of one type."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 class TypeCodec:
-    """How the values of one type are written and read.
+    """Write and read the values of one type.
 
-    A type may hold itself, so a form is handed out before it is complete: its hooks are
-    looked up when they are called.
+    A type may contain itself, so other codecs may use one before it is complete: they look up
+    its hooks when they call them.
     """
 
     __slots__ = ("compares", "fields", "is_open", "is_users", "name", "read", "type", "write")
@@ -25,17 +25,17 @@ class TypeCodec:
         self.type = type_
         self.name = name
         self.write: Callable[[Any], Any] = self._write_later
-        """A value to data; what is not of this type becomes a misfit."""
+        """Convert a value to data; a value of another type becomes a misfit."""
         self.read: Callable[[Any, Any], Any] = self._read_later
-        """A cattrs structure hook: plain data to a value, or an error."""
+        """Convert plain data to a value, or raise; a structure hook of cattrs."""
         self.compares = True
-        """Whether somebody's own code takes part, so that a value may come back changed."""
+        """Whether user code is called, so that a value may come back changed."""
         self.is_open = False
-        """Whether data of whatever kind may be of this type."""
+        """Whether data of any kind may be of this type."""
         self.is_users = False
-        """Whether it is a type of the user's own, with hooks in the user's converter."""
+        """Whether the user's converter has hooks for it."""
         self.fields: Mapping[str, Field] | None = None
-        """By its key, for a type that is written as an object of known keys."""
+        """The fields by key, for a type that is written as an object of known keys."""
 
     def _write_later(self, value: Any) -> Any:
         return self.write(value)
@@ -47,16 +47,16 @@ class TypeCodec:
         return self.name
 
     def become(self, other: TypeCodec) -> None:
-        """Be another name of *other*."""
+        """Copy all attributes of *other*."""
         for attribute in TypeCodec.__slots__:
             setattr(self, attribute, getattr(other, attribute))
 
     def mismatch(self, value: object) -> Mismatch:
-        """Say that *value* is not of this type."""
+        """Return the problem that *value* is not of this type."""
         return mismatch(self.name, value, self.type)
 
     def misfit(self, value: object, data: Any = None) -> Misfit:
-        """Leave a value that is not of this type in place, or data made of it."""
+        """Return a misfit for a value of another type, with the data made of it if any."""
         return Misfit(value if data is None else data, self.mismatch(value))
 
 
@@ -71,12 +71,12 @@ class Field(NamedTuple):
 
 
 class TypeCodecLookup(Protocol):
-    """Where the builders of forms find the forms of the types inside."""
+    """Return codecs of inner types to the functions that complete a codec."""
 
     converter: cattrs.Converter
 
     def of(self, type_: Any) -> TypeCodec:
-        """Give the form of a type."""
+        """Return the codec of a type."""
         ...
 
 
@@ -85,7 +85,7 @@ def _same(data: Any, _: Any = None) -> Any:
 
 
 ANYTHING: Final = TypeCodec(UNTYPED, "JSON-like data")
-"""Any JSON-like data, which is copied and judged while all of the value is made plain."""
+"""Any JSON-like data; :func:`plain` copies and checks it with the rest of the value."""
 ANYTHING.write = ANYTHING.read = _same
 ANYTHING.compares = False
 ANYTHING.is_open = True

@@ -1,4 +1,4 @@
-"""The forms of all types that were asked for, on top of one strict cattrs converter."""
+"""Build and keep the codec of each type, on one strict cattrs converter."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import cattrs
 from durably._platform.interrupts import raise_if_signal
 from durably.codec import containers, scalars
 from durably.codec.messages import Problem, Unsupported, name_of, text_of
-from durably.codec.plain import JSON_SCALARS, Misfit, is_named_tuple
+from durably.codec.plain import SCALARS, Misfit, is_named_tuple
 from durably.codec.records import record, typed_dict
 from durably.codec.type_codec import ANYTHING, TypeCodec
 from durably.codec.typing_utils import is_any, is_record, is_typed_dict, is_union, unwrapped
@@ -23,11 +23,11 @@ from durably.codec.user_converter import UserHooks
 
 
 class TypeCodecs:
-    """Completes the codec of a type when it is first asked for. Usable from any thread.
+    """Build the codec of a type at its first use. Usable from any thread.
 
-    The converter is a strict copy of the user's: it knows the user's types, and has a form's
-    hooks for every other type. So a hook of the user's that asks it for the hooks of the
-    types inside gets strict ones.
+    The converter is a strict copy of the user's: it knows the user's types, and has a codec's
+    hooks for every other type. So a user's hook that requests the hooks of inner types from it
+    gets strict ones.
     """
 
     def __init__(self, converter: cattrs.Converter | None) -> None:
@@ -40,7 +40,7 @@ class TypeCodecs:
             detailed_validation=True,
         )
         self._make_strict()
-        # The lock guards all four. A form is put into _known when everything below it is
+        # The lock guards all four. A codec is put into _known when all codecs inside it are
         # complete; _known is read without the lock.
         self._lock = threading.RLock()
         self._known: dict[Any, tuple[Any, TypeCodec]] = {}
@@ -49,7 +49,7 @@ class TypeCodecs:
         self._nesting = 0
 
     def of(self, type_: Any) -> TypeCodec:
-        """Give the form of a type.
+        """Return the codec of a type.
 
         Raises:
             Unsupported: its values cannot be stored.
@@ -76,7 +76,7 @@ class TypeCodecs:
 
     def _make_strict(self) -> None:
         converter, users = self.converter, self._users
-        for type_ in scalars.OWN:  # a hook for a class stands above all factories
+        for type_ in scalars.OWN:  # a hook for a class precedes all factories
             converter.register_structure_hook(type_, lambda data, t: self.of(t).read(data, t))
             converter.register_unstructure_hook(
                 type_, functools.partial(self._write, cast("Any", type_))
@@ -90,7 +90,7 @@ class TypeCodecs:
         )
 
     def _write(self, type_: type, value: Any) -> Any:
-        # cattrs asks here for a StrEnum too, since it is a str.
+        # cattrs calls this for a StrEnum too, since it is a str.
         return self.of(type(value) if isinstance(value, type_) else type_).write(value)
 
     def _build(self, type_: Any, key: tuple[Any, str]) -> TypeCodec:
@@ -152,14 +152,14 @@ class TypeCodecs:
             record(codec, self)
         elif is_named_tuple(cls):
             containers.named_tuple(codec, self)
-        elif cls in JSON_SCALARS:
+        elif cls in SCALARS:
             scalars.builtin(codec)
         elif not isinstance(type_, type) or not scalars.stdlib_scalar(codec):
             raise _unsupported(type_)
 
 
 def _with_path(codec: TypeCodec, write: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Let what a hook of the user's cannot write be a misfit, so that its path is told."""
+    """Return a hook that returns a misfit where *write* raises, so that the message has a path."""
 
     def write_or_misfit(value: Any) -> Any:
         if isinstance(codec.type, type) and not isinstance(value, codec.type):

@@ -1,11 +1,11 @@
-"""Values of annotated types, which cattrs structures.
+"""Convert values of annotated types, which cattrs structures.
 
-The way of a result::
+The conversions of a result::
 
-    value --form.write--> data --plain--> JSON-like data --form.read--> what step.run returns
+    value --codec.write--> data --plain--> JSON-like data --codec.read--> what step.run returns
 
-and in the end the last is compared with the first. A payload goes the same way, but may be
-data where an instance is expected, and what is wrong with it is told all at once.
+The last is compared with the first. A payload is converted in the same way, but may be data
+where an instance is expected, and all its problems are reported at once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from durably.codec.type_codecs import TypeCodecs
 
 
 class TypedValues:
-    """Turns values of types into JSON-like data and back. Usable from any thread.
+    """Convert values of types to JSON-like data and back. Usable from any thread.
 
     Args:
         converter: hooks for types of the user's own. It is copied; the copy is strict about
@@ -32,13 +32,13 @@ class TypedValues:
     """
 
     problems_in = staticmethod(problems_in)
-    """What is wrong, of any error that the others raise."""
+    """Yield (path, text) for each problem in an error that the other methods raise."""
 
     def __init__(self, converter: cattrs.Converter | None) -> None:
         self._codecs = TypeCodecs(converter)
 
     def check(self, type_: Any) -> None:
-        """Make sure that values of a type can be stored.
+        """Check that values of a type can be stored.
 
         Raises:
             Unsupported: they cannot.
@@ -66,7 +66,7 @@ class TypedValues:
         return result
 
     def write_and_read(self, value: Any, type_: Any) -> tuple[Any, Any]:
-        """Give the data of a value, and the value that comes back from it.
+        """Return the data of a value, and the value read back from it.
 
         Raises:
             Unsupported: values of the type cannot be stored.
@@ -81,7 +81,7 @@ class TypedValues:
         return exact, decoded
 
     def read(self, data: Any, type_: Any) -> Any:
-        """Give the value whose data was stored.
+        """Return the value of stored data.
 
         Raises:
             Unsupported: values of the type cannot be stored.
@@ -91,7 +91,7 @@ class TypedValues:
 
 
 def _read_loosely(codec: TypeCodec, data: Any) -> Any:
-    """Structure a payload that is data, or holds data, where an instance is expected.
+    """Structure a payload that is or contains data where an instance is expected.
 
     Raises:
         Exception: one that :func:`problems_in` understands.
@@ -101,8 +101,8 @@ def _read_loosely(codec: TypeCodec, data: Any) -> Any:
     except TooDeep:
         raise
     except Problem:
-        # What no form took for its own is told in the words of the type of its place, and
-        # else (in a place for any data) in those of JSON.
+        # A value of a wrong type is reported in the words of the expected type, or where any
+        # data is allowed, in those of JSON.
         held, rejected = copy_and_problems(data, exact=False)
         wrong: dict[str, Problem] = {
             each.path: each for each in rejected if type(each) is NotStorable

@@ -1,4 +1,4 @@
-"""What an annotation says: telling the kinds of types apart, and resolving them."""
+"""Classify types, and resolve their annotations."""
 
 from __future__ import annotations
 
@@ -23,42 +23,42 @@ def _real(cls: type[T]) -> type[T]:
     return next(base for base in cls.__mro__ if base.__module__ == "datetime")
 
 
-# A test may have frozen time: freezegun puts classes of its own into the datetime module.
+# A test may have frozen time: freezegun replaces the classes in the datetime module.
 DATETIME: Final = _real(dt.datetime)
 DATE: Final = _real(dt.date)
 
 
 def frozen_time_base(cls: Any) -> type | None:
-    """Return of what *cls* has the place in the datetime module, if it is not its own."""
+    """Return the class of the datetime module that *cls* replaces, or None."""
     if cls is DATETIME or cls is DATE or cls not in (dt.datetime, dt.date):
         return None
     return _real(cls)
 
 
 def is_any(type_: Any) -> bool:
-    """Whether any JSON-like data is of *type_*."""
+    """Return whether any JSON-like data is of *type_*."""
     if type_ is UNTYPED or type_ is Any or type_ is object or type_ is typing.Final:
         return True
     return isinstance(type_, typing.TypeVar)
 
 
 def is_union(type_: Any) -> bool:
-    """Whether *type_* is a union, in either spelling."""
+    """Return whether *type_* is a union, in either spelling."""
     return typing.get_origin(type_) in (typing.Union, types.UnionType)
 
 
 def is_record(type_: Any) -> bool:
-    """Whether *type_* is an attrs class or a dataclass."""
+    """Return whether *type_* is an attrs class or a dataclass."""
     return isinstance(type_, type) and (attrs.has(type_) or dataclasses.is_dataclass(type_))
 
 
 def is_typed_dict(type_: Any) -> bool:
-    """Whether *type_* is a TypedDict, of ``typing`` or of ``typing_extensions``."""
+    """Return whether *type_* is a TypedDict, of ``typing`` or of ``typing_extensions``."""
     return isinstance(type_, type) and issubclass(type_, dict) and hasattr(type_, "__total__")
 
 
 def unwrapped(type_: Any) -> Any:
-    """Give the type behind an ``Annotated``, ``Final``, ``NewType`` or alias; else *type_*."""
+    """Return the type behind an ``Annotated``, ``Final``, ``NewType`` or alias; else *type_*."""
     origin = typing.get_origin(type_)
     if origin is typing.Annotated:
         return type_.__origin__
@@ -76,7 +76,7 @@ def unwrapped(type_: Any) -> Any:
 
 
 def substitute(type_: Any, variables: Mapping[Any, Any]) -> Any:
-    """Put types in the place of type variables."""
+    """Replace type variables by types."""
     if isinstance(type_, typing.TypeVar):
         return variables.get(type_, type_)
     parameters = getattr(type_, "__parameters__", ())
@@ -86,7 +86,7 @@ def substitute(type_: Any, variables: Mapping[Any, Any]) -> Any:
 
 
 def hints_of(type_: Any) -> dict[str, Any]:
-    """Give the resolved annotations of a class, with what its type variables stand for."""
+    """Return the resolved annotations of a class, with its type variables replaced."""
     cls: Any = typing.get_origin(type_) or type_
     try:
         try:
@@ -103,7 +103,7 @@ def hints_of(type_: Any) -> dict[str, Any]:
 
 
 def _variables_of(type_: Any) -> dict[Any, Any]:
-    """Give what the type variables of a generic class, and of its bases, stand for."""
+    """Return the types of the type variables of a generic class and of its bases."""
     origin = typing.get_origin(type_) or type_
     variables: dict[Any, Any] = dict(
         zip(getattr(origin, "__parameters__", ()), typing.get_args(type_), strict=False)
@@ -118,9 +118,9 @@ _QUALIFIERS: Final = {"Required": True, "NotRequired": False, "ReadOnly": None}
 
 
 def unqualified(hint: Any, *, is_required: bool) -> tuple[Any, bool]:
-    """Strip the qualifiers of a key of a TypedDict; also whether it is required.
+    """Return the hint of a key of a TypedDict without its qualifiers, and whether it is required.
 
-    ``__required_keys__`` does not know of ``NotRequired`` within string annotations.
+    ``__required_keys__`` ignores ``NotRequired`` within string annotations.
     """
     while (origin := typing.get_origin(hint)) is not None:
         name = str(origin).rpartition(".")[2]  # typing has no ReadOnly before Python 3.13

@@ -1,4 +1,4 @@
-"""Hooks for unions: which member a value is of, and which one data is of."""
+"""Codecs for unions: choose the member for a value, and for data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cattrs.errors import BaseValidationError
 
 from durably._platform.interrupts import raise_if_signal
 from durably.codec.messages import Mismatch, Problem, TooDeep, name_of
-from durably.codec.plain import JSON_SCALARS, Misfit, copy_and_problems, plain
+from durably.codec.plain import SCALARS, Misfit, copy_and_problems, plain
 from durably.codec.type_codec import ANYTHING, TypeCodec, TypeCodecLookup
 
 _UNION: Final = "$union"
@@ -20,8 +20,8 @@ _VALUE: Final = "value"
 def union(codec: TypeCodec, codecs: TypeCodecLookup) -> None:
     """Complete the codec of a union.
 
-    Data is taken for the first member that it fits, exact matches first. Where that would be
-    another one than the value's own, the name of its type is stored beside the data.
+    Data is read as the first member that it fits, exact matches first. Where that would not be
+    the value's own member, the name of its type is stored with the data.
     """
     members: dict[str, TypeCodec] = {}
     for type_ in typing.get_args(codec.type):
@@ -42,10 +42,10 @@ class _Union:
         self._some = [member for member in members.values() if member.name != "None"]
         self._orders: dict[tuple[type, bool], list[tuple[str, TypeCodec]]] = {}
         # No data fits two members.
-        self._is_simple = len(self._some) == 1 or all(m.type in JSON_SCALARS for m in self._some)
+        self._is_simple = len(self._some) == 1 or all(m.type in SCALARS for m in self._some)
 
     def write(self, value: Any) -> Any:
-        """Write a value as one of the member that it is of."""
+        """Write a value with the codec of its member."""
         tried: list[Any] = []
         rejected: list[Problem] = []
         for label, member in self._candidates(value):
@@ -60,7 +60,7 @@ class _Union:
             except (Problem, BaseValidationError):
                 tried.append(data)
                 rejected.append(next(iter(copy_and_problems(data)[1]), self._codec.mismatch(value)))
-        # In a payload it may be the data of a member: of which one is seen when it is read.
+        # In a payload it may be the data of a member: reading finds out of which one.
         best = min(
             tried, key=lambda data: len(copy_and_problems(data, exact=False)[1]), default=value
         )
@@ -83,7 +83,7 @@ class _Union:
             except Exception as error:  # noqa: BLE001 - hooks and validators raise anything
                 raise_if_signal(error)
                 errors.append(error)
-        # An error with a place inside the data, or a reason, says more than that no member fits.
+        # An error with a path inside the data or a reason is more specific than a mismatch.
         inside = [error for error in errors if isinstance(error, BaseValidationError)]
         reasons = [e for e in errors if isinstance(e, Problem) and not isinstance(e, Mismatch)]
         if inside or reasons:
@@ -91,7 +91,7 @@ class _Union:
         raise self._some[0].mismatch(data) if len(self._some) == 1 else self._codec.mismatch(data)
 
     def _tagged(self, label: str, data: Any) -> Any:
-        """Put the label beside the data unless the data tells by itself."""
+        """Store the label with the data unless the data alone determines the member."""
         if not self._is_tagged(data):
             if self._is_simple and (data is not None or self._members[label].name == "None"):
                 return data
@@ -100,7 +100,7 @@ class _Union:
                     return data
             except RecursionError:
                 raise
-            except Exception as raised:  # noqa: BLE001 - said when the tagged is read
+            except Exception as raised:  # noqa: BLE001 - reported when the tagged data is read
                 raise_if_signal(raised)
         return {_UNION: label, _VALUE: data}
 
@@ -114,10 +114,9 @@ class _Union:
         )
 
     def _best_problem(self, value: Any, rejected: list[Problem]) -> Problem:
-        """Choose what to say of a value that is of no member.
+        """Return the most specific problem of a value that is of no member.
 
-        What is wrong inside a member, or with a value of its type, says more than that it is
-        none of them.
+        One inside a member, or with a value of its type, is more specific than a mismatch.
         """
         said = max(rejected, key=lambda p: (len(p.path), not isinstance(p, Mismatch)), default=None)
         if said is not None and (said.path or not isinstance(said, Mismatch)):
@@ -127,17 +126,17 @@ class _Union:
         )
 
     def _candidates(self, value: Any, *, is_data: bool = False) -> list[tuple[str, TypeCodec]]:
-        """Give the members to try, the likeliest first.
+        """Return the members to try, the likeliest first.
 
-        Of objects those that fit as far as can be seen without going deeper, or else the
-        nearest one: trying all of them at each level of a recursive type would take time
-        exponential in its depth.
+        For objects: those that fit by their keys and single values, or else the nearest one.
+        Trying all of them at each level of a recursive type would take time exponential in
+        its depth.
         """
         cls = type(value)
         members = self._orders.get((cls, is_data))
         if members is None:
             members = sorted(self._members.items(), key=lambda m: _rank(m[1], cls, is_data=is_data))
-            if cls in JSON_SCALARS:  # the classes of values are not kept alive
+            if cls in SCALARS:  # the classes of values are not kept alive
                 self._orders[cls, is_data] = members
         if not isinstance(value, Mapping):
             return members
@@ -148,33 +147,33 @@ class _Union:
 
 
 def _rank(codec: TypeCodec, cls: type, *, is_data: bool) -> int:
-    """Order members: constants, just this class, others, anything.
+    """Return the order of a member: constants, exactly this class, others, anything.
 
-    A value that anything holds as it is goes before others, which may change it: 1 is a float.
+    A value that JSON-like data keeps as it is precedes others, which may change it: 1 is a float.
     """
     origin = typing.get_origin(codec.type)
     if codec is ANYTHING:
-        return 2 if cls in JSON_SCALARS and not is_data else 4
+        return 2 if cls in SCALARS and not is_data else 4
     if origin is typing.Literal:
         return 0
-    return 1 if (origin or codec.type) is cls and (cls in JSON_SCALARS or not is_data) else 3
+    return 1 if (origin or codec.type) is cls and (cls in SCALARS or not is_data) else 3
 
 
 def _takes_objects(codec: TypeCodec) -> bool:
-    """Whether an object of JSON may be of the form's type."""
+    """Return whether an object of JSON may be of the codec's type."""
     cls = typing.get_origin(codec.type) or codec.type
     is_mapping = isinstance(cls, type) and issubclass(cls, Mapping)
     return is_mapping or codec.is_open or codec.fields is not None
 
 
 def _distance(codec: TypeCodec, value: Mapping[Any, Any]) -> int:
-    """Count what is wrong with the keys of an object and with its single values."""
+    """Return the number of problems with the keys of an object and with its single values."""
     fields = {} if codec.fields is None else codec.fields
     wrong = sum(key not in fields for key in value) if codec.fields is not None else 0
     for key, field in fields.items():
         if key not in value:
             wrong += field.is_required
-        elif type(value[key]) in JSON_SCALARS:
+        elif type(value[key]) in SCALARS:
             try:
                 field.codec.read(value[key], None)
             except Exception as raised:  # noqa: BLE001 - of whatever kind

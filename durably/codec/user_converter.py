@@ -1,4 +1,4 @@
-"""The user's converter: which types it has hooks for."""
+"""Find the types for which the user's converter has hooks."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Hook = Callable[..., Any]
 
 
 class UserHooks:
-    """What a converter of the user's adds to cattrs.
+    """The hooks that a user's converter adds to cattrs' own.
 
-    A converter does not tell its own hooks from those that it was born with. So a hook is the
+    A converter does not distinguish the user's hooks from cattrs' own. So a hook is the
     user's if a converter without any would have had another one.
     """
 
@@ -31,13 +31,13 @@ class UserHooks:
         self._bare = _without_builtin_hooks(
             cattrs.Converter(unstruct_strat=strategy, structure_fallback_factory=lambda _: _no_hook)
         )
-        # A copy forgets the hooks that were registered for a union, and so tells them from
-        # those that some predicate has for all unions, as cattrs' own for JSON have.
+        # A copy has no hooks that were registered for a union. Comparing with it separates them
+        # from those of a predicate for all unions, such as cattrs' own for JSON.
         self._converter = converter
         self._without_unions = converter.copy()
 
     def reads(self, type_: Any) -> Hook | None:
-        """Give the structure hook of the user's for a type, if there is one.
+        """Return the user's structure hook for a type, or None.
 
         Raises:
             Unsupported: a hook factory of the user's failed.
@@ -49,7 +49,7 @@ class UserHooks:
         return _hook_added_by_user(type_, theirs.get_structure_hook, bare.get_structure_hook)
 
     def writes(self, type_: Any) -> Hook | None:
-        """Give the unstructure hook of the user's for a type, if there is one.
+        """Return the user's unstructure hook for a type, or None.
 
         Raises:
             Unsupported: a hook factory of the user's failed.
@@ -62,7 +62,7 @@ class UserHooks:
 
 
 def _no_hook(*_: object) -> None:
-    """Stand for any hook that is not the user's."""
+    """Represent any hook that is not the user's."""
 
 
 def _without_builtin_hooks(converter: cattrs.Converter) -> cattrs.Converter:
@@ -73,7 +73,7 @@ def _without_builtin_hooks(converter: cattrs.Converter) -> cattrs.Converter:
 
 
 def _is_own(type_: Any) -> bool:
-    """Whether a type is Python's own, so that no converter decides how it is stored."""
+    """Return whether a type is Python's own, so that no converter decides how it is stored."""
     origin = typing.get_origin(type_)
     if origin is typing.Literal or origin in containers.OWN:
         return True
@@ -83,7 +83,7 @@ def _is_own(type_: Any) -> bool:
 def _hook_added_by_user(
     type_: Any, get: Callable[[Any], Hook], get_bare: Callable[[Any], Hook]
 ) -> Hook | None:
-    """Give the hook of a converter unless the bare one has the same."""
+    """Return the hook of a converter unless the bare one has the same."""
     if _is_own(type_):
         return None
     bare: Any = None
@@ -107,5 +107,5 @@ def _hook_added_by_user(
 
 
 def _code(hook: Any) -> Any:
-    """Give what two hooks share if the same line of code made them."""
+    """Return what two hooks share if the same line of code made them."""
     return getattr(getattr(hook, "__func__", hook), "__code__", hook)

@@ -184,7 +184,7 @@ def test_aliases_and_overrides_of_cattrs_are_respected() -> None:
 
 
 @pytest.mark.parametrize("bad", [cattrs.BaseConverter(), 3, cattrs.Converter])
-def test_what_is_no_converter_is_refused(bad: Any) -> None:
+def test_what_is_no_converter_is_rejected(bad: Any) -> None:
     """The option is named."""
     with pytest.raises(ValidationError, match=r"^converter: expected a cattrs\.Converter"):
         Codec(bad)
@@ -228,7 +228,7 @@ def test_a_base_exception_of_a_hook_passes() -> None:
         codec.encode(Invoice(Money(3)), Invoice, what="w")
 
 
-def test_half_a_pair_of_hooks_is_refused() -> None:
+def test_half_a_pair_of_hooks_is_rejected() -> None:
     """A type needs both hooks; the missing one is named."""
     converter = cattrs.Converter()
     converter.register_structure_hook(Money, lambda v, _: Money(v))

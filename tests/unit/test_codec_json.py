@@ -91,7 +91,7 @@ TOO_DEEP: list[tuple[Any, Any]] = [
 
 
 @pytest.mark.parametrize(("type_", "value"), TOO_DEEP, ids=lambda v: type(v).__name__)
-def test_what_is_too_deep_or_circular_is_refused(codec: Codec, type_: Any, value: Any) -> None:
+def test_what_is_too_deep_or_circular_is_rejected(codec: Codec, type_: Any, value: Any) -> None:
     """Never a RecursionError, and in no time."""
     with pytest.raises(SerializationError):
         codec.encode_and_decode(value, type_, what="step 'a'")
@@ -108,7 +108,7 @@ def test_what_is_too_deep_or_circular_is_refused(codec: Codec, type_: Any, value
         (Tree, nested(MAX_DEPTH // 2 - 1, lambda v: Tree("a", [v] if v else []))),
     ],
 )
-def test_the_limit_itself_works_in_a_deep_stack_or_is_refused(
+def test_the_limit_itself_works_in_a_deep_stack_or_is_rejected(
     codec: Codec, type_: Any, value: Any
 ) -> None:
     """Near the limit, the caller's own stack may lead to the typed errors and to no other."""
@@ -127,7 +127,7 @@ def test_the_limit_itself_works_in_a_deep_stack_or_is_refused(
 
 
 def test_a_recursive_union_takes_no_exponential_time(codec: Codec) -> None:
-    """Members are told apart by their keys and literals before going deeper."""
+    """Members are distinguished by their keys and literals before going deeper."""
     value: Any = Leaf(1)
     for index in range(60):
         value = Add(value, Leaf(1)) if index % 2 else Mul(value, Leaf(1))
@@ -158,7 +158,7 @@ class Mul:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "nope"])
-def test_text_that_is_not_json_is_refused(codec: Codec, text: str) -> None:
+def test_text_that_is_not_json_is_rejected(codec: Codec, text: str) -> None:
     """What is not JSON is a ValidationError that says what was read."""
     with pytest.raises(ValidationError, match="^stored data: "):
         codec.load_json(text)

@@ -71,7 +71,7 @@ def orders(parts: st.SearchStrategy[Order] | None = None) -> st.SearchStrategy[O
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two JSON-like values are alike in type and value; NaN is NaN."""
+    """Return whether two JSON-like values are alike in type and value; NaN is NaN."""
     if type(a) is not type(b):
         return False
     if isinstance(a, list):
@@ -84,7 +84,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 def alike(a: Any, b: Any) -> bool:
-    """Whether two orders are alike, field by field."""
+    """Return whether two orders are alike, field by field."""
     if isinstance(a, (Item, Order)):
         names = a.__slots__[:-1] if a.__slots__[-1] == "__weakref__" else a.__slots__
         return type(a) is type(b) and all(alike(getattr(a, n), getattr(b, n)) for n in names)
@@ -188,7 +188,7 @@ def test_shapes_round_trip(type_: Any, values: st.SearchStrategy[Any]) -> None:
     JSON_LIKE,
     st.sampled_from([Order, Item, int, list[Item], dict[int, Item | Order], Order | Item]),
 )
-def test_arbitrary_payloads_validate_or_are_refused(value: Any, type_: Any) -> None:
+def test_arbitrary_payloads_validate_or_are_rejected(value: Any, type_: Any) -> None:
     """There is no other outcome, and what validates can be stored."""
     try:
         valid = CODEC.structure(value, type_, what="payload")
@@ -199,7 +199,7 @@ def test_arbitrary_payloads_validate_or_are_refused(value: Any, type_: Any) -> N
 
 
 @given(JSON_LIKE, st.sampled_from([Order, Item, float, set[int], dict[int, Item | Order]]))
-def test_arbitrary_texts_decode_or_are_refused(value: Any, type_: Any) -> None:
+def test_arbitrary_texts_decode_or_are_rejected(value: Any, type_: Any) -> None:
     """Text that was stored under another type leads to a typed error or to a value."""
     text = CODEC.encode(value, UNTYPED, what="w")
     try:

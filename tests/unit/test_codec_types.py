@@ -63,8 +63,8 @@ class Sizes(Sized, enum.Enum):
         pathlib.WindowsPath if sys.platform != "win32" else pathlib.PosixPath,
     ],
 )
-def test_types_without_a_form_are_refused_by_name(codec: Codec, type_: Any) -> None:
-    """check_type refuses at definition what nothing could be structured into."""
+def test_types_without_a_form_are_rejected_by_name(codec: Codec, type_: Any) -> None:
+    """check_type rejects at definition what nothing could be structured into."""
     with pytest.raises(ValidationError, match=r"^input of job 'a': "):
         codec.check_type(type_, "input of job 'a'")
     with pytest.raises(ValidationError, match="^payload: "):

@@ -1,4 +1,4 @@
-"""What would not come back as it was is refused when it is stored."""
+"""What would not come back as it was is rejected when it is stored."""
 
 from __future__ import annotations
 
@@ -155,10 +155,10 @@ async def coroutine() -> None: ...
     ],
     ids=plainly,
 )
-def test_what_would_not_come_back_is_refused(
+def test_what_would_not_come_back_is_rejected(
     codec: Codec, type_: Any, value: Any, says: str
 ) -> None:
-    """A value without a faithful form under its type is refused, with the place and the reason."""
+    """A value without a faithful form under its type is rejected, with the place and the reason."""
     with pytest.raises(SerializationError) as caught:
         codec.encode_and_decode(value, type_, what="step 'a'")
     with pytest.raises(SerializationError):
@@ -311,7 +311,7 @@ def test_a_class_of_the_same_name_is_told_apart(
         assert not re.search(r"expected (\w+)[^,]*, found \1(\b(?!\.))", str(caught.value))
 
 
-def test_an_unawaited_coroutine_is_refused(codec: Codec) -> None:
+def test_an_unawaited_coroutine_is_rejected(codec: Codec) -> None:
     """The result of calling an async function is not data."""
     coro = coroutine()
     with pytest.raises(SerializationError, match="coroutine has no stored form"):
@@ -320,13 +320,13 @@ def test_an_unawaited_coroutine_is_refused(codec: Codec) -> None:
 
 
 @pytest.mark.parametrize("value", [changed(Hidden(1), count=2), Doubling(1)])
-def test_a_payload_that_would_change_is_refused(codec: Codec, value: Any) -> None:
+def test_a_payload_that_would_change_is_rejected(codec: Codec, value: Any) -> None:
     """An instance whose class would not rebuild it is no valid payload."""
     with pytest.raises(ValidationError, match="would come back"):
         codec.structure(value, type(value), what="payload")
 
 
-def test_two_keys_with_one_stored_form_are_refused(codec: Codec) -> None:
+def test_two_keys_with_one_stored_form_are_rejected(codec: Codec) -> None:
     """No entry of a dict is lost silently."""
     value = {dt.datetime(2026, 1, 2, tzinfo=UTC): 1, float("nan"): 2, float("nan"): 3}
     with pytest.raises(SerializationError, match="two keys have the same stored form"):

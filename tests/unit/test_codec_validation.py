@@ -1,4 +1,4 @@
-"""What does not fit its type is refused, and every bad path is told."""
+"""What does not fit its type is rejected, and every bad path is named."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def test_what_fails_beside_validators_is_reported_for_the_whole_object(codec: Co
         codec.structure({"a": 1}, Checked, what="payload")
 
 
-def test_text_of_an_older_type_is_refused_with_paths(codec: Codec) -> None:
+def test_text_of_an_older_type_is_rejected_with_paths(codec: Codec) -> None:
     """Stored text that no longer fits its type says where."""
     with pytest.raises(ValidationError, match=r"^output of run 1: \$\.emial: unknown key"):
         codec.decode('{"email":"a","emial":3}', Row, what="output of run 1")

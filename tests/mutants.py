@@ -185,10 +185,10 @@ PACKAGE: Final[dict[str, Mutant]] = {
             UNFENCED,
             Source(
                 "execution/step_runner.py",
-                "            is_stored = services.database.write(stored.complete, *row)\n",
+                "            is_stored = services.store.checkpoints.save(*row)\n",
                 "            is_stored = (\n"
-                "                self._state() == ('running', active.attempt)\n"
-                "                and services.database.write(stored.complete, *row))\n",
+                "                self._recorder._state() == ('running', active.attempt)\n"
+                "                and services.store.checkpoints.save(*row))\n",
             ),
         ],
     ),
@@ -199,24 +199,24 @@ PACKAGE: Final[dict[str, Mutant]] = {
         [
             Source(
                 "execution/step_runner.py",
-                "            is_stored = services.database.write(stored.complete, *row)\n",
-                "            is_stored = self.store_late(stored.complete, *row)\n",
+                "            is_stored = services.store.checkpoints.save(*row)\n",
+                "            is_stored = self.store_late(*row)\n",
             ),
             Source(
                 "execution/step_runner.py",
-                "    def _store(\n",
+                "    def _retrying(\n",
                 "    late = None\n"
                 "    def store_late(self, *late):\n"
                 "        late, self.late = self.late, late\n"
-                "        return late is None or self._store(*late)\n"
+                "        return late is None or self._services.store.checkpoints.save(*late)\n"
                 "\n"
-                "    def _store(\n",
+                "    def _retrying(\n",
             ),
             Source(
                 "execution/run_execution.py",
                 "            returned = job.run(context, *arguments)\n",
                 "            returned = job.run(context, *arguments)\n"
-                "            context._stepper.store_late()\n",
+                "            context._step_runner.store_late()\n",
             ),
         ],
     ),
@@ -229,7 +229,9 @@ PACKAGE: Final[dict[str, Mutant]] = {
                 "checkpoint = None",
             ),
             Source(
-                "execution/step_runner.py", "self._read(self._replay.find, name)", "None, False"
+                "execution/step_runner.py",
+                "self._recorder.read(self._replay.find, name)",
+                "None, False",
             ),
         ],
     ),

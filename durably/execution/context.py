@@ -11,7 +11,7 @@ from durably.errors import SerializationError, ValidationError
 from durably.execution.current_run import ActiveRun, Services
 from durably.execution.retry import Retry
 from durably.execution.step_log import NUMBERS, StepLog, checked_progress
-from durably.execution.step_runner import Stepper
+from durably.execution.step_runner import StepRunner
 from durably.settings import Duration, OnDuplicateStep, waitable
 
 Ps = ParamSpec("Ps")
@@ -34,7 +34,7 @@ class StepContext:
         self._active = active
         self._services = services
         self.log = StepLog(active, services)
-        self._stepper = Stepper(active, services, on_duplicate_step=on_duplicate_step)
+        self._step_runner = StepRunner(active, services, on_duplicate_step=on_duplicate_step)
 
     def __reduce__(self) -> NoReturn:
         # A copy would give out indexes that this one gives out as well.
@@ -109,7 +109,7 @@ class StepContext:
         .. versionadded:: 0.1.0
         """
         self._active.check()
-        self._stepper.sleep(waitable(seconds, "step.sleep"))
+        self._step_runner.sleep(waitable(seconds, "step.sleep"))
 
     # -- telling --------------------------------------------------------------------------
 
@@ -164,7 +164,7 @@ class StepContext:
 
         .. versionadded:: 0.1.0
         """
-        result: T = self._stepper.take(name, fn, args, kwargs)
+        result: T = self._step_runner.take(name, fn, args, kwargs)
         return result
 
     @overload
@@ -197,8 +197,8 @@ class StepContext:
         if returns is not None:
             if returns is not NOTHING:
                 self._services.codec.check_type(returns, "step.options(returns=...)")
-            return ReturningStep(self._stepper, returns, retry)
-        return PlainStep(self._stepper, None, retry)
+            return ReturningStep(self._step_runner, returns, retry)
+        return PlainStep(self._step_runner, None, retry)
 
 
 class PlainStep:
@@ -207,8 +207,8 @@ class PlainStep:
     .. versionadded:: 0.1.0
     """
 
-    def __init__(self, stepper: Stepper, returns: Any, retry: Retry | None) -> None:
-        self._stepper = stepper
+    def __init__(self, stepper: StepRunner, returns: Any, retry: Retry | None) -> None:
+        self._step_runner = stepper
         self._returns = returns
         self._retry = retry
 
@@ -217,7 +217,7 @@ class PlainStep:
 
         .. versionadded:: 0.1.0
         """
-        result: T = self._stepper.take(name, fn, args, kwargs, self._returns, self._retry)
+        result: T = self._step_runner.take(name, fn, args, kwargs, self._returns, self._retry)
         return result
 
 
@@ -227,8 +227,8 @@ class ReturningStep(Generic[U]):
     .. versionadded:: 0.1.0
     """
 
-    def __init__(self, stepper: Stepper, returns: Any, retry: Retry | None) -> None:
-        self._stepper = stepper
+    def __init__(self, stepper: StepRunner, returns: Any, retry: Retry | None) -> None:
+        self._step_runner = stepper
         self._returns = returns
         self._retry = retry
 
@@ -237,5 +237,5 @@ class ReturningStep(Generic[U]):
 
         .. versionadded:: 0.1.0
         """
-        result: U = self._stepper.take(name, fn, args, kwargs, self._returns, self._retry)
+        result: U = self._step_runner.take(name, fn, args, kwargs, self._returns, self._retry)
         return result

@@ -7,9 +7,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable
-from typing import Any, Final, NoReturn, TypeVar
-
-import attrs
+from typing import Any, Final, TypeVar
 
 from durably._platform.interrupts import raise_if_signal
 from durably._platform.latch import Wakeups
@@ -20,24 +18,19 @@ from durably.errors import (
     DatabaseError,
     DuplicateStepError,
     DuplicateStepWarning,
-    OwnershipLost,
-    RunCancelled,
-    RunInterrupted,
     ValidationError,
 )
 from durably.events import (
-    StepCancelled,
     StepCompleted,
-    StepEvent,
-    StepFailed,
     StepSkipped,
     StepStarted,
 )
 from durably.execution.checkpoints import Replay
-from durably.execution.current_run import ActiveRun, Services, patiently
+from durably.execution.current_run import ActiveRun, Services
+from durably.execution.nested_steps import NestedSteps
 from durably.execution.retry import Retry, wait_s
 from durably.execution.step_log import current_step
-from durably.models import RunStatus, error_info
+from durably.execution.step_record import NOT_OURS, StepRecorder
 from durably.names import check_name
 from durably.settings import OnDuplicateStep
 from durably.store.api import MOST_STEPS
@@ -58,52 +51,9 @@ LARGE_RESULT: Final = 16 * 1024 * 1024
 # How often a thread that waits for another one's step looks whether the run is to stop.
 _STOP_LOOK_S: Final = 0.1
 
-# Reasons to stop after which nothing of this attempt is wanted any more.
-_NOT_OURS: Final = (RunCancelled, OwnershipLost)
 
-
-class _NestedUses:
-    """Which steps were used inside which other one, in its thread.
-
-    A step that failed may be called again, by a ``Retry`` or by the job, and its function then uses
-    the same names anew: inside it, and only there, that is no second use. Each name is used by one
-    thread at a time.
-    """
-
-    def __init__(self) -> None:
-        self._inside: dict[str, list[str]] = {}
-        # Completed inside a call that failed: the outer step in which a name may be used again.
-        self._retried: dict[str, str] = {}
-
-    def note(self, name: str) -> None:
-        """Note that the step has been used, by the thread that calls."""
-        outer = current_step.get()
-        if outer is not None:
-            self._inside.setdefault(outer, []).append(name)
-
-    def outer_failed(self, outer: str) -> None:
-        """Note that a call of the function of *outer* has failed."""
-        for name in self._inside.pop(outer, ()):
-            self._retried[name] = outer
-
-    def outer_completed(self, outer: str) -> None:
-        """Forget what was used inside a step that is never called again."""
-        self._inside.pop(outer, None)
-
-    def is_retried(self, name: str) -> bool:
-        """Return whether this use repeats one inside an earlier call of the same outer step, once.
-
-        A name that is used twice within one call is repeated all the same.
-        """
-        outer = current_step.get()
-        if outer is None or self._retried.get(name) != outer:
-            return False
-        del self._retried[name]
-        return True
-
-
-class Stepper:
-    """Takes the steps of one run. Usable from any thread, for as long as the run is executed.
+class StepRunner:
+    """Runs the steps of one run. Usable from any thread, for as long as the run is executed.
 
     Everything here is paid by each step, right after the last one's wait for the disk has left the
     processor's caches cold: hence some calls fewer than there might be.
@@ -115,15 +65,14 @@ class Stepper:
         self._active = active
         self._services = services
         self._reuses_results = on_duplicate_step == "reuse"
-        self._nested = _NestedUses()
+        self._nested = NestedSteps()
         self._replay = Replay(services.store, active.key, is_first_attempt=active.attempt == 1)
         # A step that needs no other thread takes no lock: each use of these is one call.
         self._free_indexes = itertools.count(self._replay.first_new_index)
         # Whose turn each step is, by name: the executing thread, in a tuple of its own.
         self._turns: dict[str, tuple[int]] = {}
         active.turns = self._turns
-        # Steps that failed or were cancelled keep their index when their name comes again.
-        self._indexes: dict[str, int] = {}
+        self._recorder = StepRecorder(active, services)
         # When a turn has ended.
         self._turn_ended = Wakeups()
 
@@ -166,9 +115,9 @@ class Stepper:
         try:
             is_repeated = False
             if self._replay.may_hold(name):
-                checkpoint, is_repeated = self._read(self._replay.find, name)
+                checkpoint, is_repeated = self._recorder.read(self._replay.find, name)
                 if checkpoint is None and is_repeated:
-                    self._require_ownership()
+                    self._recorder.require_ownership()
             if checkpoint is None or checkpoint[1] is None:
                 index = self._index_of(name, checkpoint)
                 return self._execute(name, index, fn, args, kwargs, type_, retry)
@@ -199,8 +148,8 @@ class Stepper:
     def _index_of(self, name: str, checkpoint: Checkpoint | None) -> int:
         if checkpoint is not None:
             return checkpoint[0]
-        if self._indexes:
-            known = self._indexes.get(name)
+        if self._recorder.indexes:
+            known = self._recorder.indexes.get(name)
             if known is not None:
                 return known
         index = next(self._free_indexes)
@@ -243,7 +192,7 @@ class Stepper:
             raise
         self._nested.note(name)
         if services.emitter.has_listeners:
-            self._emit(StepSkipped, name, index)
+            self._recorder.emit(StepSkipped, name, index)
         return result
 
     def _execute(
@@ -260,9 +209,9 @@ class Stepper:
         codec, clock = services.codec, services.clock
         started = clock.monotonic()
         if started - active.current_at > services.longest_doubt_s:
-            self._require_ownership()
+            self._recorder.require_ownership()
         if services.emitter.has_listeners:
-            self._emit(StepStarted, name, index)
+            self._recorder.emit(StepStarted, name, index)
             started = clock.monotonic()
         started_at_us = clock.now_us()
         try:
@@ -285,24 +234,24 @@ class Stepper:
                 current_step.reset(token)
         except BaseException as exc:
             self._nested.outer_failed(name)
-            self._record_raised(name, index, started_at_us, exc)
+            self._recorder.raised(name, index, started_at_us, exc)
             raise
-        if active.stop_reason in _NOT_OURS:
-            self._cancelled(name, index, started_at_us)
+        if active.stop_reason in NOT_OURS:
+            self._recorder.cancelled(name, index, started_at_us)
             active.check()
         row = active.key, active.attempt, index, name, text, started_at_us, clock.now_us()
         try:
             is_stored = services.store.checkpoints.save(*row)
         except DatabaseError as exc:
             raise_if_signal(exc)
-            is_stored = self._stored(services.store.checkpoints.save, *row, failed=exc)
+            is_stored = self._recorder.save(*row, failed=exc)
         if not is_stored:
-            self._refused(name, index, started_at_us)
+            self._recorder.not_stored(name, index, started_at_us)
         self._replay.note_stored(name, index)
         self._nested.note(name)
         self._nested.outer_completed(name)
         if services.emitter.has_listeners and services.emitter.wants(StepCompleted):
-            self._emit(
+            self._recorder.emit(
                 StepCompleted,
                 name,
                 index,
@@ -345,7 +294,7 @@ class Stepper:
                 active.await_stop(clock, exc)
             self.sleep(wait_s(retry, failures))
             if clock.monotonic() - active.current_at > self._services.longest_doubt_s:
-                self._require_ownership()
+                self._recorder.require_ownership()
 
     def sleep(self, seconds: float) -> None:
         """Block for so long, unless the run is to stop: then wake up and raise."""
@@ -357,100 +306,6 @@ class Stepper:
             active.keep_callers_signal(exc)
             raise
         active.check()
-
-    # -- what becomes of a step -------------------------------------------------------------
-
-    def _record_raised(self, name: str, index: int, started_at_us: int, exc: BaseException) -> None:
-        """Record that a step came to no result. Returns if *exc* is to go on as it is."""
-        active = self._active
-        active.refuse_forked_child()
-        if active.is_callers_signal(exc):
-            return  # the user's Ctrl-C, say, and not the step's failure: the run goes back
-        active.await_stop(self._services.clock, exc)
-        if active.stop_reason is RunInterrupted:
-            # It stopped itself, or fails in the moment of the stop, as a child process does that
-            # got the signal as well: the run goes back, and the step begins anew.
-            active.check()
-        if active.stop_reason in _NOT_OURS:
-            self._cancelled(name, index, started_at_us)
-            active.check()
-        self._failed(name, index, started_at_us, exc)
-
-    def _failed(self, name: str, index: int, started_at_us: int, exc: BaseException) -> None:
-        services, active = self._services, self._active
-        error = error_info(exc)
-        active.failed_steps.append((name, exc))
-        self._indexes[name] = index
-        is_stored = self._stored(
-            services.store.checkpoints.fail,
-            active.key,
-            active.attempt,
-            index,
-            name,
-            services.codec.encode(
-                attrs.asdict(error), UNTYPED, what="the error of step", name=name
-            ),
-            started_at_us,
-            services.clock.now_us(),
-        )
-        if not is_stored:
-            self._refused(name, index, started_at_us)
-        self._emit(StepFailed, name, index, error=error)
-
-    def _cancelled(self, name: str, index: int, started_at_us: int) -> None:
-        services, active = self._services, self._active
-        self._indexes[name] = index
-        self._stored(
-            services.store.checkpoints.cancel,
-            active.key,
-            active.attempt,
-            index,
-            name,
-            started_at_us,
-            services.clock.now_us(),
-        )
-        self._emit(StepCancelled, name, index)
-
-    def _refused(self, name: str, index: int, started_at_us: int) -> NoReturn:
-        """The database refused a write of ours: another attempt is current, or none."""
-        self._lose(self._state())
-        self._cancelled(name, index, started_at_us)
-        self._active.check()
-        raise AssertionError("check raises, as the run is to stop")
-
-    def _require_ownership(self) -> None:
-        """Stop if another attempt is current, or none.
-
-        Asked where a checkpoint of ours is gone, and before a function is called that this attempt
-        may not execute any more: a process that was stopped for long has not heard of it.
-        """
-        active = self._active
-        asked_at = self._services.clock.monotonic()
-        state = self._state()
-        if state != (RunStatus.RUNNING, active.attempt):
-            self._lose(state)
-            active.check()
-        active.current_at = asked_at
-
-    def _state(self) -> tuple[str, int] | None:
-        return self._read(self._services.store.checkpoints.state, self._active.key)
-
-    def _lose(self, state: tuple[str, int] | None) -> None:
-        is_cancelled = state == (RunStatus.CANCELLED, self._active.attempt)
-        self._active.stop(RunCancelled if is_cancelled else OwnershipLost)
-
-    def _stored(
-        self, verb: Callable[..., bool], *args: Any, failed: DatabaseError | None = None
-    ) -> bool:
-        return patiently(self._services, self._active, "storing a step", verb, *args, failed=failed)
-
-    def _read(self, query: Callable[..., T], *args: Any) -> T:
-        return patiently(self._services, self._active, "reading checkpoints", query, *args)
-
-    def _emit(self, cls: type[StepEvent], name: str, index: int, **fields: Any) -> None:
-        emitter = self._services.emitter
-        if emitter.wants(cls):
-            emitter.emit(cls, **self._active.fields, step_name=name, step_index=index, **fields)
 
 
 def _needs_name(function: object) -> str:

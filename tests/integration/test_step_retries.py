@@ -9,7 +9,7 @@ from engines import engine, execute, record, types
 
 import durably
 from durably import Retry
-from durably.execution.step_runner import Stepper
+from durably.execution.step_runner import StepRunner
 
 NOW = Retry(attempts=3, wait=0)
 
@@ -170,7 +170,7 @@ def test_the_wait_between_retries_ends_when_the_run_is_stopped(tmp_path, how):
 def test_each_wait_is_longer_than_the_one_before(tmp_path, monkeypatch):
     """The first wait is ``wait`` seconds, each further one ``backoff`` times as long."""
     waits = []
-    monkeypatch.setattr(Stepper, "sleep", lambda _, seconds: waits.append(seconds))
+    monkeypatch.setattr(StepRunner, "sleep", lambda _, seconds: waits.append(seconds))
 
     def job(step):
         retry = Retry(attempts=5, wait=0.5, backoff=3, max_wait=10, jitter=False)

@@ -58,7 +58,7 @@ def test_two_threads_with_one_name_share_one_result(tmp_path):
             first = pool.submit(step.run, "s", work, "first")
             assert is_inside.wait(GRACE_S)
             second = pool.submit(step.run, "s", work, "second")
-            while not step._stepper._turns or not second.running():
+            while not step._step_runner._turns or not second.running():
                 assert not second.done()
             may_end.set()
             return [first.result(GRACE_S), second.result(GRACE_S)]

@@ -1,0 +1,45 @@
+"""Steps that are used inside the function of another step."""
+
+from __future__ import annotations
+
+from durably.execution.step_log import current_step
+
+
+class NestedSteps:
+    """Which steps were used inside which other one, in its thread.
+
+    A step that failed may be called again, by a ``Retry`` or by the job, and its function then uses
+    the same names anew: inside it, and only there, that is no second use. Each name is used by one
+    thread at a time.
+    """
+
+    def __init__(self) -> None:
+        self._inside: dict[str, list[str]] = {}
+        # Completed inside a call that failed: the outer step in which a name may be used again.
+        self._retried: dict[str, str] = {}
+
+    def note(self, name: str) -> None:
+        """Note that the step has been used, by the thread that calls."""
+        outer = current_step.get()
+        if outer is not None:
+            self._inside.setdefault(outer, []).append(name)
+
+    def outer_failed(self, outer: str) -> None:
+        """Note that a call of the function of *outer* has failed."""
+        for name in self._inside.pop(outer, ()):
+            self._retried[name] = outer
+
+    def outer_completed(self, outer: str) -> None:
+        """Forget what was used inside a step that is never called again."""
+        self._inside.pop(outer, None)
+
+    def is_retried(self, name: str) -> bool:
+        """Return whether this use repeats one inside an earlier call of the same outer step, once.
+
+        A name that is used twice within one call is repeated all the same.
+        """
+        outer = current_step.get()
+        if outer is None or self._retried.get(name) != outer:
+            return False
+        del self._retried[name]
+        return True

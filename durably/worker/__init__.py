@@ -1,1 +1,1 @@
-"""The threads of an engine, and what they do: claim, execute, stay alive, recover."""
+"""The threads of an engine: they claim, execute, mark the engine as alive, and recover."""

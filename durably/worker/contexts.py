@@ -13,18 +13,18 @@ T = TypeVar("T")
 
 
 class ExecutionContexts:
-    """Calls each execution in a copy of the context in which this was made. Usable from any thread.
+    """Call each execution in a copy of the context in which this was made. Usable from any thread.
 
-    A thread of the pool executes run after run: what one sets in its context must not be seen by
-    the next. A copy of a context shares the values, and the context of ``decimal`` is a value that
-    programs change in place: each execution gets a copy of that too.
+    A thread of the pool executes run after run, and what one sets in its context must not be seen
+    by the next. A copy of a context shares the values, and programs change the context of
+    ``decimal`` in place, so each execution gets a copy of that too.
     """
 
     def __init__(self) -> None:
         self._made_in = contextvars.copy_context()
-        # An engine that is made inside a step of another one: its runs are not in that step.
+        # An engine may be made inside a step of another one: its runs are not in that step.
         self._made_in.run(current_step.set, None)
-        # Not imported for its own sake: a program that has not done so has set no context of it.
+        # Not imported here: a program that has not imported decimal has set no context of it.
         decimal = sys.modules.get("decimal")
         self._decimal = None if decimal is None else decimal.getcontext().copy()
 

@@ -13,29 +13,28 @@ from durably.store.change_feed import ChangeFeed
 from durably.store.rows import Claim, RunRow
 from durably.worker.service import ErrorSink, Service
 
-# How long looks for runs may fail before who waits for the last run is told: as long as a lock
-# on the database is waited for.
+# How long claims may fail before the error is raised to a call that waits until all runs are done:
+# as long as a lock on the database is waited for.
 PATIENCE_S: Final = BUSY_TIMEOUT_S
 
 
 class Dispatcher(Service):
-    """Keeps the pool busy.
+    """Claim runs for free slots.
 
     Woken by what this process makes claimable, by other processes' commits, and by slots that get
-    free. While none is, it sleeps: who ends a run claims the next one by itself.
+    free. While no slot is free it sleeps: the thread that ends a run claims the next one itself.
 
     Args:
-        has_free_slot: whether there is a slot to claim for; if not, whoever frees one is to wake
-            this thread.
-        reserve_slots: takes the free slots and says what to claim for them, or ``None``.
-        return_slots: gives so many of them back.
-        make_threads: makes those that runs in slots wait for; threads that a signal may interrupt
-            leave that to this one.
-        want_slot: says that there may be more to claim than there were slots.
-        hand_over: gives a claimed run, which has a slot, to the pool; ``False`` if no thread
-            can be had for it, so that it was put back.
-        let_tell: waits a moment for listeners to hear what was committed.
-        on_none_claimable: called when a look has found no run to claim.
+        has_free_slot: returns whether a slot is free; if not, this thread is woken when one is.
+        reserve_slots: takes the free slots and returns what to claim for them, or ``None``.
+        return_slots: returns that many of them.
+        make_threads: makes the threads that runs in slots wait for; threads that a signal may
+            interrupt leave that to this one.
+        want_slot: notes that there may be more to claim than there were slots.
+        hand_over: hands a claimed run, which has a slot, to the pool; returns ``False`` if no
+            thread could be made for it, so that it was put back.
+        let_tell: waits a moment for listeners of committed changes.
+        on_none_claimable: called when no run could be claimed.
     """
 
     def __init__(
@@ -68,14 +67,14 @@ class Dispatcher(Service):
         self._on_none_claimable = on_none_claimable
         self._poll_interval_s = poll_interval_s
         self._version = changes.version()
-        # Why looks for runs have failed for so long that nobody should go on waiting for one
-        # that does not; None since one that did not.
+        # The error of claims that have failed for so long that no call should wait for the next
+        # one; None once a claim has succeeded.
         self.failure: DatabaseError | None = None
         self._failing_since: float | None = None
 
     def tick(self) -> None:
         """Claim as many runs as there are free slots."""
-        # Looked at before the claim: what is committed during it causes another one.
+        # Read before the claim: a commit during it causes another one.
         self._changes.forget_offers()
         self._version = self._changes.version()
         began = self._clock.monotonic()
@@ -85,22 +84,22 @@ class Dispatcher(Service):
         except DatabaseError as exc:
             if self._failing_since is None:
                 self._failing_since = began
-            # A disk may have room again, or fail but once.
+            # A disk may have room again, or fail only once.
             if not exc.is_transient or self._clock.monotonic() >= self._failing_since + PATIENCE_S:
                 self.failure = exc
             raise
         self._failing_since = self.failure = None
 
     def dispatch(self) -> int:
-        """Claim and hand over what can start now; say how many runs."""
+        """Claim and hand over the runs that can start now, and return how many there were."""
         claim = self._reserve_slots()
         if claim is None:
             return 0
         claimed: list[RunRow] = []
         try:
-            # A look costs microseconds and no write transaction.
+            # This read costs microseconds and no write transaction.
             if self._store.has_claimable(claim):
-                # A trigger, before the start of its run.
+                # The event of a trigger comes before the one of its run's start.
                 self._let_tell()
                 claimed = self._store.claim(claim)
             else:
@@ -115,9 +114,10 @@ class Dispatcher(Service):
             try:
                 are_all_begun &= self._hand_over(row)
             except DatabaseError as exc:
-                failure = exc  # the others have their slots all the same
+                failure = exc  # the others have slots and are handed over nevertheless
         if not are_all_begun:
-            # What was put back wakes nobody: it would be claimed again at once, and in vain.
+            # A run that was put back must not wake this thread: it would be claimed again at once,
+            # without effect.
             self._changes.forget_offers()
             self._version = self._changes.version()
         if failure is not None:
@@ -125,7 +125,7 @@ class Dispatcher(Service):
         return len(claimed)
 
     def start(self) -> None:
-        """Start the thread, if it does not run."""
+        """Start the thread, unless it runs."""
         self._failing_since = self.failure = None
         super().start()
 
@@ -136,5 +136,5 @@ class Dispatcher(Service):
         )
 
     def wake(self) -> None:
-        """Look now."""
+        """Make this thread claim now."""
         self._changes.wake_claimer()

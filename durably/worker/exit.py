@@ -1,9 +1,9 @@
-"""The end of the interpreter: no engine hangs it, and none loses anything by it.
+"""Close engines at the end of the interpreter, so that none hangs it or loses anything.
 
-The interpreter waits for pool threads *before* it calls ``atexit`` functions, so an ordinary
-one comes too late to tell them to stop. ``concurrent.futures`` solves the same for its own
-threads with ``threading._register_atexit``, whose functions come first, the newest first; where
-that is missing, runs in progress are waited for to their end.
+The interpreter waits for pool threads *before* it calls ``atexit`` functions, so an ordinary one
+is too late to make them stop. ``concurrent.futures`` solves the same for its own threads with
+``threading._register_atexit``, whose functions are called first, the newest first. Without that
+function the interpreter waits until runs in progress have ended.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ log = logging.getLogger("durably")
 
 
 class _Closers:
-    """What is to be called at the end."""
+    """The methods to call at the end."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards the two below
@@ -40,7 +40,7 @@ class _Closers:
             self._references.append(weakref.WeakMethod(close))
 
     def end(self) -> list[weakref.WeakMethod[Callable[[], None]]]:
-        """All of them; there will be no others."""
+        """Return all methods, and accept no others."""
         with self._lock:
             self._is_ending = True
             return self._references
@@ -50,7 +50,7 @@ _closers: Final = _Closers()
 
 
 def at_exit(close: Callable[[], None]) -> None:
-    """Have the bound method *close* called at the interpreter's end, if its object exists then.
+    """Call the bound method *close* at the interpreter's end, if its object exists then.
 
     Raises:
         EngineClosedError: the end has begun.
@@ -67,10 +67,10 @@ def _close_all() -> None:
             close()
         except BaseException as exc:
             if is_from_signal(exc):
-                continue  # it was left behind, as the user wants it
+                continue  # the user has ended the wait for this engine
             if not isinstance(exc, Exception):
                 raise
-            # The others must still be stopped, and the interpreter's own threads joined.
+            # The others must still be stopped, and the interpreter must join its own threads.
             log.exception("an engine could not be closed at the end of the interpreter")
 
 

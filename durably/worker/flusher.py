@@ -1,7 +1,7 @@
 """The flusher thread: stores buffered progress and log lines, a few times a second.
 
-A thread of its own and not the heartbeat's, since it calls the listeners of ``run:progress``:
-one that blocks may hold up progress, but never the heartbeat.
+It has a thread of its own, apart from the heartbeat's, because it calls the listeners of
+``run:progress``: one that blocks may delay progress, but never the heartbeat.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from durably.worker.service import ErrorSink, Service
 
 log = logging.getLogger("durably")
 
-# At most this often progress and log lines cause a commit of their own.
+# The shortest time between two commits that store only progress and log lines.
 FLUSH_INTERVAL_S: Final = 0.25
 
 
 class Flusher(Service):
-    """Takes what jobs report between commits. Usable from any thread."""
+    """Buffer what jobs report, and store it. Usable from any thread."""
 
     def __init__(
         self,
@@ -55,37 +55,37 @@ class Flusher(Service):
         self._lines_lock = threading.Lock()  # one thread at a time stores lines, in order
 
     def progressed(self, active: ActiveRun) -> None:
-        """Remember that *active* has progress to store."""
+        """Note that *active* has progress to store."""
         self._dirty.append(active)
         self.wake()
 
     def logged(self, line: LogLine) -> None:
-        """Remember a line to store."""
+        """Buffer a line to store."""
         self._lines.append(line)
         self.wake()
 
     def report(self, exc: BaseException, context: str) -> None:
-        """Remember an error of a thread that may not call listeners itself."""
+        """Buffer an error of a thread that may not call listeners itself."""
         self._errors.append((exc, context))
         self.wake()
 
     def release(self, active: ActiveRun) -> None:
-        """Store that the job of a run that is not its own any more has left its thread."""
+        """Store that the job of a run that is no longer running here has left its thread."""
         self._store.release(active.key, active.attempt, active.owner, self._clock.now_us())
 
     def release_later(self, active: ActiveRun) -> None:
-        """``release`` as soon as the database can be written."""
+        """Call ``release`` as soon as the database can be written."""
         self._unreleased.append(active)
         self.wake()
 
     def pause(self) -> None:
-        """Let some time pass after each flush, then wait for something to flush."""
+        """Wait a while after each flush, then wait for something to flush."""
         self._clock.wait(self._stopping, FLUSH_INTERVAL_S)
         if not self._stopping.is_set():
             super().pause()
 
     def tick(self) -> None:
-        """Store and tell what has come since the last time."""
+        """Store and emit what was reported since the last tick."""
         self._tell_errors()
         self.flush_lines()
         while self._dirty:
@@ -93,13 +93,13 @@ class Flusher(Service):
         self._release_all()
 
     def log_errors(self) -> None:
-        """Log what has come too late to be told."""
+        """Log errors that were reported too late to be emitted."""
         while self._errors:
             exc, context = self._errors.popleft()
             log.warning("%s: %s", context, exc)
 
     def finish(self) -> None:
-        """Tell what other threads could not, and release what they could not."""
+        """Emit the errors, and release the runs, that other threads could not."""
         self._tell_errors()
         self._release_all()
 
@@ -115,12 +115,12 @@ class Flusher(Service):
                 self.wake()
                 raise
             self._unreleased.popleft()
-            # The next one with its concurrency key.
+            # Its concurrency key is free for the next run.
             self._changes.offer()
 
     def _tell(self, active: ActiveRun) -> None:
         if not active.telling.acquire(blocking=False):
-            return  # its end is being told, which has taken the progress along
+            return  # the event of its end is being emitted, and the progress was stored with it
         try:
             progress = self._stored(active)
             if progress is not None:
@@ -130,7 +130,7 @@ class Flusher(Service):
             active.telling.release()
 
     def _stored(self, active: ActiveRun) -> Progress | None:
-        """Store the run's progress; what was, if it is not over and has new one."""
+        """Store the run's new progress and return it; ``None`` if there is none or it is over."""
         with active.storing:
             if active.is_over:
                 return None
@@ -143,7 +143,7 @@ class Flusher(Service):
                     self._clock.now_us(),
                 )
             except BaseException:
-                # Not lost: stored at the next try, or with the end of the run.
+                # Kept, to be stored at the next try, or with the end of the run.
                 active.has_new_progress = True
                 self._dirty.append(active)
                 self.wake()
@@ -156,11 +156,11 @@ class Flusher(Service):
             self._emitter.emit(RunProgressed, **active.fields, progress=progress)
 
     def encoded(self, progress: Progress) -> str:
-        """*progress* as it is stored."""
+        """Return *progress* as it is stored."""
         return self._codec.encode(attrs.asdict(progress), UNTYPED, what="progress")
 
     def flush_lines(self) -> None:
-        """Store the log lines written so far; when this returns they are committed."""
+        """Store the buffered log lines; when this returns they are committed."""
         if not self._lines:
             return
         with self._lines_lock:

@@ -1,4 +1,4 @@
-"""Runs of other code: pending, with checkpoints, and begun by another job of a registered name."""
+"""Foreign runs: pending, with checkpoints, and begun by other code with a job of that name."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ log = logging.getLogger("durably")
 
 
 class ForeignRuns:
-    """The runs that this engine leaves alone, since other code has begun them.
+    """The runs that this engine does not claim, because other code has begun them.
 
     Two scripts that share a file may each have a job of one name. Neither must continue what the
-    other has begun: its checkpoints say nothing about this one's steps. Usable from any thread.
+    other has begun, whose checkpoints say nothing about its own steps. Usable from any thread.
     """
 
     def __init__(self, store: Store, registry: Registry) -> None:
         self._store = store
         self._registry = registry
-        # By job and origin; setdefault, so that of two threads one warns.
+        # By job and origin. With setdefault only one of two threads warns.
         self._warned: dict[tuple[str, str], object] = {}
 
     def warn(self) -> None:
-        """Log a warning for each job and other origin of which there are such runs, once."""
+        """Log a warning once for each job and foreign origin that has such runs."""
         jobs = self._registry.particular_json
         if jobs is None:
             return
@@ -37,7 +37,7 @@ class ForeignRuns:
                 log.warning("%s", self.explain(begun))
 
     def among(self, run_ids: Sequence[str]) -> dict[str, Begun]:
-        """Return those of the runs that this engine leaves alone, by id."""
+        """Return those of the runs that this engine does not claim, by id."""
         if self._registry.particular_json is None:
             return {}
         begun = self._store.begun_of_many(run_ids)
@@ -48,10 +48,10 @@ class ForeignRuns:
         return job is not None and not takes_any_origin(job) and begun.origin not in origins_of(job)
 
     def explain(self, begun: Begun) -> str:
-        """Return why the run is left alone, and what to do."""
-        # Of a job that is defined anew meanwhile, at a prompt, nobody knows the place.
+        """Return why the run is not claimed, and what to do."""
+        # The place of a job that was defined again at a prompt meanwhile is not known.
         here = next(iter(origins_of(self._registry.require(begun.job_name))), "another one")
-        origin = ascii(begun.origin)[1:-1]  # of the file: it may hold anything
+        origin = ascii(begun.origin)[1:-1]  # read from the file: it may contain anything
         return (
             f"run {begun.id} of job {begun.job_name!r} has checkpoints of {origin:.200}, and the "
             f"job of that name here, {here}, does not continue them. Give one of the "

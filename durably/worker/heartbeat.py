@@ -1,4 +1,4 @@
-"""The heartbeat thread: says that this engine lives, and learns what became of its runs."""
+"""The heartbeat thread: marks this engine as alive, and reads the state of its runs."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from durably.worker.service import ErrorSink, Service
 
 
 class Heartbeat(Service):
-    """Marks the owner and all its running runs as alive, in one short transaction.
+    """Mark the owner and all its running runs as alive, in one short transaction.
 
-    On a connection of its own, so that no long write of this process can hold it up. It calls
-    no listener and takes no lock of others.
+    It has a connection of its own, so that no long write of this process can delay it. It calls
+    no listener and takes no lock of other threads.
 
     Args:
-        owner: the number of this engine's owner row.
-        active: the runs that are inside their jobs now.
-        on_unregistered: called when the owner row is gone: others took this engine for dead.
+        owner: returns the number of this engine's owner row.
+        active: returns the runs that are inside their jobs now.
+        on_unregistered: called when the owner row is gone, because another engine found this one
+            dead.
         look_at_file: raises if the database file is not in its place any more.
     """
 
@@ -43,17 +44,17 @@ class Heartbeat(Service):
         self._active = active
         self._on_unregistered = on_unregistered
         self._look_at_file = look_at_file
-        # How many heartbeats were committed: the only measure by which this engine
-        # judges that another one's has stood still.
+        # How many heartbeats were committed. This engine finds another one hung only by this
+        # count, while the other one's heartbeat does not change.
         self.committed = 0
-        # Runs that the database gives to this engine although no job of them is here.
+        # Runs that this engine owns in the database although it does not execute them.
         self._strays: frozenset[tuple[int, int]] = frozenset()
 
     def tick(self) -> None:
-        """Beat once; stop the runs that were cancelled or taken over."""
+        """Store one heartbeat; stop the runs that were cancelled or recovered by others."""
         self._look_at_file()
         beats_at = self._clock.monotonic()
-        # Taken before the beat: a run claimed after it is not missing from its answer.
+        # Read before the heartbeat, so that a run that is claimed meanwhile does not seem lost.
         expected = self._active()
         beat = self._store.beat(self._owner(), self._clock.now_us)
         if not beat.is_registered:
@@ -70,7 +71,7 @@ class Heartbeat(Service):
     def _put_back_strays(self, running: frozenset[tuple[int, int]]) -> None:
         """Put back runs whose end could not be stored, or whose thread a Ctrl-C ended.
 
-        Only those seen at two beats: one that was claimed a moment ago is on its way.
+        Only those found at two heartbeats: one that was claimed a moment ago is about to start.
         """
         here = {(active.key, active.attempt) for active in self._active()}
         strays = running - here
@@ -88,5 +89,5 @@ class Heartbeat(Service):
         is_ours = state is not None and state[1] == active.attempt
         is_cancelled = is_ours and state is not None and state[0] == "cancelled"
         if is_ours and state is not None and state[0] in ("completed", "failed"):
-            return  # it has just ended by itself
+            return  # it has just ended here
         active.stop(RunCancelled if is_cancelled else OwnershipLost)

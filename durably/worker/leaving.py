@@ -1,4 +1,4 @@
-"""What the logger says while a stop waits for steps in progress, and after a block was left."""
+"""Log what a stop waits for, and what becomes of runs after a block was left."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def is_leaving() -> bool:
 
 
 class Notice:
-    """Says once what a stop waits for, and how to leave it.
+    """Log once what a stop waits for, and how to end the wait.
 
-    A warning: with no logging configured Python shows it on the terminal.
+    It is a warning because Python prints warnings even if no logging is configured.
 
     Args:
-        active: the runs that are inside their jobs.
+        active: returns the runs that are inside their jobs.
         interrupt: whether they stop at their next step boundary.
         again: whether there was a Ctrl-C before.
     """
@@ -46,7 +46,7 @@ class Notice:
         self._is_given = False
 
     def __call__(self) -> None:
-        """Say it, unless it was said."""
+        """Log it, unless it was logged."""
         waited_for = [active for active in self._active() if not active.is_callers]
         if self._is_given or not waited_for:
             return
@@ -74,7 +74,7 @@ def _several(what: str, names: Sequence[str]) -> str:
 
 
 def say_left(cause: type[BaseException], put_back: int, waiting: int) -> None:
-    """Say that runs wait for the next start, because an exception has left the block."""
+    """Log how many runs wait for the next start after an exception has left the block."""
     if put_back:
         runs = "1 run was" if put_back == 1 else f"{put_back} runs were"
         what, verb = f"{runs} put back to pending", "continue"
@@ -94,5 +94,5 @@ def say_left(cause: type[BaseException], put_back: int, waiting: int) -> None:
 
 
 def say_abandoned() -> None:
-    """Say what becomes of the runs whose steps are not waited for."""
+    """Log what becomes of the runs whose steps are not waited for."""
     log.warning("Left a step in progress; the next start executes it again")

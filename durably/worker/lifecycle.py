@@ -1,4 +1,4 @@
-"""Who may start and end the threads of an engine, and how many calls need them."""
+"""Start an engine's threads with the first call that needs them, and end them with the last."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from durably.errors import ConflictError, EngineClosedError
 
 T = TypeVar("T")
 
-# How often a thread that waits for the lock looks whether it is being waited for.
+# How often a thread that waits for the lock checks whether the lock's holder waits for it.
 _LOCK_LOOK_S: Final = 0.05
 
 
 class Lifecycle:
-    """Knows who needs the threads: the first has them begun, the last has them ended.
+    """Count the calls that need the threads: the first one starts them, the last one ends them.
 
-    Usable from any thread. Each call that needs them has a name of its own, so that to need them,
-    and to need them no more, is one step each, which may be done twice.
+    Usable from any thread. Each call is an entry of a dict, so that ``hold`` and ``let_go`` may be
+    called twice for one call, and a signal between two instructions leaves no wrong count.
 
     Args:
-        path: of the database, for the message of a refusal.
-        begin: starts what everyone needs.
+        path: of the database, for messages.
+        begin: starts the threads that every call needs.
         end: ends what was begun, also what is left of a ``begin`` that failed.
-        is_own_thread: whether the calling thread is one of those.
+        is_own_thread: returns whether the calling thread is one of those.
     """
 
     def __init__(
@@ -44,29 +44,27 @@ class Lifecycle:
         self._is_own_thread = is_own_thread
         # Held while threads are started and ended. Guards all below.
         self._lock = threading.RLock()
-        # When somebody needs the threads no more.
+        # Woken when a call no longer needs the threads.
         self._changed = Wakeups()
-        # Who needs them, and the thread that it is in.
+        # The calls that need the threads, and the ident of the thread of each.
         self._holds: dict[object, int] = {}
         self._is_closed = False
-        # Whether threads are being ended, and waited for, by who has the lock.
+        # Whether the thread that holds the lock ends threads and waits for them.
         self._is_ending = False
-        # Whether there may be threads to end; and whether their end is not to be waited for in a
-        # thread that a signal may interrupt.
+        # Whether there may be threads to end; and whether a thread that a signal may interrupt does
+        # not wait for their end.
         self._has_begun = False
         self.is_abandoned = False
 
     def locked(self) -> AbstractContextManager[object]:
-        """Let nobody else start or end threads within the block.
-
-        A job, or a listener that one of durably's own threads calls, may ask for it while who
-        has the lock waits for the end of that very thread. It is refused then.
+        """Keep all others from starting or ending threads within the block.
 
         Raises:
-            ConflictError: so it is.
+            ConflictError: the calling thread is one of the engine's own, which a job or a listener
+                may use, and the thread that has the lock waits for its end.
         """
-        # The lock by itself, in a thread that a signal may interrupt: any code of Python's around
-        # it could be left with the lock taken. That thread is none of durably's own.
+        # In a thread that a signal may interrupt this is the lock itself: an exception in Python
+        # code around it could leave the lock taken. That thread is not one of the engine's own.
         return self._lock if is_interruptible() else self._locked_patiently()
 
     @contextmanager
@@ -92,10 +90,10 @@ class Lifecycle:
             self._is_ending = False
 
     def hold(self, who: object) -> None:
-        """Need the threads, until ``let_go``; when this returns they are there.
+        """Need the threads until ``let_go``; when this returns they run.
 
         Raises:
-            EngineClosedError: there will be none any more.
+            EngineClosedError: the engine is closed.
         """
         with self.locked():
             self.refuse_closed()
@@ -111,7 +109,7 @@ class Lifecycle:
                 raise
 
     def let_go(self, who: object) -> None:
-        """Need them no more. Those whom nobody needs have ended when this returns."""
+        """Stop needing the threads. If no other call needs them, they have ended on return."""
         if who not in self._holds:
             return
         with self.locked():
@@ -128,13 +126,14 @@ class Lifecycle:
         self._has_begun = False
 
     def abandon(self) -> None:
-        """Make no call need the threads from now on, and no caller wait for their end."""
+        """Let no call need the threads from now on, and no caller wait for their end."""
         self.is_abandoned = self._is_closed = True
 
     def holding(self, call: Callable[[], T]) -> T:
-        """Need them during a call; return its result.
+        """Need the threads during a call, and return its result.
 
-        One of them need not say so: it is waited for before what it needs is ended.
+        A thread of the engine's own only makes the call: its end is waited for before the others
+        are ended.
         """
         if self._is_own_thread():
             self.refuse_closed()
@@ -150,28 +149,29 @@ class Lifecycle:
                 self.let_go(who)  # a signal may have interrupted the other one
 
     def wait_for_change(self, timeout_s: float) -> None:
-        """Block until somebody needs the threads no more, or the time is over; without the lock."""
+        """Block, without the lock, until a call no longer needs the threads or time is over."""
         self._changed.wait_until(lambda: False, timeout_s)
 
     def close(self) -> None:
-        """Refuse whoever comes from now on."""
+        """Raise ``EngineClosedError`` to every call from now on."""
         with self.locked():
             self._is_closed = True
 
     def refuse_closed(self) -> None:
-        """Raise if it is closed.
+        """Raise if the engine is closed.
 
         Raises:
-            EngineClosedError: it is.
+            EngineClosedError: it is closed.
         """
         if self._is_closed:
             raise EngineClosedError(f"this engine on {self._path!r} is closed; open a new one")
 
     @contextmanager
     def unneeded(self) -> Iterator[None]:
-        """Wait until no other thread needs them; nobody can within the block.
+        """Wait until no other thread needs the threads; within the block no other thread can.
 
-        This thread may, if a signal handler of it asks: it must not wait for itself.
+        Calls of this thread do not count: a signal handler may have called this inside one of them,
+        and it must not wait for itself.
         """
         while True:
             with self.locked():

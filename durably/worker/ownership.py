@@ -1,4 +1,4 @@
-"""This engine's owner row in the database, and the kernel-held lock that proves it alive."""
+"""This engine's owner row in the database, and the lock whose holding proves that it is alive."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ class _Registration(NamedTuple):
 
 
 class Ownership:
-    """What lets this engine own runs. Made when it first executes one; usable from any thread."""
+    """The owner row and the lock that an engine needs to own runs. Usable from any thread.
+
+    They are made when the engine first executes a run.
+    """
 
     def __init__(self, store: Store, clock: Clock, heartbeat_interval_s: float) -> None:
         self._store = store
@@ -35,7 +38,7 @@ class Ownership:
         self._heartbeat_interval_us = max(1, int(heartbeat_interval_s * 1e6))
         self._lock = threading.Lock()  # serialises registering
         self._registration: _Registration | None = None
-        # The numbers of all rows that it has ever had.
+        # The numbers of all owner rows that this engine has had.
         self.owners: tuple[int, ...] = ()
 
     @property
@@ -45,14 +48,14 @@ class Ownership:
         return None if registration is None else registration.owner
 
     def register(self) -> int:
-        """Make the owner row, unless there is one; its number."""
+        """Make the owner row, unless there is one, and return its number."""
         with self._lock:
             if self._registration is None:
                 self._registration = self._registered()
             return self._registration.owner
 
     def renew(self) -> None:
-        """Register anew: others took this engine for dead and removed its row."""
+        """Register again, after another engine found this one dead and removed its row."""
         with self._lock:
             old, self._registration = self._registration, None
             if old is not None:
@@ -61,7 +64,7 @@ class Ownership:
 
     def _registered(self) -> _Registration:
         token = self._ids.new()
-        # The lock first: a row whose lock is free belongs to the dead.
+        # The lock first: a row whose lock is free belongs to a dead engine.
         lock = self._store.lock_owner(token)
         try:
             owner = self._store.register_owner(
@@ -74,17 +77,17 @@ class Ownership:
         return _Registration(owner, lock)
 
     def announce_started(self) -> None:
-        """Tell those who wait elsewhere that this engine takes runs by itself."""
+        """Store that this engine claims runs by itself, for waiting threads of other processes."""
         self._store.set_owner_started(self.register(), is_started=True)
 
     def announce_stopped(self) -> None:
-        """Tell them that it does not any more, if the database can be written."""
+        """Store that this engine no longer claims runs, if the database can be written."""
         owner = self.owner
         if owner is not None:
             self._write_if_possible(lambda: self._store.set_owner_started(owner, is_started=False))
 
     def give_up(self, *, is_file_lost: bool) -> None:
-        """Remove the row and let go of the lock."""
+        """Remove the row and release the lock."""
         with self._lock:
             registration, self._registration = self._registration, None
         if registration is None:
@@ -99,12 +102,12 @@ class Ownership:
             if is_removed:
                 registration.lock.release()
             else:
-                # A run that could not be put back is recovered by whoever sees the lock free,
-                # and so is a row that could not be removed.
+                # The engine that finds the lock free recovers runs that could not be put back, and
+                # removes a row that could not be removed.
                 registration.lock.abandon()
 
     def _write_if_possible(self, verb: Callable[[], T]) -> T | None:
-        """Sign off; others find it out by themselves in the end, so failing at it stops nobody."""
+        """Call *verb*; log a failure, since other engines find out by themselves in the end."""
         try:
             return verb()
         except DatabaseError as exc:

@@ -1,4 +1,4 @@
-"""The reaper thread: recovers what dead and hung engines left behind, and tidies up."""
+"""The reaper thread: recovers the runs of dead and hung engines, and deletes what is old."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ LARGE_WAL: Final = 16 * 1024 * 1024
 
 
 class Reaper(Service):
-    """Watches the other owners of the file.
+    """Watch the other owners of the file.
 
-    An owner whose kernel-held lock is free is dead: its runs are put back at once. One whose
-    lock is held but whose beat stood still while *this* engine committed heartbeats for the
-    threshold is hung: its running runs are put back, and their attempts fence it off. One whose
-    lock file is missing is watched in the same way, and forgotten when its beat stands still. No
-    clock takes part: whatever stops everybody (a foreign lock on the file, a suspended machine)
-    stops the observer's heartbeats as well.
+    An owner whose lock is free is dead: its runs are put back at once. An owner whose lock is
+    taken, but whose heartbeat has not changed while *this* engine committed heartbeats for the
+    threshold, is hung: its running runs are put back, and their attempts fence it off. An owner
+    whose lock file is missing is watched in the same way, and removed when its heartbeat does not
+    change. No clock is compared: whatever stops every process (another program's lock on the file,
+    a suspended machine) stops the observer's heartbeats as well.
 
     Args:
-        owner: the number of this engine's owner row, which it never looks at.
-        committed_beats: how many heartbeats this engine has committed.
+        owner: returns the number of this engine's owner row, which it does not watch.
+        committed_beats: returns how many heartbeats this engine has committed.
     """
 
     def __init__(
@@ -65,13 +65,14 @@ class Reaper(Service):
         self._heartbeat_interval_s = heartbeat_interval_s
         self._stale_threshold_s = stale_threshold_s
         self._retention = None if retain_runs is None else Retention(store, clock, retain_runs)
-        # Per owner: the beat last seen, and how many of our own were committed by then.
+        # For each owner: its last known heartbeat, and how many of this engine's were committed
+        # by then.
         self._watched: dict[int, tuple[int, int]] = {}
         self._next_retention = -math.inf
         self._next_sweep = -math.inf
 
     def tick(self) -> None:
-        """Recover, then tidy up what is due."""
+        """Recover, then delete what is due."""
         self.recover()
         now = self._clock.monotonic()
         if self._retention is not None and now >= self._next_retention:
@@ -82,7 +83,7 @@ class Reaper(Service):
         self._store.wal_checkpoint(above_bytes=LARGE_WAL)
 
     def recover(self) -> int:
-        """Put back the runs of dead owners, and of hung ones; say how many."""
+        """Put back the runs of dead and hung owners, and return how many."""
         if self._retention is not None:
             self._retention.begin()
         others = [row for row in self._store.owners() if row.owner != self._owner()]
@@ -91,7 +92,7 @@ class Reaper(Service):
         return sum(self._look_at(row) for row in others)
 
     def _look_at(self, other: OwnerRow) -> int:
-        # Each of its runs that is put back is told to be so before its next start.
+        # The event of each recovery comes before the one of the run's next start.
         with self._emitter.announcing(other.token):
             return self._judge(other)
 
@@ -108,8 +109,8 @@ class Reaper(Service):
         if is_past and (other.has_runs or state is Liveness.UNKNOWN):
             now_us = self._clock.now_us()
             if state is Liveness.UNKNOWN:
-                # No lock will ever tell that one without a file has died: its row, and the
-                # keys of its cancelled runs, would stay for ever. If it lives, it registers anew.
+                # Without a file no lock will ever show that it has died, and its row, and the keys
+                # of its cancelled runs, would stay for ever. If it lives, it registers again.
                 recovered = self._store.recover_dead(other.owner, now_us, beat=other.beat)
             else:
                 recovered = self._store.recover_hung(other.owner, other.beat, now_us)
@@ -118,16 +119,19 @@ class Reaper(Service):
         return 0
 
     def _patience_with(self, other: OwnerRow) -> int:
-        """How many of our heartbeats *other* may miss: never less than two of its own."""
+        """Return after how many of this engine's heartbeats *other* is hung.
+
+        That is at least the time of two of its own.
+        """
         interval_us = other.heartbeat_interval_us
         if interval_us > bounds.OWNER["heartbeat_interval_us"].most:
-            interval_us = 0  # no engine has such a one
+            interval_us = 0  # no engine has such an interval
         threshold_s = max(self._stale_threshold_s, 2 * interval_us / 1e6)
         return max(2, math.ceil(threshold_s / self._heartbeat_interval_s))
 
     def _recover_dead(self, other: OwnerRow) -> int:
-        # A token is never used again, and nobody can take a lock that its dead owner held
-        # but another reaper, for a moment: what was dead before this transaction is dead in it.
+        # A token is never used again, and only another reaper, for a moment, can take the lock of a
+        # dead owner: what was dead before this transaction is dead in it.
         recovered = self._store.recover_dead(other.owner, self._clock.now_us())
         self._store.remove_owner_lock(other.token)
         return self._tell(recovered, "dead")
@@ -142,14 +146,14 @@ class Reaper(Service):
                 reason=reason,
             )
         if recovered:
-            # Only now: what is woken by it tells of the run's start.
+            # Only now, because this wakes the thread that emits the run's start.
             self._changes.offer()
         return len(recovered)
 
     def _retain(self, retention: Retention, now: float) -> None:
         before_us = retention.before_us()
         if before_us is None:
-            return  # asked again at each tick: a trigger may say that the clock is right
+            return  # checked again at each tick: a trigger may confirm the clock
         if self._purge(before_us) < PURGE_BATCH:
             self._next_retention = now + RETENTION_INTERVAL_S
         else:
@@ -162,7 +166,7 @@ class Reaper(Service):
                 RunDeleted, run_id=row.id, job_name=row.job_name, labels=self._labels_of(row)
             )
         if deleted:
-            # Last: the runs are gone, and are told to be, also if this fails.
+            # Last: the runs are deleted, and their events emitted, also if this fails.
             self._store.shrink(SHRINK_PAGES)
         return len(deleted)
 

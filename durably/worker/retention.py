@@ -1,7 +1,7 @@
-"""Which runs are old enough to be deleted, and whether the clock may be believed in that.
+"""Find the time before which runs are old enough to be deleted, if the clock can be right.
 
 A wall clock that jumps ahead (a machine that starts with a wrong one, a restored snapshot) makes
-every run seem old. So deleting needs a second witness: the newest row of the database.
+every run seem old. So the clock is compared with the newest row of the database before a deletion.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from durably.store.api import Store
 
 log = logging.getLogger("durably")
 
-# How far the clock may be ahead of what the database knows.
+# How far the clock may be ahead of the newest time in the database.
 TOLERANCE_US: Final = 86_400_000_000
 
 
 class Retention:
-    """Says which runs may be deleted by age. Used by one thread at a time.
+    """Decide which runs may be deleted by age. Used by one thread at a time.
 
-    The clock is believed up to a day ahead of what this engine found in the database when it began,
-    plus the time that has passed since, or of the newest trigger. What this engine itself marks
-    with a time meanwhile (a claim, a heartbeat, an end) proves nothing: the same clock made it.
+    The clock counts as right up to a day after the newest time that this engine found in the
+    database when it began, plus the time that has passed since, or after the newest trigger. The
+    times that this engine itself stores meanwhile (a claim, a heartbeat, an end) prove nothing,
+    because they come from the same clock.
 
     Args:
         keep: how long a run that has ended is kept.
@@ -40,7 +41,7 @@ class Retention:
         self._is_warned = False
 
     def begin(self) -> None:
-        """Note the newest time that is stored, before this engine stores any. Idempotent."""
+        """Read the newest time that is stored, before this engine stores any. Idempotent."""
         if self._began_s is None:
             self._known_us = self._store.newest_time_us()
             self._began_s = self._clock.monotonic()
@@ -48,7 +49,7 @@ class Retention:
     def before_us(self) -> int | None:
         """Return the instant before which a run must have ended to be deleted now.
 
-        ``None`` while nothing may be deleted, since the clock is ahead.
+        Return ``None`` while nothing may be deleted because the clock is ahead.
         """
         now_us = self._clock.now_us()
         before_us = now_us - self._keep_us
@@ -69,7 +70,7 @@ class Retention:
             log.warning(
                 "retain_runs deletes nothing from %s: the clock says %s, over a day later than "
                 "anything in the database (%s). Set the clock if it is wrong; if it is right, "
-                "deleting goes on with the next trigger.",
+                "deleting continues with the next trigger.",
                 self._store.path,
                 _shown(now_us),
                 _shown(newest_us),

@@ -1,4 +1,4 @@
-"""Executing runs until none can be claimed, also in an engine that was not started."""
+"""Execute runs until none can be claimed, also in an engine that was not started."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from durably.worker.leaving import Notice, is_leaving
 from durably.worker.lifecycle import Lifecycle
 from durably.worker.pool import Pool
 
-# How often a drain looks by itself: a slot that was reserved in vain is told to nobody.
+# How often a waiting call checks by itself: nothing wakes it when a reserved slot is returned.
 _LOOK_S: Final = 0.05
 
 
 class Drain:
-    """Has runs claimed for calls that wait until there is none left. Usable from any thread.
+    """Claim runs for calls that wait until none is left. Usable from any thread.
 
     Args:
-        is_started: whether the engine claims by itself.
+        is_started: returns whether the engine claims by itself.
         check_in_place: raises if the database file is gone.
-        active: the runs that are inside their jobs.
+        active: returns the runs that are inside their jobs.
     """
 
     def __init__(
@@ -47,10 +47,11 @@ class Drain:
         self._check_in_place = check_in_place
         self._active = active
         # Guarded by the lock of the lifecycle: the calls for which an engine that was not started
-        # claims now, and whether they count their runs.
+        # claims now, and whether they have a limit of runs.
         self._calls: set[object] = set()
         self._are_counted = False
-        # Stops that have come: a call that had begun before, and has nothing claimed yet, does not.
+        # The number of stops. A call that began before a stop, and has claimed nothing yet, claims
+        # nothing.
         self.stops = 0
 
     @property
@@ -59,14 +60,14 @@ class Drain:
         return bool(self._calls)
 
     def refuse_waiting(self) -> None:
-        """Have calls that have not come to claim anything yet come back without that."""
+        """Make pending calls that have claimed nothing return at once."""
         self.stops += 1
 
     def run(self, max_runs: int | None, interrupts: held_back, stops: int) -> int:
-        """Execute runs until none can be claimed, or so many; say how many.
+        """Execute runs until none can be claimed, or *max_runs*, and return how many.
 
         Args:
-            stops: how many had come when it was called.
+            stops: the number of stops when the call began.
         """
         most = math.inf if max_runs is None else max_runs
         with self._claiming(max_runs, interrupts, stops) as before:
@@ -74,7 +75,7 @@ class Drain:
         return self._pool.executed - before
 
     def wait(self, is_enough: Callable[[], bool] = lambda: False) -> None:
-        """Block until nothing executes here and nothing can be claimed, or it is enough.
+        """Block until nothing executes here and nothing can be claimed, or *is_enough* is true.
 
         Raises:
             DatabaseError: the dispatcher cannot claim; nothing executes any more.
@@ -90,10 +91,10 @@ class Drain:
         if self._pool.is_idle:
             if self._pool.is_draining or is_enough():
                 return True
-            # What is claimed while this looks may hold the key that all others wait for.
+            # A run that is claimed during this check may have the key that all others wait for.
             if not self._pool.can_claim() and self._pool.is_idle_since(entered):
                 return True
-        # Also while the dispatcher tries once more: it may do so without a pause.
+        # Also while the dispatcher tries again: it may do so without a pause.
         failure = self._dispatcher.failure
         if failure is not None and self._pool.is_only_claiming:
             raise failure
@@ -102,7 +103,7 @@ class Drain:
 
     @contextmanager
     def _claiming(self, max_runs: int | None, interrupts: held_back, stops: int) -> Iterator[int]:
-        """Have runs claimed within the block; gives how many had been executed before."""
+        """Claim runs within the block; yield how many had been executed before."""
         call = object()
         before = self._begin(call, max_runs, interrupts, stops)
         if before is None:
@@ -113,8 +114,8 @@ class Drain:
             yield before
             interrupt = False
         finally:
-            # After a Ctrl-C what was begun for the caller goes back. It is waited for either way,
-            # and so is what was claimed after the block had seen nothing to claim.
+            # After a Ctrl-C the runs that were begun for the caller go back. Either way this waits
+            # for them, and for runs that were claimed after the block had found none.
             if self._end(call, interrupt=interrupt):
                 self._wait_for_rest(interrupts, interrupt=interrupt)
                 self._pool.end_interrupt()
@@ -137,10 +138,11 @@ class Drain:
     def _begin(
         self, call: object, max_runs: int | None, interrupts: held_back, stops: int
     ) -> int | None:
-        """Have the dispatcher claim; ``None`` if it does so because of a start, or is to stop.
+        """Make the dispatcher claim, and return how many runs had been executed before.
 
-        Gives how many runs had been executed before, if ``_end`` is to follow. Calls that count
-        their runs wait for others, and others for them: neither count would be true.
+        Return ``None`` if the dispatcher claims because of a start, or a stop has come; then there
+        is no ``_end``. A call with a limit waits for others, and others wait for it, because it
+        would count their runs.
         """
         is_counted = max_runs is not None
         while True:
@@ -160,7 +162,7 @@ class Drain:
             interrupts.check()
 
     def _end(self, call: object, *, interrupt: bool) -> bool:
-        """Claim nothing more, unless a start or another call wants it; whether that is so."""
+        """Stop claiming, unless a start or another call needs it; return whether it stopped."""
         try:
             with self._lifecycle.locked():
                 self._calls.discard(call)
@@ -171,5 +173,5 @@ class Drain:
                     self._dispatcher.stop()
                 return True
         finally:
-            # Where a Ctrl-C, the second within long, has come before the lock.
+            # A second Ctrl-C may have arrived before the lock was taken.
             self._calls.discard(call)

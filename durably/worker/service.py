@@ -1,4 +1,4 @@
-"""The base of durably's own threads: start, tick, wait, stop."""
+"""The base class of durably's own threads: start, tick, wait, stop."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from durably.worker import threads
 
 ErrorSink = Callable[[BaseException, str], None]
 
-# How long a service rests whose waiting itself has failed.
+# How long a service pauses after its waiting itself has failed.
 _REST_S: Final = 0.25
 
 
 class Service:
     """A named daemon thread that calls ``tick`` until it is stopped.
 
-    Starting twice, stopping twice and stopping before starting are fine, from any threads, and it
-    can be started again. ``stop`` returns when the thread has ended. ``tick`` holds all logic, so
-    that tests call it without a thread.
+    Starting twice, stopping twice and stopping before starting are allowed, from any threads, and
+    it can be started again. ``stop`` returns when the thread has ended. ``tick`` contains all
+    logic, so that tests can call it without a thread.
 
     Args:
         name: of the thread, without the prefix.
         interval_s: seconds between two ticks, unless woken; ``None`` to wait for a wake.
-        on_error: told of every exception that leaves ``tick`` or ``pause``; the thread goes on.
+        on_error: called with every exception that leaves ``tick`` or ``pause``; the thread
+            continues.
     """
 
     def __init__(
@@ -40,19 +41,19 @@ class Service:
         self._lifecycle = threading.Lock()  # serialises start and stop; never taken by the thread
         self._thread: threading.Thread | None = None
         self._stopping = Latch()
-        # Set by the thread as its last act. An exception in the middle of ``Thread.join`` can
-        # make a thread that goes on pass for one that has ended.
+        # Set by the thread as its last action. After an exception in the middle of ``Thread.join``
+        # a thread that still runs can seem to have ended.
         self._ended = Latch()
         self._wake = Latch()
 
     def tick(self) -> None:
-        """Do what is to be done now."""
+        """Do the work of this thread once."""
         raise NotImplementedError
 
     def start(self) -> None:
-        """Start the thread, if it does not run."""
+        """Start the thread, unless it runs."""
         with self._lifecycle:
-            # One that was not started was left so by a signal.
+            # A thread without an ident was left unstarted by a signal.
             if self._thread is not None and self._thread.ident is not None:
                 if not self._stopping.is_set():
                     return
@@ -60,7 +61,8 @@ class Service:
                 self._end(self._thread)
             self._stopping.clear()
             self._ended.clear()
-            # Known before it starts: an exception of a signal must not leave one that nobody ends.
+            # Stored before it starts: an exception of a signal must not leave a thread that no stop
+            # ends.
             self._thread = threading.Thread(
                 target=self._loop, name=f"durably-{self._name}", daemon=True
             )
@@ -72,7 +74,7 @@ class Service:
                 raise
 
     def stop(self) -> None:
-        """End the thread after its present tick, and wait for that."""
+        """End the thread after its current tick, and wait for that."""
         with self._lifecycle:
             if self._thread is None:
                 return
@@ -82,7 +84,7 @@ class Service:
         self._stopping.set()
         self.wake()
         if thread is threading.current_thread():
-            return  # it ends after its tick
+            return  # this thread ends after its tick
         if thread.ident is not None:
             self._ended.wait()
             thread.join()
@@ -90,11 +92,11 @@ class Service:
 
     @property
     def is_current_thread(self) -> bool:
-        """Whether it is this service's thread that asks."""
+        """Whether the calling thread is this service's."""
         return self._thread is threading.current_thread()
 
     def wake(self) -> None:
-        """Have ``tick`` called soon, once more if it is being called now."""
+        """Make the thread call ``tick`` soon, once more if it is being called now."""
         self._wake.set()
 
     def _loop(self) -> None:
@@ -105,16 +107,16 @@ class Service:
 
     def _work(self) -> None:
         while not self._stopping.is_set():
-            # Cleared before the tick: a wake that lands during it must cause one more.
+            # Cleared before the tick: a wake that comes during it must cause another one.
             self._wake.clear()
             self._outlive(self.tick)
             if not self._stopping.is_set() and not self._outlive(self.pause):
-                # What waits by looking at the database fails as soon as it is called.
+                # A pause that polls a failing database returns at once.
                 self._clock.wait(self._stopping, _REST_S)
         self._outlive(self.finish)
 
     def _outlive(self, function: Callable[[], None]) -> bool:
-        """Call *function*; whether it went through."""
+        """Call *function*, and return whether it raised nothing."""
         try:
             function()
         except Exception as exc:  # noqa: BLE001 - the thread must outlive any failure
@@ -123,7 +125,7 @@ class Service:
         return True
 
     def finish(self) -> None:
-        """Do what is left to do when no tick comes any more."""
+        """Do what is left to do after the last tick."""
 
     def pause(self) -> None:
         """Wait between two ticks."""

@@ -1,4 +1,4 @@
-"""Threads: starting one wherever a signal may interrupt it, and a number of them that work."""
+"""Start threads where a signal may interrupt it, and keep a bounded number of working ones."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _starting: Final = threading.Lock()  # held while a thread is started for anothe
 
 
 def start(thread: threading.Thread) -> None:
-    """Start *thread*, which is started then also if a signal handler raises meanwhile.
+    """Start *thread*; it is started even if a signal handler raises meanwhile.
 
     ``Thread.start`` waits for the new thread at an ``Event``. An exception in the middle of that
-    could leave the new thread waiting for ever, for a lock that nobody has any more.
+    could make the new thread wait for ever for a lock that no thread holds.
 
     Raises:
-        RuntimeError: no thread can be had.
+        RuntimeError: no thread can be started.
     """
     if not is_interruptible():
         thread.start()
@@ -40,7 +40,10 @@ def start(thread: threading.Thread) -> None:
 
 
 def _start_elsewhere(thread: threading.Thread) -> RuntimeError | None:
-    """Make a thread that no signal reaches start *thread*, if it has not been; return why not."""
+    """Start *thread*, unless it is started, from a thread that no signal interrupts.
+
+    Return the error if that fails.
+    """
     failures: list[RuntimeError] = []
     done = threading.Lock()
     done.acquire()
@@ -61,12 +64,12 @@ def _start_elsewhere(thread: threading.Thread) -> RuntimeError | None:
 
 
 class WorkerThreads(Generic[T]):
-    """The threads of a bounded pool, which call one function with whatever is put in, each once.
+    """A bounded pool of threads that call one function once with each thing that is put in.
 
-    They are daemons: the interpreter does not wait for those that ``leave`` was called for.
+    They are daemons: after ``leave`` the interpreter does not wait for them.
 
     Args:
-        work: what is called. It raises nothing.
+        work: the function. It raises nothing.
         name: of the threads, which are numbered.
         most: how many threads there may be.
     """
@@ -76,8 +79,8 @@ class WorkerThreads(Generic[T]):
         self._executor = ThreadPoolExecutor(most, thread_name_prefix=name)
         self._growing = threading.Lock()  # held while threads are made
         self._size = 0
-        # Not the executor's own queue: putting something in is one call into C here, which is done
-        # or not, whatever a signal handler raises. Each thread of the executor takes from this one.
+        # Not the executor's own queue: here a put is one call into C, which has taken effect or
+        # not, whatever a signal handler raises. Each thread of the executor takes from this queue.
         self._things: queue.SimpleQueue[T | None] = queue.SimpleQueue()
 
     def __len__(self) -> int:
@@ -88,15 +91,15 @@ class WorkerThreads(Generic[T]):
         self._things.put(thing)
 
     def grow(self, size: int) -> None:
-        """Make threads until there are so many. Not for a thread that a signal may interrupt.
+        """Make threads until there are *size*. Not for a thread that a signal may interrupt.
 
         Raises:
-            RuntimeError: no more can be had.
+            RuntimeError: no more threads can be started.
         """
         if threading.current_thread().daemon:
             self._grow(size)
             return
-        # The executor's threads inherit from the one that makes them that they are daemons.
+        # The executor's threads are daemons if the thread that makes them is one.
         failures: list[RuntimeError] = []
 
         def grow() -> None:
@@ -118,18 +121,18 @@ class WorkerThreads(Generic[T]):
                 self._size += 1
 
     def end(self) -> None:
-        """End the threads, which have nothing to do any more, and wait for that. Idempotent."""
+        """End the threads, which must have nothing left to do, and wait for that. Idempotent."""
         for _ in range(self._size):
             self._things.put(None)
-        # What no thread could be had for is queued still.
+        # Calls for which no thread could be started are still queued.
         self._executor.shutdown(cancel_futures=True)
         self._size = 0
 
     def leave(self) -> None:
         """Allow the interpreter to end without waiting for the threads.
 
-        ``concurrent.futures`` waits for all that it knows, daemons too, and has no public way to
-        forget one. Where the name is missing, the interpreter waits.
+        ``concurrent.futures`` waits for all its threads, daemons too, and has no public way to
+        remove one. Where the private name is missing, the interpreter waits.
         """
         known = getattr(concurrent.futures.thread, "_threads_queues", {})
         for thread in list(known):

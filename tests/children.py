@@ -21,6 +21,7 @@ import apsw
 import durably
 
 ROOT: Final = Path(durably.__file__).parents[1]
+PROGRAMS: Final = Path(__file__).parent / "programs"
 # Only guards against hanging; below the default stale_threshold of 30 s, so that what
 # waits for that in vain does not look like what works.
 DEADLINE_S: Final = 20.0
@@ -31,12 +32,15 @@ Eventually = Callable[[Callable[[], object]], None]
 class Child:
     """A running program. Leaving the ``with`` block kills it, stopped or not.
 
-    With *has_group* it leads a process group, as what is started in a terminal does.
+    Args:
+        program: the name of a file in ``programs/``, without its suffix.
+        has_group: whether it leads a process group, as what is started in a terminal does.
     """
 
     def __init__(self, program: str, *args: object, has_group: bool = False) -> None:
+        code = ["-c", program] if "\n" in program else [PROGRAMS / f"{program}.py"]
         self._process = subprocess.Popen(
-            [sys.executable, "-c", program, *map(str, args)],
+            [sys.executable, *code, *map(str, args)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -130,9 +134,9 @@ class Child:
 
 
 @contextmanager
-def held(program: str, *args: object) -> Iterator[tuple[Child, str]]:
-    """A ``HOLDER`` that is inside its step, and the id of its run."""
-    with Child(program, *args) as child:
+def held(*args: object) -> Iterator[tuple[Child, str]]:
+    """Start ``programs/holder.py``; yield it inside its step, and the id of its run."""
+    with Child("holder", *args) as child:
         word, attempt, run_id = child.line().split()
         assert (word, attempt) == ("inside", "1")
         yield child, run_id
@@ -166,70 +170,12 @@ def has_ended(pid: int) -> bool:
         return True
 
 
-# What another program does that takes the write lock, and lets it go when told.
-LOCKER: Final = """
-import apsw, sys
-db = apsw.Connection(sys.argv[1], flags=apsw.SQLITE_OPEN_READWRITE)
-db.set_busy_timeout(20000)
-print("ready", flush=True)
-meaning = {"lock": "BEGIN IMMEDIATE", "exclude": "BEGIN EXCLUSIVE", "free": "ROLLBACK"}
-for line in sys.stdin:
-    db.execute(meaning[line.strip()])
-    print(line.strip(), flush=True)
-"""
-
-# An engine with a job ``hold``, of which it triggers one run. The second step says that it is
-# being executed, and waits for a line.
-HOLDER: Final = """
-import sys, threading, time
-import durably
-path, beat, threshold = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
-key = sys.argv[4] if len(sys.argv) > 4 else None
-def say(*words):
-    print(*words, flush=True)
-def held(step):
-    say("inside", step.attempt, step.run_id)
-    sys.stdin.readline()
-    return "from the first"
-@durably.job
-def hold(step):
-    try:
-        step.run("before", int)
-        step.run("held", held, step)
-        step.run("after", say, "after")
-        return "by the first"
-    except BaseException as exc:
-        say("stopped", type(exc).__name__)
-        raise
-app = durably.Durably(
-    path, jobs=[hold], max_workers=1, heartbeat_interval=beat, stale_threshold=threshold
-)
-app.on("worker:error", lambda event: print(event, file=sys.stderr, flush=True))
-app.start()
-app.jobs["hold"].trigger(concurrency_key=key)
-threading.Event().wait()
-"""
-
-# Triggers a run, claims it, stores its first checkpoint, and dies inside the second step.
-DIES: Final = """
-import os, sys, durably
-path, name = sys.argv[1:]
-@durably.job(name)
-def dies(step):
-    step.run("first", os.getpid)
-    step.run("second", os._exit, 9)
-app = durably.Durably(path, jobs=[dies])
-print(app.jobs[name].trigger().id, flush=True)
-app.process_one()
-"""
-
-
 def left_by_the_dead(database: str, job: str) -> str:
     """The id of a running run of *job* with one checkpoint, whose process is dead.
 
     For a started engine *job* must be one that it does not have: it may claim the run first.
     """
-    with Child(DIES, database, job) as child:
+    with Child("dies", database, job) as child:
         run_id = child.line()
         assert child.wait() == 9
     return run_id

@@ -14,15 +14,21 @@ from durably.store.sqlite.sql import owners, runs
 
 GRACE_S = 20  # only guards against hanging
 
-Job = Callable[..., Any]
+Job = Callable[..., Any] | durably.Job[Any, Any]
+
+
+def job_of(function: Callable[..., Any]) -> durably.Job[Any, Any]:
+    """Return a job of that function and its name."""
+    return durably.Job(function.__name__, function)
 
 
 @contextmanager
 def engine(folder: Path, *functions: Job, **options: Any) -> Iterator[durably.Durably]:
     """An engine that was not started, on ``durably.db`` in *folder*, with a job per function."""
+    jobs = [each if isinstance(each, durably.Job) else job_of(each) for each in functions]
     app = durably.Durably(
         folder / "durably.db",
-        jobs=[durably.Job(function.__name__, function) for function in functions],
+        jobs=jobs,
         **{"synchronous": "normal"} | options,
     )
     try:

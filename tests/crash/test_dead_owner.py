@@ -12,7 +12,7 @@ from pathlib import Path
 
 import apsw
 import pytest
-from children import HOLDER, Eventually, has_ended, held
+from children import Eventually, has_ended, held
 from invariants import check
 
 import durably
@@ -24,7 +24,7 @@ BEAT_S = 5.0
 THRESHOLD_S = 30.0  # the defaults: every wait of a test is shorter than that
 
 
-@durably.job
+@durably.job(origin="any")
 def hold(step: durably.StepContext) -> str:
     """The same job as in the other process, executed by the one that takes over."""
     step.run("before", int)
@@ -71,7 +71,7 @@ def test_running_engine_notices_a_dead_process_at_once(tmp_path: Path) -> None:
     """
     database = tmp_path / "runs.db"
     with (
-        held(HOLDER, database, BEAT_S, THRESHOLD_S) as (child, run_id),
+        held(database, BEAT_S, THRESHOLD_S) as (child, run_id),
         survivor(database, hold) as (app, told),
     ):
         child.kill()
@@ -87,7 +87,7 @@ def test_live_process_is_left_alone(tmp_path: Path, eventually: Eventually) -> N
     """A starting engine, and one that looks again and again, take nothing from the living."""
     database = tmp_path / "runs.db"
     with (
-        held(HOLDER, database, BEAT_S, THRESHOLD_S) as (child, run_id),
+        held(database, BEAT_S, THRESHOLD_S) as (child, run_id),
         survivor(database, hold) as (app, told),
     ):
         reaper, looks = app._supervisor._reaper, []
@@ -105,7 +105,7 @@ def test_live_process_is_left_alone(tmp_path: Path, eventually: Eventually) -> N
 def test_engine_recovers_the_dead_before_its_first_claim(tmp_path: Path, how: str) -> None:
     """Whatever makes an engine execute runs first puts back those of dead processes."""
     database = tmp_path / "runs.db"
-    with held(HOLDER, database, BEAT_S, THRESHOLD_S) as (child, run_id):
+    with held(database, BEAT_S, THRESHOLD_S) as (child, run_id):
         child.kill()
     with survivor(database, hold, start=False, max_workers=1) as (app, told):
         # A run that is not tried yet starts before the one whose process died.
@@ -129,36 +129,11 @@ def test_engine_recovers_the_dead_before_its_first_claim(tmp_path: Path, how: st
     assert check(database, is_idle=True, is_finished=True) == []
 
 
-FORKS = {
-    "os.fork": "if not os.fork(): rest()",
-    "multiprocessing": (
-        "import multiprocessing\n"
-        "    multiprocessing.get_context('fork').Process(target=rest, daemon=True).start()"
-    ),
-    "subprocess": (
-        "import subprocess\n"
-        "    subprocess.Popen([sys.executable, '-c', 'import os, signal\\n'\n"
-        "        'print(os.getpid(), flush=True); signal.pause()'], close_fds=False)"
-    ),
-}
-
-
-@pytest.mark.parametrize("how", FORKS)
+@pytest.mark.parametrize("how", ["os.fork", "multiprocessing", "subprocess"])
 def test_children_of_a_dead_process_do_not_keep_it_alive(tmp_path: Path, how: str) -> None:
     """The death of a process is noticed although children that its step has made live on."""
     database = tmp_path / "runs.db"
-    program = HOLDER.replace(
-        "    sys.stdin.readline()\n",
-        f"""\
-    import os, signal
-    def rest():
-        print(os.getpid(), flush=True)
-        signal.pause()
-    {FORKS[how]}
-    signal.pause()
-""",
-    )
-    with held(program, database, BEAT_S, THRESHOLD_S) as (child, run_id):
+    with held(database, BEAT_S, THRESHOLD_S, f"--held={how}") as (child, run_id):
         grandchild = int(child.line())
         try:
             with survivor(database, hold) as (app, told):
@@ -174,7 +149,7 @@ def test_children_of_a_dead_process_do_not_keep_it_alive(tmp_path: Path, how: st
 def test_missing_lock_file_is_not_death(tmp_path: Path, eventually: Eventually) -> None:
     """An owner whose lock file somebody has removed keeps its run while its heart beats."""
     database = tmp_path / "runs.db"
-    with held(HOLDER, database, 0.05, 0.2) as (child, run_id):
+    with held(database, 0.05, 0.2) as (child, run_id):
         ((token, _),) = owners(database)
         Path(f"{database}.owner-{token}").unlink()
         with survivor(database, hold, heartbeat_interval=0.1, stale_threshold=0.5) as (app, told):
@@ -191,7 +166,7 @@ def test_missing_lock_file_is_not_death(tmp_path: Path, eventually: Eventually) 
 def test_dead_owner_without_a_lock_file_counts_as_hung(tmp_path: Path) -> None:
     """An owner that died without a lock file is found by its missing heartbeats."""
     database = tmp_path / "runs.db"
-    with held(HOLDER, database, 0.05, 0.2) as (child, run_id):
+    with held(database, 0.05, 0.2) as (child, run_id):
         ((token, _),) = owners(database)
         Path(f"{database}.owner-{token}").unlink()
         child.kill()
@@ -209,7 +184,7 @@ def test_dead_owner_without_a_lock_file_does_not_hold_a_key_for_ever(
     """
     database = tmp_path / "runs.db"
     options = {"heartbeat_interval": 0.05, "stale_threshold": 0.2}
-    with held(HOLDER, database, 0.05, 0.2, "one") as (child, run_id):
+    with held(database, 0.05, 0.2, "--key=one") as (child, run_id):
         ((token, _),) = owners(database)
         Path(f"{database}.owner-{token}").unlink()
         with survivor(database, hold, start=False, **options) as (app, told):
@@ -229,7 +204,7 @@ def test_living_owner_that_was_forgotten_registers_anew(
     like any other when it goes on.
     """
     database = tmp_path / "runs.db"
-    with held(HOLDER, database, 0.05, 0.2) as (child, run_id):
+    with held(database, 0.05, 0.2) as (child, run_id):
         ((token, _),) = owners(database)
         Path(f"{database}.owner-{token}").unlink()
         child.stop(database)
@@ -250,19 +225,13 @@ def test_owner_of_an_earlier_start_of_the_machine_is_dead(tmp_path: Path) -> Non
     once.
     """
     database = tmp_path / "runs.db"
-    with held(HOLDER, database, BEAT_S, THRESHOLD_S) as (child, run_id):
+    with held(database, BEAT_S, THRESHOLD_S) as (child, run_id):
         child.kill()
     change(database, "UPDATE durably_owners SET boot_id = 'another'")
     with survivor(database, hold) as (app, told):
         assert app.wait(run_id, timeout=20).attempt == 2
         assert told[0] == ("dead", run_id)
     assert check(database, is_idle=True, is_finished=True) == []
-
-
-# What a process in such a container sees in the place of the kernel's own boot id.
-CONTAINED = (
-    "from durably.worker import liveness; liveness.current_boot_id = lambda: 'of a container'\n"
-)
 
 
 @pytest.mark.parametrize("file", ["held", "missing"])
@@ -278,10 +247,10 @@ def test_container_with_a_boot_id_of_its_own_is_left_alone(
     of the two sees which, and also if its lock file was removed.
     """
     database = tmp_path / "runs.db"
-    program = (CONTAINED if inside == "owner" else "") + HOLDER
+    options = ["--boot-id=of a container"] if inside == "owner" else []
     if inside == "observer":
         monkeypatch.setattr(liveness, "current_boot_id", lambda: "of a container")
-    with held(program, database, BEAT_S, THRESHOLD_S) as (child, run_id):
+    with held(database, BEAT_S, THRESHOLD_S, *options) as (child, run_id):
         if file == "missing":
             ((token, _),) = owners(database)
             Path(f"{database}.owner-{token}").unlink()
@@ -305,7 +274,7 @@ def test_cancelled_run_holds_its_key_until_its_process_has_died(
     """
     database = tmp_path / "runs.db"
     with (
-        held(HOLDER, database, BEAT_S, THRESHOLD_S, "one") as (child, run_id),
+        held(database, BEAT_S, THRESHOLD_S, "--key=one") as (child, run_id),
         survivor(database, hold) as (app, told),
     ):
         app.cancel(run_id)
@@ -325,7 +294,7 @@ def test_cancelled_run_frees_its_key_when_its_job_leaves_the_step(tmp_path: Path
     """The key of a run that was cancelled is free once its job has stopped, in a living process."""
     database = tmp_path / "runs.db"
     with (
-        held(HOLDER, database, BEAT_S, THRESHOLD_S, "one") as (child, run_id),
+        held(database, BEAT_S, THRESHOLD_S, "--key=one") as (child, run_id),
         survivor(database, hold) as (app, _),
     ):
         app.cancel(run_id)
@@ -347,8 +316,8 @@ def test_retried_run_waits_for_the_death_of_its_old_process(
     that job has stopped or its process has died, and is claimed at once then.
     """
     database = tmp_path / "runs.db"
-    arguments = (database, BEAT_S, THRESHOLD_S, *([key] if key else []))
-    with held(HOLDER, *arguments) as (child, run_id), survivor(database, hold) as (app, told):
+    arguments = (database, BEAT_S, THRESHOLD_S, *([f"--key={key}"] if key else []))
+    with held(*arguments) as (child, run_id), survivor(database, hold) as (app, told):
         app.cancel(run_id)
         assert app.retry(run_id).status == "pending"
         assert app.jobs["hold"].trigger_and_wait(timeout=20).output == "by the second"
@@ -365,7 +334,7 @@ def test_retried_run_goes_on_when_its_old_job_has_stopped(tmp_path: Path) -> Non
     """A run that was cancelled and retried is claimed once its old job has left the step."""
     database = tmp_path / "runs.db"
     with (
-        held(HOLDER, database, BEAT_S, THRESHOLD_S, "one") as (child, run_id),
+        held(database, BEAT_S, THRESHOLD_S, "--key=one") as (child, run_id),
         survivor(database, hold) as (app, _),
     ):
         app.cancel(run_id)
@@ -383,7 +352,7 @@ def test_wait_ends_when_the_last_process_that_could_execute_dies(tmp_path: Path)
     """
     database = tmp_path / "runs.db"
     with (
-        held(HOLDER, database, BEAT_S, THRESHOLD_S) as (child, run_id),
+        held(database, BEAT_S, THRESHOLD_S) as (child, run_id),
         survivor(database, hold, start=False) as (app, _),
     ):
         raised: list[BaseException] = []
@@ -416,7 +385,7 @@ def test_killed_before_its_owner_row_leaves_a_lock_that_is_swept(tmp_path: Path)
     orphan.touch()
     os.utime(orphan, (0, 0))
     with (
-        held(HOLDER, database, BEAT_S, THRESHOLD_S),
+        held(database, BEAT_S, THRESHOLD_S),
         survivor(database, hold) as (app, _),
     ):
         app._supervisor._reaper._sweep()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import apsw
 import pytest
-from children import HOLDER, Child, Eventually, held
+from children import Child, Eventually, held
 from engines import whole
 from invariants import check
 
@@ -23,36 +23,15 @@ BEAT_S = 0.05
 THRESHOLD_S = 0.3
 
 
-def program(then: str) -> str:
-    """A job that waits outside of a step, so that what it does next is the first it writes."""
-    job = f"""\
-def fails():
-    raise ZeroDivisionError
-@durably.job
-def hold(step):
-    try:
-        step.run("before", int)
-        held(step)
-        {then}
-        return "by the first"
-    finally:
-        say("ended")
-"""
-    head, rest = HOLDER.split("@durably.job\n")
-    return head + job + "app = " + rest.split("app = ", 1)[1]
-
-
-WRITES = {
-    "completion": "pass",
-    "failure": "raise ValueError",
-    "checkpoint": "step.run('new', str, 'by the first')",
-    "failed step": "step.run('new', fails)",
-    "failed step that is handled": (
-        "\n        try:\n            step.run('new', fails)"
-        "\n        except Exception:\n            pass"
-    ),
-    "progress": "step.progress(99, 100, 'by the first')",
-}
+# What the earlier owner does first when it goes on, of `programs/holder.py`.
+WRITES = [
+    "completion",
+    "failure",
+    "checkpoint",
+    "failed step",
+    "failed step that is handled",
+    "progress",
+]
 
 
 @pytest.mark.parametrize("write", WRITES)
@@ -63,14 +42,14 @@ def test_write_of_an_earlier_owner_is_refused(
     taken over is refused: the run and its steps stay as the new owner left them.
     """
 
-    @durably.job
+    @durably.job(origin="any")
     def hold(step: durably.StepContext) -> str:
         step.run("before", int)
         step.progress(1, 2, "by the second")
         return step.run("mine", str, "by the second")
 
     database = tmp_path / "runs.db"
-    with held(program(WRITES[write]), database, BEAT_S, THRESHOLD_S) as (child, run_id):
+    with held(database, BEAT_S, THRESHOLD_S, f"--then={write}") as (child, run_id):
         child.stop(database)
         app = durably.Durably(
             database, jobs=[hold], heartbeat_interval=BEAT_S, stale_threshold=THRESHOLD_S
@@ -108,7 +87,7 @@ def test_write_is_refused_while_the_new_owner_executes(tmp_path: Path, write: st
     """
     entered, leave = threading.Event(), threading.Event()
 
-    @durably.job
+    @durably.job(origin="any")
     def hold(step: durably.StepContext) -> str:
         step.run("before", int)
         entered.set()
@@ -116,7 +95,7 @@ def test_write_is_refused_while_the_new_owner_executes(tmp_path: Path, write: st
         return step.run("mine", str, "by the second")
 
     database = tmp_path / "runs.db"
-    with held(program(WRITES[write]), database, 60.0, 120.0) as (child, run_id):
+    with held(database, 60.0, 120.0, f"--then={write}") as (child, run_id):
         # Its heartbeat comes once a minute; let the observer believe it to be overdue.
         db = apsw.Connection(str(database))
         db.execute("UPDATE durably_owners SET heartbeat_interval_us = 1")
@@ -149,20 +128,6 @@ def test_write_is_refused_while_the_new_owner_executes(tmp_path: Path, write: st
     assert check(database) == []
 
 
-# Waits for a line between having a result and storing it: nothing that it has looked at before
-# is true any more when it goes on.
-LATE = """
-from durably.store.sqlite.database import Database
-write = Database.write
-def late(self, operation, *args, **kwargs):
-    if "new" in args:
-        say("writing", operation.__name__)
-        sys.stdin.readline()
-    return write(self, operation, *args, **kwargs)
-Database.write = late
-app = """
-
-
 @pytest.mark.parametrize("write", ["checkpoint", "failed step"])
 def test_write_is_refused_that_was_about_to_be_made(tmp_path: Path, write: str) -> None:
     """A run that is taken over in the instant before a checkpoint is written keeps what its new
@@ -170,7 +135,7 @@ def test_write_is_refused_that_was_about_to_be_made(tmp_path: Path, write: str) 
     """
     entered, leave = threading.Event(), threading.Event()
 
-    @durably.job
+    @durably.job(origin="any")
     def hold(step: durably.StepContext) -> str:
         step.run("before", int)
         entered.set()
@@ -178,8 +143,7 @@ def test_write_is_refused_that_was_about_to_be_made(tmp_path: Path, write: str) 
         return step.run("new", str, "by the second")
 
     database = tmp_path / "runs.db"
-    late = program(WRITES[write]).replace("app = ", LATE, 1)
-    with held(late, database, 60.0, 120.0) as (child, run_id):
+    with held(database, 60.0, 120.0, f"--then={write}", "--late") as (child, run_id):
         child.say()
         child.expect({"checkpoint": "writing complete", "failed step": "writing fail"}[write])
         # Its heartbeat comes once a minute; let the observer believe it to be overdue.
@@ -211,15 +175,14 @@ def test_write_is_refused_that_was_about_to_be_made(tmp_path: Path, write: str) 
 def test_two_stopped_owners_in_turn(tmp_path: Path) -> None:
     """A run that is taken over twice belongs to the last owner alone."""
     database = tmp_path / "runs.db"
-    with held(HOLDER, database, BEAT_S, THRESHOLD_S) as (first, run_id):
+    with held(database, BEAT_S, THRESHOLD_S) as (first, run_id):
         first.stop(database)
         # A second process that has no run of its own takes it over, and hangs as well.
-        second_program = HOLDER.replace('app.jobs["hold"].trigger(concurrency_key=key)\n', "")
-        with Child(second_program, database, BEAT_S, THRESHOLD_S) as second:
+        with Child("holder", database, BEAT_S, THRESHOLD_S, "--idle") as second:
             assert second.line() == f"inside 2 {run_id}"
             second.stop(database)
 
-            @durably.job
+            @durably.job(origin="any")
             def hold(step: durably.StepContext) -> str:
                 step.run("before", int)
                 return step.run("held", str, "from the third")
@@ -245,7 +208,7 @@ def test_two_stopped_owners_in_turn(tmp_path: Path) -> None:
 def test_process_that_was_taken_over_executes_the_run_again(tmp_path: Path) -> None:
     """An owner that hung and goes on may claim the run it has lost anew, as any other."""
     database = tmp_path / "runs.db"
-    with held(HOLDER, database, BEAT_S, THRESHOLD_S) as (child, run_id):
+    with held(database, BEAT_S, THRESHOLD_S) as (child, run_id):
         child.stop(database)
         # This engine recovers the run, but does not know its job.
         app = durably.Durably(database, heartbeat_interval=BEAT_S, stale_threshold=THRESHOLD_S)
@@ -272,30 +235,6 @@ def test_process_that_was_taken_over_executes_the_run_again(tmp_path: Path) -> N
     assert check(database, is_finished=True) == []
 
 
-SLEEPER = """
-import sys, threading
-import durably
-def say(line):
-    sys.stdout.write(line + "\\n")  # whole: four threads speak
-    sys.stdout.flush()
-@durably.job
-def sleep(step) -> None:
-    say(f"inside {step.attempt} {step.run_id}")
-    try:
-        step.sleep(1000)
-    except BaseException as exc:
-        say(f"{type(exc).__name__} {step.cancelled}")
-        raise
-app = durably.Durably(
-    sys.argv[1], jobs=[sleep], heartbeat_interval=float(sys.argv[2]), stale_threshold=60
-)
-app.start()
-for _ in range(4):
-    app.jobs["sleep"].trigger()
-threading.Event().wait()
-"""
-
-
 def test_heartbeat_marks_all_runs_and_learns_of_their_cancellation(
     tmp_path: Path, eventually: Eventually
 ) -> None:
@@ -303,7 +242,7 @@ def test_heartbeat_marks_all_runs_and_learns_of_their_cancellation(
     and a run that another process cancels is woken out of its sleep by the next one.
     """
     database = tmp_path / "runs.db"
-    with Child(SLEEPER, database, BEAT_S) as child:
+    with Child("sleeper", database, BEAT_S) as child:
         ids = [child.line().split()[2] for _ in range(4)]
         app = durably.Durably(database)
         try:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from children import HOLDER, LOCKER, Child, Eventually, held
+from children import Child, Eventually, held
 from invariants import check
 
 import durably
@@ -25,7 +25,7 @@ BEAT_S = 0.05
 THRESHOLD_S = 0.5
 
 
-@durably.job
+@durably.job(origin="any")
 def hold(step: durably.StepContext) -> str:
     """The same job as in the other process, executed by the one that takes over."""
     step.run("before", int)
@@ -69,7 +69,7 @@ def test_stopped_process_is_taken_over_and_changes_nothing_later(
     and its job is stopped at the next step with OwnershipLost.
     """
     database = tmp_path / "runs.db"
-    with held(HOLDER, database, BEAT_S, THRESHOLD_S) as (child, run_id):
+    with held(database, BEAT_S, THRESHOLD_S) as (child, run_id):
         child.stop(database)
         with observer(database) as (app, reasons):
             run = app.wait(run_id, timeout=20)
@@ -102,7 +102,7 @@ def test_stopped_process_stops_at_the_next_step_even_before_its_heartbeat(
     no heartbeat of its engine has told it.
     """
     database = tmp_path / "runs.db"
-    with held(HOLDER, database, 1.0, 2.0) as (child, run_id):
+    with held(database, 1.0, 2.0) as (child, run_id):
         child.stop(database)
         with observer(database) as (app, _):
             assert app.wait(run_id, timeout=20).output == "by the second"
@@ -119,7 +119,7 @@ def test_taken_over_run_keeps_a_concurrency_key_to_itself(
 ) -> None:
     """The key of a run that was taken over is held by one run at any time."""
     database = tmp_path / "runs.db"
-    with held(HOLDER, database, BEAT_S, THRESHOLD_S, "one") as (child, run_id):
+    with held(database, BEAT_S, THRESHOLD_S, "--key=one") as (child, run_id):
         child.stop(database)
         with observer(database) as (app, _):
             other = app.jobs["hold"].trigger(concurrency_key="one")
@@ -138,7 +138,7 @@ def test_stopped_process_keeps_its_run_within_the_threshold(
     """A process that is stopped for less than the threshold goes on as if nothing had been."""
     database = tmp_path / "runs.db"
     with (
-        held(HOLDER, database, BEAT_S, 60.0) as (child, run_id),
+        held(database, BEAT_S, 60.0) as (child, run_id),
         observer(database, threshold=60.0) as (app, reasons),
     ):
         child.stop(database)
@@ -153,23 +153,13 @@ def test_stopped_process_keeps_its_run_within_the_threshold(
         assert check(database) == []
 
 
-# Waits for a line inside of C code that does not give up the GIL: no other thread runs.
-HOG = HOLDER.replace(
-    "    sys.stdin.readline()\n",
-    """\
-    import ctypes
-    ctypes.PyDLL(None).read(0, ctypes.create_string_buffer(1), 1)
-""",
-)
-
-
 def test_step_that_holds_the_gil_keeps_its_run_within_the_threshold(
     tmp_path: Path, eventually: Eventually
 ) -> None:
     """A live owner whose step holds the GIL, so that no heartbeat comes, keeps its run."""
     database = tmp_path / "runs.db"
     with (
-        held(HOG, database, BEAT_S, 60.0) as (child, run_id),
+        held(database, BEAT_S, 60.0, "--held=gil") as (child, run_id),
         observer(database, threshold=60.0) as (app, reasons),
     ):
         before = get(app, run_id).heartbeat_at
@@ -188,7 +178,7 @@ def test_step_that_holds_the_gil_past_the_threshold_is_fenced_off(
     """An owner without heartbeats for longer than the threshold is hung: its run is another's."""
     database = tmp_path / "runs.db"
     with (
-        held(HOG, database, BEAT_S, THRESHOLD_S) as (child, run_id),
+        held(database, BEAT_S, THRESHOLD_S, "--held=gil") as (child, run_id),
         observer(database) as (app, reasons),
     ):
         run = app.wait(run_id, timeout=20)
@@ -205,7 +195,7 @@ def test_owner_with_slow_heartbeats_is_given_two_of_its_own(
     """An observer with a short threshold waits for two of the owner's own intervals."""
     database = tmp_path / "runs.db"
     with (
-        held(HOLDER, database, 30.0, 60.0) as (child, run_id),
+        held(database, 30.0, 60.0) as (child, run_id),
         observer(database, threshold=2 * BEAT_S) as (app, reasons),
     ):
         seen = beats_of(app)
@@ -225,9 +215,9 @@ def test_healthy_owner_is_not_taken_over_while_another_program_locks_the_file(
     """
     database = tmp_path / "runs.db"
     with (
-        held(HOLDER, database, BEAT_S, THRESHOLD_S) as (child, run_id),
+        held(database, BEAT_S, THRESHOLD_S) as (child, run_id),
         observer(database, beat=0.1) as (app, reasons),
-        Child(LOCKER, database) as locker,
+        Child("locker", database) as locker,
     ):
         locker.expect("ready")
         locker.say("lock")
@@ -256,7 +246,7 @@ def test_clock_that_jumps_decides_nothing(
     database = tmp_path / "runs.db"
     now_us = Clock.now_us
     with (
-        held(HOLDER, database, BEAT_S, THRESHOLD_S) as (child, run_id),
+        held(database, BEAT_S, THRESHOLD_S) as (child, run_id),
         observer(database, beat=0.1) as (app, reasons),
     ):
         monkeypatch.setattr(Clock, "now_us", lambda clock: now_us(clock) + hours * 3_600_000_000)

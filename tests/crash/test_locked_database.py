@@ -8,7 +8,7 @@ from pathlib import Path
 
 import apsw
 import pytest
-from children import LOCKER, Child, Eventually
+from children import Child, Eventually
 from engines import whole
 from gates import names_of_threads
 from invariants import check
@@ -41,7 +41,7 @@ def database(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def locker(database: Path) -> Iterator[Child]:
     """Another program that has the database open."""
-    with Child(LOCKER, database) as child:
+    with Child("locker", database) as child:
         child.expect("ready")
         yield child
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import apsw
 import pytest
-from children import LOCKER, Child, Eventually
+from children import Child, Eventually
 from invariants import check
 
 import durably
@@ -231,7 +231,7 @@ def test_program_that_is_not_durablys_is_named(database: Path) -> None:
     """The process that has SQLite's lock is named; one that is not stopped is to be closed."""
     app = durably.Durably(database, jobs=[quick])
     try:
-        with Child(LOCKER, database) as locker:
+        with Child("locker", database) as locker:
             locker.expect("ready")
             locker.say("lock")
             locker.expect("lock")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@durably.job("quick")
+@durably.job("quick", origin="any")
 def quick(step: durably.StepContext) -> int:
     return step.run("only", int, "7")
 

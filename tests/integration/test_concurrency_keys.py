@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from children import Child
-from held import WORKER, HeldJob, finish, other, told
+from held import HeldJob, finish, other, told
 from invariants import check
 
 import durably
@@ -201,7 +201,7 @@ def test_the_step_of_a_cancelled_run_is_not_stored_as_completed(path: Path) -> N
 def test_a_key_held_by_another_process_is_waited_for(path: Path) -> None:
     """Across processes too at most one run of a key is executed, cancelled ones included."""
     with durably.Durably(path, jobs=[other], poll_interval=3600) as app:
-        with Child(WORKER, path, "started") as child:
+        with Child("worker", path, "started") as child:
             child.expect("ready")
             first = triggered_elsewhere(path, concurrency_key="c")
             child.expect("inside 1")
@@ -221,7 +221,7 @@ def test_a_cancelled_run_whose_process_dies_gives_its_key_back(
 ) -> None:
     """Killed inside the step, it holds the key no longer, and a retried one can be executed."""
     with durably.Durably(path, jobs=[other]) as app:
-        with Child(WORKER, path, "started") as child:
+        with Child("worker", path, "started") as child:
             child.expect("ready")
             first = triggered_elsewhere(path, concurrency_key="c")
             child.expect("inside 1")
@@ -241,7 +241,7 @@ def test_a_run_whose_process_died_starts_after_those_not_tried_since(path: Path)
     """Recovered, it is behind those of its key that were triggered while it was executed."""
     with durably.Durably(path, jobs=[other]) as app:
         started = starts_of(app)
-        with Child(WORKER, path, "started") as child:
+        with Child("worker", path, "started") as child:
             child.expect("ready")
             first = triggered_elsewhere(path, concurrency_key="c")
             child.expect("inside 1")

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import attrs
 import pytest
-from children import HOLDER, held
+from children import held
 from engines import GRACE_S, again, engine, execute, only, record, types
 
 import durably
@@ -162,12 +162,13 @@ def test_cancel_and_delete_are_told(tmp_path):
 def test_a_recovery_is_told_where_the_reaper_ran(tmp_path, reason):
     """``run:recover`` says whether the run's process was dead or hung."""
 
+    @durably.job(origin="any")
     def hold(step):
         pass
 
     path = tmp_path / "durably.db"
     options = {"heartbeat_interval": 0.05, "stale_threshold": 0.1}
-    with held(HOLDER, path, 0.05, 0.1) as (child, run_id), engine(tmp_path, hold, **options) as app:
+    with held(path, 0.05, 0.1) as (child, run_id), engine(tmp_path, hold, **options) as app:
         recovered = threading.Event()
         events = record(app)
         app.on("run:recover", lambda _: recovered.set())

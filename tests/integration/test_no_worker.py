@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from children import Child
 from engines import whole
-from held import WORKER, HeldJob, finish, told
+from held import HeldJob, finish, told
 
 import durably
 from durably.client import wait as waiting
@@ -221,10 +221,10 @@ def test_a_run_that_is_executed_without_a_start_is_waited_for(
 def test_another_process_must_be_started_to_count(app: durably.Durably, path: Path) -> None:
     """One that only has the database open executes nothing."""
     run = app.jobs["told"].trigger(1)
-    with Child(WORKER, path, "open") as child:
+    with Child("worker", path, "open") as child:
         child.expect("ready")
         no_worker_for(app, run)
-    with Child(WORKER, path, "started") as child:
+    with Child("worker", path, "started") as child:
         child.expect("ready")
         child.expect("inside 1")
         child.say("return there")
@@ -236,7 +236,7 @@ def test_a_started_process_that_does_not_know_the_job_counts(
 ) -> None:
     """Until it is dead: then the wait ends."""
     run = app.jobs["told"].trigger(1)
-    with Child(WORKER, path, "started", "ignorant") as child:
+    with Child("worker", path, "started", "ignorant") as child:
         child.expect("ready")
         waiting = Waiting(app, run)
         waiting.goes_on(eventually)
@@ -250,7 +250,7 @@ def test_the_death_of_the_process_that_executes_ends_the_wait(
     app: durably.Durably, path: Path, eventually: Eventually, mode: str
 ) -> None:
     """As long as it lives the run is waited for, also where the engine was not started."""
-    with Child(WORKER, path, mode) as child:
+    with Child("worker", path, mode) as child:
         child.expect("ready")
         run = app.jobs["told"].trigger(1)
         if mode == "one":
@@ -269,7 +269,7 @@ def test_a_process_whose_stop_timed_out_claims_nothing(
     app: durably.Durably, path: Path, eventually: Eventually
 ) -> None:
     """Seen from here: its running run is waited for, a pending one is not."""
-    with Child(WORKER, path, "stopping") as child:
+    with Child("worker", path, "stopping") as child:
         child.expect("ready")
         running = app.jobs["told"].trigger(1)
         child.expect("inside 1")

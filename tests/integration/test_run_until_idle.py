@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 HANG_S = 30  # only guards against hanging
 
 
-@durably.job("two-steps")
+@durably.job("two-steps", origin="any")
 def two_steps(step: durably.StepContext) -> list[int]:
     return [step.run("first", os.getpid), step.run("second", os.getpid)]
 

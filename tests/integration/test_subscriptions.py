@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
-from children import HOLDER, held
+from children import held
 from engines import GRACE_S, engine, execute
 from gates import Gate
 
@@ -314,7 +314,7 @@ def test_the_failed_step_is_the_same_for_those_who_were_not_there(tmp_path, func
 def test_of_a_run_in_another_process_the_end_is_heard(tmp_path):
     """A subscription to a run that another process executes yields its terminal event."""
     path = tmp_path / "durably.db"
-    with held(HOLDER, path, 1, 10) as (child, run_id), engine(tmp_path, job) as app:
+    with held(path, 1, 10) as (child, run_id), engine(tmp_path, job) as app:
         thread, heard = collect(app.subscribe(run_id))
         child.say()
         assert ended(thread)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from children import Child
-from held import WORKER, other, told
+from held import other, told
 from invariants import check
 
 import durably
@@ -33,7 +33,7 @@ def app(path: Path) -> Iterator[durably.Durably]:
 @pytest.fixture
 def child(app: durably.Durably, path: Path) -> Iterator[Child]:
     """A started process that knows the job."""
-    with Child(WORKER, path, "started") as started:
+    with Child("worker", path, "started") as started:
         started.expect("ready")
         yield started
 
@@ -97,7 +97,7 @@ def test_a_cancelled_run_raises_and_its_process_learns_of_it(
 
 def test_a_heartbeat_tells_the_job_of_its_cancellation(app: durably.Durably, path: Path) -> None:
     """step.check raises without any step boundary, once the process has beaten."""
-    with Child(WORKER.replace("[told])", "[told], heartbeat_interval=0.05)"), path, "started") as c:
+    with Child("worker", path, "started", "beats") as c:
         c.expect("ready")
         run = app.jobs["told"].trigger(1)
         c.expect("inside 1")
@@ -165,7 +165,7 @@ def test_log_lines_come_from_another_process_where_they_are_persisted(
 ) -> None:
     """In order, each once, with the step they belong to; otherwise there are none."""
     lines: list[durably.LogEntry] = []
-    with Child(WORKER, path, "started", *(["logs"] if is_persisted else [])) as child:
+    with Child("worker", path, "started", *(["logs"] if is_persisted else [])) as child:
         child.expect("ready")
         earlier = app.jobs["told"].trigger(0)
         child.expect("inside 0")
@@ -209,7 +209,7 @@ def test_a_run_goes_on_in_another_process_when_its_own_dies(
     """The wait goes on through it, and the second process executes the step again."""
     waiting = Wait(lambda: app.jobs["told"].trigger_and_wait(1))
     child.expect("inside 1")
-    with Child(WORKER, path, "started") as second:
+    with Child("worker", path, "started") as second:
         second.expect("ready")
         child.kill()
         second.expect("inside 1")
@@ -220,19 +220,7 @@ def test_a_run_goes_on_in_another_process_when_its_own_dies(
 
 def test_two_processes_trigger_one_key(app: durably.Durably, path: Path) -> None:
     """Idempotency keys are unique across processes: eight of them make one run."""
-    program = """
-import sys, durably
-from held import told
-app = durably.Durably(sys.argv[1], jobs=[told])
-print("ready", flush=True)
-sys.stdin.readline()
-run = app.jobs["told"].trigger(1, idempotency_key="i")
-print(run.id, run.disposition, flush=True)
-app.close()
-"""
-    folder = str(Path(__file__).parents[1])
-    program = f"import sys; sys.path.append({folder!r})\n{program}"
-    children = [Child(program, path) for _ in range(4)]
+    children = [Child("triggers_with_a_key", path) for _ in range(4)]
     try:
         for each in children:
             each.expect("ready")

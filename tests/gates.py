@@ -89,10 +89,11 @@ def operation_later(
     """Have an operation wait on its way to the database; as ``later``, and each time.
 
     Args:
-        write: by which of the database's methods it goes, ``"write"`` or ``"beat"``.
+        write: by which method it goes, ``"_write"`` of the store or ``"beat"`` of its database.
     """
     has_begun, may_go_on = threading.Event(), threading.Event()
-    original = getattr(app._store.database, write)
+    target = app._store.database if write == "beat" else app._store
+    original = getattr(target, write)
 
     def call(called: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if called is operation:
@@ -100,5 +101,5 @@ def operation_later(
             assert may_go_on.wait(HANG_S)
         return original(called, *args, **kwargs)
 
-    monkeypatch.setattr(app._store.database, write, call)
+    monkeypatch.setattr(target, write, call)
     return has_begun, may_go_on

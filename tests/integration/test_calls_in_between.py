@@ -105,7 +105,7 @@ def test_a_run_that_was_triggered_during_its_claim_has_begun_after_that(
     app: Durably, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The claim takes what is pending when it comes to it, and the time of then."""
-    inside, may_go_on = operation_later(monkeypatch, app, "write", runs.claim)
+    inside, may_go_on = operation_later(monkeypatch, app, "_write", runs.claim)
     app.jobs["quick"].trigger()
     app.start()
     assert inside.wait(HANG_S)
@@ -445,7 +445,7 @@ class TestCancelling:
         run = app.jobs["gated"].trigger(concurrency_key="k")
         assert gate.inside.wait(HANG_S)
         app.cancel(run)
-        write = app._store.database.write
+        write = app._store._write
         failed: list[Any] = []
 
         def fail_twice(operation: Any, *args: Any, **kwargs: Any) -> Any:
@@ -454,7 +454,7 @@ class TestCancelling:
                 raise durably.DatabaseError("locked for too long", is_transient=True)
             return write(operation, *args, **kwargs)
 
-        monkeypatch.setattr(app._store.database, "write", fail_twice)
+        monkeypatch.setattr(app._store, "_write", fail_twice)
         gate.go.set()
         after = app.jobs["quick"].trigger(concurrency_key="k")
         assert app.wait(after, timeout=HANG_S).output == 7

@@ -30,6 +30,7 @@ from durably.client.submit import NOT_GIVEN, Triggering
 from durably.client.subscribe import Subscription
 from durably.client.wait import OnLog, OnProgress, Waiter
 from durably.codec import Codec
+from durably.emitter import Emitter, ErrorHandler, Listener, types_of
 from durably.errors import (
     ConflictError,
     DatabaseError,
@@ -40,18 +41,11 @@ from durably.errors import (
     RunCancelled,
     ValidationError,
 )
-from durably.events import (
-    Emitter,
-    ErrorHandler,
-    Event,
-    Listener,
-    LogWritten,
-    RunDeleted,
-    RunRetried,
-)
+from durably.events import Event, LogWritten, RunDeleted, RunRetried
 from durably.execution.current_run import Services, tell_worker_error
 from durably.execution.step_log import stored_line
-from durably.jobs import Job, Registry, check_job, job_list, missing_job, origins_of
+from durably.job_registry import JobRegistry, missing_job, origins_of
+from durably.jobs import Job, check_job, job_list
 from durably.models import LogEntry, Run, RunStatus, StepRecord
 from durably.settings import Duration, OnDuplicateStep, Settings, age, optional_timeout, seconds
 from durably.store.rows import RunRow
@@ -181,7 +175,7 @@ class Durably:
         )
         self._clock = Clock()
         codec = Codec(converter)
-        self._registry = Registry(codec)
+        self._registry = JobRegistry(codec)
         self._lock = threading.RLock()  # guards the handles and the plugins
         self._closing = threading.RLock()  # held while closing, so that others wait for its end
         self._handles: dict[str, JobHandle[Any, Any]] = {}
@@ -1000,7 +994,7 @@ class Durably:
         self._check()
         if listener is not None:
             return self._emitter.on(type, listener)
-        events.types_of(type)
+        types_of(type)
 
         def decorate(function: L) -> L:
             self._emitter.on(type, function)

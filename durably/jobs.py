@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
-import sys
-import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 
 import attrs
 
 from durably._platform.safe_repr import short_repr, type_name
 from durably.codec import (
     UNTYPED,
-    Codec,
     Unresolved,
     resolve_annotations,
     return_type_of,
     signature_of,
 )
-from durably.codec.json_text import dump
-from durably.errors import ConflictError, NotFoundError, ValidationError
+from durably.errors import ConflictError, ValidationError
 
 if TYPE_CHECKING:
     from durably.execution.context import StepContext
@@ -35,7 +30,6 @@ R = TypeVar("R")
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 LONGEST_JOB_NAME = 200
-_LONGEST_ORIGIN: Final = 2000
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -173,7 +167,7 @@ def check_job(value: object, what: str) -> None:
     found, advice = short_repr(value), "decorate a function with @job"
     if inspect.isroutine(value) or isinstance(value, functools.partial):
         name = _name_of(value)
-        found = f"the function {_innermost(value).__name__}"
+        found = f"the function {innermost(value).__name__}"
         advice = f"decorate the function with @job, or write Job({name!r}, {name})"
     elif type(value).__module__ == "durably.client.handles":
         advice = "use its attribute job, or call the handle's own methods"
@@ -189,86 +183,24 @@ def _shown_place(job: Job[Any, Any]) -> str:
     """Return the place of a job's function with its line, because closures share their names."""
     code = getattr(inspect.unwrap(job.run), "__code__", None)
     line = "" if code is None else f", line {code.co_firstlineno}"
-    return (_place(job.run) or short_repr(job.run)) + line
+    return (place_of(job.run) or short_repr(job.run)) + line
 
 
-def _is_same_function(one: Job[Any, Any], other: Job[Any, Any]) -> bool:
-    """Return whether both are the same function in the source, as when a cell runs again."""
-    return one.run is other.run or _place(one.run) == _place(other.run) is not None
-
-
-def origins_of(job: Job[Any, Any]) -> tuple[str, ...]:
-    """Return the forms in which the place of the job's function may be stored, the usual one first.
-
-    A form is the module's name and the qualified name; for a script, the script's base name and the
-    qualified name. A module may also be executed as a script, and a script may be imported, so both
-    forms are returned. In a notebook and at a prompt the place is not known, and there is none.
-    """
-    function = _innermost(job.run)
-    module = getattr(function, "__module__", None)
-    if not isinstance(module, str):
-        return ()
-    loaded = sys.modules.get(module)
-    file = getattr(loaded, "__file__", None)
-    is_main = module in ("__main__", "__mp_main__")
-    names = []
-    if isinstance(file, str) and os.path.basename(file) != "__init__.py":
-        names.append(_script_name(file))
-    if not is_main:
-        names.insert(0, module)
-    elif names:
-        spec = getattr(loaded, "__spec__", None)
-        names.append(names[0].removesuffix(".py") if spec is None else spec.name)
-    qualified = function.__qualname__
-    return tuple(dict.fromkeys(_storable(f"{name}:{qualified}") for name in names))
-
-
-def takes_any_origin(job: Job[Any, Any]) -> bool:
-    """Return whether the job continues runs with checkpoints of any code."""
-    return job.origin == "any" or not origins_of(job)
-
-
-def origins_json(job: Job[Any, Any]) -> str:
-    """Return the job's members of the JSON object that ``Claim`` takes."""
-    members: list[str | bool] = list(origins_of(job))
-    if takes_any_origin(job):
-        members.append(True)
-    return ",".join(f"{dump(job.name)}:{dump(member)}" for member in members)
-
-
-def _script_name(file: str) -> str:
-    """Return the base name of a script, or of the package or zip file that is executed as one."""
-    folder, name = os.path.split(file)
-    return os.path.basename(folder) if name == "__main__.py" and folder else name
-
-
-def _storable(text: str) -> str:
-    """Return *text* in a form that can be stored, whatever a file or a function is called."""
-    plain = text.encode(errors="backslashreplace").replace(b"\0", b"\\0")
-    return plain[:_LONGEST_ORIGIN].decode(errors="ignore")
-
-
-def _is_typed_in(job: Job[Any, Any]) -> bool:
-    """Return whether the function was typed into an interactive session, not read from a file."""
-    is_interactive = hasattr(sys, "ps1") or sys.flags.interactive
-    return bool(is_interactive) and getattr(job.run, "__module__", None) == "__main__"
-
-
-def _innermost(function: Callable[..., Any]) -> Any:
+def innermost(function: Callable[..., Any]) -> Any:
     """Return the function inside partials, or the class of an object that can be called."""
     while isinstance(function, functools.partial):
         function = function.func
     return function if hasattr(function, "__qualname__") else type(function)
 
 
-def _place(function: Callable[..., Any]) -> str | None:
+def place_of(function: Callable[..., Any]) -> str | None:
     """Return the place in the source of the function, or of the class of a callable object.
 
     Return ``None`` for a ``functools.partial``: two of them may have nothing in common.
     """
     if isinstance(function, functools.partial):
         return None
-    named = _innermost(function)
+    named = innermost(function)
     return f"{named.__module__}.{named.__qualname__}"
 
 
@@ -347,13 +279,6 @@ def _positional_parameters(function: object, name: str) -> list[inspect.Paramete
     return positional
 
 
-class Claimed(NamedTuple):
-    """The runs that an engine claims, as JSON text: see ``Claim``."""
-
-    jobs: str
-    origins: str
-
-
 class _JobDecorator:
     """The result of ``job(...)``: a decorator that makes a function a job."""
 
@@ -429,66 +354,3 @@ def job(
         given, input=input, output=output, on_duplicate_step=on_duplicate_step, origin=origin
     )
     return decorator if function is None else decorator(cast("Callable[..., Any]", function))
-
-
-def missing_job(name: object, registered: Iterable[str]) -> str:
-    """Return the message for a name under which no job is registered."""
-    if isinstance(name, Job):
-        return (
-            f"{name!r} is a job, not the name of one; write app.jobs[{name.name!r}], or "
-            "app.trigger() with the job itself"
-        )
-    names = ", ".join(map(repr, sorted(registered)))
-    return f"no job {short_repr(name)} is registered in this engine; " + (
-        f"registered are: {names}" if names else "register it first"
-    )
-
-
-class Registry:
-    """The jobs that one engine knows. Usable from any thread."""
-
-    def __init__(self, codec: Codec) -> None:
-        self._codec = codec
-        self._lock = threading.Lock()  # guards replacing the mapping; readers need no lock
-        self._jobs: dict[str, Job[Any, Any]] = {}
-        # The names of all jobs and their origins, in the form that a claim takes.
-        self.claimed: Claimed | None = None
-        # The names of the jobs that continue only their own code's runs; None if there is none.
-        self.particular_json: str | None = None
-
-    def add(self, new: Job[Any, Any]) -> None:
-        """Register a job. Registering the same function again replaces the job.
-
-        Raises:
-            ValidationError: it is not a job, or one of its types cannot be structured.
-            ConflictError: another function has that name.
-        """
-        check_job(new, "register was given")
-        if takes_payload(new):
-            self._codec.check_type(payload_type(new), f"the input of job {new.name!r}")
-        self._codec.check_type(output_type(new), f"the output of job {new.name!r}")
-        with self._lock:
-            old = self._jobs.get(new.name)
-            if old is not None and not (_is_same_function(old, new) or _is_typed_in(new)):
-                raise ConflictError(
-                    f"another function is registered as job {new.name!r}: "
-                    f"{_place(old.run) or short_repr(old.run)}; give one of them another name"
-                )
-            self._jobs = self._jobs | {new.name: new}
-            particular = [name for name, job in self._jobs.items() if not takes_any_origin(job)]
-            self.particular_json = dump(particular) if particular else None
-            self.claimed = Claimed(
-                dump(list(self._jobs)),
-                "{" + ",".join(filter(None, map(origins_json, self._jobs.values()))) + "}",
-            )
-
-    def get(self, name: str) -> Job[Any, Any] | None:
-        """Return the job of that name as it is registered now, ``None`` if there is none."""
-        return self._jobs.get(name)
-
-    def require(self, name: str) -> Job[Any, Any]:
-        """Return the job of that name; raise ``NotFoundError`` if there is none."""
-        found = self._jobs.get(name)
-        if found is None:
-            raise NotFoundError(missing_job(name, self._jobs))
-        return found

@@ -17,10 +17,10 @@ PACKAGE = Path(durably.__file__).parent
 # Lowest first. A room is a package or a module right under durably/; it imports from its own floor
 # and from those below it. No package imports another one of its floor.
 FLOORS: list[set[str]] = [
-    {"_platform", "errors", "events", "models", "names", "settings", "values"},
+    {"_platform", "emitter", "errors", "events", "models", "names", "settings", "values"},
     {"codec"},
     {"jobs"},
-    {"store"},
+    {"job_registry", "store"},
     {"execution"},
     {"client", "worker"},
     {"engine"},

@@ -8,7 +8,8 @@ from typing import Any, Generic, Never, Self, TypeVar, overload
 from durably.client.query import StatusFilter, filters, run_id_of, several
 from durably.client.submit import NOT_GIVEN, Trigger, Triggering
 from durably.client.wait import OnLog, OnProgress
-from durably.jobs import Job, missing_job
+from durably.job_registry import missing_job
+from durably.jobs import Job
 from durably.models import Run
 from durably.settings import Duration, optional_timeout
 

@@ -12,7 +12,8 @@ from durably._platform.safe_repr import short_repr, type_name
 from durably.codec import UNTYPED, Codec
 from durably.codec.json_text import dump, load
 from durably.errors import DatabaseError, ValidationError
-from durably.jobs import Registry, output_type, payload_type
+from durably.job_registry import JobRegistry
+from durably.jobs import output_type, payload_type
 from durably.models import (
     Disposition,
     ErrorInfo,
@@ -52,7 +53,7 @@ def labels_of(row: RunRow) -> dict[str, str]:
 class Reader:
     """Reads runs and what belongs to them. Usable from any thread."""
 
-    def __init__(self, store: Store, codec: Codec, registry: Registry) -> None:
+    def __init__(self, store: Store, codec: Codec, registry: JobRegistry) -> None:
         self._store = store
         self._codec = codec
         self._registry = registry

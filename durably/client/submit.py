@@ -18,15 +18,15 @@ from durably.client.local_worker import LocalWorker
 from durably.client.query import Reader, labels_of
 from durably.client.wait import Waiter
 from durably.codec import Codec
+from durably.emitter import Emitter
 from durably.errors import SerializationError, ValidationError
-from durably.events import Emitter, RunCoalesced, RunRetried, RunTriggered
+from durably.events import RunCoalesced, RunRetried, RunTriggered
 from durably.execution.current_run import Slot
+from durably.job_registry import JobRegistry, origins_json
 from durably.jobs import (
     Job,
-    Registry,
     default_payload,
     has_default_payload,
-    origins_json,
     payload_type,
     takes_payload,
 )
@@ -96,7 +96,7 @@ class Triggering:
         codec: Codec,
         emitter: Emitter,
         changes: ChangeFeed,
-        registry: Registry,
+        registry: JobRegistry,
         reader: Reader,
         waiter: Waiter,
         worker: LocalWorker,

@@ -9,9 +9,9 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from durably.client.query import Reader
+from durably.emitter import Emitter
 from durably.errors import EngineClosedError, NotFoundError
 from durably.events import (
-    Emitter,
     Event,
     RunCancelled,
     RunCompleted,

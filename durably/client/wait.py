@@ -15,6 +15,7 @@ from durably._platform.lock_timeouts import limited
 from durably._platform.safe_repr import short_repr
 from durably.client.local_worker import LocalWorker
 from durably.client.query import Reader, labels_of
+from durably.emitter import Emitter
 from durably.errors import (
     EngineClosedError,
     NotFoundError,
@@ -24,7 +25,7 @@ from durably.errors import (
     ValidationError,
     WaitTimeoutError,
 )
-from durably.events import Emitter, Event, LogWritten, RunProgressed
+from durably.events import Event, LogWritten, RunProgressed
 from durably.models import TERMINAL, Disposition, LogEntry, Progress, Run, RunStatus
 from durably.store import defects
 from durably.store.api import Liveness, Store

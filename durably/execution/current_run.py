@@ -19,6 +19,7 @@ from durably._platform.interrupts import handlers, is_from_signal, is_interrupti
 from durably._platform.latch import Latch
 from durably._platform.signalled import tells_of_signal
 from durably.codec import Codec
+from durably.emitter import Emitter
 from durably.errors import (
     DatabaseError,
     ForkedError,
@@ -27,7 +28,7 @@ from durably.errors import (
     RunInterrupted,
     StopRun,
 )
-from durably.events import Emitter, WorkerError
+from durably.events import WorkerError
 from durably.models import Progress, error_info
 from durably.settings import OnDuplicateStep
 from durably.store.api import Store

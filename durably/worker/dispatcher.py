@@ -33,7 +33,7 @@ class Dispatcher(Service):
         want_slot: notes that there may be more to claim than there were slots.
         hand_over: hands a claimed run, which has a slot, to the pool; returns ``False`` if no
             thread could be made for it, so that it was put back.
-        let_tell: waits a moment for listeners of committed changes.
+        wait_for_listeners: waits a moment for listeners of committed changes.
         on_none_claimable: called when no run could be claimed.
     """
 
@@ -48,7 +48,7 @@ class Dispatcher(Service):
         make_threads: Callable[[], None],
         want_slot: Callable[[], None],
         hand_over: Callable[[RunRow], bool],
-        let_tell: Callable[[], None],
+        wait_for_listeners: Callable[[], None],
         on_none_claimable: Callable[[], None],
         clock: Clock,
         poll_interval_s: float,
@@ -63,7 +63,7 @@ class Dispatcher(Service):
         self._make_threads = make_threads
         self._want_slot = want_slot
         self._hand_over = hand_over
-        self._let_tell = let_tell
+        self._wait_for_listeners = wait_for_listeners
         self._on_none_claimable = on_none_claimable
         self._poll_interval_s = poll_interval_s
         self._version = changes.version()
@@ -100,7 +100,7 @@ class Dispatcher(Service):
             # This read costs microseconds and no write transaction.
             if self._store.has_claimable(claim):
                 # The event of a trigger comes before the one of its run's start.
-                self._let_tell()
+                self._wait_for_listeners()
                 claimed = self._store.claim(claim)
             else:
                 self._on_none_claimable()

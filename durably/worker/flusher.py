@@ -15,8 +15,9 @@ import attrs
 
 from durably._platform.clock import Clock
 from durably.codec import UNTYPED, Codec
+from durably.emitter import Emitter
 from durably.errors import DatabaseError
-from durably.events import Emitter, RunProgressed
+from durably.events import RunProgressed
 from durably.execution.current_run import ActiveRun, tell_worker_error
 from durably.models import Progress
 from durably.store.api import Store

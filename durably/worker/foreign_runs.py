@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from durably.jobs import Registry, origins_of, takes_any_origin
+from durably.job_registry import JobRegistry, origins_of, takes_any_origin
 from durably.store.api import Store
 from durably.store.rows import Begun
 
@@ -19,7 +19,7 @@ class ForeignRuns:
     other has begun, whose checkpoints say nothing about its own steps. Usable from any thread.
     """
 
-    def __init__(self, store: Store, registry: Registry) -> None:
+    def __init__(self, store: Store, registry: JobRegistry) -> None:
         self._store = store
         self._registry = registry
         # By job and origin. With setdefault only one of two threads warns.

@@ -17,7 +17,7 @@ from durably._platform.latch import Wakeups
 from durably.errors import DatabaseError, ForkedError, RunInterrupted, StopRun
 from durably.execution.current_run import ActiveRun, Services, Slot
 from durably.execution.run_execution import Execution
-from durably.jobs import Registry
+from durably.job_registry import JobRegistry
 from durably.store.rows import Claim, Ending, RunRow
 from durably.worker.contexts import ExecutionContexts
 from durably.worker.flusher import Flusher
@@ -67,7 +67,7 @@ class Pool:
         max_workers: int,
         *,
         services: Services,
-        registry: Registry,
+        registry: JobRegistry,
         flusher: Flusher,
         labels_of: LabelsOf,
         owner: Callable[[], int | None],

@@ -8,7 +8,8 @@ from datetime import timedelta
 from typing import Final
 
 from durably._platform.clock import Clock
-from durably.events import Emitter, RunDeleted, RunRecovered
+from durably.emitter import Emitter
+from durably.events import RunDeleted, RunRecovered
 from durably.store import bounds
 from durably.store.api import Liveness, Store
 from durably.store.change_feed import ChangeFeed

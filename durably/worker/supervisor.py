@@ -24,7 +24,7 @@ from durably.errors import (
     WaitTimeoutError,
 )
 from durably.execution.current_run import ActiveRun, Services, Slot, tell_worker_error
-from durably.jobs import Registry
+from durably.job_registry import JobRegistry
 from durably.settings import Settings
 from durably.store.api import Store
 from durably.store.rows import Claim, RunRow
@@ -53,7 +53,7 @@ class Supervisor:
         self,
         settings: Settings,
         services: Services,
-        registry: Registry,
+        registry: JobRegistry,
         flusher: Flusher,
         labels_of: LabelsOf,
     ) -> None:
@@ -115,7 +115,7 @@ class Supervisor:
             make_threads=self._pool.make_threads,
             want_slot=self._pool.want_slot,
             hand_over=self._pool.hand_over,
-            let_tell=services.emitter.let_tell,
+            wait_for_listeners=services.emitter.wait_for_listeners,
             on_none_claimable=self._foreign.warn,
             clock=services.clock,
             poll_interval_s=settings.poll_interval,

@@ -11,7 +11,7 @@ from children import left_by_the_dead
 from gates import HANG_S, Gate, in_thread, later, names_of_threads, operation_later, status
 
 import durably
-from durably import Durably, EngineClosedError, events
+from durably import Durably, EngineClosedError, emitter
 from durably.store.sqlite.sql import owners, runs
 
 if TYPE_CHECKING:
@@ -564,6 +564,6 @@ class TestListeners:
             app.on("run:trigger", lambda event: heard.append(event.type))
             app.on("run:start", lambda event: heard.append(event.type))
             monkeypatch.setattr(triggering, "_tell", tell_after_a_slot_is_free)
-            monkeypatch.setattr(events, "TELL_LOOKS", 1_000_000)
+            monkeypatch.setattr(emitter, "LISTENER_POLLS", 1_000_000)
             app.jobs["quick"].trigger()
         assert heard == ["run:trigger", "run:start"]

@@ -42,7 +42,7 @@ class Pool:
             want_slot=lambda: None,
             hand_over=self._hand_over,
             on_none_claimable=lambda: None,
-            let_tell=lambda: self.told.append(list(self.got)),
+            wait_for_listeners=lambda: self.told.append(list(self.got)),
             clock=clock,
             poll_interval_s=1.0,
             on_error=lambda exc, name: None,

@@ -15,10 +15,9 @@ from storekit import FakeClock
 
 import durably
 from durably._platform.clock import Clock
+from durably.emitter import LISTENER_POLLS, Emitter
 from durably.events import (
     EVENT_TYPES,
-    TELL_LOOKS,
-    Emitter,
     Event,
     RunCancelled,
     RunEvent,
@@ -448,7 +447,7 @@ def test_ctrl_c_in_announcing_leaves_no_mark(emitter: Emitter) -> None:
         assert not emitter.is_announcing_any
 
 
-@pytest.mark.parametrize("looks", [0, 3, TELL_LOOKS + 1])
+@pytest.mark.parametrize("looks", [0, 3, LISTENER_POLLS + 1])
 def test_who_acts_on_a_change_lets_it_be_told(looks: int) -> None:
     """But does not wait for long, since a listener may block."""
     clock = FakeClock()
@@ -465,6 +464,6 @@ def test_who_acts_on_a_change_lets_it_be_told(looks: int) -> None:
             return event.is_set()
 
         clock.wait = wait  # type: ignore[method-assign]
-        emitter.let_tell()
-    assert len(waited) == min(looks, TELL_LOOKS)
+        emitter.wait_for_listeners()
+    assert len(waited) == min(looks, LISTENER_POLLS)
     assert sum(waited) < 1

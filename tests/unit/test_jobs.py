@@ -15,7 +15,8 @@ import durably
 from durably import ConflictError, Job, StepContext, ValidationError
 from durably._platform.safe_repr import type_name
 from durably.codec import UNTYPED, Codec
-from durably.jobs import Registry, job_list, output_type, payload_type
+from durably.job_registry import JobRegistry
+from durably.jobs import job_list, output_type, payload_type
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -445,7 +446,7 @@ class TestRegistry:
         def typed(step: StepContext) -> int:
             return 1
 
-        registry = Registry(Codec())
+        registry = JobRegistry(Codec())
         registry.add(durably.job("x")(import_csv))
         monkeypatch.setattr(typed, "__module__", "__main__", raising=False)
         with pytest.raises(ConflictError):
@@ -458,14 +459,14 @@ class TestRegistry:
 
     def test_another_function_under_a_taken_name_is_refused(self) -> None:
         """A name means one function; the message tells which one has it."""
-        registry = Registry(Codec())
+        registry = JobRegistry(Codec())
         registry.add(durably.job("x")(import_csv))
         with pytest.raises(ConflictError, match="'x'.*import_csv"):
             registry.add(durably.job("x")(nightly))
 
     def test_the_same_place_in_the_source_replaces(self) -> None:
         """The same module and qualified name, as when a notebook cell runs again, replaces."""
-        registry = Registry(Codec())
+        registry = JobRegistry(Codec())
         again = types.FunctionType(import_csv.__code__, import_csv.__globals__)
         again.__qualname__ = import_csv.__qualname__
         again.__module__ = import_csv.__module__
@@ -484,7 +485,7 @@ class TestRegistry:
         class Other(Caller):
             pass
 
-        registry = Registry(Codec())
+        registry = JobRegistry(Codec())
         registry.add(Job("x", Caller()))
         registry.add(Job("x", again := Caller()))
         with pytest.raises(ConflictError, match="Caller"):
@@ -493,7 +494,7 @@ class TestRegistry:
 
     def test_a_partial_is_the_same_as_itself_alone(self) -> None:
         """Two of them have no name by which they could be the same function."""
-        registry = Registry(Codec())
+        registry = JobRegistry(Codec())
         spec = Job("x", functools.partial(nightly))
         registry.add(spec)
         registry.add(Job("x", spec.run))
@@ -507,7 +508,7 @@ class TestRegistry:
             def __init__(self, a, b) -> None:
                 self.a = a
 
-        registry = Registry(Codec())
+        registry = JobRegistry(Codec())
         with pytest.raises(ValidationError, match="the input of job 'x'"):
             registry.add(Job("x", lambda step, payload: None, Opaque))
         with pytest.raises(ValidationError, match="the output of job 'x'"):
@@ -518,4 +519,4 @@ class TestRegistry:
     def test_what_is_no_job_is_refused(self, spec: Any) -> None:
         """Registering a bare function says that it needs the decorator."""
         with pytest.raises(ValidationError, match="@job"):
-            Registry(Codec()).add(spec)
+            JobRegistry(Codec()).add(spec)

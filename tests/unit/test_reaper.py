@@ -19,8 +19,9 @@ from storekit import (
     trigger,
 )
 
+from durably.emitter import Emitter
 from durably.errors import DatabaseError
-from durably.events import Emitter, Event
+from durably.events import Event
 from durably.store.rows import Claim
 from durably.store.sqlite.database import Database
 from durably.store.sqlite.locks import owner_lock as liveness
@@ -116,7 +117,7 @@ def test_runs_of_a_dead_owner_are_recovered_at_once(engine: Engine, store: Datab
     assert [row.token for row in store.read(owners.list_all)] == [token_of("own")]
     assert engine.told() == [("run:recover", run.id, "dead")]
     assert engine.events[0].labels == {"k": "v"}  # type: ignore[attr-defined]
-    assert store.changes.look().told > seen.told
+    assert store.changes.look().notified > seen.notified
 
 
 def test_dead_owner_without_runs_leaves_no_row(engine: Engine, store: Database) -> None:

@@ -1,4 +1,4 @@
-"""The pool: executes claimed runs, a bounded number at once, and knows which are in their jobs."""
+"""The pool executes claimed runs, a bounded number at once, and knows which are in their jobs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ log = logging.getLogger("durably")
 LabelsOf = Callable[[RunRow], dict[str, str]]
 
 _FORKED_EXIT_STATUS: Final = 70
-# What a thread of the pool may tell of after it has stored the end of a run.
+# The events that a thread of the pool may emit after it has stored the end of a run.
 _TOLD_AT_AN_END: Final = (
     events.RunProgressed,
     events.RunCompleted,
@@ -39,27 +39,27 @@ _TOLD_AT_AN_END: Final = (
 
 
 class _Thread(threading.local):
-    """What the present thread is to this engine."""
+    """The state of the current thread in this engine."""
 
-    depth = 0  # how many of its jobs it is inside of
+    depth = 0  # how many of the engine's jobs it is inside
     active: ActiveRun | None = None  # the run of the innermost one
     has_slot = False
     is_waiting = False
-    claims_since = -math.inf  # when it has last asked what to claim, by the clock
+    claims_since = -math.inf  # when it last began a claim, by the clock
 
 
 class Pool:
-    """Executes runs on threads of its own, and single ones in a thread of the caller's.
+    """Execute runs on threads of its own, and single ones in the caller's thread.
 
     A slot is reserved before a run is claimed for it, so that nothing is claimed that cannot
-    start at once. While *draining* nothing is claimed, and it drains unless somebody had it
-    ``resume``; while *interrupting*, what was claimed a moment ago is put back at its first step
+    start at once. While it is *draining* nothing is claimed; it drains until ``resume`` is called.
+    While it is *interrupting*, a run that was claimed a moment ago is put back at its first step
     boundary as well.
 
     Args:
-        owner: the number of this engine's owner row, if it has one.
+        owner: returns the number of this engine's owner row, if it has one.
         contexts: calls each execution in a context of its own.
-        on_none_claimable: called when a look has found no run to claim.
+        on_none_claimable: called when no run could be claimed.
     """
 
     def __init__(
@@ -86,29 +86,30 @@ class Pool:
         self._on_error = on_error
         self._threads = WorkerThreads(self._work, "durably-worker", max_workers)
         self._thread = _Thread()
-        # When a run leaves or a slot gets free.
+        # Woken when a run leaves or a slot gets free.
         self._changed = Wakeups()
-        # Guards all below. What an exception of a signal must not leave half done is one step.
+        # Guards all below. A change that an exception of a signal must not leave half done is one
+        # atomic operation.
         self._lock = threading.RLock()
         self._active: dict[tuple[int, int], ActiveRun] = {}
-        # What was to stop before it had entered, by its place in the database.
+        # The reasons to stop runs that have not entered yet, by run and attempt.
         self._stopped_early: dict[tuple[int, int], type[StopRun]] = {}
-        # Those that are taken; and of these, those that were for what is being claimed.
+        # The slots that are taken; and of these, those that are reserved for the current claim.
         self._slots: set[Slot] = set()
         self._reserved: list[Slot] = []
-        # How many of the taken ones have jobs that wait for runs.
+        # How many of the taken slots have jobs that wait for runs.
         self._waiting_slots = 0
         self._is_draining = True
-        # Whether somebody has looked for a free slot in vain since the last one got free.
+        # Whether a slot was wanted and none was free, since the last one got free.
         self._is_slot_wanted = False
         self._is_interrupting = False
-        # Whether it drains since it was asked to stop, and not for want of runs.
+        # Whether it drains because of a stop, and not because there are no runs.
         self._is_told_to_stop = False
-        # How many runs may still be claimed; None where they are not counted.
+        # How many runs may still be claimed; None for no limit.
         self._budget: int | None = None
         self.executed = 0  # in slots
         self.entered = 0  # also in threads of callers
-        # How many will have been when the budget is used up.
+        # The value of ``executed`` when the budget is used up.
         self._most_executed = math.inf
 
     # -- what it is doing ------------------------------------------------------------------
@@ -125,7 +126,7 @@ class Pool:
 
     @property
     def is_current_thread(self) -> bool:
-        """Whether it is one of this pool's threads that asks."""
+        """Whether the calling thread is one of this pool's."""
         return self._thread.has_slot
 
     @property
@@ -135,23 +136,23 @@ class Pool:
 
     @property
     def is_only_claiming(self) -> bool:
-        """Return whether no run is inside its job, and all slots taken wait for a claim."""
+        """Whether no run is inside its job, and all taken slots wait for a claim."""
         with self._lock:
             return not self._active and len(self._slots) == len(self._reserved)
 
     def is_idle_since(self, entered: int) -> bool:
-        """Whether it is idle, and has taken in no run since ``entered`` was that."""
+        """Return whether it is idle, and no run has entered since ``entered`` had that value."""
         with self._lock:
             return self._has_none() and self.entered == entered
 
     def active(self) -> list[ActiveRun]:
-        """The runs that are inside their jobs here."""
+        """Return the runs that are inside their jobs here."""
         with self._lock:
             return list(self._active.values())
 
     @property
     def is_stuck(self) -> bool:
-        """Whether every slot is taken by a job that waits for a run: none can be executed here."""
+        """Whether every slot has a job that waits for a run, so that none can be executed here."""
         with self._lock:
             return self._waiting_slots >= self._max_workers and not any(
                 active.is_callers for active in self._active.values()
@@ -159,7 +160,7 @@ class Pool:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Mark that the calling thread waits for a run, if it is that of a job in a slot."""
+        """Mark that the calling thread waits for a run, if it executes a job in a slot."""
         thread = self._thread
         if not thread.has_slot or thread.is_waiting:
             try:
@@ -180,26 +181,29 @@ class Pool:
                 self._waiting_slots -= 1
 
     def stop_runs(self, reason: type[StopRun]) -> None:
-        """Have all runs stop at their next step boundary."""
+        """Stop all runs at their next step boundary."""
         for active in self.active():
             active.stop(reason)
 
     def stop_run(self, row: RunRow, reason: type[StopRun]) -> None:
-        """Have this attempt of a run stop at its next step boundary, if it is executed here."""
+        """Stop this attempt of a run at its next step boundary, if it is executed here."""
         place = row.run, row.attempt
         with self._lock:
             active = self._active.get(place)
             if active is None and row.owner is not None and row.owner == self._owner():
-                # Claimed, and on its way; or it has just left, and this attempt never comes again.
+                # It was claimed and is about to enter; or it has just left, and this attempt never
+                # enters again.
                 self._stopped_early[place] = reason
         if active is not None:
             active.stop(reason)
 
     def check_job(self, *, is_futile: bool = False) -> None:
-        """Raise if the run is to stop whose job calls, and no listener: waiting is a step boundary.
+        """Raise if the calling thread executes a job whose run is to stop.
+
+        Waiting for a run is a step boundary of the job. A listener's call raises nothing.
 
         Args:
-            is_futile: whether it can wait no longer; if the engine is stopping, it goes back.
+            is_futile: whether the wait cannot succeed; the run goes back if the engine is stopping.
         """
         active = self._thread.active
         if self._services.emitter.is_inside_listener:
@@ -213,23 +217,23 @@ class Pool:
         active.check()
 
     def _note_futile_wait(self) -> None:
-        """Note that a stop ends a wait in a thread that may be a job's own, of whatever run.
+        """Note that a stop ends a wait in a thread that a job of any run may have started.
 
-        What it raises there is an error, which the job may keep to itself as it may a stop.
+        The wait raises an error there, which the job may swallow as it may swallow a stop.
         """
         for active in self.active():
             if active.stop_reason is RunInterrupted:
                 active.stop_was_raised = True
 
     def _is_stopping(self, active: ActiveRun) -> bool:
-        """Whether nothing is claimed any more beside a run that is executed in a slot."""
+        """Return whether the run is in a slot and nothing else is claimed any more."""
         return self._is_draining and not active.is_callers
 
     # -- opening and draining --------------------------------------------------------------
 
     def open(self) -> None:
-        """Make the threads, which start when they are needed."""
-        self._threads.end()  # where a signal has interrupted that
+        """Make the pool of threads, which start when they are needed."""
+        self._threads.end()  # a signal may have interrupted the last end
         self._threads = WorkerThreads(self._work, "durably-worker", self._max_workers)
         with self._lock:
             self._stopped_early.clear()
@@ -239,11 +243,11 @@ class Pool:
         self._threads.leave()
 
     def shut_down(self) -> None:
-        """End the threads, which have nothing to do any more: the pool has come to rest."""
+        """End the threads, which must have nothing left to do."""
         self._threads.end()
 
     def resume(self, budget: int | None = None) -> None:
-        """Claim again, so many runs at most."""
+        """Claim again, at most *budget* runs."""
         with self._lock:
             self._is_draining = self._is_interrupting = self._is_told_to_stop = False
             self._budget = budget
@@ -252,35 +256,35 @@ class Pool:
             active.drain(is_draining=False)
 
     def drain(self, *, interrupt: bool) -> None:
-        """Claim nothing more; have what is executing stop at its next step boundary, if asked."""
+        """Claim nothing more; with *interrupt*, stop the runs at their next step boundary."""
         with self._lock:
             self._is_draining = True
             if interrupt:
-                # Also for those that were claimed and are not inside their jobs yet.
+                # Also for runs that were claimed and are not inside their jobs yet.
                 self._is_interrupting = True
         if interrupt:
             self.stop_runs(RunInterrupted)
         self._services.changes.notify()
 
     def stop(self, *, interrupt: bool) -> None:
-        """``drain`` for a stop; what fails because of the signal that causes it goes back."""
+        """Drain because of a stop; a run that fails of the same signal goes back to pending."""
         with self._lock:
             self._is_told_to_stop = True
         self.drain(interrupt=interrupt)
         self.note_stop()
 
     def note_stop(self) -> None:
-        """Note for the runs that are inside their jobs that a signal may be ending this process."""
+        """Note in the runs that are inside their jobs that a signal may be ending this process."""
         for active in self.active():
             active.drain(is_draining=True)
 
     def end_interrupt(self) -> None:
-        """What enters its job from now on may go on: the stop that interrupted is over."""
+        """End the interruption: runs that enter their jobs from now on are not stopped."""
         with self._lock:
             self._is_interrupting = self._is_told_to_stop = False
 
     def come_to_rest(self) -> bool:
-        """Claim nothing more; whether no slot is taken either, so that none will be."""
+        """Claim nothing more, and return whether no slot is taken, so that none will be."""
         with self._lock:
             self._is_draining = True
             return not self._slots
@@ -288,10 +292,10 @@ class Pool:
     def wait_until_idle(
         self, check_interrupt: Callable[[], None], deadline: float = math.inf
     ) -> bool:
-        """Block until no run is inside its job; ``False`` if the time was over before.
+        """Block until no run is inside its job; return ``False`` if the deadline was before that.
 
         Args:
-            check_interrupt: called every now and then; raises if there was a Ctrl-C.
+            check_interrupt: called now and then; raises if there was a Ctrl-C.
             deadline: by the clock's ``monotonic``.
         """
         clock = self._services.clock
@@ -310,7 +314,7 @@ class Pool:
     # -- claiming --------------------------------------------------------------------------
 
     def claim(self, limit: int) -> Claim | None:
-        """What a claim of so many runs asks for, if this engine can claim at all."""
+        """Return the claim for *limit* runs, ``None`` if this engine cannot claim."""
         claimed, owner = self._registry.claimed, self._owner()
         if claimed is None or owner is None:
             return None
@@ -327,13 +331,13 @@ class Pool:
     def _inside(self) -> str:
         """Return the keys of the runs whose jobs are executed here, as a JSON array.
 
-        One that others have put back meanwhile is not claimed before its old job has left.
+        A run that others have put back meanwhile is not claimed before its old job has left.
         """
         with self._lock:
             return str([active.key for active in self._active.values() if not active.is_over])
 
     def _claim_for_slots(self, limit: int) -> Claim | None:
-        """The same for slots, void once nothing is to be claimed any more."""
+        """Return a claim for slots, which claims nothing once the pool drains."""
         claim = self.claim(limit)
         return None if claim is None else claim._replace(is_wanted=self._takes_runs)
 
@@ -341,7 +345,7 @@ class Pool:
         return not self._is_draining
 
     def can_claim(self) -> bool:
-        """Whether a run is there that this engine could execute now."""
+        """Return whether there is a run that this engine could execute now."""
         claim = self.claim(1)
         if claim is None:
             return False
@@ -356,21 +360,21 @@ class Pool:
         return not self._is_draining and self.executed < self._most_executed
 
     def want_slot(self) -> None:
-        """Have the next slot that gets free be claimed for, by whoever frees it."""
+        """Make the thread that frees the next slot claim a run for it."""
         with self._lock:
             self._is_slot_wanted = True
 
     def has_free_slot(self) -> bool:
-        """Whether there is one; if not, who claims is woken when there is."""
+        """Return whether a slot is free; if not, the dispatcher is woken when one is."""
         with self._lock:
             self._is_slot_wanted = self._is_draining or len(self._slots) >= self._max_workers
             return not self._is_slot_wanted
 
     def reserve_slot(self, slot: Slot) -> Claim | None:
-        """Take *slot*, if one is free, and say what to claim for it; for any thread.
+        """Take *slot*, if one is free, and return what to claim for it; for any thread.
 
-        ``None`` if there is none, or nothing is to be claimed. The caller, wherever
-        that was interrupted, calls ``begin`` or ``return_slot``.
+        Return ``None`` if none is free, or nothing is to be claimed. The caller then calls
+        ``begin`` or ``return_slot``, wherever a signal may have interrupted it.
         """
         with self._lock:
             if self._budget is not None or self._is_draining or not self._free_slots():
@@ -396,10 +400,10 @@ class Pool:
         return self._max_workers - len(self._slots)
 
     def reserve_slots(self) -> Claim | None:
-        """Take the free slots and say what to claim for them; for one thread, which claims.
+        """Take the free slots and return what to claim for them; for one thread, which claims.
 
-        ``None`` if there are none, or nothing is to be claimed. What was claimed is handed over,
-        and the other slots are returned.
+        Return ``None`` if none is free, or nothing is to be claimed. The caller hands over the
+        claimed runs, and returns the other slots.
         """
         with self._lock:
             free = self._free_slots()
@@ -417,7 +421,7 @@ class Pool:
             return claim
 
     def return_slots(self, slots: int) -> None:
-        """Give back slots for which there was no run to claim."""
+        """Return slots for which there was no run to claim."""
         with self._lock:
             if self._budget is not None:
                 self._budget += slots
@@ -426,18 +430,18 @@ class Pool:
             self.return_slot(slot)
 
     def _claim_next(self) -> Claim | None:
-        """What a pool thread that ends a run claims with it, if anything."""
+        """Return what a pool thread that ends a run claims in the same transaction, if anything."""
         emitter = self._services.emitter
         if emitter.has_listeners and (
             # A listener may block, or wait for that very run: another slot may be free before.
             any(map(emitter.wants, _TOLD_AT_AN_END))
-            # Its trigger is told before its start.
+            # The event of a trigger comes before the one of the run's start.
             or emitter.is_announcing_any
         ):
             return None
         with self._lock:
-            # Where nobody has looked for a slot in vain, nothing waits for one. Where the runs
-            # are counted, only the thread that counts them claims.
+            # If no slot was wanted, no run waits for one. A budget is counted by the dispatcher,
+            # which alone claims then.
             if not self._is_slot_wanted or self._is_draining or self._budget is not None:
                 return None
         return self._claim_for_slots(1)
@@ -448,21 +452,21 @@ class Pool:
         """Hand a claimed run to a thread of the pool, in a slot that was reserved.
 
         Returns:
-            Whether it is; if no thread can be had, it was put back and its slot is free.
+            Whether it was; if no thread can be started, it was put back and its slot is free.
         """
         slot = self._reserved.pop()
         self.enter(row, slot)
         return self.begin(slot)
 
     def enter(self, row: RunRow, slot: Slot) -> None:
-        """Take a claimed run into *slot*, for ``begin``."""
+        """Put a claimed run into *slot*, for ``begin``."""
         slot.active = self._active_of(row)
         self._add(slot.active)
 
     def begin(self, slot: Slot) -> bool:
-        """Execute the run of a slot, as ``hand_over`` does. Done twice, it is done once.
+        """Execute the run of a slot, as ``hand_over`` does. Idempotent.
 
-        A thread that a signal may interrupt makes no other threads: the one that claims does.
+        A thread that a signal may interrupt makes no other threads: the dispatcher does.
         """
         if slot.active is None or slot.active.is_begun:
             return True
@@ -479,7 +483,7 @@ class Pool:
         return len(self._threads) >= len(self._slots) - len(self._reserved)
 
     def make_threads(self) -> None:
-        """Make those that are missing, or put back the runs for which none can be had."""
+        """Make missing threads, or put back the runs for which none can be started."""
         if self._has_enough_threads():
             return
         with self._lock:
@@ -494,11 +498,11 @@ class Pool:
                 size = min(self._max_workers, len(self._slots) - len(self._reserved))
             self._threads.grow(size)
         except RuntimeError as exc:
-            # The interpreter is ending and lets none start, or there is no memory for another.
+            # The interpreter is ending and starts none, or there is no memory for another.
             log.warning("no thread can be started for a run: %s", exc)
         else:
             return True
-        # One that is there may have begun it.
+        # An existing thread may have begun it.
         if slot.active is None or not self._take(slot.active):
             return True
         try:
@@ -508,7 +512,7 @@ class Pool:
         return False
 
     def _take(self, active: ActiveRun) -> bool:
-        """Take a run that was handed over; ``False`` if somebody has taken it before."""
+        """Take a run that was handed over; return ``False`` if another thread took it before."""
         with self._lock:
             is_begun, active.is_begun = active.is_begun, True
         return not is_begun
@@ -526,23 +530,23 @@ class Pool:
             self._add(active)
             let_through(lambda: self._execute(active, lambda: None))
         except BaseException:
-            # Also where it came before the execution had begun, or in the storing of its end.
+            # Also if it came before the execution began, or while its end was stored.
             self._put_back_if_possible(active)
             raise
         finally:
             try:
                 self._leave(active)
             finally:
-                self._leave(active)  # the other one may have been interrupted
+                self._leave(active)  # a signal may have interrupted the other one
 
     def _active_of(self, row: RunRow, *, is_callers: bool = False) -> ActiveRun:
-        """Return a run that this thread has claimed, as the threads of the engine know it."""
+        """Return the ``ActiveRun`` of a run that this thread has claimed."""
         active = ActiveRun(row, self._labels_of(row), self._owner() or 0, is_callers=is_callers)
         active.current_at = self._thread.claims_since
         return active
 
     def _add(self, active: ActiveRun) -> None:
-        """Make a run known that is about to be inside its job. Done twice, it is done once."""
+        """Add a run that is about to be inside its job. Idempotent."""
         place = active.key, active.attempt
         with self._lock:
             if active.is_begun:
@@ -575,7 +579,7 @@ class Pool:
             self._put_back(active)
         except DatabaseError as exc:
             raise_if_signal(exc)
-            # The heartbeat will do so, or an engine that finds the lock of this one free.
+            # The heartbeat will put it back, or an engine that finds this one's lock free.
             log.warning("could not put back run %s: %s", active.id, exc)
 
     def _put_back(self, active: ActiveRun) -> None:
@@ -587,7 +591,7 @@ class Pool:
             self._leave(active)
 
     def _work(self, slot: Slot) -> None:
-        """What a pool thread does: execute, and go on with the run claimed at the end."""
+        """Execute the run of a slot in a pool thread, then each run that its end has claimed."""
         active = slot.active
         if active is None or not self._take(active):
             return
@@ -601,7 +605,7 @@ class Pool:
                     following = self._execute(current, self._claim_next)
                 except ForkedError as exc:
                     _end_forked_child(exc)
-                except Exception as exc:  # noqa: BLE001 - a pool thread must give its slot back
+                except Exception as exc:  # noqa: BLE001 - a pool thread must return its slot
                     self._on_error(exc, "worker")
         finally:
             self.return_slot(slot)
@@ -639,7 +643,7 @@ class Pool:
                 self._put_back(following)
             raise
         finally:
-            # In one step each: the thread of a caller may be interrupted by a signal.
+            # Assigned, not counted down: a signal may interrupt the thread of a caller anywhere.
             thread.depth, thread.active = depth, outer
             active.is_over = True
             self._leave(active)
@@ -647,10 +651,10 @@ class Pool:
 
 
 def _end_forked_child(exc: ForkedError) -> None:
-    """End a child that a job forked, in the copy of a pool thread that it woke up in.
+    """End a child that a job forked, in its copy of a pool thread.
 
-    Coming back from here it would go on as a second pool thread of an engine that is the
-    parent's, and the process would never end.
+    If this returned, the child would continue as a second pool thread of the parent's engine, and
+    would never end.
     """
     sys.stderr.write(f"durably: {exc}\n")
     sys.stderr.flush()

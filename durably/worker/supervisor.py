@@ -1,7 +1,7 @@
 """The supervisor: the threads of one engine, and the order in which they start and stop.
 
-Order of a stop: no more claims; the running runs end, or stop at their next boundary and are
-put back; the heartbeat goes on until the last one has ended; then the threads end.
+Order of a stop: nothing more is claimed; the running runs end, or stop at their next boundary and
+are put back; the heartbeat continues until the last one has ended; then the threads end.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ from durably.worker.run_until_idle import Drain
 
 log = logging.getLogger("durably")
 
-# How often the reaper looks whether an owner has died; looking costs microseconds.
+# How often the reaper checks whether an owner has died; a check costs microseconds.
 REAP_INTERVAL_S: Final = 0.25
 
 
 class Supervisor:
-    """Runs the threads of one engine. Usable from any thread."""
+    """Start, stop and connect the threads of one engine. Usable from any thread."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class Supervisor:
 
     @property
     def is_started(self) -> bool:
-        """Whether ``start`` was called, and no ``stop`` has come to its end since."""
+        """Whether ``start`` was called, and no ``stop`` has completed since."""
         return self._is_started
 
     @property
@@ -145,11 +145,11 @@ class Supervisor:
 
     @property
     def is_claiming(self) -> bool:
-        """Whether it claims runs now, by itself or for a call of run_until_idle."""
+        """Whether it claims runs now, by itself or for a call of ``run_until_idle``."""
         return (self._is_started or self._drain.is_claiming) and self._pool.may_claim
 
     def left_alone(self, run_ids: Sequence[str]) -> dict[str, str]:
-        """Return those of the runs that are left to other code here, and why, by id."""
+        """Return those of the runs that this engine leaves to other code, and why, by id."""
         found = self._foreign.among(run_ids)
         return {run_id: self._foreign.explain(begun) for run_id, begun in found.items()}
 
@@ -160,11 +160,11 @@ class Supervisor:
 
     @property
     def is_stuck(self) -> bool:
-        """Whether this is a job's thread, and all jobs that could run here wait for runs."""
+        """Whether this is a job's thread, and every slot has a job that waits for a run."""
         return self._pool.is_inside_job and self._pool.is_stuck
 
     def waiting(self) -> AbstractContextManager[None]:
-        """Mark, while the block is executed, that the calling thread waits for a run."""
+        """Mark that the calling thread waits for a run within the block."""
         return self._pool.waiting()
 
     @property
@@ -178,14 +178,14 @@ class Supervisor:
         return self._ownership.owners
 
     def active(self) -> list[ActiveRun]:
-        """The runs that are inside their jobs here."""
+        """Return the runs that are inside their jobs here."""
         return self._pool.active()
 
     def is_executing(self, run_id: str) -> bool:
-        """Whether that run is inside its job here, or its end is still being told.
+        """Return whether the run is inside its job here, or its last event is not yet emitted.
 
-        One that was cancelled has ended, and one that was taken over ends elsewhere, however long
-        its job goes on here.
+        A run that was cancelled has ended, and one that another engine recovered ends there,
+        however long its job continues here.
         """
         return any(
             active.id == run_id and active.stop_reason not in (RunCancelled, OwnershipLost)
@@ -193,22 +193,22 @@ class Supervisor:
         )
 
     def stop_run(self, row: RunRow, reason: type[StopRun]) -> None:
-        """Have this attempt of a run stop at its next step boundary, if it is executed here."""
+        """Stop this attempt of a run at its next step boundary, if it is executed here."""
         self._pool.stop_run(row, reason)
 
     def check_job(self, *, is_futile: bool = False) -> None:
         """Raise if this is a job's thread and its run is to stop.
 
         Args:
-            is_futile: whether it can wait no longer; if the engine is stopping, it goes back.
+            is_futile: whether the wait cannot succeed; the run goes back if the engine is stopping.
         """
         self._pool.check_job(is_futile=is_futile)
 
     def check_in_place(self) -> None:
-        """Notice that the file is gone; then nothing is claimed any more.
+        """Check that the file is in its place; if not, nothing is claimed any more.
 
         Raises:
-            DatabaseLostError: now, or at an earlier look.
+            DatabaseLostError: it is not, or was not at an earlier check.
         """
         self._check(self._store.check_in_place)
 
@@ -219,17 +219,16 @@ class Supervisor:
             is_there()
         except DatabaseLostError as exc:
             self.lost = exc
-            # What they stored goes with the file, if it was only moved: put back there.
+            # If the file was only moved, the runs are put back in it at its new place.
             self._pool.drain(interrupt=True)
             raise
 
     # -- starting a run with its trigger ----------------------------------------------------
 
     def reserve_slot(self, slot: Slot) -> Claim | None:
-        """Take *slot*, and say what to claim for it; ``None`` if nothing is to be claimed.
+        """Take *slot*, and return what to claim for it; ``None`` if nothing is to be claimed.
 
-        The caller calls ``begin`` where ``enter`` has taken in the claimed run, or
-        ``return_slot``.
+        The caller calls ``enter`` and ``begin`` for the claimed run, or ``return_slot``.
         """
         return self._pool.reserve_slot(slot) if self._is_started else None
 
@@ -238,21 +237,21 @@ class Supervisor:
         self._pool.return_slot(slot)
 
     def offer_if_free(self) -> None:
-        """Have the dispatcher look for a pending run now, or as soon as a slot is free."""
+        """Make the dispatcher claim a pending run now, or as soon as a slot is free."""
         if self._pool.has_free_slot():
             self._services.changes.offer()
 
     def enter(self, row: RunRow, slot: Slot) -> None:
-        """Take in a run that was claimed for a slot: from now on it is known to be on its way."""
+        """Put a run that was claimed into its slot: from now on it counts as about to start."""
         self._pool.enter(row, slot)
 
     def begin(self, slot: Slot) -> None:
-        """Execute the run that was taken into a slot. Done twice, it is done once."""
+        """Execute the run of a slot. Idempotent."""
         try:
             self._pool.begin(slot)
         except DatabaseError as exc:
             raise_if_signal(exc)
-            # No thread can be had, and it could not be put back: the heartbeat will do so.
+            # No thread can be started, and the run could not be put back: the heartbeat will do so.
             run_id = None if slot.active is None else slot.active.id
             tell_worker_error(self._services.emitter, exc, "starting a run", run_id)
 
@@ -264,11 +263,11 @@ class Supervisor:
             if self.takes_runs:
                 return
             self._lifecycle.holding(self._recover_and_start)
-            # Who waits looks whether anything can execute its run.
+            # Waiting threads check again whether an engine can execute their runs.
             self._services.changes.offer()
 
     def _recover_and_start(self) -> None:
-        # Its listeners may block, and call the engine back.
+        # Outside of the lock: listeners of a recovery may block, and call the engine.
         self._reaper.recover()
         self._foreign.warn()
         with self._lifecycle.locked():
@@ -305,17 +304,17 @@ class Supervisor:
         """Wait for the runs in progress, then end the threads. Idempotent.
 
         Args:
-            on_wait: called every now and then while they are waited for.
-            verb: what the caller was asked to do, for the message of a refusal.
+            on_wait: called now and then during the wait.
+            verb: the name of the caller's call, for messages.
 
         Raises:
-            WaitTimeoutError: they did not end in time; they go on, and nothing new is claimed.
+            WaitTimeoutError: they did not end in time; they continue, and nothing new is claimed.
             ConflictError: called from inside a job or a listener.
         """
         self._refuse_inside(verb)
         clock = self._services.clock
         deadline = math.inf if timeout_s is None else clock.monotonic() + timeout_s
-        # Its threads, too, wait for locks of other processes no longer than the caller does.
+        # The engine's threads, too, wait for locks of other processes only until the deadline.
         with held_back() as interrupts, self._store.hurried(deadline):
             was_started = self._is_started
             self._drain.refuse_waiting()
@@ -324,7 +323,7 @@ class Supervisor:
                 interrupts.check()
                 on_wait()
                 if not self._pool.is_draining:
-                    # Started meanwhile: what it has claimed since is not waited for without end.
+                    # It was started meanwhile: drain again, so that this wait ends.
                     self._pool.stop(interrupt=interrupt)
 
             while True:
@@ -332,10 +331,10 @@ class Supervisor:
                 if not self._pool.wait_until_idle(look, deadline):
                     self._tell_timed_out(timeout_s)
                 with self._lifecycle.locked():
-                    # One that was not started may have been since, after this had looked.
+                    # The engine may have been started since the first check.
                     if not self._is_started or not (was_started or self._pool.is_draining):
                         break
-                    # Meanwhile another thread may have started it, and claimed a run.
+                    # Another thread may have started it meanwhile, and claimed a run.
                     if self._pool.come_to_rest():
                         self._end_reaper()
                         self._sign_off()
@@ -347,16 +346,17 @@ class Supervisor:
     def _tell_timed_out(self, timeout_s: float | None) -> NoReturn:
         with self._lifecycle.locked():
             if self._is_started and not self.takes_runs:
-                # Who waits for a pending run elsewhere must not count on this engine.
+                # Threads of other processes that wait for a pending run must not rely on this
+                # engine.
                 self._sign_off()
         left = len(self.active())
         raise WaitTimeoutError(
             f"{left} {'run is' if left == 1 else 'runs are'} still executing after "
-            f"{timeout_s} s; they go on, and nothing new is claimed until start()"
+            f"{timeout_s} s; they continue, and nothing new is claimed until start()"
         )
 
     def close(self) -> None:
-        """Give up the owner row and its lock, once nothing of this engine needs them any more."""
+        """Remove the owner row and release its lock, once nothing of this engine needs them."""
         with held_back():
             self._lifecycle.close()
             # Another thread may have started it since it was stopped.
@@ -366,9 +366,9 @@ class Supervisor:
                 self._ownership.give_up(is_file_lost=self.lost is not None)
 
     def abandon(self, close: Callable[[], None]) -> None:
-        """Wait no longer for what is inside a step; *close* waits for that, in a thread of its own.
+        """Stop waiting for runs that are inside a step; call *close* in a thread of its own.
 
-        The threads of this engine do not keep the interpreter from ending.
+        The threads of this engine then do not keep the interpreter from ending.
         """
         self._lifecycle.abandon()
         self._pool.drain(interrupt=True)
@@ -377,7 +377,7 @@ class Supervisor:
 
     @property
     def is_abandoned(self) -> bool:
-        """Return whether somebody has stopped waiting for what is inside a step."""
+        """Whether ``abandon`` was called."""
         return self._lifecycle.is_abandoned
 
     def _sign_off(self) -> None:
@@ -388,7 +388,7 @@ class Supervisor:
         if self.is_inside:
             raise ConflictError(
                 f"{verb} from inside a job or a listener would wait for itself; "
-                "it is possible from another thread"
+                "call it from another thread"
             )
 
     def _is_own_thread(self) -> bool:
@@ -396,7 +396,7 @@ class Supervisor:
         return self._pool.is_current_thread or any(each.is_current_thread for each in services)
 
     def _begin(self) -> None:
-        """Start what every execution needs: an owner, its heartbeat, and who claims and stores."""
+        """Start what every execution needs: the owner row, the heartbeat, the flusher, the pool."""
         self._ownership.register()
         self._heartbeat.start()
         self._flusher.start()
@@ -415,7 +415,7 @@ class Supervisor:
             self._reaper.stop()
 
     def _put_back_strays(self) -> None:
-        """Put back what a Ctrl-C in the thread of a caller left claimed and not executed."""
+        """Put back runs that a Ctrl-C in a caller's thread left claimed and not executed."""
         owner = self.owner_number
         if owner is None or self.lost is not None:
             return
@@ -424,13 +424,13 @@ class Supervisor:
                 self._store.requeue_strays(owner, self._services.clock.now_us())
         except DatabaseError as exc:
             raise_if_signal(exc)
-            # Whoever sees this engine's lock free will put them back.
+            # The engine that finds this one's lock free will put them back.
             log.warning("could not put back what was claimed: %s", exc)
 
     # -- executing -----------------------------------------------------------------------
 
     def process_one(self) -> bool:
-        """Claim and execute one run in the calling thread; ``False`` if there was none."""
+        """Claim and execute one run in the calling thread; return ``False`` if there was none."""
         with held_back() as interrupts:
             return self._lifecycle.holding(lambda: self._process_one(interrupts))
 
@@ -446,7 +446,7 @@ class Supervisor:
         return True
 
     def run_until_idle(self, max_runs: int | None) -> int:
-        """Execute runs on the pool until none can be claimed; say how many."""
+        """Execute runs on the pool until none can be claimed, and return how many."""
         self._refuse_inside("run_until_idle")
         stops = self._drain.stops
         with held_back() as interrupts:
@@ -466,8 +466,8 @@ class Supervisor:
             ConflictError: called from inside a job or a listener.
         """
         self._refuse_inside("waiting for all runs")
-        # A handler of SIGTERM may have had the main thread come here: what fails of that goes back,
-        # once, and is executed again.
+        # A handler of SIGTERM may have brought the main thread here: a run that fails because of
+        # the signal goes back, once, and is executed again.
         self._pool.note_stop()
         self._drain.wait()
 
@@ -482,7 +482,7 @@ class Supervisor:
             self._check(self._store.check_log)
 
     def _on_unregistered(self) -> None:
-        """Others took this engine for dead: what it was executing is theirs now."""
+        """Stop the runs and register again: another engine found this one dead and has its runs."""
         self._pool.stop_runs(OwnershipLost)
         self._ownership.renew()
         if self._is_started:
@@ -492,5 +492,5 @@ class Supervisor:
         tell_worker_error(self._services.emitter, exc, f"the {context} thread")
 
     def _on_heartbeat_error(self, exc: BaseException, context: str) -> None:
-        # Told by another thread: a listener that blocks must not stop the heartbeat.
+        # Emitted by another thread: a listener that blocks must not stop the heartbeat.
         self._flusher.report(exc, f"the {context} thread")

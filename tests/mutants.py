@@ -357,14 +357,20 @@ PACKAGE: Final[dict[str, Mutant]] = {
     ),
     "lost file that nobody looks for": Mutant(
         "crash/test_file_lost.py::test_every_call_of_an_engine_that_was_not_started_looks",
-        [Source("store/sqlite/database.py", "if is_gone(self.path, self._identity):", "if False:")],
+        [
+            Source(
+                "store/sqlite/connection/file_checks.py",
+                "if is_gone(self._path, self._identity):",
+                "if False:",
+            )
+        ],
     ),
     "overwritten file that nobody looks for": Mutant(
         "crash/test_file_overwritten.py::test_next_call_of_an_engine_that_was_not_started_notices",
         [
             Source(
-                "store/sqlite/database.py",
-                "is_overwritten = content.is_overwritten(self.path)",
+                "store/sqlite/connection/file_checks.py",
+                "is_overwritten = self._content.is_overwritten(self._path)",
                 "is_overwritten = False",
             )
         ],

@@ -210,8 +210,8 @@ def test_job_that_stores_step_after_step_notices_before_a_checkpoint(
     try:
         app.start()
         app.jobs["long"].trigger()
-        eventually(lambda: app._store.database._overwritten)
-        assert len(stopped) <= store_database._WRITES_BETWEEN_LOOKS
+        eventually(lambda: app._store.database._open_file.is_suspect)
+        assert len(stopped) <= store_database._WRITES_BETWEEN_CHECKS
         assert database.stat().st_size == database.with_name("backup.db").stat().st_size
     finally:
         app.close()

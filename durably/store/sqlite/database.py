@@ -19,7 +19,6 @@ import apsw
 from durably._platform import lock_timeouts
 from durably._platform.clock import Clock
 from durably._platform.fork_hooks import ForkParticipant, watch_forks
-from durably._platform.interrupts import raise_if_signal
 from durably._platform.lock_timeouts import BUSY_TIMEOUT_S, Hurry, limited
 from durably.errors import (
     DatabaseError,
@@ -37,11 +36,9 @@ from durably.store.sqlite.connection.connections import (
     configure,
     require_sound_sqlite,
 )
-from durably.store.sqlite.connection.content import INDEX_SIZE, Content
+from durably.store.sqlite.connection.content import INDEX_SIZE
+from durably.store.sqlite.connection.file_checks import FileChecks
 from durably.store.sqlite.connection.files import (
-    Identity,
-    identity,
-    is_gone,
     present,
     refuse_special,
     require_names,
@@ -75,10 +72,7 @@ T = TypeVar("T")
 
 # How many writes of one engine may pass between two checks of what is in its file: fewer than fill
 # the log, so that a file that was overwritten is nearly always seen before a checkpoint.
-_WRITES_BETWEEN_LOOKS: Final = 16
-
-# What the system says of a file that is not there. Other errors may be a signal handler's.
-_GONE: Final = (FileNotFoundError, NotADirectoryError)
+_WRITES_BETWEEN_CHECKS: Final = 16
 
 # How long a log that has grown large waits for reads to end that keep it from beginning anew.
 _REST_S: Final = 0.1
@@ -121,13 +115,10 @@ class Database(ForkParticipant):
         self._mutexes: list[WriterMutex] = []
         self._connections.is_on_btrfs = _require_place(self.path) == "btrfs"
         self._guard: FileGuard | None = None
-        self._is_log_lost = False
+        self._is_log_planted = False
         self._hurry = Hurry()
-        self._content: Content | None = None
-        # Once it was found overwritten it stays so: later checkpoints hide it.
-        self._overwritten: str | None = None
         self._writes = 0
-        self._identity: Identity | None = None  # known once it is open
+        self._checks: FileChecks | None = None  # once it is open
         # One limit for all locks that an opening asks for, one after the other.
         since_s = self._clock.monotonic()
         with (
@@ -197,8 +188,6 @@ class Database(ForkParticipant):
         configure(self._changes_connection, "normal")
         self._changes_connection.pragma("query_only", True)
         self._changes_connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
-        self._identity = identity(self.path)
-        self._log_identities = {path: identity(path) for path in self._log_paths()}
         self._writer = Writer(
             write,
             path=self.path,
@@ -214,19 +203,14 @@ class Database(ForkParticipant):
         self._changes_lock = threading.Lock()
         self._version_seen = 0
         self.changes = ChangeFeed(self._data_version, self._clock)
-        self._content = Content(
-            read=self._read_raw,
+        self._checks = FileChecks(
+            self.path,
+            self._changes_connection,
+            self._changes_lock,
+            is_usable=lambda: not self._is_closed and os.getpid() == self._pid,
             index=lambda: b"" if self._guard is None else self._guard.index(INDEX_SIZE),
-            schema_version=lambda: self._changes_connection.pragma("schema_version"),
         )
-        self._begin_looking(self._content, write)
-
-    def _begin_looking(self, content: Content, write: apsw.Connection) -> None:
-        if not content.is_settled:
-            # Found like that after a crash. Where it cannot be copied now, later checkpoints do it.
-            with suppress(apsw.Error):
-                _checkpoint(write, apsw.SQLITE_CHECKPOINT_PASSIVE)
-        self._look_at_content(content)
+        self._checks.begin(lambda: _checkpoint(write, apsw.SQLITE_CHECKPOINT_PASSIVE))
 
     def _refuse_planted(self) -> None:
         """Check again what SQLite has opened: another program may have put it there meanwhile."""
@@ -234,7 +218,7 @@ class Database(ForkParticipant):
             refuse_strangers(self.path, with_locks=False)
         except DatabaseError:
             # What is in a log of theirs must not be copied into the file.
-            self._is_log_lost = True
+            self._is_log_planted = True
             raise
 
     def _mutex(self) -> WriterMutex:
@@ -250,8 +234,7 @@ class Database(ForkParticipant):
         Raises:
             DatabaseError: nothing of the operation is stored.
         """
-        if self._overwritten is not None:
-            self._raise_overwritten()
+        self._open_file.raise_overwritten()
         try:
             result = self._writer.run(operation, *args, **kwargs)
         except apsw.ConnectionClosedError as exc:
@@ -263,15 +246,15 @@ class Database(ForkParticipant):
             raise
         defects.log_noted()
         self._writes += 1
-        if self._writes % _WRITES_BETWEEN_LOOKS == 1:
+        if self._writes % _WRITES_BETWEEN_CHECKS == 1:
             # After it, as the first one begins a log. What it stored is stored: it raises nothing.
             with suppress(DatabaseLostError):
-                self._check_content()
+                self._open_file.check_content()
         return result
 
     def beat(self, operation: Operation[Ps, T], *args: Ps.args, **kwargs: Ps.kwargs) -> T:
         """Like ``write``, on the connection that no long write of ours can hold up."""
-        self._raise_overwritten()
+        self._open_file.raise_overwritten()
         try:
             return self._beats.run(operation, *args, **kwargs)
         except apsw.ConnectionClosedError as exc:
@@ -334,7 +317,7 @@ class Database(ForkParticipant):
 
     def _blame_loss(self) -> None:
         """Say that the file is gone, where that is why SQLite reports whatever it reports."""
-        if self._identity is not None and not self._is_closed:
+        if self._checks is not None and not self._is_closed:
             self.check_in_place()
             self.check_log()
 
@@ -354,92 +337,22 @@ class Database(ForkParticipant):
         self._blame_loss()
         raise error from cause
 
-    # -- looking after it ----------------------------------------------------------------
+    # -- care ----------------------------------------------------------------------------
+
+    @property
+    def _open_file(self) -> FileChecks:
+        assert self._checks is not None  # noqa: S101 - set before anything can be called
+        return self._checks
 
     def check_in_place(self) -> None:
-        """Make sure that the path still leads to the file that is open.
-
-        Raises:
-            DatabaseLostError: it was moved, deleted or replaced; what is written now goes
-                to a file that nobody will find.
-        """
-        if is_gone(self.path, self._identity):
-            raise DatabaseLostError(
-                f"the database file {self.path!r} was moved, deleted or replaced while it was "
-                "open; close this engine and open the file where it is now"
-            )
-        self._check_content()
-
-    def _check_content(self) -> None:
-        """Make sure that what is in the file is SQLite's, if it was written since the last check.
-
-        Raises:
-            DatabaseLostError: it was overwritten, now or at an earlier check.
-        """
-        content = self._content
-        if self._overwritten is None and content is not None:
-            try:
-                if content.is_as_seen(os.stat(self.path)):
-                    return
-            except OSError as exc:
-                raise_if_signal(exc)
-                return  # gone this instant: noticed as such at the next check
-            self._look_at_content(content)
-        self._raise_overwritten()
-
-    def _look_at_content(self, content: Content) -> None:
-        with self._changes_lock:
-            if self._is_closed or os.getpid() != self._pid:
-                return
-            try:
-                is_overwritten = content.is_overwritten(self.path)
-            except (apsw.Error, OSError) as exc:
-                raise_if_signal(exc)  # otherwise it cannot be read now, which says nothing
-            else:
-                if is_overwritten:
-                    self._overwritten = self.path
-
-    def _raise_overwritten(self) -> None:
-        if self._overwritten is not None:
-            raise DatabaseLostError(
-                f"{self._overwritten!r} was overwritten by another program while the database was "
-                "open, and what was committed last may be lost. Close every program that has it "
-                "open, delete its -wal and -shm, and put the copy in its place once more"
-            )
-
-    def _read_raw(self, which: int, size: int) -> bytes:
-        """Return the first bytes of the file (0) or of its log (1), past SQLite's cache."""
-        is_whole, found = self._changes_connection.read("main", which, 0, size)
-        return found if is_whole else b""
+        """Raise ``DatabaseLostError`` if the path does not lead to the file that is open."""
+        if self._checks is not None:
+            self._checks.check_in_place()
 
     def check_log(self) -> None:
-        """Make sure that SQLite's log and its index are still those that are open.
-
-        Raises:
-            DatabaseLostError: somebody deleted them, or another connection took itself for the
-                last one. What is committed now goes to a log that nobody will find.
-        """
-        for path in self._log_paths():
-            if is_gone(path, self._log_identities[path]):
-                self._is_log_lost = True
-                raise DatabaseLostError(
-                    f"{path!r}, which belongs to the database, was deleted or replaced while it "
-                    "was open; what was committed last may be lost. Close this engine, and let no "
-                    "program delete the files that lie beside a database"
-                )
-        self._check_log_content()
-
-    def _check_log_content(self) -> None:
-        content = self._content
-        if self._overwritten is None and content is not None:
-            path, _ = self._log_paths()
-            with self._changes_lock, suppress(apsw.Error, *_GONE):
-                if not self._is_closed and content.is_log_overwritten(path):
-                    self._overwritten = path
-        self._raise_overwritten()
-
-    def _log_paths(self) -> tuple[str, str]:
-        return f"{self.path}-wal", f"{self.path}-shm"
+        """Raise ``DatabaseLostError`` if SQLite's log or its index is not the one that is open."""
+        if self._checks is not None:
+            self._checks.check_log()
 
     def checkpoint_wal(self, *, above_bytes: int) -> None:
         """Copy the WAL into the file if it has grown beyond *above_bytes*, and begin it anew.
@@ -452,7 +365,7 @@ class Database(ForkParticipant):
         except FileNotFoundError:
             return
         if size > above_bytes:
-            self._check_content()
+            self._open_file.check_content()
         if size <= above_bytes or self._writer.maintain(
             _checkpoint, apsw.SQLITE_CHECKPOINT_PASSIVE
         ):
@@ -469,14 +382,14 @@ class Database(ForkParticipant):
 
     def shrink(self, most_pages: int) -> None:
         """Give up to *most_pages* free pages back to the file system."""
-        self._check_content()
+        self._open_file.check_content()
         self._writer.maintain(_vacuum, most_pages)
 
     def close(self) -> None:
         """Close every connection, the writers' after their transaction. Idempotent."""
         # Its last connection copies the log into the file.
         with suppress(DatabaseLostError):
-            self._check_content()
+            self._open_file.check_content()
         with self._lock:
             if self._is_closed:
                 return
@@ -503,7 +416,7 @@ class Database(ForkParticipant):
                 mutex.close()
 
     def _close_all(self, connections: list[apsw.Connection], *, keeps_guard: bool = False) -> None:
-        if self._is_log_lost or self._overwritten is not None:
+        if self._is_log_planted or (self._checks is not None and self._checks.is_suspect):
             # Others may have begun another log: copying this one would undo what they did. Into
             # a file that was overwritten it would be copied among what does not belong to it.
             for connection in connections:

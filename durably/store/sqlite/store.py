@@ -36,20 +36,19 @@ class SqliteCheckpoints:
     """The checkpoints of runs in one database."""
 
     def __init__(self, database: Database) -> None:
-        self._read = database.read
-        self._write = database.write
+        self._database = database
 
     def find(self, run: int, name: str) -> Checkpoint | None:
         """Return what is stored of the step of that name."""
-        return self._read(steps.find, run, name)
+        return self._database.read(steps.find, run, name)
 
     def window(self, run: int, first_index: int) -> Window:
         """Return the checkpoints from *first_index* on, as many as one window holds."""
-        return self._read(steps.window, run, first_index)
+        return self._database.read(steps.window, run, first_index)
 
     def highest_index(self, run: int) -> int:
         """Return the highest index that is stored for the run, -1 if there is none."""
-        return self._read(steps.highest_index, run)
+        return self._database.read(steps.highest_index, run)
 
     def save(
         self,
@@ -62,13 +61,13 @@ class SqliteCheckpoints:
         completed_at_us: int,
     ) -> bool:
         """Store a step's result; return ``False`` if this attempt is not the running one."""
-        return self._write(
+        return self._database.write(
             steps.complete, run, attempt, index, name, output, started_at_us, completed_at_us
         )
 
     def save_many(self, results: Sequence[tuple[int, int, int, str, str, int, int]]) -> list[bool]:
         """Store several results in one commit; return for each what ``save`` would return."""
-        return self._write(steps.complete_all, results)
+        return self._database.write(steps.complete_all, results)
 
     def fail(
         self,
@@ -81,7 +80,7 @@ class SqliteCheckpoints:
         completed_at_us: int,
     ) -> bool:
         """Store that a step failed; return ``False`` if this attempt is not the running one."""
-        return self._write(
+        return self._database.write(
             steps.fail, run, attempt, index, name, error, started_at_us, completed_at_us
         )
 
@@ -95,11 +94,13 @@ class SqliteCheckpoints:
         completed_at_us: int,
     ) -> bool:
         """Store that a step ended too late; return ``False`` if a later attempt has begun."""
-        return self._write(steps.cancel, run, attempt, index, name, started_at_us, completed_at_us)
+        return self._database.write(
+            steps.cancel, run, attempt, index, name, started_at_us, completed_at_us
+        )
 
     def state(self, run: int) -> tuple[str, int] | None:
         """Return the status and the attempt of a run, ``None`` if it was deleted."""
-        return self._read(queries.state_of, run)
+        return self._database.read(queries.state_of, run)
 
 
 class SqliteStore:
@@ -110,20 +111,18 @@ class SqliteStore:
         self.path = database.path
         self.changes = database.changes
         self.checkpoints: Checkpoints = SqliteCheckpoints(database)
-        self._read = database.read
-        self._write = database.write
 
     # -- a run's life ------------------------------------------------------------------------
 
     def enqueue(self, new: NewRun, now_us: int) -> Enqueued:
         """Store a run, or find the one that its keys lead to."""
-        return self._write(
+        return self.database.write(
             enqueueing.enqueue_plain if new.is_plain else enqueueing.enqueue, new, now_us
         )
 
     def enqueue_many(self, new_runs: Sequence[NewRun], now_us: int) -> list[Enqueued]:
         """Store or find several runs, in order; all of them or none."""
-        return self._write(enqueueing.enqueue_many, new_runs, now_us)
+        return self.database.write(enqueueing.enqueue_many, new_runs, now_us)
 
     def enqueue_and_claim(
         self, new: NewRun, now_us: int, claim: Claim
@@ -131,24 +130,24 @@ class SqliteStore:
         """Store a run as ``enqueue`` does, and claim the first run in line, as ``claim`` does."""
         if new.is_plain and new.concurrency_key is None:
             # One statement, where no other run is before it in line.
-            started = self._write(enqueueing.start, new, now_us, claim)
+            started = self.database.write(enqueueing.start, new, now_us, claim)
             if started is not None:
                 return started
-        return self._write(enqueueing.enqueue_and_claim, new, now_us, claim)
+        return self.database.write(enqueueing.enqueue_and_claim, new, now_us, claim)
 
     def has_claimable(self, claim: Claim) -> bool:
         """Return whether ``claim`` would find a run. Writes nothing."""
-        return self._read(queries.has_claimable, claim.jobs, claim.inside(), claim.origins)
+        return self.database.read(queries.has_claimable, claim.jobs, claim.inside(), claim.origins)
 
     def claim(self, claim: Claim) -> list[RunRow]:
         """Make the owner execute up to ``claim.limit`` runs, those triggered first."""
-        return self._write(runs.claim, claim)
+        return self.database.write(runs.claim, claim)
 
     def settle(self, ending: Ending, claim_next: Claim | None = None) -> Ended:
         """Store the end of an execution, and claim the next run in the same transaction."""
         if claim_next is None and (ending.keep_steps or ending.output is None):
-            return Ended(self._write(runs.end, ending), None)
-        return self._write(runs.finish, ending, claim_next)
+            return Ended(self.database.write(runs.end, ending), None)
+        return self.database.write(runs.finish, ending, claim_next)
 
     def requeue_stray(self, ending: Ending) -> bool:
         """Put one running run back to pending that nothing executes. Waits for no long write."""
@@ -156,115 +155,115 @@ class SqliteStore:
 
     def requeue_strays(self, owner: int, now_us: int) -> list[RunRow]:
         """Put the running runs of an owner back to pending, none of which it executes."""
-        return self._write(runs.put_back, owner, now_us)
+        return self.database.write(runs.put_back, owner, now_us)
 
     def recover_dead(self, owner: int, now_us: int, *, beat: int | None = None) -> list[RunRow]:
         """Put back the running runs of an owner that is dead, free its keys, remove its row."""
-        return self._write(runs.recover_dead, owner, now_us, beat=beat)
+        return self.database.write(runs.recover_dead, owner, now_us, beat=beat)
 
     def recover_hung(self, owner: int, beat: int, now_us: int) -> list[RunRow]:
         """Put back the running runs of an owner whose beat still is *beat*."""
-        return self._write(runs.recover_hung, owner, beat, now_us)
+        return self.database.write(runs.recover_hung, owner, beat, now_us)
 
     def release(self, run: int, attempt: int, owner: int, now_us: int) -> bool:
         """Store that the job of a run that is not its owner's any more has left its thread."""
-        return self._write(runs.release, run, attempt, owner, now_us)
+        return self.database.write(runs.release, run, attempt, owner, now_us)
 
     def set_progress(self, updates: Sequence[tuple[int, int, str]], now_us: int) -> int:
         """Store progress, given as (run, attempt, JSON text); return how many took effect."""
-        return self._write(runs.set_progress, updates, now_us)
+        return self.database.write(runs.set_progress, updates, now_us)
 
     # -- what a user asks for ----------------------------------------------------------------
 
     def cancel(self, run_id: str, now_us: int) -> RunRow:
         """Cancel a pending or running run."""
-        return self._write(runs.cancel, run_id, now_us)
+        return self.database.write(runs.cancel, run_id, now_us)
 
     def retry(self, run_id: str, now_us: int) -> RunRow:
         """Put a failed or cancelled run back to pending, its checkpoints kept."""
-        return self._write(runs.retry, run_id, now_us)
+        return self.database.write(runs.retry, run_id, now_us)
 
     def adopt(self, run_id: str, origin: str | None, now_us: int) -> RunRow:
         """Make *origin* the one of a pending run that has checkpoints; ``None`` for any."""
-        return self._write(runs.adopt, run_id, origin, now_us)
+        return self.database.write(runs.adopt, run_id, origin, now_us)
 
     def delete(self, run_id: str) -> RunRow:
         """Delete a terminal run with its steps, log lines and labels."""
-        return self._write(runs.delete, run_id)
+        return self.database.write(runs.delete, run_id)
 
     def purge(self, before_us: int, limit: int) -> list[RunRow]:
         """Delete up to *limit* terminal runs that ended before *before_us*, oldest first."""
-        return self._write(runs.purge, before_us, limit)
+        return self.database.write(runs.purge, before_us, limit)
 
     # -- reading -----------------------------------------------------------------------------
 
     def find_run(self, run_id: str) -> RunRow | None:
         """Return the run with that id, ``None`` if there is none."""
-        return self._read(queries.find, run_id)
+        return self.database.read(queries.find, run_id)
 
     def get_run(self, run_id: str) -> RunRow:
         """Return the run with that id; raise ``NotFoundError`` if there is none."""
-        return self._read(queries.get, run_id)
+        return self.database.read(queries.get, run_id)
 
     def find_runs(self, filters: Filters, limit: int | None, offset: int) -> list[RunRow]:
         """Return the runs that fit, newest first."""
-        return self._read(queries.find_many, filters, limit, offset)
+        return self.database.read(queries.find_many, filters, limit, offset)
 
     def count_runs(self, filters: Filters) -> int:
         """Return how many runs fit."""
-        return self._read(queries.count, filters)
+        return self.database.read(queries.count, filters)
 
     def brief(self, run_id: str) -> Brief | None:
         """Return the state of a run, ``None`` if there is none."""
-        return self._read(queries.brief, run_id)
+        return self.database.read(queries.brief, run_id)
 
     def briefs(self, run_ids: Sequence[str]) -> dict[str, Brief]:
         """Return the state of each of the runs that exists, by id."""
-        return self._read(queries.briefs, run_ids)
+        return self.database.read(queries.briefs, run_ids)
 
     def begun(self, jobs: str) -> list[Begun]:
         """Return a pending run with checkpoints for each of these jobs and origin of such runs."""
-        return self._read(queries.begun, jobs)
+        return self.database.read(queries.begun, jobs)
 
     def begun_of_many(self, run_ids: Sequence[str]) -> list[Begun]:
         """Return those of the runs that are pending and have checkpoints."""
-        return self._read(queries.begun_of_many, run_ids)
+        return self.database.read(queries.begun_of_many, run_ids)
 
     def steps_of(self, run_id: str) -> list[StepRow]:
         """Return what is stored of the run's steps, in the order of their index."""
-        return self._read(steps.of_run, run_id)
+        return self.database.read(steps.of_run, run_id)
 
     def log_lines_of(
         self, run_id: str, *, after: int = 0, except_owners: Sequence[int] = ()
     ) -> list[LogRow]:
         """Return the run's log lines, oldest first: newer than *after*, not of these owners."""
-        return self._read(logs.of_run, run_id, after=after, except_owners=except_owners)
+        return self.database.read(logs.of_run, run_id, after=after, except_owners=except_owners)
 
     def newest_log_line(self) -> int:
         """Return the number of the newest log line, 0 if there is none."""
-        return self._read(logs.newest)
+        return self.database.read(logs.newest)
 
     def newest_time_us(self) -> int | None:
         """Return the newest time at which anything happened to a run, ``None`` if there is none."""
-        return self._read(runs.newest_time)
+        return self.database.read(runs.newest_time)
 
     def newest_trigger_us(self) -> int:
         """Return when the newest run was triggered, 0 if there is none."""
-        return self._read(runs.newest_trigger)
+        return self.database.read(runs.newest_trigger)
 
     def has_ended_before(self, before_us: int) -> bool:
         """Return whether ``purge`` would find a run."""
-        return self._read(runs.has_ended_before, before_us)
+        return self.database.read(runs.has_ended_before, before_us)
 
     # -- log lines and owners ------------------------------------------------------------------
 
     def append_log_lines(self, lines: Sequence[LogLine]) -> None:
         """Store log lines in order; those of runs that were deleted are dropped."""
-        self._write(logs.append, lines)
+        self.database.write(logs.append, lines)
 
     def register_owner(self, token: str, heartbeat_interval_us: int, now_us: int) -> int:
         """Store an owner row, whose lock must be held already; return its number."""
-        return self._write(
+        return self.database.write(
             owners.register,
             token=token,
             boot_id=owner_lock.current_boot_id(),
@@ -275,7 +274,7 @@ class SqliteStore:
 
     def set_owner_started(self, owner: int, *, is_started: bool) -> None:
         """Store whether an engine claims runs by itself, for the waiting threads of others."""
-        self._write(owners.set_started, owner, is_started=is_started)
+        self.database.write(owners.set_started, owner, is_started=is_started)
 
     def beat(self, owner: int, now_us: Callable[[], int]) -> Beat:
         """Mark the owner and all its running runs as alive. Waits for no long write."""
@@ -283,15 +282,15 @@ class SqliteStore:
 
     def owners(self) -> list[OwnerRow]:
         """Return every owner that has not left in order."""
-        return self._read(owners.list_all)
+        return self.database.read(owners.list_all)
 
     def owns_running(self, owner: int) -> bool:
         """Return whether the owner has a running run."""
-        return self._read(queries.has_running, owner)
+        return self.database.read(queries.has_running, owner)
 
     def remove_owner(self, owner: int) -> bool:
         """Delete the row of an owner that has no runs any more; return whether it is gone."""
-        return self._write(owners.remove, owner)
+        return self.database.write(owners.remove, owner)
 
     def lock_owner(self, token: str) -> OwnerLock:
         """Take the lock that proves that the owner with that token is alive."""

@@ -1,0 +1,139 @@
+"""Whether the file and its log still are what is open, or were moved, replaced or overwritten."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+import apsw
+
+from durably._platform.interrupts import raise_if_signal
+from durably.errors import DatabaseLostError
+from durably.store.sqlite.connection.content import Content
+from durably.store.sqlite.connection.files import identity, is_gone
+
+# What the system says of a file that is not there. Other errors may be a signal handler's.
+_GONE: Final = (FileNotFoundError, NotADirectoryError)
+
+
+class FileChecks:
+    """Checks the file of one database, once it is open. Usable from any thread.
+
+    Args:
+        db: the connection that never writes.
+        lock: guards *db*, and what was seen of the file.
+        is_usable: returns whether *db* may be used, when the lock is held.
+        index: returns the first bytes of the index of the log.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        db: apsw.Connection,
+        lock: threading.Lock,
+        *,
+        is_usable: Callable[[], bool],
+        index: Callable[[], bytes],
+    ) -> None:
+        self._path = path
+        self._db = db
+        self._lock = lock
+        self._is_usable = is_usable
+        self._identity = identity(path)
+        self._log_path, shm_path = f"{path}-wal", f"{path}-shm"
+        self._identities = {each: identity(each) for each in (self._log_path, shm_path)}
+        self._content = Content(
+            read=self._read_raw, index=index, schema_version=lambda: db.pragma("schema_version")
+        )
+        self._is_log_lost = False
+        # Once it was found overwritten it stays so: later checkpoints hide it.
+        self._overwritten: str | None = None
+
+    def begin(self, checkpoint: Callable[[], object]) -> None:
+        """Note what is in the file now; *checkpoint* copies the log into it."""
+        if not self._content.is_settled:
+            # Found like that after a crash. Where it cannot be copied now, later checkpoints do it.
+            with suppress(apsw.Error):
+                checkpoint()
+        self._read_content()
+
+    @property
+    def is_suspect(self) -> bool:
+        """Return whether nothing may be copied into the file any more."""
+        return self._is_log_lost or self._overwritten is not None
+
+    def check_in_place(self) -> None:
+        """Raise ``DatabaseLostError`` if the path does not lead to the file that is open.
+
+        What is written then goes to a file that nobody will find.
+        """
+        if is_gone(self._path, self._identity):
+            raise DatabaseLostError(
+                f"the database file {self._path!r} was moved, deleted or replaced while it was "
+                "open; close this engine and open the file where it is now"
+            )
+        self.check_content()
+
+    def check_content(self) -> None:
+        """Raise ``DatabaseLostError`` if the file was overwritten, now or at an earlier check.
+
+        Reads the file only if it was written since the last check.
+        """
+        if self._overwritten is None:
+            try:
+                if self._content.is_as_seen(os.stat(self._path)):
+                    return
+            except OSError as exc:
+                raise_if_signal(exc)
+                return  # gone this instant: noticed as such at the next check
+            self._read_content()
+        self.raise_overwritten()
+
+    def _read_content(self) -> None:
+        with self._lock:
+            if not self._is_usable():
+                return
+            try:
+                is_overwritten = self._content.is_overwritten(self._path)
+            except (apsw.Error, OSError) as exc:
+                raise_if_signal(exc)  # otherwise it cannot be read now, which says nothing
+            else:
+                if is_overwritten:
+                    self._overwritten = self._path
+
+    def raise_overwritten(self) -> None:
+        """Raise ``DatabaseLostError`` if the file was found overwritten."""
+        if self._overwritten is not None:
+            raise DatabaseLostError(
+                f"{self._overwritten!r} was overwritten by another program while the database was "
+                "open, and what was committed last may be lost. Close every program that has it "
+                "open, delete its -wal and -shm, and put the copy in its place once more"
+            )
+
+    def _read_raw(self, which: int, size: int) -> bytes:
+        """Return the first bytes of the file (0) or of its log (1), past SQLite's cache."""
+        is_whole, found = self._db.read("main", which, 0, size)
+        return found if is_whole else b""
+
+    def check_log(self) -> None:
+        """Raise ``DatabaseLostError`` if SQLite's log or its index is not the one that is open.
+
+        Somebody deleted them, or another connection took itself for the last one. What is committed
+        then goes to a log that nobody will find.
+        """
+        for path, before in self._identities.items():
+            if is_gone(path, before):
+                self._is_log_lost = True
+                raise DatabaseLostError(
+                    f"{path!r}, which belongs to the database, was deleted or replaced while it "
+                    "was open; what was committed last may be lost. Close this engine, and let no "
+                    "program delete the files that lie beside a database"
+                )
+        if self._overwritten is None:
+            with self._lock, suppress(apsw.Error, *_GONE):
+                if self._is_usable() and self._content.is_log_overwritten(self._log_path):
+                    self._overwritten = self._log_path
+        self.raise_overwritten()

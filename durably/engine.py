@@ -474,14 +474,16 @@ class Durably:
         processes left. Ctrl-C stops the runs at their next step boundary and puts them back.
 
         Args:
-            max_runs: how many runs to execute at most. On an engine that was not started the
-                call then waits for other calls of this, and they for it.
+            max_runs: how many runs to execute at most; the count is exact on an engine that was
+                not started.
 
         Returns:
             How many runs were executed.
 
         Raises:
-            ConflictError: called from inside a job or a listener.
+            ConflictError: called from inside a job or a listener; or another call of this
+                executes runs of an engine that was not started, and one of the two has
+                *max_runs*.
             ValidationError: *max_runs* is no count.
 
         .. versionadded:: 0.1.0

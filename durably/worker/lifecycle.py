@@ -148,10 +148,6 @@ class Lifecycle:
             finally:
                 self.let_go(who)  # a signal may have interrupted the other one
 
-    def wait_for_change(self, timeout_s: float) -> None:
-        """Block, without the lock, until a call no longer needs the threads or time is over."""
-        self._changed.wait_until(lambda: False, timeout_s)
-
     def close(self) -> None:
         """Raise ``EngineClosedError`` to every call from now on."""
         with self.locked():

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from durably._platform.interrupts import held_back, is_from_signal
+from durably.errors import ConflictError
 from durably.execution.current_run import ActiveRun
 from durably.store.change_feed import ChangeFeed
 from durably.worker.dispatcher import Dispatcher
@@ -105,7 +106,7 @@ class Drain:
     def _claiming(self, max_runs: int | None, interrupts: held_back, stops: int) -> Iterator[int]:
         """Claim runs within the block; yield how many had been executed before."""
         call = object()
-        before = self._begin(call, max_runs, interrupts, stops)
+        before = self._begin(call, max_runs, stops)
         if before is None:
             yield self._pool.executed
             return
@@ -135,31 +136,33 @@ class Drain:
                 self._lifecycle.abandon()  # the second Ctrl-C
             raise
 
-    def _begin(
-        self, call: object, max_runs: int | None, interrupts: held_back, stops: int
-    ) -> int | None:
-        """Make the dispatcher claim, and return how many runs had been executed before.
+    def _begin(self, call: object, max_runs: int | None, stops: int) -> int | None:
+        """Start the dispatcher for a call, unless the engine was started or a stop came before.
 
-        Return ``None`` if the dispatcher claims because of a start, or a stop has come; then there
-        is no ``_end``. A call with a limit waits for others, and others wait for it, because it
-        would count their runs.
+        Return how many runs had been executed before, if ``_end`` must follow, else ``None``.
+
+        Raises:
+            ConflictError: another call executes runs, and one of the two counts them: neither
+                count would be true.
         """
         is_counted = max_runs is not None
-        while True:
-            with self._lifecycle.locked():
-                self._lifecycle.refuse_closed()
-                if self._is_started() or self.stops != stops:
-                    return None
-                if not self._calls or not (is_counted or self._are_counted):
-                    before = self._pool.executed
-                    self._dispatcher.start()
-                    self._pool.resume(max_runs)
-                    self._calls.add(call)
-                    self._are_counted = is_counted
-                    self._changes.offer()
-                    return before
-            self._lifecycle.wait_for_change(_LOOK_S)
-            interrupts.check()
+        with self._lifecycle.locked():
+            self._lifecycle.refuse_closed()
+            if self._is_started() or self.stops != stops:
+                return None
+            if self._calls and (is_counted or self._are_counted):
+                raise ConflictError(
+                    "run_until_idle(max_runs=...) counts runs, and another run_until_idle() of "
+                    "this engine is executing them; wait for the first call to return, or start "
+                    "the engine"
+                )
+            before = self._pool.executed
+            self._dispatcher.start()
+            self._pool.resume(max_runs)
+            self._calls.add(call)
+            self._are_counted = is_counted
+            self._changes.offer()
+            return before
 
     def _end(self, call: object, *, interrupt: bool) -> bool:
         """Stop claiming, unless a start or another call needs it; return whether it stopped."""

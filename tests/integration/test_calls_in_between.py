@@ -11,7 +11,7 @@ from children import left_by_the_dead
 from gates import HANG_S, Gate, in_thread, later, names_of_threads, operation_later, status
 
 import durably
-from durably import Durably, EngineClosedError, emitter
+from durably import Durably, emitter
 from durably.store.sqlite.sql import owners, runs
 
 if TYPE_CHECKING:
@@ -201,23 +201,21 @@ class TestCallsThatExecute:
         assert [int(each) for each in outcome] == [1]
 
     @pytest.mark.parametrize("most", [(1, None), (None, 1), (1, 2)])
-    def test_max_runs_is_exact_beside_another_call(
+    def test_a_second_call_raises_where_one_of_the_two_counts_its_runs(
         self, app: Durably, gate: Gate, most: tuple[int | None, int | None]
     ) -> None:
-        """One of two calls that counts its runs waits for the other one."""
+        """The first call executes as many as without the second, which may be made again later."""
         app.jobs["gated"].trigger()
-        first, first_outcome = in_thread(lambda: app.run_until_idle(max_runs=most[0]))
+        calling, outcome = in_thread(lambda: app.run_until_idle(max_runs=most[0]))
         assert gate.inside.wait(HANG_S)
         app.jobs["quick"].batch_trigger([None] * 5)
-        second, second_outcome = in_thread(lambda: app.run_until_idle(max_runs=most[1]))
+        with pytest.raises(durably.ConflictError, match="max_runs"):
+            app.run_until_idle(max_runs=most[1])
         gate.go.set()
-        for thread in (first, second):
-            thread.join(HANG_S)
-        total = 6
-        expected_first = total if most[0] is None else most[0]
-        left = total - expected_first
-        assert first_outcome == [expected_first]
-        assert second_outcome == [left if most[1] is None else min(left, most[1])]
+        calling.join(HANG_S)
+        expected = 6 if most[0] is None else most[0]
+        assert outcome == [expected]
+        assert app.run_until_idle() == 6 - expected
 
     def test_a_job_may_wait_for_a_run_that_the_same_call_executes(self, app: Durably) -> None:
         """The engine was not started, and yet something executes the run."""
@@ -259,29 +257,6 @@ class TestCallsThatExecute:
         calling.join(HANG_S)
         assert outcome == [2]
         assert app.count_runs(status="completed") == 3
-
-    @pytest.mark.parametrize("how", ["stop", "close"])
-    def test_one_that_waits_for_its_turn_does_not_begin_after_a_stop(
-        self, app: Durably, gate: Gate, how: str, eventually: Callable[[Callable[[], object]], None]
-    ) -> None:
-        """Nothing is claimed when the stop has come back."""
-        app.jobs["gated"].trigger()
-        runs = app.jobs["quick"].batch_trigger([None] * 3)
-        counted, _ = in_thread(lambda: app.run_until_idle(max_runs=1))
-        assert gate.inside.wait(HANG_S)
-        waiting, outcome = in_thread(app.run_until_idle)
-        eventually(lambda: len(app._supervisor._lifecycle._holds) == 2)
-        stopping, _ = in_thread(getattr(app, how))
-        eventually(lambda: app._supervisor._pool.is_draining)
-        gate.go.set()
-        for thread in (counted, waiting, stopping):
-            thread.join(HANG_S)
-        [came_back] = outcome
-        # A close is a stop before it is one.
-        assert came_back == 0 or (how == "close" and isinstance(came_back, EngineClosedError))
-        with Durably(app._store.database.path) as reopened:
-            reopened.stop()
-            assert [status(reopened, run) for run in runs] == ["pending"] * 3
 
     def test_one_that_recovers_while_the_engine_is_closed(self, app: Durably) -> None:
         """It claims nothing any more."""

@@ -1,1 +1,1 @@
-"""Everything that touches SQLite: every statement and every connection of the project."""
+"""The store: its interface in ``api``, and the implementation on SQLite with every statement."""

@@ -1,19 +1,19 @@
-"""Bounds: the numbers that a database file may hold, as the schema's CHECKs have them."""
+"""The bounds of the numbers in a database file, as in the schema's CHECKs."""
 
 from typing import Final, NamedTuple
 
 
 class Bounds(NamedTuple):
-    """The least and the greatest number that a column may hold."""
+    """The least and the greatest number of a column."""
 
     least: int
     most: int
 
 
-# The number of a step is the run's, shifted by 24 bits, and an index.
+# The number of a step is the run's number, shifted by 24 bits, plus an index.
 MOST_RUNS: Final = 2**39 - 1
 
-# What a datetime can hold, in microseconds since the epoch.
+# The range of a datetime, in microseconds since the epoch.
 TIME: Final = Bounds(-62_135_596_800_000_000, 253_402_300_799_999_999)
 NUMBER: Final = Bounds(1, MOST_RUNS)
 TRIES: Final = Bounds(0, 2**31 - 1)
@@ -44,7 +44,7 @@ OWNER: Final = {
 
 
 def outside(columns: dict[str, Bounds]) -> str:
-    """Return the condition of SQL that a number of these columns is not within its bounds."""
+    """Return the SQL condition that is true if a number of these columns is out of bounds."""
     return " OR ".join(
         f"{name} NOT BETWEEN {least} AND {most}" for name, (least, most) in columns.items()
     )

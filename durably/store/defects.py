@@ -1,8 +1,8 @@
-"""Defects: what is wrong with a row that durably cannot have written, or that was damaged since.
+"""Find what is wrong with a row that durably cannot have written, or that was damaged since.
 
-The schema forbids what it can, but neither bytes that are not UTF-8 nor text that is not JSON, and
-another program that writes to the file can turn its constraints off. One such row must
-not keep the others from being read and executed.
+The schema cannot forbid bytes that are not UTF-8 or text that is not JSON, and another program that
+writes to the file can turn its constraints off. One such row must not keep the others from being
+read and executed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from durably.store.bounds import Bounds
 log = logging.getLogger("durably")
 
 _STATUSES: Final = ("pending", "running", "completed", "failed", "cancelled")
-# Of so many rows it is remembered that they were warned of.
+# How many rows are kept in mind for which a warning was logged.
 _MOST_REMEMBERED: Final = 1000
 
 
@@ -49,7 +49,7 @@ def of_run(values: Mapping[str, Any]) -> str | None:
 
 
 def of_claimed(values: Mapping[str, Any]) -> str | None:
-    """Return what keeps a run from being executed, but for its payload, which its job reads."""
+    """Return why a run cannot be executed, or ``None``. The job checks the payload itself."""
     defect = _number_outside(values, bounds.RUN)
     if defect is None and (values["labels"] != "{}" or values["progress"] is not None):
         defect = _first_wrong(
@@ -87,7 +87,7 @@ def of_log_line(values: Mapping[str, Any]) -> str | None:
 
 
 def decoded(values: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
-    """Return a row whose text was read as bytes with its text, and what of that is not UTF-8."""
+    """Decode a row whose text was read as bytes; return it, and which of it is not UTF-8."""
     found: dict[str, Any] = {}
     defect = None
     for name, value in values.items():
@@ -116,7 +116,7 @@ def _first_wrong(
     for name, is_right in columns.items():
         value = values.get(name)
         if value is not None and not is_right(value):
-            # What it holds is not shown: it may be secret.
+            # The value is not shown: it may be secret.
             return f"its {name} is not {'one' if _is_json(value) else 'JSON'}"
     return None
 
@@ -136,7 +136,7 @@ def _is_json(text: str) -> bool:
 
 
 def is_error(value: Any) -> bool:
-    """Return whether a value that was read is an error as durably writes it."""
+    """Return whether a value from the file is an error in the form that durably writes."""
     return (
         isinstance(value, dict)
         and {"type", "message", "traceback"} <= value.keys()
@@ -147,7 +147,7 @@ def is_error(value: Any) -> bool:
 
 
 def is_progress(value: Any) -> bool:
-    """Return whether a value that was read is a progress as durably writes it."""
+    """Return whether a value from the file is a progress in the form that durably writes."""
     return (
         isinstance(value, dict)
         and value.keys() == {"current", "total", "message"}
@@ -158,25 +158,25 @@ def is_progress(value: Any) -> bool:
 
 
 def is_labels(value: Any) -> bool:
-    """Return whether a value that was read is an object of texts."""
+    """Return whether a value from the file is an object whose values are texts."""
     return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
 
 
 # -- warnings ----------------------------------------------------------------------------------
 
-# What is to be logged: not within a transaction or a read, since a handler of the user's may call
+# Warnings to log later, not within a transaction or a read: a log handler of the user's may call
 # the engine.
 _noted: Final[deque[str]] = deque(maxlen=_MOST_REMEMBERED)
 _warned: Final[dict[str, None]] = {}
 
 
 def note(text: str) -> None:
-    """Warn of a row, once, as soon as this thread does not use the database."""
+    """Note a warning about a row, to be logged once, when this thread does not use the database."""
     _noted.append(text)
 
 
 def log_noted() -> None:
-    """Log what was noted."""
+    """Log the noted warnings."""
     while _noted:
         try:
             text = _noted.popleft()

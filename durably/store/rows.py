@@ -1,4 +1,4 @@
-"""What passes the store's door: rows as they are stored, and what the verbs take and return."""
+"""The values of the store's interface: rows as they are stored, arguments and results of verbs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class RunRow(NamedTuple):
 
 
 class Brief(NamedTuple):
-    """What a waiter looks at."""
+    """The state of a run that a waiting thread checks."""
 
     id: str
     status: str
@@ -43,7 +43,7 @@ class Brief(NamedTuple):
 
 
 class Begun(NamedTuple):
-    """A pending run with checkpoints, and which code has made them."""
+    """A pending run with checkpoints, and the code that made them."""
 
     job_name: str
     origin: str
@@ -51,7 +51,7 @@ class Begun(NamedTuple):
 
 
 class Filters(NamedTuple):
-    """What to list; ``None`` for no restriction, JSON text for the others."""
+    """The runs to list; ``None`` for no restriction, the others as JSON text."""
 
     statuses: str | None = None
     jobs: str | None = None
@@ -59,7 +59,7 @@ class Filters(NamedTuple):
 
 
 class NewRun(NamedTuple):
-    """What a trigger stores, and how it is to be resolved against what is there."""
+    """A run that a trigger stores, and which existing run may take its place."""
 
     id: str
     job_name: str
@@ -69,12 +69,12 @@ class NewRun(NamedTuple):
     concurrency_key: str | None = None
     coalesce: bool = False
     retry_failed: bool = False
-    # Whose checkpoints the job takes, as in ``runs.Claim``: what a trigger may coalesce into.
+    # The origins whose checkpoints the job continues, as in ``Claim``: runs to coalesce with.
     origins: str = "{}"
 
     @property
     def is_plain(self) -> bool:
-        """Whether nothing in the file can stand in for it."""
+        """Whether no existing run can take its place."""
         return self.idempotency_key is None and not self.coalesce
 
 
@@ -94,15 +94,16 @@ def _none() -> str:
 
 
 class Claim(NamedTuple):
-    """Who wants how many runs of which jobs; ``jobs`` is a JSON array of names.
+    """How many runs of which jobs an owner claims; ``jobs`` is a JSON array of names.
 
-    What may have changed on the way is asked in the transaction: the time, so that no run has
-    begun before it was triggered; whether they are wanted still; and inside which runs the owner's
-    own threads are (a JSON array of keys), since it must not execute those a second time meanwhile.
+    The functions are called in the transaction, because their results may change until then: the
+    time, so that no run begins before it was triggered; whether the runs are still wanted; and the
+    keys of the runs whose jobs the owner's own threads are inside (a JSON array), which it must not
+    execute a second time meanwhile.
 
-    ``origins`` says whose checkpoints these jobs take: a JSON object with a member for each origin
-    of a job, so that names come more than once, the first of which is the one that is stored.
-    ``true`` stands for every origin. Runs that have no checkpoints are taken by all.
+    ``origins`` says whose checkpoints these jobs continue: a JSON object with a member for each
+    origin of a job. Names occur more than once in it, and the first origin of a name is the one
+    that is stored. ``true`` stands for every origin. Runs without checkpoints are claimed by all.
     """
 
     owner: int
@@ -115,7 +116,7 @@ class Claim(NamedTuple):
 
 
 class Ending(NamedTuple):
-    """The end of one execution of a run: with an output, an error, or neither (an interrupt)."""
+    """The end of one execution of a run, with an output, an error, or neither (an interrupt)."""
 
     run: int
     attempt: int
@@ -134,7 +135,7 @@ class Ended(NamedTuple):
 
 
 class StepRow(NamedTuple):
-    """One stored step, whole."""
+    """One stored step with all its columns."""
 
     step_index: int
     name: str
@@ -146,20 +147,20 @@ class StepRow(NamedTuple):
     attempt: int
 
 
-# What a resume needs of one stored step, as SQLite gives it, since a resume pays for each: its
-# index, its output (none if it failed or was cancelled) and its name.
+# One stored step for a resume: its index, its output (None if it failed or was cancelled) and its
+# name. A plain tuple as SQLite returns it, because a resume reads each step.
 Checkpoint = tuple[int, str | None, str]
 
 
 class Window(NamedTuple):
-    """A stretch of a run's checkpoints by name, in order, and where the next one begins, if any."""
+    """Consecutive checkpoints of a run, by name, and the index where the next window begins."""
 
     checkpoints: dict[str, Checkpoint]
     next_index: int | None
 
 
 class LogLine(NamedTuple):
-    """A line to store; message and data are JSON text, since they may hold any text at all."""
+    """A log line to store; message and data are JSON text, since they may contain any text."""
 
     run_id: str
     owner: int
@@ -171,7 +172,7 @@ class LogLine(NamedTuple):
 
 
 class LogRow(NamedTuple):
-    """A stored line."""
+    """A stored log line."""
 
     log: int
     level: str
@@ -182,7 +183,7 @@ class LogRow(NamedTuple):
 
 
 class OwnerRow(NamedTuple):
-    """An engine as the others see it."""
+    """An engine's owner row, as other engines read it."""
 
     owner: int
     token: str
@@ -193,7 +194,7 @@ class OwnerRow(NamedTuple):
 
 
 class Beat(NamedTuple):
-    """What a heartbeat learned: whether the owner row stands, and which runs are its own."""
+    """The result of a heartbeat: whether the owner row exists, and the running runs it owns."""
 
     is_registered: bool
     running: frozenset[tuple[int, int]]

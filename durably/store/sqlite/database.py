@@ -1,8 +1,8 @@
-"""One SQLite file in WAL mode: opening it, its connections, and where they may be used.
+"""One SQLite file in WAL mode: its opening, its connections, and where they may be used.
 
-Per engine: one connection behind a group-committing writer, one for heartbeats (so that a
-long write of ours cannot stop them), a few for reading. Nobody outside of ``store`` ever
-holds one: callers hand in an operation and get its result.
+An engine has one connection behind a group-committing writer, one for heartbeats (so that its own
+long write cannot stop them), and a few for reading. No code outside of ``store`` uses a connection:
+callers pass an operation and get its result.
 """
 
 from __future__ import annotations
@@ -70,11 +70,12 @@ log = logging.getLogger("durably")
 Ps = ParamSpec("Ps")
 T = TypeVar("T")
 
-# How many writes of one engine may pass between two checks of what is in its file: fewer than fill
-# the log, so that a file that was overwritten is nearly always seen before a checkpoint.
+# How many writes of one engine may come between two checks of the file's content: fewer than fill
+# the WAL, so that an overwritten file is nearly always noticed before a WAL checkpoint.
 _WRITES_BETWEEN_CHECKS: Final = 16
 
-# How long a log that has grown large waits for reads to end that keep it from beginning anew.
+# How long new reads are blocked, when the WAL has grown large, until those in progress have ended
+# and it can restart.
 _REST_S: Final = 0.1
 
 
@@ -110,7 +111,7 @@ class Database(ForkParticipant):
             discard=self._connections.discard,
             closed=lambda: _closed(self.path),
         )
-        # From how many bytes on a log is worth holding reads off for.
+        # The size of the WAL, in bytes, from which on new reads are blocked for its restart.
         self._worth_rest = 0
         self._mutexes: list[WriterMutex] = []
         self._connections.is_on_btrfs = _require_place(self.path) == "btrfs"
@@ -119,7 +120,7 @@ class Database(ForkParticipant):
         self._hurry = Hurry()
         self._writes = 0
         self._checks: FileChecks | None = None  # once it is open
-        # One limit for all locks that an opening asks for, one after the other.
+        # One limit for all locks that an opening waits for, one after the other.
         since_s = self._clock.monotonic()
         with (
             FileGuard.opening(),
@@ -128,7 +129,7 @@ class Database(ForkParticipant):
         ):
             try:
                 if size_of(self.path) and not os.path.exists(writer_path(self.path)):
-                    # Nothing may be made beside a file that is not ours.
+                    # Nothing may be made beside a file that is not durably's.
                     self._connections.refuse_foreign()
                 mutex = self._mutex()
                 with (
@@ -150,12 +151,12 @@ class Database(ForkParticipant):
 
     @contextmanager
     def _closed_to_others(self, mutex: WriterMutex) -> Iterator[bool]:
-        """Keep apart whoever opens or closes the file, in whatever process.
+        """Exclude every other opening and closing of the file, in all processes, within the block.
 
-        Until the guard is held, and from its release on, a foreign close in this process leaves
-        these connections without any lock. Another process that closed the file then would take
-        itself for the last one and delete the log under them, and their own close would copy an
-        old log over newer pages.
+        Before the guard is taken, and after its release, a close by other code in this process
+        leaves these connections without any lock. Another process that closed the file then would
+        seem to be the last one, and SQLite would delete the WAL under these connections; and their
+        own close would copy an old WAL over newer pages.
         """
         now_s = self._clock.monotonic()
         ends_s = min(lock_timeouts.deadline(now_s, BUSY_TIMEOUT_S), self._hurry.ends_s)
@@ -167,7 +168,7 @@ class Database(ForkParticipant):
     ) -> None:
         self._connections.refuse_foreign()
         self._connections.prepare()
-        # Before the connections that are to stay: their log must not be deleted under them.
+        # Before the connections that stay open: their WAL must not be deleted under them.
         self._guard = FileGuard.hold(self.path)
         write = self._connections.connect()
         deadline = lock_timeouts.deadline(self._clock.monotonic(), BUSY_TIMEOUT_S)
@@ -180,9 +181,9 @@ class Database(ForkParticipant):
         configure(write, synchronous)
         write.pragma("cache_spill", PAGES_IN_MEMORY)
         beats = self._connections.connect()
-        # A lost heartbeat would be made up by the next one, but its frames lie in the log before
-        # those of the next commit. When a sync fails, the system takes all it was to write for
-        # written: commits acknowledged after it would be lost with the heartbeat before it.
+        # The next heartbeat would replace a lost one, but its frames come before those of the next
+        # commit in the WAL. When a sync fails, the system considers all its pages written: commits
+        # acknowledged after it would be lost together with the heartbeat before it.
         configure(beats, synchronous)
         self._changes_connection = self._connections.connect()
         configure(self._changes_connection, "normal")
@@ -199,7 +200,7 @@ class Database(ForkParticipant):
         self._beats = Writer(
             beats, path=self.path, mutex=self._mutex(), clock=self._clock, hurry=self._hurry
         )
-        # Guards the connection of the change feed, and what was seen of the file.
+        # Guards the connection of the change feed, and the last check of the file.
         self._changes_lock = threading.Lock()
         self._version_seen = 0
         self.changes = ChangeFeed(self._data_version, self._clock)
@@ -213,11 +214,11 @@ class Database(ForkParticipant):
         self._checks.begin(lambda: _checkpoint(write, apsw.SQLITE_CHECKPOINT_PASSIVE))
 
     def _refuse_planted(self) -> None:
-        """Check again what SQLite has opened: another program may have put it there meanwhile."""
+        """Check the opened file again: another program may have just put it there."""
         try:
             refuse_strangers(self.path, with_locks=False)
         except DatabaseError:
-            # What is in a log of theirs must not be copied into the file.
+            # A WAL of another program must not be copied into the file.
             self._is_log_planted = True
             raise
 
@@ -247,13 +248,14 @@ class Database(ForkParticipant):
         defects.log_noted()
         self._writes += 1
         if self._writes % _WRITES_BETWEEN_CHECKS == 1:
-            # After it, as the first one begins a log. What it stored is stored: it raises nothing.
+            # After the write, because the first one begins a WAL. It is stored, so this raises
+            # nothing.
             with suppress(DatabaseLostError):
                 self._open_file.check_content()
         return result
 
     def beat(self, operation: Operation[Ps, T], *args: Ps.args, **kwargs: Ps.kwargs) -> T:
-        """Like ``write``, on the connection that no long write of ours can hold up."""
+        """Execute *operation* as ``write`` does, on the connection that no long write can delay."""
         self._open_file.raise_overwritten()
         try:
             return self._beats.run(operation, *args, **kwargs)
@@ -264,7 +266,7 @@ class Database(ForkParticipant):
             raise
 
     def read(self, query: Operation[Ps, T], *args: Ps.args, **kwargs: Ps.kwargs) -> T:
-        """Execute *query*, which reads, and return what it fetched."""
+        """Execute *query*, which only reads, and return its result."""
         if os.getpid() != self._pid:
             raise ForkedError("this engine belongs to the parent process; open a new one here")
         limit = self._limited if lock_timeouts.is_limited() else nullcontext
@@ -276,14 +278,14 @@ class Database(ForkParticipant):
 
     @contextmanager
     def _limited(self, db: apsw.Connection) -> Iterator[None]:
-        """Limit the wait of a read for locks to that of its caller."""
+        """Limit a read's wait for locks to the time that its caller waits."""
         now_s = self._clock.monotonic()
         left_s = lock_timeouts.deadline(now_s, BUSY_TIMEOUT_S) - now_s
         db.set_busy_timeout(max(1, int(left_s * 1000)))
         try:
             yield
         finally:
-            # A signal may have ended the block where only the collecting of this frame gets here.
+            # After a signal has ended the block, this may run only when the frame is collected.
             with suppress(apsw.ConnectionClosedError):
                 db.set_busy_timeout(int(BUSY_TIMEOUT_S * 1000))
 
@@ -293,7 +295,7 @@ class Database(ForkParticipant):
 
     def _new_reader(self) -> apsw.Connection:
         with self._translated():
-            # Opening one beside a log whose file was moved away would have SQLite delete the log.
+            # If the file was moved away, opening a connection would make SQLite delete its WAL.
             self.check_in_place()
             db = self._connections.new_reader()
         try:
@@ -316,7 +318,7 @@ class Database(ForkParticipant):
             raise error from exc
 
     def _blame_loss(self) -> None:
-        """Say that the file is gone, where that is why SQLite reports whatever it reports."""
+        """Raise ``DatabaseLostError`` if the file is gone, whatever error SQLite has reported."""
         if self._checks is not None and not self._is_closed:
             self.check_in_place()
             self.check_log()
@@ -326,7 +328,7 @@ class Database(ForkParticipant):
             if self._is_closed or os.getpid() != self._pid:
                 return -1
             try:
-                # While the file is locked exclusively nothing can have been committed.
+                # While the file is locked exclusively, nothing can have been committed.
                 with suppress(apsw.BusyError):
                     self._version_seen = self._changes_connection.pragma("data_version")
             except apsw.Error as exc:
@@ -355,10 +357,10 @@ class Database(ForkParticipant):
             self._checks.check_log()
 
     def checkpoint_wal(self, *, above_bytes: int) -> None:
-        """Copy the WAL into the file if it has grown beyond *above_bytes*, and begin it anew.
+        """Copy the WAL into the file if it has grown beyond *above_bytes*, and restart it.
 
-        Waits for nobody, unless reads that overlap without end keep the log from being copied:
-        then for those in progress, a moment, while others wait to begin.
+        It does not wait, unless overlapping reads keep the WAL from being copied. Then it waits a
+        moment for the reads in progress, while new ones are blocked.
         """
         try:
             size = os.stat(f"{self.path}-wal").st_size
@@ -371,13 +373,13 @@ class Database(ForkParticipant):
         ):
             self._worth_rest = 0
         elif size >= self._worth_rest:
-            # One long read, here or elsewhere, is not worth holding off all others for each time.
+            # One long read, here or elsewhere, must not block all new ones each time.
             is_done = self._writer.maintain(self._checkpoint_at_rest)
             self._worth_rest = 0 if is_done else 2 * size
 
     def _checkpoint_at_rest(self, db: apsw.Connection) -> bool:
         with self._readers.held_off(_REST_S) as is_at_rest:
-            # Begun anew by the checkpoint itself: the next writer would find reads again.
+            # The WAL checkpoint itself restarts the WAL: the next writer would find reads again.
             return is_at_rest and _checkpoint(db, apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
     def shrink(self, most_pages: int) -> None:
@@ -387,7 +389,7 @@ class Database(ForkParticipant):
 
     def close(self) -> None:
         """Close every connection, the writers' after their transaction. Idempotent."""
-        # Its last connection copies the log into the file.
+        # The last connection copies the WAL into the file.
         with suppress(DatabaseLostError):
             self._open_file.check_content()
         with self._lock:
@@ -399,7 +401,7 @@ class Database(ForkParticipant):
         try:
             is_at_rest = self._readers.wait_for_rest(BUSY_TIMEOUT_S)
         finally:
-            # Also where the user does not want to wait for that.
+            # Also if the user does not want to wait for it.
             self._close(readers, is_at_rest=is_at_rest)
 
     def _close(self, readers: list[apsw.Connection], *, is_at_rest: bool) -> None:
@@ -408,20 +410,20 @@ class Database(ForkParticipant):
             with self._closed_to_others(mutex), self._changes_lock:
                 self._close_all(
                     [*readers, self._changes_connection, beats, write],
-                    # Closed, it would drop the lock on the snapshot of a read in progress.
+                    # Closing it would drop the lock on the snapshot of a read in progress.
                     keeps_guard=not is_at_rest,
                 )
-            # Who has waited for the connection finds it closed, and the mutex too.
+            # A thread that has waited for the connection finds it closed, and the mutex too.
             for mutex in self._mutexes:
                 mutex.close()
 
     def _close_all(self, connections: list[apsw.Connection], *, keeps_guard: bool = False) -> None:
         if self._is_log_planted or (self._checks is not None and self._checks.is_suspect):
-            # Others may have begun another log: copying this one would undo what they did. Into
-            # a file that was overwritten it would be copied among what does not belong to it.
+            # Other processes may have begun another WAL, and copying this one would undo their
+            # commits. In a file that was overwritten it would be mixed with foreign content.
             for connection in connections:
                 connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-        # SQLite tidies up behind the last connection only if nothing else holds its locks.
+        # SQLite removes its files after the last connection only if nothing else has its locks.
         guard = None if keeps_guard else self._guard
         if guard is not None:
             guard.release()
@@ -439,7 +441,7 @@ class Database(ForkParticipant):
         return self._is_closed
 
     def before_fork(self) -> None:
-        """Let the reads in progress end, and no other begin."""
+        """Wait for the reads in progress, and block new ones."""
         self._changes_lock.acquire()
         try:
             self._readers.before_fork(BUSY_TIMEOUT_S)
@@ -448,13 +450,13 @@ class Database(ForkParticipant):
             raise
 
     def after_fork_in_parent(self) -> None:
-        """Go on."""
+        """Allow reads and writes again."""
         self._readers.after_fork_in_parent()
         self._changes_lock.release()
 
     def after_fork_in_child(self) -> None:
-        """Make sure the inherited connections are never touched."""
-        # Those that were taken before the fork.
+        """Keep the inherited connections from ever being used."""
+        # The locks that were taken before the fork.
         self._lock, self._changes_lock = threading.Lock(), threading.Lock()
         self._readers.after_fork_in_child()
         for connection in self._connections.open:
@@ -462,14 +464,14 @@ class Database(ForkParticipant):
 
 
 def _require_place(path: str) -> str | None:
-    """Make sure that a database can be at *path*, before anything is made there.
+    """Check that a database can be at *path*, before anything is made there.
 
     Returns:
         The type of the file system, where the system reports it.
 
     Raises:
-        ValidationError: what is there is no file, or the names beside it would be too long.
-        DatabaseError: it is mounted alone, or is another user's, or may not be used.
+        ValidationError: the path names no regular file, or the names beside it would be too long.
+        DatabaseError: the file is mounted alone, or is another user's, or may not be used.
     """
     mounts = mount_table()
     refuse_mounted(shared_paths(path), mounts)
@@ -486,7 +488,7 @@ def _closed(path: str) -> EngineClosedError:
 
 
 def _checkpoint(db: apsw.Connection, mode: int) -> bool:
-    """Copy the log into the file; whether all of it was, which an open read may prevent."""
+    """Copy the WAL into the file; return whether all of it was, which an open read may prevent."""
     try:
         frames, copied = db.wal_checkpoint(mode=mode)
     except apsw.BusyError:

@@ -1,1 +1,1 @@
-"""Connections: opening the file, group commit, reading."""
+"""The connections to the file: opening, group commit, reading."""

@@ -1,4 +1,4 @@
-"""What to do about an error of the system with a file, in a user's words."""
+"""Advice about an error of the operating system with a file, in a user's words."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ADVICE: Final = {
 
 
 def advice_on(exc: OSError) -> str:
-    """Return what to do about a file that the system does not make or open."""
+    """Return what to do about a file that the system cannot make or open."""
     return _ADVICE.get(exc.errno or 0, "the system's log (dmesg) says more")
 
 

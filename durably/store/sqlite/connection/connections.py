@@ -1,4 +1,4 @@
-"""Connections to one file: making them, and what each is set to."""
+"""Make connections to one file, each with its settings."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ OLDEST_SQLITE: Final = (3, 51, 3)
 
 _INCREMENTAL: Final = 2
 
-# After a burst the WAL is cut back to this at its next reset.
+# The WAL is cut back to this size at its next reset.
 JOURNAL_SIZE_LIMIT: Final = 16 * 1024 * 1024
 
-# A transaction of up to this many pages is put together in memory and written to the log once.
-# Of a larger one SQLite writes pages early; when it has changed one of them again, it reads what
-# it wrote and has to write the checksums anew. Enough for any result that is not warned of, in
-# pages of 4 KiB; the commit gives the memory back.
+# A transaction of up to this many pages stays in memory and is written to the WAL once. SQLite
+# writes pages of a larger one early; when it changes one of them again, it reads what it wrote and
+# has to write the checksums again. In pages of 4 KiB this is enough for any result without a
+# warning; the commit frees the memory.
 PAGES_IN_MEMORY: Final = 4500
 
 
 class Connections:
-    """Makes the connections to the file *path*. Usable from any thread.
+    """Make the connections to the file *path*. Usable from any thread.
 
     Attributes:
-        open: those that were made and not discarded.
-        is_on_btrfs: whether the log's index is made here, and not by SQLite.
+        open: the connections that were made and not discarded.
+        is_on_btrfs: whether the index of the WAL is made here, and not by SQLite.
     """
 
     def __init__(self, path: str, clock: Clock, vfs: str | None) -> None:
-        # Not kept by this: one that an exception takes from its thread before anybody else knows of
-        # it is closed with that.
+        # Weak: a connection that an exception takes from its thread before it is stored anywhere is
+        # closed by its destructor.
         self.open: weakref.WeakSet[apsw.Connection] = weakref.WeakSet()
         self.is_on_btrfs = False
         self._is_in_wal_mode = False
@@ -56,50 +56,50 @@ class Connections:
         self._vfs = vfs
 
     def connect(self) -> apsw.Connection:
-        """A new connection, which waits for others in slices."""
+        """Return a new connection, which waits for locks in slices."""
         if self.is_on_btrfs and self._is_in_wal_mode:
             make_index(self._path)
         # Without SQLITE_OPEN_URI: a path is a path, never parameters.
-        # Nor CREATE: an empty file made in the place of one that was moved away would have SQLite
-        # delete that one's log.
+        # Without CREATE: beside an empty new file in the place of one that was moved away, SQLite
+        # would delete that one's WAL.
         db = apsw.Connection(self._path, flags=apsw.SQLITE_OPEN_READWRITE, vfs=self._vfs)
         self.open.add(db)
         db.set_busy_timeout(BUSY_SLICE_MS)
         return db
 
     def new_reader(self) -> apsw.Connection:
-        """A new connection that refuses to write."""
+        """Return a new connection that rejects writes."""
         db = self.connect()
         try:
             configure(db, "normal")
             db.pragma("query_only", True)
             db.set_busy_timeout(int(BUSY_TIMEOUT_S * 1000))
-            # One that is still in use when the engine is closed ends after the guard.
+            # A connection that is in use while the engine closes ends after the guard.
             db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         except BaseException:
-            # Those who poll would leave one at each look, for as long as the disk fails.
+            # Otherwise each poll of a failing disk would leave a connection open.
             self.discard(db)
             raise
         return db
 
     def discard(self, db: apsw.Connection) -> None:
-        """Close a connection that is no longer needed, whatever is left open on it."""
+        """Close a connection that is no longer needed, whatever is still open on it."""
         self.forget(db)
         db.close(force=True)
 
     def forget(self, db: apsw.Connection) -> None:
-        """Take out a connection that is closed."""
+        """Remove a connection that is closed."""
         self.open.discard(db)
 
     def refuse_foreign(self) -> None:
-        """Look before touching: nothing may be written to a file that is not ours."""
+        """Check the file before writing: nothing may be written to a file that is not durably's."""
         has_wal = os.path.exists(f"{self._path}-wal")
-        # SQLite makes the index beside a log, and leaves it there.
+        # SQLite makes the index beside a WAL, and leaves it there.
         self._is_in_wal_mode = has_wal
         db = self.connect()
         if has_wal:
-            # The last connection to close would copy a foreign WAL into its file. Where there
-            # was none, it removes the empty one that reading a file in WAL mode makes.
+            # The last connection to close would copy another program's WAL into its file. If there
+            # was none, it removes the empty one that is made by reading a file in WAL mode.
             db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         deadline = lock_timeouts.deadline(self._clock.monotonic(), BUSY_TIMEOUT_S)
         try:
@@ -110,7 +110,7 @@ class Connections:
             self.discard(db)
 
     def _look_at_version(self, db: apsw.Connection) -> None:
-        # In one snapshot: the file may be given its tables between two looks.
+        # In one snapshot: another process may make the tables between two reads.
         db.execute("BEGIN")
         try:
             schema.version_of(db, self._path, schema.migrations())
@@ -119,13 +119,13 @@ class Connections:
                 db.execute("ROLLBACK")
 
     def prepare(self) -> None:
-        """Bring a new file to the modes that it keeps."""
+        """Set the modes that a new file keeps."""
         self._is_in_wal_mode = True  # from here on
         db = self.connect()
-        # The log is left to the connections that stay.
+        # The connections that stay open make the WAL.
         db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         try:
-            # Only takes effect in a file that is still empty; lets a purge shrink it later.
+            # Takes effect only in a file that is still empty; a purge can shrink it later.
             deadline = lock_timeouts.deadline(self._clock.monotonic(), BUSY_TIMEOUT_S)
             self.retry_busy(lambda: _vacuum_incrementally(db), deadline)
             self._switch_to_wal(db)
@@ -143,11 +143,11 @@ class Connections:
             )
 
     def begin(self, db: apsw.Connection, deadline: float) -> None:
-        """Begin a transaction that writes, as soon as nobody else does."""
+        """Begin a write transaction as soon as no other one is in progress."""
         self.retry_busy(lambda: db.execute("BEGIN IMMEDIATE"), deadline)
 
     def retry_busy(self, attempt: Callable[[], T], deadline: float) -> T:
-        """Try until no lock of somebody else is in the way, or the deadline has passed."""
+        """Try until no other lock prevents it, or the deadline has passed."""
         pause = Latch()
         while True:
             try:
@@ -159,13 +159,13 @@ class Connections:
 
 
 def _vacuum_incrementally(db: apsw.Connection) -> None:
-    # Set once more, it would be written once more.
+    # Setting it again would write it again.
     if db.pragma("auto_vacuum") != _INCREMENTAL:
         db.pragma("auto_vacuum", _INCREMENTAL)
 
 
 def require_sound_sqlite() -> None:
-    """Refuse a SQLite that can lose commits."""
+    """Raise if this SQLite version can lose commits."""
     version = tuple(int(part) for part in apsw.sqlite_lib_version().split("."))
     if version < OLDEST_SQLITE:
         raise DatabaseError(
@@ -175,16 +175,16 @@ def require_sound_sqlite() -> None:
 
 
 def configure(db: apsw.Connection, synchronous: Synchronous) -> None:
-    """What every connection of ours is set to; per connection, never process-wide."""
+    """Set what every connection of durably has; per connection, never for the process."""
     db.pragma("synchronous", synchronous)
     db.pragma("foreign_keys", True)
     db.pragma("recursive_triggers", True)
     db.pragma("journal_size_limit", JOURNAL_SIZE_LIMIT)
     db.pragma("temp_store", "memory")
-    # A mapped file that somebody truncates ends the process with SIGBUS.
+    # Truncating a mapped file ends the process with SIGBUS.
     db.pragma("mmap_size", 0)
     db.pragma("cell_size_check", True)
-    # The file is input: functions in a planted view or trigger must not run unseen.
+    # The file is input: functions in a planted view or trigger must not be executed.
     db.pragma("trusted_schema", False)
     db.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
     db.config(apsw.SQLITE_DBCONFIG_DQS_DML, 0)

@@ -1,14 +1,14 @@
-"""Noticing that somebody has written into the files of an open database, past SQLite.
+"""Notice that the files of an open database were written without SQLite.
 
 ``cp backup.db jobs.db``, ``rsync --inplace``, ``> jobs.db`` or a program that synchronises folders
-keep the file in its place and change what is in it. SQLite does not notice: it goes on with what it
-has in memory and in its log, and copies that log into the foreign content.
+keep the file in its place and change its content. SQLite does not notice: it continues with what it
+has in memory and in its WAL, and copies that WAL into the foreign content.
 
-In WAL mode the database file is changed by WAL checkpoints alone, and each of them leaves traces in
-the index of the log (``-shm``) before and after it. So a file that has changed while the index says
-that there was no checkpoint was overwritten. Where the index cannot be read (all but Linux), and
-where a checkpoint came in between, only what no checkpoint can do is noticed: that the file is no
-database of ours any more, or one with another schema.
+In WAL mode only WAL checkpoints change the database file, and each of them leaves traces in the
+index of the WAL (``-shm``) before and after it. So a file that has changed, while the index shows
+no WAL checkpoint, was overwritten. If the index cannot be read (everywhere but on Linux), or a WAL
+checkpoint came in between, only changes that no WAL checkpoint makes are noticed: the file is no
+database of durably's any more, or one with another schema.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _BIG: Final = struct.Struct(">I")
 _NATIVE: Final = struct.Struct("=I")
 _SCHEMA_VERSION: Final = 40
 _APPLICATION_ID: Final = 68
-# In the index of the log: its state as the last commit has left it, of which there are two copies,
-# and how far checkpoints have copied the log, and have begun to.
+# In the index of the WAL: its state after the last commit, in two copies, and how far WAL
+# checkpoints have copied the WAL, and have begun to.
 _INDEX_STATE: Final = 48
 _PAGE_SIZE: Final = struct.Struct("=H")
 _PAGE_SIZE_AT: Final = 14
@@ -43,22 +43,22 @@ _SALT_IN_LOG: Final = slice(16, 24)
 
 
 class _Seen(NamedTuple):
-    """The file as it was at one moment at which no checkpoint was going on."""
+    """The file as it was at one moment at which no WAL checkpoint was in progress."""
 
     stamp: tuple[int, int]
     header: bytes
     checkpoints: bytes
-    """What changes with each checkpoint; empty where the index cannot be read."""
+    """The values that each WAL checkpoint changes; empty if the index cannot be read."""
 
 
 class Content:
-    """What was last seen in the files of one database. Used by one thread at a time.
+    """The last checked content of the files of one database. Used by one thread at a time.
 
     Args:
-        read: returns the first bytes of the database file (0) or of its log (1), so many; fewer
-            or none if there are not so many.
-        index: returns the first bytes of the index of the log; empty where that is not possible.
-        schema_version: returns the number of the schema as the newest commit has it.
+        read: returns the first bytes of the database file (0) or of its WAL (1), at most the given
+            number.
+        index: returns the first bytes of the index of the WAL; empty if that is not possible.
+        schema_version: returns the number of the schema as of the newest commit.
     """
 
     def __init__(
@@ -75,11 +75,11 @@ class Content:
 
     @property
     def is_settled(self) -> bool:
-        """Return whether no checkpoint is going on, and none was cut short."""
+        """Return whether no WAL checkpoint is in progress, and none was cut short."""
         return self._checkpoints() is not None
 
     def is_as_seen(self, status: os.stat_result) -> bool:
-        """Return whether nothing was written since the last check, and no log was begun anew."""
+        """Return whether nothing was written since the last check, and the WAL did not restart."""
         seen = self._seen
         return (
             seen is not None
@@ -88,7 +88,7 @@ class Content:
         )
 
     def is_overwritten(self, path: str) -> bool:
-        """Check the database file, and return whether somebody else has written into it."""
+        """Check the database file, and return whether it was written without SQLite."""
         before = self._checkpoints()
         stamp = _stamp(os.stat(path))
         header = self._read(0, HEADER_SIZE)
@@ -99,9 +99,9 @@ class Content:
         if seen is not None and self._is_another(seen, header):
             return True
         if before is None or before != after:
-            return False  # a checkpoint is going on: checked again the next time
+            return False  # a WAL checkpoint is in progress: checked again the next time
         if seen is not None and before and before == seen.checkpoints:
-            # A time alone proves nothing: anybody may set it.
+            # A time alone proves nothing: any program may set it.
             is_same = (seen.header, seen.stamp[0]) == (header, stamp[0])
             if not is_same:
                 return True
@@ -109,7 +109,7 @@ class Content:
         return False
 
     def _is_another(self, seen: _Seen, header: bytes) -> bool:
-        """Return whether no checkpoint can have made *header* of the one that was seen."""
+        """Return whether no WAL checkpoint can have changed the last known header to *header*."""
         application_id = _number(header, _APPLICATION_ID)
         was_ours = _number(seen.header, _APPLICATION_ID) == schema.APPLICATION_ID
         if was_ours and application_id != schema.APPLICATION_ID:
@@ -117,11 +117,14 @@ class Content:
         version = _number(header, _SCHEMA_VERSION)
         if version == _number(seen.header, _SCHEMA_VERSION):
             return False
-        # It only rises, and in the log first.
+        # It only rises, and first in the WAL.
         return not _number(seen.header, _SCHEMA_VERSION) <= version <= self._schema_version()
 
     def _checkpoints(self) -> bytes | None:
-        """Return what each checkpoint changes; ``None`` while one is going on, or was given up."""
+        """Return the values that each WAL checkpoint changes.
+
+        Return ``None`` while one is in progress or was cut short.
+        """
         index = self._index()
         if not index:
             return b""
@@ -131,10 +134,10 @@ class Content:
         return index[_SALT] + copied
 
     def is_log_overwritten(self, path: str) -> bool:
-        """Check the log, and return whether it lacks what its index says is in it.
+        """Check the WAL, and return whether it lacks content that its index lists.
 
         Args:
-            path: of the log.
+            path: of the WAL.
         """
         before = self._index()[:_INDEX_STATE]
         if not before or before != self._index()[_INDEX_STATE : 2 * _INDEX_STATE]:
@@ -145,7 +148,7 @@ class Content:
         size = os.stat(path).st_size
         header = self._read(1, LOG_HEADER_SIZE)
         if before != self._index()[:_INDEX_STATE]:
-            return False  # committed to meanwhile, or begun anew
+            return False  # there was a commit meanwhile, or a restart
         (page_size,) = _PAGE_SIZE.unpack_from(before, _PAGE_SIZE_AT)
         page_size = (page_size & 0xFE00) | ((page_size & 1) << 16)
         needed = LOG_HEADER_SIZE + frames * (_FRAME_HEADER_SIZE + page_size)

@@ -1,4 +1,4 @@
-"""Whether the file and its log still are what is open, or were moved, replaced or overwritten."""
+"""Check whether the open file and its WAL were moved, deleted, replaced or overwritten."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from durably.errors import DatabaseLostError
 from durably.store.sqlite.connection.content import Content
 from durably.store.sqlite.connection.files import identity, is_gone
 
-# What the system says of a file that is not there. Other errors may be a signal handler's.
+# The system's errors for a file that is missing. Other errors may be a signal handler's.
 _GONE: Final = (FileNotFoundError, NotADirectoryError)
 
 
 class FileChecks:
-    """Checks the file of one database, once it is open. Usable from any thread.
+    """Check the file of one database, once it is open. Usable from any thread.
 
     Args:
         db: the connection that never writes.
-        lock: guards *db*, and what was seen of the file.
+        lock: guards *db*, and the last checked content of the file.
         is_usable: returns whether *db* may be used, when the lock is held.
-        index: returns the first bytes of the index of the log.
+        index: returns the first bytes of the index of the WAL.
     """
 
     def __init__(
@@ -49,13 +49,13 @@ class FileChecks:
             read=self._read_raw, index=index, schema_version=lambda: db.pragma("schema_version")
         )
         self._is_log_lost = False
-        # Once it was found overwritten it stays so: later checkpoints hide it.
+        # Once it was found overwritten this stays set: later WAL checkpoints hide the change.
         self._overwritten: str | None = None
 
     def begin(self, checkpoint: Callable[[], object]) -> None:
-        """Note what is in the file now; *checkpoint* copies the log into it."""
+        """Note the content of the file now; *checkpoint* copies the WAL into it."""
         if not self._content.is_settled:
-            # Found like that after a crash. Where it cannot be copied now, later checkpoints do it.
+            # A crash left a large WAL. If it cannot be copied now, later WAL checkpoints do it.
             with suppress(apsw.Error):
                 checkpoint()
         self._read_content()
@@ -68,7 +68,7 @@ class FileChecks:
     def check_in_place(self) -> None:
         """Raise ``DatabaseLostError`` if the path does not lead to the file that is open.
 
-        What is written then goes to a file that nobody will find.
+        What is written then goes to a file that no later opening finds.
         """
         if is_gone(self._path, self._identity):
             raise DatabaseLostError(
@@ -88,7 +88,7 @@ class FileChecks:
                     return
             except OSError as exc:
                 raise_if_signal(exc)
-                return  # gone this instant: noticed as such at the next check
+                return  # just deleted: the next check notices that
             self._read_content()
         self.raise_overwritten()
 
@@ -99,7 +99,7 @@ class FileChecks:
             try:
                 is_overwritten = self._content.is_overwritten(self._path)
             except (apsw.Error, OSError) as exc:
-                raise_if_signal(exc)  # otherwise it cannot be read now, which says nothing
+                raise_if_signal(exc)  # otherwise it cannot be read now, which proves nothing
             else:
                 if is_overwritten:
                     self._overwritten = self._path
@@ -114,15 +114,15 @@ class FileChecks:
             )
 
     def _read_raw(self, which: int, size: int) -> bytes:
-        """Return the first bytes of the file (0) or of its log (1), past SQLite's cache."""
+        """Return the first bytes of the file (0) or of its WAL (1), without SQLite's cache."""
         is_whole, found = self._db.read("main", which, 0, size)
         return found if is_whole else b""
 
     def check_log(self) -> None:
-        """Raise ``DatabaseLostError`` if SQLite's log or its index is not the one that is open.
+        """Raise ``DatabaseLostError`` if SQLite's WAL or its index is not the one that is open.
 
-        Somebody deleted them, or another connection took itself for the last one. What is committed
-        then goes to a log that nobody will find.
+        They were deleted, perhaps by SQLite in a connection that seemed to be the last one. What is
+        committed then goes to a WAL that no later opening finds.
         """
         for path, before in self._identities.items():
             if is_gone(path, before):

@@ -1,4 +1,4 @@
-"""The file of a database: what its path names, and whether it still does."""
+"""The file of a database: what its path names, and whether that has changed."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from durably.store.sqlite.connection.sidefiles import LONGEST_SUFFIX, remove_lef
 from durably.store.sqlite.sql import schema
 
 _PRIVATE: Final = 0o600
-# How much of its longest path SQLite keeps for the name of a journal.
+# How many bytes of its longest path SQLite reserves for the suffix of a journal.
 _OF_SQLITE: Final = len("-journal")
 
-# A device and the number of a file on it.
+# A device, and the number of a file on it.
 Identity = tuple[int, int]
 
 
 def resolved(path: str | os.PathLike[str]) -> str:
-    """The real path of the database file; links are followed, as SQLite's locks are per file."""
+    """Return the real path of the database file; links are followed since locks are per file."""
     try:
         text = os.fspath(path)
     except TypeError:
@@ -43,12 +43,12 @@ def resolved(path: str | os.PathLike[str]) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        # How Python shows bytes of a file name that are no UTF-8; SQLite takes nothing else.
+        # Python represents bytes of a file name that are not UTF-8 like this; SQLite accepts none.
         raise ValidationError(f"path={text!a:.80} cannot be written as UTF-8") from None
     real = os.path.realpath(text)
-    # A separator at the end says so, even where nothing is there yet.
+    # A separator at the end means a folder, even if nothing is there yet.
     folder = os.path.dirname(real)
-    # Asked first: that the path cannot be inspected may be the folder's fault.
+    # Checked first: the folder may be the reason why the path cannot be inspected.
     has_folder = _is_folder(folder)
     if not os.path.basename(text) or (has_folder and _is_folder(real)):
         raise ValidationError(f"path={text!r} is a directory; name a file in it")
@@ -64,18 +64,18 @@ def _is_folder(path: str) -> bool:
         return False
     except OSError as exc:
         raise_if_signal(exc)
-        if exc.errno == errno.ENAMETOOLONG:  # so there is none
+        if exc.errno == errno.ENAMETOOLONG:  # so there is no such file
             return False
         raise unseen(path, exc) from exc
 
 
 @contextmanager
 def present(path: str, *, is_alone: bool) -> Iterator[None]:
-    """Make the file, if missing; remove it again where the block raises and has left it empty.
+    """Make the file, if missing; remove it again if the block raises and has left it empty.
 
     Args:
         path: the database.
-        is_alone: whether nobody else can be opening it.
+        is_alone: whether no other process or thread can be opening it.
     """
     made = create_private(path)
     try:
@@ -111,7 +111,7 @@ def create_private(path: str) -> Identity | None:
 
 
 def require_names(path: str) -> None:
-    """Raise if the names of what will lie beside the database would be too long.
+    """Raise if the names of the files beside the database would be too long.
 
     Raises:
         ValidationError: names the limit.
@@ -137,17 +137,17 @@ def require_names(path: str) -> None:
 
 
 def refuse_special(path: str) -> None:
-    """Refuse what is there but can be no database file."""
+    """Raise if something is at the path that cannot be a database file."""
     try:
         status = os.stat(path)
     except OSError as exc:
         raise_if_signal(exc)
-        # A link that leads to itself, say, or a file that was removed this instant.
+        # For example a link that leads to itself, or a file that was just removed.
         raise unseen(path, exc) from exc
     if not stat.S_ISREG(status.st_mode):
         raise ValidationError(f"path={path!r} is not a regular file")
     if status.st_size == 1:
-        # SQLite takes a single byte for an empty file and would write over it.
+        # SQLite treats a file of one byte as an empty one, and would write over it.
         raise schema.not_a_database(path)
     if status.st_nlink > 1:
         raise DatabaseError(
@@ -160,7 +160,7 @@ def identity(path: str) -> Identity | None:
     """Return what identifies the file that *path* names; ``None`` if there is none.
 
     Raises:
-        OSError: the system does not say.
+        OSError: the system does not report it.
     """
     try:
         status = os.stat(path)
@@ -171,10 +171,10 @@ def identity(path: str) -> Identity | None:
 
 
 def is_gone(path: str, known: Identity | None) -> bool:
-    """Return whether *path* does not lead to the file *known* any more.
+    """Return whether *path* no longer leads to the file *known*.
 
-    Seen twice: all that is left to do with an engine whose file is gone is to close it. A system
-    call that fails in any other way says nothing about the file.
+    It checks twice, because an engine whose file is gone can only be closed. A system call that
+    fails in any other way proves nothing about the file.
     """
     for _ in range(2):
         try:

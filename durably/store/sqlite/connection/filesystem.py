@@ -1,8 +1,8 @@
-"""What file system a path lies on, where the system says so: some have no locks to rely on.
+"""Find the type of the file system of a path, if the system reports it: some have no usable locks.
 
-SQLite in WAL mode keeps its index in memory that all processes share, and durably tells the living
-from the dead by locks of the kernel. Both hold within one machine. On a file system that
-several machines have mounted each would have its own, and they would overwrite each other's work.
+SQLite in WAL mode keeps its index in memory that all processes share, and durably decides by locks
+of the kernel which process is alive. Both work within one machine. On a file system that several
+machines have mounted, each would have its own, and they would overwrite each other's work.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ _ESCAPED: Final = r"\\([0-7]{3})"
 
 
 def mount_table() -> str:
-    """Return what is mounted, as Linux reports it; "" where nothing does."""
+    """Return the table of mounts, as Linux reports it; "" on other systems."""
     try:
-        # File names need not be UTF-8, in a table of the kernel neither.
+        # File names need not be UTF-8, not even in a table of the kernel.
         with open(_MOUNTS, encoding="utf-8", errors="surrogateescape") as stream:
             return stream.read()
     except OSError as exc:
@@ -61,11 +61,11 @@ def mount_table() -> str:
 def refuse_mounted(paths: Sequence[str], mounts: str) -> None:
     """Raise if the database, or a file that belongs to it, is a mount point of its own.
 
-    A container that is given the file alone has the files beside it in a folder of its own: its
-    log is lost with the container, and its locks exclude nobody outside.
+    A container that is given the file alone has the files beside it in a folder of its own: the WAL
+    is lost with the container, and its locks exclude no process outside.
 
     Args:
-        paths: the database and what belongs to it, as real paths.
+        paths: the database and the files that belong to it, as real paths.
         mounts: a table in the form of ``/proc/self/mountinfo``.
 
     Raises:
@@ -82,7 +82,7 @@ def refuse_mounted(paths: Sequence[str], mounts: str) -> None:
 
 
 def warn_of_shared(path: str, mounts: str) -> None:
-    """Log a warning if the database *path* lies on a file system that several machines share.
+    """Log a warning if the database *path* is on a file system that several machines share.
 
     Args:
         path: the database, a real path.
@@ -113,7 +113,7 @@ def is_network(kind: str) -> bool:
 
 
 def is_shared_folder(kind: str) -> bool:
-    """Return whether the file system of that type shows a virtual machine its host's files."""
+    """Return whether the file system of that type shares a host's files with a virtual machine."""
     return _is_among(kind, _SHARED, _SHARED_FUSE)
 
 
@@ -123,7 +123,7 @@ def _is_among(kind: str, kinds: Container[str], behind_fuse: Container[str]) -> 
 
 
 def file_system_of(path: str, mounts: str) -> str | None:
-    """Return the type of the file system on which *path*, a real path, lies.
+    """Return the type of the file system that *path*, a real path, is on.
 
     Args:
         mounts: a table in the form of ``/proc/self/mountinfo``.
@@ -131,14 +131,14 @@ def file_system_of(path: str, mounts: str) -> str | None:
     found: str | None = None
     longest = -1
     for point, kind in _mounted(mounts):
-        # Of two at one place the later one hides the earlier.
+        # Of two mounts at one place the later one hides the earlier.
         if len(point) >= longest and _is_below(path, point):
             found, longest = kind, len(point)
     return found
 
 
 def _mounted(mounts: str) -> Iterator[tuple[str, str]]:
-    """Yield where something is mounted, and of which type it is."""
+    """Yield the place and the type of each mount."""
     for line in mounts.split("\n"):
         before, separator, after = line.partition(" - ")
         fields = before.split(" ")

@@ -1,8 +1,8 @@
-"""The index of SQLite's log on btrfs, which writes a changed page to a new place.
+"""Make the index of SQLite's WAL on btrfs, which writes a changed page to a new place.
 
-SQLite maps the index (``-shm``) into memory. Where the file system is full, the write to a mapped
-page finds no new place, and the kernel ends the process with ``SIGBUS``. A file that is
-not copied on write keeps its place; that has to be said while it is still empty.
+SQLite maps the index (``-shm``) into memory. On a full file system a write to a mapped page finds
+no new place, and the kernel ends the process with ``SIGBUS``. A file that is not copied on write
+keeps its place; this must be set while the file is still empty.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _NOT_COPIED: Final = 0x00800000
 
 
 def make_index(path: str) -> None:
-    """Make the index of the log of the database *path*, if missing, not to be copied on write.
+    """Make the index of the WAL of the database *path*, if missing, not copied on write.
 
-    To be called before SQLite opens the database, by code that keeps others from opening it. The
-    descriptor is closed again, which drops no lock: nobody has had the file open before. Where it
-    cannot be done SQLite makes the file, or reports why it cannot be made.
+    Call it before SQLite opens the database, while no other code can open it. The descriptor is
+    closed again, which drops no lock, because the file was not open before. If it cannot be done,
+    SQLite makes the file, or reports why it cannot be made.
     """
     if sys.platform != "linux":
         return

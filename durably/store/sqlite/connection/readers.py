@@ -1,4 +1,4 @@
-"""The connections for reading: who reads on one now, and who waits for those that read to end."""
+"""The connections for reading: lend them, block new reads, wait for those in progress."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from durably.errors import EngineClosedError, NotFoundError
 
 # Idle connections kept for the next reader.
 _SPARE: Final = 4
-# How often who waits for reads, or for leave to begin one, looks by itself.
+# How often a thread that waits for reads to end, or to begin one, checks by itself.
 _LOOK_S: Final = 0.05
 
 
 class Readers:
-    """Lends connections to whoever reads, one each. Usable from any thread.
+    """Lend a connection to each thread that reads. Usable from any thread.
 
-    A read begins at once unless somebody holds reads off, for whom those in progress must end.
+    A read begins at once, unless new reads are blocked until those in progress have ended.
 
     Args:
         connect: makes a connection.
-        discard: closes one, whatever is left open on it.
-        closed: the error for who comes after ``close``.
+        discard: closes one, whatever is still open on it.
+        closed: returns the error for calls after ``close``.
     """
 
     def __init__(
@@ -43,19 +43,19 @@ class Readers:
         self._discard = discard
         self._closed = closed
         self._lock = threading.Lock()  # guards all below
-        self._changed = Wakeups()  # when reads may begin, or none is left
+        self._changed = Wakeups()  # woken when reads may begin, or none is in progress
         self._spare: list[apsw.Connection] = []
-        # By thread: one that a Ctrl-C keeps from its end is over when its thread reads again.
+        # By thread: a read whose end a Ctrl-C prevented counts as over when its thread reads again.
         self._reads: set[int] = set()
         self._held_off = 0
         self.is_closed = False
 
     @contextmanager
     def connection(self) -> Iterator[apsw.Connection]:
-        """Have a connection for one read, which is over at the end of the block.
+        """Lend a connection for one read, which ends with the block.
 
         Raises:
-            EngineClosedError: there are none any more.
+            EngineClosedError: ``close`` was called.
         """
         thread = threading.get_ident()
         try:
@@ -65,12 +65,12 @@ class Readers:
             try:
                 yield db
             except NotFoundError:
-                # What there is not was asked for to the end.
+                # The query ran to completion, so the connection is clean.
                 self._give_back(db)
                 raise
             except BaseException:
-                # What it was reading may still be open, and with it the snapshot: whoever read on
-                # this connection next would see nothing newer.
+                # Its statement may still be open, and so its snapshot: the next read on this
+                # connection would see nothing newer.
                 self._discard(db)
                 raise
             self._give_back(db)
@@ -101,7 +101,7 @@ class Readers:
 
     @contextmanager
     def held_off(self, timeout_s: float) -> Iterator[bool]:
-        """Let no read begin within the block; whether those in progress have ended in time."""
+        """Block new reads within the block; yield whether those in progress have ended in time."""
         with self._lock:
             self._held_off += 1
         try:
@@ -111,18 +111,18 @@ class Readers:
                 self._let_begin()
 
     def close(self) -> list[apsw.Connection]:
-        """Lend none any more; the spare ones."""
+        """Lend no more connections, and return the idle ones."""
         with self._lock:
             self.is_closed = True
             spare, self._spare = self._spare, []
         return spare
 
     def wait_for_rest(self, timeout_s: float) -> bool:
-        """Wait for the reads in progress; whether they have ended in time."""
+        """Wait for the reads in progress; return whether they have ended in time."""
         deadline = self._clock.monotonic() + timeout_s
         while True:
             with self._lock:
-                # This thread has come from its own, if a Ctrl-C or a signal handler ended that.
+                # The read of this thread itself has ended, by a Ctrl-C or a signal handler.
                 self._reads.discard(threading.get_ident())
                 if not self._reads:
                     return True
@@ -139,9 +139,9 @@ class Readers:
     # -- forks ---------------------------------------------------------------------------
 
     def before_fork(self, timeout_s: float) -> None:
-        """Let the reads in progress end, and no other begin.
+        """Wait for the reads in progress, and block new ones.
 
-        The child inherits the locks inside of SQLite as they are: one that a thread of the
+        The child inherits the locks inside of SQLite as they are: a lock that a thread of the
         parent had taken for its read would be taken there for ever.
         """
         with self._lock:
@@ -150,18 +150,18 @@ class Readers:
             self.wait_for_rest(timeout_s)
             self._lock.acquire()
         except BaseException:
-            # A Ctrl-C: the fork happens all the same, and nobody will say that it is over.
+            # After a Ctrl-C the fork happens nevertheless, and nothing unblocks the reads after it.
             with self._lock:
                 self._let_begin()
             raise
 
     def after_fork_in_parent(self) -> None:
-        """Go on."""
+        """Allow reads again."""
         self._let_begin()
         self._lock.release()
 
     def after_fork_in_child(self) -> None:
-        """Replace what threads of the parent may have had."""
+        """Replace the locks that threads of the parent may have held."""
         self._lock = threading.Lock()
         self._changed = Wakeups()
         self._reads.clear()

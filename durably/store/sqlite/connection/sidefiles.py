@@ -1,7 +1,7 @@
-"""What lies beside a database and belongs to it: SQLite's files and durably's locks.
+"""The files beside a database that belong to it: SQLite's files and durably's locks.
 
-All of it is the database's owner's alone. What somebody else has put there shows them whatever
-is written to it, or keeps the owner out: it is never used.
+All of them belong to the user who owns the database. A file that another user has put there would
+show that user whatever is written to it, or keep the owner out, so it is never used.
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ if TYPE_CHECKING:
 
 from durably._platform.ids import is_id
 
-# The log, its index, and the journal that SQLite has while a file is not in WAL mode yet.
+# The WAL, its index, and the journal that SQLite has while a file is not in WAL mode yet.
 _OF_SQLITE: Final = ("-wal", "-shm", "-journal")
-# What the writers lock.
+# The file that the writers lock.
 _WRITER: Final = ".writer"
-# Followed by the token of an engine: what says that it is alive.
+# The lock of an engine, which proves that it is alive; followed by its token.
 _OWNER: Final = ".owner-"
-# The longest name of all: the owner's, with its token.
+# The longest name of all: that of an engine's lock, with its token.
 LONGEST_SUFFIX: Final = len(_OWNER) + 26
 
-# A file that root has made is given away a moment later.
+# Root changes the owner of a file a moment after making it.
 _LOOKS: Final = 5
 _PAUSE_S: Final = 0.01
 
-# The system, the file system, or a name space of users that has no such user, does not do it.
+# The system, the file system, or a user name space without such a user does not allow it.
 _CANNOT_GIVE: Final = frozenset({errno.EPERM, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 
 
 def writer_path(path: str) -> str:
     """Return the file that the writers of the database *path* lock."""
-    # All names of a database must lead to one lock.
+    # All names of a database must lead to the same lock.
     return f"{os.path.realpath(path)}{_WRITER}"
 
 
 def owner_path(path: str, token: str) -> str:
-    """Return the file that the engine of that token locks, on the database *path*.
+    """Return the file that the engine with that token locks, on the database *path*.
 
     Raises:
-        ValueError: no engine has such a token. One from the database could lead anywhere.
+        ValueError: no engine has such a token. A token from the database could lead anywhere.
     """
     if not is_id(token):
         raise ValueError(f"{token!a:.80} is not the token of an engine")
@@ -58,20 +58,20 @@ def owner_path(path: str, token: str) -> str:
 
 
 def owner_prefix(path: str) -> str:
-    """Return how the names of the files begin that engines lock, on the database *path*."""
+    """Return the prefix of the files that engines lock, on the database *path*."""
     return f"{os.path.realpath(path)}{_OWNER}"
 
 
 def shared_paths(path: str) -> list[str]:
-    """Return what all engines of the database *path*, a real path, use together: it first."""
+    """Return the files that all engines of *path*, a real path, share; the database first."""
     return [path, *(path + suffix for suffix in (*_OF_SQLITE, _WRITER))]
 
 
 def give_to_owner(fd: int, path: str) -> None:
     """Change the owner of a file that this process has just made to that of the database *path*.
 
-    Only root can, and has to: its locks would keep the owner out, as SQLite's own files would if
-    it did not do the same.
+    Only root can, and must: otherwise its locks would keep the owner out. SQLite does the same with
+    its own files.
     """
     if sys.platform == "win32" or os.geteuid() != 0:
         return
@@ -89,11 +89,11 @@ def give_to_owner(fd: int, path: str) -> None:
 
 
 def remove_leftovers(path: str) -> None:
-    """Remove the log and the index that lie beside the empty database *path*.
+    """Remove the WAL and the index beside the empty database *path*.
 
-    They are an earlier database's, which somebody has removed. SQLite would use the index, which
-    a process that has the earlier one open may still write to, and a log of any mode. To be called
-    by code that keeps all others from opening the database.
+    They belong to an earlier database that was removed. SQLite would use the index, to which a
+    process that has the earlier one open may still write, and a WAL with any file mode. Call it
+    while no other code can open the database.
     """
     for leftover in (f"{path}-wal", f"{path}-shm"):
         with suppress(FileNotFoundError):
@@ -101,17 +101,17 @@ def remove_leftovers(path: str) -> None:
 
 
 def refuse_strangers(path: str, *, with_locks: bool = True) -> None:
-    """Raise if the database *path*, or what lies beside it, is not this process's to use.
+    """Raise if this process must not use the database *path*, or a file beside it.
 
-    What belongs to it is the database owner's, or this process's own. Nothing is opened: closing
-    a descriptor would drop SQLite's locks.
+    The files beside it must belong to the database's owner, or to this process's user. Nothing is
+    opened: closing a descriptor would drop SQLite's locks.
 
     Args:
-        path: the database, which need not be there.
-        with_locks: whether to read the folder for the locks of engines too.
+        path: the database, which need not exist.
+        with_locks: whether to check the locks of engines in the folder, too.
 
     Raises:
-        DatabaseError: names the file, whose it is, and what to do.
+        DatabaseError: names the file, its owner, and what to do.
     """
     if sys.platform == "win32":
         return
@@ -127,11 +127,11 @@ def refuse_strangers(path: str, *, with_locks: bool = True) -> None:
 
 
 def _refuse_planted(path: str, database: os.stat_result) -> None:
-    """Raise if the database was put there by another user, who would read it."""
+    """Raise if another user has put the database there, and would read it."""
     if database.st_uid in {os.geteuid(), 0}:
         return
     folder = os.stat(os.path.dirname(path))
-    # As the kernel has it for files that are opened to be made (fs.protected_regular).
+    # The kernel has the same rule for opening files with O_CREAT (fs.protected_regular).
     is_shared = bool(folder.st_mode & stat.S_ISVTX) and bool(folder.st_mode & 0o022)
     is_empty = not database.st_size and os.geteuid() != 0
     if is_empty or (is_shared and database.st_uid != folder.st_uid):
@@ -157,7 +157,7 @@ def _refuse_strange(each: str, path: str, owners: set[int]) -> None:
 
 
 def _strangeness(each: str, status: os.stat_result, path: str, owners: set[int]) -> str | None:
-    """Return what is wrong with a file that lies beside the database, and what to do."""
+    """Return what is wrong with a file beside the database, and what to do."""
     if not stat.S_ISREG(status.st_mode):
         return "is not a regular file; remove it"
     if status.st_nlink > 1:
@@ -192,11 +192,11 @@ def _inaccessible(path: str, status: os.stat_result) -> str:
 
 
 def _locks(path: str) -> Iterator[str]:
-    """Yield the locks of the engines that have the database open, or have died with it."""
+    """Yield the locks of the engines that have the database open, or had when they died."""
     folder, prefix = os.path.split(owner_prefix(path))
     try:
         names = os.listdir(folder)
-    except PermissionError:  # a folder whose files may be used and not be listed
+    except PermissionError:  # the files of the folder may be used but not listed
         return
     for name in sorted(names):
         if name.startswith(prefix):

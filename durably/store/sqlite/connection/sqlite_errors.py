@@ -1,4 +1,4 @@
-"""What SQLite's errors mean to a user of durably: one sentence, and what to do."""
+"""Translate SQLite's errors for a user of durably: one sentence of fact, and what to do."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _USED_UP: Final = """
     SELECT name FROM sqlite_sequence
     WHERE name IN ('durably_runs', 'durably_owners', 'durably_logs') AND seq >= :most"""
 
-# (what APSW raises, what happened and what to do, whether trying again later may help)
+# (the exception of APSW, what happened and what to do, whether trying again later may help)
 _MEANINGS: Final[tuple[tuple[type[apsw.Error | UnicodeDecodeError], str, bool], ...]] = (
     (apsw.LockedError, "is locked within this process; close whatever is writing to it", True),
     (apsw.FullError, "cannot grow: the disk is full; make room, nothing committed is lost", True),
@@ -40,8 +40,7 @@ _MEANINGS: Final[tuple[tuple[type[apsw.Error | UnicodeDecodeError], str, bool], 
         "is damaged; restore it from a copy, or save what is readable with sqlite3's .recover",
         False,
     ),
-    # What is stored as text is always UTF-8: other bytes in its place are damage that SQLite
-    # does not see.
+    # Stored text is always UTF-8: other bytes are damage that SQLite does not notice.
     (
         UnicodeDecodeError,
         "is damaged: it contains bytes that are not valid UTF-8; restore it from a copy",
@@ -57,7 +56,7 @@ _MEANINGS: Final[tuple[tuple[type[apsw.Error | UnicodeDecodeError], str, bool], 
 )
 
 
-# What SQLite makes the same error of as of a damaged page, when it meets it inside a statement.
+# Errors of the system that SQLite reports as a damaged page when they occur inside a statement.
 _UNREADABLE: Final = frozenset(
     {errno.EIO, errno.ENXIO, errno.ERANGE, getattr(errno, "EDEVERR", errno.EIO)}
 )
@@ -72,14 +71,14 @@ def database_error(
     *,
     waited_s: float | None = None,
 ) -> DatabaseError:
-    """Return the error a user gets for *exc*; the caller raises it ``from exc``.
+    """Return the error for a user that stands for *exc*; the caller raises it ``from exc``.
 
     Args:
-        exc: what APSW raised.
+        exc: the exception of APSW.
         path: the database.
-        db: the connection that raised it, in the thread that uses it: it knows what the system
-            reported. A disk that cannot be read is distinguished from a damaged file by that alone.
-        waited_s: how long a lock was waited for.
+        db: the connection that raised it, in the thread that uses it. It returns the system's error
+            number, the only difference between an unreadable disk and a damaged file.
+        waited_s: the seconds that the call waited for a lock.
     """
     if isinstance(exc, apsw.BusyError):
         return locked_error(path, waited_s, str(exc))
@@ -105,7 +104,7 @@ def database_error(
 
 
 def locked_error(path: str, waited_s: float | None, said: str) -> DatabaseError:
-    """Return the error of a call that has waited for a lock for too long."""
+    """Return the error for a call that has waited for a lock for too long."""
     held = "for too long" if waited_s is None else f"for {waited_s:.1f} s and longer"
     holder = holder_of(path)
     if holder is None:
@@ -121,7 +120,7 @@ def locked_error(path: str, waited_s: float | None, said: str) -> DatabaseError:
 
 
 def _without_numbers(db: apsw.Connection) -> str | None:
-    """Return the table whose numbers are used up, which no number of rows can do."""
+    """Return the table whose numbers are used up, which another program must have done."""
     with suppress(apsw.Error):
         for row in db.execute(_USED_UP, {"most": MOST_RUNS}).fetchall():
             return str(row[0])
@@ -129,10 +128,10 @@ def _without_numbers(db: apsw.Connection) -> str | None:
 
 
 def _code_of(exc: apsw.Error | UnicodeDecodeError) -> str:
-    """Return SQLite's name of an I/O error, which says what the system was asked for."""
+    """Return SQLite's name of an I/O error, which names the operation that failed."""
     code = getattr(exc, "extendedresult", 0) if isinstance(exc, apsw.IOError) else 0
     name = apsw.mapping_extended_result_codes.get(code)
-    # That name says "corrupt" of a file which could not be read.
+    # That name says "corrupt" for a file that could not be read.
     return "" if name is None or code == apsw.SQLITE_IOERR_CORRUPTFS else f", {name}"
 
 
@@ -141,20 +140,20 @@ def _words_of(number: int) -> str:
 
 
 def _reported(exc: apsw.Error | UnicodeDecodeError, db: apsw.Connection) -> int:
-    """Return the number of the system's error behind *exc*; 0 if there was none."""
+    """Return the number of the system's error that caused *exc*; 0 if there was none."""
     if isinstance(exc, apsw.IOError | apsw.CantOpenError):
         return db.system_errno or _last_errno(db)
     return disk_error(db) if isinstance(exc, apsw.CorruptError) else 0
 
 
 def disk_error(db: apsw.Connection) -> int:
-    """Return the number of the error that a read of *db* met and SQLite calls damage, or 0."""
+    """Return the number of the error of a read of *db* that SQLite reports as damage, or 0."""
     number = _last_errno(db)
     return number if number in _UNREADABLE else 0
 
 
 def _last_errno(db: apsw.Connection) -> int:
-    """Return what the last failed call for the database file, or for its log, has failed with."""
+    """Return the error number of the last failed call for the database file or for its WAL."""
     number = ctypes.c_int(0)
     ask = apsw.SQLITE_FCNTL_LAST_ERRNO
     db.file_control("main", ask, ctypes.addressof(number))
@@ -162,8 +161,8 @@ def _last_errno(db: apsw.Connection) -> int:
     db.file_control("main", apsw.SQLITE_FCNTL_JOURNAL_POINTER, ctypes.addressof(log))
     if number.value or not log:
         return number.value
-    # APSW asks the database file alone. The log's is asked as SQLite itself would ask it: the
-    # first member of its files is the table of their functions.
+    # APSW calls only the database file. The WAL's file is called as SQLite itself would: the first
+    # member of a file is the table of its functions.
     methods = ctypes.cast(log, ctypes.POINTER(ctypes.POINTER(ctypes.c_void_p)))[0]
     if methods:
         control = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)

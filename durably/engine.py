@@ -134,6 +134,9 @@ class Durably:
         on_duplicate_step: what a step name does that is used twice in one execution of a run:
             ``"error"`` raises ``DuplicateStepError``; ``"reuse"`` returns the first one's result
             and warns with ``DuplicateStepWarning``. A job may have its own.
+        persist_logs: store the lines of ``step.log`` in the database, for ``get_logs`` and for
+            other processes. Lines are buffered, and stored a few times a second and before their
+            run ends.
 
     Raises:
         ValidationError: an option or a job spec is not acceptable; the message names it.
@@ -161,6 +164,7 @@ class Durably:
         retain_runs: Duration | str | None = None,
         converter: cattrs.Converter | None = None,
         on_duplicate_step: OnDuplicateStep = "error",
+        persist_logs: bool = False,
     ) -> None:
         refuse_unguarded_open()
         settings = Settings(
@@ -172,14 +176,16 @@ class Durably:
             preserve_steps=preserve_steps,
             retain_runs=retain_runs,
             on_duplicate_step=on_duplicate_step,
+            persist_logs=persist_logs,
         )
         self._clock = Clock()
         codec = Codec(converter)
         self._registry = JobRegistry(codec)
-        self._lock = threading.RLock()  # guards the handles and the plugins
+        self._lock = threading.RLock()  # guards the handles
         self._closing = threading.RLock()  # held while closing, so that others wait for its end
         self._handles: dict[str, JobHandle[Any, Any]] = {}
-        self._plugins: dict[str, Plugin] = {}
+        self._plugins: set[str] = set()
+        self._are_logs_persisted = False
         # Before the file is touched: a bad spec must not leave one behind.
         specs = job_list(jobs)
         for spec in specs:
@@ -199,6 +205,8 @@ class Durably:
             # Nobody would have an engine to close.
             self._store.close()
             raise
+        if settings.persist_logs:
+            self._persist_logs()
         for spec in specs:
             self._handles[spec.name] = JobHandle(spec.name, self._triggering)
 
@@ -762,7 +770,7 @@ class Durably:
         return self._reader.steps_of(run_id_of(run))
 
     def get_logs(self, run: AnyRun | str) -> list[LogEntry]:
-        """The persisted log lines of the run; empty without ``plugins.LogPersistence``.
+        """The persisted log lines of the run; empty without ``persist_logs=True``.
 
         Oldest first. Lines written in this process before the call are among them.
 
@@ -1061,19 +1069,19 @@ class Durably:
             raise ValidationError(
                 f"{short_repr(plugin)} is a class; use an object of it: use(...())"
             )
-        with self._lock:
-            if name in self._plugins:
-                raise ConflictError(f"a plugin named {name!r} is installed already")
-            self._plugins[name] = plugin
-        try:
-            plugin.install(self)
-        except BaseException:
-            with self._lock:
-                del self._plugins[name]
-            raise
+        if name in self._plugins:
+            raise ConflictError(f"a plugin named {name!r} is installed already")
+        plugin.install(self)
+        self._plugins.add(name)
+
+    def _persist_logs(self) -> None:
+        """Store each line that is written from now on."""
+        if not self._are_logs_persisted:
+            self._are_logs_persisted = True
+            self._emitter.on("log:write", self._persist_log)
 
     def _persist_log(self, event: LogWritten) -> None:
-        """Store the line that *event* tells of, soon; what ``LogPersistence`` calls."""
+        """Buffer the line of *event*, to be stored soon."""
         self._flusher.logged(stored_line(event, self._supervisor.owner_number or 0))
 
 

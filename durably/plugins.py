@@ -1,7 +1,4 @@
-"""Plugins: additions to an engine that need nothing but its public face.
-
-A plugin has a ``name`` and ``install(app)``, and is added with ``app.use(plugin)``.
-"""
+"""Plugins: objects with a ``name`` and ``install(app)``, for ``app.use(plugin)``."""
 
 from __future__ import annotations
 
@@ -11,9 +8,7 @@ from durably.engine import Durably
 
 
 class LogPersistence:
-    """Stores the lines of ``step.log`` in the database, for ``app.get_logs`` and other processes.
-
-    Lines are buffered and stored a few times a second, and before their run ends.
+    """Store the lines of ``step.log`` in the database, as ``Durably(persist_logs=True)`` does.
 
     .. versionadded:: 0.1.0
     """
@@ -25,4 +20,4 @@ class LogPersistence:
 
         .. versionadded:: 0.1.0
         """
-        app.on("log:write", app._persist_log)  # noqa: SLF001 - durably's own plugin
+        app._persist_logs()  # noqa: SLF001 - the option of the engine

@@ -139,6 +139,7 @@ class Settings(Value):
     preserve_steps: bool = attrs.field(default=True)
     retain_runs: timedelta | None = attrs.field(default=None, converter=_retain_runs)
     on_duplicate_step: OnDuplicateStep = attrs.field(default="error")
+    persist_logs: bool = attrs.field(default=False)
 
     @max_workers.validator
     def _is_a_sane_bound(self, _: object, value: object) -> None:
@@ -169,6 +170,9 @@ class Settings(Value):
         check_on_duplicate_step(value)
 
     @preserve_steps.validator
-    def _is_a_bool(self, _: object, value: object) -> None:
+    @persist_logs.validator
+    def _is_a_bool(self, attribute: attrs.Attribute[bool], value: object) -> None:
         if not isinstance(value, bool):
-            raise ValidationError(f"preserve_steps must be True or False, not {short_repr(value)}")
+            raise ValidationError(
+                f"{attribute.name} must be True or False, not {short_repr(value)}"
+            )

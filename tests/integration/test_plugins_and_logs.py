@@ -129,6 +129,16 @@ def test_persisted_lines_are_there_when_the_run_has_ended(tmp_path, payload):
     assert all(each.created_at > before - timedelta(milliseconds=1) for each in entries)
 
 
+@pytest.mark.parametrize("is_used_too", [False, True])
+def test_the_option_persists_each_line_once(tmp_path, is_used_too):
+    """``persist_logs=True`` does what ``LogPersistence`` does, and once where both are used."""
+    with engine(tmp_path, job, persist_logs=True) as app, engine(tmp_path) as other:
+        if is_used_too:
+            app.use(LogPersistence())
+        run = execute(app)
+        assert told(other.get_logs(run)) == LINES
+
+
 def test_without_the_plugin_nothing_is_persisted(tmp_path):
     """``get_logs`` is empty unless logs are persisted; of an unknown run it is a NotFoundError."""
     with engine(tmp_path, job) as app:

@@ -199,6 +199,7 @@ def engines(path: Path) -> None:
         retain_runs="30d",
         converter=None,
         on_duplicate_step="reuse",
+        persist_logs=True,
     )
     Durably(path, on_duplicate_step="warn")  # type: ignore[arg-type]
     Durably(5)  # type: ignore[arg-type]

@@ -38,6 +38,7 @@ def test_the_defaults_are_the_contracts() -> None:
         "retain_runs": None,
         "converter": None,
         "on_duplicate_step": "error",
+        "persist_logs": False,
     }
     for name, default in attrs.asdict(Settings()).items():
         assert options[name] == default
@@ -218,6 +219,7 @@ class TestThroughTheEngine:
             ("poll_interval", -1),
             ("synchronous", "off"),
             ("preserve_steps", None),
+            ("persist_logs", 1),
             ("retain_runs", "soon"),
             ("converter", object()),
             ("converter", cattrs.Converter),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import queue
 import signal
@@ -76,6 +75,11 @@ class Child:
         self._process.stdin.write(f"{line}\n")
         self._process.stdin.flush()
 
+    def end_input(self) -> None:
+        """Close its standard input, which those that it has forked may read too."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
     def kill(self) -> None:
         """End it as a power button would, and wait until the kernel has let go of it."""
         if self._has_group:
@@ -84,13 +88,13 @@ class Child:
         self._process.kill()
         self._process.wait(DEADLINE_S)
 
-    def stop(self, database: Path) -> None:
-        """Stop it (``SIGSTOP``) at a moment at which it holds no lock of *database*."""
+    def stop(self, database: Path | None = None) -> None:
+        """Stop it (``SIGSTOP``), at a moment at which it holds no lock of *database*, if given."""
         deadline = time.monotonic() + DEADLINE_S
         while True:
             os.kill(self.pid, signal.SIGSTOP)
             os.waitid(os.P_PID, self.pid, os.WSTOPPED)
-            if not is_locked(database):
+            if database is None or not is_locked(database):
                 return
             os.kill(self.pid, signal.SIGCONT)
             assert time.monotonic() < deadline, "it never lets go of the database"
@@ -152,6 +156,8 @@ def is_locked(database: Path) -> bool:
         return True
     finally:
         connection.close()
+    import fcntl  # noqa: PLC0415 - not on Windows
+
     mutex = os.open(f"{database}.writer", os.O_RDWR | os.O_CLOEXEC)
     try:
         fcntl.flock(mutex, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -332,11 +332,11 @@ PACKAGE: Final[dict[str, Mutant]] = {
         ],
     ),
     "lock of an owner that any code of its process drops": Mutant(
-        "unit/test_liveness.py::test_foreign_open_and_close_does_not_free_the_lock",
+        "unit/test_owner_lock.py::test_foreign_open_and_close_does_not_free_the_lock",
         [Source("store/sqlite/locks/owner_lock.py", "fcntl.flock(fd, (", "fcntl.lockf(fd, (")],
     ),
     "lock of an owner that its forked child keeps": Mutant(
-        "unit/test_liveness.py::test_forked_child_does_not_keep_a_dead_owner_alive",
+        "unit/test_owner_lock.py::test_forked_child_does_not_keep_a_dead_owner_alive",
         [
             Source(
                 "store/sqlite/locks/owner_lock.py",
@@ -534,7 +534,7 @@ PACKAGE: Final[dict[str, Mutant]] = {
         ],
     ),
     "token of the file as a path": Mutant(
-        "unit/test_liveness.py",
+        "unit/test_owner_lock.py",
         [
             Source(
                 "_platform/ids.py",

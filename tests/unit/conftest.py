@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cattrs
 import pytest
+from children import Child
 from codeckit import Money
 from storekit import FakeClock
 
@@ -14,7 +16,7 @@ from durably.codec import Codec
 from durably.store.sqlite.database import Database
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 @pytest.fixture
@@ -29,6 +31,13 @@ def store(tmp_path: Path) -> Iterator[Database]:
     database = Database(tmp_path / "test.db", synchronous="normal")
     yield database
     database.close()
+
+
+@pytest.fixture
+def spawn() -> Iterator[Callable[..., Child]]:
+    """Start programs of ``programs/``, which are killed at the end."""
+    with contextlib.ExitStack() as children:
+        yield lambda *args: children.enter_context(Child(*args))
 
 
 @pytest.fixture

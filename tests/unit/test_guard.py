@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import subprocess
 import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from children import Child
 
-import durably._platform.fork_hooks
 from durably._platform.clock import Clock
 from durably.errors import DatabaseError
 from durably.store.sqlite.database import Database
@@ -21,74 +17,15 @@ from durably.store.sqlite.locks.guard import FileGuard
 from durably.store.sqlite.locks.mutex import WriterMutex
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 pytest.importorskip("fcntl")
 
-ROOT = Path(durably._platform.fork_hooks.__file__).parents[1]
+DEADLINE_S = 20.0
+
 DEADLINE_S = 20.0
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs OFD locks")
-
-PRELUDE = """
-import os, sys, fcntl, threading
-from durably._platform.clock import Clock
-from durably.store.sqlite.locks.guard import FileGuard
-from durably.store.sqlite.locks.mutex import WriterMutex
-path = sys.argv[1]
-def say(*words): print(*words, flush=True)
-"""
-
-
-class Child:
-    """A Python child process that is told what to do line by line."""
-
-    def __init__(self, script: str, *args: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", PRELUDE + script, *args],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )
-
-    def line(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
-
-    def go_on(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-
-    def stop(self) -> None:
-        self.process.send_signal(signal.SIGSTOP)
-        _, status = os.waitpid(self.process.pid, os.WUNTRACED)
-        assert os.WIFSTOPPED(status)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait(DEADLINE_S)
-
-    def end(self) -> None:
-        self.kill()
-        for stream in (self.process.stdin, self.process.stdout):
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.close()
-
-
-@pytest.fixture
-def spawn() -> Iterator[Callable[..., Child]]:
-    children: list[Child] = []
-
-    def start(script: str, *args: str) -> Child:
-        children.append(Child(script, *args))
-        return children[-1]
-
-    yield start
-    for child in children:
-        child.end()
 
 
 @pytest.fixture
@@ -100,21 +37,9 @@ def database(tmp_path: Path) -> str:
     return str(path)
 
 
-SCAN = """
-for name, start, length in ((path, 0x40000002, 510), (path + "-shm", 128, 1)):
-    with open(name, "rb+") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, length, start)
-        except OSError:
-            say("locked")
-        else:
-            say("free")
-"""
-
-
 def locks(spawn: Callable[..., Child], database: str) -> list[str]:
     """What another process finds at the two places, as SQLite would."""
-    child = spawn(SCAN, database)
+    child = spawn("guards", database, "scan")
     return [child.line(), child.line()]
 
 
@@ -200,24 +125,6 @@ def test_new_shared_memory_file_is_locked_too(spawn: Callable[..., Child], datab
     second.close()
 
 
-POSIX_LOCK = """
-import io
-shm = path + "-shm"
-fd = os.open(path, os.O_RDWR)
-def take(): fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 7)
-def is_kept():
-    r, w = os.pipe()
-    if not os.fork():
-        other = os.open(path, os.O_RDWR)
-        try: fcntl.lockf(other, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 7)
-        except OSError: os.write(w, b"kept")
-        else: os.write(w, b"lost")
-        os._exit(0)
-    os.wait()
-    return os.read(r, 9).decode()
-"""
-
-
 @linux_only
 def test_closing_a_guard_keeps_the_posix_locks_of_the_process(
     spawn: Callable[..., Child], database: str
@@ -225,14 +132,7 @@ def test_closing_a_guard_keeps_the_posix_locks_of_the_process(
     """No descriptor of the file is closed while another guard of it is open: SQLite's locks would
     go with it.
     """
-    child = spawn(
-        POSIX_LOCK
-        + "a = FileGuard.hold(path).hold_memory(); b = FileGuard.hold(path).hold_memory(); take()\n"
-        "a.release(); a.close(); say(is_kept())\n"
-        "b.release(); say(is_kept())\n"
-        "b.close(); say(is_kept())\n",
-        database,
-    )
+    child = spawn("guards", database, "close_one_of_two")
 
     assert [child.line() for _ in range(3)] == ["kept", "kept", "lost"]
 
@@ -240,18 +140,7 @@ def test_closing_a_guard_keeps_the_posix_locks_of_the_process(
 @linux_only
 def test_closing_waits_for_one_who_is_opening(spawn: Callable[..., Child], database: str) -> None:
     """Locks that a thread's SQLite took before its guard existed survive another's close."""
-    child = spawn(
-        POSIX_LOCK + "a = FileGuard.hold(path).hold_memory()\n"
-        "with FileGuard.opening():\n"
-        "    take(); a.release(); a.close(); say(is_kept())\n"
-        "    b = FileGuard.hold(path).hold_memory()\n"
-        "say(is_kept())\n"
-        "b.close(); say(is_kept())\n"
-        "take()\n"
-        "with FileGuard.opening(): pass\n"
-        "say(is_kept())\n",
-        database,
-    )
+    child = spawn("guards", database, "close_while_opening")
 
     assert [child.line() for _ in range(4)] == ["kept", "kept", "lost", "kept"]
 
@@ -259,17 +148,7 @@ def test_closing_waits_for_one_who_is_opening(spawn: Callable[..., Child], datab
 @linux_only
 def test_failed_hold_keeps_the_locks_of_others(spawn: Callable[..., Child], database: str) -> None:
     """A hold that fails halfway says what to do and closes nothing that another guard needs."""
-    child = spawn(
-        POSIX_LOCK
-        + """
-a = FileGuard.hold(path).hold_memory(); take(); os.rename(path + "-shm", path + "-away")
-b = FileGuard.hold(path)
-try: b.hold_memory()
-except Exception as exc: say(type(exc).__name__, path in str(exc))
-b.close(); say(is_kept()); a.close(); say(is_kept())
-""",
-        database,
-    )
+    child = spawn("guards", database, "fail_to_hold")
 
     assert [child.line() for _ in range(3)] == ["DatabaseError True", "kept", "lost"]
 
@@ -277,29 +156,7 @@ b.close(); say(is_kept()); a.close(); say(is_kept())
 @linux_only
 def test_guard_is_closed_in_a_forked_child(spawn: Callable[..., Child], database: str) -> None:
     """The child has no copies, what it does with the object does nothing, and it can hold anew."""
-    child = spawn(
-        """
-def copies():
-    fds = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
-    names = [os.readlink(fd) for fd in fds if os.path.exists(fd)]
-    return sum(name.startswith(path) for name in names)
-guard, mutex = FileGuard.hold(path).hold_memory(), WriterMutex(path, Clock())
-say(copies(), guard.is_effective, mutex.acquire(0))
-with FileGuard.opening():
-    pid = os.fork()
-if not pid:
-    say(copies(), guard.is_effective, mutex.acquire(0), mutex.is_effective)
-    mutex.release(); mutex.close(); guard.release(); guard.close()
-    new = FileGuard.hold(path).hold_memory()
-    say(copies(), new.is_effective)
-    new.close()
-    say(copies())
-    os._exit(0)
-os.wait(); say("parent", guard.is_effective, copies())
-sys.stdin.readline()
-""",
-        database,
-    )
+    child = spawn("guards", database, "fork_with_a_guard")
 
     lines = [child.line() for _ in range(5)]
     assert lines == ["3 True True", "0 False False False", "2 True", "0", "parent True 3"]
@@ -312,15 +169,7 @@ def test_forked_child_does_not_keep_the_locks_of_a_dead_parent(
     spawn: Callable[..., Child], database: str, eventually: Any
 ) -> None:
     """When the parent has been killed, the file and the mutex are free though the child lives."""
-    child = spawn(
-        """
-guard, mutex = FileGuard.hold(path).hold_memory(), WriterMutex(path, Clock())
-mutex.acquire(0)
-if not os.fork(): sys.stdin.readline(); os._exit(0)
-say("ready"); sys.stdin.readline()
-""",
-        database,
-    )
+    child = spawn("guards", database, "fork_a_child_that_lives_on")
     assert child.line() == "ready"
 
     child.kill()
@@ -339,24 +188,9 @@ def test_exclusive_lock_of_another_program_is_waited_for(
     """A program that has the file to itself for a moment delays the guard, and failed attempts do
     not cost the process its locks.
     """
-    holder = spawn(
-        "f = open(path, 'rb+'); fcntl.lockf(f, fcntl.LOCK_EX, 510, 0x40000002)\n"
-        "say('ready'); sys.stdin.readline()\n",
-        database,
-    )
+    holder = spawn("guards", database, "lock_exclusively")
     assert holder.line() == "ready"
-    child = spawn(
-        POSIX_LOCK
-        + """
-once = FileGuard._hold_once
-def attempt(name):
-    try: return once(name)
-    except BlockingIOError: say("waits"); raise
-FileGuard._hold_once = attempt
-take(); guard = FileGuard.hold(path).hold_memory(); say(guard.is_effective, is_kept())
-""",
-        database,
-    )
+    child = spawn("guards", database, "wait_to_hold")
     assert child.line() == "waits"
 
     holder.kill()
@@ -450,12 +284,7 @@ def test_stopped_holder_is_waited_for_once(spawn: Callable[..., Child], database
 
     So a process that was stopped while it held the mutex costs each other one timeout.
     """
-    holder = spawn(
-        "m = WriterMutex(path, Clock())\n"
-        "while True: say(m.acquire(20)); sys.stdin.readline(); m.release(); say('released');"
-        " sys.stdin.readline()\n",
-        database,
-    )
+    holder = spawn("guards", database, "take_and_release_the_mutex")
     assert holder.line() == "True"
     holder.stop()
     clock = CountingClock()
@@ -468,12 +297,12 @@ def test_stopped_holder_is_waited_for_once(spawn: Callable[..., Child], database
     assert not any(mutex.acquire(5.0) for _ in range(10))
     assert len(clock.waits) == waits
 
-    holder.process.send_signal(signal.SIGCONT)
     holder.go_on()
+    holder.say()
     assert holder.line() == "released"
     assert mutex.acquire(5.0)
     mutex.release()
-    holder.go_on()
+    holder.say()
     assert holder.line() == "True"
     assert not mutex.acquire(5.0)
     assert len(clock.waits) > waits
@@ -510,9 +339,7 @@ def test_process_that_commits_on_and_on_steps_back_once_a_turn(database: str) ->
 
 def test_killed_holder_frees_the_mutex(spawn: Callable[..., Child], database: str) -> None:
     """The mutex of a process that was killed is free at once."""
-    holder = spawn(
-        "m = WriterMutex(path, Clock()); say(m.acquire(0)); sys.stdin.readline()\n", database
-    )
+    holder = spawn("guards", database, "take_and_release_the_mutex")
     assert holder.line() == "True"
     mutex = WriterMutex(database, Clock())
     assert not mutex.acquire(0)
@@ -523,27 +350,12 @@ def test_killed_holder_frees_the_mutex(spawn: Callable[..., Child], database: st
     mutex.close()
 
 
-HAMMER = """
-import time
-mutex = WriterMutex(path, Clock())
-say("ready"); sys.stdin.readline()
-now = time.perf_counter
-end = now() + 1; turns = 0
-while now() < end:
-    assert mutex.acquire(10)
-    until = now() + 0.0002
-    while now() < until: pass
-    mutex.release(); turns += 1
-say(turns)
-"""
-
-
 def test_no_process_starves_another(spawn: Callable[..., Child], database: str) -> None:
     """Two processes that take the mutex again as soon as they release it both get their turns."""
-    children = [spawn(HAMMER, database) for _ in range(2)]
+    children = [spawn("guards", database, "take_the_mutex_again_and_again") for _ in range(2)]
     assert [child.line() for child in children] == ["ready", "ready"]
     for child in children:
-        child.go_on()
+        child.say()
 
     turns = [int(child.line()) for child in children]
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -14,9 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import durably._platform.fork_hooks
 from durably.errors import DatabaseError
-from durably.store.sqlite.locks import owner_lock as liveness
+from durably.store.sqlite.locks import owner_lock
 from durably.store.sqlite.locks.owner_lock import (
     Liveness,
     OwnerLock,
@@ -27,70 +24,15 @@ from durably.store.sqlite.locks.owner_lock import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+
+    from children import Child
 
 fcntl = pytest.importorskip("fcntl")
 
-ROOT = Path(durably._platform.fork_hooks.__file__).parents[1]
 DEADLINE_S = 20.0
 
 OTHER, ORPHAN, KNOWN, FRESH = (letter * 26 for letter in "ABCD")
-OWNER = """
-import os, subprocess, sys
-from durably.store.sqlite.locks.owner_lock import OwnerLock
-lock = OwnerLock.acquire(sys.argv[1], "A" * 26)
-{then}
-print("ready", flush=True)
-sys.stdin.read()
-"""
-
-
-class Child:
-    """A Python child process that ends when its standard input does."""
-
-    def __init__(self, script: str, *args: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", script, *args],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )
-
-    def line(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
-
-    def send(self, signum: int) -> None:
-        self.process.send_signal(signum)
-
-    def wait_until_stopped(self) -> None:
-        _, status = os.waitpid(self.process.pid, os.WUNTRACED)
-        assert os.WIFSTOPPED(status)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait(DEADLINE_S)
-
-    def end(self) -> None:
-        self.kill()
-        for stream in (self.process.stdin, self.process.stdout):
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.close()
-
-
-@pytest.fixture
-def spawn() -> Iterator[Callable[..., Child]]:
-    children: list[Child] = []
-
-    def start(script: str, *args: str) -> Child:
-        children.append(Child(script, *args))
-        return children[-1]
-
-    yield start
-    for child in children:
-        child.end()
 
 
 @pytest.fixture
@@ -98,8 +40,8 @@ def database(tmp_path: Path) -> str:
     return str(tmp_path / "runs.db")
 
 
-def given_owner(spawn: Callable[..., Child], database: str, then: str = "") -> Child:
-    child = spawn(OWNER.format(then=then), database)
+def given_owner(spawn: Callable[..., Child], database: str, then: str = "hold") -> Child:
+    child = spawn("owner_lock", database, then)
     assert child.line() == "ready"
     return child
 
@@ -136,8 +78,7 @@ def test_killed_owner_is_dead_at_once(spawn: Callable[..., Child], database: str
 def test_stopped_owner_is_alive(spawn: Callable[..., Child], database: str) -> None:
     """A process that was stopped still owns its runs."""
     owner = given_owner(spawn, database)
-    owner.send(signal.SIGSTOP)
-    owner.wait_until_stopped()
+    owner.stop()
 
     assert verdict(database) is Liveness.ALIVE
 
@@ -146,14 +87,7 @@ def test_forked_child_does_not_keep_a_dead_owner_alive(
     spawn: Callable[..., Child], database: str
 ) -> None:
     """A child that was forked from an owner has no part in its lock."""
-    owner = spawn(
-        OWNER.format(
-            then="pid = os.fork()\n"
-            "if not pid:\n    sys.stdin.read(); os._exit(0)\n"
-            "print(pid, flush=True)"
-        ),
-        database,
-    )
+    owner = spawn("owner_lock", database, "fork")
     grandchild = int(owner.line())
     assert owner.line() == "ready"
 
@@ -162,24 +96,13 @@ def test_forked_child_does_not_keep_a_dead_owner_alive(
     assert is_running(grandchild)
     # The child lets go as the first thing it does.
     wait_for(lambda: verdict(database) is Liveness.DEAD)
-    assert owner.process.stdin is not None
-    owner.process.stdin.close()
+    owner.end_input()
     wait_for(lambda: not is_running(grandchild))
 
 
 def test_forked_child_leaves_the_owner_alive(spawn: Callable[..., Child], database: str) -> None:
     """What a forked child does with its copy, also releasing it, does not free the owner's lock."""
-    given_owner(
-        spawn,
-        database,
-        "pid = os.fork()\n"
-        "if not pid:\n"
-        "    assert not lock.is_held\n"
-        "    lock.release()\n"
-        "    os._exit(0)\n"
-        "assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0\n"
-        "assert lock.is_held",
-    )
+    given_owner(spawn, database, "fork_and_release")
 
     assert verdict(database) is Liveness.ALIVE
 
@@ -188,13 +111,7 @@ def test_subprocess_does_not_keep_a_dead_owner_alive(
     spawn: Callable[..., Child], database: str
 ) -> None:
     """The lock is not inherited by programs that an owner starts, even with close_fds=False."""
-    owner = spawn(
-        OWNER.format(
-            then="child = subprocess.Popen(['cat'], stdout=subprocess.DEVNULL, close_fds=False)\n"
-            "print(child.pid, flush=True)"
-        ),
-        database,
-    )
+    owner = spawn("owner_lock", database, "start_a_program")
     program = int(owner.line())
     assert owner.line() == "ready"
 
@@ -202,8 +119,7 @@ def test_subprocess_does_not_keep_a_dead_owner_alive(
 
     assert is_running(program)
     assert verdict(database) is Liveness.DEAD
-    assert owner.process.stdin is not None
-    owner.process.stdin.close()
+    owner.end_input()
     wait_for(lambda: not is_running(program))
 
 
@@ -228,7 +144,7 @@ def test_owner_that_shows_another_boot_id_is_judged_by_its_lock(
     that.
     """
     owner = given_owner(spawn, database)
-    monkeypatch.setattr(liveness, "current_boot_id", lambda: "another")
+    monkeypatch.setattr(owner_lock, "current_boot_id", lambda: "another")
     assert verdict(database) is Liveness.ALIVE
     owner.kill()
     assert verdict(database) is Liveness.DEAD
@@ -255,9 +171,7 @@ def test_name_of_a_lock_file_is_synced_before_it_counts(
 @pytest.mark.skipif(sys.platform not in {"linux", "darwin"}, reason="has no boot id")
 def test_boot_id_is_the_same_for_all_processes(spawn: Callable[..., Child]) -> None:
     """Two processes of one start of the machine see one boot id."""
-    child = spawn(
-        "from durably.store.sqlite.locks.owner_lock import *; print(current_boot_id(), flush=True)"
-    )
+    child = spawn("owner_lock", "", "say_boot_id")
 
     assert child.line() == current_boot_id() != ""
 
@@ -266,7 +180,7 @@ def test_foreign_open_and_close_does_not_free_the_lock(
     spawn: Callable[..., Child], database: str
 ) -> None:
     """Code of the owner's process may open and close the lock file; the lock stays."""
-    given_owner(spawn, database, "for _ in range(3): open(lock.path, 'rb+').close()")
+    given_owner(spawn, database, "open_and_close_the_file")
 
     assert verdict(database) is Liveness.ALIVE
 
@@ -335,11 +249,7 @@ def test_release_leaves_a_file_that_is_not_its_own(database: str) -> None:
 
 def test_lock_without_references_is_held(spawn: Callable[..., Child], database: str) -> None:
     """A lock that nobody refers to says whether the process is alive, as any other does."""
-    owner = given_owner(
-        spawn,
-        database,
-        "import gc\ndel lock; gc.collect()\nif not os.fork(): sys.stdin.read(); os._exit(0)",
-    )
+    owner = given_owner(spawn, database, "forget")
     assert verdict(database) is Liveness.ALIVE
 
     owner.kill()
@@ -443,129 +353,8 @@ def test_sweep_of_a_missing_folder_finds_nothing(tmp_path: Path) -> None:
     assert sweep_orphans(str(tmp_path / "no" / "runs.db"), (), older_than_s=0) == []
 
 
-FORKS = """
-import os, sys, threading
-from durably._platform.fork_hooks import watch_forks, no_fork
-sys.unraisablehook = lambda hook: seen.append(type(hook.exc_value).__name__)
-seen = []
-class P:
-    def __init__(self, name): self.name = name
-    def before_fork(self): seen.append("before " + self.name)
-    def after_fork_in_parent(self): seen.append("parent " + self.name)
-    def after_fork_in_child(self): seen.append("child " + self.name)
-class Bad(P):
-    def before_fork(self): raise RuntimeError
-    def after_fork_in_parent(self): raise AssertionError
-    def after_fork_in_child(self): super().after_fork_in_child(); raise LookupError
-class Late(P):
-    def before_fork(self): watch_forks(late); super().before_fork()
-late, a, bad, b = P("late"), P("a"), Bad("bad"), Late("b")
-for p in (a, bad, b, a): watch_forks(p)
-watch_forks(P("forgotten"))
-"""
-
-
-def test_fork_hooks_run_in_order_whatever_one_of_them_raises(spawn: Callable[..., Child]) -> None:
-    """Before in order, after in reverse, newcomers included, one that raises skips none."""
-    child = spawn(
-        FORKS + "r, w = os.pipe()\n"
-        "if not os.fork():\n    os.write(w, (','.join(seen) + '\\n').encode()); os._exit(0)\n"
-        "os.wait()\n"
-        "print(os.read(r, 9999).decode() + ','.join(seen), flush=True)"
-    )
-
-    before = ["before a", "before b", "before late", "RuntimeError"]
-    assert child.line().split(",") == [
-        *before,
-        "child late",
-        "child b",
-        "child bad",
-        "child a",
-        "LookupError",
-    ]
-    assert child.line().split(",") == [*before, "parent late", "parent b", "parent a"]
-
-
-def test_fork_waits_for_a_participant_and_for_no_fork(spawn: Callable[..., Child]) -> None:
-    """A fork does not happen while a thread is at work, and the child can register and fork."""
-    child = spawn(
-        FORKS
-        + """
-lock, inside, forked, leave = threading.Lock(), *(threading.Event() for _ in range(3))
-class Writer(P):
-    def before_fork(self): lock.acquire()
-    def after_fork_in_parent(self): lock.release()
-    def after_fork_in_child(self): lock.release()
-writer = Writer("w"); watch_forks(writer)
-def hold():
-    with no_fork(): inside.set(); leave.wait(20)
-def fork():
-    with lock: pass
-    if os.fork() == 0:
-        with lock: watch_forks(P("new"))
-        if os.fork() == 0: os._exit(7)
-        os._exit(os.waitstatus_to_exitcode(os.wait()[1]))
-    forked.set()
-holder, forker = threading.Thread(target=hold), threading.Thread(target=fork)
-holder.start(); inside.wait(20); forker.start()
-print(forked.wait(0.2), flush=True)
-leave.set(); forker.join(20); holder.join(20)
-print(forked.is_set(), os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
-"""
-    )
-
-    assert child.line() == "False"
-    assert child.line() == "True 7"
-
-
-def test_interrupted_fork_leaves_a_usable_child(spawn: Callable[..., Child]) -> None:
-    """If Ctrl-C ends the wait before a fork, no process is left with a lock that nobody has."""
-    child = spawn(
-        FORKS
-        + """
-import signal
-inside, leave = threading.Event(), threading.Event()
-def hold():
-    with no_fork(): inside.set(); leave.wait(20)
-holder = threading.Thread(target=hold); holder.start(); inside.wait(20)
-signal.signal(signal.SIGALRM, signal.default_int_handler)
-signal.setitimer(signal.ITIMER_REAL, 0.05)
-pid = os.fork()
-if not pid:
-    signal.signal(signal.SIGALRM, signal.SIG_DFL); signal.alarm(10)
-    watch_forks(P("new")); os._exit(7)
-print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), seen, flush=True)
-leave.set(); holder.join(20)
-with no_fork(): print("open", flush=True)
-"""
-    )
-
-    assert child.line() == "7 ['KeyboardInterrupt']"
-    assert child.line() == "open"
-
-
 def test_threads_fork_and_lock_at_once(spawn: Callable[..., Child], database: str) -> None:
     """Forks of several threads, while others register and take locks, neither hang nor fail."""
-    child = spawn(
-        FORKS
-        + """
-from durably.store.sqlite.locks.owner_lock import OwnerLock, probe
-def work(name):
-    for i in range(25):
-        lock = OwnerLock.acquire(sys.argv[1], name.upper() + f"{i:025}")
-        pid = os.fork()
-        if pid == 0: os._exit(0)
-        os.waitpid(pid, 0)
-        assert probe(sys.argv[1], lock.token).name == "ALIVE"
-        lock.release()
-    done.append(name)
-done = []
-threads = [threading.Thread(target=work, args=(name,)) for name in "abcd"]
-for t in threads: t.start()
-for t in threads: t.join(20)
-print(sorted(done), flush=True)
-""",
-        database,
-    )
+    child = spawn("owner_lock", database, "fork_in_threads")
 
     assert child.line() == "['a', 'b', 'c', 'd']"

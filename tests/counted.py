@@ -82,7 +82,7 @@ class Counted:
 
     def __enter__(self) -> Self:
         write, beat = self._store._writer._db, self._store._beats._db
-        feed = self._store._changes_connection
+        feed = self._store._versions.db
         self._traced = [db for db in self._store._connections.open if db is not feed]
         for db in self._traced:
             kind = self.writes if db is write else self.beats if db is beat else self.reads

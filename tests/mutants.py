@@ -445,7 +445,7 @@ PACKAGE: Final[dict[str, Mutant]] = {
     ),
     "what others put beside a new database": Mutant(
         "integration/test_other_users.py::TestNotFiles",
-        [Source("store/sqlite/database.py", "    refuse_strangers(path)\n", "")],
+        [Source("store/sqlite/connection/place.py", "    refuse_strangers(path)\n", "")],
     ),
     "log of an earlier database": Mutant(
         "integration/test_other_users.py::TestOwnLeftovers",

@@ -251,7 +251,7 @@ def test_nothing_that_sqlite_does_counts_as_overwriting(database: Path) -> None:
                     shell('touch "$1"; touch "$1-wal"', database)
                     app._supervisor._look_at_file()
                 app.purge_runs(older_than=0, limit=100 * (round_ + 1))
-                app._store.database.checkpoint_wal(above_bytes=0)
+                app._store.database.wal_checkpoint(above_bytes=0)
                 app._supervisor._look_at_file()
         assert app._supervisor.lost is None
     finally:

@@ -17,7 +17,7 @@ from gates import HANG_S, in_thread, status
 
 import durably
 from durably import DatabaseLostError, Durably, EngineClosedError
-from durably.store.sqlite import database
+from durably.store.sqlite.connection import wal
 from durably.store.sqlite.sql import steps as stored
 
 if TYPE_CHECKING:
@@ -273,7 +273,7 @@ def test_reads_that_overlap_without_end_do_not_keep_the_log_growing(
         for _ in range(12):
             for _ in range(4):
                 app.jobs["keeps"].batch_trigger(["x" * 3000] * 100)
-            app._store.database.checkpoint_wal(above_bytes=0)
+            app._store.database.wal_checkpoint(above_bytes=0)
             size = (tmp_path / "x.db-wal").stat().st_size
     finally:
         is_over.set()
@@ -300,10 +300,10 @@ def test_one_long_read_holds_off_no_others_for_long(
 
     monkeypatch.setattr(app._store.database._readers, "held_off", hold_off)
     for _ in range(5):
-        app._store.database.checkpoint_wal(above_bytes=0)
+        app._store.database.wal_checkpoint(above_bytes=0)
     assert len(held_off) == 1
     slow.end()
-    app._store.database.checkpoint_wal(above_bytes=0)
+    app._store.database.wal_checkpoint(above_bytes=0)
     assert len(held_off) == 1
     assert app.count_runs() == 200
 
@@ -314,9 +314,9 @@ def test_log_that_another_process_reads_holds_off_no_reads_for_long(
     """Those of this process come to rest, and the log cannot begin anew all the same."""
     app.jobs["keeps"].batch_trigger(["x" * 3000] * 100)
     modes: list[int] = []
-    monkeypatch.setattr(database, "_checkpoint", lambda db, mode: modes.append(mode))
+    monkeypatch.setattr(wal, "run_wal_checkpoint", lambda db, mode: modes.append(mode))
     for _ in range(5):
-        app._store.database.checkpoint_wal(above_bytes=0)
+        app._store.database.wal_checkpoint(above_bytes=0)
     assert modes.count(apsw.SQLITE_CHECKPOINT_TRUNCATE) == 1
 
 
@@ -336,7 +336,7 @@ def test_reads_go_on_while_a_checkpoint_waits_for_its_turn_to_write(
         return maintain(operation)
 
     monkeypatch.setattr(app._store.database._writer, "maintain", wait_in_the_second)
-    checkpoint, outcome = in_thread(lambda: app._store.database.checkpoint_wal(above_bytes=0))
+    checkpoint, outcome = in_thread(lambda: app._store.database.wal_checkpoint(above_bytes=0))
     assert waits.wait(HANG_S)
     assert app.count_runs() == 100
     may_go_on.set()
@@ -372,7 +372,7 @@ def test_ctrl_c_in_the_wait_for_reads(
         assert list(app._store.database._connections.open) == []
     else:
         assert app.count_runs() == 0
-        assert not app._store.database._changes_lock.locked()
+        assert not app._store.database._versions.lock.locked()
 
 
 def test_what_is_not_found_costs_no_connection(app: Durably) -> None:

@@ -40,29 +40,23 @@ from durably.store.sqlite.connection.content import INDEX_SIZE
 from durably.store.sqlite.connection.file_checks import FileChecks
 from durably.store.sqlite.connection.files import (
     present,
-    refuse_special,
-    require_names,
     resolved,
     size_of,
 )
-from durably.store.sqlite.connection.filesystem import (
-    file_system_of,
-    mount_table,
-    refuse_mounted,
-    warn_of_shared,
-)
+from durably.store.sqlite.connection.place import require_place
 from durably.store.sqlite.connection.readers import Readers
 from durably.store.sqlite.connection.sidefiles import (
     refuse_strangers,
     remove_leftovers,
-    shared_paths,
     writer_path,
 )
 from durably.store.sqlite.connection.sqlite_errors import database_error
+from durably.store.sqlite.connection.wal import WalCare, run_wal_checkpoint
 from durably.store.sqlite.connection.write_request import Operation
 from durably.store.sqlite.connection.writer import Writer, leak
 from durably.store.sqlite.locks.guard import FileGuard
 from durably.store.sqlite.locks.mutex import WriterMutex
+from durably.store.sqlite.notify import VersionReader
 from durably.store.sqlite.sql import schema
 
 log = logging.getLogger("durably")
@@ -73,10 +67,6 @@ T = TypeVar("T")
 # How many writes of one engine may come between two checks of the file's content: fewer than fill
 # the WAL, so that an overwritten file is nearly always noticed before a WAL checkpoint.
 _WRITES_BETWEEN_CHECKS: Final = 16
-
-# How long new reads are blocked, when the WAL has grown large, until those in progress have ended
-# and it can restart.
-_REST_S: Final = 0.1
 
 
 class Database(ForkParticipant):
@@ -111,10 +101,8 @@ class Database(ForkParticipant):
             discard=self._connections.discard,
             closed=lambda: _closed(self.path),
         )
-        # The size of the WAL, in bytes, from which on new reads are blocked for its restart.
-        self._worth_rest = 0
         self._mutexes: list[WriterMutex] = []
-        self._connections.is_on_btrfs = _require_place(self.path) == "btrfs"
+        self._connections.is_on_btrfs = require_place(self.path) == "btrfs"
         self._guard: FileGuard | None = None
         self._is_log_planted = False
         self._hurry = Hurry()
@@ -185,10 +173,10 @@ class Database(ForkParticipant):
         # commit in the WAL. When a sync fails, the system considers all its pages written: commits
         # acknowledged after it would be lost together with the heartbeat before it.
         configure(beats, synchronous)
-        self._changes_connection = self._connections.connect()
-        configure(self._changes_connection, "normal")
-        self._changes_connection.pragma("query_only", True)
-        self._changes_connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+        reader = self._connections.connect()
+        configure(reader, "normal")
+        reader.pragma("query_only", True)
+        reader.execute("SELECT count(*) FROM sqlite_schema").fetchall()
         self._writer = Writer(
             write,
             path=self.path,
@@ -200,18 +188,20 @@ class Database(ForkParticipant):
         self._beats = Writer(
             beats, path=self.path, mutex=self._mutex(), clock=self._clock, hurry=self._hurry
         )
-        # Guards the connection of the change feed, and the last check of the file.
-        self._changes_lock = threading.Lock()
-        self._version_seen = 0
-        self.changes = ChangeFeed(self._data_version, self._clock)
+        self._versions = VersionReader(
+            reader,
+            self.path,
+            is_usable=lambda: not self._is_closed and os.getpid() == self._pid,
+            on_error=self._blame_loss,
+        )
+        self.changes = ChangeFeed(self._versions.version, self._clock)
         self._checks = FileChecks(
             self.path,
-            self._changes_connection,
-            self._changes_lock,
-            is_usable=lambda: not self._is_closed and os.getpid() == self._pid,
+            self._versions,
             index=lambda: b"" if self._guard is None else self._guard.index(INDEX_SIZE),
         )
-        self._checks.begin(lambda: _checkpoint(write, apsw.SQLITE_CHECKPOINT_PASSIVE))
+        self._checks.begin(lambda: run_wal_checkpoint(write, apsw.SQLITE_CHECKPOINT_PASSIVE))
+        self._care = WalCare(self.path, self._writer, self._readers, self._checks)
 
     def _refuse_planted(self) -> None:
         """Check the opened file again: another program may have just put it there."""
@@ -323,22 +313,6 @@ class Database(ForkParticipant):
             self.check_in_place()
             self.check_log()
 
-    def _data_version(self) -> int:
-        with self._changes_lock:
-            if self._is_closed or os.getpid() != self._pid:
-                return -1
-            try:
-                # While the file is locked exclusively, nothing can have been committed.
-                with suppress(apsw.BusyError):
-                    self._version_seen = self._changes_connection.pragma("data_version")
-            except apsw.Error as exc:
-                cause, error = exc, database_error(exc, self.path, self._changes_connection)
-            else:
-                return self._version_seen
-        # Without the lock, which a check of the file takes.
-        self._blame_loss()
-        raise error from cause
-
     # -- care ----------------------------------------------------------------------------
 
     @property
@@ -356,36 +330,13 @@ class Database(ForkParticipant):
         if self._checks is not None:
             self._checks.check_log()
 
-    def checkpoint_wal(self, *, above_bytes: int) -> None:
-        """Copy the WAL into the file if it has grown beyond *above_bytes*, and restart it.
-
-        It does not wait, unless overlapping reads keep the WAL from being copied. Then it waits a
-        moment for the reads in progress, while new ones are blocked.
-        """
-        try:
-            size = os.stat(f"{self.path}-wal").st_size
-        except FileNotFoundError:
-            return
-        if size > above_bytes:
-            self._open_file.check_content()
-        if size <= above_bytes or self._writer.maintain(
-            _checkpoint, apsw.SQLITE_CHECKPOINT_PASSIVE
-        ):
-            self._worth_rest = 0
-        elif size >= self._worth_rest:
-            # One long read, here or elsewhere, must not block all new ones each time.
-            is_done = self._writer.maintain(self._checkpoint_at_rest)
-            self._worth_rest = 0 if is_done else 2 * size
-
-    def _checkpoint_at_rest(self, db: apsw.Connection) -> bool:
-        with self._readers.held_off(_REST_S) as is_at_rest:
-            # The WAL checkpoint itself restarts the WAL: the next writer would find reads again.
-            return is_at_rest and _checkpoint(db, apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    def wal_checkpoint(self, *, above_bytes: int) -> None:
+        """Copy the WAL into the file if it has grown beyond *above_bytes*, and begin it anew."""
+        self._care.wal_checkpoint(above_bytes=above_bytes)
 
     def shrink(self, most_pages: int) -> None:
         """Give up to *most_pages* free pages back to the file system."""
-        self._open_file.check_content()
-        self._writer.maintain(_vacuum, most_pages)
+        self._care.shrink(most_pages)
 
     def close(self) -> None:
         """Close every connection, the writers' after their transaction. Idempotent."""
@@ -407,10 +358,10 @@ class Database(ForkParticipant):
     def _close(self, readers: list[apsw.Connection], *, is_at_rest: bool) -> None:
         with self._writer.at_rest() as write, self._beats.at_rest() as beats:
             mutex = self._mutexes[0]
-            with self._closed_to_others(mutex), self._changes_lock:
+            with self._closed_to_others(mutex), self._versions.lock:
                 self._close_all(
-                    [*readers, self._changes_connection, beats, write],
-                    # Closing it would drop the lock on the snapshot of a read in progress.
+                    [*readers, self._versions.db, beats, write],
+                    # Closed, it would drop the lock on the snapshot of a read in progress.
                     keeps_guard=not is_at_rest,
                 )
             # A thread that has waited for the connection finds it closed, and the mutex too.
@@ -441,61 +392,27 @@ class Database(ForkParticipant):
         return self._is_closed
 
     def before_fork(self) -> None:
-        """Wait for the reads in progress, and block new ones."""
-        self._changes_lock.acquire()
+        """Let the reads in progress end, and no other begin."""
+        self._versions.lock.acquire()
         try:
             self._readers.before_fork(BUSY_TIMEOUT_S)
         except BaseException:
-            self._changes_lock.release()
+            self._versions.lock.release()
             raise
 
     def after_fork_in_parent(self) -> None:
         """Allow reads and writes again."""
         self._readers.after_fork_in_parent()
-        self._changes_lock.release()
+        self._versions.lock.release()
 
     def after_fork_in_child(self) -> None:
-        """Keep the inherited connections from ever being used."""
-        # The locks that were taken before the fork.
-        self._lock, self._changes_lock = threading.Lock(), threading.Lock()
+        """Make sure the inherited connections are never touched."""
+        # Those that were taken before the fork.
+        self._lock, self._versions.lock = threading.Lock(), threading.Lock()
         self._readers.after_fork_in_child()
         for connection in self._connections.open:
             leak(connection)
 
 
-def _require_place(path: str) -> str | None:
-    """Check that a database can be at *path*, before anything is made there.
-
-    Returns:
-        The type of the file system, where the system reports it.
-
-    Raises:
-        ValidationError: the path names no regular file, or the names beside it would be too long.
-        DatabaseError: the file is mounted alone, or is another user's, or may not be used.
-    """
-    mounts = mount_table()
-    refuse_mounted(shared_paths(path), mounts)
-    require_names(path)
-    if os.path.lexists(path):
-        refuse_special(path)
-    refuse_strangers(path)
-    warn_of_shared(path, mounts)
-    return file_system_of(path, mounts)
-
-
 def _closed(path: str) -> EngineClosedError:
     return EngineClosedError(f"this engine on {path!r} is closed; open a new one")
-
-
-def _checkpoint(db: apsw.Connection, mode: int) -> bool:
-    """Copy the WAL into the file; return whether all of it was, which an open read may prevent."""
-    try:
-        frames, copied = db.wal_checkpoint(mode=mode)
-    except apsw.BusyError:
-        return False
-    return frames == copied
-
-
-def _vacuum(db: apsw.Connection, most_pages: int) -> None:
-    with suppress(apsw.BusyError):
-        db.execute(f"PRAGMA incremental_vacuum({int(most_pages)})").fetchall()

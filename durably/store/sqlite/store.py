@@ -320,7 +320,7 @@ class SqliteStore:
 
     def wal_checkpoint(self, *, above_bytes: int) -> None:
         """Copy the write-ahead log into the file if it has grown beyond *above_bytes*."""
-        self.database.checkpoint_wal(above_bytes=above_bytes)
+        self.database.wal_checkpoint(above_bytes=above_bytes)
 
     def shrink(self, most_pages: int) -> None:
         """Give up to *most_pages* free pages back to the file system."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
@@ -14,6 +13,7 @@ from durably._platform.interrupts import raise_if_signal
 from durably.errors import DatabaseLostError
 from durably.store.sqlite.connection.content import Content
 from durably.store.sqlite.connection.files import identity, is_gone
+from durably.store.sqlite.notify import VersionReader
 
 # The system's errors for a file that is missing. Other errors may be a signal handler's.
 _GONE: Final = (FileNotFoundError, NotADirectoryError)
@@ -23,30 +23,24 @@ class FileChecks:
     """Check the file of one database, once it is open. Usable from any thread.
 
     Args:
-        db: the connection that never writes.
-        lock: guards *db*, and the last checked content of the file.
-        is_usable: returns whether *db* may be used, when the lock is held.
-        index: returns the first bytes of the index of the WAL.
+        versions: the connection that never writes; its lock guards what was seen of the file.
+        index: returns the first bytes of the index of the log.
     """
 
     def __init__(
         self,
         path: str,
-        db: apsw.Connection,
-        lock: threading.Lock,
+        versions: VersionReader,
         *,
-        is_usable: Callable[[], bool],
         index: Callable[[], bytes],
     ) -> None:
         self._path = path
-        self._db = db
-        self._lock = lock
-        self._is_usable = is_usable
+        self._versions = versions
         self._identity = identity(path)
         self._log_path, shm_path = f"{path}-wal", f"{path}-shm"
         self._identities = {each: identity(each) for each in (self._log_path, shm_path)}
         self._content = Content(
-            read=self._read_raw, index=index, schema_version=lambda: db.pragma("schema_version")
+            read=versions.read_raw, index=index, schema_version=versions.schema_version
         )
         self._is_log_lost = False
         # Once it was found overwritten this stays set: later WAL checkpoints hide the change.
@@ -93,8 +87,8 @@ class FileChecks:
         self.raise_overwritten()
 
     def _read_content(self) -> None:
-        with self._lock:
-            if not self._is_usable():
+        with self._versions.lock:
+            if not self._versions.is_usable():
                 return
             try:
                 is_overwritten = self._content.is_overwritten(self._path)
@@ -113,11 +107,6 @@ class FileChecks:
                 "open, delete its -wal and -shm, and put the copy in its place once more"
             )
 
-    def _read_raw(self, which: int, size: int) -> bytes:
-        """Return the first bytes of the file (0) or of its WAL (1), without SQLite's cache."""
-        is_whole, found = self._db.read("main", which, 0, size)
-        return found if is_whole else b""
-
     def check_log(self) -> None:
         """Raise ``DatabaseLostError`` if SQLite's WAL or its index is not the one that is open.
 
@@ -133,7 +122,7 @@ class FileChecks:
                     "program delete the files that lie beside a database"
                 )
         if self._overwritten is None:
-            with self._lock, suppress(apsw.Error, *_GONE):
-                if self._is_usable() and self._content.is_log_overwritten(self._log_path):
+            with self._versions.lock, suppress(apsw.Error, *_GONE):
+                if self._versions.is_usable() and self._content.is_log_overwritten(self._log_path):
                     self._overwritten = self._log_path
         self.raise_overwritten()

@@ -1,0 +1,34 @@
+"""Whether a database can be at a path, checked before anything is made there."""
+
+from __future__ import annotations
+
+import os
+
+from durably.store.sqlite.connection.files import refuse_special, require_names
+from durably.store.sqlite.connection.filesystem import (
+    file_system_of,
+    mount_table,
+    refuse_mounted,
+    warn_of_shared,
+)
+from durably.store.sqlite.connection.sidefiles import refuse_strangers, shared_paths
+
+
+def require_place(path: str) -> str | None:
+    """Make sure that a database can be at *path*, before anything is made there.
+
+    Returns:
+        The type of the file system, where the system reports it.
+
+    Raises:
+        ValidationError: what is there is no file, or the names beside it would be too long.
+        DatabaseError: it is mounted alone, or is another user's, or may not be used.
+    """
+    mounts = mount_table()
+    refuse_mounted(shared_paths(path), mounts)
+    require_names(path)
+    if os.path.lexists(path):
+        refuse_special(path)
+    refuse_strangers(path)
+    warn_of_shared(path, mounts)
+    return file_system_of(path, mounts)

@@ -1,0 +1,73 @@
+"""Care for the file: copying the write-ahead log into it, and giving free pages back."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import Final
+
+import apsw
+
+from durably.store.sqlite.connection.file_checks import FileChecks
+from durably.store.sqlite.connection.readers import Readers
+from durably.store.sqlite.connection.writer import Writer
+
+# How long a log that has grown large waits for reads to end that keep it from beginning anew.
+_REST_S: Final = 0.1
+
+
+class WalCare:
+    """Keeps the log and the file of one database small. Used by one thread at a time."""
+
+    def __init__(self, path: str, writer: Writer, readers: Readers, checks: FileChecks) -> None:
+        self._path = path
+        self._writer = writer
+        self._readers = readers
+        self._checks = checks
+        # From how many bytes on a log is worth holding reads off for.
+        self._worth_rest = 0
+
+    def wal_checkpoint(self, *, above_bytes: int) -> None:
+        """Copy the WAL into the file if it has grown beyond *above_bytes*, and begin it anew.
+
+        Waits for nobody, unless reads that overlap without end keep the log from being copied:
+        then for those in progress, a moment, while others wait to begin.
+        """
+        try:
+            size = os.stat(f"{self._path}-wal").st_size
+        except FileNotFoundError:
+            return
+        if size > above_bytes:
+            self._checks.check_content()
+        if size <= above_bytes or self._writer.maintain(
+            run_wal_checkpoint, apsw.SQLITE_CHECKPOINT_PASSIVE
+        ):
+            self._worth_rest = 0
+        elif size >= self._worth_rest:
+            # One long read, here or elsewhere, is not worth holding off all others for each time.
+            is_done = self._writer.maintain(self._checkpoint_at_rest)
+            self._worth_rest = 0 if is_done else 2 * size
+
+    def _checkpoint_at_rest(self, db: apsw.Connection) -> bool:
+        with self._readers.held_off(_REST_S) as is_at_rest:
+            # Begun anew by the checkpoint itself: the next writer would find reads again.
+            return is_at_rest and run_wal_checkpoint(db, apsw.SQLITE_CHECKPOINT_TRUNCATE)
+
+    def shrink(self, most_pages: int) -> None:
+        """Give up to *most_pages* free pages back to the file system."""
+        self._checks.check_content()
+        self._writer.maintain(_vacuum, most_pages)
+
+
+def run_wal_checkpoint(db: apsw.Connection, mode: int) -> bool:
+    """Copy the log into the file; return whether all of it was, which an open read may prevent."""
+    try:
+        frames, copied = db.wal_checkpoint(mode=mode)
+    except apsw.BusyError:
+        return False
+    return frames == copied
+
+
+def _vacuum(db: apsw.Connection, most_pages: int) -> None:
+    with suppress(apsw.BusyError):
+        db.execute(f"PRAGMA incremental_vacuum({int(most_pages)})").fetchall()

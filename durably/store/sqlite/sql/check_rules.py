@@ -1,0 +1,211 @@
+"""What must hold in a database file, as queries that find no row."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from durably.store import bounds
+
+# The queries on what is unique read the table and not its index, which may be what is damaged.
+RULES: Final[dict[str, str]] = {
+    # -- values that no query and no engine could read ---------------------------------------
+    "a run holds text that is not UTF-8": """
+        SELECT run, bad AS in_column FROM (SELECT run, undecodable(
+            'id', CAST(id AS BLOB), 'job_name', CAST(job_name AS BLOB),
+            'payload', CAST(payload AS BLOB), 'output', CAST(output AS BLOB),
+            'error', CAST(error AS BLOB), 'progress', CAST(progress AS BLOB),
+            'labels', CAST(labels AS BLOB), 'idempotency_key', CAST(idempotency_key AS BLOB),
+            'concurrency_key', CAST(concurrency_key AS BLOB), 'status', CAST(status AS BLOB),
+            'origin', CAST(origin AS BLOB)) AS bad FROM durably_runs)
+        WHERE bad IS NOT NULL""",
+    "a step holds text that is not UTF-8": """
+        SELECT run, step & 0xFFFFFF AS step_index, bad AS in_column FROM (
+            SELECT run, step, undecodable(
+                'name', CAST(name AS BLOB), 'output', CAST(output AS BLOB),
+                'status', CAST(status AS BLOB),
+                'error', CAST(error AS BLOB)) AS bad FROM durably_steps)
+        WHERE bad IS NOT NULL""",
+    "a log line holds text that is not UTF-8": """
+        SELECT run, log, bad AS in_column FROM (SELECT run, log, undecodable(
+            'message', CAST(message AS BLOB), 'data', CAST(data AS BLOB),
+            'level', CAST(level AS BLOB),
+            'step_name', CAST(step_name AS BLOB)) AS bad FROM durably_logs)
+        WHERE bad IS NOT NULL""",
+    "a label holds text that is not UTF-8": """
+        SELECT run, bad AS in_column FROM (SELECT run, undecodable(
+            'key', CAST(key AS BLOB), 'value', CAST(value AS BLOB)) AS bad FROM durably_labels)
+        WHERE bad IS NOT NULL""",
+    "an owner holds text that is not UTF-8": """
+        SELECT owner, bad AS in_column FROM (SELECT owner, undecodable(
+            'token', CAST(token AS BLOB), 'boot_id', CAST(boot_id AS BLOB)) AS bad
+            FROM durably_owners)
+        WHERE bad IS NOT NULL""",
+    "a number of a run is not within its bounds": f"""
+        SELECT run FROM durably_runs
+        WHERE {bounds.outside(bounds.RUN)} OR place <= run OR place > {bounds.MOST_RUNS}
+           OR queue_place NOT IN (0, 1, 2)""",
+    "a number of a step is not within its bounds": f"""
+        SELECT run, step & 0xFFFFFF AS step_index FROM durably_steps
+        WHERE {bounds.outside(bounds.STEP)}""",
+    "a number of a log line is not within its bounds": f"""
+        SELECT log, run FROM durably_logs WHERE {bounds.outside(bounds.LOG)}""",
+    "a number of an owner is not within its bounds": f"""
+        SELECT owner FROM durably_owners
+        WHERE {bounds.outside(bounds.OWNER)} OR is_started NOT IN (0, 1)""",
+    "the numbers of a table are used up": f"""
+        SELECT name AS table_name, seq FROM sqlite_sequence
+        WHERE name IN ('durably_runs', 'durably_owners', 'durably_logs')
+          AND (typeof(seq) <> 'integer' OR seq < 0 OR seq >= {bounds.MOST_RUNS})""",
+    "the id of a run is not valid": """
+        SELECT run FROM durably_runs
+        WHERE length(CAST(id AS BLOB)) NOT BETWEEN 1 AND 64
+           OR length(CAST(id AS BLOB)) <> length(id)
+           OR id GLOB '*[^ -~]*'""",
+    "a name or a key is empty": """
+        SELECT run, 'run' AS of_a FROM durably_runs
+        WHERE job_name = '' OR idempotency_key = '' OR concurrency_key = '' OR origin = ''
+        UNION ALL SELECT run, 'step' FROM durably_steps WHERE name = ''
+        UNION ALL SELECT run, 'label' FROM durably_labels WHERE key = ''""",
+    "a run's progress does not say how far it is": """
+        SELECT id FROM durably_runs WHERE progress IS NOT NULL AND NOT CASE
+            WHEN json_valid(progress, 2) THEN coalesce(
+                json_type(progress, '$.current') IN ('integer', 'real')
+                AND json_type(progress, '$.total') IN ('integer', 'real', 'null')
+                AND json_type(progress, '$.message') IN ('text', 'null')
+                AND (SELECT count(*) FROM json_each(progress)) = 3, 0)
+            ELSE 0 END""",
+    "a label of a run is not text": """
+        SELECT id FROM durably_runs WHERE labels <> '{}' AND CASE
+            WHEN json_valid(labels) THEN EXISTS (
+                SELECT 1 FROM json_each(labels) WHERE type <> 'text')
+            ELSE 1 END""",
+    "a log line is unlike any that durably writes": """
+        SELECT log, run FROM durably_logs
+        WHERE level NOT IN ('debug', 'info', 'warning', 'error')
+           OR CASE WHEN json_valid(message, 2) THEN json_type(message) END IS NOT 'text'""",
+    "a run holds a value that is not JSON": """
+        SELECT id, job_name FROM durably_runs
+        WHERE NOT json_valid(payload, 2) OR NOT json_valid(coalesce(output, 'null'), 2)
+           OR NOT json_valid(coalesce(progress, 'null'), 2)""",
+    "a step's result is not JSON": """
+        SELECT r.id, s.name FROM durably_steps s LEFT JOIN durably_runs r USING (run)
+        WHERE NOT json_valid(coalesce(s.output, 'null'), 2)""",
+    "an error of a run does not say what it was": """
+        SELECT id FROM durably_runs WHERE error IS NOT NULL AND NOT CASE
+            WHEN json_valid(error) THEN coalesce(json_type(error, '$.type') = 'text'
+                AND json_type(error, '$.message') = 'text'
+                AND json_type(error, '$.traceback') = 'text', 0)
+            ELSE 0 END""",
+    "an error of a step does not say what it was": """
+        SELECT r.id, s.name FROM durably_steps s LEFT JOIN durably_runs r USING (run)
+        WHERE s.error IS NOT NULL AND NOT CASE
+            WHEN json_valid(s.error) THEN coalesce(json_type(s.error, '$.type') = 'text'
+                AND json_type(s.error, '$.message') = 'text'
+                AND json_type(s.error, '$.traceback') = 'text', 0)
+            ELSE 0 END""",
+    "the data of a log line are not a JSON object": """
+        SELECT log, run FROM durably_logs
+        WHERE CASE WHEN json_valid(data, 2) THEN json_type(data) END IS NOT 'object'""",
+    "the token of an owner is not valid": """
+        SELECT owner, token FROM durably_owners
+        WHERE length(CAST(token AS BLOB)) <> 26 OR length(token) <> 26
+           OR token GLOB '*[^0-9A-HJKMNP-TV-Z]*'""",
+    # -- the state machine ---------------------------------------------------------------------
+    "a run's status is unknown": """
+        SELECT id, status FROM durably_runs
+        WHERE status NOT IN ('pending', 'running', 'completed', 'failed', 'cancelled')""",
+    "a running run has no owner": """
+        SELECT id FROM durably_runs WHERE status = 'running' AND owner IS NULL""",
+    "a running run has no heartbeat or was never claimed": """
+        SELECT id, attempt FROM durably_runs
+        WHERE status = 'running' AND (attempt < 1 OR heartbeat_at_us IS NULL)""",
+    "a completed or failed run has an owner": """
+        SELECT id, owner FROM durably_runs
+        WHERE status IN ('completed', 'failed') AND owner IS NOT NULL""",
+    "an owner of runs is not registered": """
+        SELECT id, owner FROM durably_runs
+        WHERE owner IS NOT NULL AND owner NOT IN (SELECT owner FROM durably_owners)""",
+    "a run that has not ended has an end, or the other way round": """
+        SELECT id, status FROM durably_runs
+        WHERE (status IN ('completed', 'failed', 'cancelled')) <> (completed_at_us IS NOT NULL)""",
+    "an output without completion, or the other way round": """
+        SELECT id, status FROM durably_runs WHERE (status = 'completed') <> (output IS NOT NULL)""",
+    "an error without failure, or the other way round": """
+        SELECT id, status FROM durably_runs WHERE (status = 'failed') <> (error IS NOT NULL)""",
+    "a start without an attempt, or the other way round": """
+        SELECT id, attempt FROM durably_runs
+        WHERE attempt < 0 OR (attempt = 0) <> (started_at_us IS NULL)
+           OR (attempt = 0) <> (heartbeat_at_us IS NULL)
+           OR (attempt = 0 AND (owner IS NOT NULL OR status IN ('completed', 'failed')))""",
+    # -- what may be there once ----------------------------------------------------------------
+    "two owners share a lock": """
+        SELECT token FROM durably_owners NOT INDEXED GROUP BY token HAVING count(*) > 1""",
+    "two runs share an id": """
+        SELECT id FROM durably_runs NOT INDEXED GROUP BY id HAVING count(*) > 1""",
+    "an idempotency key leads to more than one run": """
+        SELECT job_name, idempotency_key FROM durably_runs NOT INDEXED
+        WHERE idempotency_key IS NOT NULL
+        GROUP BY job_name, idempotency_key HAVING count(*) > 1""",
+    "a concurrency key is held by more than one run": """
+        SELECT concurrency_key, count(*) AS holders FROM durably_runs NOT INDEXED
+        WHERE owner IS NOT NULL AND concurrency_key IS NOT NULL
+        GROUP BY concurrency_key HAVING count(*) > 1""",
+    "two steps of a run share a name": """
+        SELECT run, name FROM durably_steps NOT INDEXED GROUP BY run, name HAVING count(*) > 1""",
+    # -- the queues of concurrency keys --------------------------------------------------------
+    # A run without a key is always claimable; one that is not pending waits in no queue.
+    "a run without a key has a place in a queue": """
+        SELECT id, queue_place FROM durably_runs
+        WHERE concurrency_key IS NULL AND queue_place <> 0""",
+    "a queue has no first run, or more than one": """
+        SELECT concurrency_key, job_name, origin, sum(queue_place <> 1) AS firsts FROM durably_runs
+        WHERE status = 'pending' AND concurrency_key IS NOT NULL
+        GROUP BY concurrency_key, job_name, origin HAVING sum(queue_place <> 1) <> 1""",
+    "the first run of a queue is not the one whose turn it is": """
+        SELECT r.id, r.concurrency_key FROM durably_runs r
+        WHERE r.status = 'pending' AND r.concurrency_key IS NOT NULL AND r.queue_place <> 1
+          AND EXISTS (SELECT 1 FROM durably_runs e
+                      WHERE e.status = 'pending' AND e.concurrency_key = r.concurrency_key
+                        AND e.job_name = r.job_name AND e.origin IS r.origin
+                        AND coalesce(e.place, e.run) < coalesce(r.place, r.run))""",
+    "the first run of a queue does not know whether its key is held": """
+        SELECT r.id, r.concurrency_key, r.queue_place FROM durably_runs r
+        WHERE r.status = 'pending' AND r.concurrency_key IS NOT NULL AND r.queue_place <> 1
+          AND (r.queue_place = 2) <> EXISTS (
+              SELECT 1 FROM durably_runs h
+              WHERE h.concurrency_key = r.concurrency_key AND h.owner IS NOT NULL)""",
+    # A program leaves alone what other code has begun, and that is what has checkpoints.
+    "a pending run without checkpoints belongs to some code": """
+        SELECT id, origin FROM durably_runs r
+        WHERE status = 'pending' AND origin IS NOT NULL AND NOT EXISTS (
+            SELECT 1 FROM durably_steps s WHERE s.run = r.run AND s.status = 'completed')""",
+    # -- steps, labels and log lines -----------------------------------------------------------
+    "a step has no run": """
+        SELECT run, name FROM durably_steps WHERE run NOT IN (SELECT run FROM durably_runs)""",
+    "a step lies at another run's place": """
+        SELECT run, name, step >> 24 AS at_the_place_of FROM durably_steps
+        WHERE step >> 24 <> run""",
+    "a step's result, error and status do not fit": """
+        SELECT r.id, s.name, s.status FROM durably_steps s LEFT JOIN durably_runs r USING (run)
+        WHERE s.status NOT IN ('completed', 'failed', 'cancelled')
+           OR (s.status = 'completed') <> (s.output IS NOT NULL)
+           OR (s.status = 'failed') <> (s.error IS NOT NULL)""",
+    "a step was stored by an attempt that its run never had": """
+        SELECT r.id, s.name, s.attempt, r.attempt AS attempt_of_the_run
+        FROM durably_steps s JOIN durably_runs r USING (run)
+        WHERE s.attempt < 1 OR s.attempt > r.attempt""",
+    "labels and label rows do not agree": """
+        SELECT id FROM (
+            SELECT run, id, CASE WHEN json_valid(labels) THEN labels ELSE '[]' END AS labels
+            FROM durably_runs) r
+        WHERE json_type(r.labels) <> 'object'
+           OR (SELECT count(*) FROM json_each(r.labels))
+              <> (SELECT count(*) FROM durably_labels l WHERE l.run = r.run)
+           OR EXISTS (SELECT 1 FROM json_each(r.labels) e WHERE NOT EXISTS (
+                  SELECT 1 FROM durably_labels l
+                  WHERE l.run = r.run AND l.key = e.key AND l.value = e.value))""",
+    "a label has no run": """
+        SELECT run, key FROM durably_labels WHERE run NOT IN (SELECT run FROM durably_runs)""",
+    "a log line has no run": """
+        SELECT log, run FROM durably_logs WHERE run NOT IN (SELECT run FROM durably_runs)""",
+}

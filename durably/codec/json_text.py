@@ -44,17 +44,21 @@ _MARK: Final = " "
 _SPLIT: Final = "([\ud800-\udbff]\x00*)(?=[\udc00-\udfff])"
 _JOIN: Final = "([\ud800-\udbff])\x00(\x00*)(?=[\udc00-\udfff])"
 
+# The ASCII characters that json escapes, the most frequent ones first, each once.
+_ESCAPED: Final = tuple(dict.fromkeys(("\n", '"', "\\", *map(chr, range(32)), "\x7f")))
 # C code that reads JSON takes some of the stack for each level. On Python 3.11 only the
 # recursion limit keeps it from taking more than there is. Up to these it is safe everywhere.
 _SAFE_RECURSION: Final = 3000
 _SAFE_NESTING: Final = 1000
 _STRUCTURE: Final = r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]'
+# From so many characters on, looking for each of these costs less than json's own loop.
+_LARGE: Final = 1000
 
 
 def dump(data: Any) -> str:
     """Return plain JSON-like data as a text from which :func:`load` returns the same data."""
     if type(data) is str and data.isascii():
-        return encode_basestring_ascii(data)
+        return _quote(data)
     try:
         text = repr(data) if type(data) is int else "".join(_chunks(data, 0))
     except ValueError:  # an integer of more digits than Python converts
@@ -153,6 +157,17 @@ def to_decimal(text: str) -> Decimal:
     from decimal import Context, Decimal, InvalidOperation  # noqa: PLC0415 - where first needed
 
     return Decimal(text, Context(traps=[InvalidOperation]))
+
+
+def _quote(text: str) -> str:
+    """Write ASCII text as json does, but faster where nothing is to be escaped.
+
+    json goes from character to character. A look for one character takes in dozens at a time,
+    so that even a look for each of those that are escaped is several times as fast.
+    """
+    if len(text) < _LARGE or any(escaped in text for escaped in _ESCAPED):
+        return encode_basestring_ascii(text)
+    return f'"{text}"'
 
 
 def _write_slowly(data: Any) -> str:

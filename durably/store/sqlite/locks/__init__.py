@@ -1,1 +1,1 @@
-"""Kernel locks: who may write, who is alive, what keeps SQLite's own locks."""
+"""Kernel locks: for writing, for being alive, and to protect SQLite's own locks."""

@@ -1,18 +1,18 @@
-"""What keeps other code in this process from dropping SQLite's locks.
+"""Protect SQLite's locks from other code in this process.
 
 SQLite's POSIX locks belong to the process, and the kernel drops all of them on a file when *any*
 descriptor of that file is closed: by ``sqlite3.connect(path).close()`` or ``pandas.read_sql`` in
 the next notebook cell, by ``shutil.copy``, by hashing the file. After that another connection
-believes itself the last one and deletes the write-ahead log under us; commits go on to succeed
-and nobody ever sees them. Two locks that no foreign ``close`` can drop stand against it:
+seems to be the last one, and SQLite deletes the WAL under this engine: its commits still succeed,
+and no later opening finds them. Two locks that no such ``close`` can drop prevent this:
 
-- :class:`FileGuard`: open-file-description read locks on the bytes that tell SQLite that somebody
-  has the database open. To every other connection it looks like one more reader.
+- :class:`FileGuard`: open-file-description read locks on the bytes by which SQLite knows that a
+  database is open. To every other connection it looks like one more reader.
 - ``WriterMutex`` in ``mutex.py``: a ``flock`` on a file of its own around write transactions and
-  checkpoints, since the lock that SQLite takes for these can be dropped in the middle of them.
+  WAL checkpoints, since the lock that SQLite takes for these can be dropped in the middle of them.
 
-Both are needed: under a foreign open and close every 3 ms each alone still lost commits. What
-remains is a second SQLite library *writing* in this process; it knows nothing of the mutex.
+Both are needed: with an open and close by other code every 3 ms, each alone still lost commits. A
+second SQLite library that *writes* in this process remains unprotected: it does not use the mutex.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ _UNSUPPORTED: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOLCK, errno
 _SHARED_FIRST: Final = 0x40000002
 _SHARED_SIZE: Final = 510
 _DMS_BYTE: Final = 128
-# Before it, one byte for each snapshot that readers may use. Whoever has the first one exclusively
-# copies the log into the file, whoever has the others begins it anew.
+# Before it, one byte for each snapshot that readers may use. A process copies the WAL into the file
+# with an exclusive lock on the first one, and restarts the WAL with one on the others.
 _FIRST_SNAPSHOT: Final = 123
 _SNAPSHOTS: Final = 4
 
@@ -88,7 +88,7 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 def close_quietly(fd: int) -> None:
     """Close *fd*, which may be closed already."""
-    # Somebody may have closed all descriptors of the process (a daemonising child does).
+    # Other code may have closed all descriptors of the process (a daemonising child does).
     with system_errors_suppressed():
         os.close(fd)
 
@@ -99,16 +99,16 @@ class _GuardedFile:
     def __init__(self, path: str) -> None:
         self.fd = os.open(path, os.O_RDWR | CLOEXEC)
         self.identity = _identity(os.fstat(self.fd))
-        # The shared-memory file is made anew whenever SQLite opens the database after its last
-        # close, so there may be older ones here; the last one is current. An older one is kept
-        # as well: whether SQLite still has it open cannot be known here.
+        # SQLite makes a new shared-memory file whenever it opens the database after the last close,
+        # so there may be older ones here; the last one is current. The older ones are kept, because
+        # SQLite may still have them open.
         self.shm: list[tuple[tuple[int, int], int]] = []
         self.users = 0
         self.holders = 0
-        # Descriptors that must live as long as these do, as each close would drop the locks.
+        # Descriptors that must stay open as long as these, because each close would drop the locks.
         self.spare: list[int] = []
         self._reading = threading.Lock()  # guards the two below
-        # By thread: one that a Ctrl-C keeps from its end is over when its thread reads again.
+        # By thread: a read whose end a Ctrl-C prevented counts as over when its thread reads again.
         self._readers: set[int] = set()
         self._read_fd = -1
 
@@ -126,8 +126,8 @@ class _GuardedFile:
         with self._reading:
             if not self._readers:
                 self._read_fd = self.shm[-1][1]
-                # Taken by others for the time of a look, the first one for that of a checkpoint:
-                # a read that begins then has its snapshot in one of the others.
+                # Others take them during a check, and the first one during a WAL checkpoint: a
+                # read that begins then has its snapshot in one of the others.
                 for first, count in ((_FIRST_SNAPSHOT + 1, _SNAPSHOTS), (_FIRST_SNAPSHOT, 1)):
                     _lock_soon(self._read_fd, first, count)
             self._readers.add(threading.get_ident())
@@ -157,24 +157,23 @@ class _Registry(ForkParticipant):
     def __init__(self) -> None:
         self.files: dict[tuple[int, int], _GuardedFile] = {}
         self.openings = 0
-        # Goes up in a forked child, so that what was made before the fork does nothing there.
+        # Rises in a forked child, so that guards from before the fork do nothing there.
         self.generation = 0
 
     def file(self, path: str) -> _GuardedFile:
-        # Looked up without opening: a descriptor that turns out to be superfluous could not be
-        # closed again.
+        # Found without opening the file: a superfluous descriptor could not be closed again.
         known = self.files.get(_identity(os.stat(path)))
         if known is not None:
             return known
         opened = _GuardedFile(path)
         known = self.files.setdefault(opened.identity, opened)
-        if known is not opened:  # the path was given another file between the two looks
+        if known is not opened:  # the path got another file between the two checks
             known.spare.append(opened.fd)
         return known
 
     def close_unused(self) -> None:
-        # While a thread is between SQLite's open and its hold, nothing tells which file it has:
-        # closing descriptors of that one would drop the locks that SQLite has just taken.
+        # While a thread is between SQLite's open and its hold, its file is not known: closing
+        # descriptors of that file would drop the locks that SQLite has just taken.
         if self.openings:
             return
         for identity, file in list(self.files.items()):
@@ -202,8 +201,8 @@ def _patiently(attempt: Callable[[], T], path: str) -> T:
         try:
             return attempt()
         except BlockingIOError:
-            # A second SQLite library in this process is just closing the file: our POSIX
-            # locks do not stop it, and its exclusive one stops us. It is over in a moment.
+            # A second SQLite library in this process is just closing the file: this process's POSIX
+            # locks do not exclude it, and its exclusive one excludes this lock, for a moment.
             pause.wait(_HOLD_PAUSE_S)
         except OSError as exc:
             raise_if_signal(exc)
@@ -219,9 +218,9 @@ def _patiently(attempt: Callable[[], T], path: str) -> T:
 
 
 class FileGuard:
-    """Keeps every other connection from believing that it is the last one of a database.
+    """Keep every other connection from becoming the last one of a database.
 
-    One for each set of connections that is opened and closed together::
+    There is one for each set of connections that is opened and closed together::
 
         with FileGuard.opening():
             guard = FileGuard.hold(path)  # a file that is in WAL mode
@@ -235,14 +234,14 @@ class FileGuard:
     The descriptors behind it are shared by all guards of a file in this process (by device and
     inode, so a symbolic link is the same file) and closed with the last one, since closing any of
     them earlier would drop the locks of the SQLite connections that remain. In a forked child
-    that opens the database anew, a guard is all the protection there is: SQLite finds the
-    parent's connection in its copied memory, believes that this process has the shared locks
-    already, and takes none. All methods may be called from any thread.
+    that opens the database again, a guard is the only protection: SQLite finds the parent's
+    connection in its copied memory, assumes that this process already has the shared locks, and
+    takes none. All methods may be called from any thread.
 
     Attributes:
-        is_effective: whether something is held. False after :meth:`release`, in a forked child,
-            and always where the platform has no open-file-description locks (all but Linux) or
-            the file system refuses them.
+        is_effective: whether the locks are held. False after :meth:`release`, in a forked child,
+            and always where the platform (all but Linux) or the file system has no
+            open-file-description locks.
     """
 
     def __init__(self, file: _GuardedFile | None, path: str, *, holds: bool) -> None:
@@ -254,12 +253,12 @@ class FileGuard:
     @staticmethod
     @contextmanager
     def opening() -> Iterator[None]:
-        """Surround SQLite's open and :meth:`hold`.
+        """Keep all guards from closing descriptors within the block.
 
-        Another thread may be closing its guard of the same file meanwhile. If it were the last
-        one, closing its descriptors would drop the locks that SQLite took in this thread a moment
-        ago; so no descriptor of a guard is closed while any thread is in this block. Where opening
-        fails, close SQLite's connections inside the block.
+        Use it around SQLite's open and :meth:`hold`. Another thread may be closing its guard of the
+        same file meanwhile. If that were the last one, closing its descriptors would drop the locks
+        that SQLite has just taken in this thread. If opening fails, close SQLite's connections
+        inside the block.
         """
         with no_fork():
             _registry.openings += 1
@@ -274,21 +273,21 @@ class FileGuard:
 
     @classmethod
     def hold(cls, path: str) -> FileGuard:
-        """Take the lock on the file, or join the one that this process has.
+        """Take the lock on the file, or share the one that this process has.
 
-        Before SQLite opens it: between the two, another connection could take itself for the
-        last one, and the log that SQLite has just opened would be deleted. The file must be in WAL
-        mode already, since the switch to it needs the file for itself.
+        Call it before SQLite opens the file: otherwise another connection could become the last one
+        in between, and SQLite would delete the WAL that this process has just opened. The file must
+        be in WAL mode already, because the switch to it needs the file exclusively.
 
         Raises:
-            DatabaseError: the file cannot be opened, or somebody has it locked exclusively.
+            DatabaseError: the file cannot be opened, or another process has it locked exclusively.
         """
-        # SQLite puts its files beside the one that a symbolic link means, not beside the link.
+        # SQLite puts its files beside the target of a symbolic link, not beside the link.
         path = os.path.realpath(path)
         if sys.platform != "linux":
             return cls(None, path, holds=False)
-        # Counts as opening also where the caller forgot it: an attempt that failed leaves
-        # descriptors, and closing them would drop the locks of the caller's own SQLite.
+        # This counts as opening even if the caller forgot it: a failed attempt leaves descriptors,
+        # and closing them would drop the locks of the caller's own SQLite.
         with cls.opening():
             return _patiently(lambda: cls._hold_once(path), path)
 
@@ -307,7 +306,7 @@ class FileGuard:
                 raise_if_signal(exc)
                 if exc.errno not in _UNSUPPORTED:
                     raise
-                # The descriptors are open all the same, and closing them would do the very harm.
+                # The descriptors are open nevertheless, and closing them would drop the locks.
                 file.users += 1
                 return cls(file, path, holds=False)
             file.users += 1
@@ -317,10 +316,10 @@ class FileGuard:
     def hold_memory(self) -> Self:
         """Take the lock on the shared memory as well; return this guard.
 
-        Call it when SQLite has opened the database and read from it, so that it exists.
+        Call it when SQLite has opened the database and read from it, so that the memory exists.
 
         Raises:
-            DatabaseError: it cannot be opened, or somebody has it locked exclusively.
+            DatabaseError: it cannot be opened, or another process has it locked exclusively.
         """
         _patiently(self._hold_memory_once, self._path)
         return self
@@ -332,10 +331,10 @@ class FileGuard:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Surround a read of the database, from before its snapshot to its end.
+        """Keep the snapshot of a read within the block, which begins before the snapshot.
 
-        A foreign close drops the lock on the snapshot too: another process would then begin the
-        log anew under the read, which would see part of an older and part of a newer state.
+        A close by other code drops the lock on the snapshot, too: another process could then
+        restart the WAL during the read, which would see a mixture of two states.
         """
         file = self._file
         if not self.is_effective or file is None or not file.shm:
@@ -348,10 +347,10 @@ class FileGuard:
             file.end_read()
 
     def index(self, size: int) -> bytes:
-        """Return the first bytes of the shared memory; none where no lock on it is held.
+        """Return the first bytes of the shared memory; none if no lock on it is held.
 
-        Through the descriptor of the guard: opening and closing another one would drop SQLite's
-        locks.
+        It reads through the guard's descriptor, because opening and closing another one would drop
+        SQLite's locks.
         """
         file = self._file
         if not self.is_effective or file is None or not file.shm:
@@ -362,7 +361,7 @@ class FileGuard:
             found = os.pread(file.shm[-1][1], size, 0)
         except OSError as exc:
             raise_if_signal(exc)
-            if exc.errno != errno.EBADF:  # somebody has closed all descriptors of the process
+            if exc.errno != errno.EBADF:  # other code has closed all descriptors of the process
                 raise
             return b""
         return found if len(found) == size else b""
@@ -375,8 +374,8 @@ class FileGuard:
     def release(self) -> None:
         """Drop the locks if no other guard of this process holds them.
 
-        Call it before SQLite's last close, so that SQLite can recognise itself as the last one
-        and tidy up ``-wal`` and ``-shm``. Calling it again does nothing.
+        Call it before SQLite's last close, so that SQLite finds that it is the last one and removes
+        ``-wal`` and ``-shm``. Calling it again does nothing.
         """
         with no_fork():
             if not self.is_effective or self._file is None:

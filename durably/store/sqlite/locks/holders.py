@@ -1,4 +1,4 @@
-"""Which process holds the lock that a write waits for, as far as the system says."""
+"""Find the process that has the lock that a write waits for, if the system reports it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Final
 
 from durably.store.sqlite.connection.sidefiles import shared_paths
 
-# SQLite's locks in the index of the log: of who writes, of who copies the log into the file, and of
-# who reads it anew.
+# SQLite's locks in the index of the WAL: for writing, for copying the WAL into the file, and for
+# reading it again after a crash.
 _FIRST_OF_INDEX, _LAST_OF_INDEX = 120, 122
 # Its locks in the database file itself.
 _FIRST_OF_FILE: Final = 0x40000000
@@ -17,9 +17,10 @@ _LAST_OF_FILE: Final = _FIRST_OF_FILE + 511
 
 
 def holder_of(path: str) -> tuple[str, bool] | None:
-    """Return who has the database *path* locked for writing, and whether that is stopped.
+    """Return which process has the database *path* locked for writing, and whether it is stopped.
 
-    ``None`` where the system does not say, as everywhere but on Linux, and if nobody has by now.
+    Return ``None`` if no process has it any more, or the system does not report it, as everywhere
+    but on Linux.
     """
     if sys.platform != "linux":
         return None
@@ -32,13 +33,13 @@ def holder_of(path: str) -> tuple[str, bool] | None:
         return None
     files = _files(path)
     found = [pid for pid in (_writer_of(line.split(), files) for line in lines) if pid]
-    # Others first: this process may have the mutex, and wait for SQLite's lock.
+    # Other processes first: this one may have the mutex, and wait for SQLite's lock.
     found.sort(key=lambda pid: pid == os.getpid())
     return _described(found[0]) if found else None
 
 
 def _files(path: str) -> dict[str, str]:
-    """Return the files whose locks count, by what names them among the locks of the system."""
+    """Return the files whose locks count, by their names in the system's table of locks."""
     files = {}
     for each in shared_paths(path):
         try:
@@ -51,9 +52,9 @@ def _files(path: str) -> dict[str, str]:
 
 
 def _writer_of(fields: list[str], files: dict[str, str]) -> int:
-    """Return the process of a line of ``/proc/locks``, if that is a lock which counts; else 0.
+    """Return the process of a line of ``/proc/locks`` if the lock counts, else 0.
 
-    A line is ``1: POSIX ADVISORY WRITE 4711 08:01:1234 120 120``; one that waits has an arrow.
+    A line is ``1: POSIX ADVISORY WRITE 4711 08:01:1234 120 120``; a waiting lock has an arrow.
     """
     if len(fields) != 8 or fields[3] != "WRITE" or not fields[4].isdigit():
         return 0
@@ -79,7 +80,7 @@ def _described(pid: int) -> tuple[str, bool]:
         if exc.errno is None:
             raise
         return f"process {pid}", False
-    # The name may hold brackets, what follows it does not.
+    # The name may contain brackets; the text after it does not.
     name, _, rest = rest.rpartition(")")
     shown = "".join(char if char.isprintable() else "?" for char in name)
     return f"process {pid} ({shown})", rest.split()[:1] in (["T"], ["t"])

@@ -1,7 +1,7 @@
-"""The writer mutex: one writer at a time among all write connections, in whatever process.
+"""The writer mutex: one writer at a time among all write connections, in all processes.
 
-SQLite has a lock for the same, but closing any descriptor of the database in this process drops
-it, also in the middle of a transaction; see ``guard.py``.
+SQLite has a lock for the same purpose, but closing any descriptor of the database in this process
+drops it, even in the middle of a transaction; see ``guard.py``.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ if sys.platform != "win32":
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-# The longest pause between two tries to take a mutex that is taken, and the shortest. Between its
-# commits a process releases it for a moment, so a thread that tries often soon finds it free; but
-# each change of processes costs as much as some commits, since what the one has written is not in
-# the other's memory any more.
+# The longest and the shortest pause between two tries to take a mutex that is taken. A process
+# releases it for a moment between its commits, so a thread that tries often soon finds it free. But
+# each change of processes costs as much as some commits, because the pages that one has written are
+# not in the other's memory.
 _LONGEST_PAUSE_S: Final = 0.002
 _SHORTEST_PAUSE_S: Final = 0.0004
 # How often a process that takes the mutex without waiting checks whether others wait for it, and
@@ -41,18 +41,18 @@ _TURN_S: Final = 0.02
 _STEP_BACK_S: Final = 0.003
 _NEARLY: Final = 0.95
 # A waiter renews its note at each try; an older one was left by a process that gave up, was
-# stopped, or died. The time is more than the processor may take to wake a waiter.
+# stopped, or died. The time is longer than the processor may take to wake a waiter.
 _NOTE_LIFETIME_S: Final = 0.012
 # When a waiter last tried, in microseconds.
 _NOTE: Final = struct.Struct("=q")
 
 
 def _flock_without_gil() -> Callable[[int, int], int]:
-    """``flock`` of the C library, called without giving up the GIL; returns 0 or -1.
+    """Call ``flock`` of the C library without giving up the GIL; return 0 or -1.
 
-    A call that gives it up for a microsecond waits a whole switch interval (5 ms) to get it back
-    when another thread is burning Python: locking and unlocking then took 2.7 ms on average,
-    against 4 us. With LOCK_NB or LOCK_UN it cannot block.
+    A call that gives the GIL up for a microsecond waits a whole switch interval (5 ms) to get it
+    back while another thread executes Python: locking and unlocking then took 2.7 ms on average,
+    and 4 us without giving it up. With LOCK_NB or LOCK_UN the call cannot block.
     """
     try:
         function = ctypes.PyDLL(None).flock
@@ -64,7 +64,7 @@ def _flock_without_gil() -> Callable[[int, int], int]:
 
 
 def _pread_without_gil() -> Callable[[int, ctypes.Array[ctypes.c_char], int, int], int]:
-    """``pread`` in the same way, for a few bytes that are in the page cache."""
+    """Call ``pread`` in the same way, for a few bytes that are in the page cache."""
     try:
         function = ctypes.PyDLL(None).pread
     except (OSError, AttributeError, TypeError):
@@ -84,7 +84,7 @@ else:
 
 
 def _flock_once(fd: int, operation: int) -> None:
-    """The same with the GIL given up and the reason of a failure told."""
+    """Call ``flock`` through the standard library, which raises the reason of a failure."""
     if sys.platform != "win32":
         fcntl.flock(fd, operation)
 
@@ -95,38 +95,38 @@ def _open_or_make(mutex_path: str, path: str) -> int:
     while True:
         with contextlib.suppress(FileNotFoundError):
             return os.open(mutex_path, flags)
-        with contextlib.suppress(FileExistsError):  # somebody else has just made it
+        with contextlib.suppress(FileExistsError):  # another process has just made it
             fd = os.open(mutex_path, flags | os.O_CREAT | os.O_EXCL, 0o600)
             give_to_owner(fd, path)
             return fd
 
 
 class WriterMutex(ForkParticipant):
-    """One writer at a time among all write connections of a database, in whatever process.
+    """Allow one writer at a time among all write connections of a database, in all processes.
 
-    A ``flock`` on ``<database>.writer``. Each mutex has an open file description of its own, so
-    that connections of one process exclude each other too. It is an addition to SQLite's own
-    locks, not a replacement: :meth:`acquire` may say no, and then the caller goes on under
-    SQLite's locks alone. Nobody can therefore hang for ever on a process that was stopped
-    (``SIGSTOP``, a debugger) while it held the mutex: one timeout is waited, and after that no
-    more until the mutex was free once.
+    It is a ``flock`` on ``<database>.writer``. Each mutex has an open file description of its own,
+    so that connections of one process exclude each other too. It is an addition to SQLite's own
+    locks, not a replacement: if :meth:`acquire` returns ``False``, the caller continues under
+    SQLite's locks alone. So no thread can wait for ever for a process that was stopped
+    (``SIGSTOP``, a debugger) with the mutex: it waits one timeout, and after that no more until
+    the mutex was free once.
 
-    ``flock`` has no queue: whoever releases and takes it again at once beats every waiter. So a
-    waiter leaves a note in the file, and a thread that takes the mutex reads it every now and then.
-    If it is fresh, the thread waits for a moment, for longer than the waiter's longest pause.
+    ``flock`` has no queue: a thread that releases it and takes it again at once comes before every
+    waiter. So a waiter leaves a note in the file, and a thread that takes the mutex reads it now
+    and then. If the note is fresh, the thread waits longer than the waiter's longest pause.
 
-    A mutex is used by one thread at a time: by whoever has the write connection. In a forked
-    child it is closed. Without ``flock`` (Windows, some network file systems) it holds nothing,
-    and says so. If the file is deleted while in use, those who have it open and those who come
-    later exclude each other by SQLite's locks only.
+    A mutex is used by one thread at a time, the one that has the write connection. In a forked
+    child it is closed. Without ``flock`` (Windows, some network file systems) it locks nothing, and
+    ``is_effective`` is false. If the file is deleted while in use, the processes that have it open
+    and later ones exclude each other only by SQLite's locks.
 
     Attributes:
         path: the file that is locked.
-        is_effective: whether acquiring can exclude anybody.
+        is_effective: whether acquiring can exclude other writers.
     """
 
     def __init__(self, path: str, clock: Clock) -> None:
-        """Open the file beside the database *path*, making it if need be.
+        """Open the file beside the database *path*, and make it if it is missing.
 
         Raises:
             DatabaseError: the file cannot be made or opened.
@@ -158,17 +158,17 @@ class WriterMutex(ForkParticipant):
             pass
         except OSError as exc:
             raise_if_signal(exc)
-            # No flock on this file system: found out now, not by waiting for it in vain.
+            # This file system has no flock: found now, and not by waiting without effect.
             self.close()
 
     @property
     def is_effective(self) -> bool:
-        """Whether acquiring can exclude anybody."""
+        """Whether acquiring can exclude other writers."""
         return self._fd >= 0
 
     @property
     def is_patient(self) -> bool:
-        """Return whether a call of ``acquire`` waits. If not, go on under SQLite's locks alone."""
+        """Return whether ``acquire`` waits. If not, the caller continues under SQLite's locks."""
         return self._is_patient and self._fd >= 0
 
     def acquire(self, timeout_s: float, patience_s: float | None = None) -> bool:
@@ -195,20 +195,20 @@ class WriterMutex(ForkParticipant):
             self._waited_s = 0.0
             return True
         self._waited_s += self._clock.monotonic() - now_s
-        # Pieces of a wait do not add up to all of it.
+        # The pieces of a wait add up to a little less than all of it.
         if self._waited_s >= _NEARLY * (timeout_s if patience_s is None else patience_s):
             self._is_patient = False
             self._waited_s = 0.0
         return False
 
     def release(self) -> None:
-        """Let the next one in. Releasing what is not held does nothing."""
+        """Release the mutex. Does nothing if it is not held."""
         if self._fd >= 0 and _flock(self._fd, _UNLOCK) != 0:
             _flock_once(self._fd, _UNLOCK)
 
     @contextmanager
     def held(self, timeout_s: float) -> Iterator[bool]:
-        """Hold the mutex in the block, if it can be obtained in time; yields whether it is."""
+        """Hold the mutex in the block if it can be obtained in time; yield whether it is held."""
         try:
             yield self.acquire(timeout_s)
         finally:
@@ -217,7 +217,8 @@ class WriterMutex(ForkParticipant):
     def close(self) -> None:
         """Release the mutex and close its descriptor. Calling it again does nothing.
 
-        The file stays: deleting it would part those who have it open from those who come later.
+        The file stays: if it were deleted, the processes that have it open and later ones would
+        not exclude each other.
         """
         with no_fork():
             fd, self._fd = self._fd, -1
@@ -225,12 +226,12 @@ class WriterMutex(ForkParticipant):
                 close_quietly(fd)
 
     def after_fork_in_child(self) -> None:
-        """Close the copy: with it open the mutex would stay taken after the parent's death."""
+        """Close the copy, which would keep the mutex taken after the parent's death."""
         self.close()
 
     def _try_slowly(self) -> bool:
-        # The fast call does not tell an interrupted or impossible one from a taken lock: errno
-        # through ctypes would cost every successful call a third of its time.
+        # The fast call returns the same for an interrupted or impossible call as for a taken lock:
+        # errno through ctypes would cost every successful call a third of its time.
         try:
             _flock_once(self._fd, _TRY)
         except OSError as exc:
@@ -246,7 +247,7 @@ class WriterMutex(ForkParticipant):
             if left_s <= 0:
                 return False
             self._leave_note(now_s)
-            # Jittered, so that two who wait for a third do not keep meeting.
+            # Jittered, so that two waiters do not always try at the same time.
             self._clock.wait(self._never, min(left_s, jittered(pause_s)))
             if self._try_slowly():
                 self._looked_at_s = self._clock.monotonic()
@@ -254,23 +255,23 @@ class WriterMutex(ForkParticipant):
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
 
     def _step_back(self, now_s: float, timeout_s: float) -> None:
-        """Let a waiter go first, if there is one."""
+        """Wait so that another process can take the mutex first, if one waits."""
         if self._is_awaited(now_s):
             self._clock.wait(self._never, min(timeout_s, _STEP_BACK_S))
 
     def _leave_note(self, now_s: float) -> None:
-        # The monotonic clock is the machine's, so it means the same to all processes. Where it
-        # does not (a container with its own time namespace) the note is never fresh, and only
-        # fairness is lost; so it is on a full disk.
+        # The monotonic clock is the machine's, so it is the same for all processes. Where it is not
+        # (a container with its own time namespace), and on a full disk, the note is never fresh,
+        # and only fairness is lost.
         note = _NOTE.pack(int(now_s * 1e6))
         if sys.platform != "win32":
             with system_errors_suppressed():
                 os.pwrite(self._fd, note, 0)
 
     def _is_awaited(self, now_s: float) -> bool:
-        """Return whether another one waits for the mutex."""
+        """Return whether another process or thread waits for the mutex."""
         if _pread(self._fd, self._note, _NOTE.size, 0) != _NOTE.size:
-            return False  # nobody has ever waited
+            return False  # there has never been a waiter
         noted_us: int
         (noted_us,) = _NOTE.unpack(self._note)
         return 0 <= now_s - noted_us / 1e6 < _NOTE_LIFETIME_S

@@ -1,15 +1,15 @@
-"""This engine's kernel-held lock, and whether another owner still holds its own.
+"""The lock that an engine holds while it is alive, and checks of the locks of other owners.
 
 Each engine holds a ``flock`` on a file of its own, ``<database>.owner-<token>``, from before its
-owner row is visible until the row is gone. The kernel frees it when the process ends, however
-it ends, so an owner is known to be dead at once and without a clock. A ``flock`` and not a POSIX
-lock: the latter vanishes when any code of the process opens and closes the file, and a live owner
-would look dead.
+owner row is visible until the row is gone. The kernel releases it when the process ends, however
+it ends, so an owner is known to be dead at once and without a clock. It is a ``flock`` and not a
+POSIX lock: that one is dropped when any code of the process opens and closes the file, and a live
+owner would look dead.
 
-Nothing but the lock decides: not the process id, and not the boot id of the machine either, for a
-container may show one of its own and share the kernel, and its locks, with everybody else.
+Only the lock decides: not the process id, and not the boot id of the machine, because a container
+may show a boot id of its own and share the kernel, and its locks, with all others.
 
-A stopped or hung owner holds its lock: it is alive, and what to do about it is decided elsewhere.
+A stopped or hung owner holds its lock: it is alive, and the reaper decides what to do about it.
 """
 
 from __future__ import annotations
@@ -37,12 +37,13 @@ else:
 if TYPE_CHECKING:
     from collections.abc import Container
 
-# A probe holds a shared lock for some microseconds. Whoever needs the exclusive one tries again.
+# A probe has a shared lock for some microseconds. A thread that needs the exclusive one tries
+# again.
 _ATTEMPTS: Final = 50
 _PAUSE_S: Final = 0.002
 
-# O_NOFOLLOW: a symbolic link at a lock's name is not a lock of ours. O_NONBLOCK: opening a FIFO
-# that somebody put there must not wait.
+# O_NOFOLLOW: a symbolic link at a lock's name is not a lock of durably's. O_NONBLOCK: opening a
+# FIFO that another program put there must not wait.
 _FLAGS: Final = (
     getattr(os, "O_CLOEXEC", 0)
     | getattr(os, "O_NOINHERIT", 0)
@@ -52,10 +53,10 @@ _FLAGS: Final = (
 
 
 def _try_lock(fd: int, *, shared: bool) -> bool:
-    """Try to lock *fd*; False if another open file description has a lock against it."""
+    """Try to lock *fd*; return False if another open file description has a conflicting lock."""
     try:
         if sys.platform == "win32":
-            # There are no shared ones; two probes at once may take each other for the owner.
+            # There are no shared locks; each of two probes at once may find the other's lock.
             os.lseek(fd, 0, os.SEEK_SET)
             msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
         else:
@@ -66,7 +67,7 @@ def _try_lock(fd: int, *, shared: bool) -> bool:
 
 
 def _lock_exclusively(fd: int) -> bool:
-    """Lock *fd* for good; False if that is somebody's who does not let go of it."""
+    """Lock *fd* until the process ends; return False if another process keeps a lock on it."""
     pause = Latch()
     for _ in range(_ATTEMPTS):
         if _try_lock(fd, shared=False):
@@ -76,7 +77,7 @@ def _lock_exclusively(fd: int) -> bool:
 
 
 def _is_at(fd: int, path: str) -> bool:
-    """Whether *path* still names the file that *fd* has open."""
+    """Return whether *path* still names the file that *fd* has open."""
     try:
         return os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False))
     except OSError as exc:
@@ -92,14 +93,14 @@ def _unlink_and_close(fd: int, path: str) -> None:
     if is_ours:
         with system_errors_suppressed():
             os.unlink(path)
-    # Unlocked only after it has lost its name: between the two, a probe would find the lock free
-    # and take an owner that is closing in good order for a dead one.
+    # Unlocked only after it was removed: otherwise a probe in between would find the lock free, and
+    # an owner that is closing properly would count as dead.
     if sys.platform != "win32":
         os.close(fd)
 
 
 def _sync_folder(path: str) -> None:
-    """Write the name of *path* to the disk, where the system can do so.
+    """Sync the name of *path* to the disk, if the system can do so.
 
     The owner's row survives a loss of power. Without its lock file, which is free after the next
     start, the owner would count as hung instead of dead.
@@ -114,14 +115,14 @@ def _sync_folder(path: str) -> None:
             os.close(folder)
 
 
-# Locks that are held: one that nobody refers to any more must still be closed in a forked child.
+# The locks that are held: one that is no longer referenced must still be closed in a forked child.
 _held: Final[set[OwnerLock]] = set()
 
 
 class OwnerLock(ForkParticipant):
-    """The lock that says that this engine is alive.
+    """The lock that proves that this engine is alive.
 
-    It is held until :meth:`release` or the end of the process, also if nobody refers to it.
+    It is held until :meth:`release` or the end of the process, even if it is not referenced.
 
     Attributes:
         token: the engine's token, as in its owner row.
@@ -139,8 +140,8 @@ class OwnerLock(ForkParticipant):
     def acquire(cls, database_path: str, token: str) -> OwnerLock:
         """Make and lock the file of the owner *token*, which no owner had before.
 
-        To be held before the owner's row is visible: a row whose file is missing is never
-        recovered by it.
+        Acquire it before the owner's row is visible: if the file of a row is missing, no lock ever
+        shows that the owner is dead.
 
         Raises:
             DatabaseError: the file cannot be made, or not be locked.
@@ -156,7 +157,7 @@ class OwnerLock(ForkParticipant):
                 watch_forks(lock)
                 _held.add(lock)
             _sync_folder(path)
-            # A sweep may have found the file in the moment before it was locked.
+            # A sweep may have found the file just before it was locked.
             if not _lock_exclusively(fd) or not _is_at(fd, path):
                 raise OSError(f"another process locked or removed {path}")  # noqa: TRY301
         except BaseException as exc:
@@ -177,7 +178,7 @@ class OwnerLock(ForkParticipant):
         return self._fd >= 0 and self._pid == os.getpid()
 
     def release(self) -> None:
-        """Remove the file, then let go of the lock. Calling it again does nothing.
+        """Remove the file, then release the lock. Calling it again does nothing.
 
         In a forked child only the copied descriptor is closed: file and lock are the parent's.
         """
@@ -193,10 +194,10 @@ class OwnerLock(ForkParticipant):
                     os.close(fd)
 
     def abandon(self) -> None:
-        """Let go of the lock and leave the file, which says that the owner is dead.
+        """Release the lock and leave the file, by which other engines find that the owner is dead.
 
-        For an owner whose row could not be removed: with the file gone nobody could tell, and
-        the row, with whatever runs it has, would be left standing.
+        Use it for an owner whose row could not be removed: without the file no engine could find
+        that it is dead, and the row and its runs would stay.
         """
         with no_fork():
             fd, self._fd = self._fd, -1
@@ -206,12 +207,12 @@ class OwnerLock(ForkParticipant):
                     os.close(fd)
 
     def after_fork_in_child(self) -> None:
-        """Close the copy, with which the parent would look alive for as long as the child is."""
+        """Close the copy: with it the parent would look alive for as long as the child is."""
         self.release()
 
 
 def _open_existing(path: str, mode: int) -> int:
-    """Open *path*, never making it; -1 if it is not there or may not be opened."""
+    """Open *path* without making it; return -1 if it is missing or may not be opened."""
     try:
         return os.open(path, mode | _FLAGS)
     except OSError as exc:
@@ -220,26 +221,26 @@ def _open_existing(path: str, mode: int) -> int:
 
 
 def probe(database_path: str, token: str) -> Liveness:
-    """Say whether the owner *token* is alive, without making a file or disturbing its lock.
+    """Return whether the owner *token* is alive, without making a file or disturbing its lock.
 
-    One whose token no engine can have is dead: somebody else has written it to the database, and
-    it is never used as the name of a file.
+    An owner whose token no engine can have is dead: another program has written it to the database.
+    Such a token is never used as the name of a file.
 
     Args:
-        database_path: the database whose owner it is.
+        database_path: the database of the owner.
         token: the owner's token.
     """
     if not is_id(token):
         return Liveness.DEAD
-    # Without no_fork a child made right now would keep the shared lock, and nobody could take
-    # the exclusive one to remove the file.
+    # Without no_fork, a child that is forked now would keep the shared lock, and no engine could
+    # take the exclusive one to remove the file.
     with no_fork():
         mode = os.O_RDWR if sys.platform == "win32" else os.O_RDONLY
         fd = _open_existing(owner_path(database_path, token), mode)
         if fd < 0:
             return Liveness.UNKNOWN
         try:
-            # Shared, so that two who probe at once do not take each other for the owner.
+            # Shared, so that of two probes at once neither finds the other's lock.
             return Liveness.DEAD if _try_lock(fd, shared=True) else Liveness.ALIVE
         except OSError as exc:
             raise_if_signal(exc)
@@ -249,10 +250,10 @@ def probe(database_path: str, token: str) -> Liveness:
 
 
 def remove_lock(database_path: str, token: str) -> None:
-    """Remove the lock file of the dead owner *token*, if it is there and not locked.
+    """Remove the lock file of the dead owner *token*, if it exists and is not locked.
 
-    A file that is locked after all, or cannot be removed, stays; :func:`sweep_orphans` finds it
-    later. What is not the token of an engine names no file.
+    A file that is locked, or cannot be removed, stays; :func:`sweep_orphans` finds it later. Text
+    that is not the token of an engine names no file.
     """
     if is_id(token):
         _remove_if_free(owner_path(database_path, token))
@@ -285,14 +286,13 @@ def sweep_orphans(
 ) -> list[str]:
     """Remove lock files that no owner row will ever name, and return their tokens.
 
-    A process that is killed between making its lock and inserting its row leaves one. Removed is
-    what is not locked, has no row, and is older than *older_than_s* seconds; a file whose name
-    merely begins as theirs is not one. Age only spares
-    files that are being made this moment; should the wall clock jump, the lock still protects
-    every live owner.
+    A process that is killed between making its lock and inserting its row leaves such a file. It
+    removes files that are not locked, have no row, and are older than *older_than_s* seconds. A
+    file whose name only begins like theirs is not one. The age keeps only files that are just being
+    made; if the wall clock jumps, the lock still protects every live owner.
 
     Args:
-        database_path: the database beside which to look.
+        database_path: the database beside which the files are.
         known_tokens: the tokens of all owner rows.
         older_than_s: seconds since the file was made.
     """
@@ -320,7 +320,7 @@ def sweep_orphans(
 
 @functools.cache
 def current_boot_id() -> str:
-    """Return what names this start of the machine; "" if the machine does not say.
+    """Return the boot id of the machine; "" if the system does not report it.
 
     It is stored for people who read the file, and decides nothing: a container may show
     another one than its host.

@@ -102,9 +102,13 @@ def make_sound(path: Path) -> None:
             (token, boot_id, pid, heartbeat_interval_us, beat_at_us, opened_at_us)
         VALUES ('{TOKEN}', '', 1, 1, 1, 1);
         UPDATE durably_runs
-        SET status = 'running', owner = last_insert_rowid(), attempt = attempt + 1,
+        SET status = 'running', owner = last_insert_rowid(), attempt = 1, fence = 1,
             started_at_us = 1, heartbeat_at_us = 1
         WHERE run = (SELECT min(run) FROM durably_runs WHERE concurrency_key = 'held');
+        INSERT INTO durably_runs
+            (id, job_name, payload, status, attempt, fence, keeps_attempt, waits_for, wait_name,
+             run_at_us, created_at_us, updated_at_us, started_at_us, heartbeat_at_us)
+        VALUES ('asleep', 'work', 'null', 'waiting', 1, 1, 1, 'time', 'nap', 9, 1, 1, 1, 1);
         """,
     )
 

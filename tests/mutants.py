@@ -66,24 +66,24 @@ def no_index(name: str) -> Schema:
 
 
 STORE: Final[dict[str, list[Statement | Schema]]] = {
-    "checkpoint of any attempt": [Statement(steps, "STORE", "AND attempt = ?2", "")],
+    "checkpoint of any claim": [Statement(steps, "STORE", "AND fence = ?2", "")],
     "checkpoint of a run that is not running": [
         Statement(steps, "STORE", "AND status = 'running'", "")
     ],
-    "late step of any attempt": [Statement(steps, "STORE_CANCELLED", "AND attempt = ?2", "")],
+    "late step of any claim": [Statement(steps, "STORE_CANCELLED", "AND fence = ?2", "")],
     "late step over a result": [
         Statement(steps, "STORE_CANCELLED", "durably_steps.status <> 'completed' AND", "")
     ],
-    "completion by any attempt": [Statement(runs, "COMPLETE", " AND attempt = :attempt", "")],
-    "failure by any attempt": [Statement(runs, "FAIL", " AND attempt = :attempt", "")],
-    "interrupt by any attempt": [Statement(runs, "INTERRUPT", " AND attempt = :attempt", "")],
-    "progress of any attempt": [Statement(runs, "SET_PROGRESS", " AND attempt = :attempt", "")],
+    "completion by any claim": [Statement(runs, "COMPLETE", " AND fence = :fence", "")],
+    "failure by any claim": [Statement(runs, "FAIL", " AND fence = :fence", "")],
+    "interrupt by any claim": [Statement(runs, "INTERRUPT", " AND fence = :fence", "")],
+    "progress of any claim": [Statement(runs, "SET_PROGRESS", " AND fence = :fence", "")],
     "release by any owner": [Statement(runs, "RELEASE", "owner = :owner AND", "")],
     "release of a running run": [
         Statement(runs, "RELEASE", "AND status IN ('cancelled', 'pending')", "")
     ],
     "claim without a new attempt": [
-        Statement(runs, "CLAIM", "attempt = attempt + 1", "attempt = attempt")
+        Statement(runs, "CLAIM", "attempt = attempt + 1 -", "attempt = attempt -")
     ],
     "claim of the newest": [Statement(runs, "CLAIM", "min(coalesce", "max(coalesce")],
     "claim of owned runs": [Statement(runs, "CLAIM", "AND owner IS NULL", "")],
@@ -141,8 +141,12 @@ STORE: Final[dict[str, list[Statement | Schema]]] = {
         Statement(runs, "CLAIM", "AND queue_place = 0", ""),
     ],
     "claim without a new attempt that nothing forbids": [
-        no_trigger("durably_claim_raises_attempt"),
+        no_trigger("durably_claim_raises_fence"),
         Statement(runs, "CLAIM", "attempt = attempt + 1", "attempt = max(attempt, 1)"),
+    ],
+    "claim without a new fence that nothing forbids": [
+        no_trigger("durably_claim_raises_fence"),
+        Statement(runs, "CLAIM", "fence = max(fence, attempt) + 1", "fence = max(fence, attempt)"),
     ],
     "idempotency key that is not looked for": [
         no_index("durably_runs_idempotency"),
@@ -172,7 +176,7 @@ class Mutant(NamedTuple):
     changes: list[Source]
 
 
-FENCE: Final = "FROM durably_runs WHERE run = ?1 AND attempt = ?2{condition}"
+FENCE: Final = "FROM durably_runs WHERE run = ?1 AND fence = ?2{condition}"
 UNFENCED: Final = Source("store/sqlite/sql/steps.py", FENCE, "FROM durably_runs WHERE run = ?1")
 
 PACKAGE: Final[dict[str, Mutant]] = {
@@ -187,7 +191,7 @@ PACKAGE: Final[dict[str, Mutant]] = {
                 "execution/step_runner.py",
                 "            is_stored = services.store.checkpoints.save(*row)\n",
                 "            is_stored = (\n"
-                "                self._recorder._state() == ('running', active.attempt)\n"
+                "                self._recorder._state() == ('running', active.fence)\n"
                 "                and services.store.checkpoints.save(*row))\n",
             ),
         ],

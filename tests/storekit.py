@@ -135,13 +135,13 @@ def finish(
     claim_next: Claim | None = None,
 ) -> Ended:
     """End an execution: completed with an output, failed with an error, else interrupted."""
-    ending = Ending(row.run, row.attempt, output, error, progress, keep_steps, now_us)
+    ending = Ending(row.run, row.fence, output, error, progress, keep_steps, now_us)
     return store.write(runs.finish, ending, claim_next)
 
 
 def checkpoint(store: Database, row: RunRow, name: str, index: int = 0, output: str = "1") -> bool:
     """Whether the result of a step was stored."""
-    return store.write(steps.complete, row.run, row.attempt, index, name, output, 21, 22)
+    return store.write(steps.complete, row.run, row.fence, index, name, output, 21, 22)
 
 
 def stored(store: Database, row: RunRow) -> RunRow:

@@ -64,13 +64,13 @@ class Replay:
     but for a byte each. Usable from any thread; two must not ask for the same name at once.
     """
 
-    def __init__(self, store: Store, run: int, *, is_first_attempt: bool) -> None:
+    def __init__(self, store: Store, run: int, *, is_first_claim: bool) -> None:
         self._store = store
         self._run = run
         # Guards all below, but for a read of the window and the names.
         self._lock = threading.Lock()
         self._window: dict[str, Checkpoint] = {}
-        self._next_index: int | None = None if is_first_attempt else 0
+        self._next_index: int | None = None if is_first_claim else 0
         # Whether there are checkpoints that are in no window to come: one was left before all
         # of it was handed out, or never entered.
         self._has_skipped = False
@@ -79,7 +79,7 @@ class Replay:
         self.first_new_index = 0
         # A byte for each index below that.
         self._used = bytearray()
-        if not is_first_attempt:
+        if not is_first_claim:
             self.first_new_index = store.checkpoints.highest_index(run) + 1
             self._used = bytearray(self.first_new_index)
             self._advance(0)

@@ -83,7 +83,7 @@ class Services(NamedTuple):
     clock: Clock
     buffers: Buffers
     preserve_steps: bool
-    # How old the last sign that an attempt is the current one may be before it must be looked for.
+    # How old the last sign that a claim is the current one may be before it must be looked for.
     longest_doubt_s: float
     on_duplicate_step: OnDuplicateStep
 
@@ -100,6 +100,7 @@ class ActiveRun:
     ) -> None:
         self.key = row.run
         self.attempt = row.attempt
+        self.fence = row.fence
         self.owner = owner
         self.id = row.id
         self.job_name = row.job_name
@@ -121,7 +122,7 @@ class ActiveRun:
         self.stop_was_raised = False
         # What a signal has raised in the caller's thread, and a call of the job's has passed on.
         self.callers_signal: BaseException | None = None
-        # When this attempt was last known to be the current one, by the clock's ``monotonic``: the
+        # When this claim was last known to be the current one, by the clock's ``monotonic``: the
         # moment before its claim, a heartbeat or a read of the database.
         self.current_at = -math.inf
         self._lock = threading.Lock()  # guards the reason and the two below

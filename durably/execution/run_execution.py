@@ -180,7 +180,7 @@ class Execution:
             ended = self._store(
                 Ending(
                     run=active.key,
-                    attempt=active.attempt,
+                    fence=active.fence,
                     output=outcome.output_text,
                     error=error_text,
                     progress=None if progress is None else self._services.buffers.encoded(progress),

@@ -1,4 +1,4 @@
-"""What is stored of a step that came to no result, and whether this attempt may still store."""
+"""What is stored of a step that came to no result, and whether this claim may still store."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from durably.models import RunStatus, error_info
 
 T = TypeVar("T")
 
-# Reasons to stop after which nothing of this attempt is wanted any more.
+# Reasons to stop after which nothing of this claim is wanted any more.
 NOT_OURS: Final = (RunCancelled, OwnershipLost)
 
 
@@ -33,7 +33,7 @@ class StepRecorder:
         self.indexes: dict[str, int] = {}
 
     def save(self, *row: Any, failed: DatabaseError) -> bool:
-        """Store a result, whose first try has *failed*; return whether this attempt may do so."""
+        """Store a result, whose first try has *failed*; return whether this claim may do so."""
         return self._stored(self._services.store.checkpoints.save, *row, failed=failed)
 
     def raised(self, name: str, index: int, started_at_us: int, exc: BaseException) -> None:
@@ -60,7 +60,7 @@ class StepRecorder:
         is_stored = self._stored(
             services.store.checkpoints.fail,
             active.key,
-            active.attempt,
+            active.fence,
             index,
             name,
             services.codec.encode(
@@ -80,7 +80,7 @@ class StepRecorder:
         self._stored(
             services.store.checkpoints.cancel,
             active.key,
-            active.attempt,
+            active.fence,
             index,
             name,
             started_at_us,
@@ -89,22 +89,22 @@ class StepRecorder:
         self.emit(StepCancelled, name, index)
 
     def not_stored(self, name: str, index: int, started_at_us: int) -> NoReturn:
-        """Stop after a write of this attempt had no effect: another attempt is current, or none."""
+        """Stop after a write of this claim had no effect: another claim is current, or none."""
         self._lose(self._state())
         self.cancelled(name, index, started_at_us)
         self._active.check()
         raise AssertionError("check raises, as the run is to stop")
 
     def require_ownership(self) -> None:
-        """Stop if another attempt is current, or none.
+        """Stop if another claim is current, or none.
 
-        Called where a checkpoint of ours is gone, and before a function that this attempt may not
+        Called where a checkpoint of ours is gone, and before a function that this claim may not
         execute any more: a process that was stopped for long does not know it yet.
         """
         active = self._active
         asked_at = self._services.clock.monotonic()
         state = self._state()
-        if state != (RunStatus.RUNNING, active.attempt):
+        if state != (RunStatus.RUNNING, active.fence):
             self._lose(state)
             active.check()
         active.current_at = asked_at
@@ -113,7 +113,7 @@ class StepRecorder:
         return self.read(self._services.store.checkpoints.state, self._active.key)
 
     def _lose(self, state: tuple[str, int] | None) -> None:
-        is_cancelled = state == (RunStatus.CANCELLED, self._active.attempt)
+        is_cancelled = state == (RunStatus.CANCELLED, self._active.fence)
         self._active.stop(RunCancelled if is_cancelled else OwnershipLost)
 
     def _stored(

@@ -66,7 +66,7 @@ class StepRunner:
         self._services = services
         self._reuses_results = on_duplicate_step == "reuse"
         self._nested = NestedSteps()
-        self._replay = Replay(services.store, active.key, is_first_attempt=active.attempt == 1)
+        self._replay = Replay(services.store, active.key, is_first_claim=active.fence == 1)
         # A step that needs no other thread takes no lock: each use of these is one call.
         self._free_indexes = itertools.count(self._replay.first_new_index)
         # Whose turn each step is, by name: the executing thread, in a tuple of its own.
@@ -239,7 +239,7 @@ class StepRunner:
         if active.stop_reason in NOT_OURS:
             self._recorder.cancelled(name, index, started_at_us)
             active.check()
-        row = active.key, active.attempt, index, name, text, started_at_us, clock.now_us()
+        row = active.key, active.fence, index, name, text, started_at_us, clock.now_us()
         try:
             is_stored = services.store.checkpoints.save(*row)
         except DatabaseError as exc:

@@ -72,14 +72,14 @@ class Checkpoints(Protocol):
     def save(
         self,
         run: int,
-        attempt: int,
+        fence: int,
         index: int,
         name: str,
         output: str,
         started_at_us: int,
         completed_at_us: int,
     ) -> bool:
-        """Store a step's result; return ``False`` if this attempt is not the running one."""
+        """Store a step's result; return ``False`` if this claim is not the current one."""
 
     def save_many(self, steps: Sequence[tuple[int, int, int, str, str, int, int]]) -> list[bool]:
         """Store results of several steps, each given as the arguments of ``save``, in one commit.
@@ -90,28 +90,28 @@ class Checkpoints(Protocol):
     def fail(
         self,
         run: int,
-        attempt: int,
+        fence: int,
         index: int,
         name: str,
         error: str,
         started_at_us: int,
         completed_at_us: int,
     ) -> bool:
-        """Store that a step failed; return ``False`` if this attempt is not the running one."""
+        """Store that a step failed; return ``False`` if this claim is not the current one."""
 
     def cancel(
         self,
         run: int,
-        attempt: int,
+        fence: int,
         index: int,
         name: str,
         started_at_us: int,
         completed_at_us: int,
     ) -> bool:
-        """Store that a step ended too late; return ``False`` if a later attempt has begun."""
+        """Store that a step ended too late; return ``False`` if there was a later claim."""
 
     def state(self, run: int) -> tuple[str, int] | None:
-        """Return the status and the attempt of a run, ``None`` if it was deleted."""
+        """Return the status and the fence of a run, ``None`` if it was deleted."""
 
 
 class Store(Protocol):
@@ -163,11 +163,11 @@ class Store(Protocol):
     def recover_hung(self, owner: int, beat: int, now_us: int) -> list[RunRow]:
         """Put back the running runs of an owner whose beat still is *beat*."""
 
-    def release(self, run: int, attempt: int, owner: int, now_us: int) -> bool:
+    def release(self, run: int, fence: int, owner: int, now_us: int) -> bool:
         """Store that the job of a run that is not its owner's any more has left its thread."""
 
     def set_progress(self, updates: Sequence[tuple[int, int, str]], now_us: int) -> int:
-        """Store progress, given as (run, attempt, JSON text); return how many took effect."""
+        """Store progress, given as (run, fence, JSON text); return how many took effect."""
 
     # -- what a user asks for --------------------------------------------------------------
 

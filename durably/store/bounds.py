@@ -21,11 +21,14 @@ TRIES: Final = Bounds(0, 2**31 - 1)
 RUN: Final = {
     "run": NUMBER,
     "attempt": TRIES,
+    "fence": TRIES,
+    "failures": TRIES,
     "created_at_us": TIME,
     "started_at_us": TIME,
     "completed_at_us": TIME,
     "updated_at_us": TIME,
     "heartbeat_at_us": TIME,
+    "run_at_us": TIME,
 }
 STEP: Final = {
     "attempt": Bounds(1, TRIES.most),

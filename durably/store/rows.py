@@ -29,6 +29,7 @@ class RunRow(NamedTuple):
     completed_at_us: int | None
     updated_at_us: int
     heartbeat_at_us: int | None
+    fence: int
     origin: str | None = None
     completed_steps: int = 0
 
@@ -119,7 +120,7 @@ class Ending(NamedTuple):
     """The end of one execution of a run, with an output, an error, or neither (an interrupt)."""
 
     run: int
-    attempt: int
+    fence: int
     output: str | None
     error: str | None
     progress: str | None

@@ -62,7 +62,7 @@ class Heartbeat(Service):
             return
         self.committed += 1
         for active in expected:
-            if (active.key, active.attempt) in beat.running:
+            if (active.key, active.fence) in beat.running:
                 active.current_at = beats_at
             else:
                 self._learn(active)
@@ -73,10 +73,10 @@ class Heartbeat(Service):
 
         Only those found at two heartbeats: one that was claimed a moment ago is about to start.
         """
-        here = {(active.key, active.attempt) for active in self._active()}
+        here = {(active.key, active.fence) for active in self._active()}
         strays = running - here
-        for run, attempt in strays & self._strays:
-            ending = Ending(run, attempt, None, None, None, True, self._clock.now_us())
+        for run, fence in strays & self._strays:
+            ending = Ending(run, fence, None, None, None, True, self._clock.now_us())
             self._store.requeue_stray(ending)
         self._strays = strays
 
@@ -84,9 +84,9 @@ class Heartbeat(Service):
         if active.is_over:
             return
         state = self._store.checkpoints.state(active.key)
-        if state == ("running", active.attempt):
+        if state == ("running", active.fence):
             return
-        is_ours = state is not None and state[1] == active.attempt
+        is_ours = state is not None and state[1] == active.fence
         is_cancelled = is_ours and state is not None and state[0] == "cancelled"
         if is_ours and state is not None and state[0] in ("completed", "failed"):
             return  # it has just ended here

@@ -92,7 +92,7 @@ class Pool:
         # atomic operation.
         self._lock = threading.RLock()
         self._active: dict[tuple[int, int], ActiveRun] = {}
-        # The reasons to stop runs that have not entered yet, by run and attempt.
+        # The reasons to stop runs that have not entered yet, by run and fence.
         self._stopped_early: dict[tuple[int, int], type[StopRun]] = {}
         # The slots that are taken; and of these, those that are reserved for the current claim.
         self._slots: set[Slot] = set()
@@ -186,12 +186,12 @@ class Pool:
             active.stop(reason)
 
     def stop_run(self, row: RunRow, reason: type[StopRun]) -> None:
-        """Stop this attempt of a run at its next step boundary, if it is executed here."""
-        place = row.run, row.attempt
+        """Stop this claim of a run at its next step boundary, if it is executed here."""
+        place = row.run, row.fence
         with self._lock:
             active = self._active.get(place)
             if active is None and row.owner is not None and row.owner == self._owner():
-                # It was claimed and is about to enter; or it has just left, and this attempt never
+                # It was claimed and is about to enter; or it has just left, and this claim never
                 # enters again.
                 self._stopped_early[place] = reason
         if active is not None:
@@ -547,7 +547,7 @@ class Pool:
 
     def _add(self, active: ActiveRun) -> None:
         """Add a run that is about to be inside its job. Idempotent."""
-        place = active.key, active.attempt
+        place = active.key, active.fence
         with self._lock:
             if active.is_begun:
                 return
@@ -568,7 +568,7 @@ class Pool:
         if os.getpid() != active.pid:
             return
         with self._lock:
-            self._active.pop((active.key, active.attempt), None)
+            self._active.pop((active.key, active.fence), None)
         self._changed.wake_all()
         self._services.changes.notify()
 
@@ -584,7 +584,7 @@ class Pool:
 
     def _put_back(self, active: ActiveRun) -> None:
         now_us = self._services.clock.now_us()
-        ending = Ending(active.key, active.attempt, None, None, None, True, now_us)
+        ending = Ending(active.key, active.fence, None, None, None, True, now_us)
         try:
             self._services.store.settle(ending, None)
         finally:

@@ -30,7 +30,7 @@ class Reaper(Service):
 
     An owner whose lock is free is dead: its runs are put back at once. An owner whose lock is
     taken, but whose heartbeat has not changed while *this* engine committed heartbeats for the
-    threshold, is hung: its running runs are put back, and their attempts fence it off. An owner
+    threshold, is hung: its running runs are put back, and their fences reject its writes. An owner
     whose lock file is missing is watched in the same way, and removed when its heartbeat does not
     change. No clock is compared: whatever stops every process (another program's lock on the file,
     a suspended machine) stops the observer's heartbeats as well.

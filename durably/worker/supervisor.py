@@ -193,7 +193,7 @@ class Supervisor:
         )
 
     def stop_run(self, row: RunRow, reason: type[StopRun]) -> None:
-        """Stop this attempt of a run at its next step boundary, if it is executed here."""
+        """Stop this claim of a run at its next step boundary, if it is executed here."""
         self._pool.stop_run(row, reason)
 
     def check_job(self, *, is_futile: bool = False) -> None:

@@ -186,9 +186,9 @@ def test_a_token_in_a_database_never_becomes_a_path(
     )
     if is_running:
         db.execute(
-            "INSERT INTO durably_runs (id, job_name, status, payload, owner, attempt,"
+            "INSERT INTO durably_runs (id, job_name, status, payload, owner, attempt, fence,"
             " created_at_us, started_at_us, updated_at_us, heartbeat_at_us) VALUES"
-            " ('R', 'known', 'running', 'null', 77, 1, 1, 1, 1, 1)"
+            " ('R', 'known', 'running', 'null', 77, 1, 1, 1, 1, 1, 1)"
         )
     db.close()
     assert "the token of an owner is not valid" in {each.problem for each in check(path)}

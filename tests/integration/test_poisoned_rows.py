@@ -33,7 +33,7 @@ TEXTS = {
     "in an object": """'{"a":"' || CAST(x'ff' AS TEXT) || '"}'""",
 }
 PENDING = {"status": "'pending'"}
-TRIED = {"attempt": 1, "started_at_us": 2, "heartbeat_at_us": 3}
+TRIED = {"attempt": 1, "fence": 1, "started_at_us": 2, "heartbeat_at_us": 3}
 FAILED = TRIED | {
     "status": "'failed'",
     "completed_at_us": 4,

@@ -46,9 +46,10 @@ def test_nothing_is_wrong_with_a_sound_database(path: Path) -> None:
 
 PENDING = "(SELECT run FROM durably_runs WHERE concurrency_key = 'other')"
 FIRST = "(SELECT min(run) FROM durably_runs WHERE concurrency_key = 'free')"
-PLAIN = "(SELECT max(run) FROM durably_runs WHERE concurrency_key IS NULL)"
+PLAIN = "(SELECT max(run) FROM durably_runs WHERE concurrency_key IS NULL AND status = 'pending')"
 DONE = "(SELECT run FROM durably_runs WHERE status = 'completed')"
 FAILED = "(SELECT run FROM durably_runs WHERE status = 'failed')"
+ASLEEP = "(SELECT run FROM durably_runs WHERE status = 'waiting')"
 
 # By rule, one or more statements that each make a database with that fault.
 DAMAGES = {
@@ -65,6 +66,10 @@ DAMAGES = {
             "idempotency_key",
             "concurrency_key",
         )
+    ]
+    + [
+        f"UPDATE durably_runs SET {column} = CAST(x'ff' AS TEXT) WHERE run = {ASLEEP}"
+        for column in ("waits_for", "wait_name")
     ],
     "a step holds text that is not UTF-8": [
         f"UPDATE durably_steps SET {column} = CAST(x'80' AS TEXT) WHERE name = 'step-1'"
@@ -174,7 +179,7 @@ DAMAGES = {
         "UPDATE durably_runs SET heartbeat_at_us = NULL WHERE status = 'running'",
         "UPDATE durably_runs SET attempt = 0 WHERE status = 'running'",
     ],
-    "a completed or failed run has an owner": [
+    "a waiting, completed or failed run has an owner": [
         f"UPDATE durably_runs SET owner = 1 WHERE run = {DONE}",
         f"UPDATE durably_runs SET owner = 1 WHERE run = {FAILED}",
     ],
@@ -204,6 +209,43 @@ DAMAGES = {
             "UPDATE durably_runs SET attempt = 0, started_at_us = NULL, heartbeat_at_us = NULL"
             f" WHERE run = {DONE}"
         ),
+    ],
+    "a run with an owner has no fence": [
+        "UPDATE durably_runs SET fence = 0 WHERE status = 'running'",
+        "UPDATE durably_runs SET attempt = 2 WHERE status = 'running'",
+    ],
+    "a run waits and does not say for what, or the other way round": [
+        f"UPDATE durably_runs SET {change} WHERE run = {run}"
+        for run, change in (
+            (PLAIN, "waits_for = 'answer', wait_name = 'a'"),
+            (PLAIN, "wait_name = 'a'"),
+            (PLAIN, f"waits_for_run = {PENDING}"),
+            (ASLEEP, "waits_for = NULL"),
+            (ASLEEP, "waits_for = 'nothing'"),
+            (ASLEEP, "wait_name = NULL"),
+            (ASLEEP, "run_at_us = NULL"),
+            (ASLEEP, f"waits_for_run = {PENDING}"),
+            (ASLEEP, "waits_for = 'run'"),
+            (ASLEEP, "waits_for = 'run', waits_for_run = run"),
+            (ASLEEP, f"waits_for = 'answer', waits_for_run = {PENDING}"),
+        )
+    ],
+    "a run that is executed or has ended has a due time": [
+        f"UPDATE durably_runs SET run_at_us = 9 WHERE run = {DONE}",
+        "UPDATE durably_runs SET run_at_us = 9 WHERE status = 'running'",
+    ],
+    "a run waits for one that has ended": [
+        f"UPDATE durably_runs SET waits_for = 'run', waits_for_run = {DONE} WHERE run = {ASLEEP}"
+    ],
+    "a run keeps an attempt that it does not have, or that has gone on": [
+        f"UPDATE durably_runs SET keeps_attempt = 1 WHERE run = {PLAIN}",
+        f"UPDATE durably_runs SET keeps_attempt = 1 WHERE run = {DONE}",
+        f"UPDATE durably_runs SET keeps_attempt = 0 WHERE run = {ASLEEP}",
+        f"UPDATE durably_runs SET keeps_attempt = 2 WHERE run = {ASLEEP}",
+    ],
+    "a run was triggered before its parent": [
+        f"UPDATE durably_runs SET parent = run WHERE run = {PLAIN}",
+        f"UPDATE durably_runs SET parent = {PLAIN} WHERE run = {DONE}",
     ],
     "two owners share a lock": [
         (

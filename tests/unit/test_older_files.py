@@ -25,6 +25,8 @@ LEAST = -(2**63)
 EARLIEST, LATEST = -62_135_596_800_000_000, 253_402_300_799_999_999
 TIMES = ("created_at_us", "started_at_us", "completed_at_us", "updated_at_us", "heartbeat_at_us")
 
+VERSIONS = range(1, len(schema.migrations()))
+
 PENDING = {"job_name": "job", "payload": '{"n":1}', "created_at_us": 10, "updated_at_us": 11}
 TRIED = PENDING | {"attempt": 3, "started_at_us": 12, "heartbeat_at_us": 13}
 STATES: dict[str, dict[str, Any]] = {
@@ -48,6 +50,7 @@ STATES: dict[str, dict[str, Any]] = {
     "first": PENDING | {"concurrency_key": "l", "queue_place": 1},
     "behind": PENDING | {"concurrency_key": "l", "queue_place": 1},
 }
+ORIGIN = "old:job"
 TABLES = {
     "durably_owners": "owner",
     "durably_runs": "run",
@@ -73,10 +76,10 @@ def log_line(run: int, **values: Any) -> dict[str, Any]:
     return row | {"created_at_us": 3} | values
 
 
-def given_version_1(path: Path) -> apsw.Connection:
-    """Return a connection to a file of version 1 that has two owners and a run of each state."""
-    db = fresh(path, schema.migrations()[:1])
-    assert db.pragma("user_version") == 1
+def given_version(path: Path, version: int) -> apsw.Connection:
+    """Return a connection to a file of that version that has two owners and a run of each state."""
+    db = fresh(path, schema.migrations()[:version])
+    assert db.pragma("user_version") == version
     for number in (1, 2):
         insert(db, "durably_owners", **owner(number, token_of(f"t{number}")))
     for name, row in STATES.items():
@@ -86,6 +89,9 @@ def given_version_1(path: Path) -> apsw.Connection:
             insert(db, "durably_steps", **step(run, 0))
             insert(db, "durably_steps", **step(run, 1, status="cancelled", output=None))
             insert(db, "durably_logs", **log_line(run))
+    if version > 1:
+        db.execute("UPDATE durably_runs SET place = 400 WHERE id = 'interrupted'")
+        db.execute("UPDATE durably_runs SET origin = ? WHERE attempt > 0", (ORIGIN,))
     # One that is executed has left its queue.
     db.execute("UPDATE durably_runs SET queue_place = 1 WHERE id = 'holder'")
     # Numbers that were given and are not to be given again.
@@ -111,10 +117,11 @@ def numbers_of(db: apsw.Connection) -> list[Any]:
     return db.execute("SELECT name, seq FROM sqlite_sequence ORDER BY name").fetchall()
 
 
-def test_all_that_a_file_of_version_1_holds_is_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", VERSIONS)
+def test_all_that_an_older_file_holds_is_kept(tmp_path: Path, version: int) -> None:
     """Runs of every state, their steps, labels, log lines and owners, and the numbers to come."""
     path = tmp_path / "old.db"
-    db = given_version_1(path)
+    db = given_version(path, version)
     # Of the user's, and named like what the migration makes for itself.
     users = ("changed_keys", "no_owners", "new_numbers")
     for table in users:
@@ -125,23 +132,32 @@ def test_all_that_a_file_of_version_1_holds_is_kept(tmp_path: Path) -> None:
     assert rows_of(db, columns) == before
     assert [db.execute(f"SELECT x FROM {table}").get for table in users] == [1, 1, 1]
     assert numbers_of(db) == numbers
-    assert db.execute("SELECT DISTINCT place, origin FROM durably_runs").fetchall() == [
-        (None, None)
-    ]
+    new = ("place", "origin") if version < 2 else ()
+    new += ("run_at_us", "waits_for", "wait_name", "waits_for_run", "parent")
+    for column in new:
+        found = db.execute(f"SELECT DISTINCT {column} FROM durably_runs").fetchall()
+        assert found == [(None,)], column
+    # Writes of whoever is inside of it are guarded at once.
+    found = db.execute(
+        "SELECT DISTINCT owner IS NOT NULL, fence = attempt, failures, keeps_attempt "
+        "FROM durably_runs WHERE attempt > 0 ORDER BY 1"
+    ).fetchall()
+    assert found == [(0, 0, 0, 0), (1, 1, 0, 0)]
     assert db.execute("PRAGMA foreign_keys").get == 1
     db.close()
     assert check(path) == []
 
 
-def test_an_engine_goes_on_with_a_file_of_version_1(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_engine_goes_on_with_an_older_file(tmp_path: Path, version: int) -> None:
     """What waits is executed, checkpoints are used, and what its dead engines ran is recovered."""
     path = tmp_path / "old.db"
-    given_version_1(path).close()
+    given_version(path, version).close()
     for number in (1, 2):
         Path(f"{path}.owner-{token_of(f't{number}')}").touch()  # their locks are free
     executed = []
 
-    @durably.job("job")
+    @durably.job("job", origin="any")
     def job(step: durably.StepContext, payload: dict[str, int]) -> int:
         executed.append(step.run_id)
         return step.run("s0", lambda: payload["n"])
@@ -186,7 +202,7 @@ def test_an_owner_that_durably_did_not_make_is_forgotten(
 ) -> None:
     """Its running runs are pending again, and the keys that it held are free."""
     path = tmp_path / "old.db"
-    db = given_version_1(path)
+    db = given_version(path, 1)
     row = owner(3, token_of("t3")) | bad
     insert(db, "durably_owners", **row)
     db.pragma("foreign_keys", False)
@@ -239,7 +255,7 @@ def test_a_value_beyond_its_bound_is_brought_to_it(
 ) -> None:
     """A row that version 1 accepted, and that nobody could read, is like any other afterwards."""
     path = tmp_path / "old.db"
-    db = given_version_1(path)
+    db = given_version(path, 1)
     guards = ("durably_claim_raises_attempt", "durably_completed_step_is_final")
     made = schema._made_by(tuple(schema.migrations()[:1]))
     for name in guards:
@@ -263,7 +279,7 @@ def test_a_run_with_a_number_that_durably_never_gives_gets_another(
     numbers of the runs to come are sound.
     """
     path = tmp_path / "old.db"
-    db = given_version_1(path)
+    db = given_version(path, 1)
     keyed = {"concurrency_key": "m", "queue_place": 1}
     odd = TRIED | keyed | {"id": "odd", "run": number, "labels": '{"a":"b"}'}
     plain = PENDING | keyed | {"id": "plain", "run": 300}
@@ -297,7 +313,7 @@ def test_numbers_go_on_after_a_sequence_that_durably_never_writes(
 ) -> None:
     """A sequence at the end of its range, or that is no number, no longer stops all that is new."""
     path = tmp_path / "old.db"
-    db = given_version_1(path)
+    db = given_version(path, 1)
     db.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = ?", (seq, table))
     schema.migrate(db, str(path), begin(db))
     insert(db, "durably_owners", **owner(0, token_of("new")) | {"owner": None})
@@ -311,7 +327,7 @@ def test_numbers_go_on_after_a_sequence_that_durably_never_writes(
 def test_labels_that_are_none_are_dropped(tmp_path: Path, labels: str) -> None:
     """Labels are text by text; what version 1 accepted beside that is no label."""
     path = tmp_path / "old.db"
-    db = given_version_1(path)
+    db = given_version(path, 1)
     insert(db, "durably_runs", id="odd", **PENDING)
     db.execute("UPDATE durably_runs SET labels = ? WHERE id = 'odd'", (labels,))
     insert(
@@ -332,7 +348,7 @@ def test_labels_that_are_none_are_dropped(tmp_path: Path, labels: str) -> None:
 def test_an_id_that_durably_never_makes_is_replaced(tmp_path: Path, bad: str) -> None:
     """Ids are shown wherever a run is named, so they are short and printable."""
     path = tmp_path / "old.db"
-    db = given_version_1(path)
+    db = given_version(path, 1)
     insert(db, "durably_runs", id=bad, **PENDING)
     run = db.last_insert_rowid()
     schema.migrate(db, str(path), begin(db))
@@ -341,10 +357,13 @@ def test_an_id_that_durably_never_makes_is_replaced(tmp_path: Path, bad: str) ->
     assert check(path) == []
 
 
-def test_engines_of_several_threads_open_a_file_of_version_1_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", VERSIONS)
+def test_engines_of_several_threads_open_an_older_file_at_once(
+    tmp_path: Path, version: int
+) -> None:
     """One of them migrates, the others find it done."""
     path = tmp_path / "old.db"
-    given_version_1(path).close()
+    given_version(path, version).close()
     at_once = threading.Barrier(4, timeout=10)
     failed: list[BaseException] = []
 
@@ -386,11 +405,16 @@ schema.migrate(db, sys.argv[1], begin(db))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
-@pytest.mark.parametrize("statements", [15, 25, 35, 50, 75])
-def test_a_migration_that_is_killed_leaves_version_1(tmp_path: Path, statements: int) -> None:
+@pytest.mark.parametrize(
+    ("version", "statements"),
+    [*((1, count) for count in (15, 25, 35, 50, 75)), *((2, count) for count in (5, 15, 25, 35))],
+)
+def test_a_migration_that_is_killed_leaves_the_version_before(
+    tmp_path: Path, version: int, statements: int
+) -> None:
     """The next opening finds the file as it was, and migrates it."""
     path = tmp_path / "old.db"
-    db = given_version_1(path)
+    db = given_version(path, version)
     columns = columns_of(db)
     before = rows_of(db, columns)
     done = subprocess.run(
@@ -399,8 +423,32 @@ def test_a_migration_that_is_killed_leaves_version_1(tmp_path: Path, statements:
         check=False,
     )
     assert done.returncode == -signal.SIGKILL
-    assert db.pragma("user_version") == 1
+    assert db.pragma("user_version") == version
     assert rows_of(db, columns) == before
     db.close()
     Database(path).close()
     assert check(path) == []
+
+
+@pytest.mark.parametrize("keeps_attempt", [0, 1])
+def test_an_engine_of_version_2_claims_nothing_of_a_newer_file(
+    tmp_path: Path, keeps_attempt: int
+) -> None:
+    """It has the file open since before: its claim is an error, and not one that it takes for a
+    defect of the run, which it would fail for one.
+    """
+    db = given_version(tmp_path / "old.db", 2)
+    schema.migrate(db, "old.db", begin(db))
+    db.execute(
+        "UPDATE durably_runs SET keeps_attempt = ? WHERE id = 'interrupted'", (keeps_attempt,)
+    )
+    before = rows_of(db, columns_of(db))
+    for run in ("pending", "interrupted", "first"):
+        with pytest.raises(apsw.SQLError, match="malformed JSON"):
+            db.execute(
+                "UPDATE durably_runs SET status = 'running', owner = 1, attempt = attempt + 1,"
+                " started_at_us = 1, heartbeat_at_us = 1 WHERE id = ?",
+                (run,),
+            )
+    assert rows_of(db, columns_of(db)) == before
+    db.close()

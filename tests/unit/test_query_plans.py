@@ -23,7 +23,12 @@ from durably.store.sqlite.sql import enqueue, owners, queries, runs, steps
 VERBS = ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH")
 MANY = 20_000
 # What a foreign key follows when a run is deleted.
-OF_A_RUN = {"sqlite_autoindex_durably_steps_1", "durably_logs_run"}
+OF_A_RUN = {
+    "sqlite_autoindex_durably_steps_1",
+    "durably_logs_run",
+    "durably_runs_awaited",
+    "durably_runs_children",
+}
 # Of runs without checkpoints, of those of a job's own code, and of those of any.
 CLAIMABLE = {
     "durably_runs_claimable",
@@ -237,7 +242,7 @@ def costs(db: apsw.Connection, name: str) -> dict[str, int]:
     def finish(**how: str | None) -> Callable[[], object]:
         end = {"output": None, "error": None} | how
         row = taken[-1]
-        ending = Ending(row.run, row.attempt, end["output"], end["error"], None, True, 3)
+        ending = Ending(row.run, row.fence, end["output"], end["error"], None, True, 3)
         return lambda: runs.finish(db, ending, None)
 
     found = {
@@ -257,7 +262,7 @@ def costs(db: apsw.Connection, name: str) -> dict[str, int]:
     found |= {
         "beat": vm_steps(db, lambda: owners.beat(db, 1, lambda: 5)),
         "checkpoint": vm_steps(
-            db, lambda: steps.complete(db, run.run, run.attempt, 0, "s", "1", 1, 2)
+            db, lambda: steps.complete(db, run.run, run.fence, 0, "s", "1", 1, 2)
         ),
         "brief": vm_steps(db, lambda: queries.brief(db, run.id)),
         "interrupt": vm_steps(db, finish()),

@@ -21,11 +21,15 @@ OWNER = {
 # What a datetime can hold, in microseconds since the epoch.
 EARLIEST, LATEST = -62_135_596_800_000_000, 253_402_300_799_999_999
 PENDING = {"id": "R1", "job_name": "job", "payload": "1", "created_at_us": 1, "updated_at_us": 1}
-CLAIMED = {"attempt": 1, "started_at_us": 2, "heartbeat_at_us": 2}
+CLAIMED = {"attempt": 1, "fence": 1, "started_at_us": 2, "heartbeat_at_us": 2}
 RUNNING = PENDING | CLAIMED | {"status": "running", "owner": 1}
 COMPLETED = PENDING | CLAIMED | {"status": "completed", "output": "1", "completed_at_us": 3}
 FAILED = PENDING | CLAIMED | {"status": "failed", "error": "{}", "completed_at_us": 3}
 CANCELLED = PENDING | {"status": "cancelled", "completed_at_us": 3}
+SUSPENDED = PENDING | CLAIMED | {"run": 7, "status": "waiting", "keeps_attempt": 1}
+ASLEEP = SUSPENDED | {"waits_for": "time", "wait_name": "s", "run_at_us": 9}
+ASKING = SUSPENDED | {"waits_for": "answer", "wait_name": "s"}
+CALLING = SUSPENDED | {"waits_for": "run", "waits_for_run": 3}
 STEP = {
     "step": (1 << 24) | 0,
     "run": 1,
@@ -54,6 +58,14 @@ GOOD = {
         FAILED,
         CANCELLED,
         COMPLETED | {"started_at_us": EARLIEST, "completed_at_us": LATEST, "attempt": 2**31 - 1},
+        PENDING | {"run_at_us": 9},
+        PENDING | CLAIMED | {"keeps_attempt": 1, "failures": 1},
+        PENDING | {"run": 7, "parent": 3},
+        ASLEEP,
+        ASKING,
+        ASKING | {"run_at_us": 9},
+        CALLING,
+        CALLING | {"wait_name": "s", "run_at_us": 9},
         PENDING | {"run": 2**39 - 2, "place": 2**39 - 1, "id": "x" * 64, "origin": "x" * 4096},
     ],
     "durably_steps": [STEP, FAILED_STEP, STEP | {"status": "cancelled", "output": None}],
@@ -69,6 +81,12 @@ def db(tmp_path: Path) -> Iterator[apsw.Connection]:
     insert(connection, "durably_owners", **OWNER | {"owner": 2, "token": token_of("b")})
     yield connection
     connection.close()
+
+
+def given_referred(db: apsw.Connection, row: dict[str, object]) -> None:
+    """Store run 3 if the row refers to it."""
+    if 3 in (row.get("parent"), row.get("waits_for_run")):
+        insert(db, "durably_runs", **PENDING | {"run": 3, "id": "R3"})
 
 
 def given_run(db: apsw.Connection, **values: object) -> int:
@@ -87,6 +105,7 @@ def test_rows_that_the_bad_ones_are_made_of_are_good(
         row = row | {"owner": 3, "token": token_of("c")}
     elif table != "durably_runs":
         given_run(db)
+    given_referred(db, row)
     insert(db, table, **row)
     assert db.changes() == 1
 
@@ -103,6 +122,42 @@ def test_rows_that_the_bad_ones_are_made_of_are_good(
         RUNNING | {"output": "1"},
         RUNNING | {"error": "{}"},
         RUNNING | {"owner": 99},
+        RUNNING | {"fence": 0},
+        RUNNING | {"attempt": 2},
+        RUNNING | {"run_at_us": 9},
+        RUNNING | {"keeps_attempt": 1},
+        RUNNING | {"waits_for": "time", "wait_name": "s", "run_at_us": 9},
+        ASLEEP | {"run_at_us": None},
+        ASLEEP | {"wait_name": None},
+        ASLEEP | {"wait_name": ""},
+        ASLEEP | {"waits_for_run": 3},
+        ASLEEP | {"owner": 1},
+        ASLEEP | {"keeps_attempt": 0},
+        ASLEEP | {"completed_at_us": 3},
+        ASLEEP | {"attempt": 0, "started_at_us": None, "heartbeat_at_us": None},
+        ASKING | {"wait_name": None},
+        ASKING | {"waits_for": None},
+        ASKING | {"waits_for": "sleep"},
+        CALLING | {"waits_for_run": None},
+        CALLING | {"waits_for_run": 7},
+        CALLING | {"waits_for_run": 99},
+        SUSPENDED,
+        SUSPENDED | {"run_at_us": 9},
+        PENDING | {"waits_for": "answer", "wait_name": "s"},
+        PENDING | {"wait_name": "s"},
+        PENDING | {"waits_for_run": 3},
+        PENDING | {"keeps_attempt": 1},
+        PENDING | CLAIMED | {"keeps_attempt": 2},
+        PENDING | {"failures": -1},
+        PENDING | {"run": 7, "parent": 7},
+        PENDING | {"run": 7, "parent": 8},
+        PENDING | {"run": 7, "parent": 5},
+        *(PENDING | {"run_at_us": bad} for bad in (EARLIEST - 1, LATEST + 1, "x")),
+        *(
+            ended | {column: value}
+            for ended in (COMPLETED, FAILED, CANCELLED | CLAIMED)
+            for column, value in (("run_at_us", 9), ("keeps_attempt", 1), ("waits_for", "time"))
+        ),
         COMPLETED | {"owner": 1},
         COMPLETED | {"output": None},
         COMPLETED | {"error": "{}"},
@@ -147,7 +202,7 @@ def test_rows_that_the_bad_ones_are_made_of_are_good(
         *(PENDING | {"run": bad} for bad in (-5, 0, 2**39, 2**62, 2**63 - 1)),
         *(PENDING | {"run": 5, "place": bad} for bad in (0, 4, 5, 2**39)),
         *(PENDING | {"origin": bad} for bad in ("", "x" * 4097, "a\0b")),
-        *(RUNNING | {"attempt": bad} for bad in (2**31, 2**63 - 1)),
+        *(RUNNING | {"attempt": bad, "fence": bad} for bad in (2**31, 2**63 - 1)),
         *(
             COMPLETED | {column: bad}
             for column in COMPLETED
@@ -158,9 +213,10 @@ def test_rows_that_the_bad_ones_are_made_of_are_good(
 )
 def test_run_in_no_possible_state_is_refused(db: apsw.Connection, bad: dict[str, object]) -> None:
     """Status, owner, attempt, times, output and error of a run must fit each other."""
+    given_referred(db, bad)
     with pytest.raises((apsw.ConstraintError, apsw.SQLError)):
         insert(db, "durably_runs", **bad)
-    assert db.execute("SELECT count(*) FROM durably_runs").get == 0
+    assert db.execute("SELECT count(*) FROM durably_runs WHERE id <> 'R3'").get == 0
 
 
 @pytest.mark.parametrize(
@@ -209,19 +265,39 @@ def test_same_keys_of_other_jobs_are_accepted(db: apsw.Connection) -> None:
     assert db.execute("SELECT count(*) FROM durably_runs").get == 2
 
 
+CLAIM = "status = 'running', owner = 1"
+NEXT = "attempt = 2, fence = 2"
+AWAKE = "waits_for = NULL, wait_name = NULL, waits_for_run = NULL, run_at_us = NULL"
+SLEEP = "status = 'waiting', waits_for = 'time', wait_name = 's', run_at_us = 9, keeps_attempt = 1"
 ILLEGAL = [
-    # A claim takes a pending run without an owner to its next attempt.
-    (PENDING, "status = 'running', owner = 1, started_at_us = 2, heartbeat_at_us = 2"),
-    (PENDING, "status = 'running', owner = 1, started_at_us = 2, heartbeat_at_us = 2, attempt = 2"),
-    (PENDING | CLAIMED, "status = 'running', owner = 1"),
-    (PENDING | CLAIMED, "status = 'running', owner = 1, attempt = 0"),
-    (PENDING | CLAIMED | {"owner": 1}, "status = 'running', attempt = 2"),
-    (CANCELLED | CLAIMED, "status = 'running', owner = 1, attempt = 2, completed_at_us = NULL"),
+    # A claim takes a pending run without an owner to its next fence, and to its next attempt.
+    (PENDING, f"{CLAIM}, started_at_us = 2, heartbeat_at_us = 2, fence = 1"),
+    (PENDING, f"{CLAIM}, started_at_us = 2, heartbeat_at_us = 2, fence = 1, attempt = 2"),
+    (PENDING, f"{CLAIM}, started_at_us = 2, heartbeat_at_us = 2, fence = 2, attempt = 1"),
+    (PENDING | CLAIMED, f"{CLAIM}, attempt = 2, fence = 3"),
+    (PENDING | CLAIMED, f"{CLAIM}, fence = 2"),
+    (PENDING | CLAIMED, f"{CLAIM}, fence = 2, attempt = 0"),
+    (PENDING | CLAIMED | {"attempt": 4}, f"{CLAIM}, fence = 2, attempt = 5"),
+    (PENDING | CLAIMED | {"owner": 1}, "status = 'running', attempt = 2, fence = 2"),
+    (PENDING | CLAIMED | {"run_at_us": 9}, f"{CLAIM}, {NEXT}, run_at_us = NULL"),
+    (PENDING | CLAIMED | {"keeps_attempt": 1}, f"{CLAIM}, {NEXT}, keeps_attempt = 0"),
+    (ASLEEP, f"{CLAIM}, {NEXT}, {AWAKE}, keeps_attempt = 0"),
+    (ASLEEP, f"{CLAIM}, fence = 2, {AWAKE}, keeps_attempt = 0"),
+    (CANCELLED | CLAIMED, f"{CLAIM}, {NEXT}, completed_at_us = NULL"),
+    (FAILED, f"{CLAIM}, {NEXT}, completed_at_us = NULL, error = NULL"),
+    # Nothing else changes the attempt or the fence.
+    (RUNNING, "fence = 2"),
+    (RUNNING, "fence = 0"),
+    (PENDING | CLAIMED, "fence = 2"),
+    (RUNNING, "status = 'pending', owner = NULL, fence = 2"),
+    # Only a running run begins to wait, and then it goes on or is cancelled.
+    (PENDING | CLAIMED, SLEEP),
+    (CANCELLED | CLAIMED, f"{SLEEP}, completed_at_us = NULL"),
     (
-        FAILED,
-        "status = 'running', owner = 1, attempt = 2, completed_at_us = NULL, error = NULL",
+        ASLEEP,
+        f"status = 'completed', output = '1', completed_at_us = 3, {AWAKE}, keeps_attempt = 0",
     ),
-    # Nothing else changes the attempt.
+    (ASLEEP, f"status = 'failed', error = '{{}}', completed_at_us = 3, {AWAKE}, keeps_attempt = 0"),
     (RUNNING, "attempt = 2"),
     (RUNNING, "attempt = 0, started_at_us = NULL, heartbeat_at_us = NULL"),
     (PENDING | CLAIMED, "attempt = 2"),
@@ -245,7 +321,9 @@ def test_transition_outside_the_state_machine_is_refused(
     """The database itself keeps runs from changing in another way than by their verbs."""
     insert(db, "durably_runs", **row)
     before = db.execute("SELECT * FROM durably_runs").fetchall()
-    with pytest.raises(apsw.ConstraintError, match="a claim takes|has ended changes only"):
+    with pytest.raises(
+        apsw.ConstraintError, match="a claim takes|has ended changes only|begins to wait"
+    ):
         db.execute(f"UPDATE durably_runs SET {change}")
     assert db.execute("SELECT * FROM durably_runs").fetchall() == before
 
@@ -255,8 +333,14 @@ def test_transition_outside_the_state_machine_is_refused(
     [
         (
             PENDING,
-            "status = 'running', owner = 1, attempt = 1, started_at_us = 2, heartbeat_at_us = 2",
+            f"{CLAIM}, attempt = 1, fence = 1, started_at_us = 2, heartbeat_at_us = 2",
         ),
+        (PENDING | CLAIMED | {"attempt": 4}, f"{CLAIM}, attempt = 5, fence = 5"),
+        (PENDING | CLAIMED | {"keeps_attempt": 1}, f"{CLAIM}, keeps_attempt = 0, fence = 2"),
+        (RUNNING, f"{SLEEP}, owner = NULL"),
+        (ASLEEP, f"status = 'pending', {AWAKE}"),
+        (ASLEEP, f"status = 'cancelled', completed_at_us = 3, {AWAKE}, keeps_attempt = 0"),
+        (PENDING | {"run_at_us": 9}, "run_at_us = NULL"),
         (RUNNING, "status = 'completed', owner = NULL, output = '1', completed_at_us = 3"),
         (RUNNING, "status = 'failed', owner = NULL, error = '{}', completed_at_us = 3"),
         (RUNNING, "status = 'cancelled', completed_at_us = 3"),

@@ -39,6 +39,7 @@ def test_enqueue_stores_a_pending_run(store: Database) -> None:
         completed_at_us=None,
         updated_at_us=10,
         heartbeat_at_us=None,
+        fence=0,
         completed_steps=0,
     )
 

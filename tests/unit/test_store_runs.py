@@ -258,7 +258,7 @@ def test_finish_claims_the_next_run(store: Database, is_stale: bool) -> None:
     run = given_running(store, owner, concurrency_key="k")
     if is_stale:
         store.write(runs.cancel, run.id, 25)
-        store.write(runs.release, run.run, run.attempt, owner, 26)
+        store.write(runs.release, run.run, run.fence, owner, 26)
     waiting = trigger(store, concurrency_key="k")
     ended = finish(store, run, output="1", claim_next=Claim(owner, '["job"]', lambda: 40))
     assert ended.is_effective is not is_stale
@@ -291,10 +291,10 @@ def test_cancelling_a_running_run_keeps_its_owner_until_it_is_released(store: Da
     run = given_running(store, owner)
     store.write(runs.cancel, run.id, 30)
     assert (stored(store, run).status, stored(store, run).owner) == ("cancelled", owner)
-    assert not store.write(runs.release, run.run, run.attempt + 1, owner, 40)
-    assert not store.write(runs.release, run.run, run.attempt, owner + 1, 40)
-    assert store.write(runs.release, run.run, run.attempt, owner, 40)
-    assert not store.write(runs.release, run.run, run.attempt, owner, 40)
+    assert not store.write(runs.release, run.run, run.fence + 1, owner, 40)
+    assert not store.write(runs.release, run.run, run.fence, owner + 1, 40)
+    assert store.write(runs.release, run.run, run.fence, owner, 40)
+    assert not store.write(runs.release, run.run, run.fence, owner, 40)
     assert stored(store, run).owner is None
 
 
@@ -302,7 +302,7 @@ def test_release_of_a_running_run_changes_nothing(store: Database) -> None:
     """Only a run that was cancelled is released."""
     owner = given_owner(store)
     run = given_running(store, owner)
-    assert not store.write(runs.release, run.run, run.attempt, owner, 40)
+    assert not store.write(runs.release, run.run, run.fence, owner, 40)
     assert stored(store, run) == run
 
 
@@ -314,7 +314,7 @@ def test_retry_of_an_owned_run_waits_for_its_release(store: Database) -> None:
     assert store.write(runs.retry, run.id, 35).owner == owner
     assert claim(store, given_owner(store)) == []
     assert not store.read(lookups.has_claimable, '["job"]')
-    store.write(runs.release, run.run, run.attempt, owner, 40)
+    store.write(runs.release, run.run, run.fence, owner, 40)
     (again,) = claim(store, given_owner(store))
     assert (again.id, again.attempt) == (run.id, 2)
 
@@ -337,7 +337,7 @@ def test_verb_that_does_not_fit_the_state_is_a_conflict(
     bring_to(store, run, state)
     if state == "cancelled":
         now = stored(store, run)
-        store.write(runs.release, run.run, now.attempt, now.owner, 40)
+        store.write(runs.release, run.run, now.fence, now.owner, 40)
     before = stored(store, run)
     arguments = (run.id,) if verb == "delete" else (run.id, 50)
     if state in ALLOWED[verb]:
@@ -376,7 +376,7 @@ def test_run_whose_job_is_still_inside_cannot_be_deleted(store: Database) -> Non
     with pytest.raises(ConflictError, match="still inside a step"):
         store.write(runs.delete, run.id)
     assert stored_status(store, run.id) == "cancelled"
-    store.write(runs.release, run.run, run.attempt, owner, 40)
+    store.write(runs.release, run.run, run.fence, owner, 40)
     assert store.write(runs.delete, run.id).id == run.id
     assert store.read(lookups.find, run.id) is None
 

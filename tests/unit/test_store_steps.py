@@ -21,11 +21,11 @@ def all_of(store: Database, run: RunRow) -> list[StepRow]:
 
 
 def fail(store: Database, run: RunRow, name: str, index: int = 0) -> bool:
-    return store.write(steps.fail, run.run, run.attempt, index, name, '{"e":1}', 31, 32)
+    return store.write(steps.fail, run.run, run.fence, index, name, '{"e":1}', 31, 32)
 
 
 def cancel(store: Database, run: RunRow, name: str, index: int = 0) -> bool:
-    return store.write(steps.cancel, run.run, run.attempt, index, name, 41, 42)
+    return store.write(steps.cancel, run.run, run.fence, index, name, 41, 42)
 
 
 def test_checkpoint_is_stored_as_given(store: Database, run: RunRow) -> None:
@@ -131,11 +131,11 @@ def test_late_step_is_recorded_as_cancelled_by_the_latest_attempt_alone(
         assert all_of(store, run) == [StepRow(0, "a", "cancelled", None, None, 41, 42, 1)]
 
 
-@pytest.mark.parametrize("attempt", [0, 2, -1])
-def test_attempt_that_never_was_stores_nothing(store: Database, run: RunRow, attempt: int) -> None:
-    """The fence is equality with the running attempt."""
-    assert checkpoint(store, run._replace(attempt=attempt), "a") is False
-    assert cancel(store, run._replace(attempt=attempt), "a") is False
+@pytest.mark.parametrize("fence", [0, 2, -1])
+def test_claim_that_never_was_stores_nothing(store: Database, run: RunRow, fence: int) -> None:
+    """A write takes effect only with the fence of the run's current claim."""
+    assert checkpoint(store, run._replace(fence=fence), "a") is False
+    assert cancel(store, run._replace(fence=fence), "a") is False
     assert all_of(store, run) == []
 
 

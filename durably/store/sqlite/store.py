@@ -53,16 +53,16 @@ class SqliteCheckpoints:
     def save(
         self,
         run: int,
-        attempt: int,
+        fence: int,
         index: int,
         name: str,
         output: str,
         started_at_us: int,
         completed_at_us: int,
     ) -> bool:
-        """Store a step's result; return ``False`` if this attempt is not the running one."""
+        """Store a step's result; return ``False`` if this claim is not the current one."""
         return self._database.write(
-            steps.complete, run, attempt, index, name, output, started_at_us, completed_at_us
+            steps.complete, run, fence, index, name, output, started_at_us, completed_at_us
         )
 
     def save_many(self, results: Sequence[tuple[int, int, int, str, str, int, int]]) -> list[bool]:
@@ -72,34 +72,34 @@ class SqliteCheckpoints:
     def fail(
         self,
         run: int,
-        attempt: int,
+        fence: int,
         index: int,
         name: str,
         error: str,
         started_at_us: int,
         completed_at_us: int,
     ) -> bool:
-        """Store that a step failed; return ``False`` if this attempt is not the running one."""
+        """Store that a step failed; return ``False`` if this claim is not the current one."""
         return self._database.write(
-            steps.fail, run, attempt, index, name, error, started_at_us, completed_at_us
+            steps.fail, run, fence, index, name, error, started_at_us, completed_at_us
         )
 
     def cancel(
         self,
         run: int,
-        attempt: int,
+        fence: int,
         index: int,
         name: str,
         started_at_us: int,
         completed_at_us: int,
     ) -> bool:
-        """Store that a step ended too late; return ``False`` if a later attempt has begun."""
+        """Store that a step ended too late; return ``False`` if there was a later claim."""
         return self._database.write(
-            steps.cancel, run, attempt, index, name, started_at_us, completed_at_us
+            steps.cancel, run, fence, index, name, started_at_us, completed_at_us
         )
 
     def state(self, run: int) -> tuple[str, int] | None:
-        """Return the status and the attempt of a run, ``None`` if it was deleted."""
+        """Return the status and the fence of a run, ``None`` if it was deleted."""
         return self._database.read(queries.state_of, run)
 
 
@@ -165,12 +165,12 @@ class SqliteStore:
         """Put back the running runs of an owner whose beat still is *beat*."""
         return self.database.write(runs.recover_hung, owner, beat, now_us)
 
-    def release(self, run: int, attempt: int, owner: int, now_us: int) -> bool:
+    def release(self, run: int, fence: int, owner: int, now_us: int) -> bool:
         """Store that the job of a run that is not its owner's any more has left its thread."""
-        return self.database.write(runs.release, run, attempt, owner, now_us)
+        return self.database.write(runs.release, run, fence, owner, now_us)
 
     def set_progress(self, updates: Sequence[tuple[int, int, str]], now_us: int) -> int:
-        """Store progress, given as (run, attempt, JSON text); return how many took effect."""
+        """Store progress, given as (run, fence, JSON text); return how many took effect."""
         return self.database.write(runs.set_progress, updates, now_us)
 
     # -- what a user asks for ----------------------------------------------------------------

@@ -16,7 +16,8 @@ RULES: Final[dict[str, str]] = {
             'error', CAST(error AS BLOB), 'progress', CAST(progress AS BLOB),
             'labels', CAST(labels AS BLOB), 'idempotency_key', CAST(idempotency_key AS BLOB),
             'concurrency_key', CAST(concurrency_key AS BLOB), 'status', CAST(status AS BLOB),
-            'origin', CAST(origin AS BLOB)) AS bad FROM durably_runs)
+            'origin', CAST(origin AS BLOB), 'waits_for', CAST(waits_for AS BLOB),
+            'wait_name', CAST(wait_name AS BLOB)) AS bad FROM durably_runs)
         WHERE bad IS NOT NULL""",
     "a step holds text that is not UTF-8": """
         SELECT run, step & 0xFFFFFF AS step_index, bad AS in_column FROM (
@@ -64,6 +65,7 @@ RULES: Final[dict[str, str]] = {
     "a name or a key is empty": """
         SELECT run, 'run' AS of_a FROM durably_runs
         WHERE job_name = '' OR idempotency_key = '' OR concurrency_key = '' OR origin = ''
+           OR wait_name = ''
         UNION ALL SELECT run, 'step' FROM durably_steps WHERE name = ''
         UNION ALL SELECT run, 'label' FROM durably_labels WHERE key = ''""",
     "a run's progress does not say how far it is": """
@@ -113,15 +115,16 @@ RULES: Final[dict[str, str]] = {
     # -- the state machine ---------------------------------------------------------------------
     "a run's status is unknown": """
         SELECT id, status FROM durably_runs
-        WHERE status NOT IN ('pending', 'running', 'completed', 'failed', 'cancelled')""",
+        WHERE status NOT IN
+            ('pending', 'running', 'waiting', 'completed', 'failed', 'cancelled')""",
     "a running run has no owner": """
         SELECT id FROM durably_runs WHERE status = 'running' AND owner IS NULL""",
     "a running run has no heartbeat or was never claimed": """
         SELECT id, attempt FROM durably_runs
         WHERE status = 'running' AND (attempt < 1 OR heartbeat_at_us IS NULL)""",
-    "a completed or failed run has an owner": """
+    "a waiting, completed or failed run has an owner": """
         SELECT id, owner FROM durably_runs
-        WHERE status IN ('completed', 'failed') AND owner IS NOT NULL""",
+        WHERE status IN ('waiting', 'completed', 'failed') AND owner IS NOT NULL""",
     "an owner of runs is not registered": """
         SELECT id, owner FROM durably_runs
         WHERE owner IS NOT NULL AND owner NOT IN (SELECT owner FROM durably_owners)""",
@@ -136,7 +139,30 @@ RULES: Final[dict[str, str]] = {
         SELECT id, attempt FROM durably_runs
         WHERE attempt < 0 OR (attempt = 0) <> (started_at_us IS NULL)
            OR (attempt = 0) <> (heartbeat_at_us IS NULL)
-           OR (attempt = 0 AND (owner IS NOT NULL OR status IN ('completed', 'failed')))""",
+           OR (attempt = 0 AND (owner IS NOT NULL
+                                OR status IN ('waiting', 'completed', 'failed')))""",
+    "a run with an owner has no fence": """
+        SELECT id, fence, attempt FROM durably_runs
+        WHERE owner IS NOT NULL AND (fence < 1 OR fence < attempt)""",
+    "a run waits and does not say for what, or the other way round": """
+        SELECT id, status, waits_for FROM durably_runs
+        WHERE (status = 'waiting') <> (waits_for IS NOT NULL) OR CASE waits_for
+            WHEN 'time' THEN wait_name IS NULL OR run_at_us IS NULL OR waits_for_run IS NOT NULL
+            WHEN 'answer' THEN wait_name IS NULL OR waits_for_run IS NOT NULL
+            WHEN 'run' THEN waits_for_run IS NULL OR waits_for_run = run
+            ELSE coalesce(waits_for, wait_name, waits_for_run) IS NOT NULL END""",
+    "a run that is executed or has ended has a due time": """
+        SELECT id, status FROM durably_runs
+        WHERE run_at_us IS NOT NULL AND status NOT IN ('pending', 'waiting')""",
+    "a run waits for one that has ended": """
+        SELECT r.id, e.id AS waits_for FROM durably_runs r JOIN durably_runs e
+          ON e.run = r.waits_for_run WHERE e.completed_at_us IS NOT NULL""",
+    "a run keeps an attempt that it does not have, or that has gone on": """
+        SELECT id, status, attempt FROM durably_runs
+        WHERE keeps_attempt NOT IN (0, 1) OR (status = 'waiting' AND keeps_attempt <> 1)
+           OR (keeps_attempt <> 0 AND (attempt < 1 OR status NOT IN ('pending', 'waiting')))""",
+    "a run was triggered before its parent": """
+        SELECT id, parent FROM durably_runs WHERE parent >= run""",
     # -- what may be there once ----------------------------------------------------------------
     "two owners share a lock": """
         SELECT token FROM durably_owners NOT INDEXED GROUP BY token HAVING count(*) > 1""",
@@ -153,24 +179,27 @@ RULES: Final[dict[str, str]] = {
     "two steps of a run share a name": """
         SELECT run, name FROM durably_steps NOT INDEXED GROUP BY run, name HAVING count(*) > 1""",
     # -- the queues of concurrency keys --------------------------------------------------------
-    # A run without a key is always claimable; one that is not pending waits in no queue.
+    # A run without a key is always claimable; one that is not pending, or not due, is in no queue.
     "a run without a key has a place in a queue": """
         SELECT id, queue_place FROM durably_runs
         WHERE concurrency_key IS NULL AND queue_place <> 0""",
     "a queue has no first run, or more than one": """
         SELECT concurrency_key, job_name, origin, sum(queue_place <> 1) AS firsts FROM durably_runs
-        WHERE status = 'pending' AND concurrency_key IS NOT NULL
+        WHERE status = 'pending' AND run_at_us IS NULL AND concurrency_key IS NOT NULL
         GROUP BY concurrency_key, job_name, origin HAVING sum(queue_place <> 1) <> 1""",
     "the first run of a queue is not the one whose turn it is": """
         SELECT r.id, r.concurrency_key FROM durably_runs r
-        WHERE r.status = 'pending' AND r.concurrency_key IS NOT NULL AND r.queue_place <> 1
+        WHERE r.status = 'pending' AND r.run_at_us IS NULL AND r.concurrency_key IS NOT NULL
+          AND r.queue_place <> 1
           AND EXISTS (SELECT 1 FROM durably_runs e
-                      WHERE e.status = 'pending' AND e.concurrency_key = r.concurrency_key
+                      WHERE e.status = 'pending' AND e.run_at_us IS NULL
+                        AND e.concurrency_key = r.concurrency_key
                         AND e.job_name = r.job_name AND e.origin IS r.origin
                         AND coalesce(e.place, e.run) < coalesce(r.place, r.run))""",
     "the first run of a queue does not know whether its key is held": """
         SELECT r.id, r.concurrency_key, r.queue_place FROM durably_runs r
-        WHERE r.status = 'pending' AND r.concurrency_key IS NOT NULL AND r.queue_place <> 1
+        WHERE r.status = 'pending' AND r.run_at_us IS NULL AND r.concurrency_key IS NOT NULL
+          AND r.queue_place <> 1
           AND (r.queue_place = 2) <> EXISTS (
               SELECT 1 FROM durably_runs h
               WHERE h.concurrency_key = r.concurrency_key AND h.owner IS NOT NULL)""",

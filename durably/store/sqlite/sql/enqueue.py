@@ -44,7 +44,7 @@ PENDING_OF_KEY: Final = f"""
     WHERE run = (SELECT run FROM (
         SELECT run, min(coalesce(place, run)) FROM durably_runs
         WHERE concurrency_key = :key AND job_name = :job_name AND status = 'pending'
-          AND queue_place <> 1
+          AND run_at_us IS NULL AND queue_place <> 1
           AND (origin IS NULL OR EXISTS (
               SELECT 1 FROM json_each(:origins)
               WHERE key = :job_name AND value IN (origin, true)))))"""
@@ -53,9 +53,9 @@ PENDING_OF_KEY: Final = f"""
 # dead claims nothing until it has registered anew.
 START: Final = f"""
     INSERT INTO durably_runs
-        (id, job_name, status, payload, labels, owner, attempt, created_at_us, started_at_us,
+        (id, job_name, status, payload, labels, owner, attempt, fence, created_at_us, started_at_us,
          heartbeat_at_us, updated_at_us, origin)
-    SELECT :id, :job_name, 'running', :payload, :labels, :owner, 1, :now_us, :now_us, :now_us,
+    SELECT :id, :job_name, 'running', :payload, :labels, :owner, 1, 1, :now_us, :now_us, :now_us,
            :now_us, {queries.ORIGIN_OF.format(job=":job_name")}
     WHERE ({queries.FIRST_CLAIMABLE}) IS NULL
       AND EXISTS (SELECT 1 FROM durably_owners WHERE owner = :owner)"""
@@ -99,6 +99,7 @@ def _created(run: int, new: NewRun, now_us: int) -> RunRow:
         concurrency_key=new.concurrency_key,
         owner=None,
         attempt=0,
+        fence=0,
         created_at_us=now_us,
         started_at_us=None,
         completed_at_us=None,
@@ -175,6 +176,7 @@ def start(
         status="running",
         owner=wanted.owner,
         attempt=1,
+        fence=1,
         started_at_us=now_us,
         heartbeat_at_us=now_us,
     )

@@ -23,7 +23,7 @@ BEAT_OWNER: Final = """
 BEAT_RUNS: Final = """
     UPDATE OR IGNORE durably_runs SET heartbeat_at_us = :now_us
     WHERE owner = :owner AND status = 'running'
-    RETURNING run, attempt"""
+    RETURNING run, fence"""
 
 LIST: Final = """
     SELECT owner, CAST(token AS BLOB), heartbeat_interval_us, is_started, beat,
@@ -66,7 +66,7 @@ def set_started(db: apsw.Connection, owner: int, *, is_started: bool) -> None:
 
 
 def beat(db: apsw.Connection, owner: int, now_us: Callable[[], int]) -> Beat:
-    """Mark the owner and all its running runs as alive; say which those are (run, attempt).
+    """Mark the owner and all its running runs as alive; say which those are (run, fence).
 
     The time is asked for in the transaction: no run was alive last before it had begun.
     """
@@ -74,7 +74,7 @@ def beat(db: apsw.Connection, owner: int, now_us: Callable[[], int]) -> Beat:
     db.execute(BEAT_OWNER, bindings)
     is_registered = db.changes() > 0
     rows: list[Any] = db.execute(BEAT_RUNS, bindings).fetchall()
-    return Beat(is_registered, frozenset((run, attempt) for run, attempt in rows))
+    return Beat(is_registered, frozenset((run, fence) for run, fence in rows))
 
 
 def list_all(db: apsw.Connection) -> list[OwnerRow]:

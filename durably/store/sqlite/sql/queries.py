@@ -17,14 +17,15 @@ from durably.store.rows import Begun, Brief, Filters, RunRow
 COLUMNS: Final = """
     run, id, job_name, status, payload, output, error, progress, labels, idempotency_key,
     concurrency_key, owner, attempt, created_at_us, started_at_us, completed_at_us,
-    updated_at_us, heartbeat_at_us, origin"""
+    updated_at_us, heartbeat_at_us, fence, origin"""
 
 # The same for a row that cannot be read otherwise.
 _AS_BYTES: Final = """
     run, CAST(id AS BLOB), CAST(job_name AS BLOB), CAST(status AS BLOB), CAST(payload AS BLOB),
     CAST(output AS BLOB), CAST(error AS BLOB), CAST(progress AS BLOB), CAST(labels AS BLOB),
     CAST(idempotency_key AS BLOB), CAST(concurrency_key AS BLOB), owner, attempt, created_at_us,
-    started_at_us, completed_at_us, updated_at_us, heartbeat_at_us, CAST(origin AS BLOB)"""
+    started_at_us, completed_at_us, updated_at_us, heartbeat_at_us, fence,
+    CAST(origin AS BLOB)"""
 
 # Only completed steps count; a claim and a trigger do not need the number.
 COUNTED: Final = f"""{COLUMNS},
@@ -38,8 +39,8 @@ BY_NUMBER: Final = f"SELECT {COUNTED} FROM durably_runs r WHERE run = :run"
 # The first run of a job, of those that are claimable and fit a condition.
 _FIRST: Final = """
             SELECT run FROM durably_runs
-            WHERE job_name = {job} AND status = 'pending' AND owner IS NULL AND queue_place = 0
-              AND {condition}
+            WHERE job_name = {job} AND status = 'pending' AND run_at_us IS NULL
+              AND owner IS NULL AND queue_place = 0 AND {condition}
               AND NOT EXISTS (SELECT 1 FROM json_each(:inside) WHERE value = run)
             ORDER BY coalesce(place, run) LIMIT 1"""
 
@@ -65,7 +66,8 @@ ORIGIN_OF: Final = """
     (SELECT value FROM json_each(:origins) WHERE key = {job} AND type = 'text' LIMIT 1)"""
 
 _BEGUN: Final = """
-        status = 'pending' AND owner IS NULL AND queue_place = 0 AND origin IS NOT NULL"""
+        status = 'pending' AND run_at_us IS NULL AND owner IS NULL AND queue_place = 0
+                         AND origin IS NOT NULL"""
 
 # Of each job and origin that has pending runs with checkpoints, one of them: from one origin to the
 # next, past the thousands that an origin may have.
@@ -120,7 +122,7 @@ FIND: Final = f"""
 
 COUNT: Final = f"SELECT count(*) FROM durably_runs r {_FILTER}"
 
-STATE_OF: Final = "SELECT status, attempt FROM durably_runs WHERE run = :run"
+STATE_OF: Final = "SELECT status, fence FROM durably_runs WHERE run = :run"
 
 
 def all_rows(db: apsw.Connection, sql: str, bindings: dict[str, Any]) -> list[RunRow]:
@@ -233,7 +235,7 @@ def briefs(db: apsw.Connection, run_ids: Sequence[str]) -> dict[str, Brief]:
 
 
 def state_of(db: apsw.Connection, run: int) -> tuple[str, int] | None:
-    """Status and attempt of a run, ``None`` if it was deleted."""
+    """Return the status and the fence of a run, ``None`` if it was deleted."""
     rows: list[Any] = db.execute(STATE_OF, {"run": run}).fetchall()
     return (rows[0][0], rows[0][1]) if rows else None
 

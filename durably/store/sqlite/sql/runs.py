@@ -25,7 +25,8 @@ _ORIGIN_IF_BEGUN: Final = """
 
 CLAIM: Final = f"""
     UPDATE durably_runs
-    SET status = 'running', owner = :owner, attempt = attempt + 1,
+    SET status = 'running', owner = :owner, attempt = attempt + 1 - keeps_attempt,
+        keeps_attempt = 0, fence = max(fence, attempt) + 1,
         origin = coalesce({queries.ORIGIN_OF.format(job="job_name")}, origin),
         started_at_us = coalesce(started_at_us, :now_us), heartbeat_at_us = :now_us,
         updated_at_us = :now_us
@@ -37,37 +38,40 @@ COMPLETE: Final = """
     SET status = 'completed', owner = NULL, output = :output,
         progress = coalesce(:progress, progress), completed_at_us = :now_us,
         updated_at_us = :now_us
-    WHERE run = :run AND status = 'running' AND attempt = :attempt"""
+    WHERE run = :run AND status = 'running' AND fence = :fence"""
 
 FAIL: Final = """
     UPDATE durably_runs
-    SET status = 'failed', owner = NULL, error = :error,
+    SET status = 'failed', owner = NULL, error = :error, failures = failures + 1,
         progress = coalesce(:progress, progress), completed_at_us = :now_us,
         updated_at_us = :now_us
-    WHERE run = :run AND status = 'running' AND attempt = :attempt"""
+    WHERE run = :run AND status = 'running' AND fence = :fence"""
 
 INTERRUPT: Final = f"""
     UPDATE durably_runs
     SET status = 'pending', owner = NULL, progress = coalesce(:progress, progress),
         updated_at_us = :now_us, {_ORIGIN_IF_BEGUN}
-    WHERE run = :run AND status = 'running' AND attempt = :attempt"""
+    WHERE run = :run AND status = 'running' AND fence = :fence"""
 
 # A job that was cancelled has left its last step: the key it held is free. The run may
 # have been retried meanwhile, and is then pending with its old owner.
 RELEASE: Final = """
     UPDATE durably_runs SET owner = NULL, updated_at_us = :now_us
-    WHERE run = :run AND owner = :owner AND attempt = :attempt
+    WHERE run = :run AND owner = :owner AND fence = :fence
       AND status IN ('cancelled', 'pending')"""
 
 CANCEL: Final = """
     UPDATE durably_runs
-    SET status = 'cancelled', completed_at_us = :now_us, updated_at_us = :now_us
-    WHERE id = :id AND status IN ('pending', 'running')
+    SET status = 'cancelled', run_at_us = NULL, waits_for = NULL, wait_name = NULL,
+        waits_for_run = NULL, keeps_attempt = 0, completed_at_us = :now_us,
+        updated_at_us = :now_us
+    WHERE id = :id AND status IN ('pending', 'running', 'waiting')
     RETURNING run"""
 
 RETRY: Final = f"""
     UPDATE durably_runs
-    SET status = 'pending', error = NULL, completed_at_us = NULL, updated_at_us = :now_us,
+    SET status = 'pending', error = NULL, failures = 0, completed_at_us = NULL,
+        updated_at_us = :now_us,
         {_ORIGIN_IF_BEGUN}
     WHERE id = :id AND status IN ('failed', 'cancelled')
     RETURNING {queries.COLUMNS}"""
@@ -102,14 +106,14 @@ FORGET_OWNER: Final = """
 
 # Out of the queue of its key, and into that of its new origin, as its triggers know the way.
 LEAVE_TO_ADOPT: Final = """
-    UPDATE durably_runs SET status = 'cancelled', completed_at_us = :now_us
-    WHERE id = :id AND status = 'pending'"""
+    UPDATE durably_runs SET run_at_us = :now_us
+    WHERE id = :id AND status = 'pending' AND run_at_us IS NULL"""
 
 ADOPT: Final = f"""
     UPDATE durably_runs
-    SET status = 'pending', completed_at_us = NULL, updated_at_us = :now_us,
+    SET run_at_us = CASE WHEN :is_due THEN NULL ELSE run_at_us END, updated_at_us = :now_us,
         origin = CASE WHEN origin IS NOT NULL THEN :origin END
-    WHERE id = :id AND status = 'cancelled'
+    WHERE id = :id AND status IN ('pending', 'waiting')
     RETURNING {queries.COLUMNS}"""
 
 DELETE: Final = "DELETE FROM durably_runs WHERE run = :run"
@@ -142,7 +146,7 @@ NEWEST_TIMES: Final = """
 
 SET_PROGRESS: Final = """
     UPDATE durably_runs SET progress = :progress, updated_at_us = :now_us
-    WHERE run = :run AND status = 'running' AND attempt = :attempt"""
+    WHERE run = :run AND status = 'running' AND fence = :fence"""
 
 
 def claim(db: apsw.Connection, wanted: Claim) -> list[RunRow]:
@@ -176,7 +180,7 @@ def end(db: apsw.Connection, ending: Ending) -> bool:
     """Complete, fail or interrupt a run whose steps are kept; whether it took effect."""
     bindings: dict[str, Any] = {
         "run": ending.run,
-        "attempt": ending.attempt,
+        "fence": ending.fence,
         "progress": ending.progress,
         "now_us": ending.now_us,
     }
@@ -199,9 +203,9 @@ def finish(db: apsw.Connection, ending: Ending, claim_next: Claim | None) -> End
 
 
 @single_statement
-def release(db: apsw.Connection, run: int, attempt: int, owner: int, now_us: int) -> bool:
+def release(db: apsw.Connection, run: int, fence: int, owner: int, now_us: int) -> bool:
     """Say that the job of a run that was cancelled has left its thread."""
-    db.execute(RELEASE, {"run": run, "attempt": attempt, "owner": owner, "now_us": now_us})
+    db.execute(RELEASE, {"run": run, "fence": fence, "owner": owner, "now_us": now_us})
     return db.changes() > 0
 
 
@@ -234,9 +238,9 @@ def adopt(db: apsw.Connection, run_id: str, origin: str | None, now_us: int) -> 
     """Make *origin* the one of a pending run, if it has checkpoints; ``None`` for any."""
     bindings = {"id": run_id, "now_us": now_us}
     db.execute(LEAVE_TO_ADOPT, bindings)
-    if not db.changes():
+    bindings |= {"origin": origin, "is_due": db.changes()}
+    if queries.first_row(db, ADOPT, bindings) is None:
         raise _refused(db, run_id, "adopted", "only a pending run can be adopted")
-    queries.first_row(db, ADOPT, bindings | {"origin": origin})
     return queries.get(db, run_id)
 
 
@@ -337,14 +341,14 @@ def _recover(
 
 
 def set_progress(db: apsw.Connection, updates: Sequence[tuple[int, int, str]], now_us: int) -> int:
-    """Store progress, given as (run, attempt, JSON text); say how many took effect.
+    """Store progress, given as (run, fence, JSON text); return how many took effect.
 
-    Stale attempts change nothing.
+    Stale claims change nothing.
     """
     changed = 0
-    for run, attempt, progress in updates:
+    for run, fence, progress in updates:
         db.execute(
-            SET_PROGRESS, {"run": run, "attempt": attempt, "progress": progress, "now_us": now_us}
+            SET_PROGRESS, {"run": run, "fence": fence, "progress": progress, "now_us": now_us}
         )
         changed += db.changes()
     return changed

@@ -24,7 +24,11 @@ from durably.store import bounds
 
 # The scripts, oldest first. Read by the module's loader, so that the package may lie in a zip file:
 # importlib.resources does no more and takes an eighth of the import of all of durably.
-_MIGRATIONS: Final = ("0001_initial.sql", "0002_bounds_and_turns.sql")
+_MIGRATIONS: Final = (
+    "0001_initial.sql",
+    "0002_bounds_and_turns.sql",
+    "0003_fences_and_waits.sql",
+)
 
 # "Dura" in ASCII: tells a durably database from any other SQLite file.
 APPLICATION_ID: Final = 0x44757261

@@ -19,8 +19,8 @@ MOST_STEPS: Final = 1 << INDEX_BITS
 WINDOW_STEPS: Final = 2000
 WINDOW_CHARS: Final = 8 * 1024 * 1024
 
-# The fence stands in the same statement as the write: a row changes only if this
-# attempt still is the running one.
+# The fence stands in the same statement as the write: a row changes only if this claim still
+# is the current one.
 # Plus and not "or": an index that is too large then breaks the schema's CHECK, and is not stored
 # over an earlier step.
 _STORE: Final = """
@@ -35,14 +35,14 @@ _UNLESS_COMPLETED: Final = """
     WHERE durably_steps.status <> 'completed' AND durably_steps.name = excluded.name"""
 _ONE: Final = """
     SELECT (run << 24) + ?3, run, ?4, ?5, ?6, ?7, attempt, ?8, ?9
-    FROM durably_runs WHERE run = ?1 AND attempt = ?2{condition}"""
-# All or nothing: what one alone would only be told (its attempt is not the running one, its step
+    FROM durably_runs WHERE run = ?1 AND fence = ?2{condition}"""
+# All or nothing: what one alone would only be told (its claim is not the current one, its step
 # is completed, its index is another step's) breaks a constraint of the schema here.
 _SEVERAL: Final = """
     SELECT (r.run << 24) + new.column3, r.run, new.column4, 'completed', new.column5, NULL,
            r.attempt, new.column6, new.column7
     FROM (VALUES {rows}) AS new LEFT JOIN durably_runs r
-      ON r.run = new.column1 AND r.attempt = new.column2 AND r.status = 'running'
+      ON r.run = new.column1 AND r.fence = new.column2 AND r.status = 'running'
     WHERE true"""
 
 
@@ -102,17 +102,17 @@ def _complete_several(db: apsw.Connection, new: Sequence[tuple[Any, ...]]) -> li
 def complete(
     db: apsw.Connection,
     run: int,
-    attempt: int,
+    fence: int,
     index: int,
     name: str,
     output: str,
     started_at_us: int,
     completed_at_us: int,
 ) -> bool:
-    """Store a step's result; ``False`` if this attempt is not the running one any more."""
+    """Store a step's result; ``False`` if this claim is not the current one any more."""
     db.execute(
         STORE,
-        (run, attempt, index, name, "completed", output, None, started_at_us, completed_at_us),
+        (run, fence, index, name, "completed", output, None, started_at_us, completed_at_us),
     )
     return db.changes() > 0
 
@@ -121,16 +121,16 @@ def complete(
 def fail(
     db: apsw.Connection,
     run: int,
-    attempt: int,
+    fence: int,
     index: int,
     name: str,
     error: str,
     started_at_us: int,
     completed_at_us: int,
 ) -> bool:
-    """Record that a step failed; ``False`` if this attempt is not the running one any more."""
+    """Record that a step failed; ``False`` if this claim is not the current one any more."""
     db.execute(
-        STORE, (run, attempt, index, name, "failed", None, error, started_at_us, completed_at_us)
+        STORE, (run, fence, index, name, "failed", None, error, started_at_us, completed_at_us)
     )
     return db.changes() > 0
 
@@ -139,16 +139,16 @@ def fail(
 def cancel(
     db: apsw.Connection,
     run: int,
-    attempt: int,
+    fence: int,
     index: int,
     name: str,
     started_at_us: int,
     completed_at_us: int,
 ) -> bool:
-    """Record that a step ended too late; ``False`` if a later attempt has begun."""
+    """Record that a step ended too late; ``False`` if there was a later claim."""
     db.execute(
         STORE_CANCELLED,
-        (run, attempt, index, name, "cancelled", None, None, started_at_us, completed_at_us),
+        (run, fence, index, name, "cancelled", None, None, started_at_us, completed_at_us),
     )
     return db.changes() > 0
 

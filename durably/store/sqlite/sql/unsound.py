@@ -13,21 +13,24 @@ from durably.store.sqlite.sql import queries
 # claimed was before, so that it may fail; or it has a number that no run can have.
 CLAIM_UNSOUND: Final = """
     UPDATE durably_runs
-    SET status = 'running', owner = :owner, attempt = attempt + 1, output = NULL, error = NULL,
+    SET status = 'running', owner = :owner, attempt = attempt + 1 - keeps_attempt,
+        keeps_attempt = 0, fence = max(fence, attempt) + 1, output = NULL, error = NULL,
         completed_at_us = NULL, started_at_us = coalesce(started_at_us, :now_us),
         heartbeat_at_us = :now_us, updated_at_us = :now_us
     WHERE run = :run AND status = 'pending'"""
 
 FAIL_UNSOUND: Final = """
     UPDATE durably_runs
-    SET status = 'failed', owner = NULL, output = NULL, error = :error, completed_at_us = :now_us,
-        updated_at_us = :now_us
+    SET status = 'failed', owner = NULL, run_at_us = NULL, waits_for = NULL, wait_name = NULL,
+        waits_for_run = NULL, keeps_attempt = 0, output = NULL, error = :error,
+        completed_at_us = :now_us, updated_at_us = :now_us
     WHERE run = :run"""
 
 CANCEL_UNSOUND: Final = """
     UPDATE durably_runs
-    SET status = 'cancelled', owner = NULL, output = NULL, error = NULL, completed_at_us = :now_us,
-        updated_at_us = :now_us
+    SET status = 'cancelled', owner = NULL, run_at_us = NULL, waits_for = NULL, wait_name = NULL,
+        waits_for_run = NULL, keeps_attempt = 0, output = NULL, error = NULL,
+        completed_at_us = :now_us, updated_at_us = :now_us
     WHERE run = :run"""
 
 # Claimed a moment ago: more than that one, if a heartbeat has met the same microsecond.

@@ -1,1 +1,1 @@
-"""Every statement: the schema, and the verbs as functions of a connection."""
+"""All SQL statements: the schema, and the verbs as functions of a connection."""

@@ -1,7 +1,7 @@
-"""What must hold in a database file, whatever process left it behind, as SQL.
+"""Check, as SQL, what must hold in a database file, whatever happened to its processes.
 
-Each rule is a query that must find no row; its columns say where. The schema forbids nearly all
-of it as well: a finding means damage, a bug, or somebody who wrote to the file by other means.
+Each rule is a query that must find no row; its columns say where. The schema forbids nearly all of
+this as well: a finding means damage, a bug, or another program that wrote to the file.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from durably.store.sqlite.locks.guard import FileGuard
 from durably.store.sqlite.sql import schema
 from durably.store.sqlite.sql.check_rules import RULES
 
-# Of what one rule finds, so many are told: a damaged file may have millions.
+# How many findings of one rule are returned: a damaged file may have millions.
 MOST_PER_RULE: Final = 100
 _LONGEST_SHOWN: Final = 80
-# How long a file may take to check: ten times as long as it does, for each megabyte.
+# The limit of time for a check, for each megabyte: ten times what it takes.
 _LIMIT_S: Final = 60.0
 _LIMIT_S_PER_MB: Final = 1.0
-# After so many instructions of SQLite's the time is checked, and a Ctrl-C noticed.
+# After how many of SQLite's instructions the time is checked, and a Ctrl-C noticed.
 _INSTRUCTIONS: Final = 20_000
 
 _TABLES: Final = "SELECT name FROM sqlite_schema WHERE type = 'table'"
 _TABLE: Final = re.compile(r"\b(durably_\w+|json_each)\b")
-# What SQLite's own check reads where there is more in the file than durably's.
+# What SQLite's own check reads if the file contains more than durably's tables.
 _OWN: Final = (
     "durably_owners",
     "durably_runs",
@@ -47,7 +47,7 @@ _OWN: Final = (
     "sqlite_schema",
 )
 _KNOWN: Final = {*_OWN, "sqlite_stat1", "sqlite_stat4"}
-# The tables whose rows refer to others, and what they refer to.
+# The tables whose rows refer to rows of other tables.
 _REFERRING: Final = {
     "durably_runs": "durably_owners",
     "durably_steps": "durably_runs",
@@ -57,14 +57,14 @@ _REFERRING: Final = {
 
 
 class Found(NamedTuple):
-    """What is wrong, and where."""
+    """The problem, and the place."""
 
     problem: str
     where: str
 
 
 def findings(path: str | os.PathLike[str]) -> list[Found]:
-    """Everything that is wrong with the database file, which is only read.
+    """Return everything that is wrong with the database file, which is only read.
 
     Raises:
         ValidationError: the path can never be a database file.
@@ -75,16 +75,16 @@ def findings(path: str | os.PathLike[str]) -> list[Found]:
     if not os.path.exists(real):
         raise DatabaseError(f"there is no database {real!r}; check the path")
     refuse_special(real)
-    # Its readers would see neither the log nor the locks of those who write to it.
+    # A read here would use neither the WAL nor the locks of the processes that write to it.
     refuse_mounted(shared_paths(real), mount_table())
-    # Meanwhile no engine of this process may close its descriptors of the file: that would
-    # drop the locks under which this connection reads.
+    # Meanwhile no engine of this process may close its descriptors of the file: that would drop the
+    # locks of this connection.
     with FileGuard.opening(), _translated(real), _opened(real) as db:
         limit_s = _LIMIT_S + _LIMIT_S_PER_MB * os.path.getsize(real) / 1e6
         deadline = time.monotonic() + limit_s
         db.set_progress_handler(lambda: time.monotonic() > deadline, _INSTRUCTIONS)
         try:
-            db.execute("BEGIN")  # one snapshot for all
+            db.execute("BEGIN")  # one snapshot for all rules
             return _findings(db, real)
         except apsw.InterruptError as exc:
             raise DatabaseError(
@@ -117,16 +117,16 @@ def _translated(path: str) -> Iterator[None]:
 def _opened(path: str) -> Iterator[apsw.Connection]:
     flags = apsw.SQLITE_OPEN_READWRITE
     if os.path.exists(f"{path}-journal"):
-        # A rollback journal, which durably never makes: only this keeps SQLite from
-        # applying it. Otherwise a connection that may write is the one that leaves nothing
-        # behind where it was alone.
+        # A rollback journal, which durably never makes: only this mode keeps SQLite from applying
+        # it. Without a journal, a connection that may write leaves no files behind if it was the
+        # only one.
         flags = apsw.SQLITE_OPEN_READONLY
     has_wal = os.path.exists(f"{path}-wal")
     db = apsw.Connection(path, flags=flags)
     try:
         db.set_busy_timeout(int(BUSY_TIMEOUT_S * 1000))
         if has_wal:
-            # What is in the log stays there: the last connection to close would copy it.
+            # Keep the WAL as it is: the last connection would copy it into the file.
             db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         db.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
         db.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
@@ -142,7 +142,7 @@ def _opened(path: str) -> Iterator[apsw.Connection]:
 
 
 def _undecodable(*columns: Any) -> str | None:
-    """The first of the named columns, given as name, bytes, ..., that is no text."""
+    """Return the first of the named columns, given as name, bytes, ..., that is not text."""
     for name, content in zip(columns[::2], columns[1::2], strict=True):
         if isinstance(content, bytes):
             try:
@@ -169,7 +169,7 @@ def _findings(db: apsw.Connection, path: str) -> list[Found]:
         )
     differences = schema.differences(db, scripts)
     found = [Found("the schema is not durably's", str(difference)) for difference in differences]
-    # A table that is not ours may be anything, a view that never comes to an end as well.
+    # A table of another program may be anything, even a view that never ends.
     foreign = {each.name.lower() for each in differences if each.kind in ("table", "view")}
     found += _integrity(db, foreign, {each.name for each in differences if each.kind == "index"})
     for table, referred in _REFERRING.items():
@@ -182,7 +182,7 @@ def _findings(db: apsw.Connection, path: str) -> list[Found]:
 
 
 def _integrity(db: apsw.Connection, foreign: set[str], indexes: set[str]) -> list[Found]:
-    """Run SQLite's own check, of no table that has a constraint or an index that is not ours.
+    """Run SQLite's own check, but not of tables with a constraint or an index of another program.
 
     It evaluates their expressions, which may take for ever.
     """

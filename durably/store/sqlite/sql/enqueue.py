@@ -1,4 +1,4 @@
-"""Enqueueing: what a trigger stores, or which run already there stands in for it.
+"""Store the run of a trigger, or find the existing run that takes its place.
 
 Each function is a single transaction.
 """
@@ -19,10 +19,10 @@ ENQUEUE: Final = """
          created_at_us, updated_at_us)
     VALUES (?, ?, ?, ?, ?, ?6, ?6 IS NOT NULL, ?7, ?7)"""
 
-# So many runs in one statement: a statement on a table with triggers has a savepoint of its own,
-# which costs more than the row. Fewer runs get a statement each.
+# How many runs one statement stores: a statement on a table with triggers has a savepoint of its
+# own, which costs more than the row. Fewer runs get a statement each.
 BLOCK: Final = 128
-# What a block binds stays in memory until the next one; a long text is worth its own statement.
+# The values of a block stay in memory until the next one, so a long text gets its own statement.
 LONGEST_IN_BLOCK: Final = 4096
 
 ENQUEUE_BLOCK: Final = """
@@ -38,7 +38,7 @@ BY_IDEMPOTENCY_KEY: Final = f"""
     SELECT {queries.COUNTED} FROM durably_runs r
     WHERE job_name = :job_name AND idempotency_key = :key"""
 
-# The first of the firsts: each origin has a queue of its own.
+# The first run of all origins' queues: each origin has a queue of its own.
 PENDING_OF_KEY: Final = f"""
     SELECT {queries.COUNTED} FROM durably_runs r
     WHERE run = (SELECT run FROM (
@@ -49,8 +49,8 @@ PENDING_OF_KEY: Final = f"""
               SELECT 1 FROM json_each(:origins)
               WHERE key = :job_name AND value IN (origin, true)))))"""
 
-# A trigger and its claim in one, if nothing is before it in line. An owner that others took for
-# dead claims nothing until it has registered anew.
+# A trigger and its claim in one statement, if no run is before it in line. An owner that another
+# engine found dead claims nothing until it has registered again.
 START: Final = f"""
     INSERT INTO durably_runs
         (id, job_name, status, payload, labels, owner, attempt, fence, created_at_us, started_at_us,
@@ -61,7 +61,7 @@ START: Final = f"""
       AND EXISTS (SELECT 1 FROM durably_owners WHERE owner = :owner)"""
 
 
-# How many fields of a new run are stored, the first ones.
+# How many fields of a new run are stored: the first ones.
 _STORED: Final = 6
 
 
@@ -79,7 +79,7 @@ def _insert_block(db: apsw.Connection, block: Sequence[NewRun], now_us: int) -> 
     for new in block:
         bindings += new[:_STORED]
     db.execute(ENQUEUE_BLOCK, bindings)
-    # AUTOINCREMENT counts on from row to row, and nobody else writes meanwhile.
+    # AUTOINCREMENT counts up from row to row, and no other process writes meanwhile.
     first = db.last_insert_rowid() - len(block) + 1
     return [_created(run, new, now_us) for run, new in enumerate(block, first)]
 
@@ -110,7 +110,7 @@ def _created(run: int, new: NewRun, now_us: int) -> RunRow:
 
 @single_statement
 def enqueue_plain(db: apsw.Connection, new: NewRun, now_us: int) -> Enqueued:
-    """Store a run that nothing in the file can stand in for: no key, no coalescing."""
+    """Store a run whose place no existing run can take: no key, no coalescing."""
     return Enqueued(_insert(db, new, now_us), "created")
 
 
@@ -141,7 +141,7 @@ def enqueue(db: apsw.Connection, new: NewRun, now_us: int) -> Enqueued:
 def enqueue_and_claim(
     db: apsw.Connection, new: NewRun, now_us: int, wanted: Claim
 ) -> tuple[Enqueued, RunRow | None]:
-    """``enqueue``, and if there is a pending run more for it, ``claim`` whichever is the first."""
+    """Store or find a run as ``enqueue`` does, and claim the first run in line if it is pending."""
     enqueued = enqueue(db, new, now_us)
     claimed: list[RunRow] = []
     if enqueued.disposition in ("created", "retried") and queries.is_registered(db, wanted.owner):
@@ -153,9 +153,9 @@ def enqueue_and_claim(
 def start(
     db: apsw.Connection, new: NewRun, now_us: int, wanted: Claim
 ) -> tuple[Enqueued, RunRow] | None:
-    """``enqueue_plain`` and ``claim`` in one; ``None`` if another run is before it in line.
+    """Store a run and claim it in one statement.
 
-    Nothing is stored then.
+    Store nothing and return ``None`` if another run is before it in line.
     """
     bindings = {
         "id": new.id,

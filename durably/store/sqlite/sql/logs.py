@@ -37,9 +37,9 @@ def append(db: apsw.Connection, lines: Sequence[LogLine]) -> None:
 def of_run(
     db: apsw.Connection, run_id: str, *, after: int = 0, except_owners: Sequence[int] = ()
 ) -> list[LogRow]:
-    """Return the lines of a run, oldest first; those newer than *after*, not of *except_owners*.
+    """Return the lines of a run, oldest first: newer than *after*, not of *except_owners*.
 
-    Those that cannot be read are left out.
+    Lines that cannot be read are left out.
     """
     excepted = dump(list(except_owners))
     bindings = {"id": run_id, "after": after, "except_owners": excepted}
@@ -62,5 +62,5 @@ def _readable(db: apsw.Connection, run_id: str, bindings: dict[str, Any]) -> lis
 
 
 def newest(db: apsw.Connection) -> int:
-    """The number of the newest line in the file, 0 if there is none."""
+    """Return the number of the newest line in the file, 0 if there is none."""
     return int(db.execute(NEWEST).get)

@@ -18,7 +18,7 @@ SET_STARTED: Final = "UPDATE durably_owners SET is_started = :is_started WHERE o
 BEAT_OWNER: Final = """
     UPDATE durably_owners SET beat = beat + 1, beat_at_us = :now_us WHERE owner = :owner"""
 
-# A row that breaks a constraint, which somebody has turned off, must not keep the others from
+# A row that breaks a constraint that another program has turned off must not keep the others from
 # being marked.
 BEAT_RUNS: Final = """
     UPDATE OR IGNORE durably_runs SET heartbeat_at_us = :now_us
@@ -45,7 +45,7 @@ def register(
     heartbeat_interval_us: int,
     now_us: int,
 ) -> int:
-    """Make an owner row; its lock must be held already. Returns its number."""
+    """Store an owner row, whose lock must be held already, and return its number."""
     db.execute(
         REGISTER,
         {
@@ -61,14 +61,14 @@ def register(
 
 @single_statement
 def set_started(db: apsw.Connection, owner: int, *, is_started: bool) -> None:
-    """Say whether this engine takes runs by itself, for those who wait in other processes."""
+    """Store whether this engine claims runs by itself, for waiting threads of other processes."""
     db.execute(SET_STARTED, {"owner": owner, "is_started": int(is_started)})
 
 
 def beat(db: apsw.Connection, owner: int, now_us: Callable[[], int]) -> Beat:
-    """Mark the owner and all its running runs as alive; say which those are (run, fence).
+    """Mark the owner and all its running runs as alive; return the runs as (run, fence).
 
-    The time is asked for in the transaction: no run was alive last before it had begun.
+    The time is read in the transaction, so that no run was last alive before it began.
     """
     bindings = {"owner": owner, "now_us": now_us()}
     db.execute(BEAT_OWNER, bindings)
@@ -78,9 +78,9 @@ def beat(db: apsw.Connection, owner: int, now_us: Callable[[], int]) -> Beat:
 
 
 def list_all(db: apsw.Connection) -> list[OwnerRow]:
-    """Return every owner that has not left in order.
+    """Return every owner whose row was not removed.
 
-    One whose token is not even text is among them: nobody has its lock.
+    Also an owner whose token is not text; no engine has its lock.
     """
     rows: list[Any] = db.execute(LIST).fetchall()
     return [OwnerRow(row[0], row[1].decode(errors="replace"), *row[2:]) for row in rows]
@@ -88,6 +88,6 @@ def list_all(db: apsw.Connection) -> list[OwnerRow]:
 
 @single_statement
 def remove(db: apsw.Connection, owner: int) -> bool:
-    """Take out the row of an owner that has no runs any more."""
+    """Delete the row of an owner that has no runs any more."""
     db.execute(REMOVE, {"owner": owner})
     return db.changes() > 0

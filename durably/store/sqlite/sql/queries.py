@@ -1,7 +1,7 @@
-"""Lookups: how a run is read, and what is asked about runs; no statement here changes one.
+"""Queries for runs; no statement here changes one.
 
-A row whose text is not UTF-8 cannot be read as others are: SQLite does not care, and APSW raises
-``UnicodeDecodeError``. Then, and only then, its text is read as bytes, to say which row it is.
+A row whose text is not UTF-8 cannot be read like others: SQLite does not check it, and APSW raises
+``UnicodeDecodeError``. Only then is its text read as bytes, to report which row it is.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ COLUMNS: Final = """
     concurrency_key, owner, attempt, created_at_us, started_at_us, completed_at_us,
     updated_at_us, heartbeat_at_us, fence, origin"""
 
-# The same for a row that cannot be read otherwise.
+# The same columns as bytes, for a row that cannot be read otherwise.
 _AS_BYTES: Final = """
     run, CAST(id AS BLOB), CAST(job_name AS BLOB), CAST(status AS BLOB), CAST(payload AS BLOB),
     CAST(output AS BLOB), CAST(error AS BLOB), CAST(progress AS BLOB), CAST(labels AS BLOB),
@@ -36,7 +36,7 @@ BY_ID: Final = f"SELECT {COUNTED} FROM durably_runs r WHERE id = :id"
 
 BY_NUMBER: Final = f"SELECT {COUNTED} FROM durably_runs r WHERE run = :run"
 
-# The first run of a job, of those that are claimable and fit a condition.
+# The first run of a job that is claimable and matches a condition.
 _FIRST: Final = """
             SELECT run FROM durably_runs
             WHERE job_name = {job} AND status = 'pending' AND run_at_us IS NULL
@@ -44,9 +44,10 @@ _FIRST: Final = """
               AND NOT EXISTS (SELECT 1 FROM json_each(:inside) WHERE value = run)
             ORDER BY coalesce(place, run) LIMIT 1"""
 
-# A few index look-ups per known job, whatever else waits in the file; and one more for each run
-# that another owner has put back while a thread of the claiming engine is inside of it still. Of
-# the firsts of all jobs, the run whose turn is first: SQLite's rule for a column beside min().
+# A few index look-ups for each known job, whatever else waits in the file; and one more for each
+# run that another owner has put back while a thread of the claiming engine is still inside its job.
+# Of the first runs of all jobs, the one whose turn is first: SQLite's rule for a column beside
+# min().
 FIRST_CLAIMABLE: Final = f"""
     SELECT run FROM (
         SELECT r.run AS run, min(coalesce(r.place, r.run))
@@ -61,7 +62,7 @@ FIRST_CLAIMABLE: Final = f"""
             FROM json_each(:origins) AS origins
         ) JOIN durably_runs AS r ON r.run = first)"""
 
-# The origin of a job's function, for the run in whose row *job* is its name.
+# The origin of a job's function, for a run whose *job* is the job's name.
 ORIGIN_OF: Final = """
     (SELECT value FROM json_each(:origins) WHERE key = {job} AND type = 'text' LIMIT 1)"""
 
@@ -69,8 +70,8 @@ _BEGUN: Final = """
         status = 'pending' AND run_at_us IS NULL AND owner IS NULL AND queue_place = 0
                          AND origin IS NOT NULL"""
 
-# Of each job and origin that has pending runs with checkpoints, one of them: from one origin to the
-# next, past the thousands that an origin may have.
+# One run of each job and origin that has pending runs with checkpoints. It goes from one origin to
+# the next, without reading the thousands of runs that an origin may have.
 BEGUN: Final = f"""
     WITH RECURSIVE begun (job, origin) AS (
         SELECT value, (SELECT min(origin) FROM durably_runs
@@ -102,7 +103,7 @@ BRIEF_OF_MANY: Final = """
     SELECT id, status, owner, progress FROM durably_runs
     WHERE id IN (SELECT value FROM json_each(:ids))"""
 
-# Without what may keep them from being read: an unreadable progress is none.
+# Without columns that may be unreadable: an unreadable progress counts as none.
 SAFE_BRIEFS: Final = """
     SELECT id, status, owner, NULL FROM durably_runs
     WHERE id IN (SELECT value FROM json_each(:ids))"""
@@ -126,7 +127,7 @@ STATE_OF: Final = "SELECT status, fence FROM durably_runs WHERE run = :run"
 
 
 def all_rows(db: apsw.Connection, sql: str, bindings: dict[str, Any]) -> list[RunRow]:
-    """Return the runs that a statement gives, of ``COLUMNS`` or ``COUNTED``."""
+    """Return the runs of a statement that selects ``COLUMNS`` or ``COUNTED``."""
     rows: list[Any] = db.execute(sql, bindings).fetchall()
     return [RunRow(*row) for row in rows]
 
@@ -148,7 +149,7 @@ def first_row(db: apsw.Connection, sql: str, bindings: dict[str, Any]) -> RunRow
 
 
 def legible_rows(db: apsw.Connection, sql: str, bindings: dict[str, Any]) -> list[RunRow]:
-    """Return all runs that a query finds, also those that cannot be read, whose text is escaped."""
+    """Return all runs that a query finds, with escapes for text that cannot be read."""
     try:
         return all_rows(db, sql, bindings)
     except UnicodeDecodeError:
@@ -158,19 +159,19 @@ def legible_rows(db: apsw.Connection, sql: str, bindings: dict[str, Any]) -> lis
 def _as_bytes(
     db: apsw.Connection, sql: str, bindings: dict[str, Any]
 ) -> list[tuple[RunRow, str | None]]:
-    """Return the runs that a query finds, what cannot be read escaped, and what that is."""
+    """Return the runs that a query finds, with escapes for unreadable text, and its defects."""
     rows: list[Any] = db.execute(sql.replace(COLUMNS, _AS_BYTES, 1), bindings).fetchall()
     found = [defects.decoded(RunRow(*row)._asdict()) for row in rows]
     return [(RunRow(**values), defect) for values, defect in found]
 
 
 def by_number(db: apsw.Connection, run: int) -> RunRow:
-    """Return a run that is there, whatever it holds."""
+    """Return an existing run, whatever its columns contain."""
     return legible_rows(db, BY_NUMBER, {"run": run})[0]
 
 
 def defect_of(db: apsw.Connection, run: int) -> str | None:
-    """Return why a run that is there can be neither read nor executed, or ``None``."""
+    """Return why an existing run can be neither read nor executed, or ``None``."""
     ((row, defect),) = _as_bytes(db, BY_NUMBER, {"run": run})
     return defect or defects.of_claimed(row._asdict())
 
@@ -215,7 +216,7 @@ def not_found(run_id: str) -> NotFoundError:
 
 
 def brief(db: apsw.Connection, run_id: str) -> Brief | None:
-    """Return how the run stands."""
+    """Return the state of the run."""
     try:
         rows = db.execute(BRIEF, {"id": run_id}).fetchall()
     except UnicodeDecodeError:
@@ -224,7 +225,7 @@ def brief(db: apsw.Connection, run_id: str) -> Brief | None:
 
 
 def briefs(db: apsw.Connection, run_ids: Sequence[str]) -> dict[str, Brief]:
-    """Return how each of the runs stands that exists."""
+    """Return the state of each of the runs that exists."""
     bindings = {"ids": dump(list(run_ids))}
     try:
         rows = db.execute(BRIEF_OF_MANY, bindings).fetchall()
@@ -243,7 +244,7 @@ def state_of(db: apsw.Connection, run: int) -> tuple[str, int] | None:
 def find_many(
     db: apsw.Connection, filters: Filters, limit: int | None, offset: int
 ) -> list[RunRow]:
-    """Return the runs that fit, newest first; those that cannot be read are left out."""
+    """Return the runs that match, newest first; those that cannot be read are left out."""
     bindings = filters._asdict() | {"limit": -1 if limit is None else limit, "offset": offset}
     try:
         return all_rows(db, FIND, bindings)
@@ -258,7 +259,7 @@ def find_many(
 
 
 def count(db: apsw.Connection, filters: Filters) -> int:
-    """How many runs fit."""
+    """Return how many runs match."""
     return int(db.execute(COUNT, filters._asdict()).get)
 
 
@@ -267,8 +268,8 @@ def has_claimable(db: apsw.Connection, jobs: str, inside: str = "[]", origins: s
 
     Args:
         jobs: a JSON array of names.
-        inside: a JSON array of the keys of runs that are not to be claimed.
-        origins: whose checkpoints are taken; see ``Claim``.
+        inside: a JSON array of the keys of runs that must not be claimed.
+        origins: the origins whose checkpoints are continued; see ``Claim``.
     """
     bindings = {"jobs": jobs, "inside": inside, "origins": origins}
     return db.execute(FIRST_CLAIMABLE, bindings).get is not None
@@ -290,10 +291,10 @@ def _all_begun(db: apsw.Connection, sql: str, bindings: dict[str, Any]) -> list[
 
 
 def is_registered(db: apsw.Connection, owner: int) -> bool:
-    """Whether the owner may claim: others have not taken it for dead and forgotten it."""
+    """Return whether the owner may claim: its row exists, so no other engine found it dead."""
     return bool(db.execute(IS_REGISTERED, {"owner": owner}).get)
 
 
 def has_running(db: apsw.Connection, owner: int) -> bool:
-    """Whether the owner has a running run."""
+    """Return whether the owner has a running run."""
     return bool(db.execute(HAS_RUNNING, {"owner": owner}).get)

@@ -1,7 +1,7 @@
 """Runs: one function per change of state, each a single transaction.
 
 The verbs are the state machine's: claim, complete, fail, cancel, interrupt, release, recover,
-retry, delete. Each says whether it took effect. How a run comes to be is in ``enqueueing``.
+retry, delete. Each returns whether it took effect. New runs are stored in ``enqueue``.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from durably.store.rows import Claim, Ended, Ending, RunRow
 from durably.store.sqlite.connection.write_request import single_statement
 from durably.store.sqlite.sql import queries, unsound
 
-# A run that goes back with no checkpoints is begun anew by the engine that claims it.
+# A run that goes back without checkpoints begins again in the engine that claims it.
 _ORIGIN_IF_BEGUN: Final = """
         origin = CASE WHEN EXISTS (
             SELECT 1 FROM durably_steps s
@@ -76,7 +76,7 @@ RETRY: Final = f"""
     WHERE id = :id AND status IN ('failed', 'cancelled')
     RETURNING {queries.COLUMNS}"""
 
-# The turn of a run whose process died: after all that were triggered, or recovered, before.
+# The turn of a run whose process died: after all runs that were triggered or recovered before.
 NEXT_PLACE: Final = """
     UPDATE sqlite_sequence SET seq = seq + 1 WHERE name = 'durably_runs' AND seq < :most
     RETURNING seq"""
@@ -85,8 +85,8 @@ RUNNING_OF: Final = """
     SELECT run FROM durably_runs WHERE owner = :owner AND status = 'running'
     ORDER BY coalesce(place, run)"""
 
-# What a running run does not have is taken from it, and so is its place in a queue: somebody
-# may have turned the constraints off.
+# Columns that a running run does not have are cleared, and so is its place in a queue, because
+# another program may have turned the constraints off.
 RECOVER: Final = f"""
     UPDATE durably_runs
     SET status = 'pending', owner = NULL, place = coalesce(:place, place), output = NULL,
@@ -94,7 +94,7 @@ RECOVER: Final = f"""
         updated_at_us = :now_us, {_ORIGIN_IF_BEGUN}
     WHERE run = :run"""
 
-# What breaks a constraint stays, and its owner with it.
+# A row that breaks a constraint stays, and so does its owner.
 RELEASE_ALL: Final = """
     UPDATE OR IGNORE durably_runs SET owner = NULL, updated_at_us = :now_us WHERE owner = :owner"""
 
@@ -104,7 +104,7 @@ FORGET_OWNER: Final = """
     DELETE FROM durably_owners
     WHERE owner = :owner AND NOT EXISTS (SELECT 1 FROM durably_runs WHERE owner = :owner)"""
 
-# Out of the queue of its key, and into that of its new origin, as its triggers know the way.
+# The triggers move the run out of the queue of its key, and into that of its new origin.
 LEAVE_TO_ADOPT: Final = """
     UPDATE durably_runs SET run_at_us = :now_us
     WHERE id = :id AND status = 'pending' AND run_at_us IS NULL"""
@@ -135,8 +135,8 @@ HAS_ENDED_BEFORE: Final = """
 
 NEWEST_TRIGGER: Final = "SELECT created_at_us FROM durably_runs ORDER BY run DESC LIMIT 1"
 
-# Of the newest run, of the ends, and of the runs that are being executed: each of them is
-# found without walking over the others.
+# The times of the newest run, of the last end, and of the running runs: each is found by an index
+# without reading the others.
 NEWEST_TIMES: Final = """
     SELECT (SELECT max(created_at_us, updated_at_us, coalesce(heartbeat_at_us, 0))
             FROM durably_runs ORDER BY run DESC LIMIT 1),
@@ -150,7 +150,7 @@ SET_PROGRESS: Final = """
 
 
 def claim(db: apsw.Connection, wanted: Claim) -> list[RunRow]:
-    """Take up to ``limit`` runs for an owner, as long as they are wanted, those triggered first."""
+    """Claim up to ``limit`` runs for an owner, if they are still wanted, those triggered first."""
     claimed: list[RunRow] = []
     bindings = {
         "owner": wanted.owner,
@@ -177,7 +177,7 @@ def claim(db: apsw.Connection, wanted: Claim) -> list[RunRow]:
 
 @single_statement
 def end(db: apsw.Connection, ending: Ending) -> bool:
-    """Complete, fail or interrupt a run whose steps are kept; whether it took effect."""
+    """Complete, fail or interrupt a run and keep its steps; return whether it took effect."""
     bindings: dict[str, Any] = {
         "run": ending.run,
         "fence": ending.fence,
@@ -194,7 +194,7 @@ def end(db: apsw.Connection, ending: Ending) -> bool:
 
 
 def finish(db: apsw.Connection, ending: Ending, claim_next: Claim | None) -> Ended:
-    """``end`` a run, and ``claim`` the next one in the same transaction."""
+    """End a run as ``end`` does, and claim the next one in the same transaction."""
     is_effective = end(db, ending)
     if is_effective and ending.output is not None and not ending.keep_steps:
         db.execute(DELETE_STEPS, {"run": ending.run})
@@ -204,7 +204,7 @@ def finish(db: apsw.Connection, ending: Ending, claim_next: Claim | None) -> End
 
 @single_statement
 def release(db: apsw.Connection, run: int, fence: int, owner: int, now_us: int) -> bool:
-    """Say that the job of a run that was cancelled has left its thread."""
+    """Store that the job of a run that was cancelled has left its thread."""
     db.execute(RELEASE, {"run": run, "fence": fence, "owner": owner, "now_us": now_us})
     return db.changes() > 0
 
@@ -218,7 +218,7 @@ def cancel(db: apsw.Connection, run_id: str, now_us: int) -> RunRow:
 
 
 def retried(db: apsw.Connection, run_id: str, now_us: int) -> RunRow:
-    """Do as ``retry``, for those who need not know how many steps are kept."""
+    """Retry a run, without counting its checkpoints."""
     try:
         rows = queries.all_rows(db, RETRY, {"id": run_id, "now_us": now_us})
     except UnicodeDecodeError:
@@ -229,13 +229,13 @@ def retried(db: apsw.Connection, run_id: str, now_us: int) -> RunRow:
 
 
 def retry(db: apsw.Connection, run_id: str, now_us: int) -> RunRow:
-    """A failed or cancelled run to pending, its checkpoints kept."""
+    """Put a failed or cancelled run back to pending, its checkpoints kept."""
     retried(db, run_id, now_us)
     return queries.get(db, run_id)
 
 
 def adopt(db: apsw.Connection, run_id: str, origin: str | None, now_us: int) -> RunRow:
-    """Make *origin* the one of a pending run, if it has checkpoints; ``None`` for any."""
+    """Set the origin of a pending run, if it has checkpoints; ``None`` for any."""
     bindings = {"id": run_id, "now_us": now_us}
     db.execute(LEAVE_TO_ADOPT, bindings)
     bindings |= {"origin": origin, "is_due": db.changes()}
@@ -291,12 +291,12 @@ def newest_time(db: apsw.Connection) -> int | None:
 def recover_dead(
     db: apsw.Connection, owner: int, now_us: int, *, beat: int | None = None
 ) -> list[RunRow]:
-    """Put back the running runs of an owner that is dead, free its keys, forget it.
+    """Put back the running runs of an owner that is dead, free its keys, delete its row.
 
     Each gets the last turn, in the order in which they were claimable: a run that kills its
     process comes after those that were not tried since.
 
-    With *beat*, only if that still is its beat.
+    With *beat*, do so only if that is still its heartbeat.
     """
     if beat is not None and db.execute(BEAT_OF, {"owner": owner}).get != beat:
         return []
@@ -307,12 +307,12 @@ def recover_dead(
 
 
 def put_back(db: apsw.Connection, owner: int, now_us: int) -> list[RunRow]:
-    """Put back the running runs of an owner that knows of no job of them."""
+    """Put back the running runs of an owner that executes none of them."""
     return _recover(db, owner, now_us)
 
 
 def recover_hung(db: apsw.Connection, owner: int, beat: int, now_us: int) -> list[RunRow]:
-    """Put back the running runs of an owner whose beat still is *beat*."""
+    """Put back the running runs of an owner whose heartbeat is still *beat*."""
     if db.execute(BEAT_OF, {"owner": owner}).get != beat:
         return []
     return _recover(db, owner, now_us)
@@ -324,12 +324,12 @@ def _recover(
     recovered: list[RunRow] = []
     running: list[Any] = db.execute(RUNNING_OF, {"owner": owner}).fetchall()
     for (run,) in running:
-        # None where there is no number left: it keeps its turn then.
+        # None if there is no number left: the run keeps its turn then.
         place = db.execute(NEXT_PLACE, {"most": bounds.MOST_RUNS}).get if goes_last else None
         try:
             db.execute(RECOVER, {"run": run, "place": place, "now_us": now_us})
         except apsw.ConstraintError as exc:
-            # Somebody has turned the constraints off. The others go on.
+            # Another program has turned the constraints off. Continue with the other runs.
             row = queries.by_number(db, run)
             defects.note(
                 f"run {row.id!a:.80} of job {row.job_name!a:.80} cannot be put back ({exc}); "

@@ -1,12 +1,12 @@
-"""The schema: its versions, and how a file gets to the newest one.
+"""The versions of the schema, and the migration of a file to the newest one.
 
 Each version is one numbered file of ``migrations/``; it is applied, and recorded in
 ``user_version``, in one transaction, under SQLite's write lock. Several processes may open
 a new file at once: one migrates, the others find it done.
 
-The file is input: whoever can write it can plant a trigger that runs with our writes, or take
-away one that keeps a promise. So what is durably's in it must be what the scripts make, word for
-word, or the file is refused.
+The file is input: a program that can write it can plant a trigger that runs with durably's writes,
+or remove one that keeps a promise. So durably's part of the file must be what the scripts make,
+word for word, or the file is rejected.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ import apsw
 from durably.errors import SchemaError
 from durably.store import bounds
 
-# The scripts, oldest first. Read by the module's loader, so that the package may lie in a zip file:
-# importlib.resources does no more and takes an eighth of the import of all of durably.
+# The scripts, oldest first. The module's loader reads them, so that the package may be in a zip
+# file: importlib.resources does the same and takes an eighth of the import of all of durably.
 _MIGRATIONS: Final = (
     "0001_initial.sql",
     "0002_bounds_and_turns.sql",
     "0003_fences_and_waits.sql",
 )
 
-# "Dura" in ASCII: tells a durably database from any other SQLite file.
+# "Dura" in ASCII: marks a durably database among other SQLite files.
 APPLICATION_ID: Final = 0x44757261
 
 _IS_EMPTY: Final = "SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)"
 _OBJECTS: Final = "SELECT type, name, tbl_name, sql FROM sqlite_schema"
 
-# The tables whose numbers are never used again, and the column that holds them.
+# The tables whose numbers are never used again, and the column with the number.
 _NUMBERED: Final = {
     "durably_runs": "run",
     "durably_owners": "owner",
@@ -47,7 +47,7 @@ _IS_UNSOUND_SEQUENCE: Final = """
                    WHERE name = :table AND (typeof(seq) <> 'integer' OR seq < 0 OR seq >= :most))"""
 
 _PREFIX: Final = "durably_"
-# A table of that name would hide the function that our statements use.
+# A table of that name would hide the function that durably's statements use.
 _HIDING: Final = frozenset({"json_each"})
 # How many differences an error names.
 _MOST_NAMED: Final = 5
@@ -59,7 +59,7 @@ def migrations() -> list[str]:
 
 
 class _Loader(Protocol):
-    """What loads a module from wherever it lies: a folder, a zip file, an executable."""
+    """The loader of a module, from a folder, a zip file or an executable."""
 
     def get_data(self, path: str) -> bytes: ...
 
@@ -71,7 +71,7 @@ def _read(name: str) -> str:
 
 
 class Difference(NamedTuple):
-    """Something in a file's schema that is not as durably makes it."""
+    """A part of a file's schema that is not as durably makes it."""
 
     kind: str
     name: str
@@ -83,7 +83,7 @@ class Difference(NamedTuple):
 
 @functools.cache
 def _made_by(scripts: tuple[str, ...]) -> dict[tuple[str, str], str | None]:
-    """What the scripts make: the SQL text by type and name."""
+    """Return the schema that the scripts make: the SQL text by type and name."""
     fresh = apsw.Connection(":memory:")
     try:
         for script in scripts:
@@ -97,9 +97,9 @@ def _made_by(scripts: tuple[str, ...]) -> dict[tuple[str, str], str | None]:
 def differences(db: apsw.Connection, scripts: Sequence[str]) -> list[Difference]:
     """Return how durably's part of the file's schema differs from what *scripts* make.
 
-    Tables and views that somebody has added under names of their own are left alone, but for what
-    takes part in our writes: a trigger, the expressions of an index, and a foreign key, which
-    blocks a deletion or goes on from it to triggers of its own. Reads only.
+    Tables and views that were added under names of their own are left alone, except for what takes
+    part in durably's writes: a trigger, the expressions of an index, and a foreign key, which
+    blocks a deletion or runs triggers of its own after one. Reads only.
     """
     expected = _made_by(tuple(scripts))
     found = []
@@ -127,12 +127,12 @@ def _is_ours(name: str) -> bool:
 
 
 def _foreign_keys(db: apsw.Connection, name: str, sql: str) -> list[Difference]:
-    """Return the foreign keys to our tables that somebody's table has.
+    """Return the foreign keys of another program's table to durably's tables.
 
     SQLite itself rejects a file in which a name differs from that in the text.
     """
     if sql.lower().startswith("create virtual"):
-        return []  # it has no foreign keys, and to ask for them would load its module
+        return []  # it has no foreign keys, and reading them would load its module
     quoted = name.replace('"', '""')
     rows: list[Any] = db.execute(f'PRAGMA foreign_key_list("{quoted}")').fetchall()
     parents = sorted({row[2] for row in rows if _is_ours(row[2])})
@@ -141,7 +141,7 @@ def _foreign_keys(db: apsw.Connection, name: str, sql: str) -> list[Difference]:
 
 
 def version_of(db: apsw.Connection, path: str, scripts: Sequence[str]) -> int:
-    """The schema version of the file, 0 if it is new.
+    """Return the schema version of the file, 0 if it is new.
 
     Reads only. Must be called inside a transaction.
 
@@ -186,12 +186,12 @@ def _require_utf8(db: apsw.Connection, path: str) -> None:
 
 
 def is_empty(db: apsw.Connection) -> bool:
-    """Whether the file has no tables."""
+    """Return whether the file has no tables."""
     return bool(db.execute(_IS_EMPTY).get)
 
 
 def not_ours(path: str) -> SchemaError:
-    """The error for a database of another program."""
+    """Return the error for a database of another program."""
     return SchemaError(
         f"{path!r} is a database of another program, not durably's; it was left as it "
         "is. Give durably a file of its own."
@@ -199,7 +199,7 @@ def not_ours(path: str) -> SchemaError:
 
 
 def too_new(path: str, version: int, newest: int) -> SchemaError:
-    """The error for a database that this durably does not know yet."""
+    """Return the error for a database of a version that this durably does not know."""
     return SchemaError(
         f"{path!r} was written by a newer durably (schema {version}; this one knows "
         f"{newest}); it was left as it is. Update durably to use it."
@@ -207,7 +207,7 @@ def too_new(path: str, version: int, newest: int) -> SchemaError:
 
 
 def not_a_database(path: str) -> SchemaError:
-    """The error for a file that is something else, such as text."""
+    """Return the error for a file that is not a database, such as text."""
     return SchemaError(
         f"{path!r} is not an SQLite database, or is encrypted; it was left as it is. Give durably "
         "a file of its own."
@@ -217,7 +217,7 @@ def not_a_database(path: str) -> SchemaError:
 def migrate(
     db: apsw.Connection, path: str, begin: Callable[[], None], scripts: list[str] | None = None
 ) -> None:
-    """Bring the file to the newest version, one transaction each.
+    """Migrate the file to the newest version, in one transaction for each version.
 
     Foreign keys are not enforced meanwhile, and the connection may change the schema's text.
 
@@ -232,7 +232,7 @@ def migrate(
 
 @contextmanager
 def _free_to_migrate(db: apsw.Connection) -> Iterator[None]:
-    """Turn off what a script must not meet, all of which is set per connection."""
+    """Turn off, within the block, settings of the connection that a script must not have."""
     has_foreign_keys = db.pragma("foreign_keys")
     is_defensive = db.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, -1)
     db.pragma("foreign_keys", False)
@@ -247,9 +247,9 @@ def _free_to_migrate(db: apsw.Connection) -> Iterator[None]:
 
 
 def _repair_numbers(db: apsw.Connection) -> None:
-    """Set the sequences to the newest numbers where somebody has written what they cannot be.
+    """Set each sequence to the newest number if another program has written an impossible one.
 
-    Nothing new could be stored in the file.
+    Otherwise nothing new could be stored in the file.
     """
     for table, key in _NUMBERED.items():
         bindings = {"table": table, "most": bounds.MOST_RUNS}
@@ -267,7 +267,7 @@ def _migrate(
     while True:
         begin()
         try:
-            # Read under the write lock: whoever had it before us may have migrated.
+            # Read under the write lock: the process that had it before may have migrated.
             version = version_of(db, path, steps)
             if version == len(steps):
                 _repair_numbers(db)

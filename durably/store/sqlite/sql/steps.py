@@ -1,4 +1,4 @@
-"""Checkpoints: what is stored of the steps of a run."""
+"""Store and read the checkpoints of runs."""
 
 import functools
 import itertools
@@ -15,12 +15,12 @@ from durably.store.sqlite.connection.write_request import merged_by, single_stat
 INDEX_BITS: Final = 24
 MOST_STEPS: Final = 1 << INDEX_BITS
 
-# How much of a run's checkpoints is read at once: what a resume holds in memory.
+# How much of a run's checkpoints is read at once and kept in memory by a resume.
 WINDOW_STEPS: Final = 2000
 WINDOW_CHARS: Final = 8 * 1024 * 1024
 
-# The fence stands in the same statement as the write: a row changes only if this claim still
-# is the current one.
+# The fence is in the same statement as the write: a row changes only if this claim is still the
+# current one.
 # Plus and not "or": an index that is too large then breaks the schema's CHECK, and is not stored
 # over an earlier step.
 _STORE: Final = """
@@ -36,8 +36,8 @@ _UNLESS_COMPLETED: Final = """
 _ONE: Final = """
     SELECT (run << 24) + ?3, run, ?4, ?5, ?6, ?7, attempt, ?8, ?9
     FROM durably_runs WHERE run = ?1 AND fence = ?2{condition}"""
-# All or nothing: what one alone would only be told (its claim is not the current one, its step
-# is completed, its index is another step's) breaks a constraint of the schema here.
+# All or nothing: a step that could not be stored alone (its claim is not the current one, it is
+# completed, its index is another step's) breaks a constraint of the schema here.
 _SEVERAL: Final = """
     SELECT (r.run << 24) + new.column3, r.run, new.column4, 'completed', new.column5, NULL,
            r.attempt, new.column6, new.column7
@@ -53,7 +53,7 @@ def _store_one(condition: str) -> str:
 
 @functools.cache
 def store_several(several: int) -> str:
-    """The statement that stores the results of so many steps at once."""
+    """Return the statement that stores the results of that many steps at once."""
     source = _SEVERAL.format(rows=", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * several))
     return _STORE.format(source=source, target="(run, name)", condition="")
 
@@ -88,12 +88,12 @@ OF_RUN: Final = f"""
 
 
 def complete_all(db: apsw.Connection, new: Sequence[tuple[Any, ...]]) -> list[bool]:
-    """``complete`` each of the steps; return for each whether it took effect."""
+    """Store the result of each step; return for each whether it took effect."""
     return [complete(db, *row) for row in new]
 
 
 def _complete_several(db: apsw.Connection, new: Sequence[tuple[Any, ...]]) -> list[bool]:
-    """``complete`` of several steps, no two of them the same: all, or none and an error."""
+    """Store the results of several different steps: all, or none and an error."""
     db.execute(store_several(len(new)), tuple(itertools.chain.from_iterable(new)))
     return [True] * len(new)
 
@@ -109,7 +109,7 @@ def complete(
     started_at_us: int,
     completed_at_us: int,
 ) -> bool:
-    """Store a step's result; ``False`` if this claim is not the current one any more."""
+    """Store a step's result; return ``False`` if this claim is no longer the current one."""
     db.execute(
         STORE,
         (run, fence, index, name, "completed", output, None, started_at_us, completed_at_us),
@@ -128,7 +128,7 @@ def fail(
     started_at_us: int,
     completed_at_us: int,
 ) -> bool:
-    """Record that a step failed; ``False`` if this claim is not the current one any more."""
+    """Store that a step failed; return ``False`` if this claim is no longer the current one."""
     db.execute(
         STORE, (run, fence, index, name, "failed", None, error, started_at_us, completed_at_us)
     )
@@ -145,7 +145,7 @@ def cancel(
     started_at_us: int,
     completed_at_us: int,
 ) -> bool:
-    """Record that a step ended too late; ``False`` if there was a later claim."""
+    """Store that a step ended too late; return ``False`` if there was a later claim."""
     db.execute(
         STORE_CANCELLED,
         (run, fence, index, name, "cancelled", None, None, started_at_us, completed_at_us),
@@ -154,7 +154,7 @@ def cancel(
 
 
 def find(db: apsw.Connection, run: int, name: str) -> Checkpoint | None:
-    """The stored step of that name."""
+    """Return the stored step of that name, ``None`` if there is none."""
     try:
         rows: list[Any] = db.execute(FIND, {"run": run, "name": name}).fetchall()
     except UnicodeDecodeError as exc:
@@ -163,14 +163,14 @@ def find(db: apsw.Connection, run: int, name: str) -> Checkpoint | None:
 
 
 def highest_index(db: apsw.Connection, run: int) -> int:
-    """The highest index stored for the run, -1 if there is none."""
+    """Return the highest index stored for the run, -1 if there is none."""
     first = run << INDEX_BITS
     highest = db.execute(HIGHEST, {"first": first, "end": first + MOST_STEPS}).get
     return -1 if highest is None else int(highest)
 
 
 def window(db: apsw.Connection, run: int, first_index: int) -> Window:
-    """The checkpoints from *first_index* on, as many as one window holds."""
+    """Return the checkpoints from *first_index* on, as many as fit into one window."""
     first = run << INDEX_BITS
     cursor: Any = db.execute(
         WINDOW,
@@ -195,9 +195,9 @@ def window(db: apsw.Connection, run: int, first_index: int) -> Window:
 
 
 def of_run(db: apsw.Connection, run_id: str) -> list[StepRow]:
-    """Return what is stored of the run's steps, in the order of their index.
+    """Return the records of the run's steps, in the order of their index.
 
-    Those that cannot be read are left out.
+    Records that cannot be read are left out.
     """
     try:
         return [StepRow._make(row) for row in db.execute(OF_RUN, {"id": run_id}).fetchall()]
@@ -222,7 +222,7 @@ def _unreadable_step(row: StepRow, run_id: str, defect: str) -> DatabaseError:
 
 
 def _unreadable(db: apsw.Connection, run: int) -> DatabaseError:
-    """Return the error for a run one of whose checkpoints is not text."""
+    """Return the error for a run with a checkpoint that is not text."""
     run_id = db.execute(ID_OF, {"run": run}).get
     found = ((row, defect) for row, defect in _as_bytes(db, run_id) if defect is not None)
     row, defect = next(found)

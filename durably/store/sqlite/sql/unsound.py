@@ -1,4 +1,4 @@
-"""Runs that no engine can execute: how one is failed, so that those behind it are claimed."""
+"""Fail runs that no engine can execute, so that those behind them are claimed."""
 
 from contextlib import suppress
 from typing import Any, Final
@@ -9,8 +9,8 @@ from durably.codec.json_text import dump
 from durably.store import bounds, defects
 from durably.store.sqlite.sql import queries
 
-# A pending run that cannot be executed: claimed, if that can be, then failed. One that cannot be
-# claimed was before, so that it may fail; or it has a number that no run can have.
+# A pending run that cannot be executed is claimed, if possible, and then failed. A run that cannot
+# be claimed was claimed before, so that it may fail; or it has a number that no run can have.
 CLAIM_UNSOUND: Final = """
     UPDATE durably_runs
     SET status = 'running', owner = :owner, attempt = attempt + 1 - keeps_attempt,
@@ -33,21 +33,21 @@ CANCEL_UNSOUND: Final = """
         completed_at_us = :now_us, updated_at_us = :now_us
     WHERE run = :run"""
 
-# Claimed a moment ago: more than that one, if a heartbeat has met the same microsecond.
+# The runs that were claimed just now; a heartbeat in the same microsecond adds others.
 JUST_CLAIMED: Final = """
     SELECT run FROM durably_runs
     WHERE owner = :owner AND status = 'running' AND updated_at_us = :now_us"""
 
 
 def fail_unclaimed(db: apsw.Connection, exc: Exception, bindings: dict[str, Any]) -> None:
-    """Fail what could not be claimed, or could not be read once it was.
+    """Fail the run that could not be claimed, or could not be read after its claim.
 
     Raises:
-        apsw.ConstraintError: *exc* is one, and not because of the run.
+        apsw.ConstraintError: *exc* is one, and the run is not the reason.
         UnicodeDecodeError: likewise.
     """
     if isinstance(exc, apsw.ConstraintError):
-        # The constraints of a claim are those of the run, but for its owner and the time.
+        # A claim can break only constraints of the run, except for those of its owner and the time.
         if not queries.is_registered(db, bindings["owner"]) or _is_outside(bindings["now_us"]):
             raise exc
         rows: list[Any] = db.execute(queries.FIRST_CLAIMABLE, bindings).fetchall()

@@ -20,6 +20,9 @@ class Names:
 
     What was added is found. So may be, once there are more than ``EXACT_NAMES``, what was not:
     one name in a hundred where 100,000 were added. Names are added by one thread at a time.
+
+    A set of all 100,000 would take 10 MiB instead of one. Asking the database for each new name
+    instead would make a step take 165 µs instead of 86 at ``synchronous="normal"``.
     """
 
     def __init__(self) -> None:

@@ -1,8 +1,7 @@
-"""What the attrs classes of this package share: how they compare, hash and show themselves.
+"""The base of the package's attrs classes, with their ``==``, ``hash()`` and ``repr()``.
 
-attrs writes these methods anew for each class, as source text that is compiled whenever the class
-is imported. With them that is half a millisecond a class, without them a fifth of one, and there
-are thirty.
+attrs writes these methods anew for each class, as source text that is compiled at each import.
+For the 25 classes of the package that is 5 ms of processor time, of 84 for ``import durably``.
 """
 
 from __future__ import annotations

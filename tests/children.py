@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,9 @@ import apsw
 import durably
 
 ROOT: Final = Path(durably.__file__).parents[1]
-PROGRAMS: Final = Path(__file__).parent / "programs"
+TESTS: Final = Path(__file__).parent
+PROGRAMS: Final = TESTS / "programs"
+ENVIRONMENT: Final = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{TESTS}"}
 # Only guards against hanging; below the default stale_threshold of 30 s, so that what
 # waits for that in vain does not look like what works.
 DEADLINE_S: Final = 20.0
@@ -44,7 +46,7 @@ class Child:
             stdout=subprocess.PIPE,
             text=True,
             start_new_session=has_group,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env=ENVIRONMENT,
         )
         self.pid: Final = self._process.pid
         self._has_group = has_group
@@ -135,6 +137,33 @@ class Child:
                 pipe.close()
             except BrokenPipeError:
                 continue
+
+
+def execute(
+    program: str,
+    *args: object,
+    under: Sequence[object] = (),
+    options: Sequence[str] = (),
+    folder: Path | None = None,
+    timeout_s: float = 110.0,
+) -> subprocess.CompletedProcess[str]:
+    """Execute a program of ``programs/`` to its end; one that hangs is killed and raises.
+
+    Args:
+        under: the command that executes it, such as ``unshare``, and its arguments.
+        options: those of Python.
+        folder: its working folder.
+    """
+    return subprocess.run(
+        [*map(str, under), sys.executable, *options, PROGRAMS / f"{program}.py", *map(str, args)],
+        cwd=folder,
+        env=ENVIRONMENT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
 
 
 @contextmanager

@@ -4,13 +4,11 @@ acknowledged is there, and whatever was not is wholly there or not at all.
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from children import ROOT
+from children import execute
 from invariants import check, check_history
 
 import durably
@@ -21,114 +19,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="forks and kills"),
 ]
-
-# A workload whose every call that returns is acknowledged in a file. It is executed by forked
-# children, each of which kills itself at the n-th point; then one executes what is left.
-WORKLOAD = """
-import functools, os, signal, sys
-import apsw
-import durably
-import durably.engine
-from durably.store.sqlite.database import Database
-folder, how, first, stride = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-class Points:
-    "Counts what is reached, and kills the process at the one that was asked for."
-    def __init__(self, kill_at):
-        self.left = kill_at
-        self.names = []
-        self.pid = os.getpid()
-    def __call__(self, name):
-        self.names.append(name)
-        self.left -= 1
-        if self.left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-class File(apsw.VFSFile):
-    def __init__(self, points, name, flags):
-        self.points = points
-        super().__init__("", name, flags)
-    def xWrite(self, data, offset):
-        self.points("before write")
-        super().xWrite(data, offset)
-    def xSync(self, flags):
-        self.points("before sync")
-        super().xSync(flags)
-    def xTruncate(self, size):
-        self.points("before truncate")
-        super().xTruncate(size)
-class Vfs(apsw.VFS):
-    def __init__(self, points):
-        self.points = points
-        super().__init__("points", "")
-    def xOpen(self, name, flags):
-        return File(self.points, name, flags)
-    def xDelete(self, name, sync):
-        self.points("before delete")
-        super().xDelete(name, sync)
-@durably.job
-def work(step) -> int:
-    for n in range(3):
-        name = f"step-{n}"
-        value = step.run(name, effect, step.run_id, name, step.attempt)
-        leave("returned", step.run_id, name, value)
-    return 3
-def leave(*words):
-    os.write(fd, (" ".join(map(str, words)) + "\\n").encode())
-def effect(run_id, name, attempt):
-    leave("effect", run_id, name, f"{attempt}.{os.getpid()}")
-    return f"{attempt}.{os.getpid()}"
-def live(database, kill_at):
-    points = Points(kill_at)
-    if how == "points":
-        durably.engine.Database = functools.partial(Database, fault_point=points)
-    else:
-        vfs = Vfs(points)
-        durably.engine.Database = functools.partial(Database, vfs="points")
-    app = durably.Durably(database, jobs=[work])
-    handle = app.jobs["work"]
-    one = handle.trigger(idempotency_key="one", concurrency_key="key", labels={"a": "b"})
-    leave("acknowledged trigger", one.id)
-    for run in handle.batch_trigger([None, durably.Trigger(None, concurrency_key="key")]):
-        leave("acknowledged trigger", run.id)
-    while app.process_one():
-        pass
-    cancelled = handle.trigger()
-    leave("acknowledged trigger", cancelled.id)
-    app.cancel(cancelled)
-    leave("acknowledged cancelled", cancelled.id)
-    app.retry(cancelled)
-    app.run_until_idle()
-    gone = handle.trigger()
-    app.cancel(gone)
-    app.delete_run(gone)
-    leave("acknowledged deleted", gone.id)
-    app.close()
-    return points.names
-number = first - stride
-while True:
-    number += stride
-    place = os.path.join(folder, str(number))
-    os.mkdir(place)
-    fd = os.open(os.path.join(place, "effects"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    statuses = []
-    for kill_at in (number, 0):
-        pid = os.fork()
-        if not pid:
-            try:
-                names = live(os.path.join(place, "runs.db"), kill_at)
-                if kill_at:
-                    print(*sorted(set(names)), sep=",")
-                    sys.stdout.flush()
-                os._exit(0)
-            finally:
-                os._exit(1)
-        statuses.append(os.waitpid(pid, 0)[1])
-    os.close(fd)
-    assert statuses[1] == 0, (number, statuses)
-    if statuses[0] == 0:
-        print(number)
-        break
-    assert statuses[0] == signal.SIGKILL, (number, statuses)
-"""
 
 
 @pytest.mark.parametrize(
@@ -145,14 +35,7 @@ def test_killed_at_each_point(tmp_path: Path, seed: int, how: str, stride: int, 
     """
     first = seed % stride + 1
     print(f"from {first} in steps of {stride}")
-    done = subprocess.run(
-        [sys.executable, "-c", WORKLOAD, tmp_path, how, str(first), str(stride)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-    )
+    done = execute("killed_at_each_point", tmp_path, how, first, stride)
     assert done.returncode == 0, done.stdout + done.stderr
     reached, number = done.stdout.split("\n")[:2]
     assert set(names.split(",")) <= set(reached.split(","))

@@ -217,29 +217,13 @@ def test_job_that_stores_step_after_step_notices_before_a_checkpoint(
         app.close()
 
 
-CHECKPOINTS = """
-import apsw, sys
-db = apsw.Connection(sys.argv[1], flags=apsw.SQLITE_OPEN_READWRITE)
-db.set_busy_timeout(20000)
-print("ready", flush=True)
-for line in sys.stdin:
-    word = line.strip()
-    if word == "vacuum":
-        db.execute("VACUUM")
-    elif word == "shrink":
-        db.execute("PRAGMA incremental_vacuum").fetchall()
-    db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE if word == "empty" else 0)
-    print(word, flush=True)
-"""
-
-
 def test_nothing_that_sqlite_does_counts_as_overwriting(database: Path) -> None:
     """Another program's checkpoints, a file that becomes shorter or has other times, a log that is
     begun anew or emptied, and the engine's own purges.
     """
     app = durably.Durably(database, jobs=[quick], synchronous="normal")
     try:
-        with Child(CHECKPOINTS, database) as child:
+        with Child("checkpoints_the_wal", database) as child:
             child.expect("ready")
             for round_ in range(3):
                 for word in ("copy", "shrink", "empty", "vacuum", "copy"):
@@ -263,28 +247,9 @@ def test_checkpoint_that_a_kill_cut_short_is_no_overwriting(database: Path) -> N
     """A process that is killed after it has copied the first page, and before the others, leaves a
     file that is half new; another engine that had looked at it before goes on.
     """
-    program = """
-import os, signal, sys, apsw
-class Files(apsw.VFS):
-    def __init__(self): super().__init__("cut", "")
-    def xOpen(self, name, flags): return File("", name, flags)
-class File(apsw.VFSFile):
-    def __init__(self, base, name, flags):
-        super().__init__(base, name, flags)
-        self.is_main = bool(flags[0] & apsw.SQLITE_OPEN_MAIN_DB)
-    def xWrite(self, data, offset):
-        super().xWrite(data, offset)
-        if self.is_main: os.kill(os.getpid(), signal.SIGKILL)
-files = Files()
-db = apsw.Connection(sys.argv[1], flags=apsw.SQLITE_OPEN_READWRITE, vfs="cut")
-db.execute("SELECT count(*) FROM sqlite_schema").fetchall()
-print("ready", flush=True)
-sys.stdin.readline()
-db.wal_checkpoint()
-"""
     app = durably.Durably(database, jobs=[quick], synchronous="normal")
     try:
-        with Child(program, database) as child:
+        with Child("dies_in_a_wal_checkpoint", database) as child:
             child.expect("ready")
             app.jobs["quick"].batch_trigger([None] * 200)
             app._supervisor._look_at_file()

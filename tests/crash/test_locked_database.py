@@ -300,21 +300,12 @@ def test_many_wait_for_one_lock(database: Path, locker: Child) -> None:
         app.close()
 
 
-HANGS_WITH_THE_MUTEX = """
-import fcntl, os, sys
-fd = os.open(sys.argv[1] + ".writer", os.O_RDWR)
-fcntl.flock(fd, fcntl.LOCK_EX)
-print("ready", flush=True)
-sys.stdin.read()
-"""
-
-
 @pytest.mark.usefixtures("short_timeout")
 def test_process_that_hangs_with_the_mutex_hangs_nobody(database: Path) -> None:
     """A process that was stopped while it held the mutex of writers is waited for no longer than
     the busy timeout; then everybody goes on without it.
     """
-    with Child(HANGS_WITH_THE_MUTEX, database) as hung:
+    with Child("holds_the_mutex", database) as hung:
         hung.expect("ready")
         with durably.Durably(database, jobs=[job]) as app:
             assert app.jobs["job"].trigger_and_wait(-3, timeout=20).output == 3

@@ -16,15 +16,6 @@ import durably
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the guard needs OFD locks")
 
-READER = """
-import sqlite3, sys
-print("ready", flush=True)
-for line in sys.stdin:
-    db = sqlite3.connect(sys.argv[1])
-    print(db.execute("SELECT count(*) FROM durably_runs_readable").fetchone()[0], flush=True)
-    db.close()
-"""
-
 
 def test_another_process_reads_with_another_library(tmp_path: Path) -> None:
     """Another process sees every run at once with Python's sqlite3, opened and closed each time."""
@@ -36,7 +27,7 @@ def test_another_process_reads_with_another_library(tmp_path: Path) -> None:
 
     with (
         durably.Durably(database, jobs=[work]) as app,
-        Child(READER, database) as reader,
+        Child("counts_with_sqlite3", database) as reader,
     ):
         reader.expect("ready")
         for n in range(1, 20):
@@ -44,16 +35,6 @@ def test_another_process_reads_with_another_library(tmp_path: Path) -> None:
             reader.say()
             reader.expect(str(n))
     assert check(database, is_idle=True, is_finished=True) == []
-
-
-OLDER_LIBRARY = """
-import sqlite3, sys
-db = sqlite3.connect(sys.argv[1])
-print(db.execute("PRAGMA integrity_check").fetchone()[0], flush=True)
-db.execute("UPDATE durably_owners SET pid = pid")
-db.execute("UPDATE durably_runs SET job_name = job_name, labels = labels")
-print("written", flush=True)
-"""
 
 
 @pytest.mark.skipif(
@@ -69,38 +50,9 @@ def test_the_schema_asks_no_more_of_sqlite_than_others_have(tmp_path: Path) -> N
 
     with durably.Durably(database, jobs=[work]) as app:
         app.jobs["work"].trigger_and_wait(labels={"a": "b"}, timeout=20)
-    with Child(OLDER_LIBRARY, database) as other:
+    with Child("rewrites_with_sqlite3", database) as other:
         other.expect("ok")
         other.expect("written")
-
-
-POKED = """
-import os, shutil, sqlite3, sys
-import durably
-database, how, runs = sys.argv[1], sys.argv[2], int(sys.argv[3])
-def poke():
-    if how == "sqlite3":
-        db = sqlite3.connect(database)
-        db.execute("SELECT * FROM durably_runs").fetchall()
-        db.close()
-    elif how == "open":
-        for suffix in ("", "-wal", "-shm"):
-            open(database + suffix, "rb").close()
-    else:
-        shutil.copy(database, database + f".copy-{os.getpid()}")
-@durably.job
-def work(step) -> int:
-    for n in range(3):
-        step.run(f"step-{n}", int)
-        poke()
-    return 3
-print("ready", flush=True)
-sys.stdin.readline()
-with durably.Durably(database, jobs=[work]) as app:
-    for n in range(runs):
-        print(app.jobs["work"].trigger().id, flush=True)
-        poke()
-"""
 
 
 @pytest.mark.parametrize("how", ["sqlite3", "open", "copy"])
@@ -109,7 +61,10 @@ def test_code_in_the_same_process_that_opens_the_file(tmp_path: Path, how: str) 
     calls, with another SQLite library or with none, lose nothing that was acknowledged.
     """
     database = tmp_path / "runs.db"
-    with Child(POKED, database, how, 60) as first, Child(POKED, database, how, 60) as second:
+    with (
+        Child("opens_its_own_file", database, how, 60) as first,
+        Child("opens_its_own_file", database, how, 60) as second,
+    ):
         for child in (first, second):
             child.expect("ready")
         for child in (first, second):
@@ -126,22 +81,6 @@ def test_code_in_the_same_process_that_opens_the_file(tmp_path: Path, how: str) 
         app.close()
 
 
-# Writes until the log has been begun anew, if nobody's snapshot stands against it.
-WRITER = """
-import sys
-import apsw
-db = apsw.Connection(sys.argv[1], flags=apsw.SQLITE_OPEN_READWRITE)
-db.set_busy_timeout(20000)
-db.pragma("synchronous", "off")
-print("ready", flush=True)
-for line in sys.stdin:
-    for n in range(3):
-        db.execute("UPDATE durably_runs SET updated_at_us = updated_at_us + 1")
-        db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-    print("written", flush=True)
-"""
-
-
 @pytest.mark.parametrize("is_log_copied", [False, True])
 def test_read_in_progress_keeps_its_snapshot(tmp_path: Path, is_log_copied: bool) -> None:
     """A read in the middle of which other code of its process closes the files, and another
@@ -153,7 +92,7 @@ def test_read_in_progress_keeps_its_snapshot(tmp_path: Path, is_log_copied: bool
         app.jobs["work"].batch_trigger(["x" * 3000] * 200)
         if is_log_copied:
             app._store.database.wal_checkpoint(above_bytes=0)
-        with Child(WRITER, path) as writer:
+        with Child("begins_the_wal_anew", path) as writer:
             writer.expect("ready")
 
             def read(db: apsw.Connection) -> list[list[tuple[object, ...]]]:

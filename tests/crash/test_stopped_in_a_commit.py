@@ -24,31 +24,6 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc names who
 # Far below the busy timeout of 30 s: what waits that long has not kept to its own.
 SOON_S = 20.0
 
-# Triggers one run after the other, and stops at a point of its commit when it is asked to.
-STOPS = """
-import functools, os, signal, sys
-import durably, durably.engine
-from durably.store.sqlite.database import Database
-path, name = sys.argv[1:]
-is_due = False
-def reached(point):
-    if is_due and point == name:
-        os.kill(os.getpid(), signal.SIGSTOP)
-durably.engine.Database = functools.partial(Database, fault_point=reached)
-@durably.job
-def quick(step):
-    return 1
-app = durably.Durably(path, jobs=[quick])
-print("ready", flush=True)
-sys.stdin.readline()
-is_due = True
-app.jobs["quick"].batch_trigger([None, None])
-is_due = False
-print("stored", flush=True)
-sys.stdin.readline()
-app.close()
-"""
-
 
 @durably.job
 def quick(step: durably.StepContext) -> int:
@@ -75,7 +50,7 @@ def short_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def stopped(database: Path) -> Iterator[Child]:
     """Another engine, which is stopped when it has written and not committed."""
-    with Child(STOPS, database, "before commit") as child:
+    with Child("stops_in_a_commit", database, "before commit", 2) as child:
         child.expect("ready")
         yield child
 
@@ -215,9 +190,7 @@ def test_process_that_is_stopped_before_it_has_sqlites_lock_is_in_nobodys_way(
     """What it holds then is durably's own lock, which is waited for no longer than that."""
     app = durably.Durably(database, jobs=[quick])
     try:
-        with Child(
-            STOPS.replace("batch_trigger([None, None])", "trigger()"), database, "write"
-        ) as c:
+        with Child("stops_in_a_commit", database, "write", 1) as c:
             c.expect("ready")
             stop(c)
             assert isinstance(Thread(app.jobs["quick"].trigger).soon(), durably.Run)

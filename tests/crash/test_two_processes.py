@@ -17,30 +17,6 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="runs processes 
 RUNS = 500  # triggered by each of the two
 KEYS = 5
 
-WORKER = """
-import os, sys
-import durably
-database, effects, runs, keys = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-fd = os.open(effects, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-def leave(*words):
-    os.write(fd, (" ".join(map(str, words)) + "\\n").encode())
-@durably.job
-def work(step, payload: dict) -> int:
-    key = payload["key"]
-    leave("start", key, step.run_id, os.getpid(), step.attempt)
-    step.run("one", leave, "step", key, step.run_id, os.getpid(), step.attempt)
-    leave("end", key, step.run_id, os.getpid(), step.attempt)
-    return os.getpid()
-app = durably.Durably(database, jobs=[work], synchronous="normal")
-print("ready", flush=True)
-sys.stdin.readline()
-with app:
-    for n in range(runs):
-        key = f"key-{n % keys}" if n % 2 else None
-        app.jobs["work"].trigger({"key": key or "-"}, concurrency_key=key)
-print("done", flush=True)
-"""
-
 
 def test_two_processes_execute_each_run_once(tmp_path: Path) -> None:
     """Two processes that each trigger 500 runs on one file execute the 1,000 between them, each run
@@ -48,8 +24,8 @@ def test_two_processes_execute_each_run_once(tmp_path: Path) -> None:
     """
     database, effects = tmp_path / "runs.db", tmp_path / "effects"
     with (
-        Child(WORKER, database, effects, RUNS, KEYS) as first,
-        Child(WORKER, database, effects, RUNS, KEYS) as second,
+        Child("shares_runs", database, effects, RUNS, KEYS) as first,
+        Child("shares_runs", database, effects, RUNS, KEYS) as second,
     ):
         for child in (first, second):
             child.expect("ready")
@@ -91,27 +67,13 @@ def test_two_processes_execute_each_run_once(tmp_path: Path) -> None:
         app.close()
 
 
-SINGLE = """
-import sys
-import durably
-@durably.job
-def work(step, payload: int) -> int:
-    return step.run("one", abs, payload)
-app = durably.Durably(sys.argv[1], jobs=[work])
-print("ready", flush=True)
-sys.stdin.readline()
-runs = [app.jobs["work"].trigger(n, idempotency_key=str(n)) for n in range(100)]
-print(*[run.id for run in runs], flush=True)
-print(sum(run.disposition == "created" for run in runs), flush=True)
-app.run_until_idle()
-app.close()
-"""
-
-
 def test_two_processes_trigger_with_the_same_idempotency_keys(tmp_path: Path) -> None:
     """Two processes that trigger with the same keys at once get the same runs, created once."""
     database = tmp_path / "runs.db"
-    with Child(SINGLE, database) as first, Child(SINGLE, database) as second:
+    with (
+        Child("triggers_with_keys", database) as first,
+        Child("triggers_with_keys", database) as second,
+    ):
         for child in (first, second):
             child.expect("ready")
         for child in (first, second):
@@ -125,16 +87,7 @@ def test_two_processes_trigger_with_the_same_idempotency_keys(tmp_path: Path) ->
 def test_many_processes_open_a_new_file_at_once(tmp_path: Path) -> None:
     """Processes that open a file that is not there yet at the same time all succeed."""
     database = tmp_path / "runs.db"
-    program = """
-import sys
-import durably
-print("ready", flush=True)
-sys.stdin.readline()
-app = durably.Durably(sys.argv[1])
-print(app.count_runs(), flush=True)
-app.close()
-"""
-    children = [Child(program, database) for _ in range(4)]
+    children = [Child("opens_when_told", database) for _ in range(4)]
     try:
         for child in children:
             child.expect("ready")

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import apsw
 import pytest
-from children import ROOT
+from children import execute
 from damage import change
 
 import durably
@@ -40,66 +37,6 @@ VALUES: list[Any] = [
     "__import__('os').system('touch executed')",
     {"$type": "os.system", "_type": "Login", "durably": "type"},
 ]
-
-# Reads all that there is in a database, and executes what can be executed, while an audit hook
-# looks: after what has been done once with harmless data, nothing is imported or started, and no
-# code is made of what came from the database (attrs, cattrs and traceback compile code of ours).
-READER = """
-import sys
-watching = []
-caught = []
-FORBIDDEN = ("import", "os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen",
-    "pickle.find_class", "marshal.loads", "ctypes.dlopen", "code.__new__")
-def audit(event, arguments):
-    if not watching:
-        return
-    is_hostile = event in ("compile", "exec") and any(
-        word in str(arguments) for word in ("touch", "executed", "jndi", "passwd", "__import__")
-    )
-    if event in FORBIDDEN or is_hostile:
-        caught.append((event, str(arguments)[:200]))
-sys.addaudithook(audit)
-import attrs
-import durably
-from durably.testing import check
-@attrs.define
-class Login:
-    user: str
-@durably.job("known")
-def known(step, payload):
-    return step.run("echo", lambda: payload)
-@durably.job("typed")
-def typed(step, payload: Login) -> Login:
-    return step.run("echo", Login, payload.user)
-def read_all(path):
-    told = []
-    app = durably.Durably(path, jobs=[known, typed])
-    app.on("*", told.append)
-    try:
-        app.run_until_idle()
-        for run in app.get_runs():
-            str(run), str(run.error), run.payload, run.output, run.labels, run.progress
-            app.get_steps(run), app.get_logs(run), app.count_runs(job_name=run.job_name)
-            for call in (app.retry, app.retrigger, app.cancel, app.wait):
-                try:
-                    call(run)
-                except durably.DurablyError as exc:
-                    str(exc)
-        app.run_until_idle()
-        for run in app.get_runs():
-            if run.is_terminal:
-                list(app.subscribe(run))
-        app.purge_runs(older_than=0)
-    finally:
-        app.close()
-    return check(path)
-read_all(sys.argv[1])
-watching.append(True)
-found = read_all(sys.argv[2])
-watching.clear()
-print(caught)
-assert caught == [], caught
-"""
 
 
 def plant(path: Path, names: list[str], values: list[Any]) -> None:
@@ -142,17 +79,8 @@ def test_nothing_in_a_database_is_executed(tmp_path: Path) -> None:
     plain = [1, "text", {"user": "me"}, [1], {"a": "b"}, None]
     plant(harmless, ["known", "typed", "unknown"], plain)
     plant(hostile, ["known", "typed", *NAMES], VALUES)
-    done = subprocess.run(
-        [sys.executable, "-c", READER, harmless, hostile],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
+    done = execute("executes_what_is_hostile", harmless, hostile, folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
     assert sorted(each.name for each in tmp_path.iterdir() if "executed" in each.name) == []
 
 

@@ -12,21 +12,6 @@ from children import DEADLINE_S, Child
 import durably
 from durably import Durably
 
-TRIGGERS_WHEN_TOLD = """
-import sys
-import durably
-
-@durably.job
-def quick(step: durably.StepContext) -> int:
-    return 0
-
-app = durably.Durably(sys.argv[1], jobs=[quick])
-print("open", flush=True)
-for line in sys.stdin:
-    print(app.jobs["quick"].trigger().id, flush=True)
-app.close()
-"""
-
 
 @durably.job
 def quick(step: durably.StepContext) -> int:
@@ -43,7 +28,7 @@ def idle(tmp_path: Path) -> Iterator[Durably]:
 def test_run_of_another_process_starts_an_idle_engine(idle: Durably, tmp_path: Path) -> None:
     """Its commit is seen, also once the engine polls as rarely as it ever does."""
     feed = idle._store.database.changes
-    with Child(TRIGGERS_WHEN_TOLD, tmp_path / "x.db") as child:
+    with Child("triggers_when_told", tmp_path / "x.db") as child:
         child.expect("open")
         for _ in range(2):
             child.say()

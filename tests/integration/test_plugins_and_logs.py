@@ -299,28 +299,10 @@ def test_on_log_gets_lines_of_another_engine_if_they_are_persisted(tmp_path, is_
     assert told(heard) == (LINES if is_persisted else [])
 
 
-TALKER = """
-import sys
-import durably, durably.plugins
-@durably.job
-def talk(step):
-    step.log.info("before")
-    print(step.run_id, flush=True)
-    for number, line in enumerate(sys.stdin):
-        if line == "end\\n":
-            break
-        step.progress(number)
-    step.run("s", lambda: step.log.warning("from afar", pid=1))
-with durably.Durably(sys.argv[1], jobs=[talk]) as app:
-    app.use(durably.plugins.LogPersistence())
-    app.jobs["talk"].trigger()
-"""
-
-
 def test_on_log_gets_lines_of_another_process_from_the_wait_on(tmp_path, eventually):
     """A waiter hears what another process logs from the start of the wait on, not before."""
     heard, progress = [], []
-    with engine(tmp_path) as app, Child(TALKER, tmp_path / "durably.db") as child:
+    with engine(tmp_path) as app, Child("logs_lines", tmp_path / "durably.db") as child:
         run_id = child.line()
         eventually(lambda: app.get_logs(run_id))
         waiting = threading.Thread(

@@ -212,18 +212,6 @@ def test_on_progress_hears_another_engine(tmp_path):
     assert [p.current for p, _ in heard] == sorted({p.current for p, _ in heard})
 
 
-REPORTER = """
-import sys
-import durably
-@durably.job
-def report(step):
-    for line in sys.stdin:
-        step.progress(int(line), None, "from afar")
-with durably.Durably(sys.argv[1], jobs=[report]) as app:
-    print(app.jobs["report"].trigger().id, flush=True)
-"""
-
-
 def test_on_progress_hears_another_process(tmp_path, eventually):
     """Progress of a run in another process arrives while it is executed there, and the last one."""
     heard, said = [], []
@@ -233,7 +221,7 @@ def test_on_progress_hears_another_process(tmp_path, eventually):
         child.say(str(said[-1]))
         return heard
 
-    with engine(tmp_path) as app, Child(REPORTER, tmp_path / "durably.db") as child:
+    with engine(tmp_path) as app, Child("reports_progress", tmp_path / "durably.db") as child:
         run_id = child.line()
         events = record(app)
         waiting = threading.Thread(

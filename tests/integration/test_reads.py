@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
 import apsw
 import pytest
-from children import ROOT
+from children import execute
 from gates import HANG_S, in_thread, status
 
 import durably
@@ -58,17 +57,6 @@ class SlowRead:
         return self.outcome
 
 
-WRITES = """
-import sys, durably
-@durably.job("keeps")
-def keeps(step, payload: str) -> int: return 1
-with durably.Durably(sys.argv[1], jobs=[keeps]) as app:
-    app.stop()
-    for n in range(4):
-        app.jobs["keeps"].batch_trigger(["b" * 1000] * 1000)
-"""
-
-
 def test_close_waits_for_the_reads_in_progress(
     app: Durably, tmp_path: Path, eventually: Callable[[Callable[[], object]], None]
 ) -> None:
@@ -81,12 +69,8 @@ def test_close_waits_for_the_reads_in_progress(
     eventually(lambda: app._store.database.is_closed)
     with pytest.raises(EngineClosedError):
         app.count_runs()
-    subprocess.run(
-        [sys.executable, "-c", WRITES, str(tmp_path / "x.db")],
-        check=True,
-        timeout=HANG_S,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    done = execute("triggers_large_runs", tmp_path / "x.db", timeout_s=HANG_S)
+    assert done.returncode == 0, done.stderr
     assert closing.is_alive()
     [payloads] = slow.end()
     closing.join(HANG_S)
@@ -124,36 +108,10 @@ def test_read_that_is_still_to_open_its_connection_is_waited_for(
     assert outcome == [1]
 
 
-MOVED = """
-import os, signal, sys, durably
-@durably.job("keeps")
-def keeps(step, payload: str) -> int: return 1
-path = sys.argv[1]
-app = durably.Durably(path, jobs=[keeps])
-for n in range(21):
-    app.jobs["keeps"].trigger("a")
-os.rename(path, path + ".moved")
-app._store.database._readers._spare.clear()  # they are all in use
-try:
-    app._store.database.read(lambda db: print(db.execute("SELECT count(*) FROM durably_runs").get))
-except durably.DatabaseLostError:
-    print("lost")
-sys.stdout.flush()
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
 def test_read_of_a_file_that_was_moved_away_leaves_its_log(tmp_path: Path) -> None:
     """SQLite deletes a log that lies beside an empty file; who puts the file back finds all."""
     path = tmp_path / "x.db"
-    ended = subprocess.run(
-        [sys.executable, "-c", MOVED, str(path)],
-        check=False,
-        timeout=HANG_S,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    ended = execute("moves_its_file", path, timeout_s=HANG_S)
     assert (ended.returncode, ended.stdout) == (-signal.SIGKILL, "lost\n"), ended.stderr
     assert not path.exists()
     (tmp_path / "x.db.moved").rename(path)

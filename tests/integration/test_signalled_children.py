@@ -283,68 +283,6 @@ def test_a_wait_for_a_stop_ends_with_any(
         )
 
 
-# A script whose step runs a tool. Arguments: the database, the tool, and what SIGTERM does.
-SCRIPT: Final = """
-import multiprocessing, signal, subprocess, sys, threading, time
-from concurrent.futures import ProcessPoolExecutor
-import durably
-path, tool, handler = sys.argv[1:]
-TOOL = (
-    "import signal, time; signal.signal(2, signal.SIG_DFL); "
-    "print('inside', flush=True); time.sleep(600)"
-)
-def say(*words):
-    print(*words, flush=True)
-def idle():
-    say("inside")
-    time.sleep(600)
-is_ready = threading.Event()
-def run_tool(attempt):
-    if attempt > 1:
-        return "done"
-    is_ready.wait()
-    if tool == "processes":
-        # One: a worker that a signal ends while it waits for work takes a lock of the pool along.
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as pool:
-            return pool.submit(idle).result()
-    # It says itself that it is there: a signal that comes while it is started may be lost.
-    program = [sys.executable, "-c", TOOL]
-    command = program if tool == "program" else ["sh", "-c", '"$@"; exit $?', "sh", *program]
-    with subprocess.Popen(command) as process:
-        status = process.wait()
-    raise subprocess.CalledProcessError(status, command)
-@durably.job
-def convert(step):
-    try:
-        return step.run("tool", run_tool, step.attempt)
-    except Exception as exc:
-        raise RuntimeError("could not convert") from exc
-app = durably.Durably(path, jobs=[convert])
-def on_signal(number, frame):
-    if handler == "interrupts":
-        raise KeyboardInterrupt
-    if handler == "stops":
-        app.stop()
-    sys.exit(3)
-told, done = [], []
-if handler == "sets":
-    signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
-elif handler != "nothing":
-    signal.signal(signal.SIGTERM, on_signal)
-with app:
-    app.on("run:complete", lambda event: done.append(event.output))
-    run = app.jobs["convert"].trigger(idempotency_key="k")
-    is_ready.set()
-    if handler in ("sets", "stops"):
-        # What calls the engine, or sets an event, must not come in the middle of such a call.
-        while not told and not done:
-            time.sleep(0.02)
-    else:
-        app.wait(run)
-say(*done)
-"""
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="process groups and their signals")
 @pytest.mark.parametrize("tool", ["program", "shell", "processes"])
 @pytest.mark.parametrize(
@@ -364,14 +302,14 @@ def test_a_signal_to_the_whole_group_interrupts_the_run(
     if tool == "processes" and handler == "stops":
         pytest.skip("children that are forked would stop their parent's engine")
     database = tmp_path / "durably.db"
-    with Child(SCRIPT, database, tool, handler, has_group=True) as child:
+    with Child("runs_a_tool", database, tool, handler, has_group=True) as child:
         child.expect("inside")
         os.killpg(child.pid, number)
         assert child.wait() != 0
     with engine(tmp_path) as app:
         (run,) = app.get_runs()
         assert (run.status, run.error, app.get_steps(run)) == ("pending", None, [])
-    with Child(SCRIPT, database, tool, handler, has_group=True) as child:
+    with Child("runs_a_tool", database, tool, handler, has_group=True) as child:
         assert child.rest() == ["done"]
     with engine(tmp_path) as app:
         assert [(again.id, again.attempt) for again in app.get_runs()] == [(run.id, 2)]
@@ -381,7 +319,7 @@ def test_a_signal_to_the_whole_group_interrupts_the_run(
 @pytest.mark.parametrize("tool", ["program", "shell"])
 def test_a_signal_that_has_a_script_leave_its_block_fails_no_run(tmp_path: Path, tool: str) -> None:
     """The handler sets what the main thread waits for, and the block ends when all is done."""
-    with Child(SCRIPT, tmp_path / "durably.db", tool, "sets", has_group=True) as child:
+    with Child("runs_a_tool", tmp_path / "durably.db", tool, "sets", has_group=True) as child:
         child.expect("inside")
         os.killpg(child.pid, signal.SIGTERM)
         assert child.rest() == ["done"]

@@ -423,50 +423,11 @@ def test_a_failure_while_a_stop_waits_for_the_runs_is_one(tmp_path: Path) -> Non
         assert app.get_run(run).status == "failed"
 
 
-# A job that makes nothing of what stops it, in a script. Arguments: the database, and how it ends.
-SCRIPT: Final = """
-import sys, threading
-import durably
-path, ending = sys.argv[1:]
-def item(number):
-    if number == 1 and ending != "again":
-        print("inside", flush=True)
-        inside.set()
-        may_go_on.wait()
-    return number
-inside, may_go_on = threading.Event(), threading.Event()
-@durably.job
-def collect(step):
-    bad = []
-    for number in range(4):
-        try:
-            step.run(f"item-{number}", item, number)
-        except:
-            bad.append(number)
-    return bad
-def release():
-    inside.wait()
-    active, = app._supervisor.active()
-    active.stopped.wait()
-    may_go_on.set()
-threading.Thread(target=release, daemon=True).start()
-app = durably.Durably(path, jobs=[collect])
-if ending == "end of the script":
-    app.start()
-    app.jobs["collect"].trigger(idempotency_key="k")
-    inside.wait()
-    sys.exit()
-with app:
-    run = app.jobs["collect"].trigger_and_wait(idempotency_key="k")
-    print(run.output, run.attempt, flush=True)
-"""
-
-
 @pytest.mark.parametrize("ending", ["Ctrl-C", "end of the script"])
 def test_a_script_that_ends_leaves_the_rest_for_its_next_start(tmp_path: Path, ending: str) -> None:
     """By Ctrl-C or at its end: its run is pending, and the next start does what is missing."""
     database = tmp_path / "durably.db"
-    with Child(SCRIPT, database, ending) as child:
+    with Child("swallows_stops", database, ending) as child:
         child.expect("inside")
         if ending == "Ctrl-C":
             os.kill(child.pid, signal.SIGINT)
@@ -474,5 +435,5 @@ def test_a_script_that_ends_leaves_the_rest_for_its_next_start(tmp_path: Path, e
     with engine(tmp_path) as app:
         (run,) = app.get_runs()
         assert (run.status, run.completed_steps) == ("pending", 2)
-    with Child(SCRIPT, database, "again") as child:
+    with Child("swallows_stops", database, "again") as child:
         assert child.rest() == ["[] 2"]

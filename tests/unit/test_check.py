@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import apsw
 import pytest
+from children import execute
 from damage import ENDLESS, HARMLESS, SCHEMA_DAMAGES, TOKEN, change, damage, make_sound
 from hypothesis import given
 from hypothesis import strategies as st
@@ -563,20 +563,6 @@ def beside(path: Path) -> list[str]:
     return sorted(each.name for each in path.parent.iterdir())
 
 
-# Commits, and ends without closing: what it did is in the log.
-DIES = """
-import os, signal, sys
-import durably
-@durably.job
-def work(step, payload):
-    return step.run("one", int)
-app = durably.Durably(sys.argv[1], jobs=[work])
-app.jobs["work"].trigger("last words")
-app.run_until_idle()
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
 def test_the_file_and_its_log_stay_as_they_are(path: Path) -> None:
     """What a killed process has left in the log is looked at, and neither copied nor removed; a
     file that was closed in good order has nothing beside it afterwards that was not there.
@@ -586,7 +572,7 @@ def test_the_file_and_its_log_stay_as_they_are(path: Path) -> None:
     assert check(path) == []
     assert (path.read_bytes(), beside(path)) == (before, files)
 
-    done = subprocess.run([sys.executable, "-c", DIES, path], check=False)
+    done = execute("dies_after_a_run", path)
     assert done.returncode == -signal.SIGKILL
     wal = path.with_name("runs.db-wal")
     assert wal.stat().st_size > 0
@@ -607,17 +593,7 @@ def test_the_file_and_its_log_stay_as_they_are(path: Path) -> None:
 
 def test_a_rollback_journal_is_not_applied(path: Path) -> None:
     """A journal that somebody put beside the file would change it; it is refused instead."""
-    # One of another program that died in the middle of a transaction.
-    program = """
-import os, signal, sqlite3, sys
-db = sqlite3.connect(sys.argv[1], isolation_level=None)
-db.execute("PRAGMA journal_mode = DELETE")
-db.execute("PRAGMA cache_size = 1")
-db.execute("BEGIN")
-db.execute("CREATE TABLE filler AS SELECT randomblob(900000) AS x")
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-    subprocess.run([sys.executable, "-c", program, path], check=False)
+    execute("leaves_a_journal", path)
     journal = path.with_name("runs.db-journal")
     assert journal.stat().st_size > 0
     left = (path.read_bytes(), journal.read_bytes())

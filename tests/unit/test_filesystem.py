@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from children import ROOT
+from children import execute
 
 from durably.errors import DatabaseError
 from durably.store.sqlite.connection import filesystem
@@ -177,15 +174,9 @@ def test_opening_a_mounted_file(tmp_path: Path, is_linked: bool, is_there: bool)
         Database(host).close()
     (tmp_path / "link.db").symlink_to(mounted)
     given = tmp_path / "link.db" if is_linked else mounted
-    script = f"mount --bind {host} {mounted} && exec {sys.executable} -c '{OPENS}' {given}"
-    done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", script],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    script = f'mount --bind {host} {mounted} && exec "$@"'
+    under = ["unshare", "-m", "sh", "-c", script, "sh"]
+    done = execute("opens_and_checks", given, under=under)
     if done.returncode:
         if "Error" not in done.stderr:
             pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
@@ -193,13 +184,3 @@ def test_opening_a_mounted_file(tmp_path: Path, is_linked: bool, is_there: bool)
     assert done.stdout.count("mounted as a single file") == 2
     assert done.stdout.count(f"Mount the folder {str(mounted.parent)!r}") == 2
     assert [each.name for each in mounted.parent.iterdir()] == ["x.db"]
-
-
-OPENS = """
-import sys, durably, durably.testing
-for use in (durably.Durably, durably.testing.check):
-    try:
-        use(sys.argv[1])
-    except durably.DatabaseError as exc:
-        print(exc)
-"""

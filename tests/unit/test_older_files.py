@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import apsw
 import pytest
-from children import ROOT
+from children import execute
 from storekit import begin, fresh, insert, token_of
 
 import durably
@@ -383,27 +382,6 @@ def test_engines_of_several_threads_open_an_older_file_at_once(
     assert check(path) == []
 
 
-# Is killed after so many statements of the migration.
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-sys.path[:0] = sys.argv[3:]
-from storekit import begin, connect
-from durably.store.sqlite.sql import schema
-db = connect(Path(sys.argv[1]))
-left = int(sys.argv[2])
-def count(cursor, statement, bindings):
-    global left
-    left -= 1
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return True
-db.pragma("cache_size", 1)
-db.exec_trace = count
-schema.migrate(db, sys.argv[1], begin(db))
-"""
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
 @pytest.mark.parametrize(
     ("version", "statements"),
@@ -417,11 +395,7 @@ def test_a_migration_that_is_killed_leaves_the_version_before(
     db = given_version(path, version)
     columns = columns_of(db)
     before = rows_of(db, columns)
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, path, str(statements), ROOT, Path(__file__).parents[1]],
-        timeout=60,
-        check=False,
-    )
+    done = execute("killed_in_a_migration", path, statements)
     assert done.returncode == -signal.SIGKILL
     assert db.pragma("user_version") == version
     assert rows_of(db, columns) == before

@@ -1,0 +1,42 @@
+"""Executes runs while other code of the process opens and closes the files of the database.
+
+Arguments: the database, how it is opened (sqlite3, open, copy), and the number of runs.
+"""
+
+import os
+import shutil
+import sqlite3
+import sys
+from pathlib import Path
+
+import durably
+
+database, how, runs = sys.argv[1], sys.argv[2], int(sys.argv[3])
+
+
+def poke():
+    if how == "sqlite3":
+        db = sqlite3.connect(database)
+        db.execute("SELECT * FROM durably_runs").fetchall()
+        db.close()
+    elif how == "open":
+        for suffix in ("", "-wal", "-shm"):
+            Path(database + suffix).open("rb").close()
+    else:
+        shutil.copy(database, database + f".copy-{os.getpid()}")
+
+
+@durably.job
+def work(step) -> int:
+    for n in range(3):
+        step.run(f"step-{n}", int)
+        poke()
+    return 3
+
+
+print("ready", flush=True)
+sys.stdin.readline()
+with durably.Durably(database, jobs=[work]) as app:
+    for _ in range(runs):
+        print(app.jobs["work"].trigger().id, flush=True)
+        poke()

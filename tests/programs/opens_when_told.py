@@ -1,0 +1,11 @@
+"""Opens a database when it is told to, and says how many runs it holds."""
+
+import sys
+
+import durably
+
+print("ready", flush=True)
+sys.stdin.readline()
+app = durably.Durably(sys.argv[1])
+print(app.count_runs(), flush=True)
+app.close()

@@ -8,7 +8,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from durably import events
 from durably._platform.clock import Clock, to_datetime
@@ -23,6 +23,7 @@ from durably.models import printable
 log = logging.getLogger("durably")
 
 Listener = Callable[[Any], object]
+T = TypeVar("T", bound=Listener)
 ErrorHandler = Callable[[BaseException, Event], object]
 _EVERY: Final = "*"
 
@@ -106,6 +107,16 @@ class Emitter(ForkParticipant):
                     )
 
         return unsubscribe
+
+    def decorator(self, type_: str | type[Event]) -> Callable[[T], T]:
+        """Return a decorator that calls its function with each event of *type_*."""
+        types_of(type_)
+
+        def decorate(function: T) -> T:
+            self.on(type_, function)
+            return function
+
+        return decorate
 
     def on_error(self, handler: ErrorHandler) -> Callable[[], None]:
         """Call *handler* with each exception of a listener and its event.

@@ -1,92 +1,43 @@
-"""The engine: assembles the parts, owns their lifecycle, and has a method per public call."""
+"""The engine: wires the parts together, and has one short method for each public call."""
 
 from __future__ import annotations
 
-import logging
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypedDict, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, Unpack, overload
 
-from durably import events
-from durably._platform.clock import Clock, from_datetime
-from durably._platform.interrupts import held_back, is_from_signal, raise_if_signal
-from durably._platform.lock_timeouts import BUSY_TIMEOUT_S, limited
+from durably._platform.clock import Clock
 from durably._platform.safe_repr import short_repr
 from durably._platform.spawning import refuse_unguarded_open, refuse_unguarded_start
-from durably.client.handles import JobHandle, JobHandles, ReadOnly
-from durably.client.query import (
-    NameFilter,
-    Reader,
-    StatusFilter,
-    filters,
-    labels_of,
-    run_id_of,
-    several,
-)
-from durably.client.submit import NOT_GIVEN, Triggering
+from durably.client.client import Client
+from durably.client.handles import JobHandle, ReadOnly, TriggerOptions, WaitOptions
+from durably.client.query import AnyRun, NameFilter, StatusFilter, labels_of
+from durably.client.submit import NOT_GIVEN
 from durably.client.subscribe import Subscription
-from durably.client.wait import OnLog, OnProgress, Waiter
+from durably.client.wait import OnLog, OnProgress
 from durably.codec import Codec
-from durably.emitter import Emitter, ErrorHandler, Listener, types_of
-from durably.errors import (
-    ConflictError,
-    DatabaseError,
-    DurablyError,
-    EngineClosedError,
-    ForkedError,
-    NotFoundError,
-    RunCancelled,
-    ValidationError,
-)
-from durably.events import Event, LogWritten, RunDeleted, RunRetried
-from durably.execution.current_run import Services, tell_worker_error
-from durably.execution.step_log import stored_line
-from durably.job_registry import JobRegistry, missing_job, origins_of
-from durably.jobs import Job, check_job, job_list
-from durably.models import LogEntry, Run, RunStatus, StepRecord
-from durably.settings import Duration, OnDuplicateStep, Settings, age, optional_timeout, seconds
-from durably.store.rows import RunRow
+from durably.emitter import Emitter, ErrorHandler, Listener
+from durably.errors import ConflictError, ValidationError
+from durably.events import Event
+from durably.job_registry import JobRegistry
+from durably.jobs import Job, job_list
+from durably.models import LogEntry, Run, StepRecord
+from durably.settings import Duration, OnDuplicateStep, Settings, optional_timeout
 from durably.store.sqlite.database import Database
 from durably.store.sqlite.store import SqliteStore
 from durably.worker.exit import at_exit
-from durably.worker.flusher import Flusher
-from durably.worker.leaving import Notice, is_leaving, say_abandoned, say_left
+from durably.worker.shutdown import Shutdown
 from durably.worker.supervisor import Supervisor
 
 if TYPE_CHECKING:
     import cattrs
-
-log = logging.getLogger("durably")
 
 P = TypeVar("P")
 R = TypeVar("R")
 T = TypeVar("T")
 E = TypeVar("E", bound=Event)
 L = TypeVar("L", bound=Callable[[Any], object])
-AnyRun = Run[Any, Any]
-
-_SHRINK_PAGES = 2000
-
-
-class _TriggerOptions(TypedDict, total=False):
-    """The options of a trigger, as type checkers see them."""
-
-    idempotency_key: str | None
-    concurrency_key: str | None
-    coalesce: bool
-    retry_failed: bool
-    labels: dict[str, str] | None
-
-
-class _WaitOptions(_TriggerOptions, total=False):
-    """Those of a trigger that is waited for."""
-
-    timeout: Duration | None
-    on_progress: OnProgress | None
-    on_log: OnLog | None
 
 
 class Plugin(Protocol):
@@ -178,107 +129,31 @@ class Durably:
             on_duplicate_step=on_duplicate_step,
             persist_logs=persist_logs,
         )
-        self._clock = Clock()
-        codec = Codec(converter)
-        self._registry = JobRegistry(codec)
-        self._lock = threading.RLock()  # guards the handles
-        self._closing = threading.RLock()  # held while closing, so that others wait for its end
-        self._handles: dict[str, JobHandle[Any, Any]] = {}
-        self._plugins: set[str] = set()
-        self._are_logs_persisted = False
+        codec, clock = Codec(converter), Clock()
         # Before the file is touched: a bad spec must not leave one behind.
-        specs = job_list(jobs)
-        for spec in specs:
-            self._registry.add(spec)
-        self._pid = os.getpid()
-        self._is_closed = False
-        self._has_closed = False
-        self._is_abandoned = False
-        self._emitter = Emitter(self._clock)
-        self._store = SqliteStore(
-            Database(path, synchronous=settings.synchronous, clock=self._clock)
+        registry = JobRegistry(codec, job_list(jobs))
+        self._plugins: set[str] = set()
+        emitter = self._emitter = Emitter(clock)
+        store = self._store = SqliteStore(
+            Database(path, synchronous=settings.synchronous, clock=clock)
         )
         try:
-            self._assemble(settings, codec)
-            at_exit(self._close_at_exit)
+            worker = self._supervisor = Supervisor(
+                settings, store, codec, registry, emitter, clock, labels_of
+            )
+            self._flusher = worker.flusher
+            if settings.persist_logs:
+                self._flusher.persist_logs()
+            self._shutdown = Shutdown(store, worker, registry, clock)
+            self._check = self._shutdown.check
+            self._client = Client(store, codec, registry, emitter, clock, worker, self._check)
+            at_exit(self._shutdown.at_exit)
         except BaseException:
-            # Nobody would have an engine to close.
-            self._store.close()
+            store.close()  # nobody has an engine to close
             raise
-        if settings.persist_logs:
-            self._persist_logs()
-        for spec in specs:
-            self._handles[spec.name] = JobHandle(spec.name, self._triggering)
-
-    def _assemble(self, settings: Settings, codec: Codec) -> None:
-        changes = self._changes = self._store.changes
-        self._flusher = Flusher(
-            self._store,
-            codec=codec,
-            emitter=self._emitter,
-            changes=changes,
-            clock=self._clock,
-            on_error=self._on_flusher_error,
-        )
-        services = Services(
-            store=self._store,
-            codec=codec,
-            emitter=self._emitter,
-            changes=changes,
-            clock=self._clock,
-            buffers=self._flusher,
-            preserve_steps=settings.preserve_steps,
-            # No owner is taken for hung before it has missed two beats.
-            longest_doubt_s=2 * settings.heartbeat_interval,
-            on_duplicate_step=settings.on_duplicate_step,
-        )
-        self._reader = Reader(self._store, codec, self._registry)
-        self._supervisor = Supervisor(settings, services, self._registry, self._flusher, labels_of)
-        self._waiter = Waiter(
-            store=self._store,
-            reader=self._reader,
-            emitter=self._emitter,
-            changes=changes,
-            worker=self._supervisor,
-            clock=self._clock,
-        )
-        self._triggering = Triggering(
-            store=self._store,
-            codec=codec,
-            emitter=self._emitter,
-            changes=changes,
-            registry=self._registry,
-            reader=self._reader,
-            waiter=self._waiter,
-            worker=self._supervisor,
-            clock=self._clock,
-            check=self._check,
-        )
 
     def __repr__(self) -> str:
-        state = (
-            "closed" if self._is_closed else "started" if self._supervisor.is_started else "open"
-        )
-        return f"<Durably {self._store.path!r} {state}>"
-
-    def _check(self) -> None:
-        """Refuse what no call may do: use a closed engine, the parent's, or a lost file."""
-        self._check_usable()
-        self._supervisor.check_in_place()
-
-    def _check_usable(self) -> None:
-        if os.getpid() != self._pid:
-            raise ForkedError(
-                f"this engine on {self._store.path!r} was opened by the parent process; open a "
-                "new one in the child"
-            )
-        if self._is_closed or self._is_abandoned:
-            raise EngineClosedError(
-                f"this engine on {self._store.path!r} is closed; open a new one"
-            )
-
-    def _on_flusher_error(self, exc: BaseException, context: str) -> None:
-        self._flusher.report(exc, f"the {context} thread")
+        return f"<Durably {self._store.path!r} {self._shutdown.state}>"
 
     # -- lifecycle -----------------------------------------------------------------------
 
@@ -321,57 +196,7 @@ class Durably:
 
         .. versionadded:: 0.1.0
         """
-        timeout_s = optional_timeout(timeout)
-        if self._is_abandoned:
-            return
-        self._check_usable()
-        self._stop(interrupt=bool(interrupt), timeout_s=timeout_s)
-
-    def _stop(
-        self,
-        *,
-        interrupt: bool,
-        timeout_s: float | None = None,
-        verb: str = "stop",
-        is_last: bool = False,
-    ) -> None:
-        """Stop; a signal that ends a wait for steps which is one already leaves them behind.
-
-        Args:
-            is_last: whether nothing comes after it, so that the logger says how to leave.
-        """
-        again = is_leaving()
-        notice = Notice(self._supervisor.active, interrupt=interrupt, again=again)
-        is_notified = again or (is_last and interrupt)
-        try:
-            self._supervisor.stop(
-                interrupt=interrupt,
-                timeout_s=timeout_s,
-                verb=verb,
-                on_wait=notice if is_notified else lambda: None,
-            )
-        except BaseException as exc:
-            if is_notified and is_from_signal(exc):
-                self._abandon()
-            raise
-
-    def _abandon(self) -> None:
-        """Leave what is inside a step: no call waits for it any more, and nothing else is possible.
-
-        A thread that the interpreter does not wait for closes the rest when the step has ended. If
-        the process ends before, its lock is free, and the next start continues the runs at once.
-        """
-        if not self._is_abandoned:
-            self._is_abandoned = True
-            say_abandoned()
-            self._supervisor.abandon(self._close_behind)
-
-    def _close_behind(self) -> None:
-        try:
-            self._supervisor.stop(interrupt=True, timeout_s=None)
-            self._close()
-        except DurablyError as exc:
-            log.warning("an engine that was left could not be closed: %s", exc)
+        self._shutdown.stop(interrupt=bool(interrupt), timeout_s=optional_timeout(timeout))
 
     def close(self) -> None:
         """Stop, waiting for the runs in progress, then close every connection. Idempotent.
@@ -381,99 +206,14 @@ class Durably:
 
         .. versionadded:: 0.1.0
         """
-        if os.getpid() != self._pid:
-            raise ForkedError(
-                f"this engine on {self._store.path!r} was opened by the parent process, which "
-                "closes it"
-            )
-        if self._is_abandoned:
-            return
-        if not self._is_closed:
-            self._stop(interrupt=False, verb="close")
-        elif self._supervisor.is_inside:
-            # Whoever is closing it may be waiting for this very job.
-            return
-        self._close()
-
-    def _close(self) -> None:
-        # One limit for all that it still writes: a process that is stopped may have the lock.
-        with held_back(), self._closing, limited(self._clock, BUSY_TIMEOUT_S):
-            if self._has_closed:
-                return
-            self._is_closed = True
-            try:
-                self._flusher.flush_lines()
-            finally:
-                try:
-                    self._supervisor.close()
-                finally:
-                    self._store.close()
-                    # Only now: a signal may have interrupted a first call.
-                    self._has_closed = True
-                    self._changes.notify()
-
-    def _close_at_exit(self) -> None:
-        """What the end of the interpreter calls: stop at the next step boundary and close."""
-        if os.getpid() != self._pid or self._is_closed or self._is_abandoned:
-            return
-        with held_back():
-            self._stop(interrupt=True, is_last=True)
-            self._close()
+        self._shutdown.close()
 
     def __enter__(self) -> Self:
-        try:
-            with held_back():
-                self.start()
-        except KeyboardInterrupt:
-            # Nobody will call __exit__.
-            self._close_at_exit()
-            raise
+        self._shutdown.enter(self.start)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if os.getpid() != self._pid or self._is_closed or self._is_abandoned:
-            return
-        with held_back():
-            interrupt = kind is not None
-            executed = [active.id for active in self._supervisor.active()]
-            try:
-                if not interrupt:
-                    self._supervisor.check_in_place()
-                    if self._supervisor.takes_runs:
-                        self._drain()
-            except BaseException as raised:
-                interrupt, kind = True, type(raised)
-                executed = [active.id for active in self._supervisor.active()]
-                raise
-            finally:
-                self._stop(interrupt=interrupt, is_last=True)
-                if kind is not None:
-                    self._say_left(kind, executed)
-                self._close()
-
-    def _say_left(self, cause: type[BaseException], executed: list[str]) -> None:
-        """Say how many runs wait for the next start."""
-        try:
-            briefs = self._store.briefs(executed)
-            pending = filters(RunStatus.PENDING, list(self._handles))
-            waiting = self._store.count_runs(pending)
-        except DatabaseError:
-            return  # what the block was left by says more
-        put_back = sum(brief.status == RunStatus.PENDING for brief in briefs.values())
-        say_left(cause, put_back, waiting)
-
-    def _drain(self) -> None:
-        try:
-            self._supervisor.drain()
-        except EngineClosedError:
-            # By another thread, which has waited for the runs in progress.
-            if not self._is_closed:
-                raise
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._shutdown.leave(kind)
 
     def run_until_idle(self, *, max_runs: int | None = None) -> int:
         """Execute pending runs on the pool until none can be claimed; for cron.
@@ -496,20 +236,9 @@ class Durably:
 
         .. versionadded:: 0.1.0
         """
-        if max_runs is not None and (
-            isinstance(max_runs, bool) or not isinstance(max_runs, int) or max_runs < 0
-        ):
-            raise ValidationError(
-                f"max_runs must be an int that is not negative, not {short_repr(max_runs)}"
-            )
         self._check()
         refuse_unguarded_start()
-        try:
-            return self._supervisor.run_until_idle(max_runs)
-        except BaseException:
-            if self._supervisor.is_abandoned:
-                self._abandon()
-            raise
+        return self._shutdown.run_until_idle(max_runs)
 
     def process_one(self) -> bool:
         """Claim and execute one run in the calling thread; ``False`` if there was none.
@@ -537,14 +266,7 @@ class Durably:
         .. versionadded:: 0.1.0
         """
         self._check()
-        with self._lock:
-            self._registry.add(job)
-            handle: JobHandle[P, R] = self._handles.setdefault(
-                job.name, JobHandle(job.name, self._triggering)
-            )
-        # Pending runs of this job may have waited for it.
-        self._changes.offer()
-        return handle
+        return self._client.handles.register(job)
 
     @ReadOnly
     def jobs(self) -> Mapping[str, JobHandle[Any, Any]]:
@@ -556,8 +278,7 @@ class Durably:
         .. versionadded:: 0.1.0
         """
         self._check()
-        with self._lock:
-            return JobHandles(dict(self._handles))
+        return self._client.handles.all()
 
     def get_job(self, name: str) -> JobHandle[Any, Any] | None:
         """The handle of that job, if it is registered.
@@ -573,11 +294,11 @@ class Durably:
         self,
         job: Job[P, R],
         payload: P | Mapping[str, Any] | None = ...,
-        **options: Unpack[_TriggerOptions],
+        **options: Unpack[TriggerOptions],
     ) -> Run[P, R]: ...
     @overload
     def trigger(
-        self, job: str, payload: Any = ..., **options: Unpack[_TriggerOptions]
+        self, job: str, payload: Any = ..., **options: Unpack[TriggerOptions]
     ) -> AnyRun: ...
     def trigger(
         self,
@@ -605,7 +326,8 @@ class Durably:
 
         .. versionadded:: 0.2.0
         """
-        return self._handle_of(job, "trigger").trigger(
+        self._check()
+        return self._client.handles.find(job, "trigger").trigger(
             payload,
             idempotency_key=idempotency_key,
             concurrency_key=concurrency_key,
@@ -619,11 +341,11 @@ class Durably:
         self,
         job: Job[P, R],
         payload: P | Mapping[str, Any] | None = ...,
-        **options: Unpack[_WaitOptions],
+        **options: Unpack[WaitOptions],
     ) -> Run[P, R]: ...
     @overload
     def trigger_and_wait(
-        self, job: str, payload: Any = ..., **options: Unpack[_WaitOptions]
+        self, job: str, payload: Any = ..., **options: Unpack[WaitOptions]
     ) -> AnyRun: ...
     def trigger_and_wait(
         self,
@@ -656,7 +378,8 @@ class Durably:
 
         .. versionadded:: 0.2.0
         """
-        return self._handle_of(job, "trigger_and_wait").trigger_and_wait(
+        self._check()
+        return self._client.handles.find(job, "trigger_and_wait").trigger_and_wait(
             payload,
             timeout=timeout,
             on_progress=on_progress,
@@ -691,22 +414,10 @@ class Durably:
 
         .. versionadded:: 0.2.0
         """
-        return self._handle_of(job, "batch_trigger").batch_trigger(items)
-
-    def _handle_of(self, job: Job[Any, Any] | str, call: str) -> JobHandle[Any, Any]:
-        """Return the handle of a job, which is registered if it is not, or of a name."""
         self._check()
-        if isinstance(job, str):
-            with self._lock:
-                handle = self._handles.get(job)
-            if handle is None:
-                raise NotFoundError(missing_job(job, self._handles))
-            return handle
-        check_job(job, f"{call} takes a Job or its name; it was given")
-        with self._lock:
-            if self._registry.get(job.name) is job:
-                return self._handles[job.name]
-        return self.register(job)
+        return self._client.handles.find(job, "batch_trigger").batch_trigger(items)
+
+    # -- runs ----------------------------------------------------------------------------
 
     # -- runs ----------------------------------------------------------------------------
 
@@ -716,7 +427,7 @@ class Durably:
         .. versionadded:: 0.1.0
         """
         self._check()
-        return self._reader.find(run_id_of(run_id))
+        return self._client.reader.find(run_id)
 
     def get_runs(
         self,
@@ -742,7 +453,7 @@ class Durably:
         .. versionadded:: 0.1.0
         """
         self._check()
-        return self._reader.find_many(filters(status, job_name, labels), limit, offset)
+        return self._client.reader.find_many(status, job_name, labels, limit, offset)
 
     def count_runs(
         self,
@@ -756,7 +467,7 @@ class Durably:
         .. versionadded:: 0.1.0
         """
         self._check()
-        return self._reader.count(filters(status, job_name, labels))
+        return self._client.reader.count(status, job_name, labels)
 
     def get_steps(self, run: AnyRun | str) -> list[StepRecord]:
         """What is stored of the run's steps, one record a name, in the order of their index.
@@ -767,7 +478,7 @@ class Durably:
         .. versionadded:: 0.1.0
         """
         self._check()
-        return self._reader.steps_of(run_id_of(run))
+        return self._client.reader.steps_of(run)
 
     def get_logs(self, run: AnyRun | str) -> list[LogEntry]:
         """The persisted log lines of the run; empty without ``persist_logs=True``.
@@ -781,7 +492,7 @@ class Durably:
         """
         self._check()
         self._flusher.flush_lines()
-        return self._reader.logs_of(run_id_of(run))
+        return self._client.reader.logs_of(run)
 
     def wait(
         self,
@@ -808,15 +519,8 @@ class Durably:
 
         .. versionadded:: 0.1.0
         """
-        timeout_s = optional_timeout(timeout)
         self._check()
-        run_id = run_id_of(run)
-        watch = self._waiter.watch(on_progress, on_log)
-        try:
-            self._waiter.skip_progress(run_id, watch)
-            return self._waiter.wait(run_id, timeout_s, watch)
-        finally:
-            watch.close()
+        return self._client.waiter.wait_for(run, timeout, on_progress, on_log)
 
     def as_completed(
         self, runs: Iterable[AnyRun | str], *, timeout: Duration | None = None
@@ -834,12 +538,8 @@ class Durably:
 
         .. versionadded:: 0.1.0
         """
-        timeout_s = optional_timeout(timeout)
         self._check()
-        keys = runs.keys() if isinstance(runs, Mapping) else runs
-        return self._waiter.as_completed(
-            [run_id_of(run) for run in several(keys, "runs")], timeout_s
-        )
+        return self._client.waiter.as_completed(runs, timeout)
 
     def retry(self, run: Run[P, R] | str) -> Run[P, R]:
         """Put a failed or cancelled run back to pending, its completed steps kept.
@@ -851,12 +551,7 @@ class Durably:
         .. versionadded:: 0.1.0
         """
         self._check()
-        run_id = run_id_of(run)
-        with self._emitter.announcing(run_id):
-            row = self._store.retry(run_id, self._clock.now_us())
-            self._changes.offer()
-            self._emitter.emit(RunRetried, **_fields(row))
-        return self._reader.run_of(row)
+        return self._client.control.retry(run)
 
     def adopt(self, run: Run[P, R] | str) -> Run[P, R]:
         """Make this engine's job continue a pending run that other code has begun, and return it.
@@ -872,12 +567,7 @@ class Durably:
         .. versionadded:: 0.2.0
         """
         self._check()
-        run_id = run_id_of(run)
-        job = self._registry.require(self._store.get_run(run_id).job_name)
-        origin = next(iter(origins_of(job)), None)
-        row = self._store.adopt(run_id, origin, self._clock.now_us())
-        self._changes.offer()
-        return self._reader.run_of(row)
+        return self._client.control.adopt(run)
 
     def retrigger(self, run: Run[P, R] | str) -> Run[P, R]:
         """Record a fresh run with the payload, labels and concurrency key of a terminal one.
@@ -890,12 +580,7 @@ class Durably:
         .. versionadded:: 0.1.0
         """
         self._check()
-        row = self._store.get_run(run_id_of(run))
-        if row.completed_at_us is None:
-            raise ConflictError(
-                f"run {row.id} is {row.status} and cannot be triggered anew: wait for its end"
-            )
-        return self._triggering.retrigger(row)
+        return self._client.control.retrigger(run)
 
     def cancel(self, run: AnyRun | str) -> None:
         """Cancel a pending or running run; when this returns it is cancelled in the database.
@@ -909,13 +594,7 @@ class Durably:
         .. versionadded:: 0.1.0
         """
         self._check()
-        run_id = run_id_of(run)
-        with self._emitter.announcing(run_id):
-            row = self._store.cancel(run_id, self._clock.now_us())
-            self._supervisor.stop_run(row, RunCancelled)
-            # The next one with its concurrency key, if it was pending.
-            self._changes.offer()
-            self._emitter.emit(events.RunCancelled, **_fields(row))
+        self._client.control.cancel(run)
 
     def delete_run(self, run: AnyRun | str) -> None:
         """Delete a terminal run with its steps, logs and labels.
@@ -927,11 +606,7 @@ class Durably:
         .. versionadded:: 0.1.0
         """
         self._check()
-        run_id = run_id_of(run)
-        with self._emitter.announcing(run_id):
-            row = self._store.delete(run_id)
-            self._changes.notify()
-            self._emitter.emit(RunDeleted, **_fields(row))
+        self._client.control.delete(run)
 
     def purge_runs(
         self, *, older_than: timedelta | str | float | datetime, limit: int = 500
@@ -951,27 +626,10 @@ class Durably:
 
         .. versionadded:: 0.1.0
         """
-        if isinstance(limit, bool) or not isinstance(limit, int) or not 0 <= limit < 2**63:
-            raise ValidationError(
-                f"limit must be an int that is not negative, not {short_repr(limit)}"
-            )
-        before_us = _instant_us(older_than, self._clock)
         self._check()
-        deleted = self._store.purge(before_us, limit)
-        if deleted:
-            self._changes.notify()
-            self._shrink()
-        for row in deleted:
-            self._emitter.emit(RunDeleted, **_fields(row))
-        return len(deleted)
+        return self._client.control.purge(older_than, limit)
 
-    def _shrink(self) -> None:
-        try:
-            self._store.shrink(_SHRINK_PAGES)
-        except DatabaseError as exc:
-            raise_if_signal(exc)
-            # The runs are gone all the same, and their space is used again by later ones.
-            tell_worker_error(self._emitter, exc, "giving space back")
+    # -- events --------------------------------------------------------------------------
 
     # -- events --------------------------------------------------------------------------
 
@@ -1002,15 +660,9 @@ class Durably:
         .. versionadded:: 0.1.0
         """
         self._check()
-        if listener is not None:
-            return self._emitter.on(type, listener)
-        types_of(type)
-
-        def decorate(function: L) -> L:
-            self._emitter.on(type, function)
-            return function
-
-        return decorate
+        if listener is None:
+            return self._emitter.decorator(type)
+        return self._emitter.on(type, listener)
 
     def on_error(self, handler: ErrorHandler) -> Callable[[], None]:
         """Call ``handler(exception, event)`` for each exception of a listener.
@@ -1037,18 +689,7 @@ class Durably:
         .. versionadded:: 0.1.0
         """
         self._check()
-        run_id = run_id_of(run)
-        return Subscription(
-            run_id,
-            store=self._store,
-            reader=self._reader,
-            emitter=self._emitter,
-            changes=self._changes,
-            is_local=lambda: (
-                self._supervisor.is_executing(run_id) or self._emitter.is_announcing(run_id)
-            ),
-            check=self._supervisor.check_job,
-        )
+        return self._client.subscribe(run)
 
     def use(self, plugin: Plugin) -> None:
         """Install a plugin, which has ``name`` and ``install(app)``.
@@ -1073,31 +714,3 @@ class Durably:
             raise ConflictError(f"a plugin named {name!r} is installed already")
         plugin.install(self)
         self._plugins.add(name)
-
-    def _persist_logs(self) -> None:
-        """Store each line that is written from now on."""
-        if not self._are_logs_persisted:
-            self._are_logs_persisted = True
-            self._emitter.on("log:write", self._persist_log)
-
-    def _persist_log(self, event: LogWritten) -> None:
-        """Buffer the line of *event*, to be stored soon."""
-        self._flusher.logged(stored_line(event, self._supervisor.owner_number or 0))
-
-
-def _fields(row: RunRow) -> dict[str, Any]:
-    return {"run_id": row.id, "job_name": row.job_name, "labels": labels_of(row)}
-
-
-def _instant_us(older_than: object, clock: Clock) -> int:
-    if isinstance(older_than, datetime):
-        if older_than.utcoffset() is None:
-            raise ValidationError("older_than must be an aware datetime; this one has no time zone")
-        return from_datetime(older_than)
-    if isinstance(older_than, str):
-        older_than = age(older_than, "older_than")
-    past_s = seconds(older_than, "older_than")
-    if past_s < 0:
-        raise ValidationError(f"older_than={older_than!r} must not be negative")
-    # An instant before the beginning of time is before every run's end.
-    return max(0, clock.now_us() - int(past_s * 1e6))

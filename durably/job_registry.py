@@ -110,7 +110,7 @@ def missing_job(name: object, registered: Iterable[str]) -> str:
 class JobRegistry:
     """The jobs that one engine knows. Usable from any thread."""
 
-    def __init__(self, codec: Codec) -> None:
+    def __init__(self, codec: Codec, jobs: Iterable[Job[Any, Any]] = ()) -> None:
         self._codec = codec
         self._lock = threading.Lock()  # guards replacing the mapping; readers need no lock
         self._jobs: dict[str, Job[Any, Any]] = {}
@@ -118,6 +118,8 @@ class JobRegistry:
         self.claimed: Claimed | None = None
         # The names of the jobs that continue only their own code's runs; None if there is none.
         self.particular_json: str | None = None
+        for job in jobs:
+            self.add(job)
 
     def add(self, new: Job[Any, Any]) -> None:
         """Register a job. Registering the same function again replaces the job.
@@ -144,6 +146,10 @@ class JobRegistry:
                 dump(list(self._jobs)),
                 "{" + ",".join(filter(None, map(origins_json, self._jobs.values()))) + "}",
             )
+
+    def names(self) -> list[str]:
+        """Return the names of the jobs."""
+        return list(self._jobs)
 
     def get(self, name: str) -> Job[Any, Any] | None:
         """Return the job of that name as it is registered now, ``None`` if there is none."""

@@ -20,4 +20,4 @@ class LogPersistence:
 
         .. versionadded:: 0.1.0
         """
-        app._persist_logs()  # noqa: SLF001 - the option of the engine
+        app._flusher.persist_logs()  # noqa: SLF001 - the option of the engine

@@ -65,6 +65,19 @@ def waitable(value: object, what: str) -> float:
     return min(wait_s, threading.TIMEOUT_MAX)
 
 
+def count(value: object, what: str, *, below: float = 2**63) -> int:
+    """Return *value* if it is an int that is not negative.
+
+    Raises:
+        ValidationError: it is not, or not less than *below*; the message begins with *what*.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < below:
+        raise ValidationError(
+            f"{what} must be an int that is not negative, not {short_repr(value)}"
+        )
+    return value
+
+
 def age(value: object, what: str) -> timedelta:
     """Return a positive age.
 

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 
 import durably
+from durably._platform.clock import Clock
 from durably.store.sqlite.sql import owners, runs
 
 GRACE_S = 20  # only guards against hanging
@@ -34,7 +35,7 @@ def engine(folder: Path, *functions: Job, **options: Any) -> Iterator[durably.Du
     try:
         yield app
     finally:
-        app._close_at_exit()
+        app._shutdown.at_exit()
 
 
 def execute(app: durably.Durably, payload: Any = None, *, job: str = "job", **options: Any) -> Any:
@@ -77,7 +78,7 @@ def take_over(app: durably.Durably) -> None:
         beat = next(
             row.beat for row in app._store.database.read(owners.list_all) if row.owner == owner
         )
-        recovered = app._store.database.write(runs.recover_hung, owner, beat, app._clock.now_us())
+        recovered = app._store.database.write(runs.recover_hung, owner, beat, Clock().now_us())
 
 
 def only(events: list[Any], type_: str) -> Any:

@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Generic, Never, Self, TypeVar, overload
+from typing import Any, Generic, Never, Self, TypedDict, TypeVar, overload
 
-from durably.client.query import StatusFilter, filters, run_id_of, several
+from durably.client.query import StatusFilter, several
 from durably.client.submit import NOT_GIVEN, Trigger, Triggering
 from durably.client.wait import OnLog, OnProgress
+from durably.errors import NotFoundError
 from durably.job_registry import missing_job
-from durably.jobs import Job
+from durably.jobs import Job, check_job
 from durably.models import Run
 from durably.settings import Duration, optional_timeout
 
 P = TypeVar("P")
 R = TypeVar("R")
 T = TypeVar("T")
+
+
+class TriggerOptions(TypedDict, total=False):
+    """The options of a trigger, as type checkers see them."""
+
+    idempotency_key: str | None
+    concurrency_key: str | None
+    coalesce: bool
+    retry_failed: bool
+    labels: dict[str, str] | None
+
+
+class WaitOptions(TriggerOptions, total=False):
+    """The options of a trigger and of a wait for its run."""
+
+    timeout: Duration | None
+    on_progress: OnProgress | None
+    on_log: OnLog | None
 
 
 class ReadOnly(Generic[T]):
@@ -226,7 +246,7 @@ class JobHandle(Generic[P, R]):
         .. versionadded:: 0.1.0
         """
         self._triggering.check()
-        run = self._triggering.reader.find(run_id_of(run_id))
+        run = self._triggering.reader.find(run_id)
         return run if run is not None and run.job_name == self._name else None
 
     def get_runs(
@@ -245,5 +265,50 @@ class JobHandle(Generic[P, R]):
         .. versionadded:: 0.1.0
         """
         self._triggering.check()
-        wanted = filters(status, self._name, labels)
-        return self._triggering.reader.find_many(wanted, limit, offset)
+        return self._triggering.reader.find_many(status, self._name, labels, limit, offset)
+
+
+class Handles:
+    """The handles of the jobs of one engine. Usable from any thread."""
+
+    def __init__(self, triggering: Triggering) -> None:
+        self._triggering = triggering
+        self._registry = triggering.registry
+        self._lock = threading.RLock()  # guards replacing a job together with its handle
+        self._handles: dict[str, JobHandle[Any, Any]] = {}
+        for name in self._registry.names():
+            self._handles[name] = JobHandle(name, triggering)
+
+    def register(self, job: Job[P, R]) -> JobHandle[P, R]:
+        """Register a job, and return its handle."""
+        with self._lock:
+            self._registry.add(job)
+            handle: JobHandle[P, R] = self._handles.setdefault(
+                job.name, JobHandle(job.name, self._triggering)
+            )
+        # Pending runs of this job may have waited for it.
+        self._triggering.changes.offer()
+        return handle
+
+    def all(self) -> JobHandles:
+        """Return the handles of the jobs that are registered now."""
+        with self._lock:
+            return JobHandles(dict(self._handles))
+
+    def find(self, job: Job[Any, Any] | str, call: str) -> JobHandle[Any, Any]:
+        """Return the handle of a job, which is registered if it is not, or of a name.
+
+        Args:
+            call: the method that was called with *job*, for a message.
+        """
+        if isinstance(job, str):
+            with self._lock:
+                handle = self._handles.get(job)
+            if handle is None:
+                raise NotFoundError(missing_job(job, self._handles))
+            return handle
+        check_job(job, f"{call} takes a Job or its name; it was given")
+        with self._lock:
+            if self._registry.get(job.name) is job:
+                return self._handles[job.name]
+        return self.register(job)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from durably.errors import StopRun
 from durably.execution.current_run import Slot
 from durably.store.rows import Claim, RunRow
 
@@ -34,6 +35,9 @@ class LocalWorker(Protocol):
     def offer_if_free(self) -> None:
         """Wake the dispatcher now, or as soon as a slot is free."""
 
+    def stop_run(self, row: RunRow, reason: type[StopRun]) -> None:
+        """Make this attempt of a run stop at its next step boundary, if it is executed here."""
+
     # -- waiting for a run ---------------------------------------------------------------------
 
     def waiting(self) -> AbstractContextManager[None]:
@@ -44,6 +48,13 @@ class LocalWorker(Protocol):
 
         Args:
             is_futile: whether it can wait no longer; if the engine is stopping, it goes back.
+        """
+
+    def is_executing(self, run_id: str) -> bool:
+        """Return whether that run is inside its job here, or the events of its end are due.
+
+        Not so for a run that was cancelled or taken over: it ends in the database, or elsewhere,
+        while its job may go on here.
         """
 
     def check_in_place(self) -> None:

@@ -23,12 +23,14 @@ from durably.models import (
     RunStatus,
     StepRecord,
 )
+from durably.settings import count
 from durably.store import defects
 from durably.store.api import Store
 from durably.store.rows import Filters, LogRow, RunRow, StepRow
 
 StatusFilter = RunStatus | str | Iterable[RunStatus | str] | None
 NameFilter = str | Iterable[str] | None
+AnyRun = Run[Any, Any]
 
 
 # What a row that durably did not write may lead to; whether it was that row is looked up.
@@ -181,28 +183,39 @@ class Reader:
         defects.log_noted()
         return ended, unreadable
 
-    def find(self, run_id: str) -> Run[Any, Any] | None:
-        """The run, if there is one."""
-        row = self._store.find_run(run_id)
+    def find(self, run: Run[Any, Any] | str) -> Run[Any, Any] | None:
+        """Return the run, ``None`` if there is none."""
+        row = self._store.find_run(run_id_of(run))
         return None if row is None else self.run_of(row)
 
-    def find_many(self, filters: Filters, limit: int | None, offset: int) -> list[Run[Any, Any]]:
+    def find_many(
+        self,
+        status: StatusFilter,
+        job_name: NameFilter,
+        labels: dict[str, str] | None,
+        limit: int | None,
+        offset: int,
+    ) -> list[Run[Any, Any]]:
         """Return the runs that fit, newest first; those that cannot be read are left out."""
-        limit = None if limit is None else _count(limit, "limit")
-        rows = self._store.find_runs(filters, limit, _count(offset, "offset"))
+        wanted = _filters(status, job_name, labels)
+        limit = None if limit is None else count(limit, "limit")
+        rows = self._store.find_runs(wanted, limit, count(offset, "offset"))
         return list(_readable(self.run_of, rows))
 
-    def count(self, filters: Filters) -> int:
-        """How many runs fit."""
-        return self._store.count_runs(filters)
+    def count(
+        self, status: StatusFilter, job_name: NameFilter, labels: dict[str, str] | None
+    ) -> int:
+        """Return how many runs fit."""
+        return self._store.count_runs(_filters(status, job_name, labels))
 
-    def steps_of(self, run_id: str) -> list[StepRecord]:
+    def steps_of(self, run: Run[Any, Any] | str) -> list[StepRecord]:
         """Return what is stored of the run's steps; those that cannot be read are left out.
 
         Raises:
             NotFoundError: there is no such run.
             DatabaseError: the run cannot be read.
         """
+        run_id = run_id_of(run)
         self._store.get_run(run_id)
         rows = self._store.steps_of(run_id)
         return list(_readable(lambda row: self._step_of(row, run_id), rows))
@@ -226,13 +239,14 @@ class Reader:
             what = f"step {row.name!a:.80} of run {run_id!a:.80}"
             raise defects.unreadable(what, defect) from exc
 
-    def logs_of(self, run_id: str) -> list[LogEntry]:
+    def logs_of(self, run: Run[Any, Any] | str) -> list[LogEntry]:
         """Return the persisted log lines of the run; those that cannot be read are left out.
 
         Raises:
             NotFoundError: there is no such run.
             DatabaseError: the run cannot be read.
         """
+        run_id = run_id_of(run)
         self._store.get_run(run_id)
         return list(self.entries_of(self._store.log_lines_of(run_id), run_id))
 
@@ -284,9 +298,7 @@ def _readable(read: Callable[[A], B], rows: Iterable[A]) -> Iterator[B]:
     defects.log_noted()
 
 
-def filters(
-    status: StatusFilter = None, job_name: NameFilter = None, labels: dict[str, str] | None = None
-) -> Filters:
+def _filters(status: StatusFilter, job_name: NameFilter, labels: dict[str, str] | None) -> Filters:
     """What the arguments of ``get_runs`` ask for, checked."""
     statuses = None
     if status is not None:
@@ -331,14 +343,6 @@ def _status(value: object) -> str:
 def _text(value: object, what: str) -> str:
     if not isinstance(value, str):
         raise ValidationError(f"{what} must hold str, not {type_name(value)}")
-    return value
-
-
-def _count(value: object, what: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
-        raise ValidationError(
-            f"{what} must be an int that is not negative, not {short_repr(value)}"
-        )
     return value
 
 

@@ -107,7 +107,7 @@ class Triggering:
         self._worker = worker
         self._codec = codec
         self._emitter = emitter
-        self._changes = changes
+        self.changes = changes
         self._clock = clock
         self._ids = Ids(clock)
         self.registry = registry
@@ -129,7 +129,7 @@ class Triggering:
                 return self._tell(enqueued, accepted, to_datetime(now_us))
         finally:
             # Only now: what is woken by it tells of the run's start after its trigger.
-            self._changes.offer()
+            self.changes.offer()
 
     def _may_be_heard(self, new: NewRun) -> bool:
         """Whether somebody listens to what a trigger may come to."""
@@ -213,7 +213,7 @@ class Triggering:
                 for enqueued, each in zip(all_enqueued, accepted, strict=True)
             ]
         finally:
-            self._changes.offer()
+            self.changes.offer()
 
     def _accepted(self, job: Job[Any, Any], trigger: Trigger[Any]) -> _Accepted:
         for name in ("coalesce", "retry_failed"):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Self
 
-from durably.client.query import Reader
+from durably.client.local_worker import LocalWorker
+from durably.client.query import Reader, run_id_of
 from durably.emitter import Emitter
 from durably.errors import EngineClosedError, NotFoundError
 from durably.events import (
@@ -21,7 +22,6 @@ from durably.events import (
 )
 from durably.models import TERMINAL, Run, RunStatus
 from durably.store.api import Store
-from durably.store.change_feed import ChangeFeed
 
 # The longest pause between two looks at a run.
 _LONGEST_PAUSE_S: Final = 1.0
@@ -39,32 +39,29 @@ class Subscription(Iterator[Event]):
 
     def __init__(
         self,
-        run_id: str,
+        run: Run[Any, Any] | str,
         *,
         store: Store,
         reader: Reader,
         emitter: Emitter,
-        changes: ChangeFeed,
-        is_local: Callable[[], bool],
-        check: Callable[[], None],
+        worker: LocalWorker,
     ) -> None:
-        self._run_id = run_id
+        self._run_id = run_id_of(run)
         self._store = store
         self._reader = reader
         self._emitter = emitter
-        self._changes = changes
-        self._is_local = is_local
-        self._check = check
+        self._changes = store.changes
+        self._worker = worker
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._is_over = False
         self._last: Event | None = None
         self._unsubscribe = emitter.on("*", self._hear)
         try:
-            run = reader.get(run_id)
-            if run.is_terminal:
+            found = reader.get(self._run_id)
+            if found.is_terminal:
                 # That event and nothing else: its job may still be inside its last step here,
                 # and tell of that.
-                self._last = self._ending_of(run)
+                self._last = self._ending_of(found)
                 self.close()
         except BaseException:
             self.close()
@@ -110,9 +107,13 @@ class Subscription(Iterator[Event]):
                     if run.is_terminal:
                         return self._ending_of(run)
             # Inside a job it is a step boundary.
-            self._check()
+            self._worker.check_job()
             self._changes.wait(seen, _LONGEST_PAUSE_S)
         return None
+
+    def _is_local(self) -> bool:
+        """Return whether the events of the run are emitted in this process."""
+        return self._worker.is_executing(self._run_id) or self._emitter.is_announcing(self._run_id)
 
     def _ending_of(self, run: Run[Any, Any]) -> Event:
         """The terminal event of a run that ended elsewhere, or before now."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from durably._platform.latch import Latch
 from durably._platform.lock_timeouts import limited
 from durably._platform.safe_repr import short_repr
 from durably.client.local_worker import LocalWorker
-from durably.client.query import Reader, labels_of
+from durably.client.query import Reader, labels_of, run_id_of, several
 from durably.emitter import Emitter
 from durably.errors import (
     EngineClosedError,
@@ -27,6 +27,7 @@ from durably.errors import (
 )
 from durably.events import Event, LogWritten, RunProgressed
 from durably.models import TERMINAL, Disposition, LogEntry, Progress, Run, RunStatus
+from durably.settings import Duration, optional_timeout
 from durably.store import defects
 from durably.store.api import Liveness, Store
 from durably.store.change_feed import ChangeFeed
@@ -146,6 +147,23 @@ class Waiter:
         """Return how long a call waits that begins now."""
         return Patience(self._clock, timeout_s)
 
+    def wait_for(
+        self,
+        run: Run[Any, Any] | str,
+        timeout: Duration | None,
+        on_progress: OnProgress | None,
+        on_log: OnLog | None,
+    ) -> Run[Any, Any]:
+        """Block until the run has ended; return the completed run, as ``Durably.wait`` does."""
+        timeout_s = optional_timeout(timeout)
+        run_id = run_id_of(run)
+        watch = self.watch(on_progress, on_log)
+        try:
+            self.skip_progress(run_id, watch)
+            return self.wait(run_id, timeout_s, watch)
+        finally:
+            watch.close()
+
     def wait(
         self,
         run_id: str,
@@ -185,8 +203,15 @@ class Waiter:
                     )
                 self._pause(seen, patience)
 
-    def as_completed(self, run_ids: list[str], timeout_s: float | None) -> Iterator[Run[Any, Any]]:
-        """Yield each run when it has ended."""
+    def as_completed(
+        self, runs: Iterable[Run[Any, Any] | str], timeout: Duration | None
+    ) -> Iterator[Run[Any, Any]]:
+        """Yield each run when it has ended; of a mapping, its keys are the runs."""
+        timeout_s = optional_timeout(timeout)
+        keys = runs.keys() if isinstance(runs, Mapping) else runs
+        return self._each_ended([run_id_of(run) for run in several(keys, "runs")], timeout_s)
+
+    def _each_ended(self, run_ids: list[str], timeout_s: float | None) -> Iterator[Run[Any, Any]]:
         patience = Patience(self._clock, timeout_s)
         waiting = dict.fromkeys(run_ids)
         while waiting:

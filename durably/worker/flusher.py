@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 import attrs
@@ -17,13 +18,14 @@ from durably._platform.clock import Clock
 from durably.codec import UNTYPED, Codec
 from durably.emitter import Emitter
 from durably.errors import DatabaseError
-from durably.events import RunProgressed
+from durably.events import LogWritten, RunProgressed
 from durably.execution.current_run import ActiveRun, tell_worker_error
+from durably.execution.step_log import stored_line
 from durably.models import Progress
 from durably.store.api import Store
 from durably.store.change_feed import ChangeFeed
 from durably.store.rows import LogLine
-from durably.worker.service import ErrorSink, Service
+from durably.worker.service import Service
 
 log = logging.getLogger("durably")
 
@@ -42,13 +44,15 @@ class Flusher(Service):
         emitter: Emitter,
         changes: ChangeFeed,
         clock: Clock,
-        on_error: ErrorSink,
+        owner: Callable[[], int],
     ) -> None:
-        super().__init__("flusher", clock=clock, interval_s=None, on_error=on_error)
+        super().__init__("flusher", clock=clock, interval_s=None, on_error=self._on_own_error)
         self._store = store
         self._codec = codec
         self._emitter = emitter
         self._changes = changes
+        self._owner = owner
+        self._persists_logs = False
         self._dirty: deque[ActiveRun] = deque()
         self._lines: deque[LogLine] = deque()
         self._errors: deque[tuple[BaseException, str]] = deque()
@@ -60,6 +64,15 @@ class Flusher(Service):
         self._dirty.append(active)
         self.wake()
 
+    def persist_logs(self) -> None:
+        """Store each log line that is written from now on. Idempotent."""
+        if not self._persists_logs:
+            self._persists_logs = True
+            self._emitter.on(LogWritten.type, self._on_log)
+
+    def _on_log(self, event: LogWritten) -> None:
+        self.logged(stored_line(event, self._owner()))
+
     def logged(self, line: LogLine) -> None:
         """Buffer a line to store."""
         self._lines.append(line)
@@ -69,6 +82,9 @@ class Flusher(Service):
         """Buffer an error of a thread that may not call listeners itself."""
         self._errors.append((exc, context))
         self.wake()
+
+    def _on_own_error(self, exc: BaseException, context: str) -> None:
+        self.report(exc, f"the {context} thread")
 
     def release(self, active: ActiveRun) -> None:
         """Store that the job of a run that is no longer running here has left its thread."""

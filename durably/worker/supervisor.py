@@ -13,7 +13,10 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Final, NoReturn
 
+from durably._platform.clock import Clock
 from durably._platform.interrupts import held_back, raise_if_signal
+from durably.codec import Codec
+from durably.emitter import Emitter
 from durably.errors import (
     ConflictError,
     DatabaseError,
@@ -52,20 +55,41 @@ class Supervisor:
     def __init__(
         self,
         settings: Settings,
-        services: Services,
+        store: Store,
+        codec: Codec,
         registry: JobRegistry,
-        flusher: Flusher,
+        emitter: Emitter,
+        clock: Clock,
         labels_of: LabelsOf,
     ) -> None:
-        self._services = services
-        self._flusher = flusher
-        self._store: Store = services.store
+        self._store = store
+        flusher = self.flusher = Flusher(
+            store,
+            codec=codec,
+            emitter=emitter,
+            changes=store.changes,
+            clock=clock,
+            owner=lambda: self._ownership.owner or 0,
+        )
+        services = self._services = Services(
+            store=store,
+            codec=codec,
+            emitter=emitter,
+            changes=store.changes,
+            clock=clock,
+            buffers=flusher,
+            preserve_steps=settings.preserve_steps,
+            # An owner counts as hung only after it has missed two heartbeats.
+            longest_doubt_s=2 * settings.heartbeat_interval,
+            on_duplicate_step=settings.on_duplicate_step,
+        )
         self._lifecycle = Lifecycle(
             self._store.path,
             begin=self._begin,
             end=self._end,
             is_own_thread=self._is_own_thread,
         )
+        self.shutdown: object = None  # kept alive by the threads
         # Guarded by the lock of the lifecycle.
         self._is_started = False
         self.lost: DatabaseLostError | None = None
@@ -392,22 +416,22 @@ class Supervisor:
             )
 
     def _is_own_thread(self) -> bool:
-        services = (self._dispatcher, self._reaper, self._flusher, self._heartbeat)
+        services = (self._dispatcher, self._reaper, self.flusher, self._heartbeat)
         return self._pool.is_current_thread or any(each.is_current_thread for each in services)
 
     def _begin(self) -> None:
         """Start what every execution needs: the owner row, the heartbeat, the flusher, the pool."""
         self._ownership.register()
         self._heartbeat.start()
-        self._flusher.start()
+        self.flusher.start()
         self._pool.open()
 
     def _end(self) -> None:
         self._dispatcher.stop()
         self._pool.shut_down()
-        self._flusher.stop()
+        self.flusher.stop()
         self._heartbeat.stop()
-        self._flusher.log_errors()
+        self.flusher.log_errors()
         self._put_back_strays()
 
     def _end_reaper(self) -> None:
@@ -493,4 +517,4 @@ class Supervisor:
 
     def _on_heartbeat_error(self, exc: BaseException, context: str) -> None:
         # Emitted by another thread: a listener that blocks must not stop the heartbeat.
-        self._flusher.report(exc, f"the {context} thread")
+        self.flusher.report(exc, f"the {context} thread")

@@ -48,8 +48,8 @@ class Waiting:
         self._result: list[Any] = []
         self._thread = threading.Thread(target=self._wait)
         self._looks = 0
-        self._original = app._waiter._require_worker
-        app._waiter._require_worker = self._look  # type: ignore[method-assign]  # counts
+        self._original = app._client.waiter._require_worker
+        app._client.waiter._require_worker = self._look  # type: ignore[method-assign]  # counts
         self._thread.start()
 
     def _look(self, *args: Any) -> None:

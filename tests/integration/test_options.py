@@ -108,7 +108,7 @@ def test_poll_interval_bounds_the_wait_where_nothing_else_tells(tmp_path: Path) 
         engine(tmp_path, quick) as elsewhere,
         engine(tmp_path, quick, poll_interval=timedelta(seconds=0.05)) as app,
     ):
-        app._changes._data_version = lambda: 0
+        app._store.changes._data_version = lambda: 0
         app.start()
         # The first may meet the look that each start begins with; the others do not.
         for _ in range(3):
@@ -122,7 +122,7 @@ def test_retain_runs_deletes_in_the_background(tmp_path: Path, eventually: Event
         run = execute(app, job="quick", labels={"a": "b"})
         pending = app.jobs["quick"].trigger(labels={"c": "d"})
         deleted = record(app, "run:delete")
-        app._registry._jobs = {}  # so that the pending one stays so
+        app._client.triggering.registry._jobs = {}  # so that the pending one stays so
         app.start()
         eventually(lambda: deleted)
         assert [(event.run_id, event.labels) for event in deleted] == [(run.id, {"a": "b"})]

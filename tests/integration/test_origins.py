@@ -45,7 +45,7 @@ def program(
     try:
         yield app
     finally:
-        app._close_at_exit()
+        app._shutdown.at_exit()
 
 
 def given_begun(folder: Path, *modules: str | None, payload: str = "", **keys: str) -> list[str]:

@@ -9,6 +9,7 @@ from engines import GRACE_S, engine, execute, record, take_over, types
 from held import HeldJob
 
 import durably
+from durably._platform.clock import Clock
 from durably.store.sqlite.sql import owners, runs
 from durably.store.sqlite.sql import queries as lookups
 
@@ -320,7 +321,7 @@ def test_a_heartbeat_that_is_committed_is_a_sign_that_the_run_is_its_owners(tmp_
         assert is_inside.wait(GRACE_S)
         (active,) = app._supervisor.active()
         active.current_at -= 3600
-        before = app._clock.monotonic() - 60
+        before = Clock().monotonic() - 60
         eventually(lambda: active.current_at > before)
         may_end.set()
         app.wait(run, timeout=GRACE_S)
@@ -338,7 +339,7 @@ def test_an_engine_taken_for_dead_counts_again_once_it_beats(tmp_path, eventuall
     ):
         app.start()
         (before,) = rows()
-        observer._store.database.write(runs.recover_dead, before.owner, app._clock.now_us())
+        observer._store.database.write(runs.recover_dead, before.owner, Clock().now_us())
         eventually(lambda: [row.is_started for row in rows()] == [1])
         (after,) = rows()
         assert after.owner != before.owner

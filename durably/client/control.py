@@ -1,0 +1,120 @@
+"""Changing runs that are stored: retry, cancel, adopt, retrigger, delete and purge."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import attrs
+
+from durably import events
+from durably._platform.clock import Clock, from_datetime
+from durably._platform.interrupts import raise_if_signal
+from durably.client.local_worker import LocalWorker
+from durably.client.query import AnyRun, Reader, labels_of, run_id_of
+from durably.client.submit import Triggering
+from durably.emitter import Emitter
+from durably.errors import ConflictError, DatabaseError, RunCancelled, ValidationError
+from durably.events import RunDeleted, RunRetried
+from durably.execution.current_run import tell_worker_error
+from durably.job_registry import JobRegistry, origins_of
+from durably.settings import age, count, seconds
+from durably.store.api import Store
+from durably.store.rows import RunRow
+
+_SHRINK_PAGES: Final = 2000
+
+
+@attrs.frozen(eq=False, repr=False)
+class Control:
+    """Changes runs, of whatever process. Usable from any thread."""
+
+    _store: Store
+    _emitter: Emitter
+    _clock: Clock
+    _registry: JobRegistry
+    _reader: Reader
+    _triggering: Triggering
+    _worker: LocalWorker
+
+    def retry(self, run: AnyRun | str) -> AnyRun:
+        """Put a failed or cancelled run back to pending, and return it."""
+        run_id = run_id_of(run)
+        with self._emitter.announcing(run_id):
+            row = self._store.retry(run_id, self._clock.now_us())
+            self._store.changes.offer()
+            self._emitter.emit(RunRetried, **_fields(row))
+        return self._reader.run_of(row)
+
+    def adopt(self, run: AnyRun | str) -> AnyRun:
+        """Make the registered job continue a pending run of other code, and return it."""
+        run_id = run_id_of(run)
+        job = self._registry.require(self._store.get_run(run_id).job_name)
+        origin = next(iter(origins_of(job)), None)
+        row = self._store.adopt(run_id, origin, self._clock.now_us())
+        self._store.changes.offer()
+        return self._reader.run_of(row)
+
+    def retrigger(self, run: AnyRun | str) -> AnyRun:
+        """Store a new run with the payload, labels and concurrency key of a terminal one."""
+        row = self._store.get_run(run_id_of(run))
+        if row.completed_at_us is None:
+            raise ConflictError(
+                f"run {row.id} is {row.status} and cannot be triggered anew: wait for its end"
+            )
+        return self._triggering.retrigger(row)
+
+    def cancel(self, run: AnyRun | str) -> None:
+        """Cancel a pending or running run, and make its job stop if it is executed here."""
+        run_id = run_id_of(run)
+        with self._emitter.announcing(run_id):
+            row = self._store.cancel(run_id, self._clock.now_us())
+            self._worker.stop_run(row, RunCancelled)
+            # If the run was pending, the next one with its concurrency key is claimable.
+            self._store.changes.offer()
+            self._emitter.emit(events.RunCancelled, **_fields(row))
+
+    def delete(self, run: AnyRun | str) -> None:
+        """Delete a terminal run with everything that belongs to it."""
+        run_id = run_id_of(run)
+        with self._emitter.announcing(run_id):
+            row = self._store.delete(run_id)
+            self._store.changes.notify()
+            self._emitter.emit(RunDeleted, **_fields(row))
+
+    def purge(self, older_than: timedelta | str | float | datetime, limit: int) -> int:
+        """Delete up to *limit* runs that ended before then, and return how many were deleted."""
+        limit = count(limit, "limit")
+        deleted = self._store.purge(_instant_us(older_than, self._clock), limit)
+        if deleted:
+            self._store.changes.notify()
+            self._shrink()
+        for row in deleted:
+            self._emitter.emit(RunDeleted, **_fields(row))
+        return len(deleted)
+
+    def _shrink(self) -> None:
+        try:
+            self._store.shrink(_SHRINK_PAGES)
+        except DatabaseError as exc:
+            raise_if_signal(exc)
+            # The runs are deleted all the same, and later runs use their space.
+            tell_worker_error(self._emitter, exc, "giving space back")
+
+
+def _fields(row: RunRow) -> dict[str, Any]:
+    return {"run_id": row.id, "job_name": row.job_name, "labels": labels_of(row)}
+
+
+def _instant_us(older_than: object, clock: Clock) -> int:
+    if isinstance(older_than, datetime):
+        if older_than.utcoffset() is None:
+            raise ValidationError("older_than must be an aware datetime; this one has no time zone")
+        return from_datetime(older_than)
+    if isinstance(older_than, str):
+        older_than = age(older_than, "older_than")
+    past_s = seconds(older_than, "older_than")
+    if past_s < 0:
+        raise ValidationError(f"older_than={older_than!r} must not be negative")
+    # An instant before the epoch is before every run's end.
+    return max(0, clock.now_us() - int(past_s * 1e6))

@@ -1,0 +1,244 @@
+"""The end of an engine: ``stop``, ``close``, the end of a ``with`` block and of the interpreter."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import threading
+from collections.abc import Callable
+
+from durably._platform.clock import Clock
+from durably._platform.interrupts import held_back, is_from_signal
+from durably._platform.lock_timeouts import BUSY_TIMEOUT_S, limited
+from durably.codec.json_text import dump
+from durably.errors import DatabaseError, DurablyError, EngineClosedError, ForkedError
+from durably.job_registry import JobRegistry
+from durably.models import RunStatus
+from durably.settings import count
+from durably.store.api import Store
+from durably.store.rows import Filters
+from durably.worker.leaving import Notice, is_leaving, say_abandoned, say_left
+from durably.worker.supervisor import Supervisor
+
+log = logging.getLogger("durably")
+
+
+class Shutdown:
+    """Ends an engine in order, and knows whether it can still be used. Usable from any thread."""
+
+    def __init__(
+        self, store: Store, supervisor: Supervisor, registry: JobRegistry, clock: Clock
+    ) -> None:
+        self._store = store
+        self._supervisor = supervisor
+        # The threads refer to it: while they run, the end of the interpreter finds this object,
+        # also if nobody has the engine any more.
+        supervisor.shutdown = self
+        self._registry = registry
+        self._clock = clock
+        self._pid = os.getpid()
+        self._closing = threading.RLock()  # held while closing, so that others wait for its end
+        self._is_closed = False
+        self._has_closed = False
+        self._is_abandoned = False
+
+    # -- whether the engine can be used --------------------------------------------------------
+
+    @property
+    def state(self) -> str:
+        """Return the word for the engine's state in its ``repr``."""
+        if self._is_closed:
+            return "closed"
+        return "started" if self._supervisor.is_started else "open"
+
+    @property
+    def _is_over(self) -> bool:
+        return os.getpid() != self._pid or self._is_closed or self._is_abandoned
+
+    def check(self) -> None:
+        """Raise unless the engine can be used.
+
+        Raises:
+            EngineClosedError: it is closed.
+            ForkedError: it was opened by the parent of this process.
+            DatabaseLostError: the database file is not in its place any more.
+        """
+        self._check_usable()
+        self._supervisor.check_in_place()
+
+    def _check_usable(self) -> None:
+        self._check_process("; open a new one in the child")
+        if self._is_closed or self._is_abandoned:
+            raise EngineClosedError(
+                f"this engine on {self._store.path!r} is closed; open a new one"
+            )
+
+    def _check_process(self, advice: str) -> None:
+        if os.getpid() != self._pid:
+            raise ForkedError(
+                f"this engine on {self._store.path!r} was opened by the parent process{advice}"
+            )
+
+    # -- calls ---------------------------------------------------------------------------------
+
+    def stop(self, *, interrupt: bool, timeout_s: float | None) -> None:
+        """Stop the engine, as ``Durably.stop`` does."""
+        if not self._is_abandoned:
+            self._check_usable()
+            self._stop(interrupt=interrupt, timeout_s=timeout_s)
+
+    def close(self) -> None:
+        """Stop and close the engine, as ``Durably.close`` does."""
+        self._check_process(", which closes it")
+        if self._is_abandoned:
+            return
+        if not self._is_closed:
+            self._stop(interrupt=False, verb="close")
+        elif self._supervisor.is_inside:
+            # The thread that is closing the engine may be waiting for this very job.
+            return
+        self._close()
+
+    def run_until_idle(self, max_runs: int | None) -> int:
+        """Execute runs until none can be claimed, as ``Durably.run_until_idle`` does."""
+        if max_runs is not None:
+            count(max_runs, "max_runs", below=math.inf)
+        try:
+            return self._supervisor.run_until_idle(max_runs)
+        except BaseException:
+            if self._supervisor.is_abandoned:
+                self._abandon()
+            raise
+
+    def at_exit(self) -> None:
+        """Stop at the next step boundary and close, at the end of the interpreter."""
+        if not self._is_over:
+            with held_back():
+                self._stop(interrupt=True, is_last=True)
+                self._close()
+
+    def enter(self, start: Callable[[], object]) -> None:
+        """Start the engine at the beginning of a ``with`` block."""
+        try:
+            with held_back():
+                start()
+        except KeyboardInterrupt:
+            # Python does not call __exit__ after that.
+            self.at_exit()
+            raise
+
+    def leave(self, cause: type[BaseException] | None) -> None:
+        """End the engine at the end of a ``with`` block.
+
+        Args:
+            cause: of the exception that has left the block. Without one all runs are executed
+                first; after one they stop at their next step boundary.
+        """
+        if self._is_over:
+            return
+        with held_back():
+            interrupt = cause is not None
+            executed = self._executed()
+            try:
+                if not interrupt:
+                    self._supervisor.check_in_place()
+                    if self._supervisor.takes_runs:
+                        self._execute_all()
+            except BaseException as exc:
+                interrupt, cause = True, type(exc)
+                executed = self._executed()
+                raise
+            finally:
+                self._stop(interrupt=interrupt, is_last=True)
+                if cause is not None:
+                    self._log_left(cause, executed)
+                self._close()
+
+    # -- steps of the end ----------------------------------------------------------------------
+
+    def _executed(self) -> list[str]:
+        return [active.id for active in self._supervisor.active()]
+
+    def _execute_all(self) -> None:
+        try:
+            self._supervisor.drain()
+        except EngineClosedError:
+            # By another thread, which has waited for the runs in progress.
+            if not self._is_closed:
+                raise
+
+    def _stop(
+        self,
+        *,
+        interrupt: bool,
+        timeout_s: float | None = None,
+        verb: str = "stop",
+        is_last: bool = False,
+    ) -> None:
+        """Stop the threads; a signal that ends this wait for steps leaves them behind.
+
+        Args:
+            is_last: whether nothing follows, so that the log says how to leave.
+        """
+        again = is_leaving()
+        notice = Notice(self._supervisor.active, interrupt=interrupt, again=again)
+        is_notified = again or (is_last and interrupt)
+        try:
+            self._supervisor.stop(
+                interrupt=interrupt,
+                timeout_s=timeout_s,
+                verb=verb,
+                on_wait=notice if is_notified else lambda: None,
+            )
+        except BaseException as exc:
+            if is_notified and is_from_signal(exc):
+                self._abandon()
+            raise
+
+    def _abandon(self) -> None:
+        """Leave what is inside a step: no call waits for it any more, and none can use the engine.
+
+        A thread that the interpreter does not wait for closes the rest when the step has ended. If
+        the process ends before, its lock is free, and the next start continues the runs at once.
+        """
+        if not self._is_abandoned:
+            self._is_abandoned = True
+            say_abandoned()
+            self._supervisor.abandon(self._close_behind)
+
+    def _close_behind(self) -> None:
+        try:
+            self._supervisor.stop(interrupt=True, timeout_s=None)
+            self._close()
+        except DurablyError as exc:
+            log.warning("an engine that was left could not be closed: %s", exc)
+
+    def _close(self) -> None:
+        # One limit for everything that is still written: a stopped process may hold the lock.
+        with held_back(), self._closing, limited(self._clock, BUSY_TIMEOUT_S):
+            if self._has_closed:
+                return
+            self._is_closed = True
+            try:
+                self._supervisor.flusher.flush_lines()
+            finally:
+                try:
+                    self._supervisor.close()
+                finally:
+                    self._store.close()
+                    # Only now: a signal may have interrupted a first call.
+                    self._has_closed = True
+                    self._store.changes.notify()
+
+    def _log_left(self, cause: type[BaseException], executed: list[str]) -> None:
+        """Log how many runs wait for the next start."""
+        claimed = self._registry.claimed
+        jobs = "[]" if claimed is None else claimed.jobs
+        try:
+            briefs = self._store.briefs(executed)
+            waiting = self._store.count_runs(Filters(dump([RunStatus.PENDING]), jobs))
+        except DatabaseError:
+            return  # the exception that has left the block says more
+        put_back = sum(brief.status == RunStatus.PENDING for brief in briefs.values())
+        say_left(cause, put_back, waiting)

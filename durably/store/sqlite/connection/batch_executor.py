@@ -1,8 +1,8 @@
-"""Transactions: executing operations on one connection and committing them, many at once or one.
+"""Execute operations on one connection and commit them, one or many at once.
 
-Each call into SQLite gives up the GIL, and where other threads want it, waits to have it back:
-longer than the call itself took. So operations that say how are executed together, in one
-statement (``merged_by``), and a lone statement needs no transaction around it.
+Each call into SQLite gives up the GIL, and if other threads want it, waits to get it back for
+longer than the call itself takes. So operations that can be merged are executed in one statement
+(``merged_by``), and a single statement needs no transaction around it.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ T = TypeVar("T")
 FaultPoint = Callable[[str], None]
 
 _LOCKED: Final = "database is locked"
-# SQLite waits in slices of this, since a Ctrl-C is not seen while it waits.
+# SQLite waits in slices of this length, because a Ctrl-C is not noticed while it waits.
 BUSY_SLICE_MS: Final = 250
 
 
-# A wait is made in pieces of this, between which it is asked which callers wait no longer.
+# A wait has pieces of this length, and between them it is checked which callers no longer wait.
 _PIECE_S: Final = LEAST_S
 
 
 class _TurnIsOver(apsw.BusyError):
-    """A lock is held by somebody else, and the caller of the leader waits for it no longer."""
+    """Another process has a lock, and the leader's caller no longer waits for it."""
 
 
 class _Phase(Enum):
@@ -45,10 +45,10 @@ class _Phase(Enum):
 
 
 class Transactor:
-    """Executes operations on a connection, each to its commit or to an error.
+    """Execute operations on a connection, each to its commit or to an error.
 
-    Used by one thread at a time. What a Ctrl-C leaves undone is settled by ``settle_interrupted``,
-    by whoever comes next if need be.
+    Used by one thread at a time. After a Ctrl-C, ``settle_interrupted`` brings the batch to an end;
+    if that is interrupted too, the next thread calls it.
 
     Args:
         db: a connection in WAL mode that nobody else uses, its busy timeout a slice.
@@ -59,7 +59,7 @@ class Transactor:
         hurry: when all waits for locks end at the latest.
 
     Attributes:
-        batch: what is being executed, or was when a Ctrl-C came.
+        batch: the operations that are being executed, or were when a Ctrl-C arrived.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Transactor:
         hurry: Hurry | None = None,
     ) -> None:
         self.batch: list[Ticket] = []
-        # The leader's own operation, and until when it leads where it has none.
+        # The leader's own operation; without one, the time until which it leads.
         self._own: Ticket | None = None
         self._leads_until_s = 0.0
         self._hurry = Hurry() if hurry is None else hurry
@@ -88,14 +88,15 @@ class Transactor:
         db.execute("ROLLBACK")
 
     def execute_directly(self, operation: Any, args: Any, kwargs: Any) -> Any:
-        """Execute an operation of one statement for which nobody else waits.
+        """Execute an operation of one statement while no other thread waits.
 
-        This is what nearly each checkpoint pays, right after the last one's wait for the disk has
-        left the processor's caches cold: hence as few calls as can be.
+        Nearly each checkpoint pays for this, right after the wait for the disk of the one before,
+        which left the processor's caches cold. So it makes as few calls as possible.
         """
         since_s: float | None = None  # of the wait for a lock, if there was one
         try:
-            # Inside, with the releasing: a Ctrl-C may land right after the mutex was taken.
+            # Inside of the block that releases it: a Ctrl-C may arrive right after the mutex was
+            # taken.
             try:
                 # The first piece of a wait is less than any call may wait.
                 if not self._mutex.acquire(_PIECE_S, BUSY_TIMEOUT_S):
@@ -123,14 +124,14 @@ class Transactor:
             self._undo(exc)
             raise error from exc
         except BaseException:
-            self._mutex.release()  # where a signal's landed on the way into the releasing
+            self._mutex.release()  # a signal may have arrived just before the other release
             raise
 
     def _take_turn(self, deadline_s: float) -> None:
-        """Take the mutex. Go on without it if it was waited for long enough, all in all.
+        """Take the mutex, or return without it if all waits for it together were long enough.
 
-        Its holder is stopped or stuck then: going on under SQLite's own locks alone is better
-        than hanging with it for ever.
+        Then its holder is stopped or stuck, and continuing under SQLite's own locks alone is
+        better than waiting for ever.
         """
         while self._mutex.is_patient:
             now_s = self._clock.monotonic()
@@ -149,24 +150,24 @@ class Transactor:
                     raise
 
     def waits(self) -> tuple[float, float]:
-        """Return when a call that begins now does so, and when it waits for locks no longer."""
+        """Return the time now, and when a call that begins now stops waiting for locks."""
         now_s = self._clock.monotonic()
         return now_s, deadline(now_s, BUSY_TIMEOUT_S)
 
     def is_over(self, ticket: Ticket) -> bool:
-        """Return whether the caller of *ticket* waits for locks no longer."""
+        """Return whether the caller of *ticket* no longer waits for locks."""
         now_s = self._clock.monotonic()
         return now_s >= ticket.deadline_s or now_s >= self._hurry.ends_s
 
     def refuse(self, ticket: Ticket) -> None:
-        """Store for the caller of *ticket* the error of a lock that was waited for too long."""
+        """Fail *ticket* with the error of a lock that its caller has waited for too long."""
         error = locked_error(self._path, self._clock.monotonic() - ticket.since_s, _LOCKED)
         error.__cause__ = apsw.BusyError(_LOCKED)
         ticket.error = error
         ticket.is_done = True
 
     def _part_from_those_over(self) -> None:
-        """Fail those of the batch whose callers wait no longer. Nothing of them is executed.
+        """Fail the operations of the batch whose callers no longer wait. They are not executed.
 
         Raises:
             _TurnIsOver: the leader's caller is one of them, or has waited for others long enough.
@@ -193,15 +194,15 @@ class Transactor:
         return max(0.0, min(deadline(now_s, BUSY_TIMEOUT_S), self._hurry.ends_s) - now_s)
 
     def execute(self, batch: list[Ticket], own: Ticket | None) -> None:
-        """Execute operations in one transaction: all are done then, each with its result or error.
+        """Execute operations in one transaction; then each is done, with its result or error.
 
-        But for a lock that stays: those whose callers still wait for it when the leader's caller
-        does no longer are not done, and lead themselves.
+        If another process keeps a lock until the leader's caller no longer waits, the operations
+        whose callers still wait are not done, and their threads lead themselves.
 
         Args:
-            own: the caller's, if it is one of them.
+            own: the caller's operation, if it is one of them.
         """
-        # The phase first: a batch must never be found together with the phase of the last one.
+        # The phase first: a batch must never be combined with the phase of the last one.
         self._phase = _Phase.EXECUTING
         self._own = own
         self.batch = batch
@@ -218,17 +219,17 @@ class Transactor:
                     ticket.error = exc
                     ticket.is_done = True
         except BaseException:
-            # A Ctrl-C, which lands between any two instructions of the main thread. If a
-            # second one lands in the settling, the next thread to lead finds the batch.
+            # A Ctrl-C, which may arrive between any two instructions of the main thread. If another
+            # one arrives while the batch is settled, the next thread to lead finds it.
             self._mutex.release()
             self.settle_interrupted()
             raise
         self.batch = []
 
     def settle_interrupted(self) -> None:
-        """Bring a batch whose leader was interrupted to a state that is true.
+        """Complete or undo a batch whose leader was interrupted.
 
-        Committed: its callers get their results. Not: it is rolled back, and each
+        If it was committed, its callers get their results. If not, it is rolled back, and each
         caller executes its own operation when it gets the lock.
         """
         db = self._db
@@ -239,14 +240,14 @@ class Transactor:
             if is_committed:
                 ticket.is_done = True
             elif not ticket.is_done:
-                # What the operation refused may have been another one's doing that is undone.
+                # Another operation, which is undone now, may have caused the error.
                 ticket.error = None
         batch, self.batch = self.batch, []
         for ticket in batch:
             ticket.open_gate()
 
     def _fail(self, batch: list[Ticket], exc: apsw.Error) -> None:
-        """Nothing of *batch* is stored: roll back and tell every caller."""
+        """Roll back, and fail every operation of *batch*: nothing of it is stored."""
         # One error object each: they are raised in different threads.
         errors = [database_error(exc, self._path, self._db) for _ in batch]
         self._undo(exc)
@@ -256,19 +257,19 @@ class Transactor:
             ticket.is_done = True
 
     def _undo(self, exc: apsw.Error) -> None:
-        """Make sure that nothing is left of a transaction that has failed."""
+        """Undo a transaction that has failed."""
         if self._db.in_transaction:
-            with suppress(apsw.Error):  # whoever comes next tries again before anything else
+            with suppress(apsw.Error):  # the next transaction tries again before anything else
                 self._db.execute("ROLLBACK")
         if getattr(exc, "extendedresult", 0) == apsw.SQLITE_IOERR_FSYNC:
             self._overwrite_log()
 
     def _overwrite_log(self) -> None:
-        """Commit something harmless over the frames of a commit whose sync has failed.
+        """Commit a harmless change over the frames of a commit whose sync has failed.
 
-        They lie whole in the log, beyond its end for all who have the file open. Were everybody
-        killed now, the next to open it would take them for committed, and what a caller was told
-        had failed would be done.
+        The frames are complete in the WAL, beyond its end for the processes that have the file
+        open. If all of them were killed now, the next opening would consider the frames committed,
+        and an operation that was reported as failed would be in the file.
         """
         db = self._db
         with suppress(apsw.Error):  # another process is writing: it does the same
@@ -284,8 +285,8 @@ class Transactor:
         try:
             self._take_turn_together()
             self._end_failed_transaction()
-            # A lone statement commits by itself: a Ctrl-C after it would find those who wait for
-            # it unsettled, and they would execute it again.
+            # A single statement commits by itself: after a Ctrl-C right behind it, the operations
+            # would not be marked as done, and their threads would execute them again.
             is_safe = batch == [own] or not is_interruptible()
             if not is_safe or not self._execute_as_one(batch):
                 self._execute_together(batch)
@@ -306,12 +307,15 @@ class Transactor:
             now_s = self._clock.monotonic()
 
     def _end_failed_transaction(self) -> None:
-        """End one that could not be rolled back: never to be committed."""
+        """Roll back a transaction whose rollback failed before. It must not be committed."""
         if self._db.in_transaction:
             self._db.execute("ROLLBACK")
 
     def _execute_as_one(self, batch: list[Ticket]) -> bool:
-        """Execute a batch that is one statement, which SQLite commits by itself, if it is one."""
+        """Execute a batch that is one statement, which SQLite commits by itself.
+
+        Return ``False`` if it is not one statement, or could not be executed as one.
+        """
         first = batch[0]
         if len(batch) == 1 and first.is_single:
             self._reached("write")
@@ -321,7 +325,7 @@ class Transactor:
                 raise_if_signal(exc)
                 if isinstance(exc, apsw.Error):
                     raise
-                first.error = exc  # of whoever waits for it
+                first.error = exc  # raised to its caller
         elif first.together is not None and all(
             ticket.together is first.together for ticket in batch
         ):
@@ -336,9 +340,9 @@ class Transactor:
         return True
 
     def _execute_merged(self, together: Any, tickets: list[Ticket]) -> bool:
-        """Execute several operations in one statement; ``False`` if one of them is refused."""
+        """Execute several operations in one statement; return ``False`` if one is rejected."""
         try:
-            # Asked for at each attempt: some may wait no longer.
+            # Built at each try: some callers may no longer wait.
             results = self._execute_single(
                 lambda db: together(db, [ticket.args for ticket in tickets]), (), {}
             )
@@ -364,7 +368,7 @@ class Transactor:
         self._begin()
         self._reached("write")
         left = self._left_of_merging(batch)
-        # Nearly always all of them go through: the savepoints are for when one does not.
+        # Nearly always all of them succeed; the savepoints are for the other case.
         if len(batch) == 1:
             self._execute_guarded(batch[0])
         elif not self._execute_all(left):
@@ -378,7 +382,7 @@ class Transactor:
             try:
                 db.execute("COMMIT")
             except apsw.Error:
-                # SQLite may have ended the transaction all the same: that is no commit.
+                # SQLite may have ended the transaction nevertheless; it is not committed.
                 self._phase = _Phase.EXECUTING
                 raise
         for ticket in batch:
@@ -386,14 +390,17 @@ class Transactor:
         self._reached("committed")
 
     def _execute_all(self, tickets: list[Ticket]) -> bool:
-        """Execute operations in a transaction; if one is refused begin it anew and say so."""
+        """Execute operations in a transaction.
+
+        If one is rejected, begin the transaction again and return ``False``.
+        """
         db = self._db
         try:
             for ticket in tickets:
                 ticket.result = ticket.operation(db, *ticket.args, **ticket.kwargs)
         except Exception as exc:
             raise_if_signal(exc)
-            # Disk full and I/O errors end the whole transaction: so does the batch.
+            # Disk full and I/O errors end the whole transaction, and so the batch.
             if isinstance(exc, apsw.Error) and not db.in_transaction:
                 raise
             db.execute("ROLLBACK")
@@ -402,10 +409,10 @@ class Transactor:
         return True
 
     def _execute_in_savepoint(self, ticket: Ticket) -> None:
-        """Execute an operation that shares its transaction, and undo it alone if it is refused."""
+        """Execute an operation that shares its transaction; undo only that if it is rejected."""
         db = self._db
         if ticket.is_single:
-            # Undone by SQLite itself.
+            # SQLite itself undoes it.
             self._execute_guarded(ticket, is_shared=True)
             return
         db.execute("SAVEPOINT operation")
@@ -420,7 +427,7 @@ class Transactor:
             ticket.result = ticket.operation(db, *ticket.args, **ticket.kwargs)
         except Exception as exc:
             raise_if_signal(exc)
-            # Going on after what has ended the whole transaction would commit half of the batch.
+            # Continuing after an error that ended the transaction would commit half of the batch.
             if isinstance(exc, apsw.Error) and (not is_shared or not db.in_transaction):
                 raise
             ticket.error = exc
@@ -429,7 +436,7 @@ class Transactor:
                 ticket.error.__cause__ = exc
 
     def _left_of_merging(self, batch: list[Ticket]) -> list[Ticket]:
-        """Execute those of *batch* that can be executed in one statement; give the others."""
+        """Execute the mergeable operations of *batch* in one statement; return the rest."""
         together = next((ticket.together for ticket in batch if ticket.together is not None), None)
         alike = [ticket for ticket in batch if ticket.together is together]
         if together is None or len(alike) < 2 or not self._execute_merged(together, alike):

@@ -1,4 +1,4 @@
-"""Operations: what callers hand in to be executed, how it is marked, and how it is waited for."""
+"""The operations that callers pass to the writer: their marks, their results, and the wait."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Operation = Callable[Concatenate[apsw.Connection, Ps], T]
 def single_statement(operation: Callable[Ps, T]) -> Callable[Ps, T]:
     """Mark an operation that executes exactly one statement.
 
-    SQLite undoes a failed statement by itself and commits a lone one by itself, so it
+    SQLite undoes a failed statement by itself and commits a single one by itself, so it
     needs no savepoint among others and no transaction when alone: one call into
     SQLite instead of three, each of which would give up the GIL.
     """
@@ -30,10 +30,11 @@ def single_statement(operation: Callable[Ps, T]) -> Callable[Ps, T]:
 def merged_by(
     together: Callable[[apsw.Connection, Sequence[tuple[Any, ...]]], list[Any]],
 ) -> Callable[[Callable[Ps, T]], Callable[Ps, T]]:
-    """Mark an operation of one statement, several of which *together* executes in one.
+    """Mark an operation of one statement that *together* can execute several times in one.
 
-    It is given the arguments of each and gives the result of each. If one of them is refused it
-    stores nothing and raises ``apsw.ConstraintError``: they are executed one by one then.
+    *together* takes the arguments of each and returns the result of each. If one of them is
+    rejected, it stores nothing and raises ``apsw.ConstraintError``; they are executed one by one
+    then.
     """
 
     def mark(operation: Callable[Ps, T]) -> Callable[Ps, T]:
@@ -44,11 +45,11 @@ def merged_by(
 
 
 class Ticket:
-    """One caller's operation and what became of it.
+    """One caller's operation and its result.
 
     Args:
         since_s: when its caller began to wait, by the monotonic clock.
-        deadline_s: when its caller waits for locks no longer.
+        deadline_s: when its caller stops waiting for locks.
     """
 
     __slots__ = (
@@ -83,14 +84,14 @@ class Ticket:
         self.is_done = False
         self.result: Any = None
         self.error: BaseException | None = None
-        # Where its thread waits: a lock that is taken until somebody opens it.
+        # Where its thread waits: a lock that stays taken until another thread releases it.
         self.gate = threading.Lock()
         self.gate.acquire()
 
     def open_gate(self) -> None:
-        """Have the thread that waits look again; it may do so without, or be told twice."""
+        """Make the waiting thread check again. Calling it twice does no harm."""
         if self.gate.locked():
             try:
                 self.gate.release()
             except RuntimeError as exc:
-                raise_if_signal(exc)  # otherwise somebody else was faster
+                raise_if_signal(exc)  # otherwise another thread has just opened it

@@ -1,19 +1,19 @@
 """Group commit: one write connection that many threads share, one fsync for all that wait.
 
-A thread takes the lock, if it is free, and executes its operation and all that are queued in one
-transaction, which it commits once. Who finds it taken queues its operation and waits at a gate of
-its own until that is done, or it is its turn to try for the lock: a thread whose operation is done
-needs no lock to leave, so that all of a batch go on at once and come back with their next
-operations while another thread commits. Alone, a thread pays next to nothing for this; sixteen
-threads share an fsync.
+A thread takes the lock, if it is free, and becomes the leader: it executes its operation and all
+that are queued in one transaction, which it commits once. A thread that finds the lock taken queues
+its operation and waits at a gate of its own until the operation is done, or it is its turn to try
+for the lock. A thread whose operation is done needs no lock to return, so all threads of a batch
+continue at once, and queue their next operations while another thread commits. For a single thread
+this costs next to nothing; sixteen threads share an fsync.
 
 Invariants:
 
 1. An operation's caller returns only after the commit that contains it, or with the error
    for which nothing of it was stored.
-2. An operation is executed to its commit at most once, also when a Ctrl-C lands anywhere
+2. An operation is executed to its commit at most once, also if a Ctrl-C arrives anywhere
    in the thread that commits for others.
-3. No operation calls user code, so nobody waits inside the lock for anything but SQLite.
+3. No operation calls user code, so no thread waits inside the lock for anything but SQLite.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from durably.store.sqlite.locks.mutex import WriterMutex
 Ps = ParamSpec("Ps")
 T = TypeVar("T")
 
-# How many operations are committed together: a thread waits for so many others at the most.
+# How many operations are committed together: a thread waits for that many others at the most.
 MOST_AT_ONCE: Final = 64
-# How long a thread waits at its gate before it looks by itself. Whoever gives the lock back
-# opens the next gate; only one that two Ctrl-C in a row ended in between has not.
+# How long a thread waits at its gate before it checks by itself. A thread that releases the lock
+# opens the next gate, unless two Ctrl-C in a row have ended it in between.
 _GATE_S: Final = 0.05
 
 
@@ -53,7 +53,7 @@ def _let_go(done: list[Ticket]) -> None:
 
 
 class Writer(ForkParticipant):
-    """Executes operations of any number of threads on one write connection.
+    """Execute operations of any number of threads on one write connection.
 
     Args:
         db: a connection in WAL mode that nobody else uses, its busy timeout a slice.
@@ -81,18 +81,18 @@ class Writer(ForkParticipant):
         )
         self._pid = os.getpid()
         self._queue: deque[Ticket] = deque()
-        # Guards the connection and what executes on it: held for the whole of a transaction.
+        # Guards the connection and its executor: held for the whole of a transaction.
         self._lock = threading.Lock()
         watch_forks(self)
 
     def run(self, operation: Operation[Ps, T], *args: Ps.args, **kwargs: Ps.kwargs) -> T:
         """Execute *operation* with the connection and the arguments; return its result.
 
-        When this returns the operation is committed. Blocks for up to ``BUSY_TIMEOUT_S``
-        while another program holds the database.
+        When this returns the operation is committed. It blocks for up to ``BUSY_TIMEOUT_S``
+        while another program has the database locked.
 
         Raises:
-            DatabaseError: SQLite refused; nothing of the operation is stored.
+            DatabaseError: SQLite reported an error; nothing of the operation is stored.
         """
         if os.getpid() != self._pid:
             raise ForkedError("this engine belongs to the parent process; open a new one here")
@@ -121,9 +121,9 @@ class Writer(ForkParticipant):
         return ticket.result  # type: ignore[no-any-return]  # the queue is mixed
 
     def _lead_once_more(self, done: list[Ticket]) -> list[Ticket]:
-        """Let *done* go, and execute what has been queued meanwhile, if anything; give that.
+        """Open the gates of *done*; execute what was queued meanwhile, if anything, and return it.
 
-        To wake a thread that leads next takes as long as a small commit.
+        Waking another thread to lead would take as long as a small commit.
         """
         if not self._queue:
             return done
@@ -131,7 +131,7 @@ class Writer(ForkParticipant):
         return self._lead(None)
 
     def _wait_for_turn(self, ticket: Ticket) -> None:
-        """Queue an operation, and wait until it is done or execute it with all that are queued."""
+        """Queue an operation, and wait until it is done, or execute it with all that are queued."""
         self._queue.append(ticket)
         try:
             while not ticket.is_done:
@@ -143,28 +143,28 @@ class Writer(ForkParticipant):
                 with self._lock:
                     if not ticket.is_done:
                         done = self._lead_once_more(self._lead(ticket))
-                # First: who leads next waits for the disk while the others go on.
+                # First: the next leader waits for the disk while the others continue.
                 self._call_next()
                 _let_go(done)
         except BaseException:
-            # A Ctrl-C while waiting: nobody may execute what its caller has given up.
+            # A Ctrl-C while waiting: no other thread may execute the abandoned operation.
             self._withdraw(ticket)
             self._call_next()
             raise
 
     def _call_next(self) -> None:
-        """Have the thread that waits longest try for the lock. Called without it."""
+        """Make the thread that waits longest try for the lock. Called without the lock."""
         if self._queue:
             try:
                 self._queue[0].open_gate()
             except IndexError as exc:
                 raise_if_signal(exc)
-                return  # another leader has taken it meanwhile, and calls the next in its turn
+                return  # another leader has taken it meanwhile, and will call the next one
 
     def _give_up_if_over(self, ticket: Ticket) -> None:
-        """Fail an operation that no thread has begun, if its caller waits for locks no longer.
+        """Fail an operation that no thread has begun, if its caller no longer waits for locks.
 
-        The leader fails those that it has taken.
+        The leader fails the operations that it has taken.
         """
         if not ticket.is_done and self._transactor.is_over(ticket) and self._withdraw(ticket):
             self._transactor.refuse(ticket)
@@ -178,7 +178,7 @@ class Writer(ForkParticipant):
         return True
 
     def _lead(self, own: Ticket | None) -> list[Ticket]:
-        """Execute what is queued, *own* too if it is not; give what is done, to be let go."""
+        """Execute what is queued, and *own* even if it is not; return what is done."""
         if self._transactor.batch:
             self._transactor.settle_interrupted()
             if own is not None and own.is_done:
@@ -192,16 +192,16 @@ class Writer(ForkParticipant):
         while self._queue and len(batch) < MOST_AT_ONCE:
             batch.append(self._queue.popleft())
         if own is not None and own not in batch and own not in self._queue:
-            # Never queued; or taken by a thread that a Ctrl-C ended before it executed anything.
+            # It was never queued; or a Ctrl-C ended the thread that took it before it began.
             if len(batch) == MOST_AT_ONCE:
                 self._queue.appendleft(batch.pop())
             batch.append(own)
         return batch
 
     def maintain(self, operation: Operation[Ps, T], *args: Ps.args, **kwargs: Ps.kwargs) -> T:
-        """Execute *operation* outside of a transaction, at most trying for the locks.
+        """Execute *operation* outside of a transaction.
 
-        For WAL checkpoints and pragmas, which SQLite refuses inside a transaction.
+        It is for WAL checkpoints and pragmas, which SQLite rejects inside a transaction.
         """
         try:
             with self._lock:
@@ -211,7 +211,10 @@ class Writer(ForkParticipant):
 
     @contextmanager
     def at_rest(self) -> Iterator[apsw.Connection]:
-        """Once the transaction in progress has ended, have the connection and let nobody write."""
+        """Lend the connection within the block, and let no thread write.
+
+        Wait before that until the transaction in progress has ended.
+        """
         try:
             with self._lock:
                 yield self._db
@@ -225,18 +228,19 @@ class Writer(ForkParticipant):
         self._mutex.close()
 
     def before_fork(self) -> None:
-        """Let a transaction in progress end, so that a child never inherits half of one."""
+        """Wait until a transaction in progress has ended, so that no child inherits half of one."""
         self._lock.acquire()
 
     def after_fork_in_parent(self) -> None:
-        """Go on."""
+        """Allow transactions again."""
         self._lock.release()
         self._call_next()
 
     def after_fork_in_child(self) -> None:
-        """Make sure the inherited connection is never touched, not even by its destructor.
+        """Keep the inherited connection from ever being used, even by its destructor.
 
-        Closing it would act on the parent's database with the child's (absent) locks.
+        Closing it would act on the parent's database without its locks, which a child does not
+        inherit.
         """
         leak(self._db)
 

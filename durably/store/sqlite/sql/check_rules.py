@@ -6,7 +6,7 @@ from typing import Final
 
 from durably.store import bounds
 
-# The queries on what is unique read the table and not its index, which may be what is damaged.
+# The queries for unique values read the table and not its index, which may be damaged.
 RULES: Final[dict[str, str]] = {
     # -- values that no query and no engine could read ---------------------------------------
     "a run holds text that is not UTF-8": """
@@ -203,7 +203,7 @@ RULES: Final[dict[str, str]] = {
           AND (r.queue_place = 2) <> EXISTS (
               SELECT 1 FROM durably_runs h
               WHERE h.concurrency_key = r.concurrency_key AND h.owner IS NOT NULL)""",
-    # A program leaves alone what other code has begun, and that is what has checkpoints.
+    # A program does not claim runs that other code has begun, that is those with checkpoints.
     "a pending run without checkpoints belongs to some code": """
         SELECT id, origin FROM durably_runs r
         WHERE status = 'pending' AND origin IS NOT NULL AND NOT EXISTS (

@@ -229,12 +229,12 @@ PACKAGE: Final[dict[str, Mutant]] = {
         [
             Source(
                 "execution/step_runner.py",
-                "checkpoint = self._replay.take_result(name)",
+                "checkpoint = self._checkpoints.take_result(name)",
                 "checkpoint = None",
             ),
             Source(
                 "execution/step_runner.py",
-                "self._recorder.read(self._replay.find, name)",
+                "self._recorder.read(self._checkpoints.find, name)",
                 "None, False",
             ),
         ],

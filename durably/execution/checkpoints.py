@@ -1,4 +1,4 @@
-"""Replay: the checkpoints that a run had when it was claimed, and which of them were used."""
+"""The checkpoints that a run had when it was claimed, and which of them were used since."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable
 from typing import Final
 
-from durably.store.api import Store
+from durably.store.api import Checkpoints
 from durably.store.rows import Checkpoint
 
 # So many names are kept as they are, a megabyte or so.
@@ -60,22 +60,22 @@ class Names:
         self._newest = set()
 
 
-class Replay:
-    """The checkpoints that a run had when it was claimed, read in windows.
+class CheckpointReader:
+    """Reads the checkpoints that a run had when it was claimed, window by window.
 
-    Remembers which of its steps this execution has used, in memory that does not grow with them
-    but for a byte each. Usable from any thread; two must not ask for the same name at once.
+    Keeps which of its steps this execution has used, in a byte for each. Usable from any thread;
+    two must not ask for the same name at once.
     """
 
-    def __init__(self, store: Store, run: int, *, is_first_claim: bool) -> None:
-        self._store = store
+    def __init__(self, checkpoints: Checkpoints, run: int, *, is_first_claim: bool) -> None:
+        self._checkpoints = checkpoints
         self._run = run
         # Guards all below, but for a read of the window and the names.
         self._lock = threading.Lock()
         self._window: dict[str, Checkpoint] = {}
         self._next_index: int | None = None if is_first_claim else 0
-        # Whether there are checkpoints that are in no window to come: one was left before all
-        # of it was handed out, or never entered.
+        # Whether there are checkpoints that no later window has: a window was left before all of
+        # it was used, or was never read.
         self._has_skipped = False
         # All that have been in a window, or were stored by this execution.
         self._names = Names()
@@ -83,45 +83,45 @@ class Replay:
         # A byte for each index below that.
         self._used = bytearray()
         if not is_first_claim:
-            self.first_new_index = store.checkpoints.highest_index(run) + 1
+            self.first_new_index = self._advance(0) + 1
             self._used = bytearray(self.first_new_index)
-            self._advance(0)
 
-    def _advance(self, first_index: int) -> None:
+    def _advance(self, first_index: int) -> int:
         if self._window or first_index != self._next_index:
             self._has_skipped = True
-        window = self._store.checkpoints.window(self._run, first_index)
+        window = self._checkpoints.window(self._run, first_index)
         self._names.update(window.checkpoints)
         self._window = window.checkpoints
         self._next_index = window.next_index
+        return window.highest_index
 
     def take_result(self, name: str) -> Checkpoint | None:
-        """The result stored under *name*, if it is at hand; each is handed out once."""
+        """Return the result of that name if it is in memory, once; ``None`` if it is not."""
         checkpoint = self._window.get(name)
-        # What failed or was cancelled stays: it is for the one thread whose turn the step is.
+        # A failed or cancelled step stays: the one thread whose turn the step is needs its index.
         if checkpoint is None or checkpoint[1] is None:
             return None
         with self._lock:
-            # In one, so that of two threads with one name exactly one is the second.
+            # In one step, so that only one of two threads with one name gets it.
             if self._window.pop(name, None) is None:
                 return None  # another thread was faster
             self._used[checkpoint[0]] = True
         return checkpoint
 
     def give_back(self, checkpoint: Checkpoint) -> None:
-        """Take a result for not used after all: it could not be decoded as it was asked for."""
+        """Mark a result as not used: it could not be decoded."""
         with self._lock:
             if checkpoint[0] < self.first_new_index:
                 self._used[checkpoint[0]] = False
 
     def may_hold(self, name: str) -> bool:
-        """Whether something may be stored under *name*. Costs next to nothing."""
+        """Return whether something may be stored under *name*; reads nothing."""
         return name in self._names or self._next_index is not None or self._has_skipped
 
     def find(self, name: str) -> tuple[Checkpoint | None, bool]:
-        """What is stored under *name*, and whether this execution has used its result before.
+        """Return what is stored under *name*, and whether this execution has used it before.
 
-        Where nothing is stored, whether that may be because it is gone.
+        If nothing is stored, the second is whether it may have been deleted since.
         """
         with self._lock:
             checkpoint = self._window.pop(name, None)
@@ -129,9 +129,9 @@ class Replay:
                 if checkpoint[1] is not None:
                     self._note_use(checkpoint[0])
                 return checkpoint, False
-            # Not in this window: ask for the one name, and read on from there. A job that
-            # replays in its old order asks once a window; one in another order, once a name.
-            found = self._store.checkpoints.find(self._run, name)
+            # Not in this window: read the one name, and a window from there. A job that uses its
+            # steps in their old order does so once a window; another one, once a name.
+            found = self._checkpoints.find(self._run, name)
             if found is None:
                 return None, name in self._names
             index, output, _ = found
@@ -151,7 +151,7 @@ class Replay:
             self._used[index] = True
 
     def note_stored(self, name: str, index: int) -> None:
-        """Say that this execution has stored the result of a step."""
+        """Note that this execution has stored the result of a step."""
         with self._lock:
             self._names.add(name)
         self._note_use(index)

@@ -25,7 +25,7 @@ from durably.events import (
     StepSkipped,
     StepStarted,
 )
-from durably.execution.checkpoints import Replay
+from durably.execution.checkpoints import CheckpointReader
 from durably.execution.current_run import ActiveRun, Services
 from durably.execution.nested_steps import NestedSteps
 from durably.execution.retry import Retry, wait_s
@@ -66,9 +66,11 @@ class StepRunner:
         self._services = services
         self._reuses_results = on_duplicate_step == "reuse"
         self._nested = NestedSteps()
-        self._replay = Replay(services.store, active.key, is_first_claim=active.fence == 1)
+        self._checkpoints = CheckpointReader(
+            services.store.checkpoints, active.key, is_first_claim=active.fence == 1
+        )
         # A step that needs no other thread takes no lock: each use of these is one call.
-        self._free_indexes = itertools.count(self._replay.first_new_index)
+        self._free_indexes = itertools.count(self._checkpoints.first_new_index)
         # Whose turn each step is, by name: the executing thread, in a tuple of its own.
         self._turns: dict[str, tuple[int]] = {}
         active.turns = self._turns
@@ -98,7 +100,7 @@ class StepRunner:
             active.check()
         if type(name) is str and callable(fn):
             # What a resume pays for each step that it passes: a stored name needs no checks.
-            checkpoint = self._replay.take_result(name)
+            checkpoint = self._checkpoints.take_result(name)
             if checkpoint is not None:
                 type_ = return_type_of(fn) if returns is None else returns
                 return self._replayed(name, type_, checkpoint)
@@ -114,8 +116,8 @@ class StepRunner:
             self._await_turn(name, turn)
         try:
             is_repeated = False
-            if self._replay.may_hold(name):
-                checkpoint, is_repeated = self._recorder.read(self._replay.find, name)
+            if self._checkpoints.may_hold(name):
+                checkpoint, is_repeated = self._recorder.read(self._checkpoints.find, name)
                 if checkpoint is None and is_repeated:
                     self._recorder.require_ownership()
             if checkpoint is None or checkpoint[1] is None:
@@ -188,7 +190,7 @@ class StepRunner:
                 output, type_, what="the stored result of step", name=name, advice=_GO_ON
             )
         except BaseException:
-            self._replay.give_back(checkpoint)
+            self._checkpoints.give_back(checkpoint)
             raise
         self._nested.note(name)
         if services.emitter.has_listeners:
@@ -247,7 +249,7 @@ class StepRunner:
             is_stored = self._recorder.save(*row, failed=exc)
         if not is_stored:
             self._recorder.not_stored(name, index, started_at_us)
-        self._replay.note_stored(name, index)
+        self._checkpoints.note_stored(name, index)
         self._nested.note(name)
         self._nested.outer_completed(name)
         if services.emitter.has_listeners and services.emitter.wants(StepCompleted):

@@ -66,9 +66,6 @@ class Checkpoints(Protocol):
     def window(self, run: int, first_index: int) -> Window:
         """Return the checkpoints from *first_index* on, as many as one window holds."""
 
-    def highest_index(self, run: int) -> int:
-        """Return the highest index that is stored for the run, -1 if there is none."""
-
     def save(
         self,
         run: int,

@@ -154,10 +154,14 @@ Checkpoint = tuple[int, str | None, str]
 
 
 class Window(NamedTuple):
-    """Consecutive checkpoints of a run, by name, and the index where the next window begins."""
+    """Consecutive checkpoints of a run, by name, and the index where the next window begins.
+
+    The first window has the highest index of the run's steps, -1 if there is none.
+    """
 
     checkpoints: dict[str, Checkpoint]
     next_index: int | None
+    highest_index: int = -1
 
 
 class LogLine(NamedTuple):

@@ -420,7 +420,7 @@ class TestCancelling:
         run = app.jobs["gated"].trigger(concurrency_key="k")
         assert gate.inside.wait(HANG_S)
         app.cancel(run)
-        write = app._store._write
+        write = app._store.database.write
         failed: list[Any] = []
 
         def fail_twice(operation: Any, *args: Any, **kwargs: Any) -> Any:
@@ -429,7 +429,7 @@ class TestCancelling:
                 raise durably.DatabaseError("locked for too long", is_transient=True)
             return write(operation, *args, **kwargs)
 
-        monkeypatch.setattr(app._store, "_write", fail_twice)
+        monkeypatch.setattr(app._store.database, "write", fail_twice)
         gate.go.set()
         after = app.jobs["quick"].trigger(concurrency_key="k")
         assert app.wait(after, timeout=HANG_S).output == 7

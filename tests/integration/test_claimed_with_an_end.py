@@ -41,7 +41,7 @@ def test_slow_listener_does_not_cost_the_next_run_its_claim(
             enough = heartbeat.committed + 5
             eventually(lambda: heartbeat.committed >= enough)
 
-    write = app._store._write
+    write = app._store.database.write
 
     def write_and_listen(operation: Any, *args: Any, **kw: Any) -> Any:
         result = write(operation, *args, **kw)
@@ -49,7 +49,7 @@ def test_slow_listener_does_not_cost_the_next_run_its_claim(
             app.on("run:complete", listen_slowly)  # where nobody listened when it claimed
         return result
 
-    monkeypatch.setattr(app._store, "_write", write_and_listen)
+    monkeypatch.setattr(app._store.database, "write", write_and_listen)
     first, second = (app.jobs["work"].trigger() for _ in range(2))
     with app:
         ended = app.wait(second, timeout=30)

@@ -130,7 +130,7 @@ class TestInterrupt:
     ) -> None:
         """A run that is claimed while stop(interrupt=True) begins does not run to its end."""
         claimed, go = threading.Event(), threading.Event()
-        write = app._store._write
+        write = app._store.database.write
         steps: list[str] = []
 
         @durably.job
@@ -157,8 +157,8 @@ class TestInterrupt:
         run = handle.trigger("long")
         one = Durably(app._store.database.path, jobs=[long], max_workers=1)
         try:
-            write = one._store._write
-            monkeypatch.setattr(one._store, "_write", slow)
+            write = one._store.database.write
+            monkeypatch.setattr(one._store.database, "write", slow)
             one.start()
             assert claimed.wait(HANG_S)
             thread, outcome = in_thread(lambda: one.stop(interrupt=True))

@@ -68,7 +68,7 @@ class TestStart:
     ) -> None:
         """After a start() that the database refused the engine is stopped, and starts again."""
         gate.go.set()
-        write = app._store._write
+        write = app._store.database.write
         for refused in (owners.register, owners.set_started):
 
             def refuse(operation: Any, *args: Any, refused: Any = refused, **kwargs: Any) -> Any:
@@ -76,7 +76,7 @@ class TestStart:
                     raise durably.DatabaseError("locked for too long", is_transient=True)
                 return write(operation, *args, **kwargs)
 
-            monkeypatch.setattr(app._store, "_write", refuse)
+            monkeypatch.setattr(app._store.database, "write", refuse)
             with pytest.raises(durably.DatabaseError, match="locked for too long"):
                 app.start()
             assert names_of_threads() == []
@@ -159,7 +159,7 @@ class TestStop:
         def refuse(*_: Any, **__: Any) -> Any:
             raise durably.DatabaseError("the disk is full", is_transient=True)
 
-        monkeypatch.setattr(app._store, "_write", refuse)
+        monkeypatch.setattr(app._store.database, "write", refuse)
         app.stop()
         assert names_of_threads() == []
         app.close()

@@ -337,7 +337,7 @@ def test_run_that_ends_with_its_worker_during_the_look(
         return 7
 
     run = app.register(quick).trigger()
-    read = app._store._read
+    read = app._store.database.read
     overtaken: list[bool] = []
 
     def execute_and_read(query: Any, *args: Any, **kwargs: Any) -> Any:
@@ -347,6 +347,6 @@ def test_run_that_ends_with_its_worker_during_the_look(
                 pass  # its end waits until all is done
         return read(query, *args, **kwargs)
 
-    monkeypatch.setattr(app._store, "_read", execute_and_read)
+    monkeypatch.setattr(app._store.database, "read", execute_and_read)
     assert app.wait(run).output == 7
     assert overtaken

@@ -46,10 +46,6 @@ class SqliteCheckpoints:
         """Return the checkpoints from *first_index* on, as many as one window holds."""
         return self._database.read(steps.window, run, first_index)
 
-    def highest_index(self, run: int) -> int:
-        """Return the highest index that is stored for the run, -1 if there is none."""
-        return self._database.read(steps.highest_index, run)
-
     def save(
         self,
         run: int,

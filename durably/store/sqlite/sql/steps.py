@@ -191,7 +191,8 @@ def window(db: apsw.Connection, run: int, first_index: int) -> Window:
     except UnicodeDecodeError as exc:
         raise _unreadable(db, run) from exc
     is_last = chars < WINDOW_CHARS and len(checkpoints) < WINDOW_STEPS
-    return Window(checkpoints, None if is_last else index + 1)
+    highest = -1 if first_index else highest_index(db, run)
+    return Window(checkpoints, None if is_last else index + 1, highest)
 
 
 def of_run(db: apsw.Connection, run_id: str) -> list[StepRow]:

@@ -107,5 +107,9 @@ def _hook_added_by_user(
 
 
 def _code(hook: Any) -> Any:
-    """Return what two hooks share if the same line of code made them."""
+    """Return what two hooks share if the same line of code made them.
+
+    cattrs makes closures for enums, NewTypes, Annotated, Final and unions, anew for each converter:
+    compared by identity they would pass for the user's, and read values as loosely as cattrs does.
+    """
     return getattr(getattr(hook, "__func__", hook), "__code__", hook)

@@ -48,55 +48,55 @@ class Plugin(Protocol):
 
     @property
     def name(self) -> str:
-        """Told in messages; an engine takes one plugin of a name."""
+        """The name, shown in messages; an engine accepts one plugin of each name."""
 
     def install(self, app: Durably) -> object:
-        """Add what this plugin adds. Called once, by ``app.use``."""
+        """Install the plugin in *app*. Called once, by ``app.use``."""
 
 
 class Durably:
-    """An engine on one database file: registers jobs, records runs, executes them.
+    """An engine on one database file: registers jobs, stores runs, executes them.
 
-    Opening makes the file if it is missing and brings its tables up to date; nothing is executed
-    before ``start()``, a ``with`` block, ``run_until_idle()`` or ``process_one()``. Every method
-    may be called from any thread of the process that opened the engine.
+    Opening it makes the file if it is missing and migrates its tables. Nothing is executed before
+    ``start()``, a ``with`` block, ``run_until_idle()`` or ``process_one()``. Every method may be
+    called from any thread of the process that opened the engine.
 
     Besides the errors that its own documentation names, each call but ``close()`` raises
-    ``EngineClosedError`` after ``close()``, each one ``ForkedError`` in a forked child, and each
-    one but ``stop()`` and ``close()`` ``DatabaseLostError`` once the file is not in its place any
-    more. Whatever reads or writes the database raises ``DatabaseError`` where that cannot be
-    done; a lock of another program is waited for up to 30 s before.
+    ``EngineClosedError`` after ``close()``. Each call raises ``ForkedError`` in a forked child, and
+    each but ``stop()`` and ``close()`` raises ``DatabaseLostError`` once the file is no longer in
+    its place. A call that reads or writes the database raises ``DatabaseError`` if that cannot be
+    done; it waits up to 30 s for a lock of another program before that.
 
     Args:
         path: the SQLite file. One file per application; processes share it.
         jobs: job specs to register.
         max_workers: how many runs execute at once in this process, 1 to 1000.
         heartbeat_interval: seconds (or a ``timedelta``) between two signs of life.
-        stale_threshold: seconds (or a ``timedelta``) after which a run whose process hangs is
-            taken over; at least twice the heartbeat interval. A dead process is noticed at once.
-        poll_interval: seconds (or a ``timedelta``) that a run triggered by another process
-            waits at most to be noticed; most are noticed within milliseconds.
+        stale_threshold: seconds (or a ``timedelta``) after which the runs of a process that hangs
+            are recovered; at least twice the heartbeat interval. A dead process is noticed at once.
+        poll_interval: the longest time, in seconds (or a ``timedelta``), until a run that another
+            process triggered is noticed; an idle engine polls four times a second.
         synchronous: ``"full"``: a checkpoint survives power loss. ``"normal"``: it survives a crash
-            of the process, and the newest ones may be lost at power loss, in order.
+            of the process; power loss may lose the newest ones, in order.
         preserve_steps: keep the checkpoints of completed runs.
         retain_runs: delete terminal runs older than this in the background: seconds, a
             ``timedelta``, or ``"30d"``, ``"24h"``, ``"60m"``. ``None`` keeps them.
         converter: a ``cattrs.Converter`` with hooks for types of your own.
-        on_duplicate_step: what a step name does that is used twice in one execution of a run:
+        on_duplicate_step: what happens if a step name is used twice in one execution of a run:
             ``"error"`` raises ``DuplicateStepError``; ``"reuse"`` returns the first one's result
-            and warns with ``DuplicateStepWarning``. A job may have its own.
+            and warns with ``DuplicateStepWarning``. A job may have its own setting.
         persist_logs: store the lines of ``step.log`` in the database, for ``get_logs`` and for
             other processes. Lines are buffered, and stored a few times a second and before their
             run ends.
 
     Raises:
         ValidationError: an option or a job spec is not acceptable; the message names it.
-        SchemaError: the file is another program's or a newer durably's, or another has changed
-            its schema; it is left as it is.
+        SchemaError: the file is another program's or a newer durably's, or another program has
+            changed its schema; it is left as it is.
         DatabaseError: the file cannot be opened, is mounted alone (a container that was given the
             file and not its folder), is another user's, or is locked for over 30 s.
-        ConflictError: the script opens it unguarded while a child process of ``multiprocessing``
-            imports the script; ``if __name__ == "__main__":`` is missing.
+        ConflictError: a child process of ``multiprocessing`` imports the script, which opens the
+            engine without the guard ``if __name__ == "__main__":``.
 
     .. versionadded:: 0.1.0
     """
@@ -123,7 +123,7 @@ class Durably:
             heartbeat_interval=heartbeat_interval,
             stale_threshold=stale_threshold,
             poll_interval=poll_interval,
-            synchronous=synchronous,  # type: ignore[arg-type]  # the validator makes sure
+            synchronous=synchronous,  # type: ignore[arg-type]  # the validator checks it
             preserve_steps=preserve_steps,
             retain_runs=retain_runs,
             on_duplicate_step=on_duplicate_step,
@@ -149,7 +149,7 @@ class Durably:
             self._client = Client(store, codec, registry, emitter, clock, worker, self._check)
             at_exit(self._shutdown.at_exit)
         except BaseException:
-            store.close()  # nobody has an engine to close
+            store.close()  # the caller has no engine to close
             raise
 
     def __repr__(self) -> str:
@@ -174,7 +174,7 @@ class Durably:
         return self
 
     def init(self) -> Self:
-        """The same as ``start()``.
+        """Start the engine, as ``start()`` does.
 
         .. versionadded:: 0.1.0
         """
@@ -186,11 +186,11 @@ class Durably:
         Args:
             interrupt: stop each run at its next step boundary and put it back to pending. The
                 step in progress finishes and keeps its checkpoint.
-            timeout: seconds (or a ``timedelta``) to wait at most for the runs. A listener that one
-                of durably's own threads is calling is waited for in any case.
+            timeout: seconds (or a ``timedelta``) to wait at most for the runs. The call waits
+                without a limit for a listener that one of durably's own threads is calling.
 
         Raises:
-            WaitTimeoutError: the runs did not end in time. They go on, and nothing new
+            WaitTimeoutError: the runs did not end in time. They continue, and nothing new
                 is claimed until ``start()``.
             ConflictError: called from inside a job or a listener.
 
@@ -199,7 +199,7 @@ class Durably:
         self._shutdown.stop(interrupt=bool(interrupt), timeout_s=optional_timeout(timeout))
 
     def close(self) -> None:
-        """Stop, waiting for the runs in progress, then close every connection. Idempotent.
+        """Wait for the runs in progress and stop, then close every connection. Idempotent.
 
         Raises:
             ConflictError: called from inside a job or a listener.
@@ -232,7 +232,7 @@ class Durably:
             ConflictError: called from inside a job or a listener; or another call of this
                 executes runs of an engine that was not started, and one of the two has
                 *max_runs*.
-            ValidationError: *max_runs* is no count.
+            ValidationError: *max_runs* is not a count.
 
         .. versionadded:: 0.1.0
         """
@@ -241,10 +241,11 @@ class Durably:
         return self._shutdown.run_until_idle(max_runs)
 
     def process_one(self) -> bool:
-        """Claim and execute one run in the calling thread; ``False`` if there was none.
+        """Claim and execute one run in the calling thread; return ``False`` if there was none.
 
-        First recovers what dead processes left. A debugger works in it. What the job raises
-        stays in the run; only a Ctrl-C goes on to the caller, and puts the run back to pending.
+        It first recovers what dead processes left. A debugger works in it. An exception of the job
+        is stored in the run; only the exception of a signal, such as Ctrl-C, is raised to the
+        caller, and puts the run back to pending.
 
         .. versionadded:: 0.1.0
         """
@@ -255,13 +256,13 @@ class Durably:
     # -- jobs ----------------------------------------------------------------------------
 
     def register(self, job: Job[P, R]) -> JobHandle[P, R]:
-        """Make a job known to this engine and return its handle.
+        """Register a job in this engine and return its handle.
 
-        The same function again, as when a notebook cell runs again, replaces the old one.
+        Registering the same function again, as when a notebook cell runs again, replaces the job.
 
         Raises:
             ConflictError: another function is registered under that name.
-            ValidationError: it is no job, or its types cannot be structured.
+            ValidationError: it is not a job, or its types cannot be structured.
 
         .. versionadded:: 0.1.0
         """
@@ -272,8 +273,7 @@ class Durably:
     def jobs(self) -> Mapping[str, JobHandle[Any, Any]]:
         """The handles by job name; read-only.
 
-        Indexing it with a name that is not registered raises a ``KeyError`` that lists those that
-        are.
+        Indexing it with an unknown name raises a ``KeyError`` that lists the registered names.
 
         .. versionadded:: 0.1.0
         """
@@ -281,7 +281,7 @@ class Durably:
         return self._client.handles.all()
 
     def get_job(self, name: str) -> JobHandle[Any, Any] | None:
-        """The handle of that job, if it is registered.
+        """Return the handle of that job, ``None`` if it is not registered.
 
         .. versionadded:: 0.1.0
         """
@@ -311,7 +311,7 @@ class Durably:
         retry_failed: bool = False,
         labels: dict[str, str] | None = None,
     ) -> AnyRun:
-        """Record a run of a job and return it, as ``JobHandle.trigger`` does.
+        """Store a run of a job and return it, as ``JobHandle.trigger`` does.
 
         Args:
             job: a job, which is registered if it is not, or the name of a registered one.
@@ -361,7 +361,7 @@ class Durably:
         retry_failed: bool = False,
         labels: dict[str, str] | None = None,
     ) -> AnyRun:
-        """Record a run of a job, block until it has completed, and return it.
+        """Store a run of a job, block until it has completed, and return it.
 
         Args:
             job: a job, which is registered if it is not, or the name of a registered one.
@@ -371,10 +371,10 @@ class Durably:
         Raises:
             RunFailedError: the run failed; it has ``.run``.
             RunCancelledError: the run was cancelled; it has ``.run``.
-            WaitTimeoutError: the time is over.
-            NoWorkerError: no timeout was given, and nothing is there to execute the run.
+            WaitTimeoutError: the timeout has expired; the run is stored and continues.
+            NoWorkerError: no timeout was given, and no engine could execute the run.
 
-        And those of ``trigger``.
+        It also raises the errors of ``trigger``.
 
         .. versionadded:: 0.2.0
         """
@@ -391,13 +391,13 @@ class Durably:
             labels=labels,
         )
 
-    # Items of any type: mypy finds no P for a list that mixes payloads and triggers.
+    # Items of any type: mypy infers no P for a list that mixes payloads and triggers.
     @overload
     def batch_trigger(self, job: Job[P, R], items: Iterable[Any]) -> list[Run[P, R]]: ...
     @overload
     def batch_trigger(self, job: str, items: Iterable[Any]) -> list[AnyRun]: ...
     def batch_trigger(self, job: Job[Any, Any] | str, items: Iterable[Any]) -> list[AnyRun]:
-        """Record a run of a job for each item in one transaction: all of them or none.
+        """Store a run of a job for each item in one transaction: all of them or none.
 
         Args:
             job: a job, which is registered if it is not, or the name of a registered one.
@@ -422,7 +422,7 @@ class Durably:
     # -- runs ----------------------------------------------------------------------------
 
     def get_run(self, run_id: str | AnyRun) -> AnyRun | None:
-        """The run of that id as it stands now, ``None`` if there is none.
+        """Return the run with that id as it is now, ``None`` if there is none.
 
         .. versionadded:: 0.1.0
         """
@@ -438,14 +438,14 @@ class Durably:
         limit: int | None = None,
         offset: int = 0,
     ) -> list[AnyRun]:
-        """The runs that fit, newest first.
+        """Return the runs that match, newest first.
 
         Args:
             status: one or several; an empty list matches nothing.
             job_name: one or several; an empty list matches nothing.
             labels: all of them must match.
             limit: how many at most.
-            offset: how many to leave out first.
+            offset: how many to skip first.
 
         Raises:
             ValidationError: an unknown status, or a negative number.
@@ -462,7 +462,7 @@ class Durably:
         job_name: NameFilter = None,
         labels: dict[str, str] | None = None,
     ) -> int:
-        """How many runs fit; the filters are those of ``get_runs``.
+        """Return how many runs match; the filters are those of ``get_runs``.
 
         .. versionadded:: 0.1.0
         """
@@ -470,7 +470,7 @@ class Durably:
         return self._client.reader.count(status, job_name, labels)
 
     def get_steps(self, run: AnyRun | str) -> list[StepRecord]:
-        """What is stored of the run's steps, one record a name, in the order of their index.
+        """Return the records of the run's steps, one for each name, in the order of their index.
 
         Raises:
             NotFoundError: there is no such run.
@@ -481,9 +481,9 @@ class Durably:
         return self._client.reader.steps_of(run)
 
     def get_logs(self, run: AnyRun | str) -> list[LogEntry]:
-        """The persisted log lines of the run; empty without ``persist_logs=True``.
+        """Return the persisted log lines of the run; empty without ``persist_logs=True``.
 
-        Oldest first. Lines written in this process before the call are among them.
+        Oldest first. They include lines that were written in this process before the call.
 
         Raises:
             NotFoundError: there is no such run.
@@ -502,10 +502,10 @@ class Durably:
         on_progress: OnProgress | None = None,
         on_log: OnLog | None = None,
     ) -> Run[P, R]:
-        """Block until the run has completed, executed by whatever process, and return it.
+        """Block until the run has completed, whatever process executes it, and return it.
 
         Args:
-            timeout: seconds (or a ``timedelta``) to wait at most; the run goes on after that.
+            timeout: seconds (or a ``timedelta``) to wait at most; the run continues after that.
             on_progress: called in this thread with each new ``Progress``.
             on_log: called in this thread with each ``LogEntry`` of a run executed in this
                 process, or of any whose logs are persisted.
@@ -514,8 +514,8 @@ class Durably:
             RunFailedError: the run failed; it has ``.run``.
             RunCancelledError: the run was cancelled; it has ``.run``.
             NotFoundError: there is no such run, or it was deleted meanwhile.
-            WaitTimeoutError: the time is over.
-            NoWorkerError: no timeout was given, and nothing is there to execute the run.
+            WaitTimeoutError: the timeout has expired; the run continues.
+            NoWorkerError: no timeout was given, and no engine could execute the run.
 
         .. versionadded:: 0.1.0
         """
@@ -528,13 +528,13 @@ class Durably:
         """Yield each of the runs when it has ended, failed and cancelled ones too.
 
         Args:
-            runs: runs or their ids; of a mapping its keys, as ``concurrent.futures`` has it.
+            runs: runs or their ids; a mapping counts as its keys, as in ``concurrent.futures``.
             timeout: seconds (or a ``timedelta``) for all of them together.
 
         Raises:
             NotFoundError: there is no such run, or it was deleted meanwhile.
-            WaitTimeoutError: the time is over.
-            NoWorkerError: no timeout was given, and nothing is there to execute a run.
+            WaitTimeoutError: the timeout has expired; the runs continue.
+            NoWorkerError: no timeout was given, and no engine could execute one of the runs.
 
         .. versionadded:: 0.1.0
         """
@@ -556,9 +556,10 @@ class Durably:
     def adopt(self, run: Run[P, R] | str) -> Run[P, R]:
         """Make this engine's job continue a pending run that other code has begun, and return it.
 
-        A run with checkpoints is left to the code that made them, which is known by the module (of
-        a script by the file's name) and the qualified name of the job's function. After this it
-        belongs to the job of its name that is registered here, and is claimed like any other run.
+        A run with checkpoints is claimed only by the code that made them, which is identified by
+        the module (for a script by the file's name) and the qualified name of the job's function.
+        After this call it belongs to the job of its name that is registered here, and is claimed
+        like any other run.
 
         Raises:
             ConflictError: the run is not pending.
@@ -570,7 +571,7 @@ class Durably:
         return self._client.control.adopt(run)
 
     def retrigger(self, run: Run[P, R] | str) -> Run[P, R]:
-        """Record a fresh run with the payload, labels and concurrency key of a terminal one.
+        """Store a fresh run with the payload, labels and concurrency key of a terminal one.
 
         Raises:
             ConflictError: the run has not ended.
@@ -585,7 +586,7 @@ class Durably:
     def cancel(self, run: AnyRun | str) -> None:
         """Cancel a pending or running run; when this returns it is cancelled in the database.
 
-        A job that is inside a step leaves it in its own time; the step's result is not kept.
+        A job that is inside a step continues until that step ends; the step's result is not stored.
 
         Raises:
             ConflictError: the run has ended.
@@ -611,7 +612,7 @@ class Durably:
     def purge_runs(
         self, *, older_than: timedelta | str | float | datetime, limit: int = 500
     ) -> int:
-        """Delete terminal runs that ended long ago, and give their space back.
+        """Delete terminal runs that ended long ago, and return their space to the file system.
 
         Args:
             older_than: a duration before now (a ``timedelta``, seconds, or ``"30d"``, ``"24h"``,
@@ -622,7 +623,7 @@ class Durably:
             How many were deleted.
 
         Raises:
-            ValidationError: *older_than* is no age, or *limit* no count. Nothing is deleted.
+            ValidationError: *older_than* is not an age, or *limit* not a count. Nothing is deleted.
 
         .. versionadded:: 0.1.0
         """
@@ -648,8 +649,8 @@ class Durably:
         ``app.on(RunFailed, listener)``. A base class, such as ``StepEvent``, stands for all
         classes below it.
 
-        Listeners are called in the thread where it happened, after the change is committed. Their
-        exceptions never harm a run; see ``on_error``.
+        Listeners are called in the thread where the event happened, after the change is committed.
+        Their exceptions never fail a run; see ``on_error``.
 
         Returns:
             A function that ends the subscription; without *listener*, a decorator.
@@ -667,7 +668,7 @@ class Durably:
     def on_error(self, handler: ErrorHandler) -> Callable[[], None]:
         """Call ``handler(exception, event)`` for each exception of a listener.
 
-        With no handler they are logged.
+        Without a handler the exceptions are logged.
 
         Returns:
             A function that ends the subscription.
@@ -678,10 +679,10 @@ class Durably:
         return self._emitter.on_error(handler)
 
     def subscribe(self, run: AnyRun | str) -> Subscription:
-        """The run's events from now on, ending after its terminal one; a context manager.
+        """Return the run's events from now on, up to its terminal one; a context manager.
 
-        A run that is terminal already yields that one event. Of a run that another process
-        executes only the terminal event comes.
+        A run that is already terminal yields that one event. A run that another process executes
+        yields only its terminal event.
 
         Raises:
             NotFoundError: there is no such run.
@@ -695,8 +696,8 @@ class Durably:
         """Install a plugin, which has ``name`` and ``install(app)``.
 
         Raises:
-            ValidationError: it is no plugin.
-            ConflictError: one of that name is installed.
+            ValidationError: it is not a plugin.
+            ConflictError: a plugin with that name is installed.
 
         .. versionadded:: 0.1.0
         """

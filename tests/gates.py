@@ -86,13 +86,13 @@ def later(
 def operation_later(
     monkeypatch: pytest.MonkeyPatch, app: Durably, write: str, operation: Callable[..., Any]
 ) -> tuple[threading.Event, threading.Event]:
-    """Have an operation wait on its way to the database; as ``later``, and each time.
+    """Make an operation wait on its way to the database; as ``later``, and each time.
 
     Args:
-        write: by which method it goes, ``"_write"`` of the store or ``"beat"`` of its database.
+        write: by which method of the database it goes, ``"write"`` or ``"beat"``.
     """
     has_begun, may_go_on = threading.Event(), threading.Event()
-    target = app._store.database if write == "beat" else app._store
+    target = app._store.database
     original = getattr(target, write)
 
     def call(called: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -105,7 +105,7 @@ def test_a_run_that_was_triggered_during_its_claim_has_begun_after_that(
     app: Durably, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The claim takes what is pending when it comes to it, and the time of then."""
-    inside, may_go_on = operation_later(monkeypatch, app, "_write", runs.claim)
+    inside, may_go_on = operation_later(monkeypatch, app, "write", runs.claim)
     app.jobs["quick"].trigger()
     app.start()
     assert inside.wait(HANG_S)

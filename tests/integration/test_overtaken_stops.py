@@ -100,7 +100,7 @@ def test_a_claim_that_a_stop_overtakes_takes_nothing(
     def trigger() -> durably.Run[Any, Any]:
         return app.jobs["quick"].trigger(concurrency_key="k")
 
-    inside, may_go_on = operation_later(monkeypatch, app, "_write", claims)
+    inside, may_go_on = operation_later(monkeypatch, app, "write", claims)
     threads = []
     if claims is runs.claim:
         before = [trigger()]

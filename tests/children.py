@@ -36,14 +36,18 @@ class Child:
     Args:
         program: the name of a file in ``programs/``, without its suffix.
         has_group: whether it leads a process group, as what is started in a terminal does.
+        with_errors: whether what it writes to its standard error is among its lines.
     """
 
-    def __init__(self, program: str, *args: object, has_group: bool = False) -> None:
+    def __init__(
+        self, program: str, *args: object, has_group: bool = False, with_errors: bool = False
+    ) -> None:
         code = ["-c", program] if "\n" in program else [PROGRAMS / f"{program}.py"]
         self._process = subprocess.Popen(
             [sys.executable, *code, *map(str, args)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT if with_errors else None,
             text=True,
             start_new_session=has_group,
             env=ENVIRONMENT,
@@ -105,6 +109,11 @@ class Child:
     def go_on(self) -> None:
         """Continue it (``SIGCONT``)."""
         os.kill(self.pid, signal.SIGCONT)
+
+    @property
+    def has_ended(self) -> bool:
+        """Return whether it has ended."""
+        return self._process.poll() is not None
 
     def wait(self) -> int:
         """Wait until it has ended by itself; its exit status."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+import signal
 import threading
 import time
 import traceback
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from children import ROOT
+from children import Child, execute
 from gates import in_thread
 
 import durably
@@ -165,40 +164,12 @@ def test_the_child_opens_its_own(app: Durably) -> None:
 
 def test_a_forked_child_does_not_keep_its_parent_alive(tmp_path: Path) -> None:
     """The parent dies while a forked child lives on: its run is recovered at once."""
-    script = """
-import os, signal, sys, threading, durably
-@durably.job("long")
-def long(step):
-    step.run("first", int, "1")
-    inside.set()
-    step.sleep(100000)
-inside = threading.Event()
-app = durably.Durably(sys.argv[1], jobs=[long]).init()
-app.jobs["long"].trigger()
-assert inside.wait(60)
-child = os.fork()
-if child == 0:
-    os.close(1)
-    sys.stdin.read()
-    os._exit(0)
-print(child, flush=True)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-    parent = subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path / "x.db")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert parent.stdin is not None
-    assert parent.stdout is not None
-    child = int(parent.stdout.readline())
-    try:
-        parent.wait(HANG_S)
+    with Child("forks_and_dies", tmp_path / "x.db") as parent:
+        child = int(parent.line())
+        assert parent.wait() == -signal.SIGKILL
         os.kill(child, 0)  # it lives
 
-        @durably.job("long")
+        @durably.job("long", origin="any")
         def long(step):
             return step.run("first", lambda: "again")
 
@@ -206,9 +177,7 @@ os.kill(os.getpid(), signal.SIGKILL)
             (run,) = app.get_runs()
             ended = app.wait(run, timeout=HANG_S)
         assert (ended.output, ended.attempt) == (1, 2)
-    finally:
-        parent.stdin.close()  # ends the child
-        parent.stdout.close()
+        parent.end_input()  # ends the child
 
 
 def test_a_fork_waits_for_the_transaction_in_progress(
@@ -303,40 +272,12 @@ def test_many_forks_while_the_engine_works(app: Durably) -> None:
     assert {run.output for run in app.as_completed(triggered, timeout=HANG_S)} == {os.getpid()}
 
 
-@pytest.mark.parametrize("ending", ["sys.exit(4)", "raise SystemExit(4)"])
+@pytest.mark.parametrize("ending", ["sys.exit", "SystemExit"])
 def test_a_child_that_ends_as_a_script_does(tmp_path: Path, ending: str) -> None:
     """The exit of a forked child neither hangs nor touches the parent's runs and locks."""
-    script = f"""
-import os, sys, threading, durably
-@durably.job("long")
-def long(step):
-    step.run("first", int, "1")
-    inside.set()
-    step.sleep(100000)
-inside = threading.Event()
-app = durably.Durably(sys.argv[1], jobs=[long]).init()
-run = app.jobs["long"].trigger()
-assert inside.wait(60)
-child = os.fork()
-if child == 0:
-    {ending}
-assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 4
-assert app.get_run(run).status == "running"
-other = durably.Durably(sys.argv[1])
-other.run_until_idle()
-assert app.get_run(run).status == "running"
-app.stop(interrupt=True)
-print("well", flush=True)
-"""
-    done = subprocess.run(
-        # Python 3.12 warns of a fork where there are threads, which is the subject.
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script, str(tmp_path / "x.db")],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=HANG_S,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    # Python 3.12 warns of a fork where there are threads, which is the subject.
+    options = ["-W", "ignore::DeprecationWarning"]
+    done = execute("forks_a_script", tmp_path / "x.db", ending, options=options)
     assert (done.returncode, done.stdout, done.stderr) == (0, "well\n", "")
 
 
@@ -360,24 +301,7 @@ def test_a_step_may_fork_if_its_child_ends(app: Durably) -> None:
 
 def test_a_step_whose_child_comes_back(tmp_path: Path) -> None:
     """The copy of the job is refused in the child and ends; the parent stores its step once."""
-    script = """
-import os, sys, durably
-@durably.job("forking")
-def forking(step):
-    child = step.run("fork", os.fork)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
-with durably.Durably(sys.argv[1], jobs=[forking]) as app:
-    run = app.jobs["forking"].trigger_and_wait()
-    print(run.output, run.completed_steps, flush=True)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "x.db")],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=HANG_S,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    done = execute("forks_in_a_step", tmp_path / "x.db")
     assert (done.returncode, done.stdout) == (0, "True 1\n"), done.stderr
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import queue
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from children import execute
 
 import durably
 from durably import Durably, Retry, RunStatus, StepContext, WaitTimeoutError
@@ -161,25 +160,5 @@ def test_a_heartbeat(tmp_path: Path) -> None:
 @pytest.mark.timeout(4 * HANG_S)
 def test_a_time_that_is_frozen_before_durably_is_imported(tmp_path: Path) -> None:
     """It makes no difference which comes first."""
-    program = f"""
-import time
-for name in {READINGS}:
-    setattr(time, name, lambda now=getattr(time, name)(): now)
-import durably
-@durably.job
-def endless(step): step.sleep(3600)
-app = durably.Durably({str(tmp_path / "a.db")!r}, jobs=[endless]).start()
-try:
-    app.jobs["endless"].trigger_and_wait(timeout=0.1)
-except durably.WaitTimeoutError:
-    print("timed out")
-app.stop(interrupt=True)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=HANG_S,
-    )
+    done = execute("imports_with_frozen_time", tmp_path / "a.db", *READINGS)
     assert (done.returncode, done.stdout, done.stderr) == (0, "timed out\n", "")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from children import Child
 from gates import HANG_S, names_of_threads
 
 import durably
@@ -20,104 +20,49 @@ from durably import Durably, RunStatus, StepContext
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGINT to others")
 
-PROGRAM = """
-import signal, sys, threading, time
-import durably
-def block():
-    print("inside", flush=True)
-    threading.Event().wait()  # a request that hangs
-@durably.job
-def hang(step):
-    step.run("page-3", block)
-def leave(number, frame):
-    sys.exit(128 + number)
-signal.signal(signal.SIGTERM, leave)
-path = sys.argv[1]
-"""
-WAYS = {
-    "with block": """
-with durably.Durably(path, jobs=[hang]) as app:
-    app.jobs["hang"].trigger_and_wait()
-""",
-    "with block that has ended": """
-with durably.Durably(path, jobs=[hang]) as app:
-    app.jobs["hang"].trigger()
-""",
-    "stop in a finally": """
-app = durably.Durably(path, jobs=[hang]).start()
-try:
-    app.jobs["hang"].trigger_and_wait()
-finally:
-    app.stop(interrupt=True)
-""",
-    "close in a finally": """
-app = durably.Durably(path, jobs=[hang]).start()
-try:
-    app.jobs["hang"].trigger_and_wait()
-finally:
-    app.close()
-""",
-    "stop alone": """
-app = durably.Durably(path, jobs=[hang]).start()
-app.jobs["hang"].trigger()
-app.stop()
-""",
-    "run_until_idle": """
-app = durably.Durably(path, jobs=[hang])
-app.jobs["hang"].trigger()
-app.run_until_idle()
-""",
-    "end of the script": """
-app = durably.Durably(path, jobs=[hang]).start()
-app.jobs["hang"].trigger_and_wait()
-""",
-}
+WAYS = [
+    "with block",
+    "with block that has ended",
+    "stop in a finally",
+    "close in a finally",
+    "stop alone",
+    "run_until_idle",
+    "end of the script",
+]
 
 
 @contextmanager
-def script(ending: str, path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A program that is inside its step."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM + ending, str(path)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "inside\n"
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+def script(way: str, path: Path) -> Iterator[Child]:
+    """Start a program that is left in that way, and wait until it is inside its step."""
+    with Child("leaves_a_step", path, way, with_errors=True) as child:
+        child.expect("inside")
+        yield child
 
 
-def notice(process: subprocess.Popen[str]) -> str:
-    """The line that says what is waited for; without logging it is on standard error."""
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "Ctrl-C" in line:
-            return line.rstrip("\n")
-    raise AssertionError("it has ended without a word")
+def notice(child: Child) -> str:
+    """Return the line that says what is waited for; without logging it is on standard error."""
+    while "Ctrl-C" not in (line := child.line()):
+        pass
+    return line
 
 
 @pytest.mark.timeout(2 * HANG_S)
-@pytest.mark.parametrize("ending", WAYS.values(), ids=WAYS)
-def test_the_second_ctrl_c_ends_the_process(tmp_path: Path, ending: str) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_the_second_ctrl_c_ends_the_process(tmp_path: Path, way: str) -> None:
     """The first one says what is waited for; the run is recovered by the next start, at once."""
     path = tmp_path / "x.db"
-    with script(ending, path) as process:
-        process.send_signal(signal.SIGINT)
-        said = notice(process)
-        if "app.close()" in ending:
+    with script(way, path) as child:
+        os.kill(child.pid, signal.SIGINT)
+        said = notice(child)
+        if way == "close in a finally":
             assert said == "Waiting for job 'hang' to end; press Ctrl-C again to leave it"
         else:
             assert said.startswith("Stopping after step 'page-3'; press Ctrl-C ")
-        assert process.poll() is None
-        process.send_signal(signal.SIGINT)
-        assert process.wait(HANG_S) == -signal.SIGINT
+        assert not child.has_ended
+        os.kill(child.pid, signal.SIGINT)
+        assert child.wait() == -signal.SIGINT
 
-    @durably.job
+    @durably.job(origin="any")
     def hang(step: StepContext) -> str:
         return step.run("page-3", str)
 
@@ -132,26 +77,20 @@ def test_the_second_ctrl_c_ends_the_process(tmp_path: Path, ending: str) -> None
 @pytest.mark.timeout(2 * HANG_S)
 def test_the_first_ctrl_c_at_the_end_of_a_script_leaves_its_step(tmp_path: Path) -> None:
     """A script that has come to its end with a step in progress waits, and says how to leave."""
-    ending = """
-app = durably.Durably(path, jobs=[hang]).start()
-app.jobs["hang"].trigger()
-while not app.get_runs(status="running"): time.sleep(0.01)
-time.sleep(0.1)
-"""
-    with script(ending, tmp_path / "x.db") as process:
-        assert notice(process) == "Stopping after step 'page-3'; press Ctrl-C to leave it"
-        process.send_signal(signal.SIGINT)
-        process.wait(HANG_S)
+    with script("end of the script inside a step", tmp_path / "x.db") as child:
+        assert notice(child) == "Stopping after step 'page-3'; press Ctrl-C to leave it"
+        os.kill(child.pid, signal.SIGINT)
+        child.wait()
 
 
 @pytest.mark.timeout(2 * HANG_S)
 def test_the_guides_handler_of_sigterm(tmp_path: Path) -> None:
     """It stops at the next step boundary; a second SIGTERM leaves the step, as a Ctrl-C does."""
-    with script(WAYS["with block"], tmp_path / "x.db") as process:
-        process.send_signal(signal.SIGTERM)
-        assert notice(process) == "Stopping after step 'page-3'; press Ctrl-C to leave it"
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(HANG_S) == 128 + signal.SIGTERM
+    with script("with block", tmp_path / "x.db") as child:
+        os.kill(child.pid, signal.SIGTERM)
+        assert notice(child) == "Stopping after step 'page-3'; press Ctrl-C to leave it"
+        os.kill(child.pid, signal.SIGTERM)
+        assert child.wait() == 128 + signal.SIGTERM
 
 
 class Hang:

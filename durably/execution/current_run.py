@@ -31,8 +31,7 @@ from durably.errors import (
 from durably.events import WorkerError
 from durably.models import Progress, error_info
 from durably.settings import OnDuplicateStep
-from durably.store.api import Store
-from durably.store.change_feed import ChangeFeed
+from durably.store.api import Checkpoints
 from durably.store.rows import RunRow
 
 log = logging.getLogger("durably")
@@ -52,38 +51,21 @@ _FAILURES_KEPT: Final = 8
 
 
 class Buffers(Protocol):
-    """Where progress and log lines go until the next commit takes them along."""
+    """Where progress goes until the next commit stores it."""
 
     def progressed(self, active: ActiveRun) -> None:
         """Store the new progress of the run soon."""
-
-    def encoded(self, progress: Progress) -> str:
-        """Return *progress* as it is stored."""
-
-    def told(self, active: ActiveRun, progress: Progress) -> None:
-        """Emit ``run:progress``."""
-
-    def flush_lines(self) -> None:
-        """Store the log lines written so far; when this returns they are committed."""
-
-    def release(self, active: ActiveRun) -> None:
-        """Store that the job of a run that is not its owner's any more has left its thread."""
-
-    def release_later(self, active: ActiveRun) -> None:
-        """Call ``release`` as soon as the database can be written."""
 
 
 class Services(NamedTuple):
     """What the execution of a run needs of its engine."""
 
-    store: Store
+    checkpoints: Checkpoints
     codec: Codec
     emitter: Emitter
-    changes: ChangeFeed
     clock: Clock
     buffers: Buffers
-    preserve_steps: bool
-    # How old the last sign that a claim is the current one may be before it must be looked for.
+    # How old the last sign that an attempt is the current one may be before it must be looked for.
     longest_doubt_s: float
     on_duplicate_step: OnDuplicateStep
 
@@ -203,6 +185,11 @@ class ActiveRun:
             self.stop_was_raised = True
             self.stop(RunInterrupted)
 
+    def raise_callers_signal(self) -> None:
+        """Raise what a signal has raised in the caller's thread, if it has stopped the job."""
+        if self.callers_signal is not None:
+            raise self.callers_signal
+
     def check(self) -> None:
         """Raise if the job is to stop, has ended, or this is a forked child."""
         if os.getpid() != self.pid:
@@ -228,6 +215,11 @@ class ActiveRun:
                 f"run {self.id} is executed by the parent of this process, which a step forked; "
                 "end the child with os._exit, or use subprocess"
             )
+
+    def end(self) -> None:
+        """Note that the job is over: it stores nothing, and reports no progress, from now on."""
+        with self.storing:
+            self.is_over = True
 
     def take_progress(self) -> Progress | None:
         """The newest progress, if it was not taken before."""

@@ -34,7 +34,7 @@ class StepRecorder:
 
     def save(self, *row: Any, failed: DatabaseError) -> bool:
         """Store a result, whose first try has *failed*; return whether this claim may do so."""
-        return self._stored(self._services.store.checkpoints.save, *row, failed=failed)
+        return self._stored(self._services.checkpoints.save, *row, failed=failed)
 
     def raised(self, name: str, index: int, started_at_us: int, exc: BaseException) -> None:
         """Store that a step came to no result; return if *exc* is to go on as it is."""
@@ -58,7 +58,7 @@ class StepRecorder:
         active.failed_steps.append((name, exc))
         self.indexes[name] = index
         is_stored = self._stored(
-            services.store.checkpoints.fail,
+            services.checkpoints.fail,
             active.key,
             active.fence,
             index,
@@ -78,7 +78,7 @@ class StepRecorder:
         services, active = self._services, self._active
         self.indexes[name] = index
         self._stored(
-            services.store.checkpoints.cancel,
+            services.checkpoints.cancel,
             active.key,
             active.fence,
             index,
@@ -110,7 +110,7 @@ class StepRecorder:
         active.current_at = asked_at
 
     def _state(self) -> tuple[str, int] | None:
-        return self.read(self._services.store.checkpoints.state, self._active.key)
+        return self.read(self._services.checkpoints.state, self._active.key)
 
     def _lose(self, state: tuple[str, int] | None) -> None:
         is_cancelled = state == (RunStatus.CANCELLED, self._active.fence)

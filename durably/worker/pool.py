@@ -18,10 +18,11 @@ from durably.errors import DatabaseError, ForkedError, RunInterrupted, StopRun
 from durably.execution.current_run import ActiveRun, Services, Slot
 from durably.execution.run_execution import Execution
 from durably.job_registry import JobRegistry
-from durably.store.rows import Claim, Ending, RunRow
+from durably.store.api import Store
+from durably.store.rows import Claim, RunRow
 from durably.worker.contexts import ExecutionContexts
-from durably.worker.flusher import Flusher
 from durably.worker.service import ErrorSink
+from durably.worker.settling import Settling
 from durably.worker.threads import WorkerThreads
 
 log = logging.getLogger("durably")
@@ -66,9 +67,10 @@ class Pool:
         self,
         max_workers: int,
         *,
+        store: Store,
         services: Services,
+        settling: Settling,
         registry: JobRegistry,
-        flusher: Flusher,
         labels_of: LabelsOf,
         owner: Callable[[], int | None],
         contexts: ExecutionContexts,
@@ -76,9 +78,11 @@ class Pool:
         on_error: ErrorSink,
     ) -> None:
         self._max_workers = max_workers
+        self._store = store
+        self._changes = store.changes
         self._services = services
+        self._settling = settling
         self._registry = registry
-        self._flusher = flusher
         self._labels_of = labels_of
         self._owner = owner
         self._contexts = contexts
@@ -264,7 +268,7 @@ class Pool:
                 self._is_interrupting = True
         if interrupt:
             self.stop_runs(RunInterrupted)
-        self._services.changes.notify()
+        self._changes.notify()
 
     def stop(self, *, interrupt: bool) -> None:
         """Drain because of a stop; a run that fails of the same signal goes back to pending."""
@@ -349,7 +353,7 @@ class Pool:
         claim = self.claim(1)
         if claim is None:
             return False
-        is_there = self._services.store.has_claimable(claim)
+        is_there = self._store.has_claimable(claim)
         if not is_there:
             self._on_none_claimable()
         return is_there
@@ -394,7 +398,7 @@ class Pool:
             is_wanted, self._is_slot_wanted = self._is_slot_wanted, False
         self._changed.wake_all()
         if is_wanted:
-            self._services.changes.wake_claimer()
+            self._changes.wake_claimer()
 
     def _free_slots(self) -> int:
         return self._max_workers - len(self._slots)
@@ -475,7 +479,7 @@ class Pool:
         if self._has_enough_threads():
             return True
         if is_interruptible():
-            self._services.changes.wake_claimer()
+            self._changes.wake_claimer()
             return True
         return self._make_threads_for(slot)
 
@@ -570,7 +574,7 @@ class Pool:
         with self._lock:
             self._active.pop((active.key, active.fence), None)
         self._changed.wake_all()
-        self._services.changes.notify()
+        self._changes.notify()
 
     def _put_back_if_possible(self, active: ActiveRun) -> None:
         if os.getpid() != active.pid:
@@ -583,10 +587,8 @@ class Pool:
             log.warning("could not put back run %s: %s", active.id, exc)
 
     def _put_back(self, active: ActiveRun) -> None:
-        now_us = self._services.clock.now_us()
-        ending = Ending(active.key, active.fence, None, None, None, True, now_us)
         try:
-            self._services.store.settle(ending, None)
+            self._settling.put_back(active)
         finally:
             self._leave(active)
 
@@ -609,7 +611,7 @@ class Pool:
                     self._on_error(exc, "worker")
         finally:
             self.return_slot(slot)
-            self._services.changes.notify()
+            self._changes.notify()
 
     def _execute(
         self, active: ActiveRun, claim_next: Callable[[], Claim | None]
@@ -626,18 +628,15 @@ class Pool:
             thread.active, thread.depth = active, depth + 1
             job = self._registry.require(active.job_name)
             execution = Execution(
-                active,
-                job,
-                self._services,
-                claim_next,
-                is_stopping=lambda: self._is_stopping(active),
+                active, job, self._services, is_stopping=lambda: self._is_stopping(active)
             )
-            claimed = execution.execute()
-            if claimed is not None:
-                following = self._active_of(claimed)
+            settled = self._settling.settle(active, execution.execute(), claim_next)
+            if settled.claimed is not None:
+                following = self._active_of(settled.claimed)
                 self._add(following)
                 following.is_begun = True
-            execution.tell()
+            settled.emit()
+            active.raise_callers_signal()
         except BaseException:
             if following is not None:
                 self._put_back(following)

@@ -42,6 +42,7 @@ from durably.worker.ownership import Ownership
 from durably.worker.pool import LabelsOf, Pool
 from durably.worker.reaper import Reaper
 from durably.worker.run_until_idle import Drain
+from durably.worker.settling import Settling
 
 log = logging.getLogger("durably")
 
@@ -72,13 +73,11 @@ class Supervisor:
             owner=lambda: self._ownership.owner or 0,
         )
         services = self._services = Services(
-            store=store,
+            checkpoints=store.checkpoints,
             codec=codec,
             emitter=emitter,
-            changes=store.changes,
             clock=clock,
             buffers=flusher,
-            preserve_steps=settings.preserve_steps,
             # An owner counts as hung only after it has missed two heartbeats.
             longest_doubt_s=2 * settings.heartbeat_interval,
             on_duplicate_step=settings.on_duplicate_step,
@@ -97,9 +96,10 @@ class Supervisor:
         self._foreign = ForeignRuns(self._store, registry)
         self._pool = Pool(
             settings.max_workers,
+            store=store,
             services=services,
+            settling=Settling(store, services, flusher, preserve_steps=settings.preserve_steps),
             registry=registry,
-            flusher=flusher,
             labels_of=labels_of,
             owner=lambda: self._ownership.owner,
             contexts=ExecutionContexts(),
@@ -121,7 +121,7 @@ class Supervisor:
             owner=self._owner,
             committed_beats=lambda: self._heartbeat.committed,
             emitter=services.emitter,
-            changes=services.changes,
+            changes=store.changes,
             labels_of=labels_of,
             clock=services.clock,
             interval_s=min(REAP_INTERVAL_S, settings.poll_interval),
@@ -132,7 +132,7 @@ class Supervisor:
         )
         self._dispatcher = Dispatcher(
             self._store,
-            changes=services.changes,
+            changes=store.changes,
             has_free_slot=self._pool.has_free_slot,
             reserve_slots=self._pool.reserve_slots,
             return_slots=self._pool.return_slots,
@@ -149,7 +149,7 @@ class Supervisor:
             self._pool,
             self._dispatcher,
             self._lifecycle,
-            services.changes,
+            store.changes,
             is_started=lambda: self._is_started,
             check_in_place=self.check_in_place,
             active=self.active,
@@ -263,7 +263,7 @@ class Supervisor:
     def offer_if_free(self) -> None:
         """Make the dispatcher claim a pending run now, or as soon as a slot is free."""
         if self._pool.has_free_slot():
-            self._services.changes.offer()
+            self._store.changes.offer()
 
     def enter(self, row: RunRow, slot: Slot) -> None:
         """Put a run that was claimed into its slot: from now on it counts as about to start."""
@@ -288,7 +288,7 @@ class Supervisor:
                 return
             self._lifecycle.holding(self._recover_and_start)
             # Waiting threads check again whether an engine can execute their runs.
-            self._services.changes.offer()
+            self._store.changes.offer()
 
     def _recover_and_start(self) -> None:
         # Outside of the lock: listeners of a recovery may block, and call the engine.

@@ -1,0 +1,159 @@
+"""Settling: storing how an execution ended, and emitting it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import attrs
+
+from durably import events
+from durably._platform.interrupts import raise_if_signal
+from durably.codec import UNTYPED
+from durably.errors import DatabaseError, StopRun
+from durably.execution.current_run import ActiveRun, Services, patiently, tell_worker_error
+from durably.models import Progress
+from durably.store.api import Store
+from durably.store.outcome import Completed, Failed, Interrupted, Lost, Outcome
+from durably.store.rows import Claim, Ended, Ending, RunRow
+from durably.worker.flusher import Flusher
+
+
+class Settled(NamedTuple):
+    """The run that was claimed with an end, if any, and what emits the events of the end.
+
+    They are emitted later: a listener may block, and the heartbeat puts a claimed run back that
+    no thread is known to execute, so the claimed run must be entered before.
+    """
+
+    claimed: RunRow | None
+    emit: Callable[[], None]
+
+
+class Settling:
+    """Stores how executions ended, and emits their events. Usable from any thread.
+
+    Args:
+        preserve_steps: whether the steps of completed runs are kept.
+    """
+
+    def __init__(
+        self, store: Store, services: Services, flusher: Flusher, *, preserve_steps: bool
+    ) -> None:
+        self._store = store
+        self._services = services
+        self._flusher = flusher
+        self._preserve_steps = preserve_steps
+
+    def settle(
+        self, run: ActiveRun, outcome: Outcome, claim_next: Callable[[], Claim | None]
+    ) -> Settled:
+        """Store the outcome of a run whose job is over, and claim the next run with it.
+
+        Args:
+            claim_next: returns what to claim in the same transaction, if anything.
+        """
+        changes = self._store.changes
+        progress = run.take_progress()
+        self._flush_lines(run)
+        now_us = self._services.clock.now_us()
+        ended: Ended | None = None
+        if not isinstance(outcome, Lost):
+            ended = self._store_end(self._ending(run, outcome, progress, now_us), run, claim_next)
+        is_effective = ended is not None and ended.is_effective
+        if not is_effective:
+            # Cancelled, or taken over. Either way this job has left its thread.
+            self._release(run)
+        goes_back = isinstance(outcome, Interrupted | Lost)
+        if not is_effective or goes_back or run.row.concurrency_key is not None:
+            # Claimable is this run, also if others have put it back before, or the next one with
+            # its key.
+            changes.offer()
+        else:
+            changes.notify()
+
+        def emit() -> None:
+            # After the event of progress that is being emitted: its listener may be waiting for
+            # this end, which is stored.
+            with run.telling:
+                if progress is not None:
+                    self._flusher.told(run, progress)
+                self._emit(run, outcome, now_us)
+
+        claimed = None if ended is None else ended.claimed
+        return Settled(claimed, emit if is_effective else lambda: None)
+
+    def put_back(self, run: ActiveRun) -> None:
+        """Store that nothing executes the run, which was claimed: it is pending again."""
+        self._store.settle(self._ending(run, Interrupted(), None, self._services.clock.now_us()))
+
+    def _ending(
+        self, run: ActiveRun, outcome: Outcome, progress: Progress | None, now_us: int
+    ) -> Ending:
+        error = None
+        if isinstance(outcome, Failed):
+            error = self._services.codec.encode(
+                # With the step, for the run:fail that other engines build from the database.
+                attrs.asdict(outcome.error) | {"failed_step": outcome.step},
+                UNTYPED,
+                what="the error of a job",
+            )
+        return Ending(
+            run=run.key,
+            fence=run.fence,
+            output=outcome.output if isinstance(outcome, Completed) else None,
+            error=error,
+            progress=None if progress is None else self._flusher.encoded(progress),
+            keep_steps=self._preserve_steps,
+            now_us=now_us,
+        )
+
+    def _store_end(
+        self, ending: Ending, run: ActiveRun, claim_next: Callable[[], Claim | None]
+    ) -> Ended | None:
+        """Store the end; return ``None`` if that cannot be done.
+
+        The run then stays as it is in the database, and is put back by the heartbeat, or by the
+        engine that finds this process dead.
+        """
+
+        def store() -> Ended:
+            return self._store.settle(ending, claim_next())
+
+        try:
+            return patiently(self._services, run, "storing the end of a run", store)
+        except (StopRun, DatabaseError) as exc:
+            raise_if_signal(exc)
+            return None
+
+    def _flush_lines(self, run: ActiveRun) -> None:
+        try:
+            self._flusher.flush_lines()
+        except DatabaseError as exc:
+            raise_if_signal(exc)
+            tell_worker_error(self._services.emitter, exc, "storing log lines", run.id)
+
+    def _release(self, run: ActiveRun) -> None:
+        try:
+            self._flusher.release(run)
+        except DatabaseError as exc:
+            raise_if_signal(exc)
+            tell_worker_error(self._services.emitter, exc, "releasing a run", run.id)
+            self._flusher.release_later(run)
+
+    def _emit(self, run: ActiveRun, outcome: Outcome, now_us: int) -> None:
+        emitter = self._services.emitter
+        started_at_us = run.row.started_at_us
+        duration = max(0, now_us - (now_us if started_at_us is None else started_at_us)) / 1e6
+        if isinstance(outcome, Completed):
+            emitter.emit(events.RunCompleted, **run.fields, output=outcome.value, duration=duration)
+        elif isinstance(outcome, Failed):
+            emitter.emit(
+                events.RunFailed,
+                **run.fields,
+                error=outcome.error,
+                failed_step=outcome.step,
+                duration=duration,
+            )
+        else:
+            emitter.emit(events.RunInterrupted, **run.fields)

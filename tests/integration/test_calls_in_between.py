@@ -167,9 +167,9 @@ class TestProcessOneInListeners:
         inside = threading.Event()
 
         def look_later() -> bool:
-            if supervisor._flusher.is_current_thread:
+            if supervisor.flusher.is_current_thread:
                 inside.set()
-                assert supervisor._flusher._stopping.wait(HANG_S)
+                assert supervisor.flusher._stopping.wait(HANG_S)
             return can_claim()
 
         app.on("worker:error", lambda event: app.process_one())

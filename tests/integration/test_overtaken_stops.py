@@ -231,7 +231,7 @@ def test_a_listener_that_the_end_waits_for_may_not_start_the_engine(
 
     def start(event: Any) -> None:
         is_called.set()
-        assert app._supervisor._flusher._stopping.wait(HANG_S)
+        assert app._supervisor.flusher._stopping.wait(HANG_S)
         with pytest.raises(ConflictError) as caught:
             app.start()
         raised.append(caught.value)

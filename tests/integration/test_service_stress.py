@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 HANG_S = 60  # only guards against hanging
-SERVICES = ("_dispatcher", "_reaper", "_heartbeat", "_flusher")
+SERVICES = ("_dispatcher", "_reaper", "_heartbeat", "flusher")
 
 
 @pytest.fixture(autouse=True)

@@ -24,7 +24,7 @@ class LocalWorker(Protocol):
         """Take *slot* if one is free; return what to claim for it, ``None`` for nothing."""
 
     def enter(self, row: RunRow, slot: Slot) -> None:
-        """Note that a run was claimed for *slot*: from now on it is known to be on its way."""
+        """Note that a run was claimed for *slot*: from now on it counts as about to start."""
 
     def begin(self, slot: Slot) -> None:
         """Execute the run of *slot*. Idempotent."""
@@ -47,14 +47,14 @@ class LocalWorker(Protocol):
         """Raise if this is a job's thread and its run is to stop.
 
         Args:
-            is_futile: whether it can wait no longer; if the engine is stopping, it goes back.
+            is_futile: whether the wait cannot succeed; the run goes back if the engine is stopping.
         """
 
     def is_executing(self, run_id: str) -> bool:
         """Return whether that run is inside its job here, or the events of its end are due.
 
-        Not so for a run that was cancelled or taken over: it ends in the database, or elsewhere,
-        while its job may go on here.
+        A run that was cancelled has ended, and one that another engine recovered ends there,
+        however long its job continues here.
         """
 
     def check_in_place(self) -> None:
@@ -66,10 +66,10 @@ class LocalWorker(Protocol):
 
     @property
     def is_stuck(self) -> bool:
-        """Return whether this is a job's thread, and all jobs that could run here wait for runs."""
+        """Return whether this is a job's thread, and every slot has a job that waits for a run."""
 
     def left_alone(self, run_ids: Sequence[str]) -> dict[str, str]:
-        """Return those of the runs that are left to other code here, and why, by id."""
+        """Return those of the runs that this engine leaves to other code, and why, by id."""
 
     @property
     def owner_number(self) -> int | None:

@@ -1,4 +1,4 @@
-"""From rows to what users see: runs, steps and log lines with the job's types."""
+"""Make runs, steps and log lines for users from rows, with the job's types."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NameFilter = str | Iterable[str] | None
 AnyRun = Run[Any, Any]
 
 
-# What a row that durably did not write may lead to; whether it was that row is looked up.
+# Exceptions that a row which durably did not write may cause; the row is then checked.
 _UNREADABLE: Final = (ValueError, TypeError, OverflowError, RecursionError)
 
 A = TypeVar("A")
@@ -41,7 +41,7 @@ B = TypeVar("B")
 
 
 def labels_of(row: RunRow) -> dict[str, str]:
-    """Return the labels of a stored run; none, if they cannot be read."""
+    """Return the labels of a stored run; none if they cannot be read."""
     # Most runs have none.
     if row.labels == "{}":
         return {}
@@ -53,7 +53,7 @@ def labels_of(row: RunRow) -> dict[str, str]:
 
 
 class Reader:
-    """Reads runs and what belongs to them. Usable from any thread."""
+    """Read runs, their steps and their log lines. Usable from any thread."""
 
     def __init__(self, store: Store, codec: Codec, registry: JobRegistry) -> None:
         self._store = store
@@ -61,10 +61,10 @@ class Reader:
         self._registry = registry
 
     def run_of(self, row: RunRow, disposition: Disposition | None = None) -> Run[Any, Any]:
-        """Return *row* as users see it.
+        """Return the ``Run`` of *row*.
 
         Raises:
-            DatabaseError: it holds what durably never writes.
+            DatabaseError: the row contains what durably never writes.
         """
         try:
             return self._run_of(row, disposition)
@@ -102,7 +102,7 @@ class Reader:
         )
 
     def created(self, row: RunRow, payload: Any, created_at: datetime) -> Run[Any, Any]:
-        """The run that a trigger has just made, of whose row nothing needs to be read.
+        """Return the run that a trigger has just stored, without reading its row.
 
         Args:
             payload: as it would be read from the row.
@@ -133,8 +133,8 @@ class Reader:
         try:
             return self._codec.decode(text, type_, what=what)
         except ValidationError:
-            # Stored under an older type of the job. Reading must not fail for that; the
-            # data is shown as it is.
+            # It was stored under an older type of the job. Reading must not fail for that, so the
+            # data is returned as it is.
             return self._codec.load_json(text)
 
     def error_of(self, text: str | None) -> ErrorInfo | None:
@@ -146,7 +146,7 @@ class Reader:
         return ErrorInfo(**fields)
 
     def failed_step_of(self, run_id: str) -> str | None:
-        """The step that the run failed in, as its ``run:fail`` told; ``None`` if there is none."""
+        """Return the step that the run failed in, as in its ``run:fail``; ``None`` for none."""
         text = self._store.get_run(run_id).error
         return None if text is None else self._codec.load_json(text).get("failed_step")
 
@@ -154,16 +154,16 @@ class Reader:
         """Return a stored progress.
 
         Raises:
-            ValueError: it is none.
+            ValueError: it is not a progress.
         """
         return None if text is None else Progress(**_checked(text, defects.is_progress))
 
     def get(self, run_id: str) -> Run[Any, Any]:
-        """The run; raises ``NotFoundError``."""
+        """Return the run; raise ``NotFoundError`` if there is none."""
         return self.run_of(self._store.get_run(run_id))
 
     def get_ended(self, run_ids: Iterable[str]) -> tuple[list[Run[Any, Any]], list[str]]:
-        """Return those of the runs that have ended still, and the ids of those that cannot be read.
+        """Return those of the runs that have ended, and the ids of those that cannot be read.
 
         Raises:
             NotFoundError: there is no such run.
@@ -196,7 +196,7 @@ class Reader:
         limit: int | None,
         offset: int,
     ) -> list[Run[Any, Any]]:
-        """Return the runs that fit, newest first; those that cannot be read are left out."""
+        """Return the runs that match, newest first; those that cannot be read are left out."""
         wanted = _filters(status, job_name, labels)
         limit = None if limit is None else count(limit, "limit")
         rows = self._store.find_runs(wanted, limit, count(offset, "offset"))
@@ -205,11 +205,11 @@ class Reader:
     def count(
         self, status: StatusFilter, job_name: NameFilter, labels: dict[str, str] | None
     ) -> int:
-        """Return how many runs fit."""
+        """Return how many runs match."""
         return self._store.count_runs(_filters(status, job_name, labels))
 
     def steps_of(self, run: Run[Any, Any] | str) -> list[StepRecord]:
-        """Return what is stored of the run's steps; those that cannot be read are left out.
+        """Return the records of the run's steps; those that cannot be read are left out.
 
         Raises:
             NotFoundError: there is no such run.
@@ -287,7 +287,7 @@ def _checked(text: str, is_right: Callable[[Any], bool]) -> Any:
 
 
 def _readable(read: Callable[[A], B], rows: Iterable[A]) -> Iterator[B]:
-    """Yield what *read* makes of the rows that can be read, and warn of the others."""
+    """Yield the result of *read* for each readable row; log a warning for each other one."""
     for row in rows:
         try:
             yield read(row)
@@ -299,7 +299,7 @@ def _readable(read: Callable[[A], B], rows: Iterable[A]) -> Iterator[B]:
 
 
 def _filters(status: StatusFilter, job_name: NameFilter, labels: dict[str, str] | None) -> Filters:
-    """What the arguments of ``get_runs`` ask for, checked."""
+    """Check the arguments of ``get_runs``, and return them as filters."""
     statuses = None
     if status is not None:
         wanted = [status] if isinstance(status, str) else several(status, "status")
@@ -319,10 +319,10 @@ def _filters(status: StatusFilter, job_name: NameFilter, labels: dict[str, str] 
 
 
 def several(items: Any, what: str) -> list[Any]:
-    """*items* as a list.
+    """Return *items* as a list.
 
     Raises:
-        ValidationError: it is one thing, such as text or a mapping; the message begins with *what*.
+        ValidationError: it is text, a mapping or not iterable; the message begins with *what*.
     """
     if not isinstance(items, Iterable) or isinstance(items, str | bytes | Mapping):
         raise ValidationError(
@@ -333,7 +333,7 @@ def several(items: Any, what: str) -> list[Any]:
 
 
 def _status(value: object) -> str:
-    # Anything but text is refused before the enum shows it, in words of its own.
+    # Anything but text is rejected first, because the enum's message would show it.
     with suppress(ValueError):
         if isinstance(value, str):
             return RunStatus(value).value
@@ -347,10 +347,10 @@ def _text(value: object, what: str) -> str:
 
 
 def run_id_of(run: Run[Any, Any] | str) -> str:
-    """The id of what a user handed in, a ``Run`` or an id."""
+    """Return the id of *run*, a ``Run`` or an id."""
     if isinstance(run, Run):
         return run.id
     if isinstance(run, str):
-        # An id that cannot be stored is no run's; neither is one in quotes.
+        # No run has an id that cannot be stored, or one in quotes.
         return run if run.isascii() else ascii(run)
     raise ValidationError(f"a run must be a Run or its id, not {type_name(run)}")

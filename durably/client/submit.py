@@ -1,4 +1,4 @@
-"""Triggering: what a trigger may be, how it is stored and told of."""
+"""Validate triggers, store their runs, and emit their events."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _write_labels: Final = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class _NotGiven:
-    """What stands for a payload that was not given: ``None`` may be one."""
+    """The type of ``NOT_GIVEN``, which means no payload, since ``None`` may be a payload."""
 
     __slots__ = ()
 
@@ -64,8 +64,8 @@ class Trigger(Value, Generic[P]):
     """One item of ``batch_trigger`` with options of its own.
 
     Args:
-        payload: as for ``JobHandle.trigger``, and so are the options. Left out, it is
-            a value that stands for that.
+        payload: as for ``JobHandle.trigger``, and so are the options. Without it the attribute
+            has a value that means no payload.
 
     .. versionadded:: 0.1.0
     """
@@ -79,15 +79,15 @@ class Trigger(Value, Generic[P]):
 
 
 class _Accepted(NamedTuple):
-    """A trigger that may be stored."""
+    """A valid trigger, ready to be stored."""
 
     new: NewRun
     payload: Any
-    """As it will be read: it shares nothing that can be changed with what was handed in."""
+    """The payload as it will be read; it shares no mutable object with the one that was given."""
 
 
 class Triggering:
-    """Validates triggers, stores them and tells of them. Usable from any thread."""
+    """Validate triggers, store them and emit their events. Usable from any thread."""
 
     def __init__(
         self,
@@ -120,19 +120,19 @@ class Triggering:
         accepted = self._accepted(job, trigger)
         if self._worker.takes_runs and not self._may_be_heard(accepted.new):
             return self._trigger_and_start(accepted)
-        # Not together with its start: a listener may wait for the run, which must then not wait
-        # for the listener.
+        # Not together with the run's start: a listener may wait for the run, which then must not
+        # wait for the listener.
         try:
             with self._emitter.announcing(accepted.new.id):
                 now_us = self._clock.now_us()
                 enqueued, _ = self._enqueue(accepted.new, None, now_us)
                 return self._tell(enqueued, accepted, to_datetime(now_us))
         finally:
-            # Only now: what is woken by it tells of the run's start after its trigger.
+            # Only now, so that the event of the run's start comes after the one of its trigger.
             self.changes.offer()
 
     def _may_be_heard(self, new: NewRun) -> bool:
-        """Whether somebody listens to what a trigger may come to."""
+        """Return whether an event that a trigger may emit has listeners."""
         wants = self._emitter.wants
         return (
             wants(RunTriggered)
@@ -143,16 +143,16 @@ class Triggering:
     def _enqueue(
         self, new: NewRun, claim: Claim | None, now_us: int
     ) -> tuple[Enqueued, RunRow | None]:
-        """Store a trigger, and claim the run that is first in line, if asked for."""
+        """Store a trigger, and claim the run that is first in line if *claim* is given."""
         if claim is None:
             return self._store.enqueue(new, now_us), None
         return self._store.enqueue_and_claim(new, now_us, claim)
 
     def _trigger_and_start(self, accepted: _Accepted) -> Run[Any, Any]:
-        """Store a trigger; if a slot is free, claim for it in the same transaction.
+        """Store a trigger; if a slot is free, claim a run for it in the same transaction.
 
-        That saves a commit, and the way through the dispatcher. What is claimed is the run that is
-        first in line, which need not be this one.
+        That saves a commit, and the way through the dispatcher. It claims the run that is first in
+        line, which need not be this one.
         """
         new = accepted.new
         slot = Slot()
@@ -172,19 +172,19 @@ class Triggering:
                 try:
                     self._settle(slot, new.id)
                 finally:
-                    # Where a signal has interrupted the other one.
+                    # A signal may have interrupted the other call.
                     self._settle(slot, new.id)
 
     def _settle(self, slot: Slot, new_id: str) -> None:
-        """Begin what was claimed for a slot, or return the slot; once."""
+        """Begin the run that was claimed for a slot, or return the slot. Idempotent."""
         if slot.is_settled:
             return
         active = slot.active
         if active is None:
             self._worker.return_slot(slot)
         if active is None or active.id != new_id:
-            # It waits in line. Asked after the commit, and before the end of what begins
-            # now: a thread that frees a slot from here on checks.
+            # It waits in line. Checked after the commit, and before the run that begins now can
+            # end: a thread that frees a slot from here on checks, too.
             self._worker.offer_if_free()
         if active is not None:
             self._worker.begin(slot)
@@ -243,7 +243,7 @@ class Triggering:
         return _Accepted(NewRun(self._ids.new(), job.name, text), decoded)
 
     def _payload(self, job: Job[Any, Any], payload: Any) -> tuple[str, Any]:
-        """The payload as it is stored, and as it will be read."""
+        """Return the payload as it is stored, and as it will be read."""
         if not takes_payload(job):
             if payload is not None and payload is not NOT_GIVEN:
                 raise ValidationError(
@@ -277,21 +277,21 @@ class Triggering:
         fields: dict[str, Any] = {
             "run_id": run.id,
             "job_name": run.job_name,
-            "labels": dict(run.labels),  # a listener may do with its event what it likes
+            "labels": dict(run.labels),  # a listener may change those of its event
         }
         if is_created:
             self._emitter.emit(RunTriggered, **fields, payload=run.payload)
         elif enqueued.disposition == "coalesced":
-            # As the job would have got it, like the payload of every other event.
+            # As the job would get it, like the payload of every other event.
             self._emitter.emit(RunCoalesced, **fields, skipped_payload=accepted.payload)
         elif enqueued.disposition == "retried":
             self._emitter.emit(RunRetried, **fields)
         return run
 
     def retrigger(self, row: RunRow) -> Run[Any, Any]:
-        """A fresh run with what a terminal one was given, validated against today's job."""
+        """Store a fresh run with the payload of a terminal one, validated against today's job."""
         job = self.registry.require(row.job_name)
-        # A job that takes none today is given what is stored all the same, and refuses it.
+        # A job that takes no payload today gets the stored one nevertheless, and rejects it.
         payload = (
             self._codec.decode(row.payload, payload_type(job), what=f"the payload of run {row.id}")
             if takes_payload(job)
@@ -308,7 +308,7 @@ def _key(key: object, name: str) -> str | None:
 
 
 def _plain(text: str) -> str:
-    """The characters of *text*, whatever ``str()`` makes of a subclass (of an enum: its name)."""
+    """Return the characters of *text*, whatever ``str()`` returns for a subclass (an enum)."""
     return str.__str__(text)
 
 
@@ -317,7 +317,7 @@ def _labels(labels: object) -> str:
         return "{}"
     if not isinstance(labels, dict):
         raise ValidationError(f"labels must be a dict of str to str, not {type_name(labels)}")
-    # What it holds now, whatever a subclass says or another thread does meanwhile.
+    # A copy of the items now, whatever a subclass returns or another thread changes meanwhile.
     items = list(dict.items(labels))
     for key, value in items:
         if not isinstance(key, str) or not re.fullmatch(_LABEL_KEY, key):

@@ -1,4 +1,4 @@
-"""Subscribing to the events of a run: as they are told here, or its end as the database has it."""
+"""Subscribe to the events of a run: those that this process emits, or its end in the database."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from durably.events import (
 from durably.models import TERMINAL, Run, RunStatus
 from durably.store.api import Store
 
-# The longest pause between two looks at a run.
+# The longest pause between two checks of a run.
 _LONGEST_PAUSE_S: Final = 1.0
 _ENDING_EVENTS: Final = (RunCompleted, RunFailed, RunCancelled, RunDeleted)
 
@@ -59,8 +59,7 @@ class Subscription(Iterator[Event]):
         try:
             found = reader.get(self._run_id)
             if found.is_terminal:
-                # That event and nothing else: its job may still be inside its last step here,
-                # and tell of that.
+                # Only that event: the job may still be inside its last step here, and emit others.
                 self._last = self._ending_of(found)
                 self.close()
         except BaseException:
@@ -86,10 +85,10 @@ class Subscription(Iterator[Event]):
         return event
 
     def _next(self) -> Event | None:
-        """Block until the next event; ``None`` if there is none any more."""
+        """Block until the next event and return it; ``None`` if there are no more."""
         while not self._is_over:
             seen = self._changes.look()
-            # Asked before the queue is looked at: what is told here is in it by then.
+            # Checked before the queue is read: the events that are emitted here are in it by then.
             is_local = self._is_local()
             brief = None
             if not is_local:
@@ -101,7 +100,7 @@ class Subscription(Iterator[Event]):
             if self._store.is_closed or (brief is None and not is_local):
                 break
             if not is_local and brief is not None and brief.status in TERMINAL:
-                # Meanwhile it may have been retried, or deleted, or the engine closed.
+                # The run may have been retried or deleted meanwhile, or the engine closed.
                 with suppress(NotFoundError, EngineClosedError):
                     run = self._reader.get(self._run_id)
                     if run.is_terminal:
@@ -116,7 +115,7 @@ class Subscription(Iterator[Event]):
         return self._worker.is_executing(self._run_id) or self._emitter.is_announcing(self._run_id)
 
     def _ending_of(self, run: Run[Any, Any]) -> Event:
-        """The terminal event of a run that ended elsewhere, or before now."""
+        """Return the terminal event of a run that ended in another process, or before now."""
         fields: dict[str, Any] = {
             "run_id": run.id,
             "job_name": run.job_name,
@@ -136,7 +135,7 @@ class Subscription(Iterator[Event]):
         return self._emitter.make(RunCancelled, **fields)
 
     def close(self) -> None:
-        """Hear no more. Idempotent.
+        """End the subscription. Idempotent.
 
         .. versionadded:: 0.1.0
         """

@@ -1,4 +1,4 @@
-"""Waiting for the end of runs, whatever process executes them: ``wait``, ``as_completed``."""
+"""Wait for the end of runs, whatever process executes them: ``wait``, ``as_completed``."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from durably.store.api import Liveness, Store
 from durably.store.change_feed import ChangeFeed
 from durably.store.rows import Brief, OwnerRow
 
-# A look at many runs that takes longer than this is followed by a rest.
+# A check of many runs that takes longer than this is followed by a pause.
 _QUICK_LOOK_S: Final = 0.001
 _LONGEST_REST_S: Final = 0.1
-# How often a waiter asks whether anything can still execute its run.
+# How often a waiting thread checks whether any engine can still execute its run.
 _WORKER_LOOK_S: Final = 1.0
 
 OnProgress = Callable[[Progress], object]
@@ -56,7 +56,7 @@ _ALL_WAIT: Final = (
 
 
 class LogTap:
-    """Collects the log lines of runs executed in this process, from when it is opened."""
+    """Collect the log lines of runs executed in this process, from its opening on."""
 
     def __init__(self, emitter: Emitter, changes: ChangeFeed) -> None:
         self._lines: deque[LogWritten] = deque()
@@ -68,7 +68,7 @@ class LogTap:
         self._changes.notify()
 
     def take(self, run_id: str) -> list[LogWritten]:
-        """The lines of one run that have come since the last time."""
+        """Return the lines of one run since the last call."""
         taken: list[LogWritten] = []
         while self._lines:
             line = self._lines.popleft()
@@ -77,12 +77,12 @@ class LogTap:
         return taken
 
     def close(self) -> None:
-        """Collect no more."""
+        """Stop collecting."""
         self._unsubscribe()
 
 
 class Watch:
-    """What one waiter has seen so far, and whom it tells."""
+    """The progress and log lines that one wait has reported so far, and its callbacks."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class Watch:
 
 
 class Waiter:
-    """Waits for runs. Usable from any thread; every wait blocks its own thread only."""
+    """Wait for runs. Usable from any thread; every wait blocks only its own thread."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class Waiter:
         self._clock = clock
 
     def watch(self, on_progress: OnProgress | None, on_log: OnLog | None) -> Watch:
-        """Begin to collect what a wait is to tell; close it afterwards."""
+        """Begin to collect what a wait reports to its callbacks; close it afterwards."""
         for callback, name in ((on_progress, "on_progress"), (on_log, "on_log")):
             if callback is not None and not callable(callback):
                 raise ValidationError(f"{name} must be callable, not {short_repr(callback)}")
@@ -138,13 +138,13 @@ class Waiter:
         )
 
     def skip_progress(self, run_id: str, watch: Watch) -> None:
-        """Take the run's present progress as known."""
+        """Treat the run's present progress as reported."""
         if watch.on_progress is not None:
             brief = self._store.brief(run_id)
             watch.progress = None if brief is None else brief.progress
 
     def patience(self, timeout_s: float | None) -> Patience:
-        """Return how long a call waits that begins now."""
+        """Return the patience of a call that begins now."""
         return Patience(self._clock, timeout_s)
 
     def wait_for(
@@ -176,7 +176,7 @@ class Waiter:
         """Block until the run has ended; return the completed run, with *disposition*.
 
         Args:
-            patience: of a call that has begun to wait before.
+            patience: that of a call which has already begun to wait.
         """
         patience = patience or self.patience(timeout_s)
         with patience.limited(), self._worker.waiting():
@@ -206,7 +206,7 @@ class Waiter:
     def as_completed(
         self, runs: Iterable[Run[Any, Any] | str], timeout: Duration | None
     ) -> Iterator[Run[Any, Any]]:
-        """Yield each run when it has ended; of a mapping, its keys are the runs."""
+        """Yield each run when it has ended; a mapping counts as its keys."""
         timeout_s = optional_timeout(timeout)
         keys = runs.keys() if isinstance(runs, Mapping) else runs
         return self._each_ended([run_id_of(run) for run in several(keys, "runs")], timeout_s)
@@ -231,10 +231,10 @@ class Waiter:
     def _next_ended(
         self, run_ids: list[str], patience: Patience
     ) -> tuple[list[Run[Any, Any]], list[str]]:
-        """Block until some of the runs have ended, or there is no more patience.
+        """Block until some of the runs have ended, or the patience is over.
 
         Returns:
-            Those that have, and the ids of those that have and cannot be read.
+            The runs that have ended, and the ids of those that have ended and cannot be read.
         """
         while True:
             seen = self._changes.look()
@@ -247,7 +247,7 @@ class Waiter:
                 )
             in_the_end = [run_id for run_id in run_ids if briefs[run_id].status in TERMINAL]
             ended, unreadable = self._reader.get_ended(in_the_end)
-            # Looking at thousands of runs after each change of one would leave no time for them.
+            # Checking thousands of runs after each change of one would leave no time for them.
             self._rest(self._clock.monotonic() - began)
             if ended or unreadable or patience.is_over():
                 return ended, unreadable
@@ -276,7 +276,7 @@ class Waiter:
         if watch.on_log is not None and watch.tap is not None:
             for event in watch.tap.take(run_id):
                 self._call(run_id, watch.on_log, entry_of(event))
-            # Those of this engine came through the tap.
+            # The lines of this engine were collected as they were written.
             rows = self._store.log_lines_of(
                 run_id,
                 after=watch.newest_log,
@@ -291,17 +291,17 @@ class Waiter:
         try:
             return self._reader.progress_of(brief.progress)
         except (ValueError, RecursionError):
-            # The wait goes on: it ends with the run, which cannot be read then.
+            # The wait continues until the run has ended, and then raises, as it cannot be read.
             defects.note(f"the progress of run {run_id!a:.80} is not valid, and is left out")
             defects.log_noted()
             return None
 
     def _call(self, run_id: str, callback: Callable[[Any], object], value: Any) -> None:
-        # Only a callback that raises has its run read for it.
+        # The run is read only for a callback that raises.
         self._emitter.call(callback, value, lambda: self._event_of(run_id, value))
 
     def _event_of(self, run_id: str, value: Progress | LogEntry) -> Event:
-        """The event that a callback with *value* stands for."""
+        """Return the event that corresponds to a callback with *value*."""
         row = self._store.find_run(run_id)
         fields: dict[str, Any] = {
             "run_id": run_id,
@@ -322,12 +322,13 @@ class Waiter:
     # -- can it ever happen? -----------------------------------------------------------------
 
     def _require_worker(self, waiting: Iterable[Brief], patience: Patience) -> None:
-        """Make sure that something can execute each of the runs that have not ended."""
+        """Raise ``NoWorkerError`` if no engine could execute one of the runs not ended."""
         waiting = list(waiting)
         is_stuck = patience.is_still(is_stuck=self._worker.is_stuck)
-        # One whose stop has timed out claims nothing until it is started again.
+        # An engine whose stop has timed out claims nothing until it is started again.
         is_claiming = self._worker.is_claiming and not is_stuck
-        # Begun by other code under the name of a job of this engine, which leaves them alone.
+        # Runs that other code has begun under the name of a job of this engine, which does not
+        # claim them.
         pending = [brief.id for brief in waiting if brief.status == "pending"]
         left_alone = self._worker.left_alone(pending)
         if is_claiming:
@@ -344,7 +345,7 @@ class Waiter:
             del alive[own]
         for brief in waiting:
             is_executed = brief.owner in alive and brief.status == "running"
-            # Read again, after the owners: it may have ended since, and who executed it gone.
+            # Read again, after the owners: it may have ended since, and its owner may be gone.
             if not is_executed and self._is_still(brief):
                 self._worker.check_job(is_futile=True)
                 reason = _ALL_WAIT if is_stuck else _NONE_STARTED
@@ -362,7 +363,7 @@ class Waiter:
 
 
 class Patience:
-    """How long one wait goes on, and when it looks for workers again."""
+    """How long one wait continues, and when it checks for workers again."""
 
     def __init__(self, clock: Clock, timeout_s: float | None) -> None:
         self._clock = clock
@@ -372,20 +373,20 @@ class Patience:
 
     @property
     def is_endless(self) -> bool:
-        """Return whether no time was given."""
+        """Return whether there is no timeout."""
         return self._deadline is None
 
     def is_still(self, *, is_stuck: bool) -> bool:
-        """Whether it was stuck at the last look already: another job may just be going on."""
+        """Return whether it was already stuck at the last check: a job may be just continuing."""
         was_stuck, self._was_stuck = self._was_stuck, is_stuck
         return was_stuck and is_stuck
 
     def is_over(self) -> bool:
-        """Return whether the time is over."""
+        """Return whether the timeout has expired."""
         return self._deadline is not None and self._clock.monotonic() >= self._deadline
 
     def is_look_due(self) -> bool:
-        """Return whether to check for workers again, and note that it is done."""
+        """Return whether to check for workers now, and note that it is done."""
         now = self._clock.monotonic()
         if now < self._next_look:
             return False
@@ -393,15 +394,15 @@ class Patience:
         return True
 
     def limited(self) -> AbstractContextManager[None]:
-        """Limit the waits of the calling thread for locks to that, within the block."""
+        """Limit the waits of the calling thread for locks to this timeout, within the block."""
         return limited(self._clock, self.left())
 
     def left(self) -> float | None:
-        """Return the seconds that are left; ``None`` if it never ends."""
+        """Return the seconds that are left; ``None`` without a timeout."""
         return None if self._deadline is None else self._deadline - self._clock.monotonic()
 
     def longest_pause(self) -> float:
-        """Return the seconds after which to read the run at the latest."""
+        """Return the seconds until the run must be read again at the latest."""
         if self._deadline is None:
             return _WORKER_LOOK_S
         return max(0.0, min(_WORKER_LOOK_S, self._deadline - self._clock.monotonic()))
@@ -416,7 +417,7 @@ def _completed(run: Run[Any, Any]) -> Run[Any, Any]:
 
 
 def entry_of(event: LogWritten) -> LogEntry:
-    """The log line that *event* tells of."""
+    """Return the log line of *event*."""
     return LogEntry(
         level=event.level,
         message=event.message,

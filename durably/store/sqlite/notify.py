@@ -1,4 +1,4 @@
-"""Noticing commits of other processes: a connection that reads SQLite's ``data_version``."""
+"""Notice commits of other processes by reading SQLite's ``data_version`` on a connection."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from durably.store.sqlite.connection.sqlite_errors import database_error
 
 
 class VersionReader:
-    """Reads how the file stands, on a connection that never writes. Usable from any thread.
+    """Read the version of the file, on a connection that never writes. Usable from any thread.
 
     Args:
-        db: the connection, which nobody else uses.
+        db: the connection, which no other object uses.
         is_usable: returns whether it may be used, when the lock is held.
-        on_error: called after a failure, without the lock; may raise what explains it.
+        on_error: called after a failure, without the lock; may raise an error that explains it.
 
     Attributes:
-        lock: guards the connection, and what was seen of the file through it.
+        lock: guards the connection, and the content of the file that was read through it.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class VersionReader:
         return int(self.db.pragma("schema_version"))
 
     def read_raw(self, which: int, size: int) -> bytes:
-        """Return the first bytes of the file (0) or of its log (1), past SQLite's cache.
+        """Return the first bytes of the file (0) or of its WAL (1), without SQLite's cache.
 
         For a thread that has the lock.
         """

@@ -1,4 +1,4 @@
-"""Whether a database can be at a path, checked before anything is made there."""
+"""Check whether a database can be at a path, before anything is made there."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from durably.store.sqlite.connection.sidefiles import refuse_strangers, shared_p
 
 
 def require_place(path: str) -> str | None:
-    """Make sure that a database can be at *path*, before anything is made there.
+    """Check that a database can be at *path*, before anything is made there.
 
     Returns:
-        The type of the file system, where the system reports it.
+        The type of the file system, if the system reports it.
 
     Raises:
-        ValidationError: what is there is no file, or the names beside it would be too long.
-        DatabaseError: it is mounted alone, or is another user's, or may not be used.
+        ValidationError: the path names no regular file, or the names beside it would be too long.
+        DatabaseError: the file is mounted alone, or is another user's, or may not be used.
     """
     mounts = mount_table()
     refuse_mounted(shared_paths(path), mounts)

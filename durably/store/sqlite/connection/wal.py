@@ -1,4 +1,4 @@
-"""Care for the file: copying the write-ahead log into it, and giving free pages back."""
+"""Keep the file small: copy the WAL into it, and return free pages to the file system."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from durably.store.sqlite.connection.file_checks import FileChecks
 from durably.store.sqlite.connection.readers import Readers
 from durably.store.sqlite.connection.writer import Writer
 
-# How long a log that has grown large waits for reads to end that keep it from beginning anew.
+# How long new reads are blocked, when the WAL has grown large, until those in progress have ended
+# and it can restart.
 _REST_S: Final = 0.1
 
 
 class WalCare:
-    """Keeps the log and the file of one database small. Used by one thread at a time."""
+    """Keep the WAL and the file of one database small. Used by one thread at a time."""
 
     def __init__(self, path: str, writer: Writer, readers: Readers, checks: FileChecks) -> None:
         self._path = path
         self._writer = writer
         self._readers = readers
         self._checks = checks
-        # From how many bytes on a log is worth holding reads off for.
+        # The size of the WAL, in bytes, from which on new reads are blocked for its restart.
         self._worth_rest = 0
 
     def wal_checkpoint(self, *, above_bytes: int) -> None:
-        """Copy the WAL into the file if it has grown beyond *above_bytes*, and begin it anew.
+        """Copy the WAL into the file if it has grown beyond *above_bytes*, and restart it.
 
-        Waits for nobody, unless reads that overlap without end keep the log from being copied:
-        then for those in progress, a moment, while others wait to begin.
+        It does not wait, unless overlapping reads keep the WAL from being copied. Then it waits a
+        moment for the reads in progress, while new ones are blocked.
         """
         try:
             size = os.stat(f"{self._path}-wal").st_size
@@ -44,13 +45,13 @@ class WalCare:
         ):
             self._worth_rest = 0
         elif size >= self._worth_rest:
-            # One long read, here or elsewhere, is not worth holding off all others for each time.
+            # One long read, here or elsewhere, must not block all new ones each time.
             is_done = self._writer.maintain(self._checkpoint_at_rest)
             self._worth_rest = 0 if is_done else 2 * size
 
     def _checkpoint_at_rest(self, db: apsw.Connection) -> bool:
         with self._readers.held_off(_REST_S) as is_at_rest:
-            # Begun anew by the checkpoint itself: the next writer would find reads again.
+            # The WAL checkpoint itself restarts the WAL: the next writer would find reads again.
             return is_at_rest and run_wal_checkpoint(db, apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
     def shrink(self, most_pages: int) -> None:
@@ -60,7 +61,7 @@ class WalCare:
 
 
 def run_wal_checkpoint(db: apsw.Connection, mode: int) -> bool:
-    """Copy the log into the file; return whether all of it was, which an open read may prevent."""
+    """Copy the WAL into the file; return whether all of it was, which an open read may prevent."""
     try:
         frames, copied = db.wal_checkpoint(mode=mode)
     except apsw.BusyError:

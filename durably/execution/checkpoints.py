@@ -1,4 +1,4 @@
-"""The checkpoints that a run had when it was claimed, and which of them were used since."""
+"""The checkpoints that a run had when it was claimed, and which of them this execution has used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a job is given: the public face of its run and its steps."""
+"""The step context, which a job gets as its first argument: its steps, progress and log."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ U = TypeVar("U")
 
 
 class StepContext:
-    """What a job is given: its steps, its progress, its log.
+    """The first argument of a job: its steps, its progress, its log.
 
-    Usable from any thread that the job starts, for as long as the run is executed. ``log`` writes
+    Usable from any thread that the job starts, as long as the run is executed. ``log`` writes
     structured lines: ``step.log.info("read", rows=12)``.
 
     .. versionadded:: 0.1.0
@@ -37,7 +37,7 @@ class StepContext:
         self._step_runner = StepRunner(active, services, on_duplicate_step=on_duplicate_step)
 
     def __reduce__(self) -> NoReturn:
-        # A copy would give out indexes that this one gives out as well.
+        # A copy would use the same indexes again.
         raise SerializationError(
             f"the step object belongs to run {self._active.id}, which is executed here; it can be "
             "used from threads of its job, but not be copied or pickled"
@@ -79,7 +79,7 @@ class StepContext:
 
     @property
     def cancelled(self) -> bool:
-        """Whether the run was cancelled, interrupted or taken over.
+        """Whether the run was cancelled, interrupted or recovered by another owner.
 
         .. versionadded:: 0.1.0
         """
@@ -88,23 +88,23 @@ class StepContext:
     # -- stopping -------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Raise ``StopRun`` at once if the run was cancelled, interrupted or taken over.
+        """Raise ``StopRun`` at once if the run was cancelled, interrupted or recovered.
 
-        ``run`` does so by itself before and after each function; call it inside long ones.
+        ``run`` does so by itself before and after each function; call this inside long ones.
 
         Raises:
-            StopRun: its kind says why; let it pass.
+            StopRun: a subclass says why; do not catch it.
 
         .. versionadded:: 0.1.0
         """
         self._active.check()
 
     def sleep(self, seconds: Duration) -> None:
-        """Block for so many seconds (or a ``timedelta``); wake up and raise as ``check`` does.
+        """Block for *seconds* (or a ``timedelta``); wake up and raise as ``check`` does.
 
         Raises:
             StopRun: the run is to stop, or has ended.
-            ValidationError: *seconds* is no duration, or negative.
+            ValidationError: *seconds* is not a duration, or negative.
 
         .. versionadded:: 0.1.0
         """
@@ -116,13 +116,13 @@ class StepContext:
     def progress(
         self, current: float, total: float | None = None, message: str | None = None
     ) -> None:
-        """Say how far the run is, in units of your own. Cheap enough for an inner loop.
+        """Report how far the run is, in units of your own. Cheap enough for an inner loop.
 
-        Kept in memory; stored, and told as ``run:progress``, a few times a second, and
-        always at the end of the run.
+        The progress is kept in memory, and stored and emitted as ``run:progress`` a few times a
+        second, and always at the end of the run.
 
         Raises:
-            ValidationError: *current* or *total* is no number, or *message* no str.
+            ValidationError: *current* or *total* is not a number, or *message* not a str.
             StopRun: the run has ended.
 
         .. versionadded:: 0.1.0
@@ -155,11 +155,11 @@ class StepContext:
             name: unique within the run; 1 to 500 characters, no control characters.
 
         Raises:
-            DuplicateStepError: a step of that name has completed in this execution already;
+            DuplicateStepError: a step of that name has already completed in this execution;
                 *fn* was not called.
             SerializationError: the result has no faithful stored form; the step failed.
             ValidationError: the name is not usable.
-            StopRun: the run was cancelled, interrupted or taken over, or has ended.
+            StopRun: the run was cancelled, interrupted or recovered, or has ended.
             Exception: whatever *fn* raised; the step is recorded as failed.
 
         .. versionadded:: 0.1.0
@@ -176,19 +176,19 @@ class StepContext:
     @overload
     def options(self, *, returns: Any, retry: Retry | None = None) -> ReturningStep[Any]: ...
     def options(self, *, returns: Any = None, retry: Retry | None = None) -> Any:
-        """Settings for one step: ``step.options(returns=Row, retry=Retry()).run(name, fn, ...)``.
+        """Return a step with options: ``step.options(returns=Row, retry=Retry()).run(name, fn)``.
 
         Args:
-            returns: the type of the result, where *fn* is not annotated (or wrongly). With
-                ``durably.NOTHING`` the result is thrown away, whatever it is, and ``run`` returns
+            returns: the type of the result, if *fn* is not annotated, or wrongly. With
+                ``durably.NOTHING`` the result is discarded, whatever it is, and ``run`` returns
                 ``None``.
-            retry: try again inside the step; never done without being asked for.
+            retry: how to call *fn* again after a failure; by default it is not called again.
 
         Returns:
-            What has the same ``run`` as the step context, with these settings.
+            An object with the same ``run`` as the step context, with these settings.
 
         Raises:
-            ValidationError: *returns* is no type that can be stored, or *retry* no ``Retry``.
+            ValidationError: *returns* is not a type that can be stored, or *retry* not a ``Retry``.
 
         .. versionadded:: 0.1.0
         """

@@ -1,7 +1,7 @@
-"""One run inside its job, as the threads of its engine know it.
+"""One run inside its job, with the state that the threads of its engine share.
 
-``ActiveRun`` is how the heartbeat, ``cancel`` and ``stop`` reach a job: they set a reason, and the
-job finds it at its next step boundary.
+The heartbeat, ``cancel`` and ``stop`` reach a job through it: they set a reason, and the job finds
+it at its next step boundary.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ log = logging.getLogger("durably")
 
 T = TypeVar("T")
 
-# While the database refuses for a reason that may pass, what is to be stored is kept in
-# memory and tried again after these pauses.
+# While the database cannot be written for a reason that may pass, a write is kept in memory and
+# tried again after these pauses.
 _FIRST_PAUSE_S: Final = 0.25
 _LONGEST_PAUSE_S: Final = 10.0
 
 # How long a failure that says that a signal has ended a child process waits for a stop.
 STOP_GRACE_S: Final = 1.0
 
-# Enough for a job that cleans up after a failure in steps that may fail in turn.
+# Enough for a job that cleans up after a failure in steps that may fail, too.
 _FAILURES_KEPT: Final = 8
 
 
@@ -58,7 +58,7 @@ class Buffers(Protocol):
 
 
 class Services(NamedTuple):
-    """What the execution of a run needs of its engine."""
+    """The parts of an engine that the execution of a run needs."""
 
     checkpoints: Checkpoints
     codec: Codec
@@ -71,7 +71,7 @@ class Services(NamedTuple):
 
 
 class ActiveRun:
-    """One run inside its job: its place in the database, and whether it is to stop.
+    """One run inside its job: its key in the database, and whether it is to stop.
 
     ``stop`` may be called from any thread; the first reason wins, except that losing the
     run or its cancellation outweighs an interrupt.
@@ -88,7 +88,7 @@ class ActiveRun:
         self.job_name = row.job_name
         self.labels = labels
         self.row = row
-        # Executed in a thread of the user's, where a signal may land.
+        # Whether it is executed in a thread of the user's, where a signal may arrive.
         self.is_callers = is_callers
         self._handlers = handlers() if is_callers and is_interruptible() else frozenset()
         self.pid = os.getpid()
@@ -99,33 +99,33 @@ class ActiveRun:
         self.turns: Mapping[str, object] = {}
         self.stopped = Latch()
         self.stop_reason: type[StopRun] | None = None
-        # Whether a stop was raised into the job, in whatever thread of it: what it then returns or
-        # raises is not its end, since it may not have let the stop through.
+        # Whether a stop was raised into the job, in any of its threads: what the job then returns
+        # or raises is not its end, because it may have swallowed the stop.
         self.stop_was_raised = False
-        # What a signal has raised in the caller's thread, and a call of the job's has passed on.
+        # The exception of a signal in the caller's thread that a call of the job has passed on.
         self.callers_signal: BaseException | None = None
-        # When this claim was last known to be the current one, by the clock's ``monotonic``: the
-        # moment before its claim, a heartbeat or a read of the database.
+        # When this claim was last known to be the current one, by the clock's ``monotonic``: just
+        # before its claim, a heartbeat or a read of the database.
         self.current_at = -math.inf
         self._lock = threading.Lock()  # guards the reason and the two below
         self._is_draining = False
         # How many threads wait for a stop after a failure.
         self._awaiting = 0
-        # Written by the job's threads and taken by whoever stores it; both are single
-        # assignments, so that a call costs no more than that.
+        # Written by the job's threads and read by the thread that stores it. Both are single
+        # assignments, so that a call costs no more than one.
         self.progress: tuple[Any, Any, Any] | None = None
         self.has_new_progress = False
-        # The newest failures of steps: which of them the job comes to grief on is seen at its end.
+        # The newest failures of steps: the end of the run shows which of them failed the job.
         self.failed_steps: deque[tuple[str, BaseException]] = deque(maxlen=_FAILURES_KEPT)
-        # Held while progress is stored, so that none is lost to the end; and while it or the end
-        # is told, so that none is told after that.
+        # Held while progress is stored, so that the end of the run loses none; and while the events
+        # of progress or of the end are emitted, so that progress comes first.
         self.storing = threading.Lock()
         self.telling = threading.Lock()
 
     @property
     def fields(self) -> dict[str, Any]:
         """The fields that every event of this run has."""
-        # The labels are a copy: a listener that changes them changes its own event alone.
+        # The labels are a copy: a listener that changes them changes only its own event.
         return {"run_id": self.id, "job_name": self.job_name, "labels": dict(self.labels)}
 
     def stop(self, reason: type[StopRun]) -> None:
@@ -136,9 +136,9 @@ class ActiveRun:
         self.stopped.set()
 
     def drain(self, *, is_draining: bool) -> None:
-        """Note whether the engine is stopping, and lets this job come to its own end.
+        """Note whether the engine is stopping and waits for this job's own end.
 
-        A failure of the job that comes of the same signal as the stop is no such end.
+        A failure of the job that the same signal has caused is not its own end.
         """
         with self._lock:
             self._is_draining = is_draining
@@ -149,8 +149,8 @@ class ActiveRun:
     def await_stop(self, clock: Clock, exc: BaseException) -> None:
         """Wait up to a second for a stop if *exc* says that a signal has ended a child process.
 
-        The signal has been sent to this process too, as a rule, which is about to stop then. Does
-        not wait for what failed a step before: that step has waited.
+        Usually the signal was sent to this process too, which is about to stop then. It does not
+        wait for an exception that failed a step before, because that step has waited.
         """
         steps = tuple(self.failed_steps)
         if self.stop_reason is not None or not tells_of_signal(exc, [each for _, each in steps]):
@@ -168,17 +168,18 @@ class ActiveRun:
                 self._awaiting -= 1
 
     def is_callers_signal(self, exc: BaseException) -> bool:
-        """Return whether *exc* came of a signal in the caller's thread, and not of the job.
+        """Return whether a signal in the caller's thread has raised *exc*, and not the job.
 
-        The run goes back then, and *exc* goes on to the caller. A handler that the job has set
-        itself is code of the job's.
+        Then the run goes back, and *exc* is raised to the caller. A handler that the job itself has
+        set is code of the job.
         """
         return self.is_callers and is_from_signal(exc, self._handlers)
 
     def keep_callers_signal(self, exc: BaseException) -> None:
-        """Remember *exc*, which a call of the job's raises, if it came of a signal to the caller.
+        """Keep *exc*, which a call of the job raises, if it came from a signal to the caller.
 
-        The job may keep it to itself. It has been stopped all the same, and the caller hears of it.
+        The job may swallow it. It is stopped nevertheless, and the exception is raised to the
+        caller.
         """
         if self.callers_signal is None and self.is_callers_signal(exc):
             self.callers_signal = exc
@@ -196,8 +197,8 @@ class ActiveRun:
             self.refuse_forked_child()
         reason = self.stop_reason
         if reason is not None:
-            # Before the check of the end, which is set before this is read: a stop that is
-            # raised before the job is over is known at its end.
+            # Before the check of the end, which is set before this is read: a stop that is raised
+            # before the job is over is known at its end.
             self.stop_was_raised = True
         if self.is_over:
             raise StopRun(f"run {self.id} has ended; its step object can no longer be used")
@@ -207,8 +208,8 @@ class ActiveRun:
     def refuse_forked_child(self) -> None:
         """Raise in a child that was forked inside the job.
 
-        One that comes back from a step is a second copy of the owner's thread: whatever it
-        stored would be stored twice.
+        A child that returns from a step is a second copy of the owner's thread: whatever it stored
+        would be stored twice.
         """
         if os.getpid() != self.pid:
             raise ForkedError(
@@ -222,7 +223,7 @@ class ActiveRun:
             self.is_over = True
 
     def take_progress(self) -> Progress | None:
-        """The newest progress, if it was not taken before."""
+        """Return the newest progress, ``None`` if it was taken before."""
         if not self.has_new_progress:
             return None
         self.has_new_progress = False
@@ -231,7 +232,7 @@ class ActiveRun:
 
 
 class Slot:
-    """A place for one run at a time. It is taken and given back by name, in one step each."""
+    """A place for one run at a time. Taking and returning it are one atomic operation each."""
 
     __slots__ = ("active", "is_settled")
 
@@ -252,7 +253,7 @@ _REASONS: Final[dict[type[StopRun], str]] = {
 def tell_worker_error(
     emitter: Emitter, exc: BaseException, context: str, run_id: str | None = None
 ) -> None:
-    """Log an error of durably's own threads and tell it as ``worker:error``."""
+    """Log an error of durably's own threads and emit it as ``worker:error``."""
     log.warning("%s: %s", context, exc)
     emitter.emit(WorkerError, error=error_info(exc), context=context, run_id=run_id)
 
@@ -265,17 +266,17 @@ def patiently(
     *args: Any,
     failed: DatabaseError | None = None,
 ) -> T:
-    """Store or read something of a run, trying again while the reason for a refusal may pass.
+    """Store or read something of a run, trying again while the reason of a failure may pass.
 
-    A full disk, or a database that another program keeps locked, must not cost the work
-    of a step: its result waits in memory until it can be stored or the engine stops. And a
-    checkpoint that cannot be read now must not fail the run, whose job has done nothing wrong.
+    A full disk, or a database that another program keeps locked, must not lose the work of a step:
+    its result waits in memory until it can be stored or the engine stops. And a checkpoint that
+    cannot be read now must not fail the run, since its job has done nothing wrong.
 
     Args:
-        failed: how the first try has failed, if the caller has made it.
+        failed: the error of the first try, if the caller has made it.
 
     Raises:
-        StopRun: the run is to stop, so that it cannot be waited for any longer.
+        StopRun: the run is to stop, so this cannot wait any longer.
         DatabaseError: the reason will not pass by itself.
     """
     pause_s = _FIRST_PAUSE_S

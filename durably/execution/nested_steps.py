@@ -6,11 +6,11 @@ from durably.execution.step_log import current_step
 
 
 class NestedSteps:
-    """Which steps were used inside which other one, in its thread.
+    """The steps that were used inside another step, in its thread.
 
     A step that failed may be called again, by a ``Retry`` or by the job, and its function then uses
-    the same names anew: inside it, and only there, that is no second use. Each name is used by one
-    thread at a time.
+    the same names again. Inside that step, and only there, this does not count as a second use.
+    Each name is used by one thread at a time.
     """
 
     def __init__(self) -> None:
@@ -19,7 +19,7 @@ class NestedSteps:
         self._retried: dict[str, str] = {}
 
     def note(self, name: str) -> None:
-        """Note that the step has been used, by the thread that calls."""
+        """Note that the calling thread has used the step."""
         outer = current_step.get()
         if outer is not None:
             self._inside.setdefault(outer, []).append(name)
@@ -30,13 +30,13 @@ class NestedSteps:
             self._retried[name] = outer
 
     def outer_completed(self, outer: str) -> None:
-        """Forget what was used inside a step that is never called again."""
+        """Forget the steps inside a step that is never called again."""
         self._inside.pop(outer, None)
 
     def is_retried(self, name: str) -> bool:
         """Return whether this use repeats one inside an earlier call of the same outer step, once.
 
-        A name that is used twice within one call is repeated all the same.
+        A name that is used twice within one call still counts as used twice.
         """
         outer = current_step.get()
         if outer is None or self._retried.get(name) != outer:

@@ -20,7 +20,7 @@ from durably.jobs import Job, output_type, payload_type, takes_payload
 from durably.models import error_info
 from durably.store.outcome import Completed, Failed, Interrupted, Lost, Outcome
 
-# How to go on where the payload's class has changed since the run was triggered.
+# The advice if the payload's class has changed since the run was triggered.
 _GO_ON: Final = (
     "it was stored by an earlier version of the code: give new fields a default, or trigger a new "
     "run and delete this one"
@@ -94,7 +94,7 @@ class Execution:
         try:
             arguments = self._arguments()
             if services.emitter.wants(events.RunStarted):
-                # Decoded once more: what the job does to its own must not show in the event.
+                # Decoded again: what the job does to its own copy must not show in the event.
                 payload = next(iter(self._arguments()), None)
                 services.emitter.emit(
                     events.RunStarted, **active.fields, payload=payload, attempt=active.attempt
@@ -108,8 +108,8 @@ class Execution:
             active.refuse_forked_child()
             if active.is_callers_signal(exc):
                 raise
-            # Whatever else a job raises fails its run, and no more. Where the engine stops, that is
-            # why nothing executes what a thread of the job may wait for.
+            # Whatever else a job raises fails only its run. But if the engine stops, that is why
+            # nothing executes the runs that a thread of the job may wait for.
             if _is_no_worker(exc) and self._is_stopping():
                 return Interrupted()
             return self._failed(exc)
@@ -129,16 +129,16 @@ class Execution:
 
     def _failed(self, exc: BaseException) -> Outcome:
         self._active.await_stop(self._services.clock, exc)
-        # The step whose exception this is, not one that the job has dealt with.
-        # A copy: threads of the job that outlive it may still fail in steps of theirs.
+        # The step that raised this exception, not one that the job has handled.
+        # A copy: threads of the job that outlive it may still fail in their steps.
         steps = tuple(self._active.failed_steps)
         step = next((name for name, error in reversed(steps) if _leads_to(exc, error)), None)
         return Failed(error_info(exc), step)
 
 
 def _is_no_worker(exc: BaseException) -> bool:
-    """Return whether nothing but ``NoWorkerError`` was raised, in several threads perhaps."""
-    # Not by split(), which takes some of the thread's stack for each group inside another.
+    """Return whether only ``NoWorkerError`` was raised, perhaps in several threads."""
+    # Not with split(), which takes some of the thread's stack for each group inside another.
     left = [exc]
     while left:
         each = left.pop()
@@ -150,7 +150,7 @@ def _is_no_worker(exc: BaseException) -> bool:
 
 
 def _leads_to(exc: BaseException | None, origin: BaseException) -> bool:
-    """Whether *exc* is *origin*, or was raised because of it."""
+    """Return whether *exc* is *origin*, or was raised because of it."""
     seen: set[int] = set()
     while exc is not None and id(exc) not in seen:
         if exc is origin:

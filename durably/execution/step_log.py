@@ -1,4 +1,4 @@
-"""What a job tells while it runs: structured log lines, also as they are stored, and progress."""
+"""The log lines and the progress that a job reports while it runs, also in their stored form."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from durably.store.rows import LogLine
 
 NUMBERS: Final = frozenset({int, float})
 
-# The step that the present thread is inside of.
+# The step that the current thread is inside.
 current_step: contextvars.ContextVar[str | None] = contextvars.ContextVar(
     "durably_current_step", default=None
 )
@@ -32,7 +32,7 @@ current_step: contextvars.ContextVar[str | None] = contextvars.ContextVar(
 
 # What logging.Logger takes beside the message and its arguments.
 _OF_LOGGERS: Final = ("exc_info", "stack_info", "stacklevel", "extra")
-# What a logging.LogRecord has already, so that it is not to be had by extra=.
+# The attributes of a logging.LogRecord, which extra= cannot set.
 _OF_RECORDS: Final = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "run_id"})
 # From the call of the logger to the line of the job: _write, and the method that called it.
 _FRAMES: Final = 3
@@ -41,9 +41,9 @@ _FRAMES: Final = 3
 class StepLog:
     """Structured log lines of a run: ``step.log.info("read", rows=12)``.
 
-    Each is told as a ``log:write`` event, passed to ``logging.getLogger("durably.job.<name>")``,
+    Each is emitted as a ``log:write`` event, passed to ``logging.getLogger("durably.job.<name>")``,
     and attributed to the step that the calling thread is in. Usable from any thread, also after
-    the run has ended. Never raises for what it is given.
+    the run has ended. Never raises for its arguments.
 
     The methods take what those of a ``logging.Logger`` take: arguments for the ``%`` formats of the
     message, ``exc_info``, ``stack_info``, ``stacklevel`` and ``extra``. Other keyword arguments are
@@ -147,7 +147,7 @@ class StepLog:
 
 
 def _take_settings(data: dict[str, Any], settings: dict[str, Any]) -> dict[str, str]:
-    """Take what a logger understands out of *data*; return what of it is data as well."""
+    """Remove the options of a logger from *data*; return those that are data as well."""
     told = {}
     extra = data.get("extra")
     if isinstance(extra, dict):
@@ -173,7 +173,7 @@ def _take_settings(data: dict[str, Any], settings: dict[str, Any]) -> dict[str, 
 
 
 def _exception_in(exc_info: object) -> BaseException | None:
-    """Return the exception that is meant by ``exc_info``, as ``logging`` takes it."""
+    """Return the exception that ``exc_info`` stands for, as in ``logging``."""
     if isinstance(exc_info, tuple) and len(exc_info) == len(sys.exc_info()):
         exc_info = exc_info[1]
     elif not isinstance(exc_info, BaseException) and _is_true(exc_info):
@@ -182,7 +182,7 @@ def _exception_in(exc_info: object) -> BaseException | None:
 
 
 def _formatted(message: object, args: tuple[object, ...]) -> str:
-    """Return the message of a line, with its arguments put in as ``logging`` does."""
+    """Return the message of a line, formatted with its arguments as ``logging`` does."""
     text = safe_str(message)
     if not args:
         return text
@@ -211,7 +211,7 @@ def _bounded(value: object) -> object:
 
 
 class _Shown:
-    """The data of a log line as text, made only when the line is written out."""
+    """The data of a log line as text, made only when the line is formatted."""
 
     __slots__ = ("_data",)
 
@@ -225,7 +225,7 @@ class _Shown:
 def checked_progress(
     current: object, total: object, message: object
 ) -> tuple[float, float | None, str | None]:
-    """The arguments of ``step.progress`` as plain values; raises ``ValidationError``."""
+    """Return the arguments of ``step.progress`` as plain values; raise ``ValidationError``."""
     return (
         _number(current, "current"),
         None if total is None else _number(total, "total"),
@@ -237,7 +237,7 @@ def _number(value: object, what: str) -> float:
     if type(value) in NUMBERS:
         return value  # type: ignore[return-value]  # exactly int or float
     if not isinstance(value, bool | type) and hasattr(value, "__float__"):
-        # Not every value of such a type is one: a signalling NaN of Decimal, a huge Fraction.
+        # Not every value of such a type is a number: a signalling NaN of Decimal, a huge Fraction.
         with suppress(ArithmeticError, ValueError):
             # A NumPy int has an index; a Decimal, a Fraction and a NumPy float have none.
             return int(value) if hasattr(value, "__index__") else float(value)
@@ -251,7 +251,7 @@ def _message(value: object) -> str:
 
 
 def stored_line(event: LogWritten, owner: int) -> LogLine:
-    """*event* as it is stored; what JSON cannot hold is kept as its ``repr``."""
+    """Return *event* as it is stored; a value without a JSON form is stored as its ``repr``."""
     try:
         data = _dumped(event.data)
     except Exception as raised:  # noqa: BLE001 - a user's __repr__ may raise anything, and data may be circular

@@ -1,4 +1,4 @@
-"""What is stored of a step that came to no result, and whether this claim may still store."""
+"""Store steps that have no result, and check whether this claim may still store anything."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NOT_OURS: Final = (RunCancelled, OwnershipLost)
 
 
 class StepRecorder:
-    """Stores and emits what becomes of the steps of one run. Usable from any thread.
+    """Store and emit the ends of the steps of one run. Usable from any thread.
 
     Attributes:
         indexes: of the steps that failed or were cancelled, by name: a step keeps its index when
@@ -37,15 +37,15 @@ class StepRecorder:
         return self._stored(self._services.checkpoints.save, *row, failed=failed)
 
     def raised(self, name: str, index: int, started_at_us: int, exc: BaseException) -> None:
-        """Store that a step came to no result; return if *exc* is to go on as it is."""
+        """Store that a step has no result; return if the caller is to raise *exc* as it is."""
         active = self._active
         active.refuse_forked_child()
         if active.is_callers_signal(exc):
-            return  # the user's Ctrl-C, say, and not the step's failure: the run goes back
+            return  # for example the user's Ctrl-C, not a failure of the step: the run goes back
         active.await_stop(self._services.clock, exc)
         if active.stop_reason is RunInterrupted:
-            # It stopped itself, or fails in the moment of the stop, as a child process does that
-            # got the signal as well: the run goes back, and the step begins anew.
+            # The step stopped itself, or failed during the stop, as with a child process that got
+            # the signal as well: the run goes back, and the step begins again.
             active.check()
         if active.stop_reason in NOT_OURS:
             self.cancelled(name, index, started_at_us)
@@ -74,7 +74,7 @@ class StepRecorder:
         self.emit(StepFailed, name, index, error=error)
 
     def cancelled(self, name: str, index: int, started_at_us: int) -> None:
-        """Store that a step ended after its run was cancelled or taken over."""
+        """Store that a step ended after its run was cancelled or recovered by another owner."""
         services, active = self._services, self._active
         self.indexes[name] = index
         self._stored(
@@ -98,8 +98,8 @@ class StepRecorder:
     def require_ownership(self) -> None:
         """Stop if another claim is current, or none.
 
-        Called where a checkpoint of ours is gone, and before a function that this claim may not
-        execute any more: a process that was stopped for long does not know it yet.
+        Called if a checkpoint of this run is missing, and before a function that this claim may no
+        longer execute: a process that was stopped for long does not know yet.
         """
         active = self._active
         asked_at = self._services.clock.monotonic()

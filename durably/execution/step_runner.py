@@ -1,4 +1,4 @@
-"""What becomes of a step: replayed from its checkpoint, or executed and stored."""
+"""Run the steps of a run: return stored results, or call functions and store their results."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ from durably.store.rows import Checkpoint
 
 T = TypeVar("T")
 
-# How to go on where a class has changed since a result of it was stored.
+# The advice if a class has changed since a result of it was stored.
 _GO_ON: Final = (
     "it was stored by an earlier version of the code: give new fields a default, or give the step "
     "another name, so that it is executed again"
 )
 
 LONGEST_STEP_NAME: Final = 500
-# A result above this is stored, with a warning: it slows every commit down around it.
+# A larger result is stored with a warning: it slows down every commit around it.
 LARGE_RESULT: Final = 16 * 1024 * 1024
 
-# How often a thread that waits for another one's step looks whether the run is to stop.
+# How often a thread that waits for another one's step checks whether the run is to stop.
 _STOP_LOOK_S: Final = 0.1
 
 
 class StepRunner:
-    """Runs the steps of one run. Usable from any thread, for as long as the run is executed.
+    """Run the steps of one run. Usable from any thread, as long as the run is executed.
 
-    Everything here is paid by each step, right after the last one's wait for the disk has left the
-    processor's caches cold: hence some calls fewer than there might be.
+    Each step pays for everything here, right after the wait for the disk of the step before, which
+    left the processor's caches cold. So it makes few calls.
     """
 
     def __init__(
@@ -71,11 +71,11 @@ class StepRunner:
         )
         # A step that needs no other thread takes no lock: each use of these is one call.
         self._free_indexes = itertools.count(self._checkpoints.first_new_index)
-        # Whose turn each step is, by name: the executing thread, in a tuple of its own.
+        # The thread that executes each step, by the step's name, in a tuple of its own.
         self._turns: dict[str, tuple[int]] = {}
         active.turns = self._turns
         self._recorder = StepRecorder(active, services)
-        # When a turn has ended.
+        # Woken when a step has ended.
         self._turn_ended = Wakeups()
 
     def take(
@@ -87,19 +87,19 @@ class StepRunner:
         returns: Any = None,
         retry: Retry | None = None,
     ) -> Any:
-        """Give the step's result: from its checkpoint, or from *fn*, whose result is stored.
+        """Return the step's result: from its checkpoint, or from *fn*, whose result is stored.
 
-        Called by what the job calls, with nothing in between.
+        The method that the job calls must call this directly: warnings count the frames.
 
         Args:
-            returns: the type of the result; by default what *fn* is annotated with.
-            retry: how often to try again.
+            returns: the type of the result; by default the annotation of *fn*.
+            retry: how often to call *fn* again after a failure.
         """
         active = self._active
         if active.stop_reason is not None or active.is_over or os.getpid() != active.pid:
             active.check()
         if type(name) is str and callable(fn):
-            # What a resume pays for each step that it passes: a stored name needs no checks.
+            # A resume pays for this at each step that it passes: a stored name needs no checks.
             checkpoint = self._checkpoints.take_result(name)
             if checkpoint is not None:
                 type_ = return_type_of(fn) if returns is None else returns
@@ -133,7 +133,7 @@ class StepRunner:
         return self._replayed(name, type_, checkpoint)
 
     def _repeated(self, name: str) -> None:
-        """Raise or warn, as the name of a step that has completed is used once more."""
+        """Raise or warn because the name of a completed step is used again."""
         if self._reuses_results:
             warnings.warn(
                 f"step {name!r} was used twice in run {self._active.id}; the second use returns "
@@ -165,7 +165,7 @@ class StepRunner:
     def _await_turn(self, name: str, turn: tuple[int]) -> None:
         """Wait while another thread executes a step of this name, then take the turn.
 
-        If that step completes, its result will serve both; if it fails, it is executed again.
+        If that step completes, this is a second use of its name; if it fails, it is executed again.
         """
         while (other := self._turns.setdefault(name, turn)) is not turn:
             if other == turn:
@@ -228,7 +228,7 @@ class StepRunner:
                 )
                 if os.getpid() != active.pid:
                     active.refuse_forked_child()
-                # The result as it is stored, and as it will come back.
+                # The result as it is stored, and as it will be read.
                 text, result = codec.encode_and_decode(
                     value, type_, what="the result of step", name=name
                 )
@@ -257,12 +257,12 @@ class StepRunner:
                 StepCompleted,
                 name,
                 index,
-                # Decoded once more: what the job does to its value must not show in the event.
+                # Decoded again: what the job does to its value must not show in the event.
                 output=codec.decode(text, type_, what="the result of step", name=name),
                 duration=clock.monotonic() - started,
             )
         if len(text) > LARGE_RESULT:
-            # Only now: where warnings are errors, it must not cost the checkpoint.
+            # Only now: where warnings are errors, this must not lose the checkpoint.
             warnings.warn(
                 f"the result of step {name!r} takes {len(text) / 2**20:.0f} MiB in the database; "
                 "write large data to a file of your own and return its name",
@@ -299,7 +299,7 @@ class StepRunner:
                 self._recorder.require_ownership()
 
     def sleep(self, seconds: float) -> None:
-        """Block for so long, unless the run is to stop: then wake up and raise."""
+        """Block for *seconds*; if the run is to stop, wake up and raise."""
         active = self._active
         active.check()
         try:
@@ -319,7 +319,7 @@ def _needs_name(function: object) -> str:
 
 
 def _needs_function(name: str, value: object) -> str:
-    # The value itself, which is a result, is not shown: it may be a secret.
+    # The value itself is not shown, because a result may be a secret.
     kind = type_name(value)
     article = "" if value is None else "an " if kind[:1].lower() in "aeiou" else "a "
     return (

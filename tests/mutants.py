@@ -189,10 +189,10 @@ PACKAGE: Final[dict[str, Mutant]] = {
             UNFENCED,
             Source(
                 "execution/step_runner.py",
-                "            is_stored = services.store.checkpoints.save(*row)\n",
+                "            is_stored = services.checkpoints.save(*row)\n",
                 "            is_stored = (\n"
                 "                self._recorder._state() == ('running', active.fence)\n"
-                "                and services.store.checkpoints.save(*row))\n",
+                "                and services.checkpoints.save(*row))\n",
             ),
         ],
     ),
@@ -203,7 +203,7 @@ PACKAGE: Final[dict[str, Mutant]] = {
         [
             Source(
                 "execution/step_runner.py",
-                "            is_stored = services.store.checkpoints.save(*row)\n",
+                "            is_stored = services.checkpoints.save(*row)\n",
                 "            is_stored = self.store_late(*row)\n",
             ),
             Source(
@@ -212,7 +212,7 @@ PACKAGE: Final[dict[str, Mutant]] = {
                 "    late = None\n"
                 "    def store_late(self, *late):\n"
                 "        late, self.late = self.late, late\n"
-                "        return late is None or self._services.store.checkpoints.save(*late)\n"
+                "        return late is None or self._services.checkpoints.save(*late)\n"
                 "\n"
                 "    def _retrying(\n",
             ),

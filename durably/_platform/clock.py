@@ -1,7 +1,7 @@
-"""Time: the one place to replace in tests.
+"""The clocks, which tests can replace here.
 
-Two readings that are never mixed: ``now_us`` is for people and may jump;
-``monotonic`` is for deadlines, never does, and goes on while a test has frozen the time.
+Two readings that are never mixed: ``now_us`` is for people and may jump; ``monotonic`` is for
+deadlines, never jumps, and continues while a test has frozen the time.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class Clock:
     """The machine's clocks. Stateless, usable from any thread."""
 
     def now_us(self) -> int:
-        """The wall clock in microseconds since the epoch."""
+        """Return the time of the wall clock in microseconds since the epoch."""
         return time.time_ns() // 1000
 
     def monotonic(self) -> float:
-        """Seconds from an arbitrary point, never going back."""
+        """Return the seconds since an arbitrary point; they never go back."""
         return monotonic()
 
     def wait(self, latch: Latch, timeout_s: float | None) -> bool:
@@ -34,19 +34,19 @@ class Clock:
 
 
 def jittered(wait_s: float) -> float:
-    """Between half of *wait_s* and all of it, so that those who wait for one thing part.
+    """Return between half of *wait_s* and all of it, so that waiting threads do not try at once.
 
-    By the nanoseconds at which each of them asks. Better random numbers would not part them
-    better, and the module that makes those takes as long to import as six of durably's.
+    It uses the nanoseconds of the clock. Better random numbers would not help more, and importing
+    the module for them takes as long as importing six of durably's.
     """
     return wait_s * (0.5 + perf_counter_ns() % 1000 / 1998)
 
 
 def to_datetime(us: int) -> datetime:
-    """The aware UTC instant *us* microseconds after the epoch."""
+    """Return the aware UTC instant *us* microseconds after the epoch."""
     return _EPOCH + timedelta(microseconds=us)
 
 
 def from_datetime(instant: datetime) -> int:
-    """Microseconds since the epoch of an aware *instant*."""
+    """Return the microseconds since the epoch of an aware *instant*."""
     return (instant - _EPOCH) // _MICROSECOND

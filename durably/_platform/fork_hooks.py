@@ -1,14 +1,14 @@
-"""Forks: who must prepare for one, and who must clean up after it.
+"""Prepare objects for a fork, and clean up after it.
 
 A forked child inherits every descriptor, and with it every ``flock`` and open-file-description
-lock, but none of the threads that would ever release them. So each object that holds a
-descriptor or a lock takes part in a fork: before it, after it in the parent, and after it in
-the child. Children that are started through :mod:`subprocess` do not come by here; their copies
-end at ``exec``, because all descriptors are opened with ``O_CLOEXEC``.
+lock, but none of the threads that would release them. So each object that has a descriptor or a
+lock takes part in a fork: before it, after it in the parent, and after it in the child. Children
+that :mod:`subprocess` starts do not run these hooks; their copies are closed at ``exec``, because
+all descriptors are opened with ``O_CLOEXEC``.
 
 A fork that Python does not perform (a C extension that calls ``fork`` itself) runs no hooks. Its
-child keeps locks alive for as long as it lives, which delays the recovery of a dead owner and
-never lets two owners believe that they are alone.
+child keeps the locks for as long as it lives, which delays the recovery of a dead owner, and never
+gives two owners one run.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 
 class ForkParticipant:
-    """Something that must not be caught by a fork in the middle of its work, or copied by it."""
+    """An object that a fork must not interrupt in the middle of its work, or copy."""
 
     def before_fork(self) -> None:
-        """Bring the object to rest; it stays so until one of the hooks below has run.
+        """Make the object idle; it stays idle until one of the hooks below has run.
 
-        Does nothing where the object may be copied at any moment.
+        Does nothing if the object may be copied at any moment.
         """
 
     def after_fork_in_parent(self) -> None:
-        """Go on. Called only if :meth:`before_fork` returned."""
+        """Let the object continue. Called only if :meth:`before_fork` returned."""
 
     def after_fork_in_child(self) -> None:
         """Close the copied descriptors and replace the locks, or make the object unusable.
@@ -61,11 +61,11 @@ _forks: Final[dict[int, _Fork]] = {}
 
 
 def watch_forks(participant: ForkParticipant) -> None:
-    """Let *participant* take part in every fork from now on, for as long as it lives.
+    """Run the hooks of *participant* at every fork from now on, as long as it lives.
 
-    It is held weakly. Hooks before a fork run in the order of registration, hooks after it in
+    It is referenced weakly. Hooks before a fork run in the order of registration, hooks after it in
     the reverse order; one that raises does not keep the others from running, and its exception
-    goes to ``sys.unraisablehook``. May be called from any thread, also while another one forks:
+    goes to ``sys.unraisablehook``. It may be called from any thread, also while another one forks:
     that fork then either includes the participant or has happened before this returns.
     """
     with _gate:
@@ -76,12 +76,12 @@ def watch_forks(participant: ForkParticipant) -> None:
 
 @contextmanager
 def no_fork() -> Iterator[None]:
-    """Keep forks of other threads out of a block that is over in microseconds.
+    """Keep other threads from forking during a block of microseconds.
 
-    A descriptor must be opened and registered in one such block: a fork in between would leave
-    the child with a copy that nobody closes, and the lock on it would outlive this process. The
-    block takes no lock that a :meth:`ForkParticipant.before_fork` takes, since a forking thread
-    has those when it asks for this one.
+    A descriptor must be opened and registered in one such block: a fork in between would leave the
+    child with a copy that is never closed, and the lock on it would outlive this process. The block
+    must take no lock that a :meth:`ForkParticipant.before_fork` takes, since a forking thread has
+    those when it takes this one.
     """
     with _gate:
         yield
@@ -92,11 +92,11 @@ def _run_all(hooks: Iterable[Callable[[], None]]) -> None:
     for hook in hooks:
         try:
             hook()
-        # A Ctrl-C that interrupts one hook must not cost the others their turn either.
+        # A Ctrl-C that interrupts one hook must not keep the others from running.
         except BaseException as exc:  # noqa: BLE001
             first = first or exc
     if first is not None:
-        # The interpreter cannot stop a fork; it hands this to sys.unraisablehook.
+        # The interpreter cannot stop a fork; it passes this to sys.unraisablehook.
         raise first
 
 
@@ -109,9 +109,9 @@ def _before() -> None:
         fork.at_rest.append(participant)
 
     def everyone() -> Iterator[Callable[[], None]]:
-        # A participant may be registered while the hooks of the others wait for their locks.
-        # The gate stays closed from the look that finds no newcomer until the fork is over,
-        # so that none can slip in between; it is taken after all hooks, never before.
+        # A participant may be registered while the hooks of the others wait for their locks. The
+        # gate is closed from the check that finds no new participant until the fork is over, so
+        # that none can be added in between; it is taken after all hooks, never before.
         while True:
             _gate.acquire()
             alive = [participant for ref in _participants if (participant := ref()) is not None]
@@ -139,8 +139,8 @@ def _after_in_parent() -> None:
 def _after_in_child() -> None:
     global _gate  # noqa: PLW0603
     fork = _forks.pop(threading.get_ident(), None)
-    # The other threads that were about to fork do not exist here, and if a Ctrl-C kept this one
-    # from getting the gate, the thread that has it does not either.
+    # The other threads that were about to fork do not exist here. If a Ctrl-C kept this one from
+    # taking the gate, the thread that has it does not exist here either.
     _forks.clear()
     _gate = threading.RLock()
     if fork is None:

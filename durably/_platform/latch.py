@@ -1,10 +1,10 @@
-"""Waiting and waking that an exception may interrupt anywhere.
+"""Wait and wake in a way that an exception may interrupt anywhere.
 
 A signal handler that raises does so in the main thread between any two instructions. In the middle
 of ``threading.Condition`` that leaves a lock taken for ever, or replaces the exception by a
-``RuntimeError``; ``Event`` is made of one. What is here holds no lock while Python code runs: each
-thread waits at a lock of its own, which one call into C takes or does not, and all that others see
-of it is changed by single calls. So a signal handler may also wake what it has interrupted.
+``RuntimeError``; ``Event`` contains a ``Condition``. The classes here hold no lock while Python
+code runs: each thread waits at a lock of its own, which one call into C takes or does not, and
+single calls change all shared state. So a signal handler may also wake what it has interrupted.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ class Wakeups:
         return bool(self._gates)
 
     def wake_all(self) -> None:
-        """End every present wait. Interrupted, it may be called again."""
+        """End all waits in progress. If it was interrupted, it may be called again."""
         if not self._gates:
             return
         for gate in tuple(self._gates):
             try:
                 gate.release()
             except RuntimeError as exc:
-                raise_if_signal(exc)  # otherwise by another thread, a moment ago
-            # Its thread takes it out by itself, unless an exception has ended it before.
+                raise_if_signal(exc)  # otherwise another thread has just released it
+            # Its thread removes it, unless an exception has ended that wait before.
             self._discard(gate)
 
     def wait_until(self, is_so: Callable[[], bool], timeout_s: float | None) -> bool:
-        """Block until somebody wakes, *timeout_s* has passed, or it is so; return whether it is.
+        """Block until a wake, until *timeout_s* has passed, or until *is_so* returns true.
 
-        What makes it so must come before the waking.
+        Return what *is_so* returns. A thread that makes it true must do that before it wakes.
         """
         gate = threading.Lock()
         gate.acquire()
@@ -62,7 +62,7 @@ class Wakeups:
         try:
             self._gates.remove(gate)
         except ValueError as exc:
-            raise_if_signal(exc)  # otherwise it is out already
+            raise_if_signal(exc)  # otherwise it is already removed
 
 
 def _wait_at(gate: threading.Lock, timeout_s: float | None) -> None:
@@ -78,7 +78,7 @@ def _wait_at(gate: threading.Lock, timeout_s: float | None) -> None:
 
 
 class Latch:
-    """What ``threading.Event`` is, without a lock that an exception could leave taken."""
+    """An event like ``threading.Event``, without a lock that an exception could leave taken."""
 
     __slots__ = ("_is_set", "_waiting")
 
@@ -91,7 +91,7 @@ class Latch:
         return self._is_set
 
     def set(self) -> None:
-        """End every wait, until it is cleared. Also where an earlier call was interrupted."""
+        """End every wait, until it is cleared, even if an earlier call was interrupted."""
         self._is_set = True
         self._waiting.wake_all()
 

@@ -1,4 +1,4 @@
-"""How long calls wait for locks of others: each call has one limit for all that it waits for."""
+"""How long calls wait for locks of other processes: each call has one limit for all its waits."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from durably._platform.clock import Clock
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# How long a call waits for locks of others, all in all.
+# How long a call waits for locks of other processes in total.
 BUSY_TIMEOUT_S: Final = 30.0
 
-# What is tried when the time is over is tried for so long all the same: a lock that somebody else
-# has for a moment is no reason to fail.
+# After the time is over each lock is still tried for this long: a lock that another process has for
+# a moment is no reason to fail.
 LEAST_S: Final = 0.25
-# A limit that has been over for so long counts no more: a Ctrl-C may have kept its block from
-# ending it.
+# A limit that has been over for this long no longer counts: a Ctrl-C may have kept its block from
+# removing it.
 _FORGOTTEN_S: Final = 5.0
 
 
@@ -32,7 +32,7 @@ _of_thread: Final = _OfThread()
 
 @contextmanager
 def limited(clock: Clock, timeout_s: float | None) -> Iterator[None]:
-    """Limit the waits for locks of the calling thread in the block to *timeout_s*, in all."""
+    """Limit the waits for locks of the calling thread in the block to *timeout_s* in total."""
     outer_s = _of_thread.ends_s
     if timeout_s is not None:
         _of_thread.ends_s = min(outer_s, clock.monotonic() + timeout_s)
@@ -48,7 +48,7 @@ def is_limited() -> bool:
 
 
 def deadline(now_s: float, timeout_s: float) -> float:
-    """Return when a wait for a lock ends that begins now in the calling thread."""
+    """Return the end of a wait for a lock that begins now in the calling thread."""
     ends_s = _of_thread.ends_s
     if ends_s < now_s - _FORGOTTEN_S:
         return now_s + timeout_s
@@ -56,10 +56,10 @@ def deadline(now_s: float, timeout_s: float) -> float:
 
 
 class Hurry:
-    """When all waits for locks on one database end, in whatever thread, if somebody asks for it.
+    """The end of all waits for locks on one database, in all threads, while a call limits them.
 
     Attributes:
-        ends_s: that instant of the monotonic clock; infinity if nobody asks.
+        ends_s: that instant of the monotonic clock; infinity without a limit.
     """
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class Hurry:
 
     @contextmanager
     def until(self, ends_s: float) -> Iterator[None]:
-        """End every wait at *ends_s*, while the block is executed."""
+        """End every wait at *ends_s* within the block."""
         request = object()
         try:
             self._ends[request] = ends_s

@@ -32,8 +32,8 @@ _SHOW_THEIR_ATTRIBUTES: Final = (
 def is_too_deep(value: object) -> bool:
     """Return whether a value is nested more deeply than stored data may be.
 
-    Inspects Python's own containers, exceptions, attrs classes and dataclasses, at each part once
-    for each depth at most. A circular value is not deep by itself: its ``repr`` ends.
+    It inspects Python's own containers, exceptions, attrs classes and dataclasses, each part at
+    most once for each depth. A circular value is not deep by itself: its ``repr`` ends.
     """
     if type(value) in _ATOMS:
         return False

@@ -1,9 +1,9 @@
-"""The machine's monotonic clock, out of the reach of tests that freeze time.
+"""The machine's monotonic clock, which tests that freeze time cannot replace.
 
-``freezegun`` and mocks replace ``time.monotonic`` wherever they find it, so that nothing that waits
-by it ever ends. The functions here come from a copy of the module ``time`` of durably's own: they
-are other objects than those that are replaced, whether time was frozen before durably was imported
-or after. The time of day is not among them: what a test sets it to is what it wants to find stored.
+``freezegun`` and mocks replace ``time.monotonic`` wherever they find it, so that waits with it
+never end. The functions here come from durably's own copy of the module ``time``: they are other
+objects than those that are replaced, whether time was frozen before durably was imported or after.
+The time of day is not among them: a test that sets it expects to find that time stored.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _copy_of_time() -> ModuleType:
 _time: Final = _copy_of_time()
 
 monotonic: Final[Callable[[], float]] = _time.monotonic
-"""Seconds from an arbitrary point, never going back."""
+"""Return the seconds since an arbitrary point; they never go back."""
 
 perf_counter_ns: Final[Callable[[], int]] = _time.perf_counter_ns
-"""Nanoseconds from an arbitrary point, for what needs no more than different numbers."""
+"""Return the nanoseconds since an arbitrary point, for code that only needs different numbers."""

@@ -1,7 +1,7 @@
-"""Which exceptions say that a child process was ended by the signal that stops this one as well.
+"""Find exceptions which say that a signal, which stops this process as well, ended a child process.
 
 Ctrl-C in a terminal goes to every process of the foreground group, and so does a service manager's
-SIGTERM: the tool that a step runs dies of it some milliseconds before the engine is asked to stop.
+SIGTERM: the tool that a step runs dies of it some milliseconds before the engine has to stop.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 
 # SIGHUP, SIGINT and SIGTERM; POSIX has these numbers everywhere.
 _SIGNALS: Final = (1, 2, 15)
-# As ``subprocess`` reports it, as a shell does, and how a program of Windows ends by Ctrl-C.
+# The status as ``subprocess`` reports it, as a shell does, and of a Windows program after Ctrl-C.
 _STATUSES: Final = frozenset(
     {-number for number in _SIGNALS} | {128 + number for number in _SIGNALS} | {0xC000013A}
 )
@@ -21,10 +21,10 @@ _STATUS_NAMES: Final = ("returncode", "exit_code", "exitcode", "retcode", "statu
 
 
 def tells_of_signal(exc: BaseException, dealt_with: Iterable[BaseException] = ()) -> bool:
-    """Return whether *exc*, or what led to it or is in its group, says that a signal ended a child.
+    """Return whether *exc*, a cause of it, or one in its group says that a signal ended a child.
 
     Args:
-        dealt_with: exceptions that do not count any more, nor what led to them.
+        dealt_with: exceptions that no longer count, and neither do their causes.
     """
     seen = {id(each) for each in dealt_with}
     unread = [exc]
@@ -42,10 +42,10 @@ def tells_of_signal(exc: BaseException, dealt_with: Iterable[BaseException] = ()
 
 
 def _says_so(exc: BaseException) -> bool:
-    # A pool of processes that has lost one; a pipe to a process that is gone.
+    # A pool of processes that has lost one; a pipe to a process that has ended.
     if isinstance(exc, BrokenExecutor | BrokenPipeError):
         return True
-    # No Ctrl-C comes in a thread of durably's: what came in a child process was sent back.
+    # In a thread of durably's no Ctrl-C arrives: this one comes from a child process.
     if isinstance(exc, KeyboardInterrupt):
         return True
     if isinstance(exc, SystemExit):

@@ -1,7 +1,7 @@
-"""Children of ``multiprocessing`` that import the main module: no place to open an engine.
+"""Raise if an engine is opened in a child of ``multiprocessing`` that imports the main module.
 
 A child that is spawned, or comes from a fork server, imports its parent's script to find the
-function that it is to call. Without a guard the script would run once more there, with an engine of
+function that it has to call. Without a guard the script would run again there, with an engine of
 its own: it would execute the parent's runs, trigger new ones, or wait for what only the parent can
 do.
 """
@@ -20,30 +20,30 @@ def refuse_unguarded_open() -> None:
     """Raise if the main module opens an engine while a child process imports it.
 
     Raises:
-        ConflictError: it does. A module that it imports may open one, and not start it.
+        ConflictError: it does. A module that it imports may open one, but not start it.
     """
     if _is_importing_main() and _importing_module(sys._getframe(1)) == _MAIN_IN_A_CHILD:  # noqa: SLF001 - no other way
         raise _refusal("opens")
 
 
 def refuse_unguarded_start() -> None:
-    """Raise if an engine is to execute runs while a child process imports the main module.
+    """Raise if an engine would execute runs while a child process imports the main module.
 
     Raises:
-        ConflictError: it is, whatever module asks for it.
+        ConflictError: it would, whatever module makes the call.
     """
     if _is_importing_main():
         raise _refusal("starts")
 
 
 def _is_importing_main() -> bool:
-    # Not imported for this: where nobody has imported it, this is no child of it.
+    # Not imported here: if no code has imported it, this process is not a child of it.
     process = sys.modules.get("multiprocessing.process")
     return process is not None and bool(getattr(process.current_process(), "_inheriting", False))
 
 
 def _importing_module(frame: FrameType | None) -> str | None:
-    """Return the name of the module that is being imported, and does what *frame* does."""
+    """Return the name of the module whose import executes *frame*."""
     while frame is not None and frame.f_code.co_name != "<module>":
         frame = frame.f_back
     return None if frame is None else frame.f_globals.get("__name__")

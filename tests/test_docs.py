@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from inspect import isclass, isfunction, signature
 from pathlib import Path
 
 import pytest
+from children import execute
 
 import durably
 from durably.events import EVENT_TYPES
@@ -19,18 +18,6 @@ README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 SHELL = re.compile(r"^```sh\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-
-# Executes the blocks of a page one after the other as one module, each at its own lines.
-RUNNER = """
-import pathlib, re, sys, types
-page, pattern = sys.argv[1:]
-text = pathlib.Path(page).read_text(encoding="utf-8")
-module = types.ModuleType("page")
-sys.modules["page"] = module
-for block in re.finditer(pattern, text, re.DOTALL | re.MULTILINE):
-    lines_before = text.count("\\n", 0, block.start(1))
-    exec(compile("\\n" * lines_before + block[1], page, "exec"), vars(module))
-"""
 
 
 def documented() -> str:
@@ -51,19 +38,11 @@ def test_the_code_of_a_page_runs(page: Path, tmp_path: Path) -> None:
     users = "".join(f"{number},user {number}\n" for number in range(1000))
     (tmp_path / "users.csv").write_text(users, encoding="utf-8")
 
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", RUNNER, page, BLOCK.pattern],
-        cwd=tmp_path,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    options = ["-W", "error"]
+    done = execute("executes_a_page", page, BLOCK.pattern, options=options, folder=tmp_path)
 
-    assert done.returncode == 0, done.stdout
-    assert "Traceback" not in done.stdout
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
 
 
 def public_members() -> Iterator[str]:

@@ -5,22 +5,19 @@ from __future__ import annotations
 import gc
 import os
 import shutil
-import subprocess
-import sys
-import textwrap
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import apsw
 import pytest
-from children import ROOT
+from children import Child, execute
 
 import durably
 from durably import DatabaseError, Durably, SchemaError, ValidationError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    pass
 
 HANG_S = 60  # only guards against hanging
 
@@ -30,29 +27,9 @@ def quick(step: durably.StepContext) -> int:
     return step.run("only", int, "7")
 
 
-def in_child(
-    script: str, *args: object, under: Sequence[str] = ()
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*under, sys.executable, "-c", textwrap.dedent(script), *map(str, args)],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=HANG_S,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-
-
 # Reads and changes files without this process opening them: that would drop SQLite's locks.
 def bytes_of(folder: Path) -> dict[str, bytes]:
-    done = in_child(
-        """
-        import pathlib, sys
-        for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
-            print(path.name, path.read_bytes().hex())
-        """,
-        folder,
-    )
+    done = execute("reads_files", folder)
     assert done.returncode == 0, done.stderr
     pairs = (line.partition(" ") for line in done.stdout.splitlines())
     return {name: bytes.fromhex(content) for name, _, content in pairs}
@@ -171,16 +148,7 @@ class TestNew:
     def test_several_processes_and_threads_open_a_new_file_at_once(self, tmp_path: Path) -> None:
         """Migrations are safe when several do it at once: all succeed."""
         path = tmp_path / "x.db"
-        script = "import sys, durably; sys.stdin.read(1); durably.Durably(sys.argv[1]).close()"
-        children = [
-            subprocess.Popen(
-                [sys.executable, "-c", script, str(path)],
-                stdin=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-            )
-            for _ in range(3)
-        ]
+        children = [Child("opens_when_told", path) for _ in range(3)]
         raised: list[BaseException] = []
 
         def open_and_close() -> None:
@@ -192,19 +160,18 @@ class TestNew:
         threads = [threading.Thread(target=open_and_close) for _ in range(4)]
         try:
             for child in children:
-                assert child.stdin is not None
-                child.stdin.write(b"x")
-                child.stdin.flush()
+                child.expect("ready")
+            for child in children:
+                child.say()
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join(HANG_S)
             for child in children:
-                _, complaint = child.communicate(timeout=HANG_S)
-                assert child.returncode == 0, complaint.decode()
+                assert child.rest() == ["0"]
         finally:
             for child in children:
-                child.kill()
+                child.__exit__(None, None, None)
         assert raised == []
         assert made(path).output == 7
 
@@ -377,22 +344,13 @@ class TestRefused:
 class TestPermissions:
     """Opened by a child that permissions stop, also when this process is root's."""
 
-    OPENS = """
-        import sys, durably
-        try:
-            with durably.Durably(sys.argv[1], jobs=[durably.job("x")(lambda step: None)]) as app:
-                app.jobs["x"].trigger()
-        except durably.DatabaseError as exc:
-            print(type(exc).__name__, exc)
-    """
-
     def opened(self, path: Path) -> str:
         powerless = []
         if os.geteuid() == 0:
             if shutil.which("setpriv") is None:
                 pytest.skip("root cannot give up its powers without setpriv")
             powerless = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
-        done = in_child(self.OPENS, path, under=powerless)
+        done = execute("starts_and_triggers", path, under=powerless)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

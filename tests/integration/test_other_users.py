@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import apsw
 import pytest
-from children import ROOT, Child
+from children import Child, execute
 
 import durably
 from durably import DatabaseError, Durably
@@ -28,43 +27,6 @@ USER, STRANGER = 61234, 61235
 TOKEN = "01M8HHFHZV2YEE6C5FPJAKF9RC"
 SIDE_FILES = ("-wal", "-shm", "-journal", ".writer", f".owner-{TOKEN}")
 
-# What is read of Python and of the package is read by root: others may have no way to them.
-PREPARED = """
-import contextlib, os, pwd, socket, sys, tempfile
-import durably, durably.testing, durably.store.sqlite.sql.check
-from durably.store.sqlite.sql import schema
-scripts = schema.migrations()
-schema.migrations = lambda: scripts
-with tempfile.TemporaryDirectory() as folder:
-    with durably.Durably(folder + "/x.db", jobs=[durably.Job("none", lambda step: None)]) as app:
-        app.jobs["none"].trigger_and_wait(timeout=20)
-    with contextlib.suppress(durably.DatabaseError):
-        durably.Durably(folder + "/missing/x.db")
-"""
-
-PROGRAM = f"""{PREPARED}
-path, key, uid, then = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
-if uid:
-    os.setgroups([])
-    os.setresgid(uid, uid, uid)
-    os.setresuid(uid, uid, uid)
-def wait():
-    print("inside", flush=True)
-    sys.stdin.read()
-@durably.job
-def work(step):
-    step.run("one", int, "1")
-    if then == "wait" and step.attempt == 1:
-        wait()
-    return "SECRET-RESULT"
-try:
-    with durably.Durably(path, jobs=[work]) as app:
-        run = app.jobs["work"].trigger_and_wait(idempotency_key=key, timeout=20)
-        print(run.status.value, run.attempt)
-except durably.DatabaseError as exc:
-    print(exc)
-"""
-
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
@@ -77,14 +39,7 @@ def folder() -> Iterator[Path]:
 
 def run_as(uid: int, path: Path, key: str = "key") -> str:
     """What a program of that user prints: the status of its run and its attempt, or an error."""
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(path), key, str(uid), "end"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = execute("other_user", "execute", path, key, uid, "end")
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -105,7 +60,7 @@ class TestRoot:
         """After root was killed in a step, its user continues the run at once."""
         path = folder / "x.db"
         assert run_as(USER, path, "first") == "completed 1"
-        with Child(PROGRAM, path, "second", 0, "wait") as root:
+        with Child("other_user", "execute", path, "second", 0, "wait") as root:
             root.expect("inside")
             assert owners(folder) == {USER}
             root.kill()
@@ -212,14 +167,7 @@ class TestPlanted:
         """What a stranger puts there after the check is found before anything is stored."""
         folder.chmod(0o1777)
         path = folder / "x.db"
-        done = subprocess.run(
-            [sys.executable, "-c", PLANTING, str(path), suffix, str(USER), str(STRANGER)],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = execute("other_user", "plant", path, suffix, USER, STRANGER)
         assert done.returncode == 0, done.stderr
         assert f"{path}{suffix}" in done.stdout
         assert f"belongs to uid {STRANGER}" in done.stdout
@@ -232,21 +180,14 @@ class TestPlanted:
         folder.chmod(0o1777)
         path, log = folder / "x.db", tmp_path / "log"
         assert run_as(USER, path, "first") == "completed 1"
-        with Child(PROGRAM, path, "second", USER, "wait") as child:
+        with Child("other_user", "execute", path, "second", USER, "wait") as child:
             child.expect("inside")
             child.kill()
         shutil.copy(f"{path}-wal", log)
         for each in folder.iterdir():
             if each != path:
                 each.unlink()
-        done = subprocess.run(
-            [sys.executable, "-c", PLANTING, str(path), "-wal", str(USER), str(STRANGER), log],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = execute("other_user", "plant", path, "-wal", USER, STRANGER, log)
         assert done.returncode == 0, done.stderr
         assert f"belongs to uid {STRANGER}" in done.stdout
         for each in folder.iterdir():
@@ -258,32 +199,6 @@ class TestPlanted:
             assert [run.idempotency_key for run in app.get_runs()] == ["first"]
         finally:
             app.close()
-
-
-PLANTING = f"""{PREPARED}
-from durably.store.sqlite.connection.connections import Connections
-path, suffix, uid, stranger = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-prepare = Connections.prepare
-def planting(connections):
-    os.seteuid(0)
-    fd = os.open(path + suffix, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-    if len(sys.argv) > 5:
-        with open(sys.argv[5], "rb") as log:
-            os.write(fd, log.read())
-    os.fchmod(fd, 0o666)
-    os.fchown(fd, stranger, stranger)
-    os.close(fd)
-    os.seteuid(uid)
-    prepare(connections)
-Connections.prepare = planting
-os.setgroups([])
-os.setresgid(uid, uid, uid)
-os.setresuid(uid, uid, 0)
-try:
-    durably.Durably(path)
-except durably.DatabaseError as exc:
-    print(exc)
-"""
 
 
 class TestNotFiles:
@@ -316,7 +231,7 @@ class TestOwnLeftovers:
         comes back, and what its process left is no obstacle.
         """
         path = tmp_path / "x.db"
-        with Child(PROGRAM, path, "key", 0, "wait") as child:
+        with Child("other_user", "execute", path, "key", 0, "wait") as child:
             child.expect("inside")
             child.kill()
         left = {each.name for each in tmp_path.iterdir()}
@@ -349,7 +264,7 @@ class TestOwnLeftovers:
         """
         path = tmp_path / "x.db"
         job = durably.job("j")(lambda step: None)
-        with Child(PROGRAM, path, "key", 0, "wait") as earlier:
+        with Child("other_user", "execute", path, "key", 0, "wait") as earlier:
             earlier.expect("inside")
             path.unlink()
             app = Durably(path, jobs=[job])

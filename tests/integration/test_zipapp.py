@@ -10,25 +10,10 @@ import zipapp
 import zipfile
 from pathlib import Path
 
+from children import PROGRAMS
+
 import durably
 from durably.store.sqlite.sql import schema
-
-MAIN = """
-import sys
-import durably
-from durably.testing import check
-
-def numbers(n: int) -> list[int]:
-    return list(range(n))
-
-@durably.job
-def work(step, n: int) -> list[int]:
-    return step.run("all", numbers, n)
-
-with durably.Durably(sys.argv[1], jobs=[work]) as app:
-    print(app.jobs["work"].trigger_and_wait(3).output, check(sys.argv[1]))
-print(durably.__file__)
-"""
 
 # apsw is compiled and stays outside: no zip file can hold it.
 PURE = ("attr", "attrs", "cattr", "cattrs", "durably", "typing_extensions")
@@ -38,7 +23,7 @@ def test_a_zipapp_makes_migrates_and_checks_a_database(tmp_path: Path) -> None:
     """A zipapp of the package and what it needs makes a database, executes runs and checks it."""
     app = tmp_path / "app.pyz"
     with app.open("wb") as stream, zipfile.ZipFile(stream, "w") as archive:
-        archive.writestr("__main__.py", MAIN)
+        archive.write(PROGRAMS / "zipped.py", "__main__.py")
         for name in PURE:
             _put(archive, name)
     assert zipapp.get_interpreter(app) is None

@@ -13,9 +13,9 @@ from typing import Any, Final, TypeVar
 from durably import events
 from durably._platform.clock import Clock, to_datetime
 from durably._platform.fork_hooks import ForkParticipant, watch_forks
-from durably._platform.interrupts import raise_if_signal
 from durably._platform.latch import Latch
 from durably._platform.safe_repr import short_repr
+from durably._platform.signals import let_through, raise_if_signal
 from durably.errors import ValidationError
 from durably.events import EVENT_TYPES, Event
 from durably.models import printable
@@ -168,7 +168,7 @@ class Emitter(ForkParticipant):
         If it raises, call the error handlers with the exception and the event that *event* makes.
         """
         try:
-            listener(argument)
+            let_through(listener, argument)
         except BaseException as exc:  # noqa: BLE001 - a listener never harms a run
             raise_if_signal(exc)
             self._report(exc, event())
@@ -179,7 +179,7 @@ class Emitter(ForkParticipant):
             log.error("a listener of %s raised", event.type, exc_info=printable(exc))
         for handler in handlers:
             try:
-                handler(exc, event)
+                let_through(handler, exc, event)
             except BaseException as error:
                 raise_if_signal(error)
                 log.error("the error handler of %s raised", event.type, exc_info=printable(error))  # noqa: TRY400 - with the traceback of any BaseException

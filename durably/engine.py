@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, Unpack, overload
 
 from durably._platform.clock import Clock
 from durably._platform.safe_repr import short_repr
+from durably._platform.signals import deliver, door, let_through
 from durably._platform.spawning import refuse_unguarded_open, refuse_unguarded_start
 from durably.client.client import Client
 from durably.client.handles import JobHandle, ReadOnly, TriggerOptions, WaitOptions
@@ -54,6 +55,7 @@ class Plugin(Protocol):
         """Install the plugin in *app*. Called once, by ``app.use``."""
 
 
+@door
 class Durably:
     """An engine on one database file: registers jobs, stores runs, executes them.
 
@@ -148,6 +150,7 @@ class Durably:
             self._check = self._shutdown.check
             self._client = Client(store, codec, registry, emitter, clock, worker, self._check)
             at_exit(self._shutdown.at_exit)
+            deliver()
         except BaseException:
             store.close()  # the caller has no engine to close
             raise
@@ -713,5 +716,5 @@ class Durably:
             )
         if name in self._plugins:
             raise ConflictError(f"a plugin named {name!r} is installed already")
-        plugin.install(self)
+        let_through(plugin.install, self)
         self._plugins.add(name)

@@ -10,9 +10,9 @@ from typing import Any, Final, Generic, Literal, TypeVar
 
 import attrs
 
-from durably._platform.interrupts import raise_if_signal
 from durably._platform.nesting import is_too_deep
 from durably._platform.safe_repr import safe_repr, too_deep
+from durably._platform.signals import raise_if_signal
 from durably.values import Value
 
 P = TypeVar("P")

@@ -6,6 +6,7 @@ import os
 
 import attrs
 
+from durably._platform.signals import entered
 from durably.values import Value
 
 
@@ -28,6 +29,7 @@ class Finding(Value):
         return f"{self.problem}: {self.where}"
 
 
+@entered
 def check(path: str | os.PathLike[str]) -> list[Finding]:
     """Check a database file for everything that can be wrong in it.
 

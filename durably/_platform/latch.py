@@ -9,13 +9,14 @@ single calls change all shared state. So a signal handler may also wake what it 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 from collections import deque
 from collections.abc import Callable
 
-from durably._platform.interrupts import INTERRUPT_LOOK_S, is_interruptible, raise_if_signal
 from durably._platform.realtime import monotonic
+from durably._platform.signals import LOOK_S, deliver, is_main_thread
 
 
 class Wakeups:
@@ -36,54 +37,64 @@ class Wakeups:
         if not self._gates:
             return
         for gate in tuple(self._gates):
-            try:
+            with contextlib.suppress(RuntimeError):  # another thread has just released it
                 gate.release()
-            except RuntimeError as exc:
-                raise_if_signal(exc)  # otherwise another thread has just released it
             # Its thread removes it, unless an exception has ended that wait before.
             self._discard(gate)
 
-    def wait_until(self, is_so: Callable[[], bool], timeout_s: float | None) -> bool:
+    def wait_until(
+        self,
+        is_so: Callable[[], bool],
+        timeout_s: float | None,
+        look: Callable[[], None] = deliver,
+    ) -> bool:
         """Block until a wake, until *timeout_s* has passed, or until *is_so* returns true.
 
         Return what *is_so* returns. A thread that makes it true must do that before it wakes.
+
+        Args:
+            look: called now and then while the main thread waits: what signals do there.
         """
         gate = threading.Lock()
         gate.acquire()
         self._gates.append(gate)
         try:
             if not is_so():
-                _wait_at(gate, timeout_s)
+                _wait_at(gate, timeout_s, look)
             return is_so()
         finally:
             self._discard(gate)
 
     def _discard(self, gate: threading.Lock) -> None:
-        try:
+        with contextlib.suppress(ValueError):  # it is already removed
             self._gates.remove(gate)
-        except ValueError as exc:
-            raise_if_signal(exc)  # otherwise it is already removed
 
 
-def _wait_at(gate: threading.Lock, timeout_s: float | None) -> None:
+def _wait_at(gate: threading.Lock, timeout_s: float | None, look: Callable[[], None]) -> None:
     """Block until *gate* is opened or *timeout_s* has passed."""
-    if not is_interruptible():
+    if not is_main_thread():
         gate.acquire(timeout=-1 if timeout_s is None else max(0.0, timeout_s))
         return
-    # A signal that another thread of the process has received does not end a call into C.
     deadline = math.inf if timeout_s is None else monotonic() + timeout_s
     left_s = math.inf if timeout_s is None else max(0.0, timeout_s)
-    while not gate.acquire(timeout=min(left_s, INTERRUPT_LOOK_S)) and left_s > 0:
+    while not gate.acquire(timeout=min(left_s, LOOK_S)) and left_s > 0:
+        look()
         left_s = max(0.0, deadline - monotonic())
+    look()
 
 
 class Latch:
-    """An event like ``threading.Event``, without a lock that an exception could leave taken."""
+    """An event like ``threading.Event``, without a lock that an exception could leave taken.
 
-    __slots__ = ("_is_set", "_waiting")
+    Args:
+        look: what signals do in the main thread while it waits.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_is_set", "_look", "_waiting")
+
+    def __init__(self, look: Callable[[], None] = deliver) -> None:
         self._is_set = False
+        self._look = look
         self._waiting = Wakeups()
 
     def is_set(self) -> bool:
@@ -101,4 +112,4 @@ class Latch:
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Block until it is set or *timeout_s* has passed; return whether it is set."""
-        return self._is_set or self._waiting.wait_until(self.is_set, timeout_s)
+        return self._is_set or self._waiting.wait_until(self.is_set, timeout_s, self._look)

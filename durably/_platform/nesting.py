@@ -11,7 +11,7 @@ import functools
 import types
 from typing import Any, Final
 
-from durably._platform.interrupts import raise_if_signal
+from durably._platform.signals import raise_if_signal
 
 MAX_DEPTH: Final = 200
 """How deeply stored data may be nested.

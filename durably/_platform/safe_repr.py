@@ -9,8 +9,8 @@ from __future__ import annotations
 import builtins
 from typing import Final
 
-from durably._platform.interrupts import raise_if_signal
 from durably._platform.nesting import MAX_DEPTH, is_too_deep
+from durably._platform.signals import raise_if_signal
 
 _LONGEST: Final = 80
 

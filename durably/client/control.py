@@ -9,7 +9,6 @@ import attrs
 
 from durably import events
 from durably._platform.clock import Clock, from_datetime
-from durably._platform.interrupts import raise_if_signal
 from durably.client.local_worker import LocalWorker
 from durably.client.query import AnyRun, Reader, labels_of, run_id_of
 from durably.client.submit import Triggering
@@ -97,7 +96,6 @@ class Control:
         try:
             self._store.shrink(_SHRINK_PAGES)
         except DatabaseError as exc:
-            raise_if_signal(exc)
             # The runs are deleted all the same, and later runs use their space.
             tell_worker_error(self._emitter, exc, "giving space back")
 

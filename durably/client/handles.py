@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, Never, Self, TypedDict, TypeVar, overload
 
+from durably._platform.signals import door
 from durably.client.query import StatusFilter, several
 from durably.client.submit import NOT_GIVEN, Trigger, Triggering
 from durably.client.wait import OnLog, OnProgress
@@ -90,6 +91,7 @@ class JobHandles(Mapping[str, "JobHandle[Any, Any]"]):
         return list(self._handles)
 
 
+@door
 class JobHandle(Generic[P, R]):
     """Trigger and read the runs of one job. Usable from any thread.
 

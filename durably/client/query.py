@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 
 from durably._platform.clock import to_datetime
 from durably._platform.safe_repr import short_repr, type_name
+from durably._platform.signals import let_through
 from durably.codec import UNTYPED, Codec
 from durably.codec.json_text import dump, load
 from durably.errors import DatabaseError, ValidationError
@@ -329,7 +330,7 @@ def several(items: Any, what: str) -> list[Any]:
             f"{what} must be an iterable, such as a list, not {type_name(items)}; write [...] "
             "around a single one"
         )
-    return list(items)
+    return let_through(list, items)
 
 
 def _status(value: object) -> str:

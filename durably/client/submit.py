@@ -12,7 +12,6 @@ import attrs
 
 from durably._platform.clock import Clock, to_datetime
 from durably._platform.ids import Ids
-from durably._platform.interrupts import held_back
 from durably._platform.safe_repr import short_repr, type_name
 from durably.client.local_worker import LocalWorker
 from durably.client.query import Reader, labels_of
@@ -156,29 +155,18 @@ class Triggering:
         """
         new = accepted.new
         slot = Slot()
-        with held_back() as interrupts:
-            try:
-                claim = self._worker.reserve_slot(slot)
-                now_us = self._clock.now_us()
-                enqueued, claimed = interrupts.let_through(
-                    lambda: self._enqueue(new, claim, now_us)
-                )
-                if claimed is not None:
-                    self._worker.enter(claimed, slot)
-                return interrupts.let_through(
-                    lambda: self._tell(enqueued, accepted, to_datetime(now_us))
-                )
-            finally:
-                try:
-                    self._settle(slot, new.id)
-                finally:
-                    # A signal may have interrupted the other call.
-                    self._settle(slot, new.id)
+        try:
+            claim = self._worker.reserve_slot(slot)
+            now_us = self._clock.now_us()
+            enqueued, claimed = self._enqueue(new, claim, now_us)
+            if claimed is not None:
+                self._worker.enter(claimed, slot)
+            return self._tell(enqueued, accepted, to_datetime(now_us))
+        finally:
+            self._settle(slot, new.id)
 
     def _settle(self, slot: Slot, new_id: str) -> None:
-        """Begin the run that was claimed for a slot, or return the slot. Idempotent."""
-        if slot.is_settled:
-            return
+        """Begin the run that was claimed for a slot, or return the slot."""
         active = slot.active
         if active is None:
             self._worker.return_slot(slot)
@@ -188,7 +176,6 @@ class Triggering:
             self._worker.offer_if_free()
         if active is not None:
             self._worker.begin(slot)
-        slot.is_settled = True
 
     def trigger_all(self, job: Job[Any, Any], items: list[Any]) -> list[Run[Any, Any]]:
         """Store a run for each payload or ``Trigger`` in one transaction, or none."""

@@ -8,6 +8,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Self
 
+from durably._platform.signals import door
 from durably.client.local_worker import LocalWorker
 from durably.client.query import Reader, run_id_of
 from durably.emitter import Emitter
@@ -28,6 +29,7 @@ _LONGEST_PAUSE_S: Final = 1.0
 _ENDING_EVENTS: Final = (RunCompleted, RunFailed, RunCancelled, RunDeleted)
 
 
+@door
 class Subscription(Iterator[Event]):
     """The events of one run, ending after its terminal one. A context manager.
 

@@ -13,6 +13,7 @@ from durably._platform.clock import Clock
 from durably._platform.latch import Latch
 from durably._platform.lock_timeouts import limited
 from durably._platform.safe_repr import short_repr
+from durably._platform.signals import deferred
 from durably.client.local_worker import LocalWorker
 from durably.client.query import Reader, labels_of, run_id_of, several
 from durably.emitter import Emitter
@@ -215,7 +216,7 @@ class Waiter:
         patience = Patience(self._clock, timeout_s)
         waiting = dict.fromkeys(run_ids)
         while waiting:
-            with patience.limited(), self._worker.waiting():
+            with deferred(), patience.limited(), self._worker.waiting():
                 ended, unreadable = self._next_ended(list(waiting), patience)
             for run_id in unreadable:
                 del waiting[run_id]

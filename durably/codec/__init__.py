@@ -10,9 +10,9 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from durably._platform.interrupts import raise_if_signal
 from durably._platform.nesting import MAX_DEPTH
 from durably._platform.safe_repr import type_name
+from durably._platform.signals import raise_if_signal
 from durably.codec import messages
 from durably.codec.annotations import resolve_annotations, return_type_of, signature_of
 from durably.codec.json_text import dump, load

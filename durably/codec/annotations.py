@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Container, Mapping
 from typing import Any, Final
 
-from durably._platform.interrupts import raise_if_signal
+from durably._platform.signals import raise_if_signal
 from durably.codec.messages import IMPORT_IT, OR_NAME_IT, show, text_of
 from durably.codec.plain import UNTYPED, Unresolved
 from durably.errors import ValidationError

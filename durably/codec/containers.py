@@ -12,8 +12,8 @@ from typing import Any, Final
 from cattrs.cols import list_structure_factory, mapping_structure_factory
 from cattrs.errors import IterableValidationError
 
-from durably._platform.interrupts import raise_if_signal
 from durably._platform.safe_repr import type_name
+from durably._platform.signals import raise_if_signal
 from durably.codec.cattrs_errors import with_note
 from durably.codec.json_text import dump, load
 from durably.codec.messages import Mismatch, NotStorable, Problem

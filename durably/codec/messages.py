@@ -8,9 +8,9 @@ import typing
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-from durably._platform.interrupts import raise_if_signal
 from durably._platform.nesting import MAX_DEPTH, is_too_deep
 from durably._platform.safe_repr import full_name, safe_repr, too_deep, type_name
+from durably._platform.signals import raise_if_signal
 
 _MAX_REPR: Final = 80
 _MAX_TEXT: Final = 300

@@ -13,7 +13,7 @@ from cattrs import override
 from cattrs.errors import ClassValidationError
 from cattrs.gen.typeddicts import make_dict_structure_fn
 
-from durably._platform.interrupts import raise_if_signal
+from durably._platform.signals import raise_if_signal
 from durably.codec.cattrs_errors import MissingKeyError, with_note
 from durably.codec.messages import (
     NotStorable,

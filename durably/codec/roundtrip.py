@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import attrs
 
-from durably._platform.interrupts import raise_if_signal
 from durably._platform.safe_repr import type_name
+from durably._platform.signals import raise_if_signal
 from durably.codec.json_text import dump
 from durably.codec.messages import Problem, Unsupported, difference, segment
 from durably.codec.plain import SCALARS, has_named_items, plain, plain_scalar

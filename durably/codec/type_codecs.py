@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import cattrs
 
-from durably._platform.interrupts import raise_if_signal
+from durably._platform.signals import raise_if_signal
 from durably.codec import containers, scalars
 from durably.codec.messages import Problem, Unsupported, name_of, text_of
 from durably.codec.plain import SCALARS, Misfit, is_named_tuple

@@ -14,7 +14,7 @@ from typing import Any
 
 import cattrs
 
-from durably._platform.interrupts import raise_if_signal
+from durably._platform.signals import raise_if_signal
 from durably.codec.cattrs_errors import problems_in
 from durably.codec.messages import NotStorable, Problem, Problems, TooDeep
 from durably.codec.plain import all_plain, copy_and_problems, plain

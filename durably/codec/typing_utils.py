@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 import attrs
 
-from durably._platform.interrupts import raise_if_signal
+from durably._platform.signals import raise_if_signal
 from durably.codec.messages import IMPORT_IT, Unsupported, name_of, text_of
 from durably.codec.plain import UNTYPED
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from cattrs.errors import BaseValidationError
 
-from durably._platform.interrupts import raise_if_signal
+from durably._platform.signals import raise_if_signal
 from durably.codec.messages import Mismatch, Problem, TooDeep, name_of
 from durably.codec.plain import SCALARS, Misfit, copy_and_problems, plain
 from durably.codec.type_codec import ANYTHING, TypeCodec, TypeCodecLookup

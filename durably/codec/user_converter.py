@@ -9,7 +9,7 @@ from typing import Any
 import cattrs
 from cattrs.errors import StructureHandlerNotFoundError
 
-from durably._platform.interrupts import raise_if_signal
+from durably._platform.signals import raise_if_signal
 from durably.codec import containers, scalars
 from durably.codec.messages import Unsupported, name_of, text_of
 from durably.codec.typing_utils import is_union

@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from durably._platform.clock import Clock
-from durably._platform.interrupts import handlers, is_from_signal, is_interruptible, raise_if_signal
 from durably._platform.latch import Latch
 from durably._platform.signalled import tells_of_signal
+from durably._platform.signals import handlers, is_from_signal, is_main_thread
 from durably.codec import Codec
 from durably.emitter import Emitter
 from durably.errors import (
@@ -90,7 +90,7 @@ class ActiveRun:
         self.row = row
         # Whether it is executed in a thread of the user's, where a signal may arrive.
         self.is_callers = is_callers
-        self._handlers = handlers() if is_callers and is_interruptible() else frozenset()
+        self._handlers = handlers() if is_callers and is_main_thread() else frozenset()
         self.pid = os.getpid()
         # Whether a thread has taken it to execute it, or to put it back.
         self.is_begun = False
@@ -234,13 +234,11 @@ class ActiveRun:
 class Slot:
     """A place for one run at a time. Taking and returning it are one atomic operation each."""
 
-    __slots__ = ("active", "is_settled")
+    __slots__ = ("active",)
 
     def __init__(self) -> None:
         # The run that is executed in it, or is about to be.
         self.active: ActiveRun | None = None
-        # Whether the code that has taken it knows what has become of it.
-        self.is_settled = False
 
 
 _REASONS: Final[dict[type[StopRun], str]] = {
@@ -285,7 +283,6 @@ def patiently(
             try:
                 return access(*args)
             except DatabaseError as exc:
-                raise_if_signal(exc)
                 failed = exc
         tell_worker_error(services.emitter, failed, context, active.id)
         if not failed.is_transient:

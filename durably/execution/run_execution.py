@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from durably import events
-from durably._platform.interrupts import raise_if_signal
+from durably._platform.signals import let_through
 from durably.errors import (
     DatabaseError,
     NoWorkerError,
@@ -85,7 +85,6 @@ class Execution:
                 on_duplicate_step=job.on_duplicate_step or services.on_duplicate_step,
             )
         except DatabaseError as exc:
-            raise_if_signal(exc)
             if exc.is_of_row:
                 return self._failed(exc)  # it would be the same at each attempt
             # Not the job's fault: the run goes back, and is claimed again later.
@@ -99,7 +98,7 @@ class Execution:
                 services.emitter.emit(
                     events.RunStarted, **active.fields, payload=payload, attempt=active.attempt
                 )
-            returned = job.run(context, *arguments)
+            returned = let_through(job.run, context, *arguments)
             active.refuse_forked_child()
             text, output = services.codec.encode_and_decode(
                 returned, output_type(job), what=f"the result of job {job.name!r}"

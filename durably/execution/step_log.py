@@ -12,9 +12,9 @@ from contextlib import suppress
 from typing import Any, Final
 
 from durably._platform.clock import from_datetime
-from durably._platform.interrupts import raise_if_signal
 from durably._platform.nesting import is_too_deep
 from durably._platform.safe_repr import safe_repr, safe_str, too_deep, type_name
+from durably._platform.signals import raise_if_signal
 from durably.codec.json_text import dump_any, load
 from durably.errors import ValidationError
 from durably.events import LogWritten

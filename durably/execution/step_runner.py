@@ -9,9 +9,9 @@ import warnings
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from durably._platform.interrupts import raise_if_signal
 from durably._platform.latch import Wakeups
 from durably._platform.safe_repr import type_name
+from durably._platform.signals import deliver, let_through
 from durably.codec import UNTYPED, return_type_of
 from durably.errors import (
     ConflictError,
@@ -122,7 +122,9 @@ class StepRunner:
                     self._recorder.require_ownership()
             if checkpoint is None or checkpoint[1] is None:
                 index = self._index_of(name, checkpoint)
-                return self._execute(name, index, fn, args, kwargs, type_, retry)
+                result = self._execute(name, index, fn, args, kwargs, type_, retry)
+                deliver()  # here already, so that it is kept if the job does not let it through
+                return result
         except BaseException as exc:
             active.keep_callers_signal(exc)
             raise
@@ -139,7 +141,7 @@ class StepRunner:
                 f"step {name!r} was used twice in run {self._active.id}; the second use returns "
                 'the first one\'s result. Give each step a name of its own, such as f"batch-{i}"',
                 DuplicateStepWarning,
-                stacklevel=4,  # the job's line
+                stacklevel=5,  # the job's line
             )
         elif not self._nested.is_retried(name):
             raise DuplicateStepError(
@@ -222,7 +224,7 @@ class StepRunner:
                 if type_ is not UNTYPED:
                     codec.require_storable(type_, what="the result of step", name=name)
                 value = (
-                    fn(*args, **kwargs)
+                    let_through(fn, *args, **kwargs)
                     if retry is None
                     else self._retrying(name, fn, args, kwargs, retry)
                 )
@@ -245,7 +247,6 @@ class StepRunner:
         try:
             is_stored = services.checkpoints.save(*row)
         except DatabaseError as exc:
-            raise_if_signal(exc)
             is_stored = self._recorder.save(*row, failed=exc)
         if not is_stored:
             self._recorder.not_stored(name, index, started_at_us)
@@ -266,7 +267,7 @@ class StepRunner:
             warnings.warn(
                 f"the result of step {name!r} takes {len(text) / 2**20:.0f} MiB in the database; "
                 "write large data to a file of your own and return its name",
-                stacklevel=4,  # the job's line
+                stacklevel=5,  # the job's line
             )
         if active.stop_reason is not None:
             active.check()
@@ -284,7 +285,7 @@ class StepRunner:
         failures = 0
         while True:
             try:
-                return fn(*args, **kwargs)
+                return let_through(fn, *args, **kwargs)
             except retry.on as exc:
                 active.refuse_forked_child()
                 if active.is_callers_signal(exc):

@@ -28,8 +28,6 @@ class Dispatcher(Service):
         has_free_slot: returns whether a slot is free; if not, this thread is woken when one is.
         reserve_slots: takes the free slots and returns what to claim for them, or ``None``.
         return_slots: returns that many of them.
-        make_threads: makes the threads that runs in slots wait for; threads that a signal may
-            interrupt leave that to this one.
         want_slot: notes that there may be more to claim than there were slots.
         hand_over: hands a claimed run, which has a slot, to the pool; returns ``False`` if no
             thread could be made for it, so that it was put back.
@@ -45,7 +43,6 @@ class Dispatcher(Service):
         has_free_slot: Callable[[], bool],
         reserve_slots: Callable[[], Claim | None],
         return_slots: Callable[[int], None],
-        make_threads: Callable[[], None],
         want_slot: Callable[[], None],
         hand_over: Callable[[RunRow], bool],
         wait_for_listeners: Callable[[], None],
@@ -60,7 +57,6 @@ class Dispatcher(Service):
         self._has_free_slot = has_free_slot
         self._reserve_slots = reserve_slots
         self._return_slots = return_slots
-        self._make_threads = make_threads
         self._want_slot = want_slot
         self._hand_over = hand_over
         self._wait_for_listeners = wait_for_listeners
@@ -79,7 +75,6 @@ class Dispatcher(Service):
         self._version = self._changes.version()
         began = self._clock.monotonic()
         try:
-            self._make_threads()
             self.dispatch()
         except DatabaseError as exc:
             if self._failing_since is None:

@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Callable
 from typing import Final
 
-from durably._platform.interrupts import is_from_signal
+from durably._platform.signals import entered, is_from_signal
 from durably.errors import EngineClosedError
 
 log = logging.getLogger("durably")
@@ -58,6 +58,7 @@ def at_exit(close: Callable[[], None]) -> None:
     _closers.add(close)
 
 
+@entered
 def _close_all() -> None:
     for reference in _closers.end():
         close = reference()

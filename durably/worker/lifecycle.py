@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Final, TypeVar
 
-from durably._platform.interrupts import is_interruptible
 from durably._platform.latch import Wakeups
+from durably._platform.signals import is_main_thread
 from durably.errors import ConflictError, EngineClosedError
 
 T = TypeVar("T")
@@ -51,24 +51,18 @@ class Lifecycle:
         self._is_closed = False
         # Whether the thread that holds the lock ends threads and waits for them.
         self._is_ending = False
-        # Whether there may be threads to end; and whether a thread that a signal may interrupt does
-        # not wait for their end.
+        # Whether there may be threads to end; and whether the main thread does not wait for that.
         self._has_begun = False
         self.is_abandoned = False
 
-    def locked(self) -> AbstractContextManager[object]:
+    @contextmanager
+    def locked(self) -> Iterator[None]:
         """Keep all others from starting or ending threads within the block.
 
         Raises:
             ConflictError: the calling thread is one of the engine's own, which a job or a listener
                 may use, and the thread that has the lock waits for its end.
         """
-        # In a thread that a signal may interrupt this is the lock itself: an exception in Python
-        # code around it could leave the lock taken. That thread is not one of the engine's own.
-        return self._lock if is_interruptible() else self._locked_patiently()
-
-    @contextmanager
-    def _locked_patiently(self) -> Iterator[None]:
         while not self._lock.acquire(timeout=_LOCK_LOOK_S):
             if self._is_ending and self._is_own_thread():
                 raise ConflictError(
@@ -114,7 +108,7 @@ class Lifecycle:
             return
         with self.locked():
             try:
-                if len(self._holds) == 1 and not (self.is_abandoned and is_interruptible()):
+                if len(self._holds) == 1 and not (self.is_abandoned and is_main_thread()):
                     self._end_all()
             finally:
                 self._holds.pop(who, None)
@@ -143,10 +137,7 @@ class Lifecycle:
             self.hold(who)
             return call()
         finally:
-            try:
-                self.let_go(who)
-            finally:
-                self.let_go(who)  # a signal may have interrupted the other one
+            self.let_go(who)
 
     def close(self) -> None:
         """Raise ``EngineClosedError`` to every call from now on."""

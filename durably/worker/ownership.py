@@ -9,7 +9,6 @@ from typing import NamedTuple, TypeVar
 
 from durably._platform.clock import Clock
 from durably._platform.ids import Ids
-from durably._platform.interrupts import raise_if_signal
 from durably.errors import DatabaseError
 from durably.store.api import OwnerLock, Store
 
@@ -111,6 +110,5 @@ class Ownership:
         try:
             return verb()
         except DatabaseError as exc:
-            raise_if_signal(exc)
             log.warning("could not sign off: %s", exc)
             return None

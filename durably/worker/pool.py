@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from typing import Final
 
 from durably import events
-from durably._platform.interrupts import INTERRUPT_LOOK_S, is_interruptible, raise_if_signal
 from durably._platform.latch import Wakeups
+from durably._platform.signals import LOOK_S
 from durably.errors import DatabaseError, ForkedError, RunInterrupted, StopRun
 from durably.execution.current_run import ActiveRun, Services, Slot
 from durably.execution.run_execution import Execution
@@ -293,23 +293,21 @@ class Pool:
             self._is_draining = True
             return not self._slots
 
-    def wait_until_idle(
-        self, check_interrupt: Callable[[], None], deadline: float = math.inf
-    ) -> bool:
+    def wait_until_idle(self, look: Callable[[], None], deadline: float = math.inf) -> bool:
         """Block until no run is inside its job; return ``False`` if the deadline was before that.
 
         Args:
-            check_interrupt: called now and then; raises if there was a Ctrl-C.
+            look: called now and then.
             deadline: by the clock's ``monotonic``.
         """
         clock = self._services.clock
         while True:
-            left_s = max(0.0, min(INTERRUPT_LOOK_S, deadline - clock.monotonic()))
+            left_s = max(0.0, min(LOOK_S, deadline - clock.monotonic()))
             if self._changed.wait_until(self._has_none, left_s):
                 return True
             if clock.monotonic() >= deadline:
                 return False
-            check_interrupt()
+            look()
 
     def _has_none(self) -> bool:
         with self._lock:
@@ -468,33 +466,17 @@ class Pool:
         self._add(slot.active)
 
     def begin(self, slot: Slot) -> bool:
-        """Execute the run of a slot, as ``hand_over`` does. Idempotent.
-
-        A thread that a signal may interrupt makes no other threads: the dispatcher does.
-        """
+        """Execute the run of a slot, as ``hand_over`` does. Idempotent."""
         if slot.active is None or slot.active.is_begun:
             return True
         self._add(slot.active)
         self._threads.put(slot)
         if self._has_enough_threads():
             return True
-        if is_interruptible():
-            self._changes.wake_claimer()
-            return True
         return self._make_threads_for(slot)
 
     def _has_enough_threads(self) -> bool:
         return len(self._threads) >= len(self._slots) - len(self._reserved)
-
-    def make_threads(self) -> None:
-        """Make missing threads, or put back the runs for which none can be started."""
-        if self._has_enough_threads():
-            return
-        with self._lock:
-            slots = [slot for slot in self._slots if slot.active is not None]
-        for slot in slots:
-            if not self._make_threads_for(slot):
-                return
 
     def _make_threads_for(self, slot: Slot) -> bool:
         try:
@@ -521,27 +503,18 @@ class Pool:
             is_begun, active.is_begun = active.is_begun, True
         return not is_begun
 
-    def execute_here(
-        self, row: RunRow, let_through: Callable[[Callable[[], object]], object]
-    ) -> None:
-        """Execute a claimed run in the calling thread.
-
-        Args:
-            let_through: calls what may be interrupted by a Ctrl-C.
-        """
+    def execute_here(self, row: RunRow) -> None:
+        """Execute a claimed run in the calling thread."""
         active = self._active_of(row, is_callers=True)
         try:
             self._add(active)
-            let_through(lambda: self._execute(active, lambda: None))
+            self._execute(active, lambda: None)
         except BaseException:
             # Also if it came before the execution began, or while its end was stored.
             self._put_back_if_possible(active)
             raise
         finally:
-            try:
-                self._leave(active)
-            finally:
-                self._leave(active)  # a signal may have interrupted the other one
+            self._leave(active)
 
     def _active_of(self, row: RunRow, *, is_callers: bool = False) -> ActiveRun:
         """Return the ``ActiveRun`` of a run that this thread has claimed."""
@@ -582,7 +555,6 @@ class Pool:
         try:
             self._put_back(active)
         except DatabaseError as exc:
-            raise_if_signal(exc)
             # The heartbeat will put it back, or an engine that finds this one's lock free.
             log.warning("could not put back run %s: %s", active.id, exc)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from durably._platform.interrupts import held_back, is_from_signal
+from durably._platform.signals import is_from_signal
 from durably.errors import ConflictError
 from durably.execution.current_run import ActiveRun
 from durably.store.change_feed import ChangeFeed
@@ -64,14 +64,14 @@ class Drain:
         """Make pending calls that have claimed nothing return at once."""
         self.stops += 1
 
-    def run(self, max_runs: int | None, interrupts: held_back, stops: int) -> int:
+    def run(self, max_runs: int | None, stops: int) -> int:
         """Execute runs until none can be claimed, or *max_runs*, and return how many.
 
         Args:
             stops: the number of stops when the call began.
         """
         most = math.inf if max_runs is None else max_runs
-        with self._claiming(max_runs, interrupts, stops) as before:
+        with self._claiming(max_runs, stops) as before:
             self.wait(lambda: self._pool.executed - before >= most)
         return self._pool.executed - before
 
@@ -81,9 +81,8 @@ class Drain:
         Raises:
             DatabaseError: the dispatcher cannot claim; nothing executes any more.
         """
-        with held_back() as interrupts:
-            while not self._is_over(is_enough):
-                interrupts.check()
+        while not self._is_over(is_enough):
+            pass
 
     def _is_over(self, is_enough: Callable[[], bool]) -> bool:
         self._check_in_place()
@@ -103,7 +102,7 @@ class Drain:
         return False
 
     @contextmanager
-    def _claiming(self, max_runs: int | None, interrupts: held_back, stops: int) -> Iterator[int]:
+    def _claiming(self, max_runs: int | None, stops: int) -> Iterator[int]:
         """Claim runs within the block; yield how many had been executed before."""
         call = object()
         before = self._begin(call, max_runs, stops)
@@ -118,14 +117,13 @@ class Drain:
             # After a Ctrl-C the runs that were begun for the caller go back. Either way this waits
             # for them, and for runs that were claimed after the block had found none.
             if self._end(call, interrupt=interrupt):
-                self._wait_for_rest(interrupts, interrupt=interrupt)
+                self._wait_for_rest(interrupt=interrupt)
                 self._pool.end_interrupt()
 
-    def _wait_for_rest(self, interrupts: held_back, *, interrupt: bool) -> None:
+    def _wait_for_rest(self, *, interrupt: bool) -> None:
         notice = Notice(self._active, interrupt=True, again=is_leaving())
 
         def look() -> None:
-            interrupts.check()
             if interrupt:
                 notice()
 

@@ -7,9 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from durably._platform.clock import Clock
-from durably._platform.interrupts import raise_if_signal
 from durably._platform.latch import Latch
-from durably.worker import threads
 
 ErrorSink = Callable[[BaseException, str], None]
 
@@ -41,9 +39,9 @@ class Service:
         self._lifecycle = threading.Lock()  # serialises start and stop; never taken by the thread
         self._thread: threading.Thread | None = None
         self._stopping = Latch()
-        # Set by the thread as its last action. After an exception in the middle of ``Thread.join``
-        # a thread that still runs can seem to have ended.
-        self._ended = Latch()
+        # Set by the thread as its last action; signals do not end a wait for it. After an exception
+        # in the middle of ``Thread.join`` a thread that still runs can seem to have ended.
+        self._ended = Latch(look=lambda: None)
         self._wake = Latch()
 
     def tick(self) -> None:
@@ -67,9 +65,8 @@ class Service:
                 target=self._loop, name=f"durably-{self._name}", daemon=True
             )
             try:
-                threads.start(self._thread)
-            except RuntimeError as exc:
-                raise_if_signal(exc)
+                self._thread.start()
+            except RuntimeError:
                 self._thread = None
                 raise
 

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import attrs
 
 from durably import events
-from durably._platform.interrupts import raise_if_signal
 from durably.codec import UNTYPED
 from durably.errors import DatabaseError, StopRun
 from durably.execution.current_run import ActiveRun, Services, patiently, tell_worker_error
@@ -122,22 +121,19 @@ class Settling:
 
         try:
             return patiently(self._services, run, "storing the end of a run", store)
-        except (StopRun, DatabaseError) as exc:
-            raise_if_signal(exc)
+        except (StopRun, DatabaseError):
             return None
 
     def _flush_lines(self, run: ActiveRun) -> None:
         try:
             self._flusher.flush_lines()
         except DatabaseError as exc:
-            raise_if_signal(exc)
             tell_worker_error(self._services.emitter, exc, "storing log lines", run.id)
 
     def _release(self, run: ActiveRun) -> None:
         try:
             self._flusher.release(run)
         except DatabaseError as exc:
-            raise_if_signal(exc)
             tell_worker_error(self._services.emitter, exc, "releasing a run", run.id)
             self._flusher.release_later(run)
 

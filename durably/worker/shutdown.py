@@ -9,8 +9,8 @@ import threading
 from collections.abc import Callable
 
 from durably._platform.clock import Clock
-from durably._platform.interrupts import held_back, is_from_signal
 from durably._platform.lock_timeouts import BUSY_TIMEOUT_S, limited
+from durably._platform.signals import entered, is_from_signal
 from durably.codec.json_text import dump
 from durably.errors import DatabaseError, DurablyError, EngineClosedError, ForkedError
 from durably.job_registry import JobRegistry
@@ -111,21 +111,20 @@ class Shutdown:
                 self._abandon()
             raise
 
+    @entered
     def at_exit(self) -> None:
         """Stop at the next step boundary and close, at the end of the interpreter."""
         if not self._is_over:
-            with held_back():
-                self._stop(interrupt=True, is_last=True)
-                self._close()
+            self._stop(interrupt=True, is_last=True)
+            self._close()
 
     def enter(self, start: Callable[[], object]) -> None:
         """Start the engine at the beginning of a ``with`` block."""
         try:
-            with held_back():
-                start()
-        except KeyboardInterrupt:
-            # Python does not call __exit__ after that.
-            self.at_exit()
+            start()
+        except BaseException as exc:
+            if is_from_signal(exc):
+                self.at_exit()  # Python does not call __exit__ then
             raise
 
     def leave(self, cause: type[BaseException] | None) -> None:
@@ -137,23 +136,22 @@ class Shutdown:
         """
         if self._is_over:
             return
-        with held_back():
-            interrupt = cause is not None
+        interrupt = cause is not None
+        executed = self._executed()
+        try:
+            if not interrupt:
+                self._supervisor.check_in_place()
+                if self._supervisor.takes_runs:
+                    self._execute_all()
+        except BaseException as exc:
+            interrupt, cause = True, type(exc)
             executed = self._executed()
-            try:
-                if not interrupt:
-                    self._supervisor.check_in_place()
-                    if self._supervisor.takes_runs:
-                        self._execute_all()
-            except BaseException as exc:
-                interrupt, cause = True, type(exc)
-                executed = self._executed()
-                raise
-            finally:
-                self._stop(interrupt=interrupt, is_last=True)
-                if cause is not None:
-                    self._log_left(cause, executed)
-                self._close()
+            raise
+        finally:
+            self._stop(interrupt=interrupt, is_last=True)
+            if cause is not None:
+                self._log_left(cause, executed)
+            self._close()
 
     # -- steps of the end ----------------------------------------------------------------------
 
@@ -216,7 +214,7 @@ class Shutdown:
 
     def _close(self) -> None:
         # One limit for everything that is still written: a stopped process may hold the lock.
-        with held_back(), self._closing, limited(self._clock, BUSY_TIMEOUT_S):
+        with self._closing, limited(self._clock, BUSY_TIMEOUT_S):
             if self._has_closed:
                 return
             self._is_closed = True

@@ -14,7 +14,6 @@ from contextlib import AbstractContextManager
 from typing import Final, NoReturn
 
 from durably._platform.clock import Clock
-from durably._platform.interrupts import held_back, raise_if_signal
 from durably.codec import Codec
 from durably.emitter import Emitter
 from durably.errors import (
@@ -31,7 +30,6 @@ from durably.job_registry import JobRegistry
 from durably.settings import Settings
 from durably.store.api import Store
 from durably.store.rows import Claim, RunRow
-from durably.worker import threads
 from durably.worker.contexts import ExecutionContexts
 from durably.worker.dispatcher import Dispatcher
 from durably.worker.flusher import Flusher
@@ -136,7 +134,6 @@ class Supervisor:
             has_free_slot=self._pool.has_free_slot,
             reserve_slots=self._pool.reserve_slots,
             return_slots=self._pool.return_slots,
-            make_threads=self._pool.make_threads,
             want_slot=self._pool.want_slot,
             hand_over=self._pool.hand_over,
             wait_for_listeners=services.emitter.wait_for_listeners,
@@ -274,7 +271,6 @@ class Supervisor:
         try:
             self._pool.begin(slot)
         except DatabaseError as exc:
-            raise_if_signal(exc)
             # No thread can be started, and the run could not be put back: the heartbeat will do so.
             run_id = None if slot.active is None else slot.active.id
             tell_worker_error(self._services.emitter, exc, "starting a run", run_id)
@@ -283,12 +279,11 @@ class Supervisor:
 
     def start(self) -> None:
         """Recover what dead processes left behind, then start the threads. Idempotent."""
-        with held_back():
-            if self.takes_runs:
-                return
-            self._lifecycle.holding(self._recover_and_start)
-            # Waiting threads check again whether an engine can execute their runs.
-            self._store.changes.offer()
+        if self.takes_runs:
+            return
+        self._lifecycle.holding(self._recover_and_start)
+        # Waiting threads check again whether an engine can execute their runs.
+        self._store.changes.offer()
 
     def _recover_and_start(self) -> None:
         # Outside of the lock: listeners of a recovery may block, and call the engine.
@@ -339,12 +334,11 @@ class Supervisor:
         clock = self._services.clock
         deadline = math.inf if timeout_s is None else clock.monotonic() + timeout_s
         # The engine's threads, too, wait for locks of other processes only until the deadline.
-        with held_back() as interrupts, self._store.hurried(deadline):
+        with self._store.hurried(deadline):
             was_started = self._is_started
             self._drain.refuse_waiting()
 
             def look() -> None:
-                interrupts.check()
                 on_wait()
                 if not self._pool.is_draining:
                     # It was started meanwhile: drain again, so that this wait ends.
@@ -381,13 +375,12 @@ class Supervisor:
 
     def close(self) -> None:
         """Remove the owner row and release its lock, once nothing of this engine needs them."""
-        with held_back():
-            self._lifecycle.close()
-            # Another thread may have started it since it was stopped.
-            self.stop(interrupt=False, timeout_s=None, verb="close")
-            # Others may be inside run_until_idle or process_one.
-            with self._lifecycle.unneeded():
-                self._ownership.give_up(is_file_lost=self.lost is not None)
+        self._lifecycle.close()
+        # Another thread may have started it since it was stopped.
+        self.stop(interrupt=False, timeout_s=None, verb="close")
+        # Others may be inside run_until_idle or process_one.
+        with self._lifecycle.unneeded():
+            self._ownership.give_up(is_file_lost=self.lost is not None)
 
     def abandon(self, close: Callable[[], None]) -> None:
         """Stop waiting for runs that are inside a step; call *close* in a thread of its own.
@@ -397,7 +390,7 @@ class Supervisor:
         self._lifecycle.abandon()
         self._pool.drain(interrupt=True)
         self._pool.leave()
-        threads.start(threading.Thread(target=close, name="durably-closing", daemon=True))
+        threading.Thread(target=close, name="durably-closing", daemon=True).start()
 
     @property
     def is_abandoned(self) -> bool:
@@ -447,7 +440,6 @@ class Supervisor:
             if self._store.owns_running(owner):
                 self._store.requeue_strays(owner, self._services.clock.now_us())
         except DatabaseError as exc:
-            raise_if_signal(exc)
             # The engine that finds this one's lock free will put them back.
             log.warning("could not put back what was claimed: %s", exc)
 
@@ -455,10 +447,9 @@ class Supervisor:
 
     def process_one(self) -> bool:
         """Claim and execute one run in the calling thread; return ``False`` if there was none."""
-        with held_back() as interrupts:
-            return self._lifecycle.holding(lambda: self._process_one(interrupts))
+        return self._lifecycle.holding(self._process_one)
 
-    def _process_one(self, interrupts: held_back) -> bool:
+    def _process_one(self) -> bool:
         self._reaper.recover()
         claim = self._pool.claim(1)
         if claim is None or not self._pool.can_claim():
@@ -466,21 +457,18 @@ class Supervisor:
         claimed = self._store.claim(claim)
         if not claimed:
             return False
-        self._pool.execute_here(claimed[0], interrupts.let_through)
+        self._pool.execute_here(claimed[0])
         return True
 
     def run_until_idle(self, max_runs: int | None) -> int:
         """Execute runs on the pool until none can be claimed, and return how many."""
         self._refuse_inside("run_until_idle")
         stops = self._drain.stops
-        with held_back() as interrupts:
-            return self._lifecycle.holding(
-                lambda: self._run_until_idle(max_runs, interrupts, stops)
-            )
+        return self._lifecycle.holding(lambda: self._run_until_idle(max_runs, stops))
 
-    def _run_until_idle(self, max_runs: int | None, interrupts: held_back, stops: int) -> int:
+    def _run_until_idle(self, max_runs: int | None, stops: int) -> int:
         self._reaper.recover()
-        return self._drain.run(max_runs, interrupts, stops)
+        return self._drain.run(max_runs, stops)
 
     def drain(self) -> None:
         """Block until nothing executes here and nothing can be claimed.

@@ -1,66 +1,15 @@
-"""Start threads where a signal may interrupt it, and keep a bounded number of working ones."""
+"""Keep a bounded number of working threads."""
 
 from __future__ import annotations
 
-import _thread
 import concurrent.futures.thread
 import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, Generic, TypeVar
-
-from durably._platform.interrupts import is_interruptible
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
-
-
-_starting: Final = threading.Lock()  # held while a thread is started for another one
-
-
-def start(thread: threading.Thread) -> None:
-    """Start *thread*; it is started even if a signal handler raises meanwhile.
-
-    ``Thread.start`` waits for the new thread at an ``Event``. An exception in the middle of that
-    could make the new thread wait for ever for a lock that no thread holds.
-
-    Raises:
-        RuntimeError: no thread can be started.
-    """
-    if not is_interruptible():
-        thread.start()
-        return
-    try:
-        failure = _start_elsewhere(thread)
-    except BaseException:
-        _start_elsewhere(thread)
-        raise
-    if failure is not None:
-        raise failure
-
-
-def _start_elsewhere(thread: threading.Thread) -> RuntimeError | None:
-    """Start *thread*, unless it is started, from a thread that no signal interrupts.
-
-    Return the error if that fails.
-    """
-    failures: list[RuntimeError] = []
-    done = threading.Lock()
-    done.acquire()
-
-    def start_here() -> None:
-        try:
-            with _starting:
-                if thread.ident is None:
-                    thread.start()
-        except RuntimeError as exc:
-            failures.append(exc)
-        finally:
-            done.release()
-
-    _thread.start_new_thread(start_here, ())
-    done.acquire()
-    return failures[0] if failures else None
 
 
 class WorkerThreads(Generic[T]):
@@ -91,7 +40,7 @@ class WorkerThreads(Generic[T]):
         self._things.put(thing)
 
     def grow(self, size: int) -> None:
-        """Make threads until there are *size*. Not for a thread that a signal may interrupt.
+        """Make threads until there are *size*.
 
         Raises:
             RuntimeError: no more threads can be started.

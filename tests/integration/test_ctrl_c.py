@@ -21,28 +21,7 @@ from durably import Durably
 
 # Where CPython looks for signals: after a call, on entering a function, on going back in a loop.
 LOOKS = ("CALL", "RESUME", "JUMP_BACKWARD")
-# What an engine does with its threads, and what it waits with.
-PACKAGE = Path(durably.__file__).parent
-NAMES = (
-    "engine",
-    "clock",
-    "handles",
-    "triggering",
-    "store/changes",
-    *(
-        f"worker/{name}"
-        for name in (
-            "supervisor",
-            "lifecycle",
-            "draining",
-            "pool",
-            "service",
-            "dispatcher",
-            "ownership",
-        )
-    ),
-)
-FILES = {str(PACKAGE / f"{name}.py") for name in NAMES} | {threading.__file__}
+PACKAGE = str(Path(durably.__file__).parent)
 # Each costs an engine's life.
 SAMPLE = 8
 
@@ -58,7 +37,7 @@ class CtrlC:
 
     def __call__(self, frame: FrameType, event: str, arg: Any) -> Any:
         code = frame.f_code
-        if code.co_filename not in FILES:
+        if not code.co_filename.startswith(PACKAGE) and code.co_filename != threading.__file__:
             return None
         frame.f_trace_opcodes = True
         if event != "opcode":

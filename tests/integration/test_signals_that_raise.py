@@ -1,8 +1,4 @@
-"""A signal handler that raises, at any instruction of any call: the call is abandoned, and no more.
-
-Ctrl-C is held back where it must be. A time limit by SIGALRM, or SIGTERM turned into sys.exit, is
-not.
-"""
+"""A signal handler that raises, at any instruction of any call: that call alone is ended by it."""
 
 from __future__ import annotations
 
@@ -44,10 +40,14 @@ class TooSlowError(TimeoutError):
 
 
 class Alarm:
-    """Raises SIGALRM at the n-th check for signals in durably's code, in the calling thread."""
+    """Raises SIGALRM at the n-th check for signals in durably's code, in the calling thread.
 
-    def __init__(self, point: int) -> None:
-        self._point = point
+    Args:
+        points: each n of them.
+    """
+
+    def __init__(self, *points: int) -> None:
+        self._points = points
         self._last: dict[int, str] = {}
         self.passed = 0
         self.where = "nowhere"
@@ -64,7 +64,7 @@ class Alarm:
         self._last[id(frame)] = dis.opname[code.co_code[frame.f_lasti]]
         if last.startswith(LOOKS):
             self.passed += 1
-            if self.passed == self._point:
+            if self.passed in self._points:
                 self.where = f"{code.co_filename}:{frame.f_lineno} ({code.co_name})"
                 signal.raise_signal(signal.SIGALRM)
         return self
@@ -138,6 +138,31 @@ def stop_interrupting(app: Durably) -> None:
     app.stop(interrupt=True)
 
 
+def start(app: Durably) -> None:
+    app.stop()
+    app.start()
+
+
+def drain(app: Durably) -> None:
+    app.stop()
+    app.jobs["work"].trigger()
+    app.run_until_idle()
+
+
+def close(app: Durably) -> None:
+    app.close()
+
+
+def with_block(app: Durably) -> None:
+    with app:
+        app.jobs["work"].trigger()
+
+
+def open_and_close(app: Durably) -> None:
+    with Durably(app._store.path, jobs=[work]):
+        pass
+
+
 SCENES = [
     trigger,
     trigger_and_wait,
@@ -149,7 +174,13 @@ SCENES = [
     process_one,
     stop,
     stop_interrupting,
+    start,
+    drain,
+    close,
+    with_block,
+    open_and_close,
 ]
+CLOSING = (close, with_block)
 
 
 def too_slow(number: int, frame: FrameType | None) -> None:
@@ -175,8 +206,8 @@ def opened(path: Path) -> Durably:
     return Durably(path, jobs=[work], max_workers=1, synchronous="normal")
 
 
-def interrupted(path: Path, scene: Callable[[Durably], None], point: int) -> Alarm:
-    """Execute a scene with an alarm at a point of it; then the engine works on, and closes."""
+def interrupted(path: Path, scene: Callable[[Durably], None], *points: int) -> Alarm:
+    """Execute a scene with alarms at points of it; then the engine works on, and closes."""
     app = opened(path)
     app.jobs["work"].trigger()
     if scene is process_one:
@@ -185,12 +216,18 @@ def interrupted(path: Path, scene: Callable[[Durably], None], point: int) -> Ala
     else:
         app.start()
         app.jobs["work"].trigger_and_wait(timeout=HANG_S)
-    alarm = Alarm(point)
+    alarm = Alarm(*points)
     alarm.during(lambda: scene(app))
     arrives(alarm)
-    app.start()
-    works_on(app, alarm)
+    try:
+        app.start()
+    except durably.EngineClosedError:
+        assert scene in CLOSING, alarm.where
+    else:
+        works_on(app, alarm)
     app.close()
+    if scene is open_and_close:
+        gc.collect()  # of the engine that nobody has got
     assert names_of_threads() == [], alarm.where
     with opened(path):
         pass
@@ -222,6 +259,18 @@ def test_engine_can_be_used_on(tmp_path: Path, seed: int, scene: Callable[[Durab
     points = random.Random(f"{scene.__name__} {seed}").sample(range(1, passed + 1), SAMPLE)
     for n, point in enumerate(points, 1):
         interrupted(tmp_path / f"{n}.db", scene, point)
+
+
+@pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
+def test_engine_can_be_used_on_after_two(
+    tmp_path: Path, seed: int, scene: Callable[[Durably], None]
+) -> None:
+    """A second signal, in what the first one has caused, does no harm either."""
+    passed = interrupted(tmp_path / "0.db", scene, 0).passed
+    choice = random.Random(f"{scene.__name__} twice {seed}")
+    for n in range(1, SAMPLE):
+        point = choice.randint(1, passed)
+        interrupted(tmp_path / f"{n}.db", scene, point, point + choice.randint(1, 60))
 
 
 def test_an_error_of_durablys_that_a_handler_raises_is_not_the_engines(

@@ -38,7 +38,6 @@ class Pool:
             has_free_slot=lambda: self.free > 0,
             reserve_slots=self._reserve,
             return_slots=self._return,
-            make_threads=lambda: None,
             want_slot=lambda: None,
             hand_over=self._hand_over,
             on_none_claimable=lambda: None,

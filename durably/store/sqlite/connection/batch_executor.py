@@ -15,8 +15,8 @@ from typing import Any, Final, ParamSpec, TypeVar
 import apsw
 
 from durably._platform.clock import Clock
-from durably._platform.interrupts import is_interruptible, raise_if_signal
 from durably._platform.lock_timeouts import BUSY_TIMEOUT_S, LEAST_S, Hurry, deadline
+from durably._platform.signals import deliver_overdue, is_main_thread
 from durably.errors import DatabaseError
 from durably.store.sqlite.connection.sqlite_errors import database_error, locked_error
 from durably.store.sqlite.connection.write_request import Operation, Ticket
@@ -148,6 +148,7 @@ class Transactor:
             except apsw.BusyError:
                 if now_s >= deadline_s or now_s >= self._hurry.ends_s:
                     raise
+                deliver_overdue()
 
     def waits(self) -> tuple[float, float]:
         """Return the time now, and when a call that begins now stops waiting for locks."""
@@ -214,7 +215,6 @@ class Transactor:
             except apsw.Error as exc:
                 self._fail(batch, exc)
             except DatabaseError as exc:
-                raise_if_signal(exc)
                 for ticket in batch:
                     ticket.error = exc
                     ticket.is_done = True
@@ -287,7 +287,7 @@ class Transactor:
             self._end_failed_transaction()
             # A single statement commits by itself: after a Ctrl-C right behind it, the operations
             # would not be marked as done, and their threads would execute them again.
-            is_safe = batch == [own] or not is_interruptible()
+            is_safe = batch == [own] or not is_main_thread()
             if not is_safe or not self._execute_as_one(batch):
                 self._execute_together(batch)
         finally:
@@ -322,7 +322,6 @@ class Transactor:
             try:
                 first.result = self._execute_single(first.operation, first.args, first.kwargs)
             except Exception as exc:
-                raise_if_signal(exc)
                 if isinstance(exc, apsw.Error):
                     raise
                 first.error = exc  # raised to its caller
@@ -347,7 +346,6 @@ class Transactor:
                 lambda db: together(db, [ticket.args for ticket in tickets]), (), {}
             )
         except Exception as exc:
-            raise_if_signal(exc)
             refusals = (apsw.ConstraintError, apsw.TooBigError)
             if isinstance(exc, apsw.Error) and not isinstance(exc, refusals):
                 raise
@@ -399,7 +397,6 @@ class Transactor:
             for ticket in tickets:
                 ticket.result = ticket.operation(db, *ticket.args, **ticket.kwargs)
         except Exception as exc:
-            raise_if_signal(exc)
             # Disk full and I/O errors end the whole transaction, and so the batch.
             if isinstance(exc, apsw.Error) and not db.in_transaction:
                 raise
@@ -426,7 +423,6 @@ class Transactor:
         try:
             ticket.result = ticket.operation(db, *ticket.args, **ticket.kwargs)
         except Exception as exc:
-            raise_if_signal(exc)
             # Continuing after an error that ended the transaction would commit half of the batch.
             if isinstance(exc, apsw.Error) and (not is_shared or not db.in_transaction):
                 raise

@@ -9,7 +9,6 @@ from typing import Final
 
 import apsw
 
-from durably._platform.interrupts import raise_if_signal
 from durably.errors import DatabaseLostError
 from durably.store.sqlite.connection.content import Content
 from durably.store.sqlite.connection.files import identity, is_gone
@@ -80,8 +79,7 @@ class FileChecks:
             try:
                 if self._content.is_as_seen(os.stat(self._path)):
                     return
-            except OSError as exc:
-                raise_if_signal(exc)
+            except OSError:
                 return  # just deleted: the next check notices that
             self._read_content()
         self.raise_overwritten()
@@ -92,11 +90,10 @@ class FileChecks:
                 return
             try:
                 is_overwritten = self._content.is_overwritten(self._path)
-            except (apsw.Error, OSError) as exc:
-                raise_if_signal(exc)  # otherwise it cannot be read now, which proves nothing
-            else:
-                if is_overwritten:
-                    self._overwritten = self._path
+            except (apsw.Error, OSError):
+                return  # it cannot be read now, which proves nothing
+            if is_overwritten:
+                self._overwritten = self._path
 
     def raise_overwritten(self) -> None:
         """Raise ``DatabaseLostError`` if the file was found overwritten."""

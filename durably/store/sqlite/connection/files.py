@@ -11,7 +11,6 @@ from typing import Final
 
 import apsw
 
-from durably._platform.interrupts import raise_if_signal
 from durably._platform.safe_repr import short_repr
 from durably.errors import DatabaseError, ValidationError
 from durably.store.sqlite.connection.advice import advice_on, unseen
@@ -63,7 +62,6 @@ def _is_folder(path: str) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as exc:
-        raise_if_signal(exc)
         if exc.errno == errno.ENAMETOOLONG:  # so there is no such file
             return False
         raise unseen(path, exc) from exc
@@ -99,7 +97,6 @@ def create_private(path: str) -> Identity | None:
         refuse_special(path)
         return None
     except OSError as exc:
-        raise_if_signal(exc)
         raise DatabaseError(
             f"the database {path!r} cannot be made: {exc.strerror}; {advice_on(exc)}"
         ) from exc
@@ -141,7 +138,6 @@ def refuse_special(path: str) -> None:
     try:
         status = os.stat(path)
     except OSError as exc:
-        raise_if_signal(exc)
         # For example a link that leads to itself, or a file that was just removed.
         raise unseen(path, exc) from exc
     if not stat.S_ISREG(status.st_mode):
@@ -164,8 +160,7 @@ def identity(path: str) -> Identity | None:
     """
     try:
         status = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError) as exc:
-        raise_if_signal(exc)
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return (status.st_dev, status.st_ino)
 
@@ -179,8 +174,7 @@ def is_gone(path: str, known: Identity | None) -> bool:
     for _ in range(2):
         try:
             found = identity(path)
-        except OSError as exc:
-            raise_if_signal(exc)
+        except OSError:
             return False
         if found == known:
             return False

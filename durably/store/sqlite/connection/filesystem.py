@@ -13,7 +13,6 @@ import re
 from collections.abc import Container, Iterator, Sequence
 from typing import Final
 
-from durably._platform.interrupts import raise_if_signal
 from durably.errors import DatabaseError
 
 log = logging.getLogger("durably")
@@ -53,8 +52,7 @@ def mount_table() -> str:
         # File names need not be UTF-8, not even in a table of the kernel.
         with open(_MOUNTS, encoding="utf-8", errors="surrogateescape") as stream:
             return stream.read()
-    except OSError as exc:
-        raise_if_signal(exc)
+    except OSError:
         return ""
 
 

@@ -13,7 +13,6 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from durably._platform.interrupts import raise_if_signal
 from durably._platform.latch import Latch
 from durably.errors import DatabaseError
 from durably.store.sqlite.connection.advice import unseen
@@ -83,7 +82,6 @@ def give_to_owner(fd: int, path: str) -> None:
         try:
             os.fchown(fd, status.st_uid, status.st_gid)
         except OSError as exc:
-            raise_if_signal(exc)
             if exc.errno not in _CANNOT_GIVE:
                 raise
 
@@ -209,7 +207,6 @@ def _status(path: str) -> os.stat_result | None:
     except FileNotFoundError:
         return None
     except OSError as exc:
-        raise_if_signal(exc)
         raise unseen(path, exc) from exc
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import apsw
-
-from durably._platform.interrupts import raise_if_signal
 
 Ps = ParamSpec("Ps")
 T = TypeVar("T")
@@ -91,7 +90,5 @@ class Ticket:
     def open_gate(self) -> None:
         """Make the waiting thread check again. Calling it twice does no harm."""
         if self.gate.locked():
-            try:
+            with suppress(RuntimeError):  # another thread has just opened it
                 self.gate.release()
-            except RuntimeError as exc:
-                raise_if_signal(exc)  # otherwise another thread has just opened it

@@ -30,8 +30,8 @@ import apsw
 
 from durably._platform.clock import Clock
 from durably._platform.fork_hooks import ForkParticipant, watch_forks
-from durably._platform.interrupts import raise_if_signal
 from durably._platform.lock_timeouts import Hurry
+from durably._platform.signals import deliver_overdue
 from durably.errors import ForkedError
 from durably.store.sqlite.connection.batch_executor import FaultPoint, Transactor
 from durably.store.sqlite.connection.write_request import Operation, Ticket
@@ -137,6 +137,7 @@ class Writer(ForkParticipant):
             while not ticket.is_done:
                 if self._lock.locked():
                     ticket.gate.acquire(timeout=_GATE_S)
+                    deliver_overdue()
                     self._give_up_if_over(ticket)
                     continue
                 done: list[Ticket] = []
@@ -157,8 +158,7 @@ class Writer(ForkParticipant):
         if self._queue:
             try:
                 self._queue[0].open_gate()
-            except IndexError as exc:
-                raise_if_signal(exc)
+            except IndexError:
                 return  # another leader has taken it meanwhile, and will call the next one
 
     def _give_up_if_over(self, ticket: Ticket) -> None:
@@ -172,8 +172,7 @@ class Writer(ForkParticipant):
     def _withdraw(self, ticket: Ticket) -> bool:
         try:
             self._queue.remove(ticket)
-        except ValueError as exc:
-            raise_if_signal(exc)
+        except ValueError:
             return False
         return True
 

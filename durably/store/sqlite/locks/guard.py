@@ -17,6 +17,7 @@ second SQLite library that *writes* in this process remains unprotected: it does
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import struct
@@ -26,7 +27,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from durably._platform.fork_hooks import ForkParticipant, no_fork, watch_forks
-from durably._platform.interrupts import raise_if_signal, system_errors_suppressed
 from durably._platform.latch import Latch
 from durably.errors import DatabaseError
 
@@ -75,8 +75,7 @@ def _lock_soon(fd: int, start: int, length: int) -> None:
             _set_ofd_lock(fd, start, length, locked=True)
         except BlockingIOError:
             pause.wait(_READ_PAUSE_S)
-        except OSError as exc:
-            raise_if_signal(exc)
+        except OSError:
             return
         else:
             return
@@ -89,7 +88,7 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 def close_quietly(fd: int) -> None:
     """Close *fd*, which may be closed already."""
     # Other code may have closed all descriptors of the process (a daemonising child does).
-    with system_errors_suppressed():
+    with contextlib.suppress(OSError):
         os.close(fd)
 
 
@@ -136,12 +135,12 @@ class _GuardedFile:
         with self._reading:
             self._readers.discard(threading.get_ident())
             if not self._readers:
-                with system_errors_suppressed():
+                with contextlib.suppress(OSError):
                     size = 1 + _SNAPSHOTS
                     _set_ofd_lock(self._read_fd, _FIRST_SNAPSHOT, size, locked=False)
 
     def unlock(self) -> None:
-        with system_errors_suppressed():
+        with contextlib.suppress(OSError):
             _set_ofd_lock(self.fd, _SHARED_FIRST, _SHARED_SIZE, locked=False)
             for _, fd in self.shm:
                 _set_ofd_lock(fd, _DMS_BYTE, 1, locked=False)
@@ -205,7 +204,6 @@ def _patiently(attempt: Callable[[], T], path: str) -> T:
             # locks do not exclude it, and its exclusive one excludes this lock, for a moment.
             pause.wait(_HOLD_PAUSE_S)
         except OSError as exc:
-            raise_if_signal(exc)
             raise DatabaseError(
                 f"cannot guard {path} against other code that opens it: {exc}. Make sure "
                 f"that it and {path}-shm exist, that you may write to them, and that this "
@@ -303,7 +301,6 @@ class FileGuard:
                         file.unlock()
                     raise
             except OSError as exc:
-                raise_if_signal(exc)
                 if exc.errno not in _UNSUPPORTED:
                     raise
                 # The descriptors are open nevertheless, and closing them would drop the locks.
@@ -360,7 +357,6 @@ class FileGuard:
         try:
             found = os.pread(file.shm[-1][1], size, 0)
         except OSError as exc:
-            raise_if_signal(exc)
             if exc.errno != errno.EBADF:  # other code has closed all descriptors of the process
                 raise
             return b""

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Final
 
 from durably._platform.clock import Clock, jittered
 from durably._platform.fork_hooks import ForkParticipant, no_fork, watch_forks
-from durably._platform.interrupts import raise_if_signal, system_errors_suppressed
 from durably._platform.latch import Latch
+from durably._platform.signals import deliver_overdue
 from durably.errors import DatabaseError
 from durably.store.sqlite.connection.advice import advice_on
 from durably.store.sqlite.connection.sidefiles import give_to_owner, writer_path
@@ -133,7 +133,8 @@ class WriterMutex(ForkParticipant):
         """
         self.path: Final = writer_path(path)
         self._clock = clock
-        self._never = Latch()
+        # A signal does not end a wait in the middle of a commit, unless that lasts.
+        self._never = Latch(look=deliver_overdue)
         self._is_patient = True
         self._waited_s = 0.0
         self._looked_at_s = -_TURN_S
@@ -145,7 +146,6 @@ class WriterMutex(ForkParticipant):
             try:
                 self._fd = _open_or_make(self.path, path)
             except OSError as exc:
-                raise_if_signal(exc)
                 raise DatabaseError(
                     f"cannot open {self.path!r}, which keeps writers of the database apart: "
                     f"{exc.strerror}; {advice_on(exc)}"
@@ -156,8 +156,7 @@ class WriterMutex(ForkParticipant):
             _flock_once(self._fd, _UNLOCK)
         except BlockingIOError:
             pass
-        except OSError as exc:
-            raise_if_signal(exc)
+        except OSError:
             # This file system has no flock: found now, and not by waiting without effect.
             self.close()
 
@@ -234,8 +233,7 @@ class WriterMutex(ForkParticipant):
         # errno through ctypes would cost every successful call a third of its time.
         try:
             _flock_once(self._fd, _TRY)
-        except OSError as exc:
-            raise_if_signal(exc)
+        except OSError:
             return False
         return True
 
@@ -265,7 +263,7 @@ class WriterMutex(ForkParticipant):
         # and only fairness is lost.
         note = _NOTE.pack(int(now_s * 1e6))
         if sys.platform != "win32":
-            with system_errors_suppressed():
+            with contextlib.suppress(OSError):
                 os.pwrite(self._fd, note, 0)
 
     def _is_awaited(self, now_s: float) -> bool:

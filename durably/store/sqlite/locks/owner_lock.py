@@ -14,6 +14,7 @@ A stopped or hung owner holds its lock: it is alive, and the reaper decides what
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -23,7 +24,6 @@ from typing import TYPE_CHECKING, Final
 
 from durably._platform.fork_hooks import ForkParticipant, no_fork, watch_forks
 from durably._platform.ids import is_id
-from durably._platform.interrupts import is_from_signal, raise_if_signal, system_errors_suppressed
 from durably._platform.latch import Latch
 from durably.errors import DatabaseError
 from durably.store.api import Liveness
@@ -80,8 +80,7 @@ def _is_at(fd: int, path: str) -> bool:
     """Return whether *path* still names the file that *fd* has open."""
     try:
         return os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False))
-    except OSError as exc:
-        raise_if_signal(exc)
+    except OSError:
         return False
 
 
@@ -91,7 +90,7 @@ def _unlink_and_close(fd: int, path: str) -> None:
     if sys.platform == "win32":  # an open file cannot be removed there
         os.close(fd)
     if is_ours:
-        with system_errors_suppressed():
+        with contextlib.suppress(OSError):
             os.unlink(path)
     # Unlocked only after it was removed: otherwise a probe in between would find the lock free, and
     # an owner that is closing properly would count as dead.
@@ -107,7 +106,7 @@ def _sync_folder(path: str) -> None:
     """
     if sys.platform == "win32":
         return
-    with system_errors_suppressed():
+    with contextlib.suppress(OSError):
         folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fsync(folder)
@@ -163,7 +162,7 @@ class OwnerLock(ForkParticipant):
         except BaseException as exc:
             if lock is not None:
                 lock.release()
-            if not isinstance(exc, OSError) or is_from_signal(exc):
+            if not isinstance(exc, OSError):
                 raise
             raise DatabaseError(
                 f"cannot make and lock {path}, which shows other processes that this one is "
@@ -187,7 +186,7 @@ class OwnerLock(ForkParticipant):
             _held.discard(self)
             if fd < 0:
                 return
-            with system_errors_suppressed():
+            with contextlib.suppress(OSError):
                 if self._pid == os.getpid():
                     _unlink_and_close(fd, self.path)
                 else:
@@ -203,7 +202,7 @@ class OwnerLock(ForkParticipant):
             fd, self._fd = self._fd, -1
             _held.discard(self)
             if fd >= 0:
-                with system_errors_suppressed():
+                with contextlib.suppress(OSError):
                     os.close(fd)
 
     def after_fork_in_child(self) -> None:
@@ -215,8 +214,7 @@ def _open_existing(path: str, mode: int) -> int:
     """Open *path* without making it; return -1 if it is missing or may not be opened."""
     try:
         return os.open(path, mode | _FLAGS)
-    except OSError as exc:
-        raise_if_signal(exc)
+    except OSError:
         return -1
 
 
@@ -242,8 +240,7 @@ def probe(database_path: str, token: str) -> Liveness:
         try:
             # Shared, so that of two probes at once neither finds the other's lock.
             return Liveness.DEAD if _try_lock(fd, shared=True) else Liveness.ALIVE
-        except OSError as exc:
-            raise_if_signal(exc)
+        except OSError:
             return Liveness.UNKNOWN
         finally:
             os.close(fd)
@@ -270,8 +267,7 @@ def _remove_if_free(path: str) -> bool:
                     fd_to_close, fd = fd, -1
                     _unlink_and_close(fd_to_close, path)
                     return True
-            except OSError as exc:
-                raise_if_signal(exc)
+            except OSError:
                 return False
             finally:
                 if fd >= 0:
@@ -299,8 +295,7 @@ def sweep_orphans(
     folder, prefix = os.path.split(owner_prefix(database_path))
     try:
         names = sorted(os.listdir(folder))
-    except OSError as exc:
-        raise_if_signal(exc)
+    except OSError:
         return []
     swept = []
     for name in names:
@@ -310,8 +305,7 @@ def sweep_orphans(
         path = os.path.join(folder, name)
         try:
             age_s = time.time() - os.stat(path, follow_symlinks=False).st_mtime
-        except OSError as exc:
-            raise_if_signal(exc)
+        except OSError:
             continue
         if age_s > older_than_s and _remove_if_free(path):
             swept.append(token)
@@ -330,16 +324,14 @@ def current_boot_id() -> str:
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
             return file.read().strip()
-    except (OSError, ValueError) as exc:
-        raise_if_signal(exc)
+    except (OSError, ValueError):
         return ""
 
 
 def _mac_boot_id() -> str:
     try:
         sysctl = ctypes.CDLL(None).sysctlbyname
-    except (OSError, AttributeError) as exc:
-        raise_if_signal(exc)
+    except (OSError, AttributeError):
         return ""
     value = ctypes.create_string_buffer(64)
     size = ctypes.c_size_t(len(value))

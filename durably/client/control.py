@@ -59,7 +59,7 @@ class Control:
         row = self._store.get_run(run_id_of(run))
         if row.completed_at_us is None:
             raise ConflictError(
-                f"run {row.id} is {row.status} and cannot be triggered anew: wait for its end"
+                f"run {row.id} is {row.status} and cannot be triggered again: wait for its end"
             )
         return self._triggering.retrigger(row)
 

@@ -200,7 +200,7 @@ class Waiter:
                     self._require_worker([brief], patience)
                 if patience.is_over():
                     raise WaitTimeoutError(
-                        f"run {run_id} is still {brief.status} after {timeout_s} s; it goes on"
+                        f"run {run_id} is still {brief.status} after {timeout_s} s; it continues"
                     )
                 self._pause(seen, patience)
 
@@ -223,7 +223,7 @@ class Waiter:
             if not ended and not unreadable:
                 raise WaitTimeoutError(
                     f"{len(waiting)} of {len(run_ids)} runs have not ended after {timeout_s} s; "
-                    "they go on"
+                    "they continue"
                 )
             for run in ended:
                 del waiting[run.id]

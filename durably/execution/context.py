@@ -113,7 +113,7 @@ class StepContext:
         self._active.check()
         self._step_runner.sleep(waitable(seconds, "step.sleep"))
 
-    # -- telling --------------------------------------------------------------------------
+    # -- progress -------------------------------------------------------------------------
 
     def progress(
         self, current: float, total: float | None = None, message: str | None = None

@@ -244,7 +244,7 @@ class Slot:
 _REASONS: Final[dict[type[StopRun], str]] = {
     RunCancelled: "run {id} was cancelled",
     RunInterrupted: "the engine is stopping; run {id} goes back to pending",
-    OwnershipLost: "run {id} was taken over by another owner",
+    OwnershipLost: "run {id} was recovered by another owner",
 }
 
 

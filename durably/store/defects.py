@@ -96,7 +96,7 @@ def decoded(values: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
                 found[name] = value.decode()
             except UnicodeDecodeError:
                 found[name] = value.decode(errors="backslashreplace")
-                defect = defect or f"its {name} holds bytes that are not valid UTF-8"
+                defect = defect or f"its {name} contains bytes that are not valid UTF-8"
         else:
             found[name] = value
     return found, defect

@@ -483,7 +483,7 @@ class Supervisor:
         self._pool.note_stop()
         self._drain.wait()
 
-    # -- what the threads tell ------------------------------------------------------------
+    # -- callbacks of the threads ---------------------------------------------------------
 
     def _owner(self) -> int:
         return self._ownership.owner or 0

@@ -91,7 +91,7 @@ def is_named(error: object, child: Child) -> bool:
     return (
         f"process {child.pid} (python" in str(error)
         and "which is stopped" in str(error)
-        and "let that process go on, or end it" in str(error)
+        and "let that process continue, or end it" in str(error)
         and " s and longer" in str(error)
     )
 

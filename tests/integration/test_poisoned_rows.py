@@ -406,4 +406,4 @@ def test_a_warning_names_what_is_left_out(path: Path, caplog: pytest.LogCaptureF
         app.close()
     warned = [each.getMessage() for each in caplog.records if "cannot be read" in each.getMessage()]
     assert len(warned) == 3
-    assert all("its output holds bytes that are not valid UTF-8" in text for text in warned)
+    assert all("its output contains bytes that are not valid UTF-8" in text for text in warned)

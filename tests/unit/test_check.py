@@ -53,7 +53,7 @@ ASLEEP = "(SELECT run FROM durably_runs WHERE status = 'waiting')"
 
 # By rule, one or more statements that each make a database with that fault.
 DAMAGES = {
-    "a run holds text that is not UTF-8": [
+    "a run contains text that is not UTF-8": [
         f"UPDATE durably_runs SET {column} = CAST(x'ff' AS TEXT) WHERE run = {DONE}"
         for column in (
             "id",
@@ -71,15 +71,15 @@ DAMAGES = {
         f"UPDATE durably_runs SET {column} = CAST(x'ff' AS TEXT) WHERE run = {ASLEEP}"
         for column in ("waits_for", "wait_name")
     ],
-    "a step holds text that is not UTF-8": [
+    "a step contains text that is not UTF-8": [
         f"UPDATE durably_steps SET {column} = CAST(x'80' AS TEXT) WHERE name = 'step-1'"
         for column in ("name", "output", "error")
     ],
-    "a log line holds text that is not UTF-8": [
+    "a log line contains text that is not UTF-8": [
         f"UPDATE durably_logs SET {column} = CAST(x'c0af' AS TEXT)"
         for column in ("message", "data", "step_name")
     ],
-    "a run holds a value that is not JSON": [
+    "a run contains a value that is not JSON": [
         f"UPDATE durably_runs SET payload = '[1' WHERE run = {PLAIN}",
         f"UPDATE durably_runs SET output = '' WHERE run = {DONE}",
         f"UPDATE durably_runs SET progress = 'half' WHERE run = {DONE}",
@@ -109,10 +109,10 @@ DAMAGES = {
             "CAST(x'" + "ff" * 26 + "' AS TEXT)",
         )
     ],
-    "a label holds text that is not UTF-8": [
+    "a label contains text that is not UTF-8": [
         f"UPDATE durably_labels SET {column} = CAST(x'ff' AS TEXT)" for column in ("key", "value")
     ],
-    "an owner holds text that is not UTF-8": [
+    "an owner contains text that is not UTF-8": [
         f"UPDATE durably_owners SET {column} = CAST(x'ff' AS TEXT)"
         for column in ("token", "boot_id")
     ],
@@ -287,7 +287,7 @@ DAMAGES = {
         f"UPDATE durably_runs SET origin = 'invoices:main' WHERE run = {PLAIN}"
     ],
     "a step has no run": [f"DELETE FROM durably_runs WHERE run = {DONE}"],
-    "a step lies at another run's place": [
+    "a step is at another run's place": [
         f"UPDATE durably_steps SET run = {FAILED}, name = 'x' WHERE step = {DONE} << 24"
     ],
     "a step's result, error and status do not fit": [
@@ -587,7 +587,7 @@ def test_the_file_and_its_log_stay_as_they_are(path: Path) -> None:
     )
     db.close()
     left = (path.read_bytes(), wal.read_bytes())
-    assert [each.problem for each in check(path)] == ["a run holds a value that is not JSON"]
+    assert [each.problem for each in check(path)] == ["a run contains a value that is not JSON"]
     assert (path.read_bytes(), wal.read_bytes()) == left
 
 

@@ -156,7 +156,7 @@ class TestWithARun:
         assert failed.run.error.message == "row 7 is bad"
 
     def test_the_message_of_a_failure(self, failed: errors.RunFailedError) -> None:
-        """It names the run, its job, the error, and says how to go on."""
+        """It names the run, its job, the error, and says how to continue."""
         text = str(failed)
         assert failed.run.id in text
         assert "'import csv'" in text
@@ -180,7 +180,7 @@ class TestWithARun:
         assert cancelled.run.status is durably.RunStatus.CANCELLED
 
     def test_the_message_of_a_cancellation(self, cancelled: errors.RunCancelledError) -> None:
-        """It names the run and its job, and says how to go on."""
+        """It names the run and its job, and says how to continue."""
         text = str(cancelled)
         assert cancelled.run.id in text
         assert "'import csv'" in text
@@ -256,19 +256,18 @@ class TestMessages:
             app.close()
 
     def test_time_over(self, tmp_path: Path) -> None:
-        """WaitTimeoutError names the run, its state and the time, and says that it goes on."""
+        """WaitTimeoutError names the run, its state and the time, and says that it continues."""
         app = durably.Durably(tmp_path / "x.db", jobs=[durably.job("x")(lambda step: None)])
         try:
             run = app.jobs["x"].trigger()
-            with pytest.raises(
-                durably.WaitTimeoutError, match=rf"{run.id} is still pending after 0\.0 s.*goes on"
-            ):
+            message = rf"{run.id} is still pending after 0\.0 s.*continues"
+            with pytest.raises(durably.WaitTimeoutError, match=message):
                 app.wait(run, timeout=0)
         finally:
             app.close()
 
     def test_a_stop_that_took_too_long(self, app: durably.Durably) -> None:
-        """WaitTimeoutError of stop says how many runs go on, and how to go on with others."""
+        """WaitTimeoutError of stop says how many runs continue, and how to execute others."""
         inside, go = threading.Event(), threading.Event()
 
         @durably.job("busy")

@@ -326,12 +326,12 @@ class Database(ForkParticipant):
             self._checks.check_in_place()
 
     def check_log(self) -> None:
-        """Raise ``DatabaseLostError`` if SQLite's log or its index is not the one that is open."""
+        """Raise ``DatabaseLostError`` if SQLite's WAL or its index is not the one that is open."""
         if self._checks is not None:
             self._checks.check_log()
 
     def wal_checkpoint(self, *, above_bytes: int) -> None:
-        """Copy the WAL into the file if it has grown beyond *above_bytes*, and begin it anew."""
+        """Copy the WAL into the file if it has grown beyond *above_bytes*, and restart it."""
         self._care.wal_checkpoint(above_bytes=above_bytes)
 
     def shrink(self, most_pages: int) -> None:
@@ -392,7 +392,7 @@ class Database(ForkParticipant):
         return self._is_closed
 
     def before_fork(self) -> None:
-        """Let the reads in progress end, and no other begin."""
+        """Wait for the reads in progress, and block new ones."""
         self._versions.lock.acquire()
         try:
             self._readers.before_fork(BUSY_TIMEOUT_S)
@@ -406,8 +406,8 @@ class Database(ForkParticipant):
         self._versions.lock.release()
 
     def after_fork_in_child(self) -> None:
-        """Make sure the inherited connections are never touched."""
-        # Those that were taken before the fork.
+        """Keep the inherited connections from ever being used."""
+        # The locks that were taken before the fork.
         self._lock, self._versions.lock = threading.Lock(), threading.Lock()
         self._readers.after_fork_in_child()
         for connection in self._connections.open:

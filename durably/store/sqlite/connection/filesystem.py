@@ -96,7 +96,7 @@ def warn_of_shared(path: str, mounts: str) -> None:
     else:
         return
     log.warning(
-        "the database %r lies on %s (%s); its locks do not hold between %s, and what was "
+        "the database %r lies on %s (%s); its locks do not work between %s, and what was "
         "committed can be lost or damaged: put it on a local disk",
         path,
         what,

@@ -169,7 +169,7 @@ def _strangeness(each: str, status: os.stat_result, path: str, owners: set[int])
         )
     return (
         f"belongs to {_user(status.st_uid)}, who could read what is written to it. Remove it, and "
-        "put the database into a folder that nobody else can write to"
+        "put the database into a folder that no other user can write to"
     )
 
 
@@ -181,7 +181,7 @@ def _is_accessible(path: str) -> bool:
 def _inaccessible(path: str, status: os.stat_result) -> str:
     """Return why this process may not read and write the file, and what to do."""
     if os.statvfs(os.path.dirname(path)).f_flag & os.ST_RDONLY:
-        return "lies on a file system that is mounted read-only; put the database elsewhere"
+        return "is on a file system that is mounted read-only; put the database elsewhere"
     return (
         f"may not be read and written by {_me()}, as whom this process runs: it belongs to "
         f"{_user(status.st_uid)}, with the permissions {stat.S_IMODE(status.st_mode):04o}. Run as "

@@ -112,7 +112,9 @@ def locked_error(path: str, waited_s: float | None, said: str) -> DatabaseError:
     else:
         name, is_stopped = holder
         by = f" ({name}, which is stopped)" if is_stopped else f" ({name})"
-        advice = "let that process go on, or end it" if is_stopped else "close it, or let it finish"
+        advice = (
+            "let that process continue, or end it" if is_stopped else "close it, or let it finish"
+        )
     return DatabaseError(
         f"the database {path!r} is locked by another program{by} {held}; {advice} ({said})",
         is_transient=True,

@@ -9,7 +9,7 @@ from durably.store import bounds
 # The queries for unique values read the table and not its index, which may be damaged.
 RULES: Final[dict[str, str]] = {
     # -- values that no query and no engine could read ---------------------------------------
-    "a run holds text that is not UTF-8": """
+    "a run contains text that is not UTF-8": """
         SELECT run, bad AS in_column FROM (SELECT run, undecodable(
             'id', CAST(id AS BLOB), 'job_name', CAST(job_name AS BLOB),
             'payload', CAST(payload AS BLOB), 'output', CAST(output AS BLOB),
@@ -19,24 +19,24 @@ RULES: Final[dict[str, str]] = {
             'origin', CAST(origin AS BLOB), 'waits_for', CAST(waits_for AS BLOB),
             'wait_name', CAST(wait_name AS BLOB)) AS bad FROM durably_runs)
         WHERE bad IS NOT NULL""",
-    "a step holds text that is not UTF-8": """
+    "a step contains text that is not UTF-8": """
         SELECT run, step & 0xFFFFFF AS step_index, bad AS in_column FROM (
             SELECT run, step, undecodable(
                 'name', CAST(name AS BLOB), 'output', CAST(output AS BLOB),
                 'status', CAST(status AS BLOB),
                 'error', CAST(error AS BLOB)) AS bad FROM durably_steps)
         WHERE bad IS NOT NULL""",
-    "a log line holds text that is not UTF-8": """
+    "a log line contains text that is not UTF-8": """
         SELECT run, log, bad AS in_column FROM (SELECT run, log, undecodable(
             'message', CAST(message AS BLOB), 'data', CAST(data AS BLOB),
             'level', CAST(level AS BLOB),
             'step_name', CAST(step_name AS BLOB)) AS bad FROM durably_logs)
         WHERE bad IS NOT NULL""",
-    "a label holds text that is not UTF-8": """
+    "a label contains text that is not UTF-8": """
         SELECT run, bad AS in_column FROM (SELECT run, undecodable(
             'key', CAST(key AS BLOB), 'value', CAST(value AS BLOB)) AS bad FROM durably_labels)
         WHERE bad IS NOT NULL""",
-    "an owner holds text that is not UTF-8": """
+    "an owner contains text that is not UTF-8": """
         SELECT owner, bad AS in_column FROM (SELECT owner, undecodable(
             'token', CAST(token AS BLOB), 'boot_id', CAST(boot_id AS BLOB)) AS bad
             FROM durably_owners)
@@ -85,7 +85,7 @@ RULES: Final[dict[str, str]] = {
         SELECT log, run FROM durably_logs
         WHERE level NOT IN ('debug', 'info', 'warning', 'error')
            OR CASE WHEN json_valid(message, 2) THEN json_type(message) END IS NOT 'text'""",
-    "a run holds a value that is not JSON": """
+    "a run contains a value that is not JSON": """
         SELECT id, job_name FROM durably_runs
         WHERE NOT json_valid(payload, 2) OR NOT json_valid(coalesce(output, 'null'), 2)
            OR NOT json_valid(coalesce(progress, 'null'), 2)""",
@@ -211,7 +211,7 @@ RULES: Final[dict[str, str]] = {
     # -- steps, labels and log lines -----------------------------------------------------------
     "a step has no run": """
         SELECT run, name FROM durably_steps WHERE run NOT IN (SELECT run FROM durably_runs)""",
-    "a step lies at another run's place": """
+    "a step is at another run's place": """
         SELECT run, name, step >> 24 AS at_the_place_of FROM durably_steps
         WHERE step >> 24 <> run""",
     "a step's result, error and status do not fit": """

@@ -170,7 +170,7 @@ def version_of(db: apsw.Connection, path: str, scripts: Sequence[str]) -> int:
         more = f"; and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
         raise SchemaError(
             f"the schema of {path!r} was changed: {named}{more}. It was left as it is. "
-            "Undo that with an SQLite tool (DROP INDEX, DROP TRIGGER; a table is made anew without "
+            "Undo that with an SQLite tool (DROP INDEX, DROP TRIGGER; make a table again without "
             "its foreign key), or restore a copy"
         )
     return int(version)

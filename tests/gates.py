@@ -41,18 +41,32 @@ class Gate:
         return self._call("second")
 
 
-def in_thread(function: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
-    outcome: list[Any] = []
+class Call(threading.Thread):
+    """A call in a thread of its own, which begins at once."""
 
-    def call() -> None:
+    def __init__(self, function: Callable[[], Any]) -> None:
+        super().__init__()
+        self._function = function
+        self.outcome: list[Any] = []
+        self.start()
+
+    def run(self) -> None:
         try:
-            outcome.append(function())
+            self.outcome.append(self._function())
         except BaseException as exc:
-            outcome.append(exc)
+            self.outcome.append(exc)
 
-    thread = threading.Thread(target=call)
-    thread.start()
-    return thread, outcome
+    def result(self, timeout_s: float = HANG_S) -> Any:
+        """Return what it has returned or raised; wait for that."""
+        self.join(timeout_s)
+        assert self.outcome, "the call has not returned"
+        return self.outcome[0]
+
+
+def in_thread(function: Callable[[], Any]) -> tuple[Call, list[Any]]:
+    """Return a call in a thread of its own, and the list that gets what it returns or raises."""
+    call = Call(function)
+    return call, call.outcome
 
 
 def names_of_threads() -> list[str]:

@@ -10,7 +10,7 @@ import apsw
 import pytest
 from children import Child, Eventually
 from engines import whole
-from gates import names_of_threads
+from gates import Call, names_of_threads
 from invariants import check
 
 import durably
@@ -59,22 +59,6 @@ def do(locker: Child, what: str) -> None:
     locker.expect(what)
 
 
-class Thread(threading.Thread):
-    """A call in a thread, whose result or exception is kept."""
-
-    def __init__(self, call) -> None:
-        super().__init__()
-        self._call = call
-        self.result: object = None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self.result = self._call()
-        except BaseException as exc:
-            self.result = exc
-
-
 def test_lock_is_waited_for(database: Path, locker: Child) -> None:
     """A trigger while another program has the write lock succeeds when the lock is let go, and
     reads do not wait for it.
@@ -82,14 +66,15 @@ def test_lock_is_waited_for(database: Path, locker: Child) -> None:
     app = durably.Durably(database, jobs=[job])
     try:
         do(locker, "lock")
-        trigger = Thread(lambda: app.jobs["job"].trigger(1))
+        trigger = Call(lambda: app.jobs["job"].trigger(1))
         trigger.join(1.0)  # longer than a slice of the busy timeout
         assert trigger.is_alive()
         assert app.get_runs() == []
         do(locker, "free")
         trigger.join(20)
-        assert isinstance(trigger.result, durably.Run)
-        assert [whole(run) for run in app.get_runs()] == [whole(trigger.result)]
+        run = trigger.result()
+        assert isinstance(run, durably.Run)
+        assert [whole(each) for each in app.get_runs()] == [whole(run)]
         assert app.run_until_idle() == 1
     finally:
         app.close()
@@ -140,13 +125,14 @@ def test_opening_a_locked_database(tmp_path: Path, locker: Child, database: Path
 def test_opening_waits_for_the_lock(database: Path, locker: Child) -> None:
     """Opening succeeds when the other program lets go in time."""
     do(locker, "lock")
-    opening = Thread(lambda: durably.Durably(database))
+    opening = Call(lambda: durably.Durably(database))
     opening.join(1.0)
-    assert opening.is_alive(), opening.result
+    assert opening.is_alive(), opening.outcome
     do(locker, "free")
     opening.join(20)
-    assert isinstance(opening.result, durably.Durably)
-    opening.result.close()
+    opened = opening.result()
+    assert isinstance(opened, durably.Durably)
+    opened.close()
 
 
 @pytest.mark.usefixtures("short_timeout")
@@ -289,12 +275,12 @@ def test_many_wait_for_one_lock(database: Path, locker: Child) -> None:
     app = durably.Durably(database, jobs=[job])
     try:
         do(locker, "lock")
-        triggers = [Thread(lambda: app.jobs["job"].trigger(1)) for _ in range(8)]
+        triggers = [Call(lambda: app.jobs["job"].trigger(1)) for _ in range(8)]
         triggers[0].join(1.0)
         do(locker, "free")
         for trigger in triggers:
             trigger.join(20)
-        assert len({trigger.result.id for trigger in triggers}) == 8
+        assert len({trigger.result().id for trigger in triggers}) == 8
         assert app.run_until_idle() == 8
     finally:
         app.close()

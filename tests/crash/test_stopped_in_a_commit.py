@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import apsw
 import pytest
 from children import Child, Eventually
+from gates import Call
 from invariants import check
 
 import durably
@@ -61,28 +60,6 @@ def stop(child: Child) -> None:
     os.waitid(os.P_PID, child.pid, os.WSTOPPED)
 
 
-class Thread(threading.Thread):
-    """A call in a thread, whose result or exception is kept."""
-
-    def __init__(self, call: Callable[[], Any]) -> None:
-        super().__init__()
-        self._call = call
-        self.result: Any = None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self.result = self._call()
-        except BaseException as exc:
-            self.result = exc
-
-    def soon(self) -> Any:
-        """The result or exception, which must come long before the busy timeout is over."""
-        self.join(SOON_S)
-        assert not self.is_alive(), "it waits longer than it was to"
-        return self.result
-
-
 def is_named(error: object, child: Child) -> bool:
     """Whether an error names the process that holds the lock, that it is stopped, and its way."""
     assert isinstance(error, durably.DatabaseError), error
@@ -106,16 +83,18 @@ def test_call_with_a_timeout_keeps_to_it(
     try:
         app.start()
         stop(stopped)
-        patient = Thread(app.jobs["quick"].trigger)
+        patient = Call(app.jobs["quick"].trigger)
         eventually(app._store.database._writer._lock.locked)
         impatient = [
-            Thread(lambda: app.jobs["quick"].trigger_and_wait(timeout=0.5)) for _ in range(5)
+            Call(lambda: app.jobs["quick"].trigger_and_wait(timeout=0.5)) for _ in range(5)
         ]
-        assert all(is_named(each.soon(), stopped) for each in impatient)
-        assert is_named(Thread(lambda: app.trigger_and_wait(quick, timeout=0.01)).soon(), stopped)
+        assert all(is_named(each.result(SOON_S), stopped) for each in impatient)
+        assert is_named(
+            Call(lambda: app.trigger_and_wait(quick, timeout=0.01)).result(SOON_S), stopped
+        )
         assert app.get_runs() == []
         stopped.go_on()
-        assert patient.soon().status in ("pending", "running")
+        assert patient.result(SOON_S).status in ("pending", "running")
         stopped.expect("stored")
         eventually(lambda: app.count_runs(status="completed") == 3)
         assert app.count_runs() == 3
@@ -134,7 +113,7 @@ def test_waits_end_in_time_with_the_runs_they_wait_for(database: Path, stopped: 
             lambda: app.wait(run, timeout=0.5),
             lambda: list(app.as_completed([run], timeout=0.5)),
         ):
-            assert isinstance(Thread(call).soon(), durably.WaitTimeoutError)
+            assert isinstance(Call(call).result(SOON_S), durably.WaitTimeoutError)
         stopped.go_on()
         stopped.expect("stored")
         assert app.run_until_idle() == 3
@@ -149,7 +128,7 @@ def test_stop_with_a_timeout_ends(database: Path, stopped: Child) -> None:
     try:
         app.start()
         stop(stopped)
-        assert Thread(lambda: app.stop(timeout=0.5)).soon() is None
+        assert Call(lambda: app.stop(timeout=0.5)).result(SOON_S) is None
         stopped.go_on()
         stopped.expect("stored")
         # What was cut short waits as long as ever again.
@@ -175,7 +154,7 @@ def test_call_without_a_timeout_names_who_is_in_the_way(
             "cancel": lambda: app.cancel(run),
             "open": lambda: durably.Durably(database),
         }
-        assert is_named(Thread(calls[how]).soon(), stopped)
+        assert is_named(Call(calls[how]).result(SOON_S), stopped)
         assert [each.id for each in app.get_runs()] == [run.id]
         stopped.kill()
         assert app.run_until_idle() == 1
@@ -193,7 +172,7 @@ def test_process_that_is_stopped_before_it_has_sqlites_lock_is_in_nobodys_way(
         with Child("stops_in_a_commit", database, "write", 1) as c:
             c.expect("ready")
             stop(c)
-            assert isinstance(Thread(app.jobs["quick"].trigger).soon(), durably.Run)
+            assert isinstance(Call(app.jobs["quick"].trigger).result(SOON_S), durably.Run)
             assert app.run_until_idle() == 1
     finally:
         app.close()
@@ -208,7 +187,7 @@ def test_program_that_is_not_durablys_is_named(database: Path) -> None:
             locker.expect("ready")
             locker.say("lock")
             locker.expect("lock")
-            error = Thread(app.jobs["quick"].trigger).soon()
+            error = Call(app.jobs["quick"].trigger).result(SOON_S)
             assert f"locked by another program (process {locker.pid} (python" in str(error)
             assert "stopped" not in str(error)
     finally:
@@ -222,7 +201,7 @@ def test_another_connection_of_this_process_is_named(database: Path) -> None:
     other = apsw.Connection(str(database), flags=apsw.SQLITE_OPEN_READWRITE)
     try:
         other.execute("BEGIN IMMEDIATE")
-        error = Thread(app.jobs["quick"].trigger).soon()
+        error = Call(app.jobs["quick"].trigger).result(SOON_S)
         assert "(another connection of this process)" in str(error)
         other.execute("ROLLBACK")
     finally:
@@ -239,7 +218,7 @@ def test_waiting_for_all_runs_ends_while_the_dispatcher_tries_on(database: Path)
     assert claim is not None
     try:
         supervisor._dispatcher.failure = durably.DatabaseError("locked")
-        error = Thread(supervisor.drain).soon()
+        error = Call(supervisor.drain).result(SOON_S)
         assert str(error) == "locked"
     finally:
         supervisor._pool.return_slots(claim.limit)

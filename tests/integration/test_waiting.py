@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from engines import whole
-from gates import HANG_S, Gate
+from gates import HANG_S, Call, Gate, in_thread
 from held import HeldJob, finish, other
 
 import durably
@@ -45,29 +45,6 @@ def idle(tmp_path: Path) -> Iterator[durably.Durably]:
     opened.close()
 
 
-def in_thread(call: Callable[[], object]) -> tuple[threading.Thread, list[Any]]:
-    """A thread that calls, and the list that gets what comes back or is raised."""
-    result: list[Any] = []
-
-    def target() -> None:
-        try:
-            result.append(call())
-        except BaseException as exc:
-            result.append(exc)
-
-    thread = threading.Thread(target=target)
-    thread.start()
-    return thread, result
-
-
-def result_of(waiting: tuple[threading.Thread, list[Any]]) -> Any:
-    """What came back to the thread, or was raised there."""
-    thread, result = waiting
-    thread.join(20)
-    assert result, "the thread still waits"
-    return result[0]
-
-
 # -- what comes back ------------------------------------------------------------------------
 
 
@@ -93,9 +70,9 @@ def test_wait_raises_for_a_cancelled_run(app: durably.Durably) -> None:
     with HeldJob() as held:
         run = app.register(held.job).trigger(1)
         held.inside()
-        waiting = in_thread(lambda: app.wait(run))
+        waiting = Call(lambda: app.wait(run))
         app.cancel(run)
-        error = result_of(waiting)
+        error = waiting.result()
         assert isinstance(error, durably.RunCancelledError)
         assert (error.run.id, error.run.status) == (run.id, "cancelled")
 
@@ -160,10 +137,10 @@ def test_trigger_and_wait_may_join_a_pending_run(app: durably.Durably) -> None:
         handle.trigger(1, concurrency_key="c")
         held.inside()
         pending = handle.trigger(2, concurrency_key="c")
-        waiting = in_thread(lambda: handle.trigger_and_wait(3, concurrency_key="c", coalesce=True))
+        waiting = Call(lambda: handle.trigger_and_wait(3, concurrency_key="c", coalesce=True))
         assert is_joined.wait(20)
         held.let_go(2)
-        joined = result_of(waiting)
+        joined = waiting.result()
     assert (joined.id, joined.output, joined.disposition) == (pending.id, 2, "coalesced")
 
 
@@ -171,10 +148,10 @@ def test_many_threads_may_wait_for_one_run(app: durably.Durably) -> None:
     """Each of them gets it."""
     with HeldJob() as held:
         run = app.register(held.job).trigger(1)
-        waiting = [in_thread(lambda: app.wait(run)) for _ in range(8)]
+        waiting = [Call(lambda: app.wait(run)) for _ in range(8)]
         held.inside()
         held.let_go()
-        assert {result_of(each).id for each in waiting} == {run.id}
+        assert {each.result().id for each in waiting} == {run.id}
 
 
 def test_a_run_that_is_deleted_meanwhile_is_not_found(app: durably.Durably) -> None:
@@ -191,11 +168,11 @@ def test_a_run_that_is_deleted_meanwhile_is_not_found(app: durably.Durably) -> N
         is_deleted.wait(20)
 
     run = app.register(reporting).trigger()
-    waiting = in_thread(lambda: app.wait(run, on_progress=on_progress))
+    waiting = Call(lambda: app.wait(run, on_progress=on_progress))
     app.wait(run)
     app.delete_run(run)
     is_deleted.set()
-    assert isinstance(result_of(waiting), durably.NotFoundError)
+    assert isinstance(waiting.result(), durably.NotFoundError)
 
 
 # -- as_completed -----------------------------------------------------------------------------
@@ -397,12 +374,12 @@ def test_a_wait_ends_with_its_engine(idle: durably.Durably) -> None:
     """Closed from another thread, every kind of wait raises EngineClosedError."""
     run = idle.jobs["other"].trigger(1)
     waiting = [
-        in_thread(lambda: idle.wait(run, timeout=60)),
-        in_thread(lambda: list(idle.as_completed([run], timeout=60))),
+        Call(lambda: idle.wait(run, timeout=60)),
+        Call(lambda: list(idle.as_completed([run], timeout=60))),
     ]
     idle.close()
     for each in waiting:
-        assert isinstance(result_of(each), durably.EngineClosedError)
+        assert isinstance(each.result(), durably.EngineClosedError)
     with pytest.raises(durably.EngineClosedError):
         idle.wait(run)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from children import Child
+from gates import Call
 from held import other, told
 from invariants import check
 
@@ -38,31 +38,9 @@ def child(app: durably.Durably, path: Path) -> Iterator[Child]:
         yield started
 
 
-class Wait:
-    """A call in a thread of its own."""
-
-    def __init__(self, call: Callable[[], Any]) -> None:
-        self._result: list[Any] = []
-        self._call = call
-        self._thread = threading.Thread(target=self._target)
-        self._thread.start()
-
-    def _target(self) -> None:
-        try:
-            self._result.append(self._call())
-        except BaseException as exc:
-            self._result.append(exc)
-
-    def result(self) -> Any:
-        """What it returned or raised."""
-        self._thread.join(20)
-        assert self._result, "it still waits"
-        return self._result[0]
-
-
 def test_a_completed_run_comes_back(app: durably.Durably, child: Child) -> None:
     """With the output that the other process has stored."""
-    waiting = Wait(lambda: app.jobs["told"].trigger_and_wait({"a": [1]}))
+    waiting = Call(lambda: app.jobs["told"].trigger_and_wait({"a": [1]}))
     child.expect("inside {'a': [1]}")
     child.say("return the result")
     run = waiting.result()
@@ -72,7 +50,7 @@ def test_a_completed_run_comes_back(app: durably.Durably, child: Child) -> None:
 
 def test_a_failed_run_raises(app: durably.Durably, child: Child) -> None:
     """RunFailedError has the error and the traceback from there."""
-    waiting = Wait(lambda: app.jobs["told"].trigger_and_wait(1))
+    waiting = Call(lambda: app.jobs["told"].trigger_and_wait(1))
     child.expect("inside 1")
     child.say("fail for a reason")
     error = waiting.result()
@@ -87,7 +65,7 @@ def test_a_cancelled_run_raises_and_its_process_learns_of_it(
     """The wait ends at once, the job at its next boundary, without waiting for a heartbeat."""
     run = app.jobs["told"].trigger(1)
     child.expect("inside 1")
-    waiting = Wait(lambda: app.wait(run))
+    waiting = Call(lambda: app.wait(run))
     app.cancel(run)
     assert isinstance(waiting.result(), durably.RunCancelledError)
     child.say("return too late")
@@ -139,7 +117,7 @@ def test_progress_comes_from_another_process(app: durably.Durably, child: Child)
         has_come.release()
 
     threads: list[int] = []
-    waiting = Wait(
+    waiting = Call(
         lambda: (threads.append(threading.get_ident()), app.wait(run, on_progress=on_progress))
     )
     number = 0
@@ -173,7 +151,7 @@ def test_log_lines_come_from_another_process_where_they_are_persisted(
         child.expect("did log")
         child.say("return x")
         app.wait(earlier)
-        waiting = Wait(lambda: app.jobs["told"].trigger_and_wait(1, on_log=lines.append))
+        waiting = Call(lambda: app.jobs["told"].trigger_and_wait(1, on_log=lines.append))
         child.expect("inside 1")
         for number in range(5):
             child.say(f"log line {number}")
@@ -191,7 +169,7 @@ def test_log_lines_come_from_another_process_where_they_are_persisted(
 def test_a_run_deleted_by_another_engine_is_not_found(app: durably.Durably, path: Path) -> None:
     """Cancelled and deleted elsewhere, whatever of it the waiter saw, it does not wait for ever."""
     run = app.jobs["told"].trigger(1)
-    waiting = Wait(lambda: app.wait(run, timeout=60))
+    waiting = Call(lambda: app.wait(run, timeout=60))
     elsewhere = durably.Durably(path)
     try:
         elsewhere.cancel(run)
@@ -207,7 +185,7 @@ def test_a_run_goes_on_in_another_process_when_its_own_dies(
     app: durably.Durably, child: Child, path: Path
 ) -> None:
     """The wait goes on through it, and the second process executes the step again."""
-    waiting = Wait(lambda: app.jobs["told"].trigger_and_wait(1))
+    waiting = Call(lambda: app.jobs["told"].trigger_and_wait(1))
     child.expect("inside 1")
     with Child("worker", path, "started") as second:
         second.expect("ready")

@@ -11,7 +11,8 @@ import attrs
 
 import durably
 from durably._platform.clock import Clock
-from durably.store.sqlite.sql import owners, runs
+from durably.store.outcome import OwnerHung
+from durably.store.sqlite.sql import owners, requeue
 
 GRACE_S = 20  # only guards against hanging
 
@@ -78,7 +79,9 @@ def take_over(app: durably.Durably) -> None:
         beat = next(
             row.beat for row in app._store.database.read(owners.list_all) if row.owner == owner
         )
-        recovered = app._store.database.write(runs.recover_hung, owner, beat, Clock().now_us())
+        recovered = app._store.database.write(
+            requeue.requeue, OwnerHung(owner, beat), Clock().now_us()
+        )
 
 
 def only(events: list[Any], type_: str) -> Any:

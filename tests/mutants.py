@@ -13,8 +13,8 @@ import re
 from types import ModuleType
 from typing import Final, NamedTuple
 
+from durably.store.sqlite.sql import claims, owners, requeue, runs, settle, steps
 from durably.store.sqlite.sql import enqueue as enqueueing
-from durably.store.sqlite.sql import owners, runs, steps
 
 
 class Statement(NamedTuple):
@@ -74,32 +74,32 @@ STORE: Final[dict[str, list[Statement | Schema]]] = {
     "late step over a result": [
         Statement(steps, "STORE_CANCELLED", "durably_steps.status <> 'completed' AND", "")
     ],
-    "completion by any claim": [Statement(runs, "COMPLETE", " AND fence = :fence", "")],
-    "failure by any claim": [Statement(runs, "FAIL", " AND fence = :fence", "")],
-    "interrupt by any claim": [Statement(runs, "INTERRUPT", " AND fence = :fence", "")],
+    "completion by any claim": [Statement(settle, "COMPLETE", " AND fence = :fence", "")],
+    "failure by any claim": [Statement(settle, "FAIL", " AND fence = :fence", "")],
+    "interrupt by any claim": [Statement(settle, "INTERRUPT", " AND fence = :fence", "")],
     "progress of any claim": [Statement(runs, "SET_PROGRESS", " AND fence = :fence", "")],
-    "release by any owner": [Statement(runs, "RELEASE", "owner = :owner AND", "")],
+    "release by any claim": [Statement(settle, "RELEASE", "AND fence = :fence", "")],
     "release of a running run": [
-        Statement(runs, "RELEASE", "AND status IN ('cancelled', 'pending')", "")
+        Statement(settle, "RELEASE", "AND status IN ('cancelled', 'pending')", "")
     ],
     "claim without a new attempt": [
-        Statement(runs, "CLAIM", "attempt = attempt + 1 -", "attempt = attempt -")
+        Statement(claims, "CLAIM", "attempt = attempt + 1 -", "attempt = attempt -")
     ],
-    "claim of the newest": [Statement(runs, "CLAIM", "min(coalesce", "max(coalesce")],
-    "claim of owned runs": [Statement(runs, "CLAIM", "AND owner IS NULL", "")],
-    "claim of a held key": [Statement(runs, "CLAIM", "AND queue_place = 0", "")],
+    "claim of the newest": [Statement(claims, "CLAIM", "min(coalesce", "max(coalesce")],
+    "claim of owned runs": [Statement(claims, "CLAIM", "AND owner IS NULL", "")],
+    "claim of a held key": [Statement(claims, "CLAIM", "AND queue_place = 0", "")],
     "claim that moves the start": [
-        Statement(runs, "CLAIM", "coalesce(started_at_us, :now_us)", ":now_us")
+        Statement(claims, "CLAIM", "coalesce(started_at_us, :now_us)", ":now_us")
     ],
-    "claim of what other code has begun": [Statement(runs, "CLAIM", "AND origin IS NULL", "")],
+    "claim of what other code has begun": [Statement(claims, "CLAIM", "AND origin IS NULL", "")],
     "claim of any origin for all": [
-        Statement(runs, "CLAIM", "AND origin = origins.value", "AND origin IS NOT NULL")
+        Statement(claims, "CLAIM", "AND origin = origins.value", "AND origin IS NOT NULL")
     ],
     "claim that keeps the first origin": [
-        Statement(runs, "CLAIM", "origin = coalesce(", "origin = coalesce(origin, ")
+        Statement(claims, "CLAIM", "origin = coalesce(", "origin = coalesce(origin, ")
     ],
     "interrupt that keeps an origin without checkpoints": [
-        Statement(runs, "INTERRUPT", "THEN origin END", "THEN origin ELSE origin END")
+        Statement(settle, "INTERRUPT", "THEN origin END", "THEN origin ELSE origin END")
     ],
     "trigger that coalesces into what other code has begun": [
         Statement(enqueueing, "PENDING_OF_KEY", "WHERE key = :job_name", "WHERE 1 OR")
@@ -108,13 +108,13 @@ STORE: Final[dict[str, list[Statement | Schema]]] = {
     "cancel that forgets the owner": [
         Statement(runs, "CANCEL", "SET status", "SET owner = NULL, status")
     ],
-    "cancel of what has ended": [Statement(runs, "CANCEL", "'running')", "'running', 'failed')")],
+    "cancel of what has ended": [Statement(runs, "CANCEL", "'waiting')", "'waiting', 'failed')")],
     "retry that forgets the owner": [
         Statement(runs, "RETRY", "SET status", "SET owner = NULL, status")
     ],
     "recovery that leaves cancelled runs": [
         Statement(
-            runs,
+            requeue,
             "RELEASE_ALL",
             "WHERE owner = :owner",
             "WHERE owner = :owner AND status = 'running'",
@@ -127,8 +127,26 @@ STORE: Final[dict[str, list[Statement | Schema]]] = {
         Statement(runs, "OLDEST_ENDED", "ORDER BY completed_at_us", "ORDER BY run DESC")
     ],
     "steps dropped with their neighbours'": [
-        Statement(runs, "DELETE_STEPS", "((:run + 1) <<", "((:run + 2) <<")
+        Statement(settle, "DELETE_STEPS", "((:run + 1) <<", "((:run + 2) <<")
     ],
+    "suspension by any claim": [Statement(settle, "SUSPEND", " AND fence = :fence", "")],
+    "suspension that forgets the attempt": [
+        Statement(claims, "CLAIM", "attempt + 1 - keeps_attempt", "attempt + 1"),
+        Schema(r" - OLD\.keeps_attempt"),
+    ],
+    "wake of what is not due": [Statement(requeue, "DUE", "run_at_us <= :now_us", "run_at_us > 0")],
+    "wake of what is executed": [
+        no_trigger("durably_claim_raises_fence"),
+        Statement(requeue, "WAKE", "AND (status = 'waiting' OR", "AND (1 OR"),
+    ],
+    "claim of what is not due": [
+        Statement(claims, "CLAIM", "AND run_at_us IS NULL", ""),
+        Schema(r"OR OLD\.run_at_us IS NOT NULL OR OLD\.owner", "OR OLD.owner"),
+    ],
+    "cancellation that leaves what was waited for": [
+        Statement(runs, "CANCEL", ", waits_for_run = NULL", "")
+    ],
+    "retry that keeps the failures": [Statement(runs, "RETRY", "failures = 0, ", "")],
     "heartbeat for all": [Statement(owners, "BEAT_RUNS", "owner = :owner AND", "")],
     # What the schema forbids as well, with both taken out.
     "two results for a step": [Schema(r"    UNIQUE \(run, name\),\n", is_of_table=True)],
@@ -138,15 +156,15 @@ STORE: Final[dict[str, list[Statement | Schema]]] = {
     ],
     "claim of a held key that nothing forbids": [
         no_index("durably_runs_key_holder"),
-        Statement(runs, "CLAIM", "AND queue_place = 0", ""),
+        Statement(claims, "CLAIM", "AND queue_place = 0", ""),
     ],
     "claim without a new attempt that nothing forbids": [
         no_trigger("durably_claim_raises_fence"),
-        Statement(runs, "CLAIM", "attempt = attempt + 1", "attempt = max(attempt, 1)"),
+        Statement(claims, "CLAIM", "attempt = attempt + 1", "attempt = max(attempt, 1)"),
     ],
     "claim without a new fence that nothing forbids": [
         no_trigger("durably_claim_raises_fence"),
-        Statement(runs, "CLAIM", "fence = max(fence, attempt) + 1", "fence = max(fence, attempt)"),
+        Statement(claims, "CLAIM", "max(fence, attempt) + 1", "max(fence, attempt)"),
     ],
     "idempotency key that is not looked for": [
         no_index("durably_runs_idempotency"),
@@ -165,6 +183,8 @@ STORE: Final[dict[str, list[Statement | Schema]]] = {
     "queue that nobody joins again": [no_trigger("durably_queue_rejoin")],
     "queue whose first one leaves no place": [no_trigger("durably_queue_leave")],
     "queue that does not see its key taken": [no_trigger("durably_queue_key_taken")],
+    "end that wakes nobody": [no_trigger("durably_end_wakes")],
+    "wait for what has ended": [no_trigger("durably_waits_for_no_end")],
     "queue that does not see its key freed": [no_trigger("durably_queue_key_freed")],
 }
 
@@ -251,7 +271,7 @@ PACKAGE: Final[dict[str, Mutant]] = {
     ),
     "claim that a stop does not end": Mutant(
         "integration/test_overtaken_stops.py::test_a_claim_that_a_stop_overtakes_takes_nothing",
-        [Source("store/sqlite/sql/runs.py", " and wanted.is_wanted():", ":")],
+        [Source("store/sqlite/sql/claims.py", " and wanted.is_wanted():", ":")],
     ),
     "claim of a run that a thread of the same engine is inside of": Mutant(
         "integration/test_taken_over.py::"
@@ -531,9 +551,9 @@ PACKAGE: Final[dict[str, Mutant]] = {
         "unit/test_store_recovery.py",
         [
             Source(
-                "store/sqlite/sql/runs.py",
-                "recovered = _recover(db, owner, now_us, goes_last=True)",
-                "recovered = _recover(db, owner, now_us)",
+                "store/sqlite/sql/requeue.py",
+                "goes_last=isinstance(reason, OwnerDead)",
+                "goes_last=False",
             )
         ],
     ),
@@ -559,7 +579,7 @@ PACKAGE: Final[dict[str, Mutant]] = {
         "integration/test_poisoned_rows.py",
         [
             Source(
-                "store/sqlite/sql/runs.py",
+                "store/sqlite/sql/claims.py",
                 "            unsound.fail_unclaimed(db, exc, bindings)\n            continue",
                 "            raise exc",
             )

@@ -12,11 +12,13 @@ from typing import Any
 import apsw
 
 from durably._platform.clock import Clock
-from durably.store.rows import Claim, Ended, Ending, NewRun, RunRow
+from durably.models import ErrorInfo
+from durably.store.outcome import Completed, Failed, Interrupted, Outcome, Suspended
+from durably.store.rows import Claim, Ended, NewRun, RunRow
 from durably.store.sqlite.connection.connections import configure
 from durably.store.sqlite.database import Database
+from durably.store.sqlite.sql import claims, owners, runs, schema, settle, steps
 from durably.store.sqlite.sql import enqueue as enqueueing
-from durably.store.sqlite.sql import owners, runs, schema, steps
 from durably.store.sqlite.sql import queries as lookups
 
 _numbers = itertools.count(1)
@@ -112,7 +114,9 @@ def claim(
     store: Database, owner: int, *jobs: str, limit: int = 1, now_us: int = 20
 ) -> list[RunRow]:
     """The rows of the runs that a claim got."""
-    return store.write(runs.claim, Claim(owner, json.dumps(jobs or ["job"]), lambda: now_us, limit))
+    return store.write(
+        claims.claim, Claim(owner, json.dumps(jobs or ["job"]), lambda: now_us, limit)
+    )
 
 
 def given_running(store: Database, owner: int, job: str = "job", **options: Any) -> RunRow:
@@ -134,9 +138,28 @@ def finish(
     now_us: int = 30,
     claim_next: Claim | None = None,
 ) -> Ended:
-    """End an execution: completed with an output, failed with an error, else interrupted."""
-    ending = Ending(row.run, row.fence, output, error, progress, keep_steps, now_us)
-    return store.write(runs.finish, ending, claim_next)
+    """End an execution: completed with an output, failed with a type of error, or interrupted."""
+    outcome: Outcome = Interrupted()
+    if output is not None:
+        outcome = Completed(output)
+    elif error is not None:
+        outcome = Failed(ErrorInfo(error, "", ""))
+    return store.write(
+        settle.settle_and_claim,
+        row.run,
+        row.fence,
+        outcome,
+        now_us,
+        progress,
+        keep_steps,
+        claim_next,
+    )
+
+
+def suspend(store: Database, row: RunRow, outcome: Suspended, now_us: int = 30) -> RunRow:
+    """Return a run whose execution has ended so."""
+    assert store.write(settle.settle, row.run, row.fence, outcome, now_us)
+    return stored(store, row)
 
 
 def checkpoint(store: Database, row: RunRow, name: str, index: int = 0, output: str = "1") -> bool:

@@ -1,11 +1,12 @@
 """The store beside a plain model: random sequences of verbs, and both must agree after each.
 
 The model knows the contract and none of the store's helpers: a run is claimable if it is pending,
-nobody's, of a known job, and no run of its concurrency key has an owner; those triggered first come
-first, but a run whose owner died comes after those that were not tried since. A run with
-checkpoints is claimable for the code that made them, and for code that takes any. Several owners
-work on the file; they leave, die, hang, vanish without a lock file, are taken for dead wrongly,
-come back and write what they still had in hand; and the wall clock jumps either way at any time.
+due, nobody's, of a known job, and no run of its concurrency key has an owner; those triggered first
+come first, but a run whose owner died comes after those that were not tried since. A run with
+checkpoints is claimable for the code that made them, and for code that takes any. A run may wait
+for a time, an answer or the end of another run. Several owners work on the file; they leave, die,
+hang, vanish without a lock file, are taken for dead wrongly, come back and write what they still
+had in hand; and the wall clock jumps either way at any time.
 """
 
 from __future__ import annotations
@@ -21,10 +22,22 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from durably.errors import ConflictError, DatabaseError, NotFoundError
-from durably.store.rows import Claim, Ending, Filters, LogLine, NewRun
+from durably.models import ErrorInfo
+from durably.store.outcome import (
+    Completed,
+    Failed,
+    Interrupted,
+    Lost,
+    Outcome,
+    OwnerDead,
+    OwnerHung,
+    OwnerIdle,
+    Suspended,
+)
+from durably.store.rows import Claim, Filters, LogLine, NewRun
 from durably.store.sqlite.database import Database
+from durably.store.sqlite.sql import claims, logs, owners, requeue, runs, settle, steps
 from durably.store.sqlite.sql import enqueue as enqueueing
-from durably.store.sqlite.sql import logs, owners, runs, steps
 from durably.store.sqlite.sql import queries as lookups
 from durably.testing import check
 
@@ -47,13 +60,15 @@ LOOKS = (("a",), ("b",), JOBS)
 RUNS = """
     SELECT run, id, job_name, status, owner, attempt, output, error, progress,
            concurrency_key, idempotency_key, created_at_us, started_at_us,
-           completed_at_us, heartbeat_at_us, queue_place, coalesce(place, run), origin
+           completed_at_us, heartbeat_at_us, queue_place, coalesce(place, run), origin,
+           fence, keeps_attempt, failures, run_at_us, waits_for, wait_name, waits_for_run
     FROM durably_runs ORDER BY run"""
 STEPS_OF_RUNS = """
     SELECT run, name, step & 0xFFFFFF, status, output, error, attempt
     FROM durably_steps ORDER BY run, name"""
 OWNERS = "SELECT owner, beat, is_started FROM durably_owners ORDER BY owner"
 LINES = "SELECT run, owner, message FROM durably_logs ORDER BY log"
+WAITS = ("sleep", "ask", "call")
 TERMINAL = ("completed", "failed", "cancelled")
 
 # What the code of an owner is, first, and what else it takes; ANY for whatever there is.
@@ -106,7 +121,12 @@ class Run:
         self.status = "pending"
         self.owner: int | None = None
         self.origin: str | None = None
-        self.attempt = 0
+        self.attempt = self.fence = self.failures = 0
+        # Whether its next claim leaves the attempt as it is.
+        self.keeps_attempt = False
+        # When it goes on, and for what it waits: kind, step, and run.
+        self.due: int | None = None
+        self.waits: tuple[str | None, str | None, int | None] = (None, None, None)
         self.output: str | None = None
         self.error: str | None = None
         self.progress: str | None = None
@@ -114,13 +134,17 @@ class Run:
         self.beat: int | None = None
         self.steps: dict[str, tuple[int, str, str | None, str | None, int]] = {}
 
-    def end(self, status: str, now: int) -> None:
-        self.status, self.completed = status, now
-
     def go_back(self) -> None:
-        self.status = "pending"
+        self.wake()
+        self.keeps_attempt = False
         if not any(status == "completed" for _, status, *_ in self.steps.values()):
             self.origin = None
+
+    def wake(self) -> None:
+        self.status, self.due, self.waits = "pending", None, (None, None, None)
+
+    def is_in_line(self) -> bool:
+        return self.status == "pending" and self.due is None
 
     def fits(self, code: tuple[str, ...]) -> bool:
         return self.origin is None or ANY in code or self.origin in code
@@ -132,6 +156,7 @@ class Execution:
     def __init__(self, run: Run) -> None:
         assert run.owner is not None
         self.id, self.key, self.attempt, self.owner = run.id, run.order, run.attempt, run.owner
+        self.fence = run.fence
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -184,7 +209,7 @@ class StoreMachine(RuleBasedStateMachine):
         return [
             run
             for run in sorted(self.runs.values(), key=lambda run: run.turn)
-            if run.status == "pending"
+            if run.is_in_line()
             and run.owner is None
             and run.job in jobs
             and run.fits(code)
@@ -197,30 +222,41 @@ class StoreMachine(RuleBasedStateMachine):
             return None
         if code[0] != ANY:
             run.origin = code[0]
-        run.status, run.owner, run.attempt = "running", owner, run.attempt + 1
+        run.status, run.owner, run.fence = "running", owner, run.fence + 1
+        run.attempt += not run.keeps_attempt
+        run.keeps_attempt = False
         run.started = run.started or self.now
         run.beat = self.now
         return run
 
     def took(self, run: Run, row: lookups.RunRow) -> None:
-        assert (row.run, row.id, row.attempt, row.owner) == (
+        assert (row.run, row.id, row.attempt, row.fence, row.owner) == (
             run.order,
             run.id,
             run.attempt,
+            run.fence,
             run.owner,
         )
-        assert (row.id, row.attempt) not in self.claimed
-        self.claimed.add((row.id, row.attempt))
+        assert (row.id, row.fence) not in self.claimed
+        self.claimed.add((row.id, row.fence))
         self.executions.append(Execution(run))
 
     def current(self, execution: Execution) -> Run | None:
         """The run, if that execution still is the running one."""
         run = self.runs.get(execution.id)
-        fits = run is not None and (run.status, run.attempt) == ("running", execution.attempt)
+        fits = run is not None and (run.status, run.fence) == ("running", execution.fence)
         return run if fits else None
 
+    def end(self, run: Run, status: str) -> None:
+        run.wake()
+        run.keeps_attempt = False
+        run.status, run.completed = status, self.now
+        for other in self.runs.values():
+            if other.waits[2] == run.order:
+                other.wake()
+
     def retry_in_model(self, run: Run) -> None:
-        run.error, run.completed = None, None
+        run.error, run.completed, run.failures = None, None, 0
         run.go_back()
 
     # -- triggering --------------------------------------------------------------------------
@@ -235,10 +271,10 @@ class StoreMachine(RuleBasedStateMachine):
                     return run.id, "idempotent"
         if given["coalesce"] and given["key"] is not None:
             for run in sorted(self.runs.values(), key=lambda run: run.turn):
-                if (run.job, run.key, run.status) == (
+                if (run.job, run.key, run.is_in_line()) == (
                     given["job"],
                     given["key"],
-                    "pending",
+                    True,
                 ) and run.fits(given["code"]):
                     return run.id, "coalesced"
         self.order += 1
@@ -359,7 +395,7 @@ class StoreMachine(RuleBasedStateMachine):
         found = self.store.beat(owners.beat, owner, lambda: self.now)
         running = self.owned(owner, "running")
         assert found.is_registered == (owner in self.owners)
-        assert found.running == {(run.order, run.attempt) for run in running}
+        assert found.running == {(run.order, run.fence) for run in running}
         for run in running:
             run.beat = self.now
         if owner in self.owners:
@@ -381,7 +417,7 @@ class StoreMachine(RuleBasedStateMachine):
     def recover_dead(self, number: int) -> None:
         owner = self.all_owners[number % len(self.all_owners)]
         expected = self.expect_death(owner)
-        found = self.store.write(runs.recover_dead, owner, self.now)
+        found = self.store.write(requeue.requeue, OwnerDead(owner), self.now)
         assert {row.id for row in found} == expected
 
     def recover_vanished(self, number: int, late_by: int) -> None:
@@ -390,7 +426,7 @@ class StoreMachine(RuleBasedStateMachine):
         beat = self.owners.get(owner, 0) - late_by
         is_still = owner in self.owners and late_by == 0
         expected = self.expect_death(owner) if is_still else set()
-        found = self.store.write(runs.recover_dead, owner, self.now, beat=beat)
+        found = self.store.write(requeue.requeue, OwnerDead(owner, beat), self.now)
         assert {row.id for row in found} == expected
 
     def put_back(self, number: int) -> None:
@@ -400,7 +436,7 @@ class StoreMachine(RuleBasedStateMachine):
         for run in expected:
             run.owner = None
             run.go_back()
-        found = self.store.write(runs.put_back, owner, self.now)
+        found = self.store.write(requeue.requeue, OwnerIdle(owner), self.now)
         assert {row.id for row in found} == {run.id for run in expected}
 
     def set_started(self, number: int, is_started: bool) -> None:
@@ -417,7 +453,7 @@ class StoreMachine(RuleBasedStateMachine):
         for run in expected:
             run.owner = None
             run.go_back()
-        found = self.store.write(runs.recover_hung, owner, beat, self.now)
+        found = self.store.write(requeue.requeue, OwnerHung(owner, beat), self.now)
         assert {row.id for row in found} == {run.id for run in expected}
 
     def leave(self, number: int) -> None:
@@ -438,11 +474,11 @@ class StoreMachine(RuleBasedStateMachine):
         )
         if owner not in self.owners:
             try:
-                assert self.store.write(runs.claim, wanted) == []
+                assert self.store.write(claims.claim, wanted) == []
             except DatabaseError:
                 assert self.claimable(jobs, code)
             return
-        rows = self.store.write(runs.claim, wanted)
+        rows = self.store.write(claims.claim, wanted)
         expected = []
         while len(expected) < limit and (run := self.expect_claim(owner, jobs, code)) is not None:
             expected.append(run)
@@ -474,7 +510,7 @@ class StoreMachine(RuleBasedStateMachine):
         stale = [
             execution
             for execution in self.executions
-            if execution.id in self.runs and self.runs[execution.id].attempt > execution.attempt
+            if execution.id in self.runs and self.runs[execution.id].fence > execution.fence
         ]
         if stale and number % 3 == 0:
             return stale[-1 - number // 3 % len(stale)]
@@ -499,7 +535,7 @@ class StoreMachine(RuleBasedStateMachine):
     def step_of(self, execution: Execution, name: str, how: str) -> None:
         index = STEPS.index(name) + len(STEPS) * (execution.attempt % 2)
         output, error = (f'"{self.now}"', None) if how == "ok" else (None, None)
-        where = (execution.key, execution.attempt, index, name)
+        where = (execution.key, execution.fence, index, name)
         if how == "ok":
             status = "completed"
             done = self.store.write(steps.complete, *where, output, self.now, self.now)
@@ -512,7 +548,7 @@ class StoreMachine(RuleBasedStateMachine):
         run = self.current(execution)
         if how == "late":
             run = self.runs.get(execution.id)
-            run = run if run is not None and run.attempt == execution.attempt else None
+            run = run if run is not None and run.fence == execution.fence else None
         before = None if run is None else run.steps.get(name)
         if run is None or (before is not None and before[1] == "completed"):
             assert done is False
@@ -551,7 +587,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(number=numbers)
     def progress(self, number: int) -> None:
         execution = self.an_execution(number)
-        update = (execution.key, execution.attempt, self.a_progress())
+        update = (execution.key, execution.fence, self.a_progress())
         self.store.write(runs.set_progress, [update], self.now)
         if (run := self.current(execution)) is not None:
             run.progress = self.a_progress()
@@ -559,7 +595,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.executions)
     @rule(
         number=numbers,
-        how=st.sampled_from(["complete", "complete", "fail", "interrupt"]),
+        how=st.sampled_from(["complete", "complete", "fail", "interrupt", *WAITS]),
         keep=st.booleans(),
         jobs_next=st.sampled_from([None, ("a",), ("a", "b")]),
     )
@@ -569,26 +605,22 @@ class StoreMachine(RuleBasedStateMachine):
     def finish_of(
         self, execution: Execution, how: str, keep: bool, jobs_next: tuple[str, ...] | None
     ) -> None:
-        output = '"done"' if how == "complete" else None
-        error = self.an_error() if how == "fail" else None
+        outcome = self.outcome_of(execution, how)
         progress = self.a_progress() if keep else None
-        ending = Ending(execution.key, execution.attempt, output, error, progress, keep, self.now)
+        leaving = execution.key, execution.fence, outcome, self.now, progress, keep
         wanted, code = None, CODES[0]
         if jobs_next is not None and execution.owner in self.owners:
             code = CODES[len(self.times) % len(CODES)]
             origins = origins_of(jobs_next, code)
             names = json.dumps(jobs_next)
             wanted = Claim(execution.owner, names, lambda: self.now, origins=origins)
-        ended = self.store.write(runs.finish, ending, wanted)
+        ended = self.store.write(settle.settle_and_claim, *leaving, wanted)
         run = self.current(execution)
         assert ended.is_effective == (run is not None)
         if run is not None:
-            run.owner, run.output, run.error = None, output, error
+            run.owner = None
             run.progress = progress or run.progress
-            if how == "interrupt":
-                run.go_back()
-            else:
-                run.end("completed" if how == "complete" else "failed", self.now)
+            self.expect_outcome(run, outcome)
             if how == "complete" and not keep:
                 run.steps.clear()
         following = None
@@ -598,6 +630,68 @@ class StoreMachine(RuleBasedStateMachine):
         if following is not None and ended.claimed is not None:
             self.took(following, ended.claimed)
 
+    def outcome_of(self, execution: Execution, how: str) -> Outcome:
+        if how == "complete":
+            return Completed('"done"')
+        if how == "fail":
+            return Failed(ErrorInfo("E", str(self.now), ""), "s")
+        if how == "interrupt":
+            return Interrupted()
+        due = self.now + 7
+        if how == "ask":
+            return Suspended("answer", "q", due if self.now % 2 else None)
+        if how == "call" and (others := [run for run in self.runs if run != execution.id]):
+            awaited = self.runs[others[self.now % len(others)]]
+            return Suspended("run", None if self.now % 3 else "c", None, awaited.order)
+        return Suspended("time", "t", due)
+
+    def expect_outcome(self, run: Run, outcome: Outcome) -> None:
+        if isinstance(outcome, Completed):
+            self.end(run, "completed")
+            run.output = outcome.output
+        elif isinstance(outcome, Failed):
+            self.end(run, "failed")
+            text = {"type": "E", "message": outcome.error.message, "traceback": ""}
+            run.error = json.dumps(text | {"failed_step": "s"}, separators=(",", ":"))
+            run.failures += 1
+        else:
+            run.go_back()
+        if isinstance(outcome, Suspended):
+            run.keeps_attempt = True
+            ended = [each.order for each in self.runs.values() if each.status in TERMINAL]
+            if outcome.run_pk not in ended:
+                run.status, run.due = "waiting", outcome.until_us
+                run.waits = (outcome.waits_for, outcome.name, outcome.run_pk)
+
+    @rule(later=st.sampled_from([0, 3, 10]))
+    def wake_due(self, later: int) -> None:
+        """What is due goes on, and nothing else."""
+        self.set_clock(self.now + later)
+        due = [run for run in self.runs.values() if run.due is not None and run.due <= self.now]
+        assert self.store.write(requeue.wake_due, self.now) is bool(due)
+        for run in due:
+            run.wake()
+
+    @precondition(lambda self: any(run.status == "waiting" for run in self.runs.values()))
+    @rule(number=numbers)
+    def answer(self, number: int) -> None:
+        """One that waits goes on before its time; a second time changes nothing."""
+        waiting = [run for run in self.runs.values() if run.status == "waiting"]
+        run = waiting[number % len(waiting)]
+        assert self.store.write(requeue.wake, run.order, self.now) is True
+        run.wake()
+        assert self.store.write(requeue.wake, run.order, self.now) is False
+
+    @rule(number=numbers)
+    def postpone(self, number: int) -> None:
+        """A pending run that is not due is in no line, and gets its place back."""
+        pending = [run for run in self.runs.values() if run.is_in_line()]
+        if pending:
+            run = pending[number % len(pending)]
+            run.due = self.now + 1 + number % 20
+            postpone = "UPDATE durably_runs SET run_at_us = ? WHERE run = ?"
+            self.store.write(lambda db: db.execute(postpone, (run.due, run.order)) and None)
+
     @precondition(lambda self: self.executions)
     @rule(number=numbers)
     def release(self, number: int) -> None:
@@ -606,12 +700,10 @@ class StoreMachine(RuleBasedStateMachine):
         may = (
             run is not None
             and run.owner == execution.owner
-            and run.attempt == execution.attempt
+            and run.fence == execution.fence
             and run.status in ("cancelled", "pending")
         )
-        done = self.store.write(
-            runs.release, execution.key, execution.attempt, execution.owner, self.now
-        )
+        done = self.store.write(settle.settle, execution.key, execution.attempt, Lost(), self.now)
         assert done is may
         if run is not None and may:
             run.owner = None
@@ -658,7 +750,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert outcome == "conflict"
         else:
             assert outcome == "done"
-            run.end("cancelled", self.now)
+            self.end(run, "cancelled")
 
     def retry(self, number: int) -> None:
         run_id, run = self.a_run(number)
@@ -674,7 +766,8 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.ids)
     @rule(number=numbers, origin=st.sampled_from(["x", "y", None]))
     def adopt(self, number: int, origin: str | None) -> None:
-        begun = [run.id for run in self.runs.values() if run.status == "pending" and run.origin]
+        is_adoptable = {"pending", "waiting"}.__contains__
+        begun = [run.id for run in self.runs.values() if is_adoptable(run.status) and run.origin]
         run_id, run = self.a_run(number)
         if begun:
             run_id = begun[number % len(begun)]
@@ -682,7 +775,7 @@ class StoreMachine(RuleBasedStateMachine):
         outcome = self.call(runs.adopt, run_id, origin, self.now)
         if run is None:
             assert outcome == "not found"
-        elif run.status != "pending":
+        elif not is_adoptable(run.status):
             assert outcome == "conflict"
         else:
             assert outcome == "done"
@@ -775,12 +868,13 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def store_and_model_agree(self) -> None:
         self.set_clock(self.now + 1)
-        found_runs, found_steps, found_owners, found_lines, looked = self.store.read(
+        found_runs, found_steps, found_owners, found_lines, next_due, looked = self.store.read(
             lambda db: (
                 db.execute(RUNS).fetchall(),
                 db.execute(STEPS_OF_RUNS).fetchall(),
                 db.execute(OWNERS).fetchall(),
                 db.execute(LINES).fetchall(),
+                requeue.next_due_us(db),
                 [
                     lookups.has_claimable(db, json.dumps(jobs), "[]", origins_of(jobs, code))
                     for jobs in LOOKS
@@ -795,6 +889,8 @@ class StoreMachine(RuleBasedStateMachine):
             (owner, beat, int(owner in self.started)) for owner, beat in sorted(self.owners.items())
         ]
         assert found_lines == self.lines
+        due = [run.due for run in self.runs.values() if run.due is not None]
+        assert next_due == min(due, default=None)
         # A look tells whether a claim would find something.
         assert looked == [bool(self.claimable(jobs, code)) for jobs in LOOKS for code in CODES]
         # At most one run of a key is inside a job.
@@ -807,10 +903,10 @@ class StoreMachine(RuleBasedStateMachine):
         queue = [
             other.turn
             for other in self.runs.values()
-            if (other.key, other.job, other.status) == (run.key, run.job, "pending")
+            if (other.key, other.job, other.is_in_line()) == (run.key, run.job, True)
             and other.origin == run.origin
         ]
-        if run.status != "pending" or run.turn != min(queue):
+        if not run.is_in_line() or run.turn != min(queue):
             return 1
         return 2 if self.held(run.key) else 0
 
@@ -835,6 +931,11 @@ class StoreMachine(RuleBasedStateMachine):
                 self.place_of(run),
                 run.turn,
                 run.origin,
+                run.fence,
+                run.keeps_attempt,
+                run.failures,
+                run.due,
+                *run.waits,
             )
             for run in sorted(self.runs.values(), key=lambda run: run.order)
         ]

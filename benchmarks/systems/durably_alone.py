@@ -16,7 +16,7 @@ from benchmarks.systems.abreast import side_by_side
 from benchmarks.systems.child import Outcome, Spans, main, say, small, until
 from benchmarks.systems.durably_engine import durability
 from durably.store.rows import Claim
-from durably.store.sqlite.sql import owners, runs
+from durably.store.sqlite.sql import claims, owners
 from durably.store.sqlite.sql import queries as lookups
 
 PATH = "durably.db"
@@ -101,13 +101,13 @@ def claim(*, finished: int = 0, behind: int = 0, unknown: int = 0, times: int) -
     if behind:
         busy = [durably.Trigger(number, concurrency_key="busy") for number in range(behind)]
         handle.batch_trigger(busy)
-        assert len(database.write(runs.claim, wanted)) == 1
+        assert len(database.write(claims.claim, wanted)) == 1
     handle.batch_trigger(range(times))
     taken = []
     for _ in range(times):
         started = time.perf_counter()
         database.read(lookups.has_claimable, wanted.jobs)
-        claimed = database.write(runs.claim, wanted)
+        claimed = database.write(claims.claim, wanted)
         taken.append(time.perf_counter() - started)
         assert len(claimed) == 1
     in_force = durability(app)

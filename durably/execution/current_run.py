@@ -77,13 +77,10 @@ class ActiveRun:
     run or its cancellation outweighs an interrupt.
     """
 
-    def __init__(
-        self, row: RunRow, labels: dict[str, str], owner: int, *, is_callers: bool = False
-    ) -> None:
+    def __init__(self, row: RunRow, labels: dict[str, str], *, is_callers: bool = False) -> None:
         self.key = row.run
         self.attempt = row.attempt
         self.fence = row.fence
-        self.owner = owner
         self.id = row.id
         self.job_name = row.job_name
         self.labels = labels

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
 from durably.store.change_feed import ChangeFeed
+from durably.store.outcome import Outcome, RequeueReason
 from durably.store.rows import (
     Beat,
     Begun,
@@ -19,13 +20,13 @@ from durably.store.rows import (
     Checkpoint,
     Claim,
     Ended,
-    Ending,
     Enqueued,
     Filters,
     LogLine,
     LogRow,
     NewRun,
     OwnerRow,
+    RunKey,
     RunRow,
     StepRow,
     Window,
@@ -141,27 +142,39 @@ class Store(Protocol):
     def claim(self, claim: Claim) -> list[RunRow]:
         """Make the owner execute up to ``claim.limit`` runs, those triggered first."""
 
-    def settle(self, ending: Ending, claim_next: Claim | None = None) -> Ended:
-        """Store the end of an execution, and claim the next run in the same transaction."""
+    def settle(
+        self,
+        run_pk: RunKey,
+        fence: int,
+        outcome: Outcome,
+        now_us: int,
+        *,
+        progress: str | None = None,
+        keep_steps: bool = True,
+        claim_next: Claim | None = None,
+    ) -> Ended:
+        """Store how an execution has left its job: the only way out of one.
 
-    def requeue_stray(self, ending: Ending) -> bool:
-        """Put one running run back to pending that nothing executes. Waits for no long write."""
-
-    def requeue_strays(self, owner: int, now_us: int) -> list[RunRow]:
-        """Put the running runs of an owner back to pending, none of which it executes."""
-
-    def recover_dead(self, owner: int, now_us: int, *, beat: int | None = None) -> list[RunRow]:
-        """Put back the running runs of an owner that is dead, free its keys, remove its row.
+        Has no effect if the run was cancelled or taken over since the claim with that fence, except
+        for ``Lost``, which removes the owner of such a run.
 
         Args:
-            beat: if given, only if that still is its beat.
+            progress: JSON text to store with it.
+            keep_steps: whether a completed run keeps its steps.
+            claim_next: what to claim in the same transaction.
         """
 
-    def recover_hung(self, owner: int, beat: int, now_us: int) -> list[RunRow]:
-        """Put back the running runs of an owner whose beat still is *beat*."""
+    def requeue(self, reason: RequeueReason, now_us: int) -> list[RunRow]:
+        """Make running runs that nothing executes pending again; return those that are.
 
-    def release(self, run: int, fence: int, owner: int, now_us: int) -> bool:
-        """Store that the job of a run that is not its owner's any more has left its thread."""
+        For a single run it waits for no long write.
+        """
+
+    def wake_due(self, now_us: int) -> bool:
+        """Make runs pending that are due; return whether any were, so that more may be."""
+
+    def next_due_us(self) -> int | None:
+        """Return when the next run is due, ``None`` if no run waits for a time."""
 
     def set_progress(self, updates: Sequence[tuple[int, int, str]], now_us: int) -> int:
         """Store progress, given as (run, fence, JSON text); return how many took effect."""

@@ -1,12 +1,13 @@
-"""How an execution leaves its job."""
+"""How an execution leaves its job, and why else a running run goes back to pending."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
 from durably.models import ErrorInfo
+from durably.store.rows import RunKey
 
 
 @attrs.frozen
@@ -31,8 +32,61 @@ class Interrupted:
 
 
 @attrs.frozen
+class Suspended:
+    """The run waits for a time, an answer or the end of another run, and holds nothing meanwhile.
+
+    Args:
+        name: the step that waits; only a wait for a run may have none.
+        until_us: when the run continues at the latest, required for a time.
+        run_pk: the run that is waited for.
+    """
+
+    waits_for: Literal["time", "answer", "run"]
+    name: str | None = None
+    until_us: int | None = None
+    run_pk: RunKey | None = None
+
+
+@attrs.frozen
 class Lost:
     """The run was cancelled or taken over meanwhile: only its owner is removed."""
 
 
-Outcome = Completed | Failed | Interrupted | Lost
+Outcome = Completed | Failed | Interrupted | Suspended | Lost
+
+
+@attrs.frozen
+class NotExecuted:
+    """Nothing executes what was claimed."""
+
+    run_pk: RunKey
+    fence: int
+
+
+@attrs.frozen
+class OwnerIdle:
+    """The owner executes none of its running runs."""
+
+    owner: int
+
+
+@attrs.frozen
+class OwnerHung:
+    """The owner lives, but its beat still is *beat*."""
+
+    owner: int
+    beat: int
+
+
+@attrs.frozen
+class OwnerDead:
+    """The owner is dead: its keys are freed too, and its row is removed.
+
+    With *beat*, only if that still is its beat.
+    """
+
+    owner: int
+    beat: int | None = None
+
+
+RequeueReason = NotExecuted | OwnerIdle | OwnerHung | OwnerDead

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, NewType
 
 from durably.models import Disposition
+
+# The order in which runs were triggered, across processes; the public id is another one.
+RunKey = NewType("RunKey", int)
 
 
 class RunRow(NamedTuple):
     """A run as it is stored; payload, output, error, progress and labels are JSON text."""
 
-    run: int
+    run: RunKey
     id: str
     job_name: str
     status: str
@@ -116,20 +119,8 @@ class Claim(NamedTuple):
     origins: str = "{}"
 
 
-class Ending(NamedTuple):
-    """The end of one execution of a run, with an output, an error, or neither (an interrupt)."""
-
-    run: int
-    fence: int
-    output: str | None
-    error: str | None
-    progress: str | None
-    keep_steps: bool
-    now_us: int
-
-
 class Ended(NamedTuple):
-    """Whether an ending took effect, and the run claimed in its transaction, if any."""
+    """Whether an outcome took effect, and the run claimed in its transaction, if any."""
 
     is_effective: bool
     claimed: RunRow | None
@@ -202,4 +193,4 @@ class Beat(NamedTuple):
     """The result of a heartbeat: whether the owner row exists, and the running runs it owns."""
 
     is_registered: bool
-    running: frozenset[tuple[int, int]]
+    running: frozenset[tuple[RunKey, int]]

@@ -24,6 +24,7 @@ from durably.execution.step_log import stored_line
 from durably.models import Progress
 from durably.store.api import Store
 from durably.store.change_feed import ChangeFeed
+from durably.store.outcome import Lost
 from durably.store.rows import LogLine
 from durably.worker.service import Service
 
@@ -88,7 +89,7 @@ class Flusher(Service):
 
     def release(self, active: ActiveRun) -> None:
         """Store that the job of a run that is no longer running here has left its thread."""
-        self._store.release(active.key, active.fence, active.owner, self._clock.now_us())
+        self._store.settle(active.key, active.fence, Lost(), self._clock.now_us())
 
     def release_later(self, active: ActiveRun) -> None:
         """Call ``release`` as soon as the database can be written."""

@@ -8,7 +8,8 @@ from durably._platform.clock import Clock
 from durably.errors import OwnershipLost, RunCancelled
 from durably.execution.current_run import ActiveRun
 from durably.store.api import Store
-from durably.store.rows import Ending
+from durably.store.outcome import NotExecuted
+from durably.store.rows import RunKey
 from durably.worker.service import ErrorSink, Service
 
 
@@ -48,7 +49,7 @@ class Heartbeat(Service):
         # count, while the other one's heartbeat does not change.
         self.committed = 0
         # Runs that this engine owns in the database although it does not execute them.
-        self._strays: frozenset[tuple[int, int]] = frozenset()
+        self._strays: frozenset[tuple[RunKey, int]] = frozenset()
 
     def tick(self) -> None:
         """Store one heartbeat; stop the runs that were cancelled or recovered by others."""
@@ -68,16 +69,15 @@ class Heartbeat(Service):
                 self._learn(active)
         self._put_back_strays(beat.running)
 
-    def _put_back_strays(self, running: frozenset[tuple[int, int]]) -> None:
+    def _put_back_strays(self, running: frozenset[tuple[RunKey, int]]) -> None:
         """Put back runs whose end could not be stored, or whose thread a Ctrl-C ended.
 
         Only those found at two heartbeats: one that was claimed a moment ago is about to start.
         """
         here = {(active.key, active.fence) for active in self._active()}
         strays = running - here
-        for run, fence in strays & self._strays:
-            ending = Ending(run, fence, None, None, None, True, self._clock.now_us())
-            self._store.requeue_stray(ending)
+        for run_pk, fence in strays & self._strays:
+            self._store.requeue(NotExecuted(run_pk, fence), self._clock.now_us())
         self._strays = strays
 
     def _learn(self, active: ActiveRun) -> None:

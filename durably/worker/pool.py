@@ -518,7 +518,7 @@ class Pool:
 
     def _active_of(self, row: RunRow, *, is_callers: bool = False) -> ActiveRun:
         """Return the ``ActiveRun`` of a run that this thread has claimed."""
-        active = ActiveRun(row, self._labels_of(row), self._owner() or 0, is_callers=is_callers)
+        active = ActiveRun(row, self._labels_of(row), is_callers=is_callers)
         active.current_at = self._thread.claims_since
         return active
 

@@ -13,6 +13,7 @@ from durably.events import RunDeleted, RunRecovered
 from durably.store import bounds
 from durably.store.api import Liveness, Store
 from durably.store.change_feed import ChangeFeed
+from durably.store.outcome import OwnerDead, OwnerHung
 from durably.store.rows import OwnerRow, RunRow
 from durably.worker.retention import Retention
 from durably.worker.service import ErrorSink, Service
@@ -112,9 +113,9 @@ class Reaper(Service):
             if state is Liveness.UNKNOWN:
                 # Without a file no lock will ever show that it has died, and its row, and the keys
                 # of its cancelled runs, would stay for ever. If it lives, it registers again.
-                recovered = self._store.recover_dead(other.owner, now_us, beat=other.beat)
+                recovered = self._store.requeue(OwnerDead(other.owner, other.beat), now_us)
             else:
-                recovered = self._store.recover_hung(other.owner, other.beat, now_us)
+                recovered = self._store.requeue(OwnerHung(other.owner, other.beat), now_us)
             self._watched[other.owner] = (other.beat, committed)
             return self._tell(recovered, "stale")
         return 0
@@ -133,7 +134,7 @@ class Reaper(Service):
     def _recover_dead(self, other: OwnerRow) -> int:
         # A token is never used again, and only another reaper, for a moment, can take the lock of a
         # dead owner: what was dead before this transaction is dead in it.
-        recovered = self._store.recover_dead(other.owner, self._clock.now_us())
+        recovered = self._store.requeue(OwnerDead(other.owner), self._clock.now_us())
         self._store.remove_owner_lock(other.token)
         return self._tell(recovered, "dead")
 

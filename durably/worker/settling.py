@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-import attrs
-
 from durably import events
-from durably.codec import UNTYPED
 from durably.errors import DatabaseError, StopRun
 from durably.execution.current_run import ActiveRun, Services, patiently, tell_worker_error
-from durably.models import Progress
 from durably.store.api import Store
-from durably.store.outcome import Completed, Failed, Interrupted, Lost, Outcome
-from durably.store.rows import Claim, Ended, Ending, RunRow
+from durably.store.outcome import Completed, Failed, Interrupted, Lost, NotExecuted, Outcome
+from durably.store.rows import Claim, Ended, RunRow
 from durably.worker.flusher import Flusher
 
 
@@ -58,7 +54,8 @@ class Settling:
         now_us = self._services.clock.now_us()
         ended: Ended | None = None
         if not isinstance(outcome, Lost):
-            ended = self._store_end(self._ending(run, outcome, progress, now_us), run, claim_next)
+            text = None if progress is None else self._flusher.encoded(progress)
+            ended = self._store_end(run, outcome, now_us, text, claim_next)
         is_effective = ended is not None and ended.is_effective
         if not is_effective:
             # Cancelled, or taken over. Either way this job has left its thread.
@@ -84,31 +81,15 @@ class Settling:
 
     def put_back(self, run: ActiveRun) -> None:
         """Store that nothing executes the run, which was claimed: it is pending again."""
-        self._store.settle(self._ending(run, Interrupted(), None, self._services.clock.now_us()))
-
-    def _ending(
-        self, run: ActiveRun, outcome: Outcome, progress: Progress | None, now_us: int
-    ) -> Ending:
-        error = None
-        if isinstance(outcome, Failed):
-            error = self._services.codec.encode(
-                # With the step, for the run:fail that other engines build from the database.
-                attrs.asdict(outcome.error) | {"failed_step": outcome.step},
-                UNTYPED,
-                what="the error of a job",
-            )
-        return Ending(
-            run=run.key,
-            fence=run.fence,
-            output=outcome.output if isinstance(outcome, Completed) else None,
-            error=error,
-            progress=None if progress is None else self._flusher.encoded(progress),
-            keep_steps=self._preserve_steps,
-            now_us=now_us,
-        )
+        self._store.requeue(NotExecuted(run.key, run.fence), self._services.clock.now_us())
 
     def _store_end(
-        self, ending: Ending, run: ActiveRun, claim_next: Callable[[], Claim | None]
+        self,
+        run: ActiveRun,
+        outcome: Outcome,
+        now_us: int,
+        progress: str | None,
+        claim_next: Callable[[], Claim | None],
     ) -> Ended | None:
         """Store the end; return ``None`` if that cannot be done.
 
@@ -117,7 +98,15 @@ class Settling:
         """
 
         def store() -> Ended:
-            return self._store.settle(ending, claim_next())
+            return self._store.settle(
+                run.key,
+                run.fence,
+                outcome,
+                now_us,
+                progress=progress,
+                keep_steps=self._preserve_steps,
+                claim_next=claim_next(),
+            )
 
         try:
             return patiently(self._services, run, "storing the end of a run", store)
@@ -151,5 +140,5 @@ class Settling:
                 failed_step=outcome.step,
                 duration=duration,
             )
-        else:
+        elif isinstance(outcome, Interrupted):
             emitter.emit(events.RunInterrupted, **run.fields)

@@ -29,6 +29,7 @@ from durably.execution.current_run import ActiveRun, Services, Slot, tell_worker
 from durably.job_registry import JobRegistry
 from durably.settings import Settings
 from durably.store.api import Store
+from durably.store.outcome import OwnerIdle
 from durably.store.rows import Claim, RunRow
 from durably.worker.contexts import ExecutionContexts
 from durably.worker.dispatcher import Dispatcher
@@ -438,7 +439,7 @@ class Supervisor:
             return
         try:
             if self._store.owns_running(owner):
-                self._store.requeue_strays(owner, self._services.clock.now_us())
+                self._store.requeue(OwnerIdle(owner), self._services.clock.now_us())
         except DatabaseError as exc:
             # The engine that finds this one's lock free will put them back.
             log.warning("could not put back what was claimed: %s", exc)

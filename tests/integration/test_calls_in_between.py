@@ -12,7 +12,8 @@ from gates import HANG_S, Gate, in_thread, later, names_of_threads, operation_la
 
 import durably
 from durably import Durably, emitter
-from durably.store.sqlite.sql import owners, runs
+from durably.store.outcome import Lost
+from durably.store.sqlite.sql import claims, owners, settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -105,7 +106,7 @@ def test_a_run_that_was_triggered_during_its_claim_has_begun_after_that(
     app: Durably, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The claim takes what is pending when it comes to it, and the time of then."""
-    inside, may_go_on = operation_later(monkeypatch, app, "write", runs.claim)
+    inside, may_go_on = operation_later(monkeypatch, app, "write", claims.claim)
     app.jobs["quick"].trigger()
     app.start()
     assert inside.wait(HANG_S)
@@ -424,7 +425,7 @@ class TestCancelling:
         failed: list[Any] = []
 
         def fail_twice(operation: Any, *args: Any, **kwargs: Any) -> Any:
-            if operation is runs.release and len(failed) < 2:
+            if operation is settle.settle and isinstance(args[2], Lost) and len(failed) < 2:
                 failed.append(args)
                 raise durably.DatabaseError("locked for too long", is_transient=True)
             return write(operation, *args, **kwargs)

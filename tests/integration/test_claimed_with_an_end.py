@@ -10,7 +10,7 @@ import pytest
 from gates import HANG_S, Gate
 
 import durably
-from durably.store.sqlite.sql import runs
+from durably.store.sqlite.sql import settle
 
 
 def test_slow_listener_does_not_cost_the_next_run_its_claim(
@@ -45,7 +45,7 @@ def test_slow_listener_does_not_cost_the_next_run_its_claim(
 
     def write_and_listen(operation: Any, *args: Any, **kw: Any) -> Any:
         result = write(operation, *args, **kw)
-        if operation is runs.finish and not heard:
+        if operation is settle.settle_and_claim and not heard:
             app.on("run:complete", listen_slowly)  # where nobody listened when it claimed
         return result
 

@@ -11,7 +11,7 @@ from gates import HANG_S, Gate, in_thread, status
 
 import durably
 from durably import ConflictError, Durably, WaitTimeoutError
-from durably.store.sqlite.sql import runs
+from durably.store.sqlite.sql import claims, settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -142,9 +142,9 @@ class TestInterrupt:
         def slow(operation: Any, *args: Any, **kwargs: Any) -> Any:
             result = write(operation, *args, **kwargs)
             is_point = (
-                operation is runs.claim and result
+                operation is claims.claim and result
                 if point == "claimed by the dispatcher"
-                else operation is runs.finish and result.claimed
+                else operation is settle.settle_and_claim and result.claimed
             )
             if is_point:
                 claimed.set()

@@ -10,8 +10,8 @@ from gates import HANG_S, Gate, in_thread, later, names_of_threads, operation_la
 
 import durably
 from durably import ConflictError, Durably, WaitTimeoutError
+from durably.store.sqlite.sql import claims, settle
 from durably.store.sqlite.sql import enqueue as enqueueing
-from durably.store.sqlite.sql import runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -91,21 +91,23 @@ def test_a_trigger_that_a_start_let_in_during_a_stop_is_waited_for(
         assert (found.status, found.attempt) == ("completed", 1)
 
 
-@pytest.mark.parametrize("claims", [runs.claim, runs.finish, enqueueing.enqueue_and_claim])
+@pytest.mark.parametrize(
+    "verb", [claims.claim, settle.settle_and_claim, enqueueing.enqueue_and_claim]
+)
 def test_a_claim_that_a_stop_overtakes_takes_nothing(
-    app: Durably, gate: Gate, monkeypatch: pytest.MonkeyPatch, claims: Callable[..., Any]
+    app: Durably, gate: Gate, monkeypatch: pytest.MonkeyPatch, verb: Callable[..., Any]
 ) -> None:
     """By the dispatcher, at a run's end, by a trigger: what comes after the stop stays pending."""
 
     def trigger() -> durably.Run[Any, Any]:
         return app.jobs["quick"].trigger(concurrency_key="k")
 
-    inside, may_go_on = operation_later(monkeypatch, app, "write", claims)
+    inside, may_go_on = operation_later(monkeypatch, app, "write", verb)
     threads = []
-    if claims is runs.claim:
+    if verb is claims.claim:
         before = [trigger()]
         app.start()
-    elif claims is runs.finish:
+    elif verb is settle.settle_and_claim:
         app.start()
         app.jobs["gated"].batch_trigger([None] * 2)
         assert gate.inside.wait(HANG_S)

@@ -12,9 +12,10 @@ import pytest
 
 import durably
 from durably.errors import DatabaseError
+from durably.store.outcome import OwnerDead
 from durably.store.rows import Claim
+from durably.store.sqlite.sql import claims, requeue
 from durably.store.sqlite.sql import enqueue as enqueueing
-from durably.store.sqlite.sql import runs
 
 HANG_S = 30.0  # only guards against hanging
 
@@ -105,7 +106,7 @@ def test_concurrency_key_is_respected(app: durably.Durably) -> None:
     claim = Claim(owner.owner_number or 0, '["work"]', lambda: 1)
     take_slot(app)
     waiting = [app.jobs["work"].trigger(n, concurrency_key="k") for n in (2, 3)]
-    [row] = app._store.database.write(runs.claim, claim)
+    [row] = app._store.database.write(claims.claim, claim)
     app._supervisor._pool.return_slots(1)
     other = app.jobs["work"].trigger(4)
     assert app.wait(other, timeout=HANG_S).output == 4
@@ -121,7 +122,7 @@ def test_engine_taken_for_dead_stores_and_starts_later(app: durably.Durably) -> 
     app.start()
     owner = app._supervisor.owner_number
     assert owner is not None
-    app._store.database.write(runs.recover_dead, owner, 1)
+    app._store.database.write(requeue.requeue, OwnerDead(owner), 1)
     plain, keyed = (app.jobs["work"].trigger(1, idempotency_key=key) for key in (None, "k"))
     assert [app.get_run(run).status for run in (plain, keyed)] == ["pending", "pending"]
     app._supervisor._heartbeat.tick()

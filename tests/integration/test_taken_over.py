@@ -10,7 +10,8 @@ from held import HeldJob
 
 import durably
 from durably._platform.clock import Clock
-from durably.store.sqlite.sql import owners, runs
+from durably.store.outcome import OwnerDead
+from durably.store.sqlite.sql import owners, requeue
 from durably.store.sqlite.sql import queries as lookups
 
 
@@ -339,7 +340,7 @@ def test_an_engine_taken_for_dead_counts_again_once_it_beats(tmp_path, eventuall
     ):
         app.start()
         (before,) = rows()
-        observer._store.database.write(runs.recover_dead, before.owner, Clock().now_us())
+        observer._store.database.write(requeue.requeue, OwnerDead(before.owner), Clock().now_us())
         eventually(lambda: [row.is_started for row in rows()] == [1])
         (after,) = rows()
         assert after.owner != before.owner

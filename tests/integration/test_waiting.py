@@ -15,7 +15,8 @@ from held import HeldJob, finish, other
 
 import durably
 from durably.plugins import LogPersistence
-from durably.store.sqlite.sql import runs
+from durably.store.outcome import OwnerDead
+from durably.store.sqlite.sql import requeue
 
 Eventually = Callable[[Callable[[], object]], None]
 
@@ -422,7 +423,7 @@ def test_log_lines_are_told_once_though_the_owner_was_renewed(
         [run] = app.get_runs()
         eventually(lambda: lines and app.get_logs(run))
         owner = app._supervisor.owner_number
-        app._store.database.write(runs.recover_dead, owner, 1)
+        app._store.database.write(requeue.requeue, OwnerDead(owner), 1)
         app._supervisor._heartbeat.tick()
         assert app._supervisor.owner_number != owner
         gate.go.set()

@@ -9,9 +9,10 @@ from storekit import FakeClock, claim, finish, given_owner, given_running, query
 
 from durably.errors import DatabaseLostError, OwnershipLost, RunCancelled, RunInterrupted
 from durably.execution.current_run import ActiveRun
+from durably.store.outcome import OwnerDead, OwnerHung
 from durably.store.rows import RunRow
 from durably.store.sqlite.database import Database
-from durably.store.sqlite.sql import runs
+from durably.store.sqlite.sql import requeue, runs
 from durably.store.sqlite.store import SqliteStore
 from durably.worker.heartbeat import Heartbeat
 
@@ -47,7 +48,7 @@ class Engine:
         return self.enter(given_running(self.store, self.owner, **options))
 
     def enter(self, row: RunRow) -> ActiveRun:
-        self.active.append(ActiveRun(row, {}, self.owner))
+        self.active.append(ActiveRun(row, {}))
         return self.active[-1]
 
 
@@ -75,7 +76,7 @@ def test_beats_are_counted_when_they_are_committed(engine: Engine) -> None:
     with pytest.raises(DatabaseLostError):
         engine.heartbeat.tick()
     engine.lost = None
-    engine.store.write(runs.recover_dead, engine.owner, 1)
+    engine.store.write(requeue.requeue, OwnerDead(engine.owner), 1)
     engine.heartbeat.tick()
     assert (engine.heartbeat.committed, engine.unregistered) == (2, 1)
 
@@ -106,7 +107,7 @@ def test_run_of_somebody_else_is_told(engine: Engine, how: str) -> None:
         store.write(runs.cancel, active.id, 30)
         store.write(runs.retry, active.id, 31)
     else:
-        store.write(runs.recover_hung, engine.owner, 0, 30)
+        store.write(requeue.requeue, OwnerHung(engine.owner, 0), 30)
     if how == "taken over":
         (taken,) = claim(store, given_owner(store))
         assert taken.id == active.id
@@ -120,7 +121,7 @@ def test_run_of_somebody_else_is_told(engine: Engine, how: str) -> None:
 def test_run_that_this_engine_has_claimed_again_is_told(engine: Engine) -> None:
     """The old attempt stops, the new one goes on, also under one owner."""
     old = engine.running()
-    engine.store.write(runs.recover_hung, engine.owner, 0, 30)
+    engine.store.write(requeue.requeue, OwnerHung(engine.owner, 0), 30)
     (row,) = claim(engine.store, engine.owner)
     new = engine.enter(row)
     assert (new.id, new.attempt) == (old.id, 2)
@@ -201,7 +202,7 @@ def test_run_that_enters_between_two_beats_is_not_put_back(engine: Engine) -> No
 def test_engine_without_a_row_is_told_and_its_runs_are_not_touched(engine: Engine) -> None:
     """Others took it for dead: what to do is the engine's decision."""
     active = engine.running()
-    engine.store.write(runs.recover_dead, engine.owner, 30)
+    engine.store.write(requeue.requeue, OwnerDead(engine.owner), 30)
     (taken,) = claim(engine.store, given_owner(engine.store))
     engine.heartbeat.tick()
     assert engine.unregistered == 1

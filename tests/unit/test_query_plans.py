@@ -15,10 +15,12 @@ import apsw.ext
 import pytest
 from storekit import fresh, insert, token_of
 
-from durably.store.rows import Claim, Ending, NewRun, RunRow
+from durably.models import ErrorInfo
+from durably.store.outcome import Completed, Failed, Interrupted, Lost, Outcome, Suspended
+from durably.store.rows import Claim, NewRun, RunRow
 from durably.store.sqlite import sql
 from durably.store.sqlite.connection.writer import MOST_AT_ONCE
-from durably.store.sqlite.sql import enqueue, owners, queries, runs, steps
+from durably.store.sqlite.sql import claims, enqueue, owners, queries, requeue, runs, settle, steps
 
 VERBS = ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH")
 MANY = 20_000
@@ -83,7 +85,7 @@ def plan(db: apsw.Connection, sql: str) -> list[str]:
 def test_introspection_finds_the_statements() -> None:
     """The tests of this module look at the statements of all modules of the store."""
     found = statements()
-    assert {"runs.CLAIM", "steps.STORE", "owners.BEAT_RUNS", "logs.APPEND"} <= set(found)
+    assert {"claims.CLAIM", "steps.STORE", "owners.BEAT_RUNS", "logs.APPEND"} <= set(found)
     assert len(found) >= 35
 
 
@@ -98,7 +100,7 @@ def test_statement_prepares_against_the_schema(db: apsw.Connection, name: str) -
 @pytest.mark.parametrize(
     ("name", "indexes"),
     [
-        ("runs.CLAIM", CLAIMABLE),
+        ("claims.CLAIM", CLAIMABLE),
         ("queries.FIRST_CLAIMABLE", CLAIMABLE),
         ("queries.BEGUN_OF_MANY", {"sqlite_autoindex_durably_runs_1"}),
         ("enqueue.BY_IDEMPOTENCY_KEY", {"durably_runs_idempotency"}),
@@ -108,18 +110,22 @@ def test_statement_prepares_against_the_schema(db: apsw.Connection, name: str) -
         ("queries.BRIEF_OF_MANY", {"sqlite_autoindex_durably_runs_1"}),
         ("runs.CANCEL", {"sqlite_autoindex_durably_runs_1"}),
         ("runs.RETRY", {"sqlite_autoindex_durably_runs_1"}),
-        ("runs.COMPLETE", set()),
-        ("runs.FAIL", set()),
-        ("runs.INTERRUPT", set()),
-        ("runs.RELEASE", set()),
+        ("settle.COMPLETE", set()),
+        ("settle.FAIL", set()),
+        ("settle.INTERRUPT", set()),
+        ("settle.SUSPEND", set()),
+        ("settle.RELEASE", set()),
+        ("requeue.DUE", {"durably_runs_due"}),
+        ("requeue.NEXT_DUE", {"durably_runs_due"}),
+        ("requeue.WAKE", set()),
         ("runs.SET_PROGRESS", set()),
         ("queries.STATE_OF", set()),
         ("runs.DELETE", OF_A_RUN),
-        ("runs.DELETE_STEPS", set()),
-        ("runs.RECOVER", set()),
+        ("settle.DELETE_STEPS", set()),
+        ("requeue.RECOVER", set()),
         ("unsound.JUST_CLAIMED", {"durably_runs_owner"}),
-        ("runs.FORGET_OWNER", {"durably_runs_owner"}),
-        ("runs.RELEASE_ALL", {"durably_runs_owner"}),
+        ("requeue.FORGET_OWNER", {"durably_runs_owner"}),
+        ("requeue.RELEASE_ALL", {"durably_runs_owner"}),
         ("runs.OLDEST_ENDED", {"durably_runs_ended"}),
         ("runs.PURGE", OF_A_RUN),
         ("runs.HAS_ENDED_BEFORE", {"durably_runs_ended"}),
@@ -198,7 +204,7 @@ def pending(db: apsw.Connection, job: str, key: str | None) -> None:
 
 def behind_a_busy_key(db: apsw.Connection) -> None:
     enqueue.enqueue(db, NewRun("holder", "job", "1", concurrency_key="k"), 1)
-    (holder,) = runs.claim(db, Claim(2, '["job"]', lambda: 1))
+    (holder,) = claims.claim(db, Claim(2, '["job"]', lambda: 1))
     assert holder.id == "holder"
     pending(db, "job", "k")
 
@@ -219,7 +225,32 @@ def begun_by_others(db: apsw.Connection) -> None:
     )
 
 
+def waiting(db: apsw.Connection) -> None:
+    """Of each kind of wait as many, and pending runs that are not due, all of one key."""
+    trigger = NewRun("awaited", "unknown", "1")
+    awaited = enqueue.enqueue(db, trigger, 1).row.run
+    for kind, due, of_run in (("time", 99, None), ("answer", None, None), ("run", None, awaited)):
+        db.execute(
+            f"""{COUNTING % MANY}
+            INSERT INTO durably_runs
+                (id, job_name, status, payload, attempt, fence, keeps_attempt, started_at_us,
+                 heartbeat_at_us, created_at_us, updated_at_us, waits_for, wait_name, run_at_us,
+                 waits_for_run, concurrency_key, queue_place, parent)
+            SELECT ?1 || n, 'job', 'waiting', '1', 1, 1, 1, 1, 1, 1, 1, ?1, 'w', ?2 + n, ?3, 'k', 1,
+                   ?4 FROM n""",
+            (kind, due, of_run, awaited),
+        )
+    db.execute(
+        f"""{COUNTING % (2 * MANY)}
+        INSERT INTO durably_runs
+            (id, job_name, payload, created_at_us, updated_at_us, concurrency_key, queue_place,
+             run_at_us)
+        SELECT 'p' || n, 'job', '1', 1, 1, 'k', 1, 99 + n FROM n"""
+    )
+
+
 FULL = {
+    "100,000 runs that wait": waiting,
     "runs that others have begun": begun_by_others,
     "finished runs": finished,
     "runs behind a busy key": behind_a_busy_key,
@@ -239,11 +270,9 @@ def costs(db: apsw.Connection, name: str) -> dict[str, int]:
     # Those that were triggered before are claimed first.
     own = Claim(1, jobs, lambda: 2, origins=ORIGINS)
 
-    def finish(**how: str | None) -> Callable[[], object]:
-        end = {"output": None, "error": None} | how
+    def leave(outcome: Outcome) -> Callable[[], object]:
         row = taken[-1]
-        ending = Ending(row.run, row.fence, end["output"], end["error"], None, True, 3)
-        return lambda: runs.finish(db, ending, None)
+        return lambda: settle.settle_and_claim(db, row.run, row.fence, outcome, 3)
 
     found = {
         "enqueue": vm_steps(db, lambda: enqueue.enqueue(db, new, 1)),
@@ -256,7 +285,7 @@ def costs(db: apsw.Connection, name: str) -> dict[str, int]:
         ),
         "look": vm_steps(db, lambda: queries.has_claimable(db, jobs, "[]", ORIGINS)),
         "look for others": vm_steps(db, lambda: queries.begun(db, jobs)),
-        "claim": vm_steps(db, lambda: taken.extend(runs.claim(db, own))),
+        "claim": vm_steps(db, lambda: taken.extend(claims.claim(db, own))),
     }
     run = taken[-1]
     found |= {
@@ -265,16 +294,24 @@ def costs(db: apsw.Connection, name: str) -> dict[str, int]:
             db, lambda: steps.complete(db, run.run, run.fence, 0, "s", "1", 1, 2)
         ),
         "brief": vm_steps(db, lambda: queries.brief(db, run.id)),
-        "interrupt": vm_steps(db, finish()),
+        "look for due ones": vm_steps(db, lambda: requeue.wake_due(db, 4)),
+        "next due": vm_steps(db, lambda: requeue.next_due_us(db)),
+        "suspend": vm_steps(db, leave(Suspended("time", "w", 5))),
+        "wake": vm_steps(db, lambda: requeue.wake_due(db, 6)),
     }
-    taken += runs.claim(db, own)
+    taken += claims.claim(db, own)
+    assert (taken[-1].id, taken[-1].attempt) == (run.id, 1)
+    found |= {
+        "interrupt": vm_steps(db, leave(Interrupted())),
+    }
+    taken += claims.claim(db, own)
     assert taken[-1].id == run.id
-    found["fail"] = vm_steps(db, finish(error="{}"))
+    found["fail"] = vm_steps(db, leave(Failed(ErrorInfo("E", "", ""))))
     found["retry"] = vm_steps(db, lambda: runs.retry(db, run.id, 6))
-    taken += runs.claim(db, own)
+    taken += claims.claim(db, own)
     assert taken[-1].id == run.id
     found["cancel"] = vm_steps(db, lambda: runs.cancel(db, run.id, 6))
-    found["release"] = vm_steps(db, lambda: runs.release(db, run.run, 3, 1, 6))
+    found["release"] = vm_steps(db, leave(Lost()))
     found["delete"] = vm_steps(db, lambda: runs.delete(db, run.id))
     found["remove owner"] = vm_steps(db, lambda: owners.remove(db, 1))
     return found
@@ -302,7 +339,7 @@ def test_a_job_of_any_origin_claims_among_20000_without_a_walk(db: apsw.Connecti
     wanted = Claim(1, '["job"]', lambda: 2, origins='{"job":"mine","job":true}')
     begun_by_others(db)
     taken: list[RunRow] = []
-    assert vm_steps(db, lambda: taken.extend(runs.claim(db, wanted))) < 1000
+    assert vm_steps(db, lambda: taken.extend(claims.claim(db, wanted))) < 1000
     assert [row.id for row in taken] == ["p1"]
 
 
@@ -315,9 +352,8 @@ def test_claiming_from_a_queue_of_20000_costs_the_same_for_each(db: apsw.Connect
         taken: list[RunRow] = []
 
         def one(taken: list[RunRow] = taken) -> None:
-            taken.extend(runs.claim(db, Claim(1, '["job"]', lambda: 2)))
-            ending = Ending(taken[0].run, 1, "1", None, None, True, 3)
-            runs.finish(db, ending, None)
+            taken.extend(claims.claim(db, Claim(1, '["job"]', lambda: 2)))
+            settle.settle_and_claim(db, taken[0].run, 1, Completed("1"), 3)
 
         spent.append(vm_steps(db, one))
         assert taken
@@ -337,7 +373,7 @@ def test_claiming_past_runs_that_are_not_to_be_claimed_costs_by_those_alone(
         inside = json.dumps(order[:excluded])
         taken: list[RunRow] = []
         wanted = Claim(1, '["job"]', lambda: 2, inside=lambda: inside)
-        spent = vm_steps(db, lambda: taken.extend(runs.claim(db, wanted)))
+        spent = vm_steps(db, lambda: taken.extend(claims.claim(db, wanted)))
         assert [row.run for row in taken] == [order[excluded]]
         return spent
 

@@ -22,11 +22,12 @@ from storekit import (
 from durably.emitter import Emitter
 from durably.errors import DatabaseError
 from durably.events import Event
+from durably.store.outcome import OwnerDead, OwnerHung
 from durably.store.rows import Claim
 from durably.store.sqlite.database import Database
 from durably.store.sqlite.locks import owner_lock as liveness
 from durably.store.sqlite.locks.owner_lock import Liveness
-from durably.store.sqlite.sql import owners, runs
+from durably.store.sqlite.sql import claims, owners, requeue, runs
 from durably.store.sqlite.sql import queries as lookups
 from durably.store.sqlite.store import SqliteStore
 from durably.worker.reaper import PURGE_BATCH, RETENTION_INTERVAL_S, SWEEP_INTERVAL_S, Reaper
@@ -227,6 +228,16 @@ def test_two_beats_are_the_least(engine: Engine, store: Database) -> None:
     assert stored(store, run).status == "pending"
 
 
+def requeue_after_a_beat(monkeypatch: pytest.MonkeyPatch) -> None:
+    operation = requeue.requeue
+
+    def after_a_beat(db: Any, reason: OwnerHung | OwnerDead, now_us: int) -> Any:
+        owners.beat(db, reason.owner, lambda: 1)
+        return operation(db, reason, now_us)
+
+    monkeypatch.setattr(requeue, "requeue", after_a_beat)
+
+
 def test_owner_that_beats_while_it_is_judged_keeps_its_runs(
     engine: Engine, store: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,13 +246,7 @@ def test_owner_that_beats_while_it_is_judged_keeps_its_runs(
     run = given_running(store, other)
     reaper = engine.reaper()
     reaper.tick()
-    recover_hung = runs.recover_hung
-
-    def after_a_beat(db: Any, owner: int, *args: Any) -> Any:
-        owners.beat(db, owner, lambda: 1)
-        return recover_hung(db, owner, *args)
-
-    monkeypatch.setattr(runs, "recover_hung", after_a_beat)
+    requeue_after_a_beat(monkeypatch)
     beats(engine, reaper, 6)
     assert stored(store, run).status == "running"
     assert engine.events == []
@@ -256,13 +261,7 @@ def test_owner_without_a_lock_file_that_beats_while_it_is_judged_stays(
     engine.states[token_of("other")] = Liveness.UNKNOWN
     reaper = engine.reaper()
     reaper.tick()
-    recover_dead = runs.recover_dead
-
-    def after_a_beat(db: Any, owner: int, *args: Any, **kwargs: Any) -> Any:
-        owners.beat(db, owner, lambda: 1)
-        return recover_dead(db, owner, *args, **kwargs)
-
-    monkeypatch.setattr(runs, "recover_dead", after_a_beat)
+    requeue_after_a_beat(monkeypatch)
     beats(engine, reaper, 6)
     assert (stored(store, run).status, stored(store, run).owner) == ("running", other)
     assert engine.events == []
@@ -402,7 +401,7 @@ def test_clock_far_ahead_when_the_engine_is_opened_deletes_nothing(
     clock.us = TODAY_US + 400 * DAY_US
     reaper = engine.reaper(retain_runs=timedelta(days=30))
     assert kept(engine, reaper) == 2
-    (claimed,) = store.write(runs.claim, Claim(engine.owner, '["job"]', clock.now_us))
+    (claimed,) = store.write(claims.claim, Claim(engine.owner, '["job"]', clock.now_us))
     assert claimed.run == waiting.run
     store.beat(owners.beat, engine.owner, clock.now_us)
     assert kept(engine, reaper) == 2

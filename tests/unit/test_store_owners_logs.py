@@ -6,9 +6,10 @@ import pytest
 from storekit import claim, finish, given_owner, given_running, query, stored, token_of, trigger
 
 from durably.errors import DatabaseError
+from durably.store.outcome import OwnerDead, OwnerHung
 from durably.store.rows import Beat, LogLine, OwnerRow
 from durably.store.sqlite.database import Database
-from durably.store.sqlite.sql import logs, owners, runs
+from durably.store.sqlite.sql import logs, owners, requeue, runs
 
 # -- owners ----------------------------------------------------------------------------------
 
@@ -78,7 +79,7 @@ def test_beat_of_a_removed_owner_says_so(store: Database) -> None:
     """An engine that others took for dead learns it from its own heartbeat."""
     owner = given_owner(store)
     given_running(store, owner)
-    store.write(runs.recover_dead, owner, 30)
+    store.write(requeue.requeue, OwnerDead(owner), 30)
     assert store.beat(owners.beat, owner, lambda: 40) == Beat(False, frozenset())
 
 
@@ -87,7 +88,7 @@ def test_beat_of_an_owner_whose_runs_were_taken_tells_the_rest(store: Database) 
     owner = given_owner(store)
     taken = given_running(store, owner)
     ended = given_running(store, owner)
-    store.write(runs.recover_hung, owner, 0, 30)
+    store.write(requeue.requeue, OwnerHung(owner, 0), 30)
     (kept,) = claim(store, owner)
     claim(store, given_owner(store))
     assert (kept.id, kept.attempt) == (taken.id, 2)

@@ -15,9 +15,10 @@ from storekit import (
     trigger,
 )
 
+from durably.store.outcome import Lost, OwnerDead, OwnerHung
 from durably.store.rows import Claim, RunRow
 from durably.store.sqlite.database import Database
-from durably.store.sqlite.sql import runs
+from durably.store.sqlite.sql import claims, requeue, runs, settle
 
 CLAIMABLE, BEHIND, HELD = 0, 1, 2
 
@@ -60,7 +61,7 @@ def begun(store: Database, origin: str, **options: str) -> RunRow:
     """A pending run with a checkpoint of that origin."""
     run = trigger(store, **options)
     wanted = Claim(given_owner(store), '["job"]', lambda: 20, origins=f'{{"job":"{origin}"}}')
-    (row,) = store.write(runs.claim, wanted)
+    (row,) = store.write(claims.claim, wanted)
     assert (row.id, row.origin) == (run.id, origin)
     assert checkpoint(store, row, "s")
     finish(store, row)
@@ -73,7 +74,7 @@ def test_each_origin_has_a_queue_of_its_own(store: Database) -> None:
     fresh = queue(store, 2)
     assert places(store, mine, other, *fresh) == [CLAIMABLE, CLAIMABLE, CLAIMABLE, BEHIND]
     wanted = Claim(given_owner(store), '["job"]', lambda: 20, 9, origins='{"job":"other"}')
-    (taken,) = store.write(runs.claim, wanted)
+    (taken,) = store.write(claims.claim, wanted)
     assert taken.id == other.id
     assert places(store, mine, *fresh) == [HELD, HELD, BEHIND]
     finish(store, taken, output="1")
@@ -147,7 +148,7 @@ def test_cancelled_running_run_holds_the_key_until_it_is_released(store: Databas
     store.write(runs.cancel, taken.id, 30)
     assert places(store, *mine) == [BEHIND, HELD]
     assert claim(store, owner) == []
-    store.write(runs.release, taken.run, 1, owner, 31)
+    store.write(settle.settle, taken.run, 1, Lost(), 31)
     assert places(store, *mine) == [BEHIND, CLAIMABLE]
 
 
@@ -186,7 +187,7 @@ def test_run_retried_while_owned_holds_its_key_against_itself(store: Database) -
     store.write(runs.cancel, taken.id, 30)
     store.write(runs.retry, taken.id, 31)
     assert places(store, *mine) == [HELD, BEHIND]
-    store.write(runs.release, taken.run, 1, owner, 32)
+    store.write(settle.settle, taken.run, 1, Lost(), 32)
     assert places(store, *mine) == [CLAIMABLE, BEHIND]
 
 
@@ -198,7 +199,7 @@ def test_run_cancelled_again_while_owned_hands_its_place_on(store: Database) -> 
     for verb in (runs.cancel, runs.retry, runs.cancel):
         store.write(verb, taken.id, 30)
     assert places(store, *mine) == [BEHIND, HELD]
-    store.write(runs.release, taken.run, 1, owner, 32)
+    store.write(settle.settle, taken.run, 1, Lost(), 32)
     assert places(store, *mine) == [BEHIND, CLAIMABLE]
 
 
@@ -210,7 +211,7 @@ def test_dead_owner_frees_the_key(store: Database, verbs: list[str]) -> None:
     (taken,) = claim(store, owner)
     for verb in verbs:
         store.write(getattr(runs, verb), taken.id, 30)
-    store.write(runs.recover_dead, owner, 40)
+    store.write(requeue.requeue, OwnerDead(owner), 40)
     # One that was retried is put back by its retry, in front, and not by the death.
     is_retried = verbs[-1:] == ["retry"]
     assert places(store, *mine) == ([CLAIMABLE, BEHIND] if is_retried else [BEHIND, CLAIMABLE])
@@ -224,7 +225,7 @@ def test_hung_owner_frees_the_keys_of_its_running_runs_alone(store: Database) ->
     cancelled = given_running(store, owner, concurrency_key="b")
     store.write(runs.cancel, cancelled.id, 30)
     behind = [trigger(store, concurrency_key=key) for key in "ab"]
-    store.write(runs.recover_hung, owner, 0, 40)
+    store.write(requeue.requeue, OwnerHung(owner, 0), 40)
     assert places(store, running, *behind) == [CLAIMABLE, BEHIND, HELD]
 
 

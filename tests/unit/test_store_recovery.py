@@ -17,10 +17,11 @@ from storekit import (
     trigger,
 )
 
+from durably.store.outcome import OwnerDead, OwnerHung, OwnerIdle
 from durably.store.rows import Filters
 from durably.store.sqlite.database import Database
 from durably.store.sqlite.sql import queries as lookups
-from durably.store.sqlite.sql import runs, steps
+from durably.store.sqlite.sql import requeue, runs, steps
 
 # -- recovery --------------------------------------------------------------------------------
 
@@ -35,7 +36,7 @@ def test_dead_owner_leaves_nothing_behind(store: Database) -> None:
     store.write(runs.cancel, again.id, 30)
     store.write(runs.retry, again.id, 31)
     other = given_running(store, alive, "other")
-    recovered = store.write(runs.recover_dead, dead, 60)
+    recovered = store.write(requeue.requeue, OwnerDead(dead), 60)
     assert [row.id for row in recovered] == [one.id, two.id]
     assert [(row.status, row.owner, row.attempt) for row in recovered] == [("pending", None, 1)] * 2
     assert stored(store, cancelled).owner is None
@@ -44,7 +45,7 @@ def test_dead_owner_leaves_nothing_behind(store: Database) -> None:
     assert query(store, "SELECT owner FROM durably_owners") == [(alive,)]
     taken = claim(store, alive, limit=9)
     assert [row.id for row in taken] == [again.id, one.id, two.id]
-    assert store.write(runs.recover_dead, dead, 70) == []
+    assert store.write(requeue.requeue, OwnerDead(dead), 70) == []
 
 
 def test_a_run_that_kills_its_process_comes_after_those_not_tried_since(store: Database) -> None:
@@ -53,7 +54,7 @@ def test_a_run_that_kills_its_process_comes_after_those_not_tried_since(store: D
     """
     poison, *others = [trigger(store) for _ in range(4)]
     first = claim(store, dead := given_owner(store))
-    store.write(runs.recover_dead, dead, 60)
+    store.write(requeue.requeue, OwnerDead(dead), 60)
     late = trigger(store)
     order = [row.id for row in first]
     for _ in range(3):
@@ -73,7 +74,7 @@ def test_runs_that_died_together_keep_their_order(store: Database) -> None:
         dead = given_owner(store)
         taken = claim(store, dead, "a", "b", limit=9)
         assert [row.id for row in taken] == [row.id for row in rows]
-        recovered = store.write(runs.recover_dead, dead, 60)
+        recovered = store.write(requeue.requeue, OwnerDead(dead), 60)
         assert [row.id for row in recovered] == [row.id for row in rows]
     (of_b,) = claim(store, given_owner(store), "b")
     assert of_b.id == rows[0].id
@@ -87,9 +88,9 @@ def test_a_run_whose_owner_did_not_die_keeps_its_turn(store: Database, verb: str
     if verb == "interrupt":
         finish(store, taken)
     elif verb == "recover_hung":
-        store.write(runs.recover_hung, owner, 0, 60)
+        store.write(requeue.requeue, OwnerHung(owner, 0), 60)
     else:
-        store.write(runs.put_back, owner, 60)
+        store.write(requeue.requeue, OwnerIdle(owner), 60)
     assert [row.id for row in claim(store, given_owner(store))] == [run.id]
 
 
@@ -99,7 +100,7 @@ def test_within_a_key_a_run_whose_owner_died_is_behind(store: Database) -> None:
     died = []
     for _ in range(6):
         (taken,) = claim(store, dead := given_owner(store), limit=9)
-        store.write(runs.recover_dead, dead, 60)
+        store.write(requeue.requeue, OwnerDead(dead), 60)
         died.append(taken.id)
     assert died == [row.id for row in rows] * 2
     assert trigger(store, concurrency_key="k", coalesce=True).id == rows[0].id
@@ -112,7 +113,7 @@ def test_a_death_is_recovered_when_there_are_no_numbers_left(store: Database, ro
     change = "SET seq = 9223372036854775807 WHERE" if row == "UPDATE" else "WHERE"
     sql = f"{row} sqlite_sequence {change} name = 'durably_runs'"
     store.write(lambda db: db.execute(sql) and None)
-    assert [each.id for each in store.write(runs.recover_dead, dead, 60)] == [run.id]
+    assert [each.id for each in store.write(requeue.requeue, OwnerDead(dead), 60)] == [run.id]
 
 
 def test_hung_owner_loses_its_running_runs_alone(store: Database) -> None:
@@ -120,7 +121,7 @@ def test_hung_owner_loses_its_running_runs_alone(store: Database) -> None:
     hung = given_owner(store)
     run, cancelled = given_running(store, hung), given_running(store, hung)
     store.write(runs.cancel, cancelled.id, 30)
-    assert [row.id for row in store.write(runs.recover_hung, hung, 0, 60)] == [run.id]
+    assert [row.id for row in store.write(requeue.requeue, OwnerHung(hung, 0), 60)] == [run.id]
     assert (stored(store, run).status, stored(store, run).owner) == ("pending", None)
     assert stored(store, cancelled).owner == hung
     assert query(store, "SELECT owner FROM durably_owners") == [(hung,)]
@@ -131,8 +132,8 @@ def test_owner_that_has_beaten_meanwhile_is_not_hung(store: Database, beat: int)
     """The beat that the decision was made on must still stand in the transaction."""
     hung = given_owner(store)
     run = given_running(store, hung)
-    assert store.write(runs.recover_hung, hung, beat, 60) == []
-    assert store.write(runs.recover_hung, hung + 1, 0, 60) == []
+    assert store.write(requeue.requeue, OwnerHung(hung, beat), 60) == []
+    assert store.write(requeue.requeue, OwnerHung(hung + 1, 0), 60) == []
     assert stored(store, run) == run
 
 
@@ -140,9 +141,9 @@ def test_owner_is_forgotten_only_if_its_beat_still_stands(store: Database) -> No
     """Where a beat is what the decision was made on, another one undoes it."""
     owner = given_owner(store)
     run = given_running(store, owner)
-    assert store.write(runs.recover_dead, owner, 60, beat=1) == []
+    assert store.write(requeue.requeue, OwnerDead(owner, 1), 60) == []
     assert stored(store, run) == run
-    assert [row.id for row in store.write(runs.recover_dead, owner, 60, beat=0)] == [run.id]
+    assert [row.id for row in store.write(requeue.requeue, OwnerDead(owner, 0), 60)] == [run.id]
     assert query(store, "SELECT count(*) FROM durably_owners") == [(0,)]
 
 

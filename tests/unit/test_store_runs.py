@@ -20,10 +20,11 @@ from storekit import (
 )
 
 from durably.errors import ConflictError, DatabaseError, NotFoundError
+from durably.store.outcome import Lost, OwnerDead, OwnerHung, OwnerIdle
 from durably.store.rows import Claim, Filters
 from durably.store.sqlite.database import Database
+from durably.store.sqlite.sql import claims, requeue, runs, settle, steps
 from durably.store.sqlite.sql import queries as lookups
-from durably.store.sqlite.sql import runs, steps
 
 # -- claim -----------------------------------------------------------------------------------
 
@@ -62,7 +63,7 @@ def test_claim_for_no_slot_takes_nothing(store: Database, limit: int) -> None:
 def test_claim_knows_jobs_by_their_exact_names(store: Database, jobs: str) -> None:
     """A name is compared as it is, whatever it holds."""
     trigger(store)
-    assert store.write(runs.claim, Claim(given_owner(store), jobs, lambda: 1)) == []
+    assert store.write(claims.claim, Claim(given_owner(store), jobs, lambda: 1)) == []
     assert store.read(lookups.has_claimable, jobs) is False
 
 
@@ -81,10 +82,10 @@ def test_claim_passes_over_the_runs_that_it_names(store: Database) -> None:
     """A run that a thread of the claiming owner is inside of is left, and the next one taken."""
     owner = given_owner(store)
     old, new = given_running(store, owner), trigger(store)
-    store.write(runs.recover_hung, owner, 0, 30)
+    store.write(requeue.requeue, OwnerHung(owner, 0), 30)
     inside = f"[{old.run}]"
     wanted = Claim(owner, '["job"]', lambda: 40, 5, inside=lambda: inside)
-    assert [row.id for row in store.write(runs.claim, wanted)] == [new.id]
+    assert [row.id for row in store.write(claims.claim, wanted)] == [new.id]
     assert not store.read(lookups.has_claimable, '["job"]', inside)
     assert store.read(lookups.has_claimable, '["job"]')
     assert [row.id for row in claim(store, owner)] == [old.id]
@@ -99,7 +100,7 @@ def test_a_run_that_goes_back_keeps_its_origin_with_its_checkpoints(
     trigger(store)
     owner = given_owner(store)
     origins = '{"job":"mine","job":"alias","other":"x"}'
-    (row,) = store.write(runs.claim, Claim(owner, '["job"]', lambda: 20, origins=origins))
+    (row,) = store.write(claims.claim, Claim(owner, '["job"]', lambda: 20, origins=origins))
     assert (row.origin, stored(store, row).origin) == ("mine", "mine")
     store.write(steps.fail, row.run, 1, 1, "failed", "{}", 1, 1)
     if has_checkpoint:
@@ -110,11 +111,11 @@ def test_a_run_that_goes_back_keeps_its_origin_with_its_checkpoints(
         finish(store, row, error="{}")
         store.write(runs.retry, row.id, 30)
     elif way == "hung":
-        store.write(runs.recover_hung, owner, 0, 30)
+        store.write(requeue.requeue, OwnerHung(owner, 0), 30)
     elif way == "dead":
-        store.write(runs.recover_dead, owner, 30)
+        store.write(requeue.requeue, OwnerDead(owner), 30)
     else:
-        store.write(runs.put_back, owner, 30)
+        store.write(requeue.requeue, OwnerIdle(owner), 30)
     assert stored(store, row).origin == ("mine" if has_checkpoint else None)
     owner = given_owner(store)
     for origins, is_claimed in (
@@ -125,7 +126,7 @@ def test_a_run_that_goes_back_keeps_its_origin_with_its_checkpoints(
     ):
         wanted = is_claimed or not has_checkpoint
         assert store.read(lookups.has_claimable, '["job"]', "[]", origins) is wanted
-        claimed = store.write(runs.claim, Claim(owner, '["job"]', lambda: 40, origins=origins))
+        claimed = store.write(claims.claim, Claim(owner, '["job"]', lambda: 40, origins=origins))
         assert bool(claimed) is wanted
         if claimed:
             assert claimed[0].origin == {"{}": None}.get(origins, "alias")
@@ -139,11 +140,11 @@ def test_claims_of_all_origins_are_in_turn(store: Database) -> None:
         rows.append(trigger(store))
         if origin is not None:
             wanted = Claim(owner, '["job"]', lambda: 20, 9, origins=f'{{"job":"{origin}"}}')
-            for row in store.write(runs.claim, wanted):
+            for row in store.write(claims.claim, wanted):
                 checkpoint(store, row, "s")
                 finish(store, row)
     wanted = Claim(owner, '["job"]', lambda: 20, 9, origins='{"job":"me","job":true}')
-    assert [row.id for row in store.write(runs.claim, wanted)] == [row.id for row in rows]
+    assert [row.id for row in store.write(claims.claim, wanted)] == [row.id for row in rows]
 
 
 def test_of_each_origin_one_begun_run_is_named(store: Database) -> None:
@@ -153,7 +154,7 @@ def test_of_each_origin_one_begun_run_is_named(store: Database) -> None:
         job, origin = f"job{number % 2}", f"origin{number % 3}"
         trigger(store, job)
         wanted = Claim(owner, f'["{job}"]', lambda: 20, origins=f'{{"{job}":"{origin}"}}')
-        (row,) = store.write(runs.claim, wanted)
+        (row,) = store.write(claims.claim, wanted)
         checkpoint(store, row, "s")
         finish(store, row)
         first.setdefault((job, origin), row.id)
@@ -174,11 +175,14 @@ def test_claim_by_an_unknown_owner_is_refused(store: Database) -> None:
 # -- the end of an execution -----------------------------------------------------------------
 
 
+FAILURE = '{"type":"E","message":"","traceback":"","failed_step":null}'
+
+
 @pytest.mark.parametrize(
     ("how", "expected"),
     [
         ({"output": "[1]"}, ("completed", "[1]", None, 30)),
-        ({"error": '{"e":1}'}, ("failed", None, '{"e":1}', 30)),
+        ({"error": "E"}, ("failed", None, FAILURE, 30)),
         ({}, ("pending", None, None, None)),
     ],
 )
@@ -258,7 +262,7 @@ def test_finish_claims_the_next_run(store: Database, is_stale: bool) -> None:
     run = given_running(store, owner, concurrency_key="k")
     if is_stale:
         store.write(runs.cancel, run.id, 25)
-        store.write(runs.release, run.run, run.fence, owner, 26)
+        store.write(settle.settle, run.run, run.fence, Lost(), 26)
     waiting = trigger(store, concurrency_key="k")
     ended = finish(store, run, output="1", claim_next=Claim(owner, '["job"]', lambda: 40))
     assert ended.is_effective is not is_stale
@@ -286,15 +290,14 @@ def test_cancelling_a_pending_run_ends_it(store: Database) -> None:
 
 
 def test_cancelling_a_running_run_keeps_its_owner_until_it_is_released(store: Database) -> None:
-    """It is cancelled at once; that its job has left is said later, once, by that attempt."""
+    """It is cancelled at once; that its job has left is stored later, once, with that fence."""
     owner = given_owner(store)
     run = given_running(store, owner)
     store.write(runs.cancel, run.id, 30)
     assert (stored(store, run).status, stored(store, run).owner) == ("cancelled", owner)
-    assert not store.write(runs.release, run.run, run.fence + 1, owner, 40)
-    assert not store.write(runs.release, run.run, run.fence, owner + 1, 40)
-    assert store.write(runs.release, run.run, run.fence, owner, 40)
-    assert not store.write(runs.release, run.run, run.fence, owner, 40)
+    assert not store.write(settle.settle, run.run, run.fence + 1, Lost(), 40)
+    assert store.write(settle.settle, run.run, run.fence, Lost(), 40)
+    assert not store.write(settle.settle, run.run, run.fence, Lost(), 40)
     assert stored(store, run).owner is None
 
 
@@ -302,7 +305,7 @@ def test_release_of_a_running_run_changes_nothing(store: Database) -> None:
     """Only a run that was cancelled is released."""
     owner = given_owner(store)
     run = given_running(store, owner)
-    assert not store.write(runs.release, run.run, run.fence, owner, 40)
+    assert not store.write(settle.settle, run.run, run.fence, Lost(), 40)
     assert stored(store, run) == run
 
 
@@ -314,7 +317,7 @@ def test_retry_of_an_owned_run_waits_for_its_release(store: Database) -> None:
     assert store.write(runs.retry, run.id, 35).owner == owner
     assert claim(store, given_owner(store)) == []
     assert not store.read(lookups.has_claimable, '["job"]')
-    store.write(runs.release, run.run, run.fence, owner, 40)
+    store.write(settle.settle, run.run, run.fence, Lost(), 40)
     (again,) = claim(store, given_owner(store))
     assert (again.id, again.attempt) == (run.id, 2)
 
@@ -337,7 +340,7 @@ def test_verb_that_does_not_fit_the_state_is_a_conflict(
     bring_to(store, run, state)
     if state == "cancelled":
         now = stored(store, run)
-        store.write(runs.release, run.run, now.fence, now.owner, 40)
+        store.write(settle.settle, run.run, now.fence, Lost(), 40)
     before = stored(store, run)
     arguments = (run.id,) if verb == "delete" else (run.id, 50)
     if state in ALLOWED[verb]:
@@ -376,7 +379,7 @@ def test_run_whose_job_is_still_inside_cannot_be_deleted(store: Database) -> Non
     with pytest.raises(ConflictError, match="still inside a step"):
         store.write(runs.delete, run.id)
     assert stored_status(store, run.id) == "cancelled"
-    store.write(runs.release, run.run, run.fence, owner, 40)
+    store.write(settle.settle, run.run, run.fence, Lost(), 40)
     assert store.write(runs.delete, run.id).id == run.id
     assert store.read(lookups.find, run.id) is None
 

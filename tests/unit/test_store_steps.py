@@ -6,9 +6,10 @@ import pytest
 from storekit import checkpoint, claim, finish, given_owner, given_running, query, trigger
 
 from durably.errors import DatabaseError
+from durably.store.outcome import OwnerDead
 from durably.store.rows import RunRow, StepRow
 from durably.store.sqlite.database import Database
-from durably.store.sqlite.sql import runs, steps
+from durably.store.sqlite.sql import requeue, runs, steps
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ def put_aside(store: Database, run: RunRow, since: str) -> None:
         finish(store, run, error="{}")
         store.write(runs.delete, run.id)
     elif since == "recovered":
-        store.write(runs.recover_dead, run.owner, 25)
+        store.write(requeue.requeue, OwnerDead(run.owner), 25)
     else:
         finish(store, run)
     if since == "taken over":

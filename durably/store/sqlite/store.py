@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 
 from durably.store.api import Checkpoints, Liveness
+from durably.store.outcome import Completed, NotExecuted, Outcome, RequeueReason
 from durably.store.rows import (
     Beat,
     Begun,
@@ -14,13 +15,13 @@ from durably.store.rows import (
     Checkpoint,
     Claim,
     Ended,
-    Ending,
     Enqueued,
     Filters,
     LogLine,
     LogRow,
     NewRun,
     OwnerRow,
+    RunKey,
     RunRow,
     StepRow,
     Window,
@@ -28,8 +29,8 @@ from durably.store.rows import (
 from durably.store.sqlite.database import Database
 from durably.store.sqlite.locks import owner_lock
 from durably.store.sqlite.locks.owner_lock import OwnerLock
+from durably.store.sqlite.sql import claims, logs, owners, queries, requeue, runs, settle, steps
 from durably.store.sqlite.sql import enqueue as enqueueing
-from durably.store.sqlite.sql import logs, owners, queries, runs, steps
 
 
 class SqliteCheckpoints:
@@ -137,33 +138,38 @@ class SqliteStore:
 
     def claim(self, claim: Claim) -> list[RunRow]:
         """Make the owner execute up to ``claim.limit`` runs, those triggered first."""
-        return self.database.write(runs.claim, claim)
+        return self.database.write(claims.claim, claim)
 
-    def settle(self, ending: Ending, claim_next: Claim | None = None) -> Ended:
-        """Store the end of an execution, and claim the next run in the same transaction."""
-        if claim_next is None and (ending.keep_steps or ending.output is None):
-            return Ended(self.database.write(runs.end, ending), None)
-        return self.database.write(runs.finish, ending, claim_next)
+    def settle(
+        self,
+        run_pk: RunKey,
+        fence: int,
+        outcome: Outcome,
+        now_us: int,
+        *,
+        progress: str | None = None,
+        keep_steps: bool = True,
+        claim_next: Claim | None = None,
+    ) -> Ended:
+        """Store how an execution has left its job, and claim the next run with it."""
+        leaving = run_pk, fence, outcome, now_us, progress
+        if claim_next is None and (keep_steps or not isinstance(outcome, Completed)):
+            return Ended(self.database.write(settle.settle, *leaving), None)
+        return self.database.write(settle.settle_and_claim, *leaving, keep_steps, claim_next)
 
-    def requeue_stray(self, ending: Ending) -> bool:
-        """Put one running run back to pending that nothing executes. Waits for no long write."""
-        return self.database.beat(runs.finish, ending, None).is_effective
+    def requeue(self, reason: RequeueReason, now_us: int) -> list[RunRow]:
+        """Make running runs that nothing executes pending again; return those that are."""
+        is_one = isinstance(reason, NotExecuted)
+        write = self.database.beat if is_one else self.database.write
+        return write(requeue.requeue, reason, now_us)
 
-    def requeue_strays(self, owner: int, now_us: int) -> list[RunRow]:
-        """Put the running runs of an owner back to pending, none of which it executes."""
-        return self.database.write(runs.put_back, owner, now_us)
+    def wake_due(self, now_us: int) -> bool:
+        """Make runs pending that are due; return whether any were, so that more may be."""
+        return self.database.write(requeue.wake_due, now_us)
 
-    def recover_dead(self, owner: int, now_us: int, *, beat: int | None = None) -> list[RunRow]:
-        """Put back the running runs of an owner that is dead, free its keys, remove its row."""
-        return self.database.write(runs.recover_dead, owner, now_us, beat=beat)
-
-    def recover_hung(self, owner: int, beat: int, now_us: int) -> list[RunRow]:
-        """Put back the running runs of an owner whose beat still is *beat*."""
-        return self.database.write(runs.recover_hung, owner, beat, now_us)
-
-    def release(self, run: int, fence: int, owner: int, now_us: int) -> bool:
-        """Store that the job of a run that is not its owner's any more has left its thread."""
-        return self.database.write(runs.release, run, fence, owner, now_us)
+    def next_due_us(self) -> int | None:
+        """Return when the next run is due, ``None`` if no run waits for a time."""
+        return self.database.read(requeue.next_due_us)
 
     def set_progress(self, updates: Sequence[tuple[int, int, str]], now_us: int) -> int:
         """Store progress, given as (run, fence, JSON text); return how many took effect."""

@@ -9,9 +9,9 @@ from typing import Final
 
 import apsw
 
-from durably.store.rows import Claim, Enqueued, NewRun, RunRow
+from durably.store.rows import Claim, Enqueued, NewRun, RunKey, RunRow
 from durably.store.sqlite.connection.write_request import single_statement
-from durably.store.sqlite.sql import queries, runs
+from durably.store.sqlite.sql import claims, queries, runs
 
 ENQUEUE: Final = """
     INSERT INTO durably_runs
@@ -86,7 +86,7 @@ def _insert_block(db: apsw.Connection, block: Sequence[NewRun], now_us: int) -> 
 
 def _created(run: int, new: NewRun, now_us: int) -> RunRow:
     return RunRow(
-        run=run,
+        run=RunKey(run),
         id=new.id,
         job_name=new.job_name,
         status="pending",
@@ -145,7 +145,7 @@ def enqueue_and_claim(
     enqueued = enqueue(db, new, now_us)
     claimed: list[RunRow] = []
     if enqueued.disposition in ("created", "retried") and queries.is_registered(db, wanted.owner):
-        claimed = runs.claim(db, wanted)
+        claimed = claims.claim(db, wanted)
     return enqueued, claimed[0] if claimed else None
 
 

@@ -27,6 +27,16 @@ _AS_BYTES: Final = """
     started_at_us, completed_at_us, updated_at_us, heartbeat_at_us, fence,
     CAST(origin AS BLOB)"""
 
+# A run that goes back without checkpoints begins again in the engine that claims it.
+ORIGIN_IF_BEGUN: Final = """
+        origin = CASE WHEN EXISTS (
+            SELECT 1 FROM durably_steps s
+            WHERE s.step >= (durably_runs.run << 24) AND s.step < ((durably_runs.run + 1) << 24)
+              AND s.status = 'completed') THEN origin END"""
+
+# It waits for nothing, and is due.
+AWAKE: Final = "run_at_us = NULL, waits_for = NULL, wait_name = NULL, waits_for_run = NULL"
+
 # Only completed steps count; a claim and a trigger do not need the number.
 COUNTED: Final = f"""{COLUMNS},
     (SELECT count(*) FROM durably_steps s

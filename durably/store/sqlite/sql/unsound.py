@@ -19,18 +19,16 @@ CLAIM_UNSOUND: Final = """
         heartbeat_at_us = :now_us, updated_at_us = :now_us
     WHERE run = :run AND status = 'pending'"""
 
-FAIL_UNSOUND: Final = """
+FAIL_UNSOUND: Final = f"""
     UPDATE durably_runs
-    SET status = 'failed', owner = NULL, run_at_us = NULL, waits_for = NULL, wait_name = NULL,
-        waits_for_run = NULL, keeps_attempt = 0, output = NULL, error = :error,
-        completed_at_us = :now_us, updated_at_us = :now_us
+    SET status = 'failed', owner = NULL, {queries.AWAKE}, keeps_attempt = 0, output = NULL,
+        error = :error, completed_at_us = :now_us, updated_at_us = :now_us
     WHERE run = :run"""
 
-CANCEL_UNSOUND: Final = """
+CANCEL_UNSOUND: Final = f"""
     UPDATE durably_runs
-    SET status = 'cancelled', owner = NULL, run_at_us = NULL, waits_for = NULL, wait_name = NULL,
-        waits_for_run = NULL, keeps_attempt = 0, output = NULL, error = NULL,
-        completed_at_us = :now_us, updated_at_us = :now_us
+    SET status = 'cancelled', owner = NULL, {queries.AWAKE}, keeps_attempt = 0, output = NULL,
+        error = NULL, completed_at_us = :now_us, updated_at_us = :now_us
     WHERE run = :run"""
 
 # The runs that were claimed just now; a heartbeat in the same microsecond adds others.
@@ -48,14 +46,13 @@ def fail_unclaimed(db: apsw.Connection, exc: Exception, bindings: dict[str, Any]
     """
     if isinstance(exc, apsw.ConstraintError):
         # A claim can break only constraints of the run, except for those of its owner and the time.
-        if not queries.is_registered(db, bindings["owner"]) or _is_outside(bindings["now_us"]):
+        if not queries.is_registered(db, bindings["owner"]) or is_outside(bindings["now_us"]):
             raise exc
         rows: list[Any] = db.execute(queries.FIRST_CLAIMABLE, bindings).fetchall()
         first = rows[0][0]
         if first is None:
             raise exc
-        reason = queries.defect_of(db, first) or f"it breaks a constraint ({exc})"
-        fail(db, first, reason, bindings)
+        fail(db, first, defect_of(db, first, exc), bindings)
         return
     just_claimed: list[Any] = db.execute(JUST_CLAIMED, bindings).fetchall()
     found = [
@@ -69,7 +66,13 @@ def fail_unclaimed(db: apsw.Connection, exc: Exception, bindings: dict[str, Any]
         fail(db, run, defect, bindings)
 
 
-def _is_outside(now_us: int) -> bool:
+def defect_of(db: apsw.Connection, run: int, exc: apsw.ConstraintError) -> str:
+    """Return what is wrong with a run that breaks a constraint."""
+    return queries.defect_of(db, run) or f"it breaks a constraint ({exc})"
+
+
+def is_outside(now_us: int) -> bool:
+    """Return whether no row can hold that time."""
     return not bounds.TIME.least <= now_us <= bounds.TIME.most
 
 

@@ -1,0 +1,45 @@
+"""Claims: how an owner comes to execute runs."""
+
+from typing import Final
+
+import apsw
+
+from durably.store import defects
+from durably.store.rows import Claim, RunRow
+from durably.store.sqlite.sql import queries, unsound
+
+CLAIM: Final = f"""
+    UPDATE durably_runs
+    SET status = 'running', owner = :owner, attempt = attempt + 1 - keeps_attempt,
+        keeps_attempt = 0, fence = max(fence, attempt) + 1,
+        origin = coalesce({queries.ORIGIN_OF.format(job="job_name")}, origin),
+        started_at_us = coalesce(started_at_us, :now_us), heartbeat_at_us = :now_us,
+        updated_at_us = :now_us
+    WHERE run = ({queries.FIRST_CLAIMABLE})
+    RETURNING {queries.COLUMNS}"""
+
+
+def claim(db: apsw.Connection, wanted: Claim) -> list[RunRow]:
+    """Claim up to ``limit`` runs for an owner, if they are still wanted, those triggered first."""
+    claimed: list[RunRow] = []
+    bindings = {
+        "owner": wanted.owner,
+        "jobs": wanted.jobs,
+        "inside": wanted.inside(),
+        "origins": wanted.origins,
+        "now_us": wanted.now_us(),
+    }
+    while len(claimed) < wanted.limit and wanted.is_wanted():
+        try:
+            rows = queries.all_rows(db, CLAIM, bindings)
+        except (UnicodeDecodeError, apsw.ConstraintError) as exc:
+            unsound.fail_unclaimed(db, exc, bindings)
+            continue
+        if not rows:
+            break
+        defect = defects.of_claimed(rows[0]._asdict())
+        if defect is None:
+            claimed += rows
+        else:
+            unsound.fail(db, rows[0].run, defect, bindings)
+    return claimed

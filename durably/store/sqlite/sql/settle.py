@@ -1,0 +1,109 @@
+"""Settling: how an execution leaves its job, with the fence of its claim."""
+
+from typing import Any, Final
+
+import apsw
+
+from durably.codec.json_text import dump
+from durably.store.outcome import Completed, Failed, Interrupted, Lost, Outcome, Suspended
+from durably.store.rows import Claim, Ended, RunKey
+from durably.store.sqlite.connection.write_request import single_statement
+from durably.store.sqlite.sql import claims, queries
+
+COMPLETE: Final = """
+    UPDATE durably_runs
+    SET status = 'completed', owner = NULL, output = :output,
+        progress = coalesce(:progress, progress), completed_at_us = :now_us,
+        updated_at_us = :now_us
+    WHERE run = :run AND status = 'running' AND fence = :fence"""
+
+FAIL: Final = """
+    UPDATE durably_runs
+    SET status = 'failed', owner = NULL, error = :error, failures = failures + 1,
+        progress = coalesce(:progress, progress), completed_at_us = :now_us,
+        updated_at_us = :now_us
+    WHERE run = :run AND status = 'running' AND fence = :fence"""
+
+INTERRUPT: Final = f"""
+    UPDATE durably_runs
+    SET status = 'pending', owner = NULL, progress = coalesce(:progress, progress),
+        updated_at_us = :now_us, {queries.ORIGIN_IF_BEGUN}
+    WHERE run = :run AND status = 'running' AND fence = :fence"""
+
+# It goes on with its attempt.
+SUSPEND: Final = f"""
+    UPDATE durably_runs
+    SET status = 'waiting', owner = NULL, progress = coalesce(:progress, progress),
+        keeps_attempt = 1, waits_for = :waits_for, wait_name = :name, run_at_us = :until_us,
+        waits_for_run = :awaited_pk, updated_at_us = :now_us, {queries.ORIGIN_IF_BEGUN}
+    WHERE run = :run AND status = 'running' AND fence = :fence"""
+
+# A job that was cancelled has left its last step: the key it held is free. The run may
+# have been retried meanwhile, and is then pending with its old owner.
+RELEASE: Final = """
+    UPDATE durably_runs SET owner = NULL, updated_at_us = :now_us
+    WHERE run = :run AND owner IS NOT NULL AND fence = :fence
+      AND status IN ('cancelled', 'pending')"""
+
+DELETE_STEPS: Final = """
+    DELETE FROM durably_steps WHERE step >= (:run << 24) AND step < ((:run + 1) << 24)"""
+
+
+@single_statement
+def settle(
+    db: apsw.Connection,
+    run_pk: RunKey,
+    fence: int,
+    outcome: Outcome,
+    now_us: int,
+    progress: str | None = None,
+) -> bool:
+    """Store how an execution has left its job; return whether that took effect."""
+    statement, more = _settling(outcome)
+    bindings = {"run": run_pk, "fence": fence, "now_us": now_us, "progress": progress}
+    db.execute(statement, bindings | more)
+    return db.changes() > 0
+
+
+def _settling(outcome: Outcome) -> tuple[str, dict[str, Any]]:
+    match outcome:
+        case Completed(output):
+            return COMPLETE, {"output": output}
+        case Failed(error, step):
+            # With the step, for the run:fail that other engines build from the database.
+            text = {
+                "type": error.type,
+                "message": error.message,
+                "traceback": error.traceback,
+                "failed_step": step,
+            }
+            return FAIL, {"error": dump(text)}
+        case Interrupted():
+            return INTERRUPT, {}
+        case Suspended(waits_for, name, until_us, awaited_pk):
+            return SUSPEND, {
+                "waits_for": waits_for,
+                "name": name,
+                "until_us": until_us,
+                "awaited_pk": awaited_pk,
+            }
+        case Lost():
+            return RELEASE, {}
+
+
+def settle_and_claim(
+    db: apsw.Connection,
+    run_pk: RunKey,
+    fence: int,
+    outcome: Outcome,
+    now_us: int,
+    progress: str | None = None,
+    keep_steps: bool = True,  # noqa: FBT001, FBT002 - operations take arguments by position
+    claim_next: Claim | None = None,
+) -> Ended:
+    """``settle``, and ``claim`` the next run in the same transaction."""
+    is_effective = settle(db, run_pk, fence, outcome, now_us, progress)
+    if is_effective and isinstance(outcome, Completed) and not keep_steps:
+        db.execute(DELETE_STEPS, {"run": run_pk})
+    claimed = claims.claim(db, claim_next) if claim_next is not None else []
+    return Ended(is_effective, claimed[0] if claimed else None)

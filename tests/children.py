@@ -42,9 +42,8 @@ class Child:
     def __init__(
         self, program: str, *args: object, has_group: bool = False, with_errors: bool = False
     ) -> None:
-        code = ["-c", program] if "\n" in program else [PROGRAMS / f"{program}.py"]
         self._process = subprocess.Popen(
-            [sys.executable, *code, *map(str, args)],
+            [sys.executable, PROGRAMS / f"{program}.py", *map(str, args)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT if with_errors else None,

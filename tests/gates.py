@@ -20,11 +20,11 @@ HANG_S = 30  # only guards against hanging
 class Gate:
     """A job of three steps that says when it is inside the second, and waits there."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "gated") -> None:
         self.inside = threading.Event()
         self.go = threading.Event()
         self.calls: list[str] = []
-        self.job = durably.job("gated")(self.run)
+        self.job = durably.job(name)(self.run)
 
     def run(self, step: durably.StepContext) -> list[str]:
         done = [step.run("first", self._call, "first")]

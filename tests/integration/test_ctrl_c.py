@@ -2,67 +2,26 @@
 
 from __future__ import annotations
 
-import dis
 import random
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import pytest
 from gates import names_of_threads
+from interrupting import SignalAt
 from invariants import check
 
 import durably
 from durably import Durably
 
-# Where CPython looks for signals: after a call, on entering a function, on going back in a loop.
-LOOKS = ("CALL", "RESUME", "JUMP_BACKWARD")
-PACKAGE = str(Path(durably.__file__).parent)
 # Each costs an engine's life.
 SAMPLE = 8
 
 
-class CtrlC:
-    """Presses Ctrl-C at the n-th look for signals, in the calling thread."""
-
-    def __init__(self, point: int) -> None:
-        self._point = point
-        self._last: dict[int, str] = {}
-        self.passed = 0
-        self.where = "nowhere"
-
-    def __call__(self, frame: FrameType, event: str, arg: Any) -> Any:
-        code = frame.f_code
-        if not code.co_filename.startswith(PACKAGE) and code.co_filename != threading.__file__:
-            return None
-        frame.f_trace_opcodes = True
-        if event != "opcode":
-            self._last.pop(id(frame), None)
-            return self
-        last = self._last.get(id(frame), "")
-        self._last[id(frame)] = dis.opname[code.co_code[frame.f_lasti]]
-        if last.startswith(LOOKS):
-            self.passed += 1
-            if self.passed == self._point:
-                self.where = f"{code.co_filename}:{frame.f_lineno} ({code.co_name})"
-                signal.raise_signal(signal.SIGINT)
-        return self
-
-    def during(self, scene: Callable[[], object]) -> None:
-        """Execute *scene* until it ends or is interrupted."""
-        # Python 3.12 tells of opcodes only if somebody has asked for it before.
-        sys._getframe().f_trace_opcodes = True
-        sys.settrace(self)
-        try:
-            scene()
-        except KeyboardInterrupt:
-            assert self.where != "nowhere"
-        finally:
-            sys.settrace(None)
+def ctrl_c_at(point: int) -> SignalAt:
+    return SignalAt(signal.SIGINT, (KeyboardInterrupt,), point)
 
 
 @durably.job
@@ -139,13 +98,13 @@ def test_engine_can_be_used_on(tmp_path: Path, seed: int, scene: Callable[[Durab
         return Durably(tmp_path / f"{n}.db", jobs=[work], max_workers=1, synchronous="normal")
 
     app = opened(0)
-    counting = CtrlC(0)
+    counting = ctrl_c_at(0)
     counting.during(lambda: scene(app))
     app.close()
     points = random.Random(f"{scene.__name__} {seed}").sample(range(1, counting.passed + 1), SAMPLE)
     for n, point in enumerate(points, 1):
         app = opened(n)
-        ctrl_c = CtrlC(point)
+        ctrl_c = ctrl_c_at(point)
         ctrl_c.during(lambda app=app: scene(app))
         try:
             app.start()

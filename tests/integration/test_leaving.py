@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from children import Child
-from gates import HANG_S, names_of_threads
+from gates import HANG_S, Gate, names_of_threads
 
 import durably
 from durably import Durably, RunStatus, StepContext
@@ -93,26 +93,6 @@ def test_the_guides_handler_of_sigterm(tmp_path: Path) -> None:
         assert child.wait() == 128 + signal.SIGTERM
 
 
-class Hang:
-    """A job whose step blocks until it is let go."""
-
-    def __init__(self) -> None:
-        self.inside, self.go = threading.Event(), threading.Event()
-
-    def job(self) -> durably.Job[None, str]:
-        def block() -> str:
-            self.inside.set()
-            assert self.go.wait(HANG_S)
-            return "done"
-
-        @durably.job
-        def hang(step: StepContext) -> str:
-            step.run("page-3", block)
-            return step.run("page-4", str)
-
-        return hang
-
-
 def press_at(message: str) -> logging.Handler:
     """Press Ctrl-C when that is logged."""
 
@@ -131,8 +111,8 @@ def test_an_engine_that_was_left_closes_behind_its_step(
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     logger, presser = logging.getLogger("durably"), press_at("press Ctrl-C again")
     logger.addHandler(presser)
-    hang = Hang()
-    app = Durably(tmp_path / "x.db", jobs=[hang.job()])
+    hang = Gate("hang")
+    app = Durably(tmp_path / "x.db", jobs=[hang.job])
 
     def press() -> None:
         assert hang.inside.wait(HANG_S)
@@ -154,9 +134,9 @@ def test_an_engine_that_was_left_closes_behind_its_step(
     assert "durably-closing" in names_of_threads()
     hang.go.set()
     eventually(lambda: not names_of_threads())
-    again = Durably(tmp_path / "x.db", jobs=[hang.job()])
+    again = Durably(tmp_path / "x.db", jobs=[hang.job])
     [run] = again.get_runs()
-    assert (run.status, run.completed_steps) == (RunStatus.PENDING, 1)
+    assert (run.status, run.completed_steps) == (RunStatus.PENDING, 2)
     assert list(tmp_path.glob("*.owner-*")) == []
     again.close()
 
@@ -169,10 +149,10 @@ class TestSayingSo:
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture, raised: BaseException
     ) -> None:
         """Leaving the block by an exception says how many runs were put back."""
-        hang = Hang()
+        hang = Gate("hang")
 
         def leave() -> None:
-            with Durably(tmp_path / "x.db", jobs=[hang.job()], max_workers=1) as app:
+            with Durably(tmp_path / "x.db", jobs=[hang.job], max_workers=1) as app:
                 app.jobs["hang"].batch_trigger([None, None])
                 assert hang.inside.wait(HANG_S)
                 threading.Timer(0.1, hang.go.set).start()
@@ -189,7 +169,7 @@ class TestSayingSo:
         """Runs that no worker has come to are counted as well."""
 
         def leave() -> None:
-            with Durably(tmp_path / "x.db", jobs=[Hang().job()]) as app:
+            with Durably(tmp_path / "x.db", jobs=[Gate("hang").job]) as app:
                 app.stop()
                 app.jobs["hang"].batch_trigger([None, None])
                 sys.exit(1)
@@ -204,11 +184,11 @@ class TestSayingSo:
 
     def test_nothing_to_say(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         """A block that ends well, or has nothing left to do, is silent."""
-        hang = Hang()
+        hang = Gate("hang")
         hang.go.set()
-        with Durably(tmp_path / "x.db", jobs=[hang.job()]) as app:
+        with Durably(tmp_path / "x.db", jobs=[hang.job]) as app:
             app.jobs["hang"].trigger()
-        with pytest.raises(ValueError, match="no"), Durably(tmp_path / "x.db", jobs=[hang.job()]):
+        with pytest.raises(ValueError, match="no"), Durably(tmp_path / "x.db", jobs=[hang.job]):
             raise ValueError("no")
         assert caplog.messages == []
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dis
 import gc
 import os
 import random
@@ -19,6 +18,7 @@ from typing import Any
 import apsw
 import pytest
 from gates import HANG_S, names_of_threads
+from interrupting import SignalAt
 from invariants import check
 
 import durably
@@ -28,9 +28,6 @@ from durably.worker.pool import Pool
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGALRM")
 
-# Where CPython checks for signals: after a call, on entering a function, on going back in a loop.
-LOOKS = ("CALL", "RESUME", "JUMP_BACKWARD")
-PACKAGE = str(Path(durably.__file__).parent)
 # Each costs an engine's life.
 SAMPLE = 6
 
@@ -39,47 +36,8 @@ class TooSlowError(TimeoutError):
     """What the handler raises: an OSError, as that of many time limits is."""
 
 
-class Alarm:
-    """Raises SIGALRM at the n-th check for signals in durably's code, in the calling thread.
-
-    Args:
-        points: each n of them.
-    """
-
-    def __init__(self, *points: int) -> None:
-        self._points = points
-        self._last: dict[int, str] = {}
-        self.passed = 0
-        self.where = "nowhere"
-
-    def __call__(self, frame: FrameType, event: str, arg: Any) -> Any:
-        code = frame.f_code
-        if not code.co_filename.startswith(PACKAGE) and code.co_filename != threading.__file__:
-            return None
-        frame.f_trace_opcodes = True
-        if event != "opcode":
-            self._last.pop(id(frame), None)
-            return self
-        last = self._last.get(id(frame), "")
-        self._last[id(frame)] = dis.opname[code.co_code[frame.f_lasti]]
-        if last.startswith(LOOKS):
-            self.passed += 1
-            if self.passed in self._points:
-                self.where = f"{code.co_filename}:{frame.f_lineno} ({code.co_name})"
-                signal.raise_signal(signal.SIGALRM)
-        return self
-
-    def during(self, scene: Callable[[], object]) -> None:
-        """Execute *scene* until it ends or is interrupted."""
-        # Python 3.12 reports opcodes only if that was asked for before.
-        sys._getframe().f_trace_opcodes = True
-        sys.settrace(self)
-        try:
-            scene()
-        except (TooSlowError, SystemExit):
-            assert self.where != "nowhere"
-        finally:
-            sys.settrace(None)
+def alarm_at(*points: int) -> SignalAt:
+    return SignalAt(signal.SIGALRM, (TooSlowError, SystemExit), *points)
 
 
 @durably.job
@@ -206,7 +164,7 @@ def opened(path: Path) -> Durably:
     return Durably(path, jobs=[work], max_workers=1, synchronous="normal")
 
 
-def interrupted(path: Path, scene: Callable[[Durably], None], *points: int) -> Alarm:
+def interrupted(path: Path, scene: Callable[[Durably], None], *points: int) -> SignalAt:
     """Execute a scene with alarms at points of it; then the engine works on, and closes."""
     app = opened(path)
     app.jobs["work"].trigger()
@@ -216,7 +174,7 @@ def interrupted(path: Path, scene: Callable[[Durably], None], *points: int) -> A
     else:
         app.start()
         app.jobs["work"].trigger_and_wait(timeout=HANG_S)
-    alarm = Alarm(*points)
+    alarm = alarm_at(*points)
     alarm.during(lambda: scene(app))
     arrives(alarm)
     try:
@@ -235,14 +193,14 @@ def interrupted(path: Path, scene: Callable[[Durably], None], *points: int) -> A
     return alarm
 
 
-def arrives(alarm: Alarm) -> None:
+def arrives(alarm: SignalAt) -> None:
     """Raise Ctrl-C's signal, which nothing holds back any more."""
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
         pytest.fail(f"Ctrl-C is held back after {alarm.where}")
 
 
-def works_on(app: Durably, alarm: Alarm) -> None:
+def works_on(app: Durably, alarm: SignalAt) -> None:
     run = app.jobs["work"].trigger_and_wait(timeout=HANG_S)
     assert run.output == 0, alarm.where
     # Another thread can do all of it too: no lock is left taken.

@@ -3,36 +3,19 @@
 from __future__ import annotations
 
 import datetime as dt
-import subprocess
-import sys
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 import pytest
 from attrs import define
+from children import execute
+from freezer import FakeDate, FakeDatetime
 
 from durably.codec import UNTYPED, Codec
 from durably.errors import SerializationError
 
 DATE: Final = dt.date
 DATETIME: Final = dt.datetime
-
-STAND_INS: Final = """
-import datetime as dt
-DATE, DATETIME = dt.date, dt.datetime
-class AlikeDate(type):
-    def __instancecheck__(cls, value):
-        return isinstance(value, DATE)
-class Alike(type):
-    def __instancecheck__(cls, value):
-        return isinstance(value, DATETIME)
-class FakeDate(DATE, metaclass=AlikeDate):
-    pass
-class FakeDatetime(DATETIME, FakeDate, metaclass=type("Both", (Alike, AlikeDate), {})):
-    @classmethod
-    def now(cls, tz=None):
-        return cls(2026, 11, 28, 12, fold=1, tzinfo=tz)
-"""
 
 
 @define
@@ -44,10 +27,8 @@ class When:
 @pytest.fixture
 def frozen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The datetime module with classes that stand in for its own."""
-    names: dict[str, Any] = {"__name__": "freezer"}
-    exec(STAND_INS, names)
-    monkeypatch.setattr(dt, "date", names["FakeDate"])
-    monkeypatch.setattr(dt, "datetime", names["FakeDatetime"])
+    monkeypatch.setattr(dt, "date", FakeDate)
+    monkeypatch.setattr(dt, "datetime", FakeDatetime)
     yield
     monkeypatch.undo()
 
@@ -100,20 +81,7 @@ def test_another_subclass_is_rejected(codec: Codec) -> None:
         codec.encode(Stamp(2026, 1, 2), DATETIME, what="w")
 
 
-IMPORTED_WHILE_FROZEN: Final = """
-dt.date, dt.datetime = FakeDate, FakeDatetime
-import durably
-from durably.codec import Codec
-codec = Codec()
-value = DATETIME(2026, 1, 2, 3)
-dt.date, dt.datetime = DATE, DATETIME
-for type_, value in ((DATETIME, DATETIME(2026, 1, 2, 3)), (DATE, DATE(2026, 1, 2))):
-    assert codec.encode_and_decode(value, type_, what="w")[1] == value
-    assert type(codec.structure(value.isoformat(), type_, what="w")) is type_
-"""
-
-
 def test_durably_may_be_imported_while_time_is_frozen() -> None:
     """The real classes are found all the same."""
-    code = STAND_INS.replace("import datetime as dt", "import datetime as dt; __name__ = 'freezer'")
-    subprocess.run([sys.executable, "-c", code + IMPORTED_WHILE_FROZEN], check=True, timeout=60)
+    done = execute("imports_while_frozen")
+    assert done.returncode == 0, done.stderr

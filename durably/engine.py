@@ -11,12 +11,12 @@ from durably._platform.clock import Clock
 from durably._platform.safe_repr import short_repr
 from durably._platform.signals import deliver, door, let_through
 from durably._platform.spawning import refuse_unguarded_open, refuse_unguarded_start
+from durably.client.callbacks import OnLog, OnProgress
 from durably.client.client import Client
 from durably.client.handles import JobHandle, ReadOnly, TriggerOptions, WaitOptions
 from durably.client.query import AnyRun, NameFilter, StatusFilter, labels_of
 from durably.client.submit import NOT_GIVEN
 from durably.client.subscribe import Subscription
-from durably.client.wait import OnLog, OnProgress
 from durably.codec import Codec
 from durably.emitter import Emitter, ErrorHandler, Listener
 from durably.errors import ConflictError, ValidationError
@@ -148,7 +148,7 @@ class Durably:
                 self._flusher.persist_logs()
             self._shutdown = Shutdown(store, worker, registry, clock)
             self._check = self._shutdown.check
-            self._client = Client(store, codec, registry, emitter, clock, worker, self._check)
+            self._client = Client(store, codec, registry, emitter, clock, worker.local, self._check)
             at_exit(self._shutdown.at_exit)
             deliver()
         except BaseException:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from durably._platform.clock import Clock
+from durably._platform.ids import Ids
 from durably.client.control import Control
 from durably.client.handles import Handles
-from durably.client.local_worker import LocalWorker
+from durably.client.local_worker import LocalWorker, NoWorker
 from durably.client.query import AnyRun, Reader
-from durably.client.submit import Triggering
+from durably.client.submit import Submitter
 from durably.client.subscribe import Subscription
 from durably.client.wait import Waiter
 from durably.codec import Codec
@@ -25,8 +26,8 @@ class Client:
     without a worker of its own.
 
     Args:
-        check: raises if the engine cannot be used any more; called by the handles of jobs.
         worker: the worker of the same process, if it has one.
+        check: raises if the database cannot be used any more; called by the handles of jobs.
     """
 
     def __init__(
@@ -36,37 +37,31 @@ class Client:
         registry: JobRegistry,
         emitter: Emitter,
         clock: Clock,
-        worker: LocalWorker,
-        check: Callable[[], None],
+        worker: LocalWorker | None = None,
+        check: Callable[[], None] | None = None,
     ) -> None:
+        worker = NoWorker(store) if worker is None else worker
         self._store = store
         self._emitter = emitter
         self._worker = worker
         self.reader = Reader(store, codec, registry)
         self.waiter = Waiter(
-            store=store,
-            reader=self.reader,
-            emitter=emitter,
-            changes=store.changes,
-            worker=worker,
-            clock=clock,
+            store=store, reader=self.reader, emitter=emitter, worker=worker, clock=clock
         )
-        self.triggering = Triggering(
+        self.submitter = Submitter(
             store=store,
             codec=codec,
             emitter=emitter,
-            changes=store.changes,
+            worker=worker,
+            clock=clock,
+            ids=Ids(clock),
             registry=registry,
             reader=self.reader,
             waiter=self.waiter,
-            worker=worker,
-            clock=clock,
-            check=check,
+            check=store.check_in_place if check is None else check,
         )
-        self.handles = Handles(self.triggering)
-        self.control = Control(
-            store, emitter, clock, registry, self.reader, self.triggering, worker
-        )
+        self.handles = Handles(self.submitter)
+        self.control = Control(store, emitter, clock, registry, self.reader, self.submitter, worker)
 
     def subscribe(self, run: AnyRun | str) -> Subscription:
         """Return the events of a run from now on."""

@@ -11,7 +11,7 @@ from durably import events
 from durably._platform.clock import Clock, from_datetime
 from durably.client.local_worker import LocalWorker
 from durably.client.query import AnyRun, Reader, labels_of, run_id_of
-from durably.client.submit import Triggering
+from durably.client.submit import Submitter
 from durably.emitter import Emitter
 from durably.errors import ConflictError, DatabaseError, RunCancelled, ValidationError
 from durably.events import RunDeleted, RunRetried
@@ -33,7 +33,7 @@ class Control:
     _clock: Clock
     _registry: JobRegistry
     _reader: Reader
-    _triggering: Triggering
+    _submitter: Submitter
     _worker: LocalWorker
 
     def retry(self, run: AnyRun | str) -> AnyRun:
@@ -61,7 +61,7 @@ class Control:
             raise ConflictError(
                 f"run {row.id} is {row.status} and cannot be triggered again: wait for its end"
             )
-        return self._triggering.retrigger(row)
+        return self._submitter.retrigger(row)
 
     def cancel(self, run: AnyRun | str) -> None:
         """Cancel a pending or running run, and make its job stop if it is executed here."""

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, Never, Self, TypedDict, TypeVar, overload
 
 from durably._platform.signals import door
+from durably.client.callbacks import OnLog, OnProgress
 from durably.client.query import StatusFilter, several
-from durably.client.submit import NOT_GIVEN, Trigger, Triggering
-from durably.client.wait import OnLog, OnProgress
+from durably.client.submit import NOT_GIVEN, Submitter, Trigger
 from durably.errors import NotFoundError
 from durably.job_registry import missing_job
 from durably.jobs import Job, check_job
@@ -98,9 +98,9 @@ class JobHandle(Generic[P, R]):
     .. versionadded:: 0.1.0
     """
 
-    def __init__(self, name: str, triggering: Triggering) -> None:
+    def __init__(self, name: str, submitter: Submitter) -> None:
         self._name = name
-        self._triggering = triggering
+        self._submitter = submitter
 
     @property
     def name(self) -> str:
@@ -116,7 +116,7 @@ class JobHandle(Generic[P, R]):
 
         .. versionadded:: 0.1.0
         """
-        return self._triggering.registry.require(self._name)
+        return self._submitter.registry.require(self._name)
 
     def __repr__(self) -> str:
         return f"<JobHandle {self._name!r}>"
@@ -138,7 +138,7 @@ class JobHandle(Generic[P, R]):
         Args:
             payload: an instance of the job's input type, or data that structures into it. Without
                 it the default of the job's parameter is used, if there is one, else ``None``.
-            idempotency_key: triggering with the same key again returns the first run.
+            idempotency_key: submitter with the same key again returns the first run.
             concurrency_key: of all runs with this key at most one is executed at a time.
             coalesce: return a pending run of this job and concurrency key, if there is one.
             retry_failed: put the run that the idempotency key finds back to pending, if it
@@ -154,8 +154,8 @@ class JobHandle(Generic[P, R]):
 
         .. versionadded:: 0.1.0
         """
-        self._triggering.check()
-        return self._triggering.trigger(
+        self._submitter.check()
+        return self._submitter.trigger(
             self.job,
             Trigger(
                 payload,
@@ -201,10 +201,10 @@ class JobHandle(Generic[P, R]):
         .. versionadded:: 0.1.0
         """
         timeout_s = optional_timeout(timeout)
-        self._triggering.check()
-        waiter = self._triggering.waiter
+        self._submitter.check()
+        waiter = self._submitter.waiter
         patience = waiter.patience(timeout_s)
-        watch = waiter.watch(on_progress, on_log)
+        callbacks = waiter.callbacks(on_progress, on_log)
         try:
             with patience.limited():
                 run = self.trigger(
@@ -216,12 +216,12 @@ class JobHandle(Generic[P, R]):
                     labels=labels,
                 )
             # Report only progress that the run has made since the trigger.
-            watch.known = run.progress
+            callbacks.known = run.progress
             ended = waiter.wait(
-                run.id, timeout_s, watch, disposition=run.disposition, patience=patience
+                run.id, timeout_s, callbacks, disposition=run.disposition, patience=patience
             )
         finally:
-            watch.close()
+            callbacks.close()
         return ended
 
     def batch_trigger(self, items: Iterable[P | Mapping[str, Any] | Trigger[P]]) -> list[Run[P, R]]:
@@ -239,16 +239,16 @@ class JobHandle(Generic[P, R]):
 
         .. versionadded:: 0.1.0
         """
-        self._triggering.check()
-        return self._triggering.trigger_all(self.job, several(items, "the items of a batch"))
+        self._submitter.check()
+        return self._submitter.trigger_all(self.job, several(items, "the items of a batch"))
 
     def get_run(self, run_id: str | Run[Any, Any]) -> Run[P, R] | None:
         """Return the run with that id if it is a run of this job, else ``None``.
 
         .. versionadded:: 0.1.0
         """
-        self._triggering.check()
-        run = self._triggering.reader.find(run_id)
+        self._submitter.check()
+        run = self._submitter.reader.find(run_id)
         return run if run is not None and run.job_name == self._name else None
 
     def get_runs(
@@ -266,30 +266,30 @@ class JobHandle(Generic[P, R]):
 
         .. versionadded:: 0.1.0
         """
-        self._triggering.check()
-        return self._triggering.reader.find_many(status, self._name, labels, limit, offset)
+        self._submitter.check()
+        return self._submitter.reader.find_many(status, self._name, labels, limit, offset)
 
 
 class Handles:
     """The handles of the jobs of one engine. Usable from any thread."""
 
-    def __init__(self, triggering: Triggering) -> None:
-        self._triggering = triggering
-        self._registry = triggering.registry
+    def __init__(self, submitter: Submitter) -> None:
+        self._submitter = submitter
+        self._registry = submitter.registry
         self._lock = threading.RLock()  # guards replacing a job together with its handle
         self._handles: dict[str, JobHandle[Any, Any]] = {}
         for name in self._registry.names():
-            self._handles[name] = JobHandle(name, triggering)
+            self._handles[name] = JobHandle(name, submitter)
 
     def register(self, job: Job[P, R]) -> JobHandle[P, R]:
         """Register a job, and return its handle."""
         with self._lock:
             self._registry.add(job)
             handle: JobHandle[P, R] = self._handles.setdefault(
-                job.name, JobHandle(job.name, self._triggering)
+                job.name, JobHandle(job.name, self._submitter)
             )
         # Pending runs of this job may have waited for it.
-        self._triggering.changes.offer()
+        self._submitter.offer()
         return handle
 
     def all(self) -> JobHandles:

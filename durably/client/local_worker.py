@@ -1,60 +1,41 @@
-"""What a client asks of the worker in its own process."""
+"""What a client asks of the worker in its own process, if there is one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from durably.errors import StopRun
-from durably.execution.current_run import Slot
+from durably.store.api import Store
 from durably.store.rows import Claim, RunRow
 
 
-class LocalWorker(Protocol):
-    """The worker of this process, as submitting and waiting see it. Usable from any thread."""
+class Reservation(Protocol):
+    """A slot for the run that is claimed in the transaction of a trigger."""
 
-    # -- starting a run with its trigger -------------------------------------------------------
+    def take(self) -> Claim | None:
+        """Take a slot, and return what to claim for it; ``None`` if nothing is to be claimed."""
 
-    @property
-    def takes_runs(self) -> bool:
-        """Return whether this engine claims runs by itself now."""
+    def enter(self, row: RunRow) -> None:
+        """Put the run that was claimed into the slot: from now on it counts as about to start."""
 
-    def reserve_slot(self, slot: Slot) -> Claim | None:
-        """Take *slot* if one is free; return what to claim for it, ``None`` for nothing."""
+    def settle(self) -> None:
+        """Start the run of the slot, or return the slot if there is none.
 
-    def enter(self, row: RunRow, slot: Slot) -> None:
-        """Note that a run was claimed for *slot*: from now on it counts as about to start."""
+        Must be called after ``take``, whatever was raised in between. Wakes the dispatcher for the
+        run that was triggered, unless it is the one that starts now.
+        """
 
-    def begin(self, slot: Slot) -> None:
-        """Execute the run of *slot*. Idempotent."""
 
-    def return_slot(self, slot: Slot) -> None:
-        """Return *slot*, for which there was no run. Idempotent."""
-
-    def offer_if_free(self) -> None:
-        """Wake the dispatcher now, or as soon as a slot is free."""
-
-    def stop_run(self, row: RunRow, reason: type[StopRun]) -> None:
-        """Make this attempt of a run stop at its next step boundary, if it is executed here."""
-
-    # -- waiting for a run ---------------------------------------------------------------------
-
-    def waiting(self) -> AbstractContextManager[None]:
-        """Mark, while the block is executed, that the calling thread waits for a run."""
+class Waiting(Protocol):
+    """What a thread that waits for runs asks of the worker."""
 
     def check_job(self, *, is_futile: bool = False) -> None:
-        """Raise if this is a job's thread and its run is to stop.
+        """Raise if this is a job's thread and its run is to stop: waiting is a step boundary.
 
         Args:
             is_futile: whether the wait cannot succeed; the run goes back if the engine is stopping.
-        """
-
-    def is_executing(self, run_id: str) -> bool:
-        """Return whether that run is inside its job here, or the events of its end are due.
-
-        A run that was cancelled has ended, and one that another engine recovered ends there,
-        however long its job continues here.
         """
 
     def check_in_place(self) -> None:
@@ -62,19 +43,83 @@ class LocalWorker(Protocol):
 
     @property
     def is_claiming(self) -> bool:
-        """Return whether runs are claimed now, by itself or for a call of run_until_idle."""
+        """Return whether runs are claimed now, by itself or for a call of ``run_until_idle``."""
 
     @property
     def is_stuck(self) -> bool:
         """Return whether this is a job's thread, and every slot has a job that waits for a run."""
 
     def left_alone(self, run_ids: Sequence[str]) -> dict[str, str]:
-        """Return those of the runs that this engine leaves to other code, and why, by id."""
+        """Return those of the runs that the worker leaves to other code, and why, by id."""
 
     @property
-    def owner_number(self) -> int | None:
-        """Return the number of this engine's owner row, if it has one now."""
+    def owner(self) -> int | None:
+        """Return the number of the worker's owner row, if it has one now."""
 
     @property
-    def owner_numbers(self) -> tuple[int, ...]:
-        """Return the number of each owner row that this engine has had."""
+    def owners(self) -> tuple[int, ...]:
+        """Return the number of each owner row that the worker has had."""
+
+
+class LocalWorker(Protocol):
+    """The worker of this process, as clients see it. Usable from any thread."""
+
+    def reservation(self, run_id: str) -> Reservation | None:
+        """Return a reservation for a trigger that stores *run_id*.
+
+        Return ``None`` if the worker does not claim runs by itself now.
+        """
+
+    def waiting(self) -> AbstractContextManager[Waiting]:
+        """Mark that the calling thread waits for a run within the block."""
+
+    def check_job(self) -> None:
+        """Raise if this is a job's thread and its run is to stop."""
+
+    def is_executing(self, run_id: str) -> bool:
+        """Return whether the run is inside its job here, or its last event is not yet emitted.
+
+        A run that was cancelled has ended, and one that another engine recovered ends there,
+        however long its job continues here.
+        """
+
+    def stop_run(self, row: RunRow, reason: type[StopRun]) -> None:
+        """Stop this claim of a run at its next step boundary, if it is executed here."""
+
+
+class NoWorker:
+    """The worker of a process that has none: nothing is executed or claimed."""
+
+    is_claiming = False
+    is_stuck = False
+    owner: int | None = None
+    owners: tuple[int, ...] = ()
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def reservation(self, run_id: str) -> None:
+        """Return ``None``: a run that is triggered starts elsewhere."""
+
+    @contextmanager
+    def waiting(self) -> Iterator[Waiting]:
+        """Execute the block."""
+        yield self
+
+    def check_job(self, *, is_futile: bool = False) -> None:
+        """Return: no thread is a job's."""
+
+    def check_in_place(self) -> None:
+        """Raise ``DatabaseLostError`` if the database file is not in its place any more."""
+        self._store.check_in_place()
+
+    def left_alone(self, run_ids: Sequence[str]) -> dict[str, str]:  # noqa: ARG002 - as above
+        """Return none."""
+        return {}
+
+    def is_executing(self, run_id: str) -> bool:  # noqa: ARG002 - of the protocol
+        """Return ``False``: nothing is executed here."""
+        return False
+
+    def stop_run(self, row: RunRow, reason: type[StopRun]) -> None:
+        """Return: nothing is executed."""

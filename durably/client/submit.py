@@ -1,4 +1,4 @@
-"""Validate triggers, store their runs, and emit their events."""
+"""Submitting: checking triggers, storing them and emitting their events."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ import attrs
 from durably._platform.clock import Clock, to_datetime
 from durably._platform.ids import Ids
 from durably._platform.safe_repr import short_repr, type_name
-from durably.client.local_worker import LocalWorker
+from durably.client.local_worker import LocalWorker, Reservation
 from durably.client.query import Reader, labels_of
 from durably.client.wait import Waiter
 from durably.codec import Codec
 from durably.emitter import Emitter
 from durably.errors import SerializationError, ValidationError
 from durably.events import RunCoalesced, RunRetried, RunTriggered
-from durably.execution.current_run import Slot
 from durably.job_registry import JobRegistry, origins_json
 from durably.jobs import (
     Job,
@@ -32,7 +31,6 @@ from durably.jobs import (
 from durably.models import Run
 from durably.names import check_storable, check_text, not_a_str
 from durably.store.api import Store
-from durably.store.change_feed import ChangeFeed
 from durably.store.rows import Claim, Enqueued, NewRun, RunRow
 from durably.values import Value
 
@@ -42,7 +40,7 @@ _write_labels: Final = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class _NotGiven:
-    """The type of ``NOT_GIVEN``, which means no payload, since ``None`` may be a payload."""
+    """Stands for a payload that was not given; ``None`` may be a payload."""
 
     __slots__ = ()
 
@@ -82,56 +80,48 @@ class _Accepted(NamedTuple):
 
     new: NewRun
     payload: Any
-    """The payload as it will be read; it shares no mutable object with the one that was given."""
+    """As it will be read: it shares nothing mutable with the payload that was passed."""
 
 
-class Triggering:
-    """Validate triggers, store them and emit their events. Usable from any thread."""
+@attrs.define(eq=False, repr=False, slots=False, kw_only=True)
+class Submitter:
+    """Checks triggers, stores them and emits their events. Usable from any thread."""
 
-    def __init__(
-        self,
-        *,
-        store: Store,
-        codec: Codec,
-        emitter: Emitter,
-        changes: ChangeFeed,
-        registry: JobRegistry,
-        reader: Reader,
-        waiter: Waiter,
-        worker: LocalWorker,
-        clock: Clock,
-        check: Callable[[], None],
-    ) -> None:
-        self._store = store
-        self._worker = worker
-        self._codec = codec
-        self._emitter = emitter
-        self.changes = changes
-        self._clock = clock
-        self._ids = Ids(clock)
-        self.registry = registry
-        self.reader = reader
-        self.waiter = waiter
-        self.check = check
+    _store: Store
+    _codec: Codec
+    _emitter: Emitter
+    _worker: LocalWorker
+    _clock: Clock
+    _ids: Ids
+    registry: JobRegistry
+    reader: Reader
+    waiter: Waiter
+    check: Callable[[], None]
 
     def trigger(self, job: Job[Any, Any], trigger: Trigger[Any]) -> Run[Any, Any]:
         """Store one trigger; when this returns it is committed."""
         accepted = self._accepted(job, trigger)
-        if self._worker.takes_runs and not self._may_be_heard(accepted.new):
-            return self._trigger_and_start(accepted)
-        # Not together with the run's start: a listener may wait for the run, which then must not
-        # wait for the listener.
+        new = accepted.new
+        reservation = None if self._has_listeners(new) else self._worker.reservation(new.id)
+        if reservation is not None:
+            return self._trigger_and_start(accepted, reservation)
+        # The run starts after the listeners have returned: one that waits for the run would wait
+        # for itself otherwise.
         try:
-            with self._emitter.announcing(accepted.new.id):
+            with self._emitter.announcing(new.id):
                 now_us = self._clock.now_us()
-                enqueued, _ = self._enqueue(accepted.new, None, now_us)
-                return self._tell(enqueued, accepted, to_datetime(now_us))
+                enqueued, _ = self._enqueue(new, None, now_us)
+                return self._emit(enqueued, accepted, to_datetime(now_us))
         finally:
-            # Only now, so that the event of the run's start comes after the one of its trigger.
-            self.changes.offer()
+            # Only now: run:start is emitted after run:trigger.
+            self.offer()
 
-    def _may_be_heard(self, new: NewRun) -> bool:
-        """Return whether an event that a trigger may emit has listeners."""
+    def offer(self) -> None:
+        """Wake the dispatcher and waiting threads: a run may be claimable."""
+        self._store.changes.offer()
+
+    def _has_listeners(self, new: NewRun) -> bool:
+        """Return whether an event that this trigger may lead to has a listener."""
         wants = self._emitter.wants
         return (
             wants(RunTriggered)
@@ -147,35 +137,20 @@ class Triggering:
             return self._store.enqueue(new, now_us), None
         return self._store.enqueue_and_claim(new, now_us, claim)
 
-    def _trigger_and_start(self, accepted: _Accepted) -> Run[Any, Any]:
-        """Store a trigger; if a slot is free, claim a run for it in the same transaction.
+    def _trigger_and_start(self, accepted: _Accepted, reservation: Reservation) -> Run[Any, Any]:
+        """Store a trigger; if a slot is free, claim for it in the same transaction.
 
-        That saves a commit, and the way through the dispatcher. It claims the run that is first in
-        line, which need not be this one.
+        That saves a commit and a wait for the dispatcher.
         """
-        new = accepted.new
-        slot = Slot()
         try:
-            claim = self._worker.reserve_slot(slot)
+            claim = reservation.take()
             now_us = self._clock.now_us()
-            enqueued, claimed = self._enqueue(new, claim, now_us)
+            enqueued, claimed = self._enqueue(accepted.new, claim, now_us)
             if claimed is not None:
-                self._worker.enter(claimed, slot)
-            return self._tell(enqueued, accepted, to_datetime(now_us))
+                reservation.enter(claimed)
+            return self._emit(enqueued, accepted, to_datetime(now_us))
         finally:
-            self._settle(slot, new.id)
-
-    def _settle(self, slot: Slot, new_id: str) -> None:
-        """Begin the run that was claimed for a slot, or return the slot."""
-        active = slot.active
-        if active is None:
-            self._worker.return_slot(slot)
-        if active is None or active.id != new_id:
-            # It waits in line. Checked after the commit, and before the run that begins now can
-            # end: a thread that frees a slot from here on checks, too.
-            self._worker.offer_if_free()
-        if active is not None:
-            self._worker.begin(slot)
+            reservation.settle()
 
     def trigger_all(self, job: Job[Any, Any], items: list[Any]) -> list[Run[Any, Any]]:
         """Store a run for each payload or ``Trigger`` in one transaction, or none."""
@@ -196,11 +171,11 @@ class Triggering:
         all_enqueued = self._store.enqueue_many([each.new for each in accepted], now_us)
         try:
             return [
-                self._tell(enqueued, each, now)
+                self._emit(enqueued, each, now)
                 for enqueued, each in zip(all_enqueued, accepted, strict=True)
             ]
         finally:
-            self.changes.offer()
+            self.offer()
 
     def _accepted(self, job: Job[Any, Any], trigger: Trigger[Any]) -> _Accepted:
         for name in ("coalesce", "retry_failed"):
@@ -252,7 +227,7 @@ class Triggering:
         except SerializationError as exc:
             raise ValidationError(str(exc)) from exc
 
-    def _tell(self, enqueued: Enqueued, accepted: _Accepted, now: datetime) -> Run[Any, Any]:
+    def _emit(self, enqueued: Enqueued, accepted: _Accepted, now: datetime) -> Run[Any, Any]:
         is_created = enqueued.disposition == "created"
         run = (
             self.reader.created(enqueued.row, accepted.payload, now)
@@ -269,16 +244,19 @@ class Triggering:
         if is_created:
             self._emitter.emit(RunTriggered, **fields, payload=run.payload)
         elif enqueued.disposition == "coalesced":
-            # As the job would get it, like the payload of every other event.
+            # As the job would have received it, like the payload of every other event.
             self._emitter.emit(RunCoalesced, **fields, skipped_payload=accepted.payload)
         elif enqueued.disposition == "retried":
             self._emitter.emit(RunRetried, **fields)
         return run
 
     def retrigger(self, row: RunRow) -> Run[Any, Any]:
-        """Store a fresh run with the payload of a terminal one, validated against today's job."""
+        """Store a new run with the payload, labels and concurrency key of a terminal one.
+
+        The payload must fit the job as it is registered now.
+        """
         job = self.registry.require(row.job_name)
-        # A job that takes no payload today gets the stored one nevertheless, and rejects it.
+        # A job that takes no payload now gets the stored one all the same, and rejects it.
         payload = (
             self._codec.decode(row.payload, payload_type(job), what=f"the payload of run {row.id}")
             if takes_payload(job)
@@ -295,7 +273,7 @@ def _key(key: object, name: str) -> str | None:
 
 
 def _plain(text: str) -> str:
-    """Return the characters of *text*, whatever ``str()`` returns for a subclass (an enum)."""
+    """Return the characters of *text*; ``str()`` of a subclass, such as an enum, may differ."""
     return str.__str__(text)
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from typing import Final, NoReturn
 
 from durably._platform.clock import Clock
@@ -21,21 +20,19 @@ from durably.errors import (
     DatabaseError,
     DatabaseLostError,
     OwnershipLost,
-    RunCancelled,
-    StopRun,
     WaitTimeoutError,
 )
-from durably.execution.current_run import ActiveRun, Services, Slot, tell_worker_error
+from durably.execution.current_run import ActiveRun, Services, tell_worker_error
 from durably.job_registry import JobRegistry
 from durably.settings import Settings
 from durably.store.api import Store
 from durably.store.outcome import OwnerIdle
-from durably.store.rows import Claim, RunRow
 from durably.worker.contexts import ExecutionContexts
 from durably.worker.dispatcher import Dispatcher
 from durably.worker.flusher import Flusher
 from durably.worker.foreign_runs import ForeignRuns
 from durably.worker.heartbeat import Heartbeat
+from durably.worker.in_process import InProcessWorker
 from durably.worker.lifecycle import Lifecycle
 from durably.worker.ownership import Ownership
 from durably.worker.pool import LabelsOf, Pool
@@ -152,6 +149,17 @@ class Supervisor:
             check_in_place=self.check_in_place,
             active=self.active,
         )
+        # What clients in this process ask of it.
+        self.local = InProcessWorker(
+            self._pool,
+            store,
+            emitter,
+            self._ownership,
+            self._foreign,
+            lambda: self.takes_runs,
+            lambda: self.is_claiming,
+            self.check_in_place,
+        )
 
     # -- what others ask -----------------------------------------------------------------
 
@@ -170,61 +178,19 @@ class Supervisor:
         """Whether it claims runs now, by itself or for a call of ``run_until_idle``."""
         return (self._is_started or self._drain.is_claiming) and self._pool.may_claim
 
-    def left_alone(self, run_ids: Sequence[str]) -> dict[str, str]:
-        """Return those of the runs that this engine leaves to other code, and why, by id."""
-        found = self._foreign.among(run_ids)
-        return {run_id: self._foreign.explain(begun) for run_id, begun in found.items()}
-
     @property
     def is_inside(self) -> bool:
         """Whether the calling thread is inside a job or a listener of this engine."""
         return self._pool.is_inside_job or self._services.emitter.is_inside_listener
 
     @property
-    def is_stuck(self) -> bool:
-        """Whether this is a job's thread, and every slot has a job that waits for a run."""
-        return self._pool.is_inside_job and self._pool.is_stuck
-
-    def waiting(self) -> AbstractContextManager[None]:
-        """Mark that the calling thread waits for a run within the block."""
-        return self._pool.waiting()
-
-    @property
     def owner_number(self) -> int | None:
         """The number of this engine's owner row, if it has one now."""
         return self._ownership.owner
 
-    @property
-    def owner_numbers(self) -> tuple[int, ...]:
-        """The number of each owner row that this engine has had."""
-        return self._ownership.owners
-
     def active(self) -> list[ActiveRun]:
         """Return the runs that are inside their jobs here."""
         return self._pool.active()
-
-    def is_executing(self, run_id: str) -> bool:
-        """Return whether the run is inside its job here, or its last event is not yet emitted.
-
-        A run that was cancelled has ended, and one that another engine recovered ends there,
-        however long its job continues here.
-        """
-        return any(
-            active.id == run_id and active.stop_reason not in (RunCancelled, OwnershipLost)
-            for active in self.active()
-        )
-
-    def stop_run(self, row: RunRow, reason: type[StopRun]) -> None:
-        """Stop this claim of a run at its next step boundary, if it is executed here."""
-        self._pool.stop_run(row, reason)
-
-    def check_job(self, *, is_futile: bool = False) -> None:
-        """Raise if this is a job's thread and its run is to stop.
-
-        Args:
-            is_futile: whether the wait cannot succeed; the run goes back if the engine is stopping.
-        """
-        self._pool.check_job(is_futile=is_futile)
 
     def check_in_place(self) -> None:
         """Check that the file is in its place; if not, nothing is claimed any more.
@@ -244,37 +210,6 @@ class Supervisor:
             # If the file was only moved, the runs are put back in it at its new place.
             self._pool.drain(interrupt=True)
             raise
-
-    # -- starting a run with its trigger ----------------------------------------------------
-
-    def reserve_slot(self, slot: Slot) -> Claim | None:
-        """Take *slot*, and return what to claim for it; ``None`` if nothing is to be claimed.
-
-        The caller calls ``enter`` and ``begin`` for the claimed run, or ``return_slot``.
-        """
-        return self._pool.reserve_slot(slot) if self._is_started else None
-
-    def return_slot(self, slot: Slot) -> None:
-        """Return a slot for which there was no run, if it was taken."""
-        self._pool.return_slot(slot)
-
-    def offer_if_free(self) -> None:
-        """Make the dispatcher claim a pending run now, or as soon as a slot is free."""
-        if self._pool.has_free_slot():
-            self._store.changes.offer()
-
-    def enter(self, row: RunRow, slot: Slot) -> None:
-        """Put a run that was claimed into its slot: from now on it counts as about to start."""
-        self._pool.enter(row, slot)
-
-    def begin(self, slot: Slot) -> None:
-        """Execute the run of a slot. Idempotent."""
-        try:
-            self._pool.begin(slot)
-        except DatabaseError as exc:
-            # No thread can be started, and the run could not be put back: the heartbeat will do so.
-            run_id = None if slot.active is None else slot.active.id
-            tell_worker_error(self._services.emitter, exc, "starting a run", run_id)
 
     # -- lifecycle -----------------------------------------------------------------------
 

@@ -384,7 +384,7 @@ class TestCancelling:
     ) -> None:
         """The run was retried, and is executed, before the cancel had told this engine."""
         run = app.jobs["gated"].trigger()
-        tells, may_tell = later(monkeypatch, app._supervisor, "stop_run")
+        tells, may_tell = later(monkeypatch, app._supervisor.local, "stop_run")
         cancelling, outcome = in_thread(lambda: app.cancel(run))
         assert tells.wait(HANG_S)
         app.retry(run)
@@ -528,7 +528,7 @@ class TestListeners:
         with Durably(tmp_path / "y.db", jobs=[gate.job, quick], max_workers=1) as app:
             app.jobs["gated"].trigger()
             assert gate.inside.wait(HANG_S)
-            triggering = app.jobs["quick"]._triggering
+            triggering = app.jobs["quick"]._submitter
             tell = triggering._tell
 
             def tell_after_a_slot_is_free(*args: Any) -> Any:

@@ -13,7 +13,7 @@ from engines import whole
 from held import HeldJob, finish, told
 
 import durably
-from durably.client import wait as waiting
+from durably.client import patience
 from durably.store.sqlite.sql import owners
 
 Eventually = Callable[[Callable[[], object]], None]
@@ -22,7 +22,7 @@ Eventually = Callable[[Callable[[], object]], None]
 @pytest.fixture(autouse=True)
 def frequent_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waiters look for workers often, so that nothing takes a second."""
-    monkeypatch.setattr(waiting, "_WORKER_LOOK_S", 0.05)
+    monkeypatch.setattr(patience, "_WORKER_CHECK_S", 0.05)
 
 
 @pytest.fixture

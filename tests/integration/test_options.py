@@ -122,7 +122,7 @@ def test_retain_runs_deletes_in_the_background(tmp_path: Path, eventually: Event
         run = execute(app, job="quick", labels={"a": "b"})
         pending = app.jobs["quick"].trigger(labels={"c": "d"})
         deleted = record(app, "run:delete")
-        app._client.triggering.registry._jobs = {}  # so that the pending one stays so
+        app._client.submitter.registry._jobs = {}  # so that the pending one stays so
         app.start()
         eventually(lambda: deleted)
         assert [(event.run_id, event.labels) for event in deleted] == [(run.id, {"a": "b"})]

@@ -14,6 +14,7 @@ from gates import HANG_S, Call, Gate, in_thread
 from held import HeldJob, finish, other
 
 import durably
+from durably.client.callbacks import Callbacks
 from durably.plugins import LogPersistence
 from durably.store.outcome import OwnerDead
 from durably.store.sqlite.sql import requeue
@@ -286,13 +287,13 @@ def test_wait_tells_what_comes_after_its_start(
 ) -> None:
     """Progress and lines from before the wait are no news, those of other runs never."""
     has_begun = threading.Event()
-    skip_progress = app._client.waiter.skip_progress
+    skip_progress = Callbacks.skip_progress
 
     def skip_and_tell(*args: Any) -> None:
         skip_progress(*args)
         has_begun.set()
 
-    monkeypatch.setattr(app._client.waiter, "skip_progress", skip_and_tell)
+    monkeypatch.setattr(Callbacks, "skip_progress", skip_and_tell)
 
     @durably.job
     def staged(step: durably.StepContext) -> None:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from durably._platform.nesting import MAX_DEPTH
 from durably._platform.safe_repr import type_name
-from durably._platform.signals import raise_if_signal
 from durably.codec import messages
 from durably.codec.annotations import resolve_annotations, return_type_of, signature_of
 from durably.codec.json_text import dump, load
@@ -129,7 +128,6 @@ class Codec:
             msg = f"{what}: {error}"
             raise ValidationError(msg) from error
         except Exception as error:
-            raise_if_signal(error)
             raise ValidationError(sentence(what, self._problems_in(error))) from error
 
     def encode(self, value: Any, type_: Any, *, what: str, name: str | None = None) -> str:
@@ -159,7 +157,6 @@ class Codec:
         try:
             data = load(text)
         except Exception as error:
-            raise_if_signal(error)
             raise ValidationError(sentence(_named(what, name), self._problems_in(error))) from error
         if type_ is UNTYPED or (type(data) is type_ and type_ in SCALARS):
             return data
@@ -171,7 +168,6 @@ class Codec:
             msg = f"{_named(what, name)}: {error}"
             raise ValidationError(msg) from error
         except Exception as error:
-            raise_if_signal(error)
             said = sentence(_named(what, name), self._problems_in(error))
             raise ValidationError(f"{said}; {advice}" if advice else said) from error
 
@@ -205,7 +201,6 @@ class Codec:
             msg = f"{_named(what, name)}: {error}; return data of a supported type"
             raise SerializationError(msg) from error
         except Exception as error:
-            raise_if_signal(error)
             said, problems = _named(what, name), self._problems_in(error)
             if type(type_) is Unresolved:
                 said = f"{said}: {type_.reason}. Without that type"

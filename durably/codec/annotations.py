@@ -12,7 +12,6 @@ import weakref
 from collections.abc import Callable, Container, Mapping
 from typing import Any, Final
 
-from durably._platform.signals import raise_if_signal
 from durably.codec.messages import IMPORT_IT, OR_NAME_IT, show, text_of
 from durably.codec.plain import UNTYPED, Unresolved
 from durably.errors import ValidationError
@@ -34,8 +33,7 @@ def return_type_of(fn: Callable[..., Any]) -> Any:
         # A short path for the usual cases: a resume calls this for each step.
         try:
             annotation = fn.__annotations__.get("return", object)
-        except Exception as raised:  # noqa: BLE001 - Python 3.14 evaluates all of them here
-            raise_if_signal(raised)
+        except Exception:  # noqa: BLE001 - Python 3.14 evaluates all of them here
             annotation = None
         known = annotation if type(annotation) is type else _return_types.get(fn, _UNKNOWN)
         if known is not _UNKNOWN:
@@ -63,7 +61,6 @@ def _resolved_return(target: Any, annotation: Any) -> Any:
     try:
         result = _return_type(_resolve(target, {"return": annotation})["return"])
     except Exception as error:  # noqa: BLE001 - whatever evaluating an annotation raises
-        raise_if_signal(error)
         # Not remembered: what it names may be defined before the function is used again.
         return Unresolved(_unresolved(target, "return", annotation, error))
     with contextlib.suppress(TypeError):
@@ -74,8 +71,7 @@ def _resolved_return(target: Any, annotation: Any) -> Any:
 def _annotations_of(target: Any) -> Any:
     try:
         return getattr(target, "__annotations__", None)
-    except Exception as raised:
-        raise_if_signal(raised)
+    except Exception:
         if sys.version_info >= (3, 14):
             # Evaluated lazily, and one of them cannot be: the others can.
             import annotationlib  # noqa: PLC0415 - where first needed
@@ -155,6 +151,5 @@ def resolve_annotations(
         try:
             resolved.update(_resolve(target, {name: annotation}))
         except Exception as error:
-            raise_if_signal(error)
             raise ValidationError(_unresolved(fn, name, annotation, error)) from error
     return resolved

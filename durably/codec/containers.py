@@ -13,7 +13,6 @@ from cattrs.cols import list_structure_factory, mapping_structure_factory
 from cattrs.errors import IterableValidationError
 
 from durably._platform.safe_repr import type_name
-from durably._platform.signals import raise_if_signal
 from durably.codec.cattrs_errors import with_note
 from durably.codec.json_text import dump, load
 from durably.codec.messages import Mismatch, NotStorable, Problem
@@ -150,7 +149,6 @@ def _tuple_of(codec: TypeCodec, cls: Any, items: list[TypeCodec]) -> None:
             try:
                 values.append(item.read(each, item))
             except Exception as error:  # noqa: BLE001 - hooks and validators raise anything
-                raise_if_signal(error)
                 errors.append(with_note(error, index))
         if errors:
             raise IterableValidationError(codec.name, errors, tuple)

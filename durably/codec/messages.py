@@ -10,7 +10,6 @@ from typing import Any, Final
 
 from durably._platform.nesting import MAX_DEPTH, is_too_deep
 from durably._platform.safe_repr import full_name, safe_repr, too_deep, type_name
-from durably._platform.signals import raise_if_signal
 
 _MAX_REPR: Final = 80
 _MAX_TEXT: Final = 300
@@ -95,8 +94,7 @@ def show(value: object) -> str:
         return too_deep(value)
     try:
         return clip(_repr_of(value), _MAX_REPR)
-    except Exception as raised:  # noqa: BLE001 - a failing repr must not hide the error being reported
-        raise_if_signal(raised)
+    except Exception:  # noqa: BLE001 - a failing repr must not hide the error being reported
         return "<no repr>"
 
 
@@ -179,8 +177,7 @@ def text_of(error: BaseException) -> str:
         # attrs' validators put the attribute, the limits and the value behind the sentence.
         first = error.args[0] if error.args else ""
         text = first if isinstance(first, str) and len(error.args) > 1 else str(error)
-    except Exception as raised:  # noqa: BLE001 - a failing str() must not hide the error being reported
-        raise_if_signal(raised)
+    except Exception:  # noqa: BLE001 - a failing str() must not hide the error being reported
         text = ""
     name = type(error).__name__
     return clip(f"{name}: {text}" if text else name)

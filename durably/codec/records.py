@@ -13,7 +13,6 @@ from cattrs import override
 from cattrs.errors import ClassValidationError
 from cattrs.gen.typeddicts import make_dict_structure_fn
 
-from durably._platform.signals import raise_if_signal
 from durably.codec.cattrs_errors import MissingKeyError, with_note
 from durably.codec.messages import (
     NotStorable,
@@ -94,7 +93,6 @@ def record(codec: TypeCodec, codecs: TypeCodecLookup) -> None:
         try:
             return cls(**arguments)
         except Exception as error:
-            raise_if_signal(error)
             failed = _failing_validators(cls, arguments) if attrs.has(cls) else []
             raise ClassValidationError(expected, failed or [error], cls) from error
 
@@ -206,8 +204,7 @@ def _failing_validators(cls: Any, arguments: dict[str, Any]) -> list[Exception]:
         for attribute in attrs.fields(cls):
             value = arguments.get(attribute.alias or attribute.name, attribute.default)
             object.__setattr__(instance, attribute.name, _set_by_init(attribute, value, instance))
-    except Exception as raised:  # noqa: BLE001 - a converter or a default failed, and no validator
-        raise_if_signal(raised)
+    except Exception:  # noqa: BLE001 - a converter or a default failed, and no validator
         return []
     failed = []
     for attribute in attrs.fields(cls):
@@ -215,7 +212,6 @@ def _failing_validators(cls: Any, arguments: dict[str, Any]) -> list[Exception]:
             try:
                 attribute.validator(instance, attribute, getattr(instance, attribute.name))
             except Exception as error:  # noqa: BLE001 - validators raise anything
-                raise_if_signal(error)
                 failed.append(with_note(error, attribute.name))
     return failed
 

@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import cattrs
 
-from durably._platform.signals import raise_if_signal
 from durably.codec import containers, scalars
 from durably.codec.messages import Problem, Unsupported, name_of, text_of
 from durably.codec.plain import SCALARS, Misfit, is_named_tuple
@@ -169,7 +168,6 @@ def _with_path(codec: TypeCodec, write: Callable[[Any], Any]) -> Callable[[Any],
         except RecursionError:
             raise
         except Exception as error:  # noqa: BLE001 - hooks raise anything
-            raise_if_signal(error)
             said = f"the unstructure hook for {codec.name} failed: {text_of(error)}"
             return Misfit(value, Problem(said))
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import cattrs
 
-from durably._platform.signals import raise_if_signal
 from durably.codec.cattrs_errors import problems_in
 from durably.codec.messages import NotStorable, Problem, Problems, TooDeep
 from durably.codec.plain import all_plain, copy_and_problems, plain
@@ -110,7 +109,6 @@ def _read_loosely(codec: TypeCodec, data: Any) -> Any:
         try:
             codec.read(held, codec.type)
         except Exception as error:  # noqa: BLE001 - hooks and validators raise anything
-            raise_if_signal(error)
             for path, text in problems_in(error):
                 wrong.setdefault(path[1:], Problem(text, path[1:]))
         for each in rejected:

@@ -11,7 +11,6 @@ from typing import Any, Final, TypeVar
 
 import attrs
 
-from durably._platform.signals import raise_if_signal
 from durably.codec.messages import IMPORT_IT, Unsupported, name_of, text_of
 from durably.codec.plain import UNTYPED
 
@@ -95,7 +94,6 @@ def hints_of(type_: Any) -> dict[str, Any]:
             # A class that was defined in a function may name itself.
             hints = typing.get_type_hints(cls, localns={cls.__name__: cls}, include_extras=True)
     except Exception as error:
-        raise_if_signal(error)
         msg = f"an annotation of {name_of(cls)} cannot be resolved ({text_of(error)}); {IMPORT_IT}"
         raise Unsupported(msg) from error
     variables = _variables_of(type_)

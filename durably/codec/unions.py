@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from cattrs.errors import BaseValidationError
 
-from durably._platform.signals import raise_if_signal
 from durably.codec.messages import Mismatch, Problem, TooDeep, name_of
 from durably.codec.plain import SCALARS, Misfit, copy_and_problems, plain
 from durably.codec.type_codec import ANYTHING, TypeCodec, TypeCodecLookup
@@ -81,7 +80,6 @@ class _Union:
             except RecursionError:
                 raise
             except Exception as error:  # noqa: BLE001 - hooks and validators raise anything
-                raise_if_signal(error)
                 errors.append(error)
         # An error with a path inside the data or a reason is more specific than a mismatch.
         inside = [error for error in errors if isinstance(error, BaseValidationError)]
@@ -100,8 +98,8 @@ class _Union:
                     return data
             except RecursionError:
                 raise
-            except Exception as raised:  # noqa: BLE001 - reported when the tagged data is read
-                raise_if_signal(raised)
+            except Exception:  # noqa: BLE001, S110 - reported when the tagged data is read
+                pass
         return {_UNION: label, _VALUE: data}
 
     def _is_tagged(self, data: Any) -> bool:
@@ -176,8 +174,7 @@ def _distance(codec: TypeCodec, value: Mapping[Any, Any]) -> int:
         elif type(value[key]) in SCALARS:
             try:
                 field.codec.read(value[key], None)
-            except Exception as raised:  # noqa: BLE001 - of whatever kind
-                raise_if_signal(raised)
+            except Exception:  # noqa: BLE001 - of whatever kind
                 wrong += 1
         elif isinstance(value[key], Mapping):
             wrong += not _takes_objects(field.codec)

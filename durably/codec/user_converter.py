@@ -9,7 +9,6 @@ from typing import Any
 import cattrs
 from cattrs.errors import StructureHandlerNotFoundError
 
-from durably._platform.signals import raise_if_signal
 from durably.codec import containers, scalars
 from durably.codec.messages import Unsupported, name_of, text_of
 from durably.codec.typing_utils import is_union
@@ -91,14 +90,12 @@ def _hook_added_by_user(
     try:
         bare = get_bare(type_)
     except Exception as error:  # noqa: BLE001 - cattrs fails on some types in its own ways
-        raise_if_signal(error)
         rejected = type(error)
     try:
         hook = get(type_)
     except (rejected, StructureHandlerNotFoundError):
         return None
     except Exception as error:
-        raise_if_signal(error)
         msg = f"{name_of(type_)}: a hook factory of the converter failed: {text_of(error)}"
         raise Unsupported(msg) from error
     if hasattr(hook, "overrides") and hasattr(bare, "overrides"):  # both were generated

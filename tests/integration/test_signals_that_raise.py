@@ -23,7 +23,6 @@ from invariants import check
 
 import durably
 from durably import Durably, RunStatus, StepContext
-from durably.store.sqlite.sql import queries
 from durably.worker.pool import Pool
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGALRM")
@@ -286,7 +285,7 @@ def test_healthy_file_is_not_lost(
     app = opened(tmp_path / "x.db").start()
     run = app.jobs["work"].trigger_and_wait()
     with monkeypatch.context() as patch:
-        module, name = (os, "stat") if call == "stat" else (queries, "find")
+        module, name = (os, "stat") if call == "stat" else (app._store, "find_run")
         real = getattr(module, name)
 
         def interrupted(*args: Any, **kwargs: Any) -> Any:

@@ -23,8 +23,8 @@ ROOT: Final = Path(durably.__file__).parents[1]
 TESTS: Final = Path(__file__).parent
 PROGRAMS: Final = TESTS / "programs"
 ENVIRONMENT: Final = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{TESTS}"}
-# Only guards against hanging; below the default stale_threshold of 30 s, so that what
-# waits for that in vain does not look like what works.
+# Only guards against hanging; below the default stale_threshold of 30 s, so that a test whose
+# program only works after that fails.
 DEADLINE_S: Final = 20.0
 
 Eventually = Callable[[Callable[[], object]], None]

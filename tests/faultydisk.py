@@ -132,7 +132,7 @@ class FaultyDisk:
             self.count = 0
             self.hit = []
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """Let everything succeed from now on."""
         with self._lock:
             self._left = 0

@@ -201,10 +201,10 @@ UNFENCED: Final = Source("store/sqlite/sql/steps.py", FENCE, "FROM durably_runs 
 
 PACKAGE: Final[dict[str, Mutant]] = {
     "no fence": Mutant(
-        "crash/test_fencing.py::test_write_is_refused_that_was_about_to_be_made", [UNFENCED]
+        "crash/test_fencing.py::test_write_is_rejected_that_was_about_to_be_made", [UNFENCED]
     ),
     "fence outside the transaction": Mutant(
-        "crash/test_fencing.py::test_write_is_refused_that_was_about_to_be_made",
+        "crash/test_fencing.py::test_write_is_rejected_that_was_about_to_be_made",
         [
             UNFENCED,
             Source(
@@ -294,7 +294,7 @@ PACKAGE: Final[dict[str, Mutant]] = {
     ),
     "step of an owner that was stopped for long": Mutant(
         "integration/test_taken_over.py::"
-        "test_an_owner_that_was_stopped_for_long_looks_before_it_executes_a_step",
+        "test_an_owner_that_was_stopped_for_long_checks_before_it_executes_a_step",
         [
             Source(
                 "execution/step_runner.py",
@@ -380,7 +380,7 @@ PACKAGE: Final[dict[str, Mutant]] = {
         ],
     ),
     "lost file that nobody looks for": Mutant(
-        "crash/test_file_lost.py::test_every_call_of_an_engine_that_was_not_started_looks",
+        "crash/test_file_lost.py::test_every_call_of_an_engine_that_was_not_started_checks",
         [
             Source(
                 "store/sqlite/connection/file_checks.py",

@@ -136,7 +136,7 @@ class Recorder(apsw.VFS):
         self._next_inode = 1
         super().__init__(name, "")
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """No sync fails any more."""
         self.sync_fails = lambda: False
 

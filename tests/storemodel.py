@@ -819,7 +819,7 @@ class StoreMachine(RuleBasedStateMachine):
     # -- log lines and lists -------------------------------------------------------------------
 
     def log(self, number: int) -> None:
-        """Whoever executes or once executed a run may log; lines of deleted runs are dropped."""
+        """An owner that executes or has executed a run may log; lines of deleted runs are gone."""
         lines = []
         for each in (number, number // 2, number // 4):
             run_id, run = self.a_run(each)

@@ -68,7 +68,7 @@ def live(folder: Path, deed: Callable[[], object], seed: int) -> None:
         synchronous="normal",
     )
     ledger.listen(app)
-    # Before the start: a trigger for which there is no memory would be refused.
+    # Before the start: a trigger for which there is no memory would be rejected.
     for _ in range(rng.randrange(1, 6)):
         ledger.leave("triggered", app.jobs["work"].trigger().id)
     with app:

@@ -124,7 +124,7 @@ class Session:
         with self._lock:
             self._told += 1
             if not self._fault.times and self._told >= 3:
-                self._disk.mend()
+                self._disk.repair()
 
     def _worker_error(self, event: Any) -> None:
         self.counts["told as worker:error"] += 1
@@ -163,7 +163,7 @@ class Session:
             self.acknowledged[event.run_id] = event.type.removeprefix("run:").rstrip("e") + "ed"
 
     def trigger(self, app: durably.Durably, payload: Any = None, **options: Any) -> Any:
-        """Trigger until it is acknowledged; what was refused must not be there."""
+        """Trigger until it is acknowledged; what was rejected must not be there."""
         handle = app.jobs["work"]
         for _ in range(MOST_TRIES):
             with self.looking():
@@ -174,7 +174,7 @@ class Session:
                 self._tell("trigger", exc)
                 with self.looking():
                     if app.count_runs() != before:
-                        self.found.append(f"a trigger that was refused is stored: {exc}")
+                        self.found.append(f"a trigger that was rejected is stored: {exc}")
             else:
                 self.acknowledged.setdefault(run.id, "triggered")
                 return run
@@ -341,7 +341,7 @@ def attempt(folder: Path, workload: str, fault: Fault) -> tuple[list[str], Count
         except Exception as exc:
             raise AssertionError(f"{workload}, {fault}, {disk.hit[:3]}: {exc!r}") from exc
         operations = disk.count
-        disk.mend()
+        disk.repair()
         session.look_back()
     shutil.rmtree(live)
     session.counts["operations failed"] += len(disk.hit)

@@ -121,7 +121,7 @@ class Workload:
         with ExitStack() as stack:
             apps = [stack.enter_context(self._open()) for _ in range(engines)]
             self._fail_syncs()
-            stack.callback(self._recorder.mend)
+            stack.callback(self._recorder.repair)
             for _ in range(actions):
                 action = self._rng.choices(
                     ["trigger", "cancel", "retry", "delete", "purge", "tidy"],

@@ -119,7 +119,7 @@ def _use(app: durably.Durably, miser: Miser, rng: random.Random) -> None:
         *miser.scrimp("batch_trigger", lambda: handle.batch_trigger([None, None])),
     ]
     if app.count_runs() != 3:
-        miser.found.append(f"a trigger that was refused is stored: {app.get_runs()}")
+        miser.found.append(f"a trigger that was rejected is stored: {app.get_runs()}")
     for status in ("failed", "completed"):
         for _ in range(MOST_TRIES):
             if not miser.scrimp("process_one", app.process_one):

@@ -38,7 +38,7 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Path,
 
 def test_full_disk_is_a_clear_error(disk: tuple[Path, str]) -> None:
     """A trigger on a full disk is a DatabaseError that says so; every run that was acknowledged is
-    there, a batch is refused whole, and the same engine works again when there is room.
+    there, a batch is rejected whole, and the same engine works again when there is room.
     """
     folder, how = disk
     with Child("full_disk", folder / "runs.db", how, "trigger") as child:

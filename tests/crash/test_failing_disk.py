@@ -34,7 +34,7 @@ FAULTS = 7
 @pytest.mark.parametrize("kinds", [WRITING, READING], ids=["writing", "reading"])
 def test_failing_operation(tmp_path: Path, seed: int, workload: str, kinds: frozenset[str]) -> None:
     """Every action goes through with the same engine when the disk works again. Until then its
-    caller gets a DatabaseError with the cause, and what was refused is not there; a step is
+    caller gets a DatabaseError with the cause, and what was rejected is not there; a step is
     executed once; no run fails for it.
     """
     rng = random.Random(seed)
@@ -71,7 +71,7 @@ def test_opening_that_fails_leaves_nothing_open(
             assert open_files(path) == []
             if not disk.hit:
                 break
-            disk.mend()
+            disk.repair()
             durably.Durably(path).close()
     assert failures > 2
 
@@ -90,7 +90,7 @@ def test_reads_that_fail_leave_no_connection(tmp_path: Path) -> None:
                     assert disk.hit
                 assert len(database._connections.open) == before + len(database._readers._spare)
             finally:
-                disk.mend()
+                disk.repair()
                 database.close()
             if not disk.hit:
                 break
@@ -142,7 +142,7 @@ def test_checker_sees_an_error_that_is_swallowed(
     assert seen
 
 
-def test_disk_that_fails_when_told(tmp_path: Path) -> None:
+def test_disk_that_fails_when_asked_to(tmp_path: Path) -> None:
     """SQLite gets the code that was asked for, at the operation that was asked for, and goes on
     without its own checkpoint where that is what fails.
     """
@@ -160,7 +160,7 @@ def test_disk_that_fails_when_told(tmp_path: Path) -> None:
                 outcomes.append((disk.hit[0], 0))
             except apsw.Error as exc:
                 outcomes.append((disk.hit[0], exc.extendedresult))
-        disk.mend()
+        disk.repair()
         assert ("write test.db-wal", apsw.SQLITE_FULL) in outcomes
         assert ("sync test.db-wal", apsw.SQLITE_IOERR_FSYNC) in outcomes
         assert ("write test.db", 0) in outcomes

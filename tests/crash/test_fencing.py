@@ -35,11 +35,11 @@ WRITES = [
 
 
 @pytest.mark.parametrize("write", WRITES)
-def test_write_of_an_earlier_owner_is_refused(
+def test_write_of_an_earlier_owner_is_rejected(
     tmp_path: Path, write: str, eventually: Eventually
 ) -> None:
     """A completion, a failure, a checkpoint, a failed step or progress of an owner whose run was
-    taken over is refused: the run and its steps stay as the new owner left them.
+    taken over is rejected: the run and its steps stay as the new owner left them.
     """
 
     @durably.job(origin="any")
@@ -76,13 +76,13 @@ def test_write_of_an_earlier_owner_is_refused(
 
 
 def trigger_one_more(app: durably.Durably) -> str:
-    """One more run of the job, whoever executes it; its id."""
+    """Trigger one more run of the job, for any of the engines; return its id."""
     return app.jobs["hold"].trigger().id
 
 
 @pytest.mark.parametrize("write", WRITES)
-def test_write_is_refused_while_the_new_owner_executes(tmp_path: Path, write: str) -> None:
-    """An earlier owner that no heartbeat has told anything is refused by the database itself, while
+def test_write_is_rejected_while_the_new_owner_executes(tmp_path: Path, write: str) -> None:
+    """The database itself rejects the write of an earlier owner that has had no heartbeat, while
     the run is being executed by the new one.
     """
     entered, leave = threading.Event(), threading.Event()
@@ -129,7 +129,7 @@ def test_write_is_refused_while_the_new_owner_executes(tmp_path: Path, write: st
 
 
 @pytest.mark.parametrize("write", ["checkpoint", "failed step"])
-def test_write_is_refused_that_was_about_to_be_made(tmp_path: Path, write: str) -> None:
+def test_write_is_rejected_that_was_about_to_be_made(tmp_path: Path, write: str) -> None:
     """A run that is taken over in the instant before a checkpoint is written keeps what its new
     owner stores: who owns it is asked in the write itself and not before.
     """

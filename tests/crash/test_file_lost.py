@@ -89,7 +89,7 @@ CALLS: dict[str, Callable[[durably.Durably, durably.Run], object]] = {
 
 
 @LOSSES
-def test_every_call_of_an_engine_that_was_not_started_looks(
+def test_every_call_of_an_engine_that_was_not_started_checks(
     database: Path, lose: Callable[[Path], None]
 ) -> None:
     """The next call of an engine that was not started raises DatabaseLostError naming the file, and
@@ -243,7 +243,7 @@ def test_loss_while_the_with_block_waits_for_its_runs(
 
 
 def test_waits_end_when_the_file_is_lost(database: Path, eventually: Eventually) -> None:
-    """Whoever waits for a run is told by DatabaseLostError, and does not wait for ever."""
+    """A wait for a run raises DatabaseLostError, and does not last for ever."""
     entered, leave = threading.Event(), threading.Event()
 
     @durably.job

@@ -207,10 +207,10 @@ FOREIGN = {
 
 @pytest.mark.parametrize("kind", FOREIGN)
 @pytest.mark.parametrize("is_wal", [False, True])
-def test_foreign_file_is_refused_and_left_untouched(
+def test_foreign_file_is_rejected_and_left_untouched(
     tmp_path: Path, kind: str, is_wal: bool
 ) -> None:
-    """Another program's database and a newer durably's are refused with SchemaError, byte by byte
+    """Another program's database and a newer durably's are rejected with SchemaError, byte by byte
     as they were, with no file left beside them.
     """
     path = tmp_path / "foreign.db"

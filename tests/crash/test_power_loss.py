@@ -112,7 +112,7 @@ def test_heartbeat_whose_sync_came_to_nothing_takes_no_commit_with_it(tmp_path: 
             vfs.sync_fails = lambda: True
             with pytest.raises(DatabaseError):
                 database.write(enqueueing.enqueue_plain, NewRun("refused", "job", "null"), 3)
-            vfs.mend()
+            vfs.repair()
             database.write(enqueueing.enqueue_plain, NewRun("acknowledged", "job", "null"), 4)
             disk = Disk(vfs.log)
             disk.advance(len(vfs.log))
@@ -124,7 +124,7 @@ def test_heartbeat_whose_sync_came_to_nothing_takes_no_commit_with_it(tmp_path: 
 
 @pytest.mark.parametrize("failures", [1, 2], ids=["once", "twice"])
 @pytest.mark.parametrize("is_batch", [False, True], ids=["statement", "transaction"])
-def test_refused_trigger_is_not_found_done(tmp_path: Path, failures: int, is_batch: bool) -> None:
+def test_rejected_trigger_is_not_found_done(tmp_path: Path, failures: int, is_batch: bool) -> None:
     """A commit whose sync fails lies whole in SQLite's log: it is overwritten before the caller is
     told, so that a process killed at that moment does not leave done what it has refused.
     """

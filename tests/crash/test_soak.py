@@ -70,7 +70,7 @@ def test_one_command_runs_them() -> None:
     assert "checks passed" in done.stdout
 
 
-def test_finding_is_told_with_its_seed(
+def test_finding_is_reported_with_its_seed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On a finding the status is 1, and what shows it again is the last thing that is printed."""

@@ -179,7 +179,7 @@ def check_what_is_left(
 
     Args:
         has_zombies: processes were stopped past the threshold: the step that one was about to
-            execute it executes when it goes on, and its result is refused.
+            execute it executes when it goes on, and its result is rejected.
     """
     drain(folder, **options)
     in_child(_check_left, folder, has_zombies)

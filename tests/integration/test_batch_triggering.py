@@ -83,7 +83,7 @@ def test_an_empty_batch_is_no_run(app: durably.Durably) -> None:
     ],
     ids=repr,
 )
-def test_one_bad_item_refuses_the_batch_and_is_named(app: durably.Durably, bad: Any) -> None:
+def test_one_bad_item_rejects_the_batch_and_is_named(app: durably.Durably, bad: Any) -> None:
     """Nothing is stored or told, and the message says which item it was."""
     heard: list[Any] = []
     app.on("*", heard.append)
@@ -171,7 +171,7 @@ def test_a_large_batch_is_executed_in_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("items", [5, "abc", b"abc", {"a": 1}, None])
 def test_a_batch_is_several_items(app: durably.Durably, items: Any) -> None:
-    """What is not several payloads (text, a mapping, a number) is refused as a batch."""
+    """What is not several payloads (text, a mapping, a number) is rejected as a batch."""
     with pytest.raises(
         durably.ValidationError,
         match="the items of a batch must be an iterable, such as a list, not ",

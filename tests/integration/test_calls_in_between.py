@@ -491,7 +491,7 @@ class TestListeners:
         with Durably(tmp_path / "y.db") as app:
             assert [status(app, run) for run in runs] == ["completed"] * 2
 
-    def test_the_last_errors_are_told(self, app: Durably) -> None:
+    def test_the_last_errors_are_reported(self, app: Durably) -> None:
         """What the heartbeat met with right before the stop, too."""
         heard: list[str] = []
         app.on("worker:error", lambda event: heard.append(event.error.message))
@@ -520,7 +520,7 @@ class TestListeners:
         with app:
             monkeypatch.setattr(pool, "claim", close_after)
 
-    def test_a_trigger_is_told_before_the_start(
+    def test_a_trigger_is_reported_before_the_start(
         self, tmp_path: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Also where a slot gets free between its commit and its telling."""

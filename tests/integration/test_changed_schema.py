@@ -34,7 +34,7 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("difference", SCHEMA_DAMAGES)
-def test_what_somebody_did_to_durablys_schema_is_refused(path: Path, difference: str) -> None:
+def test_what_somebody_did_to_durablys_schema_is_rejected(path: Path, difference: str) -> None:
     """A planted trigger or table, a changed or missing guard: a SchemaError that names it, and the
     file stays as it was.
     """
@@ -98,7 +98,7 @@ def test_names_in_the_file_are_shown_harmlessly(path: Path) -> None:
     assert "and 4 more" in text
 
 
-def test_a_trigger_in_an_older_file_is_refused_before_it_is_migrated(tmp_path: Path) -> None:
+def test_a_trigger_in_an_older_file_is_rejected_before_it_is_migrated(tmp_path: Path) -> None:
     """What is planted in a file of an older version does not run with its migration."""
     db = apsw.Connection(str(tmp_path / "old.db"))
     scripts = schema.migrations()

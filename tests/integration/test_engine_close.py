@@ -62,7 +62,7 @@ def beside(path: Path) -> list[str]:
 
 
 class TestClose:
-    def test_a_write_that_comes_meanwhile_is_refused(
+    def test_a_write_that_comes_meanwhile_is_rejected(
         self,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
@@ -186,7 +186,7 @@ class TestClose:
         assert methods == asked | internal
 
     @pytest.mark.parametrize("how", ["wait", "timed wait", "as_completed", "trigger_and_wait"])
-    def test_whoever_waits_is_told(self, tmp_path: Path, how: str) -> None:
+    def test_waiting_threads_are_notified(self, tmp_path: Path, how: str) -> None:
         """A wait in another thread ends with EngineClosedError when the engine is closed."""
         # Another started engine has the file open: a wait without a timeout may go on.
         other = Durably(tmp_path / "x.db").init()

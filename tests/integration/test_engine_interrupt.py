@@ -69,7 +69,7 @@ class TestInterrupt:
         assert outcome == [None]
         assert status(app, run) == "pending"
 
-    def test_whoever_starts_next_goes_on_at_once(
+    def test_the_next_start_continues_at_once(
         self, app: Durably, gate: Gate, tmp_path: Path
     ) -> None:
         """Another engine, whose threshold is long, goes on from the next step."""

@@ -166,7 +166,7 @@ class TestStop:
         assert app._store.database.is_closed
 
     @pytest.mark.parametrize("timeout", [-1, "1", True, float("nan")], ids=repr)
-    def test_a_bad_timeout_is_refused_and_stops_nothing(self, app: Durably, timeout: Any) -> None:
+    def test_a_bad_timeout_is_rejected_and_stops_nothing(self, app: Durably, timeout: Any) -> None:
         """The engine is still started after a ValidationError."""
         app.start()
         with pytest.raises(durably.ValidationError, match="timeout"):

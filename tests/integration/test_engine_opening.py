@@ -274,7 +274,7 @@ class TestRefused:
         refused(path, SchemaError, r"notes\.txt.*not.*left as it is")
 
     def test_a_directory(self, tmp_path: Path) -> None:
-        """A directory is refused by name, and nothing is made in it."""
+        """A directory is rejected by name, and nothing is made in it."""
         with pytest.raises(ValidationError, match=f"{tmp_path.name}.*directory"):
             Durably(tmp_path)
         assert list(tmp_path.iterdir()) == []
@@ -295,7 +295,7 @@ class TestRefused:
 
     @pytest.mark.parametrize("kind", ["fifo", "device"])
     def test_what_is_no_regular_file(self, tmp_path: Path, kind: str) -> None:
-        """A pipe or a device is refused at once, and not waited for."""
+        """A pipe or a device is rejected at once, and not waited for."""
         path = tmp_path / "pipe"
         if kind == "fifo":
             os.mkfifo(path)
@@ -329,7 +329,7 @@ class TestRefused:
             app.jobs["quick"].trigger()
         assert isinstance(caught.value.__cause__, apsw.CorruptError)
 
-    def test_a_refusal_leaves_nothing_open(self, tmp_path: Path) -> None:
+    def test_a_rejection_leaves_nothing_open(self, tmp_path: Path) -> None:
         """After refusals this process has no descriptor of the file."""
         path = tmp_path / "notes.txt"
         path.write_text("no database" * 1000)

@@ -137,7 +137,7 @@ def test_the_events_of_triggers_that_find_a_run(tmp_path):
     assert [(e.payload, e.labels) for e in events[-2:]] == [(Order(4), {}), (Order(5), {"a": "b"})]
 
 
-def test_cancel_and_delete_are_told(tmp_path):
+def test_cancel_and_delete_are_reported(tmp_path):
     """``cancel``, ``delete_run`` and ``purge_runs`` tell run:cancel and run:delete."""
 
     def job(step):
@@ -159,7 +159,7 @@ def test_cancel_and_delete_are_told(tmp_path):
 
 
 @pytest.mark.parametrize("reason", ["dead", "stale"])
-def test_a_recovery_is_told_where_the_reaper_ran(tmp_path, reason):
+def test_a_recovery_is_reported_where_the_reaper_ran(tmp_path, reason):
     """``run:recover`` says whether the run's process was dead or hung."""
 
     @durably.job(origin="any")
@@ -185,7 +185,7 @@ def test_a_recovery_is_told_where_the_reaper_ran(tmp_path, reason):
     assert only(events, "run:start").attempt == 2
 
 
-def test_an_interrupt_and_a_late_step_are_told_by_the_engine_they_concern(tmp_path):
+def test_an_interrupt_and_a_late_step_are_reported_by_the_engine_they_concern(tmp_path):
     """run:interrupt and step:cancel come from the engine that executed, from no other."""
     inside = threading.Event()
 
@@ -217,7 +217,7 @@ def test_an_interrupt_and_a_late_step_are_told_by_the_engine_they_concern(tmp_pa
     assert types(of_other) == ["run:cancel"]
 
 
-def test_an_error_of_durablys_own_threads_is_told(tmp_path, monkeypatch):
+def test_an_error_of_durablys_own_threads_is_reported(tmp_path, monkeypatch):
     """worker:error tells the error, what it happened in, and the run, if it was about one."""
 
     def refuse(*_):

@@ -147,7 +147,7 @@ def test_steps_keep_their_index_when_the_code_changes(tmp_path):
     ]
 
 
-def test_a_checkpoint_that_todays_type_refuses_fails_the_run(tmp_path):
+def test_a_checkpoint_that_todays_type_rejects_fails_the_run(tmp_path):
     """A stored result that does not fit today's annotation is an error that names the step."""
 
     def read_text() -> str:

@@ -135,7 +135,7 @@ def test_filters_may_be_generators(app: durably.Durably) -> None:
     ],
     ids=repr,
 )
-def test_filters_that_mean_nothing_are_refused(
+def test_filters_that_mean_nothing_are_rejected(
     app: durably.Durably, filters: dict[str, Any]
 ) -> None:
     """By get_runs and by count_runs, rather than matching nothing."""
@@ -147,7 +147,9 @@ def test_filters_that_mean_nothing_are_refused(
 
 @pytest.mark.parametrize("number", [-1, -(2**70), 2**70, 1.0, "1", True])
 @pytest.mark.parametrize("name", ["limit", "offset"])
-def test_limits_that_are_no_count_are_refused(app: durably.Durably, name: str, number: Any) -> None:
+def test_limits_that_are_no_count_are_rejected(
+    app: durably.Durably, name: str, number: Any
+) -> None:
     """A negative one above all: SQLite would take it for no limit."""
     with pytest.raises(durably.ValidationError, match=name):
         app.get_runs(**{name: number})
@@ -189,7 +191,7 @@ def test_an_id_of_no_run(app: durably.Durably, run_id: str) -> None:
 
 
 @pytest.mark.parametrize("run", [None, 5, b"01AAAAAAAAAAAAAAAAAAAAAAAA", object(), ["id"]])
-def test_what_is_no_run_and_no_id_is_refused(app: durably.Durably, run: Any) -> None:
+def test_what_is_no_run_and_no_id_is_rejected(app: durably.Durably, run: Any) -> None:
     """It is a ValidationError everywhere."""
     calls: list[Callable[[Any], object]] = [
         app.get_run,

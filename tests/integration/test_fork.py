@@ -300,7 +300,7 @@ def test_a_step_may_fork_if_its_child_ends(app: Durably) -> None:
 
 
 def test_a_step_whose_child_comes_back(tmp_path: Path) -> None:
-    """The copy of the job is refused in the child and ends; the parent stores its step once."""
+    """The copy of the job is rejected in the child and ends; the parent stores its step once."""
     done = execute("forks_in_a_step", tmp_path / "x.db")
     assert (done.returncode, done.stdout) == (0, "True 1\n"), done.stderr
 

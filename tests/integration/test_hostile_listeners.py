@@ -119,7 +119,7 @@ def test_every_call_of_an_engine_is_made_from_a_listener() -> None:
 def test_a_listener_calls_the_engine_at_every_event(
     tmp_path: Path, call: str, eventually: Callable[[Callable[[], object]], None]
 ) -> None:
-    """Any call at any event does what it says or is refused with one of durably's errors; it never
+    """Any call at any event does what it says or is rejected with one of durably's errors; it never
     hangs, and the runs come to an end.
     """
     inside = threading.local()
@@ -215,7 +215,7 @@ def test_a_listener_that_never_returns_holds_up_its_own_run_alone(tmp_path: Path
     [None, 7, "print", object(), UnshowableError()],
     ids=lambda each: type(each).__name__,
 )
-def test_what_cannot_be_called_is_refused(tmp_path: Path, listener: Any) -> None:
+def test_what_cannot_be_called_is_rejected(tmp_path: Path, listener: Any) -> None:
     """A listener, a handler, a callback that is none: a ValidationError, whatever its repr does."""
     with engine(tmp_path, quiet) as app:
         run = app.jobs["quiet"].trigger()

@@ -34,7 +34,7 @@ USES: dict[str, Callable[[durably.StepContext], object]] = {
 
 
 @pytest.mark.parametrize("ending", ["completed", "failed", "cancelled"])
-def test_a_kept_step_object_refuses_and_changes_nothing(tmp_path: Path, ending: str) -> None:
+def test_a_kept_step_object_rejects_and_changes_nothing(tmp_path: Path, ending: str) -> None:
     """Whatever is asked of a step object after the end of its run, in another run or in a later
     attempt of its own run: StopRun that names the run, and nothing is stored.
     """

@@ -103,7 +103,7 @@ def test_any_json_comes_back_as_it_was(tmp_path: Path) -> None:
     assert check(tmp_path / "durably.db") == []
 
 
-def test_any_text_is_a_key_and_a_label_or_is_refused(tmp_path: Path) -> None:
+def test_any_text_is_a_key_and_a_label_or_is_rejected(tmp_path: Path) -> None:
     """A key finds its run again and a label is filtered by, exactly; what cannot be stored is
     refused by name, and nothing is stored.
     """
@@ -149,7 +149,7 @@ def test_any_text_is_a_key_and_a_label_or_is_refused(tmp_path: Path) -> None:
 
 
 def test_any_text_asks_and_filters_harmlessly(tmp_path: Path) -> None:
-    """An id, a job name, a status or a label key that nobody has finds nothing or is refused."""
+    """An id, a job name, a status or a label key that nobody has finds nothing or is rejected."""
 
     def job(step: durably.StepContext) -> None:
         pass
@@ -190,7 +190,7 @@ def test_any_text_asks_and_filters_harmlessly(tmp_path: Path) -> None:
         assert [whole(run) for run in app.get_runs()] == [whole(kept)]
 
 
-def test_any_text_is_the_name_of_a_step_or_is_refused(tmp_path: Path) -> None:
+def test_any_text_is_the_name_of_a_step_or_is_rejected(tmp_path: Path) -> None:
     """A step of any name that may be is found by it in the next attempt; any other is a
     ValidationError in the job, and its function is not called.
     """
@@ -228,8 +228,8 @@ def test_any_text_is_the_name_of_a_step_or_is_refused(tmp_path: Path) -> None:
     assert check(tmp_path / "durably.db") == []
 
 
-def test_any_text_is_the_name_of_a_job_or_is_refused(tmp_path: Path) -> None:
-    """A job of any name that may be is executed under it; any other is refused when defined."""
+def test_any_text_is_the_name_of_a_job_or_is_rejected(tmp_path: Path) -> None:
+    """A job of any name that may be is executed under it; any other is rejected when defined."""
     with engine(tmp_path) as app:
 
         @fuzz
@@ -252,7 +252,7 @@ def test_any_text_is_the_name_of_a_job_or_is_refused(tmp_path: Path) -> None:
     assert check(tmp_path / "durably.db") == []
 
 
-def test_any_text_may_be_told(tmp_path: Path) -> None:
+def test_any_text_may_be_reported(tmp_path: Path) -> None:
     """As progress, as log line with any data, as the message of an error and of a failed step."""
 
     class ToldError(Exception):
@@ -356,7 +356,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("make", BAD.values(), ids=BAD)
-def test_what_is_no_json_is_refused_wherever_it_comes_from(tmp_path: Path, make: Any) -> None:
+def test_what_is_no_json_is_rejected_wherever_it_comes_from(tmp_path: Path, make: Any) -> None:
     """As payload a ValidationError and nothing stored; as result of a step or run a
     SerializationError that fails it. The engine goes on.
     """
@@ -450,7 +450,7 @@ def test_what_is_huge_comes_back_as_it_was(tmp_path: Path, make: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_huge_key_or_label_is_stored_or_refused(tmp_path: Path) -> None:
+def test_a_huge_key_or_label_is_stored_or_rejected(tmp_path: Path) -> None:
     """Names have a limit and keys have none: what is too long for one is a ValidationError, and a
     huge key finds its run.
     """

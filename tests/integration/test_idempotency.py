@@ -107,7 +107,7 @@ def test_a_key_is_free_again_once_its_run_is_deleted(app: durably.Durably) -> No
 
 
 def test_the_payload_is_validated_though_the_run_exists(app: durably.Durably) -> None:
-    """A payload that does not fit is refused before any key is looked at."""
+    """A payload that does not fit is rejected before any key is looked at."""
     app.jobs["other"].trigger(1, idempotency_key="i")
     with pytest.raises(durably.ValidationError):
         app.jobs["other"].trigger(object(), idempotency_key="i")

@@ -190,7 +190,7 @@ def test_another_content_is_another_import(tmp_path: Path) -> None:
     assert names == ["Aero B Ranch Airport", "Helsinki West Airport"]
 
 
-def test_a_failed_import_goes_on_once_the_cause_is_mended(tmp_path: Path) -> None:
+def test_a_failed_import_continues_once_the_cause_is_fixed(tmp_path: Path) -> None:
     """A target that cannot be opened fails the run with a message; the next start retries it."""
     options = ["--source", write_csv(tmp_path, GOOD), "--target", "folder/airports.db"]
     failed = execute(tmp_path, *options)
@@ -202,7 +202,7 @@ def test_a_failed_import_goes_on_once_the_cause_is_mended(tmp_path: Path) -> Non
     assert execute(tmp_path, *options).closing == (1, 0, 1, 0)
 
 
-def test_a_file_without_the_columns_is_refused_with_a_message(tmp_path: Path) -> None:
+def test_a_file_without_the_columns_is_rejected_with_a_message(tmp_path: Path) -> None:
     """A CSV of something else fails the run, and says which columns it lacks."""
     (tmp_path / "other.csv").write_text("icao,name\nEFHK,Helsinki\n", encoding="utf-8")
 
@@ -280,7 +280,7 @@ def read_terminal(terminal: int) -> bytes:
         (["--target", "one.db", "--database", "one.db"], "must be two files"),
     ],
 )
-def test_bad_options_are_refused(tmp_path: Path, options: list[str], complaint: str) -> None:
+def test_bad_options_are_rejected(tmp_path: Path, options: list[str], complaint: str) -> None:
     """A bad option is named, and no file is made."""
     refused = execute(tmp_path, *options)
 

@@ -124,7 +124,7 @@ def test_one_engine_that_cannot_be_closed_keeps_no_other_from_it(tmp_path: Path)
 
 def test_engines_that_a_thread_opens_again_and_again(tmp_path: Path) -> None:
     """A thread that goes on opening engines while the interpreter ends does not keep it from its
-    end: an engine that would never be closed is refused.
+    end: an engine that would never be closed is rejected.
     """
     done = ended(tmp_path, "opened_again_and_again")
     assert done.returncode == 0, done.stderr

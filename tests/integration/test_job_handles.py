@@ -38,7 +38,7 @@ def test_the_mapping_of_jobs_is_read_only_and_complete(app: durably.Durably) -> 
     """``jobs`` has a handle per registered job; ``get_job`` gives ``None`` for another name."""
     assert set(app.jobs) == {"order", "bare", "finish", "other"}
     with pytest.raises(TypeError):
-        app.jobs["mine"] = app.jobs["bare"]  # type: ignore[index]  # that is what is refused
+        app.jobs["mine"] = app.jobs["bare"]  # type: ignore[index]  # that is what is rejected
     assert app.get_job("bare") is app.jobs["bare"]
     assert app.get_job("nobody") is None
 
@@ -128,7 +128,7 @@ def test_a_job_that_is_not_registered_is_registered(app: durably.Durably) -> Non
 
 
 @pytest.mark.parametrize("value", [bare.run, None, 5, ["bare"]], ids=plainly)
-def test_what_is_neither_a_job_nor_a_name_is_refused(app: durably.Durably, value: Any) -> None:
+def test_what_is_neither_a_job_nor_a_name_is_rejected(app: durably.Durably, value: Any) -> None:
     """The message says what the call takes, and shows how to make a job of a function."""
     for name, arguments in (("trigger", ()), ("trigger_and_wait", ()), ("batch_trigger", ([],))):
         with pytest.raises(durably.ValidationError, match=f"^{name} takes a Job or its name.*@job"):
@@ -154,7 +154,7 @@ def test_the_same_function_again_replaces_the_old_one(app: durably.Durably) -> N
 
 
 def test_another_function_under_a_name_that_is_taken_is_a_conflict(app: durably.Durably) -> None:
-    """It is refused, and the first one stays."""
+    """It is rejected, and the first one stays."""
     with pytest.raises(durably.ConflictError, match="order"):
         app.register(durably.Job("order", bare.run))
     assert app.jobs["order"].job is order

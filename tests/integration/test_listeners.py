@@ -28,7 +28,7 @@ def test_a_decorator_of_no_type_is_rejected_at_once(tmp_path):
 # -- after the commit, in the thread where it happened -----------------------------------------
 
 
-def test_a_listener_finds_committed_what_it_is_told(tmp_path):
+def test_a_listener_finds_its_event_committed(tmp_path):
     """At each event another connection already sees the change."""
     seen = {}
 
@@ -66,7 +66,7 @@ def test_a_listener_finds_committed_what_it_is_told(tmp_path):
         assert seen["run:delete"] == (None, None)
 
 
-def test_events_are_told_in_the_thread_where_it_happened(tmp_path):
+def test_events_are_reported_in_the_thread_where_it_happened(tmp_path):
     """Triggers are told in the caller's thread, what a job does in its pool thread."""
     heard = []
 
@@ -234,7 +234,7 @@ def test_what_the_job_does_to_its_values_does_not_show_in_events(tmp_path):
         assert execute(app, {"p": 1}, labels={"l": "1"}).output == run.output
 
 
-def test_a_run_that_was_taken_over_tells_no_progress(tmp_path):
+def test_a_run_that_was_taken_over_reports_no_progress(tmp_path):
     """Progress that the database refuses is not told."""
 
     def job(step):

@@ -260,7 +260,7 @@ def test_the_death_of_the_process_that_executes_ends_the_wait(
         waiting.goes_on(eventually)
         child.kill()
         assert isinstance(waiting.result(), durably.NoWorkerError)
-    # Nothing was lost: whoever comes next goes on with it.
+    # Nothing was lost: the next engine continues it.
     app.start()
     assert app.wait(run).output == "here"
 
@@ -302,7 +302,7 @@ def with_children(app_of: list[durably.Durably]) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", ["parent", "collector"])
-def test_a_job_that_waits_in_the_last_worker_is_told(tmp_path: Path, name: str) -> None:
+def test_a_job_that_waits_in_the_last_worker_raises(tmp_path: Path, name: str) -> None:
     """Nothing is left to execute what it waits for: an error instead of waiting for ever."""
     app_of: list[durably.Durably] = []
     app = durably.Durably(tmp_path / "x.db", jobs=with_children(app_of), max_workers=1)
@@ -327,7 +327,7 @@ def test_a_job_may_wait_while_there_is_another_worker(tmp_path: Path, name: str)
         assert "child" in app.jobs[name].trigger_and_wait().output
 
 
-def test_run_that_ends_with_its_worker_during_the_look(
+def test_run_that_ends_with_its_worker_during_the_poll(
     app: durably.Durably, path: Path, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
 ) -> None:
     """The waiter has seen it pending, and then no engine any more: it has completed meanwhile."""

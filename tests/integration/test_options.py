@@ -102,7 +102,7 @@ def test_stale_threshold_is_how_long_a_hung_owner_keeps_its_run(
             leave.set()
 
 
-def test_poll_interval_bounds_the_wait_where_nothing_else_tells(tmp_path: Path) -> None:
+def test_poll_interval_bounds_the_wait_where_nothing_else_wakes(tmp_path: Path) -> None:
     """A trigger elsewhere is noticed after the interval, though its commit was not seen."""
     with (
         engine(tmp_path, quick) as elsewhere,
@@ -130,7 +130,7 @@ def test_retain_runs_deletes_in_the_background(tmp_path: Path, eventually: Event
 
 
 def test_converter_brings_types_of_the_users_own(tmp_path: Path) -> None:
-    """They are payload, result of a step and output; without it the job is refused."""
+    """They are payload, result of a step and output; without it the job is rejected."""
     converter = cattrs.Converter()
     converter.register_unstructure_hook(Point, lambda point: [point.x, point.y])
     converter.register_structure_hook(Point, lambda data, _: Point(*data))

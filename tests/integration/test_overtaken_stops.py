@@ -166,7 +166,7 @@ def test_one_run_until_idle_that_ends_does_not_end_another(
     assert names_of_threads() == []
 
 
-def test_what_is_claimed_while_run_until_idle_looks_is_not_all_there_is(
+def test_what_is_claimed_while_run_until_idle_polls_is_not_all_there_is(
     app: Durably, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It found the engine idle; then the dispatcher claimed the run that the others wait for."""

@@ -73,7 +73,7 @@ class Inert:
 @pytest.mark.parametrize(
     "value", [None, "log", Nameless(), Inert(), Plugin(3), Plugin, LogPersistence]
 )
-def test_what_is_no_plugin_is_refused(tmp_path, value):
+def test_what_is_no_plugin_is_rejected(tmp_path, value):
     """A plugin has a name, which is a str, and ``install(app)``."""
     with engine(tmp_path) as app, pytest.raises(durably.ValidationError):
         app.use(value)

@@ -63,7 +63,7 @@ def test_progress_takes_names(tmp_path):
         *[(Decimal("sNaN"),), (1, Fraction(10**400)), (int,), (1, float)],
     ],
 )
-def test_what_is_no_progress_is_refused(tmp_path, arguments):
+def test_what_is_no_progress_is_rejected(tmp_path, arguments):
     """Current and total are numbers and the message is a str: else a ValidationError."""
 
     def job(step):
@@ -108,7 +108,7 @@ def test_the_last_progress_always_arrives(tmp_path, outcome):
     assert told == sorted(told, key=lambda progress: progress.current)
 
 
-def test_progress_is_told_while_the_job_runs(tmp_path):
+def test_progress_is_reported_while_the_job_runs(tmp_path):
     """A listener hears progress while the job is still executed, after it was committed."""
     heard = threading.Event()
     stored = []

@@ -61,7 +61,7 @@ def test_close_waits_for_the_reads_in_progress(
     app: Durably, tmp_path: Path, eventually: Callable[[Callable[[], object]], None]
 ) -> None:
     """What one gives is a state that the file was in, whatever other processes write until then;
-    who comes later is refused.
+    who comes later is rejected.
     """
     app.jobs["keeps"].batch_trigger(["a" * 1000] * 3000)
     slow = SlowRead(app)

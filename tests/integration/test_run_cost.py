@@ -191,7 +191,7 @@ def test_run_triggered_into_a_free_slot_is_three_commits(
     """Its trigger and its claim are one transaction; nobody looks for it."""
     dispatcher = app._supervisor._dispatcher
     monkeypatch.setattr(dispatcher, "dispatch", lambda: 0)
-    # One that finds no slot free has whoever ends a run claim another one with it.
+    # Where one finds no slot free, the thread that ends a run claims another one with it.
     monkeypatch.setattr(dispatcher, "_has_free_slot", lambda: True)
     monkeypatch.setattr(app._supervisor._reaper, "start", lambda: None)
     app.start()

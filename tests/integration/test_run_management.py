@@ -78,7 +78,7 @@ ALLOWED: dict[str, set[str]] = {
     ("call", "status"),
     [(call, each) for call, allowed in ALLOWED.items() for each in STATUSES if each not in allowed],
 )
-def test_each_call_is_refused_in_the_other_states(path: Path, call: str, status: str) -> None:
+def test_each_call_is_rejected_in_the_other_states(path: Path, call: str, status: str) -> None:
     """A ConflictError names the run and its state, and the run is as it was."""
     app = durably.Durably(path, jobs=[finish])
     with app, HeldJob() as held:
@@ -453,7 +453,7 @@ def test_a_purge_gives_the_space_back(app: durably.Durably) -> None:
     ],
     ids=plainly,
 )
-def test_a_purge_without_a_clear_age_is_refused(
+def test_a_purge_without_a_clear_age_is_rejected(
     app: durably.Durably, options: dict[str, Any]
 ) -> None:
     """It is a ValidationError, and nothing is deleted."""

@@ -185,7 +185,7 @@ class TestRunUntilIdle:
         eventually(lambda: names_of_threads() == [])
 
     @pytest.mark.parametrize("most", [-1, True, 1.0, "1"], ids=repr)
-    def test_a_bad_bound_is_refused(self, app: Durably, most: Any) -> None:
+    def test_a_bad_bound_is_rejected(self, app: Durably, most: Any) -> None:
         """max_runs is an int that is not negative."""
         app.jobs["square"].trigger(2)
         with pytest.raises(ValidationError, match="max_runs"):

@@ -191,7 +191,7 @@ def test_a_run_cannot_be_changed(app: durably.Durably) -> None:
     """It is a frozen value: what was read stays as it was."""
     run = app.jobs["other"].trigger(1)
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
-        run.status = durably.RunStatus.COMPLETED  # type: ignore[misc]  # that is what is refused
+        run.status = durably.RunStatus.COMPLETED  # type: ignore[misc]  # that is what is rejected
     assert app.process_one()
     assert (run.status, app.get_run(run).status) == ("pending", "completed")
 
@@ -304,7 +304,7 @@ def test_steps_are_listed_by_index_with_what_is_stored(app: durably.Durably) -> 
     assert sorted(indexes) == [("boom", 1), ("double", 0), ("fine", 0), ("nothing", 1)]
 
 
-def test_a_step_tells_the_attempt_that_stored_it(app: durably.Durably) -> None:
+def test_a_step_reports_the_attempt_that_stored_it(app: durably.Durably) -> None:
     """A completed step keeps its first attempt, the failed one has the newest; one record each."""
     run = app.jobs["raising"].trigger("builtin")
     assert app.process_one()

@@ -117,7 +117,7 @@ class Told:
         self.warned: list[warnings.WarningMessage] = []
 
     def refused(self, call: Callable[[], object]) -> None:
-        """Make a call that must be refused."""
+        """Make a call that must be rejected."""
         with pytest.raises((durably.DurablyError, durably.StopRun)) as caught:
             call()
         self.errors.append(caught.value)
@@ -147,7 +147,7 @@ def told(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> Told:
 
 
 @pytest.mark.parametrize(("type_", "make"), BAD)
-def test_a_refused_value_is_named_by_place_and_type(
+def test_a_rejected_value_is_named_by_place_and_type(
     tmp_path: Path, told: Told, type_: Any, make: Callable[[], Any]
 ) -> None:
     """A payload, a result of a step and one of a run that do not fit: the error says where and what
@@ -234,7 +234,7 @@ def test_data_in_the_place_of_something_else_is_not_shown(
 
 
 @pytest.mark.filterwarnings("ignore::durably.DuplicateStepWarning")
-def test_a_failing_run_tells_nothing_of_its_data(tmp_path: Path, told: Told) -> None:
+def test_a_failing_run_reports_nothing_of_its_data(tmp_path: Path, told: Told) -> None:
     """With all logging on, a run that takes a secret, returns one from each step and fails leaves
     none of it in logs, errors and tracebacks, through retries, listeners that raise and recovery.
     """

@@ -128,7 +128,7 @@ class TestService:
             service.wake()
         service.stop()
 
-    def test_a_tick_that_raises_is_told_and_the_thread_goes_on(self) -> None:
+    def test_a_tick_that_raises_is_reported_and_the_thread_goes_on(self) -> None:
         """Whatever leaves tick() reaches on_error with the name of the service."""
         told = []
         enough = threading.Event()
@@ -213,7 +213,7 @@ class TestEngine:
     def test_run_until_idle_and_process_one_from_several_threads(
         self, app: Durably, done: list[int]
     ) -> None:
-        """They share the pending runs: each is executed once, whoever claims it."""
+        """They share the pending runs: each is executed once, by one of them."""
         app.jobs["counted"].batch_trigger(list(range(40)))
 
         def one_by_one() -> None:
@@ -226,7 +226,7 @@ class TestEngine:
 
     @pytest.mark.parametrize("attempt", range(6))
     def test_close_among_everything(self, tmp_path: Path, done: list[int], attempt: int) -> None:
-        """Whoever comes too late gets EngineClosedError; nothing is lost or left."""
+        """A call that comes too late raises EngineClosedError; nothing is lost or left."""
 
         @durably.job("counted")
         def counted(step, payload):

@@ -301,7 +301,7 @@ def test_healthy_file_is_not_lost(
 
 
 @pytest.mark.parametrize("number", ["EIO", "EACCES", "ESTALE", "ETIMEDOUT", "EINTR"])
-def test_file_that_the_system_does_not_tell_of_is_not_lost(
+def test_file_that_the_system_cannot_report_on_is_not_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: str
 ) -> None:
     """Only a file that is not there, or is another one, is gone: seen twice."""

@@ -130,7 +130,7 @@ def test_engine_taken_for_dead_stores_and_starts_later(app: durably.Durably) -> 
     assert [app.wait(run, timeout=HANG_S).output for run in (plain, keyed, third)] == [1, 1, 3]
 
 
-def test_refused_trigger_takes_no_slot(
+def test_rejected_trigger_takes_no_slot(
     app: durably.Durably, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What could not be stored leaves everything as it was."""

@@ -307,7 +307,7 @@ def deep() -> Any:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_has_no_faithful_form_is_refused(tmp_path, value):
+def test_what_has_no_faithful_form_is_rejected(tmp_path, value):
     """An unannotated result that would come back as something else is a SerializationError."""
 
     def job(step):
@@ -324,7 +324,7 @@ def test_what_has_no_faithful_form_is_refused(tmp_path, value):
 
 
 @pytest.mark.parametrize("value", [NOW, {1}, Point(1)])
-def test_a_refusal_says_what_to_annotate(tmp_path, value):
+def test_a_rejection_says_what_to_annotate(tmp_path, value):
     """The message names the type that is to be annotated."""
 
     def job(step):
@@ -336,7 +336,7 @@ def test_a_refusal_says_what_to_annotate(tmp_path, value):
     assert "annotat" in message
 
 
-def test_a_result_that_does_not_fit_its_annotation_is_refused(tmp_path):
+def test_a_result_that_does_not_fit_its_annotation_is_rejected(tmp_path):
     """A function that returns something else than it says fails its step."""
 
     def wrong() -> int:

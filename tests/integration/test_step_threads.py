@@ -225,7 +225,7 @@ def test_a_cancellation_stops_every_thread_of_the_job(tmp_path):
     assert sorted(reasons) == [("check", True), ("run", True), ("sleep", True)]
 
 
-def test_a_step_object_refuses_after_the_end_of_its_run(tmp_path):
+def test_a_step_object_rejects_after_the_end_of_its_run(tmp_path):
     """After the run has ended ``step`` raises StopRun, except for its log."""
     kept = []
 

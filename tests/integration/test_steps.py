@@ -98,7 +98,7 @@ def test_a_step_record_holds_what_happened(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["", "x" * 501, "a\nb", "a\x00", "\x85", "\ud800", 7, None])
-def test_a_bad_step_name_is_refused(tmp_path, name):
+def test_a_bad_step_name_is_rejected(tmp_path, name):
     """A step name has 1 to 500 characters, no control characters and no lone surrogates."""
     calls = []
 
@@ -404,7 +404,7 @@ def test_a_name_of_any_kind_used_twice_warns_on_a_resume(tmp_path):
     assert len(caught) == 1
 
 
-def test_a_name_used_inside_itself_is_refused(tmp_path):
+def test_a_name_used_inside_itself_is_rejected(tmp_path):
     """A step that is used inside itself has no result yet: ConflictError, not a deadlock."""
 
     def job(step):

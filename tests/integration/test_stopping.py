@@ -279,7 +279,7 @@ def test_check_and_sleep_return_while_the_run_goes_on(tmp_path):
 
 
 @pytest.mark.parametrize("seconds", ["1", None, float("nan"), float("inf"), True, -1])
-def test_a_bad_duration_is_refused(tmp_path, seconds):
+def test_a_bad_duration_is_rejected(tmp_path, seconds):
     """What is no duration is a ValidationError of ``step.sleep``."""
 
     def job(step):
@@ -353,7 +353,7 @@ def test_a_ctrl_c_inside_a_step_of_process_one_leaves_no_record(tmp_path):
         assert app.get_run(run).output == "second"
 
 
-def test_a_result_waits_in_memory_while_the_database_refuses(tmp_path, monkeypatch):
+def test_a_result_waits_in_memory_while_the_database_rejects(tmp_path, monkeypatch):
     """A refusal that may pass costs no work: worker:error, and the result is stored later."""
     real, refused, calls = stored.complete, [], []
 

@@ -247,7 +247,7 @@ LOSSES = {
 
 @pytest.mark.parametrize("how", LOSSES)
 @pytest.mark.parametrize("use", [in_one_try, in_a_later_try])
-def test_an_owner_that_was_stopped_for_long_looks_before_it_executes_a_step(tmp_path, use, how):
+def test_an_owner_that_was_stopped_for_long_checks_before_it_executes_a_step(tmp_path, use, how):
     """What another one has done meanwhile is not done again, though no heartbeat has shown it."""
     effects, raised = [], []
 
@@ -284,7 +284,7 @@ def test_an_owner_that_was_stopped_for_long_looks_before_it_executes_a_step(tmp_
     assert raised == [LOSSES[how]]
 
 
-def test_an_owner_that_is_one_still_looks_once_and_goes_on(tmp_path, monkeypatch):
+def test_an_owner_that_is_one_still_checks_once_and_goes_on(tmp_path, monkeypatch):
     """A step costs no read while heartbeats go through, and one after they did not."""
     looks = []
     look = lookups.state_of

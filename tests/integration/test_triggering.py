@@ -65,7 +65,7 @@ def app(tmp_path: Path) -> Iterator[durably.Durably]:
     opened.close()
 
 
-def test_a_triggered_run_tells_all_that_is_known_of_it(app: durably.Durably) -> None:
+def test_a_triggered_run_reports_all_that_is_known_of_it(app: durably.Durably) -> None:
     """A fresh run is pending, was never started, and carries what it was triggered with."""
     run = app.jobs["order"].trigger(
         Order("nut", 3), idempotency_key="i", concurrency_key="c", labels={"team": "a"}
@@ -123,7 +123,7 @@ def test_an_instance_and_the_mapping_that_makes_it_are_the_same_payload(
         object(),
     ],
 )
-def test_a_payload_that_does_not_fit_is_refused_and_not_stored(
+def test_a_payload_that_does_not_fit_is_rejected_and_not_stored(
     app: durably.Durably, payload: Any
 ) -> None:
     """It is a ValidationError that names the job, and no run exists."""
@@ -150,7 +150,7 @@ def deep() -> list[Any]:
 
 
 @pytest.mark.parametrize("make", [object, endless, deep, set, lambda: {1: 2}, lambda: b"bytes"])
-def test_untyped_data_without_a_faithful_form_is_refused(app: durably.Durably, make: Any) -> None:
+def test_untyped_data_without_a_faithful_form_is_rejected(app: durably.Durably, make: Any) -> None:
     """What cannot be stored as JSON-like data is a ValidationError; no run exists."""
     payload = make()
     with pytest.raises(durably.ValidationError):
@@ -208,7 +208,7 @@ def test_no_two_runs_of_a_batch_share_what_can_be_changed(app: durably.Durably) 
 
 
 @pytest.mark.parametrize("payload", [{}, [], 0, False, "", {"a": 1}])
-def test_a_job_without_payload_refuses_any(app: durably.Durably, payload: Any) -> None:
+def test_a_job_without_payload_rejects_any(app: durably.Durably, payload: Any) -> None:
     """A payload for ``def f(step)`` is a ValidationError, an empty one too."""
     with pytest.raises(durably.ValidationError, match="takes no payload"):
         app.jobs["bare"].trigger(payload)
@@ -303,7 +303,7 @@ def test_a_payload_that_was_left_out_is_said_to_be(app: durably.Durably) -> None
         handle.trigger(None)
 
 
-def test_a_default_that_does_not_fit_is_refused(app: durably.Durably) -> None:
+def test_a_default_that_does_not_fit_is_rejected(app: durably.Durably) -> None:
     """The default of a payload is validated when it is used; the message says what it was."""
 
     @durably.job
@@ -349,7 +349,7 @@ BAD_KEYS = ["", "a\0b", "\0", "\ud800", "a\udfff", 5, b"key", ["k"], object(), T
 
 @pytest.mark.parametrize("key", BAD_KEYS, ids=plainly)
 @pytest.mark.parametrize("option", ["idempotency_key", "concurrency_key"])
-def test_a_bad_key_is_refused_by_name_and_nothing_is_stored(
+def test_a_bad_key_is_rejected_by_name_and_nothing_is_stored(
     app: durably.Durably, option: str, key: Any
 ) -> None:
     """A key is text that is not empty, without NUL and lone surrogates."""
@@ -411,7 +411,7 @@ def test_subclasses_of_str_are_taken_for_their_characters(app: durably.Durably, 
     ],
     ids=ascii,
 )
-def test_bad_labels_are_refused_and_nothing_is_stored(app: durably.Durably, labels: Any) -> None:
+def test_bad_labels_are_rejected_and_nothing_is_stored(app: durably.Durably, labels: Any) -> None:
     """Label keys have a pattern, values are storable text; all else is a ValidationError."""
     with pytest.raises(durably.ValidationError, match="label"):
         app.jobs["bare"].trigger(labels=labels)
@@ -439,7 +439,7 @@ def test_label_values_may_be_any_storable_text(app: durably.Durably) -> None:
         ({"retry_failed": "yes", "idempotency_key": "i"}, "retry_failed"),
     ],
 )
-def test_options_without_what_they_need_are_refused(
+def test_options_without_what_they_need_are_rejected(
     app: durably.Durably, options: dict[str, Any], message: str
 ) -> None:
     """retry_failed needs an idempotency key and coalesce a concurrency key."""

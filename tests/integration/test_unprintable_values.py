@@ -1,4 +1,4 @@
-"""What cannot even be printed is refused like any other bad value, by its place."""
+"""What cannot even be printed is rejected like any other bad value, by its place."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ CALLS: dict[str, Call] = {
 
 @pytest.mark.parametrize("value", VALUES, ids=["object", "int"])
 @pytest.mark.parametrize("place", CALLS)
-def test_it_is_refused_by_its_place(tmp_path: Path, place: str, value: Any) -> None:
+def test_it_is_rejected_by_its_place(tmp_path: Path, place: str, value: Any) -> None:
     """A ValidationError names the place, whatever the value's ``repr`` does; nothing is stored."""
 
     def job(step: durably.StepContext) -> None:
@@ -71,14 +71,14 @@ def test_it_is_refused_by_its_place(tmp_path: Path, place: str, value: Any) -> N
         assert app.count_runs() == 0
 
 
-def test_a_bound_too_small_to_print_is_refused(tmp_path: Path) -> None:
+def test_a_bound_too_small_to_print_is_rejected(tmp_path: Path) -> None:
     """Also where an int is what is asked for."""
     with engine(tmp_path) as app, pytest.raises(durably.ValidationError, match="max_runs"):
         app.run_until_idle(max_runs=-(10**5000))
 
 
 @pytest.mark.parametrize("value", VALUES, ids=["object", "int"])
-def test_a_job_is_told_in_the_same_way(tmp_path: Path, value: Any) -> None:
+def test_a_job_is_named_in_the_same_way(tmp_path: Path, value: Any) -> None:
     """Names, functions, options, durations and messages inside of a job."""
     refusals: list[str] = []
 

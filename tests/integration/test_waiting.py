@@ -98,7 +98,7 @@ def test_a_timeout_leaves_the_run_alone(app: durably.Durably, timeout: Any) -> N
 
 
 @pytest.mark.parametrize("timeout", [-1, "1", float("nan"), True, timedelta(seconds=-1)])
-def test_a_timeout_that_is_none_is_refused(app: durably.Durably, timeout: Any) -> None:
+def test_a_timeout_that_is_none_is_rejected(app: durably.Durably, timeout: Any) -> None:
     """Before anything is stored or waited for."""
     run = app.jobs["other"].trigger(1)
     for call in (
@@ -112,14 +112,14 @@ def test_a_timeout_that_is_none_is_refused(app: durably.Durably, timeout: Any) -
 
 
 @pytest.mark.parametrize("name", ["on_progress", "on_log"])
-def test_a_callback_that_cannot_be_called_is_refused(app: durably.Durably, name: str) -> None:
+def test_a_callback_that_cannot_be_called_is_rejected(app: durably.Durably, name: str) -> None:
     """Before anything is stored."""
     with pytest.raises(durably.ValidationError, match=name):
         app.jobs["other"].trigger_and_wait(1, **{name: 5})
     assert app.count_runs() == 0
 
 
-def test_trigger_and_wait_tells_how_it_was_resolved(app: durably.Durably) -> None:
+def test_trigger_and_wait_reports_how_it_was_resolved(app: durably.Durably) -> None:
     """The run it returns, or that its error carries, has the disposition."""
     handle = app.jobs["finish"]
     assert handle.trigger_and_wait(1, idempotency_key="i").disposition == "created"
@@ -248,7 +248,7 @@ def test_as_completed_yields_what_has_ended_before_its_time_is_over(app: durably
 # -- callbacks ----------------------------------------------------------------------------------
 
 
-def test_trigger_and_wait_tells_progress_and_logs_in_the_waiting_thread(
+def test_trigger_and_wait_reports_progress_and_logs_in_the_waiting_thread(
     app: durably.Durably,
 ) -> None:
     """Every log line in order, and progress up to the last one."""
@@ -282,7 +282,7 @@ def test_log_lines_come_once_though_they_are_persisted(app: durably.Durably) -> 
     assert [line.message for line in app.get_logs(run)] == lines
 
 
-def test_wait_tells_what_comes_after_its_start(
+def test_wait_reports_what_comes_after_its_start(
     app: durably.Durably, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Progress and lines from before the wait are no news, those of other runs never."""
@@ -313,7 +313,7 @@ def test_wait_tells_what_comes_after_its_start(
     assert [line.message for line in lines] == ["late"]
 
 
-def test_progress_made_since_the_trigger_is_told(app: durably.Durably) -> None:
+def test_progress_made_since_the_trigger_is_reported(app: durably.Durably) -> None:
     """Also of a retried run, however fast it was; what it had reported before is not."""
     fails = [True]
 
@@ -398,7 +398,7 @@ def test_a_job_may_wait_for_others(app: durably.Durably) -> None:
     assert app.register(gathering).trigger_and_wait(timeout=20).output == [1, 2, 3, 4]
 
 
-def test_log_lines_are_told_once_though_the_owner_was_renewed(
+def test_log_lines_are_reported_once_though_the_owner_was_renewed(
     tmp_path: Path, eventually: Eventually
 ) -> None:
     """Others took this engine for dead, and its run is executed again: each attempt's once."""

@@ -73,7 +73,7 @@ def test_a_cancelled_run_raises_and_its_process_learns_of_it(
     assert app.get_run(run).output is None
 
 
-def test_a_heartbeat_tells_the_job_of_its_cancellation(app: durably.Durably, path: Path) -> None:
+def test_a_heartbeat_reports_the_job_of_its_cancellation(app: durably.Durably, path: Path) -> None:
     """step.check raises without any step boundary, once the process has beaten."""
     with Child("worker", path, "started", "beats") as c:
         c.expect("ready")

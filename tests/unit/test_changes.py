@@ -55,7 +55,7 @@ def test_change_before_the_wait_is_not_missed(feed: ChangeFeed) -> None:
     assert feed.wait(feed.look(), 0) is False
 
 
-def test_looking_again_forgets_what_was_seen(feed: ChangeFeed, versions: Versions) -> None:
+def test_polling_again_forgets_the_last_version(feed: ChangeFeed, versions: Versions) -> None:
     """A change is noticed once by each who looks after it."""
     before = feed.look()
     feed.notify()
@@ -124,8 +124,8 @@ def test_commit_through_the_store_changes_what_a_poll_sees(tmp_path: Path) -> No
     first.close()
 
 
-def test_look_at_a_closed_store_wakes_who_waits(tmp_path: Path) -> None:
-    """Whoever waits sees a change and finds out that the engine is closed."""
+def test_poll_of_a_closed_store_wakes_the_waiting_threads(tmp_path: Path) -> None:
+    """The waiting threads see a change and find that the engine is closed."""
     store = Database(tmp_path / "test.db", synchronous="normal")
     seen = store.changes.look()
     store.close()

@@ -478,7 +478,7 @@ def test_a_trigger_that_was_planted_is_not_executed(path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_of_one_kind_a_hundred_are_told(path: Path) -> None:
+def test_of_one_kind_a_hundred_are_reported(path: Path) -> None:
     """A file with a million wrong rows does not become a list of a million findings."""
     damage(
         path,
@@ -533,7 +533,7 @@ def test_an_empty_database_is_said_to_be_empty(tmp_path: Path, content: bytes | 
     assert [finding.problem for finding in check(path)] == ["the database is empty"]
 
 
-def test_what_is_no_durably_database_is_refused(path: Path, tmp_path: Path) -> None:
+def test_what_is_no_durably_database_is_rejected(path: Path, tmp_path: Path) -> None:
     """Another program's file, one that is no database, and one of a newer or older version."""
     other = tmp_path / "other.db"
     change(other, "CREATE TABLE x (y)")
@@ -548,7 +548,7 @@ def test_what_is_no_durably_database_is_refused(path: Path, tmp_path: Path) -> N
             check(path)
 
 
-def test_what_is_not_there_is_refused_and_not_made(tmp_path: Path) -> None:
+def test_what_is_not_there_is_rejected_and_not_made(tmp_path: Path) -> None:
     """A missing file or folder is a DatabaseError, a path that can be no file a ValidationError."""
     for missing in (tmp_path / "no.db", tmp_path / "no" / "no.db"):
         with pytest.raises(durably.DatabaseError, match="no"):
@@ -592,7 +592,7 @@ def test_the_file_and_its_log_stay_as_they_are(path: Path) -> None:
 
 
 def test_a_rollback_journal_is_not_applied(path: Path) -> None:
-    """A journal that somebody put beside the file would change it; it is refused instead."""
+    """A journal that somebody put beside the file would change it; it is rejected instead."""
     execute("leaves_a_journal", path)
     journal = path.with_name("runs.db-journal")
     assert journal.stat().st_size > 0
@@ -602,7 +602,7 @@ def test_a_rollback_journal_is_not_applied(path: Path) -> None:
     assert (path.read_bytes(), journal.read_bytes()) == left
 
 
-def test_a_database_in_use_is_looked_at_without_disturbing_it(tmp_path: Path) -> None:
+def test_a_database_in_use_is_checked_without_disturbing_it(tmp_path: Path) -> None:
     """Engines of this process go on, before and after, and lose no lock and no commit by it."""
 
     @durably.job

@@ -300,7 +300,7 @@ DATETIME = namesake("cftime", "datetime")
     ],
     ids=plainly,
 )
-def test_a_class_of_the_same_name_is_told_apart(
+def test_a_class_of_the_same_name_is_another_one(
     codec: Codec, type_: Any, value: Any, says: str
 ) -> None:
     """No message says that P was expected and P was found."""

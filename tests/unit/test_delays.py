@@ -18,7 +18,7 @@ def work(step: durably.StepContext) -> int:
 
 if sys.version_info < (3, 12):
 
-    def test_a_python_without_monitoring_is_told_so() -> None:
+    def test_a_python_without_monitoring_is_an_error_that_says_so() -> None:
         """Not by a traceback that names what it lacks."""
         with pytest.raises(ImportError, match=r"Python 3\.12"):
             import delays  # noqa: F401, PLC0415

@@ -131,7 +131,7 @@ def test_run_that_somebody_else_was_faster_to_claim_costs_no_slot(
     assert (pool.got, pool.free) == ([], 3)
 
 
-def test_what_is_being_told_is_let_go_first(pool: Pool, store: Database) -> None:
+def test_what_is_being_emitted_is_waited_for_first(pool: Pool, store: Database) -> None:
     """A trigger before the start of its run; a look that finds nothing waits for nobody."""
     assert pool.dispatcher.dispatch() == 0
     assert pool.told == []
@@ -143,7 +143,7 @@ def test_what_is_being_told_is_let_go_first(pool: Pool, store: Database) -> None
 @pytest.mark.parametrize(
     ("module", "verb"), [(lookups, "has_claimable"), (runs, "claim")], ids=["look", "claim"]
 )
-def test_slots_are_given_back_when_the_database_refuses(
+def test_slots_are_given_back_when_the_database_rejects(
     pool: Pool,
     store: Database,
     monkeypatch: pytest.MonkeyPatch,
@@ -166,7 +166,7 @@ def test_slots_are_given_back_when_the_database_refuses(
     assert (len(pool.got), pool.dispatcher.failure) == (1, None)
 
 
-def test_failure_that_may_pass_is_told_to_those_who_wait_only_if_it_does_not(
+def test_failure_that_may_pass_is_raised_to_waiting_threads_only_if_it_does_not(
     pool: Pool, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One failing sync ends no wait for the last run; a disk that stays full does in the end."""
@@ -222,7 +222,7 @@ def test_wake_ends_the_pause(pool: Pool, slots: int) -> None:
     pool.dispatcher.pause()
 
 
-def test_without_a_free_slot_nothing_is_looked_at(
+def test_without_a_free_slot_nothing_is_polled(
     pool: Pool, store: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What others commit is no reason to wake up while nothing can be claimed."""

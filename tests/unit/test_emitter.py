@@ -86,7 +86,7 @@ def test_all_listeners_get_the_same_event(emitter):
     assert heard[0] is heard[1]
 
 
-def test_an_event_is_told_in_the_thread_where_it_happened(emitter):
+def test_an_event_is_reported_in_the_thread_where_it_happened(emitter):
     """Listeners are called synchronously by the thread that emits."""
     heard = []
     emitter.on("*", lambda _: heard.append(threading.get_ident()))
@@ -131,7 +131,7 @@ def test_timestamps_are_aware_instants(emitter):
 @pytest.mark.parametrize(
     "type_", ["run:started", "", "RUN:CANCEL", "**", None, 3, ["run:cancel"], int, object]
 )
-def test_an_unknown_type_is_refused(emitter, type_):
+def test_an_unknown_type_is_rejected(emitter, type_):
     """An unknown type raises ValidationError listing the known ones."""
     with pytest.raises(durably.ValidationError) as caught:
         emitter.on(type_, print)
@@ -186,7 +186,7 @@ def test_the_classes_are_named_for_what_happened():
 
 
 @pytest.mark.parametrize("value", [None, 3, "print"])
-def test_what_cannot_be_called_is_refused(emitter, value):
+def test_what_cannot_be_called_is_rejected(emitter, value):
     """A listener and an error handler must be callable."""
     with pytest.raises(durably.ValidationError):
         emitter.on("*", value)
@@ -448,7 +448,7 @@ def test_ctrl_c_in_announcing_leaves_no_mark(emitter: Emitter) -> None:
 
 
 @pytest.mark.parametrize("looks", [0, 3, LISTENER_POLLS + 1])
-def test_who_acts_on_a_change_lets_it_be_told(looks: int) -> None:
+def test_a_change_is_emitted_before_what_follows_from_it(looks: int) -> None:
     """But does not wait for long, since a listener may block."""
     clock = FakeClock()
     emitter = Emitter(clock)

@@ -68,7 +68,7 @@ def test_all_running_runs_are_marked(engine: Engine, clock: FakeClock) -> None:
 
 
 def test_beats_are_counted_when_they_are_committed(engine: Engine) -> None:
-    """Whoever judges others by their beats counts only those of its own that went through."""
+    """An engine that judges others by their beats counts only its own that were stored."""
     engine.heartbeat.tick()
     engine.heartbeat.tick()
     assert engine.heartbeat.committed == 2
@@ -89,7 +89,7 @@ def test_file_that_is_gone_gets_no_beat(engine: Engine) -> None:
     assert query(engine.store, "SELECT beat FROM durably_owners") == [(0,)]
 
 
-def test_cancelled_run_is_told(engine: Engine) -> None:
+def test_cancelled_run_is_reported(engine: Engine) -> None:
     """A run that was cancelled from anywhere stops at its next boundary; others do not."""
     active, other = engine.running(), engine.running()
     engine.store.write(runs.cancel, active.id, 30)
@@ -99,8 +99,8 @@ def test_cancelled_run_is_told(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("how", ["put back", "taken over", "retried", "deleted"])
-def test_run_of_somebody_else_is_told(engine: Engine, how: str) -> None:
-    """A run that is not this attempt's any more stops, whoever has it now."""
+def test_run_of_somebody_else_is_reported(engine: Engine, how: str) -> None:
+    """A run that is not this attempt's any more stops, whichever engine has it now."""
     active = engine.running()
     store = engine.store
     if how == "retried":
@@ -118,7 +118,7 @@ def test_run_of_somebody_else_is_told(engine: Engine, how: str) -> None:
     assert active.stop_reason is OwnershipLost
 
 
-def test_run_that_this_engine_has_claimed_again_is_told(engine: Engine) -> None:
+def test_run_that_this_engine_has_claimed_again_is_reported(engine: Engine) -> None:
     """The old attempt stops, the new one goes on, also under one owner."""
     old = engine.running()
     engine.store.write(requeue.requeue, OwnerHung(engine.owner, 0), 30)
@@ -138,7 +138,7 @@ def test_run_that_has_just_ended_is_left_alone(engine: Engine, how: dict[str, st
     assert active.stop_reason is None
 
 
-def test_run_whose_job_is_over_is_not_told(engine: Engine) -> None:
+def test_run_whose_job_is_over_is_not_reported(engine: Engine) -> None:
     """Between the end of the job and its leaving there is nothing to stop."""
     active = engine.running()
     active.is_over = True
@@ -156,7 +156,7 @@ def test_loss_outweighs_an_interrupt(engine: Engine) -> None:
     assert active.stop_reason is RunCancelled
 
 
-def test_run_claimed_after_the_look_at_the_active_ones_is_not_missed(engine: Engine) -> None:
+def test_run_claimed_after_the_list_of_current_ones_is_not_missed(engine: Engine) -> None:
     """A run that enters while the beat is being written is not taken for lost."""
     ask = engine.heartbeat._active
     late: list[ActiveRun] = []
@@ -199,7 +199,7 @@ def test_run_that_enters_between_two_beats_is_not_put_back(engine: Engine) -> No
     assert active.stop_reason is None
 
 
-def test_engine_without_a_row_is_told_and_its_runs_are_not_touched(engine: Engine) -> None:
+def test_engine_without_a_row_is_reported_and_its_runs_are_not_touched(engine: Engine) -> None:
     """Others took it for dead: what to do is the engine's decision."""
     active = engine.running()
     engine.store.write(requeue.requeue, OwnerDead(engine.owner), 30)

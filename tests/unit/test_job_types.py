@@ -146,7 +146,7 @@ class TestTypes:
         finally:
             app.close()
 
-    def test_a_payload_for_a_job_without_one_is_refused(self, tmp_path: Path) -> None:
+    def test_a_payload_for_a_job_without_one_is_rejected(self, tmp_path: Path) -> None:
         """trigger(payload) of def f(step) raises ValidationError and stores nothing."""
         app = durably.Durably(tmp_path / "x.db", jobs=[nightly])
         try:

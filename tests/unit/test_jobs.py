@@ -172,7 +172,7 @@ class TestAnnotations:
         assert (plain.input, plain.output) == (int, str)
 
     @pytest.mark.parametrize("place", ["payload", "return"])
-    def test_an_annotation_that_cannot_be_resolved_is_refused(self, place: str) -> None:
+    def test_an_annotation_that_cannot_be_resolved_is_rejected(self, place: str) -> None:
         """A payload or result type that is not there is an error at definition, which names it."""
 
         def plain(step, payload):
@@ -234,7 +234,7 @@ class TestRefused:
         ids=["none", "keyword only", "three", "required keyword"],
     )
     def test_bad_signatures(self, function: Callable[..., Any]) -> None:
-        """A job takes (step) or (step, payload); what cannot be called so is refused."""
+        """A job takes (step) or (step, payload); what cannot be called so is rejected."""
         with pytest.raises(ValidationError, match=r"'x'.*\(step, payload\)"):
             durably.job("x")(function)
 
@@ -257,7 +257,7 @@ class TestRefused:
             Job("x", 5)  # type: ignore[arg-type]  # what is under test
 
     def test_coroutines_and_generators(self) -> None:
-        """async def and generators are refused: durably runs plain functions."""
+        """async def and generators are rejected: durably runs plain functions."""
 
         async def coroutine(step):
             return 1
@@ -273,7 +273,7 @@ class TestRefused:
                 durably.job(function)
 
     def test_an_input_for_a_function_without_payload(self) -> None:
-        """input= on def f(step) is refused at definition."""
+        """input= on def f(step) is rejected at definition."""
         with pytest.raises(ValidationError, match="'nightly'.*payload"):
             durably.job(input=int)(nightly)
         with pytest.raises(ValidationError, match="'nightly'.*payload"):
@@ -309,7 +309,7 @@ class Importer:
 
 class TestMethods:
     @pytest.mark.parametrize("name", ["plain", "unusual"])
-    def test_a_method_is_refused_with_the_reason(self, name: str) -> None:
+    def test_a_method_is_rejected_with_the_reason(self, name: str) -> None:
         """A run has no object to call it with; the message shows how to make a job of it."""
         method = vars(Importer)[name]
         with pytest.raises(ValidationError, match=r"method of Importer.*no object") as caught:
@@ -318,7 +318,7 @@ class TestMethods:
         with pytest.raises(ValidationError, match="method of Importer"):
             Job("x", method)
 
-    def test_a_method_with_a_wrapper_is_refused_too(self) -> None:
+    def test_a_method_with_a_wrapper_is_rejected_too(self) -> None:
         """A decorator that keeps the signature does not hide that it is a method."""
 
         @functools.wraps(Importer.plain)
@@ -356,14 +356,14 @@ class TestMethods:
         assert [each(None, 2) for each in (Jobs.below, Jobs.above, Jobs.bare)] == [2, 2, 2]
         assert Jobs.below.name == "below"
 
-    def test_a_classmethod_that_is_not_bound_is_refused(self) -> None:
+    def test_a_classmethod_that_is_not_bound_is_rejected(self) -> None:
         """It cannot be called; the message shows the job of the bound one."""
         with pytest.raises(ValidationError, match=r"classmethod.*Job\(name, Class\.method\)"):
             durably.job(vars(Importer)["of_class"])
 
 
 class TestMistakes:
-    def test_a_wrapper_that_hides_the_parameters_is_refused(self) -> None:
+    def test_a_wrapper_that_hides_the_parameters_is_rejected(self) -> None:
         """Whether it takes a payload cannot be known; the message names functools.wraps."""
 
         def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -381,7 +381,7 @@ class TestMistakes:
             ):
                 make(cls)
 
-    def test_a_job_of_a_job_is_refused(self) -> None:
+    def test_a_job_of_a_job_is_rejected(self) -> None:
         """Decorated twice, under the same name or another one: the message names the function."""
         made = durably.job("import-csv")(import_csv)
         for make in (durably.job, durably.job("x"), lambda each: Job("x", each)):
@@ -389,7 +389,7 @@ class TestMistakes:
                 make(made)
 
     @pytest.mark.parametrize("value", [5, b"x", ["x"], object()], ids=plainly)
-    def test_a_name_that_cannot_be_one_is_refused_at_once(self, value: Any) -> None:
+    def test_a_name_that_cannot_be_one_is_rejected_at_once(self, value: Any) -> None:
         """Not only when the decorator meets its function."""
         with pytest.raises(ValidationError, match="name"):
             durably.job(value)
@@ -457,7 +457,7 @@ class TestRegistry:
         registry.add(durably.job("x")(typed))
         assert registry.require("x").run is typed
 
-    def test_another_function_under_a_taken_name_is_refused(self) -> None:
+    def test_another_function_under_a_taken_name_is_rejected(self) -> None:
         """A name means one function; the message tells which one has it."""
         registry = JobRegistry(Codec())
         registry.add(durably.job("x")(import_csv))
@@ -475,7 +475,7 @@ class TestRegistry:
 
         assert registry.require("x").run is again
 
-    def test_objects_that_can_be_called_are_told_apart_by_their_class(self) -> None:
+    def test_objects_that_can_be_called_are_distinguished_by_their_class(self) -> None:
         """One of the same class replaces, one of another class is another function."""
 
         class Caller:
@@ -501,7 +501,7 @@ class TestRegistry:
         with pytest.raises(ConflictError, match="partial"):
             registry.add(Job("x", functools.partial(nightly)))
 
-    def test_a_type_that_nothing_can_structure_is_refused_before_it_runs(self) -> None:
+    def test_a_type_that_nothing_can_structure_is_rejected_before_it_runs(self) -> None:
         """A job whose input or output has no stored form cannot be registered."""
 
         class Opaque:
@@ -516,7 +516,7 @@ class TestRegistry:
         assert registry.get("x") is None
 
     @pytest.mark.parametrize("spec", [import_csv, "x", None, ("x", import_csv)], ids=plainly)
-    def test_what_is_no_job_is_refused(self, spec: Any) -> None:
+    def test_what_is_no_job_is_rejected(self, spec: Any) -> None:
         """Registering a bare function says that it needs the decorator."""
         with pytest.raises(ValidationError, match="@job"):
             JobRegistry(Codec()).add(spec)

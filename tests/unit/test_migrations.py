@@ -100,7 +100,7 @@ def test_migration_that_fails_leaves_the_version_before_it(tmp_path: Path) -> No
 
 
 def test_two_connections_migrate_at_once(tmp_path: Path) -> None:
-    """Whoever gets the lock first migrates; the other finds it done."""
+    """The one that gets the lock first migrates; the other finds it done."""
     path = tmp_path / "test.db"
     first, second = connect(path), connect(path)
     at_once = threading.Barrier(2, timeout=10)
@@ -165,7 +165,7 @@ class Interrupted:
         return self._db.pragma(name)
 
 
-def test_file_that_is_migrated_while_it_is_looked_at_is_ours(
+def test_file_that_is_migrated_while_it_is_checked_is_ours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A new file to which another process gives its tables between two looks of an opening is
@@ -207,7 +207,7 @@ def make(path: Path, *statements: str) -> bytes:
 def test_file_that_is_not_ours_is_left_as_it_is(
     tmp_path: Path, statements: list[str], message: str
 ) -> None:
-    """Another program's database and a newer durably's are refused without a byte changed."""
+    """Another program's database and a newer durably's are rejected without a byte changed."""
     path = tmp_path / "test.db"
     before = make(path, *statements)
     with pytest.raises(SchemaError, match=message):
@@ -241,7 +241,7 @@ def test_file_that_is_no_database_is_left_as_it_is(tmp_path: Path) -> None:
 
 
 def test_newer_version_is_seen_under_the_write_lock(tmp_path: Path) -> None:
-    """A file that becomes newer while one waits for the lock is refused as well."""
+    """A file that becomes newer while one waits for the lock is rejected as well."""
     db = fresh(tmp_path / "test.db")
 
     def begin_late() -> None:

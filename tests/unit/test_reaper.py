@@ -130,7 +130,7 @@ def test_dead_owner_without_runs_leaves_no_row(engine: Engine, store: Database) 
     assert [row.token for row in store.read(owners.list_all)] == [token_of("own")]
 
 
-def test_engine_never_looks_at_itself(engine: Engine, store: Database) -> None:
+def test_engine_never_checks_itself(engine: Engine, store: Database) -> None:
     """Whatever its own lock and beat look like, its live runs are its own."""
     run = given_running(store, engine.owner)
     engine.states[token_of("own")] = Liveness.DEAD
@@ -305,7 +305,7 @@ def test_old_terminal_runs_are_deleted(engine: Engine, store: Database, clock: F
     assert store.read(lookups.count, lookups.Filters()) == 2
 
 
-def test_deleted_runs_are_told_also_if_the_file_cannot_shrink(
+def test_deleted_runs_are_reported_also_if_the_file_cannot_shrink(
     engine: Engine, store: Database, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are gone, whatever becomes of the space they took."""
@@ -331,7 +331,7 @@ def test_nothing_is_deleted_unless_asked(engine: Engine, store: Database, clock:
     assert store.read(lookups.count, lookups.Filters()) == 1
 
 
-def test_retention_is_looked_at_once_a_minute(
+def test_retention_is_checked_once_a_minute(
     engine: Engine, store: Database, clock: FakeClock
 ) -> None:
     """Not at each look for the dead."""

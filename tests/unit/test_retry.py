@@ -133,7 +133,7 @@ def test_jitter_differs_from_time_to_time():
         *[("on", value) for value in (BaseException, KeyboardInterrupt, (OSError, SystemExit))],
     ],
 )
-def test_a_bad_value_is_refused_by_name(name, value):
+def test_a_bad_value_is_rejected_by_name(name, value):
     """What makes no sense is a ValidationError that names the option."""
     with pytest.raises(durably.ValidationError, match=f"Retry.{name}"):
         Retry(**{name: value})

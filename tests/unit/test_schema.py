@@ -211,7 +211,7 @@ def test_rows_that_the_bad_ones_are_made_of_are_good(
         ),
     ],
 )
-def test_run_in_no_possible_state_is_refused(db: apsw.Connection, bad: dict[str, object]) -> None:
+def test_run_in_no_possible_state_is_rejected(db: apsw.Connection, bad: dict[str, object]) -> None:
     """Status, owner, attempt, times, output and error of a run must fit each other."""
     given_referred(db, bad)
     with pytest.raises((apsw.ConstraintError, apsw.SQLError)):
@@ -236,7 +236,7 @@ def test_run_in_no_possible_state_is_refused(db: apsw.Connection, bad: dict[str,
         ),
     ],
 )
-def test_second_run_of_what_is_unique_is_refused(
+def test_second_run_of_what_is_unique_is_rejected(
     db: apsw.Connection, first: dict[str, object], second: dict[str, object]
 ) -> None:
     """Ids, idempotency keys within a job, and concurrency keys with an owner are unique."""
@@ -315,7 +315,7 @@ ILLEGAL = [
 
 
 @pytest.mark.parametrize(("row", "change"), ILLEGAL)
-def test_transition_outside_the_state_machine_is_refused(
+def test_transition_outside_the_state_machine_is_rejected(
     db: apsw.Connection, row: dict[str, object], change: str
 ) -> None:
     """The database itself keeps runs from changing in another way than by their verbs."""
@@ -483,7 +483,7 @@ def test_owner_of_a_run_cannot_be_removed(db: apsw.Connection) -> None:
         *(("durably_logs", LOG | {"created_at_us": bad}) for bad in (EARLIEST - 1, LATEST + 1)),
     ],
 )
-def test_bad_row_of_another_table_is_refused(
+def test_bad_row_of_another_table_is_rejected(
     db: apsw.Connection, table: str, bad: dict[str, object]
 ) -> None:
     """Owners, steps, labels and logs hold no impossible values and belong to a run."""
@@ -495,7 +495,9 @@ def test_bad_row_of_another_table_is_refused(
 
 
 @pytest.mark.parametrize("second", [{"name": "b"}, {"step": (1 << 24) | 1}])
-def test_second_result_of_a_step_is_refused(db: apsw.Connection, second: dict[str, object]) -> None:
+def test_second_result_of_a_step_is_rejected(
+    db: apsw.Connection, second: dict[str, object]
+) -> None:
     """Within a run a name is stored once, and an index is given once."""
     given_run(db)
     insert(db, "durably_steps", **STEP)

@@ -54,7 +54,7 @@ def service() -> Iterator[Counter]:
 
 
 def test_thread_is_named_and_a_daemon(service: Counter) -> None:
-    """Whoever looks at the threads of a process sees whose it is; none keeps it from ending."""
+    """The name of a thread says whose it is; no thread keeps a process from ending."""
     service.start()
     assert service.in_tick.wait(10)
     assert service.thread is not None

@@ -53,7 +53,7 @@ def test_all_options_but_the_path_are_keywords() -> None:
 @pytest.mark.parametrize("name", ["heartbeat_interval", "stale_threshold", "poll_interval"])
 class TestIntervals:
     @pytest.mark.parametrize("value", NOT_SECONDS, ids=lambda each: repr(each)[:20])
-    def test_what_is_no_duration_is_refused(self, name: str, value: Any) -> None:
+    def test_what_is_no_duration_is_rejected(self, name: str, value: Any) -> None:
         """Durations are finite numbers of seconds or timedeltas; the message names the option."""
         with pytest.raises(ValidationError, match=rf"^{name}\b"):
             Settings(**{name: value})
@@ -64,8 +64,8 @@ class TestIntervals:
         with pytest.raises(ValidationError, match=rf"^{name}\b.*greater than zero"):
             Settings(**{name: value})
 
-    def test_a_length_that_no_timer_can_wait_is_refused_as_too_long(self, name: str) -> None:
-        """A duration beyond 100 years is refused, and the message does not say that it is small."""
+    def test_a_length_that_no_timer_can_wait_is_rejected_as_too_long(self, name: str) -> None:
+        """A duration beyond 100 years is rejected, with a message that does not call it small."""
         for value in (1e12, timedelta.max):
             with pytest.raises(ValidationError, match=rf"^{name}\b.*100 years") as caught:
                 Settings(**{"stale_threshold": 3e9, name: value})
@@ -79,7 +79,7 @@ class TestIntervals:
 
 
 def test_the_threshold_is_at_least_twice_the_heartbeat() -> None:
-    """A threshold below two heartbeats is refused, naming both; exactly two are enough."""
+    """A threshold below two heartbeats is rejected, naming both; exactly two are enough."""
     with pytest.raises(
         ValidationError, match=r"^stale_threshold=19\.9.*twice heartbeat_interval=10\.0"
     ):
@@ -91,7 +91,7 @@ def test_the_threshold_is_at_least_twice_the_heartbeat() -> None:
 
 @pytest.mark.parametrize("value", [0, -1, 1001, 1.0, "4", True, None])
 def test_max_workers_is_an_int_from_1_to_1000(value: Any) -> None:
-    """Anything else is refused by name."""
+    """Anything else is rejected by name."""
     with pytest.raises(ValidationError, match="^max_workers"):
         Settings(max_workers=value)
 
@@ -164,7 +164,7 @@ def test_retain_runs_is_an_age(value: Any, expected: timedelta | None) -> None:
     ],
     ids=lambda each: ascii(each)[:20],
 )
-def test_what_is_no_age_is_refused(value: Any) -> None:
+def test_what_is_no_age_is_rejected(value: Any) -> None:
     """The message names retain_runs and shows the accepted forms."""
     with pytest.raises(ValidationError, match='^retain_runs .*"30d", "24h" or "60m"'):
         Settings(retain_runs=value)
@@ -177,14 +177,14 @@ def test_settings_are_frozen() -> None:
 
 
 @pytest.mark.parametrize("value", NOT_SECONDS, ids=lambda each: repr(each)[:20])
-def test_seconds_refuses_what_is_no_duration(value: Any) -> None:
+def test_seconds_rejects_what_is_no_duration(value: Any) -> None:
     """The message begins with what the caller calls it."""
     with pytest.raises(ValidationError, match="^the pause must be"):
         seconds(value, "the pause")
 
 
 def test_a_timeout_is_none_or_not_negative() -> None:
-    """None is no limit, zero is an immediate one, less is refused."""
+    """None is no limit, zero is an immediate one, less is rejected."""
     assert optional_timeout(None) is None
     assert optional_timeout(0) == 0.0
     assert optional_timeout(timedelta(milliseconds=1500)) == 1.5
@@ -244,17 +244,17 @@ class TestThroughTheEngine:
         [":memory:", "", b"x.db", 5, None, "nul\0.db", "x\ud800.db"],
         ids=ascii,
     )
-    def test_a_path_that_names_no_file_is_refused(
+    def test_a_path_that_names_no_file_is_rejected(
         self, path: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """:memory:, empty, NUL and what is not text are refused, naming the path option."""
+        """:memory:, empty, NUL and what is not text are rejected, naming the path option."""
         monkeypatch.chdir(tmp_path)
         with pytest.raises(ValidationError, match=r"\bpath\b"):
             Durably(path)
         assert list(tmp_path.iterdir()) == []
 
-    def test_a_directory_is_refused(self, tmp_path: Path) -> None:
-        """A directory is refused with an error that names it."""
+    def test_a_directory_is_rejected(self, tmp_path: Path) -> None:
+        """A directory is rejected with an error that names it."""
         with pytest.raises(ValidationError, match=rf"{re.escape(str(tmp_path))}.*directory"):
             Durably(tmp_path)
         assert list(tmp_path.iterdir()) == []

@@ -180,7 +180,7 @@ def test_the_exception_of_the_call_is_not_lost(press: Callable[[], None]) -> Non
 def test_second_one_is_not_deferred_when_the_first_was_for_long(
     monkeypatch: pytest.MonkeyPatch, press: Callable[[], None]
 ) -> None:
-    """Whoever presses again after a second is not kept waiting, nor does the first one get lost."""
+    """A second press after a second is not deferred, and the first one is not lost."""
     monkeypatch.setattr(signals, "PATIENCE_S", 0.0)
     done = []
     with pytest.raises(RAISED), deferred():

@@ -83,7 +83,7 @@ def test_beat_of_a_removed_owner_says_so(store: Database) -> None:
     assert store.beat(owners.beat, owner, lambda: 40) == Beat(False, frozenset())
 
 
-def test_beat_of_an_owner_whose_runs_were_taken_tells_the_rest(store: Database) -> None:
+def test_beat_of_an_owner_whose_runs_were_taken_reports_the_rest(store: Database) -> None:
     """Runs that were taken over or ended are not among its own."""
     owner = given_owner(store)
     taken = given_running(store, owner)

@@ -67,7 +67,7 @@ def test_claim_knows_jobs_by_their_exact_names(store: Database, jobs: str) -> No
     assert store.read(lookups.has_claimable, jobs) is False
 
 
-def test_looking_agrees_with_claiming(store: Database) -> None:
+def test_polling_agrees_with_claiming(store: Database) -> None:
     """What a look calls claimable is claimed, and what it does not is not."""
     owner = given_owner(store)
     assert not store.read(lookups.has_claimable, '["job"]')
@@ -164,7 +164,7 @@ def test_of_each_origin_one_begun_run_is_named(store: Database) -> None:
         assert sorted(found) == sorted((*key, run) for key, run in first.items() if key[0] in jobs)
 
 
-def test_claim_by_an_unknown_owner_is_refused(store: Database) -> None:
+def test_claim_by_an_unknown_owner_is_rejected(store: Database) -> None:
     """A run cannot belong to an engine that has no owner row."""
     run = trigger(store)
     with pytest.raises(DatabaseError):

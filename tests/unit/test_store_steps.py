@@ -80,7 +80,7 @@ def test_failed_step_is_replaced_by_a_later_failure(store: Database, run: RunRow
 
 @pytest.mark.parametrize("taken", ["completed", "failed"])
 def test_index_of_another_step_is_not_overwritten(store: Database, run: RunRow, taken: str) -> None:
-    """Two steps never share a place: the second is refused, not stored over the first."""
+    """Two steps never share a place: the second is rejected, not stored over the first."""
     (checkpoint if taken == "completed" else fail)(store, run, "a")
     before = all_of(store, run)
     assert checkpoint(store, run, "b") is False
@@ -140,7 +140,9 @@ def test_claim_that_never_was_stores_nothing(store: Database, run: RunRow, fence
     assert all_of(store, run) == []
 
 
-def test_steps_of_a_run_are_told_in_the_order_of_their_index(store: Database, run: RunRow) -> None:
+def test_steps_of_a_run_are_reported_in_the_order_of_their_index(
+    store: Database, run: RunRow
+) -> None:
     """Only the run's own, whatever lies beside them."""
     other = given_running(store, given_owner(store))
     for index in (5, 0, 2):
@@ -161,7 +163,7 @@ def test_highest_index_is_the_runs_own(store: Database, run: RunRow) -> None:
     assert store.read(steps.highest_index, fresh.run) == -1
 
 
-def test_index_beyond_the_last_is_refused(store: Database, run: RunRow) -> None:
+def test_index_beyond_the_last_is_rejected(store: Database, run: RunRow) -> None:
     """It would lie in the place of another run's step."""
     other = given_running(store, given_owner(store))
     assert other.run == run.run + 1

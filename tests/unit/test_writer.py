@@ -169,7 +169,7 @@ def test_other_operation_alone_takes_no_savepoint(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("make", [put, put_alone])
-def test_refused_statement_is_a_database_error_with_its_cause(
+def test_rejected_statement_is_a_database_error_with_its_cause(
     bench: Bench, make: Callable[[str], Any]
 ) -> None:
     """The caller learns why, nothing is stored, and the writer goes on."""
@@ -221,7 +221,7 @@ def test_threads_that_wait_share_one_commit(bench: Bench, eventually: Any) -> No
 
 
 def test_who_is_done_needs_no_lock_to_leave(bench: Bench, eventually: Any) -> None:
-    """A thread goes on as soon as its operation is committed, whoever commits next.
+    """A thread goes on as soon as its operation is committed, whichever thread commits next.
 
     Otherwise all that a batch has served queue up for the lock, and the next batches are small.
     """
@@ -372,7 +372,7 @@ def test_foreign_lock_is_waited_for_up_to_the_deadline(
 def test_operation_goes_on_when_a_foreign_lock_is_gone(
     bench: Bench, make: Callable[[str], Any]
 ) -> None:
-    """It is executed once, although it was refused before."""
+    """It is executed once, although it was rejected before."""
     other = connect(bench.path)
     other.execute("BEGIN IMMEDIATE")
     asked: list[int] = []
@@ -402,7 +402,7 @@ def test_mutex_is_free_between_transactions(bench: Bench) -> None:
 
 
 def test_write_goes_on_without_a_mutex_that_is_stuck(bench: Bench) -> None:
-    """Whoever holds it may be stopped for ever: then SQLite's own locks must do."""
+    """The process that holds it may be stopped for ever: then SQLite's own locks must do."""
     other = WriterMutex(str(bench.path), bench.clock)
     assert other.acquire(0)
     assert bench.writer.run(put("a")) == "a"
@@ -438,7 +438,7 @@ def test_fork_waits_for_the_transaction_in_progress(bench: Bench, eventually: An
     assert bench.names() == ["a"]
 
 
-def test_writer_of_another_process_refuses(bench: Bench) -> None:
+def test_writer_of_another_process_rejects(bench: Bench) -> None:
     """A forked child is told so, and nothing of its call is queued."""
     bench.writer._pid += 1
     with pytest.raises(ForkedError, match="parent"):
@@ -475,7 +475,7 @@ def test_others_in_the_batch_share_its_transaction(bench: Bench, eventually: Any
 
 
 @pytest.mark.parametrize("others", [[], ["other"]])
-def test_refused_one_of_the_merged_harms_no_other(
+def test_rejected_one_of_the_merged_harms_no_other(
     bench: Bench, eventually: Any, others: list[str]
 ) -> None:
     """What the schema refuses is an error of its own caller; they are executed one by one."""
@@ -508,7 +508,7 @@ def test_main_thread_merges_inside_a_transaction(bench: Bench) -> None:
     assert [ticket.result for ticket in waiting] == ["a of 3", "b of 3"]
 
 
-def test_error_of_a_value_goes_to_whoever_has_it(bench: Bench) -> None:
+def test_error_of_a_value_is_raised_to_its_own_caller(bench: Bench) -> None:
     """Not to the thread that has led for others once more."""
     waiting = Ticket(put_alone("\ud800"), (), {})
 

@@ -242,7 +242,7 @@ def test_reading_writes_nothing(store: Database, disk: DiskVFS) -> None:
 
 
 def test_readers_cannot_write(store: Database) -> None:
-    """A query that would change something is refused."""
+    """A query that would change something is rejected."""
     run = trigger(store)
     with pytest.raises(DatabaseError):
         store.read(lambda db: db.execute("UPDATE durably_runs SET payload = '2'"))
@@ -253,7 +253,7 @@ def test_readers_cannot_write(store: Database) -> None:
 
 
 @pytest.mark.parametrize("fault", ["is_full", "sync_fails"])
-def test_write_on_a_bad_disk_is_refused_and_can_be_repeated(
+def test_write_on_a_bad_disk_is_rejected_and_can_be_repeated(
     store: Database, disk: DiskVFS, synchronous: str, fault: str
 ) -> None:
     """A transient error, nothing stored, and all goes on when the cause is gone."""

@@ -703,7 +703,7 @@ class StoreMachine(RuleBasedStateMachine):
             and run.fence == execution.fence
             and run.status in ("cancelled", "pending")
         )
-        done = self.store.write(settle.settle, execution.key, execution.attempt, Lost(), self.now)
+        done = self.store.write(settle.settle, execution.key, execution.fence, Lost(), self.now)
         assert done is may
         if run is not None and may:
             run.owner = None
@@ -726,9 +726,11 @@ class StoreMachine(RuleBasedStateMachine):
             self.delete(number)
 
     def a_run(self, number: int) -> tuple[str, Run | None]:
-        # Those that were executed more often.
+        # Those that were executed more often, and those that wait.
         executed = [run.id for run in self.runs.values() if run.attempt]
+        waiting = [run.id for run in self.runs.values() if run.waits[2] is not None]
         ids = executed if executed and number % 4 else self.ids
+        ids = waiting if waiting and number % 4 == 1 else ids
         run_id = ids[-1 - number // 4 % len(ids)]
         return run_id, self.runs.get(run_id)
 

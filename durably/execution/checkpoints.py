@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from durably.store.api import Checkpoints
-from durably.store.rows import Checkpoint
+from durably.store.rows import Checkpoint, RunKey
 
 # So many names are kept as they are, a megabyte or so.
 EXACT_NAMES: Final = 10_000
@@ -67,9 +67,9 @@ class CheckpointReader:
     two must not ask for the same name at once.
     """
 
-    def __init__(self, checkpoints: Checkpoints, run: int, *, is_first_claim: bool) -> None:
+    def __init__(self, checkpoints: Checkpoints, run_pk: RunKey, *, is_first_claim: bool) -> None:
         self._checkpoints = checkpoints
-        self._run = run
+        self._run_pk = run_pk
         # Guards all below, but for a read of the window and the names.
         self._lock = threading.Lock()
         self._window: dict[str, Checkpoint] = {}
@@ -89,7 +89,7 @@ class CheckpointReader:
     def _advance(self, first_index: int) -> int:
         if self._window or first_index != self._next_index:
             self._has_skipped = True
-        window = self._checkpoints.window(self._run, first_index)
+        window = self._checkpoints.window(self._run_pk, first_index)
         self._names.update(window.checkpoints)
         self._window = window.checkpoints
         self._next_index = window.next_index
@@ -131,7 +131,7 @@ class CheckpointReader:
                 return checkpoint, False
             # Not in this window: read the one name, and a window from there. A job that uses its
             # steps in their old order does so once a window; another one, once a name.
-            found = self._checkpoints.find(self._run, name)
+            found = self._checkpoints.find(self._run_pk, name)
             if found is None:
                 return None, name in self._names
             index, output, _ = found

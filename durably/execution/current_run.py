@@ -78,7 +78,7 @@ class ActiveRun:
     """
 
     def __init__(self, row: RunRow, labels: dict[str, str], *, is_callers: bool = False) -> None:
-        self.key = row.run
+        self.run_pk = row.run
         self.attempt = row.attempt
         self.fence = row.fence
         self.id = row.id

@@ -59,7 +59,7 @@ class StepRecorder:
         self.indexes[name] = index
         is_stored = self._stored(
             services.checkpoints.fail,
-            active.key,
+            active.run_pk,
             active.fence,
             index,
             name,
@@ -79,7 +79,7 @@ class StepRecorder:
         self.indexes[name] = index
         self._stored(
             services.checkpoints.cancel,
-            active.key,
+            active.run_pk,
             active.fence,
             index,
             name,
@@ -110,7 +110,7 @@ class StepRecorder:
         active.current_at = asked_at
 
     def _state(self) -> tuple[str, int] | None:
-        return self.read(self._services.checkpoints.state, self._active.key)
+        return self.read(self._services.checkpoints.state, self._active.run_pk)
 
     def _lose(self, state: tuple[str, int] | None) -> None:
         is_cancelled = state == (RunStatus.CANCELLED, self._active.fence)

@@ -67,7 +67,7 @@ class StepRunner:
         self._reuses_results = on_duplicate_step == "reuse"
         self._nested = NestedSteps()
         self._checkpoints = CheckpointReader(
-            services.checkpoints, active.key, is_first_claim=active.fence == 1
+            services.checkpoints, active.run_pk, is_first_claim=active.fence == 1
         )
         # A step that needs no other thread takes no lock: each use of these is one call.
         self._free_indexes = itertools.count(self._checkpoints.first_new_index)
@@ -243,7 +243,7 @@ class StepRunner:
         if active.stop_reason in NOT_OURS:
             self._recorder.cancelled(name, index, started_at_us)
             active.check()
-        row = active.key, active.fence, index, name, text, started_at_us, clock.now_us()
+        row = active.run_pk, active.fence, index, name, text, started_at_us, clock.now_us()
         try:
             is_stored = services.checkpoints.save(*row)
         except DatabaseError as exc:

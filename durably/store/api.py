@@ -61,15 +61,15 @@ class OwnerLock(Protocol):
 class Checkpoints(Protocol):
     """The part of a store that a step needs. Usable from any thread."""
 
-    def find(self, run: int, name: str) -> Checkpoint | None:
+    def find(self, run_pk: RunKey, name: str) -> Checkpoint | None:
         """Return what is stored of the step of that name."""
 
-    def window(self, run: int, first_index: int) -> Window:
+    def window(self, run_pk: RunKey, first_index: int) -> Window:
         """Return the checkpoints from *first_index* on, as many as one window holds."""
 
     def save(
         self,
-        run: int,
+        run_pk: RunKey,
         fence: int,
         index: int,
         name: str,
@@ -87,7 +87,7 @@ class Checkpoints(Protocol):
 
     def fail(
         self,
-        run: int,
+        run_pk: RunKey,
         fence: int,
         index: int,
         name: str,
@@ -99,7 +99,7 @@ class Checkpoints(Protocol):
 
     def cancel(
         self,
-        run: int,
+        run_pk: RunKey,
         fence: int,
         index: int,
         name: str,
@@ -108,7 +108,7 @@ class Checkpoints(Protocol):
     ) -> bool:
         """Store that a step ended too late; return ``False`` if there was a later claim."""
 
-    def state(self, run: int) -> tuple[str, int] | None:
+    def state(self, run_pk: RunKey) -> tuple[str, int] | None:
         """Return the status and the fence of a run, ``None`` if it was deleted."""
 
 

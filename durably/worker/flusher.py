@@ -89,7 +89,7 @@ class Flusher(Service):
 
     def release(self, active: ActiveRun) -> None:
         """Store that the job of a run that is no longer running here has left its thread."""
-        self._store.settle(active.key, active.fence, Lost(), self._clock.now_us())
+        self._store.settle(active.run_pk, active.fence, Lost(), self._clock.now_us())
 
     def release_later(self, active: ActiveRun) -> None:
         """Call ``release`` as soon as the database can be written."""
@@ -157,7 +157,7 @@ class Flusher(Service):
                 return None
             try:
                 is_stored = self._store.set_progress(
-                    [(active.key, active.fence, self.encoded(progress))],
+                    [(active.run_pk, active.fence, self.encoded(progress))],
                     self._clock.now_us(),
                 )
             except BaseException:

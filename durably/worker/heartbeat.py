@@ -63,7 +63,7 @@ class Heartbeat(Service):
             return
         self.committed += 1
         for active in expected:
-            if (active.key, active.fence) in beat.running:
+            if (active.run_pk, active.fence) in beat.running:
                 active.current_at = beats_at
             else:
                 self._learn(active)
@@ -74,7 +74,7 @@ class Heartbeat(Service):
 
         Only those found at two heartbeats: one that was claimed a moment ago is about to start.
         """
-        here = {(active.key, active.fence) for active in self._active()}
+        here = {(active.run_pk, active.fence) for active in self._active()}
         strays = running - here
         for run_pk, fence in strays & self._strays:
             self._store.requeue(NotExecuted(run_pk, fence), self._clock.now_us())
@@ -83,7 +83,7 @@ class Heartbeat(Service):
     def _learn(self, active: ActiveRun) -> None:
         if active.is_over:
             return
-        state = self._store.checkpoints.state(active.key)
+        state = self._store.checkpoints.state(active.run_pk)
         if state == ("running", active.fence):
             return
         is_ours = state is not None and state[1] == active.fence

@@ -336,7 +336,7 @@ class Pool:
         A run that others have put back meanwhile is not claimed before its old job has left.
         """
         with self._lock:
-            return str([active.key for active in self._active.values() if not active.is_over])
+            return str([active.run_pk for active in self._active.values() if not active.is_over])
 
     def _claim_for_slots(self, limit: int) -> Claim | None:
         """Return a claim for slots, which claims nothing once the pool drains."""
@@ -524,7 +524,7 @@ class Pool:
 
     def _add(self, active: ActiveRun) -> None:
         """Add a run that is about to be inside its job. Idempotent."""
-        place = active.key, active.fence
+        place = active.run_pk, active.fence
         with self._lock:
             if active.is_begun:
                 return
@@ -545,7 +545,7 @@ class Pool:
         if os.getpid() != active.pid:
             return
         with self._lock:
-            self._active.pop((active.key, active.fence), None)
+            self._active.pop((active.run_pk, active.fence), None)
         self._changed.wake_all()
         self._changes.notify()
 

@@ -81,7 +81,7 @@ class Settling:
 
     def put_back(self, run: ActiveRun) -> None:
         """Store that nothing executes the run, which was claimed: it is pending again."""
-        self._store.requeue(NotExecuted(run.key, run.fence), self._services.clock.now_us())
+        self._store.requeue(NotExecuted(run.run_pk, run.fence), self._services.clock.now_us())
 
     def _store_end(
         self,
@@ -99,7 +99,7 @@ class Settling:
 
         def store() -> Ended:
             return self._store.settle(
-                run.key,
+                run.run_pk,
                 run.fence,
                 outcome,
                 now_us,

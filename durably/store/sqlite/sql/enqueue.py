@@ -81,12 +81,12 @@ def _insert_block(db: apsw.Connection, block: Sequence[NewRun], now_us: int) -> 
     db.execute(ENQUEUE_BLOCK, bindings)
     # AUTOINCREMENT counts up from row to row, and no other process writes meanwhile.
     first = db.last_insert_rowid() - len(block) + 1
-    return [_created(run, new, now_us) for run, new in enumerate(block, first)]
+    return [_created(run_pk, new, now_us) for run_pk, new in enumerate(block, first)]
 
 
-def _created(run: int, new: NewRun, now_us: int) -> RunRow:
+def _created(run_pk: int, new: NewRun, now_us: int) -> RunRow:
     return RunRow(
-        run=RunKey(run),
+        run=RunKey(run_pk),
         id=new.id,
         job_name=new.job_name,
         status="pending",

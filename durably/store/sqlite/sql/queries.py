@@ -12,7 +12,7 @@ import apsw
 from durably.codec.json_text import dump
 from durably.errors import NotFoundError
 from durably.store import defects
-from durably.store.rows import Begun, Brief, Filters, RunRow
+from durably.store.rows import Begun, Brief, Filters, RunKey, RunRow
 
 COLUMNS: Final = """
     run, id, job_name, status, payload, output, error, progress, labels, idempotency_key,
@@ -175,14 +175,14 @@ def _as_bytes(
     return [(RunRow(**values), defect) for values, defect in found]
 
 
-def by_number(db: apsw.Connection, run: int) -> RunRow:
+def by_number(db: apsw.Connection, run_pk: RunKey) -> RunRow:
     """Return an existing run, whatever its columns contain."""
-    return legible_rows(db, BY_NUMBER, {"run": run})[0]
+    return legible_rows(db, BY_NUMBER, {"run": run_pk})[0]
 
 
-def defect_of(db: apsw.Connection, run: int) -> str | None:
+def defect_of(db: apsw.Connection, run_pk: RunKey) -> str | None:
     """Return why an existing run can be neither read nor executed, or ``None``."""
-    ((row, defect),) = _as_bytes(db, BY_NUMBER, {"run": run})
+    ((row, defect),) = _as_bytes(db, BY_NUMBER, {"run": run_pk})
     return defect or defects.of_claimed(row._asdict())
 
 
@@ -245,9 +245,9 @@ def briefs(db: apsw.Connection, run_ids: Sequence[str]) -> dict[str, Brief]:
     return {brief.id: brief for brief in found}
 
 
-def state_of(db: apsw.Connection, run: int) -> tuple[str, int] | None:
+def state_of(db: apsw.Connection, run_pk: RunKey) -> tuple[str, int] | None:
     """Return the status and the fence of a run, ``None`` if it was deleted."""
-    rows: list[Any] = db.execute(STATE_OF, {"run": run}).fetchall()
+    rows: list[Any] = db.execute(STATE_OF, {"run": run_pk}).fetchall()
     return (rows[0][0], rows[0][1]) if rows else None
 
 

@@ -77,20 +77,20 @@ def requeue(db: apsw.Connection, reason: RequeueReason, now_us: int) -> list[Run
 def _recover(db: apsw.Connection, owner: int, now_us: int, *, goes_last: bool) -> list[RunRow]:
     recovered: list[RunRow] = []
     running: list[Any] = db.execute(RUNNING_OF, {"owner": owner}).fetchall()
-    for (run,) in running:
+    for (run_pk,) in running:
         # None if there is no number left: the run keeps its turn then.
         place = db.execute(NEXT_PLACE, {"most": bounds.MOST_RUNS}).get if goes_last else None
         try:
-            db.execute(RECOVER, {"run": run, "place": place, "now_us": now_us})
+            db.execute(RECOVER, {"run": run_pk, "place": place, "now_us": now_us})
         except apsw.ConstraintError as exc:
             # Another program has turned the constraints off. Continue with the other runs.
-            row = queries.by_number(db, run)
+            row = queries.by_number(db, run_pk)
             defects.note(
                 f"run {row.id!a:.80} of job {row.job_name!a:.80} cannot be put back ({exc}); "
                 "durably.testing.check says what is wrong with it"
             )
         else:
-            recovered.append(queries.by_number(db, run))
+            recovered.append(queries.by_number(db, run_pk))
     return recovered
 
 

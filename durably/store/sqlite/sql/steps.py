@@ -9,7 +9,7 @@ import apsw
 
 from durably.errors import DatabaseError
 from durably.store import defects
-from durably.store.rows import Checkpoint, StepRow, Window
+from durably.store.rows import Checkpoint, RunKey, StepRow, Window
 from durably.store.sqlite.connection.write_request import merged_by, single_statement
 
 INDEX_BITS: Final = 24
@@ -101,7 +101,7 @@ def _complete_several(db: apsw.Connection, new: Sequence[tuple[Any, ...]]) -> li
 @merged_by(_complete_several)
 def complete(
     db: apsw.Connection,
-    run: int,
+    run_pk: RunKey,
     fence: int,
     index: int,
     name: str,
@@ -112,7 +112,7 @@ def complete(
     """Store a step's result; return ``False`` if this claim is no longer the current one."""
     db.execute(
         STORE,
-        (run, fence, index, name, "completed", output, None, started_at_us, completed_at_us),
+        (run_pk, fence, index, name, "completed", output, None, started_at_us, completed_at_us),
     )
     return db.changes() > 0
 
@@ -120,7 +120,7 @@ def complete(
 @single_statement
 def fail(
     db: apsw.Connection,
-    run: int,
+    run_pk: RunKey,
     fence: int,
     index: int,
     name: str,
@@ -130,7 +130,7 @@ def fail(
 ) -> bool:
     """Store that a step failed; return ``False`` if this claim is no longer the current one."""
     db.execute(
-        STORE, (run, fence, index, name, "failed", None, error, started_at_us, completed_at_us)
+        STORE, (run_pk, fence, index, name, "failed", None, error, started_at_us, completed_at_us)
     )
     return db.changes() > 0
 
@@ -138,7 +138,7 @@ def fail(
 @single_statement
 def cancel(
     db: apsw.Connection,
-    run: int,
+    run_pk: RunKey,
     fence: int,
     index: int,
     name: str,
@@ -148,30 +148,30 @@ def cancel(
     """Store that a step ended too late; return ``False`` if there was a later claim."""
     db.execute(
         STORE_CANCELLED,
-        (run, fence, index, name, "cancelled", None, None, started_at_us, completed_at_us),
+        (run_pk, fence, index, name, "cancelled", None, None, started_at_us, completed_at_us),
     )
     return db.changes() > 0
 
 
-def find(db: apsw.Connection, run: int, name: str) -> Checkpoint | None:
+def find(db: apsw.Connection, run_pk: RunKey, name: str) -> Checkpoint | None:
     """Return the stored step of that name, ``None`` if there is none."""
     try:
-        rows: list[Any] = db.execute(FIND, {"run": run, "name": name}).fetchall()
+        rows: list[Any] = db.execute(FIND, {"run": run_pk, "name": name}).fetchall()
     except UnicodeDecodeError as exc:
-        raise _unreadable(db, run) from exc
+        raise _unreadable(db, run_pk) from exc
     return rows[0] if rows else None
 
 
-def highest_index(db: apsw.Connection, run: int) -> int:
+def highest_index(db: apsw.Connection, run_pk: RunKey) -> int:
     """Return the highest index stored for the run, -1 if there is none."""
-    first = run << INDEX_BITS
+    first = run_pk << INDEX_BITS
     highest = db.execute(HIGHEST, {"first": first, "end": first + MOST_STEPS}).get
     return -1 if highest is None else int(highest)
 
 
-def window(db: apsw.Connection, run: int, first_index: int) -> Window:
+def window(db: apsw.Connection, run_pk: RunKey, first_index: int) -> Window:
     """Return the checkpoints from *first_index* on, as many as fit into one window."""
-    first = run << INDEX_BITS
+    first = run_pk << INDEX_BITS
     cursor: Any = db.execute(
         WINDOW,
         {"first": first + first_index, "end": first + MOST_STEPS, "limit": WINDOW_STEPS},
@@ -189,9 +189,9 @@ def window(db: apsw.Connection, run: int, first_index: int) -> Window:
                     cursor.close(force=True)
                     break
     except UnicodeDecodeError as exc:
-        raise _unreadable(db, run) from exc
+        raise _unreadable(db, run_pk) from exc
     is_last = chars < WINDOW_CHARS and len(checkpoints) < WINDOW_STEPS
-    highest = -1 if first_index else highest_index(db, run)
+    highest = -1 if first_index else highest_index(db, run_pk)
     return Window(checkpoints, None if is_last else index + 1, highest)
 
 
@@ -222,9 +222,9 @@ def _unreadable_step(row: StepRow, run_id: str, defect: str) -> DatabaseError:
     return defects.unreadable(f"step {row.name!a:.80} of run {run_id!a:.80}", defect)
 
 
-def _unreadable(db: apsw.Connection, run: int) -> DatabaseError:
+def _unreadable(db: apsw.Connection, run_pk: RunKey) -> DatabaseError:
     """Return the error for a run with a checkpoint that is not text."""
-    run_id = db.execute(ID_OF, {"run": run}).get
+    run_id = db.execute(ID_OF, {"run": run_pk}).get
     found = ((row, defect) for row, defect in _as_bytes(db, run_id) if defect is not None)
     row, defect = next(found)
     return _unreadable_step(row, run_id, defect)

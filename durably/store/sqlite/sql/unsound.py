@@ -7,6 +7,7 @@ import apsw
 
 from durably.codec.json_text import dump
 from durably.store import bounds, defects
+from durably.store.rows import RunKey
 from durably.store.sqlite.sql import queries
 
 # A pending run that cannot be executed is claimed, if possible, and then failed. A run that cannot
@@ -56,19 +57,19 @@ def fail_unclaimed(db: apsw.Connection, exc: Exception, bindings: dict[str, Any]
         return
     just_claimed: list[Any] = db.execute(JUST_CLAIMED, bindings).fetchall()
     found = [
-        (run, defect)
-        for (run,) in just_claimed
-        if (defect := queries.defect_of(db, run)) is not None
+        (run_pk, defect)
+        for (run_pk,) in just_claimed
+        if (defect := queries.defect_of(db, run_pk)) is not None
     ]
     if not found:
         raise exc
-    for run, defect in found:
-        fail(db, run, defect, bindings)
+    for run_pk, defect in found:
+        fail(db, run_pk, defect, bindings)
 
 
-def defect_of(db: apsw.Connection, run: int, exc: apsw.ConstraintError) -> str:
+def defect_of(db: apsw.Connection, run_pk: RunKey, exc: apsw.ConstraintError) -> str:
     """Return what is wrong with a run that breaks a constraint."""
-    return queries.defect_of(db, run) or f"it breaks a constraint ({exc})"
+    return queries.defect_of(db, run_pk) or f"it breaks a constraint ({exc})"
 
 
 def is_outside(now_us: int) -> bool:
@@ -76,13 +77,13 @@ def is_outside(now_us: int) -> bool:
     return not bounds.TIME.least <= now_us <= bounds.TIME.most
 
 
-def fail(db: apsw.Connection, run: int, defect: str, bindings: dict[str, Any]) -> None:
+def fail(db: apsw.Connection, run_pk: RunKey, defect: str, bindings: dict[str, Any]) -> None:
     """Fail a run that cannot be executed, or cancel it if it has a number that no run can have."""
-    row = queries.by_number(db, run)
+    row = queries.by_number(db, run_pk)
     message = f"the row of the run in the database cannot be executed: {defect}"
     error = {"type": "durably.errors.DatabaseError", "message": message, "traceback": ""}
     given = {
-        "run": run,
+        "run": run_pk,
         "owner": bindings["owner"],
         "now_us": bindings["now_us"],
         "error": dump(error | {"failed_step": None}),

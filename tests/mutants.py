@@ -270,16 +270,16 @@ PACKAGE: Final[dict[str, Mutant]] = {
         ],
     ),
     "claim that a stop does not end": Mutant(
-        "integration/test_overtaken_stops.py::test_a_claim_that_a_stop_overtakes_takes_nothing",
+        "integration/test_concurrent_stops.py::test_a_claim_that_a_stop_overtakes_takes_nothing",
         [Source("store/sqlite/sql/claims.py", " and wanted.is_wanted():", ":")],
     ),
     "claim of a run that a thread of the same engine is inside of": Mutant(
-        "integration/test_taken_over.py::"
+        "integration/test_recovered_runs.py::"
         "test_an_engine_does_not_claim_what_its_own_thread_is_inside_of",
         [Source("worker/pool.py", "            inside=self._inside,\n", "")],
     ),
     "stop that a job keeps to itself": Mutant(
-        "integration/test_swallowed_stops.py::test_a_job_that_keeps_a_stop_to_itself_has_not_ended",
+        "integration/test_ignored_stops.py::test_a_job_that_keeps_a_stop_to_itself_has_not_ended",
         [
             Source(
                 "execution/current_run.py",
@@ -289,11 +289,11 @@ PACKAGE: Final[dict[str, Mutant]] = {
         ],
     ),
     "failure that waits for no stop": Mutant(
-        "integration/test_signalled_children.py::test_what_a_signal_fails_waits_for_the_stop",
+        "integration/test_ended_tools.py::test_what_a_signal_fails_waits_for_the_stop",
         [Source("execution/current_run.py", "clock.wait(self.stopped, STOP_GRACE_S)", "pass")],
     ),
     "step of an owner that was stopped for long": Mutant(
-        "integration/test_taken_over.py::"
+        "integration/test_recovered_runs.py::"
         "test_an_owner_that_was_stopped_for_long_checks_before_it_executes_a_step",
         [
             Source(

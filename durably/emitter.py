@@ -186,7 +186,7 @@ class Emitter(ForkParticipant):
 
     @property
     def is_inside_listener(self) -> bool:
-        """Whether the calling thread is inside a listener of this engine."""
+        """Return whether the calling thread is inside a listener of this engine."""
         return self._depth.value > 0
 
     @contextmanager
@@ -201,7 +201,7 @@ class Emitter(ForkParticipant):
 
     @property
     def is_announcing_any(self) -> bool:
-        """Whether a change of any run is being committed and its event is not yet emitted."""
+        """Return whether a change of any run is being committed and its event not yet emitted."""
         return bool(self._announcing)
 
     def wait_for_listeners(self) -> None:

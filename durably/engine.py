@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, Unpack, overload
 
 from durably._platform.clock import Clock
-from durably._platform.safe_repr import short_repr
 from durably._platform.signals import deliver, door, let_through
 from durably._platform.spawning import refuse_unguarded_open, refuse_unguarded_start
 from durably.client.callbacks import OnLog, OnProgress
@@ -19,11 +18,11 @@ from durably.client.submit import NOT_GIVEN
 from durably.client.subscribe import Subscription
 from durably.codec import Codec
 from durably.emitter import Emitter, ErrorHandler, Listener
-from durably.errors import ConflictError, ValidationError
 from durably.events import Event
 from durably.job_registry import JobRegistry
 from durably.jobs import Job, job_list
 from durably.models import LogEntry, Run, StepRecord
+from durably.names import name_of_plugin
 from durably.settings import Duration, OnDuplicateStep, Settings, optional_timeout
 from durably.store.sqlite.database import Database
 from durably.store.sqlite.store import SqliteStore
@@ -705,16 +704,6 @@ class Durably:
         .. versionadded:: 0.1.0
         """
         self._check()
-        name = getattr(plugin, "name", None)
-        if not isinstance(name, str) or not callable(getattr(plugin, "install", None)):
-            raise ValidationError(
-                f"a plugin needs a name and install(app), unlike {short_repr(plugin)}"
-            )
-        if isinstance(plugin, type):
-            raise ValidationError(
-                f"{short_repr(plugin)} is a class; use an object of it: use(...())"
-            )
-        if name in self._plugins:
-            raise ConflictError(f"a plugin named {name!r} is installed already")
+        name = name_of_plugin(plugin, self._plugins)
         let_through(plugin.install, self)
         self._plugins.add(name)

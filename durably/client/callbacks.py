@@ -21,7 +21,7 @@ OnLog = Callable[[LogEntry], object]
 
 
 class Callbacks:
-    """Calls *on_progress* and *on_log* with what is new of a run. Made for one waiting call.
+    """Call *on_progress* and *on_log* with what is new of a run. Made for one waiting call.
 
     Log lines of this process are collected from the start, until ``close``; those of other
     processes are read from the database.

@@ -20,7 +20,7 @@ from durably.store.api import Store
 
 
 class Client:
-    """Triggers, reads, changes and waits for the runs of one database. Usable from any thread.
+    """Trigger, read, change and wait for the runs of one database. Usable from any thread.
 
     It starts no thread and stores no owner row: a process may trigger runs and wait for them
     without a worker of its own.

@@ -1,4 +1,4 @@
-"""Changing runs that are stored: retry, cancel, adopt, retrigger, delete and purge."""
+"""Change runs that are stored: retry, cancel, adopt, retrigger, delete and purge."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SHRINK_PAGES: Final = 2000
 
 @attrs.frozen(eq=False, repr=False)
 class Control:
-    """Changes runs, of whatever process. Usable from any thread."""
+    """Change runs, of whatever process. Usable from any thread."""
 
     _store: Store
     _emitter: Emitter

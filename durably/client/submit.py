@@ -1,4 +1,4 @@
-"""Submitting: checking triggers, storing them and emitting their events."""
+"""Check triggers, store their runs, and emit their events."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class _Accepted(NamedTuple):
 
 @attrs.define(eq=False, repr=False, slots=False, kw_only=True)
 class Submitter:
-    """Checks triggers, stores them and emits their events. Usable from any thread."""
+    """Check triggers, store them and emit their events. Usable from any thread."""
 
     _store: Store
     _codec: Codec

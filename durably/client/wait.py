@@ -47,7 +47,7 @@ _ALL_WAIT: Final = (
 
 @attrs.define(eq=False, repr=False, slots=False, kw_only=True)
 class Waiter:
-    """Waits for runs. Usable from any thread; a wait blocks its own thread only."""
+    """Wait for runs. Usable from any thread; a wait blocks its own thread only."""
 
     _store: Store
     _reader: Reader

@@ -60,7 +60,7 @@ class SlotReservation:
 
 @attrs.define(eq=False, repr=False, slots=False)
 class InProcessWorker:
-    """Answers the clients of the same process. Usable from any thread.
+    """Answer the clients of the same process. Usable from any thread.
 
     Args:
         takes_runs: returns whether the engine claims runs by itself now.
@@ -108,12 +108,12 @@ class InProcessWorker:
 
     @property
     def is_claiming(self) -> bool:
-        """Whether runs are claimed now, by itself or for a call of ``run_until_idle``."""
+        """Return whether runs are claimed now, by itself or for a call of ``run_until_idle``."""
         return self._may_claim()
 
     @property
     def is_stuck(self) -> bool:
-        """Whether this is a job's thread, and every slot has a job that waits for a run."""
+        """Return whether this is a job's thread, and every slot has a job that waits for a run."""
         return self._pool.is_inside_job and self._pool.is_stuck
 
     def left_alone(self, run_ids: Sequence[str]) -> dict[str, str]:
@@ -123,10 +123,10 @@ class InProcessWorker:
 
     @property
     def owner(self) -> int | None:
-        """The number of this engine's owner row, if it has one now."""
+        """Return the number of this engine's owner row, if it has one now."""
         return self._ownership.owner
 
     @property
     def owners(self) -> tuple[int, ...]:
-        """The number of each owner row that this engine has had."""
+        """Return the number of each owner row that this engine has had."""
         return self._ownership.owners

@@ -25,7 +25,7 @@ log = logging.getLogger("durably")
 
 
 class Shutdown:
-    """Ends an engine in order, and knows whether it can still be used. Usable from any thread."""
+    """End an engine in order, and know whether it can still be used. Usable from any thread."""
 
     def __init__(
         self, store: Store, supervisor: Supervisor, registry: JobRegistry, clock: Clock

@@ -65,7 +65,7 @@ class Services(NamedTuple):
     emitter: Emitter
     clock: Clock
     buffers: Buffers
-    # How old the last sign that an attempt is the current one may be before it must be looked for.
+    # How old the last sign that a claim is the current one may be before it must be looked for.
     longest_doubt_s: float
     on_duplicate_step: OnDuplicateStep
 

@@ -219,8 +219,8 @@ class Transactor:
                     ticket.error = exc
                     ticket.is_done = True
         except BaseException:
-            # A Ctrl-C, which may arrive between any two instructions of the main thread. If another
-            # one arrives while the batch is settled, the next thread to lead finds it.
+            # Of a signal that was deferred for long, or that is deferred no longer and may arrive
+            # anywhere. If another one arrives meanwhile, the next thread to lead finds the batch.
             self._mutex.release()
             self.settle_interrupted()
             raise
@@ -444,6 +444,7 @@ class Transactor:
             try:
                 self._db.execute("BEGIN IMMEDIATE")
             except apsw.BusyError:
+                deliver_overdue()
                 self._part_from_those_over()
             else:
                 return

@@ -317,6 +317,16 @@ PACKAGE: Final[dict[str, Mutant]] = {
             )
         ],
     ),
+    "handlers of signals called at once": Mutant(
+        "integration/test_signals_that_raise.py::test_engine_can_be_used_on_after_two",
+        [
+            Source(
+                "_platform/signals.py",
+                "    if _main.is_deferring:\n        now_s",
+                "    if False:\n        now_s",
+            )
+        ],
+    ),
     "interrupted commit passed for one": Mutant(
         "unit/test_writer_interrupted.py",
         [

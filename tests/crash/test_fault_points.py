@@ -21,6 +21,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.timeout(600)  # hundreds of processes, one after the other
 @pytest.mark.parametrize(
     ("how", "stride", "names"),
     [
@@ -35,7 +36,7 @@ def test_killed_at_each_point(tmp_path: Path, seed: int, how: str, stride: int, 
     """
     first = seed % stride + 1
     print(f"from {first} in steps of {stride}")
-    done = execute("killed_at_each_point", tmp_path, how, first, stride)
+    done = execute("killed_at_each_point", tmp_path, how, first, stride, timeout_s=590)
     assert done.returncode == 0, done.stdout + done.stderr
     reached, number = done.stdout.split("\n")[:2]
     assert set(names.split(",")) <= set(reached.split(","))

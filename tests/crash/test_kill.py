@@ -26,12 +26,13 @@ def sweep(database: Path) -> None:
         app._supervisor._reaper._sweep()
 
 
+@pytest.mark.timeout(600)  # hundreds of processes, one after the other
 @pytest.mark.parametrize(("synchronous", "kills"), [("full", 200), ("normal", 60)])
 def test_killed_at_random_instants(tmp_path: Path, seed: int, synchronous: str, kills: int) -> None:
     """A process killed with SIGKILL at 200 random instants and restarted each time ends with every
     step executed to completion once, and no checkpointed step executed again.
     """
-    done = execute("killed_at_random", tmp_path, kills, seed, synchronous)
+    done = execute("killed_at_random", tmp_path, kills, seed, synchronous, timeout_s=590)
     assert done.returncode == 0, f"seed {seed}: {done.stdout}{done.stderr}"
 
     database = tmp_path / "runs.db"

@@ -238,8 +238,8 @@ PACKAGE: Final[dict[str, Mutant]] = {
             ),
             Source(
                 "execution/run_execution.py",
-                "            returned = job.run(context, *arguments)\n",
-                "            returned = job.run(context, *arguments)\n"
+                "            returned = let_through(job.run, context, *arguments)\n",
+                "            returned = let_through(job.run, context, *arguments)\n"
                 "            context._step_runner.store_late()\n",
             ),
         ],
@@ -312,7 +312,7 @@ PACKAGE: Final[dict[str, Mutant]] = {
         [
             Source(
                 "store/sqlite/connection/batch_executor.py",
-                "            ticket.error = error\n",
+                "            request.error = error\n",
                 "",
             )
         ],

@@ -16,8 +16,8 @@ from faultydisk import CODES, FULL_CODES, READING, WRITING, FaultyDisk
 
 import durably
 import durably.engine
-from durably.store.sqlite.connection.batch_executor import Transactor
-from durably.store.sqlite.connection.write_request import Ticket
+from durably.store.sqlite.connection.batch_executor import BatchExecutor
+from durably.store.sqlite.connection.write_request import WriteRequest
 from durably.store.sqlite.database import Database
 from durably.store.sqlite.sql import queries as lookups
 
@@ -123,13 +123,13 @@ def test_checker_sees_an_error_that_is_swallowed(
 ) -> None:
     """An engine that says of a commit that has failed that it went through is found out."""
 
-    def swallow(self: Transactor, batch: list[Ticket], exc: apsw.Error) -> None:
+    def swallow(self: BatchExecutor, batch: list[WriteRequest], exc: apsw.Error) -> None:
         if self._db.in_transaction:
             self._db.execute("ROLLBACK")
-        for ticket in batch:
-            ticket.is_done = True
+        for request in batch:
+            request.is_done = True
 
-    monkeypatch.setattr(Transactor, "_fail", swallow)
+    monkeypatch.setattr(BatchExecutor, "_fail", swallow)
     seen = 0
     for first in range(120, 600, 60):
         try:

@@ -12,8 +12,8 @@ from storekit import FakeClock
 
 from durably._platform.lock_timeouts import LEAST_S, Hurry, deadline, limited
 from durably.errors import DatabaseError
-from durably.store.sqlite.connection.batch_executor import BUSY_TIMEOUT_S, Transactor
-from durably.store.sqlite.connection.write_request import Ticket, single_statement
+from durably.store.sqlite.connection.batch_executor import BUSY_TIMEOUT_S, BatchExecutor
+from durably.store.sqlite.connection.write_request import WriteRequest, single_statement
 
 SLICE_S = 0.25
 
@@ -75,7 +75,7 @@ class Waiting:
         self.db = LockedDatabase(self.clock)
         self.mutex = TakenMutex(self.clock, is_free=has_mutex)
         self.hurry = Hurry()
-        self.transactor = Transactor(
+        self.transactor = BatchExecutor(
             self.db,  # type: ignore[arg-type]  # stands for a connection
             path="/no/such/runs.db",
             mutex=self.mutex,  # type: ignore[arg-type]  # and this for a mutex
@@ -84,8 +84,8 @@ class Waiting:
             hurry=self.hurry,
         )
 
-    def ticket(self, operation: Any = store_twice, name: str = "a") -> Ticket:
-        return Ticket(operation, (name,), {}, *self.transactor.waits())
+    def request(self, operation: Any = store_twice, name: str = "a") -> WriteRequest:
+        return WriteRequest(operation, (name,), {}, *self.transactor.waits())
 
     def took(self, call: Callable[[], object]) -> float:
         began_s = self.clock.seconds
@@ -105,7 +105,7 @@ def directly(waiting: Waiting) -> None:
 
 
 def together(waiting: Waiting) -> None:
-    own = waiting.ticket()
+    own = waiting.request()
     waiting.transactor.execute([own], own)
     assert own.is_done
     assert isinstance(own.error, DatabaseError)
@@ -113,7 +113,7 @@ def together(waiting: Waiting) -> None:
 
 
 def alone(waiting: Waiting) -> None:
-    own = waiting.ticket(store)
+    own = waiting.request(store)
     waiting.transactor.execute([own], own)
     assert isinstance(own.error, DatabaseError)
 
@@ -155,10 +155,10 @@ def test_each_of_a_batch_keeps_to_its_own_limit(waiting: Waiting) -> None:
     for, the others lead themselves.
     """
     with limited(waiting.clock, 3):
-        short = waiting.ticket(name="short")
+        short = waiting.request(name="short")
     with limited(waiting.clock, 7):
-        own = waiting.ticket(name="own")
-    long = waiting.ticket(name="long")
+        own = waiting.request(name="own")
+    long = waiting.request(name="long")
     took = waiting.took(lambda: waiting.transactor.execute([short, own, long], own))
     assert 7 <= took <= 7 + 2 * SLICE_S
     assert isinstance(short.error, DatabaseError)
@@ -175,7 +175,7 @@ def test_leader_that_is_done_waits_for_nobody(waiting: Waiting) -> None:
     """A thread that leads once more for others, its own operation done, leaves them to themselves
     where a lock is taken.
     """
-    others = [waiting.ticket(name=name) for name in "ab"]
+    others = [waiting.request(name=name) for name in "ab"]
     assert waiting.took(lambda: waiting.transactor.execute(list(others), None)) <= 3 * SLICE_S
     assert [each.is_done for each in others] == [False, False]
 

@@ -14,8 +14,8 @@ import pytest
 from storekit import FakeClock, connect
 
 from durably.errors import ConflictError, DatabaseError, ForkedError
-from durably.store.sqlite.connection.write_request import Ticket, merged_by, single_statement
-from durably.store.sqlite.connection.writer import MOST_AT_ONCE, Writer
+from durably.store.sqlite.connection.write_request import WriteRequest, merged_by, single_statement
+from durably.store.sqlite.connection.writer import MOST_AT_ONCE, GroupCommitWriter
 from durably.store.sqlite.locks.mutex import WriterMutex
 
 
@@ -29,7 +29,7 @@ class Bench:
         self.db.set_busy_timeout(1)
         self.db.execute("CREATE TABLE effects (name TEXT NOT NULL UNIQUE)")
         self.reached: list[str] = []
-        self.writer = Writer(
+        self.writer = GroupCommitWriter(
             self.db,
             path=str(path),
             mutex=WriterMutex(str(path), self.clock),
@@ -501,16 +501,16 @@ def test_failing_commit_of_the_merged_fails_them_all(bench: Bench, eventually: A
 
 def test_main_thread_merges_inside_a_transaction(bench: Bench) -> None:
     """A Ctrl-C after a statement that has committed by itself would find nobody settled."""
-    waiting = [Ticket(put_merged, (name,), {}) for name in ("a", "b")]
+    waiting = [WriteRequest(put_merged, (name,), {}) for name in ("a", "b")]
     bench.writer._queue.extend(waiting)
     seen = statements(bench.db, lambda: bench.writer.run(put_merged, "c"))
     assert seen == ["BEGIN", "INSERT", "COMMIT"]
-    assert [ticket.result for ticket in waiting] == ["a of 3", "b of 3"]
+    assert [request.result for request in waiting] == ["a of 3", "b of 3"]
 
 
 def test_error_of_a_value_is_raised_to_its_own_caller(bench: Bench) -> None:
     """Not to the thread that has led for others once more."""
-    waiting = Ticket(put_alone("\ud800"), (), {})
+    waiting = WriteRequest(put_alone("\ud800"), (), {})
 
     def operation(db: apsw.Connection) -> str:
         bench.writer._queue.append(waiting)
@@ -537,16 +537,16 @@ def test_value_that_cannot_be_bound_harms_no_other_of_the_merged(
 
 def test_batch_is_bounded(bench: Bench) -> None:
     """Who commits takes so many along at the most; the others come next, in their order."""
-    waiting = [Ticket(put_merged, (f"n{n:03}",), {}) for n in range(MOST_AT_ONCE + 5)]
+    waiting = [WriteRequest(put_merged, (f"n{n:03}",), {}) for n in range(MOST_AT_ONCE + 5)]
     bench.writer._queue.extend(waiting)
     assert bench.writer.run(put_merged, "own") == f"own of {MOST_AT_ONCE}"
-    sizes = [int(ticket.result.split()[-1]) for ticket in waiting]
+    sizes = [int(request.result.split()[-1]) for request in waiting]
     assert sizes == [MOST_AT_ONCE] * (MOST_AT_ONCE - 1) + [6] * 6
 
 
 def test_who_has_committed_does_so_for_others_once(bench: Bench) -> None:
     """What was queued meanwhile is executed at once, what comes after that by whoever queued it."""
-    second, third = (Ticket(put_alone(name), (), {}) for name in ("second", "third"))
+    second, third = (WriteRequest(put_alone(name), (), {}) for name in ("second", "third"))
     queue = bench.writer._queue
 
     def first(db: apsw.Connection) -> str:

@@ -19,7 +19,7 @@ import durably.store.sqlite.connection.writer
 import durably.store.sqlite.locks.mutex
 from durably.errors import ConflictError, DatabaseError
 from durably.store.sqlite.connection.write_request import single_statement
-from durably.store.sqlite.connection.writer import Writer
+from durably.store.sqlite.connection.writer import GroupCommitWriter
 from durably.store.sqlite.locks.mutex import WriterMutex
 
 # Where CPython looks for signals: after a call, on entering a function, on going back in a loop.
@@ -32,6 +32,7 @@ WRITERS = {
     for module in (
         durably.store.sqlite.connection.write_request,
         durably.store.sqlite.connection.batch_executor,
+        durably.store.sqlite.connection.operation_runner,
         durably.store.sqlite.connection.writer,
     )
 }
@@ -139,7 +140,7 @@ class Scene:
         self.mutex = WriterMutex(str(path), clock)
         self.fails = False
         self.db.set_commit_hook(lambda: self.fails)
-        self.writer = Writer(self.db, path=str(path), mutex=self.mutex, clock=clock)
+        self.writer = GroupCommitWriter(self.db, path=str(path), mutex=self.mutex, clock=clock)
 
     def play(
         self,
@@ -333,7 +334,7 @@ def test_interrupt_anywhere_lets_other_processes_write(tmp_path: Path, own: Any)
     db.execute("CREATE TABLE effects (name TEXT)")
     clock = FakeClock()
     mutex = WriterMutex(path, clock)
-    writer = Writer(db, path=path, mutex=mutex, clock=clock)
+    writer = GroupCommitWriter(db, path=path, mutex=mutex, clock=clock)
     other = WriterMutex(path, clock)
 
     def play(interrupter: Interrupter) -> None:

@@ -53,7 +53,7 @@ from durably.store.sqlite.connection.sidefiles import (
 from durably.store.sqlite.connection.sqlite_errors import database_error
 from durably.store.sqlite.connection.wal import WalCare, run_wal_checkpoint
 from durably.store.sqlite.connection.write_request import Operation
-from durably.store.sqlite.connection.writer import Writer, leak
+from durably.store.sqlite.connection.writer import GroupCommitWriter, leak
 from durably.store.sqlite.locks.guard import FileGuard
 from durably.store.sqlite.locks.mutex import WriterMutex
 from durably.store.sqlite.notify import VersionReader
@@ -177,7 +177,7 @@ class Database(ForkParticipant):
         configure(reader, "normal")
         reader.pragma("query_only", True)
         reader.execute("SELECT count(*) FROM sqlite_schema").fetchall()
-        self._writer = Writer(
+        self._writer = GroupCommitWriter(
             write,
             path=self.path,
             mutex=mutex,
@@ -185,7 +185,7 @@ class Database(ForkParticipant):
             fault_point=fault_point,
             hurry=self._hurry,
         )
-        self._beats = Writer(
+        self._beats = GroupCommitWriter(
             beats, path=self.path, mutex=self._mutex(), clock=self._clock, hurry=self._hurry
         )
         self._versions = VersionReader(

@@ -18,8 +18,9 @@ from durably._platform.clock import Clock
 from durably._platform.lock_timeouts import BUSY_TIMEOUT_S, LEAST_S, Hurry, deadline
 from durably._platform.signals import deliver_overdue, is_main_thread
 from durably.errors import DatabaseError
+from durably.store.sqlite.connection.operation_runner import OperationRunner
 from durably.store.sqlite.connection.sqlite_errors import database_error, locked_error
-from durably.store.sqlite.connection.write_request import Operation, Ticket
+from durably.store.sqlite.connection.write_request import Operation, WriteRequest
 from durably.store.sqlite.locks.mutex import WriterMutex
 
 Ps = ParamSpec("Ps")
@@ -44,7 +45,7 @@ class _Phase(Enum):
     COMMITTING = auto()
 
 
-class Transactor:
+class BatchExecutor:
     """Execute operations on a connection, each to its commit or to an error.
 
     Used by one thread at a time. After a Ctrl-C, ``settle_interrupted`` brings the batch to an end;
@@ -72,9 +73,9 @@ class Transactor:
         fault_point: FaultPoint | None,
         hurry: Hurry | None = None,
     ) -> None:
-        self.batch: list[Ticket] = []
+        self.batch: list[WriteRequest] = []
         # The leader's own operation; without one, the time until which it leads.
-        self._own: Ticket | None = None
+        self._own: WriteRequest | None = None
         self._leads_until_s = 0.0
         self._hurry = Hurry() if hurry is None else hurry
         self._db = db
@@ -83,6 +84,7 @@ class Transactor:
         self._clock = clock
         self._fault_point = fault_point
         self._phase = _Phase.EXECUTING
+        self._operations = OperationRunner(db, path, self._part_from_those_over)
         # Compiled now and kept by APSW: it must not need the memory that has just run out.
         db.execute("BEGIN")
         db.execute("ROLLBACK")
@@ -155,17 +157,17 @@ class Transactor:
         now_s = self._clock.monotonic()
         return now_s, deadline(now_s, BUSY_TIMEOUT_S)
 
-    def is_over(self, ticket: Ticket) -> bool:
-        """Return whether the caller of *ticket* no longer waits for locks."""
+    def is_over(self, request: WriteRequest) -> bool:
+        """Return whether the caller of *request* no longer waits for locks."""
         now_s = self._clock.monotonic()
-        return now_s >= ticket.deadline_s or now_s >= self._hurry.ends_s
+        return now_s >= request.deadline_s or now_s >= self._hurry.ends_s
 
-    def refuse(self, ticket: Ticket) -> None:
-        """Fail *ticket* with the error of a lock that its caller has waited for too long."""
-        error = locked_error(self._path, self._clock.monotonic() - ticket.since_s, _LOCKED)
+    def refuse(self, request: WriteRequest) -> None:
+        """Fail *request* with the error of a lock that its caller has waited for too long."""
+        error = locked_error(self._path, self._clock.monotonic() - request.since_s, _LOCKED)
         error.__cause__ = apsw.BusyError(_LOCKED)
-        ticket.error = error
-        ticket.is_done = True
+        request.error = error
+        request.is_done = True
 
     def _part_from_those_over(self) -> None:
         """Fail the operations of the batch whose callers no longer wait. They are not executed.
@@ -173,10 +175,10 @@ class Transactor:
         Raises:
             _TurnIsOver: the leader's caller is one of them, or has waited for others long enough.
         """
-        for ticket in [each for each in self.batch if self.is_over(each)]:
-            self.refuse(ticket)
-            self.batch.remove(ticket)
-            ticket.open_gate()
+        for request in [each for each in self.batch if self.is_over(each)]:
+            self.refuse(request)
+            self.batch.remove(request)
+            request.open_gate()
         own = self._own
         is_over = self._clock.monotonic() >= self._leads_until_s if own is None else own.is_done
         if is_over or not self.batch:
@@ -194,7 +196,7 @@ class Transactor:
         now_s = self._clock.monotonic()
         return max(0.0, min(deadline(now_s, BUSY_TIMEOUT_S), self._hurry.ends_s) - now_s)
 
-    def execute(self, batch: list[Ticket], own: Ticket | None) -> None:
+    def execute(self, batch: list[WriteRequest], own: WriteRequest | None) -> None:
         """Execute operations in one transaction; then each is done, with its result or error.
 
         If another process keeps a lock until the leader's caller no longer waits, the operations
@@ -215,9 +217,9 @@ class Transactor:
             except apsw.Error as exc:
                 self._fail(batch, exc)
             except DatabaseError as exc:
-                for ticket in batch:
-                    ticket.error = exc
-                    ticket.is_done = True
+                for request in batch:
+                    request.error = exc
+                    request.is_done = True
         except BaseException:
             # Of a signal that was deferred for long, or that is deferred no longer and may arrive
             # anywhere. If another one arrives meanwhile, the next thread to lead finds the batch.
@@ -236,25 +238,25 @@ class Transactor:
         is_committed = self._phase is _Phase.COMMITTING and not db.in_transaction
         if db.in_transaction:
             db.execute("ROLLBACK")
-        for ticket in self.batch:
+        for request in self.batch:
             if is_committed:
-                ticket.is_done = True
-            elif not ticket.is_done:
+                request.is_done = True
+            elif not request.is_done:
                 # Another operation, which is undone now, may have caused the error.
-                ticket.error = None
+                request.error = None
         batch, self.batch = self.batch, []
-        for ticket in batch:
-            ticket.open_gate()
+        for request in batch:
+            request.open_gate()
 
-    def _fail(self, batch: list[Ticket], exc: apsw.Error) -> None:
+    def _fail(self, batch: list[WriteRequest], exc: apsw.Error) -> None:
         """Roll back, and fail every operation of *batch*: nothing of it is stored."""
         # One error object each: they are raised in different threads.
         errors = [database_error(exc, self._path, self._db) for _ in batch]
         self._undo(exc)
-        for ticket, error in zip(batch, errors, strict=True):
+        for request, error in zip(batch, errors, strict=True):
             error.__cause__ = exc
-            ticket.error = error
-            ticket.is_done = True
+            request.error = error
+            request.is_done = True
 
     def _undo(self, exc: apsw.Error) -> None:
         """Undo a transaction that has failed."""
@@ -281,7 +283,7 @@ class Transactor:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
 
-    def _transact(self, batch: list[Ticket], own: Ticket | None) -> None:
+    def _transact(self, batch: list[WriteRequest], own: WriteRequest | None) -> None:
         try:
             self._take_turn_together()
             self._end_failed_transaction()
@@ -298,7 +300,7 @@ class Transactor:
         now_s = self._clock.monotonic()
         self._leads_until_s = now_s + _PIECE_S
         while True:
-            wait_s = min(min(ticket.deadline_s for ticket in self.batch) - now_s, _PIECE_S)
+            wait_s = min(min(request.deadline_s for request in self.batch) - now_s, _PIECE_S)
             if self._mutex.acquire(wait_s, BUSY_TIMEOUT_S):
                 return
             if not self._mutex.is_patient:
@@ -311,7 +313,7 @@ class Transactor:
         if self._db.in_transaction:
             self._db.execute("ROLLBACK")
 
-    def _execute_as_one(self, batch: list[Ticket]) -> bool:
+    def _execute_as_one(self, batch: list[WriteRequest]) -> bool:
         """Execute a batch that is one statement, which SQLite commits by itself.
 
         Return ``False`` if it is not one statement, or could not be executed as one.
@@ -320,58 +322,35 @@ class Transactor:
         if len(batch) == 1 and first.is_single:
             self._reached("write")
             try:
-                first.result = self._execute_single(first.operation, first.args, first.kwargs)
+                first.result = self._operations.single(first.operation, first.args, first.kwargs)
             except Exception as exc:
                 if isinstance(exc, apsw.Error):
                     raise
                 first.error = exc  # raised to its caller
         elif first.together is not None and all(
-            ticket.together is first.together for ticket in batch
+            request.together is first.together for request in batch
         ):
             self._reached("write")
-            if not self._execute_merged(first.together, batch):
+            if not self._operations.merged(first.together, batch):
                 return False
         else:
             return False
-        for ticket in batch:
-            ticket.is_done = True
+        for request in batch:
+            request.is_done = True
         self._reached("committed")
         return True
 
-    def _execute_merged(self, together: Any, tickets: list[Ticket]) -> bool:
-        """Execute several operations in one statement; return ``False`` if one is rejected."""
-        try:
-            # Built at each try: some callers may no longer wait.
-            results = self._execute_single(
-                lambda db: together(db, [ticket.args for ticket in tickets]), (), {}
-            )
-        except Exception as exc:
-            refusals = (apsw.ConstraintError, apsw.TooBigError)
-            if isinstance(exc, apsw.Error) and not isinstance(exc, refusals):
-                raise
-            return False
-        for ticket, result in zip(tickets, results, strict=True):
-            ticket.result = result
-        return True
-
-    def _execute_single(self, operation: Any, args: Any, kwargs: Any) -> Any:
-        while True:
-            try:
-                return operation(self._db, *args, **kwargs)
-            except apsw.BusyError:
-                self._part_from_those_over()
-
-    def _execute_together(self, batch: list[Ticket]) -> None:
+    def _execute_together(self, batch: list[WriteRequest]) -> None:
         db = self._db
-        self._begin()
+        self._operations.begin()
         self._reached("write")
-        left = self._left_of_merging(batch)
+        left = self._operations.merge_alike(batch)
         # Nearly always all of them succeed; the savepoints are for the other case.
         if len(batch) == 1:
-            self._execute_guarded(batch[0])
-        elif not self._execute_all(left):
-            for ticket in self._left_of_merging(batch):
-                self._execute_in_savepoint(ticket)
+            self._operations.guarded(batch[0])
+        elif not self._operations.all(left):
+            for request in self._operations.merge_alike(batch):
+                self._operations.in_savepoint(request)
         self._reached("before commit")
         if len(batch) == 1 and batch[0].error is not None:
             db.execute("ROLLBACK")
@@ -383,71 +362,9 @@ class Transactor:
                 # SQLite may have ended the transaction nevertheless; it is not committed.
                 self._phase = _Phase.EXECUTING
                 raise
-        for ticket in batch:
-            ticket.is_done = True
+        for request in batch:
+            request.is_done = True
         self._reached("committed")
-
-    def _execute_all(self, tickets: list[Ticket]) -> bool:
-        """Execute operations in a transaction.
-
-        If one is rejected, begin the transaction again and return ``False``.
-        """
-        db = self._db
-        try:
-            for ticket in tickets:
-                ticket.result = ticket.operation(db, *ticket.args, **ticket.kwargs)
-        except Exception as exc:
-            # Disk full and I/O errors end the whole transaction, and so the batch.
-            if isinstance(exc, apsw.Error) and not db.in_transaction:
-                raise
-            db.execute("ROLLBACK")
-            self._begin()
-            return False
-        return True
-
-    def _execute_in_savepoint(self, ticket: Ticket) -> None:
-        """Execute an operation that shares its transaction; undo only that if it is rejected."""
-        db = self._db
-        if ticket.is_single:
-            # SQLite itself undoes it.
-            self._execute_guarded(ticket, is_shared=True)
-            return
-        db.execute("SAVEPOINT operation")
-        self._execute_guarded(ticket, is_shared=True)
-        if ticket.error is not None:
-            db.execute("ROLLBACK TO operation")
-        db.execute("RELEASE operation")
-
-    def _execute_guarded(self, ticket: Ticket, *, is_shared: bool = False) -> None:
-        db = self._db
-        try:
-            ticket.result = ticket.operation(db, *ticket.args, **ticket.kwargs)
-        except Exception as exc:
-            # Continuing after an error that ended the transaction would commit half of the batch.
-            if isinstance(exc, apsw.Error) and (not is_shared or not db.in_transaction):
-                raise
-            ticket.error = exc
-            if isinstance(exc, apsw.Error):
-                ticket.error = database_error(exc, self._path, self._db)
-                ticket.error.__cause__ = exc
-
-    def _left_of_merging(self, batch: list[Ticket]) -> list[Ticket]:
-        """Execute the mergeable operations of *batch* in one statement; return the rest."""
-        together = next((ticket.together for ticket in batch if ticket.together is not None), None)
-        alike = [ticket for ticket in batch if ticket.together is together]
-        if together is None or len(alike) < 2 or not self._execute_merged(together, alike):
-            return batch
-        return [ticket for ticket in batch if ticket.together is not together]
-
-    def _begin(self) -> None:
-        while True:
-            try:
-                self._db.execute("BEGIN IMMEDIATE")
-            except apsw.BusyError:
-                deliver_overdue()
-                self._part_from_those_over()
-            else:
-                return
 
     def _reached(self, point: str) -> None:
         if self._fault_point is not None:

@@ -10,7 +10,7 @@ import apsw
 
 from durably.store.sqlite.connection.file_checks import FileChecks
 from durably.store.sqlite.connection.readers import Readers
-from durably.store.sqlite.connection.writer import Writer
+from durably.store.sqlite.connection.writer import GroupCommitWriter
 
 # How long new reads are blocked, when the WAL has grown large, until those in progress have ended
 # and it can restart.
@@ -20,7 +20,9 @@ _REST_S: Final = 0.1
 class WalCare:
     """Keep the WAL and the file of one database small. Used by one thread at a time."""
 
-    def __init__(self, path: str, writer: Writer, readers: Readers, checks: FileChecks) -> None:
+    def __init__(
+        self, path: str, writer: GroupCommitWriter, readers: Readers, checks: FileChecks
+    ) -> None:
         self._path = path
         self._writer = writer
         self._readers = readers

@@ -43,7 +43,7 @@ def merged_by(
     return mark
 
 
-class Ticket:
+class WriteRequest:
     """One caller's operation and its result.
 
     Args:

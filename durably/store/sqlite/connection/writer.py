@@ -33,8 +33,8 @@ from durably._platform.fork_hooks import ForkParticipant, watch_forks
 from durably._platform.lock_timeouts import Hurry
 from durably._platform.signals import deliver_overdue
 from durably.errors import ForkedError
-from durably.store.sqlite.connection.batch_executor import FaultPoint, Transactor
-from durably.store.sqlite.connection.write_request import Operation, Ticket
+from durably.store.sqlite.connection.batch_executor import BatchExecutor, FaultPoint
+from durably.store.sqlite.connection.write_request import Operation, WriteRequest
 from durably.store.sqlite.locks.mutex import WriterMutex
 
 Ps = ParamSpec("Ps")
@@ -47,12 +47,12 @@ MOST_AT_ONCE: Final = 64
 _GATE_S: Final = 0.05
 
 
-def _let_go(done: list[Ticket]) -> None:
-    for ticket in done:
-        ticket.open_gate()
+def _let_go(done: list[WriteRequest]) -> None:
+    for request in done:
+        request.open_gate()
 
 
-class Writer(ForkParticipant):
+class GroupCommitWriter(ForkParticipant):
     """Execute operations of any number of threads on one write connection.
 
     Args:
@@ -76,11 +76,11 @@ class Writer(ForkParticipant):
     ) -> None:
         self._db = db
         self._mutex = mutex
-        self._transactor = Transactor(
+        self._batches = BatchExecutor(
             db, path=path, mutex=mutex, clock=clock, fault_point=fault_point, hurry=hurry
         )
         self._pid = os.getpid()
-        self._queue: deque[Ticket] = deque()
+        self._queue: deque[WriteRequest] = deque()
         # Guards the connection and its executor: held for the whole of a transaction.
         self._lock = threading.Lock()
         watch_forks(self)
@@ -97,30 +97,30 @@ class Writer(ForkParticipant):
         if os.getpid() != self._pid:
             raise ForkedError("this engine belongs to the parent process; open a new one here")
         if self._lock.locked():
-            ticket = Ticket(operation, args, kwargs, *self._transactor.waits())
-            self._wait_for_turn(ticket)
+            request = WriteRequest(operation, args, kwargs, *self._batches.waits())
+            self._wait_for_turn(request)
         else:
             try:
                 with self._lock:
                     if (
                         not self._queue
-                        and not self._transactor.batch
+                        and not self._batches.batch
                         and getattr(operation, "is_single_statement", False)
                     ):
-                        result = self._transactor.execute_directly(operation, args, kwargs)
+                        result = self._batches.execute_directly(operation, args, kwargs)
                         if self._queue:
                             _let_go(self._lead(None))
                         return result  # type: ignore[no-any-return]  # as below
-                    ticket = Ticket(operation, args, kwargs, *self._transactor.waits())
-                    done = self._lead_once_more(self._lead(ticket))
+                    request = WriteRequest(operation, args, kwargs, *self._batches.waits())
+                    done = self._lead_once_more(self._lead(request))
             finally:
                 self._call_next()
             _let_go(done)
-        if ticket.error is not None:
-            raise ticket.error
-        return ticket.result  # type: ignore[no-any-return]  # the queue is mixed
+        if request.error is not None:
+            raise request.error
+        return request.result  # type: ignore[no-any-return]  # the queue is mixed
 
-    def _lead_once_more(self, done: list[Ticket]) -> list[Ticket]:
+    def _lead_once_more(self, done: list[WriteRequest]) -> list[WriteRequest]:
         """Open the gates of *done*; execute what was queued meanwhile, if anything, and return it.
 
         Waking another thread to lead would take as long as a small commit.
@@ -130,26 +130,26 @@ class Writer(ForkParticipant):
         _let_go(done)
         return self._lead(None)
 
-    def _wait_for_turn(self, ticket: Ticket) -> None:
+    def _wait_for_turn(self, request: WriteRequest) -> None:
         """Queue an operation, and wait until it is done, or execute it with all that are queued."""
-        self._queue.append(ticket)
+        self._queue.append(request)
         try:
-            while not ticket.is_done:
+            while not request.is_done:
                 if self._lock.locked():
-                    ticket.gate.acquire(timeout=_GATE_S)
+                    request.gate.acquire(timeout=_GATE_S)
                     deliver_overdue()
-                    self._give_up_if_over(ticket)
+                    self._give_up_if_over(request)
                     continue
-                done: list[Ticket] = []
+                done: list[WriteRequest] = []
                 with self._lock:
-                    if not ticket.is_done:
-                        done = self._lead_once_more(self._lead(ticket))
+                    if not request.is_done:
+                        done = self._lead_once_more(self._lead(request))
                 # First: the next leader waits for the disk while the others continue.
                 self._call_next()
                 _let_go(done)
         except BaseException:
             # A Ctrl-C while waiting: no other thread may execute the abandoned operation.
-            self._withdraw(ticket)
+            self._withdraw(request)
             self._call_next()
             raise
 
@@ -161,33 +161,33 @@ class Writer(ForkParticipant):
             except IndexError:
                 return  # another leader has taken it meanwhile, and will call the next one
 
-    def _give_up_if_over(self, ticket: Ticket) -> None:
+    def _give_up_if_over(self, request: WriteRequest) -> None:
         """Fail an operation that no thread has begun, if its caller no longer waits for locks.
 
         The leader fails the operations that it has taken.
         """
-        if not ticket.is_done and self._transactor.is_over(ticket) and self._withdraw(ticket):
-            self._transactor.refuse(ticket)
+        if not request.is_done and self._batches.is_over(request) and self._withdraw(request):
+            self._batches.refuse(request)
 
-    def _withdraw(self, ticket: Ticket) -> bool:
+    def _withdraw(self, request: WriteRequest) -> bool:
         try:
-            self._queue.remove(ticket)
+            self._queue.remove(request)
         except ValueError:
             return False
         return True
 
-    def _lead(self, own: Ticket | None) -> list[Ticket]:
+    def _lead(self, own: WriteRequest | None) -> list[WriteRequest]:
         """Execute what is queued, and *own* even if it is not; return what is done."""
-        if self._transactor.batch:
-            self._transactor.settle_interrupted()
+        if self._batches.batch:
+            self._batches.settle_interrupted()
             if own is not None and own.is_done:
                 return []
         batch = self._take(own)
-        self._transactor.execute(batch, own)
+        self._batches.execute(batch, own)
         return batch
 
-    def _take(self, own: Ticket | None) -> list[Ticket]:
-        batch: list[Ticket] = []
+    def _take(self, own: WriteRequest | None) -> list[WriteRequest]:
+        batch: list[WriteRequest] = []
         while self._queue and len(batch) < MOST_AT_ONCE:
             batch.append(self._queue.popleft())
         if own is not None and own not in batch and own not in self._queue:
@@ -204,7 +204,7 @@ class Writer(ForkParticipant):
         """
         try:
             with self._lock:
-                return self._transactor.maintain(operation, *args, **kwargs)
+                return self._batches.maintain(operation, *args, **kwargs)
         finally:
             self._call_next()
 

@@ -13,8 +13,8 @@ from storekit import FakeClock, claim, finish, given_owner, query, trigger
 from durably.errors import DatabaseError
 from durably.store.rows import Claim, RunRow
 from durably.store.sqlite.database import Database
+from durably.store.sqlite.sql import claims
 from durably.store.sqlite.sql import queries as lookups
-from durably.store.sqlite.sql import runs
 from durably.store.sqlite.store import SqliteStore
 from durably.worker.dispatcher import PATIENCE_S, Dispatcher
 
@@ -141,7 +141,7 @@ def test_what_is_being_emitted_is_waited_for_first(pool: Pool, store: Database) 
 
 
 @pytest.mark.parametrize(
-    ("module", "verb"), [(lookups, "has_claimable"), (runs, "claim")], ids=["look", "claim"]
+    ("module", "verb"), [(lookups, "has_claimable"), (claims, "claim")], ids=["look", "claim"]
 )
 def test_slots_are_given_back_when_the_database_rejects(
     pool: Pool,

@@ -13,7 +13,7 @@ from engines import GRACE_S, again, engine, execute, only, record, types
 
 import durably
 from durably.events import EVENT_TYPES
-from durably.store.sqlite.sql import runs
+from durably.store.sqlite.store import SqliteStore
 
 
 @attrs.define
@@ -228,7 +228,7 @@ def test_an_error_of_durablys_own_threads_is_reported(tmp_path, monkeypatch):
         assert told.wait(GRACE_S)
 
     told = threading.Event()
-    monkeypatch.setattr(runs, "set_progress", refuse)
+    monkeypatch.setattr(SqliteStore, "set_progress", refuse)
     with engine(tmp_path, job) as app:
         errors = record(app, "worker:error")
         app.on("worker:error", lambda _: told.set())

@@ -14,7 +14,7 @@ from engines import GRACE_S, engine, execute, record
 
 import durably
 from durably import Progress
-from durably.store.sqlite.sql import runs
+from durably.store.sqlite.store import SqliteStore
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_progress_outlives_a_retry(tmp_path):
 
 def test_progress_that_could_not_be_stored_is_stored_later(tmp_path, monkeypatch):
     """A refused write of progress is told as worker:error and tried again; nothing is lost."""
-    real, refused, arrived = runs.set_progress, [], threading.Event()
+    real, refused, arrived = SqliteStore.set_progress, [], threading.Event()
 
     def refuse_once(*args):
         if not refused:
@@ -186,7 +186,7 @@ def test_progress_that_could_not_be_stored_is_stored_later(tmp_path, monkeypatch
         step.progress(1)
         assert arrived.wait(GRACE_S)
 
-    monkeypatch.setattr(runs, "set_progress", refuse_once)
+    monkeypatch.setattr(SqliteStore, "set_progress", refuse_once)
     with engine(tmp_path, job) as app:
         errors = record(app, "worker:error")
         app.on("run:progress", lambda _: arrived.set())

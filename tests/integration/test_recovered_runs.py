@@ -12,7 +12,7 @@ import durably
 from durably._platform.clock import Clock
 from durably.store.outcome import OwnerDead
 from durably.store.sqlite.sql import owners, requeue
-from durably.store.sqlite.sql import queries as lookups
+from durably.store.sqlite.store import SqliteCheckpoints
 
 
 @pytest.mark.parametrize("is_claimed", [False, True])
@@ -287,13 +287,13 @@ def test_an_owner_that_was_stopped_for_long_checks_before_it_executes_a_step(tmp
 def test_an_owner_that_is_one_still_checks_once_and_goes_on(tmp_path, monkeypatch):
     """A step costs no read while heartbeats go through, and one after they did not."""
     looks = []
-    look = lookups.state_of
+    look = SqliteCheckpoints.state
 
     def counted(*args):
         looks.append(1)
         return look(*args)
 
-    monkeypatch.setattr(lookups, "state_of", counted)
+    monkeypatch.setattr(SqliteCheckpoints, "state", counted)
 
     def job(step):
         step.run("fresh", int)

@@ -318,7 +318,7 @@ PACKAGE: Final[dict[str, Mutant]] = {
         ],
     ),
     "handlers of signals called at once": Mutant(
-        "integration/test_signals_that_raise.py::test_engine_can_be_used_on_after_two",
+        "integration/test_signal_handlers.py::test_engine_can_be_used_on_after_two",
         [
             Source(
                 "_platform/signals.py",

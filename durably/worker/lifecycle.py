@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Final, TypeVar
 
 from durably._platform.latch import Wakeups
-from durably._platform.signals import is_main_thread
+from durably._platform.signals import deliver_overdue, is_main_thread
 from durably.errors import ConflictError, EngineClosedError
 
 T = TypeVar("T")
@@ -64,6 +64,7 @@ class Lifecycle:
                 may use, and the thread that has the lock waits for its end.
         """
         while not self._lock.acquire(timeout=_LOCK_LOOK_S):
+            deliver_overdue()
             if self._is_ending and self._is_own_thread():
                 raise ConflictError(
                     "the engine is being stopped, and waits for the job or listener that makes "

@@ -8,6 +8,7 @@ from typing import Final
 
 from durably._platform.clock import Clock
 from durably._platform.latch import Latch
+from durably._platform.signals import deliver_overdue
 
 ErrorSink = Callable[[BaseException, str], None]
 
@@ -39,9 +40,9 @@ class Service:
         self._lifecycle = threading.Lock()  # serialises start and stop; never taken by the thread
         self._thread: threading.Thread | None = None
         self._stopping = Latch()
-        # Set by the thread as its last action; signals do not end a wait for it. After an exception
-        # in the middle of ``Thread.join`` a thread that still runs can seem to have ended.
-        self._ended = Latch(look=lambda: None)
+        # Set by the thread as its last action; a signal ends a wait for it only if that lasts. An
+        # exception in ``Thread.join`` can make a thread that still runs seem to have ended.
+        self._ended = Latch(look=deliver_overdue)
         self._wake = Latch()
 
     def tick(self) -> None:

@@ -268,6 +268,37 @@ def test_an_error_of_durablys_that_a_handler_raises_is_not_the_engines(
         app.close()
 
 
+def test_one_alarm_ends_a_stop_that_hangs(tmp_path: Path) -> None:
+    """A listener that one of the engine's threads calls may block; the engine can be used on."""
+    go, inside, left = threading.Event(), threading.Event(), threading.Event()
+
+    def block(_: object) -> None:
+        inside.set()
+        go.wait(HANG_S)
+        left.set()
+
+    app = opened(tmp_path / "x.db").start()
+    off = app.on("run:progress", block)
+
+    @durably.job
+    def telling(step: StepContext) -> None:
+        step.progress(1)
+        assert inside.wait(HANG_S)
+
+    run = app.register(telling).trigger()
+    assert inside.wait(HANG_S)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    with pytest.raises(TooSlowError):
+        app.stop()
+    assert not left.is_set()
+    go.set()
+    off()
+    app.start()
+    app.wait(run, timeout=HANG_S)
+    assert app.jobs["work"].trigger_and_wait(timeout=HANG_S).output == 0
+    app.close()
+
+
 @pytest.mark.parametrize("call", ["stat", "a read"])
 @pytest.mark.parametrize("raised", [TooSlowError, InterruptedError, ValueError, SystemExit])
 def test_healthy_file_is_not_lost(

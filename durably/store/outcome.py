@@ -8,31 +8,32 @@ import attrs
 
 from durably.models import ErrorInfo
 from durably.store.rows import RunKey
+from durably.values import Value
 
 
-@attrs.frozen
-class Completed:
+@attrs.frozen(eq=False, repr=False)
+class Completed(Value):
     """The job has returned; *output* is JSON text, *value* what is read from it."""
 
     output: str
     value: Any = None
 
 
-@attrs.frozen
-class Failed:
+@attrs.frozen(eq=False, repr=False)
+class Failed(Value):
     """The job has raised, because of the step of that name, if any."""
 
     error: ErrorInfo
     step: str | None = None
 
 
-@attrs.frozen
-class Interrupted:
+@attrs.frozen(eq=False, repr=False)
+class Interrupted(Value):
     """The job was stopped and has not come to an end: the run is pending again."""
 
 
-@attrs.frozen
-class Suspended:
+@attrs.frozen(eq=False, repr=False)
+class Suspended(Value):
     """The run waits for a time, an answer or the end of another run, and holds nothing meanwhile.
 
     Args:
@@ -47,39 +48,39 @@ class Suspended:
     run_pk: RunKey | None = None
 
 
-@attrs.frozen
-class Lost:
+@attrs.frozen(eq=False, repr=False)
+class Lost(Value):
     """The run was cancelled or taken over meanwhile: only its owner is removed."""
 
 
 Outcome = Completed | Failed | Interrupted | Suspended | Lost
 
 
-@attrs.frozen
-class NotExecuted:
+@attrs.frozen(eq=False, repr=False)
+class NotExecuted(Value):
     """Nothing executes what was claimed."""
 
     run_pk: RunKey
     fence: int
 
 
-@attrs.frozen
-class OwnerIdle:
+@attrs.frozen(eq=False, repr=False)
+class OwnerIdle(Value):
     """The owner executes none of its running runs."""
 
     owner: int
 
 
-@attrs.frozen
-class OwnerHung:
+@attrs.frozen(eq=False, repr=False)
+class OwnerHung(Value):
     """The owner lives, but its beat still is *beat*."""
 
     owner: int
     beat: int
 
 
-@attrs.frozen
-class OwnerDead:
+@attrs.frozen(eq=False, repr=False)
+class OwnerDead(Value):
     """The owner is dead: its keys are freed too, and its row is removed.
 
     With *beat*, only if that still is its beat.

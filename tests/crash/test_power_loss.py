@@ -18,7 +18,7 @@ from invariants import check
 from powerloss import Disk, Mark, put
 
 from durably.errors import DatabaseError
-from durably.execution.checkpoints import Replay
+from durably.execution.checkpoints import CheckpointReader
 from durably.store.rows import NewRun
 from durably.store.sqlite.database import Database
 from durably.store.sqlite.sql import enqueue as enqueueing
@@ -216,7 +216,7 @@ def test_checker_sees_a_step_that_is_executed_again(
         n for n, entry in enumerate(log) if isinstance(entry, Mark) and entry.verb == "stepped"
     )
     disk.advance(first + 1)
-    monkeypatch.setattr(Replay, "take_result", lambda self, name: None)
-    monkeypatch.setattr(Replay, "find", lambda self, name: (None, False))
+    monkeypatch.setattr(CheckpointReader, "take_result", lambda self, name: None)
+    monkeypatch.setattr(CheckpointReader, "find", lambda self, name: (None, False))
     with laid_out(disk, "everything", random.Random(0), tmp_path) as image:
         assert any("executed again" in each for each in resume(image))

@@ -276,7 +276,7 @@ PACKAGE: Final[dict[str, Mutant]] = {
     "claim of a run that a thread of the same engine is inside of": Mutant(
         "integration/test_recovered_runs.py::"
         "test_an_engine_does_not_claim_what_its_own_thread_is_inside_of",
-        [Source("worker/pool.py", "            inside=self._inside,\n", "")],
+        [Source("worker/claimer.py", "            inside=self._runs.keys,\n", "")],
     ),
     "stop that a job keeps to itself": Mutant(
         "integration/test_ignored_stops.py::test_a_job_that_keeps_a_stop_to_itself_has_not_ended",

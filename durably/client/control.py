@@ -15,7 +15,7 @@ from durably.client.submit import Submitter
 from durably.emitter import Emitter
 from durably.errors import ConflictError, DatabaseError, RunCancelled, ValidationError
 from durably.events import RunDeleted, RunRetried
-from durably.execution.current_run import tell_worker_error
+from durably.execution.current_run import report_worker_error
 from durably.job_registry import JobRegistry, origins_of
 from durably.settings import age, count, seconds
 from durably.store.api import Store
@@ -97,7 +97,7 @@ class Control:
             self._store.shrink(_SHRINK_PAGES)
         except DatabaseError as exc:
             # The runs are deleted all the same, and later runs use their space.
-            tell_worker_error(self._emitter, exc, "giving space back")
+            report_worker_error(self._emitter, exc, "giving space back")
 
 
 def _fields(row: RunRow) -> dict[str, Any]:

@@ -8,24 +8,7 @@ from typing import Protocol
 
 from durably.errors import StopRun
 from durably.store.api import Store
-from durably.store.rows import Claim, RunRow
-
-
-class Reservation(Protocol):
-    """A slot for the run that is claimed in the transaction of a trigger."""
-
-    def take(self) -> Claim | None:
-        """Take a slot, and return what to claim for it; ``None`` if nothing is to be claimed."""
-
-    def enter(self, row: RunRow) -> None:
-        """Put the run that was claimed into the slot: from now on it counts as about to start."""
-
-    def settle(self) -> None:
-        """Start the run of the slot, or return the slot if there is none.
-
-        Must be called after ``take``, whatever was raised in between. Wakes the dispatcher for the
-        run that was triggered, unless it is the one that starts now.
-        """
+from durably.store.rows import Enqueued, NewRun, RunRow
 
 
 class Waiting(Protocol):
@@ -64,10 +47,10 @@ class Waiting(Protocol):
 class LocalWorker(Protocol):
     """The worker of this process, as clients see it. Usable from any thread."""
 
-    def reservation(self, run_id: str) -> Reservation | None:
-        """Return a reservation for a trigger that stores *run_id*.
+    def enqueue_and_claim(self, new: NewRun, now_us: int) -> Enqueued | None:
+        """Store a run and start the run that is first in line, which need not be the new one.
 
-        Return ``None`` if the worker does not claim runs by itself now.
+        Return ``None``, and store nothing, if the worker does not claim runs by itself now.
         """
 
     def waiting(self) -> AbstractContextManager[Waiting]:
@@ -98,7 +81,7 @@ class NoWorker:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def reservation(self, run_id: str) -> None:
+    def enqueue_and_claim(self, new: NewRun, now_us: int) -> None:
         """Return ``None``: a run that is triggered starts elsewhere."""
 
     @contextmanager

@@ -13,7 +13,7 @@ import attrs
 from durably._platform.clock import Clock, to_datetime
 from durably._platform.ids import Ids
 from durably._platform.safe_repr import short_repr, type_name
-from durably.client.local_worker import LocalWorker, Reservation
+from durably.client.local_worker import LocalWorker
 from durably.client.query import Reader, labels_of
 from durably.client.wait import Waiter
 from durably.codec import Codec
@@ -31,7 +31,7 @@ from durably.jobs import (
 from durably.models import Run
 from durably.names import check_storable, check_text, not_a_str
 from durably.store.api import Store
-from durably.store.rows import Claim, Enqueued, NewRun, RunRow
+from durably.store.rows import Enqueued, NewRun, RunRow
 from durably.values import Value
 
 P = TypeVar("P")
@@ -102,15 +102,17 @@ class Submitter:
         """Store one trigger; when this returns it is committed."""
         accepted = self._accepted(job, trigger)
         new = accepted.new
-        reservation = None if self._has_listeners(new) else self._worker.reservation(new.id)
-        if reservation is not None:
-            return self._trigger_and_start(accepted, reservation)
+        if not self._has_listeners(new):
+            now_us = self._clock.now_us()
+            enqueued = self._worker.enqueue_and_claim(new, now_us)
+            if enqueued is not None:
+                return self._emit(enqueued, accepted, to_datetime(now_us))
         # The run starts after the listeners have returned: one that waits for the run would wait
         # for itself otherwise.
         try:
             with self._emitter.announcing(new.id):
                 now_us = self._clock.now_us()
-                enqueued, _ = self._enqueue(new, None, now_us)
+                enqueued = self._store.enqueue(new, now_us)
                 return self._emit(enqueued, accepted, to_datetime(now_us))
         finally:
             # Only now: run:start is emitted after run:trigger.
@@ -128,29 +130,6 @@ class Submitter:
             or (new.coalesce and wants(RunCoalesced))
             or (new.retry_failed and wants(RunRetried))
         )
-
-    def _enqueue(
-        self, new: NewRun, claim: Claim | None, now_us: int
-    ) -> tuple[Enqueued, RunRow | None]:
-        """Store a trigger, and claim the run that is first in line if *claim* is given."""
-        if claim is None:
-            return self._store.enqueue(new, now_us), None
-        return self._store.enqueue_and_claim(new, now_us, claim)
-
-    def _trigger_and_start(self, accepted: _Accepted, reservation: Reservation) -> Run[Any, Any]:
-        """Store a trigger; if a slot is free, claim for it in the same transaction.
-
-        That saves a commit and a wait for the dispatcher.
-        """
-        try:
-            claim = reservation.take()
-            now_us = self._clock.now_us()
-            enqueued, claimed = self._enqueue(accepted.new, claim, now_us)
-            if claimed is not None:
-                reservation.enter(claimed)
-            return self._emit(enqueued, accepted, to_datetime(now_us))
-        finally:
-            reservation.settle()
 
     def trigger_all(self, job: Job[Any, Any], items: list[Any]) -> list[Run[Any, Any]]:
         """Store a run for each payload or ``Trigger`` in one transaction, or none."""

@@ -9,7 +9,7 @@ from durably._platform.safe_repr import short_repr
 from durably._platform.signals import entered
 from durably.codec import NOTHING, Nothing
 from durably.errors import SerializationError, ValidationError
-from durably.execution.current_run import ActiveRun, Services
+from durably.execution.current_run import CurrentRun, Services
 from durably.execution.retry import Retry
 from durably.execution.step_log import NUMBERS, StepLog, checked_progress
 from durably.execution.step_runner import StepRunner
@@ -30,7 +30,7 @@ class StepContext:
     """
 
     def __init__(
-        self, active: ActiveRun, services: Services, *, on_duplicate_step: OnDuplicateStep
+        self, active: CurrentRun, services: Services, *, on_duplicate_step: OnDuplicateStep
     ) -> None:
         self._active = active
         self._services = services

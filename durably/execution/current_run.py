@@ -53,7 +53,7 @@ _FAILURES_KEPT: Final = 8
 class Buffers(Protocol):
     """Where progress goes until the next commit stores it."""
 
-    def progressed(self, active: ActiveRun) -> None:
+    def progressed(self, active: CurrentRun) -> None:
         """Store the new progress of the run soon."""
 
 
@@ -70,7 +70,7 @@ class Services(NamedTuple):
     on_duplicate_step: OnDuplicateStep
 
 
-class ActiveRun:
+class CurrentRun:
     """One run inside its job: its key in the database, and whether it is to stop.
 
     ``stop`` may be called from any thread; the first reason wins, except that losing the
@@ -89,8 +89,6 @@ class ActiveRun:
         self.is_callers = is_callers
         self._handlers = handlers() if is_callers and is_main_thread() else frozenset()
         self.pid = os.getpid()
-        # Whether a thread has taken it to execute it, or to put it back.
-        self.is_begun = False
         self.is_over = False
         # The steps that are in progress, by name.
         self.turns: Mapping[str, object] = {}
@@ -105,7 +103,7 @@ class ActiveRun:
         # before its claim, a heartbeat or a read of the database.
         self.current_at = -math.inf
         self._lock = threading.Lock()  # guards the reason and the two below
-        self._is_draining = False
+        self._is_stopping = False
         # How many threads wait for a stop after a failure.
         self._awaiting = 0
         # Written by the job's threads and read by the thread that stores it. Both are single
@@ -132,15 +130,15 @@ class ActiveRun:
                 self.stop_reason = reason
         self.stopped.set()
 
-    def drain(self, *, is_draining: bool) -> None:
+    def note_stop(self, *, is_stopping: bool) -> None:
         """Note whether the engine is stopping and waits for this job's own end.
 
         A failure of the job that the same signal has caused is not its own end.
         """
         with self._lock:
-            self._is_draining = is_draining
+            self._is_stopping = is_stopping
             is_awaited = self._awaiting > 0
-        if is_draining and is_awaited:
+        if is_stopping and is_awaited:
             self.stop(RunInterrupted)
 
     def await_stop(self, clock: Clock, exc: BaseException) -> None:
@@ -154,9 +152,9 @@ class ActiveRun:
             return
         with self._lock:
             self._awaiting += 1
-            is_draining = self._is_draining
+            is_stopping = self._is_stopping
         try:
-            if is_draining:
+            if is_stopping:
                 self.stop(RunInterrupted)
             else:
                 clock.wait(self.stopped, STOP_GRACE_S)
@@ -228,16 +226,6 @@ class ActiveRun:
         return Progress(*self.progress)
 
 
-class Slot:
-    """A place for one run at a time. Taking and returning it are one atomic operation each."""
-
-    __slots__ = ("active",)
-
-    def __init__(self) -> None:
-        # The run that is executed in it, or is about to be.
-        self.active: ActiveRun | None = None
-
-
 _REASONS: Final[dict[type[StopRun], str]] = {
     RunCancelled: "run {id} was cancelled",
     RunInterrupted: "the engine is stopping; run {id} goes back to pending",
@@ -245,7 +233,7 @@ _REASONS: Final[dict[type[StopRun], str]] = {
 }
 
 
-def tell_worker_error(
+def report_worker_error(
     emitter: Emitter, exc: BaseException, context: str, run_id: str | None = None
 ) -> None:
     """Log an error of durably's own threads and emit it as ``worker:error``."""
@@ -255,7 +243,7 @@ def tell_worker_error(
 
 def patiently(
     services: Services,
-    active: ActiveRun,
+    active: CurrentRun,
     context: str,
     access: Callable[..., T],
     *args: Any,
@@ -281,7 +269,7 @@ def patiently(
                 return access(*args)
             except DatabaseError as exc:
                 failed = exc
-        tell_worker_error(services.emitter, failed, context, active.id)
+        report_worker_error(services.emitter, failed, context, active.id)
         if not failed.is_transient:
             raise failed
         failed = None

@@ -15,7 +15,7 @@ from durably.errors import (
     RunInterrupted,
 )
 from durably.execution.context import StepContext
-from durably.execution.current_run import ActiveRun, Services, tell_worker_error
+from durably.execution.current_run import CurrentRun, Services, report_worker_error
 from durably.jobs import Job, output_type, payload_type, takes_payload
 from durably.models import error_info
 from durably.store.outcome import Completed, Failed, Interrupted, Lost, Outcome
@@ -36,7 +36,7 @@ class Execution:
 
     def __init__(
         self,
-        active: ActiveRun,
+        active: CurrentRun,
         job: Job[Any, Any],
         services: Services,
         is_stopping: Callable[[], bool],
@@ -88,7 +88,7 @@ class Execution:
             if exc.is_of_row:
                 return self._failed(exc)  # it would be the same at each attempt
             # Not the job's fault: the run goes back, and is claimed again later.
-            tell_worker_error(services.emitter, exc, "reading checkpoints", active.id)
+            report_worker_error(services.emitter, exc, "reading checkpoints", active.id)
             return Interrupted()
         try:
             arguments = self._arguments()

@@ -18,7 +18,7 @@ from durably._platform.signals import raise_if_signal
 from durably.codec.json_text import dump_any, load
 from durably.errors import ValidationError
 from durably.events import LogWritten
-from durably.execution.current_run import ActiveRun, Services
+from durably.execution.current_run import CurrentRun, Services
 from durably.models import LogLevel, printable, traceback_of
 from durably.store.rows import LogLine
 
@@ -54,7 +54,7 @@ class StepLog:
     .. versionadded:: 0.1.0
     """
 
-    def __init__(self, active: ActiveRun, services: Services) -> None:
+    def __init__(self, active: CurrentRun, services: Services) -> None:
         self._active = active
         self._services = services
         self._logger: logging.Logger | None = None  # most runs write no line

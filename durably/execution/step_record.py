@@ -10,7 +10,7 @@ import attrs
 from durably.codec import UNTYPED
 from durably.errors import DatabaseError, OwnershipLost, RunCancelled, RunInterrupted
 from durably.events import StepCancelled, StepEvent, StepFailed
-from durably.execution.current_run import ActiveRun, Services, patiently
+from durably.execution.current_run import CurrentRun, Services, patiently
 from durably.models import RunStatus, error_info
 
 T = TypeVar("T")
@@ -27,7 +27,7 @@ class StepRecorder:
             its name comes again.
     """
 
-    def __init__(self, active: ActiveRun, services: Services) -> None:
+    def __init__(self, active: CurrentRun, services: Services) -> None:
         self._active = active
         self._services = services
         self.indexes: dict[str, int] = {}

@@ -26,7 +26,7 @@ from durably.events import (
     StepStarted,
 )
 from durably.execution.checkpoints import CheckpointReader
-from durably.execution.current_run import ActiveRun, Services
+from durably.execution.current_run import CurrentRun, Services
 from durably.execution.nested_steps import NestedSteps
 from durably.execution.retry import Retry, wait_s
 from durably.execution.step_log import current_step
@@ -60,7 +60,7 @@ class StepRunner:
     """
 
     def __init__(
-        self, active: ActiveRun, services: Services, *, on_duplicate_step: OnDuplicateStep
+        self, active: CurrentRun, services: Services, *, on_duplicate_step: OnDuplicateStep
     ) -> None:
         self._active = active
         self._services = services

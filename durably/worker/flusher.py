@@ -19,7 +19,7 @@ from durably.codec import UNTYPED, Codec
 from durably.emitter import Emitter
 from durably.errors import DatabaseError
 from durably.events import LogWritten, RunProgressed
-from durably.execution.current_run import ActiveRun, tell_worker_error
+from durably.execution.current_run import CurrentRun, report_worker_error
 from durably.execution.step_log import stored_line
 from durably.models import Progress
 from durably.store.api import Store
@@ -54,13 +54,13 @@ class Flusher(Service):
         self._changes = changes
         self._owner = owner
         self._persists_logs = False
-        self._dirty: deque[ActiveRun] = deque()
+        self._dirty: deque[CurrentRun] = deque()
         self._lines: deque[LogLine] = deque()
         self._errors: deque[tuple[BaseException, str]] = deque()
-        self._unreleased: deque[ActiveRun] = deque()
+        self._unreleased: deque[CurrentRun] = deque()
         self._lines_lock = threading.Lock()  # one thread at a time stores lines, in order
 
-    def progressed(self, active: ActiveRun) -> None:
+    def progressed(self, active: CurrentRun) -> None:
         """Note that *active* has progress to store."""
         self._dirty.append(active)
         self.wake()
@@ -87,11 +87,11 @@ class Flusher(Service):
     def _on_own_error(self, exc: BaseException, context: str) -> None:
         self.report(exc, f"the {context} thread")
 
-    def release(self, active: ActiveRun) -> None:
+    def release(self, active: CurrentRun) -> None:
         """Store that the job of a run that is no longer running here has left its thread."""
         self._store.settle(active.run_pk, active.fence, Lost(), self._clock.now_us())
 
-    def release_later(self, active: ActiveRun) -> None:
+    def release_later(self, active: CurrentRun) -> None:
         """Call ``release`` as soon as the database can be written."""
         self._unreleased.append(active)
         self.wake()
@@ -123,7 +123,7 @@ class Flusher(Service):
 
     def _tell_errors(self) -> None:
         while self._errors:
-            tell_worker_error(self._emitter, *self._errors.popleft())
+            report_worker_error(self._emitter, *self._errors.popleft())
 
     def _release_all(self) -> None:
         while self._unreleased:
@@ -136,7 +136,7 @@ class Flusher(Service):
             # Its concurrency key is free for the next run.
             self._changes.offer()
 
-    def _tell(self, active: ActiveRun) -> None:
+    def _tell(self, active: CurrentRun) -> None:
         if not active.telling.acquire(blocking=False):
             return  # the event of its end is being emitted, and the progress was stored with it
         try:
@@ -147,7 +147,7 @@ class Flusher(Service):
         finally:
             active.telling.release()
 
-    def _stored(self, active: ActiveRun) -> Progress | None:
+    def _stored(self, active: CurrentRun) -> Progress | None:
         """Store the run's new progress and return it; ``None`` if there is none or it is over."""
         with active.storing:
             if active.is_over:
@@ -168,7 +168,7 @@ class Flusher(Service):
                 raise
             return progress if is_stored else None
 
-    def told(self, active: ActiveRun, progress: Progress) -> None:
+    def told(self, active: CurrentRun, progress: Progress) -> None:
         """Emit ``run:progress``."""
         if self._emitter.wants(RunProgressed):
             self._emitter.emit(RunProgressed, **active.fields, progress=progress)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from durably._platform.clock import Clock
 from durably.errors import OwnershipLost, RunCancelled
-from durably.execution.current_run import ActiveRun
+from durably.execution.current_run import CurrentRun
 from durably.store.api import Store
 from durably.store.outcome import NotExecuted
 from durably.store.rows import RunKey
@@ -32,7 +32,7 @@ class Heartbeat(Service):
         store: Store,
         *,
         owner: Callable[[], int],
-        active: Callable[[], list[ActiveRun]],
+        active: Callable[[], list[CurrentRun]],
         on_unregistered: Callable[[], None],
         look_at_file: Callable[[], None],
         clock: Clock,
@@ -80,7 +80,7 @@ class Heartbeat(Service):
             self._store.requeue(NotExecuted(run_pk, fence), self._clock.now_us())
         self._strays = strays
 
-    def _learn(self, active: ActiveRun) -> None:
+    def _learn(self, active: CurrentRun) -> None:
         if active.is_over:
             return
         state = self._store.checkpoints.state(active.run_pk)

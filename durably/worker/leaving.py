@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from durably.execution.current_run import ActiveRun
+from durably.execution.current_run import CurrentRun
 
 log = logging.getLogger("durably")
 
@@ -38,7 +38,7 @@ class Notice:
     """
 
     def __init__(
-        self, active: Callable[[], Sequence[ActiveRun]], *, interrupt: bool, again: bool
+        self, active: Callable[[], Sequence[CurrentRun]], *, interrupt: bool, again: bool
     ) -> None:
         self._active = active
         self._interrupt = interrupt
@@ -54,7 +54,7 @@ class Notice:
         how = "again " if self._again else ""
         log.warning("%s; press Ctrl-C %sto leave it", self._said(waited_for), how)
 
-    def _said(self, active: Sequence[ActiveRun]) -> str:
+    def _said(self, active: Sequence[CurrentRun]) -> str:
         if not self._interrupt:
             return f"Waiting for {_several('job', [each.job_name for each in active])} to end"
         steps = [name for each in active for name in tuple(each.turns)]

@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 from durably._platform.latch import Wakeups
 from durably._platform.signals import deliver_overdue, is_main_thread
 from durably.errors import ConflictError, EngineClosedError
+from durably.worker.state import EngineState, State
 
 T = TypeVar("T")
 
@@ -20,11 +21,11 @@ _LOCK_LOOK_S: Final = 0.05
 class Lifecycle:
     """Count the calls that need the threads: the first one starts them, the last one ends them.
 
-    Usable from any thread. Each call is an entry of a dict, so that ``hold`` and ``let_go`` may be
-    called twice for one call, and a signal between two instructions leaves no wrong count.
+    Usable from any thread. ``hold`` and ``let_go`` may be called twice for one call.
 
     Args:
         path: of the database, for messages.
+        state: of the engine.
         begin: starts the threads that every call needs.
         end: ends what was begun, also what is left of a ``begin`` that failed.
         is_own_thread: returns whether the calling thread is one of those.
@@ -33,12 +34,14 @@ class Lifecycle:
     def __init__(
         self,
         path: str,
+        state: EngineState,
         *,
         begin: Callable[[], None],
         end: Callable[[], None],
         is_own_thread: Callable[[], bool],
     ) -> None:
         self._path = path
+        self._state = state
         self._begin = begin
         self._end = end
         self._is_own_thread = is_own_thread
@@ -48,7 +51,6 @@ class Lifecycle:
         self._changed = Wakeups()
         # The calls that need the threads, and the ident of the thread of each.
         self._holds: dict[object, int] = {}
-        self._is_closed = False
         # Whether the thread that holds the lock ends threads and waits for them.
         self._is_ending = False
         # Whether there may be threads to end; and whether the main thread does not wait for that.
@@ -103,6 +105,10 @@ class Lifecycle:
                 self.let_go(who)
                 raise
 
+    def is_held_by(self, who: object) -> bool:
+        """Return whether *who* needs the threads."""
+        return who in self._holds
+
     def let_go(self, who: object) -> None:
         """Stop needing the threads. If no other call needs them, they have ended on return."""
         if who not in self._holds:
@@ -122,7 +128,8 @@ class Lifecycle:
 
     def abandon(self) -> None:
         """Let no call need the threads from now on, and no caller wait for their end."""
-        self.is_abandoned = self._is_closed = True
+        self.is_abandoned = True
+        self._state.become(State.CLOSED)
 
     def holding(self, call: Callable[[], T]) -> T:
         """Need the threads during a call, and return its result.
@@ -143,7 +150,7 @@ class Lifecycle:
     def close(self) -> None:
         """Raise ``EngineClosedError`` to every call from now on."""
         with self.locked():
-            self._is_closed = True
+            self._state.become(State.CLOSED)
 
     def refuse_closed(self) -> None:
         """Raise if the engine is closed.
@@ -151,7 +158,7 @@ class Lifecycle:
         Raises:
             EngineClosedError: it is closed.
         """
-        if self._is_closed:
+        if self._state.is_closed:
             raise EngineClosedError(f"this engine on {self._path!r} is closed; open a new one")
 
     @contextmanager

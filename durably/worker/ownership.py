@@ -11,6 +11,7 @@ from durably._platform.clock import Clock
 from durably._platform.ids import Ids
 from durably.errors import DatabaseError
 from durably.store.api import OwnerLock, Store
+from durably.store.outcome import OwnerIdle
 
 log = logging.getLogger("durably")
 
@@ -104,6 +105,18 @@ class Ownership:
                 # The engine that finds the lock free recovers runs that could not be put back, and
                 # removes a row that could not be removed.
                 registration.lock.abandon()
+
+    def put_back_strays(self) -> None:
+        """Put back runs that were claimed and are not executed, if the database can be written."""
+        owner = self.owner
+        if owner is None:
+            return
+        try:
+            if self._store.owns_running(owner):
+                self._store.requeue(OwnerIdle(owner), self._clock.now_us())
+        except DatabaseError as exc:
+            # The engine that finds this one's lock free will put them back.
+            log.warning("could not put back what was claimed: %s", exc)
 
     def _write_if_possible(self, verb: Callable[[], T]) -> T | None:
         """Call *verb*; log a failure, since other engines find out by themselves in the end."""

@@ -9,44 +9,42 @@ from typing import Final
 
 from durably._platform.signals import is_from_signal
 from durably.errors import ConflictError
-from durably.execution.current_run import ActiveRun
 from durably.store.change_feed import ChangeFeed
+from durably.worker.claimer import Claimer
+from durably.worker.current_runs import CurrentRuns
 from durably.worker.dispatcher import Dispatcher
 from durably.worker.leaving import Notice, is_leaving
 from durably.worker.lifecycle import Lifecycle
-from durably.worker.pool import Pool
+from durably.worker.state import EngineState
 
 # How often a waiting call checks by itself: nothing wakes it when a reserved slot is returned.
 _LOOK_S: Final = 0.05
 
 
-class Drain:
+class RunUntilIdle:
     """Claim runs for calls that wait until none is left. Usable from any thread.
 
     Args:
-        is_started: returns whether the engine claims by itself.
         check_in_place: raises if the database file is gone.
-        active: returns the runs that are inside their jobs.
     """
 
     def __init__(
         self,
-        pool: Pool,
+        state: EngineState,
+        claimer: Claimer,
+        runs: CurrentRuns,
         dispatcher: Dispatcher,
         lifecycle: Lifecycle,
         changes: ChangeFeed,
-        *,
-        is_started: Callable[[], bool],
         check_in_place: Callable[[], None],
-        active: Callable[[], list[ActiveRun]],
     ) -> None:
-        self._pool = pool
+        self._state = state
+        self._claimer = claimer
+        self._runs = runs
         self._dispatcher = dispatcher
         self._lifecycle = lifecycle
         self._changes = changes
-        self._is_started = is_started
         self._check_in_place = check_in_place
-        self._active = active
         # Guarded by the lock of the lifecycle: the calls for which an engine that was not started
         # claims now, and whether they have a limit of runs.
         self._calls: set[object] = set()
@@ -55,12 +53,7 @@ class Drain:
         # nothing.
         self.stops = 0
 
-    @property
-    def is_claiming(self) -> bool:
-        """Whether runs are claimed for a call, in an engine that was not started."""
-        return bool(self._calls)
-
-    def refuse_waiting(self) -> None:
+    def end_waiting_calls(self) -> None:
         """Make pending calls that have claimed nothing return at once."""
         self.stops += 1
 
@@ -72,8 +65,8 @@ class Drain:
         """
         most = math.inf if max_runs is None else max_runs
         with self._claiming(max_runs, stops) as before:
-            self.wait(lambda: self._pool.executed - before >= most)
-        return self._pool.executed - before
+            self.wait(lambda: self._claimer.executed - before >= most)
+        return self._claimer.executed - before
 
     def wait(self, is_enough: Callable[[], bool] = lambda: False) -> None:
         """Block until nothing executes here and nothing can be claimed, or *is_enough* is true.
@@ -87,16 +80,16 @@ class Drain:
     def _is_over(self, is_enough: Callable[[], bool]) -> bool:
         self._check_in_place()
         seen = self._changes.look()
-        entered = self._pool.entered
-        if self._pool.is_idle:
-            if self._pool.is_draining or is_enough():
+        entered = self._runs.entered
+        if self._claimer.is_idle:
+            if not self._state.takes_runs or is_enough():
                 return True
             # A run that is claimed during this check may have the key that all others wait for.
-            if not self._pool.can_claim() and self._pool.is_idle_since(entered):
+            if not self._claimer.can_claim() and self._claimer.is_idle_since(entered):
                 return True
         # Also while the dispatcher tries again: it may do so without a pause.
         failure = self._dispatcher.failure
-        if failure is not None and self._pool.is_only_claiming:
+        if failure is not None and self._claimer.is_only_claiming:
             raise failure
         self._changes.wait(seen, _LOOK_S)
         return False
@@ -107,7 +100,7 @@ class Drain:
         call = object()
         before = self._begin(call, max_runs, stops)
         if before is None:
-            yield self._pool.executed
+            yield self._claimer.executed
             return
         interrupt = True
         try:
@@ -118,17 +111,17 @@ class Drain:
             # for them, and for runs that were claimed after the block had found none.
             if self._end(call, interrupt=interrupt):
                 self._wait_for_rest(interrupt=interrupt)
-                self._pool.end_interrupt()
+                self._runs.end_stop()
 
     def _wait_for_rest(self, *, interrupt: bool) -> None:
-        notice = Notice(self._active, interrupt=True, again=is_leaving())
+        notice = Notice(self._runs.all, interrupt=True, again=is_leaving())
 
         def look() -> None:
             if interrupt:
                 notice()
 
         try:
-            self._pool.wait_until_idle(look)
+            self._claimer.wait_until_idle(look)
         except BaseException as exc:
             if interrupt and is_from_signal(exc):
                 self._lifecycle.abandon()  # the second Ctrl-C
@@ -146,7 +139,7 @@ class Drain:
         is_counted = max_runs is not None
         with self._lifecycle.locked():
             self._lifecycle.refuse_closed()
-            if self._is_started() or self.stops != stops:
+            if self._state.is_started or self.stops != stops:
                 return None
             if self._calls and (is_counted or self._are_counted):
                 raise ConflictError(
@@ -154,9 +147,10 @@ class Drain:
                     "this engine is executing them; wait for the first call to return, or start "
                     "the engine"
                 )
-            before = self._pool.executed
+            before = self._claimer.executed
             self._dispatcher.start()
-            self._pool.resume(max_runs)
+            self._claimer.resume(max_runs)
+            self._state.claims_for_calls = True
             self._calls.add(call)
             self._are_counted = is_counted
             self._changes.offer()
@@ -164,15 +158,11 @@ class Drain:
 
     def _end(self, call: object, *, interrupt: bool) -> bool:
         """Stop claiming, unless a start or another call needs it; return whether it stopped."""
-        try:
-            with self._lifecycle.locked():
-                self._calls.discard(call)
-                if self._is_started() or self._calls:
-                    return False
-                self._pool.drain(interrupt=interrupt)
-                with self._lifecycle.ending():
-                    self._dispatcher.stop()
-                return True
-        finally:
-            # A second Ctrl-C may have arrived before the lock was taken.
+        with self._lifecycle.locked():
             self._calls.discard(call)
+            if self._state.is_started or self._calls:
+                return False
+            self._claimer.drain(interrupt=interrupt)
+            with self._lifecycle.ending():
+                self._dispatcher.stop()
+            return True

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from durably import events
 from durably.errors import DatabaseError, StopRun
-from durably.execution.current_run import ActiveRun, Services, patiently, tell_worker_error
+from durably.execution.current_run import CurrentRun, Services, patiently, report_worker_error
 from durably.store.api import Store
-from durably.store.outcome import Completed, Failed, Interrupted, Lost, NotExecuted, Outcome
+from durably.store.outcome import Completed, Failed, Interrupted, Lost, Outcome
 from durably.store.rows import Claim, Ended, RunRow
 from durably.worker.flusher import Flusher
 
@@ -41,7 +41,7 @@ class Settling:
         self._preserve_steps = preserve_steps
 
     def settle(
-        self, run: ActiveRun, outcome: Outcome, claim_next: Callable[[], Claim | None]
+        self, run: CurrentRun, outcome: Outcome, claim_next: Callable[[], Claim | None]
     ) -> Settled:
         """Store the outcome of a run whose job is over, and claim the next run with it.
 
@@ -79,13 +79,9 @@ class Settling:
         claimed = None if ended is None else ended.claimed
         return Settled(claimed, emit if is_effective else lambda: None)
 
-    def put_back(self, run: ActiveRun) -> None:
-        """Store that nothing executes the run, which was claimed: it is pending again."""
-        self._store.requeue(NotExecuted(run.run_pk, run.fence), self._services.clock.now_us())
-
     def _store_end(
         self,
-        run: ActiveRun,
+        run: CurrentRun,
         outcome: Outcome,
         now_us: int,
         progress: str | None,
@@ -113,20 +109,20 @@ class Settling:
         except (StopRun, DatabaseError):
             return None
 
-    def _flush_lines(self, run: ActiveRun) -> None:
+    def _flush_lines(self, run: CurrentRun) -> None:
         try:
             self._flusher.flush_lines()
         except DatabaseError as exc:
-            tell_worker_error(self._services.emitter, exc, "storing log lines", run.id)
+            report_worker_error(self._services.emitter, exc, "storing log lines", run.id)
 
-    def _release(self, run: ActiveRun) -> None:
+    def _release(self, run: CurrentRun) -> None:
         try:
             self._flusher.release(run)
         except DatabaseError as exc:
-            tell_worker_error(self._services.emitter, exc, "releasing a run", run.id)
+            report_worker_error(self._services.emitter, exc, "releasing a run", run.id)
             self._flusher.release_later(run)
 
-    def _emit(self, run: ActiveRun, outcome: Outcome, now_us: int) -> None:
+    def _emit(self, run: CurrentRun, outcome: Outcome, now_us: int) -> None:
         emitter = self._services.emitter
         started_at_us = run.row.started_at_us
         duration = max(0, now_us - (now_us if started_at_us is None else started_at_us)) / 1e6

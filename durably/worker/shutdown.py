@@ -50,7 +50,7 @@ class Shutdown:
         """Return the word for the engine's state in its ``repr``."""
         if self._is_closed:
             return "closed"
-        return "started" if self._supervisor.is_started else "open"
+        return "started" if self._supervisor.state.is_started else "open"
 
     @property
     def _is_over(self) -> bool:
@@ -65,7 +65,7 @@ class Shutdown:
             DatabaseLostError: the database file is not in its place any more.
         """
         self._check_usable()
-        self._supervisor.check_in_place()
+        self._supervisor.file.check_in_place()
 
     def _check_usable(self) -> None:
         self._check_process("; open a new one in the child")
@@ -107,7 +107,7 @@ class Shutdown:
         try:
             return self._supervisor.run_until_idle(max_runs)
         except BaseException:
-            if self._supervisor.is_abandoned:
+            if self._supervisor.lifecycle.is_abandoned:
                 self._abandon()
             raise
 
@@ -140,8 +140,8 @@ class Shutdown:
         executed = self._executed()
         try:
             if not interrupt:
-                self._supervisor.check_in_place()
-                if self._supervisor.takes_runs:
+                self._supervisor.file.check_in_place()
+                if self._supervisor.state.takes_runs:
                     self._execute_all()
         except BaseException as exc:
             interrupt, cause = True, type(exc)
@@ -156,11 +156,11 @@ class Shutdown:
     # -- steps of the end ----------------------------------------------------------------------
 
     def _executed(self) -> list[str]:
-        return [active.id for active in self._supervisor.active()]
+        return [run.id for run in self._supervisor.current_runs()]
 
     def _execute_all(self) -> None:
         try:
-            self._supervisor.drain()
+            self._supervisor.wait_until_idle()
         except EngineClosedError:
             # By another thread, which has waited for the runs in progress.
             if not self._is_closed:
@@ -180,7 +180,7 @@ class Shutdown:
             is_last: whether nothing follows, so that the log says how to leave.
         """
         again = is_leaving()
-        notice = Notice(self._supervisor.active, interrupt=interrupt, again=again)
+        notice = Notice(self._supervisor.current_runs, interrupt=interrupt, again=again)
         is_notified = again or (is_last and interrupt)
         try:
             self._supervisor.stop(

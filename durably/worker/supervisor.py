@@ -6,7 +6,6 @@ are put back; the heartbeat continues until the last one has ended; then the thr
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 from collections.abc import Callable
@@ -17,30 +16,29 @@ from durably.codec import Codec
 from durably.emitter import Emitter
 from durably.errors import (
     ConflictError,
-    DatabaseError,
-    DatabaseLostError,
     OwnershipLost,
     WaitTimeoutError,
 )
-from durably.execution.current_run import ActiveRun, Services, tell_worker_error
+from durably.execution.current_run import CurrentRun, Services, report_worker_error
 from durably.job_registry import JobRegistry
 from durably.settings import Settings
 from durably.store.api import Store
-from durably.store.outcome import OwnerIdle
-from durably.worker.contexts import ExecutionContexts
+from durably.worker.claimer import Claimer, LabelsOf
+from durably.worker.current_runs import CurrentRuns
+from durably.worker.database_file import DatabaseFile
 from durably.worker.dispatcher import Dispatcher
+from durably.worker.executor import Executor
 from durably.worker.flusher import Flusher
 from durably.worker.foreign_runs import ForeignRuns
 from durably.worker.heartbeat import Heartbeat
 from durably.worker.in_process import InProcessWorker
 from durably.worker.lifecycle import Lifecycle
 from durably.worker.ownership import Ownership
-from durably.worker.pool import LabelsOf, Pool
+from durably.worker.pool import Pool
 from durably.worker.reaper import Reaper
-from durably.worker.run_until_idle import Drain
+from durably.worker.run_until_idle import RunUntilIdle
 from durably.worker.settling import Settling
-
-log = logging.getLogger("durably")
+from durably.worker.state import EngineState, State
 
 # How often the reaper checks whether an owner has died; a check costs microseconds.
 REAP_INTERVAL_S: Final = 0.25
@@ -60,13 +58,17 @@ class Supervisor:
         labels_of: LabelsOf,
     ) -> None:
         self._store = store
+
+        def owner() -> int:
+            return self._ownership.owner or 0
+
         flusher = self.flusher = Flusher(
             store,
             codec=codec,
             emitter=emitter,
             changes=store.changes,
             clock=clock,
-            owner=lambda: self._ownership.owner or 0,
+            owner=owner,
         )
         services = self._services = Services(
             checkpoints=store.checkpoints,
@@ -78,48 +80,60 @@ class Supervisor:
             longest_doubt_s=2 * settings.heartbeat_interval,
             on_duplicate_step=settings.on_duplicate_step,
         )
-        self._lifecycle = Lifecycle(
-            self._store.path,
+        self.state = EngineState()
+        self.lifecycle = Lifecycle(
+            store.path,
+            self.state,
             begin=self._begin,
             end=self._end,
             is_own_thread=self._is_own_thread,
         )
         self.shutdown: object = None  # kept alive by the threads
-        # Guarded by the lock of the lifecycle.
-        self._is_started = False
-        self.lost: DatabaseLostError | None = None
-        self._ownership = Ownership(self._store, services.clock, settings.heartbeat_interval)
-        self._foreign = ForeignRuns(self._store, registry)
-        self._pool = Pool(
+        # If the file was only moved, the runs are put back in it at its new place.
+        self.file = DatabaseFile(store, lambda: self._claimer.drain(interrupt=True))
+        self._ownership = Ownership(store, clock, settings.heartbeat_interval)
+        self._foreign = ForeignRuns(store, registry)
+        self._runs = CurrentRuns(self.state, emitter, store.changes, self._ownership)
+        self._pool = Pool(settings.max_workers, self._execute)
+        self._claimer = Claimer(
             settings.max_workers,
+            state=self.state,
             store=store,
-            services=services,
-            settling=Settling(store, services, flusher, preserve_steps=settings.preserve_steps),
+            clock=clock,
+            emitter=emitter,
             registry=registry,
+            runs=self._runs,
+            ownership=self._ownership,
             labels_of=labels_of,
-            owner=lambda: self._ownership.owner,
-            contexts=ExecutionContexts(),
+            hand_over=self._pool.hand_over,
             on_none_claimable=self._foreign.warn,
+        )
+        self._executor = Executor(
+            services=services,
+            registry=registry,
+            runs=self._runs,
+            claimer=self._claimer,
+            settling=Settling(store, services, flusher, preserve_steps=settings.preserve_steps),
             on_error=self._on_error,
         )
         self._heartbeat = Heartbeat(
-            self._store,
-            owner=self._owner,
-            active=self._pool.active,
+            store,
+            owner=owner,
+            active=self._runs.all,
             on_unregistered=self._on_unregistered,
-            look_at_file=self._look_at_file,
-            clock=services.clock,
+            look_at_file=self.file.check_all,
+            clock=clock,
             interval_s=settings.heartbeat_interval,
             on_error=self._on_heartbeat_error,
         )
         self._reaper = Reaper(
-            self._store,
-            owner=self._owner,
+            store,
+            owner=owner,
             committed_beats=lambda: self._heartbeat.committed,
-            emitter=services.emitter,
+            emitter=emitter,
             changes=store.changes,
             labels_of=labels_of,
-            clock=services.clock,
+            clock=clock,
             interval_s=min(REAP_INTERVAL_S, settings.poll_interval),
             heartbeat_interval_s=settings.heartbeat_interval,
             stale_threshold_s=settings.stale_threshold,
@@ -127,97 +141,50 @@ class Supervisor:
             on_error=self._on_error,
         )
         self._dispatcher = Dispatcher(
-            self._store,
             changes=store.changes,
-            has_free_slot=self._pool.has_free_slot,
-            reserve_slots=self._pool.reserve_slots,
-            return_slots=self._pool.return_slots,
-            want_slot=self._pool.want_slot,
-            hand_over=self._pool.hand_over,
-            wait_for_listeners=services.emitter.wait_for_listeners,
-            on_none_claimable=self._foreign.warn,
-            clock=services.clock,
+            has_free_slot=self._claimer.has_free_slot,
+            dispatch=self._claimer.claim_for_free_slots,
+            clock=clock,
             poll_interval_s=settings.poll_interval,
             on_error=self._on_error,
         )
-        self._drain = Drain(
-            self._pool,
+        self._until_idle = RunUntilIdle(
+            self.state,
+            self._claimer,
+            self._runs,
             self._dispatcher,
-            self._lifecycle,
+            self.lifecycle,
             store.changes,
-            is_started=lambda: self._is_started,
-            check_in_place=self.check_in_place,
-            active=self.active,
+            self.file.check_in_place,
         )
         # What clients in this process ask of it.
         self.local = InProcessWorker(
-            self._pool,
-            store,
-            emitter,
-            self._ownership,
-            self._foreign,
-            lambda: self.takes_runs,
-            lambda: self.is_claiming,
-            self.check_in_place,
+            self._claimer, self._runs, self._ownership, self._foreign, self.file.check_in_place
         )
 
     # -- what others ask -----------------------------------------------------------------
 
     @property
-    def is_started(self) -> bool:
-        """Whether ``start`` was called, and no ``stop`` has completed since."""
-        return self._is_started
-
-    @property
-    def takes_runs(self) -> bool:
-        """Whether this engine claims runs by itself now; not once a stop has timed out."""
-        return self._is_started and not self._pool.is_draining
-
-    @property
-    def is_claiming(self) -> bool:
-        """Whether it claims runs now, by itself or for a call of ``run_until_idle``."""
-        return (self._is_started or self._drain.is_claiming) and self._pool.may_claim
-
-    @property
     def is_inside(self) -> bool:
         """Whether the calling thread is inside a job or a listener of this engine."""
-        return self._pool.is_inside_job or self._services.emitter.is_inside_listener
+        return self._runs.is_inside_job or self._services.emitter.is_inside_listener
 
     @property
     def owner_number(self) -> int | None:
         """The number of this engine's owner row, if it has one now."""
         return self._ownership.owner
 
-    def active(self) -> list[ActiveRun]:
+    def current_runs(self) -> list[CurrentRun]:
         """Return the runs that are inside their jobs here."""
-        return self._pool.active()
-
-    def check_in_place(self) -> None:
-        """Check that the file is in its place; if not, nothing is claimed any more.
-
-        Raises:
-            DatabaseLostError: it is not, or was not at an earlier check.
-        """
-        self._check(self._store.check_in_place)
-
-    def _check(self, is_there: Callable[[], None]) -> None:
-        if self.lost is not None:
-            raise self.lost
-        try:
-            is_there()
-        except DatabaseLostError as exc:
-            self.lost = exc
-            # If the file was only moved, the runs are put back in it at its new place.
-            self._pool.drain(interrupt=True)
-            raise
+        return self._runs.all()
 
     # -- lifecycle -----------------------------------------------------------------------
 
     def start(self) -> None:
         """Recover what dead processes left behind, then start the threads. Idempotent."""
-        if self.takes_runs:
+        if self.state.now is State.STARTED:
             return
-        self._lifecycle.holding(self._recover_and_start)
+        self.lifecycle.holding(self._recover_and_start)
         # Waiting threads check again whether an engine can execute their runs.
         self._store.changes.offer()
 
@@ -225,28 +192,28 @@ class Supervisor:
         # Outside of the lock: listeners of a recovery may block, and call the engine.
         self._reaper.recover()
         self._foreign.warn()
-        with self._lifecycle.locked():
+        with self.lifecycle.locked():
             self._start()
 
     def _start(self) -> None:
-        if self.takes_runs:
+        if self.state.now is State.STARTED:
             return
-        self._lifecycle.refuse_closed()
-        if self._is_started:
+        self.lifecycle.refuse_closed()
+        if self.state.is_started:
             # A stop had timed out: the threads are there.
             self._ownership.announce_started()
         else:
-            self._lifecycle.hold(self)
+            self.lifecycle.hold(self)
             try:
                 self._ownership.announce_started()
                 self._reaper.start()
                 self._dispatcher.start()
             except BaseException:
                 self._end_reaper()
-                self._lifecycle.let_go(self)
+                self.lifecycle.let_go(self)
                 raise
-        self._pool.resume()
-        self._is_started = True
+        self._claimer.resume()
+        self.state.become(State.STARTED)
 
     def stop(
         self,
@@ -271,39 +238,52 @@ class Supervisor:
         deadline = math.inf if timeout_s is None else clock.monotonic() + timeout_s
         # The engine's threads, too, wait for locks of other processes only until the deadline.
         with self._store.hurried(deadline):
-            was_started = self._is_started
-            self._drain.refuse_waiting()
+            was_started = self.state.is_started
+            self._until_idle.end_waiting_calls()
 
             def look() -> None:
                 on_wait()
-                if not self._pool.is_draining:
+                if self.state.takes_runs:
                     # It was started meanwhile: drain again, so that this wait ends.
-                    self._pool.stop(interrupt=interrupt)
+                    self._drain(interrupt=interrupt)
 
             while True:
-                self._pool.stop(interrupt=interrupt)
-                if not self._pool.wait_until_idle(look, deadline):
-                    self._tell_timed_out(timeout_s)
-                with self._lifecycle.locked():
-                    # The engine may have been started since the first check.
-                    if not self._is_started or not (was_started or self._pool.is_draining):
+                self._drain(interrupt=interrupt)
+                if not self._claimer.wait_until_idle(look, deadline):
+                    self._raise_timed_out(timeout_s)
+                with self.lifecycle.locked():
+                    if self._end_started(was_started=was_started):
                         break
-                    # Another thread may have started it meanwhile, and claimed a run.
-                    if self._pool.come_to_rest():
-                        self._end_reaper()
-                        self._sign_off()
-                        self._is_started = False
-                        self._lifecycle.let_go(self)
-                        break
-            self._pool.end_interrupt()
+            self._runs.end_stop()
 
-    def _tell_timed_out(self, timeout_s: float | None) -> NoReturn:
-        with self._lifecycle.locked():
-            if self._is_started and not self.takes_runs:
+    def _drain(self, *, interrupt: bool) -> None:
+        self._runs.begin_stop()
+        self._claimer.drain(interrupt=interrupt)
+
+    def _end_started(self, *, was_started: bool) -> bool:
+        """End what a start has begun, if the engine is idle; return ``False`` if it is not.
+
+        An engine that another thread has started since the stop began is left as it is.
+        """
+        if self.state.now is State.STARTED:
+            return not was_started
+        if not self.lifecycle.is_held_by(self):
+            return True
+        if self._claimer.has_taken_slots:
+            return False  # another thread has started it meanwhile, claimed a run, and stopped it
+        self._end_reaper()
+        self._sign_off()
+        self.state.become(State.STOPPED)
+        self.lifecycle.let_go(self)
+        return True
+
+    def _raise_timed_out(self, timeout_s: float | None) -> NoReturn:
+        with self.lifecycle.locked():
+            if self.state.now is not State.STARTED and self.lifecycle.is_held_by(self):
                 # Threads of other processes that wait for a pending run must not rely on this
                 # engine.
                 self._sign_off()
-        left = len(self.active())
+        left = len(self.current_runs())
         raise WaitTimeoutError(
             f"{left} {'run is' if left == 1 else 'runs are'} still executing after "
             f"{timeout_s} s; they continue, and nothing new is claimed until start()"
@@ -311,30 +291,25 @@ class Supervisor:
 
     def close(self) -> None:
         """Remove the owner row and release its lock, once nothing of this engine needs them."""
-        self._lifecycle.close()
+        self.lifecycle.close()
         # Another thread may have started it since it was stopped.
         self.stop(interrupt=False, timeout_s=None, verb="close")
         # Others may be inside run_until_idle or process_one.
-        with self._lifecycle.unneeded():
-            self._ownership.give_up(is_file_lost=self.lost is not None)
+        with self.lifecycle.unneeded():
+            self._ownership.give_up(is_file_lost=self.file.lost is not None)
 
     def abandon(self, close: Callable[[], None]) -> None:
         """Stop waiting for runs that are inside a step; call *close* in a thread of its own.
 
         The threads of this engine then do not keep the interpreter from ending.
         """
-        self._lifecycle.abandon()
-        self._pool.drain(interrupt=True)
+        self.lifecycle.abandon()
+        self._claimer.drain(interrupt=True)
         self._pool.leave()
         threading.Thread(target=close, name="durably-closing", daemon=True).start()
 
-    @property
-    def is_abandoned(self) -> bool:
-        """Whether ``abandon`` was called."""
-        return self._lifecycle.is_abandoned
-
     def _sign_off(self) -> None:
-        if self.lost is None:
+        if self.file.lost is None:
             self._ownership.announce_stopped()
 
     def _refuse_inside(self, verb: str) -> None:
@@ -346,7 +321,7 @@ class Supervisor:
 
     def _is_own_thread(self) -> bool:
         services = (self._dispatcher, self._reaper, self.flusher, self._heartbeat)
-        return self._pool.is_current_thread or any(each.is_current_thread for each in services)
+        return self._runs.thread.has_slot or any(each.is_current_thread for each in services)
 
     def _begin(self) -> None:
         """Start what every execution needs: the owner row, the heartbeat, the flusher, the pool."""
@@ -354,59 +329,50 @@ class Supervisor:
         self._heartbeat.start()
         self.flusher.start()
         self._pool.open()
+        self._runs.forget_early_stops()
 
     def _end(self) -> None:
         self._dispatcher.stop()
-        self._pool.shut_down()
+        self._pool.end()
         self.flusher.stop()
         self._heartbeat.stop()
         self.flusher.log_errors()
-        self._put_back_strays()
+        if self.file.lost is None:
+            self._ownership.put_back_strays()
 
     def _end_reaper(self) -> None:
-        with self._lifecycle.ending():
+        with self.lifecycle.ending():
             self._reaper.stop()
-
-    def _put_back_strays(self) -> None:
-        """Put back runs that a Ctrl-C in a caller's thread left claimed and not executed."""
-        owner = self.owner_number
-        if owner is None or self.lost is not None:
-            return
-        try:
-            if self._store.owns_running(owner):
-                self._store.requeue(OwnerIdle(owner), self._services.clock.now_us())
-        except DatabaseError as exc:
-            # The engine that finds this one's lock free will put them back.
-            log.warning("could not put back what was claimed: %s", exc)
 
     # -- executing -----------------------------------------------------------------------
 
+    def _execute(self, run: CurrentRun) -> None:
+        self._executor.execute_in_slot(run)
+
     def process_one(self) -> bool:
         """Claim and execute one run in the calling thread; return ``False`` if there was none."""
-        return self._lifecycle.holding(self._process_one)
+        return self.lifecycle.holding(self._process_one)
 
     def _process_one(self) -> bool:
         self._reaper.recover()
-        claim = self._pool.claim(1)
-        if claim is None or not self._pool.can_claim():
+        run = self._claimer.claim_one()
+        if run is None:
             return False
-        claimed = self._store.claim(claim)
-        if not claimed:
-            return False
-        self._pool.execute_here(claimed[0])
+        self._executor.execute_here(run)
         return True
 
     def run_until_idle(self, max_runs: int | None) -> int:
         """Execute runs on the pool until none can be claimed, and return how many."""
         self._refuse_inside("run_until_idle")
-        stops = self._drain.stops
-        return self._lifecycle.holding(lambda: self._run_until_idle(max_runs, stops))
+        stops = self._until_idle.stops
 
-    def _run_until_idle(self, max_runs: int | None, stops: int) -> int:
-        self._reaper.recover()
-        return self._drain.run(max_runs, stops)
+        def run() -> int:
+            self._reaper.recover()
+            return self._until_idle.run(max_runs, stops)
 
-    def drain(self) -> None:
+        return self.lifecycle.holding(run)
+
+    def wait_until_idle(self) -> None:
         """Block until nothing executes here and nothing can be claimed.
 
         Raises:
@@ -416,28 +382,20 @@ class Supervisor:
         self._refuse_inside("waiting for all runs")
         # A handler of SIGTERM may have brought the main thread here: a run that fails because of
         # the signal goes back, once, and is executed again.
-        self._pool.note_stop()
-        self._drain.wait()
+        self._runs.note_stop()
+        self._until_idle.wait()
 
     # -- callbacks of the threads ---------------------------------------------------------
 
-    def _owner(self) -> int:
-        return self._ownership.owner or 0
-
-    def _look_at_file(self) -> None:
-        if self.lost is None:
-            self._check(self._store.check_in_place)
-            self._check(self._store.check_log)
-
     def _on_unregistered(self) -> None:
         """Stop the runs and register again: another engine found this one dead and has its runs."""
-        self._pool.stop_runs(OwnershipLost)
+        self._runs.stop_all(OwnershipLost)
         self._ownership.renew()
-        if self._is_started:
+        if self.state.now is State.STARTED:
             self._ownership.announce_started()
 
     def _on_error(self, exc: BaseException, context: str) -> None:
-        tell_worker_error(self._services.emitter, exc, f"the {context} thread")
+        report_worker_error(self._services.emitter, exc, f"the {context} thread")
 
     def _on_heartbeat_error(self, exc: BaseException, context: str) -> None:
         # Emitted by another thread: a listener that blocks must not stop the heartbeat.

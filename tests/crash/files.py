@@ -131,7 +131,7 @@ def live_until_it_is_lost(folder: Path, seed: int, ending: int) -> None:
     try:
         while True:
             run = app.jobs["work"].trigger(concurrency_key=rng.choice([None, "one"]))
-            app._supervisor.check_in_place()
+            app._supervisor.file.check_in_place()
             ledger.leave("triggered", run.id)
             if time.monotonic() > patience:
                 raise Finding("nobody has noticed that the file is gone")

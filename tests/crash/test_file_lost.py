@@ -125,7 +125,7 @@ def test_running_engine_notices_within_a_heartbeat(
         run = app.jobs["quick"].trigger_and_wait(timeout=20)
         lose(database)
         eventually(lambda: "durably.errors.DatabaseLostError" in errors)
-        assert not app._supervisor.takes_runs
+        assert not app._supervisor.state.takes_runs
         if lose is moved:
             database.with_suffix(".moved").rename(database)
         for call in CALLS.values():
@@ -149,7 +149,7 @@ def test_running_engine_notices_that_its_log_is_gone(
     try:
         app.jobs["quick"].trigger_and_wait()
         Path(f"{database}{suffix}").unlink()
-        eventually(lambda: app._supervisor.lost is not None)
+        eventually(lambda: app._supervisor.file.lost is not None)
         with pytest.raises(durably.DatabaseLostError, match=f"{suffix}' *, which belongs"):
             app.jobs["quick"].trigger()
     finally:
@@ -195,7 +195,7 @@ def test_clean_exit_raises_what_a_heartbeat_noticed(database: Path, eventually: 
     app = durably.Durably(database, jobs=[quick], heartbeat_interval=0.05, stale_threshold=0.2)
     with pytest.raises(durably.DatabaseLostError), app:
         moved(database)
-        eventually(lambda: not app._supervisor.takes_runs)
+        eventually(lambda: not app._supervisor.state.takes_runs)
 
 
 def test_exception_of_the_with_block_is_not_hidden(database: Path) -> None:
@@ -229,7 +229,7 @@ def test_loss_while_the_with_block_waits_for_its_runs(
     def lose_it() -> None:
         eventually(entered.is_set)
         moved(database)
-        eventually(lambda: app._supervisor.lost is not None)
+        eventually(lambda: app._supervisor.file.lost is not None)
         leave.set()
 
     loser = threading.Thread(target=lose_it)

@@ -136,8 +136,8 @@ def test_running_engine_notices_within_a_heartbeat(
         app.start()
         run = app.jobs["quick"].trigger_and_wait(timeout=20)
         overwrite(database)
-        eventually(lambda: app._supervisor.lost)
-        assert not app._supervisor.takes_runs
+        eventually(lambda: app._supervisor.file.lost)
+        assert not app._supervisor.state.takes_runs
         eventually(lambda: "durably.errors.DatabaseLostError" in errors)
         content = database.stat()
         for call in (
@@ -231,13 +231,13 @@ def test_nothing_that_sqlite_does_counts_as_overwriting(database: Path) -> None:
                     assert app.run_until_idle() == 40
                     child.say(word)
                     child.expect(word)
-                    app._supervisor._look_at_file()
+                    app._supervisor.file.check_all()
                     shell('touch "$1"; touch "$1-wal"', database)
-                    app._supervisor._look_at_file()
+                    app._supervisor.file.check_all()
                 app.purge_runs(older_than=0, limit=100 * (round_ + 1))
                 app._store.database.wal_checkpoint(above_bytes=0)
-                app._supervisor._look_at_file()
-        assert app._supervisor.lost is None
+                app._supervisor.file.check_all()
+        assert app._supervisor.file.lost is None
     finally:
         app.close()
     assert check(database) == []
@@ -252,13 +252,13 @@ def test_checkpoint_that_a_kill_cut_short_is_no_overwriting(database: Path) -> N
         with Child("dies_in_a_wal_checkpoint", database) as child:
             child.expect("ready")
             app.jobs["quick"].batch_trigger([None] * 200)
-            app._supervisor._look_at_file()
+            app._supervisor.file.check_all()
             before = database.stat()
             child.say()
             assert child.wait() < 0
         assert database.stat().st_mtime_ns != before.st_mtime_ns
         for _ in range(3):
-            app._supervisor._look_at_file()
+            app._supervisor.file.check_all()
         assert app.run_until_idle() == 200
     finally:
         app.close()

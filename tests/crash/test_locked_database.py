@@ -238,7 +238,7 @@ def test_stopping_under_a_lock(database: Path, locker: Child) -> None:
         app.start()
         do(locker, "lock")
         app.stop()
-        assert not app._supervisor.is_started
+        assert not app._supervisor.state.is_started
         assert names_of_threads() == []
         do(locker, "free")
         app.start()

@@ -214,13 +214,13 @@ def test_waiting_for_all_runs_ends_while_the_dispatcher_tries_on(database: Path)
     app = durably.Durably(database, jobs=[quick]).start()
     supervisor = app._supervisor
     supervisor._dispatcher.stop()  # this test has its part
-    claim = supervisor._pool.reserve_slots()
+    claim = supervisor._claimer._reserve(None)
     assert claim is not None
     try:
         supervisor._dispatcher.failure = durably.DatabaseError("locked")
-        error = Call(supervisor.drain).result(SOON_S)
+        error = Call(supervisor.wait_until_idle).result(SOON_S)
         assert str(error) == "locked"
     finally:
-        supervisor._pool.return_slots(claim.limit)
+        supervisor._claimer._use(claim.limit, 0)
         supervisor._dispatcher.failure = None
         app.close()

@@ -30,7 +30,7 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[durably.Dur
     """An engine with one worker, which starts what triggers claim, and nothing else."""
     app = durably.Durably(tmp_path / "test.db", jobs=[work], max_workers=1, synchronous="normal")
     with monkeypatch.context() as patch:
-        patch.setattr(app._supervisor._dispatcher, "dispatch", lambda: 0)
+        patch.setattr(app._supervisor._dispatcher, "dispatch", lambda: True)
         yield app
     app.close()
 
@@ -38,13 +38,13 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[durably.Dur
 def until_slot_is_free(app: durably.Durably) -> None:
     """Wait for that: it comes a little after the end of the run."""
     deadline = time.monotonic() + HANG_S
-    assert app._supervisor._pool.wait_until_idle(lambda: None, deadline)
+    assert app._supervisor._claimer.wait_until_idle(lambda: None, deadline)
 
 
 def take_slot(app: durably.Durably) -> None:
     """Reserve the slot, which the dispatcher reserves for a moment too when it polls."""
     deadline = time.monotonic() + HANG_S
-    while app._supervisor._pool.reserve_slots() is None:
+    while app._supervisor._claimer._reserve(1) is None:
         assert time.monotonic() < deadline
         time.sleep(0.001)
 
@@ -107,13 +107,15 @@ def test_concurrency_key_is_respected(app: durably.Durably) -> None:
     take_slot(app)
     waiting = [app.jobs["work"].trigger(n, concurrency_key="k") for n in (2, 3)]
     [row] = app._store.database.write(claims.claim, claim)
-    app._supervisor._pool.return_slots(1)
+    app._supervisor._claimer._use(1, 0)
     other = app.jobs["work"].trigger(4)
     assert app.wait(other, timeout=HANG_S).output == 4
     assert app.get_run(waiting[1]).status == "pending"
     take_slot(app)
-    app._supervisor._pool.want_slot()
-    app._supervisor._pool.hand_over(row)
+    claimer = app._supervisor._claimer
+    claimer.has_free_slot()  # that none is makes the thread that frees the slot claim a run
+    claimer._use(1, 1)
+    claimer._start(claimer.enter(row, time.monotonic()))
     assert [app.wait(run, timeout=HANG_S).output for run in waiting] == [2, 3]
 
 
@@ -185,7 +187,7 @@ def test_listener_of_a_coalesced_trigger_may_wait_for_the_run(
     app = durably.Durably(tmp_path / "test.db", jobs=[work], max_workers=1)
     dispatcher = app._supervisor._dispatcher
     dispatch = dispatcher.dispatch
-    monkeypatch.setattr(dispatcher, "dispatch", lambda: dispatch() if may_claim.is_set() else 0)
+    monkeypatch.setattr(dispatcher, "dispatch", lambda: not may_claim.is_set() or dispatch())
 
     def wait(event: durably.Event) -> None:
         may_claim.set()

@@ -14,6 +14,7 @@ import durably
 from durably import Durably, emitter
 from durably.store.outcome import Lost
 from durably.store.sqlite.sql import claims, owners, settle
+from durably.worker.state import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,14 +39,14 @@ class TestStartingAndStopping:
         self, app: Durably, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Either call may count as the last, and the engine is what that one leaves."""
-        stops, may_stop = later(monkeypatch, app._supervisor._pool, "drain")
+        stops, may_stop = later(monkeypatch, app._supervisor._claimer, "drain")
         stopping, outcome = in_thread(app.stop)
         assert stops.wait(HANG_S)
         app.start()
         may_stop.set()
         stopping.join(HANG_S)
         assert outcome == [None]
-        assert app._supervisor.takes_runs or names_of_threads() == []
+        assert app._supervisor.state.takes_runs or names_of_threads() == []
 
     def test_a_start_that_overtakes_the_stop_of_a_busy_engine(
         self, app: Durably, gate: Gate, eventually: Callable[[Callable[[], object]], None]
@@ -65,7 +66,7 @@ class TestStartingAndStopping:
         app.jobs["gated"].trigger()
         assert gate.inside.wait(HANG_S)
         stopping, outcome = in_thread(lambda: app.stop(interrupt=True))
-        eventually(lambda: app._supervisor._pool.is_draining)
+        eventually(lambda: app._supervisor.state.now is State.DRAINING)
         app.start()
         run = app.jobs["endless"].trigger()
         gate.go.set()
@@ -81,7 +82,7 @@ class TestStartingAndStopping:
         app.start()
         app.stop()
         assert names_of_threads() == []
-        assert app._supervisor._lifecycle._holds == {}
+        assert app._supervisor.lifecycle._holds == {}
 
     def test_a_listener_that_blocks_what_is_being_started(self, app: Durably) -> None:
         """It holds up no other call."""
@@ -140,7 +141,7 @@ class TestProcessOneInListeners:
     ) -> None:
         """The stop waits for it, and nothing is left."""
         supervisor = app._supervisor
-        can_claim = supervisor._pool.can_claim
+        can_claim = supervisor._claimer.can_claim
         inside = threading.Event()
 
         def look_later() -> bool:
@@ -151,11 +152,11 @@ class TestProcessOneInListeners:
 
         app.on("run:recover", lambda event: app.process_one())
         app.start()
-        monkeypatch.setattr(supervisor._pool, "can_claim", look_later)
+        monkeypatch.setattr(supervisor._claimer, "can_claim", look_later)
         left_by_the_dead(app._store.database.path, "unknown")
         assert inside.wait(HANG_S)
         app.stop()
-        assert (names_of_threads(), supervisor._lifecycle._holds) == ([], {})
+        assert (names_of_threads(), supervisor.lifecycle._holds) == ([], {})
 
     def test_of_the_flusher_after_the_last_other_call(
         self, app: Durably, gate: Gate, monkeypatch: pytest.MonkeyPatch
@@ -164,7 +165,7 @@ class TestProcessOneInListeners:
         supervisor = app._supervisor
         raised: list[Any] = []
         app.on_error(lambda exc, event: raised.append(exc))
-        can_claim = supervisor._pool.can_claim
+        can_claim = supervisor._claimer.can_claim
         inside = threading.Event()
 
         def look_later() -> bool:
@@ -177,7 +178,7 @@ class TestProcessOneInListeners:
         app.jobs["gated"].trigger()
         calling, outcome = in_thread(app.process_one)
         assert gate.inside.wait(HANG_S)
-        monkeypatch.setattr(supervisor._pool, "can_claim", look_later)
+        monkeypatch.setattr(supervisor._claimer, "can_claim", look_later)
         supervisor._on_heartbeat_error(ValueError("noticed"), "heartbeat")
         assert inside.wait(HANG_S)
         gate.go.set()
@@ -321,7 +322,7 @@ class TestJobsThatWaitForRuns:
         @durably.job("late")
         def late(step: durably.StepContext) -> Any:
             is_begun.set()
-            eventually(lambda: app._supervisor._pool.is_draining)
+            eventually(lambda: app._supervisor.state.now is State.DRAINING)
             child = step.run("child", lambda: app.jobs["quick"].trigger().id)
             return step.run("wait", output, child)
 
@@ -343,7 +344,7 @@ class TestJobsThatWaitForRuns:
         app.start()
         assert gate.inside.wait(HANG_S)
         app.cancel(waiting)
-        eventually(lambda: waiting.id not in [each.id for each in app._supervisor.active()])
+        eventually(lambda: waiting.id not in [each.id for each in app._supervisor.current_runs()])
         assert not gate.go.is_set()
         assert status(app, waiting) == "cancelled"
 
@@ -403,7 +404,7 @@ class TestCancelling:
         """The run never begins."""
         heard: list[str] = []
         app.on("*", lambda event: heard.append(event.type))
-        enters, may_enter = later(monkeypatch, app._supervisor._pool, "enter")
+        enters, may_enter = later(monkeypatch, app._supervisor._claimer, "enter")
         run = app.jobs["gated"].trigger()
         app.start()
         assert enters.wait(HANG_S)
@@ -505,20 +506,20 @@ class TestListeners:
         self, app: Durably, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """It ends like one that was closed within."""
-        pool = app._supervisor._pool
-        claim = pool.claim
+        claimer = app._supervisor._claimer
+        claim = claimer._claim
 
         def close_after(limit: int) -> Any:
             result = claim(limit)
             if threading.current_thread() is threading.main_thread():
-                monkeypatch.setattr(pool, "claim", claim)
+                monkeypatch.setattr(claimer, "_claim", claim)
                 closing, outcome = in_thread(app.close)
                 closing.join(HANG_S)
                 assert outcome == [None]
             return result
 
         with app:
-            monkeypatch.setattr(pool, "claim", close_after)
+            monkeypatch.setattr(claimer, "_claim", close_after)
 
     def test_a_trigger_is_reported_before_the_start(
         self, tmp_path: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
@@ -529,7 +530,7 @@ class TestListeners:
             app.jobs["gated"].trigger()
             assert gate.inside.wait(HANG_S)
             triggering = app.jobs["quick"]._submitter
-            tell = triggering._tell
+            tell = triggering._emit
 
             def tell_after_a_slot_is_free(*args: Any) -> Any:
                 gate.go.set()
@@ -539,7 +540,7 @@ class TestListeners:
             [first] = app.get_runs()
             app.on("run:trigger", lambda event: heard.append(event.type))
             app.on("run:start", lambda event: heard.append(event.type))
-            monkeypatch.setattr(triggering, "_tell", tell_after_a_slot_is_free)
+            monkeypatch.setattr(triggering, "_emit", tell_after_a_slot_is_free)
             monkeypatch.setattr(emitter, "LISTENER_POLLS", 1_000_000)
             app.jobs["quick"].trigger()
         assert heard == ["run:trigger", "run:start"]

@@ -61,7 +61,7 @@ def test_a_trigger_that_a_start_let_in_during_a_stop_is_waited_for(
     What the trigger has begun comes to its end before the stop does, and nothing is left.
     """
     app.start()
-    enters, may_enter = later(monkeypatch, app._supervisor._pool, "enter")
+    enters, may_enter = later(monkeypatch, app._supervisor._claimer, "enter")
     threads = []
 
     def start_and_trigger() -> None:
@@ -70,7 +70,7 @@ def test_a_trigger_that_a_start_let_in_during_a_stop_is_waited_for(
         assert enters.wait(HANG_S)
 
     waits_again = after_first_call(
-        monkeypatch, app._supervisor._pool, "wait_until_idle", start_and_trigger
+        monkeypatch, app._supervisor._claimer, "wait_until_idle", start_and_trigger
     )
     stopping, outcome = in_thread(getattr(app, how))
     assert waits_again.wait(HANG_S)
@@ -84,7 +84,7 @@ def test_a_trigger_that_a_start_let_in_during_a_stop_is_waited_for(
     if how == "close":
         assert [each.name for each in tmp_path.iterdir() if ".owner-" in each.name] == []
     else:
-        assert not app._supervisor.is_started
+        assert not app._supervisor.state.is_started
     with Durably(tmp_path / "x.db") as reopened:
         found = reopened.get_run(triggered[0])
         assert found is not None
@@ -116,7 +116,7 @@ def test_a_claim_that_a_stop_overtakes_takes_nothing(
     else:
         before = []
         # Or it might have the slots at that moment.
-        monkeypatch.setattr(app._supervisor._dispatcher, "_reserve_slots", lambda: None)
+        monkeypatch.setattr(app._supervisor._dispatcher, "dispatch", lambda: True)
         app.start()
         threads.append(in_thread(trigger))
     assert inside.wait(HANG_S)
@@ -136,13 +136,13 @@ def test_one_run_until_idle_that_ends_does_not_end_another(
     app: Durably, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A second call that came before the first had ended goes on claiming."""
-    drain = app._supervisor._drain.wait
+    drain = app._supervisor._until_idle.wait
     second_waits, is_triggered = threading.Event(), threading.Event()
     threads = []
 
     def first(*args: Any) -> None:
         drain(*args)
-        monkeypatch.setattr(app._supervisor._drain, "wait", second)
+        monkeypatch.setattr(app._supervisor._until_idle, "wait", second)
         threads.append(in_thread(app.run_until_idle))
         assert second_waits.wait(HANG_S)
         app.jobs["gated"].trigger()
@@ -154,7 +154,7 @@ def test_one_run_until_idle_that_ends_does_not_end_another(
         assert is_triggered.wait(HANG_S)
         drain(*args)
 
-    monkeypatch.setattr(app._supervisor._drain, "wait", first)
+    monkeypatch.setattr(app._supervisor._until_idle, "wait", first)
     app.run_until_idle()
     app.jobs["quick"].trigger()
     gate.go.set()
@@ -170,11 +170,11 @@ def test_what_is_claimed_while_run_until_idle_polls_is_not_all_there_is(
     app: Durably, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It found the engine idle; then the dispatcher claimed the run that the others wait for."""
-    pool, dispatcher = app._supervisor._pool, app._supervisor._dispatcher
-    can_claim, dispatch = pool.can_claim, dispatcher.dispatch
+    claimer, dispatcher = app._supervisor._claimer, app._supervisor._dispatcher
+    can_claim, dispatch = claimer.can_claim, dispatcher.dispatch
     is_looking = threading.Event()
 
-    def dispatch_later() -> int:
+    def dispatch_later() -> bool:
         assert is_looking.wait(HANG_S)
         return dispatch()
 
@@ -186,7 +186,7 @@ def test_what_is_claimed_while_run_until_idle_polls_is_not_all_there_is(
         return result
 
     monkeypatch.setattr(dispatcher, "dispatch", dispatch_later)
-    monkeypatch.setattr(pool, "can_claim", look_later)
+    monkeypatch.setattr(claimer, "can_claim", look_later)
     runs = [app.jobs[name].trigger(concurrency_key="k") for name in ("gated", "quick")]
     assert app.run_until_idle() == 2
     assert [status(app, run) for run in runs] == ["completed"] * 2
@@ -198,18 +198,18 @@ def test_a_start_while_run_until_idle_ends_keeps_its_dispatcher(
     """The engine is started, whichever comes first: it executes what others trigger."""
     begins = threading.Event()
     threads = []
-    locked = app._supervisor._lifecycle.locked
+    locked = app._supervisor.lifecycle.locked
 
     def begin() -> Any:
         begins.set()
         return locked()
 
     def start_in_another_thread() -> None:
-        monkeypatch.setattr(app._supervisor._lifecycle, "locked", begin)
+        monkeypatch.setattr(app._supervisor.lifecycle, "locked", begin)
         threads.append(in_thread(app.start))
         assert begins.wait(HANG_S)
 
-    after_first_call(monkeypatch, app._supervisor._drain, "wait", start_in_another_thread)
+    after_first_call(monkeypatch, app._supervisor._until_idle, "wait", start_in_another_thread)
     assert app.run_until_idle(max_runs=1) == 0
     [(thread, outcome)] = threads
     thread.join(HANG_S)

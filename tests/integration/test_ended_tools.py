@@ -109,7 +109,7 @@ def test_what_a_signal_fails_waits_for_the_stop(
         events = record(app)
         app.start()
         run = app.jobs["job"].trigger()
-        eventually(lambda: any(active._awaiting for active in app._supervisor.active()))
+        eventually(lambda: any(active._awaiting for active in app._supervisor.current_runs()))
         how(app)
     assert types(events)[-1] == "run:interrupt"
     assert "step:fail" not in types(events)
@@ -189,12 +189,12 @@ def test_leaving_the_block_puts_it_back_once(
         app.start()
         run = app.jobs["job"].trigger()
         assert is_inside.wait(GRACE_S)
-        (active,) = app._supervisor.active()
+        (active,) = app._supervisor.current_runs()
         if when == "before":
             eventually(lambda: active._awaiting)
         leaving = threading.Thread(target=app.__exit__, args=(None, None, None))
         leaving.start()
-        eventually(lambda: active._is_draining or active.is_over)
+        eventually(lambda: active._is_stopping or active.is_over)
         may_go_on.set()
         leaving.join(GRACE_S)
     with engine(tmp_path) as app:
@@ -265,7 +265,7 @@ def test_a_wait_for_a_stop_ends_with_any(
         step.run("s", fail)
 
     def end() -> None:
-        eventually(lambda: any(active._awaiting for active in app._supervisor.active()))
+        eventually(lambda: any(active._awaiting for active in app._supervisor.current_runs()))
         if how == "cancelled":
             app.cancel(run)
         else:

@@ -72,7 +72,7 @@ class TestClose:
         path = tmp_path / "x.db"
         app = Durably(path, jobs=[quick])
         writer, mutex = app._store.database._writer, app._store.database._mutexes[0]
-        enqueue, leave_note, close = app._client.submitter._enqueue, mutex._leave_note, mutex.close
+        enqueue, leave_note, close = app._store.enqueue, mutex._leave_note, mutex.close
         is_checked, may_write, waits = threading.Event(), threading.Event(), threading.Event()
         other = WriterMutex(str(path), Clock())
 
@@ -91,7 +91,7 @@ class TestClose:
             eventually(lambda: writer._queue or waits.is_set())
             close()
 
-        monkeypatch.setattr(app._client.submitter, "_enqueue", enqueue_later)
+        monkeypatch.setattr(app._store, "enqueue", enqueue_later)
         monkeypatch.setattr(mutex, "_leave_note", say_that_it_waits)
         writing, outcome = in_thread(app.jobs["quick"].trigger)
         assert is_checked.wait(HANG_S)
@@ -310,7 +310,7 @@ class TestWith:
             waiting = app.jobs["quick"].trigger()
             assert parked.inside.wait(HANG_S)
             # Goes on only when the block has been left.
-            (active,) = app._supervisor.active()
+            (active,) = app._supervisor.current_runs()
             stop = active.stop
 
             def stopped(reason: Any) -> None:

@@ -12,6 +12,7 @@ from gates import HANG_S, Gate, in_thread, status
 import durably
 from durably import ConflictError, Durably, WaitTimeoutError
 from durably.store.sqlite.sql import claims, settle
+from durably.worker.state import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,7 +35,7 @@ class TestInterrupt:
         run = app.jobs["gated"].trigger()
         assert gate.inside.wait(HANG_S)
         thread, outcome = in_thread(lambda: app.stop(interrupt=True))
-        eventually(lambda: not app._supervisor.takes_runs)
+        eventually(lambda: not app._supervisor.state.takes_runs)
         gate.go.set()
         thread.join(HANG_S)
 
@@ -62,7 +63,7 @@ class TestInterrupt:
         app.start()
         assert gate.inside.wait(HANG_S)
         thread, outcome = in_thread(lambda: app.stop(interrupt=True))
-        eventually(lambda: not app._supervisor.takes_runs)
+        eventually(lambda: not app._supervisor.state.takes_runs)
         gate.go.set()
         thread.join(HANG_S)
 
@@ -162,7 +163,7 @@ class TestInterrupt:
             one.start()
             assert claimed.wait(HANG_S)
             thread, outcome = in_thread(lambda: one.stop(interrupt=True))
-            eventually(lambda: one._supervisor._pool.is_draining)
+            eventually(lambda: one._supervisor.state.now is State.DRAINING)
             go.set()
             thread.join(HANG_S)
             assert outcome == [None]

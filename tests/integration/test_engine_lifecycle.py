@@ -108,7 +108,7 @@ class TestStop:
         app.jobs["gated"].trigger()
         assert gate.inside.wait(HANG_S)
         thread, outcome = in_thread(app.stop)
-        eventually(lambda: not app._supervisor.takes_runs)
+        eventually(lambda: not app._supervisor.state.takes_runs)
         late = app.jobs["gated"].trigger()
         gate.go.set()
         thread.join(HANG_S)

@@ -198,7 +198,7 @@ class Stopped:
             with suppress(durably.WaitTimeoutError):
                 # Also where it is not interrupted: it must not claim the run again by itself.
                 self.app.stop(interrupt=self._how == "interrupted", timeout=0)
-            (active,) = self.app._supervisor.active()
+            (active,) = self.app._supervisor.current_runs()
             if self._how == "cancelled":
                 self.app.cancel(active.id)
             elif self._how == "taken over":

@@ -152,7 +152,7 @@ def test_an_engine_does_not_claim_what_its_own_thread_is_inside_of(
         app.register(held.job)
         if how == "with a trigger":
             # Or it might have the slot at that moment.
-            monkeypatch.setattr(app._supervisor._dispatcher, "_reserve_slots", lambda: None)
+            monkeypatch.setattr(app._supervisor._dispatcher, "dispatch", lambda: True)
         app.start()
         run = stale.begin(app)
         if how == "with the end of a run":
@@ -320,7 +320,7 @@ def test_a_heartbeat_that_is_committed_is_a_sign_that_the_run_is_its_owners(tmp_
         app.start()
         run = app.jobs["job"].trigger()
         assert is_inside.wait(GRACE_S)
-        (active,) = app._supervisor.active()
+        (active,) = app._supervisor.current_runs()
         active.current_at -= 3600
         before = Clock().monotonic() - 60
         eventually(lambda: active.current_at > before)

@@ -190,7 +190,7 @@ def test_run_triggered_into_a_free_slot_is_three_commits(
 ) -> None:
     """Its trigger and its claim are one transaction; nobody looks for it."""
     dispatcher = app._supervisor._dispatcher
-    monkeypatch.setattr(dispatcher, "dispatch", lambda: 0)
+    monkeypatch.setattr(dispatcher, "dispatch", lambda: True)
     # Where one finds no slot free, the thread that ends a run claims another one with it.
     monkeypatch.setattr(dispatcher, "_has_free_slot", lambda: True)
     monkeypatch.setattr(app._supervisor._reaper, "start", lambda: None)

@@ -23,7 +23,7 @@ from invariants import check
 
 import durably
 from durably import Durably, RunStatus, StepContext
-from durably.worker.pool import Pool
+from durably.worker.claimer import Claimer
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGALRM")
 
@@ -238,27 +238,27 @@ def test_an_error_of_durablys_that_a_handler_raises_is_not_the_engines(
     def handler(*_: object) -> None:
         raise durably.DatabaseError("of the handler")
 
-    begin, reserve_slot = Pool.begin, Pool.reserve_slot
+    start, reserve = Claimer._start, Claimer._reserve
 
-    def reserve_a_free_one(pool: Pool, slot: Any) -> Any:
-        # Another thread may be about to return it. Without one the trigger begins no run.
-        while (claim := reserve_slot(pool, slot)) is None:
+    def reserve_a_free_one(claimer: Claimer, limit: Any) -> Any:
+        # Another thread may be about to free it. Without one the trigger starts no run.
+        while (claim := reserve(claimer, limit)) is None and limit == 1:
             assert time.monotonic() < deadline
             time.sleep(0.001)
         return claim
 
-    def interrupted_begin(pool: Pool, slot: Any) -> bool:
+    def interrupted_start(claimer: Claimer, run: Any) -> bool:
         monkeypatch.undo()
         signal.raise_signal(signal.SIGALRM)
-        return begin(pool, slot)
+        return start(claimer, run)
 
     app = opened(tmp_path / "x.db").start()
     try:
         app.jobs["work"].trigger_and_wait(timeout=HANG_S)
         signal.signal(signal.SIGALRM, handler)
         deadline = time.monotonic() + HANG_S
-        monkeypatch.setattr(Pool, "reserve_slot", reserve_a_free_one)
-        monkeypatch.setattr(Pool, "begin", interrupted_begin)
+        monkeypatch.setattr(Claimer, "_reserve", reserve_a_free_one)
+        monkeypatch.setattr(Claimer, "_start", interrupted_start)
         with pytest.raises(durably.DatabaseError, match="of the handler"):
             app.jobs["work"].trigger()
         app.jobs["work"].trigger_and_wait(timeout=HANG_S)

@@ -212,7 +212,7 @@ def test_an_interrupt_keeps_the_step_in_progress(tmp_path):
         assert is_inside.wait(GRACE_S)
         stopping = threading.Thread(target=app.stop, kwargs={"interrupt": True})
         stopping.start()
-        (active,) = app._supervisor.active()
+        (active,) = app._supervisor.current_runs()
         assert active.stopped.wait(GRACE_S)
         may_end.set()
         stopping.join(GRACE_S)

@@ -35,7 +35,7 @@ def collect(step):
 
 def release():
     inside.wait()
-    (active,) = app._supervisor.active()
+    (active,) = app._supervisor.current_runs()
     active.stopped.wait()
     may_go_on.set()
 

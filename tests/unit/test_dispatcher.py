@@ -2,145 +2,159 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from storekit import FakeClock, claim, finish, given_owner, query, trigger
 
+from durably.emitter import Emitter
 from durably.errors import DatabaseError
-from durably.store.rows import Claim, RunRow
+from durably.execution.current_run import CurrentRun
+from durably.job_registry import Claimed, JobRegistry
 from durably.store.sqlite.database import Database
-from durably.store.sqlite.sql import queries as lookups
+from durably.store.sqlite.sql import queries, requeue
 from durably.store.sqlite.store import SqliteStore
+from durably.worker.claimer import Claimer
+from durably.worker.current_runs import CurrentRuns
 from durably.worker.dispatcher import PATIENCE_S, Dispatcher
+from durably.worker.ownership import Ownership
+from durably.worker.state import EngineState, State
 
 
-class Pool:
-    """Slots, and the runs that were handed over."""
+class Worker:
+    """A dispatcher with its claimer, and the runs that were handed over."""
 
     def __init__(self, store: Database, clock: FakeClock, slots: int) -> None:
         self.store = store
-        self.free = slots
-        self.jobs: tuple[str, ...] = ("job",)
-        self.owner = given_owner(store)
-        self.got: list[RunRow] = []
-        self.told: list[list[RunRow]] = []  # what was handed over when it let listeners hear
-        self.on_hand_over: Callable[[RunRow], None] = self.got.append
-        self.is_draining = False
+        self.got: list[CurrentRun] = []
+        self.heard: list[list[CurrentRun]] = []  # what was handed over when it let listeners hear
+        self.on_hand_over: Callable[[CurrentRun], None] = self.got.append
         self.has_threads = True
-        self.dispatcher = Dispatcher(
-            SqliteStore(store),
-            changes=store.changes,
-            has_free_slot=lambda: self.free > 0,
-            reserve_slots=self._reserve,
-            return_slots=self._return,
-            want_slot=lambda: None,
+        self.state = EngineState()
+        self.state.become(State.STARTED)
+        emitter = Emitter(clock)
+        ownership = cast("Ownership", SimpleNamespace(owner=given_owner(store)))
+        emitter.wait_for_listeners = lambda: self.heard.append(list(self.got))  # type: ignore[method-assign]
+        self.claimer = Claimer(
+            slots,
+            state=self.state,
+            store=SqliteStore(store),
+            clock=clock,
+            emitter=emitter,
+            registry=cast("JobRegistry", SimpleNamespace(claimed=Claimed('["job"]', "{}"))),
+            runs=CurrentRuns(self.state, emitter, store.changes, ownership),
+            ownership=ownership,
+            labels_of=lambda row: {},
             hand_over=self._hand_over,
             on_none_claimable=lambda: None,
-            wait_for_listeners=lambda: self.told.append(list(self.got)),
+        )
+        self.dispatcher = Dispatcher(
+            changes=store.changes,
+            has_free_slot=self.claimer.has_free_slot,
+            dispatch=self.claimer.claim_for_free_slots,
             clock=clock,
             poll_interval_s=1.0,
             on_error=lambda exc, name: None,
         )
 
-    def _reserve(self) -> Claim | None:
-        if self.free <= 0 or self.is_draining:
-            return None
-        reserved, self.free = self.free, 0
-        return Claim(self.owner, json.dumps(self.jobs), lambda: 20, reserved)
+    @property
+    def free(self) -> int:
+        return self.claimer._free_slots()
 
-    def _hand_over(self, row: RunRow) -> bool:
-        self.on_hand_over(row)
-        return self.has_threads
+    def dispatch(self) -> list[str]:
+        """Return the ids of the runs that were handed over."""
+        before = len(self.got)
+        self.dispatcher.tick()
+        return [run.id for run in self.got[before:]]
 
-    def _return(self, slots: int) -> None:
-        assert slots >= 0
-        self.free += slots
+    def _hand_over(self, run: CurrentRun, threads: int) -> None:
+        if not self.has_threads:
+            raise RuntimeError(threads)
+        self.on_hand_over(run)
 
 
 @pytest.fixture
-def pool(store: Database, clock: FakeClock) -> Pool:
-    return Pool(store, clock, slots=3)
+def worker(store: Database, clock: FakeClock) -> Worker:
+    return Worker(store, clock, slots=3)
 
 
-def test_runs_are_claimed_as_slots_are_free(pool: Pool, store: Database) -> None:
+def test_runs_are_claimed_as_slots_are_free(worker: Worker, store: Database) -> None:
     """As many as there are slots, in the order of their triggers; the others stay pending."""
     ids = [trigger(store).id for _ in range(5)]
-    assert pool.dispatcher.dispatch() == 3
-    assert [row.id for row in pool.got] == ids[:3]
-    assert pool.free == 0
-    assert pool.dispatcher.dispatch() == 0
-    pool.free = 1
-    assert pool.dispatcher.dispatch() == 1
-    assert [row.id for row in pool.got] == ids[:4]
+    assert worker.dispatch() == ids[:3]
+    assert worker.free == 0
+    assert worker.dispatch() == []
+    worker.claimer.free_slot()
+    assert worker.dispatch() == ids[3:4]
     assert query(store, "SELECT status FROM durably_runs WHERE id = ?", ids[4]) == [("pending",)]
 
 
-def test_slots_that_are_not_needed_are_given_back(pool: Pool, store: Database) -> None:
+def test_slots_that_are_not_needed_are_given_back(worker: Worker, store: Database) -> None:
     """With fewer runs than slots the rest is free again, also with none at all."""
-    assert pool.dispatcher.dispatch() == 0
-    assert pool.free == 3
-    trigger(store)
-    assert pool.dispatcher.dispatch() == 1
-    assert pool.free == 2
+    assert worker.dispatch() == []
+    assert worker.free == 3
+    run = trigger(store)
+    assert worker.dispatch() == [run.id]
+    assert worker.free == 2
 
 
-def test_nothing_is_claimed_while_draining(pool: Pool, store: Database) -> None:
+def test_nothing_is_claimed_while_draining(worker: Worker, store: Database) -> None:
     """What says that nothing is to be claimed is asked each time."""
     trigger(store)
-    pool.is_draining = True
-    pool.dispatcher.tick()
-    assert (pool.got, pool.free) == ([], 3)
+    worker.state.drain()
+    worker.dispatcher.tick()
+    assert (worker.got, worker.free) == ([], 3)
 
 
-def test_jobs_that_are_not_known_are_left(pool: Pool, store: Database) -> None:
+def test_jobs_that_are_not_known_are_left(worker: Worker, store: Database) -> None:
     """They wait for a process that knows them."""
     trigger(store, "other")
-    pool.dispatcher.tick()
-    assert (pool.got, pool.free) == ([], 3)
+    worker.dispatcher.tick()
+    assert (worker.got, worker.free) == ([], 3)
 
 
-def test_run_with_a_busy_key_is_left(pool: Pool, store: Database) -> None:
+def test_run_with_a_busy_key_is_left(worker: Worker, store: Database) -> None:
     """One of a key at a time, whatever slots are free."""
     first, second = (trigger(store, concurrency_key="k") for _ in range(2))
-    assert pool.dispatcher.dispatch() == 1
-    assert pool.free == 2
-    finish(store, pool.got[0], output="1")
-    assert pool.dispatcher.dispatch() == 1
-    assert [row.id for row in pool.got] == [first.id, second.id]
+    assert worker.dispatch() == [first.id]
+    assert worker.free == 2
+    finish(store, worker.got[0].row, output="1")
+    worker.got[0].is_over = True
+    assert worker.dispatch() == [second.id]
 
 
 def test_run_that_somebody_else_was_faster_to_claim_costs_no_slot(
-    pool: Pool, store: Database, monkeypatch: pytest.MonkeyPatch
+    worker: Worker, store: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the look and the claim another process may take it."""
     trigger(store)
-    look = lookups.has_claimable
+    look = queries.has_claimable
 
     def then_lose(*args: str) -> bool:
         found = look(*args)
         claim(store, given_owner(store))
         return found
 
-    monkeypatch.setattr(lookups, "has_claimable", then_lose)
-    assert pool.dispatcher.dispatch() == 0
-    assert (pool.got, pool.free) == ([], 3)
+    monkeypatch.setattr(queries, "has_claimable", then_lose)
+    assert worker.dispatch() == []
+    assert worker.free == 3
 
 
-def test_what_is_being_emitted_is_waited_for_first(pool: Pool, store: Database) -> None:
+def test_what_is_being_emitted_is_waited_for_first(worker: Worker, store: Database) -> None:
     """A trigger before the start of its run; a look that finds nothing waits for nobody."""
-    assert pool.dispatcher.dispatch() == 0
-    assert pool.told == []
-    trigger(store)
-    assert pool.dispatcher.dispatch() == 1
-    assert pool.told == [[]]
+    assert worker.dispatch() == []
+    assert worker.heard == []
+    run = trigger(store)
+    assert worker.dispatch() == [run.id]
+    assert worker.heard == [[]]
 
 
 @pytest.mark.parametrize("verb", ["has_claimable", "claim"])
 def test_slots_are_given_back_when_the_database_rejects(
-    pool: Pool,
+    worker: Worker,
     store: Database,
     monkeypatch: pytest.MonkeyPatch,
     verb: str,
@@ -153,16 +167,16 @@ def test_slots_are_given_back_when_the_database_rejects(
 
     monkeypatch.setattr(SqliteStore, verb, refuse)
     with pytest.raises(DatabaseError):
-        pool.dispatcher.tick()
-    assert pool.free == 3
-    assert isinstance(pool.dispatcher.failure, DatabaseError)
+        worker.dispatcher.tick()
+    assert worker.free == 3
+    assert isinstance(worker.dispatcher.failure, DatabaseError)
     monkeypatch.undo()
-    pool.dispatcher.tick()
-    assert (len(pool.got), pool.dispatcher.failure) == (1, None)
+    worker.dispatcher.tick()
+    assert (len(worker.got), worker.dispatcher.failure) == (1, None)
 
 
 def test_failure_that_may_pass_is_raised_to_waiting_threads_only_if_it_does_not(
-    pool: Pool, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+    worker: Worker, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One failing sync ends no wait for the last run; a disk that stays full does in the end."""
     full = DatabaseError("full", is_transient=True)
@@ -172,88 +186,96 @@ def test_failure_that_may_pass_is_raised_to_waiting_threads_only_if_it_does_not(
 
     def tick() -> DatabaseError | None:
         with pytest.raises(DatabaseError):
-            pool.dispatcher.tick()
-        return pool.dispatcher.failure
+            worker.dispatcher.tick()
+        return worker.dispatcher.failure
 
-    monkeypatch.setattr(lookups, "has_claimable", refuse)
+    monkeypatch.setattr(queries, "has_claimable", refuse)
     assert tick() is None
     clock.advance(PATIENCE_S - 1)
     assert tick() is None
     clock.advance(1)
     assert tick() is full
     monkeypatch.undo()
-    pool.dispatcher.tick()
-    monkeypatch.setattr(lookups, "has_claimable", refuse)
+    worker.dispatcher.tick()
+    monkeypatch.setattr(queries, "has_claimable", refuse)
     assert tick() is None
 
 
 def test_run_triggered_during_a_tick_is_not_slept_over(
-    pool: Pool, store: Database, clock: FakeClock
+    worker: Worker, store: Database, clock: FakeClock
 ) -> None:
     """What is committed after the look of a tick ends the wait behind it at once."""
     trigger(store)
 
-    def trigger_another(row: RunRow) -> None:
-        pool.got.append(row)
-        if len(pool.got) == 1:
+    def trigger_another(run: CurrentRun) -> None:
+        worker.got.append(run)
+        if len(worker.got) == 1:
             trigger(store)
 
-    pool.on_hand_over = trigger_another
-    pool.dispatcher.tick()
+    worker.on_hand_over = trigger_another
+    worker.dispatcher.tick()
     before = clock.seconds
-    pool.dispatcher.pause()
+    worker.dispatcher.pause()
     assert clock.seconds == before
-    pool.dispatcher.tick()
-    assert len(pool.got) == 2
+    worker.dispatcher.tick()
+    assert len(worker.got) == 2
 
 
 @pytest.mark.parametrize("slots", [0, 3])
-def test_wake_ends_the_pause(pool: Pool, slots: int) -> None:
+def test_wake_ends_the_pause(worker: Worker, slots: int) -> None:
     """A wake before the pause counts as well, also where only a free slot can be waited for."""
-    pool.dispatcher._poll_interval_s = 1000
-    pool.dispatcher.tick()
-    pool.free = slots
-    pool.dispatcher.wake()
-    pool.dispatcher.pause()
+    worker.dispatcher._poll_interval_s = 1000
+    worker.dispatcher.tick()
+    worker.claimer._use(0, 3 - slots)
+    worker.dispatcher.wake()
+    worker.dispatcher.pause()
 
 
 def test_without_a_free_slot_nothing_is_polled(
-    pool: Pool, store: Database, monkeypatch: pytest.MonkeyPatch
+    worker: Worker, store: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What others commit is no reason to wake up while nothing can be claimed."""
-    pool.free = 0
-    pool.dispatcher.tick()
+    worker.claimer._use(0, 3)
+    worker.dispatcher.tick()
     trigger(store)
     monkeypatch.setattr(store.changes, "_data_version", lambda: pytest.fail("looked"))
     waking = threading.Thread(target=store.changes.offer)
-    pool.dispatcher._poll_interval_s = 1000
+    worker.dispatcher._poll_interval_s = 1000
     waking.start()
-    pool.dispatcher.pause()
+    worker.dispatcher.pause()
     waking.join(10)
 
 
-def test_run_that_cannot_be_put_back_costs_the_others_nothing(pool: Pool, store: Database) -> None:
+def test_run_that_cannot_be_put_back_costs_the_others_nothing(
+    worker: Worker, store: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each claimed run is handed over, whatever becomes of the one before it."""
     ids = [trigger(store).id for _ in range(3)]
 
-    def fail_once(row: RunRow) -> None:
-        pool.got.append(row)
-        if len(pool.got) == 1:
-            raise DatabaseError("full")
+    def fail_once(run: CurrentRun) -> None:
+        worker.got.append(run)
+        if len(worker.got) == 1:
+            raise RuntimeError("no thread")
 
-    pool.on_hand_over = fail_once
+    def refuse(*args: object) -> None:
+        raise DatabaseError("full")
+
+    worker.on_hand_over = fail_once
+    monkeypatch.setattr(requeue, "requeue", refuse)
     with pytest.raises(DatabaseError, match="full"):
-        pool.dispatcher.dispatch()
-    assert [row.id for row in pool.got] == ids
+        worker.dispatcher.tick()
+    assert [run.id for run in worker.got] == ids
+    assert worker.free == 1
 
 
-def test_what_no_thread_can_be_had_for_is_not_claimed_again_at_once(
-    pool: Pool, store: Database, clock: FakeClock
+def test_run_that_no_thread_can_execute_is_not_claimed_again_at_once(
+    worker: Worker, store: Database
 ) -> None:
-    """What is put back is looked at in a poll interval, not in a loop that never rests."""
-    trigger(store)
-    pool.has_threads = False
-    pool.on_hand_over = lambda row: store.changes.offer()
-    pool.dispatcher.tick()
+    """It is put back, and claimed after a poll interval, not in a loop without a pause."""
+    run = trigger(store)
+    worker.has_threads = False
+    worker.dispatcher.tick()
+    assert query(store, "SELECT status FROM durably_runs WHERE id = ?", run.id) == [("pending",)]
+    assert worker.free == 3
     assert not store.changes._offered.is_set()
-    assert store.changes.version() == pool.dispatcher._version
+    assert store.changes.version() == worker.dispatcher._version

@@ -8,7 +8,7 @@ import pytest
 from storekit import FakeClock, claim, finish, given_owner, given_running, query, stored
 
 from durably.errors import DatabaseLostError, OwnershipLost, RunCancelled, RunInterrupted
-from durably.execution.current_run import ActiveRun
+from durably.execution.current_run import CurrentRun
 from durably.store.outcome import OwnerDead, OwnerHung
 from durably.store.rows import RunRow
 from durably.store.sqlite.database import Database
@@ -23,7 +23,7 @@ class Engine:
     def __init__(self, store: Database, clock: FakeClock) -> None:
         self.store = store
         self.owner = given_owner(store)
-        self.active: list[ActiveRun] = []
+        self.active: list[CurrentRun] = []
         self.unregistered = 0
         self.lost: Exception | None = None
         self.heartbeat = Heartbeat(
@@ -44,11 +44,11 @@ class Engine:
         if self.lost is not None:
             raise self.lost
 
-    def running(self, **options: Any) -> ActiveRun:
+    def running(self, **options: Any) -> CurrentRun:
         return self.enter(given_running(self.store, self.owner, **options))
 
-    def enter(self, row: RunRow) -> ActiveRun:
-        self.active.append(ActiveRun(row, {}))
+    def enter(self, row: RunRow) -> CurrentRun:
+        self.active.append(CurrentRun(row, {}))
         return self.active[-1]
 
 
@@ -159,9 +159,9 @@ def test_loss_outweighs_an_interrupt(engine: Engine) -> None:
 def test_run_claimed_after_the_list_of_current_ones_is_not_missed(engine: Engine) -> None:
     """A run that enters while the beat is being written is not taken for lost."""
     ask = engine.heartbeat._active
-    late: list[ActiveRun] = []
+    late: list[CurrentRun] = []
 
-    def then_claim() -> list[ActiveRun]:
+    def then_claim() -> list[CurrentRun]:
         before = ask()
         if not late:
             late.append(engine.running())

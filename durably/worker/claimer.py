@@ -1,0 +1,377 @@
+"""The claimer: whether runs may be claimed, how many, and who executes them."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from durably import events
+from durably._platform.clock import Clock
+from durably._platform.signals import LOOK_S
+from durably.emitter import Emitter
+from durably.errors import DatabaseError
+from durably.execution.current_run import CurrentRun, report_worker_error
+from durably.job_registry import JobRegistry
+from durably.store.api import Store
+from durably.store.outcome import NotExecuted
+from durably.store.rows import Claim, Enqueued, NewRun, RunRow
+from durably.worker.current_runs import CurrentRuns
+from durably.worker.ownership import Ownership
+from durably.worker.state import EngineState, State
+
+log = logging.getLogger("durably")
+
+LabelsOf = Callable[[RunRow], dict[str, str]]
+
+# The events that a thread of the pool may emit after it has stored the end of a run.
+_EMITTED_AT_AN_END: Final = (
+    events.RunProgressed,
+    events.RunCompleted,
+    events.RunFailed,
+    events.RunInterrupted,
+)
+
+
+class Claimer:
+    """Claims runs for one engine, and hands them over. Usable from any thread.
+
+    There are four ways: for all free slots, together with a trigger, together with the end of a
+    run, and one run for the calling thread. For the first three a slot is reserved before the
+    claim, so that nothing is claimed that cannot start at once.
+
+    Args:
+        hand_over: hands a run to a thread, after making threads for that many runs; raises
+            ``RuntimeError`` if a thread is missing and none can be started.
+        on_none_claimable: called when no run could be claimed.
+    """
+
+    def __init__(
+        self,
+        max_workers: int,
+        *,
+        state: EngineState,
+        store: Store,
+        clock: Clock,
+        emitter: Emitter,
+        registry: JobRegistry,
+        runs: CurrentRuns,
+        ownership: Ownership,
+        labels_of: LabelsOf,
+        hand_over: Callable[[CurrentRun, int], None],
+        on_none_claimable: Callable[[], None],
+    ) -> None:
+        self._max_workers = max_workers
+        self._state = state
+        self._store = store
+        self._clock = clock
+        self._emitter = emitter
+        self._registry = registry
+        self._runs = runs
+        self._labels_of = labels_of
+        self._ownership = ownership
+        self._hand_over = hand_over
+        self._on_none_claimable = on_none_claimable
+        self._lock = threading.Lock()  # guards all below
+        # How many slots have a run, and how many are reserved for a claim that is being made.
+        self._busy = 0
+        self._reserved = 0
+        # Whether a slot was wanted and none was free, since the last one got free.
+        self._is_slot_wanted = False
+        # How many runs may still be claimed; None for no limit.
+        self._budget: int | None = None
+        # How many runs were executed in slots, and the number at which the budget is used up.
+        self.executed = 0
+        self._most_executed = math.inf
+
+    # -- may runs be claimed ---------------------------------------------------------------
+
+    def resume(self, budget: int | None = None) -> None:
+        """Prepare for claiming again, *budget* runs at most."""
+        with self._lock:
+            self._budget = budget
+            self._most_executed = math.inf if budget is None else self.executed + budget
+        self._runs.resume()
+
+    def drain(self, *, interrupt: bool) -> None:
+        """Claim nothing more; with *interrupt*, stop the runs at their next step boundary."""
+        self._state.drain()
+        if interrupt:
+            self._runs.interrupt()
+        self._store.changes.notify()
+
+    @property
+    def may_claim(self) -> bool:
+        """Whether runs are claimed now, as soon as there are slots."""
+        return self._takes_runs() and self.executed < self._most_executed
+
+    def _takes_runs(self) -> bool:
+        return self._state.takes_runs
+
+    def can_claim(self) -> bool:
+        """Return whether there is a run that this engine could execute now."""
+        claim = self._claim(1)
+        if claim is None:
+            return False
+        is_there = self._store.has_claimable(claim)
+        if not is_there:
+            self._on_none_claimable()
+        return is_there
+
+    def _claim(self, limit: int) -> Claim | None:
+        """Return the claim for *limit* runs, ``None`` if this engine cannot claim."""
+        claimed, owner = self._registry.claimed, self._ownership.owner
+        if claimed is None or owner is None:
+            return None
+        return Claim(
+            owner,
+            claimed.jobs,
+            self._clock.now_us,
+            limit,
+            inside=self._runs.keys,
+            origins=claimed.origins,
+        )
+
+    # -- slots -----------------------------------------------------------------------------
+
+    @property
+    def has_taken_slots(self) -> bool:
+        """Whether a slot has a run, or is reserved for a claim."""
+        with self._lock:
+            return self._busy + self._reserved > 0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no run is inside its job or about to be."""
+        with self._lock:
+            return not self._busy and not self._reserved and self._runs.are_none
+
+    def is_idle_since(self, entered: int) -> bool:
+        """Return whether it is idle, and no run has entered since ``entered`` had that value."""
+        return self.is_idle and self._runs.entered == entered
+
+    @property
+    def is_only_claiming(self) -> bool:
+        """Whether no run is inside its job, and all taken slots wait for a claim."""
+        with self._lock:
+            return not self._busy and self._runs.are_none
+
+    @property
+    def are_slots_waiting(self) -> bool:
+        """Whether every slot has a job that waits for a run, so that none can be executed here."""
+        return self._runs.are_all_waiting(self._max_workers)
+
+    def wait_until_idle(self, look: Callable[[], None], deadline: float = math.inf) -> bool:
+        """Block until no run is inside its job; return ``False`` if the deadline was before that.
+
+        Args:
+            look: called now and then.
+            deadline: by the clock's ``monotonic``.
+        """
+        while True:
+            left_s = max(0.0, min(LOOK_S, deadline - self._clock.monotonic()))
+            if self._runs.changed.wait_until(lambda: self.is_idle, left_s):
+                return True
+            if self._clock.monotonic() >= deadline:
+                return False
+            look()
+
+    def has_free_slot(self) -> bool:
+        """Return whether a slot is free; if not, the dispatcher is woken when one is."""
+        with self._lock:
+            self._is_slot_wanted = not self._takes_runs() or self._free_slots() <= 0
+            return not self._is_slot_wanted
+
+    def _free_slots(self) -> int:
+        return self._max_workers - self._busy - self._reserved
+
+    def _reserve(self, limit: int | None) -> Claim | None:
+        """Reserve up to *limit* free slots, and return what to claim for them.
+
+        Return ``None`` if none is free, or nothing is to be claimed.
+        """
+        with self._lock:
+            slots = self._free_slots() if limit is None else min(limit, self._free_slots())
+            if self._budget is not None:
+                slots = min(slots, self._budget)
+            if slots <= 0 or not self._takes_runs():
+                self._is_slot_wanted = True
+                return None
+            claim = self._claim(slots)
+            if claim is None:
+                return None
+            self._reserved += slots
+            if self._budget is not None:
+                self._budget -= slots
+            # A claim that a stop overtakes takes nothing.
+            return claim._replace(is_wanted=self._takes_runs)
+
+    def _use(self, reserved: int, claimed: int) -> None:
+        """Put *claimed* runs into slots that were reserved, and free the others."""
+        with self._lock:
+            self._reserved -= reserved
+            self._busy += claimed
+            if self._budget is not None:
+                self._budget += reserved - claimed
+        if claimed < reserved:
+            self._note_free_slot()
+
+    def free_slot(self) -> None:
+        """Free the slot of a run that has ended."""
+        with self._lock:
+            self._busy -= 1
+        self._note_free_slot()
+        self._store.changes.notify()
+
+    def _note_free_slot(self) -> None:
+        with self._lock:
+            is_wanted, self._is_slot_wanted = self._is_slot_wanted, False
+        self._runs.changed.wake_all()
+        if is_wanted:
+            self._store.changes.wake_claimer()
+
+    # -- the ways of claiming --------------------------------------------------------------
+
+    def claim_for_free_slots(self) -> bool:
+        """Claim and start the runs that can start now; for one thread.
+
+        Returns:
+            ``False`` if some were put back, because no thread can be started for them.
+        """
+        since = self._clock.monotonic()
+        claim = self._reserve(None)
+        if claim is None:
+            return True
+        rows: list[RunRow] = []
+        try:
+            # This read costs microseconds and no write transaction.
+            if self._store.has_claimable(claim):
+                # The event of a trigger comes before the one of its run's start.
+                self._emitter.wait_for_listeners()
+                rows = self._store.claim(claim)
+            else:
+                self._on_none_claimable()
+        finally:
+            self._use(claim.limit, len(rows))
+        if len(rows) == claim.limit:
+            with self._lock:
+                # There may be more to claim: the thread that frees the next slot does it.
+                self._is_slot_wanted = True
+        failure: DatabaseError | None = None
+        are_all_started = True
+        for run in [self.enter(row, since) for row in rows]:
+            try:
+                are_all_started &= self._start(run)
+            except DatabaseError as exc:
+                failure = exc  # the others have slots and are started nevertheless
+        if failure is not None:
+            raise failure
+        return are_all_started
+
+    def enqueue_and_claim(self, new: NewRun, now_us: int) -> Enqueued | None:
+        """Store a run, and claim one for a free slot in the same transaction, and start it.
+
+        That saves a commit and a wait for the dispatcher. It claims the run that is first in line,
+        which need not be the new one. Return ``None``, and do nothing, if the engine does not claim
+        runs by itself.
+        """
+        if self._state.now is not State.STARTED:
+            return None
+        since = self._clock.monotonic()
+        claim = self._reserve(1)
+        row: RunRow | None = None
+        try:
+            if claim is None:
+                enqueued = self._store.enqueue(new, now_us)
+            else:
+                enqueued, row = self._store.enqueue_and_claim(new, now_us, claim)
+        finally:
+            if claim is not None:
+                self._use(1, 0 if row is None else 1)
+        run = None if row is None else self.enter(row, since)
+        # The new run waits in line. Checked after the commit, and before the end of the run that
+        # starts now: a thread that frees a slot from here on claims for it.
+        if (run is None or run.id != new.id) and self.has_free_slot():
+            self._store.changes.offer()
+        if run is not None:
+            try:
+                self._start(run)
+            except DatabaseError as exc:
+                # Nor could the run be put back: the heartbeat will do so.
+                report_worker_error(self._emitter, exc, "starting a run", run.id)
+        return enqueued
+
+    def claim_with_end(self) -> Claim | None:
+        """Return what a pool thread that ends a run claims in the same transaction, if anything.
+
+        The run that it claims gets the slot of the one that has ended.
+        """
+        emitter = self._emitter
+        if emitter.has_listeners and (
+            # A listener may block, or wait for that very run: another slot may be free before.
+            any(map(emitter.wants, _EMITTED_AT_AN_END))
+            # The event of a trigger comes before the one of the run's start.
+            or emitter.is_announcing_any
+        ):
+            return None
+        with self._lock:
+            # If no slot was wanted, no run waits for one. A budget is counted by the dispatcher,
+            # which alone claims then.
+            if not self._is_slot_wanted or self._budget is not None or not self._takes_runs():
+                return None
+        claim = self._claim(1)
+        return None if claim is None else claim._replace(is_wanted=self._takes_runs)
+
+    def claim_one(self) -> CurrentRun | None:
+        """Claim one run for the calling thread, which takes no slot."""
+        since = self._clock.monotonic()
+        claim = self._claim(1)
+        if claim is None or not self.can_claim():
+            return None
+        rows = self._store.claim(claim)
+        return self.enter(rows[0], since, is_callers=True) if rows else None
+
+    # -- handing over ----------------------------------------------------------------------
+
+    def enter(self, row: RunRow, since: float, *, is_callers: bool = False) -> CurrentRun:
+        """Note that a run was claimed: from now on it counts as about to start.
+
+        Args:
+            since: a moment before the claim, by the clock's ``monotonic``.
+            is_callers: whether the calling thread executes it.
+        """
+        run = CurrentRun(row, self._labels_of(row), is_callers=is_callers)
+        run.current_at = since
+        self._runs.enter(run)
+        return run
+
+    def _start(self, run: CurrentRun) -> bool:
+        """Hand a run in a slot to a thread; if none can be started, put it back."""
+        with self._lock:
+            threads = self._busy
+        try:
+            self._hand_over(run, threads)
+        except RuntimeError as exc:
+            # The interpreter is ending and starts none, or there is no memory for another.
+            log.warning("no thread can be started for a run: %s", exc)
+        else:
+            return True
+        try:
+            self.put_back(run)
+        finally:
+            self.free_slot()
+        return False
+
+    def put_back(self, run: CurrentRun) -> None:
+        """Make a run pending again that was claimed and is not executed."""
+        try:
+            self._store.requeue(NotExecuted(run.run_pk, run.fence), self._clock.now_us())
+        finally:
+            self._runs.leave(run)
+
+    def note_executed(self) -> None:
+        """Count a run that is about to be executed in a slot."""
+        with self._lock:
+            self.executed += 1

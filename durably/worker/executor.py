@@ -1,0 +1,125 @@
+"""The executor: executes claimed runs and settles them, in threads of the pool and of callers."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Final
+
+from durably.errors import DatabaseError, ForkedError
+from durably.execution.current_run import CurrentRun, Services
+from durably.execution.run_execution import Execution
+from durably.job_registry import JobRegistry
+from durably.store.rows import Claim
+from durably.worker.claimer import Claimer
+from durably.worker.contexts import ExecutionContexts
+from durably.worker.current_runs import CurrentRuns
+from durably.worker.service import ErrorSink
+from durably.worker.settling import Settling
+
+log = logging.getLogger("durably")
+
+_FORKED_EXIT_STATUS: Final = 70
+
+
+class Executor:
+    """Executes runs that were claimed. Usable from any thread."""
+
+    def __init__(
+        self,
+        *,
+        services: Services,
+        registry: JobRegistry,
+        runs: CurrentRuns,
+        claimer: Claimer,
+        settling: Settling,
+        on_error: ErrorSink,
+    ) -> None:
+        self._services = services
+        self._registry = registry
+        self._runs = runs
+        self._claimer = claimer
+        self._settling = settling
+        self._on_error = on_error
+        self._contexts = ExecutionContexts()
+
+    def execute_in_slot(self, run: CurrentRun) -> None:
+        """Execute a run in a thread of the pool, then each run that its end has claimed."""
+        self._runs.thread.has_slot = True
+        following: CurrentRun | None = run
+        try:
+            while following is not None:
+                current, following = following, None
+                self._claimer.note_executed()
+                try:
+                    following = self._execute(current, self._claimer.claim_with_end)
+                except ForkedError as exc:
+                    _end_forked_child(exc)
+                except Exception as exc:  # noqa: BLE001 - a pool thread must return its slot
+                    self._on_error(exc, "worker")
+        finally:
+            self._claimer.free_slot()
+
+    def execute_here(self, run: CurrentRun) -> None:
+        """Execute a run that was claimed for the calling thread."""
+        try:
+            self._execute(run, lambda: None)
+        except BaseException:
+            # Its end may not be stored.
+            self._put_back_if_possible(run)
+            raise
+
+    def _put_back_if_possible(self, run: CurrentRun) -> None:
+        if os.getpid() != run.pid:
+            return
+        try:
+            self._claimer.put_back(run)
+        except DatabaseError as exc:
+            # The heartbeat will put it back, or an engine that finds this one's lock free.
+            log.warning("could not put back run %s: %s", run.id, exc)
+
+    def _execute(
+        self, run: CurrentRun, claim_next: Callable[[], Claim | None]
+    ) -> CurrentRun | None:
+        return self._contexts.call(lambda: self._execute_here(run, claim_next))
+
+    def _execute_here(
+        self, run: CurrentRun, claim_next: Callable[[], Claim | None]
+    ) -> CurrentRun | None:
+        following: CurrentRun | None = None
+        thread = self._runs.thread
+        outer, thread.run = thread.run, run
+        try:
+            job = self._registry.require(run.job_name)
+            execution = Execution(
+                run, job, self._services, is_stopping=lambda: self._runs.is_stopping(run)
+            )
+            outcome = execution.execute()
+            since = self._services.clock.monotonic()
+            settled = self._settling.settle(run, outcome, claim_next)
+            if settled.claimed is not None:
+                following = self._claimer.enter(settled.claimed, since)
+            settled.emit()
+            run.raise_callers_signal()
+        except BaseException:
+            if following is not None:
+                self._claimer.put_back(following)
+            raise
+        finally:
+            thread.run = outer
+            run.is_over = True
+            self._runs.leave(run)
+        return following
+
+
+def _end_forked_child(exc: ForkedError) -> None:
+    """End a child that a job forked, in its copy of a pool thread.
+
+    If this returned, the child would continue as a second pool thread of the parent's engine, and
+    would never end.
+    """
+    sys.stderr.write(f"durably: {exc}\n")
+    sys.stderr.flush()
+    os._exit(_FORKED_EXIT_STATUS)

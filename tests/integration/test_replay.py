@@ -9,6 +9,7 @@ import pytest
 from engines import again, engine, execute, record
 
 from durably.store.sqlite.sql import steps as stored
+from durably.store.sqlite.store import SqliteCheckpoints
 
 STEPS = 5000
 
@@ -222,6 +223,9 @@ def test_checkpoint_that_cannot_be_read_now_is_read_later(
             raise apsw.IOError("unreadable")
         return real(db, *args)
 
+    def read(self, *args):
+        return self.database.read(refuse_once, *args)
+
     def job(step):
         results = [step.run(name, lambda name=name: calls.append(name)) for name in names(30)]
         if step.attempt == 1:
@@ -231,7 +235,7 @@ def test_checkpoint_that_cannot_be_read_now_is_read_later(
     with engine(tmp_path, job) as app:
         run = execute(app)
         errors = record(app, "worker:error")
-        monkeypatch.setattr(stored, query, refuse_once)
+        monkeypatch.setattr(SqliteCheckpoints, query, read)
         run = again(app, run)
     assert (run.output, run.attempt, refused) == (30, 2, [1]), run.error
     assert calls == names(30)

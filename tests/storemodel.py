@@ -68,7 +68,6 @@ STEPS_OF_RUNS = """
     FROM durably_steps ORDER BY run, name"""
 OWNERS = "SELECT owner, beat, is_started FROM durably_owners ORDER BY owner"
 LINES = "SELECT run, owner, message FROM durably_logs ORDER BY log"
-WAITS = ("sleep", "ask", "call")
 TERMINAL = ("completed", "failed", "cancelled")
 
 # What the code of an owner is, first, and what else it takes; ANY for whatever there is.
@@ -595,7 +594,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.executions)
     @rule(
         number=numbers,
-        how=st.sampled_from(["complete", "complete", "fail", "interrupt", *WAITS]),
+        how=st.sampled_from(["complete", "complete", "fail", "interrupt", "wait"]),
         keep=st.booleans(),
         jobs_next=st.sampled_from([None, ("a",), ("a", "b")]),
     )
@@ -638,11 +637,12 @@ class StoreMachine(RuleBasedStateMachine):
         if how == "interrupt":
             return Interrupted()
         due = self.now + 7
+        how = ("sleep", "ask", "call")[self.now % 3]
         if how == "ask":
             return Suspended("answer", "q", due if self.now % 2 else None)
         if how == "call" and (others := [run for run in self.runs if run != execution.id]):
             awaited = self.runs[others[self.now % len(others)]]
-            return Suspended("run", None if self.now % 3 else "c", None, awaited.order)
+            return Suspended("run", None if self.now % 2 else "c", None, awaited.order)
         return Suspended("time", "t", due)
 
     def expect_outcome(self, run: Run, outcome: Outcome) -> None:
@@ -663,7 +663,15 @@ class StoreMachine(RuleBasedStateMachine):
                 run.status, run.due = "waiting", outcome.until_us
                 run.waits = (outcome.waits_for, outcome.name, outcome.run_pk)
 
-    @rule(later=st.sampled_from([0, 3, 10]))
+    @rule(number=numbers, what=st.sampled_from(["due", "due", "answer", "postpone"]))
+    def wait(self, number: int, what: str) -> None:
+        if what == "due":
+            self.wake_due(number % 10)
+        elif what == "answer":
+            self.answer(number)
+        else:
+            self.postpone(number)
+
     def wake_due(self, later: int) -> None:
         """What is due goes on, and nothing else."""
         self.set_clock(self.now + later)
@@ -672,17 +680,15 @@ class StoreMachine(RuleBasedStateMachine):
         for run in due:
             run.wake()
 
-    @precondition(lambda self: any(run.status == "waiting" for run in self.runs.values()))
-    @rule(number=numbers)
     def answer(self, number: int) -> None:
         """One that waits goes on before its time; a second time changes nothing."""
         waiting = [run for run in self.runs.values() if run.status == "waiting"]
-        run = waiting[number % len(waiting)]
-        assert self.store.write(requeue.wake, run.order, self.now) is True
-        run.wake()
-        assert self.store.write(requeue.wake, run.order, self.now) is False
+        if waiting:
+            run = waiting[number % len(waiting)]
+            assert self.store.write(requeue.wake, run.order, self.now) is True
+            run.wake()
+            assert self.store.write(requeue.wake, run.order, self.now) is False
 
-    @rule(number=numbers)
     def postpone(self, number: int) -> None:
         """A pending run that is not due is in no line, and gets its place back."""
         pending = [run for run in self.runs.values() if run.is_in_line()]

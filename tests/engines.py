@@ -72,7 +72,7 @@ def types(events: list[Any]) -> list[str]:
 
 def take_over(app: durably.Durably) -> None:
     """Put back the running runs of *app*, as another engine's reaper does when it hangs."""
-    owner = app._supervisor.owner_number
+    owner = app._supervisor.local.owner
     assert owner is not None
     recovered: list[Any] = []
     while not recovered:  # a heartbeat may come in between

@@ -211,7 +211,7 @@ PACKAGE: Final[dict[str, Mutant]] = {
                 "execution/step_runner.py",
                 "            is_stored = services.checkpoints.save(*row)\n",
                 "            is_stored = (\n"
-                "                self._recorder._state() == ('running', active.fence)\n"
+                "                self._recorder._state() == ('running', run.fence)\n"
                 "                and services.checkpoints.save(*row))\n",
             ),
         ],
@@ -298,7 +298,7 @@ PACKAGE: Final[dict[str, Mutant]] = {
         [
             Source(
                 "execution/step_runner.py",
-                "if started - active.current_at > services",
+                "if started - run.current_at > services",
                 "if 0 > services",
             ),
         ],

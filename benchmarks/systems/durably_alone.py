@@ -94,7 +94,7 @@ def claim(*, finished: int = 0, behind: int = 0, unknown: int = 0, times: int) -
     handle = app.jobs["empty"]
     handle.trigger(0)
     app.process_one()  # makes the owner
-    owner = app._supervisor.owner_number
+    owner = app._supervisor.local.owner
     assert owner is not None
     database = app._store.database
     wanted = Claim(owner, '["empty"]', lambda: 1)
@@ -120,7 +120,7 @@ def beat(*, running: int, times: int) -> Outcome:
     with durably.Durably(PATH, jobs=[waiting], max_workers=running) as app:
         app.jobs["waiting"].batch_trigger(range(running))
         until(lambda: len(inside) == running)
-        owner = app._supervisor.owner_number
+        owner = app._supervisor.local.owner
         assert owner is not None
         taken = []
         for number in range(times):

@@ -30,17 +30,17 @@ class StepContext:
     """
 
     def __init__(
-        self, active: CurrentRun, services: Services, *, on_duplicate_step: OnDuplicateStep
+        self, run: CurrentRun, services: Services, *, on_duplicate_step: OnDuplicateStep
     ) -> None:
-        self._active = active
+        self._run = run
         self._services = services
-        self.log = StepLog(active, services)
-        self._step_runner = StepRunner(active, services, on_duplicate_step=on_duplicate_step)
+        self.log = StepLog(run, services)
+        self._step_runner = StepRunner(run, services, on_duplicate_step=on_duplicate_step)
 
     def __reduce__(self) -> NoReturn:
         # A copy would use the same indexes again.
         raise SerializationError(
-            f"the step object belongs to run {self._active.id}, which is executed here; it can be "
+            f"the step object belongs to run {self._run.id}, which is executed here; it can be "
             "used from threads of its job, but not be copied or pickled"
         )
 
@@ -52,7 +52,7 @@ class StepContext:
 
         .. versionadded:: 0.1.0
         """
-        return self._active.id
+        return self._run.id
 
     @property
     def job_name(self) -> str:
@@ -60,7 +60,7 @@ class StepContext:
 
         .. versionadded:: 0.1.0
         """
-        return self._active.job_name
+        return self._run.job_name
 
     @property
     def labels(self) -> dict[str, str]:
@@ -68,7 +68,7 @@ class StepContext:
 
         .. versionadded:: 0.1.0
         """
-        return dict(self._active.labels)
+        return dict(self._run.labels)
 
     @property
     def attempt(self) -> int:
@@ -76,7 +76,7 @@ class StepContext:
 
         .. versionadded:: 0.1.0
         """
-        return self._active.attempt
+        return self._run.attempt
 
     @property
     def cancelled(self) -> bool:
@@ -84,7 +84,7 @@ class StepContext:
 
         .. versionadded:: 0.1.0
         """
-        return self._active.stop_reason is not None
+        return self._run.stop_reason is not None
 
     # -- stopping -------------------------------------------------------------------------
 
@@ -98,7 +98,7 @@ class StepContext:
 
         .. versionadded:: 0.1.0
         """
-        self._active.check()
+        self._run.check()
 
     @entered
     def sleep(self, seconds: Duration) -> None:
@@ -110,7 +110,7 @@ class StepContext:
 
         .. versionadded:: 0.1.0
         """
-        self._active.check()
+        self._run.check()
         self._step_runner.sleep(waitable(seconds, "step.sleep"))
 
     # -- progress -------------------------------------------------------------------------
@@ -129,19 +129,19 @@ class StepContext:
 
         .. versionadded:: 0.1.0
         """
-        active = self._active
+        run = self._run
         if (
             type(current) not in NUMBERS
             or not (total is None or type(total) in NUMBERS)
             or not (message is None or type(message) is str)
         ):
             current, total, message = checked_progress(current, total, message)
-        if active.is_over:
-            active.check()
-        active.progress = (current, total, message)
-        if not active.has_new_progress:
-            active.has_new_progress = True
-            self._services.buffers.progressed(active)
+        if run.is_over:
+            run.check()
+        run.progress = (current, total, message)
+        if not run.has_new_progress:
+            run.has_new_progress = True
+            self._services.buffers.progressed(run)
 
     # -- steps ----------------------------------------------------------------------------
 

@@ -53,7 +53,7 @@ _FAILURES_KEPT: Final = 8
 class Buffers(Protocol):
     """Where progress goes until the next commit stores it."""
 
-    def progressed(self, active: CurrentRun) -> None:
+    def progressed(self, run: CurrentRun) -> None:
         """Store the new progress of the run soon."""
 
 
@@ -241,9 +241,9 @@ def report_worker_error(
     emitter.emit(WorkerError, error=error_info(exc), context=context, run_id=run_id)
 
 
-def patiently(
+def retry_transient(
     services: Services,
-    active: CurrentRun,
+    run: CurrentRun,
     context: str,
     access: Callable[..., T],
     *args: Any,
@@ -269,10 +269,10 @@ def patiently(
                 return access(*args)
             except DatabaseError as exc:
                 failed = exc
-        report_worker_error(services.emitter, failed, context, active.id)
+        report_worker_error(services.emitter, failed, context, run.id)
         if not failed.is_transient:
             raise failed
         failed = None
-        if services.clock.wait(active.stopped, pause_s):
-            active.check()
+        if services.clock.wait(run.stopped, pause_s):
+            run.check()
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)

@@ -36,12 +36,12 @@ class Execution:
 
     def __init__(
         self,
-        active: CurrentRun,
+        run: CurrentRun,
         job: Job[Any, Any],
         services: Services,
         is_stopping: Callable[[], bool],
     ) -> None:
-        self._active = active
+        self._run = run
         self._job = job
         self._services = services
         self._is_stopping = is_stopping
@@ -55,32 +55,32 @@ class Execution:
         Raises:
             ForkedError: this is a child that a step forked.
         """
-        active = self._active
+        run = self._run
         try:
             outcome = self._outcome()
         except BaseException as exc:
-            if not active.is_callers_signal(exc):
+            if not run.is_callers_signal(exc):
                 raise
-            active.callers_signal = exc
+            run.callers_signal = exc
             outcome = Interrupted()
-        active.end()
+        run.end()
         is_failed = isinstance(outcome, Failed)
-        if active.stop_was_raised or (is_failed and active.stop_reason is not None):
+        if run.stop_was_raised or (is_failed and run.stop_reason is not None):
             # A job may keep a stop to itself (a bare except, a future whose result is never
             # read), and then return without the rest of its work. And what fails after a stop was
             # asked for may do so because of it.
             outcome = Interrupted()
-        if isinstance(outcome, Interrupted) and active.stop_reason in (RunCancelled, OwnershipLost):
+        if isinstance(outcome, Interrupted) and run.stop_reason in (RunCancelled, OwnershipLost):
             return Lost()
         return outcome
 
     def _outcome(self) -> Outcome:
-        active, job, services = self._active, self._job, self._services
-        if active.stop_reason not in (None, RunInterrupted):
+        run, job, services = self._run, self._job, self._services
+        if run.stop_reason not in (None, RunInterrupted):
             return Interrupted()  # cancelled or taken over since its claim: it does not begin
         try:
             context = StepContext(
-                active,
+                run,
                 services,
                 on_duplicate_step=job.on_duplicate_step or services.on_duplicate_step,
             )
@@ -88,7 +88,7 @@ class Execution:
             if exc.is_of_row:
                 return self._failed(exc)  # it would be the same at each attempt
             # Not the job's fault: the run goes back, and is claimed again later.
-            report_worker_error(services.emitter, exc, "reading checkpoints", active.id)
+            report_worker_error(services.emitter, exc, "reading checkpoints", run.id)
             return Interrupted()
         try:
             arguments = self._arguments()
@@ -96,16 +96,16 @@ class Execution:
                 # Decoded again: what the job does to its own copy must not show in the event.
                 payload = next(iter(self._arguments()), None)
                 services.emitter.emit(
-                    events.RunStarted, **active.fields, payload=payload, attempt=active.attempt
+                    events.RunStarted, **run.fields, payload=payload, attempt=run.attempt
                 )
             returned = let_through(job.run, context, *arguments)
-            active.refuse_forked_child()
+            run.refuse_forked_child()
             text, output = services.codec.encode_and_decode(
                 returned, output_type(job), what=f"the result of job {job.name!r}"
             )
         except BaseException as exc:
-            active.refuse_forked_child()
-            if active.is_callers_signal(exc):
+            run.refuse_forked_child()
+            if run.is_callers_signal(exc):
                 raise
             # Whatever else a job raises fails only its run. But if the engine stops, that is why
             # nothing executes the runs that a thread of the job may wait for.
@@ -115,22 +115,22 @@ class Execution:
         return Completed(text, output)
 
     def _arguments(self) -> tuple[Any, ...]:
-        job, active = self._job, self._active
+        job, run = self._job, self._run
         if not takes_payload(job):
             return ()
         payload = self._services.codec.decode(
-            active.row.payload,
+            run.row.payload,
             payload_type(job),
-            what=f"the stored payload of run {active.id}",
+            what=f"the stored payload of run {run.id}",
             advice=_GO_ON,
         )
         return (payload,)
 
     def _failed(self, exc: BaseException) -> Outcome:
-        self._active.await_stop(self._services.clock, exc)
+        self._run.await_stop(self._services.clock, exc)
         # The step that raised this exception, not one that the job has handled.
         # A copy: threads of the job that outlive it may still fail in their steps.
-        steps = tuple(self._active.failed_steps)
+        steps = tuple(self._run.failed_steps)
         step = next((name for name, error in reversed(steps) if _leads_to(exc, error)), None)
         return Failed(error_info(exc), step)
 

@@ -54,8 +54,8 @@ class StepLog:
     .. versionadded:: 0.1.0
     """
 
-    def __init__(self, active: CurrentRun, services: Services) -> None:
-        self._active = active
+    def __init__(self, run: CurrentRun, services: Services) -> None:
+        self._run = run
         self._services = services
         self._logger: logging.Logger | None = None  # most runs write no line
 
@@ -119,17 +119,17 @@ class StepLog:
         args: tuple[object, ...],
         data: dict[str, Any],
     ) -> None:
-        active, emitter = self._active, self._services.emitter
+        run, emitter = self._run, self._services.emitter
         logger = self._logger
         if logger is None:
-            logger = self._logger = logging.getLogger(f"durably.job.{active.job_name}")
+            logger = self._logger = logging.getLogger(f"durably.job.{run.job_name}")
         is_logged = logger.isEnabledFor(number)
         is_wanted = emitter.wants(LogWritten)
         if not (is_logged or is_wanted):
             return
         text = _formatted(message, args)
         told: dict[str, str] = {}
-        settings: dict[str, Any] = {"extra": {"run_id": active.id}, "stacklevel": _FRAMES}
+        settings: dict[str, Any] = {"extra": {"run_id": run.id}, "stacklevel": _FRAMES}
         if not data.keys().isdisjoint(_OF_LOGGERS):
             told = _take_settings(data, settings)
         data = {key: _bounded(value) for key, value in data.items()}
@@ -138,7 +138,7 @@ class StepLog:
         if is_wanted:
             emitter.emit(
                 LogWritten,
-                **active.fields,
+                **run.fields,
                 level=level,
                 message=text,
                 data=data | told,

@@ -10,7 +10,7 @@ import attrs
 from durably.codec import UNTYPED
 from durably.errors import DatabaseError, OwnershipLost, RunCancelled, RunInterrupted
 from durably.events import StepCancelled, StepEvent, StepFailed
-from durably.execution.current_run import CurrentRun, Services, patiently
+from durably.execution.current_run import CurrentRun, Services, retry_transient
 from durably.models import RunStatus, error_info
 
 T = TypeVar("T")
@@ -27,8 +27,8 @@ class StepRecorder:
             its name comes again.
     """
 
-    def __init__(self, active: CurrentRun, services: Services) -> None:
-        self._active = active
+    def __init__(self, run: CurrentRun, services: Services) -> None:
+        self._run = run
         self._services = services
         self.indexes: dict[str, int] = {}
 
@@ -38,29 +38,29 @@ class StepRecorder:
 
     def raised(self, name: str, index: int, started_at_us: int, exc: BaseException) -> None:
         """Store that a step has no result; return if the caller is to raise *exc* as it is."""
-        active = self._active
-        active.refuse_forked_child()
-        if active.is_callers_signal(exc):
+        run = self._run
+        run.refuse_forked_child()
+        if run.is_callers_signal(exc):
             return  # for example the user's Ctrl-C, not a failure of the step: the run goes back
-        active.await_stop(self._services.clock, exc)
-        if active.stop_reason is RunInterrupted:
+        run.await_stop(self._services.clock, exc)
+        if run.stop_reason is RunInterrupted:
             # The step stopped itself, or failed during the stop, as with a child process that got
             # the signal as well: the run goes back, and the step begins again.
-            active.check()
-        if active.stop_reason in NOT_OURS:
+            run.check()
+        if run.stop_reason in NOT_OURS:
             self.cancelled(name, index, started_at_us)
-            active.check()
+            run.check()
         self._failed(name, index, started_at_us, exc)
 
     def _failed(self, name: str, index: int, started_at_us: int, exc: BaseException) -> None:
-        services, active = self._services, self._active
+        services, run = self._services, self._run
         error = error_info(exc)
-        active.failed_steps.append((name, exc))
+        run.failed_steps.append((name, exc))
         self.indexes[name] = index
         is_stored = self._stored(
             services.checkpoints.fail,
-            active.run_pk,
-            active.fence,
+            run.run_pk,
+            run.fence,
             index,
             name,
             services.codec.encode(
@@ -75,12 +75,12 @@ class StepRecorder:
 
     def cancelled(self, name: str, index: int, started_at_us: int) -> None:
         """Store that a step ended after its run was cancelled or recovered by another owner."""
-        services, active = self._services, self._active
+        services, run = self._services, self._run
         self.indexes[name] = index
         self._stored(
             services.checkpoints.cancel,
-            active.run_pk,
-            active.fence,
+            run.run_pk,
+            run.fence,
             index,
             name,
             started_at_us,
@@ -92,7 +92,7 @@ class StepRecorder:
         """Stop after a write of this claim had no effect: another claim is current, or none."""
         self._lose(self._state())
         self.cancelled(name, index, started_at_us)
-        self._active.check()
+        self._run.check()
         raise AssertionError("check raises, as the run is to stop")
 
     def require_ownership(self) -> None:
@@ -101,32 +101,34 @@ class StepRecorder:
         Called if a checkpoint of this run is missing, and before a function that this claim may no
         longer execute: a process that was stopped for long does not know yet.
         """
-        active = self._active
+        run = self._run
         asked_at = self._services.clock.monotonic()
         state = self._state()
-        if state != (RunStatus.RUNNING, active.fence):
+        if state != (RunStatus.RUNNING, run.fence):
             self._lose(state)
-            active.check()
-        active.current_at = asked_at
+            run.check()
+        run.current_at = asked_at
 
     def _state(self) -> tuple[str, int] | None:
-        return self.read(self._services.checkpoints.state, self._active.run_pk)
+        return self.read(self._services.checkpoints.state, self._run.run_pk)
 
     def _lose(self, state: tuple[str, int] | None) -> None:
-        is_cancelled = state == (RunStatus.CANCELLED, self._active.fence)
-        self._active.stop(RunCancelled if is_cancelled else OwnershipLost)
+        is_cancelled = state == (RunStatus.CANCELLED, self._run.fence)
+        self._run.stop(RunCancelled if is_cancelled else OwnershipLost)
 
     def _stored(
         self, verb: Callable[..., bool], *args: Any, failed: DatabaseError | None = None
     ) -> bool:
-        return patiently(self._services, self._active, "storing a step", verb, *args, failed=failed)
+        return retry_transient(
+            self._services, self._run, "storing a step", verb, *args, failed=failed
+        )
 
     def read(self, query: Callable[..., T], *args: Any) -> T:
         """Read checkpoints, trying again while a failure may pass."""
-        return patiently(self._services, self._active, "reading checkpoints", query, *args)
+        return retry_transient(self._services, self._run, "reading checkpoints", query, *args)
 
     def emit(self, cls: type[StepEvent], name: str, index: int, **fields: Any) -> None:
         """Emit an event of a step."""
         emitter = self._services.emitter
         if emitter.wants(cls):
-            emitter.emit(cls, **self._active.fields, step_name=name, step_index=index, **fields)
+            emitter.emit(cls, **self._run.fields, step_name=name, step_index=index, **fields)

@@ -60,21 +60,21 @@ class StepRunner:
     """
 
     def __init__(
-        self, active: CurrentRun, services: Services, *, on_duplicate_step: OnDuplicateStep
+        self, run: CurrentRun, services: Services, *, on_duplicate_step: OnDuplicateStep
     ) -> None:
-        self._active = active
+        self._run = run
         self._services = services
         self._reuses_results = on_duplicate_step == "reuse"
         self._nested = NestedSteps()
         self._checkpoints = CheckpointReader(
-            services.checkpoints, active.run_pk, is_first_claim=active.fence == 1
+            services.checkpoints, run.run_pk, is_first_claim=run.fence == 1
         )
         # A step that needs no other thread takes no lock: each use of these is one call.
         self._free_indexes = itertools.count(self._checkpoints.first_new_index)
         # The thread that executes each step, by the step's name, in a tuple of its own.
         self._turns: dict[str, tuple[int]] = {}
-        active.turns = self._turns
-        self._recorder = StepRecorder(active, services)
+        run.turns = self._turns
+        self._recorder = StepRecorder(run, services)
         # Woken when a step has ended.
         self._turn_ended = Wakeups()
 
@@ -95,9 +95,9 @@ class StepRunner:
             returns: the type of the result; by default the annotation of *fn*.
             retry: how often to call *fn* again after a failure.
         """
-        active = self._active
-        if active.stop_reason is not None or active.is_over or os.getpid() != active.pid:
-            active.check()
+        run = self._run
+        if run.stop_reason is not None or run.is_over or os.getpid() != run.pid:
+            run.check()
         if type(name) is str and callable(fn):
             # A resume pays for this at each step that it passes: a stored name needs no checks.
             checkpoint = self._checkpoints.take_result(name)
@@ -126,7 +126,7 @@ class StepRunner:
                 deliver()  # here already, so that it is kept if the job does not let it through
                 return result
         except BaseException as exc:
-            active.keep_callers_signal(exc)
+            run.keep_callers_signal(exc)
             raise
         finally:
             self._end_turn(name)
@@ -138,14 +138,14 @@ class StepRunner:
         """Raise or warn because the name of a completed step is used again."""
         if self._reuses_results:
             warnings.warn(
-                f"step {name!r} was used twice in run {self._active.id}; the second use returns "
+                f"step {name!r} was used twice in run {self._run.id}; the second use returns "
                 'the first one\'s result. Give each step a name of its own, such as f"batch-{i}"',
                 DuplicateStepWarning,
                 stacklevel=5,  # the job's line
             )
         elif not self._nested.is_retried(name):
             raise DuplicateStepError(
-                f"step {name!r} was used twice in run {self._active.id}; give each step a name of "
+                f"step {name!r} was used twice in run {self._run.id}; give each step a name of "
                 'its own, such as f"batch-{i}"'
             )
 
@@ -159,7 +159,7 @@ class StepRunner:
         index = next(self._free_indexes)
         if index >= MOST_STEPS:
             raise ValidationError(
-                f"run {self._active.id} has {MOST_STEPS} steps, the most a run can have; "
+                f"run {self._run.id} has {MOST_STEPS} steps, the most a run can have; "
                 "make the steps larger, or trigger several runs"
             )
         return index
@@ -172,11 +172,11 @@ class StepRunner:
         while (other := self._turns.setdefault(name, turn)) is not turn:
             if other == turn:
                 raise ConflictError(
-                    f"step {name!r} of run {self._active.id} is used inside itself; "
+                    f"step {name!r} of run {self._run.id} is used inside itself; "
                     "give the inner one a name of its own"
                 )
             self._turn_ended.wait_until(lambda: name not in self._turns, _STOP_LOOK_S)
-            self._active.check()
+            self._run.check()
 
     def _end_turn(self, name: str) -> None:
         del self._turns[name]
@@ -209,10 +209,10 @@ class StepRunner:
         type_: Any,
         retry: Retry | None,
     ) -> Any:
-        services, active = self._services, self._active
+        services, run = self._services, self._run
         codec, clock = services.codec, services.clock
         started = clock.monotonic()
-        if started - active.current_at > services.longest_doubt_s:
+        if started - run.current_at > services.longest_doubt_s:
             self._recorder.require_ownership()
         if services.emitter.has_listeners:
             self._recorder.emit(StepStarted, name, index)
@@ -228,8 +228,8 @@ class StepRunner:
                     if retry is None
                     else self._retrying(name, fn, args, kwargs, retry)
                 )
-                if os.getpid() != active.pid:
-                    active.refuse_forked_child()
+                if os.getpid() != run.pid:
+                    run.refuse_forked_child()
                 # The result as it is stored, and as it will be read.
                 text, result = codec.encode_and_decode(
                     value, type_, what="the result of step", name=name
@@ -240,10 +240,10 @@ class StepRunner:
             self._nested.outer_failed(name)
             self._recorder.raised(name, index, started_at_us, exc)
             raise
-        if active.stop_reason in NOT_OURS:
+        if run.stop_reason in NOT_OURS:
             self._recorder.cancelled(name, index, started_at_us)
-            active.check()
-        row = active.run_pk, active.fence, index, name, text, started_at_us, clock.now_us()
+            run.check()
+        row = run.run_pk, run.fence, index, name, text, started_at_us, clock.now_us()
         try:
             is_stored = services.checkpoints.save(*row)
         except DatabaseError as exc:
@@ -269,8 +269,8 @@ class StepRunner:
                 "write large data to a file of your own and return its name",
                 stacklevel=5,  # the job's line
             )
-        if active.stop_reason is not None:
-            active.check()
+        if run.stop_reason is not None:
+            run.check()
         return result
 
     def _retrying(
@@ -281,34 +281,34 @@ class StepRunner:
         kwargs: dict[str, Any],
         retry: Retry,
     ) -> Any:
-        active, clock = self._active, self._services.clock
+        run, clock = self._run, self._services.clock
         failures = 0
         while True:
             try:
                 return let_through(fn, *args, **kwargs)
             except retry.on as exc:
-                active.refuse_forked_child()
-                if active.is_callers_signal(exc):
+                run.refuse_forked_child()
+                if run.is_callers_signal(exc):
                     raise
                 self._nested.outer_failed(name)
                 failures += 1
                 if failures >= retry.attempts:
                     raise
-                active.await_stop(clock, exc)
+                run.await_stop(clock, exc)
             self.sleep(wait_s(retry, failures))
-            if clock.monotonic() - active.current_at > self._services.longest_doubt_s:
+            if clock.monotonic() - run.current_at > self._services.longest_doubt_s:
                 self._recorder.require_ownership()
 
     def sleep(self, seconds: float) -> None:
         """Block for *seconds*; if the run is to stop, wake up and raise."""
-        active = self._active
-        active.check()
+        run = self._run
+        run.check()
         try:
-            self._services.clock.wait(active.stopped, seconds)
+            self._services.clock.wait(run.stopped, seconds)
         except BaseException as exc:
-            active.keep_callers_signal(exc)
+            run.keep_callers_signal(exc)
             raise
-        active.check()
+        run.check()
 
 
 def _needs_name(function: object) -> str:

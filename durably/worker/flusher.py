@@ -60,9 +60,9 @@ class Flusher(Service):
         self._unreleased: deque[CurrentRun] = deque()
         self._lines_lock = threading.Lock()  # one thread at a time stores lines, in order
 
-    def progressed(self, active: CurrentRun) -> None:
-        """Note that *active* has progress to store."""
-        self._dirty.append(active)
+    def progressed(self, run: CurrentRun) -> None:
+        """Note that *run* has progress to store."""
+        self._dirty.append(run)
         self.wake()
 
     def persist_logs(self) -> None:
@@ -87,13 +87,13 @@ class Flusher(Service):
     def _on_own_error(self, exc: BaseException, context: str) -> None:
         self.report(exc, f"the {context} thread")
 
-    def release(self, active: CurrentRun) -> None:
+    def release(self, run: CurrentRun) -> None:
         """Store that the job of a run that is no longer running here has left its thread."""
-        self._store.settle(active.run_pk, active.fence, Lost(), self._clock.now_us())
+        self._store.settle(run.run_pk, run.fence, Lost(), self._clock.now_us())
 
-    def release_later(self, active: CurrentRun) -> None:
+    def release_later(self, run: CurrentRun) -> None:
         """Call ``release`` as soon as the database can be written."""
-        self._unreleased.append(active)
+        self._unreleased.append(run)
         self.wake()
 
     def pause(self) -> None:
@@ -136,42 +136,42 @@ class Flusher(Service):
             # Its concurrency key is free for the next run.
             self._changes.offer()
 
-    def _tell(self, active: CurrentRun) -> None:
-        if not active.telling.acquire(blocking=False):
+    def _tell(self, run: CurrentRun) -> None:
+        if not run.telling.acquire(blocking=False):
             return  # the event of its end is being emitted, and the progress was stored with it
         try:
-            progress = self._stored(active)
+            progress = self._stored(run)
             if progress is not None:
                 self._changes.notify()
-                self.told(active, progress)
+                self.told(run, progress)
         finally:
-            active.telling.release()
+            run.telling.release()
 
-    def _stored(self, active: CurrentRun) -> Progress | None:
+    def _stored(self, run: CurrentRun) -> Progress | None:
         """Store the run's new progress and return it; ``None`` if there is none or it is over."""
-        with active.storing:
-            if active.is_over:
+        with run.storing:
+            if run.is_over:
                 return None
-            progress = active.take_progress()
+            progress = run.take_progress()
             if progress is None:
                 return None
             try:
                 is_stored = self._store.set_progress(
-                    [(active.run_pk, active.fence, self.encoded(progress))],
+                    [(run.run_pk, run.fence, self.encoded(progress))],
                     self._clock.now_us(),
                 )
             except BaseException:
                 # Kept, to be stored at the next try, or with the end of the run.
-                active.has_new_progress = True
-                self._dirty.append(active)
+                run.has_new_progress = True
+                self._dirty.append(run)
                 self.wake()
                 raise
             return progress if is_stored else None
 
-    def told(self, active: CurrentRun, progress: Progress) -> None:
+    def told(self, run: CurrentRun, progress: Progress) -> None:
         """Emit ``run:progress``."""
         if self._emitter.wants(RunProgressed):
-            self._emitter.emit(RunProgressed, **active.fields, progress=progress)
+            self._emitter.emit(RunProgressed, **run.fields, progress=progress)
 
     def encoded(self, progress: Progress) -> str:
         """Return *progress* as it is stored."""

@@ -21,7 +21,7 @@ class Heartbeat(Service):
 
     Args:
         owner: returns the number of this engine's owner row.
-        active: returns the runs that are inside their jobs now.
+        runs: returns the runs that are inside their jobs now.
         on_unregistered: called when the owner row is gone, because another engine found this one
             dead.
         look_at_file: raises if the database file is not in its place any more.
@@ -32,7 +32,7 @@ class Heartbeat(Service):
         store: Store,
         *,
         owner: Callable[[], int],
-        active: Callable[[], list[CurrentRun]],
+        runs: Callable[[], list[CurrentRun]],
         on_unregistered: Callable[[], None],
         look_at_file: Callable[[], None],
         clock: Clock,
@@ -42,7 +42,7 @@ class Heartbeat(Service):
         super().__init__("heartbeat", clock=clock, interval_s=interval_s, on_error=on_error)
         self._store = store
         self._owner = owner
-        self._active = active
+        self._runs = runs
         self._on_unregistered = on_unregistered
         self._look_at_file = look_at_file
         # How many heartbeats were committed. This engine finds another one hung only by this
@@ -56,17 +56,17 @@ class Heartbeat(Service):
         self._look_at_file()
         beats_at = self._clock.monotonic()
         # Read before the heartbeat, so that a run that is claimed meanwhile does not seem lost.
-        expected = self._active()
+        expected = self._runs()
         beat = self._store.beat(self._owner(), self._clock.now_us)
         if not beat.is_registered:
             self._on_unregistered()
             return
         self.committed += 1
-        for active in expected:
-            if (active.run_pk, active.fence) in beat.running:
-                active.current_at = beats_at
+        for run in expected:
+            if (run.run_pk, run.fence) in beat.running:
+                run.current_at = beats_at
             else:
-                self._learn(active)
+                self._learn(run)
         self._put_back_strays(beat.running)
 
     def _put_back_strays(self, running: frozenset[tuple[RunKey, int]]) -> None:
@@ -74,20 +74,20 @@ class Heartbeat(Service):
 
         Only those found at two heartbeats: one that was claimed a moment ago is about to start.
         """
-        here = {(active.run_pk, active.fence) for active in self._active()}
+        here = {(run.run_pk, run.fence) for run in self._runs()}
         strays = running - here
         for run_pk, fence in strays & self._strays:
             self._store.requeue(NotExecuted(run_pk, fence), self._clock.now_us())
         self._strays = strays
 
-    def _learn(self, active: CurrentRun) -> None:
-        if active.is_over:
+    def _learn(self, run: CurrentRun) -> None:
+        if run.is_over:
             return
-        state = self._store.checkpoints.state(active.run_pk)
-        if state == ("running", active.fence):
+        state = self._store.checkpoints.state(run.run_pk)
+        if state == ("running", run.fence):
             return
-        is_ours = state is not None and state[1] == active.fence
+        is_ours = state is not None and state[1] == run.fence
         is_cancelled = is_ours and state is not None and state[0] == "cancelled"
         if is_ours and state is not None and state[0] in ("completed", "failed"):
             return  # it has just ended here
-        active.stop(RunCancelled if is_cancelled else OwnershipLost)
+        run.stop(RunCancelled if is_cancelled else OwnershipLost)

@@ -32,35 +32,35 @@ class Notice:
     It is a warning because Python prints warnings even if no logging is configured.
 
     Args:
-        active: returns the runs that are inside their jobs.
+        runs: returns the runs that are inside their jobs.
         interrupt: whether they stop at their next step boundary.
         again: whether there was a Ctrl-C before.
     """
 
     def __init__(
-        self, active: Callable[[], Sequence[CurrentRun]], *, interrupt: bool, again: bool
+        self, runs: Callable[[], Sequence[CurrentRun]], *, interrupt: bool, again: bool
     ) -> None:
-        self._active = active
+        self._runs = runs
         self._interrupt = interrupt
         self._again = again
         self._is_given = False
 
     def __call__(self) -> None:
         """Log it, unless it was logged."""
-        waited_for = [active for active in self._active() if not active.is_callers]
+        waited_for = [run for run in self._runs() if not run.is_callers]
         if self._is_given or not waited_for:
             return
         self._is_given = True
         how = "again " if self._again else ""
         log.warning("%s; press Ctrl-C %sto leave it", self._said(waited_for), how)
 
-    def _said(self, active: Sequence[CurrentRun]) -> str:
+    def _said(self, runs: Sequence[CurrentRun]) -> str:
         if not self._interrupt:
-            return f"Waiting for {_several('job', [each.job_name for each in active])} to end"
-        steps = [name for each in active for name in tuple(each.turns)]
+            return f"Waiting for {_several('job', [each.job_name for each in runs])} to end"
+        steps = [name for each in runs for name in tuple(each.turns)]
         if steps:
             return f"Stopping after {_several('step', steps)}"
-        jobs = _several("job", [each.job_name for each in active])
+        jobs = _several("job", [each.job_name for each in runs])
         return f"Stopping at the next step of {jobs}"
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from durably import events
 from durably.errors import DatabaseError, StopRun
-from durably.execution.current_run import CurrentRun, Services, patiently, report_worker_error
+from durably.execution.current_run import CurrentRun, Services, report_worker_error, retry_transient
 from durably.store.api import Store
 from durably.store.outcome import Completed, Failed, Interrupted, Lost, Outcome
 from durably.store.rows import Claim, Ended, RunRow
@@ -105,7 +105,7 @@ class Settling:
             )
 
         try:
-            return patiently(self._services, run, "storing the end of a run", store)
+            return retry_transient(self._services, run, "storing the end of a run", store)
         except (StopRun, DatabaseError):
             return None
 

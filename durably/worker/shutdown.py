@@ -19,6 +19,7 @@ from durably.settings import count
 from durably.store.api import Store
 from durably.store.rows import Filters
 from durably.worker.leaving import Notice, is_leaving, say_abandoned, say_left
+from durably.worker.state import State
 from durably.worker.supervisor import Supervisor
 
 log = logging.getLogger("durably")
@@ -39,7 +40,6 @@ class Shutdown:
         self._clock = clock
         self._pid = os.getpid()
         self._closing = threading.RLock()  # held while closing, so that others wait for its end
-        self._is_closed = False
         self._has_closed = False
         self._is_abandoned = False
 
@@ -48,13 +48,13 @@ class Shutdown:
     @property
     def state(self) -> str:
         """Return the word for the engine's state in its ``repr``."""
-        if self._is_closed:
+        if self._supervisor.state.is_closed:
             return "closed"
         return "started" if self._supervisor.state.is_started else "open"
 
     @property
     def _is_over(self) -> bool:
-        return os.getpid() != self._pid or self._is_closed or self._is_abandoned
+        return os.getpid() != self._pid or self._supervisor.state.is_closed
 
     def check(self) -> None:
         """Raise unless the engine can be used.
@@ -69,7 +69,7 @@ class Shutdown:
 
     def _check_usable(self) -> None:
         self._check_process("; open a new one in the child")
-        if self._is_closed or self._is_abandoned:
+        if self._supervisor.state.is_closed:
             raise EngineClosedError(
                 f"this engine on {self._store.path!r} is closed; open a new one"
             )
@@ -84,16 +84,16 @@ class Shutdown:
 
     def stop(self, *, interrupt: bool, timeout_s: float | None) -> None:
         """Stop the engine, as ``Durably.stop`` does."""
-        if not self._is_abandoned:
+        if not self._supervisor.lifecycle.is_abandoned:
             self._check_usable()
             self._stop(interrupt=interrupt, timeout_s=timeout_s)
 
     def close(self) -> None:
         """Stop and close the engine, as ``Durably.close`` does."""
         self._check_process(", which closes it")
-        if self._is_abandoned:
+        if self._supervisor.lifecycle.is_abandoned:
             return
-        if not self._is_closed:
+        if not self._supervisor.state.is_closed:
             self._stop(interrupt=False, verb="close")
         elif self._supervisor.is_inside:
             # The thread that is closing the engine may be waiting for this very job.
@@ -163,7 +163,7 @@ class Shutdown:
             self._supervisor.wait_until_idle()
         except EngineClosedError:
             # By another thread, which has waited for the runs in progress.
-            if not self._is_closed:
+            if not self._supervisor.state.is_closed:
                 raise
 
     def _stop(
@@ -217,7 +217,7 @@ class Shutdown:
         with self._closing, limited(self._clock, BUSY_TIMEOUT_S):
             if self._has_closed:
                 return
-            self._is_closed = True
+            self._supervisor.state.become(State.CLOSED)
             try:
                 self._supervisor.flusher.flush_lines()
             finally:

@@ -119,7 +119,7 @@ class Supervisor:
         self._heartbeat = Heartbeat(
             store,
             owner=owner,
-            active=self._runs.all,
+            runs=self._runs.all,
             on_unregistered=self._on_unregistered,
             look_at_file=self.file.check_all,
             clock=clock,
@@ -166,13 +166,8 @@ class Supervisor:
 
     @property
     def is_inside(self) -> bool:
-        """Whether the calling thread is inside a job or a listener of this engine."""
+        """Return whether the calling thread is inside a job or a listener of this engine."""
         return self._runs.is_inside_job or self._services.emitter.is_inside_listener
-
-    @property
-    def owner_number(self) -> int | None:
-        """The number of this engine's owner row, if it has one now."""
-        return self._ownership.owner
 
     def current_runs(self) -> list[CurrentRun]:
         """Return the runs that are inside their jobs here."""

@@ -46,7 +46,7 @@ def survivor(
         if start:
             app.start()
         yield app, told
-        if not app._shutdown._is_closed:
+        if not app._supervisor.state.is_closed:
             app.stop()
     finally:
         app.close()

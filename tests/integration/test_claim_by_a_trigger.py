@@ -103,7 +103,7 @@ def test_concurrency_key_is_respected(app: durably.Durably) -> None:
     app.start()
     held = app.jobs["work"].trigger(1, concurrency_key="k")
     app.wait(held, timeout=HANG_S)
-    claim = Claim(owner.owner_number or 0, '["work"]', lambda: 1)
+    claim = Claim(owner.local.owner or 0, '["work"]', lambda: 1)
     take_slot(app)
     waiting = [app.jobs["work"].trigger(n, concurrency_key="k") for n in (2, 3)]
     [row] = app._store.database.write(claims.claim, claim)
@@ -122,7 +122,7 @@ def test_concurrency_key_is_respected(app: durably.Durably) -> None:
 def test_engine_taken_for_dead_stores_and_starts_later(app: durably.Durably) -> None:
     """Others have forgotten it: until it has registered anew it may claim nothing."""
     app.start()
-    owner = app._supervisor.owner_number
+    owner = app._supervisor.local.owner
     assert owner is not None
     app._store.database.write(requeue.requeue, OwnerDead(owner), 1)
     plain, keyed = (app.jobs["work"].trigger(1, idempotency_key=key) for key in (None, "k"))

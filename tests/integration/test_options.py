@@ -50,7 +50,7 @@ def test_synchronous_is_full_by_default(tmp_path: Path) -> None:
 
 
 def beats(app: durably.Durably, of: durably.Durably) -> int:
-    owner = of._supervisor.owner_number
+    owner = of._supervisor.local.owner
     return next(row.beat for row in app._store.database.read(owners.list_all) if row.owner == owner)
 
 

@@ -10,7 +10,7 @@ import pytest
 from engines import GRACE_S, again, engine, execute, record, types
 
 import durably
-from durably.store.sqlite.sql import steps as stored
+from durably.store.sqlite.store import SqliteCheckpoints
 
 
 def steps_of(events):
@@ -355,7 +355,7 @@ def test_a_ctrl_c_inside_a_step_of_process_one_leaves_no_record(tmp_path):
 
 def test_a_result_waits_in_memory_while_the_database_rejects(tmp_path, monkeypatch):
     """A refusal that may pass costs no work: worker:error, and the result is stored later."""
-    real, refused, calls = stored.complete, [], []
+    real, refused, calls = SqliteCheckpoints.save, [], []
 
     def refuse_once(*args):
         if not refused:
@@ -366,7 +366,7 @@ def test_a_result_waits_in_memory_while_the_database_rejects(tmp_path, monkeypat
     def job(step):
         return step.run("s", lambda: calls.append(1) or "kept")
 
-    monkeypatch.setattr(stored, "complete", refuse_once)
+    monkeypatch.setattr(SqliteCheckpoints, "save", refuse_once)
     with engine(tmp_path, job) as app:
         errors = record(app, "worker:error")
         run = execute(app)

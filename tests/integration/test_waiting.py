@@ -423,10 +423,10 @@ def test_log_lines_are_reported_once_though_the_owner_was_renewed(
         assert gate.inside.wait(HANG_S)
         [run] = app.get_runs()
         eventually(lambda: lines and app.get_logs(run))
-        owner = app._supervisor.owner_number
+        owner = app._supervisor.local.owner
         app._store.database.write(requeue.requeue, OwnerDead(owner), 1)
         app._supervisor._heartbeat.tick()
-        assert app._supervisor.owner_number != owner
+        assert app._supervisor.local.owner != owner
         gate.go.set()
         waiting.join(HANG_S)
     assert [run.attempt for run in outcome] == [2]

@@ -29,7 +29,7 @@ class Engine:
         self.heartbeat = Heartbeat(
             SqliteStore(store),
             owner=lambda: self.owner,
-            active=lambda: list(self.active),
+            runs=lambda: list(self.active),
             on_unregistered=self._on_unregistered,
             look_at_file=self._look_at_file,
             clock=clock,
@@ -158,7 +158,7 @@ def test_loss_outweighs_an_interrupt(engine: Engine) -> None:
 
 def test_run_claimed_after_the_list_of_current_ones_is_not_missed(engine: Engine) -> None:
     """A run that enters while the beat is being written is not taken for lost."""
-    ask = engine.heartbeat._active
+    ask = engine.heartbeat._runs
     late: list[CurrentRun] = []
 
     def then_claim() -> list[CurrentRun]:
@@ -167,7 +167,7 @@ def test_run_claimed_after_the_list_of_current_ones_is_not_missed(engine: Engine
             late.append(engine.running())
         return before
 
-    engine.heartbeat._active = then_claim
+    engine.heartbeat._runs = then_claim
     engine.heartbeat.tick()
     assert late[0].stop_reason is None
     assert stored(engine.store, late[0].row).status == "running"

@@ -30,7 +30,7 @@ from durably.execution.current_run import CurrentRun, Services
 from durably.execution.nested_steps import NestedSteps
 from durably.execution.retry import Retry, wait_s
 from durably.execution.step_log import current_step
-from durably.execution.step_record import NOT_OURS, StepRecorder
+from durably.execution.step_recorder import NOT_OURS, StepRecorder
 from durably.names import check_name
 from durably.settings import OnDuplicateStep
 from durably.store.api import MOST_STEPS

@@ -115,7 +115,7 @@ class CurrentRun:
         # Held while progress is stored, so that the end of the run loses none; and while the events
         # of progress or of the end are emitted, so that progress comes first.
         self.storing = threading.Lock()
-        self.telling = threading.Lock()
+        self.emitting = threading.Lock()
 
     @property
     def fields(self) -> dict[str, Any]:

@@ -104,7 +104,7 @@ class Claimer:
 
     @property
     def may_claim(self) -> bool:
-        """Whether runs are claimed now, as soon as there are slots."""
+        """Return whether runs are claimed now, as soon as there are slots."""
         return self._takes_runs() and self.executed < self._most_executed
 
     def _takes_runs(self) -> bool:
@@ -138,13 +138,13 @@ class Claimer:
 
     @property
     def has_taken_slots(self) -> bool:
-        """Whether a slot has a run, or is reserved for a claim."""
+        """Return whether a slot has a run, or is reserved for a claim."""
         with self._lock:
             return self._busy + self._reserved > 0
 
     @property
     def is_idle(self) -> bool:
-        """Whether no run is inside its job or about to be."""
+        """Return whether no run is inside its job or about to be."""
         with self._lock:
             return not self._busy and not self._reserved and self._runs.are_none
 
@@ -154,13 +154,13 @@ class Claimer:
 
     @property
     def is_only_claiming(self) -> bool:
-        """Whether no run is inside its job, and all taken slots wait for a claim."""
+        """Return whether no run is inside its job, and all taken slots wait for a claim."""
         with self._lock:
             return not self._busy and self._runs.are_none
 
     @property
     def are_slots_waiting(self) -> bool:
-        """Whether every slot has a job that waits for a run, so that none can be executed here."""
+        """Return whether every slot has a job that waits for a run: none can be executed here."""
         return self._runs.are_all_waiting(self._max_workers)
 
     def wait_until_idle(self, look: Callable[[], None], deadline: float = math.inf) -> bool:

@@ -67,7 +67,7 @@ class CurrentRuns:
 
     @property
     def are_none(self) -> bool:
-        """Whether there is no run."""
+        """Return whether there is no run."""
         return not self._runs
 
     def keys(self) -> str:
@@ -162,7 +162,7 @@ class CurrentRuns:
 
     @property
     def is_inside_job(self) -> bool:
-        """Whether the calling thread is inside a job of this engine."""
+        """Return whether the calling thread is inside a job of this engine."""
         return self.thread.run is not None
 
     def check_job(self, *, is_futile: bool = False) -> None:

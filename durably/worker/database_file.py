@@ -1,4 +1,4 @@
-"""Whether the database file is in its place."""
+"""Return whether the database file is in its place."""
 
 from __future__ import annotations
 

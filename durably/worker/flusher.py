@@ -104,10 +104,10 @@ class Flusher(Service):
 
     def tick(self) -> None:
         """Store and emit what was reported since the last tick."""
-        self._tell_errors()
+        self._emit_errors()
         self.flush_lines()
         while self._dirty:
-            self._tell(self._dirty.popleft())
+            self._emit(self._dirty.popleft())
         self._release_all()
 
     def log_errors(self) -> None:
@@ -118,10 +118,10 @@ class Flusher(Service):
 
     def finish(self) -> None:
         """Emit the errors, and release the runs, that other threads could not."""
-        self._tell_errors()
+        self._emit_errors()
         self._release_all()
 
-    def _tell_errors(self) -> None:
+    def _emit_errors(self) -> None:
         while self._errors:
             report_worker_error(self._emitter, *self._errors.popleft())
 
@@ -136,16 +136,16 @@ class Flusher(Service):
             # Its concurrency key is free for the next run.
             self._changes.offer()
 
-    def _tell(self, run: CurrentRun) -> None:
-        if not run.telling.acquire(blocking=False):
+    def _emit(self, run: CurrentRun) -> None:
+        if not run.emitting.acquire(blocking=False):
             return  # the event of its end is being emitted, and the progress was stored with it
         try:
             progress = self._stored(run)
             if progress is not None:
                 self._changes.notify()
-                self.told(run, progress)
+                self.emit_progress(run, progress)
         finally:
-            run.telling.release()
+            run.emitting.release()
 
     def _stored(self, run: CurrentRun) -> Progress | None:
         """Store the run's new progress and return it; ``None`` if there is none or it is over."""
@@ -168,7 +168,7 @@ class Flusher(Service):
                 raise
             return progress if is_stored else None
 
-    def told(self, run: CurrentRun, progress: Progress) -> None:
+    def emit_progress(self, run: CurrentRun, progress: Progress) -> None:
         """Emit ``run:progress``."""
         if self._emitter.wants(RunProgressed):
             self._emitter.emit(RunProgressed, **run.fields, progress=progress)

@@ -93,7 +93,7 @@ class Lifecycle:
             EngineClosedError: the engine is closed.
         """
         with self.locked():
-            self.refuse_closed()
+            self.raise_if_closed()
             is_first = not self._holds
             self._holds[who] = threading.get_ident()
             if not is_first:
@@ -138,7 +138,7 @@ class Lifecycle:
         are ended.
         """
         if self._is_own_thread():
-            self.refuse_closed()
+            self.raise_if_closed()
             return call()
         who = object()
         try:
@@ -152,7 +152,7 @@ class Lifecycle:
         with self.locked():
             self._state.become(State.CLOSED)
 
-    def refuse_closed(self) -> None:
+    def raise_if_closed(self) -> None:
         """Raise if the engine is closed.
 
         Raises:

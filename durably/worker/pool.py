@@ -36,7 +36,7 @@ class Pool:
         self._runs: queue.SimpleQueue[CurrentRun | None] = queue.SimpleQueue()
 
     def hand_over(self, run: CurrentRun, threads: int) -> None:
-        """Make threads until there are *threads*, then have the next free one execute the run.
+        """Make threads until there are *threads*, then hand the run to the next free one.
 
         Raises:
             RuntimeError: no more threads can be started; the run is not executed.

@@ -117,7 +117,7 @@ class Reaper(Service):
             else:
                 recovered = self._store.requeue(OwnerHung(other.owner, other.beat), now_us)
             self._watched[other.owner] = (other.beat, committed)
-            return self._tell(recovered, "stale")
+            return self._emit(recovered, "stale")
         return 0
 
     def _patience_with(self, other: OwnerRow) -> int:
@@ -136,9 +136,9 @@ class Reaper(Service):
         # dead owner: what was dead before this transaction is dead in it.
         recovered = self._store.requeue(OwnerDead(other.owner), self._clock.now_us())
         self._store.remove_owner_lock(other.token)
-        return self._tell(recovered, "dead")
+        return self._emit(recovered, "dead")
 
-    def _tell(self, recovered: list[RunRow], reason: str) -> int:
+    def _emit(self, recovered: list[RunRow], reason: str) -> int:
         for row in recovered:
             self._emitter.emit(
                 RunRecovered,

@@ -138,7 +138,7 @@ class RunUntilIdle:
         """
         is_counted = max_runs is not None
         with self._lifecycle.locked():
-            self._lifecycle.refuse_closed()
+            self._lifecycle.raise_if_closed()
             if self._state.is_started or self.stops != stops:
                 return None
             if self._calls and (is_counted or self._are_counted):

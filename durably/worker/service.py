@@ -90,7 +90,7 @@ class Service:
 
     @property
     def is_current_thread(self) -> bool:
-        """Whether the calling thread is this service's."""
+        """Return whether the calling thread is this service's."""
         return self._thread is threading.current_thread()
 
     def wake(self) -> None:

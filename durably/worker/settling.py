@@ -71,9 +71,9 @@ class Settling:
         def emit() -> None:
             # After the event of progress that is being emitted: its listener may be waiting for
             # this end, which is stored.
-            with run.telling:
+            with run.emitting:
                 if progress is not None:
-                    self._flusher.told(run, progress)
+                    self._flusher.emit_progress(run, progress)
                 self._emit(run, outcome, now_us)
 
         claimed = None if ended is None else ended.claimed

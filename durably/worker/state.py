@@ -46,17 +46,17 @@ class EngineState:
 
     @property
     def takes_runs(self) -> bool:
-        """Whether runs are claimed, by the engine itself or for a call."""
+        """Return whether runs are claimed, by the engine itself or for a call."""
         return self.now is State.STARTED or self.claims_for_calls
 
     @property
     def is_started(self) -> bool:
-        """Whether the engine was started, and no stop has completed since."""
+        """Return whether the engine was started, and no stop has completed since."""
         return self.now in (State.STARTED, State.DRAINING)
 
     @property
     def is_closed(self) -> bool:
-        """Whether no call can use the engine any more."""
+        """Return whether no call can use the engine any more."""
         return self.now is State.CLOSED
 
     def become(self, state: State) -> bool:

@@ -193,7 +193,7 @@ class Supervisor:
     def _start(self) -> None:
         if self.state.now is State.STARTED:
             return
-        self.lifecycle.refuse_closed()
+        self.lifecycle.raise_if_closed()
         if self.state.is_started:
             # A stop had timed out: the threads are there.
             self._ownership.announce_started()
@@ -228,7 +228,7 @@ class Supervisor:
             WaitTimeoutError: they did not end in time; they continue, and nothing new is claimed.
             ConflictError: called from inside a job or a listener.
         """
-        self._refuse_inside(verb)
+        self._raise_if_inside(verb)
         clock = self._services.clock
         deadline = math.inf if timeout_s is None else clock.monotonic() + timeout_s
         # The engine's threads, too, wait for locks of other processes only until the deadline.
@@ -307,7 +307,7 @@ class Supervisor:
         if self.file.lost is None:
             self._ownership.announce_stopped()
 
-    def _refuse_inside(self, verb: str) -> None:
+    def _raise_if_inside(self, verb: str) -> None:
         if self.is_inside:
             raise ConflictError(
                 f"{verb} from inside a job or a listener would wait for itself; "
@@ -358,7 +358,7 @@ class Supervisor:
 
     def run_until_idle(self, max_runs: int | None) -> int:
         """Execute runs on the pool until none can be claimed, and return how many."""
-        self._refuse_inside("run_until_idle")
+        self._raise_if_inside("run_until_idle")
         stops = self._until_idle.stops
 
         def run() -> int:
@@ -374,7 +374,7 @@ class Supervisor:
             DatabaseError: the dispatcher cannot claim; nothing executes any more.
             ConflictError: called from inside a job or a listener.
         """
-        self._refuse_inside("waiting for all runs")
+        self._raise_if_inside("waiting for all runs")
         # A handler of SIGTERM may have brought the main thread here: a run that fails because of
         # the signal goes back, once, and is executed again.
         self._runs.note_stop()

@@ -224,7 +224,9 @@ class Session:
         self.patiently("cancel", lambda: app.cancel(gone))
         self.acknowledged[gone.id] = "cancelled"
         self._expect(app, gone, "cancelled")
-        self.patiently("checkpoint_wal", lambda: app._store.database.wal_checkpoint(above_bytes=0))
+        self.patiently(
+            "checkpoint_wal", lambda: app._store.database.care.wal_checkpoint(above_bytes=0)
+        )
         self.patiently("delete_run", lambda: app.delete_run(gone))
         runs = self.patiently("get_runs", app.get_runs)
         for run in runs:

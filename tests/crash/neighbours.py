@@ -90,7 +90,7 @@ def live_poked(folder: Path, seed: int, ending: int) -> None:
             for _ in range(rng.randrange(1, 20)):
                 if ended.wait(0.01):
                     break
-                app._store.database.wal_checkpoint(above_bytes=0)
+                app._store.database.care.wal_checkpoint(above_bytes=0)
             threads.join()
             with CLOSING:
                 app.close()

@@ -142,7 +142,7 @@ class Workload:
         elif action == "trigger":
             self._trigger(app)
         elif action == "tidy":
-            app._store.database.wal_checkpoint(above_bytes=0)
+            app._store.database.care.wal_checkpoint(above_bytes=0)
         elif action == "purge":
             self._recorder.mark("purging", None)
             app.purge_runs(older_than=0.0, limit=self._rng.randrange(4))

@@ -135,7 +135,7 @@ def _use(app: durably.Durably, miser: Miser, rng: random.Random) -> None:
     miser.scrimp("cancel", lambda: app.cancel(gone))
     miser.scrimp("get_steps", lambda: app.get_steps(runs[0]))
     miser.scrimp("get_logs", lambda: app.get_logs(runs[0]))
-    miser.scrimp("checkpoint_wal", lambda: app._store.database.wal_checkpoint(above_bytes=0))
+    miser.scrimp("checkpoint_wal", lambda: app._store.database.care.wal_checkpoint(above_bytes=0))
     miser.scrimp("delete_run", lambda: app.delete_run(gone))
     purged = miser.scrimp("purge_runs", lambda: app.purge_runs(older_than=0.0, limit=2))
     if purged != 2 or app.count_runs() != 1:

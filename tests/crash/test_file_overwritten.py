@@ -235,7 +235,7 @@ def test_nothing_that_sqlite_does_counts_as_overwriting(database: Path) -> None:
                     shell('touch "$1"; touch "$1-wal"', database)
                     app._supervisor.file.check_all()
                 app.purge_runs(older_than=0, limit=100 * (round_ + 1))
-                app._store.database.wal_checkpoint(above_bytes=0)
+                app._store.database.care.wal_checkpoint(above_bytes=0)
                 app._supervisor.file.check_all()
         assert app._supervisor.file.lost is None
     finally:

@@ -91,7 +91,7 @@ def test_read_in_progress_keeps_its_snapshot(tmp_path: Path, is_log_copied: bool
     try:
         app.jobs["work"].batch_trigger(["x" * 3000] * 200)
         if is_log_copied:
-            app._store.database.wal_checkpoint(above_bytes=0)
+            app._store.database.care.wal_checkpoint(above_bytes=0)
         with Child("begins_the_wal_anew", path) as writer:
             writer.expect("ready")
 

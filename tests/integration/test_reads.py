@@ -231,7 +231,7 @@ def test_reads_that_overlap_without_end_do_not_keep_the_log_growing(
         for _ in range(12):
             for _ in range(4):
                 app.jobs["keeps"].batch_trigger(["x" * 3000] * 100)
-            app._store.database.wal_checkpoint(above_bytes=0)
+            app._store.database.care.wal_checkpoint(above_bytes=0)
             size = (tmp_path / "x.db-wal").stat().st_size
     finally:
         is_over.set()
@@ -258,10 +258,10 @@ def test_one_long_read_holds_off_no_others_for_long(
 
     monkeypatch.setattr(app._store.database._readers, "held_off", hold_off)
     for _ in range(5):
-        app._store.database.wal_checkpoint(above_bytes=0)
+        app._store.database.care.wal_checkpoint(above_bytes=0)
     assert len(held_off) == 1
     slow.end()
-    app._store.database.wal_checkpoint(above_bytes=0)
+    app._store.database.care.wal_checkpoint(above_bytes=0)
     assert len(held_off) == 1
     assert app.count_runs() == 200
 
@@ -274,7 +274,7 @@ def test_log_that_another_process_reads_holds_off_no_reads_for_long(
     modes: list[int] = []
     monkeypatch.setattr(wal, "run_wal_checkpoint", lambda db, mode: modes.append(mode))
     for _ in range(5):
-        app._store.database.wal_checkpoint(above_bytes=0)
+        app._store.database.care.wal_checkpoint(above_bytes=0)
     assert modes.count(apsw.SQLITE_CHECKPOINT_TRUNCATE) == 1
 
 
@@ -294,7 +294,7 @@ def test_reads_go_on_while_a_checkpoint_waits_for_its_turn_to_write(
         return maintain(operation)
 
     monkeypatch.setattr(app._store.database._writer, "maintain", wait_in_the_second)
-    checkpoint, outcome = in_thread(lambda: app._store.database.wal_checkpoint(above_bytes=0))
+    checkpoint, outcome = in_thread(lambda: app._store.database.care.wal_checkpoint(above_bytes=0))
     assert waits.wait(HANG_S)
     assert app.count_runs() == 100
     may_go_on.set()

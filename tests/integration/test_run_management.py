@@ -388,7 +388,7 @@ def test_purge_that_cannot_give_space_back_has_purged(
     def refuse(most_pages: int) -> None:
         raise durably.DatabaseError("the disk is full", is_transient=True)
 
-    monkeypatch.setattr(app._store.database, "shrink", refuse)
+    monkeypatch.setattr(app._store.database.care, "shrink", refuse)
     assert app.purge_runs(older_than=0) == 1
     assert app.get_run(ended) is None
     assert heard == ["worker:error", "run:delete"]

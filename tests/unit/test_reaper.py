@@ -316,7 +316,7 @@ def test_deleted_runs_are_reported_also_if_the_file_cannot_shrink(
     def refuse(most_pages: int) -> None:
         raise DatabaseError("the disk is full", is_transient=True)
 
-    monkeypatch.setattr(store, "shrink", refuse)
+    monkeypatch.setattr(store.care, "shrink", refuse)
     with pytest.raises(DatabaseError):
         engine.reaper(retain_runs=timedelta(days=2)).tick()
     assert engine.told() == [("run:delete", old, "")]

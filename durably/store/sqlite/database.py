@@ -44,7 +44,7 @@ from durably.store.sqlite.connection.files import (
     size_of,
 )
 from durably.store.sqlite.connection.place import require_place
-from durably.store.sqlite.connection.readers import Readers
+from durably.store.sqlite.connection.readers import Readers, limited_wait
 from durably.store.sqlite.connection.sidefiles import (
     refuse_strangers,
     remove_leftovers,
@@ -201,7 +201,7 @@ class Database(ForkParticipant):
             index=lambda: b"" if self._guard is None else self._guard.index(INDEX_SIZE),
         )
         self._checks.begin(lambda: run_wal_checkpoint(write, apsw.SQLITE_CHECKPOINT_PASSIVE))
-        self._care = WalCare(self.path, self._writer, self._readers, self._checks)
+        self.care = WalCare(self.path, self._writer, self._readers, self._checks)
 
     def _refuse_planted(self) -> None:
         """Check the opened file again: another program may have just put it there."""
@@ -259,25 +259,14 @@ class Database(ForkParticipant):
         """Execute *query*, which only reads, and return its result."""
         if os.getpid() != self._pid:
             raise ForkedError("this engine belongs to the parent process; open a new one here")
-        limit = self._limited if lock_timeouts.is_limited() else nullcontext
-        with self._readers.connection() as db, self._translated(db), limit(db):
+        with self._readers.connection() as db, self._translated(db), self._limit(db):
             if self._guard is None:
                 return query(db, *args, **kwargs)
             with self._guard.reading():
                 return query(db, *args, **kwargs)
 
-    @contextmanager
-    def _limited(self, db: apsw.Connection) -> Iterator[None]:
-        """Limit a read's wait for locks to the time that its caller waits."""
-        now_s = self._clock.monotonic()
-        left_s = lock_timeouts.deadline(now_s, BUSY_TIMEOUT_S) - now_s
-        db.set_busy_timeout(max(1, int(left_s * 1000)))
-        try:
-            yield
-        finally:
-            # After a signal has ended the block, this may run only when the frame is collected.
-            with suppress(apsw.ConnectionClosedError):
-                db.set_busy_timeout(int(BUSY_TIMEOUT_S * 1000))
+    def _limit(self, db: apsw.Connection) -> AbstractContextManager[None]:
+        return limited_wait(db, self._clock) if lock_timeouts.is_limited() else nullcontext()
 
     def hurried(self, ends_s: float) -> AbstractContextManager[None]:
         """End waits for locks of others at *ends_s*, in all threads, during the block."""
@@ -329,14 +318,6 @@ class Database(ForkParticipant):
         """Raise ``DatabaseLostError`` if SQLite's WAL or its index is not the one that is open."""
         if self._checks is not None:
             self._checks.check_log()
-
-    def wal_checkpoint(self, *, above_bytes: int) -> None:
-        """Copy the WAL into the file if it has grown beyond *above_bytes*, and restart it."""
-        self._care.wal_checkpoint(above_bytes=above_bytes)
-
-    def shrink(self, most_pages: int) -> None:
-        """Give up to *most_pages* free pages back to the file system."""
-        self._care.shrink(most_pages)
 
     def close(self) -> None:
         """Close every connection, the writers' after their transaction. Idempotent."""

@@ -209,11 +209,11 @@ class SqliteStore(_OnDatabase):
 
     def wal_checkpoint(self, *, above_bytes: int) -> None:
         """Copy the write-ahead log into the file if it has grown beyond *above_bytes*."""
-        self.database.wal_checkpoint(above_bytes=above_bytes)
+        self.database.care.wal_checkpoint(above_bytes=above_bytes)
 
     def shrink(self, most_pages: int) -> None:
         """Give up to *most_pages* free pages back to the file system."""
-        self.database.shrink(most_pages)
+        self.database.care.shrink(most_pages)
 
     def hurried(self, ends_s: float) -> AbstractContextManager[None]:
         """End waits for locks of others at *ends_s*, in all threads, during the block."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 import apsw
 
+from durably._platform import lock_timeouts
 from durably._platform.clock import Clock
 from durably._platform.latch import Wakeups
+from durably._platform.lock_timeouts import BUSY_TIMEOUT_S
 from durably.errors import EngineClosedError, NotFoundError
 
 # Idle connections kept for the next reader.
@@ -166,3 +168,17 @@ class Readers:
         self._changed = Wakeups()
         self._reads.clear()
         self._held_off = 0
+
+
+@contextmanager
+def limited_wait(db: apsw.Connection, clock: Clock) -> Iterator[None]:
+    """Limit a read's wait for locks to the time that its caller waits."""
+    now_s = clock.monotonic()
+    left_s = lock_timeouts.deadline(now_s, BUSY_TIMEOUT_S) - now_s
+    db.set_busy_timeout(max(1, int(left_s * 1000)))
+    try:
+        yield
+    finally:
+        # After a signal has ended the block, this may run only when the frame is collected.
+        with suppress(apsw.ConnectionClosedError):
+            db.set_busy_timeout(int(BUSY_TIMEOUT_S * 1000))

@@ -563,7 +563,7 @@ class StoreMachine(RuleBasedStateMachine):
         number=numbers,
         names=st.lists(st.sampled_from(STEPS), min_size=1, max_size=2, unique=True),
         jobs=st.sampled_from(LOOKS),
-        how=st.sampled_from(["complete", "fail"]),
+        how=st.sampled_from(["complete", "fail", "wait"]),
         keep=st.booleans(),
     )
     def live(
@@ -663,14 +663,17 @@ class StoreMachine(RuleBasedStateMachine):
                 run.status, run.due = "waiting", outcome.until_us
                 run.waits = (outcome.waits_for, outcome.name, outcome.run_pk)
 
-    @rule(number=numbers, what=st.sampled_from(["due", "due", "answer", "postpone"]))
+    @rule(number=numbers, what=st.sampled_from(["due", "answer", "postpone", "cancel"]))
     def wait(self, number: int, what: str) -> None:
         if what == "due":
             self.wake_due(number % 10)
         elif what == "answer":
             self.answer(number)
-        else:
+        elif what == "postpone":
             self.postpone(number)
+        elif waiting := [run for run in self.runs.values() if run.status == "waiting"]:
+            run = waiting[number % len(waiting)]
+            self.cancel_it(run.id, run)
 
     def wake_due(self, later: int) -> None:
         """What is due goes on, and nothing else."""
@@ -732,11 +735,9 @@ class StoreMachine(RuleBasedStateMachine):
             self.delete(number)
 
     def a_run(self, number: int) -> tuple[str, Run | None]:
-        # Those that were executed more often, and those that wait.
+        # Those that were executed more often.
         executed = [run.id for run in self.runs.values() if run.attempt]
-        waiting = [run.id for run in self.runs.values() if run.waits[2] is not None]
         ids = executed if executed and number % 4 else self.ids
-        ids = waiting if waiting and number % 4 == 1 else ids
         run_id = ids[-1 - number // 4 % len(ids)]
         return run_id, self.runs.get(run_id)
 
@@ -750,7 +751,9 @@ class StoreMachine(RuleBasedStateMachine):
         return "done"
 
     def cancel(self, number: int) -> None:
-        run_id, run = self.a_run(number)
+        self.cancel_it(*self.a_run(number))
+
+    def cancel_it(self, run_id: str, run: Run | None) -> None:
         outcome = self.call(runs.cancel, run_id, self.now)
         if run is None:
             assert outcome == "not found"

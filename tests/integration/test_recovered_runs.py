@@ -234,7 +234,7 @@ def in_a_later_try(step, effect):
 
 def stop_for_long(step):
     """What is left of this process stopping for an hour: its last sign of life is that old."""
-    step._active.current_at -= 3600
+    step._run.current_at -= 3600
 
 
 LOSSES = {

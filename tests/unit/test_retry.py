@@ -82,7 +82,7 @@ def test_a_wait_of_centuries_can_be_stopped(tmp_path):
     """A step that waits for its next try stops like any other."""
 
     def fail(step):
-        threading.Timer(0, step._active.stop, [durably.RunInterrupted]).start()
+        threading.Timer(0, step._run.stop, [durably.RunInterrupted]).start()
         raise ValueError
 
     def job(step):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import apsw
 import pytest
 from children import Child, Eventually
+from gates import HANG_S
 from invariants import check
 
 import durably
@@ -196,6 +198,7 @@ def test_job_that_stores_step_after_step_notices_before_a_checkpoint(
     not copied into the foreign content.
     """
     stopped: list[int] = []
+    is_copied = threading.Event()
 
     @durably.job
     def long(step: durably.StepContext) -> None:
@@ -203,6 +206,7 @@ def test_job_that_stores_step_after_step_notices_before_a_checkpoint(
             step.run(f"s{number}", int)
             if number == 300:
                 copied(database)
+                is_copied.set()
             if number > 300:
                 stopped.append(number)
 
@@ -210,6 +214,8 @@ def test_job_that_stores_step_after_step_notices_before_a_checkpoint(
     try:
         app.start()
         app.jobs["long"].trigger()
+        # Another thread may notice it in the middle of the copy.
+        assert is_copied.wait(HANG_S)
         eventually(lambda: app._store.database._open_file.is_suspect)
         assert len(stopped) <= store_database._WRITES_BETWEEN_CHECKS
         assert database.stat().st_size == database.with_name("backup.db").stat().st_size

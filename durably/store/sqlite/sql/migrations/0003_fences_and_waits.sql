@@ -232,7 +232,8 @@ END;
 
 -- Nobody waits for a run that has ended: neither when it ends nor when somebody begins to wait.
 CREATE TRIGGER durably_end_wakes AFTER UPDATE OF completed_at_us ON durably_runs
-WHEN OLD.completed_at_us IS NULL AND NEW.completed_at_us IS NOT NULL BEGIN
+WHEN OLD.completed_at_us IS NULL AND NEW.completed_at_us IS NOT NULL
+ AND EXISTS (SELECT 1 FROM durably_runs WHERE waits_for_run = NEW.run) BEGIN
     UPDATE durably_runs
     SET status = 'pending', waits_for = NULL, wait_name = NULL, waits_for_run = NULL,
         run_at_us = NULL, updated_at_us = NEW.updated_at_us

@@ -23,6 +23,7 @@ from invariants import check
 
 import durably
 from durably import Durably, RunStatus, StepContext
+from durably.store.sqlite.connection.readers import limited_wait
 from durably.worker.claimer import Claimer
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGALRM")
@@ -432,7 +433,7 @@ def test_read_that_is_left_halfway_says_nothing(tmp_path: Path) -> None:
     """A frame that a signal leaves halfway puts nothing back on a connection that is closed."""
     app = opened(tmp_path / "x.db")
     connection = apsw.Connection(":memory:")
-    block = app._store.database._limited(connection)
+    block = limited_wait(connection, app._clock)
     block.__enter__()
     connection.close()
     del block  # as when the frame is collected, which would print what it raises

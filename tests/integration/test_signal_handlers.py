@@ -23,6 +23,7 @@ from invariants import check
 
 import durably
 from durably import Durably, RunStatus, StepContext
+from durably._platform.clock import Clock
 from durably.store.sqlite.connection.readers import limited_wait
 from durably.worker.claimer import Claimer
 
@@ -433,7 +434,7 @@ def test_read_that_is_left_halfway_says_nothing(tmp_path: Path) -> None:
     """A frame that a signal leaves halfway puts nothing back on a connection that is closed."""
     app = opened(tmp_path / "x.db")
     connection = apsw.Connection(":memory:")
-    block = limited_wait(connection, app._clock)
+    block = limited_wait(connection, Clock())
     block.__enter__()
     connection.close()
     del block  # as when the frame is collected, which would print what it raises

@@ -26,7 +26,11 @@ def say(*words):
 
 def idle():
     say("inside")
-    time.sleep(600)
+    while True:
+        time.sleep(0.05)
+        # Checks for signals. In a child that another thread than the main one has forked,
+        # Python 3.13 does so by itself only when a call is interrupted.
+        signal.pthread_kill(threading.get_ident(), 0)
 
 
 is_ready = threading.Event()

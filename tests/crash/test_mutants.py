@@ -16,7 +16,10 @@ from mutants import PACKAGE
 
 import durably
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the tests that catch them are")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="the tests that catch them are"),
+    pytest.mark.timeout(600),
+]
 
 TESTS = Path(__file__).parents[1]
 TESTS_FAILED = 1  # of pytest's exit codes; another one means that it could not run them
@@ -61,13 +64,24 @@ def execute(copy: Path, *tests: str) -> subprocess.CompletedProcess[str]:
     """Execute tests of the copy on the package of the copy."""
     # As a module, so that the folder it is started in comes first: what is tested is the copy.
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests],
+        # A mutant may hang: the limit of each test, which makes it fail, is less than that of all.
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-x",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "--timeout=100",
+            *tests,
+        ],
         cwd=copy,
         env={**os.environ, "PYTHONPATH": str(copy)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=110,
+        timeout=560,
         check=False,
     )

@@ -9,11 +9,11 @@ import apsw
 
 from durably.errors import DatabaseError
 from durably.store import defects
+from durably.store.api import MOST_STEPS
 from durably.store.rows import Checkpoint, RunKey, StepRow, Window
 from durably.store.sqlite.connection.write_request import merged_by, single_statement
 
 INDEX_BITS: Final = 24
-MOST_STEPS: Final = 1 << INDEX_BITS
 
 # How much of a run's checkpoints is read at once and kept in memory by a resume.
 WINDOW_STEPS: Final = 2000

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
+from durably._platform.interactive import is_interactive
 from durably._platform.safe_repr import short_repr
 from durably.codec import Codec
 from durably.codec.json_text import dump
@@ -85,8 +86,7 @@ def _storable(text: str) -> str:
 
 def _is_typed_in(job: Job[Any, Any]) -> bool:
     """Return whether the function was typed into an interactive session, not read from a file."""
-    is_interactive = hasattr(sys, "ps1") or sys.flags.interactive
-    return bool(is_interactive) and getattr(job.run, "__module__", None) == "__main__"
+    return getattr(job.run, "__module__", None) == "__main__" and is_interactive()
 
 
 def _is_same_function(one: Job[Any, Any], other: Job[Any, Any]) -> bool:

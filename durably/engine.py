@@ -371,7 +371,8 @@ class Durably:
         The other arguments are those of ``JobHandle.trigger_and_wait``.
 
         Raises:
-            RunFailedError: the run failed; it has ``.run``.
+            RunFailedError: the run failed; it has ``.run``. It is raised from the job's own
+                exception if the run was executed by this engine during the call.
             RunCancelledError: the run was cancelled; it has ``.run``.
             WaitTimeoutError: the timeout has expired; the run is stored and continues.
             NoWorkerError: no timeout was given, and no engine could execute the run.
@@ -513,7 +514,8 @@ class Durably:
                 process, or of any whose logs are persisted.
 
         Raises:
-            RunFailedError: the run failed; it has ``.run``.
+            RunFailedError: the run failed; it has ``.run``. It is raised from the job's own
+                exception if the run was executed by this engine during the call.
             RunCancelledError: the run was cancelled; it has ``.run``.
             NotFoundError: there is no such run, or it was deleted meanwhile.
             WaitTimeoutError: the timeout has expired; the run continues.

@@ -190,7 +190,8 @@ class JobHandle(Generic[P, R]):
         The other arguments are those of ``trigger``.
 
         Raises:
-            RunFailedError: the run failed; it has ``.run``.
+            RunFailedError: the run failed; it has ``.run``. It is raised from the job's own
+                exception if the run was executed by this engine during the call.
             RunCancelledError: the run was cancelled; it has ``.run``.
             WaitTimeoutError: the timeout has expired; the run is stored and continues.
             DatabaseError: the run could not be stored in that time. Nothing is stored.
@@ -206,23 +207,29 @@ class JobHandle(Generic[P, R]):
         patience = waiter.patience(timeout_s)
         callbacks = waiter.callbacks(on_progress, on_log)
         try:
-            with patience.limited():
-                run = self.trigger(
-                    payload,
-                    idempotency_key=idempotency_key,
-                    concurrency_key=concurrency_key,
-                    coalesce=coalesce,
-                    retry_failed=retry_failed,
-                    labels=labels,
+            with waiter.watching() as watch:
+                with patience.limited():
+                    run = self.trigger(
+                        payload,
+                        idempotency_key=idempotency_key,
+                        concurrency_key=concurrency_key,
+                        coalesce=coalesce,
+                        retry_failed=retry_failed,
+                        labels=labels,
+                    )
+                watch.watch_only(run.id)
+                # Report only progress that the run has made since the trigger.
+                callbacks.known = run.progress
+                return waiter.wait(
+                    run.id,
+                    timeout_s,
+                    callbacks,
+                    watch,
+                    disposition=run.disposition,
+                    patience=patience,
                 )
-            # Report only progress that the run has made since the trigger.
-            callbacks.known = run.progress
-            ended = waiter.wait(
-                run.id, timeout_s, callbacks, disposition=run.disposition, patience=patience
-            )
         finally:
             callbacks.close()
-        return ended
 
     def batch_trigger(self, items: Iterable[P | Mapping[str, Any] | Trigger[P]]) -> list[Run[P, R]]:
         """Store a run for each item in one transaction: all of them or none.

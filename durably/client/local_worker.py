@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from durably.errors import StopRun
+from durably.execution.live_failures import FailureWatch
 from durably.store.api import Store
 from durably.store.rows import Enqueued, NewRun, RunRow
 
@@ -56,6 +57,13 @@ class LocalWorker(Protocol):
     def waiting(self) -> AbstractContextManager[Waiting]:
         """Mark that the calling thread waits for a run within the block."""
 
+    def watching(self, run_id: str | None = None) -> AbstractContextManager[FailureWatch]:
+        """Watch within the block for the exception that fails a run here.
+
+        Args:
+            run_id: ``None`` for every run, until the watch learns which one is meant.
+        """
+
     def check_job(self) -> None:
         """Raise if this is a job's thread and its run is to stop."""
 
@@ -88,6 +96,11 @@ class NoWorker:
     def waiting(self) -> Iterator[Waiting]:
         """Execute the block."""
         yield self
+
+    @contextmanager
+    def watching(self, run_id: str | None = None) -> Iterator[FailureWatch]:
+        """Execute the block: no run fails here."""
+        yield FailureWatch(run_id)
 
     def check_job(self, *, is_futile: bool = False) -> None:
         """Return: no thread is a job's."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
 import attrs
@@ -23,7 +24,8 @@ from durably.errors import (
     RunFailedError,
     WaitTimeoutError,
 )
-from durably.models import TERMINAL, Disposition, Run, RunStatus
+from durably.execution.live_failures import FailureWatch
+from durably.models import TERMINAL, Disposition, Run, RunStatus, printable
 from durably.settings import Duration, optional_timeout
 from durably.store.api import Liveness, Store
 from durably.store.rows import Brief, OwnerRow
@@ -59,6 +61,10 @@ class Waiter:
         """Return what calls the callbacks of a wait; to be closed after it."""
         return Callbacks(self._store, self._reader, self._emitter, on_progress, on_log)
 
+    def watching(self, run_id: str | None = None) -> AbstractContextManager[FailureWatch]:
+        """Watch within the block for the exception of a run, or of one that is to be triggered."""
+        return self._worker.watching(run_id)
+
     def patience(self, timeout_s: float | None) -> Patience:
         """Return how long a wait lasts that begins now."""
         return Patience(self._clock, timeout_s)
@@ -76,7 +82,8 @@ class Waiter:
         callbacks = self.callbacks(on_progress, on_log)
         try:
             callbacks.skip_progress(run_id)
-            return self.wait(run_id, timeout_s, callbacks)
+            with self.watching(run_id) as watch:
+                return self.wait(run_id, timeout_s, callbacks, watch)
         finally:
             callbacks.close()
 
@@ -85,6 +92,7 @@ class Waiter:
         run_id: str,
         timeout_s: float | None,
         callbacks: Callbacks,
+        watch: FailureWatch,
         *,
         disposition: Disposition | None = None,
         patience: Patience | None = None,
@@ -92,6 +100,7 @@ class Waiter:
         """Block until the run has ended; return the completed run, with *disposition*.
 
         Args:
+            watch: knows the exception of the run, if it fails here.
             patience: of a call that began to wait earlier.
         """
         patience = patience or self.patience(timeout_s)
@@ -107,7 +116,7 @@ class Waiter:
                 if brief.status in TERMINAL:
                     run = self._reader.get(run_id)
                     if run.is_terminal:
-                        return _completed(attrs.evolve(run, disposition=disposition))
+                        return completed(attrs.evolve(run, disposition=disposition), watch)
                     continue
                 # Inside a job this is a step boundary.
                 worker.check_job()
@@ -226,9 +235,16 @@ class Waiter:
         return state is not Liveness.DEAD
 
 
-def _completed(run: Run[Any, Any]) -> Run[Any, Any]:
+def completed(run: Run[Any, Any], watch: FailureWatch) -> Run[Any, Any]:
+    """Return a terminal run, which has completed.
+
+    Raises:
+        RunFailedError: it has failed; from the job's own exception, if that was raised here.
+        RunCancelledError: it was cancelled.
+    """
     if run.status is RunStatus.FAILED:
-        raise RunFailedError(run)
+        exc = watch.exception_of(run)
+        raise RunFailedError(run) from (None if exc is None else printable(exc))
     if run.status is RunStatus.CANCELLED:
         raise RunCancelledError(run)
     return run

@@ -112,6 +112,8 @@ class CurrentRun:
         self.has_new_progress = False
         # The newest failures of steps: the end of the run shows which of them failed the job.
         self.failed_steps: deque[tuple[str, BaseException]] = deque(maxlen=_FAILURES_KEPT)
+        # What has failed the job, from its end until that is stored.
+        self.failure: BaseException | None = None
         # Held while progress is stored, so that the end of the run loses none; and while the events
         # of progress or of the end are emitted, so that progress comes first.
         self.storing = threading.Lock()
@@ -216,6 +218,11 @@ class CurrentRun:
         """Note that the job is over: it stores nothing, and reports no progress, from now on."""
         with self.storing:
             self.is_over = True
+
+    def forget_failures(self) -> None:
+        """Forget the exceptions: a step context that outlives its run keeps no frames alive."""
+        self.failure = None
+        self.failed_steps.clear()
 
     def take_progress(self) -> Progress | None:
         """Return the newest progress, ``None`` if it was taken before."""

@@ -50,7 +50,8 @@ class Execution:
         """Run the job to its end, and return how it ended; nothing of that is stored.
 
         If a signal in a thread of the user's has stopped the job, the run's ``callers_signal`` is
-        what its handler raised.
+        what its handler raised. If the outcome is a failure, the exception is the run's
+        ``failure``.
 
         Raises:
             ForkedError: this is a child that a step forked.
@@ -128,6 +129,7 @@ class Execution:
 
     def _failed(self, exc: BaseException) -> Outcome:
         self._run.await_stop(self._services.clock, exc)
+        self._run.failure = exc
         # The step that raised this exception, not one that the job has handled.
         # A copy: threads of the job that outlive it may still fail in their steps.
         steps = tuple(self._run.failed_steps)

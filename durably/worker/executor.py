@@ -10,8 +10,10 @@ from typing import Final
 
 from durably.errors import DatabaseError, ForkedError
 from durably.execution.current_run import CurrentRun, Services
+from durably.execution.live_failures import LiveFailures
 from durably.execution.run_execution import Execution
 from durably.job_registry import JobRegistry
+from durably.store.outcome import Failed
 from durably.store.rows import Claim
 from durably.worker.claimer import Claimer
 from durably.worker.contexts import ExecutionContexts
@@ -35,6 +37,7 @@ class Executor:
         runs: CurrentRuns,
         claimer: Claimer,
         settling: Settling,
+        live_failures: LiveFailures,
         on_error: ErrorSink,
     ) -> None:
         self._services = services
@@ -42,6 +45,7 @@ class Executor:
         self._runs = runs
         self._claimer = claimer
         self._settling = settling
+        self._live_failures = live_failures
         self._on_error = on_error
         self._contexts = ExecutionContexts()
 
@@ -97,6 +101,9 @@ class Executor:
                 run, job, self._services, is_stopping=lambda: self._runs.is_stopping(run)
             )
             outcome = execution.execute()
+            if isinstance(outcome, Failed) and run.failure is not None:
+                # Before the end is stored, after which a waiting thread asks for it.
+                self._live_failures.note(run.id, run.attempt, run.failure)
             since = self._services.clock.monotonic()
             settled = self._settling.settle(run, outcome, claim_next)
             if settled.claimed is not None:
@@ -110,6 +117,7 @@ class Executor:
         finally:
             thread.run = outer
             run.is_over = True
+            run.forget_failures()
             self._runs.leave(run)
         return following
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import attrs
 
 from durably.errors import OwnershipLost, RunCancelled, StopRun
+from durably.execution.live_failures import FailureWatch, LiveFailures
 from durably.store.rows import Enqueued, NewRun, RunRow
 from durably.worker.claimer import Claimer
 from durably.worker.current_runs import CurrentRuns
@@ -27,6 +28,7 @@ class InProcessWorker:
     _runs: CurrentRuns
     _ownership: Ownership
     _foreign: ForeignRuns
+    _live_failures: LiveFailures
     check_in_place: Callable[[], None]
 
     def enqueue_and_claim(self, new: NewRun, now_us: int) -> Enqueued | None:
@@ -43,6 +45,10 @@ class InProcessWorker:
     def stop_run(self, row: RunRow, reason: type[StopRun]) -> None:
         """Stop this claim of a run at its next step boundary, if it is executed here."""
         self._runs.stop_run(row, reason)
+
+    def watching(self, run_id: str | None = None) -> AbstractContextManager[FailureWatch]:
+        """Watch within the block for the exception that fails a run here."""
+        return self._live_failures.watched(run_id)
 
     # -- waiting -------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from durably.errors import (
     WaitTimeoutError,
 )
 from durably.execution.current_run import CurrentRun, Services, report_worker_error
+from durably.execution.live_failures import LiveFailures
 from durably.job_registry import JobRegistry
 from durably.settings import Settings
 from durably.store.api import Store
@@ -108,12 +109,14 @@ class Supervisor:
             hand_over=self._pool.hand_over,
             on_none_claimable=self._foreign.warn,
         )
+        live_failures = LiveFailures()
         self._executor = Executor(
             services=services,
             registry=registry,
             runs=self._runs,
             claimer=self._claimer,
             settling=Settling(store, services, flusher, preserve_steps=settings.preserve_steps),
+            live_failures=live_failures,
             on_error=self._on_error,
         )
         self._heartbeat = Heartbeat(
@@ -159,7 +162,12 @@ class Supervisor:
         )
         # What clients in this process ask of it.
         self.local = InProcessWorker(
-            self._claimer, self._runs, self._ownership, self._foreign, self.file.check_in_place
+            self._claimer,
+            self._runs,
+            self._ownership,
+            self._foreign,
+            live_failures,
+            self.file.check_in_place,
         )
 
     # -- what others ask -----------------------------------------------------------------

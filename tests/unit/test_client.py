@@ -109,7 +109,8 @@ def test_a_wait_calls_back(client: Client, store: Database) -> None:
     seen: list[object] = []
     callbacks = client.waiter.callbacks(seen.append, seen.append)
     try:
-        client.waiter.wait(run.id, None, callbacks)
+        with client.waiter.watching(run.id) as watch:
+            client.waiter.wait(run.id, None, callbacks, watch)
     finally:
         callbacks.close()
     assert seen == [durably.Progress(1, 2, None)]

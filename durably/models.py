@@ -19,6 +19,7 @@ P = TypeVar("P")
 R = TypeVar("R")
 
 Disposition = Literal["created", "idempotent", "coalesced", "retried"]
+RunKind = Literal["job", "session"]
 StepStatus = Literal["completed", "failed", "cancelled"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -146,7 +147,10 @@ class Run(Value, Generic[P, R]):
     ``payload`` and ``output`` have the job's types where the job is registered in
     this engine, else they are JSON-like data; ``output`` is ``None`` until the run has
     completed. ``attempt`` counts claims, 0 before the first one. ``disposition`` says how a
-    trigger was resolved and is ``None`` on a run that was read.
+    trigger was resolved and is ``None`` on a run that was read. ``kind`` is ``"job"``, or
+    ``"session"`` for the run of a session, whose ``job_name`` is the session's name.
+
+    .. versionchanged:: 0.2.0 Has ``kind``.
 
     .. versionadded:: 0.1.0
     """
@@ -169,6 +173,7 @@ class Run(Value, Generic[P, R]):
     updated_at: datetime
     heartbeat_at: datetime | None
     disposition: Disposition | None = None
+    kind: RunKind = "job"
 
     def __eq__(self, other: object) -> bool:
         return self.id == other.id if isinstance(other, Run) else NotImplemented

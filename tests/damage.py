@@ -109,6 +109,9 @@ def make_sound(path: Path) -> None:
             (id, job_name, payload, status, attempt, fence, keeps_attempt, waits_for, wait_name,
              run_at_us, created_at_us, updated_at_us, started_at_us, heartbeat_at_us)
         VALUES ('asleep', 'work', 'null', 'waiting', 1, 1, 1, 'time', 'nap', 9, 1, 1, 1, 1);
+        INSERT INTO durably_runs
+            (id, job_name, payload, kind, queue_place, created_at_us, updated_at_us)
+        VALUES ('session', 'work', 'null', 'session', 3, 1, 1);
         """,
     )
 

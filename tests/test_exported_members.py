@@ -71,7 +71,7 @@ STEP = "run options progress log run_id job_name labels attempt cancelled check 
 RUN = (
     "id job_name status payload output error progress labels idempotency_key concurrency_key "
     "attempt completed_steps created_at started_at completed_at updated_at heartbeat_at "
-    "disposition is_terminal is_active duration"
+    "disposition kind is_terminal is_active duration"
 )
 STEP_RECORD = "name index status output error started_at completed_at attempt"
 EVENT = "type timestamp sequence run_id job_name labels"

@@ -76,7 +76,8 @@ class Reader:
             raise defects.unreadable(f"run {row.id!a:.80}", defect) from exc
 
     def _run_of(self, row: RunRow, disposition: Disposition | None) -> Run[Any, Any]:
-        job = self._registry.get(row.job_name)
+        # A session has no job, whatever job has its name.
+        job = self._registry.get(row.job_name) if row.kind == "job" else None
         of_payload = UNTYPED if job is None else payload_type(job)
         of_output = UNTYPED if job is None else output_type(job)
         return Run(
@@ -100,6 +101,7 @@ class Reader:
             updated_at=to_datetime(row.updated_at_us),
             heartbeat_at=None if row.heartbeat_at_us is None else to_datetime(row.heartbeat_at_us),
             disposition=disposition,
+            kind=row.kind,
         )
 
     def created(self, row: RunRow, payload: Any, created_at: datetime) -> Run[Any, Any]:

@@ -39,6 +39,7 @@ def of_run(values: Mapping[str, Any]) -> str | None:
         values,
         {
             "status": _STATUSES.__contains__,
+            "kind": ("job", "session").__contains__,
             "payload": _is_json,
             "output": _is_json,
             "error": lambda text: is_error(_loaded(text)),

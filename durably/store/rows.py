@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, NewType
 
-from durably.models import Disposition
+from durably.models import Disposition, RunKind
 
 # The order in which runs were triggered, across processes; the public id is another one.
 RunKey = NewType("RunKey", int)
@@ -34,6 +34,7 @@ class RunRow(NamedTuple):
     heartbeat_at_us: int | None
     fence: int
     origin: str | None = None
+    kind: RunKind = "job"
     completed_steps: int = 0
 
 
@@ -75,11 +76,12 @@ class NewRun(NamedTuple):
     retry_failed: bool = False
     # The origins whose checkpoints the job continues, as in ``Claim``: runs to coalesce with.
     origins: str = "{}"
+    kind: RunKind = "job"
 
     @property
     def is_plain(self) -> bool:
-        """Whether no existing run can take its place."""
-        return self.idempotency_key is None and not self.coalesce
+        """Whether it is a job's run whose place no existing run can take."""
+        return self.idempotency_key is None and not self.coalesce and self.kind == "job"
 
 
 class Enqueued(NamedTuple):

@@ -46,7 +46,11 @@ def test_nothing_is_wrong_with_a_sound_database(path: Path) -> None:
 
 PENDING = "(SELECT run FROM durably_runs WHERE concurrency_key = 'other')"
 FIRST = "(SELECT min(run) FROM durably_runs WHERE concurrency_key = 'free')"
-PLAIN = "(SELECT max(run) FROM durably_runs WHERE concurrency_key IS NULL AND status = 'pending')"
+PLAIN = (
+    "(SELECT max(run) FROM durably_runs"
+    " WHERE concurrency_key IS NULL AND status = 'pending' AND kind = 'job')"
+)
+SESSION = "(SELECT run FROM durably_runs WHERE kind = 'session')"
 DONE = "(SELECT run FROM durably_runs WHERE status = 'completed')"
 FAILED = "(SELECT run FROM durably_runs WHERE status = 'failed')"
 ASLEEP = "(SELECT run FROM durably_runs WHERE status = 'waiting')"
@@ -70,7 +74,8 @@ DAMAGES = {
     + [
         f"UPDATE durably_runs SET {column} = CAST(x'ff' AS TEXT) WHERE run = {ASLEEP}"
         for column in ("waits_for", "wait_name")
-    ],
+    ]
+    + [f"UPDATE durably_runs SET kind = CAST(x'ff' AS TEXT) WHERE run = {SESSION}"],
     "a step contains text that is not UTF-8": [
         f"UPDATE durably_steps SET {column} = CAST(x'80' AS TEXT) WHERE name = 'step-1'"
         for column in ("name", "output", "error")
@@ -268,6 +273,16 @@ DAMAGES = {
     "two steps of a run share a name": ["UPDATE durably_steps SET name = 'step-0'"],
     "a run without a key has a place in a queue": [
         f"UPDATE durably_runs SET queue_place = 1 WHERE run = {PLAIN}"
+    ],
+    "a run is of no known kind": [
+        f"UPDATE durably_runs SET kind = 'mine' WHERE run = {run}" for run in (PLAIN, SESSION)
+    ],
+    "a session is in a line for workers, or another run is in none": [
+        f"UPDATE durably_runs SET queue_place = 0 WHERE run = {SESSION}",
+        f"UPDATE durably_runs SET queue_place = 3 WHERE run = {PLAIN}",
+        f"UPDATE durably_runs SET kind = 'job' WHERE run = {SESSION}",
+        f"UPDATE durably_runs SET kind = 'session' WHERE run = {PLAIN}",
+        f"UPDATE durably_runs SET concurrency_key = 'k' WHERE run = {SESSION}",
     ],
     "a queue has no first run, or more than one": [
         f"UPDATE durably_runs SET queue_place = 1 WHERE run = {FIRST}",

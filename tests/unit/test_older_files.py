@@ -81,7 +81,10 @@ def given_version(path: Path, version: int) -> apsw.Connection:
     assert db.pragma("user_version") == version
     for number in (1, 2):
         insert(db, "durably_owners", **owner(number, token_of(f"t{number}")))
-    for name, row in STATES.items():
+    for name, state in STATES.items():
+        row = state
+        if version > 2 and state.get("attempt"):
+            row = state | {"fence": state["attempt"]}
         insert(db, "durably_runs", id=name.replace(" ", "-"), **row)
         run = db.last_insert_rowid()
         if row.get("attempt"):
@@ -133,6 +136,7 @@ def test_all_that_an_older_file_holds_is_kept(tmp_path: Path, version: int) -> N
     assert numbers_of(db) == numbers
     new = ("place", "origin") if version < 2 else ()
     new += ("run_at_us", "waits_for", "wait_name", "waits_for_run", "parent")
+    assert db.execute("SELECT DISTINCT kind FROM durably_runs").fetchall() == [("job",)]
     for column in new:
         found = db.execute(f"SELECT DISTINCT {column} FROM durably_runs").fetchall()
         assert found == [(None,)], column
@@ -141,7 +145,7 @@ def test_all_that_an_older_file_holds_is_kept(tmp_path: Path, version: int) -> N
         "SELECT DISTINCT owner IS NOT NULL, fence = attempt, failures, keeps_attempt "
         "FROM durably_runs WHERE attempt > 0 ORDER BY 1"
     ).fetchall()
-    assert found == [(0, 0, 0, 0), (1, 1, 0, 0)]
+    assert found == [(0, version > 2, 0, 0), (1, 1, 0, 0)]
     assert db.execute("PRAGMA foreign_keys").get == 1
     db.close()
     assert check(path) == []
@@ -385,7 +389,11 @@ def test_engines_of_several_threads_open_an_older_file_at_once(
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
 @pytest.mark.parametrize(
     ("version", "statements"),
-    [*((1, count) for count in (15, 25, 35, 50, 75)), *((2, count) for count in (5, 15, 25, 35))],
+    [
+        *((1, count) for count in (15, 25, 35, 50, 75)),
+        *((2, count) for count in (5, 15, 25, 35)),
+        *((3, count) for count in (3, 5, 8)),
+    ],
 )
 def test_a_migration_that_is_killed_leaves_the_version_before(
     tmp_path: Path, version: int, statements: int
@@ -426,3 +434,25 @@ def test_an_engine_of_version_2_claims_nothing_of_a_newer_file(
             )
     assert rows_of(db, columns_of(db)) == before
     db.close()
+
+
+def test_an_engine_of_version_3_leaves_sessions_alone(tmp_path: Path) -> None:
+    """It has the file open since before: it neither claims a session nor puts one back."""
+    db = given_version(tmp_path / "old.db", 3)
+    schema.migrate(db, "old.db", begin(db))
+    session = PENDING | {"kind": "session", "queue_place": 3}
+    insert(db, "durably_runs", id="session", **session)
+    running = {"fence": 3, "status": "running", "owner": 1}
+    insert(db, "durably_runs", id="open", **TRIED | session | running)
+    first = """
+        SELECT run FROM durably_runs
+        WHERE job_name = 'job' AND status = 'pending' AND run_at_us IS NULL AND owner IS NULL
+          AND queue_place = 0 AND origin IS NULL ORDER BY coalesce(place, run) DESC LIMIT 1"""
+    assert db.execute(first).get == db.execute("SELECT run FROM durably_runs WHERE id='first'").get
+    with pytest.raises(apsw.ConstraintError):
+        db.execute(
+            "UPDATE durably_runs SET status = 'pending', owner = NULL,"
+            " queue_place = concurrency_key IS NOT NULL WHERE id = 'open'"
+        )
+    db.close()
+    assert check(tmp_path / "old.db") == []

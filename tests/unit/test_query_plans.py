@@ -249,7 +249,20 @@ def waiting(db: apsw.Connection) -> None:
     )
 
 
+def sessions(db: apsw.Connection) -> None:
+    """Pending ones of the job's name, which began like runs with checkpoints and without."""
+    db.execute(
+        f"""{COUNTING % MANY}
+        INSERT INTO durably_runs
+            (id, job_name, payload, attempt, started_at_us, heartbeat_at_us, created_at_us,
+             updated_at_us, origin, kind, queue_place)
+        SELECT 'p' || n, 'job', '1', 1, 1, 1, 1, 1, CASE n % 2 WHEN 0 THEN 'mine' END, 'session', 3
+        FROM n"""
+    )
+
+
 FULL = {
+    "sessions": sessions,
     "100,000 runs that wait": waiting,
     "runs that others have begun": begun_by_others,
     "finished runs": finished,

@@ -30,6 +30,7 @@ SUSPENDED = PENDING | CLAIMED | {"run": 7, "status": "waiting", "keeps_attempt":
 ASLEEP = SUSPENDED | {"waits_for": "time", "wait_name": "s", "run_at_us": 9}
 ASKING = SUSPENDED | {"waits_for": "answer", "wait_name": "s"}
 CALLING = SUSPENDED | {"waits_for": "run", "waits_for_run": 3}
+SESSION = {"kind": "session", "queue_place": 3}
 STEP = {
     "step": (1 << 24) | 0,
     "run": 1,
@@ -66,6 +67,10 @@ GOOD = {
         ASKING | {"run_at_us": 9},
         CALLING,
         CALLING | {"wait_name": "s", "run_at_us": 9},
+        PENDING | SESSION,
+        RUNNING | SESSION,
+        COMPLETED | SESSION | {"idempotency_key": "k"},
+        ASLEEP | SESSION,
         PENDING | {"run": 2**39 - 2, "place": 2**39 - 1, "id": "x" * 64, "origin": "x" * 4096},
     ],
     "durably_steps": [STEP, FAILED_STEP, STEP | {"status": "cancelled", "output": None}],
@@ -190,6 +195,11 @@ def test_rows_that_the_bad_ones_are_made_of_are_good(
         PENDING | {"idempotency_key": ""},
         PENDING | {"concurrency_key": "", "queue_place": 1},
         PENDING | {"queue_place": 3},
+        PENDING | {"kind": "session"},
+        PENDING | {"kind": "nothing", "queue_place": 3},
+        PENDING | {"kind": None},
+        *(PENDING | SESSION | {"queue_place": bad} for bad in (0, 1, 2)),
+        RUNNING | SESSION | {"concurrency_key": "k"},
         PENDING | {"concurrency_key": "k", "queue_place": 0},
         PENDING | {"concurrency_key": "k", "queue_place": 2},
         PENDING | {"labels": '{"": "v"}'},
@@ -311,6 +321,13 @@ ILLEGAL = [
     (FAILED, "status = 'cancelled', error = NULL"),
     (CANCELLED | CLAIMED, "status = 'completed', output = '1'"),
     (CANCELLED | CLAIMED, "status = 'failed', error = '{}'"),
+    # One of a session begins again by retry as well, and only so.
+    (COMPLETED | SESSION, f"{CLAIM}, {NEXT}, output = NULL, completed_at_us = NULL"),
+    (COMPLETED | SESSION, "status = 'failed', output = NULL, error = '{}'"),
+    (COMPLETED | SESSION, "status = 'cancelled', output = NULL"),
+    # A run remains of its kind.
+    (PENDING, "kind = 'session', queue_place = 3"),
+    (PENDING | SESSION, "kind = 'job', queue_place = 0"),
 ]
 
 
@@ -322,7 +339,8 @@ def test_transition_outside_the_state_machine_is_rejected(
     insert(db, "durably_runs", **row)
     before = db.execute("SELECT * FROM durably_runs").fetchall()
     with pytest.raises(
-        apsw.ConstraintError, match="a claim takes|has ended changes only|begins to wait"
+        apsw.ConstraintError,
+        match="a claim takes|has ended changes only|begins to wait|of its kind",
     ):
         db.execute(f"UPDATE durably_runs SET {change}")
     assert db.execute("SELECT * FROM durably_runs").fetchall() == before
@@ -347,6 +365,7 @@ def test_transition_outside_the_state_machine_is_rejected(
         (RUNNING, "status = 'pending', owner = NULL"),
         (FAILED, "status = 'pending', error = NULL, completed_at_us = NULL"),
         (CANCELLED, "status = 'pending', completed_at_us = NULL"),
+        (COMPLETED | SESSION, "status = 'pending', output = NULL, completed_at_us = NULL"),
         (CANCELLED | CLAIMED | {"owner": 1}, "status = 'pending', completed_at_us = NULL"),
         (PENDING | CLAIMED | {"owner": 1}, "status = 'cancelled', completed_at_us = 3"),
     ],

@@ -16,7 +16,8 @@ RULES: Final[dict[str, str]] = {
             'error', CAST(error AS BLOB), 'progress', CAST(progress AS BLOB),
             'labels', CAST(labels AS BLOB), 'idempotency_key', CAST(idempotency_key AS BLOB),
             'concurrency_key', CAST(concurrency_key AS BLOB), 'status', CAST(status AS BLOB),
-            'origin', CAST(origin AS BLOB), 'waits_for', CAST(waits_for AS BLOB),
+            'origin', CAST(origin AS BLOB), 'kind', CAST(kind AS BLOB),
+            'waits_for', CAST(waits_for AS BLOB),
             'wait_name', CAST(wait_name AS BLOB)) AS bad FROM durably_runs)
         WHERE bad IS NOT NULL""",
     "a step contains text that is not UTF-8": """
@@ -44,7 +45,7 @@ RULES: Final[dict[str, str]] = {
     "a number of a run is not within its bounds": f"""
         SELECT run FROM durably_runs
         WHERE {bounds.outside(bounds.RUN)} OR place <= run OR place > {bounds.MOST_RUNS}
-           OR queue_place NOT IN (0, 1, 2)""",
+           OR queue_place NOT IN (0, 1, 2, 3)""",
     "a number of a step is not within its bounds": f"""
         SELECT run, step & 0xFFFFFF AS step_index FROM durably_steps
         WHERE {bounds.outside(bounds.STEP)}""",
@@ -178,11 +179,18 @@ RULES: Final[dict[str, str]] = {
         GROUP BY concurrency_key HAVING count(*) > 1""",
     "two steps of a run share a name": """
         SELECT run, name FROM durably_steps NOT INDEXED GROUP BY run, name HAVING count(*) > 1""",
+    # -- who executes it ----------------------------------------------------------------------
+    "a run is of no known kind": """
+        SELECT id, kind FROM durably_runs WHERE kind NOT IN ('job', 'session')""",
+    "a session is in a line for workers, or another run is in none": """
+        SELECT id, kind, queue_place, concurrency_key FROM durably_runs
+        WHERE (kind = 'job') <> (queue_place <> 3)
+           OR (kind <> 'job' AND concurrency_key IS NOT NULL)""",
     # -- the queues of concurrency keys --------------------------------------------------------
     # A run without a key is always claimable; one that is not pending, or not due, is in no queue.
     "a run without a key has a place in a queue": """
         SELECT id, queue_place FROM durably_runs
-        WHERE concurrency_key IS NULL AND queue_place <> 0""",
+        WHERE concurrency_key IS NULL AND queue_place NOT IN (0, 3)""",
     "a queue has no first run, or more than one": """
         SELECT concurrency_key, job_name, origin, sum(queue_place <> 1) AS firsts FROM durably_runs
         WHERE status = 'pending' AND run_at_us IS NULL AND concurrency_key IS NOT NULL

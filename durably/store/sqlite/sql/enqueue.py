@@ -19,6 +19,13 @@ ENQUEUE: Final = """
          created_at_us, updated_at_us)
     VALUES (?, ?, ?, ?, ?, ?6, ?6 IS NOT NULL, ?7, ?7)"""
 
+# A session is in no line: no claim finds it.
+ENQUEUE_SESSION: Final = """
+    INSERT INTO durably_runs
+        (id, job_name, payload, labels, idempotency_key, kind, queue_place, created_at_us,
+         updated_at_us)
+    VALUES (?, ?, ?, ?, ?, 'session', 3, ?6, ?6)"""
+
 # How many runs one statement stores: a statement on a table with triggers has a savepoint of its
 # own, which costs more than the row. Fewer runs get a statement each.
 BLOCK: Final = 128
@@ -66,7 +73,10 @@ _STORED: Final = 6
 
 
 def _insert(db: apsw.Connection, new: NewRun, now_us: int) -> RunRow:
-    db.execute(ENQUEUE, (*new[:_STORED], now_us))
+    if new.kind == "job":
+        db.execute(ENQUEUE, (*new[:_STORED], now_us))
+    else:
+        db.execute(ENQUEUE_SESSION, (*new[: _STORED - 1], now_us))
     return _created(db.last_insert_rowid(), new, now_us)
 
 
@@ -100,6 +110,7 @@ def _created(run_pk: int, new: NewRun, now_us: int) -> RunRow:
         owner=None,
         attempt=0,
         fence=0,
+        kind=new.kind,
         created_at_us=now_us,
         started_at_us=None,
         completed_at_us=None,

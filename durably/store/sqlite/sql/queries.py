@@ -17,7 +17,7 @@ from durably.store.rows import Begun, Brief, Filters, RunKey, RunRow
 COLUMNS: Final = """
     run, id, job_name, status, payload, output, error, progress, labels, idempotency_key,
     concurrency_key, owner, attempt, created_at_us, started_at_us, completed_at_us,
-    updated_at_us, heartbeat_at_us, fence, origin"""
+    updated_at_us, heartbeat_at_us, fence, origin, kind"""
 
 # The same columns as bytes, for a row that cannot be read otherwise.
 _AS_BYTES: Final = """
@@ -25,7 +25,7 @@ _AS_BYTES: Final = """
     CAST(output AS BLOB), CAST(error AS BLOB), CAST(progress AS BLOB), CAST(labels AS BLOB),
     CAST(idempotency_key AS BLOB), CAST(concurrency_key AS BLOB), owner, attempt, created_at_us,
     started_at_us, completed_at_us, updated_at_us, heartbeat_at_us, fence,
-    CAST(origin AS BLOB)"""
+    CAST(origin AS BLOB), CAST(kind AS BLOB)"""
 
 # A run that goes back without checkpoints begins again in the engine that claims it.
 ORIGIN_IF_BEGUN: Final = """
@@ -100,7 +100,7 @@ BEGUN: Final = f"""
 BEGUN_OF_MANY: Final = """
     SELECT job_name, CAST(origin AS BLOB), id FROM durably_runs
     WHERE id IN (SELECT value FROM json_each(:ids)) AND status = 'pending'
-      AND origin IS NOT NULL"""
+      AND origin IS NOT NULL AND kind = 'job'"""
 
 IS_REGISTERED: Final = "SELECT EXISTS (SELECT 1 FROM durably_owners WHERE owner = :owner)"
 

@@ -27,7 +27,8 @@ RUNNING_OF: Final = """
 RECOVER: Final = f"""
     UPDATE durably_runs
     SET status = 'pending', owner = NULL, place = coalesce(:place, place), output = NULL,
-        error = NULL, completed_at_us = NULL, queue_place = concurrency_key IS NOT NULL,
+        error = NULL, completed_at_us = NULL,
+        queue_place = CASE kind WHEN 'job' THEN concurrency_key IS NOT NULL ELSE 3 END,
         keeps_attempt = 0, {queries.AWAKE}, updated_at_us = :now_us,
         {queries.ORIGIN_IF_BEGUN}
     WHERE run = :run"""

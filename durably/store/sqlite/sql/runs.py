@@ -19,9 +19,10 @@ CANCEL: Final = f"""
 
 RETRY: Final = f"""
     UPDATE durably_runs
-    SET status = 'pending', error = NULL, failures = 0, completed_at_us = NULL,
+    SET status = 'pending', output = NULL, error = NULL, failures = 0, completed_at_us = NULL,
         updated_at_us = :now_us, {queries.ORIGIN_IF_BEGUN}
-    WHERE id = :id AND status IN ('failed', 'cancelled')
+    WHERE id = :id
+      AND (status IN ('failed', 'cancelled') OR (status = 'completed' AND kind = 'session'))
     RETURNING {queries.COLUMNS}"""
 
 # The triggers move the run out of the queue of its key, and into that of its new origin.

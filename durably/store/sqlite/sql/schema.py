@@ -28,6 +28,7 @@ _MIGRATIONS: Final = (
     "0001_initial.sql",
     "0002_bounds_and_turns.sql",
     "0003_fences_and_waits.sql",
+    "0004_sessions.sql",
 )
 
 # "Dura" in ASCII: marks a durably database among other SQLite files.

@@ -17,6 +17,8 @@ from durably.values import Value
 
 Synchronous = Literal["full", "normal"]
 OnDuplicateStep = Literal["error", "reuse"]
+OnPayloadChange = Literal["warn", "refuse", "extend"]
+IfRunning = Literal["wait", "skip", "error"]
 Duration = float | timedelta
 
 _AGE: Final = r"([0-9]+)([dhm])"

@@ -13,6 +13,7 @@ import re
 from types import ModuleType
 from typing import Final, NamedTuple
 
+from durably.store.sqlite.sql import begin as beginning
 from durably.store.sqlite.sql import claims, owners, requeue, runs, settle, steps
 from durably.store.sqlite.sql import enqueue as enqueueing
 
@@ -97,6 +98,19 @@ STORE: Final[dict[str, list[Statement | Schema]]] = {
     ],
     "claim that keeps the first origin": [
         Statement(claims, "CLAIM", "origin = coalesce(", "origin = coalesce(origin, ")
+    ],
+    "beginning of a run that a thread of this engine is inside of": [
+        Statement(claims, "CLAIM_ONE", "WHERE value = :run", "WHERE 0")
+    ],
+    "beginning of the oldest": [Statement(beginning, "NEWEST_OF_PAYLOAD", "run DESC", "run")],
+    "beginning of what has a key": [
+        Statement(beginning, "NEWEST_OF_PAYLOAD", "AND idempotency_key IS NULL", "")
+    ],
+    "beginning of another payload": [
+        Statement(beginning, "NEWEST_OF_PAYLOAD", ":payload", "payload")
+    ],
+    "beginning beside a run of its key": [
+        Statement(beginning, "HOLDER", "AND owner IS NOT NULL", "AND 0")
     ],
     "interrupt that keeps an origin without checkpoints": [
         Statement(settle, "INTERRUPT", "THEN origin END", "THEN origin ELSE origin END")

@@ -34,8 +34,9 @@ from durably.store.outcome import (
     OwnerIdle,
     Suspended,
 )
-from durably.store.rows import Claim, Filters, LogLine, NewRun
+from durably.store.rows import Begin, Claim, Filters, LogLine, NewRun
 from durably.store.sqlite.database import Database
+from durably.store.sqlite.sql import begin as beginning
 from durably.store.sqlite.sql import claims, logs, owners, requeue, runs, settle, steps
 from durably.store.sqlite.sql import enqueue as enqueueing
 from durably.store.sqlite.sql import queries as lookups
@@ -61,7 +62,7 @@ RUNS = """
     SELECT run, id, job_name, status, owner, attempt, output, error, progress,
            concurrency_key, idempotency_key, created_at_us, started_at_us,
            completed_at_us, heartbeat_at_us, queue_place, coalesce(place, run), origin,
-           fence, keeps_attempt, failures, run_at_us, waits_for, wait_name, waits_for_run
+           fence, keeps_attempt, failures, run_at_us, waits_for, wait_name, waits_for_run, payload
     FROM durably_runs ORDER BY run"""
 STEPS_OF_RUNS = """
     SELECT run, name, step & 0xFFFFFF, status, output, error, attempt
@@ -82,6 +83,7 @@ PLAIN = {
     "coalesce": False,
     "retry_failed": False,
     "labels": "{}",
+    "payload": "1",
 }
 
 jobs_known = st.sampled_from([("a",), ("b",), ("a", "b"), ()])
@@ -95,6 +97,7 @@ triggers = st.fixed_dictionaries(
         "coalesce": st.booleans(),
         "retry_failed": st.booleans(),
         "labels": st.sampled_from(LABELS),
+        "payload": st.sampled_from(["1", "1", "2"]),
     }
 )
 numbers = st.integers(0, 1000)
@@ -117,6 +120,7 @@ class Run:
         self.key = given["key"]
         self.idem = given["idem"]
         self.labels = given["labels"]
+        self.payload = given["payload"]
         self.status = "pending"
         self.owner: int | None = None
         self.origin: str | None = None
@@ -217,8 +221,11 @@ class StoreMachine(RuleBasedStateMachine):
 
     def expect_claim(self, owner: int, jobs: tuple[str, ...], code: tuple[str, ...]) -> Run | None:
         run = next(iter(self.claimable(jobs, code)), None)
-        if run is None:
-            return None
+        if run is not None:
+            self.claim_in_model(run, owner, code)
+        return run
+
+    def claim_in_model(self, run: Run, owner: int, code: tuple[str, ...]) -> None:
         if code[0] != ANY:
             run.origin = code[0]
         run.status, run.owner, run.fence = "running", owner, run.fence + 1
@@ -226,7 +233,6 @@ class StoreMachine(RuleBasedStateMachine):
         run.keeps_attempt = False
         run.started = run.started or self.now
         run.beat = self.now
-        return run
 
     def took(self, run: Run, row: lookups.RunRow) -> None:
         assert (row.run, row.id, row.attempt, row.fence, row.owner) == (
@@ -286,7 +292,7 @@ class StoreMachine(RuleBasedStateMachine):
         return NewRun(
             f"run-{self.made}-{number}",
             given["job"],
-            "1",
+            given["payload"],
             given["labels"],
             idempotency_key=given["idem"],
             concurrency_key=given["key"],
@@ -484,6 +490,88 @@ class StoreMachine(RuleBasedStateMachine):
         assert [row.id for row in rows] == [run.id for run in expected]
         for run, row in zip(expected, rows, strict=True):
             self.took(run, row)
+
+    @rule(
+        number=numbers,
+        given=triggers,
+        how=st.sampled_from(["warn", "warn", "fresh", "refuse", "extend"]),
+        is_known=st.booleans(),
+    )
+    def begin_here(self, number: int, given: dict[str, Any], how: str, is_known: bool) -> None:
+        """A certain run is created or continued, whatever is before it in line."""
+        if not self.owners:
+            self.register()
+        owner = sorted(self.owners)[number % len(self.owners)]
+        if is_known and self.runs:
+            some = [*self.runs.values()][-1 - number % len(self.runs)]
+            given |= {"job": some.job, "idem": some.idem}
+            if number % 3:
+                given["payload"] = some.payload
+        # A run that this owner's threads are still inside of.
+        inside = [run.order for run in self.runs.values() if run.order % 7 == number % 7]
+        new = self.new(given, 0)
+        claim = Claim(
+            owner, "[]", lambda: self.now, inside=lambda: str(inside), origins=new.origins
+        )
+        change = how if how != "fresh" else "warn"
+        wanted = Begin(new, claim, is_fresh=how == "fresh", on_payload_change=change)
+        expected, run = self.expect_beginning(wanted, given, inside)
+        done = self.store.write(beginning.begin, wanted)
+        assert (done.how, done.row.id, done.row.status) == (expected, run.id, run.status)
+        assert (done.before is None) == (run.id == new.id)
+        if expected in ("created", "continued"):
+            self.took(run, done.row)
+        if expected == "queued":
+            assert done.holder is not None
+            assert done.holder.owner == self.runs[done.holder.id].owner is not None
+            assert done.holder.concurrency_key == run.key
+        executing = done.holder.owner if done.holder else owner if run.owner is None else run.owner
+        assert (done.executor is not None) == (expected in ("elsewhere", "queued"))
+        assert done.executor is None or done.executor.owner == executing
+
+    def expect_beginning(
+        self, wanted: Begin, given: dict[str, Any], inside: list[int]
+    ) -> tuple[str, Run]:
+        fitting = [
+            run
+            for run in self.runs.values()
+            if (run.job, run.idem) == (given["job"], given["idem"])
+            and (run.idem is not None or run.payload == given["payload"])
+        ]
+        run = max(fitting, key=lambda run: run.order, default=None)
+        is_over = run is not None and run.status == "completed" and run.idem is None
+        if run is None or wanted.is_fresh or is_over:
+            if run is not None:
+                run.idem = None
+            self.order += 1
+            self.ids.append(wanted.new.id)
+            created = self.runs[wanted.new.id] = Run(self.order, wanted.new.id, given, self.now)
+            return self.expect_claim_of("created", created, wanted, given, inside)
+        is_changed = run.payload != given["payload"]
+        if is_changed and wanted.on_payload_change == "refuse":
+            return "changed", run
+        is_extended = is_changed and wanted.on_payload_change == "extend"
+        if run.status == "completed" and not is_extended:
+            return "completed", run
+        if run.status == "running" or (is_extended and run.owner is not None):
+            return "elsewhere", run
+        if is_extended:
+            run.payload, run.output = given["payload"], None
+        if run.status in TERMINAL:
+            self.retry_in_model(run)
+        else:
+            run.wake()
+        return self.expect_claim_of("continued", run, wanted, given, inside)
+
+    def expect_claim_of(
+        self, how: str, run: Run, wanted: Begin, given: dict[str, Any], inside: list[int]
+    ) -> tuple[str, Run]:
+        if run.owner is not None or (run.order in inside and not self.held(run.key)):
+            return "elsewhere", run
+        if self.held(run.key):
+            return "queued", run
+        self.claim_in_model(run, wanted.claim.owner, given["code"])
+        return how, run
 
     @precondition(lambda self: self.executions)
     @rule(number=numbers, is_dead=st.booleans())
@@ -947,6 +1035,7 @@ class StoreMachine(RuleBasedStateMachine):
                 run.failures,
                 run.due,
                 *run.waits,
+                run.payload,
             )
             for run in sorted(self.runs.values(), key=lambda run: run.order)
         ]

@@ -15,6 +15,8 @@ from durably.store.change_feed import ChangeFeed
 from durably.store.outcome import Outcome, RequeueReason
 from durably.store.rows import (
     Beat,
+    Begin,
+    Beginning,
     Begun,
     Brief,
     Checkpoint,
@@ -141,6 +143,18 @@ class Store(Protocol):
 
     def claim(self, claim: Claim) -> list[RunRow]:
         """Make the owner execute up to ``claim.limit`` runs, those triggered first."""
+
+    def begin(self, wanted: Begin) -> Beginning:
+        """Find, create or continue a certain run, and make the owner execute it.
+
+        What has failed, was cancelled, is not due yet or waits for something is put back first. The
+        run waits for no run that is only pending. It is not claimed while an owner has it, or has
+        another run with its concurrency key: it is pending then, and the result says who has it.
+
+        Raises:
+            ConflictError: the key is that of a run of another kind.
+            DatabaseError: the row of the run cannot be read or executed; nothing is stored.
+        """
 
     def settle(
         self,

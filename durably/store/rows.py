@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, NewType
+from typing import Literal, NamedTuple, NewType
 
 from durably.models import Disposition, RunKind
+from durably.settings import OnPayloadChange
 
 # The order in which runs were triggered, across processes; the public id is another one.
 RunKey = NewType("RunKey", int)
@@ -119,6 +120,53 @@ class Claim(NamedTuple):
     is_wanted: Callable[[], bool] = _always
     inside: Callable[[], str] = _none
     origins: str = "{}"
+
+
+class Begin(NamedTuple):
+    """A certain run to execute now: created or continued, and claimed by the caller.
+
+    Args:
+        new: how it is stored if it is created. With an ``idempotency_key`` it is the run with that
+            key, otherwise the newest run of the job that has this payload and no key, or the newest
+            session of that name without a key, unless that has completed.
+        claim: as whom to claim it, and the origin it has from then on, whatever it had before.
+        is_fresh: whether it is created in any case. The key of an existing run passes to it.
+        on_payload_change: what happens if the run with the key has another payload.
+        same_payloads: stored payloads that are not another one, although their text differs.
+    """
+
+    new: NewRun
+    claim: Claim
+    is_fresh: bool = False
+    on_payload_change: OnPayloadChange = "warn"
+    same_payloads: frozenset[str] = frozenset()
+
+
+class Executor(NamedTuple):
+    """The engine that has a run, with the id of its process, and since when at the most."""
+
+    owner: int
+    pid: int | None
+    since_us: int | None
+
+
+class Beginning(NamedTuple):
+    """What ``begin`` has done.
+
+    Args:
+        how: ``created`` and ``continued``: the run is claimed. ``completed``: it has ended before.
+            ``elsewhere``: *executor* executes it, or is inside the last step of a run that was
+            cancelled. ``queued``: *executor* executes *holder*, which has the same concurrency key.
+            ``changed``: it has another payload, and that was not wanted; nothing was stored.
+        row: the run as it is now.
+        before: the run as it was, ``None`` if it was created.
+    """
+
+    how: Literal["created", "continued", "completed", "elsewhere", "queued", "changed"]
+    row: RunRow
+    before: RunRow | None = None
+    executor: Executor | None = None
+    holder: RunRow | None = None
 
 
 class Ended(NamedTuple):

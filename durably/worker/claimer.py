@@ -15,9 +15,10 @@ from durably.emitter import Emitter
 from durably.errors import DatabaseError
 from durably.execution.current_run import CurrentRun, report_worker_error
 from durably.job_registry import JobRegistry
+from durably.settings import OnPayloadChange
 from durably.store.api import Store
 from durably.store.outcome import NotExecuted
-from durably.store.rows import Claim, Enqueued, NewRun, RunRow
+from durably.store.rows import Begin, Beginning, Claim, Enqueued, NewRun, RunRow
 from durably.worker.current_runs import CurrentRuns
 from durably.worker.ownership import Ownership
 from durably.worker.state import EngineState, State
@@ -38,9 +39,9 @@ _EMITTED_AT_AN_END: Final = (
 class Claimer:
     """Claims runs for one engine, and hands them over. Usable from any thread.
 
-    There are four ways: for all free slots, together with a trigger, together with the end of a
-    run, and one run for the calling thread. For the first three a slot is reserved before the
-    claim, so that nothing is claimed that cannot start at once.
+    There are five ways: for all free slots, together with a trigger, together with the end of a
+    run, and for the calling thread the first run in line or a certain one. For the first three a
+    slot is reserved before the claim, so that nothing is claimed that cannot start at once.
 
     Args:
         hand_over: hands a run to a thread, after making threads for that many runs; raises
@@ -332,6 +333,31 @@ class Claimer:
             return None
         rows = self._store.claim(claim)
         return self.enter(rows[0], since, is_callers=True) if rows else None
+
+    def begin(
+        self,
+        new: NewRun,
+        origins: str,
+        *,
+        is_fresh: bool = False,
+        on_payload_change: OnPayloadChange = "warn",
+        same_payloads: frozenset[str] = frozenset(),
+    ) -> tuple[Beginning, CurrentRun | None]:
+        """Create or continue a certain run, and claim it for the calling thread, if possible.
+
+        It takes no slot, and no other run is claimed. The arguments are those of ``Begin``; the
+        threads must be needed, so that there is an owner row.
+
+        Args:
+            origins: the origin of the code that executes it, as in ``Claim``.
+        """
+        since = self._clock.monotonic()
+        owner = self._ownership.register()
+        claim = Claim(owner, "[]", self._clock.now_us, inside=self._runs.keys, origins=origins)
+        done = self._store.begin(Begin(new, claim, is_fresh, on_payload_change, same_payloads))
+        if done.how not in ("created", "continued"):
+            return done, None
+        return done, self.enter(done.row, since, is_callers=True)
 
     # -- handing over ----------------------------------------------------------------------
 

@@ -325,6 +325,9 @@ ILLEGAL = [
     (COMPLETED | SESSION, f"{CLAIM}, {NEXT}, output = NULL, completed_at_us = NULL"),
     (COMPLETED | SESSION, "status = 'failed', output = NULL, error = '{}'"),
     (COMPLETED | SESSION, "status = 'cancelled', output = NULL"),
+    # One of a job only with another payload.
+    (COMPLETED, "status = 'pending', output = NULL, completed_at_us = NULL, payload = payload"),
+    (COMPLETED, "status = 'failed', output = NULL, error = '{}', payload = '2'"),
     # A run remains of its kind.
     (PENDING, "kind = 'session', queue_place = 3"),
     (PENDING | SESSION, "kind = 'job', queue_place = 0"),
@@ -366,6 +369,7 @@ def test_transition_outside_the_state_machine_is_rejected(
         (FAILED, "status = 'pending', error = NULL, completed_at_us = NULL"),
         (CANCELLED, "status = 'pending', completed_at_us = NULL"),
         (COMPLETED | SESSION, "status = 'pending', output = NULL, completed_at_us = NULL"),
+        (COMPLETED, "status = 'pending', output = NULL, completed_at_us = NULL, payload = '2'"),
         (CANCELLED | CLAIMED | {"owner": 1}, "status = 'pending', completed_at_us = NULL"),
         (PENDING | CLAIMED | {"owner": 1}, "status = 'cancelled', completed_at_us = 3"),
     ],

@@ -22,6 +22,7 @@ from durably.store.sqlite.connection.write_request import Operation
 from durably.store.sqlite.database import Database
 from durably.store.sqlite.locks import owner_lock
 from durably.store.sqlite.locks.owner_lock import OwnerLock
+from durably.store.sqlite.sql import begin as beginning
 from durably.store.sqlite.sql import claims, logs, queries, runs, settle, steps
 from durably.store.sqlite.sql import enqueue as enqueueing
 from durably.store.sqlite.sql import owners as owner_rows
@@ -103,6 +104,7 @@ class SqliteStore(_OnDatabase):
         return self.database.read(queries.has_claimable, claim.jobs, claim.inside(), claim.origins)
 
     claim = _writes(claims.claim)
+    begin = _writes(beginning.begin)
 
     def settle(
         self,

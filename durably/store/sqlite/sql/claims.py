@@ -8,14 +8,22 @@ from durably.store import defects
 from durably.store.rows import Claim, RunRow
 from durably.store.sqlite.sql import queries, unsound
 
-CLAIM: Final = f"""
+_CLAIM: Final = f"""
     UPDATE durably_runs
     SET status = 'running', owner = :owner, attempt = attempt + 1 - keeps_attempt,
         keeps_attempt = 0, fence = max(fence, attempt) + 1,
         origin = coalesce({queries.ORIGIN_OF.format(job="job_name")}, origin),
         started_at_us = coalesce(started_at_us, :now_us), heartbeat_at_us = :now_us,
-        updated_at_us = :now_us
+        updated_at_us = :now_us"""
+
+CLAIM: Final = f"""{_CLAIM}
     WHERE run = ({queries.FIRST_CLAIMABLE})
+    RETURNING {queries.COLUMNS}"""
+
+# A certain run, wherever it is in its queue, whatever code has begun it.
+CLAIM_ONE: Final = f"""{_CLAIM}
+    WHERE run = :run AND status = 'pending' AND run_at_us IS NULL AND owner IS NULL
+      AND NOT EXISTS (SELECT 1 FROM json_each(:inside) WHERE value = :run)
     RETURNING {queries.COLUMNS}"""
 
 

@@ -72,7 +72,8 @@ START: Final = f"""
 _STORED: Final = 6
 
 
-def _insert(db: apsw.Connection, new: NewRun, now_us: int) -> RunRow:
+def insert(db: apsw.Connection, new: NewRun, now_us: int) -> RunRow:
+    """Store a run; part of a transaction."""
     if new.kind == "job":
         db.execute(ENQUEUE, (*new[:_STORED], now_us))
     else:
@@ -122,7 +123,7 @@ def _created(run_pk: int, new: NewRun, now_us: int) -> RunRow:
 @single_statement
 def enqueue_plain(db: apsw.Connection, new: NewRun, now_us: int) -> Enqueued:
     """Store a run whose place no existing run can take: no key, no coalescing."""
-    return Enqueued(_insert(db, new, now_us), "created")
+    return Enqueued(insert(db, new, now_us), "created")
 
 
 def enqueue(db: apsw.Connection, new: NewRun, now_us: int) -> Enqueued:
@@ -146,7 +147,7 @@ def enqueue(db: apsw.Connection, new: NewRun, now_us: int) -> Enqueued:
         )
         if pending is not None:
             return Enqueued(pending, "coalesced")
-    return Enqueued(_insert(db, new, now_us), "created")
+    return Enqueued(insert(db, new, now_us), "created")
 
 
 def enqueue_and_claim(

@@ -1,8 +1,8 @@
 -- Sessions: runs that are executed by the program that opens them, and by no worker.
 --
 -- `kind` says what a run is. A session is in no line: its `queue_place` is 3, which no index has
--- that a claim reads, and no statement of an earlier version. The only run that begins again after
--- it was completed is a session.
+-- that a claim reads, and no statement of an earlier version. It begins again after it was completed;
+-- another run does so only with another payload.
 --
 -- As in version 2 no table is copied: `kind` holds its default in the rows that are there.
 
@@ -91,15 +91,22 @@ PRAGMA writable_schema = RESET;
 CREATE INDEX durably_runs_sessions
     ON durably_runs (job_name, run) WHERE kind = 'session' AND idempotency_key IS NULL;
 
+-- The newest run of a job that has no key and a certain payload is the one to continue. A payload may
+-- be large, so the index has its length and its ends.
+CREATE INDEX durably_runs_payload
+    ON durably_runs (job_name, length(payload), substr(payload, 1, 40), substr(payload, -40), run)
+    WHERE kind = 'job' AND idempotency_key IS NULL;
+
 CREATE TRIGGER durably_kind_is_final BEFORE UPDATE OF kind ON durably_runs
 WHEN NEW.kind <> OLD.kind BEGIN
     SELECT RAISE(ABORT, 'a run remains of its kind');
 END;
 
--- An end changes only by retry, and a completed one only in a session.
+-- An end changes only by retry. What has completed goes on if it is a session, or if it gets another
+-- payload with that.
 CREATE TRIGGER durably_end_is_final BEFORE UPDATE OF status ON durably_runs
 WHEN (OLD.status = 'completed' AND NEW.status <> 'completed'
-      AND (OLD.kind <> 'session' OR NEW.status <> 'pending'))
+      AND (NEW.status <> 'pending' OR (OLD.kind <> 'session' AND NEW.payload = OLD.payload)))
   OR (OLD.status IN ('failed', 'cancelled') AND NEW.status NOT IN (OLD.status, 'pending')) BEGIN
     SELECT RAISE(ABORT, 'a run that has ended changes only by retry');
 END;

@@ -65,15 +65,7 @@ class Execution:
             run.callers_signal = exc
             outcome = Interrupted()
         run.end()
-        is_failed = isinstance(outcome, Failed)
-        if run.stop_was_raised or (is_failed and run.stop_reason is not None):
-            # A job may keep a stop to itself (a bare except, a future whose result is never
-            # read), and then return without the rest of its work. And what fails after a stop was
-            # asked for may do so because of it.
-            outcome = Interrupted()
-        if isinstance(outcome, Interrupted) and run.stop_reason in (RunCancelled, OwnershipLost):
-            return Lost()
-        return outcome
+        return settled(run, outcome)
 
     def _outcome(self) -> Outcome:
         run, job, services = self._run, self._job, self._services
@@ -87,7 +79,7 @@ class Execution:
             )
         except DatabaseError as exc:
             if exc.is_of_row:
-                return self._failed(exc)  # it would be the same at each attempt
+                return failed(run, services, exc)  # it would be the same at each attempt
             # Not the job's fault: the run goes back, and is claimed again later.
             report_worker_error(services.emitter, exc, "reading checkpoints", run.id)
             return Interrupted()
@@ -112,7 +104,7 @@ class Execution:
             # nothing executes the runs that a thread of the job may wait for.
             if _is_no_worker(exc) and self._is_stopping():
                 return Interrupted()
-            return self._failed(exc)
+            return failed(run, services, exc)
         return Completed(text, output)
 
     def _arguments(self) -> tuple[Any, ...]:
@@ -127,14 +119,29 @@ class Execution:
         )
         return (payload,)
 
-    def _failed(self, exc: BaseException) -> Outcome:
-        self._run.await_stop(self._services.clock, exc)
-        self._run.failure = exc
-        # The step that raised this exception, not one that the job has handled.
-        # A copy: threads of the job that outlive it may still fail in their steps.
-        steps = tuple(self._run.failed_steps)
-        step = next((name for name, error in reversed(steps) if _leads_to(exc, error)), None)
-        return Failed(error_info(exc), step)
+
+def failed(run: CurrentRun, services: Services, exc: BaseException) -> Outcome:
+    """Return how a run ends whose code has raised *exc*."""
+    run.await_stop(services.clock, exc)
+    run.failure = exc
+    # The step that raised this exception, not one that the job has handled.
+    # A copy: threads of the job that outlive it may still fail in their steps.
+    steps = tuple(run.failed_steps)
+    step = next((name for name, error in reversed(steps) if _leads_to(exc, error)), None)
+    return Failed(error_info(exc), step)
+
+
+def settled(run: CurrentRun, outcome: Outcome) -> Outcome:
+    """Return what the end of a run is, which its code has left with *outcome*."""
+    is_failed = isinstance(outcome, Failed)
+    if run.stop_was_raised or (is_failed and run.stop_reason is not None):
+        # A job may keep a stop to itself (a bare except, a future whose result is never
+        # read), and then return without the rest of its work. And what fails after a stop was
+        # asked for may do so because of it.
+        outcome = Interrupted()
+    if isinstance(outcome, Interrupted) and run.stop_reason in (RunCancelled, OwnershipLost):
+        return Lost()
+    return outcome
 
 
 def _is_no_worker(exc: BaseException) -> bool:

@@ -16,6 +16,8 @@ from durably.events import EVENT_TYPES
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+# Each of its recipes is a program, or several: tests/integration/test_recipes.py executes them.
+RECIPES = ROOT / "docs" / "recipes.md"
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 SHELL = re.compile(r"^```sh\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
@@ -30,7 +32,7 @@ TEXT = documented()
 
 @pytest.mark.parametrize(
     "page",
-    [page for page in PAGES if BLOCK.search(page.read_text(encoding="utf-8"))],
+    [page for page in PAGES if page != RECIPES and BLOCK.search(page.read_text(encoding="utf-8"))],
     ids=lambda page: page.name,
 )
 def test_the_code_of_a_page_runs(page: Path, tmp_path: Path) -> None:

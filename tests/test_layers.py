@@ -47,6 +47,7 @@ STORE_DOOR = {
     "store.api",
     "store.bounds",
     "store.change_feed",
+    "store.closing",
     "store.defects",
     "store.outcome",
     "store.rows",

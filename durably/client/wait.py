@@ -188,7 +188,7 @@ class Waiter:
     def _pause(self, seen: Any, patience: Patience, worker: Waiting) -> None:
         self._store.changes.wait(seen, patience.longest_pause())
         if self._store.is_closed:
-            raise EngineClosedError("this engine was closed during the wait")
+            raise self._store.closing.error()
         worker.check_in_place()
 
     # -- whether anything can execute the runs -------------------------------------------------

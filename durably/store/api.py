@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
 from durably.store.change_feed import ChangeFeed
+from durably.store.closing import Closing
 from durably.store.outcome import Outcome, RequeueReason
 from durably.store.rows import (
     Beat,
@@ -122,6 +123,9 @@ class Store(Protocol):
 
     changes: ChangeFeed
     """Wakes threads when something may have changed."""
+
+    closing: Closing
+    """What a call after ``close`` raises."""
 
     checkpoints: Checkpoints
 
@@ -343,6 +347,9 @@ class Store(Protocol):
 
     def hurried(self, ends_s: float) -> AbstractContextManager[None]:
         """End waits for locks of others at *ends_s*, in all threads, during the block."""
+
+    def is_on(self, file: object) -> bool:
+        """Return whether *file* identifies what is open, by whatever name; ``None`` never does."""
 
     @property
     def is_closed(self) -> bool:

@@ -9,7 +9,8 @@ from typing import Final, TypeVar
 
 from durably._platform.latch import Wakeups
 from durably._platform.signals import deliver_overdue, is_main_thread
-from durably.errors import ConflictError, EngineClosedError
+from durably.errors import ConflictError
+from durably.store.closing import Closing
 from durably.worker.state import EngineState, State
 
 T = TypeVar("T")
@@ -24,7 +25,7 @@ class Lifecycle:
     Usable from any thread. ``hold`` and ``let_go`` may be called twice for one call.
 
     Args:
-        path: of the database, for messages.
+        closing: knows what to raise once it is closed.
         state: of the engine.
         begin: starts the threads that every call needs.
         end: ends what was begun, also what is left of a ``begin`` that failed.
@@ -33,14 +34,14 @@ class Lifecycle:
 
     def __init__(
         self,
-        path: str,
+        closing: Closing,
         state: EngineState,
         *,
         begin: Callable[[], None],
         end: Callable[[], None],
         is_own_thread: Callable[[], bool],
     ) -> None:
-        self._path = path
+        self._closing = closing
         self._state = state
         self._begin = begin
         self._end = end
@@ -159,7 +160,7 @@ class Lifecycle:
             EngineClosedError: it is closed.
         """
         if self._state.is_closed:
-            raise EngineClosedError(f"this engine on {self._path!r} is closed; open a new one")
+            raise self._closing.error()
 
     @contextmanager
     def unneeded(self) -> Iterator[None]:

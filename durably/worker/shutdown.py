@@ -45,12 +45,24 @@ class Shutdown:
 
     # -- whether the engine can be used --------------------------------------------------------
 
+    def __repr__(self) -> str:
+        return f"<Durably {self.path!r} {self._word}>"
+
     @property
-    def state(self) -> str:
-        """Return the word for the engine's state in its ``repr``."""
+    def path(self) -> str:
+        """Return the real path of the engine's file."""
+        return self._store.path
+
+    @property
+    def _word(self) -> str:
         if self._supervisor.state.is_closed:
             return "closed"
         return "started" if self._supervisor.state.is_started else "open"
+
+    @property
+    def is_open(self) -> bool:
+        """Return whether the engine can still be used in this process."""
+        return not self._is_over
 
     @property
     def _is_over(self) -> bool:
@@ -67,12 +79,19 @@ class Shutdown:
         self._check_usable()
         self._supervisor.file.check_in_place()
 
+    def check_file(self) -> None:
+        """Raise ``DatabaseLostError`` if the file, or one that belongs to it, is lost."""
+        self._supervisor.file.check_in_place()
+        self._supervisor.file.check_all()
+
+    def is_on(self, path: str, file: object) -> bool:
+        """Return whether the engine was opened with that path, or has that file open."""
+        return self.path == path or self._store.is_on(file)
+
     def _check_usable(self) -> None:
         self._check_process("; open a new one in the child")
         if self._supervisor.state.is_closed:
-            raise EngineClosedError(
-                f"this engine on {self._store.path!r} is closed; open a new one"
-            )
+            raise self._store.closing.error()
 
     def _check_process(self, advice: str) -> None:
         if os.getpid() != self._pid:
@@ -115,8 +134,28 @@ class Shutdown:
     def at_exit(self) -> None:
         """Stop at the next step boundary and close, at the end of the interpreter."""
         if not self._is_over:
-            self._stop(interrupt=True, is_last=True)
-            self._close()
+            self._end()
+
+    def give_way(self) -> None:
+        """Stop at the next step boundary and close, since a new engine takes this one's place.
+
+        Raises:
+            ConflictError: called from inside a job or a listener of this engine.
+        """
+        if self._supervisor.is_inside:
+            raise ConflictError(
+                f"the code that opens {self.path!r} again is executed by an engine that this "
+                "process has open on it; use that engine, or open another one with replace=False"
+            )
+        self._store.closing.is_replaced = True
+        try:
+            self._end()
+        finally:
+            self._store.closing.is_replaced = self._is_over
+
+    def _end(self) -> None:
+        self._stop(interrupt=True, is_last=True)
+        self._close()
 
     def enter(self, start: Callable[[], object]) -> None:
         """Start the engine at the beginning of a ``with`` block."""

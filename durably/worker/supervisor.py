@@ -83,7 +83,7 @@ class Supervisor:
         )
         self.state = EngineState()
         self.lifecycle = Lifecycle(
-            store.path,
+            store.closing,
             self.state,
             begin=self._begin,
             end=self._end,

@@ -20,15 +20,11 @@ from durably._platform import lock_timeouts
 from durably._platform.clock import Clock
 from durably._platform.fork_hooks import ForkParticipant, watch_forks
 from durably._platform.lock_timeouts import BUSY_TIMEOUT_S, Hurry, limited
-from durably.errors import (
-    DatabaseError,
-    DatabaseLostError,
-    EngineClosedError,
-    ForkedError,
-)
+from durably.errors import DatabaseError, DatabaseLostError, ForkedError
 from durably.settings import Synchronous
 from durably.store import defects
 from durably.store.change_feed import ChangeFeed
+from durably.store.closing import Closing
 from durably.store.sqlite.connection.batch_executor import FaultPoint
 from durably.store.sqlite.connection.connections import (
     PAGES_IN_MEMORY,
@@ -39,7 +35,9 @@ from durably.store.sqlite.connection.connections import (
 from durably.store.sqlite.connection.content import INDEX_SIZE
 from durably.store.sqlite.connection.file_checks import FileChecks
 from durably.store.sqlite.connection.files import (
+    Identity,
     present,
+    require_file,
     resolved,
     size_of,
 )
@@ -76,13 +74,14 @@ class Database(ForkParticipant):
         ValidationError: the path can never be a database file.
         SchemaError: the file is another program's or a newer durably's, or its schema was
             changed; it is left as it is.
-        DatabaseError: it cannot be opened, or is locked for too long.
+        DatabaseError: it cannot be opened, is locked for too long, or is missing without *create*.
     """
 
     def __init__(
         self,
         path: str | os.PathLike[str],
         *,
+        create: bool = True,
         synchronous: Synchronous = "full",
         clock: Clock | None = None,
         vfs: str | None = None,
@@ -92,6 +91,7 @@ class Database(ForkParticipant):
         self._clock = clock or Clock()
         self._pid = os.getpid()
         self.path = resolved(path)
+        self.closing = Closing(self.path)
         self._lock = threading.Lock()  # guards the flag below
         self._is_closed = False
         self._connections = Connections(self.path, self._clock, vfs)
@@ -99,9 +99,11 @@ class Database(ForkParticipant):
             clock=self._clock,
             connect=self._new_reader,
             discard=self._connections.discard,
-            closed=lambda: _closed(self.path),
+            closed=self.closing.error,
         )
         self._mutexes: list[WriterMutex] = []
+        if not create:
+            require_file(self.path)  # before anything is made beside it
         self._connections.is_on_btrfs = require_place(self.path) == "btrfs"
         self._guard: FileGuard | None = None
         self._is_log_planted = False
@@ -122,7 +124,7 @@ class Database(ForkParticipant):
                 mutex = self._mutex()
                 with (
                     self._closed_to_others(mutex) as is_alone,
-                    present(self.path, is_alone=is_alone),
+                    present(self.path, create=create, is_alone=is_alone),
                 ):
                     if is_alone and not size_of(self.path):
                         remove_leftovers(self.path)
@@ -229,7 +231,7 @@ class Database(ForkParticipant):
         try:
             result = self._writer.run(operation, *args, **kwargs)
         except apsw.ConnectionClosedError as exc:
-            raise _closed(self.path) from exc
+            raise self.closing.error() from exc
         except UnicodeDecodeError as exc:
             raise database_error(exc, self.path) from exc
         except DatabaseError:
@@ -250,7 +252,7 @@ class Database(ForkParticipant):
         try:
             return self._beats.run(operation, *args, **kwargs)
         except apsw.ConnectionClosedError as exc:
-            raise _closed(self.path) from exc
+            raise self.closing.error() from exc
         except DatabaseError:
             self._blame_loss()
             raise
@@ -372,6 +374,11 @@ class Database(ForkParticipant):
         """Whether ``close`` was called."""
         return self._is_closed
 
+    @property
+    def file(self) -> Identity | None:
+        """What identifies the file that is open."""
+        return self._open_file.identity
+
     def before_fork(self) -> None:
         """Wait for the reads in progress, and block new ones."""
         self._versions.lock.acquire()
@@ -393,7 +400,3 @@ class Database(ForkParticipant):
         self._readers.after_fork_in_child()
         for connection in self._connections.open:
             leak(connection)
-
-
-def _closed(path: str) -> EngineClosedError:
-    return EngineClosedError(f"this engine on {path!r} is closed; open a new one")

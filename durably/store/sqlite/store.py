@@ -76,6 +76,7 @@ class SqliteStore(_OnDatabase):
         super().__init__(database)
         self.path = database.path
         self.changes = database.changes
+        self.closing = database.closing
         self.checkpoints: Checkpoints = SqliteCheckpoints(database)
 
     # -- a run's life ------------------------------------------------------------------------
@@ -220,6 +221,10 @@ class SqliteStore(_OnDatabase):
     def hurried(self, ends_s: float) -> AbstractContextManager[None]:
         """End waits for locks of others at *ends_s*, in all threads, during the block."""
         return self.database.hurried(ends_s)
+
+    def is_on(self, file: object) -> bool:
+        """Return whether *file* identifies what is open, by whatever name; ``None`` never does."""
+        return file is not None and self.database.file == file
 
     @property
     def is_closed(self) -> bool:

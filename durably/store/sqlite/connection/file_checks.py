@@ -21,6 +21,9 @@ _GONE: Final = (FileNotFoundError, NotADirectoryError)
 class FileChecks:
     """Check the file of one database, once it is open. Usable from any thread.
 
+    Attributes:
+        identity: what identifies the open file.
+
     Args:
         versions: the connection that never writes; its lock guards what was seen of the file.
         index: returns the first bytes of the index of the log.
@@ -35,7 +38,7 @@ class FileChecks:
     ) -> None:
         self._path = path
         self._versions = versions
-        self._identity = identity(path)
+        self.identity: Final = identity(path)
         self._log_path, shm_path = f"{path}-wal", f"{path}-shm"
         self._identities = {each: identity(each) for each in (self._log_path, shm_path)}
         self._content = Content(
@@ -63,7 +66,7 @@ class FileChecks:
 
         What is written then goes to a file that no later opening finds.
         """
-        if is_gone(self._path, self._identity):
+        if is_gone(self._path, self.identity):
             raise DatabaseLostError(
                 f"the database file {self._path!r} was moved, deleted or replaced while it was "
                 "open; close this engine and open the file where it is now"

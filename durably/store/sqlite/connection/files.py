@@ -21,36 +21,54 @@ _PRIVATE: Final = 0o600
 # How many bytes of its longest path SQLite reserves for the suffix of a journal.
 _OF_SQLITE: Final = len("-journal")
 
+# The file if no path is given, and the environment variable that may name another one.
+_DEFAULT_PATH: Final = "durably.db"
+_VARIABLE: Final = "DURABLY_DB"
+
 # A device, and the number of a file on it.
 Identity = tuple[int, int]
 
 
-def resolved(path: str | os.PathLike[str]) -> str:
-    """Return the real path of the database file; links are followed since locks are per file."""
+def chosen(path: str | os.PathLike[str] | None) -> str:
+    """Return the real path of the database file that a caller has chosen, by ``None`` too."""
+    if path is not None:
+        return resolved(path)
+    named = os.environ.get(_VARIABLE)
+    return resolved(named, _VARIABLE) if named else resolved(_DEFAULT_PATH)
+
+
+def resolved(path: str | os.PathLike[str], what: str = "path") -> str:
+    """Return the real path of the database file; links are followed since locks are per file.
+
+    Args:
+        what: the name of the argument or the variable, for messages.
+    """
     try:
         text = os.fspath(path)
     except TypeError:
-        raise ValidationError(f"path must be a str or a PathLike, not {short_repr(path)}") from None
+        raise ValidationError(
+            f"{what} must be a str or a PathLike, not {short_repr(path)}"
+        ) from None
     if not isinstance(text, str):
-        raise ValidationError(f"path must be text, not {short_repr(text)}")
+        raise ValidationError(f"{what} must be text, not {short_repr(text)}")
     if not text or text == ":memory:":
         raise ValidationError(
-            f"path={text!r} names no file; durably keeps its work in a file, or it would be lost"
+            f"{what}={text!r} names no file; durably keeps its work in a file, or it would be lost"
         )
     if "\0" in text:
-        raise ValidationError(f"path={short_repr(text)} contains a NUL character")
+        raise ValidationError(f"{what}={short_repr(text)} contains a NUL character")
     try:
         text.encode()
     except UnicodeEncodeError:
         # Python represents bytes of a file name that are not UTF-8 like this; SQLite accepts none.
-        raise ValidationError(f"path={text!a:.80} cannot be written as UTF-8") from None
+        raise ValidationError(f"{what}={text!a:.80} cannot be written as UTF-8") from None
     real = os.path.realpath(text)
     # A separator at the end means a folder, even if nothing is there yet.
     folder = os.path.dirname(real)
     # Checked first: the folder may be the reason why the path cannot be inspected.
     has_folder = _is_folder(folder)
     if not os.path.basename(text) or (has_folder and _is_folder(real)):
-        raise ValidationError(f"path={text!r} is a directory; name a file in it")
+        raise ValidationError(f"{what}={text!r} is a directory; name a file in it")
     if not has_folder:
         raise DatabaseError(f"the folder {folder!r} of the database does not exist; make it first")
     return real
@@ -67,15 +85,32 @@ def _is_folder(path: str) -> bool:
         raise unseen(path, exc) from exc
 
 
+def require_file(path: str) -> None:
+    """Raise unless there is a file at the path.
+
+    Raises:
+        DatabaseError: there is none; or the system does not report it.
+    """
+    try:
+        is_there = identity(path) is not None
+    except OSError as exc:
+        raise unseen(path, exc) from exc
+    if not is_there:
+        raise DatabaseError(f"there is no database {path!r}; check the path")
+
+
 @contextmanager
-def present(path: str, *, is_alone: bool) -> Iterator[None]:
+def present(path: str, *, create: bool, is_alone: bool) -> Iterator[None]:
     """Make the file, if missing; remove it again if the block raises and has left it empty.
 
     Args:
         path: the database.
+        create: whether it may be made; if not, a missing file is an error.
         is_alone: whether no other process or thread can be opening it.
     """
-    made = create_private(path)
+    if not create:
+        require_file(path)
+    made = create_private(path) if create else None
     try:
         yield
     except BaseException:

@@ -17,7 +17,7 @@ import apsw
 
 from durably._platform.lock_timeouts import BUSY_TIMEOUT_S
 from durably.errors import DatabaseError, SchemaError
-from durably.store.sqlite.connection.files import refuse_special, resolved
+from durably.store.sqlite.connection.files import refuse_special, require_file, resolved
 from durably.store.sqlite.connection.filesystem import mount_table, refuse_mounted
 from durably.store.sqlite.connection.sidefiles import shared_paths
 from durably.store.sqlite.connection.sqlite_errors import database_error, disk_error
@@ -72,8 +72,7 @@ def findings(path: str | os.PathLike[str]) -> list[Found]:
         DatabaseError: it is missing, or cannot be read now, or takes too long.
     """
     real = resolved(path)
-    if not os.path.exists(real):
-        raise DatabaseError(f"there is no database {real!r}; check the path")
+    require_file(real)
     refuse_special(real)
     # A read here would use neither the WAL nor the locks of the processes that write to it.
     refuse_mounted(shared_paths(real), mount_table())

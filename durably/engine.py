@@ -1,4 +1,4 @@
-"""The engine: wires the parts together, and has one short method for each public call."""
+"""The engine: one short method for each public call."""
 
 from __future__ import annotations
 
@@ -7,28 +7,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, Unpack, overload
 
-from durably._platform.clock import Clock
-from durably._platform.signals import deliver, door, let_through
+from durably._platform.signals import door, let_through
 from durably._platform.spawning import refuse_unguarded_open, refuse_unguarded_start
 from durably.client.callbacks import OnLog, OnProgress
-from durably.client.client import Client
 from durably.client.handles import JobHandle, ReadOnly, TriggerOptions, WaitOptions
-from durably.client.query import AnyRun, NameFilter, StatusFilter, labels_of
+from durably.client.query import AnyRun, NameFilter, StatusFilter
 from durably.client.submit import NOT_GIVEN
 from durably.client.subscribe import Subscription
-from durably.codec import Codec
-from durably.emitter import Emitter, ErrorHandler, Listener
+from durably.emitter import ErrorHandler, Listener
 from durably.events import Event
-from durably.job_registry import JobRegistry
-from durably.jobs import Job, job_list
+from durably.jobs import Job
 from durably.models import LogEntry, Run, StepRecord
 from durably.names import name_of_plugin
 from durably.settings import Duration, OnDuplicateStep, Settings, optional_timeout
-from durably.store.sqlite.database import Database
-from durably.store.sqlite.store import SqliteStore
-from durably.worker.exit import at_exit
-from durably.worker.shutdown import Shutdown
-from durably.worker.supervisor import Supervisor
+from durably.wiring import open_parts
 
 if TYPE_CHECKING:
     import cattrs
@@ -69,7 +61,8 @@ class Durably:
     done; it waits up to 30 s for a lock of another program before that.
 
     Args:
-        path: the SQLite file. One file per application; processes share it.
+        path: the SQLite file. One file per application; processes share it. Without it, the file
+            that the environment variable ``DURABLY_DB`` names, else ``durably.db``.
         jobs: job specs to register.
         max_workers: how many runs execute at once in this process, 1 to 1000.
         heartbeat_interval: seconds (or a ``timedelta``) between two signs of life.
@@ -89,22 +82,33 @@ class Durably:
         persist_logs: store the lines of ``step.log`` in the database, for ``get_logs`` and for
             other processes. Lines are buffered, and stored a few times a second and before their
             run ends.
+        replace: whether engines that this process has open on the file are replaced: each is
+            stopped with ``interrupt=True`` and closed, a warning is logged, and this one continues
+            their runs. It waits for the steps in progress; Ctrl-C leaves them. By default they
+            are replaced in an interactive session (a prompt, IPython, Jupyter), and kept in a
+            script.
+        create: whether the file is made if it is missing; if not, that is a ``DatabaseError``.
 
     Raises:
         ValidationError: an option or a job spec is not acceptable; the message names it.
         SchemaError: the file is another program's or a newer durably's, or another program has
             changed its schema; it is left as it is.
         DatabaseError: the file cannot be opened, is mounted alone (a container that was given the
-            file and not its folder), is another user's, or is locked for over 30 s.
+            file and not its folder), is another user's, or is locked for over 30 s; or it is
+            missing and *create* is false.
+        DatabaseLostError: an engine that is kept has lost the file at this path: it was removed or
+            replaced.
         ConflictError: a child process of ``multiprocessing`` imports the script, which opens the
-            engine without the guard ``if __name__ == "__main__":``.
+            engine without the guard ``if __name__ == "__main__":``; or the call is made inside a
+            job or a listener of an engine that it would replace.
 
     .. versionadded:: 0.1.0
+    .. versionchanged:: 0.2.0 Has ``replace`` and ``create``, and a path of the environment.
     """
 
     def __init__(
         self,
-        path: str | os.PathLike[str] = "durably.db",
+        path: str | os.PathLike[str] | None = None,
         *,
         jobs: Iterable[Job[Any, Any]] = (),
         max_workers: int = 4,
@@ -117,6 +121,8 @@ class Durably:
         converter: cattrs.Converter | None = None,
         on_duplicate_step: OnDuplicateStep = "error",
         persist_logs: bool = False,
+        replace: bool | None = None,
+        create: bool = True,
     ) -> None:
         refuse_unguarded_open()
         settings = Settings(
@@ -129,33 +135,16 @@ class Durably:
             retain_runs=retain_runs,
             on_duplicate_step=on_duplicate_step,
             persist_logs=persist_logs,
+            create=create,
+            replace=replace,
         )
-        codec, clock = Codec(converter), Clock()
-        # Before the file is touched: a bad spec must not leave one behind.
-        registry = JobRegistry(codec, job_list(jobs))
         self._plugins: set[str] = set()
-        emitter = self._emitter = Emitter(clock)
-        store = self._store = SqliteStore(
-            Database(path, synchronous=settings.synchronous, clock=clock)
-        )
-        try:
-            worker = self._supervisor = Supervisor(
-                settings, store, codec, registry, emitter, clock, labels_of
-            )
-            self._flusher = worker.flusher
-            if settings.persist_logs:
-                self._flusher.persist_logs()
-            self._shutdown = Shutdown(store, worker, registry, clock)
-            self._check = self._shutdown.check
-            self._client = Client(store, codec, registry, emitter, clock, worker.local, self._check)
-            at_exit(self._shutdown.at_exit)
-            deliver()
-        except BaseException:
-            store.close()  # the caller has no engine to close
-            raise
+        parts = open_parts(path, jobs, converter, settings)
+        self._emitter, self._store, self._supervisor, self._shutdown, self._client = parts
+        self._flusher, self._check = self._supervisor.flusher, self._shutdown.check
 
     def __repr__(self) -> str:
-        return f"<Durably {self._store.path!r} {self._shutdown.state}>"
+        return repr(self._shutdown)
 
     # -- lifecycle -----------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, get_args
 
 import attrs
 
+from durably._platform.interactive import is_interactive
 from durably._platform.safe_repr import short_repr
 from durably.errors import ValidationError
 from durably.values import Value
@@ -155,6 +156,8 @@ class Settings(Value):
     retain_runs: timedelta | None = attrs.field(default=None, converter=_retain_runs)
     on_duplicate_step: OnDuplicateStep = attrs.field(default="error")
     persist_logs: bool = attrs.field(default=False)
+    create: bool = attrs.field(default=True)
+    replace: bool | None = attrs.field(default=None)
 
     @max_workers.validator
     def _is_a_sane_bound(self, _: object, value: object) -> None:
@@ -186,8 +189,19 @@ class Settings(Value):
 
     @preserve_steps.validator
     @persist_logs.validator
+    @create.validator
     def _is_a_bool(self, attribute: attrs.Attribute[bool], value: object) -> None:
         if not isinstance(value, bool):
             raise ValidationError(
                 f"{attribute.name} must be True or False, not {short_repr(value)}"
             )
+
+    @replace.validator
+    def _is_a_bool_or_none(self, _: object, value: object) -> None:
+        if value is not None and not isinstance(value, bool):
+            raise ValidationError(f"replace must be True, False or None, not {short_repr(value)}")
+
+    @property
+    def replaces(self) -> bool:
+        """Return whether a new engine replaces those that this process has open on its file."""
+        return is_interactive() if self.replace is None else self.replace

@@ -23,6 +23,7 @@ FLOORS: list[set[str]] = [
     {"job_registry", "store"},
     {"execution"},
     {"client", "worker"},
+    {"wiring"},
     {"engine"},
     {"plugins", "testing", "cli", "display"},
     {"durably", "__main__"},
@@ -52,7 +53,7 @@ STORE_DOOR = {
     "store.outcome",
     "store.rows",
 }
-BEHIND_THE_DOOR = ("store", "engine", "testing")
+BEHIND_THE_DOOR = ("store", "wiring", "testing")
 
 SQL = re.compile(
     r"\b(SELECT\s.*\sFROM|INSERT\s+(OR\s+\w+\s+)?INTO|UPDATE\s+\w+\s+SET|DELETE\s+FROM"

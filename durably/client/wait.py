@@ -17,7 +17,6 @@ from durably.client.patience import Patience
 from durably.client.query import Reader, run_id_of, several
 from durably.emitter import Emitter
 from durably.errors import (
-    EngineClosedError,
     NotFoundError,
     NoWorkerError,
     RunCancelledError,

@@ -348,8 +348,9 @@ class Store(Protocol):
     def hurried(self, ends_s: float) -> AbstractContextManager[None]:
         """End waits for locks of others at *ends_s*, in all threads, during the block."""
 
-    def is_on(self, file: object) -> bool:
-        """Return whether *file* identifies what is open, by whatever name; ``None`` never does."""
+    @property
+    def file(self) -> object:
+        """Return what identifies what is open: equal for two stores on it, by whatever names."""
 
     @property
     def is_closed(self) -> bool:

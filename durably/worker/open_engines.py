@@ -21,15 +21,15 @@ log = logging.getLogger("durably")
 _engines: Final[weakref.WeakSet[Shutdown]] = weakref.WeakSet()
 
 
-def make_way(path: str, file: object, *, replaces: bool) -> None:
+def make_way(replaces: bool, path: str, file: object) -> None:  # noqa: FBT001 - bound by callers
     """Prepare for a new engine on a file, before that is opened.
 
     Blocks until the runs of an engine that is replaced have stopped.
 
     Args:
+        replaces: whether engines that this process has open on it are stopped and closed.
         path: the real path of the database.
         file: what identifies the file there, ``None`` if there is none.
-        replaces: whether engines that this process has open on it are stopped and closed.
 
     Raises:
         ConflictError: one of those executes the code that makes this call.
@@ -45,10 +45,12 @@ def make_way(path: str, file: object, *, replaces: bool) -> None:
             _refuse_lost(engine)
 
 
-def enter(engine: Shutdown, file: object, *, replaces: bool) -> None:
+def enter(engine: Shutdown, *, replaces: bool) -> None:
     """Make an engine known that is open; it replaces those that were opened at the same time."""
     with no_fork():
-        others = [each for each in _engines if each.is_open and each.is_on(engine.path, file)]
+        others = [
+            each for each in _engines if each.is_open and each.is_on(engine.path, engine.file)
+        ]
         _engines.add(engine)
     if replaces:
         _replace(others)

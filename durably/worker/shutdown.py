@@ -12,7 +12,13 @@ from durably._platform.clock import Clock
 from durably._platform.lock_timeouts import BUSY_TIMEOUT_S, limited
 from durably._platform.signals import entered, is_from_signal
 from durably.codec.json_text import dump
-from durably.errors import DatabaseError, DurablyError, EngineClosedError, ForkedError
+from durably.errors import (
+    ConflictError,
+    DatabaseError,
+    DurablyError,
+    EngineClosedError,
+    ForkedError,
+)
 from durably.job_registry import JobRegistry
 from durably.models import RunStatus
 from durably.settings import count
@@ -54,6 +60,11 @@ class Shutdown:
         return self._store.path
 
     @property
+    def file(self) -> object:
+        """Return what identifies the engine's file."""
+        return self._store.file
+
+    @property
     def _word(self) -> str:
         if self._supervisor.state.is_closed:
             return "closed"
@@ -86,7 +97,7 @@ class Shutdown:
 
     def is_on(self, path: str, file: object) -> bool:
         """Return whether the engine was opened with that path, or has that file open."""
-        return self.path == path or self._store.is_on(file)
+        return self.path == path or (file is not None and self.file == file)
 
     def _check_usable(self) -> None:
         self._check_process("; open a new one in the child")

@@ -398,3 +398,111 @@ class TestPermissions:
         assert said.startswith("DatabaseError")
         assert "Permission denied; check the permissions" in said
         assert list(path.parent.iterdir()) == []
+
+
+class TestCreate:
+    """``create=False``: a typing error in the path does not begin a new, empty history."""
+
+    @pytest.mark.parametrize("name", ["missing.db", "./sub/../missing.db", "dangling.db"])
+    def test_a_missing_file_is_named_and_not_made(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        """The error names the real path; nothing is made, there or beside it."""
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "sub").mkdir()
+        (tmp_path / "dangling.db").symlink_to(tmp_path / "missing.db")
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(DatabaseError, match="there is no database") as caught:
+            Durably(name, create=False)
+        assert repr(str(tmp_path / "missing.db")) in str(caught.value)
+        assert sorted(tmp_path.rglob("*")) == before
+
+    def test_a_missing_folder_is_named(self, tmp_path: Path) -> None:
+        """As without the option."""
+        with pytest.raises(DatabaseError, match="the folder .*nowhere.* does not exist"):
+            Durably(tmp_path / "nowhere" / "x.db", create=False)
+
+    @pytest.mark.parametrize("is_empty", [False, True], ids=["known", "empty"])
+    def test_a_file_that_is_there_is_opened(self, tmp_path: Path, *, is_empty: bool) -> None:
+        """An empty file is a new database, with the option as without."""
+        if is_empty:
+            (tmp_path / "x.db").touch(mode=0o600)
+        else:
+            made(tmp_path / "x.db")
+        with Durably(tmp_path / "x.db", jobs=[quick], create=False) as app:
+            assert app.count_runs() == (0 if is_empty else 1)
+            assert app.jobs["quick"].trigger_and_wait().output == 7
+
+    @pytest.mark.parametrize("module", ["place", "files"])
+    def test_a_file_that_vanishes_meanwhile_is_not_made(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
+    ) -> None:
+        """Removed after a check has found it, it is not made again by anything in the opening."""
+        path = tmp_path / "x.db"
+        made(path)
+        monkeypatch.setattr(
+            f"durably.store.sqlite.connection.{module}.require_file", lambda _: path.unlink()
+        )
+        with pytest.raises(DatabaseError, match=r"x\.db"):
+            Durably(path, create=False)
+        assert not path.exists()
+
+
+class TestWithoutAPath:
+    """The path may be left out, as a script of cron does."""
+
+    @pytest.fixture(autouse=True)
+    def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.delenv("DURABLY_DB", raising=False)
+
+    @pytest.mark.parametrize("arguments", [(), (None,)], ids=["left out", "None"])
+    @pytest.mark.parametrize(
+        ("variable", "name"),
+        [(None, "durably.db"), ("", "durably.db"), ("there/own.db", "there/own.db")],
+        ids=["unset", "empty", "set"],
+    )
+    def test_the_file_of_the_environment(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        arguments: tuple[None, ...],
+        variable: str | None,
+        name: str,
+    ) -> None:
+        """DURABLY_DB names it; unset or empty, it is durably.db in the working folder."""
+        (tmp_path / "there").mkdir()
+        if variable is not None:
+            monkeypatch.setenv("DURABLY_DB", variable)
+        app = Durably(*arguments)
+        assert repr(str(tmp_path / name)) in repr(app)
+        app.close()
+        assert [path.relative_to(tmp_path) for path in tmp_path.rglob("*.db")] == [Path(name)]
+
+    def test_a_path_that_is_given_wins(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """DURABLY_DB is only for who leaves the path out."""
+        monkeypatch.setenv("DURABLY_DB", "own.db")
+        Durably("durably.db").close()
+        assert [path.name for path in tmp_path.glob("*.db")] == ["durably.db"]
+
+    @pytest.mark.parametrize("value", [":memory:", "there", "x\udcff.db"], ids=ascii)
+    def test_a_bad_value_is_named(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
+    ) -> None:
+        """The message says that it is the variable's."""
+        (tmp_path / "there").mkdir()
+        monkeypatch.setenv("DURABLY_DB", value)
+        with pytest.raises(ValidationError, match="^DURABLY_DB="):
+            Durably()
+        assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+    def test_a_missing_file_of_the_environment_is_not_made(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """create=False holds for it, too."""
+        monkeypatch.setenv("DURABLY_DB", "own.db")
+        with pytest.raises(DatabaseError, match=r"there is no database .*own\.db"):
+            Durably(create=False)
+        assert list(tmp_path.iterdir()) == []

@@ -27,7 +27,7 @@ def test_the_defaults_are_the_contracts() -> None:
     signature = inspect.signature(Durably)
     options = {name: each.default for name, each in signature.parameters.items()}
     assert options == {
-        "path": "durably.db",
+        "path": None,
         "jobs": (),
         "max_workers": 4,
         "heartbeat_interval": 5.0,
@@ -39,6 +39,8 @@ def test_the_defaults_are_the_contracts() -> None:
         "converter": None,
         "on_duplicate_step": "error",
         "persist_logs": False,
+        "replace": None,
+        "create": True,
     }
     for name, default in attrs.asdict(Settings()).items():
         assert options[name] == default
@@ -220,6 +222,8 @@ class TestThroughTheEngine:
             ("synchronous", "off"),
             ("preserve_steps", None),
             ("persist_logs", 1),
+            ("create", None),
+            ("replace", 1),
             ("retain_runs", "soon"),
             ("converter", object()),
             ("converter", cattrs.Converter),
@@ -241,7 +245,7 @@ class TestThroughTheEngine:
 
     @pytest.mark.parametrize(
         "path",
-        [":memory:", "", b"x.db", 5, None, "nul\0.db", "x\ud800.db"],
+        [":memory:", "", b"x.db", 5, "nul\0.db", "x\ud800.db"],
         ids=ascii,
     )
     def test_a_path_that_names_no_file_is_rejected(

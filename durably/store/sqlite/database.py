@@ -34,13 +34,7 @@ from durably.store.sqlite.connection.connections import (
 )
 from durably.store.sqlite.connection.content import INDEX_SIZE
 from durably.store.sqlite.connection.file_checks import FileChecks
-from durably.store.sqlite.connection.files import (
-    Identity,
-    present,
-    require_file,
-    resolved,
-    size_of,
-)
+from durably.store.sqlite.connection.files import Identity, present, resolved, size_of
 from durably.store.sqlite.connection.place import require_place
 from durably.store.sqlite.connection.readers import Readers, limited_wait
 from durably.store.sqlite.connection.sidefiles import (
@@ -102,9 +96,7 @@ class Database(ForkParticipant):
             closed=self.closing.error,
         )
         self._mutexes: list[WriterMutex] = []
-        if not create:
-            require_file(self.path)  # before anything is made beside it
-        self._connections.is_on_btrfs = require_place(self.path) == "btrfs"
+        self._connections.is_on_btrfs = require_place(self.path, create=create) == "btrfs"
         self._guard: FileGuard | None = None
         self._is_log_planted = False
         self._hurry = Hurry()

@@ -222,9 +222,10 @@ class SqliteStore(_OnDatabase):
         """End waits for locks of others at *ends_s*, in all threads, during the block."""
         return self.database.hurried(ends_s)
 
-    def is_on(self, file: object) -> bool:
-        """Return whether *file* identifies what is open, by whatever name; ``None`` never does."""
-        return file is not None and self.database.file == file
+    @property
+    def file(self) -> object:
+        """Return what identifies what is open: equal for two stores on it, by whatever names."""
+        return self.database.file
 
     @property
     def is_closed(self) -> bool:

@@ -200,6 +200,14 @@ def identity(path: str) -> Identity | None:
     return (status.st_dev, status.st_ino)
 
 
+def file_at(path: str) -> Identity | None:
+    """Return what ``identity`` does, and ``None`` if the system does not report it."""
+    try:
+        return identity(path)
+    except OSError:
+        return None
+
+
 def is_gone(path: str, known: Identity | None) -> bool:
     """Return whether *path* no longer leads to the file *known*.
 

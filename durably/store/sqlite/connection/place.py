@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 
-from durably.store.sqlite.connection.files import refuse_special, require_names
+from durably.store.sqlite.connection.files import (
+    refuse_special,
+    require_file,
+    require_names,
+)
 from durably.store.sqlite.connection.filesystem import (
     file_system_of,
     mount_table,
@@ -14,16 +18,22 @@ from durably.store.sqlite.connection.filesystem import (
 from durably.store.sqlite.connection.sidefiles import refuse_strangers, shared_paths
 
 
-def require_place(path: str) -> str | None:
+def require_place(path: str, *, create: bool = True) -> str | None:
     """Check that a database can be at *path*, before anything is made there.
+
+    Args:
+        create: whether a missing file may be made.
 
     Returns:
         The type of the file system, if the system reports it.
 
     Raises:
         ValidationError: the path names no regular file, or the names beside it would be too long.
-        DatabaseError: the file is mounted alone, or is another user's, or may not be used.
+        DatabaseError: the file is mounted alone, or is another user's, or may not be used;
+            or it is missing and may not be made.
     """
+    if not create:
+        require_file(path)
     mounts = mount_table()
     refuse_mounted(shared_paths(path), mounts)
     require_names(path)

@@ -259,7 +259,7 @@ def _positional_parameters(function: object, name: str) -> list[inspect.Paramete
     try:
         signature = signature_of(function)
     except (TypeError, ValueError) as exc:
-        raise ValidationError(f"the parameters of job {name!r} cannot be read: {exc}") from exc
+        raise ValidationError(f"the parameters of job {name!r} cannot be read: {exc}") from None
     parameters = list(signature.parameters.values())
     positional = [each for each in parameters if each.kind in _POSITIONAL]
     if not positional and any(each.kind is each.VAR_POSITIONAL for each in parameters):

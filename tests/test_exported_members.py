@@ -110,7 +110,7 @@ def test_objects_have_the_members_of_the_contract_and_no_others(tmp_path: Path) 
         HANDLE: handle,
         RUN: run,
         "current total message": run.progress,
-        "type message traceback": run.error,
+        "type message traceback notes": run.error,
         "name run input output on_duplicate_step origin": job,
         "name install": durably.plugins.LogPersistence(),
         "payload idempotency_key concurrency_key coalesce retry_failed labels": durably.Trigger(),

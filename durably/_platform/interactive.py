@@ -55,6 +55,17 @@ def executing_cell() -> Cell | None:
     )
 
 
+def cell_label(filename: str) -> str | None:
+    """Return how IPython names the cell that was compiled under a file name: ``Cell In[2]``.
+
+    Return ``None`` for a file that is not a cell's.
+    """
+    shell = _shell()
+    name_of = None if shell is None else getattr(shell.compile, "format_code_name", None)
+    label = None if name_of is None else name_of(filename)
+    return None if label is None else " ".join(label)
+
+
 def _shell() -> Any:
     """Return the shell of IPython, ``None`` if there is none."""
     get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", None)

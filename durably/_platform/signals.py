@@ -27,6 +27,7 @@ from types import CodeType, FrameType, FunctionType, TracebackType
 from typing import Any, Final, ParamSpec, TypeVar
 
 from durably._platform.realtime import monotonic
+from durably._platform.tracebacks import passes_on
 
 try:
     # The functions of ``signal`` make enum members of what they return, which takes microseconds.
@@ -223,6 +224,7 @@ def deliver_overdue() -> None:
         deliver()
 
 
+@passes_on
 def let_through(function: Callable[Ps, T], /, *args: Ps.args, **kwargs: Ps.kwargs) -> T:
     """Call the user's own code, with the handlers as the user has set them."""
     if not _main.is_deferring or get_ident() != _main.ident:
@@ -249,6 +251,7 @@ def _defer_again() -> None:
 def entered(function: Callable[Ps, T]) -> Callable[Ps, T]:
     """Defer all handlers while *function* is executed in the main thread."""
 
+    @passes_on
     @functools.wraps(function)
     def call(*args: Ps.args, **kwargs: Ps.kwargs) -> T:
         if not _begin():

@@ -144,9 +144,7 @@ class Reader:
         """Return a stored error."""
         if text is None:
             return None
-        fields = _checked(text, defects.is_error)
-        fields.pop("failed_step", None)
-        return ErrorInfo(**fields)
+        return ErrorInfo(**_checked(text, defects.is_error))
 
     def failed_step_of(self, run_id: str) -> str | None:
         """Return the step that the run failed in, as in its ``run:fail``; ``None`` for none."""

@@ -142,7 +142,7 @@ class Submitter:
                     else self._accepted_payload(job, item)
                 )
             except ValidationError as exc:
-                raise ValidationError(f"item {position} of the batch: {exc}") from exc
+                raise ValidationError(f"item {position} of the batch: {exc}") from None
         if not accepted:
             return []
         now_us = self._clock.now_us()
@@ -204,7 +204,7 @@ class Submitter:
         try:
             return self._codec.encode_and_decode(structured, type_, what=where)
         except SerializationError as exc:
-            raise ValidationError(str(exc)) from exc
+            raise ValidationError(str(exc)) from None
 
     def _emit(self, enqueued: Enqueued, accepted: _Accepted, now: datetime) -> Run[Any, Any]:
         is_created = enqueued.disposition == "created"

@@ -86,7 +86,7 @@ class Codec:
             self._typed_values().check(type_)
         except Unsupported as error:
             msg = f"{where}: {error}"
-            raise ValidationError(msg) from error
+            raise ValidationError(msg) from None
 
     def require_storable(self, type_: Any, *, what: str, name: str) -> None:
         """Check a type before the function that returns such a value is called.
@@ -105,7 +105,7 @@ class Codec:
             self._typed_values().check(type_)
         except Unsupported as error:
             msg = f"{_named(what, name)}: {error}; the function was not called"
-            raise SerializationError(msg) from error
+            raise SerializationError(msg) from None
 
     def structure(self, value: Any, type_: Any, *, what: str) -> Any:
         """Validate a payload: an instance of the type, or data that structures into it.
@@ -126,9 +126,9 @@ class Codec:
             return self._typed_values().structure(value, type_)
         except Unsupported as error:
             msg = f"{what}: {error}"
-            raise ValidationError(msg) from error
-        except Exception as error:
-            raise ValidationError(sentence(what, self._problems_in(error))) from error
+            raise ValidationError(msg) from None
+        except Exception as error:  # noqa: BLE001 - a hook of the user's may raise anything
+            raise ValidationError(sentence(what, self._problems_in(error))) from None
 
     def encode(self, value: Any, type_: Any, *, what: str, name: str | None = None) -> str:
         """Return the JSON text of a value.
@@ -156,8 +156,8 @@ class Codec:
         """
         try:
             data = load(text)
-        except Exception as error:
-            raise ValidationError(sentence(_named(what, name), self._problems_in(error))) from error
+        except Exception as error:  # noqa: BLE001 - a hook of the user's may raise anything
+            raise ValidationError(sentence(_named(what, name), self._problems_in(error))) from None
         if type_ is UNTYPED or (type(data) is type_ and type_ in SCALARS):
             return data
         if type_ is NOTHING or type(type_) is Unresolved:
@@ -166,10 +166,10 @@ class Codec:
             return self._typed_values().read(data, type_)
         except Unsupported as error:
             msg = f"{_named(what, name)}: {error}"
-            raise ValidationError(msg) from error
-        except Exception as error:
+            raise ValidationError(msg) from None
+        except Exception as error:  # noqa: BLE001 - a hook of the user's may raise anything
             said = sentence(_named(what, name), self._problems_in(error))
-            raise ValidationError(f"{said}; {advice}" if advice else said) from error
+            raise ValidationError(f"{said}; {advice}" if advice else said) from None
 
     def encode_and_decode(
         self, value: Any, type_: Any, *, what: str, name: str | None = None
@@ -199,14 +199,14 @@ class Codec:
             return dump(data), decoded
         except Unsupported as error:
             msg = f"{_named(what, name)}: {error}; return data of a supported type"
-            raise SerializationError(msg) from error
-        except Exception as error:
+            raise SerializationError(msg) from None
+        except Exception as error:  # noqa: BLE001 - a hook of the user's may raise anything
             said, problems = _named(what, name), self._problems_in(error)
             if type(type_) is Unresolved:
                 said = f"{said}: {type_.reason}. Without that type"
                 # Beside the reason, their advice to annotate would be none.
                 problems = [(path, text.partition(";")[0]) for path, text in problems]
-            raise SerializationError(sentence(said, problems)) from error
+            raise SerializationError(sentence(said, problems)) from None
 
     def load_json(self, text: str) -> Any:
         """Return the JSON-like data of a stored text.

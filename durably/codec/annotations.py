@@ -150,6 +150,6 @@ def resolve_annotations(
             continue
         try:
             resolved.update(_resolve(target, {name: annotation}))
-        except Exception as error:
-            raise ValidationError(_unresolved(fn, name, annotation, error)) from error
+        except Exception as error:  # noqa: BLE001 - an annotation is code, which may raise anything
+            raise ValidationError(_unresolved(fn, name, annotation, error)) from None
     return resolved

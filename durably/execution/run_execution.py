@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+import attrs
+
 from durably import events
 from durably._platform.signals import let_through
 from durably.errors import (
@@ -128,7 +130,7 @@ def failed(run: CurrentRun, services: Services, exc: BaseException) -> Outcome:
     # A copy: threads of the job that outlive it may still fail in their steps.
     steps = tuple(run.failed_steps)
     step = next((name for name, error in reversed(steps) if _leads_to(exc, error)), None)
-    return Failed(error_info(exc), step)
+    return Failed(attrs.evolve(error_info(exc), failed_step=step), step)
 
 
 def settled(run: CurrentRun, outcome: Outcome) -> Outcome:

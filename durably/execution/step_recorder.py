@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, NoReturn, TypeVar
 
-import attrs
-
 from durably.codec import UNTYPED
 from durably.errors import DatabaseError, OwnershipLost, RunCancelled, RunInterrupted
 from durably.events import StepCancelled, StepEvent, StepFailed
 from durably.execution.current_run import CurrentRun, Services, retry_transient
-from durably.models import RunStatus, error_info
+from durably.models import RunStatus, error_info, stored_error
 
 T = TypeVar("T")
 
@@ -64,7 +62,7 @@ class StepRecorder:
             index,
             name,
             services.codec.encode(
-                attrs.asdict(error), UNTYPED, what="the error of step", name=name
+                stored_error(error), UNTYPED, what="the error of step", name=name
             ),
             started_at_us,
             services.clock.now_us(),

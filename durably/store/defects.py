@@ -140,9 +140,11 @@ def is_error(value: Any) -> bool:
     """Return whether a value from the file is an error in the form that durably writes."""
     return (
         isinstance(value, dict)
-        and {"type", "message", "traceback"} <= value.keys()
-        and value.keys() <= {"type", "message", "traceback", "failed_step"}
-        and all(isinstance(text, str) for name, text in value.items() if name != "failed_step")
+        and value.keys() >= {"type", "message", "traceback"}
+        and value.keys() <= {"type", "message", "traceback", "notes", "failed_step"}
+        and all(isinstance(value[name], str) for name in ("type", "message", "traceback"))
+        and isinstance(notes := value.get("notes", []), list)
+        and all(isinstance(note, str) for note in notes)
         and isinstance(value.get("failed_step"), str | None)
     )
 

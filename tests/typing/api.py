@@ -324,6 +324,8 @@ def runs(app: Durably, run: Run[ImportCsv, Imported]) -> None:
     assert_type(run.id, str)
     assert_type(run.status, RunStatus)
     assert_type(run.error, ErrorInfo | None)
+    if run.error is not None:
+        assert_type(run.error.notes, tuple[str, ...])
     assert_type(run.progress, Progress | None)
     assert_type(run.labels, dict[str, str])
     assert_type(run.attempt, int)

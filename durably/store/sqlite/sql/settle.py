@@ -5,6 +5,7 @@ from typing import Any, Final
 import apsw
 
 from durably.codec.json_text import dump
+from durably.models import stored_error
 from durably.store.outcome import Completed, Failed, Interrupted, Lost, Outcome, Suspended
 from durably.store.rows import Claim, Ended, RunKey
 from durably.store.sqlite.connection.write_request import single_statement
@@ -71,13 +72,7 @@ def _settling(outcome: Outcome) -> tuple[str, dict[str, Any]]:
             return COMPLETE, {"output": output}
         case Failed(error, step):
             # With the step, for the run:fail that other engines build from the database.
-            text = {
-                "type": error.type,
-                "message": error.message,
-                "traceback": error.traceback,
-                "failed_step": step,
-            }
-            return FAIL, {"error": dump(text)}
+            return FAIL, {"error": dump(stored_error(error) | {"failed_step": step})}
         case Interrupted():
             return INTERRUPT, {}
         case Suspended(waits_for, name, until_us, awaited_pk):

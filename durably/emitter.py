@@ -74,7 +74,7 @@ class Emitter(ForkParticipant):
         self._clock = clock
         self._sequence = itertools.count(1)
         self._lock = threading.Lock()  # guards writing the two below; readers take what they see
-        self._listeners: dict[str, tuple[Listener, ...]] = {}
+        self._listeners: dict[str, tuple[_Entry, ...]] = {}
         self._handlers: tuple[ErrorHandler, ...] = ()
         # A dict by call, so that entering and leaving are atomic: a Ctrl-C may arrive anywhere.
         self._announcing: dict[object, str] = {}
@@ -88,12 +88,18 @@ class Emitter(ForkParticipant):
         """Replace the lock, which a thread of the parent may have held."""
         self._lock = threading.Lock()
 
-    def on(self, type_: str | type[Event], listener: Listener) -> Callable[[], None]:
-        """Call *listener* with each event of *type_* from now on; return a function to stop it."""
+    def on(
+        self, type_: str | type[Event], listener: Listener, *, is_users: bool = True
+    ) -> Callable[[], None]:
+        """Call *listener* with each event of *type_* from now on; return a function to stop it.
+
+        Args:
+            is_users: whether it is the user's, and not a part of durably.
+        """
         types = types_of(type_)
         if not callable(listener):
             raise ValidationError(f"a listener must be callable, not {short_repr(listener)}")
-        entry: Listener = _Entry(listener)
+        entry = _Entry(listener, is_users=is_users)
         with self._lock:
             for each_type in types:
                 self._listeners[each_type] = (*self._listeners.get(each_type, ()), entry)
@@ -148,22 +154,28 @@ class Emitter(ForkParticipant):
             timestamp=to_datetime(self._clock.now_us()), sequence=next(self._sequence), **fields
         )
 
-    def emit(self, cls: type[Event], **fields: Any) -> None:
-        """Call every listener of *cls* with a new event. Their exceptions are not raised here."""
+    def emit(self, cls: type[Event], **fields: Any) -> bool:
+        """Call every listener of *cls* with a new event. Their exceptions are not raised here.
+
+        Return whether a listener of the user's has returned.
+        """
         listeners = (*self._listeners.get(cls.type, ()), *self._listeners.get(_EVERY, ()))
         if not listeners:
-            return
+            return False
+        is_heard = False
         event = self.make(cls, **fields)
         depth = self._depth.value
         try:
             self._depth.value = depth + 1
             for listener in listeners:
-                self.call(listener, event, lambda: event)
+                has_returned = self.call(listener, event, lambda: event)
+                is_heard |= has_returned and listener.is_users
         finally:
             self._depth.value = depth  # assigned, not decremented: a signal may arrive anywhere
+        return is_heard
 
-    def call(self, listener: Listener, argument: object, event: Callable[[], Event]) -> None:
-        """Call *listener* with *argument*.
+    def call(self, listener: Listener, argument: object, event: Callable[[], Event]) -> bool:
+        """Call *listener* with *argument*, and return whether it has returned.
 
         If it raises, call the error handlers with the exception and the event that *event* makes.
         """
@@ -172,6 +184,8 @@ class Emitter(ForkParticipant):
         except BaseException as exc:  # noqa: BLE001 - a listener never harms a run
             raise_if_signal(exc)
             self._report(exc, event())
+            return False
+        return True
 
     def _report(self, exc: BaseException, event: Event) -> None:
         handlers = self._handlers
@@ -222,10 +236,11 @@ class Emitter(ForkParticipant):
 class _Entry:
     """One subscription: the same listener may be subscribed twice and unsubscribed once."""
 
-    __slots__ = ("_listener",)
+    __slots__ = ("_listener", "is_users")
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, *, is_users: bool) -> None:
         self._listener = listener
+        self.is_users = is_users
 
     def __call__(self, event: Any) -> object:
         return self._listener(event)

@@ -79,6 +79,9 @@ class Durably:
         on_duplicate_step: what happens if a step name is used twice in one execution of a run:
             ``"error"`` raises ``DuplicateStepError``; ``"reuse"`` returns the first one's result
             and warns with ``DuplicateStepWarning``. A job may have its own setting.
+        raise_failed: whether leaving a ``with`` block normally and the end of ``run_until_idle()``
+            raise ``RunsFailedError`` if runs that were executed here have failed, and no call has
+            returned them and no listener of ``run:fail`` was called.
         persist_logs: store the lines of ``step.log`` in the database, for ``get_logs`` and for
             other processes. Lines are buffered, and stored a few times a second and before their
             run ends.
@@ -120,6 +123,7 @@ class Durably:
         retain_runs: Duration | str | None = None,
         converter: cattrs.Converter | None = None,
         on_duplicate_step: OnDuplicateStep = "error",
+        raise_failed: bool = True,
         persist_logs: bool = False,
         replace: bool | None = None,
         create: bool = True,
@@ -134,6 +138,7 @@ class Durably:
             preserve_steps=preserve_steps,
             retain_runs=retain_runs,
             on_duplicate_step=on_duplicate_step,
+            raise_failed=raise_failed,
             persist_logs=persist_logs,
             create=create,
             replace=replace,
@@ -206,7 +211,9 @@ class Durably:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._shutdown.leave(kind)
 
-    def run_until_idle(self, *, max_runs: int | None = None) -> int:
+    def run_until_idle(
+        self, *, max_runs: int | None = None, raise_failed: bool | None = None
+    ) -> int:
         """Execute pending runs on the pool until none can be claimed; for cron.
 
         Blocks until then. Works on an engine that was not started, and first recovers what dead
@@ -215,11 +222,15 @@ class Durably:
         Args:
             max_runs: how many runs to execute at most; the count is exact on an engine that was
                 not started.
+            raise_failed: whether to raise ``RunsFailedError``; by default what the engine's option
+                of this name says.
 
         Returns:
             How many runs were executed.
 
         Raises:
+            RunsFailedError: runs that were executed here have failed unseen. All else was done
+                before, and each run counts as seen now.
             ConflictError: called from inside a job or a listener; or another call of this
                 executes runs of an engine that was not started, and one of the two has
                 *max_runs*.
@@ -229,7 +240,7 @@ class Durably:
         """
         self._check()
         refuse_unguarded_start()
-        return self._shutdown.run_until_idle(max_runs)
+        return self._shutdown.run_until_idle(max_runs, raise_failed=raise_failed)
 
     def process_one(self) -> bool:
         """Claim and execute one run in the calling thread; return ``False`` if there was none.

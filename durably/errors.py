@@ -8,6 +8,7 @@
     ├── NotFoundError(…, LookupError)
     ├── ConflictError                       not possible in the run's present state
     ├── RunFailedError / RunCancelledError  from wait; carry .run
+    ├── RunsFailedError(…, ExceptionGroup)  runs that have failed unseen; carries .runs
     ├── WaitTimeoutError(…, TimeoutError)
     ├── NoWorkerError
     ├── DuplicateStepError                  a step name used twice in one execution
@@ -24,7 +25,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from durably.models import Run
@@ -90,6 +92,42 @@ class RunFailedError(DurablyError):
             f"run {self.run.id} of job {self.run.job_name!r} failed: {error}. "
             f"Its checkpoints are kept: fix the cause, then call retry({self.run.id!r})."
         )
+
+
+class RunsFailedError(DurablyError, ExceptionGroup[RunFailedError]):
+    """Runs have failed, and no call has returned them.
+
+    A failed run was *seen* if a call of this process has returned it, or raised an error with it
+    (``wait``, ``as_completed``, ``trigger_and_wait``, ``get_run``, ``get_runs``, ``subscribe``), or
+    if a listener of ``run:fail`` has returned. ``count_runs`` and ``get_steps`` do not count. The
+    runs of this error count as seen.
+
+    ``str()`` is one line: how many runs have failed, of which jobs, from what, and the next move.
+    It is an ``ExceptionGroup`` of ``RunFailedError``, one for each run.
+
+    Attributes:
+        runs: the failed runs, the newest first, 1000 at most; the message counts the others.
+
+    .. versionadded:: 0.2.0
+    """
+
+    def derive(self, excs: Sequence[RunFailedError], /) -> Self:  # type: ignore[override]  # as in its documentation
+        """Return a group of *excs* with the same message, for ``except*`` and ``split``.
+
+        .. versionadded:: 0.2.0
+        """
+        return type(self)(self.message, excs)
+
+    @property
+    def runs(self) -> list[Run[Any, Any]]:
+        """The failed runs, the newest first.
+
+        .. versionadded:: 0.2.0
+        """
+        return [each.run for each in self.exceptions if isinstance(each, RunFailedError)]
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class RunCancelledError(DurablyError):

@@ -28,9 +28,30 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 # loop must not fill the file.
 _LONGEST_TEXT: Final = 64 * 1024
 _MOST_NOTES: Final = 100
+# So many characters of a run's id tell it from the others that a person has seen lately.
+_SHORT_ID: Final = 4
+_LONGEST_KEY: Final = 80
 # Characters that a terminal acts on instead of printing them (control characters, ends of lines
 # and of paragraphs, changes of direction), and lone surrogates, which cannot be written.
 _ACTS: Final = "[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+
+
+def on_one_line(text: str, longest: int | None = None) -> str:
+    """Return *text* with what a terminal acts on escaped, and cut if it is too long."""
+    if longest is not None and len(text) > longest:
+        text = f"{text[: longest - 1]}…"
+    return re.sub(_ACTS, lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def short_name(run_id: str, job_name: str | None, key: str | None) -> str:
+    """Return how a line for people names a run: the end of its id, its job, its key if it has one.
+
+    Args:
+        job_name: ``None`` to leave it out.
+    """
+    parts = [f"…{run_id[-_SHORT_ID:]}"]
+    parts += [on_one_line(part, _LONGEST_KEY) for part in (job_name, key) if part is not None]
+    return " ".join(parts)
 
 
 class RunStatus(StrEnum):
@@ -284,4 +305,4 @@ class LogEntry(Value):
         data = "".join(f" {key}={safe_repr(value)}" for key, value in self.data.items())
         when = self.created_at.isoformat(" ", "milliseconds")
         line = f"{when} {self.level.upper()} {step}{self.message}{data}"
-        return re.sub(_ACTS, lambda found: found[0].encode("unicode_escape").decode(), line)
+        return on_one_line(line)

@@ -116,6 +116,12 @@ def check_on_duplicate_step(value: object) -> None:
         )
 
 
+def check_bool(value: object, what: str) -> None:
+    """Raise ``ValidationError`` if *value* is not a bool; the message begins with *what*."""
+    if not isinstance(value, bool):
+        raise ValidationError(f"{what} must be True or False, not {short_repr(value)}")
+
+
 def _interval(_: object, attribute: attrs.Attribute[Any], value: float) -> None:
     if not 0 < value <= _LONGEST_S:
         raise ValidationError(
@@ -155,6 +161,7 @@ class Settings(Value):
     preserve_steps: bool = attrs.field(default=True)
     retain_runs: timedelta | None = attrs.field(default=None, converter=_retain_runs)
     on_duplicate_step: OnDuplicateStep = attrs.field(default="error")
+    raise_failed: bool = attrs.field(default=True)
     persist_logs: bool = attrs.field(default=False)
     create: bool = attrs.field(default=True)
     replace: bool | None = attrs.field(default=None)
@@ -188,13 +195,11 @@ class Settings(Value):
         check_on_duplicate_step(value)
 
     @preserve_steps.validator
+    @raise_failed.validator
     @persist_logs.validator
     @create.validator
     def _is_a_bool(self, attribute: attrs.Attribute[bool], value: object) -> None:
-        if not isinstance(value, bool):
-            raise ValidationError(
-                f"{attribute.name} must be True or False, not {short_repr(value)}"
-            )
+        check_bool(value, attribute.name)
 
     @replace.validator
     def _is_a_bool_or_none(self, _: object, value: object) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from durably._platform.clock import Clock
 from durably._platform.signals import deliver
 from durably.client.client import Client
-from durably.client.query import labels_of
+from durably.client.failed_runs import FailedRuns
+from durably.client.query import Reader, labels_of
 from durably.codec import Codec
 from durably.emitter import Emitter
 from durably.job_registry import JobRegistry
@@ -57,7 +58,15 @@ def open_parts(
         supervisor = Supervisor(settings, store, codec, registry, emitter, clock, labels_of)
         if settings.persist_logs:
             supervisor.flusher.persist_logs()
-        shutdown = Shutdown(store, supervisor, registry, clock)
+        failed_runs = FailedRuns(supervisor.unseen_failures, Reader(store, codec, registry), clock)
+        shutdown = Shutdown(
+            store,
+            supervisor,
+            registry,
+            clock,
+            failed_runs.error,
+            raise_failed=settings.raise_failed,
+        )
         client = Client(store, codec, registry, emitter, clock, supervisor.local, shutdown.check)
         at_exit(shutdown.at_exit)
         enter(shutdown, replaces=replaces)

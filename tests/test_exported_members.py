@@ -46,6 +46,7 @@ PUBLIC = {
     "NotFoundError",
     "RunCancelledError",
     "RunFailedError",
+    "RunsFailedError",
     "SchemaError",
     "SerializationError",
     "ValidationError",

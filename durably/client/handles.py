@@ -255,8 +255,7 @@ class JobHandle(Generic[P, R]):
         .. versionadded:: 0.1.0
         """
         self._submitter.check()
-        run = self._submitter.reader.find(run_id)
-        return run if run is not None and run.job_name == self._name else None
+        return self._submitter.reader.find(run_id, self._name)
 
     def get_runs(
         self,

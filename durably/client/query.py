@@ -13,6 +13,7 @@ from durably._platform.signals import let_through
 from durably.codec import UNTYPED, Codec
 from durably.codec.json_text import dump, load
 from durably.errors import DatabaseError, ValidationError
+from durably.execution.unseen_failures import see
 from durably.job_registry import JobRegistry
 from durably.jobs import output_type, payload_type
 from durably.models import (
@@ -184,10 +185,19 @@ class Reader:
         defects.log_noted()
         return ended, unreadable
 
-    def find(self, run: Run[Any, Any] | str) -> Run[Any, Any] | None:
-        """Return the run, ``None`` if there is none."""
-        row = self._store.find_run(run_id_of(run))
+    def read(self, run_id: str) -> Run[Any, Any] | None:
+        """Return the run, which nobody sees by that, ``None`` if there is none."""
+        row = self._store.find_run(run_id)
         return None if row is None else self.run_of(row)
+
+    def find(self, run: Run[Any, Any] | str, job_name: str | None = None) -> Run[Any, Any] | None:
+        """Return the run for a caller to see, ``None`` if there is none of that job."""
+        row = self._store.find_run(run_id_of(run))
+        if row is None or job_name not in (None, row.job_name):
+            return None
+        found = self.run_of(row)
+        see(found)
+        return found
 
     def find_many(
         self,
@@ -197,11 +207,17 @@ class Reader:
         limit: int | None,
         offset: int,
     ) -> list[Run[Any, Any]]:
-        """Return the runs that match, newest first; those that cannot be read are left out."""
+        """Return the runs that match for a caller to see, the newest first.
+
+        Those that cannot be read are left out.
+        """
         wanted = _filters(status, job_name, labels)
         limit = None if limit is None else count(limit, "limit")
         rows = self._store.find_runs(wanted, limit, count(offset, "offset"))
-        return list(_readable(self.run_of, rows))
+        found = list(_readable(self.run_of, rows))
+        for run in found:
+            see(run)
+        return found
 
     def count(
         self, status: StatusFilter, job_name: NameFilter, labels: dict[str, str] | None

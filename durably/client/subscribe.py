@@ -21,6 +21,7 @@ from durably.events import (
     RunEvent,
     RunFailed,
 )
+from durably.execution.unseen_failures import see_attempt, unseen_attempt
 from durably.models import TERMINAL, Run, RunStatus
 from durably.store.api import Store
 
@@ -57,7 +58,8 @@ class Subscription(Iterator[Event]):
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._is_over = False
         self._last: Event | None = None
-        self._unsubscribe = emitter.on("*", self._hear)
+        self._failed_attempt: int | None = None  # the one of the first event of a failure
+        self._unsubscribe = emitter.on("*", self._hear, is_users=False)
         try:
             found = reader.get(self._run_id)
             if found.is_terminal:
@@ -70,6 +72,9 @@ class Subscription(Iterator[Event]):
 
     def _hear(self, event: Event) -> None:
         if isinstance(event, RunEvent) and event.run_id == self._run_id:
+            if isinstance(event, RunFailed) and self._failed_attempt is None:
+                # Known only now: when the event is returned, another attempt may have failed.
+                self._failed_attempt = unseen_attempt(self._run_id)
             self._events.put(event)
             self._changes.notify()
 
@@ -84,6 +89,8 @@ class Subscription(Iterator[Event]):
             self.close()
         if event is None:
             raise StopIteration
+        if isinstance(event, RunFailed) and self._failed_attempt is not None:
+            see_attempt(self._run_id, self._failed_attempt)
         return event
 
     def _next(self) -> Event | None:
@@ -127,6 +134,7 @@ class Subscription(Iterator[Event]):
         if run.status is RunStatus.COMPLETED:
             return self._emitter.make(RunCompleted, **fields, output=run.output, duration=duration)
         if run.status is RunStatus.FAILED:
+            self._failed_attempt = run.attempt
             return self._emitter.make(
                 RunFailed,
                 **fields,

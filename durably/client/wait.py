@@ -24,6 +24,7 @@ from durably.errors import (
     WaitTimeoutError,
 )
 from durably.execution.live_failures import FailureWatch
+from durably.execution.unseen_failures import awaiting, see
 from durably.models import TERMINAL, Disposition, Run, RunStatus, printable
 from durably.settings import Duration, optional_timeout
 from durably.store.api import Liveness, Store
@@ -139,7 +140,12 @@ class Waiter:
         patience = Patience(self._clock, timeout_s)
         waiting = dict.fromkeys(run_ids)
         while waiting:
-            with deferred(), patience.limited(), self._worker.waiting() as worker:
+            with (
+                deferred(),
+                patience.limited(),
+                awaiting(waiting),
+                self._worker.waiting() as worker,
+            ):
                 ended, unreadable = self._next_ended(list(waiting), patience, worker)
             for run_id in unreadable:
                 del waiting[run_id]
@@ -150,6 +156,8 @@ class Waiter:
                 )
             for run in ended:
                 del waiting[run.id]
+                with deferred():
+                    see(run)
                 yield run
 
     def _next_ended(
@@ -241,6 +249,7 @@ def completed(run: Run[Any, Any], watch: FailureWatch) -> Run[Any, Any]:
         RunFailedError: it has failed; from the job's own exception, if that was raised here.
         RunCancelledError: it was cancelled.
     """
+    see(run)
     if run.status is RunStatus.FAILED:
         exc = watch.exception_of(run)
         raise RunFailedError(run) from (None if exc is None else printable(exc))

@@ -28,10 +28,14 @@ class FailureWatch:
             for other in self._failures.keys() - {run_id}:
                 del self._failures[other]
 
+    def is_for(self, run_id: str) -> bool:
+        """Return whether that run is watched."""
+        return self._run_id in (None, run_id)
+
     def note(self, run_id: str, attempt: int, exc: BaseException) -> None:
         """Keep what has failed an attempt of a run, if that run is watched."""
         with self._lock:
-            if self._run_id in (None, run_id):
+            if self.is_for(run_id):
                 self._failures[run_id] = attempt, exc
 
     def exception_of(self, run: Run[Any, Any]) -> BaseException | None:
@@ -63,6 +67,11 @@ class LiveFailures:
         finally:
             with self._lock:
                 self._watches.remove(watch)
+
+    def is_watched(self, run_id: str) -> bool:
+        """Return whether a call watches this run, or one that it is about to trigger."""
+        with self._lock:
+            return any(watch.is_for(run_id) for watch in self._watches)
 
     def note(self, run_id: str, attempt: int, exc: BaseException) -> None:
         """Pass on what has failed a run; called before its end is stored."""

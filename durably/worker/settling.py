@@ -8,6 +8,7 @@ from typing import NamedTuple
 from durably import events
 from durably.errors import DatabaseError, StopRun
 from durably.execution.current_run import CurrentRun, Services, report_worker_error, retry_transient
+from durably.execution.unseen_failures import UnseenFailures, see_attempt
 from durably.store.api import Store
 from durably.store.outcome import Completed, Failed, Interrupted, Lost, Outcome
 from durably.store.rows import Claim, Ended, RunRow
@@ -33,11 +34,18 @@ class Settling:
     """
 
     def __init__(
-        self, store: Store, services: Services, flusher: Flusher, *, preserve_steps: bool
+        self,
+        store: Store,
+        services: Services,
+        flusher: Flusher,
+        unseen_failures: UnseenFailures,
+        *,
+        preserve_steps: bool,
     ) -> None:
         self._store = store
         self._services = services
         self._flusher = flusher
+        self._unseen_failures = unseen_failures
         self._preserve_steps = preserve_steps
 
     def settle(
@@ -52,6 +60,9 @@ class Settling:
         progress = run.take_progress()
         self._flush_lines(run)
         now_us = self._services.clock.now_us()
+        if isinstance(outcome, Failed):
+            # Before the end is stored, and a call can return it.
+            self._unseen_failures.note(run.id, run.attempt)
         ended: Ended | None = None
         if not isinstance(outcome, Lost):
             text = None if progress is None else self._flusher.encoded(progress)
@@ -60,6 +71,7 @@ class Settling:
         if not is_effective:
             # Cancelled, or taken over. Either way this job has left its thread.
             self._release(run)
+            self._unseen_failures.see(run.id, run.attempt)
         goes_back = isinstance(outcome, Interrupted | Lost)
         if not is_effective or goes_back or run.row.concurrency_key is not None:
             # Claimable is this run, also if others have put it back before, or the next one with
@@ -129,12 +141,14 @@ class Settling:
         if isinstance(outcome, Completed):
             emitter.emit(events.RunCompleted, **run.fields, output=outcome.value, duration=duration)
         elif isinstance(outcome, Failed):
-            emitter.emit(
+            is_heard = emitter.emit(
                 events.RunFailed,
                 **run.fields,
                 error=outcome.error,
                 failed_step=outcome.step,
                 duration=duration,
             )
+            if is_heard:
+                see_attempt(run.id, run.attempt)
         elif isinstance(outcome, Interrupted):
             emitter.emit(events.RunInterrupted, **run.fields)

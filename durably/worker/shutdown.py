@@ -18,10 +18,11 @@ from durably.errors import (
     DurablyError,
     EngineClosedError,
     ForkedError,
+    RunsFailedError,
 )
 from durably.job_registry import JobRegistry
 from durably.models import RunStatus
-from durably.settings import count
+from durably.settings import check_bool, count
 from durably.store.api import Store
 from durably.store.rows import Filters
 from durably.worker.leaving import Notice, is_leaving, say_abandoned, say_left
@@ -32,10 +33,23 @@ log = logging.getLogger("durably")
 
 
 class Shutdown:
-    """End an engine in order, and know whether it can still be used. Usable from any thread."""
+    """End an engine in order, and know whether it can still be used. Usable from any thread.
+
+    Args:
+        failed_unseen: returns the error of the runs that have failed unseen, which count as seen
+            then; ``None`` if there are none.
+        raise_failed: whether the end of a ``with`` block and of ``run_until_idle`` raise it.
+    """
 
     def __init__(
-        self, store: Store, supervisor: Supervisor, registry: JobRegistry, clock: Clock
+        self,
+        store: Store,
+        supervisor: Supervisor,
+        registry: JobRegistry,
+        clock: Clock,
+        failed_unseen: Callable[[], RunsFailedError | None],
+        *,
+        raise_failed: bool,
     ) -> None:
         self._store = store
         self._supervisor = supervisor
@@ -44,6 +58,11 @@ class Shutdown:
         supervisor.shutdown = self
         self._registry = registry
         self._clock = clock
+        self._failed_unseen = failed_unseen
+        self._raise_failed = raise_failed
+        # Whether a with block was entered, and the error that its end is to raise.
+        self._is_entered = False
+        self._failed: RunsFailedError | None = None
         self._pid = os.getpid()
         self._closing = threading.RLock()  # held while closing, so that others wait for its end
         self._has_closed = False
@@ -130,16 +149,22 @@ class Shutdown:
             return
         self._close()
 
-    def run_until_idle(self, max_runs: int | None) -> int:
+    def run_until_idle(self, max_runs: int | None, *, raise_failed: bool | None) -> int:
         """Execute runs until none can be claimed, as ``Durably.run_until_idle`` does."""
         if max_runs is not None:
             count(max_runs, "max_runs", below=math.inf)
+        raise_failed = self._raise_failed if raise_failed is None else raise_failed
+        check_bool(raise_failed, "raise_failed")
         try:
-            return self._supervisor.run_until_idle(max_runs)
+            executed = self._supervisor.run_until_idle(max_runs)
         except BaseException:
             if self._supervisor.lifecycle.is_abandoned:
                 self._abandon()
             raise
+        failed = self._failed_unseen() if raise_failed else None
+        if failed is not None:
+            raise failed
+        return executed
 
     @entered
     def at_exit(self) -> None:
@@ -172,6 +197,7 @@ class Shutdown:
         """Start the engine at the beginning of a ``with`` block."""
         try:
             start()
+            self._is_entered = True
         except BaseException as exc:
             if is_from_signal(exc):
                 self.at_exit()  # Python does not call __exit__ then
@@ -183,9 +209,28 @@ class Shutdown:
         Args:
             cause: of the exception that has left the block. Without one all runs are executed
                 first; after one they stop at their next step boundary.
+
+        Raises:
+            RunsFailedError: runs have failed unseen, and no exception has left the block.
         """
-        if self._is_over:
+        if os.getpid() != self._pid:
             return
+        is_left = cause is not None
+        try:
+            if not self._supervisor.state.is_closed:
+                self._leave(cause)
+        except BaseException:
+            is_left = True
+            raise
+        finally:
+            failed, self._failed = self._failed, None
+            if failed is not None and is_left:
+                # The exception that leaves the block is not to be hidden by this one.
+                log.error("%s", failed)
+        if failed is not None and not is_left:
+            raise failed
+
+    def _leave(self, cause: type[BaseException] | None) -> None:
         interrupt = cause is not None
         executed = self._executed()
         try:
@@ -267,6 +312,7 @@ class Shutdown:
         with self._closing, limited(self._clock, BUSY_TIMEOUT_S):
             if self._has_closed:
                 return
+            self._note_failed()
             self._supervisor.state.become(State.CLOSED)
             try:
                 self._supervisor.flusher.flush_lines()
@@ -278,6 +324,15 @@ class Shutdown:
                     # Only now: a signal may have interrupted a first call.
                     self._has_closed = True
                     self._store.changes.notify()
+
+    def _note_failed(self) -> None:
+        """Keep the error for the end of a ``with`` block, while its runs can be read."""
+        if not self._is_entered or not self._raise_failed or self._supervisor.file.lost is not None:
+            return
+        try:
+            self._failed = self._failed or self._failed_unseen()
+        except DatabaseError as exc:
+            log.warning("the runs that have failed cannot be read: %s", exc)
 
     def _log_left(self, cause: type[BaseException], executed: list[str]) -> None:
         """Log how many runs wait for the next start."""

@@ -21,6 +21,7 @@ from durably.errors import (
 )
 from durably.execution.current_run import CurrentRun, Services, report_worker_error
 from durably.execution.live_failures import LiveFailures
+from durably.execution.unseen_failures import UnseenFailures
 from durably.job_registry import JobRegistry
 from durably.settings import Settings
 from durably.store.api import Store
@@ -110,12 +111,19 @@ class Supervisor:
             on_none_claimable=self._foreign.warn,
         )
         live_failures = LiveFailures()
+        self.unseen_failures = UnseenFailures(live_failures.is_watched)
         self._executor = Executor(
             services=services,
             registry=registry,
             runs=self._runs,
             claimer=self._claimer,
-            settling=Settling(store, services, flusher, preserve_steps=settings.preserve_steps),
+            settling=Settling(
+                store,
+                services,
+                flusher,
+                self.unseen_failures,
+                preserve_steps=settings.preserve_steps,
+            ),
             live_failures=live_failures,
             on_error=self._on_error,
         )

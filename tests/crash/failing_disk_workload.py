@@ -282,7 +282,7 @@ class Session:
         """On a disk that works: nothing that was acknowledged is lost, and nothing is stuck."""
         app = durably.Durably(self._path, jobs=self.jobs(), synchronous="normal")
         try:
-            app.run_until_idle()
+            app.run_until_idle(raise_failed=False)
             for run in app.get_runs():
                 told = self.acknowledged.pop(run.id, None)
                 if told is None:

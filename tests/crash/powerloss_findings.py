@@ -230,7 +230,7 @@ def resume(image: Path) -> list[str]:
         synchronous="normal",
     )
     try:
-        app.run_until_idle()
+        app.run_until_idle(raise_failed=False)
         runs = app.get_runs()
     finally:
         app.close()

@@ -57,7 +57,7 @@ class TestRunUntilIdle:
         triggered = app.jobs["square"].batch_trigger(list(range(10)))
         app.jobs["fails"].trigger()
 
-        assert app.run_until_idle() == 11
+        assert app.run_until_idle(raise_failed=False) == 11
         assert [app.get_run(run).output for run in triggered] == [n * n for n in range(10)]
         assert app.count_runs(status="failed") == 1
         assert names_of_threads() == []

@@ -394,6 +394,10 @@ def errors(app: Durably) -> None:
         assert_type(failed.run, Run[Any, Any])
     except durably.RunCancelledError as cancelled:
         assert_type(cancelled.run, Run[Any, Any])
+    try:
+        assert_type(app.run_until_idle(max_runs=2, raise_failed=True), int)
+    except durably.RunsFailedError as failed_unseen:
+        assert_type(failed_unseen.runs, list[Run[Any, Any]])
 
 
 def on_progress(progress: Progress) -> None:

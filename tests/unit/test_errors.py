@@ -25,6 +25,7 @@ TREE: dict[str, tuple[type, ...]] = {
     "NotFoundError": (errors.DurablyError, LookupError),
     "ConflictError": (errors.DurablyError,),
     "RunFailedError": (errors.DurablyError,),
+    "RunsFailedError": (errors.DurablyError, ExceptionGroup),
     "RunCancelledError": (errors.DurablyError,),
     "WaitTimeoutError": (errors.DurablyError, TimeoutError),
     "NoWorkerError": (errors.DurablyError,),
@@ -41,7 +42,7 @@ TREE: dict[str, tuple[type, ...]] = {
     "DurablyWarning": (UserWarning,),
     "DuplicateStepWarning": (durably.DurablyWarning,),
 }
-WITH_A_RUN = ("RunFailedError", "RunCancelledError")
+WITH_A_RUN = ("RunFailedError", "RunsFailedError", "RunCancelledError")
 TEXTUAL = sorted(TREE.keys() - set(WITH_A_RUN))
 
 

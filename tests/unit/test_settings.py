@@ -38,6 +38,7 @@ def test_the_defaults_are_the_contracts() -> None:
         "retain_runs": None,
         "converter": None,
         "on_duplicate_step": "error",
+        "raise_failed": True,
         "persist_logs": False,
         "replace": None,
         "create": True,

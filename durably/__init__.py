@@ -25,6 +25,7 @@ from durably.errors import (
     NotFoundError,
     NoWorkerError,
     OwnershipLost,
+    PayloadChangedWarning,
     RunCancelled,
     RunCancelledError,
     RunFailedError,
@@ -41,6 +42,7 @@ from durably.execution.context import StepContext
 from durably.execution.retry import Retry
 from durably.jobs import Job, job
 from durably.models import ErrorInfo, LogEntry, Progress, Run, RunStatus, StepRecord
+from durably.oneline import run
 
 __version__ = "0.1.0"
 
@@ -64,6 +66,7 @@ __all__ = [
     "NoWorkerError",
     "NotFoundError",
     "OwnershipLost",
+    "PayloadChangedWarning",
     "Progress",
     "Retry",
     "Run",
@@ -82,4 +85,5 @@ __all__ = [
     "ValidationError",
     "WaitTimeoutError",
     "job",
+    "run",
 ]

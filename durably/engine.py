@@ -12,6 +12,7 @@ from durably._platform.spawning import refuse_unguarded_open, refuse_unguarded_s
 from durably.client.callbacks import OnLog, OnProgress
 from durably.client.handles import JobHandle, ReadOnly, TriggerOptions, WaitOptions
 from durably.client.query import AnyRun, NameFilter, StatusFilter
+from durably.client.run_here import CheckedOptions, RunOptions
 from durably.client.submit import NOT_GIVEN
 from durably.client.subscribe import Subscription
 from durably.emitter import ErrorHandler, Listener
@@ -19,7 +20,14 @@ from durably.events import Event
 from durably.jobs import Job
 from durably.models import LogEntry, Run, StepRecord
 from durably.names import name_of_plugin
-from durably.settings import Duration, OnDuplicateStep, Settings, optional_timeout
+from durably.settings import (
+    Duration,
+    IfRunning,
+    OnDuplicateStep,
+    OnPayloadChange,
+    Settings,
+    optional_timeout,
+)
 from durably.wiring import open_parts
 
 if TYPE_CHECKING:
@@ -420,7 +428,99 @@ class Durably:
         self._check()
         return self._client.handles.find(job, "batch_trigger").batch_trigger(items)
 
-    # -- runs ----------------------------------------------------------------------------
+    # -- executing here ------------------------------------------------------------------
+
+    @overload
+    def run(
+        self,
+        job: Job[P, R],
+        payload: P | Mapping[str, Any] | None = ...,
+        **options: Unpack[RunOptions],
+    ) -> Run[P, R]: ...
+    @overload
+    def run(self, job: str, payload: Any = ..., **options: Unpack[RunOptions]) -> AnyRun: ...
+    def run(
+        self,
+        job: Job[Any, Any] | str,
+        payload: Any = NOT_GIVEN,
+        *,
+        key: str | None = None,
+        fresh: bool = False,
+        if_running: IfRunning = "wait",
+        timeout: Duration | None = None,
+        on_payload_change: OnPayloadChange = "warn",
+        concurrency_key: str | None = None,
+        labels: dict[str, str] | None = None,
+        show: bool | None = None,
+    ) -> AnyRun:
+        """Bring a run to its end, from wherever it is, in the calling thread; return it completed.
+
+        With a *key* there is one run for this job and key. If it has completed it is returned as it
+        is; if it failed, was cancelled, interrupted or left by a dead process it continues with its
+        checkpoints; if it is not there it is created. Without a key the newest run of the job with
+        an equal payload and no key continues, unless it has completed: then a new one is created.
+        So a script that is started again after a crash goes on, and the next night's does its work.
+
+        The engine need not be started, and no pool is used: the job is called by this thread, with
+        its context variables. Ctrl-C leaves the step in progress at once if that is Python code;
+        the run goes back to pending with its checkpoints. A run waits for another one with its
+        concurrency key only while that is executed, not for those in the queue.
+
+        Usable from any thread; Ctrl-C reaches only the main one.
+
+        Args:
+            job: a job, which is registered in place of an older one of its name, or the name of a
+                registered one. It continues a run whatever code has begun it.
+            payload: as for ``trigger``.
+            key: the run's idempotency key.
+            fresh: create a new run in any case. The key passes to it; the old run keeps its record.
+            if_running: what happens if a live process, or this engine's pool, executes the run or
+                another one with its concurrency key. ``"wait"`` waits for its end, and continues
+                the run here if that process dies; ``"skip"`` returns the run at once, with
+                ``disposition="skipped"``; ``"error"`` raises ``ConflictError``.
+            timeout: seconds (or a ``timedelta``) for the whole call. The run stops at its next step
+                boundary then.
+            on_payload_change: what happens if the run with the key has another payload. ``"warn"``
+                warns with ``PayloadChangedWarning`` and leaves the payload as it is; ``"refuse"``
+                raises ``ConflictError``; ``"extend"`` stores the new one, and a completed run
+                continues with its checkpoints.
+            concurrency_key: of all runs with this key at most one is executed at a time. It is that
+                of a new run.
+            labels: of a new run, for filtering.
+            show: ``True``, ``False``, or ``None`` for the default of the display.
+
+        Returns:
+            The run. Its ``disposition`` is ``"created"``, ``"continued"``, ``"idempotent"`` (it had
+            completed before) or ``"skipped"``.
+
+        Raises:
+            RunFailedError: the run failed; raised from the job's own exception.
+            RunCancelledError: the run was cancelled meanwhile.
+            WaitTimeoutError: the timeout is over. What was executed here is pending again.
+            ConflictError: called from inside a job; the run is executed elsewhere or has another
+                payload, and that was to be an error; the engine was stopped meanwhile; or another
+                function is registered under the job's name.
+            NotFoundError: no job of that name is registered, or the run was deleted meanwhile.
+            ValidationError: an argument is not acceptable. Nothing is stored.
+            DatabaseError: the run cannot be stored or read now, or its end could not be stored.
+            BaseException: what a signal handler has raised, such as ``KeyboardInterrupt``, with a
+                note that says what is kept.
+
+        .. versionadded:: 0.2.0
+        """
+        self._check()
+        refuse_unguarded_start()
+        options = CheckedOptions(
+            key=key,
+            fresh=fresh,
+            if_running=if_running,
+            timeout=timeout,
+            on_payload_change=on_payload_change,
+            concurrency_key=concurrency_key,
+            labels=labels,
+            show=show,
+        )
+        return self._client.runner.run(job, payload, options)
 
     # -- runs ----------------------------------------------------------------------------
 

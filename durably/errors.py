@@ -20,7 +20,7 @@
     StopRun(BaseException)                  control flow inside a job
     ├── RunCancelled · RunInterrupted · OwnershipLost
     DurablyWarning(UserWarning)
-    └── DuplicateStepWarning
+    └── DuplicateStepWarning · PayloadChangedWarning
 """
 
 from __future__ import annotations
@@ -273,4 +273,13 @@ class DuplicateStepWarning(DurablyWarning):
     The second use returns the result of the first one.
 
     .. versionadded:: 0.1.0
+    """
+
+
+class PayloadChangedWarning(DurablyWarning):
+    """A run that has the key was started with another payload.
+
+    The message names the paths that differ, such as ``$.pages``, and never a value.
+
+    .. versionadded:: 0.2.0
     """

@@ -19,7 +19,7 @@ from durably.values import Value
 P = TypeVar("P")
 R = TypeVar("R")
 
-Disposition = Literal["created", "idempotent", "coalesced", "retried"]
+Disposition = Literal["created", "idempotent", "coalesced", "retried", "continued", "skipped"]
 RunKind = Literal["job", "session"]
 StepStatus = Literal["completed", "failed", "cancelled"]
 LogLevel = Literal["debug", "info", "warning", "error"]

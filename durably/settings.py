@@ -110,10 +110,15 @@ def age(value: object, what: str) -> timedelta:
 
 def check_on_duplicate_step(value: object) -> None:
     """Raise ``ValidationError`` if *value* is not a value of ``on_duplicate_step``."""
-    if not isinstance(value, str) or value not in get_args(OnDuplicateStep):
-        raise ValidationError(
-            f'on_duplicate_step must be "error" or "reuse", not {short_repr(value)}'
-        )
+    check_choice(value, "on_duplicate_step", OnDuplicateStep)
+
+
+def check_choice(value: object, what: str, choices: Any) -> None:
+    """Raise ``ValidationError`` if *value* is not one of the texts of the literal *choices*."""
+    known = get_args(choices)
+    if not isinstance(value, str) or value not in known:
+        listed = ", ".join(f'"{each}"' for each in known[:-1]) + f' or "{known[-1]}"'
+        raise ValidationError(f"{what} must be {listed}, not {short_repr(value)}")
 
 
 def check_bool(value: object, what: str) -> None:

@@ -22,6 +22,7 @@ PUBLIC = {
     "JobHandle",
     "Trigger",
     "job",
+    "run",
     # steps
     "NOTHING",
     "Retry",
@@ -55,6 +56,7 @@ PUBLIC = {
     "DuplicateStepWarning",
     "DurablyWarning",
     "OwnershipLost",
+    "PayloadChangedWarning",
     "RunCancelled",
     "RunInterrupted",
     "StopRun",
@@ -62,7 +64,7 @@ PUBLIC = {
 
 
 ENGINE = (
-    "start stop close init run_until_idle process_one register jobs get_job trigger "
+    "start stop close init run run_until_idle process_one register jobs get_job trigger "
     "trigger_and_wait batch_trigger get_run get_runs "
     "count_runs get_steps get_logs wait as_completed retry adopt retrigger cancel delete_run "
     "purge_runs on on_error subscribe use"

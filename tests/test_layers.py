@@ -25,7 +25,7 @@ FLOORS: list[set[str]] = [
     {"client", "worker"},
     {"wiring"},
     {"engine"},
-    {"plugins", "testing", "cli", "display"},
+    {"plugins", "testing", "cli", "display", "oneline"},
     {"durably", "__main__"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

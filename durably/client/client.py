@@ -10,6 +10,7 @@ from durably.client.control import Control
 from durably.client.handles import Handles
 from durably.client.local_worker import LocalWorker, NoWorker
 from durably.client.query import AnyRun, Reader
+from durably.client.run_here import Runner
 from durably.client.submit import Submitter
 from durably.client.subscribe import Subscription
 from durably.client.wait import Waiter
@@ -61,6 +62,16 @@ class Client:
             check=store.check_in_place if check is None else check,
         )
         self.handles = Handles(self.submitter)
+        self.runner = Runner(
+            store=store,
+            codec=codec,
+            clock=clock,
+            reader=self.reader,
+            submitter=self.submitter,
+            handles=self.handles,
+            waiter=self.waiter,
+            worker=worker,
+        )
         self.control = Control(store, emitter, clock, registry, self.reader, self.submitter, worker)
 
     def subscribe(self, run: AnyRun | str) -> Subscription:

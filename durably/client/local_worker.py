@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import Any, Protocol, TypeVar, Unpack
 
 from durably.errors import StopRun
+from durably.execution.current_run import CurrentRun
 from durably.execution.live_failures import FailureWatch
+from durably.jobs import Job
 from durably.store.api import Store
-from durably.store.rows import Enqueued, NewRun, RunRow
+from durably.store.rows import Beginning, BeginOptions, Enqueued, NewRun, RunRow
+
+T = TypeVar("T")
 
 
 class Waiting(Protocol):
@@ -45,8 +49,53 @@ class Waiting(Protocol):
         """Return the number of each owner row that the worker has had."""
 
 
+class CallersThread(Protocol):
+    """What a call that executes a certain run in its own thread asks of the worker."""
+
+    @property
+    def recover(self) -> Callable[[], object]:
+        """Return what puts back what dead and hung engines have left."""
+
+    def raise_if_inside_job(self) -> None:
+        """Raise ``ConflictError`` if the calling thread executes a job of this engine."""
+
+    def raise_if_closed(self) -> None:
+        """Raise ``EngineClosedError`` if the engine is closed, or is being closed."""
+
+    def holding(self, call: Callable[[], T]) -> T:
+        """Need the worker's threads during a call, and return its result."""
+
+    def begin(
+        self, new: NewRun, origins: str, **options: Unpack[BeginOptions]
+    ) -> tuple[Beginning, CurrentRun | None]:
+        """Create or continue a certain run, and claim it if possible, as ``Store.begin`` does."""
+
+    def execute(
+        self,
+        run: CurrentRun,
+        job: Job[Any, Any],
+        *,
+        announce: Callable[[], object],
+        timeout_s: float | None,
+    ) -> bool:
+        """Execute a run that was begun; return whether its timeout was over before its end.
+
+        Args:
+            announce: called before; the run goes back if it raises.
+            timeout_s: after which the run stops at its next step boundary.
+
+        Raises:
+            DatabaseError: its end could not be stored.
+            BaseException: what a signal handler has raised in this thread. The run goes back.
+        """
+
+
 class LocalWorker(Protocol):
     """The worker of this process, as clients see it. Usable from any thread."""
+
+    @property
+    def callers_thread(self) -> CallersThread | None:
+        """Return what executes certain runs; ``None`` in a process that executes nothing."""
 
     def enqueue_and_claim(self, new: NewRun, now_us: int) -> Enqueued | None:
         """Store a run and start the run that is first in line, which need not be the new one.
@@ -81,6 +130,7 @@ class LocalWorker(Protocol):
 class NoWorker:
     """The worker of a process that has none: nothing is executed or claimed."""
 
+    callers_thread: CallersThread | None = None
     is_claiming = False
     is_stuck = False
     owner: int | None = None

@@ -75,7 +75,7 @@ class Trigger(Value, Generic[P]):
     labels: dict[str, str] | None = attrs.field(default=None, kw_only=True)
 
 
-class _Accepted(NamedTuple):
+class Accepted(NamedTuple):
     """A valid trigger, ready to be stored."""
 
     new: NewRun
@@ -100,20 +100,20 @@ class Submitter:
 
     def trigger(self, job: Job[Any, Any], trigger: Trigger[Any]) -> Run[Any, Any]:
         """Store one trigger; when this returns it is committed."""
-        accepted = self._accepted(job, trigger)
+        accepted = self.accepted(job, trigger)
         new = accepted.new
         if not self._has_listeners(new):
             now_us = self._clock.now_us()
             enqueued = self._worker.enqueue_and_claim(new, now_us)
             if enqueued is not None:
-                return self._emit(enqueued, accepted, to_datetime(now_us))
+                return self.emit(enqueued, accepted, to_datetime(now_us))
         # The run starts after the listeners have returned: one that waits for the run would wait
         # for itself otherwise.
         try:
             with self._emitter.announcing(new.id):
                 now_us = self._clock.now_us()
                 enqueued = self._store.enqueue(new, now_us)
-                return self._emit(enqueued, accepted, to_datetime(now_us))
+                return self.emit(enqueued, accepted, to_datetime(now_us))
         finally:
             # Only now: run:start is emitted after run:trigger.
             self.offer()
@@ -133,11 +133,11 @@ class Submitter:
 
     def trigger_all(self, job: Job[Any, Any], items: list[Any]) -> list[Run[Any, Any]]:
         """Store a run for each payload or ``Trigger`` in one transaction, or none."""
-        accepted: list[_Accepted] = []
+        accepted: list[Accepted] = []
         for position, item in enumerate(items):
             try:
                 accepted.append(
-                    self._accepted(job, item)
+                    self.accepted(job, item)
                     if isinstance(item, Trigger)
                     else self._accepted_payload(job, item)
                 )
@@ -150,13 +150,18 @@ class Submitter:
         all_enqueued = self._store.enqueue_many([each.new for each in accepted], now_us)
         try:
             return [
-                self._emit(enqueued, each, now)
+                self.emit(enqueued, each, now)
                 for enqueued, each in zip(all_enqueued, accepted, strict=True)
             ]
         finally:
             self.offer()
 
-    def _accepted(self, job: Job[Any, Any], trigger: Trigger[Any]) -> _Accepted:
+    def accepted(self, job: Job[Any, Any], trigger: Trigger[Any]) -> Accepted:
+        """Return a trigger as it is stored.
+
+        Raises:
+            ValidationError: it is not acceptable.
+        """
         for name in ("coalesce", "retry_failed"):
             if not isinstance(getattr(trigger, name), bool):
                 raise ValidationError(f"{name} must be True or False")
@@ -166,8 +171,8 @@ class Submitter:
             )
         if trigger.coalesce and trigger.concurrency_key is None:
             raise ValidationError("coalesce needs a concurrency_key, to know what to join")
-        idempotency_key = _key(trigger.idempotency_key, "idempotency_key")
-        concurrency_key = _key(trigger.concurrency_key, "concurrency_key")
+        idempotency_key = checked_key(trigger.idempotency_key, "idempotency_key")
+        concurrency_key = checked_key(trigger.concurrency_key, "concurrency_key")
         plain = self._accepted_payload(job, trigger.payload)
         new = plain.new._replace(
             labels=_labels(trigger.labels),
@@ -177,11 +182,11 @@ class Submitter:
             retry_failed=trigger.retry_failed,
             origins=f"{{{origins_json(job)}}}" if trigger.coalesce else "{}",
         )
-        return _Accepted(new, plain.payload)
+        return Accepted(new, plain.payload)
 
-    def _accepted_payload(self, job: Job[Any, Any], payload: Any) -> _Accepted:
+    def _accepted_payload(self, job: Job[Any, Any], payload: Any) -> Accepted:
         text, decoded = self._payload(job, payload)
-        return _Accepted(NewRun(self._ids.new(), job.name, text), decoded)
+        return Accepted(NewRun(self._ids.new(), job.name, text), decoded)
 
     def _payload(self, job: Job[Any, Any], payload: Any) -> tuple[str, Any]:
         """Return the payload as it is stored, and as it will be read."""
@@ -206,7 +211,8 @@ class Submitter:
         except SerializationError as exc:
             raise ValidationError(str(exc)) from None
 
-    def _emit(self, enqueued: Enqueued, accepted: _Accepted, now: datetime) -> Run[Any, Any]:
+    def emit(self, enqueued: Enqueued, accepted: Accepted, now: datetime) -> Run[Any, Any]:
+        """Emit the events of a trigger that was stored, and return its run."""
         is_created = enqueued.disposition == "created"
         run = (
             self.reader.created(enqueued.row, accepted.payload, now)
@@ -247,7 +253,8 @@ class Submitter:
         )
 
 
-def _key(key: object, name: str) -> str | None:
+def checked_key(key: object, name: str) -> str | None:
+    """Return a key as it is stored; *name* is that of the argument."""
     return None if key is None else _plain(check_text(key, name))
 
 

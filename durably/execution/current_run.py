@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import threading
+from _thread import get_ident
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
@@ -99,6 +100,8 @@ class CurrentRun:
         self.stop_was_raised = False
         # The exception of a signal in the caller's thread that a call of the job has passed on.
         self.callers_signal: BaseException | None = None
+        # The step in which that was raised, if it was in one.
+        self.stopped_in: str | None = None
         # When this claim was last known to be the current one, by the clock's ``monotonic``: just
         # before its claim, a heartbeat or a read of the database.
         self.current_at = -math.inf
@@ -180,6 +183,10 @@ class CurrentRun:
         """
         if self.callers_signal is None and self.is_callers_signal(exc):
             self.callers_signal = exc
+            # The innermost one that this thread is inside of.
+            mine = (get_ident(),)
+            turns = reversed(tuple(self.turns.items()))
+            self.stopped_in = next((name for name, turn in turns if turn == mine), None)
             self.stop_was_raised = True
             self.stop(RunInterrupted)
 

@@ -157,6 +157,7 @@ class Store(Protocol):
 
         Raises:
             ConflictError: the key is that of a run of another kind.
+            NotFoundError: the run was wanted by its number, and was deleted.
             DatabaseError: the row of the run cannot be read or executed; nothing is stored.
         """
 
@@ -238,6 +239,9 @@ class Store(Protocol):
 
     def find_run(self, run_id: str) -> RunRow | None:
         """Return the run with that id, ``None`` if there is none."""
+
+    def find_by_key(self, job_name: str, key: str) -> RunRow | None:
+        """Return the run of that job, or the session of that name, with that key."""
 
     def get_run(self, run_id: str) -> RunRow:
         """Return the run with that id.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, NewType
+from typing import Literal, NamedTuple, NewType, TypedDict
 
 from durably.models import Disposition, RunKind
 from durably.settings import OnPayloadChange
@@ -133,6 +133,7 @@ class Begin(NamedTuple):
         is_fresh: whether it is created in any case. The key of an existing run passes to it.
         on_payload_change: what happens if the run with the key has another payload.
         same_payloads: stored payloads that are not another one, although their text differs.
+        run_pk: the run that is wanted, whatever its key and its payload.
     """
 
     new: NewRun
@@ -140,6 +141,16 @@ class Begin(NamedTuple):
     is_fresh: bool = False
     on_payload_change: OnPayloadChange = "warn"
     same_payloads: frozenset[str] = frozenset()
+    run_pk: RunKey | None = None
+
+
+class BeginOptions(TypedDict, total=False):
+    """The options of ``Begin``, as type checkers see them."""
+
+    is_fresh: bool
+    on_payload_change: OnPayloadChange
+    same_payloads: frozenset[str]
+    run_pk: RunKey | None
 
 
 class Executor(NamedTuple):

@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Unpack
 
 from durably import events
 from durably._platform.clock import Clock
@@ -15,10 +15,9 @@ from durably.emitter import Emitter
 from durably.errors import DatabaseError
 from durably.execution.current_run import CurrentRun, report_worker_error
 from durably.job_registry import JobRegistry
-from durably.settings import OnPayloadChange
 from durably.store.api import Store
 from durably.store.outcome import NotExecuted
-from durably.store.rows import Begin, Beginning, Claim, Enqueued, NewRun, RunRow
+from durably.store.rows import Begin, Beginning, BeginOptions, Claim, Enqueued, NewRun, RunRow
 from durably.worker.current_runs import CurrentRuns
 from durably.worker.ownership import Ownership
 from durably.worker.state import EngineState, State
@@ -335,26 +334,20 @@ class Claimer:
         return self.enter(rows[0], since, is_callers=True) if rows else None
 
     def begin(
-        self,
-        new: NewRun,
-        origins: str,
-        *,
-        is_fresh: bool = False,
-        on_payload_change: OnPayloadChange = "warn",
-        same_payloads: frozenset[str] = frozenset(),
+        self, new: NewRun, origins: str, **options: Unpack[BeginOptions]
     ) -> tuple[Beginning, CurrentRun | None]:
         """Create or continue a certain run, and claim it for the calling thread, if possible.
 
-        It takes no slot, and no other run is claimed. The arguments are those of ``Begin``; the
-        threads must be needed, so that there is an owner row.
+        It takes no slot, and no other run is claimed. The threads must be needed.
 
         Args:
             origins: the origin of the code that executes it, as in ``Claim``.
+            options: those of ``Begin``.
         """
         since = self._clock.monotonic()
         owner = self._ownership.register()
         claim = Claim(owner, "[]", self._clock.now_us, inside=self._runs.keys, origins=origins)
-        done = self._store.begin(Begin(new, claim, is_fresh, on_payload_change, same_payloads))
+        done = self._store.begin(Begin(new, claim, **options))
         if done.how not in ("created", "continued"):
             return done, None
         return done, self.enter(done.row, since, is_callers=True)

@@ -12,6 +12,22 @@ from durably.execution.step_log import current_step
 T = TypeVar("T")
 
 
+def call_in_copy(execute: Callable[[], T]) -> T:
+    """Call *execute* in a copy of the calling thread's context, outside of any step."""
+    context = contextvars.copy_context()
+    context.run(current_step.set, None)
+    return context.run(_call_with_own_decimal, execute)
+
+
+def _call_with_own_decimal(execute: Callable[[], T]) -> T:
+    # The copy shares the context of decimal, which programs change in place.
+    decimal = sys.modules.get("decimal")
+    if decimal is None:
+        return execute()
+    with decimal.localcontext():
+        return execute()
+
+
 class ExecutionContexts:
     """Call each execution in a copy of the context in which this was made. Usable from any thread.
 

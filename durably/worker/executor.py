@@ -5,18 +5,20 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
 
 from durably.errors import DatabaseError, ForkedError
 from durably.execution.current_run import CurrentRun, Services
 from durably.execution.live_failures import LiveFailures
 from durably.execution.run_execution import Execution
 from durably.job_registry import JobRegistry
+from durably.jobs import Job
 from durably.store.outcome import Failed
 from durably.store.rows import Claim
 from durably.worker.claimer import Claimer
-from durably.worker.contexts import ExecutionContexts
+from durably.worker.contexts import ExecutionContexts, call_in_copy
 from durably.worker.current_runs import CurrentRuns
 from durably.worker.service import ErrorSink
 from durably.worker.settling import Settling
@@ -67,9 +69,30 @@ class Executor:
             self._claimer.free_slot()
 
     def execute_here(self, run: CurrentRun) -> None:
-        """Execute a run that was claimed for the calling thread."""
-        try:
+        """Execute a run that was claimed for the calling thread.
+
+        Raises:
+            DatabaseError: its end could not be stored.
+        """
+        with self.put_back_on_error(run):
             self._execute(run, lambda: None)
+
+    def execute_as_call(self, run: CurrentRun, job: Job[Any, Any]) -> None:
+        """Execute a run that was claimed for the calling thread as if that called the job.
+
+        The job reads the thread's own context variables: by them a notebook knows, for one, which
+        cell prints. Call it within ``put_back_on_error``.
+
+        Raises:
+            DatabaseError: its end could not be stored.
+        """
+        call_in_copy(lambda: self._execute_here(run, lambda: None, job))
+
+    @contextmanager
+    def put_back_on_error(self, run: CurrentRun) -> Iterator[None]:
+        """Put a run that was claimed for the calling thread back if the block raises."""
+        try:
+            yield
         except BaseException:
             # Its end may not be stored.
             self._put_back_if_possible(run)
@@ -90,13 +113,16 @@ class Executor:
         return self._contexts.call(lambda: self._execute_here(run, claim_next))
 
     def _execute_here(
-        self, run: CurrentRun, claim_next: Callable[[], Claim | None]
+        self,
+        run: CurrentRun,
+        claim_next: Callable[[], Claim | None],
+        job: Job[Any, Any] | None = None,
     ) -> CurrentRun | None:
         following: CurrentRun | None = None
         thread = self._runs.thread
         outer, thread.run = thread.run, run
         try:
-            job = self._registry.require(run.job_name)
+            job = job or self._registry.require(run.job_name)
             execution = Execution(
                 run, job, self._services, is_stopping=lambda: self._runs.is_stopping(run)
             )
@@ -110,6 +136,8 @@ class Executor:
                 following = self._claimer.enter(settled.claimed, since)
             settled.emit()
             run.raise_callers_signal()
+            if run.is_callers:
+                settled.require_stored()
         except BaseException:
             if following is not None:
                 self._claimer.put_back(following)

@@ -10,6 +10,7 @@ import attrs
 from durably.errors import OwnershipLost, RunCancelled, StopRun
 from durably.execution.live_failures import FailureWatch, LiveFailures
 from durably.store.rows import Enqueued, NewRun, RunRow
+from durably.worker.callers_thread import CallersThread
 from durably.worker.claimer import Claimer
 from durably.worker.current_runs import CurrentRuns
 from durably.worker.foreign_runs import ForeignRuns
@@ -29,6 +30,7 @@ class InProcessWorker:
     _ownership: Ownership
     _foreign: ForeignRuns
     _live_failures: LiveFailures
+    callers_thread: CallersThread
     check_in_place: Callable[[], None]
 
     def enqueue_and_claim(self, new: NewRun, now_us: int) -> Enqueued | None:

@@ -18,12 +18,19 @@ from durably.worker.flusher import Flusher
 class Settled(NamedTuple):
     """The run that was claimed with an end, if any, and what emits the events of the end.
 
-    They are emitted later: a listener may block, and the heartbeat puts a claimed run back that
-    no thread is known to execute, so the claimed run must be entered before.
+    The events are emitted later: a listener may block, and the heartbeat puts a claimed run back
+    that no thread is known to execute, so the claimed run must be entered before. *failure* is why
+    the end could not be stored.
     """
 
     claimed: RunRow | None
     emit: Callable[[], None]
+    failure: DatabaseError | None = None
+
+    def require_stored(self) -> None:
+        """Raise the error that has kept the end from being stored, if there is one."""
+        if self.failure is not None:
+            raise self.failure
 
 
 class Settling:
@@ -64,9 +71,15 @@ class Settling:
             # Before the end is stored, and a call can return it.
             self._unseen_failures.note(run.id, run.attempt)
         ended: Ended | None = None
+        failure: DatabaseError | None = None
         if not isinstance(outcome, Lost):
             text = None if progress is None else self._flusher.encoded(progress)
-            ended = self._store_end(run, outcome, now_us, text, claim_next)
+            try:
+                ended = self._store_end(run, outcome, now_us, text, claim_next)
+            except DatabaseError as exc:
+                # The run stays as it is in the database, and is put back by the heartbeat, or by
+                # the engine that finds this process dead.
+                failure = exc
         is_effective = ended is not None and ended.is_effective
         if not is_effective:
             # Cancelled, or taken over. Either way this job has left its thread.
@@ -89,7 +102,7 @@ class Settling:
                 self._emit(run, outcome, now_us)
 
         claimed = None if ended is None else ended.claimed
-        return Settled(claimed, emit if is_effective else lambda: None)
+        return Settled(claimed, emit if is_effective else lambda: None, failure)
 
     def _store_end(
         self,
@@ -99,10 +112,9 @@ class Settling:
         progress: str | None,
         claim_next: Callable[[], Claim | None],
     ) -> Ended | None:
-        """Store the end; return ``None`` if that cannot be done.
+        """Store the end; return ``None`` if the run is to stop before that could be done.
 
-        The run then stays as it is in the database, and is put back by the heartbeat, or by the
-        engine that finds this process dead.
+        It is put back then as after a ``DatabaseError``.
         """
 
         def store() -> Ended:
@@ -118,7 +130,7 @@ class Settling:
 
         try:
             return retry_transient(self._services, run, "storing the end of a run", store)
-        except (StopRun, DatabaseError):
+        except StopRun:
             return None
 
     def _flush_lines(self, run: CurrentRun) -> None:

@@ -25,6 +25,7 @@ from durably.execution.unseen_failures import UnseenFailures
 from durably.job_registry import JobRegistry
 from durably.settings import Settings
 from durably.store.api import Store
+from durably.worker.callers_thread import CallersThread
 from durably.worker.claimer import Claimer, LabelsOf
 from durably.worker.current_runs import CurrentRuns
 from durably.worker.database_file import DatabaseFile
@@ -175,6 +176,9 @@ class Supervisor:
             self._ownership,
             self._foreign,
             live_failures,
+            CallersThread(
+                self.lifecycle, self._claimer, self._executor, self._runs, self._reaper.recover
+            ),
             self.file.check_in_place,
         )
 

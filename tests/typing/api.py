@@ -291,6 +291,32 @@ def handles(app: Durably) -> None:
     app.register(read_rows)  # type: ignore[arg-type]
 
 
+def use_run(app: Durably) -> None:
+    run = app.run(
+        import_csv,
+        ImportCsv("x"),
+        key="k",
+        fresh=True,
+        if_running="skip",
+        timeout=timedelta(seconds=5),
+        on_payload_change="extend",
+        concurrency_key="c",
+        labels={"a": "b"},
+        show=False,
+    )
+    assert_type(run, Run[ImportCsv, Imported])
+    assert_type(app.run(import_csv, {"path": "x"}), Run[ImportCsv, Imported])
+    assert_type(app.run("import-csv", ImportCsv("x")), Run[Any, Any])
+    assert_type(durably.run(import_csv, ImportCsv("x"), db=Path("x.db"), max_workers=2), Imported)
+    assert_type(durably.run(import_csv, ImportCsv("x"), db=None, key="k", timeout=5), Imported)
+
+    app.run(import_csv, "x")  # type: ignore[misc]
+    app.run(import_csv, ImportCsv("x"), if_running="stop")  # type: ignore[call-overload]
+    app.run(import_csv, ImportCsv("x"), idempotency_key="k")  # type: ignore[call-overload]
+    durably.run(import_csv, "x")  # type: ignore[misc]
+    durably.run(import_csv, ImportCsv("x"), workers=2)  # type: ignore[call-arg]
+
+
 def engine_calls(app: Durably) -> None:
     # Typed by the job.
     run = app.trigger(import_csv, ImportCsv("users.csv"), idempotency_key="k", labels={"a": "b"})

@@ -145,6 +145,7 @@ class SqliteStore(_OnDatabase):
     # -- reading -----------------------------------------------------------------------------
 
     find_run = _reads(queries.find)
+    find_by_key = _reads(beginning.find_by_key)
     get_run = _reads(queries.get)
     find_runs = _reads(queries.find_many)
     count_runs = _reads(queries.count)

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 import apsw
 
-from durably.errors import ConflictError
+from durably.errors import ConflictError, NotFoundError
 from durably.store import defects
-from durably.store.rows import Begin, Beginning, Executor, NewRun, RunRow
+from durably.store.rows import Begin, Beginning, Executor, RunRow
 from durably.store.sqlite.sql import claims, enqueue, queries, requeue, runs
 
 # The newest ones without a key, whatever their status.
@@ -59,6 +59,7 @@ def begin(db: apsw.Connection, wanted: Begin) -> Beginning:
 
     Raises:
         ConflictError: the key is that of a run of another kind.
+        NotFoundError: the run was wanted by its number, and was deleted.
         DatabaseError: the row of the run cannot be read or executed; nothing is stored.
     """
     new, claim = wanted.new, wanted.claim
@@ -68,13 +69,17 @@ def begin(db: apsw.Connection, wanted: Begin) -> Beginning:
         "inside": claim.inside(),
         "now_us": claim.now_us(),
     }
-    found = None if wanted.is_fresh else _find(db, new)
+    found = _find(db, wanted)
     if found is None:
         if wanted.is_fresh and new.idempotency_key is not None:
             key = {"job_name": new.job_name, "key": new.idempotency_key}
             db.execute(HAND_KEY_ON, key | bindings)
         return _claim(db, enqueue.insert(db, new, bindings["now_us"]), None, bindings)
-    is_changed = found.payload != new.payload and found.payload not in wanted.same_payloads
+    is_changed = (
+        wanted.run_pk is None
+        and found.payload != new.payload
+        and found.payload not in wanted.same_payloads
+    )
     if is_changed and wanted.on_payload_change == "refuse":
         return Beginning("changed", found, found)
     is_extended = is_changed and wanted.on_payload_change == "extend"
@@ -86,7 +91,15 @@ def begin(db: apsw.Connection, wanted: Begin) -> Beginning:
     return _claim(db, pending, found, bindings)
 
 
-def _find(db: apsw.Connection, new: NewRun) -> RunRow | None:
+def _find(db: apsw.Connection, wanted: Begin) -> RunRow | None:
+    if wanted.run_pk is not None:
+        found = queries.first_row(db, queries.BY_NUMBER, {"run": wanted.run_pk})
+        if found is None:
+            raise NotFoundError("the run was deleted meanwhile; call again to begin a new one")
+        return found
+    if wanted.is_fresh:
+        return None
+    new = wanted.new
     bindings = {"job_name": new.job_name, "key": new.idempotency_key, "payload": new.payload}
     if new.idempotency_key is not None:
         found = queries.first_row(db, enqueue.BY_IDEMPOTENCY_KEY, bindings)
@@ -99,6 +112,11 @@ def _find(db: apsw.Connection, new: NewRun) -> RunRow | None:
     found = queries.first_row(db, newest, bindings)
     # Without a key a run that has completed is only a predecessor.
     return None if found is None or found.status == "completed" else found
+
+
+def find_by_key(db: apsw.Connection, job_name: str, key: str) -> RunRow | None:
+    """Return the run of the job, or the session of that name, with that key."""
+    return queries.first_row(db, enqueue.BY_IDEMPOTENCY_KEY, {"job_name": job_name, "key": key})
 
 
 def _made_pending(db: apsw.Connection, found: RunRow, payload: str | None, now_us: int) -> RunRow:

@@ -1,0 +1,72 @@
+"""Compare the payload of a call with the one that a run was stored with."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any, Final
+
+from durably._platform.safe_repr import short_repr
+from durably.codec import Codec
+from durably.errors import SerializationError, ValidationError
+from durably.jobs import Job, payload_type, takes_payload
+
+# So many paths are named in a message.
+_MOST_NAMED: Final = 5
+_PACKAGE: Final = os.path.dirname(os.path.dirname(__file__))
+
+
+def changed_paths(codec: Codec, job: Job[Any, Any], stored: str, given: str) -> list[str]:
+    """Return where a stored payload and a given one differ; empty if they are equal.
+
+    A field that was added to the class with a default is no difference.
+    """
+    return list(_differences("$", _as_today(codec, job, stored), codec.load_json(given)))
+
+
+def _as_today(codec: Codec, job: Job[Any, Any], stored: str) -> Any:
+    """Return the data of a stored payload, as today's class of the job would store it."""
+    text = stored
+    if takes_payload(job):
+        type_, what = payload_type(job), "the stored payload"
+        try:
+            payload = codec.decode(stored, type_, what=what)
+            text = codec.encode(payload, type_, what=what)
+        except (ValidationError, SerializationError):
+            pass  # it does not fit today's class: its data is compared
+    return codec.load_json(text)
+
+
+def _differences(path: str, stored: Any, given: Any) -> Iterator[str]:
+    if isinstance(stored, dict) and isinstance(given, dict):
+        for key in dict.fromkeys((*stored, *given)):
+            inner = f"{path}.{key}" if key.isidentifier() else f"{path}[{short_repr(key)}]"
+            if key in stored and key in given:
+                yield from _differences(inner, stored[key], given[key])
+            else:
+                yield inner
+    elif isinstance(stored, list) and isinstance(given, list):
+        for index, (one, other) in enumerate(zip(stored, given, strict=False)):
+            yield from _differences(f"{path}[{index}]", one, other)
+        if len(stored) != len(given):
+            yield f"{path}[{min(len(stored), len(given))}]"
+    # 1, 1.0 and True are equal and not the same; NaN is the same and not equal.
+    elif type(stored) is not type(given) or (stored != given and repr(stored) != repr(given)):
+        yield path
+
+
+def named(paths: list[str]) -> str:
+    """Return the paths for a message."""
+    more = len(paths) - _MOST_NAMED
+    return ", ".join(paths[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def stacklevel() -> int:
+    """Return the ``stacklevel`` for which a warning of the calling function names user code."""
+    level = 1
+    frame = sys._getframe(1)  # noqa: SLF001 - as warnings itself does
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE + os.sep):
+        frame = frame.f_back
+        level += 1
+    return level

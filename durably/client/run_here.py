@@ -1,0 +1,349 @@
+"""Bring a certain run to its end in the calling thread: ``Durably.run``."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+from typing import Any, Final, TypedDict
+
+import attrs
+
+from durably._platform.clock import Clock, to_datetime
+from durably._platform.safe_repr import short_repr
+from durably.client import said
+from durably.client.handles import Handles
+from durably.client.local_worker import CallersThread, LocalWorker
+from durably.client.patience import Patience
+from durably.client.payload_changes import changed_paths, named, stacklevel
+from durably.client.query import Reader
+from durably.client.submit import Accepted, Submitter, Trigger, checked_key
+from durably.client.wait import Waiter, completed
+from durably.codec import Codec
+from durably.errors import (
+    ConflictError,
+    DatabaseError,
+    NotFoundError,
+    NoWorkerError,
+    PayloadChangedWarning,
+    RunInterrupted,
+    ValidationError,
+    WaitTimeoutError,
+)
+from durably.execution.current_run import CurrentRun
+from durably.execution.live_failures import FailureWatch
+from durably.job_registry import origins_json
+from durably.jobs import Job
+from durably.models import TERMINAL, Disposition, Run
+from durably.settings import (
+    Duration,
+    IfRunning,
+    OnPayloadChange,
+    check_choice,
+    optional_timeout,
+)
+from durably.store.api import Store
+from durably.store.rows import Beginning, Enqueued, RunKey, RunRow
+
+log = logging.getLogger("durably")
+
+# How often a call that waits for a run of another process checks whether that process has died.
+_RECOVERY_CHECK_S: Final = 0.25
+# A run without a key that has waited for longer is perhaps not the one that is meant.
+_OLD_US: Final = 24 * 3600 * 1_000_000
+
+
+class RunOptions(TypedDict, total=False):
+    """The options of ``Durably.run``, as type checkers see them."""
+
+    key: str | None
+    fresh: bool
+    if_running: IfRunning
+    timeout: Duration | None
+    on_payload_change: OnPayloadChange
+    concurrency_key: str | None
+    labels: dict[str, str] | None
+    show: bool | None
+
+
+def _checked_key(key: str | None) -> str | None:
+    return checked_key(key, "key")
+
+
+def _is_bool(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, bool):
+        raise ValidationError(f"{attribute.name} must be True or False, not {short_repr(value)}")
+
+
+def _is_choice(choices: Any) -> Callable[[Any, attrs.Attribute[Any], object], None]:
+    def check(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        check_choice(value, attribute.name, choices)
+
+    return check
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class CheckedOptions:
+    """The options of a call, which are acceptable.
+
+    Raises:
+        ValidationError: one of them is not; the message names it.
+    """
+
+    key: str | None = attrs.field(converter=_checked_key)
+    fresh: bool = attrs.field(validator=_is_bool)
+    if_running: IfRunning = attrs.field(validator=_is_choice(IfRunning))
+    timeout_s: float | None = attrs.field(alias="timeout", converter=optional_timeout)
+    on_payload_change: OnPayloadChange = attrs.field(validator=_is_choice(OnPayloadChange))
+    concurrency_key: str | None
+    labels: dict[str, str] | None
+    show: bool | None = attrs.field(validator=attrs.validators.optional(_is_bool))
+
+
+@attrs.define(eq=False, repr=False, slots=False, kw_only=True)
+class Runner:
+    """Bring certain runs to their end in the calling thread. Usable from any thread."""
+
+    store: Store
+    codec: Codec
+    clock: Clock
+    reader: Reader
+    submitter: Submitter
+    handles: Handles
+    waiter: Waiter
+    _worker: LocalWorker
+
+    def run(self, job: Job[Any, Any] | str, payload: Any, given: CheckedOptions) -> Run[Any, Any]:
+        """Create or continue a run, execute it here, and return it completed."""
+        worker = self._worker.callers_thread
+        if worker is None:
+            raise NoWorkerError("this process executes no runs; open an engine to call run()")
+        worker.raise_if_inside_job()
+        registered = self.handles.find(job, "run").job
+        accepted = self.submitter.accepted(
+            registered,
+            Trigger(
+                payload,
+                idempotency_key=given.key,
+                concurrency_key=given.concurrency_key,
+                labels=given.labels,
+            ),
+        )
+        patience = self.waiter.patience(given.timeout_s)
+        with self.waiter.watching() as watch:
+            call = _Call(self, worker, registered, accepted, given, patience, watch)
+            with patience.limited():
+                existing = call.look_at_existing()
+            return worker.holding(call.bring_to_its_end) if existing is None else existing
+
+
+@attrs.define(eq=False, repr=False)
+class _Call:
+    """One call of ``run``."""
+
+    _runner: Runner
+    _worker: CallersThread
+    _job: Job[Any, Any]
+    _accepted: Accepted
+    _options: CheckedOptions
+    _patience: Patience
+    _watch: FailureWatch
+    # Stored payloads that are not another one, although their text differs.
+    _same_payloads: frozenset[str] = frozenset()
+    # The run that is meant, once that is known, and how it was found.
+    _run_pk: RunKey | None = None
+    _disposition: Disposition = "continued"
+
+    # -- a run that has the key ----------------------------------------------------------------
+
+    def look_at_existing(self) -> Run[Any, Any] | None:
+        """Compare the payload with that of the run that has the key; return it if it is completed.
+
+        Only reads: most calls with the key of a completed run are nightly ones that find it so.
+        """
+        key, options = self._options.key, self._options
+        if key is None or options.fresh:
+            return None
+        row = self._runner.store.find_by_key(self._job.name, key)
+        if row is None or row.kind != "job":
+            return None
+        changed = self._changed(row)
+        if changed and options.on_payload_change == "refuse":
+            raise self._payload_conflict(row, changed)
+        if changed and options.on_payload_change == "warn":
+            warnings.warn(
+                said.payload_changed(row, named(changed)),
+                PayloadChangedWarning,
+                stacklevel=stacklevel(),
+            )
+        if row.status != "completed" or (changed and options.on_payload_change == "extend"):
+            return None
+        return self._runner.reader.run_of(row, "idempotent")
+
+    def _changed(self, row: RunRow) -> list[str]:
+        given = self._accepted.new.payload
+        if row.payload == given:
+            return []
+        changed = changed_paths(self._runner.codec, self._job, row.payload, given)
+        if not changed:
+            self._same_payloads = frozenset({row.payload})
+        return changed
+
+    def _payload_conflict(self, row: RunRow, changed: list[str]) -> ConflictError:
+        return ConflictError(
+            f"{said.name(row)} was started with another payload ({named(changed)}); use another "
+            'key, or on_payload_change="extend"'
+        )
+
+    # -- the run -------------------------------------------------------------------------------
+
+    def bring_to_its_end(self) -> Run[Any, Any]:
+        """Execute the run here, or wait for who executes it, until it has completed."""
+        while True:
+            self._worker.raise_if_closed()
+            with self._patience.limited():
+                self._worker.recover()
+                done, current = self._begin()
+            ended = self._left(done) if current is None else self._execute(done, current)
+            if ended is not None:
+                return ended
+
+    def _begin(self) -> tuple[Beginning, CurrentRun | None]:
+        done, current = self._worker.begin(
+            self._accepted.new,
+            f"{{{origins_json(self._job)}}}",
+            is_fresh=self._options.fresh,
+            on_payload_change=self._options.on_payload_change,
+            same_payloads=self._same_payloads,
+            run_pk=self._run_pk,
+        )
+        if self._run_pk is None:
+            self._run_pk = done.row.run
+            self._disposition = "created" if done.before is None else "continued"
+            if done.how == "completed":
+                self._disposition = "idempotent"
+            self._watch.watch_only(done.row.id)
+        return done, current
+
+    def _execute(self, done: Beginning, current: CurrentRun) -> Run[Any, Any] | None:
+        """Execute the run; return it, ``None`` if another process has it now."""
+        is_over = False
+        try:
+            is_over = self._worker.execute(
+                current,
+                self._job,
+                announce=lambda: self._announce_start(done),
+                timeout_s=self._patience.left(),
+            )
+        except BaseException as exc:
+            if exc is current.callers_signal:
+                self._note_stop(current, exc)
+            raise
+        run = self._runner.reader.get(current.id)
+        if run.is_terminal:
+            return completed(attrs.evolve(run, disposition=self._disposition), self._watch)
+        kept = f"{said.steps_kept(run.completed_steps)}; call run() again to go on"
+        if is_over:
+            raise WaitTimeoutError(
+                f"{said.named(run)} was stopped after {self._options.timeout_s} s: {kept}"
+            )
+        if current.stop_reason is RunInterrupted:
+            self._worker.raise_if_closed()
+            raise ConflictError(
+                f"{said.named(run)} was stopped, because its engine was: {kept} when that is done"
+            )
+        return None
+
+    def _announce(self, done: Beginning) -> None:
+        """Emit what has happened to the run."""
+        row, before = done.row, done.before
+        how: Disposition | None = None
+        if before is None:
+            how = "created"
+        elif before.completed_at_us is not None:
+            how = "retried"
+        if how is not None:
+            created = to_datetime(row.created_at_us)
+            self._runner.submitter.emit(Enqueued(row, how), self._accepted, created)
+
+    def _announce_start(self, done: Beginning) -> None:
+        self._announce(done)
+        before, key = done.before, self._options.key
+        if before is not None and key is None:
+            age_us = self._runner.clock.now_us() - before.created_at_us
+            if age_us > _OLD_US:
+                log.warning("%s", said.old_run_continued(done.row, before))
+
+    def _note_stop(self, current: CurrentRun, exc: BaseException) -> None:
+        """Add to what a signal has raised what is kept and how to go on."""
+        store = self._runner.store
+        step, is_stored = current.stopped_in, False
+        try:
+            row = store.find_run(current.id)
+            if step is not None:
+                checkpoint = store.checkpoints.find(current.run_pk, step)
+                is_stored = checkpoint is not None and checkpoint[1] is not None
+        except DatabaseError:
+            return  # the exception says enough
+        if row is not None and row.status == "pending":
+            exc.add_note(said.stopped(step, row.completed_steps, is_stored=is_stored))
+
+    # -- a run that cannot be executed here now ------------------------------------------------
+
+    def _left(self, done: Beginning) -> Run[Any, Any] | None:
+        """Do as asked with a run that was not claimed.
+
+        Return the run, ``None`` if it may be claimed now.
+        """
+        options, reader = self._options, self._runner.reader
+        if done.how == "completed":
+            return reader.run_of(done.row, self._disposition)
+        if done.how == "changed":
+            raise self._payload_conflict(done.row, self._changed(done.row))
+        if done.before is None or done.before.status != done.row.status:
+            self._announce(done)
+            self._runner.submitter.offer()
+        if options.on_payload_change == "extend" and self._changed(done.row):
+            raise ConflictError(
+                f"{said.where(done)} and gets no other payload meanwhile; wait for its end first"
+            )
+        if options.if_running == "error":
+            raise ConflictError(
+                f'{said.where(done)}; if_running="wait" waits for that, "skip" returns at once'
+            )
+        if options.if_running == "skip":
+            log.info("%s; skipped", said.where(done))
+            return reader.run_of(done.row, "skipped")
+        return self._await(done)
+
+    def _await(self, done: Beginning) -> Run[Any, Any] | None:
+        """Block until the run has ended, and return it, or until it may be claimed.
+
+        A run that is neither, although nothing of that can be seen, is checked again later.
+        """
+        store, patience = self._runner.store, self._patience
+        is_first = True
+        while True:
+            seen = store.changes.look()
+            run_id = done.row.id
+            ids = [run_id] if done.holder is None else [run_id, done.holder.id]
+            briefs = store.briefs(ids)
+            if run_id not in briefs:
+                raise NotFoundError(f"{said.name(done.row)} was deleted while it was waited for")
+            if briefs[run_id].status in TERMINAL:
+                run = self._runner.reader.get(run_id)
+                return completed(attrs.evolve(run, disposition=self._disposition), self._watch)
+            is_free = all(brief.owner is None for brief in briefs.values())
+            # What can be seen has not changed: a thread of this engine is inside of it.
+            is_same = done.holder is None and done.row.owner is None
+            if is_free and not (is_same and is_first):
+                return None
+            is_first = False
+            if patience.is_over():
+                raise WaitTimeoutError(
+                    f"{said.where(done)}, still after {self._options.timeout_s} s; it continues"
+                )
+            store.changes.wait(seen, min(_RECOVERY_CHECK_S, patience.longest_pause()))
+            self._worker.raise_if_closed()
+            with patience.limited():
+                self._worker.recover()

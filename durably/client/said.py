@@ -1,0 +1,99 @@
+"""What a call that executes a run says: which run, where it is executed, what is kept."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from durably._platform.clock import to_datetime
+from durably._platform.interactive import executing_cell
+from durably.codec.json_text import load
+from durably.models import Run
+from durably.store import defects
+from durably.store.rows import Beginning, RunRow
+
+
+def name(row: RunRow) -> str:
+    """Return the name of a run for people: its job with its key, or the end of its id."""
+    return f"{row.job_name} {row.idempotency_key or '…' + row.id[-4:]}"
+
+
+def named(run: Run[Any, Any]) -> str:
+    """Return the same of a run that was read."""
+    return f"{run.job_name} {run.idempotency_key or '…' + run.id[-4:]}"
+
+
+def where(done: Beginning) -> str:
+    """Return who executes a run that cannot be executed here now, or the one it waits for."""
+    row, executor = done.row, done.executor
+    if done.holder is not None:
+        return f"{name(row)} waits for {_executed(done.holder, executor)}, with its concurrency key"
+    return _executed(row, executor)
+
+
+def _executed(row: RunRow, executor: Any) -> str:
+    since_us = row.started_at_us or row.created_at_us
+    process = "another process"
+    if executor is not None:
+        since_us = max(since_us, executor.since_us)
+        process = f"process {executor.pid}"
+    return f"{name(row)} is running since {moment(since_us)} in {process}{_progress(row)}"
+
+
+def _progress(row: RunRow) -> str:
+    """Return how far the run is, in brackets; empty if nothing is known."""
+    try:
+        progress: Any = load(row.progress or "null")
+    except (ValueError, RecursionError):
+        progress = None
+    if not defects.is_progress(progress):
+        count = row.completed_steps
+        return f" ({count} {'step' if count == 1 else 'steps'} completed)" if count else ""
+    total = progress["total"]
+    return f" ({progress['current']} of {total})" if total is not None else ""
+
+
+def moment(us: int) -> str:
+    """Return a time for people: that of the day, with the date if it is another one."""
+    then = to_datetime(us).astimezone()
+    today = datetime.now(UTC).astimezone().date()
+    return f"{then:%H:%M}" if then.date() == today else f"{then:%Y-%m-%d %H:%M}"
+
+
+def steps_kept(count: int) -> str:
+    """Return how many completed steps are kept."""
+    return f"{count} completed step is kept" if count == 1 else f"{count} completed steps are kept"
+
+
+def stopped(step: str | None, count: int, *, is_stored: bool) -> str:
+    """Return where a signal has stopped a run, what is kept, and how to go on.
+
+    Args:
+        step: in which it was, if in any.
+        is_stored: whether that step has completed.
+    """
+    place = "" if step is None else f" {'after' if is_stored else 'in'} step {step!r}"
+    again = "Start it" if executing_cell() is None else "Run this cell"
+    return f"stopped{place}; {steps_kept(count)}. {again} again to go on."
+
+
+def old_run_continued(row: RunRow, before: RunRow) -> str:
+    """Return that a run without a key is continued that is perhaps not the one that is meant."""
+    return (
+        f"{name(row)} is continued, which was begun at {moment(before.created_at_us)}: "
+        f"{steps_kept(before.completed_steps)}. Pass fresh=True to begin a new run, or key= to say "
+        "which one is meant"
+    )
+
+
+def payload_changed(row: RunRow, paths: str) -> str:
+    """Return that a run with this key has another payload, and what becomes of that."""
+    happens = (
+        "Its stored result is returned"
+        if row.status == "completed"
+        else "It goes on with the payload it has"
+    )
+    return (
+        f"{row.idempotency_key!r} was started with another payload ({paths}). {happens}; use "
+        'another key, or on_payload_change="extend".'
+    )

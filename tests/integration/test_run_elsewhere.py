@@ -1,0 +1,190 @@
+"""``app.run`` of a run that another engine, or the pool of this one, is executing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from engines import engine, take_over
+from gates import Gate, in_thread, status
+from runpages import BadPageError, Pages
+
+import durably
+from durably import Durably
+
+HANG_S = 20
+
+
+@pytest.fixture
+def pages() -> Pages:
+    return Pages()
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[Durably]:
+    with engine(tmp_path) as app:
+        yield app
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, app: Durably, gate: Gate) -> Iterator[Durably]:
+    """Another engine, which is inside the second step of the run with the key ``k``."""
+    with engine(tmp_path, gate.job, stale_threshold=1000, heartbeat_interval=0.02) as other:
+        call, _ = in_thread(lambda: other.run(gate.job, key="k"))
+        assert gate.inside.wait(HANG_S)
+        yield other
+        gate.go.set()
+        call.result()
+
+
+def test_it_waits_for_the_end(app: Durably, gate: Gate, elsewhere: Durably) -> None:
+    """And returns the run as completed, without executing anything."""
+    call, _ = in_thread(lambda: app.run(gate.job, key="k"))
+    gate.go.set()
+    run = call.result()
+    assert (run.status, run.output) == ("completed", ["first", "second", "third"])
+    assert run.disposition in ("continued", "idempotent")
+    assert gate.calls == ["first", "second", "third"]
+
+
+def test_it_skips(app: Durably, gate: Gate, elsewhere: Durably) -> None:
+    """The run is returned as it is, at once."""
+    run = app.run(gate.job, key="k", if_running="skip")
+    assert (run.status, run.disposition) == ("running", "skipped")
+
+
+def test_it_says_who_executes_the_run(app: Durably, gate: Gate, elsewhere: Durably) -> None:
+    """With the process, since when, and how far it is."""
+    with pytest.raises(
+        durably.ConflictError,
+        match=r"^gated k is running since \d\d:\d\d in process \d+ \(1 step completed\); if_",
+    ):
+        app.run(gate.job, key="k", if_running="error")
+
+
+def test_a_wait_may_have_a_timeout(app: Durably, gate: Gate, elsewhere: Durably) -> None:
+    """The run continues."""
+    with pytest.raises(durably.WaitTimeoutError, match="is running since"):
+        app.run(gate.job, key="k", timeout=0.05)
+    (run,) = app.get_runs()
+    assert run.status == "running"
+
+
+def test_a_payload_cannot_change_while_the_run_is_executed(
+    app: Durably, gate: Gate, tmp_path: Path
+) -> None:
+    """What the job has read stays what it is."""
+    inside, go = threading.Event(), threading.Event()
+
+    @durably.job
+    def takes(step: durably.StepContext, number: int) -> int:
+        inside.set()
+        assert go.wait(HANG_S)
+        return number
+
+    with engine(tmp_path) as other:
+        call, _ = in_thread(lambda: other.run(takes, 1, key="k"))
+        assert inside.wait(HANG_S)
+        with pytest.raises(durably.ConflictError, match="gets no other payload meanwhile"):
+            app.run(takes, 2, key="k", on_payload_change="extend")
+        go.set()
+        assert call.result().output == 1
+
+
+def test_what_the_other_engine_gives_back_is_continued_here(app: Durably, tmp_path: Path) -> None:
+    """One that was taken for hung, or was stopped: the wait becomes an execution."""
+    inside, go = threading.Event(), threading.Event()
+    here = threading.Event()
+
+    def waits() -> str:
+        inside.set()
+        assert here.is_set() or go.wait(HANG_S)
+        return "x"
+
+    @durably.job
+    def gated(step: durably.StepContext) -> int:
+        step.run("one", str)
+        step.run("two", waits)
+        return step.attempt
+
+    with engine(tmp_path, heartbeat_interval=1000, stale_threshold=2000) as other:
+        first, _ = in_thread(lambda: other.run(gated, key="k"))
+        assert inside.wait(HANG_S)
+        here.set()
+        call, _ = in_thread(lambda: app.run(gated, key="k"))
+        take_over(other)
+        run = call.result()
+        assert (run.output, run.attempt) == (2, 2)
+        go.set()
+        assert first.result().id == run.id
+
+
+def test_a_failure_elsewhere_is_raised(app: Durably, tmp_path: Path) -> None:
+    """It is not tried again by the call that has waited for it."""
+    inside, go = threading.Event(), threading.Event()
+    calls = []
+
+    @durably.job
+    def fails(step: durably.StepContext) -> None:
+        calls.append(1)
+        inside.set()
+        assert go.wait(HANG_S)
+        raise BadPageError
+
+    with engine(tmp_path) as other:
+        first, _ = in_thread(lambda: other.run(fails, key="k"))
+        assert inside.wait(HANG_S)
+        second, _ = in_thread(lambda: app.run(fails, key="k"))
+        while app._supervisor.local.owner is None:
+            threading.Event().wait(0.001)
+        go.set()
+        assert isinstance(first.result(), durably.RunFailedError)
+        assert isinstance(second.result(), durably.RunFailedError)
+        # The second may have come late, and has continued the run then.
+        assert len(calls) <= 2
+
+
+def test_a_run_that_this_engines_pool_executes(app: Durably, gate: Gate) -> None:
+    """It is waited for like any other, and its exception is the live one."""
+    app.register(gate.job)
+    app.start()
+    app.trigger(gate.job, idempotency_key="k")
+    assert gate.inside.wait(HANG_S)
+    assert app.run(gate.job, key="k", if_running="skip").disposition == "skipped"
+    call, _ = in_thread(lambda: app.run(gate.job, key="k"))
+    gate.go.set()
+    assert call.result().output == ["first", "second", "third"]
+
+
+# -- concurrency keys ------------------------------------------------------------------------
+
+
+def test_it_waits_for_a_run_with_its_concurrency_key(
+    app: Durably, gate: Gate, pages: Pages, tmp_path: Path
+) -> None:
+    """While that is executed; with another choice it says so at once, and is pending."""
+    with engine(tmp_path) as other:
+        first, _ = in_thread(lambda: other.run(gate.job, concurrency_key="c"))
+        assert gate.inside.wait(HANG_S)
+        options: dict[str, Any] = {"concurrency_key": "c", "key": "k"}
+        with pytest.raises(durably.ConflictError, match="pages k waits for gated ….* is running"):
+            app.run(pages.job, 2, if_running="error", **options)
+        skipped = app.run(pages.job, 2, if_running="skip", **options)
+        assert (skipped.status, skipped.disposition) == ("pending", "skipped")
+        call, _ = in_thread(lambda: app.run(pages.job, 2, **options))
+        assert pages.calls == []
+        gate.go.set()
+        assert call.result().output == 1
+        first.result()
+
+
+def test_it_waits_for_no_pending_run_with_its_concurrency_key(app: Durably, pages: Pages) -> None:
+    """Perhaps nothing executes that one: it was interrupted yesterday."""
+    app.register(pages.job)
+    pending = app.trigger(pages.job, 1, concurrency_key="c", idempotency_key="yesterday")
+    run = app.run(pages.job, 2, concurrency_key="c", key="today", timeout=HANG_S)
+    assert run.status == "completed"
+    assert status(app, pending) == "pending"

@@ -43,6 +43,7 @@ from durably.execution.retry import Retry
 from durably.jobs import Job, job
 from durably.models import ErrorInfo, LogEntry, Progress, Run, RunStatus, StepRecord
 from durably.oneline import run
+from durably.sessions import Session, session
 
 __version__ = "0.1.0"
 
@@ -78,6 +79,7 @@ __all__ = [
     "RunsFailedError",
     "SchemaError",
     "SerializationError",
+    "Session",
     "StepContext",
     "StepRecord",
     "StopRun",
@@ -86,4 +88,5 @@ __all__ = [
     "WaitTimeoutError",
     "job",
     "run",
+    "session",
 ]

@@ -4,36 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, TypedDict, TypeVar, Unpack
+from typing import Any, TypeVar, Unpack
 
 from durably.client.run_here import RunOptions
 from durably.client.submit import NOT_GIVEN
 from durably.engine import Durably
 from durably.jobs import Job
-from durably.settings import Duration, OnDuplicateStep
+from durably.wiring import EngineOptions
 
 P = TypeVar("P")
 R = TypeVar("R")
 
 _OF_THE_RUN = frozenset(RunOptions.__annotations__)
-
-
-class EngineOptions(TypedDict, total=False):
-    """The options of ``Durably``, as type checkers see them."""
-
-    max_workers: int
-    heartbeat_interval: Duration
-    stale_threshold: Duration
-    poll_interval: Duration
-    synchronous: str
-    preserve_steps: bool
-    retain_runs: Duration | str | None
-    converter: Any
-    on_duplicate_step: OnDuplicateStep
-    persist_logs: bool
-    raise_failed: bool
-    replace: bool | None
-    create: bool
 
 
 class _Options(RunOptions, EngineOptions, total=False):

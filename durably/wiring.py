@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack
+
+import attrs
 
 from durably._platform.clock import Clock
 from durably._platform.signals import deliver
@@ -16,7 +18,7 @@ from durably.codec import Codec
 from durably.emitter import Emitter
 from durably.job_registry import JobRegistry
 from durably.jobs import Job, job_list
-from durably.settings import Settings
+from durably.settings import Duration, OnDuplicateStep, Settings, Synchronous
 from durably.store.sqlite.opening import open_store
 from durably.store.sqlite.store import SqliteStore
 from durably.worker.exit import at_exit
@@ -38,22 +40,69 @@ class Parts(NamedTuple):
     client: Client
 
 
+class SettingOptions(TypedDict, total=False):
+    """The options of an engine that are settings, as type checkers see them."""
+
+    max_workers: int
+    heartbeat_interval: Duration
+    stale_threshold: Duration
+    poll_interval: Duration
+    synchronous: Synchronous
+    preserve_steps: bool
+    retain_runs: Duration | str | None
+    on_duplicate_step: OnDuplicateStep
+    persist_logs: bool
+    raise_failed: bool
+    replace: bool | None
+    create: bool
+
+
+class EngineOptions(SettingOptions, total=False):
+    """All options of an engine but its path, as type checkers see them."""
+
+    jobs: Iterable[Job[Any, Any]]
+    converter: cattrs.Converter | None
+
+
+def open_session_parts(
+    name: str,
+    path: str | os.PathLike[str] | None,
+    *,
+    jobs: Iterable[Job[Any, Any]] = (),
+    converter: cattrs.Converter | None = None,
+    **options: Unpack[SettingOptions],
+) -> Parts:
+    """Open the parts of an engine for a session of that name, as ``open_parts`` does."""
+    for option in options:
+        if option not in attrs.fields_dict(Settings):
+            raise TypeError(f"session() got an unexpected keyword argument {option!r}")
+    return open_parts(path, jobs, converter, Settings(**options), session=name)
+
+
 def open_parts(
     path: str | os.PathLike[str] | None,
     jobs: Iterable[Job[Any, Any]],
     converter: cattrs.Converter | None,
     settings: Settings,
+    *,
+    session: str | None = None,
 ) -> Parts:
     """Open the file, and return the parts of an engine on it, which is known to this process.
 
     The file is closed again if anything raises: the caller has no engine to close.
+
+    Args:
+        session: the name of the session for which it is opened, if it is for one. It neither
+            replaces another engine on the file nor is replaced by one.
     """
     codec, clock = Codec(converter), Clock()
     # Before the file is touched: a bad spec must not leave one behind.
     registry = JobRegistry(codec, job_list(jobs))
     emitter = Emitter(clock)
     replaces = settings.replaces
-    store = open_store(path, settings, clock, partial(make_way, replaces))
+    is_of_session = session is not None
+    make_way_here = partial(make_way, replaces, is_of_session)
+    store = open_store(path, settings, clock, make_way_here)
     try:
         supervisor = Supervisor(settings, store, codec, registry, emitter, clock, labels_of)
         if settings.persist_logs:
@@ -66,6 +115,7 @@ def open_parts(
             clock,
             failed_runs.error,
             raise_failed=settings.raise_failed,
+            session=session,
         )
         client = Client(store, codec, registry, emitter, clock, supervisor.local, shutdown.check)
         at_exit(shutdown.at_exit)

@@ -14,6 +14,7 @@ import durably.plugins
 from durably.client.subscribe import Subscription
 from durably.execution.context import PlainStep, ReturningStep
 from durably.execution.step_log import StepLog
+from durably.wiring import EngineOptions, SettingOptions
 
 PUBLIC = {
     # jobs and the engine
@@ -23,6 +24,8 @@ PUBLIC = {
     "Trigger",
     "job",
     "run",
+    "Session",
+    "session",
     # steps
     "NOTHING",
     "Retry",
@@ -70,6 +73,7 @@ ENGINE = (
     "purge_runs on on_error subscribe use"
 )
 HANDLE = "name job trigger trigger_and_wait batch_trigger get_run get_runs"
+SESSION = "close get_run"
 STEP = "run options progress log run_id job_name labels attempt cancelled check sleep"
 RUN = (
     "id job_name status payload output error progress labels idempotency_key concurrency_key "
@@ -107,6 +111,9 @@ def test_objects_have_the_members_of_the_contract_and_no_others(tmp_path: Path) 
             pass
         app.stop()
         app.cancel(handle.trigger())
+
+    with durably.session("x", tmp_path / "x.db") as seen[f"{STEP} {SESSION}"]:
+        pass
 
     seen |= {
         ENGINE: app,
@@ -176,3 +183,10 @@ def test_every_public_method_is_documented() -> None:
         and ".. versionadded:: " not in (inspect.getdoc(member) or "")
     ]
     assert not undated
+
+
+def test_the_options_of_an_engine_are_those_of_its_type() -> None:
+    """What takes the options of an engine takes each of them, and type checkers know it."""
+    options = inspect.signature(durably.Durably).parameters.keys() - {"path"}
+    assert EngineOptions.__annotations__.keys() == options
+    assert SettingOptions.__annotations__.keys() == options - {"jobs", "converter"}

@@ -48,7 +48,9 @@ class Control:
     def adopt(self, run: AnyRun | str) -> AnyRun:
         """Make the registered job continue a pending run of other code, and return it."""
         run_id = run_id_of(run)
-        job = self._registry.require(self._store.get_run(run_id).job_name)
+        row = self._store.get_run(run_id)
+        _refuse_session(row, "adopted")
+        job = self._registry.require(row.job_name)
         origin = next(iter(origins_of(job)), None)
         row = self._store.adopt(run_id, origin, self._clock.now_us())
         self._store.changes.offer()
@@ -57,6 +59,7 @@ class Control:
     def retrigger(self, run: AnyRun | str) -> AnyRun:
         """Store a new run with the payload, labels and concurrency key of a terminal one."""
         row = self._store.get_run(run_id_of(run))
+        _refuse_session(row, "triggered again")
         if row.completed_at_us is None:
             raise ConflictError(
                 f"run {row.id} is {row.status} and cannot be triggered again: wait for its end"
@@ -98,6 +101,14 @@ class Control:
         except DatabaseError as exc:
             # The runs are deleted all the same, and later runs use their space.
             report_worker_error(self._emitter, exc, "giving space back")
+
+
+def _refuse_session(row: RunRow, verb: str) -> None:
+    if row.kind == "session":
+        raise ConflictError(
+            f"run {row.id} is a session, which has no job, and cannot be {verb}: open it with "
+            f"durably.session({row.job_name!r}, ...)"
+        )
 
 
 def _fields(row: RunRow) -> dict[str, Any]:

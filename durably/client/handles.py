@@ -273,7 +273,9 @@ class JobHandle(Generic[P, R]):
         .. versionadded:: 0.1.0
         """
         self._submitter.check()
-        return self._submitter.reader.find_many(status, self._name, labels, limit, offset)
+        return self._submitter.reader.find_many(
+            status, self._name, labels, limit, offset, kind="job"
+        )
 
 
 class Handles:

@@ -22,6 +22,7 @@ from durably.models import (
     LogEntry,
     Progress,
     Run,
+    RunKind,
     RunStatus,
     StepRecord,
 )
@@ -206,12 +207,13 @@ class Reader:
         labels: dict[str, str] | None,
         limit: int | None,
         offset: int,
+        kind: RunKind | None = None,
     ) -> list[Run[Any, Any]]:
         """Return the runs that match for a caller to see, the newest first.
 
         Those that cannot be read are left out.
         """
-        wanted = _filters(status, job_name, labels)
+        wanted = _filters(status, job_name, labels)._replace(kind=kind)
         limit = None if limit is None else count(limit, "limit")
         rows = self._store.find_runs(wanted, limit, count(offset, "offset"))
         found = list(_readable(self.run_of, rows))

@@ -175,7 +175,7 @@ class Submitter:
         concurrency_key = checked_key(trigger.concurrency_key, "concurrency_key")
         plain = self._accepted_payload(job, trigger.payload)
         new = plain.new._replace(
-            labels=_labels(trigger.labels),
+            labels=checked_labels(trigger.labels),
             idempotency_key=idempotency_key,
             concurrency_key=concurrency_key,
             coalesce=trigger.coalesce,
@@ -263,7 +263,8 @@ def _plain(text: str) -> str:
     return str.__str__(text)
 
 
-def _labels(labels: object) -> str:
+def checked_labels(labels: object) -> str:
+    """Return labels as they are stored; raise ``ValidationError`` if they are not labels."""
     if labels is None:
         return "{}"
     if not isinstance(labels, dict):

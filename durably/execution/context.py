@@ -10,6 +10,7 @@ from durably._platform.signals import entered
 from durably.codec import NOTHING, Nothing
 from durably.errors import SerializationError, ValidationError
 from durably.execution.current_run import CurrentRun, Services
+from durably.execution.nested_steps import NestedSteps
 from durably.execution.retry import Retry
 from durably.execution.step_log import NUMBERS, StepLog, checked_progress
 from durably.execution.step_runner import StepRunner
@@ -30,12 +31,19 @@ class StepContext:
     """
 
     def __init__(
-        self, run: CurrentRun, services: Services, *, on_duplicate_step: OnDuplicateStep
+        self,
+        run: CurrentRun,
+        services: Services,
+        *,
+        on_duplicate_step: OnDuplicateStep,
+        nested: NestedSteps | None = None,
     ) -> None:
         self._run = run
         self._services = services
         self.log = StepLog(run, services)
-        self._step_runner = StepRunner(run, services, on_duplicate_step=on_duplicate_step)
+        self._step_runner = StepRunner(
+            run, services, on_duplicate_step=on_duplicate_step, nested=nested
+        )
 
     def __reduce__(self) -> NoReturn:
         # A copy would use the same indexes again.

@@ -23,6 +23,7 @@ from durably.codec import Codec
 from durably.emitter import Emitter
 from durably.errors import (
     DatabaseError,
+    EngineClosedError,
     ForkedError,
     OwnershipLost,
     RunCancelled,
@@ -205,9 +206,13 @@ class CurrentRun:
             # before the job is over is known at its end.
             self.stop_was_raised = True
         if self.is_over:
-            raise StopRun(f"run {self.id} has ended; its step object can no longer be used")
+            raise StopRun(self.said_of(StopRun))
         if reason is not None:
-            raise reason(_REASONS[reason].format(id=self.id))
+            raise reason(self.said_of(reason))
+
+    def said_of(self, reason: type[StopRun]) -> str:
+        """Return the message of a stop for that reason; ``StopRun`` is that it has ended."""
+        return _REASONS[reason].format(id=self.id)
 
     def refuse_forked_child(self) -> None:
         """Raise in a child that was forked inside the job.
@@ -216,10 +221,14 @@ class CurrentRun:
         would be stored twice.
         """
         if os.getpid() != self.pid:
-            raise ForkedError(
-                f"run {self.id} is executed by the parent of this process, which a step forked; "
-                "end the child with os._exit, or use subprocess"
-            )
+            raise ForkedError(self.said_to_children())
+
+    def said_to_children(self) -> str:
+        """Return the message to a child that was forked inside the job."""
+        return (
+            f"run {self.id} is executed by the parent of this process, which a step forked; "
+            "end the child with os._exit, or use subprocess"
+        )
 
     def end(self) -> None:
         """Note that the job is over: it stores nothing, and reports no progress, from now on."""
@@ -241,6 +250,7 @@ class CurrentRun:
 
 
 _REASONS: Final[dict[type[StopRun], str]] = {
+    StopRun: "run {id} has ended; its step object can no longer be used",
     RunCancelled: "run {id} was cancelled",
     RunInterrupted: "the engine is stopping; run {id} goes back to pending",
     OwnershipLost: "run {id} was recovered by another owner",
@@ -261,7 +271,7 @@ def retry_transient(
     context: str,
     access: Callable[..., T],
     *args: Any,
-    failed: DatabaseError | None = None,
+    failed: DatabaseError | EngineClosedError | None = None,
 ) -> T:
     """Store or read something of a run, trying again while the reason of a failure may pass.
 
@@ -273,7 +283,7 @@ def retry_transient(
         failed: the error of the first try, if the caller has made it.
 
     Raises:
-        StopRun: the run is to stop, so this cannot wait any longer.
+        StopRun: the run is to stop or is over, so this cannot wait any longer.
         DatabaseError: the reason will not pass by itself.
     """
     pause_s = _FIRST_PAUSE_S
@@ -281,8 +291,11 @@ def retry_transient(
         if failed is None:
             try:
                 return access(*args)
-            except DatabaseError as exc:
+            except (DatabaseError, EngineClosedError) as exc:
                 failed = exc
+        if isinstance(failed, EngineClosedError):
+            run.check()  # it is over: this thread has outlived it
+            raise failed
         report_worker_error(services.emitter, failed, context, run.id)
         if not failed.is_transient:
             raise failed

@@ -6,7 +6,13 @@ from collections.abc import Callable
 from typing import Any, Final, NoReturn, TypeVar
 
 from durably.codec import UNTYPED
-from durably.errors import DatabaseError, OwnershipLost, RunCancelled, RunInterrupted
+from durably.errors import (
+    DatabaseError,
+    EngineClosedError,
+    OwnershipLost,
+    RunCancelled,
+    RunInterrupted,
+)
 from durably.events import StepCancelled, StepEvent, StepFailed
 from durably.execution.current_run import CurrentRun, Services, retry_transient
 from durably.models import RunStatus, error_info, stored_error
@@ -30,7 +36,7 @@ class StepRecorder:
         self._services = services
         self.indexes: dict[str, int] = {}
 
-    def save(self, *row: Any, failed: DatabaseError) -> bool:
+    def save(self, *row: Any, failed: DatabaseError | EngineClosedError) -> bool:
         """Store a result, whose first try has *failed*; return whether this claim may do so."""
         return self._stored(self._services.checkpoints.save, *row, failed=failed)
 
@@ -115,7 +121,10 @@ class StepRecorder:
         self._run.stop(RunCancelled if is_cancelled else OwnershipLost)
 
     def _stored(
-        self, verb: Callable[..., bool], *args: Any, failed: DatabaseError | None = None
+        self,
+        verb: Callable[..., bool],
+        *args: Any,
+        failed: DatabaseError | EngineClosedError | None = None,
     ) -> bool:
         return retry_transient(
             self._services, self._run, "storing a step", verb, *args, failed=failed

@@ -18,6 +18,7 @@ from durably.errors import (
     DatabaseError,
     DuplicateStepError,
     DuplicateStepWarning,
+    EngineClosedError,
     ValidationError,
 )
 from durably.events import (
@@ -60,12 +61,17 @@ class StepRunner:
     """
 
     def __init__(
-        self, run: CurrentRun, services: Services, *, on_duplicate_step: OnDuplicateStep
+        self,
+        run: CurrentRun,
+        services: Services,
+        *,
+        on_duplicate_step: OnDuplicateStep,
+        nested: NestedSteps | None = None,
     ) -> None:
         self._run = run
         self._services = services
         self._reuses_results = on_duplicate_step == "reuse"
-        self._nested = NestedSteps()
+        self._nested = NestedSteps() if nested is None else nested
         self._checkpoints = CheckpointReader(
             services.checkpoints, run.run_pk, is_first_claim=run.fence == 1
         )
@@ -136,6 +142,8 @@ class StepRunner:
 
     def _repeated(self, name: str) -> None:
         """Raise or warn because the name of a completed step is used again."""
+        if self._nested.is_retried(name):
+            return
         if self._reuses_results:
             warnings.warn(
                 f"step {name!r} was used twice in run {self._run.id}; the second use returns "
@@ -143,7 +151,7 @@ class StepRunner:
                 DuplicateStepWarning,
                 stacklevel=5,  # the job's line
             )
-        elif not self._nested.is_retried(name):
+        else:
             raise DuplicateStepError(
                 f"step {name!r} was used twice in run {self._run.id}; give each step a name of "
                 'its own, such as f"batch-{i}"'
@@ -246,7 +254,7 @@ class StepRunner:
         row = run.run_pk, run.fence, index, name, text, started_at_us, clock.now_us()
         try:
             is_stored = services.checkpoints.save(*row)
-        except DatabaseError as exc:
+        except (DatabaseError, EngineClosedError) as exc:
             is_stored = self._recorder.save(*row, failed=exc)
         if not is_stored:
             self._recorder.not_stored(name, index, started_at_us)

@@ -62,6 +62,7 @@ class Filters(NamedTuple):
     statuses: str | None = None
     jobs: str | None = None
     labels: str | None = None
+    kind: RunKind | None = None
 
 
 class NewRun(NamedTuple):

@@ -14,6 +14,7 @@ from durably._platform.signals import LOOK_S
 from durably.emitter import Emitter
 from durably.errors import DatabaseError
 from durably.execution.current_run import CurrentRun, report_worker_error
+from durably.execution.session_run import SessionRun
 from durably.job_registry import JobRegistry
 from durably.store.api import Store
 from durably.store.outcome import NotExecuted
@@ -361,7 +362,8 @@ class Claimer:
             since: a moment before the claim, by the clock's ``monotonic``.
             is_callers: whether the calling thread executes it.
         """
-        run = CurrentRun(row, self._labels_of(row), is_callers=is_callers)
+        kind = SessionRun if row.kind == "session" else CurrentRun
+        run = kind(row, self._labels_of(row), is_callers=is_callers)
         run.current_at = since
         self._runs.enter(run)
         return run

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import weakref
+from collections.abc import Iterable
 from typing import Final
 
 from durably._platform.fork_hooks import no_fork
@@ -21,13 +22,19 @@ log = logging.getLogger("durably")
 _engines: Final[weakref.WeakSet[Shutdown]] = weakref.WeakSet()
 
 
-def make_way(replaces: bool, path: str, file: object) -> None:  # noqa: FBT001 - bound by callers
+def make_way(
+    replaces: bool,  # noqa: FBT001 - bound by callers
+    is_of_session: bool,  # noqa: FBT001
+    path: str,
+    file: object,
+) -> None:
     """Prepare for a new engine on a file, before that is opened.
 
     Blocks until the runs of an engine that is replaced have stopped.
 
     Args:
         replaces: whether engines that this process has open on it are stopped and closed.
+        is_of_session: whether it is that of a session, which is beside others on the file.
         path: the real path of the database.
         file: what identifies the file there, ``None`` if there is none.
 
@@ -38,7 +45,7 @@ def make_way(replaces: bool, path: str, file: object) -> None:  # noqa: FBT001 -
     with no_fork():
         engines = [each for each in _engines if each.is_open and each.is_on(path, file)]
     if replaces:
-        _replace(engines)
+        _replace(each for each in engines if _is_replaced(each, is_of_session=is_of_session))
         return
     for engine in engines:
         if engine.path == path:
@@ -53,10 +60,23 @@ def enter(engine: Shutdown, *, replaces: bool) -> None:
         ]
         _engines.add(engine)
     if replaces:
-        _replace(others)
+        is_of_session = engine.session is not None
+        _replace(each for each in others if _is_replaced(each, is_of_session=is_of_session))
 
 
-def _replace(engines: list[Shutdown]) -> None:
+def _is_replaced(engine: Shutdown, *, is_of_session: bool) -> bool:
+    """Return whether a new engine on the file takes the place of one that is open."""
+    if not is_of_session and engine.session is None:
+        return True
+    # Sessions and engines are beside each other, unless one has lost the file.
+    try:
+        engine.check_file()
+    except DatabaseLostError:
+        return True
+    return False
+
+
+def _replace(engines: Iterable[Shutdown]) -> None:
     for engine in engines:
         engine.give_way()
         log.warning(

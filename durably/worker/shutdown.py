@@ -50,7 +50,10 @@ class Shutdown:
         failed_unseen: Callable[[], RunsFailedError | None],
         *,
         raise_failed: bool,
+        session: str | None = None,
     ) -> None:
+        # The name of the session that the engine is opened for, if it is.
+        self.session = session
         self._store = store
         self._supervisor = supervisor
         # The threads refer to it: while they run, the end of the interpreter finds this object,
@@ -71,7 +74,8 @@ class Shutdown:
     # -- whether the engine can be used --------------------------------------------------------
 
     def __repr__(self) -> str:
-        return f"<Durably {self.path!r} {self._word}>"
+        what = "Durably" if self.session is None else f"Session {self.session!r} on"
+        return f"<{what} {self.path!r} {self._word}>"
 
     @property
     def path(self) -> str:
@@ -340,7 +344,7 @@ class Shutdown:
         jobs = "[]" if claimed is None else claimed.jobs
         try:
             briefs = self._store.briefs(executed)
-            waiting = self._store.count_runs(Filters(dump([RunStatus.PENDING]), jobs))
+            waiting = self._store.count_runs(Filters(dump([RunStatus.PENDING]), jobs, kind="job"))
         except DatabaseError:
             return  # the exception that has left the block says more
         put_back = sum(brief.status == RunStatus.PENDING for brief in briefs.values())

@@ -40,6 +40,7 @@ from durably.worker.ownership import Ownership
 from durably.worker.pool import Pool
 from durably.worker.reaper import Reaper
 from durably.worker.run_until_idle import RunUntilIdle
+from durably.worker.sessions import Sessions
 from durably.worker.settling import Settling
 from durably.worker.state import EngineState, State
 
@@ -113,18 +114,19 @@ class Supervisor:
         )
         live_failures = LiveFailures()
         self.unseen_failures = UnseenFailures(live_failures.is_watched)
+        settling = Settling(
+            store,
+            services,
+            flusher,
+            self.unseen_failures,
+            preserve_steps=settings.preserve_steps,
+        )
         self._executor = Executor(
             services=services,
             registry=registry,
             runs=self._runs,
             claimer=self._claimer,
-            settling=Settling(
-                store,
-                services,
-                flusher,
-                self.unseen_failures,
-                preserve_steps=settings.preserve_steps,
-            ),
+            settling=settling,
             live_failures=live_failures,
             on_error=self._on_error,
         )
@@ -168,6 +170,15 @@ class Supervisor:
             self.lifecycle,
             store.changes,
             self.file.check_in_place,
+        )
+        self.sessions = Sessions(
+            services=services,
+            store=store,
+            claimer=self._claimer,
+            runs=self._runs,
+            settling=settling,
+            lifecycle=self.lifecycle,
+            recover=self._reaper.recover,
         )
         # What clients in this process ask of it.
         self.local = InProcessWorker(
@@ -249,6 +260,7 @@ class Supervisor:
             ConflictError: called from inside a job or a listener.
         """
         self._raise_if_inside(verb)
+        self.sessions.put_all_back()
         clock = self._services.clock
         deadline = math.inf if timeout_s is None else clock.monotonic() + timeout_s
         # The engine's threads, too, wait for locks of other processes only until the deadline.

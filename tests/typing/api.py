@@ -25,6 +25,7 @@ from durably import (
     Retry,
     Run,
     RunStatus,
+    Session,
     StepContext,
     StepRecord,
     Trigger,
@@ -375,6 +376,19 @@ def runs(app: Durably, run: Run[ImportCsv, Imported]) -> None:
     app.get_runs(state="failed")  # type: ignore[call-arg]
     app.get_runs("failed")  # type: ignore[call-arg]
     app.cancel(None)  # type: ignore[arg-type]
+
+
+def sessions(path: Path) -> None:
+    with durably.session("import", path, key="k", timeout=None, synchronous="normal") as step:
+        assert_type(step, Session)
+        assert_type(step.run("read", read_rows, "x"), list[str])
+        assert_type(step.options(returns=Imported).run("read", untyped, 1), Imported)
+    assert_type(step.get_run(), Run[None, None])
+    context: StepContext = durably.session("import", None, fresh=True, labels={"a": "b"})
+    context.close()  # type: ignore[attr-defined]
+    durably.session("import", max_worker=4)  # type: ignore[call-arg]
+    durably.session("import", key=5)  # type: ignore[arg-type]
+    step.run(5, read_rows, "x")  # type: ignore[arg-type]
 
 
 def events(app: Durably, run: Run[Any, Any]) -> None:

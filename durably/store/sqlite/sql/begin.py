@@ -70,7 +70,7 @@ def begin(db: apsw.Connection, wanted: Begin) -> Beginning:
         "now_us": claim.now_us(),
     }
     found = _find(db, wanted)
-    if found is None:
+    if found is None or wanted.is_fresh:
         if wanted.is_fresh and new.idempotency_key is not None:
             key = {"job_name": new.job_name, "key": new.idempotency_key}
             db.execute(HAND_KEY_ON, key | bindings)
@@ -85,7 +85,10 @@ def begin(db: apsw.Connection, wanted: Begin) -> Beginning:
     is_extended = is_changed and wanted.on_payload_change == "extend"
     if found.status == "completed" and found.kind == "job" and not is_extended:
         return Beginning("completed", found, found)
-    if found.status == "running" or (is_extended and found.owner is not None):
+    # One that was cancelled, and whose code is still inside its last step, has an owner. A session
+    # stays cancelled until nobody has it open.
+    is_kept = is_extended or found.kind == "session"
+    if found.status == "running" or (is_kept and found.owner is not None):
         return Beginning("elsewhere", found, found, _executor(db, found.owner))
     pending = _made_pending(db, found, new.payload if is_extended else None, bindings["now_us"])
     return _claim(db, pending, found, bindings)
@@ -97,8 +100,6 @@ def _find(db: apsw.Connection, wanted: Begin) -> RunRow | None:
         if found is None:
             raise NotFoundError("the run was deleted meanwhile; call again to begin a new one")
         return found
-    if wanted.is_fresh:
-        return None
     new = wanted.new
     bindings = {"job_name": new.job_name, "key": new.idempotency_key, "payload": new.payload}
     if new.idempotency_key is not None:
@@ -108,6 +109,8 @@ def _find(db: apsw.Connection, wanted: Begin) -> RunRow | None:
                 _OTHER_KIND[found.kind].format(key=found.idempotency_key, name=found.job_name)
             )
         return found
+    if wanted.is_fresh:
+        return None
     newest = NEWEST_OF_PAYLOAD if new.kind == "job" else NEWEST_SESSION
     found = queries.first_row(db, newest, bindings)
     # Without a key a run that has completed is only a predecessor.

@@ -1,0 +1,302 @@
+"""Sessions: a script or a notebook as it stands, with checkpoints."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import threading
+from collections.abc import Callable
+from typing import Final, NamedTuple, NoReturn, Self, Unpack
+
+from durably._platform.clock import Clock
+from durably._platform.interactive import is_interactive, is_ipython
+from durably._platform.safe_repr import short_repr
+from durably._platform.signals import deliver, entered
+from durably._platform.spawning import refuse_unguarded_open
+from durably.client import said
+from durably.client.patience import Patience
+from durably.client.submit import checked_key, checked_labels
+from durably.errors import (
+    ConflictError,
+    DatabaseError,
+    EngineClosedError,
+    NotFoundError,
+    SerializationError,
+    ValidationError,
+)
+from durably.execution.context import StepContext
+from durably.execution.session_run import CellSteps
+from durably.jobs import LONGEST_JOB_NAME
+from durably.models import Run, RunStatus
+from durably.names import check_name
+from durably.settings import Duration, optional_timeout
+from durably.store.rows import Beginning
+from durably.wiring import EngineOptions, Parts, open_session_parts
+from durably.worker.sessions import OpenSession
+
+log = logging.getLogger("durably")
+
+
+class Session(StepContext):
+    """A script or a notebook as it stands: its steps, from ``durably.session()`` to ``close()``.
+
+    Usable from any thread of the process that has opened it, and as a context manager, once.
+    Leaving the block normally completes the session, and an exception fails it; Ctrl-C,
+    ``SystemExit`` and every other exception that is not an ``Exception`` leave it pending, as
+    ``close()`` and the end of the process do.
+
+    .. versionadded:: 0.2.0
+    """
+
+    def __init__(self, parts: Parts, opened: OpenSession) -> None:
+        sessions = parts.supervisor.sessions
+        run, row = opened.run, opened.run.row
+        super().__init__(
+            run,
+            sessions.services,
+            on_duplicate_step=sessions.services.on_duplicate_step,
+            nested=CellSteps() if is_ipython() else None,
+        )
+        self._parts = parts
+        self._opened = opened
+        self._lock = threading.Lock()  # guards the two below
+        self._was_entered = False
+        # The run as it was when the session was closed.
+        self._closed: Run[None, None] | None = None
+        _open[run.id] = _Open(
+            sessions.path, row.job_name, row.idempotency_key, run.pid, self._hand_over
+        )
+
+    def __repr__(self) -> str:
+        state = "open" if self._is_open else "closed"
+        return f"<Session {self.job_name!r} {state}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise SerializationError(
+            f"session {self.job_name!r} is open in this process; it can be used from all of its "
+            "threads, but not be copied or pickled"
+        )
+
+    @property
+    def _is_open(self) -> bool:
+        return not self._run.is_over and self._run.pid == os.getpid()
+
+    @entered
+    def get_run(self) -> Run[None, None]:
+        """Return the run of the session as it is now; after the end, as it was then.
+
+        Raises:
+            NotFoundError: it was deleted.
+            ForkedError: this is the child of a fork.
+            DatabaseError: the database cannot be read.
+
+        .. versionadded:: 0.2.0
+        """
+        if self._closed is not None:
+            self._run.refuse_forked_child()
+            return self._closed
+        run = self._read()
+        if run is None:
+            raise NotFoundError(f"the run of session {self.job_name!r} was deleted")
+        return run
+
+    @entered
+    def close(self) -> None:
+        """Leave the session as it is, to be opened again, and close its engine. Idempotent.
+
+        When this returns the run is pending, with all its checkpoints, unless it had ended. A step
+        that another thread is inside is not stored, and raises ``StopRun`` there.
+
+        Raises:
+            ConflictError: called from inside a step of the session.
+            ForkedError: this is the child of a fork.
+
+        .. versionadded:: 0.2.0
+        """
+        self._run.refuse_forked_child()
+        self._leave(OpenSession.put_back)
+
+    def __enter__(self) -> Self:
+        self._run.refuse_forked_child()
+        with self._lock:
+            was_entered, self._was_entered = self._was_entered, True
+        if was_entered or not self._is_open:
+            state = "is used in a with block already" if self._is_open else "is closed"
+            raise ConflictError(f"session {self.job_name!r} {state}; open another one")
+        return self
+
+    @entered
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, _: object
+    ) -> None:
+        if self._run.pid != os.getpid():
+            return  # the parent goes on with it
+        if exc is None:
+            if self._leave(OpenSession.complete):
+                self._say_unless_completed()
+        elif isinstance(exc, Exception) and not self._run.is_callers_signal(exc):
+            self._leave(lambda opened: opened.fail(exc))
+        else:
+            self._leave(OpenSession.put_back)
+
+    def _hand_over(self) -> None:
+        """Leave the session to an object that is about to be made for it."""
+        self._opened.run.is_handed_over = True
+        self._leave(OpenSession.put_back)
+
+    def _leave(self, how: Callable[[OpenSession], bool]) -> bool:
+        """Leave the session in that way, unless it was left, and close the engine.
+
+        Return whether this call has left it.
+        """
+        inside = (threading.get_ident(),)
+        for name, turn in tuple(self._run.turns.items()):
+            if turn == inside:
+                raise ConflictError(
+                    f"session {self.job_name!r} cannot be closed inside its step {name!r}; close "
+                    "it after the step"
+                )
+        try:
+            is_left = how(self._opened)
+            self._keep_run()
+        finally:
+            _open.pop(self.run_id, None)
+            self._parts.shutdown.close()
+        return is_left
+
+    def _read(self) -> Run[None, None] | None:
+        self._parts.shutdown.check()
+        return self._parts.client.reader.find(self.run_id)
+
+    def _keep_run(self) -> None:
+        """Read the run for calls after the end."""
+        if self._closed is not None:
+            return
+        try:
+            self._closed = self._read()
+        except (DatabaseError, EngineClosedError) as exc:
+            log.warning("the run of session %r cannot be read: %s", self.job_name, exc)
+
+    def _say_unless_completed(self) -> None:
+        run = self._closed
+        if run is not None and run.status is not RunStatus.COMPLETED:
+            log.warning(
+                "session %r has not completed, since it is %s; open it again to go on",
+                self.job_name,
+                run.status,
+            )
+
+
+class _Open(NamedTuple):
+    """A session that is open in the process with that id: this one, or one that has forked it."""
+
+    path: str
+    name: str
+    key: str | None
+    pid: int
+    hand_over: Callable[[], None]
+
+
+# By the id of the run.
+_open: Final[dict[str, _Open]] = {}
+
+
+@entered
+def session(
+    name: str,
+    db: str | os.PathLike[str] | None = "durably.db",
+    *,
+    key: str | None = None,
+    fresh: bool = False,
+    timeout: Duration | None = 0,
+    labels: dict[str, str] | None = None,
+    show: bool | None = None,
+    **engine_options: Unpack[EngineOptions],
+) -> Session:
+    """Make a script or a notebook resumable as it stands, without a job.
+
+    Returns the open session, a ``StepContext``: ``step.run(name, fn, ...)`` executes *fn* and
+    stores its result, or returns what is stored. It is closed at the end of a ``with`` block, by
+    ``close()``, or when the process ends. A session is a run, of the kind ``"session"``, that no
+    engine ever claims: the calling program executes it. May be called from any thread.
+
+    A session that has not completed is continued, with all its checkpoints, also if the process
+    that had it open has died. After one that has completed a new one begins.
+
+    Args:
+        name: of the session; the ``job_name`` of its run.
+        db: the SQLite file. ``None`` stands for the environment variable ``DURABLY_DB``, and
+            without it for ``"durably.db"``.
+        key: the ``idempotency_key`` of its run. There is one session for name and key: a completed
+            one is continued too, returns what is stored and executes what is new.
+        fresh: begin a new session in any case. The key passes to its run; the old run keeps its
+            record.
+        timeout: how long to wait, in seconds (or a ``timedelta``; ``None`` for ever), for another
+            process that has the session open.
+        labels: of its run, if it is created.
+        show: whether to display what it does; ``None`` decides by where the output goes.
+        engine_options: as for ``Durably``.
+
+    Raises:
+        ConflictError: the session is open in another live process, or in this one. In an
+            interactive session (a prompt, IPython, Jupyter) the new object takes it over from the
+            old one of this process, which raises ``StopRun`` from then on.
+        ValidationError: an argument is not acceptable.
+
+    It also raises the errors of ``Durably()``.
+
+    .. versionadded:: 0.2.0
+    """
+    check_name(name, "a session's name", longest=LONGEST_JOB_NAME)
+    for flag, value in (("fresh", fresh), ("show", show)):
+        if not isinstance(value, bool) and not (flag == "show" and value is None):
+            raise ValidationError(f"{flag} must be True or False, not {short_repr(value)}")
+    patience = Patience(Clock(), optional_timeout(timeout))
+    given = checked_key(key, "key"), checked_labels(labels)
+    refuse_unguarded_open()
+    parts = open_session_parts(name, db, **engine_options)
+    try:
+        sessions = parts.supervisor.sessions
+        if fresh and is_interactive():
+            _hand_over(_Open(sessions.path, name, given[0], os.getpid(), lambda: None))
+        opened = sessions.open(
+            name, *given, is_fresh=fresh, on_taken=lambda taken: _patience_with(taken, patience)
+        )
+        made = Session(parts, opened)
+        deliver()
+    except BaseException:
+        parts.shutdown.close()
+        raise
+    return made
+
+
+def _hand_over(wanted: _Open) -> None:
+    """Make the object that has the session open in this process leave it, if there is one."""
+    for each in tuple(_open.values()):
+        if each[:4] == wanted[:4]:
+            each.hand_over()
+
+
+def _patience_with(taken: Beginning, patience: Patience) -> float:
+    """Return for how many seconds to wait for a session that is open.
+
+    Raises:
+        ConflictError: it is not to be waited for.
+    """
+    name = taken.row.job_name
+    here = _open.get(taken.row.id)
+    if here is not None and here.pid == os.getpid():
+        if is_interactive():
+            here.hand_over()
+            return 0.0
+        raise ConflictError(
+            f"session {name!r} is open in this process already; use the object that has it, or "
+            "close it first"
+        )
+    if patience.is_over():
+        raise ConflictError(
+            f"session {said.where(taken)}; close it there, or wait for that with timeout="
+        )
+    left_s = patience.left()
+    return math.inf if left_s is None else left_s

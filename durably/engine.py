@@ -269,6 +269,8 @@ class Durably:
         """Register a job in this engine and return its handle.
 
         Registering the same function again, as when a notebook cell runs again, replaces the job.
+        In an interactive session another function of that name replaces it as well, if one of the
+        two is of ``__main__``.
 
         Raises:
             ConflictError: another function is registered under that name.

@@ -84,9 +84,19 @@ def _storable(text: str) -> str:
     return plain[:_LONGEST_ORIGIN].decode(errors="ignore")
 
 
+def _may_replace(new: Job[Any, Any], old: Job[Any, Any]) -> bool:
+    """Return whether *new* may take the name of *old*.
+
+    In an interactive session a function is renamed, or moved into a module, between two cells.
+    """
+    if _is_same_function(old, new):
+        return True
+    return is_interactive() and (_is_typed_in(new) or _is_typed_in(old))
+
+
 def _is_typed_in(job: Job[Any, Any]) -> bool:
-    """Return whether the function was typed into an interactive session, not read from a file."""
-    return getattr(job.run, "__module__", None) == "__main__" and is_interactive()
+    """Return whether the function is of the session itself, or of the script that begins it."""
+    return getattr(innermost(job.run), "__module__", None) == "__main__"
 
 
 def _is_same_function(one: Job[Any, Any], other: Job[Any, Any]) -> bool:
@@ -122,11 +132,11 @@ class JobRegistry:
             self.add(job)
 
     def add(self, new: Job[Any, Any]) -> None:
-        """Register a job. Registering the same function again replaces the job.
+        """Register a job, in the place of an older one of the same function.
 
         Raises:
             ValidationError: it is not a job, or one of its types cannot be structured.
-            ConflictError: another function has that name.
+            ConflictError: another function has that name, and may not be replaced.
         """
         check_job(new, "register was given")
         if takes_payload(new):
@@ -134,7 +144,7 @@ class JobRegistry:
         self._codec.check_type(output_type(new), f"the output of job {new.name!r}")
         with self._lock:
             old = self._jobs.get(new.name)
-            if old is not None and not (_is_same_function(old, new) or _is_typed_in(new)):
+            if old is not None and not _may_replace(new, old):
                 raise ConflictError(
                     f"another function is registered as job {new.name!r}: "
                     f"{place_of(old.run) or short_repr(old.run)}; give one of them another name"

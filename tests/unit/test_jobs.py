@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import sys
 import types
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -440,22 +442,63 @@ class TestMistakes:
 
 
 class TestRegistry:
-    def test_what_is_typed_into_a_session_replaces(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """In an interactive session a function of __main__ replaces whatever has its name."""
+    @pytest.mark.parametrize("is_partial", [False, True], ids=["function", "partial"])
+    @pytest.mark.parametrize("is_session", [False, True], ids=["script", "session"])
+    @pytest.mark.parametrize("is_new_typed", [False, True], ids=["imported", "typed"])
+    @pytest.mark.parametrize("is_old_typed", [False, True], ids=["imported", "typed"])
+    def test_what_is_typed_into_a_session_replaces(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        *,
+        is_old_typed: bool,
+        is_new_typed: bool,
+        is_session: bool,
+        is_partial: bool,
+    ) -> None:
+        """In an interactive session another function may take a name if one of the two is of
+        __main__; two functions of imported modules never may, and in a script none may.
+        """
 
-        def typed(step: StepContext) -> int:
+        def old(step: StepContext) -> int:
             return 1
 
+        def new(step: StepContext) -> int:
+            return 2
+
+        for function, is_typed in ((old, is_old_typed), (new, is_new_typed)):
+            if is_typed:
+                monkeypatch.setattr(function, "__module__", "__main__", raising=False)
+        if is_session:
+            monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
         registry = JobRegistry(Codec())
-        registry.add(durably.job("x")(import_csv))
-        monkeypatch.setattr(typed, "__module__", "__main__", raising=False)
-        with pytest.raises(ConflictError):
-            registry.add(durably.job("x")(typed))
-        monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
-        with pytest.raises(ConflictError):
-            registry.add(durably.job("x")(nightly))
-        registry.add(durably.job("x")(typed))
-        assert registry.require("x").run is typed
+        registry.add(durably.job("x")(old))
+        second = Job("x", functools.partial(new) if is_partial else new)
+        if is_session and (is_old_typed or is_new_typed):
+            registry.add(second)
+            assert registry.require("x") is second
+        else:
+            with pytest.raises(ConflictError, match="another function is registered as job 'x'"):
+                registry.add(second)
+
+    def test_a_module_that_is_loaded_again_replaces(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The function of the same place is today's, as after importlib.reload or %autoreload."""
+        monkeypatch.syspath_prepend(tmp_path)
+        source = tmp_path / "loaded_twice.py"
+        text = "import durably\n@durably.job\ndef load(step):\n    return {}\n"
+        source.write_text(text.format(1))
+        module = importlib.import_module("loaded_twice")
+        registry = JobRegistry(Codec())
+        registry.add(module.load)
+        source.write_text(text.format("'another'"))
+        try:
+            importlib.reload(module)
+            registry.add(module.load)
+            assert registry.require("load") is module.load
+            assert registry.require("load").run(None) == "another"
+        finally:
+            del sys.modules["loaded_twice"]
 
     def test_another_function_under_a_taken_name_is_rejected(self) -> None:
         """A name means one function; the message tells which one has it."""

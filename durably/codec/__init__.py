@@ -128,7 +128,8 @@ class Codec:
             msg = f"{what}: {error}"
             raise ValidationError(msg) from None
         except Exception as error:  # noqa: BLE001 - a hook of the user's may raise anything
-            raise ValidationError(sentence(what, self._problems_in(error))) from None
+            said = sentence(what, self._problems_in(error))
+            raise ValidationError(said + self._redefined(value, type_, "job")) from None
 
     def encode(self, value: Any, type_: Any, *, what: str, name: str | None = None) -> str:
         """Return the JSON text of a value.
@@ -206,7 +207,8 @@ class Codec:
                 said = f"{said}: {type_.reason}. Without that type"
                 # Beside the reason, their advice to annotate would be none.
                 problems = [(path, text.partition(";")[0]) for path, text in problems]
-            raise SerializationError(sentence(said, problems)) from None
+            said = sentence(said, problems)
+            raise SerializationError(said + self._redefined(value, type_, "function")) from None
 
     def load_json(self, text: str) -> Any:
         """Return the JSON-like data of a stored text.
@@ -226,6 +228,17 @@ class Codec:
                 if typed is None:
                     typed = self._typed = TypedValues(self._converter)
         return typed
+
+    def _redefined(self, value: Any, type_: Any, where: str) -> str:
+        """Return the end of a message about a value: whether its class was defined again.
+
+        Args:
+            where: what is annotated with the type.
+        """
+        name = None if self._typed is None else self._typed.unfit(value, type_)
+        if name is None:
+            return ""
+        return f"; {name} was defined again after the {where}: run the {where}'s cell again"
 
     def _problems_in(self, error: Exception) -> Iterable[tuple[str, str]]:
         typed = self._typed

@@ -15,8 +15,9 @@ from cattrs.errors import IterableValidationError
 from durably._platform.safe_repr import type_name
 from durably.codec.cattrs_errors import with_note
 from durably.codec.json_text import dump, load
-from durably.codec.messages import Mismatch, NotStorable, Problem
-from durably.codec.plain import TWICE, Misfit, plain
+from durably.codec.messages import Mismatch, NotStorable, Problem, name_of
+from durably.codec.plain import TWICE, Misfit, is_named_tuple, plain
+from durably.codec.redefined import is_redefined, note
 from durably.codec.scalars import is_written_as_text
 from durably.codec.type_codec import ANYTHING, TypeCodec, TypeCodecLookup
 from durably.codec.typing_utils import hints_of
@@ -133,6 +134,8 @@ def _tuple_of(codec: TypeCodec, cls: Any, items: list[TypeCodec]) -> None:
 
     def write(value: Any) -> Any:
         if type(value) not in (cls, list, tuple):
+            if is_redefined(type(value), cls):
+                return note(codec, value, _write_again(cls, items, value))
             return codec.misfit(value)
         if len(value) != len(items):
             return Misfit(list(value), wrong_length(value))
@@ -155,6 +158,17 @@ def _tuple_of(codec: TypeCodec, cls: Any, items: list[TypeCodec]) -> None:
         return tuple(values) if cls is tuple else cls(*values)
 
     codec.write, codec.read = write, read
+
+
+def _write_again(cls: Any, items: list[TypeCodec], value: Any) -> Any:
+    """Write a named tuple whose class was defined again, by the names of its items."""
+    again = type(value)
+    if not is_named_tuple(again) or not set(again._fields) <= set(cls._fields):
+        return Misfit(value, NotStorable(f"{name_of(again)} has other items"))
+    given = {**cls._field_defaults, **value._asdict()}
+    # A list that is too short, if some have no default, is reported by reading.
+    pairs = zip(items, cls._fields, strict=True)
+    return [item.write(given[name]) for item, name in pairs if name in given]
 
 
 def _mapping(codec: TypeCodec, codecs: TypeCodecLookup, origin: Any, args: tuple[Any, ...]) -> None:

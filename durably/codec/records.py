@@ -24,6 +24,7 @@ from durably.codec.messages import (
     text_of,
 )
 from durably.codec.plain import Misfit
+from durably.codec.redefined import is_redefined, note
 from durably.codec.type_codec import Field, TypeCodec, TypeCodecLookup
 from durably.codec.typing_utils import hints_of, unqualified
 
@@ -83,6 +84,8 @@ def record(codec: TypeCodec, codecs: TypeCodecLookup) -> None:
                 return {f.key: _attribute(value, f) for f in fields}
         if isinstance(value, Mapping):
             return codec.misfit(value, _write_items(codec, value))
+        if is_redefined(type(value), cls):
+            return note(codec, value, _write_again(cls, fields, value))
         return Misfit(value, other_class(value))
 
     def read(data: Any, _: Any = None) -> Any:
@@ -97,6 +100,23 @@ def record(codec: TypeCodec, codecs: TypeCodecLookup) -> None:
             raise ClassValidationError(expected, failed or [error], cls) from error
 
     codec.write, codec.read = write, read
+
+
+def _write_again(cls: Any, fields: list[Field], value: Any) -> Any:
+    """Write an instance of a class that was defined again; reading reports what does not fit."""
+    again = type(value)
+    if not attrs.has(again) and not dataclasses.is_dataclass(again):
+        return Misfit(value, NotStorable(f"{name_of(again)} has no fields any more"))
+    by_name = {field.name: field for field in fields}
+    not_stored = {each.name for each in _declared(cls)} - by_name.keys()
+    data: dict[str, Any] = {}
+    for declared in _declared(again):
+        field = by_name.get(declared.name)
+        if field is not None:
+            data[field.key] = _attribute(value, field)
+        elif declared.init and declared.name not in not_stored:
+            data[declared.name] = None
+    return data
 
 
 def _write_items(codec: TypeCodec, value: Mapping[Any, Any]) -> dict[Any, Any]:

@@ -6,20 +6,23 @@ import dataclasses
 import enum
 import functools
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import attrs
 
-from durably._platform.safe_repr import type_name
+from durably._platform.safe_repr import full_name, type_name
 from durably.codec.json_text import dump
 from durably.codec.messages import Problem, Unsupported, difference, segment
-from durably.codec.plain import SCALARS, has_named_items, plain, plain_scalar
+from durably.codec.plain import SCALARS, has_named_items, is_named_tuple, plain, plain_scalar
+from durably.codec.redefined import is_redefined
 from durably.codec.type_codec import TypeCodec
 from durably.codec.typing_utils import frozen_time_base, is_record
 
 _CONTAINERS: Final = (list, tuple, dict, set, frozenset, deque)
 _MISSING: Final = object()
+# What a field has that a class has no more, or not yet, which was defined again.
+_DEFAULT: Final = object()
 
 
 def compare(before: Any, after: Any, codec_of: Callable[[Any], TypeCodec]) -> None:
@@ -35,10 +38,15 @@ def compare(before: Any, after: Any, codec_of: Callable[[Any], TypeCodec]) -> No
         return
     inside: Iterable[tuple[str, Any, Any]] = ()
     cls: Any = type(after)
-    is_same = type(before) is cls or _may_come_back_as(before, cls)
-    if is_same and isinstance(after, _CONTAINERS):
+    is_again = is_redefined(type(before), cls)
+    is_same = type(before) is cls or is_again or _may_come_back_as(before, cls)
+    if is_again and is_named_tuple(cls):
+        inside = [
+            (segment(n), getattr(before, n, _DEFAULT), getattr(after, n)) for n in cls._fields
+        ]
+    elif is_same and isinstance(after, _CONTAINERS):
         is_same = len(before) == len(after)
-        inside = _items_of(before, after)
+        inside = _items_of(before, after, codec_of)
     elif is_same and isinstance(after, (str, int, float)) and not isinstance(after, enum.Enum):
         old, new = plain_scalar(before), plain_scalar(after)
         is_same = old == new or (old != old and new != new)  # noqa: PLR0124 - NaN
@@ -48,8 +56,9 @@ def compare(before: Any, after: Any, codec_of: Callable[[Any], TypeCodec]) -> No
         codec = _codec(cls, codec_of)
         # For a user's type its hooks define what is equal.
         names = [] if codec is not None and codec.is_users else _names_in(cls)
+        absent = _DEFAULT if is_again else _MISSING
         inside = [
-            (step, getattr(before, name, _MISSING), getattr(after, name, _MISSING))
+            (step, getattr(before, name, absent), getattr(after, name, _MISSING))
             for name, step in names
         ]
         is_same = bool(names) or _is_written_alike(before, after, codec)
@@ -57,7 +66,7 @@ def compare(before: Any, after: Any, codec_of: Callable[[Any], TypeCodec]) -> No
         msg = f"would come back as {_other(before, after)}"
         raise Problem(msg)
     for step, old, new in inside:
-        if old is not new:
+        if old is not new and old is not _DEFAULT:
             try:
                 compare(old, new, codec_of)
             except Problem as problem:
@@ -85,17 +94,47 @@ def _may_come_back_as(before: Any, cls: type) -> bool:
     return frozen_time_base(type(before)) is cls
 
 
-def _items_of(before: Any, after: Any) -> Iterable[tuple[str, Any, Any]]:
+def _items_of(
+    before: Any, after: Any, codec_of: Callable[[Any], TypeCodec]
+) -> Iterable[tuple[str, Any, Any]]:
     if isinstance(after, dict):
         for old, new in zip(before.items(), after.items(), strict=False):
             yield segment(old[0]), old, new
     elif isinstance(after, (set, frozenset)):
         same = {item: item for item in after}
+        has_all = all(item in same for item in before)
+        classes = {} if has_all else {full_name(cls): cls for cls in _classes_in(after)}
         for item in before:
-            yield "[...]", item, same.get(item, _MISSING)
+            key = item if item in same else _renewed(item, classes, codec_of)
+            yield "[...]", item, same.get(key, _MISSING)
     else:
         for index, pair in enumerate(zip(before, after, strict=False)):
             yield f"[{index}]", *pair
+
+
+def _classes_in(items: Iterable[Any]) -> Iterator[type]:
+    """Yield the classes of the items of a set, also of those inside of tuples."""
+    for item in items:
+        if isinstance(item, (tuple, frozenset)) and not has_named_items(type(item)):
+            yield from _classes_in(item)
+        else:
+            yield type(item)
+
+
+def _renewed(item: Any, classes: Mapping[str, type], codec_of: Callable[[Any], TypeCodec]) -> Any:
+    """Return an item of a set with instances of *classes* where theirs were defined again."""
+    if type(item) in (tuple, frozenset):
+        return type(item)(_renewed(each, classes, codec_of) for each in item)
+    cls = classes.get(full_name(type(item)))
+    codec = None if cls is None else _codec(cls, codec_of)
+    if codec is None:
+        return item
+    try:
+        renewed = codec.read(plain(codec.write(item)), cls)
+        hash(renewed)
+    except Exception:  # noqa: BLE001 - hooks, validators and __hash__ raise anything
+        return item
+    return renewed
 
 
 @functools.lru_cache(maxsize=1000)

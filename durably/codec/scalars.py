@@ -11,13 +11,14 @@ import pathlib
 import re
 import typing
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from durably._platform.safe_repr import full_name, type_name
 from durably.codec.json_text import dump, to_decimal
 from durably.codec.messages import Mismatch, NotStorable, Problem, Unsupported, clip, show
 from durably.codec.plain import SCALARS, Misfit, plain, plain_scalar
+from durably.codec.redefined import is_redefined, note
 from durably.codec.type_codec import TypeCodec
 from durably.codec.typing_utils import DATE, DATETIME, frozen_time_base
 
@@ -244,6 +245,8 @@ def stdlib_scalar(codec: TypeCodec) -> bool:
 
     def write(value: Any) -> Any:
         if type(value) is not type_ and frozen_time_base(type(value)) is not type_:
+            if type_ not in _STDLIB and is_redefined(type(value), type_):
+                return note(codec, value, _write_again(how, base or pathlib.PurePath, value))
             return codec.misfit(value)
         try:
             return how.write(value)
@@ -261,6 +264,13 @@ def stdlib_scalar(codec: TypeCodec) -> bool:
 
     codec.write, codec.read = write, read
     return True
+
+
+def _write_again(how: _Stdlib, base: type, value: Any) -> Any:
+    """Write a value of a user's class that was defined again."""
+    if isinstance(value, base):
+        return how.write(value)
+    return Misfit(value, NotStorable(f"{type_name(value)} has another base class"))
 
 
 def is_written_as_text(codec: TypeCodec) -> bool:
@@ -310,12 +320,17 @@ def _constants(codec: TypeCodec, pairs: list[tuple[Any, Any]]) -> None:
         written[_identity(value)] = text, data
     type_ = codec.type
     is_flag = isinstance(type_, type) and issubclass(type_, enum.Flag)
+    classes = {type(value) for value, _ in pairs}
 
     def write(value: Any) -> Any:
         try:
             text, data = written[_identity(value)]
         except (KeyError, TypeError):  # TypeError: not hashable
-            return value.value if is_flag and type(value) is type_ else codec.misfit(value)
+            if is_flag and type(value) is type_:
+                return value.value
+            if _is_member_again(value, classes):
+                return note(codec, value, value.value)
+            return codec.misfit(value)
         first = by_text[text]
         if _identity(first) != _identity(value):
             return Misfit(value, NotStorable(f"{show(value)} is stored like {show(first)}"))
@@ -333,6 +348,11 @@ def _constants(codec: TypeCodec, pairs: list[tuple[Any, Any]]) -> None:
         raise codec.mismatch(data)
 
     codec.write, codec.read = write, read
+
+
+def _is_member_again(value: Any, classes: Iterable[type]) -> bool:
+    """Return whether *value* is of an enum that is one of *classes*, defined again."""
+    return isinstance(value, enum.Enum) and any(is_redefined(type(value), c) for c in classes)
 
 
 def _identity(value: Any) -> tuple[type, Any]:

@@ -15,6 +15,7 @@ from durably.codec import containers, scalars
 from durably.codec.messages import Problem, Unsupported, name_of, text_of
 from durably.codec.plain import SCALARS, Misfit, is_named_tuple
 from durably.codec.records import record, typed_dict
+from durably.codec.redefined import is_redefined, note
 from durably.codec.type_codec import ANYTHING, TypeCodec
 from durably.codec.typing_utils import is_any, is_record, is_typed_dict, is_union, unwrapped
 from durably.codec.unions import union
@@ -161,15 +162,18 @@ def _with_path(codec: TypeCodec, write: Callable[[Any], Any]) -> Callable[[Any],
     """Return a hook that returns a misfit where *write* raises, so that the message has a path."""
 
     def write_or_misfit(value: Any) -> Any:
-        if isinstance(codec.type, type) and not isinstance(value, codec.type):
+        is_its = not isinstance(codec.type, type) or isinstance(value, codec.type)
+        is_again = not is_its and is_redefined(type(value), codec.type)
+        if not is_its and not is_again:
             return codec.misfit(value)
         try:
-            return write(value)
+            data = write(value)
         except RecursionError:
             raise
         except Exception as error:  # noqa: BLE001 - hooks raise anything
             said = f"the unstructure hook for {codec.name} failed: {text_of(error)}"
-            return Misfit(value, Problem(said))
+            data = Misfit(value, Problem(said))
+        return note(codec, value, data) if is_again else data
 
     return write_or_misfit
 

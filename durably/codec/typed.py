@@ -16,7 +16,8 @@ import cattrs
 
 from durably.codec.cattrs_errors import problems_in
 from durably.codec.messages import NotStorable, Problem, Problems, TooDeep
-from durably.codec.plain import all_plain, copy_and_problems, plain
+from durably.codec.plain import Unresolved, all_plain, copy_and_problems, plain
+from durably.codec.redefined import unfit
 from durably.codec.roundtrip import compare
 from durably.codec.type_codec import TypeCodec
 from durably.codec.type_codecs import TypeCodecs
@@ -78,6 +79,12 @@ class TypedValues:
         if codec.compares:
             compare(value, decoded, self._codecs.of)
         return exact, decoded
+
+    def unfit(self, value: Any, type_: Any) -> str | None:
+        """Return the name of a class that was defined again and whose value does not fit."""
+        if type(type_) is Unresolved:
+            return None
+        return unfit(self._codecs.of(type_).write, value)
 
     def read(self, data: Any, type_: Any) -> Any:
         """Return the value of stored data.

@@ -10,6 +10,7 @@ from cattrs.errors import BaseValidationError
 
 from durably.codec.messages import Mismatch, Problem, TooDeep, name_of
 from durably.codec.plain import SCALARS, Misfit, copy_and_problems, plain
+from durably.codec.redefined import is_redefined
 from durably.codec.type_codec import ANYTHING, TypeCodec, TypeCodecLookup
 
 _UNION: Final = "$union"
@@ -154,7 +155,9 @@ def _rank(codec: TypeCodec, cls: type, *, is_data: bool) -> int:
         return 2 if cls in SCALARS and not is_data else 4
     if origin is typing.Literal:
         return 0
-    return 1 if (origin or codec.type) is cls and (cls in SCALARS or not is_data) else 3
+    type_ = origin or codec.type
+    is_its = type_ is cls or is_redefined(cls, type_)
+    return 1 if is_its and (cls in SCALARS or not is_data) else 3
 
 
 def _takes_objects(codec: TypeCodec) -> bool:

@@ -274,7 +274,7 @@ def test_data_with_a_value_that_would_lose_something_is_no_payload(codec: Codec)
 
 NUMPY_BOOL = namesake("numpy", "bool")
 ROW = define(namesake("elsewhere", "Row", __annotations__={"email": str}))
-ROW_AGAIN = define(namesake(Row.__module__, "Row", __annotations__={"email": str}))
+ROW_AGAIN = define(namesake(Row.__module__, "Row", __annotations__={"mail": str}))
 SUB_ROW = namesake("elsewhere", "Row", Row)
 COLOR = enum.Enum("Color", [("RED", "red")], module="elsewhere")
 DATETIME = namesake("cftime", "datetime")
@@ -290,7 +290,7 @@ DATETIME = namesake("cftime", "datetime")
         (UNTYPED, [namesake("my", "dict")()], "my.dict has no stored form"),
         (str, namesake("my", "str")(), "expected str, found my.str"),
         (Row, ROW("a"), "expected Row, found another class of that name (elsewhere.Row, not "),
-        (Row, ROW_AGAIN("a"), "Row was defined again since; define again what is annotated"),
+        (Row, ROW_AGAIN("a"), "; Row was defined again after the "),
         (Row | int, ROW("a"), "found another class of that name (elsewhere.Row, not "),
         (Row, SUB_ROW("a"), "expected Row, found a subclass of that name (elsewhere.Row, not "),
         (Color, COLOR.RED, "found another class of that name (elsewhere.Color, not "),

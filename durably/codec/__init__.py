@@ -125,11 +125,11 @@ class Codec:
                 return all_plain(value)
             return self._typed_values().structure(value, type_)
         except Unsupported as error:
-            msg = f"{what}: {error}"
-            raise ValidationError(msg) from None
+            said = f"{what}: {error}"
         except Exception as error:  # noqa: BLE001 - a hook of the user's may raise anything
-            said = sentence(what, self._problems_in(error))
-            raise ValidationError(said + self._redefined(value, type_, "job")) from None
+            said = sentence(what, self._problems_in(error)) + self._redefined(value, type_, "job")
+        # Here, so that no group of exceptions is its context: IPython would leave its own display.
+        raise ValidationError(said)
 
     def encode(self, value: Any, type_: Any, *, what: str, name: str | None = None) -> str:
         """Return the JSON text of a value.
@@ -166,11 +166,11 @@ class Codec:
         try:
             return self._typed_values().read(data, type_)
         except Unsupported as error:
-            msg = f"{_named(what, name)}: {error}"
-            raise ValidationError(msg) from None
+            said = f"{_named(what, name)}: {error}"
         except Exception as error:  # noqa: BLE001 - a hook of the user's may raise anything
             said = sentence(_named(what, name), self._problems_in(error))
-            raise ValidationError(f"{said}; {advice}" if advice else said) from None
+            said = f"{said}; {advice}" if advice else said
+        raise ValidationError(said)  # without a context, as in structure()
 
     def encode_and_decode(
         self, value: Any, type_: Any, *, what: str, name: str | None = None
@@ -199,16 +199,15 @@ class Codec:
                 data, decoded = self._typed_values().write_and_read(value, type_)
             return dump(data), decoded
         except Unsupported as error:
-            msg = f"{_named(what, name)}: {error}; return data of a supported type"
-            raise SerializationError(msg) from None
+            said = f"{_named(what, name)}: {error}; return data of a supported type"
         except Exception as error:  # noqa: BLE001 - a hook of the user's may raise anything
             said, problems = _named(what, name), self._problems_in(error)
             if type(type_) is Unresolved:
                 said = f"{said}: {type_.reason}. Without that type"
                 # Beside the reason, their advice to annotate would be none.
                 problems = [(path, text.partition(";")[0]) for path, text in problems]
-            said = sentence(said, problems)
-            raise SerializationError(said + self._redefined(value, type_, "function")) from None
+            said = sentence(said, problems) + self._redefined(value, type_, "function")
+        raise SerializationError(said)  # without a context, as in structure()
 
     def load_json(self, text: str) -> Any:
         """Return the JSON-like data of a stored text.

@@ -265,12 +265,14 @@ def test_fields_that_do_not_fit(
     with pytest.raises(ValidationError) as caught:
         codec.structure(made, type_, what="the payload of j")
     assert says.removeprefix("$") in str(caught.value)
+    assert caught.value.__context__ is None
     assert str(caught.value).startswith("the payload of j: $")
     assert str(caught.value).endswith(
         "; P was defined again after the job: run the job's cell again"
     )
     with pytest.raises(SerializationError) as failed:
         codec.encode(made, type_, what="w")
+    assert failed.value.__context__ is None
     assert str(failed.value).endswith(
         "; P was defined again after the function: run the function's cell again"
     )

@@ -58,6 +58,11 @@ class Execution:
             self.notebook.read(self)
         return self
 
+    def answer(self, text: str) -> Self:
+        """Wait until the cell asks for a line of input, as a debugger does, and enter *text*."""
+        self.notebook.answer(text)
+        return self
+
     def take(self, kind: str, content: dict[str, Any]) -> None:
         """Add a message of the kernel to what is displayed."""
         match kind:
@@ -166,7 +171,7 @@ class Notebook:
             execution.take(message["msg_type"], message["content"])
 
     def answer(self, text: str) -> None:
-        """Wait until the kernel asks for a line of input, as a debugger does, and enter *text*."""
+        """Wait until the kernel asks for a line of input, and enter *text*."""
         try:
             self._client.get_stdin_msg(timeout=DEADLINE_S)
         except Empty:

@@ -162,19 +162,17 @@ def main() -> int:
 
     def listen(event: Any) -> None:
         seen[event.type] += 1
+        if event.type == "run:progress":
+            screen.progress(event.progress)
         if event.type == "log:write":
             screen.say(f"malformed, left out: {event.message}")
         if event.type == "step:complete" and seen[event.type] == options.die_after:
             os.kill(os.getpid(), signal.SIGKILL)  # The checkpoint of this batch is committed.
 
     try:
-        app = durably.Durably(options.database)
-        handle = app.register(import_airports)
-        app.on("*", listen)
-        with app:  # Starts the engine, which continues a run that a killed process left.
-            run = handle.trigger(source, idempotency_key=key, retry_failed=True)
-            is_old = run.is_terminal and not seen
-            run = app.wait(run, on_progress=screen.progress)
+        with closing(durably.Durably(options.database)) as app:
+            app.on("*", listen)
+            run = app.run(import_airports, source, key=key)
     except KeyboardInterrupt:
         screen.say("Interrupted. Start it again to continue from the last checkpoint.")
         return 130
@@ -184,7 +182,7 @@ def main() -> int:
     except durably.DurablyError as error:
         screen.say(f"{error}")
         return 1
-    if is_old:
+    if run.disposition == "idempotent":
         screen.say(f"Nothing to do: {source.csv.name} is in {source.target.name} already.")
     screen.say(
         f"{run.output.rows:,} rows imported ({run.output.malformed:,} malformed), "

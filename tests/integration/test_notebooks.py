@@ -1,0 +1,293 @@
+"""A notebook in a real kernel: cells again, edited, out of order; stopped, killed, run all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from notebooks import Execution, Notebook
+
+import durably
+
+CLASS = """
+    import time
+    import durably
+    from attrs import define
+
+    @define
+    class Crawl:
+        pages: int = 6
+"""
+JOB = """
+    def fetch(page: int) -> int:
+        print("page", page)
+        return page * page
+
+    @durably.job("crawl")
+    def crawl(step: durably.StepContext, p: Crawl) -> int:
+        total = 0
+        for page in range(p.pages):
+            total += step.run(f"page-{page}", fetch, page)
+        return total
+"""
+SQUARE = "return page * page"
+FAILS_AT_3 = JOB.replace(SQUARE, "return page * page if page != 3 else 1 // (page - 3)")
+HANGS_AT_3 = JOB.replace(
+    SQUARE, "return page * page if page != 3 else print('hanging') or time.sleep(600)"
+)
+ENGINE = "app = durably.Durably('nb.db')"
+RUN = "run = app.run(crawl, Crawl(), key='crawl-1'); run.output"
+SUM = "55"  # of the first six squares
+NEXT_MOVE = (
+    "Completed steps are kept. Fix the cause and run this cell again: it continues at 'page-3'."
+)
+
+
+@pytest.fixture(scope="module")
+def shared_notebook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notebook]:
+    """A kernel for the tests that need none of their own."""
+    with Notebook(tmp_path_factory.mktemp("notebook")) as notebook:
+        yield notebook
+
+
+@pytest.fixture
+def notebook(shared_notebook: Notebook, tmp_path: Path) -> Iterator[Notebook]:
+    """The shared kernel in the test's folder, with no engine open and nothing defined."""
+    shared_notebook.ok(f"import os; os.chdir({str(tmp_path)!r})")
+    yield shared_notebook
+    shared_notebook.ok("""
+        for value in list(globals().values()):
+            if type(value).__module__.startswith("durably") and hasattr(value, "close"):
+                value.close()
+    """)
+    shared_notebook.ok("%reset -f")
+
+
+def fetched(cell: Execution) -> list[int]:
+    """The pages that were fetched while the cell was executed."""
+    return [int(line.split()[1]) for line in cell.stdout.splitlines() if line.startswith("page ")]
+
+
+def run_all(notebook: Notebook, *cells: str) -> Execution:
+    """Execute the cells in order; the last one, as it is displayed. Those before it succeed."""
+    for cell in cells[:-1]:
+        notebook.ok(cell)
+    return notebook.execute(cells[-1])
+
+
+def stored(folder: Path, name: str = "nb.db") -> list[durably.Run]:
+    """The runs of the file, oldest first, read by this process."""
+    with closing(durably.Durably(folder / name)) as app:
+        return app.get_runs()[::-1]
+
+
+def test_a_job_prints_in_the_cell_that_runs_it(notebook: Notebook) -> None:
+    """``app.run`` executes the job in the cell, and the cell again returns the stored result."""
+    cell = run_all(notebook, CLASS, JOB, ENGINE, RUN)
+    assert (cell.result, fetched(cell)) == (SUM, [0, 1, 2, 3, 4, 5])
+
+    again = notebook.ok(RUN)
+
+    assert (again.result, fetched(again)) == (SUM, [])
+    assert notebook.ok("run.disposition").result == "'idempotent'"
+
+
+def test_a_job_cell_run_again_replaces_the_job(notebook: Notebook) -> None:
+    """After an edit, ``app.run`` executes today's code, and old results stay."""
+    assert run_all(notebook, CLASS, JOB, ENGINE, RUN).result == SUM
+    notebook.ok(JOB.replace(SQUARE, "return page * 10"))
+
+    assert notebook.ok(RUN).result == SUM
+    assert notebook.ok("app.run(crawl, Crawl(), key='crawl-2').output").result == "150"
+
+
+def test_a_failed_run_continues_with_the_corrected_code(notebook: Notebook) -> None:
+    """Failed, corrected, again: the completed steps keep their results, and the rest executes."""
+    assert run_all(notebook, CLASS, FAILS_AT_3, ENGINE, RUN).error.startswith("RunFailedError: ")
+
+    cell = run_all(notebook, JOB, RUN)
+
+    assert (cell.result, fetched(cell)) == (SUM, [3, 4, 5])
+
+
+def test_a_class_cell_run_again_fits_the_job_that_was_defined_before(notebook: Notebook) -> None:
+    """A class that was defined again is accepted by way of its fields."""
+    assert run_all(notebook, CLASS, JOB, ENGINE, RUN).result == SUM
+
+    cell = run_all(notebook, CLASS, "app.run(crawl, Crawl(3), key='crawl-2').output")
+
+    assert cell.result == "5"
+
+
+def test_a_class_that_no_longer_fits_its_job_is_named(notebook: Notebook) -> None:
+    """A class defined again with other fields: the error says to run the job's cell again."""
+    run_all(notebook, CLASS, JOB, ENGINE, RUN)
+
+    cell = run_all(notebook, CLASS.replace("pages: int", "sheets: int"), RUN.replace("-1", "-2"))
+
+    assert cell.error.startswith("ValidationError: ")
+    assert "Crawl was defined again after the job: run the job's cell again" in cell.error
+    repaired = JOB.replace("p.pages", "p.sheets")
+    assert run_all(notebook, repaired, RUN.replace("-1", "-2")).result == SUM
+
+
+def test_an_engine_cell_run_again_replaces_the_engine(notebook: Notebook) -> None:
+    """The engine before it is closed, one line says so, and the new one executes."""
+    assert run_all(notebook, CLASS, JOB, ENGINE, "old = app", RUN).result == SUM
+
+    replaced = notebook.ok(ENGINE)
+
+    assert len(replaced.stderr.splitlines()) == 1
+    assert "nb.db" in replaced.stderr
+    assert notebook.execute("old.get_runs()").error.startswith("EngineClosedError: ")
+    assert notebook.ok("app.run(crawl, Crawl(3), key='crawl-2').output").result == "5"
+
+
+def test_an_engine_cell_run_again_continues_what_the_pool_was_executing(notebook: Notebook) -> None:
+    """A run in the pool of the replaced engine goes back, and the new engine continues it."""
+    run_all(
+        notebook, CLASS, JOB, "import threading; go = threading.Event(); inside = threading.Event()"
+    )
+    notebook.ok(JOB.replace(SQUARE, "return page * page if page != 3 else wait(page)"))
+    notebook.ok("def wait(page): inside.set(); go.wait(60); return page * page")
+    notebook.ok(
+        f"{ENGINE}.start(); pending = app.trigger(crawl, Crawl(), idempotency_key='crawl-1')"
+    )
+    notebook.ok("inside.wait(60); threading.Timer(0.1, go.set).start()")
+
+    notebook.ok(ENGINE)
+    cell = notebook.ok(RUN)
+
+    assert (cell.result, fetched(cell)) == (SUM, [4, 5])
+    assert (
+        notebook.ok("[t.name for t in threading.enumerate() if 'durably' in t.name]").result == "[]"
+    )
+
+
+def test_a_removed_file_is_made_anew_by_the_engine_cell(notebook: Notebook, tmp_path: Path) -> None:
+    """``rm`` of the database and its cell again: a new, empty file, and no trouble."""
+    assert run_all(notebook, CLASS, JOB, ENGINE, RUN).result == SUM
+    notebook.ok("!rm nb.db*")
+
+    cell = run_all(notebook, ENGINE, RUN)
+
+    assert (cell.result, fetched(cell)) == (SUM, [0, 1, 2, 3, 4, 5])
+    assert len(stored(tmp_path)) == 1
+
+
+def test_the_stop_button_leaves_a_step_at_once_and_keeps_the_others(
+    notebook: Notebook, tmp_path: Path
+) -> None:
+    """Interrupted in a step: the error says what is kept; the cell again continues there."""
+    notebook.ok(CLASS), notebook.ok(HANGS_AT_3), notebook.ok(ENGINE)
+    cell = notebook.begin(RUN).wait_for("hanging")
+    notebook.interrupt()
+    cell.finish()
+
+    assert cell.error.startswith("KeyboardInterrupt")
+    assert "'page-3'" in cell.traceback
+    assert "3 completed steps are kept" in cell.traceback
+    [run] = stored(tmp_path)
+    assert (run.status, run.completed_steps) == ("pending", 3)
+    again = run_all(notebook, JOB, RUN)
+    assert (again.result, fetched(again)) == (SUM, [3, 4, 5])
+
+
+def test_a_killed_kernel_goes_on_with_run_all(tmp_path: Path) -> None:
+    """The kernel dies in a step. A new one, all cells again: it continues with that step."""
+    with Notebook(tmp_path) as notebook:
+        notebook.ok(CLASS), notebook.ok(HANGS_AT_3), notebook.ok(ENGINE)
+        notebook.begin(RUN).wait_for("hanging")
+        notebook.restart()
+
+        cell = run_all(notebook, CLASS, JOB, ENGINE, RUN)
+
+        assert (cell.result, fetched(cell)) == (SUM, [3, 4, 5])
+        assert notebook.ok("(run.attempt, run.disposition)").result == "(2, 'continued')"
+
+
+def test_a_kernel_that_is_shut_down_ends_at_once(tmp_path: Path) -> None:
+    """An engine that is open, even started, does not hold up "Shut Down Notebook"."""
+    with Notebook(tmp_path) as notebook:
+        assert run_all(notebook, CLASS, JOB, f"{ENGINE}.start()", RUN).result == SUM
+
+        assert notebook.shut_down() == 0
+
+
+def test_a_bad_payload_shows_one_sentence(notebook: Notebook) -> None:
+    """A payload that does not fit is shown without private objects or frames of durably."""
+    cell = run_all(notebook, CLASS, JOB, ENGINE, "app.run(crawl, {'pages': 'six'})")
+
+    assert cell.error.startswith("ValidationError: ")
+    assert "pages" in cell.error
+    assert "cattrs" not in cell.traceback
+    assert "During handling" not in cell.traceback
+
+
+SESSION = "step = durably.session('churn', 'churn.db')"
+STEPS = """
+    def read(name: str) -> list[int]:
+        print("reading", name)
+        return [1, 2, 3]
+
+    rows = step.run("read", read, "a.csv")
+    total = step.run("total", sum, rows)
+    total
+"""
+
+
+def test_a_session_in_cells_replays_after_a_restart(tmp_path: Path) -> None:
+    """A kernel killed, all cells again: each finished step returns from its checkpoint."""
+    with Notebook(tmp_path) as notebook:
+        first = run_all(notebook, "import durably", SESSION, STEPS)
+        assert (first.result, first.stdout) == ("6", "reading a.csv\n")
+        notebook.restart()
+
+        again = run_all(notebook, "import durably", SESSION, STEPS)
+
+        assert (again.result, again.stdout) == ("6", "")
+        notebook.ok("step.close()")
+        [run] = stored(tmp_path, "churn.db")
+        assert (run.job_name, run.kind, run.status) == ("churn", "session", "pending")
+
+
+def test_a_session_cell_run_again_returns_its_results(notebook: Notebook) -> None:
+    """The same cell executed again may use its names again: they return from their checkpoints."""
+    assert run_all(notebook, "import durably", SESSION, STEPS).stdout == "reading a.csv\n"
+
+    again = notebook.ok(STEPS)
+
+    assert (again.result, again.stdout) == ("6", "")
+
+
+def test_a_session_name_in_two_cells_is_an_error(notebook: Notebook) -> None:
+    """A name that another cell has used, or that is used twice in one cell, is a mistake."""
+    run_all(notebook, "import durably", SESSION, STEPS)
+
+    assert notebook.execute("step.run('read', len, [])").error.startswith("DuplicateStepError: ")
+    twice = notebook.execute("for _ in range(2): step.run('b', len, [])")
+    assert twice.error.startswith("DuplicateStepError: ")
+
+
+def test_a_session_opened_again_takes_over(notebook: Notebook) -> None:
+    """The session's cell again: the new object goes on, and the old one raises StopRun."""
+    run_all(notebook, "import durably", SESSION, STEPS)
+    notebook.ok("old = step")
+
+    again = run_all(notebook, SESSION, STEPS)
+
+    assert (again.result, again.stdout) == ("6", "")
+    assert notebook.execute("old.run('c', len, [])").error.startswith("StopRun: ")
+
+
+def test_a_session_that_is_interrupted_goes_on(notebook: Notebook, tmp_path: Path) -> None:
+    """The stop button in a step leaves the session open; the cell again executes that step."""
+    run_all(notebook, "import durably, time", SESSION, STEPS)
+    slow = "def slow(): print('inside'); time.sleep({}); return 7\nstep.run('slow', slow)"
+    cell = notebook.begin(slow.format(600)).wait_for("inside")
+    notebook.interrupt()
+    assert cell.finish().error.startswith("KeyboardInterrupt")
+
+    assert notebook.ok(slow.format(0)).result == "7"

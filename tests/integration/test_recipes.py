@@ -1,0 +1,360 @@
+"""The recipes work as they are printed, also where they are killed, stopped or start twice."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from configparser import RawConfigParser
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from children import DEADLINE_S, Eventually
+from notebooks import Execution, Notebook
+from pages import DOCS, sections, write_files
+
+import durably
+
+PAGE = DOCS / "recipes.md"
+RECIPES = sections(PAGE)
+TIMEOUT_S = 100  # only guards against hanging
+ROWS = "".join(f"{number},user {number}\n" for number in range(100))
+
+
+def test_each_recipe_has_a_test() -> None:
+    """A recipe that is added to the page is executed by a test, too."""
+    assert list(RECIPES) == [
+        "",
+        "A notebook",
+        "Cron",
+        "A long loop",
+        "A service",
+        "What happens when I change my code",
+        "Look at the file with SQL",
+    ]
+    for blocks in RECIPES.values():
+        assert {block.language for block in blocks} <= {"python", "console", "sql", "ini", "text"}
+
+
+def environment(**variables: object) -> dict[str, str]:
+    """That of a script, in which it is about noon, so that no test runs over midnight."""
+    noon = f"<noon>{datetime.now(UTC).hour - 12:+d}"
+    return {**os.environ, "TZ": noon, **{name: str(value) for name, value in variables.items()}}
+
+
+def python(folder: Path, *arguments: str) -> list[str]:
+    return [sys.executable, *(str(folder / each) if ".py" in each else each for each in arguments)]
+
+
+def execute(folder: Path, *arguments: str, **variables: object) -> tuple[int, str]:
+    """Execute a script of *folder* to its end; its exit status, and all that cron would mail."""
+    done = subprocess.run(
+        python(folder, *arguments),
+        cwd=folder,
+        env=environment(**variables),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    return done.returncode, done.stdout
+
+
+@contextmanager
+def begin(folder: Path, *arguments: str, **variables: object) -> Iterator[subprocess.Popen[str]]:
+    """Start a script of *folder*, which has ended or is killed when the block is left."""
+    with subprocess.Popen(
+        python(folder, *arguments),
+        cwd=folder,
+        env=environment(**variables),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        pipesize=4096,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def end(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Wait for the end of a script; its exit status and what it has printed."""
+    output, _ = process.communicate(timeout=TIMEOUT_S)
+    return process.returncode, output
+
+
+def stored(database: Path) -> list[durably.Run[Any, Any]]:
+    """The runs of the file, oldest first."""
+    with closing(durably.Durably(database)) as app:
+        return app.get_runs()[::-1]
+
+
+def attempts(database: Path, run: durably.Run[Any, Any]) -> list[int]:
+    """In which attempt each completed step of a run was executed."""
+    with closing(durably.Durably(database)) as app:
+        return [step.attempt for step in app.get_steps(run) if step.status == "completed"]
+
+
+def has_completed_steps(database: Path, number: int) -> Callable[[], bool]:
+    return lambda: (
+        database.exists() and any(run.completed_steps >= number for run in stored(database))
+    )
+
+
+class Pipe:
+    """A file whose reader waits until it is given its content."""
+
+    def __init__(self, path: Path) -> None:
+        os.mkfifo(path)
+        self._path = path
+        self._writer = -1
+
+    def has_reader(self) -> bool:
+        """Return whether somebody reads it, who waits from now on."""
+        try:
+            self._writer = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:
+            return False
+        return True
+
+    def feed(self, content: str) -> None:
+        """Give its reader the content of the file."""
+        with os.fdopen(self._writer, "w") as writer:
+            writer.write(content)
+
+    def drop(self) -> None:
+        """Give up a reader that is dead."""
+        os.close(self._writer)
+
+
+# A notebook
+
+
+def run_cells(notebook: Notebook, cells: list[str]) -> list[Execution]:
+    return [notebook.ok(cell) for cell in cells]
+
+
+def test_a_notebook(tmp_path: Path) -> None:
+    """The cells work, and after a kill of the kernel they return what was stored."""
+    cells = [block.text for block in RECIPES["A notebook"]]
+    with Notebook(tmp_path) as notebook:
+        first = run_cells(notebook, cells)
+        notebook.restart()
+        again = run_cells(notebook, cells)
+        fresh = notebook.ok("app.run(crawl, Crawl(), key='crawl-1', fresh=True).output")
+
+    assert [cell.result for cell in first] == ["", "", "2470", "", "", "3"]
+    assert [cell.result for cell in again] == ["", "", "2470", "", "", "3"]
+    assert "page 19" in first[2].stdout
+    assert first[4].stdout == "reading customers.csv\n"
+    assert [cell.stdout for cell in again] == [""] * 6
+    assert fresh.result == "2470"
+    assert "page 19" in fresh.stdout
+
+
+# Cron
+
+
+class Cron:
+    """The script of the recipe, in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.database = folder / "imports.db"
+        self.csv = folder / "users.csv"
+        self.script = folder / "nightly.py"
+        write_files(RECIPES["Cron"], folder)
+
+    def execute(self) -> tuple[int, str]:
+        return execute(self.folder, "nightly.py", DURABLY_DB=self.database)
+
+    def begin(self) -> Any:
+        return begin(self.folder, "nightly.py", DURABLY_DB=self.database)
+
+    def imported(self) -> int:
+        with closing(sqlite3.connect(self.folder / "users.db")) as db:
+            return int(db.execute("SELECT count(*) FROM users").fetchone()[0])
+
+
+@pytest.fixture
+def cron(tmp_path: Path) -> Cron:
+    return Cron(tmp_path)
+
+
+def test_cron_says_nothing_when_all_is_well(cron: Cron) -> None:
+    """Success: no output and status 0, also of a second start of the day, which does nothing."""
+    cron.csv.write_text(ROWS)
+
+    assert cron.execute() == (0, "")
+    assert cron.execute() == (0, "")
+
+    [run] = stored(cron.database)
+    assert (run.status, run.attempt, run.output, cron.imported()) == ("completed", 1, 100, 100)
+
+
+def test_cron_skips_a_start_while_another_one_runs(cron: Cron, eventually: Eventually) -> None:
+    """Overlap: the second start returns at once, and the first one does all of the work."""
+    pipe = Pipe(cron.csv)
+    with cron.begin() as first:
+        eventually(pipe.has_reader)
+        status, _ = cron.execute()
+        assert status == 0
+        assert first.poll() is None
+
+        pipe.feed(ROWS)
+        assert end(first) == (0, "")
+
+    [run] = stored(cron.database)
+    assert (run.status, run.attempt, cron.imported()) == ("completed", 1, 100)
+
+
+def test_cron_continues_what_was_killed(cron: Cron, eventually: Eventually) -> None:
+    """Killed between two checkpoints and started again: it executes what has no result."""
+    cron.csv.write_text(ROWS)
+    with closing(sqlite3.connect(cron.folder / "users.db", isolation_level=None)) as target:
+        target.execute("BEGIN IMMEDIATE")  # the first batch waits
+        with cron.begin() as process:
+            eventually(has_completed_steps(cron.database, 1))
+            process.kill()
+            process.wait(DEADLINE_S)
+
+    status, _ = cron.execute()
+
+    assert status == 0
+    [run] = stored(cron.database)
+    assert (run.status, attempts(cron.database, run)) == ("completed", [1] + [2] * 10)
+    assert cron.imported() == 100
+
+
+# A long loop
+
+
+def test_a_long_loop(tmp_path: Path, eventually: Eventually) -> None:
+    """Killed in the middle and started again, it inserts what was not inserted."""
+    write_files(RECIPES["A long loop"], tmp_path)
+    rows = "".join(f"{number},user {number}\n" for number in range(40_000))
+    (tmp_path / "users.csv").write_text(rows)
+    database = tmp_path / "imports.db"
+    with begin(tmp_path, "-u", "import_users.py") as process:  # the pipe of its output is full soon
+        eventually(has_completed_steps(database, 20))
+        process.kill()
+        _, before = end(process)
+
+    status, after = execute(tmp_path, "import_users.py")
+
+    assert status == 0
+    inserted = [int(first) for first in re.findall(r"inserting (\d+) to", before)]
+    then = [int(first) for first in re.findall(r"inserting (\d+) to", after)]
+    assert then[0] >= 20 * 100 - 100
+    # The step that was in progress is executed again.
+    assert sorted({*inserted, *then}) == list(range(0, 40_000, 100))
+    assert len(inserted) + len(then) <= 401
+    [run] = stored(database)
+    assert (run.job_name, run.kind, run.status) == ("import-users-2026-11", "session", "completed")
+
+
+# A service
+
+
+def test_a_service_stops_at_a_step_and_continues(tmp_path: Path, eventually: Eventually) -> None:
+    """SIGTERM ends the step in progress with its result, and the next start continues the run."""
+    write_files(RECIPES["A service"], tmp_path)
+    database = tmp_path / "pictures.db"
+    picture = Pipe(tmp_path / "cat.png")
+    with begin(tmp_path, "worker.py", DURABLY_DB=database) as worker:
+        status, run_id = execute(tmp_path, "submit.py", "cat.png", DURABLY_DB=database)
+        assert status == 0
+        eventually(picture.has_reader)
+        worker.send_signal(signal.SIGTERM)
+        picture.feed("a cat")
+        status, _ = end(worker)
+        assert status == 0
+
+    [run] = stored(database)
+    assert (run.id, run.status, run.completed_steps) == (run_id.strip(), "pending", 1)
+
+    with begin(tmp_path, "worker.py", DURABLY_DB=database) as worker:
+        for step in range(2, 4):
+            eventually(picture.has_reader)
+            picture.feed("a cat")
+            eventually(has_completed_steps(database, step))
+        eventually(lambda: stored(database)[0].status == "completed")
+        worker.send_signal(signal.SIGTERM)
+        assert end(worker) == (0, "")
+    assert (tmp_path / "cat-1024.jpg").read_text() == "a cat"
+    assert attempts(database, run) == [1, 2, 2]
+
+
+def test_a_service_that_is_killed_repeats_the_step_in_progress(
+    tmp_path: Path, eventually: Eventually
+) -> None:
+    """SIGKILL in a step: the next start executes that step, and nothing else, again."""
+    write_files(RECIPES["A service"], tmp_path)
+    database = tmp_path / "pictures.db"
+    picture = Pipe(tmp_path / "cat.png")
+    with begin(tmp_path, "worker.py", DURABLY_DB=database) as worker:
+        execute(tmp_path, "submit.py", "cat.png", DURABLY_DB=database)
+        eventually(picture.has_reader)
+        picture.feed("a cat")
+        eventually(has_completed_steps(database, 1))
+        eventually(picture.has_reader)
+        worker.kill()
+        worker.wait(DEADLINE_S)
+        picture.drop()
+
+    (tmp_path / "cat.png").unlink()
+    (tmp_path / "cat.png").write_text("a cat")
+    with begin(tmp_path, "worker.py", DURABLY_DB=database) as worker:
+        eventually(lambda: stored(database)[0].status == "completed")
+        worker.send_signal(signal.SIGTERM)
+        status, _ = end(worker)
+        assert status == 0
+    assert attempts(database, stored(database)[0]) == [1, 2, 2]
+
+
+def test_the_unit_of_the_service_is_one(tmp_path: Path) -> None:
+    """The unit can be read, and starts a script of the recipe."""
+    [unit] = [block.text for block in RECIPES["A service"] if block.language == "ini"]
+    parsed = RawConfigParser()
+    parsed.read_string(unit)
+
+    assert parsed.sections() == ["Unit", "Service", "Install"]
+    script = Path(parsed["Service"]["ExecStart"].split()[1]).name
+    assert script in [block.file for block in RECIPES["A service"]]
+    assert parsed["Service"]["Environment"].startswith("DURABLY_DB=")
+
+
+# What happens when I change my code
+
+
+# Look at the file with SQL
+
+
+def test_sql_reads_the_file(cron: Cron) -> None:
+    """Each query can be asked, and answers what has happened."""
+    cron.csv.write_text(ROWS[:600].replace("7,", "bad,"))
+    assert cron.execute()[0] == 1
+    queries = [block.text for block in RECIPES["Look at the file with SQL"]]
+
+    with closing(sqlite3.connect(f"file:{cron.database}?mode=ro", uri=True)) as db:
+        latest, steps, counts = (db.execute(query).fetchall() for query in queries)
+
+    [(_, job, status, key, started, completed, error)] = latest
+    assert (job, status, completed) == ("nightly-import", "failed", 1)
+    assert key.startswith("users-")
+    assert datetime.fromisoformat(started).tzinfo is not None
+    assert error == "bad row ['bad', 'user 7']"
+    assert [step[:3] for step in steps] == [("read", "completed", 1), ("batch-0", "failed", 1)]
+    assert all(0 <= step[4] < TIMEOUT_S for step in steps)
+    assert [row[:3] for row in counts] == [("nightly-import", "failed", 1)]

@@ -64,6 +64,7 @@ class Session(StepContext):
         self._was_entered = False
         # The run as it was when the session was closed.
         self._closed: Run[None, None] | None = None
+        run.on_interrupt = self._interrupted
         _open[run.id] = _Open(
             sessions.path, row.job_name, row.idempotency_key, run.pid, self._hand_over
         )
@@ -139,6 +140,19 @@ class Session(StepContext):
             self._leave(lambda opened: opened.fail(exc))
         else:
             self._leave(OpenSession.put_back)
+            if self._closed is not None and self._run.is_callers_signal(exc):
+                _add_note(exc, said.stopped(None, self._closed.completed_steps, is_stored=False))
+
+    def _interrupted(self, exc: BaseException, step: str) -> None:
+        """Add to what a signal has raised in a step what is kept and how to go on."""
+        try:
+            run = self._read()
+            checkpoint = self._services.checkpoints.find(self._run.run_pk, step)
+        except (DatabaseError, EngineClosedError):
+            return  # the exception says enough
+        if run is not None:
+            is_stored = checkpoint is not None and checkpoint[1] is not None
+            _add_note(exc, said.stopped(step, run.completed_steps, is_stored=is_stored))
 
     def _hand_over(self) -> None:
         """Leave the session to an object that is about to be made for it."""
@@ -150,13 +164,12 @@ class Session(StepContext):
 
         Return whether this call has left it.
         """
-        inside = (threading.get_ident(),)
-        for name, turn in tuple(self._run.turns.items()):
-            if turn == inside:
-                raise ConflictError(
-                    f"session {self.job_name!r} cannot be closed inside its step {name!r}; close "
-                    "it after the step"
-                )
+        inside = self._run.innermost_step()
+        if inside is not None:
+            raise ConflictError(
+                f"session {self.job_name!r} cannot be closed inside its step {inside!r}; close it "
+                "after the step"
+            )
         try:
             is_left = how(self._opened)
             self._keep_run()
@@ -186,6 +199,12 @@ class Session(StepContext):
                 self.job_name,
                 run.status,
             )
+
+
+def _add_note(exc: BaseException, note: str) -> None:
+    """Add where a signal has stopped the session, unless a step inside that place has done so."""
+    if not any(each.startswith("stopped") for each in getattr(exc, "__notes__", ())):
+        exc.add_note(note)
 
 
 class _Open(NamedTuple):

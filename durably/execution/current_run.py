@@ -184,12 +184,15 @@ class CurrentRun:
         """
         if self.callers_signal is None and self.is_callers_signal(exc):
             self.callers_signal = exc
-            # The innermost one that this thread is inside of.
-            mine = (get_ident(),)
-            turns = reversed(tuple(self.turns.items()))
-            self.stopped_in = next((name for name, turn in turns if turn == mine), None)
+            self.stopped_in = self.innermost_step()
             self.stop_was_raised = True
             self.stop(RunInterrupted)
+
+    def innermost_step(self) -> str | None:
+        """Return the innermost step that the calling thread is inside of, if it is in one."""
+        mine = (get_ident(),)
+        turns = reversed(tuple(self.turns.items()))
+        return next((name for name, turn in turns if turn == mine), None)
 
     def raise_callers_signal(self) -> None:
         """Raise what a signal has raised in the caller's thread, if it has stopped the job."""

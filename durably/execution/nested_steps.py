@@ -13,6 +13,9 @@ class NestedSteps:
     Each name is used by one thread at a time.
     """
 
+    # What to do about a name that is used twice.
+    advice = 'give each step a name of its own, such as f"batch-{i}"'
+
     def __init__(self) -> None:
         self._inside: dict[str, list[str]] = {}
         # Completed inside a call that failed: the outer step in which a name may be used again.

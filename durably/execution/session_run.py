@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from durably._platform.interactive import Cell, executing_cell
@@ -15,12 +16,18 @@ class SessionRun(CurrentRun):
 
     # Whether the same program has opened it again, and goes on with another object.
     is_handed_over = False
+    # Called with what a signal has raised inside a step, and the name of the step.
+    on_interrupt: Callable[[BaseException, str], None] | None = None
 
     def keep_callers_signal(self, exc: BaseException) -> None:
-        """Do nothing: whoever interrupts a step of a session decides whether to go on with it.
+        """Call ``on_interrupt``, and do not stop the session.
 
-        The exception goes on to the program's own code, and nothing but that can swallow it.
+        The exception goes on to the program's own code, and whoever interrupts a step of a session
+        decides whether to go on with it.
         """
+        step = self.innermost_step()
+        if step is not None and self.on_interrupt is not None and self.is_callers_signal(exc):
+            self.on_interrupt(exc, step)
 
     def said_of(self, reason: type[StopRun]) -> str:
         """Return the message of a stop for that reason; ``StopRun`` is that it is not open."""
@@ -56,6 +63,11 @@ class CellSteps(NestedSteps):
     A cell that is executed again uses its names again. That does not count as a second use, other
     than in one execution of the cell, or in another cell.
     """
+
+    advice = (
+        'give each step a name of its own, such as f"batch-{i}", or open the session again if the '
+        "step is now in another cell"
+    )
 
     def __init__(self) -> None:
         super().__init__()

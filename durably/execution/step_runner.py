@@ -153,8 +153,7 @@ class StepRunner:
             )
         else:
             raise DuplicateStepError(
-                f"step {name!r} was used twice in run {self._run.id}; give each step a name of "
-                'its own, such as f"batch-{i}"'
+                f"step {name!r} was used twice in run {self._run.id}; {self._nested.advice}"
             )
 
     def _index_of(self, name: str, checkpoint: Checkpoint | None) -> int:

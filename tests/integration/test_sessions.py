@@ -147,6 +147,24 @@ def cancelled(step: durably.Session) -> None:
         app.cancel(step.run_id)
 
 
+@pytest.mark.parametrize("is_in_step", [False, True])
+def test_an_interrupt_has_a_note_of_what_is_kept(db: Path, is_in_step: bool) -> None:
+    """It says in which step it was, and how to go on."""
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as raised, durably.session("import", db) as step:
+        use(step, "a", "b")
+        if is_in_step:
+            step.run("outer", step.run, "inner", interrupt)
+        interrupt()
+    place = " in step 'inner'" if is_in_step else ""
+    assert raised.value.__notes__ == [
+        f"stopped{place}; 2 completed steps are kept. Start it again to go on."
+    ]
+
+
 @pytest.mark.parametrize("key", [None, "k"])
 @pytest.mark.parametrize("leave", [failing, closed, cancelled])
 def test_one_that_has_not_completed_is_continued(

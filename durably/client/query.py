@@ -194,7 +194,7 @@ class Reader:
     def find(self, run: Run[Any, Any] | str, job_name: str | None = None) -> Run[Any, Any] | None:
         """Return the run for a caller to see, ``None`` if there is none of that job."""
         row = self._store.find_run(run_id_of(run))
-        if row is None or job_name not in (None, row.job_name):
+        if row is None or (job_name is not None and (row.job_name, row.kind) != (job_name, "job")):
             return None
         found = self.run_of(row)
         see(found)

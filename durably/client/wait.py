@@ -40,6 +40,9 @@ _NONE_STARTED: Final = (
     "no started engine, here or in another process, has this database open. Call start(), or use "
     "the engine in a with block. The run stays stored and pending."
 )
+_SESSION: Final = (
+    "it is a session, which the program that opens it executes. Open it with durably.session()."
+)
 _ALL_WAIT: Final = (
     "every worker of this engine is inside a job that waits for a run, and no other process has a "
     "started engine. Raise max_workers above the number of jobs that wait, or do not wait inside "
@@ -205,6 +208,7 @@ class Waiter:
     ) -> None:
         """Raise ``NoWorkerError`` unless something can execute each of the runs."""
         waiting = list(waiting)
+        self._refuse_closed_session(waiting, worker)
         is_stuck = patience.is_stuck_again(is_stuck=worker.is_stuck)
         # After a stop that has timed out nothing is claimed until the next start.
         is_claiming = worker.is_claiming and not is_stuck
@@ -232,6 +236,14 @@ class Waiter:
                 raise NoWorkerError(
                     f"nothing can execute run {brief.id}: {left_alone.get(brief.id, reason)}"
                 )
+
+    def _refuse_closed_session(self, waiting: Iterable[Brief], worker: Waiting) -> None:
+        """Raise ``NoWorkerError`` for a session that no program has open."""
+        for brief in waiting:
+            is_closed = brief.kind == "session" and brief.status == "pending"
+            if is_closed and self._is_still(brief):
+                worker.check_job(is_futile=True)
+                raise NoWorkerError(f"nothing can execute run {brief.id}: {_SESSION}")
 
     def _is_still(self, brief: Brief) -> bool:
         now = self._store.brief(brief.id)

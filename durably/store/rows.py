@@ -46,6 +46,7 @@ class Brief(NamedTuple):
     status: str
     owner: int | None
     progress: str | None
+    kind: RunKind = "job"
 
 
 class Begun(NamedTuple):

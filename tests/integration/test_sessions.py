@@ -297,6 +297,39 @@ def test_an_engine_on_the_same_file_leaves_it_alone(db: Path) -> None:
             app.adopt(step.run_id)
 
 
+def test_a_job_of_its_name_does_not_have_it(db: Path) -> None:
+    """Neither among its runs nor by its id; nor is it triggered again as one of the job's."""
+
+    @durably.job("import")
+    def imports(step: durably.StepContext) -> None: ...
+
+    with durably.Durably(db, jobs=[imports]) as app, durably.session("import", db) as step:
+        handle = app.jobs["import"]
+        assert handle.get_runs() == []
+        assert handle.get_run(step.run_id) is None
+        assert app.get_run(step.run_id) is not None
+    with durably.Durably(db, jobs=[imports]) as app, pytest.raises(durably.ConflictError):
+        app.retrigger(step.run_id)
+
+
+@pytest.mark.parametrize("is_started", [True, False])
+def test_a_wait_for_one_that_is_closed_raises(db: Path, is_started: bool) -> None:
+    """No engine can execute it; while it is open, others wait for its end."""
+    app = durably.Durably(db)
+    if is_started:
+        app.start()
+    step = durably.session("import", db)
+    call, outcome = in_thread(lambda: app.wait(step.run_id))
+    step.close()
+    assert "is a session" in str(call.result())
+    assert isinstance(outcome[0], durably.NoWorkerError)
+    call, _ = in_thread(lambda: app.wait(step.run_id, timeout=HANG_S))
+    with durably.session("import", db):
+        pass
+    assert call.result().status == "completed"
+    app.close()
+
+
 def test_a_name_used_twice_is_an_error(db: Path) -> None:
     """As everywhere, outside of notebooks."""
     with durably.session("import", db) as step:

@@ -107,15 +107,15 @@ IS_REGISTERED: Final = "SELECT EXISTS (SELECT 1 FROM durably_owners WHERE owner 
 HAS_RUNNING: Final = """
     SELECT EXISTS (SELECT 1 FROM durably_runs WHERE owner = :owner AND status = 'running')"""
 
-BRIEF: Final = "SELECT id, status, owner, progress FROM durably_runs WHERE id = :id"
+BRIEF: Final = "SELECT id, status, owner, progress, kind FROM durably_runs WHERE id = :id"
 
 BRIEF_OF_MANY: Final = """
-    SELECT id, status, owner, progress FROM durably_runs
+    SELECT id, status, owner, progress, kind FROM durably_runs
     WHERE id IN (SELECT value FROM json_each(:ids))"""
 
 # Without columns that may be unreadable: an unreadable progress counts as none.
 SAFE_BRIEFS: Final = """
-    SELECT id, status, owner, NULL FROM durably_runs
+    SELECT id, status, owner, NULL, kind FROM durably_runs
     WHERE id IN (SELECT value FROM json_each(:ids))"""
 
 _FILTER: Final = """

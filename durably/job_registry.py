@@ -104,6 +104,24 @@ def _is_same_function(one: Job[Any, Any], other: Job[Any, Any]) -> bool:
     return one.run is other.run or place_of(one.run) == place_of(other.run) is not None
 
 
+def as_loaded_now(job: Job[Any, Any]) -> Job[Any, Any]:
+    """Return the job that its module has in its place, if that was loaded again in a session.
+
+    ``%autoreload`` brings a function up to date wherever it was imported, but not a job: a name
+    that was imported from the module has the job of before, whose code was replaced.
+    """
+    function = innermost(job.run)
+    module, qualified = (getattr(function, name, None) for name in ("__module__", "__qualname__"))
+    if not is_interactive() or not isinstance(module, str) or not isinstance(qualified, str):
+        return job
+    found: object = sys.modules.get(module)
+    for name in qualified.split("."):
+        found = getattr(found, name, None)
+    if not isinstance(found, Job) or found.name != job.name:
+        return job
+    return found if _is_same_function(found, job) else job
+
+
 def missing_job(name: object, registered: Iterable[str]) -> str:
     """Return the message for a name under which no job is registered."""
     if isinstance(name, Job):
@@ -139,6 +157,7 @@ class JobRegistry:
             ConflictError: another function has that name, and may not be replaced.
         """
         check_job(new, "register was given")
+        new = as_loaded_now(new)
         if takes_payload(new):
             self._codec.check_type(payload_type(new), f"the input of job {new.name!r}")
         self._codec.check_type(output_type(new), f"the output of job {new.name!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -175,6 +176,37 @@ def test_a_removed_file_is_made_anew_by_the_engine_cell(notebook: Notebook, tmp_
 
     assert (cell.result, fetched(cell)) == (SUM, [0, 1, 2, 3, 4, 5])
     assert len(stored(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("how", "dot"), [("import mod", "mod."), ("from mod import job, Payload", "")]
+)
+def test_autoreload_of_a_module_executes_what_is_in_its_file(
+    tmp_path: Path, how: str, dot: str
+) -> None:
+    """With ``%autoreload 2``, ``app.run`` uses a module's job and payload class as edited."""
+    old = textwrap.dedent("""
+        import durably
+        from dataclasses import dataclass
+
+        @dataclass
+        class Payload:
+            n: int
+
+        @durably.job("of-a-module")
+        def job(step: durably.StepContext, p: Payload) -> str:
+            return step.run("a", lambda: "old")
+    """)
+    new = old.replace("n: int", "n: int\n    k: int = 7").replace('"old"', 'f"new {p.k}"')
+    run = f"app.run({dot}job, {dot}Payload(1)).output"
+    (tmp_path / "mod.py").write_text(old)
+    with Notebook(tmp_path) as notebook:
+        notebook.ok("%load_ext autoreload\n%autoreload 2")
+        assert run_all(notebook, f"import durably\n{how}", ENGINE, run).result == "'old'"
+
+        (tmp_path / "mod.py").write_text(new)  # of another size, so that it counts as changed
+
+        assert notebook.ok(run).result == "'new 7'"
 
 
 def test_the_stop_button_leaves_a_step_at_once_and_keeps_the_others(

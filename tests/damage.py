@@ -112,6 +112,19 @@ def make_sound(path: Path) -> None:
         INSERT INTO durably_runs
             (id, job_name, payload, kind, queue_place, created_at_us, updated_at_us)
         VALUES ('session', 'work', 'null', 'session', 3, 1, 1);
+        INSERT INTO durably_maps
+            (map, run, step, name, is_keyed, status, error, attempt, started_at_us,
+             completed_at_us, done, failed, reused, total)
+        SELECT n, run, (run << 24) + 9 + n, 'map-' || n, n = 2, iif(n = 2, 'failed', 'completed'),
+               iif(n = 2, '{{"type": "E", "message": "", "traceback": ""}}', NULL), 1, 1, 2,
+               1, 1, 0, 2
+        FROM durably_runs, (SELECT 1 AS n UNION ALL SELECT 2) WHERE status = 'completed';
+        INSERT INTO durably_items
+            (item, key, output, error, attempts, hash, started_at_us, completed_at_us)
+        VALUES (1 << 30, NULL, '1', NULL, 1, 7, 1, 2), ((1 << 30) + 1, NULL, '2', NULL, 1, 8, 1, 2),
+               (2 << 30, 'a', '1', NULL, 1, NULL, 1, 2),
+               ((2 << 30) + 1, 'b', NULL, '{{"type": "E", "message": "", "traceback": ""}}', 3,
+                NULL, 1, 2);
         """,
     )
 

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Final, NamedTuple
 
 from durably.store.sqlite.sql import begin as beginning
-from durably.store.sqlite.sql import claims, owners, requeue, runs, settle, steps
+from durably.store.sqlite.sql import claims, items, owners, requeue, runs, settle, steps
 from durably.store.sqlite.sql import enqueue as enqueueing
 
 
@@ -79,6 +79,21 @@ STORE: Final[dict[str, list[Statement | Schema]]] = {
     "failure by any claim": [Statement(settle, "FAIL", " AND fence = :fence", "")],
     "interrupt by any claim": [Statement(settle, "INTERRUPT", " AND fence = :fence", "")],
     "progress of any claim": [Statement(runs, "SET_PROGRESS", " AND fence = :fence", "")],
+    "items of any claim": [
+        Statement(items, "SAVE_COUNTS", "AND r.fence = :fence", ""),
+        Statement(items, "ADD", "AND fence = :fence", ""),
+    ],
+    "end of a map by any claim": [
+        Statement(items, "END", "AND r.fence = :fence", ""),
+        Statement(items, "ADD", "AND fence = :fence", ""),
+    ],
+    "items of a run that is not running": [
+        Statement(items, "SAVE_COUNTS", "AND r.status = 'running'", "")
+    ],
+    "another result for an item": [
+        no_trigger("durably_completed_item_is_final"),
+    ],
+    "items that stay without their map": [no_trigger("durably_items_of_map")],
     "release by any claim": [Statement(settle, "RELEASE", "AND fence = :fence", "")],
     "release of a running run": [
         Statement(settle, "RELEASE", "AND status IN ('cancelled', 'pending')", "")

@@ -34,16 +34,17 @@ from durably.store.outcome import (
     OwnerIdle,
     Suspended,
 )
-from durably.store.rows import Begin, Claim, Filters, LogLine, NewRun
+from durably.store.rows import Begin, Claim, Filters, LogLine, MapState, NewRun
 from durably.store.sqlite.database import Database
 from durably.store.sqlite.sql import begin as beginning
-from durably.store.sqlite.sql import claims, logs, owners, requeue, runs, settle, steps
+from durably.store.sqlite.sql import claims, items, logs, owners, requeue, runs, settle, steps
 from durably.store.sqlite.sql import enqueue as enqueueing
 from durably.store.sqlite.sql import queries as lookups
 from durably.testing import check
 
 JOBS = ("a", "b")
 STEPS = ("s", "t", "u")
+MAPS = ("m", "n")
 LABELS = ("{}", '{"x": "1"}', '{"x": "2", "y": "1"}')
 WHAT_OWNERS_DO = (
     "register",
@@ -67,6 +68,12 @@ RUNS = """
 STEPS_OF_RUNS = """
     SELECT run, name, step & 0xFFFFFF, status, output, error, attempt
     FROM durably_steps ORDER BY run, name"""
+MAPS_OF_RUNS = """
+    SELECT run, name, step & 0xFFFFFF, status, error, attempt, done, failed, reused
+    FROM durably_maps ORDER BY run, name"""
+ITEMS_OF_MAPS = """
+    SELECT run, name, item & 0x3FFFFFFF, key, output, i.error, attempts
+    FROM durably_maps m JOIN durably_items i ON item >> 30 = map ORDER BY run, name, item"""
 OWNERS = "SELECT owner, beat, is_started FROM durably_owners ORDER BY owner"
 LINES = "SELECT run, owner, message FROM durably_logs ORDER BY log"
 TERMINAL = ("completed", "failed", "cancelled")
@@ -136,12 +143,17 @@ class Run:
         self.created, self.started, self.completed = now, None, None
         self.beat: int | None = None
         self.steps: dict[str, tuple[int, str, str | None, str | None, int]] = {}
+        self.maps: dict[str, Map] = {}
 
     def go_back(self) -> None:
         self.wake()
         self.keeps_attempt = False
-        if not any(status == "completed" for _, status, *_ in self.steps.values()):
+        if not self.has_checkpoints():
             self.origin = None
+
+    def has_checkpoints(self) -> bool:
+        is_completed = [status == "completed" for _, status, *_ in self.steps.values()]
+        return any(is_completed) or bool(self.maps)
 
     def wake(self) -> None:
         self.status, self.due, self.waits = "pending", None, (None, None, None)
@@ -151,6 +163,15 @@ class Run:
 
     def fits(self, code: tuple[str, ...]) -> bool:
         return self.origin is None or ANY in code or self.origin in code
+
+
+class Map:
+    """A map as the model knows it: its record, and its items by index."""
+
+    def __init__(self, state: MapState, attempt: int) -> None:
+        self.record = (state.step_index, state.status, state.error, attempt)
+        self.counts = (state.done, state.failed, state.reused)
+        self.items: dict[int, tuple[Any, ...]] = {}
 
 
 class Execution:
@@ -647,6 +668,67 @@ class StoreMachine(RuleBasedStateMachine):
             assert (run.id, name) not in self.results
             self.results[run.id, name] = output
 
+    @precondition(lambda self: self.executions)
+    @rule(
+        number=numbers,
+        name=st.sampled_from(MAPS),
+        new=st.dictionaries(st.integers(0, 3), st.booleans(), max_size=3),
+        status=st.sampled_from([None, None, "completed", "failed", "cancelled"]),
+    )
+    def items_of_map(
+        self, number: int, name: str, new: dict[int, bool], status: str | None
+    ) -> None:
+        execution = self.an_execution(number)
+        run = self.current(execution)
+        if status == "cancelled":
+            run = self.runs.get(execution.id)
+            run = run if run is not None and run.fence == execution.fence else None
+        known = None if run is None else run.maps.get(name)
+        state = MapState(
+            step_index=10 + MAPS.index(name),
+            name=name,
+            is_keyed=True,
+            done=sum(new.values()),
+            failed=len(new) - sum(new.values()),
+            reused=0,
+            total=None,
+            started_at_us=self.now,
+            status=status,
+            error=self.an_error() if status == "failed" else None,
+            completed_at_us=None if status is None else self.now,
+        )
+        rows = [
+            (
+                index,
+                f"k{index}",
+                f'"{self.now}"' if is_done else None,
+                None if is_done else self.an_error(),
+                1 + number,
+                None,
+                self.now,
+                self.now,
+            )
+            for index, is_done in new.items()
+        ]
+        try:
+            done = self.store.write(items.save, execution.key, execution.fence, state, rows)
+        except DatabaseError:
+            # A completed item is final, and nothing of the batch is stored.
+            assert known is not None
+            assert any(known.items.get(index, (None,) * 2)[1] is not None for index in new)
+            return
+        assert done is (run is not None)
+        if run is None:
+            return
+        if known is None:
+            known = run.maps[name] = Map(state, execution.attempt)
+        known.counts = (state.done, state.failed, state.reused)
+        if status is not None:
+            known.record = (state.step_index, status, state.error, execution.attempt)
+        for index, key, output, error, attempts, *_ in rows:
+            assert known.items.get(index, (None,) * 2)[1] is None
+            known.items[index] = (key, output, error, attempts)
+
     @rule(
         number=numbers,
         names=st.lists(st.sampled_from(STEPS), min_size=1, max_size=2, unique=True),
@@ -710,6 +792,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.expect_outcome(run, outcome)
             if how == "complete" and not keep:
                 run.steps.clear()
+                run.maps.clear()
         following = None
         if wanted is not None and jobs_next is not None:
             following = self.expect_claim(execution.owner, jobs_next, code)
@@ -958,8 +1041,10 @@ class StoreMachine(RuleBasedStateMachine):
         assert [row.id for row in rows] == fitting[offset:][:limit]
         assert self.store.read(lookups.count, filters) == len(fitting)
         for row in rows:
-            steps_of_run = self.runs[row.id].steps.values()
-            done = sum(status == "completed" for _, status, *_ in steps_of_run)
+            run = self.runs[row.id]
+            ends = [step[1] for step in run.steps.values()]
+            ends += [each.record[1] for each in run.maps.values()]
+            done = ends.count("completed")
             assert (row.completed_steps, row.labels) == (done, self.runs[row.id].labels)
 
     # -- after each rule -----------------------------------------------------------------------
@@ -967,6 +1052,10 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def store_and_model_agree(self) -> None:
         self.set_clock(self.now + 1)
+        found_maps, found_items = self.store.read(
+            lambda db: (db.execute(MAPS_OF_RUNS).fetchall(), db.execute(ITEMS_OF_MAPS).fetchall())
+        )
+        self.maps_are_those_of_the_model(found_maps, found_items)
         found_runs, found_steps, found_owners, found_lines, next_due, looked = self.store.read(
             lambda db: (
                 db.execute(RUNS).fetchall(),
@@ -1038,6 +1127,19 @@ class StoreMachine(RuleBasedStateMachine):
                 run.payload,
             )
             for run in sorted(self.runs.values(), key=lambda run: run.order)
+        ]
+
+    def maps_are_those_of_the_model(self, maps: list[Any], found: list[Any]) -> None:
+        expected = [
+            (run.order, name, run.maps[name])
+            for run in sorted(self.runs.values(), key=lambda run: run.order)
+            for name in sorted(run.maps)
+        ]
+        assert maps == [(order, name, *each.record, *each.counts) for order, name, each in expected]
+        assert found == [
+            (order, name, index, *each.items[index])
+            for order, name, each in expected
+            for index in sorted(each.items)
         ]
 
     def steps_are_those_of_the_model(self, found: list[Any]) -> None:

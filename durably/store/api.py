@@ -25,8 +25,13 @@ from durably.store.rows import (
     Ended,
     Enqueued,
     Filters,
+    ItemRow,
+    ItemWindow,
+    Key,
     LogLine,
     LogRow,
+    MapRow,
+    MapState,
     NewRun,
     OwnerRow,
     RunKey,
@@ -40,6 +45,9 @@ LOCK_TIMEOUT_S: Final = 30.0
 
 # The most steps that a run can have.
 MOST_STEPS: Final = 1 << 24
+
+# The most items that a map can have.
+MOST_ITEMS: Final = 1 << 30
 
 
 class Liveness(enum.Enum):
@@ -113,6 +121,29 @@ class Checkpoints(Protocol):
 
     def state(self, run_pk: RunKey) -> tuple[str, int] | None:
         """Return the status and the fence of a run, ``None`` if it was deleted."""
+
+    # -- the items of maps -----------------------------------------------------------------
+
+    def save_items(
+        self, run_pk: RunKey, fence: int, state: MapState, items: Sequence[ItemRow]
+    ) -> bool:
+        """Store items of a map, completed and failed ones, and how far or how the map is.
+
+        A failed item is replaced by a later result; a completed one is final. Return ``False``, and
+        store nothing, if this claim is not the current one.
+        """
+
+    def find_map(self, run_pk: RunKey, name: str) -> MapRow | None:
+        """Return the map of that name, ``None`` if nothing of it is stored."""
+
+    def item_window(self, map_pk: int, first_index: int) -> ItemWindow:
+        """Return the items of a map from *first_index* on, as many as one window holds."""
+
+    def find_item(self, map_pk: int, key: Key) -> ItemRow | None:
+        """Return the item with that key, ``None`` if there is none."""
+
+    def item_at(self, map_pk: int, index: int) -> ItemRow | None:
+        """Return the item at that index, ``None`` if there is none."""
 
 
 class Store(Protocol):
@@ -270,6 +301,14 @@ class Store(Protocol):
 
     def steps_of(self, run_id: str) -> list[StepRow]:
         """Return what is stored of the run's steps, in the order of their index."""
+
+    def items_of(
+        self, run_id: str, name: str, status: str | None, limit: int | None, offset: int
+    ) -> list[ItemRow] | None:
+        """Return items of the run's map of that name, in the order of their index.
+
+        ``None`` if nothing of such a map is stored.
+        """
 
     def log_lines_of(
         self, run_id: str, *, after: int = 0, except_owners: Sequence[int] = ()

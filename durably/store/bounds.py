@@ -12,6 +12,8 @@ class Bounds(NamedTuple):
 
 # The number of a step is the run's number, shifted by 24 bits, plus an index.
 MOST_RUNS: Final = 2**39 - 1
+# The number of an item is the map's number, shifted by 30 bits, plus an index.
+MOST_MAPS: Final = 2**33 - 1
 
 # The range of a datetime, in microseconds since the epoch.
 TIME: Final = Bounds(-62_135_596_800_000_000, 253_402_300_799_999_999)
@@ -32,6 +34,21 @@ RUN: Final = {
 }
 STEP: Final = {
     "attempt": Bounds(1, TRIES.most),
+    "started_at_us": TIME,
+    "completed_at_us": TIME,
+}
+MAP: Final = {
+    "map": Bounds(1, MOST_MAPS),
+    "attempt": Bounds(1, TRIES.most),
+    "started_at_us": TIME,
+    "completed_at_us": TIME,
+    "done": Bounds(0, 2**30),
+    "failed": Bounds(0, 2**30),
+    "reused": Bounds(0, 2**30),
+    "total": Bounds(0, 2**63 - 1),
+}
+ITEM: Final = {
+    "attempts": Bounds(1, TRIES.most),
     "started_at_us": TIME,
     "completed_at_us": TIME,
 }

@@ -200,6 +200,8 @@ class StepRow(NamedTuple):
     started_at_us: int
     completed_at_us: int
     attempt: int
+    # Of a map: how many of its items are done, failed and reused, and how many there are.
+    counts: tuple[int, int, int, int | None] | None = None
 
 
 # One stored step for a resume: its index, its output (None if it failed or was cancelled) and its
@@ -210,12 +212,56 @@ Checkpoint = tuple[int, str | None, str]
 class Window(NamedTuple):
     """Consecutive checkpoints of a run, by name, and the index where the next window begins.
 
-    The first window has the highest index of the run's steps, -1 if there is none.
+    The first window has the highest index of the run's steps and maps, -1 if there is none, and the
+    index of each map by name.
     """
 
     checkpoints: dict[str, Checkpoint]
     next_index: int | None
     highest_index: int = -1
+    maps: dict[str, int] = {}  # noqa: RUF012 - replaced, never changed
+
+
+# What tells the items of a map apart; NULL in a map without keys.
+Key = str | int
+
+# One item as it is stored: its index, its key, its output or its error (JSON text), the number of
+# tries, a hash of the item itself, and when it started and ended. A plain tuple, because a resume
+# reads each one.
+ItemRow = tuple[int, Key | None, str | None, str | None, int, int | None, int, int]
+
+
+class ItemWindow(NamedTuple):
+    """Consecutive items of a map, and the index where the next window begins."""
+
+    items: list[ItemRow]
+    next_index: int | None
+
+
+class MapRow(NamedTuple):
+    """A map as it is stored: its number, its index among the steps, and its highest item."""
+
+    map: int
+    step_index: int
+    is_keyed: bool
+    status: str | None
+    highest_index: int
+
+
+class MapState(NamedTuple):
+    """What is stored of a map with its items; ``status`` is ``None`` until it has ended."""
+
+    step_index: int
+    name: str
+    is_keyed: bool
+    done: int
+    failed: int
+    reused: int
+    total: int | None
+    started_at_us: int
+    status: str | None = None
+    error: str | None = None
+    completed_at_us: int | None = None
 
 
 class LogLine(NamedTuple):

@@ -80,6 +80,14 @@ DAMAGES = {
         f"UPDATE durably_steps SET {column} = CAST(x'80' AS TEXT) WHERE name = 'step-1'"
         for column in ("name", "output", "error")
     ],
+    "a map contains text that is not UTF-8": [
+        f"UPDATE durably_maps SET {column} = CAST(x'ff' AS TEXT) WHERE map = 2"
+        for column in ("name", "status", "error")
+    ],
+    "an item contains text that is not UTF-8": [
+        f"UPDATE durably_items SET {column} = CAST(x'ff' AS TEXT) WHERE key IS NOT NULL"
+        for column in ("key", "output", "error")
+    ],
     "a log line contains text that is not UTF-8": [
         f"UPDATE durably_logs SET {column} = CAST(x'c0af' AS TEXT)"
         for column in ("message", "data", "step_name")
@@ -90,6 +98,12 @@ DAMAGES = {
         f"UPDATE durably_runs SET progress = 'half' WHERE run = {DONE}",
     ],
     "a step's result is not JSON": ["UPDATE durably_steps SET output = 'x' WHERE name = 'step-1'"],
+    "an item's result is not JSON": ["UPDATE durably_items SET output = 'x' WHERE key = 'a'"],
+    "an error of a map or an item does not say what it was": [
+        f"UPDATE durably_{table} SET error = '{text}' WHERE error IS NOT NULL"
+        for table in ("maps", "items")
+        for text in ("", "[]", '{"type": "E", "message": ""}')
+    ],
     "an error of a run does not say what it was": [
         f"UPDATE durably_runs SET error = '{text}' WHERE run = {FAILED}"
         for text in ("ValueError", "{}", '{"type": "E", "message": 1, "traceback": ""}')
@@ -131,6 +145,21 @@ DAMAGES = {
         for column, bound in bounds.STEP.items()
         for value in (bound.least - 1, bound.most + 1)
     ],
+    "a number of a map is not within its bounds": [
+        *(
+            f"UPDATE durably_maps SET {column} = {value} WHERE map = 1"
+            for column, bound in bounds.MAP.items()
+            for value in (bound.least - 1, bound.most + (bound.most < 2**63 - 1))
+            if value != bound.most
+        ),
+        "UPDATE durably_maps SET reused = done + 1",
+        "UPDATE durably_maps SET is_keyed = 2",
+    ],
+    "a number of an item is not within its bounds": [
+        f"UPDATE durably_items SET {column} = {value}"
+        for column, bound in bounds.ITEM.items()
+        for value in (bound.least - 1, bound.most + 1)
+    ],
     "a number of a log line is not within its bounds": [
         f"UPDATE durably_logs SET {column} = {value} WHERE log = 1"
         for column, bound in bounds.LOG.items()
@@ -145,6 +174,10 @@ DAMAGES = {
         f"UPDATE sqlite_sequence SET seq = {seq} WHERE name = 'durably_{table}'"
         for table in ("runs", "owners", "logs")
         for seq in (2**39 - 1, 2**63 - 1, -1, "'x'", "NULL")
+    ]
+    + [
+        f"UPDATE sqlite_sequence SET seq = {seq} WHERE name = 'durably_maps'"
+        for seq in (2**33 - 1, 2**63 - 1, -1, "'x'", "NULL")
     ],
     "the id of a run is not valid": [
         f"UPDATE durably_runs SET id = {bad} WHERE run = {DONE}"
@@ -157,6 +190,8 @@ DAMAGES = {
         ),
         "UPDATE durably_steps SET name = '' WHERE name = 'step-1'",
         "UPDATE durably_labels SET key = ''",
+        "UPDATE durably_maps SET name = '' WHERE map = 1",
+        "UPDATE durably_items SET key = '' WHERE key = 'a'",
     ],
     "a run's progress does not say how far it is": [
         f"UPDATE durably_runs SET progress = '{text}' WHERE run = {DONE}"
@@ -271,6 +306,15 @@ DAMAGES = {
         "UPDATE durably_runs SET owner = 1 WHERE concurrency_key = 'held'"
     ],
     "two steps of a run share a name": ["UPDATE durably_steps SET name = 'step-0'"],
+    "a map and a step of a run share a name or a place": [
+        "UPDATE durably_maps SET name = 'step-1' WHERE map = 1",
+        "UPDATE durably_maps SET step = run << 24 WHERE map = 1",
+    ],
+    "two maps of a run share a name or a place": [
+        "UPDATE durably_maps SET name = 'm'",
+        "UPDATE durably_maps SET step = (run << 24) + 10",
+    ],
+    "two items of a map share a key": ["UPDATE durably_items SET key = 'a' WHERE key = 'b'"],
     "a run without a key has a place in a queue": [
         f"UPDATE durably_runs SET queue_place = 1 WHERE run = {PLAIN}"
     ],
@@ -313,6 +357,30 @@ DAMAGES = {
     "a step was stored by an attempt that its run never had": [
         "UPDATE durably_steps SET attempt = 7",
         "UPDATE durably_steps SET attempt = 0",
+    ],
+    "a map has no run": [f"DELETE FROM durably_runs WHERE run = {DONE}"],
+    "a map is at another run's place": [f"UPDATE durably_maps SET run = {FAILED} WHERE map = 1"],
+    "a map's error, end and status do not fit": [
+        f"UPDATE durably_maps SET {change}"
+        for change in (
+            "status = NULL",
+            "completed_at_us = NULL",
+            "error = NULL",
+            "status = 'odd'",
+            "status = 'cancelled'",
+        )
+    ],
+    "a map was stored by an attempt that its run never had": [
+        "UPDATE durably_maps SET attempt = 7"
+    ],
+    "an item has no map": ["DELETE FROM durably_maps WHERE map = 2"],
+    "an item has a result and an error, or neither": [
+        "UPDATE durably_items SET output = NULL WHERE key = 'a'",
+        "UPDATE durably_items SET output = '1' WHERE key = 'b'",
+    ],
+    "a key is not text or a number, or is missing": [
+        "UPDATE durably_items SET key = 1.5 WHERE key = 'a'",
+        "UPDATE durably_items SET key = 3 WHERE key IS NULL AND hash = 7",
     ],
     "labels and label rows do not agree": [
         "DELETE FROM durably_labels",

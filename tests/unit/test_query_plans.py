@@ -17,15 +17,28 @@ from storekit import fresh, insert, token_of
 
 from durably.models import ErrorInfo
 from durably.store.outcome import Completed, Failed, Interrupted, Lost, Outcome, Suspended
-from durably.store.rows import Claim, NewRun, RunRow
+from durably.store.rows import Claim, MapState, NewRun, RunRow
 from durably.store.sqlite import sql
 from durably.store.sqlite.connection.writer import MOST_AT_ONCE
-from durably.store.sqlite.sql import claims, enqueue, owners, queries, requeue, runs, settle, steps
+from durably.store.sqlite.sql import (
+    claims,
+    enqueue,
+    items,
+    owners,
+    queries,
+    requeue,
+    runs,
+    settle,
+    steps,
+)
 
 VERBS = ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH")
 MANY = 20_000
+# The maps of a run, by its number; their items with them.
+OF_MAPS = "sqlite_autoindex_durably_maps_2"
 # What a foreign key follows when a run is deleted.
 OF_A_RUN = {
+    OF_MAPS,
     "sqlite_autoindex_durably_steps_1",
     "durably_logs_run",
     "durably_runs_awaited",
@@ -50,6 +63,7 @@ def statements() -> dict[str, str]:
                 found[f"{module.name}.{name}"] = value
     several = range(2, MOST_AT_ONCE + 1)
     found |= {f"steps.store_several({n})": steps.store_several(n) for n in several}
+    found |= {f"items.save_several({n})": items.save_several(n) for n in items.SIZES}
     return {name: sql for name, sql in found.items() if not re.search(r"\{\w+\}", sql)}
 
 
@@ -102,26 +116,26 @@ def test_statement_prepares_against_the_schema(db: apsw.Connection, name: str) -
     [
         ("claims.CLAIM", CLAIMABLE),
         ("claims.CLAIM_ONE", set()),
-        ("begin.NEWEST_OF_PAYLOAD", {"durably_runs_payload"}),
-        ("begin.NEWEST_SESSION", {"durably_runs_sessions"}),
-        ("begin.EXTEND_COMPLETED", set()),
+        ("begin.NEWEST_OF_PAYLOAD", {"durably_runs_payload", OF_MAPS}),
+        ("begin.NEWEST_SESSION", {"durably_runs_sessions", OF_MAPS}),
+        ("begin.EXTEND_COMPLETED", {OF_MAPS}),
         ("begin.HAND_KEY_ON", {"durably_runs_idempotency"}),
         ("begin.EXTEND", set()),
-        ("begin.HOLDER", {"durably_runs_key_holder"}),
+        ("begin.HOLDER", {"durably_runs_key_holder", OF_MAPS}),
         ("begin.EXECUTOR", set()),
         ("queries.FIRST_CLAIMABLE", CLAIMABLE),
         ("queries.BEGUN_OF_MANY", {"sqlite_autoindex_durably_runs_1"}),
-        ("enqueue.BY_IDEMPOTENCY_KEY", {"durably_runs_idempotency"}),
-        ("enqueue.PENDING_OF_KEY", {"durably_runs_queue_first"}),
-        ("queries.BY_ID", {"sqlite_autoindex_durably_runs_1"}),
+        ("enqueue.BY_IDEMPOTENCY_KEY", {"durably_runs_idempotency", OF_MAPS}),
+        ("enqueue.PENDING_OF_KEY", {"durably_runs_queue_first", OF_MAPS}),
+        ("queries.BY_ID", {"sqlite_autoindex_durably_runs_1", OF_MAPS}),
         ("queries.BRIEF", {"sqlite_autoindex_durably_runs_1"}),
         ("queries.BRIEF_OF_MANY", {"sqlite_autoindex_durably_runs_1"}),
         ("runs.CANCEL", {"sqlite_autoindex_durably_runs_1"}),
-        ("runs.RETRY", {"sqlite_autoindex_durably_runs_1"}),
+        ("runs.RETRY", {"sqlite_autoindex_durably_runs_1", OF_MAPS}),
         ("settle.COMPLETE", set()),
         ("settle.FAIL", set()),
-        ("settle.INTERRUPT", set()),
-        ("settle.SUSPEND", set()),
+        ("settle.INTERRUPT", {OF_MAPS}),
+        ("settle.SUSPEND", {OF_MAPS}),
         ("settle.RELEASE", set()),
         ("requeue.DUE", {"durably_runs_due"}),
         ("requeue.NEXT_DUE", {"durably_runs_due"}),
@@ -130,7 +144,7 @@ def test_statement_prepares_against_the_schema(db: apsw.Connection, name: str) -
         ("queries.STATE_OF", set()),
         ("runs.DELETE", OF_A_RUN),
         ("settle.DELETE_STEPS", set()),
-        ("requeue.RECOVER", set()),
+        ("requeue.RECOVER", {OF_MAPS}),
         ("unsound.JUST_CLAIMED", {"durably_runs_owner"}),
         ("requeue.FORGET_OWNER", {"durably_runs_owner"}),
         ("requeue.RELEASE_ALL", {"durably_runs_owner"}),
@@ -143,6 +157,21 @@ def test_statement_prepares_against_the_schema(db: apsw.Connection, name: str) -
         ("steps.WINDOW", set()),
         ("steps.HIGHEST", set()),
         ("steps.OF_RUN", {"sqlite_autoindex_durably_runs_1"}),
+        ("items.SAVE_COUNTS", {OF_MAPS}),
+        ("items.END", {OF_MAPS}),
+        ("items.END_CANCELLED", {OF_MAPS}),
+        ("items.ADD", set()),
+        ("items.ADD_CANCELLED", set()),
+        ("items.MAP", {OF_MAPS}),
+        ("items.INDEXES", {OF_MAPS}),
+        ("items.MAPS_OF_RUN", {"sqlite_autoindex_durably_runs_1", OF_MAPS}),
+        ("items.WINDOW", set()),
+        ("items.AT", set()),
+        ("items.BY_KEY", {"durably_items_key"}),
+        ("items.MAP_OF", {"sqlite_autoindex_durably_runs_1", OF_MAPS}),
+        ("items.OF_MAP", set()),
+        ("items.FAILED_OF_MAP", {"durably_items_failed"}),
+        ("settle.DELETE_MAPS", {OF_MAPS}),
         ("owners.BEAT_OWNER", set()),
         ("owners.BEAT_RUNS", {"durably_runs_owner"}),
         ("owners.REMOVE", {"durably_runs_owner"}),
@@ -445,3 +474,31 @@ def test_reading_a_window_costs_by_its_length(db: apsw.Connection) -> None:
     assert vm_steps(db, lambda: steps.highest_index(db, 2)) < 50
     assert vm_steps(db, lambda: steps.find(db, 2, "s3")) < 50
     assert vm_steps(db, lambda: steps.of_run(db, "r2")) < 300
+
+
+def test_items_cost_by_what_is_asked_for(db: apsw.Connection) -> None:
+    """Saving, finding or listing one of 20,000 items, or the few failed ones, walks over none."""
+    for number in (1, 2):
+        enqueue.enqueue(db, NewRun(f"r{number}", "job", "1"), 1)
+    runs_of_it = claims.claim(db, Claim(1, '["job"]', lambda: 2, 2))
+    for run in runs_of_it:
+        state = MapState(run.run, f"m{run.run}", True, 0, 0, 0, None, 1)
+        assert items.save(db, run.run, run.fence, state, [])
+    db.execute(
+        f"""{COUNTING % MANY}
+        INSERT INTO durably_items SELECT (1 << 30) | n - 1, 'k' || n, iif(n % 9999, '1', NULL),
+            iif(n % 9999, NULL, '{{}}'), 1, NULL, 1, 1 FROM n"""
+    )
+    run = runs_of_it[0]
+    state = MapState(run.run, f"m{run.run}", True, 1, 0, 0, None, 1)
+    new = (MANY, "new", "1", None, 1, None, 1, 2)
+    assert vm_steps(db, lambda: items.save(db, run.run, run.fence, state, [new])) < 300
+    assert vm_steps(db, lambda: items.find_map(db, run.run, f"m{run.run}")) < 100
+    assert vm_steps(db, lambda: items.find(db, 1, "k17")) < 100
+    assert vm_steps(db, lambda: items.at(db, 1, 17)) < 100
+    assert vm_steps(db, lambda: items.window(db, 2, 0)) < 100
+    found: list[Any] = []
+    assert vm_steps(db, lambda: found.append(items.of_map(db, "r1", "m1", "failed", 9, 0))) < 300
+    assert [row[0] for row in found[0]] == [9998, 19997]
+    assert vm_steps(db, lambda: items.of_map(db, "r1", "m1", None, 9, 0)) < 500
+    assert vm_steps(db, lambda: steps.of_run(db, "r1")) < 300

@@ -50,8 +50,41 @@ LOG = {
     "data": "{}",
     "created_at_us": 1,
 }
+MAP = {
+    "run": 1,
+    "step": (1 << 24) | 5,
+    "name": "m",
+    "is_keyed": 0,
+    "attempt": 1,
+    "started_at_us": 1,
+    "done": 2,
+    "failed": 1,
+    "reused": 1,
+}
+ENDED_MAP = MAP | {"status": "completed", "completed_at_us": 2}
+ITEM = {
+    "item": 1 << 30,
+    "output": "1",
+    "attempts": 1,
+    "started_at_us": 1,
+    "completed_at_us": 2,
+}
+FAILED_ITEM = ITEM | {"output": None, "error": "{}"}
 GOOD = {
     "durably_owners": [OWNER],
+    "durably_maps": [
+        MAP,
+        MAP | {"total": 9, "is_keyed": 1, "map": 2**33 - 1},
+        ENDED_MAP,
+        ENDED_MAP | {"status": "failed", "error": "{}"},
+        ENDED_MAP | {"status": "cancelled"},
+    ],
+    "durably_items": [
+        ITEM,
+        FAILED_ITEM,
+        ITEM | {"item": (2**33 << 30) - 1, "key": "k", "hash": -5},
+        ITEM | {"key": -7},
+    ],
     "durably_runs": [
         PENDING,
         RUNNING,
@@ -397,14 +430,109 @@ def test_run_that_may_be_executing_cannot_be_deleted(
 
 
 def test_deleting_a_run_takes_all_that_is_its_own(db: apsw.Connection) -> None:
-    """Steps, logs and labels go with their run, and no other's."""
+    """Steps, maps and their items, logs and labels go with their run, and no other's."""
     for number in (1, 2):
         insert(db, "durably_runs", **FAILED | {"id": f"R{number}", "labels": '{"k": "v"}'})
         insert(db, "durably_steps", **STEP | {"step": number << 24, "run": number})
         insert(db, "durably_logs", **LOG | {"run": number})
+        insert(db, "durably_maps", **MAP | {"run": number, "step": number << 24 | 5})
+        for index in (0, 2**30 - 1):
+            insert(db, "durably_items", **ITEM | {"item": (number << 30) | index})
     db.execute("DELETE FROM durably_runs WHERE run = 1")
-    for table in ("durably_steps", "durably_logs", "durably_labels"):
+    items = db.execute("SELECT item >> 30, item & 0x3FFFFFFF FROM durably_items").fetchall()
+    assert items == [(2, 0), (2, 2**30 - 1)]
+    for table in ("durably_steps", "durably_maps", "durably_logs", "durably_labels"):
         assert db.execute(f"SELECT run FROM {table}").fetchall() == [(2,)]
+
+
+@pytest.mark.parametrize(
+    ("table", "bad"),
+    [
+        *(
+            ("durably_maps", MAP | change)
+            for change in (
+                {"run": 2},
+                {"run": None},
+                {"step": (2 << 24) | 5},
+                {"name": ""},
+                {"name": None},
+                {"is_keyed": 2},
+                {"status": "completed"},
+                {"completed_at_us": 2},
+                {"error": "{}"},
+                {"attempt": 0},
+                {"done": -1},
+                {"failed": -1},
+                {"failed": 2**30 + 1},
+                {"reused": 3},
+                {"reused": -1},
+                {"total": -1},
+                {"total": "x"},
+                {"started_at_us": LATEST + 1},
+                {"map": 0},
+                {"map": 2**33},
+            )
+        ),
+        *(
+            ("durably_maps", ENDED_MAP | change)
+            for change in (
+                {"status": "failed"},
+                {"status": "cancelled", "error": "{}"},
+                {"status": "running"},
+                {"completed_at_us": EARLIEST - 1},
+            )
+        ),
+        *(
+            ("durably_items", ITEM | change)
+            for change in (
+                {"output": None},
+                {"error": "{}"},
+                {"key": ""},
+                {"key": 1.5},
+                {"key": b"k"},
+                {"attempts": 0},
+                {"attempts": 2**31},
+                {"hash": "x"},
+                {"item": 5},
+                {"item": -(1 << 30)},
+                {"started_at_us": None},
+                {"started_at_us": EARLIEST - 1},
+                {"completed_at_us": LATEST + 1},
+            )
+        ),
+    ],
+)
+def test_map_or_item_in_no_possible_state_is_rejected(
+    db: apsw.Connection, table: str, bad: dict[str, object]
+) -> None:
+    """Status, error, counts and times of a map fit each other; an item has a result or an error."""
+    given_run(db)
+    with pytest.raises((apsw.ConstraintError, apsw.SQLError)):
+        insert(db, table, **bad)
+    assert db.execute(f"SELECT count(*) FROM {table}").get == 0
+
+
+def test_completed_item_is_final(db: apsw.Connection) -> None:
+    """The database itself keeps a result as it is; a failed item may be replaced."""
+    insert(db, "durably_items", **ITEM)
+    insert(db, "durably_items", **FAILED_ITEM | {"item": (1 << 30) + 1})
+    for change in ("output = '2'", "output = NULL, error = '{}'", "attempts = 2"):
+        with pytest.raises(apsw.ConstraintError, match="is final"):
+            db.execute(f"UPDATE durably_items SET {change} WHERE output IS NOT NULL")
+    db.execute("UPDATE durably_items SET output = '2', error = NULL WHERE error IS NOT NULL")
+    found = db.execute("SELECT output FROM durably_items").fetchall()
+    assert found == [("1",), ("2",)]
+
+
+def test_key_is_unique_in_its_map(db: apsw.Connection) -> None:
+    """Text and a number are different keys, and other maps may have the same; none is none."""
+    insert(db, "durably_items", **ITEM | {"key": "7"})
+    with pytest.raises(apsw.ConstraintError, match="UNIQUE"):
+        insert(db, "durably_items", **ITEM | {"key": "7", "item": (1 << 30) + 1})
+    insert(db, "durably_items", **ITEM | {"key": 7, "item": (1 << 30) + 1})
+    insert(db, "durably_items", **ITEM | {"key": "7", "item": 2 << 30})
+    for index in (5, 6):
+        insert(db, "durably_items", **ITEM | {"item": (1 << 30) + index})
 
 
 def test_number_of_a_deleted_run_is_not_used_again(db: apsw.Connection) -> None:

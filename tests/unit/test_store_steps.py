@@ -193,7 +193,7 @@ def test_windows_hold_every_checkpoint_once(
 
 def test_window_of_a_run_without_steps_is_empty(store: Database, run: RunRow) -> None:
     """There is nothing to read, and nothing after it."""
-    assert store.read(steps.window, run.run, 0) == ({}, None, -1)
+    assert store.read(steps.window, run.run, 0) == ({}, None, -1, {})
 
 
 def test_window_that_is_cut_leaves_no_cursor_open(

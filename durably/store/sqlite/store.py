@@ -23,7 +23,7 @@ from durably.store.sqlite.database import Database
 from durably.store.sqlite.locks import owner_lock
 from durably.store.sqlite.locks.owner_lock import OwnerLock
 from durably.store.sqlite.sql import begin as beginning
-from durably.store.sqlite.sql import claims, logs, queries, runs, settle, steps
+from durably.store.sqlite.sql import claims, items, logs, queries, runs, settle, steps
 from durably.store.sqlite.sql import enqueue as enqueueing
 from durably.store.sqlite.sql import owners as owner_rows
 from durably.store.sqlite.sql import requeue as requeueing
@@ -67,6 +67,11 @@ class SqliteCheckpoints(_OnDatabase):
     fail = _writes(steps.fail)
     cancel = _writes(steps.cancel)
     state = _reads(queries.state_of)
+    save_items = _writes(items.save)
+    find_map = _reads(items.find_map)
+    item_window = _reads(items.window)
+    find_item = _reads(items.find)
+    item_at = _reads(items.at)
 
 
 class SqliteStore(_OnDatabase):
@@ -154,6 +159,7 @@ class SqliteStore(_OnDatabase):
     begun = _reads(queries.begun)
     begun_of_many = _reads(queries.begun_of_many)
     steps_of = _reads(steps.of_run)
+    items_of = _reads(items.of_map)
     log_lines_of = _reads(logs.of_run)
     newest_log_line = _reads(logs.newest)
     newest_time_us = _reads(runs.newest_time)

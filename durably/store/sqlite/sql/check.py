@@ -43,6 +43,8 @@ _OWN: Final = (
     "durably_steps",
     "durably_labels",
     "durably_logs",
+    "durably_maps",
+    "durably_items",
     "sqlite_sequence",
     "sqlite_schema",
 )
@@ -53,6 +55,7 @@ _REFERRING: Final = {
     "durably_steps": "durably_runs",
     "durably_labels": "durably_runs",
     "durably_logs": "durably_runs",
+    "durably_maps": "durably_runs",
 }
 
 

@@ -27,6 +27,18 @@ RULES: Final[dict[str, str]] = {
                 'status', CAST(status AS BLOB),
                 'error', CAST(error AS BLOB)) AS bad FROM durably_steps)
         WHERE bad IS NOT NULL""",
+    "a map contains text that is not UTF-8": """
+        SELECT run, map, bad AS in_column FROM (SELECT run, map, undecodable(
+            'name', CAST(name AS BLOB), 'status', CAST(status AS BLOB),
+            'error', CAST(error AS BLOB)) AS bad FROM durably_maps)
+        WHERE bad IS NOT NULL""",
+    "an item contains text that is not UTF-8": """
+        SELECT item >> 30 AS map, item & 0x3FFFFFFF AS item_index, bad AS in_column FROM (
+            SELECT item, undecodable(
+                'key', CASE typeof(key) WHEN 'text' THEN CAST(key AS BLOB) END,
+                'output', CAST(output AS BLOB), 'error', CAST(error AS BLOB)) AS bad
+            FROM durably_items)
+        WHERE bad IS NOT NULL""",
     "a log line contains text that is not UTF-8": """
         SELECT run, log, bad AS in_column FROM (SELECT run, log, undecodable(
             'message', CAST(message AS BLOB), 'data', CAST(data AS BLOB),
@@ -49,6 +61,12 @@ RULES: Final[dict[str, str]] = {
     "a number of a step is not within its bounds": f"""
         SELECT run, step & 0xFFFFFF AS step_index FROM durably_steps
         WHERE {bounds.outside(bounds.STEP)}""",
+    "a number of a map is not within its bounds": f"""
+        SELECT map, run FROM durably_maps
+        WHERE {bounds.outside(bounds.MAP)} OR reused > done OR is_keyed NOT IN (0, 1)""",
+    "a number of an item is not within its bounds": f"""
+        SELECT item >> 30 AS map, item & 0x3FFFFFFF AS item_index FROM durably_items
+        WHERE {bounds.outside(bounds.ITEM)}""",
     "a number of a log line is not within its bounds": f"""
         SELECT log, run FROM durably_logs WHERE {bounds.outside(bounds.LOG)}""",
     "a number of an owner is not within its bounds": f"""
@@ -57,7 +75,10 @@ RULES: Final[dict[str, str]] = {
     "the numbers of a table are used up": f"""
         SELECT name AS table_name, seq FROM sqlite_sequence
         WHERE name IN ('durably_runs', 'durably_owners', 'durably_logs')
-          AND (typeof(seq) <> 'integer' OR seq < 0 OR seq >= {bounds.MOST_RUNS})""",
+          AND (typeof(seq) <> 'integer' OR seq < 0 OR seq >= {bounds.MOST_RUNS})
+        UNION ALL SELECT name, seq FROM sqlite_sequence
+        WHERE name = 'durably_maps'
+          AND (typeof(seq) <> 'integer' OR seq < 0 OR seq >= {bounds.MOST_MAPS})""",
     "the id of a run is not valid": """
         SELECT run FROM durably_runs
         WHERE length(CAST(id AS BLOB)) NOT BETWEEN 1 AND 64
@@ -68,6 +89,8 @@ RULES: Final[dict[str, str]] = {
         WHERE job_name = '' OR idempotency_key = '' OR concurrency_key = '' OR origin = ''
            OR wait_name = ''
         UNION ALL SELECT run, 'step' FROM durably_steps WHERE name = ''
+        UNION ALL SELECT run, 'map' FROM durably_maps WHERE name = ''
+        UNION ALL SELECT item >> 30, 'item' FROM durably_items WHERE key = ''
         UNION ALL SELECT run, 'label' FROM durably_labels WHERE key = ''""",
     "a run's progress does not say how far it is": """
         SELECT id FROM durably_runs WHERE progress IS NOT NULL AND NOT CASE
@@ -93,6 +116,19 @@ RULES: Final[dict[str, str]] = {
     "a step's result is not JSON": """
         SELECT r.id, s.name FROM durably_steps s LEFT JOIN durably_runs r USING (run)
         WHERE NOT json_valid(coalesce(s.output, 'null'), 2)""",
+    "an item's result is not JSON": """
+        SELECT item >> 30 AS map, item & 0x3FFFFFFF AS item_index FROM durably_items
+        WHERE NOT json_valid(coalesce(output, 'null'), 2)""",
+    "an error of a map or an item does not say what it was": """
+        SELECT map, item_index FROM (
+            SELECT map, NULL AS item_index, error FROM durably_maps WHERE error IS NOT NULL
+            UNION ALL SELECT item >> 30, item & 0x3FFFFFFF, error FROM durably_items
+            WHERE error IS NOT NULL)
+        WHERE NOT CASE
+            WHEN json_valid(error) THEN coalesce(json_type(error, '$.type') = 'text'
+                AND json_type(error, '$.message') = 'text'
+                AND json_type(error, '$.traceback') = 'text', 0)
+            ELSE 0 END""",
     "an error of a run does not say what it was": """
         SELECT id FROM durably_runs WHERE error IS NOT NULL AND NOT CASE
             WHEN json_valid(error) THEN coalesce(json_type(error, '$.type') = 'text'
@@ -179,6 +215,16 @@ RULES: Final[dict[str, str]] = {
         GROUP BY concurrency_key HAVING count(*) > 1""",
     "two steps of a run share a name": """
         SELECT run, name FROM durably_steps NOT INDEXED GROUP BY run, name HAVING count(*) > 1""",
+    "a map and a step of a run share a name or a place": """
+        SELECT m.run, m.name, s.name AS step FROM durably_maps m JOIN durably_steps s
+          ON s.step = m.step OR (s.run = m.run AND s.name = m.name)""",
+    "two maps of a run share a name or a place": """
+        SELECT run, name FROM durably_maps NOT INDEXED GROUP BY run, name HAVING count(*) > 1
+        UNION ALL SELECT run, min(name) FROM durably_maps NOT INDEXED
+        GROUP BY step HAVING count(*) > 1""",
+    "two items of a map share a key": """
+        SELECT item >> 30 AS map, key FROM durably_items NOT INDEXED WHERE key IS NOT NULL
+        GROUP BY item >> 30, key HAVING count(*) > 1""",
     # -- who executes it ----------------------------------------------------------------------
     "a run is of no known kind": """
         SELECT id, kind FROM durably_runs WHERE kind NOT IN ('job', 'session')""",
@@ -215,7 +261,8 @@ RULES: Final[dict[str, str]] = {
     "a pending run without checkpoints belongs to some code": """
         SELECT id, origin FROM durably_runs r
         WHERE status = 'pending' AND origin IS NOT NULL AND NOT EXISTS (
-            SELECT 1 FROM durably_steps s WHERE s.run = r.run AND s.status = 'completed')""",
+            SELECT 1 FROM durably_steps s WHERE s.run = r.run AND s.status = 'completed')
+          AND NOT EXISTS (SELECT 1 FROM durably_maps m WHERE m.run = r.run)""",
     # -- steps, labels and log lines -----------------------------------------------------------
     "a step has no run": """
         SELECT run, name FROM durably_steps WHERE run NOT IN (SELECT run FROM durably_runs)""",
@@ -231,6 +278,33 @@ RULES: Final[dict[str, str]] = {
         SELECT r.id, s.name, s.attempt, r.attempt AS attempt_of_the_run
         FROM durably_steps s JOIN durably_runs r USING (run)
         WHERE s.attempt < 1 OR s.attempt > r.attempt""",
+    "a map has no run": """
+        SELECT run, name FROM durably_maps WHERE run NOT IN (SELECT run FROM durably_runs)""",
+    "a map is at another run's place": """
+        SELECT run, name, step >> 24 AS at_the_place_of FROM durably_maps
+        WHERE step >> 24 <> run""",
+    "a map's error, end and status do not fit": """
+        SELECT run, name, status FROM durably_maps
+        WHERE (status IS NULL) <> (completed_at_us IS NULL)
+           OR (status IS 'failed') <> (error IS NOT NULL)
+           OR coalesce(status, 'completed') NOT IN ('completed', 'failed', 'cancelled')""",
+    "a map was stored by an attempt that its run never had": """
+        SELECT r.id, m.name, m.attempt, r.attempt AS attempt_of_the_run
+        FROM durably_maps m JOIN durably_runs r USING (run)
+        WHERE m.attempt < 1 OR m.attempt > r.attempt""",
+    "an item has no map": """
+        SELECT item >> 30 AS map, item & 0x3FFFFFFF AS item_index FROM durably_items
+        WHERE item >> 30 NOT IN (SELECT map FROM durably_maps)""",
+    "an item has a result and an error, or neither": """
+        SELECT item >> 30 AS map, item & 0x3FFFFFFF AS item_index FROM durably_items
+        WHERE (output IS NULL) = (error IS NULL)""",
+    "a key is not text or a number, or is missing": """
+        SELECT item >> 30 AS map, item & 0x3FFFFFFF AS item_index FROM durably_items
+        WHERE typeof(key) NOT IN ('null', 'integer', 'text')
+        UNION ALL
+        SELECT m.map, i.item & 0x3FFFFFFF FROM durably_maps m JOIN durably_items i
+          ON i.item >= (m.map << 30) AND i.item < ((m.map + 1) << 30)
+        WHERE m.is_keyed = 0 AND i.key IS NOT NULL""",
     "labels and label rows do not agree": """
         SELECT id FROM (
             SELECT run, id, CASE WHEN json_valid(labels) THEN labels ELSE '[]' END AS labels

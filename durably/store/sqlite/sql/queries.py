@@ -32,7 +32,8 @@ ORIGIN_IF_BEGUN: Final = """
         origin = CASE WHEN EXISTS (
             SELECT 1 FROM durably_steps s
             WHERE s.step >= (durably_runs.run << 24) AND s.step < ((durably_runs.run + 1) << 24)
-              AND s.status = 'completed') THEN origin END"""
+              AND s.status = 'completed')
+          OR EXISTS (SELECT 1 FROM durably_maps m WHERE m.run = durably_runs.run) THEN origin END"""
 
 # It waits for nothing, and is due.
 AWAKE: Final = "run_at_us = NULL, waits_for = NULL, wait_name = NULL, waits_for_run = NULL"
@@ -40,7 +41,8 @@ AWAKE: Final = "run_at_us = NULL, waits_for = NULL, wait_name = NULL, waits_for_
 # Only completed steps count; a claim and a trigger do not need the number.
 COUNTED: Final = f"""{COLUMNS},
     (SELECT count(*) FROM durably_steps s
-     WHERE s.step >= (r.run << 24) AND s.step < ((r.run + 1) << 24) AND s.status = 'completed')"""
+     WHERE s.step >= (r.run << 24) AND s.step < ((r.run + 1) << 24) AND s.status = 'completed')
+    + (SELECT count(*) FROM durably_maps m WHERE m.run = r.run AND m.status = 'completed')"""
 
 BY_ID: Final = f"SELECT {COUNTED} FROM durably_runs r WHERE id = :id"
 

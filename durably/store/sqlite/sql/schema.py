@@ -29,6 +29,7 @@ _MIGRATIONS: Final = (
     "0002_bounds_and_turns.sql",
     "0003_fences_and_waits.sql",
     "0004_sessions.sql",
+    "0005_items.sql",
 )
 
 # "Dura" in ASCII: marks a durably database among other SQLite files.
@@ -37,11 +38,12 @@ APPLICATION_ID: Final = 0x44757261
 _IS_EMPTY: Final = "SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)"
 _OBJECTS: Final = "SELECT type, name, tbl_name, sql FROM sqlite_schema"
 
-# The tables whose numbers are never used again, and the column with the number.
+# The tables whose numbers are never used again: the column with the number, and the highest one.
 _NUMBERED: Final = {
-    "durably_runs": "run",
-    "durably_owners": "owner",
-    "durably_logs": "log",
+    "durably_runs": ("run", bounds.MOST_RUNS),
+    "durably_owners": ("owner", bounds.MOST_RUNS),
+    "durably_logs": ("log", bounds.MOST_RUNS),
+    "durably_maps": ("map", bounds.MOST_MAPS),
 }
 _IS_UNSOUND_SEQUENCE: Final = """
     SELECT EXISTS (SELECT 1 FROM sqlite_sequence
@@ -252,8 +254,8 @@ def _repair_numbers(db: apsw.Connection) -> None:
 
     Otherwise nothing new could be stored in the file.
     """
-    for table, key in _NUMBERED.items():
-        bindings = {"table": table, "most": bounds.MOST_RUNS}
+    for table, (key, most) in _NUMBERED.items():
+        bindings = {"table": table, "most": most}
         if db.execute(_IS_UNSOUND_SEQUENCE, bindings).get:
             db.execute(
                 f"UPDATE sqlite_sequence SET seq = (SELECT coalesce(max({key}), 0) FROM {table} "

@@ -50,6 +50,10 @@ DELETE_STEPS: Final = """
     DELETE FROM durably_steps WHERE step >= (:run << 24) AND step < ((:run + 1) << 24)"""
 
 
+# Their items with them.
+DELETE_MAPS: Final = "DELETE FROM durably_maps WHERE run = :run"
+
+
 @single_statement
 def settle(
     db: apsw.Connection,
@@ -100,5 +104,6 @@ def settle_and_claim(
     is_effective = settle(db, run_pk, fence, outcome, now_us, progress)
     if is_effective and isinstance(outcome, Completed) and not keep_steps:
         db.execute(DELETE_STEPS, {"run": run_pk})
+        db.execute(DELETE_MAPS, {"run": run_pk})
     claimed = claims.claim(db, claim_next) if claim_next is not None else []
     return Ended(is_effective, claimed[0] if claimed else None)

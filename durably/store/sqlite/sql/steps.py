@@ -12,6 +12,7 @@ from durably.store import defects
 from durably.store.api import MOST_STEPS
 from durably.store.rows import Checkpoint, RunKey, StepRow, Window
 from durably.store.sqlite.connection.write_request import merged_by, single_statement
+from durably.store.sqlite.sql import items
 
 INDEX_BITS: Final = 24
 
@@ -191,17 +192,28 @@ def window(db: apsw.Connection, run_pk: RunKey, first_index: int) -> Window:
     except UnicodeDecodeError as exc:
         raise _unreadable(db, run_pk) from exc
     is_last = chars < WINDOW_CHARS and len(checkpoints) < WINDOW_STEPS
-    highest = -1 if first_index else highest_index(db, run_pk)
-    return Window(checkpoints, None if is_last else index + 1, highest)
+    next_index = None if is_last else index + 1
+    if first_index:
+        return Window(checkpoints, next_index)
+    maps = items.indexes_of(db, run_pk)
+    highest = max(highest_index(db, run_pk), *maps.values(), -1)
+    return Window(checkpoints, next_index, highest, maps)
 
 
 def of_run(db: apsw.Connection, run_id: str) -> list[StepRow]:
-    """Return the records of the run's steps, in the order of their index.
+    """Return the records of the run's steps and maps, in the order of their index.
 
     Records that cannot be read are left out.
     """
+    rows = _steps_of_run(db, run_id)
+    maps = items.maps_of_run(db, run_id)
+    return sorted([*rows, *maps], key=lambda row: row.step_index) if maps else rows
+
+
+def _steps_of_run(db: apsw.Connection, run_id: str) -> list[StepRow]:
     try:
-        return [StepRow._make(row) for row in db.execute(OF_RUN, {"id": run_id}).fetchall()]
+        rows: list[Any] = db.execute(OF_RUN, {"id": run_id}).fetchall()
+        return [StepRow(*row) for row in rows]
     except UnicodeDecodeError:
         found = []
         for row, defect in _as_bytes(db, run_id):
@@ -213,8 +225,9 @@ def of_run(db: apsw.Connection, run_id: str) -> list[StepRow]:
 
 
 def _as_bytes(db: apsw.Connection, run_id: str) -> Iterator[tuple[StepRow, str | None]]:
-    for row in db.execute(OF_RUN.replace(_COLUMNS, _AS_BYTES), {"id": run_id}).fetchall():
-        values, defect = defects.decoded(StepRow._make(row)._asdict())
+    rows: list[Any] = db.execute(OF_RUN.replace(_COLUMNS, _AS_BYTES), {"id": run_id}).fetchall()
+    for row in rows:
+        values, defect = defects.decoded(StepRow(*row)._asdict())
         yield StepRow(**values), defect
 
 

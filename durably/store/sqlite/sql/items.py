@@ -1,0 +1,258 @@
+"""Maps and their items: results of the items of a loop, stored by the claim that is current."""
+
+import functools
+import itertools
+from collections.abc import Sequence
+from typing import Any, Final
+
+import apsw
+
+from durably.errors import DatabaseError
+from durably.store import defects
+from durably.store.api import MOST_ITEMS
+from durably.store.rows import ItemRow, ItemWindow, Key, MapRow, MapState, RunKey, StepRow
+
+INDEX_BITS: Final = 30
+
+# How many items a resume reads at once and keeps in memory.
+WINDOW_ITEMS: Final = 2000
+WINDOW_CHARS: Final = 8 * 1024 * 1024
+
+_NOT_TEXT: Final = "it contains bytes that are not valid UTF-8"
+
+# A batch is stored by statements for so many items each, largest first: few texts to compile.
+SIZES: Final = (256, 64, 16, 4, 1)
+
+# The fence is in the same statement as the write: a row changes only if this claim is the current
+# one.
+_IS_CURRENT: Final = """
+    EXISTS (SELECT 1 FROM durably_runs r
+            WHERE r.run = :run AND r.fence = :fence AND r.status = 'running')"""
+
+SAVE_COUNTS: Final = f"""
+    UPDATE durably_maps
+    SET is_keyed = :is_keyed, done = :done, failed = :failed, reused = :reused, total = :total
+    WHERE run = :run AND name = :name AND {_IS_CURRENT}
+    RETURNING map"""
+
+_END: Final = """
+    UPDATE durably_maps
+    SET is_keyed = :is_keyed, done = :done, failed = :failed, reused = :reused, total = :total,
+        status = :status, error = :error, started_at_us = :started_at_us,
+        completed_at_us = :completed_at_us,
+        attempt = (SELECT r.attempt FROM durably_runs r WHERE r.run = :run)
+    WHERE run = :run AND name = :name AND {is_current}
+    RETURNING map"""
+
+_ADD: Final = """
+    INSERT INTO durably_maps (run, step, name, is_keyed, status, error, attempt, started_at_us,
+                              completed_at_us, done, failed, reused, total)
+    SELECT run, (run << 24) + :step_index, :name, :is_keyed, :status, :error, attempt,
+           :started_at_us, :completed_at_us, :done, :failed, :reused, :total
+    FROM durably_runs WHERE run = :run AND fence = :fence {is_running}
+    RETURNING map"""
+
+END: Final = _END.format(is_current=_IS_CURRENT)
+ADD: Final = _ADD.format(is_running="AND status = 'running'")
+# A map whose run was cancelled meanwhile, if there was no later claim.
+END_CANCELLED: Final = _END.format(is_current=_IS_CURRENT.replace("AND r.status = 'running'", ""))
+ADD_CANCELLED: Final = _ADD.format(is_running="")
+
+# A failed item is executed again. A completed one is final: the schema rejects the statement.
+_SAVE: Final = """
+    INSERT INTO durably_items
+        (item, key, output, error, attempts, hash, started_at_us, completed_at_us)
+    SELECT (?1 << 30) + new.column1, new.column2, new.column3, new.column4, new.column5,
+           new.column6, new.column7, new.column8
+    FROM (VALUES {rows}) AS new WHERE true
+    ON CONFLICT (item) DO UPDATE SET
+        key = excluded.key, output = excluded.output, error = excluded.error,
+        attempts = excluded.attempts, hash = excluded.hash,
+        started_at_us = excluded.started_at_us, completed_at_us = excluded.completed_at_us"""
+
+MAP: Final = """
+    SELECT map, step & 0xFFFFFF, is_keyed, status,
+           (SELECT max(item) & 0x3FFFFFFF FROM durably_items
+            WHERE item >= (map << 30) AND item < ((map + 1) << 30))
+    FROM durably_maps WHERE run = :run AND name = :name"""
+
+_COLUMNS: Final = """
+    item & 0x3FFFFFFF, key, output, error, attempts, hash, started_at_us, completed_at_us"""
+
+WINDOW: Final = f"""
+    SELECT {_COLUMNS} FROM durably_items
+    WHERE item >= :first AND item < :end ORDER BY item LIMIT :limit"""
+
+AT: Final = f"SELECT {_COLUMNS} FROM durably_items WHERE item = :item"
+
+BY_KEY: Final = f"""
+    SELECT {_COLUMNS} FROM durably_items
+    WHERE item >> 30 = :map AND key = :key AND key IS NOT NULL"""
+
+MAP_OF: Final = """
+    SELECT m.map FROM durably_maps m JOIN durably_runs r USING (run)
+    WHERE r.id = :id AND m.name = :name"""
+
+_OF_MAP: Final = f"""
+    SELECT {_COLUMNS} FROM durably_items
+    WHERE item >= :first AND item < :end {{condition}} ORDER BY item LIMIT :limit OFFSET :offset"""
+
+OF_MAP: Final = _OF_MAP.format(condition="")
+COMPLETED_OF_MAP: Final = _OF_MAP.format(condition="AND error IS NULL")
+FAILED_OF_MAP: Final = _OF_MAP.format(condition="AND error IS NOT NULL")
+
+# A map is a step whose results are in its items.
+INDEXES: Final = "SELECT name, step & 0xFFFFFF FROM durably_maps WHERE run = :run"
+
+MAPS_OF_RUN: Final = """
+    SELECT m.step & 0xFFFFFF, CAST(m.name AS BLOB), m.status,
+           CASE m.status WHEN 'completed' THEN 'null' END, CAST(m.error AS BLOB), m.started_at_us,
+           m.completed_at_us, m.attempt, m.done, m.failed, m.reused, m.total
+    FROM durably_runs r JOIN durably_maps m USING (run)
+    WHERE r.id = :id AND m.status IS NOT NULL"""
+
+ID_OF: Final = "SELECT id FROM durably_runs WHERE run = :run"
+
+NAME_OF: Final = """
+    SELECT r.id, m.name FROM durably_maps m JOIN durably_runs r USING (run) WHERE m.map = :map"""
+
+
+@functools.cache
+def save_several(several: int) -> str:
+    """Return the statement that stores that many items at once."""
+    return _SAVE.format(rows=", ".join(["(?, ?, ?, ?, ?, ?, ?, ?)"] * several))
+
+
+def save(
+    db: apsw.Connection,
+    run_pk: RunKey,
+    fence: int,
+    state: MapState,
+    items: Sequence[ItemRow],
+) -> bool:
+    """Store items and the state of their map; return ``False`` if this claim is not current."""
+    bindings = {"run": run_pk, "fence": fence, **state._asdict()}
+    if state.status == "cancelled":
+        change, add = END_CANCELLED, ADD_CANCELLED
+    else:
+        change, add = SAVE_COUNTS if state.status is None else END, ADD
+    map_pk: Any = db.execute(change, bindings).get
+    if map_pk is None:
+        map_pk = db.execute(add, bindings).get  # nothing of the map is stored yet
+    if map_pk is None:
+        return False
+    left = items
+    for size in SIZES:
+        while len(left) >= size:
+            values = itertools.chain.from_iterable(left[:size])
+            db.execute(save_several(size), (map_pk, *values))
+            left = left[size:]
+    return True
+
+
+def find_map(db: apsw.Connection, run_pk: RunKey, name: str) -> MapRow | None:
+    """Return the map of that name, ``None`` if nothing of it is stored."""
+    rows: list[Any] = db.execute(MAP, {"run": run_pk, "name": name}).fetchall()
+    if not rows:
+        return None
+    map_pk, index, is_keyed, status, highest = rows[0]
+    return MapRow(map_pk, index, bool(is_keyed), status, -1 if highest is None else highest)
+
+
+def indexes_of(db: apsw.Connection, run_pk: RunKey) -> dict[str, int]:
+    """Return the index of each map of the run, by name."""
+    try:
+        rows: list[Any] = db.execute(INDEXES, {"run": run_pk}).fetchall()
+    except UnicodeDecodeError as exc:
+        run_id = db.execute(ID_OF, {"run": run_pk}).get
+        raise defects.unreadable(f"a map of run {run_id!a:.80}", _NOT_TEXT) from exc
+    return dict(rows)
+
+
+def maps_of_run(db: apsw.Connection, run_id: str) -> list[StepRow]:
+    """Return the records of the run's maps that have ended; those that cannot be read are left out.
+
+    They are steps, whose results are in their items.
+    """
+    found = []
+    rows: list[Any] = db.execute(MAPS_OF_RUN, {"id": run_id}).fetchall()
+    for row in rows:
+        values, defect = defects.decoded(StepRow(*row[:8])._replace(counts=row[8:])._asdict())
+        if defect is None:
+            found.append(StepRow(**values))
+        else:
+            what = f"step {values['name']!a:.80} of run {run_id!a:.80}"
+            defects.note(str(defects.unreadable(what, defect)))
+    return found
+
+
+def window(db: apsw.Connection, map_pk: int, first_index: int) -> ItemWindow:
+    """Return the items of a map from *first_index* on, as many as fit into one window."""
+    first = map_pk << INDEX_BITS
+    bindings = {"first": first + first_index, "end": first + MOST_ITEMS, "limit": WINDOW_ITEMS}
+    cursor: Any = db.execute(WINDOW, bindings)
+    items: list[ItemRow] = []
+    chars = 0
+    try:
+        for row in cursor:
+            items.append(row)
+            chars += len(row[2] or row[3])
+            if chars >= WINDOW_CHARS:
+                cursor.close(force=True)
+                break
+    except UnicodeDecodeError as exc:
+        raise _unreadable(db, map_pk) from exc
+    is_last = chars < WINDOW_CHARS and len(items) < WINDOW_ITEMS
+    return ItemWindow(items, None if is_last else items[-1][0] + 1)
+
+
+def find(db: apsw.Connection, map_pk: int, key: Key) -> ItemRow | None:
+    """Return the stored item with that key, ``None`` if there is none."""
+    return _one(db, map_pk, BY_KEY, {"map": map_pk, "key": key})
+
+
+def at(db: apsw.Connection, map_pk: int, index: int) -> ItemRow | None:
+    """Return the stored item at that index, ``None`` if there is none."""
+    return _one(db, map_pk, AT, {"item": (map_pk << INDEX_BITS) + index})
+
+
+def _one(
+    db: apsw.Connection, map_pk: int, statement: str, bindings: dict[str, Any]
+) -> ItemRow | None:
+    try:
+        rows: list[Any] = db.execute(statement, bindings).fetchall()
+    except UnicodeDecodeError as exc:
+        raise _unreadable(db, map_pk) from exc
+    return rows[0] if rows else None
+
+
+def of_map(
+    db: apsw.Connection,
+    run_id: str,
+    name: str,
+    status: str | None,
+    limit: int | None,
+    offset: int,
+) -> list[ItemRow] | None:
+    """Return items of a map in the order of their index; ``None`` if there is no such map."""
+    map_pk: Any = db.execute(MAP_OF, {"id": run_id, "name": name}).get
+    if map_pk is None:
+        return None
+    statement = {None: OF_MAP, "completed": COMPLETED_OF_MAP, "failed": FAILED_OF_MAP}[status]
+    first = map_pk << INDEX_BITS
+    bindings = {
+        "first": first,
+        "end": first + MOST_ITEMS,
+        "limit": -1 if limit is None else limit,
+        "offset": offset,
+    }
+    try:
+        rows: list[Any] = db.execute(statement, bindings).fetchall()
+    except UnicodeDecodeError as exc:
+        raise _unreadable(db, map_pk) from exc
+    return rows
+
+
+def _unreadable(db: apsw.Connection, map_pk: int) -> DatabaseError:
+    run_id, name = db.execute(NAME_OF, {"map": map_pk}).get or ("", "")
+    return defects.unreadable(f"an item of map {name!a:.80} of run {run_id!a:.80}", _NOT_TEXT)

@@ -492,6 +492,30 @@ PACKAGE: Final[dict[str, Mutant]] = {
             )
         ],
     ),
+    "engines that are opened at the same time": Mutant(
+        "integration/test_open_engines.py::TestManyAtOnce",
+        [
+            Source(
+                "worker/open_engines.py",
+                "    if replaces:\n        is_of_session = engine",
+                "    if False:\n        is_of_session = engine",
+            )
+        ],
+    ),
+    "file that is made though it may not be": Mutant(
+        "integration/test_engine_opening.py::TestCreate",
+        [
+            Source(
+                "store/sqlite/connection/files.py",
+                "create_private(path) if create else None",
+                "create_private(path)",
+            )
+        ],
+    ),
+    "class that was defined again, for its base": Mutant(
+        "unit/test_codec_redefined.py",
+        [Source("codec/unions.py", "type_ is cls or is_redefined(cls, type_)", "type_ is cls")],
+    ),
     "file that is mounted alone": Mutant(
         "unit/test_filesystem.py::test_file_that_is_mounted_alone",
         [Source("store/sqlite/connection/filesystem.py", "if path in points:", "if False:")],

@@ -89,6 +89,7 @@ class CurrentRun:
         self.row = row
         # Whether it is executed in a thread of the user's, where a signal may arrive.
         self.is_callers = is_callers
+        self._claimed_in = threading.get_ident()
         self._handlers = handlers() if is_callers and is_main_thread() else frozenset()
         self.pid = os.getpid()
         self.is_over = False
@@ -167,6 +168,11 @@ class CurrentRun:
         finally:
             with self._lock:
                 self._awaiting -= 1
+
+    @property
+    def is_in_this_thread(self) -> bool:
+        """Return whether the calling thread executes it, outside of the pool."""
+        return self.is_callers and self._claimed_in == threading.get_ident()
 
     def is_callers_signal(self, exc: BaseException) -> bool:
         """Return whether a signal in the caller's thread has raised *exc*, and not the job.

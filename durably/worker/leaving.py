@@ -47,7 +47,7 @@ class Notice:
 
     def __call__(self) -> None:
         """Log it, unless it was logged."""
-        waited_for = [run for run in self._runs() if not run.is_callers]
+        waited_for = [run for run in self._runs() if not run.is_in_this_thread]
         if self._is_given or not waited_for:
             return
         self._is_given = True

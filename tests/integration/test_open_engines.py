@@ -240,6 +240,21 @@ class TestRunsInProgress:
         second.close()
         assert check(path, is_idle=True, is_finished=True) == []
 
+    def test_a_run_in_a_thread_of_the_user_is_waited_for_and_named(
+        self, path: Path, opened: Any, warned: Warned, eventually: Eventually
+    ) -> None:
+        """A call of run() there ends with an error, and the run goes back."""
+        gate = Gate()
+        first = opened(path, jobs=[gate.job])
+        running = Call(lambda: first.run(gate.job))
+        assert gate.inside.wait(HANG_S)
+        opening = Call(lambda: opened(path, jobs=[gate.job], replace=True))
+        eventually(warned)
+        assert warned() == ["Stopping after step 'second'; press Ctrl-C to leave it"]
+        gate.go.set()
+        assert opening.result().run(gate.job).output == ["first", "second", "third"]
+        assert isinstance(running.result(), ConflictError | EngineClosedError)
+
     @pytest.mark.parametrize("on_pool", [False, True], ids=["process_one", "pool"])
     def test_a_job_cannot_replace_its_own_engine(
         self, path: Path, opened: Any, *, on_pool: bool

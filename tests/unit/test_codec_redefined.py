@@ -129,6 +129,7 @@ VALUES: dict[str, tuple[str, str]] = {
     "optional": ("Inner | None", "Inner(7)"),
     "union": ("Left | Right", "Right(1)"),
     "union inside": ("Box", "Box(Right(1))"),
+    "union with its base": ("str | Id", "Id('x')"),
     "union of lists": ("list[Left | Right | Color]", "[Left(1), Right(2), Color.RED]"),
 }
 

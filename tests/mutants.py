@@ -127,6 +127,18 @@ STORE: Final[dict[str, list[Statement | Schema]]] = {
     "beginning beside a run of its key": [
         Statement(beginning, "HOLDER", "AND owner IS NOT NULL", "AND 0")
     ],
+    "session in line for workers": [
+        Schema(r"CHECK \(\(kind = ''job''\) = \(queue_place <> 3\)\)", "CHECK (1)"),
+        Statement(enqueueing, "ENQUEUE_SESSION", "'session', 3,", "'session', 0,"),
+    ],
+    "recovery of a session into a line": [
+        Schema(r"CHECK \(\(kind = ''job''\) = \(queue_place <> 3\)\)", "CHECK (1)"),
+        Statement(requeue, "RECOVER", "ELSE 3 END", "ELSE 0 END"),
+    ],
+    "beginning of the oldest session": [Statement(beginning, "NEWEST_SESSION", "run DESC", "run")],
+    "beginning of a session that has a key": [
+        Statement(beginning, "NEWEST_SESSION", "AND idempotency_key IS NULL", "")
+    ],
     "interrupt that keeps an origin without checkpoints": [
         Statement(settle, "INTERRUPT", "THEN origin END", "THEN origin ELSE origin END")
     ],
@@ -272,6 +284,18 @@ PACKAGE: Final[dict[str, Mutant]] = {
                 "            context._step_runner.store_late()\n",
             ),
         ],
+    ),
+    "session that Ctrl-C fails": Mutant(
+        "integration/test_sessions.py",
+        [Source("sessions.py", "isinstance(exc, Exception) and not", "not None and not")],
+    ),
+    "cell whose names are used once for ever": Mutant(
+        "integration/test_sessions_in_notebooks.py",
+        [Source("execution/session_run.py", "and before.execution != now.execution", "and False")],
+    ),
+    "cell that uses a name twice": Mutant(
+        "integration/test_sessions_in_notebooks.py",
+        [Source("execution/session_run.py", "and before.execution != now.execution", "")],
     ),
     "steps that are not replayed": Mutant(
         "integration/test_replay.py",

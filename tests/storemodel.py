@@ -1,8 +1,9 @@
 """The store beside a plain model: random sequences of verbs, and both must agree after each.
 
 The model knows the contract and none of the store's helpers: a run is claimable if it is pending,
-due, nobody's, of a known job, and no run of its concurrency key has an owner; those triggered first
-come first, but a run whose owner died comes after those that were not tried since. A run with
+due, nobody's, of a known job and no session, and no run of its concurrency key has an owner; those
+triggered first come first, but a run whose owner died comes after those that were not tried since.
+A run with
 checkpoints is claimable for the code that made them, and for code that takes any. A run may wait
 for a time, an answer or the end of another run. Several owners work on the file; they leave, die,
 hang, vanish without a lock file, are taken for dead wrongly, come back and write what they still
@@ -18,6 +19,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -63,7 +65,8 @@ RUNS = """
     SELECT run, id, job_name, status, owner, attempt, output, error, progress,
            concurrency_key, idempotency_key, created_at_us, started_at_us,
            completed_at_us, heartbeat_at_us, queue_place, coalesce(place, run), origin,
-           fence, keeps_attempt, failures, run_at_us, waits_for, wait_name, waits_for_run, payload
+           fence, keeps_attempt, failures, run_at_us, waits_for, wait_name, waits_for_run, payload,
+           kind
     FROM durably_runs ORDER BY run"""
 STEPS_OF_RUNS = """
     SELECT run, name, step & 0xFFFFFF, status, output, error, attempt
@@ -91,7 +94,16 @@ PLAIN = {
     "retry_failed": False,
     "labels": "{}",
     "payload": "1",
+    "kind": "job",
 }
+
+
+def possible(given: dict[str, Any]) -> dict[str, Any]:
+    """The same trigger, but a session has no payload, no key of others, and coalesces with none."""
+    if given["kind"] == "session":
+        given |= {"payload": "null", "key": None, "coalesce": False}
+    return given
+
 
 jobs_known = st.sampled_from([("a",), ("b",), ("a", "b"), ()])
 codes = st.sampled_from(CODES)
@@ -105,8 +117,9 @@ triggers = st.fixed_dictionaries(
         "retry_failed": st.booleans(),
         "labels": st.sampled_from(LABELS),
         "payload": st.sampled_from(["1", "1", "2"]),
+        "kind": st.sampled_from(["job", "job", "job", "session"]),
     }
-)
+).map(possible)
 numbers = st.integers(0, 1000)
 
 
@@ -128,6 +141,7 @@ class Run:
         self.idem = given["idem"]
         self.labels = given["labels"]
         self.payload = given["payload"]
+        self.kind = given["kind"]
         self.status = "pending"
         self.owner: int | None = None
         self.origin: str | None = None
@@ -234,6 +248,7 @@ class StoreMachine(RuleBasedStateMachine):
             run
             for run in sorted(self.runs.values(), key=lambda run: run.turn)
             if run.is_in_line()
+            and run.kind == "job"
             and run.owner is None
             and run.job in jobs
             and run.fits(code)
@@ -282,7 +297,7 @@ class StoreMachine(RuleBasedStateMachine):
                 other.wake()
 
     def retry_in_model(self, run: Run) -> None:
-        run.error, run.completed, run.failures = None, None, 0
+        run.output, run.error, run.completed, run.failures = None, None, None, 0
         run.go_back()
 
     # -- triggering --------------------------------------------------------------------------
@@ -320,6 +335,7 @@ class StoreMachine(RuleBasedStateMachine):
             coalesce=given["coalesce"] and given["key"] is not None,
             retry_failed=given["retry_failed"],
             origins=origins_of((given["job"],), given["code"]),
+            kind=given["kind"],
         )
 
     @initialize(count=st.integers(1, 3), items=st.lists(triggers, min_size=2, max_size=5))
@@ -331,7 +347,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(given=triggers, plain=st.booleans())
     def enqueue(self, given: dict[str, Any], plain: bool) -> None:
-        if plain and given["idem"] is None and not given["coalesce"]:
+        if plain and (given["idem"], given["coalesce"], given["kind"]) == (None, False, "job"):
             self.enqueue_plain(given)
             return
         new = self.new(given, 0)
@@ -527,7 +543,8 @@ class StoreMachine(RuleBasedStateMachine):
             some = [*self.runs.values()][-1 - number % len(self.runs)]
             given |= {"job": some.job, "idem": some.idem}
             if number % 3:
-                given["payload"] = some.payload
+                given |= {"payload": some.payload, "kind": some.kind}
+        given = possible(given)
         # A run that this owner's threads are still inside of.
         inside = [run.order for run in self.runs.values() if run.order % 7 == number % 7]
         new = self.new(given, 0)
@@ -536,6 +553,13 @@ class StoreMachine(RuleBasedStateMachine):
         )
         change = how if how != "fresh" else "warn"
         wanted = Begin(new, claim, is_fresh=how == "fresh", on_payload_change=change)
+        if any(
+            (run.job, run.idem) == (given["job"], given["idem"] or "") and run.kind != given["kind"]
+            for run in self.runs.values()
+        ):
+            with pytest.raises(ConflictError, match="the key"):
+                self.store.write(beginning.begin, wanted)
+            return
         expected, run = self.expect_beginning(wanted, given, inside)
         done = self.store.write(beginning.begin, wanted)
         assert (done.how, done.row.id, done.row.status) == (expected, run.id, run.status)
@@ -556,7 +580,7 @@ class StoreMachine(RuleBasedStateMachine):
         fitting = [
             run
             for run in self.runs.values()
-            if (run.job, run.idem) == (given["job"], given["idem"])
+            if (run.job, run.idem, run.kind) == (given["job"], given["idem"], given["kind"])
             and (run.idem is not None or run.payload == given["payload"])
         ]
         run = max(fitting, key=lambda run: run.order, default=None)
@@ -572,9 +596,10 @@ class StoreMachine(RuleBasedStateMachine):
         if is_changed and wanted.on_payload_change == "refuse":
             return "changed", run
         is_extended = is_changed and wanted.on_payload_change == "extend"
-        if run.status == "completed" and not is_extended:
+        is_session = run.kind == "session"
+        if run.status == "completed" and not is_extended and not is_session:
             return "completed", run
-        if run.status == "running" or (is_extended and run.owner is not None):
+        if run.status == "running" or ((is_extended or is_session) and run.owner is not None):
             return "elsewhere", run
         if is_extended:
             run.payload, run.output = given["payload"], None
@@ -939,7 +964,9 @@ class StoreMachine(RuleBasedStateMachine):
         outcome = self.call(runs.retry, run_id, self.now)
         if run is None:
             assert outcome == "not found"
-        elif run.status not in ("failed", "cancelled"):
+        elif run.status not in ("failed", "cancelled") and (
+            (run.status, run.kind) != ("completed", "session")
+        ):
             assert outcome == "conflict"
         else:
             assert outcome == "done"
@@ -1086,6 +1113,8 @@ class StoreMachine(RuleBasedStateMachine):
         assert len(keys) == len(set(keys))
 
     def place_of(self, run: Run) -> int:
+        if run.kind == "session":
+            return 3
         if run.key is None:
             return 0
         queue = [
@@ -1125,6 +1154,7 @@ class StoreMachine(RuleBasedStateMachine):
                 run.due,
                 *run.waits,
                 run.payload,
+                run.kind,
             )
             for run in sorted(self.runs.values(), key=lambda run: run.order)
         ]

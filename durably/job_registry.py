@@ -104,11 +104,11 @@ def _is_same_function(one: Job[Any, Any], other: Job[Any, Any]) -> bool:
     return one.run is other.run or place_of(one.run) == place_of(other.run) is not None
 
 
-def as_loaded_now(job: Job[Any, Any]) -> Job[Any, Any]:
-    """Return the job that its module has in its place, if that was loaded again in a session.
+def as_defined_now(job: Job[Any, Any]) -> Job[Any, Any]:
+    """Return the job that is in the place of *job* now, if a session has defined it again.
 
-    ``%autoreload`` brings a function up to date wherever it was imported, but not a job: a name
-    that was imported from the module has the job of before, whose code was replaced.
+    A cell may have been executed again, or a module loaded again: ``%autoreload`` brings a function
+    up to date wherever it was imported, but not a job.
     """
     function = innermost(job.run)
     module, qualified = (getattr(function, name, None) for name in ("__module__", "__qualname__"))
@@ -157,7 +157,7 @@ class JobRegistry:
             ConflictError: another function has that name, and may not be replaced.
         """
         check_job(new, "register was given")
-        new = as_loaded_now(new)
+        new = as_defined_now(new)
         if takes_payload(new):
             self._codec.check_type(payload_type(new), f"the input of job {new.name!r}")
         self._codec.check_type(output_type(new), f"the output of job {new.name!r}")
@@ -190,3 +190,11 @@ class JobRegistry:
         if found is None:
             raise NotFoundError(missing_job(name, self._jobs))
         return found
+
+    def require_as_defined_now(self, name: str) -> Job[Any, Any]:
+        """Return the job of that name; register it anew if its cell or module has replaced it."""
+        registered = self.require(name)
+        job = as_defined_now(registered)
+        if job is not registered:
+            self.add(job)
+        return job

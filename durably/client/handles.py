@@ -11,7 +11,7 @@ from durably.client.callbacks import OnLog, OnProgress
 from durably.client.query import StatusFilter, several
 from durably.client.submit import NOT_GIVEN, Submitter, Trigger
 from durably.errors import NotFoundError
-from durably.job_registry import as_loaded_now, missing_job
+from durably.job_registry import as_defined_now, missing_job
 from durably.jobs import Job, check_job
 from durably.models import Run
 from durably.settings import Duration, optional_timeout
@@ -112,11 +112,11 @@ class JobHandle(Generic[P, R]):
 
     @property
     def job(self) -> Job[P, R]:
-        """Return the job as it is registered now.
+        """Return the job as it is registered now; in an interactive session, as it is defined now.
 
         .. versionadded:: 0.1.0
         """
-        return self._submitter.registry.require(self._name)
+        return self._submitter.registry.require_as_defined_now(self._name)
 
     def __repr__(self) -> str:
         return f"<JobHandle {self._name!r}>"
@@ -318,7 +318,7 @@ class Handles:
                 raise NotFoundError(missing_job(job, self._handles))
             return handle
         check_job(job, f"{call} takes a Job or its name; it was given")
-        job = as_loaded_now(job)
+        job = as_defined_now(job)
         with self._lock:
             if self._registry.get(job.name) is job:
                 return self._handles[job.name]

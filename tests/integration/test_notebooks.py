@@ -98,10 +98,19 @@ def test_a_job_prints_in_the_cell_that_runs_it(notebook: Notebook) -> None:
 def test_a_job_cell_run_again_replaces_the_job(notebook: Notebook) -> None:
     """After an edit, ``app.run`` executes today's code, and old results stay."""
     assert run_all(notebook, CLASS, JOB, ENGINE, RUN).result == SUM
-    notebook.ok(JOB.replace(SQUARE, "return page * 10"))
+    notebook.ok(JOB.replace("total = 0", "total = 100"))
 
     assert notebook.ok(RUN).result == SUM
-    assert notebook.ok("app.run(crawl, Crawl(), key='crawl-2').output").result == "150"
+    assert notebook.ok("app.run(crawl, Crawl(), key='crawl-2').output").result == "155"
+
+
+def test_a_job_cell_run_again_is_what_a_handle_triggers(notebook: Notebook) -> None:
+    """A handle from before the edit triggers today's code, and so does the name of the job."""
+    run_all(notebook, CLASS, JOB, f"{ENGINE}.start(); handle = app.register(crawl)")
+    notebook.ok(JOB.replace("total = 0", "total = 100"))
+
+    assert notebook.ok("handle.trigger_and_wait(Crawl()).output").result == "155"
+    assert notebook.ok("app.trigger_and_wait('crawl', Crawl()).output").result == "155"
 
 
 def test_a_failed_run_continues_with_the_corrected_code(notebook: Notebook) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack
 
 import attrs
@@ -22,7 +21,7 @@ from durably.settings import Duration, OnDuplicateStep, Settings, Synchronous
 from durably.store.sqlite.opening import open_store
 from durably.store.sqlite.store import SqliteStore
 from durably.worker.exit import at_exit
-from durably.worker.open_engines import enter, make_way
+from durably.worker.open_engines import Opening
 from durably.worker.shutdown import Shutdown
 from durably.worker.supervisor import Supervisor
 
@@ -99,10 +98,8 @@ def open_parts(
     # Before the file is touched: a bad spec must not leave one behind.
     registry = JobRegistry(codec, job_list(jobs))
     emitter = Emitter(clock)
-    replaces = settings.replaces
-    is_of_session = session is not None
-    make_way_here = partial(make_way, replaces, is_of_session)
-    store = open_store(path, settings, clock, make_way_here)
+    opening = Opening(replaces=settings.replaces, is_of_session=session is not None)
+    store = open_store(path, settings, clock, opening.make_way)
     try:
         supervisor = Supervisor(settings, store, codec, registry, emitter, clock, labels_of)
         if settings.persist_logs:
@@ -119,7 +116,7 @@ def open_parts(
         )
         client = Client(store, codec, registry, emitter, clock, supervisor.local, shutdown.check)
         at_exit(shutdown.at_exit)
-        enter(shutdown, replaces=replaces)
+        opening.enter(shutdown)
         deliver()
     except BaseException:
         store.close()

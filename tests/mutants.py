@@ -521,8 +521,8 @@ PACKAGE: Final[dict[str, Mutant]] = {
         [
             Source(
                 "worker/open_engines.py",
-                "    if replaces:\n        is_of_session = engine",
-                "    if False:\n        is_of_session = engine",
+                "            self._replace(others)",
+                "            pass",
             )
         ],
     ),

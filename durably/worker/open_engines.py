@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Iterable
 from typing import Final
 
 from durably._platform.fork_hooks import no_fork
@@ -22,76 +21,87 @@ log = logging.getLogger("durably")
 _engines: Final[weakref.WeakSet[Shutdown]] = weakref.WeakSet()
 
 
-def make_way(
-    replaces: bool,  # noqa: FBT001 - bound by callers
-    is_of_session: bool,  # noqa: FBT001
-    path: str,
-    file: object,
-) -> None:
-    """Prepare for a new engine on a file, before that is opened.
+def _open_on(path: str, file: object) -> list[Shutdown]:
+    return [each for each in _engines if each.is_open and each.is_on(path, file)]
 
-    Blocks until the runs of an engine that is replaced have stopped.
+
+class Opening:
+    """The opening of one engine on a file.
 
     Args:
-        replaces: whether engines that this process has open on it are stopped and closed.
+        replaces: whether it takes the place of engines that this process has open on the file.
         is_of_session: whether it is that of a session, which is beside others on the file.
-        path: the real path of the database.
-        file: what identifies the file there, ``None`` if there is none.
-
-    Raises:
-        ConflictError: one of those executes the code that makes this call.
-        DatabaseLostError: without *replaces*, one of those has lost its file.
     """
-    with no_fork():
-        engines = [each for each in _engines if each.is_open and each.is_on(path, file)]
-    if replaces:
-        _replace(each for each in engines if _is_replaced(each, is_of_session=is_of_session))
-        return
-    for engine in engines:
-        if engine.path == path:
-            _refuse_lost(engine)
 
+    def __init__(self, *, replaces: bool, is_of_session: bool) -> None:
+        self._replaces = replaces
+        self._is_of_session = is_of_session
 
-def enter(engine: Shutdown, *, replaces: bool) -> None:
-    """Make an engine known that is open; it replaces those that were opened at the same time."""
-    with no_fork():
-        others = [
-            each for each in _engines if each.is_open and each.is_on(engine.path, engine.file)
-        ]
-        _engines.add(engine)
-    if replaces:
-        is_of_session = engine.session is not None
-        _replace(each for each in others if _is_replaced(each, is_of_session=is_of_session))
+    def make_way(self, path: str, file: object) -> None:
+        """Close the engines that the new one replaces, before the file is opened.
 
+        Blocks until their runs have stopped.
 
-def _is_replaced(engine: Shutdown, *, is_of_session: bool) -> bool:
-    """Return whether a new engine on the file takes the place of one that is open."""
-    if not is_of_session and engine.session is None:
-        return True
-    # Sessions and engines are beside each other, unless one has lost the file.
-    try:
-        engine.check_file()
-    except DatabaseLostError:
-        return True
-    return False
+        Args:
+            path: the real path of the database.
+            file: what identifies the file there, ``None`` if there is none.
 
+        Raises:
+            ConflictError: one of the engines executes the code that makes this call; none is
+                closed.
+            DatabaseLostError: an engine that is kept has lost the file of that path.
+        """
+        with no_fork():
+            engines = _open_on(path, file)
+        if self._replaces:
+            self._replace(engines)
+            return
+        for engine in engines:
+            if engine.path == path:
+                _refuse_lost(engine)
 
-def _replace(engines: Iterable[Shutdown]) -> None:
-    for engine in engines:
-        engine.give_way()
-        log.warning(
-            "The engine that this process had open on %r was closed, and the new one takes its "
-            "place; open it with replace=False to keep both",
-            engine.path,
-        )
+    def enter(self, engine: Shutdown) -> None:
+        """Make the new engine known; it replaces those that were opened at the same time."""
+        with no_fork():
+            others = _open_on(engine.path, engine.file)
+            _engines.add(engine)
+        if self._replaces:
+            self._replace(others)
+
+    def _replace(self, engines: list[Shutdown]) -> None:
+        replaced = [each for each in engines if self._is_replaced(each)]
+        for engine in replaced:
+            engine.refuse_inside()
+        for engine in replaced:
+            if engine.is_open:
+                engine.give_way()
+                log.warning(
+                    "The engine that this process had open on %r was closed, and the new one takes "
+                    "its place; open it with replace=False to keep both",
+                    engine.path,
+                )
+
+    def _is_replaced(self, engine: Shutdown) -> bool:
+        # Sessions and engines are beside each other, unless one has lost the file.
+        is_beside = self._is_of_session or engine.session is not None
+        return not is_beside or _loss_of(engine) is not None
 
 
 def _refuse_lost(engine: Shutdown) -> None:
     """Raise if the engine has lost its file: a new one at the path would not be the same."""
+    loss = _loss_of(engine)
+    if loss is not None:
+        raise DatabaseLostError(
+            f"{engine!r} is still open in this process, and its file is lost: {loss}. Close that "
+            "engine before you open the file again, or open it with replace=True"
+        ) from loss
+
+
+def _loss_of(engine: Shutdown) -> DatabaseLostError | None:
+    """Return the error that says how an open engine has lost its file, ``None`` if it has not."""
     try:
         engine.check_file()
     except DatabaseLostError as exc:
-        raise DatabaseLostError(
-            f"{engine!r} is still open in this process, and its file is lost: {exc}. Close that "
-            "engine before you open the file again, or open it with replace=True"
-        ) from exc
+        # Its close, in another thread, may have just removed what belonged to the file.
+        return exc if engine.is_open else None
+    return None

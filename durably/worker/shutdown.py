@@ -177,21 +177,24 @@ class Shutdown:
             self._end()
 
     def give_way(self) -> None:
-        """Stop at the next step boundary and close, since a new engine takes this one's place.
+        """Stop at the next step boundary and close, since a new engine takes this one's place."""
+        self._store.closing.is_replaced = True
+        try:
+            self._end()
+        finally:
+            self._store.closing.is_replaced = self._is_over
+
+    def refuse_inside(self) -> None:
+        """Raise if the calling thread cannot wait for the end of this engine.
 
         Raises:
-            ConflictError: called from inside a job or a listener of this engine.
+            ConflictError: it is inside a job or a listener of this engine.
         """
         if self._supervisor.is_inside:
             raise ConflictError(
                 f"the code that opens {self.path!r} again is executed by an engine that this "
                 "process has open on it; use that engine, or open another one with replace=False"
             )
-        self._store.closing.is_replaced = True
-        try:
-            self._end()
-        finally:
-            self._store.closing.is_replaced = self._is_over
 
     def _end(self) -> None:
         self._stop(interrupt=True, is_last=True)

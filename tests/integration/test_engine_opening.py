@@ -433,7 +433,7 @@ class TestCreate:
             assert app.count_runs() == (0 if is_empty else 1)
             assert app.jobs["quick"].trigger_and_wait().output == 7
 
-    @pytest.mark.parametrize("module", ["place", "files"])
+    @pytest.mark.parametrize("module", ["place", "files"], ids=["early", "late"])
     def test_a_file_that_vanishes_meanwhile_is_not_made(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
     ) -> None:
@@ -441,7 +441,8 @@ class TestCreate:
         path = tmp_path / "x.db"
         made(path)
         monkeypatch.setattr(
-            f"durably.store.sqlite.connection.{module}.require_file", lambda _: path.unlink()
+            f"durably.store.sqlite.connection.{module}.require_file",
+            lambda _: path.unlink(missing_ok=True),
         )
         with pytest.raises(DatabaseError, match=r"x\.db"):
             Durably(path, create=False)

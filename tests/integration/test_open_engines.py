@@ -73,6 +73,16 @@ def is_closed(app: Durably) -> bool:
 REPLACED = "was replaced by one that this process has opened since"
 
 
+def hard_linked(path: Path) -> dict[str, Any]:
+    path.with_name("other.db").hardlink_to(path)
+    return {"path": path.with_name("other.db")}
+
+
+def removed(path: Path) -> dict[str, Any]:
+    path.unlink()
+    return {"path": path, "create": False}
+
+
 class TestWhoIsReplaced:
     def test_a_script_keeps_both(self, path: Path, opened: Any, warned: Warned) -> None:
         """In a script two engines on one file execute runs side by side."""
@@ -138,6 +148,16 @@ class TestWhoIsReplaced:
         with pytest.raises(durably.ValidationError, match="^replace must be True, False or None"):
             Durably(path, replace=value)
         assert list(path.parent.iterdir()) == []
+
+    @pytest.mark.parametrize("by", [hard_linked, removed], ids=lambda each: each.__name__)
+    def test_a_path_that_cannot_be_opened_closes_nothing(
+        self, path: Path, opened: Any, by: Callable[[Path], dict[str, Any]]
+    ) -> None:
+        """What is found before the file is opened leaves the engine before as it is."""
+        first = opened(path)
+        with pytest.raises(durably.DatabaseError, match="hard links|there is no database"):
+            Durably(**by(path), replace=True)
+        assert not is_closed(first)
 
     @pytest.mark.parametrize("option", [{"jobs": [5]}, {"max_workers": 0}])
     def test_a_call_that_is_rejected_closes_nothing(
@@ -254,6 +274,21 @@ class TestRunsInProgress:
         gate.go.set()
         assert opening.result().run(gate.job).output == ["first", "second", "third"]
         assert isinstance(running.result(), ConflictError | EngineClosedError)
+
+    def test_a_job_that_cannot_replace_its_own_engine_replaces_no_other(
+        self, path: Path, opened: Any
+    ) -> None:
+        """None of several is closed."""
+
+        @durably.job
+        def opens(step: durably.StepContext) -> None:
+            with pytest.raises(ConflictError):
+                Durably(path, replace=True)
+
+        engines = [opened(path, jobs=[opens]) for _ in range(3)]
+        for app in engines:
+            app.run(opens)
+        assert not any(map(is_closed, engines))
 
     @pytest.mark.parametrize("on_pool", [False, True], ids=["process_one", "pool"])
     def test_a_job_cannot_replace_its_own_engine(

@@ -202,6 +202,10 @@ def engines(path: Path) -> None:
         on_duplicate_step="reuse",
         persist_logs=True,
     )
+    Durably(None, replace=None)
+    Durably(path, replace=True, create=False)
+    Durably(path, replace="yes")  # type: ignore[arg-type]
+    Durably(path, create=None)  # type: ignore[arg-type]
     Durably(path, on_duplicate_step="warn")  # type: ignore[arg-type]
     Durably(5)  # type: ignore[arg-type]
     Durably(path, jobs=import_csv)  # type: ignore[arg-type]

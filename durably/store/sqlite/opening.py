@@ -8,6 +8,7 @@ from collections.abc import Callable
 from durably._platform.clock import Clock
 from durably.settings import Settings
 from durably.store.sqlite.connection.files import chosen, file_at
+from durably.store.sqlite.connection.place import require_regular
 from durably.store.sqlite.database import Database
 from durably.store.sqlite.store import SqliteStore
 
@@ -25,6 +26,7 @@ def open_store(
             that is there, ``None`` if there is none.
     """
     real = chosen(path)
+    require_regular(real, create=settings.create)  # a mistake in the path closes nothing
     prepare(real, file_at(real))
     return SqliteStore(
         Database(real, create=settings.create, synchronous=settings.synchronous, clock=clock)

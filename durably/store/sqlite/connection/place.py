@@ -18,6 +18,19 @@ from durably.store.sqlite.connection.filesystem import (
 from durably.store.sqlite.connection.sidefiles import refuse_strangers, shared_paths
 
 
+def require_regular(path: str, *, create: bool) -> None:
+    """Check that there is a file that can be a database at *path*, or that it may be made.
+
+    Raises:
+        ValidationError: what is there is not a regular file.
+        DatabaseError: the file has several names, or is missing and may not be made.
+    """
+    if not create:
+        require_file(path)
+    if os.path.lexists(path):
+        refuse_special(path)
+
+
 def require_place(path: str, *, create: bool = True) -> str | None:
     """Check that a database can be at *path*, before anything is made there.
 
@@ -32,13 +45,10 @@ def require_place(path: str, *, create: bool = True) -> str | None:
         DatabaseError: the file is mounted alone, or is another user's, or may not be used;
             or it is missing and may not be made.
     """
-    if not create:
-        require_file(path)
+    require_regular(path, create=create)
     mounts = mount_table()
     refuse_mounted(shared_paths(path), mounts)
     require_names(path)
-    if os.path.lexists(path):
-        refuse_special(path)
     refuse_strangers(path)
     warn_of_shared(path, mounts)
     return file_system_of(path, mounts)

@@ -190,13 +190,22 @@ class Emitter(ForkParticipant):
     def _report(self, exc: BaseException, event: Event) -> None:
         handlers = self._handlers
         if not handlers:
-            log.error("a listener of %s raised", event.type, exc_info=printable(exc))
+            log.error(
+                "a listener of %s raised, which fails no run; let on_error handle it, or the "
+                "listener itself",
+                event.type,
+                exc_info=printable(exc),
+            )
         for handler in handlers:
             try:
                 let_through(handler, exc, event)
             except BaseException as error:
                 raise_if_signal(error)
-                log.error("the error handler of %s raised", event.type, exc_info=printable(error))  # noqa: TRY400 - with the traceback of any BaseException
+                log.error(  # noqa: TRY400 - with the traceback of any BaseException
+                    "the error handler of a listener of %s raised, which fails no run",
+                    event.type,
+                    exc_info=printable(error),
+                )
 
     @property
     def is_inside_listener(self) -> bool:

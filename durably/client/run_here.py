@@ -34,7 +34,7 @@ from durably.execution.current_run import CurrentRun
 from durably.execution.live_failures import FailureWatch
 from durably.job_registry import origins_json
 from durably.jobs import Job
-from durably.models import TERMINAL, Disposition, Run
+from durably.models import TERMINAL, Disposition, Run, short_name
 from durably.settings import (
     Duration,
     IfRunning,
@@ -312,7 +312,7 @@ class _Call:
                 f'{said.where(done)}; if_running="wait" waits for that, "skip" returns at once'
             )
         if options.if_running == "skip":
-            log.info("%s; skipped", said.where(done))
+            log.info("%s: %s; skipped", short_name(done.row.id, None, None), said.where(done))
             return reader.run_of(done.row, "skipped")
         return self._await(done)
 

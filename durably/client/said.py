@@ -8,19 +8,19 @@ from typing import Any
 from durably._platform.clock import to_datetime
 from durably._platform.interactive import executing_cell
 from durably.codec.json_text import load
-from durably.models import Run
+from durably.models import Run, on_one_line, short_name
 from durably.store import defects
 from durably.store.rows import Beginning, RunRow
 
 
 def name(row: RunRow) -> str:
     """Return the name of a run for people: its job with its key, or the end of its id."""
-    return f"{row.job_name} {row.idempotency_key or '…' + row.id[-4:]}"
+    return on_one_line(f"{row.job_name} {row.idempotency_key or '…' + row.id[-4:]}")
 
 
 def named(run: Run[Any, Any]) -> str:
     """Return the same of a run that was read."""
-    return f"{run.job_name} {run.idempotency_key or '…' + run.id[-4:]}"
+    return on_one_line(f"{run.job_name} {run.idempotency_key or '…' + run.id[-4:]}")
 
 
 def where(done: Beginning) -> str:
@@ -80,9 +80,9 @@ def stopped(step: str | None, count: int, *, is_stored: bool) -> str:
 def old_run_continued(row: RunRow, before: RunRow) -> str:
     """Return that a run without a key is continued that is perhaps not the one that is meant."""
     return (
-        f"{name(row)} is continued, which was begun at {moment(before.created_at_us)}: "
-        f"{steps_kept(before.completed_steps)}. Pass fresh=True to begin a new run, or key= to say "
-        "which one is meant"
+        f"{short_name(row.id, row.job_name, None)} is continued, which was begun at "
+        f"{moment(before.created_at_us)}: {steps_kept(before.completed_steps)}. Pass "
+        "fresh=True to begin a new run, or key= to say which one is meant"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
 from durably.store.api import Checkpoints
 from durably.store.rows import Checkpoint, RunKey
@@ -60,6 +60,18 @@ class Names:
         self._newest = set()
 
 
+class StepCounts(NamedTuple):
+    """How many steps an execution has completed, and how many returned from their checkpoints."""
+
+    executed: int
+    replayed: int
+
+
+# Whether a step that was stored before has been used: not, from its checkpoint, executed again.
+_REPLAYED: Final = 1
+_EXECUTED: Final = 2
+
+
 class CheckpointReader:
     """Reads the checkpoints that a run had when it was claimed, window by window.
 
@@ -80,8 +92,9 @@ class CheckpointReader:
         # All that have been in a window, or were stored by this execution.
         self._names = Names()
         self.first_new_index = 0
-        # A byte for each index below that.
+        # A byte for each index below that: 0, or how it was used.
         self._used = bytearray()
+        self._executed = 0  # how many steps this execution has stored
         if not is_first_claim:
             self.first_new_index = self._advance(0) + 1
             self._used = bytearray(self.first_new_index)
@@ -147,11 +160,17 @@ class CheckpointReader:
         return index >= self.first_new_index or bool(self._used[index])
 
     def _note_use(self, index: int) -> None:
-        if index < self.first_new_index:
-            self._used[index] = True
+        if index < self.first_new_index and not self._used[index]:
+            self._used[index] = _REPLAYED
 
     def note_stored(self, name: str, index: int) -> None:
         """Note that this execution has stored the result of a step."""
         with self._lock:
             self._names.add(name)
-        self._note_use(index)
+            self._executed += 1
+        if index < self.first_new_index:
+            self._used[index] = _EXECUTED
+
+    def count(self) -> StepCounts:
+        """Return how many steps were executed, and how many were not."""
+        return StepCounts(self._executed, self._used.count(_REPLAYED))

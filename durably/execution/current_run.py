@@ -31,7 +31,8 @@ from durably.errors import (
     StopRun,
 )
 from durably.events import WorkerError
-from durably.models import Progress, error_info
+from durably.execution.checkpoints import StepCounts
+from durably.models import Progress, error_info, on_one_line, short_name
 from durably.settings import OnDuplicateStep
 from durably.store.api import Checkpoints
 from durably.store.rows import RunRow
@@ -72,6 +73,10 @@ class Services(NamedTuple):
     on_duplicate_step: OnDuplicateStep
 
 
+def _no_steps() -> StepCounts:
+    return StepCounts(0, 0)
+
+
 class CurrentRun:
     """One run inside its job: its key in the database, and whether it is to stop.
 
@@ -95,6 +100,9 @@ class CurrentRun:
         self.is_over = False
         # The steps that are in progress, by name.
         self.turns: Mapping[str, object] = {}
+        self.count_steps: Callable[[], StepCounts] = _no_steps
+        # When its code was entered, by the clock's ``monotonic``.
+        self.began_at = -math.inf
         self.stopped = Latch()
         self.stop_reason: type[StopRun] | None = None
         # Whether a stop was raised into the job, in any of its threads: what the job then returns
@@ -123,6 +131,11 @@ class CurrentRun:
         # of progress or of the end are emitted, so that progress comes first.
         self.storing = threading.Lock()
         self.emitting = threading.Lock()
+
+    @property
+    def short_name(self) -> str:
+        """Return how log lines name the run."""
+        return short_name(self.id, self.job_name, self.row.idempotency_key)
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -270,7 +283,8 @@ def report_worker_error(
     emitter: Emitter, exc: BaseException, context: str, run_id: str | None = None
 ) -> None:
     """Log an error of durably's own threads and emit it as ``worker:error``."""
-    log.warning("%s: %s", context, exc)
+    of_run = "" if run_id is None else f" of run {short_name(run_id, None, None)}"
+    log.warning("%s%s failed, and is tried again: %s", context, of_run, on_one_line(str(exc)))
     emitter.emit(WorkerError, error=error_info(exc), context=context, run_id=run_id)
 
 

@@ -17,20 +17,20 @@ class FailureWatch:
     """
 
     def __init__(self, run_id: str | None) -> None:
-        self._lock = threading.Lock()  # guards the two below
-        self._run_id = run_id
+        self._lock = threading.Lock()  # guards the failures
+        self.run_id = run_id
         self._failures: dict[str, tuple[int, BaseException]] = {}
 
     def watch_only(self, run_id: str) -> None:
         """Forget the other runs."""
         with self._lock:
-            self._run_id = run_id
+            self.run_id = run_id
             for other in self._failures.keys() - {run_id}:
                 del self._failures[other]
 
     def is_for(self, run_id: str) -> bool:
         """Return whether that run is watched."""
-        return self._run_id in (None, run_id)
+        return self.run_id in (None, run_id)
 
     def note(self, run_id: str, attempt: int, exc: BaseException) -> None:
         """Keep what has failed an attempt of a run, if that run is watched."""
@@ -72,6 +72,11 @@ class LiveFailures:
         """Return whether a call watches this run, or one that it is about to trigger."""
         with self._lock:
             return any(watch.is_for(run_id) for watch in self._watches)
+
+    def is_raised(self, run_id: str) -> bool:
+        """Return whether a call watches exactly this run, and raises what fails it."""
+        with self._lock:
+            return any(watch.run_id == run_id for watch in self._watches)
 
     def note(self, run_id: str, attempt: int, exc: BaseException) -> None:
         """Pass on what has failed a run; called before its end is stored."""

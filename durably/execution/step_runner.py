@@ -80,6 +80,7 @@ class StepRunner:
         # The thread that executes each step, by the step's name, in a tuple of its own.
         self._turns: dict[str, tuple[int]] = {}
         run.turns = self._turns
+        run.count_steps = self._checkpoints.count
         self._recorder = StepRecorder(run, services)
         # Woken when a step has ended.
         self._turn_ended = Wakeups()

@@ -376,7 +376,7 @@ class Claimer:
             self._hand_over(run, threads)
         except RuntimeError as exc:
             # The interpreter is ending and starts none, or there is no memory for another.
-            log.warning("no thread can be started for a run: %s", exc)
+            log.warning("%s goes back, since no thread can be started: %s", run.short_name, exc)
         else:
             return True
         try:

@@ -15,11 +15,13 @@ from durably.execution.live_failures import LiveFailures
 from durably.execution.run_execution import Execution
 from durably.job_registry import JobRegistry
 from durably.jobs import Job
+from durably.models import on_one_line
 from durably.store.outcome import Failed
 from durably.store.rows import Claim
 from durably.worker.claimer import Claimer
 from durably.worker.contexts import ExecutionContexts, call_in_copy
 from durably.worker.current_runs import CurrentRuns
+from durably.worker.run_log import RunLog
 from durably.worker.service import ErrorSink
 from durably.worker.settling import Settling
 
@@ -40,6 +42,7 @@ class Executor:
         claimer: Claimer,
         settling: Settling,
         live_failures: LiveFailures,
+        run_log: RunLog,
         on_error: ErrorSink,
     ) -> None:
         self._services = services
@@ -48,6 +51,7 @@ class Executor:
         self._claimer = claimer
         self._settling = settling
         self._live_failures = live_failures
+        self._run_log = run_log
         self._on_error = on_error
         self._contexts = ExecutionContexts()
 
@@ -105,7 +109,12 @@ class Executor:
             self._claimer.put_back(run)
         except DatabaseError as exc:
             # The heartbeat will put it back, or an engine that finds this one's lock free.
-            log.warning("could not put back run %s: %s", run.id, exc)
+            log.warning(
+                "%s could not be put back (%s); it is as soon as the database can be written, or "
+                "when this process has ended",
+                run.short_name,
+                on_one_line(str(exc)),
+            )
 
     def _execute(
         self, run: CurrentRun, claim_next: Callable[[], Claim | None]
@@ -126,6 +135,7 @@ class Executor:
             execution = Execution(
                 run, job, self._services, is_stopping=lambda: self._runs.is_stopping(run)
             )
+            self._run_log.started(run)
             outcome = execution.execute()
             if isinstance(outcome, Failed) and run.failure is not None:
                 # Before the end is stored, after which a waiting thread asks for it.

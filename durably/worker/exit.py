@@ -72,7 +72,10 @@ def _close_all() -> None:
             if not isinstance(exc, Exception):
                 raise
             # The others must still be stopped, and the interpreter must join its own threads.
-            log.exception("an engine could not be closed at the end of the interpreter")
+            log.exception(
+                "an engine could not be closed at the end of the interpreter; the next start "
+                "continues its runs"
+            )
 
 
 def _register(function: Callable[[], None]) -> None:

@@ -21,7 +21,7 @@ from durably.errors import DatabaseError
 from durably.events import LogWritten, RunProgressed
 from durably.execution.current_run import CurrentRun, report_worker_error
 from durably.execution.step_log import stored_line
-from durably.models import Progress
+from durably.models import Progress, on_one_line
 from durably.store.api import Store
 from durably.store.change_feed import ChangeFeed
 from durably.store.outcome import Lost
@@ -114,7 +114,7 @@ class Flusher(Service):
         """Log errors that were reported too late to be emitted."""
         while self._errors:
             exc, context = self._errors.popleft()
-            log.warning("%s: %s", context, exc)
+            log.warning("%s failed: %s", context, on_one_line(str(exc)))
 
     def finish(self) -> None:
         """Emit the errors, and release the runs, that other threads could not."""

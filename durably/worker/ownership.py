@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeVar
 from durably._platform.clock import Clock
 from durably._platform.ids import Ids
 from durably.errors import DatabaseError
+from durably.models import on_one_line
 from durably.store.api import OwnerLock, Store
 from durably.store.outcome import OwnerIdle
 
@@ -116,12 +117,20 @@ class Ownership:
                 self._store.requeue(OwnerIdle(owner), self._clock.now_us())
         except DatabaseError as exc:
             # The engine that finds this one's lock free will put them back.
-            log.warning("could not put back what was claimed: %s", exc)
+            log.warning(
+                "the runs that were claimed could not be put back (%s); other engines do that "
+                "when this process has ended",
+                on_one_line(str(exc)),
+            )
 
     def _write_if_possible(self, verb: Callable[[], T]) -> T | None:
         """Call *verb*; log a failure, since other engines find out by themselves in the end."""
         try:
             return verb()
         except DatabaseError as exc:
-            log.warning("could not sign off: %s", exc)
+            log.warning(
+                "the end of the engine could not be stored (%s); other engines notice it when "
+                "this process has ended",
+                on_one_line(str(exc)),
+            )
             return None

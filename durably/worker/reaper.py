@@ -16,6 +16,7 @@ from durably.store.change_feed import ChangeFeed
 from durably.store.outcome import OwnerDead, OwnerHung
 from durably.store.rows import OwnerRow, RunRow
 from durably.worker.retention import Retention
+from durably.worker.run_log import say_recovered
 from durably.worker.service import ErrorSink, Service
 
 RETENTION_INTERVAL_S: Final = 60.0
@@ -139,6 +140,7 @@ class Reaper(Service):
         return self._emit(recovered, "dead")
 
     def _emit(self, recovered: list[RunRow], reason: str) -> int:
+        say_recovered(recovered, reason)
         for row in recovered:
             self._emitter.emit(
                 RunRecovered,

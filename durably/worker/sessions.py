@@ -18,6 +18,7 @@ from durably.store.rows import Beginning, NewRun
 from durably.worker.claimer import Claimer
 from durably.worker.current_runs import CurrentRuns
 from durably.worker.lifecycle import Lifecycle
+from durably.worker.run_log import RunLog
 from durably.worker.settling import Settled, Settling
 
 # How often a thread that waits for a session looks for owners that have died.
@@ -42,6 +43,7 @@ class Sessions:
         claimer: Claimer,
         runs: CurrentRuns,
         settling: Settling,
+        run_log: RunLog,
         lifecycle: Lifecycle,
         recover: Callable[[], int],
     ) -> None:
@@ -51,6 +53,7 @@ class Sessions:
         self._claimer = claimer
         self._runs = runs
         self._settling = settling
+        self._run_log = run_log
         self._lifecycle = lifecycle
         self._recover = recover
         self._ids = Ids(services.clock)
@@ -85,6 +88,7 @@ class Sessions:
         session = OpenSession(self, run, need)
         with self._lock:
             self._open.append(session)
+        self._run_log.started(run)
         return session
 
     def _begin(

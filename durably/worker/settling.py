@@ -13,6 +13,7 @@ from durably.store.api import Store
 from durably.store.outcome import Completed, Failed, Interrupted, Lost, Outcome
 from durably.store.rows import Claim, Ended, RunRow
 from durably.worker.flusher import Flusher
+from durably.worker.run_log import RunLog
 
 
 class Settled(NamedTuple):
@@ -46,6 +47,7 @@ class Settling:
         services: Services,
         flusher: Flusher,
         unseen_failures: UnseenFailures,
+        run_log: RunLog,
         *,
         preserve_steps: bool,
     ) -> None:
@@ -53,6 +55,7 @@ class Settling:
         self._services = services
         self._flusher = flusher
         self._unseen_failures = unseen_failures
+        self._run_log = run_log
         self._preserve_steps = preserve_steps
 
     def settle(
@@ -67,9 +70,11 @@ class Settling:
         progress = run.take_progress()
         self._flush_lines(run)
         now_us = self._services.clock.now_us()
+        is_said = False
         if isinstance(outcome, Failed):
             # Before the end is stored, and a call can return it.
             self._unseen_failures.note(run.id, run.attempt)
+            is_said = self._run_log.is_failure_said(run)
         ended: Ended | None = None
         failure: DatabaseError | None = None
         if not isinstance(outcome, Lost):
@@ -94,6 +99,10 @@ class Settling:
             changes.notify()
 
         def emit() -> None:
+            if failure is None and not is_said:
+                self._run_log.ended(run, outcome, is_effective=is_effective)
+            if not is_effective:
+                return
             # After the event of progress that is being emitted: its listener may be waiting for
             # this end, which is stored.
             with run.emitting:
@@ -102,7 +111,7 @@ class Settling:
                 self._emit(run, outcome, now_us)
 
         claimed = None if ended is None else ended.claimed
-        return Settled(claimed, emit if is_effective else lambda: None, failure)
+        return Settled(claimed, emit, failure)
 
     def _store_end(
         self,

@@ -21,7 +21,7 @@ from durably.errors import (
     RunsFailedError,
 )
 from durably.job_registry import JobRegistry
-from durably.models import RunStatus
+from durably.models import RunStatus, on_one_line
 from durably.settings import check_bool, count
 from durably.store.api import Store
 from durably.store.rows import Filters
@@ -312,7 +312,11 @@ class Shutdown:
             self._supervisor.stop(interrupt=True, timeout_s=None)
             self._close()
         except DurablyError as exc:
-            log.warning("an engine that was left could not be closed: %s", exc)
+            log.warning(
+                "an engine that was left could not be closed (%s); the next start continues its "
+                "runs",
+                on_one_line(str(exc)),
+            )
 
     def _close(self) -> None:
         # One limit for everything that is still written: a stopped process may hold the lock.
@@ -339,7 +343,11 @@ class Shutdown:
         try:
             self._failed = self._failed or self._failed_unseen()
         except DatabaseError as exc:
-            log.warning("the runs that have failed cannot be read: %s", exc)
+            log.warning(
+                "the runs that have failed unseen cannot be read (%s); get_runs(status='failed') "
+                "returns them when the database can be read",
+                on_one_line(str(exc)),
+            )
 
     def _log_left(self, cause: type[BaseException], executed: list[str]) -> None:
         """Log how many runs wait for the next start."""

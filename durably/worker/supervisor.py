@@ -39,6 +39,7 @@ from durably.worker.lifecycle import Lifecycle
 from durably.worker.ownership import Ownership
 from durably.worker.pool import Pool
 from durably.worker.reaper import Reaper
+from durably.worker.run_log import RunLog
 from durably.worker.run_until_idle import RunUntilIdle
 from durably.worker.sessions import Sessions
 from durably.worker.settling import Settling
@@ -114,11 +115,13 @@ class Supervisor:
         )
         live_failures = LiveFailures()
         self.unseen_failures = UnseenFailures(live_failures.is_watched)
+        run_log = RunLog(store, clock, live_failures.is_raised)
         settling = Settling(
             store,
             services,
             flusher,
             self.unseen_failures,
+            run_log,
             preserve_steps=settings.preserve_steps,
         )
         self._executor = Executor(
@@ -128,6 +131,7 @@ class Supervisor:
             claimer=self._claimer,
             settling=settling,
             live_failures=live_failures,
+            run_log=run_log,
             on_error=self._on_error,
         )
         self._heartbeat = Heartbeat(
@@ -177,6 +181,7 @@ class Supervisor:
             claimer=self._claimer,
             runs=self._runs,
             settling=settling,
+            run_log=run_log,
             lifecycle=self.lifecycle,
             recover=self._reaper.recover,
         )

@@ -55,7 +55,7 @@ class Failing:
 )
 def test_arguments_are_put_into_the_message(tmp_path, message, args, text, caplog):
     """``%`` formats work as in logging; what does not fit is appended, and nothing is raised."""
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, "durably.job"):
         events, stored = lines_of(tmp_path, lambda log: log.info(message, *args, rows=1))
 
     assert [(each.message, each.data) for each in events] == [(text, {"rows": 1})]
@@ -134,7 +134,7 @@ def test_critical_is_an_error_that_is_critical_to_logging(tmp_path, caplog):
 def test_extra_reaches_the_record_and_the_data(tmp_path, caplog):
     """What a record has already cannot be overwritten, and is data all the same."""
     extra = {"user": "ann", "message": "m", "run_id": "mine", "name": "n", 3: "x", "rows": 1}
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, "durably.job"):
         events, _ = lines_of(tmp_path, lambda log: log.info("x", extra=extra, rows=2))
 
     data = {"user": "ann", "message": "m", "run_id": "mine", "name": "n", "rows": 2}
@@ -148,7 +148,7 @@ def test_extra_reaches_the_record_and_the_data(tmp_path, caplog):
 def test_what_is_no_setting_of_a_logger_is_data(tmp_path, caplog):
     """An ``extra`` that is no dict and a ``stacklevel`` that is no int are data; nothing raises."""
     data = {"extra": [1], "stacklevel": "high", "level": 3, "args": 4, "name": "n", "msg": "m"}
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, "durably.job"):
         events, _ = lines_of(tmp_path, lambda log: log.info("x", **data))
 
     assert events[0].data == data
@@ -184,7 +184,7 @@ def test_the_record_names_the_line_that_logged(tmp_path, caplog):
 
 def test_stack_info_is_kept(tmp_path, caplog):
     """The stack of the line that logged goes to the logger and is stored as data."""
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, "durably.job"):
         events, _ = lines_of(tmp_path, lambda log: deeper(log, stack_info=True))
 
     stack = events[0].data["stack_info"]

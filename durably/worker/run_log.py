@@ -1,0 +1,191 @@
+"""What the logger ``durably`` says of runs: started, resumed, how they ended, recovered.
+
+Nothing is read or formatted for a line that no handler gets.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from durably._platform.clock import Clock
+from durably._platform.signals import let_through, raise_if_signal
+from durably.errors import DatabaseError, OwnershipLost, RunCancelled, RunInterrupted
+from durably.execution.current_run import CurrentRun
+from durably.models import RunStatus, on_one_line, short_name
+from durably.store.api import Store
+from durably.store.outcome import Completed, Failed, Outcome
+from durably.store.rows import RunRow
+
+log = logging.getLogger("durably")
+
+_LONGEST_ERROR: Final = 200
+_MINUTE_S: Final = 60
+_MINUTES_OF_HOUR: Final = 60
+
+
+class RunLog:
+    """Log what happens to the runs of one engine, a line each. Usable from any thread.
+
+    Args:
+        is_raised: returns whether a call is about to raise the failure of the run of that id.
+    """
+
+    def __init__(self, store: Store, clock: Clock, is_raised: Callable[[str], bool]) -> None:
+        self._store = store
+        self._clock = clock
+        self._is_raised = is_raised
+
+    def started(self, run: CurrentRun) -> None:
+        """Log that a run starts, or continues."""
+        run.began_at = self._clock.monotonic()
+        if not log.isEnabledFor(logging.INFO):
+            return
+        # The first claim finds no steps; others read how many there are.
+        stored = 0 if run.fence == 1 else self._stored_steps(run)
+        if stored or run.attempt > 1:
+            what = f"resumed: {_of_its_steps(stored)}, attempt {run.attempt}"
+        else:
+            what = "started"
+        _say(logging.INFO, run.row, what)
+
+    def is_failure_said(self, run: CurrentRun) -> bool:
+        """Return whether the line of a failure is left out, because an exception says the same.
+
+        If logging is not configured, Python prints the line to the standard error output, where an
+        exception that a call raises ends up too, if nothing handles it.
+        """
+        is_raised = run.row.kind == "session" or self._is_raised(run.id)
+        return is_raised and not log.hasHandlers()
+
+    def ended(self, run: CurrentRun, outcome: Outcome, *, is_effective: bool) -> None:
+        """Log how a run has ended, or left its job.
+
+        Args:
+            is_effective: whether the outcome was stored.
+        """
+        if is_effective and isinstance(outcome, Failed):
+            self._failed(run, outcome)
+        elif self._was_recovered(run, is_effective=is_effective):
+            _say(
+                logging.WARNING,
+                run.row,
+                "was recovered by another engine while its job was executed here, because this "
+                "process gave no sign of life for too long; raise stale_threshold if it may be "
+                "kept from working for longer",
+            )
+        elif log.isEnabledFor(logging.INFO):
+            if is_effective and isinstance(outcome, Completed):
+                counts = run.count_steps()
+                took = _shown(self._clock.monotonic() - run.began_at)
+                steps = _several(counts.executed + counts.replayed)
+                what = f"completed in {took}: {steps}, {counts.replayed} from checkpoints"
+            else:
+                is_back = is_effective or run.stop_reason is RunInterrupted
+                stored = _of_its_steps(self._stored_steps(run))
+                what = f"{'put back to pending' if is_back else 'cancelled'}: {stored}"
+            _say(logging.INFO, run.row, what)
+
+    def _was_recovered(self, run: CurrentRun, *, is_effective: bool) -> bool:
+        """Return whether the outcome was not stored because another engine has the run."""
+        if is_effective or run.stop_reason in (RunCancelled, RunInterrupted):
+            return False
+        if run.stop_reason is OwnershipLost:
+            return True
+        # It was cancelled or recovered since the last step boundary.
+        row = self._read(run)
+        return row is not None and row.status != RunStatus.CANCELLED
+
+    def _failed(self, run: CurrentRun, outcome: Failed) -> None:
+        if not log.isEnabledFor(logging.ERROR):
+            return
+        where = "" if outcome.step is None else f" in step {on_one_line(outcome.step)!r}"
+        error = on_one_line(str(outcome.error), _LONGEST_ERROR).removesuffix(".")
+        _say(
+            logging.ERROR,
+            run.row,
+            f"failed{where} after {_several(self._stored_steps(run), 'completed ')}: {error}. "
+            f"Fix the cause, then call retry({run.id!r})",
+            traceback=outcome.error.traceback,
+        )
+
+    def _stored_steps(self, run: CurrentRun) -> int:
+        """Return how many completed steps the run has."""
+        counts = run.count_steps()
+        if run.fence > 1:
+            # Of an earlier claim there may be steps that the job has not come to, this time.
+            row = self._read(run)
+            if row is not None:
+                return row.completed_steps
+        return counts.executed + counts.replayed
+
+    def _read(self, run: CurrentRun) -> RunRow | None:
+        try:
+            return self._store.find_run(run.id)
+        except DatabaseError:
+            return None
+
+
+def say_recovered(rows: list[RunRow], reason: str) -> None:
+    """Log that runs were put back whose owner is dead, or hangs."""
+    if not log.isEnabledFor(logging.WARNING):
+        return
+    what = "has died" if reason == "dead" else "gives no sign of life"
+    for row in rows:
+        when = " when it is opened again" if row.kind == "session" else ""
+        _say(
+            logging.WARNING,
+            row,
+            f"recovered: the process that executed it {what}. It continues{when}: "
+            f"{_of_its_steps(row.completed_steps)}",
+        )
+
+
+def _say(
+    level: int,
+    row: RunRow,
+    what: str,
+    *,
+    traceback: str | None = None,
+) -> None:
+    """Pass a line to the handlers of the logger; what they raise harms no run."""
+    try:
+        name = short_name(row.id, row.job_name, row.idempotency_key)
+        file, line, function, stack = log.findCaller(stacklevel=2)
+        record = log.makeRecord(
+            log.name,
+            level,
+            file,
+            line,
+            "%s %s",
+            (name, what),
+            None,
+            function,
+            {"run_id": row.id},
+            stack,
+        )
+        # What formatters print below the line. Without the exception itself: a handler may keep
+        # records, and so all that is in its frames; and other formatters would show durably's.
+        record.exc_text = None if traceback is None else traceback.rstrip("\n")
+        let_through(log.handle, record)
+    except BaseException as raised:  # noqa: BLE001 - a user's handler or filter may raise anything
+        raise_if_signal(raised)
+
+
+def _of_its_steps(count: int) -> str:
+    return f"{count} of its steps {'is' if count == 1 else 'are'} stored"
+
+
+def _several(count: int, kind: str = "") -> str:
+    return f"{count} {kind}step{'' if count == 1 else 's'}"
+
+
+def _shown(seconds: float) -> str:
+    """Return a time for people, with the precision that they need."""
+    if round(seconds, 1) < _MINUTE_S:
+        return f"{seconds:.1f} s"
+    minutes, rest_s = divmod(round(seconds), _MINUTE_S)
+    if minutes < _MINUTES_OF_HOUR:
+        return f"{minutes} min {rest_s} s"
+    return f"{minutes // _MINUTES_OF_HOUR} h {minutes % _MINUTES_OF_HOUR} min"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, Unpack, overload
 
 from durably._platform.signals import door, let_through
 from durably._platform.spawning import refuse_unguarded_open, refuse_unguarded_start
+from durably._platform.unhandled import install_hooks
 from durably.client.callbacks import OnLog, OnProgress
 from durably.client.handles import JobHandle, ReadOnly, TriggerOptions, WaitOptions
 from durably.client.query import AnyRun, NameFilter, StatusFilter
@@ -136,6 +137,7 @@ class Durably:
         replace: bool | None = None,
         create: bool = True,
     ) -> None:
+        install_hooks()
         refuse_unguarded_open()
         settings = Settings(
             max_workers=max_workers,

@@ -26,7 +26,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from durably._platform.safe_repr import on_one_line
+from durably._platform.tracebacks import frames_in, is_of_several
+from durably._platform.unhandled import debug_from, install_hooks, rendered, rendered_line
 
 if TYPE_CHECKING:
     from durably.models import Run
@@ -35,8 +39,18 @@ if TYPE_CHECKING:
 class DurablyError(Exception):
     """The base of every error that durably raises to its callers.
 
+    Where nothing handles it, what is printed shows the frames of your code and none of durably's.
+
     .. versionadded:: 0.1.0
     """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+        install_hooks()
+
+    def _render_traceback_(self) -> list[str]:
+        """Return the lines that IPython shows."""
+        return rendered(self)
 
 
 class ValidationError(DurablyError, ValueError):
@@ -76,22 +90,84 @@ class ConflictError(DurablyError):
 class RunFailedError(DurablyError):
     """The run that was waited for has failed.
 
+    ``str()`` is one line: the job, the step, how many steps are completed, and the error. A note
+    (PEP 678) shows the frames of your code in which the job failed, and says how to continue.
+    IPython and Jupyter show the line and the note alone. If the run was executed in this process
+    meanwhile, ``__cause__`` is the job's own exception, in whose frames ``%debug`` begins.
+
     Attributes:
         run: the failed run, with its ``error``.
 
     .. versionadded:: 0.1.0
     """
 
-    def __init__(self, run: Run[Any, Any]) -> None:
+    def __init__(self, run: Run[Any, Any], again: str | None = None) -> None:
+        """Make the error of a run.
+
+        Args:
+            again: what continues the run, as part of a sentence; by default ``retry``.
+        """
         super().__init__(run)
         self.run = run
+        self.add_note("\n".join([*_frames(run), next_move(run, again)]))
 
     def __str__(self) -> str:
-        error = str(self.run.error).removesuffix(".")
-        return (
-            f"run {self.run.id} of job {self.run.job_name!r} failed: {error}. "
-            f"Its checkpoints are kept: fix the cause, then call retry({self.run.id!r})."
-        )
+        run = self.run
+        error = on_one_line(str(run.error), _LONGEST_ERROR)
+        return f"{on_one_line(run.job_name)} {place_of_failure(run)}: {error}"
+
+    def _report(self) -> str:
+        """Return what is printed where nothing handles the error."""
+        run, error = self.run, self.run.error
+        key = "" if run.idempotency_key is None else f" {run.idempotency_key}"
+        lines = [on_one_line(f"{run.job_name}{key} {place_of_failure(run)} (run …{run.id[-8:]}):")]
+        frames, advice = self._parts_of_note()
+        lines += frames
+        if error is not None and not is_of_several(error.traceback):
+            lines += [str(error), *error.notes]
+        return "\n".join([*lines, *advice, ""])
+
+    def _render_traceback_(self) -> list[str]:
+        if self.__cause__ is not None:
+            debug_from(self, self.__cause__)
+        frames, advice = self._parts_of_note()
+        lines = [rendered_line("RunFailedError", str(self)), "", *frames, ""]
+        return [*(lines if frames else lines[:-1]), *advice]
+
+    def _parts_of_note(self) -> tuple[list[str], list[str]]:
+        """Return the frames, and the lines that follow them: the next move, and other notes."""
+        frames = _frames(self.run)
+        notes = [line for note in self.__notes__ for line in str(note).splitlines()]
+        return frames, notes[len(frames) :]
+
+
+_LONGEST_ERROR: Final = 1000
+
+
+def place_of_failure(run: Run[Any, Any]) -> str:
+    """Return in which step a run has failed and how many are completed, as a part of a sentence."""
+    step = None if run.error is None else run.error._failed_step  # noqa: SLF001 - of this package
+    where = "" if step is None else f" in step {step!r}"
+    count = run.completed_steps
+    return f"failed{where} after {count} completed step{'' if count == 1 else 's'}"
+
+
+def _frames(run: Run[Any, Any]) -> list[str]:
+    return [] if run.error is None else frames_in(run.error.traceback)
+
+
+def next_move(run: Run[Any, Any], again: str | None) -> str:
+    """Return how to continue a failed run.
+
+    Args:
+        again: what continues it, as part of a sentence; by default ``retry``.
+    """
+    if again is None:
+        again = f"start it again with retry({run.id!r})"
+    step = None if run.error is None else run.error._failed_step  # noqa: SLF001 - of this package
+    kept = "Completed steps are kept. " if run.completed_steps else ""
+    there = "" if step is None else f": it continues at {step!r}"
+    return f"{kept}Fix the cause and {again}{there}."
 
 
 class RunsFailedError(DurablyError, ExceptionGroup[RunFailedError]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
@@ -11,7 +10,7 @@ from typing import Any, Final, Generic, Literal, TypeVar
 import attrs
 
 from durably._platform.nesting import is_too_deep
-from durably._platform.safe_repr import full_name, safe_repr, safe_str, too_deep
+from durably._platform.safe_repr import full_name, on_one_line, safe_repr, safe_str, too_deep
 from durably._platform.signals import raise_if_signal
 from durably._platform.tracebacks import format_exception, users_traceback
 from durably.values import Value
@@ -31,16 +30,6 @@ _MOST_NOTES: Final = 100
 # So many characters of a run's id tell it from the others that a person has seen lately.
 _SHORT_ID: Final = 4
 _LONGEST_KEY: Final = 80
-# Characters that a terminal acts on instead of printing them (control characters, ends of lines
-# and of paragraphs, changes of direction), and lone surrogates, which cannot be written.
-_ACTS: Final = "[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-
-
-def on_one_line(text: str, longest: int | None = None) -> str:
-    """Return *text* with what a terminal acts on escaped, and cut if it is too long."""
-    if longest is not None and len(text) > longest:
-        text = f"{text[: longest - 1]}…"
-    return re.sub(_ACTS, lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def short_name(run_id: str, job_name: str | None, key: str | None) -> str:

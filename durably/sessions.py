@@ -10,10 +10,11 @@ from collections.abc import Callable
 from typing import Final, NamedTuple, NoReturn, Self, Unpack
 
 from durably._platform.clock import Clock
-from durably._platform.interactive import is_interactive, is_ipython
+from durably._platform.interactive import again, is_interactive, is_ipython
 from durably._platform.safe_repr import short_repr
 from durably._platform.signals import deliver, entered
 from durably._platform.spawning import refuse_unguarded_open
+from durably._platform.unhandled import add_note, add_stop_note
 from durably.client import said
 from durably.client.patience import Patience
 from durably.client.submit import checked_key, checked_labels
@@ -24,6 +25,8 @@ from durably.errors import (
     NotFoundError,
     SerializationError,
     ValidationError,
+    next_move,
+    place_of_failure,
 )
 from durably.execution.context import StepContext
 from durably.execution.session_run import CellSteps
@@ -137,11 +140,18 @@ class Session(StepContext):
             if self._leave(OpenSession.complete):
                 self._say_unless_completed()
         elif isinstance(exc, Exception) and not self._run.is_callers_signal(exc):
-            self._leave(lambda opened: opened.fail(exc))
+            if self._leave(lambda opened: opened.fail(exc)):
+                self._note_failure(exc)
         else:
             self._leave(OpenSession.put_back)
             if self._closed is not None and self._run.is_callers_signal(exc):
                 _add_note(exc, said.stopped(None, self._closed.completed_steps, is_stored=False))
+
+    def _note_failure(self, exc: Exception) -> None:
+        """Add to what has failed the session how to go on."""
+        run = self._closed
+        if run is not None and run.status is RunStatus.FAILED:
+            add_note(exc, f"{run.job_name} {place_of_failure(run)}. {next_move(run, again())}")
 
     def _interrupted(self, exc: BaseException, step: str) -> None:
         """Add to what a signal has raised in a step what is kept and how to go on."""
@@ -204,7 +214,7 @@ class Session(StepContext):
 def _add_note(exc: BaseException, note: str) -> None:
     """Add where a signal has stopped the session, unless a step inside that place has done so."""
     if not any(each.startswith("stopped") for each in getattr(exc, "__notes__", ())):
-        exc.add_note(note)
+        add_stop_note(exc, note)
 
 
 class _Open(NamedTuple):

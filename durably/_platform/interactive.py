@@ -29,7 +29,12 @@ def is_interactive() -> bool:
 
 def is_ipython() -> bool:
     """Return whether this process has a shell of IPython: a terminal, a kernel, an embedded one."""
-    return _shell() is not None
+    return ipython_shell() is not None
+
+
+def again() -> str:
+    """Return what a user does to execute the same once more, as part of a sentence."""
+    return "start it again" if executing_cell() is None else "run this cell again"
 
 
 def executing_cell() -> Cell | None:
@@ -39,7 +44,7 @@ def executing_cell() -> Cell | None:
     else for its front end, such as the callback of a widget. Between two cells a thread that one
     of them has started reads that cell, or ``None``.
     """
-    shell = _shell()
+    shell = ipython_shell()
     if shell is None:
         return None
     parent = _message_of(shell)
@@ -60,13 +65,13 @@ def cell_label(filename: str) -> str | None:
 
     Return ``None`` for a file that is not a cell's.
     """
-    shell = _shell()
+    shell = ipython_shell()
     name_of = None if shell is None else getattr(shell.compile, "format_code_name", None)
     label = None if name_of is None else name_of(filename)
     return None if label is None else " ".join(label)
 
 
-def _shell() -> Any:
+def ipython_shell() -> Any:
     """Return the shell of IPython, ``None`` if there is none."""
     get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", None)
     return None if get_ipython is None else get_ipython()

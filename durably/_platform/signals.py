@@ -27,7 +27,7 @@ from types import CodeType, FrameType, FunctionType, TracebackType
 from typing import Any, Final, ParamSpec, TypeVar
 
 from durably._platform.realtime import monotonic
-from durably._platform.tracebacks import passes_on
+from durably._platform.tracebacks import passes_on, remove_own_frames
 
 try:
     # The functions of ``signal`` make enum members of what they return, which takes microseconds.
@@ -249,17 +249,26 @@ def _defer_again() -> None:
 
 
 def entered(function: Callable[Ps, T]) -> Callable[Ps, T]:
-    """Defer all handlers while *function* is executed in the main thread."""
+    """Defer all handlers while *function* is executed in the main thread.
+
+    What it raises leaves it without durably's frames, if durably is not at fault.
+    """
 
     @passes_on
     @functools.wraps(function)
     def call(*args: Ps.args, **kwargs: Ps.kwargs) -> T:
-        if not _begin():
-            return function(*args, **kwargs)
+        is_outermost = _begin()
         try:
             return function(*args, **kwargs)
+        except BaseException as exc:
+            # Handlers are recognised by the frames; see ``is_from_signal``.
+            if isinstance(exc, KeyboardInterrupt) or not is_from_signal(exc):
+                remove_own_frames(exc)
+            # Python adds no frame where an exception is raised again, so not that of this line.
+            raise
         finally:
-            _end()
+            if is_outermost:
+                _end()
 
     return call
 

@@ -89,17 +89,22 @@ def frames_in(text: str) -> list[str]:
     exceptions has frames of its own.
     """
     lines = text.splitlines()
-    if not lines or lines[0] != _HEADER:
-        return lines if _is_several(lines) else []
-    if _is_several(lines):
+    if is_of_several(text):
         return lines
     frames: list[str] = []
-    for line in lines[1:]:
+    for line in lines[1:] if lines[:1] == [_HEADER] else []:
         if not line.startswith("  "):
             break
         if line.strip(" ^~"):
             frames.append(line)
     return frames
+
+
+def is_of_several(text: str) -> bool:
+    """Return whether a formatted exception is one with causes, or a group."""
+    lines = text.splitlines()
+    is_group = lines[:1] == [f"  + Exception Group {_HEADER}"]
+    return is_group or any(line in _BETWEEN for line in lines)
 
 
 _HEADER: Final = "Traceback (most recent call last):"
@@ -109,11 +114,6 @@ _BETWEEN: Final = frozenset(
         "During handling of the above exception, another exception occurred:",
     }
 )
-
-
-def _is_several(lines: list[str]) -> bool:
-    is_group = lines[:1] == [f"  + Exception Group {_HEADER}"]
-    return is_group or any(line in _BETWEEN for line in lines)
 
 
 class _Linked(NamedTuple):

@@ -8,10 +8,11 @@ import attrs
 
 from durably._platform.clock import Clock
 from durably._platform.latch import Latch
+from durably._platform.safe_repr import on_one_line
 from durably.client.query import Reader
 from durably.errors import DatabaseError, RunFailedError, RunsFailedError
 from durably.execution.unseen_failures import UnseenFailures
-from durably.models import Run, RunStatus, on_one_line, short_name
+from durably.models import Run, RunStatus, short_name
 
 # How long, at most, a thread that has begun to wait for a failed run may take to return it.
 _GRACE_S: Final = 1.0

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, Never, Self, TypedDict, TypeVar, overload
 
+from durably._platform.interactive import again
 from durably._platform.signals import door
 from durably.client.callbacks import OnLog, OnProgress
 from durably.client.query import StatusFilter, several
@@ -227,6 +228,7 @@ class JobHandle(Generic[P, R]):
                     watch,
                     disposition=run.disposition,
                     patience=patience,
+                    again=again() if retry_failed else None,
                 )
         finally:
             callbacks.close()

@@ -10,7 +10,9 @@ from typing import Any, Final, TypedDict
 import attrs
 
 from durably._platform.clock import Clock, to_datetime
+from durably._platform.interactive import again
 from durably._platform.safe_repr import short_repr
+from durably._platform.unhandled import add_stop_note
 from durably.client import said
 from durably.client.handles import Handles
 from durably.client.local_worker import CallersThread, LocalWorker
@@ -241,7 +243,7 @@ class _Call:
             raise
         run = self._runner.reader.get(current.id)
         if run.is_terminal:
-            return completed(attrs.evolve(run, disposition=self._disposition), self._watch)
+            return self._completed(run)
         kept = f"{said.steps_kept(run.completed_steps)}; call run() again to go on"
         if is_over:
             raise WaitTimeoutError(
@@ -286,7 +288,10 @@ class _Call:
         except DatabaseError:
             return  # the exception says enough
         if row is not None and row.status == "pending":
-            exc.add_note(said.stopped(step, row.completed_steps, is_stored=is_stored))
+            add_stop_note(exc, said.stopped(step, row.completed_steps, is_stored=is_stored))
+
+    def _completed(self, run: Run[Any, Any]) -> Run[Any, Any]:
+        return completed(attrs.evolve(run, disposition=self._disposition), self._watch, again())
 
     # -- a run that cannot be executed here now ------------------------------------------------
 
@@ -332,7 +337,7 @@ class _Call:
                 raise NotFoundError(f"{said.name(done.row)} was deleted while it was waited for")
             if briefs[run_id].status in TERMINAL:
                 run = self._runner.reader.get(run_id)
-                return completed(attrs.evolve(run, disposition=self._disposition), self._watch)
+                return self._completed(run)
             is_free = all(brief.owner is None for brief in briefs.values())
             # What can be seen has not changed: a thread of this engine is inside of it.
             is_same = done.holder is None and done.row.owner is None

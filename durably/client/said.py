@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from durably._platform.clock import to_datetime
-from durably._platform.interactive import executing_cell
+from durably._platform.interactive import again
+from durably._platform.safe_repr import on_one_line
 from durably.codec.json_text import load
-from durably.models import Run, on_one_line, short_name
+from durably.models import Run, short_name
 from durably.store import defects
 from durably.store.rows import Beginning, RunRow
 
@@ -73,8 +74,7 @@ def stopped(step: str | None, count: int, *, is_stored: bool) -> str:
         is_stored: whether that step has completed.
     """
     place = "" if step is None else f" {'after' if is_stored else 'in'} step {step!r}"
-    again = "Start it" if executing_cell() is None else "Run this cell"
-    return f"stopped{place}; {steps_kept(count)}. {again} again to go on."
+    return f"stopped{place}; {steps_kept(count)}. {again().capitalize()} to go on."
 
 
 def old_run_continued(row: RunRow, before: RunRow) -> str:

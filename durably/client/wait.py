@@ -11,6 +11,7 @@ import attrs
 from durably._platform.clock import Clock
 from durably._platform.latch import Latch
 from durably._platform.signals import deferred
+from durably._platform.tracebacks import remove_own_frames
 from durably.client.callbacks import Callbacks, OnLog, OnProgress
 from durably.client.local_worker import LocalWorker, Waiting
 from durably.client.patience import Patience
@@ -99,12 +100,14 @@ class Waiter:
         *,
         disposition: Disposition | None = None,
         patience: Patience | None = None,
+        again: str | None = None,
     ) -> Run[Any, Any]:
         """Block until the run has ended; return the completed run, with *disposition*.
 
         Args:
             watch: knows the exception of the run, if it fails here.
             patience: of a call that began to wait earlier.
+            again: what continues a failed run, as ``RunFailedError`` says it.
         """
         patience = patience or self.patience(timeout_s)
         with patience.limited(), self._worker.waiting() as worker:
@@ -119,7 +122,7 @@ class Waiter:
                 if brief.status in TERMINAL:
                     run = self._reader.get(run_id)
                     if run.is_terminal:
-                        return completed(attrs.evolve(run, disposition=disposition), watch)
+                        return completed(attrs.evolve(run, disposition=disposition), watch, again)
                     continue
                 # Inside a job this is a step boundary.
                 worker.check_job()
@@ -254,8 +257,12 @@ class Waiter:
         return state is not Liveness.DEAD
 
 
-def completed(run: Run[Any, Any], watch: FailureWatch) -> Run[Any, Any]:
+def completed(run: Run[Any, Any], watch: FailureWatch, again: str | None = None) -> Run[Any, Any]:
     """Return a terminal run, which has completed.
+
+    Args:
+        watch: knows what has failed it, if that was here.
+        again: what continues a failed run, as ``RunFailedError`` says it.
 
     Raises:
         RunFailedError: it has failed; from the job's own exception, if that was raised here.
@@ -264,7 +271,10 @@ def completed(run: Run[Any, Any], watch: FailureWatch) -> Run[Any, Any]:
     see(run)
     if run.status is RunStatus.FAILED:
         exc = watch.exception_of(run)
-        raise RunFailedError(run) from (None if exc is None else printable(exc))
+        if exc is not None:
+            exc = printable(exc)
+            remove_own_frames(exc)
+        raise RunFailedError(run, again) from exc
     if run.status is RunStatus.CANCELLED:
         raise RunCancelledError(run)
     return run

@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from durably._platform.clock import Clock
 from durably._platform.latch import Latch
+from durably._platform.safe_repr import on_one_line
 from durably._platform.signalled import tells_of_signal
 from durably._platform.signals import handlers, is_from_signal, is_main_thread
 from durably.codec import Codec
@@ -32,7 +33,7 @@ from durably.errors import (
 )
 from durably.events import WorkerError
 from durably.execution.checkpoints import StepCounts
-from durably.models import Progress, error_info, on_one_line, short_name
+from durably.models import Progress, error_info, short_name
 from durably.settings import OnDuplicateStep
 from durably.store.api import Checkpoints
 from durably.store.rows import RunRow

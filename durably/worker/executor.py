@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
+from durably._platform.safe_repr import on_one_line
 from durably.errors import DatabaseError, ForkedError
 from durably.execution.current_run import CurrentRun, Services
 from durably.execution.live_failures import LiveFailures
 from durably.execution.run_execution import Execution
 from durably.job_registry import JobRegistry
 from durably.jobs import Job
-from durably.models import on_one_line
 from durably.store.outcome import Failed
 from durably.store.rows import Claim
 from durably.worker.claimer import Claimer

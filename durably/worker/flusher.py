@@ -15,13 +15,14 @@ from typing import Final
 import attrs
 
 from durably._platform.clock import Clock
+from durably._platform.safe_repr import on_one_line
 from durably.codec import UNTYPED, Codec
 from durably.emitter import Emitter
 from durably.errors import DatabaseError
 from durably.events import LogWritten, RunProgressed
 from durably.execution.current_run import CurrentRun, report_worker_error
 from durably.execution.step_log import stored_line
-from durably.models import Progress, on_one_line
+from durably.models import Progress
 from durably.store.api import Store
 from durably.store.change_feed import ChangeFeed
 from durably.store.outcome import Lost

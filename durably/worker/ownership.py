@@ -9,8 +9,8 @@ from typing import NamedTuple, TypeVar
 
 from durably._platform.clock import Clock
 from durably._platform.ids import Ids
+from durably._platform.safe_repr import on_one_line
 from durably.errors import DatabaseError
-from durably.models import on_one_line
 from durably.store.api import OwnerLock, Store
 from durably.store.outcome import OwnerIdle
 

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from typing import Final
 
 from durably._platform.clock import Clock
+from durably._platform.safe_repr import on_one_line
 from durably._platform.signals import let_through, raise_if_signal
 from durably.errors import DatabaseError, OwnershipLost, RunCancelled, RunInterrupted
 from durably.execution.current_run import CurrentRun
-from durably.models import RunStatus, on_one_line, short_name
+from durably.models import RunStatus, short_name
 from durably.store.api import Store
 from durably.store.outcome import Completed, Failed, Outcome
 from durably.store.rows import RunRow

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from durably._platform.clock import Clock
 from durably._platform.lock_timeouts import BUSY_TIMEOUT_S, limited
+from durably._platform.safe_repr import on_one_line
 from durably._platform.signals import entered, is_from_signal
 from durably.codec.json_text import dump
 from durably.errors import (
@@ -21,7 +22,7 @@ from durably.errors import (
     RunsFailedError,
 )
 from durably.job_registry import JobRegistry
-from durably.models import RunStatus, on_one_line
+from durably.models import RunStatus
 from durably.settings import check_bool, count
 from durably.store.api import Store
 from durably.store.rows import Filters

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import os
 import pickle
 import signal
@@ -22,7 +21,6 @@ from invariants import check
 import durably
 from durably import RunStatus
 from durably.sessions import _open
-from durably.store.outcome import OwnerHung
 
 
 @pytest.fixture
@@ -568,57 +566,6 @@ def test_a_process_that_ends_leaves_it_pending(db: Path, how: str, block: bool) 
         assert (run.status, run.completed_steps) == (expected, 1)
         assert [step.status for step in app.get_steps(run)] == ["completed"]
     assert check(db, is_idle=True) == []
-
-
-def test_ctrl_c_ends_the_wait_for_another_process(
-    db: Path, eventually: Callable[[Callable[[], object]], None]
-) -> None:
-    """The one that waited has nothing to give up, and the other one goes on."""
-    with Child("opens_a_session", db, "--block") as first, durably.Durably(db) as app:
-        first.expect("open 0")
-        owners = len(app._store.owners())
-        with Child("opens_a_session", db, "--waits") as second:
-            eventually(lambda: len(app._store.owners()) > owners)
-            os.kill(second.pid, signal.SIGINT)
-            assert second.wait() != 0
-        first.say("step a")
-        first.expect("executes a")
-        first.expect("stored a")
-        first.say("end")
-        assert first.wait() == 0
-        assert [run.status for run in app.get_runs()] == ["completed"]
-    assert check(db, is_idle=True) == []
-
-
-def test_a_thread_that_outlives_the_main_one_finds_it_closed(db: Path) -> None:
-    """The end of the interpreter leaves the session pending before it waits for threads."""
-    with Child("opens_a_session", db, "--thread") as child:
-        child.expect("open 0")
-        line = "stored"
-        for number in itertools.count():
-            if not line.startswith("stored"):
-                break
-            child.say(f"step {number}")
-            while (line := child.line()).startswith("executes"):
-                pass
-        assert "session 'script'" in line
-        assert child.wait() == 0
-    assert check(db, is_idle=True) == []
-
-
-def test_one_that_was_recovered_while_its_process_hung_says_so(db: Path) -> None:
-    """Its next step raises StopRun, and it is opened again."""
-    step = durably.session("import", db)
-    use(step, "a")
-    (row,) = step._parts.store.owners()
-    step._parts.store.requeue(OwnerHung(row.owner, row.beat), 10**15)
-    with pytest.raises(durably.OwnershipLost, match="session 'import' was recovered by another"):
-        use(step, "b")
-    step.close()
-    with durably.session("import", db) as again:
-        assert again.run_id == step.run_id
-        assert use(again, "a", "b") == ["b"]
-    assert check(db, is_idle=True, is_finished=True) == []
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -10,7 +10,6 @@ import builtins
 import os
 import signal
 import sys
-import threading
 
 import durably
 
@@ -18,8 +17,6 @@ parser = argparse.ArgumentParser()
 parser.add_argument("database")
 parser.add_argument("--key")
 parser.add_argument("--block", action="store_true")
-parser.add_argument("--waits", action="store_true", help="until nobody has it open")
-parser.add_argument("--thread", action="store_true", help="use the steps in another thread")
 parser.add_argument("--handler", action="store_true", help="exit at SIGTERM")
 given = parser.parse_args()
 
@@ -51,22 +48,12 @@ def follow(step):
             return
 
 
-def follow_to_its_end(step):
-    try:
-        follow(step)
-    except durably.StopRun as exc:
-        say(exc)
-
-
 if given.handler:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
-timeout = None if given.waits else 0
-step = durably.session("script", given.database, key=given.key, timeout=timeout)
+step = durably.session("script", given.database, key=given.key)
 say("open", step.get_run().completed_steps)
 if given.block:
     with step:
         follow(step)
-elif given.thread:
-    threading.Thread(target=follow_to_its_end, args=(step,)).start()
 else:
     follow(step)

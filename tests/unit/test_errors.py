@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import copy
 import inspect
 import pickle
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,7 @@ TREE: dict[str, tuple[type, ...]] = {
     "OwnershipLost": (errors.StopRun,),
     "DurablyWarning": (UserWarning,),
     "DuplicateStepWarning": (durably.DurablyWarning,),
+    "PayloadChangedWarning": (durably.DurablyWarning,),
 }
 WITH_A_RUN = ("RunFailedError", "RunsFailedError", "RunCancelledError")
 TEXTUAL = sorted(TREE.keys() - set(WITH_A_RUN))
@@ -157,24 +160,143 @@ class TestWithARun:
         assert failed.run.error.message == "row 7 is bad"
 
     def test_the_message_of_a_failure(self, failed: errors.RunFailedError) -> None:
-        """It names the run, its job, the error, and says how to continue."""
-        text = str(failed)
-        assert failed.run.id in text
-        assert "'import csv'" in text
-        assert "ValueError: row 7 is bad. Its checkpoints are kept: fix the cause" in text
-        assert f"retry({failed.run.id!r})" in text
+        """One line: the job, how many steps are completed, the error."""
+        assert str(failed) == "import csv failed after 0 completed steps: ValueError: row 7 is bad"
 
-    def test_an_error_that_ends_with_a_period_is_followed_by_one(
-        self, app: durably.Durably
+    @pytest.mark.parametrize(
+        ("steps", "expected"),
+        [
+            (0, "failed in step 'page-0' after 0 completed steps: ZeroDivisionError: division"),
+            (1, "failed in step 'page-1' after 1 completed step: ZeroDivisionError: division"),
+            (3, "failed in step 'page-3' after 3 completed steps: ZeroDivisionError: division"),
+        ],
+    )
+    def test_the_message_names_the_step(
+        self, app: durably.Durably, steps: int, expected: str
     ) -> None:
-        """The sentence about the run ends once."""
+        """And how many are completed, those of earlier attempts included."""
 
         @durably.job
-        def failing(step: durably.StepContext) -> None:
-            raise ValueError("Row 7 is bad.")
+        def crawl(step: durably.StepContext) -> None:
+            for page in range(steps):
+                step.run(f"page-{page}", int)
+            step.run(f"page-{steps}", lambda: 1 / 0)
 
-        with pytest.raises(durably.RunFailedError, match=r"Row 7 is bad\. Its checkpoints"):
-            app.trigger_and_wait(failing)
+        for _ in range(2):
+            with pytest.raises(durably.RunFailedError) as caught:
+                app.trigger_and_wait(crawl, idempotency_key="k", retry_failed=True)
+            assert str(caught.value) == f"crawl {expected} by zero"
+
+    def test_a_failure_outside_of_steps_names_none(self, app: durably.Durably) -> None:
+        """Also if a step has failed before, and the job has handled that."""
+
+        @durably.job
+        def handles(step: durably.StepContext) -> None:
+            step.run("first", int)
+            with contextlib.suppress(ValueError):
+                step.run("second", int, "x")
+            raise KeyError("later")
+
+        with pytest.raises(durably.RunFailedError) as caught:
+            app.trigger_and_wait(handles)
+        assert str(caught.value) == "handles failed after 1 completed step: KeyError: 'later'"
+        assert caught.value.__notes__[0].splitlines()[-1] == (
+            "Completed steps are kept. Fix the cause and start it again with "
+            f"retry({caught.value.run.id!r})."
+        )
+
+    def test_the_message_is_one_line_that_a_terminal_prints(self, app: durably.Durably) -> None:
+        """Whatever the message of the error contains, and however long it is."""
+
+        @durably.job
+        def failing(step: durably.StepContext, text: str) -> None:
+            step.run("it's\u202e", lambda: 1)
+            raise ValueError(text)
+
+        for text in ("one\ntwo\x1b[31m\u202e\ud800", "x" * 100_000):
+            with pytest.raises(durably.RunFailedError) as caught:
+                app.trigger_and_wait(failing, text)
+            line = str(caught.value)
+            assert line.isprintable()
+            assert len(line) < 1200
+            assert caught.value.run.error is not None
+            assert text[:10] in caught.value.run.error.message
+
+    def test_the_note_of_a_failure(self, app: durably.Durably) -> None:
+        """The frames of the user without marks, and the next move."""
+
+        def fetch() -> None:
+            raise ValueError("row 7")
+
+        @durably.job
+        def job(step: durably.StepContext) -> None:
+            step.run("read", int)
+            step.run("fetch", fetch)
+
+        def wait() -> None:
+            app.wait(app.trigger(job))
+
+        calls: dict[str, Callable[[], object]] = {
+            "start it again": lambda: app.run(job),
+            "start it again ": lambda: app.run(job, key="x"),
+            "start it again  ": lambda: app.trigger_and_wait(
+                job, idempotency_key="y", retry_failed=True
+            ),
+            "start it again with retry({id!r})": lambda: app.trigger_and_wait(job),
+            "start it again with retry({id!r}) ": wait,
+        }
+        first = fetch.__code__.co_firstlineno
+        for move, call in calls.items():
+            with pytest.raises(durably.RunFailedError) as caught:
+                call()
+            again = move.strip().format(id=caught.value.run.id)
+            (note,) = caught.value.__notes__
+            assert note == (
+                f'  File "{__file__}", line {first + 6}, in job\n'
+                '    step.run("fetch", fetch)\n'
+                f'  File "{__file__}", line {first + 1}, in fetch\n'
+                '    raise ValueError("row 7")\n'
+                f"Completed steps are kept. Fix the cause and {again}: it continues at 'fetch'."
+            )
+
+    def test_the_note_of_an_error_with_a_cause_shows_the_frames_of_both(
+        self, app: durably.Durably
+    ) -> None:
+        """As Python prints them."""
+
+        @durably.job
+        def job(step: durably.StepContext) -> None:
+            try:
+                step.run("a", int, "x")
+            except ValueError as exc:
+                raise KeyError("missing") from exc
+
+        with pytest.raises(durably.RunFailedError) as caught:
+            app.trigger_and_wait(job)
+        assert caught.value.run.error is not None
+        text = caught.value.run.error.traceback
+        assert caught.value.__notes__[0].startswith(text.rstrip("\n"))
+        assert text.count("Error: ") == 2
+        assert str(caught.value).startswith("job failed in step 'a' after 0")
+
+    def test_a_run_that_failed_elsewhere_has_the_same_line_and_note(
+        self, app: durably.Durably, tmp_path: Path
+    ) -> None:
+        """They are read from the file."""
+
+        @durably.job
+        def job(step: durably.StepContext) -> None:
+            step.run("a", int, "x")
+
+        with pytest.raises(durably.RunFailedError) as first:
+            app.trigger_and_wait(job)
+        with (
+            durably.Durably(tmp_path / "errors.db") as other,
+            pytest.raises(durably.RunFailedError) as second,
+        ):
+            other.wait(first.value.run.id)
+        assert str(second.value) == str(first.value)
+        assert second.value.__notes__ == first.value.__notes__
 
     def test_a_cancelled_run_is_carried(self, cancelled: errors.RunCancelledError) -> None:
         """RunCancelledError.run is the run as it ended."""
@@ -201,6 +323,7 @@ class TestWithARun:
             assert type(other) is type(exc)
             assert other.run == failed.run
             assert str(other) == str(exc)
+            assert getattr(other, "__notes__", ()) == getattr(exc, "__notes__", ())
 
 
 class TestMessages:

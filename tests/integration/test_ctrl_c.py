@@ -56,6 +56,11 @@ def process_one(app: Durably) -> None:
     app.process_one()
 
 
+def run_here(app: Durably) -> None:
+    app.run(work, key="k")
+    app.run(work)
+
+
 def trigger_into_a_free_slot(app: Durably) -> None:
     app.start()
     for _ in range(2):
@@ -73,6 +78,7 @@ SCENES = [
     stop_interrupting,
     run_until_idle,
     process_one,
+    run_here,
     trigger_into_a_free_slot,
     close,
 ]

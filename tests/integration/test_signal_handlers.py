@@ -88,6 +88,11 @@ def process_one(app: Durably) -> None:
     app.process_one()
 
 
+def run_here(app: Durably) -> None:
+    app.run(work, key="k")
+    app.run(work)
+
+
 def stop(app: Durably) -> None:
     app.stop()
 
@@ -131,6 +136,7 @@ SCENES = [
     retry,
     run_until_idle,
     process_one,
+    run_here,
     stop,
     stop_interrupting,
     start,

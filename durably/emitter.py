@@ -16,6 +16,7 @@ from durably._platform.fork_hooks import ForkParticipant, watch_forks
 from durably._platform.latch import Latch
 from durably._platform.safe_repr import short_repr
 from durably._platform.signals import let_through, raise_if_signal
+from durably._platform.tracebacks import remove_own_frames
 from durably.errors import ValidationError
 from durably.events import EVENT_TYPES, Event
 from durably.models import printable
@@ -183,6 +184,7 @@ class Emitter(ForkParticipant):
             let_through(listener, argument)
         except BaseException as exc:  # noqa: BLE001 - a listener never harms a run
             raise_if_signal(exc)
+            remove_own_frames(exc)
             self._report(exc, event())
             return False
         return True
@@ -201,6 +203,7 @@ class Emitter(ForkParticipant):
                 let_through(handler, exc, event)
             except BaseException as error:
                 raise_if_signal(error)
+                remove_own_frames(error)
                 log.error(  # noqa: TRY400 - with the traceback of any BaseException
                     "the error handler of a listener of %s raised, which fails no run",
                     event.type,

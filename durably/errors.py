@@ -162,7 +162,9 @@ def next_move(run: Run[Any, Any], again: str | None) -> str:
     Args:
         again: what continues it, as part of a sentence; by default ``retry``.
     """
-    if again is None:
+    if again is None and run.kind == "session":
+        again = "open the session again"
+    elif again is None:
         again = f"start it again with retry({run.id!r})"
     step = None if run.error is None else run.error._failed_step  # noqa: SLF001 - of this package
     kept = "Completed steps are kept. " if run.completed_steps else ""

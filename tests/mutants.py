@@ -297,6 +297,27 @@ PACKAGE: Final[dict[str, Mutant]] = {
         "integration/test_sessions_in_notebooks.py",
         [Source("execution/session_run.py", "and before.execution != now.execution", "")],
     ),
+    "frames of durably in what leaves it": Mutant(
+        "integration/test_unhandled_errors.py::"
+        "test_an_error_leaves_a_call_without_frames_of_durably",
+        [
+            Source(
+                "_platform/signals.py",
+                "                remove_own_frames(exc)\n",
+                "                pass\n",
+            )
+        ],
+    ),
+    "frames of durably kept where it has raised on purpose": Mutant(
+        "integration/test_failures_shown.py::"
+        "test_a_recorded_traceback_shows_the_frames_of_the_user_alone",
+        [Source("_platform/tracebacks.py", "not _is_on_purpose(linked.exc):", "True:")],
+    ),
+    "exceptions of runs kept by their steps": Mutant(
+        "integration/test_live_failures.py::"
+        "test_a_step_context_that_outlives_its_run_keeps_no_exception",
+        [Source("worker/executor.py", "            run.forget_failures()\n", "")],
+    ),
     "steps that are not replayed": Mutant(
         "integration/test_replay.py",
         [

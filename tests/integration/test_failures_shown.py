@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -231,3 +232,34 @@ def test_an_error_that_was_stored_without_notes_has_none(
     assert run is not None
     assert run.error == durably.ErrorInfo("E", "m", "t")
     assert run.error.notes == ()
+
+
+def test_the_log_of_a_listener_that_raises_shows_the_listener_alone(
+    app: durably.Durably, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also of an error handler that raises, and of what a job logs of a step that failed."""
+
+    def listener(event: object) -> None:
+        fetch(2)
+
+    def handler(exc: BaseException, event: object) -> None:
+        fetch(2)
+
+    @durably.job
+    def logs(step: durably.StepContext) -> None:
+        try:
+            step.run("a", fetch, 2)
+        except ZeroDivisionError:
+            step.log.exception("failed")
+            logging.getLogger("mine").exception("failed")
+
+    app.on(events.RunStarted, listener)
+    app.trigger_and_wait(logs)
+    app.on_error(handler)
+    app.trigger_and_wait(logs)
+    shown = [record.exc_text for record in caplog.records if record.exc_info]
+    assert len(shown) == 6
+    for text in shown:
+        assert text is not None
+        assert own_frames(text)[-1] == "fetch"
+        assert own_frames(text)[0] in {"listener", "handler", "logs"}

@@ -259,6 +259,22 @@ class TestWithARun:
                 f"Completed steps are kept. Fix the cause and {again}: it continues at 'fetch'."
             )
 
+    def test_the_note_of_a_session_that_is_waited_for(
+        self, app: durably.Durably, tmp_path: Path
+    ) -> None:
+        """Only opening it again continues it."""
+        with (
+            contextlib.suppress(ValueError),
+            durably.session("import", tmp_path / "errors.db") as step,
+        ):
+            step.run("a", int, "x")
+        with pytest.raises(durably.RunFailedError) as caught:
+            app.wait(step.run_id)
+        assert str(caught.value).startswith("import failed in step 'a' after 0 completed steps: Va")
+        assert caught.value.__notes__[0].splitlines()[-1] == (
+            "Fix the cause and open the session again: it continues at 'a'."
+        )
+
     def test_the_note_of_an_error_with_a_cause_shows_the_frames_of_both(
         self, app: durably.Durably
     ) -> None:

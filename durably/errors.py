@@ -294,7 +294,7 @@ class DatabaseLostError(DatabaseError):
 
 
 class EngineClosedError(DurablyError):
-    """The engine was closed; open a new one.
+    """The engine was closed, or replaced by one that was opened later; use a new one.
 
     .. versionadded:: 0.1.0
     """

@@ -964,9 +964,7 @@ class StoreMachine(RuleBasedStateMachine):
         outcome = self.call(runs.retry, run_id, self.now)
         if run is None:
             assert outcome == "not found"
-        elif run.status not in ("failed", "cancelled") and (
-            (run.status, run.kind) != ("completed", "session")
-        ):
+        elif run.status not in ("failed", "cancelled"):
             assert outcome == "conflict"
         else:
             assert outcome == "done"

@@ -5,23 +5,20 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-import apsw
 import pytest
-from storekit import checkpoint, claim, finish, given_owner, given_running, query, stored, trigger
+from storekit import checkpoint, claim, finish, given_owner, query, stored, trigger
 
 from durably.errors import ConflictError
 from durably.store.outcome import OwnerDead, OwnerHung
-from durably.store.rows import Claim, NewRun, RunRow
+from durably.store.rows import Begin, Claim, NewRun, RunRow
 from durably.store.sqlite.database import Database
+from durably.store.sqlite.sql import begin as beginning
 from durably.store.sqlite.sql import enqueue as enqueueing
 from durably.store.sqlite.sql import queries, requeue, runs
 
 _numbers = itertools.count(1)
 # Executes every run of the job that can be claimed, whoever has begun it.
 ANY = '{"job":"mine","job":true}'
-OPEN = """
-    UPDATE durably_runs SET status = 'running', owner = ?, attempt = attempt + 1, fence = fence + 1,
-        started_at_us = coalesce(started_at_us, 1), heartbeat_at_us = 1, origin = ? WHERE run = ?"""
 
 
 def given_session(store: Database, name: str = "job", **options: Any) -> RunRow:
@@ -30,15 +27,14 @@ def given_session(store: Database, name: str = "job", **options: Any) -> RunRow:
     return store.write(enqueueing.enqueue, new, 10).row
 
 
-def given_open(store: Database, owner: int, origin: str | None = None) -> RunRow:
+def given_open(
+    store: Database, owner: int, origin: str | None = None, key: str | None = None
+) -> RunRow:
     """A session with a checkpoint, open in the engine of that owner."""
-    session = given_session(store)
-
-    def take(db: apsw.Connection) -> None:
-        db.execute(OPEN, (owner, origin, session.run))
-
-    store.write(take)
-    running = stored(store, session)
+    new = NewRun(f"open-{next(_numbers)}", "job", "null", idempotency_key=key, kind="session")
+    origins = "{}" if origin is None else f'{{"job":"{origin}"}}'
+    claim = Claim(owner, "[]", lambda: 20, origins=origins)
+    running = store.write(beginning.begin, Begin(new, claim)).row
     assert checkpoint(store, running, "a")
     return running
 
@@ -95,18 +91,17 @@ def test_a_session_is_listed_cancelled_retried_and_deleted(store: Database) -> N
     assert store.write(runs.purge, 54, 9)[0].id == session.id
 
 
-def test_a_completed_session_begins_again_by_retry_and_no_other_run_does(store: Database) -> None:
+def test_a_completed_session_is_opened_again_and_not_retried(store: Database) -> None:
     """Its output goes, its checkpoints stay."""
     owner = given_owner(store)
-    session = given_open(store, owner)
+    session = given_open(store, owner, key="k")
     assert finish(store, session, output="null").is_effective
-    again = store.write(runs.retry, session.id, 50)
-    assert (again.status, again.output, again.completed_at_us) == ("pending", None, None)
-    assert again.completed_steps == 1
-    job = given_running(store, owner)
-    finish(store, job, output="null")
     with pytest.raises(ConflictError, match="only a failed or cancelled run"):
-        store.write(runs.retry, job.id, 51)
+        store.write(runs.retry, session.id, 50)
+    new = NewRun("new", "job", "null", idempotency_key="k", kind="session")
+    again = store.write(beginning.begin, Begin(new, Claim(owner, "[]", lambda: 51))).row
+    assert (again.id, again.status, again.output) == (session.id, "running", None)
+    assert (again.completed_at_us, again.completed_steps) == (None, 1)
 
 
 def test_a_key_leads_to_the_session_that_has_it(store: Database) -> None:

@@ -129,7 +129,7 @@ def _made_pending(db: apsw.Connection, found: RunRow, payload: str | None, now_u
         db.execute(statement, {"run": found.run, "payload": payload, "now_us": now_us})
     now = queries.by_number(db, found.run)
     if now.completed_at_us is not None:
-        runs.retried(db, now.id, now_us)
+        runs.retried(db, now.id, now_us, is_opened=True)
     else:
         requeue.wake(db, now.run, now_us)
     return queries.by_number(db, now.run)

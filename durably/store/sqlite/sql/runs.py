@@ -22,7 +22,8 @@ RETRY: Final = f"""
     SET status = 'pending', output = NULL, error = NULL, failures = 0, completed_at_us = NULL,
         updated_at_us = :now_us, {queries.ORIGIN_IF_BEGUN}
     WHERE id = :id
-      AND (status IN ('failed', 'cancelled') OR (status = 'completed' AND kind = 'session'))
+      AND (status IN ('failed', 'cancelled')
+           OR (:is_opened AND status = 'completed' AND kind = 'session'))
     RETURNING {queries.COLUMNS}"""
 
 # The triggers move the run out of the queue of its key, and into that of its new origin.
@@ -75,10 +76,15 @@ def cancel(db: apsw.Connection, run_id: str, now_us: int) -> RunRow:
     return queries.by_number(db, run)
 
 
-def retried(db: apsw.Connection, run_id: str, now_us: int) -> RunRow:
-    """Retry a run, without counting its checkpoints."""
+def retried(db: apsw.Connection, run_id: str, now_us: int, *, is_opened: bool = False) -> RunRow:
+    """Retry a run, without counting its checkpoints.
+
+    Args:
+        is_opened: whether that is to open a session, which may have completed.
+    """
+    bindings = {"id": run_id, "now_us": now_us, "is_opened": is_opened}
     try:
-        rows = queries.all_rows(db, RETRY, {"id": run_id, "now_us": now_us})
+        rows = queries.all_rows(db, RETRY, bindings)
     except UnicodeDecodeError:
         return queries.get(db, run_id)  # raises the error that names it
     if not rows:

@@ -104,7 +104,7 @@ def _is_same_function(one: Job[Any, Any], other: Job[Any, Any]) -> bool:
     return one.run is other.run or place_of(one.run) == place_of(other.run) is not None
 
 
-def as_defined_now(job: Job[Any, Any]) -> Job[Any, Any]:
+def _as_defined_now(job: Job[Any, Any]) -> Job[Any, Any]:
     """Return the job that is in the place of *job* now, if a session has defined it again.
 
     A cell may have been executed again, or a module loaded again: ``%autoreload`` brings a function
@@ -157,7 +157,6 @@ class JobRegistry:
             ConflictError: another function has that name, and may not be replaced.
         """
         check_job(new, "register was given")
-        new = as_defined_now(new)
         if takes_payload(new):
             self._codec.check_type(payload_type(new), f"the input of job {new.name!r}")
         self._codec.check_type(output_type(new), f"the output of job {new.name!r}")
@@ -194,7 +193,7 @@ class JobRegistry:
     def require_as_defined_now(self, name: str) -> Job[Any, Any]:
         """Return the job of that name; register it anew if its cell or module has replaced it."""
         registered = self.require(name)
-        job = as_defined_now(registered)
+        job = _as_defined_now(registered)
         if job is not registered:
             self.add(job)
         return job

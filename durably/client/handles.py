@@ -12,7 +12,7 @@ from durably.client.callbacks import OnLog, OnProgress
 from durably.client.query import StatusFilter, several
 from durably.client.submit import NOT_GIVEN, Submitter, Trigger
 from durably.errors import NotFoundError
-from durably.job_registry import as_defined_now, missing_job
+from durably.job_registry import missing_job
 from durably.jobs import Job, check_job
 from durably.models import Run
 from durably.settings import Duration, optional_timeout
@@ -320,7 +320,6 @@ class Handles:
                 raise NotFoundError(missing_job(job, self._handles))
             return handle
         check_job(job, f"{call} takes a Job or its name; it was given")
-        job = as_defined_now(job)
         with self._lock:
             if self._registry.get(job.name) is job:
                 return self._handles[job.name]

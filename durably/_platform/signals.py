@@ -56,8 +56,13 @@ _NUMBERS: Final = tuple(
     for number in range(1, NSIG)
     if number not in {getattr(_signal, name, 0) for name in _NOT_HANDLED}
 )
-_FIRST_REALTIME: Final = 32
-_NUMBERS_BELOW_REALTIME: Final = tuple(each for each in _NUMBERS if each < _FIRST_REALTIME)
+# Those whose handlers raise, in programs: a stop or a time limit. That a job has set a handler of
+# another one is not noticed before the next call of the engine: looking at all signals in each step
+# would take a twentieth of it.
+_USUAL: Final = frozenset(
+    getattr(_signal, f"SIG{name}", 0)
+    for name in ("HUP", "INT", "QUIT", "BREAK", "USR1", "USR2", "TERM", "ALRM", "VTALRM", "PROF")
+)
 
 # A signal that comes this long after one of its number that is still deferred is not deferred:
 # whatever the call waits for (a listener, a hook that blocks), it has lasted for too long.
@@ -75,17 +80,18 @@ _DOORS: Final = ("__init__", "__exit__", "__next__")
 class _MainThread:
     """What happens to signals in the main thread. Changed only by it, in single steps."""
 
-    __slots__ = ("handlers", "has_realtime", "ident", "is_deferring", "noted", "seen")
+    __slots__ = ("handlers", "ident", "is_deferring", "noted", "seen", "usual")
 
     def __init__(self) -> None:
         self.ident = threading.main_thread().ident
         self.is_deferring = False
         # The signals that are deferred, each with when it has come first.
         self.noted: dict[int, float] = {}
-        # The handlers that were Python code at the last look, and all of that look.
+        # The handlers that were Python code at the last look; all of that look; and those of it
+        # that are Python code, or of a usual signal.
         self.handlers: dict[int, Handler] = {}
-        self.seen: tuple[Any, ...] = ()
-        self.has_realtime = False
+        self.seen: list[Any] = []
+        self.usual: tuple[tuple[int, Any], ...] = ()
 
 
 _main: Final = _MainThread()
@@ -107,34 +113,50 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
         handler(number, frame)
 
 
-def _replace(*, is_again: bool = False) -> None:
-    """Replace every handler that is Python code. Interrupted, it may be called again.
+def _look() -> None:
+    """Note all handlers."""
+    before = _main.handlers
+    current = zip(_NUMBERS, map(getsignal, _NUMBERS), strict=True)
+    # One that is replaced already was left so by an exception in ``_restore``.
+    seen = {n: before[n] if handler is _on_signal else handler for n, handler in current}
+    handlers = {n: handler for n, handler in seen.items() if callable(handler)}
+    usual = tuple(each for each in seen.items() if each[0] in handlers or each[0] in _USUAL)
+    # Without a call between them, so that no signal comes between them.
+    _main.handlers, _main.seen, _main.usual = handlers, [*seen.values()], usual
+
+
+def _begin() -> None:
+    """Defer all handlers from now on, which may all have changed since the last look."""
+    if [*map(getsignal, _NUMBERS)] != _main.seen:
+        _look()
+    _defer(())
+
+
+def _defer(known: tuple[tuple[int, Any], ...]) -> None:
+    """Defer all handlers from now on. Interrupted, it may be called again.
 
     Args:
-        is_again: whether this call of durably has done so before. A real-time signal is not looked
-            at then, if none had a handler: that alone would take a percent of a step.
+        known: the handlers that may have changed since the last look.
     """
-    numbers = _NUMBERS_BELOW_REALTIME if is_again and not _main.has_realtime else _NUMBERS
-    seen = tuple(map(getsignal, numbers))
-    if seen != _main.seen[: len(seen)]:
-        seen += _main.seen[len(seen) :]
-        before = _main.handlers
-        _main.handlers = {
-            # One that is replaced already was left so by an exception in ``_restore``.
-            number: before[number] if handler is _on_signal else handler
-            for number, handler in zip(_NUMBERS, seen, strict=True)
-            if callable(handler)
-        }
-        _main.has_realtime = any(number >= _FIRST_REALTIME for number in _main.handlers)
-        _main.seen = seen
     try:
+        for number, handler in known:
+            if getsignal(number) is not handler:
+                _look()
+                break
         for number in _main.handlers:
             signal(number, _on_signal)
-    except ValueError as exc:
-        if exc.__traceback__ is not None and exc.__traceback__.tb_next is not None:
+        _main.is_deferring = True
+    except BaseException as exc:
+        _restore()
+        if type(exc) is not ValueError or _is_from_below(exc):
             raise  # a handler's
         # The main thread of a subinterpreter, in which no signal is ever handled.
         _main.ident = None
+
+
+def _is_from_below(exc: BaseException) -> bool:
+    """Return whether Python code raised *exc*, and not the function that has caught it."""
+    return exc.__traceback__ is not None and exc.__traceback__.tb_next is not None
 
 
 def _restore() -> None:
@@ -156,41 +178,26 @@ def _call_noted() -> None:
             _call_noted()
 
 
-def _begin() -> bool:
-    """Defer all handlers from now on; return whether they were not yet."""
-    if _main.is_deferring or get_ident() != _main.ident:
-        return False
-    try:
-        _replace()
-        _main.is_deferring = True
-    except BaseException:
-        _restore()
-        raise
-    return True
-
-
-def _end() -> None:
+def _stop_deferring() -> None:
     """Call the handlers of what was noted, and defer none any more."""
     try:
         while _main.noted:
             _call_noted()
     finally:
-        _stop_deferring()
-
-
-def _stop_deferring() -> None:
-    _main.is_deferring = False
-    try:
+        _main.is_deferring = False
         try:
-            _restore()
+            for number, handler in _main.handlers.items():
+                # Code that was called meanwhile may have set another one, which stays.
+                if getsignal(number) is _on_signal:
+                    signal(number, handler)
         except BaseException:
             _restore()
             raise
-    finally:
-        # Python looks for signals after calls and in loops, and so not between the last look at
-        # those that were noted and the first line above; but a debugger does.
-        if _main.noted:
-            _call_noted()
+        finally:
+            # Python looks for signals after calls and in loops, and so not between the last look at
+            # those that were noted and the end of deferring; but a debugger does.
+            if _main.noted:
+                _call_noted()
 
 
 class deferred:  # noqa: N801 - reads as a verb in a with statement
@@ -199,7 +206,9 @@ class deferred:  # noqa: N801 - reads as a verb in a with statement
     __slots__ = ("_is_outermost",)
 
     def __enter__(self) -> None:
-        self._is_outermost = _begin()
+        self._is_outermost = not _main.is_deferring and get_ident() == _main.ident
+        if self._is_outermost:
+            _begin()
 
     def __exit__(
         self,
@@ -208,7 +217,7 @@ class deferred:  # noqa: N801 - reads as a verb in a with statement
         traceback: TracebackType | None,
     ) -> None:
         if self._is_outermost:
-            _end()
+            _stop_deferring()
 
 
 def deliver() -> None:
@@ -231,21 +240,14 @@ def let_through(function: Callable[Ps, T], /, *args: Ps.args, **kwargs: Ps.kwarg
         return function(*args, **kwargs)
     try:
         try:
-            while _main.noted:
-                _call_noted()
             _stop_deferring()
             return function(*args, **kwargs)
         finally:
-            _defer_again()
+            _defer(_main.usual)
     finally:
         # Where a handler has raised in the middle of that.
-        _defer_again()
-
-
-def _defer_again() -> None:
-    if not _main.is_deferring:
-        _replace(is_again=True)
-        _main.is_deferring = True
+        if not _main.is_deferring:
+            _defer(_main.usual)
 
 
 def entered(function: Callable[Ps, T]) -> Callable[Ps, T]:
@@ -253,11 +255,24 @@ def entered(function: Callable[Ps, T]) -> Callable[Ps, T]:
 
     What it raises leaves it without durably's frames, if durably is not at fault.
     """
+    return _entered(function, is_in_job=False)
 
+
+def entered_in_job(function: Callable[Ps, T]) -> Callable[Ps, T]:
+    """Defer all handlers as ``entered`` does; for what a job calls, which it does often."""
+    return _entered(function, is_in_job=True)
+
+
+def _entered(function: Callable[Ps, T], *, is_in_job: bool) -> Callable[Ps, T]:
     @passes_on
     @functools.wraps(function)
     def call(*args: Ps.args, **kwargs: Ps.kwargs) -> T:
-        is_outermost = _begin()
+        is_outermost = not _main.is_deferring and get_ident() == _main.ident
+        if is_outermost:
+            if is_in_job:
+                _defer(_main.usual)
+            else:
+                _begin()
         try:
             return function(*args, **kwargs)
         except BaseException as exc:
@@ -268,7 +283,7 @@ def entered(function: Callable[Ps, T]) -> Callable[Ps, T]:
             raise
         finally:
             if is_outermost:
-                _end()
+                _stop_deferring()
 
     return call
 
@@ -281,6 +296,9 @@ def door(cls: C) -> C:
             assert not member.__code__.co_flags & _CO_GENERATOR  # noqa: S101 - its body is no call
             setattr(cls, name, entered(member))
     return cls
+
+
+_look()
 
 
 # -- what a handler has raised ---------------------------------------------------------------

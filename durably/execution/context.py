@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, overload
 
 from durably._platform.safe_repr import short_repr
-from durably._platform.signals import entered
+from durably._platform.signals import entered_in_job
 from durably.codec import NOTHING, Nothing
 from durably.errors import SerializationError, ValidationError
 from durably.execution.current_run import CurrentRun, Services
@@ -108,7 +108,7 @@ class StepContext:
         """
         self._run.check()
 
-    @entered
+    @entered_in_job
     def sleep(self, seconds: Duration) -> None:
         """Block for *seconds* (or a ``timedelta``); wake up and raise as ``check`` does.
 
@@ -153,7 +153,7 @@ class StepContext:
 
     # -- steps ----------------------------------------------------------------------------
 
-    @entered
+    @entered_in_job
     def run(self, name: str, fn: Callable[Ps, T], /, *args: Ps.args, **kwargs: Ps.kwargs) -> T:
         """Return ``fn(*args, **kwargs)``, executed once for this run and stored under *name*.
 
@@ -223,7 +223,7 @@ class PlainStep:
         self._returns = returns
         self._retry = retry
 
-    @entered
+    @entered_in_job
     def run(self, name: str, fn: Callable[Ps, T], /, *args: Ps.args, **kwargs: Ps.kwargs) -> T:
         """Like ``StepContext.run``, with these options.
 
@@ -244,7 +244,7 @@ class ReturningStep(Generic[U]):
         self._returns = returns
         self._retry = retry
 
-    @entered
+    @entered_in_job
     def run(self, name: str, fn: Callable[Ps, object], /, *args: Ps.args, **kwargs: Ps.kwargs) -> U:
         """Like ``StepContext.run``, with these options.
 

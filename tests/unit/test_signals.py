@@ -23,6 +23,7 @@ from durably._platform.signals import (
     deliver_overdue,
     door,
     entered,
+    entered_in_job,
     is_from_signal,
     let_through,
 )
@@ -272,6 +273,59 @@ def test_a_real_time_signal_is_deferred() -> None:
         signal.signal(signal.SIGRTMIN, before)
 
 
+NEW = [
+    getattr(signal, name)
+    for name in ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGTERM", "SIGVTALRM", "SIGPROF", "SIGBREAK")
+    if hasattr(signal, name)
+]
+
+
+@pytest.mark.parametrize("number", NEW)
+def test_handler_that_a_job_sets_is_deferred_in_its_steps(number: signal.Signals) -> None:
+    """Also that of a signal which had none when the engine called the job."""
+    heard: list[int] = []
+
+    @entered_in_job
+    def step() -> None:
+        signal.raise_signal(number)
+        assert heard == []
+
+    def job() -> None:
+        signal.signal(number, lambda *_: heard.append(number))
+        step()
+        assert heard == [number]
+        heard.clear()
+
+    before = signal.getsignal(number)
+    try:
+        with deferred():
+            let_through(job)
+            signal.raise_signal(number)
+            assert heard == []
+        assert heard == [number]
+    finally:
+        signal.signal(number, before)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGWINCH"), reason="Windows has no SIGWINCH")
+def test_handler_of_any_signal_is_deferred_from_the_next_call_on() -> None:
+    """In a step that begins after a call of the engine has ended, and in each later call."""
+    heard: list[int] = []
+
+    def press() -> None:
+        signal.raise_signal(signal.SIGWINCH)
+        assert heard == []
+
+    before = signal.signal(signal.SIGWINCH, lambda number, _: heard.append(number))
+    try:
+        for call in (entered(press), entered_in_job(press)):
+            call()
+            assert len(heard) == 1
+            heard.clear()
+    finally:
+        signal.signal(signal.SIGWINCH, before)
+
+
 @pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL])
 def test_what_is_no_code_of_pythons_is_left_alone(handler: Any) -> None:
     """An ignored signal stays ignored, and what the system does stays what it does."""
@@ -370,12 +424,13 @@ def each_line(press: Callable[[], None], scene: Callable[[], object]) -> Iterato
         yield is_raised
 
 
+@pytest.mark.parametrize("wrap", [entered, entered_in_job])
 def test_a_signal_anywhere_in_a_call_is_raised_and_leaves_nothing(
-    press: Callable[[], None],
+    press: Callable[[], None], wrap: Callable[[Any], Any]
 ) -> None:
     """Wherever it comes it is raised, once; the next one is raised at once."""
 
-    @entered
+    @wrap
     def call() -> None:
         deliver()
         let_through(int)

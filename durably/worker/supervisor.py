@@ -6,19 +6,14 @@ are put back; the heartbeat continues until the last one has ended; then the thr
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable
-from typing import Final, NoReturn
+from typing import Final
 
 from durably._platform.clock import Clock
 from durably.codec import Codec
 from durably.emitter import Emitter
-from durably.errors import (
-    ConflictError,
-    OwnershipLost,
-    WaitTimeoutError,
-)
+from durably.errors import ConflictError, OwnershipLost
 from durably.execution.current_run import CurrentRun, Services, report_worker_error
 from durably.execution.live_failures import LiveFailures
 from durably.execution.unseen_failures import UnseenFailures
@@ -27,6 +22,7 @@ from durably.settings import Settings
 from durably.store.api import Store
 from durably.worker.callers_thread import CallersThread
 from durably.worker.claimer import Claimer, LabelsOf
+from durably.worker.claiming import Claiming
 from durably.worker.current_runs import CurrentRuns
 from durably.worker.database_file import DatabaseFile
 from durably.worker.dispatcher import Dispatcher
@@ -185,6 +181,21 @@ class Supervisor:
             lifecycle=self.lifecycle,
             recover=self._reaper.recover,
         )
+        self._claiming = Claiming(
+            store=store,
+            clock=clock,
+            state=self.state,
+            lifecycle=self.lifecycle,
+            file=self.file,
+            ownership=self._ownership,
+            foreign=self._foreign,
+            runs=self._runs,
+            claimer=self._claimer,
+            sessions=self.sessions,
+            reaper=self._reaper,
+            dispatcher=self._dispatcher,
+            until_idle=self._until_idle,
+        )
         # What clients in this process ask of it.
         self.local = InProcessWorker(
             self._claimer,
@@ -213,38 +224,7 @@ class Supervisor:
 
     def start(self) -> None:
         """Recover what dead processes left behind, then start the threads. Idempotent."""
-        if self.state.now is State.STARTED:
-            return
-        self.lifecycle.holding(self._recover_and_start)
-        # Waiting threads check again whether an engine can execute their runs.
-        self._store.changes.offer()
-
-    def _recover_and_start(self) -> None:
-        # Outside of the lock: listeners of a recovery may block, and call the engine.
-        self._reaper.recover()
-        self._foreign.warn()
-        with self.lifecycle.locked():
-            self._start()
-
-    def _start(self) -> None:
-        if self.state.now is State.STARTED:
-            return
-        self.lifecycle.raise_if_closed()
-        if self.state.is_started:
-            # A stop had timed out: the threads are there.
-            self._ownership.announce_started()
-        else:
-            self.lifecycle.hold(self)
-            try:
-                self._ownership.announce_started()
-                self._reaper.start()
-                self._dispatcher.start()
-            except BaseException:
-                self._end_reaper()
-                self.lifecycle.let_go(self)
-                raise
-        self._claimer.resume()
-        self.state.become(State.STARTED)
+        self._claiming.start()
 
     def stop(
         self,
@@ -265,61 +245,7 @@ class Supervisor:
             ConflictError: called from inside a job or a listener.
         """
         self._raise_if_inside(verb)
-        self.sessions.put_all_back()
-        clock = self._services.clock
-        deadline = math.inf if timeout_s is None else clock.monotonic() + timeout_s
-        # The engine's threads, too, wait for locks of other processes only until the deadline.
-        with self._store.hurried(deadline):
-            was_started = self.state.is_started
-            self._until_idle.end_waiting_calls()
-
-            def look() -> None:
-                on_wait()
-                if self.state.takes_runs:
-                    # It was started meanwhile: drain again, so that this wait ends.
-                    self._drain(interrupt=interrupt)
-
-            while True:
-                self._drain(interrupt=interrupt)
-                if not self._claimer.wait_until_idle(look, deadline):
-                    self._raise_timed_out(timeout_s)
-                with self.lifecycle.locked():
-                    if self._end_started(was_started=was_started):
-                        break
-            self._runs.end_stop()
-
-    def _drain(self, *, interrupt: bool) -> None:
-        self._runs.begin_stop()
-        self._claimer.drain(interrupt=interrupt)
-
-    def _end_started(self, *, was_started: bool) -> bool:
-        """End what a start has begun, if the engine is idle; return ``False`` if it is not.
-
-        An engine that another thread has started since the stop began is left as it is.
-        """
-        if self.state.now is State.STARTED:
-            return not was_started
-        if not self.lifecycle.is_held_by(self):
-            return True
-        if self._claimer.has_taken_slots:
-            return False  # another thread has started it meanwhile, claimed a run, and stopped it
-        self._end_reaper()
-        self._sign_off()
-        self.state.become(State.STOPPED)
-        self.lifecycle.let_go(self)
-        return True
-
-    def _raise_timed_out(self, timeout_s: float | None) -> NoReturn:
-        with self.lifecycle.locked():
-            if self.state.now is not State.STARTED and self.lifecycle.is_held_by(self):
-                # Threads of other processes that wait for a pending run must not rely on this
-                # engine.
-                self._sign_off()
-        left = len(self.current_runs())
-        raise WaitTimeoutError(
-            f"{left} {'run is' if left == 1 else 'runs are'} still executing after "
-            f"{timeout_s} s; they continue, and nothing new is claimed until start()"
-        )
+        self._claiming.stop(interrupt=interrupt, timeout_s=timeout_s, on_wait=on_wait)
 
     def close(self) -> None:
         """Remove the owner row and release its lock, once nothing of this engine needs them."""
@@ -339,10 +265,6 @@ class Supervisor:
         self._claimer.drain(interrupt=True)
         self._pool.leave()
         threading.Thread(target=close, name="durably-closing", daemon=True).start()
-
-    def _sign_off(self) -> None:
-        if self.file.lost is None:
-            self._ownership.announce_stopped()
 
     def _raise_if_inside(self, verb: str) -> None:
         if self.is_inside:
@@ -371,10 +293,6 @@ class Supervisor:
         self.flusher.log_errors()
         if self.file.lost is None:
             self._ownership.put_back_strays()
-
-    def _end_reaper(self) -> None:
-        with self.lifecycle.ending():
-            self._reaper.stop()
 
     # -- executing -----------------------------------------------------------------------
 

@@ -24,6 +24,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 _LIBRARIES: Final = frozenset({"apsw", "attr", "attrs", "cattr", "cattrs"})
 _ANYWHERE: Final = (MemoryError, RecursionError)
 
+# A class of the user's may have attributes of these names, and raise for them.
+_cause_of, _context_of, _traceback_of = (
+    vars(BaseException)[name].__get__ for name in ("__cause__", "__context__", "__traceback__")
+)
+_members_of: Final = vars(BaseExceptionGroup)["exceptions"].__get__
+
 _passing_on: Final[set[CodeType]] = set()
 
 
@@ -142,7 +148,7 @@ def _shown(exc: BaseException) -> _Shown:
     are_users: list[bool] = []
     # Whether what is called, or raised, in the frame before is durably's doing.
     is_durablys = False
-    entry = exc.__traceback__
+    entry = _traceback_of(exc)
     while entry is not None:
         code, module = entry.tb_frame.f_code, _module_of(entry)
         if is_of_durably(module):
@@ -160,7 +166,7 @@ def _shown(exc: BaseException) -> _Shown:
 def _rebuilt(linked: _Linked, shown: _Shown) -> TracebackType | None:
     is_kept = shown.is_kept(linked)
     if all(is_kept):
-        return linked.exc.__traceback__
+        return shown.entries[0] if shown.entries else None
     rest: TracebackType | None = None
     for entry in itertools.compress(reversed(shown.entries), reversed(is_kept)):
         rest = TracebackType(rest, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
@@ -194,10 +200,10 @@ def _links(linked: _Linked, shown: _Shown) -> list[_Linked | None]:
     """Return what an exception was raised from and while handling, and the members of a group."""
     exc = linked.exc
     is_translated = linked.is_translated or (shown.ends_in_durably and _is_on_purpose(exc))
-    members = exc.exceptions if isinstance(exc, BaseExceptionGroup) else ()
+    members = _members_of(exc) if isinstance(exc, BaseExceptionGroup) else ()
     return [
         None if each is None else _Linked(each, is_translated)
-        for each in (exc.__cause__, exc.__context__)
+        for each in (_cause_of(exc), _context_of(exc))
     ] + [_Linked(each) for each in members]
 
 

@@ -64,10 +64,10 @@ class _ThreadHook:
 
 def _is_reported(exc: BaseException, before: str) -> bool:
     """Print the report of an error that has one; return whether that was done."""
-    report = getattr(exc, "_report", None)
+    report = getattr(type(exc), "_report", None)
     if report is None or sys.stderr is None:
         return False
-    sys.stderr.write(f"{before}{report()}")
+    sys.stderr.write(f"{before}{report(exc)}")
     return True
 
 

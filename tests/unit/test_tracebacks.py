@@ -90,6 +90,12 @@ def names(exc: BaseException | None) -> list[str]:
     return [name for name in found if name != "raised"]
 
 
+def own_names(exc: BaseException) -> list[str]:
+    """As ``names``, of any class."""
+    entry = vars(BaseException)["__traceback__"].__get__(exc)
+    return [frame.f_code.co_name for frame, _ in traceback.walk_tb(entry)]
+
+
 def shown(exc: BaseException) -> list[str]:
     """The functions in the traceback of *exc* as it is formatted, and also when removed."""
     formatted = tracebacks.format_exception(exc)
@@ -276,10 +282,20 @@ def test_exceptions_of_unusual_classes(own: Any) -> None:
         def with_traceback(self, tb: TracebackType | None) -> FrozenError:
             raise AttributeError("with_traceback")
 
-    def fail() -> None:
-        raise FrozenError
+    class SecretiveError(ExceptionGroup[Exception]):
+        def __getattribute__(self, name: str) -> Any:
+            raise RuntimeError(name)
 
-    assert shown(raised(lambda: own.own_to_user(fail))) == ["<lambda>", "fail"]
+    for exc in (FrozenError(), SecretiveError("s", [ValueError()])):
+
+        def fail(exc: Exception = exc) -> None:
+            raise exc
+
+        raised(lambda: own.own_to_user(fail))
+        assert "let_through" in own_names(exc)
+        tracebacks.remove_own_frames(exc)
+        assert own_names(exc)[-2:] == ["<lambda>", "fail"]
+        assert "let_through" not in own_names(exc)
 
 
 # -- the text ----------------------------------------------------------------------------------

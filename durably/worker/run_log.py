@@ -103,11 +103,13 @@ class RunLog:
             return
         where = "" if outcome.step is None else f" in step {on_one_line(outcome.step)!r}"
         error = on_one_line(str(outcome.error), _LONGEST_ERROR).removesuffix(".")
+        is_session = run.row.kind == "session"
+        again = "open the session again" if is_session else f"call retry({run.id!r})"
         _say(
             logging.ERROR,
             run.row,
             f"failed{where} after {_several(self._stored_steps(run), 'completed ')}: {error}. "
-            f"Fix the cause, then call retry({run.id!r})",
+            f"Fix the cause, then {again}",
             traceback=outcome.error.traceback,
         )
 

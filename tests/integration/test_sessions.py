@@ -74,7 +74,9 @@ def test_a_session_is_open_when_it_is_made_and_completes_with_its_block(db: Path
 
 
 @pytest.mark.parametrize("exc", [ValueError("no"), ExceptionGroup("g", [ValueError()])])
-def test_an_exception_fails_it_and_goes_on_to_the_caller(db: Path, exc: Exception) -> None:
+def test_an_exception_fails_it_and_goes_on_to_the_caller(
+    db: Path, exc: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
     """The caller gets its own exception, and the run records it with the step that raised it."""
 
     def fail() -> None:
@@ -89,6 +91,8 @@ def test_an_exception_fails_it_and_goes_on_to_the_caller(db: Path, exc: Exceptio
     assert run.error is not None
     assert run.error.type == type(exc).__name__
     assert "fail" in run.error.traceback
+    assert "Fix the cause, then open the session again" in caplog.text
+    assert "Fix the cause and start it again: it continues at 'b'" in exc.__notes__[-1]
     assert check(db, is_idle=True) == []
 
 

@@ -285,6 +285,37 @@ PACKAGE: Final[dict[str, Mutant]] = {
             ),
         ],
     ),
+    "run here that takes a dead process for a live one": Mutant(
+        "integration/test_run_here_interrupted.py"
+        "::test_a_predecessor_that_was_killed_is_continued[skip]",
+        [
+            Source(
+                "client/run_here.py",
+                "                self._worker.recover()\n                done, current",
+                "                done, current",
+            )
+        ],
+    ),
+    "run here in the context of its engine": Mutant(
+        "integration/test_run_here.py::test_the_job_reads_the_context_of_the_caller",
+        [
+            Source(
+                "worker/executor.py",
+                "        call_in_copy(lambda: self._execute_here(run, lambda: None, job))",
+                "        self._contexts.call(lambda: self._execute_here(run, lambda: None, job))",
+            )
+        ],
+    ),
+    "run here whose end may be lost": Mutant(
+        "integration/test_run_here.py::test_an_end_that_cannot_be_stored_is_raised",
+        [
+            Source(
+                "worker/executor.py",
+                "                settled.require_stored()",
+                "                pass",
+            )
+        ],
+    ),
     "session that Ctrl-C fails": Mutant(
         "integration/test_sessions.py",
         [Source("sessions.py", "isinstance(exc, Exception) and not", "not None and not")],

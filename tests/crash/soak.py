@@ -30,6 +30,7 @@ from crash import (
     neighbours,
     powerloss_workload,
     processes,
+    runs_here,
     short_memory_workload,
 )
 
@@ -44,6 +45,7 @@ KINDS: Final[dict[str, Kind]] = {
     "exits": endings.exits,
     "interrupts": endings.interrupts,
     "kernels": kernels.kernels,
+    "runs-here": runs_here.runs_here,
     "deaths": deaths.deaths,
     "poked": neighbours.poked,
     "long-reader": neighbours.long_reader,

@@ -30,6 +30,7 @@ FACTS = {
     "exits": "An interpreter that ends at any moment neither hangs nor loses.",
     "interrupts": "A script ends by Ctrl-C, and the next one goes on.",
     "kernels": "An engine in a notebook can be used on after each Ctrl-C.",
+    "runs-here": "A run that is executed in the main thread goes on after each Ctrl-C.",
     "deaths": "A step may end, fork or starve its process.",
     "poked": "Code that opens and closes the files in the same process harms nothing.",
     "long-reader": "The log is bounded again when a long reader has ended.",

@@ -233,6 +233,13 @@ def test_a_failure_is_raised_from_the_live_exception(app: Durably) -> None:
     assert traceback.tb_frame.f_locals["secret"] == 42
 
 
+def test_a_failure_that_was_raised_is_seen(app: Durably, pages: Pages) -> None:
+    """The end of the block does not raise it again."""
+    pages.bad = 0
+    with app, pytest.raises(durably.RunFailedError):
+        app.run(pages.job, 1)
+
+
 def test_system_exit_of_the_job_fails_the_run(app: Durably) -> None:
     """It does not end the program."""
 
@@ -282,7 +289,7 @@ def test_an_end_that_cannot_be_stored_is_raised(
 
     monkeypatch.setattr(app._store, "settle", settle)
     with pytest.raises(durably.DatabaseError, match="the disk is gone"):
-        app.run(pages.job, 1, key="k")
+        app.run(pages.job, 1, key="k", timeout=5)
     monkeypatch.undo()
     run = app.run(pages.job, 1, key="k")
     assert (run.status, run.completed_steps, pages.calls) == ("completed", 1, [0])

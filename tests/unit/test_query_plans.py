@@ -17,10 +17,11 @@ from storekit import fresh, insert, token_of
 
 from durably.models import ErrorInfo
 from durably.store.outcome import Completed, Failed, Interrupted, Lost, Outcome, Suspended
-from durably.store.rows import Claim, MapState, NewRun, RunRow
+from durably.store.rows import Begin, Beginning, Claim, MapState, NewRun, RunRow
 from durably.store.sqlite import sql
 from durably.store.sqlite.connection.writer import MOST_AT_ONCE
 from durably.store.sqlite.sql import (
+    begin,
     claims,
     enqueue,
     items,
@@ -363,7 +364,26 @@ def costs(db: apsw.Connection, name: str) -> dict[str, int]:
     found["cancel"] = vm_steps(db, lambda: runs.cancel(db, run.id, 6))
     found["release"] = vm_steps(db, leave(Lost()))
     found["delete"] = vm_steps(db, lambda: runs.delete(db, run.id))
+    found |= costs_of_a_certain_run(db, name, own)
     found["remove owner"] = vm_steps(db, lambda: owners.remove(db, 1))
+    return found
+
+
+def costs_of_a_certain_run(db: apsw.Connection, name: str, claim: Claim) -> dict[str, int]:
+    """The same of a run that is begun, and continued, by its payload or its key."""
+    found = {}
+    for what, key in (("its payload", None), ("its key", f"certain-{name}")):
+        new = NewRun(f"{what}-{name}", "job", f'{{"of": "{name}"}}', idempotency_key=key)
+        began: list[Beginning] = []
+
+        def one(new: NewRun = new, began: list[Beginning] = began) -> None:
+            began.append(begin.begin(db, Begin(new, claim)))
+
+        found[f"begin by {what}"] = vm_steps(db, one)
+        settle.settle(db, began[-1].row.run, began[-1].row.fence, Interrupted(), 3)
+        found[f"continue by {what}"] = vm_steps(db, one)
+        assert [each.how for each in began] == ["created", "continued"]
+        settle.settle(db, began[-1].row.run, began[-1].row.fence, Completed("1"), 4)
     return found
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +15,7 @@ from children import ROOT
 
 README: Final = ROOT / "README.md"
 DOCS: Final = ROOT / "docs"
-_BLOCK: Final = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_BLOCK: Final = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 _NAMED: Final = re.compile(r"# (\w+\.py)\n")
 _PROMPT: Final = re.compile(r"^\$ ", re.MULTILINE)
 
@@ -38,7 +39,7 @@ def sections(page: Path) -> dict[str, list[Block]]:
     text = page.read_text(encoding="utf-8")
     parts = ["", *re.split(r"^## (.*)\n", text, flags=re.MULTILINE)]
     return {
-        title: [Block(*found.groups()) for found in _BLOCK.finditer(text)]
+        title: [Block(found[2], textwrap.dedent(found[3])) for found in _BLOCK.finditer(text)]
         for title, text in zip(parts[::2], parts[1::2], strict=True)
     }
 
@@ -50,20 +51,23 @@ def write_files(blocks: list[Block], folder: Path) -> None:
             (folder / block.file).write_text(block.text, encoding="utf-8")
 
 
-def execute_transcript(text: str, folder: Path) -> None:
-    """Execute the commands after ``$`` in *folder*; what they print must be what follows them.
+def shows(expected: str, output: str) -> bool:
+    """Return whether *output* is what a page shows.
 
-    A line ``…`` stands for any lines, and a ``…`` within a line for any text.
+    ``…V9AF`` stands for the end of any run's id, and any other ``…`` for any text in its line.
     """
+    pattern = re.sub("…[0-9A-Z]{4,8}", "…[0-9A-Z]{4,8}", re.escape(expected))
+    return re.fullmatch(re.sub(r"…(?!\[)", "[^\n]*", pattern), output) is not None
+
+
+def execute_transcript(text: str, folder: Path) -> None:
+    """Execute the commands after ``$`` in *folder*; what they print must be what follows them."""
     _, *entries = _PROMPT.split(text)
     commands = [entry.partition("\n")[0] for entry in entries]
     printed = _execute(commands, folder)
     for entry, output in zip(entries, printed, strict=True):
         command, _, expected = entry.partition("\n")
-        pattern = re.escape(expected).replace("…\n", ".*?").replace("…", "[^\n]*")
-        assert re.fullmatch(pattern, output, re.DOTALL), (
-            f"$ {command}\n{output}\nis not\n{expected}"
-        )
+        assert shows(expected, output), f"$ {command}\n{output}\nis not\n{expected}"
 
 
 def _execute(commands: list[str], folder: Path) -> list[str]:

@@ -332,3 +332,35 @@ def test_a_session_that_is_interrupted_goes_on(notebook: Notebook, tmp_path: Pat
     assert cell.finish().error.startswith("KeyboardInterrupt")
 
     assert notebook.ok(slow.format(0)).result == "7"
+
+
+def test_a_failed_cell_shows_the_users_frames_and_the_next_move(notebook: Notebook) -> None:
+    """What the kernel sends: one line, the frames in the user's cells, and what to do; no more."""
+    notebook.ok(CLASS)
+    job = notebook.ok(FAILS_AT_3).number
+    cell = run_all(notebook, ENGINE, RUN)
+
+    failure = "ZeroDivisionError: integer division or modulo by zero"
+    message = f"crawl failed in step 'page-3' after 3 completed steps: {failure}"
+    assert cell.error == f"RunFailedError: {message}"
+    lines = [line.strip() for line in cell.traceback.splitlines() if line.strip()]
+    assert lines == [
+        f"RunFailedError: {message}",
+        f"Cell In[{job}], line 9, in crawl",
+        'total += step.run(f"page-{page}", fetch, page)',
+        f"Cell In[{job}], line 3, in fetch",
+        "return page * page if page != 3 else 1 // (page - 3)",
+        NEXT_MOVE,
+    ]
+
+
+def test_a_debugger_opens_where_the_job_failed(tmp_path: Path) -> None:
+    """``%debug`` after a failed cell is in the frame of the user's function that raised."""
+    with Notebook(tmp_path) as notebook:
+        run_all(notebook, CLASS, FAILS_AT_3, ENGINE, RUN)
+
+        debugger = notebook.begin("%debug")
+        debugger.answer("p ('the page is', page)")
+        debugger.answer("q")
+
+        assert "('the page is', 3)" in debugger.finish().stdout

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from children import DEADLINE_S, Eventually
 from notebooks import Execution, Notebook
-from pages import DOCS, sections, write_files
+from pages import DOCS, execute_transcript, sections, shows, write_files
 
 import durably
 
@@ -237,6 +237,56 @@ def test_cron_continues_what_was_killed(cron: Cron, eventually: Eventually) -> N
     assert cron.imported() == 100
 
 
+def test_cron_mails_a_failure_and_continues_after_the_fix(cron: Cron) -> None:
+    """A failure: status 1, and the mail of the page; then the script continues there."""
+    cron.csv.write_text(ROWS.replace("63,", "bad,"))
+    _, expected = (block.text for block in RECIPES["Cron"] if block.language == "text")
+
+    status, mail = cron.execute()
+
+    assert status == 1
+    [run] = stored(cron.database)
+    assert shows(expected.replace("users-2026-11-28", str(run.idempotency_key)), mail), mail
+
+    cron.script.write_text(cron.script.read_text().replace("raise ValueError(", "print("))
+    assert cron.execute() == (0, "bad row ['bad', 'user 63']\n")
+    [run] = stored(cron.database)
+    assert (run.status, attempts(cron.database, run)) == ("completed", [1] * 7 + [2] * 4)
+
+
+def test_cron_fails_visibly_after_a_kill_too(cron: Cron, eventually: Eventually) -> None:
+    """A failure of a run that a killed start has left is mailed like any other."""
+    cron.csv.write_text(ROWS.replace("63,", "bad,"))
+    with closing(sqlite3.connect(cron.folder / "users.db", isolation_level=None)) as target:
+        target.execute("BEGIN IMMEDIATE")
+        with cron.begin() as process:
+            eventually(has_completed_steps(cron.database, 1))
+            process.kill()
+            process.wait(DEADLINE_S)
+
+    status, mail = cron.execute()
+
+    assert status == 1
+    assert "failed in step 'batch-60' after 7 completed steps" in mail
+    assert "ValueError: bad row ['bad', 'user 63']" in mail
+
+
+def test_cron_logs_two_lines(cron: Cron) -> None:
+    """With logging configured a run that goes well is two lines."""
+    cron.csv.write_text(ROWS)
+    shown = "level=logging.INFO, format='%(levelname)s %(message)s'"
+    setup = f"import logging\nlogging.basicConfig({shown})\n"
+    cron.script.write_text(setup + cron.script.read_text())
+
+    status, log = cron.execute()
+
+    assert status == 0
+    [run] = stored(cron.database)
+    name = f"INFO …{run.id[-4:]} nightly-import {run.idempotency_key}"
+    pattern = rf"{name} started\n{name} completed in [\d.]+ s: 11 steps, 0 from checkpoints\n"
+    assert re.fullmatch(pattern, log), log
+
+
 # A long loop
 
 
@@ -336,6 +386,16 @@ def test_the_unit_of_the_service_is_one(tmp_path: Path) -> None:
 
 
 # What happens when I change my code
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sed of another system has other options")
+def test_code_that_changes(tmp_path: Path) -> None:
+    """The transcript is what the commands print."""
+    blocks = RECIPES["What happens when I change my code"]
+    write_files(blocks, tmp_path)
+    [transcript] = [block.text for block in blocks if block.language == "console"]
+
+    execute_transcript(transcript, tmp_path)
 
 
 # Look at the file with SQL

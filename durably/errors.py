@@ -25,6 +25,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -142,6 +143,8 @@ class RunFailedError(DurablyError):
 
 
 _LONGEST_ERROR: Final = 1000
+# How many kinds of failures are shown with their frames where nothing handles the error of many.
+_MOST_DETAILED: Final = 3
 
 
 def place_of_failure(run: Run[Any, Any]) -> str:
@@ -181,7 +184,9 @@ class RunsFailedError(DurablyError, ExceptionGroup[RunFailedError]):
     runs of this error count as seen.
 
     ``str()`` is one line: how many runs have failed, of which jobs, from what, and the next move.
-    It is an ``ExceptionGroup`` of ``RunFailedError``, one for each run.
+    It is an ``ExceptionGroup`` of ``RunFailedError``, one for each run. Where nothing handles it,
+    that line is printed, and the script's exit status is 1. The frames of the failures are in the
+    lines of the log; if logging is configured, those of some are printed too.
 
     Attributes:
         runs: the failed runs, the newest first, 1000 at most; the message counts the others.
@@ -206,6 +211,30 @@ class RunsFailedError(DurablyError, ExceptionGroup[RunFailedError]):
 
     def __str__(self) -> str:
         return self.message
+
+    def _report(self) -> str:
+        """Return what is printed where nothing handles the error."""
+        return "\n".join([str(self), *self._details(), ""])
+
+    def _render_traceback_(self) -> list[str]:
+        return [rendered_line("RunsFailedError", str(self)), *self._details()]
+
+    def _details(self) -> list[str]:
+        """Return lines that show the newest failure of each kind.
+
+        There are none if logging is not configured: then the lines of the log, which have the
+        frames of each failure, were printed where this is.
+        """
+        if not logging.getLogger("durably").hasHandlers():
+            return []
+        newest: dict[tuple[str, str], RunFailedError] = {}
+        for each in self.exceptions:
+            if isinstance(each, RunFailedError):
+                error = each.run.error
+                newest.setdefault((each.run.job_name, "" if error is None else error.type), each)
+        shown = list(newest.values())[:_MOST_DETAILED]
+        reports = [each._report() for each in shown]  # noqa: SLF001 - of this module
+        return [line for report in reports for line in ("", *report.splitlines())]
 
 
 class RunCancelledError(DurablyError):

@@ -439,6 +439,34 @@ def test_a_log_has_every_failure(tmp_path: Path, call: str) -> None:
     assert log.count("ValueError: bad row\n") == 1
 
 
+@pytest.mark.parametrize("arguments", [(), ("log",)], ids=["not configured", "configured"])
+def test_failures_that_nobody_has_seen_are_printed_with_their_frames_once(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    """By their lines as they fail; if those go to a log, by the error that nothing handles."""
+    text = SCRIPT.replace("except durably.DurablyError:\n    pass", "finally:\n    pass")
+    text = text.replace("{call}", "[app.trigger(nightly) for _ in range(3)]")
+    script = tmp_path / "script.py"
+    script.write_text(text)
+    done = subprocess.run(
+        [sys.executable, script, *arguments],
+        cwd=tmp_path,
+        env={**ENVIRONMENT, "PYTHONIOENCODING": "utf-8"},
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    summary = [each for each in lines if each.startswith("3 runs have failed, and no call")]
+    assert len(summary) == 1
+    assert lines.count("ValueError: bad row") == (1 if arguments else 3)
+    assert sum("script.py" in each for each in lines) == (2 if arguments else 6)
+    assert "durably/" not in done.stderr
+    assert "Exception Group" not in done.stderr
+
+
 def test_a_session_that_fails_is_printed_by_its_exception(tmp_path: Path) -> None:
     """Which leaves its block."""
     text = (

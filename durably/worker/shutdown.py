@@ -97,7 +97,8 @@ class Shutdown:
     @property
     def is_open(self) -> bool:
         """Return whether the engine can still be used in this process."""
-        return not self._is_over
+        # A signal may have ended its opening, which closes the file alone.
+        return not self._is_over and not self._store.is_closed
 
     @property
     def _is_over(self) -> bool:

@@ -15,6 +15,7 @@ from invariants import check
 
 import durably
 from durably import Durably
+from durably.sessions import _open
 
 # Each costs an engine's life.
 SAMPLE = 8
@@ -124,3 +125,29 @@ def test_engine_can_be_used_on(tmp_path: Path, seed: int, scene: Callable[[Durab
         with opened(n):
             pass
         assert check(tmp_path / f"{n}.db", is_idle=True, is_finished=True) == [], ctrl_c.where
+
+
+def session(path: Path) -> None:
+    with durably.session("work", path, synchronous="normal") as step:
+        step.run("one", int)
+        step.run("two", int)
+
+
+def test_a_session_can_be_opened_again(tmp_path: Path, seed: int) -> None:
+    """After a Ctrl-C anywhere it is pending or has completed, and nothing of it is left."""
+    counting = ctrl_c_at(0)
+    counting.during(lambda: session(tmp_path / "0.db"))
+    points = random.Random(f"session {seed}").sample(range(1, counting.passed + 1), SAMPLE)
+    for n, point in enumerate(points, 1):
+        path = tmp_path / f"{n}.db"
+        ctrl_c = ctrl_c_at(point)
+        ctrl_c.during(lambda path=path: session(path))
+        # Between its opening and the block nobody has it, until the interpreter ends.
+        for lost in tuple(_open.values()):
+            lost.hand_over()
+        assert names_of_threads() == [], ctrl_c.where
+        with durably.session("work", path) as step:
+            assert step.run("one", int) == 0
+        with durably.Durably(path) as app:
+            assert {run.status for run in app.get_runs()} == {"completed"}, ctrl_c.where
+        assert check(path, is_idle=True, is_finished=True) == [], ctrl_c.where

@@ -501,3 +501,19 @@ class TestAFileThatWasRemoved:
         assert second.trigger_and_wait(quick, timeout=HANG_S).output == 7
         second.close()
         assert check(path) == []
+
+
+def test_an_opening_that_ctrl_c_ends_leaves_no_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever still has the exception, and so its frames, opens the file again."""
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt) as raised:
+        patched.setattr("durably.wiring.deliver", interrupt)
+        durably.Durably(tmp_path / "x.db")
+    with durably.Durably(tmp_path / "x.db") as app:
+        assert app.get_runs() == []
+    assert raised.value.__traceback__ is not None

@@ -22,10 +22,13 @@ from durably.errors import (
     DurablyWarning,
     EngineClosedError,
     ForkedError,
+    ItemsChangedWarning,
+    ItemsFailedError,
     NotFoundError,
     NoWorkerError,
     OwnershipLost,
     PayloadChangedWarning,
+    RetryAfter,
     RunCancelled,
     RunCancelledError,
     RunFailedError,
@@ -33,15 +36,27 @@ from durably.errors import (
     RunsFailedError,
     SchemaError,
     SerializationError,
+    StepTimeoutError,
     StopRun,
     ValidationError,
     WaitTimeoutError,
 )
 from durably.events import Event
 from durably.execution.context import StepContext
+from durably.execution.loops.results import MapResult
+from durably.execution.pacing import RateLimit
 from durably.execution.retry import Retry
 from durably.jobs import Job, job
-from durably.models import ErrorInfo, LogEntry, Progress, Run, RunStatus, StepRecord
+from durably.models import (
+    ErrorInfo,
+    ItemCounts,
+    ItemRecord,
+    LogEntry,
+    Progress,
+    Run,
+    RunStatus,
+    StepRecord,
+)
 from durably.oneline import run
 from durably.sessions import Session, session
 
@@ -61,15 +76,22 @@ __all__ = [
     "ErrorInfo",
     "Event",
     "ForkedError",
+    "ItemCounts",
+    "ItemRecord",
+    "ItemsChangedWarning",
+    "ItemsFailedError",
     "Job",
     "JobHandle",
     "LogEntry",
+    "MapResult",
     "NoWorkerError",
     "NotFoundError",
     "OwnershipLost",
     "PayloadChangedWarning",
     "Progress",
+    "RateLimit",
     "Retry",
+    "RetryAfter",
     "Run",
     "RunCancelled",
     "RunCancelledError",
@@ -82,6 +104,7 @@ __all__ = [
     "Session",
     "StepContext",
     "StepRecord",
+    "StepTimeoutError",
     "StopRun",
     "Trigger",
     "ValidationError",

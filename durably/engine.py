@@ -19,7 +19,7 @@ from durably.client.subscribe import Subscription
 from durably.emitter import ErrorHandler, Listener
 from durably.events import Event
 from durably.jobs import Job
-from durably.models import LogEntry, Run, StepRecord
+from durably.models import ItemRecord, ItemStatus, LogEntry, Run, StepRecord
 from durably.names import name_of_plugin
 from durably.settings import (
     Duration,
@@ -586,6 +586,34 @@ class Durably:
         """
         self._check()
         return self._client.reader.steps_of(run)
+
+    def get_items(
+        self,
+        run: AnyRun | str,
+        name: str,
+        *,
+        status: ItemStatus | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> list[ItemRecord]:
+        """Return the stored records of the items of a map, in the order of their index.
+
+        Items that are in progress, or were not executed yet, have none. The map may still be
+        executed, by whatever process.
+
+        Args:
+            name: of the map.
+            status: ``"completed"`` or ``"failed"``, for those alone.
+            limit: return so many at the most, after the first *offset*.
+
+        Raises:
+            NotFoundError: there is no such run.
+            ValidationError: an argument is not what it must be.
+
+        .. versionadded:: 0.2.0
+        """
+        self._check()
+        return self._client.items.items_of(run, name, status, limit, offset)
 
     def get_logs(self, run: AnyRun | str) -> list[LogEntry]:
         """Return the persisted log lines of the run; empty without ``persist_logs=True``.

@@ -12,6 +12,8 @@
     ├── WaitTimeoutError(…, TimeoutError)
     ├── NoWorkerError
     ├── DuplicateStepError                  a step name used twice in one execution
+    ├── StepTimeoutError(…, TimeoutError)   a deadline has passed
+    ├── ItemsFailedError(…, ExceptionGroup) items of a map have failed
     ├── SchemaError                         not ours, newer than this library, or changed
     ├── DatabaseError                       locked for too long, full, unreadable, corrupt
     │   └── DatabaseLostError               moved, deleted, replaced or overwritten while open
@@ -20,13 +22,15 @@
     StopRun(BaseException)                  control flow inside a job
     ├── RunCancelled · RunInterrupted · OwnershipLost
     DurablyWarning(UserWarning)
-    └── DuplicateStepWarning · PayloadChangedWarning
+    └── DuplicateStepWarning · PayloadChangedWarning · ItemsChangedWarning
+    RetryAfter(Exception)                   raised by users: not a failure
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from durably._platform.safe_repr import on_one_line
@@ -285,6 +289,34 @@ class DuplicateStepError(DurablyError):
     """
 
 
+class StepTimeoutError(DurablyError, TimeoutError):
+    """The deadline of a step or of an item of a map has passed.
+
+    .. versionadded:: 0.2.0
+    """
+
+
+class ItemsFailedError(DurablyError, ExceptionGroup[Exception]):
+    """Items of a map have failed; the results of all others are stored.
+
+    ``str()`` is one line: how many items have failed, with which exceptions, and the keys of some.
+    It is an ``ExceptionGroup`` of what the items' function has raised, 1000 at most, each with a
+    note that names its item. The records of all of them are in ``Durably.get_items()``.
+
+    .. versionadded:: 0.2.0
+    """
+
+    def derive(self, excs: Sequence[Exception], /) -> Self:  # type: ignore[override]  # as in its documentation
+        """Return a group of *excs* with the same message, for ``except*`` and ``split``.
+
+        .. versionadded:: 0.2.0
+        """
+        return type(self)(self.message, excs)
+
+    def __str__(self) -> str:
+        return self.message
+
+
 class SchemaError(DurablyError):
     """The file is not a durably database, or a newer durably wrote it, or its schema was changed.
 
@@ -390,3 +422,44 @@ class PayloadChangedWarning(DurablyWarning):
 
     .. versionadded:: 0.2.0
     """
+
+
+class ItemsChangedWarning(DurablyWarning):
+    """Other items than before are at positions of a map that have results.
+
+    Their results are used. Pass ``key=`` to tell the items apart by what they are.
+
+    .. versionadded:: 0.2.0
+    """
+
+
+class RetryAfter(Exception):
+    """Raise this in an item's or a step's function to have it called again later.
+
+    It is neither a failure nor an attempt, such as where a service says that its quota is used up.
+    No item of the same map begins before then.
+
+    Args:
+        when: seconds, a ``timedelta``, or an aware ``datetime``.
+        message: for people.
+
+    Raises:
+        ValidationError: *when* is none of these.
+
+    .. versionadded:: 0.2.0
+    """
+
+    def __init__(self, when: float | timedelta | datetime, message: str = "") -> None:
+        super().__init__(when, message)
+        is_number = isinstance(when, int | float) and not isinstance(when, bool)
+        is_instant = isinstance(when, datetime) and when.tzinfo is not None
+        if not (is_instant or isinstance(when, timedelta) or (is_number and when == when)):  # noqa: PLR0124 - a NaN is not
+            raise ValidationError(
+                "RetryAfter needs seconds, a timedelta or a datetime with a time zone, "
+                f"not {type(when).__qualname__}"
+            )
+        self.when = when
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message or f"to be called again after {self.when}"

@@ -238,6 +238,31 @@ class StepCancelled(StepEvent):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
+class ItemCompleted(StepEvent):
+    """The result of an item of a map is stored; ``duration`` in seconds.
+
+    .. versionadded:: 0.2.0
+    """
+
+    type: ClassVar[str] = "item:complete"
+    item_key: str | int
+    output: Any = attrs.field(repr=False)
+    duration: float
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class ItemFailed(StepEvent):
+    """The function of a map has raised for an item, which is not tried again in this execution.
+
+    .. versionadded:: 0.2.0
+    """
+
+    type: ClassVar[str] = "item:fail"
+    item_key: str | int
+    error: ErrorInfo
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class LogWritten(RunEvent):
     """The job wrote a structured log line.
 
@@ -283,6 +308,8 @@ EVENT_TYPES: Final[dict[str, type[Event]]] = {
         StepCompleted,
         StepFailed,
         StepCancelled,
+        ItemCompleted,
+        ItemFailed,
         LogWritten,
         WorkerError,
     )
@@ -290,6 +317,8 @@ EVENT_TYPES: Final[dict[str, type[Event]]] = {
 
 __all__ = [
     "Event",
+    "ItemCompleted",
+    "ItemFailed",
     "LogWritten",
     "RunCancelled",
     "RunCoalesced",

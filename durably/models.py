@@ -21,6 +21,7 @@ R = TypeVar("R")
 Disposition = Literal["created", "idempotent", "coalesced", "retried", "continued", "skipped"]
 RunKind = Literal["job", "session"]
 StepStatus = Literal["completed", "failed", "cancelled"]
+ItemStatus = Literal["completed", "failed"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 # A longer traceback or message keeps only its two ends: people read it, and a job that fails in a
@@ -259,9 +260,12 @@ class StepRecord(Value):
     """The stored record of one step; ``output`` is JSON-like data.
 
     ``index`` counts from 0. ``attempt`` is the run's attempt that stored the record. The times are
-    those of the step's newest execution.
+    those of the step's newest execution. A map is one step; ``items`` counts its items, and is
+    ``None`` for other steps.
 
     .. versionadded:: 0.1.0
+    .. versionchanged:: 0.2.0
+        ``items``
     """
 
     name: str
@@ -272,6 +276,46 @@ class StepRecord(Value):
     started_at: datetime
     completed_at: datetime
     attempt: int
+    items: ItemCounts | None = None
+
+
+@attrs.frozen(eq=False, repr=False)
+class ItemCounts(Value):
+    """How many items of a map have a result, how many of these are from checkpoints, and so on.
+
+    They are those of the map's newest execution. ``done`` includes ``reused``; ``total`` is
+    ``None`` where it is not known.
+
+    .. versionadded:: 0.2.0
+    """
+
+    done: int
+    failed: int
+    reused: int
+    total: int | None
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class ItemRecord(Value):
+    """The stored record of one item of a map.
+
+    ``key`` is the item's position in a map without keys. ``index`` counts from 0, in about the
+    order of the items. ``output`` is JSON-like data where the record is read from the database, has
+    the type of the map's results where a map returns it, and is ``None`` if the item has failed.
+    ``attempts`` counts how often the item was executed, over all launches; the times are those of
+    the newest of them.
+
+    .. versionadded:: 0.2.0
+    """
+
+    key: str | int
+    index: int
+    status: ItemStatus
+    output: Any = attrs.field(repr=False)
+    error: ErrorInfo | None
+    attempts: int
+    started_at: datetime
+    completed_at: datetime
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)

@@ -12,8 +12,8 @@ import pytest
 import durably
 import durably.plugins
 from durably.client.subscribe import Subscription
-from durably.execution.context import PlainStep, ReturningStep
 from durably.execution.step_log import StepLog
+from durably.execution.step_options import PlainStep, ReturningStep
 from durably.wiring import EngineOptions, SettingOptions
 
 PUBLIC = {
@@ -28,7 +28,9 @@ PUBLIC = {
     "session",
     # steps
     "NOTHING",
+    "RateLimit",
     "Retry",
+    "RetryAfter",
     "StepContext",
     # what is read
     "ErrorInfo",
@@ -38,6 +40,9 @@ PUBLIC = {
     "Run",
     "RunStatus",
     "StepRecord",
+    "ItemCounts",
+    "ItemRecord",
+    "MapResult",
     # errors
     "ConflictError",
     "DatabaseError",
@@ -46,6 +51,7 @@ PUBLIC = {
     "DurablyError",
     "EngineClosedError",
     "ForkedError",
+    "ItemsFailedError",
     "NoWorkerError",
     "NotFoundError",
     "RunCancelledError",
@@ -53,11 +59,13 @@ PUBLIC = {
     "RunsFailedError",
     "SchemaError",
     "SerializationError",
+    "StepTimeoutError",
     "ValidationError",
     "WaitTimeoutError",
     # control flow and warnings
     "DuplicateStepWarning",
     "DurablyWarning",
+    "ItemsChangedWarning",
     "OwnershipLost",
     "PayloadChangedWarning",
     "RunCancelled",
@@ -69,18 +77,18 @@ PUBLIC = {
 ENGINE = (
     "start stop close init run run_until_idle process_one register jobs get_job trigger "
     "trigger_and_wait batch_trigger get_run get_runs "
-    "count_runs get_steps get_logs wait as_completed retry adopt retrigger cancel delete_run "
-    "purge_runs on on_error subscribe use"
+    "count_runs get_steps get_items get_logs wait as_completed retry adopt retrigger cancel "
+    "delete_run purge_runs on on_error subscribe use"
 )
 HANDLE = "name job trigger trigger_and_wait batch_trigger get_run get_runs"
 SESSION = "close get_run"
-STEP = "run options progress log run_id job_name labels attempt cancelled check sleep"
+STEP = "run map options progress log run_id job_name labels attempt cancelled check sleep remaining"
 RUN = (
     "id job_name status payload output error progress labels idempotency_key concurrency_key "
     "attempt completed_steps created_at started_at completed_at updated_at heartbeat_at "
     "disposition kind is_terminal is_active duration"
 )
-STEP_RECORD = "name index status output error started_at completed_at attempt"
+STEP_RECORD = "name index status output error started_at completed_at attempt items"
 EVENT = "type timestamp sequence run_id job_name labels"
 
 

@@ -8,6 +8,7 @@ from durably._platform.clock import Clock
 from durably._platform.ids import Ids
 from durably.client.control import Control
 from durably.client.handles import Handles
+from durably.client.items import ItemReader
 from durably.client.local_worker import LocalWorker, NoWorker
 from durably.client.query import AnyRun, Reader
 from durably.client.run_here import Runner
@@ -46,6 +47,7 @@ class Client:
         self._emitter = emitter
         self._worker = worker
         self.reader = Reader(store, codec, registry)
+        self.items = ItemReader(store, codec, self.reader)
         self.waiter = Waiter(
             store=store, reader=self.reader, emitter=emitter, worker=worker, clock=clock
         )

@@ -19,6 +19,7 @@ from durably.jobs import output_type, payload_type
 from durably.models import (
     Disposition,
     ErrorInfo,
+    ItemCounts,
     LogEntry,
     Progress,
     Run,
@@ -37,7 +38,7 @@ AnyRun = Run[Any, Any]
 
 
 # Exceptions that a row which durably did not write may cause; the row is then checked.
-_UNREADABLE: Final = (ValueError, TypeError, OverflowError, RecursionError)
+UNREADABLE: Final = (ValueError, TypeError, OverflowError, RecursionError)
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -71,7 +72,7 @@ class Reader:
         """
         try:
             return self._run_of(row, disposition)
-        except _UNREADABLE as exc:
+        except UNREADABLE as exc:
             defect = defects.of_run(row._asdict())
             if defect is None:
                 raise
@@ -216,7 +217,7 @@ class Reader:
         wanted = _filters(status, job_name, labels)._replace(kind=kind)
         limit = None if limit is None else count(limit, "limit")
         rows = self._store.find_runs(wanted, limit, count(offset, "offset"))
-        found = list(_readable(self.run_of, rows))
+        found = list(readable(self.run_of, rows))
         for run in found:
             see(run)
         return found
@@ -237,7 +238,7 @@ class Reader:
         run_id = run_id_of(run)
         self._store.get_run(run_id)
         rows = self._store.steps_of(run_id)
-        return list(_readable(lambda row: self._step_of(row, run_id), rows))
+        return list(readable(lambda row: self._step_of(row, run_id), rows))
 
     def _step_of(self, row: StepRow, run_id: str) -> StepRecord:
         try:
@@ -250,8 +251,9 @@ class Reader:
                 started_at=to_datetime(row.started_at_us),
                 completed_at=to_datetime(row.completed_at_us),
                 attempt=row.attempt,
+                items=None if row.counts is None else ItemCounts(*row.counts),
             )
-        except _UNREADABLE as exc:
+        except UNREADABLE as exc:
             defect = defects.of_step(row._asdict())
             if defect is None:
                 raise
@@ -271,7 +273,7 @@ class Reader:
 
     def entries_of(self, rows: Iterable[LogRow], run_id: str) -> Iterator[LogEntry]:
         """Yield stored log lines; those that cannot be read are left out."""
-        return _readable(lambda row: self._entry_of(row, run_id), rows)
+        return readable(lambda row: self._entry_of(row, run_id), rows)
 
     def _entry_of(self, row: LogRow, run_id: str) -> LogEntry:
         try:
@@ -282,7 +284,7 @@ class Reader:
                 step_name=row.step_name,
                 created_at=to_datetime(row.created_at_us),
             )
-        except _UNREADABLE as exc:
+        except UNREADABLE as exc:
             defect = defects.of_log_line(row._asdict())
             if defect is None:
                 raise
@@ -305,7 +307,7 @@ def _checked(text: str, is_right: Callable[[Any], bool]) -> Any:
     return value
 
 
-def _readable(read: Callable[[A], B], rows: Iterable[A]) -> Iterator[B]:
+def readable(read: Callable[[A], B], rows: Iterable[A]) -> Iterator[B]:
     """Yield the result of *read* for each readable row; log a warning for each other one."""
     for row in rows:
         try:

@@ -26,10 +26,10 @@ class Names:
     """
 
     def __init__(self) -> None:
-        self._newest: set[str] = set()
+        self._newest: set[str | int] = set()
         self._bits = bytearray()
 
-    def add(self, name: str) -> None:
+    def add(self, name: str | int) -> None:
         """Add a name."""
         self._newest.add(name)
         if len(self._newest) > EXACT_NAMES:
@@ -41,7 +41,7 @@ class Names:
         if len(self._newest) > EXACT_NAMES:
             self._compress()
 
-    def __contains__(self, name: str) -> bool:
+    def __contains__(self, name: str | int) -> bool:
         # May be asked while another thread adds: first where names are, then where they go.
         if name in self._newest:
             return True
@@ -92,6 +92,8 @@ class CheckpointReader:
         # All that have been in a window, or were stored by this execution.
         self._names = Names()
         self.first_new_index = 0
+        # The index of each map that is stored, by name.
+        self.maps: dict[str, int] = {}
         # A byte for each index below that: 0, or how it was used.
         self._used = bytearray()
         self._executed = 0  # how many steps this execution has stored
@@ -106,6 +108,7 @@ class CheckpointReader:
         self._names.update(window.checkpoints)
         self._window = window.checkpoints
         self._next_index = window.next_index
+        self.maps |= window.maps
         return window.highest_index
 
     def take_result(self, name: str) -> Checkpoint | None:
@@ -170,6 +173,14 @@ class CheckpointReader:
             self._executed += 1
         if index < self.first_new_index:
             self._used[index] = _EXECUTED
+
+    def note_map(self, index: int, *, is_executed: bool) -> None:
+        """Note that this execution has completed a map, or found all of it stored."""
+        if is_executed:
+            with self._lock:
+                self._executed += 1
+        if index < self.first_new_index:
+            self._used[index] = _EXECUTED if is_executed else _REPLAYED
 
     def count(self) -> StepCounts:
         """Return how many steps were executed, and how many were not."""

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, overload
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn, ParamSpec, TypeVar, Unpack, overload
 
 from durably._platform.safe_repr import short_repr
 from durably._platform.signals import entered_in_job
 from durably.codec import NOTHING, Nothing
-from durably.errors import SerializationError, ValidationError
+from durably.errors import SerializationError, StepTimeoutError, ValidationError
 from durably.execution.current_run import CurrentRun, Services
+from durably.execution.loops.loop import Loop
+from durably.execution.loops.options import LoopArguments, OnChange, OnFailed, checked
+from durably.execution.loops.results import MapResult
 from durably.execution.nested_steps import NestedSteps
+from durably.execution.pacing import RateLimit
 from durably.execution.retry import Retry
-from durably.execution.step_log import NUMBERS, StepLog, checked_progress
+from durably.execution.step_log import (
+    NUMBERS,
+    StepLog,
+    checked_progress,
+    current_deadline,
+    current_item,
+    current_step,
+)
+from durably.execution.step_options import PlainStep, ReturningStep
 from durably.execution.step_runner import StepRunner
 from durably.settings import Duration, OnDuplicateStep, waitable
 
 Ps = ParamSpec("Ps")
 T = TypeVar("T")
+Item = TypeVar("Item")
 U = TypeVar("U")
 
 
@@ -103,10 +116,12 @@ class StepContext:
 
         Raises:
             StopRun: a subclass says why; do not catch it.
+            StepTimeoutError: the deadline of the item that the calling thread executes has passed.
 
         .. versionadded:: 0.1.0
         """
         self._run.check()
+        self._check_deadline()
 
     @entered_in_job
     def sleep(self, seconds: Duration) -> None:
@@ -114,12 +129,36 @@ class StepContext:
 
         Raises:
             StopRun: the run is to stop, or has ended.
+            StepTimeoutError: the deadline of the item that the calling thread executes has passed.
             ValidationError: *seconds* is not a duration, or negative.
 
         .. versionadded:: 0.1.0
         """
         self._run.check()
-        self._step_runner.sleep(waitable(seconds, "step.sleep"))
+        seconds_s = waitable(seconds, "step.sleep")
+        left_s = self.remaining
+        self._step_runner.sleep(seconds_s if left_s is None else min(seconds_s, left_s))
+        self._check_deadline()
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds until the deadline of the item of a map, never below 0; ``None`` without one.
+
+        Pass it to what can wait: ``requests.get(url, timeout=step.remaining)``.
+
+        .. versionadded:: 0.2.0
+        """
+        deadline_s = current_deadline.get()
+        if deadline_s is None:
+            return None
+        return max(0.0, deadline_s - self._services.clock.monotonic())
+
+    def _check_deadline(self) -> None:
+        if current_deadline.get() is not None and self.remaining == 0:
+            raise StepTimeoutError(
+                f"the time of item {current_item.get()!r:.80} of step {current_step.get()!r:.80} "
+                "is over; give it a longer timeout, or smaller items"
+            )
 
     # -- progress -------------------------------------------------------------------------
 
@@ -146,6 +185,7 @@ class StepContext:
             current, total, message = checked_progress(current, total, message)
         if run.is_over:
             run.check()
+        run.has_own_progress = True
         run.progress = (current, total, message)
         if not run.has_new_progress:
             run.has_new_progress = True
@@ -177,6 +217,129 @@ class StepContext:
         """
         result: T = self._step_runner.take(name, fn, args, kwargs)
         return result
+
+    # -- maps -----------------------------------------------------------------------------
+
+    @overload
+    def map(
+        self,
+        name: str,
+        fn: Callable[[Item], T],
+        items: Iterable[Item],
+        *,
+        returns: None = None,
+        **options: Unpack[LoopArguments[Item]],
+    ) -> MapResult[T]: ...
+    @overload
+    def map(
+        self,
+        name: str,
+        fn: Callable[[Item], object],
+        items: Iterable[Item],
+        *,
+        returns: type[U],
+        **options: Unpack[LoopArguments[Item]],
+    ) -> MapResult[U]: ...
+    @overload
+    def map(
+        self,
+        name: str,
+        fn: Callable[[Item], object],
+        items: Iterable[Item],
+        *,
+        returns: Any,
+        **options: Unpack[LoopArguments[Item]],
+    ) -> MapResult[Any]: ...
+    @entered_in_job
+    def map(
+        self,
+        name: str,
+        fn: Callable[[Any], Any],
+        items: Iterable[Any],
+        *,
+        key: Callable[[Any], str | int] | None = None,
+        max_workers: int = 1,
+        executor: None = None,
+        chunk: int | None = None,
+        retry: Retry | None = None,
+        timeout: Duration | None = None,
+        returns: Any = None,
+        per_second: float | RateLimit | None = None,
+        max_failures: float | None = None,
+        on_failed: OnFailed = "raise",
+        max_uncommitted: int = 256,
+        total: int | None = None,
+        on_change: OnChange | None = None,
+    ) -> MapResult[Any]:
+        """Call ``fn(item)`` for each item, store each result by the item's key, and return all.
+
+        On a resume, items that have a stored result are not executed again; those that failed or
+        are missing are. Each result is committed before it is returned, and a crash repeats
+        *max_uncommitted* items at the most. A result is what is decoded from its checkpoint. Blocks
+        until all items have ended; usable from any thread.
+
+        Args:
+            name: of the step that the map is, unique within the run.
+            items: any iterable; it is read in the calling thread, a few items ahead.
+            key: ``item -> str | int``, another one for each item. Without it the items are told
+                apart by their position, which is right for a list or a file that does not change.
+            max_workers: with 1 the items are executed in the calling thread, one after the other;
+                with more, on so many threads.
+            executor: not supported yet.
+            chunk: not supported yet.
+            retry: how often to call *fn* again after it has raised. An item that waits for its next
+                try occupies no thread.
+            timeout: seconds (or a ``timedelta``) for each item, a deadline that ``step.check``,
+                ``step.sleep`` and ``step.remaining`` know.
+            returns: the type of a result, if *fn* is not annotated, or wrongly.
+            per_second: so many begin in a second at the most, tries included; or a ``RateLimit``,
+                which several maps may share.
+            max_failures: as soon as more than so many have failed (or more than that fraction of
+                those that were tried, looked at from the 20th on), no further item begins.
+            on_failed: ``"return"`` to return the failed ones in ``MapResult.failed``.
+            max_uncommitted: how many results may wait to be stored; with 1, each is committed
+                before the next item begins in the same thread.
+            total: how many items there are, for progress; ``len(items)`` by default.
+            on_change: ``"ignore"`` not to warn if other items than before are at positions with
+                results.
+
+        Raises:
+            ItemsFailedError: items have failed; all others were executed and stored before that.
+            DuplicateStepError: a step of that name has already completed in this execution.
+            ValidationError: an argument is not what it must be, or two items have one key.
+            StopRun: the run was cancelled, interrupted or recovered, or has ended.
+            Exception: what *items* or *key* have raised, after what was in progress.
+
+        .. versionadded:: 0.2.0
+        """
+        given = LoopArguments[Any](
+            key=key,
+            max_workers=max_workers,
+            executor=executor,
+            chunk=chunk,
+            retry=retry,
+            timeout=timeout,
+            per_second=per_second,
+            max_failures=max_failures,
+            on_failed=on_failed,
+            max_uncommitted=max_uncommitted,
+            total=total,
+            on_change=on_change,
+        )
+        return self._loop("step.map", name, fn, items, returns, given).results()
+
+    def _loop(
+        self,
+        call: str,
+        name: str,
+        fn: Callable[[Any], Any],
+        items: Iterable[Any],
+        returns: Any,
+        given: LoopArguments[Any],
+    ) -> Loop:
+        self._run.check()
+        options = checked(call, name, fn, items, self._services.codec, returns=returns, **given)
+        return Loop(name, options, self._run, self._services, self._step_runner)
 
     @overload
     def options(self, *, returns: Nothing, retry: Retry | None = None) -> ReturningStep[None]: ...
@@ -210,45 +373,3 @@ class StepContext:
                 self._services.codec.check_type(returns, "step.options(returns=...)")
             return ReturningStep(self._step_runner, returns, retry)
         return PlainStep(self._step_runner, None, retry)
-
-
-class PlainStep:
-    """A step with options, typed by its function's annotation.
-
-    .. versionadded:: 0.1.0
-    """
-
-    def __init__(self, stepper: StepRunner, returns: Any, retry: Retry | None) -> None:
-        self._step_runner = stepper
-        self._returns = returns
-        self._retry = retry
-
-    @entered_in_job
-    def run(self, name: str, fn: Callable[Ps, T], /, *args: Ps.args, **kwargs: Ps.kwargs) -> T:
-        """Like ``StepContext.run``, with these options.
-
-        .. versionadded:: 0.1.0
-        """
-        result: T = self._step_runner.take(name, fn, args, kwargs, self._returns, self._retry)
-        return result
-
-
-class ReturningStep(Generic[U]):
-    """A step with options, typed by ``returns=``.
-
-    .. versionadded:: 0.1.0
-    """
-
-    def __init__(self, stepper: StepRunner, returns: Any, retry: Retry | None) -> None:
-        self._step_runner = stepper
-        self._returns = returns
-        self._retry = retry
-
-    @entered_in_job
-    def run(self, name: str, fn: Callable[Ps, object], /, *args: Ps.args, **kwargs: Ps.kwargs) -> U:
-        """Like ``StepContext.run``, with these options.
-
-        .. versionadded:: 0.1.0
-        """
-        result: U = self._step_runner.take(name, fn, args, kwargs, self._returns, self._retry)
-        return result

@@ -72,6 +72,8 @@ class Services(NamedTuple):
     # How old the last sign that a claim is the current one may be before it must be looked for.
     longest_doubt_s: float
     on_duplicate_step: OnDuplicateStep
+    # Starts a thread of that name, which it is to end by itself.
+    start_thread: Callable[[str, Callable[[], None]], threading.Thread]
 
 
 def _no_steps() -> StepCounts:
@@ -124,6 +126,8 @@ class CurrentRun:
         # assignments, so that a call costs no more than one.
         self.progress: tuple[Any, Any, Any] | None = None
         self.has_new_progress = False
+        # Whether the job reports progress of its own: a map then reports none.
+        self.has_own_progress = False
         # The newest failures of steps: the end of the run shows which of them failed the job.
         self.failed_steps: deque[tuple[str, BaseException]] = deque(maxlen=_FAILURES_KEPT)
         # What has failed the job, from its end until that is stored.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from durably.execution.step_log import current_step
+from durably.execution.step_log import current_item, current_step
+
+# The outer step, and the key of the item if it is inside a map.
+_Scope = tuple[str, str | int | None]
 
 
 class NestedSteps:
@@ -17,24 +20,25 @@ class NestedSteps:
     advice = 'give each step a name of its own, such as f"batch-{i}"'
 
     def __init__(self) -> None:
-        self._inside: dict[str, list[str]] = {}
+        self._inside: dict[_Scope, list[str]] = {}
         # Completed inside a call that failed: the outer step in which a name may be used again.
-        self._retried: dict[str, str] = {}
+        self._retried: dict[str, _Scope] = {}
 
     def note(self, name: str) -> None:
         """Note that the calling thread has used the step."""
         outer = current_step.get()
         if outer is not None:
-            self._inside.setdefault(outer, []).append(name)
+            self._inside.setdefault((outer, current_item.get()), []).append(name)
 
     def outer_failed(self, outer: str) -> None:
         """Note that a call of the function of *outer* has failed."""
-        for name in self._inside.pop(outer, ()):
-            self._retried[name] = outer
+        scope = outer, current_item.get()
+        for name in self._inside.pop(scope, ()):
+            self._retried[name] = scope
 
     def outer_completed(self, outer: str) -> None:
         """Forget the steps inside a step that is never called again."""
-        self._inside.pop(outer, None)
+        self._inside.pop((outer, current_item.get()), None)
 
     def is_retried(self, name: str) -> bool:
         """Return whether this use repeats one inside an earlier call of the same outer step, once.
@@ -42,7 +46,7 @@ class NestedSteps:
         A name that is used twice within one call still counts as used twice.
         """
         outer = current_step.get()
-        if outer is None or self._retried.get(name) != outer:
+        if outer is None or self._retried.get(name) != (outer, current_item.get()):
             return False
         del self._retried[name]
         return True

@@ -29,6 +29,15 @@ current_step: contextvars.ContextVar[str | None] = contextvars.ContextVar(
     "durably_current_step", default=None
 )
 
+# The key of the item of a map that it is inside, and when that must have ended, by the clock's
+# ``monotonic``.
+current_item: contextvars.ContextVar[str | int | None] = contextvars.ContextVar(
+    "durably_current_item", default=None
+)
+current_deadline: contextvars.ContextVar[float | None] = contextvars.ContextVar(
+    "durably_current_deadline", default=None
+)
+
 
 # What logging.Logger takes beside the message and its arguments.
 _OF_LOGGERS: Final = ("exc_info", "stack_info", "stacklevel", "extra")
@@ -133,6 +142,9 @@ class StepLog:
         if not data.keys().isdisjoint(_OF_LOGGERS):
             told = _take_settings(data, settings)
         data = {key: _bounded(value) for key, value in data.items()}
+        item_key = current_item.get()
+        if item_key is not None:
+            data.setdefault("item_key", item_key)
         if is_logged:
             logger.log(number, "%s%s", text, _Shown(data), **settings)
         if is_wanted:

@@ -99,6 +99,10 @@ class StepRecorder:
         self._run.check()
         raise AssertionError("check raises, as the run is to stop")
 
+    def lose(self) -> None:
+        """Stop the job, after a write of this claim had no effect."""
+        self._lose(self._state())
+
     def require_ownership(self) -> None:
         """Stop if another claim is current, or none.
 

@@ -29,7 +29,7 @@ from durably.events import (
 from durably.execution.checkpoints import CheckpointReader
 from durably.execution.current_run import CurrentRun, Services
 from durably.execution.nested_steps import NestedSteps
-from durably.execution.retry import Retry, wait_s
+from durably.execution.retry import Retry, next_wait_s
 from durably.execution.step_log import current_step
 from durably.execution.step_recorder import NOT_OURS, StepRecorder
 from durably.names import check_name
@@ -71,7 +71,7 @@ class StepRunner:
         self._run = run
         self._services = services
         self._reuses_results = on_duplicate_step == "reuse"
-        self._nested = NestedSteps() if nested is None else nested
+        self.nested = self._nested = NestedSteps() if nested is None else nested
         self._checkpoints = CheckpointReader(
             services.checkpoints, run.run_pk, is_first_claim=run.fence == 1
         )
@@ -81,7 +81,9 @@ class StepRunner:
         self._turns: dict[str, tuple[int]] = {}
         run.turns = self._turns
         run.count_steps = self._checkpoints.count
-        self._recorder = StepRecorder(run, services)
+        self.recorder = self._recorder = StepRecorder(run, services)
+        # The maps of this run by name, and whether this execution has completed each.
+        self._maps = dict.fromkeys(self._checkpoints.maps, False)
         # Woken when a step has ended.
         self._turn_ended = Wakeups()
 
@@ -157,9 +159,69 @@ class StepRunner:
                 f"step {name!r} was used twice in run {self._run.id}; {self._nested.advice}"
             )
 
+    # -- maps ----------------------------------------------------------------------------------
+
+    def begin_map(self, name: str) -> int:
+        """Take the turn for a map of that name; return its index. ``end_map`` must follow.
+
+        Raises:
+            DuplicateStepError: this execution has completed a step or a map of that name.
+            ConflictError: a step of that name is stored, or it is used inside itself.
+            ValidationError: it cannot be a name.
+        """
+        self._run.check()
+        if callable(name) and not isinstance(name, str):
+            raise ValidationError(_needs_name(name, "step.map"))
+        check_name(name, "a step's name", longest=LONGEST_STEP_NAME)
+        turn = (threading.get_ident(),)
+        if self._turns.setdefault(name, turn) is not turn:
+            self._await_turn(name, turn)
+        try:
+            if self._maps.get(name):
+                self._repeated(name)
+            if name not in self._maps and self._checkpoints.may_hold(name):
+                checkpoint, _ = self._recorder.read(self._checkpoints.find, name)
+                if checkpoint is not None:
+                    self._refuse_other_kind(name, "step.run")
+            index = self._checkpoints.maps.get(name)
+            if index is None:
+                index = self._checkpoints.maps[name] = self._index_of(name, None)
+        except BaseException:
+            self._end_turn(name)
+            raise
+        return index
+
+    def end_map(self, name: str) -> None:
+        """Hand the turn on to the thread that waits for it."""
+        self._end_turn(name)
+
+    def note_map(self, name: str) -> None:
+        """Note that items of a map may be stored."""
+        self._maps.setdefault(name, False)
+
+    def map_completed(self, name: str, index: int, *, is_executed: bool) -> None:
+        """Note that this execution has completed a map, or found all of it stored."""
+        self._maps[name] = True
+        self._checkpoints.note_map(index, is_executed=is_executed)
+        self._nested.note(name)
+
+    def may_hold_map(self, name: str) -> bool:
+        """Return whether items of a map of that name may be stored."""
+        return name in self._maps
+
+    def _refuse_other_kind(self, name: str, kind: str) -> None:
+        if self._maps.get(name):
+            self._repeated(name)
+        raise ConflictError(
+            f"the results of step {name!r} of run {self._run.id} were stored by {kind}; "
+            "give the step another name"
+        )
+
     def _index_of(self, name: str, checkpoint: Checkpoint | None) -> int:
         if checkpoint is not None:
             return checkpoint[0]
+        if self._maps and name in self._maps:
+            self._refuse_other_kind(name, "step.map")
         if self._recorder.indexes:
             known = self._recorder.indexes.get(name)
             if known is not None:
@@ -294,16 +356,17 @@ class StepRunner:
         while True:
             try:
                 return let_through(fn, *args, **kwargs)
-            except retry.on as exc:
+            except Exception as exc:
                 run.refuse_forked_child()
                 if run.is_callers_signal(exc):
                     raise
-                self._nested.outer_failed(name)
                 failures += 1
-                if failures >= retry.attempts:
+                pause_s = next_wait_s(retry, exc, failures)
+                if pause_s is None:
                     raise
+                self._nested.outer_failed(name)
                 run.await_stop(clock, exc)
-            self.sleep(wait_s(retry, failures))
+            self.sleep(pause_s)
             if clock.monotonic() - run.current_at > self._services.longest_doubt_s:
                 self._recorder.require_ownership()
 
@@ -319,11 +382,11 @@ class StepRunner:
         run.check()
 
 
-def _needs_name(function: object) -> str:
+def _needs_name(function: object, call: str = "step.run") -> str:
     called = getattr(function, "__name__", "fetch")
     return (
-        "step.run needs the name of the step before its function: write "
-        f"step.run({called!r}, {called}, ...), not step.run({called}, ...)"
+        f"{call} needs the name of the step before its function: write "
+        f"{call}({called!r}, {called}, ...), not {call}({called}, ...)"
     )
 
 

@@ -16,6 +16,17 @@ ErrorSink = Callable[[BaseException, str], None]
 _REST_S: Final = 0.25
 
 
+def start_thread(name: str, work: Callable[[], None]) -> threading.Thread:
+    """Start a daemon thread that does *work*, and whoever starts it ends.
+
+    Args:
+        name: of the thread, without the prefix.
+    """
+    thread = threading.Thread(target=work, name=f"durably-{name}", daemon=True)
+    thread.start()
+    return thread
+
+
 class Service:
     """A named daemon thread that calls ``tick`` until it is stopped.
 

@@ -37,6 +37,7 @@ from durably.worker.pool import Pool
 from durably.worker.reaper import Reaper
 from durably.worker.run_log import RunLog
 from durably.worker.run_until_idle import RunUntilIdle
+from durably.worker.service import start_thread
 from durably.worker.sessions import Sessions
 from durably.worker.settling import Settling
 from durably.worker.state import EngineState, State
@@ -80,6 +81,7 @@ class Supervisor:
             # An owner counts as hung only after it has missed two heartbeats.
             longest_doubt_s=2 * settings.heartbeat_interval,
             on_duplicate_step=settings.on_duplicate_step,
+            start_thread=start_thread,
         )
         self.state = EngineState()
         self.lifecycle = Lifecycle(

@@ -97,6 +97,21 @@ def import_csv(step: StepContext, payload: ImportCsv) -> Imported:
 
     assert_type(step.options(returns=durably.NOTHING).run("gone", object), None)
 
+    # Maps.
+    lengths = step.map("lengths", len, rows, key=str, max_workers=4, per_second=5)
+    assert_type(lengths, durably.MapResult[int])
+    assert_type(lengths[0], int)
+    assert_type(lengths.by_key, dict[str | int, int])
+    assert_type(lengths.failed[0].error, durably.ErrorInfo | None)
+    limit = durably.RateLimit(5, burst=2)
+    typed = step.map("typed", untyped, rows, returns=Imported, per_second=limit, max_failures=0.1)
+    assert_type(typed, durably.MapResult[Imported])
+    assert_type(step.map("lists", untyped, rows, returns=list[int]), durably.MapResult[list[int]])
+    step.map("wrong items", read_rows, [5])  # type: ignore[arg-type]
+    step.map("wrong key", len, rows, key=lambda row: row.missing)  # type: ignore[attr-defined]
+    step.map("wrong option", len, rows, workers=5)  # type: ignore[call-overload]
+    step.map("wrong value", len, rows, on_failed="ignore")  # type: ignore[call-overload]
+
     # Everything else a step has.
     step.progress(1)
     step.progress(1.5, 3, "half")

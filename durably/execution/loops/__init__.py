@@ -1,0 +1,1 @@
+"""Maps: call a function for each item of an iterable, and keep each result as a checkpoint."""

@@ -1,0 +1,291 @@
+"""Drive a map: read items, hand them out, and take back what has become of them."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import math
+import os
+import queue
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from durably._platform.latch import Latch
+from durably._platform.signals import LOOK_S, deliver, is_main_thread
+from durably.errors import RetryAfter
+from durably.execution.current_run import CurrentRun, Services
+from durably.execution.loops.committer import Committer
+from durably.execution.loops.failures import Failures
+from durably.execution.loops.options import LoopOptions
+from durably.execution.loops.record import MapRecord
+from durably.execution.loops.source import Source
+from durably.execution.loops.tasks import ItemRunner, Task
+from durably.execution.loops.workers import CallingThread, Threads, Workers
+from durably.execution.pacing import Pace, seconds_until
+from durably.execution.step_recorder import StepRecorder
+from durably.models import short_name
+
+log = logging.getLogger("durably")
+
+# How often it is checked whether the run is to stop, while items are in progress.
+_LOOK_S: Final = 0.1
+# So many items from checkpoints are one batch.
+_MOST_REUSED: Final = 256
+
+
+class Driver:
+    """Execute the items of one map; the thread that iterates over ``batches`` drives.
+
+    Args:
+        on_begin: called before the first item begins.
+        may_begin: returns whether an item at that position may begin now.
+
+    Attributes:
+        is_early: whether items are left, since too many have failed.
+    """
+
+    def __init__(
+        self,
+        options: LoopOptions,
+        run: CurrentRun,
+        services: Services,
+        *,
+        source: Source,
+        runner: ItemRunner,
+        record: MapRecord,
+        recorder: StepRecorder,
+        on_begin: Callable[[], None],
+        may_begin: Callable[[int], bool] = lambda _: True,
+    ) -> None:
+        self._run = run
+        self._services = services
+        self._source = source
+        self._runner = runner
+        self._record = record
+        self._recorder = recorder
+        self._on_begin = on_begin
+        self._may_begin = may_begin
+        self._has_begun = False
+        self.is_early = False
+        self._failures = Failures(record.name, options.max_failures)
+        # What has come back: batches that are stored, items that have not ended, and nothing, to
+        # make this thread look.
+        self._inbox: queue.SimpleQueue[list[Task] | Task | None] = queue.SimpleQueue()
+        self._ready: deque[Task] = deque()
+        self._delayed: list[tuple[float, int, Task]] = []
+        self._order = itertools.count()
+        self._handed = 0
+        self._returned = 0
+        self._ending = Latch()
+        self._committer = Committer(
+            record.save,
+            self._inbox.put,
+            most=options.max_uncommitted,
+            start=services.start_thread,
+            has_ended=self._has_ended,
+        )
+        is_threaded = options.max_workers > 1
+        self._pace = Pace(
+            options.rate, services.clock, self._ending if is_threaded else run.stopped
+        )
+        self._workers: Workers
+        if is_threaded:
+            self._workers = Threads(
+                options.max_workers,
+                runner,
+                self._committer,
+                self._pace,
+                go_back=self._inbox.put,
+                wake=lambda: self._inbox.put(None),
+                ending=self._ending,
+                start=services.start_thread,
+            )
+        else:
+            self._workers = CallingThread(runner, self._committer, self._pace, self._inbox.put)
+
+    @property
+    def failures(self) -> Failures:
+        """The items that have failed and were yielded."""
+        return self._failures
+
+    def _has_ended(self, task: Task, ended: int, failed: int) -> None:
+        """Note that an item has ended; called in the thread that has executed it."""
+        if task.exc is not None and (
+            not isinstance(task.exc, Exception) or self._failures.are_too_many(failed, ended)
+        ):
+            self.is_early = True
+            self._ending.set()
+
+    def batches(self) -> Iterator[list[Task]]:
+        """Yield items that are stored, in batches, in the order in which they are.
+
+        The last ones are left to ``finish``.
+
+        Raises:
+            StopRun: the run is to stop.
+            BaseException: what the iterable, ``key``, or the handler of a signal has raised.
+        """
+        while True:
+            self.check()
+            handed = self._handed
+            reused = self._hand_out()
+            if reused:
+                yield reused
+            if self._is_done():
+                return
+            stored = self._receive(is_waiting=not reused and self._handed == handed)
+            if stored:
+                yield stored
+
+    def check(self) -> None:
+        """Raise if the run is to stop, or items could not be stored."""
+        run, committer = self._run, self._committer
+        if run.stop_reason is not None or run.is_over or os.getpid() != run.pid:
+            run.check()
+        if committer.failure is not None:
+            raise committer.failure
+        if committer.is_lost:
+            self._recorder.lose()
+            run.check()
+
+    def _hand_out(self) -> list[Task]:
+        """Hand out items until the workers have enough; return those that are stored already."""
+        reused: list[Task] = []
+        while not self._ending.is_set() and len(reused) < _MOST_REUSED:
+            room = self._workers.room()
+            if room <= 0:
+                break
+            task = self._due() or self._next(room, reused)
+            if task is None:
+                if self._source.is_exhausted or self._is_blocked():
+                    break
+                continue
+            self._begin(task)
+            if self._workers.is_calling_thread:
+                break
+        return reused
+
+    def _due(self) -> Task | None:
+        """Return the item whose turn it is to be tried again, if there is one."""
+        if self._delayed and self._delayed[0][0] <= self._services.clock.monotonic():
+            return heapq.heappop(self._delayed)[2]
+        return None
+
+    def _is_blocked(self) -> bool:
+        return bool(self._ready) and not self._may_begin(self._ready[0].position)
+
+    def _next(self, room: int, reused: list[Task]) -> Task | None:
+        """Return the next item to execute; ``None`` if there is none now."""
+        if not self._ready and not self._source.is_exhausted:
+            for task in self._source.take(room):
+                if task.is_reused:
+                    self._runner.decode(task)
+                    reused.append(task)
+                else:
+                    self._ready.append(task)
+        if self._ready and self._may_begin(self._ready[0].position):
+            return self._ready.popleft()
+        return None
+
+    def _begin(self, task: Task) -> None:
+        services = self._services
+        if services.clock.monotonic() - self._run.current_at > services.longest_doubt_s:
+            self._recorder.require_ownership()
+        if not self._has_begun:
+            self._has_begun = True
+            self._on_begin()
+        self._handed += 1
+        self._workers.submit(task)
+
+    def _receive(self, *, is_waiting: bool) -> list[Task]:
+        """Take what has come back; return the items that are stored."""
+        stored: list[Task] = []
+        received = self._next_received(is_waiting=is_waiting)
+        while received is not None:
+            self._take_back(received, stored)
+            received = self._next_received(is_waiting=False)
+        return stored
+
+    def _next_received(self, *, is_waiting: bool) -> list[Task] | Task | tuple[()] | None:
+        if not is_waiting:
+            if self._inbox.empty():
+                return None
+            return self._inbox.get() or ()
+        left_s = _LOOK_S
+        if self._delayed:
+            left_s = min(left_s, self._delayed[0][0] - self._services.clock.monotonic())
+        if is_main_thread():
+            left_s = min(left_s, LOOK_S)
+        try:
+            return self._inbox.get(timeout=max(0.0, left_s)) or ()
+        except queue.Empty:
+            return None
+        finally:
+            deliver()
+
+    def _take_back(self, received: list[Task] | Task | tuple[()], stored: list[Task]) -> None:
+        if isinstance(received, list):
+            self._note(received)
+            stored += received
+        elif isinstance(received, Task):
+            self._returned += 1
+            self._delay(received)
+
+    def _note(self, ended: list[Task]) -> None:
+        for task in ended:
+            if task.exc is not None:
+                self._failures.add(task.key, task.exc)
+
+    def _delay(self, task: Task) -> None:
+        """Put an item that has not ended in line for its next try."""
+        clock = self._services.clock
+        if isinstance(task.exc, RetryAfter):
+            wait_s = seconds_until(task.exc, clock)
+            if self._pace.postpone(wait_s):
+                log.info(
+                    "%s: step %r is asked to wait for %.3g s; no further item begins before that",
+                    short_name(self._run.id, self._run.job_name, None),
+                    self._record.name,
+                    wait_s,
+                )
+            task.exc = None
+        elif task.wait_s is not None:
+            wait_s = task.wait_s
+        elif not self._ending.is_set():
+            self._ready.append(task)
+            return
+        else:
+            return
+        due_s = clock.monotonic() + min(wait_s, math.inf)
+        heapq.heappush(self._delayed, (due_s, next(self._order), task))
+
+    def _is_done(self) -> bool:
+        """Return whether every item has ended, or none begins any more and those begun have."""
+        if self._ending.is_set():
+            self._give_up_delayed()
+        elif self._ready or self._delayed or not self._source.is_exhausted:
+            return False
+        return self._handed == self._returned + self._committer.added
+
+    def _give_up_delayed(self) -> None:
+        """Count the items that wait for another try as failed."""
+        while self._delayed:
+            task = heapq.heappop(self._delayed)[2]
+            if task.exc is not None:
+                self._runner.give_up(task)
+                self._handed += 1
+                self._committer.add(task)
+
+    def finish(self) -> tuple[list[Task], list[Task]]:
+        """End the workers, after the items in progress; return what is stored, and what is not."""
+        self._workers.end()
+        left = self._committer.stop()
+        stored = self._receive(is_waiting=False)
+        self._note(left)
+        return stored, left
+
+    def await_stored(self) -> None:
+        """Wait until what has ended is stored."""
+        self._committer.await_all()

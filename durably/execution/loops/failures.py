@@ -1,0 +1,89 @@
+"""The items of a map that have failed: how many, of what kind, and whether they are too many."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Final
+
+import attrs
+
+from durably._platform.safe_repr import on_one_line, safe_str
+from durably.errors import ItemsFailedError
+from durably.store.rows import Key
+
+# So many exceptions are kept; the message counts the others.
+MOST_KEPT: Final = 1000
+# From so many on, a fraction of what was tried is looked at.
+_FIRST_TRIED: Final = 20
+_MOST_KINDS: Final = 5
+_MOST_KEYS: Final = 3
+_LONGEST_MESSAGE: Final = 100
+_LONGEST_KEY: Final = 40
+
+
+@attrs.define(eq=False, repr=False)
+class _Kind:
+    name: str
+    message: str
+    keys: list[Key]
+    count: int = 0
+
+
+class Failures:
+    """What has failed in one execution of a map. Used by one thread."""
+
+    def __init__(self, name: str, most: float | None) -> None:
+        self._name = name
+        self._most = most
+        self._kinds: dict[str, _Kind] = {}
+        self._kept: list[Exception] = []
+        self.count = 0
+        # What is no exception of a program but ends it, such as SystemExit.
+        self.fatal: BaseException | None = None
+
+    def add(self, key: Key, exc: BaseException) -> None:
+        """Count an item that has failed."""
+        self.count += 1
+        name = type(exc).__qualname__
+        kind = self._kinds.get(name)
+        if kind is None:
+            kind = self._kinds[name] = _Kind(name, on_one_line(safe_str(exc), _LONGEST_MESSAGE), [])
+        kind.count += 1
+        if len(kind.keys) <= _MOST_KEYS:
+            kind.keys.append(key)
+        if not isinstance(exc, Exception):
+            self.fatal = self.fatal or exc
+            return
+        if len(self._kept) < MOST_KEPT:
+            with suppress(TypeError):  # its notes are something else
+                exc.add_note(f"item {key!r} of step {self._name!r}")
+            self._kept.append(exc)
+
+    def are_too_many(self, failed: int, tried: int) -> bool:
+        """Return whether no further item is to begin, after so many have failed. Thread-safe."""
+        most = self._most
+        if most is None:
+            return False
+        if isinstance(most, float):
+            return tried >= _FIRST_TRIED and failed > most * tried
+        return failed > most
+
+    def error(self, total: int, *, is_early: bool) -> ItemsFailedError:
+        """Return the error that says so of all of them, of *total* items."""
+        kinds = sorted(self._kinds.values(), key=lambda kind: -kind.count)
+        said = [_said_of(kind) for kind in kinds[:_MOST_KINDS]]
+        if len(kinds) > _MOST_KINDS:
+            rest = sum(kind.count for kind in kinds[_MOST_KINDS:])
+            said.append(f"{rest:,} x others")
+        early = ", and no further item began (max_failures)" if is_early else ""
+        return ItemsFailedError(
+            f"{self.count:,} of {total:,} items failed: {', '.join(said)}{early}",
+            self._kept,
+        )
+
+
+def _said_of(kind: _Kind) -> str:
+    message = f": {kind.message}" if kind.message else ""
+    keys = [on_one_line(str(key), _LONGEST_KEY) for key in kind.keys[:_MOST_KEYS]]
+    more = ", ..." if kind.count > len(keys) else ""
+    return f"{kind.count:,} x {kind.name}{message} ({', '.join(keys)}{more})"

@@ -1,0 +1,281 @@
+"""One execution of a map, from its first item to the end that is stored."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from durably.errors import DatabaseError, ItemsChangedWarning, StopRun, ValidationError
+from durably.events import (
+    ItemCompleted,
+    ItemFailed,
+    StepCancelled,
+    StepCompleted,
+    StepFailed,
+    StepSkipped,
+    StepStarted,
+)
+from durably.execution.current_run import CurrentRun, Services
+from durably.execution.loops.driver import Driver
+from durably.execution.loops.options import LoopOptions
+from durably.execution.loops.record import MapRecord
+from durably.execution.loops.results import MapResult, Results
+from durably.execution.loops.source import Source
+from durably.execution.loops.stored_items import StoredItems
+from durably.execution.loops.tasks import ItemRunner, Task
+from durably.execution.step_recorder import NOT_OURS, StepRecorder
+from durably.execution.step_runner import StepRunner
+from durably.models import error_info
+
+log = logging.getLogger("durably")
+
+# From the warning to the job's line: the generator, the method of the step context, what defers
+# the handlers of signals.
+_TO_THE_JOB = 6
+
+
+class Loop:
+    """One execution of a map, driven by the thread that iterates over it."""
+
+    def __init__(
+        self,
+        name: str,
+        options: LoopOptions,
+        run: CurrentRun,
+        services: Services,
+        step_runner: StepRunner,
+    ) -> None:
+        self._name = name
+        self._options = options
+        self._run = run
+        self._services = services
+        self._step_runner = step_runner
+        self._recorder: StepRecorder = step_runner.recorder
+        self._started_s = services.clock.monotonic()
+        self._has_started = False
+
+    def results(self) -> MapResult[Any]:
+        """Execute the map; return its results."""
+        results = Results()
+        for batch in self.batches():
+            results.add(batch)
+        return results.result()
+
+    def batches(self, may_begin: Callable[[int], bool] = lambda _: True) -> Iterator[list[Task]]:
+        """Yield the items that have ended, in batches, in the order in which they are stored.
+
+        Raises:
+            ItemsFailedError: some have failed, after all have ended.
+        """
+        index = self._step_runner.begin_map(self._name)
+        try:
+            yield from self._batches(index, may_begin)
+        except BaseException as exc:
+            self._run.keep_callers_signal(exc)
+            raise
+        finally:
+            self._step_runner.end_map(self._name)
+
+    def _batches(self, index: int, may_begin: Callable[[int], bool]) -> Iterator[list[Task]]:
+        driver = self._prepared(index, may_begin)
+        self._step_runner.note_map(self._name)
+        try:
+            for batch in driver.batches():
+                self._note(batch)
+                yield batch
+            stored, left = driver.finish()
+            driver.check()
+            if stored:
+                self._note(stored)
+                yield stored
+            error = self._error(driver)
+            self._end(left, error)
+        except BaseException as exc:
+            if os.getpid() == self._run.pid:
+                self._leave(driver, exc)
+            raise
+        if left:
+            self._note(left)
+            yield left
+        self._emit_end(error)
+        self._warn_of_changes()
+        if error is not None:
+            raise error
+
+    def _prepared(self, index: int, may_begin: Callable[[int], bool]) -> Driver:
+        options, run, services = self._options, self._run, self._services
+        checkpoints, read = services.checkpoints, self._recorder.read
+        is_keyed = options.key is not None
+
+        def found() -> Any:
+            return read(checkpoints.find_map, run.run_pk, self._name)
+
+        self._found = found() if self._step_runner.may_hold_map(self._name) else None
+        if self._found is not None and self._found.is_keyed and not is_keyed:
+            raise ValidationError(
+                f"{options.what}: the items of this map are stored by key; pass the same key= as "
+                "before, or give the map another name"
+            )
+        stored = StoredItems(
+            checkpoints,
+            self._found,
+            read,
+            is_keyed=is_keyed,
+            map_number=lambda: getattr(found(), "map", None),
+            what=options.what,
+        )
+        self._stored = stored
+        self._record = MapRecord(
+            run,
+            services,
+            name=self._name,
+            step_index=index if self._found is None else self._found.step_index,
+            is_keyed=is_keyed,
+            total=options.total,
+        )
+        self._source = Source(options, stored, services.clock)
+        return Driver(
+            options,
+            run,
+            services,
+            source=self._source,
+            runner=ItemRunner(self._name, options, run, services, self._step_runner.nested),
+            record=self._record,
+            recorder=self._recorder,
+            on_begin=self._start,
+            may_begin=may_begin,
+        )
+
+    # -- while it is executed --------------------------------------------------------------------
+
+    def _start(self) -> None:
+        self._has_started = True
+        self._started_s = self._services.clock.monotonic()
+        self._emit(StepStarted)
+
+    def _note(self, batch: list[Task]) -> None:
+        """Count and emit items that are stored."""
+        reused = 0
+        is_heard = self._services.emitter.has_listeners
+        for task in batch:
+            if task.is_reused:
+                reused += 1
+                continue
+            self._stored.note_stored(task.key)
+            if is_heard:
+                self._emit_item(task)
+        self._record.reuse(reused)
+        self._report_progress()
+
+    def _emit_item(self, task: Task) -> None:
+        if task.text is None:
+            assert task.exc is not None  # noqa: S101 - it has failed
+            self._emit(ItemFailed, item_key=task.key, error=error_info(task.exc))
+        elif self._services.emitter.wants(ItemCompleted):
+            output = self._services.codec.decode(
+                # Decoded again: what the job does to its value must not show in the event.
+                task.text,
+                self._options.result_type,
+                what="the result of item",
+                name=str(task.key),
+            )
+            duration = max(0, task.completed_at_us - task.started_at_us) / 1e6
+            self._emit(ItemCompleted, item_key=task.key, output=output, duration=duration)
+
+    def _report_progress(self) -> None:
+        run, record = self._run, self._record
+        if run.has_own_progress or run.is_over:
+            return
+        said = [
+            f"{count:,} {word}"
+            for count, word in ((record.failed, "failed"), (record.reused, "from checkpoints"))
+            if count
+        ]
+        run.progress = (record.done, record.total, ", ".join(said) or None)
+        if not run.has_new_progress:
+            run.has_new_progress = True
+            self._services.buffers.progressed(run)
+
+    # -- how it ends -----------------------------------------------------------------------------
+
+    def _error(self, driver: Driver) -> BaseException | None:
+        failures = driver.failures
+        if failures.fatal is not None:
+            return failures.fatal
+        if failures.count and (self._options.on_failed == "raise" or driver.is_early):
+            total = self._record.total
+            seen = self._source.read
+            return failures.error(
+                seen if total is None else max(total, seen), is_early=driver.is_early
+            )
+        return None
+
+    def _end(self, left: list[Task], error: BaseException | None) -> None:
+        """Store the last items and how the map has ended."""
+        if error is not None:
+            is_stored = self._record.fail(left, error)
+        elif self._has_started or self._found is None or self._found.status != "completed":
+            is_stored = self._record.complete(left)
+        else:
+            return
+        if not is_stored:
+            self._recorder.lose()
+            self._run.check()
+
+    def _leave(self, driver: Driver, exc: BaseException) -> None:
+        """Store what has ended of a map that does not come to its end."""
+        run, record = self._run, self._record
+        run.keep_callers_signal(exc)
+        _, left = driver.finish()
+        if run.stop_reason in NOT_OURS:
+            if record.cancel():
+                self._emit(StepCancelled)
+            return
+        is_interrupted = isinstance(exc, StopRun | GeneratorExit) or run.is_callers_signal(exc)
+        try:
+            if is_interrupted:
+                if left:
+                    record.save(left)
+                return
+            if self._has_started or not isinstance(exc, ValidationError):
+                record.fail(left, exc)  # else its arguments are wrong, and it has not begun
+        except (DatabaseError, StopRun) as failure:
+            log.warning("the last items of step %r could not be stored: %s", self._name, failure)
+        self._has_failed(exc)
+
+    def _has_failed(self, exc: BaseException) -> None:
+        self._run.failed_steps.append((self._name, exc))
+        self._emit(StepFailed, error=error_info(exc))
+
+    def _emit_end(self, error: BaseException | None) -> None:
+        if error is not None:
+            self._has_failed(error)
+            return
+        is_found = self._found is not None and self._found.status == "completed"
+        is_executed = self._has_started or not is_found
+        self._step_runner.map_completed(
+            self._name, self._record.step_index, is_executed=is_executed
+        )
+        if not is_executed:
+            self._emit(StepSkipped)
+            return
+        if not self._has_started:
+            self._start()
+        duration = self._services.clock.monotonic() - self._started_s
+        self._emit(StepCompleted, output=None, duration=duration)
+
+    def _emit(self, cls: Any, **fields: Any) -> None:
+        self._recorder.emit(cls, self._name, self._record.step_index, **fields)
+
+    def _warn_of_changes(self) -> None:
+        changed = self._source.changed
+        if changed and self._options.warns_of_changes:
+            warnings.warn(
+                f"{self._options.what}: other items than before are at {changed:,} positions that "
+                "have results, which are used; pass key= to tell the items apart",
+                ItemsChangedWarning,
+                stacklevel=_TO_THE_JOB,
+            )

@@ -1,0 +1,187 @@
+"""The options of a map, checked before anything of it is executed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, Generic, Literal, TypedDict, TypeVar, get_args
+
+import attrs
+
+from durably._platform.safe_repr import short_repr, type_name
+from durably.codec import NOTHING, Codec, return_type_of
+from durably.errors import ValidationError
+from durably.execution.pacing import RateLimit, check_rate
+from durably.execution.retry import Retry
+from durably.settings import Duration, waitable
+
+OnFailed = Literal["raise", "return"]
+OnChange = Literal["warn", "ignore"]
+Item = TypeVar("Item")
+
+
+class LoopArguments(TypedDict, Generic[Item], total=False):
+    """The optional arguments of a map, but for ``returns``."""
+
+    key: Callable[[Item], str | int] | None
+    max_workers: int
+    executor: None
+    chunk: int | None
+    retry: Retry | None
+    timeout: Duration | None
+    per_second: float | RateLimit | None
+    max_failures: float | None
+    on_failed: OnFailed
+    max_uncommitted: int
+    total: int | None
+    on_change: OnChange | None
+
+
+# What LOOPS promises of other executors is added with them.
+_NOT_YET: Final = "{what}: only threads execute items in this version; leave {option} out"
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class LoopOptions:
+    """What a map was called with.
+
+    ``result_type`` is the type of a result, ``rate`` limits how often an item begins.
+    """
+
+    what: str
+    fn: Callable[[Any], Any]
+    items: Iterable[Any]
+    key: Callable[[Any], Any] | None
+    max_workers: int
+    retry: Retry | None
+    timeout_s: float | None
+    result_type: Any
+    rate: RateLimit | None
+    max_failures: float | None
+    on_failed: OnFailed
+    max_uncommitted: int
+    total: int | None
+    warns_of_changes: bool
+
+
+def checked(
+    call: str,
+    name: object,
+    fn: Any,
+    items: Any,
+    codec: Codec,
+    *,
+    key: Any = None,
+    max_workers: Any = 1,
+    executor: object = None,
+    chunk: object = None,
+    retry: Any = None,
+    timeout: Duration | None = None,
+    returns: Any = None,
+    per_second: Any = None,
+    max_failures: Any = None,
+    on_failed: Any = "raise",
+    max_uncommitted: Any = 256,
+    total: Any = None,
+    on_change: Any = None,
+) -> LoopOptions:
+    """Return the options of a map.
+
+    Raises:
+        ValidationError: one of them is not what it must be.
+    """
+    what = f"{call}({name!r:.80})"
+    if not callable(fn):
+        raise ValidationError(f"{what}: fn must be a function, not {type_name(fn)}")
+    if key is not None and not callable(key):
+        raise ValidationError(
+            f"{what}: key must be a function of an item, such as lambda item: item.id, "
+            f"not {type_name(key)}"
+        )
+    _check_items(what, items, has_key=key is not None)
+    if executor is not None:
+        raise ValidationError(_NOT_YET.format(what=what, option="executor"))
+    if chunk not in (None, 1):
+        raise ValidationError(_NOT_YET.format(what=what, option="chunk"))
+    if retry is not None and not isinstance(retry, Retry):
+        raise ValidationError(f"{what}: retry must be a Retry, not {short_repr(retry)}")
+    if returns is not None and returns is not NOTHING:
+        codec.check_type(returns, f"{what}: returns")
+    if not isinstance(on_failed, str) or on_failed not in get_args(OnFailed):
+        raise ValidationError(
+            f'{what}: on_failed must be "raise" or "return", not {short_repr(on_failed)}'
+        )
+    if on_change not in (None, "warn", "ignore"):
+        raise ValidationError(
+            f'{what}: on_change must be "warn" or "ignore", not {short_repr(on_change)}; '
+            "other reactions to a change are not supported in this version"
+        )
+    timeout_s = None if timeout is None else waitable(timeout, f"{what}: timeout")
+    if timeout_s == 0:
+        raise ValidationError(f"{what}: timeout must be greater than zero")
+    return LoopOptions(
+        what=what,
+        fn=fn,
+        items=items,
+        key=key,
+        max_workers=_count(max_workers, f"{what}: max_workers", 1),
+        retry=retry,
+        timeout_s=timeout_s,
+        result_type=return_type_of(fn) if returns is None else returns,
+        rate=_rate(per_second, what),
+        max_failures=_max_failures(max_failures, what),
+        on_failed=on_failed,  # type: ignore[arg-type]  # it was checked
+        max_uncommitted=_count(max_uncommitted, f"{what}: max_uncommitted", 1),
+        total=_total(items) if total is None else _count(total, f"{what}: total", 0),
+        warns_of_changes=on_change != "ignore",
+    )
+
+
+def _check_items(what: str, items: object, *, has_key: bool) -> None:
+    if isinstance(items, str | bytes | bytearray):
+        raise ValidationError(
+            f"{what}: items must not be {type_name(items)}, whose items are its characters; "
+            "write [...] around a single one, or list(...) if that is meant"
+        )
+    if not isinstance(items, Iterable) and not hasattr(items, "__getitem__"):
+        raise ValidationError(
+            f"{what}: items must be an iterable, such as a list, not {type_name(items)}"
+        )
+    if isinstance(items, set | frozenset) and not has_key:
+        raise ValidationError(
+            f"{what}: a {type_name(items)} has another order in each process, so its items need "
+            "key=, such as key=str; or pass sorted(...)"
+        )
+
+
+def _total(items: object) -> int | None:
+    if isinstance(items, list | tuple | range | Mapping | set | frozenset):
+        return len(items)
+    try:
+        total = len(items)  # type: ignore[arg-type]  # it may have one
+    except Exception:  # noqa: BLE001 - a len() of the user's may raise anything
+        return None
+    return total
+
+
+def _count(value: object, what: str, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValidationError(f"{what} must be an int of at least {least}, not {short_repr(value)}")
+    return value
+
+
+def _rate(value: object, what: str) -> RateLimit | None:
+    if value is None or isinstance(value, RateLimit):
+        return value
+    check_rate(value, f"{what}: per_second")
+    return RateLimit(value)  # type: ignore[arg-type]  # it was checked
+
+
+def _max_failures(value: object, what: str) -> float | None:
+    is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    is_fraction = isinstance(value, float) and 0 <= value < 1
+    if value is None or is_count or is_fraction:
+        return value  # type: ignore[return-value]  # one of these
+    raise ValidationError(
+        f"{what}: max_failures must be a number of items, or a fraction of them below 1.0, "
+        f"not {short_repr(value)}"
+    )

@@ -1,0 +1,103 @@
+"""The record of a map: its items are stored here, and how it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from durably.codec import UNTYPED
+from durably.errors import DatabaseError
+from durably.execution.current_run import CurrentRun, Services, retry_transient
+from durably.execution.loops.tasks import Task
+from durably.models import error_info, stored_error
+from durably.store.rows import MapState
+
+
+class MapRecord:
+    """Store the items and the end of one map. Used by one thread at a time.
+
+    Attributes:
+        done, failed: how many items are, in this execution, those from checkpoints included.
+        reused: how many came from checkpoints.
+    """
+
+    def __init__(
+        self,
+        run: CurrentRun,
+        services: Services,
+        *,
+        name: str,
+        step_index: int,
+        is_keyed: bool,
+        total: int | None,
+    ) -> None:
+        self._run = run
+        self._services = services
+        self.name = name
+        self.step_index = step_index
+        self._is_keyed = is_keyed
+        self.total = total
+        self.done = 0
+        self.failed = 0
+        self.reused = 0
+        self.started_at_us = services.clock.now_us()
+
+    def save(self, tasks: Sequence[Task], **end: Any) -> bool:
+        """Store items that have ended, and perhaps the end of the map, in one transaction.
+
+        Return ``False``, and store nothing, if this claim is not the current one.
+
+        Raises:
+            StopRun: the database cannot be written, and the run is to stop.
+            DatabaseError: it cannot be written, for a reason that does not pass.
+        """
+        completed = sum(task.text is not None for task in tasks)
+        done, failed = self.done + completed, self.failed + len(tasks) - completed
+        state = MapState(
+            step_index=self.step_index,
+            name=self.name,
+            is_keyed=self._is_keyed,
+            done=done,
+            failed=failed,
+            reused=min(self.reused, done),
+            total=self.total,
+            started_at_us=self.started_at_us,
+            **end,
+        )
+        is_stored = retry_transient(
+            self._services,
+            self._run,
+            "storing items",
+            self._services.checkpoints.save_items,
+            self._run.run_pk,
+            self._run.fence,
+            state,
+            [task.row(is_keyed=self._is_keyed) for task in tasks],
+        )
+        if is_stored:
+            self.done, self.failed = done, failed
+        return is_stored
+
+    def reuse(self, count: int) -> None:
+        """Count items that came from checkpoints."""
+        self.done += count
+        self.reused += count
+
+    def complete(self, tasks: Sequence[Task]) -> bool:
+        """Store that the map has completed, with its last items."""
+        return self.save(tasks, status="completed", completed_at_us=self._services.clock.now_us())
+
+    def fail(self, tasks: Sequence[Task], exc: BaseException) -> bool:
+        """Store that the map has failed, with its last items."""
+        error = self._services.codec.encode(
+            stored_error(error_info(exc)), UNTYPED, what="the error of step", name=self.name
+        )
+        now_us = self._services.clock.now_us()
+        return self.save(tasks, status="failed", error=error, completed_at_us=now_us)
+
+    def cancel(self) -> bool:
+        """Store that the map ended after its run was cancelled or recovered by another owner."""
+        try:
+            return self.save((), status="cancelled", completed_at_us=self._services.clock.now_us())
+        except DatabaseError:
+            return False

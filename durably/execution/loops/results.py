@@ -1,0 +1,182 @@
+"""The result of a map: a list with keys, and what has failed."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import attrs
+
+from durably._platform.clock import to_datetime
+from durably.execution.loops.tasks import Task
+from durably.models import ErrorInfo, ItemRecord, error_info
+from durably.store.rows import Key
+
+if TYPE_CHECKING:
+    import pandas as pd  # type: ignore[import-not-found,import-untyped,unused-ignore]  # optional
+
+T = TypeVar("T")
+
+_MISSING: Final = object()
+
+
+class MapResult(list[T]):
+    """The results of the completed items of a map, in the order of its items.
+
+    It is a list. ``MapResult`` is what ``step.map`` returns.
+
+    Attributes:
+        keys: the key of each result; its position, if the map has no ``key``.
+        failed: the records of the items that have failed, in the order of the items; only with
+            ``on_failed="return"``.
+        reused: how many of the results came from checkpoints.
+
+    .. versionadded:: 0.2.0
+    """
+
+    def __init__(
+        self,
+        results: Sequence[T] = (),
+        *,
+        keys: Sequence[Key] = (),
+        failed: Sequence[ItemRecord] = (),
+        reused: int = 0,
+        rows: _Rows | None = None,
+    ) -> None:
+        super().__init__(results)
+        self.keys = list(keys)
+        self.failed = list(failed)
+        self.reused = reused
+        self._rows = _Rows() if rows is None else rows
+
+    @property
+    def by_key(self) -> dict[Key, T]:
+        """The results by key; a new dict.
+
+        .. versionadded:: 0.2.0
+        """
+        return dict(zip(self.keys, self, strict=False))
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a pandas DataFrame with one row for each item, in the order of the items.
+
+        Its columns are the key, the status, the fields of the results (``result`` if they have
+        none), the error as text, the seconds of the last try, and the number of tries.
+
+        Raises:
+            ImportError: pandas is not installed.
+
+        .. versionadded:: 0.2.0
+        """
+        import pandas as pd  # noqa: PLC0415 - optional dependency
+
+        rows = self._rows
+        results = zip(self.keys, self, strict=False)
+        failed = iter(self.failed)
+        table = []
+        for position, is_failed in enumerate(rows.are_failed):
+            if is_failed:
+                record = next(failed)
+                row: dict[str, Any] = {"key": record.key, "status": "failed"}
+                row["error"] = str(record.error)
+            else:
+                key, result = next(results)
+                row = {"key": key, "status": "completed", **_fields_of(result), "error": None}
+            row["seconds"] = rows.seconds[position]
+            row["attempts"] = rows.attempts[position]
+            table.append(row)
+        frame = pd.DataFrame(table)
+        last = ["error", "seconds", "attempts"]
+        first = [name for name in frame.columns if name not in last]
+        return frame[first + last] if table else frame
+
+
+@attrs.define(eq=False, repr=False)
+class _Rows:
+    """What is known of each item beside its result, by position, in a few bytes."""
+
+    seconds: array[float] = attrs.field(factory=lambda: array("f"))
+    attempts: array[int] = attrs.field(factory=lambda: array("L"))
+    are_failed: bytearray = attrs.field(factory=bytearray)
+
+
+def _fields_of(result: Any) -> dict[str, Any]:
+    if isinstance(result, dict) and all(isinstance(name, str) for name in result):
+        fields = dict(result)
+    elif attrs.has(type(result)):
+        fields = {field.name: getattr(result, field.name) for field in attrs.fields(type(result))}
+    elif hasattr(type(result), "__dataclass_fields__"):
+        fields = {name: getattr(result, name) for name in type(result).__dataclass_fields__}
+    elif isinstance(result, tuple) and hasattr(result, "_fields"):
+        fields = dict(zip(result._fields, result, strict=True))
+    else:
+        return {"result": result}
+    own = {"key", "status", "error", "seconds", "attempts"}
+    return {f"result.{name}" if name in own else name: value for name, value in fields.items()}
+
+
+class Results:
+    """Collect the results of a map, which come in any order."""
+
+    def __init__(self) -> None:
+        self._values: list[Any] = []
+        self._keys: list[Any] = []
+        self._rows = _Rows()
+        self._failed: list[tuple[int, ItemRecord]] = []
+        self._reused = 0
+
+    def add(self, tasks: Sequence[Task]) -> None:
+        """Add items that have ended."""
+        values, keys, rows = self._values, self._keys, self._rows
+        for task in tasks:
+            position = task.position
+            more = position + 1 - len(values)
+            if more > 0:
+                values.extend([_MISSING] * more)
+                keys.extend([None] * more)
+                rows.seconds.extend([0.0] * more)
+                rows.attempts.extend([0] * more)
+                rows.are_failed.extend(bytes(more))
+            keys[position] = task.key
+            rows.seconds[position] = (task.completed_at_us - task.started_at_us) / 1e6
+            rows.attempts[position] = task.attempts
+            self._reused += task.is_reused
+            if task.text is None:
+                rows.are_failed[position] = True
+                self._failed.append((position, record_of(task)))
+            else:
+                values[position] = task.value
+
+    def result(self) -> MapResult[Any]:
+        """Return what was added, in the order of the items."""
+        values, keys = self._values, self._keys
+        if self._failed:
+            kept = [position for position, value in enumerate(values) if value is not _MISSING]
+            values, keys = [values[n] for n in kept], [keys[n] for n in kept]
+        self._failed.sort(key=lambda each: each[0])
+        return MapResult(
+            values,
+            keys=keys,
+            failed=[record for _, record in self._failed],
+            reused=self._reused,
+            rows=self._rows,
+        )
+
+
+def record_of(task: Task) -> ItemRecord:
+    """Return the record of an item that has ended, with its decoded result."""
+    return ItemRecord(
+        key=task.key,
+        index=task.index,
+        status="failed" if task.text is None else "completed",
+        output=task.value,
+        error=_error_of(task),
+        attempts=task.attempts,
+        started_at=to_datetime(task.started_at_us),
+        completed_at=to_datetime(task.completed_at_us),
+    )
+
+
+def _error_of(task: Task) -> ErrorInfo | None:
+    return None if task.exc is None or task.text is not None else error_info(task.exc)

@@ -1,0 +1,194 @@
+"""One item on its way through a map."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Final
+
+from durably._platform.signals import let_through
+from durably.codec import UNTYPED
+from durably.errors import RetryAfter, RunInterrupted
+from durably.execution.current_run import CurrentRun, Services
+from durably.execution.loops.options import LoopOptions
+from durably.execution.nested_steps import NestedSteps
+from durably.execution.retry import next_wait_s
+from durably.execution.step_log import current_deadline, current_item, current_step
+from durably.execution.step_recorder import NOT_OURS
+from durably.models import error_info, stored_error
+from durably.store.rows import ItemRow, Key
+
+# The advice if a class has changed since a result of it was stored.
+_GO_ON: Final = (
+    "it was stored by an earlier version of the code: give new fields a default, or give the map "
+    "another name, so that all its items are executed again"
+)
+
+
+class Task:
+    """An item, and what has become of it.
+
+    Attributes:
+        position: in the items of this execution.
+        index: where it is stored among the items of the map.
+        attempts: how often it was executed, in earlier launches too.
+        failures: how often it has failed in this one.
+        text: its stored result; ``None`` as long as there is none.
+        exc: what its function has raised.
+        error: that as it is stored.
+        wait_s: how long it waits until it is executed again.
+    """
+
+    __slots__ = (
+        "attempts",
+        "completed_at_us",
+        "error",
+        "exc",
+        "failures",
+        "hash",
+        "index",
+        "is_reused",
+        "item",
+        "key",
+        "position",
+        "started_at_us",
+        "text",
+        "value",
+        "wait_s",
+    )
+
+    def __init__(self, position: int, key: Key, item: Any) -> None:
+        self.position = position
+        self.key = key
+        self.item = item
+        self.index = position
+        self.hash: int | None = None
+        self.attempts = 0
+        self.failures = 0
+        self.is_reused = False
+        self.text: str | None = None
+        self.value: Any = None
+        self.exc: BaseException | None = None
+        self.error: str | None = None
+        self.wait_s: float | None = None
+        self.started_at_us = 0
+        self.completed_at_us = 0
+
+    def row(self, *, is_keyed: bool) -> ItemRow:
+        """Return the item as it is stored."""
+        return (
+            self.index,
+            self.key if is_keyed else None,
+            self.text,
+            self.error,
+            self.attempts,
+            self.hash,
+            self.started_at_us,
+            self.completed_at_us,
+        )
+
+
+class ItemRunner:
+    """Execute the items of one map. Usable from any thread.
+
+    Args:
+        name: of the map.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        options: LoopOptions,
+        run: CurrentRun,
+        services: Services,
+        nested: NestedSteps,
+    ) -> None:
+        self._name = name
+        self._options = options
+        self._run = run
+        self._services = services
+        self._nested = nested
+
+    def execute(self, task: Task) -> bool:
+        """Execute an item once; return whether it has ended: it has a result or an error.
+
+        If not, its ``wait_s`` says when it is executed again, or the run is to stop.
+
+        Raises:
+            BaseException: a signal in the caller's thread has raised it.
+            ForkedError: this is a child that the item's function forked.
+        """
+        options, codec, clock = self._options, self._services.codec, self._services.clock
+        task.wait_s = None
+        task.started_at_us = clock.now_us()
+        timeout_s = options.timeout_s
+        tokens = current_step.set(self._name), current_item.set(task.key)
+        deadline = current_deadline.set(
+            None if timeout_s is None else clock.monotonic() + timeout_s
+        )
+        try:
+            value = let_through(options.fn, task.item)
+            if os.getpid() != self._run.pid:
+                self._run.refuse_forked_child()
+            task.text, task.value = codec.encode_and_decode(
+                value, options.result_type, what="the result of item", name=_named(task.key)
+            )
+        except BaseException as exc:  # noqa: BLE001 - whatever an item raises is its outcome
+            self._run.refuse_forked_child()
+            return self._raised(task, exc)
+        else:
+            self._nested.outer_completed(self._name)
+        finally:
+            current_deadline.reset(deadline)
+            current_item.reset(tokens[1])
+            current_step.reset(tokens[0])
+        task.exc = None
+        task.attempts += 1
+        task.completed_at_us = clock.now_us()
+        task.item = None
+        return True
+
+    def _raised(self, task: Task, exc: BaseException) -> bool:
+        run = self._run
+        if run.is_callers_signal(exc):
+            raise exc  # for example the user's Ctrl-C, not a failure of the item
+        self._nested.outer_failed(self._name)
+        if isinstance(exc, RetryAfter):
+            task.exc = exc
+            return False
+        run.await_stop(self._services.clock, exc)
+        if run.stop_reason is RunInterrupted or run.stop_reason in NOT_OURS:
+            return False  # it stopped itself, or failed because of the stop
+        task.exc = exc
+        task.attempts += 1
+        task.failures += 1
+        retry = self._options.retry
+        if retry is not None and isinstance(exc, Exception):
+            task.wait_s = next_wait_s(retry, exc, task.failures)
+            if task.wait_s is not None:
+                return False
+        self.give_up(task)
+        return True
+
+    def give_up(self, task: Task) -> None:
+        """Make what an item has raised its error."""
+        assert task.exc is not None  # noqa: S101 - it has raised
+        task.completed_at_us = self._services.clock.now_us()
+        error = stored_error(error_info(task.exc))
+        task.error = self._services.codec.encode(error, UNTYPED, what="the error of an item")
+        task.item = None
+
+    def decode(self, task: Task) -> None:
+        """Set the value of a stored item."""
+        assert task.text is not None  # noqa: S101 - it is stored
+        task.item = None
+        task.value = self._services.codec.decode(
+            task.text,
+            self._options.result_type,
+            what="the stored result of item",
+            name=_named(task.key),
+            advice=_GO_ON,
+        )
+
+
+def _named(key: Key) -> str:
+    return key if isinstance(key, str) else str(key)

@@ -1,0 +1,149 @@
+"""Where the items of a map are executed: in the calling thread, or on threads of the map's own."""
+
+from __future__ import annotations
+
+import contextvars
+import queue
+import sys
+import threading
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from durably._platform.latch import Latch
+from durably._platform.signals import deliver
+from durably.execution.loops.committer import Committer, StartThread
+from durably.execution.loops.tasks import ItemRunner, Task
+from durably.execution.pacing import Pace
+
+_LOOK_S: Final = 0.1
+# So many items are read at once by a map that executes one at a time.
+_AHEAD: Final = 4
+
+
+class Workers(Protocol):
+    """Executes items. An item that has ended goes to the committer, any other one back."""
+
+    is_calling_thread: bool
+    """Whether ``submit`` executes the item."""
+
+    def submit(self, task: Task) -> None:
+        """Execute an item, now or soon."""
+
+    def room(self) -> int:
+        """Return how many items are to be read and submitted now."""
+
+    def end(self) -> None:
+        """Begin no further item, wait for those in progress, and end."""
+
+
+class CallingThread:
+    """Execute each item where it is submitted, in the calling thread.
+
+    Args:
+        go_back: called with an item that has not ended.
+    """
+
+    def __init__(
+        self,
+        runner: ItemRunner,
+        committer: Committer,
+        pace: Pace,
+        go_back: Callable[[Task], None],
+    ) -> None:
+        self.is_calling_thread = True
+        self._runner = runner
+        self._committer = committer
+        self._pace = pace
+        self._go_back = go_back
+
+    def submit(self, task: Task) -> None:
+        """Execute an item."""
+        self._committer.await_room()
+        if self._pace.await_turn() and self._runner.execute(task):
+            self._committer.add(task)
+        else:
+            self._go_back(task)
+
+    def room(self) -> int:
+        """Return how many items are to be read now, of which one is submitted at a time."""
+        return _AHEAD
+
+    def end(self) -> None:
+        """Do nothing: no item is in progress."""
+
+
+class Threads:
+    """Execute items on threads, which start when they are needed.
+
+    Each runs in a copy of the context of the thread that drives the map.
+
+    Args:
+        most: how many threads there may be.
+        go_back: called with an item that has not ended; in a thread of the map.
+        wake: makes the thread that drives the map look.
+        ending: set when no further item is to begin.
+    """
+
+    def __init__(
+        self,
+        most: int,
+        runner: ItemRunner,
+        committer: Committer,
+        pace: Pace,
+        *,
+        go_back: Callable[[Task], None],
+        wake: Callable[[], None],
+        ending: Latch,
+        start: StartThread,
+    ) -> None:
+        self._most_threads = most
+        self.is_calling_thread = False
+        self._runner = runner
+        self._committer = committer
+        self._pace = pace
+        self._go_back = go_back
+        self._wake = wake
+        self._ending = ending
+        self._start = start
+        self._todo: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+
+    def submit(self, task: Task) -> None:
+        """Execute an item on the next free thread."""
+        self._todo.put(task)
+        if len(self._threads) < self._most_threads:
+            context = contextvars.copy_context()
+            number = len(self._threads) + 1
+            self._threads.append(
+                self._start(f"map-{number}", lambda: context.run(self._work_in_context))
+            )
+
+    def room(self) -> int:
+        """Return how many items are to be read and submitted now."""
+        return self._most_threads + 2 - self._todo.qsize()
+
+    def _work_in_context(self) -> None:
+        decimal = sys.modules.get("decimal")
+        if decimal is not None:
+            decimal.setcontext(decimal.getcontext().copy())  # programs change it in place
+        self._work()
+
+    def _work(self) -> None:
+        while (task := self._todo.get()) is not None:
+            self._committer.await_room()
+            if self._pace.await_turn() and self._runner.execute(task):
+                self._committer.add(task)
+                if self._todo.qsize() < self._most_threads:
+                    self._wake()
+            else:
+                self._go_back(task)
+
+    def end(self) -> None:
+        """Begin no further item, wait for those in progress, and end."""
+        self._ending.set()
+        for _ in self._threads:
+            self._todo.put(None)
+        for thread in self._threads:
+            while thread.is_alive():
+                thread.join(_LOOK_S)
+                deliver()  # a second Ctrl-C ends the wait

@@ -1,0 +1,56 @@
+"""Steps with options: what ``step.options`` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, ParamSpec, TypeVar
+
+from durably._platform.signals import entered_in_job
+from durably.execution.retry import Retry
+from durably.execution.step_runner import StepRunner
+
+Ps = ParamSpec("Ps")
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+class PlainStep:
+    """A step with options, typed by its function's annotation.
+
+    .. versionadded:: 0.1.0
+    """
+
+    def __init__(self, stepper: StepRunner, returns: Any, retry: Retry | None) -> None:
+        self._step_runner = stepper
+        self._returns = returns
+        self._retry = retry
+
+    @entered_in_job
+    def run(self, name: str, fn: Callable[Ps, T], /, *args: Ps.args, **kwargs: Ps.kwargs) -> T:
+        """Like ``StepContext.run``, with these options.
+
+        .. versionadded:: 0.1.0
+        """
+        result: T = self._step_runner.take(name, fn, args, kwargs, self._returns, self._retry)
+        return result
+
+
+class ReturningStep(Generic[U]):
+    """A step with options, typed by ``returns=``.
+
+    .. versionadded:: 0.1.0
+    """
+
+    def __init__(self, stepper: StepRunner, returns: Any, retry: Retry | None) -> None:
+        self._step_runner = stepper
+        self._returns = returns
+        self._retry = retry
+
+    @entered_in_job
+    def run(self, name: str, fn: Callable[Ps, object], /, *args: Ps.args, **kwargs: Ps.kwargs) -> U:
+        """Like ``StepContext.run``, with these options.
+
+        .. versionadded:: 0.1.0
+        """
+        result: U = self._step_runner.take(name, fn, args, kwargs, self._returns, self._retry)
+        return result

@@ -1,7 +1,7 @@
 """The values of the store's interface: rows as they are stored, arguments and results of verbs."""
 
-from __future__ import annotations
-
+# Without ``from __future__ import annotations``: typing compiles each annotation of a NamedTuple
+# that is a string, which takes longer than all else of the class.
 from collections.abc import Callable
 from typing import Literal, NamedTuple, NewType, TypedDict
 

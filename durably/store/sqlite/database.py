@@ -219,7 +219,8 @@ class Database(ForkParticipant):
         Raises:
             DatabaseError: nothing of the operation is stored.
         """
-        self._open_file.raise_overwritten()
+        if self._checks is None or self._checks.overwritten is not None:
+            self._open_file.raise_overwritten()
         try:
             result = self._writer.run(operation, *args, **kwargs)
         except apsw.ConnectionClosedError as exc:

@@ -45,8 +45,8 @@ class FileChecks:
             read=versions.read_raw, index=index, schema_version=versions.schema_version
         )
         self._is_log_lost = False
-        # Once it was found overwritten this stays set: later WAL checkpoints hide the change.
-        self._overwritten: str | None = None
+        # The file that was found overwritten. Stays set: later WAL checkpoints hide the change.
+        self.overwritten: str | None = None
 
     def begin(self, checkpoint: Callable[[], object]) -> None:
         """Note the content of the file now; *checkpoint* copies the WAL into it."""
@@ -59,7 +59,7 @@ class FileChecks:
     @property
     def is_suspect(self) -> bool:
         """Return whether nothing may be copied into the file any more."""
-        return self._is_log_lost or self._overwritten is not None
+        return self._is_log_lost or self.overwritten is not None
 
     def check_in_place(self) -> None:
         """Raise ``DatabaseLostError`` if the path does not lead to the file that is open.
@@ -78,7 +78,7 @@ class FileChecks:
 
         Reads the file only if it was written since the last check.
         """
-        if self._overwritten is None:
+        if self.overwritten is None:
             try:
                 if self._content.is_as_seen(os.stat(self._path)):
                     return
@@ -96,13 +96,13 @@ class FileChecks:
             except (apsw.Error, OSError):
                 return  # it cannot be read now, which proves nothing
             if is_overwritten:
-                self._overwritten = self._path
+                self.overwritten = self._path
 
     def raise_overwritten(self) -> None:
         """Raise ``DatabaseLostError`` if the file was found overwritten."""
-        if self._overwritten is not None:
+        if self.overwritten is not None:
             raise DatabaseLostError(
-                f"{self._overwritten!r} was overwritten by another program while the database was "
+                f"{self.overwritten!r} was overwritten by another program while the database was "
                 "open, and what was committed last may be lost. Close every program that has it "
                 "open, delete its -wal and -shm, and put the copy in its place once more"
             )
@@ -121,8 +121,8 @@ class FileChecks:
                     "was open; what was committed last may be lost. Close this engine, and let no "
                     "program delete the files that lie beside a database"
                 )
-        if self._overwritten is None:
+        if self.overwritten is None:
             with self._versions.lock, suppress(apsw.Error, *_GONE):
                 if self._versions.is_usable() and self._content.is_log_overwritten(self._log_path):
-                    self._overwritten = self._log_path
+                    self.overwritten = self._log_path
         self.raise_overwritten()

@@ -198,7 +198,9 @@ class Session(StepContext):
             return
         try:
             self._closed = self._read()
-        except (DatabaseError, EngineClosedError) as exc:
+        except EngineClosedError:
+            return  # the end of the interpreter has closed it, or another thread
+        except DatabaseError as exc:
             log.warning("the run of session %r cannot be read: %s", self.job_name, exc)
 
     def _say_unless_completed(self) -> None:

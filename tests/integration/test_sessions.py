@@ -655,3 +655,22 @@ def test_without_a_path_the_environment_names_the_file(
     monkeypatch.setenv("DURABLY_DB", str(db))
     with durably.session("import", None):
         assert db.exists()
+
+
+def test_a_map_is_a_step_of_it(db: Path) -> None:
+    """Its items are checkpoints of the session, and a failed one fails the block."""
+
+    def work(item: int) -> int:
+        executed.append(item)
+        return 6 // item
+
+    executed: list[int] = []
+    with pytest.raises(durably.ItemsFailedError), durably.session("import", db) as step:
+        step.map("work", work, [0, 1, 2])
+    assert step.get_run().status == "failed"
+    assert executed == [0, 1, 2]
+    executed.clear()
+    with durably.session("import", db) as again:
+        assert again.map("work", lambda item: work(item or 6), [0, 1, 2]) == [1, 6, 3]
+    assert executed == [6]
+    assert check(db, is_idle=True, is_finished=True) == []

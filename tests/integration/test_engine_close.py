@@ -162,6 +162,7 @@ class TestClose:
             lambda: app.subscribe(run),
             lambda: app.use(Plugin()), lambda: app.trigger(quick), lambda: app.trigger("quick"),
             lambda: app.trigger_and_wait(quick), lambda: app.batch_trigger(quick, []),
+            lambda: app.run(quick), lambda: app.get_items(run, "s"),
             handle.trigger, handle.trigger_and_wait,
             lambda: handle.batch_trigger([None]), lambda: handle.batch_trigger([]),
             lambda: handle.get_run(run), handle.get_runs,
@@ -180,7 +181,7 @@ class TestClose:
             "get_run", "get_runs", "count_runs", "get_steps", "get_logs", "wait", "as_completed",
             "adopt", "trigger", "trigger_and_wait", "batch_trigger",
             "retry", "retrigger", "cancel", "delete_run", "purge_runs", "on", "on_error",
-            "subscribe", "use",
+            "subscribe", "use", "run", "get_items",
         }  # fmt: skip
         internal = {"close"}
         assert methods == asked | internal

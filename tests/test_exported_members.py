@@ -12,6 +12,8 @@ import pytest
 import durably
 import durably.plugins
 from durably.client.subscribe import Subscription
+from durably.execution.loops.iterator import ItemIterator
+from durably.execution.loops.step_loops import StepLoops
 from durably.execution.step_log import StepLog
 from durably.execution.step_options import PlainStep, ReturningStep
 from durably.wiring import EngineOptions, SettingOptions
@@ -82,7 +84,10 @@ ENGINE = (
 )
 HANDLE = "name job trigger trigger_and_wait batch_trigger get_run get_runs"
 SESSION = "close get_run"
-STEP = "run map options progress log run_id job_name labels attempt cancelled check sleep remaining"
+STEP = (
+    "run map imap parallel options progress log run_id job_name labels attempt cancelled check "
+    "sleep remaining"
+)
 RUN = (
     "id job_name status payload output error progress labels idempotency_key concurrency_key "
     "attempt completed_steps created_at started_at completed_at updated_at heartbeat_at "
@@ -180,7 +185,15 @@ def test_every_public_name_is_documented_with_the_version_that_brought_it() -> N
 
 def test_every_public_method_is_documented() -> None:
     """A docstring on every public method and property, that tells since when it is there."""
-    handed_out = [durably.plugins.LogPersistence, PlainStep, ReturningStep, StepLog, Subscription]
+    handed_out = [
+        durably.plugins.LogPersistence,
+        ItemIterator,
+        PlainStep,
+        ReturningStep,
+        StepLog,
+        StepLoops,
+        Subscription,
+    ]
     undated = [
         f"{cls.__name__}.{name}"
         for cls in [*vars(durably).values(), *handed_out]

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, NoReturn, ParamSpec, TypeVar, Unpack, overload
+from collections.abc import Callable
+from typing import Any, NoReturn, ParamSpec, TypeVar, overload
 
 from durably._platform.safe_repr import short_repr
 from durably._platform.signals import entered_in_job
 from durably.codec import NOTHING, Nothing
 from durably.errors import SerializationError, StepTimeoutError, ValidationError
 from durably.execution.current_run import CurrentRun, Services
-from durably.execution.loops.loop import Loop
-from durably.execution.loops.options import LoopArguments, OnChange, OnFailed, checked
-from durably.execution.loops.results import MapResult
+from durably.execution.loops.step_loops import StepLoops
 from durably.execution.nested_steps import NestedSteps
-from durably.execution.pacing import RateLimit
 from durably.execution.retry import Retry
 from durably.execution.step_log import (
     NUMBERS,
@@ -30,11 +27,10 @@ from durably.settings import Duration, OnDuplicateStep, waitable
 
 Ps = ParamSpec("Ps")
 T = TypeVar("T")
-Item = TypeVar("Item")
 U = TypeVar("U")
 
 
-class StepContext:
+class StepContext(StepLoops):
     """The first argument of a job: its steps, its progress, its log.
 
     Usable from any thread that the job starts, as long as the run is executed. ``log`` writes
@@ -217,129 +213,6 @@ class StepContext:
         """
         result: T = self._step_runner.take(name, fn, args, kwargs)
         return result
-
-    # -- maps -----------------------------------------------------------------------------
-
-    @overload
-    def map(
-        self,
-        name: str,
-        fn: Callable[[Item], T],
-        items: Iterable[Item],
-        *,
-        returns: None = None,
-        **options: Unpack[LoopArguments[Item]],
-    ) -> MapResult[T]: ...
-    @overload
-    def map(
-        self,
-        name: str,
-        fn: Callable[[Item], object],
-        items: Iterable[Item],
-        *,
-        returns: type[U],
-        **options: Unpack[LoopArguments[Item]],
-    ) -> MapResult[U]: ...
-    @overload
-    def map(
-        self,
-        name: str,
-        fn: Callable[[Item], object],
-        items: Iterable[Item],
-        *,
-        returns: Any,
-        **options: Unpack[LoopArguments[Item]],
-    ) -> MapResult[Any]: ...
-    @entered_in_job
-    def map(
-        self,
-        name: str,
-        fn: Callable[[Any], Any],
-        items: Iterable[Any],
-        *,
-        key: Callable[[Any], str | int] | None = None,
-        max_workers: int = 1,
-        executor: None = None,
-        chunk: int | None = None,
-        retry: Retry | None = None,
-        timeout: Duration | None = None,
-        returns: Any = None,
-        per_second: float | RateLimit | None = None,
-        max_failures: float | None = None,
-        on_failed: OnFailed = "raise",
-        max_uncommitted: int = 256,
-        total: int | None = None,
-        on_change: OnChange | None = None,
-    ) -> MapResult[Any]:
-        """Call ``fn(item)`` for each item, store each result by the item's key, and return all.
-
-        On a resume, items that have a stored result are not executed again; those that failed or
-        are missing are. Each result is committed before it is returned, and a crash repeats
-        *max_uncommitted* items at the most. A result is what is decoded from its checkpoint. Blocks
-        until all items have ended; usable from any thread.
-
-        Args:
-            name: of the step that the map is, unique within the run.
-            items: any iterable; it is read in the calling thread, a few items ahead.
-            key: ``item -> str | int``, another one for each item. Without it the items are told
-                apart by their position, which is right for a list or a file that does not change.
-            max_workers: with 1 the items are executed in the calling thread, one after the other;
-                with more, on so many threads.
-            executor: not supported yet.
-            chunk: not supported yet.
-            retry: how often to call *fn* again after it has raised. An item that waits for its next
-                try occupies no thread.
-            timeout: seconds (or a ``timedelta``) for each item, a deadline that ``step.check``,
-                ``step.sleep`` and ``step.remaining`` know.
-            returns: the type of a result, if *fn* is not annotated, or wrongly.
-            per_second: so many begin in a second at the most, tries included; or a ``RateLimit``,
-                which several maps may share.
-            max_failures: as soon as more than so many have failed (or more than that fraction of
-                those that were tried, looked at from the 20th on), no further item begins.
-            on_failed: ``"return"`` to return the failed ones in ``MapResult.failed``.
-            max_uncommitted: how many results may wait to be stored; with 1, each is committed
-                before the next item begins in the same thread.
-            total: how many items there are, for progress; ``len(items)`` by default.
-            on_change: ``"ignore"`` not to warn if other items than before are at positions with
-                results.
-
-        Raises:
-            ItemsFailedError: items have failed; all others were executed and stored before that.
-            DuplicateStepError: a step of that name has already completed in this execution.
-            ValidationError: an argument is not what it must be, or two items have one key.
-            StopRun: the run was cancelled, interrupted or recovered, or has ended.
-            Exception: what *items* or *key* have raised, after what was in progress.
-
-        .. versionadded:: 0.2.0
-        """
-        given = LoopArguments[Any](
-            key=key,
-            max_workers=max_workers,
-            executor=executor,
-            chunk=chunk,
-            retry=retry,
-            timeout=timeout,
-            per_second=per_second,
-            max_failures=max_failures,
-            on_failed=on_failed,
-            max_uncommitted=max_uncommitted,
-            total=total,
-            on_change=on_change,
-        )
-        return self._loop("step.map", name, fn, items, returns, given).results()
-
-    def _loop(
-        self,
-        call: str,
-        name: str,
-        fn: Callable[[Any], Any],
-        items: Iterable[Any],
-        returns: Any,
-        given: LoopArguments[Any],
-    ) -> Loop:
-        self._run.check()
-        options = checked(call, name, fn, items, self._services.codec, returns=returns, **given)
-        return Loop(name, options, self._run, self._services, self._step_runner)
 
     @overload
     def options(self, *, returns: Nothing, retry: Retry | None = None) -> ReturningStep[None]: ...

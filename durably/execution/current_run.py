@@ -126,6 +126,8 @@ class CurrentRun:
         # assignments, so that a call costs no more than one.
         self.progress: tuple[Any, Any, Any] | None = None
         self.has_new_progress = False
+        # Called at the end of the job, in its thread: what it has left open.
+        self.at_end: list[Callable[[], None]] = []
         # Whether the job reports progress of its own: a map then reports none.
         self.has_own_progress = False
         # The newest failures of steps: the end of the run shows which of them failed the job.
@@ -259,6 +261,8 @@ class CurrentRun:
 
     def end(self) -> None:
         """Note that the job is over: it stores nothing, and reports no progress, from now on."""
+        while self.at_end:
+            self.at_end.pop()()
         with self.storing:
             self.is_over = True
 

@@ -138,7 +138,7 @@ class StepRunner:
             run.keep_callers_signal(exc)
             raise
         finally:
-            self._end_turn(name)
+            self.end_turn(name)
         if is_repeated:
             self._repeated(name)
         return self._replayed(name, type_, checkpoint)
@@ -162,7 +162,7 @@ class StepRunner:
     # -- maps ----------------------------------------------------------------------------------
 
     def begin_map(self, name: str) -> int:
-        """Take the turn for a map of that name; return its index. ``end_map`` must follow.
+        """Take the turn for a map of that name; return its index. ``end_turn`` must follow.
 
         Raises:
             DuplicateStepError: this execution has completed a step or a map of that name.
@@ -187,13 +187,9 @@ class StepRunner:
             if index is None:
                 index = self._checkpoints.maps[name] = self._index_of(name, None)
         except BaseException:
-            self._end_turn(name)
+            self.end_turn(name)
             raise
         return index
-
-    def end_map(self, name: str) -> None:
-        """Hand the turn on to the thread that waits for it."""
-        self._end_turn(name)
 
     def note_map(self, name: str) -> None:
         """Note that items of a map may be stored."""
@@ -248,7 +244,8 @@ class StepRunner:
             self._turn_ended.wait_until(lambda: name not in self._turns, _STOP_LOOK_S)
             self._run.check()
 
-    def _end_turn(self, name: str) -> None:
+    def end_turn(self, name: str) -> None:
+        """Let another thread use the name, if one waits for it."""
         del self._turns[name]
         if self._turn_ended.are_awaited:
             self._turn_ended.wake_all()

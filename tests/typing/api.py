@@ -107,6 +107,9 @@ def import_csv(step: StepContext, payload: ImportCsv) -> Imported:
     typed = step.map("typed", untyped, rows, returns=Imported, per_second=limit, max_failures=0.1)
     assert_type(typed, durably.MapResult[Imported])
     assert_type(step.map("lists", untyped, rows, returns=list[int]), durably.MapResult[list[int]])
+    for item in step.imap("records", len, rows, ordered=True):
+        assert_type(item, durably.ItemRecord)
+    assert_type(step.parallel({"a": rows.copy, "b": rows.copy}), dict[str, list[str]])
     step.map("wrong items", read_rows, [5])  # type: ignore[arg-type]
     step.map("wrong key", len, rows, key=lambda row: row.missing)  # type: ignore[attr-defined]
     step.map("wrong option", len, rows, workers=5)  # type: ignore[call-overload]

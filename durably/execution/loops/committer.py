@@ -99,7 +99,7 @@ class Committer:
             self._has_room.wait_until(lambda: not self._items, _LOOK_S)
 
     def stop(self) -> list[Task]:
-        """End the thread after its commit; return what it has not stored."""
+        """End the thread after its commit; return what it has not stored. Idempotent."""
         self._is_closing = True
         thread = self._thread
         if thread is not None:
@@ -107,12 +107,17 @@ class Committer:
             while thread.is_alive():
                 thread.join(_LOOK_S)
                 deliver()  # a second Ctrl-C ends the wait
-        left = [*self._left]
         while not self._added.empty():
             task = self._added.get()
             if task is not None:
-                left.append(task)
-        return left
+                self._left.append(task)
+        return self._left
+
+    def break_off(self, exc: BaseException) -> None:
+        """Note that a thread of the map has failed by itself: nothing more is executed."""
+        self.failure = self.failure or exc
+        self._has_room.wake_all()
+        self._on_committed(None)
 
     def _work(self) -> None:
         while (task := self._added.get()) is not None and not self._is_closing:

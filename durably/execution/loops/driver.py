@@ -33,6 +33,10 @@ log = logging.getLogger("durably")
 _LOOK_S: Final = 0.1
 # So many items from checkpoints are one batch.
 _MOST_REUSED: Final = 256
+# An item that has taken so long is worth a wait for the disk.
+_SLOW_US: Final = 10_000
+# So many items that are not stored are read before the first of them begins.
+_MOST_READ_AHEAD: Final = 10_000
 
 
 class Driver:
@@ -41,6 +45,10 @@ class Driver:
     Args:
         on_begin: called before the first item begins.
         may_begin: returns whether an item at that position may begin now.
+        reads_ahead: whether items that are stored are returned before any other begins, as far as
+            the items are in memory.
+        is_iterated: whether the caller waits for each item: one that has taken long is stored and
+            yielded before the next one begins in the calling thread.
 
     Attributes:
         is_early: whether items are left, since too many have failed.
@@ -58,7 +66,11 @@ class Driver:
         recorder: StepRecorder,
         on_begin: Callable[[], None],
         may_begin: Callable[[int], bool] = lambda _: True,
+        reads_ahead: bool = False,
+        is_iterated: bool = False,
     ) -> None:
+        self._is_iterated = is_iterated
+        self._reads_ahead = reads_ahead and isinstance(options.items, list | tuple | range)
         self._run = run
         self._services = services
         self._source = source
@@ -129,13 +141,14 @@ class Driver:
         """
         while True:
             self.check()
-            handed = self._handed
+            handed, is_reading = self._handed, self._reads_ahead
             reused = self._hand_out()
             if reused:
                 yield reused
             if self._is_done():
                 return
-            stored = self._receive(is_waiting=not reused and self._handed == handed)
+            is_idle = not reused and not is_reading and self._handed == handed
+            stored = self._receive(is_waiting=is_idle)
             if stored:
                 yield stored
 
@@ -153,13 +166,19 @@ class Driver:
     def _hand_out(self) -> list[Task]:
         """Hand out items until the workers have enough; return those that are stored already."""
         reused: list[Task] = []
+        if self._reads_ahead:
+            self._read(_MOST_REUSED, reused)
+            self._reads_ahead = (
+                not self._source.is_exhausted and len(self._ready) < _MOST_READ_AHEAD
+            )
+            return reused
         while not self._ending.is_set() and len(reused) < _MOST_REUSED:
             room = self._workers.room()
             if room <= 0:
                 break
             task = self._due() or self._next(room, reused)
             if task is None:
-                if self._source.is_exhausted or self._is_blocked():
+                if self._ready or self._source.is_exhausted:
                     break
                 continue
             self._begin(task)
@@ -173,21 +192,23 @@ class Driver:
             return heapq.heappop(self._delayed)[2]
         return None
 
-    def _is_blocked(self) -> bool:
-        return bool(self._ready) and not self._may_begin(self._ready[0].position)
-
     def _next(self, room: int, reused: list[Task]) -> Task | None:
         """Return the next item to execute; ``None`` if there is none now."""
         if not self._ready and not self._source.is_exhausted:
-            for task in self._source.take(room):
-                if task.is_reused:
-                    self._runner.decode(task)
-                    reused.append(task)
-                else:
-                    self._ready.append(task)
+            self._read(room, reused)
+            if reused and self._ready and self._workers.is_calling_thread:
+                return None  # they are returned before the next one begins
         if self._ready and self._may_begin(self._ready[0].position):
             return self._ready.popleft()
         return None
+
+    def _read(self, most: int, reused: list[Task]) -> None:
+        for task in self._source.take(most):
+            if task.is_reused:
+                self._runner.decode(task)
+                reused.append(task)
+            else:
+                self._ready.append(task)
 
     def _begin(self, task: Task) -> None:
         services = self._services
@@ -198,6 +219,12 @@ class Driver:
             self._on_begin()
         self._handed += 1
         self._workers.submit(task)
+        if (
+            self._is_iterated
+            and self._workers.is_calling_thread
+            and task.completed_at_us - task.started_at_us >= _SLOW_US
+        ):
+            self._committer.await_all()
 
     def _receive(self, *, is_waiting: bool) -> list[Task]:
         """Take what has come back; return the items that are stored."""
@@ -285,7 +312,3 @@ class Driver:
         stored = self._receive(is_waiting=False)
         self._note(left)
         return stored, left
-
-    def await_stored(self) -> None:
-        """Wait until what has ended is stored."""
-        self._committer.await_all()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from typing import Any
 
 from durably.errors import DatabaseError, ItemsChangedWarning, StopRun, ValidationError
@@ -22,13 +23,13 @@ from durably.execution.current_run import CurrentRun, Services
 from durably.execution.loops.driver import Driver
 from durably.execution.loops.options import LoopOptions
 from durably.execution.loops.record import MapRecord
-from durably.execution.loops.results import MapResult, Results
+from durably.execution.loops.results import MapResult, Results, record_of
 from durably.execution.loops.source import Source
 from durably.execution.loops.stored_items import StoredItems
 from durably.execution.loops.tasks import ItemRunner, Task
 from durably.execution.step_recorder import NOT_OURS, StepRecorder
 from durably.execution.step_runner import StepRunner
-from durably.models import error_info
+from durably.models import ItemRecord, error_info
 
 log = logging.getLogger("durably")
 
@@ -56,31 +57,61 @@ class Loop:
         self._recorder: StepRecorder = step_runner.recorder
         self._started_s = services.clock.monotonic()
         self._has_started = False
+        # The position of the record that is yielded next, in order.
+        self._following = 0
+        self._is_iterated = False
+
+    def records(self, *, is_ordered: bool) -> Generator[ItemRecord]:
+        """Yield the record of each item as it ends, or in the order of the items.
+
+        In order, items begin only so far ahead of the next record that memory stays bounded.
+        """
+        self._is_iterated = True
+        if not is_ordered:
+            with closing(self.batches(stored_first=True)) as batches:
+                for batch in batches:
+                    yield from map(record_of, batch)
+            return
+        ahead = 2 * self._options.max_workers + 2 + self._options.max_uncommitted
+        waiting: dict[int, ItemRecord] = {}
+        self._following = 0
+        with closing(self.batches(lambda position: position < self._following + ahead)) as batches:
+            for batch in batches:
+                waiting |= {task.position: record_of(task) for task in batch}
+                while self._following in waiting:
+                    self._following += 1
+                    yield waiting.pop(self._following - 1)
 
     def results(self) -> MapResult[Any]:
         """Execute the map; return its results."""
-        results = Results()
-        for batch in self.batches():
-            results.add(batch)
+        results = Results(with_failed=self._options.on_failed == "return")
+        with closing(self.batches()) as batches:
+            for batch in batches:
+                results.add(batch)
         return results.result()
 
-    def batches(self, may_begin: Callable[[int], bool] = lambda _: True) -> Iterator[list[Task]]:
+    def batches(
+        self, may_begin: Callable[[int], bool] = lambda _: True, *, stored_first: bool = False
+    ) -> Generator[list[Task]]:
         """Yield the items that have ended, in batches, in the order in which they are stored.
+
+        Args:
+            may_begin: returns whether an item at that position may begin now.
+            stored_first: whether those from checkpoints come before any other begins.
 
         Raises:
             ItemsFailedError: some have failed, after all have ended.
         """
         index = self._step_runner.begin_map(self._name)
         try:
-            yield from self._batches(index, may_begin)
+            yield from self._batches(self._prepared(index, may_begin, stored_first=stored_first))
         except BaseException as exc:
             self._run.keep_callers_signal(exc)
             raise
         finally:
-            self._step_runner.end_map(self._name)
+            self._step_runner.end_turn(self._name)
 
-    def _batches(self, index: int, may_begin: Callable[[int], bool]) -> Iterator[list[Task]]:
-        driver = self._prepared(index, may_begin)
+    def _batches(self, driver: Driver) -> Iterator[list[Task]]:
         self._step_runner.note_map(self._name)
         try:
             for batch in driver.batches():
@@ -105,7 +136,9 @@ class Loop:
         if error is not None:
             raise error
 
-    def _prepared(self, index: int, may_begin: Callable[[int], bool]) -> Driver:
+    def _prepared(
+        self, index: int, may_begin: Callable[[int], bool], *, stored_first: bool
+    ) -> Driver:
         options, run, services = self._options, self._run, self._services
         checkpoints, read = services.checkpoints, self._recorder.read
         is_keyed = options.key is not None
@@ -147,6 +180,8 @@ class Loop:
             recorder=self._recorder,
             on_begin=self._start,
             may_begin=may_begin,
+            reads_ahead=stored_first,
+            is_iterated=self._is_iterated,
         )
 
     # -- while it is executed --------------------------------------------------------------------
@@ -172,8 +207,7 @@ class Loop:
 
     def _emit_item(self, task: Task) -> None:
         if task.text is None:
-            assert task.exc is not None  # noqa: S101 - it has failed
-            self._emit(ItemFailed, item_key=task.key, error=error_info(task.exc))
+            self._emit(ItemFailed, item_key=task.key, error=task.error_info)
         elif self._services.emitter.wants(ItemCompleted):
             output = self._services.codec.decode(
                 # Decoded again: what the job does to its value must not show in the event.

@@ -10,7 +10,7 @@ import attrs
 
 from durably._platform.clock import to_datetime
 from durably.execution.loops.tasks import Task
-from durably.models import ErrorInfo, ItemRecord, error_info
+from durably.models import ItemRecord
 from durably.store.rows import Key
 
 if TYPE_CHECKING:
@@ -117,9 +117,14 @@ def _fields_of(result: Any) -> dict[str, Any]:
 
 
 class Results:
-    """Collect the results of a map, which come in any order."""
+    """Collect the results of a map, which come in any order.
 
-    def __init__(self) -> None:
+    Args:
+        with_failed: whether to keep the records of failed items.
+    """
+
+    def __init__(self, *, with_failed: bool) -> None:
+        self._with_failed = with_failed
         self._values: list[Any] = []
         self._keys: list[Any] = []
         self._rows = _Rows()
@@ -144,7 +149,8 @@ class Results:
             self._reused += task.is_reused
             if task.text is None:
                 rows.are_failed[position] = True
-                self._failed.append((position, record_of(task)))
+                if self._with_failed:
+                    self._failed.append((position, record_of(task)))
             else:
                 values[position] = task.value
 
@@ -171,12 +177,8 @@ def record_of(task: Task) -> ItemRecord:
         index=task.index,
         status="failed" if task.text is None else "completed",
         output=task.value,
-        error=_error_of(task),
+        error=task.error_info,
         attempts=task.attempts,
         started_at=to_datetime(task.started_at_us),
         completed_at=to_datetime(task.completed_at_us),
     )
-
-
-def _error_of(task: Task) -> ErrorInfo | None:
-    return None if task.exc is None or task.text is not None else error_info(task.exc)

@@ -14,7 +14,7 @@ from durably.execution.nested_steps import NestedSteps
 from durably.execution.retry import next_wait_s
 from durably.execution.step_log import current_deadline, current_item, current_step
 from durably.execution.step_recorder import NOT_OURS
-from durably.models import error_info, stored_error
+from durably.models import ErrorInfo, error_info, stored_error
 from durably.store.rows import ItemRow, Key
 
 # The advice if a class has changed since a result of it was stored.
@@ -34,7 +34,7 @@ class Task:
         failures: how often it has failed in this one.
         text: its stored result; ``None`` as long as there is none.
         exc: what its function has raised.
-        error: that as it is stored.
+        error_info: that as it is recorded, and ``error`` as it is stored.
         wait_s: how long it waits until it is executed again.
     """
 
@@ -42,6 +42,7 @@ class Task:
         "attempts",
         "completed_at_us",
         "error",
+        "error_info",
         "exc",
         "failures",
         "hash",
@@ -68,6 +69,7 @@ class Task:
         self.text: str | None = None
         self.value: Any = None
         self.exc: BaseException | None = None
+        self.error_info: ErrorInfo | None = None
         self.error: str | None = None
         self.wait_s: float | None = None
         self.started_at_us = 0
@@ -163,7 +165,12 @@ class ItemRunner:
         task.failures += 1
         retry = self._options.retry
         if retry is not None and isinstance(exc, Exception):
-            task.wait_s = next_wait_s(retry, exc, task.failures)
+            try:
+                task.wait_s = next_wait_s(retry, exc, task.failures)
+            except Exception as failure:
+                if run.is_callers_signal(failure):
+                    raise
+                task.exc = failure
             if task.wait_s is not None:
                 return False
         self.give_up(task)
@@ -173,8 +180,11 @@ class ItemRunner:
         """Make what an item has raised its error."""
         assert task.exc is not None  # noqa: S101 - it has raised
         task.completed_at_us = self._services.clock.now_us()
-        error = stored_error(error_info(task.exc))
-        task.error = self._services.codec.encode(error, UNTYPED, what="the error of an item")
+        task.wait_s = None
+        task.error_info = error_info(task.exc)
+        task.error = self._services.codec.encode(
+            stored_error(task.error_info), UNTYPED, what="the error of an item"
+        )
         task.item = None
 
     def decode(self, task: Task) -> None:

@@ -112,11 +112,19 @@ class Threads:
         """Execute an item on the next free thread."""
         self._todo.put(task)
         if len(self._threads) < self._most_threads:
-            context = contextvars.copy_context()
-            number = len(self._threads) + 1
-            self._threads.append(
-                self._start(f"map-{number}", lambda: context.run(self._work_in_context))
-            )
+            self._start_another()
+
+    def _start_another(self) -> None:
+        context = contextvars.copy_context()
+        number = len(self._threads) + 1
+        try:
+            thread = self._start(f"map-{number}", lambda: context.run(self._work_in_context))
+        except RuntimeError:  # the system has no more threads
+            if not self._threads:
+                raise
+            self._most_threads = len(self._threads)
+        else:
+            self._threads.append(thread)
 
     def room(self) -> int:
         """Return how many items are to be read and submitted now."""
@@ -129,14 +137,17 @@ class Threads:
         self._work()
 
     def _work(self) -> None:
-        while (task := self._todo.get()) is not None:
-            self._committer.await_room()
-            if self._pace.await_turn() and self._runner.execute(task):
-                self._committer.add(task)
-                if self._todo.qsize() < self._most_threads:
-                    self._wake()
-            else:
-                self._go_back(task)
+        try:
+            while (task := self._todo.get()) is not None:
+                self._committer.await_room()
+                if self._pace.await_turn() and self._runner.execute(task):
+                    self._committer.add(task)
+                    if self._todo.qsize() < self._most_threads:
+                        self._wake()
+                else:
+                    self._go_back(task)
+        except BaseException as exc:  # noqa: BLE001 - raised again in the thread that drives the map
+            self._committer.break_off(exc)
 
     def end(self) -> None:
         """Begin no further item, wait for those in progress, and end."""

@@ -1,0 +1,49 @@
+"""The records of a map's items, one after the other, as they end."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Generator, Iterator
+from contextlib import suppress
+from typing import Self
+
+from durably._platform.signals import entered_in_job
+from durably.execution.current_run import CurrentRun
+from durably.execution.loops.loop import Loop
+from durably.models import ItemRecord
+
+
+class ItemIterator(Iterator[ItemRecord]):
+    """An iterator over the items of a map, which executes them while it is iterated over.
+
+    Once it is left behind, closed, or its run is over, no further item begins.
+
+    .. versionadded:: 0.2.0
+    """
+
+    def __init__(self, loop: Loop, run: CurrentRun, *, is_ordered: bool) -> None:
+        self._run = run
+        self._records: Generator[ItemRecord] = loop.records(is_ordered=is_ordered)
+        itself = weakref.ref(self)
+
+        def close() -> None:
+            iterator = itself()
+            if iterator is not None:
+                iterator.close()
+
+        run.at_end.append(close)
+
+    def __iter__(self) -> Self:
+        return self
+
+    @entered_in_job
+    def __next__(self) -> ItemRecord:
+        return next(self._records)
+
+    def close(self) -> None:
+        """Begin no further item, and store those in progress. Idempotent.
+
+        .. versionadded:: 0.2.0
+        """
+        with suppress(ValueError):  # another thread iterates
+            self._records.close()

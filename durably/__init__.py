@@ -57,7 +57,7 @@ from durably.models import (
     RunStatus,
     StepRecord,
 )
-from durably.oneline import run
+from durably.oneline import map, run  # noqa: A004 - the contract's name
 from durably.sessions import Session, session
 
 __version__ = "0.1.0"
@@ -110,6 +110,7 @@ __all__ = [
     "ValidationError",
     "WaitTimeoutError",
     "job",
+    "map",
     "run",
     "session",
 ]

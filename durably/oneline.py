@@ -1,25 +1,47 @@
-"""A script in one line: ``durably.run``."""
+"""A script in one line: ``durably.run``, ``durably.map``."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any, TypeVar, Unpack
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, Generic, TypedDict, TypeVar, Unpack, overload
 
+from durably._platform.safe_repr import type_name
 from durably.client.run_here import RunOptions
 from durably.client.submit import NOT_GIVEN
+from durably.codec import Codec
 from durably.engine import Durably
+from durably.errors import ValidationError
+from durably.execution.loops.options import LoopArguments, checked
+from durably.execution.loops.results import MapResult
 from durably.jobs import Job
+from durably.sessions import session
 from durably.wiring import EngineOptions
 
 P = TypeVar("P")
 R = TypeVar("R")
+T = TypeVar("T")
+U = TypeVar("U")
+Item = TypeVar("Item")
 
-_OF_THE_RUN = frozenset(RunOptions.__annotations__)
+_OF_THE_RUN: Final = frozenset(RunOptions.__annotations__)
 
 
 class _Options(RunOptions, EngineOptions, total=False):
     """Those of the run and of the engine."""
+
+
+class _OfTheSession(TypedDict, total=False):
+    fresh: bool
+    labels: dict[str, str] | None
+    show: bool | None
+
+
+class MapOptions(LoopArguments[Item], _OfTheSession, EngineOptions, Generic[Item], total=False):
+    """Those of the map, of its session and of the engine; ``max_workers`` is of the map."""
+
+
+_OF_THE_MAP: Final = frozenset(LoopArguments.__annotations__)
 
 
 def run(
@@ -59,3 +81,105 @@ def run(
     finally:
         app.close()
     return done  # type: ignore[return-value]  # of a completed run it is an R
+
+
+@overload
+def map(  # noqa: A001 - the contract's name
+    fn: Callable[[Item], T],
+    items: Iterable[Item],
+    *,
+    db: str | os.PathLike[str] | None = "durably.db",
+    name: str | None = None,
+    returns: None = None,
+    **options: Unpack[MapOptions[Item]],
+) -> MapResult[T]: ...
+@overload
+def map(  # noqa: A001 - the contract's name
+    fn: Callable[[Item], object],
+    items: Iterable[Item],
+    *,
+    db: str | os.PathLike[str] | None = "durably.db",
+    name: str | None = None,
+    returns: type[U],
+    **options: Unpack[MapOptions[Item]],
+) -> MapResult[U]: ...
+@overload
+def map(  # noqa: A001 - the contract's name
+    fn: Callable[[Item], object],
+    items: Iterable[Item],
+    *,
+    db: str | os.PathLike[str] | None = "durably.db",
+    name: str | None = None,
+    returns: Any,
+    **options: Unpack[MapOptions[Item]],
+) -> MapResult[Any]: ...
+def map(  # noqa: A001 - the contract's name
+    fn: Callable[[Any], Any],
+    items: Iterable[Any],
+    *,
+    db: str | os.PathLike[str] | None = "durably.db",
+    name: str | None = None,
+    returns: Any = None,
+    **options: Unpack[MapOptions[Any]],
+) -> MapResult[Any]:
+    """Call ``fn(item)`` for each item, and store each result by the item's key.
+
+    It is a session with one ``StepContext.map``, and there is one for file and name: called again,
+    in the same program or the next start of it, it executes the items that are missing and those
+    that failed, and returns the stored results of all others. Blocks until all items have ended.
+    Usable from any thread; Ctrl-C reaches only the main one, and leaves what is stored.
+
+    Args:
+        db: the SQLite file. ``None`` for the one that the environment variable ``DURABLY_DB``
+            names, else ``durably.db``.
+        name: of the session and its step; by default the qualified name of *fn*, without its
+            module. A lambda, a ``functools.partial`` and other objects without a name of their own
+            need it. A bound method has the name of its class and function, whatever its object.
+        returns: the type of a result, if *fn* is not annotated, or wrongly.
+        options: those of ``StepContext.map``, ``fresh``, ``labels`` and ``show`` of ``session``,
+            and those of ``Durably``. ``max_workers`` is how many threads execute items, and
+            ``timeout`` is for each item.
+
+    Raises:
+        ItemsFailedError: items have failed; all others were executed and stored before that. Fix
+            the cause and call it again.
+        ConflictError: it is being executed already, by this process or another one.
+        ValidationError: an argument is not what it must be, or two items have one key.
+        TypeError: there is no such option.
+        Exception: what *items* or ``key`` have raised, after what was in progress.
+
+    It also raises the errors of ``Durably``.
+
+    .. versionadded:: 0.2.0
+    """
+    called, of_map, of_session = _split("map", name, fn, options)
+    # Before the file is opened, so that a wrong option leaves no trace.
+    codec = Codec(of_session.get("converter"))
+    checked("durably.map", called, fn, items, codec, returns=returns, **of_map)
+    with session(called, db, key=called, **of_session) as step:
+        return step.map(called, fn, items, returns=returns, **of_map)
+
+
+def _split(
+    call: str, name: str | None, fn: object, options: Mapping[str, Any]
+) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Return the name, the options of the map, and those of its session and engine."""
+    for option in options:
+        if option not in MapOptions.__annotations__:
+            raise TypeError(f"{call}() got an unexpected keyword argument {option!r}")
+    of_map = {option: options[option] for option in options.keys() & _OF_THE_MAP}
+    others = {option: options[option] for option in options.keys() - _OF_THE_MAP}
+    return _name_of(fn, call) if name is None else name, of_map, others
+
+
+def _name_of(fn: object, call: str) -> str:
+    name = getattr(fn, "__qualname__", None)
+    if isinstance(name, str) and not name.endswith("<lambda>"):
+        return name
+    if not callable(fn):
+        return "fn"  # to be rejected
+    what = "a lambda" if isinstance(name, str) else f"a {type_name(fn)}"
+    raise ValidationError(
+        f"durably.{call}: {what} has no name by which its results are found again; "
+        'pass name=, such as name="labels"'
+    )

@@ -25,6 +25,7 @@ PUBLIC = {
     "JobHandle",
     "Trigger",
     "job",
+    "map",
     "run",
     "Session",
     "session",

@@ -10,6 +10,7 @@ may arise in any code: a signal's, out of memory, too deep a recursion.
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -23,6 +24,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 # What durably calls on its own behalf, apart from the standard library.
 _LIBRARIES: Final = frozenset({"apsw", "attr", "attrs", "cattr", "cattrs"})
 _ANYWHERE: Final = (MemoryError, RecursionError)
+_PACKAGE: Final = os.path.dirname(os.path.dirname(__file__))
 
 # A class of the user's may have attributes of these names, and raise for them.
 _cause_of, _context_of, _traceback_of = (
@@ -111,6 +113,16 @@ def is_of_several(text: str) -> bool:
     lines = text.splitlines()
     is_group = lines[:1] == [f"  + Exception Group {_HEADER}"]
     return is_group or any(line in _BETWEEN for line in lines)
+
+
+def stacklevel() -> int:
+    """Return the ``stacklevel`` for which a warning of the calling function names user code."""
+    level = 1
+    frame = sys._getframe(1)  # noqa: SLF001 - as warnings itself does
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE + os.sep):
+        frame = frame.f_back
+        level += 1
+    return level
 
 
 _HEADER: Final = "Traceback (most recent call last):"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -14,7 +12,6 @@ from durably.jobs import Job, payload_type, takes_payload
 
 # So many paths are named in a message.
 _MOST_NAMED: Final = 5
-_PACKAGE: Final = os.path.dirname(os.path.dirname(__file__))
 
 
 def changed_paths(codec: Codec, job: Job[Any, Any], stored: str, given: str) -> list[str]:
@@ -60,13 +57,3 @@ def named(paths: list[str]) -> str:
     """Return the paths for a message."""
     more = len(paths) - _MOST_NAMED
     return ", ".join(paths[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
-def stacklevel() -> int:
-    """Return the ``stacklevel`` for which a warning of the calling function names user code."""
-    level = 1
-    frame = sys._getframe(1)  # noqa: SLF001 - as warnings itself does
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE + os.sep):
-        frame = frame.f_back
-        level += 1
-    return level

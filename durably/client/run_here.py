@@ -12,12 +12,13 @@ import attrs
 from durably._platform.clock import Clock, to_datetime
 from durably._platform.interactive import again
 from durably._platform.safe_repr import short_repr
+from durably._platform.tracebacks import stacklevel
 from durably._platform.unhandled import add_stop_note
 from durably.client import said
 from durably.client.handles import Handles
 from durably.client.local_worker import CallersThread, LocalWorker
 from durably.client.patience import Patience
-from durably.client.payload_changes import changed_paths, named, stacklevel
+from durably.client.payload_changes import changed_paths, named
 from durably.client.query import Reader
 from durably.client.submit import Accepted, Submitter, Trigger, checked_key
 from durably.client.wait import Waiter, completed

@@ -413,6 +413,38 @@ def sessions(path: Path) -> None:
     step.run(5, read_rows, "x")  # type: ignore[arg-type]
 
 
+def loops_in_one_line(path: Path) -> None:
+    assert_type(durably.map(str.upper, ["a"], db=path), durably.MapResult[str])
+    assert_type(
+        durably.map(
+            loose_label,
+            [ImportCsv("x")],
+            db=None,
+            name="labels",
+            key=lambda each: each.path,
+            max_workers=8,
+            retry=Retry(on=OSError),
+            timeout=timedelta(seconds=5),
+            on_failed="return",
+            fresh=True,
+            labels={"a": "b"},
+            synchronous="normal",
+        ),
+        durably.MapResult[int],
+    )
+    assert_type(durably.map(untyped, [5], returns=Imported), durably.MapResult[Imported])
+    assert_type(durably.map(untyped, [5], returns=list[int]), durably.MapResult[list[int]])
+
+    durably.map(len, [5])  # type: ignore[arg-type]
+    durably.map(len, ["a"], workers=8)  # type: ignore[call-overload]
+    durably.map(len, ["a"], max_workers="8")  # type: ignore[call-overload]
+    durably.map(len)  # type: ignore[call-overload]
+
+
+def loose_label(payload: ImportCsv) -> int:
+    return len(payload.path)
+
+
 def events(app: Durably, run: Run[Any, Any]) -> None:
     assert_type(app.on("run:fail", print), Callable[[], None])
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from typing import Any
 
+from durably._platform.tracebacks import stacklevel
 from durably.errors import DatabaseError, ItemsChangedWarning, StopRun, ValidationError
 from durably.events import (
     ItemCompleted,
@@ -32,10 +33,6 @@ from durably.execution.step_runner import StepRunner
 from durably.models import ItemRecord, error_info
 
 log = logging.getLogger("durably")
-
-# From the warning to the job's line: the generator, the method of the step context, what defers
-# the handlers of signals.
-_TO_THE_JOB = 6
 
 
 class Loop:
@@ -311,5 +308,5 @@ class Loop:
                 f"{self._options.what}: other items than before are at {changed:,} positions that "
                 "have results, which are used; pass key= to tell the items apart",
                 ItemsChangedWarning,
-                stacklevel=_TO_THE_JOB,
+                stacklevel=stacklevel(),
             )

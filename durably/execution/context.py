@@ -12,6 +12,7 @@ from durably.errors import SerializationError, StepTimeoutError, ValidationError
 from durably.execution.current_run import CurrentRun, Services
 from durably.execution.loops.step_loops import StepLoops
 from durably.execution.nested_steps import NestedSteps
+from durably.execution.pacing import RateLimit
 from durably.execution.retry import Retry
 from durably.execution.step_log import (
     NUMBERS,
@@ -133,7 +134,7 @@ class StepContext(StepLoops):
         self._run.check()
         seconds_s = waitable(seconds, "step.sleep")
         left_s = self.remaining
-        self._step_runner.sleep(seconds_s if left_s is None else min(seconds_s, left_s))
+        self._step_runner.caller.sleep(seconds_s if left_s is None else min(seconds_s, left_s))
         self._check_deadline()
 
     @property
@@ -215,14 +216,24 @@ class StepContext(StepLoops):
         return result
 
     @overload
-    def options(self, *, returns: Nothing, retry: Retry | None = None) -> ReturningStep[None]: ...
+    def options(
+        self, *, returns: Nothing, retry: Retry | None = None, rate: RateLimit | None = None
+    ) -> ReturningStep[None]: ...
     @overload
-    def options(self, *, returns: type[U], retry: Retry | None = None) -> ReturningStep[U]: ...
+    def options(
+        self, *, returns: type[U], retry: Retry | None = None, rate: RateLimit | None = None
+    ) -> ReturningStep[U]: ...
     @overload
-    def options(self, *, returns: None = None, retry: Retry | None = None) -> PlainStep: ...
+    def options(
+        self, *, returns: None = None, retry: Retry | None = None, rate: RateLimit | None = None
+    ) -> PlainStep: ...
     @overload
-    def options(self, *, returns: Any, retry: Retry | None = None) -> ReturningStep[Any]: ...
-    def options(self, *, returns: Any = None, retry: Retry | None = None) -> Any:
+    def options(
+        self, *, returns: Any, retry: Retry | None = None, rate: RateLimit | None = None
+    ) -> ReturningStep[Any]: ...
+    def options(
+        self, *, returns: Any = None, retry: Retry | None = None, rate: RateLimit | None = None
+    ) -> Any:
         """Return a step with options: ``step.options(returns=Row, retry=Retry()).run(name, fn)``.
 
         Args:
@@ -230,19 +241,23 @@ class StepContext(StepLoops):
                 ``durably.NOTHING`` the result is discarded, whatever it is, and ``run`` returns
                 ``None``.
             retry: how to call *fn* again after a failure; by default it is not called again.
+            rate: limits how often *fn* is called, with all other steps and maps that have it.
 
         Returns:
             An object with the same ``run`` as the step context, with these settings.
 
         Raises:
-            ValidationError: *returns* is not a type that can be stored, or *retry* not a ``Retry``.
+            ValidationError: *returns* is not a type that can be stored, *retry* not a ``Retry``, or
+                *rate* not a ``RateLimit``.
 
         .. versionadded:: 0.1.0
         """
         if retry is not None and not isinstance(retry, Retry):
             raise ValidationError(f"retry must be a Retry, not {short_repr(retry)}")
+        if rate is not None and not isinstance(rate, RateLimit):
+            raise ValidationError(f"rate must be a RateLimit, not {short_repr(rate)}")
         if returns is not None:
             if returns is not NOTHING:
                 self._services.codec.check_type(returns, "step.options(returns=...)")
-            return ReturningStep(self._step_runner, returns, retry)
-        return PlainStep(self._step_runner, None, retry)
+            return ReturningStep(self._step_runner, returns, retry, rate)
+        return PlainStep(self._step_runner, None, retry, rate)

@@ -55,15 +55,18 @@ class RateLimit:
     def __repr__(self) -> str:
         return f"RateLimit({self._per_second!r}, burst={self._burst!r})"
 
-    def _reserve(self) -> float:
-        """Return when the caller may begin, by the monotonic clock."""
+    def _reserve(self, now_s: float) -> float:
         with self._lock:
-            now_s = monotonic()
             earliest_s = now_s - (self._burst - 1) * self._interval_s
             self._next_s = max(self._next_s, earliest_s)
             at_s = max(self._next_s, now_s)
             self._next_s += self._interval_s
             return at_s
+
+
+def reserve(rate: RateLimit) -> float:
+    """Return when the caller may begin, by the monotonic clock; nobody else may then."""
+    return rate._reserve(monotonic())  # noqa: SLF001 - private to users alone
 
 
 class Pace:
@@ -91,7 +94,7 @@ class Pace:
         if self._rate is None and self._not_before_s == -math.inf:
             return not self._until.is_set()
         if self._rate is not None:
-            self._wait(self._rate._reserve())  # noqa: SLF001 - private to users alone
+            self._wait(reserve(self._rate))
         while (at_s := self._not_before_s) > self._clock.monotonic():
             if not self._wait(at_s):
                 break

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from durably._platform.signals import entered_in_job
+from durably.execution.pacing import RateLimit
 from durably.execution.retry import Retry
 from durably.execution.step_runner import StepRunner
 
@@ -20,10 +21,13 @@ class PlainStep:
     .. versionadded:: 0.1.0
     """
 
-    def __init__(self, stepper: StepRunner, returns: Any, retry: Retry | None) -> None:
+    def __init__(
+        self, stepper: StepRunner, returns: Any, retry: Retry | None, rate: RateLimit | None
+    ) -> None:
         self._step_runner = stepper
         self._returns = returns
         self._retry = retry
+        self._rate = rate
 
     @entered_in_job
     def run(self, name: str, fn: Callable[Ps, T], /, *args: Ps.args, **kwargs: Ps.kwargs) -> T:
@@ -31,7 +35,9 @@ class PlainStep:
 
         .. versionadded:: 0.1.0
         """
-        result: T = self._step_runner.take(name, fn, args, kwargs, self._returns, self._retry)
+        result: T = self._step_runner.take(
+            name, fn, args, kwargs, self._returns, self._retry, self._rate
+        )
         return result
 
 
@@ -41,10 +47,13 @@ class ReturningStep(Generic[U]):
     .. versionadded:: 0.1.0
     """
 
-    def __init__(self, stepper: StepRunner, returns: Any, retry: Retry | None) -> None:
+    def __init__(
+        self, stepper: StepRunner, returns: Any, retry: Retry | None, rate: RateLimit | None
+    ) -> None:
         self._step_runner = stepper
         self._returns = returns
         self._retry = retry
+        self._rate = rate
 
     @entered_in_job
     def run(self, name: str, fn: Callable[Ps, object], /, *args: Ps.args, **kwargs: Ps.kwargs) -> U:
@@ -52,5 +61,7 @@ class ReturningStep(Generic[U]):
 
         .. versionadded:: 0.1.0
         """
-        result: U = self._step_runner.take(name, fn, args, kwargs, self._returns, self._retry)
+        result: U = self._step_runner.take(
+            name, fn, args, kwargs, self._returns, self._retry, self._rate
+        )
         return result

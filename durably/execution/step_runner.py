@@ -19,6 +19,7 @@ from durably.errors import (
     DuplicateStepError,
     DuplicateStepWarning,
     EngineClosedError,
+    RetryAfter,
     ValidationError,
 )
 from durably.events import (
@@ -29,7 +30,9 @@ from durably.events import (
 from durably.execution.checkpoints import CheckpointReader
 from durably.execution.current_run import CurrentRun, Services
 from durably.execution.nested_steps import NestedSteps
-from durably.execution.retry import Retry, next_wait_s
+from durably.execution.pacing import RateLimit
+from durably.execution.retry import Retry
+from durably.execution.step_calls import StepCaller
 from durably.execution.step_log import current_step
 from durably.execution.step_recorder import NOT_OURS, StepRecorder
 from durably.names import check_name
@@ -82,6 +85,7 @@ class StepRunner:
         run.turns = self._turns
         run.count_steps = self._checkpoints.count
         self.recorder = self._recorder = StepRecorder(run, services)
+        self.caller = StepCaller(run, services, self._recorder, self._nested)
         # The maps of this run by name, and whether this execution has completed each.
         self._maps = dict.fromkeys(self._checkpoints.maps, False)
         # Woken when a step has ended.
@@ -95,6 +99,7 @@ class StepRunner:
         kwargs: dict[str, Any],
         returns: Any = None,
         retry: Retry | None = None,
+        rate: RateLimit | None = None,
     ) -> Any:
         """Return the step's result: from its checkpoint, or from *fn*, whose result is stored.
 
@@ -103,6 +108,7 @@ class StepRunner:
         Args:
             returns: the type of the result; by default the annotation of *fn*.
             retry: how often to call *fn* again after a failure.
+            rate: limits how often *fn* is called.
         """
         run = self._run
         if run.stop_reason is not None or run.is_over or os.getpid() != run.pid:
@@ -131,7 +137,7 @@ class StepRunner:
                     self._recorder.require_ownership()
             if checkpoint is None or checkpoint[1] is None:
                 index = self._index_of(name, checkpoint)
-                result = self._execute(name, index, fn, args, kwargs, type_, retry)
+                result = self._execute(name, index, fn, args, kwargs, type_, retry, rate)
                 deliver()  # here already, so that it is kept if the job does not let it through
                 return result
         except BaseException as exc:
@@ -266,6 +272,23 @@ class StepRunner:
             self._recorder.emit(StepSkipped, name, index)
         return result
 
+    def _call(
+        self,
+        name: str,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        retry: Retry | None,
+        rate: RateLimit | None,
+    ) -> Any:
+        if retry is not None or rate is not None:
+            return self.caller.call(name, fn, args, kwargs, retry, rate)
+        try:
+            return let_through(fn, *args, **kwargs)
+        except RetryAfter as exc:
+            after = exc
+        return self.caller.call(name, fn, args, kwargs, after=after)
+
     def _execute(
         self,
         name: str,
@@ -275,6 +298,7 @@ class StepRunner:
         kwargs: dict[str, Any],
         type_: Any,
         retry: Retry | None,
+        rate: RateLimit | None,
     ) -> Any:
         services, run = self._services, self._run
         codec, clock = services.codec, services.clock
@@ -290,11 +314,7 @@ class StepRunner:
             try:
                 if type_ is not UNTYPED:
                     codec.require_storable(type_, what="the result of step", name=name)
-                value = (
-                    let_through(fn, *args, **kwargs)
-                    if retry is None
-                    else self._retrying(name, fn, args, kwargs, retry)
-                )
+                value = self._call(name, fn, args, kwargs, retry, rate)
                 if os.getpid() != run.pid:
                     run.refuse_forked_child()
                 # The result as it is stored, and as it will be read.
@@ -339,44 +359,6 @@ class StepRunner:
         if run.stop_reason is not None:
             run.check()
         return result
-
-    def _retrying(
-        self,
-        name: str,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        retry: Retry,
-    ) -> Any:
-        run, clock = self._run, self._services.clock
-        failures = 0
-        while True:
-            try:
-                return let_through(fn, *args, **kwargs)
-            except Exception as exc:
-                run.refuse_forked_child()
-                if run.is_callers_signal(exc):
-                    raise
-                failures += 1
-                pause_s = next_wait_s(retry, exc, failures)
-                if pause_s is None:
-                    raise
-                self._nested.outer_failed(name)
-                run.await_stop(clock, exc)
-            self.sleep(pause_s)
-            if clock.monotonic() - run.current_at > self._services.longest_doubt_s:
-                self._recorder.require_ownership()
-
-    def sleep(self, seconds: float) -> None:
-        """Block for *seconds*; if the run is to stop, wake up and raise."""
-        run = self._run
-        run.check()
-        try:
-            self._services.clock.wait(run.stopped, seconds)
-        except BaseException as exc:
-            run.keep_callers_signal(exc)
-            raise
-        run.check()
 
 
 def _needs_name(function: object, call: str = "step.run") -> str:

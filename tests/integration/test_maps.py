@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import sys
 import threading
+import types
 import warnings
 from datetime import datetime, timedelta
 
 import pytest
 from attrs import define
-from engines import GRACE_S, again, engine, execute, only, record, take_over, types
+from engines import GRACE_S, again, engine, execute, only, record, take_over
+from engines import types as types_of
 from gates import in_thread, names_of_threads
 
 import durably
@@ -623,7 +626,7 @@ def test_events_of_a_map(tmp_path, workers):
         events = record(app)
         app.on("*", lambda event: threads.add(threading.get_ident()) if "item" in event.type else 0)
         run = execute(app)
-        told = [each for each in types(events) if each[:4] in ("step", "item")]
+        told = [each for each in types_of(events) if each[:4] in ("step", "item")]
         assert told[0] == "step:start"
         assert sorted(told[1:-1]) == ["item:complete", "item:complete", "item:fail"]
         assert told[-1] == "step:fail"
@@ -637,7 +640,7 @@ def test_events_of_a_map(tmp_path, workers):
         calls.bad = set()
         events.clear()
         again(app, run)
-        told = [each for each in types(events) if each[:4] in ("step", "item")]
+        told = [each for each in types_of(events) if each[:4] in ("step", "item")]
         assert told == ["step:start", "item:complete", "step:complete"]
     assert threads == {threading.get_ident()}
 
@@ -657,7 +660,7 @@ def test_a_completed_map_is_skipped(tmp_path):
         calls.taken()
         events = record(app)
         run = again(app, run)
-        assert [each for each in types(events) if each[:4] == "step"] == ["step:skip"]
+        assert [each for each in types_of(events) if each[:4] == "step"] == ["step:skip"]
         assert calls.taken() == []
         assert app.get_steps(run) == before
 
@@ -826,13 +829,13 @@ def test_what_is_no_failure_of_an_item_ends_the_map(tmp_path, workers):
             raise SystemExit(3)
         return item
 
-    mapped = Mapped(work, range(100), max_workers=workers)
+    mapped = Mapped(work, range(5000), max_workers=workers)
     with engine(tmp_path, mapped.job) as app:
         run = execute(app)
         assert str(run.error) == "SystemExit: 3"
         stored = app.get_items(run, "label")
         assert {each.key for each in stored} >= set(range(6))
-        assert len(stored) < 20
+        assert len(stored) < 5000
 
 
 def test_an_empty_map_is_a_step(tmp_path):
@@ -901,3 +904,64 @@ def test_a_large_map_is_resumed_window_by_window(tmp_path):
         assert run.output == 10_001, str(run.error)
         assert calls.taken() == sorted(["new", *(f"k{n}" for n in range(0, 10_000, 7))])
         assert app.get_steps(run)[0].items.reused == 10_000 - 1429
+
+
+class Frame:
+    """What the test needs of pandas.DataFrame."""
+
+    def __init__(self, rows):
+        self.rows = rows
+        self.columns = list(dict.fromkeys(name for row in rows for name in row))
+
+    def __getitem__(self, columns):
+        frame = Frame([{name: row.get(name) for name in columns} for row in self.rows])
+        frame.columns = columns
+        return frame
+
+
+def test_a_frame_has_a_row_for_each_item(tmp_path, monkeypatch):
+    """In the order of the items, with the fields of the results, and what has failed."""
+    monkeypatch.setitem(sys.modules, "pandas", types.SimpleNamespace(DataFrame=Frame))
+
+    def label(name) -> Label:
+        if name == "bad":
+            raise ValueError("no")
+        return Label(name, ())
+
+    mapped = Mapped(label, ["a", "bad", "c"], key=str, on_failed="return")
+    with engine(tmp_path, mapped.job) as app:
+        execute(app)
+    frame = mapped.result.to_frame()
+    assert frame.columns == ["key", "status", "name", "tags", "error", "seconds", "attempts"]
+    assert [(row["key"], row["status"], row["name"], row["error"]) for row in frame.rows] == [
+        ("a", "completed", "a", None),
+        ("bad", "failed", None, "ValueError: no"),
+        ("c", "completed", "c", None),
+    ]
+    assert all(row["attempts"] == 1 and row["seconds"] >= 0 for row in frame.rows)
+
+
+@pytest.mark.parametrize(
+    ("results", "columns"),
+    [([{"x": 1, "key": 2}], ["x", "result.key"]), ([[1, 2]], ["result"]), ([], [])],
+)
+def test_a_frame_has_columns_for_the_results(tmp_path, monkeypatch, results, columns):
+    """Their fields, or one for those that have none."""
+    monkeypatch.setitem(sys.modules, "pandas", types.SimpleNamespace(DataFrame=Frame))
+    mapped = Mapped(lambda each: each, results)
+    with engine(tmp_path, mapped.job) as app:
+        execute(app)
+    assert mapped.result.to_frame().columns[2:-3] == columns
+
+
+def test_a_type_that_cannot_be_stored_is_known_before(tmp_path):
+    """Nothing is executed for a result that nothing could store."""
+    calls = []
+
+    def work(item) -> Frame:
+        calls.append(item)
+
+    with engine(tmp_path, Mapped(work, [1]).job) as app:
+        run = execute(app)
+        assert run.error.type == "durably.errors.SerializationError"
+    assert calls == []

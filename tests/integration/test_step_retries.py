@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
-from engines import engine, execute, record, types
+from engines import again, engine, execute, record, types
 
 import durably
 from durably import Retry
-from durably.execution.step_runner import StepRunner
+from durably.execution.step_calls import StepCaller
 
 NOW = Retry(attempts=3, wait=0)
 
@@ -170,7 +171,7 @@ def test_the_wait_between_retries_ends_when_the_run_is_stopped(tmp_path, how):
 def test_each_wait_is_longer_than_the_one_before(tmp_path, monkeypatch):
     """The first wait is ``wait`` seconds, each further one ``backoff`` times as long."""
     waits = []
-    monkeypatch.setattr(StepRunner, "sleep", lambda _, seconds: waits.append(seconds))
+    monkeypatch.setattr(StepCaller, "sleep", lambda _, seconds: waits.append(seconds))
 
     def job(step):
         retry = Retry(attempts=5, wait=0.5, backoff=3, max_wait=10, jitter=False)
@@ -179,3 +180,49 @@ def test_each_wait_is_longer_than_the_one_before(tmp_path, monkeypatch):
     with engine(tmp_path, job) as app:
         assert execute(app).output == 5
     assert waits == [0.5, 1.5, 4.5, 10]
+
+
+def test_a_step_may_ask_to_be_called_later(tmp_path):
+    """RetryAfter is no failure: the step is called again, with and without retries, and stored."""
+    calls = []
+
+    def work(name):
+        calls.append(name)
+        if calls.count(name) < 3:
+            raise durably.RetryAfter(0.01, "quota")
+        return name
+
+    def job(step):
+        once = durably.Retry(attempts=1)
+        return [step.run("a", work, "a"), step.options(retry=once).run("b", work, "b")]
+
+    with engine(tmp_path, job) as app:
+        run = execute(app)
+        assert run.output == ["a", "b"]
+        assert [each.status for each in app.get_steps(run)] == ["completed"] * 2
+    assert calls == ["a"] * 3 + ["b"] * 3
+
+
+def test_steps_share_a_rate(tmp_path):
+    """Each call of a step with a limit waits for its turn, tries included; stored ones do not."""
+    limit = durably.RateLimit(50)
+    times = []
+
+    def work():
+        times.append(time.monotonic())
+        if len(times) == 2:
+            raise ValueError
+
+    def job(step):
+        for n in range(4):
+            step.options(rate=limit, retry=durably.Retry(wait=0)).run(f"s{n}", work)
+        if step.attempt == 1:
+            raise KeyError
+        with pytest.raises(durably.ValidationError, match="rate must be a RateLimit"):
+            step.options(rate=5)
+
+    with engine(tmp_path, job) as app:
+        run = again(app, execute(app))
+        assert run.status == "completed", run.error
+    assert len(times) == 5
+    assert times[-1] - times[0] >= 4 / 50 * 0.95

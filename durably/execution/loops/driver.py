@@ -146,6 +146,8 @@ class Driver:
             if reused:
                 yield reused
             if self._is_done():
+                if self._source.failure is not None:
+                    raise self._source.failure
                 return
             is_idle = not reused and not is_reading and self._handed == handed
             stored = self._receive(is_waiting=is_idle)

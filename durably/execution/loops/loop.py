@@ -10,6 +10,7 @@ from contextlib import closing
 from typing import Any
 
 from durably._platform.tracebacks import stacklevel
+from durably.codec import UNTYPED
 from durably.errors import DatabaseError, ItemsChangedWarning, StopRun, ValidationError
 from durably.events import (
     ItemCompleted,
@@ -137,6 +138,10 @@ class Loop:
         self, index: int, may_begin: Callable[[int], bool], *, stored_first: bool
     ) -> Driver:
         options, run, services = self._options, self._run, self._services
+        if options.result_type is not UNTYPED:
+            services.codec.require_storable(
+                options.result_type, what="the results of step", name=self._name
+            )
         checkpoints, read = services.checkpoints, self._recorder.read
         is_keyed = options.key is not None
 
@@ -166,7 +171,7 @@ class Loop:
             is_keyed=is_keyed,
             total=options.total,
         )
-        self._source = Source(options, stored, services.clock)
+        self._source = Source(options, stored, run, services.clock)
         return Driver(
             options,
             run,

@@ -97,7 +97,7 @@ class _Rows:
     """What is known of each item beside its result, by position, in a few bytes."""
 
     seconds: array[float] = attrs.field(factory=lambda: array("f"))
-    attempts: array[int] = attrs.field(factory=lambda: array("L"))
+    attempts: array[int] = attrs.field(factory=lambda: array("I"))
     are_failed: bytearray = attrs.field(factory=bytearray)
 
 
@@ -134,19 +134,20 @@ class Results:
     def add(self, tasks: Sequence[Task]) -> None:
         """Add items that have ended."""
         values, keys, rows = self._values, self._keys, self._rows
+        more = max(task.position for task in tasks) + 1 - len(values)
+        if more > 0:
+            values.extend([_MISSING] * more)
+            keys.extend([None] * more)
+            rows.seconds.extend([0.0] * more)
+            rows.attempts.extend([0] * more)
+            rows.are_failed.extend(bytes(more))
+        seconds, attempts = rows.seconds, rows.attempts
+        self._reused += sum(task.is_reused for task in tasks)
         for task in tasks:
             position = task.position
-            more = position + 1 - len(values)
-            if more > 0:
-                values.extend([_MISSING] * more)
-                keys.extend([None] * more)
-                rows.seconds.extend([0.0] * more)
-                rows.attempts.extend([0] * more)
-                rows.are_failed.extend(bytes(more))
             keys[position] = task.key
-            rows.seconds[position] = (task.completed_at_us - task.started_at_us) / 1e6
-            rows.attempts[position] = task.attempts
-            self._reused += task.is_reused
+            seconds[position] = (task.completed_at_us - task.started_at_us) / 1e6
+            attempts[position] = task.attempts
             if task.text is None:
                 rows.are_failed[position] = True
                 if self._with_failed:

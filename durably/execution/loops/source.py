@@ -7,11 +7,13 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, Final
 
+from durably._platform.clock import Clock
 from durably._platform.safe_repr import type_name
 from durably._platform.signals import let_through
 from durably.codec.json_text import dump
 from durably.codec.plain import plain
 from durably.errors import ValidationError
+from durably.execution.current_run import CurrentRun
 from durably.execution.loops.options import LoopOptions
 from durably.execution.loops.stored_items import StoredItems, same_key
 from durably.execution.loops.tasks import Task
@@ -20,6 +22,8 @@ from durably.store.rows import Key
 
 # A slow iterator is not read ahead: the item that is there begins.
 _PATIENCE_S: Final = 0.001
+# So many items that may be stored are read at once, if they are in memory.
+_MANY: Final = 256
 _SCALARS: Final = frozenset({str, int, float, bool, type(None)})
 _LARGEST_KEY: Final = 2**63
 # The keys of a list that is not longer are called for and checked before its first item begins.
@@ -30,18 +34,24 @@ class Source:
     """The items of a map. Used by one thread.
 
     Attributes:
+        failure: what the iterable or ``key`` has raised.
         changed: at how many positions with a stored result other items stand than before.
     """
 
-    def __init__(self, options: LoopOptions, stored: StoredItems, clock: Any) -> None:
+    def __init__(
+        self, options: LoopOptions, stored: StoredItems, run: CurrentRun, clock: Clock
+    ) -> None:
         self._options = options
         self._stored = stored
+        self._is_callers_signal = run.is_callers_signal
         self._clock = clock
         self._iterator: Iterator[Any] | None = None
         self._position = 0
         self.is_exhausted = False
         self.failure: BaseException | None = None
         self.changed = 0
+        # Reading more of these ahead holds nothing in memory that was not there before.
+        self._is_in_memory = isinstance(options.items, list | tuple | range)
 
     @property
     def read(self) -> int:
@@ -52,28 +62,39 @@ class Source:
         """Return the next items, up to *most*; none only if there are no more.
 
         One that is stored has its result as ``text``, and one that has failed before its attempts.
+        What the iterable or ``key`` has raised is the ``failure``, and then there are no more.
 
         Raises:
-            BaseException: the iterable or ``key`` has raised it. What was read before it is
-                returned first.
+            BaseException: a signal in the caller's thread has raised it.
         """
-        if self.failure is not None:
-            raise self.failure
+        if self._is_in_memory and self._position <= self._stored.highest:
+            most = max(most, _MANY)
         pulled: list[tuple[Any, Any]] = []
         try:
             let_through(self._pull, most, pulled)
         except BaseException as exc:
             self.is_exhausted = True
-            if not pulled or not isinstance(exc, Exception):
+            if self._is_callers_signal(exc):
                 raise
             self.failure = exc
-            self.is_exhausted = False
-        return [self._task(item, key) for item, key in pulled]
+        tasks: list[Task] = []
+        try:
+            for item, key in pulled:
+                tasks.append(self._task(item, key))
+        except ValidationError as exc:
+            self.is_exhausted = True
+            self.failure = exc
+            return []
+        return tasks
 
     def _pull(self, most: int, pulled: list[tuple[Any, Any]]) -> None:
         """Read items into *pulled*. It is code of the user's, but for the list."""
         if self._iterator is None:
             self._iterator = self._begin()
+        if self._is_in_memory:
+            pulled += itertools.islice(self._iterator, most)
+            self.is_exhausted = len(pulled) < most
+            return
         ends_s = self._clock.monotonic() + _PATIENCE_S
         for pair in self._iterator:
             pulled.append(pair)

@@ -63,7 +63,7 @@ class StoredItems:
         self._free = self.highest + 1
         # With keys: the position, plus 1, at which each index was used; and the keys that this
         # execution has begun, those that are not stored yet apart.
-        self._used = array("L")
+        self._used = array("I")
         self._begun = Names()
         self._unstored: dict[Key, int] = {}
 

@@ -1,0 +1,99 @@
+"""Call the function of a step, again after failures, and when it asks for it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from durably._platform.signals import let_through
+from durably.errors import RetryAfter
+from durably.execution.current_run import CurrentRun, Services
+from durably.execution.nested_steps import NestedSteps
+from durably.execution.pacing import RateLimit, reserve, seconds_until
+from durably.execution.retry import Retry, next_wait_s
+from durably.execution.step_recorder import StepRecorder
+from durably.models import short_name
+
+log = logging.getLogger("durably")
+
+
+class StepCaller:
+    """Call the functions of the steps of one run. Usable from any thread."""
+
+    def __init__(
+        self, run: CurrentRun, services: Services, recorder: StepRecorder, nested: NestedSteps
+    ) -> None:
+        self._run = run
+        self._services = services
+        self._recorder = recorder
+        self._nested = nested
+
+    def call(
+        self,
+        name: str,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        retry: Retry | None = None,
+        rate: RateLimit | None = None,
+        *,
+        after: RetryAfter | None = None,
+    ) -> Any:
+        """Return what *fn* returns, at the call that does.
+
+        Args:
+            name: of the step.
+            after: what the first call has raised, if the caller has made it.
+        """
+        run, clock = self._run, self._services.clock
+        failures = 0
+        pause_s = None if after is None else self._asked_to_wait(name, after)
+        while True:
+            if pause_s is not None:
+                self._nested.outer_failed(name)
+                self._pause(pause_s)
+            if rate is not None:
+                self.sleep(max(0.0, reserve(rate) - clock.monotonic()))
+            try:
+                return let_through(fn, *args, **kwargs)
+            except Exception as exc:
+                run.refuse_forked_child()
+                if run.is_callers_signal(exc):
+                    raise
+                if isinstance(exc, RetryAfter):
+                    pause_s = self._asked_to_wait(name, exc)
+                    continue
+                failures += 1
+                pause_s = None if retry is None else next_wait_s(retry, exc, failures)
+                if pause_s is None:
+                    raise
+                run.await_stop(clock, exc)
+
+    def _asked_to_wait(self, name: str, after: RetryAfter) -> float:
+        self._run.refuse_forked_child()
+        pause_s = seconds_until(after, self._services.clock)
+        log.info(
+            "%s: step %r is asked to wait for %.3g s",
+            short_name(self._run.id, self._run.job_name, None),
+            name,
+            pause_s,
+        )
+        return pause_s
+
+    def _pause(self, seconds: float) -> None:
+        self.sleep(seconds)
+        clock, run = self._services.clock, self._run
+        if clock.monotonic() - run.current_at > self._services.longest_doubt_s:
+            self._recorder.require_ownership()
+
+    def sleep(self, seconds: float) -> None:
+        """Block for *seconds*; if the run is to stop, wake up and raise."""
+        run = self._run
+        run.check()
+        try:
+            self._services.clock.wait(run.stopped, seconds)
+        except BaseException as exc:
+            run.keep_callers_signal(exc)
+            raise
+        run.check()

@@ -269,13 +269,13 @@ PACKAGE: Final[dict[str, Mutant]] = {
             ),
             Source(
                 "execution/step_runner.py",
-                "    def _retrying(\n",
+                "    def _call(\n",
                 "    late = None\n"
                 "    def store_late(self, *late):\n"
                 "        late, self.late = self.late, late\n"
                 "        return late is None or self._services.checkpoints.save(*late)\n"
                 "\n"
-                "    def _retrying(\n",
+                "    def _call(\n",
             ),
             Source(
                 "execution/run_execution.py",
@@ -284,6 +284,55 @@ PACKAGE: Final[dict[str, Mutant]] = {
                 "            context._step_runner.store_late()\n",
             ),
         ],
+    ),
+    "map that executes what is stored": Mutant(
+        "integration/test_maps.py::test_only_what_failed_is_executed_again[1]",
+        [
+            Source(
+                "execution/loops/source.py",
+                "task.is_reused = task.text is not None",
+                "task.is_reused, task.text = False, None",
+            )
+        ],
+    ),
+    "item that is told of before it is stored": Mutant(
+        "integration/test_maps.py::test_an_item_is_stored_before_its_event[4]",
+        [
+            Source(
+                "execution/loops/committer.py",
+                "            self.is_lost = not self._save(batch)\n",
+                "            self._on_committed(batch)\n"
+                "            self.is_lost = not self._save(batch)\n",
+            ),
+            Source(
+                "execution/loops/committer.py",
+                "self._on_committed(batch if is_stored else None)",
+                "self._on_committed(None)",
+            ),
+        ],
+    ),
+    "map without a bound of what is not stored": Mutant(
+        "integration/test_maps_interrupted.py"
+        "::test_items_wait_for_a_database_that_cannot_be_written[1]",
+        [Source("execution/loops/committer.py", "self._items < self._most and ", "")],
+    ),
+    "map that goes on after too many failures": Mutant(
+        "integration/test_maps.py::test_too_many_failures_end_the_map[0-1-1-1]",
+        [Source("execution/loops/failures.py", "return failed > most\n", "return False\n")],
+    ),
+    "map that stores keys twice": Mutant(
+        "integration/test_maps.py::test_a_second_use_of_a_key_ends_a_lazy_map",
+        [
+            Source(
+                "execution/loops/stored_items.py",
+                "            raise same_key(self._what, key, first, position)\n",
+                "            return\n",
+            )
+        ],
+    ),
+    "interrupted map that forgets what has ended": Mutant(
+        "integration/test_maps_interrupted.py::test_threads_end_their_items_after_a_ctrl_c",
+        [Source("execution/loops/loop.py", "record.save(left)\n", "pass\n")],
     ),
     "run here that takes a dead process for a live one": Mutant(
         "integration/test_run_here_interrupted.py"

@@ -186,8 +186,8 @@ class StepRunner:
             if self._maps.get(name):
                 self._repeated(name)
             if name not in self._maps and self._checkpoints.may_hold(name):
-                checkpoint, _ = self._recorder.read(self._checkpoints.find, name)
-                if checkpoint is not None:
+                find = self._checkpoints.find
+                if self._recorder.read(find, name)[0] is not None:
                     self._refuse_other_kind(name, "step.run")
             index = self._checkpoints.maps.get(name)
             if index is None:

@@ -645,6 +645,41 @@ def test_events_of_a_map(tmp_path, workers):
     assert threads == {threading.get_ident()}
 
 
+@WORKERS
+def test_an_item_is_stored_before_its_event(tmp_path, workers, monkeypatch):
+    """What listeners, progress and results tell is committed."""
+    told, saved = threading.Event(), threading.Event()
+    orders = []
+
+    def work(item):
+        if item == 2:
+            assert saved.wait(GRACE_S)  # the map goes on until an item is stored
+        return item
+
+    with engine(tmp_path, Mapped(work, range(3), max_workers=workers).job) as app:
+        checkpoints = app._store.checkpoints
+        save = checkpoints.save_items
+
+        def slow(*args):
+            told.wait(0.1)  # it is not, before this returns
+            stored = save(*args)
+            orders.append(["stored", *(row[0] for row in args[3])])
+            saved.set()
+            return stored
+
+        monkeypatch.setattr(checkpoints, "save_items", slow, raising=False)
+
+        @app.on("item:complete")
+        def tell(event):
+            told.set()
+            orders.append(["told", event.item_key])
+
+        assert execute(app).status == "completed"
+    for key in range(3):
+        kinds = [kind for kind, *keys in orders if key in keys]
+        assert kinds == ["stored", "told"]
+
+
 def test_a_completed_map_is_skipped(tmp_path):
     """A resume that finds all results emits step:skip and calls nothing."""
     calls = Calls()

@@ -157,23 +157,27 @@ def test_an_engine_cell_run_again_replaces_the_engine(notebook: Notebook) -> Non
 
 def test_an_engine_cell_run_again_continues_what_the_pool_was_executing(notebook: Notebook) -> None:
     """A run in the pool of the replaced engine goes back, and the new engine continues it."""
-    run_all(
-        notebook, CLASS, JOB, "import threading; go = threading.Event(); inside = threading.Event()"
-    )
-    notebook.ok(JOB.replace(SQUARE, "return page * page if page != 3 else wait(page)"))
-    notebook.ok("def wait(page): inside.set(); go.wait(60); return page * page")
+    run_all(notebook, CLASS, "import threading; inside = threading.Event()")
+    notebook.ok("""
+        def wait(page):
+            inside.set()
+            while not context.cancelled:  # until the engine is replaced
+                time.sleep(0.005)
+            return page * page
+    """)
+    waiting = JOB.replace(SQUARE, "return page * page if page != 3 else wait(page)")
+    notebook.ok(waiting.replace("total = 0", "global context; context = step; total = 0"))
     notebook.ok(
         f"{ENGINE}.start(); pending = app.trigger(crawl, Crawl(), idempotency_key='crawl-1')"
     )
-    notebook.ok("inside.wait(60); threading.Timer(0.1, go.set).start()")
+    notebook.ok("inside.wait(60)")
 
     notebook.ok(ENGINE)
     cell = notebook.ok(RUN)
 
     assert (cell.result, fetched(cell)) == (SUM, [4, 5])
-    assert (
-        notebook.ok("[t.name for t in threading.enumerate() if 'durably' in t.name]").result == "[]"
-    )
+    threads = "[t.name for t in threading.enumerate() if 'durably' in t.name]"
+    assert notebook.ok(threads).result == "[]"
 
 
 def test_a_removed_file_is_made_anew_by_the_engine_cell(notebook: Notebook, tmp_path: Path) -> None:

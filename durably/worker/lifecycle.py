@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,6 +43,7 @@ class Lifecycle:
         is_own_thread: Callable[[], bool],
     ) -> None:
         self._closing = closing
+        self._pid = os.getpid()
         self._state = state
         self._begin = begin
         self._end = end
@@ -111,8 +113,11 @@ class Lifecycle:
         return who in self._holds
 
     def let_go(self, who: object) -> None:
-        """Stop needing the threads. If no other call needs them, they have ended on return."""
-        if who not in self._holds:
+        """Stop needing the threads. If no other call needs them, they have ended on return.
+
+        A child that was forked inside a call, and comes back to it, has none of the threads.
+        """
+        if who not in self._holds or os.getpid() != self._pid:
             return
         with self.locked():
             try:

@@ -73,6 +73,15 @@ def test_a_wait_may_have_a_timeout(app: Durably, gate: Gate, elsewhere: Durably)
     assert run.status == "running"
 
 
+def test_a_wait_ends_if_the_engine_is_closed(app: Durably, gate: Gate, elsewhere: Durably) -> None:
+    """By another thread; the run continues."""
+    call, _ = in_thread(lambda: app.run(gate.job, key="k"))
+    while app._supervisor.local.owner is None:
+        threading.Event().wait(0.001)
+    app.close()
+    assert isinstance(call.result(), durably.EngineClosedError)
+
+
 def test_a_payload_cannot_change_while_the_run_is_executed(
     app: Durably, gate: Gate, tmp_path: Path
 ) -> None:

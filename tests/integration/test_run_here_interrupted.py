@@ -336,3 +336,11 @@ def test_a_session_of_interrupts(app: Durably, seed: int) -> None:
     # An interrupt may come before the listener, never twice for a step.
     assert len(set(stored)) == len(stored)
     assert names_of_threads() == []
+
+
+@pytest.mark.parametrize("call", ["run", "process_one"])
+def test_a_forked_child_that_comes_back_ends(tmp_path: Path, call: str) -> None:
+    """The call raises ForkedError in it, and the parent executes the run to its end."""
+    with Child("forks_here", tmp_path / "runs.db", call) as child:
+        child.expect("forked")
+        child.expect("[('completed', 2)]")

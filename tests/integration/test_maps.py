@@ -159,6 +159,29 @@ def test_error_holds_the_exceptions_with_their_keys(tmp_path):
 
 
 @WORKERS
+def test_the_error_says_of_the_first_items_whatever_failed_first(tmp_path, workers):
+    """Keys, message and exceptions come in the order of the items."""
+    go = threading.Event()
+
+    def work(item):
+        if workers > 1 and item == 0:
+            assert go.wait(GRACE_S)
+        if item == 7:
+            go.set()
+        raise ValueError(f"no {item}")
+
+    def job(step):
+        with pytest.raises(ItemsFailedError) as caught:
+            step.map("m", work, range(12), max_workers=workers)
+        assert [str(each) for each in caught.value.exceptions] == [f"no {n}" for n in range(12)]
+        return str(caught.value)
+
+    with engine(tmp_path, job) as app:
+        output = execute(app).output
+    assert output == "12 of 12 items failed: 12 x ValueError: no 0 (0, 1, 2, ...)"
+
+
+@WORKERS
 def test_failed_items_are_returned_on_request(tmp_path, workers):
     """With on_failed="return" there is no error; the next execution tries them again."""
     calls = Calls(4, 9)
@@ -209,6 +232,7 @@ def test_failures_within_the_limit_are_no_reason_to_stop(tmp_path):
 BAD = [
     ({"fn": 5}, "fn must be a function"),
     ({"items": 5}, "items must be an iterable"),
+    ({"items": list}, "items must be an iterable"),
     ({"items": "abc"}, "items must not be str"),
     ({"items": b"abc"}, "items must not be bytes"),
     ({"items": {"a", "b"}}, "needs? key="),
@@ -726,6 +750,22 @@ def test_the_name_of_a_map_is_that_of_a_step(tmp_path):
             run = again(app, execute(app, job="other", labels=labels))
             assert run.error.type == "durably.errors.ConflictError"
             assert "'x'" in run.error.message
+
+
+def test_a_name_may_be_used_again_where_that_is_allowed(tmp_path):
+    """With on_duplicate_step="reuse" the second map has the results of the first, and warns."""
+    calls = Calls()
+
+    def job(step):
+        first = step.map("m", calls, range(3))
+        with pytest.warns(durably.DuplicateStepWarning, match="'m' was used twice"):
+            second = step.map("m", calls, range(3))
+        return first == second and second.reused == 3
+
+    with engine(tmp_path, job, on_duplicate_step="reuse") as app:
+        run = execute(app)
+        assert run.output is True, run.error
+    assert calls.items == [0, 1, 2]
 
 
 def test_a_map_inside_of_itself_is_an_error(tmp_path):

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from durably._platform.latch import Wakeups
+from durably._platform.latch import Latch, Wakeups
 from durably._platform.signals import deliver
 from durably.execution.loops.tasks import Task
 
@@ -88,9 +88,9 @@ class Committer:
             or self.is_lost
         )
 
-    def await_room(self) -> None:
-        """Wait until another item may begin."""
-        while not self.has_room:
+    def await_room(self, until: Latch) -> None:
+        """Wait until another item may begin, or *until* is set."""
+        while not self.has_room and not until.is_set():
             self._has_room.wait_until(lambda: self.has_room, _LOOK_S)
 
     def await_all(self) -> None:

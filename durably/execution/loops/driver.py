@@ -115,7 +115,9 @@ class Driver:
                 start=services.start_thread,
             )
         else:
-            self._workers = CallingThread(runner, self._committer, self._pace, self._inbox.put)
+            self._workers = CallingThread(
+                runner, self._committer, self._pace, self._inbox.put, run.stopped
+            )
 
     @property
     def failures(self) -> Failures:
@@ -265,7 +267,7 @@ class Driver:
     def _note(self, ended: list[Task]) -> None:
         for task in ended:
             if task.exc is not None:
-                self._failures.add(task.key, task.exc)
+                self._failures.add(task.position, task.key, task.exc)
 
     def _delay(self, task: Task) -> None:
         """Put an item that has not ended in line for its next try."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from contextlib import suppress
 from typing import Final
 
@@ -24,9 +25,19 @@ _LONGEST_KEY: Final = 40
 @attrs.define(eq=False, repr=False)
 class _Kind:
     name: str
-    message: str
-    keys: list[Key]
+    # Of its first items, by position: their keys, and what was said of the first.
+    first: list[tuple[int, Key]] = attrs.field(factory=list)
+    message: str = ""
     count: int = 0
+
+    def add(self, position: int, key: Key, exc: BaseException) -> None:
+        """Count an exception of this kind."""
+        self.count += 1
+        if len(self.first) <= _MOST_KEYS or position < self.first[-1][0]:
+            insort(self.first, (position, key), key=lambda each: each[0])
+            del self.first[_MOST_KEYS + 1 :]
+            if self.first[0][0] == position:
+                self.message = on_one_line(safe_str(exc), _LONGEST_MESSAGE)
 
 
 class Failures:
@@ -36,28 +47,23 @@ class Failures:
         self._name = name
         self._most = most
         self._kinds: dict[str, _Kind] = {}
-        self._kept: list[Exception] = []
+        self._kept: list[tuple[int, Exception]] = []
         self.count = 0
         # What is no exception of a program but ends it, such as SystemExit.
         self.fatal: BaseException | None = None
 
-    def add(self, key: Key, exc: BaseException) -> None:
+    def add(self, position: int, key: Key, exc: BaseException) -> None:
         """Count an item that has failed."""
         self.count += 1
         name = type(exc).__qualname__
-        kind = self._kinds.get(name)
-        if kind is None:
-            kind = self._kinds[name] = _Kind(name, on_one_line(safe_str(exc), _LONGEST_MESSAGE), [])
-        kind.count += 1
-        if len(kind.keys) <= _MOST_KEYS:
-            kind.keys.append(key)
+        self._kinds.setdefault(name, _Kind(name)).add(position, key, exc)
         if not isinstance(exc, Exception):
             self.fatal = self.fatal or exc
             return
         if len(self._kept) < MOST_KEPT:
             with suppress(TypeError):  # its notes are something else
                 exc.add_note(f"item {key!r} of step {self._name!r}")
-            self._kept.append(exc)
+            self._kept.append((position, exc))
 
     def are_too_many(self, failed: int, tried: int) -> bool:
         """Return whether no further item is to begin, after so many have failed. Thread-safe."""
@@ -78,12 +84,12 @@ class Failures:
         early = ", and no further item began (max_failures)" if is_early else ""
         return ItemsFailedError(
             f"{self.count:,} of {total:,} items failed: {', '.join(said)}{early}",
-            self._kept,
+            [exc for _, exc in sorted(self._kept, key=lambda each: each[0])],
         )
 
 
 def _said_of(kind: _Kind) -> str:
     message = f": {kind.message}" if kind.message else ""
-    keys = [on_one_line(str(key), _LONGEST_KEY) for key in kind.keys[:_MOST_KEYS]]
+    keys = [on_one_line(str(key), _LONGEST_KEY) for _, key in kind.first[:_MOST_KEYS]]
     more = ", ..." if kind.count > len(keys) else ""
     return f"{kind.count:,} x {kind.name}{message} ({', '.join(keys)}{more})"

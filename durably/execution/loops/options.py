@@ -142,7 +142,8 @@ def _check_items(what: str, items: object, *, has_key: bool) -> None:
             f"{what}: items must not be {type_name(items)}, whose items are its characters; "
             "write [...] around a single one, or list(...) if that is meant"
         )
-    if not isinstance(items, Iterable) and not hasattr(items, "__getitem__"):
+    is_sequence = not isinstance(items, type) and hasattr(items, "__getitem__")
+    if not isinstance(items, Iterable) and not is_sequence:
         raise ValidationError(
             f"{what}: items must be an iterable, such as a list, not {type_name(items)}"
         )

@@ -41,6 +41,7 @@ class CallingThread:
 
     Args:
         go_back: called with an item that has not ended.
+        stopped: set when the run is to stop.
     """
 
     def __init__(
@@ -49,8 +50,10 @@ class CallingThread:
         committer: Committer,
         pace: Pace,
         go_back: Callable[[Task], None],
+        stopped: Latch,
     ) -> None:
         self.is_calling_thread = True
+        self._stopped = stopped
         self._runner = runner
         self._committer = committer
         self._pace = pace
@@ -58,7 +61,7 @@ class CallingThread:
 
     def submit(self, task: Task) -> None:
         """Execute an item."""
-        self._committer.await_room()
+        self._committer.await_room(self._stopped)
         if self._pace.await_turn() and self._runner.execute(task):
             self._committer.add(task)
         else:
@@ -139,7 +142,7 @@ class Threads:
     def _work(self) -> None:
         try:
             while (task := self._todo.get()) is not None:
-                self._committer.await_room()
+                self._committer.await_room(self._ending)
                 if self._pace.await_turn() and self._runner.execute(task):
                     self._committer.add(task)
                     if self._todo.qsize() < self._most_threads:

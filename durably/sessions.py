@@ -145,7 +145,7 @@ class Session(StepContext):
         else:
             self._leave(OpenSession.put_back)
             if self._closed is not None and self._run.is_callers_signal(exc):
-                _add_note(exc, said.stopped(None, self._closed.completed_steps, is_stored=False))
+                _add_note(exc, said.stopped(said.StoppedIn(None), self._closed.completed_steps))
 
     def _note_failure(self, exc: Exception) -> None:
         """Add to what has failed the session how to go on."""
@@ -157,12 +157,11 @@ class Session(StepContext):
         """Add to what a signal has raised in a step what is kept and how to go on."""
         try:
             run = self._read()
-            checkpoint = self._services.checkpoints.find(self._run.run_pk, step)
+            place = said.stopped_in(self._services.checkpoints, self._run.run_pk, step)
         except (DatabaseError, EngineClosedError):
             return  # the exception says enough
         if run is not None:
-            is_stored = checkpoint is not None and checkpoint[1] is not None
-            _add_note(exc, said.stopped(step, run.completed_steps, is_stored=is_stored))
+            _add_note(exc, said.stopped(place, run.completed_steps))
 
     def _hand_over(self) -> None:
         """Leave the session to an object that is about to be made for it."""

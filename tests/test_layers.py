@@ -50,6 +50,7 @@ STORE_DOOR = {
     "store.change_feed",
     "store.closing",
     "store.defects",
+    "store.item_checkpoints",
     "store.outcome",
     "store.rows",
 }

@@ -280,16 +280,13 @@ class _Call:
     def _note_stop(self, current: CurrentRun, exc: BaseException) -> None:
         """Add to what a signal has raised what is kept and how to go on."""
         store = self._runner.store
-        step, is_stored = current.stopped_in, False
         try:
             row = store.find_run(current.id)
-            if step is not None:
-                checkpoint = store.checkpoints.find(current.run_pk, step)
-                is_stored = checkpoint is not None and checkpoint[1] is not None
+            place = said.stopped_in(store.checkpoints, current.run_pk, current.stopped_in)
         except DatabaseError:
             return  # the exception says enough
         if row is not None and row.status == "pending":
-            add_stop_note(exc, said.stopped(step, row.completed_steps, is_stored=is_stored))
+            add_stop_note(exc, said.stopped(place, row.completed_steps))
 
     def _completed(self, run: Run[Any, Any]) -> Run[Any, Any]:
         return completed(attrs.evolve(run, disposition=self._disposition), self._watch, again())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from durably._platform.clock import to_datetime
 from durably._platform.interactive import again
@@ -11,7 +11,8 @@ from durably._platform.safe_repr import on_one_line
 from durably.codec.json_text import load
 from durably.models import Run, short_name
 from durably.store import defects
-from durably.store.rows import Beginning, RunRow
+from durably.store.api import Checkpoints
+from durably.store.rows import Beginning, RunKey, RunRow
 
 
 def name(row: RunRow) -> str:
@@ -66,15 +67,31 @@ def steps_kept(count: int) -> str:
     return f"{count} completed step is kept" if count == 1 else f"{count} completed steps are kept"
 
 
-def stopped(step: str | None, count: int, *, is_stored: bool) -> str:
-    """Return where a signal has stopped a run, what is kept, and how to go on.
+class StoppedIn(NamedTuple):
+    """The step in which a run was stopped, and what is stored of it."""
 
-    Args:
-        step: in which it was, if in any.
-        is_stored: whether that step has completed.
-    """
-    place = "" if step is None else f" {'after' if is_stored else 'in'} step {step!r}"
-    return f"stopped{place}; {steps_kept(count)}. {again().capitalize()} to go on."
+    step: str | None
+    is_stored: bool = False
+    # Of a map.
+    items: int | None = None
+
+
+def stopped_in(checkpoints: Checkpoints, run_pk: RunKey, step: str | None) -> StoppedIn:
+    """Return what is stored of the step in which a run was stopped, if it was in one."""
+    if step is None:
+        return StoppedIn(None)
+    checkpoint = checkpoints.find(run_pk, step)
+    if checkpoint is not None:
+        return StoppedIn(step, checkpoint[1] is not None)
+    return StoppedIn(step, items=checkpoints.completed_items(run_pk, step))
+
+
+def stopped(place: StoppedIn, count: int) -> str:
+    """Return where a signal has stopped a run, what is kept, and how to go on."""
+    step, is_stored, items = place
+    where = "" if step is None else f" {'after' if is_stored else 'in'} step {step!r}"
+    kept = "" if items is None else f"{items:,} of its items and "
+    return f"stopped{where}; {kept}{steps_kept(count)}. {again().capitalize()} to go on."
 
 
 def old_run_continued(row: RunRow, before: RunRow) -> str:

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 from durably.store.change_feed import ChangeFeed
 from durably.store.closing import Closing
+from durably.store.item_checkpoints import ItemCheckpoints
 from durably.store.outcome import Outcome, RequeueReason
 from durably.store.rows import (
     Beat,
@@ -26,12 +27,8 @@ from durably.store.rows import (
     Enqueued,
     Filters,
     ItemRow,
-    ItemWindow,
-    Key,
     LogLine,
     LogRow,
-    MapRow,
-    MapState,
     NewRun,
     OwnerRow,
     RunKey,
@@ -45,9 +42,6 @@ LOCK_TIMEOUT_S: Final = 30.0
 
 # The most steps that a run can have.
 MOST_STEPS: Final = 1 << 24
-
-# The most items that a map can have.
-MOST_ITEMS: Final = 1 << 30
 
 
 class Liveness(enum.Enum):
@@ -69,7 +63,7 @@ class OwnerLock(Protocol):
         """Release the lock and leave its file, so that others find the owner dead."""
 
 
-class Checkpoints(Protocol):
+class Checkpoints(ItemCheckpoints, Protocol):
     """The part of a store that a step needs. Usable from any thread."""
 
     def find(self, run_pk: RunKey, name: str) -> Checkpoint | None:
@@ -121,29 +115,6 @@ class Checkpoints(Protocol):
 
     def state(self, run_pk: RunKey) -> tuple[str, int] | None:
         """Return the status and the fence of a run, ``None`` if it was deleted."""
-
-    # -- the items of maps -----------------------------------------------------------------
-
-    def save_items(
-        self, run_pk: RunKey, fence: int, state: MapState, items: Sequence[ItemRow]
-    ) -> bool:
-        """Store items of a map, completed and failed ones, and how far or how the map is.
-
-        A failed item is replaced by a later result; a completed one is final. Return ``False``, and
-        store nothing, if this claim is not the current one.
-        """
-
-    def find_map(self, run_pk: RunKey, name: str) -> MapRow | None:
-        """Return the map of that name, ``None`` if nothing of it is stored."""
-
-    def item_window(self, map_pk: int, first_index: int) -> ItemWindow:
-        """Return the items of a map from *first_index* on, as many as one window holds."""
-
-    def find_item(self, map_pk: int, key: Key) -> ItemRow | None:
-        """Return the item with that key, ``None`` if there is none."""
-
-    def item_at(self, map_pk: int, index: int) -> ItemRow | None:
-        """Return the item at that index, ``None`` if there is none."""
 
 
 class Store(Protocol):

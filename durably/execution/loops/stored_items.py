@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from durably.errors import ValidationError
 from durably.execution.checkpoints import Names
-from durably.store.api import MOST_ITEMS, Checkpoints
+from durably.store.item_checkpoints import MOST_ITEMS, ItemCheckpoints
 from durably.store.rows import ItemRow, Key, MapRow
 
 Read = Callable[..., Any]
@@ -38,7 +38,7 @@ class StoredItems:
 
     def __init__(
         self,
-        checkpoints: Checkpoints,
+        checkpoints: ItemCheckpoints,
         found: MapRow | None,
         read: Read,
         *,

@@ -9,7 +9,7 @@ import apsw
 
 from durably.errors import DatabaseError
 from durably.store import defects
-from durably.store.api import MOST_ITEMS
+from durably.store.item_checkpoints import MOST_ITEMS
 from durably.store.rows import ItemRow, ItemWindow, Key, MapRow, MapState, RunKey, StepRow
 
 INDEX_BITS: Final = 30
@@ -74,6 +74,12 @@ MAP: Final = """
     SELECT map, step & 0xFFFFFF, is_keyed, status,
            (SELECT max(item) & 0x3FFFFFFF FROM durably_items
             WHERE item >= (map << 30) AND item < ((map + 1) << 30))
+    FROM durably_maps WHERE run = :run AND name = :name"""
+
+# As many as there are results, which is read when a map was interrupted.
+COUNT_COMPLETED: Final = """
+    SELECT (SELECT count(*) FROM durably_items
+            WHERE item >= (map << 30) AND item < ((map + 1) << 30) AND error IS NULL)
     FROM durably_maps WHERE run = :run AND name = :name"""
 
 _COLUMNS: Final = """
@@ -184,6 +190,12 @@ def maps_of_run(db: apsw.Connection, run_id: str) -> list[StepRow]:
             what = f"step {values['name']!a:.80} of run {run_id!a:.80}"
             defects.note(str(defects.unreadable(what, defect)))
     return found
+
+
+def count_completed(db: apsw.Connection, run_pk: RunKey, name: str) -> int | None:
+    """Return how many items of a map have a result; ``None`` if nothing of it is stored."""
+    count: int | None = db.execute(COUNT_COMPLETED, {"run": run_pk, "name": name}).get
+    return count
 
 
 def window(db: apsw.Connection, map_pk: int, first_index: int) -> ItemWindow:

@@ -1,0 +1,39 @@
+"""The part of the store's door that a map needs: its items, each a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from durably.store.rows import ItemRow, ItemWindow, Key, MapRow, MapState, RunKey
+
+# The most items that a map can have.
+MOST_ITEMS: Final = 1 << 30
+
+
+class ItemCheckpoints(Protocol):
+    """The items of maps. Usable from any thread."""
+
+    def save_items(
+        self, run_pk: RunKey, fence: int, state: MapState, items: Sequence[ItemRow]
+    ) -> bool:
+        """Store items of a map, completed and failed ones, and how far or how the map is.
+
+        A failed item is replaced by a later result; a completed one is final. Return ``False``, and
+        store nothing, if this claim is not the current one.
+        """
+
+    def find_map(self, run_pk: RunKey, name: str) -> MapRow | None:
+        """Return the map of that name, ``None`` if nothing of it is stored."""
+
+    def completed_items(self, run_pk: RunKey, name: str) -> int | None:
+        """Return how many items of a map have a result; ``None`` if nothing of it is stored."""
+
+    def item_window(self, map_pk: int, first_index: int) -> ItemWindow:
+        """Return the items of a map from *first_index* on, as many as one window holds."""
+
+    def find_item(self, map_pk: int, key: Key) -> ItemRow | None:
+        """Return the item with that key, ``None`` if there is none."""
+
+    def item_at(self, map_pk: int, index: int) -> ItemRow | None:
+        """Return the item at that index, ``None`` if there is none."""

@@ -292,7 +292,7 @@ def report_worker_error(
     emitter: Emitter, exc: BaseException, context: str, run_id: str | None = None
 ) -> None:
     """Log an error of durably's own threads and emit it as ``worker:error``."""
-    of_run = "" if run_id is None else f" of run {short_name(run_id, None, None)}"
+    of_run = "" if run_id is None else f" ({short_name(run_id, None, None)})"
     log.warning("%s%s failed, and is tried again: %s", context, of_run, on_one_line(str(exc)))
     emitter.emit(WorkerError, error=error_info(exc), context=context, run_id=run_id)
 

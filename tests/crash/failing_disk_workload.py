@@ -27,10 +27,10 @@ from faultydisk import CODES, FULL_CODES, READING, WRITING, FaultyDisk
 from invariants import check
 
 import durably
-import durably.engine
 import durably.execution.current_run
 import durably.store.sqlite.sql.steps
 from durably.plugins import LogPersistence
+from durably.store.sqlite import opening
 from durably.store.sqlite.database import Database
 
 T = TypeVar("T")
@@ -143,7 +143,7 @@ class Session:
 
     def open(self, **options: Any) -> durably.Durably:
         database = functools.partial(Database, vfs=self._disk.name)
-        with mock.patch.object(durably.engine, "Database", database):
+        with mock.patch.object(opening, "Database", database):
             app = self.patiently(
                 "opening",
                 lambda: durably.Durably(

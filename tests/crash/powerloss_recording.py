@@ -15,9 +15,9 @@ from crash.failing_disk_workload import quickly
 from powerloss import Entry, Recorder
 
 import durably
-import durably.engine
 import durably.store.sqlite.database
 from durably.plugins import LogPersistence
+from durably.store.sqlite import opening
 from durably.store.sqlite.database import Database
 
 NAME: Final = "runs.db"
@@ -77,7 +77,7 @@ class Workload:
         database = functools.partial(Database, vfs=self._recorder.name)
         holder: list[durably.Durably] = []
         jobs = jobs_of(self._recorder.mark, lambda run_id: self._cancel(holder[0], run_id))
-        with mock.patch.object(durably.engine, "Database", database):
+        with mock.patch.object(opening, "Database", database):
             app = durably.Durably(self._path, jobs=jobs, **self._options)
         holder.append(app)
         # Small steps of SQLite's own checkpoints, so that there are many of them.

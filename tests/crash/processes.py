@@ -18,7 +18,7 @@ from crash.workload import (
     live,
 )
 
-import durably.engine
+from durably.store.sqlite import opening
 from durably.store.sqlite.database import Database
 
 POINTS = ("write", "before commit", "committed")
@@ -102,7 +102,7 @@ def live_to_a_point(folder: Path, seed: int, ending: int) -> None:
                 ledger.leave("died-at", name.replace(" ", "-"))
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    durably.engine.Database = functools.partial(Database, fault_point=reached)
+    opening.Database = functools.partial(Database, fault_point=reached)
     live(folder, seed, ending)
 
 

@@ -15,7 +15,7 @@ from crash.failing_disk_workload import WORKLOADS, Fault, attempt, operations_of
 from faultydisk import CODES, FULL_CODES, READING, WRITING, FaultyDisk
 
 import durably
-import durably.engine
+from durably.store.sqlite import opening
 from durably.store.sqlite.connection.batch_executor import BatchExecutor
 from durably.store.sqlite.connection.write_request import WriteRequest
 from durably.store.sqlite.database import Database
@@ -60,7 +60,7 @@ def test_opening_that_fails_leaves_nothing_open(
     """
     failures = 0
     with FaultyDisk() as disk:
-        monkeypatch.setattr(durably.engine, "Database", partial(Database, vfs=disk.name))
+        monkeypatch.setattr(opening, "Database", partial(Database, vfs=disk.name))
         for first in range(1 + seed % 3, 500, 3):
             path = tmp_path / f"{first}.db"
             disk.fail(kinds, first, 1, CODES)

@@ -14,7 +14,7 @@ import pytest
 from counted import PAGE, Counted, DiskVFS
 
 import durably
-import durably.engine
+from durably.store.sqlite import opening
 from durably.store.sqlite.database import Database
 
 
@@ -35,7 +35,7 @@ def app(
 
     Its heartbeat and its flusher stand still: what they do when, a clock decides.
     """
-    monkeypatch.setattr(durably.engine, "Database", functools.partial(Database, vfs=disk.name))
+    monkeypatch.setattr(opening, "Database", functools.partial(Database, vfs=disk.name))
     app = durably.Durably(
         tmp_path / "durably.db",
         jobs=[stepping, one_step, telling],
@@ -242,5 +242,5 @@ def test_resume_reads_a_window_and_writes_nothing(
 
     assert app.get_run(run).status == "completed"
     assert counted.writes == ["BEGIN", "UPDATE", "COMMIT", "UPDATE"]  # its claim and its end
-    # The other engines, what can be claimed; the highest index and one window; what is left over.
-    assert counted.reads == ["SELECT"] * 5
+    # The other engines, what can be claimed; one window, the maps, the highest index; what is left.
+    assert counted.reads == ["SELECT"] * 6

@@ -16,7 +16,7 @@ from pathlib import Path
 import apsw
 
 import durably
-import durably.engine
+from durably.store.sqlite import opening
 from durably.store.sqlite.database import Database
 
 folder, how, first, stride = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
@@ -92,10 +92,10 @@ kept = []
 def live(database, kill_at):
     points = Points(kill_at)
     if how == "points":
-        durably.engine.Database = functools.partial(Database, fault_point=points)
+        opening.Database = functools.partial(Database, fault_point=points)
     else:
         kept.append(Vfs(points))  # registered for as long as it lives
-        durably.engine.Database = functools.partial(Database, vfs="points")
+        opening.Database = functools.partial(Database, vfs="points")
     app = durably.Durably(database, jobs=[work])
     handle = app.jobs["work"]
     one = handle.trigger(idempotency_key="one", concurrency_key="key", labels={"a": "b"})

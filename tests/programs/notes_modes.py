@@ -16,8 +16,8 @@ from pathlib import Path
 import apsw
 
 import durably
-import durably.engine
 from durably.plugins import LogPersistence
+from durably.store.sqlite import opening
 from durably.store.sqlite.database import Database
 
 os.umask(int(sys.argv[2], 8))
@@ -46,7 +46,7 @@ class Vfs(apsw.VFS):
 
 
 vfs = Vfs()
-durably.engine.Database = functools.partial(Database, vfs="looking", fault_point=look)
+opening.Database = functools.partial(Database, vfs="looking", fault_point=look)
 
 
 @durably.job

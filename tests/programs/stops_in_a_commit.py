@@ -9,7 +9,7 @@ import signal
 import sys
 
 import durably
-import durably.engine
+from durably.store.sqlite import opening
 from durably.store.sqlite.database import Database
 
 path, name, count = sys.argv[1:]
@@ -21,7 +21,7 @@ def reached(point):
         os.kill(os.getpid(), signal.SIGSTOP)
 
 
-durably.engine.Database = functools.partial(Database, fault_point=reached)
+opening.Database = functools.partial(Database, fault_point=reached)
 
 
 @durably.job

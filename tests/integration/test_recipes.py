@@ -342,6 +342,8 @@ def test_a_service_stops_at_a_step_and_continues(tmp_path: Path, eventually: Eve
         assert status == 0
         eventually(picture.has_reader)
         worker.send_signal(signal.SIGTERM)
+        assert worker.stdout is not None
+        assert "Stopping after step 'size-64'" in worker.stdout.readline()
         picture.feed("a cat")
         status, _ = end(worker)
         assert status == 0

@@ -184,7 +184,7 @@ def held(*args: object) -> Iterator[tuple[Child, str]]:
 
 
 def is_locked(database: Path) -> bool:
-    """Whether anybody is in a write transaction or holds the writers' mutex at this moment."""
+    """Return whether anybody is in a write transaction or holds the writers' mutex now."""
     connection = apsw.Connection(str(database), flags=apsw.SQLITE_OPEN_READWRITE)
     try:
         connection.execute("BEGIN IMMEDIATE")
@@ -206,7 +206,7 @@ def is_locked(database: Path) -> bool:
 
 
 def has_ended(pid: int) -> bool:
-    """Whether the process is gone, or a zombie."""
+    """Return whether the process is gone, or a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
     except OSError:

@@ -70,7 +70,7 @@ def in_thread(function: Callable[[], Any]) -> tuple[Call, list[Any]]:
 
 
 def names_of_threads() -> list[str]:
-    """Of those of durably's threads that are alive."""
+    """Return the names of those of durably's threads that are alive."""
     return sorted(each.name for each in threading.enumerate() if each.name.startswith("durably"))
 
 
@@ -83,7 +83,7 @@ def status(app: Durably, run: Any) -> str:
 def later(
     monkeypatch: pytest.MonkeyPatch, target: Any, name: str
 ) -> tuple[threading.Event, threading.Event]:
-    """Have the next call of a method wait; set when it has begun, and to be set for it to go on."""
+    """Make the next call of a method wait; set when it has begun, and to be set for it to go on."""
     has_begun, may_go_on = threading.Event(), threading.Event()
     original = getattr(target, name)
 

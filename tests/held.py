@@ -50,7 +50,7 @@ class HeldJob:
 
     @property
     def nobody_else_is_inside(self) -> bool:
-        """Whether every run that came inside was asked for."""
+        """Return whether every run that came inside was asked for."""
         return self._entered.empty()
 
     def let_go(self, count: int = 1) -> None:
@@ -81,7 +81,7 @@ def finish(step: durably.StepContext, payload: Any) -> Any:
 
 @durably.job
 def other(step: durably.StepContext, payload: Any) -> Any:
-    """Give the payload back."""
+    """Return the payload."""
     return payload
 
 

@@ -272,7 +272,7 @@ class Disk:
 
     @property
     def is_inside_commit(self) -> bool:
-        """Whether the last frame of a commit has its header and not its page."""
+        """Return whether the last frame of a commit has its header and not its page."""
         return bool(self._half_commits)
 
     def advance(self, to: int) -> None:

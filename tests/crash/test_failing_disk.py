@@ -98,7 +98,7 @@ def test_reads_that_fail_leave_no_connection(tmp_path: Path) -> None:
 
 
 def disk_fails(database: Database) -> bool:
-    """Whether a read gets an error."""
+    """Return whether a read gets an error."""
     try:
         database.read(lookups.count, lookups.Filters())
     except durably.DatabaseError:

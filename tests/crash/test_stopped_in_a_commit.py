@@ -55,13 +55,13 @@ def stopped(database: Path) -> Iterator[Child]:
 
 
 def stop(child: Child) -> None:
-    """Have it stop, and wait until it has."""
+    """Stop it, and wait until it has stopped."""
     child.say()
     os.waitid(os.P_PID, child.pid, os.WSTOPPED)
 
 
 def is_named(error: object, child: Child) -> bool:
-    """Whether an error names the process that holds the lock, that it is stopped, and its way."""
+    """Return whether an error names the stopped process that has the lock, and what to do."""
     assert isinstance(error, durably.DatabaseError), error
     assert error.is_transient
     assert isinstance(error.__cause__, apsw.BusyError)

@@ -61,12 +61,12 @@ def same(one: Any, other: Any) -> bool:
 
 
 def is_storable(text: str) -> bool:
-    """Whether *text* may be a name, key or label."""
+    """Return whether *text* may be a name, key or label."""
     return "\0" not in text and not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def is_name(text: str, longest: int) -> bool:
-    """Whether *text* may be the name of a job or step."""
+    """Return whether *text* may be the name of a job or step."""
     has_controls = any(char < " " or "\x7f" <= char <= "\x9f" for char in text)
     return 0 < len(text) <= longest and is_storable(text) and not has_controls
 

@@ -32,7 +32,7 @@ class Order:
 
 @durably.job
 def order(step: durably.StepContext, payload: Order) -> Order:
-    """Give the order back."""
+    """Return the order."""
     return payload
 
 

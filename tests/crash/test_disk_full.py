@@ -16,7 +16,7 @@ import durably
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits and mounts")
 
-ROOM = 1 << 20
+ROOM = 1 << 21
 
 
 @pytest.fixture(params=["limit", "tmpfs"])

@@ -34,7 +34,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from durably._platform.safe_repr import on_one_line
-from durably._platform.tracebacks import frames_in, is_of_several
+from durably._platform.tracebacks import first_of_each_kind, frames_in, is_of_several
 from durably._platform.unhandled import debug_from, install_hooks, rendered, rendered_line
 
 if TYPE_CHECKING:
@@ -301,7 +301,9 @@ class ItemsFailedError(DurablyError, ExceptionGroup[Exception]):
 
     ``str()`` is one line: how many items have failed, with which exceptions, and the keys of some.
     It is an ``ExceptionGroup`` of what the items' function has raised, 1000 at most, each with a
-    note that names its item. The records of all of them are in ``Durably.get_items()``.
+    note that names its item. The records of all of them are in ``Durably.get_items()``. Where
+    nothing handles it, what is printed is that line, the first failure of each kind, and the next
+    move.
 
     .. versionadded:: 0.2.0
     """
@@ -315,6 +317,24 @@ class ItemsFailedError(DurablyError, ExceptionGroup[Exception]):
 
     def __str__(self) -> str:
         return self.message
+
+    def _report(self) -> str:
+        """Return what is printed where nothing handles the error."""
+        return "\n".join([f"ItemsFailedError: {self}", *self._details(), ""])
+
+    def _render_traceback_(self) -> list[str]:
+        if self.exceptions:
+            debug_from(self, self.exceptions[0])
+        return [rendered_line("ItemsFailedError", str(self)), "", *self._details()]
+
+    def _details(self) -> list[str]:
+        """Return lines that show the first failure of each kind, and the next move."""
+        notes = [line for note in _notes(self) for line in str(note).splitlines()]
+        return [*first_of_each_kind(self.exceptions, _MOST_DETAILED), *notes]
+
+
+def _notes(exc: BaseException) -> Sequence[object]:
+    return getattr(exc, "__notes__", ())
 
 
 class SchemaError(DurablyError):

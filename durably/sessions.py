@@ -14,7 +14,7 @@ from durably._platform.interactive import again, is_interactive, is_ipython
 from durably._platform.safe_repr import short_repr
 from durably._platform.signals import deliver, entered
 from durably._platform.spawning import refuse_unguarded_open
-from durably._platform.unhandled import add_note, add_stop_note
+from durably._platform.unhandled import add_note, add_stop_note, install_hooks
 from durably.client import said
 from durably.client.patience import Patience
 from durably.client.submit import checked_key, checked_labels
@@ -22,6 +22,7 @@ from durably.errors import (
     ConflictError,
     DatabaseError,
     EngineClosedError,
+    ItemsFailedError,
     NotFoundError,
     SerializationError,
     ValidationError,
@@ -39,6 +40,9 @@ from durably.wiring import EngineOptions, Parts, open_session_parts
 from durably.worker.sessions import OpenSession
 
 log = logging.getLogger("durably")
+
+
+_OTHERS_KEPT: Final = "The results of the other items are kept."
 
 
 class Session(StepContext):
@@ -145,12 +149,16 @@ class Session(StepContext):
         else:
             self._leave(OpenSession.put_back)
             if self._closed is not None and self._run.is_callers_signal(exc):
-                _add_note(exc, said.stopped(said.StoppedIn(None), self._closed.completed_steps))
+                add_stop_note(exc, said.stopped(said.StoppedIn(None), self._closed.completed_steps))
 
     def _note_failure(self, exc: Exception) -> None:
         """Add to what has failed the session how to go on."""
         run = self._closed
-        if run is not None and run.status is RunStatus.FAILED:
+        if run is None or run.status is not RunStatus.FAILED:
+            return
+        if isinstance(exc, ItemsFailedError):
+            add_note(exc, f"{_OTHERS_KEPT} Fix the cause and {again()}: it executes what failed.")
+        else:
             add_note(exc, f"{run.job_name} {place_of_failure(run)}. {next_move(run, again())}")
 
     def _interrupted(self, exc: BaseException, step: str) -> None:
@@ -161,7 +169,7 @@ class Session(StepContext):
         except (DatabaseError, EngineClosedError):
             return  # the exception says enough
         if run is not None:
-            _add_note(exc, said.stopped(place, run.completed_steps))
+            add_stop_note(exc, said.stopped(place, run.completed_steps))
 
     def _hand_over(self) -> None:
         """Leave the session to an object that is about to be made for it."""
@@ -210,12 +218,6 @@ class Session(StepContext):
                 self.job_name,
                 run.status,
             )
-
-
-def _add_note(exc: BaseException, note: str) -> None:
-    """Add where a signal has stopped the session, unless a step inside that place has done so."""
-    if not any(each.startswith("stopped") for each in getattr(exc, "__notes__", ())):
-        add_stop_note(exc, note)
 
 
 class _Open(NamedTuple):
@@ -278,6 +280,7 @@ def session(
 
     .. versionadded:: 0.2.0
     """
+    install_hooks()
     check_name(name, "a session's name", longest=LONGEST_JOB_NAME)
     for flag, value in (("fresh", fresh), ("show", show)):
         if not isinstance(value, bool) and not (flag == "show" and value is None):

@@ -13,7 +13,7 @@ import itertools
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import CodeType, FunctionType, TracebackType
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -106,6 +106,24 @@ def frames_in(text: str) -> list[str]:
         if line.strip(" ^~"):
             frames.append(line)
     return frames
+
+
+def first_of_each_kind(excs: Sequence[BaseException], most: int) -> list[str]:
+    """Return lines that show the first exception of each class, without durably's frames.
+
+    Args:
+        most: of how many classes.
+    """
+    first: dict[type, BaseException] = {}
+    for exc in excs:
+        first.setdefault(type(exc), exc)
+    lines: list[str] = []
+    for exc in itertools.islice(first.values(), most):
+        text = format_exception(exc)
+        lines += frames_in(text)
+        if not is_of_several(text):
+            lines += "".join(traceback.format_exception_only(exc)).splitlines()
+    return lines
 
 
 def is_of_several(text: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -64,11 +65,18 @@ class _ThreadHook:
 
 def _is_reported(exc: BaseException, before: str) -> bool:
     """Print the report of an error that has one; return whether that was done."""
-    report = getattr(type(exc), "_report", None)
+    report = getattr(type(exc), "_report", None) or _report_of_stop(exc)
     if report is None or sys.stderr is None:
         return False
     sys.stderr.write(f"{before}{report(exc)}")
     return True
+
+
+def _report_of_stop(exc: BaseException) -> Callable[[BaseException], str] | None:
+    notes = _stop_notes(exc)
+    if not notes or "_durably_is_alone" not in vars(exc):
+        return None
+    return lambda exc: f"{type(exc).__name__}: {notes[0]}\n"
 
 
 # -- IPython and Jupyter -----------------------------------------------------------------------
@@ -99,12 +107,31 @@ def add_note(exc: BaseException, note: str) -> None:
 
 
 def add_stop_note(exc: BaseException, note: str) -> None:
-    """Add to what a signal has raised where it was; for a Ctrl-C IPython shows that alone."""
+    """Add to what a signal has raised where it was; for a Ctrl-C IPython shows that alone.
+
+    Nothing is added if a place inside has done so.
+
+    Args:
+        note: begins with "stopped".
+    """
+    if _stop_notes(exc):
+        return
     add_note(exc, note)
     if isinstance(exc, KeyboardInterrupt) and is_ipython():
         lines = [rendered_line(type(exc).__name__, note)]
         # IPython asks the object for it, so that this works for an exception of Python's.
         exc._render_traceback_ = functools.partial(list, lines)  # type: ignore[attr-defined]
+
+
+def show_stop_alone(exc: BaseException) -> None:
+    """Make a script that *exc* ends print where it has stopped and no traceback, for a Ctrl-C."""
+    if isinstance(exc, KeyboardInterrupt):
+        vars(exc)["_durably_is_alone"] = True  # for the hooks
+
+
+def _stop_notes(exc: BaseException) -> list[str]:
+    notes = getattr(exc, "__notes__", ())
+    return [note for note in notes if isinstance(note, str) and note.startswith("stopped")]
 
 
 def debug_from(shown: BaseException, cause: BaseException) -> None:

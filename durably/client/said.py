@@ -83,15 +83,20 @@ def stopped_in(checkpoints: Checkpoints, run_pk: RunKey, step: str | None) -> St
     checkpoint = checkpoints.find(run_pk, step)
     if checkpoint is not None:
         return StoppedIn(step, checkpoint[1] is not None)
-    return StoppedIn(step, items=checkpoints.completed_items(run_pk, step))
+    counts = checkpoints.count_items(run_pk, step)
+    return StoppedIn(step, items=None if counts is None else counts[0])
 
 
 def stopped(place: StoppedIn, count: int) -> str:
     """Return where a signal has stopped a run, what is kept, and how to go on."""
     step, is_stored, items = place
     where = "" if step is None else f" {'after' if is_stored else 'in'} step {step!r}"
-    kept = "" if items is None else f"{items:,} of its items and "
-    return f"stopped{where}; {kept}{steps_kept(count)}. {again().capitalize()} to go on."
+    kept = [] if items is None else [f"{items:,} of its items"]
+    if count or not kept:
+        kept.append(steps_kept(count))
+    else:
+        kept[0] += " is kept" if items == 1 else " are kept"
+    return f"stopped{where}; {' and '.join(kept)}. {again().capitalize()} to go on."
 
 
 def old_run_continued(row: RunRow, before: RunRow) -> str:

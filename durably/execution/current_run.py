@@ -65,6 +65,8 @@ class Services(NamedTuple):
     """The parts of an engine that the execution of a run needs."""
 
     checkpoints: Checkpoints
+    # The name of the database file, for people.
+    file: str
     codec: Codec
     emitter: Emitter
     clock: Clock
@@ -208,6 +210,10 @@ class CurrentRun:
         The job may swallow it. It is stopped nevertheless, and the exception is raised to the
         caller.
         """
+        self.stop_by_signal(exc)
+
+    def stop_by_signal(self, exc: BaseException) -> None:
+        """Do so where work that other threads have in progress is to end before it is raised."""
         if self.callers_signal is None and self.is_callers_signal(exc):
             self.callers_signal = exc
             self.stopped_in = self.innermost_step()

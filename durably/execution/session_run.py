@@ -29,6 +29,9 @@ class SessionRun(CurrentRun):
         if step is not None and self.on_interrupt is not None and self.is_callers_signal(exc):
             self.on_interrupt(exc, step)
 
+    def stop_by_signal(self, exc: BaseException) -> None:
+        """Do nothing: what other threads have in progress goes on."""
+
     def said_of(self, reason: type[StopRun]) -> str:
         """Return the message of a stop for that reason; ``StopRun`` is that it is not open."""
         if reason is StopRun and self.is_handed_over:

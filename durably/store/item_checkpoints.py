@@ -26,8 +26,11 @@ class ItemCheckpoints(Protocol):
     def find_map(self, run_pk: RunKey, name: str) -> MapRow | None:
         """Return the map of that name, ``None`` if nothing of it is stored."""
 
-    def completed_items(self, run_pk: RunKey, name: str) -> int | None:
-        """Return how many items of a map have a result; ``None`` if nothing of it is stored."""
+    def count_items(self, run_pk: RunKey, name: str) -> tuple[int, int] | None:
+        """Return how many items of a map have a result, and how many have failed.
+
+        Return ``None`` if nothing of it is stored.
+        """
 
     def item_window(self, map_pk: int, first_index: int) -> ItemWindow:
         """Return the items of a map from *first_index* on, as many as one window holds."""

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Final
 
 from durably._platform.clock import Clock
+from durably._platform.log_lines import pass_on
 from durably._platform.safe_repr import on_one_line
-from durably._platform.signals import let_through, raise_if_signal
 from durably.errors import DatabaseError, OwnershipLost, RunCancelled, RunInterrupted
 from durably.execution.current_run import CurrentRun
 from durably.models import RunStatus, short_name
@@ -153,27 +153,8 @@ def _say(
     traceback: str | None = None,
 ) -> None:
     """Pass a line to the handlers of the logger; what they raise harms no run."""
-    try:
-        name = short_name(row.id, row.job_name, row.idempotency_key)
-        file, line, function, stack = log.findCaller(stacklevel=2)
-        record = log.makeRecord(
-            log.name,
-            level,
-            file,
-            line,
-            "%s %s",
-            (name, what),
-            None,
-            function,
-            {"run_id": row.id},
-            stack,
-        )
-        # What formatters print below the line. Without the exception itself: a handler may keep
-        # records, and so all that is in its frames; and other formatters would show durably's.
-        record.exc_text = None if traceback is None else traceback.rstrip("\n")
-        let_through(log.handle, record)
-    except BaseException as raised:  # noqa: BLE001 - a user's handler or filter may raise anything
-        raise_if_signal(raised)
+    name = short_name(row.id, row.job_name, row.idempotency_key)
+    pass_on(log, level, "%s %s", name, what, extra={"run_id": row.id}, traceback=traceback)
 
 
 def _of_its_steps(count: int) -> str:

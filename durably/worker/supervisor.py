@@ -6,6 +6,7 @@ are put back; the heartbeat continues until the last one has ended; then the thr
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from typing import Final
@@ -74,6 +75,7 @@ class Supervisor:
         )
         services = self._services = Services(
             checkpoints=store.checkpoints,
+            file=os.path.basename(store.path),
             codec=codec,
             emitter=emitter,
             clock=clock,

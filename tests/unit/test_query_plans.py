@@ -165,7 +165,7 @@ def test_statement_prepares_against_the_schema(db: apsw.Connection, name: str) -
         ("items.ADD_CANCELLED", set()),
         ("items.MAP", {OF_MAPS}),
         ("items.INDEXES", {OF_MAPS}),
-        ("items.COUNT_COMPLETED", {OF_MAPS}),
+        ("items.COUNT", {OF_MAPS}),
         ("items.MAPS_OF_RUN", {"sqlite_autoindex_durably_runs_1", OF_MAPS}),
         ("items.WINDOW", set()),
         ("items.AT", set()),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import logging
 import math
 import os
 import queue
@@ -18,6 +17,7 @@ from durably.errors import RetryAfter
 from durably.execution.current_run import CurrentRun, Services
 from durably.execution.loops.committer import Committer
 from durably.execution.loops.failures import Failures
+from durably.execution.loops.map_log import MapLog
 from durably.execution.loops.options import LoopOptions
 from durably.execution.loops.record import MapRecord
 from durably.execution.loops.source import Source
@@ -25,9 +25,6 @@ from durably.execution.loops.tasks import ItemRunner, Task
 from durably.execution.loops.workers import CallingThread, Threads, Workers
 from durably.execution.pacing import Pace, seconds_until
 from durably.execution.step_recorder import StepRecorder
-from durably.models import short_name
-
-log = logging.getLogger("durably")
 
 # How often it is checked whether the run is to stop, while items are in progress.
 _LOOK_S: Final = 0.1
@@ -51,6 +48,7 @@ class Driver:
             yielded before the next one begins in the calling thread.
 
     Attributes:
+        executing: the items that threads of the map are inside of.
         is_early: whether items are left, since too many have failed.
     """
 
@@ -64,6 +62,7 @@ class Driver:
         runner: ItemRunner,
         record: MapRecord,
         recorder: StepRecorder,
+        map_log: MapLog,
         on_begin: Callable[[], None],
         may_begin: Callable[[int], bool] = lambda _: True,
         reads_ahead: bool = False,
@@ -77,6 +76,8 @@ class Driver:
         self._runner = runner
         self._record = record
         self._recorder = recorder
+        self._map_log = map_log
+        self.executing: set[Task] = set()
         self._on_begin = on_begin
         self._may_begin = may_begin
         self._has_begun = False
@@ -112,6 +113,7 @@ class Driver:
                 go_back=self._inbox.put,
                 wake=lambda: self._inbox.put(None),
                 ending=self._ending,
+                executing=self.executing,
                 start=services.start_thread,
             )
         else:
@@ -275,12 +277,7 @@ class Driver:
         if isinstance(task.exc, RetryAfter):
             wait_s = seconds_until(task.exc, clock)
             if self._pace.postpone(wait_s):
-                log.info(
-                    "%s: step %r is asked to wait for %.3g s; no further item begins before that",
-                    short_name(self._run.id, self._run.job_name, None),
-                    self._record.name,
-                    wait_s,
-                )
+                self._map_log.rate_limited(wait_s)
             task.exc = None
         elif task.wait_s is not None:
             wait_s = task.wait_s

@@ -23,7 +23,9 @@ _LONGEST_KEY: Final = 40
 
 
 @attrs.define(eq=False, repr=False)
-class _Kind:
+class Kind:
+    """What has failed with exceptions of one class."""
+
     name: str
     # Of its first items, by position: their keys, and what was said of the first.
     first: list[tuple[int, Key]] = attrs.field(factory=list)
@@ -39,6 +41,11 @@ class _Kind:
             if self.first[0][0] == position:
                 self.message = on_one_line(safe_str(exc), _LONGEST_MESSAGE)
 
+    def shown_keys(self, more: str) -> str:
+        """Return the keys of the first of them, and *more* if there are others."""
+        keys = [on_one_line(str(key), _LONGEST_KEY) for _, key in self.first[:_MOST_KEYS]]
+        return ", ".join([*keys, more] if self.count > len(keys) else keys)
+
 
 class Failures:
     """What has failed in one execution of a map. Used by one thread."""
@@ -46,7 +53,7 @@ class Failures:
     def __init__(self, name: str, most: float | None) -> None:
         self._name = name
         self._most = most
-        self._kinds: dict[str, _Kind] = {}
+        self._kinds: dict[str, Kind] = {}
         self._kept: list[tuple[int, Exception]] = []
         self.count = 0
         # What is no exception of a program but ends it, such as SystemExit.
@@ -56,7 +63,7 @@ class Failures:
         """Count an item that has failed."""
         self.count += 1
         name = type(exc).__qualname__
-        self._kinds.setdefault(name, _Kind(name)).add(position, key, exc)
+        self._kinds.setdefault(name, Kind(name)).add(position, key, exc)
         if not isinstance(exc, Exception):
             self.fatal = self.fatal or exc
             return
@@ -64,6 +71,14 @@ class Failures:
             with suppress(TypeError):  # its notes are something else
                 exc.add_note(f"item {key!r} of step {self._name!r}")
             self._kept.append((position, exc))
+
+    @property
+    def kinds(self) -> list[Kind]:
+        """Of what kinds they are, the most frequent first; at most five."""
+        return self._sorted_kinds()[:_MOST_KINDS]
+
+    def _sorted_kinds(self) -> list[Kind]:
+        return sorted(self._kinds.values(), key=lambda kind: -kind.count)
 
     def are_too_many(self, failed: int, tried: int) -> bool:
         """Return whether no further item is to begin, after so many have failed. Thread-safe."""
@@ -76,7 +91,7 @@ class Failures:
 
     def error(self, total: int, *, is_early: bool) -> ItemsFailedError:
         """Return the error that says so of all of them, of *total* items."""
-        kinds = sorted(self._kinds.values(), key=lambda kind: -kind.count)
+        kinds = self._sorted_kinds()
         said = [_said_of(kind) for kind in kinds[:_MOST_KINDS]]
         if len(kinds) > _MOST_KINDS:
             rest = sum(kind.count for kind in kinds[_MOST_KINDS:])
@@ -88,8 +103,6 @@ class Failures:
         )
 
 
-def _said_of(kind: _Kind) -> str:
+def _said_of(kind: Kind) -> str:
     message = f": {kind.message}" if kind.message else ""
-    keys = [on_one_line(str(key), _LONGEST_KEY) for _, key in kind.first[:_MOST_KEYS]]
-    more = ", ..." if kind.count > len(keys) else ""
-    return f"{kind.count:,} x {kind.name}{message} ({', '.join(keys)}{more})"
+    return f"{kind.count:,} x {kind.name}{message} ({kind.shown_keys('...')})"

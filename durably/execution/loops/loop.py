@@ -10,6 +10,7 @@ from contextlib import closing
 from typing import Any
 
 from durably._platform.tracebacks import stacklevel
+from durably._platform.unhandled import show_stop_alone
 from durably.codec import UNTYPED
 from durably.errors import DatabaseError, ItemsChangedWarning, StopRun, ValidationError
 from durably.events import (
@@ -23,6 +24,7 @@ from durably.events import (
 )
 from durably.execution.current_run import CurrentRun, Services
 from durably.execution.loops.driver import Driver
+from durably.execution.loops.map_log import MapLog
 from durably.execution.loops.options import LoopOptions
 from durably.execution.loops.record import MapRecord
 from durably.execution.loops.results import MapResult, Results, record_of
@@ -55,6 +57,14 @@ class Loop:
         self._recorder: StepRecorder = step_runner.recorder
         self._started_s = services.clock.monotonic()
         self._has_started = False
+        self._map_log = MapLog(
+            name,
+            run,
+            services.clock,
+            file=services.file,
+            total=options.total,
+            workers=options.max_workers,
+        )
         # The position of the record that is yielded next, in order.
         self._following = 0
         self._is_iterated = False
@@ -122,6 +132,7 @@ class Loop:
                 yield stored
             error = self._error(driver)
             self._end(left, error)
+            self._say_ended(driver)
         except BaseException as exc:
             if os.getpid() == self._run.pid:
                 self._leave(driver, exc)
@@ -171,6 +182,7 @@ class Loop:
             is_keyed=is_keyed,
             total=options.total,
         )
+        self._map_log.begins(self._count_stored)
         self._source = Source(options, stored, run, services.clock)
         return Driver(
             options,
@@ -180,11 +192,20 @@ class Loop:
             runner=ItemRunner(self._name, options, run, services, self._step_runner.nested),
             record=self._record,
             recorder=self._recorder,
+            map_log=self._map_log,
             on_begin=self._start,
             may_begin=may_begin,
             reads_ahead=stored_first,
             is_iterated=self._is_iterated,
         )
+
+    def _count_stored(self) -> tuple[int, int]:
+        """Return how many results and how many failures of items are stored."""
+        counts: tuple[int, int] | None = None
+        if self._found is not None:
+            count_items = self._services.checkpoints.count_items
+            counts = self._recorder.read(count_items, self._run.run_pk, self._name)
+        return counts or (0, 0)
 
     # -- while it is executed --------------------------------------------------------------------
 
@@ -242,12 +263,22 @@ class Loop:
         if failures.fatal is not None:
             return failures.fatal
         if failures.count and (self._options.on_failed == "raise" or driver.is_early):
-            total = self._record.total
-            seen = self._source.read
-            return failures.error(
-                seen if total is None else max(total, seen), is_early=driver.is_early
-            )
+            return failures.error(self._total_seen(), is_early=driver.is_early)
         return None
+
+    def _total_seen(self) -> int:
+        """Return how many items there are, as far as they were read or counted."""
+        return max(self._record.total or 0, self._source.read)
+
+    def _say_ended(self, driver: Driver) -> None:
+        record, source = self._record, self._source
+        self._map_log.ended(
+            record.done,
+            source.read if source.is_exhausted else self._total_seen(),
+            reused=record.reused,
+            failed=driver.failures.count,
+            kinds=driver.failures.kinds,
+        )
 
     def _end(self, left: list[Task], error: BaseException | None) -> None:
         """Store the last items and how the map has ended."""
@@ -264,13 +295,18 @@ class Loop:
     def _leave(self, driver: Driver, exc: BaseException) -> None:
         """Store what has ended of a map that does not come to its end."""
         run, record = self._run, self._record
-        run.keep_callers_signal(exc)
+        run.stop_by_signal(exc)
+        is_signalled = run.is_callers_signal(exc)
+        if is_signalled:
+            if self._options.max_workers > 1:
+                show_stop_alone(exc)  # the frames of the thread that drives say nothing of it
+            self._map_log.stopping(len(driver.executing), record.stored)
         _, left = driver.finish()
         if run.stop_reason in NOT_OURS:
             if record.cancel():
                 self._emit(StepCancelled)
             return
-        is_interrupted = isinstance(exc, StopRun | GeneratorExit) or run.is_callers_signal(exc)
+        is_interrupted = isinstance(exc, StopRun | GeneratorExit) or is_signalled
         try:
             if is_interrupted:
                 if left:

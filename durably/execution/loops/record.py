@@ -14,10 +14,12 @@ from durably.store.rows import MapState
 
 
 class MapRecord:
-    """Store the items and the end of one map. Used by one thread at a time.
+    """Store the items and the end of one map.
+
+    One thread at a time stores, while the one that drives the map may count and read.
 
     Attributes:
-        done, failed: how many items are, in this execution, those from checkpoints included.
+        failed: how many items have failed in this execution.
         reused: how many came from checkpoints.
     """
 
@@ -37,7 +39,9 @@ class MapRecord:
         self.step_index = step_index
         self._is_keyed = is_keyed
         self.total = total
-        self.done = 0
+        # Those that were executed are counted by the thread that stores them, and those from
+        # checkpoints by the one that drives the map, at the same time.
+        self._executed = 0
         self.failed = 0
         self.reused = 0
         self.started_at_us = services.clock.now_us()
@@ -52,14 +56,15 @@ class MapRecord:
             DatabaseError: it cannot be written, for a reason that does not pass.
         """
         completed = sum(task.text is not None for task in tasks)
-        done, failed = self.done + completed, self.failed + len(tasks) - completed
+        reused = self.reused
+        executed, failed = self._executed + completed, self.failed + len(tasks) - completed
         state = MapState(
             step_index=self.step_index,
             name=self.name,
             is_keyed=self._is_keyed,
-            done=done,
+            done=executed + reused,
             failed=failed,
-            reused=min(self.reused, done),
+            reused=reused,
             total=self.total,
             started_at_us=self.started_at_us,
             **end,
@@ -75,12 +80,21 @@ class MapRecord:
             [task.row(is_keyed=self._is_keyed) for task in tasks],
         )
         if is_stored:
-            self.done, self.failed = done, failed
+            self._executed, self.failed = executed, failed
         return is_stored
+
+    @property
+    def done(self) -> int:
+        """How many items have a result, those from checkpoints included."""
+        return self._executed + self.reused
+
+    @property
+    def stored(self) -> int:
+        """How many items of this execution are in the database, failed ones included."""
+        return self.done + self.failed
 
     def reuse(self, count: int) -> None:
         """Count items that came from checkpoints."""
-        self.done += count
         self.reused += count
 
     def complete(self, tasks: Sequence[Task]) -> bool:

@@ -85,6 +85,7 @@ class Threads:
         go_back: called with an item that has not ended; in a thread of the map.
         wake: makes the thread that drives the map look.
         ending: set when no further item is to begin.
+        executing: holds the items that are inside their function.
     """
 
     def __init__(
@@ -97,9 +98,11 @@ class Threads:
         go_back: Callable[[Task], None],
         wake: Callable[[], None],
         ending: Latch,
+        executing: set[Task],
         start: StartThread,
     ) -> None:
         self._most_threads = most
+        self._executing = executing
         self.is_calling_thread = False
         self._runner = runner
         self._committer = committer
@@ -143,7 +146,7 @@ class Threads:
         try:
             while (task := self._todo.get()) is not None:
                 self._committer.await_room(self._ending)
-                if self._pace.await_turn() and self._runner.execute(task):
+                if self._pace.await_turn() and self._execute(task):
                     self._committer.add(task)
                     if self._todo.qsize() < self._most_threads:
                         self._wake()
@@ -151,6 +154,13 @@ class Threads:
                     self._go_back(task)
         except BaseException as exc:  # noqa: BLE001 - raised again in the thread that drives the map
             self._committer.break_off(exc)
+
+    def _execute(self, task: Task) -> bool:
+        self._executing.add(task)
+        try:
+            return self._runner.execute(task)
+        finally:
+            self._executing.discard(task)
 
     def end(self) -> None:
         """Begin no further item, wait for those in progress, and end."""

@@ -68,7 +68,7 @@ class SqliteCheckpoints(_OnDatabase):
     state = _reads(queries.state_of)
     save_items = _writes(items.save)
     find_map = _reads(items.find_map)
-    completed_items = _reads(items.count_completed)
+    count_items = _reads(items.count)
     item_window = _reads(items.window)
     find_item = _reads(items.find)
     item_at = _reads(items.at)

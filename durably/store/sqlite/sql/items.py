@@ -77,10 +77,11 @@ MAP: Final = """
     FROM durably_maps WHERE run = :run AND name = :name"""
 
 # As many as there are results, which is read when a map was interrupted.
-COUNT_COMPLETED: Final = """
-    SELECT (SELECT count(*) FROM durably_items
-            WHERE item >= (map << 30) AND item < ((map + 1) << 30) AND error IS NULL)
-    FROM durably_maps WHERE run = :run AND name = :name"""
+COUNT: Final = """
+    SELECT count(i.output), count(i.error)
+    FROM durably_maps LEFT JOIN durably_items i
+    ON item >= (map << 30) AND item < ((map + 1) << 30)
+    WHERE run = :run AND name = :name GROUP BY map"""
 
 _COLUMNS: Final = """
     item & 0x3FFFFFFF, key, output, error, attempts, hash, started_at_us, completed_at_us"""
@@ -192,10 +193,13 @@ def maps_of_run(db: apsw.Connection, run_id: str) -> list[StepRow]:
     return found
 
 
-def count_completed(db: apsw.Connection, run_pk: RunKey, name: str) -> int | None:
-    """Return how many items of a map have a result; ``None`` if nothing of it is stored."""
-    count: int | None = db.execute(COUNT_COMPLETED, {"run": run_pk, "name": name}).get
-    return count
+def count(db: apsw.Connection, run_pk: RunKey, name: str) -> tuple[int, int] | None:
+    """Return how many items of a map have a result, and how many have failed.
+
+    Return ``None`` if nothing of it is stored.
+    """
+    rows: list[Any] = db.execute(COUNT, {"run": run_pk, "name": name}).fetchall()
+    return rows[0] if rows else None
 
 
 def window(db: apsw.Connection, map_pk: int, first_index: int) -> ItemWindow:

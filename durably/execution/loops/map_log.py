@@ -1,0 +1,131 @@
+"""What the logger ``durably`` says of a map: how it begins, waits, is stopped and ends.
+
+A map that goes well is two lines. Nothing is read or formatted for a line that no handler gets.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from durably._platform.clock import Clock
+from durably._platform.interactive import again
+from durably._platform.log_lines import pass_on
+from durably.execution.current_run import CurrentRun
+from durably.execution.loops.failures import Kind
+
+log = logging.getLogger("durably")
+
+_MINUTE_S: Final = 60
+_HOUR_S: Final = 3600
+# Shorter times are shown with tenths.
+_BRIEF_S: Final = 10
+_TIMES: Final = "\N{MULTIPLICATION SIGN}"
+
+
+class MapLog:
+    """Log what happens to one map. Used by the thread that drives it.
+
+    Args:
+        file: the name of the database, for people.
+        total: how many items there are, if that is known.
+        workers: how many items are executed at once.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        run: CurrentRun,
+        clock: Clock,
+        *,
+        file: str,
+        total: int | None,
+        workers: int,
+    ) -> None:
+        self._name = name
+        self._extra = {"run_id": run.id, "step_name": name}
+        self._clock = clock
+        self._file = file
+        self._total = total
+        self._workers = workers
+        self._began_s = clock.monotonic()
+        # Until when the last line said that nothing begins.
+        self._limited_until_s = -math.inf
+
+    def begins(self, count: Callable[[], tuple[int, int]]) -> None:
+        """Log how many items there are, and what an earlier execution has left.
+
+        Args:
+            count: returns how many results and failures of items are stored.
+        """
+        if not log.isEnabledFor(logging.INFO):
+            return
+        done, failed = count()
+        parts = [f"{done:,} done before"]
+        if self._total is not None:
+            # Items that are not asked for any more are stored as well.
+            parts = [_items(self._total), f"{min(done, self._total):,} done before"]
+        if failed:
+            parts.append(f"{failed:,} failed before and tried again")
+        self._say(logging.INFO, ", ".join(parts))
+
+    def rate_limited(self, wait_s: float) -> None:
+        """Log that no item begins for so long, unless the last line says about the same."""
+        until_s = self._clock.monotonic() + wait_s
+        if until_s <= self._limited_until_s + max(1.0, wait_s / 10):
+            return
+        self._limited_until_s = until_s
+        if log.isEnabledFor(logging.INFO):
+            who = "waiting" if self._workers == 1 else f"all {self._workers:,} workers wait"
+            self._say(logging.INFO, f"rate limited: {who} {_shown(wait_s)} (Ctrl-C is safe)")
+
+    def stopping(self, calls: int, stored: int) -> None:
+        """Warn, after a signal, what a stop waits for, and how many items are stored.
+
+        It is a warning because Python prints warnings even if no logging is configured.
+        """
+        if not calls or not log.isEnabledFor(logging.WARNING):
+            return
+        what = "1 call" if calls == 1 else f"{calls:,} calls"
+        how = again()
+        how = "start the script again" if how == "start it again" else how
+        kept = _items(stored) if self._total is None else f"{stored:,} of {self._total:,}"
+        are = "is" if stored == 1 else "are"
+        text = f"Stopping: waiting for {what} in progress. {kept} {are} in {self._file}"
+        pass_on(log, logging.WARNING, "%s; %s to go on.", text, how, extra=self._extra)
+
+    def ended(
+        self, done: int, total: int, *, reused: int, failed: int, kinds: Sequence[Kind]
+    ) -> None:
+        """Log how a map has ended, and what has failed, a line for each kind."""
+        if not log.isEnabledFor(logging.INFO):
+            return
+        took = _shown(self._clock.monotonic() - self._began_s, brief_s=0)
+        lines = [f"{done:,} of {total:,} done ({reused:,} before), {failed:,} failed, {took}"]
+        for kind in kinds:
+            message = f": {kind.message}" if kind.message else ""
+            lines.append(
+                f"  {kind.count:,} {_TIMES} {kind.name}{message}  ({kind.shown_keys('…')})"
+            )
+        self._say(logging.INFO, "\n".join(lines))
+
+    def _say(self, level: int, what: str) -> None:
+        pass_on(log, level, "%s: %s", self._name, what, extra=self._extra)
+
+
+def _items(count: int) -> str:
+    return "1 item" if count == 1 else f"{count:,} items"
+
+
+def _shown(seconds: float, *, brief_s: float = _BRIEF_S) -> str:
+    """Return a time for people, with the precision that they need."""
+    if seconds < brief_s:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < _MINUTE_S:
+        return f"{whole} s"
+    if whole < _HOUR_S:
+        return f"{whole // _MINUTE_S} min {whole % _MINUTE_S} s"
+    return f"{whole // _HOUR_S:,} h {whole % _HOUR_S // _MINUTE_S} min"

@@ -32,9 +32,9 @@ def test_each_recipe_has_a_test() -> None:
     """A recipe that is added to the page is executed by a test, too."""
     assert list(RECIPES) == [
         "",
+        "A long loop",
         "A notebook",
         "Cron",
-        "A long loop",
         "A service",
         "What happens when I change my code",
         "Look at the file with SQL",
@@ -301,6 +301,42 @@ def nearly_full_pipe() -> tuple[int, int]:
     os.set_blocking(writer, True)
     os.read(reader, 4096)
     return reader, writer
+
+
+def test_a_loop_of_one_call(tmp_path: Path, eventually: Eventually) -> None:
+    """Killed, failed, corrected, with more rows: it labels what has no label, and nothing else."""
+    write_files(RECIPES["A long loop"], tmp_path)
+    documents, database = tmp_path / "documents.csv", tmp_path / "labels.db"
+    rows = [f"{number},text {number}\n" for number in range(2000)]
+    documents.write_text("".join([*rows[:1999], "1999,\n"]))
+
+    def items() -> list[durably.ItemRecord]:
+        with closing(durably.Durably(database)) as app:
+            (run,) = app.get_runs()
+            return app.get_items(run, "label")
+
+    with begin(tmp_path, "label.py") as process:
+        eventually(lambda: database.exists() and bool(stored(database)) and len(items()) >= 100)
+        process.kill()
+        process.wait(DEADLINE_S)
+    before = items()
+    status, printed = execute(tmp_path, "label.py")
+    assert status == 1
+    assert (
+        "ItemsFailedError: 1 of 2,000 items failed: 1 x ValueError: row 1999 has no text (1999)"
+        in printed
+    )
+    assert not (tmp_path / "labels.csv").exists()
+    documents.write_text("".join([*rows, "2000,new\n"]))
+
+    assert execute(tmp_path, "label.py") == (0, "")
+
+    after = {item.key: item for item in items()}
+    assert all(after[item.key] == item for item in before)
+    assert sorted(map(int, after)) == list(range(2001))
+    assert after["1999"].attempts == 2
+    labels = (tmp_path / "labels.csv").read_text().splitlines()
+    assert (len(labels), labels[5], labels[-1]) == (2001, "5,short", "2000,short")
 
 
 def test_a_long_loop(tmp_path: Path, eventually: Eventually) -> None:

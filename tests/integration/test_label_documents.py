@@ -1,0 +1,162 @@
+"""The main job of loops, as a user runs it: killed, stopped, failed, fixed, started again."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from children import DEADLINE_S, Eventually
+from pages import DOCS, sections
+
+import durably
+from durably.testing import check
+
+SCRIPT = DOCS / "examples" / "label_documents.py"
+# The times of the fake service: so slow that the script is still busy when it is hit, and quick.
+SLOW, QUICK = "0.3", "0.02"
+BAD = [f"doc-{number:03}" for number in range(7, 500, 50)]
+
+
+def start(folder: Path, **variables: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, SCRIPT],
+        cwd=folder,
+        env={**os.environ, **variables},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def end(process: subprocess.Popen[str]) -> tuple[int, list[str]]:
+    """Wait for the end; the exit status as a shell has it, and the lines that were printed."""
+    with process:
+        output, _ = process.communicate(timeout=DEADLINE_S)
+    status = process.returncode
+    return 128 - status if status < 0 else status, output.splitlines()
+
+
+def stored(folder: Path) -> tuple[int, int]:
+    """How many documents have a label, and how many have failed."""
+    with closing(sqlite3.connect(folder / "labels.db")) as db:
+        (counts,) = db.execute("SELECT count(output), count(error) FROM durably_items")
+    done, failed = counts
+    return done, failed
+
+
+def hit(
+    folder: Path, signal_number: signal.Signals, more: int, eventually: Eventually
+) -> tuple[int, list[str]]:
+    """Start the script, and send it a signal after so many more documents are stored."""
+    before = sum(stored(folder)) if (folder / "labels.db").exists() else 0
+    process = start(folder, SCALE=SLOW)
+    assert process.stdout is not None
+    first = process.stdout.readline()  # its tables are there
+    eventually(lambda: sum(stored(folder)) >= before + more)
+    process.send_signal(signal_number)
+    status, lines = end(process)
+    return status, [first.rstrip("\n"), *lines]
+
+
+def begins(done: int, failed: int) -> str:
+    again = f", {failed} failed before and tried again" if failed else ""
+    return f"complete: 500 items, {done} done before{again}"
+
+
+def records(folder: Path) -> list[durably.ItemRecord]:
+    with closing(durably.Durably(folder / "labels.db")) as app:
+        (run,) = app.get_runs()
+        return app.get_items(run, "complete")
+
+
+def test_each_start_does_what_is_left(tmp_path: Path, eventually: Eventually) -> None:
+    """Killed, stopped, run to its end, fixed, and started again: nothing is done twice or lost."""
+    status, lines = hit(tmp_path, signal.SIGKILL, 40, eventually)
+    assert (status, lines) == (137, [begins(0, 0)])
+
+    after_kill = stored(tmp_path)
+    status, lines = hit(tmp_path, signal.SIGINT, 40, eventually)
+    assert status == 130
+    assert lines[0] == begins(*after_kill)
+    assert re.fullmatch(
+        r"Stopping: waiting for [1-8] calls? in progress\. \d+ of 500 are in labels\.db; start the "
+        r"script again to go on\.",
+        lines[1],
+    )
+    after_stop = stored(tmp_path)
+    kept = f"{after_stop[0]} of its items are kept. Start it again to go on."
+    assert lines[2:] == [f"KeyboardInterrupt: stopped in step 'complete'; {kept}"]
+
+    status, lines = end(start(tmp_path, SCALE=QUICK))
+    assert status == 1
+    assert lines[0] == begins(*after_stop)
+    done, kinds, *report = lines[1:]
+    assert re.fullmatch(
+        rf"complete: 490 of 500 done \({after_stop[0]} before\), 10 failed, \d+ s", done
+    )
+    assert kinds.endswith("BadRequest: 400 cannot parse doc-007  (doc-007, doc-057, doc-107, …)")
+    assert report[0].startswith("ItemsFailedError: 10 of 500 items failed: 10 x BadRequest: 400 ")
+    assert report[-1].endswith("start it again: it executes what failed.")
+    assert not (tmp_path / "labels.csv").exists()
+    failed = records(tmp_path)
+    assert [item.key for item in failed if item.status == "failed"] == BAD
+
+    status, lines = end(start(tmp_path, SCALE=QUICK, FIXED="1"))
+    assert (status, lines[0]) == (0, begins(490, 10))
+    assert re.fullmatch(r"complete: 500 of 500 done \(490 before\), 0 failed, \d+ s", lines[1])
+    fixed = {item.key: item for item in records(tmp_path)}
+    assert [key for key, item in fixed.items() if item.status == "failed"] == []
+    assert all(fixed[item.key] == item for item in failed if item.status == "completed")
+
+    status, lines = end(start(tmp_path, SCALE=QUICK, FIXED="1"))
+    assert (status, lines) == (
+        0,
+        [begins(500, 0), "complete: 500 of 500 done (500 before), 0 failed, 0 s"],
+    )
+    with (tmp_path / "labels.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    assert [key for key, _ in rows] == [f"doc-{number:03}" for number in range(500)]
+    assert {label for _, label in rows} == {"short", "long"}
+    assert check(tmp_path / "labels.db") == []
+
+
+def test_the_page_shows_what_it_prints(tmp_path: Path, eventually: Eventually) -> None:
+    """The transcript in the page on loops, but for its numbers and the folder."""
+    (transcript,) = (
+        block.text
+        for blocks in sections(DOCS / "loops.md").values()
+        for block in blocks
+        if block.language == "console" and "label_documents.py" in block.text
+    )
+    printed: list[Any] = [
+        hit(tmp_path, signal.SIGKILL, 20, eventually),
+        hit(tmp_path, signal.SIGINT, 20, eventually),
+        end(start(tmp_path, SCALE=QUICK)),
+        end(start(tmp_path, SCALE=QUICK, FIXED="1")),
+        end(start(tmp_path, SCALE=QUICK, FIXED="1")),
+    ]
+    _, *entries = re.split(r"^\$ ", transcript, flags=re.MULTILINE)
+    starts = [entry.splitlines()[1:] for entry in entries if "label_documents.py" in entry]
+    statuses = [int(entry.splitlines()[1]) for entry in entries if entry.startswith("echo $?")]
+    assert starts[0].pop() == "Killed"
+    assert [general(lines) for lines in starts] == [general(lines) for _, lines in printed]
+    assert statuses == [status for status, _ in printed][1:3]
+
+
+def general(lines: list[str]) -> list[str]:
+    """The lines without what differs from one execution to the next."""
+    text = "\n".join(lines).replace("^C", "")
+    text = re.sub(r'File ".*label_documents', 'File "label_documents', text)
+    text = re.sub(r", \d+ failed before and tried again", "", text)
+    text = re.sub(r"\d+( of its items| of 500 are in| done before| before\)|, in )", r"N\1", text)
+    text = re.sub(r"\d+ s$", "N s", text, flags=re.MULTILINE)
+    return re.sub(r"waiting for \d calls?", "waiting for N calls", text).splitlines()

@@ -57,7 +57,7 @@ from durably.models import (
     RunStatus,
     StepRecord,
 )
-from durably.oneline import map, run  # noqa: A004 - the contract's name
+from durably.oneline import imap, map, run  # noqa: A004 - the contract's name
 from durably.sessions import Session, session
 
 __version__ = "0.1.0"
@@ -109,6 +109,7 @@ __all__ = [
     "Trigger",
     "ValidationError",
     "WaitTimeoutError",
+    "imap",
     "job",
     "map",
     "run",

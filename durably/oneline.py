@@ -1,12 +1,13 @@
-"""A script in one line: ``durably.run``, ``durably.map``."""
+"""A script in one line: ``durably.run``, ``durably.map``, ``durably.imap``."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import closing
 from typing import Any, Final, Generic, TypedDict, TypeVar, Unpack, overload
 
-from durably._platform.safe_repr import type_name
+from durably._platform.safe_repr import short_repr, type_name
 from durably.client.run_here import RunOptions
 from durably.client.submit import NOT_GIVEN
 from durably.codec import Codec
@@ -15,6 +16,7 @@ from durably.errors import ValidationError
 from durably.execution.loops.options import LoopArguments, checked
 from durably.execution.loops.results import MapResult
 from durably.jobs import Job
+from durably.models import ItemRecord
 from durably.sessions import session
 from durably.wiring import EngineOptions
 
@@ -152,24 +154,76 @@ def map(  # noqa: A001 - the contract's name
 
     .. versionadded:: 0.2.0
     """
-    called, of_map, of_session = _split("map", name, fn, options)
-    # Before the file is opened, so that a wrong option leaves no trace.
-    codec = Codec(of_session.get("converter"))
-    checked("durably.map", called, fn, items, codec, returns=returns, **of_map)
+    called, of_map, of_session = _checked("map", name, fn, items, returns, options)
     with session(called, db, key=called, **of_session) as step:
         return step.map(called, fn, items, returns=returns, **of_map)
 
 
-def _split(
-    call: str, name: str | None, fn: object, options: Mapping[str, Any]
+def imap(
+    fn: Callable[[Item], object],
+    items: Iterable[Item],
+    *,
+    db: str | os.PathLike[str] | None = "durably.db",
+    name: str | None = None,
+    ordered: bool = False,
+    returns: Any = None,
+    **options: Unpack[MapOptions[Item]],
+) -> Generator[ItemRecord, None, None]:
+    """Return an iterator over the items' records, with their results, as they end.
+
+    It is ``map`` without a list, with the same sessions: what the one has stored, the other finds.
+    The session is opened when it is first iterated over, and the items are executed while it is.
+    Those that are stored already come first, as far as *items* is a list; failed ones are among the
+    records. At the end it raises as ``map`` does. Left behind or closed before, it stops the loop
+    as if interrupted: the session is left pending, with what is stored.
+
+    Args:
+        ordered: whether the records come in the order of the items.
+
+    The other arguments, and what it raises, are those of ``map``. Wrong arguments raise
+    ``ValidationError`` at once.
+
+    .. versionadded:: 0.2.0
+    """
+    called, of_map, of_session = _checked("imap", name, fn, items, returns, options)
+    if not isinstance(ordered, bool):
+        raise ValidationError(
+            f"durably.imap: ordered must be True or False, not {short_repr(ordered)}"
+        )
+
+    def records() -> Generator[ItemRecord, None, None]:
+        with (
+            session(called, db, key=called, **of_session) as step,
+            closing(
+                step.imap(called, fn, items, ordered=ordered, returns=returns, **of_map)
+            ) as found,
+        ):
+            yield from found
+
+    return records()
+
+
+def _checked(
+    call: str,
+    name: str | None,
+    fn: object,
+    items: object,
+    returns: object,
+    options: Mapping[str, Any],
 ) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Return the name, the options of the map, and those of its session and engine."""
+    """Return the name, the options of the map, and those of its session and engine.
+
+    They are checked before the file is opened, so that a wrong option leaves no trace.
+    """
     for option in options:
         if option not in MapOptions.__annotations__:
             raise TypeError(f"{call}() got an unexpected keyword argument {option!r}")
     of_map = {option: options[option] for option in options.keys() & _OF_THE_MAP}
     others = {option: options[option] for option in options.keys() - _OF_THE_MAP}
-    return _name_of(fn, call) if name is None else name, of_map, others
+    called = _name_of(fn, call) if name is None else name
+    codec = Codec(others.get("converter"))
+    checked(f"durably.{call}", called, fn, items, codec, returns=returns, **of_map)
+    return called, of_map, others
 
 
 def _name_of(fn: object, call: str) -> str:

@@ -25,6 +25,7 @@ PUBLIC = {
     "JobHandle",
     "Trigger",
     "job",
+    "imap",
     "map",
     "run",
     "Session",

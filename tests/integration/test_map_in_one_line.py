@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import gc
 import threading
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -294,3 +296,85 @@ def test_two_at_once_are_a_conflict(db: Path) -> None:
     finally:
         go_on.set()
     assert first.result(HANG_S) == [1]
+
+
+# -- durably.imap --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_an_iterator_returns_records_and_finds_what_a_map_has_stored(
+    db: Path, workers: int
+) -> None:
+    """As they end, or in the order of the items; a map finds what an iterator has stored."""
+    durably.map(square, [1, 2], db=db, key=str)
+    found = durably.imap(square, [3, 2, 1], db=db, key=str, ordered=True, max_workers=workers)
+    assert [(item.key, item.output, item.status) for item in found] == [
+        ("3", 9, "completed"),
+        ("2", 4, "completed"),
+        ("1", 1, "completed"),
+    ]
+    assert only_run(db).status == "completed"
+    unordered = durably.imap(square, [4, 1], db=db, key=str, max_workers=workers)
+    assert sorted(item.key for item in unordered) == ["1", "4"]
+    assert durably.map(square, [1, 2, 3, 4], db=db, key=str).reused == 4
+    assert taken() == [1, 2, 3, 4]
+    assert check(db) == []
+
+
+def test_an_iterator_raises_at_its_end(db: Path) -> None:
+    """Failed items are among the records, and the next call tries them again."""
+    bad.add(1)
+    found = durably.imap(square, range(3), db=db, ordered=True)
+    assert [next(found).status for _ in range(3)] == ["completed", "failed", "completed"]
+    with pytest.raises(durably.ItemsFailedError, match="1 of 3 items failed"):
+        next(found)
+    assert only_run(db).status == "failed"
+    bad.clear()
+    assert [item.output for item in durably.imap(square, range(3), db=db, ordered=True)] == [
+        0,
+        1,
+        4,
+    ]
+    assert taken() == [0, 1, 1, 2]
+
+
+@pytest.mark.parametrize("way", ["closed", "left behind", "an exception", "Ctrl-C"])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_an_iterator_that_is_left_leaves_the_session_pending(
+    db: Path, way: str, workers: int
+) -> None:
+    """What has ended is stored, and the next call goes on."""
+
+    def loop() -> None:
+        found = durably.imap(square, range(3000), db=db, max_workers=workers, max_uncommitted=4)
+        for item in found:
+            assert item.status == "completed"
+            if way == "closed":
+                found.close()
+            elif way == "an exception":
+                raise LookupError
+            elif way == "Ctrl-C":
+                raise KeyboardInterrupt
+            else:
+                break
+
+    with suppress(LookupError, KeyboardInterrupt):
+        loop()
+
+    gc.collect()
+    assert only_run(db).status == "pending"
+    done = taken()
+    assert 1 <= len(done) < 3000
+    assert durably.map(square, range(3000), db=db).reused == len(done)
+    assert taken() == [number for number in range(3000) if number not in done]
+
+
+def test_an_iterator_opens_nothing_before_it_is_used(db: Path) -> None:
+    """But wrong arguments are rejected by the call itself."""
+    durably.imap(square, [1], db=db)
+    for wrong in ({"max_workers": 0}, {"ordered": 1}, {"key": 5}, {"fn": lambda number: number}):
+        with pytest.raises(durably.ValidationError, match=r"durably\.imap"):
+            durably.imap(**{"fn": square, "items": [1], "db": db} | wrong)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'workers'"):
+        durably.imap(square, [1], db=db, workers=1)  # type: ignore[call-arg]
+    assert not db.exists()

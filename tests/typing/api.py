@@ -435,6 +435,10 @@ def loops_in_one_line(path: Path) -> None:
     assert_type(durably.map(untyped, [5], returns=Imported), durably.MapResult[Imported])
     assert_type(durably.map(untyped, [5], returns=list[int]), durably.MapResult[list[int]])
 
+    for item in durably.imap(len, ["a"], db=path, ordered=True, key=str, max_workers=2):
+        assert_type(item, durably.ItemRecord)
+    durably.imap(len, ["a"]).close()
+    durably.imap(len, ["a"], workers=8)  # type: ignore[call-arg]
     durably.map(len, [5])  # type: ignore[arg-type]
     durably.map(len, ["a"], workers=8)  # type: ignore[call-overload]
     durably.map(len, ["a"], max_workers="8")  # type: ignore[call-overload]

@@ -509,6 +509,16 @@ PACKAGE: Final[dict[str, Mutant]] = {
             )
         ],
     ),
+    "calls in quick succession that make another engine hang": Mutant(
+        "unit/test_heartbeat.py::test_beats_within_an_interval_count_once",
+        [
+            Source(
+                "worker/heartbeat.py",
+                "elif beats_at - self._counted_at >= self._beat_interval_s:",
+                "else:",
+            )
+        ],
+    ),
     "clock that decides who hangs": Mutant(
         "unit/test_reaper.py::test_no_clock_makes_an_owner_hung",
         [

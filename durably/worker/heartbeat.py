@@ -40,14 +40,18 @@ class Heartbeat(Service):
         on_error: ErrorSink,
     ) -> None:
         super().__init__("heartbeat", clock=clock, interval_s=interval_s, on_error=on_error)
+        self._beat_interval_s = interval_s
         self._store = store
         self._owner = owner
         self._runs = runs
         self._on_unregistered = on_unregistered
         self._look_at_file = look_at_file
-        # How many heartbeats were committed. This engine finds another one hung only by this
-        # count, while the other one's heartbeat does not change.
+        # How many heartbeats were committed, each an interval or more after the one before it that
+        # counts. This engine finds another one hung only by this count, while the other one's
+        # heartbeat does not change. Calls that execute one run each start this thread anew, and so
+        # cause many heartbeats within an interval: those prove nothing about another engine.
         self.committed = 0
+        self._counted_at: float | None = None
         # Runs that this engine owns in the database although it does not execute them.
         self._strays: frozenset[tuple[RunKey, int]] = frozenset()
 
@@ -61,13 +65,20 @@ class Heartbeat(Service):
         if not beat.is_registered:
             self._on_unregistered()
             return
-        self.committed += 1
+        self._count(beats_at)
         for run in expected:
             if (run.run_pk, run.fence) in beat.running:
                 run.current_at = beats_at
             else:
                 self._learn(run)
         self._put_back_strays(beat.running)
+
+    def _count(self, beats_at: float) -> None:
+        if self._counted_at is None:
+            self._counted_at = beats_at  # the first one begins the first interval
+        elif beats_at - self._counted_at >= self._beat_interval_s:
+            self._counted_at = beats_at
+            self.committed += 1
 
     def _put_back_strays(self, running: frozenset[tuple[RunKey, int]]) -> None:
         """Put back runs whose end could not be stored, or whose thread a Ctrl-C ended.

@@ -197,3 +197,35 @@ def test_it_waits_for_no_pending_run_with_its_concurrency_key(app: Durably, page
     run = app.run(pages.job, 2, concurrency_key="c", key="today", timeout=HANG_S)
     assert run.status == "completed"
     assert status(app, pending) == "pending"
+
+
+@durably.job
+def brief(step: durably.StepContext) -> None:
+    """A run that ends at once."""
+
+
+@pytest.mark.parametrize("call", ["run", "process_one", "run_until_idle"])
+def test_many_calls_within_a_moment_take_no_run_from_the_living(
+    tmp_path: Path, gate: Gate, call: str
+) -> None:
+    """Each such call stores a heartbeat of its own, which is no time that has passed for others."""
+    path = tmp_path / "runs.db"
+    with (
+        Durably(path, jobs=[gate.job]) as other,
+        durably.session("open", db=path) as step,
+    ):
+        run = other.trigger(gate.job)
+        assert gate.inside.wait(HANG_S)
+        app = Durably(path, jobs=[brief])
+        for _ in range(20):
+            if call == "run":
+                app.run(brief)
+            else:
+                app.trigger(brief)
+                getattr(app, call)()
+        app.close()
+        found = status(other, run), step.get_run().status
+        gate.go.set()
+        assert found == ("running", "running")
+        assert step.run("goes on", int) == 0
+        assert other.wait(run, timeout=HANG_S).attempt == 1

@@ -67,10 +67,11 @@ def test_all_running_runs_are_marked(engine: Engine, clock: FakeClock) -> None:
     assert [each.stop_reason for each in active] == [None] * 3
 
 
-def test_beats_are_counted_when_they_are_committed(engine: Engine) -> None:
+def test_beats_are_counted_when_they_are_committed(engine: Engine, clock: FakeClock) -> None:
     """An engine that judges others by their beats counts only its own that were stored."""
-    engine.heartbeat.tick()
-    engine.heartbeat.tick()
+    for _ in range(3):
+        engine.heartbeat.tick()
+        clock.advance(5)
     assert engine.heartbeat.committed == 2
     engine.lost = DatabaseLostError("gone")
     with pytest.raises(DatabaseLostError):
@@ -79,6 +80,17 @@ def test_beats_are_counted_when_they_are_committed(engine: Engine) -> None:
     engine.store.write(requeue.requeue, OwnerDead(engine.owner), 1)
     engine.heartbeat.tick()
     assert (engine.heartbeat.committed, engine.unregistered) == (2, 1)
+
+
+def test_beats_within_an_interval_count_once(engine: Engine, clock: FakeClock) -> None:
+    """Calls that start the thread again and again make no time pass for those it watches."""
+    for _ in range(50):
+        engine.heartbeat.tick()
+        clock.advance(0.3)
+    assert engine.heartbeat.committed == 2  # in 14.7 seconds, of intervals of 5
+    clock.advance(3600)
+    engine.heartbeat.tick()
+    assert engine.heartbeat.committed == 3
 
 
 def test_file_that_is_gone_gets_no_beat(engine: Engine) -> None:

@@ -156,7 +156,7 @@ def test_an_events_class_is_its_type(emitter, cls):
     [
         (Event, set(EVENT_TYPES)),
         (RunEvent, set(EVENT_TYPES) - {"worker:error"}),
-        (StepEvent, {name for name in EVENT_TYPES if name.startswith("step:")}),
+        (StepEvent, {name for name in EVENT_TYPES if name.startswith(("step:", "item:"))}),
     ],
 )
 def test_a_base_class_stands_for_all_below_it(emitter, base, names):

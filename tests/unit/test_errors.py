@@ -28,6 +28,8 @@ TREE: dict[str, tuple[type, ...]] = {
     "ConflictError": (errors.DurablyError,),
     "RunFailedError": (errors.DurablyError,),
     "RunsFailedError": (errors.DurablyError, ExceptionGroup),
+    "ItemsFailedError": (errors.DurablyError, ExceptionGroup),
+    "StepTimeoutError": (errors.DurablyError, TimeoutError),
     "RunCancelledError": (errors.DurablyError,),
     "WaitTimeoutError": (errors.DurablyError, TimeoutError),
     "NoWorkerError": (errors.DurablyError,),
@@ -44,9 +46,12 @@ TREE: dict[str, tuple[type, ...]] = {
     "DurablyWarning": (UserWarning,),
     "DuplicateStepWarning": (durably.DurablyWarning,),
     "PayloadChangedWarning": (durably.DurablyWarning,),
+    "ItemsChangedWarning": (durably.DurablyWarning,),
+    "RetryAfter": (Exception,),
 }
 WITH_A_RUN = ("RunFailedError", "RunsFailedError", "RunCancelledError")
-TEXTUAL = sorted(TREE.keys() - set(WITH_A_RUN))
+WITH_OTHER_PARTS = ("ItemsFailedError", "RetryAfter")
+TEXTUAL = sorted(TREE.keys() - {*WITH_A_RUN, *WITH_OTHER_PARTS})
 
 
 @pytest.mark.parametrize("name", TREE)

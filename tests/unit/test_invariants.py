@@ -63,7 +63,7 @@ def test_what_must_be_tidy(path: Path) -> None:
     assert sum(each.startswith("an owner is registered") for each in found) == 1
     assert sum(each.startswith("a run has an owner") for each in found) == 1
     assert sum(each.startswith("a lock file is left") for each in found) == 1
-    assert sum(each.startswith("a run has not ended") for each in found) == 9
+    assert sum(each.startswith("a run has not ended") for each in found) == 10
 
 
 def test_history() -> None:

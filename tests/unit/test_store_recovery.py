@@ -168,8 +168,8 @@ def test_briefs_are_of_the_runs_that_exist(store: Database) -> None:
     trigger(store)
     found = store.read(lookups.briefs, [running.id, "nowhere", pending.id])
     assert found == {
-        running.id: (running.id, "running", owner, None),
-        pending.id: (pending.id, "pending", None, None),
+        running.id: (running.id, "running", owner, None, "job"),
+        pending.id: (pending.id, "pending", None, None, "job"),
     }
     assert store.read(lookups.brief, running.id) == found[running.id]
     assert store.read(lookups.brief, "nowhere") is None

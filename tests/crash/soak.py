@@ -48,6 +48,7 @@ KINDS: Final[dict[str, Kind]] = {
     "kernels": kernels.kernels,
     "runs-here": runs_here.runs_here,
     "maps": maps.maps,
+    "maps-full-disk": maps.full_disk,
     "deaths": deaths.deaths,
     "poked": neighbours.poked,
     "long-reader": neighbours.long_reader,

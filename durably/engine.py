@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, Unpack, overload
 
 from durably._platform.signals import door, let_through
 from durably._platform.spawning import refuse_unguarded_open, refuse_unguarded_start
 from durably._platform.unhandled import install_hooks
-from durably.client.callbacks import OnLog, OnProgress
-from durably.client.handles import JobHandle, ReadOnly, TriggerOptions, WaitOptions
-from durably.client.query import AnyRun, NameFilter, StatusFilter
+from durably.client.calls import RunCalls
+from durably.client.handles import JobHandle, ReadOnly
+from durably.client.query import AnyRun
 from durably.client.run_here import CheckedOptions, RunOptions
 from durably.client.submit import NOT_GIVEN
-from durably.client.subscribe import Subscription
 from durably.emitter import ErrorHandler, Listener
 from durably.events import Event
 from durably.jobs import Job
-from durably.models import ItemRecord, ItemStatus, LogEntry, Run, StepRecord
+from durably.models import LogEntry, Run
 from durably.names import name_of_plugin
 from durably.settings import (
     Duration,
@@ -56,7 +54,7 @@ class Plugin(Protocol):
 
 
 @door
-class Durably:
+class Durably(RunCalls):
     """An engine on one database file: registers jobs, stores runs, executes them.
 
     Opening it makes the file if it is missing and migrates its tables. Nothing is executed before
@@ -301,137 +299,6 @@ class Durably:
         """
         return self.jobs.get(name)
 
-    # -- triggering ----------------------------------------------------------------------
-
-    @overload
-    def trigger(
-        self,
-        job: Job[P, R],
-        payload: P | Mapping[str, Any] | None = ...,
-        **options: Unpack[TriggerOptions],
-    ) -> Run[P, R]: ...
-    @overload
-    def trigger(
-        self, job: str, payload: Any = ..., **options: Unpack[TriggerOptions]
-    ) -> AnyRun: ...
-    def trigger(
-        self,
-        job: Job[Any, Any] | str,
-        payload: Any = NOT_GIVEN,
-        *,
-        idempotency_key: str | None = None,
-        concurrency_key: str | None = None,
-        coalesce: bool = False,
-        retry_failed: bool = False,
-        labels: dict[str, str] | None = None,
-    ) -> AnyRun:
-        """Store a run of a job and return it, as ``JobHandle.trigger`` does.
-
-        Args:
-            job: a job, which is registered if it is not, or the name of a registered one.
-
-        The other arguments are those of ``JobHandle.trigger``.
-
-        Raises:
-            NotFoundError: no job of that name is registered.
-            ConflictError: another function is registered under the job's name.
-            ValidationError: the payload, a key or a label is not acceptable. Nothing is stored.
-            DatabaseError: the database cannot be written now. Nothing is stored.
-
-        .. versionadded:: 0.2.0
-        """
-        self._check()
-        return self._client.handles.find(job, "trigger").trigger(
-            payload,
-            idempotency_key=idempotency_key,
-            concurrency_key=concurrency_key,
-            coalesce=coalesce,
-            retry_failed=retry_failed,
-            labels=labels,
-        )
-
-    @overload
-    def trigger_and_wait(
-        self,
-        job: Job[P, R],
-        payload: P | Mapping[str, Any] | None = ...,
-        **options: Unpack[WaitOptions],
-    ) -> Run[P, R]: ...
-    @overload
-    def trigger_and_wait(
-        self, job: str, payload: Any = ..., **options: Unpack[WaitOptions]
-    ) -> AnyRun: ...
-    def trigger_and_wait(
-        self,
-        job: Job[Any, Any] | str,
-        payload: Any = NOT_GIVEN,
-        *,
-        timeout: Duration | None = None,
-        on_progress: OnProgress | None = None,
-        on_log: OnLog | None = None,
-        idempotency_key: str | None = None,
-        concurrency_key: str | None = None,
-        coalesce: bool = False,
-        retry_failed: bool = False,
-        labels: dict[str, str] | None = None,
-    ) -> AnyRun:
-        """Store a run of a job, block until it has completed, and return it.
-
-        Args:
-            job: a job, which is registered if it is not, or the name of a registered one.
-
-        The other arguments are those of ``JobHandle.trigger_and_wait``.
-
-        Raises:
-            RunFailedError: the run failed; it has ``.run``. It is raised from the job's own
-                exception if the run was executed by this engine during the call.
-            RunCancelledError: the run was cancelled; it has ``.run``.
-            WaitTimeoutError: the timeout has expired; the run is stored and continues.
-            NoWorkerError: no timeout was given, and no engine could execute the run.
-
-        It also raises the errors of ``trigger``.
-
-        .. versionadded:: 0.2.0
-        """
-        self._check()
-        return self._client.handles.find(job, "trigger_and_wait").trigger_and_wait(
-            payload,
-            timeout=timeout,
-            on_progress=on_progress,
-            on_log=on_log,
-            idempotency_key=idempotency_key,
-            concurrency_key=concurrency_key,
-            coalesce=coalesce,
-            retry_failed=retry_failed,
-            labels=labels,
-        )
-
-    # Items of any type: mypy infers no P for a list that mixes payloads and triggers.
-    @overload
-    def batch_trigger(self, job: Job[P, R], items: Iterable[Any]) -> list[Run[P, R]]: ...
-    @overload
-    def batch_trigger(self, job: str, items: Iterable[Any]) -> list[AnyRun]: ...
-    def batch_trigger(self, job: Job[Any, Any] | str, items: Iterable[Any]) -> list[AnyRun]:
-        """Store a run of a job for each item in one transaction: all of them or none.
-
-        Args:
-            job: a job, which is registered if it is not, or the name of a registered one.
-            items: payloads, or ``Trigger(payload, idempotency_key=..., ...)``.
-
-        Returns:
-            The runs in the order of the items.
-
-        Raises:
-            NotFoundError: no job of that name is registered.
-            ConflictError: another function is registered under the job's name.
-            ValidationError: an item is not acceptable; the message says which. Nothing is stored.
-            DatabaseError: the database cannot be written now. Nothing is stored.
-
-        .. versionadded:: 0.2.0
-        """
-        self._check()
-        return self._client.handles.find(job, "batch_trigger").batch_trigger(items)
-
     # -- executing here ------------------------------------------------------------------
 
     @overload
@@ -528,93 +395,6 @@ class Durably:
 
     # -- runs ----------------------------------------------------------------------------
 
-    def get_run(self, run_id: str | AnyRun) -> AnyRun | None:
-        """Return the run with that id as it is now, ``None`` if there is none.
-
-        .. versionadded:: 0.1.0
-        """
-        self._check()
-        return self._client.reader.find(run_id)
-
-    def get_runs(
-        self,
-        *,
-        status: StatusFilter = None,
-        job_name: NameFilter = None,
-        labels: dict[str, str] | None = None,
-        limit: int | None = None,
-        offset: int = 0,
-    ) -> list[AnyRun]:
-        """Return the runs that match, newest first.
-
-        Args:
-            status: one or several; an empty list matches nothing.
-            job_name: one or several; an empty list matches nothing.
-            labels: all of them must match.
-            limit: how many at most.
-            offset: how many to skip first.
-
-        Raises:
-            ValidationError: an unknown status, or a negative number.
-
-        .. versionadded:: 0.1.0
-        """
-        self._check()
-        return self._client.reader.find_many(status, job_name, labels, limit, offset)
-
-    def count_runs(
-        self,
-        *,
-        status: StatusFilter = None,
-        job_name: NameFilter = None,
-        labels: dict[str, str] | None = None,
-    ) -> int:
-        """Return how many runs match; the filters are those of ``get_runs``.
-
-        .. versionadded:: 0.1.0
-        """
-        self._check()
-        return self._client.reader.count(status, job_name, labels)
-
-    def get_steps(self, run: AnyRun | str) -> list[StepRecord]:
-        """Return the records of the run's steps, one for each name, in the order of their index.
-
-        Raises:
-            NotFoundError: there is no such run.
-
-        .. versionadded:: 0.1.0
-        """
-        self._check()
-        return self._client.reader.steps_of(run)
-
-    def get_items(
-        self,
-        run: AnyRun | str,
-        name: str,
-        *,
-        status: ItemStatus | None = None,
-        limit: int | None = None,
-        offset: int = 0,
-    ) -> list[ItemRecord]:
-        """Return the stored records of the items of a map, in the order of their index.
-
-        Items that are in progress, or were not executed yet, have none. The map may still be
-        executed, by whatever process.
-
-        Args:
-            name: of the map.
-            status: ``"completed"`` or ``"failed"``, for those alone.
-            limit: return so many at the most, after the first *offset*.
-
-        Raises:
-            NotFoundError: there is no such run.
-            ValidationError: an argument is not what it must be.
-
-        .. versionadded:: 0.2.0
-        """
-        self._check()
-        return self._client.items.items_of(run, name, status, limit, offset)
-
     def get_logs(self, run: AnyRun | str) -> list[LogEntry]:
         """Return the persisted log lines of the run; empty without ``persist_logs=True``.
 
@@ -628,143 +408,6 @@ class Durably:
         self._check()
         self._flusher.flush_lines()
         return self._client.reader.logs_of(run)
-
-    def wait(
-        self,
-        run: Run[P, R] | str,
-        *,
-        timeout: Duration | None = None,
-        on_progress: OnProgress | None = None,
-        on_log: OnLog | None = None,
-    ) -> Run[P, R]:
-        """Block until the run has completed, whatever process executes it, and return it.
-
-        Args:
-            timeout: seconds (or a ``timedelta``) to wait at most; the run continues after that.
-            on_progress: called in this thread with each new ``Progress``.
-            on_log: called in this thread with each ``LogEntry`` of a run executed in this
-                process, or of any whose logs are persisted.
-
-        Raises:
-            RunFailedError: the run failed; it has ``.run``. It is raised from the job's own
-                exception if the run was executed by this engine during the call.
-            RunCancelledError: the run was cancelled; it has ``.run``.
-            NotFoundError: there is no such run, or it was deleted meanwhile.
-            WaitTimeoutError: the timeout has expired; the run continues.
-            NoWorkerError: no timeout was given, and no engine could execute the run.
-
-        .. versionadded:: 0.1.0
-        """
-        self._check()
-        return self._client.waiter.wait_for(run, timeout, on_progress, on_log)
-
-    def as_completed(
-        self, runs: Iterable[AnyRun | str], *, timeout: Duration | None = None
-    ) -> Iterator[AnyRun]:
-        """Yield each of the runs when it has ended, failed and cancelled ones too.
-
-        Args:
-            runs: runs or their ids; a mapping counts as its keys, as in ``concurrent.futures``.
-            timeout: seconds (or a ``timedelta``) for all of them together.
-
-        Raises:
-            NotFoundError: there is no such run, or it was deleted meanwhile.
-            WaitTimeoutError: the timeout has expired; the runs continue.
-            NoWorkerError: no timeout was given, and no engine could execute one of the runs.
-
-        .. versionadded:: 0.1.0
-        """
-        self._check()
-        return self._client.waiter.as_completed(runs, timeout)
-
-    def retry(self, run: Run[P, R] | str) -> Run[P, R]:
-        """Put a failed or cancelled run back to pending, its completed steps kept.
-
-        Raises:
-            ConflictError: the run is in another state.
-            NotFoundError: there is no such run.
-
-        .. versionadded:: 0.1.0
-        """
-        self._check()
-        return self._client.control.retry(run)
-
-    def adopt(self, run: Run[P, R] | str) -> Run[P, R]:
-        """Make this engine's job continue a pending run that other code has begun, and return it.
-
-        A run with checkpoints is claimed only by the code that made them, which is identified by
-        the module (for a script by the file's name) and the qualified name of the job's function.
-        After this call it belongs to the job of its name that is registered here, and is claimed
-        like any other run.
-
-        Raises:
-            ConflictError: the run is not pending.
-            NotFoundError: there is no such run, or its job is not registered.
-
-        .. versionadded:: 0.2.0
-        """
-        self._check()
-        return self._client.control.adopt(run)
-
-    def retrigger(self, run: Run[P, R] | str) -> Run[P, R]:
-        """Store a fresh run with the payload, labels and concurrency key of a terminal one.
-
-        Raises:
-            ConflictError: the run has not ended.
-            NotFoundError: there is no such run, or its job is not registered.
-            ValidationError: the payload does not fit today's job.
-
-        .. versionadded:: 0.1.0
-        """
-        self._check()
-        return self._client.control.retrigger(run)
-
-    def cancel(self, run: AnyRun | str) -> None:
-        """Cancel a pending or running run; when this returns it is cancelled in the database.
-
-        A job that is inside a step continues until that step ends; the step's result is not stored.
-
-        Raises:
-            ConflictError: the run has ended.
-            NotFoundError: there is no such run.
-
-        .. versionadded:: 0.1.0
-        """
-        self._check()
-        self._client.control.cancel(run)
-
-    def delete_run(self, run: AnyRun | str) -> None:
-        """Delete a terminal run with its steps, logs and labels.
-
-        Raises:
-            ConflictError: the run has not ended, or its job is still inside a step.
-            NotFoundError: there is no such run.
-
-        .. versionadded:: 0.1.0
-        """
-        self._check()
-        self._client.control.delete(run)
-
-    def purge_runs(
-        self, *, older_than: timedelta | str | float | datetime, limit: int = 500
-    ) -> int:
-        """Delete terminal runs that ended long ago, and return their space to the file system.
-
-        Args:
-            older_than: a duration before now (a ``timedelta``, seconds, or ``"30d"``, ``"24h"``,
-                ``"60m"``), or an aware ``datetime``.
-            limit: how many at most, the oldest first; call again for more.
-
-        Returns:
-            How many were deleted.
-
-        Raises:
-            ValidationError: *older_than* is not an age, or *limit* not a count. Nothing is deleted.
-
-        .. versionadded:: 0.1.0
-        """
-        self._check()
-        return self._client.control.purge(older_than, limit)
 
     # -- events --------------------------------------------------------------------------
 
@@ -813,20 +456,6 @@ class Durably:
         """
         self._check()
         return self._emitter.on_error(handler)
-
-    def subscribe(self, run: AnyRun | str) -> Subscription:
-        """Return the run's events from now on, up to its terminal one; a context manager.
-
-        A run that is already terminal yields that one event. A run that another process executes
-        yields only its terminal event.
-
-        Raises:
-            NotFoundError: there is no such run.
-
-        .. versionadded:: 0.1.0
-        """
-        self._check()
-        return self._client.subscribe(run)
 
     def use(self, plugin: Plugin) -> None:
         """Install a plugin, which has ``name`` and ``install(app)``.

@@ -11,6 +11,7 @@ import pytest
 
 import durably
 import durably.plugins
+from durably.client.calls import RunCalls
 from durably.client.subscribe import Subscription
 from durably.execution.loops.iterator import ItemIterator
 from durably.execution.loops.step_loops import StepLoops
@@ -192,6 +193,7 @@ def test_every_public_method_is_documented() -> None:
         ItemIterator,
         PlainStep,
         ReturningStep,
+        RunCalls,
         StepLog,
         StepLoops,
         Subscription,

@@ -175,7 +175,7 @@ class TestClose:
 
     def test_every_public_method_is_in_that_list(self) -> None:
         """The test above leaves no public method out."""
-        methods = {name for name in vars(Durably) if not name.startswith("_")}
+        methods = {name for name in dir(Durably) if not name.startswith("_")}
         asked = {
             "start", "init", "stop", "run_until_idle", "process_one", "register", "jobs", "get_job",
             "get_run", "get_runs", "count_runs", "get_steps", "get_logs", "wait", "as_completed",

@@ -143,12 +143,12 @@ class Session(StepContext):
         if exc is None:
             if self._leave(OpenSession.complete):
                 self._say_unless_completed()
-        elif isinstance(exc, Exception) and not self._run.is_callers_signal(exc):
+        elif isinstance(exc, Exception) and self._run.callers_signal_in(exc) is None:
             if self._leave(lambda opened: opened.fail(exc)):
                 self._note_failure(exc)
         else:
             self._leave(OpenSession.put_back)
-            if self._closed is not None and self._run.is_callers_signal(exc):
+            if self._closed is not None and self._run.callers_signal_in(exc) is not None:
                 add_stop_note(exc, said.stopped(said.StoppedIn(None), self._closed.completed_steps))
 
     def _note_failure(self, exc: Exception) -> None:

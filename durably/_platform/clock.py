@@ -50,3 +50,10 @@ def to_datetime(us: int) -> datetime:
 def from_datetime(instant: datetime) -> int:
     """Return the microseconds since the epoch of an aware *instant*."""
     return (instant - _EPOCH) // _MICROSECOND
+
+
+def moment(us: int) -> str:
+    """Return a time for people: that of the day, with the date if it is another one."""
+    then = to_datetime(us).astimezone()
+    today = datetime.now(UTC).astimezone().date()
+    return f"{then:%H:%M}" if then.date() == today else f"{then:%Y-%m-%d %H:%M}"

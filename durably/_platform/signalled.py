@@ -6,7 +6,7 @@ SIGTERM: the tool that a step runs dies of it some milliseconds before the engin
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import BrokenExecutor
 from typing import Final
 
@@ -20,8 +20,10 @@ _STATUSES: Final = frozenset(
 _STATUS_NAMES: Final = ("returncode", "exit_code", "exitcode", "retcode", "status")
 
 
-def tells_of_signal(exc: BaseException, dealt_with: Iterable[BaseException] = ()) -> bool:
-    """Return whether *exc*, a cause of it, or one in its group says that a signal ended a child.
+def leading_to(
+    exc: BaseException, dealt_with: Iterable[BaseException] = ()
+) -> Iterator[BaseException]:
+    """Return *exc*, what it was raised because of, and what is in its group, each once.
 
     Args:
         dealt_with: exceptions that no longer count, and neither do their causes.
@@ -33,12 +35,15 @@ def tells_of_signal(exc: BaseException, dealt_with: Iterable[BaseException] = ()
         if id(each) in seen:
             continue
         seen.add(id(each))
-        if _says_so(each):
-            return True
+        yield each
         if isinstance(each, BaseExceptionGroup):
             unread += each.exceptions
         unread += [led for led in (each.__cause__, each.__context__) if led is not None]
-    return False
+
+
+def tells_of_signal(exc: BaseException, dealt_with: Iterable[BaseException] = ()) -> bool:
+    """Return whether one of ``leading_to`` says that a signal ended a child process."""
+    return any(_says_so(each) for each in leading_to(exc, dealt_with))
 
 
 def _says_so(exc: BaseException) -> bool:

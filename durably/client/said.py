@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from durably._platform.clock import to_datetime
+from durably._platform.clock import moment
 from durably._platform.interactive import again
 from durably._platform.safe_repr import on_one_line
 from durably.codec.json_text import load
@@ -29,8 +28,12 @@ def where(done: Beginning) -> str:
     """Return who executes a run that cannot be executed here now, or the one it waits for."""
     row, executor = done.row, done.executor
     if done.holder is not None:
-        return f"{name(row)} waits for {_executed(done.holder, executor)}, with its concurrency key"
-    return _executed(row, executor)
+        holder = done.holder
+        return (
+            f"{name(row)} waits for {name(holder)}, which has its concurrency key and "
+            f"{_executed(holder, executor)}"
+        )
+    return f"{name(row)} {_executed(row, executor)}"
 
 
 def _executed(row: RunRow, executor: Any) -> str:
@@ -39,7 +42,7 @@ def _executed(row: RunRow, executor: Any) -> str:
     if executor is not None:
         since_us = max(since_us, executor.since_us)
         process = f"process {executor.pid}"
-    return f"{name(row)} is running since {moment(since_us)} in {process}{_progress(row)}"
+    return f"is running since {moment(since_us)} in {process}{_progress(row)}"
 
 
 def _progress(row: RunRow) -> str:
@@ -53,13 +56,6 @@ def _progress(row: RunRow) -> str:
         return f" ({count} {'step' if count == 1 else 'steps'} completed)" if count else ""
     total = progress["total"]
     return f" ({progress['current']} of {total})" if total is not None else ""
-
-
-def moment(us: int) -> str:
-    """Return a time for people: that of the day, with the date if it is another one."""
-    then = to_datetime(us).astimezone()
-    today = datetime.now(UTC).astimezone().date()
-    return f"{then:%H:%M}" if then.date() == today else f"{then:%Y-%m-%d %H:%M}"
 
 
 def steps_kept(count: int) -> str:

@@ -204,7 +204,7 @@ class Submitter:
             if has_default_payload(job):
                 where = f"the default payload of {job.name}"
             else:
-                where = f"{where} was left out; write trigger(payload)"
+                where = f"{where} was left out; pass one"
         structured = self._codec.structure(payload, type_, what=where)
         try:
             return self._codec.encode_and_decode(structured, type_, what=where)

@@ -12,13 +12,13 @@ import os
 import threading
 from _thread import get_ident
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from durably._platform.clock import Clock
 from durably._platform.latch import Latch
 from durably._platform.safe_repr import on_one_line
-from durably._platform.signalled import tells_of_signal
+from durably._platform.signalled import leading_to, tells_of_signal
 from durably._platform.signals import handlers, is_from_signal, is_main_thread
 from durably.codec import Codec
 from durably.emitter import Emitter
@@ -171,13 +171,21 @@ class CurrentRun:
             self.stop(RunInterrupted)
 
     def await_stop(self, clock: Clock, exc: BaseException) -> None:
-        """Wait up to a second for a stop if *exc* says that a signal has ended a child process.
+        """Stop the run, or wait for its stop, if a signal has led to *exc*.
 
-        Usually the signal was sent to this process too, which is about to stop then. It does not
-        wait for an exception that failed a step before, because that step has waited.
+        If it was one to the caller, of which the user's code made another exception, the run stops
+        now. If it has ended a child process, it was usually sent to this process too, which is
+        about to stop then: that is waited for, up to a second. It does not wait for an exception
+        that failed a step before, because that step has waited.
         """
-        steps = tuple(self.failed_steps)
-        if self.stop_reason is not None or not tells_of_signal(exc, [each for _, each in steps]):
+        if self.stop_reason is not None:
+            return
+        dealt_with = [each for _, each in tuple(self.failed_steps)]
+        signalled = self.callers_signal_in(exc, dealt_with)
+        if signalled is not None:
+            self.stop_by_signal(signalled)
+            return
+        if not tells_of_signal(exc, dealt_with):
             return
         with self._lock:
             self._awaiting += 1
@@ -203,6 +211,14 @@ class CurrentRun:
         set is code of the job.
         """
         return self.is_callers and is_from_signal(exc, self._handlers)
+
+    def callers_signal_in(
+        self, exc: BaseException, dealt_with: Iterable[BaseException] = ()
+    ) -> BaseException | None:
+        """Return what a signal in the caller's thread has raised and has led to *exc*, if any."""
+        if not self.is_callers:
+            return None
+        return next(filter(self.is_callers_signal, leading_to(exc, dealt_with)), None)
 
     def keep_callers_signal(self, exc: BaseException) -> None:
         """Keep *exc*, which a call of the job raises, if it came from a signal to the caller.

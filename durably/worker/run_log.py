@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from durably._platform.clock import Clock
+from durably._platform.clock import Clock, moment
 from durably._platform.log_lines import pass_on
 from durably._platform.safe_repr import on_one_line
 from durably.errors import DatabaseError, OwnershipLost, RunCancelled, RunInterrupted
@@ -47,6 +47,9 @@ class RunLog:
         stored = 0 if run.fence == 1 else self._stored_steps(run)
         if stored or run.attempt > 1:
             what = f"resumed: {_of_its_steps(stored)}, attempt {run.attempt}"
+            if run.row.idempotency_key is None:
+                # A call of ``run`` may have found it by its payload, and another one is meant.
+                what = f"{what}, begun at {moment(run.row.created_at_us)}"
         else:
             what = "started"
         _say(logging.INFO, run.row, what)

@@ -168,6 +168,12 @@ def test_a_run_that_this_engines_pool_executes(app: Durably, gate: Gate) -> None
     assert call.result().output == ["first", "second", "third"]
 
 
+_WAITS = (
+    "^pages k waits for gated …...., which has its concurrency key and is running since .* in "
+    r"process [0-9]+.*; if_running="
+)
+
+
 # -- concurrency keys ------------------------------------------------------------------------
 
 
@@ -179,7 +185,7 @@ def test_it_waits_for_a_run_with_its_concurrency_key(
         first, _ = in_thread(lambda: other.run(gate.job, concurrency_key="c"))
         assert gate.inside.wait(HANG_S)
         options: dict[str, Any] = {"concurrency_key": "c", "key": "k"}
-        with pytest.raises(durably.ConflictError, match="pages k waits for gated ….* is running"):
+        with pytest.raises(durably.ConflictError, match=_WAITS):
             app.run(pages.job, 2, if_running="error", **options)
         skipped = app.run(pages.job, 2, if_running="skip", **options)
         assert (skipped.status, skipped.disposition) == ("pending", "skipped")

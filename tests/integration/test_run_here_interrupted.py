@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, Self
@@ -99,6 +100,65 @@ def in_a_step_that_is_swallowed(step: durably.StepContext, press: Callable[[], N
         step.run("never", int)
 
 
+class LostError(Exception):
+    """What a library makes of whatever has ended its work."""
+
+
+def in_a_step_that_makes_it_an_error(step: durably.StepContext, press: Callable[[], None]) -> None:
+    def ask() -> None:
+        try:
+            press()
+        except BaseException as exc:
+            raise LostError from exc
+
+    step.run("press", ask)
+
+
+def in_a_step_that_retries_what_it_makes_of_it(
+    step: durably.StepContext, press: Callable[[], None]
+) -> None:
+    in_a_step_that_makes_it_an_error(step.options(retry=durably.Retry(attempts=3, wait=0.0)), press)
+
+
+def in_a_step_that_groups_it(step: durably.StepContext, press: Callable[[], None]) -> None:
+    def ask() -> None:
+        caught: list[BaseException] = []
+        try:
+            press()
+        except BaseException as exc:
+            caught.append(exc)
+        if caught:
+            raise BaseExceptionGroup("tasks", caught)
+
+    step.run("press", ask)
+
+
+def in_an_error_that_is_kept(step: durably.StepContext, press: Callable[[], None]) -> None:
+    try:
+        in_a_step_that_makes_it_an_error(step, press)
+    except BaseException:
+        return
+
+
+def in_an_item_of_a_map_that_makes_it_an_error(
+    step: durably.StepContext, press: Callable[[], None]
+) -> None:
+    def ask(_: int) -> None:
+        try:
+            press()
+        except BaseException as exc:
+            raise LostError from exc
+
+    step.map("press", ask, [0, 1])
+
+
+def in_an_error_of_the_job(_: durably.StepContext, press: Callable[[], None]) -> None:
+    try:
+        press()
+    except BaseException as exc:
+        raise LostError from exc
+
+
 def in_a_sleep_of_a_step(step: durably.StepContext, press: Callable[[], None]) -> None:
     def sleep() -> None:
         timer = threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT))
@@ -119,11 +179,17 @@ IN_A_STEP = [
     in_a_step_with_retries,
     in_a_nested_step,
     in_a_step_that_is_swallowed,
+    in_a_step_that_makes_it_an_error,
+    in_a_step_that_retries_what_it_makes_of_it,
+    in_a_step_that_groups_it,
+    in_an_error_that_is_kept,
     in_a_sleep_of_a_step,
 ]
 
 
-@pytest.mark.parametrize("where", [*IN_A_STEP, between_steps], ids=lambda each: each.__name__)
+@pytest.mark.parametrize(
+    "where", [*IN_A_STEP, between_steps, in_an_error_of_the_job], ids=lambda each: each.__name__
+)
 def test_ctrl_c_leaves_the_step_at_once(
     app: Durably, where: Callable[[durably.StepContext, Callable[[], None]], None]
 ) -> None:
@@ -145,6 +211,37 @@ def test_ctrl_c_leaves_the_step_at_once(
     assert [step.name for step in app.get_steps(app.get_runs()[0])] == ["one", "two"]
     run = app.run(job, key="k")
     assert (run.output, run.disposition, calls) == (0, "continued", ["one", "two"])
+
+
+def test_an_item_of_a_map_that_makes_another_error_of_it(app: Durably) -> None:
+    """No item has failed, and the map goes on at the next call."""
+    press = Once()
+
+    @durably.job
+    def job(step: durably.StepContext) -> None:
+        in_an_item_of_a_map_that_makes_it_an_error(step, press)
+
+    interrupted(app, job)
+    (run,) = app.get_runs()
+    assert [step.status for step in app.get_steps(run)] in ([], ["running"])
+    assert app.run(job, key="k").status == "completed"
+
+
+def test_an_error_after_one_that_was_handled_fails_the_run(app: Durably) -> None:
+    """A step that has handled an interrupt, and fails later of something else, has failed."""
+    press = Once()
+
+    def ask() -> None:
+        with suppress(KeyboardInterrupt):
+            press()
+        raise LostError
+
+    @durably.job
+    def job(step: durably.StepContext) -> None:
+        step.run("ask", ask)
+
+    with pytest.raises(durably.RunFailedError):
+        app.run(job, key="k")
 
 
 def test_before_the_first_step_has_completed(app: Durably) -> None:

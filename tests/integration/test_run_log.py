@@ -127,6 +127,20 @@ def test_a_resumed_run_says_what_is_stored(
     ]
 
 
+def test_a_resumed_run_without_a_key_says_when_it_was_begun(
+    tmp_path: Path, lines: Callable[[], list[str]]
+) -> None:
+    """``run`` finds it by its payload: nothing else says which one that is."""
+    with engine(tmp_path, nightly) as app:
+        run = bring_to_an_end(app, "run", 4)
+        lines()
+        bring_to_an_end(app, "run", 4)
+        begun = f"{run.created_at.astimezone():%H:%M}"
+        assert lines()[0] == (
+            f"INFO {name(run)} resumed: 5 of its steps are stored, attempt 2, begun at {begun}"
+        )
+
+
 def test_steps_are_counted_by_how_they_got_their_result(
     tmp_path: Path, lines: Callable[[], list[str]]
 ) -> None:
@@ -154,7 +168,7 @@ def test_steps_are_counted_by_how_they_got_their_result(
             app.process_one()
         found = lines()
     assert "failed after 2502 completed steps: RuntimeError. " in found[1]
-    assert found[2].endswith("resumed: 2502 of its steps are stored, attempt 2")
+    assert "resumed: 2502 of its steps are stored, attempt 2, begun at " in found[2]
     assert found[3].endswith(": 2502 steps, 2501 from checkpoints")
 
 
@@ -227,7 +241,9 @@ def test_an_interrupted_run_goes_back(
             f"INFO {name(run)} put back to pending: 2 of its steps are stored",
         ]
         app.run_until_idle()
-        assert lines()[0] == f"INFO {name(run)} resumed: 2 of its steps are stored, attempt 2"
+        begun = f"begun at {run.created_at.astimezone():%H:%M}"
+        resumed = f"INFO {name(run)} resumed: 2 of its steps are stored, attempt 2, {begun}"
+        assert lines()[0] == resumed
 
 
 def test_a_cancelled_run_has_an_end_too(tmp_path: Path, lines: Callable[[], list[str]]) -> None:

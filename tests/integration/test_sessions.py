@@ -486,6 +486,28 @@ def test_a_fresh_one_takes_over_without_its_checkpoints(db: Path) -> None:
     assert status_of(db, old.run_id) == "pending"
 
 
+@pytest.mark.parametrize("is_grouped", [False, True])
+def test_an_error_that_a_library_has_made_of_ctrl_c_leaves_it_pending(
+    db: Path, *, is_grouped: bool
+) -> None:
+    """The error goes on to the caller, with a note that says what is kept."""
+
+    def ask() -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as exc:
+            if not is_grouped:
+                raise LookupError from exc
+            raise ExceptionGroup("tasks", [LookupError()]) from exc
+
+    error = ExceptionGroup if is_grouped else LookupError
+    with pytest.raises(error) as raised, durably.session("import", db) as step:
+        use(step, "a")
+        step.run("b", ask)
+    assert status_of(db, step.run_id) == "pending"
+    assert raised.value.__notes__ == ["stopped; 1 completed step is kept. Start it again to go on."]
+
+
 @pytest.mark.usefixtures("_prompt")
 def test_after_an_interrupt_the_session_goes_on(db: Path) -> None:
     """The step that was interrupted is no failure, and is executed again."""

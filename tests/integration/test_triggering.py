@@ -295,9 +295,7 @@ def test_a_payload_that_was_left_out_is_said_to_be(app: durably.Durably) -> None
     """Of a job whose payload has neither a default nor a type with None."""
     handle = app.register(durably.Job("strict", lambda step, payload: payload, input=int))
     for left_out in (handle.trigger, lambda: handle.batch_trigger([durably.Trigger()])):
-        with pytest.raises(
-            durably.ValidationError, match=r"was left out; write trigger\(payload\)"
-        ):
+        with pytest.raises(durably.ValidationError, match="was left out; pass one"):
             left_out()
     with pytest.raises(durably.ValidationError, match=r"of strict: \$: expected int, found None"):
         handle.trigger(None)

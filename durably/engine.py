@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar, Unpack, overload
 
 from durably._platform.signals import door, let_through
 from durably._platform.spawning import refuse_unguarded_open, refuse_unguarded_start
@@ -116,6 +116,9 @@ class Durably(RunCalls):
     .. versionchanged:: 0.2.0 Has ``replace`` and ``create``, and a path of the environment.
     """
 
+    # Whether it is opened for one call, and so neither replaces others nor is replaced.
+    _is_beside: ClassVar[bool] = False
+
     def __init__(
         self,
         path: str | os.PathLike[str] | None = None,
@@ -152,7 +155,7 @@ class Durably(RunCalls):
             replace=replace,
         )
         self._plugins: set[str] = set()
-        parts = open_parts(path, jobs, converter, settings)
+        parts = open_parts(path, jobs, converter, settings, is_beside=self._is_beside)
         self._emitter, self._store, self._supervisor, self._shutdown, self._client = parts
         self._flusher, self._check = self._supervisor.flusher, self._shutdown.check
 

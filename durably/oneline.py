@@ -29,6 +29,12 @@ Item = TypeVar("Item")
 _OF_THE_RUN: Final = frozenset(RunOptions.__annotations__)
 
 
+class _ForOneCall(Durably):
+    """An engine that stays beside those that a notebook has open on the file."""
+
+    _is_beside = True
+
+
 class _Options(RunOptions, EngineOptions, total=False):
     """Those of the run and of the engine."""
 
@@ -77,8 +83,7 @@ def run(
     _check_names("run", _Options, options)
     given: dict[str, Any] = dict(options)
     of_run: dict[str, Any] = {name: given.pop(name) for name in _OF_THE_RUN & given.keys()}
-    # An engine that the session has open on the file stays open.
-    app = Durably(db, **{"replace": False} | given)
+    app = (Durably if given.get("replace") else _ForOneCall)(db, **given)
     try:
         done: R | None = app.run(job, payload, **of_run).output
     finally:

@@ -75,7 +75,7 @@ def open_session_parts(
     for option in options:
         if option not in attrs.fields_dict(Settings):
             raise TypeError(f"session() got an unexpected keyword argument {option!r}")
-    return open_parts(path, jobs, converter, Settings(**options), session=name)
+    return open_parts(path, jobs, converter, Settings(**options), is_beside=True, session=name)
 
 
 def open_parts(
@@ -84,6 +84,7 @@ def open_parts(
     converter: cattrs.Converter | None,
     settings: Settings,
     *,
+    is_beside: bool = False,
     session: str | None = None,
 ) -> Parts:
     """Open the file, and return the parts of an engine on it, which is known to this process.
@@ -91,14 +92,15 @@ def open_parts(
     The file is closed again if anything raises: the caller has no engine to close.
 
     Args:
-        session: the name of the session for which it is opened, if it is for one. It neither
-            replaces another engine on the file nor is replaced by one.
+        is_beside: whether it ends with the call or the session that it is opened for. It neither
+            replaces another engine on the file nor is replaced by one, unless the file is lost.
+        session: the name of the session, if it is opened for one.
     """
     codec, clock = Codec(converter), Clock()
     # Before the file is touched: a bad spec must not leave one behind.
     registry = JobRegistry(codec, job_list(jobs))
     emitter = Emitter(clock)
-    opening = Opening(replaces=settings.replaces, is_of_session=session is not None)
+    opening = Opening(replaces=settings.replaces, is_beside=is_beside)
     store = open_store(path, settings, clock, opening.make_way)
     try:
         supervisor = Supervisor(settings, store, codec, registry, emitter, clock, labels_of)
@@ -112,6 +114,7 @@ def open_parts(
             clock,
             failed_runs.error,
             raise_failed=settings.raise_failed,
+            is_beside=is_beside,
             session=session,
         )
         client = Client(store, codec, registry, emitter, clock, supervisor.local, shutdown.check)

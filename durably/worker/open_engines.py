@@ -21,6 +21,11 @@ log = logging.getLogger("durably")
 _engines: Final[weakref.WeakSet[Shutdown]] = weakref.WeakSet()
 
 
+# What a line about an engine that was replaced says last.
+_KEEP: Final = "open it with replace=False to keep both"
+_LOST: Final = "the file of the one before was moved, deleted or replaced"
+
+
 def _open_on(path: str, file: object) -> list[Shutdown]:
     return [each for each in _engines if each.is_open and each.is_on(path, file)]
 
@@ -30,12 +35,13 @@ class Opening:
 
     Args:
         replaces: whether it takes the place of engines that this process has open on the file.
-        is_of_session: whether it is that of a session, which is beside others on the file.
+        is_beside: whether it is opened for one call or a session, which is beside others on the
+            file and replaces only those that have lost it.
     """
 
-    def __init__(self, *, replaces: bool, is_of_session: bool) -> None:
+    def __init__(self, *, replaces: bool, is_beside: bool) -> None:
         self._replaces = replaces
-        self._is_of_session = is_of_session
+        self._is_beside = is_beside
 
     def make_way(self, path: str, file: object) -> None:
         """Close the engines that the new one replaces, before the file is opened.
@@ -74,17 +80,17 @@ class Opening:
             engine.refuse_inside()
         for engine in replaced:
             if engine.is_open:
+                advice = _LOST if _loss_of(engine) is not None else _KEEP
                 engine.give_way()
                 log.warning(
                     "The engine that this process had open on %r was closed, and the new one takes "
-                    "its place; open it with replace=False to keep both",
+                    "its place; %s",
                     engine.path,
+                    advice,
                 )
 
     def _is_replaced(self, engine: Shutdown) -> bool:
-        # Sessions and engines are beside each other, unless one has lost the file.
-        is_beside = self._is_of_session or engine.session is not None
-        return not is_beside or _loss_of(engine) is not None
+        return not (self._is_beside or engine.is_beside) or _loss_of(engine) is not None
 
 
 def _refuse_lost(engine: Shutdown) -> None:

@@ -51,10 +51,13 @@ class Shutdown:
         failed_unseen: Callable[[], RunsFailedError | None],
         *,
         raise_failed: bool,
-        session: str | None = None,
+        is_beside: bool,
+        session: str | None,
     ) -> None:
+        # Whether it is opened for one call or a session, and so not replaced by another engine.
+        self.is_beside = is_beside
         # The name of the session that the engine is opened for, if it is.
-        self.session = session
+        self._session = session
         self._store = store
         self._supervisor = supervisor
         # The threads refer to it: while they run, the end of the interpreter finds this object,
@@ -75,7 +78,7 @@ class Shutdown:
     # -- whether the engine can be used --------------------------------------------------------
 
     def __repr__(self) -> str:
-        what = "Durably" if self.session is None else f"Session {self.session!r} on"
+        what = "Durably" if self._session is None else f"Session {self._session!r} on"
         return f"<{what} {self.path!r} {self._word}>"
 
     @property

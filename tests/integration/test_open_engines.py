@@ -464,6 +464,40 @@ LOSSES = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.usefixtures("session")
+class TestTheEngineOfOneCall:
+    def test_is_beside_the_others(self, path: Path, opened: Any, warned: Warned) -> None:
+        """durably.run() closes none, and one that is opened meanwhile does not stop its run."""
+        gate = Gate()
+        first = opened(path)
+        running = Call(lambda: durably.run(gate.job, db=path))
+        assert gate.inside.wait(HANG_S)
+        assert not is_closed(first)
+        second = opened(path)
+        assert is_closed(first)
+        gate.go.set()
+        assert running.result() == ["first", "second", "third"]
+        assert not is_closed(second)
+        assert len(warned()) == 1
+
+    def test_replaces_on_request(self, path: Path, opened: Any) -> None:
+        """replace=True decides explicitly."""
+        first = opened(path)
+        assert durably.run(quick, db=path, replace=True) == 7
+        assert is_closed(first)
+
+    def test_replaces_one_that_has_lost_the_file(
+        self, path: Path, opened: Any, warned: Warned
+    ) -> None:
+        """The file is made anew, and the line does not propose what would raise."""
+        first = opened(path)
+        file_removed(path)
+        assert durably.run(quick, db=path) == 7
+        assert is_closed(first)
+        (line,) = warned()
+        assert line.endswith("the file of the one before was moved, deleted or replaced")
+
+
 @LOSSES
 @pytest.mark.parametrize("is_started", [False, True], ids=["open", "started"])
 class TestAFileThatWasRemoved:

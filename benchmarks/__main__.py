@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import environments, machine, report
-from benchmarks.contestants import COJI, DBOS, DURA, DURABLY, FLOOR, HUEY, MODES, Table
+from benchmarks.contestants import COJI, DBOS, DURA, DURABLY, FLOOR, HUEY, JOBLIB, MODES, Table
 from benchmarks.environments import ROOT, Environment, MissingError
 from benchmarks.measuring import Case, FailedError, count_syncs, has_strace, measure
 from benchmarks.workloads import tables
@@ -107,6 +107,7 @@ def _environments(folder: Path) -> tuple[dict[str, Environment], dict[str, str]]
     makers: dict[str, Callable[[Path], Environment]] = {
         DBOS.name: environments.dbos,
         HUEY.name: environments.huey,
+        JOBLIB.name: environments.joblib,
         DURA.name: environments.dura,
         COJI.name: environments.coji,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable
 from typing import Any
@@ -97,6 +98,15 @@ def _within(table: str, row: str, of: str, most: float) -> Evaluate:
     def evaluate(medians: Medians) -> tuple[str, bool]:
         ratio = medians.of(table, row) / medians.of(table, of)
         return f"{ratio:.2f}", ratio <= most
+
+    return evaluate
+
+
+def _items(table: str, most_us: float, times: float) -> Evaluate:
+    def evaluate(medians: Medians) -> tuple[str, bool]:
+        own = medians.of(table, "durably, step.map")
+        steps = medians.of(table, "durably, a loop of step.run")
+        return f"{own:.1f} µs, {steps / own:.1f} times", own < most_us and steps >= times * own
 
     return evaluate
 
@@ -198,6 +208,14 @@ _AIMS: list[tuple[str, str, Evaluate]] = [
      _within("start", _FULL, "floor, full", 1.5)),
     ("trigger to first line, another process", "median under 20 ms",
      _below("start-elsewhere", "durably", 20, "ms")),
+    ("10,000 items on 4 threads, full", "under 50 µs an item, a fourth of a loop of step.run",
+     _items("items-4", 50, 4)),
+    ("10,000 items in the calling thread, full", "a third of a loop of step.run",
+     _items("items-1", math.inf, 3)),
+    ("resume of 10,000 items", "under 3 µs an item",
+     _below("resume-items-10k", "durably", 3, "µs")),
+    ("resume of 1,000,000 items", "under 3 µs an item",
+     _below("resume-items-1m", "durably", 3, "µs")),
     ("resume of 10,000 steps", "3 µs a step, ahead of every peer",
      _resume_speed("resume-10k", PEERS)),
     ("resume of 100,000 steps", "3 µs a step", _resume_speed("resume-100k", ())),

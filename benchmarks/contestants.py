@@ -37,6 +37,14 @@ COJI = System(
     "SELECT count(*) FROM durably_runs WHERE status = 'completed'",
 )  # fmt: skip
 
+BARE = System("floor", "bare_loops", "", None, None)
+JOBLIB = System("joblib", "joblib_loops", "", None, None)
+DURABLY_LOOPS = System(
+    "durably", "durably_loops", "durably.db",
+    "SELECT count(*) FROM durably_items WHERE output IS NOT NULL", None,
+)  # fmt: skip
+DURABLY_STEPS = System("durably", "durably_loops", "durably.db", DURABLY.count_steps, None)
+
 MODES = ("full", "normal")
 STEP_PEERS = (DBOS, DURA, COJI)
 

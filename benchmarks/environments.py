@@ -19,6 +19,7 @@ DBOS = ["dbos==3.4.0"]
 # DBOS's own SQL needs SQLite 3.42, which not every Python has.
 NEWER_SQLITE = ["pysqlite3>=0.6"]
 HUEY = ["huey==3.5.4"]
+JOBLIB = ["joblib==1.5.2"]
 DURA = ["dura==1.3.0"]
 NODE = ["@coji/durably@0.15.0", "kysely@0.27", "zod@4", "@libsql/kysely-libsql@0.4.1"]
 
@@ -60,6 +61,11 @@ def dbos(folder: Path) -> Environment:
 def huey(folder: Path) -> Environment:
     """huey, on this Python."""
     return _python(folder / "huey", sys.executable, HUEY)
+
+
+def joblib(folder: Path) -> Environment:
+    """joblib, on this Python."""
+    return _python(folder / "joblib", sys.executable, JOBLIB)
 
 
 def dura(folder: Path) -> Environment:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import own_workloads
+from benchmarks import loop_workloads, own_workloads
 from benchmarks.contestants import (
     COJI,
     DBOS,
@@ -29,6 +29,7 @@ def tables(scale: float, *, quick: bool) -> list[Table]:
         *_resume(size),
         _restart(size),
         *_weight(),
+        *loop_workloads.tables(size),
         *own_workloads.tables(size),
     ]
 

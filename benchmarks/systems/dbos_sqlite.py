@@ -163,6 +163,23 @@ def runs(*, count: int, workers: int) -> Outcome:
     }
 
 
+def items(*, count: int, workers: int) -> Outcome:
+    """One-step workflows of a queue, so many at once; as a loop over items is written there."""
+    global countdown  # noqa: PLW0603 - what the workflow reports to
+    countdown = Countdown(count)
+    launch(workers)
+    queue = DBOS.register_queue("items", worker_concurrency=workers, polling_interval_sec=0.01)
+    started = time.perf_counter()
+    handles = [queue.enqueue(one_step, number) for number in range(count)]
+    countdown.wait()
+    until(lambda: _completed() == count, 0.01)
+    seconds = time.perf_counter() - started
+    assert [handle.get_result() for handle in handles] == list(range(count))
+    in_force = durability()
+    DBOS.destroy()
+    return {"value": 1e6 * seconds / count, "durability": in_force}
+
+
 def start(*, times: int) -> Outcome:
     """From ``start_workflow`` to the first line of the workflow."""
     launch(4)
@@ -214,6 +231,7 @@ if __name__ == "__main__":
         {
             "steps": steps,
             "runs": runs,
+            "items": items,
             "start": start,
             "prepare": prepare,
             "resume": resume,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import tracemalloc
 
 import pytest
 from engines import GRACE_S, again, engine, execute, only, record, types
@@ -162,6 +163,27 @@ def test_an_iterator_that_is_left_behind_stops_the_map(tmp_path, workers, how):
         assert stored.isdisjoint(calls)
     for items in kept:
         assert list(items) == []
+
+
+@WORKERS
+def test_memory_is_bounded_by_what_is_in_flight(tmp_path, workers):
+    """Whatever number of items there is, but for a number of a few bytes for each."""
+    peaks = []
+
+    def job(step):
+        for name, count in (("warm", 2_000), ("few", 5_000), ("many", 25_000)):
+            tracemalloc.start()
+            for _ in step.imap(
+                name, lambda n: "x" * 500, range(count), key=lambda n: f"k{n}", max_workers=workers
+            ):
+                pass
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+
+    with engine(tmp_path, job) as app:
+        assert execute(app).status == "completed"
+    # The keys of the newest 10,000 are a million bytes; the results of all would be 12.
+    assert peaks[2] - peaks[1] < 4_000_000
 
 
 def test_arguments_of_imap_are_checked_at_once(tmp_path):

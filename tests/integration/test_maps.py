@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import random
 import sys
 import threading
 import types
 import warnings
+from collections import Counter
 from datetime import datetime, timedelta
 
 import pytest
@@ -15,6 +17,7 @@ from attrs import define
 from engines import GRACE_S, again, engine, execute, only, record, take_over
 from engines import types as types_of
 from gates import in_thread, names_of_threads
+from invariants import check
 
 import durably
 from durably import ItemCounts, ItemsChangedWarning, ItemsFailedError, Retry
@@ -1040,3 +1043,63 @@ def test_a_type_that_cannot_be_stored_is_known_before(tmp_path):
         run = execute(app)
         assert run.error.type == "durably.errors.SerializationError"
     assert calls == []
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_any_map_ends_with_all_results(tmp_path, seed, number):
+    """Whatever fails, waits, grows and in whatever order: at the end all have their result."""
+    rng = random.Random(f"{seed} {number}")
+    options = {
+        "max_workers": rng.choice([1, 2, 5]),
+        "max_uncommitted": rng.choice([1, 3, 256]),
+        "key": rng.choice([None, str]),
+        "retry": rng.choice([None, Retry(attempts=2, wait=0.001)]),
+        "max_failures": rng.choice([None, 5, 0.5]),
+    }
+    call = rng.choice(["map", "imap", "ordered"])
+    items = [rng.choice([f"i{n}", f"j{n}"]) for n in range(rng.choice([0, 1, 30, 400]))]
+    badness = rng.choice([0, 0.1, 0.5])
+    tries = Counter()
+    lock = threading.Lock()
+
+    def work(item) -> str:
+        with lock:
+            tries[item] += 1
+            dice = rng.random() * max(1, tries[item] - 3)  # rarer from try to try
+        if dice < badness / 3:
+            raise durably.RetryAfter(0.001)
+        if dice < badness:
+            raise ConnectionError(item)
+        return f"<{item}>"
+
+    def job(step):
+        given = list(items)
+        if options["key"] is not None:
+            rng.shuffle(given)
+        given = rng.choice([list, tuple, iter])(given)
+        if call == "map":
+            result = step.map("m", work, given, **options)
+            found = dict(zip(result.keys, result, strict=True))
+        else:
+            records = step.imap("m", work, given, ordered=call == "ordered", **options)
+            found = {each.key: each.output for each in records if each.status == "completed"}
+        keys = items if options["key"] else range(len(items))
+        assert found == {key: f"<{item}>" for key, item in zip(keys, items, strict=True)}
+
+    with engine(tmp_path, job) as app:
+        run = execute(app)
+        for _ in range(100):
+            done = len(app.get_items(run, "m", status="completed"))
+            if run.status == "completed":
+                break
+            assert run.error.type == "durably.errors.ItemsFailedError", run.error
+            run = again(app, run)
+            assert len(app.get_items(run, "m", status="completed")) >= done
+        assert run.status == "completed"
+        (step,) = app.get_steps(run)
+        assert (step.items.done, step.items.failed) == (len(items), 0)
+        indexes = [each.index for each in app.get_items(run, "m")]
+        assert len(set(indexes)) == len(items)
+        if options["key"] is None:
+            assert indexes == list(range(len(items)))
+    assert check(tmp_path / "durably.db") == []

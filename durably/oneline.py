@@ -18,6 +18,7 @@ from durably.execution.loops.results import MapResult
 from durably.jobs import Job
 from durably.models import ItemRecord
 from durably.sessions import session
+from durably.settings import check_option_names
 from durably.wiring import EngineOptions
 
 P = TypeVar("P")
@@ -80,7 +81,7 @@ def run(
 
     .. versionadded:: 0.2.0
     """
-    _check_names("run", _Options, options)
+    check_option_names("run", options, _Options.__annotations__)
     given: dict[str, Any] = dict(options)
     of_run: dict[str, Any] = {name: given.pop(name) for name in _OF_THE_RUN & given.keys()}
     app = (Durably if given.get("replace") else _ForOneCall)(db, **given)
@@ -221,20 +222,13 @@ def _checked(
 
     They are checked before the file is opened, so that a wrong option leaves no trace.
     """
-    _check_names(call, MapOptions, options)
+    check_option_names(call, options, MapOptions.__annotations__)
     of_map = {option: options[option] for option in options.keys() & _OF_THE_MAP}
     others = {option: options[option] for option in options.keys() - _OF_THE_MAP}
     called = _name_of(fn, call) if name is None else name
     codec = Codec(others.get("converter"))
     checked(f"durably.{call}", called, fn, items, codec, returns=returns, **of_map)
     return called, of_map, others
-
-
-def _check_names(call: str, known: type, options: Mapping[str, Any]) -> None:
-    """Raise ``TypeError`` for an option of another name, as Python does, naming the call."""
-    for option in options:
-        if option not in known.__annotations__:
-            raise TypeError(f"{call}() got an unexpected keyword argument {option!r}")
 
 
 def _name_of(fn: object, call: str) -> str:

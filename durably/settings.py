@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import threading
+from collections.abc import Container, Iterable
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Final, Literal, get_args
@@ -13,6 +14,8 @@ import attrs
 
 from durably._platform.interactive import is_interactive
 from durably._platform.safe_repr import short_repr
+from durably._platform.tracebacks import passes_on
+from durably._platform.unhandled import install_hooks
 from durably.errors import ValidationError
 from durably.values import Value
 
@@ -25,6 +28,15 @@ Duration = float | timedelta
 _AGE: Final = r"([0-9]+)([dhm])"
 _AGE_UNITS: Final = {"d": "days", "h": "hours", "m": "minutes"}
 _LONGEST_S: Final = timedelta(days=36_500).total_seconds()
+
+
+@passes_on
+def check_option_names(call: str, given: Iterable[str], known: Container[str]) -> None:
+    """Raise ``TypeError`` as Python does if a call got an option that it does not know."""
+    for option in given:
+        if option not in known:
+            install_hooks()  # no engine may have been opened
+            raise TypeError(f"{call}() got an unexpected keyword argument {option!r}")
 
 
 def seconds(value: object, what: str) -> float:

@@ -17,7 +17,13 @@ from durably.codec import Codec
 from durably.emitter import Emitter
 from durably.job_registry import JobRegistry
 from durably.jobs import Job, job_list
-from durably.settings import Duration, OnDuplicateStep, Settings, Synchronous
+from durably.settings import (
+    Duration,
+    OnDuplicateStep,
+    Settings,
+    Synchronous,
+    check_option_names,
+)
 from durably.store.sqlite.opening import open_store
 from durably.store.sqlite.store import SqliteStore
 from durably.worker.exit import at_exit
@@ -72,9 +78,7 @@ def open_session_parts(
     **options: Unpack[SettingOptions],
 ) -> Parts:
     """Open the parts of an engine for a session of that name, as ``open_parts`` does."""
-    for option in options:
-        if option not in attrs.fields_dict(Settings):
-            raise TypeError(f"session() got an unexpected keyword argument {option!r}")
+    check_option_names("session", options, attrs.fields_dict(Settings))
     return open_parts(path, jobs, converter, Settings(**options), is_beside=True, session=name)
 
 

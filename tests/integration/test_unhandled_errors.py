@@ -149,6 +149,30 @@ def test_an_error_of_durably_ends_at_the_line_of_the_user(tmp_path: Path, way: s
     assert len(lines) == 6
 
 
+@pytest.mark.parametrize(
+    "call", ["run(job, {})", "map(len, [1], {})", "imap(len, [1], {})", "session('s', {})"]
+)
+def test_an_unknown_option_ends_there_too(tmp_path: Path, call: str) -> None:
+    """Also if no engine was opened before. The error names the call, and no file is made."""
+    script = tmp_path / "script.py"
+    line = f"durably.{call.format('workers=2')}"
+    script.write_text(f"import durably\n@durably.job\ndef job(step): ...\n{line}\n")
+    ended = subprocess.run(
+        [sys.executable, script],
+        env=ENVIRONMENT,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert without_marks(ended.stderr) == (
+        f'Traceback (most recent call last):\n  File "{script}", line 4, in <module>\n    {line}\n'
+        f"TypeError: {call.partition('(')[0]}() got an unexpected keyword argument 'workers'\n"
+    )
+    assert list(tmp_path.iterdir()) == [script]
+
+
 # -- the hooks ---------------------------------------------------------------------------------
 
 

@@ -30,6 +30,25 @@ def install_hooks() -> None:
         sys.excepthook = _ExceptHook(sys.excepthook)
     if not isinstance(threading.excepthook, _ThreadHook):
         threading.excepthook = _ThreadHook(threading.excepthook)
+    shell = ipython_shell()
+    # IPython asks no group how to show it. A handler of the user's stays.
+    if shell is not None and getattr(shell, "custom_exceptions", None) == ():
+        shell.set_custom_exc((BaseExceptionGroup,), _show_group)
+
+
+def _show_group(
+    shell: Any, kind: Any, exc: BaseException, traceback: Any, tb_offset: int | None = None
+) -> list[str] | None:
+    """Show a group of durably's as it renders itself, and any other one as IPython does."""
+    render = getattr(type(exc), "_render_traceback_", None)
+    if render is None:
+        shell.showtraceback((kind, exc, traceback), tb_offset=tb_offset)
+        return None
+    # For ``%debug``, which may begin in another place: see debug_from.
+    sys.last_type, sys.last_value, sys.last_traceback = kind, exc, traceback
+    lines: list[str] = render(exc)
+    shell._showtraceback(kind, exc, lines)  # noqa: SLF001 - what the shells of front ends override
+    return lines
 
 
 class _ExceptHook:

@@ -12,6 +12,8 @@ from durably.client.handles import JobHandle
 from durably.client.submit import Trigger
 from durably.codec import NOTHING
 from durably.engine import Durably
+from durably.entry.oneline import imap, map, run  # noqa: A004 - the contract's name
+from durably.entry.sessions import Session, session
 from durably.errors import (
     ConflictError,
     DatabaseError,
@@ -57,8 +59,6 @@ from durably.models import (
     RunStatus,
     StepRecord,
 )
-from durably.oneline import imap, map, run  # noqa: A004 - the contract's name
-from durably.sessions import Session, session
 
 __version__ = "0.1.0"
 

@@ -367,7 +367,7 @@ PACKAGE: Final[dict[str, Mutant]] = {
     ),
     "session that Ctrl-C fails": Mutant(
         "integration/test_sessions.py",
-        [Source("sessions.py", "isinstance(exc, Exception) and not", "not None and not")],
+        [Source("entry/sessions.py", "isinstance(exc, Exception) and self", "self")],
     ),
     "cell whose names are used once for ever": Mutant(
         "integration/test_sessions_in_notebooks.py",
@@ -558,7 +558,7 @@ PACKAGE: Final[dict[str, Mutant]] = {
         [
             Source(
                 "store/sqlite/connection/file_checks.py",
-                "if is_gone(self._path, self._identity):",
+                "if is_gone(self._path, self.identity):",
                 "if False:",
             )
         ],

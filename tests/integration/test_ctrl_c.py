@@ -15,7 +15,7 @@ from invariants import check
 
 import durably
 from durably import Durably
-from durably.sessions import _open
+from durably.entry.sessions import _open
 
 # Each costs an engine's life.
 SAMPLE = 8

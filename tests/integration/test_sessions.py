@@ -20,7 +20,7 @@ from invariants import check
 
 import durably
 from durably import RunStatus
-from durably.sessions import _open
+from durably.entry.sessions import _open
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ from durably.client.run_here import RunOptions
 from durably.client.submit import NOT_GIVEN
 from durably.codec import Codec
 from durably.engine import Durably
+from durably.entry.sessions import session
 from durably.errors import ValidationError
 from durably.execution.loops.options import LoopArguments, checked
 from durably.execution.loops.results import MapResult
 from durably.jobs import Job
 from durably.models import ItemRecord
-from durably.sessions import session
 from durably.settings import check_option_names
 from durably.wiring import EngineOptions
 

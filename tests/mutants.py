@@ -285,6 +285,14 @@ PACKAGE: Final[dict[str, Mutant]] = {
             ),
         ],
     ),
+    "loop in one line that takes any lambda for the same": Mutant(
+        "integration/test_map_in_one_line.py::test_what_has_no_name_of_its_own_needs_one",
+        [Source("entry/oneline.py", ' and not name.endswith("<lambda>")', "")],
+    ),
+    "rate limit that each worker says": Mutant(
+        "integration/test_map_log.py::test_a_rate_limit_is_said_once",
+        [Source("execution/loops/map_log.py", "max(1.0, wait_s / 10)", "0.0")],
+    ),
     "map that executes what is stored": Mutant(
         "integration/test_maps.py::test_only_what_failed_is_executed_again[1]",
         [

@@ -33,6 +33,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from durably._platform.log_lines import is_printed_by_python
 from durably._platform.safe_repr import on_one_line
 from durably._platform.tracebacks import first_of_each_kind, frames_in, is_of_several
 from durably._platform.unhandled import debug_from, install_hooks, rendered, rendered_line
@@ -190,7 +191,7 @@ class RunsFailedError(DurablyError, ExceptionGroup[RunFailedError]):
     ``str()`` is one line: how many runs have failed, of which jobs, from what, and the next move.
     It is an ``ExceptionGroup`` of ``RunFailedError``, one for each run. Where nothing handles it,
     that line is printed, and the script's exit status is 1. The frames of the failures are in the
-    lines of the log; if logging is configured, those of some are printed too.
+    lines of the log; if logging is configured or silenced, those of some are printed too.
 
     Attributes:
         runs: the failed runs, the newest first, 1000 at most; the message counts the others.
@@ -226,10 +227,10 @@ class RunsFailedError(DurablyError, ExceptionGroup[RunFailedError]):
     def _details(self) -> list[str]:
         """Return lines that show the newest failure of each kind.
 
-        There are none if logging is not configured: then the lines of the log, which have the
-        frames of each failure, were printed where this is.
+        There are none if Python has printed the lines of the log, which have the frames of each
+        failure, where this is printed.
         """
-        if not logging.getLogger("durably").hasHandlers():
+        if is_printed_by_python(logging.getLogger("durably"), logging.ERROR):
             return []
         newest: dict[tuple[str, str], RunFailedError] = {}
         for each in self.exceptions:

@@ -35,3 +35,18 @@ def pass_on(
         let_through(log.handle, record)
     except BaseException as raised:  # noqa: BLE001 - a user's handler or filter may raise anything
         raise_if_signal(raised)
+
+
+def is_printed_by_python(log: logging.Logger, level: int) -> bool:
+    """Return whether Python itself prints a line to the standard error output.
+
+    It does so where logging is not configured, unless the program has silenced the logger.
+    """
+    last = logging.lastResort
+    return (
+        not log.hasHandlers()
+        and not log.filters
+        and log.isEnabledFor(level)
+        and last is not None
+        and last.level <= level
+    )

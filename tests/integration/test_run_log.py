@@ -455,6 +455,40 @@ def test_a_log_has_every_failure(tmp_path: Path, call: str) -> None:
     assert log.count("ValueError: bad row\n") == 1
 
 
+@pytest.mark.parametrize(
+    "silenced",
+    [
+        "logging.disable()",
+        "logging.lastResort = None",
+        "logging.getLogger('durably').disabled = True",
+        "logging.getLogger('durably').setLevel(logging.CRITICAL)",
+        "logging.getLogger('durably').addFilter(lambda record: False)",
+        "logging.getLogger('durably').addHandler(logging.NullHandler())",
+    ],
+)
+def test_failures_that_nobody_has_seen_are_printed_with_their_frames_without_a_log(
+    tmp_path: Path, silenced: str
+) -> None:
+    """By the error that nothing handles, if the program has silenced the logger."""
+    text = SCRIPT.replace("except durably.DurablyError:\n    pass", "finally:\n    pass")
+    text = text.replace("{call}", "[app.trigger(nightly) for _ in range(3)]")
+    script = tmp_path / "script.py"
+    script.write_text(text.replace("import durably\n", f"import durably\n{silenced}\n"))
+    done = subprocess.run(
+        [sys.executable, script],
+        cwd=tmp_path,
+        env={**ENVIRONMENT, "PYTHONIOENCODING": "utf-8"},
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+        timeout=60,
+    )
+    lines = done.stderr.splitlines()
+    assert sum(each.startswith("3 runs have failed, and no call") for each in lines) == 1
+    assert lines.count("ValueError: bad row") == 1
+    assert sum("script.py" in each for each in lines) == 2
+
+
 @pytest.mark.parametrize("arguments", [(), ("log",)], ids=["not configured", "configured"])
 def test_failures_that_nobody_has_seen_are_printed_with_their_frames_once(
     tmp_path: Path, arguments: tuple[str, ...]

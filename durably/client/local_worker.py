@@ -59,8 +59,11 @@ class CallersThread(Protocol):
     def raise_if_inside_job(self) -> None:
         """Raise ``ConflictError`` if the calling thread executes a job of this engine."""
 
-    def raise_if_closed(self) -> None:
-        """Raise ``EngineClosedError`` if the engine is closed, or is being closed."""
+    def raise_if_unusable(self) -> None:
+        """Raise ``EngineClosedError`` if the engine is closed, or is being closed.
+
+        Raise ``DatabaseLostError`` if the file is not in its place.
+        """
 
     def holding(self, call: Callable[[], T]) -> T:
         """Need the worker's threads during a call, and return its result."""

@@ -203,7 +203,7 @@ class _Call:
     def bring_to_its_end(self) -> Run[Any, Any]:
         """Execute the run here, or wait for who executes it, until it has completed."""
         while True:
-            self._worker.raise_if_closed()
+            self._worker.raise_if_unusable()
             with self._patience.limited():
                 self._worker.recover()
                 done, current = self._begin()
@@ -251,7 +251,7 @@ class _Call:
                 f"{said.named(run)} was stopped after {self._options.timeout_s} s: {kept}"
             )
         if current.stop_reason is RunInterrupted:
-            self._worker.raise_if_closed()
+            self._worker.raise_if_unusable()
             raise ConflictError(
                 f"{said.named(run)} was stopped, because its engine was: {kept} when that is done"
             )
@@ -347,6 +347,6 @@ class _Call:
                     f"{said.where(done)}, still after {self._options.timeout_s} s; it continues"
                 )
             store.changes.wait(seen, min(_RECOVERY_CHECK_S, patience.longest_pause()))
-            self._worker.raise_if_closed()
+            self._worker.raise_if_unusable()
             with patience.limited():
                 self._worker.recover()

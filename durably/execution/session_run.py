@@ -18,6 +18,15 @@ class SessionRun(CurrentRun):
     is_handed_over = False
     # Called with what a signal has raised inside a step, and the name of the step.
     on_interrupt: Callable[[BaseException, str], None] | None = None
+    # Raises ``DatabaseLostError`` if the database file is not in its place.
+    check_file: Callable[[], None] | None = None
+
+    def check(self) -> None:
+        """Raise if the session is to stop, has ended, has lost its file, or was forked."""
+        # All runs stop when the file is found lost.
+        if self.stop_reason is RunInterrupted and not self.is_over and self.check_file is not None:
+            self.check_file()
+        super().check()
 
     def keep_callers_signal(self, exc: BaseException) -> None:
         """Call ``on_interrupt``, and do not stop the session.

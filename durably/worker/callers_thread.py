@@ -26,6 +26,7 @@ class CallersThread:
     """Begin and execute certain runs for the calling thread. Usable from any thread.
 
     Args:
+        check_file: raises ``DatabaseLostError`` if the file is not in its place.
         recover: puts back what dead and hung engines have left.
     """
 
@@ -33,6 +34,7 @@ class CallersThread:
     _claimer: Claimer
     _executor: Executor
     _runs: CurrentRuns
+    _check_file: Callable[[], None]
     recover: Callable[[], object]
 
     def raise_if_inside_job(self) -> None:
@@ -43,9 +45,13 @@ class CallersThread:
                 "and wait for it, or call its function in a step"
             )
 
-    def raise_if_closed(self) -> None:
-        """Raise ``EngineClosedError`` if the engine is closed, or is being closed."""
+    def raise_if_unusable(self) -> None:
+        """Raise ``EngineClosedError`` if the engine is closed, or is being closed.
+
+        Raise ``DatabaseLostError`` if the file is not in its place.
+        """
         self._lifecycle.raise_if_closed()
+        self._check_file()
 
     def holding(self, call: Callable[[], T]) -> T:
         """Need the heartbeat and the flusher during a call, and return its result."""

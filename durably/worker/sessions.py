@@ -32,6 +32,7 @@ class Sessions:
     """Open and leave sessions in one engine. Usable from any thread.
 
     Args:
+        check_file: raises ``DatabaseLostError`` if the file is not in its place.
         recover: puts back what dead owners executed; returns how many runs that were.
     """
 
@@ -45,6 +46,7 @@ class Sessions:
         settling: Settling,
         run_log: RunLog,
         lifecycle: Lifecycle,
+        check_file: Callable[[], None],
         recover: Callable[[], int],
     ) -> None:
         self.services = services
@@ -55,6 +57,7 @@ class Sessions:
         self._settling = settling
         self._run_log = run_log
         self._lifecycle = lifecycle
+        self._check_file = check_file
         self._recover = recover
         self._ids = Ids(services.clock)
         self._lock = threading.Lock()  # guards the list
@@ -85,6 +88,7 @@ class Sessions:
         except BaseException:
             self._lifecycle.let_go(need)
             raise
+        run.check_file = self._check_file
         session = OpenSession(self, run, need)
         with self._lock:
             self._open.append(session)
@@ -95,6 +99,7 @@ class Sessions:
         self, new: NewRun, *, is_fresh: bool, on_taken: Callable[[Beginning], float]
     ) -> SessionRun:
         while True:
+            self._check_file()
             self._recover()
             beginning, run = self._claimer.begin(new, "{}", is_fresh=is_fresh)
             if isinstance(run, SessionRun):

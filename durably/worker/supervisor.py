@@ -183,6 +183,7 @@ class Supervisor:
             settling=settling,
             run_log=run_log,
             lifecycle=self.lifecycle,
+            check_file=self.file.check_in_place,
             recover=self._reaper.recover,
         )
         self._claiming = Claiming(
@@ -208,7 +209,12 @@ class Supervisor:
             self._foreign,
             live_failures,
             CallersThread(
-                self.lifecycle, self._claimer, self._executor, self._runs, self._reaper.recover
+                self.lifecycle,
+                self._claimer,
+                self._executor,
+                self._runs,
+                self.file.check_in_place,
+                self._reaper.recover,
             ),
             self.file.check_in_place,
         )

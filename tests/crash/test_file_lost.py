@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import threading
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 import apsw
 import pytest
 from children import Eventually
+from gates import in_thread
 from invariants import check
 
 import durably
@@ -324,3 +326,57 @@ def test_file_that_was_copied_and_put_back_is_another_one(database: Path) -> Non
             app.get_runs()
     finally:
         app.close()
+
+
+@LOSSES
+def test_run_that_is_executed_here_names_the_loss(
+    database: Path, lose: Callable[[Path], None]
+) -> None:
+    """app.run() raises what has happened, and not that the engine was stopped."""
+
+    @durably.job
+    def loses(step: durably.StepContext) -> None:
+        step.run("lose", lose, database)
+        for number in itertools.count():  # until a heartbeat notices it
+            step.run(f"step-{number}", int)
+
+    app = durably.Durably(database, heartbeat_interval=0.02)
+    with pytest.raises(durably.DatabaseLostError, match="moved, deleted or replaced"):
+        app.run(loses)
+    app.close()
+
+
+def test_run_that_is_waited_for_here_names_the_loss(database: Path, eventually: Eventually) -> None:
+    """app.run() that waits for another engine's run begins nothing in a file that is gone."""
+    let_go = threading.Event()
+
+    @durably.job
+    def held(step: durably.StepContext) -> None:
+        step.run("held", let_go.wait)
+
+    other = durably.Durably(database, jobs=[held], heartbeat_interval=0.02).start()
+    other.trigger(held, idempotency_key="k")
+    eventually(lambda: other.count_runs(status="running"))
+    app = durably.Durably(database, heartbeat_interval=0.02)
+    call, _ = in_thread(lambda: app.run(held, key="k"))
+    eventually(lambda: app._supervisor._heartbeat.committed)
+    deleted(database)
+    ended = call.result()
+    let_go.set()
+    app.close()
+    other.close()
+    assert isinstance(ended, durably.DatabaseLostError)
+
+
+@LOSSES
+def test_session_names_the_loss(database: Path, lose: Callable[[Path], None]) -> None:
+    """Each step raises it, until the session is opened again."""
+    step = durably.session("lost", database, heartbeat_interval=0.02)
+    with pytest.raises(durably.DatabaseLostError) as caught:
+        step.run("lose", lose, database)
+        for number in itertools.count():
+            step.run(f"step-{number}", int)
+    assert caught.value.__context__ is None
+    with pytest.raises(durably.DatabaseLostError):
+        step.run("more", int)
+    step.close()

@@ -23,6 +23,7 @@ from durably.errors import (
     DurablyError,
     DurablyWarning,
     EngineClosedError,
+    ExecutorBrokenError,
     ForkedError,
     ItemsChangedWarning,
     ItemsFailedError,
@@ -42,6 +43,7 @@ from durably.errors import (
     StopRun,
     ValidationError,
     WaitTimeoutError,
+    WorkerDiedError,
 )
 from durably.events import Event
 from durably.execution.context import StepContext
@@ -75,6 +77,7 @@ __all__ = [
     "EngineClosedError",
     "ErrorInfo",
     "Event",
+    "ExecutorBrokenError",
     "ForkedError",
     "ItemCounts",
     "ItemRecord",
@@ -109,6 +112,7 @@ __all__ = [
     "Trigger",
     "ValidationError",
     "WaitTimeoutError",
+    "WorkerDiedError",
     "imap",
     "job",
     "map",

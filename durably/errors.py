@@ -297,6 +297,32 @@ class StepTimeoutError(DurablyError, TimeoutError):
     """
 
 
+class WorkerDiedError(DurablyError):
+    """The process that executed an item of a map has ended: a signal, or the system's memory.
+
+    Attributes:
+        exitcode: of the process; the number of the signal, negative; ``None`` if unknown.
+
+    .. versionadded:: 0.2.0
+    """
+
+    def __init__(self, message: str, exitcode: int | None = None) -> None:
+        super().__init__(message, exitcode)
+        self.exitcode = exitcode
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class ExecutorBrokenError(DurablyError):
+    """The executor that was passed to a map cannot execute anything any more.
+
+    The items that it had begun count as missing, not as failed: the next start executes them.
+
+    .. versionadded:: 0.2.0
+    """
+
+
 class ItemsFailedError(DurablyError, ExceptionGroup[Exception]):
     """Items of a map have failed; the results of all others are stored.
 

@@ -117,14 +117,18 @@ def running_children() -> set[int]:
             found.update(int(pid) for pid in path.read_text().split())
         except OSError:  # the thread has ended meanwhile
             continue
-    # The helpers of multiprocessing live as long as this process.
+    # The helpers of multiprocessing and loky live as long as this process.
     return {
         pid
         for pid in found
         if not has_ended(pid)
         and not any(
             helper in command_line(pid)
-            for helper in ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+            for helper in (
+                "multiprocessing.resource_tracker",
+                "multiprocessing.forkserver",
+                "loky.backend.resource_tracker",
+            )
         )
     }
 

@@ -55,6 +55,7 @@ PUBLIC = {
     "DuplicateStepError",
     "DurablyError",
     "EngineClosedError",
+    "ExecutorBrokenError",
     "ForkedError",
     "ItemsFailedError",
     "NoWorkerError",
@@ -67,6 +68,7 @@ PUBLIC = {
     "StepTimeoutError",
     "ValidationError",
     "WaitTimeoutError",
+    "WorkerDiedError",
     # control flow and warnings
     "DuplicateStepWarning",
     "DurablyWarning",

@@ -201,9 +201,10 @@ def test_only_the_store_speaks_to_sqlite(module: str) -> None:
     assert not {"apsw", "sqlite3"} & set(foreign_imports(parsed))
 
 
-@each_module(outside=("worker",))
+# In a worker process, which has no engine, a thread watches the parent.
+@each_module(outside=("worker", "_platform.parent"))
 def test_only_the_worker_starts_threads(module: str) -> None:
-    """Outside worker/ nothing makes a thread, a timer or a pool."""
+    """Outside worker/ nothing makes a thread, a timer or a pool in the process of an engine."""
     makers = {"Thread", "Timer", "ThreadPoolExecutor", "start_new_thread"}
     assert not makers & called_names(tree(module))
 

@@ -46,11 +46,28 @@ def passes_on(function: F) -> F:
     return function
 
 
+class RemoteTraceback(Exception):  # noqa: N818 - named as those of the standard library
+    """The traceback of an exception that another process has raised, as text; it is its cause.
+
+    Those of the standard library's pools are named like this, too.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.text}"""'
+
+
 def format_exception(exc: BaseException) -> str:
     """Return what Python prints for *exc*, without durably's frames.
 
     So that it can be read after the kernel is gone, a cell of a notebook is named by its number.
+    Of an exception of another process it is what that process has printed.
     """
+    if isinstance(exc.__cause__, RemoteTraceback):
+        return exc.__cause__.text
     root = traceback.TracebackException.from_exception(exc, limit=sys.maxsize)
     # Which counts the frames that are shown, from the outermost one on.
     limit = max(0, getattr(sys, "tracebacklimit", sys.maxsize))

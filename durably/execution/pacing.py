@@ -89,6 +89,19 @@ class Pace:
         self._not_before_s = max(self._not_before_s, not_before_s)
         return is_later
 
+    def reserve(self) -> float:
+        """Reserve a turn; return when something may begin, by the monotonic clock."""
+        return -math.inf if self._rate is None else reserve(self._rate)
+
+    @property
+    def not_before_s(self) -> float:
+        """Until when nothing may begin, by the monotonic clock."""
+        return self._not_before_s
+
+    def now_s(self) -> float:
+        """Return the time of that clock."""
+        return self._clock.monotonic()
+
     def await_turn(self) -> bool:
         """Wait until something may begin; return whether it still may."""
         if self._rate is None and self._not_before_s == -math.inf:

@@ -29,6 +29,8 @@ TREE: dict[str, tuple[type, ...]] = {
     "RunFailedError": (errors.DurablyError,),
     "RunsFailedError": (errors.DurablyError, ExceptionGroup),
     "ItemsFailedError": (errors.DurablyError, ExceptionGroup),
+    "WorkerDiedError": (errors.DurablyError,),
+    "ExecutorBrokenError": (errors.DurablyError,),
     "StepTimeoutError": (errors.DurablyError, TimeoutError),
     "RunCancelledError": (errors.DurablyError,),
     "WaitTimeoutError": (errors.DurablyError, TimeoutError),
@@ -77,7 +79,14 @@ def test_there_are_no_others() -> None:
         )
     }
     # An event, whose base is Event, and what never leaves the codec.
-    inside = {"WorkerError", "MissingKeyError", "Problem", "Problems", "Unsupported"}
+    inside = {
+        "WorkerError",
+        "MissingKeyError",
+        "Problem",
+        "Problems",
+        "Unsupported",
+        "RemoteTraceback",
+    }
     assert found - inside == set(TREE)
 
 

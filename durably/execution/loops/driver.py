@@ -99,14 +99,16 @@ class Driver:
             start=services.start_thread,
             has_ended=self._has_ended,
         )
-        is_threaded = options.max_workers > 1
+        is_threaded = options.executor is not None or (options.max_workers or 1) > 1
         self._pace = Pace(
             options.rate, services.clock, self._ending if is_threaded else run.stopped
         )
         self._workers: Workers
-        if is_threaded:
+        if options.executor is not None:
+            self._workers = self._outside(options)
+        elif is_threaded:
             self._workers = Threads(
-                options.max_workers,
+                options.max_workers or 1,
                 runner,
                 self._committer,
                 self._pace,
@@ -120,6 +122,21 @@ class Driver:
             self._workers = CallingThread(
                 runner, self._committer, self._pace, self._inbox.put, run.stopped
             )
+
+    def _outside(self, options: LoopOptions) -> Workers:
+        """Return what executes items elsewhere: importing that takes as long as a map of some."""
+        from durably.execution.loops import elsewhere  # noqa: PLC0415 - where first needed
+
+        return elsewhere.workers(
+            options,
+            self._runner,
+            self._committer,
+            self._pace,
+            go_back=self._inbox.put,
+            wake=lambda: self._inbox.put(None),
+            ending=self._ending,
+            start=self._services.start_thread,
+        )
 
     @property
     def failures(self) -> Failures:
@@ -163,6 +180,8 @@ class Driver:
         run, committer = self._run, self._committer
         if run.stop_reason is not None or run.is_over or os.getpid() != run.pid:
             run.check()
+        if self._workers.failure is not None:
+            raise self._workers.failure
         if committer.failure is not None:
             raise committer.failure
         if committer.is_lost:
@@ -306,9 +325,13 @@ class Driver:
                 self._handed += 1
                 self._committer.add(task)
 
-    def finish(self) -> tuple[list[Task], list[Task]]:
-        """End the workers, after the items in progress; return what is stored, and what is not."""
-        self._workers.end()
+    def finish(self, *, is_abrupt: bool = False) -> tuple[list[Task], list[Task]]:
+        """End the workers, after the items in progress; return what is stored, and what is not.
+
+        Args:
+            is_abrupt: whether processes are ended in the middle of their items.
+        """
+        self._workers.end(is_abrupt=is_abrupt)
         left = self._committer.stop()
         stored = self._receive(is_waiting=False)
         self._note(left)

@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from typing import Any
+from typing import Any, Final
 
 from durably._platform.tracebacks import stacklevel
 from durably._platform.unhandled import show_stop_alone
@@ -37,6 +37,9 @@ from durably.models import ItemRecord, error_info
 
 log = logging.getLogger("durably")
 
+# So many items begin ahead of the next one in order if nothing says how many are in progress.
+_MOST_IN_FLIGHT: Final = 64
+
 
 class Loop:
     """One execution of a map, driven by the thread that iterates over it."""
@@ -63,7 +66,7 @@ class Loop:
             services.clock,
             file=services.file,
             total=options.total,
-            workers=options.max_workers,
+            workers=options.max_workers or 1,
         )
         # The position of the record that is yielded next, in order.
         self._following = 0
@@ -80,7 +83,9 @@ class Loop:
                 for batch in batches:
                     yield from map(record_of, batch)
             return
-        ahead = 2 * self._options.max_workers + 2 + self._options.max_uncommitted
+        ahead = (
+            2 * (self._options.max_workers or _MOST_IN_FLIGHT) + 2 + self._options.max_uncommitted
+        )
         waiting: dict[int, ItemRecord] = {}
         self._following = 0
         with closing(self.batches(lambda position: position < self._following + ahead)) as batches:
@@ -298,10 +303,12 @@ class Loop:
         run.stop_by_signal(exc)
         is_signalled = run.is_callers_signal(exc)
         if is_signalled:
-            if self._options.max_workers > 1:
+            if self._options.executor is not None or (self._options.max_workers or 1) > 1:
                 show_stop_alone(exc)  # the frames of the thread that drives say nothing of it
             self._map_log.stopping(len(driver.executing), record.stored)
-        _, left = driver.finish()
+        # Processes do not end the items that they are at after Ctrl-C, or without the run.
+        is_abrupt = is_signalled or run.stop_reason in NOT_OURS
+        _, left = driver.finish(is_abrupt=is_abrupt)
         if run.stop_reason in NOT_OURS:
             if record.cancel():
                 self._emit(StepCancelled)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, Generic, Literal, TypedDict, TypeVar, get_args
+from concurrent.futures import Executor
+from typing import Any, Generic, Literal, TypedDict, TypeVar, get_args
 
 import attrs
 
@@ -19,12 +20,16 @@ OnChange = Literal["warn", "ignore"]
 Item = TypeVar("Item")
 
 
+# Processes of the map's own; an executor; or a function without parameters that makes one.
+ExecutorOption = Literal["process"] | Executor | Callable[[], Executor] | None
+
+
 class LoopArguments(TypedDict, Generic[Item], total=False):
     """The optional arguments of a map, but for ``returns``."""
 
     key: Callable[[Item], str | int] | None
     max_workers: int
-    executor: None
+    executor: ExecutorOption
     chunk: int | None
     retry: Retry | None
     timeout: Duration | None
@@ -34,10 +39,6 @@ class LoopArguments(TypedDict, Generic[Item], total=False):
     max_uncommitted: int
     total: int | None
     on_change: OnChange | None
-
-
-# What LOOPS promises of other executors is added with them.
-_NOT_YET: Final = "{what}: only threads execute items in this version; leave {option} out"
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -51,7 +52,9 @@ class LoopOptions:
     fn: Callable[[Any], Any]
     items: Iterable[Any]
     key: Callable[[Any], Any] | None
-    max_workers: int
+    max_workers: int | None
+    executor: Any
+    chunk: int | None
     retry: Retry | None
     timeout_s: float | None
     result_type: Any
@@ -71,7 +74,7 @@ def checked(
     codec: Codec,
     *,
     key: Any = None,
-    max_workers: Any = 1,
+    max_workers: Any = None,
     executor: object = None,
     chunk: object = None,
     retry: Any = None,
@@ -98,10 +101,9 @@ def checked(
             f"not {type_name(key)}"
         )
     _check_items(what, items, has_key=key is not None)
-    if executor is not None:
-        raise ValidationError(_NOT_YET.format(what=what, option="executor"))
-    if chunk not in (None, 1):
-        raise ValidationError(_NOT_YET.format(what=what, option="chunk"))
+    _check_executor(what, executor)
+    if chunk is not None:
+        _check_chunk(what, chunk, executor, per_second)
     if retry is not None and not isinstance(retry, Retry):
         raise ValidationError(f"{what}: retry must be a Retry, not {short_repr(retry)}")
     if returns is not None and returns is not NOTHING:
@@ -123,7 +125,11 @@ def checked(
         fn=fn,
         items=items,
         key=key,
-        max_workers=_count(max_workers, f"{what}: max_workers", 1),
+        max_workers=(
+            None if max_workers is None else _count(max_workers, f"{what}: max_workers", 1)
+        ),
+        executor=executor,
+        chunk=chunk,  # type: ignore[arg-type]  # it was checked
         retry=retry,
         timeout_s=timeout_s,
         result_type=return_type_of(fn) if returns is None else returns,
@@ -134,6 +140,31 @@ def checked(
         total=_total(items) if total is None else _count(total, f"{what}: total", 0),
         warns_of_changes=on_change != "ignore",
     )
+
+
+def _check_executor(what: str, executor: object) -> None:
+    is_word = isinstance(executor, str)
+    if executor is None or executor == "process" or (not is_word and callable(executor)):
+        return
+    if not isinstance(executor, Executor):
+        raise ValidationError(
+            f'{what}: executor must be "process", a concurrent.futures.Executor, or a function '
+            f"without parameters that makes one, not {short_repr(executor)}; for threads pass "
+            "max_workers alone"
+        )
+
+
+def _check_chunk(what: str, chunk: object, executor: object, per_second: object) -> None:
+    if _count(chunk, f"{what}: chunk", 1) == 1:
+        return
+    if executor is None:
+        raise ValidationError(
+            f"{what}: threads execute items one by one; leave chunk out, or pass an executor"
+        )
+    if per_second is not None:
+        raise ValidationError(
+            f"{what}: the items of a chunk begin at once, which per_second forbids; leave chunk out"
+        )
 
 
 def _check_items(what: str, items: object, *, has_key: bool) -> None:

@@ -11,7 +11,13 @@ from durably.errors import ValidationError
 from durably.execution.current_run import CurrentRun, Services
 from durably.execution.loops.iterator import ItemIterator
 from durably.execution.loops.loop import Loop
-from durably.execution.loops.options import LoopArguments, OnChange, OnFailed, checked
+from durably.execution.loops.options import (
+    ExecutorOption,
+    LoopArguments,
+    OnChange,
+    OnFailed,
+    checked,
+)
 from durably.execution.loops.results import MapResult
 from durably.execution.pacing import RateLimit
 from durably.execution.parallel import Parallel
@@ -69,8 +75,8 @@ class StepLoops:
         items: Iterable[Any],
         *,
         key: Callable[[Any], str | int] | None = None,
-        max_workers: int = 1,
-        executor: None = None,
+        max_workers: int | None = None,
+        executor: ExecutorOption = None,
         chunk: int | None = None,
         retry: Retry | None = None,
         timeout: Duration | None = None,
@@ -94,14 +100,20 @@ class StepLoops:
             items: any iterable; it is read in the calling thread, a few items ahead.
             key: ``item -> str | int``, another one for each item. Without it the items are told
                 apart by their position, which is right for a list or a file that does not change.
-            max_workers: with 1 the items are executed in the calling thread, one after the other;
-                with more, on so many threads.
-            executor: not supported yet.
-            chunk: not supported yet.
+            max_workers: with 1, the default, the items are executed in the calling thread, one
+                after the other; with more, on so many threads. With *executor*, how many processes
+                there are (one for each processor by default), or how many chunks are submitted at
+                once (twice as many as the executor has workers, else 64).
+            executor: ``"process"`` for processes of the map's own; a
+                ``concurrent.futures.Executor``; or a function without parameters that makes one,
+                which is called again if its executor breaks. Items and results travel by pickle,
+                except to threads.
+            chunk: how many items travel together; by default ever more, up to 50 ms of work.
             retry: how often to call *fn* again after it has raised. An item that waits for its next
                 try occupies no thread.
             timeout: seconds (or a ``timedelta``) for each item, a deadline that ``step.check``,
-                ``step.sleep`` and ``step.remaining`` know.
+                ``step.sleep`` and ``step.remaining`` know; with ``executor="process"`` the process
+                is ended then, and the item has failed (``StepTimeoutError``).
             returns: the type of a result, if *fn* is not annotated, or wrongly.
             per_second: so many begin in a second at the most, tries included; or a ``RateLimit``,
                 which several maps may share.
@@ -117,7 +129,9 @@ class StepLoops:
         Raises:
             ItemsFailedError: items have failed; all others were executed and stored before that.
             DuplicateStepError: a step of that name has already completed in this execution.
-            ValidationError: an argument is not what it must be, or two items have one key.
+            ValidationError: an argument is not what it must be, two items have one key, or
+                something cannot travel to another process.
+            ExecutorBrokenError: the executor can execute nothing any more.
             StopRun: the run was cancelled, interrupted or recovered, or has ended.
             Exception: what *items* or *key* have raised, after what was in progress.
 
@@ -125,7 +139,7 @@ class StepLoops:
         """
         given = LoopArguments[Any](
             key=key,
-            max_workers=max_workers,
+            max_workers=max_workers,  # type: ignore[typeddict-item]  # None is the default
             executor=executor,
             chunk=chunk,
             retry=retry,
@@ -148,8 +162,8 @@ class StepLoops:
         *,
         ordered: bool = False,
         key: Callable[[Item], str | int] | None = None,
-        max_workers: int = 1,
-        executor: None = None,
+        max_workers: int | None = None,
+        executor: ExecutorOption = None,
         chunk: int | None = None,
         retry: Retry | None = None,
         timeout: Duration | None = None,
@@ -183,7 +197,7 @@ class StepLoops:
             )
         given = LoopArguments[Any](
             key=key,
-            max_workers=max_workers,
+            max_workers=max_workers,  # type: ignore[typeddict-item]  # None is the default
             executor=executor,
             chunk=chunk,
             retry=retry,

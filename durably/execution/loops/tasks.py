@@ -119,7 +119,7 @@ class ItemRunner:
             BaseException: a signal in the caller's thread has raised it.
             ForkedError: this is a child that the item's function forked.
         """
-        options, codec, clock = self._options, self._services.codec, self._services.clock
+        options, clock = self._options, self._services.clock
         task.wait_s = None
         task.started_at_us = clock.now_us()
         timeout_s = options.timeout_s
@@ -131,9 +131,7 @@ class ItemRunner:
             value = let_through(options.fn, task.item)
             if os.getpid() != self._run.pid:
                 self._run.refuse_forked_child()
-            task.text, task.value = codec.encode_and_decode(
-                value, options.result_type, what="the result of item", name=_named(task.key)
-            )
+            self._encode(task, value)
         except BaseException as exc:  # noqa: BLE001 - whatever an item raises is its outcome
             self._run.refuse_forked_child()
             return self._raised(task, exc)
@@ -143,11 +141,49 @@ class ItemRunner:
             current_deadline.reset(deadline)
             current_item.reset(tokens[1])
             current_step.reset(tokens[0])
+        self._complete(task)
+        return True
+
+    def returned(self, task: Task, value: Any, began_us: int) -> bool:
+        """Take the result of an item that was executed elsewhere; as ``execute``."""
+        task.started_at_us = began_us
+        task.wait_s = None
+        try:
+            self._encode(task, value)
+        except Exception as exc:  # noqa: BLE001 - whatever the code of a result's class raises
+            return self._raised(task, exc)
+        self._nested.outer_completed(self._name)
+        self._complete(task)
+        return True
+
+    def raised(self, task: Task, exc: BaseException, began_us: int) -> bool:
+        """Take what an item has raised that was executed elsewhere; as ``execute``."""
+        task.started_at_us = began_us
+        task.wait_s = None
+        return self._raised(task, exc)
+
+    def check(self) -> None:
+        """Raise if the run is to stop."""
+        self._run.check()
+
+    def await_stop(self, exc: BaseException) -> None:
+        """Wait up to a second for a stop if *exc* says that a signal has ended a child process."""
+        self._run.await_stop(self._services.clock, exc)
+
+    def now_us(self) -> int:
+        """Return the time of the wall clock in microseconds since the epoch."""
+        return self._services.clock.now_us()
+
+    def _encode(self, task: Task, value: Any) -> None:
+        task.text, task.value = self._services.codec.encode_and_decode(
+            value, self._options.result_type, what="the result of item", name=_named(task.key)
+        )
+
+    def _complete(self, task: Task) -> None:
         task.exc = None
         task.attempts += 1
-        task.completed_at_us = clock.now_us()
+        task.completed_at_us = self._services.clock.now_us()
         task.item = None
-        return True
 
     def _raised(self, task: Task, exc: BaseException) -> bool:
         run = self._run

@@ -26,13 +26,16 @@ class Workers(Protocol):
     is_calling_thread: bool
     """Whether ``submit`` executes the item."""
 
+    failure: BaseException | None
+    """What has ended the map, of which no item is at fault."""
+
     def submit(self, task: Task) -> None:
         """Execute an item, now or soon."""
 
     def room(self) -> int:
         """Return how many items are to be read and submitted now."""
 
-    def end(self) -> None:
+    def end(self, *, is_abrupt: bool = False) -> None:
         """Begin no further item, wait for those in progress, and end."""
 
 
@@ -53,6 +56,7 @@ class CallingThread:
         stopped: Latch,
     ) -> None:
         self.is_calling_thread = True
+        self.failure: BaseException | None = None
         self._stopped = stopped
         self._runner = runner
         self._committer = committer
@@ -71,7 +75,7 @@ class CallingThread:
         """Return how many items are to be read now, of which one is submitted at a time."""
         return _AHEAD
 
-    def end(self) -> None:
+    def end(self, *, is_abrupt: bool = False) -> None:
         """Do nothing: no item is in progress."""
 
 
@@ -104,6 +108,7 @@ class Threads:
         self._most_threads = most
         self._executing = executing
         self.is_calling_thread = False
+        self.failure: BaseException | None = None
         self._runner = runner
         self._committer = committer
         self._pace = pace
@@ -162,7 +167,7 @@ class Threads:
         finally:
             self._executing.discard(task)
 
-    def end(self) -> None:
+    def end(self, *, is_abrupt: bool = False) -> None:  # noqa: ARG002 - a thread cannot be ended
         """Begin no further item, wait for those in progress, and end."""
         self._ending.set()
         for _ in self._threads:

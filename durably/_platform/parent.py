@@ -1,0 +1,108 @@
+"""What a worker process owes to the process that has started it: to end with it.
+
+The workers of a pool wait for work in a pipe that they hold both ends of themselves. When their
+parent is killed, they wait for ever, or execute what is left in it beside the next start.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from types import FrameType
+from typing import Any, Final
+
+# The end of the parent is noticed after so long at the latest.
+_LOOK_S: Final = 0.2
+_PR_SET_PDEATHSIG: Final = 1
+
+# The process that watches its parent: a forked copy of a worker does not yet.
+_watching: list[int] = []
+
+
+def end_with_parent(parent_pid: int, *, is_killed: bool = False) -> None:
+    """End this process at once when its parent ends, also in the middle of an item.
+
+    Does nothing in a process that *parent_pid* has not started, such as one of another host.
+
+    Args:
+        is_killed: whether the kernel kills it, even while code in C holds the interpreter's lock.
+            Only if the thread that has started this process lives as long as this process.
+    """
+    if os.getpid() in _watching:
+        return
+    ppid = os.getppid()
+    sentinel = None
+    process = sys.modules.get("multiprocessing.process")
+    parent = None if process is None else process.parent_process()
+    if parent is not None and parent.pid == parent_pid:
+        # With a fork server the parent of this process is that, which ends with the real one.
+        sentinel = getattr(parent, "_sentinel", None)
+    elif ppid != parent_pid:
+        return
+    _watching[:] = [os.getpid()]
+    if is_killed and sys.platform == "linux":
+        _be_killed_with_parent()
+    threading.Thread(
+        target=_watch, args=(ppid, sentinel), name="durably-parent", daemon=True
+    ).start()
+    if _has_ended(sentinel) or os.getppid() != ppid:
+        os._exit(1)
+
+
+def _be_killed_with_parent() -> None:
+    import ctypes  # noqa: PLC0415 - where first needed
+    import signal  # noqa: PLC0415 - where first needed
+
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def _watch(ppid: int, sentinel: int | None) -> None:
+    never = threading.Event()
+    while os.getppid() == ppid and not _has_ended(sentinel, _LOOK_S):
+        if sentinel is None:
+            never.wait(_LOOK_S)
+    os._exit(1)
+
+
+def _has_ended(sentinel: int | None, timeout_s: float = 0.0) -> bool:
+    """Return whether the parent at the other end of *sentinel* has ended, after so long."""
+    if sentinel is None:
+        return False
+    from multiprocessing.connection import wait  # noqa: PLC0415 - where first needed
+
+    return bool(wait([sentinel], timeout_s))
+
+
+def ignore_ctrl_c() -> None:
+    """Let Ctrl-C do nothing in this process; the programs that it starts still end by it.
+
+    Does nothing outside the main thread.
+    """
+    import signal  # noqa: PLC0415 - where first needed
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, _do_nothing)
+
+
+def _do_nothing(_number: int, _frame: FrameType | None) -> Any:
+    pass
+
+
+def kill(pid: int) -> None:
+    """Kill a child of this process that was not waited for yet."""
+    import signal  # noqa: PLC0415 - where first needed
+
+    os.kill(pid, signal.SIGKILL)
+
+
+def signal_name(exitcode: int) -> str:
+    """Return how a process with that exit code has ended, such as ``SIGKILL``."""
+    import signal  # noqa: PLC0415 - where first needed
+
+    if exitcode >= 0:
+        return f"exit status {exitcode}"
+    try:
+        return signal.Signals(-exitcode).name
+    except ValueError:
+        return f"signal {-exitcode}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -36,6 +38,7 @@ def test_each_recipe_has_a_test() -> None:
         "A notebook",
         "Cron",
         "A service",
+        "Several machines",
         "What happens when I change my code",
         "Look at the file with SQL",
     ]
@@ -436,6 +439,73 @@ def test_the_unit_of_the_service_is_one(tmp_path: Path) -> None:
     script = Path(parsed["Service"]["ExecStart"].split()[1]).name
     assert script in [block.file for block in RECIPES["A service"]]
     assert parsed["Service"]["Environment"].startswith("DURABLY_DB=")
+
+
+# Several machines
+
+
+def sum_of_squares(folder: Path) -> durably.MapResult[int]:
+    """What is stored of the loop of a program that was executed in *folder*."""
+
+    def square(number: int) -> int:
+        raise AssertionError(number)
+
+    return durably.map(square, range(1000), db=folder / "squares.db", name="square")
+
+
+@pytest.mark.skipif(
+    shutil.which("mpiexec") is None or importlib.util.find_spec("mpi4py") is None,
+    reason="mpiexec or mpi4py is not here",
+)
+def test_mpi(tmp_path: Path) -> None:
+    """Workers of MPI execute the items, and the program that drives stores their results."""
+    write_files(RECIPES["Several machines"], tmp_path)
+    command = ["mpiexec", "-n", "3", sys.executable, "-m", "mpi4py.futures", "mpi_squares.py"]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "332833500"), done.stderr
+    assert sum_of_squares(tmp_path).reused == 1000
+
+
+RAY = """
+import concurrent.futures, multiprocessing, pickle
+import cloudpickle
+
+class ObjectRef:
+    def __init__(self, future):
+        self._future = future
+    def future(self):
+        return self._future
+
+class Remote:
+    def __init__(self, fn):
+        self._fn = cloudpickle.dumps(fn)
+    def remote(self, *args):
+        return ObjectRef(pool.submit(call, self._fn, cloudpickle.dumps(args)))
+
+def call(fn, args):
+    return pickle.loads(fn)(*pickle.loads(args))
+
+def remote(fn):
+    return Remote(fn)
+
+def init():
+    global pool
+    spawn = multiprocessing.get_context("spawn")
+    pool = concurrent.futures.ProcessPoolExecutor(2, mp_context=spawn)
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cloudpickle") is None, reason="for the stand-in")
+def test_ray(tmp_path: Path) -> None:
+    """The executor does what a map asks of it; a pool of processes stands in for Ray."""
+    write_files(RECIPES["Several machines"], tmp_path)
+    if importlib.util.find_spec("ray") is None:
+        (tmp_path / "ray.py").write_text(RAY, encoding="utf-8")
+    status, printed = execute(tmp_path, "ray_squares.py")
+    assert (status, printed.strip()) == (0, "332833500")
+    assert sum_of_squares(tmp_path).reused == 1000
 
 
 # What happens when I change my code

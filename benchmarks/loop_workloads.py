@@ -10,7 +10,7 @@ THREADS = 4
 
 def tables(size: Sizes) -> list[Table]:
     """In their order."""
-    return [_items(size, 1), _items(size, THREADS), *_resume(size)]
+    return [_items(size, 1), _items(size, THREADS), _processes(size), *_resume(size)]
 
 
 def _items(size: Sizes, workers: int) -> Table:
@@ -36,6 +36,30 @@ def _items(size: Sizes, workers: int) -> Table:
         higher_is_better=False,
         note="durably at synchronous full; joblib leaves to the system when results reach the "
         "disk. The loop of step.run is in the calling thread.",
+    )
+
+
+def _processes(size: Sizes) -> Table:
+    count = size.plain(10_000, 2000)
+    arguments = {"count": count, "workers": 2}
+    own = [("durably, chunks of 1", 1), ("durably, chunks chosen by itself", None)]
+    cases = [
+        *(
+            Case(f"bare, chunks of {chunk}", BARE, "processes", {**arguments, "chunk": chunk})
+            for chunk in (1, 256)
+        ),
+        *(
+            Case(row, DURABLY_LOOPS, "processes", {**arguments, "chunk": chunk}, steps=count)
+            for row, chunk in own
+        ),
+    ]
+    return Table(
+        "items-processes",
+        f"A loop over {count:,} items of x + 1 in 2 processes that have started, an item",
+        "µs",
+        cases,
+        higher_is_better=False,
+        note="durably at synchronous full.",
     )
 
 

@@ -7,6 +7,7 @@ from contextlib import closing
 from typing import Literal
 
 import durably
+from benchmarks.systems import bare_loops
 from benchmarks.systems.child import Outcome, forget_peak, main, peak_mib, resident_mib
 from benchmarks.systems.durably_engine import durability
 
@@ -38,6 +39,16 @@ def items(*, count: int, workers: int, synchronous: Mode = "full") -> Outcome:
     return {"value": 1e6 * seconds / count, "memory": memory_mib, "durability": in_force()}
 
 
+def processes(*, count: int, workers: int, chunk: int | None) -> Outcome:
+    """One map on a pool whose processes have started; ``None`` lets durably choose the chunks."""
+    with bare_loops.pool_of(workers) as pool, durably.session("loop", PATH) as step:
+        started = time.perf_counter()
+        results = step.map("items", bare_loops.add_one, range(count), executor=pool, chunk=chunk)
+        seconds = time.perf_counter() - started
+    assert results[-1] == count
+    return {"value": 1e6 * seconds / count, "durability": in_force()}
+
+
 def prepare(*, count: int, workers: int) -> Outcome:
     """A file in which all items are."""
     return items(count=count, workers=workers, synchronous="normal")
@@ -54,4 +65,4 @@ def steps(*, count: int, synchronous: Mode = "full") -> Outcome:
 
 
 if __name__ == "__main__":
-    main({"items": items, "prepare": prepare, "steps": steps})
+    main({"items": items, "prepare": prepare, "steps": steps, "processes": processes})

@@ -283,7 +283,11 @@ def _entered(function: Callable[Ps, T], *, is_in_job: bool) -> Callable[Ps, T]:
             raise
         finally:
             if is_outermost:
-                _stop_deferring()
+                try:
+                    _stop_deferring()
+                except KeyboardInterrupt as exc:
+                    remove_own_frames(exc)
+                    raise
 
     return call
 

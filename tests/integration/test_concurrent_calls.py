@@ -530,7 +530,7 @@ class TestListeners:
             app.jobs["gated"].trigger()
             assert gate.inside.wait(HANG_S)
             triggering = app.jobs["quick"]._submitter
-            tell = triggering._emit
+            tell = triggering.emit
 
             def tell_after_a_slot_is_free(*args: Any) -> Any:
                 gate.go.set()
@@ -540,7 +540,7 @@ class TestListeners:
             [first] = app.get_runs()
             app.on("run:trigger", lambda event: heard.append(event.type))
             app.on("run:start", lambda event: heard.append(event.type))
-            monkeypatch.setattr(triggering, "_emit", tell_after_a_slot_is_free)
+            monkeypatch.setattr(triggering, "emit", tell_after_a_slot_is_free)
             monkeypatch.setattr(emitter, "LISTENER_POLLS", 1_000_000)
             app.jobs["quick"].trigger()
         assert heard == ["run:trigger", "run:start"]

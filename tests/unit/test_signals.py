@@ -110,6 +110,16 @@ def test_a_handler_is_called_at_the_end_of_a_call(press: Callable[[], None]) -> 
     assert done == ["inner", "outer"]
 
 
+def test_ctrl_c_at_the_end_of_a_call_leaves_no_frame_of_durably() -> None:
+    """A notebook shows the line of the user that called, and nothing below it."""
+    with pytest.raises(KeyboardInterrupt) as caught:
+        entered(signal.raise_signal)(signal.SIGINT)
+    entry = caught.value.__traceback__
+    assert entry is not None
+    assert entry.tb_frame.f_code.co_filename == __file__
+    assert entry.tb_next is None
+
+
 def test_every_public_method_of_a_class_is_entered(press: Callable[[], None]) -> None:
     """A door is made of the public methods and of some special ones."""
     done = []

@@ -38,6 +38,8 @@ def end_with_parent(parent_pid: int, *, is_killed: bool = False) -> None:
     if parent is not None and parent.pid == parent_pid:
         # With a fork server the parent of this process is that, which ends with the real one.
         sentinel = getattr(parent, "_sentinel", None)
+        if sentinel is None and ppid != parent_pid:
+            os._exit(1)  # it has ended before this process began
     elif ppid != parent_pid:
         return
     _watching[:] = [os.getpid()]

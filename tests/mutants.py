@@ -298,8 +298,8 @@ PACKAGE: Final[dict[str, Mutant]] = {
         [
             Source(
                 "execution/loops/source.py",
-                "task.is_reused = task.text is not None",
-                "task.is_reused, task.text = False, None",
+                "if row is not None and row[2] is not None:",
+                "if False:",
             )
         ],
     ),

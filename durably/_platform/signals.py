@@ -250,6 +250,13 @@ def let_through(function: Callable[Ps, T], /, *args: Ps.args, **kwargs: Ps.kwarg
             _defer(_main.usual)
 
 
+def shorten(exc: BaseException) -> None:
+    """Remove durably's frames from what leaves a public call, if durably is not at fault."""
+    # Handlers are recognised by the frames; see ``is_from_signal``.
+    if isinstance(exc, KeyboardInterrupt) or not is_from_signal(exc):
+        remove_own_frames(exc)
+
+
 def entered(function: Callable[Ps, T]) -> Callable[Ps, T]:
     """Defer all handlers while *function* is executed in the main thread.
 
@@ -276,9 +283,7 @@ def _entered(function: Callable[Ps, T], *, is_in_job: bool) -> Callable[Ps, T]:
         try:
             return function(*args, **kwargs)
         except BaseException as exc:
-            # Handlers are recognised by the frames; see ``is_from_signal``.
-            if isinstance(exc, KeyboardInterrupt) or not is_from_signal(exc):
-                remove_own_frames(exc)
+            shorten(exc)
             # Python adds no frame where an exception is raised again, so not that of this line.
             raise
         finally:

@@ -14,7 +14,7 @@ from durably._platform.nesting import MAX_DEPTH
 from durably._platform.safe_repr import type_name
 from durably.codec import messages
 from durably.codec.annotations import resolve_annotations, return_type_of, signature_of
-from durably.codec.json_text import dump, load
+from durably.codec.json_text import dump, load, load_all
 from durably.codec.messages import Unsupported, sentence
 from durably.codec.plain import (
     NOTHING,
@@ -29,7 +29,7 @@ from durably.codec.plain import (
 from durably.errors import SerializationError, ValidationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     import cattrs
 
@@ -171,6 +171,38 @@ class Codec:
             said = sentence(_named(what, name), self._problems_in(error))
             said = f"{said}; {advice}" if advice else said
         raise ValidationError(said)  # without a context, as in structure()
+
+    def decode_all(
+        self,
+        texts: Sequence[str],
+        type_: Any,
+        *,
+        what: str,
+        names: Iterable[object],
+        advice: str = "",
+    ) -> list[Any]:
+        """Return the values of JSON texts, each as :meth:`decode` returns it.
+
+        Args:
+            what: begins a message, followed by that of the *names* which belongs to the text.
+            advice: ends a message that says that a text does not fit the type.
+
+        Raises:
+            ValidationError: one does not fit the type; the message names every bad path.
+        """
+        is_scalar = type(type_) is type and type_ in SCALARS
+        if type_ is UNTYPED or is_scalar:
+            try:
+                values = load_all(texts)
+            except (ValueError, TypeError, RecursionError):
+                pass  # said below, with the name of the first of them
+            else:
+                if not is_scalar or all(type(value) is type_ for value in values):
+                    return values
+        return [
+            self.decode(text, type_, what=what, name=str(name), advice=advice)
+            for text, name in zip(texts, names, strict=True)
+        ]
 
     def encode_and_decode(
         self, value: Any, type_: Any, *, what: str, name: str | None = None

@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from _json import encode_basestring_ascii, make_encoder
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from durably._platform.safe_repr import type_name
@@ -35,6 +35,7 @@ _chunks: Final = make_encoder(
 )
 _decoder: Final = json.JSONDecoder()
 _decode: Final = _decoder.raw_decode
+_scan: Final = _decoder.scan_once  # type: ignore[attr-defined]  # which raw_decode calls
 
 # JSON writes a character outside the BMP as two escaped surrogates, and so two surrogates
 # that stand side by side in a str would be read back as that one character. In a text that
@@ -116,6 +117,25 @@ def load(text: str) -> Any:
     if text.startswith(_MARK):
         return _each_text(data, lambda text: re.sub(_JOIN, "\\1\\2", text))
     return data
+
+
+def load_all(texts: Sequence[str]) -> list[Any]:
+    """Return the data of several texts, each as :func:`load` returns it, with fewer calls.
+
+    Raises:
+        ValueError: one is not JSON.
+        RecursionError: one is nested too deeply.
+    """
+    if sys.getrecursionlimit() > _SAFE_RECURSION:
+        return [load(text) for text in texts]
+    loaded = []
+    for text in texts:
+        try:
+            data, end = _scan(text, 0)
+        except (ValueError, StopIteration):
+            data, end = None, -1
+        loaded.append(data if end == len(text) else load(text))
+    return loaded
 
 
 def nesting(text: str) -> int:

@@ -35,7 +35,7 @@ class Names:
         if len(self._newest) > EXACT_NAMES:
             self._compress()
 
-    def update(self, names: Iterable[str]) -> None:
+    def update(self, names: Iterable[str | int]) -> None:
         """Add several names."""
         self._newest.update(names)
         if len(self._newest) > EXACT_NAMES:

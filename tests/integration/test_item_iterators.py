@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import traceback
 import tracemalloc
 
 import pytest
@@ -101,6 +102,48 @@ def test_stored_records_come_first(tmp_path, workers):
         run = again(app, run)
         assert run.output is True, run.error
     assert sorted(calls[30:]) == list(range(0, 30, 3))
+
+
+@pytest.mark.parametrize("is_ordered", [True, False])
+def test_no_stored_record_comes_from_a_closed_iterator(tmp_path, is_ordered):
+    """Although many are read from the database at once."""
+
+    def job(step):
+        items = step.imap("m", abs, range(100), ordered=is_ordered)
+        if step.attempt == 1:
+            assert len(list(items)) == 100
+            raise ValueError
+        assert [next(items).output for _ in range(3)] == [0, 1, 2]
+        items.close()
+        return list(items)
+
+    with engine(tmp_path, job) as app:
+        run = execute(app)
+        assert run.error.type == "ValueError", run.error
+        run = again(app, run)
+        assert run.output == [], run.error
+
+
+def test_errors_of_an_iterator_show_the_frames_of_the_user_alone(tmp_path):
+    """Whether they come at the end, or of the iterable."""
+
+    def broken():
+        yield 1
+        raise LookupError
+
+    def job(step):
+        frames = []
+        for name, items in (("m", ["a"]), ("n", broken())):
+            with pytest.raises((ItemsFailedError, LookupError)) as caught:
+                list(step.imap(name, abs, items))
+            frames.append(
+                [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
+            )
+        return frames
+
+    with engine(tmp_path, job) as app:
+        run = execute(app)
+        assert run.output == [["job"], ["job", "broken"]], run.error
 
 
 def test_failures_are_among_the_records_and_raised_at_the_end(tmp_path):

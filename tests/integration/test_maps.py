@@ -983,6 +983,111 @@ def test_a_large_map_is_resumed_window_by_window(tmp_path):
         assert app.get_steps(run)[0].items.reused == 10_000 - 1429
 
 
+@define
+class Point:
+    x: int
+    name: str = "p"
+
+
+RESULTS = {
+    "int": (int, lambda n: n * 10**30),
+    "float": (float, lambda n: n / 7),
+    "str": (str, lambda n: f"\ud800\udc00{n}"),
+    "bool": (bool, lambda n: n % 2 == 0),
+    "None": (type(None), lambda _: None),
+    "JSON-like": (None, lambda n: [n, {"n": [n]}] if n % 2 else -n),
+    "list": (list[float], lambda n: [n / 3]),
+    "class": (Point, lambda n: Point(n, f"p{n}")),
+}
+
+
+@pytest.mark.parametrize("result", RESULTS)
+@pytest.mark.parametrize("key", [None, str])
+@pytest.mark.parametrize("make", [list, iter])
+@pytest.mark.parametrize("call", ["map", "imap"])
+def test_results_come_back_as_they_were(tmp_path, result, key, make, call):
+    """Those from checkpoints beside new ones, where items before, between and after have failed."""
+    type_, work = RESULTS[result]
+    bad = {0, 7, 8, 300, 599}
+    executed = []
+
+    def fails_first(n):
+        executed.append(n)
+        if n in bad and len(executed) <= 600:
+            raise ValueError(n)
+        return work(n)
+
+    found = {}
+
+    def job(step):
+        given = make(range(600 + 20 * (step.attempt - 1)))
+        options = {"key": key, "returns": type_, "max_workers": 2}
+        if call == "map":
+            results = step.map("m", fails_first, given, **options)
+            found.update(zip(results.keys, results, strict=True))
+            return results.reused
+        found.clear()
+        for each in step.imap("m", fails_first, given, **options):
+            assert each.key not in found
+            if each.status == "completed":
+                found[each.key] = each.output
+                assert (each.index, each.attempts) == (int(each.key), 1 + (int(each.key) in bad))
+                assert each.started_at <= each.completed_at
+        return 595
+
+    with engine(tmp_path, job) as app:
+        run = execute(app)
+        run = again(app, run)
+        assert (run.status, run.output) == ("completed", 595), run.error
+        total = 620 if make is list else None
+        assert app.get_steps(run)[0].items == ItemCounts(620, 0, 595, total)
+    assert sorted(executed[600:]) == [*sorted(bad), *range(600, 620)]
+    assert found == {n if key is None else str(n): work(n) for n in range(620)}
+    assert {type(each) for each in found.values()} == {type(work(n)) for n in range(620)}
+
+
+@pytest.mark.parametrize("make", [list, iter])
+def test_changed_items_are_counted_beside_those_that_failed(tmp_path, make):
+    """At positions with results alone, however far into the map."""
+    texts = [f"d{n}" for n in range(700)]
+    calls = Calls("d5", "d6", "d650")
+
+    def job(step):
+        if step.attempt == 2:
+            calls.bad = set()
+            changed = {5: "e5", 7: "e7", 300: "e300", 650: "e650", 699: "e699"}
+            given = [changed.get(n, text) for n, text in enumerate(texts)]
+        else:
+            given = texts
+        return step.map("m", calls, make(given))[4:8]
+
+    with engine(tmp_path, job) as app:
+        run = execute(app)
+        calls.taken()
+        with pytest.warns(ItemsChangedWarning, match="other items than before are at 3 positions"):
+            run = again(app, run)
+        assert run.output == ["<d4>", "<e5>", "<d6>", "<d7>"]
+    assert calls.taken() == ["d6", "e5", "e650"]
+
+
+def test_a_key_that_comes_again_among_stored_ones_is_an_error(tmp_path):
+    """In a lazy map, wherever the first use was; what is stored stays."""
+    calls = Calls()
+
+    def job(step):
+        items = [f"k{n}" for n in range(400)]
+        step.map("m", calls, iter(items if step.attempt == 1 else [*items, "k3"]), key=str)
+        raise LookupError
+
+    with engine(tmp_path, job) as app:
+        run = execute(app)
+        calls.taken()
+        run = again(app, run)
+        assert "positions 3 and 400 have the same key 'k3'" in run.error.message
+        assert len(app.get_items(run, "m", status="completed")) == 400
+    assert calls.taken() == []
+
+
 class Frame:
     """What the test needs of pandas.DataFrame."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import re
 import sys
 from typing import Any, Literal
 
@@ -164,3 +165,48 @@ def test_text_that_is_not_json_is_rejected(codec: Codec, text: str) -> None:
         codec.load_json(text)
     with pytest.raises(ValidationError, match="^payload: "):
         codec.decode(text, Row, what="payload")
+
+
+TEXTS = [
+    "1",
+    "-0.0",
+    "NaN",
+    '"a"',
+    "null",
+    "true",
+    "[1,[2]]",
+    '{"a":{"a":1}}',
+    ' "\\ud800\\u0000\\udc00"',  # with the mark of surrogates that stand side by side
+    "1" * 5000,  # more digits than Python converts
+    " 1 ",
+]
+DAMAGED = ["", "1,2", '"a', "1 2", "nul", "[" * 100_000, " "]
+
+
+@pytest.mark.parametrize("type_", [UNTYPED, int, float, str, bool, type(None), list[int], Row])
+@pytest.mark.parametrize("text", [*TEXTS, *DAMAGED], ids=plainly)
+def test_texts_are_read_together_as_one_by_one(codec: Codec, type_: Any, text: str) -> None:
+    """With the same values of the same types, and the same error that names the same text."""
+
+    def of_one(each: str, name: int) -> Any:
+        return codec.decode(each, type_, what="item", name=str(name), advice="go on")
+
+    def of_all(texts: list[str]) -> list[Any]:
+        return codec.decode_all(texts, type_, what="item", names=range(len(texts)), advice="go on")
+
+    samples = [7, 0.5, "s", True, None]
+    of_scalars = {type(each): each for each in samples}
+    others = {UNTYPED: 7, list[int]: [7], Row: Row("r")}
+    good = codec.encode((of_scalars | others)[type_], type_, what="value")
+    assert of_all([]) == []
+    try:
+        expected = of_one(text, 1)
+    except ValidationError as exc:
+        said = str(exc)
+        with pytest.raises(ValidationError, match=f"^{re.escape(said)}$"):
+            of_all([good, text, good, "nul"])
+        return
+    first, found, last = of_all([good, text, good])
+    assert type(found) is type(expected)
+    assert found == expected or (found != found and expected != expected)
+    assert (first, last) == (of_one(good, 0), of_one(good, 2))

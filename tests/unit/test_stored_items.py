@@ -67,8 +67,19 @@ def test_each_key_is_found_once_and_new_ones_get_free_places(
     items = opened(table)
     used: dict[str, int] = {}
     places = set(indexes)
+    known = 0  # for how many of the positions the result was returned with those before
     for position, number in enumerate(asked):
         key = f"k{number}"
+        if known == 0:
+            following = [f"k{each}" for each in asked[position:]][: names.choice([0, 2, 9])]
+            together = items.results_of(following, position)
+            known = len(together)
+            assert together == [row(stored[each], each) for each in following[:known]]
+        if known:
+            assert key not in used
+            used[key] = position
+            known -= 1
+            continue
         if key in used:
             with pytest.raises(ValidationError, match=f"positions {used[key]} and {position} "):
                 items.find(key, position)
@@ -96,7 +107,12 @@ def test_positions_are_found_in_order(indexes: set[int]) -> None:
     table = Table([row(index, None) for index in indexes])
     items = opened(table, is_keyed=False)
     for position in range(45):
+        together = items.results_from(position, 7)
+        assert together == [row(position + n, None) for n in range(len(together))]
+        assert len(together) <= 7
+        assert {each[0] for each in together} <= indexes
         found = items.find_at(position)
+        assert (found is None) == (not together)
         assert found == (row(position, None) if position in indexes else None)
         if found is None:
             assert items.place(position, position) == position

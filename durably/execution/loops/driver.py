@@ -21,7 +21,7 @@ from durably.execution.loops.map_log import MapLog
 from durably.execution.loops.options import LoopOptions
 from durably.execution.loops.record import MapRecord
 from durably.execution.loops.source import Source
-from durably.execution.loops.tasks import ItemRunner, Task
+from durably.execution.loops.tasks import ItemRunner, Reused, Task
 from durably.execution.loops.workers import CallingThread, Threads, Workers
 from durably.execution.pacing import Pace, seconds_until
 from durably.execution.step_recorder import StepRecorder
@@ -151,7 +151,7 @@ class Driver:
             self.is_early = True
             self._ending.set()
 
-    def batches(self) -> Iterator[list[Task]]:
+    def batches(self) -> Iterator[list[Task] | Reused]:
         """Yield items that are stored, in batches, in the order in which they are.
 
         The last ones are left to ``finish``.
@@ -165,6 +165,7 @@ class Driver:
             handed, is_reading = self._handed, self._reads_ahead
             reused = self._hand_out()
             if reused:
+                self._runner.decode(reused)
                 yield reused
             if self._is_done():
                 if self._source.failure is not None:
@@ -188,9 +189,9 @@ class Driver:
             self._recorder.lose()
             run.check()
 
-    def _hand_out(self) -> list[Task]:
+    def _hand_out(self) -> Reused:
         """Hand out items until the workers have enough; return those that are stored already."""
-        reused: list[Task] = []
+        reused = Reused()
         if self._reads_ahead:
             self._read(_MOST_REUSED, reused)
             self._reads_ahead = (
@@ -217,7 +218,7 @@ class Driver:
             return heapq.heappop(self._delayed)[2]
         return None
 
-    def _next(self, room: int, reused: list[Task]) -> Task | None:
+    def _next(self, room: int, reused: Reused) -> Task | None:
         """Return the next item to execute; ``None`` if there is none now."""
         if not self._ready and not self._source.is_exhausted:
             self._read(room, reused)
@@ -227,13 +228,8 @@ class Driver:
             return self._ready.popleft()
         return None
 
-    def _read(self, most: int, reused: list[Task]) -> None:
-        for task in self._source.take(most):
-            if task.is_reused:
-                self._runner.decode(task)
-                reused.append(task)
-            else:
-                self._ready.append(task)
+    def _read(self, most: int, reused: Reused) -> None:
+        self._ready += self._source.take(most, reused)
 
     def _begin(self, task: Task) -> None:
         services = self._services

@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator
 from contextlib import suppress
 from typing import Self
 
-from durably._platform.signals import entered_in_job
+from durably._platform.signals import entered_in_job, shorten
 from durably.execution.current_run import CurrentRun
 from durably.execution.loops.loop import Loop
 from durably.models import ItemRecord
@@ -23,7 +23,9 @@ class ItemIterator(Iterator[ItemRecord]):
 
     def __init__(self, loop: Loop, run: CurrentRun, *, is_ordered: bool) -> None:
         self._run = run
-        self._records: Generator[ItemRecord] = loop.records(is_ordered=is_ordered)
+        self._batches: Generator[Iterator[ItemRecord]] = loop.records(is_ordered=is_ordered)
+        # What has ended together: to hand it out takes a third of the time of another look.
+        self._ended: Iterator[ItemRecord] = iter(())
         itself = weakref.ref(self)
 
         def close() -> None:
@@ -36,14 +38,29 @@ class ItemIterator(Iterator[ItemRecord]):
     def __iter__(self) -> Self:
         return self
 
-    @entered_in_job
     def __next__(self) -> ItemRecord:
-        return next(self._records)
+        try:
+            for record in self._ended:
+                return record
+            return self._look()
+        except BaseException as exc:
+            shorten(exc)
+            raise
+
+    @entered_in_job
+    def _look(self) -> ItemRecord:
+        """Return the next record, after those that have ended together with the last one."""
+        while True:
+            ended = next(self._batches)
+            for record in ended:
+                self._ended = ended
+                return record
 
     def close(self) -> None:
         """Begin no further item, and store those in progress. Idempotent.
 
         .. versionadded:: 0.2.0
         """
+        self._ended = iter(())
         with suppress(ValueError):  # another thread iterates
-            self._records.close()
+            self._batches.close()

@@ -27,10 +27,10 @@ from durably.execution.loops.driver import Driver
 from durably.execution.loops.map_log import MapLog
 from durably.execution.loops.options import LoopOptions
 from durably.execution.loops.record import MapRecord
-from durably.execution.loops.results import MapResult, Results, record_of
+from durably.execution.loops.results import MapResult, Results, positions_of, records_of
 from durably.execution.loops.source import Source
 from durably.execution.loops.stored_items import StoredItems
-from durably.execution.loops.tasks import ItemRunner, Task
+from durably.execution.loops.tasks import ItemRunner, Reused, Task
 from durably.execution.step_recorder import NOT_OURS, StepRecorder
 from durably.execution.step_runner import StepRunner
 from durably.models import ItemRecord, error_info
@@ -72,8 +72,8 @@ class Loop:
         self._following = 0
         self._is_iterated = False
 
-    def records(self, *, is_ordered: bool) -> Generator[ItemRecord]:
-        """Yield the record of each item as it ends, or in the order of the items.
+    def records(self, *, is_ordered: bool) -> Generator[Iterator[ItemRecord]]:
+        """Yield the records of the items as they end, or in the order of the items; some at a time.
 
         In order, items begin only so far ahead of the next record that memory stays bounded.
         """
@@ -81,7 +81,7 @@ class Loop:
         if not is_ordered:
             with closing(self.batches(stored_first=True)) as batches:
                 for batch in batches:
-                    yield from map(record_of, batch)
+                    yield records_of(batch)
             return
         ahead = (
             2 * (self._options.max_workers or _MOST_IN_FLIGHT) + 2 + self._options.max_uncommitted
@@ -90,10 +90,12 @@ class Loop:
         self._following = 0
         with closing(self.batches(lambda position: position < self._following + ahead)) as batches:
             for batch in batches:
-                waiting |= {task.position: record_of(task) for task in batch}
+                waiting |= zip(positions_of(batch), records_of(batch), strict=True)
+                following = []
                 while self._following in waiting:
+                    following.append(waiting.pop(self._following))
                     self._following += 1
-                    yield waiting.pop(self._following - 1)
+                yield iter(following)
 
     def results(self) -> MapResult[Any]:
         """Execute the map; return its results."""
@@ -105,7 +107,7 @@ class Loop:
 
     def batches(
         self, may_begin: Callable[[int], bool] = lambda _: True, *, stored_first: bool = False
-    ) -> Generator[list[Task]]:
+    ) -> Generator[list[Task] | Reused]:
         """Yield the items that have ended, in batches, in the order in which they are stored.
 
         Args:
@@ -124,7 +126,7 @@ class Loop:
         finally:
             self._step_runner.end_turn(self._name)
 
-    def _batches(self, driver: Driver) -> Iterator[list[Task]]:
+    def _batches(self, driver: Driver) -> Iterator[list[Task] | Reused]:
         self._step_runner.note_map(self._name)
         try:
             for batch in driver.batches():
@@ -219,18 +221,16 @@ class Loop:
         self._started_s = self._services.clock.monotonic()
         self._emit(StepStarted)
 
-    def _note(self, batch: list[Task]) -> None:
-        """Count and emit items that are stored."""
-        reused = 0
-        is_heard = self._services.emitter.has_listeners
-        for task in batch:
-            if task.is_reused:
-                reused += 1
-                continue
-            self._stored.note_stored(task.key)
-            if is_heard:
-                self._emit_item(task)
-        self._record.reuse(reused)
+    def _note(self, batch: list[Task] | Reused) -> None:
+        """Count items that are stored; emit those that were executed."""
+        if isinstance(batch, Reused):
+            self._record.reuse(len(batch))
+        else:
+            is_heard = self._services.emitter.has_listeners
+            for task in batch:
+                self._stored.note_stored(task.key)
+                if is_heard:
+                    self._emit_item(task)
         self._report_progress()
 
     def _emit_item(self, task: Task) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import attrs
 
 from durably._platform.clock import to_datetime
-from durably.execution.loops.tasks import Task
+from durably.execution.loops.tasks import Reused, Task
 from durably.models import ItemRecord
 from durably.store.rows import Key
 
@@ -131,29 +131,46 @@ class Results:
         self._failed: list[tuple[int, ItemRecord]] = []
         self._reused = 0
 
-    def add(self, tasks: Sequence[Task]) -> None:
+    def add(self, batch: Sequence[Task] | Reused) -> None:
         """Add items that have ended."""
-        values, keys, rows = self._values, self._keys, self._rows
-        more = max(task.position for task in tasks) + 1 - len(values)
-        if more > 0:
-            values.extend([_MISSING] * more)
-            keys.extend([None] * more)
-            rows.seconds.extend([0.0] * more)
-            rows.attempts.extend([0] * more)
-            rows.are_failed.extend(bytes(more))
-        seconds, attempts = rows.seconds, rows.attempts
-        self._reused += sum(task.is_reused for task in tasks)
-        for task in tasks:
+        self._make_room(1 + max(positions_of(batch)))
+        if isinstance(batch, Reused):
+            self._add_reused(batch)
+            return
+        rows = self._rows
+        for task in batch:
             position = task.position
-            keys[position] = task.key
-            seconds[position] = (task.completed_at_us - task.started_at_us) / 1e6
-            attempts[position] = task.attempts
+            self._keys[position] = task.key
+            rows.seconds[position] = (task.completed_at_us - task.started_at_us) / 1e6
+            rows.attempts[position] = task.attempts
             if task.text is None:
                 rows.are_failed[position] = True
                 if self._with_failed:
                     self._failed.append((position, record_of(task)))
             else:
-                values[position] = task.value
+                self._values[position] = task.value
+
+    def _make_room(self, count: int) -> None:
+        rows = self._rows
+        more = count - len(self._values)
+        if more > 0:
+            self._values.extend([_MISSING] * more)
+            self._keys.extend([None] * more)
+            rows.seconds.extend([0.0] * more)
+            rows.attempts.extend([0] * more)
+            rows.are_failed.extend(bytes(more))
+
+    def _add_reused(self, reused: Reused) -> None:
+        self._reused += len(reused)
+        values, keys = self._values, self._keys
+        seconds, attempts = self._rows.seconds, self._rows.attempts
+        for position, key, row, value in zip(
+            reused.positions, reused.keys, reused.rows, reused.values, strict=True
+        ):
+            values[position] = value
+            keys[position] = key
+            seconds[position] = (row[7] - row[6]) / 1e6
+            attempts[position] = row[4]
 
     def result(self) -> MapResult[Any]:
         """Return what was added, in the order of the items."""
@@ -182,4 +199,29 @@ def record_of(task: Task) -> ItemRecord:
         attempts=task.attempts,
         started_at=to_datetime(task.started_at_us),
         completed_at=to_datetime(task.completed_at_us),
+    )
+
+
+def records_of(batch: list[Task] | Reused) -> Iterator[ItemRecord]:
+    """Return the records of items that have ended, each made when it is asked for."""
+    if isinstance(batch, Reused):
+        return map(_reused_record, batch.keys, batch.rows, batch.values)
+    return map(record_of, batch)
+
+
+def positions_of(batch: Sequence[Task] | Reused) -> Sequence[int]:
+    """Return the positions of items, in their order."""
+    return batch.positions if isinstance(batch, Reused) else [task.position for task in batch]
+
+
+def _reused_record(key: Key, row: tuple[Any, ...], value: Any) -> ItemRecord:
+    return ItemRecord(
+        key=key,
+        index=row[0],
+        status="completed",
+        output=value,
+        error=None,
+        attempts=row[4],
+        started_at=to_datetime(row[6]),
+        completed_at=to_datetime(row[7]),
     )

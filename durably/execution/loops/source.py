@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from durably._platform.clock import Clock
@@ -16,9 +16,9 @@ from durably.errors import ValidationError
 from durably.execution.current_run import CurrentRun
 from durably.execution.loops.options import LoopOptions
 from durably.execution.loops.stored_items import StoredItems, same_key
-from durably.execution.loops.tasks import Task
+from durably.execution.loops.tasks import Reused, Task
 from durably.names import check_text
-from durably.store.rows import Key
+from durably.store.rows import ItemRow, Key
 
 # A slow iterator is not read ahead: the item that is there begins.
 _PATIENCE_S: Final = 0.001
@@ -46,6 +46,7 @@ class Source:
         self._is_callers_signal = run.is_callers_signal
         self._clock = clock
         self._iterator: Iterator[Any] | None = None
+        self._is_keyed = options.key is not None
         self._position = 0
         self.is_exhausted = False
         self.failure: BaseException | None = None
@@ -58,10 +59,12 @@ class Source:
         """How many items were read."""
         return self._position
 
-    def take(self, most: int) -> list[Task]:
-        """Return the next items, up to *most*; none only if there are no more.
+    def take(self, most: int, reused: Reused) -> list[Task]:
+        """Read the next items, up to *most*; more if those that come next are stored.
 
-        One that is stored has its result as ``text``, and one that has failed before its attempts.
+        Those that have a result are added to *reused*. Return the others; one that has failed
+        before has its attempts. If neither gets any, there are no more.
+
         What the iterable or ``key`` has raised is the ``failure``, and then there are no more.
 
         Raises:
@@ -69,9 +72,10 @@ class Source:
         """
         if self._is_in_memory and self._position <= self._stored.highest:
             most = max(most, _MANY)
-        pulled: list[tuple[Any, Any]] = []
+        rows = [] if self._is_keyed else self._stored.results_from(self._position, _MANY)
+        pulled: list[Any] = []
         try:
-            let_through(self._pull, most, pulled)
+            let_through(self._pull, max(most, len(rows)), pulled)
         except BaseException as exc:
             self.is_exhausted = True
             if self._is_callers_signal(exc):
@@ -79,15 +83,47 @@ class Source:
             self.failure = exc
         tasks: list[Task] = []
         try:
-            for item, key in pulled:
-                tasks.append(self._task(item, key))
+            keys = self._keys_of(pulled)
+            self._reuse(pulled, keys, rows, reused)
+            for item, key in zip(pulled[len(rows) :], keys[len(rows) :], strict=True):
+                self._sort(item, key, tasks, reused)
         except ValidationError as exc:
             self.is_exhausted = True
             self.failure = exc
             return []
         return tasks
 
-    def _pull(self, most: int, pulled: list[tuple[Any, Any]]) -> None:
+    def _keys_of(self, pulled: list[Any]) -> Sequence[Key]:
+        """Return the keys of the next items, checked; of pairs, leave the items in *pulled*."""
+        position = self._position
+        if not self._is_keyed:
+            return range(position, position + len(pulled))
+        what = self._options.what
+        keys = [_checked_key(key, n, what) for n, (_, key) in enumerate(pulled, position)]
+        pulled[:] = [item for item, _ in pulled]
+        return keys
+
+    def _reuse(
+        self, items: list[Any], keys: Sequence[Key], rows: list[ItemRow], reused: Reused
+    ) -> None:
+        """Add the first of the items to *reused*, as far as the next stored results are theirs."""
+        if self._is_keyed:
+            rows += self._stored.results_of(keys, self._position)
+        else:
+            del rows[len(items) :]
+            self._count_changes(items, rows)
+        reused.add_run(self._position, keys[: len(rows)], rows)
+        self._position += len(rows)
+
+    def _count_changes(self, items: list[Any], rows: list[ItemRow]) -> None:
+        """Compare the items of a map without keys with those for which there are results."""
+        if not self._options.warns_of_changes:
+            return
+        for item, row in zip(items, rows, strict=False):
+            if row[5] is not None and hash_of(item) not in (row[5], None):
+                self.changed += 1
+
+    def _pull(self, most: int, pulled: list[Any]) -> None:
         """Read items into *pulled*. It is code of the user's, but for the list."""
         if self._iterator is None:
             self._iterator = self._begin()
@@ -96,16 +132,17 @@ class Source:
             self.is_exhausted = len(pulled) < most
             return
         ends_s = self._clock.monotonic() + _PATIENCE_S
-        for pair in self._iterator:
-            pulled.append(pair)
+        for each in self._iterator:
+            pulled.append(each)
             if len(pulled) >= most or self._clock.monotonic() > ends_s:
                 return
         self.is_exhausted = True
 
-    def _begin(self) -> Iterator[tuple[Any, Any]]:
+    def _begin(self) -> Iterator[Any]:
+        """Return an iterator over the items, with a key over pairs of both."""
         items, key_of = self._options.items, self._options.key
         if key_of is None:
-            return zip(items, itertools.repeat(None), strict=False)
+            return iter(items)
         if isinstance(items, list | tuple) and len(items) <= _CHECKED_AT_ONCE:
             # Before any item is executed: what is wrong with a later key is found now.
             items = tuple(items)
@@ -114,33 +151,24 @@ class Source:
             return zip(items, keys, strict=True)
         return ((item, key_of(item)) for item in items)
 
-    def _task(self, item: Any, key: Any) -> Task:
-        position = self._position
-        if self._options.key is None:
-            task = Task(position, position, item)
-            row = self._stored.find_at(position)
-            task.hash = hash_of(item)
-            if (
-                row is not None
-                and row[2] is not None
-                and row[5] is not None
-                and task.hash is not None
-                and row[5] != task.hash
-            ):
-                self.changed += 1
-        else:
-            checked = _checked_key(key, position, self._options.what)
-            task = Task(position, checked, item)
-            row = self._stored.find(checked, position)
+    def _sort(self, item: Any, key: Key, tasks: list[Task], reused: Reused) -> None:
+        """Add an item to *tasks* or, if it has a result, to *reused*."""
+        position, stored = self._position, self._stored
+        row = stored.find(key, position) if self._is_keyed else stored.find_at(position)
         self._position = position + 1
+        if row is not None and row[2] is not None:
+            reused.add_run(position, (key,), [row])
+            if not self._is_keyed:
+                self._count_changes([item], [row])
+            return
+        task = Task(position, key, item)
+        if not self._is_keyed:
+            task.hash = hash_of(item)
         if row is None:
-            task.index = self._stored.place(task.key, position)
-            return task
-        task.index, _, task.text, _, task.attempts, _, task.started_at_us, task.completed_at_us = (
-            row
-        )
-        task.is_reused = task.text is not None
-        return task
+            task.index = stored.place(key, position)
+        else:
+            task.index, task.attempts = row[0], row[4]
+        tasks.append(task)
 
 
 def _check_all(keys: list[Any], what: str) -> None:

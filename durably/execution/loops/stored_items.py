@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from durably.errors import ValidationError
@@ -75,6 +75,41 @@ class StoredItems:
             self._advance(position)
         return self._window.pop(position, None)
 
+    def results_from(self, position: int, most: int) -> list[ItemRow]:
+        """Return the results that are stored for a position and for those that follow it.
+
+        They end, in a map without keys, where none is stored or its window ends.
+        """
+        if position > self.highest:
+            return []
+        if position not in self._covered:
+            self._advance(position)
+        window = self._window
+        rows: list[ItemRow] = []
+        for index in range(position, position + most):
+            row = window.get(index)
+            if row is None or row[2] is None:
+                break  # nothing is stored for it, or it has failed
+            rows.append(row)
+        return rows
+
+    def results_of(self, keys: Sequence[Key], position: int) -> list[ItemRow]:
+        """Return the results of the first keys, from *position* on, and note that they are used.
+
+        They end where a key has none in the window that was read last.
+        """
+        window = self._window
+        rows: list[ItemRow] = []
+        for used_at, key in enumerate(keys, position + 1):
+            row = window.get(key)
+            if row is None or row[2] is None:
+                break
+            del window[key]
+            self._used[row[0]] = used_at
+            rows.append(row)
+        self._begun.update(keys[: len(rows)])
+        return rows
+
     def find(self, key: Key, position: int) -> ItemRow | None:
         """Return the item that is stored under a key, and note that it is used at *position*.
 
@@ -128,11 +163,14 @@ class StoredItems:
         return self._used[index] if index < len(self._used) else _UNUSED
 
     def _note(self, index: int, key: Key, position: int) -> None:
-        used = self._used
-        while len(used) <= index:
-            used.extend([_UNUSED] * max(64, index - len(used) + 1))
-        used[index] = position + 1
+        self._make_room(index + 1)
+        self._used[index] = position + 1
         self._begun.add(key)
+
+    def _make_room(self, count: int) -> None:
+        missing = count - len(self._used)
+        if missing > 0:
+            self._used.extend([_UNUSED] * max(64, missing))
 
     def place(self, key: Key, position: int) -> int:
         """Return the index for an item that is not stored: its position if no item has that."""
@@ -170,6 +208,7 @@ class StoredItems:
         end = self.highest + 1 if window.next_index is None else window.next_index
         self._covered = range(first_index, end)
         if self._is_keyed:
+            self._make_room(end)
             self._indexes = {row[0] for row in rows}
             self._window = {
                 row[1]: row

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any, Final
 
 from durably._platform.signals import let_through
@@ -47,7 +48,6 @@ class Task:
         "failures",
         "hash",
         "index",
-        "is_reused",
         "item",
         "key",
         "position",
@@ -65,7 +65,6 @@ class Task:
         self.hash: int | None = None
         self.attempts = 0
         self.failures = 0
-        self.is_reused = False
         self.text: str | None = None
         self.value: Any = None
         self.exc: BaseException | None = None
@@ -87,6 +86,34 @@ class Task:
             self.started_at_us,
             self.completed_at_us,
         )
+
+
+class Reused:
+    """Items whose results come from checkpoints: in lists, since there may be a million of them.
+
+    Attributes:
+        positions: in the items of this execution.
+        keys: of the items, in the same order.
+        rows: what is stored of them.
+        values: their results, once they are decoded.
+    """
+
+    __slots__ = ("keys", "positions", "rows", "values")
+
+    def __init__(self) -> None:
+        self.positions: list[int] = []
+        self.keys: list[Key] = []
+        self.rows: list[Any] = []
+        self.values: list[Any] = []
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def add_run(self, position: int, keys: Sequence[Key], rows: list[ItemRow]) -> None:
+        """Add the items from *position* on."""
+        self.positions += range(position, position + len(rows))
+        self.keys += keys
+        self.rows += rows
 
 
 class ItemRunner:
@@ -223,15 +250,13 @@ class ItemRunner:
         )
         task.item = None
 
-    def decode(self, task: Task) -> None:
-        """Set the value of a stored item."""
-        assert task.text is not None  # noqa: S101 - it is stored
-        task.item = None
-        task.value = self._services.codec.decode(
-            task.text,
+    def decode(self, reused: Reused) -> None:
+        """Set the values of stored items."""
+        reused.values = self._services.codec.decode_all(
+            [row[2] for row in reused.rows],
             self._options.result_type,
             what="the stored result of item",
-            name=_named(task.key),
+            names=reused.keys,
             advice=_GO_ON,
         )
 

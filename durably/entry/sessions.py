@@ -26,9 +26,8 @@ from durably.errors import (
     NotFoundError,
     SerializationError,
     ValidationError,
-    next_move,
-    place_of_failure,
 )
+from durably.errors.failures import next_move, place_of_failure
 from durably.execution.context import StepContext
 from durably.execution.session_run import CellSteps
 from durably.jobs import LONGEST_JOB_NAME

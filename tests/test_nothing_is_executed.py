@@ -55,11 +55,13 @@ FORBIDDEN_NAMES = {
 # A regular expression is compiled as well, and what compiles IPython's cells knows their names.
 ALLOWED = {"re.compile", "shell.compile"}
 # What executes the items of a map in processes: they travel there and back by pickle.
-TRAVELLING = {
+TRAVELLING = [
     PACKAGE / "_platform" / "parent.py",
-    *(PACKAGE / "execution" / "loops" / f"{name}.py" for name in ("executors", "in_child")),
-    *(PACKAGE / "execution" / "loops" / f"{name}.py" for name in ("processes", "travel")),
-}
+    *(
+        PACKAGE / "execution" / "loops" / f"{name}.py"
+        for name in ("executors", "in_child", "processes", "travel")
+    ),
+]
 
 
 def uses(tree: ast.Module) -> Iterator[str]:

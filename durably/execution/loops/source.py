@@ -120,8 +120,10 @@ class Source:
         if not self._options.warns_of_changes:
             return
         for item, row in zip(items, rows, strict=False):
-            if row[5] is not None and hash_of(item) not in (row[5], None):
-                self.changed += 1
+            before = row[5]
+            if before is not None:
+                now = hash_of(item)
+                self.changed += now != before and now is not None
 
     def _pull(self, most: int, pulled: list[Any]) -> None:
         """Read items into *pulled*. It is code of the user's, but for the list."""
@@ -202,9 +204,10 @@ def _checked_key(key: Any, position: int, what: str) -> Key:
 
 def hash_of(item: Any) -> int | None:
     """Return a hash of an item that is JSON-like, the same in each process; ``None`` for others."""
+    if type(item) in _SCALARS:
+        return zlib.crc32(dump(item).encode())
     try:
-        data = item if type(item) in _SCALARS else plain(item)
-        text = dump(data)
+        text = dump(plain(item))
     except Exception:  # noqa: BLE001 - whatever the code of an item's class raises
         return None
     return zlib.crc32(text.encode())

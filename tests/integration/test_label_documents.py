@@ -13,11 +13,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
 from children import DEADLINE_S, Eventually
 from pages import DOCS, sections
 
 import durably
 from durably.testing import check
+
+pytestmark = pytest.mark.slow
 
 SCRIPT = DOCS / "examples" / "label_documents.py"
 # The times of the fake service: so slow that the script is still busy when it is hit, and quick.

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from notebooks import Notebook
 
+pytestmark = pytest.mark.slow
+
 DEFINE = """
 import time
 import durably

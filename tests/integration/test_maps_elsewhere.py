@@ -23,7 +23,10 @@ from durably import (
     WorkerDiedError,
 )
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="tested on Linux")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="tested on Linux"),
+]
 
 KINDS = pytest.mark.parametrize("kind", EXECUTORS)
 

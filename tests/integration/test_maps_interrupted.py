@@ -20,6 +20,8 @@ from invariants import check
 import durably
 from durably.store.sqlite.sql import items as item_statements
 
+pytestmark = pytest.mark.slow
+
 # Each costs an engine's life.
 SAMPLE = 12
 

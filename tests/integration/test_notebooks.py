@@ -12,6 +12,8 @@ from notebooks import Execution, Notebook
 
 import durably
 
+pytestmark = pytest.mark.slow
+
 CLASS = """
     import time
     import durably

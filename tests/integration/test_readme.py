@@ -7,8 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from children import DEADLINE_S
 from pages import README, sections, shows
+
+pytestmark = pytest.mark.slow
 
 EXAMPLE, TRANSCRIPT = sections(README)[""]
 

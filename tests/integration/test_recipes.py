@@ -24,6 +24,8 @@ from pages import DOCS, execute_transcript, sections, shows, write_files
 
 import durably
 
+pytestmark = pytest.mark.slow
+
 PAGE = DOCS / "recipes.md"
 RECIPES = sections(PAGE)
 TIMEOUT_S = 100  # only guards against hanging

@@ -24,7 +24,10 @@ from invariants import check
 import durably
 from durably import Durably
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals"),
+]
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import durably
 
 pytest.importorskip("ipykernel", reason="the extra `test` is not installed")
 pytest.importorskip("jupyter_client", reason="the extra `test` is not installed")
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="needs signals")]
 
 from invariants import check  # noqa: E402 - after the checks of what is installed
 from notebooks import Notebook  # noqa: E402

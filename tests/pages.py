@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Final
 
 from attrs import frozen
-from children import ROOT
+from children import TESTS
 
-README: Final = ROOT / "README.md"
-DOCS: Final = ROOT / "docs"
+README: Final = TESTS.parent / "README.md"
+DOCS: Final = TESTS.parent / "docs"
 _BLOCK: Final = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 _NAMED: Final = re.compile(r"# (\w+\.py)\n")
 _PROMPT: Final = re.compile(r"^\$ ", re.MULTILINE)

@@ -188,7 +188,9 @@ def test_a_validation_error_has_no_cause(app: durably.Durably, payload: Any) -> 
         assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
 
-def test_the_notes_of_an_error_are_stored(app: durably.Durably) -> None:
+def test_the_notes_of_an_error_are_stored(
+    app: durably.Durably, eventually: Callable[[Callable[[], object]], None]
+) -> None:
     """With the run and with the step."""
 
     def noted() -> None:
@@ -206,12 +208,12 @@ def test_the_notes_of_an_error_are_stored(app: durably.Durably) -> None:
     app.on(events.StepFailed, lambda event: seen.append(event.error))
     with pytest.raises(durably.RunFailedError) as caught:
         app.trigger_and_wait(job)
+    eventually(lambda: len(seen) == 2)  # the call may return before its listener is called
     (step,) = app.get_steps(caught.value.run)
     for error in (caught.value.run.error, step.error, *seen):
         assert error is not None
         assert error.notes == ("in row 7", "second\nlines")
         assert error.traceback.endswith("ValueError: x\nin row 7\nsecond\nlines\n")
-    assert len(seen) == 2
     assert caught.value.run.error == seen[1]
 
 

@@ -31,8 +31,8 @@ class SessionRun(CurrentRun):
     def keep_callers_signal(self, exc: BaseException) -> None:
         """Call ``on_interrupt``, and do not stop the session.
 
-        The exception goes on to the program's own code, and whoever interrupts a step of a session
-        decides whether to go on with it.
+        The exception goes on to the program's own code, which decides whether to go on with the
+        session.
         """
         step = self.innermost_step()
         if step is not None and self.on_interrupt is not None and self.is_callers_signal(exc):

@@ -17,7 +17,7 @@ _REST_S: Final = 0.25
 
 
 def start_thread(name: str, work: Callable[[], None]) -> threading.Thread:
-    """Start a daemon thread that does *work*, and whoever starts it ends.
+    """Start a daemon thread that does *work*; the code that starts it also ends it.
 
     Args:
         name: of the thread, without the prefix.

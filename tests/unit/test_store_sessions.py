@@ -17,7 +17,7 @@ from durably.store.sqlite.sql import enqueue as enqueueing
 from durably.store.sqlite.sql import queries, requeue, runs
 
 _numbers = itertools.count(1)
-# Executes every run of the job that can be claimed, whoever has begun it.
+# Executes every run of the job that can be claimed, whatever code has begun it.
 ANY = '{"job":"mine","job":true}'
 
 

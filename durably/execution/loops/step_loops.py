@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from durably._platform.safe_repr import short_repr
 from durably._platform.signals import entered_in_job
 from durably.errors import ValidationError
 from durably.execution.current_run import CurrentRun, Services
-from durably.execution.loops.iterator import ItemIterator
-from durably.execution.loops.loop import Loop
 from durably.execution.loops.options import (
     ExecutorOption,
     LoopArguments,
@@ -20,10 +18,13 @@ from durably.execution.loops.options import (
 )
 from durably.execution.loops.results import MapResult
 from durably.execution.pacing import RateLimit
-from durably.execution.parallel import Parallel
 from durably.execution.retry import Retry
 from durably.execution.step_runner import StepRunner
 from durably.settings import Duration
+
+if TYPE_CHECKING:
+    from durably.execution.loops.iterator import ItemIterator
+    from durably.execution.loops.loop import Loop
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -209,6 +210,10 @@ class StepLoops:
             total=total,
             on_change=on_change,
         )
+        from durably.execution.loops.iterator import (  # noqa: PLC0415 - where first needed
+            ItemIterator,
+        )
+
         loop = self._loop("step.imap", name, fn, items, returns, given)
         return ItemIterator(loop, self._run, is_ordered=ordered)
 
@@ -233,6 +238,8 @@ class StepLoops:
 
         .. versionadded:: 0.2.0
         """
+        from durably.execution.parallel import Parallel  # noqa: PLC0415 - where first needed
+
         parallel = Parallel(functions, max_workers, self._run, self._services, self._step_runner)
         return parallel.results()
 
@@ -245,6 +252,8 @@ class StepLoops:
         returns: Any,
         given: LoopArguments[Any],
     ) -> Loop:
+        from durably.execution.loops.loop import Loop  # noqa: PLC0415 - where first needed
+
         self._run.check()
         options = checked(call, name, fn, items, self._services.codec, returns=returns, **given)
         return Loop(name, options, self._run, self._services, self._step_runner)

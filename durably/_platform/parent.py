@@ -77,7 +77,7 @@ def _has_ended(sentinel: int | None, timeout_s: float = 0.0) -> bool:
 
 
 def ignore_ctrl_c() -> None:
-    """Let Ctrl-C do nothing in this process; the programs that it starts still end by it.
+    """Make Ctrl-C do nothing in this process; the programs that it starts still end by it.
 
     Does nothing outside the main thread.
     """

@@ -83,7 +83,7 @@ class Pace:
         self._not_before_s = -math.inf
 
     def postpone(self, seconds: float) -> bool:
-        """Let nothing begin for so long; return whether that is later than before."""
+        """Postpone what begins next by so long; return whether that is later than before."""
         not_before_s = self._clock.monotonic() + seconds
         is_later = not_before_s > self._not_before_s
         self._not_before_s = max(self._not_before_s, not_before_s)

@@ -15,12 +15,7 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 
-class PlainStep:
-    """A step with options, typed by its function's annotation.
-
-    .. versionadded:: 0.1.0
-    """
-
+class _WithOptions:
     def __init__(
         self, stepper: StepRunner, returns: Any, retry: Retry | None, rate: RateLimit | None
     ) -> None:
@@ -28,6 +23,13 @@ class PlainStep:
         self._returns = returns
         self._retry = retry
         self._rate = rate
+
+
+class PlainStep(_WithOptions):
+    """A step with options, typed by its function's annotation.
+
+    .. versionadded:: 0.1.0
+    """
 
     @entered_in_job
     def run(self, name: str, fn: Callable[Ps, T], /, *args: Ps.args, **kwargs: Ps.kwargs) -> T:
@@ -41,19 +43,11 @@ class PlainStep:
         return result
 
 
-class ReturningStep(Generic[U]):
+class ReturningStep(_WithOptions, Generic[U]):
     """A step with options, typed by ``returns=``.
 
     .. versionadded:: 0.1.0
     """
-
-    def __init__(
-        self, stepper: StepRunner, returns: Any, retry: Retry | None, rate: RateLimit | None
-    ) -> None:
-        self._step_runner = stepper
-        self._returns = returns
-        self._retry = retry
-        self._rate = rate
 
     @entered_in_job
     def run(self, name: str, fn: Callable[Ps, object], /, *args: Ps.args, **kwargs: Ps.kwargs) -> U:

@@ -251,7 +251,7 @@ class StepRunner:
             self._run.check()
 
     def end_turn(self, name: str) -> None:
-        """Let another thread use the name, if one waits for it."""
+        """End the turn of the calling thread, so that another one can use the name."""
         del self._turns[name]
         if self._turn_ended.are_awaited:
             self._turn_ended.wake_all()

@@ -83,7 +83,7 @@ class NewRun(NamedTuple):
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is a job's run whose place no existing run can take."""
+        """Return whether it is a job's run whose place no existing run can take."""
         return self.idempotency_key is None and not self.coalesce and self.kind == "job"
 
 

@@ -81,7 +81,7 @@ class Committer:
 
     @property
     def has_room(self) -> bool:
-        """Whether another item may begin."""
+        """Return whether another item may begin."""
         return (
             (self._items < self._most and self._chars < MOST_CHARS)
             or self.failure is not None

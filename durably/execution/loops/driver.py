@@ -22,7 +22,7 @@ from durably.execution.loops.options import LoopOptions
 from durably.execution.loops.record import MapRecord
 from durably.execution.loops.source import Source
 from durably.execution.loops.tasks import ItemRunner, Reused, Task
-from durably.execution.loops.workers import CallingThread, Threads, Workers
+from durably.execution.loops.workers import CallingThread, Kit, Threads, Workers
 from durably.execution.pacing import Pace, seconds_until
 from durably.execution.step_recorder import StepRecorder
 
@@ -103,40 +103,26 @@ class Driver:
         self._pace = Pace(
             options.rate, services.clock, self._ending if is_threaded else run.stopped
         )
-        self._workers: Workers
-        if options.executor is not None:
-            self._workers = self._outside(options)
-        elif is_threaded:
-            self._workers = Threads(
-                options.max_workers or 1,
-                runner,
-                self._committer,
-                self._pace,
-                go_back=self._inbox.put,
-                wake=lambda: self._inbox.put(None),
-                ending=self._ending,
-                executing=self.executing,
-                start=services.start_thread,
-            )
-        else:
-            self._workers = CallingThread(
-                runner, self._committer, self._pace, self._inbox.put, run.stopped
-            )
-
-    def _outside(self, options: LoopOptions) -> Workers:
-        """Return what executes items elsewhere: importing that takes as long as a map of some."""
-        from durably.execution.loops import elsewhere  # noqa: PLC0415 - where first needed
-
-        return elsewhere.workers(
-            options,
-            self._runner,
-            self._committer,
-            self._pace,
+        kit = Kit(
+            options=options,
+            runner=runner,
+            committer=self._committer,
+            pace=self._pace,
             go_back=self._inbox.put,
             wake=lambda: self._inbox.put(None),
             ending=self._ending,
-            start=self._services.start_thread,
+            start=services.start_thread,
         )
+        self._workers: Workers
+        if options.executor is not None:
+            # Importing that takes as long as a map of some items.
+            from durably.execution.loops import elsewhere  # noqa: PLC0415 - where first needed
+
+            self._workers = elsewhere.workers(kit)
+        elif is_threaded:
+            self._workers = Threads(kit, self.executing)
+        else:
+            self._workers = CallingThread(kit, run.stopped)
 
     @property
     def failures(self) -> Failures:

@@ -19,7 +19,8 @@ from durably._platform.realtime import monotonic
 from durably._platform.safe_repr import on_one_line, safe_str, type_name
 from durably.errors import ExecutorBrokenError, ValidationError
 from durably.execution.loops.in_child import Parcel, begin, execute, is_here
-from durably.execution.loops.outside import LOOK_S, Entry, Kit, Outside, died, packed_function
+from durably.execution.loops.outside import LOOK_S, Entry, Outside, died, packed_function
+from durably.execution.loops.workers import Kit
 
 # So many chunks are in flight if the executor does not say how many workers it has.
 _MOST_IN_FLIGHT: Final = 64

@@ -8,15 +8,13 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
-from durably._platform.latch import Latch
 from durably._platform.parent import signal_name
 from durably._platform.safe_repr import safe_str
 from durably._platform.signals import deliver
 from durably.errors import SerializationError, ValidationError, WorkerDiedError
-from durably.execution.loops.committer import Committer, StartThread
 from durably.execution.loops.in_child import (
     INTERRUPTED,
     RAISED,
@@ -26,9 +24,9 @@ from durably.execution.loops.in_child import (
     Outcome,
 )
 from durably.execution.loops.options import LoopOptions
-from durably.execution.loops.tasks import ItemRunner, Task
+from durably.execution.loops.tasks import Task
 from durably.execution.loops.travel import dumps, has_cloudpickle, loads, unpack_exception
-from durably.execution.pacing import Pace
+from durably.execution.loops.workers import Kit
 
 # So much work is one chunk, and so many items at the most.
 CHUNK_S: Final = 0.05
@@ -65,7 +63,7 @@ class ChunkSize:
         self.is_quick = False
 
     def fix(self, items: int) -> None:
-        """Let so many travel together from now on, unless a number is given."""
+        """Make so many travel together from now on, unless a number is given."""
         if not self._is_fixed:
             self.items, self._is_fixed = items, True
 
@@ -79,37 +77,6 @@ class ChunkSize:
         fitting = int(CHUNK_S / max(self._mean_s, mean_s, _QUICKEST_S))
         if not self._is_fixed:
             self.items = max(1, min(fitting, self._most, 2 * self.items))
-
-
-class Kit:
-    """What executes items outside of this process needs of the map.
-
-    Args:
-        go_back: called with an item that has not ended; in a thread of the map.
-        wake: makes the thread that drives the map look.
-        ending: set when no further item is to begin.
-    """
-
-    def __init__(
-        self,
-        options: LoopOptions,
-        runner: ItemRunner,
-        committer: Committer,
-        pace: Pace,
-        *,
-        go_back: Callable[[Task], None],
-        wake: Callable[[], None],
-        ending: Latch,
-        start: StartThread,
-    ) -> None:
-        self.options = options
-        self.runner = runner
-        self.committer = committer
-        self.pace = pace
-        self.go_back = go_back
-        self.wake = wake
-        self.ending = ending
-        self.start = start
 
 
 class Outside(ABC):

@@ -24,8 +24,9 @@ from durably._platform.parent import kill, signal_name
 from durably._platform.realtime import monotonic
 from durably.errors import ExecutorBrokenError, StepTimeoutError
 from durably.execution.loops.in_child import READY, STOP, serve
-from durably.execution.loops.outside import LOOK_S, Entry, Kit, Outside, died, packed_function
+from durably.execution.loops.outside import LOOK_S, Entry, Outside, died, packed_function
 from durably.execution.loops.travel import dumps, loads
+from durably.execution.loops.workers import Kit
 
 # So many processes in a row may end before they are ready.
 _MOST_STILLBORN: Final = 3

@@ -9,15 +9,38 @@ import threading
 from collections.abc import Callable
 from typing import Final, Protocol
 
+import attrs
+
 from durably._platform.latch import Latch
 from durably._platform.signals import deliver
 from durably.execution.loops.committer import Committer, StartThread
+from durably.execution.loops.options import LoopOptions
 from durably.execution.loops.tasks import ItemRunner, Task
 from durably.execution.pacing import Pace
 
 _LOOK_S: Final = 0.1
 # So many items are read at once by a map that executes one at a time.
 _AHEAD: Final = 4
+
+
+@attrs.frozen(eq=False, repr=False, kw_only=True)
+class Kit:
+    """What workers need of the map.
+
+    Args:
+        go_back: called with an item that has not ended; in a thread of the map.
+        wake: makes the thread that drives the map look.
+        ending: set when no further item is to begin.
+    """
+
+    options: LoopOptions
+    runner: ItemRunner
+    committer: Committer
+    pace: Pace
+    go_back: Callable[[Task], None]
+    wake: Callable[[], None]
+    ending: Latch
+    start: StartThread
 
 
 class Workers(Protocol):
@@ -43,25 +66,17 @@ class CallingThread:
     """Execute each item where it is submitted, in the calling thread.
 
     Args:
-        go_back: called with an item that has not ended.
         stopped: set when the run is to stop.
     """
 
-    def __init__(
-        self,
-        runner: ItemRunner,
-        committer: Committer,
-        pace: Pace,
-        go_back: Callable[[Task], None],
-        stopped: Latch,
-    ) -> None:
+    def __init__(self, kit: Kit, stopped: Latch) -> None:
         self.is_calling_thread = True
         self.failure: BaseException | None = None
         self._stopped = stopped
-        self._runner = runner
-        self._committer = committer
-        self._pace = pace
-        self._go_back = go_back
+        self._runner = kit.runner
+        self._committer = kit.committer
+        self._pace = kit.pace
+        self._go_back = kit.go_back
 
     def submit(self, task: Task) -> None:
         """Execute an item."""
@@ -85,37 +100,21 @@ class Threads:
     Each runs in a copy of the context of the thread that drives the map.
 
     Args:
-        most: how many threads there may be.
-        go_back: called with an item that has not ended; in a thread of the map.
-        wake: makes the thread that drives the map look.
-        ending: set when no further item is to begin.
         executing: holds the items that are inside their function.
     """
 
-    def __init__(
-        self,
-        most: int,
-        runner: ItemRunner,
-        committer: Committer,
-        pace: Pace,
-        *,
-        go_back: Callable[[Task], None],
-        wake: Callable[[], None],
-        ending: Latch,
-        executing: set[Task],
-        start: StartThread,
-    ) -> None:
-        self._most_threads = most
+    def __init__(self, kit: Kit, executing: set[Task]) -> None:
+        self._most_threads = kit.options.max_workers or 1
         self._executing = executing
         self.is_calling_thread = False
         self.failure: BaseException | None = None
-        self._runner = runner
-        self._committer = committer
-        self._pace = pace
-        self._go_back = go_back
-        self._wake = wake
-        self._ending = ending
-        self._start = start
+        self._runner = kit.runner
+        self._committer = kit.committer
+        self._pace = kit.pace
+        self._go_back = kit.go_back
+        self._wake = kit.wake
+        self._ending = kit.ending
+        self._start = kit.start
         self._todo: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
 

@@ -7,16 +7,13 @@ type alone, and contains names, keys, options and code.
 from __future__ import annotations
 
 import builtins
-import re
 from typing import Final
 
+from durably._platform.displayable import escaped
 from durably._platform.nesting import MAX_DEPTH, is_too_deep
 from durably._platform.signals import raise_if_signal
 
 _LONGEST: Final = 80
-# Characters that a terminal acts on instead of printing them (control characters, ends of lines
-# and of paragraphs, changes of direction), and lone surrogates, which cannot be written.
-_ACTS: Final = "[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 
 
 def short_repr(value: object) -> str:
@@ -57,7 +54,7 @@ def on_one_line(text: str, longest: int | None = None) -> str:
     """Return *text* with what a terminal acts on escaped, and cut if it is too long."""
     if longest is not None and len(text) > longest:
         text = f"{text[: longest - 1]}…"
-    return re.sub(_ACTS, lambda found: found[0].encode("unicode_escape").decode(), text)
+    return escaped(text)
 
 
 def too_deep(value: object) -> str:

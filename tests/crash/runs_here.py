@@ -12,10 +12,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from calls import names_of_threads
 from crash.driving import Finding, alone, fork, status_of, until
 from crash.kernels import Interrupted
 from crash.workload import Ledger, check_what_is_left
-from gates import names_of_threads
 
 import durably
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import apsw
 import pytest
+from calls import in_thread
 from children import Eventually
-from gates import in_thread
 from invariants import check
 
 import durably

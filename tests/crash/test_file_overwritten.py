@@ -10,8 +10,8 @@ from pathlib import Path
 
 import apsw
 import pytest
+from calls import HANG_S
 from children import Child, Eventually
-from gates import HANG_S
 from invariants import check
 
 import durably

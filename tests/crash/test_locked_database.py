@@ -8,9 +8,9 @@ from pathlib import Path
 
 import apsw
 import pytest
+from calls import Call, names_of_threads
 from children import Child, Eventually
 from engines import whole
-from gates import Call, names_of_threads
 from invariants import check
 
 import durably

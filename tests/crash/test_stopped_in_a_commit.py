@@ -9,8 +9,8 @@ from pathlib import Path
 
 import apsw
 import pytest
+from calls import Call
 from children import Child, Eventually
-from gates import Call
 from invariants import check
 
 import durably

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from gates import Gate
+from held import HeldJob
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
 @pytest.fixture
-def gate() -> Iterator[Gate]:
-    gate = Gate()
-    yield gate
-    gate.go.set()
+def held() -> Iterator[HeldJob]:
+    held = HeldJob()
+    yield held
+    held.let_all_go()

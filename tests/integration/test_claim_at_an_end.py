@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gates import HANG_S, Gate
+from calls import HANG_S
+from held import HeldJob
 
 import durably
 from durably.store.sqlite.sql import settle
@@ -59,22 +60,22 @@ def test_slow_listener_does_not_cost_the_next_run_its_claim(
 
 def test_listener_of_an_end_may_wait_for_a_run_that_another_slot_executes(tmp_path: Path) -> None:
     """What is next in line is not kept for the slot whose listener has not come back."""
-    gate = Gate()
+    held = HeldJob()
 
     @durably.job
     def work(step: durably.StepContext, number: int) -> int:
         return number
 
-    app = durably.Durably(tmp_path / "test.db", jobs=[gate.job, work], max_workers=2)
+    app = durably.Durably(tmp_path / "test.db", jobs=[held.job, work], max_workers=2)
     seen: list[Any] = []
 
     def wait_for_the_next(event: Any) -> None:
         if event.run_id == first.id:
-            gate.go.set()
+            held.let_all_go()
             seen.append(app.wait(second, timeout=HANG_S).output)
 
     app.on("run:complete", wait_for_the_next)
-    app.jobs["gated"].trigger()
+    app.jobs["held"].trigger()
     first, second = app.jobs["work"].batch_trigger([1, 2])
     with app:
         pass

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from gates import names_of_threads
+from calls import names_of_threads
 from storekit import token_of
 
 import durably

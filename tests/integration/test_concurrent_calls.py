@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from calls import HANG_S, in_thread, later, names_of_threads, operation_later, status
 from children import left_by_the_dead
-from gates import HANG_S, Gate, in_thread, later, names_of_threads, operation_later, status
+from held import HeldJob
 
 import durably
 from durably import Durably, emitter
@@ -27,10 +28,10 @@ def quick(step: durably.StepContext) -> int:
 
 
 @pytest.fixture
-def app(tmp_path: Path, gate: Gate) -> Iterator[Durably]:
-    app = Durably(tmp_path / "x.db", jobs=[gate.job, quick], max_workers=2)
+def app(tmp_path: Path, held: HeldJob) -> Iterator[Durably]:
+    app = Durably(tmp_path / "x.db", jobs=[held.job, quick], max_workers=2)
     yield app
-    gate.go.set()
+    held.let_all_go()
     app.close()
 
 
@@ -49,7 +50,7 @@ class TestStartingAndStopping:
         assert app._supervisor.state.takes_runs or names_of_threads() == []
 
     def test_a_start_that_overtakes_the_stop_of_a_busy_engine(
-        self, app: Durably, gate: Gate, eventually: Callable[[Callable[[], object]], None]
+        self, app: Durably, held: HeldJob, eventually: Callable[[Callable[[], object]], None]
     ) -> None:
         """The stop interrupts what has begun since as well: it does not wait without end."""
         is_over = threading.Event()
@@ -63,13 +64,13 @@ class TestStartingAndStopping:
 
         app.register(endless)
         app.start()
-        app.jobs["gated"].trigger()
-        assert gate.inside.wait(HANG_S)
+        app.jobs["held"].trigger()
+        held.inside()
         stopping, outcome = in_thread(lambda: app.stop(interrupt=True))
         eventually(lambda: app._supervisor.state.now is State.DRAINING)
         app.start()
         run = app.jobs["endless"].trigger()
-        gate.go.set()
+        held.let_all_go()
         stopping.join(HANG_S)
         is_over.set()
         assert outcome == [None]
@@ -119,7 +120,7 @@ def test_a_run_that_was_triggered_during_its_claim_has_begun_after_that(
 
 def test_a_run_that_has_begun_during_a_heartbeat_was_alive_after_that(
     app: Durably,
-    gate: Gate,
+    held: HeldJob,
     monkeypatch: pytest.MonkeyPatch,
     eventually: Callable[[Callable[[], object]], None],
 ) -> None:
@@ -127,8 +128,8 @@ def test_a_run_that_has_begun_during_a_heartbeat_was_alive_after_that(
     inside, may_go_on = operation_later(monkeypatch, app, "beat", owners.beat)
     app.start()
     assert inside.wait(HANG_S)
-    run = app.jobs["gated"].trigger()
-    assert gate.inside.wait(HANG_S)
+    run = app.jobs["held"].trigger()
+    held.inside()
     may_go_on.set()
     eventually(lambda: app._supervisor._heartbeat.committed)
     found = app.get_run(run)
@@ -159,7 +160,7 @@ class TestProcessOneInListeners:
         assert (names_of_threads(), supervisor.lifecycle._holds) == ([], {})
 
     def test_of_the_flusher_after_the_last_other_call(
-        self, app: Durably, gate: Gate, monkeypatch: pytest.MonkeyPatch
+        self, app: Durably, held: HeldJob, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """It is waited for by the call that ends the flusher."""
         supervisor = app._supervisor
@@ -175,45 +176,45 @@ class TestProcessOneInListeners:
             return can_claim()
 
         app.on("worker:error", lambda event: app.process_one())
-        app.jobs["gated"].trigger()
+        app.jobs["held"].trigger()
         calling, outcome = in_thread(app.process_one)
-        assert gate.inside.wait(HANG_S)
+        held.inside()
         monkeypatch.setattr(supervisor._claimer, "can_claim", look_later)
         supervisor._on_heartbeat_error(ValueError("noticed"), "heartbeat")
         assert inside.wait(HANG_S)
-        gate.go.set()
+        held.let_all_go()
         calling.join(HANG_S)
         assert (outcome, raised, names_of_threads()) == ([True], [], [])
 
 
 class TestCallsThatExecute:
     @pytest.mark.parametrize("call", ["process_one", "run_until_idle"])
-    def test_each_recovers_what_the_dead_left(self, app: Durably, gate: Gate, call: str) -> None:
+    def test_each_recovers_what_the_dead_left(self, app: Durably, held: HeldJob, call: str) -> None:
         """Not only the first one."""
-        app.jobs["gated"].trigger()
+        app.jobs["held"].trigger()
         first, _ = in_thread(app.process_one)
-        assert gate.inside.wait(HANG_S)
+        held.inside()
         left_by_the_dead(app._store.database.path, "quick")
         second, outcome = in_thread(getattr(app, call))
         if call == "run_until_idle":
-            gate.go.set()  # it waits for all that is executed here
+            held.let_all_go()  # it waits for all that is executed here
         second.join(HANG_S)
-        gate.go.set()
+        held.let_all_go()
         first.join(HANG_S)
         assert [int(each) for each in outcome] == [1]
 
     @pytest.mark.parametrize("most", [(1, None), (None, 1), (1, 2)])
     def test_a_second_call_raises_where_one_of_the_two_counts_its_runs(
-        self, app: Durably, gate: Gate, most: tuple[int | None, int | None]
+        self, app: Durably, held: HeldJob, most: tuple[int | None, int | None]
     ) -> None:
         """The first call executes as many as without the second, which may be made again later."""
-        app.jobs["gated"].trigger()
+        app.jobs["held"].trigger()
         calling, outcome = in_thread(lambda: app.run_until_idle(max_runs=most[0]))
-        assert gate.inside.wait(HANG_S)
+        held.inside()
         app.jobs["quick"].batch_trigger([None] * 5)
         with pytest.raises(durably.ConflictError, match="max_runs"):
             app.run_until_idle(max_runs=most[1])
-        gate.go.set()
+        held.let_all_go()
         calling.join(HANG_S)
         expected = 6 if most[0] is None else most[0]
         assert outcome == [expected]
@@ -248,14 +249,14 @@ class TestCallsThatExecute:
         assert found.error is not None
         assert found.error.type == "durably.errors.NoWorkerError"
 
-    def test_process_one_is_not_counted_for_another_call(self, app: Durably, gate: Gate) -> None:
+    def test_process_one_is_not_counted_for_another_call(self, app: Durably, held: HeldJob) -> None:
         """A call executes its own number of runs beside it."""
-        app.jobs["gated"].trigger()
+        app.jobs["held"].trigger()
         app.jobs["quick"].batch_trigger([None] * 4)
         calling, outcome = in_thread(lambda: app.run_until_idle(max_runs=2))
-        assert gate.inside.wait(HANG_S)
+        held.inside()
         assert app.process_one()
-        gate.go.set()
+        held.let_all_go()
         calling.join(HANG_S)
         assert outcome == [2]
         assert app.count_runs(status="completed") == 3
@@ -286,25 +287,25 @@ class TestJobsThatWaitForRuns:
 
         @durably.job("parent")
         def parent(step: durably.StepContext) -> Any:
-            child = step.run("child", lambda: app.jobs["gated"].trigger().id)
+            child = step.run("child", lambda: app.jobs["held"].trigger("child's").id)
             return step.run("wait", lambda: app.wait(child).output)
 
         app.register(parent)
         return app.jobs["parent"].trigger()
 
     def test_a_stop_that_interrupts_puts_them_back(
-        self, app: Durably, gate: Gate, waiting: durably.Run[Any, Any]
+        self, app: Durably, held: HeldJob, waiting: durably.Run[Any, Any]
     ) -> None:
         """Waiting is a step boundary; the run goes on with it after the next start."""
         app.start()
-        assert gate.inside.wait(HANG_S)
+        held.inside()
         stopping, outcome = in_thread(lambda: app.stop(interrupt=True))
-        gate.go.set()
+        held.let_all_go()
         stopping.join(HANG_S)
         assert outcome == [None]
         assert status(app, waiting) in ("pending", "completed")
         app.start()
-        assert app.wait(waiting, timeout=HANG_S).output == ["first", "second", "third"]
+        assert app.wait(waiting, timeout=HANG_S).output == "child's"
 
     @pytest.mark.parametrize("how", ["itself", "in a thread"])
     def test_a_stop_puts_back_who_waits_for_what_is_not_begun_any_more(
@@ -336,21 +337,21 @@ class TestJobsThatWaitForRuns:
     def test_a_cancel_reaches_them(
         self,
         app: Durably,
-        gate: Gate,
+        held: HeldJob,
         waiting: durably.Run[Any, Any],
         eventually: Callable[[Callable[[], object]], None],
     ) -> None:
         """The job leaves its thread, whatever the run that it waits for does."""
         app.start()
-        assert gate.inside.wait(HANG_S)
+        held.inside()
         app.cancel(waiting)
         eventually(lambda: waiting.id not in [each.id for each in app._supervisor.current_runs()])
-        assert not gate.go.is_set()
+        assert held.calls == ["first"]
         assert status(app, waiting) == "cancelled"
 
     @pytest.mark.parametrize("how", ["subscribes", "has a thread wait"])
     def test_a_stop_that_interrupts_puts_back_one_that(
-        self, app: Durably, gate: Gate, how: str
+        self, app: Durably, held: HeldJob, how: str
     ) -> None:
         """Whatever it waits with."""
 
@@ -365,15 +366,15 @@ class TestJobsThatWaitForRuns:
 
         @durably.job("follows")
         def follows(step: durably.StepContext) -> Any:
-            child = step.run("child", lambda: app.jobs["gated"].trigger().id)
+            child = step.run("child", lambda: app.jobs["held"].trigger().id)
             return wait(child)
 
         app.register(follows)
         app.start()
         run = app.jobs["follows"].trigger()
-        assert gate.inside.wait(HANG_S)
+        held.inside()
         stopping, outcome = in_thread(lambda: app.stop(interrupt=True))
-        gate.go.set()
+        held.let_all_go()
         stopping.join(HANG_S)
         assert outcome == [None]
         assert status(app, run) in ("pending", "completed")
@@ -381,46 +382,46 @@ class TestJobsThatWaitForRuns:
 
 class TestCancelling:
     def test_one_that_comes_late_does_not_stop_a_later_attempt(
-        self, app: Durably, gate: Gate, monkeypatch: pytest.MonkeyPatch
+        self, app: Durably, held: HeldJob, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The run was retried, and is executed, before the cancel had told this engine."""
-        run = app.jobs["gated"].trigger()
+        run = app.jobs["held"].trigger()
         tells, may_tell = later(monkeypatch, app._supervisor.local, "stop_run")
         cancelling, outcome = in_thread(lambda: app.cancel(run))
         assert tells.wait(HANG_S)
         app.retry(run)
         app.start()
-        assert gate.inside.wait(HANG_S)
+        held.inside()
         may_tell.set()
         cancelling.join(HANG_S)
-        gate.go.set()
+        held.let_all_go()
         assert outcome == [None]
         assert app.wait(run, timeout=HANG_S).attempt == 1
-        assert gate.calls == ["first", "second", "third"]
+        assert held.calls == ["first", "second", "third"]
 
     def test_one_between_a_claim_and_the_beginning(
-        self, app: Durably, gate: Gate, monkeypatch: pytest.MonkeyPatch
+        self, app: Durably, held: HeldJob, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The run never begins."""
         heard: list[str] = []
         app.on("*", lambda event: heard.append(event.type))
         enters, may_enter = later(monkeypatch, app._supervisor._claimer, "enter")
-        run = app.jobs["gated"].trigger()
+        run = app.jobs["held"].trigger()
         app.start()
         assert enters.wait(HANG_S)
         app.cancel(run)
         may_enter.set()
         app.stop()
         assert heard == ["run:trigger", "run:cancel"]
-        assert gate.calls == []
+        assert held.calls == []
 
     def test_a_release_that_fails_is_made_up_for(
-        self, app: Durably, gate: Gate, monkeypatch: pytest.MonkeyPatch
+        self, app: Durably, held: HeldJob, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The concurrency key is free as soon as the database can be written again."""
         app.start()
-        run = app.jobs["gated"].trigger(concurrency_key="k")
-        assert gate.inside.wait(HANG_S)
+        run = app.jobs["held"].trigger(concurrency_key="k")
+        held.inside()
         app.cancel(run)
         write = app._store.database.write
         failed: list[Any] = []
@@ -432,7 +433,7 @@ class TestCancelling:
             return write(operation, *args, **kwargs)
 
         monkeypatch.setattr(app._store.database, "write", fail_twice)
-        gate.go.set()
+        held.let_all_go()
         after = app.jobs["quick"].trigger(concurrency_key="k")
         assert app.wait(after, timeout=HANG_S).output == 7
         assert len(failed) == 2
@@ -522,18 +523,18 @@ class TestListeners:
             monkeypatch.setattr(claimer, "_claim", close_after)
 
     def test_a_trigger_is_reported_before_the_start(
-        self, tmp_path: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
+        self, tmp_path: Path, held: HeldJob, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Also where a slot gets free between its commit and its telling."""
         heard: list[str] = []
-        with Durably(tmp_path / "y.db", jobs=[gate.job, quick], max_workers=1) as app:
-            app.jobs["gated"].trigger()
-            assert gate.inside.wait(HANG_S)
+        with Durably(tmp_path / "y.db", jobs=[held.job, quick], max_workers=1) as app:
+            app.jobs["held"].trigger()
+            held.inside()
             triggering = app.jobs["quick"]._submitter
             tell = triggering.emit
 
             def tell_after_a_slot_is_free(*args: Any) -> Any:
-                gate.go.set()
+                held.let_all_go()
                 app.wait(first, timeout=HANG_S)
                 return tell(*args)
 

@@ -6,7 +6,8 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from gates import HANG_S, Gate, in_thread, later, names_of_threads, operation_later, status
+from calls import HANG_S, in_thread, later, names_of_threads, operation_later, status
+from held import HeldJob
 
 import durably
 from durably import ConflictError, Durably, WaitTimeoutError
@@ -24,10 +25,10 @@ def quick(step: durably.StepContext) -> int:
 
 
 @pytest.fixture
-def app(tmp_path: Path, gate: Gate) -> Iterator[Durably]:
-    app = Durably(tmp_path / "x.db", jobs=[gate.job, quick], max_workers=2)
+def app(tmp_path: Path, held: HeldJob) -> Iterator[Durably]:
+    app = Durably(tmp_path / "x.db", jobs=[held.job, quick], max_workers=2)
     yield app
-    gate.go.set()
+    held.let_all_go()
     app.close()
 
 
@@ -95,7 +96,7 @@ def test_a_trigger_that_a_start_let_in_during_a_stop_is_waited_for(
     "verb", [claims.claim, settle.settle_and_claim, enqueueing.enqueue_and_claim]
 )
 def test_a_claim_that_a_stop_overtakes_takes_nothing(
-    app: Durably, gate: Gate, monkeypatch: pytest.MonkeyPatch, verb: Callable[..., Any]
+    app: Durably, held: HeldJob, monkeypatch: pytest.MonkeyPatch, verb: Callable[..., Any]
 ) -> None:
     """By the dispatcher, at a run's end, by a trigger: what comes after the stop stays pending."""
 
@@ -109,10 +110,10 @@ def test_a_claim_that_a_stop_overtakes_takes_nothing(
         app.start()
     elif verb is settle.settle_and_claim:
         app.start()
-        app.jobs["gated"].batch_trigger([None] * 2)
-        assert gate.inside.wait(HANG_S)
+        app.jobs["held"].batch_trigger([None] * 2)
+        held.inside()
         before = [trigger()]
-        gate.go.set()
+        held.let_all_go()
     else:
         before = []
         # Or it might have the slots at that moment.
@@ -133,7 +134,7 @@ def test_a_claim_that_a_stop_overtakes_takes_nothing(
 
 
 def test_one_run_until_idle_that_ends_does_not_end_another(
-    app: Durably, gate: Gate, monkeypatch: pytest.MonkeyPatch
+    app: Durably, held: HeldJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A second call that came before the first had ended goes on claiming."""
     drain = app._supervisor._until_idle.wait
@@ -145,9 +146,9 @@ def test_one_run_until_idle_that_ends_does_not_end_another(
         monkeypatch.setattr(app._supervisor._until_idle, "wait", second)
         threads.append(in_thread(app.run_until_idle))
         assert second_waits.wait(HANG_S)
-        app.jobs["gated"].trigger()
+        app.jobs["held"].trigger()
         is_triggered.set()
-        assert gate.inside.wait(HANG_S)
+        held.inside()
 
     def second(*args: Any) -> None:
         second_waits.set()
@@ -157,7 +158,7 @@ def test_one_run_until_idle_that_ends_does_not_end_another(
     monkeypatch.setattr(app._supervisor._until_idle, "wait", first)
     app.run_until_idle()
     app.jobs["quick"].trigger()
-    gate.go.set()
+    held.let_all_go()
     [(thread, outcome)] = threads
     thread.join(HANG_S)
 
@@ -167,7 +168,7 @@ def test_one_run_until_idle_that_ends_does_not_end_another(
 
 
 def test_what_is_claimed_while_run_until_idle_polls_is_not_all_there_is(
-    app: Durably, gate: Gate, monkeypatch: pytest.MonkeyPatch
+    app: Durably, held: HeldJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It found the engine idle; then the dispatcher claimed the run that the others wait for."""
     claimer, dispatcher = app._supervisor._claimer, app._supervisor._dispatcher
@@ -179,15 +180,16 @@ def test_what_is_claimed_while_run_until_idle_polls_is_not_all_there_is(
         return dispatch()
 
     def look_later() -> bool:
-        is_looking.set()
-        assert gate.inside.wait(HANG_S)
+        if not is_looking.is_set():
+            is_looking.set()
+            held.inside()
         result = can_claim()
-        gate.go.set()
+        held.let_all_go()
         return result
 
     monkeypatch.setattr(dispatcher, "dispatch", dispatch_later)
     monkeypatch.setattr(claimer, "can_claim", look_later)
-    runs = [app.jobs[name].trigger(concurrency_key="k") for name in ("gated", "quick")]
+    runs = [app.jobs[name].trigger(concurrency_key="k") for name in ("held", "quick")]
     assert app.run_until_idle() == 2
     assert [status(app, run) for run in runs] == ["completed"] * 2
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from gates import names_of_threads
+from calls import names_of_threads
 from interrupting import SignalAt
 from invariants import check
 

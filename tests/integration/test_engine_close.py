@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from gates import in_thread
+from calls import in_thread
 
 import durably
 from durably import Durably, EngineClosedError, RunStatus, WaitTimeoutError

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from gates import HANG_S, Gate, in_thread, status
+from calls import HANG_S, in_thread, status
+from held import HeldJob
 
 import durably
 from durably import ConflictError, Durably, WaitTimeoutError
@@ -19,24 +20,24 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def app(tmp_path: Path, gate: Gate) -> Iterator[Durably]:
-    app = Durably(tmp_path / "x.db", jobs=[gate.job])
+def app(tmp_path: Path, held: HeldJob) -> Iterator[Durably]:
+    app = Durably(tmp_path / "x.db", jobs=[held.job])
     yield app
-    gate.go.set()
+    held.let_all_go()
     app.close()
 
 
 class TestInterrupt:
     def test_the_run_stops_after_its_step_and_keeps_its_checkpoint(
-        self, app: Durably, gate: Gate, eventually: Callable[[Callable[[], object]], None]
+        self, app: Durably, held: HeldJob, eventually: Callable[[Callable[[], object]], None]
     ) -> None:
         """The step in progress finishes and is stored; the job stops right after it."""
         app.start()
-        run = app.jobs["gated"].trigger()
-        assert gate.inside.wait(HANG_S)
+        run = app.jobs["held"].trigger()
+        held.inside()
         thread, outcome = in_thread(lambda: app.stop(interrupt=True))
         eventually(lambda: not app._supervisor.state.takes_runs)
-        gate.go.set()
+        held.let_all_go()
         thread.join(HANG_S)
 
         assert outcome == [None]
@@ -45,48 +46,47 @@ class TestInterrupt:
             ("first", "completed"),
             ("second", "completed"),
         ]
-        assert gate.calls == ["first", "second"]
+        assert held.calls == ["first", "second"]
 
     def test_a_job_whose_threads_were_stopped_goes_back(
-        self, app: Durably, gate: Gate, eventually: Callable[[Callable[[], object]], None]
+        self, app: Durably, held: HeldJob, eventually: Callable[[Callable[[], object]], None]
     ) -> None:
         """A group of nothing but ``StopRun``, as a task group raises it, is a stop as well."""
 
         @durably.job
         def grouped(step):
             try:
-                gate.job.run(step)
+                held.job.run(step)
             except durably.StopRun as exc:
                 raise BaseExceptionGroup("of threads", [exc]) from None
 
         run = app.register(grouped).trigger()
         app.start()
-        assert gate.inside.wait(HANG_S)
+        held.inside()
         thread, outcome = in_thread(lambda: app.stop(interrupt=True))
         eventually(lambda: not app._supervisor.state.takes_runs)
-        gate.go.set()
+        held.let_all_go()
         thread.join(HANG_S)
 
         assert outcome == [None]
         assert status(app, run) == "pending"
 
     def test_the_next_start_continues_at_once(
-        self, app: Durably, gate: Gate, tmp_path: Path
+        self, app: Durably, held: HeldJob, tmp_path: Path
     ) -> None:
         """Another engine, whose threshold is long, goes on from the next step."""
         app.start()
-        run = app.jobs["gated"].trigger()
-        assert gate.inside.wait(HANG_S)
+        run = app.jobs["held"].trigger(7)
+        held.inside()
         with pytest.raises(WaitTimeoutError):
             app.stop(interrupt=True, timeout=0)
-        gate.go.set()
+        held.let_all_go()
         app.stop(interrupt=True)
-        with Durably(tmp_path / "x.db", jobs=[gate.job], stale_threshold=9999) as other:
+        with Durably(tmp_path / "x.db", jobs=[held.job], stale_threshold=9999) as other:
             ended = other.wait(run.id, timeout=HANG_S)
 
-        assert ended.output == ["first", "second", "third"]
-        assert ended.attempt == 2
-        assert gate.calls == ["first", "second", "third"]
+        assert (ended.output, ended.attempt) == (7, 2)
+        assert held.calls == ["first", "second", "third"]
 
     def test_a_sleeping_job_wakes_up(self, app: Durably) -> None:
         """step.sleep is a step boundary."""
@@ -210,9 +210,11 @@ class TestFromInside:
         assert app.jobs["inside"].trigger_and_wait(timeout=HANG_S).status == "completed"
 
     @pytest.mark.parametrize("verb", ["stop", "close"])
-    def test_a_listener_cannot_wait_for_itself(self, app: Durably, gate: Gate, verb: str) -> None:
+    def test_a_listener_cannot_wait_for_itself(
+        self, app: Durably, held: HeldJob, verb: str
+    ) -> None:
         """stop and close inside a listener raise ConflictError, in whatever thread it is called."""
-        gate.go.set()
+        held.let_all_go()
         raised: dict[str, BaseException] = {}
 
         @app.on("*")
@@ -223,7 +225,7 @@ class TestFromInside:
                 raised[event.type] = exc
 
         app.start()
-        app.jobs["gated"].trigger_and_wait(timeout=HANG_S)
+        app.jobs["held"].trigger_and_wait(timeout=HANG_S)
         app.stop()
         assert {"run:trigger", "run:start", "step:complete", "run:complete"} <= raised.keys()
 

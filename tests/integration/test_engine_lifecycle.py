@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from gates import HANG_S, Gate, in_thread, names_of_threads, status
+from calls import HANG_S, in_thread, names_of_threads, status
+from held import HeldJob
 
 import durably
 from durably import Durably, RunStatus, WaitTimeoutError
@@ -19,19 +20,19 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def app(tmp_path: Path, gate: Gate) -> Iterator[Durably]:
-    app = Durably(tmp_path / "x.db", jobs=[gate.job])
+def app(tmp_path: Path, held: HeldJob) -> Iterator[Durably]:
+    app = Durably(tmp_path / "x.db", jobs=[held.job])
     yield app
-    gate.go.set()
+    held.let_all_go()
     app.close()
 
 
 class TestStart:
     def test_an_engine_that_was_not_started_executes_nothing(
-        self, app: Durably, gate: Gate
+        self, app: Durably, held: HeldJob
     ) -> None:
         """Opening starts no thread; a trigger is stored and stays pending."""
-        run = app.jobs["gated"].trigger()
+        run = app.jobs["held"].trigger()
         assert names_of_threads() == []
         assert status(app, run) == "pending"
 
@@ -49,25 +50,25 @@ class TestStart:
         app.init()
         assert {each.ident for each in threading.enumerate()} == before
 
-    def test_init_starts_and_returns_the_engine(self, app: Durably, gate: Gate) -> None:
+    def test_init_starts_and_returns_the_engine(self, app: Durably, held: HeldJob) -> None:
         """app.start() returns app, and app.init() is the same."""
         assert app.start() is app
-        gate.go.set()
+        held.let_all_go()
         assert app.init() is app
-        assert app.jobs["gated"].trigger_and_wait(timeout=HANG_S).output[0] == "first"
+        assert app.jobs["held"].trigger_and_wait(7, timeout=HANG_S).output == 7
 
-    def test_what_was_triggered_before_is_executed(self, app: Durably, gate: Gate) -> None:
+    def test_what_was_triggered_before_is_executed(self, app: Durably, held: HeldJob) -> None:
         """Runs that were pending when the engine started are claimed."""
-        gate.go.set()
-        triggered = app.jobs["gated"].trigger()
+        held.let_all_go()
+        triggered = app.jobs["held"].trigger()
         app.start()
         assert app.wait(triggered, timeout=HANG_S).status is RunStatus.COMPLETED
 
     def test_a_start_that_fails_can_be_repeated(
-        self, app: Durably, gate: Gate, monkeypatch: pytest.MonkeyPatch
+        self, app: Durably, held: HeldJob, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """After a start() that the database refused the engine is stopped, and starts again."""
-        gate.go.set()
+        held.let_all_go()
         write = app._store.database.write
         for refused in (owners.register, owners.set_started):
 
@@ -83,17 +84,17 @@ class TestStart:
             monkeypatch.undo()
 
         app.start()
-        assert app.jobs["gated"].trigger_and_wait(timeout=HANG_S).status is RunStatus.COMPLETED
+        assert app.jobs["held"].trigger_and_wait(timeout=HANG_S).status is RunStatus.COMPLETED
 
 
 class TestStop:
-    def test_stop_waits_for_the_runs_in_progress(self, app: Durably, gate: Gate) -> None:
+    def test_stop_waits_for_the_runs_in_progress(self, app: Durably, held: HeldJob) -> None:
         """stop() returns when they have ended, and then no thread is left."""
         app.start()
-        run = app.jobs["gated"].trigger()
-        assert gate.inside.wait(HANG_S)
+        run = app.jobs["held"].trigger()
+        held.inside()
         thread, outcome = in_thread(app.stop)
-        gate.go.set()
+        held.let_all_go()
         thread.join(HANG_S)
 
         assert outcome == [None]
@@ -101,16 +102,16 @@ class TestStop:
         assert status(app, run) == "completed"
 
     def test_nothing_new_is_claimed_meanwhile(
-        self, app: Durably, gate: Gate, eventually: Callable[[Callable[[], object]], None]
+        self, app: Durably, held: HeldJob, eventually: Callable[[Callable[[], object]], None]
     ) -> None:
         """A run that is triggered while stop() waits stays pending, although slots are free."""
         app.start()
-        app.jobs["gated"].trigger()
-        assert gate.inside.wait(HANG_S)
+        app.jobs["held"].trigger()
+        held.inside()
         thread, outcome = in_thread(app.stop)
         eventually(lambda: not app._supervisor.state.takes_runs)
-        late = app.jobs["gated"].trigger()
-        gate.go.set()
+        late = app.jobs["held"].trigger()
+        held.let_all_go()
         thread.join(HANG_S)
 
         assert outcome == [None]
@@ -127,24 +128,24 @@ class TestStop:
         app.stop(timeout=timedelta(seconds=1))
         assert names_of_threads() == []
 
-    def test_the_engine_can_be_started_again(self, app: Durably, gate: Gate) -> None:
+    def test_the_engine_can_be_started_again(self, app: Durably, held: HeldJob) -> None:
         """After stop() the engine is usable, and start() makes it execute again."""
-        gate.go.set()
+        held.let_all_go()
         for _ in range(3):
             app.start()
-            assert app.jobs["gated"].trigger_and_wait(timeout=HANG_S).status == "completed"
+            assert app.jobs["held"].trigger_and_wait(timeout=HANG_S).status == "completed"
             app.stop()
         assert app.count_runs(status="completed") == 3
 
     def test_several_stops_at_once_all_return_when_it_is_stopped(
-        self, app: Durably, gate: Gate
+        self, app: Durably, held: HeldJob
     ) -> None:
         """Each of several threads that stop waits for the same end."""
         app.start()
-        app.jobs["gated"].trigger()
-        assert gate.inside.wait(HANG_S)
+        app.jobs["held"].trigger()
+        held.inside()
         stops = [in_thread(app.stop) for _ in range(3)]
-        gate.go.set()
+        held.let_all_go()
         for thread, outcome in stops:
             thread.join(HANG_S)
             assert outcome == [None]
@@ -175,27 +176,27 @@ class TestStop:
 
 
 class TestTimeout:
-    def test_when_it_expires_the_runs_go_on(self, app: Durably, gate: Gate) -> None:
+    def test_when_it_expires_the_runs_go_on(self, app: Durably, held: HeldJob) -> None:
         """stop(timeout=...) raises WaitTimeoutError; the run in progress completes."""
         app.start()
-        run = app.jobs["gated"].trigger()
-        assert gate.inside.wait(HANG_S)
+        run = app.jobs["held"].trigger()
+        held.inside()
         for timeout in (0, 0.01, timedelta(milliseconds=1)):
             with pytest.raises(WaitTimeoutError):
                 app.stop(timeout=timeout)
         assert status(app, run) == "running"
-        gate.go.set()
+        held.let_all_go()
         assert app.wait(run, timeout=HANG_S).status is RunStatus.COMPLETED
 
-    def test_nothing_new_is_claimed_until_start(self, app: Durably, gate: Gate) -> None:
+    def test_nothing_new_is_claimed_until_start(self, app: Durably, held: HeldJob) -> None:
         """After the timeout even a run with a free slot waits for the next start()."""
         app.start()
-        first = app.jobs["gated"].trigger()
-        assert gate.inside.wait(HANG_S)
+        first = app.jobs["held"].trigger()
+        held.inside()
         with pytest.raises(WaitTimeoutError):
             app.stop(timeout=0)
-        second = app.jobs["gated"].trigger()
-        gate.go.set()
+        second = app.jobs["held"].trigger()
+        held.let_all_go()
         app.wait(first, timeout=HANG_S)
         with pytest.raises(WaitTimeoutError):
             app.wait(second, timeout=0.1)
@@ -204,25 +205,25 @@ class TestTimeout:
         app.start()
         assert app.wait(second, timeout=HANG_S).status is RunStatus.COMPLETED
 
-    def test_a_later_stop_finishes_it(self, app: Durably, gate: Gate) -> None:
+    def test_a_later_stop_finishes_it(self, app: Durably, held: HeldJob) -> None:
         """stop() after a stop that timed out waits again, and ends the threads."""
         app.start()
-        app.jobs["gated"].trigger()
-        assert gate.inside.wait(HANG_S)
+        app.jobs["held"].trigger()
+        held.inside()
         with pytest.raises(WaitTimeoutError):
             app.stop(timeout=0)
-        gate.go.set()
+        held.let_all_go()
         app.stop()
         assert names_of_threads() == []
 
-    def test_an_interrupt_that_timed_out_still_holds(self, app: Durably, gate: Gate) -> None:
+    def test_an_interrupt_that_timed_out_still_holds(self, app: Durably, held: HeldJob) -> None:
         """The step in progress finishes; then the run goes back, although nobody waits."""
         app.start()
-        run = app.jobs["gated"].trigger()
-        assert gate.inside.wait(HANG_S)
+        run = app.jobs["held"].trigger()
+        held.inside()
         with pytest.raises(WaitTimeoutError):
             app.stop(interrupt=True, timeout=0)
-        gate.go.set()
+        held.let_all_go()
         app.stop()
         assert status(app, run) == "pending"
-        assert gate.calls == ["first", "second"]
+        assert held.calls == ["first", "second"]

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from calls import in_thread
 from children import Child, execute
-from gates import in_thread
 
 import durably
 from durably import Durably, ForkedError, RunStatus

@@ -8,8 +8,8 @@ import traceback
 import tracemalloc
 
 import pytest
+from calls import names_of_threads
 from engines import GRACE_S, again, engine, execute, only, record, types
-from gates import names_of_threads
 
 import durably
 from durably import ItemCounts, ItemsFailedError

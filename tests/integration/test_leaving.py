@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from calls import HANG_S, names_of_threads
 from children import Child
-from gates import HANG_S, Gate, names_of_threads
+from held import HeldJob
 
 import durably
 from durably import Durably, RunStatus, StepContext
@@ -111,11 +112,11 @@ def test_an_engine_that_was_left_closes_behind_its_step(
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     logger, presser = logging.getLogger("durably"), press_at("press Ctrl-C again")
     logger.addHandler(presser)
-    hang = Gate("hang")
+    hang = HeldJob("hang")
     app = Durably(tmp_path / "x.db", jobs=[hang.job])
 
     def press() -> None:
-        assert hang.inside.wait(HANG_S)
+        hang.inside()
         os.kill(os.getpid(), signal.SIGINT)
 
     first = threading.Thread(target=press)
@@ -132,7 +133,7 @@ def test_an_engine_that_was_left_closes_behind_its_step(
     app.stop()
     app.close()
     assert "durably-closing" in names_of_threads()
-    hang.go.set()
+    hang.let_all_go()
     eventually(lambda: not names_of_threads())
     again = Durably(tmp_path / "x.db", jobs=[hang.job])
     [run] = again.get_runs()
@@ -149,13 +150,13 @@ class TestSayingSo:
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture, raised: BaseException
     ) -> None:
         """Leaving the block by an exception says how many runs were put back."""
-        hang = Gate("hang")
+        hang = HeldJob("hang")
 
         def leave() -> None:
             with Durably(tmp_path / "x.db", jobs=[hang.job], max_workers=1) as app:
                 app.jobs["hang"].batch_trigger([None, None])
-                assert hang.inside.wait(HANG_S)
-                threading.Timer(0.1, hang.go.set).start()
+                hang.inside()
+                threading.Timer(0.1, hang.let_all_go).start()
                 raise raised
 
         with pytest.raises(type(raised)):
@@ -169,7 +170,7 @@ class TestSayingSo:
         """Runs that no worker has come to are counted as well."""
 
         def leave() -> None:
-            with Durably(tmp_path / "x.db", jobs=[Gate("hang").job]) as app:
+            with Durably(tmp_path / "x.db", jobs=[HeldJob("hang").job]) as app:
                 app.stop()
                 app.jobs["hang"].batch_trigger([None, None])
                 sys.exit(1)
@@ -184,8 +185,8 @@ class TestSayingSo:
 
     def test_nothing_to_say(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         """A block that ends well, or has nothing left to do, is silent."""
-        hang = Gate("hang")
-        hang.go.set()
+        hang = HeldJob("hang")
+        hang.let_all_go()
         with Durably(tmp_path / "x.db", jobs=[hang.job]) as app:
             app.jobs["hang"].trigger()
         with pytest.raises(ValueError, match="no"), Durably(tmp_path / "x.db", jobs=[hang.job]):

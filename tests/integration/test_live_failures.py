@@ -10,7 +10,8 @@ from pathlib import Path
 
 import attrs
 import pytest
-from gates import HANG_S, Call, Gate
+from calls import Call
+from held import HeldJob
 
 import durably
 from durably.execution.live_failures import LiveFailures
@@ -59,22 +60,22 @@ def test_wait_raises_from_the_exception_of_a_run_that_fails_meanwhile(
     app: durably.Durably, eventually: Eventually
 ) -> None:
     """Each thread that waits has it; a wait that begins later has none, and nothing is kept."""
-    gate = Gate()
+    held = HeldJob()
     bigs: list[weakref.ref[Big]] = []
 
     @durably.job("gated")
     def gated(step: durably.StepContext) -> None:
         big = Big()
         bigs.append(weakref.ref(big))
-        gate.run(step)
+        held.run(step)
         raise ValueError("later")
 
     run = app.register(gated).trigger()
-    assert gate.inside.wait(HANG_S)
+    held.inside()
     watches = app._supervisor.local._live_failures._watches
     waiting = [Call(lambda: app.wait(run)) for _ in range(3)]
     eventually(lambda: len(watches) == 3)
-    gate.go.set()
+    held.let_all_go()
     for call in waiting:
         error = call.result()
         assert isinstance(error, durably.RunFailedError)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gates import HANG_S, in_thread
+from calls import HANG_S, in_thread
 from invariants import check
 
 import durably

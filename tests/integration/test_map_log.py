@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from calls import HANG_S
 from children import DEADLINE_S, ENVIRONMENT
-from gates import HANG_S
 
 import durably
 from durably.execution.loops import map_log

@@ -14,9 +14,9 @@ from datetime import datetime, timedelta
 
 import pytest
 from attrs import define
+from calls import in_thread, names_of_threads
 from engines import GRACE_S, again, engine, execute, only, record, take_over
 from engines import types as types_of
-from gates import in_thread, names_of_threads
 from invariants import check
 
 import durably

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
+from calls import names_of_threads
 from engines import GRACE_S, engine
-from gates import names_of_threads
 from interrupting import SignalAt
 from invariants import check
 

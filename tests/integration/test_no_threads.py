@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from gates import HANG_S
+from calls import HANG_S
 
 import durably
 from durably import Durably

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from calls import HANG_S, Call, names_of_threads
 from children import Eventually, execute
-from gates import HANG_S, Call, Gate, names_of_threads
+from held import HeldJob
 from interrupting import SignalAt
 from invariants import check
 
@@ -242,21 +243,21 @@ class TestRunsInProgress:
         """Its run stops after its step, goes back, and the new engine does the rest; a thread that
         waits for it by the engine before gets its error.
         """
-        gate = Gate()
-        first = opened(path, jobs=[gate.job]).start()
-        run = first.trigger(gate.job)
-        assert gate.inside.wait(HANG_S)
+        held = HeldJob()
+        first = opened(path, jobs=[held.job]).start()
+        run = first.trigger(held.job, 7)
+        held.inside()
         waiting = Call(lambda: first.wait(run))
-        opening = Call(lambda: opened(path, jobs=[gate.job], replace=True))
+        opening = Call(lambda: opened(path, jobs=[held.job], replace=True))
         eventually(lambda: not first._supervisor.state.takes_runs)
-        gate.go.set()
+        held.let_all_go()
         second = opening.result()
         with pytest.raises(EngineClosedError, match=REPLACED):
             raise waiting.result()
         assert second.get_run(run).status is RunStatus.PENDING
-        assert gate.calls == ["first", "second"]
-        assert second.start().wait(run, timeout=HANG_S).output == ["first", "second", "third"]
-        assert gate.calls == ["first", "second", "third"]
+        assert held.calls == ["first", "second"]
+        assert second.start().wait(run, timeout=HANG_S).output == 7
+        assert held.calls == ["first", "second", "third"]
         second.close()
         assert check(path, is_idle=True, is_finished=True) == []
 
@@ -264,15 +265,15 @@ class TestRunsInProgress:
         self, path: Path, opened: Any, warned: Warned, eventually: Eventually
     ) -> None:
         """A call of run() there ends with an error, and the run goes back."""
-        gate = Gate()
-        first = opened(path, jobs=[gate.job])
-        running = Call(lambda: first.run(gate.job))
-        assert gate.inside.wait(HANG_S)
-        opening = Call(lambda: opened(path, jobs=[gate.job], replace=True))
+        held = HeldJob()
+        first = opened(path, jobs=[held.job])
+        running = Call(lambda: first.run(held.job, 7))
+        held.inside()
+        opening = Call(lambda: opened(path, jobs=[held.job], replace=True))
         eventually(warned)
         assert warned() == ["Stopping after step 'second'; press Ctrl-C to leave it"]
-        gate.go.set()
-        assert opening.result().run(gate.job).output == ["first", "second", "third"]
+        held.let_all_go()
+        assert opening.result().run(held.job, 7).output == 7
         assert isinstance(running.result(), ConflictError | EngineClosedError)
 
     def test_a_job_that_cannot_replace_its_own_engine_replaces_no_other(
@@ -339,23 +340,23 @@ class TestRunsInProgress:
                 if "press Ctrl-C" in record.getMessage():
                     os.kill(os.getpid(), signal.SIGINT)
 
-        gate = Gate()
-        first = opened(path, jobs=[gate.job]).start()
-        run = first.trigger(gate.job)
-        assert gate.inside.wait(HANG_S)
+        held = HeldJob()
+        first = opened(path, jobs=[held.job]).start()
+        run = first.trigger(held.job, 7)
+        held.inside()
         logger, presser = logging.getLogger("durably"), Presser()
         logger.addHandler(presser)
         try:
             with pytest.raises(KeyboardInterrupt):
-                Durably(path, jobs=[gate.job], replace=True)
+                Durably(path, jobs=[held.job], replace=True)
         finally:
             logger.removeHandler(presser)
         assert warned()[0] == "Stopping after step 'second'; press Ctrl-C to leave it"
         with pytest.raises(EngineClosedError, match=REPLACED):
-            first.trigger(gate.job)
-        second = opened(path, jobs=[gate.job], replace=True).start()
-        gate.go.set()
-        assert second.wait(run, timeout=HANG_S).output == ["first", "second", "third"]
+            first.trigger(held.job)
+        second = opened(path, jobs=[held.job], replace=True).start()
+        held.let_all_go()
+        assert second.wait(run, timeout=HANG_S).output == 7
         eventually(lambda: first._store.is_closed)
 
 
@@ -468,15 +469,15 @@ LOSSES = pytest.mark.parametrize(
 class TestTheEngineOfOneCall:
     def test_is_beside_the_others(self, path: Path, opened: Any, warned: Warned) -> None:
         """durably.run() closes none, and one that is opened meanwhile does not stop its run."""
-        gate = Gate()
+        held = HeldJob()
         first = opened(path)
-        running = Call(lambda: durably.run(gate.job, db=path))
-        assert gate.inside.wait(HANG_S)
+        running = Call(lambda: durably.run(held.job, 7, db=path))
+        held.inside()
         assert not is_closed(first)
         second = opened(path)
         assert is_closed(first)
-        gate.go.set()
-        assert running.result() == ["first", "second", "third"]
+        held.let_all_go()
+        assert running.result() == 7
         assert not is_closed(second)
         assert len(warned()) == 1
 

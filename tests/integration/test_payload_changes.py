@@ -9,8 +9,8 @@ from typing import Any
 
 import attrs
 import pytest
+from calls import status
 from engines import engine
-from gates import status
 from runpages import Pages
 
 import durably

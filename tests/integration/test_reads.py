@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import apsw
 import pytest
+from calls import HANG_S, in_thread, status
 from children import execute
-from gates import HANG_S, in_thread, status
 
 import durably
 from durably import DatabaseLostError, Durably, EngineClosedError

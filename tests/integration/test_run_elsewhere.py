@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from calls import in_thread, status
 from engines import engine, take_over
-from gates import Gate, in_thread, status
+from held import HeldJob
 from runpages import BadPageError, Pages
 
 import durably
@@ -30,52 +31,54 @@ def app(tmp_path: Path) -> Iterator[Durably]:
 
 
 @pytest.fixture
-def elsewhere(tmp_path: Path, app: Durably, gate: Gate) -> Iterator[Durably]:
+def elsewhere(tmp_path: Path, app: Durably, held: HeldJob) -> Iterator[Durably]:
     """Another engine, which is inside the second step of the run with the key ``k``."""
-    with engine(tmp_path, gate.job, stale_threshold=1000, heartbeat_interval=0.02) as other:
-        call, _ = in_thread(lambda: other.run(gate.job, key="k"))
-        assert gate.inside.wait(HANG_S)
+    with engine(tmp_path, held.job, stale_threshold=1000, heartbeat_interval=0.02) as other:
+        call, _ = in_thread(lambda: other.run(held.job, 7, key="k"))
+        held.inside()
         yield other
-        gate.go.set()
+        held.let_all_go()
         call.result()
 
 
-def test_it_waits_for_the_end(app: Durably, gate: Gate, elsewhere: Durably) -> None:
+def test_it_waits_for_the_end(app: Durably, held: HeldJob, elsewhere: Durably) -> None:
     """And returns the run as completed, without executing anything."""
-    call, _ = in_thread(lambda: app.run(gate.job, key="k"))
-    gate.go.set()
+    call, _ = in_thread(lambda: app.run(held.job, 7, key="k"))
+    held.let_all_go()
     run = call.result()
-    assert (run.status, run.output) == ("completed", ["first", "second", "third"])
+    assert (run.status, run.output) == ("completed", 7)
     assert run.disposition in ("continued", "idempotent")
-    assert gate.calls == ["first", "second", "third"]
+    assert held.calls == ["first", "second", "third"]
 
 
-def test_it_skips(app: Durably, gate: Gate, elsewhere: Durably) -> None:
+def test_it_skips(app: Durably, held: HeldJob, elsewhere: Durably) -> None:
     """The run is returned as it is, at once."""
-    run = app.run(gate.job, key="k", if_running="skip")
+    run = app.run(held.job, 7, key="k", if_running="skip")
     assert (run.status, run.disposition) == ("running", "skipped")
 
 
-def test_it_says_who_executes_the_run(app: Durably, gate: Gate, elsewhere: Durably) -> None:
+def test_it_says_who_executes_the_run(app: Durably, held: HeldJob, elsewhere: Durably) -> None:
     """With the process, since when, and how far it is."""
     with pytest.raises(
         durably.ConflictError,
-        match=r"^gated k is running since \d\d:\d\d in process \d+ \(1 step completed\); if_",
+        match=r"^held k is running since \d\d:\d\d in process \d+ \(1 step completed\); if_",
     ):
-        app.run(gate.job, key="k", if_running="error")
+        app.run(held.job, 7, key="k", if_running="error")
 
 
-def test_a_wait_may_have_a_timeout(app: Durably, gate: Gate, elsewhere: Durably) -> None:
+def test_a_wait_may_have_a_timeout(app: Durably, held: HeldJob, elsewhere: Durably) -> None:
     """The run continues."""
     with pytest.raises(durably.WaitTimeoutError, match="is running since"):
-        app.run(gate.job, key="k", timeout=0.05)
+        app.run(held.job, 7, key="k", timeout=0.05)
     (run,) = app.get_runs()
     assert run.status == "running"
 
 
-def test_a_wait_ends_if_the_engine_is_closed(app: Durably, gate: Gate, elsewhere: Durably) -> None:
+def test_a_wait_ends_if_the_engine_is_closed(
+    app: Durably, held: HeldJob, elsewhere: Durably
+) -> None:
     """By another thread; the run continues."""
-    call, _ = in_thread(lambda: app.run(gate.job, key="k"))
+    call, _ = in_thread(lambda: app.run(held.job, 7, key="k"))
     while app._supervisor.local.owner is None:
         threading.Event().wait(0.001)
     app.close()
@@ -83,7 +86,7 @@ def test_a_wait_ends_if_the_engine_is_closed(app: Durably, gate: Gate, elsewhere
 
 
 def test_a_payload_cannot_change_while_the_run_is_executed(
-    app: Durably, gate: Gate, tmp_path: Path
+    app: Durably, held: HeldJob, tmp_path: Path
 ) -> None:
     """What the job has read stays what it is."""
     inside, go = threading.Event(), threading.Event()
@@ -156,20 +159,20 @@ def test_a_failure_elsewhere_is_raised(app: Durably, tmp_path: Path) -> None:
         assert len(calls) <= 2
 
 
-def test_a_run_that_this_engines_pool_executes(app: Durably, gate: Gate) -> None:
+def test_a_run_that_this_engines_pool_executes(app: Durably, held: HeldJob) -> None:
     """It is waited for like any other, and its exception is the live one."""
-    app.register(gate.job)
+    app.register(held.job)
     app.start()
-    app.trigger(gate.job, idempotency_key="k")
-    assert gate.inside.wait(HANG_S)
-    assert app.run(gate.job, key="k", if_running="skip").disposition == "skipped"
-    call, _ = in_thread(lambda: app.run(gate.job, key="k"))
-    gate.go.set()
-    assert call.result().output == ["first", "second", "third"]
+    app.trigger(held.job, 7, idempotency_key="k")
+    held.inside()
+    assert app.run(held.job, 7, key="k", if_running="skip").disposition == "skipped"
+    call, _ = in_thread(lambda: app.run(held.job, 7, key="k"))
+    held.let_all_go()
+    assert call.result().output == 7
 
 
 _WAITS = (
-    "^pages k waits for gated …...., which has its concurrency key and is running since .* in "
+    "^pages k waits for held …...., which has its concurrency key and is running since .* in "
     r"process [0-9]+.*; if_running="
 )
 
@@ -178,12 +181,12 @@ _WAITS = (
 
 
 def test_it_waits_for_a_run_with_its_concurrency_key(
-    app: Durably, gate: Gate, pages: Pages, tmp_path: Path
+    app: Durably, held: HeldJob, pages: Pages, tmp_path: Path
 ) -> None:
     """While that is executed; with another choice it says so at once, and is pending."""
     with engine(tmp_path) as other:
-        first, _ = in_thread(lambda: other.run(gate.job, concurrency_key="c"))
-        assert gate.inside.wait(HANG_S)
+        first, _ = in_thread(lambda: other.run(held.job, concurrency_key="c"))
+        held.inside()
         options: dict[str, Any] = {"concurrency_key": "c", "key": "k"}
         with pytest.raises(durably.ConflictError, match=_WAITS):
             app.run(pages.job, 2, if_running="error", **options)
@@ -191,7 +194,7 @@ def test_it_waits_for_a_run_with_its_concurrency_key(
         assert (skipped.status, skipped.disposition) == ("pending", "skipped")
         call, _ = in_thread(lambda: app.run(pages.job, 2, **options))
         assert pages.calls == []
-        gate.go.set()
+        held.let_all_go()
         assert call.result().output == 1
         first.result()
 
@@ -212,16 +215,16 @@ def brief(step: durably.StepContext) -> None:
 
 @pytest.mark.parametrize("call", ["run", "process_one", "run_until_idle"])
 def test_many_calls_within_a_moment_take_no_run_from_the_living(
-    tmp_path: Path, gate: Gate, call: str
+    tmp_path: Path, held: HeldJob, call: str
 ) -> None:
     """Each such call stores a heartbeat of its own, which is no time that has passed for others."""
     path = tmp_path / "runs.db"
     with (
-        Durably(path, jobs=[gate.job]) as other,
+        Durably(path, jobs=[held.job]) as other,
         durably.session("open", db=path) as step,
     ):
-        run = other.trigger(gate.job)
-        assert gate.inside.wait(HANG_S)
+        run = other.trigger(held.job)
+        held.inside()
         app = Durably(path, jobs=[brief])
         for _ in range(20):
             if call == "run":
@@ -231,7 +234,7 @@ def test_many_calls_within_a_moment_take_no_run_from_the_living(
                 getattr(app, call)()
         app.close()
         found = status(other, run), step.get_run().status
-        gate.go.set()
+        held.let_all_go()
         assert found == ("running", "running")
         assert step.run("goes on", int) == 0
         assert other.wait(run, timeout=HANG_S).attempt == 1

@@ -11,8 +11,9 @@ from typing import Any
 
 import attrs
 import pytest
+from calls import in_thread, names_of_threads, status
 from engines import engine, only, record, take_over, types
-from gates import Gate, in_thread, names_of_threads, status
+from held import HeldJob
 from runpages import BadPageError, Pages
 
 import durably
@@ -328,19 +329,19 @@ def test_a_job_that_returns_after_its_timeout_has_completed(app: Durably) -> Non
     assert app.run(late, timeout=0.01).output == 7
 
 
-def test_a_stop_of_the_engine_ends_the_call(app: Durably, gate: Gate) -> None:
+def test_a_stop_of_the_engine_ends_the_call(app: Durably, held: HeldJob) -> None:
     """The run goes back, and the caller is told why."""
-    call, _ = in_thread(lambda: app.run(gate.job))
-    assert gate.inside.wait(HANG_S)
+    call, _ = in_thread(lambda: app.run(held.job))
+    held.inside()
     stop, _ = in_thread(lambda: app.stop(interrupt=True))
     while not app._supervisor.current_runs()[0].stop_reason:
         threading.Event().wait(0.001)
-    gate.go.set()
+    held.let_all_go()
     ended = call.result()
     assert isinstance(ended, durably.ConflictError)
     assert "2 completed steps are kept" in str(ended)
     assert stop.result() is None
-    assert app.run(gate.job).disposition == "continued"
+    assert app.run(held.job).disposition == "continued"
 
 
 # -- inside a job, in threads, in a context --------------------------------------------------
@@ -374,14 +375,14 @@ def test_several_threads_execute_runs_at_once(app: Durably) -> None:
     assert names_of_threads() == []
 
 
-def test_several_threads_want_the_same_run(app: Durably, gate: Gate) -> None:
+def test_several_threads_want_the_same_run(app: Durably, held: HeldJob) -> None:
     """One executes it, the others wait for that and return it."""
-    calls = [in_thread(lambda: app.run(gate.job, key="k"))[0] for _ in range(3)]
-    assert gate.inside.wait(HANG_S)
-    gate.go.set()
+    calls = [in_thread(lambda: app.run(held.job, key="k"))[0] for _ in range(3)]
+    held.inside()
+    held.let_all_go()
     runs = [call.result() for call in calls]
     assert len({run.id for run in runs}) == 1
-    assert gate.calls == ["first", "second", "third"]
+    assert held.calls == ["first", "second", "third"]
     assert {run.disposition for run in runs} <= {"created", "continued", "idempotent"}
 
 

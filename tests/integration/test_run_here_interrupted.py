@@ -16,9 +16,10 @@ from types import FrameType
 from typing import Any, NoReturn, Self
 
 import pytest
+from calls import HANG_S, Call, names_of_threads
 from children import PROGRAMS, Child
 from engines import engine, record, types
-from gates import HANG_S, Call, Gate, names_of_threads
+from held import HeldJob
 from invariants import check
 
 import durably
@@ -379,16 +380,16 @@ def test_a_process_that_dies_during_the_wait_is_continued_here(tmp_path: Path) -
 
 def test_ctrl_c_during_a_wait_leaves_the_run_alone(app: Durably, tmp_path: Path) -> None:
     """It is executed elsewhere."""
-    gate = Gate()
+    held = HeldJob()
     with engine(tmp_path) as other:
-        call = Call(lambda: other.run(gate.job, key="k"))
-        assert gate.inside.wait(HANG_S)
+        call = Call(lambda: other.run(held.job, key="k"))
+        held.inside()
         timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
         timer.start()
         with pytest.raises(KeyboardInterrupt):
-            app.run(gate.job, key="k")
+            app.run(held.job, key="k")
         timer.join()
-        gate.go.set()
+        held.let_all_go()
         assert call.result().status == "completed"
 
 

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 from children import ENVIRONMENT
-from engines import GRACE_S, engine, take_over
-from gates import Gate
+from engines import engine, take_over
 from held import HeldJob
 
 import durably
@@ -225,15 +224,15 @@ def test_long_texts_are_cut(tmp_path: Path, lines: Callable[[], list[str]]) -> N
 
 
 def test_an_interrupted_run_goes_back(
-    tmp_path: Path, lines: Callable[[], list[str]], gate: Gate
+    tmp_path: Path, lines: Callable[[], list[str]], held: HeldJob
 ) -> None:
     """The line says what is stored."""
-    with engine(tmp_path, gate.job) as app:
-        run = app.trigger(gate.job)
+    with engine(tmp_path, held.job) as app:
+        run = app.trigger(held.job)
         app.start()
-        assert gate.inside.wait(GRACE_S)
+        held.inside()
         app._supervisor._claimer.drain(interrupt=True)
-        gate.go.set()
+        held.let_all_go()
         app.stop(interrupt=True)
         found = lines()
         assert found == [
@@ -258,7 +257,7 @@ def test_a_cancelled_run_has_an_end_too(tmp_path: Path, lines: Callable[[], list
         app.stop()
         assert lines() == [
             f"INFO {name(run)} started",
-            f"INFO {name(run)} cancelled: 0 of its steps are stored",
+            f"INFO {name(run)} cancelled: 1 of its steps is stored",
         ]
 
 

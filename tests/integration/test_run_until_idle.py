@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from calls import names_of_threads
 from children import left_by_the_dead
-from gates import names_of_threads
 
 import durably
 from durably import Durably, RunStatus, ValidationError

@@ -87,7 +87,7 @@ def test_a_running_run_has_a_start_and_a_heartbeat(tmp_path: Path) -> None:
     assert run.created_at <= run.started_at <= run.heartbeat_at
     assert run.updated_at >= run.created_at
     assert (run.completed_at, run.duration, run.output, run.error) == (None, None, None, None)
-    assert (run.is_active, run.is_terminal, run.completed_steps) == (True, False, 0)
+    assert (run.is_active, run.is_terminal, run.completed_steps) == (True, False, 1)
 
 
 def test_the_heartbeat_of_a_running_run_moves(tmp_path: Path, eventually: Any) -> None:

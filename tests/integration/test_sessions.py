@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from calls import HANG_S, in_thread
 from children import Child
-from gates import HANG_S, in_thread
 from invariants import check
 
 import durably

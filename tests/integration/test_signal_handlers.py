@@ -17,7 +17,7 @@ from typing import Any
 
 import apsw
 import pytest
-from gates import HANG_S, names_of_threads
+from calls import HANG_S, names_of_threads
 from interrupting import SignalAt
 from invariants import check
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 from children import held
 from engines import GRACE_S, engine, execute
-from gates import Gate
+from held import HeldJob
 
 import durably
 from durably import events
@@ -365,15 +365,15 @@ def test_a_closed_engine_takes_no_listeners_and_plugins(tmp_path):
 
 def test_a_cancel_of_another_process_ends_it_before_the_step_is_left(tmp_path):
     """The run has ended: nothing more is told of it here, however long its job goes on."""
-    gate = Gate()
+    held = HeldJob()
     with (
-        durably.Durably(tmp_path / "x.db", jobs=[gate.job], heartbeat_interval=0.1) as app,
+        durably.Durably(tmp_path / "x.db", jobs=[held.job], heartbeat_interval=0.1) as app,
         durably.Durably(tmp_path / "x.db") as other,
     ):
-        run = app.jobs["gated"].trigger()
-        assert gate.inside.wait(GRACE_S)
+        run = app.jobs["held"].trigger()
+        held.inside()
         thread, heard = collect(app.subscribe(run))
         other.cancel(run)
         assert ended(thread)
-        gate.go.set()
+        held.let_all_go()
     assert [event.type for event in heard] == ["run:cancel"]

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from calls import in_thread
 from children import ENVIRONMENT
 from engines import GRACE_S, engine
-from gates import in_thread
 
 import durably
 from durably.client import failed_runs

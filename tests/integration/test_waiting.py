@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from calls import HANG_S, Call, in_thread
 from engines import whole
-from gates import HANG_S, Call, Gate, in_thread
 from held import HeldJob, finish, other
 
 import durably
@@ -402,13 +402,12 @@ def test_log_lines_are_reported_once_though_the_owner_was_renewed(
     tmp_path: Path, eventually: Eventually
 ) -> None:
     """Others took this engine for dead, and its run is executed again: each attempt's once."""
-    gate = Gate()
+    held = HeldJob()
 
     @durably.job("logs")
     def logs(step: durably.StepContext) -> None:
         step.log.info("a line")
-        gate.inside.set()
-        assert gate.go.wait(HANG_S)
+        held.run(step)
 
     with durably.Durably(
         tmp_path / "x.db", jobs=[logs], heartbeat_interval=1000, stale_threshold=2000
@@ -420,14 +419,14 @@ def test_log_lines_are_reported_once_though_the_owner_was_renewed(
                 on_log=lambda line: lines.append(line.message)
             )
         )
-        assert gate.inside.wait(HANG_S)
+        held.inside()
         [run] = app.get_runs()
         eventually(lambda: lines and app.get_logs(run))
         owner = app._supervisor.local.owner
         app._store.database.write(requeue.requeue, OwnerDead(owner), 1)
         app._supervisor._heartbeat.tick()
         assert app._supervisor.local.owner != owner
-        gate.go.set()
+        held.let_all_go()
         waiting.join(HANG_S)
     assert [run.attempt for run in outcome] == [2]
     assert lines == ["a line"] * 2

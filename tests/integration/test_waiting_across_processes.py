@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from calls import Call
 from children import Child
-from gates import Call
 from held import other, told
 from invariants import check
 

@@ -1,11 +1,9 @@
-"""A job and calls that wait until a test lets them go on, and a call in a thread of its own."""
+"""A call in a thread of its own, and calls that wait until a test lets them go on."""
 
 from __future__ import annotations
 
 import threading
 from typing import TYPE_CHECKING, Any
-
-import durably
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,30 +13,6 @@ if TYPE_CHECKING:
     from durably import Durably
 
 HANG_S = 30  # only guards against hanging
-
-
-class Gate:
-    """A job of three steps that says when it is inside the second, and waits there."""
-
-    def __init__(self, name: str = "gated") -> None:
-        self.inside = threading.Event()
-        self.go = threading.Event()
-        self.calls: list[str] = []
-        self.job = durably.job(name)(self.run)
-
-    def run(self, step: durably.StepContext) -> list[str]:
-        done = [step.run("first", self._call, "first")]
-        done.append(step.run("second", self._wait))
-        return [*done, step.run("third", self._call, "third")]
-
-    def _call(self, name: str) -> str:
-        self.calls.append(name)
-        return name
-
-    def _wait(self) -> str:
-        self.inside.set()
-        assert self.go.wait(HANG_S)
-        return self._call("second")
 
 
 class Call(threading.Thread):

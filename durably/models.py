@@ -224,7 +224,7 @@ class Run(Value, Generic[P, R]):
 
     @property
     def is_terminal(self) -> bool:
-        """Whether the run has ended: completed, failed or cancelled.
+        """Return whether the run has ended: completed, failed or cancelled.
 
         .. versionadded:: 0.1.0
         """
@@ -232,7 +232,7 @@ class Run(Value, Generic[P, R]):
 
     @property
     def is_active(self) -> bool:
-        """Whether the run is pending or running.
+        """Return whether the run is pending or running.
 
         .. versionadded:: 0.1.0
         """

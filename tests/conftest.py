@@ -43,7 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let a Ctrl-C arrive, here and in child processes; begin the delays, if asked to.
+    """Make a Ctrl-C arrive, here and in child processes; begin the delays, if asked to.
 
     A shell ignores it for what it starts in the background, where the tests of it would hang.
     """
@@ -60,7 +60,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Let any text be captured: what the tests' own processes tell each other is UTF-8."""
+    """Allow any text in what is captured: the tests' own processes send UTF-8 to each other."""
     report = yield
     report.sections = [
         (title, text.encode("utf-8", "backslashreplace").decode())
@@ -134,7 +134,7 @@ def running_children() -> set[int]:
 
 
 def has_ended(pid: int) -> bool:
-    """Whether the process is gone, or a zombie that its parent has yet to ask about."""
+    """Return whether the process is gone, or a zombie that its parent has yet to ask about."""
     try:
         after_the_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]
     except OSError:

@@ -133,7 +133,7 @@ class FaultyDisk:
             self.hit = []
 
     def repair(self) -> None:
-        """Let everything succeed from now on."""
+        """Make everything succeed from now on."""
         with self._lock:
             self._left = 0
 

@@ -276,7 +276,7 @@ class Disk:
         return bool(self._half_commits)
 
     def advance(self, to: int) -> None:
-        """Let the entries before *to* happen; never backwards."""
+        """Make the entries before *to* happen; never backwards."""
         while self.at < to:
             self._happen(self.at, self._log[self.at])
             self.at += 1

@@ -80,7 +80,7 @@ def is_in(module: str, room: str) -> bool:
 
 
 def each_module(outside: tuple[str, ...] = ()) -> pytest.MarkDecorator:
-    """Give a test every module, or those outside some rooms."""
+    """Return a mark that calls a test for every module, or for those outside some rooms."""
     modules = [module for module in MODULES if not any(is_in(module, room) for room in outside)]
     return pytest.mark.parametrize("module", modules, ids=lambda module: module or "durably")
 

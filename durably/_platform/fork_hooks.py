@@ -33,7 +33,7 @@ class ForkParticipant:
         """
 
     def after_fork_in_parent(self) -> None:
-        """Let the object continue. Called only if :meth:`before_fork` returned."""
+        """Make the object continue. Called only if :meth:`before_fork` returned."""
 
     def after_fork_in_child(self) -> None:
         """Close the copied descriptors and replace the locks, or make the object unusable.

@@ -29,11 +29,11 @@ class TypeCodec:
         self.read: Callable[[Any, Any], Any] = self._read_later
         """Convert plain data to a value, or raise; a structure hook of cattrs."""
         self.compares = True
-        """Whether user code is called, so that a value may come back changed."""
+        """User code is called, so that a value may come back changed."""
         self.is_open = False
-        """Whether data of any kind may be of this type."""
+        """Data of any kind may be of this type."""
         self.is_users = False
-        """Whether the user's converter has hooks for it."""
+        """The user's converter has hooks for it."""
         self.fields: Mapping[str, Field] | None = None
         """The fields by key, for a type that is written as an object of known keys."""
 

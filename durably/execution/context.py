@@ -90,7 +90,7 @@ class StepContext(StepLoops):
 
     @property
     def attempt(self) -> int:
-        """How often the run was claimed, this time included.
+        """Return how often the run was claimed, this time included.
 
         .. versionadded:: 0.1.0
         """
@@ -98,7 +98,7 @@ class StepContext(StepLoops):
 
     @property
     def cancelled(self) -> bool:
-        """Whether the run was cancelled, interrupted or recovered by another owner.
+        """Return whether the run was cancelled, interrupted or recovered by another owner.
 
         .. versionadded:: 0.1.0
         """

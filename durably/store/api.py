@@ -357,7 +357,7 @@ class Store(Protocol):
         """Copy the write-ahead log into the file if it has grown beyond *above_bytes*."""
 
     def shrink(self, most_pages: int) -> None:
-        """Give up to *most_pages* free pages back to the file system."""
+        """Return up to *most_pages* free pages to the file system."""
 
     def hurried(self, ends_s: float) -> AbstractContextManager[None]:
         """End waits for locks of others at *ends_s*, in all threads, during the block."""

@@ -6,7 +6,7 @@ from durably.errors import EngineClosedError
 
 
 class Closing:
-    """Whether one engine was closed or replaced, for messages. Usable from any thread."""
+    """The end of one engine, closed or replaced, for messages. Usable from any thread."""
 
     def __init__(self, path: str) -> None:
         self._path = path

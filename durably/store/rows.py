@@ -183,7 +183,7 @@ class Beginning(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """Whether an outcome took effect, and the run claimed in its transaction, if any."""
+    """The effect of an outcome: whether there was one, and the run claimed in its transaction."""
 
     is_effective: bool
     claimed: RunRow | None

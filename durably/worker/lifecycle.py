@@ -133,7 +133,7 @@ class Lifecycle:
         self._has_begun = False
 
     def abandon(self) -> None:
-        """Let no call need the threads from now on, and no caller wait for their end."""
+        """Make calls do without the threads from now on, and callers not wait for their end."""
         self.is_abandoned = True
         self._state.become(State.CLOSED)
 

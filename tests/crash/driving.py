@@ -163,7 +163,7 @@ class Herd:
         self._ending, self._told = os.pipe()
 
     def grow(self, size: int) -> None:
-        """Have so many lives."""
+        """Start lives until there are so many."""
         while len(self.alive) < size:
             self.alive.append(fork(self._life, self._random.randrange(2**32)))
             self.counts["processes started"] += 1
@@ -206,7 +206,7 @@ class Herd:
                 self.counts[signal.Signals(-expected).name if expected < 0 else "ended"] += 1
 
     def end(self) -> None:
-        """Have all end in good order."""
+        """Make all end in good order, and wait for that."""
         os.close(self._told)
         for pid in self.alive:
             if (status := status_of(pid)) != 0:
@@ -244,7 +244,7 @@ class Threads:
             self._raised.append(exc)
 
     def join(self) -> None:
-        """Tell them that it is over and wait; the first exception of one is raised."""
+        """Stop the threads and wait for them; raise the first exception of one."""
         self.over.set()
         for thread in self._threads:
             thread.join(GRACE_S)

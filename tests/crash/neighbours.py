@@ -160,12 +160,12 @@ def read(app: durably.Durably, ledger: Ledger, threads: Threads) -> None:
 
 
 def long_reader(deadline: float, seed: int) -> Counter[str]:
-    """A reader that holds a snapshot while work goes on; afterwards the log is bounded again."""
+    """A reader that holds a snapshot while work goes on; afterwards the WAL is bounded again."""
     return alone(drive_long_reader, deadline, seed)
 
 
 def drive_long_reader(folder: Path, deadline: float, seed: int) -> Counter[str]:
-    """Let the log grow beyond its bound, end the reader, and see it shrink."""
+    """Make the WAL grow beyond its bound, end the reader, and check that it shrinks."""
     counts: Counter[str] = Counter()
     for number, rng in enumerate(until(deadline, seed)):
         place = folder / str(number)

@@ -64,7 +64,7 @@ def killed_at_points(deadline: float, seed: int) -> Counter[str]:
 
 
 def drive_points(folder: Path, deadline: float, seed: int) -> Counter[str]:
-    """Let lives end themselves; look at what is left after a few dozen."""
+    """Start lives that end themselves; check what is left after a few dozen."""
     counts: Counter[str] = Counter()
     for number, rng in enumerate(until(deadline, seed)):
         place = folder / str(number)

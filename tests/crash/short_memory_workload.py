@@ -62,11 +62,11 @@ class Miser:
         raise AssertionError(f"{what} never goes through")
 
     def limit(self, more: int) -> None:
-        """Let SQLite have so many bytes more."""
+        """Allow SQLite so many bytes more."""
         apsw.hard_heap_limit(apsw.memory_used() + more)
 
     def lift(self, _: Any = None) -> None:
-        """Let it have what it wants."""
+        """Allow SQLite as much as it wants."""
         apsw.hard_heap_limit(0)
 
 

@@ -19,7 +19,7 @@ pytestmark = [
 
 
 def sweep(database: Path) -> None:
-    """Have the lock files removed of lives that were killed before their owner row was stored."""
+    """Remove the lock files of lives that were killed before their owner row was stored."""
     for path in database.parent.glob("*.owner-*"):
         os.utime(path, (0, 0))  # younger ones might be in the making
     with durably.Durably(database) as app:

@@ -48,13 +48,13 @@ def locker(database: Path) -> Iterator[Child]:
 
 @pytest.fixture
 def short_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give up after half a second instead of 30."""
+    """Make whoever waits for a lock stop after half a second instead of 30."""
     for module in (connections, store_database, transactions):
         monkeypatch.setattr(module, "BUSY_TIMEOUT_S", 0.5)
 
 
 def do(locker: Child, what: str) -> None:
-    """Have the lock taken or let go."""
+    """Make the other program take the lock, or release it."""
     locker.say(what)
     locker.expect(what)
 

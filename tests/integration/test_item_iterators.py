@@ -125,7 +125,7 @@ def test_no_stored_record_comes_from_a_closed_iterator(tmp_path, is_ordered):
 
 
 def test_errors_of_an_iterator_show_the_frames_of_the_user_alone(tmp_path):
-    """Whether they come at the end, or of the iterable."""
+    """The frames of durably are cut, for an error of the iterator and for one of the iterable."""
 
     def broken():
         yield 1

@@ -23,7 +23,7 @@ def test_run_is_executed_once(
     eventually: Callable[[Callable[[], object]], None],
     workers_before: int,
 ) -> None:
-    """Whether a thread of the pool picks it up or none is there, each run is executed once."""
+    """Each run is executed once, by a thread that was there already or by one that starts later."""
     calls: list[int] = []
     holding, go, refused = threading.Event(), threading.Event(), threading.Event()
     start = threading.Thread.start

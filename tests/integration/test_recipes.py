@@ -135,12 +135,12 @@ class Pipe:
         return True
 
     def feed(self, content: str) -> None:
-        """Give its reader the content of the file."""
+        """Write the content of the file to its reader."""
         with os.fdopen(self._writer, "w") as writer:
             writer.write(content)
 
     def drop(self) -> None:
-        """Give up a reader that is dead."""
+        """Close the pipe of a reader that is dead."""
         os.close(self._writer)
 
 

@@ -25,7 +25,7 @@ SERVICES = ("_dispatcher", "_reaper", "_heartbeat", "flusher")
 
 @pytest.fixture(autouse=True)
 def many_switches() -> Iterator[None]:
-    """Let threads meet in more places than they would by themselves."""
+    """Switch threads so often that they meet in more places than by themselves."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     yield

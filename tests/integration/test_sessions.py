@@ -572,7 +572,7 @@ def test_a_killed_process_gives_it_up(db: Path, is_waiting: bool) -> None:
 @pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "end", "SystemExit"])
 @pytest.mark.parametrize("block", [True, False])
 def test_a_process_that_ends_leaves_it_pending(db: Path, how: str, block: bool) -> None:
-    """Whether by a signal in the middle of a step, by an exit, or at the end of the script."""
+    """A signal in the middle of a step, an exit and the end of the script do the same."""
     expected = "completed" if block and how == "end" else "pending"
     arguments = ["--block"] if block else []
     with Child("opens_a_session", db, "--handler", *arguments) as child:

@@ -48,7 +48,7 @@ def scan():
 
 
 def lock_exclusively():
-    """Have the file alone until the end, as another program may for a moment."""
+    """Lock the whole file until the end, as another program may for a moment."""
     with Path(path).open("rb+") as file:
         fcntl.lockf(file, fcntl.LOCK_EX, 510, 0x40000002)
         say("ready")

@@ -1,4 +1,4 @@
-"""Whether this is an interactive session, and which cell of it is executed."""
+"""The detection of an interactive session, and of the cell of it that is executed."""
 
 from __future__ import annotations
 

@@ -366,7 +366,7 @@ class TestMethods:
 
 class TestMistakes:
     def test_a_wrapper_that_hides_the_parameters_is_rejected(self) -> None:
-        """Whether it takes a payload cannot be known; the message names functools.wraps."""
+        """Nobody can know if it takes a payload; the message names functools.wraps."""
 
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             return import_csv(*args, **kwargs)

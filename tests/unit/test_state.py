@@ -38,7 +38,7 @@ def test_a_closed_engine_stays_closed() -> None:
 
 @pytest.mark.parametrize("state", list(State))
 def test_draining_ends_claiming(state: State) -> None:
-    """Whether the engine claims by itself or for a call, and whatever its state."""
+    """It ends in every state, both for the engine itself and for a call."""
     engine = engine_in(state)
     engine.claims_for_calls = True
     assert engine.takes_runs

@@ -285,7 +285,7 @@ def test_write_on_a_bad_disk_is_rejected_and_can_be_repeated(
 def test_disk_that_fills_up_fails_the_whole_batch(
     store: Database, disk: DiskVFS, spills: bool, eventually: Any
 ) -> None:
-    """Whether SQLite notices at the commit or in the middle, no half of it is stored."""
+    """No half of it is stored, if SQLite notices at the commit or in the middle."""
     owner = given_owner(store)
     run = given_running(store, owner)
     if spills:

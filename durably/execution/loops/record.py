@@ -85,12 +85,12 @@ class MapRecord:
 
     @property
     def done(self) -> int:
-        """How many items have a result, those from checkpoints included."""
+        """Return how many items have a result, those from checkpoints included."""
         return self._executed + self.reused
 
     @property
     def stored(self) -> int:
-        """How many items of this execution are in the database, failed ones included."""
+        """Return how many items of this execution are in the database, failed ones included."""
         return self.done + self.failed
 
     def reuse(self, count: int) -> None:

@@ -56,7 +56,7 @@ class Source:
 
     @property
     def read(self) -> int:
-        """How many items were read."""
+        """Return how many items were read."""
         return self._position
 
     def take(self, most: int, reused: Reused) -> list[Task]:

@@ -47,7 +47,7 @@ class Workers(Protocol):
     """Executes items. An item that has ended goes to the committer, any other one back."""
 
     is_calling_thread: bool
-    """Whether ``submit`` executes the item."""
+    """``submit`` executes the item."""
 
     failure: BaseException | None
     """What has ended the map, of which no item is at fault."""

@@ -364,7 +364,7 @@ class Database(ForkParticipant):
 
     @property
     def is_closed(self) -> bool:
-        """Whether ``close`` was called."""
+        """Return whether ``close`` was called."""
         return self._is_closed
 
     @property

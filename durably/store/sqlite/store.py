@@ -238,7 +238,7 @@ class SqliteStore(_OnDatabase):
         self.database.care.wal_checkpoint(above_bytes=above_bytes)
 
     def shrink(self, most_pages: int) -> None:
-        """Give up to *most_pages* free pages back to the file system."""
+        """Return up to *most_pages* free pages to the file system."""
         self.database.care.shrink(most_pages)
 
     def hurried(self, ends_s: float) -> AbstractContextManager[None]:

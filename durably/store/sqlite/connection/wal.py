@@ -57,7 +57,7 @@ class WalCare:
             return is_at_rest and run_wal_checkpoint(db, apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
     def shrink(self, most_pages: int) -> None:
-        """Give up to *most_pages* free pages back to the file system."""
+        """Return up to *most_pages* free pages to the file system."""
         self._checks.check_content()
         self._writer.maintain(_vacuum, most_pages)
 

@@ -364,7 +364,7 @@ class FileGuard:
 
     @property
     def is_effective(self) -> bool:
-        """Whether the locks are held now."""
+        """Return whether the locks are held now."""
         return self._holds and self._generation == _registry.generation
 
     def release(self) -> None:

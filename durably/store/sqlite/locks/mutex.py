@@ -162,7 +162,7 @@ class WriterMutex(ForkParticipant):
 
     @property
     def is_effective(self) -> bool:
-        """Whether acquiring can exclude other writers."""
+        """Return whether acquiring can exclude other writers."""
         return self._fd >= 0
 
     @property

@@ -173,7 +173,7 @@ class OwnerLock(ForkParticipant):
 
     @property
     def is_held(self) -> bool:
-        """Whether this process holds the lock."""
+        """Return whether this process holds the lock."""
         return self._fd >= 0 and self._pid == os.getpid()
 
     def release(self) -> None:

@@ -56,17 +56,28 @@ def has_cloudpickle() -> bool:
 # -- exceptions --------------------------------------------------------------------------------
 
 
+# The message of a group, and its members, packed.
+_Group = tuple[str, list[bytes]]
+# The class of an exception, its arguments and its attributes, each pickled.
+_Parts = tuple[bytes, bytes, dict[str, bytes]]
+
+
 def pack_exception(exc: BaseException) -> bytes:
     """Return an exception as bytes, which can be unpacked whatever its class is.
 
     What pickle does with it is tried here first: many exceptions cannot be unpickled, because their
-    constructor takes other arguments than those they keep.
+    constructor takes other arguments than those they keep. The members of a group that has such a
+    one are packed each by itself.
     """
     whole = _tried(exc, type(exc))
-    parts = None if whole is not None else _parts_of(exc)
+    parts = group = None
+    if whole is None:
+        group = _group_of(exc)
+        parts = _parts_of(exc, () if group else exc.args)
     cls = type(exc)
     names = [(each.__module__, each.__qualname__) for each in cls.__mro__]
-    return pickle.dumps((whole, parts, names, _text_of(exc), format_exception(exc)), _PROTOCOL)
+    packed = whole, parts, group, names, _text_of(exc), format_exception(exc)
+    return pickle.dumps(packed, _PROTOCOL)
 
 
 def _tried(value: Any, cls: type) -> bytes | None:
@@ -78,10 +89,16 @@ def _tried(value: Any, cls: type) -> bytes | None:
         return None
 
 
-def _parts_of(exc: BaseException) -> tuple[bytes, bytes, dict[str, bytes]] | None:
-    """Return the class of an exception, its arguments and its attributes, those that can travel."""
+def _group_of(exc: BaseException) -> _Group | None:
+    if not isinstance(exc, BaseExceptionGroup):
+        return None
+    return exc.message, [pack_exception(member) for member in exc.exceptions]
+
+
+def _parts_of(exc: BaseException, arguments: tuple[Any, ...]) -> _Parts | None:
+    """Return the parts of an exception, of its attributes those that can travel."""
     try:
-        cls, args = dumps(type(exc)), dumps(exc.args)
+        cls, args = dumps(type(exc)), dumps(arguments)
     except Exception:  # noqa: BLE001 - whatever the code of a user's class raises
         return None
     state = {
@@ -104,14 +121,15 @@ def unpack_exception(data: bytes) -> BaseException:
 
     Its cause has the traceback of the other process as text.
     """
-    whole, parts, names, text, traceback = pickle.loads(data)  # noqa: S301 - of a child
+    whole, parts, group, names, text, traceback = pickle.loads(data)  # noqa: S301 - of a child
+    members = None if group is None else (group[0], [unpack_exception(each) for each in group[1]])
     exc = None
     if whole is not None:
         exc = _loaded(whole)
     elif parts is not None:
-        exc = _rebuilt(parts, text)
+        exc = _rebuilt(parts, members, text)
     if exc is None:
-        exc = _nearest(names, text)
+        exc = _nearest(names, members, text)
     exc.__cause__ = RemoteTraceback(traceback)
     return exc
 
@@ -124,20 +142,29 @@ def _loaded(data: bytes) -> BaseException | None:
     return exc if isinstance(exc, BaseException) else None
 
 
-def _rebuilt(parts: tuple[bytes, bytes, dict[str, bytes]], text: str) -> BaseException | None:
+def _rebuilt(parts: _Parts, members: tuple[Any, ...] | None, text: str) -> BaseException | None:
     """Return an exception made without calling its constructor."""
     try:
         cls = loads(parts[0])
-        args = loads(parts[1])
-        exc: BaseException = cls.__new__(cls, *args)
-        exc.args = args
+        exc = _new(cls, loads(parts[1]), members)
         vars(exc).update({name: loads(value) for name, value in parts[2].items()})
     except Exception:  # noqa: BLE001 - whatever the code of a user's class raises
         return None
     return exc if _text_of(exc) == text else None
 
 
-def _nearest(names: list[tuple[str, str]], text: str) -> BaseException:
+def _new(cls: Any, args: tuple[Any, ...], members: tuple[Any, ...] | None) -> BaseException:
+    if members is None:
+        made: BaseException = cls.__new__(cls, *args)
+        made.args = args
+    else:  # that of the user's may take other arguments
+        made = BaseExceptionGroup.__new__(cls, *members)
+    return made
+
+
+def _nearest(
+    names: list[tuple[str, str]], members: tuple[Any, ...] | None, text: str
+) -> BaseException:
     """Return an exception with that message, named like the first of *names*.
 
     Its class is derived from the nearest of them that is an exception here.
@@ -148,23 +175,13 @@ def _nearest(names: list[tuple[str, str]], text: str) -> BaseException:
         if known is None:
             continue
         body = {"__module__": module, "__qualname__": name, "__str__": lambda _: text}
-        exc = _made(known, name.rpartition(".")[2], body, text)
-        if exc is not None:
-            return exc
+        is_group = issubclass(known, BaseExceptionGroup)
+        try:
+            cls = type(name.rpartition(".")[2], (known,), body)
+            return _new(cls, (text,), members if is_group else None)
+        except Exception:  # noqa: BLE001, S112 - whatever the code of a user's class raises
+            continue
     return Exception(text)
-
-
-def _made(
-    base: type[BaseException], name: str, body: dict[str, Any], text: str
-) -> BaseException | None:
-    """Return an exception of a class derived from *base*, without calling its constructor."""
-    try:
-        cls: Any = type(name, (base,), body)
-        exc: BaseException = cls.__new__(cls, text)
-    except Exception:  # noqa: BLE001 - whatever the code of a user's class raises
-        return None
-    exc.args = (text,)
-    return exc
 
 
 def _known(module: str, qualname: str) -> type[BaseException] | None:

@@ -1,0 +1,216 @@
+"""A worker ends with the process that has started it."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing.process
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from durably._platform import parent
+from durably._platform.parent import end_with_parent, ignore_ctrl_c, kill, signal_name
+
+GRACE_S = 10.0  # only guards against hanging
+PARENT, OTHER = 4711, 4712
+
+
+class Ended(BaseException):
+    """Stands for the end of the process, in whichever thread that is."""
+
+
+class World:
+    """What the system says of the parent of this process, and whether this process has ended."""
+
+    def __init__(self) -> None:
+        self.ppid = PARENT
+        self.exits: list[int] = []
+
+    def exit(self, status: int) -> None:
+        self.exits.append(status)
+        raise Ended(status)
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    """A process whose parent is ``PARENT``, and which does not watch it yet."""
+    made = World()
+    monkeypatch.setattr(os, "getppid", lambda: made.ppid)
+    monkeypatch.setattr(os, "_exit", made.exit)
+    monkeypatch.setattr(threading, "excepthook", lambda args: None)
+    monkeypatch.setattr(parent, "_watching", [])
+    monkeypatch.setattr(parent, "_LOOK_S", 0.001)
+    monkeypatch.setattr(multiprocessing.process, "parent_process", lambda: None)
+    return made
+
+
+@pytest.fixture
+def pipe() -> Iterator[list[int]]:
+    """What multiprocessing gives a child: the reading end of a pipe that its parent holds."""
+    ends = list(os.pipe())
+    yield ends
+    for end in ends:
+        os.close(end)
+
+
+def watchers() -> list[threading.Thread]:
+    return [each for each in threading.enumerate() if each.name == "durably-parent"]
+
+
+def ended(world: World) -> bool:
+    """Return whether the process has ended, once, after the watching thread has."""
+    for thread in watchers():
+        thread.join(GRACE_S)
+    assert not watchers()
+    return world.exits == [1]
+
+
+def by_multiprocessing(monkeypatch: pytest.MonkeyPatch, pid: int, sentinel: int | None) -> None:
+    """Say that multiprocessing has made this process for *pid*."""
+    made = SimpleNamespace(pid=pid, _sentinel=sentinel)
+    monkeypatch.setattr(multiprocessing.process, "parent_process", lambda: made)
+
+
+def test_a_worker_ends_when_it_gets_another_parent(world: World) -> None:
+    """The system gives it one when its own was killed. It watches it once."""
+    end_with_parent(PARENT)
+    (thread,) = watchers()
+    assert thread.daemon
+    end_with_parent(PARENT)
+    assert watchers() == [thread]
+    assert world.exits == []
+    world.ppid = 1
+    assert ended(world)
+
+
+def test_a_worker_whose_parent_has_ended_meanwhile_does_not_begin(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the first look at it and the first of the thread."""
+    looks = iter([PARENT])
+    monkeypatch.setattr(os, "getppid", lambda: next(looks, 1))
+    with pytest.raises(Ended):
+        end_with_parent(PARENT)
+    for thread in watchers():
+        thread.join(GRACE_S)
+    assert set(world.exits) == {1}
+
+
+def test_the_process_of_another_host_or_program_does_not_watch(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does one that multiprocessing has made for somebody else."""
+    world.ppid = OTHER
+    end_with_parent(PARENT)
+    by_multiprocessing(monkeypatch, OTHER, None)
+    end_with_parent(PARENT)
+    monkeypatch.delitem(sys.modules, "multiprocessing.process")
+    end_with_parent(PARENT)
+    assert watchers() == []
+    assert world.exits == []
+
+
+def test_a_forked_copy_of_a_worker_watches_itself(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread of the one that it is a copy of does not exist there."""
+    monkeypatch.setattr(parent, "_watching", [os.getpid() + 1])
+    end_with_parent(PARENT)
+    assert len(watchers()) == 1
+    world.ppid = 1
+    assert ended(world)
+
+
+def test_with_a_fork_server_the_end_of_the_pipe_is_the_end_of_the_parent(
+    world: World, monkeypatch: pytest.MonkeyPatch, pipe: list[int]
+) -> None:
+    """The parent in the system's view is the server."""
+    by_multiprocessing(monkeypatch, PARENT, pipe[0])
+    world.ppid = OTHER
+    end_with_parent(PARENT)
+    assert len(watchers()) == 1
+    os.close(pipe.pop())
+    assert ended(world)
+
+
+def test_a_worker_of_a_fork_server_whose_parent_was_killed_before_ends(
+    world: World, monkeypatch: pytest.MonkeyPatch, pipe: list[int]
+) -> None:
+    """Before it has begun to watch, and where multiprocessing gives it no pipe."""
+    by_multiprocessing(monkeypatch, PARENT, pipe[0])
+    world.ppid = OTHER
+    os.close(pipe.pop())
+    with pytest.raises(Ended):
+        end_with_parent(PARENT)
+    for thread in watchers():
+        thread.join(GRACE_S)
+    by_multiprocessing(monkeypatch, PARENT, None)
+    monkeypatch.setattr(parent, "_watching", [])
+    with pytest.raises(Ended):
+        end_with_parent(PARENT)
+    assert watchers() == []
+    assert set(world.exits) == {1}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone has it")
+def test_the_kernel_kills_a_worker_of_the_maps_own(world: World) -> None:
+    """Also while code in C holds the interpreter's lock."""
+    prctl, asked = ctypes.CDLL(None).prctl, ctypes.c_int(-1)
+    prctl(2, ctypes.byref(asked), 0, 0, 0)  # PR_GET_PDEATHSIG
+    before = asked.value
+    try:
+        end_with_parent(PARENT, is_killed=True)
+        prctl(2, ctypes.byref(asked), 0, 0, 0)
+    finally:
+        prctl(1, before, 0, 0, 0)
+    assert asked.value == signal.SIGKILL
+    world.ppid = 1
+    assert ended(world)
+
+
+def test_a_ctrl_c_does_nothing_in_a_worker_and_ends_what_it_has_started() -> None:
+    """An ignored signal would be ignored by the programs that an item starts, too."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        thread = threading.Thread(target=ignore_ctrl_c)
+        thread.start()
+        thread.join()
+        assert signal.getsignal(signal.SIGINT) is before  # only the main thread can
+        ignore_ctrl_c()
+        os.kill(os.getpid(), signal.SIGINT)
+        code = "import os, signal; os.kill(os.getpid(), signal.SIGINT); print('alive')"
+        run: Callable[..., Any] = subprocess.run
+        done = run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.stdout == ""
+        assert done.returncode == -signal.SIGINT
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_child_is_killed_at_once() -> None:
+    """Whatever it does about other signals."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        kill(child.pid)
+        assert child.wait(GRACE_S) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("exitcode", "name"),
+    [
+        (-9, "SIGKILL"),
+        (-11, "SIGSEGV"),
+        (-99, "signal 99"),
+        (0, "exit status 0"),
+        (3, "exit status 3"),
+    ],
+)
+def test_the_end_of_a_process_has_a_name(exitcode: int, name: str) -> None:
+    """As error messages say it."""
+    assert signal_name(exitcode) == name

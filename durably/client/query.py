@@ -209,12 +209,13 @@ class Reader:
         limit: int | None,
         offset: int,
         kind: RunKind | None = None,
+        since_us: int | None = None,
     ) -> list[Run[Any, Any]]:
         """Return the runs that match for a caller to see, the newest first.
 
         Those that cannot be read are left out.
         """
-        wanted = _filters(status, job_name, labels)._replace(kind=kind)
+        wanted = _filters(status, job_name, labels)._replace(kind=kind, since_us=since_us)
         limit = None if limit is None else count(limit, "limit")
         rows = self._store.find_runs(wanted, limit, count(offset, "offset"))
         found = list(readable(self.run_of, rows))

@@ -25,10 +25,13 @@ from durably.store.rows import (
     Claim,
     Ended,
     Enqueued,
+    Executor,
+    FailureKind,
     Filters,
     ItemRow,
     LogLine,
     LogRow,
+    MapState,
     NewRun,
     OwnerRow,
     RunKey,
@@ -280,6 +283,21 @@ class Store(Protocol):
 
         ``None`` if nothing of such a map is stored.
         """
+
+    def runs_named(self, name: str, limit: int) -> list[RunRow]:
+        """Return the run with that id; else those with that key; else those whose id ends with it.
+
+        Newest first, and *limit* at most.
+        """
+
+    def executor_of(self, run_id: str) -> Executor | None:
+        """Return the engine that has the run, ``None`` if none has it."""
+
+    def open_maps(self, run_id: str) -> list[MapState]:
+        """Return the maps of the run that have not ended: in progress, or interrupted."""
+
+    def failures_of(self, run_id: str, name: str, most: int) -> list[FailureKind]:
+        """Return the kinds of failures among the first *most* failed items of a map."""
 
     def log_lines_of(
         self, run_id: str, *, after: int = 0, except_owners: Sequence[int] = ()

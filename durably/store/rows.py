@@ -64,6 +64,8 @@ class Filters(NamedTuple):
     jobs: str | None = None
     labels: str | None = None
     kind: RunKind | None = None
+    # Those to which anything has happened since then.
+    since_us: int | None = None
 
 
 class NewRun(NamedTuple):
@@ -262,6 +264,18 @@ class MapState(NamedTuple):
     status: str | None = None
     error: str | None = None
     completed_at_us: int | None = None
+
+
+class FailureKind(NamedTuple):
+    """The failures of a map's items with one type of exception: the first one's message, some keys.
+
+    ``times`` counts those that were read.
+    """
+
+    type: str
+    message: str
+    times: int
+    keys: tuple[Key, ...]
 
 
 class LogLine(NamedTuple):

@@ -412,7 +412,7 @@ class TestCreate:
         (tmp_path / "sub").mkdir()
         (tmp_path / "dangling.db").symlink_to(tmp_path / "missing.db")
         before = sorted(tmp_path.rglob("*"))
-        with pytest.raises(DatabaseError, match="there is no database") as caught:
+        with pytest.raises(DatabaseError, match="there is no file") as caught:
             Durably(name, create=False)
         assert repr(str(tmp_path / "missing.db")) in str(caught.value)
         assert sorted(tmp_path.rglob("*")) == before
@@ -504,6 +504,6 @@ class TestWithoutAPath:
     ) -> None:
         """create=False holds for it, too."""
         monkeypatch.setenv("DURABLY_DB", "own.db")
-        with pytest.raises(DatabaseError, match=r"there is no database .*own\.db"):
+        with pytest.raises(DatabaseError, match=r"there is no file .*own\.db"):
             Durably(create=False)
         assert list(tmp_path.iterdir()) == []

@@ -156,7 +156,7 @@ class TestWhoIsReplaced:
     ) -> None:
         """What is found before the file is opened leaves the engine before as it is."""
         first = opened(path)
-        with pytest.raises(durably.DatabaseError, match="hard links|there is no database"):
+        with pytest.raises(durably.DatabaseError, match="hard links|there is no file"):
             Durably(**by(path), replace=True)
         assert not is_closed(first)
 

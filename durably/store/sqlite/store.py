@@ -23,7 +23,7 @@ from durably.store.sqlite.database import Database
 from durably.store.sqlite.locks import owner_lock
 from durably.store.sqlite.locks.owner_lock import OwnerLock
 from durably.store.sqlite.sql import begin as beginning
-from durably.store.sqlite.sql import claims, items, logs, queries, runs, settle, steps
+from durably.store.sqlite.sql import claims, items, logs, lookups, queries, runs, settle, steps
 from durably.store.sqlite.sql import enqueue as enqueueing
 from durably.store.sqlite.sql import owners as owner_rows
 from durably.store.sqlite.sql import requeue as requeueing
@@ -178,6 +178,10 @@ class SqliteStore(_OnDatabase):
     items_of = _reads(items.of_map)
     log_lines_of = _reads(logs.of_run)
     newest_log_line = _reads(logs.newest)
+    runs_named = _reads(lookups.named)
+    executor_of = _reads(lookups.executor_of)
+    open_maps = _reads(lookups.open_maps)
+    failures_of = _reads(lookups.failures)
     newest_time_us = _reads(runs.newest_time)
     newest_trigger_us = _reads(runs.newest_trigger)
     has_ended_before = _reads(runs.has_ended_before)

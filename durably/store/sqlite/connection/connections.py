@@ -43,9 +43,14 @@ class Connections:
     Attributes:
         open: the connections that were made and not discarded.
         is_on_btrfs: whether the index of the WAL is made here, and not by SQLite.
+
+    Args:
+        is_read_only: whether even SQLite's own care for the file is to write nothing.
     """
 
-    def __init__(self, path: str, clock: Clock, vfs: str | None) -> None:
+    def __init__(
+        self, path: str, clock: Clock, vfs: str | None, *, is_read_only: bool = False
+    ) -> None:
         # Weak: a connection that an exception takes from its thread before it is stored anywhere is
         # closed by its destructor.
         self.open: weakref.WeakSet[apsw.Connection] = weakref.WeakSet()
@@ -54,15 +59,16 @@ class Connections:
         self._path = path
         self._clock = clock
         self._vfs = vfs
+        # Without SQLITE_OPEN_URI: a path is a path, never parameters.
+        # Without CREATE: beside an empty new file in the place of one that was moved away, SQLite
+        # would delete that one's WAL.
+        self._flags = apsw.SQLITE_OPEN_READONLY if is_read_only else apsw.SQLITE_OPEN_READWRITE
 
     def connect(self) -> apsw.Connection:
         """Return a new connection, which waits for locks in slices."""
         if self.is_on_btrfs and self._is_in_wal_mode:
             make_index(self._path)
-        # Without SQLITE_OPEN_URI: a path is a path, never parameters.
-        # Without CREATE: beside an empty new file in the place of one that was moved away, SQLite
-        # would delete that one's WAL.
-        db = apsw.Connection(self._path, flags=apsw.SQLITE_OPEN_READWRITE, vfs=self._vfs)
+        db = apsw.Connection(self._path, flags=self._flags, vfs=self._vfs)
         self.open.add(db)
         db.set_busy_timeout(BUSY_SLICE_MS)
         return db

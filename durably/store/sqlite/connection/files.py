@@ -96,7 +96,7 @@ def require_file(path: str) -> None:
     except OSError as exc:
         raise unseen(path, exc) from exc
     if not is_there:
-        raise DatabaseError(f"there is no database {path!r}; check the path")
+        raise DatabaseError(f"there is no file {path!r}")
 
 
 @contextmanager

@@ -123,6 +123,7 @@ SAFE_BRIEFS: Final = """
 _FILTER: Final = """
     WHERE (:statuses IS NULL OR status IN (SELECT value FROM json_each(:statuses)))
       AND (:kind IS NULL OR kind = :kind)
+      AND (:since_us IS NULL OR updated_at_us >= :since_us)
       AND (:jobs IS NULL OR job_name IN (SELECT value FROM json_each(:jobs)))
       AND (:labels IS NULL OR NOT EXISTS (
             SELECT 1 FROM json_each(:labels) AS wanted

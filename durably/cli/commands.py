@@ -1,0 +1,130 @@
+"""The table of the verbs, each imported when it is needed, and what happens to their errors."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from typing import Any, Final, NoReturn
+
+import click
+
+from durably._platform.displayable import escaped
+from durably.cli.shell import FAILED, LATER, UNUSABLE, Shell
+from durably.errors import (
+    DurablyError,
+    DurablyWarning,
+    NotFoundError,
+    SchemaError,
+    ValidationError,
+    WaitTimeoutError,
+)
+
+# The verbs, in the order of the help, and the module and the name of each.
+VERBS: Final = {
+    "ls": "listing:ls",
+    "show": "showing:show",
+}
+
+# Nobody reads the output any more: as if SIGPIPE had ended the process.
+_PIPE: Final = 141
+_INTERRUPTED: Final = 130
+
+# Usage, and no such file or run.
+_UNUSABLE: Final = (ValidationError, SchemaError, NotFoundError)
+
+
+class Verbs(click.Group):
+    """The group of the verbs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - of click
+        """Return the names of the verbs, in the order of the table."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - as above
+        """Return a verb, whose module is imported now; ``None`` if there is none of that name."""
+        place = VERBS.get(cmd_name)
+        if place is None:
+            return None
+        module, _, name = place.partition(":")
+        command: click.Command = getattr(importlib.import_module(f"durably.cli.{module}"), name)
+        return command
+
+    def main(self, args: Sequence[str] | None = None, *_: Any, **extra: Any) -> NoReturn:
+        """Execute a command line, and exit with its status; an error is one sentence on stderr."""
+        extra |= {"prog_name": "durably", "standalone_mode": False}
+        shell = extra["obj"] = Shell()
+        warnings.showwarning = _show_warning
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # of a terminal that is not UTF-8
+        try:
+            status = super().main(args, **extra)
+            sys.stdout.flush()  # while a reader that has gone can still be noticed
+        except BrokenPipeError:
+            # Python would write what is left at its end, and fail once more.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            status = _PIPE
+        except (KeyboardInterrupt, click.Abort):
+            status = _INTERRUPTED
+        except (click.ClickException, DurablyError) as exc:
+            if shell.shows_traceback:
+                traceback.print_exception(exc)
+            status = _status_of(exc)
+            for line in _said(exc):
+                sys.stderr.write(f"{line}\n")
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+def _status_of(exc: Exception) -> int:
+    if isinstance(exc, click.ClickException):
+        return exc.exit_code
+    if isinstance(exc, WaitTimeoutError):
+        return LATER
+    return UNUSABLE if isinstance(exc, _UNUSABLE) else FAILED
+
+
+def _said(exc: Exception) -> list[str]:
+    """Return the lines for an error: a sentence, which may be followed by a list."""
+    if not isinstance(exc, click.ClickException):
+        return [f"durably: {escaped(str(exc))}"]
+    first, *more = exc.format_message().splitlines() or [""]
+    context = getattr(exc, "ctx", None)
+    # For what click itself has found wrong.
+    advice = "" if type(exc).__module__.startswith("durably") or context is None else _help(context)
+    sentence = escaped(f"{first[:1].lower()}{first[1:]}".removesuffix("."))
+    return [f"durably: {sentence}{advice}", *map(escaped, more)]
+
+
+def _help(context: click.Context) -> str:
+    return f" ({context.command_path} --help says more)"
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], *place: Any, **options: Any
+) -> None:
+    """Show a warning of durably's as one sentence, and any other one as Python does."""
+    if issubclass(category, DurablyWarning):
+        sys.stderr.write(f"durably: {escaped(str(message))}\n")
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, *place[:2], **options))
+
+
+@click.group(name="durably", cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="durably", message="durably %(version)s")
+def durably() -> None:
+    """See and handle the runs that durably keeps in a file.
+
+    The file is the one of the option --db, else the one that the environment variable DURABLY_DB
+    names, else durably.db in this folder. RUN is the key of a run, its id, or the last characters
+    of its id, as "durably ls" shows them.
+
+    Exit status: 0 if all is done, or there is nothing to do; 1 if a run has failed, a check
+    has found something, or the run is in a state in which that cannot be done; 2 if the command
+    cannot be understood, or there is no such file or run; 75 if a run was skipped because it is
+    executed elsewhere, or work is left that waits; 130 and 143 after Ctrl-C and SIGTERM.
+    """

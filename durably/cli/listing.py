@@ -1,0 +1,132 @@
+"""``durably ls``: the runs, newest first."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+import click
+
+from durably.cli.notes import note_on
+from durably.cli.shell import shell, short_id, verb
+from durably.cli.tables import Column, formats, print_csv, print_json, print_table
+from durably.cli.times import Instant, lasted, moment, since
+from durably.client.looking import Looking
+from durably.client.query import AnyRun
+from durably.models import RunStatus
+
+_COLUMNS: Final = (
+    Column("RUN"),
+    Column("STATUS"),
+    Column("JOB", gives_way=True),
+    Column("KEY", gives_way=True),
+    Column("STARTED"),
+    Column("TOOK", is_right=True),
+    Column("STEPS", is_right=True),
+    Column("NOTE", gives_way=True, longest=200),
+)
+_IN_CSV: Final = (
+    "id",
+    "status",
+    "job_name",
+    "key",
+    "created_at",
+    "started_at",
+    "completed_at",
+    "duration",
+    "attempt",
+    "completed_steps",
+    "labels",
+    "error",
+)
+
+
+def label(_: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    """Return the labels that were given as ``name=value``."""
+    for each in given:
+        if "=" not in each:
+            raise click.BadParameter(f"{each!r} has no '='; write name=value", param=parameter)
+    return {name: value for name, _, value in (each.partition("=") for each in given)}
+
+
+@verb()
+@click.option(
+    "--status",
+    multiple=True,
+    type=click.Choice([status.value for status in RunStatus]),
+    help="Only runs in this state. May be given several times.",
+)
+@click.option(
+    "--job", "job_name", multiple=True, help="Only runs of this job. May be given several times."
+)
+@click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=label,
+    help="Only runs with this label. May be given several times.",
+)
+@click.option(
+    "--since",
+    type=Instant(),
+    metavar="WHEN",
+    help="Only runs to which anything has happened since: yesterday, 24h, 30d, 2026-11-28.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(min=0),
+    default=50,
+    show_default=True,
+    help="So many runs at most; 0 for all.",
+)
+@formats
+def ls(
+    *,
+    status: tuple[str, ...],
+    job_name: tuple[str, ...],
+    labels: dict[str, str],
+    since: datetime | None,
+    limit: int,
+    form: str | None,
+) -> None:
+    """List the runs, newest first.
+
+    NOTE is the error of a failed run, and how far a running one is.
+    """
+    with shell().look() as look:
+        found = look.find_runs(
+            status=status or None,
+            job_name=job_name or None,
+            labels=labels or None,
+            since=since,
+            limit=limit + 1 if limit else None,
+        )
+        runs = found[:limit] if limit else found
+        if form == "json":
+            for run in runs:
+                print_json(run)
+        elif form == "csv":
+            print_csv(runs, _IN_CSV)
+        elif runs:
+            print_table(_COLUMNS, [_row(look, run) for run in runs])
+    if len(found) > len(runs):
+        shell().note(f"… and more: --limit {10 * limit}, or 0 for all")
+    elif not runs:
+        shell().note("no runs")
+
+
+def _row(look: Looking, run: AnyRun) -> tuple[str, ...]:
+    took = lasted(run.duration)
+    if run.status is RunStatus.RUNNING and run.started_at is not None:
+        took = f"{lasted(since(run.started_at))} so far"
+    return (
+        short_id(run),
+        run.status,
+        run.job_name,
+        run.idempotency_key or "",
+        moment(run.started_at),
+        took,
+        str(run.completed_steps),
+        note_on(look, run),
+    )

@@ -1,0 +1,45 @@
+"""What one line says of a run beside its status: how far it is, or why it has failed."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from durably.client.looking import Looking
+from durably.client.query import AnyRun
+from durably.models import Progress, RunStatus
+
+# Whole numbers up to here are exact as floats.
+_MOST_EXACT: Final = 2**53
+
+
+def note_on(look: Looking, run: AnyRun) -> str:
+    """Return the error of a failed run, how far another one is; empty if nothing is known."""
+    if run.status is RunStatus.FAILED:
+        return str(run.error)
+    if run.status is RunStatus.COMPLETED:
+        return ""
+    parts = [] if run.progress is None else [progress_of(run.progress)]
+    if run.status is RunStatus.RUNNING:
+        parts += [
+            f"{each.name}: {items_of(each.done, each.total, each.failed)}"
+            for each in look.open_maps(run)
+        ]
+    return ", ".join(parts)
+
+
+def progress_of(progress: Progress) -> str:
+    """Return a progress as ``30/61 reading``."""
+    counted = _number(progress.current)
+    if progress.total is not None:
+        counted += f"/{_number(progress.total)}"
+    return f"{counted} {progress.message}" if progress.message else counted
+
+
+def _number(value: float) -> str:
+    return f"{int(value):,}" if value == value // 1 and abs(value) < _MOST_EXACT else f"{value:g}"
+
+
+def items_of(done: int, total: int | None, failed: int) -> str:
+    """Return how many items of a map are done, as ``490/500, 10 failed``."""
+    counted = f"{done:,}" if total is None else f"{done:,}/{total:,}"
+    return f"{counted}, {failed:,} failed" if failed else counted

@@ -1,0 +1,197 @@
+"""What all verbs have in common: their options, the file, the run that is meant, the statuses."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
+
+import attrs
+import click
+
+from durably._platform.displayable import displayable
+from durably.client.looking import Looking
+from durably.client.query import AnyRun
+from durably.engine import Durably
+from durably.errors import DatabaseError
+from durably.wiring import open_looking
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# The exit statuses; 0 is for what is done.
+FAILED: Final = 1
+UNUSABLE: Final = 2
+LATER: Final = 75
+
+# As many characters of an id are shown, and tell the runs of a file apart.
+SHOWN_ID: Final = 8
+_MOST_CANDIDATES: Final = 10
+
+
+@attrs.define(eq=False, repr=False)
+class Shell:
+    """The options that every verb has, and what they mean."""
+
+    db: str | None = None
+    is_quiet: bool = False
+    verbosity: int = 0
+    shows_traceback: bool = False
+
+    def look(self) -> Looking:
+        """Open the file to read it, beside whoever executes its runs.
+
+        Raises:
+            DurablyError: it cannot be read, or is missing.
+        """
+        with _found():
+            return open_looking(self.db)
+
+    def open(self) -> Durably:
+        """Open an engine on the file that executes nothing, to change runs.
+
+        Raises:
+            DurablyError: it cannot be used, or is missing.
+        """
+        with _found():
+            return Durably(self.db, create=False, replace=False)
+
+    def say(self, text: str) -> None:
+        """Print what was done, unless that is not wanted."""
+        if not self.is_quiet:
+            click.echo(text)
+
+    def note(self, text: str) -> None:
+        """Print what only a person at a terminal wants to know."""
+        if not self.is_quiet and sys.stderr.isatty():
+            click.echo(text, err=True)
+
+    def again(self, command: str) -> str:
+        """Return a command line on the same file, for a person to type."""
+        return f"durably {command}{'' if self.db is None else f' --db {self.db}'}"
+
+
+class Unknown(click.ClickException):
+    """What was named is not there, or is not what it must be."""
+
+    exit_code = UNUSABLE
+
+
+@contextmanager
+def _found() -> Iterator[None]:
+    """Raise ``Unknown`` where a file cannot be opened, unless it only has to be tried again."""
+    try:
+        yield
+    except DatabaseError as exc:
+        if exc.is_transient:
+            raise
+        raise Unknown(str(exc)) from exc
+
+
+def shell() -> Shell:
+    """Return that of the command which is executed."""
+    found: Shell = click.get_current_context().find_object(Shell) or Shell()
+    return found
+
+
+def short_id(run: AnyRun) -> str:
+    """Return the end of a run's id, as tables show it."""
+    return run.id[-SHOWN_ID:]
+
+
+def name_of(run: AnyRun) -> str:
+    """Return the job of a run and its key, or the end of its id, for a line."""
+    return displayable(f"{run.job_name} {run.idempotency_key or short_id(run)}")
+
+
+def find(look: Looking, name: str) -> AnyRun:
+    """Return the run that is meant by a key, an id, or the last characters of one.
+
+    Raises:
+        Unknown: there is none, or there are several, which the error lists.
+    """
+    found = look.runs_named(name, _MOST_CANDIDATES + 1)
+    if not found:
+        raise Unknown(f"there is no run {displayable(name, 80)!r} in {look.path!r}")
+    if len(found) > 1:
+        lines = [
+            f"  {run.id}  {run.status:<9}  {displayable(run.job_name, 40)}"
+            f"  {displayable(run.idempotency_key or '', 60)}".rstrip()
+            for run in found[:_MOST_CANDIDATES]
+        ]
+        if len(found) > _MOST_CANDIDATES:
+            lines.append("  …")
+        kind = "the key" if found[0].idempotency_key == name else "the end of the id"
+        first = f"{displayable(name, 80)!r} is {kind} of several runs; name one by its id:"
+        raise Unknown("\n".join([first, *lines]))
+    return found[0]
+
+
+def _complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001 - of click
+    """Return the keys and the ids of the newest runs that begin as what is typed."""
+    db = context.params.get("db") or os.environ.get("DURABLY_DB")
+    with open_looking(db) as look:
+        runs = look.find_runs(limit=500)
+    keys = dict.fromkeys(run.idempotency_key for run in runs if run.idempotency_key)
+    names = [*keys, *(run.id[-SHOWN_ID:] for run in runs)]
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def run_argument(name: str = "run", **options: Any) -> Callable[[F], F]:
+    """Return a decorator that gives a verb an argument which means a run."""
+    return click.argument(name, metavar=options.pop("metavar", "RUN"), **options)
+
+
+def verb(name: str | None = None) -> Callable[[Callable[..., Any]], click.Command]:
+    """Return a decorator that makes a verb of a function: it has the options that all have."""
+
+    def decorate(function: Callable[..., Any]) -> click.Command:
+        for option in _COMMON:
+            function = option(function)
+        return click.command(name)(function)
+
+    return decorate
+
+
+def _set(attribute: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    def store(context: click.Context, _: click.Parameter, value: Any) -> None:
+        if value:
+            setattr(context.ensure_object(Shell), attribute, value)
+
+    return store
+
+
+# The last one is the first in the help.
+_COMMON: Final = (
+    click.option(
+        "--traceback",
+        is_flag=True,
+        expose_value=False,
+        callback=_set("shows_traceback"),
+        help="Show where in the code an error was raised.",
+    ),
+    click.option(
+        "-v",
+        "--verbose",
+        count=True,
+        expose_value=False,
+        callback=_set("verbosity"),
+        help="Say more; twice for still more.",
+    ),
+    click.option(
+        "-q",
+        "--quiet",
+        is_flag=True,
+        expose_value=False,
+        callback=_set("is_quiet"),
+        help="Print nothing but what was asked for, and errors.",
+    ),
+    click.option(
+        "--db",
+        metavar="FILE",
+        expose_value=False,
+        callback=_set("db"),
+        help="The database. Without it $DURABLY_DB, or durably.db.",
+    ),
+)

@@ -1,0 +1,184 @@
+"""``durably show``: all about one run, and what to do next."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import attrs
+import click
+
+from durably._platform.displayable import displayable, escaped
+from durably._platform.safe_repr import safe_repr
+from durably._platform.tracebacks import frames_in
+from durably.cli.notes import items_of, progress_of
+from durably.cli.shell import Shell, find, run_argument, shell, short_id, verb
+from durably.cli.tables import cells, colored, fitted, is_terminal, print_json, styled
+from durably.cli.times import lasted, moment, since
+from durably.client.looking import MOST_FAILURES_READ, Looking
+from durably.client.query import AnyRun
+from durably.models import ErrorInfo, RunStatus, StepRecord, duration_of
+
+_INDENT: Final = "            "
+# How many of the first steps, and of the last ones, are shown.
+_FIRST: Final = 3
+_LAST: Final = 3
+_NAME: Final = 30
+_MOST_FRAMES: Final = 40
+# What begins the second error of a group in the text of a traceback.
+_SECOND: Final = "+---------------- 2 ----------------"
+_MARKS: Final = {"completed": "✓", "failed": "✗", "cancelled": "-"}
+_WIDTH: Final = 120
+
+
+@verb()
+@run_argument()
+@click.option("--json", "is_json", is_flag=True, help="Print a JSON object, with the steps in it.")
+def show(*, run: str, is_json: bool) -> None:
+    """Show a run: its payload, steps, failures and error, and what to do next."""
+    with shell().look() as look:
+        found = find(look, run)
+        if is_json:
+            steps = look.get_steps(found)
+            print_json({**attrs.asdict(found, recurse=False), "steps": steps})
+            return
+        for line in _card(look, found):
+            click.echo(line)
+
+
+def _card(look: Looking, run: AnyRun) -> Iterator[str]:
+    yield f"{styled(displayable(run.job_name, 80), bold=True)} {run.id}"
+    for name, value in _facts(look, run):
+        yield f"  {name:<9} {value}"
+    steps = look.get_steps(run)
+    yield from _steps(steps)
+    yield from _open_maps(look, run)
+    yield from _items(look, run, steps)
+    if run.error is not None:
+        yield from _error(run.error)
+    commands = [*_next(shell(), run, steps)]
+    if commands:
+        width = max(cells(command) for command, _ in commands)
+        yield ""
+        for command, purpose in commands:
+            yield f"  {styled(command, bold=True)}{' ' * (width - cells(command))}  {purpose}"
+
+
+def _facts(look: Looking, run: AnyRun) -> Iterator[tuple[str, str]]:
+    attempt = f", attempt {run.attempt}" if run.attempt else ""
+    yield "status", f"{colored(run.status)}{attempt}"
+    if run.idempotency_key is not None:
+        yield "key", _shown(run.idempotency_key)
+    if run.concurrency_key is not None:
+        yield "queue", _shown(run.concurrency_key)
+    if run.labels:
+        yield "labels", _shown(", ".join(f"{key}={run.labels[key]}" for key in run.labels))
+    if run.payload is not None:
+        yield "payload", _shown(safe_repr(run.payload))
+    if run.output is not None:
+        yield "output", _shown(safe_repr(run.output))
+    if run.started_at is None:
+        yield "triggered", moment(run.created_at)
+    elif run.duration is not None:
+        yield "started", f"{moment(run.started_at)}, took {lasted(run.duration)}"
+    else:
+        yield "started", f"{moment(run.started_at)}, {lasted(since(run.started_at))} ago"
+    if run.status is RunStatus.RUNNING:
+        executor = look.executor_of(run)
+        if executor is not None:
+            yield "process", str(executor.pid)
+    if run.progress is not None and run.status is not RunStatus.COMPLETED:
+        yield "progress", _shown(progress_of(run.progress))
+
+
+def _width() -> int:
+    return shutil.get_terminal_size().columns if is_terminal() else _WIDTH
+
+
+def _shown(text: str) -> str:
+    """Return a value on the line of its name."""
+    return fitted(text, max(20, _width() - len(_INDENT)))
+
+
+def _steps(steps: Sequence[StepRecord]) -> Iterator[str]:
+    counts = [
+        f"{sum(step.status == status for step in steps):,} {status}"
+        for status in _MARKS
+        if any(step.status == status for step in steps)
+    ]
+    yield f"  {'steps':<9} {', '.join(counts) or 'none yet'}"
+    last = max(_FIRST, len(steps) - _LAST)
+    width = min(_NAME, max((len(step.name) for step in steps), default=0))
+    for step in steps[:_FIRST]:
+        yield _step(step, width)
+    if last > _FIRST:
+        yield f"{_INDENT}… {last - _FIRST:,} more"
+    for step in steps[last:]:
+        yield _step(step, width)
+
+
+def _step(step: StepRecord, name_width: int) -> str:
+    name = fitted(step.name, name_width)
+    padding = " " * (name_width - cells(name))
+    took = lasted(duration_of(step.started_at, step.completed_at))
+    begin = f"{_INDENT}{_MARKS[step.status]} {name}{padding}  {took:>9}  "
+    return colored(step.status, begin) + fitted(result_of(step), max(20, _width() - cells(begin)))
+
+
+def result_of(step: StepRecord) -> str:
+    """Return the result of a step for a table: its error, the counts of a map, its output."""
+    if step.error is not None and step.items is None:
+        return str(step.error)
+    if step.items is not None:
+        return f"{items_of(step.items.done, step.items.total, step.items.failed)} items"
+    return safe_repr(step.output) if step.status == "completed" else ""
+
+
+def _open_maps(look: Looking, run: AnyRun) -> Iterator[str]:
+    for each in look.open_maps(run):
+        counted = f"{items_of(each.done, each.total, each.failed)} items so far"
+        yield f"{_INDENT}▸ {fitted(each.name, _NAME)}  {counted}"
+
+
+def _items(look: Looking, run: AnyRun, steps: Sequence[StepRecord]) -> Iterator[str]:
+    """Yield the kinds of failures of the items of each map."""
+    maps = {step.name: step.items.failed for step in steps if step.items is not None}
+    maps |= {each.name: each.failed for each in look.open_maps(run)}
+    title = "items"
+    for name, failed in maps.items():
+        if not failed:
+            continue
+        most = f" (of the first {MOST_FAILURES_READ:,})" if failed > MOST_FAILURES_READ else ""
+        yield f"  {title:<9} {failed:,} failed in {fitted(name, _NAME)}{most}"
+        title = ""
+        for kind in look.failures_of(run, name):
+            keys = ", ".join(map(str, kind.keys))
+            more = ", …" if kind.times > len(kind.keys) else ""
+            text = f"{kind.times:,} \N{MULTIPLICATION SIGN} {kind.type}: {kind.message}"
+            line = fitted(text, max(20, _width() - len(_INDENT) - 40))
+            yield f"{_INDENT}{line}  ({fitted(keys, 36)}{more})"
+
+
+def _error(error: ErrorInfo) -> Iterator[str]:
+    yield f"  {'error':<9} {colored('failed', fitted(str(error), _width() - len(_INDENT)))}"
+    frames = frames_in(error.traceback)
+    # Of a group the first error stands for all: the kinds of failures are above.
+    others = (place for place, line in enumerate(frames) if _SECOND in line)
+    for line in frames[: next(others, len(frames))][-_MOST_FRAMES:]:
+        yield f"    {escaped(line[:500])}"
+    for note in error.notes:
+        yield f"    {displayable(note, 500)}"
+
+
+def _next(shell: Shell, run: AnyRun, steps: Sequence[StepRecord]) -> Iterator[tuple[str, str]]:
+    """Yield the commands that may help next, each with what it does."""
+    name = short_id(run)
+    if run.status in (RunStatus.FAILED, RunStatus.CANCELLED) and run.kind == "job":
+        failed = next((step.name for step in steps if step.status == "failed"), None)
+        where = "" if failed is None else f" from step {displayable(failed, 40)!r}"
+        yield shell.again(f"retry {name}"), f"go on{where}"
+    if run.status is RunStatus.RUNNING:
+        yield shell.again(f"watch {name}"), "see how it goes on"
+    if run.is_active:
+        yield shell.again(f"cancel {name}"), "stop it at its next step"

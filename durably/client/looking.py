@@ -1,0 +1,107 @@
+"""A client that only looks: what the faces ask of a file beside whoever executes its runs."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from types import TracebackType
+from typing import Self
+
+from durably._platform.clock import from_datetime
+from durably.client.calls import RunCalls
+from durably.client.client import Client
+from durably.client.query import AnyRun, NameFilter, StatusFilter, readable
+from durably.models import LogEntry
+from durably.store.api import Store
+from durably.store.change_feed import ChangeFeed
+from durably.store.rows import Executor, FailureKind, MapState
+
+# How many failed items of a map are read to say what kinds of failures there are.
+MOST_FAILURES_READ = 10_000
+
+
+class Looking(RunCalls):
+    """Read the runs of a file. Usable from any thread of its process; a context manager.
+
+    It has the calls of an engine about runs; those that would write raise ``DatabaseError``.
+
+    Attributes:
+        path: of the file.
+        changes: notices commits of other processes.
+    """
+
+    def __init__(self, store: Store, client: Client) -> None:
+        self._store = store
+        self._client = client
+        self._check = store.check_in_place
+        self.path = store.path
+        self.changes: ChangeFeed = store.changes
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file. Idempotent."""
+        self._store.close()
+
+    def runs_named(self, name: str, limit: int = 10) -> list[AnyRun]:
+        """Return the run with that id; else those with that key; else those whose id ends with it.
+
+        Newest first. Those that cannot be read are left out.
+        """
+        self._check()
+        rows = self._store.runs_named(name, limit)
+        return list(readable(self._client.reader.run_of, rows))
+
+    def find_runs(
+        self,
+        *,
+        status: StatusFilter = None,
+        job_name: NameFilter = None,
+        labels: dict[str, str] | None = None,
+        since: datetime | None = None,
+        limit: int | None = None,
+    ) -> list[AnyRun]:
+        """Return the runs that match, newest first; the filters are those of ``get_runs``.
+
+        Args:
+            since: an aware instant, for the runs to which anything has happened since then.
+        """
+        self._check()
+        since_us = None if since is None else from_datetime(since)
+        return self._client.reader.find_many(status, job_name, labels, limit, 0, since_us=since_us)
+
+    def log_lines(self, run: AnyRun, after: int = 0) -> tuple[list[LogEntry], int]:
+        """Return the stored log lines of the run that are newer than number *after*.
+
+        With them comes the number of the newest one, for the next call.
+        """
+        self._check()
+        rows = self._store.log_lines_of(run.id, after=after)
+        newest = rows[-1].log if rows else after
+        return list(self._client.reader.entries_of(rows, run.id)), newest
+
+    def executor_of(self, run: AnyRun) -> Executor | None:
+        """Return the engine that has the run, ``None`` if none has it."""
+        self._check()
+        return self._store.executor_of(run.id)
+
+    def open_maps(self, run: AnyRun) -> list[MapState]:
+        """Return the maps of the run that have not ended: in progress, or interrupted."""
+        self._check()
+        return self._store.open_maps(run.id)
+
+    def failures_of(self, run: AnyRun, step: str) -> list[FailureKind]:
+        """Return the kinds of failures of a map's items, the most frequent one first.
+
+        Only the first ``MOST_FAILURES_READ`` failed items are read.
+        """
+        self._check()
+        return self._store.failures_of(run.id, step, MOST_FAILURES_READ)

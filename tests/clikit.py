@@ -1,0 +1,42 @@
+"""Run the command line in this process, as a terminal or a pipe would see it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner, Result
+
+from durably.cli.commands import durably
+
+Command = Callable[..., Result]
+
+
+def command(path: Path | None, *args: str, stdin: str | None = None) -> Result:
+    """Execute a command line on the database at *path*; anything it raises is the test's."""
+    db = [] if path is None else ["--db", str(path)]
+    return CliRunner().invoke(
+        durably, [*args[:1], *db, *args[1:]], input=stdin, catch_exceptions=False
+    )
+
+
+def printed(path: Path | None, *args: str, status: int = 0) -> str:
+    """What a command prints that ends with *status* and says nothing on stderr."""
+    result = command(path, *args)
+    assert (result.exit_code, result.stderr) == (status, "")
+    return result.stdout
+
+
+def refused(path: Path | None, *args: str, status: int = 2) -> str:
+    """The one sentence of a command that ends with *status* and prints nothing."""
+    result = command(path, *args)
+    assert (result.exit_code, result.stdout) == (status, "")
+    assert result.stderr.startswith("durably: ")
+    return result.stderr.removeprefix("durably: ").removesuffix("\n")
+
+
+def objects(path: Path, *args: str) -> list[dict[str, Any]]:
+    """The objects that a command prints with ``--json``."""
+    return [json.loads(line) for line in printed(path, *args, "--json").splitlines()]

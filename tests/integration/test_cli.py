@@ -1,0 +1,168 @@
+"""The command line: what each verb prints, for people and for programs, and how it exits."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+import pytest
+from clikit import command, objects, printed, refused
+
+import durably
+
+HOSTILE = "\x1b[2J\u202e<b>\n\r"
+
+
+@durably.job("import")
+def imports(step: durably.StepContext, payload: dict) -> int:
+    step.run("read", lambda: "rows")
+    for number in range(8):
+        step.run(f"batch-{number}", lambda: None)
+    return step.run("last", divided, payload["by"])
+
+
+def divided(by: int) -> int:
+    return 1 // by
+
+
+@durably.job
+def labels_them(step: durably.StepContext, count: int) -> int:
+    results = step.map("label", label, range(count), key=lambda item: f"doc-{item}")
+    return len(results)
+
+
+def label(item: int) -> int:
+    if item % 10 == 3:
+        raise ValueError(f"cannot parse {item}{HOSTILE}")
+    return item
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A file with a completed, two failed, a cancelled, and a pending run; read by all tests."""
+    path = tmp_path_factory.mktemp("cli") / "x.db"
+    with durably.Durably(path, jobs=[imports, labels_them], raise_failed=False) as app:
+        app.trigger(imports, {"by": 1}, idempotency_key="good", labels={"team": "a"})
+        app.trigger(imports, {"by": 0, HOSTILE: 1}, idempotency_key="bad", labels={"team": "b"})
+        app.trigger(labels_them, 50, idempotency_key="map")
+        app.run_until_idle()
+    app = durably.Durably(path, jobs=[imports])
+    app.cancel(app.trigger(imports, {"by": 2}, idempotency_key="gone"))
+    app.trigger(imports, {"by": 3}, idempotency_key=HOSTILE)
+    app.close()
+    return path
+
+
+def test_ls(path: Path) -> None:
+    """The runs, newest first, as plain columns; filters; JSON and CSV for programs."""
+    lines = printed(path, "ls").splitlines()
+    assert lines[0].split() == ["RUN", "STATUS", "JOB", "KEY", "STARTED", "TOOK", "STEPS", "NOTE"]
+    assert [line.split()[1:3] for line in lines[1:]] == [
+        ["pending", "import"],
+        ["cancelled", "import"],
+        ["failed", "labels_them"],
+        ["failed", "import"],
+        ["completed", "import"],
+    ]
+    assert lines[4].endswith("  9  ZeroDivisionError: integer division or modulo by zero")
+    assert r"\x1b[2J\u202e<b>\n\r" in lines[1]
+
+    runs = objects(path, "ls")
+    assert [run["id"][-8:] for run in runs] == [line.split()[0] for line in lines[1:]]
+    keys = [HOSTILE, "gone", "map", "bad", "good"]
+    assert [run["key"] for run in runs] == [run["idempotency_key"] for run in runs] == keys
+    assert runs[-1] | {"status": "completed", "output": 1, "attempt": 1} == runs[-1]
+    assert runs[3]["error"]["type"] == "ZeroDivisionError"
+
+    def listed(*options: str) -> list[str]:
+        return [run["key"] for run in objects(path, "ls", *options)]
+
+    assert listed("--status", "failed", "--since", "yesterday") == ["map", "bad"]
+    assert listed("--status", "failed", "--status", "cancelled", "--job", "import") == [
+        "gone",
+        "bad",
+    ]
+    assert listed("--label", "team=a") == ["good"]
+    assert listed("--limit", "2") == keys[:2]
+    assert listed("--limit", "0", "--since", "1h") == keys
+    assert listed("--since", "2999-01-01") == []
+    assert printed(path, "ls", "--since", "2999-01-01T10:00") == ""
+    rows = list(csv.DictReader(io.StringIO(printed(path, "ls", "--csv"))))
+    assert [row["key"] for row in rows] == keys
+    assert json.loads(rows[-1]["labels"]) == {"team": "a"}
+
+
+def test_show(path: Path) -> None:
+    """What a run is, which of its steps failed and where, what kinds of items, and what to do."""
+    shown = printed(path, "show", "bad")
+    assert shown.splitlines()[1:3] == ["  status    failed, attempt 1", "  key       bad"]
+    assert "steps     9 completed, 1 failed" in shown
+    assert "… 4 more" in shown
+    assert "✗ last" in shown
+    assert "in divided\n        return 1 // by\n" in shown
+    assert "go on from step 'last'" in shown
+    assert "\x1b" not in shown
+    assert "\u202e" not in shown
+    short = objects(path, "ls", "--status", "failed")[1]["id"][-8:]
+    assert f"durably retry {short} --db {path}" in shown
+    assert printed(path, "show", short.lower()) == shown
+
+    shown = printed(path, "show", "map")
+    assert "items     5 failed in label" in shown
+    assert r" ValueError: cannot parse 3\x1b[2J" in shown
+    assert "(doc-3, doc-13, doc-23, …)" in shown
+    assert shown.count("in label\n") == 2  # the frames of one failure stand for those of its kind
+
+    (found,) = objects(path, "show", "good")
+    assert [step["name"] for step in found["steps"]][:2] == ["read", "batch-0"]
+    assert found["payload"] == {"by": 1}
+
+
+def test_which_run_is_meant(path: Path, tmp_path: Path) -> None:
+    """A key, an id or its end; what several runs match is listed; what none matches is said."""
+    newest = objects(path, "ls", "--limit", "1")[0]["id"]
+    assert newest in printed(path, "show", newest)
+    assert refused(path, "show", "nothing") == f"there is no run 'nothing' in {str(path)!r}"
+    copy = tmp_path / "x.db"
+    shutil.copy(path, copy)
+    db = apsw.Connection(str(copy))
+    db.execute("UPDATE durably_runs SET id = substr(id, 1, 22) || 'ZZZZ' WHERE status = 'failed'")
+    db.execute("UPDATE durably_runs SET idempotency_key = 'map' WHERE status = 'completed'")
+    db.close()
+    said = refused(copy, "show", "zzzz").splitlines()
+    assert said[0] == "'zzzz' is the end of the id of several runs; name one by its id:"
+    assert [line.split()[1:] for line in said[1:]] == [
+        ["failed", "labels_them", "map"],
+        ["failed", "import", "bad"],
+    ]
+    said = refused(copy, "show", "map").splitlines()
+    assert said[0] == "'map' is the key of several runs; name one by its id:"
+    assert [line.split()[1] for line in said[1:]] == ["failed", "completed"]
+
+
+def test_wrong_usage_is_one_sentence(path: Path) -> None:
+    """It says what is wrong and which help says more, with status 2."""
+    assert refused(path, "lss") == "no such command 'lss' (durably --help says more)"
+    for args, said in (
+        (["ls", "--since", "soon"], "'soon' is no time"),
+        (["ls", "--status", "odd"], "'odd' is not one of"),
+        (["ls", "--label", "x"], "'x' has no '='"),
+        (["ls", "--colour"], "--colour"),
+        (["show"], "missing argument 'RUN'"),
+    ):
+        sentence = refused(path, *args)
+        assert said in sentence
+        assert "\n" not in sentence
+
+
+def test_an_error_is_shown_at_length_only_when_asked(path: Path) -> None:
+    """``--traceback`` shows where it was raised."""
+    result = command(path, "show", "nothing", "--traceback")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Traceback (most recent call last):")
+    assert result.stderr.splitlines()[-1].startswith("durably: there is no run 'nothing'")

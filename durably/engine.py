@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar, Unpack, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Protocol,
+    Self,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
 from durably._platform.signals import door, let_through
 from durably._platform.spawning import refuse_unguarded_open, refuse_unguarded_start
@@ -24,10 +33,10 @@ from durably.settings import (
     IfRunning,
     OnDuplicateStep,
     OnPayloadChange,
+    SettingOptions,
     Settings,
     optional_timeout,
 )
-from durably.wiring import open_parts
 
 if TYPE_CHECKING:
     import cattrs
@@ -37,6 +46,13 @@ R = TypeVar("R")
 T = TypeVar("T")
 E = TypeVar("E", bound=Event)
 L = TypeVar("L", bound=Callable[[Any], object])
+
+
+class EngineOptions(SettingOptions, total=False):
+    """All options of an engine but its path, as type checkers see them."""
+
+    jobs: Iterable[Job[Any, Any]]
+    converter: cattrs.Converter | None
 
 
 class Plugin(Protocol):
@@ -154,6 +170,10 @@ class Durably(RunCalls):
             create=create,
             replace=replace,
         )
+        # With the store and the worker, which take as long to import as the rest of durably. A
+        # process that only defines jobs needs neither, such as a worker process of a map.
+        from durably.wiring import open_parts  # noqa: PLC0415 - where first needed
+
         self._plugins: set[str] = set()
         parts = open_parts(path, jobs, converter, settings, is_beside=self._is_beside)
         self._emitter, self._store, self._supervisor, self._shutdown, self._client = parts

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Container, Iterable
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, TypedDict, get_args
 
 import attrs
 
@@ -160,6 +160,23 @@ def _poll_interval(value: Duration) -> float:
 
 def _retain_runs(value: Duration | str | None) -> timedelta | None:
     return None if value is None else age(value, "retain_runs")
+
+
+class SettingOptions(TypedDict, total=False):
+    """The options of an engine that are settings, as type checkers see them."""
+
+    max_workers: int
+    heartbeat_interval: Duration
+    stale_threshold: Duration
+    poll_interval: Duration
+    synchronous: Synchronous
+    preserve_steps: bool
+    retain_runs: Duration | str | None
+    on_duplicate_step: OnDuplicateStep
+    persist_logs: bool
+    raise_failed: bool
+    replace: bool | None
+    create: bool
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)

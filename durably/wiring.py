@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 import attrs
 
@@ -18,13 +18,7 @@ from durably.codec import Codec
 from durably.emitter import Emitter
 from durably.job_registry import JobRegistry
 from durably.jobs import Job, job_list
-from durably.settings import (
-    Duration,
-    OnDuplicateStep,
-    Settings,
-    Synchronous,
-    check_option_names,
-)
+from durably.settings import SettingOptions, Settings, check_option_names
 from durably.store.sqlite.connection.files import chosen
 from durably.store.sqlite.looking import LookedAt
 from durably.store.sqlite.opening import open_store
@@ -46,30 +40,6 @@ class Parts(NamedTuple):
     supervisor: Supervisor
     shutdown: Shutdown
     client: Client
-
-
-class SettingOptions(TypedDict, total=False):
-    """The options of an engine that are settings, as type checkers see them."""
-
-    max_workers: int
-    heartbeat_interval: Duration
-    stale_threshold: Duration
-    poll_interval: Duration
-    synchronous: Synchronous
-    preserve_steps: bool
-    retain_runs: Duration | str | None
-    on_duplicate_step: OnDuplicateStep
-    persist_logs: bool
-    raise_failed: bool
-    replace: bool | None
-    create: bool
-
-
-class EngineOptions(SettingOptions, total=False):
-    """All options of an engine but its path, as type checkers see them."""
-
-    jobs: Iterable[Job[Any, Any]]
-    converter: cattrs.Converter | None
 
 
 def open_session_parts(

@@ -1,4 +1,4 @@
-"""What ``import durably`` costs beside apsw and attrs, in terms that no machine changes.
+"""What ``import durably`` costs beside attrs, in terms that no machine changes.
 
 How long it takes is measured by ``benchmarks/``.
 """
@@ -18,14 +18,19 @@ import durably
 from durably.values import Value
 
 # What these import themselves is no cost of durably's; on each Python it is a little different.
-DEPENDENCIES = "apsw, attrs, typing_extensions"
+DEPENDENCIES = "attrs"
 
 # Each is slow to import or large, or brings others that are.
 HEAVY = {
+    "IPython",
+    "apsw",
     "asyncio",
     "base64",
     "cattrs",
+    "click",
     "concurrent.futures.process",
+    "concurrent.futures.thread",
+    "ctypes",
     "decimal",
     "email",
     "hashlib",
@@ -33,9 +38,12 @@ HEAVY = {
     "importlib.metadata",
     "importlib.resources",
     "multiprocessing",
+    "numpy",
+    "pandas",
     "pathlib",
     "pickle",
     "random",
+    "rich",
     "shutil",
     "socket",
     "sqlite3",
@@ -62,10 +70,21 @@ def test_importing_durably_brings_nothing_heavy() -> None:
     """Of the standard library it brings small modules, and of other packages its dependencies."""
     brought = loaded_by("import durably") - loaded_by(f"import {DEPENDENCIES}")
 
-    assert "durably.engine" in brought
+    assert {"durably.engine", "durably.jobs"} <= brought
     assert not brought & HEAVY
     packages = {name.partition(".")[0] for name in brought}
     assert packages - sys.stdlib_module_names == {"durably"}
+
+
+def test_the_store_and_the_worker_come_with_the_first_engine(tmp_path: Path) -> None:
+    """A program that defines jobs and opens no engine, such as a child of a map, never pays."""
+    define = "import durably\n@durably.job\ndef job(step): return 1"
+    parts = {"durably.store.sqlite", "durably.wiring", "durably.worker"}
+
+    for calls in ("", "job.run(None); durably.testing; durably.plugins; durably.Retry()"):
+        assert not loaded_by(f"{define}\n{calls}") & parts, calls
+    for opens in ("durably.Durably(db).close()", "durably.run(job, db=db)"):
+        assert loaded_by(f"{define}\ndb = {str(tmp_path / 'a.db')!r}\n{opens}") >= parts, opens
 
 
 @pytest.mark.parametrize(

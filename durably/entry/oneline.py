@@ -11,7 +11,7 @@ from durably._platform.safe_repr import short_repr, type_name
 from durably.client.run_here import RunOptions
 from durably.client.submit import NOT_GIVEN
 from durably.codec import Codec
-from durably.engine import Durably
+from durably.engine import Durably, EngineOptions
 from durably.entry.sessions import session
 from durably.errors import ValidationError
 from durably.execution.loops.options import LoopArguments, checked
@@ -19,7 +19,6 @@ from durably.execution.loops.results import MapResult
 from durably.jobs import Job
 from durably.models import ItemRecord
 from durably.settings import check_option_names
-from durably.wiring import EngineOptions
 
 P = TypeVar("P")
 R = TypeVar("R")

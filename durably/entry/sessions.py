@@ -7,7 +7,7 @@ import math
 import os
 import threading
 from collections.abc import Callable
-from typing import Final, NamedTuple, NoReturn, Self, Unpack
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, Self, Unpack
 
 from durably._platform.clock import Clock
 from durably._platform.interactive import again, is_interactive, is_ipython
@@ -18,6 +18,7 @@ from durably._platform.unhandled import add_note, add_stop_note, install_hooks
 from durably.client import said
 from durably.client.patience import Patience
 from durably.client.submit import checked_key, checked_labels
+from durably.engine import EngineOptions
 from durably.errors import (
     ConflictError,
     DatabaseError,
@@ -35,8 +36,10 @@ from durably.models import Run, RunStatus
 from durably.names import check_name
 from durably.settings import Duration, optional_timeout
 from durably.store.rows import Beginning
-from durably.wiring import EngineOptions, Parts, open_session_parts
-from durably.worker.sessions import OpenSession
+
+if TYPE_CHECKING:
+    from durably.wiring import Parts
+    from durably.worker.sessions import OpenSession
 
 log = logging.getLogger("durably")
 
@@ -122,7 +125,7 @@ class Session(StepContext):
         .. versionadded:: 0.2.0
         """
         self._run.refuse_forked_child()
-        self._leave(OpenSession.put_back)
+        self._leave(self._opened.put_back)
 
     def __enter__(self) -> Self:
         self._run.refuse_forked_child()
@@ -140,13 +143,13 @@ class Session(StepContext):
         if self._run.pid != os.getpid():
             return  # the parent goes on with it
         if exc is None:
-            if self._leave(OpenSession.complete):
+            if self._leave(self._opened.complete):
                 self._say_unless_completed()
         elif isinstance(exc, Exception) and self._run.callers_signal_in(exc) is None:
-            if self._leave(lambda opened: opened.fail(exc)):
+            if self._leave(lambda: self._opened.fail(exc)):
                 self._note_failure(exc)
         else:
-            self._leave(OpenSession.put_back)
+            self._leave(self._opened.put_back)
             if self._closed is not None and self._run.callers_signal_in(exc) is not None:
                 add_stop_note(exc, said.stopped(said.StoppedIn(None), self._closed.completed_steps))
 
@@ -173,9 +176,9 @@ class Session(StepContext):
     def _hand_over(self) -> None:
         """Leave the session to an object that is about to be made for it."""
         self._opened.run.is_handed_over = True
-        self._leave(OpenSession.put_back)
+        self._leave(self._opened.put_back)
 
-    def _leave(self, how: Callable[[OpenSession], bool]) -> bool:
+    def _leave(self, how: Callable[[], bool]) -> bool:
         """Leave the session in that way, unless it was left, and close the engine.
 
         Return whether this call has left it.
@@ -187,7 +190,7 @@ class Session(StepContext):
                 "after the step"
             )
         try:
-            is_left = how(self._opened)
+            is_left = how()
             self._keep_run()
         finally:
             _open.pop(self.run_id, None)
@@ -287,6 +290,8 @@ def session(
     patience = Patience(Clock(), optional_timeout(timeout))
     given = checked_key(key, "key"), checked_labels(labels)
     refuse_unguarded_open()
+    from durably.wiring import open_session_parts  # noqa: PLC0415 - where first needed
+
     parts = open_session_parts(name, db, **engine_options)
     try:
         sessions = parts.supervisor.sessions

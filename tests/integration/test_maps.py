@@ -12,6 +12,7 @@ import warnings
 from collections import Counter
 from datetime import datetime, timedelta
 
+import apsw
 import pytest
 from attrs import define
 from calls import in_thread, names_of_threads
@@ -940,6 +941,38 @@ def test_items_of_what_is_not_there(tmp_path):
                 app.get_items(run, "label", **wrong)
         with pytest.raises(durably.ValidationError):
             app.get_items(run, 5)
+
+
+def rewrite(path, change):
+    """Change the second item as another program may, around triggers and constraints."""
+    db = apsw.Connection(str(path))
+    db.pragma("ignore_check_constraints", True)
+    second = "(item & ((1 << 30) - 1)) = 1"
+    db.execute(f"""
+        CREATE TEMP TABLE written AS SELECT * FROM durably_items WHERE {second};
+        UPDATE written SET {change};
+        DELETE FROM durably_items WHERE {second};
+        INSERT INTO durably_items SELECT * FROM written""")
+    db.close()
+
+
+def test_an_item_that_cannot_be_read_is_named_and_the_others_are_read(tmp_path, caplog):
+    """Unless it holds text that is none, where SQLite's own reading ends."""
+    with engine(tmp_path, Mapped(int, range(3)).job) as app:
+        run = execute(app)
+        for column, change in (
+            ("output", "output = '{nope'"),
+            ("error", "output = NULL, error = '[1]'"),
+            ("started_at_us", "error = NULL, output = '1', started_at_us = 1 << 62"),
+        ):
+            caplog.clear()
+            rewrite(tmp_path / "durably.db", change)
+            assert [each.index for each in app.get_items(run, "label")] == [0, 2]
+            assert f"item 1 of step 'label' of run '{run.id}'" in caplog.text
+            assert column in caplog.text
+        rewrite(tmp_path / "durably.db", "started_at_us = 0, output = CAST(x'22ff22' AS TEXT)")
+        with pytest.raises(durably.DatabaseError, match="of map 'label' .* not valid UTF-8"):
+            app.get_items(run, "label")
 
 
 def test_keys_cannot_be_left_out_later(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import re
 import sys
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import pytest
@@ -54,6 +55,38 @@ def test_digits_of_huge_integers_are_right() -> None:
     numbers = [0, 1, -1, 10**600, 10**600 - 1, 7**1000, 10**1200 + 5, -(3**8000)]
     assert [text_module.to_digits(n) for n in numbers] == [str(n) for n in numbers]
     assert [text_module.from_digits(str(n)) for n in numbers] == numbers
+
+
+@pytest.fixture
+def deep_recursion() -> Iterator[None]:
+    """A program that allows more recursion than the C code that reads JSON has a stack for."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(50_000)
+    yield
+    sys.setrecursionlimit(limit)
+
+
+def test_a_text_that_is_too_deep_is_not_read(deep_recursion: None) -> None:
+    """Brackets in a string are no depth, nor are those side by side."""
+    deep, quoted = "[" * 2000 + "]" * 2000, '["' + "[" * 2000 + '\\"{", {}]'
+    beside = f"[{','.join(['[]'] * 2000)}]"
+    assert text_module.nesting(deep) == 2000
+    assert text_module.nesting(quoted) == 2
+    assert text_module.nesting(beside) == 2
+    for load in (text_module.load, lambda text: text_module.load_all(["1", text])):
+        with pytest.raises(RecursionError):
+            load(deep)
+    assert text_module.load_all([quoted, beside]) == [["[" * 2000 + '"{', {}], [[]] * 2000]
+
+
+def test_any_data_is_written_for_a_log_line() -> None:
+    """What is not JSON-like is represented, and a key that is no text is left out."""
+    data = {"a": {1, 2}, (1, 2): "left out", "b": [1.5, None, "\x00"]}
+    assert text_module.dump_any(data, repr) == r'{"a":"{1, 2}","b":[1.5,null,"\u0000"]}'
+    circle: list[Any] = []
+    circle.append(circle)
+    with pytest.raises(ValueError, match="Circular"):
+        text_module.dump_any(circle, repr)
 
 
 def circular_list() -> Any:

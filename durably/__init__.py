@@ -52,6 +52,7 @@ from durably.execution.pacing import RateLimit
 from durably.execution.retry import Retry
 from durably.jobs import Job, job
 from durably.models import (
+    Attempt,
     ErrorInfo,
     ItemCounts,
     ItemRecord,
@@ -66,6 +67,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "NOTHING",
+    "Attempt",
     "ConflictError",
     "DatabaseError",
     "DatabaseLostError",

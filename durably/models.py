@@ -22,6 +22,9 @@ Disposition = Literal["created", "idempotent", "coalesced", "retried", "continue
 RunKind = Literal["job", "session"]
 StepStatus = Literal["completed", "failed", "cancelled"]
 ItemStatus = Literal["completed", "failed"]
+AttemptOutcome = Literal[
+    "running", "completed", "failed", "cancelled", "interrupted", "suspended", "died", "hung"
+]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 # A longer traceback or message keeps only its two ends: people read it, and a job that fails in a
@@ -316,6 +319,30 @@ class ItemRecord(Value):
     attempts: int
     started_at: datetime
     completed_at: datetime
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Attempt(Value):
+    """One execution of a run: by which process, from when to when, and how it has ended.
+
+    ``attempt`` is the run's ``attempt`` then. ``outcome`` is ``"running"`` while it is executed,
+    ``"completed"``, ``"failed"`` or ``"cancelled"`` as the run, ``"interrupted"`` if the run was
+    put back to pending, ``"died"`` if its process was found dead and ``"hung"`` if it did not
+    answer. ``error`` is that of an execution that has failed. ``ended_at`` is ``None`` until it has
+    ended; of a process that has died it is when that was noticed. ``started_at``, ``host`` and
+    ``pid`` may be ``None`` for what an earlier version of durably has executed.
+
+    .. versionadded:: 0.2.0
+    """
+
+    run_id: str
+    attempt: int
+    outcome: AttemptOutcome
+    host: str | None
+    pid: int | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    error: ErrorInfo | None
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)

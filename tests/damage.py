@@ -62,6 +62,8 @@ HARMLESS = [
     ),
     "CREATE VIEW failed AS SELECT * FROM durably_runs WHERE status = 'failed'",
     "ANALYZE",
+    # What is promised to those who read the file may be missing, or be the user's.
+    "DROP VIEW runs; CREATE TABLE runs (x); DROP VIEW items; CREATE VIEW items AS SELECT 1",
 ]
 
 
@@ -125,6 +127,10 @@ def make_sound(path: Path) -> None:
                (2 << 30, 'a', '1', NULL, 1, NULL, 1, 2),
                ((2 << 30) + 1, 'b', NULL, '{{"type": "E", "message": "", "traceback": ""}}', 3,
                 NULL, 1, 2);
+        INSERT INTO durably_attempts
+            (run, fence, attempt, outcome, host, pid, started_at_us, ended_at_us, error)
+        SELECT run, 0, 1, 'failed', 'host', 1, 1, 2, error FROM durably_runs
+        WHERE status = 'failed';
         """,
     )
 

@@ -39,6 +39,7 @@ PUBLIC = {
     "RetryAfter",
     "StepContext",
     # what is read
+    "Attempt",
     "ErrorInfo",
     "Event",
     "LogEntry",
@@ -85,8 +86,8 @@ PUBLIC = {
 ENGINE = (
     "start stop close init run run_until_idle process_one register jobs get_job trigger "
     "trigger_and_wait batch_trigger get_run get_runs "
-    "count_runs get_steps get_items get_logs wait as_completed retry adopt retrigger cancel "
-    "delete_run purge_runs on on_error subscribe use"
+    "count_runs get_steps get_items get_attempts get_logs wait as_completed retry adopt retrigger "
+    "cancel delete_run purge_runs on on_error subscribe use"
 )
 HANDLE = "name job trigger trigger_and_wait batch_trigger get_run get_runs"
 SESSION = "close get_run"

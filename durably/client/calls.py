@@ -14,7 +14,7 @@ from durably.client.query import AnyRun, NameFilter, StatusFilter
 from durably.client.submit import NOT_GIVEN
 from durably.client.subscribe import Subscription
 from durably.jobs import Job
-from durably.models import ItemRecord, ItemStatus, Run, StepRecord
+from durably.models import Attempt, ItemRecord, ItemStatus, Run, StepRecord
 from durably.settings import Duration
 
 P = TypeVar("P")
@@ -246,6 +246,17 @@ class RunCalls:
         """
         self._check()
         return self._client.items.items_of(run, name, status, limit, offset)
+
+    def get_attempts(self, run: AnyRun | str) -> list[Attempt]:
+        """Return how the run was executed, the first time first; the last one may be running.
+
+        Raises:
+            NotFoundError: there is no such run.
+
+        .. versionadded:: 0.2.0
+        """
+        self._check()
+        return self._client.attempts.attempts_of(run)
 
     def wait(
         self,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from durably._platform.clock import Clock
 from durably._platform.ids import Ids
+from durably.client.attempts import AttemptReader
 from durably.client.control import Control
 from durably.client.handles import Handles
 from durably.client.items import ItemReader
@@ -48,6 +49,7 @@ class Client:
         self._worker = worker
         self.reader = Reader(store, codec, registry)
         self.items = ItemReader(store, codec, self.reader)
+        self.attempts = AttemptReader(store, self.reader)
         self.waiter = Waiter(
             store=store, reader=self.reader, emitter=emitter, worker=worker, clock=clock
         )

@@ -16,6 +16,7 @@ from durably.store.closing import Closing
 from durably.store.item_checkpoints import ItemCheckpoints
 from durably.store.outcome import Outcome, RequeueReason
 from durably.store.rows import (
+    AttemptRow,
     Beat,
     Begin,
     Beginning,
@@ -298,6 +299,9 @@ class Store(Protocol):
 
     def failures_of(self, run_id: str, name: str, most: int) -> list[FailureKind]:
         """Return the kinds of failures among the first *most* failed items of a map."""
+
+    def attempts_of(self, run_id: str) -> list[AttemptRow]:
+        """Return the executions of the run, the first one first; the last one may be running."""
 
     def log_lines_of(
         self, run_id: str, *, after: int = 0, except_owners: Sequence[int] = ()

@@ -31,6 +31,14 @@ RUN: Final = {
     "updated_at_us": TIME,
     "heartbeat_at_us": TIME,
     "run_at_us": TIME,
+    "claimed_at_us": TIME,
+    "pid": Bounds(0, 2**32 - 1),
+}
+ATTEMPT: Final = {
+    "attempt": Bounds(1, TRIES.most),
+    "pid": Bounds(0, 2**32 - 1),
+    "started_at_us": TIME,
+    "ended_at_us": TIME,
 }
 STEP: Final = {
     "attempt": Bounds(1, TRIES.most),

@@ -20,6 +20,16 @@ from durably.store.bounds import Bounds
 log = logging.getLogger("durably")
 
 _STATUSES: Final = ("pending", "running", "completed", "failed", "cancelled")
+OUTCOMES: Final = (
+    "running",
+    "completed",
+    "failed",
+    "cancelled",
+    "interrupted",
+    "suspended",
+    "died",
+    "hung",
+)
 # How many rows are kept in mind for which a warning was logged.
 _MOST_REMEMBERED: Final = 1000
 
@@ -61,6 +71,14 @@ def of_claimed(values: Mapping[str, Any]) -> str | None:
             },
         )
     return defect
+
+
+def of_attempt(values: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with an attempt, given by column, or ``None``."""
+    return _number_outside(values, bounds.ATTEMPT) or _first_wrong(
+        values,
+        {"outcome": OUTCOMES.__contains__, "error": lambda text: is_error(_loaded(text))},
+    )
 
 
 def of_step(values: Mapping[str, Any]) -> str | None:

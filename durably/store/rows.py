@@ -278,6 +278,21 @@ class FailureKind(NamedTuple):
     keys: tuple[Key, ...]
 
 
+class AttemptRow(NamedTuple):
+    """One execution of a run as it is stored; the error is JSON text.
+
+    ``started_at_us`` is ``None`` of an execution that an earlier version has stored.
+    """
+
+    attempt: int
+    outcome: str
+    host: str | None
+    pid: int | None
+    started_at_us: int | None
+    ended_at_us: int | None
+    error: str | None
+
+
 class LogLine(NamedTuple):
     """A log line to store; message and data are JSON text, since they may contain any text."""
 

@@ -530,16 +530,39 @@ def test_sql_reads_the_file(cron: Cron) -> None:
     """Each query can be asked, and answers what has happened."""
     cron.csv.write_text(ROWS[:600].replace("7,", "bad,"))
     assert cron.execute()[0] == 1
+    assert cron.execute()[0] == 1
     queries = [block.text for block in RECIPES["Look at the file with SQL"]]
 
     with closing(sqlite3.connect(f"file:{cron.database}?mode=ro", uri=True)) as db:
-        latest, steps, counts = (db.execute(query).fetchall() for query in queries)
+        latest, steps, counts, reasons, again = (db.execute(query).fetchall() for query in queries)
 
-    [(_, job, status, key, started, completed, error)] = latest
-    assert (job, status, completed) == ("nightly-import", "failed", 1)
+    [(run_id, job, status, key, started, error)] = latest
+    assert (job, status) == ("nightly-import", "failed")
     assert key.startswith("users-")
     assert datetime.fromisoformat(started).tzinfo is not None
     assert error == "bad row ['bad', 'user 7']"
-    assert [step[:3] for step in steps] == [("read", "completed", 1), ("batch-0", "failed", 1)]
+    assert [step[:3] for step in steps] == [("read", "completed", 1), ("batch-0", "failed", 2)]
     assert all(0 <= step[4] < TIMEOUT_S for step in steps)
     assert [row[:3] for row in counts] == [("nightly-import", "failed", 1)]
+    assert reasons == [("ValueError", error, 1)]
+    [(tried, attempts, outcomes)] = again
+    assert (tried, attempts) == (run_id, 2)
+    assert re.fullmatch(r"failed on \S+, failed on \S+", outcomes)
+
+
+def test_the_views_have_the_columns_of_the_page(tmp_path: Path) -> None:
+    """They are promised, in this order, and the table of the recipe lists them."""
+    durably.Durably(tmp_path / "views.db").close()
+    page = PAGE.read_text(encoding="utf-8")
+    promised = {
+        view: re.findall(r"`(\w+)`", columns)
+        for view, columns in re.findall(
+            r"^\| `(\w+)` \|[^|]*\| (`id`.*|`run_id`.*) \|$", page, re.MULTILINE
+        )
+    }
+    with closing(sqlite3.connect(tmp_path / "views.db")) as db:
+        found = {
+            view: [row[1] for row in db.execute(f"PRAGMA table_info({view})")] for view in promised
+        }
+    assert found == promised
+    assert list(promised) == ["runs", "steps", "items", "attempts"]

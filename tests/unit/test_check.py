@@ -69,6 +69,7 @@ DAMAGES = {
             "labels",
             "idempotency_key",
             "concurrency_key",
+            "host",
         )
     ]
     + [
@@ -87,6 +88,10 @@ DAMAGES = {
     "an item contains text that is not UTF-8": [
         f"UPDATE durably_items SET {column} = CAST(x'ff' AS TEXT) WHERE key IS NOT NULL"
         for column in ("key", "output", "error")
+    ],
+    "an attempt contains text that is not UTF-8": [
+        f"UPDATE durably_attempts SET {column} = CAST(x'ff' AS TEXT)"
+        for column in ("outcome", "host", "error")
     ],
     "a log line contains text that is not UTF-8": [
         f"UPDATE durably_logs SET {column} = CAST(x'c0af' AS TEXT)"
@@ -107,6 +112,10 @@ DAMAGES = {
     "an error of a run does not say what it was": [
         f"UPDATE durably_runs SET error = '{text}' WHERE run = {FAILED}"
         for text in ("ValueError", "{}", '{"type": "E", "message": 1, "traceback": ""}')
+    ],
+    "an error of an attempt does not say what it was": [
+        f"UPDATE durably_attempts SET error = '{text}'"
+        for text in ("", "[]", '{"type": "E", "message": ""}')
     ],
     "an error of a step does not say what it was": [
         f"UPDATE durably_steps SET error = '{text}' WHERE name = 'bad'"
@@ -158,6 +167,11 @@ DAMAGES = {
     "a number of an item is not within its bounds": [
         f"UPDATE durably_items SET {column} = {value}"
         for column, bound in bounds.ITEM.items()
+        for value in (bound.least - 1, bound.most + 1)
+    ],
+    "a number of an attempt is not within its bounds": [
+        f"UPDATE durably_attempts SET {column} = {value}"
+        for column, bound in (bounds.ATTEMPT | {"fence": bounds.TRIES}).items()
         for value in (bound.least - 1, bound.most + 1)
     ],
     "a number of a log line is not within its bounds": [
@@ -372,6 +386,14 @@ DAMAGES = {
     ],
     "a map was stored by an attempt that its run never had": [
         "UPDATE durably_maps SET attempt = 7"
+    ],
+    "the outcome of an attempt is unknown, or its error does not fit": [
+        "UPDATE durably_attempts SET outcome = 'running'",
+        "UPDATE durably_attempts SET outcome = 'died'",
+        "UPDATE durably_attempts SET error = NULL",
+    ],
+    "an attempt is of no run, or its run never had it": [
+        f"UPDATE durably_attempts SET {column} = 99" for column in ("run", "attempt", "fence")
     ],
     "an item has no map": ["DELETE FROM durably_maps WHERE map = 2"],
     "an item has a result and an error, or neither": [

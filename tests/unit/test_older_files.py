@@ -15,8 +15,9 @@ from children import execute
 from storekit import begin, fresh, insert, token_of
 
 import durably
+from durably.store.rows import AttemptRow
 from durably.store.sqlite.database import Database
-from durably.store.sqlite.sql import schema
+from durably.store.sqlite.sql import attempts, schema
 from durably.testing import check
 
 MOST = 2**63 - 1
@@ -146,6 +147,13 @@ def test_all_that_an_older_file_holds_is_kept(tmp_path: Path, version: int) -> N
         "FROM durably_runs WHERE attempt > 0 ORDER BY 1"
     ).fetchall()
     assert found == [(0, version > 2, 0, 0), (1, 1, 0, 0)]
+    # Who has executed a run, and since when for the third time, was not stored.
+    tried = {name: attempts.of_run(db, name) for name in ("pending", "running", "completed")}
+    assert tried == {
+        "pending": [],
+        "running": [AttemptRow(3, "running", None, None, None, None, None)],
+        "completed": [AttemptRow(3, "completed", None, None, None, 14, None)],
+    }
     assert db.execute("PRAGMA foreign_keys").get == 1
     db.close()
     assert check(path) == []

@@ -69,6 +69,16 @@ ITEM = {
     "started_at_us": 1,
     "completed_at_us": 2,
 }
+ATTEMPT = {
+    "run": 1,
+    "fence": 1,
+    "attempt": 1,
+    "outcome": "died",
+    "host": "host",
+    "pid": 1,
+    "started_at_us": 1,
+    "ended_at_us": 2,
+}
 FAILED_ITEM = ITEM | {"output": None, "error": "{}"}
 GOOD = {
     "durably_owners": [OWNER],
@@ -105,6 +115,12 @@ GOOD = {
         COMPLETED | SESSION | {"idempotency_key": "k"},
         ASLEEP | SESSION,
         PENDING | {"run": 2**39 - 2, "place": 2**39 - 1, "id": "x" * 64, "origin": "x" * 4096},
+    ],
+    "durably_attempts": [
+        ATTEMPT,
+        ATTEMPT | {"outcome": "failed", "error": "{}", "attempt": 2**31 - 1, "fence": 2**31 - 1},
+        ATTEMPT | {"host": None, "pid": None, "started_at_us": None, "fence": 0},
+        ATTEMPT | {"host": "h" * 255, "started_at_us": EARLIEST, "ended_at_us": LATEST},
     ],
     "durably_steps": [STEP, FAILED_STEP, STEP | {"status": "cancelled", "output": None}],
     "durably_logs": [LOG],
@@ -231,6 +247,9 @@ def test_rows_that_the_bad_ones_are_made_of_are_good(
         PENDING | {"kind": "session"},
         PENDING | {"kind": "nothing", "queue_place": 3},
         PENDING | {"kind": None},
+        RUNNING | {"host": "h" * 256},
+        RUNNING | {"pid": -1},
+        RUNNING | {"claimed_at_us": LATEST + 1},
         *(PENDING | SESSION | {"queue_place": bad} for bad in (0, 1, 2)),
         RUNNING | SESSION | {"concurrency_key": "k"},
         PENDING | {"concurrency_key": "k", "queue_place": 0},
@@ -622,6 +641,22 @@ def test_owner_of_a_run_cannot_be_removed(db: apsw.Connection) -> None:
         ("durably_steps", FAILED_STEP | {"error": None}),
         ("durably_steps", FAILED_STEP | {"output": "1"}),
         ("durably_steps", STEP | {"status": "cancelled"}),
+        *(
+            ("durably_attempts", ATTEMPT | spoilt)
+            for spoilt in (
+                {"run": 2},
+                {"fence": -1},
+                {"attempt": 0},
+                {"outcome": "running"},
+                {"outcome": "failed"},
+                {"error": "{}"},
+                {"host": "h" * 256},
+                {"pid": 2**32},
+                {"started_at_us": LATEST + 1},
+                {"ended_at_us": EARLIEST - 1},
+                {"ended_at_us": None},
+            )
+        ),
         ("durably_labels", {"run": 2, "key": "k", "value": "v"}),
         ("durably_labels", {"run": 1, "key": "", "value": "v"}),
         ("durably_labels", {"run": 1, "key": "k", "value": None}),
@@ -697,5 +732,6 @@ def test_every_table_is_strict_and_named_as_ours(db: apsw.Connection) -> None:
     tables = {row[1]: row[5] for row in rows if not row[1].startswith("sqlite_")}
     of_tables = {row[1] for row in rows if row[2] == "table"} & set(tables)
     assert of_tables >= {"durably_runs", "durably_steps", "durably_owners"}
-    assert all(name.startswith("durably_") for name in tables)
+    promised = {"runs", "steps", "items", "attempts"}
+    assert {name for name in tables if not name.startswith("durably_")} == promised
     assert all(tables[name] == 1 for name in of_tables)

@@ -22,8 +22,18 @@ from durably.store.sqlite.connection.write_request import Operation
 from durably.store.sqlite.database import Database
 from durably.store.sqlite.locks import owner_lock
 from durably.store.sqlite.locks.owner_lock import OwnerLock
+from durably.store.sqlite.sql import (
+    attempts,
+    claims,
+    items,
+    logs,
+    lookups,
+    queries,
+    runs,
+    settle,
+    steps,
+)
 from durably.store.sqlite.sql import begin as beginning
-from durably.store.sqlite.sql import claims, items, logs, lookups, queries, runs, settle, steps
 from durably.store.sqlite.sql import enqueue as enqueueing
 from durably.store.sqlite.sql import owners as owner_rows
 from durably.store.sqlite.sql import requeue as requeueing
@@ -176,6 +186,7 @@ class SqliteStore(_OnDatabase):
     begun_of_many = _reads(queries.begun_of_many)
     steps_of = _reads(steps.of_run)
     items_of = _reads(items.of_map)
+    attempts_of = _reads(attempts.of_run)
     log_lines_of = _reads(logs.of_run)
     newest_log_line = _reads(logs.newest)
     runs_named = _reads(lookups.named)

@@ -5,10 +5,12 @@ were triggered before it, nor for those in front of it in the queue of its concu
 perhaps nothing executes. It waits for a run that is being executed and has its concurrency key.
 """
 
+import os
 from typing import Any, Final
 
 import apsw
 
+from durably._platform.host import host_name
 from durably.errors import ConflictError, NotFoundError
 from durably.store import defects
 from durably.store.rows import Begin, Beginning, Executor, RunRow
@@ -68,6 +70,8 @@ def begin(db: apsw.Connection, wanted: Begin) -> Beginning:
         "origins": claim.origins,
         "inside": claim.inside(),
         "now_us": claim.now_us(),
+        "host": host_name(),
+        "pid": os.getpid(),
     }
     found = _find(db, wanted)
     if found is None or wanted.is_fresh:

@@ -45,6 +45,7 @@ _OWN: Final = (
     "durably_logs",
     "durably_maps",
     "durably_items",
+    "durably_attempts",
     "sqlite_sequence",
     "sqlite_schema",
 )
@@ -56,6 +57,7 @@ _REFERRING: Final = {
     "durably_labels": "durably_runs",
     "durably_logs": "durably_runs",
     "durably_maps": "durably_runs",
+    "durably_attempts": "durably_runs",
 }
 
 

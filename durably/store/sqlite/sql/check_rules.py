@@ -18,7 +18,8 @@ RULES: Final[dict[str, str]] = {
             'concurrency_key', CAST(concurrency_key AS BLOB), 'status', CAST(status AS BLOB),
             'origin', CAST(origin AS BLOB), 'kind', CAST(kind AS BLOB),
             'waits_for', CAST(waits_for AS BLOB),
-            'wait_name', CAST(wait_name AS BLOB)) AS bad FROM durably_runs)
+            'wait_name', CAST(wait_name AS BLOB), 'host', CAST(host AS BLOB)) AS bad
+            FROM durably_runs)
         WHERE bad IS NOT NULL""",
     "a step contains text that is not UTF-8": """
         SELECT run, step & 0xFFFFFF AS step_index, bad AS in_column FROM (
@@ -38,6 +39,11 @@ RULES: Final[dict[str, str]] = {
                 'key', CASE typeof(key) WHEN 'text' THEN CAST(key AS BLOB) END,
                 'output', CAST(output AS BLOB), 'error', CAST(error AS BLOB)) AS bad
             FROM durably_items)
+        WHERE bad IS NOT NULL""",
+    "an attempt contains text that is not UTF-8": """
+        SELECT run, fence, bad AS in_column FROM (SELECT run, fence, undecodable(
+            'outcome', CAST(outcome AS BLOB), 'host', CAST(host AS BLOB),
+            'error', CAST(error AS BLOB)) AS bad FROM durably_attempts)
         WHERE bad IS NOT NULL""",
     "a log line contains text that is not UTF-8": """
         SELECT run, log, bad AS in_column FROM (SELECT run, log, undecodable(
@@ -67,6 +73,9 @@ RULES: Final[dict[str, str]] = {
     "a number of an item is not within its bounds": f"""
         SELECT item >> 30 AS map, item & 0x3FFFFFFF AS item_index FROM durably_items
         WHERE {bounds.outside(bounds.ITEM)}""",
+    "a number of an attempt is not within its bounds": f"""
+        SELECT run, fence FROM durably_attempts
+        WHERE {bounds.outside(bounds.ATTEMPT)} OR fence NOT BETWEEN 0 AND {bounds.TRIES.most}""",
     "a number of a log line is not within its bounds": f"""
         SELECT log, run FROM durably_logs WHERE {bounds.outside(bounds.LOG)}""",
     "a number of an owner is not within its bounds": f"""
@@ -131,6 +140,12 @@ RULES: Final[dict[str, str]] = {
             ELSE 0 END""",
     "an error of a run does not say what it was": """
         SELECT id FROM durably_runs WHERE error IS NOT NULL AND NOT CASE
+            WHEN json_valid(error) THEN coalesce(json_type(error, '$.type') = 'text'
+                AND json_type(error, '$.message') = 'text'
+                AND json_type(error, '$.traceback') = 'text', 0)
+            ELSE 0 END""",
+    "an error of an attempt does not say what it was": """
+        SELECT run, fence FROM durably_attempts WHERE error IS NOT NULL AND NOT CASE
             WHEN json_valid(error) THEN coalesce(json_type(error, '$.type') = 'text'
                 AND json_type(error, '$.message') = 'text'
                 AND json_type(error, '$.traceback') = 'text', 0)
@@ -292,6 +307,15 @@ RULES: Final[dict[str, str]] = {
         SELECT r.id, m.name, m.attempt, r.attempt AS attempt_of_the_run
         FROM durably_maps m JOIN durably_runs r USING (run)
         WHERE m.attempt < 1 OR m.attempt > r.attempt""",
+    "the outcome of an attempt is unknown, or its error does not fit": """
+        SELECT run, fence, outcome FROM durably_attempts
+        WHERE outcome NOT IN ('completed', 'failed', 'cancelled', 'interrupted', 'suspended',
+                              'died', 'hung')
+           OR (outcome = 'failed') <> (error IS NOT NULL)""",
+    "an attempt is of no run, or its run never had it": """
+        SELECT a.run, a.fence, a.attempt, r.attempt AS attempt_of_the_run
+        FROM durably_attempts a LEFT JOIN durably_runs r ON r.run = a.run
+        WHERE r.run IS NULL OR a.attempt > r.attempt OR a.fence > r.fence""",
     "an item has no map": """
         SELECT item >> 30 AS map, item & 0x3FFFFFFF AS item_index FROM durably_items
         WHERE item >> 30 NOT IN (SELECT map FROM durably_maps)""",

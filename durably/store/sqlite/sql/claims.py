@@ -1,9 +1,11 @@
 """Claims: how an owner comes to execute runs."""
 
+import os
 from typing import Final
 
 import apsw
 
+from durably._platform.host import host_name
 from durably.store import defects
 from durably.store.rows import Claim, RunRow
 from durably.store.sqlite.sql import queries, unsound
@@ -14,7 +16,7 @@ _CLAIM: Final = f"""
         keeps_attempt = 0, fence = max(fence, attempt) + 1,
         origin = coalesce({queries.ORIGIN_OF.format(job="job_name")}, origin),
         started_at_us = coalesce(started_at_us, :now_us), heartbeat_at_us = :now_us,
-        updated_at_us = :now_us"""
+        claimed_at_us = :now_us, host = :host, pid = :pid, updated_at_us = :now_us"""
 
 CLAIM: Final = f"""{_CLAIM}
     WHERE run = ({queries.FIRST_CLAIMABLE})
@@ -36,6 +38,8 @@ def claim(db: apsw.Connection, wanted: Claim) -> list[RunRow]:
         "inside": wanted.inside(),
         "origins": wanted.origins,
         "now_us": wanted.now_us(),
+        "host": host_name(),
+        "pid": os.getpid(),
     }
     while len(claimed) < wanted.limit and wanted.is_wanted():
         try:

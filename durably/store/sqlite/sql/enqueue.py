@@ -3,12 +3,14 @@
 Each function is a single transaction.
 """
 
+import os
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Final
 
 import apsw
 
+from durably._platform.host import host_name
 from durably.store.rows import Claim, Enqueued, NewRun, RunKey, RunRow
 from durably.store.sqlite.connection.write_request import single_statement
 from durably.store.sqlite.sql import claims, queries, runs
@@ -61,9 +63,9 @@ PENDING_OF_KEY: Final = f"""
 START: Final = f"""
     INSERT INTO durably_runs
         (id, job_name, status, payload, labels, owner, attempt, fence, created_at_us, started_at_us,
-         heartbeat_at_us, updated_at_us, origin)
+         heartbeat_at_us, claimed_at_us, host, pid, updated_at_us, origin)
     SELECT :id, :job_name, 'running', :payload, :labels, :owner, 1, 1, :now_us, :now_us, :now_us,
-           :now_us, {queries.ORIGIN_OF.format(job=":job_name")}
+           :now_us, :host, :pid, :now_us, {queries.ORIGIN_OF.format(job=":job_name")}
     WHERE ({queries.FIRST_CLAIMABLE}) IS NULL
       AND EXISTS (SELECT 1 FROM durably_owners WHERE owner = :owner)"""
 
@@ -179,6 +181,8 @@ def start(
         "inside": wanted.inside(),
         "origins": wanted.origins,
         "now_us": now_us,
+        "host": host_name(),
+        "pid": os.getpid(),
     }
     db.execute(START, bindings)
     if not db.changes():

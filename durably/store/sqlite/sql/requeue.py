@@ -1,13 +1,13 @@
 """Requeueing: running runs that nothing executes, and waiting runs, are pending again."""
 
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import apsw
 
 from durably.store import bounds, defects
 from durably.store.outcome import Interrupted, NotExecuted, OwnerDead, OwnerIdle, RequeueReason
 from durably.store.rows import RunKey, RunRow
-from durably.store.sqlite.sql import queries, unsound
+from durably.store.sqlite.sql import attempts, queries, unsound
 from durably.store.sqlite.sql.settle import settle
 
 # So many runs are woken in one transaction.
@@ -69,6 +69,9 @@ def requeue(db: apsw.Connection, reason: RequeueReason, now_us: int) -> list[Run
         return []
     # A run that kills its process comes after those that were not tried since.
     recovered = _recover(db, reason.owner, now_us, goes_last=isinstance(reason, OwnerDead))
+    if recovered and not isinstance(reason, OwnerIdle):
+        outcome: Literal["died", "hung"] = "died" if isinstance(reason, OwnerDead) else "hung"
+        attempts.set_outcome(db, [row.run for row in recovered], outcome)
     if isinstance(reason, OwnerDead):
         db.execute(RELEASE_ALL, owner)
         db.execute(FORGET_OWNER, owner)

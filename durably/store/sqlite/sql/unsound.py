@@ -1,10 +1,12 @@
 """Fail runs that no engine can execute, so that those behind them are claimed."""
 
+import os
 from contextlib import suppress
 from typing import Any, Final
 
 import apsw
 
+from durably._platform.host import host_name
 from durably.codec.json_text import dump
 from durably.store import bounds, defects
 from durably.store.rows import RunKey
@@ -17,7 +19,8 @@ CLAIM_UNSOUND: Final = """
     SET status = 'running', owner = :owner, attempt = attempt + 1 - keeps_attempt,
         keeps_attempt = 0, fence = max(fence, attempt) + 1, output = NULL, error = NULL,
         completed_at_us = NULL, started_at_us = coalesce(started_at_us, :now_us),
-        heartbeat_at_us = :now_us, updated_at_us = :now_us
+        heartbeat_at_us = :now_us, claimed_at_us = :now_us, host = :host, pid = :pid,
+        updated_at_us = :now_us
     WHERE run = :run AND status = 'pending'"""
 
 FAIL_UNSOUND: Final = f"""
@@ -86,6 +89,8 @@ def fail(db: apsw.Connection, run_pk: RunKey, defect: str, bindings: dict[str, A
         "run": run_pk,
         "owner": bindings["owner"],
         "now_us": bindings["now_us"],
+        "host": host_name(),
+        "pid": os.getpid(),
         "error": dump(error | {"failed_step": None}),
     }
     end = "failed"

@@ -1,0 +1,78 @@
+"""Attempts: the executions of a run. The claims and the schema's trigger write them.
+
+The newest one is part of the run's row; those before it are rows of their own, since the run goes
+on.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final, Literal
+
+import apsw
+
+from durably.codec.json_text import dump
+from durably.store import defects
+from durably.store.rows import AttemptRow, RunKey
+
+# The start of an execution that an earlier version has stored is known only of a run's first one.
+_OF_RUN: Final = """
+    WITH found AS (
+        SELECT a.fence, a.attempt, a.outcome, a.host, a.pid, a.started_at_us, a.ended_at_us, a.error
+        FROM durably_runs r JOIN durably_attempts a ON a.run = r.run
+        WHERE r.id = :id
+        UNION ALL
+        SELECT r.fence, r.attempt, r.status, r.host, r.pid,
+               coalesce(r.claimed_at_us, CASE r.attempt WHEN 1 THEN r.started_at_us END),
+               r.completed_at_us, r.error
+        FROM durably_runs r
+        WHERE r.id = :id AND r.attempt > 0 AND r.status NOT IN ('pending', 'waiting')
+          AND NOT EXISTS (SELECT 1 FROM durably_attempts a
+                          WHERE a.run = r.run AND a.fence = r.fence))
+    SELECT {columns} FROM found ORDER BY fence"""
+
+OF_RUN: Final = _OF_RUN.format(
+    columns="attempt, outcome, host, pid, started_at_us, ended_at_us, error"
+)
+# The same as bytes, for rows that cannot be read otherwise.
+OF_RUN_AS_BYTES: Final = _OF_RUN.format(
+    columns="""
+        attempt, CAST(outcome AS BLOB), CAST(host AS BLOB), pid, started_at_us, ended_at_us,
+        CAST(error AS BLOB)"""
+)
+
+# The trigger does not know why runs go back that their owner has not put back.
+SET_OUTCOME: Final = """
+    UPDATE durably_attempts SET outcome = :outcome
+    WHERE run IN (SELECT value FROM json_each(:runs))
+      AND fence = (SELECT fence FROM durably_runs r WHERE r.run = durably_attempts.run)"""
+
+
+def of_run(db: apsw.Connection, run_id: str) -> list[AttemptRow]:
+    """Return the executions of a run, the first one first.
+
+    Those that cannot be read are left out.
+    """
+    try:
+        rows: list[Any] = db.execute(OF_RUN, {"id": run_id}).fetchall()
+        return [AttemptRow._make(row) for row in rows]
+    except UnicodeDecodeError:
+        return _readable(db, run_id)
+
+
+def _readable(db: apsw.Connection, run_id: str) -> list[AttemptRow]:
+    found = []
+    rows: list[Any] = db.execute(OF_RUN_AS_BYTES, {"id": run_id}).fetchall()
+    for row in rows:
+        values, defect = defects.decoded(AttemptRow._make(row)._asdict())
+        if defect is None:
+            found.append(AttemptRow(**values))
+        else:
+            what = f"attempt {values['attempt']} of run {run_id!a:.80}"
+            defects.note(str(defects.unreadable(what, defect)))
+    return found
+
+
+def set_outcome(
+    db: apsw.Connection, run_pks: Sequence[RunKey], outcome: Literal["died", "hung"]
+) -> None:
+    """Store why runs were put back just now; part of a transaction."""
+    db.execute(SET_OUTCOME, {"runs": dump(list(run_pks)), "outcome": outcome})

@@ -38,6 +38,7 @@ class Committer:
         added: how many items were added.
         failure: what has ended the thread.
         is_lost: whether the claim is not the current one any more.
+        on_room: called after each commit in the thread of its own: another item may begin.
     """
 
     def __init__(
@@ -60,24 +61,30 @@ class Committer:
         self._items = 0
         self._chars = 0
         self._thread: threading.Thread | None = None
-        self._added: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._added: queue.SimpleQueue[Sequence[Task] | None] = queue.SimpleQueue()
         self._left: list[Task] = []
         self._has_room = Wakeups()
         self._is_closing = False
         self.failure: BaseException | None = None
         self.is_lost = False
+        self.on_room: Callable[[], None] | None = None
 
     def add(self, task: Task) -> None:
         """Store an item soon."""
+        self.add_all((task,))
+
+    def add_all(self, tasks: Sequence[Task]) -> None:
+        """Store items soon: those that have come together wake the thread once."""
         with self._lock:
-            self._items += 1
-            self._chars += len(task.text or "")
-            self._failed += task.error is not None
-            self._has_ended(task, self.added + 1, self._failed)
+            self._items += len(tasks)
+            for ended, task in enumerate(tasks, self.added + 1):
+                self._chars += len(task.text or "")
+                self._failed += task.error is not None
+                self._has_ended(task, ended, self._failed)
             if self._thread is None:
                 self._thread = self._start("map-commits", self._work)
-            self._added.put(task)
-            self.added += 1
+            self._added.put(tasks)
+            self.added += len(tasks)
 
     @property
     def has_room(self) -> bool:
@@ -108,9 +115,7 @@ class Committer:
                 thread.join(_LOOK_S)
                 deliver()  # a second Ctrl-C ends the wait
         while not self._added.empty():
-            task = self._added.get()
-            if task is not None:
-                self._left.append(task)
+            self._left += self._added.get() or ()
         return self._left
 
     def break_off(self, exc: BaseException) -> None:
@@ -120,18 +125,17 @@ class Committer:
         self._on_committed(None)
 
     def _work(self) -> None:
-        while (task := self._added.get()) is not None and not self._is_closing:
-            batch = [task]
+        while (tasks := self._added.get()) is not None and not self._is_closing:
+            batch = [*tasks]
             while len(batch) < self._most and not self._added.empty():
-                task = self._added.get()
-                if task is None:
+                tasks = self._added.get()
+                if tasks is None:
                     self._left = batch
                     return
-                batch.append(task)
+                batch += tasks
             if not self._commit(batch):
                 return
-        if task is not None:
-            self._left = [task]
+        self._left += tasks or ()
 
     def _commit(self, batch: list[Task]) -> bool:
         try:
@@ -144,5 +148,7 @@ class Committer:
                 self._items -= len(batch)
                 self._chars -= sum(len(task.text or "") for task in batch)
         self._has_room.wake_all()
+        if self.on_room is not None:
+            self.on_room()
         self._on_committed(batch if is_stored else None)
         return is_stored

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import os
 import queue
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -19,7 +20,14 @@ from durably._platform.realtime import monotonic
 from durably._platform.safe_repr import on_one_line, safe_str, type_name
 from durably.errors import ExecutorBrokenError, ValidationError
 from durably.execution.loops.in_child import Parcel, begin, execute, is_here
-from durably.execution.loops.outside import LOOK_S, Entry, Outside, died, packed_function
+from durably.execution.loops.outside import (
+    LOOK_S,
+    QUICK_AHEAD,
+    Entry,
+    Outside,
+    died,
+    packed_function,
+)
 from durably.execution.loops.workers import Kit
 
 # So many chunks are in flight if the executor does not say how many workers it has.
@@ -66,7 +74,9 @@ class Executors(Outside):
         self._is_here = False
         self._may_cancel = False
         self._fn = b""
-        self._done: queue.SimpleQueue[Future[Any] | None] = queue.SimpleQueue()
+        # Those that are done, and nothing, to make the thread look.
+        self._done: deque[Future[Any]] = deque()
+        self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._in_flight: dict[Future[Any], _Chunk] = {}
         # What was in flight when the executor broke, in a new one: executed one at a time.
         self._lost: list[Entry] = []
@@ -113,7 +123,7 @@ class Executors(Outside):
         return b"" if self._is_here else super()._packed(task)
 
     def _notify(self) -> None:
-        self._done.put(None)
+        self._wakes.put(None)
 
     # -- handing out -----------------------------------------------------------------------------
 
@@ -131,9 +141,18 @@ class Executors(Outside):
                 self._is_testing = True
                 self._submit([self._suspects.pop(0)])
             return
-        while len(self._in_flight) < self._most_in_flight and self._may_begin():
+        while len(self._in_flight) < self._most_chunks() and self._may_begin():
             if not self._submit(self._next_chunk(self.size.items)):
                 return
+
+    def _most_chunks(self) -> int:
+        """Return how many chunks may be in flight: more of quick items, if they can be cancelled.
+
+        Handing out each of them when another one comes back takes longer than they do.
+        """
+        if self._given_most is None and self._may_cancel and self.size.is_quick:
+            return max(self._most_in_flight, QUICK_AHEAD // self.size.items)
+        return self._most_in_flight
 
     def _submit(self, entries: list[Entry]) -> bool:
         """Submit a chunk; return whether the executor takes it."""
@@ -148,8 +167,17 @@ class Executors(Outside):
         self._in_flight[future] = _Chunk(entries, monotonic())
         if self._is_testing:
             self._processes = _processes_of(self._executor)  # it forgets one that has died
-        future.add_done_callback(self._done.put)
+        future.add_done_callback(self._note_done)
         return True
+
+    def _note_done(self, future: Future[Any]) -> None:
+        """Note that a chunk is done; called in a thread of the executor.
+
+        Of items that take less time than a change of threads, half are waited for.
+        """
+        self._done.append(future)
+        if not self.size.is_quick or 2 * len(self._done) >= len(self._in_flight):
+            self._wakes.put(None)
 
     def _execute_here(self, entries: Sequence[Entry]) -> None:
         """Execute a chunk in a thread of an executor in this process."""
@@ -166,16 +194,14 @@ class Executors(Outside):
     # -- taking back -----------------------------------------------------------------------------
 
     def _await_something(self, timeout_s: float) -> None:
-        try:
-            future = self._done.get(timeout=timeout_s)
-        except queue.Empty:
-            return
-        while True:
-            if future is not None and future in self._in_flight:
+        with suppress(queue.Empty):
+            self._wakes.get(timeout=timeout_s)
+        while not self._wakes.empty():
+            self._wakes.get()
+        while self._done:
+            future = self._done.popleft()
+            if future in self._in_flight:
                 self._receive(future, self._in_flight.pop(future))
-            if self._done.empty():
-                break
-            future = self._done.get()
         self._ask_for_more()
 
     def _receive(self, future: Future[Any], chunk: _Chunk) -> None:
@@ -195,8 +221,7 @@ class Executors(Outside):
             self._items_out -= len(entries)
             return
         self.size.note(len(outcomes), sum(outcome[2] for outcome in outcomes))
-        for (task, _), outcome in zip(entries, outcomes, strict=False):
-            self.take(task, outcome)
+        self.take(entries, outcomes)
         self._requeue(entries[len(outcomes) :])
 
     def _take_broken(self, chunk: _Chunk, exc: BaseException) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from durably._platform.parent import signal_name
@@ -17,7 +17,6 @@ from durably._platform.signals import deliver
 from durably.errors import SerializationError, ValidationError, WorkerDiedError
 from durably.execution.loops.in_child import (
     INTERRUPTED,
-    RAISED,
     RETURNED,
     UNLOADABLE,
     UNSENDABLE,
@@ -36,7 +35,8 @@ MOST_CHECKED: Final = 10_000
 _MUCH_CHECKED: Final = 16 * 1024 * 1024
 # How often it is checked whether an item may begin that had to wait.
 LOOK_S: Final = 0.1
-_ROOM_S: Final = 0.005
+# So many items that take less time than what is around them may be on their way at once.
+QUICK_AHEAD: Final = 64
 _QUICKEST_S: Final = 1e-6
 _QUICK_S: Final = 0.001
 
@@ -99,6 +99,10 @@ class Outside(ABC):
         self.failure: BaseException | None = None
         self._todo: deque[Entry] = deque()
         self._items_out = 0
+        # Reading more of these ahead holds little in memory that was not there before.
+        self._is_in_memory = isinstance(kit.options.items, list | tuple | range)
+        self._awaits_room = False
+        kit.committer.on_room = self._has_room_again
         self._turn_s: float | None = None
         self._thread: threading.Thread | None = None
         self._is_closing = False
@@ -116,11 +120,14 @@ class Outside(ABC):
         if self._thread is None:
             self._open()
             self._thread = self._kit.start("map-hands-out", self._work)
-        self._notify()
+        if len(self._todo) <= self._most_in_flight:
+            self._notify()  # else it looks again when the next item has ended
 
     def room(self) -> int:
         """Return how many items are to be read and submitted now."""
         most = (self._most_in_flight + 2) * self.size.items
+        if self._is_in_memory and self.size.is_quick:
+            most = max(most, 2 * QUICK_AHEAD)
         return most - len(self._todo) - self._items_out
 
     def end(self, *, is_abrupt: bool = False) -> None:
@@ -207,7 +214,9 @@ class Outside(ABC):
         if not self._todo:
             return LOOK_S
         if not self._kit.committer.has_room:
-            return _ROOM_S
+            self._awaits_room = True
+            # A commit that has ended before that is not waited for.
+            return 0.0 if self._kit.committer.has_room else LOOK_S
         if self._turn_s is None:
             return LOOK_S
         pace = self._kit.pace
@@ -227,33 +236,41 @@ class Outside(ABC):
         self._items_out -= len(entries)
         self._todo.extendleft(reversed(entries))
 
-    def take(self, task: Task, outcome: Outcome) -> None:
-        """Take what has become of an item that was handed out."""
-        self._items_out -= 1
+    def take(self, entries: Iterable[Entry], outcomes: Iterable[Outcome]) -> None:
+        """Take what has become of items that were handed out."""
+        ended: list[Task] = []
+        try:
+            for (task, _), outcome in zip(entries, outcomes, strict=False):
+                self._items_out -= 1
+                if self._has_ended(task, outcome):
+                    ended.append(task)
+                else:
+                    self._kit.go_back(task)
+        finally:
+            if ended:
+                self._kit.committer.add_all(ended)
+
+    def _has_ended(self, task: Task, outcome: Outcome) -> bool:
+        """Take what has become of an item; return whether it has a result or an error."""
         kind, data, seconds = outcome
         runner = self._kit.runner
         if kind == UNLOADABLE:
-            self._kit.go_back(task)
             self._take_unloadable(data)
-            return
+            return False
         if kind == INTERRUPTED:
             task.wait_s = None
-            self._kit.go_back(task)
-            return
+            return False
         began_us = runner.now_us() - int(seconds * 1e6)
-        has_ended = False
         if kind == RETURNED:
             try:
                 value = loads(data)
             except Exception as exc:  # noqa: BLE001 - whatever the code of a result's class raises
-                has_ended = runner.raised(task, _unsent(task, exc), began_us)
-            else:
-                has_ended = runner.returned(task, value, began_us)
-        elif kind == UNSENDABLE:
-            has_ended = runner.raised(task, _unsent(task, unpack_exception(data)), began_us)
-        elif kind == RAISED:
-            has_ended = runner.raised(task, unpack_exception(data), began_us)
-        self._settle(task, has_ended=has_ended)
+                return runner.raised(task, _unsent(task, exc), began_us)
+            return runner.returned(task, value, began_us)
+        raised = unpack_exception(data)
+        return runner.raised(
+            task, _unsent(task, raised) if kind == UNSENDABLE else raised, began_us
+        )
 
     def _take_unloadable(self, data: bytes) -> None:
         exc = unpack_exception(data)
@@ -266,17 +283,23 @@ class Outside(ABC):
         self._items_out -= 1
         runner = self._kit.runner
         began_us = runner.now_us() - int(seconds * 1e6)
-        self._settle(task, has_ended=runner.raised(task, exc, began_us))
-
-    def _settle(self, task: Task, *, has_ended: bool) -> None:
-        if has_ended:
+        if runner.raised(task, exc, began_us):
             self._kit.committer.add(task)
         else:
             self._kit.go_back(task)
 
+    def _has_room_again(self) -> None:
+        """Hand out what had to wait for a commit."""
+        if self._awaits_room:
+            self._awaits_room = False
+            self._notify()
+
     def _ask_for_more(self) -> None:
         """Make the thread that drives the map submit more, if little is left."""
-        if len(self._todo) <= self._most_in_flight * self.size.items // 2:
+        most = self._most_in_flight * self.size.items
+        if self._is_in_memory and self.size.is_quick:
+            most = max(most, QUICK_AHEAD)
+        if len(self._todo) <= most // 2:
             self._kit.wake()
 
     # -- what the kinds of executors do ----------------------------------------------------------

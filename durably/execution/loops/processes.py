@@ -201,8 +201,7 @@ class Processes(Outside):
         chunk = worker.chunks[0]
         self.size.note(len(outcomes), sum(outcome[2] for outcome in outcomes))
         worker.began_s = now_s
-        for outcome in outcomes:
-            self.take(chunk.popleft()[0], outcome)
+        self.take([chunk.popleft() for _ in outcomes], outcomes)
         if is_over:
             worker.chunks.popleft()
             if chunk:

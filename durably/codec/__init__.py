@@ -205,7 +205,7 @@ class Codec:
         ]
 
     def encode_and_decode(
-        self, value: Any, type_: Any, *, what: str, name: str | None = None
+        self, value: Any, type_: Any, *, what: str, name: str | int | None = None
     ) -> tuple[str, Any]:
         """Return the JSON text of a value, and the value that comes back from it.
 
@@ -276,5 +276,5 @@ class Codec:
         return messages.problems_in(error) if typed is None else typed.problems_in(error)
 
 
-def _named(what: str, name: str | None) -> str:
+def _named(what: str, name: str | int | None) -> str:
     return what if name is None else f"{what} {name!r}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 
@@ -26,7 +27,7 @@ pytestmark = [
 def client():
     with (
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
+            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
         ) as cluster,
         distributed.Client(cluster) as client,
     ):
@@ -57,9 +58,9 @@ def mapped(folder, fn, items, **options):
 
 def test_equal_items_are_each_executed(tmp_path, client):
     """In the workers; results are checkpoints in order."""
-    result, counts = mapped(
-        tmp_path, pooled.pid_of, [1] * 30, executor=client.get_executor(pure=False)
-    )
+    (tmp_path / "met").mkdir()
+    meets = functools.partial(pooled.meets, str(tmp_path / "met"))
+    result, counts = mapped(tmp_path, meets, [1] * 30, executor=client.get_executor(pure=False))
     assert len(result) == 30
     assert len(set(result)) == 2
     assert os.getpid() not in set(result)

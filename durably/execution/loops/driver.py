@@ -184,9 +184,9 @@ class Driver:
                 not self._source.is_exhausted and len(self._ready) < _MOST_READ_AHEAD
             )
             return reused
+        room = 0
         while not self._ending.is_set() and len(reused) < _MOST_REUSED:
-            room = self._workers.room()
-            if room <= 0:
+            if room <= 0 and (room := self._workers.room()) <= 0:
                 break
             task = self._due() or self._next(room, reused)
             if task is None:
@@ -194,6 +194,7 @@ class Driver:
                     break
                 continue
             self._begin(task)
+            room -= 1
             if self._workers.is_calling_thread:
                 break
         return reused

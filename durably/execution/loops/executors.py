@@ -71,7 +71,6 @@ class Executors(Outside):
         if self._executor is not None:
             check_executor(self._executor, self._what)
         self._context = contextvars.copy_context()
-        self._is_here = False
         self._may_cancel = False
         self._fn = b""
         # Those that are done, and nothing, to make the thread look.
@@ -86,7 +85,15 @@ class Executors(Outside):
         self._breaks = 0
 
     def _open(self) -> None:
-        executor = self._executor or self._made()
+        try:
+            self._check(self._executor or self._made())
+        except BaseException:
+            if self._make is not None:
+                self._discard(is_killed=True)
+            raise
+
+    def _check(self, executor: Executor) -> None:
+        """Note what kind of executor it is; raise if something cannot travel to it."""
         _make_workers_end(executor)
         self._is_here = isinstance(executor, ThreadPoolExecutor) or (
             not _is_of(executor, _IN_PROCESSES) and self._stays_here(executor)
@@ -118,9 +125,6 @@ class Executors(Outside):
             wait((future,), LOOK_S)
             self._kit.runner.check()
         return bool(future.result())
-
-    def _packed(self, task: Any) -> bytes:
-        return b"" if self._is_here else super()._packed(task)
 
     def _notify(self) -> None:
         self._wakes.put(None)

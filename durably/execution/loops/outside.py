@@ -101,6 +101,7 @@ class Outside(ABC):
         self._items_out = 0
         # Reading more of these ahead holds little in memory that was not there before.
         self._is_in_memory = isinstance(kit.options.items, list | tuple | range)
+        self._is_here = False  # whether items are executed in this process
         self._awaits_room = False
         kit.committer.on_room = self._has_room_again
         self._turn_s: float | None = None
@@ -116,10 +117,11 @@ class Outside(ABC):
         Raises:
             ValidationError: it cannot travel.
         """
-        self._todo.append((task, self._packed(task)))
         if self._thread is None:
             self._open()
             self._thread = self._kit.start("map-hands-out", self._work)
+        data = b"" if self._is_here else packed_item(self._what, task.key, task.item)
+        self._todo.append((task, data))
         if len(self._todo) <= self._most_in_flight:
             self._notify()  # else it looks again when the next item has ended
 
@@ -142,9 +144,6 @@ class Outside(ABC):
         while thread.is_alive():
             thread.join(LOOK_S)
             deliver()  # a second Ctrl-C ends the wait
-
-    def _packed(self, task: Task) -> bytes:
-        return packed_item(self._what, task.key, task.item)
 
     def _check_list(self) -> None:
         """Raise if one of a short list of items cannot travel, before any of them is executed."""

@@ -203,7 +203,7 @@ class ItemRunner:
 
     def _encode(self, task: Task, value: Any) -> None:
         task.text, task.value = self._services.codec.encode_and_decode(
-            value, self._options.result_type, what="the result of item", name=_named(task.key)
+            value, self._options.result_type, what="the result of item", name=task.key
         )
 
     def _complete(self, task: Task) -> None:
@@ -259,7 +259,3 @@ class ItemRunner:
             names=reused.keys,
             advice=_GO_ON,
         )
-
-
-def _named(key: Key) -> str:
-    return key if isinstance(key, str) else str(key)

@@ -226,5 +226,6 @@ class Notebook:
         self.pid = self._process.pid
         self._client = BlockingKernelClient(connection_file=file)
         self._client.load_connection_file()
-        self._client.start_channels()
+        # Without the heartbeat: the client takes a kernel that is slow to answer it for a dead one.
+        self._client.start_channels(hb=False)
         self._client.wait_for_ready(timeout=DEADLINE_S)

@@ -138,13 +138,12 @@ class Child:
         traceback: TracebackType | None,
     ) -> None:
         self.kill()
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with suppress(BrokenPipeError):  # what nobody has read
+            self._process.stdin.close()  # first: what it has forked may live until its input ends
         self._reader.join(DEADLINE_S)
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            try:
-                pipe.close()
-            except BrokenPipeError:
-                continue
+        self._process.stdout.close()
 
 
 def execute(

@@ -15,7 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import environments, machine, report
-from benchmarks.contestants import COJI, DBOS, DURA, DURABLY, FLOOR, HUEY, JOBLIB, MODES, Table
+from benchmarks.contestants import (
+    BARE_DASK,
+    BARE_LOKY,
+    COJI,
+    DBOS,
+    DURA,
+    DURABLY,
+    FLOOR,
+    HUEY,
+    JOBLIB,
+    MODES,
+    Table,
+)
 from benchmarks.environments import ROOT, Environment, MissingError
 from benchmarks.measuring import Case, FailedError, count_syncs, has_strace, measure
 from benchmarks.workloads import tables
@@ -110,6 +122,8 @@ def _environments(folder: Path) -> tuple[dict[str, Environment], dict[str, str]]
         JOBLIB.name: environments.joblib,
         DURA.name: environments.dura,
         COJI.name: environments.coji,
+        BARE_LOKY.name: lambda _: environments.own_with("loky", "cloudpickle"),
+        BARE_DASK.name: lambda _: environments.own_with("dask", "distributed"),
     }
     for name, make in makers.items():
         try:

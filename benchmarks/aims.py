@@ -102,6 +102,14 @@ def _within(table: str, row: str, of: str, most: float) -> Evaluate:
     return evaluate
 
 
+def _times(table: str, row: str, of: str, most: float) -> Evaluate:
+    def evaluate(medians: Medians) -> tuple[str, bool]:
+        own, bare = medians.of(table, row), medians.of(table, of)
+        return f"{own / bare:.2f} times ({own:,.4g} to {bare:,.4g} µs)", own < most * bare
+
+    return evaluate
+
+
 def _items(table: str, most_us: float, times: float) -> Evaluate:
     def evaluate(medians: Medians) -> tuple[str, bool]:
         own = medians.of(table, "durably, step.map")
@@ -212,10 +220,15 @@ _AIMS: list[tuple[str, str, Evaluate]] = [
      _items("items-4", 50, 4)),
     ("10,000 items in the calling thread, full", "a third of a loop of step.run",
      _items("items-1", math.inf, 3)),
-    ("10,000 items in 2 processes, chunks of 1", "under twice the bare pool",
-     _within("items-processes", "durably, chunks of 1", "bare, chunks of 1", 2)),
+    *(("10,000 items in 2 processes, chunks of 1", f"under twice the bare pool ({kind})",
+       _times("items-processes", f"{kind}, durably, chunks of 1", f"{kind}, bare, chunks of 1", 2))
+      for kind in ("spawn", "loky")),
     ("10,000 items in 2 processes, chunks chosen by itself", "under 15 µs an item",
-     _below("items-processes", "durably, chunks chosen by itself", 15, "µs")),
+     _below("items-processes", "spawn, durably, chunks chosen by itself", 15, "µs")),
+    *((f"{items} on Dask, chunks chosen by itself",
+       "under 1.2 times the bare executor in the same chunks",
+       _times("items-dask", f"durably, {items}", f"bare, {items}", 1.2))
+      for items in ("10,000 items of x + 1", "5,000 items of 1 ms")),
     ("resume of 10,000 items", "under 3 µs an item",
      _below("resume-items-10k", "durably", 3, "µs")),
     ("resume of 1,000,000 items", "under 3 µs an item",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from benchmarks.measuring import Case, System
 
@@ -38,11 +38,15 @@ COJI = System(
 )  # fmt: skip
 
 BARE = System("floor", "bare_loops", "", None, None)
+BARE_LOKY = System("loky", "bare_loops", "", None, None)
+BARE_DASK = System("dask", "dask_loops", "", None, None)
 JOBLIB = System("joblib", "joblib_loops", "", None, None)
 DURABLY_LOOPS = System(
     "durably", "durably_loops", "durably.db",
     "SELECT count(*) FROM durably_items WHERE output IS NOT NULL", None,
 )  # fmt: skip
+DURABLY_ON_LOKY = evolve(DURABLY_LOOPS, name="loky")
+DURABLY_ON_DASK = evolve(DURABLY_LOOPS, name="dask", program="dask_loops")
 DURABLY_STEPS = System("durably", "durably_loops", "durably.db", DURABLY.count_steps, None)
 
 MODES = ("full", "normal")

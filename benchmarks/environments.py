@@ -51,6 +51,15 @@ def own() -> Environment:
     return Environment(sys.executable, _versions_of(sys.executable, names))
 
 
+def own_with(*packages: str) -> Environment:
+    """This interpreter, if these packages are installed in it."""
+    try:
+        return Environment(sys.executable, _versions_of(sys.executable, list(packages)))
+    except subprocess.CalledProcessError:
+        named = " and ".join(packages)
+        raise MissingError(f"it needs {named} beside durably, as the extra test has") from None
+
+
 def dbos(folder: Path) -> Environment:
     """DBOS, on this Python."""
     script = "import sqlite3; print(sqlite3.sqlite_version_info < (3, 42))"

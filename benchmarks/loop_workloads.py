@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from benchmarks.contestants import BARE, DBOS, DURABLY_LOOPS, DURABLY_STEPS, JOBLIB, Sizes, Table
+from benchmarks.contestants import (
+    BARE,
+    BARE_DASK,
+    BARE_LOKY,
+    DBOS,
+    DURABLY_LOOPS,
+    DURABLY_ON_DASK,
+    DURABLY_ON_LOKY,
+    DURABLY_STEPS,
+    JOBLIB,
+    Sizes,
+    Table,
+)
 from benchmarks.measuring import Case
 
 THREADS = 4
@@ -10,7 +22,13 @@ THREADS = 4
 
 def tables(size: Sizes) -> list[Table]:
     """In their order."""
-    return [_items(size, 1), _items(size, THREADS), _processes(size), *_resume(size)]
+    return [
+        _items(size, 1),
+        _items(size, THREADS),
+        *_processes(size),
+        _dask(size),
+        *_resume(size),
+    ]
 
 
 def _items(size: Sizes, workers: int) -> Table:
@@ -39,27 +57,99 @@ def _items(size: Sizes, workers: int) -> Table:
     )
 
 
-def _processes(size: Sizes) -> Table:
+def _processes(size: Sizes) -> list[Table]:
     count = size.plain(10_000, 2000)
-    arguments = {"count": count, "workers": 2}
-    own = [("durably, chunks of 1", 1), ("durably, chunks chosen by itself", None)]
-    cases = [
-        *(
-            Case(f"bare, chunks of {chunk}", BARE, "processes", {**arguments, "chunk": chunk})
-            for chunk in (1, 256)
+    many = size.plain(100_000, 5000)
+    work = {"count": count, "workers": 2}
+    single = {**work, "chunk": 1}
+    chosen = {**work, "chunk": None}
+    started = [
+        Case("spawn, bare, chunks of 1", BARE, "processes", single),
+        Case("spawn, bare, chunks of 256", BARE, "processes", {**work, "chunk": 256}),
+        Case("spawn, durably, chunks of 1", DURABLY_LOOPS, "processes", single, steps=count),
+        Case(
+            "spawn, durably, chunks chosen by itself",
+            DURABLY_LOOPS,
+            "processes",
+            chosen,
+            steps=count,
         ),
-        *(
-            Case(row, DURABLY_LOOPS, "processes", {**arguments, "chunk": chunk}, steps=count)
-            for row, chunk in own
+        Case(
+            f"spawn, durably, chunks chosen by itself, {many:,} items",
+            DURABLY_LOOPS,
+            "processes",
+            {**chosen, "count": many},
+            steps=many,
+        ),
+        Case("loky, bare, chunks of 1", BARE_LOKY, "processes", {**single, "kind": "loky"}),
+        Case(
+            "loky, durably, chunks of 1",
+            DURABLY_ON_LOKY,
+            "processes",
+            {**single, "kind": "loky"},
+            steps=count,
         ),
     ]
+    whole = [
+        Case("spawn, bare, chunks of 256", BARE, "whole_processes", {**work, "chunk": 256}),
+        Case(
+            "loky, bare, chunks of 256",
+            BARE_LOKY,
+            "whole_processes",
+            {**work, "chunk": 256, "kind": "loky"},
+        ),
+        Case("durably, chunks of 1", DURABLY_ON_LOKY, "whole_processes", single, steps=count),
+        Case(
+            "durably, chunks chosen by itself",
+            DURABLY_ON_LOKY,
+            "whole_processes",
+            chosen,
+            steps=count,
+        ),
+    ]
+    return [
+        Table(
+            "items-processes",
+            f"A loop over {count:,} items of x + 1 on a pool of 2 processes that have started, "
+            "an item",
+            "µs",
+            started,
+            higher_is_better=False,
+            note="durably at synchronous full.",
+        ),
+        Table(
+            "items-own-processes",
+            f"A loop over {count:,} items of x + 1 in 2 processes, their start and end included, "
+            "an item",
+            "µs",
+            whole,
+            higher_is_better=False,
+            note='durably at synchronous full, with executor="process", which starts processes as '
+            "loky does.",
+        ),
+    ]
+
+
+def _dask(size: Sizes) -> Table:
+    cases = []
+    for what, seconds, count in (
+        ("x + 1", 0.0, size.plain(10_000, 2000)),
+        ("1 ms", 0.001, size.plain(5000, 500)),
+    ):
+        work = {"count": count, "workers": 2, "seconds": seconds}
+        cases += [
+            Case(f"bare, {count:,} items of {what}", BARE_DASK, "bare", work),
+            Case(
+                f"durably, {count:,} items of {what}", DURABLY_ON_DASK, "durably", work, steps=count
+            ),
+        ]
     return Table(
-        "items-processes",
-        f"A loop over {count:,} items of x + 1 in 2 processes that have started, an item",
+        "items-dask",
+        "A loop on a cluster of Dask of 2 processes that have started, an item",
         "µs",
         cases,
         higher_is_better=False,
-        note="durably at synchronous full.",
+        note="durably at synchronous full; both hand out the chunks that durably has chosen.",
     )
 
 

@@ -39,11 +39,30 @@ def items(*, count: int, workers: int, synchronous: Mode = "full") -> Outcome:
     return {"value": 1e6 * seconds / count, "memory": memory_mib, "durability": in_force()}
 
 
-def processes(*, count: int, workers: int, chunk: int | None) -> Outcome:
+def processes(
+    *, count: int, workers: int, chunk: int | None, kind: bare_loops.Kind = "spawn"
+) -> Outcome:
     """One map on a pool whose processes have started; ``None`` lets durably choose the chunks."""
-    with bare_loops.pool_of(workers) as pool, durably.session("loop", PATH) as step:
+    with bare_loops.pool_of(kind, workers) as pool, durably.session("loop", PATH) as step:
         started = time.perf_counter()
         results = step.map("items", bare_loops.add_one, range(count), executor=pool, chunk=chunk)
+        seconds = time.perf_counter() - started
+    assert results[-1] == count
+    return {"value": 1e6 * seconds / count, "durability": in_force()}
+
+
+def whole_processes(*, count: int, workers: int, chunk: int | None) -> Outcome:
+    """One map in processes of its own, with their start and their end."""
+    with durably.session("loop", PATH) as step:
+        started = time.perf_counter()
+        results = step.map(
+            "items",
+            bare_loops.add_one,
+            range(count),
+            executor="process",
+            max_workers=workers,
+            chunk=chunk,
+        )
         seconds = time.perf_counter() - started
     assert results[-1] == count
     return {"value": 1e6 * seconds / count, "durability": in_force()}
@@ -65,4 +84,12 @@ def steps(*, count: int, synchronous: Mode = "full") -> Outcome:
 
 
 if __name__ == "__main__":
-    main({"items": items, "prepare": prepare, "steps": steps, "processes": processes})
+    main(
+        {
+            "items": items,
+            "prepare": prepare,
+            "steps": steps,
+            "processes": processes,
+            "whole_processes": whole_processes,
+        }
+    )

@@ -106,6 +106,7 @@ class FaultyDisk:
 
     Attributes:
         name: of the VFS.
+        before: called before each operation with its kind and its file; may block.
         count: how many operations of the wanted kinds there were.
         hit: those that were made to fail, as ``operation file``.
     """
@@ -119,6 +120,7 @@ class FaultyDisk:
         self._is_paused = False
         self.count = 0
         self.hit: list[str] = []
+        self.before: Callable[[str, str], None] | None = None
         # Whatever SQLite may call or look at must not be collected.
         self._kept: list[Any] = []
         self._methods: dict[int, _Methods] = {}
@@ -224,6 +226,8 @@ class FaultyDisk:
         def call(file: int, *args: Any) -> int:
             if operation == "lock" and args[-1] & _UNLOCK:
                 return real(file, *args)
+            if self.before is not None:
+                self.before(operation, self._names.get(file, ""))
             return self._code(operation, file) or real(file, *args)
 
         return call

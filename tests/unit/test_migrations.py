@@ -67,6 +67,15 @@ def test_migrating_step_by_step_equals_starting_from_scratch(tmp_path: Path, kno
     new.close()
 
 
+def test_the_scripts_are_executed_once_to_know_what_they_make(tmp_path: Path) -> None:
+    """Not once for each version that a new file has on its way to the newest."""
+    schema.schemas.cache_clear()
+    fresh(tmp_path / "new.db").close()
+    assert schema.schemas.cache_info().misses == 1
+    assert len(schema.schemas(tuple(schema.migrations()))) == len(schema.migrations()) + 1
+    assert schema.schemas.cache_info().misses == 1
+
+
 def test_migrating_again_changes_nothing(tmp_path: Path) -> None:
     """Opening a database that is up to date writes nothing."""
     db = fresh(tmp_path / "test.db")

@@ -171,7 +171,7 @@ def _findings(db: apsw.Connection, path: str) -> list[Found]:
             f"{path!r} was written by an older durably (schema {version}; this one checks "
             f"{len(scripts)}); open it once with this one, which brings it up to date"
         )
-    differences = schema.differences(db, scripts)
+    differences = schema.differences(db, scripts, version)
     found = [Found("the schema is not durably's", str(difference)) for difference in differences]
     # A table of another program may be anything, even a view that never ends.
     foreign = {each.name.lower() for each in differences if each.kind in ("table", "view")}

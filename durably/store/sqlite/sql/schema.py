@@ -89,26 +89,32 @@ class Difference(NamedTuple):
 
 
 @functools.cache
-def _made_by(scripts: tuple[str, ...]) -> dict[tuple[str, str], str | None]:
-    """Return the schema that the scripts make: the SQL text by type and name."""
+def schemas(scripts: tuple[str, ...]) -> tuple[dict[tuple[str, str], str | None], ...]:
+    """Return the schema of each version from 0 on: the SQL text by type and name."""
     fresh = apsw.Connection(":memory:")
     try:
+        made = [_schema_in(fresh)]
         for script in scripts:
-            fresh.execute(script).fetchall()
-        rows: list[Any] = fresh.execute(_OBJECTS).fetchall()
-        return {(kind, name): sql for kind, name, _, sql in rows}
+            fresh.execute(script, can_cache=False).fetchall()
+            made.append(_schema_in(fresh))
+        return tuple(made)
     finally:
         fresh.close()
 
 
-def differences(db: apsw.Connection, scripts: Sequence[str]) -> list[Difference]:
-    """Return how durably's part of the file's schema differs from what *scripts* make.
+def _schema_in(db: apsw.Connection) -> dict[tuple[str, str], str | None]:
+    rows: list[Any] = db.execute(_OBJECTS).fetchall()
+    return {(kind, name): sql for kind, name, _, sql in rows}
+
+
+def differences(db: apsw.Connection, scripts: Sequence[str], version: int) -> list[Difference]:
+    """Return how durably's part of the file's schema differs from that of a version.
 
     Tables and views that were added under names of their own are left alone, except for what takes
     part in durably's writes: a trigger, the expressions of an index, and a foreign key, which
     blocks a deletion or runs triggers of its own after one. Reads only.
     """
-    expected = _made_by(tuple(scripts))
+    expected = schemas(tuple(scripts))[version]
     found = []
     present = set()
     rows: list[Any] = db.execute(_OBJECTS).fetchall()
@@ -171,7 +177,7 @@ def version_of(db: apsw.Connection, path: str, scripts: Sequence[str]) -> int:
     if version > len(scripts):
         raise too_new(path, version, len(scripts))
     _require_utf8(db, path)
-    found = differences(db, scripts[:version])
+    found = differences(db, scripts, version)
     if found:
         named = "; ".join(map(str, found[:_MOST_NAMED]))
         more = f"; and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from children import ENVIRONMENT
 from click.testing import CliRunner, Result
 
 from durably.cli.commands import durably
@@ -40,3 +43,15 @@ def refused(path: Path | None, *args: str, status: int = 2) -> str:
 def objects(path: Path, *args: str) -> list[dict[str, Any]]:
     """The objects that a command prints with ``--json``."""
     return [json.loads(line) for line in printed(path, *args, "--json").splitlines()]
+
+
+def process(*args: object, **env: str) -> subprocess.Popen[str]:
+    """Start ``python -m durably``, as a shell or cron does; the caller ends it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "durably", *map(str, args)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**ENVIRONMENT, **env},
+    )

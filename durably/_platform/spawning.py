@@ -9,11 +9,27 @@ do.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from durably.errors import ConflictError
 
 _MAIN_IN_A_CHILD = "__mp_main__"
+
+# Whether the command line imports a user's module now.
+_is_loading = False
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Import a user's module for its jobs: within the block no engine executes a run."""
+    global _is_loading  # noqa: PLW0603 - a fact about the process
+    _is_loading = True
+    try:
+        yield
+    finally:
+        _is_loading = False
 
 
 def refuse_unguarded_open() -> None:
@@ -30,10 +46,16 @@ def refuse_unguarded_start() -> None:
     """Raise if an engine would execute runs while a child process imports the main module.
 
     Raises:
-        ConflictError: it would, whatever module makes the call.
+        ConflictError: it would, whatever module makes the call; or the command line imports a
+            module for its jobs.
     """
     if _is_importing_main():
         raise _refusal("starts")
+    if _is_loading:
+        raise ConflictError(
+            "it executes runs where it is imported for its jobs. Put what the script does under "
+            '`if __name__ == "__main__":`'
+        )
 
 
 def _is_importing_main() -> bool:

@@ -84,11 +84,17 @@ class _ThreadHook:
 
 def _is_reported(exc: BaseException, before: str) -> bool:
     """Print the report of an error that has one; return whether that was done."""
-    report = getattr(type(exc), "_report", None) or _report_of_stop(exc)
+    report = report_on(exc)
     if report is None or sys.stderr is None:
         return False
-    sys.stderr.write(f"{before}{report(exc)}")
+    sys.stderr.write(f"{before}{report}")
     return True
+
+
+def report_on(exc: BaseException) -> str | None:
+    """Return what is printed of an error that nothing handles, ``None`` if that is Python's own."""
+    report = getattr(type(exc), "_report", None) or _report_of_stop(exc)
+    return None if report is None else report(exc)
 
 
 def _report_of_stop(exc: BaseException) -> Callable[[BaseException], str] | None:

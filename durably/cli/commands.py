@@ -28,6 +28,15 @@ from durably.errors import (
 VERBS: Final = {
     "ls": "listing:ls",
     "show": "showing:show",
+    "steps": "parts:steps",
+    "items": "parts:items",
+    "logs": "parts:logs",
+    "run": "running:run",
+    "work": "running:work",
+    "retry": "changing:retry",
+    "cancel": "changing:cancel",
+    "rm": "changing:rm",
+    "purge": "changing:purge",
 }
 
 # Nobody reads the output any more: as if SIGPIPE had ended the process.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import datetime, timedelta
 from typing import Any, TypeVar, Unpack, overload
 
 from durably._platform.signals import door
 from durably.client.callbacks import OnLog, OnProgress
 from durably.client.client import Client
+from durably.client.control import Age
 from durably.client.handles import TriggerOptions, WaitOptions
 from durably.client.query import AnyRun, NameFilter, StatusFilter
 from durably.client.submit import NOT_GIVEN
@@ -374,15 +374,14 @@ class RunCalls:
         self._check()
         self._client.control.delete(run)
 
-    def purge_runs(
-        self, *, older_than: timedelta | str | float | datetime, limit: int = 500
-    ) -> int:
+    def purge_runs(self, *, older_than: Age, limit: int = 500, keep_failed: bool = False) -> int:
         """Delete terminal runs that ended long ago, and return their space to the file system.
 
         Args:
             older_than: a duration before now (a ``timedelta``, seconds, or ``"30d"``, ``"24h"``,
                 ``"60m"``), or an aware ``datetime``.
             limit: how many at most, the oldest first; call again for more.
+            keep_failed: leave the failed ones.
 
         Returns:
             How many were deleted.
@@ -393,7 +392,7 @@ class RunCalls:
         .. versionadded:: 0.1.0
         """
         self._check()
-        return self._client.control.purge(older_than, limit)
+        return self._client.control.purge(older_than, limit, keep_failed=keep_failed)
 
     def subscribe(self, run: AnyRun | str) -> Subscription:
         """Return the run's events from now on, up to its terminal one; a context manager.

@@ -17,11 +17,14 @@ from durably.errors import ConflictError, DatabaseError, RunCancelled, Validatio
 from durably.events import RunDeleted, RunRetried
 from durably.execution.current_run import report_worker_error
 from durably.job_registry import JobRegistry, origins_of
-from durably.settings import age, count, seconds
+from durably.settings import age, check_bool, count, seconds
 from durably.store.api import Store
 from durably.store.rows import RunRow
 
 _SHRINK_PAGES: Final = 2000
+
+# A duration before now, or an instant.
+Age = timedelta | str | float | datetime
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -84,10 +87,12 @@ class Control:
             self._store.changes.notify()
             self._emitter.emit(RunDeleted, **_fields(row))
 
-    def purge(self, older_than: timedelta | str | float | datetime, limit: int) -> int:
+    def purge(self, older_than: Age, limit: int, *, keep_failed: bool) -> int:
         """Delete up to *limit* runs that ended before then, and return how many were deleted."""
         limit = count(limit, "limit")
-        deleted = self._store.purge(_instant_us(older_than, self._clock), limit)
+        check_bool(keep_failed, "keep_failed")
+        before_us = _instant_us(older_than, self._clock)
+        deleted = self._store.purge(before_us, limit, keep_failed=keep_failed)
         if deleted:
             self._store.changes.notify()
             self._shrink()

@@ -78,6 +78,11 @@ class Looking(RunCalls):
         since_us = None if since is None else from_datetime(since)
         return self._client.reader.find_many(status, job_name, labels, limit, 0, since_us=since_us)
 
+    def purgeable(self, before: datetime, *, keep_failed: bool) -> tuple[int, int]:
+        """Return how many runs that ended before then a purge would delete, and their bytes."""
+        self._check()
+        return self._store.purgeable(from_datetime(before), keep_failed=keep_failed)
+
     def log_lines(self, run: AnyRun, after: int = 0) -> tuple[list[LogEntry], int]:
         """Return the stored log lines of the run that are newer than number *after*.
 

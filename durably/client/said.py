@@ -31,12 +31,13 @@ def where(done: Beginning) -> str:
         holder = done.holder
         return (
             f"{name(row)} waits for {name(holder)}, which has its concurrency key and "
-            f"{_executed(holder, executor)}"
+            f"{executed(holder, executor)}"
         )
-    return f"{name(row)} {_executed(row, executor)}"
+    return f"{name(row)} {executed(row, executor)}"
 
 
-def _executed(row: RunRow, executor: Any) -> str:
+def executed(row: RunRow, executor: Any) -> str:
+    """Return where a run is executed, since when, and how far it is, as part of a sentence."""
     since_us = row.started_at_us or row.created_at_us
     process = "another process"
     if executor is not None:

@@ -60,6 +60,8 @@ class RunFailedError(DurablyError):
         lines += frames
         if error is not None and not is_of_several(error.traceback):
             lines += [str(error), *error.notes]
+        if run.kind == "job":
+            advice = [*advice, f"Or put it back to pending:    durably retry {run.id[-8:]}"]
         return "\n".join([*lines, *advice, ""])
 
     def _render_traceback_(self) -> list[str]:

@@ -238,8 +238,15 @@ class Store(Protocol):
             NotFoundError: there is no such run.
         """
 
-    def purge(self, before_us: int, limit: int) -> list[RunRow]:
-        """Delete up to *limit* terminal runs that ended before *before_us*, oldest first."""
+    def purge(self, before_us: int, limit: int, *, keep_failed: bool = False) -> list[RunRow]:
+        """Delete up to *limit* terminal runs that ended before *before_us*, oldest first.
+
+        Args:
+            keep_failed: whether those that failed are left.
+        """
+
+    def purgeable(self, before_us: int, *, keep_failed: bool = False) -> tuple[int, int]:
+        """Return how many runs ``purge`` would delete in all, and the bytes that are in them."""
 
     # -- reading ---------------------------------------------------------------------------
 

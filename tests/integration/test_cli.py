@@ -123,6 +123,97 @@ def test_show(path: Path) -> None:
     assert found["payload"] == {"by": 1}
 
 
+def test_steps_and_items(path: Path) -> None:
+    """The parts of a run, in their order, as tables, JSON objects and CSV."""
+    lines = printed(path, "steps", "bad").splitlines()
+    assert lines[0].split() == ["#", "STATUS", "STEP", "STARTED", "TOOK", "ATTEMPT", "RESULT"]
+    assert lines[1].endswith("'rows'")
+    assert lines[-1].endswith("ZeroDivisionError: integer division or modulo by zero")
+    steps = objects(path, "steps", "good")
+    assert [(step["name"], step["index"], step["output"]) for step in steps[::9]] == [
+        ("read", 0, "rows"),
+        ("last", 9, 1),
+    ]
+    (step,) = objects(path, "steps", "map")
+    assert step["items"] == {"done": 45, "failed": 5, "reused": 0, "total": 50}
+
+    assert len(printed(path, "items", "map").splitlines()) == 51
+    failed = printed(path, "items", "map", "label", "--failed", "--limit", "2").splitlines()
+    assert [line.split()[:3] for line in failed[1:]] == [
+        ["3", "failed", "doc-3"],
+        ["13", "failed", "doc-13"],
+    ]
+    assert r"ValueError: cannot parse 3\x1b[2J\u202e<b>\n\r" in failed[1]
+    items = objects(path, "items", "map", "--limit", "0")
+    assert [item["output"] for item in items if item["status"] == "completed"] == [
+        item for item in range(50) if item % 10 != 3
+    ]
+    rows = [*csv.DictReader(io.StringIO(printed(path, "items", "map", "--csv", "--failed")))]
+    assert [row["key"] for row in rows] == [f"doc-{item}" for item in range(3, 50, 10)]
+    assert json.loads(rows[0]["error"])["message"] == f"cannot parse 3{HOSTILE}"
+    assert refused(path, "items", "map", "odd") == "the run has no map 'odd'; it has label"
+    assert "no step of it is a map" in refused(path, "items", "good")
+    assert printed(path, "logs", "good") == ""
+
+
+def test_changes(path: Path, tmp_path: Path) -> None:
+    """Runs are retried, cancelled and deleted; what is refused has status 1."""
+    copy = tmp_path / "x.db"
+    shutil.copy(path, copy)
+
+    def states() -> dict[str, str]:
+        return {run["key"]: run["status"] for run in objects(copy, "ls")}
+
+    assert printed(copy, "retry", "bad").startswith("pending again, 9 completed steps kept.")
+    assert "is pending and cannot be retried" in refused(copy, "retry", "bad", status=1)
+    assert printed(copy, "cancel", "bad", "--quiet") == ""
+    assert printed(copy, "retry", "--failed", "--since", "1h", "--job", "labels_them")
+    assert printed(copy, "retry", "--failed") == ""  # no more
+    result = command(copy, "cancel", "map", "good", HOSTILE)
+    assert result.exit_code == 1
+    assert result.stdout.splitlines() == [
+        "labels_them map: cancelled.",
+        r"import \x1b[2J\u202e<b>\n\r: cancelled.",
+    ]
+    assert "is completed and cannot be cancelled" in result.stderr
+    assert states() == {
+        "good": "completed",
+        "bad": "cancelled",
+        "map": "cancelled",
+        "gone": "cancelled",
+        HOSTILE: "cancelled",
+    }
+    assert printed(copy, "rm", "good", "gone").count("deleted.") == 2
+    assert "there is no run 'good'" in refused(copy, "rm", "good")
+    for args in (
+        ["retry"],
+        ["retry", "bad", "--failed"],
+        ["retry", "bad", "--since", "1d"],
+        ["rm"],
+    ):
+        refused(copy, *args)
+
+
+def test_purge(path: Path, tmp_path: Path) -> None:
+    """It says what it would delete, deletes that, and is silent where there is no terminal."""
+    copy = tmp_path / "x.db"
+    shutil.copy(path, copy)
+
+    def would(*options: str) -> str:
+        said = printed(copy, "purge", "--older-than", "0s", "--dry-run", *options)
+        return said.partition(" (")[0]
+
+    assert printed(copy, "purge", "--older-than", "1h", "--dry-run") == (
+        "would delete 0 runs (0 bytes)\n"
+    )
+    assert would() == "would delete 4 runs"
+    assert would("--keep-failed") == "would delete 2 runs"
+    assert printed(copy, "purge", "--older-than", "0s", "--keep-failed") == ""
+    assert [run["status"] for run in objects(copy, "ls")] == ["pending", "failed", "failed"]
+    assert printed(copy, "purge", "--older-than", "2999-01-01") == ""
+    assert [run["status"] for run in objects(copy, "ls")] == ["pending"]
+
+
 def test_which_run_is_meant(path: Path, tmp_path: Path) -> None:
     """A key, an id or its end; what several runs match is listed; what none matches is said."""
     newest = objects(path, "ls", "--limit", "1")[0]["id"]

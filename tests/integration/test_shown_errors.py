@@ -134,9 +134,10 @@ def test_the_report_of_a_failed_run(
     frames = [line for line in lines if line.startswith("  File")]
     assert [frame.rpartition(" ")[2] for frame in frames] == ["parse", "to_number"]
     assert all(__file__ in frame for frame in frames)
-    assert lines[-2] == "ValueError: invalid literal for int() with base 10: 'one'"
-    assert lines[-1].startswith("Completed steps are kept. Fix the cause and ")
-    assert lines[-1].endswith(": it continues at 'second'.")
+    assert lines[-3] == "ValueError: invalid literal for int() with base 10: 'one'"
+    assert lines[-2].startswith("Completed steps are kept. Fix the cause and ")
+    assert lines[-2].endswith(": it continues at 'second'.")
+    assert lines[-1] == f"Or put it back to pending:    durably retry {error.run.id[-8:]}"
 
 
 def test_the_report_of_runs_that_nobody_has_seen_to_fail(

@@ -32,6 +32,8 @@ RAISE = 'raise ValueError(f"bad row {rows!r}")'
 FRAMES = frame("nightly", STEP) + frame("insert", RAISE)
 ERROR = "ValueError: bad row ['bad']\n"
 RETRY = "start it again with retry('ID')"
+# What continues it from a shell.
+SHELL = "Or put it back to pending:    durably retry ID\n"
 KEPT = "Completed steps are kept. Fix the cause and {again}: it continues at 'batch-bad'.\n"
 
 
@@ -52,6 +54,7 @@ def printed(way: str, path: Path) -> tuple[str, str]:
 
 def without_ids(text: str) -> str:
     text = re.sub("\\(run …[0-9A-Z]{8}\\)", "(run …ID)", text)
+    text = re.sub("durably retry [0-9A-Z]{8}", "durably retry ID", text)
     return re.sub(r"retry\('[0-9A-Z]{26}'\)", "retry('ID')", text)
 
 
@@ -65,11 +68,12 @@ def test_the_mail_of_a_job_that_fails_under_cron(tmp_path: Path) -> None:
     _, text = printed("run", tmp_path)
     assert without_ids(text) == (
         "nightly-import users-2026-11-27 failed in step 'batch-bad' after 2 completed steps "
-        f"(run …ID):\n{FRAMES}{ERROR}{KEPT.format(again='start it again')}"
+        f"(run …ID):\n{FRAMES}{ERROR}{KEPT.format(again='start it again')}{SHELL}"
     )
     with durably.Durably(tmp_path / "fails.db") as app:
         (run,) = app.get_runs()
     assert f"(run …{run.id[-8:]})" in text
+    assert text.endswith(f"durably retry {run.id[-8:]}\n")
 
 
 @pytest.mark.parametrize(
@@ -80,7 +84,7 @@ def test_a_run_that_is_waited_for_in_the_pool(tmp_path: Path, way: str, before: 
     _, text = printed(way, tmp_path)
     assert without_ids(text) == (
         f"{before}nightly-import failed in step 'batch-bad' after 2 completed steps (run …ID):\n"
-        f"{FRAMES}{ERROR}{KEPT.format(again=RETRY)}"
+        f"{FRAMES}{ERROR}{KEPT.format(again=RETRY)}{SHELL}"
     )
 
 
@@ -90,6 +94,7 @@ def test_a_first_step_that_fails_keeps_none(tmp_path: Path) -> None:
     assert without_ids(text) == (
         "nightly-import failed in step 'batch-bad' after 0 completed steps (run …ID):\n"
         f"{FRAMES}{ERROR}Fix the cause and start it again: it continues at 'batch-bad'.\n"
+        f"{SHELL}"
     )
 
 

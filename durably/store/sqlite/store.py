@@ -189,6 +189,7 @@ class SqliteStore(_OnDatabase):
     attempts_of = _reads(attempts.of_run)
     log_lines_of = _reads(logs.of_run)
     newest_log_line = _reads(logs.newest)
+    purgeable = _reads(lookups.purgeable)
     runs_named = _reads(lookups.named)
     executor_of = _reads(lookups.executor_of)
     open_maps = _reads(lookups.open_maps)

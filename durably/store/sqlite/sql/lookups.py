@@ -48,6 +48,29 @@ FAILURES: Final = """
     FROM durably_items INDEXED BY durably_items_failed
     WHERE item >= :first AND item < :end AND error IS NOT NULL ORDER BY item LIMIT :limit"""
 
+# What a purge would delete, and the bytes of its text; what SQLite keeps beside that is as much
+# again for small runs.
+PURGEABLE: Final = """
+    SELECT count(*), coalesce(sum(
+        octet_length(payload) + coalesce(octet_length(output), 0) + coalesce(octet_length(error), 0)
+        + coalesce((
+            SELECT sum(octet_length(s.name) + coalesce(octet_length(s.output), 0)
+                       + coalesce(octet_length(s.error), 0))
+            FROM durably_steps s
+            WHERE s.step >= (r.run << 24) AND s.step < ((r.run + 1) << 24)), 0)
+        + coalesce((
+            SELECT sum(coalesce(octet_length(i.key), 0) + coalesce(octet_length(i.output), 0)
+                       + coalesce(octet_length(i.error), 0))
+            FROM durably_maps m JOIN durably_items i
+              ON i.item >= (m.map << 30) AND i.item < ((m.map + 1) << 30)
+            WHERE m.run = r.run), 0)
+        + coalesce((
+            SELECT sum(octet_length(l.message) + octet_length(l.data))
+            FROM durably_logs l WHERE l.run = r.run), 0)), 0)
+    FROM durably_runs r
+    WHERE completed_at_us IS NOT NULL AND completed_at_us < :before_us AND owner IS NULL
+      AND (status <> 'failed' OR NOT :keep_failed)"""
+
 # How many keys of a kind of failure are named.
 _MOST_KEYS: Final = 3
 
@@ -76,6 +99,13 @@ def open_maps(db: apsw.Connection, run_id: str) -> list[MapState]:
     rows: list[Any] = db.execute(OPEN_MAPS, {"id": run_id}).fetchall()
     found = (defects.decoded(MapState(*row)._asdict()) for row in rows)
     return [MapState(**values) for values, _ in found]
+
+
+def purgeable(db: apsw.Connection, before_us: int, *, keep_failed: bool = False) -> tuple[int, int]:
+    """Return how many runs a purge would delete in all, and the bytes of the text in them."""
+    bindings = {"before_us": before_us, "keep_failed": keep_failed}
+    rows: list[Any] = db.execute(PURGEABLE, bindings).fetchall()
+    return rows[0][0], rows[0][1]
 
 
 def failures(db: apsw.Connection, run_id: str, name: str, most: int) -> list[FailureKind]:

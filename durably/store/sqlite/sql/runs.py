@@ -43,6 +43,7 @@ DELETE: Final = "DELETE FROM durably_runs WHERE run = :run"
 OLDEST_ENDED: Final = f"""
     SELECT {queries.COLUMNS} FROM durably_runs
     WHERE completed_at_us IS NOT NULL AND completed_at_us < :before_us AND owner IS NULL
+      AND (status <> 'failed' OR NOT :keep_failed)
     ORDER BY completed_at_us LIMIT :limit"""
 
 PURGE: Final = "DELETE FROM durably_runs WHERE run IN (SELECT value FROM json_each(:runs))"
@@ -127,9 +128,12 @@ def _refused(db: apsw.Connection, run_id: str, verb: str, advice: str) -> Except
     return ConflictError(f"run {run_id} is {row.status} and cannot be {verb}: {advice}")
 
 
-def purge(db: apsw.Connection, before_us: int, limit: int) -> list[RunRow]:
+def purge(
+    db: apsw.Connection, before_us: int, limit: int, *, keep_failed: bool = False
+) -> list[RunRow]:
     """Delete up to *limit* terminal runs that ended before *before_us*, oldest first."""
-    rows = queries.legible_rows(db, OLDEST_ENDED, {"before_us": before_us, "limit": limit})
+    bindings = {"before_us": before_us, "limit": limit, "keep_failed": keep_failed}
+    rows = queries.legible_rows(db, OLDEST_ENDED, bindings)
     if rows:
         db.execute(PURGE, {"runs": dump([row.run for row in rows])})
     return rows

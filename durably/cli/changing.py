@@ -1,0 +1,158 @@
+"""Change runs: ``durably retry``, ``cancel``, ``rm`` and ``purge``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Final
+
+import click
+
+from durably._platform.displayable import displayable, escaped
+from durably.cli.shell import FAILED, find, name_of, run_argument, shell, verb
+from durably.cli.tables import is_terminal
+from durably.cli.times import Instant
+from durably.client.query import AnyRun
+from durably.engine import Durably
+from durably.errors import ConflictError, NotFoundError
+from durably.models import RunStatus
+
+# How many runs one transaction of a purge deletes: others write between two of them.
+_AT_ONCE: Final = 500
+_KILO: Final = 1000
+
+
+@verb()
+@run_argument("runs", metavar="RUN...", nargs=-1)
+@click.option("--failed", is_flag=True, help="All failed runs, instead of RUN.")
+@click.option(
+    "--since",
+    type=Instant(),
+    metavar="WHEN",
+    help="With --failed, those that failed since: yesterday, 24h, 30d, 2026-11-28.",
+)
+@click.option("--job", help="With --failed, those of this job.")
+def retry(*, runs: tuple[str, ...], failed: bool, since: datetime | None, job: str | None) -> int:
+    """Put failed or cancelled runs back to pending; their completed steps are kept.
+
+    Nothing is executed here: the next process that knows the job goes on with the run, such as
+    "durably work", or its own program.
+    """
+    if failed == bool(runs):
+        raise click.UsageError("name runs, or write --failed for all that have failed")
+    if not failed and (since is not None or job is not None):
+        raise click.UsageError("--since and --job belong to --failed")
+    if not failed:
+        return _each(runs, _retry)
+    with shell().look() as look:
+        found = look.find_runs(status=RunStatus.FAILED, job_name=job, since=since, limit=None)
+        # A session is continued by its own program.
+        ids = tuple(run.id for run in reversed(found) if run.kind == "job")
+    if not ids:
+        shell().note("no failed runs")
+        return 0
+    return _each(ids, _retry)
+
+
+def _retry(app: Durably, run: AnyRun) -> str:
+    again = app.retry(run)
+    kept = again.completed_steps
+    return (
+        f"pending again, {kept} completed {'step' if kept == 1 else 'steps'} kept. It is executed "
+        f"by the next process that knows {displayable(again.job_name)!r}."
+    )
+
+
+@verb()
+@run_argument("runs", metavar="RUN...", nargs=-1, required=True)
+def cancel(*, runs: tuple[str, ...]) -> int:
+    """Cancel pending or running runs; a running one stops at its next step.
+
+    Its completed steps are kept, and "durably retry" goes on with it.
+    """
+
+    def cancelled(app: Durably, run: AnyRun) -> str:
+        app.cancel(run)
+        is_running = run.status is RunStatus.RUNNING
+        return "cancelled; it stops at its next step." if is_running else "cancelled."
+
+    return _each(runs, cancelled)
+
+
+@verb()
+@run_argument("runs", metavar="RUN...", nargs=-1, required=True)
+def rm(*, runs: tuple[str, ...]) -> int:
+    """Delete runs that have ended, with their steps, items and log lines."""
+
+    def deleted(app: Durably, run: AnyRun) -> str:
+        app.delete_run(run)
+        return "deleted."
+
+    return _each(runs, deleted)
+
+
+def _each(names: tuple[str, ...], change: Callable[[Durably, AnyRun], str]) -> int:
+    """Change each of the runs, and say of each what has become of it; return the exit status."""
+    with shell().look() as look:
+        runs = [find(look, name) for name in names]
+    app = shell().open()
+    status = 0
+    try:
+        for run in runs:
+            before = f"{name_of(run)}: " if len(runs) > 1 else ""
+            try:
+                shell().say(f"{before}{change(app, run)}")
+            except (ConflictError, NotFoundError) as exc:
+                if len(runs) == 1:
+                    raise
+                click.echo(f"durably: {escaped(str(exc))}", err=True)
+                status = FAILED
+    finally:
+        app.close()
+    return status
+
+
+@verb()
+@click.option(
+    "--older-than",
+    type=Instant(),
+    required=True,
+    metavar="AGE",
+    help="Those that ended before: 30d, 24h, 2026-11-28.",
+)
+@click.option("--keep-failed", is_flag=True, help="Leave the failed ones.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be deleted.")
+def purge(*, older_than: datetime, keep_failed: bool, dry_run: bool) -> None:
+    """Delete runs that ended long ago, and give their space back to the system."""
+    if dry_run:
+        with shell().look() as look:
+            count, size = look.purgeable(older_than, keep_failed=keep_failed)
+        click.echo(f"would delete {count:,} {_runs(count)} ({bytes_of(size)})")
+        return
+    app = shell().open()
+    deleted = 0
+    try:
+        while True:
+            now = app.purge_runs(older_than=older_than, limit=_AT_ONCE, keep_failed=keep_failed)
+            deleted += now
+            if now < _AT_ONCE:
+                break
+    finally:
+        app.close()
+    if is_terminal():
+        shell().say(f"deleted {deleted:,} {_runs(deleted)}")
+
+
+def _runs(count: int) -> str:
+    return "run" if count == 1 else "runs"
+
+
+def bytes_of(size: float) -> str:
+    """Return a number of bytes for people, as ``1.9 MB``."""
+    if size < _KILO:
+        return f"{size:.0f} bytes"
+    for unit in ("kB", "MB", "GB"):
+        size /= _KILO
+        if size < _KILO:
+            return f"{size:.1f} {unit}" if size < 100 else f"{size:.0f} {unit}"
+    return f"{size / _KILO:,.1f} TB"

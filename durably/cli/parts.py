@@ -1,0 +1,232 @@
+"""The parts of a run as tables: ``durably steps``, ``items`` and ``logs``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import click
+
+from durably._platform.displayable import displayable
+from durably._platform.safe_repr import safe_repr
+from durably.cli.shell import Unknown, find, run_argument, shell, verb
+from durably.cli.showing import result_of
+from durably.cli.tables import Column, formats, print_csv, print_json, print_table, styled
+from durably.cli.times import lasted, moment
+from durably.client.looking import Looking
+from durably.client.query import AnyRun
+from durably.models import ItemRecord, LogEntry, duration_of
+
+_RESULT: Final = Column("RESULT", gives_way=True, longest=200)
+_STEPS: Final = (
+    Column("#", is_right=True),
+    Column("STATUS"),
+    Column("STEP", gives_way=True),
+    Column("STARTED"),
+    Column("TOOK", is_right=True),
+    Column("ATTEMPT", is_right=True),
+    _RESULT,
+)
+_ITEMS: Final = (
+    Column("#", is_right=True),
+    Column("STATUS"),
+    Column("KEY", gives_way=True),
+    Column("STARTED"),
+    Column("TOOK", is_right=True),
+    Column("TRIES", is_right=True),
+    _RESULT,
+)
+_STEPS_IN_CSV: Final = (
+    "index",
+    "name",
+    "status",
+    "started_at",
+    "completed_at",
+    "attempt",
+    "output",
+    "error",
+    "items",
+)
+_ITEMS_IN_CSV: Final = (
+    "key",
+    "index",
+    "status",
+    "started_at",
+    "completed_at",
+    "attempts",
+    "output",
+    "error",
+)
+_LOGS_IN_CSV: Final = ("created_at", "level", "step_name", "message", "data")
+
+# How many items are read at once; each page skips those before it.
+_PAGE: Final = 20_000
+# How long a change in the file is waited for before it is looked whether the run has ended.
+_WAIT_S: Final = 1.0
+
+
+@verb()
+@run_argument()
+@formats
+def steps(*, run: str, form: str | None) -> None:
+    """List the steps of a run, in their order; a map is one of them."""
+    with shell().look() as look:
+        found = look.get_steps(find(look, run))
+    if form == "json":
+        for step in found:
+            print_json(step)
+    elif form == "csv":
+        print_csv(found, _STEPS_IN_CSV)
+    elif found:
+        print_table(
+            _STEPS,
+            [
+                (
+                    str(step.index),
+                    step.status,
+                    step.name,
+                    moment(step.started_at),
+                    lasted(duration_of(step.started_at, step.completed_at)),
+                    str(step.attempt),
+                    result_of(step),
+                )
+                for step in found
+            ],
+        )
+    else:
+        shell().note("no steps yet")
+
+
+@verb()
+@run_argument()
+@click.argument("step", required=False)
+@click.option("--failed", is_flag=True, help="Only the items that have failed.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=0),
+    default=100,
+    show_default=True,
+    help="So many items at most; 0 for all.",
+)
+@formats
+def items(*, run: str, step: str | None, failed: bool, limit: int, form: str | None) -> None:
+    """List the items of a map; STEP is its name, where the run has several."""
+    with shell().look() as look:
+        found = find(look, run)
+        name = _map_of(look, found, step)
+        # One more, to know whether there are more.
+        records = _records(look, found, name, failed=failed, limit=limit + 1 if limit else 0)
+        is_cut = False
+        if form is not None:
+            shown = (record for place, record in enumerate(records) if not limit or place < limit)
+            if form == "csv":
+                print_csv(shown, _ITEMS_IN_CSV)
+            else:
+                for record in shown:
+                    print_json(record)
+            return
+        listed = list(records)
+        is_cut = bool(limit) and len(listed) > limit
+        listed = listed[:limit] if limit else listed
+    if listed:
+        print_table(_ITEMS, [_item(record) for record in listed])
+    else:
+        shell().note("no failed items" if failed else "no items yet")
+    if is_cut:
+        shell().note(f"… and more: --limit {10 * limit}, or 0 for all")
+
+
+def _records(
+    look: Looking, run: AnyRun, name: str, *, failed: bool, limit: int
+) -> Iterator[ItemRecord]:
+    """Yield the items of a map, page by page: there may be a million of them."""
+    offset = 0
+    while True:
+        most = min(_PAGE, limit - offset) if limit else _PAGE
+        page = look.get_items(
+            run, name, status="failed" if failed else None, limit=most, offset=offset
+        )
+        yield from page
+        offset += len(page)
+        if len(page) < _PAGE or (limit and offset >= limit):
+            return
+
+
+def _item(record: ItemRecord) -> tuple[str, ...]:
+    return (
+        str(record.index),
+        record.status,
+        str(record.key),
+        moment(record.started_at),
+        lasted(duration_of(record.started_at, record.completed_at)),
+        str(record.attempts),
+        safe_repr(record.output) if record.error is None else str(record.error),
+    )
+
+
+def _map_of(look: Looking, run: AnyRun, step: str | None) -> str:
+    """Return the name of the map that is meant."""
+    names = [each.name for each in look.get_steps(run) if each.items is not None]
+    names += [each.name for each in look.open_maps(run)]
+    if step is None and len(names) == 1:
+        return names[0]
+    if step in names:
+        return step
+    listed = ", ".join(displayable(name, 40) for name in names[:20])
+    if not names:
+        raise Unknown("the run has no items: no step of it is a map")
+    if step is None:
+        raise Unknown(f"the run has several maps; name one of them: {listed}")
+    raise Unknown(f"the run has no map {displayable(step, 40)!r}; it has {listed}")
+
+
+@verb()
+@run_argument()
+@click.option("-f", "--follow", is_flag=True, help="Go on with new lines until the run has ended.")
+@formats
+def logs(*, run: str, follow: bool, form: str | None) -> None:
+    """Print the stored log lines of a run, oldest first.
+
+    They are stored where its program opens the engine with persist_logs=True, and by "durably run"
+    and "durably work".
+    """
+    with shell().look() as look:
+        found = find(look, run)
+        if form == "csv":
+            print_csv(look.log_lines(found)[0], _LOGS_IN_CSV)
+            return
+        is_any = False
+        for entry in _lines(look, found, follow=follow):
+            is_any = True
+            if form == "json":
+                print_json(entry)
+            else:
+                click.echo(_line(entry))
+    if not is_any:
+        shell().note("no log lines are stored")
+
+
+def _lines(look: Looking, run: AnyRun, *, follow: bool) -> Iterator[LogEntry]:
+    """Yield the lines; where they are followed, until the run has ended."""
+    newest = 0
+    while True:
+        seen = look.changes.look()
+        # Before the lines: those that came before its end are all there then.
+        now = look.get_run(run)
+        lines, newest = look.log_lines(run, newest)
+        yield from lines
+        if not follow or now is None or now.is_terminal:
+            return
+        look.changes.wait(seen, _WAIT_S)
+
+
+_LEVELS: Final = {"warning": "yellow", "error": "red", "debug": "bright_black"}
+
+
+def _line(entry: LogEntry) -> str:
+    when = entry.created_at.astimezone()
+    step = "" if entry.step_name is None else f"[{entry.step_name}] "
+    data = "".join(f" {name}={safe_repr(value)}" for name, value in entry.data.items())
+    text = displayable(f"{step}{entry.message}{data}", 2000)
+    level = styled(f"{entry.level.upper():<7}", fg=_LEVELS.get(entry.level))
+    return f"{when:%m-%d %H:%M:%S}.{when.microsecond // 1000:03} {level} {text}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -29,6 +30,11 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("durably")
 
 
+# A file system in memory, and how much room there must be for the tests' files.
+MEMORY = "/dev/shm"
+ROOM_BYTES = 2 << 30
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the delays of ``delays.py``, and another seed than that of each run."""
     parser.addoption(
@@ -46,7 +52,13 @@ def pytest_configure(config: pytest.Config) -> None:
     """Make a Ctrl-C arrive, here and in child processes; begin the delays, if asked to.
 
     A shell ignores it for what it starts in the background, where the tests of it would hang.
+
+    The tests' files are in memory, where that is possible and nobody has named another folder
+    (``PYTEST_DEBUG_TEMPROOT`` or ``--basetemp``): no test needs a disk, and half of the time of
+    all tests would be waiting for one. What a power failure takes is tested with a recorded disk.
     """
+    if config.getoption("basetemp") is None and has_room(MEMORY):
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", MEMORY)
     longest_s = config.getoption("--delays")
     if longest_s:
         from delays import Delays  # noqa: PLC0415 - needs a newer Python than the other tests
@@ -56,6 +68,21 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(delays.end)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def has_room(folder: str) -> bool:
+    """Return whether the tests' files fit into a folder, and programs there may be executed."""
+    try:
+        found = os.statvfs(folder)
+    except (AttributeError, OSError):  # not on Windows; not everywhere
+        return False
+    is_enough = found.f_bavail * found.f_frsize >= ROOM_BYTES
+    return is_enough and not found.f_flag & os.ST_NOEXEC
+
+
+def pytest_report_header() -> str:
+    """Return where the tests' files are."""
+    return f"files of tests in {os.environ.get('PYTEST_DEBUG_TEMPROOT', tempfile.gettempdir())}"
 
 
 @pytest.hookimpl(wrapper=True)

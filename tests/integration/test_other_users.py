@@ -31,7 +31,8 @@ SIDE_FILES = ("-wal", "-shm", "-journal", ".writer", f".owner-{TOKEN}")
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A folder that other users reach."""
-    folder = Path(tempfile.mkdtemp(prefix="durably-users-"))
+    place = os.environ.get("PYTEST_DEBUG_TEMPROOT")  # as for any other test's files
+    folder = Path(tempfile.mkdtemp(prefix="durably-users-", dir=place))
     folder.chmod(0o777)
     yield folder
     shutil.rmtree(folder)

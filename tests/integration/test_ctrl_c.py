@@ -58,7 +58,7 @@ def process_one(app: Durably) -> None:
 
 
 def run_here(app: Durably) -> None:
-    app.run(work, key="k")
+    app.run(work, key=f"key {app.count_runs()}")
     app.run(work)
 
 
@@ -100,18 +100,20 @@ def test_engine_can_be_used_on(tmp_path: Path, seed: int, scene: Callable[[Durab
     nothing of it is left.
     """
 
-    def opened(n: int) -> Durably:
-        # With one worker a slot that is lost is missed.
-        return Durably(tmp_path / f"{n}.db", jobs=[work], max_workers=1, synchronous="normal")
+    path = tmp_path / "x.db"
 
-    app = opened(0)
+    def opened() -> Durably:
+        # With one worker a slot that is lost is missed.
+        return Durably(path, jobs=[work], max_workers=1, synchronous="normal")
+
+    app = opened()
     counting = ctrl_c_at(0)
     counting.during(lambda: scene(app))
     app.close()
     points = random.Random(f"{scene.__name__} {seed}").sample(range(1, counting.passed + 1), SAMPLE)
-    for n, point in enumerate(points, 1):
-        app = opened(n)
-        ctrl_c = ctrl_c_at(point)
+    pressed = [ctrl_c_at(point) for point in points]
+    for ctrl_c in pressed:
+        app = opened()
         ctrl_c.during(lambda app=app: scene(app))
         try:
             app.start()
@@ -122,9 +124,10 @@ def test_engine_can_be_used_on(tmp_path: Path, seed: int, scene: Callable[[Durab
             assert run.output == 0, ctrl_c.where
         app.close()
         assert names_of_threads() == [], ctrl_c.where
-        with opened(n):
-            pass
-        assert check(tmp_path / f"{n}.db", is_idle=True, is_finished=True) == [], ctrl_c.where
+    with opened():
+        pass
+    found = check(path, is_idle=True, is_finished=True)
+    assert found == [], [ctrl_c.where for ctrl_c in pressed]
 
 
 def session(path: Path) -> None:

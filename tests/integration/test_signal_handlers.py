@@ -89,7 +89,7 @@ def process_one(app: Durably) -> None:
 
 
 def run_here(app: Durably) -> None:
-    app.run(work, key="k")
+    app.run(work, key=f"key {app.count_runs()}")
     app.run(work)
 
 
@@ -194,10 +194,14 @@ def interrupted(path: Path, scene: Callable[[Durably], None], *points: int) -> S
     if scene is open_and_close:
         gc.collect()  # of the engine that nobody has got
     assert names_of_threads() == [], alarm.where
+    return alarm
+
+
+def is_in_order(path: Path, alarms: list[SignalAt]) -> None:
+    """Check that the next engine finishes everything that the interrupted ones have left."""
     with opened(path):
         pass
-    assert check(path, is_idle=True, is_finished=True) == [], alarm.where
-    return alarm
+    assert check(path, is_idle=True, is_finished=True) == [], [alarm.where for alarm in alarms]
 
 
 def arrives(alarm: SignalAt) -> None:
@@ -220,10 +224,10 @@ def works_on(app: Durably, alarm: SignalAt) -> None:
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
 def test_engine_can_be_used_on(tmp_path: Path, seed: int, scene: Callable[[Durably], None]) -> None:
     """Whatever a call was about to do: nothing else of the engine is affected by its end."""
-    passed = interrupted(tmp_path / "0.db", scene, 0).passed
+    path = tmp_path / "x.db"
+    passed = interrupted(path, scene, 0).passed
     points = random.Random(f"{scene.__name__} {seed}").sample(range(1, passed + 1), SAMPLE)
-    for n, point in enumerate(points, 1):
-        interrupted(tmp_path / f"{n}.db", scene, point)
+    is_in_order(path, [interrupted(path, scene, point) for point in points])
 
 
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
@@ -231,11 +235,11 @@ def test_engine_can_be_used_on_after_two(
     tmp_path: Path, seed: int, scene: Callable[[Durably], None]
 ) -> None:
     """A second signal, in what the first one has caused, does no harm either."""
-    passed = interrupted(tmp_path / "0.db", scene, 0).passed
+    path = tmp_path / "x.db"
+    passed = interrupted(path, scene, 0).passed
     choice = random.Random(f"{scene.__name__} twice {seed}")
-    for n in range(1, SAMPLE):
-        point = choice.randint(1, passed)
-        interrupted(tmp_path / f"{n}.db", scene, point, point + choice.randint(1, 60))
+    points = [(choice.randint(1, passed), choice.randint(1, 60)) for _ in range(1, SAMPLE)]
+    is_in_order(path, [interrupted(path, scene, one, one + more) for one, more in points])
 
 
 def test_an_error_of_durablys_that_a_handler_raises_is_not_the_engines(

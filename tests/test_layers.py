@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 import durably
 
@@ -80,16 +79,17 @@ def is_in(module: str, room: str) -> bool:
     return module == room or module.startswith(f"{room}.")
 
 
-def each_module(outside: tuple[str, ...] = ()) -> pytest.MarkDecorator:
-    """Return a mark that calls a test for every module, or for those outside some rooms."""
-    modules = [module for module in MODULES if not any(is_in(module, room) for room in outside)]
-    return pytest.mark.parametrize("module", modules, ids=lambda module: module or "durably")
+def modules_outside(*rooms: str) -> list[str]:
+    """Return every module, without those in some rooms."""
+    return [module for module in MODULES if not any(is_in(module, room) for room in rooms)]
 
 
+@functools.cache
 def tree(module: str) -> ast.Module:
     return ast.parse(MODULES[module].read_text(encoding="utf-8"))
 
 
+@functools.cache
 def imported(module: str) -> set[str]:
     """The modules of the package that *module* imports, for types alone too."""
     parsed = tree(module)
@@ -136,14 +136,18 @@ def test_every_room_has_a_floor() -> None:
     assert len(rooms - {"durably"}) <= MOST_ROOMS
 
 
-@each_module()
-def test_imports_go_down(module: str) -> None:
+def test_imports_go_down() -> None:
     """A room imports from its own floor and from those below, and no package from one beside it."""
-    floor, room = FLOOR_OF[room_of(module)], room_of(module)
-    others = {name: room_of(name) for name in imported(module) if room_of(name) != room}
-    assert [name for name, other in others.items() if FLOOR_OF[other] > floor] == []
-    if floor > 0:
-        assert [name for name, other in others.items() if FLOOR_OF[other] == floor] == []
+    wrong = []
+    for module in MODULES:
+        room = room_of(module)
+        floor = FLOOR_OF[room]
+        for name in imported(module):
+            other = room_of(name)
+            is_beside = FLOOR_OF[other] == floor > 0
+            if other != room and (FLOOR_OF[other] > floor or is_beside):
+                wrong.append(f"{module} imports {name}")
+    assert not wrong
 
 
 def test_there_is_no_cycle() -> None:
@@ -152,84 +156,95 @@ def test_there_is_no_cycle() -> None:
     sorter.prepare()  # raises CycleError, which names them
 
 
-@each_module(outside=BEHIND_THE_DOOR)
-def test_the_store_has_one_door(module: str) -> None:
+def test_the_store_has_one_door() -> None:
     """Others see what every store has: its verbs, and what they take and return."""
-    assert {name for name in imported(module) if room_of(name) == "store"} <= STORE_DOOR
+    wrong = [
+        f"{module} imports {name}"
+        for module in modules_outside(*BEHIND_THE_DOOR)
+        for name in imported(module)
+        if room_of(name) == "store" and name not in STORE_DOOR
+    ]
+    assert not wrong
 
 
-@each_module(outside=MEET_THE_SYSTEM)
-def test_the_system_is_met_in_few_places(module: str) -> None:
+def test_the_system_is_met_in_few_places() -> None:
     """Signals, forks, kernel locks and sockets are the platform's and the store's locks' alone."""
-    assert not SYSTEM_MODULES & set(foreign_imports(tree(module)))
+    wrong = {
+        module: met
+        for module in modules_outside(*MEET_THE_SYSTEM)
+        if (met := SYSTEM_MODULES & set(foreign_imports(tree(module))))
+    }
+    assert not wrong
 
 
-@each_module()
-def test_imports_stand_at_the_top(module: str) -> None:
+def test_imports_stand_at_the_top() -> None:
     """Inside a function is imported only what is optional, or slow and often not needed."""
     marks = ("optional dependency", "where first needed")
-    lines = MODULES[module].read_text(encoding="utf-8").splitlines()
-    inside = [
-        f"line {node.lineno}"
-        for function in ast.walk(tree(module))
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
-        for node in ast.walk(function)
-        if isinstance(node, ast.Import | ast.ImportFrom)
-        and not any(mark in lines[node.lineno - 1] for mark in marks)
-    ]
-    assert not inside
+    wrong = []
+    for module, path in MODULES.items():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        wrong += [
+            f"{module}, line {node.lineno}"
+            for function in ast.walk(tree(module))
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+            for node in ast.walk(function)
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            and not any(mark in lines[node.lineno - 1] for mark in marks)
+        ]
+    assert not wrong
 
 
-@each_module(outside=("store",))
-def test_only_the_store_speaks_to_sqlite(module: str) -> None:
+def test_only_the_store_speaks_to_sqlite() -> None:
     """Outside store/ there is no SQL, and no import of a SQLite library."""
-    parsed = tree(module)
+    wrong = []
+    for module in modules_outside("store"):
+        wrong += [f"{module}, line {line}" for line in statements(tree(module))]
+        if {"apsw", "sqlite3"} & set(foreign_imports(tree(module))):
+            wrong.append(f"{module} imports a library")
+    assert not wrong
+
+
+def statements(parsed: ast.Module) -> Iterator[int]:
+    """The lines of a module with SQL in a text that is no docstring."""
     documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
     docstrings = {
         ast.get_docstring(node, clean=False)
         for node in ast.walk(parsed)
         if isinstance(node, documented)
     }
-    statements = [
-        node.value
-        for node in ast.walk(parsed)
-        if isinstance(node, ast.Constant)
-        and isinstance(node.value, str)
-        and node.value not in docstrings
-        and SQL.search(node.value)
-    ]
-    assert not statements
-    assert not {"apsw", "sqlite3"} & set(foreign_imports(parsed))
+    for node in ast.walk(parsed):
+        if (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and node.value not in docstrings
+            and SQL.search(node.value)
+        ):
+            yield node.lineno
 
 
-# In a worker process, which has no engine, a thread watches the parent.
-@each_module(outside=("worker", "_platform.parent"))
-def test_only_the_worker_starts_threads(module: str) -> None:
+def test_only_the_worker_starts_threads() -> None:
     """Outside worker/ nothing makes a thread, a timer or a pool in the process of an engine."""
     makers = {"Thread", "Timer", "ThreadPoolExecutor", "start_new_thread"}
-    assert not makers & called_names(tree(module))
+    # In a worker process, which has no engine, a thread watches the parent.
+    outside = modules_outside("worker", "_platform.parent")
+    wrong = {each: made for each in outside if (made := makers & called_names(tree(each)))}
+    assert not wrong
 
 
-@each_module()
-def test_nothing_sleeps(module: str) -> None:
+def test_nothing_sleeps() -> None:
     """Waiting goes through the clock, which a test can replace and a stop can end."""
-    parsed = tree(module)
-    sleeps = [
-        f"line {node.lineno}"
-        for node in ast.walk(parsed)
-        if isinstance(node, ast.Attribute)
-        and node.attr == "sleep"
-        and isinstance(node.value, ast.Name)
-        and node.value.id == "time"
-    ]
-    from_time = [
-        f"line {node.lineno}"
-        for node in ast.walk(parsed)
-        if isinstance(node, ast.ImportFrom)
-        and node.module == "time"
-        and any(alias.name == "sleep" for alias in node.names)
-    ]
-    assert not sleeps + from_time
+    wrong = [f"{module}, line {line}" for module in MODULES for line in sleeps(tree(module))]
+    assert not wrong
+
+
+def sleeps(parsed: ast.Module) -> Iterator[int]:
+    """The lines of a module with a use of ``time.sleep``."""
+    for node in ast.walk(parsed):
+        if isinstance(node, ast.Attribute):
+            if ast.unparse(node) == "time.sleep":
+                yield node.lineno
+        elif isinstance(node, ast.ImportFrom) and node.module == "time":
+            yield from (node.lineno for alias in node.names if alias.name == "sleep")
 
 
 def foreign_imports(parsed: ast.Module) -> Iterator[str]:

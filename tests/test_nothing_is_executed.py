@@ -89,22 +89,23 @@ def uses(tree: ast.Module) -> Iterator[str]:
                 yield f"line {node.lineno}: import {name}"
 
 
-@pytest.mark.parametrize(
-    "module",
-    [each for each in MODULES if each not in (*TRAVELLING, *FROM_A_COMMAND_LINE)],
-    ids=lambda path: str(path.relative_to(PACKAGE)),
-)
-def test_a_module_turns_no_data_into_code(module: Path) -> None:
+def test_a_module_turns_no_data_into_code() -> None:
     """Nothing is unpickled, evaluated, compiled or imported by name in any module."""
-    assert list(uses(ast.parse(module.read_text(encoding="utf-8")))) == []
+    found = {
+        module: list(uses(ast.parse(module.read_text(encoding="utf-8"))))
+        for module in MODULES
+        if module not in (*TRAVELLING, *FROM_A_COMMAND_LINE)
+    }
+    assert len(found) > 100
+    assert {module: used for module, used in found.items() if used} == {}
 
 
-@pytest.mark.parametrize("module", TRAVELLING, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_what_travels_is_not_from_the_database(module: Path) -> None:
+def test_what_travels_is_not_from_the_database() -> None:
     """What unpickles what another process of the program sent has no access to what is stored."""
-    text = module.read_text(encoding="utf-8")
-    assert "durably.store" not in text
-    assert "durably.codec" not in text
+    for module in TRAVELLING:
+        text = module.read_text(encoding="utf-8")
+        assert "durably.store" not in text, module
+        assert "durably.codec" not in text, module
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -66,10 +68,29 @@ def begin(db: apsw.Connection) -> Callable[[], None]:
 
 
 def fresh(path: Path | str, scripts: list[str] | None = None) -> apsw.Connection:
-    """A connection to a new database at the newest version."""
+    """A connection to a new database at the newest version, or made by some scripts."""
+    if scripts is None:
+        put_new_database(Path(path))
+        return connect(path)
     db = connect(path)
     schema.migrate(db, str(path), begin(db), scripts)
     return db
+
+
+def put_new_database(path: Path) -> None:
+    """Make a file as the migrations leave it, without executing them again."""
+    path.touch(mode=0o600, exist_ok=False)
+    path.write_bytes(_new_database())
+
+
+@functools.cache
+def _new_database() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "new.db")
+        db = connect(path)
+        schema.migrate(db, str(path), begin(db))
+        db.close()
+        return path.read_bytes()
 
 
 def query(store: Database, sql: str, *bindings: Any) -> list[Any]:

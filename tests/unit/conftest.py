@@ -10,7 +10,7 @@ import cattrs
 import pytest
 from children import Child
 from codeckit import Money
-from storekit import FakeClock
+from storekit import FakeClock, put_new_database
 
 from durably.codec import Codec
 from durably.store.sqlite.database import Database
@@ -28,7 +28,9 @@ def clock() -> FakeClock:
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Database]:
     """A new database, closed at the end. In mode normal: no test here cuts the power."""
-    database = Database(tmp_path / "test.db", synchronous="normal")
+    path = tmp_path / "test.db"
+    put_new_database(path)
+    database = Database(path, synchronous="normal")
     yield database
     database.close()
 

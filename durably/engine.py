@@ -26,7 +26,7 @@ from durably.client.submit import NOT_GIVEN
 from durably.emitter import ErrorHandler, Listener
 from durably.events import Event
 from durably.jobs import Job
-from durably.models import LogEntry, Run
+from durably.models import Run
 from durably.names import name_of_plugin
 from durably.settings import (
     Duration,
@@ -415,24 +415,6 @@ class Durably(RunCalls):
             show=show,
         )
         return self._client.runner.run(job, payload, options)
-
-    # -- runs ----------------------------------------------------------------------------
-
-    def get_logs(self, run: AnyRun | str) -> list[LogEntry]:
-        """Return the persisted log lines of the run; empty without ``persist_logs=True``.
-
-        Oldest first. They include lines that were written in this process before the call.
-
-        Raises:
-            NotFoundError: there is no such run.
-
-        .. versionadded:: 0.1.0
-        """
-        self._check()
-        self._flusher.flush_lines()
-        return self._client.reader.logs_of(run)
-
-    # -- events --------------------------------------------------------------------------
 
     # -- events --------------------------------------------------------------------------
 

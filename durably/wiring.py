@@ -83,7 +83,8 @@ def open_parts(
         supervisor = Supervisor(settings, store, codec, registry, emitter, clock, labels_of)
         if settings.persist_logs:
             supervisor.flusher.persist_logs()
-        failed_runs = FailedRuns(supervisor.unseen_failures, Reader(store, codec, registry), clock)
+        reader = Reader(store, codec, registry)
+        failed_runs = FailedRuns(supervisor.unseen_failures, reader, clock)
         shutdown = Shutdown(
             store,
             supervisor,
@@ -94,7 +95,8 @@ def open_parts(
             is_beside=is_beside,
             session=session,
         )
-        client = Client(store, codec, registry, emitter, clock, supervisor.local, shutdown.check)
+        local = supervisor.local
+        client = Client(store, codec, registry, emitter, clock, local, shutdown.check, reader)
         at_exit(shutdown.at_exit)
         opening.enter(shutdown)
         deliver()

@@ -16,7 +16,17 @@ PACKAGE = Path(durably.__file__).parent
 # Lowest first. A room is a package or a module right under durably/; it imports from its own floor
 # and from those below it. No package imports another one of its floor.
 FLOORS: list[set[str]] = [
-    {"_platform", "emitter", "errors", "events", "models", "names", "settings", "values"},
+    {
+        "_platform",
+        "emitter",
+        "errors",
+        "events",
+        "models",
+        "names",
+        "rendering",
+        "settings",
+        "values",
+    },
     {"codec"},
     {"jobs"},
     {"job_registry", "store"},

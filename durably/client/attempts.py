@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from durably._platform.clock import to_datetime
 from durably.client.query import UNREADABLE, AnyRun, Reader, readable, run_id_of
-from durably.models import Attempt
+from durably.models import Attempt, AttemptList
 from durably.store import defects
 from durably.store.api import Store
 from durably.store.rows import AttemptRow
@@ -17,7 +17,7 @@ class AttemptReader:
         self._store = store
         self._reader = reader
 
-    def attempts_of(self, run: AnyRun | str) -> list[Attempt]:
+    def attempts_of(self, run: AnyRun | str) -> AttemptList:
         """Return the executions of a run, the first one first.
 
         Those that cannot be read are left out.
@@ -29,7 +29,7 @@ class AttemptReader:
         run_id = run_id_of(run)
         self._store.get_run(run_id)
         rows = self._store.attempts_of(run_id)
-        return list(readable(lambda row: self._attempt_of(row, run_id), rows))
+        return AttemptList(readable(lambda row: self._attempt_of(row, run_id), rows))
 
     def _attempt_of(self, row: AttemptRow, run_id: str) -> Attempt:
         try:

@@ -1,20 +1,20 @@
-"""The calls of an engine about runs: store, read, await and change them. They need no worker."""
+"""The calls of an engine about runs: store, await and change them. They need no worker."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar, Unpack, overload
 
 from durably._platform.signals import door
 from durably.client.callbacks import OnLog, OnProgress
-from durably.client.client import Client
 from durably.client.control import Age
 from durably.client.handles import TriggerOptions, WaitOptions
-from durably.client.query import AnyRun, NameFilter, StatusFilter
+from durably.client.query import AnyRun
+from durably.client.read_calls import ReadCalls
 from durably.client.submit import NOT_GIVEN
 from durably.client.subscribe import Subscription
 from durably.jobs import Job
-from durably.models import Attempt, ItemRecord, ItemStatus, Run, StepRecord
+from durably.models import Run, RunList
 from durably.settings import Duration
 
 P = TypeVar("P")
@@ -22,12 +22,8 @@ R = TypeVar("R")
 
 
 @door
-class RunCalls:
+class RunCalls(ReadCalls):
     """What an engine can be asked about runs, also where nothing is executed."""
-
-    _client: Client
-    # Raises unless the engine can be used.
-    _check: Callable[[], None]
 
     @overload
     def trigger(
@@ -134,10 +130,10 @@ class RunCalls:
 
     # Items of any type: mypy infers no P for a list that mixes payloads and triggers.
     @overload
-    def batch_trigger(self, job: Job[P, R], items: Iterable[Any]) -> list[Run[P, R]]: ...
+    def batch_trigger(self, job: Job[P, R], items: Iterable[Any]) -> RunList[P, R]: ...
     @overload
-    def batch_trigger(self, job: str, items: Iterable[Any]) -> list[AnyRun]: ...
-    def batch_trigger(self, job: Job[Any, Any] | str, items: Iterable[Any]) -> list[AnyRun]:
+    def batch_trigger(self, job: str, items: Iterable[Any]) -> RunList[Any, Any]: ...
+    def batch_trigger(self, job: Job[Any, Any] | str, items: Iterable[Any]) -> RunList[Any, Any]:
         """Store a run of a job for each item in one transaction: all of them or none.
 
         Args:
@@ -159,104 +155,6 @@ class RunCalls:
         return self._client.handles.find(job, "batch_trigger").batch_trigger(items)
 
     # -- runs ----------------------------------------------------------------------------
-
-    def get_run(self, run_id: str | AnyRun) -> AnyRun | None:
-        """Return the run with that id as it is now, ``None`` if there is none.
-
-        .. versionadded:: 0.1.0
-        """
-        self._check()
-        return self._client.reader.find(run_id)
-
-    def get_runs(
-        self,
-        *,
-        status: StatusFilter = None,
-        job_name: NameFilter = None,
-        labels: dict[str, str] | None = None,
-        limit: int | None = None,
-        offset: int = 0,
-    ) -> list[AnyRun]:
-        """Return the runs that match, newest first.
-
-        Args:
-            status: one or several; an empty list matches nothing.
-            job_name: one or several; an empty list matches nothing.
-            labels: all of them must match.
-            limit: how many at most.
-            offset: how many to skip first.
-
-        Raises:
-            ValidationError: an unknown status, or a negative number.
-
-        .. versionadded:: 0.1.0
-        """
-        self._check()
-        return self._client.reader.find_many(status, job_name, labels, limit, offset)
-
-    def count_runs(
-        self,
-        *,
-        status: StatusFilter = None,
-        job_name: NameFilter = None,
-        labels: dict[str, str] | None = None,
-    ) -> int:
-        """Return how many runs match; the filters are those of ``get_runs``.
-
-        .. versionadded:: 0.1.0
-        """
-        self._check()
-        return self._client.reader.count(status, job_name, labels)
-
-    def get_steps(self, run: AnyRun | str) -> list[StepRecord]:
-        """Return the records of the run's steps, one for each name, in the order of their index.
-
-        Raises:
-            NotFoundError: there is no such run.
-
-        .. versionadded:: 0.1.0
-        """
-        self._check()
-        return self._client.reader.steps_of(run)
-
-    def get_items(
-        self,
-        run: AnyRun | str,
-        name: str,
-        *,
-        status: ItemStatus | None = None,
-        limit: int | None = None,
-        offset: int = 0,
-    ) -> list[ItemRecord]:
-        """Return the stored records of the items of a map, in the order of their index.
-
-        Items that are in progress, or were not executed yet, have none. The map may still be
-        executed, by whatever process.
-
-        Args:
-            name: of the map.
-            status: ``"completed"`` or ``"failed"``, for those alone.
-            limit: return so many at the most, after the first *offset*.
-
-        Raises:
-            NotFoundError: there is no such run.
-            ValidationError: an argument is not what it must be.
-
-        .. versionadded:: 0.2.0
-        """
-        self._check()
-        return self._client.items.items_of(run, name, status, limit, offset)
-
-    def get_attempts(self, run: AnyRun | str) -> list[Attempt]:
-        """Return how the run was executed, the first time first; the last one may be running.
-
-        Raises:
-            NotFoundError: there is no such run.
-
-        .. versionadded:: 0.2.0
-        """
-        self._check()
-        return self._client.attempts.attempts_of(run)
 
     def wait(
         self,

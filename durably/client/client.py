@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from durably._platform.clock import Clock
 from durably._platform.ids import Ids
+from durably.client.answers import Answers
 from durably.client.attempts import AttemptReader
 from durably.client.control import Control
 from durably.client.handles import Handles
@@ -31,6 +32,7 @@ class Client:
     Args:
         worker: the worker of the same process, if it has one.
         check: raises if the database cannot be used any more; called by the handles of jobs.
+        reader: reads the runs, which this client then answers for.
     """
 
     def __init__(
@@ -42,12 +44,14 @@ class Client:
         clock: Clock,
         worker: LocalWorker | None = None,
         check: Callable[[], None] | None = None,
+        reader: Reader | None = None,
     ) -> None:
         worker = NoWorker(store) if worker is None else worker
+        check = store.check_in_place if check is None else check
         self._store = store
         self._emitter = emitter
         self._worker = worker
-        self.reader = Reader(store, codec, registry)
+        self.reader = Reader(store, codec, registry) if reader is None else reader
         self.items = ItemReader(store, codec, self.reader)
         self.attempts = AttemptReader(store, self.reader)
         self.waiter = Waiter(
@@ -63,7 +67,7 @@ class Client:
             registry=registry,
             reader=self.reader,
             waiter=self.waiter,
-            check=store.check_in_place if check is None else check,
+            check=check,
         )
         self.handles = Handles(self.submitter)
         self.runner = Runner(
@@ -77,6 +81,21 @@ class Client:
             worker=worker,
         )
         self.control = Control(store, emitter, clock, registry, self.reader, self.submitter, worker)
+        self.answers = Answers(
+            check,
+            self.reader,
+            self.items,
+            self.attempts,
+            self.waiter,
+            self.control,
+            worker.flush_log_lines,
+        )
+        self.reader.answers = self.answers
+
+    @property
+    def path(self) -> str:
+        """Return what the database is on."""
+        return self._store.path
 
     def subscribe(self, run: AnyRun | str) -> Subscription:
         """Return the events of a run from now on."""

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Generic, Never, Self, TypedDict, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Never, Self, TypedDict, TypeVar, overload
 
+from durably._platform.displayable import displayable
 from durably._platform.interactive import again
-from durably._platform.signals import door
+from durably._platform.signals import door, entered
 from durably.client.callbacks import OnLog, OnProgress
-from durably.client.query import StatusFilter, several
+from durably.client.filters import StatusFilter, several
 from durably.client.submit import NOT_GIVEN, Submitter, Trigger
-from durably.errors import NotFoundError
+from durably.errors import DurablyError, NotFoundError
 from durably.job_registry import missing_job
 from durably.jobs import Job, check_job
-from durably.models import Run
+from durably.models import Run, RunList
+from durably.rendering.shown import Shown
 from durably.settings import Duration, optional_timeout
+
+if TYPE_CHECKING:
+    import pandas as pd  # type: ignore[import-not-found,import-untyped,unused-ignore]  # optional
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -93,8 +98,10 @@ class JobHandles(Mapping[str, "JobHandle[Any, Any]"]):
 
 
 @door
-class JobHandle(Generic[P, R]):
+class JobHandle(Shown, Generic[P, R]):
     """Trigger and read the runs of one job. Usable from any thread.
+
+    A notebook shows how many runs there are of each status.
 
     .. versionadded:: 0.1.0
     """
@@ -121,6 +128,41 @@ class JobHandle(Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"<JobHandle {self._name!r}>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the name of the job, and the number of its runs by status.
+
+        Of a large file the newest 100,000 runs of the job are counted.
+
+        .. versionadded:: 0.2.0
+        """
+        self._submitter.check()
+        counts = self._submitter.reader.overview(self._name).by_job()
+        return {"name": self._name, "runs": counts.get(self._name, {})}
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the numbers of its runs as a DataFrame, as ``Durably.to_frame`` does.
+
+        Raises:
+            ImportError: pandas is not installed.
+
+        .. versionadded:: 0.2.0
+        """
+        self._submitter.check()
+        return self._submitter.reader.overview(self._name).to_frame()
+
+    @entered
+    def _repr_html_(self) -> str:
+        from durably.rendering.tables import card  # noqa: PLC0415 - where first needed
+
+        heading = [("name", self._name)]
+        try:
+            self._submitter.check()
+            overview = self._submitter.reader.overview(self._name)
+        except DurablyError as exc:
+            return card(heading, [], note=displayable(str(exc)))
+        counts = overview.by_job().get(self._name)
+        return card(heading, [("runs", "counts", counts)], note=overview.note())
 
     def trigger(
         self,
@@ -233,7 +275,7 @@ class JobHandle(Generic[P, R]):
         finally:
             callbacks.close()
 
-    def batch_trigger(self, items: Iterable[P | Mapping[str, Any] | Trigger[P]]) -> list[Run[P, R]]:
+    def batch_trigger(self, items: Iterable[P | Mapping[str, Any] | Trigger[P]]) -> RunList[P, R]:
         """Store a run for each item in one transaction: all of them or none.
 
         Args:
@@ -266,7 +308,7 @@ class JobHandle(Generic[P, R]):
         labels: dict[str, str] | None = None,
         limit: int | None = None,
         offset: int = 0,
-    ) -> list[Run[P, R]]:
+    ) -> RunList[P, R]:
         """Return the runs of this job that match, newest first; see ``Durably.get_runs``.
 
         Raises:

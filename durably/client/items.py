@@ -9,7 +9,7 @@ from durably._platform.safe_repr import short_repr
 from durably.client.query import UNREADABLE, AnyRun, Reader, readable, run_id_of
 from durably.codec import Codec
 from durably.errors import ValidationError
-from durably.models import ItemRecord, ItemStatus
+from durably.models import ItemList, ItemRecord, ItemStatus
 from durably.names import check_text
 from durably.settings import count
 from durably.store import defects
@@ -27,7 +27,7 @@ class ItemReader:
 
     def items_of(
         self, run: AnyRun | str, name: str, status: str | None, limit: int | None, offset: int
-    ) -> list[ItemRecord]:
+    ) -> ItemList:
         """Return the records of the items of a map; those that cannot be read are left out.
 
         Raises:
@@ -44,7 +44,7 @@ class ItemReader:
         run_id = run_id_of(run)
         self._store.get_run(run_id)
         rows = self._store.items_of(run_id, name, status, limit, count(offset, "offset"))
-        return list(readable(lambda row: self._item_of(row, run_id, name), rows or ()))
+        return ItemList(readable(lambda row: self._item_of(row, run_id, name), rows or ()))
 
     def _item_of(self, row: ItemRow, run_id: str, name: str) -> ItemRecord:
         index, key, output, error, attempts, _, started_at_us, completed_at_us = row

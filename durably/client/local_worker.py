@@ -129,6 +129,10 @@ class LocalWorker(Protocol):
     def stop_run(self, row: RunRow, reason: type[StopRun]) -> None:
         """Stop this claim of a run at its next step boundary, if it is executed here."""
 
+    @property
+    def flush_log_lines(self) -> Callable[[], object]:
+        """Return what stores the log lines that were written here and are to be stored."""
+
 
 class NoWorker:
     """The worker of a process that has none: nothing is executed or claimed."""
@@ -172,3 +176,6 @@ class NoWorker:
 
     def stop_run(self, row: RunRow, reason: type[StopRun]) -> None:
         """Return: nothing is executed."""
+
+    def flush_log_lines(self) -> None:
+        """Return: no log lines are written."""

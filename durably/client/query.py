@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from durably._platform.clock import to_datetime
-from durably._platform.safe_repr import short_repr, type_name
-from durably._platform.signals import let_through
+from durably._platform.safe_repr import type_name
+from durably.client.filters import NameFilter, StatusFilter, filters_of
+from durably.client.overview import Overview
 from durably.codec import UNTYPED, Codec
 from durably.codec.json_text import dump, load
 from durably.errors import DatabaseError, ValidationError
@@ -21,19 +21,22 @@ from durably.models import (
     ErrorInfo,
     ItemCounts,
     LogEntry,
+    LogList,
     Progress,
     Run,
+    RunEngine,
     RunKind,
+    RunList,
     RunStatus,
+    StepList,
     StepRecord,
+    answered_by,
 )
 from durably.settings import count
 from durably.store import defects
 from durably.store.api import Store
 from durably.store.rows import Filters, LogRow, RunRow, StepRow
 
-StatusFilter = RunStatus | str | Iterable[RunStatus | str] | None
-NameFilter = str | Iterable[str] | None
 AnyRun = Run[Any, Any]
 
 
@@ -63,6 +66,8 @@ class Reader:
         self._store = store
         self._codec = codec
         self._registry = registry
+        # What answers for the runs that are read; the client that uses the reader sets it.
+        self.answers: RunEngine | None = None
 
     def run_of(self, row: RunRow, disposition: Disposition | None = None) -> Run[Any, Any]:
         """Return the ``Run`` of *row*.
@@ -71,7 +76,7 @@ class Reader:
             DatabaseError: the row contains what durably never writes.
         """
         try:
-            return self._run_of(row, disposition)
+            return answered_by(self._run_of(row, disposition), self.answers)
         except UNREADABLE as exc:
             defect = defects.of_run(row._asdict())
             if defect is None:
@@ -114,7 +119,7 @@ class Reader:
             payload: as it would be read from the row.
             created_at: likewise.
         """
-        return Run(
+        run: AnyRun = Run(
             id=row.id,
             job_name=row.job_name,
             status=RunStatus.PENDING,
@@ -134,6 +139,7 @@ class Reader:
             heartbeat_at=None,
             disposition="created",
         )
+        return answered_by(run, self.answers)
 
     def _value(self, text: str, type_: Any, what: str) -> Any:
         try:
@@ -201,6 +207,16 @@ class Reader:
         see(found)
         return found
 
+    def require(self, run: Run[Any, Any] | str) -> Run[Any, Any]:
+        """Return the run for a caller to see.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        found = self.get(run_id_of(run))
+        see(found)
+        return found
+
     def find_many(
         self,
         status: StatusFilter,
@@ -210,15 +226,15 @@ class Reader:
         offset: int,
         kind: RunKind | None = None,
         since_us: int | None = None,
-    ) -> list[Run[Any, Any]]:
+    ) -> RunList[Any, Any]:
         """Return the runs that match for a caller to see, the newest first.
 
         Those that cannot be read are left out.
         """
-        wanted = _filters(status, job_name, labels)._replace(kind=kind, since_us=since_us)
+        wanted = filters_of(status, job_name, labels)._replace(kind=kind, since_us=since_us)
         limit = None if limit is None else count(limit, "limit")
         rows = self._store.find_runs(wanted, limit, count(offset, "offset"))
-        found = list(readable(self.run_of, rows))
+        found = RunList(readable(self.run_of, rows))
         for run in found:
             see(run)
         return found
@@ -227,9 +243,14 @@ class Reader:
         self, status: StatusFilter, job_name: NameFilter, labels: dict[str, str] | None
     ) -> int:
         """Return how many runs match."""
-        return self._store.count_runs(_filters(status, job_name, labels))
+        return self._store.count_runs(filters_of(status, job_name, labels))
 
-    def steps_of(self, run: Run[Any, Any] | str) -> list[StepRecord]:
+    def overview(self, job_name: str | None = None) -> Overview:
+        """Return how many runs there are of each job and status, or of that job alone."""
+        filters = Filters() if job_name is None else Filters(jobs=dump([job_name]), kind="job")
+        return Overview.of(self._store, filters)
+
+    def steps_of(self, run: Run[Any, Any] | str) -> StepList:
         """Return the records of the run's steps; those that cannot be read are left out.
 
         Raises:
@@ -239,7 +260,7 @@ class Reader:
         run_id = run_id_of(run)
         self._store.get_run(run_id)
         rows = self._store.steps_of(run_id)
-        return list(readable(lambda row: self._step_of(row, run_id), rows))
+        return StepList(readable(lambda row: self._step_of(row, run_id), rows))
 
     def _step_of(self, row: StepRow, run_id: str) -> StepRecord:
         try:
@@ -261,7 +282,7 @@ class Reader:
             what = f"step {row.name!a:.80} of run {run_id!a:.80}"
             raise defects.unreadable(what, defect) from exc
 
-    def logs_of(self, run: Run[Any, Any] | str) -> list[LogEntry]:
+    def logs_of(self, run: Run[Any, Any] | str) -> LogList:
         """Return the persisted log lines of the run; those that cannot be read are left out.
 
         Raises:
@@ -270,7 +291,7 @@ class Reader:
         """
         run_id = run_id_of(run)
         self._store.get_run(run_id)
-        return list(self.entries_of(self._store.log_lines_of(run_id), run_id))
+        return LogList(self.entries_of(self._store.log_lines_of(run_id), run_id))
 
     def entries_of(self, rows: Iterable[LogRow], run_id: str) -> Iterator[LogEntry]:
         """Yield stored log lines; those that cannot be read are left out."""
@@ -318,54 +339,6 @@ def readable(read: Callable[[A], B], rows: Iterable[A]) -> Iterator[B]:
                 raise
             defects.note(str(exc))
     defects.log_noted()
-
-
-def _filters(status: StatusFilter, job_name: NameFilter, labels: dict[str, str] | None) -> Filters:
-    """Check the arguments of ``get_runs``, and return them as filters."""
-    statuses = None
-    if status is not None:
-        wanted = [status] if isinstance(status, str) else several(status, "status")
-        statuses = dump([_status(each) for each in wanted])
-    jobs = None
-    if job_name is not None:
-        names = [job_name] if isinstance(job_name, str) else several(job_name, "job_name")
-        jobs = dump([_text(name, "job_name") for name in names])
-    wanted_labels = None
-    if labels is not None:
-        if not isinstance(labels, dict):
-            raise ValidationError(f"labels must be a dict of str to str, not {type_name(labels)}")
-        wanted_labels = dump(
-            {_text(key, "labels"): _text(value, "labels") for key, value in labels.items()}
-        )
-    return Filters(statuses, jobs, wanted_labels)
-
-
-def several(items: Any, what: str) -> list[Any]:
-    """Return *items* as a list.
-
-    Raises:
-        ValidationError: it is text, a mapping or not iterable; the message begins with *what*.
-    """
-    if not isinstance(items, Iterable) or isinstance(items, str | bytes | Mapping):
-        raise ValidationError(
-            f"{what} must be an iterable, such as a list, not {type_name(items)}; write [...] "
-            "around a single one"
-        )
-    return let_through(list, items)
-
-
-def _status(value: object) -> str:
-    # Anything but text is rejected first, because the enum's message would show it.
-    with suppress(ValueError):
-        if isinstance(value, str):
-            return RunStatus(value).value
-    raise ValidationError(f"unknown status {short_repr(value)}; known are {', '.join(RunStatus)}")
-
-
-def _text(value: object, what: str) -> str:
-    if not isinstance(value, str):
-        raise ValidationError(f"{what} must hold str, not {type_name(value)}")
-    return value
 
 
 def run_id_of(run: Run[Any, Any] | str) -> str:

@@ -37,7 +37,7 @@ from durably.execution.current_run import CurrentRun
 from durably.execution.live_failures import FailureWatch
 from durably.job_registry import origins_json
 from durably.jobs import Job
-from durably.models import TERMINAL, Disposition, Run, short_name
+from durably.models import TERMINAL, Disposition, Run, evolved, short_name
 from durably.settings import (
     Duration,
     IfRunning,
@@ -289,7 +289,7 @@ class _Call:
             add_stop_note(exc, said.stopped(place, row.completed_steps))
 
     def _completed(self, run: Run[Any, Any]) -> Run[Any, Any]:
-        return completed(attrs.evolve(run, disposition=self._disposition), self._watch, again())
+        return completed(evolved(run, disposition=self._disposition), self._watch, again())
 
     # -- a run that cannot be executed here now ------------------------------------------------
 

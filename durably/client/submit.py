@@ -28,7 +28,7 @@ from durably.jobs import (
     payload_type,
     takes_payload,
 )
-from durably.models import Run
+from durably.models import Run, RunList
 from durably.names import check_storable, check_text, not_a_str
 from durably.store.api import Store
 from durably.store.rows import Enqueued, NewRun, RunRow
@@ -131,7 +131,7 @@ class Submitter:
             or (new.retry_failed and wants(RunRetried))
         )
 
-    def trigger_all(self, job: Job[Any, Any], items: list[Any]) -> list[Run[Any, Any]]:
+    def trigger_all(self, job: Job[Any, Any], items: list[Any]) -> RunList[Any, Any]:
         """Store a run for each payload or ``Trigger`` in one transaction, or none."""
         accepted: list[Accepted] = []
         for position, item in enumerate(items):
@@ -144,15 +144,15 @@ class Submitter:
             except ValidationError as exc:
                 raise ValidationError(f"item {position} of the batch: {exc}") from None
         if not accepted:
-            return []
+            return RunList()
         now_us = self._clock.now_us()
         now = to_datetime(now_us)
         all_enqueued = self._store.enqueue_many([each.new for each in accepted], now_us)
         try:
-            return [
+            return RunList(
                 self.emit(enqueued, each, now)
                 for enqueued, each in zip(all_enqueued, accepted, strict=True)
-            ]
+            )
         finally:
             self.offer()
 

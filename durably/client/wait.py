@@ -13,9 +13,10 @@ from durably._platform.latch import Latch
 from durably._platform.signals import deferred
 from durably._platform.tracebacks import remove_own_frames
 from durably.client.callbacks import Callbacks, OnLog, OnProgress
+from durably.client.filters import several
 from durably.client.local_worker import LocalWorker, Waiting
 from durably.client.patience import Patience
-from durably.client.query import Reader, run_id_of, several
+from durably.client.query import Reader, run_id_of
 from durably.emitter import Emitter
 from durably.errors import (
     NotFoundError,
@@ -26,7 +27,7 @@ from durably.errors import (
 )
 from durably.execution.live_failures import FailureWatch
 from durably.execution.unseen_failures import awaiting, see
-from durably.models import TERMINAL, Disposition, Run, RunStatus, printable
+from durably.models import TERMINAL, Disposition, Run, RunStatus, evolved, printable
 from durably.settings import Duration, optional_timeout
 from durably.store.api import Liveness, Store
 from durably.store.rows import Brief, OwnerRow
@@ -122,7 +123,7 @@ class Waiter:
                 if brief.status in TERMINAL:
                     run = self._reader.get(run_id)
                     if run.is_terminal:
-                        return completed(attrs.evolve(run, disposition=disposition), watch, again)
+                        return completed(evolved(run, disposition=disposition), watch, again)
                     continue
                 # Inside a job this is a step boundary.
                 worker.check_job()

@@ -7,9 +7,10 @@ import math
 import os
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, Self, Unpack
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Self, Unpack
 
 from durably._platform.clock import Clock
+from durably._platform.displayable import displayable
 from durably._platform.interactive import again, is_interactive, is_ipython
 from durably._platform.safe_repr import short_repr
 from durably._platform.signals import deliver, entered
@@ -22,6 +23,7 @@ from durably.engine import EngineOptions
 from durably.errors import (
     ConflictError,
     DatabaseError,
+    DurablyError,
     EngineClosedError,
     ItemsFailedError,
     NotFoundError,
@@ -34,10 +36,13 @@ from durably.execution.session_run import CellSteps
 from durably.jobs import LONGEST_JOB_NAME
 from durably.models import Run, RunStatus
 from durably.names import check_name
+from durably.rendering.shown import Shown
 from durably.settings import Duration, optional_timeout
 from durably.store.rows import Beginning
 
 if TYPE_CHECKING:
+    import pandas as pd  # type: ignore[import-not-found,import-untyped,unused-ignore]  # optional
+
     from durably.wiring import Parts
     from durably.worker.sessions import OpenSession
 
@@ -47,7 +52,7 @@ log = logging.getLogger("durably")
 _OTHERS_KEPT: Final = "The results of the other items are kept."
 
 
-class Session(StepContext):
+class Session(StepContext, Shown):
     """A script or a notebook as it stands: its steps, from ``durably.session()`` to ``close()``.
 
     Usable from any thread of the process that has opened it, and as a context manager, once.
@@ -110,6 +115,35 @@ class Session(StepContext):
         if run is None:
             raise NotFoundError(f"the run of session {self.job_name!r} was deleted")
         return run
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the attributes of the session's run by name, as ``Run.to_dict`` does.
+
+        It raises the errors of ``get_run``.
+
+        .. versionadded:: 0.2.0
+        """
+        return self.get_run().to_dict()
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the session's run as a pandas DataFrame with one row.
+
+        Raises:
+            ImportError: pandas is not installed.
+
+        It also raises the errors of ``get_run``.
+
+        .. versionadded:: 0.2.0
+        """
+        return self.get_run().to_frame()
+
+    def _repr_html_(self) -> str:
+        from durably.rendering.tables import card  # noqa: PLC0415 - where first needed
+
+        try:
+            return self.get_run()._repr_html_()
+        except DurablyError as exc:
+            return card([("name", self.job_name)], [], note=displayable(str(exc)))
 
     @entered
     def close(self) -> None:

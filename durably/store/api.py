@@ -37,6 +37,7 @@ from durably.store.rows import (
     OwnerRow,
     RunKey,
     RunRow,
+    StatusCount,
     StepRow,
     Window,
 )
@@ -268,6 +269,9 @@ class Store(Protocol):
 
     def count_runs(self, filters: Filters) -> int:
         """Return how many runs fit."""
+
+    def count_by_status(self, filters: Filters, most: int) -> list[StatusCount]:
+        """Return how many of the newest *most* runs that fit have which name and status."""
 
     def brief(self, run_id: str) -> Brief | None:
         """Return the state of a run, ``None`` if there is none."""

@@ -68,6 +68,14 @@ class Filters(NamedTuple):
     since_us: int | None = None
 
 
+class StatusCount(NamedTuple):
+    """How many runs with that name have that status."""
+
+    job_name: str
+    status: str
+    runs: int
+
+
 class NewRun(NamedTuple):
     """A run that a trigger stores, and which existing run may take its place."""
 

@@ -23,6 +23,7 @@ class InProcessWorker:
 
     Args:
         check_in_place: raises ``DatabaseLostError`` if the database file is gone.
+        flush_log_lines: stores the log lines that are buffered.
     """
 
     _claimer: Claimer
@@ -32,6 +33,7 @@ class InProcessWorker:
     _live_failures: LiveFailures
     callers_thread: CallersThread
     check_in_place: Callable[[], None]
+    flush_log_lines: Callable[[], None]
 
     def enqueue_and_claim(self, new: NewRun, now_us: int) -> Enqueued | None:
         """Store a run and start the first in line; ``None`` if no runs are claimed now."""

@@ -217,6 +217,7 @@ class Supervisor:
                 self._reaper.recover,
             ),
             self.file.check_in_place,
+            flusher.flush_lines,
         )
 
     # -- what others ask -----------------------------------------------------------------

@@ -31,6 +31,7 @@ from durably import (
     Trigger,
 )
 from durably.events import RunCancelled, RunFailed
+from durably.models import ItemList, LogList, RunList, StepList
 
 
 @define
@@ -276,11 +277,11 @@ def handles(app: Durably) -> None:
     )
     assert_type(ended.output, Imported)
     several = handle.batch_trigger([ImportCsv("a"), Trigger(ImportCsv("b"), idempotency_key="k")])
-    assert_type(several, list[Run[ImportCsv, Imported]])
+    assert_type(several, RunList[ImportCsv, Imported])
     found = handle.get_run(run.id)
     assert found is not None
     assert_type(found.output, Imported)
-    assert_type(handle.get_runs(status="failed", limit=5), list[Run[ImportCsv, Imported]])
+    assert_type(handle.get_runs(status="failed", limit=5), RunList[ImportCsv, Imported])
     assert_type(handle.name, str)
 
     handle.trigger(5)  # type: ignore[arg-type]
@@ -351,12 +352,12 @@ def engine_calls(app: Durably) -> None:
     )
     assert_type(ended, Run[ImportCsv, Imported])
     several = app.batch_trigger(import_csv, [ImportCsv("a"), Trigger(ImportCsv("b"))])
-    assert_type(several, list[Run[ImportCsv, Imported]])
+    assert_type(several, RunList[ImportCsv, Imported])
 
     # By name nothing is known of the types.
     assert_type(app.trigger("x", 5), Run[Any, Any])
     assert_type(app.trigger_and_wait("x", timeout=timedelta(seconds=5)), Run[Any, Any])
-    assert_type(app.batch_trigger("x", [1, "a"]), list[Run[Any, Any]])
+    assert_type(app.batch_trigger("x", [1, "a"]), RunList[Any, Any])
 
     app.trigger(import_csv, 5)  # type: ignore[misc]
     app.trigger(import_csv, Imported(5))  # type: ignore[misc]
@@ -382,13 +383,30 @@ def runs(app: Durably, run: Run[ImportCsv, Imported]) -> None:
     assert_type(run.is_active, bool)
     assert_type(run.duration, float | None)
     assert_type(app.get_run("id"), Run[Any, Any] | None)
-    assert_type(
-        app.get_runs(status=["failed", RunStatus.PENDING], job_name="x"), list[Run[Any, Any]]
-    )
+    assert_type(app.get_runs(status=["failed", RunStatus.PENDING], job_name="x"), RunList[Any, Any])
+    assert_type(app.runs(limit=5), RunList[Any, Any])
+    assert_type(app.runs()[:5], RunList[Any, Any])
+    assert_type(app.runs()[0], Run[Any, Any])
+    assert_type([each.key for each in run.items("map", status="failed")[::2]], list[str | int])
+    assert_type(run.items("map")[1:], ItemList)
+    for each in app.runs()[1:]:
+        assert_type(each, Run[Any, Any])
     assert_type(app.count_runs(labels={"a": "b"}), int)
-    assert_type(app.get_steps(run), list[StepRecord])
-    assert_type(app.get_steps("id"), list[StepRecord])
-    assert_type(app.get_logs(run), list[LogEntry])
+    assert_type(app.steps(run), StepList)
+    assert_type(run.steps[0], StepRecord)
+    assert_type(run.logs[0], LogEntry)
+    assert_type(run.result(timeout=5), Imported)
+    assert_type(run.wait(timeout=timedelta(seconds=5)), Run[ImportCsv, Imported])
+    assert_type(run.refresh(), Run[ImportCsv, Imported])
+    assert_type(run.retry(), Run[ImportCsv, Imported])
+    assert_type(run.to_dict(), dict[str, Any])
+    assert_type(app.runs().to_dict(), list[dict[str, Any]])
+    run.cancel("now")  # type: ignore[call-arg]
+    run.items()  # type: ignore[call-arg]
+    run.steps()  # type: ignore[operator]
+    assert_type(app.get_steps(run), StepList)
+    assert_type(app.get_steps("id"), StepList)
+    assert_type(app.get_logs(run), LogList)
     assert_type(app.as_completed([run, "id"], timeout=5), Iterator[Run[Any, Any]])
     assert_type(app.purge_runs(older_than=timedelta(days=1)), int)
     app.cancel(run)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from array import array
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import attrs
 
 from durably._platform.clock import to_datetime
 from durably.execution.loops.tasks import Reused, Task
-from durably.models import ItemRecord
+from durably.models import ErrorInfo, ItemList, ItemRecord
+from durably.rendering.shown import MOST_ROWS, Shown
 from durably.store.rows import Key
 
 if TYPE_CHECKING:
@@ -19,12 +21,21 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MISSING: Final = object()
+_LONGEST_REPR: Final = 100
+
+_COLUMNS: Final = (
+    ("", "status"),
+    ("item", "name"),
+    ("result / error", "outcome"),
+    ("took", "seconds"),
+    ("attempts", "number"),
+)
 
 
-class MapResult(list[T]):
+class MapResult(list[T], Shown):
     """The results of the completed items of a map, in the order of its items.
 
-    It is a list. ``MapResult`` is what ``step.map`` returns.
+    It is a list, with a ``repr()`` of one line. ``MapResult`` is what ``step.map`` returns.
 
     Attributes:
         keys: the key of each result; its position, if the map has no ``key``.
@@ -46,7 +57,7 @@ class MapResult(list[T]):
     ) -> None:
         super().__init__(results)
         self.keys = list(keys)
-        self.failed = list(failed)
+        self.failed = ItemList(failed)
         self.reused = reused
         self._rows = _Rows() if rows is None else rows
 
@@ -57,6 +68,32 @@ class MapResult(list[T]):
         .. versionadded:: 0.2.0
         """
         return dict(zip(self.keys, self, strict=False))
+
+    def __repr__(self) -> str:
+        from durably.rendering.words import value_text  # noqa: PLC0415 - where first needed
+
+        failed = f", {len(self.failed):,} failed" if self.failed else ""
+        return f"MapResult({value_text(list(self), _LONGEST_REPR)}{failed})"
+
+    def to_dict(self) -> list[dict[str, Any]]:
+        """Return a dict for each item, in the order of the items.
+
+        It has the key, the status, the fields of the result (``result`` if it has none), the error
+        as text, the seconds of the last try, and the number of tries.
+
+        .. versionadded:: 0.2.0
+        """
+        return [
+            {
+                "key": row.key,
+                "status": row.status,
+                **({} if row.error is not None else _fields_of(row.result)),
+                "error": None if row.error is None else str(row.error),
+                "seconds": row.seconds,
+                "attempts": row.attempts,
+            }
+            for row in self._each()
+        ]
 
     def to_frame(self) -> pd.DataFrame:
         """Return a pandas DataFrame with one row for each item, in the order of the items.
@@ -69,27 +106,48 @@ class MapResult(list[T]):
 
         .. versionadded:: 0.2.0
         """
-        import pandas as pd  # noqa: PLC0415 - optional dependency
+        from durably.rendering.frames import pandas  # noqa: PLC0415 - where first needed
 
-        rows = self._rows
-        results = zip(self.keys, self, strict=False)
-        failed = iter(self.failed)
-        table = []
-        for position, is_failed in enumerate(rows.are_failed):
-            if is_failed:
-                record = next(failed)
-                row: dict[str, Any] = {"key": record.key, "status": "failed"}
-                row["error"] = str(record.error)
-            else:
-                key, result = next(results)
-                row = {"key": key, "status": "completed", **_fields_of(result), "error": None}
-            row["seconds"] = rows.seconds[position]
-            row["attempts"] = rows.attempts[position]
-            table.append(row)
-        frame = pd.DataFrame(table)
+        frame = pandas().DataFrame(self.to_dict())
         last = ["error", "seconds", "attempts"]
         first = [name for name in frame.columns if name not in last]
-        return frame[first + last] if table else frame
+        return frame[first + last] if len(frame) else frame
+
+    def _repr_html_(self) -> str:
+        from durably.rendering.tables import table  # noqa: PLC0415 - where first needed
+
+        total = len(self._rows.are_failed) or len(self)
+        rows = [
+            (row.status, row.key, (row.error, row.result), row.seconds, row.attempts)
+            for row in itertools.islice(self._each(), MOST_ROWS)
+        ]
+        return table(_COLUMNS, rows, total, caption="" if total else "no items")
+
+    def _each(self) -> Iterator[_Row]:
+        """Yield what is known of each item, in the order of the items."""
+        rows = self._rows
+        results = iter(zip(self.keys, self, strict=False))
+        failed = iter(self.failed)
+        for position, is_failed in enumerate(rows.are_failed):
+            seconds, attempts = rows.seconds[position], rows.attempts[position]
+            if is_failed:
+                record = next(failed, None)
+                if record is not None:
+                    yield _Row(record.key, "failed", None, record.error, seconds, attempts)
+            else:
+                key, result = next(results, (None, None))
+                yield _Row(key, "completed", result, None, seconds, attempts)
+
+
+class _Row(NamedTuple):
+    """One item of a map, for a table."""
+
+    key: Key | None
+    status: str
+    result: Any
+    error: ErrorInfo | None
+    seconds: float
+    attempts: int
 
 
 @attrs.define(eq=False, repr=False)

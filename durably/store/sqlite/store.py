@@ -180,6 +180,7 @@ class SqliteStore(_OnDatabase):
     get_run = _reads(queries.get)
     find_runs = _reads(queries.find_many)
     count_runs = _reads(queries.count)
+    count_by_status = _reads(queries.count_by_status)
     brief = _reads(queries.brief)
     briefs = _reads(queries.briefs)
     begun = _reads(queries.begun)

@@ -12,7 +12,7 @@ import apsw
 from durably.codec.json_text import dump
 from durably.errors import NotFoundError
 from durably.store import defects
-from durably.store.rows import Begun, Brief, Filters, RunKey, RunRow
+from durably.store.rows import Begun, Brief, Filters, RunKey, RunRow, StatusCount
 
 COLUMNS: Final = """
     run, id, job_name, status, payload, output, error, progress, labels, idempotency_key,
@@ -136,6 +136,12 @@ FIND: Final = f"""
     ORDER BY run DESC LIMIT :limit OFFSET :offset"""
 
 COUNT: Final = f"SELECT count(*) FROM durably_runs r {_FILTER}"
+
+# Of the newest runs: a file may have millions of them. The name is a blob, since it may be damaged.
+COUNT_BY_STATUS: Final = f"""
+    SELECT CAST(job_name AS BLOB), status, count(*)
+    FROM (SELECT job_name, status FROM durably_runs r {_FILTER} ORDER BY run DESC LIMIT :most)
+    GROUP BY job_name, status ORDER BY job_name, status"""
 
 STATE_OF: Final = "SELECT status, fence FROM durably_runs WHERE run = :run"
 
@@ -275,6 +281,12 @@ def find_many(
 def count(db: apsw.Connection, filters: Filters) -> int:
     """Return how many runs match."""
     return int(db.execute(COUNT, filters._asdict()).get)
+
+
+def count_by_status(db: apsw.Connection, filters: Filters, most: int) -> list[StatusCount]:
+    """Return how many of the newest runs that match have which name and status."""
+    rows: list[Any] = db.execute(COUNT_BY_STATUS, filters._asdict() | {"most": most}).fetchall()
+    return [StatusCount(name.decode(errors="replace"), *rest) for name, *rest in rows]
 
 
 def has_claimable(db: apsw.Connection, jobs: str, inside: str = "[]", origins: str = "{}") -> bool:

@@ -1,0 +1,88 @@
+"""Answer for the runs of one engine: what ``run.steps``, ``run.result()`` and the like ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+
+from durably._platform.signals import door
+from durably.client.attempts import AttemptReader
+from durably.client.callbacks import OnLog, OnProgress
+from durably.client.control import Control
+from durably.client.items import ItemReader
+from durably.client.query import AnyRun, Reader
+from durably.client.wait import Waiter
+from durably.models import AttemptList, ItemList, ItemStatus, LogList, StepList
+from durably.settings import Duration
+
+
+@door
+@attrs.frozen(eq=False, repr=False, slots=False)
+class Answers:
+    """What an engine is asked, by itself and by the runs that came from it.
+
+    Usable from any thread. Every call raises if the engine cannot be used any more.
+    """
+
+    _check: Callable[[], None]
+    _reader: Reader
+    _items: ItemReader
+    _attempts: AttemptReader
+    _waiter: Waiter
+    _control: Control
+    _flush_log_lines: Callable[[], object]
+
+    def wait(
+        self,
+        run: AnyRun | str,
+        timeout: Duration | None,
+        on_progress: OnProgress | None,
+        on_log: OnLog | None,
+    ) -> AnyRun:
+        """Block until the run has completed, and return it."""
+        self._check()
+        return self._waiter.wait_for(run, timeout, on_progress, on_log)
+
+    def read(self, run: AnyRun) -> AnyRun:
+        """Return the run as it is now, for a caller to see."""
+        self._check()
+        return self._reader.require(run)
+
+    def steps(self, run: AnyRun | str) -> StepList:
+        """Return the records of the run's steps."""
+        self._check()
+        return self._reader.steps_of(run)
+
+    def items(
+        self,
+        run: AnyRun | str,
+        name: str,
+        status: ItemStatus | None,
+        limit: int | None,
+        offset: int,
+    ) -> ItemList:
+        """Return the records of the items of a map."""
+        self._check()
+        return self._items.items_of(run, name, status, limit, offset)
+
+    def attempts(self, run: AnyRun | str) -> AttemptList:
+        """Return how the run was executed."""
+        self._check()
+        return self._attempts.attempts_of(run)
+
+    def logs(self, run: AnyRun | str) -> LogList:
+        """Return the persisted log lines of the run, those of this process included."""
+        self._check()
+        self._flush_log_lines()
+        return self._reader.logs_of(run)
+
+    def cancel(self, run: AnyRun | str) -> None:
+        """Cancel the run."""
+        self._check()
+        self._control.cancel(run)
+
+    def retry(self, run: AnyRun | str) -> AnyRun:
+        """Put the run back to pending, and return it."""
+        self._check()
+        return self._control.retry(run)

@@ -1,0 +1,237 @@
+"""What a run that came from an engine can be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+from durably._platform.signals import entered
+from durably.errors import ConflictError
+from durably.models.records import (
+    AttemptList,
+    ItemList,
+    ItemStatus,
+    LogEntry,
+    LogList,
+    Progress,
+    StepList,
+)
+from durably.settings import Duration
+from durably.values import Value
+
+R = TypeVar("R")
+
+
+class RunEngine(Protocol):
+    """What answers for runs: the engine that they came from. Usable from any thread."""
+
+    def wait(
+        self,
+        run: Any,
+        timeout: Duration | None,
+        on_progress: Callable[[Progress], object] | None,
+        on_log: Callable[[LogEntry], object] | None,
+    ) -> Any:
+        """Block until the run has completed, and return it."""
+
+    def read(self, run: Any) -> Any:
+        """Return the run as it is now."""
+
+    def steps(self, run: Any) -> StepList:
+        """Return the records of the run's steps."""
+
+    def items(
+        self, run: Any, name: str, status: ItemStatus | None, limit: int | None, offset: int
+    ) -> ItemList:
+        """Return the records of the items of a map."""
+
+    def attempts(self, run: Any) -> AttemptList:
+        """Return how the run was executed."""
+
+    def logs(self, run: Any) -> LogList:
+        """Return the persisted log lines of the run."""
+
+    def cancel(self, run: Any) -> None:
+        """Cancel the run."""
+
+    def retry(self, run: Any) -> Any:
+        """Put the run back to pending."""
+
+
+class Asking(Value, Generic[R]):
+    """Base of ``Run``: what it can be asked, which its engine answers.
+
+    The engine is no field: it takes no part in ``==``, ``repr()``, ``attrs.asdict`` and pickling.
+    """
+
+    __slots__ = ("_engine",)
+
+    id: str
+
+    def _ask(self) -> RunEngine:
+        engine: RunEngine | None = getattr(self, "_engine", None)
+        if engine is None:
+            raise ConflictError(
+                f"this Run came from no engine, as it was copied, unpickled or made by hand; get "
+                f"it from one that has it, with app.get_run({self.id!r:.80})"
+            )
+        return engine
+
+    @entered
+    def result(self, timeout: Duration | None = None) -> R:
+        """Block until the run has completed, whatever process executes it; return its output.
+
+        Args:
+            timeout: seconds (or a ``timedelta``) to wait at most; the run continues after that.
+
+        Raises:
+            RunFailedError: the run failed; it has ``.run``.
+            RunCancelledError: the run was cancelled; it has ``.run``.
+            WaitTimeoutError: the timeout has expired; the run continues.
+            NoWorkerError: no timeout was given, and no engine could execute the run.
+            NotFoundError: it was deleted.
+            ConflictError: this ``Run`` came from no engine.
+
+        .. versionadded:: 0.2.0
+        """
+        output: R = self._ask().wait(self, timeout, None, None).output
+        return output
+
+    @entered
+    def wait(
+        self,
+        *,
+        timeout: Duration | None = None,
+        on_progress: Callable[[Progress], object] | None = None,
+        on_log: Callable[[LogEntry], object] | None = None,
+    ) -> Self:
+        """Block until the run has completed, and return it, as ``Durably.wait`` does.
+
+        Raises:
+            ConflictError: this ``Run`` came from no engine.
+
+        It also raises the errors of ``Durably.wait``.
+
+        .. versionadded:: 0.2.0
+        """
+        run: Self = self._ask().wait(self, timeout, on_progress, on_log)
+        return run
+
+    @entered
+    def refresh(self) -> Self:
+        """Return the run as it is now; this object stays as it is.
+
+        Raises:
+            NotFoundError: it was deleted.
+            ConflictError: this ``Run`` came from no engine.
+
+        .. versionadded:: 0.2.0
+        """
+        run: Self = self._ask().read(self)
+        return run
+
+    @property
+    @entered
+    def steps(self) -> StepList:
+        """Return the records of the run's steps as they are now, as of ``Durably.get_steps``.
+
+        Each access reads the database.
+
+        Raises:
+            NotFoundError: the run was deleted.
+            ConflictError: this ``Run`` came from no engine.
+
+        .. versionadded:: 0.2.0
+        """
+        return self._ask().steps(self)
+
+    @entered
+    def items(
+        self,
+        name: str,
+        *,
+        status: ItemStatus | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> ItemList:
+        """Return the records of the items of a map, as ``Durably.get_items`` does.
+
+        Raises:
+            ConflictError: this ``Run`` came from no engine.
+
+        It also raises the errors of ``Durably.get_items``.
+
+        .. versionadded:: 0.2.0
+        """
+        return self._ask().items(self, name, status, limit, offset)
+
+    @property
+    @entered
+    def attempts(self) -> AttemptList:
+        """Return how the run was executed, as of ``Durably.get_attempts``; the last may be running.
+
+        Each access reads the database.
+
+        Raises:
+            NotFoundError: the run was deleted.
+            ConflictError: this ``Run`` came from no engine.
+
+        .. versionadded:: 0.2.0
+        """
+        return self._ask().attempts(self)
+
+    @property
+    @entered
+    def logs(self) -> LogList:
+        """Return the persisted log lines of the run as they are now, as of ``Durably.get_logs``.
+
+        Each access reads the database.
+
+        Raises:
+            NotFoundError: the run was deleted.
+            ConflictError: this ``Run`` came from no engine.
+
+        .. versionadded:: 0.2.0
+        """
+        return self._ask().logs(self)
+
+    @entered
+    def cancel(self) -> None:
+        """Cancel the run, if it is pending or running, as ``Durably.cancel`` does.
+
+        Raises:
+            ConflictError: the run has ended, or this ``Run`` came from no engine.
+            NotFoundError: it was deleted.
+
+        .. versionadded:: 0.2.0
+        """
+        self._ask().cancel(self)
+
+    @entered
+    def retry(self) -> Self:
+        """Put the run back to pending, if it has failed or was cancelled, and return it.
+
+        Its completed steps are kept, as by ``Durably.retry``.
+
+        Raises:
+            ConflictError: the run is in another state, or this ``Run`` came from no engine.
+            NotFoundError: it was deleted.
+
+        .. versionadded:: 0.2.0
+        """
+        run: Self = self._ask().retry(self)
+        return run
+
+
+A = TypeVar("A", bound=Asking[Any])
+
+
+def answered_by(run: A, engine: RunEngine | None) -> A:
+    """Make *engine* the one that answers for *run*, which has just been made; return the run."""
+    object.__setattr__(run, "_engine", engine)
+    return run
+
+
+def engine_of(run: Asking[Any]) -> RunEngine | None:
+    """Return the engine that answers for *run*, if there is one."""
+    return getattr(run, "_engine", None)

@@ -1,0 +1,73 @@
+"""Tables and cards, as HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any, Final
+
+from durably.rendering.cells import KINDS, RIGHT
+
+# What a page's mathematics is made of may be in any text.
+_BEGIN: Final = '<div class="durably tex2jax_ignore mathjax_ignore">'
+_END: Final = "</div>"
+
+
+def table(
+    columns: Sequence[tuple[str, str]],
+    rows: Sequence[Sequence[Any]],
+    total: int,
+    *,
+    caption: str = "",
+) -> str:
+    """Return a table of plain rows as HTML.
+
+    Args:
+        columns: the title of each, and its kind: a name of ``cells.KINDS``.
+        rows: the values of those that are shown, in the order of the columns.
+        total: how many rows there are; what is not shown is counted below the table.
+        caption: text above the table.
+    """
+    parts = [_BEGIN]
+    if caption:
+        parts.append(f"<div>{escape(caption)}</div>")
+    if rows:
+        titles = "".join(_cell("th", escape(title), kind) for title, kind in columns)
+        parts.append(f"<table><thead><tr>{titles}</tr></thead><tbody>")
+        for row in rows:
+            cells = zip(columns, row, strict=True)
+            filled = (_cell("td", KINDS[kind](value), kind) for (_, kind), value in cells)
+            parts.append(f"<tr>{''.join(filled)}</tr>")
+        parts.append("</tbody></table>")
+    if total > len(rows):
+        parts.append(f"<div>… {total - len(rows):,} more</div>")
+    return "".join([*parts, _END])
+
+
+def card(
+    heading: Sequence[tuple[str, Any]], fields: Sequence[tuple[str, str, Any]], *, note: str = ""
+) -> str:
+    """Return a card of one thing as HTML.
+
+    Args:
+        heading: the kinds and values of its first line; the first one is bold.
+        fields: the title, the kind and the value of each; one that is ``None`` is left out.
+        note: text below it.
+    """
+    first, *others = [KINDS[kind](value) for kind, value in heading]
+    parts = [_BEGIN, f"<div>{' '.join([f'<b>{first}</b>', *filter(None, others)])}</div>"]
+    shown = [
+        _cell("th", KINDS["name"](title)) + _cell("td", KINDS[kind](value))
+        for title, kind, value in fields
+        if value is not None
+    ]
+    if shown:
+        parts.append(f"<table><tbody><tr>{'</tr><tr>'.join(shown)}</tr></tbody></table>")
+    if note:
+        parts.append(f"<div>{escape(note)}</div>")
+    return "".join([*parts, _END])
+
+
+def _cell(tag: str, html: str, kind: str = "") -> str:
+    align = "right" if kind in RIGHT else "left"
+    return f'<{tag} style="text-align:{align};vertical-align:top">{html}</{tag}>'

@@ -39,6 +39,7 @@ class Execution:
     stdout: str = ""
     stderr: str = ""
     result: str = ""  # the last expression, as text
+    html: str = ""  # the same, as HTML
     displays: list[dict[str, Any]] = Factory(list)  # other outputs, by MIME type
     error: str = ""  # its name and message
     traceback: str = ""  # what the kernel sends to be displayed for an error, without colours
@@ -73,6 +74,7 @@ class Execution:
                 self.texts.append(content["text"])
             case "execute_result":
                 self.result = content["data"]["text/plain"]
+                self.html = content["data"].get("text/html", "")
                 self.texts.append(self.result)
             case "display_data" | "update_display_data":
                 self.displays.append(content["data"])

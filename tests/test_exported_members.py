@@ -86,11 +86,11 @@ PUBLIC = {
 ENGINE = (
     "start stop close init run run_until_idle process_one register jobs get_job trigger "
     "trigger_and_wait batch_trigger get_run get_runs "
-    "count_runs get_steps get_items get_attempts get_logs wait as_completed retry adopt retrigger "
-    "cancel delete_run purge_runs on on_error subscribe use"
+    "runs count_runs get_steps steps get_items get_attempts get_logs wait as_completed retry adopt "
+    "retrigger cancel delete_run purge_runs on on_error subscribe use to_dict to_frame"
 )
-HANDLE = "name job trigger trigger_and_wait batch_trigger get_run get_runs"
-SESSION = "close get_run"
+HANDLE = "name job trigger trigger_and_wait batch_trigger get_run get_runs to_dict to_frame"
+SESSION = "close get_run to_dict to_frame"
 STEP = (
     "run map imap parallel options progress log run_id job_name labels attempt cancelled check "
     "sleep remaining"
@@ -98,7 +98,8 @@ STEP = (
 RUN = (
     "id job_name status payload output error progress labels idempotency_key concurrency_key "
     "attempt completed_steps created_at started_at completed_at updated_at heartbeat_at "
-    "disposition kind is_terminal is_active duration"
+    "disposition kind is_terminal is_active duration "
+    "result wait refresh steps items attempts logs cancel retry to_dict to_frame"
 )
 STEP_RECORD = "name index status output error started_at completed_at attempt items"
 EVENT = "type timestamp sequence run_id job_name labels"

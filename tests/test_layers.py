@@ -43,7 +43,11 @@ MOST_ROOMS = 24
 
 # Allowed for type checkers alone: some errors carry the run they are about, and a job's function
 # takes the context of its execution.
-FOR_TYPES_ONLY = {("errors", "models"), ("jobs", "execution.context")}
+FOR_TYPES_ONLY = {
+    ("errors", "models"),
+    ("errors.failures", "models"),
+    ("jobs", "execution.context"),
+}
 
 # What the operating system does is met there, and nowhere else.
 SYSTEM_MODULES = {"ctypes", "fcntl", "select", "signal", "socket"}

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Never, Self, TypedDict, TypeVar, overload
 
-from durably._platform.displayable import displayable
 from durably._platform.interactive import again
 from durably._platform.signals import door, entered
 from durably.client.callbacks import OnLog, OnProgress
@@ -160,7 +159,7 @@ class JobHandle(Shown, Generic[P, R]):
             self._submitter.check()
             overview = self._submitter.reader.overview(self._name)
         except DurablyError as exc:
-            return card(heading, [], note=displayable(str(exc)))
+            return card(heading, [], note=str(exc))
         counts = overview.by_job().get(self._name)
         return card(heading, [("runs", "counts", counts)], note=overview.note())
 

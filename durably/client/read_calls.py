@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from durably._platform.displayable import displayable
 from durably._platform.signals import door, entered
 from durably.client.client import Client
 from durably.client.filters import NameFilter, StatusFilter
@@ -64,7 +63,7 @@ class ReadCalls(Shown):
             self._check()
             overview = self._client.reader.overview()
         except DurablyError as exc:
-            return card(heading, [], note=displayable(str(exc)))
+            return card(heading, [], note=str(exc))
         jobs = ", ".join(self._client.handles.all())
         fields = [("jobs", "message", jobs or None), *overview.fields()]
         return card(heading, fields, note=overview.note())

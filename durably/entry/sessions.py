@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Self, Unpack
 
 from durably._platform.clock import Clock
-from durably._platform.displayable import displayable
 from durably._platform.interactive import again, is_interactive, is_ipython
 from durably._platform.safe_repr import short_repr
 from durably._platform.signals import deliver, entered
@@ -143,7 +142,7 @@ class Session(StepContext, Shown):
         try:
             return self.get_run()._repr_html_()
         except DurablyError as exc:
-            return card([("name", self.job_name)], [], note=displayable(str(exc)))
+            return card([("name", self.job_name)], [], note=str(exc))
 
     @entered
     def close(self) -> None:

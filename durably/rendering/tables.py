@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any, Final
 
 from durably.rendering.cells import KINDS, RIGHT
@@ -30,9 +29,9 @@ def table(
     """
     parts = [_BEGIN]
     if caption:
-        parts.append(f"<div>{escape(caption)}</div>")
+        parts.append(_line(caption))
     if rows:
-        titles = "".join(_cell("th", escape(title), kind) for title, kind in columns)
+        titles = "".join(_cell("th", KINDS["name"](title), kind) for title, kind in columns)
         parts.append(f"<table><thead><tr>{titles}</tr></thead><tbody>")
         for row in rows:
             cells = zip(columns, row, strict=True)
@@ -64,8 +63,12 @@ def card(
     if shown:
         parts.append(f"<table><tbody><tr>{'</tr><tr>'.join(shown)}</tr></tbody></table>")
     if note:
-        parts.append(f"<div>{escape(note)}</div>")
+        parts.append(_line(note))
     return "".join([*parts, _END])
+
+
+def _line(text: str) -> str:
+    return f"<div>{KINDS['message'](text)}</div>"
 
 
 def _cell(tag: str, html: str, kind: str = "") -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from durably._platform.displayable import displayable
 from durably._platform.safe_repr import safe_repr, safe_str
@@ -21,6 +21,7 @@ _BRIEF_S: Final = 10
 _FIRST: Final = 20
 _LAST: Final = 4
 _MOST_LEVELS: Final = 6
+_LONGEST: Final = 1000
 _BRACKETS: Final[dict[type, Sequence[str]]] = {
     list: "[]",
     tuple: "()",
@@ -83,8 +84,11 @@ def value_text(value: object, width: int) -> str:
 
 
 def plain(value: object) -> str:
-    """Return ``str`` of a value, without ever raising."""
-    return value if type(value) is str else safe_str(value)
+    """Return ``str`` of a value, cut where plain data is long; never raises."""
+    kind = type(value)
+    if kind is str:
+        return cast("str", value)
+    return _bounded(value, _LONGEST, 0) if kind in _BRACKETS or kind is bytes else safe_str(value)
 
 
 def text(value: object, width: int) -> str:

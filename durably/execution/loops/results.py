@@ -108,10 +108,11 @@ class MapResult(list[T], Shown):
         """
         from durably.rendering.frames import pandas  # noqa: PLC0415 - where first needed
 
-        frame = pandas().DataFrame(self.to_dict())
+        rows = self.to_dict()
+        frame = pandas().DataFrame(rows)
         last = ["error", "seconds", "attempts"]
         first = [name for name in frame.columns if name not in last]
-        return frame[first + last] if len(frame) else frame
+        return frame[first + last] if rows else frame
 
     def _repr_html_(self) -> str:
         from durably.rendering.tables import table  # noqa: PLC0415 - where first needed

@@ -41,7 +41,7 @@ def displayable(text: str, width: int = 200) -> str:
 
 def escaped(text: str) -> str:
     """Return *text* with the characters replaced that are acted on instead of being printed."""
-    return _ACTS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return _ACTS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def _that_fit(parts: list[str], width: int) -> list[str]:

@@ -64,6 +64,11 @@ def read_all(path):
         for run in app.get_runs():
             str(run), str(run.error), run.payload, run.output, run.labels, run.progress
             app.get_steps(run), app.get_logs(run), app.count_runs(job_name=run.job_name)
+            shown = [app, run, app.get_runs(), run.steps, run.logs, *run.steps, *run.logs]
+            shown += [run.items(step.name) for step in run.steps if step.items]
+            for each in shown:
+                each._repr_mimebundle_()
+            app.get_runs().to_dict(), run.steps.to_dict(), app.to_dict()
             for call in (app.retry, app.retrigger, app.cancel, app.wait):
                 try:
                     call(run)

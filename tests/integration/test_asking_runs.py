@@ -15,7 +15,7 @@ from engines import engine
 from held import HeldJob
 
 import durably
-from durably.models import ItemList, LogList, RunList, StepList
+from durably.models import AttemptList, ItemList, LogList, RunList, StepList
 
 
 def squares(step: durably.StepContext, count: int) -> int:
@@ -55,12 +55,15 @@ def test_a_run_is_asked_for_its_result_and_all_that_belongs_to_it(app: durably.D
     assert [item.key for item in run.items("squares", limit=2, offset=1)] == [1, 2]
     assert run.items("squares", status="failed") == run.items("none") == []
     assert [line.message for line in run.logs] == ["begun"]
+    assert run.attempts == app.get_attempts(run)
+    assert [(each.attempt, each.outcome) for each in run.attempts] == [(1, "completed")]
     seen: list[object] = []
     assert run.wait(timeout=1, on_progress=seen.append, on_log=seen.append) == run
     for each, kind in (
         (run.steps, StepList),
         (run.items("squares"), ItemList),
         (run.logs, LogList),
+        (run.attempts, AttemptList),
     ):
         assert type(each) is type(each[:1]) is kind
 
@@ -85,7 +88,7 @@ def test_a_run_is_cancelled_and_retried_by_itself(app: durably.Durably) -> None:
         assert files == {__file__}
     app.delete_run(run)
     asked: list[Callable[[], object]] = [run.refresh, run.result, run.wait, run.retry, run.cancel]
-    for ask in [*asked, lambda: run.steps, lambda: run.logs, lambda: run.items("x")]:
+    for ask in [*asked, lambda: run.steps, lambda: run.attempts, lambda: run.items("x")]:
         with pytest.raises(durably.NotFoundError, match="no run"):
             ask()
 
@@ -144,7 +147,7 @@ def test_as_a_value_a_run_has_no_engine(app: durably.Durably) -> None:
         assert hash(value) == hash(run)
         assert attrs.evolve(value, attempt=1).to_dict() == run.to_dict()
         asked: list[Callable[[], object]] = [value.result, value.refresh, value.cancel, value.retry]
-        for ask in [*asked, value.wait, lambda v=value: v.steps, lambda v=value: v.logs]:
+        for ask in [*asked, value.wait, lambda v=value: v.attempts, lambda v=value: v.logs]:
             with pytest.raises(durably.ConflictError, match=r"came from no engine.*app\.get_run"):
                 ask()
     assert pickle.loads(pickle.dumps(app.runs())) == app.runs()

@@ -155,6 +155,7 @@ class TestClose:
             lambda: app.register(quick), lambda: app.jobs, lambda: app.get_job("quick"),
             lambda: app.get_run(run), app.get_runs, app.count_runs, lambda: app.get_steps(run),
             app.runs, lambda: app.steps(run), app.to_dict, app.to_frame,
+            lambda: app.get_attempts(run),
             lambda: app.get_logs(run), lambda: app.wait(run), lambda: app.wait(run, timeout=1),
             lambda: list(app.as_completed([run])), lambda: next(pending), lambda: app.retry(run),
             lambda: app.adopt(run), lambda: app.retrigger(run), lambda: app.cancel(run),
@@ -168,7 +169,7 @@ class TestClose:
             lambda: handle.batch_trigger([None]), lambda: handle.batch_trigger([]),
             lambda: handle.get_run(run), handle.get_runs, handle.to_dict, handle.to_frame,
             run.result, run.wait, run.refresh, lambda: run.steps, lambda: run.items("s"),
-            lambda: run.logs, run.cancel, run.retry,
+            lambda: run.logs, lambda: run.attempts, run.cancel, run.retry,
         ]  # fmt: skip
         for call in calls:
             with pytest.raises(EngineClosedError):
@@ -185,6 +186,7 @@ class TestClose:
             "adopt", "trigger", "trigger_and_wait", "batch_trigger",
             "retry", "retrigger", "cancel", "delete_run", "purge_runs", "on", "on_error",
             "subscribe", "use", "run", "get_items", "runs", "steps", "to_dict", "to_frame",
+            "get_attempts",
         }  # fmt: skip
         internal = {"close"}
         assert methods == asked | internal

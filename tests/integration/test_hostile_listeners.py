@@ -95,6 +95,7 @@ CALLS: dict[str, Callable[[durably.Durably, str], object]] = {
     "count_runs": lambda app, _: app.count_runs(),
     "get_steps": lambda app, run_id: app.get_steps(run_id),
     "get_items": lambda app, run_id: app.get_items(run_id, "items"),
+    "get_attempts": lambda app, run_id: app.get_attempts(run_id),
     "get_logs": lambda app, run_id: app.get_logs(run_id),
     "wait": lambda app, run_id: app.wait(run_id, timeout=0.01),
     "as_completed": lambda app, run_id: list(app.as_completed([run_id], timeout=0.01)),

@@ -16,7 +16,7 @@ from notebooks import Notebook
 from rendered import read
 
 import durably
-from durably.models import ItemList, LogList, RunList, StepList
+from durably.models import AttemptList, ItemList, LogList, RunList, StepList
 
 NASTY = "<script>\x1b[2J\u202e'\""
 
@@ -103,7 +103,7 @@ def test_a_run_shows_a_card(app: durably.Durably) -> None:
 def test_lists_show_tables_and_keep_their_kind(app: durably.Durably) -> None:
     """Of 50 rows at most, with how many more there are."""
     runs = app.runs()
-    run = app.jobs["crawl"].get_runs()[0]
+    run, failed = app.jobs["crawl"].get_runs()[0], app.jobs["fails"].get_runs()[0]
     assert repr(runs) == "<57 runs: 55 pending, 1 failed, 1 completed>"
     assert html(runs).endswith("7 more")
     assert runs._repr_html_().count("<tr>") == 51
@@ -113,11 +113,13 @@ def test_lists_show_tables_and_keep_their_kind(app: durably.Durably) -> None:
     assert "p3" in items
     assert "ValueError: <script>" in items
     assert "warning" in html(run.logs)
+    assert "ValueError: <script>" in html(failed.attempts)
     for kind, listing, line in (
         (RunList, runs, "<57 runs: 55 pending, 1 failed, 1 completed>"),
         (StepList, run.steps, "<2 steps: 2 completed>"),
         (ItemList, run.items("pages"), "<5 items: 4 completed, 1 failed>"),
         (LogList, run.logs, "<1 log line: 1 warning>"),
+        (AttemptList, failed.attempts, "<1 attempt: 1 failed>"),
     ):
         assert type(listing) is kind
         assert isinstance(listing, list)
@@ -214,6 +216,7 @@ def test_frames_have_a_row_for_each(app: durably.Durably, tmp_path: Path) -> Non
     items = run.items("pages").to_frame()
     assert list(items[items["status"] == "failed"]["key"]) == ["p3"]
     assert list(run.logs.to_frame()["level"]) == ["warning"]
+    assert list(run.attempts.to_frame()["ended_at"]) == [run.completed_at]
     assert app.to_frame().to_dict("records")[-1] == {
         "job_name": "many", "status": "pending", "runs": 55,
     }  # fmt: skip

@@ -31,7 +31,7 @@ from durably import (
     Trigger,
 )
 from durably.events import RunCancelled, RunFailed
-from durably.models import ItemList, LogList, RunList, StepList
+from durably.models import AttemptList, ItemList, LogList, RunList, StepList
 
 
 @define
@@ -395,6 +395,8 @@ def runs(app: Durably, run: Run[ImportCsv, Imported]) -> None:
     assert_type(app.steps(run), StepList)
     assert_type(run.steps[0], StepRecord)
     assert_type(run.logs[0], LogEntry)
+    assert_type(run.attempts[0], durably.Attempt)
+    assert_type(app.get_attempts(run)[:1], AttemptList)
     assert_type(run.result(timeout=5), Imported)
     assert_type(run.wait(timeout=timedelta(seconds=5)), Run[ImportCsv, Imported])
     assert_type(run.refresh(), Run[ImportCsv, Imported])

@@ -62,7 +62,7 @@ TRAVELLING = [
         for name in ("executors", "in_child", "processes", "travel")
     ),
 ]
-# The command line imports the module of a verb from a table, and what a person names to be executed.
+# The command line imports the module of a verb from a table, and what a person names to execute.
 FROM_A_COMMAND_LINE = [PACKAGE / "cli" / name for name in ("commands.py", "targets.py")]
 
 

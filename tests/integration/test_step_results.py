@@ -84,11 +84,19 @@ def shape(value: Any) -> Any:
 
 def both(folder: Path, fn: Any, returns: Any = None) -> tuple[Any, Any]:
     """What a step of *fn* returns at first, and from its checkpoint in another engine."""
-    returned = []
+    (found,) = both_of_each(folder, [(fn, returns)])
+    return found
+
+
+def both_of_each(folder: Path, calls: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+    """The same of several, each a function and the type that it is said to return."""
+    returned: list[list[Any]] = []
 
     def job(step):
-        runner = step if returns is None else step.options(returns=returns)
-        returned.append(runner.run("s", fn))
+        returned.append([])
+        for number, (fn, returns) in enumerate(calls):
+            runner = step if returns is None else step.options(returns=returns)
+            returned[-1].append(runner.run(f"s{number}", fn))
         if step.attempt == 1:
             raise ValueError("resume")
 
@@ -98,7 +106,8 @@ def both(folder: Path, fn: Any, returns: Any = None) -> tuple[Any, Any]:
     with engine(folder, job) as app:
         run = again(app, run)
         assert run.status == "completed", run.error
-    return returned[0], returned[1]
+    first, resumed = returned
+    return list(zip(first, resumed, strict=True))
 
 
 JSON_LIKE = [
@@ -131,12 +140,12 @@ JSON_LIKE = [
 ]
 
 
-@pytest.mark.parametrize("value", JSON_LIKE, ids=lambda value: type(value).__name__)
-def test_json_like_results_come_back_as_they_were(tmp_path, value):
+def test_json_like_results_come_back_as_they_were(tmp_path):
     """Without annotation JSON-like data comes back, NaN, big integers and any text included."""
-    first, resumed = both(tmp_path, lambda: value)
-    assert shape(first) == shape(value)
-    assert shape(resumed) == shape(value)
+    found = both_of_each(tmp_path, [(lambda value=value: value, None) for value in JSON_LIKE])
+    for value, (first, resumed) in zip(JSON_LIKE, found, strict=True):
+        assert shape(first) == shape(value)
+        assert shape(resumed) == shape(value)
 
 
 TYPED = [
@@ -167,19 +176,24 @@ TYPED = [
 ]
 
 
-@pytest.mark.parametrize(("type_", "value"), TYPED, ids=lambda each: ascii(each)[:30])
-def test_typed_results_come_back_as_they_were(tmp_path, type_, value):
+@pytest.mark.parametrize("is_annotated", [True, False])
+def test_typed_results_come_back_as_they_were(tmp_path, is_annotated):
     """A result comes back with the type that ``returns=`` or the annotation says."""
 
-    def annotated():
-        return value
+    def annotated(type_, value):
+        def fn():
+            return value
 
-    annotated.__annotations__["return"] = type_
-    first, resumed = both(tmp_path, annotated)
-    assert shape(first) == shape(resumed) == shape(value)
-    (tmp_path / "returns").mkdir()
-    first, resumed = both(tmp_path / "returns", lambda: value, type_)
-    assert shape(first) == shape(resumed) == shape(value)
+        fn.__annotations__["return"] = type_
+        return fn, None
+
+    def said(type_, value):
+        return (lambda: value), type_
+
+    calls = [(annotated if is_annotated else said)(type_, value) for type_, value in TYPED]
+    found = both_of_each(tmp_path, calls)
+    for (_, value), (first, resumed) in zip(TYPED, found, strict=True):
+        assert shape(first) == shape(resumed) == shape(value)
 
 
 def test_returns_wins_over_the_annotation(tmp_path):

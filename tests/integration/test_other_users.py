@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import apsw
 import pytest
-from children import Child, execute
+from children import Child
 
 import durably
 from durably import DatabaseError, Durably
@@ -38,11 +41,50 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def run_as(uid: int, path: Path, key: str = "key") -> str:
-    """What a program of that user prints: the status of its run and its attempt, or an error."""
-    done = execute("other_user", "execute", path, key, uid, "end")
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+class Users:
+    """Users who execute a process each, one after the other."""
+
+    def __init__(self, child: Child) -> None:
+        self._child = child
+
+    def begin(self, *call: object) -> None:
+        self._child.say(
+            json.dumps([str(each) if isinstance(each, Path) else each for each in call])
+        )
+
+    def end(self, expected: int = 0) -> str:
+        """Return what the process has printed, when it has ended with that status."""
+        lines = list(iter(self._child.line, f"ended {expected}"))
+        assert not [line for line in lines if line.startswith("ended")]
+        return "\n".join(lines)
+
+    def run_as(self, uid: int, path: Path, key: str = "key") -> str:
+        """Return the status and the attempt of a run of that user, or an error."""
+        self.begin("execute", path, key, uid, "end")
+        return self.end()
+
+    @contextmanager
+    def inside(self, uid: int, path: Path, key: str = "key") -> Iterator[None]:
+        """Have a process of that user inside a step, and kill it at the end of the block."""
+        self.begin("execute", path, key, uid, "wait")
+        word, pid = self._child.line().split()
+        assert word == "inside"
+        try:
+            yield
+        finally:
+            os.kill(int(pid), signal.SIGKILL)
+            self.end(-signal.SIGKILL)
+
+    def plant(self, path: Path, suffix: str, *content: Path) -> str:
+        """Return what is said to a user who opens it, while a stranger puts a file beside it."""
+        self.begin("plant", path, suffix, USER, STRANGER, *content)
+        return self.end()
+
+
+@pytest.fixture(scope="module")
+def users() -> Iterator[Users]:
+    with Child("other_user") as child:
+        yield Users(child)
 
 
 def owners(folder: Path) -> set[int]:
@@ -57,63 +99,63 @@ def put(path: Path, uid: int, mode: int = 0o666) -> None:
 
 @needs_root
 class TestRoot:
-    def test_what_root_leaves_when_it_is_killed_is_the_users(self, folder: Path) -> None:
+    def test_what_root_leaves_when_it_is_killed_is_the_users(
+        self, users: Users, folder: Path
+    ) -> None:
         """After root was killed in a step, its user continues the run at once."""
         path = folder / "x.db"
-        assert run_as(USER, path, "first") == "completed 1"
-        with Child("other_user", "execute", path, "second", 0, "wait") as root:
-            root.expect("inside")
+        assert users.run_as(USER, path, "first") == "completed 1"
+        with users.inside(0, path, "second"):
             assert owners(folder) == {USER}
-            root.kill()
         assert owners(folder) == {USER}
         # In less than the threshold of 30 s, for which nobody would wait here.
-        assert run_as(USER, path, "second") == "completed 2"
+        assert users.run_as(USER, path, "second") == "completed 2"
         assert check(path) == []
 
-    def test_what_root_makes_anew_is_the_users(self, folder: Path) -> None:
+    def test_what_root_makes_anew_is_the_users(self, users: Users, folder: Path) -> None:
         """Root that opens a user's database without a lock file makes one that is the user's."""
         path = folder / "x.db"
-        assert run_as(USER, path) == "completed 1"
+        assert users.run_as(USER, path) == "completed 1"
         (folder / "x.db.writer").unlink()
-        assert run_as(0, path, "other") == "completed 1"
+        assert users.run_as(0, path, "other") == "completed 1"
         assert owners(folder) == {USER}
-        assert run_as(USER, path, "third") == "completed 1"
+        assert users.run_as(USER, path, "third") == "completed 1"
 
     @pytest.mark.parametrize("suffix", SIDE_FILES)
     def test_what_an_older_durably_left_as_root_is_explained(
-        self, folder: Path, suffix: str
+        self, users: Users, folder: Path, suffix: str
     ) -> None:
         """A file of root's beside a user's database raises an error that says how to give it back;
         root itself goes on.
         """
         path = folder / "x.db"
-        assert run_as(USER, path) == "completed 1"
+        assert users.run_as(USER, path) == "completed 1"
         put(Path(f"{path}{suffix}"), 0, 0o600)
-        said = run_as(USER, path, "other")
+        said = users.run_as(USER, path, "other")
         for part in (f"{path}{suffix}", "belongs to root", f"uid {USER}", "chown"):
             assert part in said
-        assert run_as(0, path, "other") == "completed 1"
+        assert users.run_as(0, path, "other") == "completed 1"
         os.chown(path, USER, USER)
         for each in folder.iterdir():
             os.chown(each, USER, USER)
-        assert run_as(USER, path, "third") == "completed 1"
+        assert users.run_as(USER, path, "third") == "completed 1"
 
-    def test_database_of_roots_own(self, folder: Path) -> None:
+    def test_database_of_roots_own(self, users: Users, folder: Path) -> None:
         """A user who may not open a database of root's gets an error that names its owner."""
         path = folder / "x.db"
-        assert run_as(0, path) == "completed 1"
+        assert users.run_as(0, path) == "completed 1"
         before = sorted(folder.iterdir())
-        said = run_as(USER, path)
+        said = users.run_as(USER, path)
         for part in (str(path), f"uid {USER}", "it belongs to root", "0600", "chown"):
             assert part in said
         assert sorted(folder.iterdir()) == before
 
-    def test_database_of_another_user(self, folder: Path) -> None:
+    def test_database_of_another_user(self, users: Users, folder: Path) -> None:
         """A user who may open the database and not its locks gets an error that says whose."""
         path = folder / "x.db"
-        assert run_as(USER, path) == "completed 1"
+        assert users.run_as(USER, path) == "completed 1"
         path.chmod(0o666)
-        said = run_as(STRANGER, path)
+        said = users.run_as(STRANGER, path)
         for part in (f"{path}.writer", f"uid {STRANGER}", f"it belongs to uid {USER}", "0600"):
             assert part in said
 
@@ -122,75 +164,77 @@ class TestRoot:
 class TestPlanted:
     @pytest.mark.parametrize("suffix", SIDE_FILES)
     @pytest.mark.parametrize("is_known", [False, True], ids=["new", "known"])
-    def test_what_a_stranger_put_beside_it(self, folder: Path, suffix: str, is_known: bool) -> None:
+    def test_what_a_stranger_put_beside_it(
+        self, users: Users, folder: Path, suffix: str, is_known: bool
+    ) -> None:
         """A file of a stranger's beside the database is named, and nothing is made or changed."""
         folder.chmod(0o1777)
         path = folder / "x.db"
         if is_known:
-            assert run_as(USER, path) == "completed 1"
+            assert users.run_as(USER, path) == "completed 1"
         put(Path(f"{path}{suffix}"), STRANGER)
         before = {each.name: each.stat().st_mtime_ns for each in folder.iterdir()}
-        said = run_as(USER, path, "other")
+        said = users.run_as(USER, path, "other")
         for part in (f"{path}{suffix}", f"belongs to uid {STRANGER}", "Remove it"):
             assert part in said
         assert {each.name: each.stat().st_mtime_ns for each in folder.iterdir()} == before
 
-    def test_also_root_uses_nothing_of_a_strangers(self, folder: Path) -> None:
+    def test_also_root_uses_nothing_of_a_strangers(self, users: Users, folder: Path) -> None:
         """Root that makes a database rejects what a user has put beside its place."""
         path = folder / "x.db"
         put(Path(f"{path}-wal"), STRANGER)
-        assert f"belongs to uid {STRANGER}" in run_as(0, path)
+        assert f"belongs to uid {STRANGER}" in users.run_as(0, path)
         assert [each.name for each in folder.iterdir()] == ["x.db-wal"]
 
     @pytest.mark.parametrize("mode", [0o777, 0o1777])
-    def test_empty_database(self, folder: Path, mode: int) -> None:
+    def test_empty_database(self, users: Users, folder: Path, mode: int) -> None:
         """An empty file of a stranger's is not made a database."""
         folder.chmod(mode)
         path = folder / "x.db"
         put(path, STRANGER)
-        said = run_as(USER, path)
+        said = users.run_as(USER, path)
         assert f"the empty file {str(path)!r} belongs to uid {STRANGER}" in said
         assert [each.name for each in folder.iterdir()] == ["x.db"]
         assert path.stat().st_size == 0
 
     @pytest.mark.parametrize("uid", [0, USER])
-    def test_whole_database_in_a_folder_for_all(self, folder: Path, uid: int) -> None:
+    def test_whole_database_in_a_folder_for_all(self, users: Users, folder: Path, uid: int) -> None:
         """Nor is a database used that a stranger has made in a folder like /tmp."""
         folder.chmod(0o1777)
         path = folder / "x.db"
-        assert run_as(STRANGER, path) == "completed 1"
+        assert users.run_as(STRANGER, path) == "completed 1"
         for each in folder.iterdir():
             each.chmod(0o666)
-        assert f"belongs to uid {STRANGER}" in run_as(uid, path, "other")
+        assert f"belongs to uid {STRANGER}" in users.run_as(uid, path, "other")
 
     @pytest.mark.parametrize("suffix", ["-wal", "-shm"])
-    def test_file_that_appears_while_it_is_opened(self, folder: Path, suffix: str) -> None:
+    def test_file_that_appears_while_it_is_opened(
+        self, users: Users, folder: Path, suffix: str
+    ) -> None:
         """What a stranger puts there after the check is found before anything is stored."""
         folder.chmod(0o1777)
         path = folder / "x.db"
-        done = execute("other_user", "plant", path, suffix, USER, STRANGER)
-        assert done.returncode == 0, done.stderr
-        assert f"{path}{suffix}" in done.stdout
-        assert f"belongs to uid {STRANGER}" in done.stdout
+        said = users.plant(path, suffix)
+        assert f"{path}{suffix}" in said
+        assert f"belongs to uid {STRANGER}" in said
         # What SQLite has put into it was not copied from there, and nobody goes on with it.
         assert Path(f"{path}{suffix}").stat().st_uid == STRANGER
-        assert f"belongs to uid {STRANGER}" in run_as(USER, path)
+        assert f"belongs to uid {STRANGER}" in users.run_as(USER, path)
 
-    def test_log_that_appears_while_it_is_opened(self, folder: Path, tmp_path: Path) -> None:
+    def test_log_that_appears_while_it_is_opened(
+        self, users: Users, folder: Path, tmp_path: Path
+    ) -> None:
         """Nothing of a log that a stranger puts there after the check comes into the database."""
         folder.chmod(0o1777)
         path, log = folder / "x.db", tmp_path / "log"
-        assert run_as(USER, path, "first") == "completed 1"
-        with Child("other_user", "execute", path, "second", USER, "wait") as child:
-            child.expect("inside")
-            child.kill()
+        assert users.run_as(USER, path, "first") == "completed 1"
+        with users.inside(USER, path, "second"):
+            pass
         shutil.copy(f"{path}-wal", log)
         for each in folder.iterdir():
             if each != path:
                 each.unlink()
-        done = execute("other_user", "plant", path, "-wal", USER, STRANGER, log)
-        assert done.returncode == 0, done.stderr
-        assert f"belongs to uid {STRANGER}" in done.stdout
+        assert f"belongs to uid {STRANGER}" in users.plant(path, "-wal", log)
         for each in folder.iterdir():
             if each != path:
                 each.unlink()
@@ -227,14 +271,13 @@ class TestNotFiles:
 
 
 class TestOwnLeftovers:
-    def test_removed_after_a_crash_and_made_anew(self, tmp_path: Path) -> None:
+    def test_removed_after_a_crash_and_made_anew(self, users: Users, tmp_path: Path) -> None:
         """Removing only the database after a crash starts anew: nothing of the earlier one
         comes back, and what its process left is no obstacle.
         """
         path = tmp_path / "x.db"
-        with Child("other_user", "execute", path, "key", 0, "wait") as child:
-            child.expect("inside")
-            child.kill()
+        with users.inside(0, path):
+            pass
         left = {each.name for each in tmp_path.iterdir()}
         assert {"x.db-wal", "x.db-shm", "x.db.writer"} < left
         path.unlink()
@@ -243,7 +286,7 @@ class TestOwnLeftovers:
             assert app.get_runs() == []
         finally:
             app.close()
-        assert run_as(0, path) == "completed 1"
+        assert users.run_as(0, path) == "completed 1"
         assert check(path) == []
 
     def test_log_and_index_of_an_earlier_database(self, tmp_path: Path) -> None:
@@ -259,14 +302,13 @@ class TestOwnLeftovers:
         finally:
             app.close()
 
-    def test_index_that_an_earlier_engine_still_uses(self, tmp_path: Path) -> None:
+    def test_index_that_an_earlier_engine_still_uses(self, users: Users, tmp_path: Path) -> None:
         """A database that is removed and made anew shares nothing with an engine that still has
         the earlier one open.
         """
         path = tmp_path / "x.db"
         job = durably.job("j")(lambda step: None)
-        with Child("other_user", "execute", path, "key", 0, "wait") as earlier:
-            earlier.expect("inside")
+        with users.inside(0, path):
             path.unlink()
             app = Durably(path, jobs=[job])
             try:

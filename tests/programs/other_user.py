@@ -1,12 +1,15 @@
-"""Uses a database as another user, having prepared as root.
+"""Uses databases as other users, each in a process of its own, having prepared as root.
 
 What is read of Python and of the package is read by root: others may have no way to them.
-Arguments: the name of a function below, the database, and those of the function.
+Each line of its standard input is a JSON list: the name of a function below, the database, and the
+arguments of the function. What the function prints follows, and then the process's exit status.
 """
 
 import contextlib
+import json
 import os
 import pwd  # noqa: F401 - read by root
+import signal
 import socket  # noqa: F401 - read by root
 import sys
 import tempfile
@@ -18,7 +21,6 @@ import durably.testing
 from durably.store.sqlite.connection.connections import Connections
 from durably.store.sqlite.sql import schema
 
-path = sys.argv[2]
 scripts = schema.migrations()
 schema.migrations = lambda: scripts
 with tempfile.TemporaryDirectory() as folder:
@@ -28,19 +30,19 @@ with tempfile.TemporaryDirectory() as folder:
         durably.Durably(folder + "/missing/x.db")
 
 
-def execute(key, uid, then):
+def execute(path, key, uid, then):
     """Execute a run as that user, and wait in its job at first, if asked to."""
-    if int(uid):
+    if uid:
         os.setgroups([])
-        os.setresgid(int(uid), int(uid), int(uid))
-        os.setresuid(int(uid), int(uid), int(uid))
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
 
     @durably.job
     def work(step):
         step.run("one", int, "1")
         if then == "wait" and step.attempt == 1:
-            print("inside", flush=True)
-            sys.stdin.read()
+            print("inside", os.getpid(), flush=True)
+            signal.pause()
         return "SECRET-RESULT"
 
     try:
@@ -51,7 +53,7 @@ def execute(key, uid, then):
         print(exc)
 
 
-def plant(suffix, uid, stranger, content=os.devnull):
+def plant(path, suffix, uid, stranger, content=os.devnull):
     """Open the database as that user, while a file of a stranger appears beside it."""
     prepare = Connections.prepare
 
@@ -60,19 +62,25 @@ def plant(suffix, uid, stranger, content=os.devnull):
         fd = os.open(path + suffix, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         os.write(fd, Path(content).read_bytes())
         os.fchmod(fd, 0o666)
-        os.fchown(fd, int(stranger), int(stranger))
+        os.fchown(fd, stranger, stranger)
         os.close(fd)
-        os.seteuid(int(uid))
+        os.seteuid(uid)
         prepare(connections)
 
     Connections.prepare = planting
     os.setgroups([])
-    os.setresgid(int(uid), int(uid), int(uid))
-    os.setresuid(int(uid), int(uid), 0)
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, 0)
     try:
         durably.Durably(path)
     except durably.DatabaseError as exc:
         print(exc)
 
 
-globals()[sys.argv[1]](*sys.argv[3:])
+for line in sys.stdin:
+    name, *arguments = json.loads(line)
+    pid = os.fork()
+    if not pid:
+        globals()[name](*arguments)
+        sys.exit()
+    print("ended", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)

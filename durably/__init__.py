@@ -8,8 +8,8 @@ has no checkpoint.
 from durably import events as events  # found as durably.events
 from durably import plugins as plugins  # found as durably.plugins
 from durably import testing as testing  # found as durably.testing
+from durably.client.arguments import Trigger
 from durably.client.handles import JobHandle
-from durably.client.submit import Trigger
 from durably.codec import NOTHING
 from durably.engine import Durably
 from durably.entry.oneline import imap, map, run  # noqa: A004 - the contract's name

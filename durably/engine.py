@@ -18,12 +18,9 @@ from typing import (
 from durably._platform.signals import door, let_through
 from durably._platform.spawning import refuse_unguarded_open, refuse_unguarded_start
 from durably._platform.unhandled import install_hooks
+from durably.client.arguments import NOT_GIVEN, AnyRun, CheckedOptions, ReadOnly, RunOptions
 from durably.client.calls import RunCalls
-from durably.client.handles import JobHandle, ReadOnly
-from durably.client.query import AnyRun
-from durably.client.run_here import CheckedOptions, RunOptions
-from durably.client.submit import NOT_GIVEN
-from durably.emitter import ErrorHandler, Listener
+from durably.client.handles import JobHandle
 from durably.events import Event
 from durably.jobs import Job
 from durably.models import Run
@@ -40,6 +37,8 @@ from durably.settings import (
 
 if TYPE_CHECKING:
     import cattrs
+
+    from durably.emitter import ErrorHandler, Listener
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -170,8 +169,8 @@ class Durably(RunCalls):
             create=create,
             replace=replace,
         )
-        # With the store and the worker, which take as long to import as the rest of durably. A
-        # process that only defines jobs needs neither, such as a worker process of a map.
+        # The store, the worker and the client come with it. A process that only defines jobs needs
+        # none of them, such as a worker process of a map.
         from durably.wiring import open_parts  # noqa: PLC0415 - where first needed
 
         self._plugins: set[str] = set()

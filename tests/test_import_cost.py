@@ -76,10 +76,10 @@ def test_importing_durably_brings_nothing_heavy() -> None:
     assert packages - sys.stdlib_module_names == {"durably"}
 
 
-def test_the_store_and_the_worker_come_with_the_first_engine(tmp_path: Path) -> None:
+def test_what_works_on_a_database_comes_with_the_first_engine(tmp_path: Path) -> None:
     """A program that defines jobs and opens no engine, such as a child of a map, never pays."""
     define = "import durably\n@durably.job\ndef job(step): return 1"
-    parts = {"durably.store.sqlite", "durably.wiring", "durably.worker"}
+    parts = {f"durably.{part}" for part in ("client.client", "store.api", "wiring", "worker")}
 
     for calls in ("", "job.run(None); durably.testing; durably.plugins; durably.Retry()"):
         assert not loaded_by(f"{define}\n{calls}") & parts, calls

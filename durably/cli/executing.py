@@ -9,7 +9,7 @@ from typing import Any, Final
 from durably._platform.stop_signals import StopSignals
 from durably.cli.shell import Shell, name_of
 from durably.client import said
-from durably.client.query import AnyRun
+from durably.client.arguments import AnyRun
 from durably.codec.json_text import load
 from durably.engine import Durably
 from durably.errors import RunInterrupted

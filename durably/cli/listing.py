@@ -11,8 +11,8 @@ from durably.cli.notes import note_on
 from durably.cli.shell import shell, short_id, verb
 from durably.cli.tables import Column, formats, print_csv, print_json, print_table
 from durably.cli.times import Instant, lasted, moment, since
+from durably.client.arguments import AnyRun
 from durably.client.looking import Looking
-from durably.client.query import AnyRun
 from durably.models import RunStatus
 
 _COLUMNS: Final = (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from durably.client.arguments import AnyRun
 from durably.client.looking import Looking
-from durably.client.query import AnyRun
 from durably.models import Progress, RunStatus
 
 # Whole numbers up to here are exact as floats.

@@ -13,8 +13,8 @@ from durably.cli.shell import Unknown, find, run_argument, shell, verb
 from durably.cli.showing import result_of
 from durably.cli.tables import Column, formats, print_csv, print_json, print_table, styled
 from durably.cli.times import lasted, moment
+from durably.client.arguments import AnyRun
 from durably.client.looking import Looking
-from durably.client.query import AnyRun
 from durably.models import ItemRecord, LogEntry, duration_of
 
 _RESULT: Final = Column("RESULT", gives_way=True, longest=200)

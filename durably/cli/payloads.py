@@ -15,7 +15,7 @@ import click
 from durably._platform.displayable import displayable
 from durably.cli.shell import Unknown
 from durably.cli.times import now
-from durably.client.submit import NOT_GIVEN
+from durably.client.arguments import NOT_GIVEN
 from durably.codec import UNTYPED, Codec
 from durably.errors import ValidationError
 from durably.jobs import Job, payload_type

@@ -19,7 +19,7 @@ from durably.cli.payloads import key_of, payload_of
 from durably.cli.shell import FAILED, LATER, name_of, shell, verb
 from durably.cli.targets import job_of, jobs_of
 from durably.cli.times import lasted, moment
-from durably.client.query import AnyRun
+from durably.client.arguments import AnyRun
 from durably.errors import ConflictError, RunFailedError
 from durably.events import RunFailed
 from durably.models import RunStatus

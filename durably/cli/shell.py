@@ -12,8 +12,8 @@ import attrs
 import click
 
 from durably._platform.displayable import displayable
+from durably.client.arguments import AnyRun
 from durably.client.looking import Looking
-from durably.client.query import AnyRun
 from durably.engine import Durably
 from durably.errors import DatabaseError
 from durably.wiring import open_looking

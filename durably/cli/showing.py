@@ -16,8 +16,8 @@ from durably.cli.notes import items_of, progress_of
 from durably.cli.shell import Shell, find, run_argument, shell, short_id, verb
 from durably.cli.tables import cells, colored, fitted, is_terminal, print_json, styled
 from durably.cli.times import lasted, moment, since
+from durably.client.arguments import AnyRun
 from durably.client.looking import MOST_FAILURES_READ, Looking
-from durably.client.query import AnyRun
 from durably.models import ErrorInfo, RunStatus, StepRecord, duration_of
 
 _INDENT: Final = "            "

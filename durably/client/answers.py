@@ -7,11 +7,11 @@ from collections.abc import Callable
 import attrs
 
 from durably._platform.signals import door
+from durably.client.arguments import AnyRun, OnLog, OnProgress
 from durably.client.attempts import AttemptReader
-from durably.client.callbacks import OnLog, OnProgress
 from durably.client.control import Control
 from durably.client.items import ItemReader
-from durably.client.query import AnyRun, Reader
+from durably.client.query import Reader
 from durably.client.wait import Waiter
 from durably.models import AttemptList, ItemList, ItemStatus, LogList, StepList
 from durably.settings import Duration

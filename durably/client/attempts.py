@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from durably._platform.clock import to_datetime
-from durably.client.query import UNREADABLE, AnyRun, Reader, readable, run_id_of
+from durably.client.arguments import AnyRun
+from durably.client.query import UNREADABLE, Reader, readable, run_id_of
 from durably.models import Attempt, AttemptList
 from durably.store import defects
 from durably.store.api import Store

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from durably._platform.safe_repr import short_repr
+from durably.client.arguments import OnLog, OnProgress
 from durably.client.query import Reader, labels_of
 from durably.emitter import Emitter
 from durably.errors import ValidationError
@@ -15,9 +16,6 @@ from durably.models import LogEntry, Progress
 from durably.store import defects
 from durably.store.api import Store
 from durably.store.rows import Brief
-
-OnProgress = Callable[[Progress], object]
-OnLog = Callable[[LogEntry], object]
 
 
 class Callbacks:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from durably._platform.signals import door
-from durably.client.callbacks import OnLog, OnProgress
-from durably.client.control import Age
-from durably.client.handles import TriggerOptions, WaitOptions
-from durably.client.query import AnyRun
+from durably.client.arguments import (
+    NOT_GIVEN,
+    AnyRun,
+    OnLog,
+    OnProgress,
+    TriggerOptions,
+    WaitOptions,
+)
 from durably.client.read_calls import ReadCalls
-from durably.client.submit import NOT_GIVEN
-from durably.client.subscribe import Subscription
 from durably.jobs import Job
 from durably.models import Run, RunList
 from durably.settings import Duration
+
+if TYPE_CHECKING:
+    from durably.client.control import Age
+    from durably.client.subscribe import Subscription
 
 P = TypeVar("P")
 R = TypeVar("R")

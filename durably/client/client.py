@@ -7,12 +7,13 @@ from collections.abc import Callable
 from durably._platform.clock import Clock
 from durably._platform.ids import Ids
 from durably.client.answers import Answers
+from durably.client.arguments import AnyRun
 from durably.client.attempts import AttemptReader
 from durably.client.control import Control
 from durably.client.handles import Handles
 from durably.client.items import ItemReader
 from durably.client.local_worker import LocalWorker, NoWorker
-from durably.client.query import AnyRun, Reader
+from durably.client.query import Reader
 from durably.client.run_here import Runner
 from durably.client.submit import Submitter
 from durably.client.subscribe import Subscription

@@ -9,8 +9,9 @@ import attrs
 
 from durably import events
 from durably._platform.clock import Clock, from_datetime
+from durably.client.arguments import AnyRun
 from durably.client.local_worker import LocalWorker
-from durably.client.query import AnyRun, Reader, labels_of, run_id_of
+from durably.client.query import Reader, labels_of, run_id_of
 from durably.client.submit import Submitter
 from durably.emitter import Emitter
 from durably.errors import ConflictError, DatabaseError, RunCancelled, ValidationError

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import Any
 
 from durably._platform.safe_repr import short_repr, type_name
-from durably._platform.signals import let_through
+from durably.client.arguments import NameFilter, StatusFilter, several
 from durably.codec.json_text import dump
 from durably.errors import ValidationError
 from durably.models import RunStatus
 from durably.store.rows import Filters
-
-StatusFilter = RunStatus | str | Iterable[RunStatus | str] | None
-NameFilter = str | Iterable[str] | None
 
 
 def filters_of(
@@ -37,20 +32,6 @@ def filters_of(
             {_text(key, "labels"): _text(value, "labels") for key, value in labels.items()}
         )
     return Filters(statuses, jobs, wanted_labels)
-
-
-def several(items: Any, what: str) -> list[Any]:
-    """Return *items* as a list.
-
-    Raises:
-        ValidationError: it is text, a mapping or not iterable; the message begins with *what*.
-    """
-    if not isinstance(items, Iterable) or isinstance(items, str | bytes | Mapping):
-        raise ValidationError(
-            f"{what} must be an iterable, such as a list, not {type_name(items)}; write [...] "
-            "around a single one"
-        )
-    return let_through(list, items)
 
 
 def _status(value: object) -> str:

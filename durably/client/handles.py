@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Generic, Never, Self, TypedDict, TypeVar, overload
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from durably._platform.interactive import again
 from durably._platform.signals import door, entered
-from durably.client.callbacks import OnLog, OnProgress
-from durably.client.filters import StatusFilter, several
-from durably.client.submit import NOT_GIVEN, Submitter, Trigger
+from durably.client.arguments import NOT_GIVEN, OnLog, OnProgress, StatusFilter, Trigger, several
 from durably.errors import DurablyError, NotFoundError
 from durably.job_registry import missing_job
 from durably.jobs import Job, check_job
@@ -21,48 +19,11 @@ from durably.settings import Duration, optional_timeout
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-not-found,import-untyped,unused-ignore]  # optional
 
+    from durably.client.submit import Submitter
+
 P = TypeVar("P")
 R = TypeVar("R")
 T = TypeVar("T")
-
-
-class TriggerOptions(TypedDict, total=False):
-    """The options of a trigger, as type checkers see them."""
-
-    idempotency_key: str | None
-    concurrency_key: str | None
-    coalesce: bool
-    retry_failed: bool
-    labels: dict[str, str] | None
-
-
-class WaitOptions(TriggerOptions, total=False):
-    """The options of a trigger and of a wait for its run."""
-
-    timeout: Duration | None
-    on_progress: OnProgress | None
-    on_log: OnLog | None
-
-
-class ReadOnly(Generic[T]):
-    """A decorator like ``property`` whose attribute IPython evaluates for its completions.
-
-    IPython does not evaluate a ``property``, because that may have effects.
-    """
-
-    def __init__(self, getter: Callable[[Any], T]) -> None:
-        self._getter = getter
-        self.__doc__ = getter.__doc__
-
-    @overload
-    def __get__(self, instance: None, owner: type | None = None) -> Self: ...
-    @overload
-    def __get__(self, instance: object, owner: type | None = None) -> T: ...
-    def __get__(self, instance: object | None, owner: type | None = None) -> Self | T:
-        return self if instance is None else self._getter(instance)
-
-    def __set__(self, instance: object, value: Never) -> None:
-        raise AttributeError(f"{self._getter.__name__} is read-only")
 
 
 class JobHandles(Mapping[str, "JobHandle[Any, Any]"]):

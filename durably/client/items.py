@@ -6,7 +6,8 @@ from typing import Any, get_args
 
 from durably._platform.clock import to_datetime
 from durably._platform.safe_repr import short_repr
-from durably.client.query import UNREADABLE, AnyRun, Reader, readable, run_id_of
+from durably.client.arguments import AnyRun
+from durably.client.query import UNREADABLE, Reader, readable, run_id_of
 from durably.codec import Codec
 from durably.errors import ValidationError
 from durably.models import ItemList, ItemRecord, ItemStatus

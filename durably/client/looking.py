@@ -7,10 +7,10 @@ from types import TracebackType
 from typing import Self
 
 from durably._platform.clock import from_datetime
+from durably.client.arguments import AnyRun, NameFilter, StatusFilter
 from durably.client.calls import RunCalls
 from durably.client.client import Client
-from durably.client.filters import NameFilter, StatusFilter
-from durably.client.query import AnyRun, readable
+from durably.client.query import readable
 from durably.models import LogEntry
 from durably.store.api import Store
 from durably.store.change_feed import ChangeFeed

@@ -8,7 +8,8 @@ from typing import Any, Final, TypeVar
 
 from durably._platform.clock import to_datetime
 from durably._platform.safe_repr import type_name
-from durably.client.filters import NameFilter, StatusFilter, filters_of
+from durably.client.arguments import AnyRun, NameFilter, StatusFilter
+from durably.client.filters import filters_of
 from durably.client.overview import Overview
 from durably.codec import UNTYPED, Codec
 from durably.codec.json_text import dump, load
@@ -36,9 +37,6 @@ from durably.settings import count
 from durably.store import defects
 from durably.store.api import Store
 from durably.store.rows import Filters, LogRow, RunRow, StepRow
-
-AnyRun = Run[Any, Any]
-
 
 # Exceptions that a row which durably did not write may cause; the row is then checked.
 UNREADABLE: Final = (ValueError, TypeError, OverflowError, RecursionError)

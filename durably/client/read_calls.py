@@ -6,15 +6,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from durably._platform.signals import door, entered
-from durably.client.client import Client
-from durably.client.filters import NameFilter, StatusFilter
-from durably.client.query import AnyRun
+from durably.client.arguments import AnyRun, NameFilter, StatusFilter
 from durably.errors import DurablyError
 from durably.models import AttemptList, ItemList, ItemStatus, LogList, RunList, StepList
 from durably.rendering.shown import Shown
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-not-found,import-untyped,unused-ignore]  # optional
+
+    from durably.client.client import Client
 
 
 @door

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable
-from typing import Any, Final, TypedDict
+from typing import Any, Final
 
 import attrs
 
 from durably._platform.clock import Clock, to_datetime
 from durably._platform.interactive import again
-from durably._platform.safe_repr import short_repr
 from durably._platform.tracebacks import stacklevel
 from durably._platform.unhandled import add_stop_note
 from durably.client import said
+from durably.client.arguments import CheckedOptions, Trigger
 from durably.client.handles import Handles
 from durably.client.local_worker import CallersThread, LocalWorker
 from durably.client.patience import Patience
 from durably.client.payload_changes import changed_paths, named
 from durably.client.query import Reader
-from durably.client.submit import Accepted, Submitter, Trigger, checked_key
+from durably.client.submit import Accepted, Submitter
 from durably.client.wait import Waiter, completed
 from durably.codec import Codec
 from durably.errors import (
@@ -30,7 +29,6 @@ from durably.errors import (
     NoWorkerError,
     PayloadChangedWarning,
     RunInterrupted,
-    ValidationError,
     WaitTimeoutError,
 )
 from durably.execution.current_run import CurrentRun
@@ -38,13 +36,6 @@ from durably.execution.live_failures import FailureWatch
 from durably.job_registry import origins_json
 from durably.jobs import Job
 from durably.models import TERMINAL, Disposition, Run, evolved, short_name
-from durably.settings import (
-    Duration,
-    IfRunning,
-    OnPayloadChange,
-    check_choice,
-    optional_timeout,
-)
 from durably.store.api import Store
 from durably.store.rows import Beginning, Enqueued, RunKey, RunRow
 
@@ -54,53 +45,6 @@ log = logging.getLogger("durably")
 _RECOVERY_CHECK_S: Final = 0.25
 # A run without a key that has waited for longer is perhaps not the one that is meant.
 _OLD_US: Final = 24 * 3600 * 1_000_000
-
-
-class RunOptions(TypedDict, total=False):
-    """The options of ``Durably.run``, as type checkers see them."""
-
-    key: str | None
-    fresh: bool
-    if_running: IfRunning
-    timeout: Duration | None
-    on_payload_change: OnPayloadChange
-    concurrency_key: str | None
-    labels: dict[str, str] | None
-    show: bool | None
-
-
-def _checked_key(key: str | None) -> str | None:
-    return checked_key(key, "key")
-
-
-def _is_bool(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if not isinstance(value, bool):
-        raise ValidationError(f"{attribute.name} must be True or False, not {short_repr(value)}")
-
-
-def _is_choice(choices: Any) -> Callable[[Any, attrs.Attribute[Any], object], None]:
-    def check(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-        check_choice(value, attribute.name, choices)
-
-    return check
-
-
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class CheckedOptions:
-    """The options of a call, which are acceptable.
-
-    Raises:
-        ValidationError: one of them is not; the message names it.
-    """
-
-    key: str | None = attrs.field(converter=_checked_key)
-    fresh: bool = attrs.field(validator=_is_bool)
-    if_running: IfRunning = attrs.field(validator=_is_choice(IfRunning))
-    timeout_s: float | None = attrs.field(alias="timeout", converter=optional_timeout)
-    on_payload_change: OnPayloadChange = attrs.field(validator=_is_choice(OnPayloadChange))
-    concurrency_key: str | None
-    labels: dict[str, str] | None
-    show: bool | None = attrs.field(validator=attrs.validators.optional(_is_bool))
 
 
 @attrs.define(eq=False, repr=False, slots=False, kw_only=True)

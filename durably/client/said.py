@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from durably._platform.clock import moment
 from durably._platform.interactive import again
@@ -10,8 +10,10 @@ from durably._platform.safe_repr import on_one_line
 from durably.codec.json_text import load
 from durably.models import Run, short_name
 from durably.store import defects
-from durably.store.api import Checkpoints
-from durably.store.rows import Beginning, RunKey, RunRow
+
+if TYPE_CHECKING:
+    from durably.store.api import Checkpoints
+    from durably.store.rows import Beginning, RunKey, RunRow
 
 
 def name(row: RunRow) -> str:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import attrs
 
 from durably._platform.clock import Clock, to_datetime
 from durably._platform.ids import Ids
-from durably._platform.safe_repr import short_repr, type_name
+from durably.client.arguments import NOT_GIVEN, Trigger, checked_key, checked_labels
 from durably.client.local_worker import LocalWorker
 from durably.client.query import Reader, labels_of
 from durably.client.wait import Waiter
@@ -29,50 +27,8 @@ from durably.jobs import (
     takes_payload,
 )
 from durably.models import Run, RunList
-from durably.names import check_storable, check_text, not_a_str
 from durably.store.api import Store
 from durably.store.rows import Enqueued, NewRun, RunRow
-from durably.values import Value
-
-P = TypeVar("P")
-
-_write_labels: Final = json.JSONEncoder(ensure_ascii=False).encode
-
-
-class _NotGiven:
-    """Stands for a payload that was not given; ``None`` may be a payload."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "<not given>"
-
-    def __reduce__(self) -> str:
-        return "NOT_GIVEN"
-
-
-NOT_GIVEN: Final[Any] = _NotGiven()
-
-_LABEL_KEY: Final = r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}"
-
-
-@attrs.frozen(eq=False, repr=False)
-class Trigger(Value, Generic[P]):
-    """One item of ``batch_trigger`` with options of its own.
-
-    Args:
-        payload: as for ``JobHandle.trigger``, and so are the options. Without it the attribute
-            has a value that means no payload.
-
-    .. versionadded:: 0.1.0
-    """
-
-    payload: P | None = NOT_GIVEN
-    idempotency_key: str | None = attrs.field(default=None, kw_only=True)
-    concurrency_key: str | None = attrs.field(default=None, kw_only=True)
-    coalesce: bool = attrs.field(default=False, kw_only=True)
-    retry_failed: bool = attrs.field(default=False, kw_only=True)
-    labels: dict[str, str] | None = attrs.field(default=None, kw_only=True)
 
 
 class Accepted(NamedTuple):
@@ -251,34 +207,3 @@ class Submitter:
             job,
             Trigger(payload, concurrency_key=row.concurrency_key, labels=labels_of(row)),
         )
-
-
-def checked_key(key: object, name: str) -> str | None:
-    """Return a key as it is stored; *name* is that of the argument."""
-    return None if key is None else _plain(check_text(key, name))
-
-
-def _plain(text: str) -> str:
-    """Return the characters of *text*; ``str()`` of a subclass, such as an enum, may differ."""
-    return str.__str__(text)
-
-
-def checked_labels(labels: object) -> str:
-    """Return labels as they are stored; raise ``ValidationError`` if they are not labels."""
-    if labels is None:
-        return "{}"
-    if not isinstance(labels, dict):
-        raise ValidationError(f"labels must be a dict of str to str, not {type_name(labels)}")
-    # A copy of the items now, whatever a subclass returns or another thread changes meanwhile.
-    items = list(dict.items(labels))
-    for key, value in items:
-        if not isinstance(key, str) or not re.fullmatch(_LABEL_KEY, key):
-            raise ValidationError(
-                f"label key {short_repr(key)} must match {_LABEL_KEY}: letters, digits and "
-                "._/- after a letter or digit, 63 characters at most"
-            )
-        if not isinstance(value, str):
-            raise not_a_str(value, f"label {short_repr(key)}")
-        check_storable(value, f"label {short_repr(key)}")
-    plain = {_plain(key): _plain(value) for key, value in items}
-    return _write_labels(plain)

@@ -12,8 +12,8 @@ from durably._platform.clock import Clock
 from durably._platform.latch import Latch
 from durably._platform.signals import deferred
 from durably._platform.tracebacks import remove_own_frames
-from durably.client.callbacks import Callbacks, OnLog, OnProgress
-from durably.client.filters import several
+from durably.client.arguments import OnLog, OnProgress, several
+from durably.client.callbacks import Callbacks
 from durably.client.local_worker import LocalWorker, Waiting
 from durably.client.patience import Patience
 from durably.client.query import Reader, run_id_of

@@ -8,8 +8,7 @@ from contextlib import closing
 from typing import Any, Final, Generic, TypedDict, TypeVar, Unpack, overload
 
 from durably._platform.safe_repr import short_repr, type_name
-from durably.client.run_here import RunOptions
-from durably.client.submit import NOT_GIVEN
+from durably.client.arguments import NOT_GIVEN, RunOptions
 from durably.codec import Codec
 from durably.engine import Durably, EngineOptions
 from durably.entry.sessions import session

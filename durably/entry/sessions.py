@@ -16,8 +16,8 @@ from durably._platform.signals import deliver, entered
 from durably._platform.spawning import refuse_unguarded_open
 from durably._platform.unhandled import add_note, add_stop_note, install_hooks
 from durably.client import said
+from durably.client.arguments import checked_key, checked_labels
 from durably.client.patience import Patience
-from durably.client.submit import checked_key, checked_labels
 from durably.engine import EngineOptions
 from durably.errors import (
     ConflictError,
@@ -37,11 +37,11 @@ from durably.models import Run, RunStatus
 from durably.names import check_name
 from durably.rendering.shown import Shown
 from durably.settings import Duration, optional_timeout
-from durably.store.rows import Beginning
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-not-found,import-untyped,unused-ignore]  # optional
 
+    from durably.store.rows import Beginning
     from durably.wiring import Parts
     from durably.worker.sessions import OpenSession
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from durably.store.api import Checkpoints
-from durably.store.rows import Checkpoint, RunKey
+if TYPE_CHECKING:
+    from durably.store.api import Checkpoints
+    from durably.store.rows import Checkpoint, RunKey
 
 # So many names are kept as they are, a megabyte or so.
 EXACT_NAMES: Final = 10_000

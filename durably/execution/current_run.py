@@ -13,15 +13,13 @@ import threading
 from _thread import get_ident
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
 
 from durably._platform.clock import Clock
 from durably._platform.latch import Latch
 from durably._platform.safe_repr import on_one_line
 from durably._platform.signalled import leading_to, tells_of_signal
 from durably._platform.signals import handlers, is_from_signal, is_main_thread
-from durably.codec import Codec
-from durably.emitter import Emitter
 from durably.errors import (
     DatabaseError,
     EngineClosedError,
@@ -35,8 +33,12 @@ from durably.events import WorkerError
 from durably.execution.checkpoints import StepCounts
 from durably.models import Progress, error_info, short_name
 from durably.settings import OnDuplicateStep
-from durably.store.api import Checkpoints
-from durably.store.rows import RunRow
+
+if TYPE_CHECKING:
+    from durably.codec import Codec
+    from durably.emitter import Emitter
+    from durably.store.api import Checkpoints
+    from durably.store.rows import RunRow
 
 log = logging.getLogger("durably")
 

@@ -11,16 +11,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final
 
-from durably._platform.clock import from_datetime
 from durably._platform.nesting import is_too_deep
 from durably._platform.safe_repr import safe_repr, safe_str, too_deep, type_name
 from durably._platform.signals import raise_if_signal
-from durably.codec.json_text import dump_any, load
 from durably.errors import ValidationError
 from durably.events import LogWritten
 from durably.execution.current_run import CurrentRun, Services
 from durably.models import LogLevel, printable, traceback_of
-from durably.store.rows import LogLine
 
 NUMBERS: Final = frozenset({int, float})
 
@@ -260,33 +257,3 @@ def _message(value: object) -> str:
     if not isinstance(value, str):
         raise ValidationError(f"step.progress: message must be a str, not {type_name(value)}")
     return str(value)
-
-
-def stored_line(event: LogWritten, owner: int) -> LogLine:
-    """Return *event* as it is stored; a value without a JSON form is stored as its ``repr``."""
-    try:
-        data = _dumped(event.data)
-    except Exception as raised:  # noqa: BLE001 - a user's __repr__ may raise anything, and data may be circular
-        raise_if_signal(raised)
-        data = _dumped({key: _dumpable(value) for key, value in event.data.items()})
-    return LogLine(
-        run_id=event.run_id,
-        owner=owner,
-        level=event.level,
-        message=_dumped(event.message),
-        data=data,
-        step_name=event.step_name,
-        created_at_us=from_datetime(event.timestamp),
-    )
-
-
-def _dumped(data: object) -> str:
-    return dump_any(data, safe_repr)
-
-
-def _dumpable(value: object) -> object:
-    try:
-        return load(_dumped(value))
-    except Exception as raised:  # noqa: BLE001 - as above: this value is the one
-        raise_if_signal(raised)
-        return f"<{type(value).__qualname__}>"

@@ -7,7 +7,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from durably._platform.latch import Wakeups
 from durably._platform.safe_repr import type_name
@@ -37,8 +37,10 @@ from durably.execution.step_log import current_step
 from durably.execution.step_recorder import NOT_OURS, StepRecorder
 from durably.names import check_name
 from durably.settings import OnDuplicateStep
-from durably.store.api import MOST_STEPS
-from durably.store.rows import Checkpoint
+from durably.store.bounds import MOST_STEPS
+
+if TYPE_CHECKING:
+    from durably.store.rows import Checkpoint
 
 T = TypeVar("T")
 

@@ -45,9 +45,6 @@ from durably.store.rows import (
 # How long a call waits for locks of others.
 LOCK_TIMEOUT_S: Final = 30.0
 
-# The most steps that a run can have.
-MOST_STEPS: Final = 1 << 24
-
 
 class Liveness(enum.Enum):
     """What an owner's lock says about its process."""

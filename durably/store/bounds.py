@@ -12,6 +12,8 @@ class Bounds(NamedTuple):
 
 # The number of a step is the run's number, shifted by 24 bits, plus an index.
 MOST_RUNS: Final = 2**39 - 1
+# The most steps that a run can have.
+MOST_STEPS: Final = 1 << 24
 # The number of an item is the map's number, shifted by 30 bits, plus an index.
 MOST_MAPS: Final = 2**33 - 1
 

@@ -14,14 +14,15 @@ from typing import Final
 
 import attrs
 
-from durably._platform.clock import Clock
-from durably._platform.safe_repr import on_one_line
+from durably._platform.clock import Clock, from_datetime
+from durably._platform.safe_repr import on_one_line, safe_repr
+from durably._platform.signals import raise_if_signal
 from durably.codec import UNTYPED, Codec
+from durably.codec.json_text import dump_any, load
 from durably.emitter import Emitter
 from durably.errors import DatabaseError
 from durably.events import LogWritten, RunProgressed
 from durably.execution.current_run import CurrentRun, report_worker_error
-from durably.execution.step_log import stored_line
 from durably.models import Progress
 from durably.store.api import Store
 from durably.store.change_feed import ChangeFeed
@@ -73,7 +74,7 @@ class Flusher(Service):
             self._emitter.on(LogWritten.type, self._on_log)
 
     def _on_log(self, event: LogWritten) -> None:
-        self.logged(stored_line(event, self._owner()))
+        self.logged(_stored_line(event, self._owner()))
 
     def logged(self, line: LogLine) -> None:
         """Buffer a line to store."""
@@ -192,3 +193,33 @@ class Flusher(Service):
                 self._lines.extendleft(reversed(taken))
                 raise
         self._changes.notify()
+
+
+def _stored_line(event: LogWritten, owner: int) -> LogLine:
+    """Return *event* as it is stored; a value without a JSON form is stored as its ``repr``."""
+    try:
+        data = _dumped(event.data)
+    except Exception as raised:  # noqa: BLE001 - a user's __repr__ may raise anything, and data may be circular
+        raise_if_signal(raised)
+        data = _dumped({key: _dumpable(value) for key, value in event.data.items()})
+    return LogLine(
+        run_id=event.run_id,
+        owner=owner,
+        level=event.level,
+        message=_dumped(event.message),
+        data=data,
+        step_name=event.step_name,
+        created_at_us=from_datetime(event.timestamp),
+    )
+
+
+def _dumped(data: object) -> str:
+    return dump_any(data, safe_repr)
+
+
+def _dumpable(value: object) -> object:
+    try:
+        return load(_dumped(value))
+    except Exception as raised:  # noqa: BLE001 - as above: this value is the one
+        raise_if_signal(raised)
+        return f"<{type(value).__qualname__}>"

@@ -78,7 +78,7 @@ def test_runs_are_changed(client: Client, store: Database) -> None:
     control.delete(run)
     assert client.reader.find(run) is None
     complete(store, again)
-    assert control.purge(older_than=0, limit=10) == 1
+    assert control.purge(older_than=0, limit=10, keep_failed=False) == 1
     assert client.reader.count(None, None, None) == 0
 
 

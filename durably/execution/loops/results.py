@@ -13,10 +13,11 @@ from durably._platform.clock import to_datetime
 from durably.execution.loops.tasks import Reused, Task
 from durably.models import ErrorInfo, ItemList, ItemRecord
 from durably.rendering.shown import MOST_ROWS, Shown
-from durably.store.rows import Key
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-not-found,import-untyped,unused-ignore]  # optional
+
+    from durably.store.rows import Key
 
 T = TypeVar("T")
 

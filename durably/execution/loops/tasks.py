@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from durably._platform.signals import let_through
 from durably.codec import UNTYPED
@@ -16,7 +16,9 @@ from durably.execution.retry import next_wait_s
 from durably.execution.step_log import current_deadline, current_item, current_step
 from durably.execution.step_recorder import NOT_OURS
 from durably.models import ErrorInfo, error_info, stored_error
-from durably.store.rows import ItemRow, Key
+
+if TYPE_CHECKING:
+    from durably.store.rows import ItemRow, Key
 
 # The advice if a class has changed since a result of it was stored.
 _GO_ON: Final = (

@@ -9,7 +9,7 @@ import apsw
 
 from durably.errors import DatabaseError
 from durably.store import defects
-from durably.store.api import MOST_STEPS
+from durably.store.bounds import MOST_STEPS
 from durably.store.rows import Checkpoint, RunKey, StepRow, Window
 from durably.store.sqlite.connection.write_request import merged_by, single_statement
 from durably.store.sqlite.sql import items

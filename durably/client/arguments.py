@@ -1,0 +1,206 @@
+"""What a caller passes to the calls about runs, and its checks.
+
+It is apart from what executes the calls, which only an engine that is open imports.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, Generic, Never, Self, TypedDict, TypeVar, overload
+
+import attrs
+
+from durably._platform.safe_repr import short_repr, type_name
+from durably._platform.signals import let_through
+from durably.errors import ValidationError
+from durably.models import LogEntry, Progress, Run, RunStatus
+from durably.names import check_storable, check_text, not_a_str
+from durably.settings import (
+    Duration,
+    IfRunning,
+    OnPayloadChange,
+    check_choice,
+    optional_timeout,
+)
+from durably.values import Value
+
+P = TypeVar("P")
+T = TypeVar("T")
+
+StatusFilter = RunStatus | str | Iterable[RunStatus | str] | None
+NameFilter = str | Iterable[str] | None
+AnyRun = Run[Any, Any]
+OnProgress = Callable[[Progress], object]
+OnLog = Callable[[LogEntry], object]
+
+_write_labels: Final = json.JSONEncoder(ensure_ascii=False).encode
+
+
+_LABEL_KEY: Final = r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}"
+
+
+class _NotGiven:
+    """Stands for a payload that was not given; ``None`` may be a payload."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<not given>"
+
+    def __reduce__(self) -> str:
+        return "NOT_GIVEN"
+
+
+NOT_GIVEN: Final[Any] = _NotGiven()
+
+
+@attrs.frozen(eq=False, repr=False)
+class Trigger(Value, Generic[P]):
+    """One item of ``batch_trigger`` with options of its own.
+
+    Args:
+        payload: as for ``JobHandle.trigger``, and so are the options. Without it the attribute
+            has a value that means no payload.
+
+    .. versionadded:: 0.1.0
+    """
+
+    payload: P | None = NOT_GIVEN
+    idempotency_key: str | None = attrs.field(default=None, kw_only=True)
+    concurrency_key: str | None = attrs.field(default=None, kw_only=True)
+    coalesce: bool = attrs.field(default=False, kw_only=True)
+    retry_failed: bool = attrs.field(default=False, kw_only=True)
+    labels: dict[str, str] | None = attrs.field(default=None, kw_only=True)
+
+
+class TriggerOptions(TypedDict, total=False):
+    """The options of a trigger, as type checkers see them."""
+
+    idempotency_key: str | None
+    concurrency_key: str | None
+    coalesce: bool
+    retry_failed: bool
+    labels: dict[str, str] | None
+
+
+class WaitOptions(TriggerOptions, total=False):
+    """The options of a trigger and of a wait for its run."""
+
+    timeout: Duration | None
+    on_progress: OnProgress | None
+    on_log: OnLog | None
+
+
+class ReadOnly(Generic[T]):
+    """A decorator like ``property`` whose attribute IPython evaluates for its completions.
+
+    IPython does not evaluate a ``property``, because that may have effects.
+    """
+
+    def __init__(self, getter: Callable[[Any], T]) -> None:
+        self._getter = getter
+        self.__doc__ = getter.__doc__
+
+    @overload
+    def __get__(self, instance: None, owner: type | None = None) -> Self: ...
+    @overload
+    def __get__(self, instance: object, owner: type | None = None) -> T: ...
+    def __get__(self, instance: object | None, owner: type | None = None) -> Self | T:
+        return self if instance is None else self._getter(instance)
+
+    def __set__(self, instance: object, value: Never) -> None:
+        raise AttributeError(f"{self._getter.__name__} is read-only")
+
+
+class RunOptions(TypedDict, total=False):
+    """The options of ``Durably.run``, as type checkers see them."""
+
+    key: str | None
+    fresh: bool
+    if_running: IfRunning
+    timeout: Duration | None
+    on_payload_change: OnPayloadChange
+    concurrency_key: str | None
+    labels: dict[str, str] | None
+    show: bool | None
+
+
+def _checked_key(key: str | None) -> str | None:
+    return checked_key(key, "key")
+
+
+def _is_bool(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, bool):
+        raise ValidationError(f"{attribute.name} must be True or False, not {short_repr(value)}")
+
+
+def _is_choice(choices: Any) -> Callable[[Any, attrs.Attribute[Any], object], None]:
+    def check(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        check_choice(value, attribute.name, choices)
+
+    return check
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class CheckedOptions:
+    """The options of a call, which are acceptable.
+
+    Raises:
+        ValidationError: one of them is not; the message names it.
+    """
+
+    key: str | None = attrs.field(converter=_checked_key)
+    fresh: bool = attrs.field(validator=_is_bool)
+    if_running: IfRunning = attrs.field(validator=_is_choice(IfRunning))
+    timeout_s: float | None = attrs.field(alias="timeout", converter=optional_timeout)
+    on_payload_change: OnPayloadChange = attrs.field(validator=_is_choice(OnPayloadChange))
+    concurrency_key: str | None
+    labels: dict[str, str] | None
+    show: bool | None = attrs.field(validator=attrs.validators.optional(_is_bool))
+
+
+def several(items: Any, what: str) -> list[Any]:
+    """Return *items* as a list.
+
+    Raises:
+        ValidationError: it is text, a mapping or not iterable; the message begins with *what*.
+    """
+    if not isinstance(items, Iterable) or isinstance(items, str | bytes | Mapping):
+        raise ValidationError(
+            f"{what} must be an iterable, such as a list, not {type_name(items)}; write [...] "
+            "around a single one"
+        )
+    return let_through(list, items)
+
+
+def checked_key(key: object, name: str) -> str | None:
+    """Return a key as it is stored; *name* is that of the argument."""
+    return None if key is None else _plain(check_text(key, name))
+
+
+def _plain(text: str) -> str:
+    """Return the characters of *text*; ``str()`` of a subclass, such as an enum, may differ."""
+    return str.__str__(text)
+
+
+def checked_labels(labels: object) -> str:
+    """Return labels as they are stored; raise ``ValidationError`` if they are not labels."""
+    if labels is None:
+        return "{}"
+    if not isinstance(labels, dict):
+        raise ValidationError(f"labels must be a dict of str to str, not {type_name(labels)}")
+    # A copy of the items now, whatever a subclass returns or another thread changes meanwhile.
+    items = list(dict.items(labels))
+    for key, value in items:
+        if not isinstance(key, str) or not re.fullmatch(_LABEL_KEY, key):
+            raise ValidationError(
+                f"label key {short_repr(key)} must match {_LABEL_KEY}: letters, digits and "
+                "._/- after a letter or digit, 63 characters at most"
+            )
+        if not isinstance(value, str):
+            raise not_a_str(value, f"label {short_repr(key)}")
+        check_storable(value, f"label {short_repr(key)}")
+    plain = {_plain(key): _plain(value) for key, value in items}
+    return _write_labels(plain)

@@ -15,6 +15,7 @@ from durably.engine import Durably
 from durably.entry.oneline import imap, map, run  # noqa: A004 - the contract's name
 from durably.entry.sessions import Session, session
 from durably.errors import (
+    BackupExistsError,
     ConflictError,
     DatabaseError,
     DatabaseLostError,
@@ -68,6 +69,7 @@ __version__ = "0.1.0"
 __all__ = [
     "NOTHING",
     "Attempt",
+    "BackupExistsError",
     "ConflictError",
     "DatabaseError",
     "DatabaseLostError",

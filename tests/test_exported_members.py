@@ -51,6 +51,7 @@ PUBLIC = {
     "ItemRecord",
     "MapResult",
     # errors
+    "BackupExistsError",
     "ConflictError",
     "DatabaseError",
     "DatabaseLostError",
@@ -87,7 +88,8 @@ ENGINE = (
     "start stop close init run run_until_idle process_one register jobs get_job trigger "
     "trigger_and_wait batch_trigger get_run get_runs "
     "runs count_runs get_steps steps get_items get_attempts get_logs wait as_completed retry adopt "
-    "retrigger cancel delete_run purge_runs on on_error subscribe use to_dict to_frame"
+    "retrigger cancel delete_run purge_runs backup vacuum on on_error subscribe use to_dict "
+    "to_frame"
 )
 HANDLE = "name job trigger trigger_and_wait batch_trigger get_run get_runs to_dict to_frame"
 SESSION = "close get_run to_dict to_frame"

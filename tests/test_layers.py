@@ -61,6 +61,7 @@ MEET_THE_SYSTEM = (
 STORE_DOOR = {
     "store.api",
     "store.bounds",
+    "store.care",
     "store.change_feed",
     "store.closing",
     "store.defects",

@@ -14,13 +14,13 @@ from durably.client.arguments import (
     TriggerOptions,
     WaitOptions,
 )
+from durably.client.care import CareCalls
 from durably.client.read_calls import ReadCalls
 from durably.jobs import Job
 from durably.models import Run, RunList
 from durably.settings import Duration
 
 if TYPE_CHECKING:
-    from durably.client.control import Age
     from durably.client.subscribe import Subscription
 
 P = TypeVar("P")
@@ -28,7 +28,7 @@ R = TypeVar("R")
 
 
 @door
-class RunCalls(ReadCalls):
+class RunCalls(ReadCalls, CareCalls):
     """What an engine can be asked about runs, also where nothing is executed."""
 
     @overload
@@ -277,26 +277,6 @@ class RunCalls(ReadCalls):
         """
         self._check()
         self._client.control.delete(run)
-
-    def purge_runs(self, *, older_than: Age, limit: int = 500, keep_failed: bool = False) -> int:
-        """Delete terminal runs that ended long ago, and return their space to the file system.
-
-        Args:
-            older_than: a duration before now (a ``timedelta``, seconds, or ``"30d"``, ``"24h"``,
-                ``"60m"``), or an aware ``datetime``.
-            limit: how many at most, the oldest first; call again for more.
-            keep_failed: leave the failed ones.
-
-        Returns:
-            How many were deleted.
-
-        Raises:
-            ValidationError: *older_than* is not an age, or *limit* not a count. Nothing is deleted.
-
-        .. versionadded:: 0.1.0
-        """
-        self._check()
-        return self._client.control.purge(older_than, limit, keep_failed=keep_failed)
 
     def subscribe(self, run: AnyRun | str) -> Subscription:
         """Return the run's events from now on, up to its terminal one; a context manager.

@@ -17,6 +17,7 @@ from durably.client.query import Reader
 from durably.client.run_here import Runner
 from durably.client.submit import Submitter
 from durably.client.subscribe import Subscription
+from durably.client.upkeep import Upkeep
 from durably.client.wait import Waiter
 from durably.codec import Codec
 from durably.emitter import Emitter
@@ -81,6 +82,7 @@ class Client:
             waiter=self.waiter,
             worker=worker,
         )
+        self.care = Upkeep(store, clock)
         self.control = Control(store, emitter, clock, registry, self.reader, self.submitter, worker)
         self.answers = Answers(
             check,

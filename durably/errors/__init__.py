@@ -17,6 +17,7 @@
     ├── SchemaError                         not ours, newer than this library, or changed
     ├── DatabaseError                       locked for too long, full, unreadable, corrupt
     │   └── DatabaseLostError               moved, deleted, replaced or overwritten while open
+    ├── BackupExistsError(…, FileExistsError)
     ├── EngineClosedError
     └── ForkedError
     StopRun(BaseException)                  control flow inside a job
@@ -189,6 +190,13 @@ class DatabaseLostError(DatabaseError):
     """The database file was moved, deleted, replaced or overwritten while it was open.
 
     .. versionadded:: 0.1.0
+    """
+
+
+class BackupExistsError(DurablyError, FileExistsError):
+    """There is a file already where a backup is to be made; it was left as it was.
+
+    .. versionadded:: 0.2.0
     """
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
+from durably.store.care import Care
 from durably.store.change_feed import ChangeFeed
 from durably.store.closing import Closing
 from durably.store.item_checkpoints import ItemCheckpoints
@@ -119,7 +120,7 @@ class Checkpoints(ItemCheckpoints, Protocol):
         """Return the status and the fence of a run, ``None`` if it was deleted."""
 
 
-class Store(Protocol):
+class Store(Care, Protocol):
     """Runs, steps, log lines and owners, on disk. Usable from any thread of its process."""
 
     path: str
@@ -366,28 +367,6 @@ class Store(Protocol):
 
     def sweep_owner_locks(self, known: Collection[str], *, older_than_s: float) -> None:
         """Remove the locks of owners that died before their row was stored."""
-
-    # -- care ------------------------------------------------------------------------------
-
-    def check_in_place(self) -> None:
-        """Check that the path still leads to what is open.
-
-        Raises:
-            DatabaseLostError: it was moved, deleted, replaced or overwritten.
-        """
-
-    def check_log(self) -> None:
-        """Check that the files that belong to the database are still those that are open.
-
-        Raises:
-            DatabaseLostError: they are not.
-        """
-
-    def wal_checkpoint(self, *, above_bytes: int) -> None:
-        """Copy the write-ahead log into the file if it has grown beyond *above_bytes*."""
-
-    def shrink(self, most_pages: int) -> None:
-        """Return up to *most_pages* free pages to the file system."""
 
     def hurried(self, ends_s: float) -> AbstractContextManager[None]:
         """End waits for locks of others at *ends_s*, in all threads, during the block."""

@@ -324,6 +324,14 @@ class LogRow(NamedTuple):
     created_at_us: int
 
 
+class Shrunk(NamedTuple):
+    """How much was returned to the file system, and how long the database was locked for it."""
+
+    returned_bytes: int
+    has_more: bool
+    took_s: float
+
+
 class OwnerRow(NamedTuple):
     """An engine's owner row, as other engines read it."""
 

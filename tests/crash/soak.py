@@ -22,6 +22,7 @@ if (TESTS := str(Path(__file__).parents[1])) not in sys.path:
     sys.path.insert(0, TESTS)
 
 from crash import (
+    backups,
     deaths,
     endings,
     failing_disk_workload,
@@ -59,6 +60,7 @@ KINDS: Final[dict[str, Kind]] = {
     "migrations": files.migrations,
     "lost": files.lost,
     "clocks": files.clocks,
+    "backups": backups.backups,
 }
 
 # How long one kind goes on before it is the next one's turn.

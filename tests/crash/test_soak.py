@@ -39,6 +39,7 @@ FACTS = {
     "crowd": "Eight processes do to one file's runs what they like.",
     "migrations": "Processes make and migrate a file at once, and are killed at it.",
     "lost": "Processes whose file is taken away notice, and what was moved is whole.",
+    "backups": "Each backup beside processes that write and die is whole and sound.",
     "clocks": "Wall clocks that jump cost no run its owner and make no duration negative.",
 }
 

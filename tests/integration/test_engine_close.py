@@ -165,6 +165,7 @@ class TestClose:
             lambda: app.use(Plugin()), lambda: app.trigger(quick), lambda: app.trigger("quick"),
             lambda: app.trigger_and_wait(quick), lambda: app.batch_trigger(quick, []),
             lambda: app.run(quick), lambda: app.get_items(run, "s"),
+            lambda: app.get_attempts(run), lambda: app.backup(tmp_path / "copy.db"), app.vacuum,
             handle.trigger, handle.trigger_and_wait,
             lambda: handle.batch_trigger([None]), lambda: handle.batch_trigger([]),
             lambda: handle.get_run(run), handle.get_runs, handle.to_dict, handle.to_frame,
@@ -186,7 +187,7 @@ class TestClose:
             "adopt", "trigger", "trigger_and_wait", "batch_trigger",
             "retry", "retrigger", "cancel", "delete_run", "purge_runs", "on", "on_error",
             "subscribe", "use", "run", "get_items", "runs", "steps", "to_dict", "to_frame",
-            "get_attempts",
+            "get_attempts", "backup", "vacuum",
         }  # fmt: skip
         internal = {"close"}
         assert methods == asked | internal

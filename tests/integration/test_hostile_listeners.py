@@ -105,6 +105,8 @@ CALLS: dict[str, Callable[[durably.Durably, str], object]] = {
     "cancel": lambda app, run_id: app.cancel(run_id),
     "delete_run": lambda app, run_id: app.delete_run(run_id),
     "purge_runs": lambda app, _: app.purge_runs(older_than=0),
+    "backup": lambda app, _: app.backup(f"{app._store.path}.copy", overwrite=True),
+    "vacuum": lambda app, _: app.vacuum(),
     "on": lambda app, _: app.on("run:start", lambda event: None)(),
     "on_error": lambda app, _: app.on_error(lambda exc, event: None)(),
     "subscribe": lambda app, run_id: (

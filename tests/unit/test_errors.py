@@ -39,6 +39,7 @@ TREE: dict[str, tuple[type, ...]] = {
     "SchemaError": (errors.DurablyError,),
     "DatabaseError": (errors.DurablyError,),
     "DatabaseLostError": (errors.DatabaseError,),
+    "BackupExistsError": (errors.DurablyError, FileExistsError),
     "EngineClosedError": (errors.DurablyError,),
     "ForkedError": (errors.DurablyError,),
     "StopRun": (BaseException,),

@@ -17,6 +17,7 @@ from durably.store.rows import (
     NewRun,
     RunKey,
     RunRow,
+    Shrunk,
 )
 from durably.store.sqlite.connection.write_request import Operation
 from durably.store.sqlite.database import Database
@@ -254,9 +255,15 @@ class SqliteStore(_OnDatabase):
         """Copy the write-ahead log into the file if it has grown beyond *above_bytes*."""
         self.database.care.wal_checkpoint(above_bytes=above_bytes)
 
-    def shrink(self, most_pages: int) -> None:
+    def shrink(self, most_pages: int) -> Shrunk:
         """Return up to *most_pages* free pages to the file system."""
-        self.database.care.shrink(most_pages)
+        return self.database.care.shrink(most_pages)
+
+    def backup(self, path: str | os.PathLike[str], *, overwrite: bool, now_us: int) -> None:
+        """Store a copy at *path* in which nothing is executed, while others write."""
+        from durably.store.sqlite.backup import back_up  # noqa: PLC0415 - where first needed
+
+        back_up(self.database, path, overwrite=overwrite, now_us=now_us)
 
     def hurried(self, ends_s: float) -> AbstractContextManager[None]:
         """End waits for locks of others at *ends_s*, in all threads, during the block."""

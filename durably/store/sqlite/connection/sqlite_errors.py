@@ -90,7 +90,7 @@ def database_error(
                 "program has written the highest one. Delete the row that durably.testing.check "
                 "names, if there is one, with an SQLite tool, and open the database again"
             )
-    number = 0 if db is None else _reported(exc, db)
+    number = 0 if db is None else system_error(exc, db)
     cause: type[apsw.Error | UnicodeDecodeError] = type(exc)
     if number and isinstance(exc, apsw.CorruptError):
         cause = apsw.IOError
@@ -141,7 +141,7 @@ def _words_of(number: int) -> str:
     return f", {errno.errorcode.get(number, number)}: {os.strerror(number)}" if number else ""
 
 
-def _reported(exc: apsw.Error | UnicodeDecodeError, db: apsw.Connection) -> int:
+def system_error(exc: apsw.Error | UnicodeDecodeError, db: apsw.Connection) -> int:
     """Return the number of the system's error that caused *exc*; 0 if there was none."""
     if isinstance(exc, apsw.IOError | apsw.CantOpenError):
         return db.system_errno or _last_errno(db)

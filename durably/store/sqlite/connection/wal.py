@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
 from typing import Final
 
 import apsw
 
+from durably.store.rows import Shrunk
 from durably.store.sqlite.connection.file_checks import FileChecks
 from durably.store.sqlite.connection.readers import Readers
 from durably.store.sqlite.connection.writer import GroupCommitWriter
@@ -56,10 +58,10 @@ class WalCare:
             # The WAL checkpoint itself restarts the WAL: the next writer would find reads again.
             return is_at_rest and run_wal_checkpoint(db, apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
-    def shrink(self, most_pages: int) -> None:
+    def shrink(self, most_pages: int) -> Shrunk:
         """Return up to *most_pages* free pages to the file system."""
         self._checks.check_content()
-        self._writer.maintain(_vacuum, most_pages)
+        return self._writer.maintain(_vacuum, most_pages)
 
 
 def run_wal_checkpoint(db: apsw.Connection, mode: int) -> bool:
@@ -71,6 +73,15 @@ def run_wal_checkpoint(db: apsw.Connection, mode: int) -> bool:
     return frames == copied
 
 
-def _vacuum(db: apsw.Connection, most_pages: int) -> None:
-    with suppress(apsw.BusyError):
-        db.execute(f"PRAGMA incremental_vacuum({int(most_pages)})").fetchall()
+def _vacuum(db: apsw.Connection, most_pages: int) -> Shrunk:
+    since_s = time.monotonic()
+    free = db.pragma("freelist_count")
+    left = free
+    if free:
+        with suppress(apsw.BusyError):
+            db.execute(f"PRAGMA incremental_vacuum({int(most_pages)})").fetchall()
+        left = db.pragma("freelist_count")
+    # Another program may write in between.
+    returned = max(0, free - left)
+    took_s = time.monotonic() - since_s
+    return Shrunk(returned * db.pragma("page_size"), returned > 0 and left > 0, took_s)

@@ -52,7 +52,7 @@ _FLAGS: Final = (
 )
 
 
-def _try_lock(fd: int, *, shared: bool) -> bool:
+def try_lock(fd: int, *, shared: bool) -> bool:
     """Try to lock *fd*; return False if another open file description has a conflicting lock."""
     try:
         if sys.platform == "win32":
@@ -70,7 +70,7 @@ def _lock_exclusively(fd: int) -> bool:
     """Lock *fd* until the process ends; return False if another process keeps a lock on it."""
     pause = Latch()
     for _ in range(_ATTEMPTS):
-        if _try_lock(fd, shared=False):
+        if try_lock(fd, shared=False):
             return True
         pause.wait(_PAUSE_S)
     return False
@@ -98,7 +98,7 @@ def _unlink_and_close(fd: int, path: str) -> None:
         os.close(fd)
 
 
-def _sync_folder(path: str) -> None:
+def sync_folder(path: str) -> None:
     """Sync the name of *path* to the disk, if the system can do so.
 
     The owner's row survives a loss of power. Without its lock file, which is free after the next
@@ -155,7 +155,7 @@ class OwnerLock(ForkParticipant):
                 lock = cls(token, path, fd)
                 watch_forks(lock)
                 _held.add(lock)
-            _sync_folder(path)
+            sync_folder(path)
             # A sweep may have found the file just before it was locked.
             if not _lock_exclusively(fd) or not _is_at(fd, path):
                 raise OSError(f"another process locked or removed {path}")  # noqa: TRY301
@@ -239,7 +239,7 @@ def probe(database_path: str, token: str) -> Liveness:
             return Liveness.UNKNOWN
         try:
             # Shared, so that of two probes at once neither finds the other's lock.
-            return Liveness.DEAD if _try_lock(fd, shared=True) else Liveness.ALIVE
+            return Liveness.DEAD if try_lock(fd, shared=True) else Liveness.ALIVE
         except OSError:
             return Liveness.UNKNOWN
         finally:
@@ -253,17 +253,18 @@ def remove_lock(database_path: str, token: str) -> None:
     that is not the token of an engine names no file.
     """
     if is_id(token):
-        _remove_if_free(owner_path(database_path, token))
+        remove_if_free(owner_path(database_path, token))
 
 
-def _remove_if_free(path: str) -> bool:
+def remove_if_free(path: str) -> bool:
+    """Remove the file *path* if no process has a lock on it; return whether it was removed."""
     for _ in range(2):
         with no_fork():
             fd = _open_existing(path, os.O_RDWR)
             if fd < 0:
                 return False
             try:
-                if _try_lock(fd, shared=False) and _is_at(fd, path):
+                if try_lock(fd, shared=False) and _is_at(fd, path):
                     fd_to_close, fd = fd, -1
                     _unlink_and_close(fd_to_close, path)
                     return True
@@ -307,7 +308,7 @@ def sweep_orphans(
             age_s = time.time() - os.stat(path, follow_symlinks=False).st_mtime
         except OSError:
             continue
-        if age_s > older_than_s and _remove_if_free(path):
+        if age_s > older_than_s and remove_if_free(path):
             swept.append(token)
     return swept
 

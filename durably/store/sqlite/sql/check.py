@@ -185,6 +185,15 @@ def _findings(db: apsw.Connection, path: str) -> list[Found]:
     return found
 
 
+def damage(db: apsw.Connection) -> str | None:
+    """Return what is damaged in a file with durably's schema, as SQLite itself finds it."""
+    try:
+        found = _integrity(db, set(), set())
+    except apsw.CorruptError as exc:
+        return str(exc)
+    return found[0].where if found else None
+
+
 def _integrity(db: apsw.Connection, foreign: set[str], indexes: set[str]) -> list[Found]:
     """Run SQLite's own check, but not of tables with a constraint or an index of another program.
 

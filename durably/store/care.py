@@ -1,0 +1,42 @@
+"""The store's verbs that care for what it is on: its place, its size, its copies."""
+
+from __future__ import annotations
+
+import os
+from typing import Protocol
+
+from durably.store.rows import Shrunk
+
+
+class Care(Protocol):
+    """The part of a store that keeps it sound and small. Usable from any thread."""
+
+    def check_in_place(self) -> None:
+        """Check that the path still leads to what is open.
+
+        Raises:
+            DatabaseLostError: it was moved, deleted, replaced or overwritten.
+        """
+
+    def check_log(self) -> None:
+        """Check that the files that belong to the database are still those that are open.
+
+        Raises:
+            DatabaseLostError: they are not.
+        """
+
+    def wal_checkpoint(self, *, above_bytes: int) -> None:
+        """Copy the write-ahead log into the file if it has grown beyond *above_bytes*."""
+
+    def shrink(self, most_pages: int) -> Shrunk:
+        """Return up to *most_pages* free pages to the file system."""
+
+    def backup(self, path: str | os.PathLike[str], *, overwrite: bool, now_us: int) -> None:
+        """Store a copy at *path* in which nothing is executed, while others write.
+
+        Raises:
+            ValidationError: the path can never be that of a backup of this database.
+            BackupExistsError: there is something at the path, and *overwrite* is false.
+            ConflictError: a database is open at the path, or was not closed in order.
+            DatabaseError: the copy cannot be written, or the database is damaged.
+        """

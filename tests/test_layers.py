@@ -64,6 +64,7 @@ STORE_DOOR = {
     "store.care",
     "store.change_feed",
     "store.closing",
+    "store.conditions",
     "store.defects",
     "store.item_checkpoints",
     "store.outcome",

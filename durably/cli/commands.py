@@ -37,6 +37,11 @@ VERBS: Final = {
     "cancel": "changing:cancel",
     "rm": "changing:rm",
     "purge": "changing:purge",
+    "du": "care:du",
+    "check": "care:check",
+    "doctor": "care:doctor",
+    "backup": "care:backup",
+    "vacuum": "care:vacuum",
 }
 
 # Nobody reads the output any more: as if SIGPIPE had ended the process.

@@ -39,13 +39,18 @@ class Shell:
     verbosity: int = 0
     shows_traceback: bool = False
 
+    @property
+    def path(self) -> str:
+        """Return the file as it is named by the option or the environment."""
+        return self.db or os.environ.get("DURABLY_DB") or "durably.db"
+
     def look(self) -> Looking:
         """Open the file to read it, beside whoever executes its runs.
 
         Raises:
             DurablyError: it cannot be read, or is missing.
         """
-        with _found():
+        with opening():
             return open_looking(self.db)
 
     def open(self) -> Durably:
@@ -54,7 +59,7 @@ class Shell:
         Raises:
             DurablyError: it cannot be used, or is missing.
         """
-        with _found():
+        with opening():
             return Durably(self.db, create=False, replace=False)
 
     def say(self, text: str) -> None:
@@ -79,7 +84,7 @@ class Unknown(click.ClickException):
 
 
 @contextmanager
-def _found() -> Iterator[None]:
+def opening() -> Iterator[None]:
     """Raise ``Unknown`` where a file cannot be opened, unless it only has to be tried again."""
     try:
         yield

@@ -6,14 +6,16 @@ from datetime import datetime
 from types import TracebackType
 from typing import Self
 
-from durably._platform.clock import from_datetime
+from durably._platform.clock import Clock, from_datetime
 from durably.client.arguments import AnyRun, NameFilter, StatusFilter
 from durably.client.calls import RunCalls
 from durably.client.client import Client
+from durably.client.doctor import Finding, examine
 from durably.client.query import readable
 from durably.models import LogEntry
 from durably.store.api import Store
 from durably.store.change_feed import ChangeFeed
+from durably.store.conditions import JobUsage, Sizes
 from durably.store.rows import Executor, FailureKind, MapState
 
 # How many failed items of a map are read to say what kinds of failures there are.
@@ -83,6 +85,21 @@ class Looking(RunCalls):
         """Return how many runs that ended before then a purge would delete, and their bytes."""
         self._check()
         return self._store.purgeable(from_datetime(before), keep_failed=keep_failed)
+
+    def usage(self) -> list[JobUsage]:
+        """Return what each job's runs take in the file, the job that takes most first."""
+        self._check()
+        return self._store.usage()
+
+    def sizes(self) -> Sizes:
+        """Return how large the file is, and how much of it is free."""
+        self._check()
+        return self._store.sizes()
+
+    def examine(self) -> list[Finding]:
+        """Return what is unusual about the file and those that use it, each with what to do."""
+        self._check()
+        return examine(self._store, Clock())
 
     def log_lines(self, run: AnyRun, after: int = 0) -> tuple[list[LogEntry], int]:
         """Return the stored log lines of the run that are newer than number *after*.

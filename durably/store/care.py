@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Protocol
 
+from durably.store.conditions import Condition, JobUsage, Sizes
 from durably.store.rows import Shrunk
 
 
@@ -30,6 +31,15 @@ class Care(Protocol):
 
     def shrink(self, most_pages: int) -> Shrunk:
         """Return up to *most_pages* free pages to the file system."""
+
+    def usage(self) -> list[JobUsage]:
+        """Return what each job's runs take, the job that takes most first."""
+
+    def sizes(self) -> Sizes:
+        """Return how large the file is."""
+
+    def condition(self, *, most_failures: int) -> Condition:
+        """Return what may be unusual about the file and those that use it."""
 
     def backup(self, path: str | os.PathLike[str], *, overwrite: bool, now_us: int) -> None:
         """Store a copy at *path* in which nothing is executed, while others write.

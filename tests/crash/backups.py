@@ -15,6 +15,7 @@ from crash.workload import Ledger, check_what_is_left, live
 from invariants import check, completed_steps
 
 import durably
+from durably.client.looking import Looking
 from durably.wiring import open_looking
 
 BACKUPS = 8
@@ -76,6 +77,10 @@ def back_up(place: Path, target: Path, seed: int) -> None:
     returned = {(run, step): value for run, step, value in ledger.acknowledged("returned")}
     opened = open_looking(database) if rng.random() < 0.5 else durably.Durably(database)
     try:
+        if isinstance(opened, Looking):
+            opened.examine()
+            opened.usage()
+            check(database)
         opened.backup(target, overwrite=True)
     finally:
         opened.close()

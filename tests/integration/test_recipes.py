@@ -23,6 +23,7 @@ from notebooks import Execution, Notebook
 from pages import DOCS, execute_transcript, sections, shows, write_files
 
 import durably
+from durably.testing import check
 
 pytestmark = pytest.mark.slow
 
@@ -275,6 +276,27 @@ def test_cron_fails_visibly_after_a_kill_too(cron: Cron, eventually: Eventually)
     assert status == 1
     assert "failed in step 'batch-60' after 7 completed steps" in mail
     assert "ValueError: bad row ['bad', 'user 63']" in mail
+
+
+def test_cron_cares_for_the_file(cron: Cron) -> None:
+    """The commands print nothing, and the backup is sound."""
+    cron.csv.write_text(ROWS)
+    assert cron.execute() == (0, "")
+    [commands] = [block.text for block in RECIPES["Cron"] if block.language == "console"]
+    backup = cron.folder / "backup.db"
+    scripts = Path(sys.executable).parent
+    path = f"{scripts}{os.pathsep}{os.environ['PATH']}"
+    for _ in range(2):
+        for command in re.findall(r"^\$ (.*)$", commands, re.MULTILINE):
+            done = subprocess.run(
+                ["bash", "-c", command.replace("/backup/imports.db", str(backup))],
+                env={**os.environ, "PATH": path, "DURABLY_DB": str(cron.database)},
+                capture_output=True,
+                timeout=TIMEOUT_S,
+                check=False,
+            )
+            assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert check(backup) == []
 
 
 def test_cron_logs_two_lines(cron: Cron) -> None:

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Concatenate, ParamSpec, TypeVar
 
 from durably.store.api import Checkpoints, Liveness
+from durably.store.conditions import Condition, Sizes
 from durably.store.outcome import Completed, NotExecuted, Outcome, RequeueReason
 from durably.store.rows import (
     Beat,
@@ -19,6 +20,7 @@ from durably.store.rows import (
     RunRow,
     Shrunk,
 )
+from durably.store.sqlite.condition import condition_of, sizes_of
 from durably.store.sqlite.connection.write_request import Operation
 from durably.store.sqlite.database import Database
 from durably.store.sqlite.locks import owner_lock
@@ -26,6 +28,7 @@ from durably.store.sqlite.locks.owner_lock import OwnerLock
 from durably.store.sqlite.sql import (
     attempts,
     claims,
+    conditions,
     items,
     logs,
     lookups,
@@ -258,6 +261,16 @@ class SqliteStore(_OnDatabase):
     def shrink(self, most_pages: int) -> Shrunk:
         """Return up to *most_pages* free pages to the file system."""
         return self.database.care.shrink(most_pages)
+
+    usage = _reads(conditions.usage)
+
+    def sizes(self) -> Sizes:
+        """Return how large the file is."""
+        return sizes_of(self.database)
+
+    def condition(self, *, most_failures: int) -> Condition:
+        """Return what may be unusual about the file and those that use it."""
+        return condition_of(self.database, most_failures)
 
     def backup(self, path: str | os.PathLike[str], *, overwrite: bool, now_us: int) -> None:
         """Store a copy at *path* in which nothing is executed, while others write."""

@@ -11,6 +11,8 @@ from durably.store.sqlite.connection.sidefiles import shared_paths
 # SQLite's locks in the index of the WAL: for writing, for copying the WAL into the file, and for
 # reading it again after a crash.
 _FIRST_OF_INDEX, _LAST_OF_INDEX = 120, 122
+# Those of readers on a state of the file, which keep the WAL.
+_FIRST_SNAPSHOT, _LAST_SNAPSHOT = 123, 127
 # Its locks in the database file itself.
 _FIRST_OF_FILE: Final = 0x40000000
 _LAST_OF_FILE: Final = _FIRST_OF_FILE + 511
@@ -35,7 +37,37 @@ def holder_of(path: str) -> tuple[str, bool] | None:
     found = [pid for pid in (_writer_of(line.split(), files) for line in lines) if pid]
     # Other processes first: this one may have the mutex, and wait for SQLite's lock.
     found.sort(key=lambda pid: pid == os.getpid())
-    return _described(found[0]) if found else None
+    return described(found[0]) if found else None
+
+
+def readers_of(path: str) -> list[str]:
+    """Return the other processes that read a state of the database now, as people name them.
+
+    The WAL cannot restart as long as one does. Return none where the system does not report it.
+    """
+    if sys.platform != "linux":
+        return []
+    try:
+        with open("/proc/locks", encoding="ascii", errors="replace") as file:
+            lines = file.read().splitlines()
+    except OSError as exc:
+        if exc.errno is None:  # a signal handler's
+            raise
+        return []
+    files = _files(path)
+    pids = {_reader_of(line.split(), files) for line in lines} - {0, os.getpid()}
+    return [described(pid)[0] for pid in sorted(pids)]
+
+
+def _reader_of(fields: list[str], files: dict[str, str]) -> int:
+    """Return the process of a line of ``/proc/locks`` if it is for a snapshot, else 0."""
+    if len(fields) != 8 or fields[1] != "POSIX" or not fields[4].isdigit():
+        return 0
+    _, _, _, kind, pid, name, first, last = fields
+    is_index = files.get(name, "").endswith("-shm")
+    if kind != "READ" or not is_index or not last.isdigit():
+        return 0
+    return int(pid) if int(first) <= _LAST_SNAPSHOT and int(last) >= _FIRST_SNAPSHOT else 0
 
 
 def _files(path: str) -> dict[str, str]:
@@ -70,7 +102,8 @@ def _writer_of(fields: list[str], files: dict[str, str]) -> int:
     return int(pid) if kind == "POSIX" and int(first) <= high and end >= low else 0
 
 
-def _described(pid: int) -> tuple[str, bool]:
+def described(pid: int) -> tuple[str, bool]:
+    """Return how people name a process, and whether it is stopped."""
     if pid == os.getpid():
         return "another connection of this process", False
     try:

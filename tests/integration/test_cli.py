@@ -222,7 +222,11 @@ def test_which_run_is_meant(path: Path, tmp_path: Path) -> None:
     copy = tmp_path / "x.db"
     shutil.copy(path, copy)
     db = apsw.Connection(str(copy))
-    db.execute("UPDATE durably_runs SET id = substr(id, 1, 22) || 'ZZZZ' WHERE status = 'failed'")
+    # Two runs of one millisecond may share the first 22 characters of their ids.
+    db.execute(
+        "UPDATE durably_runs SET id = substr(id, 1, 20) || printf('%02d', run) || 'ZZZZ'"
+        " WHERE status = 'failed'"
+    )
     db.execute("UPDATE durably_runs SET idempotency_key = 'map' WHERE status = 'completed'")
     db.close()
     said = refused(copy, "show", "zzzz").splitlines()

@@ -76,6 +76,8 @@ def test_a_look_beside_an_engine_sees_what_is_committed(tmp_path: Path) -> None:
         assert len(owners) == 1
         with pytest.raises(durably.DatabaseError, match="read only"):
             look.retry(run)
+        with pytest.raises(durably.DatabaseError, match="read only"):
+            look.vacuum()
         assert [name for name in around(path) if ".owner-" in name] == [
             f"x.db.owner-{owners[0].token}"
         ]

@@ -159,6 +159,21 @@ def test_all_that_an_older_file_holds_is_kept(tmp_path: Path, version: int) -> N
     assert check(path) == []
 
 
+def test_a_table_of_the_user_keeps_its_name(tmp_path: Path) -> None:
+    """Where a file has a table or a view by the name of one of durably's views, it stays."""
+    path = tmp_path / "old.db"
+    db = given_version(path, VERSIONS[-1])
+    db.execute("CREATE TABLE runs (x); INSERT INTO runs VALUES (7); CREATE VIEW Items AS SELECT 8")
+    db.close()
+    with durably.Durably(path) as app:
+        assert app.count_runs() == len(STATES)
+    db = apsw.Connection(str(path))
+    assert db.execute("SELECT * FROM runs, items").fetchall() == [(7, 8)]
+    assert db.execute("SELECT count(*) FROM attempts").get > 0
+    db.close()
+    assert check(path) == []
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_an_engine_goes_on_with_an_older_file(tmp_path: Path, version: int) -> None:
     """What waits is executed, checkpoints are used, and what its dead engines ran is recovered."""

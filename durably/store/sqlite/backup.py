@@ -59,7 +59,14 @@ def back_up(
     _refuse_taken(final, overwrite=overwrite)
     try:
         with temporary(final) as name:
-            database.read(_copy, database.path, name, final, now_us)
+            with _opened(name, final) as copy:
+                # The WAL can restart as soon as the pages are copied.
+                database.read(_copy, database.path, copy, final)
+                with _blamed(copy, final):
+                    # Without a WAL, which would be made beside the temporary name.
+                    copy.pragma("journal_mode", "memory")
+                    _require_sound(copy, database.path)
+                    _free_runs(copy, now_us)
             _sync(name)
             _refuse_taken(final, overwrite=overwrite)
             if overwrite:
@@ -67,6 +74,8 @@ def back_up(
             else:
                 rename_to_free(name, final)
             sync_folder(final)
+    except (apsw.Error, UnicodeDecodeError) as exc:
+        raise database_error(exc, database.path) from exc
     except FileExistsError as exc:
         raise _exists(final) from exc
     except OSError as exc:
@@ -120,23 +129,16 @@ def _sync(path: str) -> None:
         os.close(fd)
 
 
-def _copy(source: apsw.Connection, path: str, name: str, final: str, now_us: int) -> None:
-    """Copy the database of *source* into the empty file *name*, and check the copy."""
+def _copy(source: apsw.Connection, path: str, copy: apsw.Connection, final: str) -> None:
+    """Copy the database of *source*, at *path*, into *copy*."""
     source.execute("BEGIN")  # one snapshot for all of it
     try:
         schema.version_of(source, path, schema.migrations())
         _require_room(final, source.pragma("page_count") * source.pragma("page_size"))
-        with _opened(name, final) as copy:
-            with _blamed(copy, final):
-                with copy.backup("main", source, "main") as backup:
-                    while not backup.done:
-                        backup.step(_STEP_PAGES)
-                        deliver()
-                # Without a WAL, which would be made beside the temporary name.
-                copy.pragma("journal_mode", "memory")
-            _require_sound(copy, path)
-            with _blamed(copy, final):
-                _free_runs(copy, now_us)
+        with _blamed(copy, final), copy.backup("main", source, "main") as backup:
+            while not backup.done:
+                backup.step(_STEP_PAGES)
+                deliver()
     finally:
         if source.in_transaction:
             source.execute("ROLLBACK")

@@ -25,6 +25,7 @@ from durably.settings import Synchronous
 from durably.store import defects
 from durably.store.change_feed import ChangeFeed
 from durably.store.closing import Closing
+from durably.store.rows import Shrunk
 from durably.store.sqlite.connection.batch_executor import FaultPoint
 from durably.store.sqlite.connection.connections import (
     PAGES_IN_MEMORY,
@@ -313,6 +314,10 @@ class Database(ForkParticipant):
         """Raise ``DatabaseLostError`` if SQLite's WAL or its index is not the one that is open."""
         if self._checks is not None:
             self._checks.check_log()
+
+    def shrink(self, most_pages: int) -> Shrunk:
+        """Return up to *most_pages* free pages to the file system."""
+        return self.care.shrink(most_pages)
 
     def close(self) -> None:
         """Close every connection, the writers' after their transaction. Idempotent."""

@@ -114,7 +114,7 @@ class LookedAt(Database):
         """Raise ``DatabaseError``: nothing is written here."""
         raise DatabaseError(f"the database {self.path!r} was opened to be read only")
 
-    beat = write
+    beat = shrink = write
 
     def _blame_loss(self) -> None:
         if hasattr(self, "changes") and not self._is_closed:

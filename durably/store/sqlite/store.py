@@ -260,7 +260,7 @@ class SqliteStore(_OnDatabase):
 
     def shrink(self, most_pages: int) -> Shrunk:
         """Return up to *most_pages* free pages to the file system."""
-        return self.database.care.shrink(most_pages)
+        return self.database.shrink(most_pages)
 
     usage = _reads(conditions.usage)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -15,7 +16,7 @@ from durably.cli.shell import FAILED, opening, shell, verb
 from durably.cli.tables import Column, formats, is_terminal, print_csv, print_json, print_table
 from durably.cli.times import Instant
 from durably.errors import BackupExistsError
-from durably.store.conditions import JobUsage
+from durably.store.conditions import Condition, JobUsage
 from durably.testing import Finding
 from durably.testing import check as check_file
 
@@ -146,11 +147,14 @@ def doctor(*, as_json: bool) -> int:
     """Look for what is unusual about the file and the processes that use it, and what to do.
 
     It looks at the disk, the write-ahead log, processes that have died or hang, runs that nobody
-    executes, failed runs, the clock and the permissions. Nothing is changed. Exit status: 1 if
-    there is something unusual. "durably check" checks the content of the file.
+    executes, failed runs, the clock and the permissions. Nothing is changed. With -v the versions
+    and the sizes are said first, for a report. Exit status: 1 if there is something unusual.
+    "durably check" checks the content of the file.
     """
     with shell().look() as look:
-        found = look.examine()
+        condition, found = look.examine()
+    if shell().verbosity and not as_json:
+        click.echo(_facts(condition))
     for finding in found:
         if as_json:
             print_json(finding)
@@ -160,6 +164,19 @@ def doctor(*, as_json: bool) -> int:
     if not found and not as_json and is_terminal():
         shell().say("nothing unusual")
     return FAILED if found else 0
+
+
+def _facts(condition: Condition) -> str:
+    sizes = condition.sizes
+    alive = sum(owner.is_alive is not False for owner in condition.owners)
+    executing = f"{alive} {'process' if alive == 1 else 'processes'} executing"
+    disk = (
+        f"{condition.file_system or 'unknown file system'}, {bytes_of(condition.disk_bytes)} free"
+    )
+    versions = f"schema {condition.schema}, SQLite {condition.sqlite}"
+    system = f"Python {platform.python_version()}, {platform.system()}"
+    file = f"{escaped(condition.path)} {bytes_of(sizes.file_bytes)}"
+    return f"{file}   log {bytes_of(sizes.wal_bytes)}   {disk}   {executing}   {versions}, {system}"
 
 
 @verb()

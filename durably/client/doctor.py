@@ -53,9 +53,10 @@ class Finding(Value):
     advice: str
 
 
-def examine(store: Store, clock: Clock) -> list[Finding]:
-    """Return what is unusual about the file of a store and those that use it."""
-    return list(findings(store.condition(most_failures=MOST_FAILURES + 1), clock.now_us()))
+def examine(store: Store, clock: Clock) -> tuple[Condition, list[Finding]]:
+    """Return the condition of the file of a store, and what is unusual about it."""
+    condition = store.condition(most_failures=MOST_FAILURES + 1)
+    return condition, list(findings(condition, clock.now_us()))
 
 
 def findings(condition: Condition, now_us: int) -> Iterator[Finding]:
@@ -81,11 +82,12 @@ def findings(condition: Condition, now_us: int) -> Iterator[Finding]:
 
 def _place(condition: Condition) -> Iterator[Finding]:
     if condition.shared_by is not None:
-        by, kind = condition.shared_by
-        what = "a network drive" if by == "network" else "a folder that a virtual machine shares"
+        is_network = condition.shared_by == "network"
+        what = "a network drive" if is_network else "a folder that a virtual machine shares"
         yield Finding(
             "network drive",
-            f"the file is on {what} ({kind}), whose locks do not work between machines",
+            f"the file is on {what} ({condition.file_system}), whose locks do not work between "
+            "machines",
             "move it to a local disk, or what was committed can be lost",
         )
 

@@ -15,7 +15,7 @@ from durably.client.query import readable
 from durably.models import LogEntry
 from durably.store.api import Store
 from durably.store.change_feed import ChangeFeed
-from durably.store.conditions import JobUsage, Sizes
+from durably.store.conditions import Condition, JobUsage, Sizes
 from durably.store.rows import Executor, FailureKind, MapState
 
 # How many failed items of a map are read to say what kinds of failures there are.
@@ -96,8 +96,8 @@ class Looking(RunCalls):
         self._check()
         return self._store.sizes()
 
-    def examine(self) -> list[Finding]:
-        """Return what is unusual about the file and those that use it, each with what to do."""
+    def examine(self) -> tuple[Condition, list[Finding]]:
+        """Return the condition of the file and of those that use it, and what is unusual."""
         self._check()
         return examine(self._store, Clock())
 

@@ -78,6 +78,9 @@ class Condition(NamedTuple):
     """What can be unusual about a database and those that use it.
 
     Args:
+        schema: the version of its schema.
+        sqlite: the version of SQLite.
+        file_system: its type, if the system reports it.
         shared_by: what makes its file system one of several machines, if it is one.
         disk_bytes: how much is free on its disk.
         wal_readers: the processes that read a state of the file now, as people name them.
@@ -87,8 +90,11 @@ class Condition(NamedTuple):
     """
 
     path: str
+    schema: int
+    sqlite: str
     sizes: Sizes
-    shared_by: tuple[Literal["network", "host"], str] | None
+    file_system: str | None
+    shared_by: Literal["network", "host"] | None
     disk_bytes: int
     wal_readers: list[str]
     owners: list[OwnerState]

@@ -14,7 +14,10 @@ NOW = 100 * HOUR
 
 HEALTHY = Condition(
     path="/srv/x.db",
+    schema=6,
+    sqlite="3.54.1",
     sizes=Sizes(10_000_000, 1_000_000, 1_000_000),
+    file_system="ext4",
     shared_by=None,
     disk_bytes=10**10,
     wal_readers=["process 7 (python)"],
@@ -68,8 +71,16 @@ def test_what_is_usual_is_not_found(healthy: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("unusual", "kind", "what"),
     [
-        ({"shared_by": ("network", "nfs4")}, "network drive", "a network drive (nfs4)"),
-        ({"shared_by": ("host", "9p")}, "network drive", "virtual machine shares (9p)"),
+        (
+            {"shared_by": "network", "file_system": "nfs4"},
+            "network drive",
+            "a network drive (nfs4)",
+        ),
+        (
+            {"shared_by": "host", "file_system": "9p"},
+            "network drive",
+            "virtual machine shares (9p)",
+        ),
         ({"disk_bytes": 100_000_000}, "disk space", "only 100 MB are free"),
         (
             {"sizes": Sizes(10**7, 10**8, 0)},

@@ -8,6 +8,8 @@ import stat
 import sys
 from typing import Final, Literal
 
+import apsw
+
 from durably.store.api import Liveness
 from durably.store.conditions import Condition, OwnerState, Sizes
 from durably.store.sqlite.connection.files import size_of
@@ -19,7 +21,7 @@ from durably.store.sqlite.connection.filesystem import (
 )
 from durably.store.sqlite.database import Database
 from durably.store.sqlite.locks import holders, owner_lock
-from durably.store.sqlite.sql import conditions, runs
+from durably.store.sqlite.sql import conditions, runs, schema
 
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
@@ -33,10 +35,14 @@ def sizes_of(database: Database) -> Sizes:
 def condition_of(database: Database, most_failures: int) -> Condition:
     """Return the condition of the database, with so many kinds of failures."""
     path = database.path
+    kind = file_system_of(path, mount_table())
     return Condition(
         path=path,
+        schema=len(schema.migrations()),  # an older one is not opened
+        sqlite=apsw.sqlite_lib_version(),
         sizes=sizes_of(database),
-        shared_by=_shared_by(path),
+        file_system=kind,
+        shared_by=_shared_by(kind),
         disk_bytes=shutil.disk_usage(os.path.dirname(path)).free,
         wal_readers=holders.readers_of(path),
         owners=[_owner(path, *row) for row in database.read(conditions.owners)],
@@ -48,13 +54,12 @@ def condition_of(database: Database, most_failures: int) -> Condition:
     )
 
 
-def _shared_by(path: str) -> tuple[Literal["network", "host"], str] | None:
-    kind = file_system_of(path, mount_table())
+def _shared_by(kind: str | None) -> Literal["network", "host"] | None:
     if kind is None:
         return None
     if is_network(kind):
-        return "network", kind
-    return ("host", kind) if is_shared_folder(kind) else None
+        return "network"
+    return "host" if is_shared_folder(kind) else None
 
 
 def _owner(

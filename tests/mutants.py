@@ -13,8 +13,8 @@ import re
 from types import ModuleType
 from typing import Final, NamedTuple
 
+from durably.store.sqlite.sql import attempts, claims, items, owners, requeue, runs, settle, steps
 from durably.store.sqlite.sql import begin as beginning
-from durably.store.sqlite.sql import claims, items, owners, requeue, runs, settle, steps
 from durably.store.sqlite.sql import enqueue as enqueueing
 
 
@@ -104,6 +104,14 @@ STORE: Final[dict[str, list[Statement | Schema]]] = {
     "claim of the newest": [Statement(claims, "CLAIM", "min(coalesce", "max(coalesce")],
     "claim of owned runs": [Statement(claims, "CLAIM", "AND owner IS NULL", "")],
     "claim of a held key": [Statement(claims, "CLAIM", "AND queue_place = 0", "")],
+    "executions that are forgotten": [no_trigger("durably_attempt_ends")],
+    "an execution that ends at another time": [
+        Schema(r"coalesce\(OLD\.completed_at_us, NEW\.updated_at_us\)", "NEW.updated_at_us")
+    ],
+    "an execution without its start": [Statement(claims, "CLAIM", "claimed_at_us = :now_us, ", "")],
+    "a death that is taken for an interruption": [
+        Statement(attempts, "SET_OUTCOME", "AND fence = ", "AND fence <> ")
+    ],
     "claim that moves the start": [
         Statement(claims, "CLAIM", "coalesce(started_at_us, :now_us)", ":now_us")
     ],

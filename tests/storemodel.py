@@ -38,8 +38,18 @@ from durably.store.outcome import (
 )
 from durably.store.rows import Begin, Claim, Filters, LogLine, MapState, NewRun
 from durably.store.sqlite.database import Database
+from durably.store.sqlite.sql import (
+    attempts,
+    claims,
+    items,
+    logs,
+    owners,
+    requeue,
+    runs,
+    settle,
+    steps,
+)
 from durably.store.sqlite.sql import begin as beginning
-from durably.store.sqlite.sql import claims, items, logs, owners, requeue, runs, settle, steps
 from durably.store.sqlite.sql import enqueue as enqueueing
 from durably.store.sqlite.sql import queries as lookups
 from durably.testing import check
@@ -158,8 +168,17 @@ class Run:
         self.beat: int | None = None
         self.steps: dict[str, tuple[int, str, str | None, str | None, int]] = {}
         self.maps: dict[str, Map] = {}
+        # Its executions: the attempt, how it has ended, from when to when, and the error.
+        self.tries: list[tuple[int, str, int, int | None, str | None]] = []
 
-    def go_back(self) -> None:
+    def leave(self, outcome: str, now: int, error: str | None = None) -> None:
+        """End the execution in progress, if there is one."""
+        if self.tries and self.tries[-1][1] == "running":
+            attempt, _, begun, *_ = self.tries[-1]
+            self.tries[-1] = (attempt, outcome, begun, now, error)
+
+    def go_back(self, outcome: str = "interrupted", now: int = 0) -> None:
+        self.leave(outcome, now)
         self.wake()
         self.keeps_attempt = False
         if not self.has_checkpoints():
@@ -269,6 +288,7 @@ class StoreMachine(RuleBasedStateMachine):
         run.keeps_attempt = False
         run.started = run.started or self.now
         run.beat = self.now
+        run.tries.append((run.attempt, "running", self.now, None, None))
 
     def took(self, run: Run, row: lookups.RunRow) -> None:
         assert (row.run, row.id, row.attempt, row.fence, row.owner) == (
@@ -288,10 +308,11 @@ class StoreMachine(RuleBasedStateMachine):
         fits = run is not None and (run.status, run.fence) == ("running", execution.fence)
         return run if fits else None
 
-    def end(self, run: Run, status: str) -> None:
+    def end(self, run: Run, status: str, error: str | None = None) -> None:
         run.wake()
         run.keeps_attempt = False
         run.status, run.completed = status, self.now
+        run.leave(status, self.now, error)
         for other in self.runs.values():
             if other.waits[2] == run.order:
                 other.wake()
@@ -451,7 +472,7 @@ class StoreMachine(RuleBasedStateMachine):
             # Behind all that were triggered, or put back after a death, until now.
             self.order += 1
             run.turn = self.order
-            run.go_back()
+            run.go_back("died", self.now)
         self.owners.pop(owner, None)
         self.started.discard(owner)
         return {run.id for run in expected}
@@ -477,7 +498,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.store.read(lookups.has_running, owner) == bool(expected)
         for run in expected:
             run.owner = None
-            run.go_back()
+            run.go_back("interrupted", self.now)
         found = self.store.write(requeue.requeue, OwnerIdle(owner), self.now)
         assert {row.id for row in found} == {run.id for run in expected}
 
@@ -494,7 +515,7 @@ class StoreMachine(RuleBasedStateMachine):
         expected = self.owned(owner, "running") if is_hung else []
         for run in expected:
             run.owner = None
-            run.go_back()
+            run.go_back("hung", self.now)
         found = self.store.write(requeue.requeue, OwnerHung(owner, beat), self.now)
         assert {row.id for row in found} == {run.id for run in expected}
 
@@ -750,9 +771,9 @@ class StoreMachine(RuleBasedStateMachine):
         known.counts = (state.done, state.failed, state.reused)
         if status is not None:
             known.record = (state.step_index, status, state.error, execution.attempt)
-        for index, key, output, error, attempts, *_ in rows:
+        for index, key, output, error, tried, *_ in rows:
             assert known.items.get(index, (None,) * 2)[1] is None
-            known.items[index] = (key, output, error, attempts)
+            known.items[index] = (key, output, error, tried)
 
     @rule(
         number=numbers,
@@ -846,12 +867,13 @@ class StoreMachine(RuleBasedStateMachine):
             self.end(run, "completed")
             run.output = outcome.output
         elif isinstance(outcome, Failed):
-            self.end(run, "failed")
             text = {"type": "E", "message": outcome.error.message, "traceback": ""}
             run.error = json.dumps(text | {"failed_step": "s"}, separators=(",", ":"))
+            self.end(run, "failed", run.error)
             run.failures += 1
         else:
-            run.go_back()
+            how = "suspended" if isinstance(outcome, Suspended) else "interrupted"
+            run.go_back(how, self.now)
         if isinstance(outcome, Suspended):
             run.keeps_attempt = True
             ended = [each.order for each in self.runs.values() if each.status in TERMINAL]
@@ -1081,21 +1103,28 @@ class StoreMachine(RuleBasedStateMachine):
             lambda db: (db.execute(MAPS_OF_RUNS).fetchall(), db.execute(ITEMS_OF_MAPS).fetchall())
         )
         self.maps_are_those_of_the_model(found_maps, found_items)
-        found_runs, found_steps, found_owners, found_lines, next_due, looked = self.store.read(
-            lambda db: (
-                db.execute(RUNS).fetchall(),
-                db.execute(STEPS_OF_RUNS).fetchall(),
-                db.execute(OWNERS).fetchall(),
-                db.execute(LINES).fetchall(),
-                requeue.next_due_us(db),
-                [
-                    lookups.has_claimable(db, json.dumps(jobs), "[]", origins_of(jobs, code))
-                    for jobs in LOOKS
-                    for code in CODES
-                ],
+        found_runs, tries, found_steps, found_owners, found_lines, next_due, looked = (
+            self.store.read(
+                lambda db: (
+                    db.execute(RUNS).fetchall(),
+                    {run_id: attempts.of_run(db, run_id) for run_id in self.runs},
+                    db.execute(STEPS_OF_RUNS).fetchall(),
+                    db.execute(OWNERS).fetchall(),
+                    db.execute(LINES).fetchall(),
+                    requeue.next_due_us(db),
+                    [
+                        lookups.has_claimable(db, json.dumps(jobs), "[]", origins_of(jobs, code))
+                        for jobs in LOOKS
+                        for code in CODES
+                    ],
+                )
             )
         )
         self.runs_are_those_of_the_model(found_runs)
+        assert {
+            run_id: [(each.attempt, each.outcome, *each[4:]) for each in rows]
+            for run_id, rows in tries.items()
+        } == {run.id: run.tries for run in self.runs.values()}
         self.lists_are_those_of_the_model()
         self.steps_are_those_of_the_model(found_steps)
         assert found_owners == [

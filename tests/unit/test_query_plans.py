@@ -119,6 +119,8 @@ def test_every_statement_prepares_against_the_schema(db: apsw.Connection) -> Non
     [
         ("claims.CLAIM", CLAIMABLE),
         ("claims.CLAIM_ONE", set()),
+        ("attempts.OF_RUN", {"sqlite_autoindex_durably_runs_1"}),
+        ("attempts.SET_OUTCOME", set()),
         ("begin.NEWEST_OF_PAYLOAD", {"durably_runs_payload", OF_MAPS}),
         ("begin.NEWEST_SESSION", {"durably_runs_sessions", OF_MAPS}),
         ("begin.EXTEND_COMPLETED", {OF_MAPS}),

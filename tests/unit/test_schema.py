@@ -726,6 +726,40 @@ def test_readable_views_show_times_and_indexes(db: apsw.Connection) -> None:
     ]
 
 
+def test_views_for_readers_show_what_is_stored(db: apsw.Connection) -> None:
+    """Instants are text, a map is a step, and the newest execution is that of the run's row."""
+    claimed = {"claimed_at_us": 2_500_000, "host": "here", "pid": 7, "started_at_us": 1_000_000}
+    ended = {"completed_at_us": 4_000_000, "created_at_us": 500_000}
+    labels = '{"a": "b"}'
+    insert(db, "durably_runs", **FAILED | claimed | ended | {"labels": labels, "fence": 2})
+    insert(db, "durably_steps", **STEP | {"step": (1 << 24) | 7})
+    insert(db, "durably_maps", **ENDED_MAP)
+    insert(db, "durably_maps", **MAP | {"name": "open", "step": (1 << 24) | 6})
+    insert(db, "durably_items", **ITEM | {"key": "k"})
+    insert(db, "durably_items", **FAILED_ITEM | {"item": (1 << 30) + 4})
+    insert(db, "durably_attempts", **ATTEMPT)
+    start = "1970-01-01T00:00:0"
+    runs = db.execute("SELECT * FROM runs").fetchall()
+    times = (f"{start}0.500Z", f"{start}1.000Z", f"{start}4.000Z")
+    assert runs == [("R1", "job", None, "failed", 1, *times, 3.0, "1", None, "{}", labels)]
+    steps = db.execute("SELECT * FROM steps ORDER BY idx").fetchall()
+    zero = f"{start}0.000Z"
+    assert steps == [
+        ("R1", 5, "m", "completed", 1, zero, zero, None, None),
+        ("R1", 7, "a", "completed", 1, zero, zero, "1", None),
+    ]
+    items = db.execute("SELECT * FROM items ORDER BY idx").fetchall()
+    assert items == [
+        ("R1", "m", "k", 0, "completed", 1, zero, zero, "1", None),
+        ("R1", "m", 4, 4, "failed", 1, zero, zero, None, "{}"),
+    ]
+    attempts = db.execute("SELECT * FROM attempts ORDER BY started_at").fetchall()
+    assert attempts == [
+        ("R1", 1, "died", "host", 1, zero, zero, None),
+        ("R1", 1, "failed", "here", 7, f"{start}2.500Z", f"{start}4.000Z", "{}"),
+    ]
+
+
 def test_every_table_is_strict_and_named_as_ours(db: apsw.Connection) -> None:
     """Tables check the types of their columns, and no name collides with another program's."""
     rows = db.execute("PRAGMA table_list").fetchall()

@@ -13,30 +13,33 @@ from durably.codec.json_text import dump
 from durably.store import defects
 from durably.store.rows import AttemptRow, RunKey
 
+_COLUMNS: Final = "fence, attempt, {outcome}, host, pid, {started}, {ended}, error"
+_AS_BYTES: Final = """fence, attempt, CAST({outcome} AS BLOB), CAST(host AS BLOB), pid, {started},
+           {ended}, CAST(error AS BLOB)"""
+
 # The start of an execution that an earlier version has stored is known only of a run's first one.
 _OF_RUN: Final = """
-    WITH found AS (
-        SELECT a.fence, a.attempt, a.outcome, a.host, a.pid, a.started_at_us, a.ended_at_us, a.error
-        FROM durably_runs r JOIN durably_attempts a ON a.run = r.run
-        WHERE r.id = :id
-        UNION ALL
-        SELECT r.fence, r.attempt, r.status, r.host, r.pid,
-               coalesce(r.claimed_at_us, CASE r.attempt WHEN 1 THEN r.started_at_us END),
-               r.completed_at_us, r.error
-        FROM durably_runs r
-        WHERE r.id = :id AND r.attempt > 0 AND r.status NOT IN ('pending', 'waiting')
-          AND NOT EXISTS (SELECT 1 FROM durably_attempts a
-                          WHERE a.run = r.run AND a.fence = r.fence))
-    SELECT {columns} FROM found ORDER BY fence"""
+    SELECT {of_attempt} FROM durably_attempts WHERE run = (
+        SELECT run FROM durably_runs WHERE id = :id)
+    UNION ALL
+    SELECT {of_run} FROM durably_runs r
+    WHERE id = :id AND attempt > 0 AND status NOT IN ('pending', 'waiting')
+      AND NOT EXISTS (SELECT 1 FROM durably_attempts a
+                      WHERE a.run = r.run AND a.fence = r.fence)
+    ORDER BY 1"""
+_ATTEMPT: Final = {"outcome": "outcome", "started": "started_at_us", "ended": "ended_at_us"}
+_RUN: Final = {
+    "outcome": "status",
+    "started": "coalesce(claimed_at_us, CASE attempt WHEN 1 THEN started_at_us END)",
+    "ended": "completed_at_us",
+}
 
 OF_RUN: Final = _OF_RUN.format(
-    columns="attempt, outcome, host, pid, started_at_us, ended_at_us, error"
+    of_attempt=_COLUMNS.format(**_ATTEMPT), of_run=_COLUMNS.format(**_RUN)
 )
 # The same as bytes, for rows that cannot be read otherwise.
 OF_RUN_AS_BYTES: Final = _OF_RUN.format(
-    columns="""
-        attempt, CAST(outcome AS BLOB), CAST(host AS BLOB), pid, started_at_us, ended_at_us,
-        CAST(error AS BLOB)"""
+    of_attempt=_AS_BYTES.format(**_ATTEMPT), of_run=_AS_BYTES.format(**_RUN)
 )
 
 # The trigger does not know why runs go back that their owner has not put back.
@@ -53,7 +56,7 @@ def of_run(db: apsw.Connection, run_id: str) -> list[AttemptRow]:
     """
     try:
         rows: list[Any] = db.execute(OF_RUN, {"id": run_id}).fetchall()
-        return [AttemptRow._make(row) for row in rows]
+        return [AttemptRow._make(row) for _, *row in rows]
     except UnicodeDecodeError:
         return _readable(db, run_id)
 
@@ -61,7 +64,7 @@ def of_run(db: apsw.Connection, run_id: str) -> list[AttemptRow]:
 def _readable(db: apsw.Connection, run_id: str) -> list[AttemptRow]:
     found = []
     rows: list[Any] = db.execute(OF_RUN_AS_BYTES, {"id": run_id}).fetchall()
-    for row in rows:
+    for _, *row in rows:
         values, defect = defects.decoded(AttemptRow._make(row)._asdict())
         if defect is None:
             found.append(AttemptRow(**values))

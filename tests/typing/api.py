@@ -411,6 +411,12 @@ def runs(app: Durably, run: Run[ImportCsv, Imported]) -> None:
     assert_type(app.get_logs(run), LogList)
     assert_type(app.as_completed([run, "id"], timeout=5), Iterator[Run[Any, Any]])
     assert_type(app.purge_runs(older_than=timedelta(days=1)), int)
+    assert_type(app.get_attempts("run")[0], durably.Attempt)
+    app.backup(Path("copy.db"), overwrite=True)
+    app.backup()  # type: ignore[call-arg]
+    app.backup("copy.db", True)  # type: ignore[call-arg]
+    assert_type(app.vacuum(max_seconds=timedelta(seconds=1)), int)
+    app.vacuum(1)  # type: ignore[call-arg]
     app.cancel(run)
     app.delete_run("id")
     app.get_run(5)  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -116,6 +117,25 @@ def test_a_busy_writer_does_not_make_it_begin_again(
     assert 5 < len(commits) < 100
     assert set(statuses(given.target)) == {"before"}
     assert check(given.target) == []
+
+
+def test_several_at_once(given: Given) -> None:
+    """Threads that back up to one place, and others that want it free, do not harm each other."""
+    refused: list[durably.BackupExistsError] = []
+
+    def back_up(overwrite: bool) -> None:
+        for _ in range(5):
+            try:
+                given.app.backup(given.target, overwrite=overwrite)
+            except durably.BackupExistsError as exc:
+                refused.append(exc)
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(back_up, n % 2 == 0) for n in range(4)]:
+            done.result(60)
+    assert 9 <= len(refused) <= 10
+    assert check(given.target) == []
+    assert files(given.target.parent) == ["copy.db"]
 
 
 def test_it_works_from_a_process_that_only_reads(given: Given) -> None:

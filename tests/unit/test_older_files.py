@@ -159,11 +159,12 @@ def test_all_that_an_older_file_holds_is_kept(tmp_path: Path, version: int) -> N
     assert check(path) == []
 
 
-def test_a_table_of_the_user_keeps_its_name(tmp_path: Path) -> None:
-    """Where a file has a table or a view by the name of one of durably's views, it stays."""
+def test_what_is_of_the_user_keeps_its_name(tmp_path: Path) -> None:
+    """A table, a view or an index by the name of one of durably's views stays in its place."""
     path = tmp_path / "old.db"
     db = given_version(path, VERSIONS[-1])
     db.execute("CREATE TABLE runs (x); INSERT INTO runs VALUES (7); CREATE VIEW Items AS SELECT 8")
+    db.execute("CREATE INDEX steps ON runs (x)")
     db.close()
     with durably.Durably(path) as app:
         assert app.count_runs() == len(STATES)

@@ -61,10 +61,9 @@ END;
 
 -- -- For those who read the file -----------------------------------------------------------------
 --
--- Times are ISO 8601, in UTC, and compare as text. Payloads, outputs, errors and labels are JSON. A
--- file may have a table of the user's by one of these names: it stays, and there is no such view.
+-- Times are ISO 8601, in UTC, and compare as text. Payloads, outputs, errors and labels are JSON.
 
-CREATE VIEW IF NOT EXISTS runs AS
+CREATE VIEW durably_new_runs AS
 SELECT id, job_name AS job, idempotency_key AS key, status, attempt,
        strftime('%Y-%m-%dT%H:%M:%fZ', created_at_us / 1e6, 'unixepoch') AS created_at,
        strftime('%Y-%m-%dT%H:%M:%fZ', started_at_us / 1e6, 'unixepoch') AS started_at,
@@ -74,7 +73,7 @@ SELECT id, job_name AS job, idempotency_key AS key, status, attempt,
 FROM durably_runs;
 
 -- A map is a step too, whose results are its items.
-CREATE VIEW IF NOT EXISTS steps AS
+CREATE VIEW durably_new_steps AS
 SELECT r.id AS run_id, s.step & 0xFFFFFF AS idx, s.name, s.status, s.attempt,
        strftime('%Y-%m-%dT%H:%M:%fZ', s.started_at_us / 1e6, 'unixepoch') AS started_at,
        strftime('%Y-%m-%dT%H:%M:%fZ', s.completed_at_us / 1e6, 'unixepoch') AS completed_at,
@@ -88,7 +87,7 @@ SELECT r.id, m.step & 0xFFFFFF, m.name, m.status, m.attempt,
 FROM durably_runs r JOIN durably_maps m ON m.run = r.run
 WHERE m.status IS NOT NULL;
 
-CREATE VIEW IF NOT EXISTS items AS
+CREATE VIEW durably_new_items AS
 SELECT r.id AS run_id, m.name AS step, coalesce(i.key, i.item & 0x3FFFFFFF) AS key,
        i.item & 0x3FFFFFFF AS idx,
        CASE WHEN i.error IS NULL THEN 'completed' ELSE 'failed' END AS status, i.attempts,
@@ -98,7 +97,7 @@ SELECT r.id AS run_id, m.name AS step, coalesce(i.key, i.item & 0x3FFFFFFF) AS k
 FROM durably_runs r JOIN durably_maps m ON m.run = r.run
 JOIN durably_items i ON i.item >= (m.map << 30) AND i.item < ((m.map + 1) << 30);
 
-CREATE VIEW IF NOT EXISTS attempts AS
+CREATE VIEW durably_new_attempts AS
 SELECT r.id AS run_id, a.attempt, a.outcome, a.host, a.pid,
        strftime('%Y-%m-%dT%H:%M:%fZ', a.started_at_us / 1e6, 'unixepoch') AS started_at,
        strftime('%Y-%m-%dT%H:%M:%fZ', a.ended_at_us / 1e6, 'unixepoch') AS ended_at,
@@ -114,3 +113,17 @@ SELECT r.id, r.attempt, r.status, r.host, r.pid,
 FROM durably_runs r
 WHERE r.attempt > 0 AND r.status NOT IN ('pending', 'waiting')
   AND NOT EXISTS (SELECT 1 FROM durably_attempts a WHERE a.run = r.run AND a.fence = r.fence);
+
+-- A file may have a table, a view or an index of the user's by the name of one of them: it stays, and
+-- there is no such view.
+PRAGMA writable_schema = ON;
+
+UPDATE sqlite_schema
+SET name = substr(name, 13), tbl_name = substr(name, 13), sql = replace(sql, 'durably_new_', '')
+WHERE type = 'view' AND name GLOB 'durably_new_*' AND NOT EXISTS (
+    SELECT 1 FROM sqlite_schema o
+    WHERE lower(o.name) = substr(sqlite_schema.name, 13) AND o.type <> 'trigger');
+
+DELETE FROM sqlite_schema WHERE type = 'view' AND name GLOB 'durably_new_*';
+
+PRAGMA writable_schema = RESET;

@@ -28,7 +28,7 @@ from durably.store.sqlite.connection.sidefiles import owner_prefix, shared_paths
 from durably.store.sqlite.connection.sqlite_errors import database_error, system_error
 from durably.store.sqlite.locks.owner_lock import sync_folder
 from durably.store.sqlite.locks.temporary import temporary
-from durably.store.sqlite.sql import check, owners, requeue, schema
+from durably.store.sqlite.sql import attempts, check, owners, requeue, schema
 
 if TYPE_CHECKING:
     from durably.store.sqlite.database import Database
@@ -207,4 +207,6 @@ def _free_runs(copy: apsw.Connection, now_us: int) -> None:
     with copy:
         rows: list[Any] = owners.list_all(copy)
         for row in rows:
-            requeue.requeue(copy, OwnerDead(row.owner), now_us)
+            recovered = requeue.requeue(copy, OwnerDead(row.owner), now_us)
+            # Nothing has died, as far as is known.
+            attempts.set_outcome(copy, [run.run for run in recovered], "interrupted")

@@ -32,6 +32,7 @@ from durably.settings import (
     OnPayloadChange,
     SettingOptions,
     Settings,
+    Show,
     optional_timeout,
 )
 
@@ -48,7 +49,7 @@ L = TypeVar("L", bound=Callable[[Any], object])
 
 
 class EngineOptions(SettingOptions, total=False):
-    """All options of an engine but its path, as type checkers see them."""
+    """The options of an engine but its path and ``show``, as type checkers see them."""
 
     jobs: Iterable[Job[Any, Any]]
     converter: cattrs.Converter | None
@@ -113,6 +114,12 @@ class Durably(RunCalls):
             are replaced in an interactive session (a prompt, IPython, Jupyter), and kept in a
             script.
         create: whether the file is made if it is missing; if not, that is a ``DatabaseError``.
+        show: whether calls that wait for longer than half a second display progress meanwhile, on
+            the standard error output or below the cell of a notebook. ``None``: in a notebook and
+            on a terminal, for calls of the main thread, unless the environment variable
+            ``DURABLY_SHOW`` is ``1`` or ``0``. ``True``: always, with a plain line every few
+            seconds where there is no terminal. ``False``: never. What ``tqdm_sink()`` of
+            ``durably.progress`` returns: in a bar of tqdm.
 
     Raises:
         ValidationError: an option or a job spec is not acceptable; the message names it.
@@ -128,7 +135,7 @@ class Durably(RunCalls):
             job or a listener of an engine that it would replace.
 
     .. versionadded:: 0.1.0
-    .. versionchanged:: 0.2.0 Has ``replace`` and ``create``, and a path of the environment.
+    .. versionchanged:: 0.2.0 Has ``replace``, ``create``, ``show``, and a path of the environment.
     """
 
     # Whether it is opened for one call, and so neither replaces others nor is replaced.
@@ -152,6 +159,7 @@ class Durably(RunCalls):
         persist_logs: bool = False,
         replace: bool | None = None,
         create: bool = True,
+        show: Show = None,
     ) -> None:
         install_hooks()
         refuse_unguarded_open()
@@ -168,6 +176,7 @@ class Durably(RunCalls):
             persist_logs=persist_logs,
             create=create,
             replace=replace,
+            show=show,
         )
         # The store, the worker and the client come with it. A process that only defines jobs needs
         # none of them, such as a worker process of a map.
@@ -175,7 +184,7 @@ class Durably(RunCalls):
 
         self._plugins: set[str] = set()
         parts = open_parts(path, jobs, converter, settings, is_beside=self._is_beside)
-        self._emitter, self._store, self._supervisor, self._shutdown, self._client = parts
+        self._emitter, self._store, self._supervisor, self._shutdown, self._client = parts[:5]
         self._flusher, self._check = self._supervisor.flusher, self._shutdown.check
 
     def __repr__(self) -> str:
@@ -344,7 +353,7 @@ class Durably(RunCalls):
         on_payload_change: OnPayloadChange = "warn",
         concurrency_key: str | None = None,
         labels: dict[str, str] | None = None,
-        show: bool | None = None,
+        show: Show = None,
     ) -> AnyRun:
         """Bring a run to its end, from wherever it is, in the calling thread; return it completed.
 
@@ -380,7 +389,7 @@ class Durably(RunCalls):
             concurrency_key: of all runs with this key at most one is executed at a time. It is that
                 of a new run.
             labels: of a new run, for filtering.
-            show: ``True``, ``False``, or ``None`` for the default of the display.
+            show: whether to display progress, as for ``Durably``; ``None`` for the engine's option.
 
         Returns:
             The run. Its ``disposition`` is ``"created"``, ``"continued"``, ``"idempotent"`` (it had

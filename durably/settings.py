@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import threading
 from collections.abc import Container, Iterable
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any, Final, Literal, TypedDict, get_args
+from typing import Any, Final, Literal, Protocol, TypedDict, get_args
 
 import attrs
 
@@ -25,8 +26,40 @@ OnPayloadChange = Literal["warn", "refuse", "extend"]
 IfRunning = Literal["wait", "skip", "error"]
 Duration = float | timedelta
 
+
+class ProgressSink(Protocol):
+    """What ``show=`` takes to display progress in another way, as ``tqdm_sink`` of durably does.
+
+    Its methods are called by one thread of durably's, a few times a second, for calls that last
+    longer than half a second; ``close`` once, at the end of the call.
+
+    .. versionadded:: 0.2.0
+    """
+
+    def update(
+        self, done: float, total: float | None, *, reused: float, failed: int, name: str
+    ) -> object:
+        """Take how far a run is, or how many of several have ended.
+
+        Args:
+            done: steps, items, or what the job reports, those from checkpoints included.
+            total: how much there is, if that is known.
+            reused: how much of *done* came from checkpoints.
+            failed: items, or runs of several.
+            name: of the job, for people.
+        """
+
+    def close(self) -> object:
+        """Take note that the call ends."""
+
+
+# What ``show=`` takes: whether progress is displayed, ``None`` to decide by where it would go.
+Show = bool | ProgressSink | None
+
 _AGE: Final = r"([0-9]+)([dhm])"
 _AGE_UNITS: Final = {"d": "days", "h": "hours", "m": "minutes"}
+_YES: Final = frozenset({"1", "true", "yes", "on"})
+_NO: Final = frozenset({"0", "false", "no", "off"})
 _LONGEST_S: Final = timedelta(days=36_500).total_seconds()
 
 
@@ -139,6 +172,32 @@ def check_bool(value: object, what: str) -> None:
         raise ValidationError(f"{what} must be True or False, not {short_repr(value)}")
 
 
+def check_show(value: object, what: str = "show") -> None:
+    """Raise ``ValidationError`` if *value* is not a value of ``show``."""
+    if value is None or isinstance(value, bool):
+        return
+    if not all(callable(getattr(value, name, None)) for name in ("update", "close")):
+        raise ValidationError(
+            f"{what} must be True, False, None or what tqdm_sink() returns, not {short_repr(value)}"
+        )
+
+
+def show_by_environment() -> bool | None:
+    """Return what the environment variable ``DURABLY_SHOW`` says; ``None`` without one.
+
+    Raises:
+        ValidationError: it says something else than yes or no.
+    """
+    text = os.environ.get("DURABLY_SHOW", "").strip().lower()
+    if text in ("", "auto"):
+        return None
+    if text not in _YES | _NO:
+        raise ValidationError(
+            f"the environment variable DURABLY_SHOW must be 1, 0 or auto, not {short_repr(text)}"
+        )
+    return text in _YES
+
+
 def _interval(_: object, attribute: attrs.Attribute[Any], value: float) -> None:
     if not 0 < value <= _LONGEST_S:
         raise ValidationError(
@@ -199,6 +258,7 @@ class Settings(Value):
     persist_logs: bool = attrs.field(default=False)
     create: bool = attrs.field(default=True)
     replace: bool | None = attrs.field(default=None)
+    show: Show = attrs.field(default=None)
 
     @max_workers.validator
     def _is_a_sane_bound(self, _: object, value: object) -> None:
@@ -239,6 +299,10 @@ class Settings(Value):
     def _is_a_bool_or_none(self, _: object, value: object) -> None:
         if value is not None and not isinstance(value, bool):
             raise ValidationError(f"replace must be True, False or None, not {short_repr(value)}")
+
+    @show.validator
+    def _is_a_way_to_show(self, _: object, value: object) -> None:
+        check_show(value)
 
     @property
     def replaces(self) -> bool:

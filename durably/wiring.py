@@ -15,10 +15,17 @@ from durably.client.failed_runs import FailedRuns
 from durably.client.looking import Looking
 from durably.client.query import Reader, labels_of
 from durably.codec import Codec
+from durably.display.displays import LiveDisplays
 from durably.emitter import Emitter
+from durably.execution.live import Displays
 from durably.job_registry import JobRegistry
 from durably.jobs import Job, job_list
-from durably.settings import SettingOptions, Settings, check_option_names
+from durably.settings import (
+    SettingOptions,
+    Settings,
+    check_option_names,
+    show_by_environment,
+)
 from durably.store.sqlite.connection.files import chosen
 from durably.store.sqlite.looking import LookedAt
 from durably.store.sqlite.opening import open_store
@@ -40,6 +47,7 @@ class Parts(NamedTuple):
     supervisor: Supervisor
     shutdown: Shutdown
     client: Client
+    displays: Displays
 
 
 def open_session_parts(
@@ -77,6 +85,8 @@ def open_parts(
     # Before the file is touched: a bad spec must not leave one behind.
     registry = JobRegistry(codec, job_list(jobs))
     emitter = Emitter(clock)
+    show_by_environment()  # raises if it makes no sense
+    displays = LiveDisplays(settings.show)
     opening = Opening(replaces=settings.replaces, is_beside=is_beside)
     store = open_store(path, settings, clock, opening.make_way)
     try:
@@ -94,16 +104,26 @@ def open_parts(
             raise_failed=settings.raise_failed,
             is_beside=is_beside,
             session=session,
+            displays=displays,
         )
-        local = supervisor.local
-        client = Client(store, codec, registry, emitter, clock, local, shutdown.check, reader)
+        client = Client(
+            store,
+            codec,
+            registry,
+            emitter,
+            clock,
+            supervisor.local,
+            shutdown.check,
+            reader,
+            displays,
+        )
         at_exit(shutdown.at_exit)
         opening.enter(shutdown)
         deliver()
     except BaseException:
         store.close()
         raise
-    return Parts(emitter, store, supervisor, shutdown, client)
+    return Parts(emitter, store, supervisor, shutdown, client, displays)
 
 
 def open_looking(path: str | os.PathLike[str] | None) -> Looking:

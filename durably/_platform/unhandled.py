@@ -58,6 +58,8 @@ class _ExceptHook:
         self._previous = previous
 
     def __call__(self, kind: Any, exc: BaseException, traceback: Any) -> None:  # noqa: ARG002 - of Python
+        if self._previous is sys.__excepthook__ and "_durably_is_said" in vars(exc):
+            return  # the display of a map has said how it ended
         # Another hook, such as one that sends errors to a service, gets the error itself.
         if self._previous is not sys.__excepthook__ or not _is_reported(exc, ""):
             remove_own_frames(exc)

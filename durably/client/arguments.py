@@ -21,7 +21,9 @@ from durably.settings import (
     Duration,
     IfRunning,
     OnPayloadChange,
+    Show,
     check_choice,
+    check_show,
     optional_timeout,
 )
 from durably.values import Value
@@ -124,7 +126,7 @@ class RunOptions(TypedDict, total=False):
     on_payload_change: OnPayloadChange
     concurrency_key: str | None
     labels: dict[str, str] | None
-    show: bool | None
+    show: Show
 
 
 def _checked_key(key: str | None) -> str | None:
@@ -158,7 +160,7 @@ class CheckedOptions:
     on_payload_change: OnPayloadChange = attrs.field(validator=_is_choice(OnPayloadChange))
     concurrency_key: str | None
     labels: dict[str, str] | None
-    show: bool | None = attrs.field(validator=attrs.validators.optional(_is_bool))
+    show: Show = attrs.field(validator=lambda _, __, value: check_show(value))
 
 
 def several(items: Any, what: str) -> list[Any]:

@@ -21,6 +21,7 @@ from durably.client.upkeep import Upkeep
 from durably.client.wait import Waiter
 from durably.codec import Codec
 from durably.emitter import Emitter
+from durably.execution.live import Displays, NoDisplays
 from durably.job_registry import JobRegistry
 from durably.store.api import Store
 
@@ -35,6 +36,7 @@ class Client:
         worker: the worker of the same process, if it has one.
         check: raises if the database cannot be used any more; called by the handles of jobs.
         reader: reads the runs, which this client then answers for.
+        displays: displays what calls wait for.
     """
 
     def __init__(
@@ -47,7 +49,9 @@ class Client:
         worker: LocalWorker | None = None,
         check: Callable[[], None] | None = None,
         reader: Reader | None = None,
+        displays: Displays | None = None,
     ) -> None:
+        displays = NoDisplays() if displays is None else displays
         worker = NoWorker(store) if worker is None else worker
         check = store.check_in_place if check is None else check
         self._store = store
@@ -57,7 +61,12 @@ class Client:
         self.items = ItemReader(store, codec, self.reader)
         self.attempts = AttemptReader(store, self.reader)
         self.waiter = Waiter(
-            store=store, reader=self.reader, emitter=emitter, worker=worker, clock=clock
+            store=store,
+            reader=self.reader,
+            emitter=emitter,
+            worker=worker,
+            clock=clock,
+            displays=displays,
         )
         self.submitter = Submitter(
             store=store,
@@ -81,6 +90,7 @@ class Client:
             handles=self.handles,
             waiter=self.waiter,
             worker=worker,
+            displays=displays,
         )
         self.care = Upkeep(store, clock)
         self.control = Control(store, emitter, clock, registry, self.reader, self.submitter, worker)

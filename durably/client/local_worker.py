@@ -126,6 +126,9 @@ class LocalWorker(Protocol):
         however long its job continues here.
         """
 
+    def executing(self) -> list[CurrentRun]:
+        """Return the runs that are inside their jobs here."""
+
     def stop_run(self, row: RunRow, reason: type[StopRun]) -> None:
         """Stop this claim of a run at its next step boundary, if it is executed here."""
 
@@ -173,6 +176,10 @@ class NoWorker:
     def is_executing(self, run_id: str) -> bool:  # noqa: ARG002 - of the protocol
         """Return ``False``: nothing is executed here."""
         return False
+
+    def executing(self) -> list[CurrentRun]:
+        """Return none."""
+        return []
 
     def stop_run(self, row: RunRow, reason: type[StopRun]) -> None:
         """Return: nothing is executed."""

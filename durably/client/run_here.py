@@ -19,6 +19,7 @@ from durably.client.local_worker import CallersThread, LocalWorker
 from durably.client.patience import Patience
 from durably.client.payload_changes import changed_paths, named
 from durably.client.query import Reader
+from durably.client.showing import LiveRun
 from durably.client.submit import Accepted, Submitter
 from durably.client.wait import Waiter, completed
 from durably.codec import Codec
@@ -32,6 +33,7 @@ from durably.errors import (
     WaitTimeoutError,
 )
 from durably.execution.current_run import CurrentRun
+from durably.execution.live import Displays
 from durably.execution.live_failures import FailureWatch
 from durably.job_registry import origins_json
 from durably.jobs import Job
@@ -59,6 +61,7 @@ class Runner:
     handles: Handles
     waiter: Waiter
     _worker: LocalWorker
+    displays: Displays
 
     def run(self, job: Job[Any, Any] | str, payload: Any, given: CheckedOptions) -> Run[Any, Any]:
         """Create or continue a run, execute it here, and return it completed."""
@@ -78,10 +81,14 @@ class Runner:
         )
         patience = self.waiter.patience(given.timeout_s)
         with self.waiter.watching() as watch:
-            call = _Call(self, worker, registered, accepted, given, patience, watch)
+            live = LiveRun(self.store, self._worker, self.clock)
+            call = _Call(self, worker, registered, accepted, given, patience, watch, live)
             with patience.limited():
                 existing = call.look_at_existing()
-            return worker.holding(call.bring_to_its_end) if existing is None else existing
+            if existing is not None:
+                return existing
+            with self.displays.showing(live.look, given.show):
+                return worker.holding(call.bring_to_its_end)
 
 
 @attrs.define(eq=False, repr=False)
@@ -95,6 +102,8 @@ class _Call:
     _options: CheckedOptions
     _patience: Patience
     _watch: FailureWatch
+    # What is displayed meanwhile.
+    _live: LiveRun
     # Stored payloads that are not another one, although their text differs.
     _same_payloads: frozenset[str] = frozenset()
     # The run that is meant, once that is known, and how it was found.
@@ -170,6 +179,9 @@ class _Call:
             if done.how == "completed":
                 self._disposition = "idempotent"
             self._watch.watch_only(done.row.id)
+        row = done.row
+        self._live.name, self._live.key = row.job_name, row.idempotency_key
+        self._live.run_id, self._live.current = row.id, current
         return done, current
 
     def _execute(self, done: Beginning, current: CurrentRun) -> Run[Any, Any] | None:
@@ -183,12 +195,14 @@ class _Call:
                 timeout_s=self._patience.left(),
             )
         except BaseException as exc:
+            self._live.status = "stopped"
             if exc is current.callers_signal:
                 self._note_stop(current, exc)
             raise
         run = self._runner.reader.get(current.id)
         if run.is_terminal:
             return self._completed(run)
+        self._live.status = "stopped"
         kept = f"{said.steps_kept(run.completed_steps)}; call run() again to go on"
         if is_over:
             raise WaitTimeoutError(
@@ -199,6 +213,7 @@ class _Call:
             raise ConflictError(
                 f"{said.named(run)} was stopped, because its engine was: {kept} when that is done"
             )
+        self._live.status = None
         return None
 
     def _announce(self, done: Beginning) -> None:
@@ -233,6 +248,7 @@ class _Call:
             add_stop_note(exc, said.stopped(place, row.completed_steps))
 
     def _completed(self, run: Run[Any, Any]) -> Run[Any, Any]:
+        self._live.status = run.status
         return completed(evolved(run, disposition=self._disposition), self._watch, again())
 
     # -- a run that cannot be executed here now ------------------------------------------------
@@ -269,6 +285,7 @@ class _Call:
         A run that is neither, although nothing of that can be seen, is checked again later.
         """
         store, patience = self._runner.store, self._patience
+        self._live.where = said.where(done)
         is_first = True
         while True:
             seen = store.changes.look()

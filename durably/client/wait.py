@@ -17,6 +17,7 @@ from durably.client.callbacks import Callbacks
 from durably.client.local_worker import LocalWorker, Waiting
 from durably.client.patience import Patience
 from durably.client.query import Reader, run_id_of
+from durably.client.showing import LiveRun, LiveRuns
 from durably.emitter import Emitter
 from durably.errors import (
     NotFoundError,
@@ -25,6 +26,7 @@ from durably.errors import (
     RunFailedError,
     WaitTimeoutError,
 )
+from durably.execution.live import Displays
 from durably.execution.live_failures import FailureWatch
 from durably.execution.unseen_failures import awaiting, see
 from durably.models import TERMINAL, Disposition, Run, RunStatus, evolved, printable
@@ -61,6 +63,7 @@ class Waiter:
     _emitter: Emitter
     _worker: LocalWorker
     _clock: Clock
+    _displays: Displays
 
     def callbacks(self, on_progress: OnProgress | None, on_log: OnLog | None) -> Callbacks:
         """Return what calls the callbacks of a wait; to be closed after it."""
@@ -111,7 +114,12 @@ class Waiter:
             again: what continues a failed run, as ``RunFailedError`` says it.
         """
         patience = patience or self.patience(timeout_s)
-        with patience.limited(), self._worker.waiting() as worker:
+        live = LiveRun(self._store, self._worker, self._clock, run_id=run_id)
+        with (
+            self._displays.showing(live.look),
+            patience.limited(),
+            self._worker.waiting() as worker,
+        ):
             while True:
                 seen = self._store.changes.look()
                 brief = self._store.brief(run_id)
@@ -123,6 +131,7 @@ class Waiter:
                 if brief.status in TERMINAL:
                     run = self._reader.get(run_id)
                     if run.is_terminal:
+                        live.status = run.status
                         return completed(evolved(run, disposition=disposition), watch, again)
                     continue
                 # Inside a job this is a step boundary.
@@ -146,14 +155,19 @@ class Waiter:
     def _each_ended(self, run_ids: list[str], timeout_s: float | None) -> Iterator[Run[Any, Any]]:
         patience = Patience(self._clock, timeout_s)
         waiting = dict.fromkeys(run_ids)
+        live = LiveRuns(self._worker, run_ids)
+        showing = self._displays.showing(live.look)
         while waiting:
             with (
                 deferred(),
+                showing,
                 patience.limited(),
                 awaiting(waiting),
                 self._worker.waiting() as worker,
             ):
-                ended, unreadable = self._next_ended(list(waiting), patience, worker)
+                ended, unreadable = self._next_ended(list(waiting), patience, worker, live)
+                live.ended.update((run.id, run.status) for run in ended)
+                live.ended.update(dict.fromkeys(unreadable, "unreadable"))
             for run_id in unreadable:
                 del waiting[run_id]
             if not ended and not unreadable:
@@ -168,7 +182,7 @@ class Waiter:
                 yield run
 
     def _next_ended(
-        self, run_ids: list[str], patience: Patience, worker: Waiting
+        self, run_ids: list[str], patience: Patience, worker: Waiting, live: LiveRuns
     ) -> tuple[list[Run[Any, Any]], list[str]]:
         """Block until some of the runs have ended, or the timeout is over.
 
@@ -178,7 +192,7 @@ class Waiter:
         while True:
             seen = self._store.changes.look()
             began = self._clock.monotonic()
-            briefs = self._store.briefs(run_ids)
+            briefs = live.briefs = self._store.briefs(run_ids)
             missing = [run_id for run_id in run_ids if run_id not in briefs]
             if missing:
                 raise NotFoundError(

@@ -11,13 +11,13 @@ from durably._platform.safe_repr import short_repr, type_name
 from durably.client.arguments import NOT_GIVEN, RunOptions
 from durably.codec import Codec
 from durably.engine import Durably, EngineOptions
-from durably.entry.sessions import session
+from durably.entry.sessions import Session, open_session
 from durably.errors import ValidationError
 from durably.execution.loops.options import LoopArguments, checked
 from durably.execution.loops.results import MapResult
 from durably.jobs import Job
 from durably.models import ItemRecord
-from durably.settings import check_option_names
+from durably.settings import Show, check_option_names
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -41,13 +41,14 @@ class _Options(RunOptions, EngineOptions, total=False):
 class _OfTheSession(TypedDict, total=False):
     fresh: bool
     labels: dict[str, str] | None
-    show: bool | None
+    show: Show
 
 
 class MapOptions(LoopArguments[Item], _OfTheSession, EngineOptions, Generic[Item], total=False):
     """Those of the map, of its session and of the engine; ``max_workers`` is of the map."""
 
 
+_OF_THE_SESSION: Final = frozenset(_OfTheSession.__annotations__)
 _OF_THE_MAP: Final = frozenset(LoopArguments.__annotations__)
 
 
@@ -160,7 +161,7 @@ def map(  # noqa: A001 - the contract's name
     .. versionadded:: 0.2.0
     """
     called, of_map, of_session = _checked("map", name, fn, items, returns, options)
-    with session(called, db, key=called, **of_session) as step:
+    with _open(called, db, of_session) as step:
         return step.map(called, fn, items, returns=returns, **of_map)
 
 
@@ -198,7 +199,7 @@ def imap(
 
     def records() -> Generator[ItemRecord, None, None]:
         with (
-            session(called, db, key=called, **of_session) as step,
+            _open(called, db, of_session) as step,
             closing(
                 step.imap(called, fn, items, ordered=ordered, returns=returns, **of_map)
             ) as found,
@@ -206,6 +207,13 @@ def imap(
             yield from found
 
     return records()
+
+
+def _open(called: str, db: str | os.PathLike[str] | None, given: dict[str, Any]) -> Session:
+    """Open the session of a map, with options of the session and of its engine."""
+    of_session = {name: given.pop(name) for name in _OF_THE_SESSION & given.keys()}
+    options: Any = given
+    return open_session(called, db, key=called, is_map=True, engine_options=options, **of_session)
 
 
 def _checked(

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Self, Unpack
 
 from durably._platform.clock import Clock
 from durably._platform.interactive import again, is_interactive, is_ipython
-from durably._platform.safe_repr import short_repr
 from durably._platform.signals import deliver, entered
 from durably._platform.spawning import refuse_unguarded_open
 from durably._platform.unhandled import add_note, add_stop_note, install_hooks
@@ -19,6 +18,7 @@ from durably.client import said
 from durably.client.arguments import checked_key, checked_labels
 from durably.client.patience import Patience
 from durably.engine import EngineOptions
+from durably.entry.live_session import LiveSession
 from durably.errors import (
     ConflictError,
     DatabaseError,
@@ -27,7 +27,6 @@ from durably.errors import (
     ItemsFailedError,
     NotFoundError,
     SerializationError,
-    ValidationError,
 )
 from durably.errors.failures import next_move, place_of_failure
 from durably.execution.context import StepContext
@@ -36,7 +35,7 @@ from durably.jobs import LONGEST_JOB_NAME
 from durably.models import Run, RunStatus
 from durably.names import check_name
 from durably.rendering.shown import Shown
-from durably.settings import Duration, optional_timeout
+from durably.settings import Duration, Show, check_bool, check_show, optional_timeout
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-not-found,import-untyped,unused-ignore]  # optional
@@ -62,7 +61,7 @@ class Session(StepContext, Shown):
     .. versionadded:: 0.2.0
     """
 
-    def __init__(self, parts: Parts, opened: OpenSession) -> None:
+    def __init__(self, parts: Parts, opened: OpenSession, show: Show, *, is_map: bool) -> None:
         sessions = parts.supervisor.sessions
         run, row = opened.run, opened.run.row
         super().__init__(
@@ -78,6 +77,7 @@ class Session(StepContext, Shown):
         # The run as it was when the session was closed.
         self._closed: Run[None, None] | None = None
         run.on_interrupt = self._interrupted
+        self._live = LiveSession(parts.displays, run, show, is_map=is_map)
         _open[run.id] = _Open(
             sessions.path, row.job_name, row.idempotency_key, run.pid, self._hand_over
         )
@@ -179,10 +179,10 @@ class Session(StepContext, Shown):
             if self._leave(self._opened.complete):
                 self._say_unless_completed()
         elif isinstance(exc, Exception) and self._run.callers_signal_in(exc) is None:
-            if self._leave(lambda: self._opened.fail(exc)):
+            if self._leave(lambda: self._opened.fail(exc), exc):
                 self._note_failure(exc)
         else:
-            self._leave(self._opened.put_back)
+            self._leave(self._opened.put_back, exc)
             if self._closed is not None and self._run.callers_signal_in(exc) is not None:
                 add_stop_note(exc, said.stopped(said.StoppedIn(None), self._closed.completed_steps))
 
@@ -211,10 +211,13 @@ class Session(StepContext, Shown):
         self._opened.run.is_handed_over = True
         self._leave(self._opened.put_back)
 
-    def _leave(self, how: Callable[[], bool]) -> bool:
+    def _leave(self, how: Callable[[], bool], exc: BaseException | None = None) -> bool:
         """Leave the session in that way, unless it was left, and close the engine.
 
         Return whether this call has left it.
+
+        Args:
+            exc: what has ended the block.
         """
         inside = self._run.innermost_step()
         if inside is not None:
@@ -222,11 +225,13 @@ class Session(StepContext, Shown):
                 f"session {self.job_name!r} cannot be closed inside its step {inside!r}; close it "
                 "after the step"
             )
+        self._live.is_leaving = True
         try:
             is_left = how()
             self._keep_run()
         finally:
             _open.pop(self.run_id, None)
+            self._live.end(self._closed, exc)
             self._parts.shutdown.close()
         return is_left
 
@@ -278,7 +283,7 @@ def session(
     fresh: bool = False,
     timeout: Duration | None = 0,
     labels: dict[str, str] | None = None,
-    show: bool | None = None,
+    show: Show = None,
     **engine_options: Unpack[EngineOptions],
 ) -> Session:
     """Make a script or a notebook resumable as it stands, without a job.
@@ -302,7 +307,8 @@ def session(
         timeout: how long to wait, in seconds (or a ``timedelta``; ``None`` for ever), for another
             process that has the session open.
         labels: of its run, if it is created.
-        show: whether to display what it does; ``None`` decides by where the output goes.
+        show: whether to display progress, as for ``Durably``. In a notebook it is displayed below
+            each cell that executes steps; at a prompt of Python's own it is not.
         engine_options: as for ``Durably``.
 
     Raises:
@@ -315,17 +321,47 @@ def session(
 
     .. versionadded:: 0.2.0
     """
+    return open_session(
+        name,
+        db,
+        key=key,
+        fresh=fresh,
+        timeout=timeout,
+        labels=labels,
+        show=show,
+        is_map=False,
+        engine_options=engine_options,
+    )
+
+
+def open_session(
+    name: str,
+    db: str | os.PathLike[str] | None,
+    *,
+    key: str | None,
+    fresh: bool = False,
+    timeout: Duration | None = 0,
+    labels: dict[str, str] | None = None,
+    show: Show = None,
+    is_map: bool,
+    engine_options: EngineOptions,
+) -> Session:
+    """Open a session, as ``session`` does.
+
+    Args:
+        is_map: whether it is one map, whose beginning and end are displayed as lines.
+    """
     install_hooks()
     check_name(name, "a session's name", longest=LONGEST_JOB_NAME)
-    for flag, value in (("fresh", fresh), ("show", show)):
-        if not isinstance(value, bool) and not (flag == "show" and value is None):
-            raise ValidationError(f"{flag} must be True or False, not {short_repr(value)}")
+    check_bool(fresh, "fresh")
+    check_show(show)
     patience = Patience(Clock(), optional_timeout(timeout))
     given = checked_key(key, "key"), checked_labels(labels)
     refuse_unguarded_open()
     from durably.wiring import open_session_parts  # noqa: PLC0415 - where first needed
 
     parts = open_session_parts(name, db, **engine_options)
+    made: Session | None = None
     try:
         sessions = parts.supervisor.sessions
         if fresh and is_interactive():
@@ -333,9 +369,12 @@ def session(
         opened = sessions.open(
             name, *given, is_fresh=fresh, on_taken=lambda taken: _patience_with(taken, patience)
         )
-        made = Session(parts, opened)
+        made = Session(parts, opened, show, is_map=is_map)
+        made._live.begin()  # noqa: SLF001 - private to users alone
         deliver()
     except BaseException:
+        if made is not None:
+            made._live.end(None, None)  # noqa: SLF001
         parts.shutdown.close()
         raise
     return made

@@ -183,6 +183,9 @@ class StepContext(StepLoops):
         if run.is_over:
             run.check()
         run.has_own_progress = True
+        if run.has_replayed and not run.has_executed:
+            run.reused_progress = current
+            run.has_replayed = False
         run.progress = (current, total, message)
         if not run.has_new_progress:
             run.has_new_progress = True

@@ -31,6 +31,7 @@ from durably.errors import (
 )
 from durably.events import WorkerError
 from durably.execution.checkpoints import StepCounts
+from durably.execution.live import LoopView, Narrator
 from durably.models import Progress, error_info, short_name
 from durably.settings import OnDuplicateStep
 
@@ -130,6 +131,16 @@ class CurrentRun:
         # assignments, so that a call costs no more than one.
         self.progress: tuple[Any, Any, Any] | None = None
         self.has_new_progress = False
+        # How much of the job's own progress came from checkpoints, and whether a step has come from
+        # one since the progress was reported, or one was executed.
+        self.reused_progress: float = 0
+        self.has_replayed = False
+        self.has_executed = False
+        # The maps in progress, the newest last, and the newest that there was.
+        self.loops: list[Callable[[], LoopView]] = []
+        self.last_loop: LoopView | None = None
+        # Shows what a map says, where the run is one.
+        self.narrator: Narrator | None = None
         # Called at the end of the job, in its thread: what it has left open.
         self.at_end: list[Callable[[], None]] = []
         # Whether the job reports progress of its own: a map then reports none.

@@ -270,6 +270,7 @@ class StepRunner:
             self._checkpoints.give_back(checkpoint)
             raise
         self._nested.note(name)
+        self._run.has_replayed = True
         if services.emitter.has_listeners:
             self._recorder.emit(StepSkipped, name, index)
         return result
@@ -304,6 +305,7 @@ class StepRunner:
     ) -> Any:
         services, run = self._services, self._run
         codec, clock = services.codec, services.clock
+        run.has_executed = True
         started = clock.monotonic()
         if started - run.current_at > services.longest_doubt_s:
             self._recorder.require_ownership()

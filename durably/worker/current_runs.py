@@ -65,6 +65,11 @@ class CurrentRuns:
         with self._lock:
             return list(self._runs.values())
 
+    def snapshot(self) -> tuple[list[CurrentRun], int]:
+        """Return the runs, and how many others have entered and left before."""
+        with self._lock:
+            return list(self._runs.values()), self.entered - len(self._runs)
+
     @property
     def are_none(self) -> bool:
         """Return whether there is no run."""

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 import attrs
 
 from durably.errors import OwnershipLost, RunCancelled, StopRun
+from durably.execution.current_run import CurrentRun
 from durably.execution.live_failures import FailureWatch, LiveFailures
 from durably.store.rows import Enqueued, NewRun, RunRow
 from durably.worker.callers_thread import CallersThread
@@ -45,6 +46,10 @@ class InProcessWorker:
             run.id == run_id and run.stop_reason not in (RunCancelled, OwnershipLost)
             for run in self._runs.all()
         )
+
+    def executing(self) -> list[CurrentRun]:
+        """Return the runs that are inside their jobs here."""
+        return self._runs.all()
 
     def stop_run(self, row: RunRow, reason: type[StopRun]) -> None:
         """Stop this claim of a run at its next step boundary, if it is executed here."""

@@ -12,7 +12,6 @@ from durably._platform.clock import Clock
 from durably._platform.lock_timeouts import BUSY_TIMEOUT_S, limited
 from durably._platform.safe_repr import on_one_line
 from durably._platform.signals import entered, is_from_signal
-from durably.codec.json_text import dump
 from durably.errors import (
     ConflictError,
     DatabaseError,
@@ -21,12 +20,13 @@ from durably.errors import (
     ForkedError,
     RunsFailedError,
 )
+from durably.execution.live import Displays
 from durably.job_registry import JobRegistry
 from durably.models import RunStatus
 from durably.settings import check_bool, count
 from durably.store.api import Store
-from durably.store.rows import Filters
 from durably.worker.leaving import Notice, is_leaving, say_abandoned, say_left
+from durably.worker.live_engine import LiveEngine, pending
 from durably.worker.state import State
 from durably.worker.supervisor import Supervisor
 
@@ -53,7 +53,9 @@ class Shutdown:
         raise_failed: bool,
         is_beside: bool,
         session: str | None,
+        displays: Displays,
     ) -> None:
+        self._displays = displays
         # Whether it is opened for one call or a session, and so not replaced by another engine.
         self.is_beside = is_beside
         # The name of the session that the engine is opened for, if it is.
@@ -165,7 +167,8 @@ class Shutdown:
         raise_failed = self._raise_failed if raise_failed is None else raise_failed
         check_bool(raise_failed, "raise_failed")
         try:
-            executed = self._supervisor.run_until_idle(max_runs)
+            with self._displays.showing(self._live().look):
+                executed = self._supervisor.run_until_idle(max_runs)
         except BaseException:
             if self._supervisor.lifecycle.is_abandoned:
                 self._abandon()
@@ -260,6 +263,9 @@ class Shutdown:
                 self._log_left(cause, executed)
             self._close()
 
+    def _live(self) -> LiveEngine:
+        return LiveEngine(self._store, self._supervisor, self._registry, self._clock)
+
     # -- steps of the end ----------------------------------------------------------------------
 
     def _executed(self) -> list[str]:
@@ -267,7 +273,8 @@ class Shutdown:
 
     def _execute_all(self) -> None:
         try:
-            self._supervisor.wait_until_idle()
+            with self._displays.showing(self._live().look):
+                self._supervisor.wait_until_idle()
         except EngineClosedError:
             # By another thread, which has waited for the runs in progress.
             if not self._supervisor.state.is_closed:
@@ -356,11 +363,9 @@ class Shutdown:
 
     def _log_left(self, cause: type[BaseException], executed: list[str]) -> None:
         """Log how many runs wait for the next start."""
-        claimed = self._registry.claimed
-        jobs = "[]" if claimed is None else claimed.jobs
         try:
             briefs = self._store.briefs(executed)
-            waiting = self._store.count_runs(Filters(dump([RunStatus.PENDING]), jobs, kind="job"))
+            waiting = pending(self._store, self._registry)
         except DatabaseError:
             return  # the exception that has left the block says more
         put_back = sum(brief.status == RunStatus.PENDING for brief in briefs.values())

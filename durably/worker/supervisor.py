@@ -231,6 +231,10 @@ class Supervisor:
         """Return the runs that are inside their jobs here."""
         return self._runs.all()
 
+    def snapshot(self) -> tuple[list[CurrentRun], int]:
+        """Return those runs, and how many others were inside their jobs before."""
+        return self._runs.snapshot()
+
     # -- lifecycle -----------------------------------------------------------------------
 
     def start(self) -> None:

@@ -42,6 +42,7 @@ def test_the_defaults_are_the_contracts() -> None:
         "persist_logs": False,
         "replace": None,
         "create": True,
+        "show": None,
     }
     for name, default in attrs.asdict(Settings()).items():
         assert options[name] == default

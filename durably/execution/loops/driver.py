@@ -129,6 +129,11 @@ class Driver:
         """The items that have failed and were yielded."""
         return self._failures
 
+    @property
+    def limited_s(self) -> float:
+        """For how long nothing begins, if nothing is executed either."""
+        return 0.0 if self.executing else max(0.0, self._pace.not_before_s - self._pace.now_s())
+
     def _has_ended(self, task: Task, ended: int, failed: int) -> None:
         """Note that an item has ended; called in the thread that has executed it."""
         if task.exc is not None and (

@@ -23,6 +23,7 @@ from durably.events import (
     StepStarted,
 )
 from durably.execution.current_run import CurrentRun, Services
+from durably.execution.live import LoopView
 from durably.execution.loops.driver import Driver
 from durably.execution.loops.map_log import MapLog
 from durably.execution.loops.options import LoopOptions
@@ -128,6 +129,30 @@ class Loop:
 
     def _batches(self, driver: Driver) -> Iterator[list[Task] | Reused]:
         self._step_runner.note_map(self._name)
+
+        def look() -> LoopView:
+            record = self._record
+            total = record.total
+            if total is None and self._source.is_exhausted:
+                total = self._source.read
+            return LoopView(
+                self._name,
+                record.done,
+                record.failed,
+                record.reused,
+                total,
+                self._options.max_workers or 1,
+                driver.limited_s,
+            )
+
+        self._run.loops.append(look)
+        try:
+            yield from self._driven(driver)
+        finally:
+            self._run.loops.remove(look)
+            self._run.last_loop = look()
+
+    def _driven(self, driver: Driver) -> Iterator[list[Task] | Reused]:
         try:
             for batch in driver.batches():
                 self._note(batch)

@@ -13,15 +13,13 @@ from typing import Final
 from durably._platform.clock import Clock
 from durably._platform.interactive import again
 from durably._platform.log_lines import pass_on
+from durably._platform.spans import limited_text
+from durably._platform.spans import span as _shown
 from durably.execution.current_run import CurrentRun
 from durably.execution.loops.failures import Kind
 
 log = logging.getLogger("durably")
 
-_MINUTE_S: Final = 60
-_HOUR_S: Final = 3600
-# Shorter times are shown with tenths.
-_BRIEF_S: Final = 10
 _TIMES: Final = "\N{MULTIPLICATION SIGN}"
 
 
@@ -45,6 +43,7 @@ class MapLog:
         workers: int,
     ) -> None:
         self._name = name
+        self._run = run
         self._extra = {"run_id": run.id, "step_name": name}
         self._clock = clock
         self._file = file
@@ -60,7 +59,7 @@ class MapLog:
         Args:
             count: returns how many results and failures of items are stored.
         """
-        if not log.isEnabledFor(logging.INFO):
+        if not self._is_heard:
             return
         done, failed = count()
         parts = [f"{done:,} done before"]
@@ -69,7 +68,7 @@ class MapLog:
             parts = [_items(self._total), f"{min(done, self._total):,} done before"]
         if failed:
             parts.append(f"{failed:,} failed before and tried again")
-        self._say(logging.INFO, ", ".join(parts))
+        self._say_and_show(", ".join(parts))
 
     def rate_limited(self, wait_s: float) -> None:
         """Log that no item begins for so long, unless the last line says about the same."""
@@ -78,8 +77,7 @@ class MapLog:
             return
         self._limited_until_s = until_s
         if log.isEnabledFor(logging.INFO):
-            who = "waiting" if self._workers == 1 else f"all {self._workers:,} workers wait"
-            self._say(logging.INFO, f"rate limited: {who} {_shown(wait_s)} (Ctrl-C is safe)")
+            self._say(logging.INFO, limited_text(self._workers, wait_s))
 
     def stopping(self, calls: int, stored: int) -> None:
         """Warn, after a signal, what a stop waits for, and how many items are stored.
@@ -88,6 +86,8 @@ class MapLog:
         """
         if not calls or not log.isEnabledFor(logging.WARNING):
             return
+        if self._run.narrator is not None:
+            self._run.narrator.stop()
         what = "1 call" if calls == 1 else f"{calls:,} calls"
         how = again()
         how = "start the script again" if how == "start it again" else how
@@ -100,7 +100,7 @@ class MapLog:
         self, done: int, total: int, *, reused: int, failed: int, kinds: Sequence[Kind]
     ) -> None:
         """Log how a map has ended, and what has failed, a line for each kind."""
-        if not log.isEnabledFor(logging.INFO):
+        if not self._is_heard:
             return
         took = _shown(self._clock.monotonic() - self._began_s, brief_s=0)
         lines = [f"{done:,} of {total:,} done ({reused:,} before), {failed:,} failed, {took}"]
@@ -109,7 +109,17 @@ class MapLog:
             lines.append(
                 f"  {kind.count:,} {_TIMES} {kind.name}{message}  ({kind.shown_keys('…')})"
             )
-        self._say(logging.INFO, "\n".join(lines))
+        self._say_and_show("\n".join(lines))
+
+    @property
+    def _is_heard(self) -> bool:
+        return self._run.narrator is not None or log.isEnabledFor(logging.INFO)
+
+    def _say_and_show(self, what: str) -> None:
+        if self._run.narrator is not None:
+            self._run.narrator.say(f"{self._name}: {what}")
+        if log.isEnabledFor(logging.INFO):
+            self._say(logging.INFO, what)
 
     def _say(self, level: int, what: str) -> None:
         pass_on(log, level, "%s: %s", self._name, what, extra=self._extra)
@@ -117,15 +127,3 @@ class MapLog:
 
 def _items(count: int) -> str:
     return "1 item" if count == 1 else f"{count:,} items"
-
-
-def _shown(seconds: float, *, brief_s: float = _BRIEF_S) -> str:
-    """Return a time for people, with the precision that they need."""
-    if seconds < brief_s:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < _MINUTE_S:
-        return f"{whole} s"
-    if whole < _HOUR_S:
-        return f"{whole // _MINUTE_S} min {whole % _MINUTE_S} s"
-    return f"{whole // _HOUR_S:,} h {whole % _HOUR_S // _MINUTE_S} min"

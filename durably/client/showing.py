@@ -1,0 +1,137 @@
+"""What the calls of a client display while they wait: one run, or several."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any, Final
+
+from durably._platform.clock import Clock
+from durably.client.local_worker import LocalWorker
+from durably.codec.json_text import load
+from durably.execution.current_run import CurrentRun
+from durably.execution.live import RunView, View
+from durably.execution.run_view import as_float, view_of
+from durably.models import TERMINAL
+from durably.store import defects
+from durably.store.api import Store
+from durably.store.rows import Brief
+
+# How often a run that another process executes is read for a display.
+_READ_S: Final = 1.0
+
+
+class LiveRun:
+    """One run that a call executes or waits for. Its attributes are set by the call.
+
+    Attributes:
+        run_id: once it is known.
+        name: of its job; read if it is empty.
+        current: the run, while this process executes it, and after its end here.
+        status: how the call has left it, once it has.
+        where: who executes it elsewhere.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        worker: LocalWorker,
+        clock: Clock,
+        *,
+        run_id: str | None = None,
+        name: str = "",
+        key: str | None = None,
+    ) -> None:
+        self._store = store
+        self._worker = worker
+        self._clock = clock
+        self.run_id = run_id
+        self.name = name
+        self.key = key
+        self.current: CurrentRun | None = None
+        self.status: str | None = None
+        self.where: str | None = None
+        self._seen = RunView("", "")
+        self._read_at_s: float | None = None
+
+    def look(self) -> View:
+        """Return the run as it is now."""
+        if self.run_id is None:
+            return View()
+        here = self._executed_here()
+        current = self.current = here or (self.current if self.status is not None else None)
+        if current is not None:
+            return View((view_of(current, status=self.status or "running"),))
+        now_s = self._clock.monotonic()
+        is_due = self._read_at_s is None or now_s - self._read_at_s >= _READ_S
+        if self.status is not None or is_due:
+            self._read_at_s = now_s
+            self._read(self.run_id)
+        return View((self._seen,) if self._seen.id else ())
+
+    def _executed_here(self) -> CurrentRun | None:
+        return next((run for run in self._worker.executing() if run.id == self.run_id), None)
+
+    def _read(self, run_id: str) -> None:
+        if not self.name:
+            row = self._store.find_run(run_id)
+            if row is None:
+                return
+            self.name, self.key = row.job_name, row.idempotency_key
+        brief = self._store.brief(run_id)
+        if brief is not None:
+            view = seen_elsewhere(brief, self.name, self.key)
+            self._seen = view._replace(
+                status=self.status or view.status,
+                message=self.where if view.message is None else view.message,
+            )
+
+
+class LiveRuns:
+    """Several runs that a call waits for.
+
+    Attributes:
+        briefs: their state, as the call has read it last.
+    """
+
+    def __init__(self, worker: LocalWorker, run_ids: Collection[str]) -> None:
+        self._worker = worker
+        self._run_ids = frozenset(run_ids)
+        self.briefs: dict[str, Brief] = {}
+        # By how those have ended that the call has returned.
+        self.ended: dict[str, str] = {}
+
+    def look(self) -> View:
+        """Return how many have ended, and those that are executed here."""
+        briefs = tuple(self.briefs.values())
+        over = dict(self.ended)
+        over.update((each.id, each.status) for each in briefs if each.status in TERMINAL)
+        running = [run for run in self._worker.executing() if run.id in self._run_ids]
+        return several(
+            (run for run in running if run.id not in over),
+            done=len(over),
+            failed=sum(status == "failed" for status in over.values()),
+            total=len(self._run_ids),
+        )
+
+
+def several(runs: Iterable[CurrentRun], *, done: int, failed: int, total: int | None) -> View:
+    """Return the view of several runs, those that have been executed for longest first."""
+    views = tuple(view_of(run) for run in sorted(runs, key=lambda run: run.began_at))
+    return View(views, is_several=True, done=done, failed=failed, total=total)
+
+
+def seen_elsewhere(brief: Brief, name: str, key: str | None) -> RunView:
+    """Return how far a run is that another process executes."""
+    view = RunView(brief.id, name, key, brief.status, unit="", is_here=False)
+    try:
+        progress: Any = load(brief.progress or "null")
+    except (ValueError, RecursionError):
+        return view
+    if not defects.is_progress(progress):
+        return view
+    total = progress["total"]
+    return view._replace(
+        done=as_float(progress["current"]),
+        total=None if total is None else as_float(total),
+        message=progress["message"],
+    )

@@ -45,8 +45,8 @@ def html_of(frame: Frame) -> str:
         lines += [_text(line, 400) for line in frame.totals.splitlines()[1:]]
     inside = "".join(f"<div>{line}</div>" for line in lines)
     return (
-        '<div class="durably-progress" style="font-family:sans-serif;font-size:13px;'
-        f'line-height:1.7;overflow:hidden">{inside}</div>'
+        '<div class="durably-progress tex2jax_ignore mathjax_ignore" style="font-family:sans-serif;'
+        f'font-size:13px;line-height:1.7;overflow:hidden">{inside}</div>'
     )
 
 

@@ -350,6 +350,84 @@ PACKAGE: Final[dict[str, Mutant]] = {
         "integration/test_maps_interrupted.py::test_threads_end_their_items_after_a_ctrl_c",
         [Source("execution/loops/loop.py", "record.save(left)\n", "pass\n")],
     ),
+    "map whose workers wait for the disk": Mutant(
+        "integration/test_maps_on_a_slow_disk.py::test_no_worker_waits_for_the_disk",
+        [
+            Source(
+                "execution/loops/workers.py",
+                "                    self._committer.add(task)\n                    if",
+                "                    self._committer.add(task)\n"
+                "                    self._committer.await_all()\n                    if",
+            )
+        ],
+    ),
+    "worker that ignores the death of its parent": Mutant(
+        "unit/test_parent.py::test_a_worker_ends_when_it_gets_another_parent",
+        [
+            Source(
+                "_platform/parent.py",
+                "    os._exit(1)\n\n\ndef _has_ended",
+                "    return\n\n\ndef _has_ended",
+            )
+        ],
+    ),
+    "dead worker whose chunk counts as done": Mutant(
+        "integration/test_maps_elsewhere.py::test_the_chunk_of_a_dead_worker_is_executed_again",
+        [
+            Source(
+                "execution/loops/processes.py",
+                "            self._items_out -= doubtful\n"
+                "            self._alone += entries[:doubtful]\n",
+                "            self._items_out -= doubtful\n"
+                "            for task, _ in entries[:doubtful]:\n"
+                "                self._kit.runner.returned(task, None, 0)\n"
+                "                self._kit.committer.add(task)\n",
+            )
+        ],
+    ),
+    "broken executor whose items count as failed": Mutant(
+        "integration/test_maps_elsewhere.py::test_an_executor_that_breaks_ends_the_map[spawn]",
+        [
+            Source(
+                "execution/loops/executors.py",
+                "        self._requeue(self._lost)\n        self._lost = []\n        self.fail",
+                "        for task, _ in self._lost:\n"
+                "            self.take_failure(task, error, 0.0)\n"
+                "        self._lost = []\n        self.fail",
+            )
+        ],
+    ),
+    "chunk whose items have one outcome": Mutant(
+        "integration/test_maps_elsewhere.py::test_each_item_of_a_chunk_is_a_checkpoint[7]",
+        [
+            Source(
+                "execution/loops/outside.py",
+                "if self._has_ended(task, outcome):",
+                "if self._has_ended(task, list(outcomes)[-1]):",
+            )
+        ],
+    ),
+    "result that leaves its worker without a proof that it can travel": Mutant(
+        "unit/test_in_child.py::test_what_has_become_of_each_item_is_data",
+        [
+            Source(
+                "execution/loops/in_child.py",
+                "        return UNSENDABLE, pack_exception(exc)\n",
+                "        raise\n",
+            )
+        ],
+    ),
+    "result that is not known to have travelled": Mutant(
+        "integration/test_maps_elsewhere.py"
+        "::test_a_result_that_cannot_travel_fails_its_item_alone[process]",
+        [
+            Source(
+                "execution/loops/outside.py",
+                "                return runner.raised(task, _unsent(task, exc), began_us)\n",
+                "                raise exc\n",
+            )
+        ],
+    ),
     "run here that takes a dead process for a live one": Mutant(
         "integration/test_run_here_interrupted.py"
         "::test_a_predecessor_that_was_killed_is_continued[skip]",

@@ -111,8 +111,15 @@ def fails(item: int) -> int:
     return item
 
 
-def returns_a_lock(item: int) -> Any:
-    return threading.Lock() if item == 2 else item
+class CannotBeLoaded:
+    """Can be pickled, but not unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return int, ("not a number",)
+
+
+def returns_what_cannot_travel(item: int) -> Any:
+    return {2: threading.Lock(), 4: CannotBeLoaded()}.get(item, item)
 
 
 def killed(item: int) -> int:

@@ -116,12 +116,15 @@ def test_the_exceptions_of_items_can_be_handled_as_those_of_threads(tmp_path):
 
 @KINDS
 def test_a_result_that_cannot_travel_fails_its_item_alone(tmp_path, kind):
-    """The error says which item, and what to return."""
-    result = mapped(tmp_path, pooled.returns_a_lock, executor=of(kind), on_failed="return")
+    """The error says which item, and what to return; also if it can leave, and not arrive."""
+    fn = pooled.returns_what_cannot_travel
+    result = mapped(tmp_path, fn, executor=of(kind), on_failed="return")
     errors = failures(result)
-    assert len(result) == 19
-    assert errors[2].type == "durably.errors.SerializationError"
-    assert "result of item 2 cannot travel back" in errors[2].message
+    assert len(result) == 18
+    assert errors.keys() == {2, 4}
+    for key, error in errors.items():
+        assert error.type == "durably.errors.SerializationError"
+        assert f"result of item {key} cannot travel back" in error.message
 
 
 @pytest.mark.parametrize("fn", [pooled.killed, pooled.crashes])
@@ -134,6 +137,14 @@ def test_an_item_that_kills_its_worker_fails_alone(tmp_path, kind, fn):
     assert errors.keys() == {7}
     assert errors[7].type == "durably.errors.WorkerDiedError"
     assert ("SIGKILL" if fn is pooled.killed else "SIGSEGV") in errors[7].message
+
+
+def test_the_chunk_of_a_dead_worker_is_executed_again(tmp_path):
+    """Also what had ended in it and was not sent yet; only the item at fault has failed."""
+    options = {"executor": "process", "max_workers": 1, "chunk": 5, "on_failed": "return"}
+    result = mapped(tmp_path, pooled.killed, range(10), **options)
+    assert list(result) == result.keys == [n for n in range(10) if n != 7]
+    assert failures(result).keys() == {7}
 
 
 def test_the_error_of_a_dead_worker_has_its_exit_code(tmp_path):

@@ -101,7 +101,8 @@ RUN = (
     "id job_name status payload output error progress labels idempotency_key concurrency_key "
     "attempt completed_steps created_at started_at completed_at updated_at heartbeat_at "
     "disposition kind is_terminal is_active duration "
-    "result wait refresh steps items attempts logs cancel retry to_dict to_frame"
+    "result wait refresh steps items attempts logs cancel retry timeline "
+    "to_dict to_frame"
 )
 STEP_RECORD = "name index status output error started_at completed_at attempt items"
 EVENT = "type timestamp sequence run_id job_name labels"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -15,6 +16,10 @@ from durably.client.query import Reader
 from durably.client.wait import Waiter
 from durably.models import AttemptList, ItemList, ItemStatus, LogList, StepList
 from durably.settings import Duration
+from durably.store.api import Store
+
+if TYPE_CHECKING:
+    from durably.rendering.timeline import Timeline
 
 
 @door
@@ -26,6 +31,7 @@ class Answers:
     """
 
     _check: Callable[[], None]
+    _store: Store
     _reader: Reader
     _items: ItemReader
     _attempts: AttemptReader
@@ -76,6 +82,13 @@ class Answers:
         self._check()
         self._flush_log_lines()
         return self._reader.logs_of(run)
+
+    def timeline(self, run: AnyRun | str) -> Timeline:
+        """Return a picture of the run's steps over time."""
+        from durably.client.timelines import Timelines  # noqa: PLC0415 - where first needed
+
+        self._check()
+        return Timelines(self._store, self._reader, self._attempts).timeline_of(run)
 
     def cancel(self, run: AnyRun | str) -> None:
         """Cancel the run."""

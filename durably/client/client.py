@@ -96,6 +96,7 @@ class Client:
         self.control = Control(store, emitter, clock, registry, self.reader, self.submitter, worker)
         self.answers = Answers(
             check,
+            store,
             self.reader,
             self.items,
             self.attempts,

@@ -58,7 +58,7 @@ class ReadCalls(Shown):
     def _repr_html_(self) -> str:
         from durably.rendering.tables import card  # noqa: PLC0415 - where first needed
 
-        heading = [("name", "Durably"), ("wide_code", self._client.path)]
+        heading = [("name", "Durably"), ("path", self._client.path)]
         try:
             self._check()
             overview = self._client.reader.overview()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 from durably._platform.signals import entered
 from durably.errors import ConflictError
@@ -18,6 +18,9 @@ from durably.models.records import (
 )
 from durably.settings import Duration
 from durably.values import Value
+
+if TYPE_CHECKING:
+    from durably.rendering.timeline import Timeline
 
 R = TypeVar("R")
 
@@ -53,6 +56,9 @@ class RunEngine(Protocol):
 
     def cancel(self, run: Any) -> None:
         """Cancel the run."""
+
+    def timeline(self, run: Any) -> Timeline:
+        """Return a picture of the run's steps over time."""
 
     def retry(self, run: Any) -> Any:
         """Put the run back to pending."""
@@ -221,6 +227,22 @@ class Asking(Value, Generic[R]):
         """
         run: Self = self._ask().retry(self)
         return run
+
+    @entered
+    def timeline(self) -> Timeline:
+        """Return a picture of the run's steps over time, as they are now.
+
+        A notebook shows it, and its ``save(path)`` writes it as an SVG file. The items of a map are
+        a band, as high as many have ended, with those that failed in red. At most 50 steps are
+        drawn, and the time between two launches is not drawn to scale.
+
+        Raises:
+            NotFoundError: the run was deleted.
+            ConflictError: this ``Run`` came from no engine.
+
+        .. versionadded:: 0.2.0
+        """
+        return self._ask().timeline(self)
 
 
 A = TypeVar("A", bound=Asking[Any])

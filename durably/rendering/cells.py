@@ -66,6 +66,11 @@ def id(value: Any) -> str:  # noqa: A001 - the name of a kind
     return span(words.text(value, _NAME_WIDTH), f"{_CODE};{_FAINT}")
 
 
+def path(value: Any) -> str:
+    """Return a path."""
+    return span(words.text(value, _WIDE), f"{_CODE};overflow-wrap:anywhere")
+
+
 def short_id(value: Any) -> str:
     """Return the end of a run's id, the whole as its tooltip."""
     whole = words.text(value, _NAME_WIDTH)
@@ -192,8 +197,8 @@ def _part(current: Any, total: Any) -> float | None:
 KINDS: Final[dict[str, Callable[[Any], str]]] = {
     each.__name__: each
     for each in (
-        bar, code, counts, id, lasted, lines, message, name, number, outcome, seconds, short_id,
-        status, when, wide_code,
+        bar, code, counts, id, lasted, lines, message, name, number, outcome, path, seconds,
+        short_id, status, when, wide_code,
     )
 }  # fmt: skip
 """The functions by the names that columns have for them."""

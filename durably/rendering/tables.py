@@ -73,4 +73,6 @@ def _line(text: str) -> str:
 
 def _cell(tag: str, html: str, kind: str = "") -> str:
     align = "right" if kind in RIGHT else "left"
-    return f'<{tag} style="text-align:{align};vertical-align:top">{html}</{tag}>'
+    faint = ";font-weight:normal;opacity:.65" if tag == "th" else ""
+    style = f"text-align:{align};vertical-align:top;padding:2px 8px 2px 0{faint}"
+    return f'<{tag} style="{style}">{html}</{tag}>'

@@ -309,6 +309,14 @@ class Store(Care, Protocol):
     def failures_of(self, run_id: str, name: str, most: int) -> list[FailureKind]:
         """Return the kinds of failures among the first *most* failed items of a map."""
 
+    def count_items_by_time(
+        self, run_id: str, name: str, width_us: int
+    ) -> list[tuple[int, int, int]]:
+        """Return when stretches of *width_us* began, and how many items completed or failed then.
+
+        The items are those of the run's map of that name. Stretches without any are left out.
+        """
+
     def attempts_of(self, run_id: str) -> list[AttemptRow]:
         """Return the executions of the run, the first one first; the last one may be running."""
 

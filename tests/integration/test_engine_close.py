@@ -170,7 +170,7 @@ class TestClose:
             lambda: handle.batch_trigger([None]), lambda: handle.batch_trigger([]),
             lambda: handle.get_run(run), handle.get_runs, handle.to_dict, handle.to_frame,
             run.result, run.wait, run.refresh, lambda: run.steps, lambda: run.items("s"),
-            lambda: run.logs, lambda: run.attempts, run.cancel, run.retry,
+            lambda: run.logs, lambda: run.attempts, run.timeline, run.cancel, run.retry,
         ]  # fmt: skip
         for call in calls:
             with pytest.raises(EngineClosedError):

@@ -398,6 +398,7 @@ def runs(app: Durably, run: Run[ImportCsv, Imported]) -> None:
     assert_type(run.attempts[0], durably.Attempt)
     assert_type(app.get_attempts(run)[:1], AttemptList)
     assert_type(run.result(timeout=5), Imported)
+    run.timeline().save(Path("run.svg"))
     assert_type(run.wait(timeout=timedelta(seconds=5)), Run[ImportCsv, Imported])
     assert_type(run.refresh(), Run[ImportCsv, Imported])
     assert_type(run.retry(), Run[ImportCsv, Imported])

@@ -191,6 +191,7 @@ class SqliteStore(_OnDatabase):
     begun_of_many = _reads(queries.begun_of_many)
     steps_of = _reads(steps.of_run)
     items_of = _reads(items.of_map)
+    count_items_by_time = _reads(items.count_by_time)
     attempts_of = _reads(attempts.of_run)
     log_lines_of = _reads(logs.of_run)
     newest_log_line = _reads(logs.newest)

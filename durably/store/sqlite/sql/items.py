@@ -108,6 +108,11 @@ OF_MAP: Final = _OF_MAP.format(condition="")
 COMPLETED_OF_MAP: Final = _OF_MAP.format(condition="AND error IS NULL")
 FAILED_OF_MAP: Final = _OF_MAP.format(condition="AND error IS NOT NULL")
 
+# How many items have ended when, for a picture. Whatever times are stored, the rows are few.
+COUNT_BY_TIME: Final = """
+    SELECT completed_at_us / :width_us, count(output), count(error) FROM durably_items
+    WHERE item >= :first AND item < :end GROUP BY 1 ORDER BY 1 LIMIT 2000"""
+
 # A map is a step whose results are in its items.
 INDEXES: Final = "SELECT name, step & 0xFFFFFF FROM durably_maps WHERE run = :run"
 
@@ -267,6 +272,22 @@ def of_map(
     except UnicodeDecodeError as exc:
         raise _unreadable(db, map_pk) from exc
     return rows
+
+
+def count_by_time(
+    db: apsw.Connection, run_id: str, name: str, width_us: int
+) -> list[tuple[int, int, int]]:
+    """Return for each stretch of *width_us* when it began, and how many items completed or failed.
+
+    Stretches in which none has ended are left out.
+    """
+    map_pk: Any = db.execute(MAP_OF, {"id": run_id, "name": name}).get
+    if map_pk is None:
+        return []
+    first = map_pk << INDEX_BITS
+    bindings = {"first": first, "end": first + MOST_ITEMS, "width_us": width_us}
+    rows: list[Any] = db.execute(COUNT_BY_TIME, bindings).fetchall()
+    return [(stretch * width_us, completed, failed) for stretch, completed, failed in rows]
 
 
 def _unreadable(db: apsw.Connection, map_pk: int) -> DatabaseError:

@@ -57,6 +57,8 @@ HEAVY = {
     "xml",
     "zipfile",
 }
+# Of these, what an engine needs that is open.
+OF_AN_ENGINE = {"apsw", "concurrent.futures.thread", "ctypes"}
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -79,12 +81,15 @@ def test_importing_durably_brings_nothing_heavy() -> None:
 def test_what_works_on_a_database_comes_with_the_first_engine(tmp_path: Path) -> None:
     """A program that defines jobs and opens no engine, such as a child of a map, never pays."""
     define = "import durably\n@durably.job\ndef job(step): return 1"
-    parts = {f"durably.{part}" for part in ("client.client", "store.api", "wiring", "worker")}
+    names = ("client.client", "emitter", "execution.live", "store.api", "wiring", "worker")
+    parts = {f"durably.{name}" for name in names}
 
     for calls in ("", "job.run(None); durably.testing; durably.plugins; durably.Retry()"):
         assert not loaded_by(f"{define}\n{calls}") & parts, calls
     for opens in ("durably.Durably(db).close()", "durably.run(job, db=db)"):
-        assert loaded_by(f"{define}\ndb = {str(tmp_path / 'a.db')!r}\n{opens}") >= parts, opens
+        loaded = loaded_by(f"{define}\ndb = {str(tmp_path / 'a.db')!r}\n{opens}")
+        assert loaded >= parts, opens
+        assert (loaded - loaded_by(f"import {DEPENDENCIES}")) & HEAVY == OF_AN_ENGINE, opens
 
 
 @pytest.mark.parametrize(

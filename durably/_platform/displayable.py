@@ -12,7 +12,8 @@ from typing import Final
 # What a terminal or a browser acts on instead of printing it: control characters and ends of lines
 # and paragraphs; marks and changes of direction; what is invisible (but for the joiners of emoji
 # and of Persian); and lone surrogates, which cannot be written.
-_ACTS: Final = re.compile(
+# The module re compiles it when it is first used, which takes a millisecond.
+_ACTS: Final = (
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
     "\ufff9-\ufffb\ud800-\udfff\U0001d173-\U0001d17a\U000e0000-\U000e007f]"
 )
@@ -41,7 +42,7 @@ def displayable(text: str, width: int = 200) -> str:
 
 def escaped(text: str) -> str:
     """Return *text* with the characters replaced that are acted on instead of being printed."""
-    return _ACTS.sub(lambda found: ascii(found[0])[1:-1], text)
+    return re.sub(_ACTS, lambda found: ascii(found[0])[1:-1], text)
 
 
 def _that_fit(parts: list[str], width: int) -> list[str]:

@@ -18,7 +18,6 @@ from durably.client import said
 from durably.client.arguments import checked_key, checked_labels
 from durably.client.patience import Patience
 from durably.engine import EngineOptions
-from durably.entry.live_session import LiveSession
 from durably.errors import (
     ConflictError,
     DatabaseError,
@@ -62,6 +61,8 @@ class Session(StepContext, Shown):
     """
 
     def __init__(self, parts: Parts, opened: OpenSession, show: Show, *, is_map: bool) -> None:
+        from durably.entry.live_session import LiveSession  # noqa: PLC0415 - where first needed
+
         sessions = parts.supervisor.sessions
         run, row = opened.run, opened.run.row
         super().__init__(

@@ -31,13 +31,13 @@ from durably.errors import (
 )
 from durably.events import WorkerError
 from durably.execution.checkpoints import StepCounts
-from durably.execution.live import LoopView, Narrator
 from durably.models import Progress, error_info, short_name
 from durably.settings import OnDuplicateStep
 
 if TYPE_CHECKING:
     from durably.codec import Codec
     from durably.emitter import Emitter
+    from durably.execution.live import LoopView, Narrator
     from durably.store.api import Checkpoints
     from durably.store.rows import RunRow
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 import sys
 from typing import Final, Literal
@@ -34,6 +33,8 @@ def sizes_of(database: Database) -> Sizes:
 
 def condition_of(database: Database, most_failures: int) -> Condition:
     """Return the condition of the database, with so many kinds of failures."""
+    import shutil  # noqa: PLC0415 - where first needed: it brings what compresses files
+
     path = database.path
     kind = file_system_of(path, mount_table())
     return Condition(

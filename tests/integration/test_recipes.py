@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from configparser import RawConfigParser
 from contextlib import closing, contextmanager, suppress
@@ -477,19 +478,79 @@ def sum_of_squares(folder: Path) -> durably.MapResult[int]:
     return durably.map(square, range(1000), db=folder / "squares.db", name="square")
 
 
-@pytest.mark.skipif(
-    shutil.which("mpiexec") is None or importlib.util.find_spec("mpi4py") is None,
-    reason="mpiexec or mpi4py is not here",
-)
-def test_mpi(tmp_path: Path) -> None:
+# That of Debian's Open MPI does not start as root, nor more processes than there are processors.
+OPEN_MPI = {
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "OMPI_MCA_rmaps_base_oversubscribe": "1",
+}
+
+
+@pytest.fixture(scope="module")
+def mpiexec() -> str:
+    """The command that starts programs of MPI; ``pip install mpi4py mpich`` brings one."""
+    found = shutil.which("mpiexec", path=os.fspath(Path(sys.executable).parent))
+    found = found or shutil.which("mpiexec")
+    if found is None:
+        pytest.skip("mpiexec is not here")
+    command = [sys.executable, "-c", "from mpi4py import MPI"]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=False)
+    if loaded.returncode != 0:
+        pytest.skip(f"mpi4py cannot be loaded: {loaded.stderr.splitlines()[-1]}")
+    return found
+
+
+def execute_with_mpi(mpiexec: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Execute the script of the recipe on two workers."""
+    command = [mpiexec, "-n", "3", sys.executable, "-m", "mpi4py.futures", "mpi_squares.py"]
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=environment(**OPEN_MPI),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+
+
+def test_mpi(tmp_path: Path, mpiexec: str) -> None:
     """Workers of MPI execute the items, and the program that drives stores their results."""
     write_files(RECIPES["Several machines"], tmp_path)
-    command = ["mpiexec", "-n", "3", sys.executable, "-m", "mpi4py.futures", "mpi_squares.py"]
-    done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-    )
+    done = execute_with_mpi(mpiexec, tmp_path)
     assert (done.returncode, done.stdout.strip()) == (0, "332833500"), done.stderr
     assert sum_of_squares(tmp_path).reused == 1000
+
+
+def test_mpi_whose_worker_dies(tmp_path: Path, mpiexec: str) -> None:
+    """It ends the whole program, as MPI does; the next start goes on where that was."""
+    write_files(RECIPES["Several machines"], tmp_path)
+    script = tmp_path / "mpi_squares.py"
+    dies = """
+        import os, pathlib, time
+        time.sleep(0.001)
+        with open("executed", "a") as file:
+            file.write(f"{number}\\n")
+        if number == 500 and not os.path.exists("died"):
+            pathlib.Path("died").touch()
+            os.kill(os.getpid(), 9)
+    """
+    head, call, rest = script.read_text().partition("    return number * number")
+    script.write_text(head + textwrap.indent(textwrap.dedent(dies), "    ") + call + rest)
+    done = execute_with_mpi(mpiexec, tmp_path)
+    assert done.returncode != 0
+    assert "332833500" not in done.stdout
+    executed = tmp_path / "executed"
+    executed.unlink()
+
+    with closing(durably.Durably(tmp_path / "squares.db")) as app:
+        (run,) = app.get_runs()
+        kept = {item.key for item in app.get_items(run, "square")}
+    assert 1 <= len(kept) <= 1000
+
+    done = execute_with_mpi(mpiexec, tmp_path)
+    assert (done.returncode, done.stdout.strip()) == (0, "332833500"), done.stderr
+    assert kept.isdisjoint(map(int, executed.read_text().split()))
 
 
 RAY = """

@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any, Final
 
-# The end of the parent is noticed after so long at the latest.
+# The end of the parent is noticed after so long at the latest where the system does not report it.
 _LOOK_S: Final = 0.2
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -48,7 +49,7 @@ def end_with_parent(parent_pid: int, *, is_killed: bool = False) -> None:
     threading.Thread(
         target=_watch, args=(ppid, sentinel), name="durably-parent", daemon=True
     ).start()
-    if _has_ended(sentinel) or os.getppid() != ppid:
+    if os.getppid() != ppid or (sentinel is not None and _have_ended([sentinel])):
         os._exit(1)
 
 
@@ -60,20 +61,32 @@ def _be_killed_with_parent() -> None:
 
 
 def _watch(ppid: int, sentinel: int | None) -> None:
+    pidfd = _pidfd_of(ppid)
+    ends = [each for each in (sentinel, pidfd) if each is not None]
+    patience_s = _LOOK_S if pidfd is None else None
     never = threading.Event()
-    while os.getppid() == ppid and not _has_ended(sentinel, _LOOK_S):
-        if sentinel is None:
-            never.wait(_LOOK_S)
+    # After the descriptor is there: the id may be that of another process by now.
+    while os.getppid() == ppid and not _have_ended(ends, patience_s):
+        if not ends:
+            never.wait(patience_s)
     os._exit(1)
 
 
-def _has_ended(sentinel: int | None, timeout_s: float = 0.0) -> bool:
-    """Return whether the parent at the other end of *sentinel* has ended, after so long."""
-    if sentinel is None:
+def _pidfd_of(pid: int) -> int | None:
+    """Return a descriptor that becomes readable at once when a process ends; Linux alone has it."""
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return None
+
+
+def _have_ended(ends: Sequence[int], timeout_s: float | None = 0.0) -> bool:
+    """Return whether a process has ended of which there is a descriptor, after so long at most."""
+    if not ends:
         return False
     from multiprocessing.connection import wait  # noqa: PLC0415 - where first needed
 
-    return bool(wait([sentinel], timeout_s))
+    return bool(wait(ends, timeout_s))
 
 
 def ignore_ctrl_c() -> None:

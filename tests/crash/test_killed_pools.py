@@ -109,7 +109,7 @@ def test_killed_parent(tmp_path: Path, seed: int, kind: str, eventually: Eventua
         assert child.rest() == ["begins", str(ITEMS)]
     assert not kept & {item for item, _ in executed(tmp_path)[before:]}
     assert stored(database) == set(range(ITEMS))
-    check(database)
+    assert check(database, is_finished=True) == []
 
 
 @pytest.mark.parametrize("kind", EXECUTORS)

@@ -32,6 +32,11 @@ class World:
     def __init__(self) -> None:
         self.ppid = PARENT
         self.exits: list[int] = []
+        self.pidfd: int | None = None
+
+    def pidfd_of(self, pid: int) -> int | None:
+        assert pid == self.ppid
+        return self.pidfd
 
     def exit(self, status: int) -> None:
         self.exits.append(status)
@@ -44,6 +49,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     made = World()
     monkeypatch.setattr(os, "getppid", lambda: made.ppid)
     monkeypatch.setattr(os, "_exit", made.exit)
+    monkeypatch.setattr(parent, "_pidfd_of", made.pidfd_of)
     monkeypatch.setattr(threading, "excepthook", lambda args: None)
     monkeypatch.setattr(parent, "_watching", [])
     monkeypatch.setattr(parent, "_LOOK_S", 0.001)
@@ -88,6 +94,34 @@ def test_a_worker_ends_when_it_gets_another_parent(world: World) -> None:
     assert world.exits == []
     world.ppid = 1
     assert ended(world)
+
+
+def test_where_the_system_reports_the_end_it_is_noticed_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch, pipe: list[int]
+) -> None:
+    """Nothing is polled: an item of a killed program would go on until the next look."""
+    monkeypatch.setattr(parent, "_LOOK_S", GRACE_S)
+    world.pidfd = pipe[0]
+    end_with_parent(PARENT)
+    world.ppid = 1
+    assert world.exits == []
+    os.close(pipe.pop())
+    assert ended(world)
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="Linux alone has it")
+def test_the_system_reports_the_end_of_a_process() -> None:
+    """Also before somebody has waited for it; of one that is gone it does not know."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        pidfd = parent._pidfd_of(child.pid)
+        assert pidfd is not None
+        try:
+            assert not parent._have_ended([pidfd])
+            child.kill()
+            assert parent._have_ended([pidfd], GRACE_S)
+        finally:
+            os.close(pidfd)
+    assert parent._pidfd_of(child.pid) is None
 
 
 def test_a_worker_whose_parent_has_ended_meanwhile_does_not_begin(

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Final
 
@@ -89,6 +90,24 @@ def _have_ended(ends: Sequence[int], timeout_s: float | None = 0.0) -> bool:
     return bool(wait(ends, timeout_s))
 
 
+@contextmanager
+def ctrl_c_blocked() -> Iterator[None]:
+    """Make a Ctrl-C wait in processes that the calling thread starts, until they ignore it.
+
+    One that came while they import their modules would end them with a traceback.
+    """
+    import signal  # noqa: PLC0415 - where first needed
+
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def ignore_ctrl_c() -> None:
     """Make Ctrl-C do nothing in this process; the programs that it starts still end by it.
 
@@ -98,6 +117,8 @@ def ignore_ctrl_c() -> None:
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, _do_nothing)
+        if sys.platform != "win32":
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
 
 
 def _do_nothing(_number: int, _frame: FrameType | None) -> Any:

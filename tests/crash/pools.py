@@ -79,6 +79,8 @@ def live(folder: Path, kind: str, launch: int, seed: int, **options: Any) -> Non
     os.setsid()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if options.get("is_quiet"):
+        os.dup2(os.open(folder / "said", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)
     rng = random.Random(seed)
     size = options.get("size", 1)
     fn = functools.partial(pooled.takes_part, str(folder), launch, size)
@@ -110,7 +112,8 @@ def live(folder: Path, kind: str, launch: int, seed: int, **options: Any) -> Non
         if "WorkerDiedError" not in str(exc):
             raise
     finally:
-        app.close()
+        with suppress(KeyboardInterrupt):  # the second of two
+            app.close()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)  # not by way of what the parent of the lives has begun
@@ -172,7 +175,8 @@ def members(session: int) -> dict[int, str]:
             state, _, _, of = (path / "stat").read_text().rpartition(")")[2].split()[:4]
             if int(of) == session and state not in "ZX":
                 command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-                found[int(path.name)] = command[-120:]
+                if command:  # one whose memory is gone executes nothing any more
+                    found[int(path.name)] = command[-120:]
     return found
 
 
@@ -375,10 +379,10 @@ def drive_interrupted(folder: Path, deadline: float, seed: int) -> Counter[str]:
     warm_up()
     for number, rng in enumerate(until(deadline, seed)):
         kind = of_turn(INTERRUPTIBLE, seed + number)
-        each = Map(folder / str(number), kind, rng)
+        each = Map(folder / str(number), kind, rng, is_quiet=True)
         for _ in range(rng.randrange(1, 5)):
             with each.launched() as pid:
-                while not each.begun() and is_alive(pid):
+                while not is_ready(each, pid) and is_alive(pid):
                     time.sleep(0.002)
                 each.await_instant(pid)
                 presses = rng.choice([1, 1, 2])
@@ -393,8 +397,15 @@ def drive_interrupted(folder: Path, deadline: float, seed: int) -> Counter[str]:
             if failed := [item for item, output in each.check().items() if output is None]:
                 raise Finding(f"{kind}: a Ctrl-C has failed {failed}")
             counts[f"SIGINT of {kind}"] += status == INTERRUPTED
+        if "Traceback" in (said := (each.folder / "said").read_text(errors="replace")):
+            raise Finding(f"{kind}: a Ctrl-C has printed this:\n{said[-4000:]}")
         each.finish(counts)
     return counts
+
+
+def is_ready(each: Map, pid: int) -> bool:
+    """Return whether a launch has begun its map: a Ctrl-C before that is the program's affair."""
+    return bool(each.begun()) or (each.kind != "threads" and len(members(pid)) > 1)
 
 
 def full_disk(deadline: float, seed: int) -> Counter[str]:

@@ -16,7 +16,13 @@ from typing import Any
 import pytest
 
 from durably._platform import parent
-from durably._platform.parent import end_with_parent, ignore_ctrl_c, kill, signal_name
+from durably._platform.parent import (
+    ctrl_c_blocked,
+    end_with_parent,
+    ignore_ctrl_c,
+    kill,
+    signal_name,
+)
 
 GRACE_S = 10.0  # only guards against hanging
 PARENT, OTHER = 4711, 4712
@@ -226,6 +232,27 @@ def test_a_ctrl_c_does_nothing_in_a_worker_and_ends_what_it_has_started() -> Non
         assert done.returncode == -signal.SIGINT
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_ctrl_c_waits_until_a_worker_that_starts_ignores_it() -> None:
+    """One that comes while it imports its modules would end it with a traceback."""
+    code = (
+        "import os, signal; os.kill(os.getpid(), signal.SIGINT);"
+        "from durably._platform.parent import ignore_ctrl_c; ignore_ctrl_c(); print('alive');"
+        "signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "os.kill(os.getpid(), signal.SIGINT); print('not blocked any more')"
+    )
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    with ctrl_c_blocked():
+        child = subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, stderr=subprocess.PIPE
+        )
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+    with child:
+        printed, errors = child.communicate(timeout=GRACE_S)
+    assert printed == "alive\n"
+    assert errors.rstrip().endswith("KeyboardInterrupt")
 
 
 def test_a_child_is_killed_at_once() -> None:

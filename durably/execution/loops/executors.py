@@ -8,14 +8,14 @@ import queue
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from multiprocessing.process import BaseProcess
 from threading import Event
 from typing import Any, Final
 
 import attrs
 
-from durably._platform.parent import kill
+from durably._platform.parent import ctrl_c_blocked, kill
 from durably._platform.realtime import monotonic
 from durably._platform.safe_repr import on_one_line, safe_str, type_name
 from durably.errors import ExecutorBrokenError, ValidationError
@@ -164,7 +164,9 @@ class Executors(Outside):
         parcel = Parcel(here, self._fn, [data for _, data in entries], os.getpid())
         assert self._executor is not None  # noqa: S101 - it was opened
         try:
-            future = self._executor.submit(execute, parcel)
+            # Which may start a process; a program that a thread starts is to end by a Ctrl-C.
+            with nullcontext() if self._is_here else ctrl_c_blocked():
+                future = self._executor.submit(execute, parcel)
         except Exception as exc:  # noqa: BLE001 - whatever an executor raises that takes nothing
             self._lose(entries, exc)
             return False

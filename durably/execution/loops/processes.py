@@ -16,11 +16,12 @@ import selectors
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Final
 
-from durably._platform.parent import kill, signal_name
+from durably._platform.parent import ctrl_c_blocked, kill, signal_name
 from durably._platform.realtime import monotonic
 from durably.errors import ExecutorBrokenError, StepTimeoutError
 from durably.execution.loops.in_child import READY, STOP, serve
@@ -143,7 +144,9 @@ class Processes(Outside):
             daemon=True,  # so that the interpreter's end does not wait for it
         )
         try:
-            process.start()
+            resource_tracker.ensure_running()  # its start ends the blocking
+            with ctrl_c_blocked():
+                process.start()
         finally:
             there.close()
         worker = _Worker(process, here)

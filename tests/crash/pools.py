@@ -345,12 +345,8 @@ def drive_workers_killed(folder: Path, deadline: float, seed: int) -> Counter[st
         with each.launched() as pid:
             for _ in range(rng.randrange(1, 6)):
                 each.await_instant(pid)
-                # A helper of multiprocessing is not one of its workers.
-                workers = [
-                    worker
-                    for worker, command in members(pid).items()
-                    if worker != pid and "tracker" not in command and "forkserver" not in command
-                ]
+                while not (workers := workers_of(pid)) and is_alive(pid):
+                    time.sleep(0.002)
                 if workers:
                     with suppress(ProcessLookupError):
                         os.kill(rng.choice(workers), signal.SIGKILL)
@@ -366,6 +362,16 @@ def drive_workers_killed(folder: Path, deadline: float, seed: int) -> Counter[st
         counts["items that were found at fault"] += len(failed)
         each.finish(counts)
     return counts
+
+
+def workers_of(pid: int) -> list[int]:
+    """The workers of a launch; a helper of multiprocessing is not one of them."""
+    helpers = "tracker import", "forkserver import"
+    return [
+        worker
+        for worker, command in members(pid).items()
+        if worker != pid and not any(helper in command for helper in helpers)
+    ]
 
 
 def interrupted(deadline: float, seed: int) -> Counter[str]:

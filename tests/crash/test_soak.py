@@ -33,6 +33,8 @@ FACTS = {
     "runs-here": "A run that is executed in the main thread goes on after each Ctrl-C.",
     "maps": "A map whose process is killed executes no item again that is stored.",
     "maps-full-disk": "A map whose disk is full loses no result and makes none twice.",
+    "pools-workers": "A map whose workers are killed executes what they were at elsewhere.",
+    "pools-full-disk": "A map in processes whose disk is full loses no result.",
     "deaths": "A step may end, fork or starve its process.",
     "poked": "Code that opens and closes the files in the same process harms nothing.",
     "long-reader": "The log is bounded again when a long reader has ended.",

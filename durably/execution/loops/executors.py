@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext, suppress
 from multiprocessing.process import BaseProcess
-from threading import Event
+from threading import Thread
 from typing import Any, Final
 
 import attrs
@@ -82,6 +82,7 @@ class Executors(Outside):
         self._suspects: list[Entry] = []
         self._is_testing = False
         self._processes: list[BaseProcess] = []
+        self._manager: Thread | None = None
         self._breaks = 0
 
     def _open(self) -> None:
@@ -173,6 +174,7 @@ class Executors(Outside):
         self._in_flight[future] = _Chunk(entries, monotonic())
         if self._is_testing:
             self._processes = _processes_of(self._executor)  # it forgets one that has died
+            self._manager = getattr(self._executor, "_executor_manager_thread", None)
         future.add_done_callback(self._note_done)
         return True
 
@@ -286,13 +288,14 @@ class Executors(Outside):
     def _exitcode(self) -> int | None:
         """Return how the worker that has died first has ended, if the executor knows it."""
         ends_s = monotonic() + _GONE_S
+        if self._manager is not None:
+            # It waits for them, too. With a fork server one of two who do so gets a wrong code.
+            self._manager.join(_GONE_S)
         codes: list[int | None] = []
         for process in self._processes:
             with suppress(ValueError, AssertionError):  # it was closed, or is of another process
-                # The executor waits for it, too, and only one of both learns the code at once.
                 while process.exitcode is None and monotonic() < ends_s:
                     process.join(_PAUSE_S)
-                    Event().wait(_PAUSE_S)
                 codes.append(process.exitcode)
         # The executor itself has ended the others, in one of these ways.
         found = sorted((code for code in codes if code), key=lambda code: _ENDED.get(code, 0))

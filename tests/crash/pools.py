@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -103,14 +104,18 @@ def live(folder: Path, kind: str, launch: int, seed: int, **options: Any) -> Non
     if size > 1:
         fill_the_disk(folder, launch, rng)
     app = durably.Durably(folder / "maps.db", synchronous="normal")
-    status = FAILED
+    status = 1
     try:
         status = 0 if app.run(job, key="one").output == ITEMS else 1
     except KeyboardInterrupt:
         status = INTERRUPTED
     except durably.RunFailedError as exc:
-        if "WorkerDiedError" not in str(exc):
-            raise
+        if "WorkerDiedError" in str(exc):
+            status = FAILED
+        else:
+            traceback.print_exc()
+    except BaseException:
+        traceback.print_exc()
     finally:
         with suppress(KeyboardInterrupt):  # the second of two
             app.close()
@@ -176,7 +181,7 @@ def members(session: int) -> dict[int, str]:
             if int(of) == session and state not in "ZX":
                 command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
                 if command:  # one whose memory is gone executes nothing any more
-                    found[int(path.name)] = command[-120:]
+                    found[int(path.name)] = command
     return found
 
 
@@ -365,13 +370,20 @@ def drive_workers_killed(folder: Path, deadline: float, seed: int) -> Counter[st
 
 
 def workers_of(pid: int) -> list[int]:
-    """The workers of a launch; a helper of multiprocessing is not one of them."""
-    helpers = "tracker import", "forkserver import"
-    return [
-        worker
-        for worker, command in members(pid).items()
-        if worker != pid and not any(helper in command for helper in helpers)
-    ]
+    """The workers of a launch: neither a helper of multiprocessing nor its fork server."""
+    found = []
+    for member, command in members(pid).items():
+        is_server = "forkserver import" in command and parent_of(member) == pid
+        if member != pid and "resource_tracker import" not in command and not is_server:
+            found.append(member)
+    return found
+
+
+def parent_of(pid: int) -> int | None:
+    """The parent of a process, ``None`` if it is gone."""
+    with suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return None
 
 
 def interrupted(deadline: float, seed: int) -> Counter[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import pickle
 import sys
 import threading
@@ -21,6 +22,14 @@ from durably.execution.loops.travel import (
 )
 
 pytest.importorskip("cloudpickle", reason="the extra `test` is not installed")
+
+
+@pytest.fixture(autouse=True)
+def pickle_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pickle exceptions as Python does; an import of Dask changes that for the whole process."""
+    for cls in list(copyreg.dispatch_table):
+        if isinstance(cls, type) and issubclass(cls, BaseException):
+            monkeypatch.delitem(copyreg.dispatch_table, cls)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import os
 import queue
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
@@ -363,6 +364,9 @@ def _make_workers_end(executor: Executor) -> None:
     if is_pool and isinstance(args, tuple) and initializer is not begin:
         executor._initializer = begin  # type: ignore[attr-defined]  # noqa: SLF001 - a pool says it nowhere else
         executor._initargs = (os.getpid(), initializer, args)  # type: ignore[attr-defined]  # noqa: SLF001 - as above
+        tracker = sys.modules.get("multiprocessing.resource_tracker")
+        if tracker is not None:
+            tracker.ensure_running()  # its start ends the blocking of a Ctrl-C
 
 
 def _is_of(executor: Executor, packages: Any) -> bool:

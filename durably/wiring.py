@@ -12,7 +12,6 @@ from durably._platform.clock import Clock
 from durably._platform.signals import deliver
 from durably.client.client import Client
 from durably.client.failed_runs import FailedRuns
-from durably.client.looking import Looking
 from durably.client.query import Reader, labels_of
 from durably.codec import Codec
 from durably.display.displays import LiveDisplays
@@ -26,8 +25,6 @@ from durably.settings import (
     check_option_names,
     show_by_environment,
 )
-from durably.store.sqlite.connection.files import chosen
-from durably.store.sqlite.looking import LookedAt
 from durably.store.sqlite.opening import open_store
 from durably.store.sqlite.store import SqliteStore
 from durably.worker.exit import at_exit
@@ -124,19 +121,3 @@ def open_parts(
         store.close()
         raise
     return Parts(emitter, store, supervisor, shutdown, client, displays)
-
-
-def open_looking(path: str | os.PathLike[str] | None) -> Looking:
-    """Open a file to read its runs, beside whoever executes them; nothing is made or written.
-
-    Args:
-        path: ``None`` for the file of this environment.
-
-    Raises:
-        ValidationError: the path can never be a database file.
-        SchemaError: the file is another program's, of another schema, empty, or changed.
-        DatabaseError: it is missing, may not be used, is damaged or locked.
-    """
-    codec, clock = Codec(None), Clock()
-    store = SqliteStore(LookedAt(chosen(path), clock=clock))
-    return Looking(store, Client(store, codec, JobRegistry(codec), Emitter(clock), clock))

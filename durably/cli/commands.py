@@ -31,6 +31,7 @@ VERBS: Final = {
     "steps": "parts:steps",
     "items": "parts:items",
     "logs": "parts:logs",
+    "attempts": "parts:attempts",
     "run": "running:run",
     "work": "running:work",
     "retry": "changing:retry",

@@ -1,4 +1,4 @@
-"""The parts of a run as tables: ``durably steps``, ``items`` and ``logs``."""
+"""The parts of a run as tables: ``durably steps``, ``items``, ``logs`` and ``attempts``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from durably.cli.tables import Column, formats, print_csv, print_json, print_tab
 from durably.cli.times import lasted, moment
 from durably.client.arguments import AnyRun
 from durably.client.looking import Looking
-from durably.models import ItemRecord, LogEntry, duration_of
+from durably.models import Attempt, ItemRecord, LogEntry, duration_of
 
 _RESULT: Final = Column("RESULT", gives_way=True, longest=200)
 _STEPS: Final = (
@@ -36,6 +36,15 @@ _ITEMS: Final = (
     Column("TRIES", is_right=True),
     _RESULT,
 )
+_ATTEMPTS: Final = (
+    Column("ATTEMPT", is_right=True),
+    Column("OUTCOME"),
+    Column("STARTED"),
+    Column("TOOK", is_right=True),
+    Column("PROCESS", is_right=True),
+    Column("HOST", gives_way=True),
+    Column("ERROR", gives_way=True, longest=200),
+)
 _STEPS_IN_CSV: Final = (
     "index",
     "name",
@@ -55,6 +64,15 @@ _ITEMS_IN_CSV: Final = (
     "completed_at",
     "attempts",
     "output",
+    "error",
+)
+_ATTEMPTS_IN_CSV: Final = (
+    "attempt",
+    "outcome",
+    "host",
+    "pid",
+    "started_at",
+    "ended_at",
     "error",
 )
 _LOGS_IN_CSV: Final = ("created_at", "level", "step_name", "message", "data")
@@ -178,6 +196,36 @@ def _map_of(look: Looking, run: AnyRun, step: str | None) -> str:
     if step is None:
         raise Unknown(f"the run has several maps; name one of them: {listed}")
     raise Unknown(f"the run has no map {displayable(step, 40)!r}; it has {listed}")
+
+
+@verb()
+@run_argument()
+@formats
+def attempts(*, run: str, form: str | None) -> None:
+    """List the executions of a run: when, by which process, and how each has ended."""
+    with shell().look() as look:
+        found = look.get_attempts(find(look, run))
+    if form == "json":
+        for each in found:
+            print_json(each)
+    elif form == "csv":
+        print_csv(found, _ATTEMPTS_IN_CSV)
+    elif found:
+        print_table(_ATTEMPTS, [_attempt(each) for each in found])
+    else:
+        shell().note("it was not executed yet")
+
+
+def _attempt(each: Attempt) -> tuple[str, ...]:
+    return (
+        str(each.attempt),
+        each.outcome,
+        moment(each.started_at),
+        lasted(duration_of(each.started_at, each.ended_at)),
+        "" if each.pid is None else str(each.pid),
+        each.host or "",
+        "" if each.error is None else str(each.error),
+    )
 
 
 @verb()

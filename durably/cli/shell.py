@@ -16,7 +16,7 @@ from durably.client.arguments import AnyRun
 from durably.client.looking import Looking
 from durably.engine import Durably
 from durably.errors import DatabaseError
-from durably.wiring import open_looking
+from durably.looking import open_looking
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -55,6 +55,7 @@ def _card(look: Looking, run: AnyRun) -> Iterator[str]:
     yield from _steps(steps)
     yield from _open_maps(look, run)
     yield from _items(look, run, steps)
+    yield from _attempts(look, run)
     if run.error is not None:
         yield from _error(run.error)
     commands = [*_next(shell(), run, steps)]
@@ -158,6 +159,21 @@ def _items(look: Looking, run: AnyRun, steps: Sequence[StepRecord]) -> Iterator[
             text = f"{kind.times:,} \N{MULTIPLICATION SIGN} {kind.type}: {kind.message}"
             line = fitted(text, max(20, _width() - len(_INDENT) - 40))
             yield f"{_INDENT}{line}  ({fitted(keys, 36)}{more})"
+
+
+def _attempts(look: Looking, run: AnyRun) -> Iterator[str]:
+    """Yield the last executions, if there was more than one."""
+    attempts = look.get_attempts(run)
+    if len(attempts) < 2:
+        return
+    title = "attempts"
+    for each in attempts[-_LAST:]:
+        took = lasted(duration_of(each.started_at, each.ended_at)) or "so far"
+        process = "" if each.pid is None else f", process {each.pid}"
+        error = "" if each.error is None else f": {each.error}"
+        text = f"{each.attempt} {each.outcome}, {moment(each.started_at)}, {took}{process}{error}"
+        yield f"  {title:<9} {_shown(text)}"
+        title = ""
 
 
 def _error(error: ErrorInfo) -> Iterator[str]:

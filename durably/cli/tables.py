@@ -26,6 +26,9 @@ _COLORS: Final = {
     "completed": "green",
     "failed": "red",
     "cancelled": "yellow",
+    "interrupted": "yellow",
+    "died": "red",
+    "hung": "red",
 }
 
 
@@ -110,7 +113,7 @@ def _line(columns: Sequence[Column], widths: Sequence[int], row: Sequence[str]) 
     for column, width, cell in zip(columns, widths, row, strict=True):
         text = fitted(cell, width)
         padding = " " * (width - cells(text))
-        text = colored(text) if column.title == "STATUS" else text
+        text = colored(text) if column.title in ("STATUS", "OUTCOME") else text
         parts.append(f"{padding}{text}" if column.is_right else f"{text}{padding}")
     return (" " * _GAP).join(parts).rstrip()
 

@@ -18,9 +18,9 @@ from faultydisk import CODES, FULL_CODES, FaultyDisk
 from invariants import check
 
 import durably
+from durably.looking import open_looking
 from durably.store.sqlite import backup as backups
 from durably.store.sqlite.locks import temporary
-from durably.wiring import open_looking
 
 
 @durably.job

@@ -17,8 +17,8 @@ from children import Child, held
 from clikit import command, objects, printed, refused
 
 import durably
+from durably.looking import open_looking
 from durably.testing import check
-from durably.wiring import open_looking
 
 
 @durably.job

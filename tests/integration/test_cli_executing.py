@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -76,6 +77,18 @@ def test_a_failed_run(path: Path) -> None:
     result = command(path, "work", str(PROGRAMS / "nightly.py"), "--until-idle")
     assert (result.exit_code, result.stdout) == (1, "")
     assert [(run["status"], run["attempt"]) for run in objects(path, "ls")] == [("failed", 2)]
+    attempts = objects(path, "attempts", "night")
+    assert [(each["attempt"], each["outcome"], each["pid"]) for each in attempts] == [
+        (1, "failed", os.getpid()),
+        (2, "failed", os.getpid()),
+    ]
+    lines = printed(path, "attempts", "night").splitlines()
+    assert lines[0].split() == ["ATTEMPT", "OUTCOME", "STARTED", "TOOK", "PROCESS", "HOST", "ERROR"]
+    assert [line.endswith("ZeroDivisionError: division by zero") for line in lines[1:]] == [
+        True
+    ] * 2
+    assert "1 failed, " in printed(path, "show", "night")
+    assert len(printed(path, "attempts", "night", "--csv").splitlines()) == 3
 
 
 def test_payloads(path: Path, tmp_path: Path) -> None:
@@ -140,7 +153,7 @@ def test_targets(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         return name
 
     for target, said in (
-        (f"{PROGRAMS / 'nightly.py'}:x", "its jobs are: nightly, greets, waits"),
+        (f"{PROGRAMS / 'nightly.py'}:x", "its jobs are: nightly, greets, waits, sleeps"),
         (str(PROGRAMS / "nightly.py"), "has several jobs; write"),
         ("nothing.py:x", "there is no file 'nothing.py'"),
         ("no_such_module:x", "there is no module 'no_such_module'"),
@@ -245,10 +258,18 @@ def test_a_second_signal_leaves_at_once(path: Path, tmp_path: Path, eventually: 
 
         eventually(ended)
         assert child.returncode == -signal.SIGINT
-    (tmp_path / "go-0").touch()
-    result = command(path, "run", target, str(tmp_path), "--key", "one", "--timeout", "0.01")
-    assert result.exit_code == 75
-    assert "was stopped after 0.01 s" in result.stderr
+    (tmp_path / "go").touch()
+    result = command(path, "run", target, str(tmp_path), "--key", "one")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert objects(path, "ls")[0]["status"] == "completed"
+    assert [each["outcome"] for each in objects(path, "attempts", "one")] == ["died", "completed"]
+
+
+def test_a_timeout(path: Path) -> None:
+    """The run stops, its steps are kept, and the status says that work is left."""
+    target = f"{PROGRAMS / 'nightly.py'}:sleeps"
+    said = refused(path, "run", target, "--timeout", "0.2", status=75)
+    assert "was stopped after 0.2 s: 1 completed step is kept" in said
     assert objects(path, "ls")[0]["status"] == "pending"
 
 

@@ -13,8 +13,8 @@ import pytest
 from clikit import objects, printed, refused
 
 import durably
+from durably.looking import open_looking
 from durably.store.sqlite.sql import schema
-from durably.wiring import open_looking
 
 
 @durably.job

@@ -6,8 +6,8 @@ Arguments: the database, the path of the backup, and "interrupt" for the second.
 import signal
 import sys
 
+from durably.looking import open_looking
 from durably.store.sqlite import backup
-from durably.wiring import open_looking
 
 
 def wait(_):

@@ -41,15 +41,21 @@ def greets(step: durably.StepContext, name: str) -> str:
 
 @durably.job
 def waits(step: durably.StepContext, folder: str) -> int:
-    """Say in a file that it waits, and wait for another file, for as many steps as needed."""
-    for number in range(1000):
+    """Say in a file that it waits, and wait for another file, in each of its steps."""
+    for number in range(5):
         step.run(f"wait-{number}", wait, folder, number)
     return number
 
 
+@durably.job
+def sleeps(step: durably.StepContext) -> None:
+    step.run("first", lambda: None)
+    step.sleep(3600)
+
+
 def wait(folder: str, number: int) -> None:
     Path(folder, f"begun-{number}").touch()
-    while not Path(folder, f"go-{number}").exists():
+    while not (Path(folder, f"go-{number}").exists() or Path(folder, "go").exists()):
         time.sleep(0.005)
 
 

@@ -1,0 +1,31 @@
+"""Open a file to read its runs: the wiring of a process that has no worker, and imports none."""
+
+from __future__ import annotations
+
+import os
+
+from durably._platform.clock import Clock
+from durably.client.client import Client
+from durably.client.looking import Looking
+from durably.codec import Codec
+from durably.emitter import Emitter
+from durably.job_registry import JobRegistry
+from durably.store.sqlite.connection.files import chosen
+from durably.store.sqlite.looking import LookedAt
+from durably.store.sqlite.store import SqliteStore
+
+
+def open_looking(path: str | os.PathLike[str] | None) -> Looking:
+    """Open a file to read its runs, beside whoever executes them; nothing is made or written.
+
+    Args:
+        path: ``None`` for the file of this environment.
+
+    Raises:
+        ValidationError: the path can never be a database file.
+        SchemaError: the file is another program's, of another schema, empty, or changed.
+        DatabaseError: it is missing, may not be used, is damaged or locked.
+    """
+    codec, clock = Codec(None), Clock()
+    store = SqliteStore(LookedAt(chosen(path), clock=clock))
+    return Looking(store, Client(store, codec, JobRegistry(codec), Emitter(clock), clock))

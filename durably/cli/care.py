@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -174,9 +175,9 @@ def _facts(condition: Condition) -> str:
         f"{condition.file_system or 'unknown file system'}, {bytes_of(condition.disk_bytes)} free"
     )
     versions = f"schema {condition.schema}, SQLite {condition.sqlite}"
-    system = f"Python {platform.python_version()}, {platform.system()}"
+    python = f"Python {platform.python_version()} on {sys.platform}"
     file = f"{escaped(condition.path)} {bytes_of(sizes.file_bytes)}"
-    return f"{file}   log {bytes_of(sizes.wal_bytes)}   {disk}   {executing}   {versions}, {system}"
+    return f"{file}   log {bytes_of(sizes.wal_bytes)}   {disk}   {executing}   {versions}, {python}"
 
 
 @verb()

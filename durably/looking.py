@@ -9,17 +9,19 @@ from durably.client.client import Client
 from durably.client.looking import Looking
 from durably.codec import Codec
 from durably.emitter import Emitter
+from durably.execution.live import Displays
 from durably.job_registry import JobRegistry
 from durably.store.sqlite.connection.files import chosen
 from durably.store.sqlite.looking import LookedAt
 from durably.store.sqlite.store import SqliteStore
 
 
-def open_looking(path: str | os.PathLike[str] | None) -> Looking:
+def open_looking(path: str | os.PathLike[str] | None, displays: Displays | None = None) -> Looking:
     """Open a file to read its runs, beside whoever executes them; nothing is made or written.
 
     Args:
         path: ``None`` for the file of this environment.
+        displays: displays what calls wait for; by default nothing is displayed.
 
     Raises:
         ValidationError: the path can never be a database file.
@@ -28,4 +30,6 @@ def open_looking(path: str | os.PathLike[str] | None) -> Looking:
     """
     codec, clock = Codec(None), Clock()
     store = SqliteStore(LookedAt(chosen(path), clock=clock))
-    return Looking(store, Client(store, codec, JobRegistry(codec), Emitter(clock), clock))
+    registry, emitter = JobRegistry(codec), Emitter(clock)
+    client = Client(store, codec, registry, emitter, clock, displays=displays)
+    return Looking(store, client)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +46,18 @@ def objects(path: Path, *args: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in printed(path, *args, "--json").splitlines()]
 
 
-def process(*args: object, **env: str) -> subprocess.Popen[str]:
-    """Start ``python -m durably``, as a shell or cron does; the caller ends it."""
-    return subprocess.Popen(
+@contextmanager
+def process(*args: object, **env: str) -> Iterator[subprocess.Popen[str]]:
+    """Start ``python -m durably``, as a shell or cron does; kill it at the end of the block."""
+    with subprocess.Popen(
         [sys.executable, "-m", "durably", *map(str, args)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**ENVIRONMENT, **env},
-    )
+    ) as child:
+        try:
+            yield child
+        finally:
+            child.kill()

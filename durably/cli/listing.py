@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from datetime import datetime
-from typing import Final
+from typing import Final, NoReturn
 
 import click
 
+from durably._platform.latch import Latch
 from durably.cli.notes import note_on
 from durably.cli.shell import shell, short_id, verb
-from durably.cli.tables import Column, formats, print_csv, print_json, print_table
+from durably.cli.tables import Column, formats, is_terminal, print_csv, print_json, print_table
 from durably.cli.times import Instant, lasted, moment, since
 from durably.client.arguments import AnyRun
 from durably.client.looking import Looking
@@ -25,6 +28,9 @@ _COLUMNS: Final = (
     Column("STEPS", is_right=True),
     Column("NOTE", gives_way=True, longest=200),
 )
+# How often the list is shown anew at the most, and at the least: a running run takes longer.
+_SHORTEST_S: Final = 0.5
+_LONGEST_S: Final = 2.0
 _IN_CSV: Final = (
     "id",
     "status",
@@ -80,6 +86,7 @@ def label(_: click.Context, parameter: click.Parameter, given: tuple[str, ...]) 
     show_default=True,
     help="So many runs at most; 0 for all.",
 )
+@click.option("--watch", "watches", is_flag=True, help="Show the list anew at each change.")
 @formats
 def ls(
     *,
@@ -88,20 +95,29 @@ def ls(
     labels: dict[str, str],
     since: datetime | None,
     limit: int,
+    watches: bool,
     form: str | None,
 ) -> None:
     """List the runs, newest first.
 
     NOTE is the error of a failed run, and how far a running one is.
     """
+    if watches and (form is not None or not is_terminal()):
+        raise click.UsageError("--watch is for a terminal; durably watch prints a line a change")
     with shell().look() as look:
-        found = look.find_runs(
-            status=status or None,
-            job_name=job_name or None,
-            labels=labels or None,
-            since=since,
-            limit=limit + 1 if limit else None,
-        )
+
+        def find() -> list[AnyRun]:
+            return look.find_runs(
+                status=status or None,
+                job_name=job_name or None,
+                labels=labels or None,
+                since=since,
+                limit=limit + 1 if limit else None,
+            )
+
+        if watches:
+            _watch(look, find, limit)
+        found = find()
         runs = found[:limit] if limit else found
         if form == "json":
             for run in runs:
@@ -114,6 +130,20 @@ def ls(
         shell().note(f"… and more: --limit {10 * limit}, or 0 for all")
     elif not runs:
         shell().note("no runs")
+
+
+def _watch(look: Looking, find: Callable[[], list[AnyRun]], limit: int) -> NoReturn:
+    """Show the list in place of the one before at each change, until Ctrl-C."""
+    while True:
+        seen = look.changes.look()
+        found = find()
+        # As many as there is room for below the titles.
+        room = max(1, shutil.get_terminal_size().lines - 2)
+        rows = [_row(look, run) for run in found[: min(room, limit or room)]]
+        click.clear()
+        print_table(_COLUMNS, rows)
+        Latch().wait(_SHORTEST_S)
+        look.changes.wait(seen, _LONGEST_S)
 
 
 def _row(look: Looking, run: AnyRun) -> tuple[str, ...]:

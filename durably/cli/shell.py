@@ -15,7 +15,8 @@ from durably._platform.displayable import displayable
 from durably.client.arguments import AnyRun
 from durably.client.looking import Looking
 from durably.engine import Durably
-from durably.errors import DatabaseError
+from durably.errors import DatabaseError, DurablyError
+from durably.execution.live import Displays
 from durably.looking import open_looking
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -28,6 +29,8 @@ LATER: Final = 75
 # As many characters of an id are shown, and tell the runs of a file apart.
 SHOWN_ID: Final = 8
 _MOST_CANDIDATES: Final = 10
+# How many of the newest runs a shell offers to complete a word.
+_MOST_COMPLETED: Final = 200
 
 
 @attrs.define(eq=False, repr=False)
@@ -44,14 +47,17 @@ class Shell:
         """Return the file as it is named by the option or the environment."""
         return self.db or os.environ.get("DURABLY_DB") or "durably.db"
 
-    def look(self) -> Looking:
+    def look(self, displays: Displays | None = None) -> Looking:
         """Open the file to read it, beside whoever executes its runs.
+
+        Args:
+            displays: displays what calls wait for; by default nothing is displayed.
 
         Raises:
             DurablyError: it cannot be read, or is missing.
         """
         with opening():
-            return open_looking(self.db)
+            return open_looking(self.db, displays)
 
     def open(self) -> Durably:
         """Open an engine on the file that executes nothing, to change runs.
@@ -135,9 +141,12 @@ def find(look: Looking, name: str) -> AnyRun:
 
 def _complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001 - of click
     """Return the keys and the ids of the newest runs that begin as what is typed."""
-    db = context.params.get("db") or os.environ.get("DURABLY_DB")
-    with open_looking(db) as look:
-        runs = look.find_runs(limit=500)
+    shell = context.find_object(Shell) or Shell()
+    try:
+        with open_looking(shell.db) as look:
+            runs = look.find_runs(limit=_MOST_COMPLETED)
+    except DurablyError:
+        return []
     keys = dict.fromkeys(run.idempotency_key for run in runs if run.idempotency_key)
     names = [*keys, *(run.id[-SHOWN_ID:] for run in runs)]
     return [name for name in names if name.startswith(incomplete)]
@@ -145,7 +154,8 @@ def _complete(context: click.Context, parameter: click.Parameter, incomplete: st
 
 def run_argument(name: str = "run", **options: Any) -> Callable[[F], F]:
     """Return a decorator that gives a verb an argument which means a run."""
-    return click.argument(name, metavar=options.pop("metavar", "RUN"), **options)
+    metavar = options.pop("metavar", "RUN")
+    return click.argument(name, metavar=metavar, shell_complete=_complete, **options)
 
 
 def verb(name: str | None = None) -> Callable[[Callable[..., Any]], click.Command]:

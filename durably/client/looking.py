@@ -101,6 +101,11 @@ class Looking(RunCalls):
         self._check()
         return examine(self._store, Clock())
 
+    def running(self, limit: int) -> list[AnyRun]:
+        """Return the runs that are executed now, newest first; *limit* at most."""
+        self._check()
+        return list(readable(self._client.reader.run_of, self._store.running(limit)))
+
     def log_lines(self, run: AnyRun, after: int = 0) -> tuple[list[LogEntry], int]:
         """Return the stored log lines of the run that are newer than number *after*.
 

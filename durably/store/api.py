@@ -300,6 +300,9 @@ class Store(Care, Protocol):
         Newest first, and *limit* at most.
         """
 
+    def running(self, limit: int) -> list[RunRow]:
+        """Return the runs that are executed now, newest first; *limit* at most."""
+
     def executor_of(self, run_id: str) -> Executor | None:
         """Return the engine that has the run, ``None`` if none has it."""
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import apsw
 import pytest
+from click.testing import CliRunner
 from clikit import command, objects, printed, refused
 
 import durably
+from durably.cli.commands import durably as durably_command
 
 HOSTILE = "\x1b[2J\u202e<b>\n\r"
 
@@ -212,6 +215,47 @@ def test_purge(path: Path, tmp_path: Path) -> None:
     assert [run["status"] for run in objects(copy, "ls")] == ["pending", "failed", "failed"]
     assert printed(copy, "purge", "--older-than", "2999-01-01") == ""
     assert [run["status"] for run in objects(copy, "ls")] == ["pending"]
+
+
+def test_watch(path: Path) -> None:
+    """Without a terminal a line for each change, and the status is how the run has ended."""
+    assert "labels_them map failed: " in printed(path, "watch", "map", status=1)
+    assert printed(path, "watch", "good").endswith(" import good completed\n")
+    assert "for a terminal" in refused(path, "ls", "--watch")
+
+
+def test_export(path: Path, tmp_path: Path) -> None:
+    """A page that needs nothing else, in which nothing that is stored is acted on."""
+    page = printed(path, "export", "map")
+    assert page.startswith("<!DOCTYPE html>")
+    assert "default-src 'none'" in page
+    for text in ("labels_them map", "Failed items of label", "doc-43", "Attempts", "<svg "):
+        assert text in page
+    assert not re.search(r"<b>\n|<script|javascript:|\x1b|\u202e| (src|href)=", page)
+    file = tmp_path / "page.html"
+    assert printed(path, "export", "map", "--html", str(file)) == ""
+    made = "Made by durably export"
+    assert file.read_text(encoding="utf-8").partition(made)[0] == page.partition(made)[0]
+    assert "cannot be written" in refused(path, "export", "map", "--html", str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["bash", "zsh", "fish"])
+def test_completion(path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shells complete verbs, keys and the ends of ids."""
+    monkeypatch.setenv("DURABLY_DB", str(path))
+    newest = objects(path, "ls", "--limit", "1")[0]["id"][-8:]
+
+    def completed(line: str) -> str:
+        env = {"_DURABLY_COMPLETE": f"{name}_complete", "COMP_WORDS": line}
+        env["COMP_CWORD"] = line.rpartition(" ")[2] if name == "fish" else "2"
+        return CliRunner(env=env).invoke(durably_command, []).stdout
+
+    assert "gone" in completed("durably show go")
+    assert newest in completed(f"durably show {newest[:5]}")
+    script = CliRunner(env={"_DURABLY_COMPLETE": f"{name}_source"}).invoke(durably_command, [])
+    assert "_DURABLY_COMPLETE" in script.stdout
+    monkeypatch.setenv("DURABLY_DB", str(path.with_name("missing.db")))
+    assert "gone" not in completed("durably show go")
 
 
 def test_which_run_is_meant(path: Path, tmp_path: Path) -> None:

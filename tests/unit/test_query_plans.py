@@ -184,6 +184,8 @@ def test_every_statement_prepares_against_the_schema(db: apsw.Connection) -> Non
         ("logs.APPEND", {"sqlite_autoindex_durably_runs_1"}),
         ("logs.OF_RUN", {"sqlite_autoindex_durably_runs_1", "durably_logs_run"}),
         ("logs.NEWEST", set()),
+        ("lookups.EXECUTOR_OF", {"sqlite_autoindex_durably_runs_1"}),
+        ("lookups.FAILURES", {"durably_items_failed"}),
     ],
 )
 def test_hot_statement_searches_and_never_scans(
@@ -201,6 +203,38 @@ def test_hot_statement_searches_and_never_scans(
     assert "AUTOMATIC" not in text
     used = set(re.findall(r"INDEX (\w*durably_\w+)", text))
     assert used == indexes, text
+
+
+@pytest.mark.parametrize(
+    ("name", "details"),
+    [
+        ("queries.FIND", ["SCAN r"]),  # from the newest run on, until enough are found
+        (
+            "lookups.BY_KEY",
+            ["SEARCH r USING INDEX durably_runs_idempotency (job_name=? AND idempotency_key=?)"],
+        ),
+        (
+            "lookups.BY_END",
+            [
+                "SEARCH r USING INDEX sqlite_autoindex_durably_runs_1 (id=?)",
+                "SCAN durably_runs USING COVERING INDEX sqlite_autoindex_durably_runs_1",
+            ],
+        ),
+        ("lookups.RUNNING", ["SEARCH r USING INDEX durably_runs_owner (owner>?)"]),
+        ("lookups.OPEN_MAPS", ["SEARCH r USING COVERING INDEX sqlite_autoindex_durably_runs_1"]),
+        ("lookups.PURGEABLE", ["SEARCH r USING INDEX durably_runs_ended (completed_at_us>?"]),
+    ],
+)
+def test_what_a_person_asks_reads_no_more_rows_than_needed(
+    db: apsw.Connection, name: str, details: list[str]
+) -> None:
+    """A list of the newest runs, or a run found by its key or the end of its id, is quick."""
+    found = plan(db, statements()[name])
+    of_runs = [each for each in found if each.startswith(("SCAN r", "SEARCH r ", "SCAN durably"))]
+    assert len(of_runs) == len(details)
+    assert all(map(str.startswith, of_runs, details)), found
+    if name == "queries.FIND":
+        assert "USE TEMP B-TREE FOR ORDER BY" not in found
 
 
 def vm_steps(db: apsw.Connection, action: Callable[[], object]) -> int:

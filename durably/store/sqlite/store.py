@@ -197,6 +197,7 @@ class SqliteStore(_OnDatabase):
     newest_log_line = _reads(logs.newest)
     purgeable = _reads(lookups.purgeable)
     runs_named = _reads(lookups.named)
+    running = _reads(lookups.running)
     executor_of = _reads(lookups.executor_of)
     open_maps = _reads(lookups.open_maps)
     failures_of = _reads(lookups.failures)

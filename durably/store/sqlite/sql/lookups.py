@@ -29,6 +29,11 @@ BY_END: Final = f"""
                  ORDER BY id DESC LIMIT :limit)
     ORDER BY run DESC"""
 
+# By the index of the runs that have an owner.
+RUNNING: Final = f"""
+    SELECT {COUNTED} FROM durably_runs r INDEXED BY durably_runs_owner
+    WHERE owner IS NOT NULL AND status = 'running' ORDER BY +run DESC LIMIT :limit"""
+
 EXECUTOR_OF: Final = """
     SELECT o.owner, o.pid, o.opened_at_us
     FROM durably_runs r JOIN durably_owners o ON o.owner = r.owner WHERE r.id = :id"""
@@ -86,6 +91,11 @@ def named(db: apsw.Connection, name: str, limit: int) -> list[RunRow]:
     if not found and name.isascii() and name.isalnum():
         found = queries.legible_rows(db, BY_END, {"end": name.upper(), "limit": limit})
     return found
+
+
+def running(db: apsw.Connection, limit: int) -> list[RunRow]:
+    """Return the runs that are executed now, newest first; *limit* at most."""
+    return queries.legible_rows(db, RUNNING, {"limit": limit})
 
 
 def executor_of(db: apsw.Connection, run_id: str) -> Executor | None:

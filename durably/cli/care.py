@@ -145,12 +145,13 @@ def _line(path: str | None, finding: Finding) -> str:
 @verb()
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line, for a program.")
 def doctor(*, as_json: bool) -> int:
-    """Look for what is unusual about the file and the processes that use it, and what to do.
+    """Look for what is unusual, and say what to do.
 
-    It looks at the disk, the write-ahead log, processes that have died or hang, runs that nobody
-    executes, failed runs, the clock and the permissions. Nothing is changed. With -v the versions
-    and the sizes are said first, for a report. Exit status: 1 if there is something unusual.
-    "durably check" checks the content of the file.
+    It looks at the file and the processes that use it: at the disk, the write-ahead log,
+    processes that have died or hang, runs that nobody executes, failed runs, the clock and the
+    permissions. Nothing is changed. With -v the versions and the sizes are said first, for a
+    report. Exit status: 1 if there is something unusual. "durably check" checks the content of
+    the file.
     """
     with shell().look() as look:
         condition, found = look.examine()
@@ -184,10 +185,10 @@ def _facts(condition: Condition) -> str:
 @click.argument("file", type=click.Path())
 @click.option("--overwrite", is_flag=True, help="Replace FILE if it is there, in one step.")
 def backup(*, file: str, overwrite: bool) -> None:
-    """Store a copy of the database in FILE, while others go on writing.
+    """Store a copy of the database in FILE.
 
-    FILE is whole, or it is not there. What is being executed is pending in it, and goes on where
-    the copy is put to use. Nobody waits for a backup.
+    Others go on writing meanwhile. FILE is whole, or it is not there. What is being executed is
+    pending in it, and goes on where the copy is put to use. Nobody waits for a backup.
     """
     with shell().look() as look:
         try:

@@ -33,10 +33,10 @@ _KILO: Final = 1000
 )
 @click.option("--job", help="With --failed, those of this job.")
 def retry(*, runs: tuple[str, ...], failed: bool, since: datetime | None, job: str | None) -> int:
-    """Put failed or cancelled runs back to pending; their completed steps are kept.
+    """Put failed or cancelled runs back to pending.
 
-    Nothing is executed here: the next process that knows the job goes on with the run, such as
-    "durably work", or its own program.
+    Their completed steps are kept. Nothing is executed here: the next process that knows the job
+    goes on with the run, such as "durably work", or its own program.
     """
     if failed == bool(runs):
         raise click.UsageError("name runs, or write --failed for all that have failed")
@@ -66,9 +66,10 @@ def _retry(app: Durably, run: AnyRun) -> str:
 @verb()
 @run_argument("runs", metavar="RUN...", nargs=-1, required=True)
 def cancel(*, runs: tuple[str, ...]) -> int:
-    """Cancel pending or running runs; a running one stops at its next step.
+    """Cancel pending or running runs.
 
-    Its completed steps are kept, and "durably retry" goes on with it.
+    A running one stops at its next step. Its completed steps are kept, and "durably retry" goes on
+    with it.
     """
 
     def cancelled(app: Durably, run: AnyRun) -> str:
@@ -82,7 +83,10 @@ def cancel(*, runs: tuple[str, ...]) -> int:
 @verb()
 @run_argument("runs", metavar="RUN...", nargs=-1, required=True)
 def rm(*, runs: tuple[str, ...]) -> int:
-    """Delete runs that have ended, with their steps, items and log lines."""
+    """Delete runs that have ended.
+
+    Their steps, items and log lines are deleted with them.
+    """
 
     def deleted(app: Durably, run: AnyRun) -> str:
         app.delete_run(run)
@@ -123,7 +127,10 @@ def _each(names: tuple[str, ...], change: Callable[[Durably, AnyRun], str]) -> i
 @click.option("--keep-failed", is_flag=True, help="Leave the failed ones.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be deleted.")
 def purge(*, older_than: datetime, keep_failed: bool, dry_run: bool) -> None:
-    """Delete runs that ended long ago, and give their space back to the system."""
+    """Delete runs that ended long ago.
+
+    Some of their space is given back to the system; "durably vacuum" gives back all of it.
+    """
     if dry_run:
         with shell().look() as look:
             count, size = look.purgeable(older_than, keep_failed=keep_failed)

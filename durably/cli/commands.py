@@ -55,6 +55,26 @@ _INTERRUPTED: Final = 130
 _UNUSABLE: Final = (ValidationError, SchemaError, NotFoundError)
 
 
+# The first character keeps click from filling lines.
+_EPILOG: Final = """\b
+After a failure:
+  durably ls --status failed --since yesterday    which runs have failed
+  durably show RUN                                in which step, and why
+  durably retry RUN                               go on with it
+
+\b
+To free disk space:
+  durably du                                      what takes it
+  durably purge --older-than 30d --dry-run        what would be deleted
+  durably vacuum                                  give free pages back
+
+Exit status: 0 if all is done, or there is nothing to do; 1 if a run has failed, a check has found
+something, or a run is in a state in which that cannot be done; 2 if the command cannot be
+understood, or there is no such file or run; 75 if a run was skipped because it is executed
+elsewhere, or work is left that waits; 130 and 143 after Ctrl-C and SIGTERM.
+"""
+
+
 class Verbs(click.Group):
     """The group of the verbs."""
 
@@ -131,7 +151,12 @@ def _show_warning(
         sys.stderr.write(warnings.formatwarning(message, category, *place[:2], **options))
 
 
-@click.group(name="durably", cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    name="durably",
+    cls=Verbs,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=_EPILOG,
+)
 @click.version_option(package_name="durably", message="durably %(version)s")
 def durably() -> None:
     """See and handle the runs that durably keeps in a file.
@@ -139,9 +164,4 @@ def durably() -> None:
     The file is the one of the option --db, else the one that the environment variable DURABLY_DB
     names, else durably.db in this folder. RUN is the key of a run, its id, or the last characters
     of its id, as "durably ls" shows them.
-
-    Exit status: 0 if all is done, or there is nothing to do; 1 if a run has failed, a check
-    has found something, or the run is in a state in which that cannot be done; 2 if the command
-    cannot be understood, or there is no such file or run; 75 if a run was skipped because it is
-    executed elsewhere, or work is left that waits; 130 and 143 after Ctrl-C and SIGTERM.
     """

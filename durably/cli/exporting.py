@@ -43,9 +43,10 @@ footer {{ margin-top: 2em; opacity: .65 }}
 @run_argument()
 @click.option("--html", metavar="FILE", help="Write the page to a file, and not to stdout.")
 def export(*, run: str, html: str | None) -> None:
-    """Make a page of a run, to mail or to keep: what "durably show" says, and more of it.
+    """Make a page of a run, to mail or to keep.
 
-    It is one HTML file that loads nothing. It has payload, output and log lines: mind who reads it.
+    It says what "durably show" does, and more of it, in one HTML file that loads nothing. It
+    has payload, output and log lines: mind who reads it.
     """
     with shell().look() as look:
         page = "".join(_page(look, find(look, run)))

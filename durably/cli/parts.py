@@ -128,7 +128,10 @@ def steps(*, run: str, form: str | None) -> None:
 )
 @formats
 def items(*, run: str, step: str | None, failed: bool, limit: int, form: str | None) -> None:
-    """List the items of a map; STEP is its name, where the run has several."""
+    """List the items of a map.
+
+    STEP is the name of the map, where the run has several.
+    """
     with shell().look() as look:
         found = find(look, run)
         name = _map_of(look, found, step)
@@ -202,7 +205,7 @@ def _map_of(look: Looking, run: AnyRun, step: str | None) -> str:
 @run_argument()
 @formats
 def attempts(*, run: str, form: str | None) -> None:
-    """List the executions of a run: when, by which process, and how each has ended."""
+    """List the executions of a run, and how each has ended."""
     with shell().look() as look:
         found = look.get_attempts(find(look, run))
     if form == "json":

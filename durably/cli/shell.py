@@ -162,9 +162,9 @@ def verb(name: str | None = None) -> Callable[[Callable[..., Any]], click.Comman
     """Return a decorator that makes a verb of a function: it has the options that all have."""
 
     def decorate(function: Callable[..., Any]) -> click.Command:
-        for option in _COMMON:
-            function = option(function)
-        return click.command(name)(function)
+        command = click.command(name)(function)
+        command.params += _common()
+        return command
 
     return decorate
 
@@ -177,36 +177,35 @@ def _set(attribute: str) -> Callable[[click.Context, click.Parameter, Any], None
     return store
 
 
-# The last one is the first in the help.
-_COMMON: Final = (
-    click.option(
-        "--traceback",
-        is_flag=True,
-        expose_value=False,
-        callback=_set("shows_traceback"),
-        help="Show where in the code an error was raised.",
-    ),
-    click.option(
-        "-v",
-        "--verbose",
-        count=True,
-        expose_value=False,
-        callback=_set("verbosity"),
-        help="Say more; twice for still more.",
-    ),
-    click.option(
-        "-q",
-        "--quiet",
-        is_flag=True,
-        expose_value=False,
-        callback=_set("is_quiet"),
-        help="Print nothing but what was asked for, and errors.",
-    ),
-    click.option(
-        "--db",
-        metavar="FILE",
-        expose_value=False,
-        callback=_set("db"),
-        help="The database. Without it $DURABLY_DB, or durably.db.",
-    ),
-)
+def _common() -> list[click.Parameter]:
+    """Return the options that every verb has, which are the last in its help."""
+    return [
+        click.Option(
+            ["--db"],
+            metavar="FILE",
+            expose_value=False,
+            callback=_set("db"),
+            help="The database. Without it $DURABLY_DB, or durably.db.",
+        ),
+        click.Option(
+            ["-q", "--quiet"],
+            is_flag=True,
+            expose_value=False,
+            callback=_set("is_quiet"),
+            help="Print nothing but what was asked for, and errors.",
+        ),
+        click.Option(
+            ["-v", "--verbose"],
+            count=True,
+            expose_value=False,
+            callback=_set("verbosity"),
+            help="Say more; twice for still more.",
+        ),
+        click.Option(
+            ["--traceback"],
+            is_flag=True,
+            expose_value=False,
+            callback=_set("shows_traceback"),
+            help="Show where in the code an error was raised.",
+        ),
+    ]

@@ -36,7 +36,7 @@ _WIDTH: Final = 120
 @run_argument()
 @click.option("--json", "is_json", is_flag=True, help="Print a JSON object, with the steps in it.")
 def show(*, run: str, is_json: bool) -> None:
-    """Show a run: its payload, steps, failures and error, and what to do next."""
+    """Show a run: its steps, its error, and what to do next."""
     with shell().look() as look:
         found = find(look, run)
         if is_json:

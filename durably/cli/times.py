@@ -22,7 +22,7 @@ def now() -> datetime:
     return datetime.now(UTC).astimezone()
 
 
-class Instant(click.ParamType[datetime]):
+class Instant(click.ParamType):  # type: ignore[type-arg]  # of click 8.5, and not of 8.2
     """A point in the past: ``yesterday``, ``30d``, or an ISO date with or without a time."""
 
     name = "when"

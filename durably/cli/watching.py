@@ -32,11 +32,11 @@ _ENDLESS_S: Final = 10 * 365 * 86400.0
 @verb()
 @run_argument(required=False)
 def watch(*, run: str | None) -> int:
-    """Watch how a run goes on, until it has ended; without RUN all that are executed.
+    """Watch how a run goes on, or all that are executed.
 
-    The runs are those of other processes; Ctrl-C ends the watching, and no run. The exit status is
-    1 if RUN has failed or was cancelled. Where there is no terminal, a line is printed for each
-    change.
+    It ends with RUN; without RUN it goes on. The runs are those of other processes; Ctrl-C ends
+    the watching, and no run. The exit status is 1 if RUN has failed or was cancelled. Where
+    there is no terminal, a line is printed for each change.
     """
     is_displayed = sys.stderr.isatty()
     with shell().look(LiveDisplays(None) if is_displayed else None) as look:

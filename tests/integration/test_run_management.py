@@ -377,6 +377,14 @@ def test_purge_takes_terminal_runs_alone(app: durably.Durably) -> None:
     assert app.purge_runs(older_than=0) == 0
 
 
+def test_purge_leaves_failed_runs_if_asked(app: durably.Durably) -> None:
+    """For as long as they are to be looked at; a purge without that takes them too."""
+    runs = {run_of_status(app, each).id: each for each in ("failed", "completed", "cancelled")}
+    assert app.purge_runs(older_than=0, keep_failed=True) == 2
+    assert [runs[run.id] for run in app.get_runs()] == ["failed"]
+    assert app.purge_runs(older_than=0) == 1
+
+
 def test_purge_that_cannot_give_space_back_has_purged(
     app: durably.Durably, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -450,6 +458,7 @@ def test_a_purge_gives_the_space_back(app: durably.Durably) -> None:
         {"older_than": 0, "limit": None},
         {"older_than": 0, "limit": 2.5},
         {"older_than": 0, "limit": 2**70},
+        {"older_than": 0, "keep_failed": 1},
     ],
     ids=plainly,
 )

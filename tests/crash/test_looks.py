@@ -1,0 +1,43 @@
+"""Looking at a file takes nothing from those who open, write and close it meanwhile."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from children import Child
+from invariants import check
+
+import durably
+from durably.looking import open_looking
+
+TIMES = 25
+
+
+@pytest.mark.slow
+def test_looks_lose_nothing(tmp_path: Path) -> None:
+    """Each commit is there afterwards, though a look was often the last to close the file."""
+    path = tmp_path / "x.db"
+    durably.Durably(path).close()
+    looks = 0
+    with ExitStack() as stack:
+        children = [
+            stack.enter_context(Child("opens_and_runs", path, name, TIMES)) for name in "abc"
+        ]
+        while not all(child.has_ended for child in children):
+            with open_looking(path) as look:
+                assert {run.status for run in look.find_runs(limit=5)} <= {
+                    "pending",
+                    "running",
+                    "completed",
+                }
+            looks += 1
+        printed = [line for child in children for line in child.rest()]
+    assert looks > 1
+    with open_looking(path) as look:
+        runs = look.find_runs(status="completed")
+    assert sorted(run.idempotency_key or "" for run in runs) == sorted(printed)
+    assert len(printed) == 3 * TIMES
+    assert {run.attempt for run in runs} == {1}
+    assert check(path) == []

@@ -158,6 +158,17 @@ def fails_once(folder: str) -> str:
     return "done"
 
 
+def returns_or_raises(item: object) -> object:
+    """Raise an exception, or one of two arguments; return a lock, or the item itself."""
+    if item is threading.Lock:
+        return threading.Lock()
+    if item is TwoArgumentsError:
+        raise TwoArgumentsError(400, "bad")
+    if isinstance(item, BaseException):
+        raise item
+    return item
+
+
 def starts_a_process(item: int) -> int | None:
     process = multiprocessing.get_context("fork").Process(target=int)
     process.start()

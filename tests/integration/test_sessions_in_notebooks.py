@@ -123,10 +123,10 @@ def test_a_kernel_that_is_shut_down_leaves_it_pending(notebook: Notebook) -> Non
 
 def test_a_map_in_a_cell_goes_on_with_more_items(notebook: Notebook) -> None:
     """Executed again in the same kernel and in another one, it executes what is new."""
-    cell = 'print(step.map("label", lambda x: print("do", x) or x, range({})))'
+    cell = 'print(*step.map("label", lambda x: print("do", x) or x, range({})))'
     notebook.ok(OPEN)
-    assert notebook.ok(cell.format(2), cell_id="a").stdout == "do 0\ndo 1\n[0, 1]\n"
-    assert notebook.ok(cell.format(3), cell_id="a").stdout == "do 2\n[0, 1, 2]\n"
+    assert notebook.ok(cell.format(2), cell_id="a").stdout == "do 0\ndo 1\n0 1\n"
+    assert notebook.ok(cell.format(3), cell_id="a").stdout == "do 2\n0 1 2\n"
     notebook.restart()
     notebook.ok(OPEN)
-    assert notebook.ok(cell.format(4), cell_id="a").stdout == "do 3\n[0, 1, 2, 3]\n"
+    assert notebook.ok(cell.format(4), cell_id="a").stdout == "do 3\n0 1 2 3\n"

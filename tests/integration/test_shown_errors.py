@@ -35,6 +35,10 @@ class Shell:
         )
         self.compile = types.SimpleNamespace()
         self.history_manager = types.SimpleNamespace(input_hist_raw=["", "1"])
+        self.events = types.SimpleNamespace(register=self._forget, unregister=self._forget)
+
+    def _forget(self, event: str, callback: Any) -> None:
+        """No cell begins or ends in this shell."""
 
     def set_custom_exc(self, kinds: tuple[type, ...], handler: Any) -> None:
         self.custom_exceptions, self.custom = kinds, handler

@@ -80,13 +80,7 @@ def test_a_chunk_that_stays_in_its_process_is_executed_by_it() -> None:
 def test_what_has_become_of_each_item_is_data() -> None:
     """Whatever it returns or raises, and in the order of the items; the others are executed."""
     items = [1, ValueError("v"), threading.Lock, SystemExit(3), pooled.TwoArgumentsError, 6]
-
-    def fn(item: Any) -> Any:
-        if item is threading.Lock:
-            return threading.Lock()
-        return raises(item(400, "bad") if item is pooled.TwoArgumentsError else item)
-
-    done = execute(parcel(fn, *items))
+    done = execute(parcel(pooled.returns_or_raises, *items))
     assert done is not None
     kinds = [kind for kind, _, _ in done]
     assert kinds == [RETURNED, RAISED, UNSENDABLE, RAISED, RAISED, RETURNED]

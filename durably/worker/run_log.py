@@ -46,7 +46,7 @@ class RunLog:
         # The first claim finds no steps; others read how many there are.
         stored = 0 if run.fence == 1 else self._stored_steps(run)
         if stored or run.attempt > 1:
-            what = f"resumed: {_of_its_steps(stored)}, attempt {run.attempt}"
+            what = f"{_with_steps('resumed', stored)}, attempt {run.attempt}"
             if run.row.idempotency_key is None:
                 # A call of ``run`` may have found it by its payload, and another one is meant.
                 what = f"{what}, begun at {moment(run.row.created_at_us)}"
@@ -87,8 +87,9 @@ class RunLog:
                 what = f"completed in {took}: {steps}, {counts.replayed} from checkpoints"
             else:
                 is_back = is_effective or run.stop_reason is RunInterrupted
-                stored = _of_its_steps(self._stored_steps(run))
-                what = f"{'put back to pending' if is_back else 'cancelled'}: {stored}"
+                what = _with_steps(
+                    "put back to pending" if is_back else "cancelled", self._stored_steps(run)
+                )
             _say(logging.INFO, run.row, what)
 
     def _was_recovered(self, run: CurrentRun, *, is_effective: bool) -> bool:
@@ -143,8 +144,10 @@ def say_recovered(rows: list[RunRow], reason: str) -> None:
         _say(
             logging.WARNING,
             row,
-            f"recovered: the process that executed it {what}. It continues{when}: "
-            f"{_of_its_steps(row.completed_steps)}",
+            _with_steps(
+                f"recovered: the process that executed it {what}. It continues{when}",
+                row.completed_steps,
+            ),
         )
 
 
@@ -160,8 +163,14 @@ def _say(
     pass_on(log, level, "%s %s", name, what, extra={"run_id": row.id}, traceback=traceback)
 
 
-def _of_its_steps(count: int) -> str:
-    return f"{count} of its steps {'is' if count == 1 else 'are'} stored"
+def _with_steps(what: str, count: int) -> str:
+    """Return what has become of a run, with how many of its steps are stored.
+
+    None is not said to be: a map in progress is no completed step, and may have stored many items.
+    """
+    if not count:
+        return what
+    return f"{what}: {count} of its steps {'is' if count == 1 else 'are'} stored"
 
 
 def _several(count: int, kind: str = "") -> str:

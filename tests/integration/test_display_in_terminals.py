@@ -49,7 +49,7 @@ def test_a_script_over_many_items(tmp_path: Path) -> None:
         program.press("\x03")
         assert program.end() == -2
         recovered, begins, line, stopping = program.lines
-        assert "the process that executed it has died" in recovered
+        assert recovered.endswith("has died. It continues when it is opened again")
         assert re.fullmatch(
             r"complete: 60 items, \d+ done before(, \d failed before and tried again)?", begins
         )

@@ -6,7 +6,7 @@ import functools
 import os
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 
 import pooled
 import pytest
@@ -171,6 +171,36 @@ def test_an_executor_that_breaks_ends_the_map(tmp_path, kind):
             assert again(app, run).status == "completed"
             assert each.result.keys == list(range(9))
             assert each.result.reused == counts.done
+
+
+@pytest.mark.parametrize("error", [EOFError, ConnectionResetError, BrokenExecutor])
+def test_a_pool_that_cannot_start_workers_is_made_again(tmp_path, error):
+    """As one whose fork server is dead; one that never can ends the map."""
+    made = []
+
+    def make(limit):
+        made.append(Starts(error, always=len(made) < limit))
+        return made[-1]
+
+    assert mapped(tmp_path, pooled.double, executor=lambda: make(1)) == [n * 2 for n in range(20)]
+    assert len(made) == 2
+    (tmp_path / "never").mkdir()
+    ended = mapped(tmp_path / "never", pooled.double, executor=lambda: make(99))
+    assert isinstance(ended, ExecutorBrokenError)
+    assert str(ended).endswith(f"{error.__name__}: no worker")
+
+
+class Starts(ThreadPoolExecutor):
+    """An executor that takes something, or always raises an error."""
+
+    def __init__(self, error, *, always):
+        super().__init__(1)
+        self.error = error if always else None
+
+    def submit(self, *args, **kwargs):
+        if self.error is not None:
+            raise self.error("no worker")
+        return super().submit(*args, **kwargs)
 
 
 def test_an_item_that_takes_too_long_is_ended(tmp_path):

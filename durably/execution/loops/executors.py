@@ -258,7 +258,8 @@ class Executors(Outside):
         self._is_testing = False
         self._lost += entries
         self._breaks += not self._in_flight
-        is_broken = isinstance(exc, BrokenExecutor)
+        # A pool whose fork server is dead cannot tell so otherwise.
+        is_broken = isinstance(exc, (BrokenExecutor, EOFError, OSError))
         if self._make is not None and is_broken and self._breaks < _MOST_BREAKS:
             return
         runner = self._kit.runner
@@ -266,10 +267,11 @@ class Executors(Outside):
         in_flight = [*self._lost, *(e for each in self._in_flight.values() for e in each.entries)]
         keys = ", ".join(f"{task.key!r:.40}" for task, _ in in_flight[:_MOST_NAMED])
         more = ", ..." if len(in_flight) > _MOST_NAMED else ""
+        advice = "; pass a function that makes the executor, which is called again then"
         error = ExecutorBrokenError(
             f"{self._what}: the executor broke with {len(in_flight):,} items in flight "
-            f"({keys}{more}): {type(exc).__qualname__}: {on_one_line(safe_str(exc), 200)}; pass a "
-            "function that makes the executor, which is called again then"
+            f"({keys}{more}): {type(exc).__qualname__}: {on_one_line(safe_str(exc), 200)}"
+            f"{advice if self._make is None else ''}"
         )
         error.__cause__ = exc
         self._requeue(self._lost)

@@ -477,8 +477,8 @@ PACKAGE: Final[dict[str, Mutant]] = {
         [
             Source(
                 "_platform/signals.py",
-                "                remove_own_frames(exc)\n",
-                "                pass\n",
+                "is_from_signal(exc):\n        remove_own_frames(exc)\n",
+                "is_from_signal(exc):\n        pass\n",
             )
         ],
     ),

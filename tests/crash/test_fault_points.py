@@ -28,7 +28,7 @@ pytestmark = [
         # Not every one, but others with another seed: there are 80 of the one kind, and 500 of the
         # other, most of which are writes of pages in a row.
         ("points", 2, "before commit,committed,write"),
-        ("io", 7, "before delete,before sync,before write"),
+        ("io", 3, "before delete,before sync,before write"),
     ],
 )
 def test_killed_at_each_point(tmp_path: Path, seed: int, how: str, stride: int, names: str) -> None:

@@ -12,7 +12,7 @@ _BRIEF_S: Final = 10
 
 def span(seconds: float, *, brief_s: float = _BRIEF_S) -> str:
     """Return a time for people, with tenths below *brief_s*."""
-    if seconds < brief_s:
+    if round(seconds, 1) < brief_s:
         return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < _MINUTE_S:

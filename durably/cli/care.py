@@ -208,7 +208,7 @@ def backup(*, file: str, overwrite: bool) -> None:
 def vacuum(*, max_seconds: float | None) -> None:
     """Give the space that deleted runs have left back to the system.
 
-    It does so in steps of some milliseconds; whoever executes runs comes first between them.
+    It does so in steps of some milliseconds; processes that execute runs come first between them.
     """
     app = shell().open()
     try:

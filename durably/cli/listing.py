@@ -11,8 +11,8 @@ import click
 
 from durably._platform.latch import Latch
 from durably.cli.notes import note_on
-from durably.cli.shell import shell, short_id, verb
-from durably.cli.tables import Column, formats, is_terminal, print_csv, print_json, print_table
+from durably.cli.shell import limit_option, shell, short_id, verb
+from durably.cli.tables import Column, formats, is_terminal, print_records, print_table
 from durably.cli.times import Instant, lasted, moment, since
 from durably.client.arguments import AnyRun
 from durably.client.looking import Looking
@@ -79,13 +79,7 @@ def label(_: click.Context, parameter: click.Parameter, given: tuple[str, ...]) 
     metavar="WHEN",
     help="Only runs to which anything has happened since: yesterday, 24h, 30d, 2026-11-28.",
 )
-@click.option(
-    "--limit",
-    type=click.IntRange(min=0),
-    default=50,
-    show_default=True,
-    help="So many runs at most; 0 for all.",
-)
+@limit_option(50, "runs")
 @click.option("--watch", "watches", is_flag=True, help="Show the list anew at each change.")
 @formats
 def ls(
@@ -119,15 +113,9 @@ def ls(
             _watch(look, find, limit)
         found = find()
         runs = found[:limit] if limit else found
-        if form == "json":
-            for run in runs:
-                print_json(run)
-        elif form == "csv":
-            print_csv(runs, _IN_CSV)
-        elif runs:
-            print_table(_COLUMNS, [_row(look, run) for run in runs])
+        print_records(form, runs, _COLUMNS, lambda run: _row(look, run), _IN_CSV)
     if len(found) > len(runs):
-        shell().note(f"… and more: --limit {10 * limit}, or 0 for all")
+        shell().note_more(limit)
     elif not runs:
         shell().note("no runs")
 

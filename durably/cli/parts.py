@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Final
 
 import click
 
 from durably._platform.displayable import displayable
 from durably._platform.safe_repr import safe_repr
-from durably.cli.shell import Unknown, find, run_argument, shell, verb
+from durably.cli.shell import Unknown, find, limit_option, run_argument, shell, verb
 from durably.cli.showing import result_of
-from durably.cli.tables import Column, formats, print_csv, print_json, print_table, styled
+from durably.cli.tables import Column, formats, print_csv, print_json, print_records, styled
 from durably.cli.times import lasted, moment
 from durably.client.arguments import AnyRun
 from durably.client.looking import Looking
-from durably.models import Attempt, ItemRecord, LogEntry, duration_of
+from durably.models import Attempt, ItemRecord, LogEntry, StepRecord, duration_of
 
 _RESULT: Final = Column("RESULT", gives_way=True, longest=200)
 _STEPS: Final = (
@@ -90,42 +91,28 @@ def steps(*, run: str, form: str | None) -> None:
     """List the steps of a run, in their order; a map is one of them."""
     with shell().look() as look:
         found = look.get_steps(find(look, run))
-    if form == "json":
-        for step in found:
-            print_json(step)
-    elif form == "csv":
-        print_csv(found, _STEPS_IN_CSV)
-    elif found:
-        print_table(
-            _STEPS,
-            [
-                (
-                    str(step.index),
-                    step.status,
-                    step.name,
-                    moment(step.started_at),
-                    lasted(duration_of(step.started_at, step.completed_at)),
-                    str(step.attempt),
-                    result_of(step),
-                )
-                for step in found
-            ],
-        )
-    else:
+    print_records(form, found, _STEPS, _step, _STEPS_IN_CSV)
+    if form is None and not found:
         shell().note("no steps yet")
+
+
+def _step(step: StepRecord) -> tuple[str, ...]:
+    return (
+        str(step.index),
+        step.status,
+        step.name,
+        moment(step.started_at),
+        lasted(duration_of(step.started_at, step.completed_at)),
+        str(step.attempt),
+        result_of(step),
+    )
 
 
 @verb()
 @run_argument()
 @click.argument("step", required=False)
 @click.option("--failed", is_flag=True, help="Only the items that have failed.")
-@click.option(
-    "--limit",
-    type=click.IntRange(min=0),
-    default=100,
-    show_default=True,
-    help="So many items at most; 0 for all.",
-)
+@limit_option(100, "items")
 @formats
 def items(*, run: str, step: str | None, failed: bool, limit: int, form: str | None) -> None:
     """List the items of a map.
@@ -137,24 +124,17 @@ def items(*, run: str, step: str | None, failed: bool, limit: int, form: str | N
         name = _map_of(look, found, step)
         # One more, to know whether there are more.
         records = _records(look, found, name, failed=failed, limit=limit + 1 if limit else 0)
-        is_cut = False
+        shown = islice(records, limit or None)
         if form is not None:
-            shown = (record for place, record in enumerate(records) if not limit or place < limit)
-            if form == "csv":
-                print_csv(shown, _ITEMS_IN_CSV)
-            else:
-                for record in shown:
-                    print_json(record)
+            print_records(form, shown, _ITEMS, _item, _ITEMS_IN_CSV)
             return
-        listed = list(records)
-        is_cut = bool(limit) and len(listed) > limit
-        listed = listed[:limit] if limit else listed
-    if listed:
-        print_table(_ITEMS, [_item(record) for record in listed])
-    else:
+        listed = list(shown)
+        is_cut = next(records, None) is not None
+    print_records(form, listed, _ITEMS, _item, _ITEMS_IN_CSV)
+    if not listed:
         shell().note("no failed items" if failed else "no items yet")
     if is_cut:
-        shell().note(f"… and more: --limit {10 * limit}, or 0 for all")
+        shell().note_more(limit)
 
 
 def _records(
@@ -208,14 +188,8 @@ def attempts(*, run: str, form: str | None) -> None:
     """List the executions of a run, and how each has ended."""
     with shell().look() as look:
         found = look.get_attempts(find(look, run))
-    if form == "json":
-        for each in found:
-            print_json(each)
-    elif form == "csv":
-        print_csv(found, _ATTEMPTS_IN_CSV)
-    elif found:
-        print_table(_ATTEMPTS, [_attempt(each) for each in found])
-    else:
+    print_records(form, found, _ATTEMPTS, _attempt, _ATTEMPTS_IN_CSV)
+    if form is None and not found:
         shell().note("it was not executed yet")
 
 

@@ -48,7 +48,7 @@ class Shell:
         return self.db or os.environ.get("DURABLY_DB") or "durably.db"
 
     def look(self, displays: Displays | None = None) -> Looking:
-        """Open the file to read it, beside whoever executes its runs.
+        """Open the file to read it while other processes execute its runs.
 
         Args:
             displays: displays what calls wait for; by default nothing is displayed.
@@ -77,6 +77,10 @@ class Shell:
         """Print what only a person at a terminal wants to know."""
         if not self.is_quiet and sys.stderr.isatty():
             click.echo(text, err=True)
+
+    def note_more(self, limit: int) -> None:
+        """Print that there is more than *limit* of what was listed."""
+        self.note(f"… and more: --limit {10 * limit}, or 0 for all")
 
     def again(self, command: str) -> str:
         """Return a command line on the same file, for a person to type."""
@@ -156,6 +160,17 @@ def run_argument(name: str = "run", **options: Any) -> Callable[[F], F]:
     """Return a decorator that gives a verb an argument which means a run."""
     metavar = options.pop("metavar", "RUN")
     return click.argument(name, metavar=metavar, shell_complete=_complete, **options)
+
+
+def limit_option(default: int, what: str) -> Callable[[F], F]:
+    """Return a decorator that gives a verb the option ``--limit``."""
+    return click.option(
+        "--limit",
+        type=click.IntRange(min=0),
+        default=default,
+        show_default=True,
+        help=f"So many {what} at most; 0 for all.",
+    )
 
 
 def verb(name: str | None = None) -> Callable[[Callable[..., Any]], click.Command]:

@@ -17,6 +17,7 @@ from durably._platform.displayable import displayable, escaped
 from durably.cli.records import as_json
 
 F = TypeVar("F", bound=Callable[..., Any])
+R = TypeVar("R")
 
 _GAP: Final = 2
 # A column is never made narrower than this.
@@ -116,6 +117,28 @@ def _line(columns: Sequence[Column], widths: Sequence[int], row: Sequence[str]) 
         text = colored(text) if column.title in ("STATUS", "OUTCOME") else text
         parts.append(f"{padding}{text}" if column.is_right else f"{text}{padding}")
     return (" " * _GAP).join(parts).rstrip()
+
+
+def print_records(
+    form: str | None,
+    records: Iterable[R],
+    columns: Sequence[Column],
+    row: Callable[[R], Sequence[str]],
+    names: Sequence[str],
+) -> None:
+    """Print records as a table, or in the *form* that was asked for.
+
+    Args:
+        row: returns what the table shows of a record; a table without rows is not printed.
+        names: the attributes that CSV has.
+    """
+    if form == "json":
+        for record in records:
+            print_json(record)
+    elif form == "csv":
+        print_csv(records, names)
+    elif rows := [row(record) for record in records]:
+        print_table(columns, rows)
 
 
 # -- for programs ---------------------------------------------------------------------------

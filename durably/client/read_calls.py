@@ -102,24 +102,8 @@ class ReadCalls(Shown):
         self._check()
         return self._client.reader.find_many(status, job_name, labels, limit, offset)
 
-    def runs(
-        self,
-        *,
-        status: StatusFilter = None,
-        job_name: NameFilter = None,
-        labels: dict[str, str] | None = None,
-        limit: int | None = None,
-        offset: int = 0,
-    ) -> RunList[Any, Any]:
-        """Return the runs that match, newest first; short for ``get_runs``.
-
-        Raises:
-            ValidationError: an unknown status, or a negative number.
-
-        .. versionadded:: 0.2.0
-        """
-        self._check()
-        return self._client.reader.find_many(status, job_name, labels, limit, offset)
+    # A short name, for those who type.
+    runs = get_runs
 
     def count_runs(
         self,
@@ -145,15 +129,7 @@ class ReadCalls(Shown):
         """
         return self._client.answers.steps(run)
 
-    def steps(self, run: AnyRun | str) -> StepList:
-        """Return the records of the run's steps; short for ``get_steps``.
-
-        Raises:
-            NotFoundError: there is no such run.
-
-        .. versionadded:: 0.2.0
-        """
-        return self._client.answers.steps(run)
+    steps = get_steps
 
     def get_items(
         self,

@@ -10,15 +10,13 @@ from durably._platform.spans import limited_text, span
 from durably.display.line import counted, fractions, number, rate_text
 from durably.display.meter import Frame, Shown
 from durably.execution.live import RunView
+from durably.rendering.cells import COLOURS
 
-# Readable on white and on black; text has the colour of the theme.
+# As in tables and cards, and of what only a display shows.
 _COLOURS: Final = {
-    "running": "#1565c0",
+    **COLOURS,
     "pending": "#8a6d00",
     "waiting": "#8a6d00",
-    "completed": "#2e7d32",
-    "failed": "#c62828",
-    "cancelled": "#6d6d6d",
     "stopped": "#b25b00",
     "open": "#6d6d6d",
 }

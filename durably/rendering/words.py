@@ -10,12 +10,11 @@ from typing import Any, Final, cast
 
 from durably._platform.displayable import displayable
 from durably._platform.safe_repr import safe_repr, safe_str
+from durably._platform.spans import span
 
 _MINUTE_S: Final = 60
 _HOUR_S: Final = 3600
 _DAY_S: Final = 86400
-# Below this a tenth of a second is shown.
-_BRIEF_S: Final = 10
 
 # So many elements of a container are shown from its beginning, and from its end.
 _FIRST: Final = 20
@@ -35,17 +34,12 @@ def took(seconds: float) -> str:
     """Return a duration with the precision that people need, as ``0.3 s`` or ``2 h 5 min``."""
     if not math.isfinite(seconds):
         return ""
-    if round(seconds, 1) < _BRIEF_S:
-        return f"{seconds:.1f} s" if round(seconds, 1) else f"{max(0, seconds) * 1000:.0f} ms"
+    if not round(seconds, 1):
+        return f"{max(0, seconds) * 1000:.0f} ms"
     whole = round(seconds)
-    for unit_s, unit, part_s, part in (
-        (_DAY_S, "d", _HOUR_S, "h"),
-        (_HOUR_S, "h", _MINUTE_S, "min"),
-        (_MINUTE_S, "min", 1, "s"),
-    ):
-        if whole >= unit_s:
-            return f"{whole // unit_s:,} {unit} {whole % unit_s // part_s} {part}"
-    return f"{whole} s"
+    if whole >= _DAY_S:
+        return f"{whole // _DAY_S:,} d {whole % _DAY_S // _HOUR_S} h"
+    return span(seconds)
 
 
 def ago(then: datetime, now: datetime | None = None) -> str:

@@ -12,6 +12,7 @@ from typing import Final
 from durably._platform.clock import Clock, moment
 from durably._platform.log_lines import pass_on
 from durably._platform.safe_repr import on_one_line
+from durably._platform.spans import span
 from durably.errors import DatabaseError, OwnershipLost, RunCancelled, RunInterrupted
 from durably.execution.current_run import CurrentRun
 from durably.models import RunStatus, short_name
@@ -23,7 +24,6 @@ log = logging.getLogger("durably")
 
 _LONGEST_ERROR: Final = 200
 _MINUTE_S: Final = 60
-_MINUTES_OF_HOUR: Final = 60
 
 
 class RunLog:
@@ -82,7 +82,7 @@ class RunLog:
         elif log.isEnabledFor(logging.INFO):
             if is_effective and isinstance(outcome, Completed):
                 counts = run.count_steps()
-                took = _shown(self._clock.monotonic() - run.began_at)
+                took = span(self._clock.monotonic() - run.began_at, brief_s=_MINUTE_S)
                 steps = _several(counts.executed + counts.replayed)
                 what = f"completed in {took}: {steps}, {counts.replayed} from checkpoints"
             else:
@@ -175,13 +175,3 @@ def _with_steps(what: str, count: int) -> str:
 
 def _several(count: int, kind: str = "") -> str:
     return f"{count} {kind}step{'' if count == 1 else 's'}"
-
-
-def _shown(seconds: float) -> str:
-    """Return a time for people, with the precision that they need."""
-    if round(seconds, 1) < _MINUTE_S:
-        return f"{seconds:.1f} s"
-    minutes, rest_s = divmod(round(seconds), _MINUTE_S)
-    if minutes < _MINUTES_OF_HOUR:
-        return f"{minutes} min {rest_s} s"
-    return f"{minutes // _MINUTES_OF_HOUR} h {minutes % _MINUTES_OF_HOUR} min"

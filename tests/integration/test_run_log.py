@@ -16,6 +16,7 @@ from engines import engine, take_over
 from held import HeldJob
 
 import durably
+from durably._platform.spans import span
 from durably.worker import run_log
 
 WAYS = ["run", "process_one", "run_until_idle", "started"]
@@ -335,7 +336,12 @@ def test_a_run_of_a_dead_process_is_a_warning(
 )
 def test_times_are_for_people(seconds: float, text: str) -> None:
     """Tenths of a second below a minute, minutes above an hour."""
-    assert run_log._shown(seconds) == text
+    assert span(seconds, brief_s=60) == text
+
+
+def test_a_time_is_rounded_before_its_precision_is_chosen() -> None:
+    """Ten seconds have no tenths where shorter times have."""
+    assert [span(seconds) for seconds in (9.94, 9.96, 10)] == ["9.9 s", "10 s", "10 s"]
 
 
 # -- what it costs, and what it must not do ----------------------------------------------------

@@ -24,17 +24,8 @@ def holder_of(path: str) -> tuple[str, bool] | None:
     Return ``None`` if no process has it any more, or the system does not report it, as everywhere
     but on Linux.
     """
-    if sys.platform != "linux":
-        return None
-    try:
-        with open("/proc/locks", encoding="ascii", errors="replace") as file:
-            lines = file.read().splitlines()
-    except OSError as exc:
-        if exc.errno is None:  # a signal handler's
-            raise
-        return None
     files = _files(path)
-    found = [pid for pid in (_writer_of(line.split(), files) for line in lines) if pid]
+    found = [pid for pid in (_writer_of(lock, files) for lock in _locks()) if pid]
     # Other processes first: this one may have the mutex, and wait for SQLite's lock.
     found.sort(key=lambda pid: pid == os.getpid())
     return described(found[0]) if found else None
@@ -45,18 +36,22 @@ def readers_of(path: str) -> list[str]:
 
     The WAL cannot restart as long as one does. Return none where the system does not report it.
     """
+    files = _files(path)
+    pids = {_reader_of(lock, files) for lock in _locks()} - {0, os.getpid()}
+    return [described(pid)[0] for pid in sorted(pids)]
+
+
+def _locks() -> list[list[str]]:
+    """Return the fields of each lock that the system reports; none where it reports none."""
     if sys.platform != "linux":
         return []
     try:
         with open("/proc/locks", encoding="ascii", errors="replace") as file:
-            lines = file.read().splitlines()
+            return [line.split() for line in file]
     except OSError as exc:
         if exc.errno is None:  # a signal handler's
             raise
         return []
-    files = _files(path)
-    pids = {_reader_of(line.split(), files) for line in lines} - {0, os.getpid()}
-    return [described(pid)[0] for pid in sorted(pids)]
 
 
 def _reader_of(fields: list[str], files: dict[str, str]) -> int:

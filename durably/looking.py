@@ -17,7 +17,7 @@ from durably.store.sqlite.store import SqliteStore
 
 
 def open_looking(path: str | os.PathLike[str] | None, displays: Displays | None = None) -> Looking:
-    """Open a file to read its runs, beside whoever executes them; nothing is made or written.
+    """Open a file to read its runs while others execute them; nothing is made or written.
 
     Args:
         path: ``None`` for the file of this environment.

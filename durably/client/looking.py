@@ -1,4 +1,4 @@
-"""A client that only looks: what the faces ask of a file beside whoever executes its runs."""
+"""A client that only reads: what the faces ask of a file while others execute its runs."""
 
 from __future__ import annotations
 

@@ -77,8 +77,8 @@ def test_opening_that_fails_leaves_nothing_open(
 
 
 def test_reads_that_fail_leave_no_connection(tmp_path: Path) -> None:
-    """A reader that cannot be set up is closed: whoever polls a disk that fails for hours must not
-    run out of descriptors.
+    """A reader that cannot be set up is closed: a process that polls a disk that fails for
+    hours must not run out of descriptors.
     """
     with FaultyDisk() as disk:
         for first in range(1, 100):

@@ -48,7 +48,7 @@ def locker(database: Path) -> Iterator[Child]:
 
 @pytest.fixture
 def short_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make whoever waits for a lock stop after half a second instead of 30."""
+    """Make a process that waits for a lock stop after half a second instead of 30."""
     for module in (connections, store_database, transactions):
         monkeypatch.setattr(module, "BUSY_TIMEOUT_S", 0.5)
 

@@ -41,7 +41,7 @@ def database(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def short_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make whoever waits for a lock stop after a second instead of 30."""
+    """Make a process that waits for a lock stop after a second instead of 30."""
     for module in (connections, store_database, transactions):
         monkeypatch.setattr(module, "BUSY_TIMEOUT_S", 1.0)
 

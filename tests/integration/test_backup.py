@@ -139,7 +139,7 @@ def test_several_at_once(given: Given) -> None:
 
 
 def test_it_works_from_a_process_that_only_reads(given: Given) -> None:
-    """Whoever looks at the file needs no engine, and disturbs none."""
+    """A process that only reads the file needs no engine, and disturbs none."""
     before = files(given.database.parent)
     with open_looking(given.database) as look:
         look.backup(given.target)

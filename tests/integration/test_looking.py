@@ -1,4 +1,4 @@
-"""Whoever looks at a file takes no part: nothing is made, migrated, locked or written."""
+"""A process that only reads a file takes no part: nothing is made, migrated, locked or written."""
 
 from __future__ import annotations
 

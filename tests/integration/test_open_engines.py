@@ -541,7 +541,7 @@ class TestAFileThatWasRemoved:
 def test_an_opening_that_ctrl_c_ends_leaves_no_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever still has the exception, and so its frames, opens the file again."""
+    """Code that still has the exception, and so its frames, opens the file again."""
 
     def interrupt() -> None:
         raise KeyboardInterrupt

@@ -141,7 +141,7 @@ def test_all_that_an_older_file_holds_is_kept(tmp_path: Path, version: int) -> N
     for column in new:
         found = db.execute(f"SELECT DISTINCT {column} FROM durably_runs").fetchall()
         assert found == [(None,)], column
-    # Writes of whoever is inside of it are guarded at once.
+    # Writes of a process that is inside of it are guarded at once.
     found = db.execute(
         "SELECT DISTINCT owner IS NOT NULL, fence = attempt, failures, keeps_attempt "
         "FROM durably_runs WHERE attempt > 0 ORDER BY 1"

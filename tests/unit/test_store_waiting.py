@@ -196,7 +196,7 @@ def test_a_waiting_run_is_cancelled_at_once(store: Database) -> None:
 
 
 def test_a_waiting_run_survives_the_death_of_its_former_owner(store: Database) -> None:
-    """It is nobody's: a recovery leaves it, and whoever lives wakes it."""
+    """It is nobody's: a recovery leaves it, and a live process wakes it."""
     owner = given_owner(store)
     run = given_running(store, owner)
     suspend(store, run, ASLEEP)

@@ -545,7 +545,7 @@ def test_batch_is_bounded(bench: Bench) -> None:
 
 
 def test_who_has_committed_does_so_for_others_once(bench: Bench) -> None:
-    """What was queued meanwhile is executed at once, what comes after that by whoever queued it."""
+    """What was queued meanwhile is executed at once; what comes after that, by its own thread."""
     second, third = (WriteRequest(put_alone(name), (), {}) for name in ("second", "third"))
     queue = bench.writer._queue
 

@@ -1,6 +1,6 @@
 """A database file that is only looked at: nothing is made, migrated or written.
 
-Whoever looks takes no part: no lock file, no guard, no owner. It disturbs nobody that executes
+A process that only reads has no lock file, no guard and no owner. It disturbs nobody that executes
 runs, and leaves the files beside the database as they are.
 """
 
@@ -54,8 +54,9 @@ class LookedAt(Database):
         self._hurry = Hurry()
         require_place(self.path, create=False)
         self._identity = identity(self.path)
-        # A WAL that is there stays as it is, whoever closes last. If there is none, SQLite makes an
-        # empty one to read the file, and only a connection that may write removes it again.
+        # A WAL that is there stays as it is, also if this connection is the last one. If there is
+        # none, SQLite makes an empty one to read the file, and only a connection that may write
+        # removes it again.
         self._has_wal = os.path.exists(f"{self.path}-wal")
         self._connections = Connections(
             self.path, self._clock, vfs=None, is_read_only=self._has_wal

@@ -43,8 +43,8 @@ LOGS_OF_JOBS: Final = """
     SELECT CAST(r.job_name AS BLOB), sum(octet_length(l.message) + octet_length(l.data))
     FROM durably_logs l JOIN durably_runs r ON r.run = l.run GROUP BY r.job_name"""
 
-# A session is claimed by whoever opens it, and a run that is not due, or is behind another one of
-# its key, by nobody yet.
+# A session is claimed by the program that opens it, and a run that is not due, or is behind another
+# one of its key, by nobody yet.
 STATE_OF_JOBS: Final = """
     SELECT CAST(job_name AS BLOB), sum(is_claimable),
            min(CASE WHEN is_claimable THEN created_at_us END), max(claimed_at_us)

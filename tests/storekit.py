@@ -41,7 +41,7 @@ class FakeClock(Clock):
         return self.seconds
 
     def advance(self, seconds: float) -> None:
-        self.us += int(seconds * 1e6)
+        self.us += round(seconds * 1e6)
         self.seconds += seconds
 
     def wait(self, event: threading.Event, timeout_s: float | None) -> bool:

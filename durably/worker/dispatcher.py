@@ -1,4 +1,4 @@
-"""The dispatcher thread: claims runs when slots are free and hands them to the pool."""
+"""The dispatcher thread: wakes runs that are due, and claims runs for free slots."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from durably._platform.lock_timeouts import BUSY_TIMEOUT_S
 from durably.errors import DatabaseError
 from durably.store.change_feed import ChangeFeed
 from durably.worker.service import ErrorSink, Service
+from durably.worker.timers import Timers
 
 # How long claims may fail before the error is raised to a call that waits until all runs are done:
 # as long as a lock on the database is waited for.
@@ -17,10 +18,11 @@ PATIENCE_S: Final = BUSY_TIMEOUT_S
 
 
 class Dispatcher(Service):
-    """Claim runs for free slots.
+    """Wake runs that are due, and claim runs for free slots.
 
     Woken by what this process makes claimable, by other processes' commits, and by slots that get
-    free. While no slot is free it sleeps: the thread that ends a run claims the next one itself.
+    free. While no slot is free it sleeps: the thread that ends a run claims the next one itself. It
+    never sleeps longer than until the next run is due.
 
     Args:
         has_free_slot: returns whether a slot is free; if not, this thread is woken when one is.
@@ -34,6 +36,7 @@ class Dispatcher(Service):
         changes: ChangeFeed,
         has_free_slot: Callable[[], bool],
         dispatch: Callable[[], bool],
+        timers: Timers,
         clock: Clock,
         poll_interval_s: float,
         on_error: ErrorSink,
@@ -42,6 +45,7 @@ class Dispatcher(Service):
         self._changes = changes
         self._has_free_slot = has_free_slot
         self.dispatch = dispatch
+        self._timers = timers
         self._poll_interval_s = poll_interval_s
         self._version = changes.version()
         # The error of claims that have failed for so long that no call should wait for the next
@@ -50,12 +54,13 @@ class Dispatcher(Service):
         self._failing_since: float | None = None
 
     def tick(self) -> None:
-        """Claim as many runs as there are free slots."""
+        """Wake the runs that are due, and claim as many as there are free slots."""
         # Read before the claim: a commit during it causes another one.
         self._changes.forget_offers()
         self._version = self._changes.version()
         began = self._clock.monotonic()
         try:
+            self._timers.wake_due()
             if not self.dispatch():
                 # A run that was put back must not wake this thread: it would be claimed again at
                 # once, without effect.
@@ -76,10 +81,11 @@ class Dispatcher(Service):
         super().start()
 
     def pause(self) -> None:
-        """Wait for something to claim, or for a slot to claim it for."""
-        self._changes.wait_for_offer(
-            self._version, self._poll_interval_s, polls=self._has_free_slot()
-        )
+        """Wait for something to claim, for a slot to claim it for, or until a run is due."""
+        # Asked first: whoever frees a slot from here on wakes this thread.
+        polls = self._has_free_slot()
+        pause_s = self._timers.seconds_left(self._poll_interval_s)
+        self._changes.wait_for_offer(self._version, pause_s, polls=polls)
 
     def wake(self) -> None:
         """Make this thread claim now."""

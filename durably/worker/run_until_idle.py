@@ -16,6 +16,7 @@ from durably.worker.dispatcher import Dispatcher
 from durably.worker.leaving import Notice, is_leaving
 from durably.worker.lifecycle import Lifecycle
 from durably.worker.state import EngineState
+from durably.worker.timers import Timers
 
 # How often a waiting call checks by itself: nothing wakes it when a reserved slot is returned.
 _LOOK_S: Final = 0.05
@@ -34,6 +35,7 @@ class RunUntilIdle:
         claimer: Claimer,
         runs: CurrentRuns,
         dispatcher: Dispatcher,
+        timers: Timers,
         lifecycle: Lifecycle,
         changes: ChangeFeed,
         check_in_place: Callable[[], None],
@@ -42,6 +44,7 @@ class RunUntilIdle:
         self._claimer = claimer
         self._runs = runs
         self._dispatcher = dispatcher
+        self._timers = timers
         self._lifecycle = lifecycle
         self._changes = changes
         self._check_in_place = check_in_place
@@ -84,6 +87,7 @@ class RunUntilIdle:
         if self._claimer.is_idle:
             if not self._state.takes_runs or is_enough():
                 return True
+            self._timers.wake_due()
             # A run that is claimed during this check may have the key that all others wait for.
             if not self._claimer.can_claim() and self._claimer.is_idle_since(entered):
                 return True

@@ -42,6 +42,7 @@ from durably.worker.service import start_thread
 from durably.worker.sessions import Sessions
 from durably.worker.settling import Settling
 from durably.worker.state import EngineState, State
+from durably.worker.timers import Timers
 
 # How often the reaper checks whether an owner has died; a check costs microseconds.
 REAP_INTERVAL_S: Final = 0.25
@@ -158,10 +159,12 @@ class Supervisor:
             retain_runs=settings.retain_runs,
             on_error=self._on_error,
         )
+        timers = self._timers = Timers(store, clock)
         self._dispatcher = Dispatcher(
             changes=store.changes,
             has_free_slot=self._claimer.has_free_slot,
             dispatch=self._claimer.claim_for_free_slots,
+            timers=timers,
             clock=clock,
             poll_interval_s=settings.poll_interval,
             on_error=self._on_error,
@@ -171,6 +174,7 @@ class Supervisor:
             self._claimer,
             self._runs,
             self._dispatcher,
+            timers,
             self.lifecycle,
             store.changes,
             self.file.check_in_place,
@@ -320,6 +324,7 @@ class Supervisor:
 
     def _process_one(self) -> bool:
         self._reaper.recover()
+        self._timers.wake_due()
         run = self._claimer.claim_one()
         if run is None:
             return False

@@ -8,12 +8,22 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
-from storekit import FakeClock, claim, finish, given_owner, query, trigger
+from storekit import (
+    FakeClock,
+    claim,
+    finish,
+    given_owner,
+    given_running,
+    query,
+    suspend,
+    trigger,
+)
 
 from durably.emitter import Emitter
 from durably.errors import DatabaseError
 from durably.execution.current_run import CurrentRun
 from durably.job_registry import Claimed, JobRegistry
+from durably.store.outcome import Suspended
 from durably.store.sqlite.database import Database
 from durably.store.sqlite.sql import queries, requeue
 from durably.store.sqlite.store import SqliteStore
@@ -22,6 +32,7 @@ from durably.worker.current_runs import CurrentRuns
 from durably.worker.dispatcher import PATIENCE_S, Dispatcher
 from durably.worker.ownership import Ownership
 from durably.worker.state import EngineState, State
+from durably.worker.timers import Timers
 
 
 class Worker:
@@ -55,6 +66,7 @@ class Worker:
             changes=store.changes,
             has_free_slot=self.claimer.has_free_slot,
             dispatch=self.claimer.claim_for_free_slots,
+            timers=Timers(SqliteStore(store), clock),
             clock=clock,
             poll_interval_s=1.0,
             on_error=lambda exc, name: None,
@@ -279,3 +291,45 @@ def test_run_that_no_thread_can_execute_is_not_claimed_again_at_once(
     assert worker.free == 3
     assert not store.changes._offered.is_set()
     assert store.changes.version() == worker.dispatcher._version
+
+
+@pytest.mark.parametrize("slots", [0, 3])
+def test_it_sleeps_no_longer_than_until_a_run_is_due(
+    worker: Worker,
+    store: Database,
+    clock: FakeClock,
+    slots: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where no slot is free; the run is woken then, and goes on with its attempt."""
+    monkeypatch.setattr(store.changes, "_clock", clock)
+    asleep = given_running(store, given_owner(store))
+    suspend(store, asleep, Suspended("time", "nap", clock.us + 300_000))
+    worker.dispatcher.tick()
+    worker.claimer._use(0, 3 - slots)
+    since = clock.us
+    for _ in range(100):
+        worker.dispatcher.pause()
+        worker.dispatcher.tick()
+        if clock.us >= since + 300_000:
+            break
+    assert clock.us == since + 300_000
+    assert [run.id for run in worker.got] == [asleep.id] * (slots > 0)
+    expected = ("running" if slots else "pending", 1)
+    sql = "SELECT status, attempt FROM durably_runs WHERE id = ?"
+    assert query(store, sql, asleep.id) == [expected]
+
+
+def test_a_wall_clock_that_jumps_ends_the_sleep_within_the_poll_interval(
+    worker: Worker, store: Database, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time is read anew each time, so that a jump delays nothing for longer than that."""
+    monkeypatch.setattr(store.changes, "_clock", clock)
+    asleep = given_running(store, given_owner(store))
+    suspend(store, asleep, Suspended("time", "nap", clock.us + 3_600_000_000))
+    worker.dispatcher.tick()
+    before = clock.seconds
+    worker.dispatcher.pause()
+    assert (worker.got, clock.seconds - before) == ([], pytest.approx(1.0))
+    clock.us += 3_600_000_000
+    assert worker.dispatch() == [asleep.id]

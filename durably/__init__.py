@@ -38,6 +38,7 @@ from durably.errors import (
     RunFailedError,
     RunInterrupted,
     RunsFailedError,
+    RunSuspended,
     SchemaError,
     SerializationError,
     StepTimeoutError,
@@ -62,6 +63,7 @@ from durably.models import (
     Run,
     RunStatus,
     StepRecord,
+    WaitingFor,
 )
 
 __version__ = "0.1.0"
@@ -105,6 +107,7 @@ __all__ = [
     "RunFailedError",
     "RunInterrupted",
     "RunStatus",
+    "RunSuspended",
     "RunsFailedError",
     "SchemaError",
     "SerializationError",
@@ -116,6 +119,7 @@ __all__ = [
     "Trigger",
     "ValidationError",
     "WaitTimeoutError",
+    "WaitingFor",
     "WorkerDiedError",
     "imap",
     "job",

@@ -46,6 +46,7 @@ PUBLIC = {
     "Progress",
     "Run",
     "RunStatus",
+    "WaitingFor",
     "StepRecord",
     "ItemCounts",
     "ItemRecord",
@@ -78,6 +79,7 @@ PUBLIC = {
     "ItemsChangedWarning",
     "OwnershipLost",
     "PayloadChangedWarning",
+    "RunSuspended",
     "RunCancelled",
     "RunInterrupted",
     "StopRun",
@@ -95,12 +97,12 @@ HANDLE = "name job trigger trigger_and_wait batch_trigger get_run get_runs to_di
 SESSION = "close get_run to_dict to_frame"
 STEP = (
     "run map imap parallel options progress log run_id job_name labels attempt cancelled check "
-    "sleep remaining"
+    "sleep remaining sleep_until poll"
 )
 RUN = (
     "id job_name status payload output error progress labels idempotency_key concurrency_key "
     "attempt completed_steps created_at started_at completed_at updated_at heartbeat_at "
-    "disposition kind is_terminal is_active duration "
+    "disposition kind waiting_for is_terminal is_active duration "
     "result wait refresh steps items attempts logs cancel retry timeline "
     "to_dict to_frame"
 )

@@ -31,6 +31,7 @@ from durably.models import (
     RunStatus,
     StepList,
     StepRecord,
+    WaitingFor,
     answered_by,
 )
 from durably.settings import count
@@ -55,6 +56,17 @@ def labels_of(row: RunRow) -> dict[str, str]:
     except (ValueError, RecursionError):
         return {}
     return labels if defects.is_labels(labels) else {}
+
+
+def _waiting_for(row: RunRow) -> WaitingFor | None:
+    if row.waits_for is None:
+        return None
+    return WaitingFor(
+        kind=row.waits_for,  # type: ignore[arg-type]  # the schema allows no other
+        name=row.wait_name,
+        until=None if row.run_at_us is None else to_datetime(row.run_at_us),
+        run_id=row.waits_for_id,
+    )
 
 
 class Reader:
@@ -108,6 +120,7 @@ class Reader:
             heartbeat_at=None if row.heartbeat_at_us is None else to_datetime(row.heartbeat_at_us),
             disposition=disposition,
             kind=row.kind,
+            waiting_for=_waiting_for(row),
         )
 
     def created(self, row: RunRow, payload: Any, created_at: datetime) -> Run[Any, Any]:

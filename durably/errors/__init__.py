@@ -21,7 +21,7 @@
     ├── EngineClosedError
     └── ForkedError
     StopRun(BaseException)                  control flow inside a job
-    ├── RunCancelled · RunInterrupted · OwnershipLost
+    ├── RunCancelled · RunInterrupted · RunSuspended · OwnershipLost
     DurablyWarning(UserWarning)
     └── DuplicateStepWarning · PayloadChangedWarning · ItemsChangedWarning
     RetryAfter(Exception)                   raised by users: not a failure
@@ -235,6 +235,15 @@ class RunInterrupted(StopRun):
     """The engine is stopping; the run goes back to pending.
 
     .. versionadded:: 0.1.0
+    """
+
+
+class RunSuspended(StopRun):
+    """The run waits, and leaves its thread until it can go on.
+
+    The job is then executed from the top, with its checkpoints.
+
+    .. versionadded:: 0.2.0
     """
 
 

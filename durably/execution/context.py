@@ -24,6 +24,8 @@ from durably.execution.step_log import (
 )
 from durably.execution.step_options import PlainStep, ReturningStep
 from durably.execution.step_runner import StepRunner
+from durably.execution.step_waits import StepWaits
+from durably.execution.waiting import Waiting
 from durably.settings import Duration, OnDuplicateStep, waitable
 
 Ps = ParamSpec("Ps")
@@ -31,7 +33,7 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 
-class StepContext(StepLoops):
+class StepContext(StepLoops, StepWaits):
     """The first argument of a job: its steps, its progress, its log.
 
     Usable from any thread that the job starts, as long as the run is executed. ``log`` writes
@@ -54,6 +56,7 @@ class StepContext(StepLoops):
         self._step_runner = StepRunner(
             run, services, on_duplicate_step=on_duplicate_step, nested=nested
         )
+        self._waiting = Waiting(run, services, self._step_runner)
 
     def __reduce__(self) -> NoReturn:
         # A copy would use the same indexes again.
@@ -123,6 +126,8 @@ class StepContext(StepLoops):
     @entered_in_job
     def sleep(self, seconds: Duration) -> None:
         """Block for *seconds* (or a ``timedelta``); wake up and raise as ``check`` does.
+
+        It is short, in place, and not stored: a resume sleeps again. See ``sleep_until``.
 
         Raises:
             StopRun: the run is to stop, or has ended.

@@ -13,7 +13,7 @@ import threading
 from _thread import get_ident
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Protocol, TypeVar
 
 from durably._platform.clock import Clock
 from durably._platform.latch import Latch
@@ -27,6 +27,7 @@ from durably.errors import (
     OwnershipLost,
     RunCancelled,
     RunInterrupted,
+    RunSuspended,
     StopRun,
 )
 from durably.events import WorkerError
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from durably.emitter import Emitter
     from durably.execution.live import LoopView, Narrator
     from durably.store.api import Checkpoints
+    from durably.store.outcome import Suspended
     from durably.store.rows import RunRow
 
 log = logging.getLogger("durably")
@@ -89,7 +91,7 @@ class CurrentRun:
     """One run inside its job: its key in the database, and whether it is to stop.
 
     ``stop`` may be called from any thread; the first reason wins, except that losing the
-    run or its cancellation outweighs an interrupt.
+    run or its cancellation outweighs an interrupt and a suspension.
     """
 
     def __init__(self, row: RunRow, labels: dict[str, str], *, is_callers: bool = False) -> None:
@@ -116,6 +118,13 @@ class CurrentRun:
         # Whether a stop was raised into the job, in any of its threads: what the job then returns
         # or raises is not its end, because it may have swallowed the stop.
         self.stop_was_raised = False
+        # Whether its waits keep their thread, as those of a session and of ``run`` do.
+        self.keeps_thread = False
+        # The thread that executes the job: a wait in another one keeps that.
+        self.job_thread: int | None = None
+        # What it waits for: of a stop for ``RunSuspended``, or of a wait that keeps its thread.
+        self.suspension: Suspended | None = None
+        self.wait: Suspended | None = None
         # The exception of a signal in the caller's thread that a call of the job has passed on.
         self.callers_signal: BaseException | None = None
         # The step in which that was raised, if it was in one.
@@ -168,9 +177,28 @@ class CurrentRun:
     def stop(self, reason: type[StopRun]) -> None:
         """Make the job stop at its next step boundary."""
         with self._lock:
-            if self.stop_reason is None or self.stop_reason is RunInterrupted:
+            is_back = reason is RunInterrupted and self.stop_reason is RunSuspended
+            if self.stop_reason in (None, RunInterrupted, RunSuspended) and not is_back:
                 self.stop_reason = reason
         self.stopped.set()
+
+    @property
+    def can_suspend(self) -> bool:
+        """Return whether a wait in the calling thread leaves it."""
+        return not self.keeps_thread and self.job_thread == get_ident()
+
+    def suspend(self, outcome: Suspended) -> NoReturn:
+        """Stop the job, whose run waits for *outcome* then.
+
+        Raises:
+            StopRun: always; another reason to stop, if there is one.
+        """
+        with self._lock:
+            if self.stop_reason is None:
+                self.suspension, self.stop_reason = outcome, RunSuspended
+        self.stopped.set()
+        self.check()
+        raise AssertionError("check raises, as the run is to stop")
 
     def note_stop(self, *, is_stopping: bool) -> None:
         """Note whether the engine is stopping and waits for this job's own end.
@@ -319,6 +347,7 @@ _REASONS: Final[dict[type[StopRun], str]] = {
     StopRun: "run {id} has ended; its step object can no longer be used",
     RunCancelled: "run {id} was cancelled",
     RunInterrupted: "the engine is stopping; run {id} goes back to pending",
+    RunSuspended: "run {id} waits; it goes on when that is over",
     OwnershipLost: "run {id} was recovered by another owner",
 }
 

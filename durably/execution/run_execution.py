@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from _thread import get_ident
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from durably.errors import (
     OwnershipLost,
     RunCancelled,
     RunInterrupted,
+    RunSuspended,
 )
 from durably.execution.context import StepContext
 from durably.execution.current_run import CurrentRun, Services, report_worker_error
@@ -59,6 +61,7 @@ class Execution:
             ForkedError: this is a child that a step forked.
         """
         run = self._run
+        run.job_thread = get_ident()
         try:
             outcome = self._outcome()
         except BaseException as exc:
@@ -141,8 +144,11 @@ def settled(run: CurrentRun, outcome: Outcome) -> Outcome:
         # read), and then return without the rest of its work. And what fails after a stop was
         # asked for may do so because of it.
         outcome = Interrupted()
-    if isinstance(outcome, Interrupted) and run.stop_reason in (RunCancelled, OwnershipLost):
-        return Lost()
+    if isinstance(outcome, Interrupted):
+        if run.stop_reason in (RunCancelled, OwnershipLost):
+            return Lost()
+        if run.stop_reason is RunSuspended and run.suspension is not None:
+            return run.suspension
     return outcome
 
 

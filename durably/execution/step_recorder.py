@@ -12,6 +12,7 @@ from durably.errors import (
     OwnershipLost,
     RunCancelled,
     RunInterrupted,
+    RunSuspended,
 )
 from durably.events import StepCancelled, StepEvent, StepFailed
 from durably.execution.current_run import CurrentRun, Services, retry_transient
@@ -47,9 +48,9 @@ class StepRecorder:
         if run.is_callers_signal(exc):
             return  # for example the user's Ctrl-C, not a failure of the step: the run goes back
         run.await_stop(self._services.clock, exc)
-        if run.stop_reason is RunInterrupted:
+        if run.stop_reason in (RunInterrupted, RunSuspended):
             # The step stopped itself, or failed during the stop, as with a child process that got
-            # the signal as well: the run goes back, and the step begins again.
+            # the signal as well: the run goes back or waits, and the step begins again.
             run.check()
         if run.stop_reason in NOT_OURS:
             self.cancelled(name, index, started_at_us)

@@ -14,7 +14,7 @@ from durably.models.asking import Asking, answered_by, engine_of
 from durably.models.failures import ErrorInfo
 from durably.models.records import Progress
 from durably.rendering.shown import Columns, Listing, Shown, several
-from durably.values import as_dict
+from durably.values import Value, as_dict
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-not-found,import-untyped,unused-ignore]  # optional
@@ -24,6 +24,7 @@ R = TypeVar("R")
 
 Disposition = Literal["created", "idempotent", "coalesced", "retried", "continued", "skipped"]
 RunKind = Literal["job", "session"]
+WaitKind = Literal["time", "answer", "run"]
 
 # So many characters of a run's id tell it from the others that a person has seen lately.
 _SHORT_ID: Final = 4
@@ -46,13 +47,31 @@ class RunStatus(StrEnum):
     """The state of a run.
 
     .. versionadded:: 0.1.0
+    .. versionchanged:: 0.2.0 Has ``WAITING``.
     """
 
     PENDING = "pending"
     RUNNING = "running"
+    WAITING = "waiting"
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class WaitingFor(Value):
+    """What a waiting run waits for.
+
+    ``kind`` is ``"time"``, ``"answer"`` or ``"run"``; ``name`` is the step that waits, ``until``
+    when the run goes on at the latest, ``run_id`` the run whose end it needs.
+
+    .. versionadded:: 0.2.0
+    """
+
+    kind: WaitKind
+    name: str | None
+    until: datetime | None
+    run_id: str | None
 
 
 TERMINAL: Final = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED})
@@ -82,13 +101,14 @@ class Run(Asking[R], Shown, Generic[P, R]):
     this engine, else they are JSON-like data; ``output`` is ``None`` until the run has
     completed. ``attempt`` counts claims, 0 before the first one. ``disposition`` says how a
     trigger was resolved and is ``None`` on a run that was read. ``kind`` is ``"job"``, or
-    ``"session"`` for the run of a session, whose ``job_name`` is the session's name.
+    ``"session"`` for the run of a session, whose ``job_name`` is the session's name. A waiting run
+    has no thread and no slot; ``waiting_for`` says for what it waits.
 
     A run that came from an engine can be asked, as by ``run.result()`` and ``run.steps``; the
     engine answers, until it is closed. One that was copied, unpickled or made by hand is the value
     alone. ``repr()`` is one line, and a notebook shows a card.
 
-    .. versionchanged:: 0.2.0 Has ``kind``, and can be asked.
+    .. versionchanged:: 0.2.0 Has ``kind`` and ``waiting_for``, and can be asked.
 
     .. versionadded:: 0.1.0
     """
@@ -112,6 +132,7 @@ class Run(Asking[R], Shown, Generic[P, R]):
     heartbeat_at: datetime | None
     disposition: Disposition | None = None
     kind: RunKind = "job"
+    waiting_for: WaitingFor | None = None
 
     def __eq__(self, other: object) -> bool:
         return self.id == other.id if isinstance(other, Run) else NotImplemented
@@ -138,7 +159,7 @@ class Run(Asking[R], Shown, Generic[P, R]):
 
     @property
     def is_active(self) -> bool:
-        """Return whether the run is pending or running.
+        """Return whether the run is pending, running or waiting.
 
         .. versionadded:: 0.1.0
         """

@@ -42,6 +42,7 @@ from durably.store.rows import (
     StepRow,
     Window,
 )
+from durably.store.waits import Answers, WaitCheckpoints
 
 # How long a call waits for locks of others.
 LOCK_TIMEOUT_S: Final = 30.0
@@ -66,7 +67,7 @@ class OwnerLock(Protocol):
         """Release the lock and leave its file, so that others find the owner dead."""
 
 
-class Checkpoints(ItemCheckpoints, Protocol):
+class Checkpoints(ItemCheckpoints, WaitCheckpoints, Protocol):
     """The part of a store that a step needs. Usable from any thread."""
 
     def find(self, run_pk: RunKey, name: str) -> Checkpoint | None:
@@ -120,7 +121,7 @@ class Checkpoints(ItemCheckpoints, Protocol):
         """Return the status and the fence of a run, ``None`` if it was deleted."""
 
 
-class Store(Care, Protocol):
+class Store(Care, Answers, Protocol):
     """Runs, steps, log lines and owners, on disk. Usable from any thread of its process."""
 
     path: str

@@ -37,6 +37,12 @@ class RunRow(NamedTuple):
     origin: str | None = None
     kind: RunKind = "job"
     completed_steps: int = 0
+    # What it waits for, of a waiting run; and when a run that is not claimable is due.
+    run_at_us: int | None = None
+    waits_for: str | None = None
+    wait_name: str | None = None
+    waits_for_id: str | None = None
+    parent_id: str | None = None
 
 
 class Brief(NamedTuple):
@@ -230,6 +236,40 @@ class Window(NamedTuple):
     next_index: int | None
     highest_index: int = -1
     maps: dict[str, int] = {}  # noqa: RUF012 - replaced, never changed
+
+
+class NewWait(NamedTuple):
+    """What a step waits for, as its first call stores it; ``until_us`` is its deadline."""
+
+    name: str
+    kind: Literal["time", "poll", "answer"]
+    until_us: int | None = None
+    ticket: str | None = None
+    question: str | None = None
+    returns: str | None = None
+
+
+class Wait(NamedTuple):
+    """What a step waits for; the answer is JSON text, and ``returns`` says which type it has.
+
+    ``asked_at_us`` is ``None`` while there is only an answer.
+    """
+
+    run_id: str
+    job_name: str
+    name: str
+    kind: Literal["time", "poll", "answer"]
+    until_us: int | None
+    created_at_us: int
+    asked_at_us: int | None
+    tries: int
+    next_us: int | None
+    ticket: str | None
+    question: str | None
+    returns: str | None
+    answer: str | None
+    answer_id: str | None
+    closed_at_us: int | None
 
 
 # What tells the items of a map apart; NULL in a map without keys.

@@ -351,7 +351,9 @@ class Claimer:
         done = self._store.begin(Begin(new, claim, **options))
         if done.how not in ("created", "continued"):
             return done, None
-        return done, self.enter(done.row, since, is_callers=True)
+        run = self.enter(done.row, since, is_callers=True)
+        run.keeps_thread = True
+        return done, run
 
     # -- handing over ----------------------------------------------------------------------
 

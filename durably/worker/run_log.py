@@ -17,7 +17,7 @@ from durably.errors import DatabaseError, OwnershipLost, RunCancelled, RunInterr
 from durably.execution.current_run import CurrentRun
 from durably.models import RunStatus, short_name
 from durably.store.api import Store
-from durably.store.outcome import Completed, Failed, Outcome
+from durably.store.outcome import Completed, Failed, Outcome, Suspended
 from durably.store.rows import RunRow
 
 log = logging.getLogger("durably")
@@ -85,6 +85,8 @@ class RunLog:
                 took = span(self._clock.monotonic() - run.began_at, brief_s=_MINUTE_S)
                 steps = _several(counts.executed + counts.replayed)
                 what = f"completed in {took}: {steps}, {counts.replayed} from checkpoints"
+            elif is_effective and isinstance(outcome, Suspended):
+                what = _with_steps(f"waits {_awaited(outcome)}", self._stored_steps(run))
             else:
                 is_back = is_effective or run.stop_reason is RunInterrupted
                 what = _with_steps(
@@ -171,6 +173,12 @@ def _with_steps(what: str, count: int) -> str:
     if not count:
         return what
     return f"{what}: {count} of its steps {'is' if count == 1 else 'are'} stored"
+
+
+def _awaited(outcome: Suspended) -> str:
+    until = "" if outcome.until_us is None else f" until {moment(outcome.until_us)}"
+    what = {"time": "", "answer": f" for an answer to {outcome.name!r}", "run": " for a run"}
+    return f"{what[outcome.waits_for]}{until}".lstrip()
 
 
 def _several(count: int, kind: str = "") -> str:

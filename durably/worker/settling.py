@@ -10,7 +10,7 @@ from durably.errors import DatabaseError, StopRun
 from durably.execution.current_run import CurrentRun, Services, report_worker_error, retry_transient
 from durably.execution.unseen_failures import UnseenFailures, see_attempt
 from durably.store.api import Store
-from durably.store.outcome import Completed, Failed, Interrupted, Lost, Outcome
+from durably.store.outcome import Completed, Failed, Interrupted, Lost, Outcome, Suspended
 from durably.store.rows import Claim, Ended, RunRow
 from durably.worker.flusher import Flusher
 from durably.worker.run_log import RunLog
@@ -90,7 +90,8 @@ class Settling:
             # Cancelled, or taken over. Either way this job has left its thread.
             self._release(run)
             self._unseen_failures.see(run.id, run.attempt)
-        goes_back = isinstance(outcome, Interrupted | Lost)
+        # What a run waits for may have come, or its time.
+        goes_back = isinstance(outcome, Interrupted | Lost | Suspended)
         if not is_effective or goes_back or run.row.concurrency_key is not None:
             # Claimable is this run, also if others have put it back before, or the next one with
             # its key.

@@ -93,6 +93,11 @@ DAMAGES = {
         f"UPDATE durably_attempts SET {column} = CAST(x'ff' AS TEXT)"
         for column in ("outcome", "host", "error")
     ],
+    "a wait contains text that is not UTF-8": [
+        "INSERT INTO durably_waits (run, name, kind, created_at_us, asked_at_us, question)"
+        f" SELECT {ASLEEP}, {name}, 'answer', 1, 1, {question}"
+        for name, question in (("CAST(x'ff' AS TEXT)", "''"), ("'q'", "CAST(x'ff' AS TEXT)"))
+    ],
     "a log line contains text that is not UTF-8": [
         f"UPDATE durably_logs SET {column} = CAST(x'c0af' AS TEXT)"
         for column in ("message", "data", "step_name")
@@ -371,6 +376,19 @@ DAMAGES = {
     "a step was stored by an attempt that its run never had": [
         "UPDATE durably_steps SET attempt = 7",
         "UPDATE durably_steps SET attempt = 0",
+    ],
+    "a wait has no run": [
+        (
+            "INSERT INTO durably_waits (run, name, kind, created_at_us, asked_at_us)"
+            " VALUES (99999, 'q', 'time', 1, 1)"
+        )
+    ],
+    "a run waits for an answer that it has": [
+        (
+            f"UPDATE durably_runs SET waits_for = 'answer', wait_name = 'q' WHERE run = {ASLEEP};"
+            "INSERT INTO durably_waits (run, name, kind, created_at_us, answer, answered_at_us)"
+            f" SELECT {ASLEEP}, 'q', 'answer', 1, '1', 1"
+        )
     ],
     "a map has no run": [f"DELETE FROM durably_runs WHERE run = {DONE}"],
     "a map is at another run's place": [f"UPDATE durably_maps SET run = {FAILED} WHERE map = 1"],

@@ -45,6 +45,7 @@ TREE: dict[str, tuple[type, ...]] = {
     "StopRun": (BaseException,),
     "RunCancelled": (errors.StopRun,),
     "RunInterrupted": (errors.StopRun,),
+    "RunSuspended": (errors.StopRun,),
     "OwnershipLost": (errors.StopRun,),
     "DurablyWarning": (UserWarning,),
     "DuplicateStepWarning": (durably.DurablyWarning,),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from durably._platform.signals import let_through
 from durably.codec import UNTYPED
-from durably.errors import RetryAfter, RunInterrupted
+from durably.errors import RetryAfter, RunInterrupted, RunSuspended
 from durably.execution.current_run import CurrentRun, Services
 from durably.execution.loops.options import LoopOptions
 from durably.execution.nested_steps import NestedSteps
@@ -223,7 +223,7 @@ class ItemRunner:
             task.exc = exc
             return False
         run.await_stop(self._services.clock, exc)
-        if run.stop_reason is RunInterrupted or run.stop_reason in NOT_OURS:
+        if run.stop_reason in (RunInterrupted, RunSuspended, *NOT_OURS):
             return False  # it stopped itself, or failed because of the stop
         task.exc = exc
         task.attempts += 1

@@ -36,6 +36,7 @@ from durably.store.sqlite.sql import (
     runs,
     settle,
     steps,
+    waits,
 )
 from durably.store.sqlite.sql import begin as beginning
 from durably.store.sqlite.sql import enqueue as enqueueing
@@ -86,6 +87,11 @@ class SqliteCheckpoints(_OnDatabase):
     item_window = _reads(items.window)
     find_item = _reads(items.find)
     item_at = _reads(items.at)
+    open_wait = _writes(waits.open_wait)
+    find_wait = _reads(waits.find)
+    note_check = _writes(waits.note_check)
+    close_wait = _writes(waits.close_wait)
+    discard_answer = _writes(waits.discard_answer)
 
     def save(
         self,
@@ -176,6 +182,9 @@ class SqliteStore(_OnDatabase):
     adopt = _writes(runs.adopt)
     delete = _writes(runs.delete)
     purge = _writes(runs.purge)
+    answer = _writes(waits.answer)
+    find_wait = _reads(waits.find_wait)
+    questions = _reads(waits.questions)
 
     # -- reading -----------------------------------------------------------------------------
 

@@ -46,6 +46,7 @@ _OWN: Final = (
     "durably_maps",
     "durably_items",
     "durably_attempts",
+    "durably_waits",
     "sqlite_sequence",
     "sqlite_schema",
 )
@@ -58,6 +59,7 @@ _REFERRING: Final = {
     "durably_logs": "durably_runs",
     "durably_maps": "durably_runs",
     "durably_attempts": "durably_runs",
+    "durably_waits": "durably_runs",
 }
 
 

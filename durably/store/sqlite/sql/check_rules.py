@@ -45,6 +45,13 @@ RULES: Final[dict[str, str]] = {
             'outcome', CAST(outcome AS BLOB), 'host', CAST(host AS BLOB),
             'error', CAST(error AS BLOB)) AS bad FROM durably_attempts)
         WHERE bad IS NOT NULL""",
+    "a wait contains text that is not UTF-8": """
+        SELECT run, bad AS in_column FROM (SELECT run, undecodable(
+            'name', CAST(name AS BLOB), 'kind', CAST(kind AS BLOB),
+            'ticket', CAST(ticket AS BLOB), 'question', CAST(question AS BLOB),
+            'returns', CAST(returns AS BLOB), 'answer', CAST(answer AS BLOB),
+            'answer_id', CAST(answer_id AS BLOB)) AS bad FROM durably_waits)
+        WHERE bad IS NOT NULL""",
     "a log line contains text that is not UTF-8": """
         SELECT run, log, bad AS in_column FROM (SELECT run, log, undecodable(
             'message', CAST(message AS BLOB), 'data', CAST(data AS BLOB),
@@ -293,6 +300,12 @@ RULES: Final[dict[str, str]] = {
         SELECT r.id, s.name, s.attempt, r.attempt AS attempt_of_the_run
         FROM durably_steps s JOIN durably_runs r USING (run)
         WHERE s.attempt < 1 OR s.attempt > r.attempt""",
+    "a wait has no run": """
+        SELECT run, name FROM durably_waits WHERE run NOT IN (SELECT run FROM durably_runs)""",
+    "a run waits for an answer that it has": """
+        SELECT r.id, w.name FROM durably_runs r JOIN durably_waits w
+          ON w.run = r.run AND w.name = r.wait_name
+        WHERE r.waits_for = 'answer' AND w.answer IS NOT NULL""",
     "a map has no run": """
         SELECT run, name FROM durably_maps WHERE run NOT IN (SELECT run FROM durably_runs)""",
     "a map is at another run's place": """

@@ -38,11 +38,22 @@ ORIGIN_IF_BEGUN: Final = """
 # It waits for nothing, and is due.
 AWAKE: Final = "run_at_us = NULL, waits_for = NULL, wait_name = NULL, waits_for_run = NULL"
 
+# A claim and a trigger do not need these.
+_WAITS: Final = """
+    r.run_at_us, r.waits_for, r.wait_name,
+    (SELECT a.id FROM durably_runs a WHERE a.run = r.waits_for_run),
+    (SELECT p.id FROM durably_runs p WHERE p.run = r.parent)"""
+_WAITS_AS_BYTES: Final = """
+    r.run_at_us, CAST(r.waits_for AS BLOB), CAST(r.wait_name AS BLOB),
+    (SELECT CAST(a.id AS BLOB) FROM durably_runs a WHERE a.run = r.waits_for_run),
+    (SELECT CAST(p.id AS BLOB) FROM durably_runs p WHERE p.run = r.parent)"""
+
 # Only completed steps count; a claim and a trigger do not need the number.
 COUNTED: Final = f"""{COLUMNS},
     (SELECT count(*) FROM durably_steps s
      WHERE s.step >= (r.run << 24) AND s.step < ((r.run + 1) << 24) AND s.status = 'completed')
-    + (SELECT count(*) FROM durably_maps m WHERE m.run = r.run AND m.status = 'completed')"""
+    + (SELECT count(*) FROM durably_maps m WHERE m.run = r.run AND m.status = 'completed'),
+    {_WAITS}"""
 
 BY_ID: Final = f"SELECT {COUNTED} FROM durably_runs r WHERE id = :id"
 
@@ -180,7 +191,9 @@ def _as_bytes(
     db: apsw.Connection, sql: str, bindings: dict[str, Any]
 ) -> list[tuple[RunRow, str | None]]:
     """Return the runs that a query finds, with escapes for unreadable text, and its defects."""
-    rows: list[Any] = db.execute(sql.replace(COLUMNS, _AS_BYTES, 1), bindings).fetchall()
+    rows: list[Any] = db.execute(
+        sql.replace(COLUMNS, _AS_BYTES, 1).replace(_WAITS, _WAITS_AS_BYTES, 1), bindings
+    ).fetchall()
     found = [defects.decoded(RunRow(*row)._asdict()) for row in rows]
     return [(RunRow(**values), defect) for values, defect in found]
 

@@ -8,7 +8,7 @@ import apsw
 from durably.codec.json_text import dump
 from durably.errors import ConflictError
 from durably.store.rows import RunRow
-from durably.store.sqlite.sql import queries
+from durably.store.sqlite.sql import queries, waits
 
 CANCEL: Final = f"""
     UPDATE durably_runs
@@ -70,7 +70,7 @@ SET_PROGRESS: Final = """
 
 
 def cancel(db: apsw.Connection, run_id: str, now_us: int) -> RunRow:
-    """Cancel a pending or running run; it keeps its owner until its job has stopped."""
+    """Cancel a run that has not ended; it keeps its owner until its job has stopped."""
     run: Any = db.execute(CANCEL, {"id": run_id, "now_us": now_us}).get
     if run is None:
         raise _refused(db, run_id, "cancelled", "only a pending or running run can be cancelled")
@@ -78,7 +78,7 @@ def cancel(db: apsw.Connection, run_id: str, now_us: int) -> RunRow:
 
 
 def retried(db: apsw.Connection, run_id: str, now_us: int, *, is_opened: bool = False) -> RunRow:
-    """Retry a run, without counting its checkpoints.
+    """Retry a run, without counting its checkpoints. What has timed out is waited for anew.
 
     Args:
         is_opened: whether that is to open a session, which may have completed.
@@ -90,6 +90,7 @@ def retried(db: apsw.Connection, run_id: str, now_us: int, *, is_opened: bool = 
         return queries.get(db, run_id)  # raises the error that names it
     if not rows:
         raise _refused(db, run_id, "retried", "only a failed or cancelled run can be retried")
+    db.execute(waits.FORGET_CLOSED, {"run": rows[0].run})
     return rows[0]
 
 

@@ -31,6 +31,7 @@ _MIGRATIONS: Final = (
     "0004_sessions.sql",
     "0005_items.sql",
     "0006_attempts_and_views.sql",
+    "0007_waits.sql",
 )
 
 # "Dura" in ASCII: marks a durably database among other SQLite files.

@@ -36,6 +36,9 @@ PR_SET_PDEATHSIG: Final = 1
 
 INTERRUPTED: Final = 3
 FAILED: Final = 4
+BROKEN: Final = 5
+# A map goes on until so many workers, or pools, in a row end before they have done anything.
+MOST_IN_A_ROW: Final = 3
 
 
 def dask() -> Any:
@@ -112,6 +115,8 @@ def live(folder: Path, kind: str, launch: int, seed: int, **options: Any) -> Non
     except durably.RunFailedError as exc:
         if "WorkerDiedError" in str(exc):
             status = FAILED
+        elif "ExecutorBrokenError" in str(exc):
+            status = BROKEN
         else:
             traceback.print_exc()
     except BaseException:
@@ -358,13 +363,15 @@ def drive_workers_killed(folder: Path, deadline: float, seed: int) -> Counter[st
                         hits += 1
             status = status_of(pid)
             await_end(pid, f"workers of {kind} after its end", counts)
-        if status not in {0, FAILED}:
+        if status not in ({0, FAILED} if hits < MOST_IN_A_ROW else {0, FAILED, BROKEN}):
             raise Finding(f"{kind}: a launch whose workers were killed has ended with {status}")
         failed = [item for item, output in each.check().items() if output is None]
-        if len(failed) > hits or bool(failed) != (status == FAILED):
+        is_told = status == BROKEN or bool(failed) == (status == FAILED)
+        if len(failed) > hits or not is_told:
             raise Finding(f"{kind}: {hits} workers were killed, and {failed} have failed: {status}")
         counts[f"SIGKILL of a worker of {kind}"] += hits
         counts["items that were found at fault"] += len(failed)
+        counts["launches that gave up after several"] += status == BROKEN
         each.finish(counts)
     return counts
 

@@ -170,10 +170,22 @@ def returns_or_raises(item: object) -> object:
 
 
 def starts_a_process(item: int) -> int | None:
-    process = multiprocessing.get_context("fork").Process(target=int)
+    process = multiprocessing.Process(target=int)
     process.start()
     process.join()
     return process.exitcode
+
+
+def forks(item: int) -> int:
+    """Fork a child that returns as its parent does, and wait for it; return how it has ended."""
+    child = os.fork()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) if child else -1
+
+
+def interrupts_itself(item: int) -> int:
+    if item == 3:
+        raise KeyboardInterrupt
+    return item
 
 
 def notes(folder: str, item: int) -> int:

@@ -66,6 +66,18 @@ def raised_by(call: Callable[[], Any]) -> str:
     return "nothing"
 
 
+def test_a_child_may_fork(app: Durably) -> None:
+    """Nothing of the parent's engine keeps it from that, nor its children from an engine."""
+
+    def run_again() -> list[str]:
+        return [in_fork(lambda: raised_by(app.get_runs)), in_fork(lambda: "no engine")]
+
+    app.start()
+    before = app.jobs["quick"].trigger_and_wait(timeout=HANG_S).output
+    assert in_fork(run_again) == repr([repr("ForkedError"), repr("no engine")])
+    assert app.jobs["quick"].trigger_and_wait(timeout=HANG_S).output == before
+
+
 def test_any_call_raises_in_the_child(app: Durably) -> None:
     """Every public call on the parent's engine, its handles and iterators raises ForkedError."""
     app.start()

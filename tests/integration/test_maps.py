@@ -233,6 +233,13 @@ def test_failures_within_the_limit_are_no_reason_to_stop(tmp_path):
     assert len(calls.items) == 50
 
 
+class Int64:
+    """Such as NumPy's."""
+
+    def __index__(self) -> int:
+        return 1
+
+
 BAD = [
     ({"fn": 5}, "fn must be a function"),
     ({"items": 5}, "items must be an iterable"),
@@ -244,6 +251,7 @@ BAD = [
     ({"key": lambda _: None}, "must return a str or an int, not None"),
     ({"key": lambda _: 1.0}, "must return a str or an int"),
     ({"key": lambda _: True}, "must return a str or an int"),
+    ({"key": lambda _: Int64()}, "not Int64, for the item at position 0; convert it with int"),
     ({"key": lambda n: n if n < 9 else 0}, "positions 0 and 9 have the same key 0"),
     ({"key": lambda n: "" if n == 8 else str(n)}, "position 8 must not be empty"),
     ({"key": lambda n: f"{n}\0"}, "NUL"),

@@ -343,9 +343,28 @@ def test_imap_and_a_single_worker(tmp_path):
     assert len({record.output for record in seen}) == 1
 
 
-def test_items_may_use_processes_of_their_own(tmp_path):
-    """A worker is no daemon to the standard library."""
-    assert mapped(tmp_path, pooled.starts_a_process, [1], executor="process", max_workers=1) == [0]
+@pytest.mark.parametrize("kind", ["process", "fork"])
+def test_items_may_use_processes_of_their_own(tmp_path, kind):
+    """A worker is no daemon to the standard library; a forked child that returns is not it."""
+    options = {"executor": of(kind), "max_workers": 1, "chunk": 3}
+    assert mapped(tmp_path, pooled.starts_a_process, [1], **options) == [0]
+    (tmp_path / "forks").mkdir()
+    assert mapped(tmp_path / "forks", pooled.forks, range(3), **options) == [1, 1, 1]
+
+
+@pytest.mark.parametrize("kind", [None, "process", "fork"])
+def test_an_item_that_interrupts_itself_ends_the_map(tmp_path, kind):
+    """As Ctrl-C does: it is not executed again for ever."""
+
+    @durably.job
+    def job(step):
+        executor = None if kind is None else of(kind)
+        step.map("m", pooled.interrupts_itself, range(5), executor=executor, max_workers=2)
+
+    with engine(tmp_path, job) as app:
+        with pytest.raises(KeyboardInterrupt):
+            app.run(job)
+        assert [item.key for item in app.get_items(app.get_runs()[0], "m", status="failed")] == [3]
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ def serving(fn: bytes, *, is_each_sent: bool = False) -> Iterator[Connection]:
 
     def work() -> None:
         with there:  # which a process that ends closes
-            serve(there, os.getpid(), fn, is_each_sent=is_each_sent)
+            serve(there, os.getpid(), fn, start_method=None, is_each_sent=is_each_sent)
 
     thread = threading.Thread(target=work)
     thread.start()

@@ -6,10 +6,13 @@ This module and what it imports need nothing of the engine.
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import current_process
 from multiprocessing.connection import Connection
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from durably._platform.parent import end_with_parent, ignore_ctrl_c
 from durably._platform.realtime import monotonic
@@ -101,6 +104,7 @@ def is_here(parcel: Parcel) -> bool:
 
 def outcomes(fn: Callable[[Any], Any], items: Sequence[bytes]) -> Iterator[Outcome]:
     """Execute items one after the other; none after one that asks to be called again later."""
+    pid = os.getpid()
     for each in items:
         began_s = monotonic()
         is_last = False
@@ -112,9 +116,21 @@ def outcomes(fn: Callable[[Any], Any], items: Sequence[bytes]) -> Iterator[Outco
             kind, data, is_last = RAISED, pack_exception(exc), isinstance(exc, RetryAfter)
         else:
             kind, data = _packed(value)
+        if os.getpid() != pid:
+            _end_forked_child()
         yield kind, data, monotonic() - began_s
         if is_last:
             return
+
+
+def _end_forked_child() -> NoReturn:
+    """End a child that an item has forked: it is a second copy of the worker, with its pipes."""
+    sys.stderr.write(
+        "a child that an item of a map has forked has left the item's function; end it with "
+        "os._exit, or use subprocess\n"
+    )
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _packed(value: Any) -> tuple[int, bytes]:
@@ -131,14 +147,24 @@ READY: Final = b"ready"
 STOP: Final = b""
 
 
-def serve(connection: Connection, parent: int, fn: bytes, *, is_each_sent: bool) -> None:
+def serve(
+    connection: Connection,
+    parent: int,
+    fn: bytes,
+    *,
+    start_method: str | None,
+    is_each_sent: bool,
+) -> None:
     """Execute chunks that come through *connection*, until it is closed.
 
     Args:
+        start_method: how items that have children start them: as the parent of this process does,
+            and not as it was started itself.
         is_each_sent: whether each outcome is sent at once: the parent measures how long an item is
             in progress.
     """
     current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # noqa: SLF001 - items may have children
+    multiprocessing.set_start_method(start_method, force=True)
     ignore_ctrl_c()
     end_with_parent(parent, is_killed=True)
     try:

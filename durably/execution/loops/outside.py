@@ -103,6 +103,8 @@ class Outside(ABC):
         self._is_in_memory = isinstance(kit.options.items, list | tuple | range)
         self._is_here = False  # whether items are executed in this process
         self._awaits_room = False
+        # Those that a Ctrl-C has ended once, as it seems.
+        self._interrupted: set[Task] = set()
         kit.committer.on_room = self._has_room_again
         self._turn_s: float | None = None
         self._thread: threading.Thread | None = None
@@ -256,10 +258,13 @@ class Outside(ABC):
         if kind == UNLOADABLE:
             self._take_unloadable(data)
             return False
+        began_us = runner.now_us() - int(seconds * 1e6)
         if kind == INTERRUPTED:
+            if task in self._interrupted:  # no terminal has done that: the item raises it itself
+                return runner.raised(task, KeyboardInterrupt(), began_us)
+            self._interrupted.add(task)
             task.wait_s = None
             return False
-        began_us = runner.now_us() - int(seconds * 1e6)
         if kind == RETURNED:
             try:
                 value = loads(data)

@@ -139,7 +139,10 @@ class Processes(Outside):
         process = self._context.Process(
             target=serve,
             args=(there, os.getpid(), self._fn),
-            kwargs={"is_each_sent": self._timeout_s is not None},
+            kwargs={
+                "start_method": multiprocessing.get_start_method(allow_none=True),
+                "is_each_sent": self._timeout_s is not None,
+            },
             name=f"durably-map-{next(_numbers)}",
             daemon=True,  # so that the interpreter's end does not wait for it
         )

@@ -190,9 +190,11 @@ def _checked_key(key: Any, position: int, what: str) -> Key:
             check_text(text, f"{what}: the key of the item at position {position}")
         return text
     elif isinstance(key, bool) or not isinstance(key, int):
+        is_number = hasattr(type(key), "__index__") and not isinstance(key, bool)
+        advice = "; convert it with int()" if is_number else ""
         raise ValidationError(
             f"{what}: key= must return a str or an int, not {type_name(key)}, for the item at "
-            f"position {position}"
+            f"position {position}{advice}"
         )
     if not -_LARGEST_KEY <= key < _LARGEST_KEY:
         raise ValidationError(

@@ -228,12 +228,14 @@ class GroupCommitWriter(ForkParticipant):
 
     def before_fork(self) -> None:
         """Wait until a transaction in progress has ended, so that no child inherits half of one."""
-        self._lock.acquire()
+        if os.getpid() == self._pid:  # in a child the lock stays as the fork has left it
+            self._lock.acquire()
 
     def after_fork_in_parent(self) -> None:
         """Allow transactions again."""
-        self._lock.release()
-        self._call_next()
+        if os.getpid() == self._pid:
+            self._lock.release()
+            self._call_next()
 
     def after_fork_in_child(self) -> None:
         """Keep the inherited connection from ever being used, even by its destructor.

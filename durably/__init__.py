@@ -52,6 +52,7 @@ from durably.execution.context import StepContext
 from durably.execution.loops.results import MapResult
 from durably.execution.pacing import RateLimit
 from durably.execution.retry import Retry
+from durably.execution.step_questions import Ticket
 from durably.jobs import Job, job
 from durably.models import (
     Attempt,
@@ -60,6 +61,7 @@ from durably.models import (
     ItemRecord,
     LogEntry,
     Progress,
+    Question,
     Run,
     RunStatus,
     StepRecord,
@@ -98,6 +100,7 @@ __all__ = [
     "OwnershipLost",
     "PayloadChangedWarning",
     "Progress",
+    "Question",
     "RateLimit",
     "Retry",
     "RetryAfter",
@@ -116,6 +119,7 @@ __all__ = [
     "StepRecord",
     "StepTimeoutError",
     "StopRun",
+    "Ticket",
     "Trigger",
     "ValidationError",
     "WaitTimeoutError",

@@ -46,6 +46,8 @@ PUBLIC = {
     "Progress",
     "Run",
     "RunStatus",
+    "Question",
+    "Ticket",
     "WaitingFor",
     "StepRecord",
     "ItemCounts",
@@ -90,14 +92,15 @@ ENGINE = (
     "start stop close init run run_until_idle process_one register jobs get_job trigger "
     "trigger_and_wait batch_trigger get_run get_runs "
     "runs count_runs get_steps steps get_items get_attempts get_logs wait as_completed retry adopt "
-    "retrigger cancel delete_run purge_runs backup vacuum on on_error subscribe use to_dict "
+    "answer signal get_questions retrigger "
+    "cancel delete_run purge_runs backup vacuum on on_error subscribe use to_dict "
     "to_frame"
 )
 HANDLE = "name job trigger trigger_and_wait batch_trigger get_run get_runs to_dict to_frame"
 SESSION = "close get_run to_dict to_frame"
 STEP = (
     "run map imap parallel options progress log run_id job_name labels attempt cancelled check "
-    "sleep remaining sleep_until poll"
+    "sleep remaining sleep_until poll ask prepare wait_for"
 )
 RUN = (
     "id job_name status payload output error progress labels idempotency_key concurrency_key "

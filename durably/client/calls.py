@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from durably._platform.signals import door
+from durably.client.answer_calls import AnswerCalls
 from durably.client.arguments import (
     NOT_GIVEN,
     AnyRun,
@@ -28,7 +29,7 @@ R = TypeVar("R")
 
 
 @door
-class RunCalls(ReadCalls, CareCalls):
+class RunCalls(ReadCalls, AnswerCalls, CareCalls):
     """What an engine can be asked about runs, also where nothing is executed."""
 
     @overload

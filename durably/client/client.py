@@ -14,6 +14,7 @@ from durably.client.handles import Handles
 from durably.client.items import ItemReader
 from durably.client.local_worker import LocalWorker, NoWorker
 from durably.client.query import Reader
+from durably.client.questions import Questions
 from durably.client.run_here import Runner
 from durably.client.submit import Submitter
 from durably.client.subscribe import Subscription
@@ -93,6 +94,7 @@ class Client:
             displays=displays,
         )
         self.care = Upkeep(store, clock)
+        self.questions = Questions(store, codec, clock)
         self.control = Control(store, emitter, clock, registry, self.reader, self.submitter, worker)
         self.answers = Answers(
             check,

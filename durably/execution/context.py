@@ -23,6 +23,7 @@ from durably.execution.step_log import (
     current_step,
 )
 from durably.execution.step_options import PlainStep, ReturningStep
+from durably.execution.step_questions import StepQuestions
 from durably.execution.step_runner import StepRunner
 from durably.execution.step_waits import StepWaits
 from durably.execution.waiting import Waiting
@@ -33,7 +34,7 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 
-class StepContext(StepLoops, StepWaits):
+class StepContext(StepLoops, StepWaits, StepQuestions):
     """The first argument of a job: its steps, its progress, its log.
 
     Usable from any thread that the job starts, as long as the run is executed. ``log`` writes

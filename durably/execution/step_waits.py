@@ -7,7 +7,6 @@ from datetime import datetime
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, overload
 
-from durably._platform.clock import from_datetime
 from durably._platform.safe_repr import short_repr
 from durably._platform.signals import entered_in_job, let_through
 from durably.codec import UNTYPED, return_type_of
@@ -16,7 +15,6 @@ from durably.execution.current_run import CurrentRun, Services
 from durably.execution.step_runner import StepRunner
 from durably.execution.waiting import Waiting
 from durably.settings import Duration, optional_timeout, waitable
-from durably.store.bounds import TIME
 from durably.store.rows import NewWait
 
 T = TypeVar("T")
@@ -54,7 +52,7 @@ class StepWaits:
 
         .. versionadded:: 0.2.0
         """
-        until_us = self._instant_us(when, "step.sleep_until")
+        until_us = self._waiting.instant_us(when, "step.sleep_until")
         self._step_runner.take(name, self._sleep_until, (name, until_us), {})
 
     def _sleep_until(self, name: str, until_us: int) -> None:
@@ -141,7 +139,7 @@ class StepWaits:
         self, name: str, check: Callable[[], Any], every: Every, timeout_s: float | None
     ) -> Any:
         waiting = self._waiting
-        until_us = None if timeout_s is None else self._instant_us(timeout_s, "timeout")
+        until_us = waiting.deadline_us(timeout_s)
         wait = waiting.opened(NewWait(name, "poll", until_us))
         tries, next_us, until_us = wait.tries, wait.next_us, wait.until_us
         while True:
@@ -155,17 +153,8 @@ class StepWaits:
                 return found
             tries += 1
             pause_s = waitable(every(tries), "every") if callable(every) else every
-            next_us = self._instant_us(pause_s, "every")
+            next_us = self._waiting.instant_us(pause_s, "every")
             waiting.note_check(name, tries, next_us)
-
-    def _instant_us(self, when: Duration | datetime, what: str) -> int:
-        """Return an instant as it is stored, which is within the bounds of a ``datetime``."""
-        if isinstance(when, datetime):
-            if when.utcoffset() is None:
-                raise ValidationError(f"{what} needs an aware datetime; this one has no time zone")
-            return from_datetime(when)
-        wait_s = waitable(when, what)
-        return min(self._services.clock.now_us() + int(wait_s * 1e6), TIME.most)
 
 
 def _without_none(type_: Any) -> Any:

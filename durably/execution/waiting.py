@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Final, TypeVar
 
-from durably._platform.clock import moment
+from durably._platform.clock import from_datetime, moment
 from durably._platform.signals import entered_in_job
-from durably.errors import StepTimeoutError
+from durably.errors import StepTimeoutError, ValidationError
 from durably.execution.current_run import CurrentRun, Services, retry_transient
 from durably.execution.step_recorder import StepRecorder
 from durably.execution.step_runner import StepRunner
+from durably.settings import Duration, waitable
+from durably.store.bounds import TIME
 from durably.store.outcome import Suspended
 from durably.store.rows import NewWait, Wait
 
@@ -71,6 +74,29 @@ class Waiting:
             self._ours(None)
 
     @entered_in_job
+    def found(self, name: str) -> Wait:
+        """Return a wait that was stored, as it is now."""
+        return self._ours(
+            self._recorder.read(self._services.checkpoints.find_wait, self._run.run_pk, name)
+        )
+
+    @entered_in_job
+    def discard_answer(self, name: str) -> None:
+        """Remove an answer that does not fit."""
+        run = self._run
+        is_stored = retry_transient(
+            self._services,
+            run,
+            "storing a wait",
+            self._services.checkpoints.discard_answer,
+            run.run_pk,
+            run.fence,
+            name,
+        )
+        if not is_stored:
+            self._ours(None)
+
+    @entered_in_job
     def closed(self, name: str) -> Wait:
         """Return a wait that is over: with its answer, or without one from now on."""
         run = self._run
@@ -93,6 +119,24 @@ class Waiting:
             self._run.check()
             raise AssertionError("check raises, as the run is to stop")
         return found
+
+    def instant_us(self, when: Duration | datetime, what: str) -> int:
+        """Return an instant, or what a duration from now on leads to, as it is stored.
+
+        Raises:
+            ValidationError: it is neither; the message begins with *what*.
+        """
+        if isinstance(when, datetime):
+            if when.utcoffset() is None:
+                raise ValidationError(f"{what} needs an aware datetime; this one has no time zone")
+            return from_datetime(when)
+        wait_s = waitable(when, what)
+        # Within the bounds of a datetime.
+        return min(self._services.clock.now_us() + int(wait_s * 1e6), TIME.most)
+
+    def deadline_us(self, timeout: Duration | None) -> int | None:
+        """Return when a timeout that begins now is over."""
+        return None if timeout is None else self.instant_us(timeout, "timeout")
 
     # -- waiting ---------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from durably.models.asking import RunEngine, answered_by, engine_of
 from durably.models.failures import ErrorInfo, error_info, printable, stored_error, traceback_of
+from durably.models.questions import Question
 from durably.models.records import (
     Attempt,
     AttemptList,
@@ -47,6 +48,7 @@ __all__ = [
     "LogLevel",
     "LogList",
     "Progress",
+    "Question",
     "Run",
     "RunEngine",
     "RunKind",

@@ -162,6 +162,7 @@ class TestClose:
             lambda: app.delete_run(run), lambda: app.purge_runs(older_than=1),
             lambda: app.on("*", print), lambda: app.on("run:fail"), lambda: app.on_error(print),
             lambda: app.subscribe(run),
+            lambda: app.answer(run, "q", 1), lambda: app.signal("t", 1), app.get_questions,
             lambda: app.use(Plugin()), lambda: app.trigger(quick), lambda: app.trigger("quick"),
             lambda: app.trigger_and_wait(quick), lambda: app.batch_trigger(quick, []),
             lambda: app.run(quick), lambda: app.get_items(run, "s"),
@@ -187,7 +188,7 @@ class TestClose:
             "adopt", "trigger", "trigger_and_wait", "batch_trigger",
             "retry", "retrigger", "cancel", "delete_run", "purge_runs", "on", "on_error",
             "subscribe", "use", "run", "get_items", "runs", "steps", "to_dict", "to_frame",
-            "get_attempts", "backup", "vacuum",
+            "get_attempts", "backup", "vacuum", "answer", "signal", "get_questions",
         }  # fmt: skip
         internal = {"close"}
         assert methods == asked | internal

@@ -1,0 +1,246 @@
+"""The questions of the step context: ``step.ask``, ``step.prepare`` and ``step.wait_for``."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any, Final, Generic, TypeVar, overload
+
+import attrs
+
+from durably._platform.safe_repr import short_repr
+from durably._platform.signals import entered_in_job
+from durably.codec import UNTYPED
+from durably.codec.type_text import type_text
+from durably.errors import ValidationError
+from durably.execution.current_run import CurrentRun, Services
+from durably.execution.step_runner import StepRunner
+from durably.execution.waiting import Waiting
+from durably.models import short_name
+from durably.settings import Duration
+from durably.store.outcome import Suspended
+from durably.store.rows import NewWait, Wait
+from durably.values import Value
+
+log = logging.getLogger("durably")
+
+T = TypeVar("T")
+
+_TICKET_BYTES: Final = 16
+_NO_DEFAULT: Final[Any] = ...
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Ticket(Value, Generic[T]):
+    """What ``step.prepare`` returns. Its ``id`` is for the other side, ``step.wait_for`` waits.
+
+    .. versionadded:: 0.2.0
+    """
+
+    id: str
+    name: str
+    returns: Any = attrs.field(default=None, repr=False)
+    default: Any = attrs.field(default=_NO_DEFAULT, repr=False)
+
+
+class StepQuestions:
+    """The part of the step context that waits for answers. A base class of it alone."""
+
+    _run: CurrentRun
+    _services: Services
+    _step_runner: StepRunner
+    _waiting: Waiting
+
+    @overload
+    def ask(
+        self,
+        name: str,
+        *,
+        question: str = "",
+        returns: type[T],
+        timeout: Duration | None = None,
+        default: T = _NO_DEFAULT,
+    ) -> T: ...
+    @overload
+    def ask(
+        self,
+        name: str,
+        *,
+        question: str = "",
+        returns: Any = None,
+        timeout: Duration | None = None,
+        default: Any = _NO_DEFAULT,
+    ) -> Any: ...
+    @entered_in_job
+    def ask(
+        self,
+        name: str,
+        *,
+        question: str = "",
+        returns: Any = None,
+        timeout: Duration | None = None,
+        default: Any = _NO_DEFAULT,
+    ) -> Any:
+        """Wait for a person or another program to answer, and return the answer.
+
+        ``app.answer(run, name, value)`` answers, and may do so before the question is asked. The
+        run leaves its thread meanwhile, as in ``sleep_until``.
+
+        Args:
+            name: unique within the run, as the name of any step.
+            question: for people; ``app.get_questions()`` has it.
+            returns: the type of the answer; JSON-like data without one.
+            timeout: seconds or a ``timedelta`` from the first call on, also across resumes.
+            default: the result if the time is over.
+
+        Raises:
+            StepTimeoutError: the time is over, and there is no default. A retry of the run asks
+                again.
+            ValidationError: an argument is not acceptable.
+            DuplicateStepError: a step of that name has already completed in this execution.
+            StopRun: the run waits, or is to stop.
+
+        .. versionadded:: 0.2.0
+        """
+        type_ = self._checked(question, returns, "step.ask")
+        arguments = (name, question, type_, timeout, default)
+        return self._step_runner.take(name, self._ask, arguments, {}, type_)
+
+    def _ask(
+        self, name: str, question: str, type_: Any, timeout: Duration | None, default: Any
+    ) -> Any:
+        new = NewWait(
+            name,
+            "answer",
+            self._waiting.deadline_us(timeout),
+            question=question,
+            returns=type_text(type_),
+        )
+        return self._answer_of(self._waiting.opened(new), type_, default)
+
+    @overload
+    def prepare(
+        self,
+        name: str,
+        *,
+        question: str = "",
+        returns: type[T],
+        timeout: Duration | None = None,
+        default: T = _NO_DEFAULT,
+    ) -> Ticket[T]: ...
+    @overload
+    def prepare(
+        self,
+        name: str,
+        *,
+        question: str = "",
+        returns: Any = None,
+        timeout: Duration | None = None,
+        default: Any = _NO_DEFAULT,
+    ) -> Ticket[Any]: ...
+    @entered_in_job
+    def prepare(
+        self,
+        name: str,
+        *,
+        question: str = "",
+        returns: Any = None,
+        timeout: Duration | None = None,
+        default: Any = _NO_DEFAULT,
+    ) -> Ticket[Any]:
+        """Make a question whose answer comes from work that is yet to be begun; do not wait.
+
+        Hand the ``id`` of the ticket to the other side, which calls ``app.signal(id, value)``, and
+        pass the ticket to ``wait_for``. Whatever is killed in between, the answer is not lost.
+
+        Args: those of ``ask``; a *timeout* counts from here.
+
+        Raises:
+            ValidationError: an argument is not acceptable.
+            DuplicateStepError: a step of that name has already completed in this execution.
+            StopRun: the run is to stop.
+
+        .. versionadded:: 0.2.0
+        """
+        type_ = self._checked(question, returns, "step.prepare")
+        arguments = (name, question, type_, timeout)
+        ticket = self._step_runner.take(name, self._prepare, arguments, {}, str)
+        return Ticket(id=ticket, name=name, returns=type_, default=default)
+
+    def _prepare(self, name: str, question: str, type_: Any, timeout: Duration | None) -> str:
+        new = NewWait(
+            name,
+            "answer",
+            self._waiting.deadline_us(timeout),
+            ticket=os.urandom(_TICKET_BYTES).hex(),
+            question=question,
+            returns=type_text(type_),
+        )
+        ticket = self._waiting.opened(new).ticket
+        if ticket is None:
+            raise ValidationError(
+                f"step {name!r:.80} of run {self._run.id} was asked with step.ask before; give the "
+                "ticket another name"
+            )
+        return ticket
+
+    @entered_in_job
+    def wait_for(self, ticket: Ticket[T]) -> T:
+        """Wait for the answer of a ticket that ``prepare`` has returned, and return it.
+
+        The run leaves its thread meanwhile, as in ``sleep_until``.
+
+        Raises:
+            StepTimeoutError: the time is over, and there is no default.
+            ValidationError: it is not a ticket.
+            StopRun: the run waits, or is to stop.
+
+        .. versionadded:: 0.2.0
+        """
+        self._run.check()
+        if not isinstance(ticket, Ticket):
+            raise ValidationError(
+                f"step.wait_for needs what step.prepare has returned, not {short_repr(ticket)}"
+            )
+        wait = self._waiting.found(ticket.name)
+        result: T = self._answer_of(wait, ticket.returns, ticket.default)
+        return result
+
+    def _checked(self, question: object, returns: Any, call: str) -> Any:
+        if not isinstance(question, str):
+            raise ValidationError(f"question must be a str, not {short_repr(question)}")
+        if returns is None:
+            return UNTYPED
+        self._services.codec.check_type(returns, f"{call}(returns=...)")
+        return returns
+
+    def _answer_of(self, wait: Wait, type_: Any, default: Any) -> Any:
+        waiting, name = self._waiting, wait.name
+
+        def has_come() -> bool:
+            return waiting.found(name).answer is not None
+
+        while True:
+            if wait.answer is not None:
+                try:
+                    return self._services.codec.decode(
+                        wait.answer, type_, what="the answer to", name=name
+                    )
+                except ValidationError as exc:
+                    # It came before its question, or from a process that does not know the type.
+                    log.warning(
+                        "%s: an answer to %r does not fit, and is waited for again: %s",
+                        short_name(self._run.id, self._run.job_name, None),
+                        name,
+                        exc,
+                    )
+                waiting.discard_answer(name)
+            elif wait.closed_at_us is not None:
+                if default is _NO_DEFAULT:
+                    raise waiting.timed_out(name, wait)
+                return default
+            elif wait.until_us is not None and waiting.seconds_until(wait.until_us) <= 0:
+                wait = waiting.closed(name)
+                continue
+            waiting.for_change(Suspended("answer", name, wait.until_us), has_come)
+            wait = waiting.found(name)

@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from durably._platform.safe_repr import safe_repr
 from durably.models import Run
 
 
@@ -26,7 +27,12 @@ def as_json(value: Any) -> Any:
             del found["disposition"]  # of a trigger
         return found
     if isinstance(value, dict):
-        return {name: as_json(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
+        return {
+            name if isinstance(name, str) else safe_repr(name): as_json(each)
+            for name, each in value.items()
+        }
+    if isinstance(value, list | tuple | set | frozenset):
         return [as_json(each) for each in value]
-    return value
+    if value is None or isinstance(value, str | int | float):
+        return value
+    return safe_repr(value)

@@ -14,17 +14,18 @@ from durably._platform.nesting import MAX_DEPTH
 from durably._platform.safe_repr import type_name
 from durably.codec import messages
 from durably.codec.annotations import resolve_annotations, return_type_of, signature_of
-from durably.codec.json_text import dump, load, load_all
+from durably.codec.json_text import TAGGED, dump, load, load_all
 from durably.codec.messages import Unsupported, sentence
 from durably.codec.plain import (
     NOTHING,
     SCALARS,
     UNTYPED,
     Nothing,
+    NotPlainError,
     Unresolved,
-    all_plain,
     check_discardable,
     exactly_plain,
+    json_copy,
 )
 from durably.errors import SerializationError, ValidationError
 
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
     import cattrs
 
+    from durably.codec.form_lookup import Forms
+    from durably.codec.forms import Parts
+    from durably.codec.tagged import TaggedValues
     from durably.codec.typed import TypedValues
 
 __all__ = [
@@ -56,13 +60,23 @@ class Codec:
     Args:
         converter: hooks for types of the user's own. It is copied; the copy is strict about
             everything else.
+        forms: how values that JSON does not know are stored where no type says it.
+        parts: where large binary parts of values are put; without it all are in the text.
 
     Raises:
         ValidationError: *converter* is not a ``cattrs.Converter``.
     """
 
-    def __init__(self, converter: cattrs.Converter | None = None) -> None:
+    def __init__(
+        self,
+        converter: cattrs.Converter | None = None,
+        *,
+        forms: Forms | None = None,
+        parts: Parts | None = None,
+    ) -> None:
         self._converter = converter
+        self._forms = forms
+        self._parts = parts
         self._lock = threading.Lock()
         self._typed: TypedValues | None = None
         if converter is not None:
@@ -122,7 +136,7 @@ class Codec:
             return value
         try:
             if type_ is UNTYPED:
-                return all_plain(value)
+                return self._untyped(value)[1]
             return self._typed_values().structure(value, type_)
         except Unsupported as error:
             said = f"{what}: {error}"
@@ -156,7 +170,7 @@ class Codec:
             ValidationError: the text does not fit the type; the message names every bad path.
         """
         try:
-            data = load(text)
+            data = load(text, self._revive)
         except Exception as error:  # noqa: BLE001 - a hook of the user's may raise anything
             raise ValidationError(sentence(_named(what, name), self._problems_in(error))) from None
         if type_ is UNTYPED or (type(data) is type_ and type_ in SCALARS):
@@ -164,6 +178,8 @@ class Codec:
         if type_ is NOTHING or type(type_) is Unresolved:
             return None if type_ is NOTHING else data
         try:
+            if text.startswith(TAGGED):  # stored before there was a type
+                return self._typed_values().structure(data, type_)
             return self._typed_values().read(data, type_)
         except Unsupported as error:
             said = f"{_named(what, name)}: {error}"
@@ -193,8 +209,8 @@ class Codec:
         is_scalar = type(type_) is type and type_ in SCALARS
         if type_ is UNTYPED or is_scalar:
             try:
-                values = load_all(texts)
-            except (ValueError, TypeError, RecursionError):
+                values = load_all(texts, self._revive)
+            except Exception:  # noqa: BLE001, S110 - a form of the user's may raise anything
                 pass  # said below, with the name of the first of them
             else:
                 if not is_scalar or all(type(value) is type_ for value in values):
@@ -220,9 +236,8 @@ class Codec:
             return dump(value), value
         try:
             if type_ is UNTYPED:
-                # The text says the same as the plain data, so nothing needs to be read from it.
-                data = decoded = all_plain(value)
-            elif type(type_) is Unresolved:
+                return self._untyped(value)
+            if type(type_) is Unresolved:
                 data = decoded = exactly_plain(value)
             elif type_ is NOTHING:
                 check_discardable(value)
@@ -248,6 +263,36 @@ class Codec:
             ValidationError: it is not JSON.
         """
         return self.decode(text, UNTYPED, what="stored data")
+
+    def _untyped(self, value: Any) -> tuple[str, Any]:
+        """Return the text of a value without a type, and the value that comes back from it.
+
+        Raises:
+            Exception: one that ``problems_in`` understands.
+        """
+        try:
+            # The text says the same as the copy, so nothing needs to be read from it.
+            copy = json_copy(value)
+        except NotPlainError:
+            return self._tagged(value)
+        text = dump(copy)
+        if "$" in text and '"$"' in text:  # the first finds it absent several times as fast
+            return self._tagged(value)
+        return text, copy
+
+    def _tagged(self, value: Any) -> tuple[str, Any]:
+        tagged = self._tagged_values()
+        data, has_tags = tagged.write(value)
+        return (TAGGED + dump(data), tagged.read(data)) if has_tags else (dump(data), data)
+
+    def _revive(self, text: str) -> Any:
+        """Return the value of a text with tagged values, without the mark."""
+        return self._tagged_values().read(load(text))
+
+    def _tagged_values(self) -> TaggedValues:
+        from durably.codec.tagged import TaggedValues  # noqa: PLC0415 - where first needed
+
+        return TaggedValues(self._forms, self._parts)
 
     def _typed_values(self) -> TypedValues:
         typed = self._typed

@@ -41,6 +41,10 @@ _scan: Final = _decoder.scan_once  # type: ignore[attr-defined]  # which raw_dec
 # that stand side by side in a str would be read back as that one character. In a text that
 # begins with a space, there is one more NUL between such neighbours than in the value.
 _MARK: Final = " "
+
+TAGGED: Final = "\t"
+"""The first character of a text with tagged values, which :mod:`durably.codec.forms` describes."""
+
 # Compiled when first needed, for an emoji at the earliest: it takes as long as importing a module.
 _SPLIT: Final = "([\ud800-\udbff]\x00*)(?=[\udc00-\udfff])"
 _JOIN: Final = "([\ud800-\udbff])\x00(\x00*)(?=[\udc00-\udfff])"
@@ -93,8 +97,12 @@ def dump_any(data: Any, default: Callable[[Any], Any]) -> str:
     return "".join(write(data, 0))
 
 
-def load(text: str) -> Any:
+def load(text: str, revive: Callable[[str], Any] | None = None) -> Any:
     """Return the data of a text that :func:`dump` wrote, or of any other JSON.
+
+    Args:
+        revive: returns the value of a text with tagged values, which begins with :data:`TAGGED`.
+            Without it their data is returned.
 
     Raises:
         ValueError: it is not JSON.
@@ -107,7 +115,10 @@ def load(text: str) -> Any:
         if end == len(text):
             return data
     except ValueError:
-        pass  # it begins with the mark; or it is invalid, which the next line reports
+        pass  # it begins with a mark; or it is invalid, which the next line reports
+    if text.startswith(TAGGED):
+        inside = text.lstrip(TAGGED)
+        return load(inside) if revive is None else revive(inside)
     try:
         data = _decoder.decode(text)
     except json.JSONDecodeError:
@@ -119,7 +130,7 @@ def load(text: str) -> Any:
     return data
 
 
-def load_all(texts: Sequence[str]) -> list[Any]:
+def load_all(texts: Sequence[str], revive: Callable[[str], Any] | None = None) -> list[Any]:
     """Return the data of several texts, each as :func:`load` returns it, with fewer calls.
 
     Raises:
@@ -127,14 +138,14 @@ def load_all(texts: Sequence[str]) -> list[Any]:
         RecursionError: one is nested too deeply.
     """
     if sys.getrecursionlimit() > _SAFE_RECURSION:
-        return [load(text) for text in texts]
+        return [load(text, revive) for text in texts]
     loaded = []
     for text in texts:
         try:
             data, end = _scan(text, 0)
         except (ValueError, StopIteration):
             data, end = None, -1
-        loaded.append(data if end == len(text) else load(text))
+        loaded.append(data if end == len(text) else load(text, revive))
     return loaded
 
 

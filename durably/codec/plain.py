@@ -11,7 +11,7 @@ import enum
 import inspect
 import types
 from collections.abc import Iterator
-from typing import Any, Final, cast
+from typing import Any, Final, NoReturn, cast
 
 from durably._platform.nesting import MAX_DEPTH
 from durably._platform.safe_repr import type_name
@@ -121,6 +121,39 @@ def plain(data: Any, exact: bool = True, depth: int = 0) -> Any:  # noqa: FBT001
             raise data.problem
         return plain(data.data, exact, depth)
     return plain_scalar(data)
+
+
+class NotPlainError(Exception):
+    """Something in a value is not exactly of a type that JSON has."""
+
+
+def json_copy(data: Any, depth: int = 0) -> Any:
+    """Copy a value that is made of exactly the types that JSON has.
+
+    Raises:
+        NotPlainError: something in it is of another type.
+        TooDeep: it is circular or too deeply nested.
+    """
+    cls = type(data)
+    if cls in SCALARS:
+        return data
+    if depth >= MAX_DEPTH:
+        raise TooDeep
+    depth += 1
+    if cls is list:
+        return [item if type(item) in SCALARS else json_copy(item, depth) for item in data]
+    if cls is dict:
+        return {
+            key if type(key) is str else _reject_key(): (
+                item if type(item) in SCALARS else json_copy(item, depth)
+            )
+            for key, item in data.items()
+        }
+    raise NotPlainError
+
+
+def _reject_key() -> NoReturn:
+    raise NotPlainError
 
 
 def all_plain(data: Any) -> Any:

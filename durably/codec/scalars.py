@@ -66,7 +66,7 @@ def _as_float(value: int) -> float | None:
 # --- The standard library's ------------------------------------------------------------------
 
 
-class _Stdlib(NamedTuple):
+class StdlibScalar(NamedTuple):
     """Convert values of one type of the standard library."""
 
     expected: str
@@ -208,36 +208,40 @@ def _read_bytes(text: str) -> bytes:
     return binascii.a2b_base64(text.encode("ascii"), strict_mode=True)
 
 
-_STDLIB: Final[Mapping[type, _Stdlib]] = {
-    DATETIME: _Stdlib("datetime (ISO 8601)", _write_instant, _read_datetime),
-    DATE: _Stdlib("date (ISO 8601)", DATE.isoformat, DATE.fromisoformat),
-    dt.time: _Stdlib("time (ISO 8601)", _write_instant, _read_time),
-    dt.timedelta: _Stdlib(
+STDLIB: Final[Mapping[type, StdlibScalar]] = {
+    DATETIME: StdlibScalar("datetime (ISO 8601)", _write_instant, _read_datetime),
+    DATE: StdlibScalar("date (ISO 8601)", DATE.isoformat, DATE.fromisoformat),
+    dt.time: StdlibScalar("time (ISO 8601)", _write_instant, _read_time),
+    dt.timedelta: StdlibScalar(
         "timedelta (seconds)", _write_timedelta, _read_timedelta, (int, float, str)
     ),
-    uuid.UUID: _Stdlib("UUID", str, uuid.UUID),
-    decimal.Decimal: _Stdlib("Decimal (as text)", _write_decimal, to_decimal),
-    bytes: _Stdlib("bytes (base64)", _write_bytes, _read_bytes),
-    bytearray: _Stdlib("bytearray (base64)", _write_bytes, lambda t: bytearray(_read_bytes(t))),
+    uuid.UUID: StdlibScalar("UUID", str, uuid.UUID),
+    decimal.Decimal: StdlibScalar("Decimal (as text)", _write_decimal, to_decimal),
+    bytes: StdlibScalar("bytes (base64)", _write_bytes, _read_bytes),
+    bytearray: StdlibScalar(
+        "bytearray (base64)", _write_bytes, lambda t: bytearray(_read_bytes(t))
+    ),
 }
 
-OWN: Final = (*SCALARS, *_STDLIB, pathlib.PurePath, pathlib.Path)
+"""The types of single values that are not JSON's own, and how they are converted."""
+
+OWN: Final = (*SCALARS, *STDLIB, pathlib.PurePath, pathlib.Path)
 """Python's own types of a single value. No converter decides how they are stored."""
 
 
 def stdlib_scalar(codec: TypeCodec) -> bool:
     """Complete the codec of a class of single values; return whether it can be stored."""
     type_ = codec.type
-    how = _STDLIB.get(type_)
+    how = STDLIB.get(type_)
     base = next((base for base in type_.__mro__ if base in SCALARS), None)
     if base is not None:  # a user's subclass of int, float or str
-        how = _Stdlib(codec.name, plain_scalar, type_, (base,))
+        how = StdlibScalar(codec.name, plain_scalar, type_, (base,))
     elif issubclass(type_, pathlib.PurePath):
         try:
             type_ = type(type_())  # Path() makes an instance of the class for this system
         except NotImplementedError:
             return False
-        how = _Stdlib(codec.name, str, type_)
+        how = StdlibScalar(codec.name, str, type_)
     if how is None:
         return False
     codec.name = how.expected
@@ -245,7 +249,7 @@ def stdlib_scalar(codec: TypeCodec) -> bool:
 
     def write(value: Any) -> Any:
         if type(value) is not type_ and frozen_time_base(type(value)) is not type_:
-            if type_ not in _STDLIB and is_redefined(type(value), type_):
+            if type_ not in STDLIB and is_redefined(type(value), type_):
                 return note(codec, value, _write_again(how, base or pathlib.PurePath, value))
             return codec.misfit(value)
         try:
@@ -266,7 +270,7 @@ def stdlib_scalar(codec: TypeCodec) -> bool:
     return True
 
 
-def _write_again(how: _Stdlib, base: type, value: Any) -> Any:
+def _write_again(how: StdlibScalar, base: type, value: Any) -> Any:
     """Write a value of a user's class that was defined again."""
     if isinstance(value, base):
         return how.write(value)
@@ -284,7 +288,7 @@ def is_written_as_text(codec: TypeCodec) -> bool:
         return all(isinstance(member.value, str) for member in type_)
     if type_ is dt.timedelta:
         return False
-    return type_ in _STDLIB or issubclass(type_, (str, pathlib.PurePath))
+    return type_ in STDLIB or issubclass(type_, (str, pathlib.PurePath))
 
 
 # --- Enums and literals ----------------------------------------------------------------------

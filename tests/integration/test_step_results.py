@@ -256,10 +256,12 @@ def test_a_class_is_the_type_of_what_it_makes(tmp_path):
     assert first == resumed == Point(3)
 
 
-def test_tuples_come_back_as_lists_unless_annotated(tmp_path):
-    """An unannotated tuple is a list, at once and on a resume."""
-    first, resumed = both(tmp_path, lambda: (1, (2, 3)))
-    assert shape(first) == shape(resumed) == shape([1, [2, 3]])
+def test_what_json_does_not_know_comes_back_without_an_annotation(tmp_path):
+    """As it was, at once and on a resume, wherever it is inside the result."""
+    value = {"a": (1, (2, {3})), NOW: [b"x", Decimal(1)], None: {"$": Path("x")}, (): 1j}
+    first, resumed = both(tmp_path, lambda: value)
+    assert shape(first) == shape(resumed) == shape(value)
+    assert first == resumed == value
 
 
 @pytest.mark.parametrize(
@@ -300,22 +302,13 @@ def deep() -> Any:
 @pytest.mark.parametrize(
     "value",
     [
-        NOW,
-        {1, 2},
         Point(1),
         Pair(Point(1), None),
-        b"x",
-        Decimal(1),
-        Path("x"),
         Color.RED,
         Mode.FAST,
         Level.HIGH,
-        {1: "a"},
-        {None: 1},
-        [{"a": {2: 3}}],
         object(),
         lambda: 1,
-        1j,
         circular(),
         deep(),
     ],
@@ -337,7 +330,7 @@ def test_what_has_no_faithful_form_is_rejected(tmp_path, value):
         assert [s.status for s in app.get_steps(run)] == ["failed"]
 
 
-@pytest.mark.parametrize("value", [NOW, {1}, Point(1)])
+@pytest.mark.parametrize("value", [Point(1)])
 def test_a_rejection_says_what_to_annotate(tmp_path, value):
     """The message names the type that is to be annotated."""
 

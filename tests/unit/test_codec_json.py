@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import re
 import sys
 from collections.abc import Iterator
@@ -21,12 +20,10 @@ from durably.errors import SerializationError, ValidationError
 @pytest.mark.parametrize(
     ("value", "comes_back"),
     [
-        ((1, (2,)), [1, [2]]),
         (IntSubclass(3), 3),
         (FloatSubclass(1.5), 1.5),
         (LiarStr("a"), "a"),
         ({LiarStr("k"): [IntSubclass(1)]}, {"k": [1]}),
-        (collections.OrderedDict(a=1), {"a": 1}),
         (10**5000, 10**5000),
         ({"a": [-(10**20000) + 1, "\ud800\udc00"]}, {"a": [-(10**20000) + 1, "\ud800\udc00"]}),
         (

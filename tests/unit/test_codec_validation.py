@@ -121,7 +121,7 @@ from durably.errors import ValidationError
         (WithFinal, {"z": {"a": {1}}}, "$.z.a"),
         (IntSubclass, "a", "$"),
         (Any, {"a": [dt.date(2026, 1, 2)]}, "$.a[0]"),
-        (UNTYPED, {"a": {1: 2}}, "$.a[1]"),
+        (UNTYPED, {"a": {1: print}}, "$.a[1]"),
         (UNTYPED, [Color.RED], "$[0]"),
     ],
     ids=plainly,
@@ -165,9 +165,9 @@ def test_all_bad_paths_are_in_one_error(codec: Codec) -> None:
 def test_all_problems_of_json_like_data_are_in_one_error(codec: Codec) -> None:
     """JSON-like data is checked everywhere too."""
     with pytest.raises(ValidationError) as caught:
-        codec.structure({"a": {1}, "b": [b"", {2: 3}], "c": (1, Pair(1))}, UNTYPED, what="payload")
+        codec.structure({"a": {len}, "b": [b"", {2: id}], "c": (1, print)}, UNTYPED, what="payload")
 
-    for path in ("$.a: ", "$.b[0]: ", "$.b[1][2]: ", "$.c[1]: "):
+    for path in ("$.a[...]: ", "$.b[1][2]: ", "$.c[1]: "):
         assert path in str(caught.value)
 
 

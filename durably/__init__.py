@@ -5,68 +5,72 @@ result. Kill the process at any instant and start it again: it continues with th
 has no checkpoint.
 """
 
-from durably import events as events  # found as durably.events
-from durably import plugins as plugins  # found as durably.plugins
-from durably import testing as testing  # found as durably.testing
-from durably.client.arguments import Trigger
-from durably.client.handles import JobHandle
-from durably.codec import NOTHING
-from durably.engine import Durably
-from durably.entry.oneline import imap, map, run  # noqa: A004 - the contract's name
-from durably.entry.sessions import Session, session
-from durably.errors import (
-    BackupExistsError,
-    ConflictError,
-    DatabaseError,
-    DatabaseLostError,
-    DuplicateStepError,
-    DuplicateStepWarning,
-    DurablyError,
-    DurablyWarning,
-    EngineClosedError,
-    ExecutorBrokenError,
-    ForkedError,
-    ItemsChangedWarning,
-    ItemsFailedError,
-    NotFoundError,
-    NoWorkerError,
-    OwnershipLost,
-    PayloadChangedWarning,
-    RetryAfter,
-    RunCancelled,
-    RunCancelledError,
-    RunFailedError,
-    RunInterrupted,
-    RunsFailedError,
-    RunSuspended,
-    SchemaError,
-    SerializationError,
-    StepTimeoutError,
-    StopRun,
-    ValidationError,
-    WaitTimeoutError,
-    WorkerDiedError,
-)
-from durably.events import Event
-from durably.execution.context import StepContext
-from durably.execution.loops.results import MapResult
-from durably.execution.pacing import RateLimit
-from durably.execution.retry import Retry
-from durably.execution.step_questions import Ticket
-from durably.jobs import Job, job
-from durably.models import (
-    Attempt,
-    ErrorInfo,
-    ItemCounts,
-    ItemRecord,
-    LogEntry,
-    Progress,
-    Question,
-    Run,
-    RunStatus,
-    StepRecord,
-    WaitingFor,
-)
+import importlib
+import typing
+
+if typing.TYPE_CHECKING:
+    from durably import events as events  # found as durably.events
+    from durably import plugins as plugins  # found as durably.plugins
+    from durably import testing as testing  # found as durably.testing
+    from durably.client.arguments import Trigger
+    from durably.client.handles import JobHandle
+    from durably.codec import NOTHING
+    from durably.engine import Durably
+    from durably.entry.oneline import imap, map, run  # noqa: A004 - the contract's name
+    from durably.entry.sessions import Session, session
+    from durably.errors import (
+        BackupExistsError,
+        ConflictError,
+        DatabaseError,
+        DatabaseLostError,
+        DuplicateStepError,
+        DuplicateStepWarning,
+        DurablyError,
+        DurablyWarning,
+        EngineClosedError,
+        ExecutorBrokenError,
+        ForkedError,
+        ItemsChangedWarning,
+        ItemsFailedError,
+        NotFoundError,
+        NoWorkerError,
+        OwnershipLost,
+        PayloadChangedWarning,
+        RetryAfter,
+        RunCancelled,
+        RunCancelledError,
+        RunFailedError,
+        RunInterrupted,
+        RunsFailedError,
+        RunSuspended,
+        SchemaError,
+        SerializationError,
+        StepTimeoutError,
+        StopRun,
+        ValidationError,
+        WaitTimeoutError,
+        WorkerDiedError,
+    )
+    from durably.events import Event
+    from durably.execution.context import StepContext
+    from durably.execution.loops.results import MapResult
+    from durably.execution.pacing import RateLimit
+    from durably.execution.retry import Retry
+    from durably.execution.step_questions import Ticket
+    from durably.jobs import Job, job
+    from durably.models import (
+        Attempt,
+        ErrorInfo,
+        ItemCounts,
+        ItemRecord,
+        LogEntry,
+        Progress,
+        Question,
+        Run,
+        RunStatus,
+        StepRecord,
+        WaitingFor,
+    )
 
 __version__ = "0.1.0"
 
@@ -131,3 +135,53 @@ __all__ = [
     "run",
     "session",
 ]
+
+# Each is imported when it is first used: a module that defines jobs needs few of them, and so does
+# a child of a map that imports it. What is not here is an error or a warning.
+_NAMES_OF_MODULES: typing.Final = {
+    "client.arguments": ["Trigger"],
+    "client.handles": ["JobHandle"],
+    "codec": ["NOTHING"],
+    "engine": ["Durably"],
+    "entry.oneline": ["imap", "map", "run"],
+    "entry.sessions": ["Session", "session"],
+    "events": ["Event"],
+    "execution.context": ["StepContext"],
+    "execution.loops.results": ["MapResult"],
+    "execution.pacing": ["RateLimit"],
+    "execution.retry": ["Retry"],
+    "execution.step_questions": ["Ticket"],
+    "jobs": ["Job", "job"],
+    "models": [
+        "Attempt",
+        "ErrorInfo",
+        "ItemCounts",
+        "ItemRecord",
+        "LogEntry",
+        "Progress",
+        "Question",
+        "Run",
+        "RunStatus",
+        "StepRecord",
+        "WaitingFor",
+    ],
+}
+_MODULE_OF_NAME: typing.Final = {
+    name: module for module, names in _NAMES_OF_MODULES.items() for name in names
+}
+_SUBMODULES: typing.Final = frozenset({"events", "plugins", "testing"})
+
+if not typing.TYPE_CHECKING:  # a name that is not imported above is none to a type checker
+
+    def __getattr__(name: str) -> object:
+        if name in _SUBMODULES:
+            return importlib.import_module(f"{__name__}.{name}")
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = importlib.import_module(f"{__name__}.{_MODULE_OF_NAME.get(name, 'errors')}")
+        found = globals()[name] = getattr(module, name)
+        return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_SUBMODULES})

@@ -175,9 +175,9 @@ def test_what_is_importable_is_what_all_names() -> None:
     """Nothing else without an underscore, modules apart, can be imported from the package."""
     importable = {
         name
-        for name, value in vars(durably).items()
+        for name in dir(durably)
         if not name.startswith("_")
-        and not isinstance(value, types.ModuleType)
+        and not isinstance(getattr(durably, name), types.ModuleType)
         and name != "annotations"
     }
     assert importable == set(durably.__all__)

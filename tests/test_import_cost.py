@@ -20,6 +20,9 @@ from durably.values import Value
 # What these import themselves is no cost of durably's; on each Python it is a little different.
 DEPENDENCIES = "attrs"
 
+# Names that a script uses before it opens an engine.
+USED_BY_ALL = "durably.job, durably.run, durably.map, durably.session, durably.Durably"
+
 # Each is slow to import or large, or brings others that are.
 HEAVY = {
     "IPython",
@@ -72,6 +75,8 @@ def test_importing_durably_brings_nothing_heavy() -> None:
     """Of the standard library it brings small modules, and of other packages its dependencies."""
     brought = loaded_by("import durably") - loaded_by(f"import {DEPENDENCIES}")
 
+    assert {name for name in brought if name.startswith("durably")} == {"durably"}
+    brought = loaded_by(f"import durably\n{USED_BY_ALL}") - loaded_by(f"import {DEPENDENCIES}")
     assert {"durably.engine", "durably.jobs"} <= brought
     assert not brought & HEAVY
     packages = {name.partition(".")[0] for name in brought}

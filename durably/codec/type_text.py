@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import operator
 import sys
 import types
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final
 
 from durably.codec.plain import UNTYPED
-
-if TYPE_CHECKING:
-    import ast
-
-# The flag of ``compile`` with which it only parses.
-_ONLY_PARSE: Final = 0x400
 
 _BUILTIN: Final[dict[str, Any]] = {
     each.__name__: each
@@ -39,14 +34,12 @@ def type_of_text(text: str | None) -> Any:
     if text is None:
         return UNTYPED
     try:
-        return _evaluated(cast("ast.Expression", compile(text, "", "eval", _ONLY_PARSE)).body)
+        return _evaluated(ast.parse(text, mode="eval").body)
     except (SyntaxError, LookupError, AttributeError, TypeError, ValueError, RecursionError):
         return UNTYPED
 
 
 def _evaluated(node: ast.expr) -> Any:
-    import ast  # noqa: PLC0415 - where first needed
-
     if isinstance(node, ast.Constant):
         return node.value
     if isinstance(node, ast.Name):

@@ -355,7 +355,7 @@ def drive_workers_killed(folder: Path, deadline: float, seed: int) -> Counter[st
         with each.launched() as pid:
             for _ in range(rng.randrange(1, 6)):
                 each.await_instant(pid)
-                while not (workers := workers_of(pid)) and is_alive(pid):
+                while not (workers := workers_of(pid, kind)) and is_alive(pid):
                     time.sleep(0.002)
                 if workers:
                     with suppress(ProcessLookupError):
@@ -376,12 +376,20 @@ def drive_workers_killed(folder: Path, deadline: float, seed: int) -> Counter[st
     return counts
 
 
-def workers_of(pid: int) -> list[int]:
+def workers_of(pid: int, kind: str) -> list[int]:
     """The workers of a launch: neither a helper of multiprocessing nor its fork server."""
     found = []
-    for member, command in members(pid).items():
+    commands = members(pid)
+    for member, command in commands.items():
         is_server = "forkserver import" in command and parent_of(member) == pid
-        if member != pid and "resource_tracker import" not in command and not is_server:
+        # It is not known yet what a process becomes that has not begun its program.
+        is_begun = kind == "fork" or command != commands.get(pid)
+        if (
+            is_begun
+            and member != pid
+            and "resource_tracker import" not in command
+            and not is_server
+        ):
             found.append(member)
     return found
 

@@ -100,7 +100,10 @@ class Loop:
 
     def results(self) -> MapResult[Any]:
         """Execute the map; return its results."""
-        results = Results(with_failed=self._options.on_failed == "return")
+        options = self._options
+        results = Results(
+            is_keyed=options.key is not None, with_failed=options.on_failed == "return"
+        )
         with closing(self.batches()) as batches:
             for batch in batches:
                 results.add(batch)

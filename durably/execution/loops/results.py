@@ -39,7 +39,6 @@ class MapResult(list[T], Shown):
     It is a list, with a ``repr()`` of one line. ``MapResult`` is what ``step.map`` returns.
 
     Attributes:
-        keys: the key of each result; its position, if the map has no ``key``.
         failed: the records of the items that have failed, in the order of the items; only with
             ``on_failed="return"``.
         reused: how many of the results came from checkpoints.
@@ -57,10 +56,26 @@ class MapResult(list[T], Shown):
         rows: _Rows | None = None,
     ) -> None:
         super().__init__(results)
-        self.keys = list(keys)
+        self._fill(keys, failed, reused=reused, rows=_Rows() if rows is None else rows)
+
+    def _fill(
+        self, keys: Sequence[Key], failed: Sequence[ItemRecord], *, reused: int, rows: _Rows
+    ) -> None:
+        # A range takes no memory: the positions are what most maps have for keys.
+        self._keys: Sequence[Key] = keys if isinstance(keys, range) else list(keys)
         self.failed = ItemList(failed)
         self.reused = reused
-        self._rows = _Rows() if rows is None else rows
+        self._rows = rows
+
+    @property
+    def keys(self) -> list[Key]:
+        """The key of each result; its position, if the map has no ``key``.
+
+        .. versionadded:: 0.2.0
+        """
+        if not isinstance(self._keys, list):
+            self._keys = list(self._keys)
+        return self._keys
 
     @property
     def by_key(self) -> dict[Key, T]:
@@ -68,7 +83,7 @@ class MapResult(list[T], Shown):
 
         .. versionadded:: 0.2.0
         """
-        return dict(zip(self.keys, self, strict=False))
+        return dict(zip(self._keys, self, strict=False))
 
     def __repr__(self) -> str:
         from durably.rendering.words import value_text  # noqa: PLC0415 - where first needed
@@ -128,7 +143,7 @@ class MapResult(list[T], Shown):
     def _each(self) -> Iterator[_Row]:
         """Yield what is known of each item, in the order of the items."""
         rows = self._rows
-        results = iter(zip(self.keys, self, strict=False))
+        results = iter(zip(self._keys, self, strict=False))
         failed = iter(self.failed)
         for position, is_failed in enumerate(rows.are_failed):
             seconds, attempts = rows.seconds[position], rows.attempts[position]
@@ -180,13 +195,15 @@ class Results:
     """Collect the results of a map, which come in any order.
 
     Args:
+        is_keyed: whether the items have keys other than their positions.
         with_failed: whether to keep the records of failed items.
     """
 
-    def __init__(self, *, with_failed: bool) -> None:
+    def __init__(self, *, is_keyed: bool, with_failed: bool) -> None:
         self._with_failed = with_failed
-        self._values: list[Any] = []
-        self._keys: list[Any] = []
+        # Filled in place: a second list of a million results would take 8 MiB.
+        self._values: MapResult[Any] = MapResult()
+        self._keys: list[Any] | None = [] if is_keyed else None
         self._rows = _Rows()
         self._failed: list[tuple[int, ItemRecord]] = []
         self._reused = 0
@@ -200,7 +217,8 @@ class Results:
         rows = self._rows
         for task in batch:
             position = task.position
-            self._keys[position] = task.key
+            if self._keys is not None:
+                self._keys[position] = task.key
             rows.seconds[position] = (task.completed_at_us - task.started_at_us) / 1e6
             rows.attempts[position] = task.attempts
             if task.text is None:
@@ -215,7 +233,8 @@ class Results:
         more = count - len(self._values)
         if more > 0:
             self._values.extend([_MISSING] * more)
-            self._keys.extend([None] * more)
+            if self._keys is not None:
+                self._keys.extend([None] * more)
             rows.seconds.extend([0.0] * more)
             rows.attempts.extend([0] * more)
             rows.are_failed.extend(bytes(more))
@@ -224,28 +243,27 @@ class Results:
         self._reused += len(reused)
         values, keys = self._values, self._keys
         seconds, attempts = self._rows.seconds, self._rows.attempts
-        for position, key, row, value in zip(
-            reused.positions, reused.keys, reused.rows, reused.values, strict=True
-        ):
+        for position, row, value in zip(reused.positions, reused.rows, reused.values, strict=True):
             values[position] = value
-            keys[position] = key
             seconds[position] = (row[7] - row[6]) / 1e6
             attempts[position] = row[4]
+        if keys is not None:
+            for position, key in zip(reused.positions, reused.keys, strict=True):
+                keys[position] = key
 
     def result(self) -> MapResult[Any]:
-        """Return what was added, in the order of the items."""
-        values, keys = self._values, self._keys
+        """Return what was added, in the order of the items. Called once."""
+        found = self._values
+        keys: Sequence[Any] = range(len(found)) if self._keys is None else self._keys
         if self._failed:
-            kept = [position for position, value in enumerate(values) if value is not _MISSING]
-            values, keys = [values[n] for n in kept], [keys[n] for n in kept]
+            kept = [position for position, value in enumerate(found) if value is not _MISSING]
+            keys = [keys[position] for position in kept]
+            found[:] = [found[position] for position in kept]
         self._failed.sort(key=lambda each: each[0])
-        return MapResult(
-            values,
-            keys=keys,
-            failed=[record for _, record in self._failed],
-            reused=self._reused,
-            rows=self._rows,
+        found._fill(  # noqa: SLF001 - its own
+            keys, [record for _, record in self._failed], reused=self._reused, rows=self._rows
         )
+        return found
 
 
 def record_of(task: Task) -> ItemRecord:

@@ -114,6 +114,7 @@ def open_parts(
             reader,
             displays,
         )
+        supervisor.family.runs = client.children
         at_exit(shutdown.at_exit)
         opening.enter(shutdown)
         deliver()

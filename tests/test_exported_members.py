@@ -100,12 +100,12 @@ HANDLE = "name job trigger trigger_and_wait batch_trigger get_run get_runs to_di
 SESSION = "close get_run to_dict to_frame"
 STEP = (
     "run map imap parallel options progress log run_id job_name labels attempt cancelled check "
-    "sleep remaining sleep_until poll ask prepare wait_for"
+    "sleep remaining sleep_until poll ask prepare wait_for trigger call"
 )
 RUN = (
     "id job_name status payload output error progress labels idempotency_key concurrency_key "
     "attempt completed_steps created_at started_at completed_at updated_at heartbeat_at "
-    "disposition kind waiting_for is_terminal is_active duration "
+    "disposition kind waiting_for parent_id is_terminal is_active duration "
     "result wait refresh steps items attempts logs cancel retry timeline "
     "to_dict to_frame"
 )

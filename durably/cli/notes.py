@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from durably.cli.times import moment
 from durably.client.arguments import AnyRun
 from durably.client.looking import Looking
-from durably.models import Progress, RunStatus
+from durably.models import Progress, RunStatus, WaitingFor
 
 # Whole numbers up to here are exact as floats.
 _MOST_EXACT: Final = 2**53
@@ -18,6 +19,8 @@ def note_on(look: Looking, run: AnyRun) -> str:
         return str(run.error)
     if run.status is RunStatus.COMPLETED:
         return ""
+    if run.waiting_for is not None:
+        return waits(run.waiting_for)
     parts = [] if run.progress is None else [progress_of(run.progress)]
     if run.status is RunStatus.RUNNING:
         parts += [
@@ -25,6 +28,16 @@ def note_on(look: Looking, run: AnyRun) -> str:
             for each in look.open_maps(run)
         ]
     return ", ".join(parts)
+
+
+def waits(wait: WaitingFor) -> str:
+    """Return what a run waits for, as ``waits until 11-29 12:05`` or ``asks: approve``."""
+    until = "" if wait.until is None else f" until {moment(wait.until)}"
+    if wait.kind == "answer":
+        return f"asks: {wait.name}{until}"
+    if wait.kind == "run":
+        return f"waits for run {wait.run_id}"
+    return f"waits{until}"
 
 
 def progress_of(progress: Progress) -> str:

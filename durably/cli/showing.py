@@ -12,7 +12,7 @@ import click
 from durably._platform.displayable import displayable, escaped
 from durably._platform.safe_repr import safe_repr
 from durably._platform.tracebacks import frames_in
-from durably.cli.notes import items_of, progress_of
+from durably.cli.notes import items_of, progress_of, waits
 from durably.cli.shell import Shell, find, run_argument, shell, short_id, verb
 from durably.cli.tables import cells, colored, fitted, is_terminal, print_json, styled
 from durably.cli.times import lasted, moment, since
@@ -89,6 +89,10 @@ def _facts(look: Looking, run: AnyRun) -> Iterator[tuple[str, str]]:
         executor = look.executor_of(run)
         if executor is not None:
             yield "process", str(executor.pid)
+    if run.waiting_for is not None:
+        yield "waiting", _shown(waits(run.waiting_for))
+    if run.parent_id is not None:
+        yield "parent", run.parent_id
     if run.progress is not None and run.status is not RunStatus.COMPLETED:
         yield "progress", _shown(progress_of(run.progress))
 

@@ -254,7 +254,9 @@ class RunCalls(ReadCalls, AnswerCalls, CareCalls):
         return self._client.control.retrigger(run)
 
     def cancel(self, run: AnyRun | str) -> None:
-        """Cancel a pending or running run; when this returns it is cancelled in the database.
+        """Cancel a run that has not ended; when this returns it is cancelled in the database.
+
+        So are its children, and theirs, that have not ended.
 
         A job that is inside a step continues until that step ends; the step's result is not stored.
 

@@ -9,6 +9,7 @@ from durably._platform.ids import Ids
 from durably.client.answers import Answers
 from durably.client.arguments import AnyRun
 from durably.client.attempts import AttemptReader
+from durably.client.children import Children
 from durably.client.control import Control
 from durably.client.handles import Handles
 from durably.client.items import ItemReader
@@ -94,6 +95,7 @@ class Client:
             displays=displays,
         )
         self.care = Upkeep(store, clock)
+        self.children = Children(store, clock, emitter, self.reader, self.submitter, self.handles)
         self.questions = Questions(store, codec, clock)
         self.control = Control(store, emitter, clock, registry, self.reader, self.submitter, worker)
         self.answers = Answers(

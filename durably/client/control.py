@@ -71,14 +71,16 @@ class Control:
         return self._submitter.retrigger(row)
 
     def cancel(self, run: AnyRun | str) -> None:
-        """Cancel a pending or running run, and make its job stop if it is executed here."""
+        """Cancel a run and its children, and make their jobs stop that are executed here."""
         run_id = run_id_of(run)
         with self._emitter.announcing(run_id):
-            row = self._store.cancel(run_id, self._clock.now_us())
-            self._worker.stop_run(row, RunCancelled)
+            row, *children = self._store.cancel(run_id, self._clock.now_us())
+            for each in (row, *children):
+                self._worker.stop_run(each, RunCancelled)
             # If the run was pending, the next one with its concurrency key is claimable.
             self._store.changes.offer()
-            self._emitter.emit(events.RunCancelled, **_fields(row))
+            for each in (row, *children):
+                self._emitter.emit(events.RunCancelled, **_fields(each))
 
     def delete(self, run: AnyRun | str) -> None:
         """Delete a terminal run with everything that belongs to it."""

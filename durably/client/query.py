@@ -121,6 +121,7 @@ class Reader:
             disposition=disposition,
             kind=row.kind,
             waiting_for=_waiting_for(row),
+            parent_id=row.parent_id,
         )
 
     def created(self, row: RunRow, payload: Any, created_at: datetime) -> Run[Any, Any]:
@@ -237,12 +238,17 @@ class Reader:
         offset: int,
         kind: RunKind | None = None,
         since_us: int | None = None,
+        parent: AnyRun | str | None = None,
     ) -> RunList[Any, Any]:
         """Return the runs that match for a caller to see, the newest first.
 
         Those that cannot be read are left out.
         """
-        wanted = filters_of(status, job_name, labels)._replace(kind=kind, since_us=since_us)
+        wanted = filters_of(status, job_name, labels)._replace(
+            kind=kind,
+            since_us=since_us,
+            parent=None if parent is None else run_id_of(parent),
+        )
         limit = None if limit is None else count(limit, "limit")
         rows = self._store.find_runs(wanted, limit, count(offset, "offset"))
         found = RunList(readable(self.run_of, rows))

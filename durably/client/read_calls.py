@@ -84,6 +84,7 @@ class ReadCalls(Shown):
         labels: dict[str, str] | None = None,
         limit: int | None = None,
         offset: int = 0,
+        parent: AnyRun | str | None = None,
     ) -> RunList[Any, Any]:
         """Return the runs that match, newest first.
 
@@ -93,14 +94,16 @@ class ReadCalls(Shown):
             labels: all of them must match.
             limit: how many at most.
             offset: how many to skip first.
+            parent: only the runs that ``step.trigger`` of this run has triggered.
 
         Raises:
             ValidationError: an unknown status, or a negative number.
 
         .. versionadded:: 0.1.0
+        .. versionchanged:: 0.2.0 Has *parent*.
         """
         self._check()
-        return self._client.reader.find_many(status, job_name, labels, limit, offset)
+        return self._client.reader.find_many(status, job_name, labels, limit, offset, parent=parent)
 
     # A short name, for those who type.
     runs = get_runs

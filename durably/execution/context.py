@@ -14,6 +14,7 @@ from durably.execution.loops.step_loops import StepLoops
 from durably.execution.nested_steps import NestedSteps
 from durably.execution.pacing import RateLimit
 from durably.execution.retry import Retry
+from durably.execution.step_children import StepChildren
 from durably.execution.step_log import (
     NUMBERS,
     StepLog,
@@ -23,7 +24,6 @@ from durably.execution.step_log import (
     current_step,
 )
 from durably.execution.step_options import PlainStep, ReturningStep
-from durably.execution.step_questions import StepQuestions
 from durably.execution.step_runner import StepRunner
 from durably.execution.step_waits import StepWaits
 from durably.execution.waiting import Waiting
@@ -34,7 +34,7 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 
-class StepContext(StepLoops, StepWaits, StepQuestions):
+class StepContext(StepLoops, StepWaits, StepChildren):
     """The first argument of a job: its steps, its progress, its log.
 
     Usable from any thread that the job starts, as long as the run is executed. ``log`` writes

@@ -32,6 +32,7 @@ from durably.errors import (
 )
 from durably.events import WorkerError
 from durably.execution.checkpoints import StepCounts
+from durably.execution.children import Family
 from durably.models import Progress, error_info, short_name
 from durably.settings import OnDuplicateStep
 
@@ -81,6 +82,8 @@ class Services(NamedTuple):
     on_duplicate_step: OnDuplicateStep
     # Starts a thread of that name, which it is to end by itself.
     start_thread: Callable[[str, Callable[[], None]], threading.Thread]
+    # Triggers and executes the children of runs.
+    family: Family
 
 
 def _no_steps() -> StepCounts:

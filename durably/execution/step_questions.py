@@ -1,4 +1,4 @@
-"""The questions of the step context: ``step.ask``, ``step.prepare`` and ``step.wait_for``."""
+"""The questions of the step context: ``step.ask`` and ``step.prepare``."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Ticket(Value, Generic[T]):
 
 
 class StepQuestions:
-    """The part of the step context that waits for answers. A base class of it alone."""
+    """The part of the step context that waits for answers. A base class of it."""
 
     _run: CurrentRun
     _services: Services
@@ -184,24 +184,7 @@ class StepQuestions:
             )
         return ticket
 
-    @entered_in_job
-    def wait_for(self, ticket: Ticket[T]) -> T:
-        """Wait for the answer of a ticket that ``prepare`` has returned, and return it.
-
-        The run leaves its thread meanwhile, as in ``sleep_until``.
-
-        Raises:
-            StepTimeoutError: the time is over, and there is no default.
-            ValidationError: it is not a ticket.
-            StopRun: the run waits, or is to stop.
-
-        .. versionadded:: 0.2.0
-        """
-        self._run.check()
-        if not isinstance(ticket, Ticket):
-            raise ValidationError(
-                f"step.wait_for needs what step.prepare has returned, not {short_repr(ticket)}"
-            )
+    def _answer_to(self, ticket: Ticket[T]) -> T:
         wait = self._waiting.found(ticket.name)
         result: T = self._answer_of(wait, ticket.returns, ticket.default)
         return result

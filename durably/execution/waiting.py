@@ -167,6 +167,8 @@ class Waiting:
                 return
             if left_s >= SHORT_S and run.can_suspend:
                 run.suspend(outcome)
+            if outcome.run_pk is not None and self._services.family.execute(outcome.run_pk):
+                continue
             run.wait = outcome
             try:
                 self._caller.sleep(min(left_s, _LOOK_S))

@@ -102,13 +102,14 @@ class Run(Asking[R], Shown, Generic[P, R]):
     completed. ``attempt`` counts claims, 0 before the first one. ``disposition`` says how a
     trigger was resolved and is ``None`` on a run that was read. ``kind`` is ``"job"``, or
     ``"session"`` for the run of a session, whose ``job_name`` is the session's name. A waiting run
-    has no thread and no slot; ``waiting_for`` says for what it waits.
+    has no thread and no slot; ``waiting_for`` says for what it waits. ``parent_id`` is the
+    run whose ``step.trigger`` has triggered it.
 
     A run that came from an engine can be asked, as by ``run.result()`` and ``run.steps``; the
     engine answers, until it is closed. One that was copied, unpickled or made by hand is the value
     alone. ``repr()`` is one line, and a notebook shows a card.
 
-    .. versionchanged:: 0.2.0 Has ``kind`` and ``waiting_for``, and can be asked.
+    .. versionchanged:: 0.2.0 Has ``kind``, ``waiting_for`` and ``parent_id``, and can be asked.
 
     .. versionadded:: 0.1.0
     """
@@ -133,6 +134,7 @@ class Run(Asking[R], Shown, Generic[P, R]):
     disposition: Disposition | None = None
     kind: RunKind = "job"
     waiting_for: WaitingFor | None = None
+    parent_id: str | None = None
 
     def __eq__(self, other: object) -> bool:
         return self.id == other.id if isinstance(other, Run) else NotImplemented

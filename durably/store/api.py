@@ -42,7 +42,7 @@ from durably.store.rows import (
     StepRow,
     Window,
 )
-from durably.store.waits import Answers, WaitCheckpoints
+from durably.store.waits import Answers, Parents, WaitCheckpoints
 
 # How long a call waits for locks of others.
 LOCK_TIMEOUT_S: Final = 30.0
@@ -121,7 +121,7 @@ class Checkpoints(ItemCheckpoints, WaitCheckpoints, Protocol):
         """Return the status and the fence of a run, ``None`` if it was deleted."""
 
 
-class Store(Care, Answers, Protocol):
+class Store(Care, Answers, Parents, Protocol):
     """Runs, steps, log lines and owners, on disk. Usable from any thread of its process."""
 
     path: str
@@ -206,8 +206,8 @@ class Store(Care, Answers, Protocol):
 
     # -- what a user asks for --------------------------------------------------------------
 
-    def cancel(self, run_id: str, now_us: int) -> RunRow:
-        """Cancel a pending or running run.
+    def cancel(self, run_id: str, now_us: int) -> list[RunRow]:
+        """Cancel a run, and its descendants that have not ended; return them, the run first.
 
         Raises:
             ConflictError: the run has ended.

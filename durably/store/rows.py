@@ -72,6 +72,8 @@ class Filters(NamedTuple):
     kind: RunKind | None = None
     # Those to which anything has happened since then.
     since_us: int | None = None
+    # The children of the run with that id.
+    parent: str | None = None
 
 
 class StatusCount(NamedTuple):
@@ -96,11 +98,13 @@ class NewRun(NamedTuple):
     # The origins whose checkpoints the job continues, as in ``Claim``: runs to coalesce with.
     origins: str = "{}"
     kind: RunKind = "job"
+    parent: RunKey | None = None
 
     @property
     def is_plain(self) -> bool:
-        """Return whether it is a job's run whose place no existing run can take."""
-        return self.idempotency_key is None and not self.coalesce and self.kind == "job"
+        """Return whether it is a job's run without a parent, whose place no other run can take."""
+        is_own = self.idempotency_key is None and not self.coalesce
+        return is_own and self.kind == "job" and self.parent is None
 
 
 class Enqueued(NamedTuple):

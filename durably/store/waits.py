@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from durably.store.rows import NewWait, RunKey, Wait
+from durably.store.rows import Claim, Enqueued, NewRun, NewWait, RunKey, RunRow, Wait
 
 
 class WaitCheckpoints(Protocol):
@@ -18,6 +18,9 @@ class WaitCheckpoints(Protocol):
 
     def find_wait(self, run_pk: RunKey, name: str) -> Wait | None:
         """Return the wait of that name, ``None`` if there is none."""
+
+    def find_run(self, run_id: str) -> RunRow | None:
+        """Return the run with that id, ``None`` if there is none."""
 
     def note_check(self, run_pk: RunKey, fence: int, name: str, tries: int, next_us: int) -> bool:
         """Store how often a poll has checked and when it checks again.
@@ -33,6 +36,19 @@ class WaitCheckpoints(Protocol):
 
     def discard_answer(self, run_pk: RunKey, fence: int, name: str) -> bool:
         """Remove an answer that does not fit; return ``False`` as ``note_check`` does."""
+
+
+class Parents(Protocol):
+    """The part of a store that runs with children need. Usable from any thread."""
+
+    def spawn(self, fence: int, new: NewRun, now_us: int) -> Enqueued | None:
+        """Store a child, or find the run of its id, or the one that its keys lead to.
+
+        Return ``None`` if *fence* is not that of the parent's current claim.
+        """
+
+    def claim_child(self, wanted: Claim, run_pk: RunKey) -> list[RunRow]:
+        """Claim a certain run, if it is pending and no other is before it with its key."""
 
 
 class Answers(Protocol):

@@ -18,7 +18,16 @@ from durably.execution.session_run import SessionRun
 from durably.job_registry import JobRegistry
 from durably.store.api import Store
 from durably.store.outcome import NotExecuted
-from durably.store.rows import Begin, Beginning, BeginOptions, Claim, Enqueued, NewRun, RunRow
+from durably.store.rows import (
+    Begin,
+    Beginning,
+    BeginOptions,
+    Claim,
+    Enqueued,
+    NewRun,
+    RunKey,
+    RunRow,
+)
 from durably.worker.current_runs import CurrentRuns
 from durably.worker.ownership import Ownership
 from durably.worker.state import EngineState, State
@@ -325,13 +334,13 @@ class Claimer:
         claim = self._claim(1)
         return None if claim is None else claim._replace(is_wanted=self._takes_runs)
 
-    def claim_one(self) -> CurrentRun | None:
-        """Claim one run for the calling thread, which takes no slot."""
+    def claim_one(self, run_pk: RunKey | None = None) -> CurrentRun | None:
+        """Claim the first run, or a certain one, for the calling thread, which takes no slot."""
         since = self._clock.monotonic()
         claim = self._claim(1)
-        if claim is None or not self.can_claim():
+        if claim is None or not (run_pk or self.can_claim()):
             return None
-        rows = self._store.claim(claim)
+        rows = self._store.claim_child(claim, run_pk) if run_pk else self._store.claim(claim)
         return self.enter(rows[0], since, is_callers=True) if rows else None
 
     def begin(

@@ -15,12 +15,14 @@ from durably._platform.clock import Clock
 from durably.codec import Codec
 from durably.emitter import Emitter
 from durably.errors import ConflictError, OwnershipLost
+from durably.execution.children import Family
 from durably.execution.current_run import CurrentRun, Services, report_worker_error
 from durably.execution.live_failures import LiveFailures
 from durably.execution.unseen_failures import UnseenFailures
 from durably.job_registry import JobRegistry
 from durably.settings import Settings
 from durably.store.api import Store
+from durably.store.rows import RunKey
 from durably.worker.callers_thread import CallersThread
 from durably.worker.claimer import Claimer, LabelsOf
 from durably.worker.claiming import Claiming
@@ -74,6 +76,8 @@ class Supervisor:
             clock=clock,
             owner=owner,
         )
+        self.family = Family()
+        self.family.execute = self._execute_child
         services = self._services = Services(
             checkpoints=store.checkpoints,
             file=os.path.basename(store.path),
@@ -85,6 +89,7 @@ class Supervisor:
             longest_doubt_s=2 * settings.heartbeat_interval,
             on_duplicate_step=settings.on_duplicate_step,
             start_thread=start_thread,
+            family=self.family,
         )
         self.state = EngineState()
         self.lifecycle = Lifecycle(
@@ -317,6 +322,19 @@ class Supervisor:
 
     def _execute(self, run: CurrentRun) -> None:
         self._executor.execute_in_slot(run)
+
+    def _execute_child(self, run_pk: RunKey) -> bool:
+        """Execute a run for a thread that waits for it, if no thread of the engine does so."""
+        if self.state.takes_runs:
+            return False
+        self._timers.wake_due()
+        run = self._claimer.claim_one(run_pk)
+        if run is None:
+            return False
+        # Nobody would execute what it waits for, either.
+        run.keeps_thread = True
+        self._executor.execute_here(run)
+        return True
 
     def process_one(self) -> bool:
         """Claim and execute one run in the calling thread; return ``False`` if there was none."""

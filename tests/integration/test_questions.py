@@ -10,14 +10,13 @@ from typing import Any, Literal
 
 import attrs
 import pytest
-from engines import engine, execute
+from engines import engine, execute, take_over
 from walls import Wall
 
 import durably
 from durably.codec import UNTYPED
 from durably.codec.type_text import type_of_text, type_text
-from durably.store.outcome import OwnerDead
-from durably.store.sqlite.sql import requeue, waits
+from durably.store.sqlite.sql import waits
 
 HOUR = 3600.0
 
@@ -192,9 +191,7 @@ def test_a_ticket_is_answered_by_its_id_whatever_dies_in_between(tmp_path: Path)
         if dies:
             dies.clear()
             app.signal(ticket.id, 5, answer_id="x")
-            db = app._store.database
-            owner = app._supervisor._ownership.owner
-            db.write(requeue.requeue, OwnerDead(owner), 10**15)
+            take_over(app)
             step.check()
         return step.wait_for(ticket)
 

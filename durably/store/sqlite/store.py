@@ -92,6 +92,7 @@ class SqliteCheckpoints(_OnDatabase):
     note_check = _writes(waits.note_check)
     close_wait = _writes(waits.close_wait)
     discard_answer = _writes(waits.discard_answer)
+    find_run = _reads(queries.find)
 
     def save(
         self,
@@ -129,6 +130,7 @@ class SqliteStore(_OnDatabase):
         )
 
     enqueue_many = _writes(enqueueing.enqueue_many)
+    spawn = _writes(enqueueing.spawn)
 
     def enqueue_and_claim(
         self, new: NewRun, now_us: int, claim: Claim
@@ -147,6 +149,7 @@ class SqliteStore(_OnDatabase):
 
     claim = _writes(claims.claim)
     begin = _writes(beginning.begin)
+    claim_child = _writes(claims.claim_child)
 
     def settle(
         self,
@@ -177,7 +180,7 @@ class SqliteStore(_OnDatabase):
 
     # -- what a user asks for ----------------------------------------------------------------
 
-    cancel = _writes(runs.cancel)
+    cancel = _writes(runs.cancel_all)
     retry = _writes(runs.retry)
     adopt = _writes(runs.adopt)
     delete = _writes(runs.delete)

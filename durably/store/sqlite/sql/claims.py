@@ -7,7 +7,7 @@ import apsw
 
 from durably._platform.host import host_name
 from durably.store import defects
-from durably.store.rows import Claim, RunRow
+from durably.store.rows import Claim, RunKey, RunRow
 from durably.store.sqlite.sql import queries, unsound
 
 _CLAIM: Final = f"""
@@ -27,6 +27,27 @@ CLAIM_ONE: Final = f"""{_CLAIM}
     WHERE run = :run AND status = 'pending' AND run_at_us IS NULL AND owner IS NULL
       AND NOT EXISTS (SELECT 1 FROM json_each(:inside) WHERE value = :run)
     RETURNING {queries.COLUMNS}"""
+
+
+# A child of a run that waits for it in a thread: in its turn among those with its key.
+CLAIM_CHILD: Final = f"""{_CLAIM}
+    WHERE run = :run AND status = 'pending' AND run_at_us IS NULL AND owner IS NULL
+      AND queue_place = 0 AND NOT EXISTS (SELECT 1 FROM json_each(:inside) WHERE value = :run)
+    RETURNING {queries.COLUMNS}"""
+
+
+def claim_child(db: apsw.Connection, wanted: Claim, run_pk: RunKey) -> list[RunRow]:
+    """Claim a certain run, if it is claimable now."""
+    bindings = {
+        "run": run_pk,
+        "owner": wanted.owner,
+        "inside": wanted.inside(),
+        "origins": wanted.origins,
+        "now_us": wanted.now_us(),
+        "host": host_name(),
+        "pid": os.getpid(),
+    }
+    return queries.all_rows(db, CLAIM_CHILD, bindings)
 
 
 def claim(db: apsw.Connection, wanted: Claim) -> list[RunRow]:

@@ -70,6 +70,8 @@ START: Final = f"""
       AND EXISTS (SELECT 1 FROM durably_owners WHERE owner = :owner)"""
 
 
+SET_PARENT: Final = "UPDATE durably_runs SET parent = :parent WHERE run = :run"
+
 # How many fields of a new run are stored: the first ones.
 _STORED: Final = 6
 
@@ -80,7 +82,24 @@ def insert(db: apsw.Connection, new: NewRun, now_us: int) -> RunRow:
         db.execute(ENQUEUE, (*new[:_STORED], now_us))
     else:
         db.execute(ENQUEUE_SESSION, (*new[: _STORED - 1], now_us))
-    return _created(db.last_insert_rowid(), new, now_us)
+    run_pk = db.last_insert_rowid()
+    if new.parent is not None:
+        db.execute(SET_PARENT, {"run": run_pk, "parent": new.parent})
+    return _created(run_pk, new, now_us)
+
+
+def spawn(db: apsw.Connection, fence: int, new: NewRun, now_us: int) -> Enqueued | None:
+    """Store the child of a run, or find it by its id, or the run that its keys lead to.
+
+    Return ``None`` if the claim of the parent is no longer the current one.
+    """
+    assert new.parent is not None  # noqa: S101 - a child has one
+    if queries.state_of(db, new.parent) != ("running", fence):
+        return None
+    existing = queries.find(db, new.id)
+    if existing is not None:
+        return Enqueued(existing, "idempotent")
+    return enqueue(db, new, now_us)
 
 
 def _fits_block(new: NewRun) -> bool:

@@ -135,6 +135,7 @@ _FILTER: Final = """
     WHERE (:statuses IS NULL OR status IN (SELECT value FROM json_each(:statuses)))
       AND (:kind IS NULL OR kind = :kind)
       AND (:since_us IS NULL OR updated_at_us >= :since_us)
+      AND (:parent IS NULL OR r.parent = (SELECT p.run FROM durably_runs p WHERE p.id = :parent))
       AND (:jobs IS NULL OR job_name IN (SELECT value FROM json_each(:jobs)))
       AND (:labels IS NULL OR NOT EXISTS (
             SELECT 1 FROM json_each(:labels) AS wanted

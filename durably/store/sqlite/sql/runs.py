@@ -17,6 +17,18 @@ CANCEL: Final = f"""
     WHERE id = :id AND status IN ('pending', 'running', 'waiting')
     RETURNING run"""
 
+# Also those of children that have ended.
+CANCEL_DESCENDANTS: Final = f"""
+    WITH RECURSIVE descendants (run) AS (
+        SELECT run FROM durably_runs WHERE parent = :run
+        UNION ALL
+        SELECT c.run FROM descendants d JOIN durably_runs c ON c.parent = d.run)
+    UPDATE durably_runs
+    SET status = 'cancelled', {queries.AWAKE}, keeps_attempt = 0, completed_at_us = :now_us,
+        updated_at_us = :now_us
+    WHERE run IN (SELECT run FROM descendants) AND status IN ('pending', 'running', 'waiting')
+    RETURNING run"""
+
 RETRY: Final = f"""
     UPDATE durably_runs
     SET status = 'pending', output = NULL, error = NULL, failures = 0, completed_at_us = NULL,
@@ -75,6 +87,14 @@ def cancel(db: apsw.Connection, run_id: str, now_us: int) -> RunRow:
     if run is None:
         raise _refused(db, run_id, "cancelled", "only a pending or running run can be cancelled")
     return queries.by_number(db, run)
+
+
+def cancel_all(db: apsw.Connection, run_id: str, now_us: int) -> list[RunRow]:
+    """``cancel`` a run, and those of its children, and of theirs, that have not ended."""
+    cancelled = cancel(db, run_id, now_us)
+    bindings = {"run": cancelled.run, "now_us": now_us}
+    rows: list[Any] = db.execute(CANCEL_DESCENDANTS, bindings).fetchall()
+    return [cancelled, *(queries.by_number(db, run_pk) for (run_pk,) in rows)]
 
 
 def retried(db: apsw.Connection, run_id: str, now_us: int, *, is_opened: bool = False) -> RunRow:

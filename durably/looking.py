@@ -28,7 +28,7 @@ def open_looking(path: str | os.PathLike[str] | None, displays: Displays | None 
         SchemaError: the file is another program's, of another schema, empty, or changed.
         DatabaseError: it is missing, may not be used, is damaged or locked.
     """
-    codec, clock = Codec(None), Clock()
+    codec, clock = Codec(shows=True), Clock()
     store = SqliteStore(LookedAt(chosen(path), clock=clock))
     registry, emitter = JobRegistry(codec), Emitter(clock)
     client = Client(store, codec, registry, emitter, clock, displays=displays)

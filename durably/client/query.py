@@ -13,7 +13,7 @@ from durably.client.filters import filters_of
 from durably.client.overview import Overview
 from durably.codec import UNTYPED, Codec
 from durably.codec.json_text import dump, load
-from durably.errors import DatabaseError, ValidationError
+from durably.errors import DatabaseError, SerializationError, ValidationError
 from durably.execution.unseen_failures import see
 from durably.job_registry import JobRegistry
 from durably.jobs import output_type, payload_type
@@ -156,9 +156,9 @@ class Reader:
     def _value(self, text: str, type_: Any, what: str) -> Any:
         try:
             return self._codec.decode(text, type_, what=what)
-        except ValidationError:
-            # It was stored under an older type of the job. Reading must not fail for that, so the
-            # data is returned as it is.
+        except (ValidationError, SerializationError):
+            # It was stored under an older type of the job, or its class is not loaded here. Reading
+            # must not fail for that, so the data is returned as it is.
             return self._codec.load_json(text)
 
     def error_of(self, text: str | None) -> ErrorInfo | None:

@@ -62,6 +62,7 @@ class Codec:
             everything else.
         forms: how values that JSON does not know are stored where no type says it.
         parts: where large binary parts of values are put; without it all are in the text.
+        shows: read tagged values as texts and lists for people, without making any.
 
     Raises:
         ValidationError: *converter* is not a ``cattrs.Converter``.
@@ -73,10 +74,12 @@ class Codec:
         *,
         forms: Forms | None = None,
         parts: Parts | None = None,
+        shows: bool = False,
     ) -> None:
         self._converter = converter
         self._forms = forms
         self._parts = parts
+        self._shows = shows
         self._lock = threading.Lock()
         self._typed: TypedValues | None = None
         if converter is not None:
@@ -168,19 +171,25 @@ class Codec:
 
         Raises:
             ValidationError: the text does not fit the type; the message names every bad path.
+            SerializationError: it has a tagged value that cannot be read here.
         """
         try:
             data = load(text, self._revive)
-        except Exception as error:  # noqa: BLE001 - a hook of the user's may raise anything
-            raise ValidationError(sentence(_named(what, name), self._problems_in(error))) from None
+        except Exception as error:  # noqa: BLE001 - a form of the user's may raise anything
+            raised = SerializationError if text.startswith(TAGGED) else ValidationError
+            raise raised(sentence(_named(what, name), self._problems_in(error))) from None
         if type_ is UNTYPED or (type(data) is type_ and type_ in SCALARS):
             return data
         if type_ is NOTHING or type(type_) is Unresolved:
             return None if type_ is NOTHING else data
         try:
-            if text.startswith(TAGGED):  # stored before there was a type
-                return self._typed_values().structure(data, type_)
-            return self._typed_values().read(data, type_)
+            typed = self._typed_values()
+            try:
+                return typed.read(data, type_)
+            except Exception:
+                if not text.startswith(TAGGED):
+                    raise
+                return typed.structure(data, type_)  # it was stored before it had a type
         except Unsupported as error:
             said = f"{_named(what, name)}: {error}"
         except Exception as error:  # noqa: BLE001 - a hook of the user's may raise anything
@@ -243,7 +252,9 @@ class Codec:
                 check_discardable(value)
                 data = decoded = None
             else:
-                data, decoded = self._typed_values().write_and_read(value, type_)
+                typed = self._typed_values()
+                data, decoded, has_tags = typed.write_and_read(value, type_)
+                return TAGGED + dump(data) if has_tags else dump(data), decoded
             return dump(data), decoded
         except Unsupported as error:
             said = f"{_named(what, name)}: {error}; return data of a supported type"
@@ -257,12 +268,25 @@ class Codec:
         raise SerializationError(said)  # without a context, as in structure()
 
     def load_json(self, text: str) -> Any:
-        """Return the JSON-like data of a stored text.
+        """Return the value of a stored text, which has whatever type, for those who look at it.
+
+        Tagged values that cannot be read here are shown as :mod:`durably.codec.readable` says.
 
         Raises:
             ValidationError: it is not JSON.
         """
-        return self.decode(text, UNTYPED, what="stored data")
+        try:
+            return self.decode(text, UNTYPED, what="stored data")
+        except SerializationError:
+            return self._shown(text)
+
+    def _shown(self, text: str) -> Any:
+        from durably.codec.readable import readable  # noqa: PLC0415 - where first needed
+
+        try:
+            return readable(load(text))
+        except (ValueError, RecursionError) as error:
+            raise ValidationError(sentence("stored data", self._problems_in(error))) from None
 
     def _untyped(self, value: Any) -> tuple[str, Any]:
         """Return the text of a value without a type, and the value that comes back from it.
@@ -287,7 +311,7 @@ class Codec:
 
     def _revive(self, text: str) -> Any:
         """Return the value of a text with tagged values, without the mark."""
-        return self._tagged_values().read(load(text))
+        return self._shown(text) if self._shows else self._tagged_values().read(load(text))
 
     def _tagged_values(self) -> TaggedValues:
         from durably.codec.tagged import TaggedValues  # noqa: PLC0415 - where first needed
@@ -302,7 +326,7 @@ class Codec:
             with self._lock:
                 typed = self._typed
                 if typed is None:
-                    typed = self._typed = TypedValues(self._converter)
+                    typed = self._typed = TypedValues(self._converter, self._tagged_values)
         return typed
 
     def _redefined(self, value: Any, type_: Any, where: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
-from durably.codec import stdlib_forms
+from durably.codec import class_forms, stdlib_forms
 from durably.codec.forms import AnyForm
 from durably.codec.messages import Problem
 
@@ -33,7 +33,7 @@ class Forms:
         """Return the form of the values of exactly this class."""
         form = self._of.get(cls)
         if form is None:
-            form = stdlib_forms.form_of(cls) or _form_of_a_library(cls)
+            form = stdlib_forms.form_of(cls) or _form_of_a_library(cls) or class_forms.form_of(cls)
         return form
 
     def named(self, tag: str) -> AnyForm:
@@ -44,7 +44,11 @@ class Forms:
         """
         form = self._named.get(tag)
         if form is None:
-            form = stdlib_forms.form_named(tag) or _form_in_a_library(tag)
+            form = (
+                stdlib_forms.form_named(tag)
+                or class_forms.form_named(tag)
+                or _form_in_a_library(tag)
+            )
         if form is None:
             msg = f"a value with the tag {tag!a:.80}, which this version of durably does not know"
             raise Problem(msg)

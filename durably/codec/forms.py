@@ -37,6 +37,8 @@ VALUE: Final = "v"
 BYTES: Final = "b"
 FILE: Final = "file"
 SIZE: Final = "size"
+SHAPES: Final = ({TAG, VALUE}, {TAG, BYTES}, {TAG, FILE, SIZE})
+"""The keys of the objects that tagged values are."""
 HERE: Final = object()
 """A step to a value inside that is in the same place, as the dict that an OrderedDict is."""
 

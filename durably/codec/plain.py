@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import inspect
+import io
 import types
 from collections.abc import Iterator
 from typing import Any, Final, NoReturn, cast
@@ -22,7 +23,6 @@ from durably.codec.messages import (
     TooDeep,
     conversion_of,
     segment,
-    show,
 )
 
 
@@ -69,12 +69,20 @@ class Unresolved:
 
 
 SCALARS: Final = frozenset({str, int, bool, float, types.NoneType})
-_ANNOTATE: Final = (
-    "annotate the function's return type, the job's payload or, inside a class, the field; or "
-    "pass returns=... to step.options()"
+# What stands for something outside of the value: a lock, a thread, a connection, a process.
+_LIVE: Final = frozenset(
+    {
+        "_thread",
+        "threading",
+        "socket",
+        "_socket",
+        "sqlite3",
+        "subprocess",
+        "apsw",
+        "_queue",
+        "queue",
+    }
 )
-
-
 TWICE: Final = "two keys have the same stored form"
 
 
@@ -241,7 +249,7 @@ def copy_and_problems(data: Any, *, exact: bool = True) -> tuple[Any, list[Probl
         if isinstance(data, dict):
             keys: dict[Any, Any] = {}
             for key in data:
-                bare = _key_data(key)
+                bare = key_data(key)
                 try:
                     keys[_plain_key(key, exact)] = key
                 except Problem as problem:
@@ -279,16 +287,16 @@ def has_named_items(cls: type) -> bool:
     return issubclass(cls, tuple) and (hasattr(cls, "_fields") or hasattr(cls, "n_fields"))
 
 
-def _key_data(key: Any) -> Any:
+def key_data(key: Any) -> Any:
     """Return the data of a key that is a misfit; else the key."""
-    return _key_data(key.data) if type(key) is Misfit else key
+    return key_data(key.data) if type(key) is Misfit else key
 
 
 def _plain_key(key: Any, exact: bool) -> str:  # noqa: FBT001
     if type(key) is Misfit:
         if exact or type(key.problem) is NotStorable:
             raise key.problem
-        key = _key_data(key)
+        key = key_data(key)
     if isinstance(key, str):
         return cast("str", plain_scalar(key))
     msg = f"a key is {type_name(key)} and not str; annotate the dict's type to have other keys"
@@ -297,21 +305,27 @@ def _plain_key(key: Any, exact: bool) -> str:  # noqa: FBT001
 
 def _reason_not_json(value: object) -> str:
     """Return why *value* is not JSON-like, and advice."""
-    cls = type(value)
-    name = cls.__qualname__
-    if isinstance(value, enum.Enum):
-        return f"enum member {show(value)} would come back as a plain value; {_ANNOTATE}"
-    if inspect.isawaitable(value) or inspect.isasyncgen(value):
-        return f"{name} has no stored form; return its result, from a function without async"
-    if isinstance(value, Iterator):
-        return f"{name} has no stored form; use a list of its items"
+    name = type(value).__qualname__
     if isinstance(value, type) or inspect.isroutine(value):
         code = getattr(value, "__qualname__", name)
         return f"{type_name(value)} {code!r:.80} has no stored form; use data, not code"
-    conversion = conversion_of(value)
-    if conversion:
-        return f"{type_name(value)} has no stored form; {conversion}"
-    return (
-        f"{type_name(value)} has no stored form without a type; {_ANNOTATE}; a class that is "
-        f"neither attrs nor a dataclass needs hooks in the engine's converter= as well"
+    return f"{type_name(value)} has no stored form; {_advice(value)}"
+
+
+def _advice(value: object) -> str:
+    """Return what to do with a value that has no form, in words that work."""
+    cls = type(value)
+    if inspect.isawaitable(value) or inspect.isasyncgen(value):
+        return "return its result, from a function without async"
+    if isinstance(value, io.IOBase):
+        return "return its path, or what is read from it"
+    if isinstance(value, Iterator):
+        return "use a list of its items"
+    if cls.__module__ in _LIVE:
+        return "make it where it is used, outside of steps"
+    if isinstance(value, BaseException):
+        return "raise it, or return its text"
+    return conversion_of(value) or (
+        "return data made from it, or give its class a form with durably.codecs.register(...) or, "
+        "for an annotated one, with the engine's converter="
     )

@@ -12,6 +12,7 @@ from durably.codec.forms import (
     BYTES,
     FILE,
     HERE,
+    SHAPES,
     SIZE,
     TAG,
     VALUE,
@@ -22,11 +23,10 @@ from durably.codec.forms import (
     Stream,
 )
 from durably.codec.messages import Problem, Problems, TooDeep, segment, text_of
-from durably.codec.plain import SCALARS, TWICE, Misfit, plain_scalar
+from durably.codec.plain import SCALARS, TWICE, Misfit, key_data, plain_scalar
 
 _BINARY: Final = (bytes, bytearray, memoryview, Stream)
 _JSON: Final = (dict, list, Misfit)
-_SHAPES: Final = ({TAG, VALUE}, {TAG, BYTES}, {TAG, FILE, SIZE})
 # A place inside a value: the place around it, and the key or index. Made text for a message only.
 _Place = tuple[Any, Any] | None
 
@@ -106,6 +106,11 @@ class _Writer:
                 for key, item in value.items()
             }
             return data if len(data) == len(value) else self._reject(Problem(TWICE), place)
+        rejected = [key for key in value if type(key) is Misfit]
+        for key in rejected:
+            self._reject(key.problem, (place, key_data(key)))
+        if rejected:
+            return None
         return self._formed(self._forms.named("dict"), value, place, depth)
 
     def _formed(self, form: Form | NestedForm, value: Any, place: _Place, depth: int) -> Any:
@@ -174,7 +179,7 @@ class _Reader:
 
     def _value(self, data: dict[str, Any], depth: int) -> Any:
         tag = data[TAG]
-        if type(tag) is not str or data.keys() not in _SHAPES:
+        if type(tag) is not str or data.keys() not in SHAPES:
             msg = "an object with a key '$' that durably does not write"
             raise Problem(msg)
         form = self._forms.named(tag)
@@ -212,7 +217,7 @@ def _read(tag: str, decode: Any, *args: Any) -> Any:
     except (Problem, RecursionError, MemoryError):
         raise
     except Exception as error:
-        msg = f"a {tag} cannot be read from what is stored: {text_of(error)}"
+        msg = f"the form {tag} cannot read what is stored: {text_of(error)}"
         raise Problem(msg) from error
 
 

@@ -10,15 +10,17 @@ where an instance is expected, and all its problems are reported at once.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import cattrs
 
 from durably.codec.cattrs_errors import problems_in
 from durably.codec.messages import NotStorable, Problem, Problems, TooDeep
-from durably.codec.plain import Unresolved, all_plain, copy_and_problems, plain
+from durably.codec.plain import NotPlainError, Unresolved, copy_and_problems, json_copy, plain
 from durably.codec.redefined import unfit
 from durably.codec.roundtrip import compare
+from durably.codec.tagged import TaggedValues
 from durably.codec.type_codec import TypeCodec
 from durably.codec.type_codecs import TypeCodecs
 
@@ -29,13 +31,17 @@ class TypedValues:
     Args:
         converter: hooks for types of the user's own. It is copied; the copy is strict about
             everything else.
+        tagged: returns what writes the parts of values that have no type.
     """
 
     problems_in = staticmethod(problems_in)
     """Yield (path, text) for each problem in an error that the other methods raise."""
 
-    def __init__(self, converter: cattrs.Converter | None) -> None:
+    def __init__(
+        self, converter: cattrs.Converter | None, tagged: Callable[[], TaggedValues]
+    ) -> None:
         self._codecs = TypeCodecs(converter)
+        self._tagged = tagged
 
     def check(self, type_: Any) -> None:
         """Check that values of a type can be stored.
@@ -55,30 +61,47 @@ class TypedValues:
         codec = self._codecs.of(type_)
         data = codec.write(value)
         try:
-            exact = plain(data)
+            exact = self._exact(data)[1]
         except TooDeep:
             raise
-        except Problem:
+        except Problems:
             return _read_loosely(codec, data)
         result = codec.read(exact, type_)
         if codec.compares:
             compare(value, result, self._codecs.of)
         return result
 
-    def write_and_read(self, value: Any, type_: Any) -> tuple[Any, Any]:
-        """Return the data of a value, and the value read back from it.
+    def _exact(self, data: Any) -> tuple[Any, Any, bool]:
+        """Return JSON-like data of what a codec wrote, which may have values of no type in it.
+
+        Returns:
+            The data, what the codec is to read of it, and whether something in it is tagged.
+
+        Raises:
+            TooDeep, Problems: it has none.
+        """
+        try:
+            # The text says the same as the plain data, so nothing needs to be read from it.
+            copy = json_copy(data)
+        except NotPlainError:
+            tagged = self._tagged()
+            exact, has_tags = tagged.write(data)
+            return exact, tagged.read(exact) if has_tags else exact, has_tags
+        return copy, copy, False
+
+    def write_and_read(self, value: Any, type_: Any) -> tuple[Any, Any, bool]:
+        """Return the data of a value, the value read back from it, and whether tags are in it.
 
         Raises:
             Unsupported: values of the type cannot be stored.
             Exception: one that :func:`problems_in` understands.
         """
         codec = self._codecs.of(type_)
-        # The text says the same as the plain data, so nothing needs to be read from it.
-        exact = all_plain(codec.write(value))
-        decoded = codec.read(exact, type_)
+        exact, inside, has_tags = self._exact(codec.write(value))
+        decoded = codec.read(inside, type_)
         if codec.compares:
             compare(value, decoded, self._codecs.of)
-        return exact, decoded
+        return exact, decoded, has_tags
 
     def unfit(self, value: Any, type_: Any) -> str | None:
         """Return the name of a class that was defined again and whose value does not fit."""

@@ -183,8 +183,8 @@ def test_data_is_stored_though_its_annotation_cannot_be_resolved(tmp_path, value
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        (Frame(), "$: Frame has no stored form without a type"),
-        ([{1}], "$[0]: set has no stored form without a type"),
+        (Frame(), "$: Frame has no stored form"),
+        ([{1}], "$[0]: set has no stored form"),
         ((1, 2), "$: tuple would come back as list"),
         ({"a": [(1,)]}, "$.a[0]: tuple would come back as list"),
         ({Text("k"): 1}, "$.k: Text would come back as str"),

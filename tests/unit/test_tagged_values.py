@@ -1,0 +1,411 @@
+"""Values that JSON does not know come back as they were without a type, stored as tagged JSON."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import datetime as dt
+import decimal
+import enum
+import fractions
+import functools
+import json
+import os
+import pathlib
+import sqlite3
+import sys
+import threading
+import types
+import uuid
+import zoneinfo
+from typing import Any, NamedTuple
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from durably.codec import UNTYPED, Codec
+from durably.errors import SerializationError
+
+
+class Color(enum.Enum):
+    RED = 1
+    BLUE = "blue"
+
+
+class Access(enum.Flag):
+    READ = 1
+    WRITE = 2
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+
+
+@attrs.frozen
+class Point:
+    x: Any
+    _hidden: Any = None
+    calls: Any = attrs.field(init=False, default=0, eq=False)
+
+
+@attrs.define
+class Doubling:
+    x: int = attrs.field(converter=lambda x: x * 2)
+    more: dict[str, int] = attrs.Factory(lambda self: {"x": self.x}, takes_self=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    name: Any
+    rest: Any = ()
+    counts: list[int] = dataclasses.field(default_factory=list, compare=False)
+
+    def __post_init__(self) -> None:
+        assert self.name != "never", "an instance is made of its fields, and not by its __init__"
+
+    @functools.cached_property
+    def key(self) -> str:
+        return f"{self.name!r}"
+
+
+class Pair(NamedTuple):
+    first: Any
+    second: Any = None
+
+
+class Wide(Pair):
+    """A named tuple whose instances have attributes."""
+
+
+@dataclasses.dataclass
+class Counting:
+    n: int
+
+    def __post_init__(self) -> None:
+        self.twice = 2 * self.n
+
+
+@attrs.define
+class FailureError(Exception):
+    x: int = 0
+
+
+def shape(value: Any) -> Any:
+    """A value and the types of all its parts, comparable, with NaN equal to itself."""
+    cls: Any = type(value)
+    if isinstance(value, dict):
+        return cls, [(shape(k), shape(v)) for k, v in value.items()]
+    if isinstance(value, set | frozenset):
+        return cls, sorted(map(repr, map(shape, value)))
+    if cls in (Point, Row):
+        names = [
+            field.name for field in (attrs.fields if cls is Point else dataclasses.fields)(cls)
+        ]
+        return cls, [shape(getattr(value, name)) for name in names]
+    if isinstance(value, list | tuple | collections.deque):
+        return cls, getattr(value, "maxlen", None), [shape(each) for each in value]
+    if isinstance(value, dt.datetime | dt.time):
+        return cls, repr(value), value.fold, str(value.tzinfo)
+    return cls, repr(value)
+
+
+CODEC = Codec()
+ZONES = ["Europe/Paris", "America/New_York", "UTC", "Asia/Kathmandu"]
+TIMEZONES = (
+    st.none()
+    | st.sampled_from(ZONES).map(zoneinfo.ZoneInfo)
+    | st.timedeltas(dt.timedelta(hours=-23), dt.timedelta(hours=23)).map(dt.timezone)
+)
+HASHABLE = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=4)
+    | st.sampled_from(["$", "v", "\ud83d", "\ude00", "$union"])
+    | st.binary(max_size=4)
+    | st.datetimes(timezones=TIMEZONES, allow_imaginary=False)
+    | st.datetimes().map(lambda when: when.replace(fold=1))
+    | st.dates()
+    | st.times(timezones=st.just(dt.UTC) | st.none())
+    | st.timedeltas()
+    | st.decimals(allow_nan=False)
+    | st.fractions()
+    | st.complex_numbers()
+    | st.uuids()
+    | st.sampled_from([pathlib.Path("a/b"), pathlib.PureWindowsPath("c:/d"), pathlib.Path()])
+    | st.builds(range, st.integers(-9, 9), st.integers(-9, 9), st.integers(1, 3))
+    | st.sampled_from([Color.RED, Color.BLUE, Access.READ, Access(3), Access(0), Level.LOW])
+)
+KEYS = st.recursive(
+    HASHABLE,
+    lambda inside: (
+        st.lists(inside, max_size=3).map(tuple)
+        | st.frozensets(inside, max_size=3)
+        | st.builds(Point, inside, inside)
+        | st.builds(Pair, inside, inside)
+        | st.builds(Row, inside, inside)
+    ),
+    max_leaves=4,
+)
+VALUES = st.recursive(
+    KEYS
+    | st.binary(max_size=3).map(bytearray)
+    | st.sampled_from([decimal.Decimal(text) for text in ("NaN", "sNaN1", "-Infinity", "-0")]),
+    lambda inside: (
+        st.lists(inside, max_size=3)
+        | st.dictionaries(KEYS, inside, max_size=3)
+        | st.dictionaries(st.sampled_from("$vab"), inside, max_size=3)
+        | st.lists(inside, max_size=3).map(tuple)
+        | st.sets(KEYS, max_size=3)
+        | st.builds(collections.deque, st.lists(inside, max_size=3), st.none() | st.integers(3, 5))
+        | st.dictionaries(KEYS, inside, max_size=3).map(collections.OrderedDict)
+        | st.dictionaries(KEYS, st.integers(), max_size=3).map(collections.Counter)
+        | st.dictionaries(KEYS, inside, max_size=3).map(lambda d: collections.defaultdict(None, d))
+        | st.builds(Point, inside, inside)
+        | st.builds(Row, inside, inside)
+        | st.builds(Pair, inside, inside)
+    ),
+    max_leaves=8,
+)
+
+
+@given(VALUES)
+def test_any_value_comes_back_as_it_was(value: Any) -> None:
+    """At once and from its text, by value and type, and the text is JSON; as a payload too."""
+    text, first = CODEC.encode_and_decode(value, UNTYPED, what="w")
+
+    replayed = CODEC.decode(text, UNTYPED, what="w")
+
+    assert shape(first) == shape(replayed) == shape(value)
+    assert shape(CODEC.structure(value, UNTYPED, what="w")) == shape(value)
+    json.loads(text)
+    Codec(shows=True).load_json(text)
+
+
+def test_inside_of_an_annotated_value_only_what_has_no_type_is_tagged() -> None:
+    """A field of Any keeps a set and a tuple; a dict that is annotated keeps its key '$'."""
+
+    @attrs.define
+    class Typed:
+        anything: Any
+        when: dt.date
+
+    value = Typed({"s": {1}, "t": (1,)}, dt.date(2026, 1, 2))
+    text, first = CODEC.encode_and_decode(value, Typed, what="w")
+    assert shape(first.anything) == shape(value.anything)
+    assert CODEC.decode(text, Typed, what="w") == first == value
+    assert '"when":"2026-01-02"' in text
+    dollars = {"$": "tuple", "v": "x"}
+    text = CODEC.encode(dollars, dict[str, str], what="w")
+    assert json.loads(text) == dollars
+    assert CODEC.decode(text, dict[str, str], what="w") == CODEC.load_json(text) == dollars
+
+
+def test_what_was_stored_without_a_type_is_read_with_one() -> None:
+    """An annotation may be added later."""
+    text = CODEC.encode([dt.date(2026, 1, 2)], UNTYPED, what="w")
+    assert CODEC.decode(text, list[dt.date], what="w") == [dt.date(2026, 1, 2)]
+    text = CODEC.encode([Row("a", 1)], UNTYPED, what="w")
+    assert CODEC.decode(text, list[Row], what="w") == [Row("a", 1)]
+
+
+def test_what_looks_like_a_tagged_value_is_data_where_an_earlier_version_stored_it() -> None:
+    """Its texts have no tab, and each key '$' in them is a key of the user's."""
+    for text in ('{"$":"tuple","v":[1]}', '{"$":1}', '[{"$":"nothing"}]'):
+        assert CODEC.decode(text, UNTYPED, what="w") == json.loads(text)
+        again = CODEC.encode(json.loads(text), UNTYPED, what="w")
+        assert again.startswith("\t")
+        assert CODEC.decode(again, UNTYPED, what="w") == json.loads(text)
+
+
+def test_json_like_data_has_the_text_that_it_had() -> None:
+    """Without a tag, also where a text in it is '$'."""
+    for value in ({"a": [1, None, "$"]}, "$", ["\ud83d\ude00", "$"], {"$a": {"b$": 1}}):
+        text = CODEC.encode(value, UNTYPED, what="w")
+        assert not text.startswith("\t")
+        assert CODEC.decode(text, UNTYPED, what="w") == value
+
+
+def test_decimals_are_written_and_read_without_the_context_of_the_caller() -> None:
+    """Whatever it traps, and however it writes."""
+    exact = decimal.Decimal("1.23456789012345678901234567890123456789E+50")
+    with decimal.localcontext(decimal.Context(prec=3, capitals=0, traps=[decimal.Inexact])):
+        text, first = CODEC.encode_and_decode((exact, exact), UNTYPED, what="w")
+        assert CODEC.decode(text, UNTYPED, what="w") == first == (exact, exact)
+    assert "E+50" in text
+
+
+def test_neither_init_nor_a_converter_runs_when_an_instance_is_read() -> None:
+    """Its fields come back as they were, whatever the class would do with them."""
+    value = Doubling(2)
+    row = object.__new__(Row)
+    for name, held in {"name": "never", "rest": (), "counts": []}.items():
+        object.__setattr__(row, name, held)
+    text, first = CODEC.encode_and_decode([value, row], UNTYPED, what="w")
+    assert first == CODEC.decode(text, UNTYPED, what="w") == [value, row]
+    assert first[0].x == 4
+
+
+def test_new_fields_are_filled_in_and_what_does_not_fit_is_named() -> None:
+    """A class may have got fields with defaults since."""
+
+    def read(kind: str, cls: type, **fields: Any) -> Any:
+        stored = {"$": kind, "v": {"class": f"{__name__}:{cls.__name__}", "fields": fields}}
+        return CODEC.decode("\t" + json.dumps(stored), UNTYPED, what="w")
+
+    assert read("attrs", Doubling, x=3) == read("attrs", Doubling, x=3, more={"x": 3})
+    assert read("dataclass", Row, name=1).counts == []
+    assert read("NamedTuple", Pair, first=1) == Pair(1)
+    for kind, cls, fields, says in (
+        ("attrs", Doubling, {}, "Doubling has a new field x without a default"),
+        ("dataclass", Row, {"name": 1, "age": 2}, "Row has no field 'age' any more"),
+        ("dataclass", Point, {"x": 1}, "is not a class of the kind dataclass"),
+    ):
+        with pytest.raises(SerializationError, match=says):
+            read(kind, cls, **fields)  # type: ignore[arg-type] # classes of several kinds
+
+
+LOCAL: Any = attrs.make_class("Local", ["x"])
+LOCAL.__qualname__ = "make.<locals>.Local"
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (threading.Lock, "lock has no stored form; make it where it is used"),
+        (lambda: sqlite3.connect(":memory:"), "Connection has no stored form; make it where"),
+        (
+            lambda: pathlib.Path(os.devnull).open("rb"),
+            "BufferedReader has no stored form; return its path",
+        ),
+        (lambda: (each for each in "a"), "generator has no stored form; use a list of its items"),
+        (lambda: len, "'len' has no stored form; use data, not code"),
+        (lambda: ValueError(1), "ValueError has no stored form; raise it, or return its text"),
+        (lambda: types.SimpleNamespace(a=1), "durably.codecs.register"),
+        (lambda: collections.defaultdict(list), "return dict(...) of it"),
+        (lambda: Counting(1), "the attribute twice of"),
+        (lambda: FailureError(1), "is a Exception too"),
+        (lambda: LOCAL(1), "is defined inside a function"),
+        (lambda: type("Own", (set,), {})([1]), "Own has no stored form"),
+    ],
+)
+def test_what_has_no_form_is_named_with_its_place_and_advice(make: Any, says: str) -> None:
+    """In the first line of the error, wherever it is inside the value."""
+    value = make()
+    for outer, place in (
+        (value, "$: "),
+        ({"a": [(1, value)]}, "$.a[0][1]: "),
+        ({1: Pair(Row(value))}, "$[1].first.name: "),
+    ):
+        with pytest.raises(SerializationError) as caught:
+            CODEC.encode(outer, UNTYPED, what="the result of step 's'")
+        line = str(caught.value).partition("\n")[0]
+        assert line.startswith(f"the result of step 's': {place}")
+        assert says in line
+    with contextlib.suppress(AttributeError):
+        value.close()
+
+
+HOSTILE = [
+    {"$": "attrs", "v": {"class": "os:system", "fields": {}}},
+    {"$": "attrs", "v": {"class": "antigravity:fly", "fields": {}}},
+    {"$": "dataclass", "v": {"class": "builtins:object", "fields": {}}},
+    {"$": "enum", "v": {"class": "enum:Enum.__init__", "name": "RED"}},
+    {"$": "enum", "v": {"class": f"{__name__}:Color", "name": ["RED"]}},
+    {"$": "enum", "v": {"class": f"{__name__}:Access", "value": 2**70}},
+    {"$": "NamedTuple", "v": {"class": ["x"], "fields": {}}},
+    {"$": "NamedTuple", "v": None},
+    {"$": "pickle", "b": "gASVAAAA"},
+    {"$": "antigravity.fly", "v": 1},
+    {"$": 1, "v": 1},
+    {"$": "tuple"},
+    {"$": "tuple", "v": [], "more": 1},
+    {"$": "tuple", "v": "ab"},
+    {"$": "tuple", "b": ""},
+    {"$": "set", "v": [[1]]},
+    {"$": "set", "v": [1, 1]},
+    {"$": "dict", "v": [[1, 2], [1, 3]]},
+    {"$": "dict", "v": [[[], 1]]},
+    {"$": "dict", "v": [1]},
+    {"$": "Counter", "v": [1]},
+    {"$": "deque", "v": {"items": [], "maxlen": -1}},
+    {"$": "deque", "v": {"items": [], "maxlen": "1"}},
+    {"$": "bytes", "b": "?"},
+    {"$": "bytes", "b": 1},
+    {"$": "bytes", "file": "../../etc/passwd", "size": 1},
+    {"$": "datetime", "v": "now"},
+    {"$": "datetime", "v": "2026-01-01T00:00[../../etc]"},
+    {"$": "Fraction", "v": [1, 0]},
+    {"$": "Fraction", "v": [True, 1]},
+    {"$": "complex", "v": [1]},
+    {"$": "range", "v": [0, 1, 0]},
+    {"$": "Decimal", "v": "one"},
+    {"$": "UUID", "v": "one"},
+    {"$": "Path", "v": 1},
+]
+
+
+@pytest.mark.parametrize("stored", HOSTILE, ids=json.dumps)
+def test_a_hostile_tagged_value_ends_in_a_typed_error(stored: Any) -> None:
+    """Nothing is imported or executed for it, and whoever looks at it is shown some data."""
+    before = set(sys.modules)
+    text = "\t" + json.dumps({"a": [stored]})
+    with pytest.raises(SerializationError, match=r"w: \$\.a\[0\]"):
+        CODEC.decode(text, UNTYPED, what="w")
+    assert type(CODEC.load_json(text)) is dict
+    assert [name for name in set(sys.modules) - before if not name.startswith("durably.")] == []
+
+
+@pytest.mark.parametrize("levels", [150, 3000, 100_000])
+def test_deeply_nested_tagged_values_are_an_error(levels: int) -> None:
+    """As deeply nested data is, and no more than an error."""
+    for opened, closed in (('{"$":"tuple","v":[', "]}"), ("[", "]")):
+        text = "\t" + opened * levels * 2 + closed * levels * 2
+        with pytest.raises(SerializationError):
+            CODEC.decode(text, UNTYPED, what="w")
+
+
+def test_what_cannot_be_made_here_is_shown() -> None:
+    """A class that is not loaded, a file that is missing: data and texts stand for them."""
+    text = "\t" + json.dumps(
+        {
+            "row": {
+                "$": "attrs",
+                "v": {"class": "shop:Row", "fields": {"a": {"$": "set", "v": [1]}}},
+            },
+            "color": {"$": "enum", "v": {"class": "shop:Color", "name": "RED"}},
+            "when": {"$": "datetime", "v": "2026-01-02T03:04"},
+            "by": {"$": "dict", "v": [[{"$": "tuple", "v": [1, 2]}, {"$": "bytes", "b": "YWI="}]]},
+            "big": {"$": "bytes", "file": "0" * 64, "size": 9},
+            "model": {"$": "pickled.Model", "b": "YWI="},
+            "half": {"$": "Fraction", "v": [1, 2]},
+        }
+    )
+    shown = Codec(shows=True).load_json(text)
+    assert shown == CODEC.load_json(text)
+    assert shown == {
+        "row": {"a": [1]},
+        "color": "Color.RED",
+        "when": "2026-01-02T03:04",
+        "by": {"[1,2]": "<bytes, 2 bytes>"},
+        "big": "<bytes, 9 bytes>",
+        "model": "<pickled Model, not read>",
+        "half": "Fraction([1,2])",
+    }
+
+
+def test_uuids_and_the_rest_are_readable_in_the_database() -> None:
+    """The text of each is JSON with its tag."""
+    for value, text in (
+        (uuid.UUID(int=1), '\t{"$":"UUID","v":"00000000-0000-0000-0000-000000000001"}'),
+        (fractions.Fraction(1, 3), '\t{"$":"Fraction","v":[1,3]}'),
+        (("a",), '\t{"$":"tuple","v":["a"]}'),
+        ({"$": 1}, '\t{"$":"dict","v":[["$",1]]}'),
+        ({3, 1}, '\t{"$":"set","v":[1,3]}'),
+        (b"ab", '\t{"$":"bytes","b":"YWI="}'),
+    ):
+        assert CODEC.encode(value, UNTYPED, what="w") == text

@@ -35,6 +35,8 @@ VERBS: Final = {
     "watch": "watching:watch",
     "run": "running:run",
     "work": "running:work",
+    "questions": "answering:questions",
+    "answer": "answering:answer",
     "retry": "changing:retry",
     "cancel": "changing:cancel",
     "rm": "changing:rm",

@@ -89,12 +89,16 @@ def _facts(look: Looking, run: AnyRun) -> Iterator[tuple[str, str]]:
         executor = look.executor_of(run)
         if executor is not None:
             yield "process", str(executor.pid)
+    yield from _relations(run)
+    if run.progress is not None and run.status is not RunStatus.COMPLETED:
+        yield "progress", _shown(progress_of(run.progress))
+
+
+def _relations(run: AnyRun) -> Iterator[tuple[str, str]]:
     if run.waiting_for is not None:
         yield "waiting", _shown(waits(run.waiting_for))
     if run.parent_id is not None:
         yield "parent", run.parent_id
-    if run.progress is not None and run.status is not RunStatus.COMPLETED:
-        yield "progress", _shown(progress_of(run.progress))
 
 
 def _width() -> int:

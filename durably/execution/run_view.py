@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+from durably._platform.clock import moment
 from durably.execution.current_run import CurrentRun
 from durably.execution.live import RunView
+from durably.store.outcome import Suspended
 
 
 def as_float(value: float) -> float:
@@ -14,6 +16,14 @@ def as_float(value: float) -> float:
         return float(value)
     except OverflowError:
         return math.inf if value > 0 else -math.inf
+
+
+def said_of_wait(wait: Suspended) -> str:
+    """Return what a run waits for, as ``waits until 12:05`` or ``asks: approve``."""
+    until = "" if wait.until_us is None else f" until {moment(wait.until_us)}"
+    if wait.waits_for == "answer":
+        return f"asks: {wait.name}{until}"
+    return "waits for a run" if wait.waits_for == "run" else f"waits{until}"
 
 
 def view_of(run: CurrentRun, *, status: str = "running", is_map: bool = False) -> RunView:
@@ -28,6 +38,8 @@ def view_of(run: CurrentRun, *, status: str = "running", is_map: bool = False) -
     loop = None if not loops else loops[-1]()
     if loop is None and is_map:
         loop = run.last_loop
+    # In a thread of its own: a run that has left its thread is not executed here.
+    waits = None if run.wait is None else said_of_wait(run.wait)
     seen = RunView(
         run.id,
         run.job_name,
@@ -35,6 +47,7 @@ def view_of(run: CurrentRun, *, status: str = "running", is_map: bool = False) -
         status,
         run.began_at,
         step=names[-1] if names and not is_map else None,
+        message=waits,
     )
     steps = counts.executed + counts.replayed
     if run.has_own_progress and run.progress is not None:
@@ -48,7 +61,7 @@ def view_of(run: CurrentRun, *, status: str = "running", is_map: bool = False) -
             reused=min(reused, current),
             total=total,
             unit="steps" if is_steps else "",
-            message=message,
+            message=waits or message,
             limited_s=0.0 if loop is None else loop.limited_s,
             workers=1 if loop is None else loop.workers,
         )

@@ -159,21 +159,23 @@ class Waiting:
         Raises:
             StopRun: the run leaves its thread until then, or is to stop.
         """
-        run, until_us = self._run, outcome.until_us
+        run = self._run
         run.check()
-        while not has_come():
-            left_s = SHORT_S if until_us is None else self.seconds_until(until_us)
-            if left_s <= 0:
-                return
-            if left_s >= SHORT_S and run.can_suspend:
-                run.suspend(outcome)
-            if outcome.run_pk is not None and self._services.family.execute(outcome.run_pk):
-                continue
-            run.wait = outcome
-            try:
-                self._caller.sleep(min(left_s, _LOOK_S))
-            finally:
-                run.wait = None
+        try:
+            while not has_come():
+                left_s = SHORT_S
+                if outcome.until_us is not None:
+                    left_s = self.seconds_until(outcome.until_us)
+                if left_s <= 0:
+                    return
+                if left_s >= SHORT_S and run.can_suspend:
+                    run.suspend(outcome)
+                run.wait = outcome
+                child = outcome.run_pk
+                if child is None or not self._services.family.execute(child):
+                    self._caller.sleep(min(left_s, _LOOK_S))
+        finally:
+            run.wait = None
 
     def timed_out(self, name: str, wait: Wait) -> StepTimeoutError:
         """Return the error of a wait whose deadline has passed."""

@@ -11,7 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from durably import Attempt, ItemRecord, LogEntry, Run, StepRecord
+from durably import Attempt, ItemRecord, LogEntry, Question, Run, StepRecord
 from durably.cli.commands import VERBS, durably
 
 PAGE = (Path(__file__).parents[2] / "docs" / "command-line.md").read_text(encoding="utf-8")
@@ -50,6 +50,7 @@ def test_each_option_is_explained() -> None:
         ("item of a map", ItemRecord, []),
         ("log line", LogEntry, []),
         ("execution", Attempt, []),
+        ("question", Question, []),
     ],
 )
 def test_the_names_for_programs_are_those_of_python(

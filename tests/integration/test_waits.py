@@ -13,6 +13,7 @@ from engines import engine, execute
 from walls import Wall
 
 import durably
+from durably.execution.run_view import view_of
 
 NAP = 60.0
 
@@ -116,6 +117,35 @@ def test_a_started_engine_wakes_it_and_a_cancel_ends_it_at_once(tmp_path: Path, 
         app.start()
         assert app.wait(sleeper, timeout=20).output == "sleeper"
         assert status_of(app, doomed) == "cancelled"
+
+
+def test_a_wait_in_place_is_displayed_with_what_it_waits_for(tmp_path: Path, wall: Wall) -> None:
+    """``app.run`` shows until when it waits, and what it asks."""
+    seen: list[str | None] = []
+
+    def look() -> None:
+        while len(seen) < 2:
+            [current] = app._supervisor.current_runs() or [None]
+            message = None if current is None else view_of(current).message
+            if message is not None and message not in seen:
+                seen.append(message)
+                if message == "asks: q":
+                    app.answer(current.id, "q", 1)
+                else:
+                    wall.advance(NAP)
+
+    def job(step: durably.StepContext) -> object:
+        step.sleep_until("nap", NAP)
+        return step.ask("q")
+
+    with engine(tmp_path, job) as app:
+        looking = threading.Thread(target=look)
+        looking.start()
+        assert app.run("job").output == 1
+        looking.join(20)
+    assert seen[0] is not None
+    assert seen[0].startswith("waits until ")
+    assert seen[1] == "asks: q"
 
 
 @pytest.mark.parametrize("where", ["short", "thread", "run", "session"])

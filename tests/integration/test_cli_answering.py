@@ -1,0 +1,65 @@
+"""``durably questions`` and ``durably answer``, and what the other verbs show of waiting runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from clikit import command, objects, printed, refused
+from engines import engine
+
+import durably
+
+
+def job(step: durably.StepContext, name: str) -> object:
+    if name == "sleep":
+        return step.sleep_until("nap", 3600)
+    if name == "call":
+        return step.call("child", "job", "ask")
+    answers = [step.ask("n", question="How many?", returns=int, timeout=3600)]
+    return [*answers, step.ask("text", question="What?", returns=str)]
+
+
+def test_a_question_is_listed_and_answered_in_the_shell(tmp_path: Path) -> None:
+    """The value is JSON, or text; one that does not fit and a second one are rejected."""
+    path = tmp_path / "durably.db"
+    with engine(tmp_path, job) as app:
+        assert printed(path, "questions", "--quiet") == ""
+        run = app.jobs["job"].trigger("ask", idempotency_key="k")
+        app.run_until_idle()
+        table = printed(path, "questions")
+        assert "How many?" in table
+        assert run.id[-4:] in table
+        [question] = objects(path, "questions")
+        assert (question["run_id"], question["name"], question["returns"]) == (run.id, "n", "int")
+        assert "How many?" in printed(path, "questions", "--csv")
+        assert "the answer to 'n'" in refused(path, "answer", "k", "n", "many")
+        assert printed(path, "answer", "k", "n", "3", "--id", "a") == "answered 'n'.\n"
+        assert command(path, "answer", "k", "n", "4").exit_code == 1
+        assert command(path, "answer", "k", "n", "3", "--id", "a").exit_code == 0
+        app.run_until_idle()
+        assert printed(path, "answer", "k", "text", "3") == "answered 'text'.\n"
+        app.run_until_idle()
+        assert app.wait(run, timeout=5).output == [3, "3"]
+
+
+def test_waiting_runs_say_for_what_they_wait(tmp_path: Path) -> None:
+    """In ``ls``, ``show`` and ``--json``; a parent says for which run."""
+    path = tmp_path / "durably.db"
+    with engine(tmp_path, job) as app:
+        asleep, parent = app.jobs["job"].batch_trigger(["sleep", "call"])
+        app.run_until_idle()
+        [child] = app.get_runs(parent=parent)
+        listed = printed(path, "ls", "--status", "waiting")
+        assert "waits until" in listed
+        assert f"waits for run {child.id}" in listed
+        assert "asks: n" in listed
+        assert "waits until" in printed(path, "show", asleep.id)
+        assert f"parent    {parent.id}" in printed(path, "show", child.id)
+        waits = {each["id"]: each["waiting_for"] for each in objects(path, "ls")}
+        assert waits[parent.id] == {
+            "kind": "run",
+            "name": None,
+            "until": None,
+            "run_id": child.id,
+        }
+        assert (waits[asleep.id]["kind"], waits[asleep.id]["name"]) == ("time", "nap")

@@ -63,7 +63,7 @@ TRAVELLING = [
     ),
 ]
 # The package imports its own modules, from a table, when a name of theirs is first used.
-FROM_A_TABLE = [PACKAGE / "__init__.py"]
+FROM_A_TABLE = [PACKAGE / "__init__.py", PACKAGE / "codec" / "form_lookup.py"]
 # The command line imports the module of a verb from a table, and what a person names to execute.
 FROM_A_COMMAND_LINE = [PACKAGE / "cli" / name for name in ("commands.py", "targets.py")]
 

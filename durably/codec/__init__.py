@@ -306,8 +306,8 @@ class Codec:
 
     def _tagged(self, value: Any) -> tuple[str, Any]:
         tagged = self._tagged_values()
-        data, has_tags = tagged.write(value)
-        return (TAGGED + dump(data), tagged.read(data)) if has_tags else (dump(data), data)
+        data, has_tags, back = tagged.write_and_read(value)
+        return (TAGGED + dump(data), back) if has_tags else (dump(data), data)
 
     def _revive(self, text: str) -> Any:
         """Return the value of a text with tagged values, without the mark."""

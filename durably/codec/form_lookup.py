@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
@@ -19,7 +21,10 @@ class _FormsOfALibrary(Protocol):
 
 
 # By the name of a library's package: a function that imports and returns durably's module for it.
-_LIBRARIES: Final[dict[str, Callable[[], _FormsOfALibrary]]] = {}
+_LIBRARIES: Final[dict[str, Callable[[], _FormsOfALibrary]]] = {
+    name: functools.partial(importlib.import_module, f"durably.codec.libraries.{name}_forms")
+    for name in ("numpy",)
+}
 
 
 class Forms:

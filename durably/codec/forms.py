@@ -76,6 +76,11 @@ class Form(NamedTuple):
     It is a real file with a ``name`` if they are in one, else an ``io.BytesIO``. It is closed
     after the call; a memory map that was made of it remains.
     """
+    copy: Callable[[Any], Any] | None = None
+    """Return what ``decode`` would return of a value that ``encode`` has accepted.
+
+    It is called in place of reading back what was just written, where that costs more.
+    """
 
 
 class Inside(Protocol):

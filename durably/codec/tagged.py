@@ -51,6 +51,18 @@ class TaggedValues:
             raise Problems(writer.problems)
         return data, writer.has_tags
 
+    def write_and_read(self, value: Any) -> tuple[Any, bool, Any]:
+        """Return what :meth:`write` returns, and the value that :meth:`read` would return of it.
+
+        Raises:
+            Exception: one that the two raise.
+        """
+        writer = _Writer(self._forms, self._parts, copies={})
+        data = writer.write(value, None, 0)
+        if writer.problems:
+            raise Problems(writer.problems)
+        return data, writer.has_tags, _Reader(self._forms, self._parts, writer.copies).read(data, 0)
+
     def read(self, data: Any) -> Any:
         """Return the value of data that :meth:`write` returned.
 
@@ -61,9 +73,13 @@ class TaggedValues:
 
 
 class _Writer:
-    def __init__(self, forms: Forms, parts: Parts | None) -> None:
+    def __init__(
+        self, forms: Forms, parts: Parts | None, copies: dict[int, Any] | None = None
+    ) -> None:
         self._forms = forms
         self._parts = parts
+        # By the identity of its data: a copy of a value that is costly to read back.
+        self.copies = copies
         self.problems: list[Problem] = []
         self.has_tags = False
 
@@ -129,13 +145,19 @@ class _Writer:
                 msg = f"the form {form.tag} could not write it: {text_of(error)}"
                 raise Problem(msg) from error
         self.has_tags = True
+        tagged = self._in_place(form.tag, data)
+        if self.copies is not None and type(form) is Form and form.copy is not None:
+            self.copies[id(tagged)] = form.copy(value)
+        return tagged
+
+    def _in_place(self, tag: str, data: Any) -> dict[str, Any]:
         if not isinstance(data, _BINARY):
-            return {TAG: form.tag, VALUE: data}
+            return {TAG: tag, VALUE: data}
         stored = None if self._parts is None else self._parts.put(data)
         if stored is not None:
             name, size = stored
-            return {TAG: form.tag, FILE: name, SIZE: size}
-        return {TAG: form.tag, BYTES: _base64(data)}
+            return {TAG: tag, FILE: name, SIZE: size}
+        return {TAG: tag, BYTES: _base64(data)}
 
     def _reject(self, problem: Problem, place: _Place) -> None:
         path = ""
@@ -147,9 +169,12 @@ class _Writer:
 
 
 class _Reader:
-    def __init__(self, forms: Forms, parts: Parts | None) -> None:
+    def __init__(
+        self, forms: Forms, parts: Parts | None, copies: dict[int, Any] | None = None
+    ) -> None:
         self._forms = forms
         self._parts = parts
+        self._copies = copies
 
     def read(self, data: Any, depth: int) -> Any:
         cls = type(data)
@@ -163,6 +188,8 @@ class _Reader:
                 for index, item in enumerate(data)
             ]
         if TAG in data:
+            if self._copies and id(data) in self._copies:
+                return self._copies[id(data)]
             return self._value(data, depth)
         return {
             key: item if type(item) in SCALARS else self._inside(item, key, depth + 1)

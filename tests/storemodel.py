@@ -36,7 +36,7 @@ from durably.store.outcome import (
     OwnerIdle,
     Suspended,
 )
-from durably.store.rows import Begin, Claim, Filters, LogLine, MapState, NewRun
+from durably.store.rows import Begin, Claim, Filters, LogLine, MapState, NewRun, NewWait
 from durably.store.sqlite.database import Database
 from durably.store.sqlite.sql import (
     attempts,
@@ -48,6 +48,7 @@ from durably.store.sqlite.sql import (
     runs,
     settle,
     steps,
+    waits,
 )
 from durably.store.sqlite.sql import begin as beginning
 from durably.store.sqlite.sql import enqueue as enqueueing
@@ -87,6 +88,9 @@ MAPS_OF_RUNS = """
 ITEMS_OF_MAPS = """
     SELECT run, name, item & 0x3FFFFFFF, key, output, i.error, attempts
     FROM durably_maps m JOIN durably_items i ON item >> 30 = map ORDER BY run, name, item"""
+WAITS_OF_RUNS = """
+    SELECT run, name, until_us, asked_at_us, answer, answer_id, closed_at_us
+    FROM durably_waits ORDER BY run, name"""
 OWNERS = "SELECT owner, beat, is_started FROM durably_owners ORDER BY owner"
 LINES = "SELECT run, owner, message FROM durably_logs ORDER BY log"
 TERMINAL = ("completed", "failed", "cancelled")
@@ -168,6 +172,8 @@ class Run:
         self.beat: int | None = None
         self.steps: dict[str, tuple[int, str, str | None, str | None, int]] = {}
         self.maps: dict[str, Map] = {}
+        # Its one question: until when, since when, the answer and its id, when it was closed.
+        self.question: list[Any] | None = None
         # Its executions: the attempt, how it has ended, from when to when, and the error.
         self.tries: list[tuple[int, str, int, int | None, str | None]] = []
 
@@ -319,6 +325,8 @@ class StoreMachine(RuleBasedStateMachine):
 
     def retry_in_model(self, run: Run) -> None:
         run.output, run.error, run.completed, run.failures = None, None, None, 0
+        if run.question is not None and run.question[4] is not None:
+            run.question = None
         run.go_back()
 
     # -- triggering --------------------------------------------------------------------------
@@ -877,7 +885,12 @@ class StoreMachine(RuleBasedStateMachine):
         if isinstance(outcome, Suspended):
             run.keeps_attempt = True
             ended = [each.order for each in self.runs.values() if each.status in TERMINAL]
-            if outcome.run_pk not in ended:
+            is_answered = (
+                outcome.waits_for == "answer"
+                and run.question is not None
+                and run.question[2] is not None
+            )
+            if outcome.run_pk not in ended and not is_answered:
                 run.status, run.due = "waiting", outcome.until_us
                 run.waits = (outcome.waits_for, outcome.name, outcome.run_pk)
 
@@ -909,6 +922,75 @@ class StoreMachine(RuleBasedStateMachine):
             assert self.store.write(requeue.wake, run.order, self.now) is True
             run.wake()
             assert self.store.write(requeue.wake, run.order, self.now) is False
+
+    @precondition(lambda self: self.executions)
+    @rule(number=numbers, late_by=st.sampled_from([None, 3, 20]))
+    def ask(self, number: int, late_by: int | None) -> None:
+        """The first question counts, with its deadline; only the running execution may ask."""
+        execution = self.an_execution(number)
+        run = self.current(execution)
+        until = None if late_by is None else self.now + late_by
+        new = NewWait("q", "answer", until, question="?")
+        found = self.store.write(waits.open_wait, execution.key, execution.fence, new, self.now)
+        if run is None:
+            assert found is None
+            return
+        if run.question is None:
+            run.question = [until, self.now, None, None, None]
+        elif run.question[1] is None:
+            run.question[:2] = [until, self.now]
+        assert found is not None
+        assert found.until_us == run.question[0]
+        assert (found.answer, found.closed_at_us) == (run.question[2], run.question[4])
+
+    @precondition(lambda self: self.executions)
+    @rule(number=numbers, how=st.sampled_from(["close", "close", "discard"]))
+    def end_question(self, number: int, how: str) -> None:
+        """No answer counts after the end, and no end after the answer."""
+        execution = self.an_execution(number)
+        run = self.current(execution)
+        where = execution.key, execution.fence, "q"
+        question = None if run is None else run.question
+        if how == "discard":
+            is_asked = question is not None and question[1] is not None
+            assert self.store.write(waits.discard_answer, *where) is is_asked
+            if question is not None and is_asked:
+                question[2:4] = [None, None]
+            return
+        found = self.store.write(waits.close_wait, *where, self.now)
+        assert (found is None) == (question is None)
+        if question is not None and question[2] is None and question[4] is None:
+            question[4] = self.now
+
+    @precondition(lambda self: self.ids)
+    @rule(number=numbers, answer_id=st.sampled_from([None, "x", "y"]))
+    def reply(self, number: int, answer_id: str | None) -> None:
+        """The first answer counts, until the deadline, and wakes the run that waits for it."""
+        asking = [run.id for run in self.runs.values() if run.question or run.waits[1] == "q"]
+        run_id = asking[number // 2 % len(asking)] if asking and number % 2 else None
+        run_id, run = (run_id, self.runs[run_id]) if run_id else self.a_run(number)
+        outcome = self.call(waits.answer, run_id, "q", str(self.now), answer_id, self.now)
+        if run is None:
+            assert outcome == "not found"
+            return
+        question = run.question
+        if question is not None and question[2] is not None:
+            is_same = answer_id is not None and question[3] == answer_id
+            assert outcome == ("done" if is_same else "conflict")
+            return
+        is_late = question is not None and (
+            question[4] is not None or (question[0] is not None and question[0] <= self.now)
+        )
+        if run.status in TERMINAL or is_late:
+            assert outcome == "conflict"
+            return
+        assert outcome == "done"
+        if question is None:
+            run.question = [None, None, str(self.now), answer_id, None]
+        else:
+            question[2:4] = [str(self.now), answer_id]
+            if run.waits[:2] == ("answer", "q"):
+                run.wake()
 
     def postpone(self, number: int) -> None:
         """A pending run that is not due is in no line, and gets its place back."""
@@ -1103,6 +1185,12 @@ class StoreMachine(RuleBasedStateMachine):
             lambda db: (db.execute(MAPS_OF_RUNS).fetchall(), db.execute(ITEMS_OF_MAPS).fetchall())
         )
         self.maps_are_those_of_the_model(found_maps, found_items)
+        asked = self.store.read(lambda db: db.execute(WAITS_OF_RUNS).fetchall())
+        assert asked == [
+            (run.order, "q", *run.question)
+            for run in sorted(self.runs.values(), key=lambda run: run.order)
+            if run.question is not None
+        ]
         found_runs, tries, found_steps, found_owners, found_lines, next_due, looked = (
             self.store.read(
                 lambda db: (

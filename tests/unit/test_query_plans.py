@@ -186,6 +186,12 @@ def test_every_statement_prepares_against_the_schema(db: apsw.Connection) -> Non
         ("logs.NEWEST", set()),
         ("lookups.EXECUTOR_OF", {"sqlite_autoindex_durably_runs_1"}),
         ("lookups.FAILURES", {"durably_items_failed"}),
+        ("waits.FIND", set()),
+        ("waits.BY_TICKET", {"durably_waits_ticket"}),
+        ("waits.NOTE_CHECK", set()),
+        ("waits.CLOSE", set()),
+        ("waits.ANSWER", set()),
+        ("claims.CLAIM_CHILD", set()),
     ],
 )
 def test_hot_statement_searches_and_never_scans(

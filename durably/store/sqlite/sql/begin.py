@@ -14,7 +14,7 @@ from durably._platform.host import host_name
 from durably.errors import ConflictError, NotFoundError
 from durably.store import defects
 from durably.store.rows import Begin, Beginning, Executor, RunRow
-from durably.store.sqlite.sql import claims, enqueue, queries, requeue, runs
+from durably.store.sqlite.sql import claims, enqueue, queries, requeue, runs, waits
 
 # The newest ones without a key, whatever their status.
 NEWEST_OF_PAYLOAD: Final = f"""
@@ -131,6 +131,8 @@ def _made_pending(db: apsw.Connection, found: RunRow, payload: str | None, now_u
     if payload is not None:
         statement = EXTEND_COMPLETED if found.status == "completed" else EXTEND
         db.execute(statement, {"run": found.run, "payload": payload, "now_us": now_us})
+        if found.status == "completed":
+            db.execute(waits.FORGET_CLOSED, {"run": found.run})
     now = queries.by_number(db, found.run)
     if now.completed_at_us is not None:
         runs.retried(db, now.id, now_us, is_opened=True)

@@ -23,6 +23,7 @@ from durably.values import Value
 Synchronous = Literal["full", "normal"]
 OnDuplicateStep = Literal["error", "reuse"]
 OnPayloadChange = Literal["warn", "refuse", "extend"]
+Coalesce = bool | Literal["pending", "active"]
 IfRunning = Literal["wait", "skip", "error"]
 Duration = float | timedelta
 

@@ -105,7 +105,9 @@ PLAIN = {
     "key": None,
     "idem": None,
     "coalesce": False,
+    "joins_active": False,
     "retry_failed": False,
+    "change": "warn",
     "labels": "{}",
     "payload": "1",
     "kind": "job",
@@ -128,7 +130,9 @@ triggers = st.fixed_dictionaries(
         "key": st.sampled_from([None, "k", "k", "l"]),
         "idem": st.sampled_from([None, None, "i", "j"]),
         "coalesce": st.booleans(),
+        "joins_active": st.booleans(),
         "retry_failed": st.booleans(),
+        "change": st.sampled_from(["warn", "warn", "refuse", "extend"]),
         "labels": st.sampled_from(LABELS),
         "payload": st.sampled_from(["1", "1", "2"]),
         "kind": st.sampled_from(["job", "job", "job", "session"]),
@@ -335,6 +339,12 @@ class StoreMachine(RuleBasedStateMachine):
         if given["idem"] is not None:
             for run in self.runs.values():
                 if (run.job, run.idem) == (given["job"], given["idem"]):
+                    if self.is_changed(run, given):
+                        run.payload, run.output = given["payload"], None
+                        has_ended = run.status in TERMINAL
+                        if has_ended:
+                            self.retry_in_model(run)
+                        return run.id, "retried" if has_ended else "idempotent"
                     if given["retry_failed"] and run.status in ("failed", "cancelled"):
                         self.retry_in_model(run)
                         return run.id, "retried"
@@ -347,10 +357,45 @@ class StoreMachine(RuleBasedStateMachine):
                     True,
                 ) and run.fits(given["code"]):
                     return run.id, "coalesced"
+            joined = self.joined_active(given) if given["joins_active"] else None
+            if joined is not None:
+                return joined.id, "coalesced"
         self.order += 1
         self.ids.append(run_id)
         self.runs[run_id] = Run(self.order, run_id, given, self.now)
         return run_id, "created"
+
+    def is_changed(self, run: Run, given: dict[str, Any]) -> bool:
+        """Whether a trigger is to do something about the payload of the run with its key."""
+        return (
+            given["change"] != "warn"
+            and run.kind == given["kind"]
+            and run.payload != given["payload"]
+        )
+
+    def is_refused(self, given: dict[str, Any]) -> bool:
+        """Whether a trigger changes nothing because the run with its key has another payload."""
+        for run in self.runs.values():
+            same = (run.job, run.idem) == (given["job"], given["idem"]) and run.idem is not None
+            if same and self.is_changed(run, given):
+                is_executed = run.status == "running" or run.owner is not None
+                return given["change"] == "refuse" or is_executed
+        return False
+
+    def joined_active(self, given: dict[str, Any]) -> Run | None:
+        """The run of a job and key that is joined if none is in line: running, or away."""
+        of_key = [
+            run
+            for run in self.runs.values()
+            if (run.job, run.key) == (given["job"], given["key"]) and run.kind == "job"
+        ]
+        running = [run for run in of_key if run.status == "running"]
+        away = [
+            run
+            for run in sorted(of_key, key=lambda run: run.order)
+            if (run.status == "waiting" or run.due is not None) and run.fits(given["code"])
+        ]
+        return next(iter(running + away), None)
 
     def new(self, given: dict[str, Any], number: int) -> NewRun:
         self.made += 1
@@ -362,6 +407,8 @@ class StoreMachine(RuleBasedStateMachine):
             idempotency_key=given["idem"],
             concurrency_key=given["key"],
             coalesce=given["coalesce"] and given["key"] is not None,
+            joins_active=given["joins_active"],
+            on_payload_change=given["change"],
             retry_failed=given["retry_failed"],
             origins=origins_of((given["job"],), given["code"]),
             kind=given["kind"],
@@ -380,6 +427,10 @@ class StoreMachine(RuleBasedStateMachine):
             self.enqueue_plain(given)
             return
         new = self.new(given, 0)
+        if self.is_refused(given):
+            with pytest.raises(ConflictError, match="payload"):
+                self.store.write(enqueueing.enqueue, new, self.now)
+            return
         expected = self.expect_enqueue(given, new.id)
         done = self.store.write(enqueueing.enqueue, new, self.now)
         assert (done.row.id, done.disposition) == expected
@@ -398,6 +449,8 @@ class StoreMachine(RuleBasedStateMachine):
         if is_bad:
             self.refused_batch(items)
             return
+        # One that is refused would refuse the batch, which refused_batch covers.
+        items = [given | {"change": "warn"} for given in items]
         new = [self.new(given, number) for number, given in enumerate(items)]
         expected = [
             self.expect_enqueue(given, each.id) for given, each in zip(items, new, strict=True)

@@ -152,7 +152,9 @@ def test_objects_have_the_members_of_the_contract_and_no_others(tmp_path: Path) 
         "type message traceback notes": run.error,
         "name run input output on_duplicate_step origin": job,
         "name install": durably.plugins.LogPersistence(),
-        "payload idempotency_key concurrency_key coalesce retry_failed labels": durably.Trigger(),
+        (
+            "payload idempotency_key concurrency_key coalesce retry_failed on_payload_change labels"
+        ): durably.Trigger(),
         "attempts wait backoff max_wait jitter on": durably.Retry(),
     }
     for names, value in seen.items():

@@ -18,6 +18,7 @@ from durably.errors import ValidationError
 from durably.models import LogEntry, Progress, Run, RunStatus
 from durably.names import check_storable, check_text, not_a_str
 from durably.settings import (
+    Coalesce,
     Duration,
     IfRunning,
     OnPayloadChange,
@@ -67,13 +68,15 @@ class Trigger(Value, Generic[P]):
             has a value that means no payload.
 
     .. versionadded:: 0.1.0
+    .. versionchanged:: 0.2.0 Has ``on_payload_change``.
     """
 
     payload: P | None = NOT_GIVEN
     idempotency_key: str | None = attrs.field(default=None, kw_only=True)
     concurrency_key: str | None = attrs.field(default=None, kw_only=True)
-    coalesce: bool = attrs.field(default=False, kw_only=True)
+    coalesce: Coalesce = attrs.field(default=False, kw_only=True)
     retry_failed: bool = attrs.field(default=False, kw_only=True)
+    on_payload_change: OnPayloadChange = attrs.field(default="warn", kw_only=True)
     labels: dict[str, str] | None = attrs.field(default=None, kw_only=True)
 
 
@@ -82,8 +85,9 @@ class TriggerOptions(TypedDict, total=False):
 
     idempotency_key: str | None
     concurrency_key: str | None
-    coalesce: bool
+    coalesce: Coalesce
     retry_failed: bool
+    on_payload_change: OnPayloadChange
     labels: dict[str, str] | None
 
 

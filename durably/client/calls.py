@@ -19,7 +19,7 @@ from durably.client.care import CareCalls
 from durably.client.read_calls import ReadCalls
 from durably.jobs import Job
 from durably.models import Run, RunList
-from durably.settings import Duration
+from durably.settings import Coalesce, Duration, OnPayloadChange
 
 if TYPE_CHECKING:
     from durably.client.subscribe import Subscription
@@ -50,8 +50,9 @@ class RunCalls(ReadCalls, AnswerCalls, CareCalls):
         *,
         idempotency_key: str | None = None,
         concurrency_key: str | None = None,
-        coalesce: bool = False,
+        coalesce: Coalesce = False,
         retry_failed: bool = False,
+        on_payload_change: OnPayloadChange = "warn",
         labels: dict[str, str] | None = None,
     ) -> AnyRun:
         """Store a run of a job and return it, as ``JobHandle.trigger`` does.
@@ -76,6 +77,7 @@ class RunCalls(ReadCalls, AnswerCalls, CareCalls):
             concurrency_key=concurrency_key,
             coalesce=coalesce,
             retry_failed=retry_failed,
+            on_payload_change=on_payload_change,
             labels=labels,
         )
 
@@ -100,8 +102,9 @@ class RunCalls(ReadCalls, AnswerCalls, CareCalls):
         on_log: OnLog | None = None,
         idempotency_key: str | None = None,
         concurrency_key: str | None = None,
-        coalesce: bool = False,
+        coalesce: Coalesce = False,
         retry_failed: bool = False,
+        on_payload_change: OnPayloadChange = "warn",
         labels: dict[str, str] | None = None,
     ) -> AnyRun:
         """Store a run of a job, block until it has completed, and return it.
@@ -132,6 +135,7 @@ class RunCalls(ReadCalls, AnswerCalls, CareCalls):
             concurrency_key=concurrency_key,
             coalesce=coalesce,
             retry_failed=retry_failed,
+            on_payload_change=on_payload_change,
             labels=labels,
         )
 

@@ -14,7 +14,7 @@ from durably.job_registry import missing_job
 from durably.jobs import Job, check_job
 from durably.models import Run, RunList
 from durably.rendering.shown import Shown
-from durably.settings import Duration, optional_timeout
+from durably.settings import Coalesce, Duration, OnPayloadChange, optional_timeout
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-not-found,import-untyped,unused-ignore]  # optional
@@ -130,8 +130,9 @@ class JobHandle(Shown, Generic[P, R]):
         *,
         idempotency_key: str | None = None,
         concurrency_key: str | None = None,
-        coalesce: bool = False,
+        coalesce: Coalesce = False,
         retry_failed: bool = False,
+        on_payload_change: OnPayloadChange = "warn",
         labels: dict[str, str] | None = None,
     ) -> Run[P, R]:
         """Store a run of this job and return it.
@@ -141,11 +142,16 @@ class JobHandle(Shown, Generic[P, R]):
         Args:
             payload: an instance of the job's input type, or data that structures into it. Without
                 it the default of the job's parameter is used, if there is one, else ``None``.
-            idempotency_key: submitter with the same key again returns the first run.
+            idempotency_key: a trigger with the same key again returns the first run.
             concurrency_key: of all runs with this key at most one is executed at a time.
-            coalesce: return a pending run of this job and concurrency key, if there is one.
+            coalesce: return a pending run of this job and concurrency key, if there is one; with
+                ``"active"`` also one that is waiting or running. ``True`` is ``"pending"``.
             retry_failed: put the run that the idempotency key finds back to pending, if it
                 failed or was cancelled; its checkpoints are kept.
+            on_payload_change: what happens if the run that the idempotency key finds has another
+                payload. ``"warn"`` warns with ``PayloadChangedWarning`` and leaves it as it is;
+                ``"refuse"`` raises ``ConflictError``; ``"extend"`` gives it the new payload and, if
+                it has ended, puts it back to pending with its checkpoints.
             labels: for filtering.
 
         Returns:
@@ -153,6 +159,8 @@ class JobHandle(Shown, Generic[P, R]):
 
         Raises:
             ValidationError: the payload, a key or a label is not acceptable. Nothing is stored.
+            ConflictError: the run with the idempotency key has another payload, and that is
+                refused, or it is to be extended and is being executed. Nothing is stored.
             DatabaseError: the database cannot be written now. Nothing is stored.
 
         .. versionadded:: 0.1.0
@@ -166,6 +174,7 @@ class JobHandle(Shown, Generic[P, R]):
                 concurrency_key=concurrency_key,
                 coalesce=coalesce,
                 retry_failed=retry_failed,
+                on_payload_change=on_payload_change,
                 labels=labels,
             ),
         )
@@ -179,8 +188,9 @@ class JobHandle(Shown, Generic[P, R]):
         on_log: OnLog | None = None,
         idempotency_key: str | None = None,
         concurrency_key: str | None = None,
-        coalesce: bool = False,
+        coalesce: Coalesce = False,
         retry_failed: bool = False,
+        on_payload_change: OnPayloadChange = "warn",
         labels: dict[str, str] | None = None,
     ) -> Run[P, R]:
         """Store a run of this job, block until it has completed, and return it.
@@ -218,6 +228,7 @@ class JobHandle(Shown, Generic[P, R]):
                         concurrency_key=concurrency_key,
                         coalesce=coalesce,
                         retry_failed=retry_failed,
+                        on_payload_change=on_payload_change,
                         labels=labels,
                     )
                 watch.watch_only(run.id)
@@ -246,6 +257,7 @@ class JobHandle(Shown, Generic[P, R]):
 
         Raises:
             ValidationError: an item is not acceptable; the message says which. Nothing is stored.
+            ConflictError: as for ``trigger``. Nothing is stored.
             DatabaseError: the database cannot be written now. Nothing is stored.
 
         .. versionadded:: 0.1.0

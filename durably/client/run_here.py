@@ -125,7 +125,7 @@ class _Call:
             return None
         changed = self._changed(row)
         if changed and options.on_payload_change == "refuse":
-            raise self._payload_conflict(row, changed)
+            raise said.payload_conflict(row, named(changed))
         if changed and options.on_payload_change == "warn":
             warnings.warn(
                 said.payload_changed(row, named(changed)),
@@ -144,12 +144,6 @@ class _Call:
         if not changed:
             self._same_payloads = frozenset({row.payload})
         return changed
-
-    def _payload_conflict(self, row: RunRow, changed: list[str]) -> ConflictError:
-        return ConflictError(
-            f"{said.name(row)} was started with another payload ({named(changed)}); use another "
-            'key, or on_payload_change="extend"'
-        )
 
     # -- the run -------------------------------------------------------------------------------
 
@@ -262,7 +256,7 @@ class _Call:
         if done.how == "completed":
             return reader.run_of(done.row, self._disposition)
         if done.how == "changed":
-            raise self._payload_conflict(done.row, self._changed(done.row))
+            raise said.payload_conflict(done.row, named(self._changed(done.row)))
         if done.before is None or done.before.status != done.row.status:
             self._announce(done)
             self._runner.submitter.offer()

@@ -8,6 +8,7 @@ from durably._platform.clock import moment
 from durably._platform.interactive import again
 from durably._platform.safe_repr import on_one_line
 from durably.codec.json_text import load
+from durably.errors import ConflictError
 from durably.models import Run, short_name
 from durably.store import defects
 
@@ -104,6 +105,14 @@ def old_run_continued(row: RunRow, before: RunRow) -> str:
         f"{short_name(row.id, row.job_name, None)} is continued, which was begun at "
         f"{moment(before.created_at_us)}: {steps_kept(before.completed_steps)}. Pass "
         "fresh=True to begin a new run, or key= to say which one is meant"
+    )
+
+
+def payload_conflict(row: RunRow, paths: str) -> ConflictError:
+    """Return the error that a run with this key has another payload."""
+    return ConflictError(
+        f"{name(row)} was started with another payload ({paths}); use another key, or "
+        'on_payload_change="extend"'
     )
 
 

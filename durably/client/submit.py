@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import attrs
 
 from durably._platform.clock import Clock, to_datetime
 from durably._platform.ids import Ids
+from durably._platform.tracebacks import stacklevel
+from durably.client import said
 from durably.client.arguments import NOT_GIVEN, Trigger, checked_key, checked_labels
 from durably.client.local_worker import LocalWorker
+from durably.client.payload_changes import changed_paths, named
 from durably.client.query import Reader, labels_of
 from durably.client.wait import Waiter
 from durably.codec import Codec
 from durably.emitter import Emitter
-from durably.errors import SerializationError, ValidationError
+from durably.errors import PayloadChangedWarning, SerializationError, ValidationError
 from durably.events import RunCoalesced, RunRetried, RunTriggered
 from durably.job_registry import JobRegistry, origins_json
 from durably.jobs import (
@@ -27,8 +31,11 @@ from durably.jobs import (
     takes_payload,
 )
 from durably.models import Run, RunList
+from durably.settings import OnPayloadChange, check_bool, check_choice
 from durably.store.api import Store
 from durably.store.rows import Enqueued, NewRun, RunRow
+
+_COALESCE: Final = Literal["pending", "active"]
 
 
 class Accepted(NamedTuple):
@@ -62,6 +69,7 @@ class Submitter:
             now_us = self._clock.now_us()
             enqueued = self._worker.enqueue_and_claim(new, now_us)
             if enqueued is not None:
+                self._warn_if_changed(job, enqueued, new)
                 return self.emit(enqueued, accepted, to_datetime(now_us))
         # The run starts after the listeners have returned: one that waits for the run would wait
         # for itself otherwise.
@@ -69,6 +77,7 @@ class Submitter:
             with self._emitter.announcing(new.id):
                 now_us = self._clock.now_us()
                 enqueued = self._store.enqueue(new, now_us)
+                self._warn_if_changed(job, enqueued, new)
                 return self.emit(enqueued, accepted, to_datetime(now_us))
         finally:
             # Only now: run:start is emitted after run:trigger.
@@ -105,6 +114,8 @@ class Submitter:
         now = to_datetime(now_us)
         all_enqueued = self._store.enqueue_many([each.new for each in accepted], now_us)
         try:
+            for enqueued, each in zip(all_enqueued, accepted, strict=True):
+                self._warn_if_changed(job, enqueued, each.new)
             return RunList(
                 self.emit(enqueued, each, now)
                 for enqueued, each in zip(all_enqueued, accepted, strict=True)
@@ -118,9 +129,10 @@ class Submitter:
         Raises:
             ValidationError: it is not acceptable.
         """
-        for name in ("coalesce", "retry_failed"):
-            if not isinstance(getattr(trigger, name), bool):
-                raise ValidationError(f"{name} must be True or False")
+        check_bool(trigger.retry_failed, "retry_failed")
+        if not isinstance(trigger.coalesce, bool):
+            check_choice(trigger.coalesce, "coalesce", _COALESCE)
+        check_choice(trigger.on_payload_change, "on_payload_change", OnPayloadChange)
         if trigger.retry_failed and trigger.idempotency_key is None:
             raise ValidationError(
                 "retry_failed needs an idempotency_key, to know which run is meant"
@@ -134,11 +146,43 @@ class Submitter:
             labels=checked_labels(trigger.labels),
             idempotency_key=idempotency_key,
             concurrency_key=concurrency_key,
-            coalesce=trigger.coalesce,
+            coalesce=trigger.coalesce is not False,
+            joins_active=trigger.coalesce == "active",
+            on_payload_change=trigger.on_payload_change,
             retry_failed=trigger.retry_failed,
             origins=f"{{{origins_json(job)}}}" if trigger.coalesce else "{}",
         )
+        if idempotency_key is not None and new.on_payload_change != "warn":
+            new = self._compared(job, new)
         return Accepted(new, plain.payload)
+
+    def _compared(self, job: Job[Any, Any], new: NewRun) -> NewRun:
+        """Return the run with the stored payload that is not another one, although text differs.
+
+        Raises:
+            ConflictError: the run with the key has another payload, and that is to be refused.
+        """
+        row = self._store.find_by_key(new.job_name, new.idempotency_key or "")
+        if row is None or row.payload == new.payload:
+            return new
+        changed = changed_paths(self._codec, job, row.payload, new.payload)
+        if changed and new.on_payload_change == "refuse":
+            raise said.payload_conflict(row, named(changed))
+        return new if changed else new._replace(same_payloads=frozenset({row.payload}))
+
+    def _warn_if_changed(self, job: Job[Any, Any], enqueued: Enqueued, new: NewRun) -> None:
+        """Warn if the key of a trigger has found a run with another payload."""
+        row = enqueued.row
+        is_found = enqueued.disposition in ("idempotent", "retried")
+        if not is_found or new.on_payload_change != "warn" or row.payload == new.payload:
+            return
+        changed = changed_paths(self._codec, job, row.payload, new.payload)
+        if changed:
+            warnings.warn(
+                said.payload_changed(row, named(changed)),
+                PayloadChangedWarning,
+                stacklevel=stacklevel(),
+            )
 
     def _accepted_payload(self, job: Job[Any, Any], payload: Any) -> Accepted:
         text, decoded = self._payload(job, payload)

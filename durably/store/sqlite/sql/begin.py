@@ -14,7 +14,7 @@ from durably._platform.host import host_name
 from durably.errors import ConflictError, NotFoundError
 from durably.store import defects
 from durably.store.rows import Begin, Beginning, Executor, RunRow
-from durably.store.sqlite.sql import claims, enqueue, queries, requeue, runs, waits
+from durably.store.sqlite.sql import claims, enqueue, extending, queries, requeue, runs
 
 # The newest ones without a key, whatever their status.
 NEWEST_OF_PAYLOAD: Final = f"""
@@ -32,16 +32,6 @@ NEWEST_SESSION: Final = f"""
 HAND_KEY_ON: Final = """
     UPDATE durably_runs SET idempotency_key = NULL, updated_at_us = :now_us
     WHERE job_name = :job_name AND idempotency_key = :key"""
-
-EXTEND: Final = """
-    UPDATE durably_runs SET payload = :payload, updated_at_us = :now_us WHERE run = :run"""
-
-# A completed run goes on only if it gets more to do with it.
-EXTEND_COMPLETED: Final = f"""
-    UPDATE durably_runs
-    SET status = 'pending', payload = :payload, output = NULL, failures = 0,
-        completed_at_us = NULL, updated_at_us = :now_us, {queries.ORIGIN_IF_BEGUN}
-    WHERE run = :run"""
 
 # The run that is executed, or in its last step, and has a concurrency key.
 HOLDER: Final = f"""
@@ -129,10 +119,7 @@ def find_by_key(db: apsw.Connection, job_name: str, key: str) -> RunRow | None:
 def _made_pending(db: apsw.Connection, found: RunRow, payload: str | None, now_us: int) -> RunRow:
     """Put a run that is not running back, whatever it is waiting for, with another payload."""
     if payload is not None:
-        statement = EXTEND_COMPLETED if found.status == "completed" else EXTEND
-        db.execute(statement, {"run": found.run, "payload": payload, "now_us": now_us})
-        if found.status == "completed":
-            db.execute(waits.FORGET_CLOSED, {"run": found.run})
+        extending.extended(db, found, payload, now_us)
     now = queries.by_number(db, found.run)
     if now.completed_at_us is not None:
         runs.retried(db, now.id, now_us, is_opened=True)

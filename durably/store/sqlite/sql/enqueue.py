@@ -11,9 +11,10 @@ from typing import Final
 import apsw
 
 from durably._platform.host import host_name
+from durably.errors import ConflictError
 from durably.store.rows import Claim, Enqueued, NewRun, RunKey, RunRow
 from durably.store.sqlite.connection.write_request import single_statement
-from durably.store.sqlite.sql import claims, queries, runs
+from durably.store.sqlite.sql import claims, extending, queries, runs
 
 ENQUEUE: Final = """
     INSERT INTO durably_runs
@@ -57,6 +58,22 @@ PENDING_OF_KEY: Final = f"""
           AND (origin IS NULL OR EXISTS (
               SELECT 1 FROM json_each(:origins)
               WHERE key = :job_name AND value IN (origin, true)))))"""
+
+# The run of a job that is executed, or in its last step, and has that key.
+RUNNING_OF_KEY: Final = f"""
+    SELECT {queries.COUNTED} FROM durably_runs r
+    WHERE concurrency_key = :key AND owner IS NOT NULL AND +job_name = :job_name
+      AND +status = 'running'"""
+
+# The first run that has begun and waits, or that is not due yet.
+AWAY_OF_KEY: Final = f"""
+    SELECT {queries.COUNTED} FROM durably_runs r
+    WHERE run = (SELECT min(run) FROM durably_runs
+        WHERE concurrency_key = :key AND job_name = :job_name
+          AND (status = 'waiting' OR run_at_us IS NOT NULL)
+          AND (origin IS NULL OR EXISTS (
+              SELECT 1 FROM json_each(:origins)
+              WHERE key = :job_name AND value IN (origin, true))))"""
 
 # A trigger and its claim in one statement, if no run is before it in line. An owner that another
 # engine found dead claims nothing until it has registered again.
@@ -154,6 +171,14 @@ def enqueue(db: apsw.Connection, new: NewRun, now_us: int) -> Enqueued:
             db, BY_IDEMPOTENCY_KEY, {"job_name": new.job_name, "key": new.idempotency_key}
         )
         if existing is not None:
+            if _is_changed(existing, new):
+                if new.on_payload_change == "refuse":
+                    raise _refused(existing, "was triggered with another payload")
+                if existing.status == "running" or existing.owner is not None:
+                    raise _refused(existing, "is being executed and gets no other payload")
+                row = extending.extended(db, existing, new.payload, now_us)
+                has_ended = existing.completed_at_us is not None
+                return Enqueued(row, "retried" if has_ended else "idempotent")
             if new.retry_failed and existing.status in ("failed", "cancelled"):
                 retried = runs.retried(db, existing.id, now_us)
                 return Enqueued(
@@ -161,14 +186,29 @@ def enqueue(db: apsw.Connection, new: NewRun, now_us: int) -> Enqueued:
                 )
             return Enqueued(existing, "idempotent")
     if new.coalesce:
-        pending = queries.first_row(
-            db,
-            PENDING_OF_KEY,
-            {"job_name": new.job_name, "key": new.concurrency_key, "origins": new.origins},
-        )
-        if pending is not None:
-            return Enqueued(pending, "coalesced")
+        key = {"job_name": new.job_name, "key": new.concurrency_key, "origins": new.origins}
+        wanted = (PENDING_OF_KEY, RUNNING_OF_KEY, AWAY_OF_KEY)
+        for statement in wanted if new.joins_active else wanted[:1]:
+            joined = queries.first_row(db, statement, key)
+            if joined is not None:
+                return Enqueued(joined, "coalesced")
     return Enqueued(insert(db, new, now_us), "created")
+
+
+def _is_changed(existing: RunRow, new: NewRun) -> bool:
+    return (
+        new.on_payload_change != "warn"
+        and existing.kind == new.kind
+        and existing.payload != new.payload
+        and existing.payload not in new.same_payloads
+    )
+
+
+def _refused(existing: RunRow, why: str) -> ConflictError:
+    return ConflictError(
+        f"the run with the idempotency key {existing.idempotency_key!r} of job "
+        f"{existing.job_name!r} {why}"
+    )
 
 
 def enqueue_and_claim(

@@ -32,6 +32,7 @@ _MIGRATIONS: Final = (
     "0005_items.sql",
     "0006_attempts_and_views.sql",
     "0007_waits.sql",
+    "0008_keys_of_waiting_runs.sql",
 )
 
 # "Dura" in ASCII: marks a durably database among other SQLite files.

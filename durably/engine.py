@@ -8,6 +8,7 @@ from typing import (
     TYPE_CHECKING,
     Any,
     ClassVar,
+    Literal,
     Protocol,
     Self,
     TypeVar,
@@ -120,6 +121,10 @@ class Durably(RunCalls):
             ``DURABLY_SHOW`` is ``1`` or ``0``. ``True``: always, with a plain line every few
             seconds where there is no terminal. ``False``: never. What ``tqdm_sink()`` of
             ``durably.progress`` returns: in a bar of tqdm.
+        blobs: the folder for results, payloads and items that take more than 4 MiB, each of which
+            is a file, named by its content. ``None``: ``<path>.blobs``. ``False``: they are stored
+            in the database, up to SQLite's limit. Every process that uses the file must name the
+            same folder.
 
     Raises:
         ValidationError: an option or a job spec is not acceptable; the message names it.
@@ -135,7 +140,8 @@ class Durably(RunCalls):
             job or a listener of an engine that it would replace.
 
     .. versionadded:: 0.1.0
-    .. versionchanged:: 0.2.0 Has ``replace``, ``create``, ``show``, and a path of the environment.
+    .. versionchanged:: 0.2.0 Has ``replace``, ``create``, ``show``, ``blobs``, and a path of the
+        environment.
     """
 
     # Whether it is opened for one call, and so neither replaces others nor is replaced.
@@ -160,6 +166,7 @@ class Durably(RunCalls):
         replace: bool | None = None,
         create: bool = True,
         show: Show = None,
+        blobs: str | os.PathLike[str] | Literal[False] | None = None,
     ) -> None:
         install_hooks()
         refuse_unguarded_open()
@@ -177,6 +184,7 @@ class Durably(RunCalls):
             create=create,
             replace=replace,
             show=show,
+            blobs=blobs,
         )
         # The store, the worker and the client come with it. A process that only defines jobs needs
         # none of them, such as a worker process of a map.

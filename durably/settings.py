@@ -222,6 +222,20 @@ def _retain_runs(value: Duration | str | None) -> timedelta | None:
     return None if value is None else age(value, "retain_runs")
 
 
+def _blobs(value: object) -> str | Literal[False] | None:
+    if value is None or value is False:
+        return value
+    try:
+        path = os.fspath(value)  # type: ignore[call-overload]  # checked here
+    except TypeError:
+        path = None
+    if not isinstance(path, str) or not path or "\0" in path:
+        raise ValidationError(
+            f"blobs must be the path of a folder, False or None, not {short_repr(value)}"
+        )
+    return os.path.abspath(path)
+
+
 class SettingOptions(TypedDict, total=False):
     """The options of an engine that are settings, as type checkers see them."""
 
@@ -237,6 +251,7 @@ class SettingOptions(TypedDict, total=False):
     raise_failed: bool
     replace: bool | None
     create: bool
+    blobs: str | os.PathLike[str] | Literal[False] | None
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -260,6 +275,7 @@ class Settings(Value):
     create: bool = attrs.field(default=True)
     replace: bool | None = attrs.field(default=None)
     show: Show = attrs.field(default=None)
+    blobs: str | Literal[False] | None = attrs.field(default=None, converter=_blobs)
 
     @max_workers.validator
     def _is_a_sane_bound(self, _: object, value: object) -> None:

@@ -14,7 +14,7 @@ from durably._platform.nesting import MAX_DEPTH
 from durably._platform.safe_repr import type_name
 from durably.codec import messages
 from durably.codec.annotations import resolve_annotations, return_type_of, signature_of
-from durably.codec.json_text import TAGGED, dump, load, load_all
+from durably.codec.json_text import FILED, TAGGED, dump, load, load_all
 from durably.codec.messages import Unsupported, sentence
 from durably.codec.plain import (
     NOTHING,
@@ -27,10 +27,10 @@ from durably.codec.plain import (
     exactly_plain,
     json_copy,
 )
-from durably.errors import SerializationError, ValidationError
+from durably.errors import DatabaseError, SerializationError, ValidationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     import cattrs
 
@@ -80,6 +80,7 @@ class Codec:
         self._forms = forms
         self._parts = parts
         self._shows = shows
+        self._read_file: Callable[[str], str] | None = None
         self._lock = threading.Lock()
         self._typed: TypedValues | None = None
         if converter is not None:
@@ -90,6 +91,18 @@ class Codec:
                 raise ValidationError(msg)
             # Copied now: hooks that are registered later have no effect.
             self._typed_values()
+
+    def read_files(self, read: Callable[[str], str]) -> None:
+        """Read texts that are in files by *read*, which takes the text that says in which."""
+        self._read_file = read
+
+    def _from_file(self, text: str, what: str) -> str:
+        if self._read_file is None:
+            raise DatabaseError(f"{what} is in a file, which cannot be read here")
+        try:
+            return self._read_file(text)
+        except DatabaseError as exc:
+            raise DatabaseError(f"{what}: {exc}", is_transient=exc.is_transient) from exc
 
     def check_type(self, type_: Any, where: str) -> None:
         """Check that values of a type can be stored.
@@ -173,6 +186,8 @@ class Codec:
             ValidationError: the text does not fit the type; the message names every bad path.
             SerializationError: it has a tagged value that cannot be read here.
         """
+        if text.startswith(FILED):
+            text = self._from_file(text, _named(what, name))
         try:
             data = load(text, self._revive)
         except Exception as error:  # noqa: BLE001 - a form of the user's may raise anything
@@ -216,7 +231,8 @@ class Codec:
             ValidationError: one does not fit the type; the message names every bad path.
         """
         is_scalar = type(type_) is type and type_ in SCALARS
-        if type_ is UNTYPED or is_scalar:
+        in_files = any(text.startswith(FILED) for text in texts)
+        if (type_ is UNTYPED or is_scalar) and not in_files:
             try:
                 values = load_all(texts, self._revive)
             except Exception:  # noqa: BLE001, S110 - a form of the user's may raise anything

@@ -45,6 +45,9 @@ _MARK: Final = " "
 TAGGED: Final = "\t"
 """The first character of a text with tagged values, which :mod:`durably.codec.forms` describes."""
 
+FILED: Final = "\n"
+"""The first character of a text that only says in which file the text is. No other begins so."""
+
 # Compiled when first needed, for an emoji at the earliest: it takes as long as importing a module.
 _SPLIT: Final = "([\ud800-\udbff]\x00*)(?=[\udc00-\udfff])"
 _JOIN: Final = "([\ud800-\udbff])\x00(\x00*)(?=[\udc00-\udfff])"

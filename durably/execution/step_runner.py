@@ -266,6 +266,10 @@ class StepRunner:
             result = services.codec.decode(
                 output, type_, what="the stored result of step", name=name, advice=_GO_ON
             )
+        except DatabaseError as exc:
+            self._checkpoints.give_back(checkpoint)
+            msg = f"run {self._run.id}: {exc}"
+            raise DatabaseError(msg, is_transient=exc.is_transient) from exc
         except BaseException:
             self._checkpoints.give_back(checkpoint)
             raise
@@ -353,11 +357,11 @@ class StepRunner:
                 output=codec.decode(text, type_, what="the result of step", name=name),
                 duration=clock.monotonic() - started,
             )
-        if len(text) > LARGE_RESULT:
+        if len(text) > LARGE_RESULT and not services.checkpoints.has_files:
             # Only now: where warnings are errors, this must not lose the checkpoint.
             warnings.warn(
                 f"the result of step {name!r} takes {len(text) / 2**20:.0f} MiB in the database; "
-                "write large data to a file of your own and return its name",
+                "leave out blobs=False, so that it becomes a file",
                 stacklevel=5,  # the job's line
             )
         if run.stop_reason is not None:

@@ -70,6 +70,10 @@ class OwnerLock(Protocol):
 class Checkpoints(ItemCheckpoints, WaitCheckpoints, Protocol):
     """The part of a store that a step needs. Usable from any thread."""
 
+    @property
+    def has_files(self) -> bool:
+        """Return whether large results become files, so that they slow no commit down."""
+
     def find(self, run_pk: RunKey, name: str) -> Checkpoint | None:
         """Return what is stored of the step of that name."""
 

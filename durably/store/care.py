@@ -32,6 +32,16 @@ class Care(Protocol):
     def shrink(self, most_pages: int) -> Shrunk:
         """Return up to *most_pages* free pages to the file system."""
 
+    def sweep_files(self) -> None:
+        """Remove the files that nothing refers to, and that were left by a process for an hour."""
+
+    def read_file(self, text: str) -> str:
+        """Return the text that is in a file, as *text* says.
+
+        Raises:
+            DatabaseError: the file is missing or damaged, or cannot be read.
+        """
+
     def usage(self) -> list[JobUsage]:
         """Return what each job's runs take, the job that takes most first."""
 

@@ -175,6 +175,7 @@ class Reaper(Service):
         return len(deleted)
 
     def _sweep(self) -> None:
-        """Remove lock files of engines that died before their owner row was stored."""
+        """Remove locks of engines that died before their row was stored, and files of no run."""
         known = {row.token for row in self._store.owners()}
         self._store.sweep_owner_locks(known, older_than_s=ORPHAN_AGE_S)
+        self._store.sweep_files()

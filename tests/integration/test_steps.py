@@ -468,7 +468,7 @@ def test_an_options_call_checks_its_arguments(tmp_path):
 
 
 def test_a_large_result_is_stored_and_warned_of(tmp_path):
-    """A result over 16 MiB comes back on a resume; a warning names the step and its size."""
+    """A result over 16 MiB in the database comes back; a warning names the step and its size."""
     size = 17 * 1024 * 1024
 
     def job(step):
@@ -477,7 +477,7 @@ def test_a_large_result_is_stored_and_warned_of(tmp_path):
             raise ValueError
         return len(text)
 
-    with engine(tmp_path, job) as app:
+    with engine(tmp_path, job, blobs=False) as app:
         with pytest.warns(UserWarning, match="'blob' takes 17 MiB") as caught:
             run = execute(app)
         assert caught[0].filename == __file__
@@ -490,7 +490,7 @@ def test_a_warning_turned_into_an_error_does_not_cost_a_large_result(tmp_path):
     def job(step):
         return len(step.run("blob", lambda: "x" * 17 * 1024 * 1024))
 
-    with engine(tmp_path, job) as app, warnings.catch_warnings():
+    with engine(tmp_path, job, blobs=False) as app, warnings.catch_warnings():
         warnings.simplefilter("error")
         run = execute(app)
         assert run.error.type == "UserWarning"

@@ -43,6 +43,7 @@ def test_the_defaults_are_the_contracts() -> None:
         "replace": None,
         "create": True,
         "show": None,
+        "blobs": None,
     }
     for name, default in attrs.asdict(Settings()).items():
         assert options[name] == default

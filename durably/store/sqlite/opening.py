@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from durably._platform.clock import Clock
 from durably.settings import Settings
+from durably.store.sqlite.blobs.filing import Filing
+from durably.store.sqlite.blobs.folder import SUFFIX, BlobFolder
 from durably.store.sqlite.connection.files import chosen, file_at
 from durably.store.sqlite.connection.place import require_regular
 from durably.store.sqlite.database import Database
@@ -28,6 +30,14 @@ def open_store(
     real = chosen(path)
     require_regular(real, create=settings.create)  # a mistake in the path closes nothing
     prepare(real, file_at(real))
-    return SqliteStore(
-        Database(real, create=settings.create, synchronous=settings.synchronous, clock=clock)
+    database = Database(real, create=settings.create, synchronous=settings.synchronous, clock=clock)
+    is_synced = settings.synchronous == "full"
+    folder = BlobFolder(settings.blobs or real + SUFFIX, real, is_synced=is_synced)
+    filing = Filing(
+        database,
+        folder,
+        files=settings.blobs is not False,
+        synchronous=settings.synchronous,
+        clock=clock,
     )
+    return SqliteStore(database, filing)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
+from durably.errors import DatabaseError
 from durably.store.api import Checkpoints, Liveness
 from durably.store.conditions import Condition, Sizes
 from durably.store.outcome import Completed, NotExecuted, Outcome, RequeueReason
 from durably.store.rows import (
     Beat,
+    Begin,
+    Beginning,
     Claim,
     Ended,
     Enqueued,
@@ -20,8 +24,10 @@ from durably.store.rows import (
     RunRow,
     Shrunk,
 )
+from durably.store.sqlite.blobs.filing import Filing
+from durably.store.sqlite.blobs.folder import SUFFIX, BlobFolder
+from durably.store.sqlite.checkpoints import SqliteCheckpoints
 from durably.store.sqlite.condition import condition_of, sizes_of
-from durably.store.sqlite.connection.write_request import Operation
 from durably.store.sqlite.database import Database
 from durably.store.sqlite.locks import owner_lock
 from durably.store.sqlite.locks.owner_lock import OwnerLock
@@ -42,100 +48,74 @@ from durably.store.sqlite.sql import begin as beginning
 from durably.store.sqlite.sql import enqueue as enqueueing
 from durably.store.sqlite.sql import owners as owner_rows
 from durably.store.sqlite.sql import requeue as requeueing
+from durably.store.sqlite.verbs import OnDatabase, reads, writes
 
-Ps = ParamSpec("Ps")
 T = TypeVar("T")
 
-
-class _OnDatabase:
-    """What has verbs that are operations on a database."""
-
-    def __init__(self, database: Database) -> None:
-        self.database = database
+log = logging.getLogger("durably")
 
 
-def _writes(operation: Operation[Ps, T]) -> Callable[Concatenate[_OnDatabase, Ps], T]:
-    """Return the verb that executes *operation* in a transaction, and commits it."""
-
-    def verb(self: _OnDatabase, /, *args: Ps.args, **kwargs: Ps.kwargs) -> T:
-        return self.database.write(operation, *args, **kwargs)
-
-    return verb
-
-
-def _reads(query: Operation[Ps, T]) -> Callable[Concatenate[_OnDatabase, Ps], T]:
-    """Return the verb that executes *query*."""
-
-    def verb(self: _OnDatabase, /, *args: Ps.args, **kwargs: Ps.kwargs) -> T:
-        return self.database.read(query, *args, **kwargs)
-
-    return verb
-
-
-class SqliteCheckpoints(_OnDatabase):
-    """The checkpoints of runs in one database; see ``store.api.Checkpoints`` for each verb."""
-
-    find = _reads(steps.find)
-    window = _reads(steps.window)
-    save_many = _writes(steps.complete_all)
-    fail = _writes(steps.fail)
-    cancel = _writes(steps.cancel)
-    state = _reads(queries.state_of)
-    save_items = _writes(items.save)
-    find_map = _reads(items.find_map)
-    count_items = _reads(items.count)
-    item_window = _reads(items.window)
-    find_item = _reads(items.find)
-    item_at = _reads(items.at)
-    open_wait = _writes(waits.open_wait)
-    find_wait = _reads(waits.find)
-    note_check = _writes(waits.note_check)
-    close_wait = _writes(waits.close_wait)
-    discard_answer = _writes(waits.discard_answer)
-    find_run = _reads(queries.find)
-
-    def save(
-        self,
-        run_pk: RunKey,
-        fence: int,
-        index: int,
-        name: str,
-        output: str,
-        started_at_us: int,
-        completed_at_us: int,
-    ) -> bool:
-        """Store a step's result; return ``False`` if this claim is not the current one."""
-        # Each step calls this, and would pay a hundredth of its time for packing the arguments.
-        return self.database.write(
-            steps.complete, run_pk, fence, index, name, output, started_at_us, completed_at_us
-        )
-
-
-class SqliteStore(_OnDatabase):
+class SqliteStore(OnDatabase):
     """A store on one SQLite file; see ``store.api.Store`` for what each verb promises."""
 
-    def __init__(self, database: Database) -> None:
-        super().__init__(database)
+    def __init__(self, database: Database, filing: Filing | None = None) -> None:
+        if filing is None:
+            filing = Filing(database, BlobFolder(database.path + SUFFIX, database.path))
+        super().__init__(database, filing)
         self.path = database.path
         self.changes = database.changes
         self.closing = database.closing
-        self.checkpoints: Checkpoints = SqliteCheckpoints(database)
+        self.checkpoints: Checkpoints = SqliteCheckpoints(database, filing)
 
     # -- a run's life ------------------------------------------------------------------------
 
     def enqueue(self, new: NewRun, now_us: int) -> Enqueued:
         """Store a run, or find the one that its keys lead to."""
+        if self.filing.is_large(new.payload):
+            return self.filing.write(
+                enqueueing.enqueue,
+                [new.payload],
+                lambda stored: (new._replace(payload=stored[0]), now_us),
+                lambda enqueued, stored: _runs_with(stored, [enqueued.row]),
+                part="run",
+            )
         return self.database.write(
             enqueueing.enqueue_plain if new.is_plain else enqueueing.enqueue, new, now_us
         )
 
-    enqueue_many = _writes(enqueueing.enqueue_many)
-    spawn = _writes(enqueueing.spawn)
+    def enqueue_many(self, new_runs: Sequence[NewRun], now_us: int) -> list[Enqueued]:
+        """Store or find all of *new_runs*, in order; all of them or none."""
+        if not any(self.filing.is_large(new.payload) for new in new_runs):
+            return self.database.write(enqueueing.enqueue_many, new_runs, now_us)
+
+        def rebuild(stored: list[Any]) -> tuple[Any, ...]:
+            replaced = [
+                new._replace(payload=payload) for new, payload in zip(new_runs, stored, strict=True)
+            ]
+            return replaced, now_us
+
+        return self.filing.write(
+            enqueueing.enqueue_many,
+            [new.payload for new in new_runs],
+            rebuild,
+            lambda enqueued, stored: _runs_with(stored, [each.row for each in enqueued]),
+            part="run",
+        )
+
+    spawn = writes(enqueueing.spawn)
 
     def enqueue_and_claim(
         self, new: NewRun, now_us: int, claim: Claim
     ) -> tuple[Enqueued, RunRow | None]:
         """Store a run as ``enqueue`` does, and claim the first run in line, as ``claim`` does."""
+        if self.filing.is_large(new.payload):
+            return self.filing.write(
+                enqueueing.enqueue_and_claim,
+                [new.payload],
+                lambda stored: (new._replace(payload=stored[0]), now_us, claim),
+                lambda result, stored: _runs_with(stored, [result[0].row]),
+                part="run",
+            )
         if new.is_plain and new.concurrency_key is None:
             # One statement, where no other run is before it in line.
             started = self.database.write(enqueueing.start, new, now_us, claim)
@@ -147,9 +127,21 @@ class SqliteStore(_OnDatabase):
         """Return whether ``claim`` would find a run. Writes nothing."""
         return self.database.read(queries.has_claimable, claim.jobs, claim.inside(), claim.origins)
 
-    claim = _writes(claims.claim)
-    begin = _writes(beginning.begin)
-    claim_child = _writes(claims.claim_child)
+    claim = writes(claims.claim)
+
+    def begin(self, wanted: Begin) -> Beginning:
+        """Claim the run that is wanted, after creating it or putting it back, if that can be."""
+        if self.filing.is_large(wanted.new.payload):
+            return self.filing.write(
+                beginning.begin,
+                [wanted.new.payload],
+                lambda stored: (wanted._replace(new=wanted.new._replace(payload=stored[0])),),
+                lambda beginning, stored: _runs_with(stored, [beginning.row]),
+                part="run",
+            )
+        return self.database.write(beginning.begin, wanted)
+
+    claim_child = writes(claims.claim_child)
 
     def settle(
         self,
@@ -163,10 +155,23 @@ class SqliteStore(_OnDatabase):
         claim_next: Claim | None = None,
     ) -> Ended:
         """Store how an execution has left its job, and claim the next run with it."""
+        if isinstance(outcome, Completed) and self.filing.is_large(outcome.output):
+            ended = self.filing.write(
+                settle.settle_and_claim,
+                [outcome.output],
+                lambda stored: (
+                    *(run_pk, fence, Completed(stored[0]), now_us, progress),
+                    *(keep_steps, claim_next),
+                ),
+                lambda ended, _: [run_pk if ended.is_effective else None],
+                part="run",
+            )
+            return self._dropped(ended, if_any=not keep_steps)
         leaving = run_pk, fence, outcome, now_us, progress
         if claim_next is None and (keep_steps or not isinstance(outcome, Completed)):
             return Ended(self.database.write(settle.settle, *leaving), None)
-        return self.database.write(settle.settle_and_claim, *leaving, keep_steps, claim_next)
+        ended = self.database.write(settle.settle_and_claim, *leaving, keep_steps, claim_next)
+        return self._dropped(ended, if_any=not keep_steps)
 
     def requeue(self, reason: RequeueReason, now_us: int) -> list[RunRow]:
         """Make running runs that nothing executes pending again; return those that are."""
@@ -174,52 +179,61 @@ class SqliteStore(_OnDatabase):
         write = self.database.beat if is_one else self.database.write
         return write(requeueing.requeue, reason, now_us)
 
-    wake_due = _writes(requeueing.wake_due)
-    next_due_us = _reads(requeueing.next_due_us)
-    set_progress = _writes(runs.set_progress)
+    wake_due = writes(requeueing.wake_due)
+    next_due_us = reads(requeueing.next_due_us)
+    set_progress = writes(runs.set_progress)
 
     # -- what a user asks for ----------------------------------------------------------------
 
-    cancel = _writes(runs.cancel_all)
-    retry = _writes(runs.retry)
-    adopt = _writes(runs.adopt)
-    delete = _writes(runs.delete)
-    purge = _writes(runs.purge)
-    answer = _writes(waits.answer)
-    find_wait = _reads(waits.find_wait)
-    questions = _reads(waits.questions)
+    cancel = writes(runs.cancel_all)
+    retry = writes(runs.retry)
+    adopt = writes(runs.adopt)
+
+    def delete(self, run_id: str) -> RunRow:
+        """Delete a terminal run with its steps, logs and labels, and the files that only it had."""
+        return self._dropped(self.database.write(runs.delete, run_id))
+
+    def purge(self, before_us: int, limit: int, *, keep_failed: bool = False) -> list[RunRow]:
+        """Delete up to *limit* terminal runs that ended before *before_us*, oldest first."""
+        return self._dropped(
+            self.database.write(runs.purge, before_us, limit, keep_failed=keep_failed)
+        )
+
+    answer = writes(waits.answer)
+    find_wait = reads(waits.find_wait)
+    questions = reads(waits.questions)
 
     # -- reading -----------------------------------------------------------------------------
 
-    find_run = _reads(queries.find)
-    find_by_key = _reads(beginning.find_by_key)
-    get_run = _reads(queries.get)
-    find_runs = _reads(queries.find_many)
-    count_runs = _reads(queries.count)
-    count_by_status = _reads(queries.count_by_status)
-    brief = _reads(queries.brief)
-    briefs = _reads(queries.briefs)
-    begun = _reads(queries.begun)
-    begun_of_many = _reads(queries.begun_of_many)
-    steps_of = _reads(steps.of_run)
-    items_of = _reads(items.of_map)
-    count_items_by_time = _reads(items.count_by_time)
-    attempts_of = _reads(attempts.of_run)
-    log_lines_of = _reads(logs.of_run)
-    newest_log_line = _reads(logs.newest)
-    purgeable = _reads(lookups.purgeable)
-    runs_named = _reads(lookups.named)
-    running = _reads(lookups.running)
-    executor_of = _reads(lookups.executor_of)
-    open_maps = _reads(lookups.open_maps)
-    failures_of = _reads(lookups.failures)
-    newest_time_us = _reads(runs.newest_time)
-    newest_trigger_us = _reads(runs.newest_trigger)
-    has_ended_before = _reads(runs.has_ended_before)
+    find_run = reads(queries.find)
+    find_by_key = reads(beginning.find_by_key)
+    get_run = reads(queries.get)
+    find_runs = reads(queries.find_many)
+    count_runs = reads(queries.count)
+    count_by_status = reads(queries.count_by_status)
+    brief = reads(queries.brief)
+    briefs = reads(queries.briefs)
+    begun = reads(queries.begun)
+    begun_of_many = reads(queries.begun_of_many)
+    steps_of = reads(steps.of_run)
+    items_of = reads(items.of_map)
+    count_items_by_time = reads(items.count_by_time)
+    attempts_of = reads(attempts.of_run)
+    log_lines_of = reads(logs.of_run)
+    newest_log_line = reads(logs.newest)
+    purgeable = reads(lookups.purgeable)
+    runs_named = reads(lookups.named)
+    running = reads(lookups.running)
+    executor_of = reads(lookups.executor_of)
+    open_maps = reads(lookups.open_maps)
+    failures_of = reads(lookups.failures)
+    newest_time_us = reads(runs.newest_time)
+    newest_trigger_us = reads(runs.newest_trigger)
+    has_ended_before = reads(runs.has_ended_before)
 
     # -- log lines and owners ------------------------------------------------------------------
 
-    append_log_lines = _writes(logs.append)
+    append_log_lines = writes(logs.append)
 
     def register_owner(self, token: str, heartbeat_interval_us: int, now_us: int) -> int:
         """Store an owner row, whose lock must be held already; return its number."""
@@ -232,15 +246,15 @@ class SqliteStore(_OnDatabase):
             now_us=now_us,
         )
 
-    set_owner_started = _writes(owner_rows.set_started)
+    set_owner_started = writes(owner_rows.set_started)
 
     def beat(self, owner: int, now_us: Callable[[], int]) -> Beat:
         """Mark the owner and all its running runs as alive. Waits for no long write."""
         return self.database.beat(owner_rows.beat, owner, now_us)
 
-    owners = _reads(owner_rows.list_all)
-    owns_running = _reads(queries.has_running)
-    remove_owner = _writes(owner_rows.remove)
+    owners = reads(owner_rows.list_all)
+    owns_running = reads(queries.has_running)
+    remove_owner = writes(owner_rows.remove)
 
     def lock_owner(self, token: str) -> OwnerLock:
         """Take the lock that proves that the owner with that token is alive."""
@@ -276,7 +290,29 @@ class SqliteStore(_OnDatabase):
         """Return up to *most_pages* free pages to the file system."""
         return self.database.shrink(most_pages)
 
-    usage = _reads(conditions.usage)
+    def _dropped(self, result: T, *, if_any: bool = True) -> T:
+        """Remove the files to which nothing refers any more; return *result*."""
+        if if_any:
+            self.remove_dropped_files()
+        return result
+
+    def remove_dropped_files(self) -> None:
+        """Remove the files of runs that were deleted. What fails is tried again by a sweep."""
+        try:
+            self.filing.remove_dropped()
+        except DatabaseError as exc:
+            log.warning("files of deleted runs are left for later: %s", exc)
+
+    def sweep_files(self) -> None:
+        """Remove the files that nothing refers to, and that were left by a process for an hour."""
+        self.filing.remove_dropped()
+        self.filing.sweep()
+
+    def read_file(self, text: str) -> str:
+        """Return the text that is in a file, as *text* says."""
+        return self.filing.read(text)
+
+    usage = reads(conditions.usage)
 
     def sizes(self) -> Sizes:
         """Return how large the file is."""
@@ -309,3 +345,11 @@ class SqliteStore(_OnDatabase):
     def close(self) -> None:
         """Close every connection, after the transaction in progress. Idempotent."""
         self.database.close()
+
+
+def _runs_with(payloads: Sequence[str], rows: Sequence[RunRow]) -> list[RunKey | None]:
+    """Return for each payload the run that has it; ``None`` where another run was found."""
+    return [
+        row.run if row.payload == payload else None
+        for payload, row in zip(payloads, rows, strict=True)
+    ]

@@ -47,6 +47,8 @@ _OWN: Final = (
     "durably_items",
     "durably_attempts",
     "durably_waits",
+    "durably_blobs",
+    "durably_dropped_blobs",
     "sqlite_sequence",
     "sqlite_schema",
 )
@@ -60,6 +62,7 @@ _REFERRING: Final = {
     "durably_maps": "durably_runs",
     "durably_attempts": "durably_runs",
     "durably_waits": "durably_runs",
+    "durably_blobs": "durably_runs",
 }
 
 

@@ -33,6 +33,7 @@ _MIGRATIONS: Final = (
     "0006_attempts_and_views.sql",
     "0007_waits.sql",
     "0008_keys_of_waiting_runs.sql",
+    "0009_blobs.sql",
 )
 
 # "Dura" in ASCII: marks a durably database among other SQLite files.

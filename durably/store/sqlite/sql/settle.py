@@ -9,7 +9,7 @@ from durably.models import stored_error
 from durably.store.outcome import Completed, Failed, Interrupted, Lost, Outcome, Suspended
 from durably.store.rows import Claim, Ended, RunKey
 from durably.store.sqlite.connection.write_request import single_statement
-from durably.store.sqlite.sql import claims, queries
+from durably.store.sqlite.sql import blobs, claims, queries
 
 COMPLETE: Final = """
     UPDATE durably_runs
@@ -105,5 +105,6 @@ def settle_and_claim(
     if is_effective and isinstance(outcome, Completed) and not keep_steps:
         db.execute(DELETE_STEPS, {"run": run_pk})
         db.execute(DELETE_MAPS, {"run": run_pk})
+        db.execute(blobs.OF_STEPS, {"run": run_pk})
     claimed = claims.claim(db, claim_next) if claim_next is not None else []
     return Ended(is_effective, claimed[0] if claimed else None)

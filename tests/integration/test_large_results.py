@@ -1,0 +1,154 @@
+"""What is over 4 MiB is a file beside the database, for as long as a run refers to it."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from pathlib import Path
+
+import pytest
+
+from durably import Durably, StepContext, job
+from durably.errors import DatabaseError, RunFailedError, ValidationError
+from durably.testing import check
+
+MIB = 2**20
+LARGE = "x" * (5 * MIB)
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted((folder / "test.db.blobs").glob("*"))
+
+
+@job(name="large")
+def large(step: StepContext, payload: dict[str, str]) -> str:
+    first = step.run("first", lambda: LARGE)
+    step.run("same", lambda: LARGE)
+    step.run("small", lambda: "y" * MIB)
+    if payload.get("fails"):
+        raise RuntimeError(len(first))
+    return first + "z"
+
+
+@job(name="maps")
+def maps(step: StepContext) -> int:
+    return sum(len(each) for each in step.map("items", lambda n: LARGE[n:], [1, 2, 3]))
+
+
+def test_large_results_are_private_files_stored_once_and_removed_with_their_run(
+    tmp_path: Path,
+) -> None:
+    """Equal content is one file, that another run keeps; nothing stays when the last is deleted."""
+    with Durably(tmp_path / "test.db", jobs=[large, maps]) as app:
+        run = app.jobs["large"].trigger_and_wait({})
+        assert run.output == LARGE + "z"
+        assert len(files(tmp_path)) == 2
+        assert [path.stat().st_size for path in files(tmp_path)] in (
+            [5 * MIB + 2, 5 * MIB + 3],
+            [5 * MIB + 3, 5 * MIB + 2],
+        )
+        assert stat.S_IMODE((tmp_path / "test.db.blobs").stat().st_mode) == 0o700
+        assert {stat.S_IMODE(path.stat().st_mode) for path in files(tmp_path)} == {0o600}
+        other = app.jobs["large"].trigger_and_wait({"a": "b"})
+        assert len(files(tmp_path)) == 2
+        app.delete_run(run.id)
+        assert len(files(tmp_path)) == 2
+        assert app.get_run(other).output == LARGE + "z"
+        assert [len(each.output or "") for each in app.get_steps(other)] == [5 * MIB, 5 * MIB, MIB]
+        mapped = app.jobs["maps"].trigger_and_wait()
+        assert mapped.output == 3 * 5 * MIB - 6
+        assert len(files(tmp_path)) == 5
+        assert app.purge_runs(older_than=0) == 2
+        assert files(tmp_path) == []
+        payload = app.jobs["large"].trigger_and_wait({"text": LARGE})
+        assert app.get_run(payload).payload == {"text": LARGE}
+        assert len(files(tmp_path)) == 3
+    assert (tmp_path / "test.db").stat().st_size < 4 * MIB
+    assert check(tmp_path / "test.db") == []
+
+
+def test_a_resume_reads_the_file_when_it_is_used_and_names_one_that_is_missing_or_damaged(
+    tmp_path: Path,
+) -> None:
+    """A result that nothing asks for needs no file; one that is asked for has the right content."""
+    with Durably(tmp_path / "test.db", jobs=[large], raise_failed=False) as app:
+        run = app.jobs["large"].trigger({"fails": "yes"})
+        with pytest.raises(RunFailedError):
+            run.wait()
+        (path,) = files(tmp_path)
+        content = path.read_bytes()
+        path.unlink()
+        with pytest.raises(DatabaseError) as missing:
+            app.get_steps(run.id)
+        assert str(path) in str(missing.value)
+        assert "is missing" in str(missing.value)
+        app.retry(run.id)
+        with pytest.raises(RunFailedError) as failed:
+            run.wait()
+        for part in (run.id, "'first'", str(path), "is missing"):
+            assert part in str(failed.value)
+        path.write_bytes(content[:-2] + b'z"')
+        app.retry(run.id)
+        with pytest.raises(RunFailedError, match="is damaged"):
+            run.wait()
+        # Whoever stores the content again repairs the file.
+        app.jobs["large"].trigger_and_wait({"a": "b"})
+        assert path.read_bytes() == content
+        app.retry(run.id)
+        with pytest.raises(RunFailedError, match=f"RuntimeError: {5 * MIB}"):
+            run.wait()
+
+
+def test_blobs_names_the_folder_or_keeps_all_in_the_database(tmp_path: Path) -> None:
+    """``blobs`` is a path or False; what was stored in files stays readable with either."""
+    with pytest.raises(ValidationError, match="blobs must be the path of a folder"):
+        Durably(tmp_path / "test.db", blobs=3)  # type: ignore[arg-type]
+    with Durably(tmp_path / "test.db", jobs=[large], blobs=tmp_path / "elsewhere") as app:
+        run = app.jobs["large"].trigger_and_wait({})
+        assert len(list((tmp_path / "elsewhere").iterdir())) == 2
+        assert app.get_run(run).output == LARGE + "z"
+        app.delete_run(run.id)
+        assert list((tmp_path / "elsewhere").iterdir()) == []
+    with Durably(tmp_path / "test.db", jobs=[large], blobs=False) as app:
+        assert app.jobs["large"].trigger_and_wait({}).output == LARGE + "z"
+    assert files(tmp_path) == []
+    assert (tmp_path / "test.db").stat().st_size > 10 * MIB
+
+
+@pytest.mark.parametrize("what", ["file", "link"])
+def test_what_stands_in_the_place_of_the_folder_is_left_alone(tmp_path: Path, what: str) -> None:
+    """A file or a link there fails the step with a sentence; nothing is written through a link."""
+    place, other = tmp_path / "test.db.blobs", tmp_path / "other"
+    other.mkdir()
+    if what == "file":
+        place.write_text("mine")
+    else:
+        place.symlink_to(other)
+    with (
+        Durably(tmp_path / "test.db", jobs=[large], raise_failed=False) as app,
+        pytest.raises(RunFailedError, match="is not a folder, or a link"),
+    ):
+        app.jobs["large"].trigger_and_wait({})
+    assert place.is_symlink() or place.read_text() == "mine"
+    assert list(other.iterdir()) == []
+
+
+def test_files_of_dead_processes_are_removed_after_an_hour(tmp_path: Path) -> None:
+    """A whole file and a temporary one that nothing refers to; nobody else's, nothing younger."""
+    folder = tmp_path / "test.db.blobs"
+    folder.mkdir(mode=0o700)
+    hour_ago = time.time() - 3700
+    for name in ("a" * 64, "b" * 64, "new-0123456789abcdef", "mine.txt"):
+        (folder / name).write_text(name)
+        if name[0] != "b":
+            os.utime(folder / name, (hour_ago, hour_ago))
+    with Durably(tmp_path / "test.db", jobs=[large]) as app:
+        app.jobs["large"].trigger_and_wait({})
+        for path in folder.iterdir():
+            if path.stat().st_size > MIB:
+                os.utime(path, (hour_ago, hour_ago))
+        app._store.sweep_files()
+        left = {path.name for path in folder.iterdir() if path.stat().st_size < MIB}
+        assert left == {"b" * 64, "mine.txt"}
+        assert len(files(tmp_path)) == 4

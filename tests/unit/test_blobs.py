@@ -1,0 +1,182 @@
+"""The folder of large results: what is pinned or referred to stays, whatever fails in between."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from durably.errors import DatabaseError
+from durably.store.sqlite.blobs.folder import BlobFolder, name_of
+
+CONTENT = b"0123456789" * 1000
+NOTHING: Callable[[list[str]], set[str]] = lambda _names: set()  # noqa: E731
+CALLS = ("mkdir", "open", "write", "fsync", "unlink")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> BlobFolder:
+    (tmp_path / "test.db").touch()
+    return BlobFolder(str(tmp_path / "test.db.blobs"), str(tmp_path / "test.db"))
+
+
+def test_what_is_pinned_or_referred_to_is_not_removed(folder: BlobFolder) -> None:
+    """A file goes when its last pin is released and no row names it."""
+    first, second = folder.put(CONTENT), folder.put(CONTENT)
+    name = name_of(CONTENT)
+    assert first.name == second.name == name
+    assert folder.remove([name], NOTHING) == set()
+    first.release()
+    first.release()
+    assert folder.remove([name], NOTHING) == set()
+    second.release()
+    assert folder.remove([name], set) == set()
+    assert folder.read(name) == CONTENT
+    assert folder.remove([name, "../test.db"], NOTHING) == {name, "../test.db"}
+    assert list(Path(folder.path).iterdir()) == []
+    assert Path(folder.path, "../test.db").exists()
+
+
+def test_a_pin_of_a_killed_process_is_released_and_a_child_keeps_none(folder: BlobFolder) -> None:
+    """The kernel ends the pin of a process that is killed; a forked child does not prolong one."""
+    put, done = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        folder.put(CONTENT)
+        os.write(put[1], b"x")
+        os.read(done[0], 1)
+        os._exit(0)
+    os.read(put[0], 1)
+    assert folder.remove([name_of(CONTENT)], NOTHING) == set()
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    pin = folder.put(CONTENT)
+    child = os.fork()
+    if child == 0:
+        os.read(done[0], 1)
+        os._exit(0)
+    pin.release()
+    assert folder.remove([name_of(CONTENT)], NOTHING) == {name_of(CONTENT)}
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    for fd in (*put, *done):
+        os.close(fd)
+
+
+def test_nothing_is_removed_during_a_backup(folder: BlobFolder) -> None:
+    """The folder is locked for as long as files are copied out of it."""
+    folder.put(CONTENT).release()
+    with folder.kept(), folder.kept():
+        assert folder.remove([name_of(CONTENT)], NOTHING) == set()
+    assert folder.remove([name_of(CONTENT)], NOTHING) == {name_of(CONTENT)}
+
+
+def test_links_are_never_followed(folder: BlobFolder, tmp_path: Path) -> None:
+    """A link of a file's name leads nowhere: not to read, to write, or to remove."""
+    (tmp_path / "secret").write_bytes(CONTENT)
+    folder.put(b"other").release()
+    Path(folder.path, name_of(CONTENT)).symlink_to(tmp_path / "secret")
+    with pytest.raises(DatabaseError, match="cannot be read"):
+        folder.read(name_of(CONTENT))
+    with pytest.raises(DatabaseError, match="cannot be written"):
+        folder.put(CONTENT)
+    assert folder.remove([name_of(CONTENT)], NOTHING) == set()
+    with pytest.raises(DatabaseError, match="which is none"):
+        folder.read("../secret")
+    assert (tmp_path / "secret").read_bytes() == CONTENT
+
+
+class Failing:
+    """Fails or ends the process at one of the calls of the system that a block makes."""
+
+    def __init__(self, at: int, act: Callable[[], None]) -> None:
+        self.at = at
+        self.calls = 0
+        self._act = act
+
+    def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.calls += 1
+            if self.calls == self.at:
+                self._act()
+            return function(*args, **kwargs)
+
+        return call
+
+    def into(self, patch: pytest.MonkeyPatch) -> None:
+        for name in CALLS:
+            patch.setattr(os, name, self.wrap(getattr(os, name)))
+        module = "durably.store.sqlite.blobs.folder.rename_to_free"
+        from durably._platform.renaming import rename_to_free  # noqa: PLC0415 - the real one
+
+        patch.setattr(module, self.wrap(rename_to_free))
+
+
+def _fail(number: int) -> Callable[[], None]:
+    def fail() -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize("is_there", [False, True])
+def test_each_call_of_the_system_fails_in_turn(
+    folder: BlobFolder, monkeypatch: pytest.MonkeyPatch, number: int, *, is_there: bool
+) -> None:
+    """What fails raises and pins nothing; the next try succeeds, and nothing is half written."""
+    if is_there:
+        folder.put(CONTENT).release()
+    failed, is_transient = 0, None
+    place = Path(folder.path)
+    for at in range(1, 100):
+        failing = Failing(at, _fail(number))
+        with monkeypatch.context() as patch:
+            failing.into(patch)
+            try:
+                folder.put(CONTENT).release()
+            except DatabaseError as exc:
+                failed += 1
+                is_transient = exc.is_transient
+        if (place / name_of(CONTENT)).exists():
+            assert folder.read(name_of(CONTENT)) == CONTENT
+        if failing.calls < at:
+            break
+        if not is_there:
+            shutil.rmtree(place, ignore_errors=True)
+    assert failed >= (3 if is_there else 8)
+    assert is_transient == (number == errno.ENOSPC)
+    folder.put(CONTENT).release()
+    assert folder.read(name_of(CONTENT)) == CONTENT
+
+
+def test_a_process_is_killed_before_each_call_of_the_system(
+    folder: BlobFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under the name of a file there is all of it or nothing, and what is left can be swept."""
+    ended, place = False, Path(folder.path)
+    for at in range(1, 100):
+        child = os.fork()
+        if child == 0:
+            failing = Failing(at, lambda: os.kill(os.getpid(), signal.SIGKILL))
+            failing.into(monkeypatch)
+            folder.put(CONTENT)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        ended = status == 0
+        if (place / name_of(CONTENT)).exists():
+            assert folder.read(name_of(CONTENT)) == CONTENT
+        if place.exists():
+            folder.sweep(NOTHING, 0.0)  # by a clock that is far from the time of the files
+            assert [*place.iterdir()] == []
+            place.rmdir()
+        if ended:
+            break
+    assert ended
+    assert at > 8

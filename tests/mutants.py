@@ -366,8 +366,8 @@ PACKAGE: Final[dict[str, Mutant]] = {
         [
             Source(
                 "_platform/parent.py",
-                "    os._exit(1)\n\n\ndef _has_ended",
-                "    return\n\n\ndef _has_ended",
+                "    os._exit(1)\n\n\ndef _pidfd_of",
+                "    return\n\n\ndef _pidfd_of",
             )
         ],
     ),
@@ -414,6 +414,16 @@ PACKAGE: Final[dict[str, Mutant]] = {
                 "execution/loops/in_child.py",
                 "        return UNSENDABLE, pack_exception(exc)\n",
                 "        raise\n",
+            )
+        ],
+    ),
+    "forked child of an item that passes for its worker": Mutant(
+        "integration/test_maps_elsewhere.py::test_items_may_use_processes_of_their_own[process]",
+        [
+            Source(
+                "execution/loops/in_child.py",
+                "            _end_forked_child()\n",
+                "            pass\n",
             )
         ],
     ),

@@ -9,6 +9,7 @@ import importlib
 import typing
 
 if typing.TYPE_CHECKING:
+    from durably import codecs as codecs  # found as durably.codecs
     from durably import events as events  # found as durably.events
     from durably import plugins as plugins  # found as durably.plugins
     from durably import testing as testing  # found as durably.testing
@@ -169,7 +170,7 @@ _NAMES_OF_MODULES: typing.Final = {
 _MODULE_OF_NAME: typing.Final = {
     name: module for module, names in _NAMES_OF_MODULES.items() for name in names
 }
-_SUBMODULES: typing.Final = frozenset({"events", "plugins", "testing"})
+_SUBMODULES: typing.Final = frozenset({"codecs", "events", "plugins", "testing"})
 
 if not typing.TYPE_CHECKING:  # a name that is not imported above is none to a type checker
 

@@ -40,6 +40,7 @@ from durably.settings import (
 if TYPE_CHECKING:
     import cattrs
 
+    from durably.codec.own_forms import ValueCodec
     from durably.emitter import ErrorHandler, Listener
 
 P = TypeVar("P")
@@ -54,6 +55,7 @@ class EngineOptions(SettingOptions, total=False):
 
     jobs: Iterable[Job[Any, Any]]
     converter: cattrs.Converter | None
+    codecs: Iterable[ValueCodec]
 
 
 class Plugin(Protocol):
@@ -100,6 +102,8 @@ class Durably(RunCalls):
         retain_runs: delete terminal runs older than this in the background: seconds, a
             ``timedelta``, or ``"30d"``, ``"24h"``, ``"60m"``. ``None`` keeps them.
         converter: a ``cattrs.Converter`` with hooks for types of your own.
+        codecs: how values of types of your own are stored, also without an annotation, in this
+            engine alone; see :mod:`durably.codecs`.
         on_duplicate_step: what happens if a step name is used twice in one execution of a run:
             ``"error"`` raises ``DuplicateStepError``; ``"reuse"`` returns the first one's result
             and warns with ``DuplicateStepWarning``. A job may have its own setting.
@@ -160,6 +164,7 @@ class Durably(RunCalls):
         preserve_steps: bool = True,
         retain_runs: Duration | str | None = None,
         converter: cattrs.Converter | None = None,
+        codecs: Iterable[ValueCodec] = (),
         on_duplicate_step: OnDuplicateStep = "error",
         raise_failed: bool = True,
         persist_logs: bool = False,
@@ -191,7 +196,7 @@ class Durably(RunCalls):
         from durably.wiring import open_parts  # noqa: PLC0415 - where first needed
 
         self._plugins: set[str] = set()
-        parts = open_parts(path, jobs, converter, settings, is_beside=self._is_beside)
+        parts = open_parts(path, jobs, converter, settings, codecs, is_beside=self._is_beside)
         self._emitter, self._store, self._supervisor, self._shutdown, self._client = parts[:5]
         self._flusher, self._check = self._supervisor.flusher, self._shutdown.check
 

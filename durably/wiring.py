@@ -35,6 +35,8 @@ from durably.worker.supervisor import Supervisor
 if TYPE_CHECKING:
     import cattrs
 
+    from durably.codec.own_forms import ValueCodec
+
 
 class Parts(NamedTuple):
     """What the calls of one engine use."""
@@ -53,11 +55,14 @@ def open_session_parts(
     *,
     jobs: Iterable[Job[Any, Any]] = (),
     converter: cattrs.Converter | None = None,
+    codecs: Iterable[ValueCodec] = (),
     **options: Unpack[SettingOptions],
 ) -> Parts:
     """Open the parts of an engine for a session of that name, as ``open_parts`` does."""
     check_option_names("session", options, attrs.fields_dict(Settings))
-    return open_parts(path, jobs, converter, Settings(**options), is_beside=True, session=name)
+    return open_parts(
+        path, jobs, converter, Settings(**options), codecs, is_beside=True, session=name
+    )
 
 
 def open_parts(
@@ -65,6 +70,7 @@ def open_parts(
     jobs: Iterable[Job[Any, Any]],
     converter: cattrs.Converter | None,
     settings: Settings,
+    codecs: Iterable[ValueCodec] = (),
     *,
     is_beside: bool = False,
     session: str | None = None,
@@ -78,7 +84,7 @@ def open_parts(
             replaces another engine on the file nor is replaced by one, unless the file is lost.
         session: the name of the session, if it is opened for one.
     """
-    codec, clock = Codec(converter), Clock()
+    codec, clock = Codec(converter, codecs=codecs), Clock()
     # Before the file is touched: a bad spec must not leave one behind.
     registry = JobRegistry(codec, job_list(jobs))
     emitter = Emitter(clock)

@@ -230,4 +230,4 @@ def test_the_options_of_an_engine_are_those_of_its_type() -> None:
     # The calls that take the others have a ``show`` of their own.
     options = inspect.signature(durably.Durably).parameters.keys() - {"path", "show"}
     assert EngineOptions.__annotations__.keys() == options
-    assert SettingOptions.__annotations__.keys() == options - {"jobs", "converter"}
+    assert SettingOptions.__annotations__.keys() == options - {"jobs", "converter", "codecs"}

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from durably.codec.form_lookup import Forms
     from durably.codec.forms import Parts
+    from durably.codec.own_forms import ValueCodec
     from durably.codec.tagged import TaggedValues
     from durably.codec.typed import TypedValues
 
@@ -60,27 +61,32 @@ class Codec:
     Args:
         converter: hooks for types of the user's own. It is copied; the copy is strict about
             everything else.
-        forms: how values that JSON does not know are stored where no type says it.
+        codecs: how values of types of the program's own are stored.
         parts: where large binary parts of values are put; without it all are in the text.
         shows: read tagged values as texts and lists for people, without making any.
 
     Raises:
-        ValidationError: *converter* is not a ``cattrs.Converter``.
+        ValidationError: *converter* is not a ``cattrs.Converter``, or a codec cannot be used.
     """
 
     def __init__(
         self,
         converter: cattrs.Converter | None = None,
         *,
-        forms: Forms | None = None,
+        codecs: Iterable[ValueCodec] = (),
         parts: Parts | None = None,
         shows: bool = False,
     ) -> None:
         self._converter = converter
-        self._forms = forms
+        self._forms: Forms | None = None
         self._parts = parts
         self._shows = shows
         self._read_file: Callable[[str], str] | None = None
+        if codecs != ():
+            from durably.codec.form_lookup import Forms  # noqa: PLC0415 - where first needed
+            from durably.codec.own_forms import own_codecs  # noqa: PLC0415 - where first needed
+
+            self._forms = Forms(own_codecs(codecs))
         self._lock = threading.Lock()
         self._typed: TypedValues | None = None
         if converter is not None:

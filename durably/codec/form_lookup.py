@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
-from durably.codec import class_forms, stdlib_forms
+from durably.codec import class_forms, own_forms, stdlib_forms
 from durably.codec.forms import AnyForm
 from durably.codec.messages import Problem
+from durably.codec.own_forms import ValueCodec
 
 
 class _FormsOfALibrary(Protocol):
@@ -28,18 +29,25 @@ _LIBRARIES: Final[dict[str, Callable[[], _FormsOfALibrary]]] = {
 
 
 class Forms:
-    """Find the form of a class, and that of a tag. Usable from any thread."""
+    """Find the form of a class, and that of a tag. Usable from any thread.
 
-    def __init__(self, own: Mapping[type, AnyForm] | None = None) -> None:
-        self._of = dict(own or {})
-        self._named = {form.tag: form for form in self._of.values()}
+    Args:
+        own: the codecs of one engine. They precede those that are registered for all engines, and
+            these durably's.
+    """
+
+    def __init__(self, own: Iterable[ValueCodec] = ()) -> None:
+        self._of = {codec.type: codec for codec in own}
+        self._named = {codec.name: codec for codec in self._of.values()}
+
+    def special(self, cls: type) -> AnyForm | None:
+        """Return the form of a class that is the program's choice, or a library's."""
+        codec = self._of.get(cls) or own_forms.registered_for(cls)
+        return _form_of_a_library(cls) if codec is None else own_forms.form_of_codec(codec)
 
     def of(self, cls: type) -> AnyForm | None:
         """Return the form of the values of exactly this class."""
-        form = self._of.get(cls)
-        if form is None:
-            form = stdlib_forms.form_of(cls) or _form_of_a_library(cls) or class_forms.form_of(cls)
-        return form
+        return stdlib_forms.form_of(cls) or self.special(cls) or class_forms.form_of(cls)
 
     def named(self, tag: str) -> AnyForm:
         """Return the form of a stored tag.
@@ -47,17 +55,19 @@ class Forms:
         Raises:
             Problem: there is none.
         """
-        form = self._named.get(tag)
+        codec = self._named.get(tag) or own_forms.registered_as(tag)
+        form = _form_of_durably(tag) if codec is None else own_forms.form_of_codec(codec)
         if form is None:
-            form = (
-                stdlib_forms.form_named(tag)
-                or class_forms.form_named(tag)
-                or _form_in_a_library(tag)
+            msg = (
+                f"a value with the tag {tag!a:.80}, which has no codec here; register it with "
+                f"durably.codecs.register(...), or pass it in the engine's codecs="
             )
-        if form is None:
-            msg = f"a value with the tag {tag!a:.80}, which this version of durably does not know"
             raise Problem(msg)
         return form
+
+
+def _form_of_durably(tag: str) -> AnyForm | None:
+    return stdlib_forms.form_named(tag) or class_forms.form_named(tag) or _form_in_a_library(tag)
 
 
 def _form_of_a_library(cls: type) -> AnyForm | None:

@@ -56,6 +56,7 @@ class Stream(NamedTuple):
 
 
 Binary = bytes | bytearray | memoryview | Stream
+BINARY: Final = (bytes, bytearray, memoryview, Stream)
 
 
 class Form(NamedTuple):

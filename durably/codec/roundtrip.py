@@ -55,13 +55,14 @@ def compare(before: Any, after: Any, codec_of: Callable[[Any], TypeCodec]) -> No
     elif is_same:
         codec = _codec(cls, codec_of)
         # For a user's type its hooks define what is equal.
-        names = [] if codec is not None and codec.is_users else _names_in(cls)
+        names = [] if codec is not None and (codec.is_users or codec.has_form) else _names_in(cls)
         absent = _DEFAULT if is_again else _MISSING
         inside = [
             (step, getattr(before, name, absent), getattr(after, name, _MISSING))
             for name, step in names
         ]
-        is_same = bool(names) or _is_written_alike(before, after, codec)
+        has_form = codec is not None and codec.has_form  # which defines what is equal
+        is_same = has_form or bool(names) or _is_written_alike(before, after, codec)
     if not is_same:
         msg = f"would come back as {_other(before, after)}"
         raise Problem(msg)

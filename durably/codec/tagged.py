@@ -9,6 +9,7 @@ from typing import IO, Any, Final, cast
 from durably._platform.nesting import MAX_DEPTH
 from durably.codec.form_lookup import Forms
 from durably.codec.forms import (
+    BINARY,
     BYTES,
     FILE,
     HERE,
@@ -25,7 +26,6 @@ from durably.codec.forms import (
 from durably.codec.messages import Problem, Problems, TooDeep, segment, text_of
 from durably.codec.plain import SCALARS, TWICE, Misfit, key_data, plain_scalar
 
-_BINARY: Final = (bytes, bytearray, memoryview, Stream)
 _JSON: Final = (dict, list, Misfit)
 # A place inside a value: the place around it, and the key or index. Made text for a message only.
 _Place = tuple[Any, Any] | None
@@ -37,6 +37,10 @@ class TaggedValues:
     def __init__(self, forms: Forms | None, parts: Parts | None) -> None:
         self._forms = Forms() if forms is None else forms
         self._parts = parts
+
+    def is_special(self, cls: type) -> bool:
+        """Return whether a class has a form that the program chose, or that of a library."""
+        return self._forms.special(cls) is not None
 
     def write(self, value: Any) -> tuple[Any, bool]:
         """Return the data of a value, and whether something in it is tagged.
@@ -151,7 +155,7 @@ class _Writer:
         return tagged
 
     def _in_place(self, tag: str, data: Any) -> dict[str, Any]:
-        if not isinstance(data, _BINARY):
+        if not isinstance(data, BINARY):
             return {TAG: tag, VALUE: data}
         stored = None if self._parts is None else self._parts.put(data)
         if stored is not None:

@@ -19,7 +19,17 @@ class TypeCodec:
     its hooks when they call them.
     """
 
-    __slots__ = ("compares", "fields", "is_open", "is_users", "name", "read", "type", "write")
+    __slots__ = (
+        "compares",
+        "fields",
+        "has_form",
+        "is_open",
+        "is_users",
+        "name",
+        "read",
+        "type",
+        "write",
+    )
 
     def __init__(self, type_: Any, name: str) -> None:
         self.type = type_
@@ -32,6 +42,8 @@ class TypeCodec:
         """User code is called, so that a value may come back changed."""
         self.is_open = False
         """Data of any kind may be of this type."""
+        self.has_form = False
+        """Its values are written and read by a form; see :mod:`durably.codec.forms`."""
         self.is_users = False
         """The user's converter has hooks for it."""
         self.fields: Mapping[str, Field] | None = None

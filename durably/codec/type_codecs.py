@@ -30,7 +30,10 @@ class TypeCodecs:
     gets strict ones.
     """
 
-    def __init__(self, converter: cattrs.Converter | None) -> None:
+    def __init__(
+        self, converter: cattrs.Converter | None, has_form: Callable[[type], bool]
+    ) -> None:
+        self._has_form = has_form
         self._users = None if converter is None else UserHooks(converter)
         self.converter = (converter or cattrs.Converter()).copy(
             unstruct_strat=cattrs.UnstructureStrategy.AS_DICT,
@@ -138,6 +141,8 @@ class TypeCodecs:
         cls = typing.get_origin(type_) or type_
         if inner is not type_:
             codec.become(self.of(inner))
+        elif isinstance(type_, type) and type_ not in scalars.OWN and self._has_form(type_):
+            _formed(codec)
         elif cls is typing.Literal and type_ is not cls:
             scalars.literal(codec)
         elif is_union(type_):
@@ -156,6 +161,22 @@ class TypeCodecs:
             scalars.builtin(codec)
         elif not isinstance(type_, type) or not scalars.stdlib_scalar(codec):
             raise _unsupported(type_)
+
+
+def _formed(codec: TypeCodec) -> None:
+    """Complete the codec of a class whose values have a form, which writes and reads them."""
+    type_ = codec.type
+    codec.compares, codec.has_form = False, True
+
+    def write(value: Any) -> Any:
+        return value if isinstance(value, type_) else codec.misfit(value)
+
+    def read(data: Any, _: Any = None) -> Any:
+        if not isinstance(data, type_):
+            raise codec.mismatch(data)
+        return data
+
+    codec.write, codec.read = write, read
 
 
 def _with_path(codec: TypeCodec, write: Callable[[Any], Any]) -> Callable[[Any], Any]:

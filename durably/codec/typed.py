@@ -40,7 +40,7 @@ class TypedValues:
     def __init__(
         self, converter: cattrs.Converter | None, tagged: Callable[[], TaggedValues]
     ) -> None:
-        self._codecs = TypeCodecs(converter)
+        self._codecs = TypeCodecs(converter, lambda cls: tagged().is_special(cls))
         self._tagged = tagged
 
     def check(self, type_: Any) -> None:

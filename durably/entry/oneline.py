@@ -232,7 +232,7 @@ def _checked(
     of_map = {option: options[option] for option in options.keys() & _OF_THE_MAP}
     others = {option: options[option] for option in options.keys() - _OF_THE_MAP}
     called = _name_of(fn, call) if name is None else name
-    codec = Codec(others.get("converter"))
+    codec = Codec(others.get("converter"), codecs=others.get("codecs", ()))
     checked(f"durably.{call}", called, fn, items, codec, returns=returns, **of_map)
     return called, of_map, others
 

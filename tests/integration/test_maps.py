@@ -807,13 +807,15 @@ def test_results_have_the_type_that_the_function_says(tmp_path):
         method = step.map("method", Labeller().label, ["a"])
         partial = step.map("partial", functools.partial(Labeller.label, Labeller()), ["a"])
         given = step.map("given", lambda x: Label(x, ()), ["a"], returns=Label, max_workers=2)
+        untyped = step.map("untyped", lambda x: {x: (Label(x, ()), {x})}, ["a"])
         with pytest.raises(ItemsFailedError, match="SerializationError"):
-            step.map("untyped", lambda x: Label(x, ()), ["a"])
+            step.map("formless", iter, ["a"])
         if step.attempt == 1:
             raise ValueError
         assert method == partial == [Label("a", ("a",))]
         assert given == [Label("a", ())]
-        assert method.reused == given.reused == 1
+        assert untyped == [{"a": (Label("a", ()), {"a"})}]
+        assert method.reused == given.reused == untyped.reused == 1
 
     with engine(tmp_path, job) as app:
         assert again(app, execute(app)).status == "completed"

@@ -149,9 +149,9 @@ def deep() -> list[Any]:
     return found
 
 
-@pytest.mark.parametrize("make", [object, endless, deep, set, lambda: {1: 2}, lambda: b"bytes"])
+@pytest.mark.parametrize("make", [object, endless, deep, lambda: {1: len}, lambda: iter("a")])
 def test_untyped_data_without_a_faithful_form_is_rejected(app: durably.Durably, make: Any) -> None:
-    """What cannot be stored as JSON-like data is a ValidationError; no run exists."""
+    """What has no stored form is a ValidationError; no run exists."""
     payload = make()
     with pytest.raises(durably.ValidationError):
         app.jobs["other"].trigger(payload)
@@ -282,7 +282,7 @@ def test_the_default_of_the_payloads_parameter_is_its_default(
         )
 
     runs = [trigger(typed), trigger(optional), trigger(optional, None), trigger(untyped)]
-    expected = [3, Order("x", 2), None, [1, [2]]]
+    expected = [3, Order("x", 2), None, (1, [2])]
     assert [run.payload for run in runs] == expected
     assert app.run_until_idle() == 4
     assert [app.get_run(run).payload for run in runs] == expected

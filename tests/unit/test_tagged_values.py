@@ -10,8 +10,8 @@ import decimal
 import enum
 import fractions
 import functools
+import io
 import json
-import os
 import pathlib
 import sqlite3
 import sys
@@ -279,8 +279,8 @@ LOCAL.__qualname__ = "make.<locals>.Local"
         (threading.Lock, "lock has no stored form; make it where it is used"),
         (lambda: sqlite3.connect(":memory:"), "Connection has no stored form; make it where"),
         (
-            lambda: pathlib.Path(os.devnull).open("rb"),
-            "BufferedReader has no stored form; return its path",
+            io.BytesIO,
+            "BytesIO has no stored form; return its path",
         ),
         (lambda: (each for each in "a"), "generator has no stored form; use a list of its items"),
         (lambda: len, "'len' has no stored form; use data, not code"),

@@ -59,6 +59,9 @@ class LiveRun:
             return View()
         here = self._executed_here()
         current = self.current = here or (self.current if self.status is not None else None)
+        if current is not None and current.prompt is not None:
+            current.prompt.note_look()
+            return View()
         if current is not None:
             return View((view_of(current, status=self.status or "running"),))
         now_s = self._clock.monotonic()

@@ -66,6 +66,9 @@ class LiveSession:
     def look(self) -> View:
         """Return how far the session is; nothing while it executes nothing."""
         run = self._run
+        if run.prompt is not None:
+            run.prompt.note_look()
+            return View()
         view = view_of(run, status=self._status or "running", is_map=self._is_map)
         if self._before and view.unit == "steps":
             view = view._replace(before=self._before)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from durably.codec import Codec
     from durably.emitter import Emitter
     from durably.execution.live import LoopView, Narrator
+    from durably.execution.prompting import Prompt
     from durably.store.api import Checkpoints
     from durably.store.outcome import Suspended
     from durably.store.rows import RunRow
@@ -128,6 +129,8 @@ class CurrentRun:
         # What it waits for: of a stop for ``RunSuspended``, or of a wait that keeps its thread.
         self.suspension: Suspended | None = None
         self.wait: Suspended | None = None
+        # The prompt in progress, which the display gives way to.
+        self.prompt: Prompt | None = None
         # The exception of a signal in the caller's thread that a call of the job has passed on.
         self.callers_signal: BaseException | None = None
         # The step in which that was raised, if it was in one.

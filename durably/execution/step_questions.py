@@ -12,8 +12,9 @@ from durably._platform.safe_repr import short_repr
 from durably._platform.signals import entered_in_job
 from durably.codec import UNTYPED
 from durably.codec.type_text import type_text
-from durably.errors import ValidationError
+from durably.errors import ConflictError, ValidationError
 from durably.execution.current_run import CurrentRun, Services
+from durably.execution.prompting import Prompt, can_ask_here
 from durably.execution.step_runner import StepRunner
 from durably.execution.waiting import Waiting
 from durably.models import short_name
@@ -84,7 +85,8 @@ class StepQuestions:
         """Wait for a person or another program to answer, and return the answer.
 
         ``app.answer(run, name, value)`` answers, and may do so before the question is asked. The
-        run leaves its thread meanwhile, as in ``sleep_until``.
+        run leaves its thread meanwhile, as in ``sleep_until``. In a session and in ``app.run`` on a
+        terminal or in a notebook it is asked right there, and others may answer after a Ctrl-C.
 
         Args:
             name: unique within the run, as the name of any step.
@@ -197,12 +199,37 @@ class StepQuestions:
         self._services.codec.check_type(returns, f"{call}(returns=...)")
         return returns
 
+    def _prompt_for(self, wait: Wait, type_: Any) -> bool:
+        """Ask the person in front of this thread; return whether to do so again."""
+        services, run = self._services, self._run
+
+        def checked(value: Any) -> str:
+            what = f"the answer to {wait.name!r}"
+            given = services.codec.structure(value, type_, what=what)
+            return services.codec.encode(given, type_, what=what)
+
+        prompt = run.prompt = Prompt()
+        try:
+            text = prompt.ask(services.clock, wait.question or wait.name, type_, checked)
+        finally:
+            run.prompt = None
+        if text is None:
+            return False
+        run.check()
+        now_us = services.clock.now_us()
+        try:
+            services.checkpoints.answer(run.id, wait.name, text, None, now_us)
+        except ConflictError as exc:
+            log.warning("%s", exc)  # it was answered elsewhere, or this is too late
+        return True
+
     def _answer_of(self, wait: Wait, type_: Any, default: Any) -> Any:
         waiting, name = self._waiting, wait.name
 
         def has_come() -> bool:
             return waiting.found(name).answer is not None
 
+        may_prompt = self._run.keeps_thread and can_ask_here()
         while True:
             if wait.answer is not None:
                 try:
@@ -224,6 +251,11 @@ class StepQuestions:
                 return default
             elif wait.until_us is not None and waiting.seconds_until(wait.until_us) <= 0:
                 wait = waiting.closed(name)
+                continue
+            if may_prompt:
+                # Once: after a Ctrl-C it only waits, and the next one ends that.
+                may_prompt = self._prompt_for(wait, type_)
+                wait = waiting.found(name)
                 continue
             waiting.for_change(Suspended("answer", name, wait.until_us), has_come)
             wait = waiting.found(name)

@@ -34,6 +34,11 @@ class WaitCheckpoints(Protocol):
         No answer takes effect afterwards. Return ``None`` if this claim is not the current one.
         """
 
+    def answer(
+        self, run_id: str, name: str, value: str, answer_id: str | None, now_us: int
+    ) -> bool:
+        """Store an answer that was given here, as ``Answers.answer`` does."""
+
     def discard_answer(self, run_pk: RunKey, fence: int, name: str) -> bool:
         """Remove an answer that does not fit; return ``False`` as ``note_check`` does."""
 

@@ -33,6 +33,7 @@ class SqliteCheckpoints(OnDatabase):
     note_check = writes(waits.note_check)
     close_wait = writes(waits.close_wait)
     discard_answer = writes(waits.discard_answer)
+    answer = writes(waits.answer)
     find_run = reads(queries.find)
 
     @property

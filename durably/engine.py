@@ -264,7 +264,11 @@ class Durably(RunCalls):
         self._shutdown.leave(kind)
 
     def run_until_idle(
-        self, *, max_runs: int | None = None, raise_failed: bool | None = None
+        self,
+        *,
+        max_runs: int | None = None,
+        raise_failed: bool | None = None,
+        max_wait: Duration = 0.0,
     ) -> int:
         """Execute pending runs on the pool until none can be claimed; for cron.
 
@@ -276,6 +280,8 @@ class Durably(RunCalls):
                 not started.
             raise_failed: whether to raise ``RunsFailedError``; by default what the engine's option
                 of this name says.
+            max_wait: within how many seconds from now (or a ``timedelta``) a run must be due to be
+                awaited; one that is due later is left.
 
         Returns:
             How many runs were executed.
@@ -286,13 +292,13 @@ class Durably(RunCalls):
             ConflictError: called from inside a job or a listener; or another call of this
                 executes runs of an engine that was not started, and one of the two has
                 *max_runs*.
-            ValidationError: *max_runs* is not a count.
+            ValidationError: *max_runs* is not a count, or *max_wait* no duration.
 
         .. versionadded:: 0.1.0
         """
         self._check()
         refuse_unguarded_start()
-        return self._shutdown.run_until_idle(max_runs, raise_failed=raise_failed)
+        return self._shutdown.run_until_idle(max_runs, raise_failed=raise_failed, max_wait=max_wait)
 
     def process_one(self) -> bool:
         """Claim and execute one run in the calling thread; return ``False`` if there was none.

@@ -108,6 +108,7 @@ PLAIN = {
     "joins_active": False,
     "retry_failed": False,
     "change": "warn",
+    "delay": None,
     "labels": "{}",
     "payload": "1",
     "kind": "job",
@@ -117,7 +118,7 @@ PLAIN = {
 def possible(given: dict[str, Any]) -> dict[str, Any]:
     """The same trigger, but a session has no payload, no key of others, and coalesces with none."""
     if given["kind"] == "session":
-        given |= {"payload": "null", "key": None, "coalesce": False}
+        given |= {"payload": "null", "key": None, "coalesce": False, "delay": None}
     return given
 
 
@@ -133,6 +134,7 @@ triggers = st.fixed_dictionaries(
         "joins_active": st.booleans(),
         "retry_failed": st.booleans(),
         "change": st.sampled_from(["warn", "warn", "refuse", "extend"]),
+        "delay": st.sampled_from([None, None, None, 1, 50]),
         "labels": st.sampled_from(LABELS),
         "payload": st.sampled_from(["1", "1", "2"]),
         "kind": st.sampled_from(["job", "job", "job", "session"]),
@@ -167,7 +169,8 @@ class Run:
         # Whether its next claim leaves the attempt as it is.
         self.keeps_attempt = False
         # When it goes on, and for what it waits: kind, step, and run.
-        self.due: int | None = None
+        delay = given["delay"]
+        self.due: int | None = None if delay is None else now + delay
         self.waits: tuple[str | None, str | None, int | None] = (None, None, None)
         self.output: str | None = None
         self.error: str | None = None
@@ -357,7 +360,7 @@ class StoreMachine(RuleBasedStateMachine):
                     True,
                 ) and run.fits(given["code"]):
                     return run.id, "coalesced"
-            joined = self.joined_active(given) if given["joins_active"] else None
+            joined = self.joined_active(given)
             if joined is not None:
                 return joined.id, "coalesced"
         self.order += 1
@@ -389,11 +392,14 @@ class StoreMachine(RuleBasedStateMachine):
             for run in self.runs.values()
             if (run.job, run.key) == (given["job"], given["key"]) and run.kind == "job"
         ]
-        running = [run for run in of_key if run.status == "running"]
+        joins_active = given["joins_active"]
+        running = [run for run in of_key if run.status == "running" and joins_active]
         away = [
             run
             for run in sorted(of_key, key=lambda run: run.order)
-            if (run.status == "waiting" or run.due is not None) and run.fits(given["code"])
+            if (run.status == "waiting" and joins_active)
+            or (run.status == "pending" and run.due is not None)
+            if run.fits(given["code"])
         ]
         return next(iter(running + away), None)
 
@@ -408,6 +414,7 @@ class StoreMachine(RuleBasedStateMachine):
             concurrency_key=given["key"],
             coalesce=given["coalesce"] and given["key"] is not None,
             joins_active=given["joins_active"],
+            run_at_us=None if given["delay"] is None else self.now + given["delay"],
             on_payload_change=given["change"],
             retry_failed=given["retry_failed"],
             origins=origins_of((given["job"],), given["code"]),
@@ -423,7 +430,12 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(given=triggers, plain=st.booleans())
     def enqueue(self, given: dict[str, Any], plain: bool) -> None:
-        if plain and (given["idem"], given["coalesce"], given["kind"]) == (None, False, "job"):
+        if plain and (
+            given["idem"],
+            given["coalesce"],
+            given["kind"],
+            given["delay"],
+        ) == (None, False, "job", None):
             self.enqueue_plain(given)
             return
         new = self.new(given, 0)

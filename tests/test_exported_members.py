@@ -105,7 +105,7 @@ STEP = (
 RUN = (
     "id job_name status payload output error progress labels idempotency_key concurrency_key "
     "attempt completed_steps created_at started_at completed_at updated_at heartbeat_at "
-    "disposition kind waiting_for parent_id is_terminal is_active duration "
+    "disposition kind waiting_for run_at parent_id is_terminal is_active duration "
     "result wait refresh steps items attempts logs cancel retry timeline "
     "to_dict to_frame"
 )
@@ -153,7 +153,8 @@ def test_objects_have_the_members_of_the_contract_and_no_others(tmp_path: Path) 
         "name run input output on_duplicate_step origin": job,
         "name install": durably.plugins.LogPersistence(),
         (
-            "payload idempotency_key concurrency_key coalesce retry_failed on_payload_change labels"
+            "payload idempotency_key concurrency_key coalesce retry_failed on_payload_change "
+            "run_at delay labels"
         ): durably.Trigger(),
         "attempts wait backoff max_wait jitter on": durably.Retry(),
     }

@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from typing import Any, Final, Generic, Never, Self, TypedDict, TypeVar, overload
 
 import attrs
 
+from durably._platform.clock import from_datetime
 from durably._platform.safe_repr import short_repr, type_name
 from durably._platform.signals import let_through
 from durably.errors import ValidationError
@@ -26,6 +28,7 @@ from durably.settings import (
     check_choice,
     check_show,
     optional_timeout,
+    waitable,
 )
 from durably.values import Value
 
@@ -68,7 +71,7 @@ class Trigger(Value, Generic[P]):
             has a value that means no payload.
 
     .. versionadded:: 0.1.0
-    .. versionchanged:: 0.2.0 Has ``on_payload_change``.
+    .. versionchanged:: 0.2.0 Has ``on_payload_change``, ``run_at`` and ``delay``.
     """
 
     payload: P | None = NOT_GIVEN
@@ -77,6 +80,8 @@ class Trigger(Value, Generic[P]):
     coalesce: Coalesce = attrs.field(default=False, kw_only=True)
     retry_failed: bool = attrs.field(default=False, kw_only=True)
     on_payload_change: OnPayloadChange = attrs.field(default="warn", kw_only=True)
+    run_at: datetime | None = attrs.field(default=None, kw_only=True)
+    delay: Duration | None = attrs.field(default=None, kw_only=True)
     labels: dict[str, str] | None = attrs.field(default=None, kw_only=True)
 
 
@@ -88,6 +93,8 @@ class TriggerOptions(TypedDict, total=False):
     coalesce: Coalesce
     retry_failed: bool
     on_payload_change: OnPayloadChange
+    run_at: datetime | None
+    delay: Duration | None
     labels: dict[str, str] | None
 
 
@@ -189,6 +196,27 @@ def checked_key(key: object, name: str) -> str | None:
 def _plain(text: str) -> str:
     """Return the characters of *text*; ``str()`` of a subclass, such as an enum, may differ."""
     return str.__str__(text)
+
+
+def checked_start(run_at: object, delay: Any, now_us: int) -> int | None:
+    """Return when a run may begin, in microseconds since the epoch; ``None`` for at once.
+
+    Raises:
+        ValidationError: both are given, or one is not acceptable.
+    """
+    if run_at is not None and delay is not None:
+        raise ValidationError("run_at and delay both say when the run may begin; pass one of them")
+    if run_at is not None:
+        if not isinstance(run_at, datetime):
+            raise ValidationError(f"run_at must be an aware datetime, not {short_repr(run_at)}")
+        if run_at.utcoffset() is None:
+            raise ValidationError("run_at must be an aware datetime; this one has no time zone")
+        at_us = from_datetime(run_at)
+    elif delay is not None:
+        at_us = now_us + int(waitable(delay, "delay") * 1e6)
+    else:
+        return None
+    return at_us if at_us > now_us else None
 
 
 def checked_labels(labels: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from durably._platform.signals import door
@@ -53,6 +54,8 @@ class RunCalls(ReadCalls, AnswerCalls, CareCalls):
         coalesce: Coalesce = False,
         retry_failed: bool = False,
         on_payload_change: OnPayloadChange = "warn",
+        run_at: datetime | None = None,
+        delay: Duration | None = None,
         labels: dict[str, str] | None = None,
     ) -> AnyRun:
         """Store a run of a job and return it, as ``JobHandle.trigger`` does.
@@ -78,6 +81,8 @@ class RunCalls(ReadCalls, AnswerCalls, CareCalls):
             coalesce=coalesce,
             retry_failed=retry_failed,
             on_payload_change=on_payload_change,
+            run_at=run_at,
+            delay=delay,
             labels=labels,
         )
 
@@ -105,6 +110,8 @@ class RunCalls(ReadCalls, AnswerCalls, CareCalls):
         coalesce: Coalesce = False,
         retry_failed: bool = False,
         on_payload_change: OnPayloadChange = "warn",
+        run_at: datetime | None = None,
+        delay: Duration | None = None,
         labels: dict[str, str] | None = None,
     ) -> AnyRun:
         """Store a run of a job, block until it has completed, and return it.
@@ -136,6 +143,8 @@ class RunCalls(ReadCalls, AnswerCalls, CareCalls):
             coalesce=coalesce,
             retry_failed=retry_failed,
             on_payload_change=on_payload_change,
+            run_at=run_at,
+            delay=delay,
             labels=labels,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from durably._platform.interactive import again
@@ -133,6 +134,8 @@ class JobHandle(Shown, Generic[P, R]):
         coalesce: Coalesce = False,
         retry_failed: bool = False,
         on_payload_change: OnPayloadChange = "warn",
+        run_at: datetime | None = None,
+        delay: Duration | None = None,
         labels: dict[str, str] | None = None,
     ) -> Run[P, R]:
         """Store a run of this job and return it.
@@ -152,6 +155,9 @@ class JobHandle(Shown, Generic[P, R]):
                 payload. ``"warn"`` warns with ``PayloadChangedWarning`` and leaves it as it is;
                 ``"refuse"`` raises ``ConflictError``; ``"extend"`` gives it the new payload and, if
                 it has ended, puts it back to pending with its checkpoints.
+            run_at: when the run may begin, an aware ``datetime``; it is pending until then. The
+                time is that of the wall clock, and outlasts a restart.
+            delay: the same as seconds from now (or a ``timedelta``).
             labels: for filtering.
 
         Returns:
@@ -175,6 +181,8 @@ class JobHandle(Shown, Generic[P, R]):
                 coalesce=coalesce,
                 retry_failed=retry_failed,
                 on_payload_change=on_payload_change,
+                run_at=run_at,
+                delay=delay,
                 labels=labels,
             ),
         )
@@ -191,6 +199,8 @@ class JobHandle(Shown, Generic[P, R]):
         coalesce: Coalesce = False,
         retry_failed: bool = False,
         on_payload_change: OnPayloadChange = "warn",
+        run_at: datetime | None = None,
+        delay: Duration | None = None,
         labels: dict[str, str] | None = None,
     ) -> Run[P, R]:
         """Store a run of this job, block until it has completed, and return it.
@@ -229,6 +239,8 @@ class JobHandle(Shown, Generic[P, R]):
                         coalesce=coalesce,
                         retry_failed=retry_failed,
                         on_payload_change=on_payload_change,
+                        run_at=run_at,
+                        delay=delay,
                         labels=labels,
                     )
                 watch.watch_only(run.id)

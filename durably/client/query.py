@@ -69,6 +69,11 @@ def _waiting_for(row: RunRow) -> WaitingFor | None:
     )
 
 
+def _run_at(row: RunRow) -> datetime | None:
+    is_later = row.status == "pending" and row.run_at_us is not None
+    return to_datetime(row.run_at_us or 0) if is_later else None
+
+
 class Reader:
     """Read runs, their steps and their log lines. Usable from any thread."""
 
@@ -121,6 +126,7 @@ class Reader:
             disposition=disposition,
             kind=row.kind,
             waiting_for=_waiting_for(row),
+            run_at=_run_at(row),
             parent_id=row.parent_id,
         )
 
@@ -150,6 +156,7 @@ class Reader:
             updated_at=created_at,
             heartbeat_at=None,
             disposition="created",
+            run_at=_run_at(row),
         )
         return answered_by(run, self.answers)
 

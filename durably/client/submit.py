@@ -13,7 +13,7 @@ from durably._platform.clock import Clock, to_datetime
 from durably._platform.ids import Ids
 from durably._platform.tracebacks import stacklevel
 from durably.client import said
-from durably.client.arguments import NOT_GIVEN, Trigger, checked_key, checked_labels
+from durably.client.arguments import NOT_GIVEN, Trigger, checked_key, checked_labels, checked_start
 from durably.client.local_worker import LocalWorker
 from durably.client.payload_changes import changed_paths, named
 from durably.client.query import Reader, labels_of
@@ -65,7 +65,7 @@ class Submitter:
         """Store one trigger; when this returns it is committed."""
         accepted = self.accepted(job, trigger)
         new = accepted.new
-        if not self._has_listeners(new):
+        if new.run_at_us is None and not self._has_listeners(new):
             now_us = self._clock.now_us()
             enqueued = self._worker.enqueue_and_claim(new, now_us)
             if enqueued is not None:
@@ -149,6 +149,7 @@ class Submitter:
             coalesce=trigger.coalesce is not False,
             joins_active=trigger.coalesce == "active",
             on_payload_change=trigger.on_payload_change,
+            run_at_us=checked_start(trigger.run_at, trigger.delay, self._clock.now_us()),
             retry_failed=trigger.retry_failed,
             origins=f"{{{origins_json(job)}}}" if trigger.coalesce else "{}",
         )

@@ -105,6 +105,8 @@ class Run(Asking[R], Shown, Generic[P, R]):
     has no thread and no slot; ``waiting_for`` says for what it waits. ``parent_id`` is the
     run whose ``step.trigger`` has triggered it.
 
+    ``run_at`` is when a pending run may begin, ``None`` if it may at once.
+
     A run that came from an engine can be asked, as by ``run.result()`` and ``run.steps``; the
     engine answers, until it is closed. One that was copied, unpickled or made by hand is the value
     alone. ``repr()`` is one line, and a notebook shows a card.
@@ -134,6 +136,7 @@ class Run(Asking[R], Shown, Generic[P, R]):
     disposition: Disposition | None = None
     kind: RunKind = "job"
     waiting_for: WaitingFor | None = None
+    run_at: datetime | None = None
     parent_id: str | None = None
 
     def __eq__(self, other: object) -> bool:

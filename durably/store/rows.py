@@ -101,6 +101,8 @@ class NewRun(NamedTuple):
     # another one, although their text differs.
     on_payload_change: OnPayloadChange = "warn"
     same_payloads: frozenset[str] = frozenset()
+    # When it may begin, if not at once.
+    run_at_us: int | None = None
     # The origins whose checkpoints the job continues, as in ``Claim``: runs to coalesce with.
     origins: str = "{}"
     kind: RunKind = "job"
@@ -108,9 +110,10 @@ class NewRun(NamedTuple):
 
     @property
     def is_plain(self) -> bool:
-        """Return whether it is a job's run without a parent, whose place no other run can take."""
+        """Return whether it is a job's run for now, without a parent, whose place none can take."""
         is_own = self.idempotency_key is None and not self.coalesce
-        return is_own and self.kind == "job" and self.parent is None
+        is_now = self.run_at_us is None
+        return is_own and is_now and self.kind == "job" and self.parent is None
 
 
 class Enqueued(NamedTuple):

@@ -60,27 +60,34 @@ class RunUntilIdle:
         """Make pending calls that have claimed nothing return at once."""
         self.stops += 1
 
-    def run(self, max_runs: int | None, stops: int) -> int:
+    def run(self, max_runs: int | None, stops: int, max_wait_s: float = 0.0) -> int:
         """Execute runs until none can be claimed, or *max_runs*, and return how many.
 
         Args:
             stops: the number of stops when the call began.
+            max_wait_s: within how long from now a run is awaited that is not due yet.
         """
+        until_us = self._timers.instant_us(max_wait_s) if max_wait_s else None
         most = math.inf if max_runs is None else max_runs
         with self._claiming(max_runs, stops) as before:
-            self.wait(lambda: self._claimer.executed - before >= most)
+            self.wait(lambda: self._claimer.executed - before >= most, until_us)
         return self._claimer.executed - before
 
-    def wait(self, is_enough: Callable[[], bool] = lambda: False) -> None:
+    def wait(
+        self, is_enough: Callable[[], bool] = lambda: False, until_us: int | None = None
+    ) -> None:
         """Block until nothing executes here and nothing can be claimed, or *is_enough* is true.
+
+        Args:
+            until_us: until when a run that is not due yet is awaited.
 
         Raises:
             DatabaseError: the dispatcher cannot claim; nothing executes any more.
         """
-        while not self._is_over(is_enough):
+        while not self._is_over(is_enough, until_us):
             pass
 
-    def _is_over(self, is_enough: Callable[[], bool]) -> bool:
+    def _is_over(self, is_enough: Callable[[], bool], until_us: int | None) -> bool:
         self._check_in_place()
         seen = self._changes.look()
         entered = self._runs.entered
@@ -89,7 +96,8 @@ class RunUntilIdle:
                 return True
             self._timers.wake_due()
             # A run that is claimed during this check may have the key that all others wait for.
-            if not self._claimer.can_claim() and self._claimer.is_idle_since(entered):
+            is_idle = not self._claimer.can_claim() and self._claimer.is_idle_since(entered)
+            if is_idle and (until_us is None or not self._timers.is_due_by(until_us)):
                 return True
         # Also while the dispatcher tries again: it may do so without a pause.
         failure = self._dispatcher.failure

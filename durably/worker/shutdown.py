@@ -23,7 +23,7 @@ from durably.errors import (
 from durably.execution.live import Displays
 from durably.job_registry import JobRegistry
 from durably.models import RunStatus
-from durably.settings import check_bool, count
+from durably.settings import Duration, check_bool, count, waitable
 from durably.store.api import Store
 from durably.worker.leaving import Notice, is_leaving, say_abandoned, say_left
 from durably.worker.live_engine import LiveEngine, pending
@@ -160,15 +160,18 @@ class Shutdown:
             return
         self._close()
 
-    def run_until_idle(self, max_runs: int | None, *, raise_failed: bool | None) -> int:
+    def run_until_idle(
+        self, max_runs: int | None, *, raise_failed: bool | None, max_wait: Duration = 0.0
+    ) -> int:
         """Execute runs until none can be claimed, as ``Durably.run_until_idle`` does."""
         if max_runs is not None:
             count(max_runs, "max_runs", below=math.inf)
+        max_wait_s = waitable(max_wait, "max_wait")
         raise_failed = self._raise_failed if raise_failed is None else raise_failed
         check_bool(raise_failed, "raise_failed")
         try:
             with self._displays.showing(self._live().look):
-                executed = self._supervisor.run_until_idle(max_runs)
+                executed = self._supervisor.run_until_idle(max_runs, max_wait_s)
         except BaseException:
             if self._supervisor.lifecycle.is_abandoned:
                 self._abandon()

@@ -349,14 +349,14 @@ class Supervisor:
         self._executor.execute_here(run)
         return True
 
-    def run_until_idle(self, max_runs: int | None) -> int:
+    def run_until_idle(self, max_runs: int | None, max_wait_s: float = 0.0) -> int:
         """Execute runs on the pool until none can be claimed, and return how many."""
         self._raise_if_inside("run_until_idle")
         stops = self._until_idle.stops
 
         def run() -> int:
             self._reaper.recover()
-            return self._until_idle.run(max_runs, stops)
+            return self._until_idle.run(max_runs, stops, max_wait_s)
 
         return self.lifecycle.holding(run)
 

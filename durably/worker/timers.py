@@ -30,6 +30,15 @@ class Timers:
         while self._store.wake_due(now_us):
             self._store.changes.offer()
 
+    def instant_us(self, after_s: float) -> int:
+        """Return the instant that many seconds from now."""
+        return self._clock.now_us() + int(after_s * 1e6)
+
+    def is_due_by(self, instant_us: int) -> bool:
+        """Return whether a run is due by that instant."""
+        due_us = self._store.next_due_us()
+        return due_us is not None and due_us <= instant_us
+
     def seconds_left(self, most_s: float) -> float:
         """Return the seconds until the next run is due, *most_s* at most, never below 0."""
         due_us = self._store.next_due_us()

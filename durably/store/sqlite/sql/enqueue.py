@@ -22,6 +22,13 @@ ENQUEUE: Final = """
          created_at_us, updated_at_us)
     VALUES (?, ?, ?, ?, ?, ?6, ?6 IS NOT NULL, ?7, ?7)"""
 
+# It joins the queue of its key when it is due.
+ENQUEUE_LATER: Final = """
+    INSERT INTO durably_runs
+        (id, job_name, payload, labels, idempotency_key, concurrency_key, queue_place,
+         created_at_us, updated_at_us, run_at_us)
+    VALUES (?, ?, ?, ?, ?, ?6, ?6 IS NOT NULL, ?7, ?7, ?8)"""
+
 # A session is in no line: no claim finds it.
 ENQUEUE_SESSION: Final = """
     INSERT INTO durably_runs
@@ -65,12 +72,13 @@ RUNNING_OF_KEY: Final = f"""
     WHERE concurrency_key = :key AND owner IS NOT NULL AND +job_name = :job_name
       AND +status = 'running'"""
 
-# The first run that has begun and waits, or that is not due yet.
+# The first run that is not due yet, or that has begun and waits.
 AWAY_OF_KEY: Final = f"""
     SELECT {queries.COUNTED} FROM durably_runs r
     WHERE run = (SELECT min(run) FROM durably_runs
         WHERE concurrency_key = :key AND job_name = :job_name
           AND (status = 'waiting' OR run_at_us IS NOT NULL)
+          AND (:joins_active OR +status = 'pending')
           AND (origin IS NULL OR EXISTS (
               SELECT 1 FROM json_each(:origins)
               WHERE key = :job_name AND value IN (origin, true))))"""
@@ -95,7 +103,9 @@ _STORED: Final = 6
 
 def insert(db: apsw.Connection, new: NewRun, now_us: int) -> RunRow:
     """Store a run; part of a transaction."""
-    if new.kind == "job":
+    if new.run_at_us is not None:
+        db.execute(ENQUEUE_LATER, (*new[:_STORED], now_us, new.run_at_us))
+    elif new.kind == "job":
         db.execute(ENQUEUE, (*new[:_STORED], now_us))
     else:
         db.execute(ENQUEUE_SESSION, (*new[: _STORED - 1], now_us))
@@ -155,6 +165,7 @@ def _created(run_pk: int, new: NewRun, now_us: int) -> RunRow:
         completed_at_us=None,
         updated_at_us=now_us,
         heartbeat_at_us=None,
+        run_at_us=new.run_at_us,
     )
 
 
@@ -186,9 +197,14 @@ def enqueue(db: apsw.Connection, new: NewRun, now_us: int) -> Enqueued:
                 )
             return Enqueued(existing, "idempotent")
     if new.coalesce:
-        key = {"job_name": new.job_name, "key": new.concurrency_key, "origins": new.origins}
-        wanted = (PENDING_OF_KEY, RUNNING_OF_KEY, AWAY_OF_KEY)
-        for statement in wanted if new.joins_active else wanted[:1]:
+        key = {
+            "job_name": new.job_name,
+            "key": new.concurrency_key,
+            "origins": new.origins,
+            "joins_active": new.joins_active,
+        }
+        running = (RUNNING_OF_KEY,) if new.joins_active else ()
+        for statement in (PENDING_OF_KEY, *running, AWAY_OF_KEY):
             joined = queries.first_row(db, statement, key)
             if joined is not None:
                 return Enqueued(joined, "coalesced")

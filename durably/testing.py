@@ -30,15 +30,18 @@ class Finding(Value):
 
 
 @entered
-def check(path: str | os.PathLike[str]) -> list[Finding]:
+def check(
+    path: str | os.PathLike[str], *, blobs: str | os.PathLike[str] | None = None
+) -> list[Finding]:
     """Check a database file for everything that can be wrong in it.
 
     It checks that the file is not damaged (SQLite's own ``integrity_check``); that its tables,
     indexes and triggers are those that durably makes, word for word; and, row by row, what must
     hold whatever was killed and whenever: a running run has an owner, a run that has ended has an
     end and no process executes it, no key is held twice, each result belongs to one step of one
-    run, and so on. Tables and views that were added under names of their own are left alone, and
-    none of their rows is read.
+    run, and so on. Each file of a large result is read: it must be there and have the content that
+    its name stands for, and one of no run must not be over an hour old. Tables and views that were
+    added under names of their own are left alone, and none of their rows is read.
 
     The file is only read, and may be in use, by other processes or by engines of this one: the
     check reads its content as of one instant. Nothing that was planted in it, such as a trigger or
@@ -48,6 +51,7 @@ def check(path: str | os.PathLike[str]) -> list[Finding]:
 
     Args:
         path: the database file.
+        blobs: the folder of its large results, as the engine has it.
 
     Returns:
         The findings, an empty list if nothing is wrong. Of one kind there are at most a hundred,
@@ -64,4 +68,4 @@ def check(path: str | os.PathLike[str]) -> list[Finding]:
     """
     from durably.store.sqlite.sql.check import findings  # noqa: PLC0415 - where first needed
 
-    return [Finding(problem, where) for problem, where in findings(path)]
+    return [Finding(problem, where) for problem, where in findings(path, blobs)]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+import durably
 from durably import Durably, StepContext, job
 from durably.errors import DatabaseError, RunFailedError, ValidationError
 from durably.testing import check
@@ -29,6 +32,12 @@ def large(step: StepContext, payload: dict[str, str]) -> str:
     if payload.get("fails"):
         raise RuntimeError(len(first))
     return first + "z"
+
+
+@job(name="small")
+def small(step: StepContext, payload: dict[str, int]) -> int:
+    step.run("a", lambda: LARGE[: 4 * MIB + 1])
+    return len(step.run("b", lambda: LARGE[: 4 * MIB + 1]))
 
 
 @job(name="maps")
@@ -152,3 +161,66 @@ def test_files_of_dead_processes_are_removed_after_an_hour(tmp_path: Path) -> No
         left = {path.name for path in folder.iterdir() if path.stat().st_size < MIB}
         assert left == {"b" * 64, "mine.txt"}
         assert len(files(tmp_path)) == 4
+
+
+def test_a_backup_has_its_files_and_check_finds_what_is_missing(tmp_path: Path) -> None:
+    """A copy has a folder of its own, with what it refers to and nothing else."""
+    copy = tmp_path / "copies" / "copy.db"
+    copy.parent.mkdir()
+    with Durably(tmp_path / "test.db", jobs=[large]) as app:
+        first = app.jobs["large"].trigger_and_wait({})
+        app.backup(copy)
+        assert len(list((copy.parent / "copy.db.blobs").iterdir())) == 2
+        with Durably(copy) as other:
+            assert other.get_run(first.id).output == LARGE + "z"
+        app.jobs["large"].trigger_and_wait({"text": LARGE})
+        app.delete_run(first.id)
+        app.backup(copy, overwrite=True)
+        here, there = files(tmp_path), sorted((copy.parent / "copy.db.blobs").iterdir())
+        assert [path.name for path in here] == [path.name for path in there]
+        assert len(here) == 3
+        assert check(copy) == []
+        here[0].rename(tmp_path / "away")
+        with pytest.raises(DatabaseError, match="is missing"):
+            app.backup(copy, overwrite=True)
+        with pytest.raises(DatabaseError, match="is missing"):
+            app.backup(copy.parent / "new.db")
+        assert [path.name for path in copy.parent.iterdir()].count("new.db.blobs") == 0
+        assert check(copy) == []
+    there[0].unlink()
+    there[1].write_bytes(b"other")
+    stray = copy.parent / "copy.db.blobs" / ("0" * 64)
+    stray.write_text("stray")
+    os.utime(stray, (1, 1))
+    found = sorted(map(str, check(copy)))
+    assert len(found) == 3
+    assert "a file of no run is over an hour old" in found[-1]
+    assert "0" * 64 in found[-1]
+    assert sum("is missing;" in each for each in found) == 1
+    assert sum("is damaged:" in each for each in found) == 1
+
+
+def test_a_file_that_is_needed_stays_when_the_step_is_stored_meanwhile(tmp_path: Path) -> None:
+    """A purge in one engine takes nothing from another one that stores the same content."""
+    stop = threading.Event()
+
+    def purges() -> None:
+        with Durably(tmp_path / "test.db") as app:
+            while not stop.is_set():
+                app.purge_runs(older_than=0)
+
+    with Durably(tmp_path / "test.db", jobs=[small]) as app:
+        purging = threading.Thread(target=purges)
+        purging.start()
+        try:
+            for n in range(12):
+                run = app.jobs["small"].trigger({"n": n})
+                with contextlib.suppress(durably.NotFoundError):  # it was purged already
+                    assert run.wait(timeout=20).output == 4 * MIB + 1
+        finally:
+            stop.set()
+            purging.join(20)
+        app.purge_runs(older_than=0)
+        app._store.sweep_files()
+    assert files(tmp_path) == []
+    assert check(tmp_path / "test.db") == []

@@ -431,6 +431,9 @@ DAMAGES = {
     ],
     "a label has no run": ["UPDATE durably_labels SET run = 99"],
     "a log line has no run": ["UPDATE durably_logs SET run = 99"],
+    "a value is in a file that no row names": [
+        f"UPDATE durably_runs SET output = char(10) || '{{}}' WHERE run = {DONE}",
+    ],
 }
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import apsw
@@ -21,6 +21,7 @@ from durably._platform.signals import deliver
 from durably.errors import BackupExistsError, ConflictError, DatabaseError, ValidationError
 from durably.store import defects
 from durably.store.outcome import OwnerDead
+from durably.store.sqlite.blobs.folder import SUFFIX, BlobFolder
 from durably.store.sqlite.connection.advice import advice_on
 from durably.store.sqlite.connection.connections import configure
 from durably.store.sqlite.connection.files import require_names, resolved
@@ -28,7 +29,7 @@ from durably.store.sqlite.connection.sidefiles import owner_prefix, shared_paths
 from durably.store.sqlite.connection.sqlite_errors import database_error, system_error
 from durably.store.sqlite.locks.owner_lock import sync_folder
 from durably.store.sqlite.locks.temporary import temporary
-from durably.store.sqlite.sql import attempts, check, owners, requeue, schema
+from durably.store.sqlite.sql import attempts, blobs, check, owners, requeue, schema
 
 if TYPE_CHECKING:
     from durably.store.sqlite.database import Database
@@ -45,9 +46,17 @@ _ROOM_LEFT: Final = 16 * 1024 * 1024
 
 
 def back_up(
-    database: Database, path: str | os.PathLike[str], *, overwrite: bool, now_us: int
+    database: Database,
+    folder: BlobFolder,
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool,
+    now_us: int,
 ) -> None:
-    """Store a copy of the database at *path*.
+    """Store a copy of the database at *path*, and of its files in the folder beside that.
+
+    Args:
+        folder: has the files of the database.
 
     Raises:
         ValidationError: the path can never be that of a backup of this database.
@@ -58,7 +67,8 @@ def back_up(
     final = _destination(database.path, path)
     _refuse_taken(final, overwrite=overwrite)
     try:
-        with temporary(final) as name:
+        # From before the snapshot, so that no file that it refers to is removed.
+        with folder.kept(), _files_beside(final) as target, temporary(final) as name:
             with _opened(name, final) as copy:
                 # The WAL can restart as soon as the pages are copied.
                 database.read(_copy, database.path, copy, final)
@@ -67,6 +77,9 @@ def back_up(
                     copy.pragma("journal_mode", "memory")
                     _require_sound(copy, database.path)
                     _free_runs(copy, now_us)
+                    files = blobs.all_referred(copy)
+            # Before there is a database at the path: one that is there always has its files.
+            _copy_files(folder, target, files)
             _sync(name)
             _refuse_taken(final, overwrite=overwrite)
             if overwrite:
@@ -74,6 +87,7 @@ def back_up(
             else:
                 rename_to_free(name, final)
             sync_folder(final)
+            target.remove(target.sizes().keys() - files.keys(), lambda _: set())
     except (apsw.Error, UnicodeDecodeError) as exc:
         raise database_error(exc, database.path) from exc
     except FileExistsError as exc:
@@ -85,6 +99,30 @@ def back_up(
             f"the backup {final!r} cannot be written: {exc.strerror}; {advice_on(exc)}"
         ) from exc
     defects.log_noted()
+
+
+@contextmanager
+def _files_beside(final: str) -> Iterator[BlobFolder]:
+    """Yield the folder for the files of the backup; if the block raises, it is as it was."""
+    target = BlobFolder(f"{final}{SUFFIX}", final)
+    before = target.sizes()
+    was_there = os.path.lexists(target.path)
+    try:
+        yield target
+    except BaseException:
+        target.remove(target.sizes().keys() - before.keys(), lambda _: set())
+        if not was_there:
+            with suppress(OSError):
+                os.rmdir(target.path)
+        raise
+
+
+def _copy_files(folder: BlobFolder, target: BlobFolder, files: dict[str, int]) -> None:
+    if files:
+        _require_room(target.path, sum(files.values()))
+    for name in files:
+        target.put(folder.read(name)).release()
+        deliver()
 
 
 def _destination(source: str, path: str | os.PathLike[str]) -> str:

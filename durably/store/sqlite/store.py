@@ -326,7 +326,7 @@ class SqliteStore(OnDatabase):
         """Store a copy at *path* in which nothing is executed, while others write."""
         from durably.store.sqlite.backup import back_up  # noqa: PLC0415 - where first needed
 
-        back_up(self.database, path, overwrite=overwrite, now_us=now_us)
+        back_up(self.database, self.filing.folder, path, overwrite=overwrite, now_us=now_us)
 
     def hurried(self, ends_s: float) -> AbstractContextManager[None]:
         """End waits for locks of others at *ends_s*, in all threads, during the block."""

@@ -218,14 +218,17 @@ class BlobFolder:
                 f"{self.path!r} is not a folder, or a link; durably keeps large results in a "
                 "folder of that name, so remove what is there"
             )
-        if sys.platform != "win32" and status.st_uid not in {
-            os.geteuid(),
-            os.stat(self._database).st_uid,
-        }:
+        if sys.platform != "win32" and status.st_uid not in self._owners():
             raise DatabaseError(
                 f"the folder {self.path!r} belongs to another user, who could read what is "
                 "written to it; remove it"
             )
+
+    def _owners(self) -> set[int]:
+        owners = {os.geteuid()}
+        with suppress(FileNotFoundError):  # a backup that is being made
+            owners.add(os.stat(self._database).st_uid)
+        return owners
 
     def _give_folder(self) -> None:
         if sys.platform != "win32" and os.geteuid() == 0:

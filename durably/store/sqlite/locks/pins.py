@@ -51,7 +51,10 @@ def pin(fd: int) -> bool:
 
 @contextmanager
 def folder_locked(path: str, *, shared: bool, tries: int) -> Iterator[bool]:
-    """Lock a folder within the block, if that is possible; yield whether it is locked."""
+    """Lock a folder within the block, if that is possible; yield whether it is locked.
+
+    Where there are no such locks it counts as locked by all who share it, as nothing is removed.
+    """
     if sys.platform == "win32":
         yield True  # what a backup needs may be removed meanwhile, and it fails
         return
@@ -62,8 +65,8 @@ def folder_locked(path: str, *, shared: bool, tries: int) -> Iterator[bool]:
         return
     pause = Latch()
     try:
-        is_locked = False
-        with suppress(OSError):  # a file system without such locks
+        is_locked = shared
+        with suppress(OSError):
             is_locked = try_lock(fd, shared=shared)
             while not is_locked and tries > 0:
                 tries -= 1

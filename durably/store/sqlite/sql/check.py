@@ -17,6 +17,8 @@ import apsw
 
 from durably._platform.lock_timeouts import BUSY_TIMEOUT_S
 from durably.errors import DatabaseError, SchemaError
+from durably.store.sqlite.blobs.check import problems
+from durably.store.sqlite.blobs.folder import SUFFIX, BlobFolder
 from durably.store.sqlite.connection.files import refuse_special, require_file, resolved
 from durably.store.sqlite.connection.filesystem import mount_table, refuse_mounted
 from durably.store.sqlite.connection.sidefiles import shared_paths
@@ -33,6 +35,9 @@ _LIMIT_S: Final = 60.0
 _LIMIT_S_PER_MB: Final = 1.0
 # After how many of SQLite's instructions the time is checked, and a Ctrl-C noticed.
 _INSTRUCTIONS: Final = 20_000
+
+_EMPTY: Final = "the database is empty"
+_NOT_OURS: Final = "the schema is not durably's"
 
 _TABLES: Final = "SELECT name FROM sqlite_schema WHERE type = 'table'"
 _TABLE: Final = re.compile(r"\b(durably_\w+|json_each)\b")
@@ -73,8 +78,13 @@ class Found(NamedTuple):
     where: str
 
 
-def findings(path: str | os.PathLike[str]) -> list[Found]:
+def findings(
+    path: str | os.PathLike[str], blobs: str | os.PathLike[str] | None = None
+) -> list[Found]:
     """Return everything that is wrong with the database file, which is only read.
+
+    Args:
+        blobs: the folder of its large results, if that is not the one beside it.
 
     Raises:
         ValidationError: the path can never be a database file.
@@ -88,13 +98,14 @@ def findings(path: str | os.PathLike[str]) -> list[Found]:
     refuse_mounted(shared_paths(real), mount_table())
     # Meanwhile no engine of this process may close its descriptors of the file: that would drop the
     # locks of this connection.
-    with FileGuard.opening(), _translated(real), _opened(real) as db:
+    folder = BlobFolder(f"{real}{SUFFIX}" if blobs is None else os.path.abspath(blobs), real)
+    with FileGuard.opening(), _translated(real), folder.kept(), _opened(real) as db:
         limit_s = _LIMIT_S + _LIMIT_S_PER_MB * os.path.getsize(real) / 1e6
         deadline = time.monotonic() + limit_s
         db.set_progress_handler(lambda: time.monotonic() > deadline, _INSTRUCTIONS)
         try:
             db.execute("BEGIN")  # one snapshot for all rules
-            return _findings(db, real)
+            return _all_findings(db, real, folder)
         except apsw.InterruptError as exc:
             raise DatabaseError(
                 f"checking {real!r} has taken more than {limit_s:.0f} s, far longer than its size "
@@ -110,6 +121,13 @@ def findings(path: str | os.PathLike[str]) -> list[Found]:
             db.set_progress_handler(None)
             if db.in_transaction:
                 db.execute("ROLLBACK")
+
+
+def _all_findings(db: apsw.Connection, path: str, folder: BlobFolder) -> list[Found]:
+    found = _findings(db, path)
+    if any(each.problem in (_EMPTY, _NOT_OURS) for each in found):
+        return found
+    return [*found, *(Found(*each) for each in problems(db, folder))]
 
 
 @contextmanager
@@ -166,7 +184,7 @@ def _findings(db: apsw.Connection, path: str) -> list[Found]:
     application_id = db.pragma("application_id")
     version = db.pragma("user_version")
     if application_id in (0, schema.APPLICATION_ID) and schema.is_empty(db):
-        return [Found("the database is empty", "it is new, or was emptied")]
+        return [Found(_EMPTY, "it is new, or was emptied")]
     if application_id != schema.APPLICATION_ID:
         raise schema.not_ours(path)
     if version > len(scripts):
@@ -177,7 +195,7 @@ def _findings(db: apsw.Connection, path: str) -> list[Found]:
             f"{len(scripts)}); open it once with this one, which brings it up to date"
         )
     differences = schema.differences(db, scripts, version)
-    found = [Found("the schema is not durably's", str(difference)) for difference in differences]
+    found = [Found(_NOT_OURS, str(difference)) for difference in differences]
     # A table of another program may be anything, even a view that never ends.
     foreign = {each.name.lower() for each in differences if each.kind in ("table", "view")}
     found += _integrity(db, foreign, {each.name for each in differences if each.kind == "index"})

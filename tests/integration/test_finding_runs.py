@@ -86,6 +86,17 @@ def test_filters_find_what_fits_newest_first(
         assert app.count_runs(**filters) == len(expected), filters
 
 
+def test_statuses_that_many_runs_have_find_the_same(
+    app: durably.Durably, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few runs are found by an index, many among all: the lists are equal."""
+    statuses = [*RunStatus, [RunStatus.FAILED, RunStatus.PENDING]]
+    by_index = [app.get_runs(status=each) for each in statuses]
+    assert by_index[-1]
+    monkeypatch.setattr("durably.store.sqlite.sql.by_status._FEW", 0)
+    assert [app.get_runs(status=each) for each in statuses] == by_index
+
+
 def test_the_newest_comes_first(app: durably.Durably, monkeypatch: pytest.MonkeyPatch) -> None:
     """Order is that of the triggers, though a clock that was set back gives ids in another one."""
     ids = (f"00{999 - n:024}" for n in itertools.count())

@@ -9,10 +9,11 @@ from typing import Any, Final
 
 import apsw
 
-from durably.codec.json_text import dump
+from durably.codec.json_text import dump, load
 from durably.errors import NotFoundError
 from durably.store import defects
 from durably.store.rows import Begun, Brief, Filters, RunKey, RunRow, StatusCount
+from durably.store.sqlite.sql import by_status
 
 COLUMNS: Final = """
     run, id, job_name, status, payload, output, error, progress, labels, idempotency_key,
@@ -280,11 +281,12 @@ def find_many(
 ) -> list[RunRow]:
     """Return the runs that match, newest first; those that cannot be read are left out."""
     bindings = filters._asdict() | {"limit": -1 if limit is None else limit, "offset": offset}
+    sql = _by_status(db, FIND, filters)
     try:
-        return all_rows(db, FIND, bindings)
+        return all_rows(db, sql, bindings)
     except UnicodeDecodeError:
         found = []
-        for row, defect in _as_bytes(db, FIND, bindings):
+        for row, defect in _as_bytes(db, sql, bindings):
             if defect is None:
                 found.append(row)
             else:
@@ -294,7 +296,13 @@ def find_many(
 
 def count(db: apsw.Connection, filters: Filters) -> int:
     """Return how many runs match."""
-    return int(db.execute(COUNT, filters._asdict()).get)
+    return int(db.execute(_by_status(db, COUNT, filters), filters._asdict()).get)
+
+
+def _by_status(db: apsw.Connection, sql: str, filters: Filters) -> str:
+    """Return the query, which reads only the runs of the filter's statuses if those are few."""
+    runs = None if filters.statuses is None else by_status.few(db, load(filters.statuses))
+    return sql if runs is None else sql.replace(_FILTER, f"{_FILTER} AND r.run IN ({runs})")
 
 
 def count_by_status(db: apsw.Connection, filters: Filters, most: int) -> list[StatusCount]:

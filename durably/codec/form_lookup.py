@@ -24,7 +24,7 @@ class _FormsOfALibrary(Protocol):
 # By the name of a library's package: a function that imports and returns durably's module for it.
 _LIBRARIES: Final[dict[str, Callable[[], _FormsOfALibrary]]] = {
     name: functools.partial(importlib.import_module, f"durably.codec.libraries.{name}_forms")
-    for name in ("numpy",)
+    for name in ("numpy", "pandas")
 }
 
 

@@ -24,7 +24,7 @@ class _FormsOfALibrary(Protocol):
 # By the name of a library's package: a function that imports and returns durably's module for it.
 _LIBRARIES: Final[dict[str, Callable[[], _FormsOfALibrary]]] = {
     name: functools.partial(importlib.import_module, f"durably.codec.libraries.{name}_forms")
-    for name in ("numpy", "pandas")
+    for name in ("numpy", "pandas", "polars", "pyarrow", "pydantic")
 }
 
 
@@ -43,7 +43,7 @@ class Forms:
     def special(self, cls: type) -> AnyForm | None:
         """Return the form of a class that is the program's choice, or a library's."""
         codec = self._of.get(cls) or own_forms.registered_for(cls)
-        return _form_of_a_library(cls) if codec is None else own_forms.form_of_codec(codec)
+        return form_of_a_library(cls) if codec is None else own_forms.form_of_codec(codec)
 
     def of(self, cls: type) -> AnyForm | None:
         """Return the form of the values of exactly this class."""
@@ -70,7 +70,8 @@ def _form_of_durably(tag: str) -> AnyForm | None:
     return stdlib_forms.form_named(tag) or class_forms.form_named(tag) or _form_in_a_library(tag)
 
 
-def _form_of_a_library(cls: type) -> AnyForm | None:
+def form_of_a_library(cls: type) -> AnyForm | None:
+    """Return the form of a class that is a library's, or derived from one of its own."""
     for base in cls.__mro__:
         module_of = _LIBRARIES.get(str(base.__module__).partition(".")[0])
         found = None if module_of is None else module_of().form_of(cls)

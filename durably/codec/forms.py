@@ -82,6 +82,11 @@ class Form(NamedTuple):
 
     It is called in place of reading back what was just written, where that costs more.
     """
+    refusal: str = ""
+    """What to return instead, if values of the type are not stored: ``encode`` always raises."""
+    structure: tuple[Callable[[Any], Any], Callable[[Any, Any], Any]] | None = None
+    """For a type that an annotation names: return the JSON-like data of an instance of exactly the
+    type; and return an instance of a type, which is the first argument, of such data."""
 
 
 class Inside(Protocol):

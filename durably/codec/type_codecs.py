@@ -12,6 +12,7 @@ from typing import Any, cast
 import cattrs
 
 from durably.codec import containers, scalars
+from durably.codec.form_types import library_type
 from durably.codec.messages import Problem, Unsupported, name_of, text_of
 from durably.codec.plain import SCALARS, Misfit, is_named_tuple
 from durably.codec.records import record, typed_dict
@@ -118,7 +119,8 @@ class TypeCodecs:
             reads, writes = self._users.reads(codec.type), self._users.writes(codec.type)
         if reads is None or writes is None:
             try:
-                self._fill_own(codec)
+                if not library_type(codec):
+                    self._fill_own(codec)
             except Unsupported as error:
                 if reads is writes:
                     raise

@@ -85,8 +85,8 @@ class TypedValues:
             copy = json_copy(data)
         except NotPlainError:
             tagged = self._tagged()
-            exact, has_tags = tagged.write(data)
-            return exact, tagged.read(exact) if has_tags else exact, has_tags
+            exact, has_tags, back = tagged.write_and_read(data)
+            return exact, back if has_tags else exact, has_tags
         return copy, copy, False
 
     def write_and_read(self, value: Any, type_: Any) -> tuple[Any, Any, bool]:

@@ -8,8 +8,9 @@ from typing import Any, Final
 
 from cattrs.errors import BaseValidationError
 
+from durably.codec.form_types import kept
 from durably.codec.messages import Mismatch, Problem, TooDeep, name_of
-from durably.codec.plain import SCALARS, Misfit, copy_and_problems, plain
+from durably.codec.plain import SCALARS, Misfit, copy_and_problems
 from durably.codec.redefined import is_redefined
 from durably.codec.type_codec import ANYTHING, TypeCodec, TypeCodecLookup
 
@@ -51,7 +52,7 @@ class _Union:
         for label, member in self._candidates(value):
             data = member.write(value)
             try:
-                exact = plain(data)
+                exact = kept(data)
                 if self._is_tagged(exact):  # a key of the value's, or a payload as it is stored
                     member.read(exact, None)
                 return self._tagged(label, exact)

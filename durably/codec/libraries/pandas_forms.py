@@ -181,21 +181,21 @@ def _in_text(columns: Columns, spec: dict[str, Any]) -> str:
 
 def _columns_module() -> Any:
     try:
-        from durably.codec.libraries import pandas_columns  # noqa: PLC0415 - needs pyarrow
+        from durably.codec.libraries import pandas_columns  # noqa: PLC0415 - optional dependency
     except ImportError:
         raise NotStorable(_NO_PYARROW) from None
     return pandas_columns
 
 
 def _stream(columns: Columns, spec: dict[str, Any]) -> Stream:
-    import pyarrow.parquet as pq  # noqa: PLC0415 - optional
+    import pyarrow.parquet as pq  # noqa: PLC0415 - optional dependency
 
     table = columns.table().replace_schema_metadata({_KEY: dump(spec).encode()})
     return Stream(lambda file: pq.write_table(table, file), table.nbytes)
 
 
 def _read(file: IO[bytes]) -> tuple[Reader, Any]:
-    import pyarrow.parquet as pq  # noqa: PLC0415 - optional
+    import pyarrow.parquet as pq  # noqa: PLC0415 - optional dependency
 
     table = pq.ParquetFile(file).read(use_pandas_metadata=False)
     spec = json.loads((table.schema.metadata or {})[_KEY])

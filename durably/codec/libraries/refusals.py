@@ -20,7 +20,7 @@ def refused(cls: type, advice: str) -> Form:
     def decode(_: Any) -> NoReturn:
         raise unlike(name)
 
-    return Form(name, encode, decode)
+    return Form(name, encode, decode, refusal=advice)
 
 
 def unlike(tag: str) -> Problem:

@@ -23,6 +23,7 @@ if (TESTS := str(Path(__file__).parents[1])) not in sys.path:
 
 from crash import (
     backups,
+    blobs,
     deaths,
     endings,
     failing_disk_workload,
@@ -66,6 +67,7 @@ KINDS: Final[dict[str, Kind]] = {
     "lost": files.lost,
     "clocks": files.clocks,
     "backups": backups.backups,
+    "blobs": blobs.blobs,
 }
 
 # How long one kind goes on before it is the next one's turn.

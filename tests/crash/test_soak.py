@@ -42,6 +42,7 @@ FACTS = {
     "migrations": "Processes make and migrate a file at once, and are killed at it.",
     "lost": "Processes whose file is taken away notice, and what was moved is whole.",
     "backups": "Each backup beside processes that write and die is whole and sound.",
+    "blobs": "Processes that store and purge the same large results, and die, lose and leave none.",
     "clocks": "Wall clocks that jump cost no run its owner and make no duration negative.",
 }
 

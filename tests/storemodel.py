@@ -458,11 +458,11 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(items=st.lists(triggers, min_size=1, max_size=4), is_bad=st.booleans())
     def batch(self, items: list[dict[str, Any]], is_bad: bool) -> None:
+        # Another payload that is refused would refuse the batch as the bad item does.
+        items = [given | {"change": "warn"} for given in items]
         if is_bad:
             self.refused_batch(items)
             return
-        # One that is refused would refuse the batch, which refused_batch covers.
-        items = [given | {"change": "warn"} for given in items]
         new = [self.new(given, number) for number, given in enumerate(items)]
         expected = [
             self.expect_enqueue(given, each.id) for given, each in zip(items, new, strict=True)
@@ -638,7 +638,7 @@ class StoreMachine(RuleBasedStateMachine):
             given |= {"job": some.job, "idem": some.idem}
             if number % 3:
                 given |= {"payload": some.payload, "kind": some.kind}
-        given = possible(given)
+        given = possible(given | {"delay": None})  # it is to begin now
         # A run that this owner's threads are still inside of.
         inside = [run.order for run in self.runs.values() if run.order % 7 == number % 7]
         new = self.new(given, 0)

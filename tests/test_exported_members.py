@@ -105,7 +105,8 @@ STEP = (
 RUN = (
     "id job_name status payload output error progress labels idempotency_key concurrency_key "
     "attempt completed_steps created_at started_at completed_at updated_at heartbeat_at "
-    "disposition kind waiting_for run_at parent_id is_terminal is_active duration "
+    "disposition kind waiting_for run_at failures parent_id is_terminal is_active "
+    "duration "
     "result wait refresh steps items attempts logs cancel retry timeline "
     "to_dict to_frame"
 )

@@ -127,6 +127,7 @@ class Reader:
             kind=row.kind,
             waiting_for=_waiting_for(row),
             run_at=_run_at(row),
+            failures=row.failures,
             parent_id=row.parent_id,
         )
 

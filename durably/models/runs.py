@@ -105,13 +105,15 @@ class Run(Asking[R], Shown, Generic[P, R]):
     has no thread and no slot; ``waiting_for`` says for what it waits. ``parent_id`` is the
     run whose ``step.trigger`` has triggered it.
 
-    ``run_at`` is when a pending run may begin, ``None`` if it may at once.
+    ``run_at`` is when a pending run may begin, ``None`` if it may at once. ``failures`` is how often
+    it has failed since the last ``retry``.
 
     A run that came from an engine can be asked, as by ``run.result()`` and ``run.steps``; the
     engine answers, until it is closed. One that was copied, unpickled or made by hand is the value
     alone. ``repr()`` is one line, and a notebook shows a card.
 
-    .. versionchanged:: 0.2.0 Has ``kind``, ``waiting_for`` and ``parent_id``, and can be asked.
+    .. versionchanged:: 0.2.0 Has ``kind``, ``waiting_for``, ``parent_id``, ``run_at`` and
+        ``failures``, and can be asked.
 
     .. versionadded:: 0.1.0
     """
@@ -137,6 +139,7 @@ class Run(Asking[R], Shown, Generic[P, R]):
     kind: RunKind = "job"
     waiting_for: WaitingFor | None = None
     run_at: datetime | None = None
+    failures: int = 0
     parent_id: str | None = None
 
     def __eq__(self, other: object) -> bool:

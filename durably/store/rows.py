@@ -43,6 +43,7 @@ class RunRow(NamedTuple):
     wait_name: str | None = None
     waits_for_id: str | None = None
     parent_id: str | None = None
+    failures: int = 0
 
 
 class Brief(NamedTuple):

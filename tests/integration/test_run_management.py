@@ -105,9 +105,11 @@ def test_retry_puts_a_run_back_with_its_steps(app: durably.Durably, status: str)
     """It is pending at once, tells ``run:retry``, and executes what has no checkpoint."""
     run = run_of_status(app, status, labels={"a": "b"})
     heard = events_of(app)
+    assert run.refresh().failures == (1 if status == "failed" else 0)
 
     pending = app.retry(run.id)
 
+    assert pending.failures == 0
     assert (pending.id, pending.status, pending.disposition) == (run.id, "pending", None)
     assert whole(pending) == whole(app.get_run(run))
     assert pending.completed_steps == (1 if status == "failed" else 0)

@@ -43,11 +43,11 @@ AWAKE: Final = "run_at_us = NULL, waits_for = NULL, wait_name = NULL, waits_for_
 _WAITS: Final = """
     r.run_at_us, r.waits_for, r.wait_name,
     (SELECT a.id FROM durably_runs a WHERE a.run = r.waits_for_run),
-    (SELECT p.id FROM durably_runs p WHERE p.run = r.parent)"""
+    (SELECT p.id FROM durably_runs p WHERE p.run = r.parent), r.failures"""
 _WAITS_AS_BYTES: Final = """
     r.run_at_us, CAST(r.waits_for AS BLOB), CAST(r.wait_name AS BLOB),
     (SELECT CAST(a.id AS BLOB) FROM durably_runs a WHERE a.run = r.waits_for_run),
-    (SELECT CAST(p.id AS BLOB) FROM durably_runs p WHERE p.run = r.parent)"""
+    (SELECT CAST(p.id AS BLOB) FROM durably_runs p WHERE p.run = r.parent), r.failures"""
 
 # Only completed steps count; a claim and a trigger do not need the number.
 COUNTED: Final = f"""{COLUMNS},

@@ -192,10 +192,13 @@ class Codec:
             ValidationError: the text does not fit the type; the message names every bad path.
             SerializationError: it has a tagged value that cannot be read here.
         """
-        if text.startswith(FILED):
-            text = self._from_file(text, _named(what, name))
+        revive = None
+        if text < '"':  # JSON begins so only with a mark: most texts pay for one comparison
+            revive = self._revive
+            if text.startswith(FILED):
+                text = self._from_file(text, _named(what, name))
         try:
-            data = load(text, self._revive)
+            data = load(text, revive)
         except Exception as error:  # noqa: BLE001 - a form of the user's may raise anything
             raised = SerializationError if text.startswith(TAGGED) else ValidationError
             raise raised(sentence(_named(what, name), self._problems_in(error))) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 import threading
 from collections.abc import Callable, Iterable
@@ -89,6 +88,7 @@ def pickled(type: type) -> ValueCodec:  # noqa: A002 - as of register
 
     .. versionadded:: 0.2.0
     """
+    import pickle  # noqa: PLC0415 - where first needed
 
     def decode(stored: Any) -> Any:
         value = pickle.loads(stored)  # noqa: S301 - the program asked for it, for this class

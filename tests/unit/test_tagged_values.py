@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from durably.codec import UNTYPED, Codec
@@ -173,6 +173,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(max_examples=40)
 @given(VALUES)
 def test_any_value_comes_back_as_it_was(value: Any) -> None:
     """At once and from its text, by value and type, and the text is JSON; as a payload too."""

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
 import signal
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from storekit import given_owner, given_running
 
+from durably._platform.renaming import rename_to_free
 from durably.errors import DatabaseError
+from durably.store.outcome import Completed
+from durably.store.sqlite import checkpoints
+from durably.store.sqlite.blobs import filing
+from durably.store.sqlite.blobs import folder as folders
 from durably.store.sqlite.blobs.folder import BlobFolder, name_of
+from durably.store.sqlite.database import Database
+from durably.store.sqlite.store import SqliteStore
 
 CONTENT = b"0123456789" * 1000
 NOTHING: Callable[[list[str]], set[str]] = lambda _names: set()  # noqa: E731
@@ -113,8 +123,6 @@ class Failing:
         for name in CALLS:
             patch.setattr(os, name, self.wrap(getattr(os, name)))
         module = "durably.store.sqlite.blobs.folder.rename_to_free"
-        from durably._platform.renaming import rename_to_free  # noqa: PLC0415 - the real one
-
         patch.setattr(module, self.wrap(rename_to_free))
 
 
@@ -154,6 +162,48 @@ def test_each_call_of_the_system_fails_in_turn(
     assert is_transient == (number == errno.ENOSPC)
     folder.put(CONTENT).release()
     assert folder.read(name_of(CONTENT)) == CONTENT
+
+
+def test_a_loss_of_power_takes_nothing_that_is_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of a file is on the disk before the commit; a removal follows a synced commit."""
+    done: list[str] = []
+
+    def noting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            result = function(*args, **kwargs)
+            done.append(name)
+            return result
+
+        return call
+
+    def sync(fd: int) -> None:
+        is_folder = stat.S_ISDIR(os.fstat(fd).st_mode)
+        done.append("sync folder" if is_folder else "sync file")
+
+    monkeypatch.setattr(checkpoints, "LARGE", 100)
+    monkeypatch.setattr(filing, "LARGE", 100)
+    with contextlib.closing(Database(tmp_path / "test.db")) as database:
+        store = SqliteStore(database)
+        run = given_running(database, given_owner(database))
+        monkeypatch.setattr(os, "fsync", sync)
+        monkeypatch.setattr(os, "write", noting("write", os.write))
+        monkeypatch.setattr(os, "unlink", noting("unlink", os.unlink))
+        monkeypatch.setattr(folders, "rename_to_free", noting("rename", rename_to_free))
+        monkeypatch.setattr(database, "write", noting("commit", database.write))
+        values = run.run, run.fence, 0, "a", '"' + "x" * 200 + '"', 1, 2
+        assert store.checkpoints.save(*values)
+        stored = ["write", "sync file", "rename", "sync folder", "commit"]
+        assert done == ["sync folder", *stored]  # that of the database, for the new folder
+        # What another process has written may not be on the disk yet.
+        done.clear()
+        assert store.checkpoints.save(run.run, run.fence, 1, "b", *values[4:])
+        assert done == ["sync file", "sync folder", "commit"]
+        done.clear()
+        store.settle(run.run, run.fence, Completed("1"), 3)
+        store.delete(run.id)
+        assert done == ["commit", "commit", "commit", "unlink", "commit"]
 
 
 def test_a_process_is_killed_before_each_call_of_the_system(

@@ -102,7 +102,19 @@ class SqliteStore(OnDatabase):
             part="run",
         )
 
-    spawn = writes(enqueueing.spawn)
+    def spawn(self, fence: int, new: NewRun, now_us: int) -> Enqueued | None:
+        """Store the child of a run, or find it; ``None`` if this claim is not the current one."""
+        if self.filing.is_large(new.payload):
+            return self.filing.write(
+                enqueueing.spawn,
+                [new.payload],
+                lambda stored: (fence, new._replace(payload=stored[0]), now_us),
+                lambda spawned, stored: (
+                    [None] if spawned is None else _runs_with(stored, [spawned.row])
+                ),
+                part="run",
+            )
+        return self.database.write(enqueueing.spawn, fence, new, now_us)
 
     def enqueue_and_claim(
         self, new: NewRun, now_us: int, claim: Claim

@@ -105,8 +105,8 @@ class Run(Asking[R], Shown, Generic[P, R]):
     has no thread and no slot; ``waiting_for`` says for what it waits. ``parent_id`` is the
     run whose ``step.trigger`` has triggered it.
 
-    ``run_at`` is when a pending run may begin, ``None`` if it may at once. ``failures`` is how often
-    it has failed since the last ``retry``.
+    ``run_at`` is when a pending run may begin, ``None`` if it may at once. ``failures`` is how
+    often it has failed since the last ``retry``.
 
     A run that came from an engine can be asked, as by ``run.result()`` and ``run.steps``; the
     engine answers, until it is closed. One that was copied, unpickled or made by hand is the value

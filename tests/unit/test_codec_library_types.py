@@ -36,6 +36,8 @@ class Fitted:
 FRAME = pd.DataFrame({"a": [1, 2]}, index=pd.Index(["x", "y"]))
 ARRAY = np.arange(6.0).reshape(2, 3)
 CONFIG = Config(rate=0.5)
+# Without its module the name would be that of Python's own, in the versions where it is the same.
+NUMPY_BOOL = "numpy.bool" if np.bool_.__name__ == "bool" else "bool_"
 
 
 def same(one: Any, other: Any) -> bool:
@@ -104,7 +106,7 @@ def test_a_payload_may_be_the_data_of_a_model() -> None:
         (pd.DataFrame, {"a": [1]}, "expected DataFrame, found dict"),
         (pd.DataFrame, pl.DataFrame({"a": [1]}), "another class of that name (polars."),
         (np.ndarray, [1], "expected ndarray, found list"),
-        (bool, np.bool_(True), "expected bool, found numpy.bool"),
+        (bool, np.bool_(True), f"expected bool, found {NUMPY_BOOL}"),
         (int, np.int64(1), "expected int, found int64"),
         (np.int64, 1, "expected int64, found int"),
         (Config, Fitted(CONFIG, FRAME, ARRAY, np.float32(1)), "expected Config, found Fitted"),

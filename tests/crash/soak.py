@@ -36,6 +36,7 @@ from crash import (
     processes,
     runs_here,
     short_memory_workload,
+    waits,
 )
 
 Kind = Callable[[float, int], Counter[str]]
@@ -68,6 +69,7 @@ KINDS: Final[dict[str, Kind]] = {
     "clocks": files.clocks,
     "backups": backups.backups,
     "blobs": blobs.blobs,
+    "waits": waits.waits,
 }
 
 # How long one kind goes on before it is the next one's turn.

@@ -43,6 +43,7 @@ FACTS = {
     "lost": "Processes whose file is taken away notice, and what was moved is whole.",
     "backups": "Each backup beside processes that write and die is whole and sound.",
     "blobs": "Processes that store and purge the same large results, and die, lose and leave none.",
+    "waits": "Runs that wait get each answer once, whatever process is killed.",
     "clocks": "Wall clocks that jump cost no run its owner and make no duration negative.",
 }
 

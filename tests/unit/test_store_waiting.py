@@ -21,9 +21,10 @@ from storekit import (
 
 from durably.errors import ConflictError, DatabaseError
 from durably.store.outcome import NotExecuted, OwnerDead, Suspended
-from durably.store.rows import RunRow
+from durably.store.rows import NewRun, NewWait, RunRow
 from durably.store.sqlite.database import Database
-from durably.store.sqlite.sql import requeue, runs, settle
+from durably.store.sqlite.sql import enqueue, requeue, runs, settle
+from durably.store.sqlite.sql import waits as waiting
 from durably.store.sqlite.sql.requeue import WAKE_BATCH
 
 ASLEEP = Suspended("time", "nap", 100)
@@ -266,3 +267,49 @@ def test_one_row_that_cannot_be_woken_leaves_the_others(store: Database) -> None
     assert store.write(requeue.wake_due, 200) is True
     assert (stored(store, bad).status, stored(store, good).status) == ("cancelled", "pending")
     assert store.read(requeue.next_due_us) is None
+
+
+@pytest.mark.parametrize("answered_at", [99, 100])
+def test_a_deadline_and_an_answer_at_the_same_instant_have_one_outcome(
+    store: Database, answered_at: int
+) -> None:
+    """An answer counts until the microsecond before; what both sides see is the same."""
+    run = given_running(store, given_owner(store))
+    store.write(waiting.open_wait, run.run, run.fence, NewWait("q", "answer", 100), 20)
+    is_in_time = answered_at < 100
+    reply = (run.id, "q", "1", None, answered_at)
+    if is_in_time:
+        assert store.write(waiting.answer, *reply) is True
+    else:
+        with pytest.raises(ConflictError, match="deadline"):
+            store.write(waiting.answer, *reply)
+    closed = store.write(waiting.close_wait, run.run, run.fence, "q", 100)
+    assert closed is not None
+    expected = ("1", None) if is_in_time else (None, 100)
+    assert (closed.answer, closed.closed_at_us) == expected
+    # A clock that goes back opens it for nobody.
+    with pytest.raises(ConflictError):
+        store.write(waiting.answer, run.id, "q", "2", None, 50)
+
+
+def test_two_engines_that_wake_the_same_run_claim_it_once(store: Database) -> None:
+    """The second one finds nothing that is due, and nothing to claim."""
+    owners = given_owner(store), given_owner(store)
+    run = given_running(store, owners[0])
+    suspend(store, run, ASLEEP)
+    assert [store.write(requeue.wake_due, 100) for _ in owners] == [True, False]
+    assert [len(claim(store, owner)) for owner in owners] == [1, 0]
+
+
+def test_a_claim_that_is_not_the_current_one_waits_for_nothing(store: Database) -> None:
+    """It stores no wait, ends none, and triggers no child."""
+    run = given_running(store, given_owner(store))
+    store.write(requeue.requeue, NotExecuted(run.run, run.fence), 25)
+    claim(store, given_owner(store))
+    where = run.run, run.fence
+    assert store.write(waiting.open_wait, *where, NewWait("q", "time", 100), 30) is None
+    assert store.write(waiting.note_check, *where, "q", 1, 40) is False
+    assert store.write(waiting.close_wait, *where, "q", 40) is None
+    assert store.write(waiting.discard_answer, *where, "q") is False
+    child = NewRun("child", "job", "1", parent=run.run)
+    assert store.write(enqueue.spawn, run.fence, child, 40) is None

@@ -86,7 +86,7 @@ def test_a_step_record_holds_what_happened(tmp_path):
         run = execute(app)
         good, bad = app.get_steps(run)
     assert (good.name, good.index, good.status, good.attempt) == ("good", 0, "completed", 1)
-    assert (good.output, good.error) == ([1, 2], None)
+    assert (good.output, good.error) == ((1, 2), None)
     assert (bad.name, bad.index, bad.status, bad.attempt) == ("bad", 1, "failed", 1)
     assert bad.output is None
     assert bad.error.type == "TypeError"

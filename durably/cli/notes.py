@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Final
 
 from durably.cli.times import moment
@@ -21,6 +22,8 @@ def note_on(look: Looking, run: AnyRun) -> str:
         return ""
     if run.waiting_for is not None:
         return waits(run.waiting_for)
+    if run.run_at is not None:
+        return due(run.run_at, run.attempt)
     parts = [] if run.progress is None else [progress_of(run.progress)]
     if run.status is RunStatus.RUNNING:
         parts += [
@@ -28,6 +31,11 @@ def note_on(look: Looking, run: AnyRun) -> str:
             for each in look.open_maps(run)
         ]
     return ", ".join(parts)
+
+
+def due(run_at: datetime, attempt: int) -> str:
+    """Return when a pending run is due, as ``at 11-29 12:05``, ``again`` if it was tried."""
+    return f"{'again ' if attempt else ''}at {moment(run_at)}"
 
 
 def waits(wait: WaitingFor) -> str:

@@ -12,7 +12,7 @@ import click
 from durably._platform.displayable import displayable, escaped
 from durably._platform.safe_repr import safe_repr
 from durably._platform.tracebacks import frames_in
-from durably.cli.notes import items_of, progress_of, waits
+from durably.cli.notes import due, items_of, progress_of, waits
 from durably.cli.shell import Shell, find, run_argument, shell, short_id, verb
 from durably.cli.tables import cells, colored, fitted, is_terminal, print_json, styled
 from durably.cli.times import lasted, moment, since
@@ -97,6 +97,8 @@ def _facts(look: Looking, run: AnyRun) -> Iterator[tuple[str, str]]:
 def _relations(run: AnyRun) -> Iterator[tuple[str, str]]:
     if run.waiting_for is not None:
         yield "waiting", _shown(waits(run.waiting_for))
+    if run.run_at is not None:
+        yield "due", due(run.run_at, run.attempt)
     if run.parent_id is not None:
         yield "parent", run.parent_id
 

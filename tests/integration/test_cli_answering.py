@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 from clikit import command, objects, printed, refused
@@ -63,3 +64,15 @@ def test_waiting_runs_say_for_what_they_wait(tmp_path: Path) -> None:
             "run_id": child.id,
         }
         assert (waits[asleep.id]["kind"], waits[asleep.id]["name"]) == ("time", "nap")
+
+
+def test_a_run_for_later_says_when_it_is_due(tmp_path: Path) -> None:
+    """In ``ls`` and ``show``, as a time, and in ``--json`` as an instant."""
+    path = tmp_path / "durably.db"
+    with engine(tmp_path, job) as app:
+        run = app.jobs["job"].trigger("ask", run_at=datetime(2091, 3, 4, 12, 5, tzinfo=UTC))
+        year = str(run.run_at)[:4]
+        assert f"at {year}" in printed(path, "ls")
+        assert f"due       at {year}" in printed(path, "show", run.id)
+        [listed] = objects(path, "ls")
+        assert str(listed["run_at"]).startswith("2091-03-04")

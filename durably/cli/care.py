@@ -75,6 +75,8 @@ def du(*, older_than: datetime, form: str | None) -> None:
     click.echo(_summary(path, sizes.file_bytes + sizes.wal_bytes, jobs))
     if len(jobs) > 1:
         print_table(_COLUMNS, [_row(job) for job in jobs])
+    if sizes.blob_bytes:
+        click.echo(f"large results take {bytes_of(sizes.blob_bytes)} beside it, in files")
     if count:
         click.echo(
             f"a purge of what ended before {older_than.astimezone():%Y-%m-%d} would delete "

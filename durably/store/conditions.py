@@ -29,11 +29,12 @@ class JobUsage(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """The bytes of the file, of its write-ahead log, and of the pages of the file that are free."""
+    """The bytes of the file, of its log, of its pages that are free, and of its large results."""
 
     file_bytes: int
     wal_bytes: int
     free_bytes: int
+    blob_bytes: int = 0
 
 
 class OwnerState(NamedTuple):

@@ -14,6 +14,7 @@ import pytest
 import durably
 from durably import Durably, StepContext, job
 from durably.errors import DatabaseError, RunFailedError, ValidationError
+from durably.looking import open_looking
 from durably.testing import check
 
 MIB = 2**20
@@ -73,6 +74,9 @@ def test_large_results_are_private_files_stored_once_and_removed_with_their_run(
         payload = app.jobs["large"].trigger_and_wait({"text": LARGE})
         assert app.get_run(payload).payload == {"text": LARGE}
         assert len(files(tmp_path)) == 3
+        with open_looking(tmp_path / "test.db") as look:
+            assert look.get_run(payload.id).payload == {"text": LARGE}
+            assert look.sizes().blob_bytes == sum(path.stat().st_size for path in files(tmp_path))
     assert (tmp_path / "test.db").stat().st_size < 4 * MIB
     assert check(tmp_path / "test.db") == []
 

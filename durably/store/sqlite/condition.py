@@ -20,7 +20,7 @@ from durably.store.sqlite.connection.filesystem import (
 )
 from durably.store.sqlite.database import Database
 from durably.store.sqlite.locks import holders, owner_lock
-from durably.store.sqlite.sql import conditions, runs, schema
+from durably.store.sqlite.sql import blobs, conditions, runs, schema
 
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
@@ -28,7 +28,8 @@ _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 def sizes_of(database: Database) -> Sizes:
     """Return the sizes of the database."""
     file_bytes, free_bytes = database.read(conditions.pages)
-    return Sizes(file_bytes, size_of(f"{database.path}-wal"), free_bytes)
+    blob_bytes = sum(database.read(blobs.all_referred).values())
+    return Sizes(file_bytes, size_of(f"{database.path}-wal"), free_bytes, blob_bytes)
 
 
 def condition_of(database: Database, most_failures: int) -> Condition:

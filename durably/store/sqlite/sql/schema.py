@@ -34,7 +34,7 @@ _MIGRATIONS: Final = (
     "0007_waits.sql",
     "0008_keys_of_waiting_runs.sql",
     "0009_blobs.sql",
-    "0009_unusual_runs.sql",
+    "0010_unusual_runs.sql",
 )
 
 # "Dura" in ASCII: marks a durably database among other SQLite files.

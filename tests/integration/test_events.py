@@ -66,7 +66,7 @@ def test_the_events_of_a_run_that_completes(tmp_path):
     assert fields(only(events, "step:start")) == {"step_name": "pay", "step_index": 0}
     complete = fields(only(events, "step:complete"))
     assert spent[0] <= complete.pop("duration") < GRACE_S
-    assert complete == {"step_name": "pay", "step_index": 0, "output": [1, "paid"]}
+    assert complete == {"step_name": "pay", "step_index": 0, "output": (1, "paid")}
     assert fields(only(events, "run:progress")) == {"progress": durably.Progress(1, 2, "half")}
     assert fields(only(events, "log:write")) == {
         "level": "warning",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 import pytest
 from engines import again, engine, execute, record, types
@@ -104,7 +104,7 @@ def test_a_step_whose_result_cannot_be_stored_has_failed(tmp_path):
     """A result without a stored form fails the step with SerializationError, naming the step."""
 
     def job(step):
-        step.run("when", lambda: datetime.now(UTC))
+        step.run("when", lambda: [datetime.now])
 
     with engine(tmp_path, job) as app:
         events = record(app, "step:fail")
@@ -113,7 +113,7 @@ def test_a_step_whose_result_cannot_be_stored_has_failed(tmp_path):
     assert run.status == "failed"
     assert run.error.type == only.error.type == "durably.errors.SerializationError"
     assert "'when'" in only.error.message
-    assert "datetime" in only.error.message
+    assert "use data, not code" in only.error.message
     assert only.status == "failed"
     assert [(e.step_name, e.error) for e in events] == [("when", only.error)]
 

@@ -70,6 +70,7 @@ class Workload:
         self._failing_syncs = failing_syncs
         self._ended: dict[str, str] = {}  # by run id, told by an event
         self._keys: dict[str, str] = {}
+        self._payloads: dict[str, dict[str, Any]] = {}
         self._triggered: list[str] = []
         self._pages = rng.choice([10, 40, 200])
 
@@ -185,7 +186,8 @@ class Workload:
             is_retry = known is not None and self._ended.get(known) in ("failed", "cancelled")
             if is_retry:
                 self._recorder.mark("retrying", known)
-            runs = [handle.trigger(self._payload(), idempotency_key=key, retry_failed=is_retry)]
+            payload = self._payloads.setdefault(key, self._payload())
+            runs = [handle.trigger(payload, idempotency_key=key, retry_failed=is_retry)]
             self._keys[key] = runs[0].id
         else:
             options = {

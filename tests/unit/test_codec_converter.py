@@ -255,11 +255,11 @@ def test_one_hook_for_a_class_is_completed() -> None:
 def test_what_a_hook_returns_must_be_json_like_and_faithful() -> None:
     """An unstructure hook gives data, and the structure hook undoes it."""
     converter = cattrs.Converter()
-    converter.register_unstructure_hook(Money, lambda m: {m.cents} if m.cents < 0 else m.cents)
+    converter.register_unstructure_hook(Money, lambda m: iter(()) if m.cents < 0 else m.cents)
     converter.register_structure_hook(Money, lambda v, _: Money(abs(v - 1)))
     codec = Codec(converter)
 
-    with pytest.raises(SerializationError, match="set has no stored form"):
+    with pytest.raises(SerializationError, match="has no stored form"):
         codec.encode(Money(-1), Money, what="w")
     with pytest.raises(SerializationError, match="would come back as another Money"):
         codec.encode(Money(3), Money, what="w")

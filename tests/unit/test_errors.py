@@ -88,6 +88,7 @@ def test_there_are_no_others() -> None:
         "Unknown",
         "WorkerError",
         "MissingKeyError",
+        "NotPlainError",
         "Problem",
         "Problems",
         "Unsupported",

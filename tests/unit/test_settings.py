@@ -37,6 +37,7 @@ def test_the_defaults_are_the_contracts() -> None:
         "preserve_steps": True,
         "retain_runs": None,
         "converter": None,
+        "codecs": (),
         "on_duplicate_step": "error",
         "raise_failed": True,
         "persist_logs": False,

@@ -43,6 +43,7 @@ def test_each_recipe_has_a_test() -> None:
         "Cron",
         "A service",
         "Several machines",
+        "Frames and arrays",
         "What happens when I change my code",
         "Look at the file with SQL",
     ]
@@ -329,6 +330,25 @@ def nearly_full_pipe() -> tuple[int, int]:
     os.set_blocking(writer, True)
     os.read(reader, 4096)
     return reader, writer
+
+
+def test_frames_and_arrays_are_computed_once(tmp_path: Path) -> None:
+    """Executed again after it failed, it reads them from the file."""
+    write_files(RECIPES["Frames and arrays"], tmp_path)
+    result = tmp_path / "slope.txt"
+    result.touch()
+
+    def execute() -> subprocess.CompletedProcess[str]:
+        command = python(tmp_path, "fit.py")
+        return subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
+
+    first = execute()
+    result.unlink()
+    again = execute()
+
+    assert (first.returncode, first.stdout.split()) == (1, ["loading", "fitting"])
+    assert (again.returncode, again.stdout.split()) == (0, [])
+    assert result.read_text() == "slope 2.0 from 3 rows\n"
 
 
 def test_a_loop_of_one_call(tmp_path: Path, eventually: Eventually) -> None:

@@ -51,6 +51,8 @@ class _Union:
         rejected: list[Problem] = []
         for label, member in self._candidates(value):
             data = member.write(value)
+            if member.has_form and type(data) is not Misfit:
+                return data  # its tag says what it is
             try:
                 exact = kept(data)
                 if self._is_tagged(exact):  # a key of the value's, or a payload as it is stored

@@ -38,6 +38,7 @@ class Money:
 class Order:
     total: Money
     lines: list[Money]
+    tip: Money | None = None
 
 
 class Model:
@@ -82,7 +83,7 @@ def test_a_registered_class_is_stored_with_and_without_an_annotation(tmp_path: P
         return {"a": (Money(1), [Money(2)])}
 
     def typed() -> list[Order]:
-        return [Order(Money(1), [Money(2)])]
+        return [Order(Money(1), [Money(2)], Money(3)), Order(Money(1), [])]
 
     codecs.register(*MONEY)
     for name, function in {"untyped": untyped, "typed": typed}.items():

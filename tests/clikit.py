@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,9 +22,13 @@ Command = Callable[..., Result]
 def command(path: Path | None, *args: str, stdin: str | None = None) -> Result:
     """Execute a command line on the database at *path*; anything it raises is the test's."""
     db = [] if path is None else ["--db", str(path)]
-    return CliRunner().invoke(
-        durably, [*args[:1], *db, *args[1:]], input=stdin, catch_exceptions=False
-    )
+    last = logging.lastResort
+    try:
+        return CliRunner().invoke(
+            durably, [*args[:1], *db, *args[1:]], input=stdin, catch_exceptions=False
+        )
+    finally:
+        logging.lastResort = last
 
 
 def printed(path: Path | None, *args: str, status: int = 0) -> str:

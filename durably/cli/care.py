@@ -127,7 +127,7 @@ def check(*, files: tuple[str, ...], as_json: bool) -> int:
     status = 0
     paths = files or (shell().path,)
     for path in paths:
-        with opening():
+        with opening(is_named=bool(files) or shell().is_named):
             found = check_file(path)
         for finding in found:
             status = FAILED

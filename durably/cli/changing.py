@@ -43,7 +43,9 @@ def retry(*, runs: tuple[str, ...], failed: bool, since: datetime | None, job: s
     if not failed and (since is not None or job is not None):
         raise click.UsageError("--since and --job belong to --failed")
     if not failed:
-        return _each(runs, _retry)
+        status = _each(runs, _retry)
+        _say_how_to_go_on()
+        return status
     with shell().look() as look:
         found = look.find_runs(status=RunStatus.FAILED, job_name=job, since=since, limit=None)
         # A session is continued by its own program.
@@ -51,7 +53,17 @@ def retry(*, runs: tuple[str, ...], failed: bool, since: datetime | None, job: s
     if not ids:
         shell().note("no failed runs")
         return 0
-    return _each(ids, _retry)
+    status = _each(ids, _retry)
+    _say_how_to_go_on()
+    return status
+
+
+def _say_how_to_go_on() -> None:
+    """Say what executes the runs, where no process does."""
+    with shell().look() as look:
+        is_any = look.is_any_executing()
+    if not is_any:
+        shell().say(f"no process executes runs now:  {shell().again('work FILE')}")
 
 
 def _retry(app: Durably, run: AnyRun) -> str:

@@ -14,6 +14,7 @@ from typing import Any, Final, NoReturn
 import click
 
 from durably._platform.displayable import escaped
+from durably.cli.logged import print_warnings
 from durably.cli.shell import FAILED, LATER, UNUSABLE, Shell
 from durably.errors import (
     DurablyError,
@@ -98,6 +99,7 @@ class Verbs(click.Group):
         extra |= {"prog_name": "durably", "standalone_mode": False}
         shell = extra["obj"] = Shell()
         warnings.showwarning = _show_warning
+        print_warnings(shell)
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")  # of a terminal that is not UTF-8

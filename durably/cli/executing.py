@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any
 
 from durably._platform.stop_signals import StopSignals
 from durably.cli.shell import Shell, name_of
@@ -14,8 +13,6 @@ from durably.codec.json_text import load
 from durably.engine import Durably
 from durably.errors import RunInterrupted
 from durably.jobs import Job
-
-_FORMAT: Final = "%(asctime)s %(levelname)s %(message)s"
 
 
 class Executing(Durably):
@@ -59,13 +56,6 @@ class Executing(Durably):
     def output_of(self, run: AnyRun) -> Any:
         """Return the output of a completed run as JSON-like data, as it is stored."""
         return load(self._store.get_run(run.id).output or "null")
-
-
-def log_to_stderr(verbosity: int) -> None:
-    """Print the lines of the log that were asked for by ``-v``."""
-    if verbosity:
-        level = logging.INFO if verbosity == 1 else logging.DEBUG
-        logging.basicConfig(level=level, format=_FORMAT)
 
 
 def said_of_stop(signals: StopSignals, runs: Iterable[AnyRun]) -> str:

@@ -12,9 +12,9 @@ import click
 from durably._platform.displayable import displayable, escaped
 from durably._platform.latch import Latch
 from durably._platform.stop_signals import StoppedError, StopSignals
-from durably._platform.unhandled import report_on
-from durably.cli.executing import Executing, log_to_stderr, said_of_stop
+from durably.cli.executing import Executing, said_of_stop
 from durably.cli.listing import label
+from durably.cli.logged import log_to_stderr, said_of_failure
 from durably.cli.payloads import key_of, payload_of
 from durably.cli.shell import FAILED, LATER, name_of, shell, verb
 from durably.cli.targets import job_of, jobs_of
@@ -90,7 +90,7 @@ def run(
     SIGTERM and Ctrl-C stop the run at its next step and put it back; a second one ends the
     process at once, which loses at most the step in progress.
     """
-    log_to_stderr(shell().verbosity)
+    log_to_stderr(shell())
     job = job_of(target)
     given = payload_of(job, payload, parts)
     filled = key_of(key)
@@ -107,7 +107,9 @@ def run(
                 labels=labels or None,
             )
         except RunFailedError as exc:
-            sys.stderr.write(report_on(exc) or "")
+            # With -v the log has said it, unless another process has executed the run.
+            if exc.__cause__ is None or not shell().verbosity:
+                sys.stderr.write(said_of_failure(shell(), exc.run))
             return FAILED
         except (ConflictError, StoppedError):
             if signals.received is None:
@@ -157,7 +159,7 @@ def work(*, targets: tuple[str, ...], until_idle: bool, workers: int) -> int:
     With --until-idle the exit status is 1 if a run has failed, and 75 if runs of these jobs are
     left that cannot be executed now.
     """
-    log_to_stderr(shell().verbosity)
+    log_to_stderr(shell())
     jobs = list(dict.fromkeys(job for target in targets for job in jobs_of(target)))
     names = [job.name for job in jobs]
     failed = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ LATER: Final = 75
 # As many characters of an id are shown, and tell the runs of a file apart.
 SHOWN_ID: Final = 8
 _MOST_CANDIDATES: Final = 10
+# The file, if none is named.
+_DEFAULT: Final = "durably.db"
 # How many of the newest runs a shell offers to complete a word.
 _MOST_COMPLETED: Final = 200
 
@@ -45,7 +48,12 @@ class Shell:
     @property
     def path(self) -> str:
         """Return the file as it is named by the option or the environment."""
-        return self.db or os.environ.get("DURABLY_DB") or "durably.db"
+        return self.db or os.environ.get("DURABLY_DB") or _DEFAULT
+
+    @property
+    def is_named(self) -> bool:
+        """Return whether the option or the environment names the file."""
+        return bool(self.db or os.environ.get("DURABLY_DB"))
 
     def look(self, displays: Displays | None = None) -> Looking:
         """Open the file to read it while other processes execute its runs.
@@ -56,7 +64,7 @@ class Shell:
         Raises:
             DurablyError: it cannot be read, or is missing.
         """
-        with opening():
+        with opening(is_named=self.is_named):
             return open_looking(self.db, displays)
 
     def open(self) -> Durably:
@@ -65,7 +73,7 @@ class Shell:
         Raises:
             DurablyError: it cannot be used, or is missing.
         """
-        with opening():
+        with opening(is_named=self.is_named):
             return Durably(self.db, create=False, replace=False)
 
     def say(self, text: str) -> None:
@@ -84,7 +92,7 @@ class Shell:
 
     def again(self, command: str) -> str:
         """Return a command line on the same file, for a person to type."""
-        return f"durably {command}{'' if self.db is None else f' --db {self.db}'}"
+        return f"durably {command}{'' if self.db is None else f' --db {shlex.quote(self.db)}'}"
 
 
 class Unknown(click.ClickException):
@@ -94,14 +102,20 @@ class Unknown(click.ClickException):
 
 
 @contextmanager
-def opening() -> Iterator[None]:
-    """Raise ``Unknown`` where a file cannot be opened, unless it only has to be tried again."""
+def opening(*, is_named: bool) -> Iterator[None]:
+    """Raise ``Unknown`` where a file cannot be opened, unless it only has to be tried again.
+
+    Args:
+        is_named: whether the user has named the file.
+    """
     try:
         yield
     except DatabaseError as exc:
         if exc.is_transient:
             raise
-        raise Unknown(str(exc)) from exc
+        if is_named or os.path.lexists(_DEFAULT):
+            raise Unknown(str(exc)) from exc
+        raise Unknown(f"{exc}: name the database with --db FILE or DURABLY_DB=FILE") from exc
 
 
 def shell() -> Shell:

@@ -13,7 +13,7 @@ from durably.client.client import Client
 from durably.client.doctor import Finding, examine
 from durably.client.query import readable
 from durably.models import LogEntry
-from durably.store.api import Store
+from durably.store.api import Liveness, Store
 from durably.store.change_feed import ChangeFeed
 from durably.store.conditions import Condition, JobUsage, Sizes
 from durably.store.rows import Executor, FailureKind, MapState
@@ -120,6 +120,12 @@ class Looking(RunCalls):
         """Return the engine that has the run, ``None`` if none has it."""
         self._check()
         return self._store.executor_of(run.id)
+
+    def is_any_executing(self) -> bool:
+        """Return whether a process that may execute runs has the file open."""
+        self._check()
+        liveness = (self._store.liveness_of(owner.token) for owner in self._store.owners())
+        return any(state is not Liveness.DEAD for state in liveness)
 
     def open_maps(self, run: AnyRun) -> list[MapState]:
         """Return the maps of the run that have not ended: in progress, or interrupted."""

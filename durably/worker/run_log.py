@@ -111,12 +111,14 @@ class RunLog:
         error = on_one_line(str(outcome.error), _LONGEST_ERROR).removesuffix(".")
         is_session = run.row.kind == "session"
         again = "open the session again" if is_session else f"call retry({run.id!r})"
+        advice = f"Fix the cause, then {again}"
         _say(
             logging.ERROR,
             run.row,
             f"failed{where} after {_several(self._stored_steps(run), 'completed ')}: {error}. "
-            f"Fix the cause, then {again}",
+            f"{advice}",
             traceback=outcome.error.traceback,
+            advice=advice,
         )
 
     def _stored_steps(self, run: CurrentRun) -> int:
@@ -159,10 +161,16 @@ def _say(
     what: str,
     *,
     traceback: str | None = None,
+    advice: str | None = None,
 ) -> None:
-    """Pass a line to the handlers of the logger; what they raise harms no run."""
+    """Pass a line to the handlers of the logger; what they raise harms no run.
+
+    Args:
+        advice: the end of *what*, for handlers that have another one for their readers.
+    """
     name = short_name(row.id, row.job_name, row.idempotency_key)
-    pass_on(log, level, "%s %s", name, what, extra={"run_id": row.id}, traceback=traceback)
+    extra = {"run_id": row.id} | ({} if advice is None else {"advice": advice})
+    pass_on(log, level, "%s %s", name, what, extra=extra, traceback=traceback)
 
 
 def _with_steps(what: str, count: int) -> str:

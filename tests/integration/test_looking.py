@@ -86,6 +86,19 @@ def test_a_look_beside_an_engine_sees_what_is_committed(tmp_path: Path) -> None:
         look.get_run(run.id)
 
 
+def test_a_file_that_is_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the default one is missing, the sentence says how to name another; none is made."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DURABLY_DB", raising=False)
+    missing = f"there is no file {str(tmp_path / 'durably.db')!r}"
+    for verb in (["ls"], ["retry", "x"], ["check"]):
+        said = refused(None, *verb)
+        assert said == f"{missing}: name the database with --db FILE or DURABLY_DB=FILE"
+    monkeypatch.setenv("DURABLY_DB", "durably.db")
+    assert refused(None, "ls") == missing
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_that_cannot_be_looked_at_is_one_sentence(tmp_path: Path) -> None:
     """Missing, empty, foreign, old, new, changed, damaged: exit 2, and the file is left alone."""
     missing = tmp_path / "missing" / "x.db"

@@ -20,7 +20,9 @@ _RUNS: Final = {
         UNION ALL SELECT run FROM durably_runs INDEXED BY durably_runs_due
         WHERE run_at_us IS NOT NULL AND status = 'pending'
         UNION ALL SELECT run FROM durably_runs INDEXED BY durably_runs_owner
-        WHERE owner IS NOT NULL AND status = 'pending'""",
+        WHERE owner IS NOT NULL AND status = 'pending'
+        UNION ALL SELECT run FROM durably_runs INDEXED BY durably_runs_pending_sessions
+        WHERE kind = 'session' AND status = 'pending'""",
     "running": """
         SELECT run FROM durably_runs INDEXED BY durably_runs_owner
         WHERE owner IS NOT NULL AND status = 'running'""",

@@ -203,7 +203,7 @@ def test_results_are_held_a_window_at_a_time(tmp_path):
             step.run(f"step-{number}", lambda: "x" * size)
         raise ValueError
 
-    with engine(tmp_path, job) as app:
+    with engine(tmp_path, job, blobs=False) as app:
         execute(app)
         window = app._store.database.read(stored.window, 1, 0)
     assert list(window.checkpoints) == ["step-0", "step-1"]

@@ -15,7 +15,7 @@ from durably._platform.safe_repr import type_name
 from durably.codec import messages
 from durably.codec.annotations import resolve_annotations, return_type_of, signature_of
 from durably.codec.json_text import FILED, TAGGED, dump, load, load_all
-from durably.codec.messages import Unsupported, sentence
+from durably.codec.messages import Outdated, Unsupported, sentence
 from durably.codec.plain import (
     NOTHING,
     SCALARS,
@@ -186,7 +186,8 @@ class Codec:
 
         Args:
             what: begins a message, followed by *name*, if there is one.
-            advice: ends a message that says that the text does not fit the type.
+            advice: ends a message that says that the text does not fit the type, or that a class
+                in it has changed.
 
         Raises:
             ValidationError: the text does not fit the type; the message names every bad path.
@@ -201,7 +202,9 @@ class Codec:
             data = load(text, revive)
         except Exception as error:  # noqa: BLE001 - a form of the user's may raise anything
             raised = SerializationError if text.startswith(TAGGED) else ValidationError
-            raise raised(sentence(_named(what, name), self._problems_in(error))) from None
+            said = sentence(_named(what, name), self._problems_in(error))
+            said = f"{said}; {advice}" if advice and isinstance(error, Outdated) else said
+            raise raised(said) from None
         if type_ is UNTYPED or (type(data) is type_ and type_ in SCALARS):
             return data
         if type_ is NOTHING or type(type_) is Unresolved:
@@ -234,7 +237,8 @@ class Codec:
 
         Args:
             what: begins a message, followed by that of the *names* which belongs to the text.
-            advice: ends a message that says that a text does not fit the type.
+            advice: ends a message that says that a text does not fit the type, or that a class
+                in it has changed.
 
         Raises:
             ValidationError: one does not fit the type; the message names every bad path.

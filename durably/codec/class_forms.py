@@ -21,7 +21,7 @@ import attrs
 
 from durably._platform.safe_repr import full_name
 from durably.codec.forms import Form, Inside, NestedForm
-from durably.codec.messages import NotStorable, Problem, show
+from durably.codec.messages import NotStorable, Outdated, Problem, show
 from durably.codec.plain import is_named_tuple
 
 _HEAP_TYPE: Final = 1 << 9
@@ -103,12 +103,12 @@ def _class(stored: Any, tag: str) -> Any:
         return found
     if found is not _MISSING:
         msg = f"{show(name)} is not a class of the kind {tag}, as it was when the value was stored"
-        raise Problem(msg)
-    loaded = f"has no {show(qualname)}" if module in sys.modules else "is not imported"
-    msg = (
-        f"a value of the class {qualname:.200}, whose module {module:.200} {loaded} here; import "
-        f"or define it before the value is read, or annotate the type that it is to be read as"
-    )
+        raise Outdated(msg)
+    of_class = f"a value of the class {qualname:.200}, whose module {module:.200}"
+    if module in sys.modules:
+        msg = f"{of_class} has no {show(qualname)} here; define it before the value is read"
+        raise Outdated(msg)
+    msg = f"{of_class} is not imported here; import it before the value is read"
     raise Problem(msg)
 
 
@@ -130,7 +130,7 @@ def _decode_member(stored: Any) -> Any:
     if type(value) is int and issubclass(cls, enum.Flag):
         return cls(value)
     msg = f"{full_name(cls)} has no member {show(name)}"
-    raise Problem(msg)
+    raise Outdated(msg)
 
 
 # --- Classes with fields -----------------------------------------------------------------------
@@ -207,11 +207,11 @@ def _form(tag: str) -> NestedForm:
         for name in fields:
             if name not in defaults:
                 msg = f"{full_name(cls)} has no field {show(name)} any more"
-                raise Problem(msg)
+                raise Outdated(msg)
         missing = [n for n, (_, default) in defaults.items() if default is _MISSING]
         if absent := [name for name in missing if name not in fields]:
             msg = f"{full_name(cls)} has a new field {absent[0]} without a default"
-            raise Problem(msg)
+            raise Outdated(msg)
         return _make(cls, {name: inside(each, name) for name, each in fields.items()})
 
     return NestedForm(tag, _encode_fields, decode, levels=3)

@@ -49,6 +49,10 @@ class NotStorable(Problem):
     """
 
 
+class Outdated(Problem):
+    """A stored value of a class that has changed since."""
+
+
 class TooDeep(Problem):
     """Circular or too deeply nested. Ends the search for further problems.
 

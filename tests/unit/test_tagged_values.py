@@ -256,7 +256,7 @@ def test_new_fields_are_filled_in_and_what_does_not_fit_is_named() -> None:
 
     def read(kind: str, cls: type, **fields: Any) -> Any:
         stored = {"$": kind, "v": {"class": f"{__name__}:{cls.__name__}", "fields": fields}}
-        return CODEC.decode("\t" + json.dumps(stored), UNTYPED, what="w")
+        return CODEC.decode("\t" + json.dumps(stored), UNTYPED, what="w", advice="do this")
 
     assert read("attrs", Doubling, x=3) == read("attrs", Doubling, x=3, more={"x": 3})
     assert read("dataclass", Row, name=1).counts == []
@@ -264,9 +264,10 @@ def test_new_fields_are_filled_in_and_what_does_not_fit_is_named() -> None:
     for kind, cls, fields, says in (
         ("attrs", Doubling, {}, "Doubling has a new field x without a default"),
         ("dataclass", Row, {"name": 1, "age": 2}, "Row has no field 'age' any more"),
-        ("dataclass", Point, {"x": 1}, "is not a class of the kind dataclass"),
+        ("dataclass", Point, {"x": 1}, "is not a class of the kind dataclass, as it was .* stored"),
+        ("attrs", type("Gone", (), {}), {"x": 1}, "has no 'Gone' here; define it before .* read"),
     ):
-        with pytest.raises(SerializationError, match=says):
+        with pytest.raises(SerializationError, match=f"{says}; do this"):
             read(kind, cls, **fields)  # type: ignore[arg-type] # classes of several kinds
 
 
@@ -384,6 +385,16 @@ def test_what_cannot_be_made_here_is_shown() -> None:
             "big": {"$": "bytes", "file": "0" * 64, "size": 9},
             "model": {"$": "pickled.Model", "b": "YWI="},
             "half": {"$": "Fraction", "v": [1, 2]},
+            "keys": {"$": "dict", "v": [[1, "a"], ["1", "b"]]},
+            "mean": {"$": "numpy.scalar", "v": ["float64", 0.5]},
+            "day": {"$": "numpy.scalar", "v": ["<M8[D]", 1]},
+            "at": {"$": "pandas.Timestamp", "v": [1_500_000_001, "ns", "zone:Europe/Berlin"]},
+            "never": {"$": "pandas.Timestamp", "v": [2**70, "s", None]},
+            "took": {"$": "timedelta", "v": 86400.5},
+            "wait": {"$": "pandas.Timedelta", "v": [90, "s"]},
+            "gap": {"$": "numpy.scalar", "v": ["<m8[ms]", 1500]},
+            "none": {"$": "pandas.NaT", "v": None},
+            "user": {"$": "pydantic.BaseModel", "v": ["shop:User", {"name": "a"}]},
         }
     )
     shown = Codec(shows=True).load_json(text)
@@ -396,6 +407,16 @@ def test_what_cannot_be_made_here_is_shown() -> None:
         "big": "<bytes, 9 bytes>",
         "model": "<pickled Model, not read>",
         "half": "Fraction([1,2])",
+        "keys": [[1, "a"], ["1", "b"]],
+        "mean": 0.5,
+        "day": "1970-01-02T00:00:00",
+        "at": "1970-01-01T00:00:01.500000001+00:00",
+        "never": f'pandas.Timestamp([{2**70},"s",null])',
+        "took": "1 day, 0:00:00.500000",
+        "wait": "0:01:30",
+        "gap": "0:00:01.500000",
+        "none": "NaT",
+        "user": {"name": "a"},
     }
 
 

@@ -25,6 +25,8 @@ class CareCalls:
     def purge_runs(self, *, older_than: Age, limit: int = 500, keep_failed: bool = False) -> int:
         """Delete terminal runs that ended long ago, and return their space to the file system.
 
+        A child run stays until its parent, which needs its output, has ended as long ago.
+
         Args:
             older_than: a duration before now (a ``timedelta``, seconds, or ``"30d"``, ``"24h"``,
                 ``"60m"``), or an aware ``datetime``.

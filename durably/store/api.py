@@ -245,6 +245,8 @@ class Store(Care, Answers, Parents, Protocol):
     def purge(self, before_us: int, limit: int, *, keep_failed: bool = False) -> list[RunRow]:
         """Delete up to *limit* terminal runs that ended before *before_us*, oldest first.
 
+        A child stays as long as its parent has not ended by then.
+
         Args:
             keep_failed: whether those that failed are left.
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from engines import engine, execute, take_over
 
 import durably
 from durably.errors import RunCancelledError, RunFailedError
+from durably.looking import open_looking
 
 
 def child(step: durably.StepContext, number: int) -> int:
@@ -203,3 +205,34 @@ def test_what_cannot_be_waited_for_is_rejected(tmp_path: Path, wrong: Any) -> No
 
     with engine(tmp_path, parent) as app:
         assert execute(app, job="parent").status == "completed"
+
+
+def test_children_are_not_purged_before_their_parent(tmp_path: Path) -> None:
+    """A parent that still waits, or is retried after a failure, finds the outputs of all."""
+    failing = [True]
+
+    def parent(step: durably.StepContext) -> list[int]:
+        runs = [step.trigger(f"child {n}", "child", n) for n in (1, 2)]
+        step.wait_for(runs)
+        step.ask("go on")
+        if failing:
+            raise ValueError(failing.pop())
+        return step.wait_for(runs)
+
+    with engine(tmp_path, parent, child, raise_failed=False) as app:
+        run = app.jobs["parent"].trigger()
+        app.run_until_idle()
+        between = datetime.now(UTC)
+        with open_looking(tmp_path / "durably.db") as look:
+            assert look.purgeable(between, keep_failed=False)[0] == 0
+        assert app.purge_runs(older_than=between) == 0
+        app.answer(run, "go on", 1)
+        app.run_until_idle()
+        assert app.purge_runs(older_than=between) == 0
+        assert app.purge_runs(older_than=0, keep_failed=True) == 0
+        app.retry(run)
+        app.run_until_idle()
+        done = app.get_run(run)
+        assert done is not None
+        assert done.output == [2, 4]
+        assert app.purge_runs(older_than=0) == 3

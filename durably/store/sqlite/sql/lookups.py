@@ -7,7 +7,7 @@ import apsw
 from durably.store import defects
 from durably.store.item_checkpoints import MOST_ITEMS
 from durably.store.rows import Executor, FailureKind, MapState, RunRow
-from durably.store.sqlite.sql import items, queries
+from durably.store.sqlite.sql import items, queries, runs
 from durably.store.sqlite.sql.queries import COUNTED
 
 # From one job that has keys to the next, without reading the keys of each.
@@ -55,7 +55,7 @@ FAILURES: Final = """
 
 # What a purge would delete, and the bytes of its text; what SQLite keeps beside that is as much
 # again for small runs.
-PURGEABLE: Final = """
+PURGEABLE: Final = f"""
     SELECT count(*), coalesce(sum(
         octet_length(payload) + coalesce(octet_length(output), 0) + coalesce(octet_length(error), 0)
         + coalesce((
@@ -74,7 +74,7 @@ PURGEABLE: Final = """
             FROM durably_logs l WHERE l.run = r.run), 0)), 0)
     FROM durably_runs r
     WHERE completed_at_us IS NOT NULL AND completed_at_us < :before_us AND owner IS NULL
-      AND (status <> 'failed' OR NOT :keep_failed)"""
+      AND (status <> 'failed' OR NOT :keep_failed) AND NOT {runs.SPARED_BY_PARENT}"""
 
 # How many keys of a kind of failure are named.
 _MOST_KEYS: Final = 3

@@ -52,17 +52,25 @@ ADOPT: Final = f"""
 
 DELETE: Final = "DELETE FROM durably_runs WHERE run = :run"
 
+# A parent that goes on, also after a retry, needs the outputs of its children.
+SPARED_BY_PARENT: Final = """EXISTS (
+            SELECT 1 FROM durably_runs p
+            WHERE p.run = r.parent
+              AND (p.completed_at_us IS NULL OR p.completed_at_us >= :before_us
+                   OR p.status = 'failed' AND :keep_failed))"""
+
 OLDEST_ENDED: Final = f"""
-    SELECT {queries.COLUMNS} FROM durably_runs
+    SELECT {queries.COLUMNS} FROM durably_runs r
     WHERE completed_at_us IS NOT NULL AND completed_at_us < :before_us AND owner IS NULL
-      AND (status <> 'failed' OR NOT :keep_failed)
+      AND (status <> 'failed' OR NOT :keep_failed) AND NOT {SPARED_BY_PARENT}
     ORDER BY completed_at_us LIMIT :limit"""
 
 PURGE: Final = "DELETE FROM durably_runs WHERE run IN (SELECT value FROM json_each(:runs))"
 
-HAS_ENDED_BEFORE: Final = """
-    SELECT 1 FROM durably_runs
+HAS_ENDED_BEFORE: Final = f"""
+    SELECT 1 FROM durably_runs r
     WHERE completed_at_us IS NOT NULL AND completed_at_us < :before_us AND owner IS NULL
+      AND NOT {SPARED_BY_PARENT}
     LIMIT 1"""
 
 NEWEST_TRIGGER: Final = "SELECT created_at_us FROM durably_runs ORDER BY run DESC LIMIT 1"
@@ -152,7 +160,10 @@ def _refused(db: apsw.Connection, run_id: str, verb: str, advice: str) -> Except
 def purge(
     db: apsw.Connection, before_us: int, limit: int, *, keep_failed: bool = False
 ) -> list[RunRow]:
-    """Delete up to *limit* terminal runs that ended before *before_us*, oldest first."""
+    """Delete up to *limit* terminal runs that ended before *before_us*, oldest first.
+
+    A child stays as long as its parent has not ended by then.
+    """
     bindings = {"before_us": before_us, "limit": limit, "keep_failed": keep_failed}
     rows = queries.legible_rows(db, OLDEST_ENDED, bindings)
     if rows:
@@ -162,7 +173,9 @@ def purge(
 
 def has_ended_before(db: apsw.Connection, before_us: int) -> bool:
     """Return whether ``purge`` would find a run."""
-    return db.execute(HAS_ENDED_BEFORE, {"before_us": before_us}).get is not None
+    return (
+        db.execute(HAS_ENDED_BEFORE, {"before_us": before_us, "keep_failed": False}).get is not None
+    )
 
 
 def newest_trigger(db: apsw.Connection) -> int:

@@ -775,7 +775,13 @@ PACKAGE: Final[dict[str, Mutant]] = {
     ),
     "what others put beside a new database": Mutant(
         "integration/test_other_users.py::TestNotFiles",
-        [Source("store/sqlite/connection/place.py", "    refuse_strangers(path)\n", "")],
+        [
+            Source(
+                "store/sqlite/connection/place.py",
+                "    refuse_strangers(path, reads_only=reads_only)\n",
+                "",
+            )
+        ],
     ),
     "log of an earlier database": Mutant(
         "integration/test_other_users.py::TestOwnLeftovers",

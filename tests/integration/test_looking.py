@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import apsw
 import pytest
+from children import ENVIRONMENT
 from clikit import objects, printed, refused
 
 import durably
@@ -165,4 +167,33 @@ def test_a_file_that_may_not_be_used_is_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
     with_a_run(path)
     path.chmod(0o400)
-    assert "may not be read and written" in refused(path, "ls")
+    assert "may only be read here" in refused(path, "ls")
+    path.chmod(0)
+    assert "may not be read by" in refused(path, "ls")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
+def test_a_file_on_a_read_only_medium(tmp_path: Path) -> None:
+    """It is read, also by a path that SQLite could take for parameters; a change is refused."""
+    folder = tmp_path / "a?mode=rwc&#%20"
+    folder.mkdir()
+    path = folder / "x.db"
+    with_a_run(path)
+    before = around(path)
+    script = """
+        mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" || exit 99
+        "$2" -m durably ls --db "$1/x.db" --json && exec "$2" -m durably retry one --db "$1/x.db"
+    """
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, "sh", folder, sys.executable],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "unshare failed" in done.stderr or done.returncode == 99:
+        pytest.skip("nothing can be mounted here")
+    assert done.returncode == 2, done.stderr
+    assert json.loads(done.stdout)["key"] == "one"
+    assert "is on a file system that is mounted read-only" in done.stderr
+    assert around(path) == before

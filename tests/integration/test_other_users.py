@@ -150,6 +150,30 @@ class TestRoot:
             assert part in said
         assert sorted(folder.iterdir()) == before
 
+    def test_a_look_of_a_user_who_may_only_read(self, users: Users, folder: Path) -> None:
+        """It reads what is in use, makes nothing beside what is not, and says what else it is."""
+        path = folder / "x.db"
+        os.chown(folder, USER, USER)
+        folder.chmod(0o755)
+        assert users.run_as(USER, path) == "completed 1"
+        path.chmod(0o644)
+        with Child("other_user") as child:
+            stranger = Users(child)
+
+            def looked() -> str:
+                before = sorted(folder.iterdir())
+                stranger.begin("look", path, STRANGER)
+                said = stranger.end()
+                assert sorted(folder.iterdir()) == before
+                return said
+
+            assert "may only be read here" in looked()
+            with users.inside(USER, path, "second"):
+                assert looked() == "running completed"
+            path.chmod(0o600)
+            assert f"may not be read by uid {STRANGER}, as whom this process runs" in looked()
+        assert users.run_as(USER, path, "second") == "completed 2"
+
     def test_database_of_another_user(self, users: Users, folder: Path) -> None:
         """A user who may open the database and not its locks gets an error that says whose."""
         path = folder / "x.db"

@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 import durably
+import durably.looking
 import durably.store.sqlite.sql.check
 import durably.testing
 from durably.store.sqlite.connection.connections import Connections
@@ -49,6 +50,18 @@ def execute(path, key, uid, then):
         with durably.Durably(path, jobs=[work]) as app:
             run = app.jobs["work"].trigger_and_wait(idempotency_key=key, timeout=20)
             print(run.status.value, run.attempt)
+    except durably.DatabaseError as exc:
+        print(exc)
+
+
+def look(path, uid):
+    """List the runs as that user."""
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    try:
+        with durably.looking.open_looking(path) as look:
+            print(*[run.status for run in look.find_runs()])
     except durably.DatabaseError as exc:
         print(exc)
 

@@ -23,6 +23,7 @@ from durably.store.sqlite.connection.connections import Connections, require_sou
 from durably.store.sqlite.connection.files import Identity, identity, is_gone, resolved
 from durably.store.sqlite.connection.place import require_place
 from durably.store.sqlite.connection.readers import Readers
+from durably.store.sqlite.connection.sidefiles import is_on_read_only, only_reads
 from durably.store.sqlite.database import Database
 from durably.store.sqlite.notify import VersionReader
 from durably.store.sqlite.sql import schema
@@ -52,14 +53,18 @@ class LookedAt(Database):
         self._guard = None
         self._checks = None
         self._hurry = Hurry()
-        require_place(self.path, create=False)
+        require_place(self.path, create=False, reads_only=True)
         self._identity = identity(self.path)
         # A WAL that is there stays as it is, also if this connection is the last one. If there is
         # none, SQLite makes an empty one to read the file, and only a connection that may write
         # removes it again.
         self._has_wal = os.path.exists(f"{self.path}-wal")
         self._connections = Connections(
-            self.path, self._clock, vfs=None, is_read_only=self._has_wal
+            self.path,
+            self._clock,
+            vfs=None,
+            is_read_only=self._has_wal,
+            is_immutable=self._is_immutable(),
         )
         self._readers = Readers(
             clock=self._clock,
@@ -86,6 +91,26 @@ class LookedAt(Database):
         )
         self.changes = ChangeFeed(self._versions.version, self._clock)
         watch_forks(self)
+
+    def _is_immutable(self) -> bool:
+        """Return whether the file is on a medium that cannot be written, and is all there is.
+
+        Raises:
+            DatabaseError: SQLite would have to make files beside it, which this process may not, or
+                which would keep the owner of the file out.
+        """
+        if not only_reads(self.path):
+            return False
+        if self._has_wal and os.path.exists(f"{self.path}-shm"):
+            return False
+        # Whoever writes to it through another mount has a WAL beside it.
+        if not self._has_wal and is_on_read_only(self.path):
+            return True
+        raise DatabaseError(
+            f"the database {self.path!r} may only be read here, and while no program has it open "
+            "SQLite has to make files beside it; copy it, with its -wal if there is one, into a "
+            "folder of your own, or run as its owner"
+        )
 
     def _require_current(self, db: apsw.Connection) -> None:
         """Raise unless the file has the schema that this durably reads."""

@@ -6,6 +6,7 @@ import os
 import weakref
 from collections.abc import Callable
 from typing import Final, TypeVar
+from urllib.parse import quote
 
 import apsw
 
@@ -46,10 +47,17 @@ class Connections:
 
     Args:
         is_read_only: whether even SQLite's own care for the file is to write nothing.
+        is_immutable: whether no process can write to the file; then nothing is made beside it.
     """
 
     def __init__(
-        self, path: str, clock: Clock, vfs: str | None, *, is_read_only: bool = False
+        self,
+        path: str,
+        clock: Clock,
+        vfs: str | None,
+        *,
+        is_read_only: bool = False,
+        is_immutable: bool = False,
     ) -> None:
         # Weak: a connection that an exception takes from its thread before it is stored anywhere is
         # closed by its destructor.
@@ -63,12 +71,17 @@ class Connections:
         # Without CREATE: beside an empty new file in the place of one that was moved away, SQLite
         # would delete that one's WAL.
         self._flags = apsw.SQLITE_OPEN_READONLY if is_read_only else apsw.SQLITE_OPEN_READWRITE
+        self._name = path
+        if is_immutable:
+            # Quoted, so that nothing in the path is a parameter.
+            self._name = f"file:{quote(path)}?immutable=1"
+            self._flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
 
     def connect(self) -> apsw.Connection:
         """Return a new connection, which waits for locks in slices."""
         if self.is_on_btrfs and self._is_in_wal_mode:
             make_index(self._path)
-        db = apsw.Connection(self._path, flags=self._flags, vfs=self._vfs)
+        db = apsw.Connection(self._name, flags=self._flags, vfs=self._vfs)
         self.open.add(db)
         db.set_busy_timeout(BUSY_SLICE_MS)
         return db

@@ -31,11 +31,12 @@ def require_regular(path: str, *, create: bool) -> None:
         refuse_special(path)
 
 
-def require_place(path: str, *, create: bool = True) -> str | None:
+def require_place(path: str, *, create: bool = True, reads_only: bool = False) -> str | None:
     """Check that a database can be at *path*, before anything is made there.
 
     Args:
         create: whether a missing file may be made.
+        reads_only: whether this process only reads the file.
 
     Returns:
         The type of the file system, if the system reports it.
@@ -49,6 +50,6 @@ def require_place(path: str, *, create: bool = True) -> str | None:
     mounts = mount_table()
     refuse_mounted(shared_paths(path), mounts)
     require_names(path)
-    refuse_strangers(path)
+    refuse_strangers(path, reads_only=reads_only)
     warn_of_shared(path, mounts)
     return file_system_of(path, mounts)

@@ -31,6 +31,8 @@ _OWNER: Final = ".owner-"
 # The longest name of all: that of an engine's lock, with its token.
 LONGEST_SUFFIX: Final = len(_OWNER) + 26
 
+_KNOWS_EFFECTIVE_IDS: Final = os.access in os.supports_effective_ids
+
 # Root changes the owner of a file a moment after making it.
 _LOOKS: Final = 5
 _PAUSE_S: Final = 0.01
@@ -98,7 +100,7 @@ def remove_leftovers(path: str) -> None:
             os.unlink(leftover)
 
 
-def refuse_strangers(path: str, *, with_locks: bool = True) -> None:
+def refuse_strangers(path: str, *, with_locks: bool = True, reads_only: bool = False) -> None:
     """Raise if this process must not use the database *path*, or a file beside it.
 
     The files beside it must belong to the database's owner, or to this process's user. Nothing is
@@ -107,6 +109,7 @@ def refuse_strangers(path: str, *, with_locks: bool = True) -> None:
     Args:
         path: the database, which need not exist.
         with_locks: whether to check the locks of engines in the folder, too.
+        reads_only: whether this process only reads the files.
 
     Raises:
         DatabaseError: names the file, its owner, and what to do.
@@ -117,11 +120,28 @@ def refuse_strangers(path: str, *, with_locks: bool = True) -> None:
     owners = {os.geteuid()}
     if database is not None:
         _refuse_planted(path, database)
-        if not _is_accessible(path):
-            raise DatabaseError(f"the database {path!r} {_inaccessible(path, database)}")
+        if not _is_accessible(path, reads_only=reads_only):
+            why = _inaccessible(path, database, reads_only=reads_only)
+            raise DatabaseError(f"the database {path!r} {why}")
         owners.add(database.st_uid)
     for each in (*shared_paths(path)[1:], *(_locks(path) if with_locks else ())):
-        _refuse_strange(each, path, owners)
+        _refuse_strange(each, path, owners, reads_only=reads_only)
+
+
+def only_reads(path: str) -> bool:
+    """Return whether this process may read the database *path*, and not make files beside it."""
+    if sys.platform == "win32":
+        return False
+    there = [each for each in shared_paths(path) if os.path.exists(each)]
+    is_folder_writable = os.access(
+        os.path.dirname(path), os.W_OK | os.X_OK, effective_ids=_KNOWS_EFFECTIVE_IDS
+    )
+    return not is_folder_writable or not all(map(_is_accessible, there))
+
+
+def is_on_read_only(path: str) -> bool:
+    """Return whether the file system of the file is mounted so that nobody writes to it here."""
+    return bool(os.statvfs(os.path.dirname(path)).f_flag & os.ST_RDONLY)
 
 
 def _refuse_planted(path: str, database: os.stat_result) -> None:
@@ -140,13 +160,13 @@ def _refuse_planted(path: str, database: os.stat_result) -> None:
         )
 
 
-def _refuse_strange(each: str, path: str, owners: set[int]) -> None:
+def _refuse_strange(each: str, path: str, owners: set[int], *, reads_only: bool) -> None:
     pause = Latch()
     for look in range(_LOOKS):
         status = _status(each)
         if status is None:
             return
-        problem = _strangeness(each, status, path, owners)
+        problem = _strangeness(each, status, path, owners, reads_only=reads_only)
         if problem is None:
             return
         if look == _LOOKS - 1:
@@ -154,14 +174,20 @@ def _refuse_strange(each: str, path: str, owners: set[int]) -> None:
         pause.wait(_PAUSE_S)
 
 
-def _strangeness(each: str, status: os.stat_result, path: str, owners: set[int]) -> str | None:
+def _strangeness(
+    each: str, status: os.stat_result, path: str, owners: set[int], *, reads_only: bool
+) -> str | None:
     """Return what is wrong with a file beside the database, and what to do."""
     if not stat.S_ISREG(status.st_mode):
         return "is not a regular file; remove it"
     if status.st_nlink > 1:
         return "has more than one name (hard links); remove it"
     if status.st_uid in owners:
-        return None if _is_accessible(each) else _inaccessible(each, status)
+        # What only reads does not open the locks: SQLite's files are all it needs.
+        if reads_only and not each.endswith(_OF_SQLITE):
+            return None
+        is_accessible = _is_accessible(each, reads_only=reads_only)
+        return None if is_accessible else _inaccessible(each, status, reads_only=reads_only)
     if status.st_uid == 0:
         return (
             "belongs to root, who has used the database (sudo, cron) with an older durably or "
@@ -173,17 +199,18 @@ def _strangeness(each: str, status: os.stat_result, path: str, owners: set[int])
     )
 
 
-def _is_accessible(path: str) -> bool:
-    is_effective = os.access in os.supports_effective_ids
-    return os.access(path, os.R_OK | os.W_OK, effective_ids=is_effective)
+def _is_accessible(path: str, *, reads_only: bool = False) -> bool:
+    mode = os.R_OK if reads_only else os.R_OK | os.W_OK
+    return os.access(path, mode, effective_ids=_KNOWS_EFFECTIVE_IDS)
 
 
-def _inaccessible(path: str, status: os.stat_result) -> str:
-    """Return why this process may not read and write the file, and what to do."""
-    if os.statvfs(os.path.dirname(path)).f_flag & os.ST_RDONLY:
+def _inaccessible(path: str, status: os.stat_result, *, reads_only: bool) -> str:
+    """Return why this process may not read, or read and write, the file, and what to do."""
+    if not reads_only and is_on_read_only(path):
         return "is on a file system that is mounted read-only; put the database elsewhere"
+    what = "read" if reads_only else "read and written"
     return (
-        f"may not be read and written by {_me()}, as whom this process runs: it belongs to "
+        f"may not be {what} by {_me()}, as whom this process runs: it belongs to "
         f"{_user(status.st_uid)}, with the permissions {stat.S_IMODE(status.st_mode):04o}. Run as "
         "its owner, or change its owner (chown) or its permissions (chmod)"
     )

@@ -68,6 +68,10 @@ def answer(*, run: str, name: str, value: str, answer_id: str | None) -> None:
     finally:
         app.close()
     shell().say(f"answered {displayable(name, 80)!r}.")
+    names = [each.name for each in asked]
+    if names and name not in names:
+        others = ", ".join(repr(displayable(each, 80)) for each in names)
+        shell().say(f"The run does not ask that now; it asks {others}.")
 
 
 def _value(text: str) -> Any:

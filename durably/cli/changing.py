@@ -78,7 +78,7 @@ def _retry(app: Durably, run: AnyRun) -> str:
 @verb()
 @run_argument("runs", metavar="RUN...", nargs=-1, required=True)
 def cancel(*, runs: tuple[str, ...]) -> int:
-    """Cancel pending or running runs.
+    """Cancel pending, waiting or running runs.
 
     A running one stops at its next step. Its completed steps are kept, and "durably retry" goes on
     with it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -18,7 +19,7 @@ from durably.cli.tables import cells, colored, fitted, is_terminal, print_json, 
 from durably.cli.times import lasted, moment, since
 from durably.client.arguments import AnyRun
 from durably.client.looking import MOST_FAILURES_READ, Looking
-from durably.models import ErrorInfo, RunStatus, StepRecord, duration_of
+from durably.models import ErrorInfo, Question, RunStatus, StepRecord, duration_of
 
 _INDENT: Final = "            "
 # How many of the first steps, and of the last ones, are shown.
@@ -51,6 +52,10 @@ def _card(look: Looking, run: AnyRun) -> Iterator[str]:
     yield f"{styled(displayable(run.job_name, 80), bold=True)} {run.id}"
     for name, value in _facts(look, run):
         yield f"  {name:<9} {value}"
+    asked = _open_questions(look, run)
+    for each in asked:
+        if each.question:
+            yield f"  {'question':<9} {_shown(each.question)}"
     steps = look.get_steps(run)
     yield from _steps(steps)
     yield from _open_maps(look, run)
@@ -58,7 +63,7 @@ def _card(look: Looking, run: AnyRun) -> Iterator[str]:
     yield from _attempts(look, run)
     if run.error is not None:
         yield from _error(run.error)
-    commands = [*_next(shell(), run, steps)]
+    commands = [*_next(shell(), run, steps, asked)]
     if commands:
         width = max(cells(command) for command, _ in commands)
         yield ""
@@ -92,6 +97,16 @@ def _facts(look: Looking, run: AnyRun) -> Iterator[tuple[str, str]]:
     yield from _relations(run)
     if run.progress is not None and run.status is not RunStatus.COMPLETED:
         yield "progress", _shown(progress_of(run.progress))
+
+
+def _open_questions(look: Looking, run: AnyRun) -> list[Question]:
+    """Return what a run waits to be answered, and not what it has prepared for later."""
+    wait = run.waiting_for
+    if wait is None or wait.kind != "answer":
+        return []
+    return [
+        each for each in look.get_questions() if each.run_id == run.id and each.name == wait.name
+    ]
 
 
 def _relations(run: AnyRun) -> Iterator[tuple[str, str]]:
@@ -197,14 +212,21 @@ def _error(error: ErrorInfo) -> Iterator[str]:
         yield f"    {displayable(note, 500)}"
 
 
-def _next(shell: Shell, run: AnyRun, steps: Sequence[StepRecord]) -> Iterator[tuple[str, str]]:
+def _next(
+    shell: Shell, run: AnyRun, steps: Sequence[StepRecord], asked: Sequence[Question]
+) -> Iterator[tuple[str, str]]:
     """Yield the commands that may help next, each with what it does."""
     name = short_id(run)
     if run.status in (RunStatus.FAILED, RunStatus.CANCELLED) and run.kind == "job":
         failed = next((step.name for step in steps if step.status == "failed"), None)
         where = "" if failed is None else f" from step {displayable(failed, 40)!r}"
         yield shell.again(f"retry {name}"), f"go on{where}"
+    for each in asked:
+        of_type = "" if each.returns is None else f" with {displayable(each.returns, 40)}"
+        asks = shlex.quote(displayable(each.name, 80))
+        yield shell.again(f"answer {name} {asks} VALUE"), f"answer it{of_type}"
     if run.status is RunStatus.RUNNING:
         yield shell.again(f"watch {name}"), "see how it goes on"
     if run.is_active:
-        yield shell.again(f"cancel {name}"), "stop it at its next step"
+        is_running = run.status is RunStatus.RUNNING
+        yield shell.again(f"cancel {name}"), f"stop it{' at its next step' * is_running}"

@@ -33,7 +33,14 @@ def test_a_question_is_listed_and_answered_in_the_shell(tmp_path: Path) -> None:
         [question] = objects(path, "questions")
         assert (question["run_id"], question["name"], question["returns"]) == (run.id, "n", "int")
         assert "How many?" in printed(path, "questions", "--csv")
+        shown = printed(path, "show", "k")
+        assert "question  How many?" in shown
+        assert f"durably answer {run.id[-8:]} n VALUE --db {path}" in shown
+        assert "answer it with int" in shown
+        assert "next step" not in shown
         assert "the answer to 'n'" in refused(path, "answer", "k", "n", "many")
+        early = printed(path, "answer", "k", "m", "1")
+        assert early == "answered 'm'.\nThe run does not ask that now; it asks 'n'.\n"
         assert printed(path, "answer", "k", "n", "3", "--id", "a") == "answered 'n'.\n"
         assert command(path, "answer", "k", "n", "4").exit_code == 1
         assert command(path, "answer", "k", "n", "3", "--id", "a").exit_code == 0

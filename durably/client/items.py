@@ -49,12 +49,13 @@ class ItemReader:
 
     def _item_of(self, row: ItemRow, run_id: str, name: str) -> ItemRecord:
         index, key, output, error, attempts, _, started_at_us, completed_at_us = row
+        what = f"item {index} of step {name!a:.80} of run {run_id!a:.80}"
         try:
             return ItemRecord(
                 key=index if key is None else key,
                 index=index,
                 status="failed" if output is None else "completed",
-                output=None if output is None else self._codec.load_json(output),
+                output=None if output is None else self._codec.load_json(output, what),
                 error=self._reader.error_of(error),
                 attempts=attempts,
                 started_at=to_datetime(started_at_us),
@@ -66,5 +67,4 @@ class ItemReader:
             defect = defects.of_step(values)
             if defect is None:
                 raise
-            what = f"item {index} of step {name!a:.80} of run {run_id!a:.80}"
             raise defects.unreadable(what, defect) from exc

@@ -288,12 +288,13 @@ class Reader:
         return StepList(readable(lambda row: self._step_of(row, run_id), rows))
 
     def _step_of(self, row: StepRow, run_id: str) -> StepRecord:
+        what = f"step {row.name!a:.80} of run {run_id!a:.80}"
         try:
             return StepRecord(
                 name=row.name,
                 index=row.step_index,
                 status=row.status,  # type: ignore[arg-type]  # the schema allows no other
-                output=None if row.output is None else self._codec.load_json(row.output),
+                output=None if row.output is None else self._codec.load_json(row.output, what),
                 error=self.error_of(row.error),
                 started_at=to_datetime(row.started_at_us),
                 completed_at=to_datetime(row.completed_at_us),
@@ -304,7 +305,6 @@ class Reader:
             defect = defects.of_step(row._asdict())
             if defect is None:
                 raise
-            what = f"step {row.name!a:.80} of run {run_id!a:.80}"
             raise defects.unreadable(what, defect) from exc
 
     def logs_of(self, run: Run[Any, Any] | str) -> LogList:

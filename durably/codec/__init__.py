@@ -108,7 +108,11 @@ class Codec:
         try:
             return self._read_file(text)
         except DatabaseError as exc:
-            raise DatabaseError(f"{what}: {exc}", is_transient=exc.is_transient) from exc
+            if self._shows and exc.is_of_row:  # the rest of the run can be shown
+                return dump(f"<{str(exc).partition(';')[0]}>")
+            raise DatabaseError(
+                f"{what}: {exc}", is_transient=exc.is_transient, is_of_row=exc.is_of_row
+            ) from exc
 
     def check_type(self, type_: Any, where: str) -> None:
         """Check that values of a type can be stored.
@@ -296,16 +300,20 @@ class Codec:
             said = sentence(said, problems) + self._redefined(value, type_, "function")
         raise SerializationError(said)  # without a context, as in structure()
 
-    def load_json(self, text: str) -> Any:
+    def load_json(self, text: str, what: str = "stored data") -> Any:
         """Return the value of a stored text, which has whatever type, for those who look at it.
 
         Tagged values that cannot be read here are shown as :mod:`durably.codec.readable` says.
 
+        Args:
+            what: begins a message.
+
         Raises:
             ValidationError: it is not JSON.
+            DatabaseError: it is in a file that is missing, damaged or cannot be read.
         """
         try:
-            return self.decode(text, UNTYPED, what="stored data")
+            return self.decode(text, UNTYPED, what=what)
         except SerializationError:
             return self._shown(text)
 

@@ -82,7 +82,7 @@ def test_large_results_are_private_files_stored_once_and_removed_with_their_run(
 
 
 def test_a_resume_reads_the_file_when_it_is_used_and_names_one_that_is_missing_or_damaged(
-    tmp_path: Path,
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A result that nothing asks for needs no file; one that is asked for has the right content."""
     with Durably(tmp_path / "test.db", jobs=[large], raise_failed=False) as app:
@@ -92,10 +92,9 @@ def test_a_resume_reads_the_file_when_it_is_used_and_names_one_that_is_missing_o
         (path,) = files(tmp_path)
         content = path.read_bytes()
         path.unlink()
-        with pytest.raises(DatabaseError) as missing:
-            app.get_steps(run.id)
-        assert str(path) in str(missing.value)
-        assert "is missing" in str(missing.value)
+        assert [each.name for each in app.get_steps(run.id)] == ["small"]
+        for part in (run.id, "'first'", "'same'", str(path), "is missing"):
+            assert part in caplog.text
         app.retry(run.id)
         with pytest.raises(RunFailedError) as failed:
             run.wait()
@@ -106,11 +105,21 @@ def test_a_resume_reads_the_file_when_it_is_used_and_names_one_that_is_missing_o
         with pytest.raises(RunFailedError, match="is damaged"):
             run.wait()
         # Whoever stores the content again repairs the file.
-        app.jobs["large"].trigger_and_wait({"a": "b"})
+        other = app.jobs["large"].trigger_and_wait({"a": "b"})
         assert path.read_bytes() == content
         app.retry(run.id)
         with pytest.raises(RunFailedError, match=f"RuntimeError: {5 * MIB}"):
             run.wait()
+        for each in files(tmp_path):
+            each.unlink()
+        # Without the folder's files the other runs can be listed, and those that need them shown.
+        assert [each.id for each in app.get_runs()] == [run.id]
+        with pytest.raises(DatabaseError, match=f"the output of run {other.id}: .* is missing"):
+            app.get_run(other.id)
+        with open_looking(tmp_path / "test.db") as look:
+            assert [each.id for each in look.get_runs()] == [other.id, run.id]
+            assert str(look.get_run(other.id).output).endswith("' is missing>")
+            assert look.get_steps(other.id)[0].output == f"<the file {str(path)!r} is missing>"
 
 
 def test_blobs_names_the_folder_or_keeps_all_in_the_database(tmp_path: Path) -> None:

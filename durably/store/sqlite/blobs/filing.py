@@ -120,11 +120,15 @@ class Filing:
         except (ValueError, KeyError, TypeError):
             name = None
         if not is_name(name):
-            raise DatabaseError("it refers to a file in a way that durably never does")
+            raise DatabaseError(
+                "it refers to a file in a way that durably never does", is_of_row=True
+            )
         try:
             return self.folder.read(name).decode("ascii")
         except UnicodeDecodeError:
-            raise DatabaseError(f"the file {name!r} is no text of durably's") from None
+            raise DatabaseError(
+                f"the file {name!r} is no text of durably's", is_of_row=True
+            ) from None
 
     def remove_dropped(self) -> None:
         """Remove the files to which no run refers any more."""

@@ -123,14 +123,17 @@ class BlobFolder:
             DatabaseError: it is missing, damaged, or cannot be read.
         """
         if not is_name(name):
-            raise DatabaseError(f"a file of the name {name!a:.80} is referred to, which is none")
+            raise DatabaseError(
+                f"a file of the name {name!a:.80} is referred to, which is none", is_of_row=True
+            )
         path = self._at(name)
         try:
             content = self._content(name)
         except FileNotFoundError as exc:
             raise DatabaseError(
                 f"the file {path!r} is missing; restore it from a backup, or put the folder "
-                f"{os.path.basename(self.path)!r} back beside its database"
+                f"{os.path.basename(self.path)!r} back beside its database",
+                is_of_row=True,
             ) from exc
         except OSError as exc:
             raise DatabaseError(
@@ -140,7 +143,8 @@ class BlobFolder:
         if name_of(content) != name:
             raise DatabaseError(
                 f"the file {path!r} is damaged: it has not the content that its name stands for; "
-                "restore it from a backup"
+                "restore it from a backup",
+                is_of_row=True,
             )
         return content
 

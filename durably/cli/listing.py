@@ -10,10 +10,10 @@ from typing import Final, NoReturn
 import click
 
 from durably._platform.latch import Latch
-from durably.cli.notes import note_on
+from durably.cli.notes import note_on, took
 from durably.cli.shell import limit_option, shell, short_id, verb
 from durably.cli.tables import Column, formats, is_terminal, print_records, print_table
-from durably.cli.times import Instant, lasted, moment, since
+from durably.cli.times import Instant, moment
 from durably.client.arguments import AnyRun
 from durably.client.looking import Looking
 from durably.models import RunStatus
@@ -94,7 +94,8 @@ def ls(
 ) -> None:
     """List the runs, newest first.
 
-    NOTE is the error of a failed run, and how far a running one is.
+    TOOK is the time of the last attempt. NOTE is the error of a failed run, and how far a running
+    one is.
     """
     if watches and (form is not None or not is_terminal()):
         raise click.UsageError("--watch is for a terminal; durably watch prints a line a change")
@@ -135,16 +136,13 @@ def _watch(look: Looking, find: Callable[[], list[AnyRun]], limit: int) -> NoRet
 
 
 def _row(look: Looking, run: AnyRun) -> tuple[str, ...]:
-    took = lasted(run.duration)
-    if run.status is RunStatus.RUNNING and run.started_at is not None:
-        took = f"{lasted(since(run.started_at))} so far"
     return (
         short_id(run),
         run.status,
         run.job_name,
         run.idempotency_key or "",
         moment(run.started_at),
-        took,
+        took(look, run),
         str(run.completed_steps),
         note_on(look, run),
     )

@@ -5,13 +5,28 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final
 
-from durably.cli.times import moment
+from durably.cli.times import lasted, moment, since
 from durably.client.arguments import AnyRun
 from durably.client.looking import Looking
-from durably.models import Progress, RunStatus, WaitingFor
+from durably.models import Progress, RunStatus, WaitingFor, duration_of
 
 # Whole numbers up to here are exact as floats.
 _MOST_EXACT: Final = 2**53
+
+
+def took(look: Looking, run: AnyRun) -> str:
+    """Return how long the last attempt at a run has taken; empty if it has not begun."""
+    if run.started_at is None or (run.completed_at is None and run.status is not RunStatus.RUNNING):
+        return ""
+    started = run.started_at
+    if run.attempt > 1:
+        # One that waited was executed several times.
+        times = [each.started_at for each in look.get_attempts(run) if each.attempt == run.attempt]
+        # A version before attempts were stored has left none.
+        started = next((time for time in times if time is not None), started)
+    if run.completed_at is None:
+        return f"{lasted(since(started))} so far"
+    return lasted(duration_of(started, run.completed_at))
 
 
 def note_on(look: Looking, run: AnyRun) -> str:

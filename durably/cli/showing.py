@@ -13,7 +13,7 @@ import click
 from durably._platform.displayable import displayable, escaped
 from durably._platform.safe_repr import safe_repr
 from durably._platform.tracebacks import frames_in
-from durably.cli.notes import due, items_of, progress_of, waits
+from durably.cli.notes import due, items_of, progress_of, took, waits
 from durably.cli.shell import Shell, find, run_argument, shell, short_id, verb
 from durably.cli.tables import cells, colored, fitted, is_terminal, print_json, styled
 from durably.cli.times import lasted, moment, since
@@ -87,7 +87,7 @@ def _facts(look: Looking, run: AnyRun) -> Iterator[tuple[str, str]]:
     if run.started_at is None:
         yield "triggered", moment(run.created_at)
     elif run.duration is not None:
-        yield "started", f"{moment(run.started_at)}, took {lasted(run.duration)}"
+        yield "started", f"{moment(run.started_at)}, took {took(look, run)}"
     else:
         yield "started", f"{moment(run.started_at)}, {lasted(since(run.started_at))} ago"
     if run.status is RunStatus.RUNNING:

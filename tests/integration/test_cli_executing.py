@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 
+import apsw
 import pytest
 from children import DEADLINE_S, ENVIRONMENT, PROGRAMS
 from clikit import command, objects, printed, process, refused
@@ -123,6 +125,18 @@ def test_failures_of_a_worker(path: Path) -> None:
             assert lines[0] == failed
         assert ("Traceback (most recent call last):" in lines) == ("--traceback" in options)
         assert "retry(" not in err
+    # The time since the first attempt is no part of what the last one took.
+    db = apsw.Connection(str(path))
+    db.execute("""UPDATE durably_runs SET created_at_us = created_at_us - 7200000000,
+                      started_at_us = started_at_us - 7200000000""")
+    db.close()
+    (run,) = objects(path, "ls")
+    assert run["duration"] > 7200
+    shown = printed(path, "ls").splitlines()[1]
+    (started,) = [line for line in printed(path, "show", "night").splitlines() if "took" in line]
+    for line in (shown, started):
+        assert re.search(r"\d s\b", line)
+        assert "2 h" not in line
 
 
 def test_payloads(path: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from durably._platform.unhandled import debug_from, rendered_line
 from durably.errors.base import DurablyError
 
 if TYPE_CHECKING:
-    from durably.models import Run
+    from durably.models import Run, RunList
 
 _LONGEST_ERROR: Final = 1000
 # How many kinds of failures are shown with their frames where nothing handles the error of many.
@@ -135,12 +135,15 @@ class RunsFailedError(DurablyError, ExceptionGroup[RunFailedError]):
         return type(self)(self.message, excs)
 
     @property
-    def runs(self) -> list[Run[Any, Any]]:
-        """The failed runs, the newest first.
+    def runs(self) -> RunList[Any, Any]:
+        """The failed runs, the newest first, in a list that a notebook shows as a table.
 
         .. versionadded:: 0.2.0
         """
-        return [each.run for each in self.exceptions if isinstance(each, RunFailedError)]
+        found = [each.run for each in self.exceptions if isinstance(each, RunFailedError)]
+        if not found:
+            return found  # type: ignore[return-value]  # of a group that was made by hand
+        return found[0]._listed(found)  # noqa: SLF001 - of this package
 
     def __str__(self) -> str:
         return self.message

@@ -173,6 +173,11 @@ class Run(Asking[R], Shown, Generic[P, R]):
         """
         return not self.is_terminal
 
+    @staticmethod
+    def _listed(runs: list[Run[Any, Any]]) -> RunList[Any, Any]:
+        """Return runs as their kind of list; for errors, which are below this module."""
+        return RunList(runs)
+
     @property
     def duration(self) -> float | None:
         """Seconds from the first start to the end; ``None`` until then, or if it never started.

@@ -61,6 +61,8 @@ def test_leaving_a_block_raises_after_everything_else(path: Path) -> None:
 
     error = caught.value
     assert error.runs == failed[::-1]  # the newest first
+    assert repr(error.runs[:2]) == "<2 runs: 2 failed>"
+    assert error.runs._repr_html_().count("<tr>") == len(failed) + 1
     assert {run.status for run in error.runs} == {"failed"}
     assert [type(each) for each in error.exceptions] == [durably.RunFailedError] * 3
     assert [each.run for each in error.exceptions if isinstance(each, durably.RunFailedError)] == (

@@ -522,7 +522,7 @@ def errors(app: Durably) -> None:
     try:
         assert_type(app.run_until_idle(max_runs=2, raise_failed=True), int)
     except durably.RunsFailedError as failed_unseen:
-        assert_type(failed_unseen.runs, list[Run[Any, Any]])
+        assert_type(failed_unseen.runs, RunList[Any, Any])
 
 
 def on_progress(progress: Progress) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
+from durably._platform.displayable import displayable
 from durably.rendering.shown import MOST_ROWS
 from durably.store.api import Store
 from durably.store.rows import Filters, StatusCount
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 # Counting so many takes a few hundredths of a second, whatever the size of the file.
 MOST_COUNTED: Final = 100_000
 
+_MOST_ON_A_LINE: Final = 5
 _TITLES: Final = ("job_name", "status", "runs")
 
 
@@ -48,6 +50,20 @@ class Overview:
         """Return the fields of a card, one for each of the first jobs."""
         jobs = list(self.by_job().items())
         return [(name, "counts", counts) for name, counts in jobs[:MOST_ROWS]]
+
+    def line(self) -> str:
+        """Return the same on one line of text, as ``crawl: 1 failed; imports: 12 completed``."""
+        parts = [
+            f"{displayable(name, 60)}: "
+            + ", ".join(f"{count:,} {status}" for status, count in counts.items())
+            for name, counts in list(self.by_job().items())[:_MOST_ON_A_LINE]
+        ]
+        more = len(self.by_job()) - _MOST_ON_A_LINE
+        if more > 0:
+            parts.append(f"{more:,} more jobs")
+        if sum(each.runs for each in self._counts) >= MOST_COUNTED:
+            parts.append(f"of the newest {MOST_COUNTED:,} runs")
+        return "; ".join(parts) or self.note()
 
     def note(self) -> str:
         """Return what the fields do not say."""

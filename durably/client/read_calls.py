@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from durably._platform.displayable import escaped
 from durably._platform.signals import door, entered
 from durably.client.arguments import AnyRun, NameFilter, StatusFilter
 from durably.errors import DurablyError
@@ -53,6 +54,16 @@ class ReadCalls(Shown):
         """
         self._check()
         return self._client.reader.overview().to_frame()
+
+    @entered
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        bundle = super()._repr_mimebundle_(include, exclude)
+        try:
+            self._check()
+            runs = self._client.reader.overview().line()
+        except DurablyError:
+            return bundle
+        return {**bundle, "text/plain": f"Durably {escaped(self._client.path)} · {runs}"}
 
     @entered
     def _repr_html_(self) -> str:

@@ -67,7 +67,8 @@ def html(thing: Any) -> str:
     """The HTML of what shows itself, which is harmless; and as text."""
     bundle = thing._repr_mimebundle_()
     assert bundle.keys() == {"text/plain", "text/html"}
-    assert bundle["text/plain"] == repr(thing)
+    if not isinstance(thing, durably.Durably):
+        assert bundle["text/plain"] == repr(thing)
     # Beside the text of its cells: a time that goes on is another one a moment later.
     assert TEXT.sub("", bundle["text/html"]) == TEXT.sub("", thing._repr_html_())
     assert "\n" not in bundle["text/plain"]
@@ -145,6 +146,11 @@ def test_an_engine_shows_its_jobs_and_how_their_runs_are(
     assert app.to_dict() == {"path": path, "jobs": ["crawl", "fails", "many"], "runs": counts}
     assert app.jobs["many"].to_dict() == {"name": "many", "runs": {"pending": 55}}
     assert html(app.jobs["many"]).split() == ["many", "runs", "pending", "55"]
+    plain = app._repr_mimebundle_()["text/plain"]
+    assert plain.startswith("Durably /")
+    assert plain.partition(" · ")[0].endswith(".db")
+    for part in ("many: 55 pending", "fails: 1 failed"):
+        assert part in plain.partition(" · ")[2].split("; ")
     shown = html(app)
     assert path in shown
     assert " ".join(shown.split()).endswith("crawl completed 1 fails failed 1 many pending 55")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any, Final
 
-from durably._platform.clock import Clock
+from durably._platform.clock import Clock, moment
 from durably.client.local_worker import LocalWorker
 from durably.codec.json_text import load
 from durably.execution.current_run import CurrentRun
 from durably.execution.live import RunView, View
-from durably.execution.run_view import as_float, view_of
+from durably.execution.run_view import as_float, said_of_wait, view_of
 from durably.models import TERMINAL
 from durably.store import defects
 from durably.store.api import Store
@@ -85,8 +85,17 @@ class LiveRun:
             view = seen_elsewhere(brief, self.name, self.key)
             self._seen = view._replace(
                 status=self.status or view.status,
-                message=self.where if view.message is None else view.message,
+                message=self._waits(brief) or view.message or self.where,
             )
+
+    def _waits(self, brief: Brief) -> str | None:
+        """Return what the run waits for without a thread, if it does."""
+        row = self._store.find_run(brief.id) if brief.status in ("pending", "waiting") else None
+        if row is None:
+            return None
+        if row.waits_for is not None:
+            return said_of_wait(row.waits_for, row.wait_name, row.run_at_us)
+        return None if row.run_at_us is None else f"begins at {moment(row.run_at_us)}"
 
 
 class LiveRuns:

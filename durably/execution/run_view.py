@@ -7,7 +7,6 @@ import math
 from durably._platform.clock import moment
 from durably.execution.current_run import CurrentRun
 from durably.execution.live import RunView
-from durably.store.outcome import Suspended
 
 
 def as_float(value: float) -> float:
@@ -18,12 +17,12 @@ def as_float(value: float) -> float:
         return math.inf if value > 0 else -math.inf
 
 
-def said_of_wait(wait: Suspended) -> str:
+def said_of_wait(waits_for: str, name: str | None, until_us: int | None) -> str:
     """Return what a run waits for, as ``waits until 12:05`` or ``asks: approve``."""
-    until = "" if wait.until_us is None else f" until {moment(wait.until_us)}"
-    if wait.waits_for == "answer":
-        return f"asks: {wait.name}{until}"
-    return "waits for a run" if wait.waits_for == "run" else f"waits{until}"
+    until = "" if until_us is None else f" until {moment(until_us)}"
+    if waits_for == "answer":
+        return f"asks: {name}{until}"
+    return "waits for a run" if waits_for == "run" else f"waits{until}"
 
 
 def view_of(run: CurrentRun, *, status: str = "running", is_map: bool = False) -> RunView:
@@ -39,7 +38,8 @@ def view_of(run: CurrentRun, *, status: str = "running", is_map: bool = False) -
     if loop is None and is_map:
         loop = run.last_loop
     # In a thread of its own: a run that has left its thread is not executed here.
-    waits = None if run.wait is None else said_of_wait(run.wait)
+    wait = run.wait
+    waits = None if wait is None else said_of_wait(wait.waits_for, wait.name, wait.until_us)
     seen = RunView(
         run.id,
         run.job_name,

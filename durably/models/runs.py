@@ -151,6 +151,8 @@ class Run(Asking[R], Shown, Generic[P, R]):
     def __repr__(self) -> str:
         name = displayable(self.job_name, _LONGEST_KEY)
         parts = [f"<Run {displayable(self.id, _LONGEST_KEY)} {name} {self.status}"]
+        if self.waiting_for is not None:
+            parts[0] += f" for {displayable(self._waits_for, _LONGEST_KEY)}"
         if self.idempotency_key is not None:
             parts.append(f"key {displayable(self.idempotency_key, _LONGEST_KEY)!r}")
         parts.append(several(self.completed_steps, "step"))
@@ -225,6 +227,9 @@ class Run(Asking[R], Shown, Generic[P, R]):
             ("", "lines", None if error is None else error.traceback or None),
             ("progress", "message", None if progress is None else progress.message),
             ("steps", "name", self._done),
+            ("waits for", "message", self._waits_for or None),
+            ("until", "when", None if self.waiting_for is None else self.waiting_for.until),
+            ("due", "when", self.run_at),
             ("created", "when", self.created_at if self.started_at is None else None),
             ("started", "when", self.started_at),
             ("took", "lasted", None if self.started_at is None else self._times),
@@ -232,6 +237,15 @@ class Run(Asking[R], Shown, Generic[P, R]):
             ("concurrency key", "name", self.concurrency_key),
         ]
         return card(heading, fields)
+
+    @property
+    def _waits_for(self) -> str:
+        wait = self.waiting_for
+        if wait is None:
+            return ""
+        if wait.kind == "run":
+            return f"run {wait.run_id}"
+        return f"{'an answer to' if wait.kind == 'answer' else 'the time of'} {wait.name!r}"
 
     @property
     def _done(self) -> str:
@@ -247,6 +261,8 @@ class Run(Asking[R], Shown, Generic[P, R]):
 
     @property
     def _outcome(self) -> tuple[object, Any]:
+        if self.waiting_for is not None:
+            return f"waits for {self._waits_for}", None
         if self.error is None and self.is_active and self.progress is not None:
             current, total = self.progress.current, self.progress.total
             far = f"{current}" if total is None else f"{current} of {total}"

@@ -129,6 +129,33 @@ def test_what_waits_shows_the_run_and_its_end(
     assert "write" not in vars(sys.stdout) | vars(sys.stderr)
 
 
+def test_a_run_without_a_thread_shows_what_it_waits_for(
+    tmp_path: Path, on_terminal: Callable[[], Terminal]
+) -> None:
+    """A call that waits for it displays when it begins, and what it asks."""
+    terminal = on_terminal()
+
+    def run(step: durably.StepContext, name: str) -> object:
+        return step.ask(name)
+
+    def act() -> None:
+        terminal.wait_for("begins at")
+        app.cancel(later)
+        terminal.wait_for("asks: approve")
+        app.answer(asking, "approve", 1)
+
+    job = durably.Job("asking", run)
+    with durably.Durably(tmp_path / "a.db", jobs=[job]) as app:
+        later = app.trigger(job, "later", delay=3600)
+        asking = app.trigger(job, "approve")
+        acting = threading.Thread(target=act)
+        acting.start()
+        with pytest.raises(durably.RunCancelledError):
+            app.wait(later, timeout=HANG_S)
+        assert app.wait(asking, timeout=HANG_S).output == 1
+        acting.join(HANG_S)
+
+
 def test_sessions_and_maps_show_theirs(tmp_path: Path, on_terminal: Callable[[], Terminal]) -> None:
     """Between its steps a session may ask a person; the end of a map is its totals."""
     terminal = on_terminal()

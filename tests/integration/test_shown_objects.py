@@ -106,6 +106,33 @@ def test_a_run_shows_a_card(app: durably.Durably) -> None:
     assert "created" in html(pending)
 
 
+def test_a_waiting_run_says_for_what_it_waits(tmp_path: Path) -> None:
+    """In its line, on its card and in a list; one for later says when it is due."""
+
+    def run(step: durably.StepContext, name: str) -> object:
+        if name == "parent":
+            return step.call("child", "run", "ask")
+        return step.ask("ask") if name == "ask" else step.sleep_until(name, 3600)
+
+    with durably.Durably(tmp_path / "waits.db", jobs=[durably.Job("run", run)]) as app:
+        later = app.trigger("run", "later", delay=3600)
+        runs = [app.trigger("run", name) for name in ("parent", "nap")]
+        app.run_until_idle()
+        parent, nap = [app.get_run(each) for each in runs]
+        [child] = app.get_runs(parent=runs[0])
+        for each, waits in (
+            (parent, f"run {child.id}"),
+            (nap, "the time of 'nap'"),
+            (child, "an answer to 'ask'"),
+        ):
+            assert f" run waiting for {waits}, " in repr(each)
+            assert waits in html(each)
+            assert f"waits for {waits}" in html(app.get_runs())
+        assert "until" in html(nap)
+        assert "until" not in html(child)
+        assert "due" in html(app.get_run(later))
+
+
 def test_lists_show_tables_and_keep_their_kind(app: durably.Durably) -> None:
     """Of 50 rows at most, with how many more there are."""
     runs = app.runs()

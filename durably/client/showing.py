@@ -58,7 +58,8 @@ class LiveRun:
         if self.run_id is None:
             return View()
         here = self._executed_here()
-        current = self.current = here or (self.current if self.status is not None else None)
+        self.current = here or self.current
+        current = here if self.status is None else self.current
         if current is not None and current.prompt is not None:
             current.prompt.note_look()
             return View()
@@ -69,6 +70,9 @@ class LiveRun:
         if self.status is not None or is_due:
             self._read_at_s = now_s
             self._read(self.run_id)
+            if self._seen.status not in TERMINAL:
+                # Its next steps are counted elsewhere, or by another execution.
+                self.current = None
         return View((self._seen,) if self._seen.id else ())
 
     def _executed_here(self) -> CurrentRun | None:

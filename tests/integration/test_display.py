@@ -8,15 +8,19 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from terminals import Terminal
 
 import durably
+from durably._platform.clock import Clock
+from durably.client.showing import LiveRun
 from durably.display import displays
 from durably.display.terminal import TerminalFace
 from durably.progress import tqdm_sink
+from durably.store.rows import Brief
 
 HANG_S = 20.0
 
@@ -154,6 +158,32 @@ def test_a_run_without_a_thread_shows_what_it_waits_for(
             app.wait(later, timeout=HANG_S)
         assert app.wait(asking, timeout=HANG_S).output == 1
         acting.join(HANG_S)
+
+
+@pytest.mark.parametrize(("status", "steps"), [("completed", 1), ("waiting", 0)])
+def test_a_look_just_after_an_execution_does_not_forget_its_steps(
+    tmp_path: Path, status: str, steps: int
+) -> None:
+    """The last line counts them, unless the run went on after that execution."""
+    executing: list[Any] = []
+
+    def run(step: durably.StepContext) -> None:
+        step.run("one", int)
+        executing.extend(app._supervisor.current_runs())
+
+    with durably.Durably(tmp_path / "a.db", jobs=[durably.Job("counted", run)]) as app:
+        app.wait(app.trigger("counted"), timeout=HANG_S)
+    [current] = executing
+    store: Any = SimpleNamespace(
+        find_run=lambda _: current.row, brief=lambda run_id: Brief(run_id, status, None, None)
+    )
+    worker: Any = SimpleNamespace(executing=lambda: executing)
+    live = LiveRun(store, worker, Clock(), run_id=current.id)
+    assert live.look().runs[0].done == 1
+    executing.clear()
+    assert live.look().runs[0].status == status
+    live.status = "completed"
+    assert live.look().runs[0].done == steps
 
 
 def test_sessions_and_maps_show_theirs(tmp_path: Path, on_terminal: Callable[[], Terminal]) -> None:

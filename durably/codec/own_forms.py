@@ -114,7 +114,7 @@ def checked(codec: object) -> ValueCodec:
         msg = f"a codec is for a class, found {type_name(cls)}"
     elif cls in _FOR_PYTHON or form_of_python(cls) is not None:
         msg = f"{cls.__name__} has a stored form of its own; register a class of yours"
-    elif not isinstance(name, str) or not re.fullmatch(_NAME, name.removeprefix(PICKLED)):
+    elif not isinstance(name, str) or not _is_name(name):
         msg = f"the name {show(name)} of a codec must have letters, digits and _./- only"
     elif name.partition(".")[0] in RESERVED or is_of_python(name) or is_of_classes(name):
         msg = f"the name {name!r} of a codec is durably's own; choose another one"
@@ -123,6 +123,12 @@ def checked(codec: object) -> ValueCodec:
     else:
         return codec
     raise ValidationError(msg)
+
+
+def _is_name(name: str) -> bool:
+    if name.startswith(PICKLED):  # the class may be of __main__, and have any letters
+        return name.replace(".", "").isidentifier()
+    return re.fullmatch(_NAME, name) is not None
 
 
 def own_codecs(codecs: Iterable[object]) -> tuple[ValueCodec, ...]:

@@ -132,6 +132,13 @@ def test_a_pickled_value_comes_back_and_the_command_line_does_not_read_it(tmp_pa
         assert "not read" in app.get_steps(run.id)[0].output
 
 
+def test_a_class_of_a_script_is_pickled() -> None:
+    """Its module is __main__, with which no other name of a codec may begin."""
+    cls = type("Größe", (), {"__module__": "__main__"})
+    (codec,) = own_forms.own_codecs([codecs.pickled(cls)])
+    assert codec.name == "pickled.__main__.Größe"
+
+
 def test_what_a_users_converter_does_precedes_a_codec(tmp_path: Path) -> None:
     """For what is annotated."""
     converter = cattrs.Converter()

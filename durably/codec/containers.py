@@ -173,7 +173,7 @@ def _write_again(cls: Any, items: list[TypeCodec], value: Any) -> Any:
 
 def _mapping(codec: TypeCodec, codecs: TypeCodecLookup, origin: Any, args: tuple[Any, ...]) -> None:
     key = codecs.of(args[0]) if args else ANYTHING
-    key = _key_codec(codecs.of(str) if key is ANYTHING else key)
+    key = key if key is ANYTHING else _key_codec(key)
     item = codecs.of(int if origin is collections.Counter else args[1]) if args else ANYTHING
     codec.compares = key.compares or item.compares
     make = origin
@@ -209,7 +209,7 @@ def _mapping(codec: TypeCodec, codecs: TypeCodecLookup, origin: Any, args: tuple
     pairs: Any = types.GenericAlias(dict, (key, item))
     read_pairs: Any = (
         dict
-        if key.type is str and item is ANYTHING
+        if (key is ANYTHING or key.type is str) and item is ANYTHING
         else mapping_structure_factory(pairs, codecs.converter)
     )
 

@@ -15,6 +15,7 @@ _MAX_REPR: Final = 80
 _MAX_TEXT: Final = 300
 _MAX_PROBLEMS: Final = 1000
 _UNIONS: Final = (typing.Union, types.UnionType)
+_LIBRARIES: Final = ("numpy", "pandas")
 # Methods of values of NumPy and pandas that convert to values of Python.
 _CONVERSIONS: Final = ("to_pydatetime", "to_pytimedelta", "tolist", "to_dict")
 
@@ -104,7 +105,8 @@ def show(value: object) -> str:
 
 def mismatch(expected: str, value: object, type_: Any = None) -> Mismatch:
     """Return the problem that *value* is not of *type_*."""
-    conversion = conversion_of(value)
+    is_wanted = getattr(type_, "__module__", "").partition(".")[0] in _LIBRARIES
+    conversion = "" if is_wanted else conversion_of(value)
     advice = f" ({conversion})" if conversion else ""
     return Mismatch(f"expected {expected}, found {_found(value, type_)}{advice}")
 
@@ -112,7 +114,7 @@ def mismatch(expected: str, value: object, type_: Any = None) -> Mismatch:
 def conversion_of(value: object) -> str:
     """Return how to convert a value of NumPy or pandas into one of Python; "" for others."""
     cls = type(value)
-    if cls.__module__.partition(".")[0] not in ("numpy", "pandas"):
+    if cls.__module__.partition(".")[0] not in _LIBRARIES:
         return ""
     if cls.__name__ in ("NaTType", "NAType"):
         return "use None in its place"

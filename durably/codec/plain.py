@@ -7,11 +7,14 @@ payloads, which may be data instead of instances) continues with the data inside
 
 from __future__ import annotations
 
+import datetime as dt
 import enum
 import inspect
 import io
+import re
 import types
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Mapping, MappingView
 from typing import Any, Final, NoReturn, cast
 
 from durably._platform.nesting import MAX_DEPTH
@@ -82,6 +85,19 @@ _LIVE: Final = frozenset(
         "_queue",
         "queue",
     }
+)
+# What to do instead with some values of the standard library.
+_MADE: Final[tuple[tuple[type | tuple[type, ...], str], ...]] = (
+    (io.IOBase, "return its path, or what is read from it"),
+    ((Iterator, MappingView), "use a list of its items"),
+    (BaseException, "raise it, or return its text"),
+    (Mapping, "return dict(...) of it"),
+    (memoryview, "return bytes(...) of it"),
+    (array, "return its .tolist()"),
+    (re.Pattern, "return its .pattern"),
+    (re.Match, "return its .group() or .groups()"),
+    (dt.tzinfo, "return str(...) of it"),
+    (types.ModuleType, "use data, not code"),
 )
 TWICE: Final = "two keys have the same stored form"
 
@@ -317,14 +333,11 @@ def _advice(value: object) -> str:
     cls = type(value)
     if inspect.isawaitable(value) or inspect.isasyncgen(value):
         return "return its result, from a function without async"
-    if isinstance(value, io.IOBase):
-        return "return its path, or what is read from it"
-    if isinstance(value, Iterator):
-        return "use a list of its items"
+    for kind, advice in _MADE:
+        if isinstance(value, kind):
+            return advice
     if cls.__module__ in _LIVE:
         return "make it where it is used, outside of steps"
-    if isinstance(value, BaseException):
-        return "raise it, or return its text"
     return conversion_of(value) or (
         "return data made from it, or give its class a form with durably.codecs.register(...) or, "
         "for an annotated one, with the engine's converter="

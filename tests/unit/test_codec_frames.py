@@ -141,6 +141,19 @@ def test_a_hostile_file_is_an_error(content: bytes) -> None:
         form.decode(content)
 
 
+@pytest.mark.parametrize(
+    ("name", "says"), [("Required", r"\$\.rate: .*equired; do this"), ("Gone", "here; .*; do this")]
+)
+def test_a_model_that_has_changed_is_named_with_advice(
+    name: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = pydantic.create_model("Required", rate=(float, ...))
+    monkeypatch.setitem(globals(), "Required", made)
+    text = '\t{"$":"pydantic.BaseModel","v":["' + f"{__name__}:{name}" + '",{}]}'
+    with pytest.raises(SerializationError, match=says):
+        CODEC.decode(text, UNTYPED, what="a value", advice="do this")
+
+
 @pytest.mark.parametrize("name", ["os:system", "not_loaded:Model", "builtins:int", ":", "json:x.y"])
 def test_a_name_in_what_is_stored_imports_and_calls_nothing(name: str) -> None:
     text = '\t{"$": "pydantic.BaseModel", "v": ["' + name + '", {}]}'

@@ -13,6 +13,7 @@ import functools
 import io
 import json
 import pathlib
+import re
 import sqlite3
 import sys
 import threading
@@ -206,6 +207,31 @@ def test_inside_of_an_annotated_value_only_what_has_no_type_is_tagged() -> None:
     assert CODEC.decode(text, dict[str, str], what="w") == CODEC.load_json(text) == dollars
 
 
+@pytest.mark.parametrize(
+    ("type_", "value"),
+    [
+        (dict, {1: "a", "1": {2: (3,)}, (1, 2): None}),
+        (dict[Any, Any], {1: {"$": 1}}),
+        (dict[Any, dt.date], {1: dt.date(2026, 1, 2), "a": dt.date(2026, 1, 3)}),
+        (collections.abc.Mapping, {dt.date(2026, 1, 2): 1}),
+        (collections.OrderedDict, collections.OrderedDict([(2, 1), (1, 2)])),
+        (collections.Counter, collections.Counter([1, 1, "a"])),
+    ],
+)
+def test_a_dict_whose_keys_have_no_type_has_keys_of_any(type_: Any, value: Any) -> None:
+    """``-> dict`` stores no less than a function without an annotation."""
+    text, first = CODEC.encode_and_decode(value, type_, what="w")
+    for back in (
+        first,
+        CODEC.decode(text, type_, what="w"),
+        CODEC.structure(value, type_, what="w"),
+    ):
+        assert shape(back) == shape(value)
+        assert type(back) is type(value)
+    text = CODEC.encode(collections.OrderedDict(a=1), dict, what="w")
+    assert text == '{"a":1}'
+
+
 def test_what_was_stored_without_a_type_is_read_with_one() -> None:
     """An annotation may be added later."""
     text = CODEC.encode([dt.date(2026, 1, 2)], UNTYPED, what="w")
@@ -288,6 +314,9 @@ LOCAL.__qualname__ = "make.<locals>.Local"
         (lambda: len, "'len' has no stored form; use data, not code"),
         (lambda: ValueError(1), "ValueError has no stored form; raise it, or return its text"),
         (lambda: types.SimpleNamespace(a=1), "durably.codecs.register"),
+        ({}.keys, "dict_keys has no stored form; use a list of its items"),
+        (lambda: collections.UserDict(a=1), "UserDict has no stored form; return dict(...) of it"),
+        (lambda: re.compile("a"), "Pattern has no stored form; return its .pattern"),
         (lambda: collections.defaultdict(list), "return dict(...) of it"),
         (lambda: Counting(1), "the attribute twice of"),
         (lambda: FailureError(1), "is a Exception too"),

@@ -14,7 +14,7 @@ import pydantic
 from durably._platform.safe_repr import full_name
 from durably.codec.forms import Form
 from durably.codec.libraries.refusals import unlike
-from durably.codec.messages import NotStorable, Problem, text_of
+from durably.codec.messages import NotStorable, Outdated, Problem, text_of
 
 _TAG: Final = "pydantic.BaseModel"
 
@@ -45,9 +45,14 @@ def _decode(stored: Any) -> Any:
     cls = _loaded(name)
     if cls is None:
         module, _, qualname = name.partition(":")
-        msg = f"{module}.{qualname}, a pydantic model, is not loaded here; import it first"
-        raise Problem(msg)
-    return from_data(cls, data)
+        msg = (
+            f"{module}.{qualname}, a pydantic model, is not loaded here; import or define it first"
+        )
+        raise Outdated(msg) if module in sys.modules else Problem(msg)
+    try:
+        return from_data(cls, data)
+    except Problem as problem:
+        raise Outdated(problem.text, problem.path) from None
 
 
 def _loaded(name: str) -> type[Any] | None:

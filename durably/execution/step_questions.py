@@ -12,7 +12,7 @@ from durably._platform.safe_repr import short_repr
 from durably._platform.signals import entered_in_job
 from durably.codec import UNTYPED
 from durably.codec.type_text import type_text
-from durably.errors import ConflictError, ValidationError
+from durably.errors import ConflictError, SerializationError, ValidationError
 from durably.execution.current_run import CurrentRun, Services
 from durably.execution.prompting import Prompt, can_ask_here
 from durably.execution.step_runner import StepRunner
@@ -93,7 +93,7 @@ class StepQuestions:
             question: for people; ``app.get_questions()`` has it.
             returns: the type of the answer; JSON-like data without one.
             timeout: seconds or a ``timedelta`` from the first call on, also across resumes.
-            default: the result if the time is over.
+            default: the result if the time is over; a value of the type *returns*.
 
         Raises:
             StepTimeoutError: the time is over, and there is no default. A retry of the run asks
@@ -104,7 +104,7 @@ class StepQuestions:
 
         .. versionadded:: 0.2.0
         """
-        type_ = self._checked(question, returns, "step.ask")
+        type_ = self._checked(question, returns, default, "step.ask")
         arguments = (name, question, type_, timeout, default)
         return self._step_runner.take(name, self._ask, arguments, {}, type_)
 
@@ -164,7 +164,7 @@ class StepQuestions:
 
         .. versionadded:: 0.2.0
         """
-        type_ = self._checked(question, returns, "step.prepare")
+        type_ = self._checked(question, returns, default, "step.prepare")
         arguments = (name, question, type_, timeout)
         ticket = self._step_runner.take(name, self._prepare, arguments, {}, str)
         return Ticket(id=ticket, name=name, returns=type_, default=default)
@@ -191,13 +191,19 @@ class StepQuestions:
         result: T = self._answer_of(wait, ticket.returns, ticket.default)
         return result
 
-    def _checked(self, question: object, returns: Any, call: str) -> Any:
+    def _checked(self, question: object, returns: Any, default: Any, call: str) -> Any:
         if not isinstance(question, str):
             raise ValidationError(f"question must be a str, not {short_repr(question)}")
-        if returns is None:
-            return UNTYPED
-        self._services.codec.check_type(returns, f"{call}(returns=...)")
-        return returns
+        type_ = UNTYPED if returns is None else returns
+        codec = self._services.codec
+        codec.check_type(type_, f"{call}(returns=...)")
+        if default is not _NO_DEFAULT:
+            # Now, and not at the deadline, when the run has waited for it.
+            try:
+                codec.encode(default, type_, what=f"{call}(default=...)")
+            except SerializationError as exc:
+                raise ValidationError(str(exc)) from None
+        return type_
 
     def _prompt_for(self, wait: Wait, type_: Any) -> bool:
         """Ask the person in front of this thread; return whether to do so again."""

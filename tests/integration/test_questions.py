@@ -237,6 +237,8 @@ def test_app_run_and_a_client_without_a_worker_meet_in_place(tmp_path: Path) -> 
         lambda step: step.ask("q", question=1),
         lambda step: step.ask("q", returns=threading.Lock),
         lambda step: step.ask("q", timeout=-1),
+        lambda step: step.ask("q", returns=bool, timeout=9, default=None),
+        lambda step: step.prepare("q", timeout=9, default=object()),
         lambda step: step.ask(""),
         lambda step: step.prepare("q", timeout="soon"),
         lambda step: step.wait_for("q"),

@@ -8,9 +8,8 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
-from durably import events
 from durably._platform.clock import Clock, to_datetime
 from durably._platform.fork_hooks import ForkParticipant, watch_forks
 from durably._platform.latch import Latch
@@ -18,14 +17,40 @@ from durably._platform.safe_repr import short_repr
 from durably._platform.signals import let_through, raise_if_signal
 from durably._platform.tracebacks import remove_own_frames
 from durably.errors import ValidationError
-from durably.events import EVENT_TYPES, Event
 from durably.models import printable
+
+if TYPE_CHECKING:
+    from durably.events import Event
 
 log = logging.getLogger("durably")
 
+# Each event by its name: most programs listen to none, and never import the classes.
+EventType = Literal[
+    "run:trigger",
+    "run:coalesced",
+    "run:start",
+    "run:progress",
+    "run:complete",
+    "run:fail",
+    "run:cancel",
+    "run:retry",
+    "run:delete",
+    "run:recover",
+    "run:interrupt",
+    "step:start",
+    "step:skip",
+    "step:complete",
+    "step:fail",
+    "step:cancel",
+    "item:complete",
+    "item:fail",
+    "log:write",
+    "worker:error",
+]
+
 Listener = Callable[[Any], object]
 T = TypeVar("T", bound=Listener)
-ErrorHandler = Callable[[BaseException, Event], object]
+ErrorHandler = Callable[[BaseException, "Event"], object]
 _EVERY: Final = "*"
 
 # How often, and how many seconds apart, a thread checks whether the listeners of committed changes
@@ -41,16 +66,19 @@ def types_of(type_: object) -> tuple[str, ...]:
     Raises:
         ValidationError: it is not a type of events; the message lists the known ones.
     """
+    from durably import events  # noqa: PLC0415 - where first needed
+
     if isinstance(type_, str):
-        if type_ == _EVERY or type_ in EVENT_TYPES:
+        if type_ == _EVERY or type_ in events.EVENT_TYPES:
             return (type_,)
-    elif type_ is Event:
+    elif type_ is events.Event:
         return (_EVERY,)
-    elif isinstance(type_, type) and issubclass(type_, Event):
-        types = tuple(name for name, cls in EVENT_TYPES.items() if issubclass(cls, type_))
+    elif isinstance(type_, type) and issubclass(type_, events.Event):
+        types = tuple(n for n, cls in events.EVENT_TYPES.items() if issubclass(cls, type_))
         if types:
             return types
-    known = ", ".join(f"{name} ({cls.__name__})" for name, cls in sorted(EVENT_TYPES.items()))
+    classes = sorted(events.EVENT_TYPES.items())
+    known = ", ".join(f"{name} ({cls.__name__})" for name, cls in classes)
     meant = next((n for n in events.__all__ if n == getattr(type_, "__name__", None)), None)
     advice = "" if meant is None else f"; the event is durably.events.{meant}"
     if inspect.isroutine(type_):
@@ -145,26 +173,28 @@ class Emitter(ForkParticipant):
 
         return unsubscribe
 
-    def wants(self, cls: type[Event]) -> bool:
-        """Return whether *cls* has listeners; an event without any need not be made."""
-        return bool(self._listeners.get(cls.type) or self._listeners.get(_EVERY))
+    def wants(self, type_: EventType) -> bool:
+        """Return whether *type_* has listeners; an event without any need not be made."""
+        return bool(self._listeners.get(type_) or self._listeners.get(_EVERY))
 
-    def make(self, cls: type[Event], **fields: Any) -> Event:
-        """Return a new event of *cls* with the current time and the next sequence number."""
-        return cls(
+    def make(self, type_: EventType, **fields: Any) -> Event:
+        """Return a new event of *type_* with the current time and the next sequence number."""
+        from durably.events import EVENT_TYPES  # noqa: PLC0415 - where first needed
+
+        return EVENT_TYPES[type_](
             timestamp=to_datetime(self._clock.now_us()), sequence=next(self._sequence), **fields
         )
 
-    def emit(self, cls: type[Event], **fields: Any) -> bool:
-        """Call every listener of *cls* with a new event. Their exceptions are not raised here.
+    def emit(self, type_: EventType, **fields: Any) -> bool:
+        """Call every listener of *type_* with a new event. Their exceptions are not raised here.
 
         Return whether a listener of the user's has returned.
         """
-        listeners = (*self._listeners.get(cls.type, ()), *self._listeners.get(_EVERY, ()))
+        listeners = (*self._listeners.get(type_, ()), *self._listeners.get(_EVERY, ()))
         if not listeners:
             return False
         is_heard = False
-        event = self.make(cls, **fields)
+        event = self.make(type_, **fields)
         depth = self._depth.value
         try:
             self._depth.value = depth + 1

@@ -22,7 +22,6 @@ from durably._platform.unhandled import install_hooks
 from durably.client.arguments import NOT_GIVEN, AnyRun, CheckedOptions, ReadOnly, RunOptions
 from durably.client.calls import RunCalls
 from durably.client.handles import JobHandle
-from durably.events import Event
 from durably.jobs import Job
 from durably.models import Run
 from durably.names import name_of_plugin
@@ -42,11 +41,12 @@ if TYPE_CHECKING:
 
     from durably.codec.own_forms import ValueCodec
     from durably.emitter import ErrorHandler, Listener
+    from durably.events import Event
 
 P = TypeVar("P")
 R = TypeVar("R")
 T = TypeVar("T")
-E = TypeVar("E", bound=Event)
+E = TypeVar("E", bound="Event")
 L = TypeVar("L", bound=Callable[[Any], object])
 
 

@@ -65,6 +65,8 @@ HEAVY = {
 }
 # Of these, what an engine needs that is open.
 OF_AN_ENGINE = {"apsw", "concurrent.futures.thread", "ctypes"}
+# What it has for some calls alone, and imports with the first of them.
+NOT_OF_AN_ENGINE = {"durably.client.subscribe", "durably.events"}
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -97,6 +99,7 @@ def test_what_works_on_a_database_comes_with_the_first_engine(tmp_path: Path) ->
     for opens in ("durably.Durably(db).close()", "durably.run(job, db=db)"):
         loaded = loaded_by(f"{define}\ndb = {str(tmp_path / 'a.db')!r}\n{opens}")
         assert loaded >= parts, opens
+        assert not loaded & NOT_OF_AN_ENGINE, opens
         assert (loaded - loaded_by(f"import {DEPENDENCIES}")) & HEAVY == OF_AN_ENGINE, opens
 
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from durably._platform.safe_repr import short_repr
 from durably.client.arguments import OnLog, OnProgress
 from durably.client.query import Reader, labels_of
 from durably.emitter import Emitter
 from durably.errors import ValidationError
-from durably.events import Event, LogWritten, RunProgressed
 from durably.models import LogEntry, Progress
 from durably.store import defects
 from durably.store.api import Store
 from durably.store.rows import Brief
+
+if TYPE_CHECKING:
+    from durably.events import Event, LogWritten
 
 
 class Callbacks:
@@ -51,7 +53,7 @@ class Callbacks:
         self._newest_line = 0
         self._unsubscribe: Callable[[], None] = lambda: None
         if on_log is not None:
-            self._unsubscribe = emitter.on(LogWritten.type, self._collect)
+            self._unsubscribe = emitter.on("log:write", self._collect)
             self._newest_line = store.newest_log_line()
 
     def _collect(self, event: LogWritten) -> None:
@@ -114,9 +116,9 @@ class Callbacks:
             "labels": {} if row is None else labels_of(row),
         }
         if isinstance(value, Progress):
-            return self._emitter.make(RunProgressed, **fields, progress=value)
+            return self._emitter.make("run:progress", **fields, progress=value)
         return self._emitter.make(
-            LogWritten,
+            "log:write",
             **fields,
             level=value.level,
             message=value.message,

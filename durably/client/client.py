@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from durably._platform.clock import Clock
 from durably._platform.ids import Ids
@@ -18,7 +19,6 @@ from durably.client.query import Reader
 from durably.client.questions import Questions
 from durably.client.run_here import Runner
 from durably.client.submit import Submitter
-from durably.client.subscribe import Subscription
 from durably.client.upkeep import Upkeep
 from durably.client.wait import Waiter
 from durably.codec import Codec
@@ -26,6 +26,9 @@ from durably.emitter import Emitter
 from durably.execution.live import Displays, NoDisplays
 from durably.job_registry import JobRegistry
 from durably.store.api import Store
+
+if TYPE_CHECKING:
+    from durably.client.subscribe import Subscription
 
 
 class Client:
@@ -117,6 +120,8 @@ class Client:
 
     def subscribe(self, run: AnyRun | str) -> Subscription:
         """Return the events of a run from now on."""
+        from durably.client.subscribe import Subscription  # noqa: PLC0415 - where first needed
+
         return Subscription(
             run,
             store=self._store,

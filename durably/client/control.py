@@ -7,7 +7,6 @@ from typing import Any, Final
 
 import attrs
 
-from durably import events
 from durably._platform.clock import Clock, from_datetime
 from durably.client.arguments import AnyRun
 from durably.client.local_worker import LocalWorker
@@ -15,7 +14,6 @@ from durably.client.query import Reader, labels_of, run_id_of
 from durably.client.submit import Submitter
 from durably.emitter import Emitter
 from durably.errors import ConflictError, DatabaseError, RunCancelled, ValidationError
-from durably.events import RunDeleted, RunRetried
 from durably.execution.current_run import report_worker_error
 from durably.job_registry import JobRegistry, origins_of
 from durably.settings import age, check_bool, count, seconds
@@ -46,7 +44,7 @@ class Control:
         with self._emitter.announcing(run_id):
             row = self._store.retry(run_id, self._clock.now_us())
             self._store.changes.offer()
-            self._emitter.emit(RunRetried, **_fields(row))
+            self._emitter.emit("run:retry", **_fields(row))
         return self._reader.run_of(row)
 
     def adopt(self, run: AnyRun | str) -> AnyRun:
@@ -80,7 +78,7 @@ class Control:
             # If the run was pending, the next one with its concurrency key is claimable.
             self._store.changes.offer()
             for each in (row, *children):
-                self._emitter.emit(events.RunCancelled, **_fields(each))
+                self._emitter.emit("run:cancel", **_fields(each))
 
     def delete(self, run: AnyRun | str) -> None:
         """Delete a terminal run with everything that belongs to it."""
@@ -88,7 +86,7 @@ class Control:
         with self._emitter.announcing(run_id):
             row = self._store.delete(run_id)
             self._store.changes.notify()
-            self._emitter.emit(RunDeleted, **_fields(row))
+            self._emitter.emit("run:delete", **_fields(row))
 
     def purge(self, older_than: Age, limit: int, *, keep_failed: bool) -> int:
         """Delete up to *limit* runs that ended before then, and return how many were deleted."""
@@ -100,7 +98,7 @@ class Control:
             self._store.changes.notify()
             self._shrink()
         for row in deleted:
-            self._emitter.emit(RunDeleted, **_fields(row))
+            self._emitter.emit("run:delete", **_fields(row))
         return len(deleted)
 
     def _shrink(self) -> None:

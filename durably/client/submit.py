@@ -21,7 +21,6 @@ from durably.client.wait import Waiter
 from durably.codec import Codec
 from durably.emitter import Emitter
 from durably.errors import PayloadChangedWarning, SerializationError, ValidationError
-from durably.events import RunCoalesced, RunRetried, RunTriggered
 from durably.job_registry import JobRegistry, origins_json
 from durably.jobs import (
     Job,
@@ -91,9 +90,9 @@ class Submitter:
         """Return whether an event that this trigger may lead to has a listener."""
         wants = self._emitter.wants
         return (
-            wants(RunTriggered)
-            or (new.coalesce and wants(RunCoalesced))
-            or (new.retry_failed and wants(RunRetried))
+            wants("run:trigger")
+            or (new.coalesce and wants("run:coalesced"))
+            or (new.retry_failed and wants("run:retry"))
         )
 
     def trigger_all(self, job: Job[Any, Any], items: list[Any]) -> RunList[Any, Any]:
@@ -220,7 +219,7 @@ class Submitter:
             if is_created
             else self.reader.run_of(enqueued.row, enqueued.disposition)
         )
-        if is_created and not self._emitter.wants(RunTriggered):
+        if is_created and not self._emitter.wants("run:trigger"):
             return run
         fields: dict[str, Any] = {
             "run_id": run.id,
@@ -228,12 +227,12 @@ class Submitter:
             "labels": dict(run.labels),  # a listener may change those of its event
         }
         if is_created:
-            self._emitter.emit(RunTriggered, **fields, payload=run.payload)
+            self._emitter.emit("run:trigger", **fields, payload=run.payload)
         elif enqueued.disposition == "coalesced":
             # As the job would have received it, like the payload of every other event.
-            self._emitter.emit(RunCoalesced, **fields, skipped_payload=accepted.payload)
+            self._emitter.emit("run:coalesced", **fields, skipped_payload=accepted.payload)
         elif enqueued.disposition == "retried":
-            self._emitter.emit(RunRetried, **fields)
+            self._emitter.emit("run:retry", **fields)
         return run
 
     def retrigger(self, row: RunRow) -> Run[Any, Any]:

@@ -132,17 +132,18 @@ class Subscription(Iterator[Event]):
         }
         duration = run.duration or 0.0
         if run.status is RunStatus.COMPLETED:
-            return self._emitter.make(RunCompleted, **fields, output=run.output, duration=duration)
+            output = run.output
+            return self._emitter.make("run:complete", **fields, output=output, duration=duration)
         if run.status is RunStatus.FAILED:
             self._failed_attempt = run.attempt
             return self._emitter.make(
-                RunFailed,
+                "run:fail",
                 **fields,
                 error=run.error,
                 failed_step=self._reader.failed_step_of(run.id),
                 duration=duration,
             )
-        return self._emitter.make(RunCancelled, **fields)
+        return self._emitter.make("run:cancel", **fields)
 
     def close(self) -> None:
         """End the subscription. Idempotent.

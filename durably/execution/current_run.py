@@ -30,7 +30,6 @@ from durably.errors import (
     RunSuspended,
     StopRun,
 )
-from durably.events import WorkerError
 from durably.execution.checkpoints import StepCounts
 from durably.execution.children import Family
 from durably.models import Progress, error_info, short_name
@@ -364,7 +363,7 @@ def report_worker_error(
     """Log an error of durably's own threads and emit it as ``worker:error``."""
     of_run = "" if run_id is None else f" ({short_name(run_id, None, None)})"
     log.warning("%s%s failed, and is tried again: %s", context, of_run, on_one_line(str(exc)))
-    emitter.emit(WorkerError, error=error_info(exc), context=context, run_id=run_id)
+    emitter.emit("worker:error", error=error_info(exc), context=context, run_id=run_id)
 
 
 def retry_transient(

@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import attrs
 
-from durably import events
 from durably._platform.signals import let_through
 from durably.errors import (
     DatabaseError,
@@ -90,11 +89,11 @@ class Execution:
             return Interrupted()
         try:
             arguments = self._arguments()
-            if services.emitter.wants(events.RunStarted):
+            if services.emitter.wants("run:start"):
                 # Decoded again: what the job does to its own copy must not show in the event.
                 payload = next(iter(self._arguments()), None)
                 services.emitter.emit(
-                    events.RunStarted, **run.fields, payload=payload, attempt=run.attempt
+                    "run:start", **run.fields, payload=payload, attempt=run.attempt
                 )
             returned = let_through(job.run, context, *arguments)
             run.refuse_forked_child()

@@ -15,7 +15,6 @@ from durably._platform.nesting import is_too_deep
 from durably._platform.safe_repr import safe_repr, safe_str, too_deep, type_name
 from durably._platform.signals import raise_if_signal
 from durably.errors import ValidationError
-from durably.events import LogWritten
 from durably.execution.current_run import CurrentRun, Services
 from durably.models import LogLevel, printable, traceback_of
 
@@ -130,7 +129,7 @@ class StepLog:
         if logger is None:
             logger = self._logger = logging.getLogger(f"durably.job.{run.job_name}")
         is_logged = logger.isEnabledFor(number)
-        is_wanted = emitter.wants(LogWritten)
+        is_wanted = emitter.wants("log:write")
         if not (is_logged or is_wanted):
             return
         text = _formatted(message, args)
@@ -146,7 +145,7 @@ class StepLog:
             logger.log(number, "%s%s", text, _Shown(data), **settings)
         if is_wanted:
             emitter.emit(
-                LogWritten,
+                "log:write",
                 **run.fields,
                 level=level,
                 message=text,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 from durably.codec import UNTYPED
 from durably.errors import (
@@ -14,9 +14,11 @@ from durably.errors import (
     RunInterrupted,
     RunSuspended,
 )
-from durably.events import StepCancelled, StepEvent, StepFailed
 from durably.execution.current_run import CurrentRun, Services, retry_transient
 from durably.models import RunStatus, error_info, stored_error
+
+if TYPE_CHECKING:
+    from durably.emitter import EventType
 
 T = TypeVar("T")
 
@@ -76,7 +78,7 @@ class StepRecorder:
         )
         if not is_stored:
             self.not_stored(name, index, started_at_us)
-        self.emit(StepFailed, name, index, error=error)
+        self.emit("step:fail", name, index, error=error)
 
     def cancelled(self, name: str, index: int, started_at_us: int) -> None:
         """Store that a step ended after its run was cancelled or recovered by another owner."""
@@ -91,7 +93,7 @@ class StepRecorder:
             started_at_us,
             services.clock.now_us(),
         )
-        self.emit(StepCancelled, name, index)
+        self.emit("step:cancel", name, index)
 
     def not_stored(self, name: str, index: int, started_at_us: int) -> NoReturn:
         """Stop after a write of this claim had no effect: another claim is current, or none."""
@@ -139,8 +141,8 @@ class StepRecorder:
         """Read checkpoints, trying again while a failure may pass."""
         return retry_transient(self._services, self._run, "reading checkpoints", query, *args)
 
-    def emit(self, cls: type[StepEvent], name: str, index: int, **fields: Any) -> None:
+    def emit(self, type_: EventType, name: str, index: int, **fields: Any) -> None:
         """Emit an event of a step."""
         emitter = self._services.emitter
-        if emitter.wants(cls):
-            emitter.emit(cls, **self._run.fields, step_name=name, step_index=index, **fields)
+        if emitter.wants(type_):
+            emitter.emit(type_, **self._run.fields, step_name=name, step_index=index, **fields)

@@ -22,11 +22,6 @@ from durably.errors import (
     RetryAfter,
     ValidationError,
 )
-from durably.events import (
-    StepCompleted,
-    StepSkipped,
-    StepStarted,
-)
 from durably.execution.checkpoints import CheckpointReader
 from durably.execution.current_run import CurrentRun, Services
 from durably.execution.nested_steps import NestedSteps
@@ -276,7 +271,7 @@ class StepRunner:
         self._nested.note(name)
         self._run.has_replayed = True
         if services.emitter.has_listeners:
-            self._recorder.emit(StepSkipped, name, index)
+            self._recorder.emit("step:skip", name, index)
         return result
 
     def _call(
@@ -314,7 +309,7 @@ class StepRunner:
         if started - run.current_at > services.longest_doubt_s:
             self._recorder.require_ownership()
         if services.emitter.has_listeners:
-            self._recorder.emit(StepStarted, name, index)
+            self._recorder.emit("step:start", name, index)
             started = clock.monotonic()
         started_at_us = clock.now_us()
         try:
@@ -348,9 +343,9 @@ class StepRunner:
         self._checkpoints.note_stored(name, index)
         self._nested.note(name)
         self._nested.outer_completed(name)
-        if services.emitter.has_listeners and services.emitter.wants(StepCompleted):
+        if services.emitter.has_listeners and services.emitter.wants("step:complete"):
             self._recorder.emit(
-                StepCompleted,
+                "step:complete",
                 name,
                 index,
                 # Decoded again: what the job does to its value must not show in the event.

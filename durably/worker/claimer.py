@@ -8,10 +8,9 @@ import threading
 from collections.abc import Callable
 from typing import Final, Unpack
 
-from durably import events
 from durably._platform.clock import Clock
 from durably._platform.signals import LOOK_S
-from durably.emitter import Emitter
+from durably.emitter import Emitter, EventType
 from durably.errors import DatabaseError
 from durably.execution.current_run import CurrentRun, report_worker_error
 from durably.execution.session_run import SessionRun
@@ -37,11 +36,11 @@ log = logging.getLogger("durably")
 LabelsOf = Callable[[RunRow], dict[str, str]]
 
 # The events that a thread of the pool may emit after it has stored the end of a run.
-_EMITTED_AT_AN_END: Final = (
-    events.RunProgressed,
-    events.RunCompleted,
-    events.RunFailed,
-    events.RunInterrupted,
+_EMITTED_AT_AN_END: Final[tuple[EventType, ...]] = (
+    "run:progress",
+    "run:complete",
+    "run:fail",
+    "run:interrupt",
 )
 
 

@@ -10,7 +10,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -21,7 +21,6 @@ from durably.codec import UNTYPED, Codec
 from durably.codec.json_text import dump_any, load
 from durably.emitter import Emitter
 from durably.errors import DatabaseError
-from durably.events import LogWritten, RunProgressed
 from durably.execution.current_run import CurrentRun, report_worker_error
 from durably.models import Progress
 from durably.store.api import Store
@@ -29,6 +28,9 @@ from durably.store.change_feed import ChangeFeed
 from durably.store.outcome import Lost
 from durably.store.rows import LogLine
 from durably.worker.service import Service
+
+if TYPE_CHECKING:
+    from durably.events import LogWritten
 
 log = logging.getLogger("durably")
 
@@ -71,7 +73,7 @@ class Flusher(Service):
         """Store each log line that is written from now on. Idempotent."""
         if not self._persists_logs:
             self._persists_logs = True
-            self._emitter.on(LogWritten.type, self._on_log)
+            self._emitter.on("log:write", self._on_log)
 
     def _on_log(self, event: LogWritten) -> None:
         self.logged(_stored_line(event, self._owner()))
@@ -172,8 +174,8 @@ class Flusher(Service):
 
     def emit_progress(self, run: CurrentRun, progress: Progress) -> None:
         """Emit ``run:progress``."""
-        if self._emitter.wants(RunProgressed):
-            self._emitter.emit(RunProgressed, **run.fields, progress=progress)
+        if self._emitter.wants("run:progress"):
+            self._emitter.emit("run:progress", **run.fields, progress=progress)
 
     def encoded(self, progress: Progress) -> str:
         """Return *progress* as it is stored."""

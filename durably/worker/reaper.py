@@ -9,7 +9,6 @@ from typing import Final
 
 from durably._platform.clock import Clock
 from durably.emitter import Emitter
-from durably.events import RunDeleted, RunRecovered
 from durably.store import bounds
 from durably.store.api import Liveness, Store
 from durably.store.change_feed import ChangeFeed
@@ -143,7 +142,7 @@ class Reaper(Service):
         say_recovered(recovered, reason)
         for row in recovered:
             self._emitter.emit(
-                RunRecovered,
+                "run:recover",
                 run_id=row.id,
                 job_name=row.job_name,
                 labels=self._labels_of(row),
@@ -167,7 +166,7 @@ class Reaper(Service):
         deleted = self._store.purge(before_us, PURGE_BATCH)
         for row in deleted:
             self._emitter.emit(
-                RunDeleted, run_id=row.id, job_name=row.job_name, labels=self._labels_of(row)
+                "run:delete", run_id=row.id, job_name=row.job_name, labels=self._labels_of(row)
             )
         if deleted:
             # Last: the runs are deleted, and their events emitted, also if this fails.

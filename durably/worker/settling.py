@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from durably import events
 from durably.errors import DatabaseError, StopRun
 from durably.execution.current_run import CurrentRun, Services, report_worker_error, retry_transient
 from durably.execution.unseen_failures import UnseenFailures, see_attempt
@@ -161,10 +160,10 @@ class Settling:
         started_at_us = run.row.started_at_us
         duration = max(0, now_us - (now_us if started_at_us is None else started_at_us)) / 1e6
         if isinstance(outcome, Completed):
-            emitter.emit(events.RunCompleted, **run.fields, output=outcome.value, duration=duration)
+            emitter.emit("run:complete", **run.fields, output=outcome.value, duration=duration)
         elif isinstance(outcome, Failed):
             is_heard = emitter.emit(
-                events.RunFailed,
+                "run:fail",
                 **run.fields,
                 error=outcome.error,
                 failed_step=outcome.step,
@@ -173,4 +172,4 @@ class Settling:
             if is_heard:
                 see_attempt(run.id, run.attempt)
         elif isinstance(outcome, Interrupted):
-            emitter.emit(events.RunInterrupted, **run.fields)
+            emitter.emit("run:interrupt", **run.fields)

@@ -12,16 +12,8 @@ from typing import Any, Final
 from durably._platform.tracebacks import stacklevel
 from durably._platform.unhandled import show_stop_alone
 from durably.codec import UNTYPED
+from durably.emitter import EventType
 from durably.errors import DatabaseError, ItemsChangedWarning, StopRun, ValidationError
-from durably.events import (
-    ItemCompleted,
-    ItemFailed,
-    StepCancelled,
-    StepCompleted,
-    StepFailed,
-    StepSkipped,
-    StepStarted,
-)
 from durably.execution.current_run import CurrentRun, Services
 from durably.execution.live import LoopView
 from durably.execution.loops.driver import Driver
@@ -247,7 +239,7 @@ class Loop:
     def _start(self) -> None:
         self._has_started = True
         self._started_s = self._services.clock.monotonic()
-        self._emit(StepStarted)
+        self._emit("step:start")
 
     def _note(self, batch: list[Task] | Reused) -> None:
         """Count items that are stored; emit those that were executed."""
@@ -263,8 +255,8 @@ class Loop:
 
     def _emit_item(self, task: Task) -> None:
         if task.text is None:
-            self._emit(ItemFailed, item_key=task.key, error=task.error_info)
-        elif self._services.emitter.wants(ItemCompleted):
+            self._emit("item:fail", item_key=task.key, error=task.error_info)
+        elif self._services.emitter.wants("item:complete"):
             output = self._services.codec.decode(
                 # Decoded again: what the job does to its value must not show in the event.
                 task.text,
@@ -273,7 +265,7 @@ class Loop:
                 name=str(task.key),
             )
             duration = max(0, task.completed_at_us - task.started_at_us) / 1e6
-            self._emit(ItemCompleted, item_key=task.key, output=output, duration=duration)
+            self._emit("item:complete", item_key=task.key, output=output, duration=duration)
 
     def _report_progress(self) -> None:
         run, record = self._run, self._record
@@ -339,7 +331,7 @@ class Loop:
         _, left = driver.finish(is_abrupt=is_abrupt)
         if run.stop_reason in NOT_OURS:
             if record.cancel():
-                self._emit(StepCancelled)
+                self._emit("step:cancel")
             return
         is_interrupted = isinstance(exc, StopRun | GeneratorExit) or is_signalled
         try:
@@ -355,7 +347,7 @@ class Loop:
 
     def _has_failed(self, exc: BaseException) -> None:
         self._run.failed_steps.append((self._name, exc))
-        self._emit(StepFailed, error=error_info(exc))
+        self._emit("step:fail", error=error_info(exc))
 
     def _emit_end(self, error: BaseException | None) -> None:
         if error is not None:
@@ -367,15 +359,15 @@ class Loop:
             self._name, self._record.step_index, is_executed=is_executed
         )
         if not is_executed:
-            self._emit(StepSkipped)
+            self._emit("step:skip")
             return
         if not self._has_started:
             self._start()
         duration = self._services.clock.monotonic() - self._started_s
-        self._emit(StepCompleted, output=None, duration=duration)
+        self._emit("step:complete", output=None, duration=duration)
 
-    def _emit(self, cls: Any, **fields: Any) -> None:
-        self._recorder.emit(cls, self._name, self._record.step_index, **fields)
+    def _emit(self, type_: EventType, **fields: Any) -> None:
+        self._recorder.emit(type_, self._name, self._record.step_index, **fields)
 
     def _warn_of_changes(self) -> None:
         changed = self._source.changed

@@ -53,7 +53,7 @@ def _put(archive: zipfile.ZipFile, name: str) -> None:
         archive.write(file, file.name)
         return
     for each in sorted(file.parent.rglob("*")):
-        if each.suffix in {".py", ".sql", ".typed"}:
+        if each.suffix in {".json", ".py", ".sql", ".typed"}:
             archive.write(each, Path(name) / each.relative_to(file.parent))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -74,6 +75,31 @@ def test_the_scripts_are_executed_once_to_know_what_they_make(tmp_path: Path) ->
     assert schema.schemas.cache_info().misses == 1
     assert len(schema.schemas(tuple(schema.migrations()))) == len(schema.migrations()) + 1
     assert schema.schemas.cache_info().misses == 1
+
+
+def test_no_script_is_executed_for_a_file_of_the_newest_version(tmp_path: Path) -> None:
+    """What the scripts make is stored beside them; ``writes_the_schema.py`` writes it."""
+    assert schema.newest() == schema.schemas(tuple(schema.migrations()))[-1]
+    db = fresh(tmp_path / "test.db", list(schema.migrations()))
+    schema.schemas.cache_clear()
+
+    schema.migrate(db, "test.db", begin(db))
+
+    assert schema.schemas.cache_info().misses == 0
+    db.close()
+
+
+def test_what_is_stored_of_the_schema_rejects_no_file(tmp_path: Path, monkeypatch: Any) -> None:
+    """What the scripts make decides, because another SQLite may write it otherwise."""
+    db = fresh(tmp_path / "test.db", list(schema.migrations()))
+    monkeypatch.setattr(schema, "newest", lambda: {("table", "durably_runs"): "otherwise"})
+
+    schema.migrate(db, "test.db", begin(db))
+
+    db.execute("CREATE TRIGGER planted AFTER INSERT ON durably_runs BEGIN SELECT 1; END")
+    with pytest.raises(SchemaError, match="planted"):
+        schema.migrate(db, "test.db", begin(db))
+    db.close()
 
 
 def test_migrating_again_changes_nothing(tmp_path: Path) -> None:

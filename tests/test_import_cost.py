@@ -66,7 +66,14 @@ HEAVY = {
 # Of these, what an engine needs that is open.
 OF_AN_ENGINE = {"apsw", "concurrent.futures.thread", "ctypes"}
 # What it has for some calls alone, and imports with the first of them.
-NOT_OF_AN_ENGINE = {"durably.client.subscribe", "durably.events"}
+NOT_OF_AN_ENGINE = {
+    "durably.client.doctor",
+    "durably.client.subscribe",
+    "durably.events",
+    "durably.store.conditions",
+    "durably.store.sqlite.backup",
+    "durably.store.sqlite.condition",
+}
 
 
 def loaded_by(statement: str) -> set[str]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from durably.store.conditions import Condition, JobUsage, Sizes
 from durably.store.rows import Shrunk
+
+if TYPE_CHECKING:
+    from durably.store.conditions import Condition, JobUsage, Sizes
 
 
 class Care(Protocol):

@@ -6,11 +6,10 @@ import logging
 import os
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from durably.errors import DatabaseError
 from durably.store.api import Checkpoints, Liveness
-from durably.store.conditions import Condition, Sizes
 from durably.store.outcome import Completed, NotExecuted, Outcome, RequeueReason
 from durably.store.rows import (
     Beat,
@@ -27,14 +26,12 @@ from durably.store.rows import (
 from durably.store.sqlite.blobs.filing import Filing
 from durably.store.sqlite.blobs.folder import SUFFIX, BlobFolder
 from durably.store.sqlite.checkpoints import SqliteCheckpoints
-from durably.store.sqlite.condition import condition_of, sizes_of
 from durably.store.sqlite.database import Database
 from durably.store.sqlite.locks import owner_lock
 from durably.store.sqlite.locks.owner_lock import OwnerLock
 from durably.store.sqlite.sql import (
     attempts,
     claims,
-    conditions,
     items,
     logs,
     lookups,
@@ -49,6 +46,9 @@ from durably.store.sqlite.sql import enqueue as enqueueing
 from durably.store.sqlite.sql import owners as owner_rows
 from durably.store.sqlite.sql import requeue as requeueing
 from durably.store.sqlite.verbs import OnDatabase, reads, writes
+
+if TYPE_CHECKING:
+    from durably.store.conditions import Condition, JobUsage, Sizes
 
 T = TypeVar("T")
 
@@ -324,14 +324,22 @@ class SqliteStore(OnDatabase):
         """Return the text that is in a file, as *text* says."""
         return self.filing.read(text)
 
-    usage = reads(conditions.usage)
+    def usage(self) -> list[JobUsage]:
+        """Return what the runs of each job take."""
+        from durably.store.sqlite.sql import conditions  # noqa: PLC0415 - where first needed
+
+        return self.database.read(conditions.usage)
 
     def sizes(self) -> Sizes:
         """Return how large the file is."""
+        from durably.store.sqlite.condition import sizes_of  # noqa: PLC0415 - where first needed
+
         return sizes_of(self.database)
 
     def condition(self, *, most_failures: int) -> Condition:
         """Return what may be unusual about the file and those that use it."""
+        from durably.store.sqlite.condition import condition_of  # noqa: PLC0415 - where first needed
+
         return condition_of(self.database, most_failures)
 
     def backup(self, path: str | os.PathLike[str], *, overwrite: bool, now_us: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from durably._platform.clock import to_datetime
 from durably.client.arguments import AnyRun
-from durably.client.query import UNREADABLE, Reader, readable, run_id_of
+from durably.client.query import UNREADABLE, Reader, raise_defect, readable, run_id_of
 from durably.models import Attempt, AttemptList
 from durably.store import defects
 from durably.store.api import Store
@@ -45,8 +45,5 @@ class AttemptReader:
                 error=self._reader.error_of(row.error),
             )
         except UNREADABLE as exc:
-            defect = defects.of_attempt(row._asdict())
-            if defect is None:
-                raise
             what = f"attempt {row.attempt} of run {run_id!a:.80}"
-            raise defects.unreadable(what, defect) from exc
+            raise_defect(exc, what, defects.of_attempt(row._asdict()))

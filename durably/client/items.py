@@ -7,7 +7,7 @@ from typing import Any, get_args
 from durably._platform.clock import to_datetime
 from durably._platform.safe_repr import short_repr
 from durably.client.arguments import AnyRun
-from durably.client.query import UNREADABLE, Reader, readable, run_id_of
+from durably.client.query import UNREADABLE, Reader, raise_defect, readable, run_id_of
 from durably.codec import Codec
 from durably.errors import ValidationError
 from durably.models import ItemList, ItemRecord, ItemStatus
@@ -64,7 +64,4 @@ class ItemReader:
         except UNREADABLE as exc:
             values: dict[str, Any] = {"output": output, "error": error}
             values |= {"started_at_us": started_at_us, "completed_at_us": completed_at_us}
-            defect = defects.of_step(values)
-            if defect is None:
-                raise
-            raise defects.unreadable(what, defect) from exc
+            raise_defect(exc, what, defects.of_step(values))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 from durably._platform.clock import to_datetime
 from durably._platform.safe_repr import type_name
@@ -93,10 +93,7 @@ class Reader:
         try:
             return answered_by(self._run_of(row, disposition), self.answers)
         except UNREADABLE as exc:
-            defect = defects.of_run(row._asdict())
-            if defect is None:
-                raise
-            raise defects.unreadable(f"run {row.id!a:.80}", defect) from exc
+            raise_defect(exc, f"run {row.id!a:.80}", defects.of_run(row._asdict()))
 
     def _run_of(self, row: RunRow, disposition: Disposition | None) -> Run[Any, Any]:
         # A session has no job, whatever job has its name.
@@ -302,10 +299,7 @@ class Reader:
                 items=None if row.counts is None else ItemCounts(*row.counts),
             )
         except UNREADABLE as exc:
-            defect = defects.of_step(row._asdict())
-            if defect is None:
-                raise
-            raise defects.unreadable(what, defect) from exc
+            raise_defect(exc, what, defects.of_step(row._asdict()))
 
     def logs_of(self, run: Run[Any, Any] | str) -> LogList:
         """Return the persisted log lines of the run; those that cannot be read are left out.
@@ -332,11 +326,8 @@ class Reader:
                 created_at=to_datetime(row.created_at_us),
             )
         except UNREADABLE as exc:
-            defect = defects.of_log_line(row._asdict())
-            if defect is None:
-                raise
             what = f"log line {row.log} of run {run_id!a:.80}"
-            raise defects.unreadable(what, defect) from exc
+            raise_defect(exc, what, defects.of_log_line(row._asdict()))
 
 
 def _is_text(value: Any) -> bool:
@@ -352,6 +343,18 @@ def _checked(text: str, is_right: Callable[[Any], bool]) -> Any:
     if not is_right(value):
         raise ValueError("a stored value has another type than durably writes")
     return value
+
+
+def raise_defect(exc: Exception, what: str, defect: str | None) -> NoReturn:
+    """Raise the error for a row that *exc* was raised for.
+
+    Args:
+        what: names the row.
+        defect: what is wrong with the row; ``None`` if nothing is, so that *exc* is durably's.
+    """
+    if defect is None:
+        raise exc
+    raise defects.unreadable(what, defect) from exc
 
 
 def readable(read: Callable[[A], B], rows: Iterable[A]) -> Iterator[B]:

@@ -29,6 +29,7 @@ from benchmarks.systems.child import (
     spinning,
     until,
 )
+from durably.store.sqlite.database import Database
 
 PATH = "durably.db"
 
@@ -41,7 +42,9 @@ kills = False
 
 def durability(app: durably.Durably) -> dict[str, Any]:
     """What is really in force on the connection that commits."""
-    db = app._store.database._writer._db
+    database = app._store.database
+    assert isinstance(database, Database)
+    db = database._writer._db
     return {
         "journal_mode": db.pragma("journal_mode"),
         "synchronous": SYNCHRONOUS[db.pragma("synchronous")],

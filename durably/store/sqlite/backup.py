@@ -32,7 +32,7 @@ from durably.store.sqlite.locks.temporary import temporary
 from durably.store.sqlite.sql import attempts, blobs, check, owners, requeue, schema
 
 if TYPE_CHECKING:
-    from durably.store.sqlite.database import Database
+    from durably.store.sqlite.reading import ReadFile
 
 # A signal is noticed between two steps of so many pages.
 _STEP_PAGES: Final = 256
@@ -46,7 +46,7 @@ _ROOM_LEFT: Final = 16 * 1024 * 1024
 
 
 def back_up(
-    database: Database,
+    database: ReadFile,
     folder: BlobFolder,
     path: str | os.PathLike[str],
     *,

@@ -18,21 +18,21 @@ from durably.store.sqlite.connection.filesystem import (
     is_shared_folder,
     mount_table,
 )
-from durably.store.sqlite.database import Database
 from durably.store.sqlite.locks import holders, owner_lock
+from durably.store.sqlite.reading import ReadFile
 from durably.store.sqlite.sql import blobs, conditions, runs, schema
 
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
-def sizes_of(database: Database) -> Sizes:
+def sizes_of(database: ReadFile) -> Sizes:
     """Return the sizes of the database."""
     file_bytes, free_bytes = database.read(conditions.pages)
     blob_bytes = sum(database.read(blobs.all_referred).values())
     return Sizes(file_bytes, size_of(f"{database.path}-wal"), free_bytes, blob_bytes)
 
 
-def condition_of(database: Database, most_failures: int) -> Condition:
+def condition_of(database: ReadFile, most_failures: int) -> Condition:
     """Return the condition of the database, with so many kinds of failures."""
     import shutil  # noqa: PLC0415 - where first needed: it brings what compresses files
 

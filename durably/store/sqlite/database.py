@@ -9,35 +9,31 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from typing import Final, ParamSpec, TypeVar
 
 import apsw
 
 from durably._platform import lock_timeouts
 from durably._platform.clock import Clock
-from durably._platform.fork_hooks import ForkParticipant, watch_forks
-from durably._platform.lock_timeouts import BUSY_TIMEOUT_S, Hurry, limited
-from durably.errors import DatabaseError, DatabaseLostError, ForkedError
+from durably._platform.fork_hooks import watch_forks
+from durably._platform.lock_timeouts import BUSY_TIMEOUT_S, limited
+from durably.errors import DatabaseError, DatabaseLostError
 from durably.settings import Synchronous
 from durably.store import defects
 from durably.store.change_feed import ChangeFeed
-from durably.store.closing import Closing
 from durably.store.rows import Shrunk
 from durably.store.sqlite.connection.batch_executor import FaultPoint
 from durably.store.sqlite.connection.connections import (
     PAGES_IN_MEMORY,
     Connections,
     configure,
-    require_sound_sqlite,
 )
 from durably.store.sqlite.connection.content import INDEX_SIZE
 from durably.store.sqlite.connection.file_checks import FileChecks
-from durably.store.sqlite.connection.files import Identity, present, resolved, size_of
+from durably.store.sqlite.connection.files import Identity, present, size_of
 from durably.store.sqlite.connection.place import require_place
-from durably.store.sqlite.connection.readers import Readers, limited_wait
 from durably.store.sqlite.connection.sidefiles import (
     refuse_strangers,
     remove_leftovers,
@@ -46,10 +42,11 @@ from durably.store.sqlite.connection.sidefiles import (
 from durably.store.sqlite.connection.sqlite_errors import database_error
 from durably.store.sqlite.connection.wal import WalCare, run_wal_checkpoint
 from durably.store.sqlite.connection.write_request import Operation
-from durably.store.sqlite.connection.writer import GroupCommitWriter, leak
+from durably.store.sqlite.connection.writer import GroupCommitWriter
 from durably.store.sqlite.locks.guard import FileGuard
 from durably.store.sqlite.locks.mutex import WriterMutex
 from durably.store.sqlite.notify import VersionReader
+from durably.store.sqlite.reading import ReadFile
 from durably.store.sqlite.sql import schema
 
 log = logging.getLogger("durably")
@@ -62,7 +59,7 @@ T = TypeVar("T")
 _WRITES_BETWEEN_CHECKS: Final = 16
 
 
-class Database(ForkParticipant):
+class Database(ReadFile):
     """The file of one engine. Usable from any thread of the process that opened it.
 
     Raises:
@@ -82,25 +79,11 @@ class Database(ForkParticipant):
         vfs: str | None = None,
         fault_point: FaultPoint | None = None,
     ) -> None:
-        require_sound_sqlite()
-        self._clock = clock or Clock()
-        self._pid = os.getpid()
-        self.path = resolved(path)
-        self.closing = Closing(self.path)
-        self._lock = threading.Lock()  # guards the flag below
-        self._is_closed = False
+        super().__init__(path, clock)
         self._connections = Connections(self.path, self._clock, vfs)
-        self._readers = Readers(
-            clock=self._clock,
-            connect=self._new_reader,
-            discard=self._connections.discard,
-            closed=self.closing.error,
-        )
         self._mutexes: list[WriterMutex] = []
         self._connections.is_on_btrfs = require_place(self.path, create=create) == "btrfs"
-        self._guard: FileGuard | None = None
         self._is_log_planted = False
-        self._hurry = Hurry()
         self._writes = 0
         self._checks: FileChecks | None = None  # once it is open
         # One limit for all locks that an opening waits for, one after the other.
@@ -251,47 +234,6 @@ class Database(ForkParticipant):
             self._blame_loss()
             raise
 
-    def read(self, query: Operation[Ps, T], *args: Ps.args, **kwargs: Ps.kwargs) -> T:
-        """Execute *query*, which only reads, and return its result."""
-        if os.getpid() != self._pid:
-            raise ForkedError("this engine belongs to the parent process; open a new one here")
-        with self._readers.connection() as db, self._translated(db), self._limit(db):
-            if self._guard is None:
-                return query(db, *args, **kwargs)
-            with self._guard.reading():
-                return query(db, *args, **kwargs)
-
-    def _limit(self, db: apsw.Connection) -> AbstractContextManager[None]:
-        return limited_wait(db, self._clock) if lock_timeouts.is_limited() else nullcontext()
-
-    def hurried(self, ends_s: float) -> AbstractContextManager[None]:
-        """End waits for locks of others at *ends_s*, in all threads, during the block."""
-        return self._hurry.until(ends_s)
-
-    def _new_reader(self) -> apsw.Connection:
-        with self._translated():
-            # If the file was moved away, opening a connection would make SQLite delete its WAL.
-            self.check_in_place()
-            db = self._connections.new_reader()
-        try:
-            self.check_in_place()
-        except BaseException:
-            self._connections.discard(db)
-            raise
-        return db
-
-    @contextmanager
-    def _translated(
-        self, db: apsw.Connection | None = None, *, since_s: float | None = None
-    ) -> Iterator[None]:
-        try:
-            yield
-        except (apsw.Error, UnicodeDecodeError) as exc:
-            waited_s = None if since_s is None else self._clock.monotonic() - since_s
-            error = database_error(exc, self.path, db, waited_s=waited_s)
-            self._blame_loss()
-            raise error from exc
-
     def _blame_loss(self) -> None:
         """Raise ``DatabaseLostError`` if the file is gone, whatever error SQLite has reported."""
         if self._checks is not None and not self._is_closed:
@@ -318,6 +260,10 @@ class Database(ForkParticipant):
     def shrink(self, most_pages: int) -> Shrunk:
         """Return up to *most_pages* free pages to the file system."""
         return self.care.shrink(most_pages)
+
+    def wal_checkpoint(self, *, above_bytes: int) -> None:
+        """Copy the WAL into the file if it has grown beyond *above_bytes*."""
+        self.care.wal_checkpoint(above_bytes=above_bytes)
 
     def close(self) -> None:
         """Close every connection, the writers' after their transaction. Idempotent."""
@@ -368,33 +314,6 @@ class Database(ForkParticipant):
                 guard.close()
 
     @property
-    def is_closed(self) -> bool:
-        """Return whether ``close`` was called."""
-        return self._is_closed
-
-    @property
     def file(self) -> Identity | None:
         """What identifies the file that is open."""
         return self._open_file.identity
-
-    def before_fork(self) -> None:
-        """Wait for the reads in progress, and block new ones."""
-        self._versions.lock.acquire()
-        try:
-            self._readers.before_fork(BUSY_TIMEOUT_S)
-        except BaseException:
-            self._versions.lock.release()
-            raise
-
-    def after_fork_in_parent(self) -> None:
-        """Allow reads and writes again."""
-        self._readers.after_fork_in_parent()
-        self._versions.lock.release()
-
-    def after_fork_in_child(self) -> None:
-        """Keep the inherited connections from ever being used."""
-        # The locks that were taken before the fork.
-        self._lock, self._versions.lock = threading.Lock(), threading.Lock()
-        self._readers.after_fork_in_child()
-        for connection in self._connections.open:
-            leak(connection)

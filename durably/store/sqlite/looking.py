@@ -7,7 +7,6 @@ runs, and leaves the files beside the database as they are.
 from __future__ import annotations
 
 import os
-import threading
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -15,25 +14,22 @@ import apsw
 
 from durably._platform.clock import Clock
 from durably._platform.fork_hooks import watch_forks
-from durably._platform.lock_timeouts import BUSY_TIMEOUT_S, Hurry, limited
+from durably._platform.lock_timeouts import BUSY_TIMEOUT_S, limited
 from durably.errors import DatabaseError, DatabaseLostError, SchemaError
 from durably.store.change_feed import ChangeFeed
-from durably.store.closing import Closing
-from durably.store.sqlite.connection.connections import Connections, require_sound_sqlite
-from durably.store.sqlite.connection.files import Identity, identity, is_gone, resolved
+from durably.store.sqlite.connection.connections import Connections
+from durably.store.sqlite.connection.files import Identity, identity, is_gone
 from durably.store.sqlite.connection.place import require_place
-from durably.store.sqlite.connection.readers import Readers
 from durably.store.sqlite.connection.sidefiles import is_on_read_only, only_reads
-from durably.store.sqlite.database import Database
 from durably.store.sqlite.notify import VersionReader
+from durably.store.sqlite.reading import ReadFile
 from durably.store.sqlite.sql import schema
 
 
-class LookedAt(Database):
+class LookedAt(ReadFile):
     """The file of a process that only reads it. Usable from any thread of that process.
 
-    It has the reads of a ``Database`` and none of its writes. Its connections are made one by one
-    when they are needed.
+    It has the reads of a ``Database``, and each of its writes raises.
 
     Raises:
         ValidationError: the path can never be a database file.
@@ -42,17 +38,7 @@ class LookedAt(Database):
     """
 
     def __init__(self, path: str, *, clock: Clock | None = None) -> None:
-        # Not as for an engine: that opening makes files.
-        require_sound_sqlite()
-        self._clock = clock or Clock()
-        self._pid = os.getpid()
-        self.path = resolved(path)
-        self.closing = Closing(self.path)
-        self._lock = threading.Lock()  # guards the flag below
-        self._is_closed = False
-        self._guard = None
-        self._checks = None
-        self._hurry = Hurry()
+        super().__init__(path, clock)
         require_place(self.path, create=False, reads_only=True)
         self._identity = identity(self.path)
         # A WAL that is there stays as it is, also if this connection is the last one. If there is
@@ -65,12 +51,6 @@ class LookedAt(Database):
             vfs=None,
             is_read_only=self._has_wal,
             is_immutable=self._is_immutable(),
-        )
-        self._readers = Readers(
-            clock=self._clock,
-            connect=self._new_reader,
-            discard=self._connections.discard,
-            closed=self.closing.error,
         )
         since_s = self._clock.monotonic()
         with self._translated(since_s=since_s), limited(self._clock, BUSY_TIMEOUT_S):
@@ -140,7 +120,7 @@ class LookedAt(Database):
         """Raise ``DatabaseError``: nothing is written here."""
         raise DatabaseError(f"the database {self.path!r} was opened to be read only")
 
-    beat = shrink = write
+    beat = shrink = wal_checkpoint = write
 
     def _blame_loss(self) -> None:
         if hasattr(self, "changes") and not self._is_closed:

@@ -26,7 +26,6 @@ from durably.store.rows import (
 from durably.store.sqlite.blobs.filing import Filing
 from durably.store.sqlite.blobs.folder import SUFFIX, BlobFolder
 from durably.store.sqlite.checkpoints import SqliteCheckpoints
-from durably.store.sqlite.database import Database
 from durably.store.sqlite.locks import owner_lock
 from durably.store.sqlite.locks.owner_lock import OwnerLock
 from durably.store.sqlite.sql import (
@@ -49,6 +48,8 @@ from durably.store.sqlite.verbs import OnDatabase, reads, writes
 
 if TYPE_CHECKING:
     from durably.store.conditions import Condition, JobUsage, Sizes
+    from durably.store.sqlite.database import Database
+    from durably.store.sqlite.looking import LookedAt
 
 T = TypeVar("T")
 
@@ -58,7 +59,7 @@ log = logging.getLogger("durably")
 class SqliteStore(OnDatabase):
     """A store on one SQLite file; see ``store.api.Store`` for what each verb promises."""
 
-    def __init__(self, database: Database, filing: Filing | None = None) -> None:
+    def __init__(self, database: Database | LookedAt, filing: Filing | None = None) -> None:
         if filing is None:
             filing = Filing(database, BlobFolder(database.path + SUFFIX, database.path))
         super().__init__(database, filing)
@@ -296,7 +297,7 @@ class SqliteStore(OnDatabase):
 
     def wal_checkpoint(self, *, above_bytes: int) -> None:
         """Copy the write-ahead log into the file if it has grown beyond *above_bytes*."""
-        self.database.care.wal_checkpoint(above_bytes=above_bytes)
+        self.database.wal_checkpoint(above_bytes=above_bytes)
 
     def shrink(self, most_pages: int) -> Shrunk:
         """Return up to *most_pages* free pages to the file system."""

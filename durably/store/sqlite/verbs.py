@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from durably.store.sqlite.blobs.filing import Filing
 from durably.store.sqlite.connection.write_request import Operation
-from durably.store.sqlite.database import Database
+
+if TYPE_CHECKING:
+    from durably.store.sqlite.database import Database
+    from durably.store.sqlite.looking import LookedAt
 
 Ps = ParamSpec("Ps")
 T = TypeVar("T")
@@ -16,7 +19,7 @@ T = TypeVar("T")
 class OnDatabase:
     """What has verbs that are operations on a database."""
 
-    def __init__(self, database: Database, filing: Filing) -> None:
+    def __init__(self, database: Database | LookedAt, filing: Filing) -> None:
         self.database = database
         self.filing = filing
 

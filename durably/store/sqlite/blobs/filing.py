@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from durably._platform.clock import Clock
 from durably.codec.json_text import FILED
@@ -17,10 +17,13 @@ from durably.errors import DatabaseError
 from durably.settings import Synchronous
 from durably.store.rows import RunKey
 from durably.store.sqlite.blobs.folder import BlobFolder, is_name
-from durably.store.sqlite.database import Database
 from durably.store.sqlite.locks.pins import Pin
 from durably.store.sqlite.sql import blobs
 from durably.store.sqlite.sql.blobs import Reference
+
+if TYPE_CHECKING:
+    from durably.store.sqlite.database import Database
+    from durably.store.sqlite.looking import LookedAt
 
 T = TypeVar("T")
 
@@ -40,7 +43,7 @@ class Filing:
 
     def __init__(
         self,
-        database: Database,
+        database: Database | LookedAt,
         folder: BlobFolder,
         *,
         files: bool = True,
@@ -138,7 +141,7 @@ class Filing:
         # What was deleted must be on the disk before the files are removed.
         self._database.write(blobs.note_try, names)
         if not self._is_synced:
-            self._database.care.wal_checkpoint(above_bytes=0)
+            self._database.wal_checkpoint(above_bytes=0)
         gone = self.folder.remove(names, self._referred)
         free = gone | self._referred(names)
         if free:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from children import ENVIRONMENT
+from children import ENVIRONMENT, execute
 from engines import engine, take_over
 from held import HeldJob
 
@@ -394,104 +394,58 @@ def test_a_handler_that_raises_harms_no_run(tmp_path: Path, way: str) -> None:
 
 # -- where logging is not configured -----------------------------------------------------------
 
-SCRIPT = """
-import logging, sys
-import durably
-if "log" in sys.argv:
-    logging.basicConfig(level=logging.INFO, filename="log.txt", encoding="utf-8")
-@durably.job
-def nightly(step):
-    step.run("read", int)
-    step.run("insert", insert)
-def insert():
-    raise ValueError("bad row")
-try:
-    with durably.Durably("x.db", jobs=[nightly]) as app:
-        {call}
-except durably.DurablyError:
-    pass
-"""
-CALLS = {
-    "run": "app.run(nightly)",
-    "trigger_and_wait": "app.trigger_and_wait(nightly)",
-    "trigger": "app.trigger(nightly)",
-    "process_one": "app.stop(); app.trigger(nightly); app.process_one()",
-    "as_completed": "list(app.as_completed([app.trigger(nightly)]))",
-}
+CALLS = ("run", "trigger_and_wait", "trigger", "process_one", "as_completed")
+SILENCED = (
+    "by disable",
+    "without lastResort",
+    "disabled",
+    "by its level",
+    "by a filter",
+    "by a handler",
+)
 
 
-def executed(tmp_path: Path, text: str, *arguments: str) -> tuple[str, str]:
-    """Return what a script writes to the standard error output, and to its log."""
-    script = tmp_path / "script.py"
-    script.write_text(text)
-    done = subprocess.run(
-        [sys.executable, script, *arguments],
-        cwd=tmp_path,
-        env={**ENVIRONMENT, "PYTHONIOENCODING": "utf-8"},
-        capture_output=True,
-        encoding="utf-8",
-        check=True,
-        timeout=60,
-    )
-    log = tmp_path / "log.txt"
+def failed(folder: Path, call: str, *how: str) -> tuple[str, str]:
+    """Return what ``programs/logs_a_failure.py`` writes to its error output, and to its log."""
+    done = execute("logs_a_failure", call, *how, folder=folder)
+    assert done.returncode == ("uncaught" in how), done.stderr
+    log = folder / "log.txt"
     return done.stderr, log.read_text(encoding="utf-8") if log.exists() else ""
 
 
 @pytest.mark.parametrize("call", CALLS)
 def test_a_failure_is_printed_unless_a_call_raises_it(tmp_path: Path, call: str) -> None:
     """Once, with the frames: by the exception that a call raises, or by the line."""
-    errors, _ = executed(tmp_path, SCRIPT.format(call=CALLS[call]))
+    errors, _ = failed(tmp_path, call)
     if call in ("run", "trigger_and_wait"):
         assert errors == ""
     else:
         line, *frames = errors.splitlines()
         assert re.match("….{4} nightly failed in step 'insert' after 1 completed step: Val", line)
         assert frames[-1] == "ValueError: bad row"
-        assert sum("script.py" in each for each in frames) == 2
+        assert sum("logs_a_failure.py" in each for each in frames) == 2
 
 
 @pytest.mark.parametrize("call", CALLS)
 def test_a_log_has_every_failure(tmp_path: Path, call: str) -> None:
     """Also what a call raises, once logging is configured."""
-    errors, log = executed(tmp_path, SCRIPT.format(call=CALLS[call]), "log")
+    errors, log = failed(tmp_path, call, "log")
     assert errors == ""
     assert len(re.findall(r"^INFO:durably:….{4} nightly started$", log, re.MULTILINE)) == 1
     assert len(re.findall(r"^ERROR:durably:….{4} nightly failed in step", log, re.MULTILINE)) == 1
     assert log.count("ValueError: bad row\n") == 1
 
 
-@pytest.mark.parametrize(
-    "silenced",
-    [
-        "logging.disable()",
-        "logging.lastResort = None",
-        "logging.getLogger('durably').disabled = True",
-        "logging.getLogger('durably').setLevel(logging.CRITICAL)",
-        "logging.getLogger('durably').addFilter(lambda record: False)",
-        "logging.getLogger('durably').addHandler(logging.NullHandler())",
-    ],
-)
+@pytest.mark.parametrize("silenced", SILENCED)
 def test_failures_that_nobody_has_seen_are_printed_with_their_frames_without_a_log(
     tmp_path: Path, silenced: str
 ) -> None:
     """By the error that nothing handles, if the program has silenced the logger."""
-    text = SCRIPT.replace("except durably.DurablyError:\n    pass", "finally:\n    pass")
-    text = text.replace("{call}", "[app.trigger(nightly) for _ in range(3)]")
-    script = tmp_path / "script.py"
-    script.write_text(text.replace("import durably\n", f"import durably\n{silenced}\n"))
-    done = subprocess.run(
-        [sys.executable, script],
-        cwd=tmp_path,
-        env={**ENVIRONMENT, "PYTHONIOENCODING": "utf-8"},
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-        timeout=60,
-    )
-    lines = done.stderr.splitlines()
+    errors, _ = failed(tmp_path, "trigger three", "uncaught", silenced)
+    lines = errors.splitlines()
     assert sum(each.startswith("3 runs have failed, and no call") for each in lines) == 1
     assert lines.count("ValueError: bad row") == 1
-    assert sum("script.py" in each for each in lines) == 2
+    assert sum("logs_a_failure.py" in each for each in lines) == 2
 
 
 @pytest.mark.parametrize("arguments", [(), ("log",)], ids=["not configured", "configured"])
@@ -499,43 +453,21 @@ def test_failures_that_nobody_has_seen_are_printed_with_their_frames_once(
     tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
     """By their lines as they fail; if those go to a log, by the error that nothing handles."""
-    text = SCRIPT.replace("except durably.DurablyError:\n    pass", "finally:\n    pass")
-    text = text.replace("{call}", "[app.trigger(nightly) for _ in range(3)]")
-    script = tmp_path / "script.py"
-    script.write_text(text)
-    done = subprocess.run(
-        [sys.executable, script, *arguments],
-        cwd=tmp_path,
-        env={**ENVIRONMENT, "PYTHONIOENCODING": "utf-8"},
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == 1
-    lines = done.stderr.splitlines()
+    errors, _ = failed(tmp_path, "trigger three", "uncaught", *arguments)
+    lines = errors.splitlines()
     summary = [each for each in lines if each.startswith("3 runs have failed, and no call")]
     assert len(summary) == 1
     assert lines.count("ValueError: bad row") == (1 if arguments else 3)
-    assert sum("script.py" in each for each in lines) == (2 if arguments else 6)
-    assert "durably/" not in done.stderr
-    assert "Exception Group" not in done.stderr
+    assert sum("logs_a_failure.py" in each for each in lines) == (2 if arguments else 6)
+    assert "durably/" not in errors
+    assert "Exception Group" not in errors
 
 
 def test_a_session_that_fails_is_printed_by_its_exception(tmp_path: Path) -> None:
     """Which leaves its block."""
-    text = (
-        "import durably\n"
-        "try:\n"
-        "    with durably.session('import', 'x.db') as step:\n"
-        "        step.run('one', int, 'no number')\n"
-        "except ValueError:\n"
-        "    pass\n"
-    )
-    assert executed(tmp_path, text) == ("", "")
+    assert failed(tmp_path, "session") == ("", "")
 
 
 def test_a_run_that_goes_well_prints_nothing(tmp_path: Path) -> None:
     """What is below a warning is not printed where logging is not configured."""
-    text = SCRIPT.format(call=CALLS["run"]).replace("raise ValueError", "int() or str")
-    assert executed(tmp_path, text) == ("", "")
+    assert failed(tmp_path, "run", "completes") == ("", "")

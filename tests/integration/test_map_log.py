@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from calls import HANG_S
-from children import DEADLINE_S, ENVIRONMENT
+from children import DEADLINE_S, ENVIRONMENT, execute
 
 import durably
 from durably.execution.loops import map_log
@@ -233,61 +233,9 @@ def test_times_are_for_people(seconds: float, text: str) -> None:
     assert map_log._shown(seconds) == text
 
 
-SCRIPT = """
-import os, signal, sys, threading
-import durably
-
-inside = threading.Barrier({workers} + 1)
-
-def label(number):
-    if number < 3:
-        return number
-    inside.wait()
-    ended.wait()
-    return number
-
-def interrupt():
-    inside.wait()
-    os.kill(os.getpid(), signal.SIGINT)
-    while not {is_stopping}:
-        pass
-    ended.set()
-
-ended = threading.Event()
-if {workers} > 1:
-    threading.Thread(target=interrupt, daemon=True).start()
-else:
-    def label(number):
-        if number == 3:
-            signal.raise_signal(signal.SIGINT)
-        return number
-durably.map(label, range(50), db="labels.db", max_workers={workers}, {options})
-"""
-# Set by the handler of the notice.
-IS_STOPPING = 'any("Stopping" in line for line in said)'
-
-
-def interrupted(folder: Path, workers: int, options: str = "") -> tuple[int, list[str]]:
-    """Interrupt the script inside its items; its exit status and what it has printed."""
-    program = """
-import logging
-said = []
-class Say(logging.StreamHandler):
-    def emit(self, record):
-        super().emit(record)
-        said.append(record.getMessage())
-logging.getLogger("durably").addHandler(Say())
-""" + SCRIPT.format(workers=workers, is_stopping=IS_STOPPING, options=options)
-    (folder / "label.py").write_text(program, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "label.py"],
-        cwd=folder,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
+def interrupted(folder: Path, workers: int) -> tuple[int, list[str]]:
+    """Interrupt a program inside the items of a map; its exit status and what it has printed."""
+    done = execute("interrupts_a_map", workers, folder=folder, timeout_s=DEADLINE_S)
     return done.returncode, done.stderr.splitlines()
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Any
 
 import pytest
 from calls import in_thread
-from children import ENVIRONMENT
+from children import execute
 from engines import GRACE_S, engine
 
 import durably
@@ -365,25 +363,7 @@ def test_a_thread_that_waits_gets_the_failure(
 
 def test_a_script_ends_with_exit_status_one(tmp_path: Path) -> None:
     """Its error output names the job, the error and the next move."""
-    script = tmp_path / "nightly.py"
-    script.write_text(
-        "import durably\n"
-        "@durably.job\n"
-        "def nightly(step, date: str) -> None:\n"
-        "    step.run('load', lambda: 1 / 0)\n"
-        "with durably.Durably('x.db', jobs=[nightly]) as app:\n"
-        "    app.trigger(nightly, '2026-11-28')\n"
-        "print('not reached')\n"
-    )
-    ended = subprocess.run(
-        [sys.executable, script],
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    ended = execute("leaves_a_failure", folder=tmp_path)
     assert ended.returncode == 1
     assert ended.stdout == ""
     assert "1 run has failed" in ended.stderr

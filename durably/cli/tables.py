@@ -167,7 +167,7 @@ def _csv_cell(value: Any) -> str:
 
 
 def formats(function: F) -> F:
-    """Give a verb the options ``--json`` and ``--csv``."""
+    """Add to a verb the options ``--json`` and ``--csv``."""
     function = click.option(
         "--csv", "form", flag_value="csv", help="Print comma-separated values, for a spreadsheet."
     )(function)

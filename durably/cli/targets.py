@@ -110,7 +110,7 @@ def _from_path(name: str) -> ModuleType:
 
 
 def _put_first(folder: str) -> None:
-    """Let modules be imported from a folder, as Python does for that of a script."""
+    """Make modules importable from a folder, as Python does for that of a script."""
     if folder not in sys.path:
         sys.path.insert(0, folder)
 

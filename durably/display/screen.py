@@ -63,7 +63,7 @@ class Screen:
         return _DEFAULT_WIDTH - 3
 
     def open(self) -> None:
-        """Let what is printed from now on appear above the lines."""
+        """Make what is printed from now on appear above the lines."""
         with deferred(), self._lock:
             if self._hooks:
                 return

@@ -11,6 +11,7 @@ from durably.codec import class_forms, own_forms, stdlib_forms
 from durably.codec.forms import AnyForm
 from durably.codec.messages import Problem
 from durably.codec.own_forms import ValueCodec
+from durably.codec.readable import PICKLED
 
 
 class _FormsOfALibrary(Protocol):
@@ -58,10 +59,13 @@ class Forms:
         codec = self._named.get(tag) or own_forms.registered_as(tag)
         form = _form_of_durably(tag) if codec is None else own_forms.form_of_codec(codec)
         if form is None:
-            msg = (
-                f"a value with the tag {tag!a:.80}, which has no codec here; register it with "
-                f"durably.codecs.register(...), or pass it in the engine's codecs="
+            advice = (
+                "open it with codecs=[durably.codecs.pickled(...)] of its class"
+                if tag.startswith(PICKLED)
+                else "register it with durably.codecs.register(...), or pass it in the engine's "
+                "codecs="
             )
+            msg = f"a value with the tag {tag!a:.80}, which has no codec here; {advice}"
             raise Problem(msg)
         return form
 

@@ -19,7 +19,7 @@ import pytest
 
 import durably
 from durably import codecs
-from durably.codec import own_forms
+from durably.codec import UNTYPED, Codec, own_forms
 
 
 class Money:
@@ -137,6 +137,19 @@ def test_a_class_of_a_script_is_pickled() -> None:
     cls = type("Größe", (), {"__module__": "__main__"})
     (codec,) = own_forms.own_codecs([codecs.pickled(cls)])
     assert codec.name == "pickled.__main__.Größe"
+
+
+@pytest.mark.parametrize(
+    ("tag", "advice"),
+    [
+        ("money", r"durably\.codecs\.register"),
+        ("pickled.Model", r"codecs=\[durably\.codecs\.pickled"),
+    ],
+)
+def test_a_value_whose_codec_is_not_here_names_what_brings_it(tag: str, advice: str) -> None:
+    text = '\t{"$":"' + tag + '","b":"YQ=="}'
+    with pytest.raises(durably.SerializationError, match=f"'{tag}', which has no codec .*{advice}"):
+        Codec().decode(text, UNTYPED, what="a value")
 
 
 def test_what_a_users_converter_does_precedes_a_codec(tmp_path: Path) -> None:

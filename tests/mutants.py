@@ -13,7 +13,17 @@ import re
 from types import ModuleType
 from typing import Final, NamedTuple
 
-from durably.store.sqlite.sql import attempts, claims, items, owners, requeue, runs, settle, steps
+from durably.store.sqlite.sql import (
+    attempts,
+    claims,
+    items,
+    owners,
+    requeue,
+    runs,
+    settle,
+    steps,
+    waits,
+)
 from durably.store.sqlite.sql import begin as beginning
 from durably.store.sqlite.sql import enqueue as enqueueing
 
@@ -194,6 +204,9 @@ STORE: Final[dict[str, list[Statement | Schema]]] = {
     ],
     "cancellation that leaves what was waited for": [
         Statement(runs, "CANCEL", ", waits_for_run = NULL", "")
+    ],
+    "check of a poll by a lost execution": [
+        Statement(waits, "NOTE_CHECK", " AND fence = :fence AND status = 'running'", "")
     ],
     "retry that keeps the failures": [Statement(runs, "RETRY", "failures = 0, ", "")],
     "heartbeat for all": [Statement(owners, "BEAT_RUNS", "owner = :owner AND", "")],

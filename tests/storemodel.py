@@ -89,7 +89,7 @@ ITEMS_OF_MAPS = """
     SELECT run, name, item & 0x3FFFFFFF, key, output, i.error, attempts
     FROM durably_maps m JOIN durably_items i ON item >> 30 = map ORDER BY run, name, item"""
 WAITS_OF_RUNS = """
-    SELECT run, name, until_us, asked_at_us, answer, answer_id, closed_at_us
+    SELECT run, name, until_us, asked_at_us, answer, answer_id, closed_at_us, tries, next_us
     FROM durably_waits ORDER BY run, name"""
 OWNERS = "SELECT owner, beat, is_started FROM durably_owners ORDER BY owner"
 LINES = "SELECT run, owner, message FROM durably_logs ORDER BY log"
@@ -179,7 +179,8 @@ class Run:
         self.beat: int | None = None
         self.steps: dict[str, tuple[int, str, str | None, str | None, int]] = {}
         self.maps: dict[str, Map] = {}
-        # Its one question: until when, since when, the answer and its id, when it was closed.
+        # Its one question: until when, since when, the answer and its id, when it was closed, and
+        # as a poll, how often it has checked, and when it does again.
         self.question: list[Any] | None = None
         # Its executions: the attempt, how it has ended, from when to when, and the error.
         self.tries: list[tuple[int, str, int, int | None, str | None]] = []
@@ -1001,17 +1002,18 @@ class StoreMachine(RuleBasedStateMachine):
             assert found is None
             return
         if run.question is None:
-            run.question = [until, self.now, None, None, None]
+            run.question = [until, self.now, None, None, None, 0, None]
         elif run.question[1] is None:
             run.question[:2] = [until, self.now]
         assert found is not None
         assert found.until_us == run.question[0]
         assert (found.answer, found.closed_at_us) == (run.question[2], run.question[4])
+        assert (found.tries, found.next_us) == tuple(run.question[5:])
 
     @precondition(lambda self: self.executions)
-    @rule(number=numbers, how=st.sampled_from(["close", "close", "discard"]))
+    @rule(number=numbers, how=st.sampled_from(["close", "close", "discard", "check"]))
     def end_question(self, number: int, how: str) -> None:
-        """No answer counts after the end, and no end after the answer."""
+        """No answer counts after the end, no end after the answer, no check of a lost execution."""
         execution = self.an_execution(number)
         run = self.current(execution)
         where = execution.key, execution.fence, "q"
@@ -1021,6 +1023,13 @@ class StoreMachine(RuleBasedStateMachine):
             assert self.store.write(waits.discard_answer, *where) is is_asked
             if question is not None and is_asked:
                 question[2:4] = [None, None]
+            return
+        if how == "check":
+            checks = [number % 5 + 1, self.now + number % 7]
+            is_noted = self.store.write(waits.note_check, *where, *checks)
+            assert is_noted is (question is not None)
+            if question is not None:
+                question[5:] = checks
             return
         found = self.store.write(waits.close_wait, *where, self.now)
         assert (found is None) == (question is None)
@@ -1051,7 +1060,7 @@ class StoreMachine(RuleBasedStateMachine):
             return
         assert outcome == "done"
         if question is None:
-            run.question = [None, None, str(self.now), answer_id, None]
+            run.question = [None, None, str(self.now), answer_id, None, 0, None]
         else:
             question[2:4] = [str(self.now), answer_id]
             if run.waits[:2] == ("answer", "q"):

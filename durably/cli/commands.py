@@ -165,7 +165,7 @@ def _show_warning(
 def durably() -> None:
     """See and handle the runs that durably keeps in a file.
 
-    The file is the one of the option --db, else the one that the environment variable DURABLY_DB
-    names, else durably.db in this folder. RUN is the key of a run, its id, or the last characters
-    of its id, as "durably ls" shows them.
+    The file is the one of the option --db of each command, as in "durably ls --db crawl.db", else
+    the one that the environment variable DURABLY_DB names, else durably.db in this folder. RUN is
+    the key of a run, its id, or the last characters of its id, as "durably ls" shows them.
     """

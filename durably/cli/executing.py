@@ -9,7 +9,7 @@ from durably._platform.stop_signals import StopSignals
 from durably.cli.shell import Shell, name_of
 from durably.client import said
 from durably.client.arguments import AnyRun
-from durably.codec.json_text import load
+from durably.codec import Codec
 from durably.engine import Durably
 from durably.errors import RunInterrupted
 from durably.jobs import Job
@@ -54,8 +54,11 @@ class Executing(Durably):
         return f"{said.name(row)} {said.executed(row, executor)}"
 
     def output_of(self, run: AnyRun) -> Any:
-        """Return the output of a completed run as JSON-like data, as it is stored."""
-        return load(self._store.get_run(run.id).output or "null")
+        """Return the output of a completed run as JSON-like data for people and other programs."""
+        codec = Codec(shows=True)
+        codec.read_files(self._store.read_file)
+        text = self._store.get_run(run.id).output or "null"
+        return codec.load_json(text, f"the output of {said.named(run)}")
 
 
 def said_of_stop(signals: StopSignals, runs: Iterable[AnyRun]) -> str:

@@ -108,6 +108,7 @@ def ls(
                 labels=labels or None,
                 since=since,
                 limit=limit + 1 if limit else None,
+                values=form == "json",  # a table has no column for them, and they may be large
             )
 
         if watches:

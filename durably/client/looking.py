@@ -71,15 +71,19 @@ class Looking(RunCalls):
         labels: dict[str, str] | None = None,
         since: datetime | None = None,
         limit: int | None = None,
+        values: bool = True,
     ) -> list[AnyRun]:
         """Return the runs that match, newest first; the filters are those of ``get_runs``.
 
         Args:
             since: an aware instant, for the runs to which anything has happened since then.
+            values: whether payloads and outputs are read; else they are ``None``.
         """
         self._check()
         since_us = None if since is None else from_datetime(since)
-        return self._client.reader.find_many(status, job_name, labels, limit, 0, since_us=since_us)
+        return self._client.reader.find_many(
+            status, job_name, labels, limit, 0, since_us=since_us, values=values
+        )
 
     def purgeable(self, before: datetime, *, keep_failed: bool) -> tuple[int, int]:
         """Return how many runs that ended before then a purge would delete, and their bytes."""

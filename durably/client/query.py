@@ -244,10 +244,16 @@ class Reader:
         kind: RunKind | None = None,
         since_us: int | None = None,
         parent: AnyRun | str | None = None,
+        *,
+        values: bool = True,
     ) -> RunList[Any, Any]:
         """Return the runs that match for a caller to see, the newest first.
 
         Those that cannot be read are left out.
+
+        Args:
+            values: whether payloads and outputs are read, which may be large files; else they are
+                ``None``.
         """
         wanted = filters_of(status, job_name, labels)._replace(
             kind=kind,
@@ -256,6 +262,8 @@ class Reader:
         )
         limit = None if limit is None else count(limit, "limit")
         rows = self._store.find_runs(wanted, limit, count(offset, "offset"))
+        if not values:
+            rows = [row._replace(payload="null", output=None) for row in rows]
         found = RunList(readable(self.run_of, rows))
         for run in found:
             see(run)

@@ -139,6 +139,17 @@ def test_failures_of_a_worker(path: Path) -> None:
         assert "2 h" not in line
 
 
+def test_an_output_is_printed_that_json_does_not_know_or_that_is_a_file(
+    path: Path, tmp_path: Path
+) -> None:
+    """As the other commands show it."""
+    source = "import durably\n\n@durably.job\ndef makes(step, n: int):\n    return (n, 'x' * n)\n"
+    (tmp_path / "makes.py").write_text(source)
+    for n in (1, 5 * 2**20):
+        out = printed(path, "run", f"{tmp_path / 'makes.py'}:makes", str(n), "--print")
+        assert json.loads(out) == [n, "x" * n]
+
+
 def test_payloads(path: Path, tmp_path: Path) -> None:
     """JSON, a file, stdin, or fields by their types; what does not fit is one sentence."""
     file = tmp_path / "payload.json"

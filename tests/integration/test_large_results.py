@@ -118,6 +118,7 @@ def test_a_resume_reads_the_file_when_it_is_used_and_names_one_that_is_missing_o
             app.get_run(other.id)
         with open_looking(tmp_path / "test.db") as look:
             assert [each.id for each in look.get_runs()] == [other.id, run.id]
+            assert [each.output for each in look.find_runs(values=False)] == [None, None]
             assert str(look.get_run(other.id).output).endswith("' is missing>")
             assert look.get_steps(other.id)[0].output == f"<the file {str(path)!r} is missing>"
 

@@ -157,7 +157,7 @@ def work(*, targets: tuple[str, ...], until_idle: bool, workers: int) -> int:
     process at once, which loses at most the steps in progress.
 
     With --until-idle the exit status is 1 if a run has failed, and 75 if runs of these jobs are
-    left that cannot be executed now.
+    left that wait or cannot be executed now.
     """
     log_to_stderr(shell())
     jobs = list(dict.fromkeys(job for target in targets for job in jobs_of(target)))
@@ -182,7 +182,9 @@ def work(*, targets: tuple[str, ...], until_idle: bool, workers: int) -> int:
             app.stop(interrupt=True)
             return _stopped(app, signals)
         left = app.count_runs(status=RunStatus.PENDING, job_name=names)
-    shell().note(f"{executed} executed, {failed} failed, {left} pending")
+        waiting = app.count_runs(status=RunStatus.WAITING, job_name=names)
+    more = f", {waiting} waiting" if waiting else ""
+    shell().note(f"{executed} executed, {failed} failed, {left} pending{more}")
     if failed:
         return FAILED
-    return LATER if left else 0
+    return LATER if left or waiting else 0

@@ -83,3 +83,19 @@ def test_a_run_for_later_says_when_it_is_due(tmp_path: Path) -> None:
         assert f"due       at {year}" in printed(path, "show", run.id)
         [listed] = objects(path, "ls")
         assert str(listed["run_at"]).startswith("2091-03-04")
+
+
+def test_work_that_waits_is_left(tmp_path: Path) -> None:
+    """The exit status of ``work --until-idle`` says so until it is answered and done."""
+    path, program = tmp_path / "durably.db", tmp_path / "asks_in_a_shell.py"
+    program.write_text(
+        "import durably\n\n@durably.job\ndef asks(step, name):\n    return step.ask('q')\n"
+    )
+    work = "work", str(program), "--until-idle"
+    with engine(tmp_path) as app:
+        run = app.trigger(durably.Job("asks", job), "a")
+        assert command(path, *work).exit_code == 75
+        assert command(path, *work).exit_code == 75
+        app.answer(run, "q", 1)
+        assert command(path, *work).exit_code == 0
+        assert app.wait(run, timeout=5).output == 1

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from durably._platform.safe_repr import short_repr
 from durably.codec import Codec
+from durably.codec.forms import TAG
 from durably.errors import SerializationError, ValidationError
 from durably.jobs import Job, payload_type, takes_payload
 
@@ -19,7 +20,7 @@ def changed_paths(codec: Codec, job: Job[Any, Any], stored: str, given: str) -> 
 
     A field that was added to the class with a default is no difference.
     """
-    return list(_differences("$", _as_today(codec, job, stored), codec.load_json(given)))
+    return list(_differences("$", _as_today(codec, job, stored), codec.load_data(given)))
 
 
 def _as_today(codec: Codec, job: Job[Any, Any], stored: str) -> Any:
@@ -32,11 +33,11 @@ def _as_today(codec: Codec, job: Job[Any, Any], stored: str) -> Any:
             text = codec.encode(payload, type_, what=what)
         except (ValidationError, SerializationError):
             pass  # it does not fit today's class: its data is compared
-    return codec.load_json(text)
+    return codec.load_data(text)
 
 
 def _differences(path: str, stored: Any, given: Any) -> Iterator[str]:
-    if isinstance(stored, dict) and isinstance(given, dict):
+    if _is_object(stored) and _is_object(given):
         for key in dict.fromkeys((*stored, *given)):
             inner = f"{path}.{key}" if key.isidentifier() else f"{path}[{short_repr(key)}]"
             if key in stored and key in given:
@@ -51,6 +52,11 @@ def _differences(path: str, stored: Any, given: Any) -> Iterator[str]:
     # 1, 1.0 and True are equal and not the same; NaN is the same and not equal.
     elif type(stored) is not type(given) or (stored != given and repr(stored) != repr(given)):
         yield path
+
+
+def _is_object(data: Any) -> bool:
+    """Return whether data is compared by its keys; a tagged value is compared as a whole."""
+    return isinstance(data, dict) and TAG not in data
 
 
 def named(paths: list[str]) -> str:

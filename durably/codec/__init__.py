@@ -317,6 +317,13 @@ class Codec:
         except SerializationError:
             return self._shown(text)
 
+    def load_data(self, text: str, what: str = "stored data") -> Any:
+        """Return the JSON-like data of a stored text, with its tagged values as they are there."""
+        try:
+            return load(self._from_file(text, what) if text.startswith(FILED) else text)
+        except (ValueError, RecursionError) as error:
+            raise ValidationError(sentence(what, self._problems_in(error))) from None
+
     def _shown(self, text: str) -> Any:
         from durably.codec.readable import readable  # noqa: PLC0415 - where first needed
 

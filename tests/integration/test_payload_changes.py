@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import numpy as np
+import pandas as pd
 import pytest
 from calls import status
 from engines import engine
@@ -68,6 +70,28 @@ def test_another_payload_is_warned_of(app: Durably, crawl: durably.Job[Crawl, in
     assert "secret" not in text
     assert "hidden" not in text
     assert warning.filename == __file__
+
+
+def test_values_that_json_does_not_know_are_compared(app: Durably) -> None:
+    """By what is stored of them: an array and a frame have no ``==`` that is a bool."""
+
+    @durably.job
+    def fit(step: durably.StepContext, payload: Any) -> None:
+        pass
+
+    def payload(number: int, text: str = "") -> Any:
+        held = {"array": np.arange(number), "frame": pd.DataFrame({"a": [number]}), "text": text}
+        return held | {"same": (1, {2}), "keys": {1: number}}
+
+    app.run(fit, payload(1), key="k")
+    assert app.run(fit, payload(1), key="k").disposition == "idempotent"
+    with pytest.warns(durably.PayloadChangedWarning, match=r"\(\$\.array, \$\.frame, \$\.keys\)"):
+        app.run(fit, payload(2), key="k")
+    with pytest.raises(durably.ConflictError, match=r"\$\.array"):
+        app.run(fit, payload(2), key="k", on_payload_change="refuse")
+    app.run(fit, payload(1, "x" * (4 * 2**20 + 1)), key="large")
+    with pytest.warns(durably.PayloadChangedWarning, match=r"\(\$\.text\)"):
+        app.run(fit, payload(1, "y"), key="large")
 
 
 def test_a_run_that_has_not_completed_keeps_its_payload(app: Durably, pages: Pages) -> None:

@@ -319,7 +319,7 @@ LOCAL.__qualname__ = "make.<locals>.Local"
         (lambda: re.compile("a"), "Pattern has no stored form; return its .pattern"),
         (lambda: collections.defaultdict(list), "return dict(...) of it"),
         (lambda: Counting(1), "the attribute twice of"),
-        (lambda: FailureError(1), "is a Exception too"),
+        (lambda: FailureError(1), "derives from Exception"),
         (lambda: LOCAL(1), "is defined inside a function"),
         (lambda: type("Own", (set,), {})([1]), "Own has no stored form"),
     ],

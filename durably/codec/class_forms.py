@@ -167,7 +167,7 @@ def _reject_what_is_lost(value: Any, names: _Defaults) -> None:
     cls = type(value)
     for base in cls.__mro__[:-1]:
         if not base.__flags__ & _HEAP_TYPE and base is not tuple:
-            msg = f"{full_name(cls)} derives from {base.__name__}, which a form of fields would lose"
+            msg = f"{full_name(cls)} derives from {base.__name__}, which would be lost"
             raise NotStorable(msg)
     more = set(getattr(value, "__dict__", ())) - names.keys()
     if hasattr(value, "_attrs_cached_hash"):

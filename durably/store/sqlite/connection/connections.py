@@ -6,7 +6,6 @@ import os
 import weakref
 from collections.abc import Callable
 from typing import Final, TypeVar
-from urllib.parse import quote
 
 import apsw
 
@@ -73,6 +72,8 @@ class Connections:
         self._flags = apsw.SQLITE_OPEN_READONLY if is_read_only else apsw.SQLITE_OPEN_READWRITE
         self._name = path
         if is_immutable:
+            from urllib.parse import quote  # noqa: PLC0415 - where first needed
+
             # Quoted, so that nothing in the path is a parameter.
             self._name = f"file:{quote(path)}?immutable=1"
             self._flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI

@@ -255,6 +255,8 @@ class _Call:
         options, reader = self._options, self._runner.reader
         if done.how == "completed":
             return reader.run_of(done.row, self._disposition)
+        if done.how == "ended":
+            return self._completed(reader.get(done.row.id))
         if done.how == "changed":
             raise said.payload_conflict(done.row, named(self._changed(done.row)))
         if done.before is None or done.before.status != done.row.status:

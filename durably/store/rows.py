@@ -201,11 +201,12 @@ class Beginning(NamedTuple):
             ``elsewhere``: *executor* executes it, or is inside the last step of a run that was
             cancelled. ``queued``: *executor* executes *holder*, which has the same concurrency key.
             ``changed``: it has another payload, and that was not wanted; nothing was stored.
+            ``ended``: it was wanted by its number, and has failed or was cancelled meanwhile.
         row: the run as it is now.
         before: the run as it was, ``None`` if it was created.
     """
 
-    how: Literal["created", "continued", "completed", "elsewhere", "queued", "changed"]
+    how: Literal["created", "continued", "completed", "elsewhere", "queued", "changed", "ended"]
     row: RunRow
     before: RunRow | None = None
     executor: Executor | None = None

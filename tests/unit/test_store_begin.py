@@ -87,6 +87,19 @@ def test_what_has_not_completed_is_continued(store: Database, state: str, key: s
     assert (done.row.error, done.row.completed_at_us) == (None, None)
 
 
+@pytest.mark.parametrize("state", ["failed", "cancelled"])
+def test_what_others_have_ended_meanwhile_is_not_tried_again(store: Database, state: str) -> None:
+    """By a call that has begun the run or waited for it, and knows it by its number."""
+    first = begin_run(store, given_owner(store), key="k").row
+    leave(store, first, state)
+    owner = given_owner(store)
+
+    done = begin_run(store, owner, "b", key="k", run_pk=first.run)
+
+    assert (done.how, done.row, done.row.status) == ("ended", stored(store, first), state)
+    assert begin_run(store, owner, "b", key="k").how == "continued"
+
+
 def test_completed_run_of_a_key_is_returned_as_it_is(store: Database) -> None:
     """A key has one run; once it has completed nothing is stored."""
     run = enqueue(store, "a", idempotency_key="k").row

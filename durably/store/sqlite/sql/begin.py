@@ -79,6 +79,9 @@ def begin(db: apsw.Connection, wanted: Begin) -> Beginning:
     is_extended = is_changed and wanted.on_payload_change == "extend"
     if found.status == "completed" and found.kind == "job" and not is_extended:
         return Beginning("completed", found, found)
+    if wanted.run_pk is not None and found.kind == "job" and found.completed_at_us is not None:
+        # The caller has begun it or waited for it, and does not try again what others have ended.
+        return Beginning("ended", found, found)
     # One that was cancelled, and whose code is still inside its last step, has an owner. A session
     # stays cancelled until nobody has it open.
     is_kept = is_extended or found.kind == "session"

@@ -13,7 +13,6 @@ import dataclasses
 import enum
 import functools
 import sys
-import types
 from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
@@ -21,6 +20,7 @@ import attrs
 
 from durably._platform.safe_repr import full_name
 from durably.codec.forms import Form, Inside, NestedForm
+from durably.codec.loaded import MISSING, loaded
 from durably.codec.messages import NotStorable, Outdated, Problem, show
 from durably.codec.plain import is_named_tuple
 
@@ -63,7 +63,7 @@ def _name(cls: type) -> str:
         Problem: it cannot be found.
     """
     module, qualname = cls.__module__, cls.__qualname__
-    found = _found(module, qualname)
+    found = loaded(module, qualname)
     if isinstance(found, type) and full_name(found) == full_name(cls):
         return f"{module}:{qualname}"
     where = "is defined inside a function" if "<locals>" in qualname else "is not found there"
@@ -72,19 +72,6 @@ def _name(cls: type) -> str:
         f"the top of its module, or annotate the function's return type"
     )
     raise NotStorable(msg)
-
-
-def _found(module_name: str, qualname: str) -> object:
-    """Return what has a qualified name in a loaded module, without calling any code of it."""
-    found: Any = sys.modules.get(module_name)
-    if not issubclass(type(found), types.ModuleType):
-        return _MISSING
-    # A module may have a __getattr__ that imports others, and load itself when it is used.
-    namespace: Any = object.__getattribute__(found, "__dict__")
-    for part in qualname.split("."):
-        found = namespace.get(part, _MISSING)
-        namespace = type.__dict__["__dict__"].__get__(found) if isinstance(found, type) else {}
-    return found
 
 
 def _class(stored: Any, tag: str) -> Any:
@@ -98,10 +85,10 @@ def _class(stored: Any, tag: str) -> Any:
     if not qualname:
         msg = f"a value of a class ({tag}) that durably did not write so"
         raise Problem(msg)
-    found = _found(module, qualname)
+    found = loaded(module, qualname)
     if isinstance(found, type) and _KINDS[tag](found):
         return found
-    if found is not _MISSING:
+    if found is not MISSING:
         msg = f"{show(name)} is not a class of the kind {tag}, as it was when the value was stored"
         raise Outdated(msg)
     of_class = f"a value of the class {qualname:.200}, whose module {module:.200}"

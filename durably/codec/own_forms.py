@@ -62,7 +62,7 @@ def register(
             renamed. Letters, digits and ``_./-``.
         encode: returns JSON-like data or bytes of a value.
         decode: returns the value of what *encode* returned. It is called with what is in the
-            database, whoever wrote it there.
+            database, no matter who wrote it there.
 
     Raises:
         ValidationError: the name is taken or not valid, the class is one of Python's own that
@@ -82,7 +82,7 @@ def register(
 def pickled(type: type) -> ValueCodec:  # noqa: A002 - as of register
     """Return a codec that pickles the instances of one class: ``Durably(codecs=[pickled(Model)])``.
 
-    **Reading executes what the file says.** Whoever can write to the database file can execute
+    **Reading executes what the file says.** A person who can write to the file can execute
     any code in the processes that read such a value. Use it only for files that nobody else can
     write to. The command line does not read it.
 

@@ -8,6 +8,7 @@ import sys
 import types
 from typing import Any, Final
 
+from durably.codec.loaded import MISSING, loaded
 from durably.codec.plain import UNTYPED
 
 _BUILTIN: Final[dict[str, Any]] = {
@@ -60,8 +61,8 @@ def _named(dotted: str) -> Any:
     module, _, name = dotted.rpartition(".")
     while module:
         if module in sys.modules:
-            found = operator.attrgetter(name)(sys.modules[module])
-            if isinstance(found, type) or module == "typing":
+            found = loaded(module, name)
+            if isinstance(found, type) or (module == "typing" and found is not MISSING):
                 return found
             raise ValueError("not a type")
         module, _, outer = module.rpartition(".")

@@ -82,7 +82,7 @@ class Dispatcher(Service):
 
     def pause(self) -> None:
         """Wait for something to claim, for a slot to claim it for, or until a run is due."""
-        # Asked first: whoever frees a slot from here on wakes this thread.
+        # Asked first: a thread that frees a slot from here on wakes this one.
         polls = self._has_free_slot()
         pause_s = self._timers.seconds_left(self._poll_interval_s)
         self._changes.wait_for_offer(self._version, pause_s, polls=polls)

@@ -17,7 +17,7 @@ def double(step: durably.Step, number: int) -> int:
 
 
 def test_a_run_for_later_is_left_until_it_is_due(tmp_path: Path) -> None:
-    """It is pending, survives a restart, and is left by all but who waits as long as that."""
+    """It is pending, survives a restart, and is left by calls that do not wait as long as that."""
     path = tmp_path / "durably.db"
     at = datetime.now(UTC) + timedelta(hours=1)
     with durably.Durably(path, jobs=[double]) as app:

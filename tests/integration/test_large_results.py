@@ -104,7 +104,7 @@ def test_a_resume_reads_the_file_when_it_is_used_and_names_one_that_is_missing_o
         app.retry(run.id)
         with pytest.raises(RunFailedError, match="is damaged"):
             run.wait()
-        # Whoever stores the content again repairs the file.
+        # A run that stores the content again repairs the file.
         other = app.jobs["large"].trigger_and_wait({"a": "b"})
         assert path.read_bytes() == content
         app.retry(run.id)

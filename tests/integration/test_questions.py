@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+import types
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from pathlib import Path
@@ -273,6 +275,17 @@ def test_a_type_is_read_from_its_text(type_: Any) -> None:
 def test_a_text_that_is_no_known_type_is_no_type(text: str) -> None:
     """Nothing is called and nothing imported for it."""
     assert type_of_text(text) is UNTYPED
+
+
+def test_the_text_of_a_type_calls_nothing_of_a_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module may import others when a name of it is first used; the text is stored data."""
+    asked: list[str] = []
+    module = types.ModuleType("lazy")
+    module.__dict__["__getattr__"] = asked.append
+    monkeypatch.setitem(sys.modules, "lazy", module)
+
+    assert type_of_text("lazy.Row") is UNTYPED
+    assert asked == []
 
 
 def test_open_questions_are_found_by_an_index(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pydantic
 from durably._platform.safe_repr import full_name
 from durably.codec.forms import Form
 from durably.codec.libraries.refusals import unlike
+from durably.codec.loaded import loaded
 from durably.codec.messages import NotStorable, Outdated, Problem, text_of
 
 _TAG: Final = "pydantic.BaseModel"
@@ -58,12 +59,7 @@ def _decode(stored: Any) -> Any:
 def _loaded(name: str) -> type[Any] | None:
     """Return the model of a name, among the loaded modules, without calling anything of them."""
     module, _, qualname = name.partition(":")
-    found: Any = sys.modules.get(module)
-    for part in qualname.split("."):
-        try:
-            found = vars(found).get(part)
-        except TypeError:
-            return None
+    found: Any = loaded(module, qualname)
     is_model = isinstance(found, type) and issubclass(found, pydantic.BaseModel)
     return found if is_model else None
 

@@ -83,7 +83,7 @@ class LookedAt(ReadFile):
             return False
         if self._has_wal and os.path.exists(f"{self.path}-shm"):
             return False
-        # Whoever writes to it through another mount has a WAL beside it.
+        # A process that writes to it through another mount has a WAL beside it.
         if not self._has_wal and is_on_read_only(self.path):
             return True
         raise DatabaseError(

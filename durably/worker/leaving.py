@@ -7,11 +7,15 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from durably._platform.clock import Clock
 from durably.execution.current_run import CurrentRun
 
 log = logging.getLogger("durably")
 
 _MOST_NAMED: Final = 3
+
+# A stop that is shorter than this says nothing: nobody has to decide anything meanwhile.
+_QUIET_S: Final = 0.5
 
 
 def is_leaving() -> bool:
@@ -27,26 +31,36 @@ def is_leaving() -> bool:
 
 
 class Notice:
-    """Log once what a stop waits for, and how to end the wait.
+    """Log once what a stop waits for, and how to end the wait, if it lasts for half a second.
 
     It is a warning because Python prints warnings even if no logging is configured.
 
     Args:
         runs: returns the runs that are inside their jobs.
+        clock: says how long the stop has waited.
         interrupt: whether they stop at their next step boundary.
         again: whether there was a Ctrl-C before.
     """
 
     def __init__(
-        self, runs: Callable[[], Sequence[CurrentRun]], *, interrupt: bool, again: bool
+        self,
+        runs: Callable[[], Sequence[CurrentRun]],
+        clock: Clock,
+        *,
+        interrupt: bool,
+        again: bool,
     ) -> None:
         self._runs = runs
+        self._clock = clock
+        self._quiet_until = clock.monotonic() + _QUIET_S
         self._interrupt = interrupt
         self._again = again
         self._is_given = False
 
     def __call__(self) -> None:
-        """Log it, unless it was logged."""
+        """Log it, unless it was logged, or the wait has just begun."""
+        if self._clock.monotonic() < self._quiet_until:
+            return
         waited_for = [run for run in self._runs() if not run.is_in_this_thread]
         if self._is_given or not waited_for:
             return

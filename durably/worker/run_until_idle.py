@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from durably._platform.clock import Clock
 from durably._platform.signals import is_from_signal
 from durably.errors import ConflictError
 from durably.store.change_feed import ChangeFeed
@@ -39,6 +40,7 @@ class RunUntilIdle:
         lifecycle: Lifecycle,
         changes: ChangeFeed,
         check_in_place: Callable[[], None],
+        clock: Clock,
     ) -> None:
         self._state = state
         self._claimer = claimer
@@ -48,6 +50,7 @@ class RunUntilIdle:
         self._lifecycle = lifecycle
         self._changes = changes
         self._check_in_place = check_in_place
+        self._clock = clock
         # Guarded by the lock of the lifecycle: the calls for which an engine that was not started
         # claims now, and whether they have a limit of runs.
         self._calls: set[object] = set()
@@ -126,7 +129,7 @@ class RunUntilIdle:
                 self._runs.end_stop()
 
     def _wait_for_rest(self, *, interrupt: bool) -> None:
-        notice = Notice(self._runs.all, interrupt=True, again=is_leaving())
+        notice = Notice(self._runs.all, self._clock, interrupt=True, again=is_leaving())
 
         def look() -> None:
             if interrupt:

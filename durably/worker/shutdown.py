@@ -297,7 +297,9 @@ class Shutdown:
             is_last: whether nothing follows, so that the log says how to leave.
         """
         again = is_leaving()
-        notice = Notice(self._supervisor.current_runs, interrupt=interrupt, again=again)
+        notice = Notice(
+            self._supervisor.current_runs, self._clock, interrupt=interrupt, again=again
+        )
         is_notified = again or (is_last and interrupt)
         try:
             self._supervisor.stop(

@@ -183,6 +183,7 @@ class Supervisor:
             self.lifecycle,
             store.changes,
             self.file.check_in_place,
+            clock,
         )
         self.sessions = Sessions(
             services=services,

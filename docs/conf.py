@@ -35,7 +35,6 @@ myst_enable_extensions = ["fieldlist"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_preserve_defaults = True
 autoclass_content = "class"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
@@ -44,12 +43,20 @@ python_display_short_literal_types = True
 python_use_unqualified_type_names = True
 add_module_names = False
 
-# Of the names that annotations contain, those that the reference has are links, and must be.
-nitpick_ignore_regex = [(r"py:.*", r"(?!durably\.).*")]
+# Of the names that annotations contain, those that are public must be links. Others need not be:
+# those of other projects, and those of type variables and of what only durably makes.
+nitpick_ignore_regex = [(r"py:.*", r"(?!durably\.\w+$).*")]
+
+_MADE_BY_DURABLY = {
+    "durably.JobHandle",
+    "durably.MapResult",
+    "durably.Session",
+    "durably.StepContext",
+}
 
 
 def _public_name(target: str) -> str:
-    """Return the name in the reference of what an annotation names by the module that defines it."""
+    """Return the public name of what an annotation names by the module that defines it."""
     name = target.rpartition(".")[2]
     return f"durably.{name}" if name in durably.__all__ else target
 
@@ -68,6 +75,19 @@ def _resolve(
     return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", public, node, contnode)
 
 
+def _without_arguments(
+    _app: Sphinx,
+    _what: str,
+    name: str,
+    _obj: object,
+    _options: object,
+    _signature: str | None,
+    returns: str | None,
+) -> tuple[str, str | None] | None:
+    """Leave out with which arguments durably makes what only durably makes."""
+    return ("", returns) if name in _MADE_BY_DURABLY else None
+
+
 def _offer_what_is_no_page(_app: Sphinx, _page: str, source: list[str]) -> None:
     """Make links to Markdown outside of this folder downloads: they are no pages of the site."""
     source[0] = re.sub(r"\]\((\.\./[^)#]+\.md)\)", r"](path:\1)", source[0])
@@ -79,4 +99,5 @@ def setup(app: Sphinx) -> None:
         getattr(durably, name)
     importlib.import_module("durably.testing")
     app.connect("missing-reference", _resolve)
+    app.connect("autodoc-process-signature", _without_arguments)
     app.connect("source-read", _offer_what_is_no_page)

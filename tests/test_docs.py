@@ -15,7 +15,10 @@ from durably.events import EVENT_TYPES
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    README,
+    *(page for page in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in page.parts),
+]
 # Each of its recipes is a program, or several: tests/integration/test_recipes.py executes them.
 RECIPES = ROOT / "docs" / "recipes.md"
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -93,7 +96,8 @@ def test_every_event_is_documented_with_its_class() -> None:
 
 def test_the_defaults_in_the_guide_are_those_of_the_engine() -> None:
     """The table of options gives each default as it is."""
-    rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", TEXT, re.MULTILINE)
+    guide = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", guide, re.MULTILINE)
     told = {
         name: default for name, default in rows if name in signature(durably.Durably).parameters
     }

@@ -56,7 +56,6 @@ if typing.TYPE_CHECKING:
     from durably.execution.context import StepContext
     from durably.execution.loops.results import MapResult
     from durably.execution.pacing import RateLimit
-    from durably.execution.retry import Retry
     from durably.execution.step_questions import Ticket
     from durably.jobs import Job, job
     from durably.models import (
@@ -72,6 +71,7 @@ if typing.TYPE_CHECKING:
         StepRecord,
         WaitingFor,
     )
+    from durably.retries import Retry
 
 __version__ = "0.1.0"
 
@@ -150,7 +150,7 @@ _NAMES_OF_MODULES: typing.Final = {
     "execution.context": ["StepContext"],
     "execution.loops.results": ["MapResult"],
     "execution.pacing": ["RateLimit"],
-    "execution.retry": ["Retry"],
+    "retries": ["Retry"],
     "execution.step_questions": ["Ticket"],
     "jobs": ["Job", "job"],
     "models": [

@@ -107,6 +107,9 @@ class Durably(RunCalls):
         on_duplicate_step: what happens if a step name is used twice in one execution of a run:
             ``"error"`` raises ``DuplicateStepError``; ``"reuse"`` returns the first one's result
             and warns with ``DuplicateStepWarning``. A job may have its own setting.
+        max_deaths: how often the process of a run may die, one after the other, without storing
+            another checkpoint of it; after that the run is failed, and not put back to pending.
+            Interrupts, stops and restarts of the machine do not count.
         raise_failed: whether leaving a ``with`` block normally and the end of ``run_until_idle()``
             raise ``RunsFailedError`` if runs that were executed here have failed, and no call has
             returned them and no listener of ``run:fail`` was called.
@@ -144,8 +147,8 @@ class Durably(RunCalls):
             job or a listener of an engine that it would replace.
 
     .. versionadded:: 0.1.0
-    .. versionchanged:: 0.2.0 Has ``replace``, ``create``, ``show``, ``blobs``, and a path of the
-        environment.
+    .. versionchanged:: 0.2.0 Has ``replace``, ``create``, ``show``, ``blobs``, ``max_deaths``, and
+        a path of the environment.
     """
 
     # Whether it is opened for one call, and so neither replaces others nor is replaced.
@@ -166,6 +169,7 @@ class Durably(RunCalls):
         converter: cattrs.Converter | None = None,
         codecs: Iterable[ValueCodec] = (),
         on_duplicate_step: OnDuplicateStep = "error",
+        max_deaths: int = 5,
         raise_failed: bool = True,
         persist_logs: bool = False,
         replace: bool | None = None,
@@ -184,6 +188,7 @@ class Durably(RunCalls):
             preserve_steps=preserve_steps,
             retain_runs=retain_runs,
             on_duplicate_step=on_duplicate_step,
+            max_deaths=max_deaths,
             raise_failed=raise_failed,
             persist_logs=persist_logs,
             create=create,

@@ -247,6 +247,7 @@ class SettingOptions(TypedDict, total=False):
     preserve_steps: bool
     retain_runs: Duration | str | None
     on_duplicate_step: OnDuplicateStep
+    max_deaths: int
     persist_logs: bool
     raise_failed: bool
     replace: bool | None
@@ -270,6 +271,7 @@ class Settings(Value):
     preserve_steps: bool = attrs.field(default=True)
     retain_runs: timedelta | None = attrs.field(default=None, converter=_retain_runs)
     on_duplicate_step: OnDuplicateStep = attrs.field(default="error")
+    max_deaths: int = attrs.field(default=5)
     raise_failed: bool = attrs.field(default=True)
     persist_logs: bool = attrs.field(default=False)
     create: bool = attrs.field(default=True)
@@ -282,6 +284,13 @@ class Settings(Value):
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1000:
             raise ValidationError(
                 f"max_workers must be an int from 1 to 1000, not {short_repr(value)}"
+            )
+
+    @max_deaths.validator
+    def _is_a_number_of_deaths(self, _: object, value: object) -> None:
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValidationError(
+                f"max_deaths must be an int of at least 1, not {short_repr(value)}"
             )
 
     @stale_threshold.validator

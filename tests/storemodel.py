@@ -38,6 +38,7 @@ from durably.store.outcome import (
 )
 from durably.store.rows import Begin, Claim, Filters, LogLine, MapState, NewRun, NewWait
 from durably.store.sqlite.database import Database
+from durably.store.sqlite.locks.owner_lock import current_boot_id
 from durably.store.sqlite.sql import (
     attempts,
     claims,
@@ -77,7 +78,7 @@ RUNS = """
            concurrency_key, idempotency_key, created_at_us, started_at_us,
            completed_at_us, heartbeat_at_us, queue_place, coalesce(place, run), origin,
            fence, keeps_attempt, failures, run_at_us, waits_for, wait_name, waits_for_run, payload,
-           kind
+           kind, deaths
     FROM durably_runs ORDER BY run"""
 STEPS_OF_RUNS = """
     SELECT run, name, step & 0xFFFFFF, status, output, error, attempt
@@ -166,6 +167,8 @@ class Run:
         self.owner: int | None = None
         self.origin: str | None = None
         self.attempt = self.fence = self.failures = 0
+        # How often its process has died since its last new checkpoint, and how many it had then.
+        self.deaths = self.died_after = 0
         # Whether its next claim leaves the attempt as it is.
         self.keeps_attempt = False
         # When it goes on, and for what it waits: kind, step, and run.
@@ -201,6 +204,17 @@ class Run:
     def has_checkpoints(self) -> bool:
         is_completed = [status == "completed" for _, status, *_ in self.steps.values()]
         return any(is_completed) or bool(self.maps)
+
+    def die(self, now: int, most: int | None) -> None:
+        """Go back after a death, which counts if that many fail it; one that fails it ends it."""
+        self.go_back("died", now)
+        checkpoints = sum(status == "completed" for _, status, *_ in self.steps.values())
+        for each in self.maps.values():
+            checkpoints += sum(item[1] is not None for item in each.items.values())
+        if checkpoints > self.died_after:
+            self.deaths = 0
+        self.died_after = checkpoints
+        self.deaths += most is not None and self.kind == "job"
 
     def wake(self) -> None:
         self.status, self.due, self.waits = "pending", None, (None, None, None)
@@ -333,6 +347,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def retry_in_model(self, run: Run) -> None:
         run.output, run.error, run.completed, run.failures = None, None, None, 0
+        run.deaths = 0
         if run.question is not None and run.question[4] is not None:
             run.question = None
         run.go_back()
@@ -511,7 +526,7 @@ class StoreMachine(RuleBasedStateMachine):
         owner = self.store.write(
             owners.register,
             token=f"{len(self.all_owners):026}",
-            boot_id="boot",
+            boot_id=current_boot_id(),
             pid=1,
             heartbeat_interval_us=1,
             now_us=self.now,
@@ -538,7 +553,7 @@ class StoreMachine(RuleBasedStateMachine):
         if owner in self.owners:
             self.owners[owner] += 1
 
-    def expect_death(self, owner: int) -> set[str]:
+    def expect_death(self, owner: int, most: int | None = None) -> dict[str, str]:
         expected = sorted(self.owned(owner, "running"), key=lambda run: run.turn)
         for run in self.owned(owner):
             run.owner = None
@@ -546,25 +561,33 @@ class StoreMachine(RuleBasedStateMachine):
             # Behind all that were triggered, or put back after a death, until now.
             self.order += 1
             run.turn = self.order
-            run.go_back("died", self.now)
+            run.die(self.now, most)
+            if most is not None and run.deaths >= most:
+                run.error = ANY
+                self.end(run, "failed")
         self.owners.pop(owner, None)
         self.started.discard(owner)
-        return {run.id for run in expected}
+        return {run.id: run.status for run in expected}
 
     def recover_dead(self, number: int) -> None:
         owner = self.all_owners[number % len(self.all_owners)]
-        expected = self.expect_death(owner)
-        found = self.store.write(requeue.requeue, OwnerDead(owner), self.now)
-        assert {row.id for row in found} == expected
+        most = (None, 1, 2, 2)[number % 4]
+        expected = self.expect_death(owner, most)
+        found = self.store.write(requeue.requeue, OwnerDead(owner, max_deaths=most), self.now)
+        assert {row.id: row.status for row in found} == expected
+        for row in found:
+            if row.status == "failed":
+                assert f"died {'once' if most == 1 else '2 times'} without" in str(row.error)
+                self.runs[row.id].error = row.error
 
     def recover_vanished(self, number: int, late_by: int) -> None:
         """One whose lock file is gone is forgotten, unless it has beaten meanwhile."""
         owner = self.all_owners[number % len(self.all_owners)]
         beat = self.owners.get(owner, 0) - late_by
         is_still = owner in self.owners and late_by == 0
-        expected = self.expect_death(owner) if is_still else set()
+        expected = self.expect_death(owner) if is_still else {}
         found = self.store.write(requeue.requeue, OwnerDead(owner, beat), self.now)
-        assert {row.id for row in found} == expected
+        assert {row.id: row.status for row in found} == expected
 
     def put_back(self, number: int) -> None:
         owner = self.all_owners[number % len(self.all_owners)]
@@ -1344,6 +1367,7 @@ class StoreMachine(RuleBasedStateMachine):
                 *run.waits,
                 run.payload,
                 run.kind,
+                run.deaths,
             )
             for run in sorted(self.runs.values(), key=lambda run: run.order)
         ]

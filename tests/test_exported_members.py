@@ -157,7 +157,7 @@ def test_objects_have_the_members_of_the_contract_and_no_others(tmp_path: Path) 
             "payload idempotency_key concurrency_key coalesce retry_failed on_payload_change "
             "run_at delay labels"
         ): durably.Trigger(),
-        "attempts wait backoff max_wait jitter on": durably.Retry(),
+        "attempts wait backoff max_wait jitter on on_exhausted": durably.Retry(),
     }
     for names, value in seen.items():
         public = {name for name in dir(value) if not name.startswith("_")}

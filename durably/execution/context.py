@@ -13,7 +13,6 @@ from durably.execution.current_run import CurrentRun, Services
 from durably.execution.loops.step_loops import StepLoops
 from durably.execution.nested_steps import NestedSteps
 from durably.execution.pacing import RateLimit
-from durably.execution.retry import Retry
 from durably.execution.step_children import StepChildren
 from durably.execution.step_log import (
     NUMBERS,
@@ -27,6 +26,7 @@ from durably.execution.step_options import PlainStep, ReturningStep
 from durably.execution.step_runner import StepRunner
 from durably.execution.step_waits import StepWaits
 from durably.execution.waiting import Waiting
+from durably.retries import Retry
 from durably.settings import Duration, OnDuplicateStep, waitable
 
 Ps = ParamSpec("Ps")

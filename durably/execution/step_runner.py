@@ -26,11 +26,11 @@ from durably.execution.checkpoints import CheckpointReader
 from durably.execution.current_run import CurrentRun, Services
 from durably.execution.nested_steps import NestedSteps
 from durably.execution.pacing import RateLimit
-from durably.execution.retry import Retry
 from durably.execution.step_calls import StepCaller
 from durably.execution.step_log import current_step
 from durably.execution.step_recorder import NOT_OURS, StepRecorder
 from durably.names import check_name
+from durably.retries import Retry
 from durably.settings import OnDuplicateStep
 from durably.store.bounds import MOST_STEPS
 

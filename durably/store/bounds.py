@@ -27,6 +27,7 @@ RUN: Final = {
     "attempt": TRIES,
     "fence": TRIES,
     "failures": TRIES,
+    "deaths": TRIES,
     "created_at_us": TIME,
     "started_at_us": TIME,
     "completed_at_us": TIME,
@@ -35,6 +36,7 @@ RUN: Final = {
     "run_at_us": TIME,
     "claimed_at_us": TIME,
     "pid": Bounds(0, 2**32 - 1),
+    "timeout_us": Bounds(1, 10**16),
 }
 ATTEMPT: Final = {
     "attempt": Bounds(1, TRIES.most),

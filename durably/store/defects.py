@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from durably.codec.json_text import load
 from durably.errors import DatabaseError
+from durably.retries import loaded_retry
 from durably.store import bounds
 from durably.store.bounds import Bounds
 
@@ -55,6 +56,7 @@ def of_run(values: Mapping[str, Any]) -> str | None:
             "error": lambda text: is_error(_loaded(text)),
             "progress": lambda text: is_progress(_loaded(text)),
             "labels": lambda text: is_labels(_loaded(text)),
+            "retry": is_retry,
         },
     )
 
@@ -62,12 +64,14 @@ def of_run(values: Mapping[str, Any]) -> str | None:
 def of_claimed(values: Mapping[str, Any]) -> str | None:
     """Return why a run cannot be executed, or ``None``. The job checks the payload itself."""
     defect = _number_outside(values, bounds.RUN)
-    if defect is None and (values["labels"] != "{}" or values["progress"] is not None):
+    has_more = values["progress"] is not None or values["retry"] is not None
+    if defect is None and (has_more or values["labels"] != "{}"):
         defect = _first_wrong(
             values,
             {
                 "progress": lambda text: is_progress(_loaded(text)),
                 "labels": lambda text: is_labels(_loaded(text)),
+                "retry": is_retry,
             },
         )
     return defect
@@ -176,6 +180,15 @@ def is_progress(value: Any) -> bool:
         and isinstance(value["total"], int | float | None)
         and isinstance(value["message"], str | None)
     )
+
+
+def is_retry(text: str) -> bool:
+    """Return whether a text from the file says how a run is tried again, as durably writes it."""
+    try:
+        loaded_retry(text)
+    except (ValueError, TypeError, RecursionError):
+        return False
+    return True
 
 
 def is_labels(value: Any) -> bool:

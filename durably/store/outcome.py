@@ -83,11 +83,14 @@ class OwnerHung(Value):
 class OwnerDead(Value):
     """The owner is dead: its keys are freed too, and its row is removed.
 
-    With *beat*, only if that still is its beat.
+    With *beat*, only if that still is its beat. With *max_deaths*, a run whose process has died as
+    often without storing another checkpoint is failed, and not put back. The restart of a machine
+    is no such death.
     """
 
     owner: int
     beat: int | None = None
+    max_deaths: int | None = None
 
 
 RequeueReason = NotExecuted | OwnerIdle | OwnerHung | OwnerDead

@@ -36,6 +36,11 @@ class RunRow(NamedTuple):
     fence: int
     origin: str | None = None
     kind: RunKind = "job"
+    # How it is tried again, and how long an execution may take, where its trigger has said so.
+    retry: str | None = None
+    timeout_us: int | None = None
+    # How often its process has died since its last new checkpoint.
+    deaths: int = 0
     completed_steps: int = 0
     # What it waits for, of a waiting run; and when a run that is not claimable is due.
     run_at_us: int | None = None
@@ -44,6 +49,8 @@ class RunRow(NamedTuple):
     waits_for_id: str | None = None
     parent_id: str | None = None
     failures: int = 0
+    # Of a pending run whose last execution has failed.
+    last_error: str | None = None
 
 
 class Brief(NamedTuple):

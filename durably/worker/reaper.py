@@ -8,14 +8,17 @@ from datetime import timedelta
 from typing import Final
 
 from durably._platform.clock import Clock
+from durably.codec.json_text import load
 from durably.emitter import Emitter
+from durably.execution.unseen_failures import UnseenFailures, see_attempt
+from durably.models import ErrorInfo, RunStatus
 from durably.store import bounds
 from durably.store.api import Liveness, Store
 from durably.store.change_feed import ChangeFeed
 from durably.store.outcome import OwnerDead, OwnerHung
 from durably.store.rows import OwnerRow, RunRow
 from durably.worker.retention import Retention
-from durably.worker.run_log import say_recovered
+from durably.worker.run_log import say_given_up, say_recovered
 from durably.worker.service import ErrorSink, Service
 
 RETENTION_INTERVAL_S: Final = 60.0
@@ -39,6 +42,7 @@ class Reaper(Service):
     Args:
         owner: returns the number of this engine's owner row, which it does not watch.
         committed_beats: returns how many heartbeats this engine has committed.
+        max_deaths: how often the process of a run may die without another checkpoint.
     """
 
     def __init__(
@@ -55,6 +59,8 @@ class Reaper(Service):
         heartbeat_interval_s: float,
         stale_threshold_s: float,
         retain_runs: timedelta | None,
+        max_deaths: int,
+        unseen_failures: UnseenFailures,
         on_error: ErrorSink,
     ) -> None:
         super().__init__("reaper", clock=clock, interval_s=interval_s, on_error=on_error)
@@ -66,6 +72,8 @@ class Reaper(Service):
         self._labels_of = labels_of
         self._heartbeat_interval_s = heartbeat_interval_s
         self._stale_threshold_s = stale_threshold_s
+        self._max_deaths = max_deaths
+        self._unseen_failures = unseen_failures
         self._retention = None if retain_runs is None else Retention(store, clock, retain_runs)
         # For each owner: its last known heartbeat, and how many of this engine's were committed
         # by then.
@@ -134,12 +142,17 @@ class Reaper(Service):
     def _recover_dead(self, other: OwnerRow) -> int:
         # A token is never used again, and only another reaper, for a moment, can take the lock of a
         # dead owner: what was dead before this transaction is dead in it.
-        recovered = self._store.requeue(OwnerDead(other.owner), self._clock.now_us())
+        dead = OwnerDead(other.owner, max_deaths=self._max_deaths)
+        recovered = self._store.requeue(dead, self._clock.now_us())
         self._store.remove_owner_lock(other.token)
         return self._emit(recovered, "dead")
 
-    def _emit(self, recovered: list[RunRow], reason: str) -> int:
+    def _emit(self, found: list[RunRow], reason: str) -> int:
+        recovered = [row for row in found if row.status != RunStatus.FAILED]
         say_recovered(recovered, reason)
+        for row in found:
+            if row.status == RunStatus.FAILED:
+                self._emit_failure(row)
         for row in recovered:
             self._emitter.emit(
                 "run:recover",
@@ -148,10 +161,29 @@ class Reaper(Service):
                 labels=self._labels_of(row),
                 reason=reason,
             )
-        if recovered:
+        if found:
             # Only now, because this wakes the thread that emits the run's start.
             self._changes.offer()
         return len(recovered)
+
+    def _emit_failure(self, row: RunRow) -> None:
+        """Emit that a run has failed because it kills its process."""
+        self._unseen_failures.note(row.id, row.attempt)
+        error = ErrorInfo(**load(row.error or "{}"))
+        say_given_up(row, error)
+        started_us, ended_us = row.started_at_us, row.completed_at_us
+        assert started_us is not None and ended_us is not None  # noqa: S101, PT018 - it was executed
+        is_heard = self._emitter.emit(
+            "run:fail",
+            run_id=row.id,
+            job_name=row.job_name,
+            labels=self._labels_of(row),
+            error=error,
+            failed_step=None,
+            duration=max(0, ended_us - started_us) / 1e6,
+        )
+        if is_heard:
+            see_attempt(row.id, row.attempt)
 
     def _retain(self, retention: Retention, now: float) -> None:
         before_us = retention.before_us()

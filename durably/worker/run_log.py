@@ -15,7 +15,7 @@ from durably._platform.safe_repr import on_one_line
 from durably._platform.spans import span
 from durably.errors import DatabaseError, OwnershipLost, RunCancelled, RunInterrupted
 from durably.execution.current_run import CurrentRun
-from durably.models import RunStatus, short_name
+from durably.models import ErrorInfo, RunStatus, short_name
 from durably.store.api import Store
 from durably.store.outcome import Completed, Failed, Outcome, Suspended
 from durably.store.rows import RunRow
@@ -153,6 +153,13 @@ def say_recovered(rows: list[RunRow], reason: str) -> None:
                 row.completed_steps,
             ),
         )
+
+
+def say_given_up(row: RunRow, error: ErrorInfo) -> None:
+    """Log that a run has failed because it kills its process."""
+    if log.isEnabledFor(logging.ERROR):
+        what = on_one_line(error.message, 2 * _LONGEST_ERROR)
+        _say(logging.ERROR, row, _with_steps(f"failed: {what}", row.completed_steps))
 
 
 def _say(

@@ -162,6 +162,8 @@ class Supervisor:
             heartbeat_interval_s=settings.heartbeat_interval,
             stale_threshold_s=settings.stale_threshold,
             retain_runs=settings.retain_runs,
+            max_deaths=settings.max_deaths,
+            unseen_failures=self.unseen_failures,
             on_error=self._on_error,
         )
         timers = self._timers = Timers(store, clock)

@@ -238,9 +238,8 @@ DAMAGES = {
         "UPDATE durably_runs SET heartbeat_at_us = NULL WHERE status = 'running'",
         "UPDATE durably_runs SET attempt = 0 WHERE status = 'running'",
     ],
-    "a waiting, completed or failed run has an owner": [
+    "a waiting or completed run has an owner": [
         f"UPDATE durably_runs SET owner = 1 WHERE run = {DONE}",
-        f"UPDATE durably_runs SET owner = 1 WHERE run = {FAILED}",
     ],
     "an owner of runs is not registered": [
         "UPDATE durably_runs SET owner = 99 WHERE status = 'running'",

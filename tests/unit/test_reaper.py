@@ -21,7 +21,8 @@ from storekit import (
 
 from durably.emitter import Emitter
 from durably.errors import DatabaseError
-from durably.events import Event
+from durably.events import Event, RunFailed
+from durably.execution.unseen_failures import UnseenFailures
 from durably.store.outcome import OwnerDead, OwnerHung
 from durably.store.rows import Claim
 from durably.store.sqlite.database import Database
@@ -46,6 +47,7 @@ class Engine:
         self.removed: list[str] = []
         self.swept: list[set[str]] = []
         self.emitter = Emitter(clock)
+        self.unseen = UnseenFailures(lambda run_id: False)
         self.events: list[Event] = []
         self.emitter.on("*", self.events.append)
 
@@ -54,6 +56,8 @@ class Engine:
             "heartbeat_interval_s": 5.0,
             "stale_threshold_s": 30.0,
             "retain_runs": None,
+            "max_deaths": 2,
+            "unseen_failures": self.unseen,
         }
         return Reaper(
             SqliteStore(self.store),
@@ -119,6 +123,40 @@ def test_runs_of_a_dead_owner_are_recovered_at_once(engine: Engine, store: Datab
     assert engine.told() == [("run:recover", run.id, "dead")]
     assert engine.events[0].labels == {"k": "v"}  # type: ignore[attr-defined]
     assert store.changes.look().notified > seen.notified
+
+
+@pytest.mark.parametrize("is_heard", [True, False])
+def test_a_run_that_kills_its_process_is_failed(
+    engine: Engine,
+    store: Database,
+    is_heard: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """After as many deaths as allowed run:fail is emitted, and not run:recover; a line says it, and
+    it counts as a failure that somebody has to see.
+    """
+    run = trigger(store, labels='{"k":"v"}')
+    events = engine.events
+    if not is_heard:
+        engine.emitter = Emitter(engine.clock)
+    for token in ("dead1", "dead2"):
+        owner = given_owner(store, token, boot_id=liveness.current_boot_id())
+        store.write(claims.claim, Claim(owner, '["job"]', lambda: 20))
+        engine.states[token_of(token)] = Liveness.DEAD
+        seen = store.changes.look()
+        engine.reaper().recover()
+        assert store.changes.look().notified > seen.notified
+    if is_heard:
+        assert engine.told() == [("run:recover", run.id, "dead"), ("run:fail", run.id, "")]
+        failed = events[-1]
+        assert isinstance(failed, RunFailed)
+        assert "died 2 times without completing another step" in failed.error.message
+        assert (failed.labels, failed.failed_step) == ({"k": "v"}, None)
+    assert (run.id in engine.unseen.unseen().attempts) is not is_heard
+    assert stored(store, run).status == "failed"
+    lines = [line.getMessage() for line in caplog.records if line.levelname == "ERROR"]
+    assert len(lines) == 1
+    assert "job failed: its process died 2 times" in lines[0]
 
 
 def test_dead_owner_without_runs_leaves_no_row(engine: Engine, store: Database) -> None:

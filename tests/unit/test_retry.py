@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import durably
 from durably import Retry
-from durably.execution.retry import wait_s
+from durably.retries import loaded_retry, next_wait_s, stored_retry, wait_s
 
 
 def test_the_defaults_are_those_of_the_contract():
@@ -25,6 +25,7 @@ def test_the_defaults_are_those_of_the_contract():
         "max_wait": 60.0,
         "jitter": True,
         "on": Exception,
+        "on_exhausted": "fail",
     }
 
 
@@ -44,6 +45,8 @@ def test_a_retry_is_a_value():
         (Retry(wait=100, max_wait=5, jitter=False), [5, 5]),
         (Retry(wait=0, jitter=False), [0, 0, 0]),
         (Retry(wait=timedelta(minutes=1), max_wait=timedelta(hours=1), jitter=False), [60, 120]),
+        (Retry(wait=60, jitter=False), [60, 120, 240, 480, 960, 1920, 3600, 3600]),
+        (Retry(wait=59, jitter=False), [59, 60]),
     ],
 )
 def test_waits_grow_by_backoff_up_to_the_longest(retry, waits):
@@ -126,6 +129,7 @@ def test_jitter_differs_from_time_to_time():
         ("backoff", float("inf")),
         ("backoff", timedelta(seconds=2)),
         *[("jitter", value) for value in (1, None, "yes")],
+        *[("on_exhausted", value) for value in ("ask", None, True)],
         *[
             ("on", value)
             for value in (None, "OSError", OSError(), int, (), (OSError, 3), [OSError])
@@ -143,3 +147,52 @@ def test_the_message_of_a_bad_backoff_speaks_of_numbers():
     """It is a factor, no duration."""
     with pytest.raises(durably.ValidationError, match="a number of at least 1, not '2'"):
         Retry(backoff="2")
+
+
+class OfTheUserError(OSError):
+    """An exception of a class that is not a builtin."""
+
+
+@pytest.mark.parametrize(
+    ("on", "matching", "others"),
+    [
+        (Exception, ValueError(), BaseExceptionGroup("", [SystemExit()])),
+        (OSError, OfTheUserError(), ValueError()),
+        ((KeyError, OfTheUserError), OfTheUserError(), OSError()),
+    ],
+)
+def test_a_stored_retry_is_the_same_where_its_classes_are_not_loaded(on, matching, others):
+    """Stored as text and read again it has the same numbers, and tells exceptions by name."""
+    retry = Retry(attempts=4, wait=60, backoff=3, jitter=False, on=on)
+    again = loaded_retry(stored_retry(retry))
+    kept = {"attempts", "wait", "backoff", "max_wait", "jitter", "on_exhausted"}
+    assert attrs.asdict(again, filter=lambda a, _: a.name in kept) == attrs.asdict(
+        retry, filter=lambda a, _: a.name in kept
+    )
+    assert [next_wait_s(again, matching, failures) for failures in (1, 2, 4)] == [60, 180, None]
+    assert next_wait_s(again, others, 1) is None
+
+
+@pytest.mark.parametrize("retry", [Retry(on=lambda exc: True), Retry(wait=lambda exc: 1)])
+def test_a_retry_with_a_function_cannot_be_stored(retry):
+    """It says where to write it instead."""
+    with pytest.raises(durably.ValidationError, match=r"@job\(retry=...\)"):
+        stored_retry(retry)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no JSON",
+        "[]",
+        "{}",
+        stored_retry(Retry())[:-1] + ', "more": 1}',
+        stored_retry(Retry()).replace('"attempts": 3', '"attempts": 0'),
+        stored_retry(Retry()).replace('["Exception"]', '"Exception"'),
+        stored_retry(Retry()).replace('["Exception"]', "[1]"),
+    ],
+)
+def test_what_durably_never_writes_is_no_stored_retry(text):
+    """It is rejected, whatever is wrong with it."""
+    with pytest.raises(ValueError, match="."):
+        loaded_retry(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from storekit import (
@@ -17,11 +18,22 @@ from storekit import (
     trigger,
 )
 
+from durably._platform.host import host_name
 from durably.store.outcome import OwnerDead, OwnerHung, OwnerIdle
-from durably.store.rows import Filters
+from durably.store.rows import Begin, Claim, Filters, MapState, NewRun, RunRow
 from durably.store.sqlite.database import Database
+from durably.store.sqlite.locks.owner_lock import current_boot_id
+from durably.store.sqlite.sql import (
+    attempts,
+    begin,
+    enqueue,
+    items,
+    owners,
+    requeue,
+    runs,
+    steps,
+)
 from durably.store.sqlite.sql import queries as lookups
-from durably.store.sqlite.sql import requeue, runs, steps
 
 # -- recovery --------------------------------------------------------------------------------
 
@@ -214,3 +226,106 @@ def test_completed_steps_are_counted_alone(store: Database) -> None:
     checkpoint(store, other, "s")
     assert stored(store, run).completed_steps == 3
     assert json.loads(stored(store, run).payload) == 1
+
+
+# -- runs that kill their process ------------------------------------------------------------
+
+
+def dead_in(store: Database, name: str = "job", **values: str) -> int:
+    """An owner that has claimed the first run of a job, and is dead."""
+    owner = given_owner(store, **{"boot_id": current_boot_id()} | values)
+    claim(store, owner, name)
+    return owner
+
+
+def bury(store: Database, owner: int, most: int | None = 3) -> RunRow:
+    """What its death makes of its run."""
+    (row,) = store.write(requeue.requeue, OwnerDead(owner, max_deaths=most), 60)
+    return row
+
+
+def test_a_run_whose_process_died_as_often_as_allowed_is_failed(store: Database) -> None:
+    """It has an error that says so, its executions are deaths, and a retry begins anew."""
+    run = trigger(store)
+    seen = []
+    for _ in range(3):
+        owner = dead_in(store)
+        store.beat(owners.beat, owner, lambda: 1_000_000)
+        seen.append(bury(store, owner))
+    assert [(row.status, row.deaths) for row in seen] == [
+        ("pending", 1),
+        ("pending", 2),
+        ("failed", 3),
+    ]
+    error = json.loads(seen[-1].error or "")
+    assert error["type"] == "durably.errors.WorkerDiedError"
+    assert error["message"] == (
+        f"its process died 3 times without completing another step; host {host_name()}, pid "
+        f"{os.getpid()}, last seen 1970-01-01 00:00:01 UTC. Find out what kills it (a crash in "
+        "native code, the system's memory), then retry it"
+    )
+    tries = store.read(attempts.of_run, run.id)
+    assert [(each.attempt, each.outcome) for each in tries] == [(n, "died") for n in (1, 2, 3)]
+    assert stored(store, run).failures == 0
+    store.write(runs.retry, run.id, 70)
+    assert bury(store, dead_in(store)).deaths == 1
+
+
+@pytest.mark.parametrize("what", ["step", "item"])
+def test_a_new_checkpoint_begins_the_count_of_deaths_anew(store: Database, what: str) -> None:
+    """A run that gets on is not failed; one that has got stuck later is, and its step is named."""
+    trigger(store)
+    deaths = []
+    for number in range(4):
+        owner = dead_in(store)
+        (row,) = store.read(lookups.find_many, Filters(), None, 0)
+        if number in (1, 2) and what == "step":
+            checkpoint(store, row, f"s{number}", number)
+        elif number in (1, 2):
+            state = MapState(0, "m", True, number, 0, 0, 9, 1)
+            new = [(number, number, "1", None, 1, None, 1, 2)]
+            store.write(items.save, row.run, row.fence, state, new)
+        last = bury(store, owner, 2)
+        deaths.append(last.deaths)
+    assert deaths == [1, 1, 1, 2]
+    assert last.status == "failed"
+    assert ("the last step completed was 's2'" in str(last.error)) is (what == "step")
+
+
+def test_what_is_no_death_of_a_run_does_not_count(store: Database) -> None:
+    """A hung owner, a restart of the machine, a lost lock file, an interrupt, and a session."""
+    trigger(store)
+    for reason in (OwnerHung, OwnerIdle):
+        owner = dead_in(store)
+        store.write(requeue.requeue, reason(owner, 0) if reason is OwnerHung else reason(owner), 60)
+    finish(store, claim(store, given_owner(store))[0])
+    assert bury(store, dead_in(store, boot_id="before"), 1).deaths == 0
+    assert bury(store, dead_in(store), None).deaths == 0
+    new = NewRun("session", "job", "null", kind="session")
+    owner = given_owner(store, boot_id=current_boot_id())
+    store.write(begin.begin, Begin(new, Claim(owner, "[]", lambda: 50)))
+    assert (bury(store, owner, 1).status, bury(store, dead_in(store), 1).status) == (
+        "pending",
+        "failed",
+    )
+
+
+def test_deaths_on_both_sides_of_a_checkpoint_and_a_restart_are_told_apart(store: Database) -> None:
+    """A checkpoint that was stored before the machine was restarted counts as one."""
+    trigger(store)
+    assert bury(store, dead_in(store)).deaths == 1
+    owner = dead_in(store, boot_id="before")
+    (row,) = store.read(lookups.find_many, Filters(), None, 0)
+    checkpoint(store, row, "s")
+    assert bury(store, owner).deaths == 0
+    assert bury(store, dead_in(store)).deaths == 1
+
+
+def test_an_extended_run_begins_the_count_of_deaths_anew(store: Database) -> None:
+    """A completed run that gets another payload is tried as one that was never executed."""
+    new = NewRun("r", "job", "1", idempotency_key="k")
+    store.write(enqueue.enqueue, new, 10)
+    bury(store, dead_in(store))
+    finish(store, claim(store, given_owner(store))[0], output="1")
+    other = new._replace(payload="2", on_payload_change="extend")
+    assert store.write(enqueue.enqueue, other, 80).row.deaths == 0

@@ -12,7 +12,7 @@ from durably._platform.safe_repr import short_repr, type_name
 from durably.codec import NOTHING, Codec, return_type_of
 from durably.errors import ValidationError
 from durably.execution.pacing import RateLimit, check_rate
-from durably.execution.retry import Retry
+from durably.retries import Retry
 from durably.settings import Duration, waitable
 
 OnFailed = Literal["raise", "return"]

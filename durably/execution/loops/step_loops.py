@@ -18,8 +18,8 @@ from durably.execution.loops.options import (
 )
 from durably.execution.loops.results import MapResult
 from durably.execution.pacing import RateLimit
-from durably.execution.retry import Retry
 from durably.execution.step_runner import StepRunner
+from durably.retries import Retry
 from durably.settings import Duration
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from durably.errors import RetryAfter, RunInterrupted, RunSuspended
 from durably.execution.current_run import CurrentRun, Services
 from durably.execution.loops.options import LoopOptions
 from durably.execution.nested_steps import NestedSteps
-from durably.execution.retry import next_wait_s
 from durably.execution.step_log import current_deadline, current_item, current_step
 from durably.execution.step_recorder import NOT_OURS
 from durably.models import ErrorInfo, error_info, stored_error
+from durably.retries import next_wait_s
 
 if TYPE_CHECKING:
     from durably.store.rows import ItemRow, Key

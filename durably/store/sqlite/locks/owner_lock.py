@@ -317,8 +317,8 @@ def sweep_orphans(
 def current_boot_id() -> str:
     """Return the boot id of the machine; "" if the system does not report it.
 
-    It is stored for people who read the file, and decides nothing: a container may show
-    another one than its host.
+    It is stored for people who read the file, and decides only whether a death counts against a
+    run: a container may show another one than its host.
     """
     if sys.platform == "darwin":
         return _mac_boot_id()

@@ -18,7 +18,8 @@ RULES: Final[dict[str, str]] = {
             'concurrency_key', CAST(concurrency_key AS BLOB), 'status', CAST(status AS BLOB),
             'origin', CAST(origin AS BLOB), 'kind', CAST(kind AS BLOB),
             'waits_for', CAST(waits_for AS BLOB),
-            'wait_name', CAST(wait_name AS BLOB), 'host', CAST(host AS BLOB)) AS bad
+            'wait_name', CAST(wait_name AS BLOB), 'host', CAST(host AS BLOB),
+            'retry', CAST(retry AS BLOB)) AS bad
             FROM durably_runs)
         WHERE bad IS NOT NULL""",
     "a step contains text that is not UTF-8": """
@@ -181,9 +182,9 @@ RULES: Final[dict[str, str]] = {
     "a running run has no heartbeat or was never claimed": """
         SELECT id, attempt FROM durably_runs
         WHERE status = 'running' AND (attempt < 1 OR heartbeat_at_us IS NULL)""",
-    "a waiting, completed or failed run has an owner": """
+    "a waiting or completed run has an owner": """
         SELECT id, owner FROM durably_runs
-        WHERE status IN ('waiting', 'completed', 'failed') AND owner IS NOT NULL""",
+        WHERE status IN ('waiting', 'completed') AND owner IS NOT NULL""",
     "an owner of runs is not registered": """
         SELECT id, owner FROM durably_runs
         WHERE owner IS NOT NULL AND owner NOT IN (SELECT owner FROM durably_owners)""",

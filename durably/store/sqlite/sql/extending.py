@@ -13,7 +13,7 @@ EXTEND: Final = """
 # A completed run goes on only if it gets more to do with it.
 EXTEND_COMPLETED: Final = f"""
     UPDATE durably_runs
-    SET status = 'pending', payload = :payload, output = NULL, failures = 0,
+    SET status = 'pending', payload = :payload, output = NULL, failures = 0, deaths = 0,
         completed_at_us = NULL, updated_at_us = :now_us, {queries.ORIGIN_IF_BEGUN}
     WHERE run = :run"""
 

@@ -4,10 +4,13 @@ from typing import Any, Final, Literal
 
 import apsw
 
+from durably._platform.clock import to_datetime
+from durably.codec.json_text import dump
 from durably.store import bounds, defects
 from durably.store.outcome import Interrupted, NotExecuted, OwnerDead, OwnerIdle, RequeueReason
 from durably.store.rows import RunKey, RunRow
-from durably.store.sqlite.sql import attempts, queries, unsound
+from durably.store.sqlite.locks.owner_lock import current_boot_id
+from durably.store.sqlite.sql import attempts, items, queries, unsound
 from durably.store.sqlite.sql.settle import settle
 
 # So many runs are woken in one transaction.
@@ -29,8 +32,36 @@ RECOVER: Final = f"""
     SET status = 'pending', owner = NULL, place = coalesce(:place, place), output = NULL,
         error = NULL, completed_at_us = NULL,
         queue_place = CASE kind WHEN 'job' THEN concurrency_key IS NOT NULL ELSE 3 END,
-        keeps_attempt = 0, {queries.AWAKE}, updated_at_us = :now_us,
+        keeps_attempt = 0, {queries.AWAKE},
+        deaths = CASE WHEN :checkpoints > died_after THEN 0 ELSE deaths END
+               + (:counts AND kind = 'job'),
+        died_after = coalesce(:checkpoints, died_after), updated_at_us = :now_us,
         {queries.ORIGIN_IF_BEGUN}
+    WHERE run = :run"""
+
+# The process of an owner that opened the file before the machine was restarted has not died by
+# itself.
+IS_OF_THIS_BOOT: Final = "SELECT boot_id = :boot_id FROM durably_owners WHERE owner = :owner"
+
+# How many results are stored of its steps and of the items of its maps.
+CHECKPOINTS: Final = f"""
+    SELECT (SELECT count(*) FROM durably_steps
+            WHERE step >= (:run << 24) AND step < ((:run + 1) << 24) AND status = 'completed')
+         + (SELECT count(i.output) FROM durably_maps m JOIN durably_items i
+              ON i.item >= (m.map << {items.INDEX_BITS})
+             AND i.item < ((m.map + 1) << {items.INDEX_BITS})
+            WHERE m.run = :run)"""
+
+LAST_STEP: Final = """
+    SELECT name FROM durably_steps
+    WHERE step >= (:run << 24) AND step < ((:run + 1) << 24) AND status = 'completed'
+    ORDER BY completed_at_us DESC, step DESC LIMIT 1"""
+
+EXECUTED_BY: Final = "SELECT host, pid, heartbeat_at_us FROM durably_runs WHERE run = :run"
+
+FAIL_DEAD: Final = """
+    UPDATE durably_runs
+    SET status = 'failed', error = :error, completed_at_us = :now_us, updated_at_us = :now_us
     WHERE run = :run"""
 
 # A row that breaks a constraint stays, and so does its owner.
@@ -68,24 +99,81 @@ def requeue(db: apsw.Connection, reason: RequeueReason, now_us: int) -> list[Run
     if beat is not None and db.execute(BEAT_OF, owner).get != beat:
         return []
     # A run that kills its process comes after those that were not tried since.
-    recovered = _recover(db, reason.owner, now_us, goes_last=isinstance(reason, OwnerDead))
+    most = _max_deaths(db, reason)
+    is_dead = isinstance(reason, OwnerDead)
+    recovered = _recover(db, reason.owner, now_us, is_dead=is_dead, counts=most is not None)
     if recovered and not isinstance(reason, OwnerIdle):
-        outcome: Literal["died", "hung"] = "died" if isinstance(reason, OwnerDead) else "hung"
+        outcome: Literal["died", "hung"] = "died" if is_dead else "hung"
         attempts.set_outcome(db, [row.run for row in recovered], outcome)
-    if isinstance(reason, OwnerDead):
+    if most is not None:
+        recovered = [_failed_if_dead(db, row, most, now_us) for row in recovered]
+    if is_dead:
         db.execute(RELEASE_ALL, owner)
         db.execute(FORGET_OWNER, owner)
     return recovered
 
 
-def _recover(db: apsw.Connection, owner: int, now_us: int, *, goes_last: bool) -> list[RunRow]:
+def _max_deaths(db: apsw.Connection, reason: RequeueReason) -> int | None:
+    """Return how many deaths fail a run; ``None`` if this is none that counts."""
+    if not isinstance(reason, OwnerDead) or reason.max_deaths is None:
+        return None
+    bindings = {"owner": reason.owner, "boot_id": current_boot_id()}
+    return reason.max_deaths if db.execute(IS_OF_THIS_BOOT, bindings).get else None
+
+
+def _failed_if_dead(db: apsw.Connection, row: RunRow, most: int, now_us: int) -> RunRow:
+    """Fail a run that was put back if its process has died *most* times; return it as it is."""
+    if row.deaths < most:
+        return row
+    step = db.execute(LAST_STEP, {"run": row.run}).get
+    executed: list[Any] = db.execute(EXECUTED_BY, {"run": row.run}).fetchall()
+    host, pid, seen_us = executed[0]
+    error = {
+        "type": "durably.errors.WorkerDiedError",
+        "message": said_of_deaths(row.deaths, step, host, pid, seen_us),
+        "traceback": "",
+        "failed_step": None,
+    }
+    db.execute(FAIL_DEAD, {"run": row.run, "error": dump(error), "now_us": now_us})
+    return queries.by_number(db, row.run)
+
+
+def said_of_deaths(
+    deaths: int, step: str | None, host: str | None, pid: int | None, seen_us: int | None
+) -> str:
+    """Return the message of a run that is failed because it kills its process.
+
+    Args:
+        step: the last one that was completed.
+    """
+    times = "once" if deaths == 1 else f"{deaths} times"
+    where = f"; the last step completed was {step!r:.80}" if step is not None else ""
+    who = f"host {host}, pid {pid}" if host is not None else "host unknown"
+    seen = "" if seen_us is None else f", last seen {to_datetime(seen_us):%Y-%m-%d %H:%M:%S} UTC"
+    return (
+        f"its process died {times} without completing another step{where}; {who}{seen}. Find out "
+        "what kills it (a crash in native code, the system's memory), then retry it"
+    )
+
+
+def _recover(
+    db: apsw.Connection, owner: int, now_us: int, *, is_dead: bool, counts: bool
+) -> list[RunRow]:
     recovered: list[RunRow] = []
     running: list[Any] = db.execute(RUNNING_OF, {"owner": owner}).fetchall()
     for (run_pk,) in running:
         # None if there is no number left: the run keeps its turn then.
-        place = db.execute(NEXT_PLACE, {"most": bounds.MOST_RUNS}).get if goes_last else None
+        place = db.execute(NEXT_PLACE, {"most": bounds.MOST_RUNS}).get if is_dead else None
+        checkpoints = db.execute(CHECKPOINTS, {"run": run_pk}).get if is_dead else None
+        bindings = {
+            "run": run_pk,
+            "place": place,
+            "counts": counts,
+            "checkpoints": checkpoints,
+            "now_us": now_us,
+        }
         try:
-            db.execute(RECOVER, {"run": run_pk, "place": place, "now_us": now_us})
+            db.execute(RECOVER, bindings)
         except apsw.ConstraintError as exc:
             # Another program has turned the constraints off. Continue with the other runs.
             row = queries.by_number(db, run_pk)

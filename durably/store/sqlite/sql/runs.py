@@ -31,8 +31,8 @@ CANCEL_DESCENDANTS: Final = f"""
 
 RETRY: Final = f"""
     UPDATE durably_runs
-    SET status = 'pending', output = NULL, error = NULL, failures = 0, completed_at_us = NULL,
-        updated_at_us = :now_us, {queries.ORIGIN_IF_BEGUN}
+    SET status = 'pending', output = NULL, error = NULL, failures = 0, deaths = 0,
+        completed_at_us = NULL, updated_at_us = :now_us, {queries.ORIGIN_IF_BEGUN}
     WHERE id = :id
       AND (status IN ('failed', 'cancelled')
            OR (:is_opened AND status = 'completed' AND kind = 'session'))

@@ -36,6 +36,7 @@ _MIGRATIONS: Final = (
     "0008_keys_of_waiting_runs.sql",
     "0009_blobs.sql",
     "0010_unusual_runs.sql",
+    "0011_tries.sql",
 )
 
 # What the scripts make, so that opening a file need not execute them in memory, which takes half of

@@ -1,21 +1,26 @@
-"""Retries of one step: how often, and how long to wait in between."""
+"""Retries of a step, an item or a run: how often, and how long to wait in between."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from math import inf
-from typing import Any
+from typing import Any, Final, Literal
 
 import attrs
 
 from durably._platform.clock import jittered
-from durably._platform.safe_repr import short_repr
+from durably._platform.safe_repr import full_name, short_repr
 from durably._platform.signals import let_through
 from durably.errors import ValidationError
 from durably.settings import Duration, waitable
 from durably.values import Value
 
 ExceptionTypes = type[BaseException] | tuple[type[BaseException], ...]
+OnExhausted = Literal["fail"]
+
+_MAX_WAIT_S: Final = 60.0
+_NUMBERS: Final = ("attempts", "wait", "backoff", "max_wait", "jitter")
 
 
 def _wait(value: Any) -> Any:
@@ -28,35 +33,49 @@ def _max_wait(value: Duration) -> float:
 
 @attrs.frozen(eq=False, repr=False)
 class Retry(Value):
-    """How often a step's function is called again: ``step.options(retry=Retry(attempts=5))``.
+    """How often something is tried again after a failure.
+
+    Of a step, ``step.options(retry=Retry(attempts=5))``, and of the items of a map, the function is
+    called again. Of a run, ``@job(retry=Retry(attempts=5, wait=60))``, the job is executed again,
+    with its checkpoints; the run waits for that as a pending one, without a thread.
 
     Args:
-        attempts: how often the function is called at most, the first time included.
-        wait: seconds (or a ``timedelta``) before the second call; or a function of the exception
+        attempts: how often it is tried at most, the first time included. Of a run, how often it may
+            have failed since it was triggered or retried by hand.
+        wait: seconds (or a ``timedelta``) before the second try; or a function of the exception
             that returns how long to wait before the next one.
         backoff: the factor by which each further wait is longer than the one before.
-        max_wait: the longest wait, in seconds (or a ``timedelta``). This and *wait* are cut to
-            what a timer can wait, some 300 years.
+        max_wait: the longest wait, in seconds (or a ``timedelta``); by default a minute, and 60
+            times *wait* where that is a minute or more. This and *wait* are cut to what a timer can
+            wait, some 300 years.
         jitter: wait a random time between half of that and all of it, so that many
             runs do not try again at the same instant.
-        on: the exception type, or a tuple of types, after which the function is called again; or a
-            function of the exception that returns whether it is, or how long to wait before that
-            (the ``Retry-After`` of a server).
+        on: the exception type, or a tuple of types, after which it is tried again; or a function of
+            the exception that returns whether it is, or how long to wait before that (the
+            ``Retry-After`` of a server).
+        on_exhausted: what happens after the last try. There is one way: ``"fail"``, as without
+            retries.
 
     Raises:
         ValidationError: a value is out of its range or of a wrong type.
 
     .. versionadded:: 0.1.0
     .. versionchanged:: 0.2.0
-        *on* and *wait* may be functions.
+        *on* and *wait* may be functions. Has *on_exhausted*. *max_wait* grows with *wait*.
     """
 
     attempts: int = attrs.field(default=3)
     wait: float | Callable[[Exception], Duration] = attrs.field(default=1.0, converter=_wait)
     backoff: float = attrs.field(default=2.0)
-    max_wait: float = attrs.field(default=60.0, converter=_max_wait)
+    max_wait: float = attrs.field(converter=_max_wait)
     jitter: bool = attrs.field(default=True)
     on: ExceptionTypes | Callable[[Exception], bool | Duration] = attrs.field(default=Exception)
+    on_exhausted: OnExhausted = attrs.field(default="fail")
+
+    @max_wait.default
+    def _has_room_for_backoff(self) -> float:
+        wait = self.wait
+        return _MAX_WAIT_S if callable(wait) or wait < _MAX_WAIT_S else 60 * wait
 
     @attempts.validator
     def _is_a_count(self, _: object, value: object) -> None:
@@ -87,6 +106,56 @@ class Retry(Value):
                 "Retry.on must be an exception type, a tuple of them, or a function of an "
                 f"exception, not {short_repr(value)}"
             )
+
+    @on_exhausted.validator
+    def _is_a_known_way(self, _: object, value: object) -> None:
+        if value != "fail":
+            raise ValidationError(f'Retry.on_exhausted must be "fail", not {short_repr(value)}')
+
+
+def check_retry(value: object) -> None:
+    """Raise ``ValidationError`` if *value* is neither a ``Retry`` nor ``None``."""
+    if value is not None and not isinstance(value, Retry):
+        raise ValidationError(f"retry must be a Retry, not {short_repr(value)}")
+
+
+def has_functions(retry: Retry) -> bool:
+    """Return whether code of the user's decides."""
+    return callable(retry.wait) or not isinstance(retry.on, type | tuple)
+
+
+def stored_retry(retry: Retry) -> str:
+    """Return *retry* as it is stored with a run that any process may execute, as JSON text.
+
+    Raises:
+        ValidationError: it has a function, which cannot be stored.
+    """
+    if has_functions(retry):
+        raise ValidationError(
+            "retry has a function, which cannot be stored with a run; write it at the job: "
+            "@job(retry=...)"
+        )
+    on: Any = retry.on if isinstance(retry.on, tuple) else (retry.on,)
+    values = {name: getattr(retry, name) for name in _NUMBERS}
+    return json.dumps(values | {"on": [full_name(each) for each in on]})
+
+
+def loaded_retry(text: str) -> Retry:
+    """Return what was stored; exceptions are told by the names of their types.
+
+    Raises:
+        ValueError: it is not in the form that durably writes.
+    """
+    values = json.loads(text)
+    is_right = isinstance(values, dict) and values.keys() == {*_NUMBERS, "on"}
+    names = values.pop("on") if is_right else None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("it is not a stored retry")
+
+    def is_named(exc: Exception) -> bool:
+        return any(full_name(each) in names for each in type(exc).__mro__)
+
+    return Retry(**values, on=is_named)
 
 
 def next_wait_s(retry: Retry, exc: Exception, failures: int) -> float | None:

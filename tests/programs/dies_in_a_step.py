@@ -1,0 +1,27 @@
+"""A service that is started again and again, one of whose runs kills its process each time.
+
+``python dies_in_a_step.py DATABASE MAX_DEATHS``
+"""
+
+import os
+import signal
+import sys
+
+import durably
+
+
+def work(number: int) -> int:
+    if number == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+@durably.job
+def job(step: durably.StepContext, number: int) -> int:
+    step.run("read", int)
+    return step.run("parse", work, number)
+
+
+with durably.Durably(sys.argv[1], jobs=[job], max_workers=1, max_deaths=int(sys.argv[2])) as app:
+    for number in range(4):
+        app.jobs["job"].trigger(number, idempotency_key=str(number))

@@ -30,7 +30,7 @@ def open_looking(path: str | os.PathLike[str] | None, displays: Displays | None 
     """
     codec, clock = Codec(shows=True), Clock()
     store = SqliteStore(LookedAt(chosen(path), clock=clock))
-    codec.read_files(store.read_file)
+    codec.use_files(store.files)
     registry, emitter = JobRegistry(codec), Emitter(clock)
     client = Client(store, codec, registry, emitter, clock, displays=displays)
     return Looking(store, client)

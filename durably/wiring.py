@@ -92,7 +92,7 @@ def open_parts(
     displays = LiveDisplays(settings.show)
     opening = Opening(replaces=settings.replaces, is_beside=is_beside)
     store = open_store(path, settings, clock, opening.make_way)
-    codec.read_files(store.read_file)
+    codec.use_files(store.files)
     try:
         supervisor = Supervisor(settings, store, codec, registry, emitter, clock, labels_of)
         if settings.persist_logs:

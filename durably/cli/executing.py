@@ -56,7 +56,7 @@ class Executing(Durably):
     def output_of(self, run: AnyRun) -> Any:
         """Return the output of a completed run as JSON-like data for people and other programs."""
         codec = Codec(shows=True)
-        codec.read_files(self._store.read_file)
+        codec.use_files(self._store.files)
         text = self._store.get_run(run.id).output or "null"
         return codec.load_json(text, f"the output of {said.named(run)}")
 

@@ -30,7 +30,7 @@ def _as_today(codec: Codec, job: Job[Any, Any], stored: str) -> Any:
         type_, what = payload_type(job), "the stored payload"
         try:
             payload = codec.decode(stored, type_, what=what)
-            text = codec.encode(payload, type_, what=what)
+            text = codec.encode(payload, type_, what=what, has_parts=True)
         except (ValidationError, SerializationError):
             pass  # it does not fit today's class: its data is compared
     return codec.load_data(text)

@@ -207,7 +207,7 @@ class Submitter:
                 where = f"{where} was left out; pass one"
         structured = self._codec.structure(payload, type_, what=where)
         try:
-            return self._codec.encode_and_decode(structured, type_, what=where)
+            return self._codec.encode_and_decode(structured, type_, what=where, has_parts=True)
         except SerializationError as exc:
             raise ValidationError(str(exc)) from None
 

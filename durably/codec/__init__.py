@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     import cattrs
 
     from durably.codec.form_lookup import Forms
-    from durably.codec.forms import Parts
     from durably.codec.own_forms import ValueCodec
+    from durably.codec.parts import Files, Parts
     from durably.codec.tagged import TaggedValues
     from durably.codec.typed import TypedValues
 
@@ -62,7 +62,6 @@ class Codec:
         converter: hooks for types of the user's own. It is copied; the copy is strict about
             everything else.
         codecs: how values of types of the program's own are stored.
-        parts: where large binary parts of values are put; without it all are in the text.
         shows: read tagged values as texts and lists for people, without making any.
 
     Raises:
@@ -74,14 +73,12 @@ class Codec:
         converter: cattrs.Converter | None = None,
         *,
         codecs: Iterable[ValueCodec] = (),
-        parts: Parts | None = None,
         shows: bool = False,
     ) -> None:
         self._converter = converter
         self._forms: Forms | None = None
-        self._parts = parts
         self._shows = shows
-        self._read_file: Callable[[str], str] | None = None
+        self._files: Files | None = None
         if codecs != ():
             from durably.codec.form_lookup import Forms  # noqa: PLC0415 - where first needed
             from durably.codec.own_forms import own_codecs  # noqa: PLC0415 - where first needed
@@ -98,21 +95,22 @@ class Codec:
             # Copied now: hooks that are registered later have no effect.
             self._typed_values()
 
-    def read_files(self, read: Callable[[str], str]) -> None:
-        """Read texts that are in files by *read*, which takes the text that says in which."""
-        self._read_file = read
+    def use_files(self, files: Files) -> None:
+        """Read texts and binary parts of values that are in files, and put large parts there."""
+        self._files = files
 
     def _from_file(self, text: str, what: str) -> str:
-        if self._read_file is None:
+        if self._files is None:
             raise DatabaseError(f"{what} is in a file, which cannot be read here")
         try:
-            return self._read_file(text)
+            return self._files.read_text(text)
         except DatabaseError as exc:
             if self._shows and exc.is_of_row:  # the rest of the run can be shown
                 return dump(f"<{str(exc).partition(';')[0]}>")
-            raise DatabaseError(
-                f"{what}: {exc}", is_transient=exc.is_transient, is_of_row=exc.is_of_row
-            ) from exc
+            raise _of(exc, what) from exc
+
+    def _new_parts(self) -> Parts | None:
+        return None if self._files is None else self._files.new_parts()
 
     def check_type(self, type_: Any, where: str) -> None:
         """Check that values of a type can be stored.
@@ -162,7 +160,7 @@ class Codec:
             return value
         try:
             if type_ is UNTYPED:
-                return self._untyped(value)[1]
+                return self._untyped(value, _in_memory)[1]
             return self._typed_values().structure(value, type_)
         except Unsupported as error:
             said = f"{what}: {error}"
@@ -171,17 +169,26 @@ class Codec:
         # Here, so that no group of exceptions is its context: IPython would leave its own display.
         raise ValidationError(said)
 
-    def encode(self, value: Any, type_: Any, *, what: str, name: str | None = None) -> str:
+    def encode(
+        self,
+        value: Any,
+        type_: Any,
+        *,
+        what: str,
+        name: str | None = None,
+        has_parts: bool = False,
+    ) -> str:
         """Return the JSON text of a value.
 
         Args:
             what: begins a message, followed by *name*, if there is one.
+            has_parts: as of :meth:`encode_and_decode`.
 
         Raises:
             SerializationError: it has no text from which it would come back the same under
                 this type.
         """
-        return self.encode_and_decode(value, type_, what=what, name=name)[0]
+        return self.encode_and_decode(value, type_, what=what, name=name, has_parts=has_parts)[0]
 
     def decode(
         self, text: str, type_: Any, *, what: str, name: str | None = None, advice: str = ""
@@ -196,6 +203,7 @@ class Codec:
         Raises:
             ValidationError: the text does not fit the type; the message names every bad path.
             SerializationError: it has a tagged value that cannot be read here.
+            DatabaseError: a file of it is missing or damaged, or cannot be read.
         """
         revive = None
         if text < '"':  # JSON begins so only with a mark: most texts pay for one comparison
@@ -204,6 +212,8 @@ class Codec:
                 text = self._from_file(text, _named(what, name))
         try:
             data = load(text, revive)
+        except DatabaseError as exc:
+            raise _of(exc, _named(what, name)) from exc
         except Exception as error:  # noqa: BLE001 - a form of the user's may raise anything
             raised = SerializationError if text.startswith(TAGGED) else ValidationError
             said = sentence(_named(what, name), self._problems_in(error))
@@ -263,22 +273,33 @@ class Codec:
         ]
 
     def encode_and_decode(
-        self, value: Any, type_: Any, *, what: str, name: str | int | None = None
+        self,
+        value: Any,
+        type_: Any,
+        *,
+        what: str,
+        name: str | int | None = None,
+        has_parts: bool = False,
     ) -> tuple[str, Any]:
         """Return the JSON text of a value, and the value that comes back from it.
 
         Args:
             what: begins a message, followed by *name*, if there is one.
+            has_parts: whether large binary parts become files, to which the text then refers: it is
+                a :class:`~durably.codec.parts.TextWithParts`. Only for what is stored as a result,
+                an item, a payload or an answer.
 
         Raises:
             SerializationError: it does not come back as it was under this type.
+            DatabaseError: a file cannot be written.
         """
         cls = type(value)
         if cls in SCALARS and (type_ is UNTYPED or type_ is cls):
             return dump(value), value
         try:
+            new_parts = self._new_parts if has_parts else _no_parts
             if type_ is UNTYPED:
-                return self._untyped(value)
+                return self._untyped(value, new_parts)
             if type(type_) is Unresolved:
                 data = decoded = exactly_plain(value)
             elif type_ is NOTHING:
@@ -286,9 +307,12 @@ class Codec:
                 data = decoded = None
             else:
                 typed = self._typed_values()
-                data, decoded, has_tags = typed.write_and_read(value, type_)
-                return TAGGED + dump(data) if has_tags else dump(data), decoded
+                parts = new_parts()
+                data, decoded, has_tags = typed.write_and_read(value, type_, parts)
+                return _tagged_text(data, parts) if has_tags else dump(data), decoded
             return dump(data), decoded
+        except DatabaseError as exc:
+            raise _of(exc, _named(what, name)) from exc
         except Unsupported as error:
             said = f"{_named(what, name)}: {error}; return data of a supported type"
         except Exception as error:  # noqa: BLE001 - a hook of the user's may raise anything
@@ -332,8 +356,12 @@ class Codec:
         except (ValueError, RecursionError) as error:
             raise ValidationError(sentence("stored data", self._problems_in(error))) from None
 
-    def _untyped(self, value: Any) -> tuple[str, Any]:
+    def _untyped(self, value: Any, new_parts: Callable[[], Parts | None]) -> tuple[str, Any]:
         """Return the text of a value without a type, and the value that comes back from it.
+
+        Args:
+            new_parts: returns what stores the large binary parts of the value; if ``None``, all are
+                in the text.
 
         Raises:
             Exception: one that ``problems_in`` understands.
@@ -342,25 +370,27 @@ class Codec:
             # The text says the same as the copy, so nothing needs to be read from it.
             copy = json_copy(value)
         except NotPlainError:
-            return self._tagged(value)
+            return self._tagged(value, new_parts())
         text = dump(copy)
         if "$" in text and '"$"' in text:  # the first finds it absent several times as fast
-            return self._tagged(value)
+            return self._tagged(value, new_parts())
         return text, copy
 
-    def _tagged(self, value: Any) -> tuple[str, Any]:
-        tagged = self._tagged_values()
+    def _tagged(self, value: Any, parts: Parts | None) -> tuple[str, Any]:
+        tagged = self._tagged_values(parts)
         data, has_tags, back = tagged.write_and_read(value)
-        return (TAGGED + dump(data), back) if has_tags else (dump(data), data)
+        return (_tagged_text(data, parts), back) if has_tags else (dump(data), data)
 
     def _revive(self, text: str) -> Any:
         """Return the value of a text with tagged values, without the mark."""
-        return self._shown(text) if self._shows else self._tagged_values().read(load(text))
+        if self._shows:
+            return self._shown(text)
+        return self._tagged_values(self._new_parts()).read(load(text))
 
-    def _tagged_values(self) -> TaggedValues:
+    def _tagged_values(self, parts: Parts | None) -> TaggedValues:
         from durably.codec.tagged import TaggedValues  # noqa: PLC0415 - where first needed
 
-        return TaggedValues(self._forms, self._parts)
+        return TaggedValues(self._forms, parts)
 
     def _typed_values(self) -> TypedValues:
         typed = self._typed
@@ -387,6 +417,30 @@ class Codec:
     def _problems_in(self, error: Exception) -> Iterable[tuple[str, str]]:
         typed = self._typed
         return messages.problems_in(error) if typed is None else typed.problems_in(error)
+
+
+def _no_parts() -> None:
+    """Keep all parts of a value in its text."""
+
+
+def _in_memory() -> Parts:
+    from durably.codec.parts import PartsInMemory  # noqa: PLC0415 - where first needed
+
+    return PartsInMemory()
+
+
+def _tagged_text(data: Any, parts: Parts | None) -> str:
+    text = TAGGED + dump(data)
+    if parts is None or not parts.stored:
+        return text
+    from durably.codec.parts import TextWithParts  # noqa: PLC0415 - where first needed
+
+    return TextWithParts.of(text, parts.stored)
+
+
+def _of(exc: DatabaseError, what: str) -> DatabaseError:
+    """Return an error about the files of what is named."""
+    return DatabaseError(f"{what}: {exc}", is_transient=exc.is_transient, is_of_row=exc.is_of_row)
 
 
 def _named(what: str, name: str | int | None) -> str:

@@ -8,7 +8,7 @@ stored is an object of JSON in the place of the value, in one of three shapes:
 ``{"$": "<tag>", "b": "<base64>"}``
     It returned bytes, and they are kept in the text.
 ``{"$": "<tag>", "file": "<name>", "size": <bytes>}``
-    It returned bytes, and the codec's :class:`Parts` put them into a file of that name.
+    It returned bytes, and they are in a file of that name; see :mod:`durably.codec.parts`.
 
 A text with such objects begins with a tab (``TAGGED``), which JSON ignores. A text without the tab
 has none, whatever keys are in it: so what was stored before there were forms is read as it was.
@@ -50,7 +50,7 @@ class Stream(NamedTuple):
     """
 
     write: Callable[[IO[bytes]], object]
-    """Write all of them to a binary file. May be called once."""
+    """Write all of them to a binary file. Called once."""
     size: int
     """How many there are, or about how many: it decides whether they become a file."""
 
@@ -82,6 +82,8 @@ class Form(NamedTuple):
 
     It is called in place of reading back what was just written, where that costs more.
     """
+    maps_file: bool = False
+    """``decode`` makes a memory map of a real file, which costs less than ``copy``."""
     refusal: str = ""
     """What to return instead, if values of the type are not stored: ``encode`` always raises."""
     structure: tuple[Callable[[Any], Any], Callable[[Any, Any], Any]] | None = None
@@ -115,19 +117,3 @@ class NestedForm(NamedTuple):
 
 
 AnyForm = Form | NestedForm
-
-
-class Parts(Protocol):
-    """Where the large binary parts of values are put."""
-
-    def put(self, content: Binary) -> tuple[str, int] | None:
-        """Store the content as a file; return its name and size, or None to keep it in the text."""
-        ...
-
-    def open(self, name: str) -> IO[bytes]:
-        """Return the file of that name, opened for reading.
-
-        Raises:
-            Exception: it is missing or damaged; the error goes to the caller of the codec as it is.
-        """
-        ...

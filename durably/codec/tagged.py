@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import binascii
 import io
-from typing import IO, Any, Final, cast
+from typing import Any, Final, cast
 
 from durably._platform.nesting import MAX_DEPTH
 from durably.codec.form_lookup import Forms
@@ -20,11 +20,11 @@ from durably.codec.forms import (
     Binary,
     Form,
     NestedForm,
-    Parts,
-    Stream,
 )
 from durably.codec.messages import Problem, Problems, TooDeep, segment, text_of
+from durably.codec.parts import Parts, bytes_of
 from durably.codec.plain import SCALARS, TWICE, Misfit, key_data, plain_scalar
+from durably.errors import DatabaseError
 
 _JSON: Final = (dict, list, Misfit)
 # A place inside a value: the place around it, and the key or index. Made text for a message only.
@@ -151,6 +151,8 @@ class _Writer:
         self.has_tags = True
         tagged = self._in_place(form.tag, data)
         if self.copies is not None and type(form) is Form and form.copy is not None:
+            if form.maps_file and FILE in tagged and self._parts is not None and self._parts.stored:
+                return tagged
             self.copies[id(tagged)] = form.copy(value)
         return tagged
 
@@ -245,7 +247,7 @@ class _Reader:
 def _read(tag: str, decode: Any, *args: Any) -> Any:
     try:
         return decode(*args)
-    except (Problem, RecursionError, MemoryError):
+    except (Problem, DatabaseError, RecursionError, MemoryError):
         raise
     except Exception as error:
         msg = f"the form {tag} cannot read what is stored: {text_of(error)}"
@@ -257,8 +259,4 @@ def _damaged(tag: str) -> Problem:
 
 
 def _base64(content: Binary) -> str:
-    if type(content) is Stream:
-        written = io.BytesIO()
-        content.write(cast("IO[bytes]", written))
-        content = written.getbuffer()
-    return binascii.b2a_base64(cast("bytes", content), newline=False).decode("ascii")
+    return binascii.b2a_base64(bytes_of(content), newline=False).decode("ascii")

@@ -17,6 +17,7 @@ import cattrs
 
 from durably.codec.cattrs_errors import problems_in
 from durably.codec.messages import NotStorable, Problem, Problems, TooDeep
+from durably.codec.parts import Parts, PartsInMemory
 from durably.codec.plain import NotPlainError, Unresolved, copy_and_problems, json_copy, plain
 from durably.codec.redefined import unfit
 from durably.codec.roundtrip import compare
@@ -31,16 +32,16 @@ class TypedValues:
     Args:
         converter: hooks for types of the user's own. It is copied; the copy is strict about
             everything else.
-        tagged: returns what writes the parts of values that have no type.
+        tagged: returns what writes those inside of values that have no type.
     """
 
     problems_in = staticmethod(problems_in)
     """Yield (path, text) for each problem in an error that the other methods raise."""
 
     def __init__(
-        self, converter: cattrs.Converter | None, tagged: Callable[[], TaggedValues]
+        self, converter: cattrs.Converter | None, tagged: Callable[[Parts | None], TaggedValues]
     ) -> None:
-        self._codecs = TypeCodecs(converter, lambda cls: tagged().is_special(cls))
+        self._codecs = TypeCodecs(converter, lambda cls: tagged(None).is_special(cls))
         self._tagged = tagged
 
     def check(self, type_: Any) -> None:
@@ -61,7 +62,7 @@ class TypedValues:
         codec = self._codecs.of(type_)
         data = codec.write(value)
         try:
-            exact = self._exact(data)[1]
+            exact = self._exact(data, PartsInMemory())[1]
         except TooDeep:
             raise
         except Problems:
@@ -71,7 +72,7 @@ class TypedValues:
             compare(value, result, self._codecs.of)
         return result
 
-    def _exact(self, data: Any) -> tuple[Any, Any, bool]:
+    def _exact(self, data: Any, parts: Parts | None) -> tuple[Any, Any, bool]:
         """Return JSON-like data of what a codec wrote, which may have values of no type in it.
 
         Returns:
@@ -84,20 +85,23 @@ class TypedValues:
             # The text says the same as the plain data, so nothing needs to be read from it.
             copy = json_copy(data)
         except NotPlainError:
-            tagged = self._tagged()
+            tagged = self._tagged(parts)
             exact, has_tags, back = tagged.write_and_read(data)
             return exact, back if has_tags else exact, has_tags
         return copy, copy, False
 
-    def write_and_read(self, value: Any, type_: Any) -> tuple[Any, Any, bool]:
+    def write_and_read(self, value: Any, type_: Any, parts: Parts | None) -> tuple[Any, Any, bool]:
         """Return the data of a value, the value read back from it, and whether tags are in it.
+
+        Args:
+            parts: stores the large binary parts of the value; without it all are in the data.
 
         Raises:
             Unsupported: values of the type cannot be stored.
             Exception: one that :func:`problems_in` understands.
         """
         codec = self._codecs.of(type_)
-        exact, inside, has_tags = self._exact(codec.write(value))
+        exact, inside, has_tags = self._exact(codec.write(value), parts)
         decoded = codec.read(inside, type_)
         if codec.compares:
             compare(value, decoded, self._codecs.of)

@@ -18,7 +18,12 @@ from durably.errors import (
     RunSuspended,
 )
 from durably.execution.context import StepContext
-from durably.execution.current_run import CurrentRun, Services, report_worker_error
+from durably.execution.current_run import (
+    CurrentRun,
+    Services,
+    report_worker_error,
+    retry_transient,
+)
 from durably.jobs import Job, output_type, payload_type, takes_payload
 from durably.models import error_info
 from durably.store.outcome import Completed, Failed, Interrupted, Lost, Outcome
@@ -97,9 +102,7 @@ class Execution:
                 )
             returned = let_through(job.run, context, *arguments)
             run.refuse_forked_child()
-            text, output = services.codec.encode_and_decode(
-                returned, output_type(job), what=f"the result of job {job.name!r}"
-            )
+            text, output = self._encoded(returned)
         except BaseException as exc:
             run.refuse_forked_child()
             if run.is_callers_signal(exc):
@@ -110,6 +113,22 @@ class Execution:
                 return Interrupted()
             return failed(run, services, exc)
         return Completed(text, output)
+
+    def _encoded(self, returned: Any) -> tuple[str, Any]:
+        """Return what the job has returned as it is stored, and as it will be read."""
+        job, codec = self._job, self._services.codec
+
+        def encode() -> tuple[str, Any]:
+            return codec.encode_and_decode(
+                returned, output_type(job), what=f"the result of job {job.name!r}", has_parts=True
+            )
+
+        try:
+            return encode()
+        except DatabaseError as exc:  # of a file
+            return retry_transient(
+                self._services, self._run, "storing a result", encode, failed=exc
+            )
 
     def _arguments(self) -> tuple[Any, ...]:
         job, run = self._job, self._run

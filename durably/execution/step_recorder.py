@@ -43,6 +43,19 @@ class StepRecorder:
         """Store a result, whose first try has *failed*; return whether this claim may do so."""
         return self._stored(self._services.checkpoints.save, *row, failed=failed)
 
+    def encoded(self, name: str, value: Any, type_: Any) -> tuple[str, Any]:
+        """Return the text of a result, whose large parts are in files, and what is read from it."""
+
+        def encode() -> tuple[str, Any]:
+            return self._services.codec.encode_and_decode(
+                value, type_, what="the result of step", name=name, has_parts=True
+            )
+
+        try:
+            return encode()
+        except DatabaseError as exc:
+            return retry_transient(self._services, self._run, "storing a step", encode, failed=exc)
+
     def raised(self, name: str, index: int, started_at_us: int, exc: BaseException) -> None:
         """Store that a step has no result; return if the caller is to raise *exc* as it is."""
         run = self._run

@@ -321,9 +321,7 @@ class StepRunner:
                 if os.getpid() != run.pid:
                     run.refuse_forked_child()
                 # The result as it is stored, and as it will be read.
-                text, result = codec.encode_and_decode(
-                    value, type_, what="the result of step", name=name
-                )
+                text, result = self._recorder.encoded(name, value, type_)
             finally:
                 current_step.reset(token)
         except BaseException as exc:

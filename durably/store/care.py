@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from durably.store.rows import Shrunk
 
 if TYPE_CHECKING:
+    from durably.codec.parts import Files
     from durably.store.conditions import Condition, JobUsage, Sizes
 
 
@@ -37,12 +38,9 @@ class Care(Protocol):
     def sweep_files(self) -> None:
         """Remove the files that nothing refers to, and that were left by a process for an hour."""
 
-    def read_file(self, text: str) -> str:
-        """Return the text that is in a file, as *text* says.
-
-        Raises:
-            DatabaseError: the file is missing or damaged, or cannot be read.
-        """
+    @property
+    def files(self) -> Files:
+        """Return the files beside the database, for the codec."""
 
     def usage(self) -> list[JobUsage]:
         """Return what each job's runs take, the job that takes most first."""

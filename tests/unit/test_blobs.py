@@ -19,9 +19,9 @@ from durably._platform.renaming import rename_to_free
 from durably.errors import DatabaseError
 from durably.store.outcome import Completed
 from durably.store.sqlite import checkpoints
-from durably.store.sqlite.blobs import filing
-from durably.store.sqlite.blobs import folder as folders
-from durably.store.sqlite.blobs.folder import BlobFolder, name_of
+from durably.store.sqlite.blobs import filing, writing
+from durably.store.sqlite.blobs.content import name_of
+from durably.store.sqlite.blobs.folder import BlobFolder
 from durably.store.sqlite.database import Database
 from durably.store.sqlite.store import SqliteStore
 
@@ -58,9 +58,10 @@ def test_a_pin_of_a_killed_process_is_released_and_a_child_keeps_none(folder: Bl
     put, done = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:
-        folder.put(CONTENT)
+        kept = folder.put(CONTENT)
         os.write(put[1], b"x")
         os.read(done[0], 1)
+        kept.release()
         os._exit(0)
     os.read(put[0], 1)
     assert folder.remove([name_of(CONTENT)], NOTHING) == set()
@@ -122,7 +123,7 @@ class Failing:
     def into(self, patch: pytest.MonkeyPatch) -> None:
         for name in CALLS:
             patch.setattr(os, name, self.wrap(getattr(os, name)))
-        module = "durably.store.sqlite.blobs.folder.rename_to_free"
+        module = "durably.store.sqlite.blobs.writing.rename_to_free"
         patch.setattr(module, self.wrap(rename_to_free))
 
 
@@ -190,7 +191,7 @@ def test_a_loss_of_power_takes_nothing_that_is_committed(
         monkeypatch.setattr(os, "fsync", sync)
         monkeypatch.setattr(os, "write", noting("write", os.write))
         monkeypatch.setattr(os, "unlink", noting("unlink", os.unlink))
-        monkeypatch.setattr(folders, "rename_to_free", noting("rename", rename_to_free))
+        monkeypatch.setattr(writing, "rename_to_free", noting("rename", rename_to_free))
         monkeypatch.setattr(database, "write", noting("commit", database.write))
         values = run.run, run.fence, 0, "a", '"' + "x" * 200 + '"', 1, 2
         assert store.checkpoints.save(*values)

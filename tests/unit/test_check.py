@@ -430,15 +430,26 @@ DAMAGES = {
     ],
     "a label has no run": ["UPDATE durably_labels SET run = 99"],
     "a log line has no run": ["UPDATE durably_logs SET run = 99"],
+}
+# What is not found by a statement alone.
+DAMAGES_OF_FILES = {
     "a value is in a file that no row names": [
         f"UPDATE durably_runs SET output = char(10) || '{{}}' WHERE run = {DONE}",
+        f"UPDATE durably_runs SET output = char(10) || '[]' WHERE run = {DONE}",
+        f"UPDATE durably_runs SET output = char(10) || '[' WHERE run = {DONE}",
+        """UPDATE durably_steps
+           SET output = char(9) || '{"a": [{"$": "numpy.ndarray", "file": "b", "size": 1}]}'""",
     ],
 }
 
 
 @pytest.mark.parametrize(
     ("problem", "sql"),
-    [(problem, sql) for problem, statements in DAMAGES.items() for sql in statements],
+    [
+        (problem, sql)
+        for problem, statements in (DAMAGES | DAMAGES_OF_FILES).items()
+        for sql in statements
+    ],
 )
 def test_damage_of_rows_is_found(path: Path, problem: str, sql: str) -> None:
     """Rows that the schema would refuse are found when they are there all the same, and the schema,

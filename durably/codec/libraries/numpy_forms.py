@@ -204,6 +204,8 @@ def _encode_record(value: Any) -> Stream:
 _decode_record: Callable[[IO[bytes]], Any] = lambda file: _decode_array(file)[()]  # noqa: E731
 _SCALAR: Final = Form("numpy.scalar", _encode_scalar, _decode_scalar)
 _RECORD: Final = Form("numpy.void", _encode_record, _decode_record, reads_file=True)
-_ARRAY: Final = Form("numpy.ndarray", _encode_array, _decode_array, reads_file=True, copy=_copy)
+_ARRAY: Final = Form(
+    "numpy.ndarray", _encode_array, _decode_array, reads_file=True, copy=_copy, maps_file=True
+)
 _NAMED: Final = {form.tag: form for form in (_SCALAR, _RECORD, _ARRAY)}
 _OF: Final[dict[type, Form]] = {np.ndarray: _ARRAY, np.memmap: _ARRAY, np.void: _RECORD}

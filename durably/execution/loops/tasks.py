@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from durably._platform.signals import let_through
 from durably.codec import UNTYPED
-from durably.errors import RetryAfter, RunInterrupted, RunSuspended
-from durably.execution.current_run import CurrentRun, Services
+from durably.errors import DatabaseError, RetryAfter, RunInterrupted, RunSuspended
+from durably.execution.current_run import CurrentRun, Services, retry_transient
 from durably.execution.loops.options import LoopOptions
 from durably.execution.nested_steps import NestedSteps
 from durably.execution.step_log import current_deadline, current_item, current_step
@@ -204,9 +204,21 @@ class ItemRunner:
         return self._services.clock.now_us()
 
     def _encode(self, task: Task, value: Any) -> None:
-        task.text, task.value = self._services.codec.encode_and_decode(
-            value, self._options.result_type, what="the result of item", name=task.key
-        )
+        def encode() -> tuple[str, Any]:
+            return self._services.codec.encode_and_decode(
+                value,
+                self._options.result_type,
+                what="the result of item",
+                name=task.key,
+                has_parts=True,
+            )
+
+        try:
+            task.text, task.value = encode()
+        except DatabaseError as exc:  # of a file
+            task.text, task.value = retry_transient(
+                self._services, self._run, "storing an item", encode, failed=exc
+            )
 
     def _complete(self, task: Task) -> None:
         task.exc = None

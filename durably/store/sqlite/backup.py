@@ -8,6 +8,7 @@ whole backup or nothing.
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 from collections.abc import Iterator
@@ -121,7 +122,8 @@ def _copy_files(folder: BlobFolder, target: BlobFolder, files: dict[str, int]) -
     if files:
         _require_room(target.path, sum(files.values()))
     for name in files:
-        target.put(folder.read(name)).release()
+        with folder.open(name) as file:
+            target.put(functools.partial(shutil.copyfileobj, file), name=name).release()
         deliver()
 
 

@@ -52,7 +52,7 @@ class SqliteCheckpoints(OnDatabase):
         completed_at_us: int,
     ) -> bool:
         """Store a step's result; return ``False`` if this claim is not the current one."""
-        if len(output) > LARGE and self.filing.is_large(output):
+        if type(output) is not str or (len(output) > LARGE and self.filing.has_files):
             return self.filing.write(
                 steps.complete,
                 [output],
@@ -70,7 +70,7 @@ class SqliteCheckpoints(OnDatabase):
 
     def save_many(self, new: Sequence[tuple[Any, ...]]) -> list[bool]:
         """Store the result of each step; return for each whether it took effect."""
-        if not any(self.filing.is_large(row[_STEP_OUTPUT]) for row in new):
+        if not any(self.filing.refers(row[_STEP_OUTPUT]) for row in new):
             return self.database.write(steps.complete_all, new)
         # One by one: the files of one step are then referred to by its run alone.
         return [self.save(*row) for row in new]
@@ -79,7 +79,7 @@ class SqliteCheckpoints(OnDatabase):
         self, run_pk: RunKey, fence: int, state: MapState, rows: Sequence[ItemRow]
     ) -> bool:
         """Store items and the state of their map; return ``False`` if this claim is not current."""
-        if not any(self.filing.is_large(row[_ITEM_OUTPUT]) for row in rows):
+        if not any(self.filing.refers(row[_ITEM_OUTPUT]) for row in rows):
             return self.database.write(items.save, run_pk, fence, state, rows)
 
         def rebuild(stored: list[Any]) -> tuple[Any, ...]:

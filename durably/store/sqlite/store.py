@@ -47,6 +47,7 @@ from durably.store.sqlite.sql import requeue as requeueing
 from durably.store.sqlite.verbs import OnDatabase, reads, writes
 
 if TYPE_CHECKING:
+    from durably.codec.parts import Files
     from durably.store.conditions import Condition, JobUsage, Sizes
     from durably.store.sqlite.database import Database
     from durably.store.sqlite.looking import LookedAt
@@ -72,7 +73,7 @@ class SqliteStore(OnDatabase):
 
     def enqueue(self, new: NewRun, now_us: int) -> Enqueued:
         """Store a run, or find the one that its keys lead to."""
-        if self.filing.is_large(new.payload):
+        if self.filing.refers(new.payload):
             return self.filing.write(
                 enqueueing.enqueue,
                 [new.payload],
@@ -86,7 +87,7 @@ class SqliteStore(OnDatabase):
 
     def enqueue_many(self, new_runs: Sequence[NewRun], now_us: int) -> list[Enqueued]:
         """Store or find all of *new_runs*, in order; all of them or none."""
-        if not any(self.filing.is_large(new.payload) for new in new_runs):
+        if not any(self.filing.refers(new.payload) for new in new_runs):
             return self.database.write(enqueueing.enqueue_many, new_runs, now_us)
 
         def rebuild(stored: list[Any]) -> tuple[Any, ...]:
@@ -105,7 +106,7 @@ class SqliteStore(OnDatabase):
 
     def spawn(self, fence: int, new: NewRun, now_us: int) -> Enqueued | None:
         """Store the child of a run, or find it; ``None`` if this claim is not the current one."""
-        if self.filing.is_large(new.payload):
+        if self.filing.refers(new.payload):
             return self.filing.write(
                 enqueueing.spawn,
                 [new.payload],
@@ -121,7 +122,7 @@ class SqliteStore(OnDatabase):
         self, new: NewRun, now_us: int, claim: Claim
     ) -> tuple[Enqueued, RunRow | None]:
         """Store a run as ``enqueue`` does, and claim the first run in line, as ``claim`` does."""
-        if self.filing.is_large(new.payload):
+        if self.filing.refers(new.payload):
             return self.filing.write(
                 enqueueing.enqueue_and_claim,
                 [new.payload],
@@ -144,7 +145,7 @@ class SqliteStore(OnDatabase):
 
     def begin(self, wanted: Begin) -> Beginning:
         """Claim the run that is wanted, after creating it or putting it back, if that can be."""
-        if self.filing.is_large(wanted.new.payload):
+        if self.filing.refers(wanted.new.payload):
             return self.filing.write(
                 beginning.begin,
                 [wanted.new.payload],
@@ -168,7 +169,7 @@ class SqliteStore(OnDatabase):
         claim_next: Claim | None = None,
     ) -> Ended:
         """Store how an execution has left its job, and claim the next run with it."""
-        if isinstance(outcome, Completed) and self.filing.is_large(outcome.output):
+        if isinstance(outcome, Completed) and self.filing.refers(outcome.output):
             ended = self.filing.write(
                 settle.settle_and_claim,
                 [outcome.output],
@@ -321,9 +322,10 @@ class SqliteStore(OnDatabase):
         self.filing.remove_dropped()
         self.filing.sweep()
 
-    def read_file(self, text: str) -> str:
-        """Return the text that is in a file, as *text* says."""
-        return self.filing.read(text)
+    @property
+    def files(self) -> Files:
+        """Return the files beside the database, for the codec."""
+        return self.filing
 
     def usage(self) -> list[JobUsage]:
         """Return what the runs of each job take."""

@@ -1,7 +1,9 @@
-r"""Large texts of a database as files: what becomes one, who refers to it, what is removed.
+r"""Large values of a database as files: what becomes one, who refers to it, what is removed.
 
 A text that is a file is stored as ``\n{"$":"file","file":"<hash>","size":<bytes>}``. No other text
-that durably stores begins with a line feed, and JSON tools still read it.
+that durably stores begins with a line feed, and JSON tools still read it. If values in such a text
+have parts that are files, it has their names as ``"parts"``: so the name of each file that a row
+refers to is in that row.
 """
 
 from __future__ import annotations
@@ -9,10 +11,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from durably._platform.clock import Clock
-from durably.codec.json_text import FILED
+from durably.codec.forms import Stream
+from durably.codec.json_text import FILED, dump
 from durably.errors import DatabaseError
 from durably.settings import Synchronous
 from durably.store.rows import RunKey
@@ -22,20 +25,48 @@ from durably.store.sqlite.sql import blobs
 from durably.store.sqlite.sql.blobs import Reference
 
 if TYPE_CHECKING:
+    from durably.codec.forms import Binary
+    from durably.codec.parts import Parts, StoredPart
     from durably.store.sqlite.database import Database
     from durably.store.sqlite.looking import LookedAt
 
 T = TypeVar("T")
 
-# Texts of more characters, each of which is a byte, become files.
+# Texts of more characters, each of which is a byte, and binary parts of more bytes become files.
 LARGE: Final = 4 * 1024 * 1024
+# Each file is open until its commit, and a process may not open many.
+MOST_PARTS: Final = 250
+
+
+class BlobParts:
+    """The large binary parts of one value, in files; see ``codec.parts.Parts``."""
+
+    def __init__(self, folder: BlobFolder, *, has_files: bool) -> None:
+        self.stored: list[StoredPart] = []
+        self._folder = folder
+        self._has_files = has_files
+
+    def put(self, content: Binary) -> tuple[str, int] | None:
+        """Store the content as a file, unless it is small."""
+        given = content if isinstance(content, Stream) else memoryview(content)
+        size = given.size if isinstance(given, Stream) else given.nbytes
+        if size <= LARGE or not self._has_files or len(self.stored) >= MOST_PARTS:
+            return None
+        pin = self._folder.put(given.write if isinstance(given, Stream) else given.cast("B"))
+        self.stored.append(pin)
+        return pin.name, pin.size
+
+    def open(self, name: str) -> IO[bytes]:
+        """Return the file of that name, opened for reading."""
+        is_new = any(pin.name == name for pin in self.stored)
+        return self._folder.open(name, is_checked=not is_new)
 
 
 class Filing:
-    """Stores large texts of one database in its folder. Usable from any thread.
+    """Stores large values of one database in its folder. Usable from any thread.
 
     Args:
-        files: whether large texts become files; those that are files can be read in any case.
+        files: whether large values become files; those that are files can be read in any case.
 
     Attributes:
         has_files: likewise.
@@ -56,9 +87,15 @@ class Filing:
         self._is_synced = synchronous == "full"
         self._clock = clock or Clock()
 
-    def is_large(self, text: str | None) -> bool:
-        """Return whether a text becomes a file."""
-        return text is not None and len(text) > LARGE and self.has_files
+    def new_parts(self) -> Parts:
+        """Return what stores and reads the binary parts of one value."""
+        return BlobParts(self.folder, has_files=self.has_files)
+
+    def refers(self, text: str | None) -> bool:
+        """Return whether a text becomes a file, or has parts that are files."""
+        return text is not None and (
+            type(text) is not str or (len(text) > LARGE and self.has_files)
+        )
 
     def write(
         self,
@@ -81,38 +118,44 @@ class Filing:
             def referring(result: T) -> list[tuple[RunKey, Reference]]:
                 return [
                     (run_pk, reference)
-                    for run_pk, reference in zip(runs_of(result, stored), references, strict=True)
-                    if run_pk is not None and reference is not None
+                    for run_pk, those in zip(runs_of(result, stored), references, strict=True)
+                    for reference in those
+                    if run_pk is not None
                 ]
 
-            return self._database.write(
+            result = self._database.write(
                 blobs.referring, operation, referring, part, *rebuild(stored)
             )
+        # Not if that has failed: the caller may try to store the same texts again.
+        for text in texts:
+            for each in getattr(text, "parts", ()):
+                each.release()
+        return result
 
     @contextmanager
-    def _stored(
-        self, texts: Sequence[str | None]
-    ) -> Iterator[tuple[list[Any], list[Reference | None]]]:
+    def _stored(self, texts: Sequence[str | None]) -> Iterator[tuple[list[Any], list[Any]]]:
+        """Yield the texts to store in place of *texts*, and the references of each."""
         pins: list[Pin] = []
-        references: list[Reference | None] = []
+        references: list[list[Reference]] = []
         stored: list[str | None] = []
         try:
             for text in texts:
-                if text is None or not self.is_large(text):
-                    stored.append(text)
-                    references.append(None)
-                    continue
-                content = text.encode()
-                pins.append(self.folder.put(content))
-                reference = Reference(pins[-1].name, len(content))
-                references.append(reference)
-                stored.append(_text_of(reference))
+                parts = [Reference(each.name, each.size) for each in getattr(text, "parts", ())]
+                if text is not None and len(text) > LARGE and self.has_files:
+                    content = text.encode()
+                    pins.append(self.folder.put(content))
+                    reference = Reference(pins[-1].name, len(content))
+                    references.append([reference, *parts])
+                    stored.append(_text_of(reference, parts))
+                else:
+                    references.append(parts)
+                    stored.append(None if text is None else str(text))
             yield stored, references
         finally:
             for pin in pins:
                 pin.release()
 
-    def read(self, text: str) -> str:
+    def read_text(self, text: str) -> str:
         """Return the text that *text*, which begins with ``FILED``, stands for.
 
         Raises:
@@ -157,5 +200,6 @@ class Filing:
         return self._database.read(blobs.referred, names)
 
 
-def _text_of(reference: Reference) -> str:
-    return f'{FILED}{{"$":"file","file":"{reference.hash}","size":{reference.size}}}'
+def _text_of(reference: Reference, parts: Sequence[Reference]) -> str:
+    names = f',"parts":{dump([part.hash for part in parts])}' if parts else ""
+    return f'{FILED}{{"$":"file","file":"{reference.hash}","size":{reference.size}{names}}}'

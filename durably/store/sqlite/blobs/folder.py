@@ -1,4 +1,4 @@
-"""The folder of files that hold large texts, named by their content.
+"""The folder of files that hold large texts and binary parts, named by their content.
 
 The invariant: *whenever a committed row of* ``durably_blobs`` *names a file, the whole file is in
 the folder, and on the disk at* ``synchronous="full"``.
@@ -23,55 +23,25 @@ Where a file system has no such locks, nothing is removed. On Windows an open fi
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import stat
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Final
+from typing import IO, Final
 
-from durably._platform.latch import Latch
-from durably._platform.renaming import rename_to_free
 from durably.errors import DatabaseError
+from durably.store.sqlite.blobs.content import name_of_file
+from durably.store.sqlite.blobs.writing import FULL, OURS, TRIES, BlobWriter
 from durably.store.sqlite.connection.advice import advice_on
-from durably.store.sqlite.connection.sidefiles import give_to_owner
-from durably.store.sqlite.locks.guard import CLOEXEC
-from durably.store.sqlite.locks.owner_lock import try_lock
-from durably.store.sqlite.locks.pins import (
-    PAUSE_S,
-    Pin,
-    folder_locked,
-    pin,
-    unlock_and_close,
-)
+from durably.store.sqlite.locks.pins import folder_locked
 
 SUFFIX: Final = ".blobs"
 # So old is a file that is removed if nothing refers to it: a process may be about to.
 ORPHAN_AGE_S: Final = 3600.0
 
-_DIGEST_BYTES: Final = 32
 _NAME: Final = re.compile(r"[0-9a-f]{64}")
-# With the temporary ones.
-_OURS: Final = re.compile(r"[0-9a-f]{64}|new-[0-9a-f]{16}")
-_PIECE: Final = 8 * 1024 * 1024
-_NOFOLLOW: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-_BINARY: Final = getattr(os, "O_BINARY", 0)
-# How long to wait for those who remove something, in all, and between two tries.
-_PATIENCE_S: Final = 10.0
-_TRIES: Final = round(_PATIENCE_S / PAUSE_S)
 _TRIES_OF_REMOVERS: Final = 100
-# Where folders cannot be synced.
-_UNSYNCED: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EACCES})
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EINTR})
-
-
-def name_of(content: bytes) -> str:
-    """Return the name of the file with that content."""
-    import hashlib  # noqa: PLC0415 - where first needed: it loads the cryptography library
-
-    return hashlib.blake2b(content, digest_size=_DIGEST_BYTES).hexdigest()
 
 
 def is_name(name: object) -> bool:
@@ -79,7 +49,7 @@ def is_name(name: object) -> bool:
     return isinstance(name, str) and _NAME.fullmatch(name) is not None
 
 
-class BlobFolder:
+class BlobFolder(BlobWriter):
     """The files of one database. Usable from any thread and process.
 
     Args:
@@ -88,36 +58,11 @@ class BlobFolder:
         is_synced: whether files must survive a loss of power.
     """
 
-    def __init__(self, path: str, database: str, *, is_synced: bool = True) -> None:
-        self.path = path
-        self._database = database
-        self._is_synced = is_synced
+    def open(self, name: str, *, is_checked: bool = True) -> IO[bytes]:
+        """Return a file, opened for reading.
 
-    def put(self, content: bytes) -> Pin:
-        """Store a file with that content, or find it, and pin it.
-
-        Raises:
-            DatabaseError: it cannot be written; or another process has it locked for too long.
-        """
-        name = name_of(content)
-        pause = Latch()
-        try:
-            self._make()
-            for _ in range(_TRIES):
-                stored = self._found(name, content) or self._written(name, content)
-                if stored is not None:
-                    return stored
-                pause.wait(PAUSE_S)
-        except OSError as exc:
-            raise self._failed(exc) from exc
-        raise DatabaseError(
-            f"the file {self._at(name)!r} is locked by another process, which removes it or is "
-            "stopped; end that process",
-            is_transient=True,
-        )
-
-    def read(self, name: str) -> bytes:
-        """Return the content of a file, which is checked against its name.
+        Args:
+            is_checked: whether its content must be what its name stands for.
 
         Raises:
             DatabaseError: it is missing, damaged, or cannot be read.
@@ -128,7 +73,12 @@ class BlobFolder:
             )
         path = self._at(name)
         try:
-            content = self._content(name)
+            file = os.fdopen(self._opened(name), "rb")
+            try:
+                is_whole = not is_checked or name_of_file(file) == name
+            except BaseException:
+                file.close()
+                raise
         except FileNotFoundError as exc:
             raise DatabaseError(
                 f"the file {path!r} is missing; restore it from a backup, or put the folder "
@@ -138,15 +88,21 @@ class BlobFolder:
         except OSError as exc:
             raise DatabaseError(
                 f"the file {path!r} cannot be read: {exc.strerror}; {advice_on(exc)}",
-                is_transient=exc.errno in _FULL,
+                is_transient=exc.errno in FULL,
             ) from exc
-        if name_of(content) != name:
+        if not is_whole:
+            file.close()
             raise DatabaseError(
                 f"the file {path!r} is damaged: it has not the content that its name stands for; "
                 "restore it from a backup",
                 is_of_row=True,
             )
-        return content
+        return file
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a file, as :meth:`open` opens it."""
+        with self.open(name) as file:
+            return file.read()
 
     def remove(self, names: Iterable[str], referred: Callable[[list[str]], set[str]]) -> set[str]:
         """Remove the files of those names that nothing refers to; return the names that are free.
@@ -190,149 +146,13 @@ class BlobFolder:
         Raises:
             DatabaseError: others are removing files for too long.
         """
-        with folder_locked(self.path, shared=True, tries=_TRIES) as is_locked:
+        with folder_locked(self.path, shared=True, tries=TRIES) as is_locked:
             if not is_locked and os.path.isdir(self.path):
                 raise DatabaseError(
                     f"the folder {self.path!r} is locked by another process; end it",
                     is_transient=True,
                 )
             yield
-
-    # -- writing -----------------------------------------------------------------------------
-
-    def _at(self, name: str) -> str:
-        return os.path.join(self.path, name)
-
-    def _make(self) -> None:
-        """Make the folder, if missing.
-
-        Raises:
-            DatabaseError: something else is in its place.
-        """
-        try:
-            status = os.lstat(self.path)
-        except FileNotFoundError:
-            with suppress(FileExistsError):  # another process has just made it
-                os.mkdir(self.path, 0o700)
-                self._give_folder()
-            self._sync_folder(os.path.dirname(self.path))
-            status = os.lstat(self.path)
-        if not stat.S_ISDIR(status.st_mode):
-            raise DatabaseError(
-                f"{self.path!r} is not a folder, or a link; durably keeps large results in a "
-                "folder of that name, so remove what is there"
-            )
-        if sys.platform != "win32" and status.st_uid not in self._owners():
-            raise DatabaseError(
-                f"the folder {self.path!r} belongs to another user, who could read what is "
-                "written to it; remove it"
-            )
-
-    def _owners(self) -> set[int]:
-        owners = {os.geteuid()}
-        with suppress(FileNotFoundError):  # a backup that is being made
-            owners.add(os.stat(self._database).st_uid)
-        return owners
-
-    def _give_folder(self) -> None:
-        if sys.platform != "win32" and os.geteuid() == 0:
-            fd = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | CLOEXEC)
-            try:
-                give_to_owner(fd, self._database)
-            finally:
-                os.close(fd)
-
-    def _found(self, name: str, content: bytes) -> Pin | None:
-        """Return the file of that name, pinned and on the disk; ``None`` if there is none now."""
-        try:
-            fd = self._opened(name)
-        except FileNotFoundError:
-            return None
-        is_pinned = False
-        try:
-            if not pin(fd) or not self._is_at(fd, name):
-                return None
-            if _has(fd, content):
-                if self._is_synced:
-                    # Another process may have stored it without that, or be about to.
-                    _sync(fd)
-                    self._sync_folder(self.path)
-                is_pinned = True
-                return Pin(name, fd)
-        finally:
-            if not is_pinned:
-                unlock_and_close(fd)
-        self._remove(name, lambda _: set())  # it is damaged, and the content is here
-        return None
-
-    def _written(self, name: str, content: bytes) -> Pin | None:
-        """Write the file and pin it; return ``None`` if there is one of that name now."""
-        temporary = self._at(f"new-{os.urandom(8).hex()}")
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | CLOEXEC | _NOFOLLOW | _BINARY
-        fd = os.open(temporary, flags, 0o600)
-        is_renamed = is_pinned = False
-        try:
-            give_to_owner(fd, self._database)
-            pin(fd)
-            view = memoryview(content)
-            while view:
-                view = view[os.write(fd, view[:_PIECE]) :]
-            if self._is_synced:
-                _sync(fd)
-            if sys.platform == "win32":  # where an open file cannot be renamed
-                os.close(fd)
-                fd = -1
-                with suppress(FileExistsError):
-                    rename_to_free(temporary, self._at(name))
-                    is_renamed = True
-                return None  # found at the next try
-            rename_to_free(temporary, self._at(name))
-            is_renamed = True
-            if self._is_synced:
-                self._sync_folder(self.path)
-            is_pinned = True
-            return Pin(name, fd)
-        except FileExistsError:
-            return None
-        finally:
-            if not is_renamed:
-                with suppress(OSError):
-                    os.unlink(temporary)
-            if not is_pinned and fd >= 0:
-                unlock_and_close(fd)
-
-    def _sync_folder(self, path: str) -> None:
-        if sys.platform == "win32":
-            return
-        fd = os.open(path, os.O_RDONLY | CLOEXEC)
-        try:
-            _sync(fd)
-        except OSError as exc:
-            if exc.errno not in _UNSYNCED:
-                raise
-        finally:
-            os.close(fd)
-
-    def _failed(self, exc: OSError) -> DatabaseError:
-        return DatabaseError(
-            f"a large result cannot be written to the folder {self.path!r}: "
-            f"{exc.strerror or exc}; {advice_on(exc)}",
-            is_transient=exc.errno in _FULL,
-        )
-
-    # -- reading -----------------------------------------------------------------------------
-
-    def _opened(self, name: str) -> int:
-        """Open a file of the folder, never what a link leads to."""
-        fd = os.open(self._at(name), os.O_RDONLY | CLOEXEC | _NOFOLLOW | _BINARY)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise OSError(errno.EINVAL, "it is not a regular file", self._at(name))
-        return fd
-
-    def _content(self, name: str) -> bytes:
-        with os.fdopen(self._opened(name), "rb", buffering=0) as file:
-            return file.read()
 
     def _names(self) -> list[str]:
         """Return the names of all files in the folder that durably makes; none without one."""
@@ -342,7 +162,7 @@ class BlobFolder:
             names = os.listdir(self.path)
         except OSError:
             return []
-        return [name for name in names if _OURS.fullmatch(name)]
+        return [name for name in names if OURS.fullmatch(name)]
 
     def _is_old(self, name: str, now_s: float) -> bool:
         try:
@@ -351,48 +171,3 @@ class BlobFolder:
             return False
         # A file from the future was stored before somebody put the clock back.
         return abs(now_s - modified_s) > ORPHAN_AGE_S
-
-    # -- removing ----------------------------------------------------------------------------
-
-    def _remove(self, name: str, referred: Callable[[list[str]], set[str]]) -> bool:
-        """Remove a file unless it is pinned or referred to; return whether there is none now."""
-        if _OURS.fullmatch(name) is None:
-            return True  # a name from the database may lead anywhere
-        try:
-            fd = self._opened(name)
-        except FileNotFoundError:
-            return True
-        try:
-            if not try_lock(fd, shared=False) or not self._is_at(fd, name) or referred([name]):
-                return False
-            if sys.platform == "win32":  # there, only what is open nowhere can be removed
-                os.close(fd)
-                fd = -1
-            os.unlink(self._at(name))
-            return True
-        finally:
-            if fd >= 0:
-                unlock_and_close(fd)
-
-    def _is_at(self, fd: int, name: str) -> bool:
-        try:
-            return os.path.samestat(os.fstat(fd), os.lstat(self._at(name)))
-        except OSError:
-            return False
-
-
-def _sync(fd: int) -> None:
-    os.fsync(fd)
-
-
-def _has(fd: int, content: bytes) -> bool:
-    """Return whether that is all the file contains."""
-    if os.fstat(fd).st_size != len(content):
-        return False
-    view = memoryview(content)
-    while view:
-        piece = os.read(fd, _PIECE)
-        if not piece or piece != view[: len(piece)]:
-            return False
-        view = view[len(piece) :]
-    return True

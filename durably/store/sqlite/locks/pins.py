@@ -19,21 +19,31 @@ PAUSE_S: Final = 0.005
 
 
 class Pin:
-    """A file that cannot be removed until :meth:`release`.
+    """A file that cannot be removed until :meth:`release`, or until nothing has this object.
 
     Attributes:
         name: of the file, in its folder.
+        size: of the file in bytes.
     """
 
-    def __init__(self, name: str, fd: int) -> None:
+    def __init__(self, name: str, fd: int, size: int) -> None:
         self.name = name
+        self.size = size
         self._fd = fd
+        self._pid = os.getpid()
+
+    def __del__(self) -> None:
+        self.release()
 
     def release(self) -> None:
         """Allow the removal of the file if nothing refers to it. Idempotent."""
         fd, self._fd = self._fd, -1
-        if fd >= 0:
+        if fd < 0:
+            return
+        if os.getpid() == self._pid:
             unlock_and_close(fd)
+        else:  # in a child that was forked meanwhile, which has a copy of the object
+            os.close(fd)
 
 
 def pin(fd: int) -> bool:

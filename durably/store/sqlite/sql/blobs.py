@@ -36,6 +36,24 @@ TRY: Final = """
 FORGET: Final = """
     DELETE FROM durably_dropped_blobs WHERE hash IN (SELECT value FROM json_each(:names))"""
 
+COPY: Final = """
+    INSERT INTO durably_blobs (run, hash, part, size)
+    SELECT :copy, hash, part, size FROM durably_blobs WHERE run = :run ON CONFLICT DO NOTHING"""
+
+# Each row that refers to a file has its name in its text, also if the text itself is a file.
+UNUSED: Final = """
+    DELETE FROM durably_blobs AS b WHERE b.run = :run
+      AND NOT EXISTS (SELECT 1 FROM durably_runs r WHERE r.run = :run
+                      AND (instr(r.payload, b.hash) OR instr(r.output, b.hash)))
+      AND NOT EXISTS (SELECT 1 FROM durably_steps s
+                      WHERE s.step >= (:run << 24) AND s.step < ((:run + 1) << 24)
+                        AND instr(s.output, b.hash))
+      AND NOT EXISTS (SELECT 1 FROM durably_maps m JOIN durably_items i
+                        ON i.item >= (m.map << 30) AND i.item < ((m.map + 1) << 30)
+                      WHERE m.run = :run AND instr(i.output, b.hash))
+      AND NOT EXISTS (SELECT 1 FROM durably_waits w
+                      WHERE w.run = :run AND instr(w.answer, b.hash))"""
+
 OF_STEPS: Final = "DELETE FROM durably_blobs WHERE run = :run AND part = 'step'"
 
 
@@ -62,6 +80,23 @@ def referring(
     for run_pk, reference in references(result):
         db.execute(ADD, (run_pk, reference.hash, part, reference.size))
     return result
+
+
+def copy_references(db: apsw.Connection, run_pk: RunKey, copy_pk: RunKey) -> None:
+    """Store that a run whose rows are copies of another one's refers to the same files.
+
+    To be called in the transaction that copies them, which need not be all.
+    """
+    db.execute(COPY, {"run": run_pk, "copy": copy_pk})
+    drop_unused(db, copy_pk)
+
+
+def drop_unused(db: apsw.Connection, run_pk: RunKey) -> None:
+    """Delete the references of a run to files that none of its rows names any more.
+
+    To be called in the transaction that deletes or replaces some of its rows.
+    """
+    db.execute(UNUSED, {"run": run_pk})
 
 
 def referred(db: apsw.Connection, names: Sequence[str]) -> set[str]:

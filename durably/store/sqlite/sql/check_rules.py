@@ -357,17 +357,4 @@ RULES: Final[dict[str, str]] = {
         SELECT run, key FROM durably_labels WHERE run NOT IN (SELECT run FROM durably_runs)""",
     "a log line has no run": """
         SELECT log, run FROM durably_logs WHERE run NOT IN (SELECT run FROM durably_runs)""",
-    "a value is in a file that no row names": """
-        SELECT run, place FROM (
-            SELECT run, 'payload' AS place, substr(payload, 1, 120) AS text FROM durably_runs
-            UNION ALL
-            SELECT run, 'output', substr(output, 1, 120) FROM durably_runs
-            UNION ALL
-            SELECT run, 'step ' || (step & 0xFFFFFF), substr(output, 1, 120) FROM durably_steps
-            UNION ALL
-            SELECT m.run, 'map ' || m.map, substr(i.output, 1, 120)
-            FROM durably_maps m JOIN durably_items i
-              ON i.item >= (m.map << 30) AND i.item < ((m.map + 1) << 30)) v
-        WHERE substr(text, 1, 1) = char(10) AND NOT EXISTS (
-            SELECT 1 FROM durably_blobs b WHERE b.run = v.run AND instr(v.text, b.hash))""",
 }

@@ -16,7 +16,7 @@ if typing.TYPE_CHECKING:
     from durably.client.arguments import Trigger
     from durably.client.handles import JobHandle
     from durably.codec import NOTHING
-    from durably.engine import Durably
+    from durably.entry.engine import Durably
     from durably.entry.oneline import imap, map, run  # noqa: A004 - the contract's name
     from durably.entry.sessions import Session, session
     from durably.errors import (
@@ -71,7 +71,7 @@ if typing.TYPE_CHECKING:
         StepRecord,
         WaitingFor,
     )
-    from durably.retries import Retry
+    from durably.settings.retries import Retry
 
 __version__ = "0.1.0"
 
@@ -143,14 +143,14 @@ _NAMES_OF_MODULES: typing.Final = {
     "client.arguments": ["Trigger"],
     "client.handles": ["JobHandle"],
     "codec": ["NOTHING"],
-    "engine": ["Durably"],
+    "entry.engine": ["Durably"],
     "entry.oneline": ["imap", "map", "run"],
     "entry.sessions": ["Session", "session"],
     "events": ["Event"],
     "execution.context": ["StepContext"],
     "execution.loops.results": ["MapResult"],
     "execution.pacing": ["RateLimit"],
-    "retries": ["Retry"],
+    "settings.retries": ["Retry"],
     "execution.step_questions": ["Ticket"],
     "jobs": ["Job", "job"],
     "models": [

@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Final
 
 import attrs
 
+from durably._platform.values import Value
 from durably.models import ErrorInfo, LogLevel, Progress
-from durably.values import Value
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from durably.engine import Durably
+from durably.entry.engine import Durably
 
 
 class LogPersistence:

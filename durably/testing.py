@@ -7,7 +7,7 @@ import os
 import attrs
 
 from durably._platform.signals import entered
-from durably.values import Value
+from durably._platform.values import Value
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -766,7 +766,7 @@ PACKAGE: Final[dict[str, Mutant]] = {
     ),
     "job that was defined again, by its handle": Mutant(
         "integration/test_notebooks.py::test_a_job_cell_run_again_is_what_a_handle_triggers",
-        [Source("job_registry.py", "job = _as_defined_now(registered)", "job = registered")],
+        [Source("jobs/registry.py", "job = _as_defined_now(registered)", "job = registered")],
     ),
     "class that was defined again, for its base": Mutant(
         "unit/test_codec_redefined.py",

@@ -13,7 +13,7 @@ import durably
 import durably.plugins
 from durably.client.calls import RunCalls
 from durably.client.subscribe import Subscription
-from durably.engine import EngineOptions
+from durably.entry.engine import EngineOptions
 from durably.execution.loops.iterator import ItemIterator
 from durably.execution.loops.step_loops import StepLoops
 from durably.execution.step_log import StepLog

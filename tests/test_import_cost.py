@@ -15,7 +15,7 @@ import attrs
 import pytest
 
 import durably
-from durably.values import Value
+from durably._platform.values import Value
 
 # What these import themselves is no cost of durably's; on each Python it is a little different.
 DEPENDENCIES = "attrs"
@@ -89,7 +89,7 @@ def test_importing_durably_brings_nothing_heavy() -> None:
 
     assert {name for name in brought if name.startswith("durably")} == {"durably"}
     brought = loaded_by(f"import durably\n{USED_BY_ALL}") - loaded_by(f"import {DEPENDENCIES}")
-    assert {"durably.engine", "durably.jobs"} <= brought
+    assert {"durably.entry.engine", "durably.jobs"} <= brought
     assert not brought & HEAVY
     packages = {name.partition(".")[0] for name in brought}
     assert packages - sys.stdlib_module_names == {"durably"}
@@ -98,7 +98,14 @@ def test_importing_durably_brings_nothing_heavy() -> None:
 def test_what_works_on_a_database_comes_with_the_first_engine(tmp_path: Path) -> None:
     """A program that defines jobs and opens no engine, such as a child of a map, never pays."""
     define = "import durably\n@durably.job\ndef job(step): return 1"
-    names = ("client.client", "emitter", "execution.live", "store.api", "wiring", "worker")
+    names = (
+        "client.client",
+        "entry.wiring",
+        "execution.emitter",
+        "execution.live",
+        "store.api",
+        "worker",
+    )
     parts = {f"durably.{name}" for name in names}
 
     for calls in ("", "job.run(None); durably.testing; durably.plugins; durably.Retry()"):

@@ -16,32 +16,18 @@ PACKAGE = Path(durably.__file__).parent
 # Lowest first. A room is a package or a module right under durably/; it imports from its own floor
 # and from those below it. No package imports another one of its floor.
 FLOORS: list[set[str]] = [
-    {
-        "_platform",
-        "emitter",
-        "errors",
-        "events",
-        "models",
-        "names",
-        "rendering",
-        "retries",
-        "settings",
-        "values",
-    },
+    {"_platform", "errors", "events", "models", "rendering", "settings"},
     {"codec"},
-    {"jobs"},
-    {"job_registry", "store"},
+    {"jobs", "store"},
     {"execution"},
-    {"client", "worker"},
-    {"display"},
-    {"wiring", "looking"},
-    {"engine"},
-    {"codecs", "plugins", "progress", "testing", "entry"},
+    {"client", "display", "worker"},
+    {"entry"},
+    {"codecs", "plugins", "progress", "testing"},
     {"cli"},
     {"durably", "__main__"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-MOST_ROOMS = 28
+MOST_ROOMS = 20
 
 # Allowed for type checkers alone: some errors carry the run they are about, and a job's function
 # takes the context of its execution.
@@ -72,7 +58,7 @@ STORE_DOOR = {
     "store.outcome",
     "store.rows",
 }
-BEHIND_THE_DOOR = ("store", "wiring", "looking", "testing")
+BEHIND_THE_DOOR = ("store", "entry.wiring", "entry.looking", "testing")
 
 SQL = re.compile(
     r"\b(SELECT\s.*\sFROM|INSERT\s+(OR\s+\w+\s+)?INTO|UPDATE\s+\w+\s+SET|DELETE\s+FROM"

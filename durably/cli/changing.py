@@ -13,7 +13,7 @@ from durably.cli.shell import FAILED, find, name_of, run_argument, shell, verb
 from durably.cli.tables import is_terminal
 from durably.cli.times import Instant
 from durably.client.arguments import AnyRun
-from durably.engine import Durably
+from durably.entry.engine import Durably
 from durably.errors import ConflictError, NotFoundError
 from durably.models import RunStatus
 

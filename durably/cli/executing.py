@@ -10,7 +10,7 @@ from durably.cli.shell import Shell, name_of
 from durably.client import said
 from durably.client.arguments import AnyRun
 from durably.codec import Codec
-from durably.engine import Durably
+from durably.entry.engine import Durably
 from durably.errors import RunInterrupted
 from durably.jobs import Job
 

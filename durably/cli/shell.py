@@ -15,10 +15,10 @@ import click
 from durably._platform.displayable import displayable
 from durably.client.arguments import AnyRun
 from durably.client.looking import Looking
-from durably.engine import Durably
+from durably.entry.engine import Durably
+from durably.entry.looking import open_looking
 from durably.errors import DatabaseError, DurablyError
 from durably.execution.live import Displays
-from durably.looking import open_looking
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -16,9 +16,10 @@ import attrs
 from durably._platform.clock import from_datetime
 from durably._platform.safe_repr import short_repr, type_name
 from durably._platform.signals import let_through
+from durably._platform.values import Value
 from durably.errors import ValidationError
+from durably.jobs.names import check_storable, check_text, not_a_str
 from durably.models import LogEntry, Progress, Run, RunStatus
-from durably.names import check_storable, check_text, not_a_str
 from durably.settings import (
     Coalesce,
     Duration,
@@ -30,7 +31,6 @@ from durably.settings import (
     optional_timeout,
     waitable,
 )
-from durably.values import Value
 
 P = TypeVar("P")
 T = TypeVar("T")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from durably._platform.safe_repr import short_repr
 from durably.client.arguments import OnLog, OnProgress
 from durably.client.query import Reader, labels_of
-from durably.emitter import Emitter
 from durably.errors import ValidationError
+from durably.execution.emitter import Emitter
 from durably.models import LogEntry, Progress
 from durably.store import defects
 from durably.store.api import Store

@@ -12,7 +12,7 @@ from durably.client.handles import Handles
 from durably.client.query import Reader
 from durably.client.submit import Submitter
 from durably.client.wait import completed
-from durably.emitter import Emitter
+from durably.execution.emitter import Emitter
 from durably.execution.live_failures import FailureWatch
 from durably.models import Run
 from durably.store.api import Store

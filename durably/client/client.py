@@ -22,9 +22,9 @@ from durably.client.submit import Submitter
 from durably.client.upkeep import Upkeep
 from durably.client.wait import Waiter
 from durably.codec import Codec
-from durably.emitter import Emitter
+from durably.execution.emitter import Emitter
 from durably.execution.live import Displays, NoDisplays
-from durably.job_registry import JobRegistry
+from durably.jobs.registry import JobRegistry
 from durably.store.api import Store
 
 if TYPE_CHECKING:

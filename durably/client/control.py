@@ -12,10 +12,10 @@ from durably.client.arguments import AnyRun
 from durably.client.local_worker import LocalWorker
 from durably.client.query import Reader, labels_of, run_id_of
 from durably.client.submit import Submitter
-from durably.emitter import Emitter
 from durably.errors import ConflictError, DatabaseError, RunCancelled, ValidationError
 from durably.execution.current_run import report_worker_error
-from durably.job_registry import JobRegistry, origins_of
+from durably.execution.emitter import Emitter
+from durably.jobs.registry import JobRegistry, origins_of
 from durably.settings import age, check_bool, count, seconds
 from durably.store.api import Store
 from durably.store.rows import RunRow

@@ -9,9 +9,9 @@ import attrs
 
 from durably._platform.clock import Clock
 from durably._platform.displayable import displayable
+from durably._platform.values import Value
 from durably.store.api import Store
 from durably.store.conditions import Condition, JobState, OwnerState
-from durably.values import Value
 
 # So many kinds of failed runs are named.
 MOST_FAILURES: Final = 10

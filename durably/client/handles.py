@@ -11,8 +11,8 @@ from durably._platform.interactive import again
 from durably._platform.signals import door, entered
 from durably.client.arguments import NOT_GIVEN, OnLog, OnProgress, StatusFilter, Trigger, several
 from durably.errors import DurablyError, NotFoundError
-from durably.job_registry import missing_job
 from durably.jobs import Job, check_job
+from durably.jobs.registry import missing_job
 from durably.models import Run, RunList
 from durably.rendering.shown import Shown
 from durably.settings import Coalesce, Duration, OnPayloadChange, optional_timeout

@@ -10,8 +10,8 @@ from durably.client.arguments import AnyRun
 from durably.client.query import UNREADABLE, Reader, raise_defect, readable, run_id_of
 from durably.codec import Codec
 from durably.errors import ValidationError
+from durably.jobs.names import check_text
 from durably.models import ItemList, ItemRecord, ItemStatus
-from durably.names import check_text
 from durably.settings import count
 from durably.store import defects
 from durably.store.api import Store

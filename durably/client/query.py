@@ -15,8 +15,8 @@ from durably.codec import UNTYPED, Codec
 from durably.codec.json_text import dump, load
 from durably.errors import DatabaseError, SerializationError, ValidationError
 from durably.execution.unseen_failures import see
-from durably.job_registry import JobRegistry
 from durably.jobs import output_type, payload_type
+from durably.jobs.registry import JobRegistry
 from durably.models import (
     Disposition,
     ErrorInfo,

@@ -12,8 +12,8 @@ from durably.client.query import run_id_of
 from durably.codec import UNTYPED, Codec
 from durably.codec.type_text import type_of_text
 from durably.errors import SerializationError, ValidationError
+from durably.jobs.names import check_name
 from durably.models import Question, Run
-from durably.names import check_name
 from durably.store.api import Store
 from durably.store.rows import Wait
 

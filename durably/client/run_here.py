@@ -35,8 +35,8 @@ from durably.errors import (
 from durably.execution.current_run import CurrentRun
 from durably.execution.live import Displays
 from durably.execution.live_failures import FailureWatch
-from durably.job_registry import origins_json
 from durably.jobs import Job
+from durably.jobs.registry import origins_json
 from durably.models import TERMINAL, Disposition, Run, evolved, short_name
 from durably.store.api import Store
 from durably.store.rows import Beginning, Enqueued, RunKey, RunRow

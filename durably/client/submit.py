@@ -19,9 +19,8 @@ from durably.client.payload_changes import changed_paths, named
 from durably.client.query import Reader, labels_of
 from durably.client.wait import Waiter
 from durably.codec import Codec
-from durably.emitter import Emitter
 from durably.errors import PayloadChangedWarning, SerializationError, ValidationError
-from durably.job_registry import JobRegistry, origins_json
+from durably.execution.emitter import Emitter
 from durably.jobs import (
     Job,
     default_payload,
@@ -29,6 +28,7 @@ from durably.jobs import (
     payload_type,
     takes_payload,
 )
+from durably.jobs.registry import JobRegistry, origins_json
 from durably.models import Run, RunList
 from durably.settings import OnPayloadChange, check_bool, check_choice
 from durably.store.api import Store

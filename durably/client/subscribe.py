@@ -11,7 +11,6 @@ from typing import Any, Final, Self
 from durably._platform.signals import door
 from durably.client.local_worker import LocalWorker
 from durably.client.query import Reader, run_id_of
-from durably.emitter import Emitter
 from durably.errors import EngineClosedError, NotFoundError
 from durably.events import (
     Event,
@@ -21,6 +20,7 @@ from durably.events import (
     RunEvent,
     RunFailed,
 )
+from durably.execution.emitter import Emitter
 from durably.execution.unseen_failures import see_attempt, unseen_attempt
 from durably.models import TERMINAL, Run, RunStatus
 from durably.store.api import Store

@@ -18,7 +18,6 @@ from durably.client.local_worker import LocalWorker, Waiting
 from durably.client.patience import Patience
 from durably.client.query import Reader, run_id_of
 from durably.client.showing import LiveRun, LiveRuns
-from durably.emitter import Emitter
 from durably.errors import (
     NotFoundError,
     NoWorkerError,
@@ -26,6 +25,7 @@ from durably.errors import (
     RunFailedError,
     WaitTimeoutError,
 )
+from durably.execution.emitter import Emitter
 from durably.execution.live import Displays
 from durably.execution.live_failures import FailureWatch
 from durably.execution.unseen_failures import awaiting, see

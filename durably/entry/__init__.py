@@ -1,1 +1,1 @@
-"""The ways in that open an engine of their own: a session, a script in one line."""
+"""The ways in: an engine, a session, a script in one line; how each opens its file."""

@@ -10,7 +10,7 @@ from typing import Any, Final, Generic, TypedDict, TypeVar, Unpack, overload
 from durably._platform.safe_repr import short_repr, type_name
 from durably.client.arguments import NOT_GIVEN, RunOptions
 from durably.codec import Codec
-from durably.engine import Durably, EngineOptions
+from durably.entry.engine import Durably, EngineOptions
 from durably.entry.sessions import Session, open_session
 from durably.errors import ValidationError
 from durably.execution.loops.options import LoopArguments, checked

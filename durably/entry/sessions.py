@@ -17,7 +17,7 @@ from durably._platform.unhandled import add_note, add_stop_note, install_hooks
 from durably.client import said
 from durably.client.arguments import checked_key, checked_labels
 from durably.client.patience import Patience
-from durably.engine import EngineOptions
+from durably.entry.engine import EngineOptions
 from durably.errors import (
     ConflictError,
     DatabaseError,
@@ -31,16 +31,16 @@ from durably.errors.failures import next_move, place_of_failure
 from durably.execution.context import StepContext
 from durably.execution.session_run import CellSteps
 from durably.jobs import LONGEST_JOB_NAME
+from durably.jobs.names import check_name
 from durably.models import Run, RunStatus
-from durably.names import check_name
 from durably.rendering.shown import Shown
 from durably.settings import Duration, Show, check_bool, check_show, optional_timeout
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-not-found,import-untyped,unused-ignore]  # optional
 
+    from durably.entry.wiring import Parts
     from durably.store.rows import Beginning
-    from durably.wiring import Parts
     from durably.worker.sessions import OpenSession
 
 log = logging.getLogger("durably")
@@ -359,7 +359,7 @@ def open_session(
     patience = Patience(Clock(), optional_timeout(timeout))
     given = checked_key(key, "key"), checked_labels(labels)
     refuse_unguarded_open()
-    from durably.wiring import open_session_parts  # noqa: PLC0415 - where first needed
+    from durably.entry.wiring import open_session_parts  # noqa: PLC0415 - where first needed
 
     parts = open_session_parts(name, db, **engine_options)
     made: Session | None = None

@@ -26,8 +26,8 @@ from durably.execution.step_options import PlainStep, ReturningStep
 from durably.execution.step_runner import StepRunner
 from durably.execution.step_waits import StepWaits
 from durably.execution.waiting import Waiting
-from durably.retries import Retry
 from durably.settings import Duration, OnDuplicateStep, waitable
+from durably.settings.retries import Retry
 
 Ps = ParamSpec("Ps")
 T = TypeVar("T")

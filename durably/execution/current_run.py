@@ -37,7 +37,7 @@ from durably.settings import OnDuplicateStep
 
 if TYPE_CHECKING:
     from durably.codec import Codec
-    from durably.emitter import Emitter
+    from durably.execution.emitter import Emitter
     from durably.execution.live import LoopView, Narrator
     from durably.execution.prompting import Prompt
     from durably.store.api import Checkpoints

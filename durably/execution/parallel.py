@@ -12,8 +12,8 @@ from durably._platform.signals import deliver
 from durably.errors import StopRun, ValidationError
 from durably.execution.current_run import CurrentRun, Services
 from durably.execution.step_runner import LONGEST_STEP_NAME, StepRunner
+from durably.jobs.names import check_name
 from durably.models import error_info
-from durably.names import check_name
 
 _LOOK_S: Final = 0.1
 

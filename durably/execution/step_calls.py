@@ -13,7 +13,7 @@ from durably.execution.nested_steps import NestedSteps
 from durably.execution.pacing import RateLimit, reserve, seconds_until
 from durably.execution.step_recorder import StepRecorder
 from durably.models import short_name
-from durably.retries import Retry, next_wait_s
+from durably.settings.retries import Retry, next_wait_s
 
 log = logging.getLogger("durably")
 

@@ -8,7 +8,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 from durably._platform.signals import entered_in_job
 from durably.execution.pacing import RateLimit
 from durably.execution.step_runner import StepRunner
-from durably.retries import Retry
+from durably.settings.retries import Retry
 
 Ps = ParamSpec("Ps")
 T = TypeVar("T")

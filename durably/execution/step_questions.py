@@ -10,6 +10,7 @@ import attrs
 
 from durably._platform.safe_repr import short_repr
 from durably._platform.signals import entered_in_job
+from durably._platform.values import Value
 from durably.codec import UNTYPED
 from durably.codec.type_text import type_text
 from durably.errors import ConflictError, SerializationError, ValidationError
@@ -21,7 +22,6 @@ from durably.models import short_name
 from durably.settings import Duration
 from durably.store.outcome import Suspended
 from durably.store.rows import NewWait, Wait
-from durably.values import Value
 
 log = logging.getLogger("durably")
 

@@ -18,7 +18,7 @@ from durably.execution.current_run import CurrentRun, Services, retry_transient
 from durably.models import RunStatus, error_info, stored_error
 
 if TYPE_CHECKING:
-    from durably.emitter import EventType
+    from durably.execution.emitter import EventType
 
 T = TypeVar("T")
 

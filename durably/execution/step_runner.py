@@ -29,9 +29,9 @@ from durably.execution.pacing import RateLimit
 from durably.execution.step_calls import StepCaller
 from durably.execution.step_log import current_step
 from durably.execution.step_recorder import NOT_OURS, StepRecorder
-from durably.names import check_name
-from durably.retries import Retry
+from durably.jobs.names import check_name
 from durably.settings import OnDuplicateStep
+from durably.settings.retries import Retry
 from durably.store.bounds import MOST_STEPS
 
 if TYPE_CHECKING:

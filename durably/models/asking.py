@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 from durably._platform.signals import entered
+from durably._platform.values import Value
 from durably.errors import ConflictError
 from durably.models.records import (
     AttemptList,
@@ -17,7 +18,6 @@ from durably.models.records import (
     StepList,
 )
 from durably.settings import Duration
-from durably.values import Value
 
 if TYPE_CHECKING:
     from durably.rendering.timeline import Timeline

@@ -11,7 +11,7 @@ from durably._platform.nesting import is_too_deep
 from durably._platform.safe_repr import full_name, safe_str, too_deep
 from durably._platform.signals import raise_if_signal
 from durably._platform.tracebacks import format_exception, users_traceback
-from durably.values import Value
+from durably._platform.values import Value
 
 # A longer traceback or message keeps only its two ends: people read it, and a job that fails in a
 # loop must not fill the file.

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import attrs
 
-from durably.values import Value
+from durably._platform.values import Value
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)

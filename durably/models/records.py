@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Final, Literal
 import attrs
 
 from durably._platform.safe_repr import on_one_line, safe_repr
+from durably._platform.values import Value
 from durably.models.failures import ErrorInfo
 from durably.rendering.shown import Columns, Listing, Shown
-from durably.values import Value
 
 StepStatus = Literal["completed", "failed", "cancelled"]
 ItemStatus = Literal["completed", "failed"]

@@ -10,11 +10,11 @@ import attrs
 
 from durably._platform.displayable import displayable
 from durably._platform.safe_repr import on_one_line
+from durably._platform.values import Value, as_dict
 from durably.models.asking import Asking, answered_by, engine_of
 from durably.models.failures import ErrorInfo
 from durably.models.records import Progress
 from durably.rendering.shown import Columns, Listing, Shown, several
-from durably.values import Value, as_dict
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-not-found,import-untyped,unused-ignore]  # optional

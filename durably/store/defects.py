@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from durably.codec.json_text import load
 from durably.errors import DatabaseError
-from durably.retries import loaded_retry
+from durably.settings.retries import loaded_retry
 from durably.store import bounds
 from durably.store.bounds import Bounds
 

@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 import attrs
 
+from durably._platform.values import Value
 from durably.models import ErrorInfo
 from durably.store.rows import RunKey
-from durably.values import Value
 
 
 @attrs.frozen(eq=False, repr=False)

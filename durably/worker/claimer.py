@@ -10,11 +10,11 @@ from typing import Final, Unpack
 
 from durably._platform.clock import Clock
 from durably._platform.signals import LOOK_S
-from durably.emitter import Emitter, EventType
 from durably.errors import DatabaseError
 from durably.execution.current_run import CurrentRun, report_worker_error
+from durably.execution.emitter import Emitter, EventType
 from durably.execution.session_run import SessionRun
-from durably.job_registry import JobRegistry
+from durably.jobs.registry import JobRegistry
 from durably.store.api import Store
 from durably.store.outcome import NotExecuted
 from durably.store.rows import (

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from durably._platform.latch import Wakeups
-from durably.emitter import Emitter
 from durably.errors import RunInterrupted, StopRun
 from durably.execution.current_run import CurrentRun
+from durably.execution.emitter import Emitter
 from durably.store.change_feed import ChangeFeed
 from durably.store.rows import RunRow
 from durably.worker.ownership import Ownership

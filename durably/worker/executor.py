@@ -14,8 +14,8 @@ from durably.errors import DatabaseError, ForkedError
 from durably.execution.current_run import CurrentRun, Services
 from durably.execution.live_failures import LiveFailures
 from durably.execution.run_execution import Execution
-from durably.job_registry import JobRegistry
 from durably.jobs import Job
+from durably.jobs.registry import JobRegistry
 from durably.store.outcome import Failed
 from durably.store.rows import Claim
 from durably.worker.claimer import Claimer

@@ -19,9 +19,9 @@ from durably._platform.safe_repr import on_one_line, safe_repr
 from durably._platform.signals import raise_if_signal
 from durably.codec import UNTYPED, Codec
 from durably.codec.json_text import dump_any, load
-from durably.emitter import Emitter
 from durably.errors import DatabaseError
 from durably.execution.current_run import CurrentRun, report_worker_error
+from durably.execution.emitter import Emitter
 from durably.models import Progress
 from durably.store.api import Store
 from durably.store.change_feed import ChangeFeed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from durably.job_registry import JobRegistry, origins_of, takes_any_origin
+from durably.jobs.registry import JobRegistry, origins_of, takes_any_origin
 from durably.store.api import Store
 from durably.store.rows import Begun
 

@@ -9,7 +9,7 @@ from durably.codec.json_text import dump
 from durably.execution.current_run import CurrentRun
 from durably.execution.live import View
 from durably.execution.run_view import view_of
-from durably.job_registry import JobRegistry
+from durably.jobs.registry import JobRegistry
 from durably.models import TERMINAL, RunStatus
 from durably.store.api import Store
 from durably.store.rows import Filters

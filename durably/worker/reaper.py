@@ -9,7 +9,7 @@ from typing import Final
 
 from durably._platform.clock import Clock
 from durably.codec.json_text import load
-from durably.emitter import Emitter
+from durably.execution.emitter import Emitter
 from durably.execution.unseen_failures import UnseenFailures, see_attempt
 from durably.models import ErrorInfo, RunStatus
 from durably.store import bounds

@@ -21,7 +21,7 @@ from durably.errors import (
     RunsFailedError,
 )
 from durably.execution.live import Displays
-from durably.job_registry import JobRegistry
+from durably.jobs.registry import JobRegistry
 from durably.models import RunStatus
 from durably.settings import Duration, check_bool, count, waitable
 from durably.store.api import Store

@@ -13,13 +13,13 @@ from typing import Final
 
 from durably._platform.clock import Clock
 from durably.codec import Codec
-from durably.emitter import Emitter
 from durably.errors import ConflictError, OwnershipLost
 from durably.execution.children import Family
 from durably.execution.current_run import CurrentRun, Services, report_worker_error
+from durably.execution.emitter import Emitter
 from durably.execution.live_failures import LiveFailures
 from durably.execution.unseen_failures import UnseenFailures
-from durably.job_registry import JobRegistry
+from durably.jobs.registry import JobRegistry
 from durably.settings import Settings
 from durably.store.api import Store
 from durably.store.rows import RunKey

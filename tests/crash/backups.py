@@ -16,7 +16,7 @@ from invariants import check, completed_steps
 
 import durably
 from durably.client.looking import Looking
-from durably.looking import open_looking
+from durably.entry.looking import open_looking
 
 BACKUPS = 8
 

@@ -10,7 +10,7 @@ from children import Child
 from invariants import check
 
 import durably
-from durably.looking import open_looking
+from durably.entry.looking import open_looking
 
 NAMES = "abcdefgh"
 TIMES = 10

@@ -18,7 +18,7 @@ from faultydisk import CODES, FULL_CODES, FaultyDisk
 from invariants import check
 
 import durably
-from durably.looking import open_looking
+from durably.entry.looking import open_looking
 from durably.store.sqlite import backup as backups
 from durably.store.sqlite.locks import temporary
 

@@ -11,8 +11,8 @@ import pytest
 from engines import engine, execute, take_over
 
 import durably
+from durably.entry.looking import open_looking
 from durably.errors import RunCancelledError, RunFailedError
-from durably.looking import open_looking
 
 
 def child(step: durably.StepContext, number: int) -> int:

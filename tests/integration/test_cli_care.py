@@ -17,7 +17,7 @@ from children import Child, held
 from clikit import command, objects, printed, refused
 
 import durably
-from durably.looking import open_looking
+from durably.entry.looking import open_looking
 from durably.testing import check
 
 

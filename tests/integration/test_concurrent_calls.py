@@ -12,7 +12,8 @@ from children import left_by_the_dead
 from held import HeldJob
 
 import durably
-from durably import Durably, emitter
+from durably import Durably
+from durably.execution import emitter
 from durably.store.outcome import Lost
 from durably.store.sqlite.sql import claims, owners, settle
 from durably.worker.state import State

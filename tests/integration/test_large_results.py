@@ -13,8 +13,8 @@ import pytest
 
 import durably
 from durably import Durably, StepContext, job
+from durably.entry.looking import open_looking
 from durably.errors import DatabaseError, RunFailedError, ValidationError
-from durably.looking import open_looking
 from durably.testing import check
 
 MIB = 2**20

@@ -15,7 +15,7 @@ from children import ENVIRONMENT
 from clikit import objects, printed, refused
 
 import durably
-from durably.looking import open_looking
+from durably.entry.looking import open_looking
 from durably.store.sqlite.sql import schema
 
 

@@ -547,7 +547,7 @@ def test_an_opening_that_ctrl_c_ends_leaves_no_engine(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt) as raised:
-        patched.setattr("durably.wiring.deliver", interrupt)
+        patched.setattr("durably.entry.wiring.deliver", interrupt)
         durably.Durably(tmp_path / "x.db")
     with durably.Durably(tmp_path / "x.db") as app:
         assert app.get_runs() == []

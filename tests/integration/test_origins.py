@@ -16,7 +16,7 @@ from engines import GRACE_S, whole
 from held import HeldJob
 
 import durably
-from durably.job_registry import origins_of
+from durably.jobs.registry import origins_of
 from durably.testing import check
 
 Warned = Callable[[], list[str]]

@@ -6,7 +6,7 @@ Arguments: the database, the path of the backup, and "interrupt" for the second.
 import signal
 import sys
 
-from durably.looking import open_looking
+from durably.entry.looking import open_looking
 from durably.store.sqlite import backup
 
 

@@ -13,8 +13,8 @@ import durably
 from durably._platform.clock import Clock
 from durably.client.client import Client
 from durably.codec import Codec
-from durably.emitter import Emitter
-from durably.job_registry import JobRegistry
+from durably.execution.emitter import Emitter
+from durably.jobs.registry import JobRegistry
 from durably.models import RunStatus
 from durably.store.sqlite.database import Database
 from durably.store.sqlite.store import SqliteStore

@@ -19,10 +19,10 @@ from storekit import (
     trigger,
 )
 
-from durably.emitter import Emitter
 from durably.errors import DatabaseError
 from durably.execution.current_run import CurrentRun
-from durably.job_registry import Claimed, JobRegistry
+from durably.execution.emitter import Emitter
+from durably.jobs.registry import Claimed, JobRegistry
 from durably.store.outcome import Suspended
 from durably.store.sqlite.database import Database
 from durably.store.sqlite.sql import queries, requeue

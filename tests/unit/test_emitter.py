@@ -16,13 +16,13 @@ from storekit import FakeClock
 
 import durably
 from durably._platform.clock import Clock
-from durably.emitter import LISTENER_POLLS, Emitter, EventType
 from durably.events import (
     EVENT_TYPES,
     Event,
     RunEvent,
     StepEvent,
 )
+from durably.execution.emitter import LISTENER_POLLS, Emitter, EventType
 
 RUN = {"run_id": "1", "job_name": "job", "labels": {}}
 

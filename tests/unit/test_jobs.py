@@ -17,8 +17,8 @@ import durably
 from durably import ConflictError, Job, StepContext, ValidationError
 from durably._platform.safe_repr import type_name
 from durably.codec import UNTYPED, Codec
-from durably.job_registry import JobRegistry
 from durably.jobs import job_list, output_type, payload_type
+from durably.jobs.registry import JobRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Callable

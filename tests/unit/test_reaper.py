@@ -19,9 +19,9 @@ from storekit import (
     trigger,
 )
 
-from durably.emitter import Emitter
 from durably.errors import DatabaseError
 from durably.events import Event, RunFailed
+from durably.execution.emitter import Emitter
 from durably.execution.unseen_failures import UnseenFailures
 from durably.store.outcome import OwnerDead, OwnerHung
 from durably.store.rows import Claim

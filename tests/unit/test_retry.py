@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import durably
 from durably import Retry
-from durably.retries import loaded_retry, next_wait_s, stored_retry, wait_s
+from durably.settings.retries import loaded_retry, next_wait_s, stored_retry, wait_s
 
 
 def test_the_defaults_are_those_of_the_contract():

@@ -11,8 +11,8 @@ import attrs
 import pytest
 
 import durably
+from durably._platform.values import Value
 from durably.events import EVENT_TYPES, Event
-from durably.values import Value
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -12,9 +12,9 @@ from typing import Any, Final
 from durably._platform.tracebacks import stacklevel
 from durably._platform.unhandled import show_stop_alone
 from durably.codec import UNTYPED
-from durably.emitter import EventType
 from durably.errors import DatabaseError, ItemsChangedWarning, StopRun, ValidationError
 from durably.execution.current_run import CurrentRun, Services
+from durably.execution.emitter import EventType
 from durably.execution.live import LoopView
 from durably.execution.loops.driver import Driver
 from durably.execution.loops.map_log import MapLog

@@ -12,8 +12,8 @@ from durably._platform.safe_repr import short_repr, type_name
 from durably.codec import NOTHING, Codec, return_type_of
 from durably.errors import ValidationError
 from durably.execution.pacing import RateLimit, check_rate
-from durably.retries import Retry
 from durably.settings import Duration, waitable
+from durably.settings.retries import Retry
 
 OnFailed = Literal["raise", "return"]
 OnChange = Literal["warn", "ignore"]

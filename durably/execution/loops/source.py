@@ -17,7 +17,7 @@ from durably.execution.current_run import CurrentRun
 from durably.execution.loops.options import LoopOptions
 from durably.execution.loops.stored_items import StoredItems, same_key
 from durably.execution.loops.tasks import Reused, Task
-from durably.names import check_text
+from durably.jobs.names import check_text
 from durably.store.rows import ItemRow, Key
 
 # A slow iterator is not read ahead: the item that is there begins.

@@ -19,8 +19,8 @@ from durably.execution.loops.options import (
 from durably.execution.loops.results import MapResult
 from durably.execution.pacing import RateLimit
 from durably.execution.step_runner import StepRunner
-from durably.retries import Retry
 from durably.settings import Duration
+from durably.settings.retries import Retry
 
 if TYPE_CHECKING:
     from durably.execution.loops.iterator import ItemIterator

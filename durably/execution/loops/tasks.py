@@ -15,7 +15,7 @@ from durably.execution.nested_steps import NestedSteps
 from durably.execution.step_log import current_deadline, current_item, current_step
 from durably.execution.step_recorder import NOT_OURS
 from durably.models import ErrorInfo, error_info, stored_error
-from durably.retries import next_wait_s
+from durably.settings.retries import next_wait_s
 
 if TYPE_CHECKING:
     from durably.store.rows import ItemRow, Key

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Collection
 
 from durably._platform.safe_repr import short_repr, type_name
-from durably.errors import ConflictError, ValidationError
+from durably.errors import ValidationError
 
 
 def check_text(value: object, what: str, *, longest: int | None = None) -> str:
@@ -60,23 +59,4 @@ def check_name(value: object, what: str, *, longest: int) -> str:
                 raise ValidationError(
                     f"{what} contains the control character {character!a}: {name!a:.80}"
                 )
-    return name
-
-
-def name_of_plugin(plugin: object, installed: Collection[str]) -> str:
-    """Return the name of a plugin that is about to be installed.
-
-    Raises:
-        ValidationError: it is not a plugin.
-        ConflictError: a plugin with that name is among those that are installed.
-    """
-    name = getattr(plugin, "name", None)
-    if not isinstance(name, str) or not callable(getattr(plugin, "install", None)):
-        raise ValidationError(
-            f"a plugin needs a name and install(app), unlike {short_repr(plugin)}"
-        )
-    if isinstance(plugin, type):
-        raise ValidationError(f"{short_repr(plugin)} is a class; use an object of it: use(...())")
-    if name in installed:
-        raise ConflictError(f"a plugin named {name!r} is installed already")
     return name

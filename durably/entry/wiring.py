@@ -15,10 +15,10 @@ from durably.client.failed_runs import FailedRuns
 from durably.client.query import Reader, labels_of
 from durably.codec import Codec
 from durably.display.displays import LiveDisplays
-from durably.emitter import Emitter
+from durably.execution.emitter import Emitter
 from durably.execution.live import Displays
-from durably.job_registry import JobRegistry
 from durably.jobs import Job, job_list
+from durably.jobs.registry import JobRegistry
 from durably.settings import (
     SettingOptions,
     Settings,

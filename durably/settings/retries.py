@@ -12,9 +12,9 @@ import attrs
 from durably._platform.clock import jittered
 from durably._platform.safe_repr import full_name, short_repr
 from durably._platform.signals import let_through
+from durably._platform.values import Value
 from durably.errors import ValidationError
 from durably.settings import Duration, waitable
-from durably.values import Value
 
 ExceptionTypes = type[BaseException] | tuple[type[BaseException], ...]
 OnExhausted = Literal["fail"]

@@ -8,9 +8,9 @@ from durably._platform.clock import Clock
 from durably.client.client import Client
 from durably.client.looking import Looking
 from durably.codec import Codec
-from durably.emitter import Emitter
+from durably.execution.emitter import Emitter
 from durably.execution.live import Displays
-from durably.job_registry import JobRegistry
+from durably.jobs.registry import JobRegistry
 from durably.store.sqlite.connection.files import chosen
 from durably.store.sqlite.looking import LookedAt
 from durably.store.sqlite.store import SqliteStore

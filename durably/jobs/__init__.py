@@ -21,9 +21,9 @@ from durably.errors import ConflictError, ValidationError
 
 if TYPE_CHECKING:
     from durably.execution.context import StepContext
-from durably.names import check_name
+from durably._platform.values import Value
+from durably.jobs.names import check_name
 from durably.settings import OnDuplicateStep, check_on_duplicate_step
-from durably.values import Value
 
 P = TypeVar("P")
 R = TypeVar("R")

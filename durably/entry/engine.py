@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -16,15 +16,16 @@ from typing import (
     overload,
 )
 
+from durably._platform.safe_repr import short_repr
 from durably._platform.signals import door, let_through
 from durably._platform.spawning import refuse_unguarded_open, refuse_unguarded_start
 from durably._platform.unhandled import install_hooks
 from durably.client.arguments import NOT_GIVEN, AnyRun, CheckedOptions, ReadOnly, RunOptions
 from durably.client.calls import RunCalls
 from durably.client.handles import JobHandle
+from durably.errors import ConflictError, ValidationError
 from durably.jobs import Job
 from durably.models import Run
-from durably.names import name_of_plugin
 from durably.settings import (
     Duration,
     IfRunning,
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
     import cattrs
 
     from durably.codec.own_forms import ValueCodec
-    from durably.emitter import ErrorHandler, Listener
     from durably.events import Event
+    from durably.execution.emitter import ErrorHandler, Listener
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -198,7 +199,7 @@ class Durably(RunCalls):
         )
         # The store, the worker and the client come with it. A process that only defines jobs needs
         # none of them, such as a worker process of a map.
-        from durably.wiring import open_parts  # noqa: PLC0415 - where first needed
+        from durably.entry.wiring import open_parts  # noqa: PLC0415 - where first needed
 
         self._plugins: set[str] = set()
         parts = open_parts(path, jobs, converter, settings, codecs, is_beside=self._is_beside)
@@ -504,6 +505,25 @@ class Durably(RunCalls):
         .. versionadded:: 0.1.0
         """
         self._check()
-        name = name_of_plugin(plugin, self._plugins)
+        name = _name_of_plugin(plugin, self._plugins)
         let_through(plugin.install, self)
         self._plugins.add(name)
+
+
+def _name_of_plugin(plugin: object, installed: Collection[str]) -> str:
+    """Return the name of a plugin that is about to be installed.
+
+    Raises:
+        ValidationError: it is not a plugin.
+        ConflictError: a plugin with that name is among those that are installed.
+    """
+    name = getattr(plugin, "name", None)
+    if not isinstance(name, str) or not callable(getattr(plugin, "install", None)):
+        raise ValidationError(
+            f"a plugin needs a name and install(app), unlike {short_repr(plugin)}"
+        )
+    if isinstance(plugin, type):
+        raise ValidationError(f"{short_repr(plugin)} is a class; use an object of it: use(...())")
+    if name in installed:
+        raise ConflictError(f"a plugin named {name!r} is installed already")
+    return name

@@ -17,8 +17,8 @@ from durably._platform.interactive import is_interactive
 from durably._platform.safe_repr import short_repr
 from durably._platform.tracebacks import passes_on
 from durably._platform.unhandled import install_hooks
+from durably._platform.values import Value
 from durably.errors import ValidationError
-from durably.values import Value
 
 Synchronous = Literal["full", "normal"]
 OnDuplicateStep = Literal["error", "reuse"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import os
+import shlex
 import sys
 import traceback
 import warnings
@@ -15,7 +16,7 @@ import click
 
 from durably._platform.displayable import escaped
 from durably.cli.logged import print_warnings
-from durably.cli.shell import FAILED, LATER, UNUSABLE, Shell
+from durably.cli.shell import FAILED, LATER, UNUSABLE, Shell, Unknown
 from durably.errors import (
     DurablyError,
     DurablyWarning,
@@ -93,6 +94,19 @@ class Verbs(click.Group):
         module, _, name = place.partition(":")
         command: click.Command = getattr(importlib.import_module(f"durably.cli.{module}"), name)
         return command
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the options before a verb, which has those that are missing here."""
+        try:
+            return super().parse_args(ctx, [*args])
+        except click.NoSuchOption as exc:
+            place = next((place for place, each in enumerate(args) if each in VERBS), len(args))
+            verb, *after = args[place:] or ["ls"]
+            command = self.get_command(ctx, verb)
+            if command is None or all(exc.option_name not in each.opts for each in command.params):
+                raise
+            right = shlex.join(["durably", verb, *args[:place], *after])
+            raise Unknown(f"options stand behind the verb: write {right}") from exc
 
     def main(self, args: Sequence[str] | None = None, *_: Any, **extra: Any) -> NoReturn:
         """Execute a command line, and exit with its status; an error is one sentence on stderr."""

@@ -141,20 +141,28 @@ def find(look: Looking, name: str) -> AnyRun:
         Unknown: there is none, or there are several, which the error lists.
     """
     found = look.runs_named(name, _MOST_CANDIDATES + 1)
-    if not found:
-        raise Unknown(f"there is no run {displayable(name, 80)!r} in {look.path!r}")
-    if len(found) > 1:
-        lines = [
-            f"  {run.id}  {run.status:<9}  {displayable(run.job_name, 40)}"
-            f"  {displayable(run.idempotency_key or '', 60)}".rstrip()
-            for run in found[:_MOST_CANDIDATES]
-        ]
-        if len(found) > _MOST_CANDIDATES:
-            lines.append("  …")
+    if len(found) == 1:
+        return found[0]
+    shown = repr(displayable(name, 80))
+    if found:
         kind = "the key" if found[0].idempotency_key == name else "the end of the id"
-        first = f"{displayable(name, 80)!r} is {kind} of several runs; name one by its id:"
-        raise Unknown("\n".join([first, *lines]))
-    return found[0]
+        raise _several(f"{shown} is {kind} of several runs", found)
+    of_job = look.find_runs(job_name=name, limit=_MOST_CANDIDATES + 1, values=False)
+    if of_job:
+        what = "session" if of_job[0].kind == "session" else "job"
+        raise _several(f"{shown} is a {what} and not a run", of_job)
+    raise Unknown(f"there is no run {shown} in {look.path!r}; {shell().again('ls')} lists the runs")
+
+
+def _several(sentence: str, runs: list[AnyRun]) -> Unknown:
+    """Return the error that lists which runs may be meant, the newest first."""
+    lines = [
+        f"  {run.id}  {run.status:<9}  {displayable(run.job_name, 40)}"
+        f"  {displayable(run.idempotency_key or '', 60)}".rstrip()
+        for run in runs[:_MOST_CANDIDATES]
+    ]
+    more = ["  …"] if len(runs) > _MOST_CANDIDATES else []
+    return Unknown("\n".join([f"{sentence}; name one by its id:", *lines, *more]))
 
 
 def _complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001 - of click

@@ -262,7 +262,9 @@ def test_which_run_is_meant(path: Path, tmp_path: Path) -> None:
     """A key, an id or its end; what several runs match is listed; what none matches is said."""
     newest = objects(path, "ls", "--limit", "1")[0]["id"]
     assert newest in printed(path, "show", newest)
-    assert refused(path, "show", "nothing") == f"there is no run 'nothing' in {str(path)!r}"
+    assert refused(path, "show", "nothing") == (
+        f"there is no run 'nothing' in {str(path)!r}; durably ls --db {path} lists the runs"
+    )
     copy = tmp_path / "x.db"
     shutil.copy(path, copy)
     db = apsw.Connection(str(copy))
@@ -284,6 +286,36 @@ def test_which_run_is_meant(path: Path, tmp_path: Path) -> None:
     assert [line.split()[1] for line in said[1:]] == ["failed", "completed"]
 
 
+@pytest.mark.parametrize("length", [1, 5, 7, 8, 9, 20, 26])
+def test_a_run_is_found_by_any_length_of_the_end_of_its_id(path: Path, length: int) -> None:
+    """The index has the last eight characters, and a longer end must fit as a whole."""
+    ids = [run["id"] for run in objects(path, "ls")]
+    end = ids[0][-length:]
+    same = [each for each in ids if each.endswith(end)]
+    if len(same) == 1:
+        assert same[0] in printed(path, "show", end.lower())
+    else:
+        assert refused(path, "show", end).count("\n  ") == len(same)
+    if length > 8:
+        other = ("0" if end[0] != "0" else "1") + end[1:]
+        assert refused(path, "show", other).startswith(f"there is no run {other!r}")
+
+
+def test_the_name_of_a_job_or_a_session_is_no_run(path: Path, tmp_path: Path) -> None:
+    """Its newest runs are listed."""
+    copy = tmp_path / "x.db"
+    shutil.copy(path, copy)
+    with durably.session("churn", copy) as step:
+        step.run("one", int)
+    said = refused(copy, "show", "churn").splitlines()
+    assert said[0] == "'churn' is a session and not a run; name one by its id:"
+    assert [line.split()[1:] for line in said[1:]] == [["completed", "churn"]]
+    ids = [run["id"] for run in objects(copy, "ls", "--job", "import")]
+    said = refused(copy, "retry", "import").splitlines()
+    assert said[0] == "'import' is a job and not a run; name one by its id:"
+    assert [line.split()[0] for line in said[1:]] == ids
+
+
 def test_wrong_usage_is_one_sentence(path: Path) -> None:
     """It says what is wrong and which help says more, with status 2."""
     assert refused(path, "lss") == "no such command 'lss' (durably --help says more)"
@@ -297,6 +329,15 @@ def test_wrong_usage_is_one_sentence(path: Path) -> None:
         sentence = refused(path, *args)
         assert said in sentence
         assert "\n" not in sentence
+    for args, right in (
+        (["--db", "a b.db", "ls"], "durably ls --db 'a b.db'"),
+        (["--db=x.db", "-q", "show", "--json", "key"], "durably show --db=x.db -q --json key"),
+        (["--db", "x.db"], "durably ls --db x.db"),
+        (["--since", "24h", "ls"], "durably ls --since 24h"),
+    ):
+        assert refused(None, *args) == f"options stand behind the verb: write {right}"
+    for option in ("--odd", "--fresh"):
+        assert refused(None, option, "ls").startswith("no such option")
 
 
 def test_an_error_is_shown_at_length_only_when_asked(path: Path) -> None:

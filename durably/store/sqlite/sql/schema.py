@@ -37,6 +37,7 @@ _MIGRATIONS: Final = (
     "0009_blobs.sql",
     "0010_unusual_runs.sql",
     "0011_tries.sql",
+    "0012_ends_of_ids.sql",
 )
 
 # What the scripts make, so that opening a file need not execute them in memory, which takes half of

@@ -19,8 +19,8 @@ PAGES = [
     README,
     *(page for page in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in page.parts),
 ]
-# Each of its recipes is a program, or several: tests/integration/test_recipes.py executes them.
-RECIPES = ROOT / "docs" / "recipes.md"
+# Programs that are started, killed and changed: other tests execute them.
+WITH_PROGRAMS = {ROOT / "docs" / "tutorial-script.md", *(ROOT / "docs" / "recipes").glob("*.md")}
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 SHELL = re.compile(r"^```sh\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
@@ -35,7 +35,11 @@ TEXT = documented()
 
 @pytest.mark.parametrize(
     "page",
-    [page for page in PAGES if page != RECIPES and BLOCK.search(page.read_text(encoding="utf-8"))],
+    [
+        page
+        for page in PAGES
+        if page not in WITH_PROGRAMS and BLOCK.search(page.read_text(encoding="utf-8"))
+    ],
     ids=lambda page: page.name,
 )
 def test_the_code_of_a_page_runs(page: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def test_the_first_screen_is_one() -> None:
     assert re.fullmatch(r"durably [^.]*\.", sentence)
     assert (EXAMPLE.language, TRANSCRIPT.language) == ("python", "console")
     assert len(EXAMPLE.text.splitlines()) <= 12
-    assert len(re.findall(r"\]\(docs/recipes\.md#", head)) == 3
+    assert len(re.findall(r"\]\(docs/recipes/", head)) == 3
 
 
 def test_killed_and_started_again_it_prints_what_the_page_shows(tmp_path: Path) -> None:

@@ -21,34 +21,34 @@ from typing import Any
 import pytest
 from children import DEADLINE_S, Eventually
 from notebooks import Execution, Notebook
-from pages import DOCS, execute_transcript, sections, shows, write_files
+from pages import DOCS, blocks_of, execute_transcript, shows, write_files
 
 import durably
 from durably.testing import check
 
 pytestmark = pytest.mark.slow
 
-PAGE = DOCS / "recipes.md"
-RECIPES = sections(PAGE)
+RECIPES = {page.stem: blocks_of(page) for page in (DOCS / "recipes").glob("*.md")}
 TIMEOUT_S = 100  # only guards against hanging
 ROWS = "".join(f"{number},user {number}\n" for number in range(100))
 
 
 def test_each_recipe_has_a_test() -> None:
-    """A recipe that is added to the page is executed by a test, too."""
-    assert list(RECIPES) == [
-        "",
-        "A long loop",
-        "A notebook",
-        "Cron",
-        "A service",
-        "Several machines",
-        "Frames and arrays",
-        "What happens when I change my code",
-        "Look at the file with SQL",
-    ]
+    """A recipe that is added is executed by a test, and listed, too."""
+    assert set(RECIPES) == {
+        "changing-code",
+        "cron",
+        "frames-and-arrays",
+        "long-loop",
+        "notebook",
+        "service",
+        "several-machines",
+        "sql",
+    }
     for blocks in RECIPES.values():
         assert {block.language for block in blocks} <= {"python", "console", "sql", "ini", "text"}
+    listed = re.findall(r"\]\(recipes/([\w-]+)\.md\)", (DOCS / "recipes.md").read_text("utf-8"))
+    assert sorted(listed) == sorted(RECIPES)
 
 
 def environment(**variables: object) -> dict[str, str]:
@@ -156,7 +156,7 @@ def run_cells(notebook: Notebook, cells: list[str]) -> list[Execution]:
 
 def test_a_notebook(tmp_path: Path) -> None:
     """The cells work, and after a kill of the kernel they return what was stored."""
-    cells = [block.text for block in RECIPES["A notebook"]]
+    cells = [block.text for block in RECIPES["notebook"]]
     with Notebook(tmp_path) as notebook:
         first = run_cells(notebook, cells)
         notebook.restart()
@@ -183,7 +183,7 @@ class Cron:
         self.database = folder / "imports.db"
         self.csv = folder / "users.csv"
         self.script = folder / "nightly.py"
-        write_files(RECIPES["Cron"], folder)
+        write_files(RECIPES["cron"], folder)
 
     def execute(self) -> tuple[int, str]:
         return execute(self.folder, "nightly.py", DURABLY_DB=self.database)
@@ -249,7 +249,7 @@ def test_cron_continues_what_was_killed(cron: Cron, eventually: Eventually) -> N
 def test_cron_mails_a_failure_and_continues_after_the_fix(cron: Cron) -> None:
     """A failure: status 1, and the mail of the page; then the script continues there."""
     cron.csv.write_text(ROWS.replace("63,", "bad,"))
-    _, expected = (block.text for block in RECIPES["Cron"] if block.language == "text")
+    _, expected = (block.text for block in RECIPES["cron"] if block.language == "text")
 
     status, mail = cron.execute()
 
@@ -284,7 +284,7 @@ def test_cron_cares_for_the_file(cron: Cron) -> None:
     """The commands print nothing, and the backup is sound."""
     cron.csv.write_text(ROWS)
     assert cron.execute() == (0, "")
-    [commands] = [block.text for block in RECIPES["Cron"] if block.language == "console"]
+    [commands] = [block.text for block in RECIPES["cron"] if block.language == "console"]
     backup = cron.folder / "backup.db"
     scripts = Path(sys.executable).parent
     path = f"{scripts}{os.pathsep}{os.environ['PATH']}"
@@ -334,7 +334,7 @@ def nearly_full_pipe() -> tuple[int, int]:
 
 def test_frames_and_arrays_are_computed_once(tmp_path: Path) -> None:
     """Executed again after it failed, it reads them from the file."""
-    write_files(RECIPES["Frames and arrays"], tmp_path)
+    write_files(RECIPES["frames-and-arrays"], tmp_path)
     result = tmp_path / "slope.txt"
     result.touch()
 
@@ -353,7 +353,7 @@ def test_frames_and_arrays_are_computed_once(tmp_path: Path) -> None:
 
 def test_a_loop_of_one_call(tmp_path: Path, eventually: Eventually) -> None:
     """Killed, failed, corrected, with more rows: it labels what has no label, and nothing else."""
-    write_files(RECIPES["A long loop"], tmp_path)
+    write_files(RECIPES["long-loop"], tmp_path)
     documents, database = tmp_path / "documents.csv", tmp_path / "labels.db"
     rows = [f"{number},text {number}\n" for number in range(2000)]
     documents.write_text("".join([*rows[:1999], "1999,\n"]))
@@ -389,7 +389,7 @@ def test_a_loop_of_one_call(tmp_path: Path, eventually: Eventually) -> None:
 
 def test_a_long_loop(tmp_path: Path, eventually: Eventually) -> None:
     """Killed in the middle and started again, it inserts what was not inserted."""
-    write_files(RECIPES["A long loop"], tmp_path)
+    write_files(RECIPES["long-loop"], tmp_path)
     rows = "".join(f"{number},user {number}\n" for number in range(30_000))
     (tmp_path / "users.csv").write_text(rows)
     database = tmp_path / "imports.db"
@@ -418,7 +418,7 @@ def test_a_long_loop(tmp_path: Path, eventually: Eventually) -> None:
 
 def test_a_service_stops_at_a_step_and_continues(tmp_path: Path, eventually: Eventually) -> None:
     """SIGTERM ends the step in progress with its result, and the next start continues the run."""
-    write_files(RECIPES["A service"], tmp_path)
+    write_files(RECIPES["service"], tmp_path)
     database = tmp_path / "pictures.db"
     picture = Pipe(tmp_path / "cat.png")
     with begin(tmp_path, "worker.py", DURABLY_DB=database) as worker:
@@ -451,7 +451,7 @@ def test_a_service_that_is_killed_repeats_the_step_in_progress(
     tmp_path: Path, eventually: Eventually
 ) -> None:
     """SIGKILL in a step: the next start executes that step, and nothing else, again."""
-    write_files(RECIPES["A service"], tmp_path)
+    write_files(RECIPES["service"], tmp_path)
     database = tmp_path / "pictures.db"
     picture = Pipe(tmp_path / "cat.png")
     with begin(tmp_path, "worker.py", DURABLY_DB=database) as worker:
@@ -476,13 +476,13 @@ def test_a_service_that_is_killed_repeats_the_step_in_progress(
 
 def test_the_unit_of_the_service_is_one(tmp_path: Path) -> None:
     """The unit can be read, and starts a script of the recipe."""
-    [unit] = [block.text for block in RECIPES["A service"] if block.language == "ini"]
+    [unit] = [block.text for block in RECIPES["service"] if block.language == "ini"]
     parsed = RawConfigParser()
     parsed.read_string(unit)
 
     assert parsed.sections() == ["Unit", "Service", "Install"]
     script = Path(parsed["Service"]["ExecStart"].split()[1]).name
-    assert script in [block.file for block in RECIPES["A service"]]
+    assert script in [block.file for block in RECIPES["service"]]
     assert parsed["Service"]["Environment"].startswith("DURABLY_DB=")
 
 
@@ -536,7 +536,7 @@ def execute_with_mpi(mpiexec: str, folder: Path) -> subprocess.CompletedProcess[
 
 def test_mpi(tmp_path: Path, mpiexec: str) -> None:
     """Workers of MPI execute the items, and the program that drives stores their results."""
-    write_files(RECIPES["Several machines"], tmp_path)
+    write_files(RECIPES["several-machines"], tmp_path)
     done = execute_with_mpi(mpiexec, tmp_path)
     assert (done.returncode, done.stdout.strip()) == (0, "332833500"), done.stderr
     assert sum_of_squares(tmp_path).reused == 1000
@@ -544,7 +544,7 @@ def test_mpi(tmp_path: Path, mpiexec: str) -> None:
 
 def test_mpi_whose_worker_dies(tmp_path: Path, mpiexec: str) -> None:
     """It ends the whole program, as MPI does; the next start goes on where that was."""
-    write_files(RECIPES["Several machines"], tmp_path)
+    write_files(RECIPES["several-machines"], tmp_path)
     script = tmp_path / "mpi_squares.py"
     dies = """
         import os, pathlib, time
@@ -605,7 +605,7 @@ def init():
 @pytest.mark.skipif(importlib.util.find_spec("cloudpickle") is None, reason="for the stand-in")
 def test_ray(tmp_path: Path) -> None:
     """The executor does what a map asks of it; a pool of processes stands in for Ray."""
-    write_files(RECIPES["Several machines"], tmp_path)
+    write_files(RECIPES["several-machines"], tmp_path)
     if importlib.util.find_spec("ray") is None:
         (tmp_path / "ray.py").write_text(RAY, encoding="utf-8")
     status, printed = execute(tmp_path, "ray_squares.py")
@@ -619,7 +619,7 @@ def test_ray(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="sed of another system has other options")
 def test_code_that_changes(tmp_path: Path) -> None:
     """The transcript is what the commands print."""
-    blocks = RECIPES["What happens when I change my code"]
+    blocks = RECIPES["changing-code"]
     write_files(blocks, tmp_path)
     [transcript] = [block.text for block in blocks if block.language == "console"]
 
@@ -634,7 +634,7 @@ def test_sql_reads_the_file(cron: Cron) -> None:
     cron.csv.write_text(ROWS[:600].replace("7,", "bad,"))
     assert cron.execute()[0] == 1
     assert cron.execute()[0] == 1
-    queries = [block.text for block in RECIPES["Look at the file with SQL"]]
+    queries = [block.text for block in RECIPES["sql"]]
 
     with closing(sqlite3.connect(f"file:{cron.database}?mode=ro", uri=True)) as db:
         latest, steps, counts, reasons, again = (db.execute(query).fetchall() for query in queries)
@@ -651,21 +651,3 @@ def test_sql_reads_the_file(cron: Cron) -> None:
     [(tried, attempts, outcomes)] = again
     assert (tried, attempts) == (run_id, 2)
     assert re.fullmatch(r"failed on \S+, failed on \S+", outcomes)
-
-
-def test_the_views_have_the_columns_of_the_page(tmp_path: Path) -> None:
-    """They are promised, in this order, and the table of the recipe lists them."""
-    durably.Durably(tmp_path / "views.db").close()
-    page = PAGE.read_text(encoding="utf-8")
-    promised = {
-        view: re.findall(r"`(\w+)`", columns)
-        for view, columns in re.findall(
-            r"^\| `(\w+)` \|[^|]*\| (`id`.*|`run_id`.*) \|$", page, re.MULTILINE
-        )
-    }
-    with closing(sqlite3.connect(tmp_path / "views.db")) as db:
-        found = {
-            view: [row[1] for row in db.execute(f"PRAGMA table_info({view})")] for view in promised
-        }
-    assert found == promised
-    assert list(promised) == ["runs", "steps", "items", "attempts"]

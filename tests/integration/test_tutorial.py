@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 def test_the_tutorial(tmp_path: Path) -> None:
     """Its program is written, killed, failed, fixed and looked at, command by command."""
-    follow(DOCS / "tutorial.md", tmp_path)
+    follow(DOCS / "tutorial-script.md", tmp_path)
 
 
 def code_cells() -> list[dict[str, Any]]:

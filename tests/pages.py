@@ -25,7 +25,7 @@ _VARYING: Final = {
     r"…[0-9A-Z]{4,8}\b": "<id>",
     r"\b01[0-9A-Z]{24}\b": "<id>",
     r"\b[0-9A-HJKMNP-TV-Z]{8}\b": "<id>",
-    r"\b\d\d-\d\d \d\d:\d\d\b": "<instant>",
+    r"\b\d\d-\d\d \d\d:\d\d(:[\d.]+)?": "<instant>",
     r"\b\d+(\.\d+)? s\b": "<time>",
     r"\bprocess \d+": "process <pid>",
     r" +": " ",

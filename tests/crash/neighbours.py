@@ -29,8 +29,8 @@ SUFFIXES = ("", "-wal", "-shm")
 
 # A neighbour that closes the database as the last one to have it open deletes the log. If its own
 # lock is dropped in the middle of that, it deletes it under a process that opens the file just
-# then: that is docs/reliability.md's "What is not promised in rare cases", so nothing else is closed or opened
-# meanwhile.
+# then. docs/reliability.md has it under "What is not promised in rare cases", so nothing else is
+# closed or opened meanwhile.
 CLOSING: Final = threading.Lock()
 
 

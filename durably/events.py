@@ -135,6 +135,22 @@ class RunRetried(RunEvent):
     type: ClassVar[str] = "run:retry"
 
 
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class RunRedone(RunEvent):
+    """Results of a run were forgotten or set by hand.
+
+    ``from_step`` and ``only`` are those of ``Durably.redo``; after it the run is pending. If
+    ``is_manual``, the result of the step *only*, or of the item ``map[key]``, was set.
+
+    .. versionadded:: 0.2.0
+    """
+
+    type: ClassVar[str] = "run:redo"
+    from_step: str | None
+    only: str | None
+    is_manual: bool
+
+
 class RunDeleted(RunEvent):
     """A terminal run was deleted with all that belongs to it.
 
@@ -300,6 +316,7 @@ EVENT_TYPES: Final[dict[str, type[Event]]] = {
         RunFailed,
         RunCancelled,
         RunRetried,
+        RunRedone,
         RunDeleted,
         RunRecovered,
         RunInterrupted,
@@ -329,6 +346,7 @@ __all__ = [
     "RunInterrupted",
     "RunProgressed",
     "RunRecovered",
+    "RunRedone",
     "RunRetried",
     "RunStarted",
     "RunTriggered",

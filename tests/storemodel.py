@@ -45,6 +45,7 @@ from durably.store.sqlite.sql import (
     items,
     logs,
     owners,
+    redo,
     requeue,
     runs,
     settle,
@@ -865,6 +866,7 @@ class StoreMachine(RuleBasedStateMachine):
             return
         if known is None:
             known = run.maps[name] = Map(state, execution.attempt)
+            run.steps.pop(name, None)  # as which it was forgotten
         known.counts = (state.done, state.failed, state.reused)
         if status is not None:
             known.record = (state.step_index, status, state.error, execution.attempt)
@@ -1170,6 +1172,79 @@ class StoreMachine(RuleBasedStateMachine):
         else:
             assert outcome == "done"
             self.retry_in_model(run)
+
+    @precondition(lambda self: self.ids)
+    @rule(
+        number=numbers,
+        from_step=st.sampled_from([None, None, *STEPS, *MAPS, "q"]),
+        only=st.sampled_from([None, None, None, *STEPS, *MAPS, "q", "m[k1]", "n[k2]"]),
+    )
+    def redo(self, number: int, from_step: str | None, only: str | None) -> None:
+        """Results are forgotten of a run that nothing executes, and it goes back."""
+        from_step = None if only is not None else from_step
+        run_id, run = self.a_run(number)
+        outcome = self.call(redo.redo, run_id, from_step, only, self.now)
+        if run is None:
+            assert outcome == "not found"
+            return
+        if run.status == "running" or run.owner is not None:
+            assert outcome == "conflict"
+            return
+        name = from_step or only
+        place = -1 if name is None else self.place_of_step(run, name)
+        if place is None:
+            assert outcome == "not found"
+            return
+        assert outcome == "done"
+        if only is not None and "[" in only:
+            self.forget_item(run, only)
+        elif only is not None:
+            self.forget_step(run, only)
+        else:
+            after = [*run.steps, *run.maps, "q"]
+            for each in after:
+                at = self.place_of_step(run, each)
+                if at is not None and at >= place:
+                    self.forget_step(run, each)
+        due = run.due if run.attempt == 0 else None
+        run.progress, run.died_after = None, 0
+        self.retry_in_model(run)
+        run.due = due
+
+    def place_of_step(self, run: Run, name: str) -> int | None:
+        """The index by which a step, a map, a question or an item is known to a person."""
+        if name in run.steps:
+            return run.steps[name][0]
+        if name in run.maps:
+            return run.maps[name].record[0]
+        if name == "q":
+            return 1000 if run.question is not None and run.question[1] is not None else None
+        of_map = run.maps.get(name[0])
+        keys = () if of_map is None else [each[0] for each in of_map.items.values()]
+        return 0 if name[2:-1] in keys else None
+
+    def forget_step(self, run: Run, name: str) -> None:
+        if name == "q":
+            run.question = None
+            return
+        if name in run.maps:
+            index, *_, attempt = run.maps.pop(name).record
+        else:
+            index, *_, attempt = run.steps[name]
+        run.steps[name] = (index, "forgotten", None, None, attempt)
+        self.results.pop((run.id, name), None)
+
+    def forget_item(self, run: Run, name: str) -> None:
+        of_map = run.maps[name[0]]
+        index, output = next(
+            (index, each[1]) for index, each in of_map.items.items() if each[0] == name[2:-1]
+        )
+        del of_map.items[index]
+        step_index, _, _, attempt = of_map.record
+        of_map.record = (step_index, None, None, attempt)
+        done, failed, reused = of_map.counts
+        done, failed = max(0, done - (output is not None)), max(0, failed - (output is None))
+        of_map.counts = (done, failed, min(reused, done))
 
     @precondition(lambda self: self.ids)
     @rule(number=numbers, origin=st.sampled_from(["x", "y", None]))

@@ -91,8 +91,8 @@ PUBLIC = {
 ENGINE = (
     "start stop close init run run_until_idle process_one register jobs get_job trigger "
     "trigger_and_wait batch_trigger get_run get_runs "
-    "runs count_runs get_steps steps get_items get_attempts get_logs wait as_completed retry adopt "
-    "answer signal get_questions retrigger "
+    "runs count_runs get_steps steps get_items get_attempts get_logs wait as_completed retry redo "
+    "adopt answer signal get_questions retrigger "
     "cancel delete_run purge_runs backup vacuum on on_error subscribe use to_dict "
     "to_frame"
 )
@@ -107,7 +107,7 @@ RUN = (
     "attempt completed_steps created_at started_at completed_at updated_at heartbeat_at "
     "disposition kind waiting_for run_at failures parent_id is_terminal is_active "
     "duration "
-    "result wait refresh steps items attempts logs cancel retry timeline "
+    "result wait refresh steps items attempts logs cancel retry redo timeline "
     "to_dict to_frame"
 )
 STEP_RECORD = "name index status output error started_at completed_at attempt items"

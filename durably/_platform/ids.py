@@ -26,6 +26,15 @@ _TAIL_LENGTH: Final = 4
 _TAIL_BITS: Final = 5 * _TAIL_LENGTH
 
 
+def child_id(parent_id: str, name: str) -> str:
+    """Return the id of the run that a step of that name triggers: the same one each time."""
+    import hashlib  # noqa: PLC0415 - where first needed
+
+    hashed = hashlib.sha256(f"{parent_id}\0{name}".encode()).digest()
+    number = int.from_bytes(hashed[: _SERIAL_BITS // 8])
+    return f"{parent_id[:_WHEN_LENGTH]:0<{_WHEN_LENGTH}}{_base32(number, _SERIAL_LENGTH)}"
+
+
 def is_id(text: str) -> bool:
     """Return whether *text* has the form of an id; such text is never a path."""
     return len(text) == _LENGTH and not text.strip(_ALPHABET)

@@ -10,6 +10,7 @@ import attrs
 from durably._platform.signals import door
 from durably.client.arguments import AnyRun, OnLog, OnProgress
 from durably.client.attempts import AttemptReader
+from durably.client.by_hand import ByHand
 from durably.client.control import Control
 from durably.client.items import ItemReader
 from durably.client.query import Reader
@@ -37,6 +38,7 @@ class Answers:
     _attempts: AttemptReader
     _waiter: Waiter
     _control: Control
+    _by_hand: ByHand
     _flush_log_lines: Callable[[], object]
 
     def wait(
@@ -99,3 +101,8 @@ class Answers:
         """Put the run back to pending, and return it."""
         self._check()
         return self._control.retry(run)
+
+    def redo(self, run: AnyRun | str, from_step: str | None, only: str | None) -> AnyRun:
+        """Forget results of the run, make it pending, and return it."""
+        self._check()
+        return self._by_hand.redo(run, from_step, only)

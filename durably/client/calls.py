@@ -16,6 +16,7 @@ from durably.client.arguments import (
     TriggerOptions,
     WaitOptions,
 )
+from durably.client.by_hand_calls import ByHandCalls
 from durably.client.care import CareCalls
 from durably.client.read_calls import ReadCalls
 from durably.jobs import Job
@@ -30,7 +31,7 @@ R = TypeVar("R")
 
 
 @door
-class RunCalls(ReadCalls, AnswerCalls, CareCalls):
+class RunCalls(ReadCalls, AnswerCalls, CareCalls, ByHandCalls):
     """What an engine can be asked about runs, also where nothing is executed."""
 
     @overload

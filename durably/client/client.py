@@ -10,6 +10,7 @@ from durably._platform.ids import Ids
 from durably.client.answers import Answers
 from durably.client.arguments import AnyRun
 from durably.client.attempts import AttemptReader
+from durably.client.by_hand import ByHand
 from durably.client.children import Children
 from durably.client.control import Control
 from durably.client.handles import Handles
@@ -101,6 +102,7 @@ class Client:
         self.children = Children(store, clock, emitter, self.reader, self.submitter, self.handles)
         self.questions = Questions(store, codec, clock)
         self.control = Control(store, emitter, clock, registry, self.reader, self.submitter, worker)
+        self.by_hand = ByHand(store, emitter, clock, self.reader, worker)
         self.answers = Answers(
             check,
             store,
@@ -109,6 +111,7 @@ class Client:
             self.attempts,
             self.waiter,
             self.control,
+            self.by_hand,
             worker.flush_log_lines,
         )
         self.reader.answers = self.answers

@@ -44,7 +44,7 @@ class Control:
         with self._emitter.announcing(run_id):
             row = self._store.retry(run_id, self._clock.now_us())
             self._store.changes.offer()
-            self._emitter.emit("run:retry", **_fields(row))
+            self._emitter.emit("run:retry", **fields_of(row))
         return self._reader.run_of(row)
 
     def adopt(self, run: AnyRun | str) -> AnyRun:
@@ -78,7 +78,7 @@ class Control:
             # If the run was pending, the next one with its concurrency key is claimable.
             self._store.changes.offer()
             for each in (row, *children):
-                self._emitter.emit("run:cancel", **_fields(each))
+                self._emitter.emit("run:cancel", **fields_of(each))
 
     def delete(self, run: AnyRun | str) -> None:
         """Delete a terminal run with everything that belongs to it."""
@@ -86,7 +86,7 @@ class Control:
         with self._emitter.announcing(run_id):
             row = self._store.delete(run_id)
             self._store.changes.notify()
-            self._emitter.emit("run:delete", **_fields(row))
+            self._emitter.emit("run:delete", **fields_of(row))
 
     def purge(self, older_than: Age, limit: int, *, keep_failed: bool) -> int:
         """Delete up to *limit* runs that ended before then, and return how many were deleted."""
@@ -98,7 +98,7 @@ class Control:
             self._store.changes.notify()
             self._shrink()
         for row in deleted:
-            self._emitter.emit("run:delete", **_fields(row))
+            self._emitter.emit("run:delete", **fields_of(row))
         return len(deleted)
 
     def _shrink(self) -> None:
@@ -117,7 +117,8 @@ def _refuse_session(row: RunRow, verb: str) -> None:
         )
 
 
-def _fields(row: RunRow) -> dict[str, Any]:
+def fields_of(row: RunRow) -> dict[str, Any]:
+    """Return the fields that each event of a run has."""
     return {"run_id": row.id, "job_name": row.job_name, "labels": labels_of(row)}
 
 

@@ -9,20 +9,6 @@ if TYPE_CHECKING:
     from durably.models import Run
     from durably.store.rows import RunKey
 
-_HASHED = 16
-# Those of an id, which is a ULID.
-_TIME, _DIGITS = 10, "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-
-
-def child_id(parent_id: str, name: str) -> str:
-    """Return the id of the run that a step of that name triggers: the same one each time."""
-    import hashlib  # noqa: PLC0415 - where first needed
-
-    hashed = hashlib.sha256(f"{parent_id}\0{name}".encode()).digest()
-    number = int.from_bytes(hashed[:10], "big")
-    digits = "".join(_DIGITS[number >> shift & 31] for shift in range(75, -1, -5))
-    return f"{parent_id[:_TIME]:0<{_TIME}}{digits[:_HASHED]}"
-
 
 class ChildRuns(Protocol):
     """Triggers and reads the children of runs. Usable from any thread."""

@@ -34,6 +34,7 @@ EventType = Literal[
     "run:fail",
     "run:cancel",
     "run:retry",
+    "run:redo",
     "run:delete",
     "run:recover",
     "run:interrupt",

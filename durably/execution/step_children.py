@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, TypeVar, overload
 
+from durably._platform.ids import child_id
 from durably._platform.safe_repr import short_repr
 from durably._platform.signals import entered_in_job
 from durably.errors import ConflictError, NotFoundError, ValidationError
-from durably.execution.children import child_id
 from durably.execution.current_run import CurrentRun, Services
 from durably.execution.step_questions import StepQuestions, Ticket
 from durably.execution.step_runner import StepRunner

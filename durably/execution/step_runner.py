@@ -182,13 +182,15 @@ class StepRunner:
         try:
             if self._maps.get(name):
                 self._repeated(name)
+            checkpoint = None
             if name not in self._maps and self._checkpoints.may_hold(name):
-                find = self._checkpoints.find
-                if self._recorder.read(find, name)[0] is not None:
+                checkpoint, _ = self._recorder.read(self._checkpoints.find, name)
+                # A step without a result leaves its place to a map.
+                if checkpoint is not None and checkpoint[1] is not None:
                     self._refuse_other_kind(name, "step.run")
             index = self._checkpoints.maps.get(name)
             if index is None:
-                index = self._checkpoints.maps[name] = self._index_of(name, None)
+                index = self._checkpoints.maps[name] = self._index_of(name, checkpoint)
         except BaseException:
             self.end_turn(name)
             raise

@@ -63,6 +63,9 @@ class RunEngine(Protocol):
     def retry(self, run: Any) -> Any:
         """Put the run back to pending."""
 
+    def redo(self, run: Any, from_step: str | None, only: str | None) -> Any:
+        """Forget results of the run, and make it pending."""
+
 
 class Asking(Value, Generic[R]):
     """Base of ``Run``: what it can be asked, which its engine answers.
@@ -226,6 +229,26 @@ class Asking(Value, Generic[R]):
         .. versionadded:: 0.2.0
         """
         run: Self = self._ask().retry(self)
+        return run
+
+    @entered
+    def redo(self, *, from_step: str | None = None, only: str | None = None) -> Self:
+        """Forget results of the run, so that their steps are executed again, and return it.
+
+        It is pending again, as after ``Durably.redo``, which says what becomes of the rest.
+
+        Args:
+            from_step: the first step to execute again, with all that follow it.
+            only: one step to execute again, or ``"map[key]"`` for one item of a map.
+
+        Raises:
+            ConflictError: the run is being executed, or this ``Run`` came from no engine.
+            NotFoundError: it was deleted, or has no such step.
+            ValidationError: both *from_step* and *only* were given.
+
+        .. versionadded:: 0.2.0
+        """
+        run: Self = self._ask().redo(self, from_step, only)
         return run
 
     @entered

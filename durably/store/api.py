@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
+from durably.store.by_hand import ByHand
 from durably.store.care import Care
 from durably.store.change_feed import ChangeFeed
 from durably.store.closing import Closing
@@ -125,7 +126,7 @@ class Checkpoints(ItemCheckpoints, WaitCheckpoints, Protocol):
         """Return the status and the fence of a run, ``None`` if it was deleted."""
 
 
-class Store(Care, Answers, Parents, Protocol):
+class Store(Care, ByHand, Answers, Parents, Protocol):
     """Runs, steps, log lines and owners, on disk. Usable from any thread of its process."""
 
     path: str

@@ -28,6 +28,7 @@ RUN: Final = {
     "fence": TRIES,
     "failures": TRIES,
     "deaths": TRIES,
+    "redos": TRIES,
     "created_at_us": TIME,
     "started_at_us": TIME,
     "completed_at_us": TIME,

@@ -264,6 +264,8 @@ def handles(app: Durably) -> None:
     assert_type(app.retry(run), Run[ImportCsv, Imported])
     assert_type(app.retrigger(run), Run[ImportCsv, Imported])
     assert_type(app.adopt(run), Run[ImportCsv, Imported])
+    assert_type(app.redo(run, from_step="read"), Run[ImportCsv, Imported])
+    app.redo(run, "read")  # type: ignore[call-arg]
     ended = handle.trigger_and_wait(
         ImportCsv("users.csv"),
         timeout=5,
@@ -402,6 +404,7 @@ def runs(app: Durably, run: Run[ImportCsv, Imported]) -> None:
     assert_type(run.wait(timeout=timedelta(seconds=5)), Run[ImportCsv, Imported])
     assert_type(run.refresh(), Run[ImportCsv, Imported])
     assert_type(run.retry(), Run[ImportCsv, Imported])
+    assert_type(run.redo(only="read"), Run[ImportCsv, Imported])
     assert_type(run.to_dict(), dict[str, Any])
     assert_type(app.runs().to_dict(), list[dict[str, Any]])
     run.cancel("now")  # type: ignore[call-arg]

@@ -547,7 +547,7 @@ def test_reading_a_window_costs_by_its_length(db: apsw.Connection) -> None:
         db.execute(
             f"""{COUNTING % count}
             INSERT INTO durably_steps SELECT ({number} << 24) | n - 1, {number}, 's' || n,
-                'completed', '1', NULL, 1, 1, 1 FROM n"""
+                'completed', '1', NULL, 1, 1, 1, 0 FROM n"""
         )
     assert steps.highest_index(db, 2) == 2
     assert len(steps.window(db, 2, 0).checkpoints) == 3
@@ -568,7 +568,7 @@ def test_items_cost_by_what_is_asked_for(db: apsw.Connection) -> None:
     db.execute(
         f"""{COUNTING % MANY}
         INSERT INTO durably_items SELECT (1 << 30) | n - 1, 'k' || n, iif(n % 9999, '1', NULL),
-            iif(n % 9999, NULL, '{{}}'), 1, NULL, 1, 1 FROM n"""
+            iif(n % 9999, NULL, '{{}}'), 1, NULL, 1, 1, 0, 0 FROM n"""
     )
     run = runs_of_it[0]
     state = MapState(run.run, f"m{run.run}", True, 1, 0, 0, None, 1)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from durably.errors import DatabaseError
 from durably.store.api import Checkpoints, Liveness
 from durably.store.outcome import Completed, NotExecuted, Outcome, RequeueReason
 from durably.store.rows import (
@@ -25,6 +24,7 @@ from durably.store.rows import (
 )
 from durably.store.sqlite.blobs.filing import Filing
 from durably.store.sqlite.blobs.folder import SUFFIX, BlobFolder
+from durably.store.sqlite.by_hand import ByHand
 from durably.store.sqlite.checkpoints import SqliteCheckpoints
 from durably.store.sqlite.locks import owner_lock
 from durably.store.sqlite.locks.owner_lock import OwnerLock
@@ -44,7 +44,7 @@ from durably.store.sqlite.sql import begin as beginning
 from durably.store.sqlite.sql import enqueue as enqueueing
 from durably.store.sqlite.sql import owners as owner_rows
 from durably.store.sqlite.sql import requeue as requeueing
-from durably.store.sqlite.verbs import OnDatabase, reads, writes
+from durably.store.sqlite.verbs import reads, writes
 
 if TYPE_CHECKING:
     from durably.codec.parts import Files
@@ -57,7 +57,7 @@ T = TypeVar("T")
 log = logging.getLogger("durably")
 
 
-class SqliteStore(OnDatabase):
+class SqliteStore(ByHand):
     """A store on one SQLite file; see ``store.api.Store`` for what each verb promises."""
 
     def __init__(self, database: Database | LookedAt, filing: Filing | None = None) -> None:
@@ -309,13 +309,6 @@ class SqliteStore(OnDatabase):
         if if_any:
             self.remove_dropped_files()
         return result
-
-    def remove_dropped_files(self) -> None:
-        """Remove the files of runs that were deleted. What fails is tried again by a sweep."""
-        try:
-            self.filing.remove_dropped()
-        except DatabaseError as exc:
-            log.warning("files of deleted runs are left for later: %s", exc)
 
     def sweep_files(self) -> None:
         """Remove the files that nothing refers to, and that were left by a process for an hour."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
+from durably.errors import DatabaseError
 from durably.store.sqlite.blobs.filing import Filing
 from durably.store.sqlite.connection.write_request import Operation
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 Ps = ParamSpec("Ps")
 T = TypeVar("T")
 
+log = logging.getLogger("durably")
+
 
 class OnDatabase:
     """What has verbs that are operations on a database."""
@@ -22,6 +26,13 @@ class OnDatabase:
     def __init__(self, database: Database | LookedAt, filing: Filing) -> None:
         self.database = database
         self.filing = filing
+
+    def remove_dropped_files(self) -> None:
+        """Remove the files of runs that were deleted. What fails is tried again by a sweep."""
+        try:
+            self.filing.remove_dropped()
+        except DatabaseError as exc:
+            log.warning("files of deleted runs are left for later: %s", exc)
 
 
 def writes(operation: Operation[Ps, T]) -> Callable[Concatenate[OnDatabase, Ps], T]:

@@ -294,7 +294,8 @@ RULES: Final[dict[str, str]] = {
         WHERE step >> 24 <> run""",
     "a step's result, error and status do not fit": """
         SELECT r.id, s.name, s.status FROM durably_steps s LEFT JOIN durably_runs r USING (run)
-        WHERE s.status NOT IN ('completed', 'failed', 'cancelled')
+        WHERE s.status NOT IN ('completed', 'failed', 'cancelled', 'forgotten')
+           OR s.is_manual NOT IN (0, 1) OR (s.is_manual AND s.status <> 'completed')
            OR (s.status = 'completed') <> (s.output IS NOT NULL)
            OR (s.status = 'failed') <> (s.error IS NOT NULL)""",
     "a step was stored by an attempt that its run never had": """

@@ -24,7 +24,7 @@ ATTEMPTS_OF_JOBS: Final = """
 
 STEPS_OF_JOBS: Final = """
     SELECT CAST(r.job_name AS BLOB), sum(s.steps), sum(s.bytes) FROM (
-        SELECT run, count(*) AS steps,
+        SELECT run, sum(status <> 'forgotten') AS steps,
                sum(octet_length(name) + coalesce(octet_length(output), 0)
                    + coalesce(octet_length(error), 0)) AS bytes
         FROM durably_steps GROUP BY step >> 24) s JOIN durably_runs r ON r.run = s.run

@@ -11,6 +11,7 @@ from typing import Final
 import apsw
 
 from durably._platform.host import host_name
+from durably._platform.ids import child_id
 from durably.errors import ConflictError
 from durably.store.rows import Claim, Enqueued, NewRun, RunKey, RunRow
 from durably.store.sqlite.connection.write_request import single_statement
@@ -123,9 +124,11 @@ def spawn(db: apsw.Connection, fence: int, new: NewRun, now_us: int) -> Enqueued
     assert new.parent is not None  # noqa: S101 - a child has one
     if queries.state_of(db, new.parent) != ("running", fence):
         return None
-    existing = queries.find(db, new.id)
-    if existing is not None:
-        return Enqueued(existing, "idempotent")
+    while (existing := queries.find(db, new.id)) is not None:
+        if existing.parent_id is not None:
+            return Enqueued(existing, "idempotent")
+        # The step was executed before it was forgotten, and let go of that child.
+        new = new._replace(id=child_id(existing.id, "again"))
     return enqueue(db, new, now_us)
 
 

@@ -38,6 +38,7 @@ _MIGRATIONS: Final = (
     "0010_unusual_runs.sql",
     "0011_tries.sql",
     "0012_ends_of_ids.sql",
+    "0013_by_hand.sql",
 )
 
 # What the scripts make, so that opening a file need not execute them in memory, which takes half of

@@ -85,7 +85,7 @@ OF_RUN: Final = f"""
     SELECT {_COLUMNS}
     FROM durably_runs r JOIN durably_steps s
       ON s.step >= (r.run << 24) AND s.step < ((r.run + 1) << 24)
-    WHERE r.id = :id ORDER BY s.step"""
+    WHERE r.id = :id AND s.status <> 'forgotten' ORDER BY s.step"""
 
 
 def complete_all(db: apsw.Connection, new: Sequence[tuple[Any, ...]]) -> list[bool]:

@@ -1,0 +1,29 @@
+"""What a store does to a run that nothing executes because a person has asked for it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from durably.store.rows import RunRow
+
+
+class ByHand(Protocol):
+    """The part of a store by which a person changes results. Usable from any thread."""
+
+    def redo(
+        self, run_id: str, from_step: str | None, only: str | None, now_us: int
+    ) -> tuple[RunRow, list[RunRow]]:
+        """Forget results of a run, and make it pending; return it, and what is cancelled for that.
+
+        A step that is forgotten keeps its index. Its questions and timers are forgotten too. Its
+        children are cancelled if they have not ended, and no step of the run finds them any more.
+
+        Args:
+            from_step: the name of the first step or map that is forgotten, with all that follow it
+                in the order of their index; ``None`` for all of them.
+            only: the name of the one that is forgotten, or ``map[key]`` for one item.
+
+        Raises:
+            NotFoundError: there is no such run, step or item.
+            ConflictError: the run is being executed; the message says by which process.
+        """

@@ -30,6 +30,7 @@ html_static_path: list[str] = []
 
 # The outputs that stand in a notebook are shown; a test executes it.
 nb_execution_mode = "off"
+nb_merge_streams = True
 myst_heading_anchors = 4
 myst_enable_extensions = ["fieldlist"]
 

@@ -89,6 +89,21 @@ def test_no_script_is_executed_for_a_file_of_the_newest_version(tmp_path: Path) 
     db.close()
 
 
+def test_a_new_file_has_the_schema_that_the_scripts_make(tmp_path: Path) -> None:
+    """It is made with the newest schema at once, and no script is executed for it."""
+    by_scripts = fresh(tmp_path / "scripts.db", list(schema.migrations()))
+    schema.schemas.cache_clear()
+    at_once = connect(tmp_path / "new.db")
+
+    schema.migrate(at_once, "new.db", begin(at_once))
+
+    assert schema.schemas.cache_info().misses == 0
+    assert schema_of(at_once) == schema_of(by_scripts)
+    assert marks_of(at_once) == marks_of(by_scripts)
+    at_once.close()
+    by_scripts.close()
+
+
 def test_what_is_stored_of_the_schema_rejects_no_file(tmp_path: Path, monkeypatch: Any) -> None:
     """What the scripts make decides, because another SQLite may write it otherwise."""
     db = fresh(tmp_path / "test.db", list(schema.migrations()))

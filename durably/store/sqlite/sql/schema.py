@@ -41,8 +41,9 @@ _MIGRATIONS: Final = (
     "0013_by_hand.sql",
 )
 
-# What the scripts make, so that opening a file need not execute them in memory, which takes half of
-# the time. ``tests/programs/writes_the_schema.py`` writes it.
+# What the scripts make, so that opening a file need not execute them in memory, and a new file not
+# one after the other, which takes most of the time. ``tests/programs/writes_the_schema.py`` writes
+# it.
 _NEWEST: Final = "newest.json"
 
 # "Dura" in ASCII: marks a durably database among other SQLite files.
@@ -63,6 +64,8 @@ _IS_UNSOUND_SEQUENCE: Final = """
                    WHERE name = :table AND (typeof(seq) <> 'integer' OR seq < 0 OR seq >= :most))"""
 
 _PREFIX: Final = "durably_"
+# SQLite makes what begins so itself.
+_BY_SQLITE: Final = "sqlite_"
 # The views for those who read the file. No statement of durably's uses them, so a file in which the
 # user has something else by such a name, or nothing, is as good.
 _PUBLIC: Final = frozenset({"runs", "steps", "items", "attempts"})
@@ -259,7 +262,8 @@ def migrate(
 ) -> None:
     """Migrate the file to the newest version, in one transaction for each version.
 
-    Foreign keys are not enforced meanwhile, and the connection may change the schema's text.
+    A new file is made with the newest schema at once. Foreign keys are not enforced meanwhile, and
+    the connection may change the schema's text.
 
     Args:
         begin: starts a write transaction, waiting for the lock.
@@ -267,7 +271,7 @@ def migrate(
     """
     steps = migrations() if scripts is None else scripts
     with _free_to_migrate(db):
-        _migrate(db, path, begin, steps)
+        _migrate(db, path, begin, steps, at_once=scripts is None)
 
 
 @contextmanager
@@ -302,7 +306,12 @@ def _repair_numbers(db: apsw.Connection) -> None:
 
 
 def _migrate(
-    db: apsw.Connection, path: str, begin: Callable[[], None], steps: Sequence[str]
+    db: apsw.Connection,
+    path: str,
+    begin: Callable[[], None],
+    steps: Sequence[str],
+    *,
+    at_once: bool,
 ) -> None:
     while True:
         begin()
@@ -311,12 +320,14 @@ def _migrate(
             version = version_of(db, path, steps)
             if version == len(steps):
                 _repair_numbers(db)
+            elif version == 0 and at_once:
+                _make_newest(db)
+                _mark(db, len(steps))
             else:
                 # Fetched to the end: APSW stops at the first statement that returns a row.
                 # Not cached: no script is executed again, and its statements are 100 kB.
                 db.execute(steps[version], can_cache=False).fetchall()
-                db.pragma("application_id", APPLICATION_ID)
-                db.pragma("user_version", version + 1)
+                _mark(db, version + 1)
             db.execute("COMMIT")
         except BaseException:
             if db.in_transaction:
@@ -324,3 +335,16 @@ def _migrate(
             raise
         if version >= len(steps):
             return
+
+
+def _make_newest(db: apsw.Connection) -> None:
+    """Make the newest schema in an empty file: tables first, which all else refers to."""
+    objects = [(kind != "table", name, sql) for (kind, name), sql in newest().items() if sql]
+    for _, name, sql in sorted(objects):
+        if not name.startswith(_BY_SQLITE):
+            db.execute(sql, can_cache=False)
+
+
+def _mark(db: apsw.Connection, version: int) -> None:
+    db.pragma("application_id", APPLICATION_ID)
+    db.pragma("user_version", version)

@@ -9,17 +9,16 @@ import attrs
 
 from durably._platform.signals import door
 from durably.client.arguments import AnyRun, OnLog, OnProgress
-from durably.client.attempts import AttemptReader
-from durably.client.by_hand import ByHand
-from durably.client.control import Control
-from durably.client.items import ItemReader
 from durably.client.query import Reader
 from durably.client.wait import Waiter
+from durably.codec import Codec
 from durably.models import AttemptList, ItemList, ItemStatus, LogList, StepList
 from durably.settings import Duration
 from durably.store.api import Store
 
 if TYPE_CHECKING:
+    from durably.client.by_hand import ByHand
+    from durably.client.control import Control
     from durably.rendering.timeline import Timeline
 
 
@@ -33,12 +32,11 @@ class Answers:
 
     _check: Callable[[], None]
     _store: Store
+    _codec: Codec
     _reader: Reader
-    _items: ItemReader
-    _attempts: AttemptReader
     _waiter: Waiter
-    _control: Control
-    _by_hand: ByHand
+    _control: Callable[[], Control]
+    _by_hand: Callable[[], ByHand]
     _flush_log_lines: Callable[[], object]
 
     def wait(
@@ -71,13 +69,19 @@ class Answers:
         offset: int,
     ) -> ItemList:
         """Return the records of the items of a map."""
+        from durably.client.items import ItemReader  # noqa: PLC0415 - where first needed
+
         self._check()
-        return self._items.items_of(run, name, status, limit, offset)
+        return ItemReader(self._store, self._codec, self._reader).items_of(
+            run, name, status, limit, offset
+        )
 
     def attempts(self, run: AnyRun | str) -> AttemptList:
         """Return how the run was executed."""
+        from durably.client.attempts import AttemptReader  # noqa: PLC0415 - where first needed
+
         self._check()
-        return self._attempts.attempts_of(run)
+        return AttemptReader(self._store, self._reader).attempts_of(run)
 
     def logs(self, run: AnyRun | str) -> LogList:
         """Return the persisted log lines of the run, those of this process included."""
@@ -87,22 +91,24 @@ class Answers:
 
     def timeline(self, run: AnyRun | str) -> Timeline:
         """Return a picture of the run's steps over time."""
+        from durably.client.attempts import AttemptReader  # noqa: PLC0415 - where first needed
         from durably.client.timelines import Timelines  # noqa: PLC0415 - where first needed
 
         self._check()
-        return Timelines(self._store, self._reader, self._attempts).timeline_of(run)
+        attempts = AttemptReader(self._store, self._reader)
+        return Timelines(self._store, self._reader, attempts).timeline_of(run)
 
     def cancel(self, run: AnyRun | str) -> None:
         """Cancel the run."""
         self._check()
-        self._control.cancel(run)
+        self._control().cancel(run)
 
     def retry(self, run: AnyRun | str) -> AnyRun:
         """Put the run back to pending, and return it."""
         self._check()
-        return self._control.retry(run)
+        return self._control().retry(run)
 
     def redo(self, run: AnyRun | str, from_step: str | None, only: str | None) -> AnyRun:
         """Forget results of the run, make it pending, and return it."""
         self._check()
-        return self._by_hand.redo(run, from_step, only)
+        return self._by_hand().redo(run, from_step, only)

@@ -9,18 +9,10 @@ from durably._platform.clock import Clock
 from durably._platform.ids import Ids
 from durably.client.answers import Answers
 from durably.client.arguments import AnyRun
-from durably.client.attempts import AttemptReader
-from durably.client.by_hand import ByHand
-from durably.client.children import Children
-from durably.client.control import Control
 from durably.client.handles import Handles
-from durably.client.items import ItemReader
 from durably.client.local_worker import LocalWorker, NoWorker
 from durably.client.query import Reader
-from durably.client.questions import Questions
-from durably.client.run_here import Runner
 from durably.client.submit import Submitter
-from durably.client.upkeep import Upkeep
 from durably.client.wait import Waiter
 from durably.codec import Codec
 from durably.execution.emitter import Emitter
@@ -29,14 +21,20 @@ from durably.jobs.registry import JobRegistry
 from durably.store.api import Store
 
 if TYPE_CHECKING:
+    from durably.client.by_hand import ByHand
+    from durably.client.children import Children
+    from durably.client.control import Control
+    from durably.client.questions import Questions
+    from durably.client.run_here import Runner
     from durably.client.subscribe import Subscription
+    from durably.client.upkeep import Upkeep
 
 
 class Client:
     """Trigger, read, change and wait for the runs of one database. Usable from any thread.
 
     It starts no thread and stores no owner row: a process may trigger runs and wait for them
-    without a worker of its own.
+    without a worker of its own. What many programs never call is imported by the first call of it.
 
     Args:
         worker: the worker of the same process, if it has one.
@@ -61,11 +59,13 @@ class Client:
         worker = NoWorker(store) if worker is None else worker
         check = store.check_in_place if check is None else check
         self._store = store
+        self._codec = codec
         self._emitter = emitter
+        self._clock = clock
+        self._registry = registry
         self._worker = worker
+        self._displays = displays
         self.reader = Reader(store, codec, registry) if reader is None else reader
-        self.items = ItemReader(store, codec, self.reader)
-        self.attempts = AttemptReader(store, self.reader)
         self.waiter = Waiter(
             store=store,
             reader=self.reader,
@@ -87,31 +87,14 @@ class Client:
             check=check,
         )
         self.handles = Handles(self.submitter)
-        self.runner = Runner(
-            store=store,
-            codec=codec,
-            clock=clock,
-            reader=self.reader,
-            submitter=self.submitter,
-            handles=self.handles,
-            waiter=self.waiter,
-            worker=worker,
-            displays=displays,
-        )
-        self.care = Upkeep(store, clock)
-        self.children = Children(store, clock, emitter, self.reader, self.submitter, self.handles)
-        self.questions = Questions(store, codec, clock)
-        self.control = Control(store, emitter, clock, registry, self.reader, self.submitter, worker)
-        self.by_hand = ByHand(store, emitter, clock, self.reader, worker)
         self.answers = Answers(
             check,
             store,
+            codec,
             self.reader,
-            self.items,
-            self.attempts,
             self.waiter,
-            self.control,
-            self.by_hand,
+            lambda: self.control,
+            lambda: self.by_hand,
             worker.flush_log_lines,
         )
         self.reader.answers = self.answers
@@ -120,6 +103,68 @@ class Client:
     def path(self) -> str:
         """Return what the database is on."""
         return self._store.path
+
+    @property
+    def control(self) -> Control:
+        """Return what changes runs."""
+        from durably.client.control import Control  # noqa: PLC0415 - where first needed
+
+        return Control(
+            self._store,
+            self._emitter,
+            self._clock,
+            self._registry,
+            self.reader,
+            self.submitter,
+            self._worker,
+        )
+
+    @property
+    def by_hand(self) -> ByHand:
+        """Return what redoes runs."""
+        from durably.client.by_hand import ByHand  # noqa: PLC0415 - where first needed
+
+        return ByHand(self._store, self._emitter, self._clock, self.reader, self._worker)
+
+    @property
+    def runner(self) -> Runner:
+        """Return what executes a certain run in the calling thread."""
+        from durably.client.run_here import Runner  # noqa: PLC0415 - where first needed
+
+        return Runner(
+            store=self._store,
+            codec=self._codec,
+            clock=self._clock,
+            reader=self.reader,
+            submitter=self.submitter,
+            handles=self.handles,
+            waiter=self.waiter,
+            worker=self._worker,
+            displays=self._displays,
+        )
+
+    @property
+    def children(self) -> Children:
+        """Return what triggers and reads runs for the runs that wait for them."""
+        from durably.client.children import Children  # noqa: PLC0415 - where first needed
+
+        return Children(
+            self._store, self._clock, self._emitter, self.reader, self.submitter, self.handles
+        )
+
+    @property
+    def questions(self) -> Questions:
+        """Return what reads and answers the questions of runs."""
+        from durably.client.questions import Questions  # noqa: PLC0415 - where first needed
+
+        return Questions(self._store, self._codec, self._clock)
+
+    @property
+    def care(self) -> Upkeep:
+        """Return what backs the file up and shrinks it."""
+        from durably.client.upkeep import Upkeep  # noqa: PLC0415 - where first needed
+
+        return Upkeep(self._store, self._clock)
 
     def subscribe(self, run: AnyRun | str) -> Subscription:
         """Return the events of a run from now on."""

@@ -121,7 +121,7 @@ def open_parts(
             reader,
             displays,
         )
-        supervisor.family.runs = client.children
+        supervisor.family.runs = lambda: client.children
         at_exit(shutdown.at_exit)
         opening.enter(shutdown)
         deliver()

@@ -46,7 +46,8 @@ class ChildRuns(Protocol):
 class Family:
     """What the runs of one engine use for their children; the wiring sets both."""
 
-    runs: ChildRuns
+    # Only a run that has children needs it.
+    runs: Callable[[], ChildRuns]
     # Executes a pending run in the calling thread, if nothing else here claims runs; returns
     # whether it did.
     execute: Callable[[RunKey], bool]

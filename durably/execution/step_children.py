@@ -60,12 +60,12 @@ class StepChildren(StepQuestions):
         """
         arguments = (name, job, payload, options)
         run_id = self._step_runner.take(name, self._trigger, arguments, {}, str)
-        return self._services.family.runs.read(run_id)
+        return self._services.family.runs().read(run_id)
 
     def _trigger(self, name: str, job: Any, payload: Any, options: dict[str, Any]) -> str:
         run = self._run
         given = child_id(run.id, name), job, payload, options
-        run_id = self._services.family.runs.trigger(run.run_pk, run.fence, *given)
+        run_id = self._services.family.runs().trigger(run.run_pk, run.fence, *given)
         if run_id is None:
             self._step_runner.recorder.lose()
             run.check()
@@ -138,7 +138,7 @@ class StepChildren(StepQuestions):
 
         row = self._row_of(run_id)
         self._waiting.for_change(Suspended("run", run_pk=row.run), has_ended)
-        return self._services.family.runs.ended(run_id).output
+        return self._services.family.runs().ended(run_id).output
 
     def _row_of(self, run_id: str) -> RunRow:
         row = self._step_runner.recorder.read(self._services.checkpoints.find_run, run_id)

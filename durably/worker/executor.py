@@ -13,7 +13,6 @@ from durably._platform.safe_repr import on_one_line
 from durably.errors import DatabaseError, ForkedError
 from durably.execution.current_run import CurrentRun, Services
 from durably.execution.live_failures import LiveFailures
-from durably.execution.run_execution import Execution
 from durably.jobs import Job
 from durably.jobs.registry import JobRegistry
 from durably.store.outcome import Failed
@@ -54,6 +53,17 @@ class Executor:
         self._run_log = run_log
         self._on_error = on_error
         self._contexts = ExecutionContexts()
+
+    def prepare(self) -> None:
+        """Import what executes a run, with all that a step can call, before a run is claimed.
+
+        An engine that only triggers, reads and waits never needs it.
+        """
+        from durably.execution.run_execution import (  # noqa: PLC0415 - where first needed
+            Execution,
+        )
+
+        self._execution = Execution
 
     def execute_in_slot(self, run: CurrentRun) -> None:
         """Execute a run in a thread of the pool, then each run that its end has claimed."""
@@ -132,7 +142,7 @@ class Executor:
         outer, thread.run = thread.run, run
         try:
             job = job or self._registry.require(run.job_name)
-            execution = Execution(
+            execution = self._execution(
                 run, job, self._services, is_stopping=lambda: self._runs.is_stopping(run)
             )
             self._run_log.started(run)

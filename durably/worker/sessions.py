@@ -10,7 +10,6 @@ from durably._platform.ids import Ids
 from durably._platform.signals import deliver
 from durably.errors import RunInterrupted
 from durably.execution.current_run import Services
-from durably.execution.run_execution import failed, settled
 from durably.execution.session_run import SessionRun
 from durably.store.api import Store
 from durably.store.outcome import Completed, Interrupted, Outcome
@@ -127,6 +126,8 @@ class Sessions:
 
     def leave(self, session: OpenSession, need: object, outcome: Callable[[], Outcome]) -> Settled:
         """Store how a session was left."""
+        from durably.execution.run_execution import settled  # noqa: PLC0415 - where first needed
+
         run = session.run
         try:
             left = outcome()
@@ -172,6 +173,8 @@ class OpenSession:
 
     def fail(self, exc: BaseException) -> bool:
         """Store that *exc* has failed the session."""
+        from durably.execution.run_execution import failed  # noqa: PLC0415 - where first needed
+
         return self._leave(lambda: failed(self.run, self._sessions.services, exc)) is not None
 
     def put_back(self) -> bool:

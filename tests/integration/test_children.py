@@ -161,7 +161,7 @@ def test_a_child_is_triggered_once_whatever_is_lost_in_between(tmp_path: Path) -
             read, ended = children.read, children.ended
 
         Dying.trigger = staticmethod(and_die)
-        app._supervisor.family.runs = Dying
+        app._supervisor.family.runs = lambda: Dying
         run = app.jobs["parent"].trigger()
         app.run_until_idle()
         assert app.get_run(run).output == 8

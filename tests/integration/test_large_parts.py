@@ -20,8 +20,8 @@ from damage import damage
 import durably
 from durably import Durably, StepContext, job
 from durably.codecs import ValueCodec
+from durably.entry.looking import open_looking
 from durably.errors import DatabaseError, RunFailedError
-from durably.looking import open_looking
 from durably.store.sqlite.sql import blobs
 from durably.testing import check
 

@@ -310,7 +310,7 @@ def test_a_timeout_stops_the_run_at_a_step_boundary(app: Durably, key: str | Non
         return step.run("two", str)
 
     with pytest.raises(durably.WaitTimeoutError, match="1 completed step is kept"):
-        app.run(slow, key=key, timeout=0.1)
+        app.run(slow, key=key, timeout=0.5)
     (run,) = app.get_runs()
     assert (run.status, run.completed_steps) == ("pending", 1)
     assert names_of_threads() == []

@@ -32,6 +32,7 @@ from durably.store.outcome import (
     Lost,
     Outcome,
     OwnerDead,
+    OwnerElsewhere,
     OwnerHung,
     OwnerIdle,
     Suspended,
@@ -195,10 +196,12 @@ class Run:
             attempt, _, begun, *_ = self.tries[-1]
             self.tries[-1] = (attempt, outcome, begun, now, error)
 
-    def go_back(self, outcome: str = "interrupted", now: int = 0) -> None:
-        self.leave(outcome, now)
+    def go_back(self, outcome: str | None = None, now: int = 0) -> None:
+        """Make the run pending: after an execution, or after a retry, which is no outcome."""
+        if outcome is not None:
+            self.leave(outcome, now)
         self.wake()
-        self.keeps_attempt = False
+        self.keeps_attempt = outcome in ("interrupted", "suspended")
         if not self.has_checkpoints():
             self.origin = None
 
@@ -554,7 +557,9 @@ class StoreMachine(RuleBasedStateMachine):
         if owner in self.owners:
             self.owners[owner] += 1
 
-    def expect_death(self, owner: int, most: int | None = None) -> dict[str, str]:
+    def expect_death(
+        self, owner: int, most: int | None = None, *, how: str = "died"
+    ) -> dict[str, str]:
         expected = sorted(self.owned(owner, "running"), key=lambda run: run.turn)
         for run in self.owned(owner):
             run.owner = None
@@ -562,7 +567,10 @@ class StoreMachine(RuleBasedStateMachine):
             # Behind all that were triggered, or put back after a death, until now.
             self.order += 1
             run.turn = self.order
-            run.die(self.now, most)
+            if how == "died":
+                run.die(self.now, most)
+            else:
+                run.go_back(how, self.now)
             if most is not None and run.deaths >= most:
                 run.error = ANY
                 self.end(run, "failed")
@@ -572,9 +580,12 @@ class StoreMachine(RuleBasedStateMachine):
 
     def recover_dead(self, number: int) -> None:
         owner = self.all_owners[number % len(self.all_owners)]
-        most = (None, 1, 2, 2)[number % 4]
-        expected = self.expect_death(owner, most)
-        found = self.store.write(requeue.requeue, OwnerDead(owner, max_deaths=most), self.now)
+        is_copied = number % 5 == 0  # as the copy of a file is made ready
+        most = None if is_copied else (None, 1, 2, 2)[number % 4]
+        expected = self.expect_death(owner, most, how="interrupted" if is_copied else "died")
+        dead = OwnerDead(owner, max_deaths=most)
+        reason = OwnerElsewhere(owner) if is_copied else dead
+        found = self.store.write(requeue.requeue, reason, self.now)
         assert {row.id: row.status for row in found} == expected
         for row in found:
             if row.status == "failed":
@@ -785,7 +796,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.step_of(self.an_execution(number), name, how)
 
     def step_of(self, execution: Execution, name: str, how: str) -> None:
-        index = STEPS.index(name) + len(STEPS) * (execution.attempt % 2)
+        index = STEPS.index(name) + len(STEPS) * (execution.fence % 2)
         output, error = (f'"{self.now}"', None) if how == "ok" else (None, None)
         where = (execution.key, execution.fence, index, name)
         if how == "ok":
@@ -974,7 +985,6 @@ class StoreMachine(RuleBasedStateMachine):
             how = "suspended" if isinstance(outcome, Suspended) else "interrupted"
             run.go_back(how, self.now)
         if isinstance(outcome, Suspended):
-            run.keeps_attempt = True
             ended = [each.order for each in self.runs.values() if each.status in TERMINAL]
             is_answered = (
                 outcome.waits_for == "answer"

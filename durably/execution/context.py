@@ -94,7 +94,7 @@ class StepContext(StepLoops, StepWaits, StepChildren):
 
     @property
     def attempt(self) -> int:
-        """Return how often the run was claimed, this time included.
+        """Return the run's ``attempt``: 1, and one more after each failure, retry or death.
 
         .. versionadded:: 0.1.0
         """

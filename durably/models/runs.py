@@ -99,21 +99,23 @@ class Run(Asking[R], Shown, Generic[P, R]):
 
     ``payload`` and ``output`` have the job's types where the job is registered in
     this engine, else they are JSON-like data; ``output`` is ``None`` until the run has
-    completed. ``attempt`` counts claims, 0 before the first one. ``disposition`` says how a
-    trigger was resolved and is ``None`` on a run that was read. ``kind`` is ``"job"``, or
-    ``"session"`` for the run of a session, whose ``job_name`` is the session's name. A waiting run
-    has no thread and no slot; ``waiting_for`` says for what it waits. ``parent_id`` is the
-    run whose ``step.trigger`` has triggered it.
+    completed. ``disposition`` says how a trigger was resolved and is ``None`` on a run that was
+    read. ``kind`` is ``"job"``, or ``"session"`` for the run of a session, whose ``job_name`` is
+    the session's name. A waiting run has no thread and no slot; ``waiting_for`` says for what it
+    waits. ``parent_id`` is the run whose ``step.trigger`` has triggered it.
 
-    ``run_at`` is when a pending run may begin, ``None`` if it may at once. ``failures`` is how
-    often it has failed since the last ``retry``.
+    ``attempt`` is 0 before the first execution, and rises when one begins after a failure, a
+    retry, or the death of the process; a run that was interrupted or has waited goes on with its
+    attempt. ``failures`` is how many executions have failed since the last ``retry``.
+
+    ``run_at`` is when a pending run may begin, ``None`` if it may at once.
 
     A run that came from an engine can be asked, as by ``run.result()`` and ``run.steps``; the
     engine answers, until it is closed. One that was copied, unpickled or made by hand is the value
     alone. ``repr()`` is one line, and a notebook shows a card.
 
     .. versionchanged:: 0.2.0 Has ``kind``, ``waiting_for``, ``parent_id``, ``run_at`` and
-        ``failures``, and can be asked.
+        ``failures``, and can be asked. An interrupt no longer raises ``attempt``.
 
     .. versionadded:: 0.1.0
     """

@@ -93,4 +93,11 @@ class OwnerDead(Value):
     max_deaths: int | None = None
 
 
-RequeueReason = NotExecuted | OwnerIdle | OwnerHung | OwnerDead
+@attrs.frozen(eq=False, repr=False)
+class OwnerElsewhere(Value):
+    """The owner has the file that this one is a copy of: no key and no row of it is left here."""
+
+    owner: int
+
+
+RequeueReason = NotExecuted | OwnerIdle | OwnerHung | OwnerDead | OwnerElsewhere

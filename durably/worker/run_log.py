@@ -45,7 +45,7 @@ class RunLog:
             return
         # The first claim finds no steps; others read how many there are.
         stored = 0 if run.fence == 1 else self._stored_steps(run)
-        if stored or run.attempt > 1:
+        if run.fence > 1:
             what = f"{_with_steps('resumed', stored)}, attempt {run.attempt}"
             if run.row.idempotency_key is None:
                 # A call of ``run`` may have found it by its payload, and another one is meant.

@@ -24,19 +24,19 @@ def ended_by(number: int) -> subprocess.CalledProcessError:
 
 
 def in_a_step(step: durably.StepContext, tool: Callable[[int], Any]) -> Any:
-    return step.run("s", tool, step.attempt)
+    return step.run("s", tool, step._run.fence)
 
 
 def outside_of_steps(step: durably.StepContext, tool: Callable[[int], Any]) -> Any:
-    return tool(step.attempt)
+    return tool(step._run.fence)
 
 
 def in_the_last_try(step: durably.StepContext, tool: Callable[[int], Any]) -> Any:
-    return step.options(retry=durably.Retry(attempts=1)).run("s", tool, step.attempt)
+    return step.options(retry=durably.Retry(attempts=1)).run("s", tool, step._run.fence)
 
 
 def in_an_earlier_try(step: durably.StepContext, tool: Callable[[int], Any]) -> Any:
-    return step.options(retry=durably.Retry(attempts=9, wait=0)).run("s", tool, step.attempt)
+    return step.options(retry=durably.Retry(attempts=9, wait=0)).run("s", tool, step._run.fence)
 
 
 def in_a_thread(step: durably.StepContext, tool: Callable[[int], Any]) -> Any:
@@ -44,7 +44,7 @@ def in_a_thread(step: durably.StepContext, tool: Callable[[int], Any]) -> Any:
 
     def work() -> None:
         try:
-            outcome.append(step.run("s", tool, step.attempt))
+            outcome.append(step.run("s", tool, step._run.fence))
         except BaseException as exc:
             outcome.append(exc)
 
@@ -56,7 +56,7 @@ def in_a_thread(step: durably.StepContext, tool: Callable[[int], Any]) -> Any:
 
 def kept_to_itself(step: durably.StepContext, tool: Callable[[int], Any]) -> Any:
     try:
-        return step.run("s", tool, step.attempt)
+        return step.run("s", tool, step._run.fence)
     except Exception:
         return "kept to itself"
 
@@ -92,13 +92,13 @@ def test_what_a_signal_fails_waits_for_the_stop(
     place: Callable[..., Any],
     how: Callable[[durably.Durably], None],
 ) -> None:
-    """The stop comes after the failure: nothing has failed, and the next attempt does it anew."""
+    """The stop comes after the failure: nothing has failed, and the next execution does it anew."""
     monkeypatch.setattr(durably.execution.current_run, "STOP_GRACE_S", GRACE_S)
     calls = []
 
-    def tool(attempt: int) -> str:
-        calls.append(attempt)
-        if attempt == 1:
+    def tool(execution: int) -> str:
+        calls.append(execution)
+        if execution == 1:
             raise ended_by(signal.SIGINT)
         return "done"
 
@@ -128,8 +128,8 @@ def test_what_a_signal_fails_after_the_stop_was_asked_for(
     """It need not wait: the run goes back, also where the stop lets runs come to their end."""
     is_inside, may_go_on = threading.Event(), threading.Event()
 
-    def tool(attempt: int) -> str:
-        if attempt == 1:
+    def tool(execution: int) -> str:
+        if execution == 1:
             is_inside.set()
             assert may_go_on.wait(GRACE_S)
             raise ended_by(signal.SIGTERM)
@@ -162,7 +162,7 @@ def test_leaving_the_block_puts_it_back_once(
 ) -> None:
     """A handler may have set what the main thread waited for: the run is executed once more.
 
-    What fails in its next attempt has failed: leaving the block is no stop that goes on and on.
+    What fails in its next execution has failed: leaving the block is no stop that goes on and on.
     """
     monkeypatch.setattr(
         durably.execution.current_run, "STOP_GRACE_S", GRACE_S if when == "before" else 0.01
@@ -170,20 +170,20 @@ def test_leaving_the_block_puts_it_back_once(
     is_inside, may_go_on = threading.Event(), threading.Event()
     calls = []
 
-    def tool(attempt: int) -> str:
-        calls.append(attempt)
-        if attempt == 1:
+    def tool(execution: int) -> str:
+        calls.append(execution)
+        if execution == 1:
             is_inside.set()
             assert when == "before" or may_go_on.wait(GRACE_S)
-        if attempt == 1 or fails_again:
+        if execution == 1 or fails_again:
             monkeypatch.setattr(
-                durably.execution.current_run, "STOP_GRACE_S", GRACE_S if attempt == 1 else 0.01
+                durably.execution.current_run, "STOP_GRACE_S", GRACE_S if execution == 1 else 0.01
             )
             raise ended_by(signal.SIGTERM)
         return "done"
 
     def job(step: durably.StepContext) -> str:
-        return step.run("s", tool, step.attempt)
+        return step.run("s", tool, step._run.fence)
 
     with engine(tmp_path, job) as app:
         app.start()
@@ -312,7 +312,7 @@ def test_a_signal_to_the_whole_group_interrupts_the_run(
     with Child("runs_a_tool", database, tool, handler, has_group=True) as child:
         assert child.rest() == ["done"]
     with engine(tmp_path) as app:
-        assert [(again.id, again.attempt) for again in app.get_runs()] == [(run.id, 2)]
+        assert [(again.id, again.attempt) for again in app.get_runs()] == [(run.id, 1)]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="process groups and their signals")

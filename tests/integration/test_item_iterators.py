@@ -171,7 +171,7 @@ def test_an_iterator_that_is_left_behind_stops_the_map(tmp_path, workers, how):
     kept = []
 
     def job(step):
-        if step.attempt > 1:
+        if step._run.fence > 1:
             return len(list(step.imap("m", work, range(1000), max_workers=workers)))
         items = step.imap("m", work, range(1000), max_workers=workers)
         next(items)

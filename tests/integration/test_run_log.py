@@ -242,7 +242,7 @@ def test_an_interrupted_run_goes_back(
         ]
         app.run_until_idle()
         begun = f"begun at {run.created_at.astimezone():%H:%M}"
-        resumed = f"INFO {name(run)} resumed: 2 of its steps are stored, attempt 2, {begun}"
+        resumed = f"INFO {name(run)} resumed: 2 of its steps are stored, attempt 1, {begun}"
         assert lines()[0] == resumed
 
 

@@ -240,7 +240,7 @@ class TestProcessOne:
         @durably.job
         def interrupted(step):
             step.run("first", int, "1")
-            if step.attempt > 1:
+            if step._run.fence > 1:
                 return "done"
             if place == "inside a step":
                 step.run("second", signal.raise_signal, signal.SIGINT)

@@ -109,7 +109,7 @@ def test_opening_it_again_in_the_same_kernel_takes_over(notebook: Notebook) -> N
     assert notebook.ok(STEPS).stdout == STORED
     old = notebook.execute('old.run("more", int)')
     assert old.error.startswith("StopRun: session 'churn' was opened again in this process")
-    assert run_of(notebook).attempt == 2
+    assert run_of(notebook).attempt == 1
 
 
 def test_a_kernel_that_is_shut_down_leaves_it_pending(notebook: Notebook) -> None:

@@ -221,7 +221,7 @@ def test_an_interrupt_keeps_the_step_in_progress(tmp_path):
         assert types(events)[-3:] == ["step:start", "step:complete", "run:interrupt"]
         assert calls == [1]
         assert app.process_one()
-        assert (app.get_run(run).output, app.get_run(run).attempt) == ("kept", 2)
+        assert (app.get_run(run).output, app.get_run(run).attempt) == ("kept", 1)
     assert calls == [1, "after"]
 
 
@@ -333,7 +333,7 @@ def test_a_ctrl_c_inside_a_step_of_process_one_leaves_no_record(tmp_path):
     """The user's Ctrl-C is no failure of the step: the run is pending, and goes on from there."""
 
     def work(step):
-        if step.attempt == 1:
+        if step._run.fence == 1:
             raise KeyboardInterrupt
         return "second"
 

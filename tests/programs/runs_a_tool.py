@@ -36,8 +36,8 @@ def idle():
 is_ready = threading.Event()
 
 
-def run_tool(attempt):
-    if attempt > 1:
+def run_tool(execution):
+    if execution > 1:
         return "done"
     is_ready.wait()
     if tool == "processes":
@@ -55,7 +55,7 @@ def run_tool(attempt):
 @durably.job
 def convert(step):
     try:
-        return step.run("tool", run_tool, step.attempt)
+        return step.run("tool", run_tool, step._run.fence)
     except Exception as exc:
         raise RuntimeError("could not convert") from exc
 
@@ -76,8 +76,8 @@ if handler == "sets":
     signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
 elif handler != "nothing":
     signal.signal(signal.SIGTERM, on_signal)
+app.on("run:complete", lambda event: done.append(event.output))
 with app:
-    app.on("run:complete", lambda event: done.append(event.output))
     run = app.jobs["convert"].trigger(idempotency_key="k")
     is_ready.set()
     if handler in ("sets", "stops"):

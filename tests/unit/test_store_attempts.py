@@ -24,6 +24,7 @@ from durably.store.outcome import (
     Lost,
     NotExecuted,
     OwnerDead,
+    OwnerElsewhere,
     OwnerHung,
     OwnerIdle,
     Suspended,
@@ -46,7 +47,11 @@ def short(store: Database, row: RunRow) -> list[tuple[Any, ...]]:
 
 
 def test_each_execution_is_there_whatever_ends_it(store: Database) -> None:
-    """A run that fails, is put back, cancelled, left by the dead and the hung, and completes."""
+    """A run that fails, is put back, cancelled, left by the dead and the hung, and completes.
+
+    The next execution is another attempt after a failure, a retry, a death and a hang, and the
+    same one after an interrupt and wherever the run was put back.
+    """
     owner = given_owner(store)
     row = trigger(store)
     assert of(store, row) == []
@@ -57,43 +62,49 @@ def test_each_execution_is_there_whatever_ends_it(store: Database) -> None:
         assert short(store, row) == [*found, (attempt, "running", at, None)]
         return claimed
 
-    def ended(at: int, outcome: str, end: int) -> None:
-        found.append((len(found) + 1, outcome, at, end))
+    def ended(at: int, attempt: int, outcome: str, end: int) -> None:
+        found.append((attempt, outcome, at, end))
         assert short(store, row) == found
 
     finish(store, begun(100, 1), error="E", now_us=110)
-    ended(100, "failed", 110)
+    ended(100, 1, "failed", 110)
     failed = of(store, row)
     assert failed == [AttemptRow(1, "failed", HERE, PID, 100, 110, stored(store, row).error)]
     store.write(runs.retry, row.id, 120)
     assert of(store, row) == failed
     finish(store, begun(200, 2), now_us=210)
-    ended(200, "interrupted", 210)
+    ended(200, 2, "interrupted", 210)
+    finish(store, begun(215, 2), now_us=217)
+    ended(215, 2, "interrupted", 217)
     store.write(runs.cancel, row.id, 220)
     assert short(store, row) == found
     store.write(runs.retry, row.id, 230)
     running = begun(300, 3)
     store.write(runs.cancel, row.id, 310)
-    ended(300, "cancelled", 310)
+    ended(300, 3, "cancelled", 310)
     store.write(settle.settle, running.run, running.fence, Lost(), 320)
     store.write(runs.retry, row.id, 330)
     assert short(store, row) == found
     begun(400, 4)
     assert store.write(requeue.requeue, OwnerHung(owner, 0), 410)
-    ended(400, "hung", 410)
+    ended(400, 4, "hung", 410)
     begun(500, 5)
     assert store.write(requeue.requeue, OwnerIdle(owner), 510)
-    ended(500, "interrupted", 510)
-    running = begun(600, 6)
+    ended(500, 5, "interrupted", 510)
+    running = begun(600, 5)
     assert store.write(requeue.requeue, NotExecuted(running.run, running.fence), 610)
-    ended(600, "interrupted", 610)
-    begun(700, 7)
-    assert store.write(requeue.requeue, OwnerDead(owner), 710)
-    ended(700, "died", 710)
+    ended(600, 5, "interrupted", 610)
+    begun(650, 5)
+    assert store.write(requeue.requeue, OwnerElsewhere(owner), 660)
+    ended(650, 5, "interrupted", 660)
     owner = given_owner(store)
-    finish(store, begun(800, 8), output="2", now_us=810)
-    ended(800, "completed", 810)
-    assert [a.error is None for a in of(store, row)] == [False] + [True] * 7
+    begun(700, 5)
+    assert store.write(requeue.requeue, OwnerDead(owner), 710)
+    ended(700, 5, "died", 710)
+    owner = given_owner(store)
+    finish(store, begun(800, 6), output="2", now_us=810)
+    ended(800, 6, "completed", 810)
+    assert [a.error is None for a in of(store, row)] == [False] + [True] * 9
     store.write(runs.delete, row.id)
     assert of(store, row) == query(store, "SELECT * FROM durably_attempts") == []
 

@@ -179,7 +179,8 @@ def test_map_is_one_step(store: Database, run: RunRow) -> None:
 def test_map_keeps_its_index_and_its_last_end(store: Database, run: RunRow) -> None:
     """A later execution finds the index, and changes the record when it ends."""
     save(store, run, completed(0, "a"), status="failed", error=ERROR, completed_at_us=44, done=1)
-    finish(store, run)
+    finish(store, run, error="E")
+    store.write(runs.retry, run.id, 50)
     (later,) = claim(store, given_owner(store))
     window = store.read(steps.window, run.run, 0)
     assert (window.highest_index, window.maps) == (3, {"m": 3})

@@ -41,7 +41,7 @@ def test_claim_takes_the_runs_triggered_first(store: Database) -> None:
 
 
 def test_claim_sets_owner_attempt_and_times(store: Database) -> None:
-    """The first claim is attempt 1 and the start; a later one keeps the start."""
+    """The first claim is attempt 1 and the start; one after an interrupt keeps both."""
     run, owner = trigger(store), given_owner(store)
     (first,) = claim(store, owner, now_us=20)
     assert first == stored(store, run)
@@ -49,7 +49,7 @@ def test_claim_sets_owner_attempt_and_times(store: Database) -> None:
     assert (first.started_at_us, first.heartbeat_at_us, first.updated_at_us) == (20, 20, 20)
     finish(store, first)
     (second,) = claim(store, given_owner(store), now_us=50)
-    assert (second.attempt, second.started_at_us, second.heartbeat_at_us) == (2, 20, 50)
+    assert (second.attempt, second.started_at_us, second.heartbeat_at_us) == (1, 20, 50)
 
 
 @pytest.mark.parametrize("limit", [0, -1])

@@ -65,7 +65,8 @@ def test_step_that_did_not_complete_is_replaced_in_its_place(
 ) -> None:
     """It keeps the index it was stored with and takes the rest of the later record."""
     assert first(store, run, "a", 2)
-    finish(store, run)
+    finish(store, run, error="E")
+    store.write(runs.retry, run.id, 40)
     (later,) = claim(store, given_owner(store))
     assert checkpoint(store, later, "a", 7, '"done"')
     assert all_of(store, run) == [StepRow(2, "a", "completed", '"done"', None, 21, 22, 2)]

@@ -21,7 +21,7 @@ from durably._platform.renaming import rename_to_free
 from durably._platform.signals import deliver
 from durably.errors import BackupExistsError, ConflictError, DatabaseError, ValidationError
 from durably.store import defects
-from durably.store.outcome import OwnerDead
+from durably.store.outcome import OwnerElsewhere
 from durably.store.sqlite.blobs.folder import SUFFIX, BlobFolder
 from durably.store.sqlite.connection.advice import advice_on
 from durably.store.sqlite.connection.connections import configure
@@ -30,7 +30,7 @@ from durably.store.sqlite.connection.sidefiles import owner_prefix, shared_paths
 from durably.store.sqlite.connection.sqlite_errors import database_error, system_error
 from durably.store.sqlite.locks.owner_lock import sync_folder
 from durably.store.sqlite.locks.temporary import temporary
-from durably.store.sqlite.sql import attempts, blobs, check, owners, requeue, schema
+from durably.store.sqlite.sql import blobs, check, owners, requeue, schema
 
 if TYPE_CHECKING:
     from durably.store.sqlite.reading import ReadFile
@@ -247,6 +247,4 @@ def _free_runs(copy: apsw.Connection, now_us: int) -> None:
     with copy:
         rows: list[Any] = owners.list_all(copy)
         for row in rows:
-            recovered = requeue.requeue(copy, OwnerDead(row.owner), now_us)
-            # Nothing has died, as far as is known.
-            attempts.set_outcome(copy, [run.run for run in recovered], "interrupted")
+            requeue.requeue(copy, OwnerElsewhere(row.owner), now_us)

@@ -75,7 +75,7 @@ def _readable(db: apsw.Connection, run_id: str) -> list[AttemptRow]:
 
 
 def set_outcome(
-    db: apsw.Connection, run_pks: Sequence[RunKey], outcome: Literal["died", "hung", "interrupted"]
+    db: apsw.Connection, run_pks: Sequence[RunKey], outcome: Literal["died", "hung"]
 ) -> None:
     """Store why runs were put back just now; part of a transaction."""
     db.execute(SET_OUTCOME, {"runs": dump(list(run_pks)), "outcome": outcome})

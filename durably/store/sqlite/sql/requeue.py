@@ -7,7 +7,15 @@ import apsw
 from durably._platform.clock import to_datetime
 from durably.codec.json_text import dump
 from durably.store import bounds, defects
-from durably.store.outcome import Interrupted, NotExecuted, OwnerDead, OwnerIdle, RequeueReason
+from durably.store.outcome import (
+    Interrupted,
+    NotExecuted,
+    OwnerDead,
+    OwnerElsewhere,
+    OwnerHung,
+    OwnerIdle,
+    RequeueReason,
+)
 from durably.store.rows import RunKey, RunRow
 from durably.store.sqlite.locks.owner_lock import current_boot_id
 from durably.store.sqlite.sql import attempts, items, queries, unsound
@@ -32,7 +40,7 @@ RECOVER: Final = f"""
     SET status = 'pending', owner = NULL, place = coalesce(:place, place), output = NULL,
         error = NULL, completed_at_us = NULL,
         queue_place = CASE kind WHEN 'job' THEN concurrency_key IS NOT NULL ELSE 3 END,
-        keeps_attempt = 0, {queries.AWAKE},
+        keeps_attempt = :keeps_attempt, {queries.AWAKE},
         deaths = CASE WHEN :checkpoints > died_after THEN 0 ELSE deaths END
                + (:counts AND kind = 'job'),
         died_after = coalesce(:checkpoints, died_after), updated_at_us = :now_us,
@@ -95,19 +103,17 @@ def requeue(db: apsw.Connection, reason: RequeueReason, now_us: int) -> list[Run
         is_effective = settle(db, reason.run_pk, reason.fence, Interrupted(), now_us)
         return [queries.by_number(db, reason.run_pk)] if is_effective else []
     owner = {"owner": reason.owner, "now_us": now_us}
-    beat = None if isinstance(reason, OwnerIdle) else reason.beat
+    beat = reason.beat if isinstance(reason, OwnerHung | OwnerDead) else None
     if beat is not None and db.execute(BEAT_OF, owner).get != beat:
         return []
-    # A run that kills its process comes after those that were not tried since.
     most = _max_deaths(db, reason)
-    is_dead = isinstance(reason, OwnerDead)
-    recovered = _recover(db, reason.owner, now_us, is_dead=is_dead, counts=most is not None)
-    if recovered and not isinstance(reason, OwnerIdle):
-        outcome: Literal["died", "hung"] = "died" if is_dead else "hung"
+    recovered = _recover(db, reason, now_us, counts=most is not None)
+    if recovered and isinstance(reason, OwnerHung | OwnerDead):
+        outcome: Literal["died", "hung"] = "died" if isinstance(reason, OwnerDead) else "hung"
         attempts.set_outcome(db, [row.run for row in recovered], outcome)
     if most is not None:
         recovered = [_failed_if_dead(db, row, most, now_us) for row in recovered]
-    if is_dead:
+    if isinstance(reason, OwnerDead | OwnerElsewhere):
         db.execute(RELEASE_ALL, owner)
         db.execute(FORGET_OWNER, owner)
     return recovered
@@ -157,17 +163,27 @@ def said_of_deaths(
 
 
 def _recover(
-    db: apsw.Connection, owner: int, now_us: int, *, is_dead: bool, counts: bool
+    db: apsw.Connection,
+    reason: OwnerIdle | OwnerHung | OwnerDead | OwnerElsewhere,
+    now_us: int,
+    *,
+    counts: bool,
 ) -> list[RunRow]:
+    # A run that kills its process comes after those that were not tried since.
+    goes_last = isinstance(reason, OwnerDead | OwnerElsewhere)
+    # It goes on with its attempt if nothing has gone wrong, as far as is known.
+    keeps_attempt = isinstance(reason, OwnerIdle | OwnerElsewhere)
+    is_dead = isinstance(reason, OwnerDead)
     recovered: list[RunRow] = []
-    running: list[Any] = db.execute(RUNNING_OF, {"owner": owner}).fetchall()
+    running: list[Any] = db.execute(RUNNING_OF, {"owner": reason.owner}).fetchall()
     for (run_pk,) in running:
         # None if there is no number left: the run keeps its turn then.
-        place = db.execute(NEXT_PLACE, {"most": bounds.MOST_RUNS}).get if is_dead else None
+        place = db.execute(NEXT_PLACE, {"most": bounds.MOST_RUNS}).get if goes_last else None
         checkpoints = db.execute(CHECKPOINTS, {"run": run_pk}).get if is_dead else None
         bindings = {
             "run": run_pk,
             "place": place,
+            "keeps_attempt": keeps_attempt,
             "counts": counts,
             "checkpoints": checkpoints,
             "now_us": now_us,

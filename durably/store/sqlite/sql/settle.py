@@ -25,13 +25,13 @@ FAIL: Final = """
         updated_at_us = :now_us
     WHERE run = :run AND status = 'running' AND fence = :fence"""
 
+# A run that has not failed goes on with its attempt.
 INTERRUPT: Final = f"""
     UPDATE durably_runs
     SET status = 'pending', owner = NULL, progress = coalesce(:progress, progress),
-        updated_at_us = :now_us, {queries.ORIGIN_IF_BEGUN}
+        keeps_attempt = 1, updated_at_us = :now_us, {queries.ORIGIN_IF_BEGUN}
     WHERE run = :run AND status = 'running' AND fence = :fence"""
 
-# It goes on with its attempt.
 SUSPEND: Final = f"""
     UPDATE durably_runs
     SET status = 'waiting', owner = NULL, progress = coalesce(:progress, progress),

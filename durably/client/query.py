@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
-from typing import Any, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 from durably._platform.clock import to_datetime
 from durably._platform.safe_repr import type_name
 from durably.client.arguments import AnyRun, NameFilter, StatusFilter
 from durably.client.filters import filters_of
-from durably.client.overview import Overview
 from durably.codec import UNTYPED, Codec
 from durably.codec.json_text import dump, load
 from durably.errors import DatabaseError, SerializationError, ValidationError
@@ -38,6 +37,9 @@ from durably.settings import count
 from durably.store import defects
 from durably.store.api import Store
 from durably.store.rows import Filters, LogRow, RunRow, StepRow
+
+if TYPE_CHECKING:
+    from durably.client.overview import Overview
 
 # Exceptions that a row which durably did not write may cause; the row is then checked.
 UNREADABLE: Final = (ValueError, TypeError, OverflowError, RecursionError)
@@ -277,6 +279,8 @@ class Reader:
 
     def overview(self, job_name: str | None = None) -> Overview:
         """Return how many runs there are of each job and status, or of that job alone."""
+        from durably.client.overview import Overview  # noqa: PLC0415 - where first needed
+
         filters = Filters() if job_name is None else Filters(jobs=dump([job_name]), kind="job")
         return Overview.of(self._store, filters)
 

@@ -14,7 +14,6 @@ from typing import Any, Final
 
 from durably.codec.json_text import load
 from durably.errors import DatabaseError
-from durably.settings.retries import loaded_retry
 from durably.store import bounds
 from durably.store.bounds import Bounds
 
@@ -184,6 +183,8 @@ def is_progress(value: Any) -> bool:
 
 def is_retry(text: str) -> bool:
     """Return whether a text from the file says how a run is tried again, as durably writes it."""
+    from durably.settings.retries import loaded_retry  # noqa: PLC0415 - where first needed
+
     try:
         loaded_retry(text)
     except (ValueError, TypeError, RecursionError):

@@ -172,6 +172,9 @@ def test_a_file_that_may_not_be_used_is_one_sentence(tmp_path: Path) -> None:
     assert "may not be read by" in refused(path, "ls")
 
 
+LARGE = durably.Job("large", lambda step: step.run("large", lambda: b"x" * 4_000_000))
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
 def test_a_file_on_a_read_only_medium(tmp_path: Path) -> None:
     """It is read, also by a path that SQLite could take for parameters; a change is refused."""
@@ -179,13 +182,20 @@ def test_a_file_on_a_read_only_medium(tmp_path: Path) -> None:
     folder.mkdir()
     path = folder / "x.db"
     with_a_run(path)
+    with durably.Durably(path, jobs=[LARGE]) as app:
+        app.trigger_and_wait(LARGE, idempotency_key="large")
     before = around(path)
+    copy = tmp_path / "copy.db"
     script = """
         mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" || exit 99
-        "$2" -m durably ls --db "$1/x.db" --json && exec "$2" -m durably retry one --db "$1/x.db"
+        for verb in "ls --json" "show large" "steps large --json" "du" "check" "doctor" \
+            "export large --html $3.html" "backup $3"; do
+            "$2" -m durably $verb --db "$1/x.db" || exit 98
+        done
+        exec "$2" -m durably retry one --db "$1/x.db"
     """
     done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", script, "sh", folder, sys.executable],
+        ["unshare", "--mount", "sh", "-c", script, "sh", folder, sys.executable, copy],
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
@@ -194,6 +204,8 @@ def test_a_file_on_a_read_only_medium(tmp_path: Path) -> None:
     if "unshare failed" in done.stderr or done.returncode == 99:
         pytest.skip("nothing can be mounted here")
     assert done.returncode == 2, done.stderr
-    assert json.loads(done.stdout)["key"] == "one"
-    assert "is on a file system that is mounted read-only" in done.stderr
+    assert json.loads(done.stdout.splitlines()[0])["key"] == "large"
+    (sentence,) = done.stderr.splitlines()
+    assert "is on a file system that is mounted read-only" in sentence
     assert around(path) == before
+    assert [run["key"] for run in objects(copy, "ls")] == ["large", "one"]

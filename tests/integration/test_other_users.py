@@ -160,18 +160,22 @@ class TestRoot:
         with Child("other_user") as child:
             stranger = Users(child)
 
-            def looked() -> str:
+            def looked() -> list[str]:
                 before = sorted(folder.iterdir())
                 stranger.begin("look", path, STRANGER)
-                said = stranger.end()
+                said = stranger.end().splitlines()
                 assert sorted(folder.iterdir()) == before
                 return said
 
-            assert "may only be read here" in looked()
+            listed, checked = looked()
+            assert "may only be read here" in listed
+            assert checked == listed
             with users.inside(USER, path, "second"):
-                assert looked() == "running completed"
+                assert looked() == ["running completed", "[]"]
             path.chmod(0o600)
-            assert f"may not be read by uid {STRANGER}, as whom this process runs" in looked()
+            listed, checked = looked()
+            assert f"may not be read by uid {STRANGER}, as whom this process runs" in listed
+            assert checked == listed
         assert users.run_as(USER, path, "second") == "completed 2"
 
     def test_database_of_another_user(self, users: Users, folder: Path) -> None:

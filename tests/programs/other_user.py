@@ -55,13 +55,17 @@ def execute(path, key, uid, then):
 
 
 def look(path, uid):
-    """List the runs as that user."""
+    """List the runs as that user, and check the file."""
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
     try:
         with durably.entry.looking.open_looking(path) as look:
             print(*[run.status for run in look.find_runs()])
+    except durably.DatabaseError as exc:
+        print(exc)
+    try:
+        print(durably.testing.check(path))
     except durably.DatabaseError as exc:
         print(exc)
 

@@ -20,7 +20,7 @@ from durably.store.change_feed import ChangeFeed
 from durably.store.sqlite.connection.connections import Connections
 from durably.store.sqlite.connection.files import Identity, identity, is_gone
 from durably.store.sqlite.connection.place import require_place
-from durably.store.sqlite.connection.sidefiles import is_on_read_only, only_reads
+from durably.store.sqlite.connection.sidefiles import is_unchanging
 from durably.store.sqlite.notify import VersionReader
 from durably.store.sqlite.reading import ReadFile
 from durably.store.sqlite.sql import schema
@@ -50,7 +50,7 @@ class LookedAt(ReadFile):
             self._clock,
             vfs=None,
             is_read_only=self._has_wal,
-            is_immutable=self._is_immutable(),
+            is_immutable=is_unchanging(self.path),
         )
         since_s = self._clock.monotonic()
         with self._translated(since_s=since_s), limited(self._clock, BUSY_TIMEOUT_S):
@@ -71,26 +71,6 @@ class LookedAt(ReadFile):
         )
         self.changes = ChangeFeed(self._versions.version, self._clock)
         watch_forks(self)
-
-    def _is_immutable(self) -> bool:
-        """Return whether the file is on a medium that cannot be written, and is all there is.
-
-        Raises:
-            DatabaseError: SQLite would have to make files beside it, which this process may not, or
-                which would keep the owner of the file out.
-        """
-        if not only_reads(self.path):
-            return False
-        if self._has_wal and os.path.exists(f"{self.path}-shm"):
-            return False
-        # A process that writes to it through another mount has a WAL beside it.
-        if not self._has_wal and is_on_read_only(self.path):
-            return True
-        raise DatabaseError(
-            f"the database {self.path!r} may only be read here, and while no program has it open "
-            "SQLite has to make files beside it; copy it, with its -wal if there is one, into a "
-            "folder of your own, or run as its owner"
-        )
 
     def _require_current(self, db: apsw.Connection) -> None:
         """Raise unless the file has the schema that this durably reads."""

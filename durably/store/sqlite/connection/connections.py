@@ -37,6 +37,14 @@ JOURNAL_SIZE_LIMIT: Final = 16 * 1024 * 1024
 PAGES_IN_MEMORY: Final = 4500
 
 
+def unchanging(path: str) -> tuple[str, int]:
+    """Return the name and the flags to open a file that nobody writes to, without others."""
+    from urllib.parse import quote  # noqa: PLC0415 - where first needed
+
+    # Quoted, so that nothing in the path is a parameter.
+    return f"file:{quote(path)}?immutable=1", apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+
+
 class Connections:
     """Make the connections to the file *path*. Usable from any thread.
 
@@ -72,11 +80,7 @@ class Connections:
         self._flags = apsw.SQLITE_OPEN_READONLY if is_read_only else apsw.SQLITE_OPEN_READWRITE
         self._name = path
         if is_immutable:
-            from urllib.parse import quote  # noqa: PLC0415 - where first needed
-
-            # Quoted, so that nothing in the path is a parameter.
-            self._name = f"file:{quote(path)}?immutable=1"
-            self._flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+            self._name, self._flags = unchanging(path)
 
     def connect(self) -> apsw.Connection:
         """Return a new connection, which waits for locks in slices."""

@@ -128,7 +128,7 @@ def refuse_strangers(path: str, *, with_locks: bool = True, reads_only: bool = F
         _refuse_strange(each, path, owners, reads_only=reads_only)
 
 
-def only_reads(path: str) -> bool:
+def _only_reads(path: str) -> bool:
     """Return whether this process may read the database *path*, and not make files beside it."""
     if sys.platform == "win32":
         return False
@@ -137,6 +137,30 @@ def only_reads(path: str) -> bool:
         os.path.dirname(path), os.W_OK | os.X_OK, effective_ids=_KNOWS_EFFECTIVE_IDS
     )
     return not is_folder_writable or not all(map(_is_accessible, there))
+
+
+def is_unchanging(path: str) -> bool:
+    """Return whether a process that only reads *path* uses no file beside it.
+
+    Nobody writes to it then: it is on a medium that cannot be written, and has no WAL.
+
+    Raises:
+        DatabaseError: SQLite would have to make files beside it, which this process may not, or
+            which would keep the owner of the file out.
+    """
+    if not _only_reads(path):
+        return False
+    has_wal = os.path.exists(f"{path}-wal")
+    if has_wal and os.path.exists(f"{path}-shm"):
+        return False
+    # A process that writes to it through another mount has a WAL beside it.
+    if not has_wal and is_on_read_only(path):
+        return True
+    raise DatabaseError(
+        f"the database {path!r} may only be read here, and while no program has it open "
+        "SQLite has to make files beside it; copy it, with its -wal if there is one, into a "
+        "folder of your own, or run as its owner"
+    )
 
 
 def is_on_read_only(path: str) -> bool:

@@ -19,9 +19,10 @@ from durably._platform.lock_timeouts import BUSY_TIMEOUT_S
 from durably.errors import DatabaseError, SchemaError
 from durably.store.sqlite.blobs.check import problems
 from durably.store.sqlite.blobs.folder import SUFFIX, BlobFolder
-from durably.store.sqlite.connection.files import refuse_special, require_file, resolved
-from durably.store.sqlite.connection.filesystem import mount_table, refuse_mounted
-from durably.store.sqlite.connection.sidefiles import shared_paths
+from durably.store.sqlite.connection.connections import unchanging
+from durably.store.sqlite.connection.files import resolved
+from durably.store.sqlite.connection.place import require_place
+from durably.store.sqlite.connection.sidefiles import is_unchanging
 from durably.store.sqlite.connection.sqlite_errors import database_error, disk_error
 from durably.store.sqlite.locks.guard import FileGuard
 from durably.store.sqlite.sql import schema
@@ -92,10 +93,9 @@ def findings(
         DatabaseError: it is missing, or cannot be read now, or takes too long.
     """
     real = resolved(path)
-    require_file(real)
-    refuse_special(real)
-    # A read here would use neither the WAL nor the locks of the processes that write to it.
-    refuse_mounted(shared_paths(real), mount_table())
+    # Of a file that is mounted alone, a read here would use neither the WAL nor the locks of the
+    # processes that write to it.
+    require_place(real, create=False, reads_only=True)
     # Meanwhile no engine of this process may close its descriptors of the file: that would drop the
     # locks of this connection.
     folder = BlobFolder(f"{real}{SUFFIX}" if blobs is None else os.path.abspath(blobs), real)
@@ -142,14 +142,16 @@ def _translated(path: str) -> Iterator[None]:
 
 @contextmanager
 def _opened(path: str) -> Iterator[apsw.Connection]:
-    flags = apsw.SQLITE_OPEN_READWRITE
-    if os.path.exists(f"{path}-journal"):
+    name, flags = path, apsw.SQLITE_OPEN_READWRITE
+    if is_unchanging(path):
+        name, flags = unchanging(path)
+    elif os.path.exists(f"{path}-journal"):
         # A rollback journal, which durably never makes: only this mode keeps SQLite from applying
         # it. Without a journal, a connection that may write leaves no files behind if it was the
         # only one.
         flags = apsw.SQLITE_OPEN_READONLY
     has_wal = os.path.exists(f"{path}-wal")
-    db = apsw.Connection(path, flags=flags)
+    db = apsw.Connection(name, flags=flags)
     try:
         db.set_busy_timeout(int(BUSY_TIMEOUT_S * 1000))
         if has_wal:

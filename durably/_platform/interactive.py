@@ -77,6 +77,11 @@ def ipython_shell() -> Any:
     return None if get_ipython is None else get_ipython()
 
 
+def kernel() -> Any:
+    """Return the kernel that this process is, of a notebook for one, ``None`` if it is none."""
+    return getattr(ipython_shell(), "kernel", None)
+
+
 def _message_of(shell: Any) -> Mapping[str, Any] | None:
     """Return the message of a front end that a kernel answers now, ``None`` in a terminal."""
     get_parent = getattr(getattr(shell, "kernel", None), "get_parent", None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Final, NoReturn
 
@@ -108,18 +108,25 @@ def ls(
                 labels=labels or None,
                 since=since,
                 limit=limit + 1 if limit else None,
-                values=form == "json",  # a table has no column for them, and they may be large
+                values=False,  # they may be large, and a table has no column for them
             )
 
         if watches:
             _watch(look, find, limit)
         found = find()
         runs = found[:limit] if limit else found
-        print_records(form, runs, _COLUMNS, lambda run: _row(look, run), _IN_CSV)
+        shown = _with_values(look, runs) if form == "json" else runs
+        print_records(form, shown, _COLUMNS, lambda run: _row(look, run), _IN_CSV)
     if len(found) > len(runs):
         shell().note_more(limit)
     elif not runs:
         shell().note("no runs")
+
+
+def _with_values(look: Looking, runs: Sequence[AnyRun]) -> Iterator[AnyRun]:
+    """Yield the runs as they are now, one after the other; those that were deleted are left out."""
+    found = (look.get_run(run.id) for run in runs)
+    return (run for run in found if run is not None)
 
 
 def _watch(look: Looking, find: Callable[[], list[AnyRun]], limit: int) -> NoReturn:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 from typing import Any, Final
 
 from durably._platform.clock import Clock, moment
+from durably._platform.interactive import kernel
 from durably.client.local_worker import LocalWorker
 from durably.codec.json_text import load
 from durably.execution.current_run import CurrentRun
@@ -52,6 +53,8 @@ class LiveRun:
         self.where: str | None = None
         self._seen = RunView("", "")
         self._read_at_s: float | None = None
+        # What has died, by the claim of the run that is executed here.
+        self._died: dict[int, str] = {}
 
     def look(self) -> View:
         """Return the run as it is now."""
@@ -64,7 +67,8 @@ class LiveRun:
             current.prompt.note_look()
             return View()
         if current is not None:
-            return View((view_of(current, status=self.status or "running"),))
+            view = view_of(current, status=self.status or "running")
+            return View((view._replace(died=self._died_before(current)),))
         now_s = self._clock.monotonic()
         is_due = self._read_at_s is None or now_s - self._read_at_s >= _READ_S
         if self.status is not None or is_due:
@@ -74,6 +78,14 @@ class LiveRun:
                 # Its next steps are counted elsewhere, or by another execution.
                 self.current = None
         return View((self._seen,) if self._seen.id else ())
+
+    def _died_before(self, current: CurrentRun) -> str:
+        """Return what has died in the execution before this one, which is read once."""
+        if current.fence > 1 and current.fence not in self._died:
+            before = [each.outcome for each in self._store.attempts_of(current.id)[-2:-1]]
+            what = "process" if kernel() is None else "kernel"
+            self._died[current.fence] = what if before == ["died"] else ""
+        return self._died.get(current.fence, "")
 
     def _executed_here(self) -> CurrentRun | None:
         return next((run for run in self._worker.executing() if run.id == self.run_id), None)

@@ -14,7 +14,7 @@ from typing import Any, Final
 import attrs
 
 from durably._platform.displayable import displayable
-from durably._platform.interactive import executing_cell, ipython_shell
+from durably._platform.interactive import executing_cell, ipython_shell, kernel
 from durably._platform.latch import Latch
 from durably._platform.realtime import monotonic
 from durably._platform.safe_repr import on_one_line
@@ -71,7 +71,7 @@ def _face(wanted: Show) -> Any:
     if wanted is None and not is_main_thread():
         return None
     shell = ipython_shell()
-    if getattr(shell, "kernel", None) is not None:
+    if kernel() is not None:
         if wanted is None and executing_cell() is None:
             return None
         from durably.display.notebook import NotebookFace  # noqa: PLC0415 - where first needed

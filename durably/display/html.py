@@ -7,7 +7,7 @@ from typing import Final
 
 from durably._platform.displayable import displayable
 from durably._platform.spans import limited_text, span
-from durably.display.line import counted, fractions, number, rate_text
+from durably.display.line import counted, fractions, number, rate_text, said_of_death
 from durably.display.meter import Frame, Shown
 from durably.execution.live import RunView
 from durably.rendering.cells import COLOURS
@@ -67,7 +67,7 @@ def _details(shown: Shown) -> list[str]:
     run = shown.run
     parts = []
     if run.reused:
-        parts.append(f"{number(run.reused)} from checkpoints")
+        parts.append(f"{number(run.reused)} from checkpoints {said_of_death(run)}".rstrip())
     if run.failed:
         parts.append(f'<span style="color:{_COLOURS["failed"]}">{run.failed:,} failed</span>')
     is_waiting = run.limited_s >= 1 and not run.is_over

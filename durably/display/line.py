@@ -75,6 +75,11 @@ def counted(run: RunView) -> str:
     return number(run.done)
 
 
+def said_of_death(run: RunView) -> str:
+    """Return why a run that is executed had to begin again, if something has died."""
+    return f"(the {run.died} before this one died)" if run.died and not run.is_over else ""
+
+
 def rate_text(shown: Shown) -> str | None:
     """Return how much is done a second."""
     if shown.rate is None:
@@ -126,6 +131,8 @@ def details(shown: Shown, *, is_map: bool = False) -> list[Part]:
     found: list[Part] = []
     if run.reused and not is_map:
         found.append(Part(f"{number(run.reused)} from checkpoints", "plain", 3))
+        if died := said_of_death(run):
+            found.append(Part(died, "note", 7))
     if run.failed:
         found.append(Part(f"{run.failed:,} failed", "failed", 1))
     is_waiting = run.limited_s >= 1 and not run.is_over
@@ -244,7 +251,8 @@ def _joined(groups: list[list[Part]], after: list[Part], between: str) -> list[P
         line += group
     for index, part in enumerate(after):
         if line:
-            line.append(Part(between if index else " ", "plain"))
+            is_close = not index or part.kind == "note"
+            line.append(Part(" " if is_close else between, "plain"))
         line.append(part)
     return line
 

@@ -41,6 +41,8 @@ class RunView(NamedTuple):
     # How much has a result, that from checkpoints included, and how much of it comes from there.
     done: float = 0
     reused: float = 0
+    # What has died while it executed the run before, "process" or "kernel"; empty if nothing has.
+    died: str = ""
     total: float | None = None
     failed: int = 0
     # How much was done before the call that is displayed, by another cell.

@@ -12,6 +12,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from children import left_by_the_dead
+from counted import Counted
 from terminals import Terminal
 
 import durably
@@ -311,6 +313,59 @@ def test_a_display_that_there_is_not_costs_nothing(
         app.close()
         assert terminal.read() == b""
     assert started == []
+
+
+def test_what_is_displayed_of_a_run_that_is_executed_here_is_asked_of_no_database(
+    tmp_path: Path, on_terminal: Callable[[], Terminal], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call with a display executes the same statements as one without, however often it looks."""
+    terminal = on_terminal()
+    looks, look = threading.Semaphore(0), LiveRun.look
+
+    def counted_look(live: LiveRun) -> object:
+        looks.release()
+        return look(live)
+
+    def wait_for_looks(count: int) -> bool:
+        return all(looks.acquire(timeout=HANG_S) for _ in range(count))
+
+    monkeypatch.setattr(LiveRun, "look", counted_look)
+    waits = durably.Job("waits", lambda step, count: step.run("wait", wait_for_looks, count))
+    disk: Any = SimpleNamespace(syncs=0, pages=0)
+    app = durably.Durably(tmp_path / "a.db", jobs=[waits])
+    for service in (app._supervisor._heartbeat, app._flusher):
+        monkeypatch.setattr(service, "start", lambda: None)  # a clock decides what they do
+
+    def statements(count: int, *, show: bool) -> list[list[str]]:
+        with Counted(app._store.database, disk) as counted:
+            assert app.run(waits, count, show=show).output
+        return [counted.writes, counted.reads]
+
+    statements(0, show=False)  # what is done once
+    hidden = statements(0, show=False)
+    assert not looks.acquire(blocking=False)
+    assert statements(20, show=True) == hidden
+    app.close()
+    assert terminal.lines[0].startswith("waits ✓completed")
+
+
+def test_a_run_whose_process_has_died_says_so(
+    tmp_path: Path, on_terminal: Callable[[], Terminal]
+) -> None:
+    """The line says where its checkpoints come from, as long as it is executed."""
+    terminal = on_terminal()
+    left_by_the_dead(str(tmp_path / "a.db"), "dies")
+    died = "1 from checkpoints (the process before this one died)"
+
+    def dies(step: durably.StepContext) -> str:
+        step.run("first", os.getpid)
+        return step.run("second", terminal.wait_for, died)
+
+    app = durably.Durably(tmp_path / "a.db")
+    with app:
+        app.run(durably.Job("dies", dies, origin="any"))
+    assert "1 from checkpoints · " in terminal.lines[-1]
+    assert "died" not in terminal.lines[-1]
 
 
 def test_a_quick_call_shows_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

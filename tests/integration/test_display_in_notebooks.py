@@ -80,6 +80,21 @@ def test_the_session_of_the_targets(notebook: Notebook) -> None:
         assert 2 <= len(execution.displays) <= 10
 
 
+def test_a_kernel_that_was_killed(notebook: Notebook) -> None:
+    """Run All in the next one goes on, and the line says why there are checkpoints."""
+    notebook.ok(DEFINE.format(bad=""))
+    notebook.begin(CALL).wait_for("page 8")
+    notebook.restart()
+    notebook.ok(DEFINE.format(bad=""))
+    done = notebook.execute(CALL)
+
+    assert not done.error
+    kept = int(done.stdout.split()[1])
+    died = f"/20</bdi> · {kept} from checkpoints (the kernel before this one died) · "
+    assert died in done.displays[0]["text/html"]
+    assert f"20/20 · {kept} from checkpoints · " in last(done)
+
+
 def test_maps_and_sessions_and_hostile_names(notebook: Notebook) -> None:
     """A session is displayed by each cell that executes its steps, and by no other one."""
     notebook.ok("import time, durably")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 PIECE: Final = 8 * 1024 * 1024
 # What is hashed stays in the processor's caches.
 _READ_BYTES: Final = 256 * 1024
+_DIGEST_BYTES: Final = 32
 
 
 def name_of(content: bytes | memoryview) -> str:
@@ -138,4 +139,4 @@ def _read_into(hashed: Any, file: IO[bytes], count: int | None) -> None:
 def _new_hash() -> Any:
     import hashlib  # noqa: PLC0415 - where first needed: it loads the cryptography library
 
-    return hashlib.sha256()
+    return hashlib.blake2b(digest_size=_DIGEST_BYTES)

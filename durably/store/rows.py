@@ -51,6 +51,8 @@ class RunRow(NamedTuple):
     failures: int = 0
     # Of a pending run whose last execution has failed.
     last_error: str | None = None
+    # The id of the run with whose results it began.
+    forked_from: str | None = None
 
 
 class Brief(NamedTuple):
@@ -240,6 +242,8 @@ class StepRow(NamedTuple):
     attempt: int
     # Of a map: how many of its items are done, failed and reused, and how many there are.
     counts: tuple[int, int, int, int | None] | None = None
+    # Whether a person has set the result.
+    is_manual: int = 0
 
 
 # One stored step for a resume: its index, its output (None if it failed or was cancelled) and its
@@ -301,6 +305,20 @@ Key = str | int
 # tries, a hash of the item itself, and when it started and ended. A plain tuple, because a resume
 # reads each one.
 ItemRow = tuple[int, Key | None, str | None, str | None, int, int | None, int, int]
+
+
+class ItemOfMap(NamedTuple):
+    """One item with all its columns; the first ones are those of ``ItemRow``."""
+
+    item_index: int
+    key: Key | None
+    output: str | None
+    error: str | None
+    attempts: int
+    hash: int | None
+    started_at_us: int
+    completed_at_us: int
+    is_manual: int = 0
 
 
 class ItemWindow(NamedTuple):

@@ -59,6 +59,8 @@ def test_the_schema_asks_no_more_of_sqlite_than_others_have(tmp_path: Path) -> N
 def test_code_in_the_same_process_that_opens_the_file(tmp_path: Path, how: str) -> None:
     """Two processes in which other code opens and closes the database's files between any two
     calls, with another SQLite library or with none, lose nothing that was acknowledged.
+
+    What the other library reads meanwhile is its own affair: see docs/reliability.md.
     """
     database = tmp_path / "runs.db"
     with (

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import re
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -15,12 +13,13 @@ from typing import Any
 
 import pytest
 from calls import HANG_S
-from children import DEADLINE_S, ENVIRONMENT, execute
+from children import DEADLINE_S, PROGRAMS, execute
 
 import durably
 from durably.execution.loops import map_log
 
 Lines = Callable[[], list[str]]
+LABELS = PROGRAMS / "labels_badly.py"
 TIMES = "\N{MULTIPLICATION SIGN}"
 NEXT_MOVE = (
     "The results of the other items are kept. Fix the cause and start it again: it executes what "
@@ -289,49 +288,25 @@ def test_an_interrupt_of_a_run_has_the_same_note(db: Path) -> None:
 # -- what is printed of an error that nothing handles ----------------------------------------------
 
 
-def printed_of(folder: Path, call: str) -> tuple[int, str]:
-    program = f"""
-import durably
-
-class BadRequest(Exception):
-    pass
-
-def label(number):
-    if number % 4 == 3:
-        raise BadRequest(f"400 cannot parse {{number}}")
-    if number == 8:
-        raise TimeoutError
-    return number
-
-{call}
-"""
-    (folder / "label.py").write_text(program, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "label.py"],
-        cwd=folder,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
+def printed_of(folder: Path, how: str) -> tuple[int, str]:
+    """Execute ``labels_badly.py`` in a folder; return its exit status and what it has printed."""
+    done = execute("labels_badly", how, folder=folder)
     assert done.stdout == ""
     return done.returncode, done.stderr
 
 
 def test_failed_items_are_reported_in_a_few_lines(tmp_path: Path) -> None:
     """Their counts, the first of each kind with the user's frames, the next move; status 1."""
-    status, text = printed_of(tmp_path, "durably.map(label, range(20), db='a.db', key=str)")
+    status, text = printed_of(tmp_path, "map")
     assert status == 1
-    file = tmp_path / "label.py"
     assert text == (
-        "ItemsFailedError: 6 of 20 items failed: 5 x BadRequest: 400 cannot parse 3 "
+        "ItemsFailedError: 6 of 20 items failed: 5 x BadRequestError: 400 cannot parse 3 "
         "(3, 7, 11, ...), 1 x TimeoutError (8)\n"
-        f'  File "{file}", line 9, in label\n'
-        '    raise BadRequest(f"400 cannot parse {number}")\n'
-        "BadRequest: 400 cannot parse 3\n"
+        f'  File "{LABELS}", line 15, in label\n'
+        '    raise BadRequestError(f"400 cannot parse {number}")\n'
+        "BadRequestError: 400 cannot parse 3\n"
         "item '3' of step 'label'\n"
-        f'  File "{file}", line 11, in label\n'
+        f'  File "{LABELS}", line 17, in label\n'
         "    raise TimeoutError\n"
         "TimeoutError\n"
         "item '8' of step 'label'\n"
@@ -341,28 +316,15 @@ def test_failed_items_are_reported_in_a_few_lines(tmp_path: Path) -> None:
 
 def test_of_a_session_they_are_reported_in_the_same_way(tmp_path: Path) -> None:
     """With the notes that the program has added."""
-    call = """
-try:
-    with durably.session("mine", "a.db") as step:
-        step.map("label", label, range(4))
-except durably.ItemsFailedError as exc:
-    exc.add_note("ask Ada")
-    raise
-"""
-    status, text = printed_of(tmp_path, call)
+    status, text = printed_of(tmp_path, "session")
     assert status == 1
-    assert text.startswith("ItemsFailedError: 1 of 4 items failed: 1 x BadRequest")
+    assert text.startswith("ItemsFailedError: 1 of 4 items failed: 1 x BadRequestError")
     assert text.splitlines()[-2:] == [NEXT_MOVE, "ask Ada"]
 
 
 def test_a_session_shows_no_frame_of_durably_after_ctrl_c(tmp_path: Path) -> None:
     """A script that opens no engine of its own has the hooks as well."""
-    call = """
-import signal
-with durably.session("mine", "a.db") as step:
-    step.run("stop", signal.raise_signal, signal.SIGINT)
-"""
-    status, text = printed_of(tmp_path, call)
+    status, text = printed_of(tmp_path, "ctrl-c")
     assert status == -signal.SIGINT
     assert "durably/" not in text
     assert "stopped " in text

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from children import ENVIRONMENT, execute
+from children import execute
 from engines import engine, take_over
 from held import HeldJob
 
@@ -288,22 +286,12 @@ def test_a_run_of_a_dead_process_is_a_warning(
     tmp_path: Path, lines: Callable[[], list[str]]
 ) -> None:
     """It says what is stored, and the run continues."""
-    script = tmp_path / "dies.py"
-    script.write_text(
-        "import os, durably\n"
-        "from tests_job import nightly\n"
-        "durably.Durably('durably.db').run(nightly, -3, key='k')\n"
-    )
-    (tmp_path / "tests_job.py").write_text(
-        "import os, durably\n"
-        "@durably.job('nightly-import', origin='any')\n"
-        "def nightly(step, n: int) -> int:\n"
-        "    for number in range(8):\n"
-        "        step.run(f'batch-{number}', os._exit if number == -n else int, number)\n"
-        "    return 8\n"
-    )
-    subprocess.run([sys.executable, script], cwd=tmp_path, env=ENVIRONMENT, check=False, timeout=60)
-    job = durably.Job("nightly-import", lambda step, n: nightly.run(step, 99), origin="any")
+    execute("dies_in_a_batch", "durably.db", folder=tmp_path)
+
+    def nightly(step: durably.StepContext) -> int:
+        return sum(step.run(f"batch-{number}", int) for number in range(8))
+
+    job = durably.Job("nightly-import", nightly, origin="any")
     with engine(tmp_path, job) as app:
         app.run_until_idle()
         (run,) = app.get_runs()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sqlite3
@@ -119,15 +120,59 @@ def test_the_defaults_in_the_guide_are_those_of_the_engine() -> None:
     assert told == real
 
 
-def test_links_lead_somewhere() -> None:
-    """A link to a file of the project names one that is there."""
-    broken = [
-        f"{page.name}: {link}"
-        for page in PAGES
-        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
-        if not (page.parent / link).exists()
-    ]
+WRITTEN = [
+    *PAGES,
+    *(ROOT / "docs").glob("*.ipynb"),
+    ROOT / "CHANGELOG.md",
+    ROOT / ".github" / "CONTRIBUTING.md",
+]
+
+
+def prose(page: Path) -> str:
+    """What a page says apart from its code; of a notebook, its cells of Markdown."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix == ".ipynb":
+        cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown"]
+        text = "\n\n".join("".join(cell["source"]) for cell in cells)
+    return re.sub(r"^( *)```.*?^\1```$", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(page: Path) -> set[str]:
+    """What links call the headings of a page by."""
+    headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    """A link within the project names a file that is there, and a heading that it has."""
+    broken = []
+    for link, anchor in re.findall(r"\]\(([^)#:\s]*)(?:#([^)]*))?\)", prose(page)):
+        target = page.parent / link if link else page
+        has_heading = not anchor or target.suffix != ".md" or anchor in anchors(target)
+        if not (target.exists() and has_heading):
+            broken.append(f"{link}#{anchor}")
     assert not broken
+
+
+MOST_WORDS = 30
+
+
+@pytest.mark.parametrize("page", WRITTEN[:-2], ids=lambda page: page.name)
+def test_no_sentence_is_long(page: Path) -> None:
+    """It is understood at first sight: a reader may have learnt the language late."""
+    text = re.sub(
+        r"<!-- what follows is written.*?<!-- what precedes", "", prose(page), flags=re.DOTALL
+    )
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", re.sub(r"`[^`]+`", "code", text))
+    parts = re.split(r"\n\s*\n|\n(?= *(?:[-*] |\d+\. |#|\|))", text)
+    sentences = [
+        sentence
+        for part in parts
+        if not part.lstrip().startswith(("#", "|", "<!--"))
+        for sentence in re.split(r"[.!?][)\"*]*\s+|[:;]\n", part)
+    ]
+    assert [each for each in sentences if len(re.findall(r"\S*\w\S*", each)) > MOST_WORDS] == []
 
 
 def test_the_architecture_names_files_that_are_there() -> None:

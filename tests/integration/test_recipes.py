@@ -514,6 +514,17 @@ def test_the_unit_of_the_service_is_one(tmp_path: Path) -> None:
     assert parsed["Service"]["Environment"].startswith("DURABLY_DB=")
 
 
+def test_the_container_is_given_the_folder_of_the_database() -> None:
+    """Never the file alone; and its engine has the time to end its steps."""
+    yaml = pytest.importorskip("yaml")
+    [composed] = [block.text for block in RECIPES["service"] if block.language == "yaml"]
+    [service] = yaml.safe_load(composed)["services"].values()
+    database = Path(service["environment"]["DURABLY_DB"])
+    assert [volume.split(":")[1] for volume in service["volumes"]] == [str(database.parent)]
+    assert service["command"].split()[1] in {block.file for block in RECIPES["service"]}
+    assert service["stop_grace_period"] == "5m"
+
+
 # Several machines
 
 

@@ -19,12 +19,12 @@ from durably.cli.commands import durably
 Command = Callable[..., Result]
 
 
-def command(path: Path | None, *args: str, stdin: str | None = None) -> Result:
+def command(path: Path | None, *args: str, stdin: str | None = None, **env: str) -> Result:
     """Execute a command line on the database at *path*; anything it raises is the test's."""
     db = [] if path is None else ["--db", str(path)]
     last = logging.lastResort
     try:
-        return CliRunner().invoke(
+        return CliRunner(env=env).invoke(
             durably, [*args[:1], *db, *args[1:]], input=stdin, catch_exceptions=False
         )
     finally:

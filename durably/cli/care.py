@@ -119,7 +119,7 @@ def _record(job: JobUsage) -> dict[str, Any]:
 @click.argument("files", nargs=-1, metavar="[FILE...]", type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line, for a program.")
 def check(*, files: tuple[str, ...], as_json: bool) -> int:
-    """Check that a file is sound, and everything that must hold in it.
+    """Check that a file is sound, and all that must hold in it.
 
     It is only read, and may be in use. Without FILE it is that of --db. Exit status: 1 if something
     is wrong.

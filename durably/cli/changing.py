@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
 from collections.abc import Callable
 from datetime import datetime
 from typing import Final
@@ -9,6 +12,7 @@ from typing import Final
 import click
 
 from durably._platform.displayable import displayable, escaped
+from durably._platform.tracebacks import frames_in
 from durably.cli.shell import FAILED, find, name_of, run_argument, shell, verb
 from durably.cli.tables import is_terminal
 from durably.cli.times import Instant
@@ -20,6 +24,10 @@ from durably.models import RunStatus
 # How many runs one transaction of a purge deletes: others write between two of them.
 _AT_ONCE: Final = 500
 _KILO: Final = 1000
+# The file of a frame; the first one is that of the job.
+_SCRIPT: Final = re.compile(r'  File "([^"\n]+\.py)", line ')
+# How many of them a command names.
+_MOST_FILES: Final = 5
 
 
 @verb()
@@ -43,9 +51,7 @@ def retry(*, runs: tuple[str, ...], failed: bool, since: datetime | None, job: s
     if not failed and (since is not None or job is not None):
         raise click.UsageError("--since and --job belong to --failed")
     if not failed:
-        status = _each(runs, _retry)
-        _say_how_to_go_on()
-        return status
+        return _retry_all(runs)
     with shell().look() as look:
         found = look.find_runs(status=RunStatus.FAILED, job_name=job, since=since, limit=None)
         # A session is continued by its own program.
@@ -53,17 +59,34 @@ def retry(*, runs: tuple[str, ...], failed: bool, since: datetime | None, job: s
     if not ids:
         shell().note("no failed runs")
         return 0
-    status = _each(ids, _retry)
-    _say_how_to_go_on()
-    return status
+    return _retry_all(ids)
 
 
-def _say_how_to_go_on() -> None:
-    """Say what executes the runs, where no process does."""
+def _retry_all(names: tuple[str, ...]) -> int:
+    """Put runs back, and say what executes them where no process does; return the exit status."""
+    files: dict[str, None] = {}
+
+    def put_back(app: Durably, run: AnyRun) -> str:
+        files[_file_of(run)] = None
+        return _retry(app, run)
+
+    status = _each(names, put_back)
     with shell().look() as look:
         is_any = look.is_any_executing()
     if not is_any:
-        shell().say(f"no process executes runs now:  {shell().again('work FILE')}")
+        work = " ".join(["work", *map(shlex.quote, list(files)[:_MOST_FILES]), "--until-idle"])
+        shell().say(f"no process executes runs now:  {shell().again(work)}")
+    return status
+
+
+def _file_of(run: AnyRun) -> str:
+    """Return the script that a failed run has executed, ``FILE`` if it cannot be known."""
+    frames = [] if run.error is None else frames_in(run.error.traceback)
+    found = _SCRIPT.match(frames[0]) if frames else None
+    file = "FILE" if found is None else found[1]
+    # A module of a package cannot be imported by its file.
+    is_script = os.path.isfile(file) and not os.path.exists(os.path.join(file, "../__init__.py"))
+    return file if is_script else "FILE"
 
 
 def _retry(app: Durably, run: AnyRun) -> str:

@@ -16,7 +16,7 @@ import click
 
 from durably._platform.displayable import escaped
 from durably.cli.logged import print_warnings
-from durably.cli.shell import FAILED, LATER, UNUSABLE, Shell, Unknown
+from durably.cli.shell import FAILED, LATER, UNUSABLE, Shell, Unknown, is_database
 from durably.errors import (
     DurablyError,
     DurablyWarning,
@@ -64,12 +64,14 @@ _EPILOG: Final = """\b
 After a failure:
   durably ls --status failed --since yesterday    which runs have failed
   durably show RUN                                in which step, and why
-  durably retry RUN                               go on with it
+  durably retry RUN                               put it back, once the cause is fixed
+  durably work FILE.py --until-idle               go on with it, if no program does so
 
 \b
 To free disk space:
   durably du                                      what takes it
   durably purge --older-than 30d --dry-run        what would be deleted
+  durably purge --older-than 30d                  delete it
   durably vacuum                                  give free pages back
 
 Exit status: 0 if all is done, or there is nothing to do; 1 if a run has failed, a check has found
@@ -97,6 +99,8 @@ class Verbs(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the options before a verb, which has those that are missing here."""
+        if args[:1] in ([], ["help"]):
+            args = [*args[1:], "--help"]
         try:
             return super().parse_args(ctx, [*args])
         except click.NoSuchOption as exc:
@@ -130,7 +134,7 @@ class Verbs(click.Group):
             if shell.shows_traceback:
                 traceback.print_exception(exc)
             status = _status_of(exc)
-            for line in _said(exc):
+            for line in _said(exc, sys.argv[1:] if args is None else args):
                 sys.stderr.write(f"{line}\n")
         sys.exit(status if isinstance(status, int) else 0)
 
@@ -143,14 +147,21 @@ def _status_of(exc: Exception) -> int:
     return UNUSABLE if isinstance(exc, _UNUSABLE) else FAILED
 
 
-def _said(exc: Exception) -> list[str]:
-    """Return the lines for an error: a sentence, which may be followed by a list."""
+def _said(exc: Exception, args: Sequence[str]) -> list[str]:
+    """Return the lines for an error: a sentence, which may be followed by a list.
+
+    Args:
+        args: the command line.
+    """
     if not isinstance(exc, click.ClickException):
         return [f"durably: {escaped(str(exc))}"]
     first, *more = exc.format_message().splitlines() or [""]
     context = getattr(exc, "ctx", None)
     # For what click itself has found wrong.
     advice = "" if type(exc).__module__.startswith("durably") or context is None else _help(context)
+    file = next((each for each in args if is_database(each)), None)
+    if advice and file is not None and "--db" not in args:
+        advice = f"; a database is named by --db {shlex.quote(file)}, behind the verb"
     sentence = escaped(f"{first[:1].lower()}{first[1:]}".removesuffix("."))
     return [f"durably: {sentence}{advice}", *map(escaped, more)]
 

@@ -32,6 +32,8 @@ SHOWN_ID: Final = 8
 _MOST_CANDIDATES: Final = 10
 # The file, if none is named.
 _DEFAULT: Final = "durably.db"
+# How many databases of a folder are named.
+_MOST_NAMED: Final = 3
 # How many of the newest runs a shell offers to complete a word.
 _MOST_COMPLETED: Final = 200
 
@@ -115,7 +117,21 @@ def opening(*, is_named: bool) -> Iterator[None]:
             raise
         if is_named or os.path.lexists(_DEFAULT):
             raise Unknown(str(exc)) from exc
-        raise Unknown(f"{exc}: name the database with --db FILE or DURABLY_DB=FILE") from exc
+        here = sorted(filter(is_database, os.listdir()))[:_MOST_NAMED]
+        known = f"; this folder has {displayable(', '.join(here))}" if here else ""
+        raise Unknown(f"{exc}: name the database with --db FILE or DURABLY_DB=FILE{known}") from exc
+
+
+def is_database(path: str) -> bool:
+    """Return whether a file that nothing in this process has open is a database of durably's."""
+    try:
+        if not os.path.isfile(path):
+            return False
+        with open(path, "rb") as file:
+            head = file.read(72)
+    except (OSError, ValueError):
+        return False
+    return head.startswith(b"SQLite format 3\0") and head[68:] == b"Dura"
 
 
 def shell() -> Shell:

@@ -39,6 +39,11 @@ class Answers:
     _by_hand: Callable[[], ByHand]
     _flush_log_lines: Callable[[], object]
 
+    @property
+    def path(self) -> str:
+        """Return the real path of the file."""
+        return self._store.path
+
     def wait(
         self,
         run: AnyRun | str,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from durably._platform.log_lines import is_printed_by_python
@@ -61,7 +63,8 @@ class RunFailedError(DurablyError):
         if error is not None and not is_of_several(error.traceback):
             lines += [str(error), *error.notes]
         if run.kind == "job":
-            advice = [*advice, f"Or put it back to pending:    durably retry {run.id[-8:]}"]
+            command = f"durably retry {run.id[-8:]}{_file_option(run)}"
+            advice = [*advice, f"Or put it back to pending:    {command}"]
         return "\n".join([*lines, *advice, ""])
 
     def _render_traceback_(self) -> list[str]:
@@ -76,6 +79,19 @@ class RunFailedError(DurablyError):
         frames = _frames(self.run)
         notes = [line for note in self.__notes__ for line in str(note).splitlines()]
         return frames, notes[len(frames) :]
+
+
+def _file_option(run: Run[Any, Any]) -> str:
+    """Return what names the run's file to a command, empty if that finds it by itself."""
+    engine = getattr(run, "_engine", None)
+    if engine is None:
+        return ""
+    with suppress(OSError):  # the folder of the process is gone
+        if os.path.realpath(os.environ.get("DURABLY_DB") or "durably.db") == engine.path:
+            return ""
+    from shlex import quote  # noqa: PLC0415 - where first needed
+
+    return f" --db {quote(on_one_line(engine.path))}"
 
 
 def place_of_failure(run: Run[Any, Any]) -> str:

@@ -28,6 +28,10 @@ R = TypeVar("R")
 class RunEngine(Protocol):
     """What answers for runs: the engine that they came from. Usable from any thread."""
 
+    @property
+    def path(self) -> str:
+        """Return the real path of its file."""
+
     def wait(
         self,
         run: Any,

@@ -205,3 +205,6 @@ KINDS: Final[dict[str, Callable[[Any], str]]] = {
 
 RIGHT: Final = frozenset({"lasted", "number", "seconds"})
 """The kinds that are aligned at the right."""
+
+WHOLE: Final = RIGHT | {"name", "short_id", "status", "when"}
+"""The kinds of columns that are not broken into lines."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from durably.rendering.cells import KINDS, RIGHT
+from durably.rendering.cells import KINDS, RIGHT, WHOLE
 
 # What a page's mathematics is made of may be in any text.
 _BEGIN: Final = '<div class="durably tex2jax_ignore mathjax_ignore">'
@@ -50,15 +50,14 @@ def card(
 
     Args:
         heading: the kinds and values of its first line; the first one is bold.
-        fields: the title, the kind and the value of each; one that is ``None`` is left out.
+        fields: the title, the kind and the value of each; what is not known is left out.
         note: text below it.
     """
     first, *others = [KINDS[kind](value) for kind, value in heading]
     parts = [_BEGIN, f"<div>{' '.join([f'<b>{first}</b>', *filter(None, others)])}</div>"]
+    filled = [(title, KINDS[kind](value)) for title, kind, value in fields if value is not None]
     shown = [
-        _cell("th", KINDS["name"](title)) + _cell("td", KINDS[kind](value))
-        for title, kind, value in fields
-        if value is not None
+        _cell("th", KINDS["name"](title)) + _cell("td", html) for title, html in filled if html
     ]
     if shown:
         parts.append(f"<table><tbody><tr>{'</tr><tr>'.join(shown)}</tr></tbody></table>")
@@ -74,5 +73,6 @@ def _line(text: str) -> str:
 def _cell(tag: str, html: str, kind: str = "") -> str:
     align = "right" if kind in RIGHT else "left"
     faint = ";font-weight:normal;opacity:.65" if tag == "th" else ""
-    style = f"text-align:{align};vertical-align:top;padding:2px 8px 2px 0{faint}"
+    whole = ";white-space:nowrap" if kind in WHOLE else ""
+    style = f"text-align:{align};vertical-align:top;padding:2px 8px 2px 0{faint}{whole}"
     return f'<{tag} style="{style}">{html}</{tag}>'

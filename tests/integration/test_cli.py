@@ -12,11 +12,9 @@ from pathlib import Path
 
 import apsw
 import pytest
-from click.testing import CliRunner
 from clikit import command, objects, printed, refused
 
 import durably
-from durably.cli.commands import durably as durably_command
 
 HOSTILE = "\x1b[2J\u202e<b>\n\r"
 
@@ -248,11 +246,11 @@ def test_completion(path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> N
     def completed(line: str) -> str:
         env = {"_DURABLY_COMPLETE": f"{name}_complete", "COMP_WORDS": line}
         env["COMP_CWORD"] = line.rpartition(" ")[2] if name == "fish" else "2"
-        return CliRunner(env=env).invoke(durably_command, []).stdout
+        return command(None, **env).stdout
 
     assert "gone" in completed("durably show go")
     assert newest in completed(f"durably show {newest[:5]}")
-    script = CliRunner(env={"_DURABLY_COMPLETE": f"{name}_source"}).invoke(durably_command, [])
+    script = command(None, _DURABLY_COMPLETE=f"{name}_source")
     assert "_DURABLY_COMPLETE" in script.stdout
     monkeypatch.setenv("DURABLY_DB", str(path.with_name("missing.db")))
     assert "gone" not in completed("durably show go")
@@ -338,6 +336,16 @@ def test_wrong_usage_is_one_sentence(path: Path) -> None:
         assert refused(None, *args) == f"options stand behind the verb: write {right}"
     for option in ("--odd", "--fresh"):
         assert refused(None, option, "ls").startswith("no such option")
+
+
+@pytest.mark.parametrize(
+    ("args", "of"), [([], "durably"), (["help"], "durably"), (["help", "ls"], "durably ls")]
+)
+def test_help_is_printed_where_it_is_looked_for(args: list[str], of: str) -> None:
+    """It is what ``--help`` prints."""
+    helped = printed(None, *args)
+    assert helped.startswith(f"Usage: {of} [OPTIONS]")
+    assert helped == printed(None, *args[1:], "--help")
 
 
 def test_an_error_is_shown_at_length_only_when_asked(path: Path) -> None:

@@ -79,7 +79,8 @@ def test_a_failed_run(path: Path) -> None:
     assert said == (
         "pending again, 3 completed steps kept. It is executed by the next process that knows "
         "'nightly-import'.\n"
-        f"no process executes runs now:  durably work FILE --db {path}\n"
+        f"no process executes runs now:  durably work {PROGRAMS}/nightly.py --until-idle "
+        f"--db {path}\n"
     )
     result = command(path, "work", str(PROGRAMS / "nightly.py"), "--until-idle")
     assert (result.exit_code, result.stdout) == (1, "")

@@ -99,6 +99,15 @@ def test_a_file_that_is_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("DURABLY_DB", "durably.db")
     assert refused(None, "ls") == missing
     assert list(tmp_path.iterdir()) == []
+    monkeypatch.delenv("DURABLY_DB")
+    with_a_run(tmp_path / "crawl.db")
+    (tmp_path / "notes.db").write_text("of something else")
+    (tmp_path / "folder.db").mkdir()
+    assert refused(None, "ls").endswith("or DURABLY_DB=FILE; this folder has crawl.db")
+    assert refused(None, "ls", "crawl.db").endswith(
+        "; a database is named by --db crawl.db, behind the verb"
+    )
+    assert "crawl.db" in printed(Path("crawl.db"), "du")
 
 
 def test_a_file_that_cannot_be_looked_at_is_one_sentence(tmp_path: Path) -> None:

@@ -126,11 +126,18 @@ def printed(
 
 
 @pytest.mark.parametrize("hook", [TERMINAL, THREAD])
+@pytest.mark.parametrize("is_named", [False, True])
 def test_the_report_of_a_failed_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], hook: str
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    hook: str,
+    is_named: bool,
 ) -> None:
     """The job and where it has failed, the frames of the user, the error, the next move."""
     error = run_failed(tmp_path)
+    path = error.run._engine.path
+    monkeypatch.setenv("DURABLY_DB", path if is_named else "")
     lines = printed(error, capsys, hook)
     if hook == THREAD:
         assert lines.pop(0) == "Exception in thread mine:"
@@ -141,7 +148,8 @@ def test_the_report_of_a_failed_run(
     assert lines[-3] == "ValueError: invalid literal for int() with base 10: 'one'"
     assert lines[-2].startswith("Completed steps are kept. Fix the cause and ")
     assert lines[-2].endswith(": it continues at 'second'.")
-    assert lines[-1] == f"Or put it back to pending:    durably retry {error.run.id[-8:]}"
+    db = "" if is_named else f" --db {path}"
+    assert lines[-1] == f"Or put it back to pending:    durably retry {error.run.id[-8:]}{db}"
 
 
 def test_the_report_of_runs_that_nobody_has_seen_to_fail(

@@ -7,11 +7,12 @@ import os
 import attrs
 
 from durably._platform.signals import entered
-from durably._platform.values import Value
+from durably.models.records import Record
+from durably.rendering.shown import Listing
 
 
 @attrs.frozen(eq=False, repr=False)
-class Finding(Value):
+class Finding(Record):
     """One thing that is wrong with a database; ``str()`` gives ``problem: where``.
 
     Attributes:
@@ -25,14 +26,27 @@ class Finding(Value):
     problem: str
     where: str
 
+    _columns = (("", "message", "problem"), ("where", "message", "where"))
+
     def __str__(self) -> str:
         return f"{self.problem}: {self.where}"
+
+
+class FindingList(Listing[Finding]):
+    """Findings of one file. A slice is a ``FindingList``.
+
+    .. versionadded:: 0.2.0
+    """
+
+    __slots__ = ()
+    _record, _one, _columns = Finding, "finding", Finding._columns  # noqa: SLF001 - of this module
+    _counted = "problem"
 
 
 @entered
 def check(
     path: str | os.PathLike[str], *, blobs: str | os.PathLike[str] | None = None
-) -> list[Finding]:
+) -> FindingList:
     """Check a database file for everything that can be wrong in it.
 
     It checks that the file is not damaged (SQLite's own ``integrity_check``); that its tables,
@@ -68,4 +82,4 @@ def check(
     """
     from durably.store.sqlite.sql.check import findings  # noqa: PLC0415 - where first needed
 
-    return [Finding(problem, where) for problem, where in findings(path, blobs)]
+    return FindingList(Finding(problem, where) for problem, where in findings(path, blobs))

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import apsw
 import attrs
 import pandas as pd
 import pytest
@@ -18,6 +19,7 @@ from rendered import read
 
 import durably
 from durably.models import AttemptList, ItemList, LogList, RunList, StepList
+from durably.testing import FindingList, check
 
 TEXT = re.compile("(?<=>)[^<]+")  # between two tags
 NASTY = "<script>\x1b[2J\u202e'\""
@@ -162,6 +164,25 @@ def test_lists_show_tables_and_keep_their_kind(app: durably.Durably) -> None:
         assert listing[::-1] == list(listing)[::-1]
         assert html(listing[:0]).strip() == f"no {listing._one}s"
         html(listing[0])  # one record is a card
+
+
+def test_the_findings_of_a_check_show_themselves(tmp_path: Path) -> None:
+    """As a table with what is wrong and where; a sound file has none."""
+    path = tmp_path / "x.db"
+    durably.Durably(path).close()
+    sound = check(path)
+    assert (sound, repr(sound)) == ([], "<0 findings>")
+    assert html(sound).strip() == "no findings"
+    db = apsw.Connection(str(path))
+    db.execute('CREATE INDEX "durably_<b>" ON durably_runs (payload)')
+    db.close()
+    found = check(path)
+    assert type(found[:1]) is FindingList
+    assert repr(found) == "<1 finding: 1 the schema is not durably's>"
+    assert html(found).split()[:2] == ["where", "the"]
+    assert "'durably_<b>' is not durably's" in html(found)
+    assert html(found[0]).startswith("the schema is not durably's")
+    assert found.to_dict() == [{"problem": found[0].problem, "where": found[0].where}]
 
 
 def test_an_engine_shows_its_jobs_and_how_their_runs_are(

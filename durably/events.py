@@ -124,15 +124,19 @@ class RunCancelled(RunEvent):
     type: ClassVar[str] = "run:cancel"
 
 
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class RunRetried(RunEvent):
-    """A failed or cancelled run was put back to pending.
+    """A run was put back to pending, to be executed again: by a caller, or after a failure.
+
+    After a failure ``error`` is that, and ``delay`` how many seconds the run waits; both are
+    ``None`` if a caller has retried a failed or cancelled run.
 
     .. versionadded:: 0.2.0
     """
 
-    __slots__ = ()
-
     type: ClassVar[str] = "run:retry"
+    error: ErrorInfo | None = None
+    delay: float | None = None
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -149,20 +153,6 @@ class RunRedone(RunEvent):
     from_step: str | None
     only: str | None
     is_manual: bool
-
-
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class RunForked(RunEvent):
-    """A run was created with copies of the results of another one, whose id is ``forked_from``.
-
-    ``from_step`` is that of ``Durably.fork``. No ``RunTriggered`` is emitted for it.
-
-    .. versionadded:: 0.2.0
-    """
-
-    type: ClassVar[str] = "run:fork"
-    forked_from: str
-    from_step: str | None
 
 
 class RunDeleted(RunEvent):
@@ -331,7 +321,6 @@ EVENT_TYPES: Final[dict[str, type[Event]]] = {
         RunCancelled,
         RunRetried,
         RunRedone,
-        RunForked,
         RunDeleted,
         RunRecovered,
         RunInterrupted,
@@ -358,7 +347,6 @@ __all__ = [
     "RunDeleted",
     "RunEvent",
     "RunFailed",
-    "RunForked",
     "RunInterrupted",
     "RunProgressed",
     "RunRecovered",

@@ -36,6 +36,7 @@ from durably.store.outcome import (
     OwnerHung,
     OwnerIdle,
     Suspended,
+    TriedAgain,
 )
 from durably.store.rows import Begin, Claim, Filters, LogLine, MapState, NewRun, NewWait
 from durably.store.sqlite.database import Database
@@ -589,8 +590,10 @@ class StoreMachine(RuleBasedStateMachine):
         assert {row.id: row.status for row in found} == expected
         for row in found:
             if row.status == "failed":
-                assert f"died {'once' if most == 1 else '2 times'} without" in str(row.error)
-                self.runs[row.id].error = row.error
+                run = self.runs[row.id]
+                times = "once" if run.deaths == 1 else f"{run.deaths} times"
+                assert f"died {times} without" in str(row.error)
+                run.error = row.error
 
     def recover_vanished(self, number: int, late_by: int) -> None:
         """One whose lock file is gone is forgotten, unless it has beaten meanwhile."""
@@ -920,7 +923,9 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.executions)
     @rule(
         number=numbers,
-        how=st.sampled_from(["complete", "complete", "fail", "interrupt", "wait"]),
+        how=st.sampled_from(
+            ["complete", "complete", "fail", "interrupt", "wait", "again", "later", "overdue"]
+        ),
         keep=st.booleans(),
         jobs_next=st.sampled_from([None, ("a",), ("a", "b")]),
     )
@@ -943,7 +948,8 @@ class StoreMachine(RuleBasedStateMachine):
         run = self.current(execution)
         assert ended.is_effective == (run is not None)
         if run is not None:
-            run.owner = None
+            is_inside = isinstance(outcome, Failed | TriedAgain) and outcome.is_inside
+            run.owner = run.owner if is_inside else None
             run.progress = progress or run.progress
             self.expect_outcome(run, outcome)
             if how == "complete" and not keep:
@@ -963,6 +969,13 @@ class StoreMachine(RuleBasedStateMachine):
             return Failed(ErrorInfo("E", str(self.now), ""), "s")
         if how == "interrupt":
             return Interrupted()
+        error = ErrorInfo("E", str(self.now), "")
+        if how == "overdue" and self.now % 2:
+            return Failed(error, "s", is_inside=True)
+        if how in ("again", "later", "overdue"):
+            wait = (0, 3, 60)[self.now % 3]
+            due_us = self.now + wait if wait else None
+            return TriedAgain(error, "s", wait, due_us, how != "later", is_inside=how == "overdue")
         due = self.now + 7
         how = ("sleep", "ask", "call")[self.now % 3]
         if how == "ask":
@@ -981,6 +994,17 @@ class StoreMachine(RuleBasedStateMachine):
             run.error = json.dumps(text | {"failed_step": "s"}, separators=(",", ":"))
             self.end(run, "failed", run.error)
             run.failures += 1
+        elif isinstance(outcome, TriedAgain):
+            run.leave("suspended", self.now)
+            if outcome.is_failure:
+                text = {"type": "E", "message": outcome.error.message, "traceback": ""}
+                error = json.dumps(text | {"failed_step": "s"}, separators=(",", ":"))
+                attempt, _, begun, ended, _ = run.tries[-1]
+                run.tries[-1] = (attempt, "failed", begun, ended, error)
+                run.failures += 1
+            run.go_back(now=self.now)
+            run.due = outcome.run_at_us
+            run.keeps_attempt = not outcome.is_failure
         else:
             how = "suspended" if isinstance(outcome, Suspended) else "interrupted"
             run.go_back(how, self.now)
@@ -1119,7 +1143,7 @@ class StoreMachine(RuleBasedStateMachine):
             run is not None
             and run.owner == execution.owner
             and run.fence == execution.fence
-            and run.status in ("cancelled", "pending")
+            and run.status in ("cancelled", "failed", "pending")
         )
         done = self.store.write(settle.settle, execution.key, execution.fence, Lost(), self.now)
         assert done is may

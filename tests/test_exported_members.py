@@ -92,7 +92,6 @@ ENGINE = (
     "start stop close init run run_until_idle process_one register jobs get_job trigger "
     "trigger_and_wait batch_trigger get_run get_runs "
     "runs count_runs get_steps steps get_items get_attempts get_logs wait as_completed retry redo "
-    "fork set_step set_item "
     "adopt answer signal get_questions retrigger "
     "cancel delete_run purge_runs backup vacuum on on_error subscribe use to_dict "
     "to_frame"
@@ -108,11 +107,10 @@ RUN = (
     "attempt completed_steps created_at started_at completed_at updated_at heartbeat_at "
     "disposition kind waiting_for run_at failures parent_id is_terminal is_active "
     "duration "
-    "result wait refresh steps items attempts logs cancel retry redo fork set_step "
-    "set_item forked_from timeline "
+    "result wait refresh steps items attempts logs cancel retry redo timeline "
     "to_dict to_frame"
 )
-STEP_RECORD = "name index status output error started_at completed_at attempt items is_manual"
+STEP_RECORD = "name index status output error started_at completed_at attempt items"
 EVENT = "type timestamp sequence run_id job_name labels"
 
 
@@ -153,11 +151,11 @@ def test_objects_have_the_members_of_the_contract_and_no_others(tmp_path: Path) 
         RUN: run,
         "current total message": run.progress,
         "type message traceback notes": run.error,
-        "name run input output on_duplicate_step origin": job,
+        "name run input output on_duplicate_step retry timeout origin": job,
         "name install": durably.plugins.LogPersistence(),
         (
             "payload idempotency_key concurrency_key coalesce retry_failed on_payload_change "
-            "run_at delay labels"
+            "run_at delay retry timeout labels"
         ): durably.Trigger(),
         "attempts wait backoff max_wait jitter on on_exhausted": durably.Retry(),
     }

@@ -38,7 +38,7 @@ def note_on(look: Looking, run: AnyRun) -> str:
     if run.waiting_for is not None:
         return waits(run.waiting_for)
     if run.run_at is not None:
-        return due(run.run_at, run.attempt)
+        return due(run.run_at, run)
     parts = [] if run.progress is None else [progress_of(run.progress)]
     if run.status is RunStatus.RUNNING:
         parts += [
@@ -48,9 +48,13 @@ def note_on(look: Looking, run: AnyRun) -> str:
     return ", ".join(parts)
 
 
-def due(run_at: datetime, attempt: int) -> str:
-    """Return when a pending run is due, as ``at 11-29 12:05``, ``again`` if it was tried."""
-    return f"{'again ' if attempt else ''}at {moment(run_at)}"
+def due(run_at: datetime, run: AnyRun) -> str:
+    """Return when a pending run is due, as ``at 11-29 12:05``.
+
+    If it was tried before, return ``again at 11-29 12:05 after OSError: no route``.
+    """
+    after = "" if run.error is None else f" after {run.error}"
+    return f"{'again ' if run.attempt else ''}at {moment(run_at)}{after}"
 
 
 def waits(wait: WaitingFor) -> str:

@@ -113,7 +113,7 @@ def _relations(run: AnyRun) -> Iterator[tuple[str, str]]:
     if run.waiting_for is not None:
         yield "waiting", _shown(waits(run.waiting_for))
     if run.run_at is not None:
-        yield "due", due(run.run_at, run.attempt)
+        yield "due", _shown(due(run.run_at, run))
     if run.parent_id is not None:
         yield "parent", run.parent_id
 

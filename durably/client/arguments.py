@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Any, Final, Generic, Never, Self, TypedDict, TypeVar, overload
+from typing import Any, Final, Generic, Never, Self, TypedDict, TypeVar, cast, overload
 
 import attrs
 
@@ -29,8 +29,10 @@ from durably.settings import (
     check_choice,
     check_show,
     optional_timeout,
+    time_limit,
     waitable,
 )
+from durably.settings.retries import Retry, check_retry, stored_retry
 
 P = TypeVar("P")
 T = TypeVar("T")
@@ -71,7 +73,8 @@ class Trigger(Value, Generic[P]):
             has a value that means no payload.
 
     .. versionadded:: 0.1.0
-    .. versionchanged:: 0.2.0 Has ``on_payload_change``, ``run_at`` and ``delay``.
+    .. versionchanged:: 0.2.0 Has ``on_payload_change``, ``run_at``, ``delay``, ``retry`` and
+        ``timeout``.
     """
 
     payload: P | None = NOT_GIVEN
@@ -82,11 +85,13 @@ class Trigger(Value, Generic[P]):
     on_payload_change: OnPayloadChange = attrs.field(default="warn", kw_only=True)
     run_at: datetime | None = attrs.field(default=None, kw_only=True)
     delay: Duration | None = attrs.field(default=None, kw_only=True)
+    retry: Retry | None = attrs.field(default=None, kw_only=True)
+    timeout: Duration | None = attrs.field(default=None, kw_only=True)
     labels: dict[str, str] | None = attrs.field(default=None, kw_only=True)
 
 
-class TriggerOptions(TypedDict, total=False):
-    """The options of a trigger, as type checkers see them."""
+class CommonOptions(TypedDict, total=False):
+    """The options of a trigger that those of a wait for its run have as well."""
 
     idempotency_key: str | None
     concurrency_key: str | None
@@ -95,11 +100,18 @@ class TriggerOptions(TypedDict, total=False):
     on_payload_change: OnPayloadChange
     run_at: datetime | None
     delay: Duration | None
+    retry: Retry | None
     labels: dict[str, str] | None
 
 
-class WaitOptions(TriggerOptions, total=False):
-    """The options of a trigger and of a wait for its run."""
+class TriggerOptions(CommonOptions, total=False):
+    """The options of a trigger, as type checkers see them."""
+
+    timeout: Duration | None
+
+
+class WaitOptions(CommonOptions, total=False):
+    """The options of a trigger and of a wait for its run, which *timeout* is of."""
 
     timeout: Duration | None
     on_progress: OnProgress | None
@@ -136,6 +148,7 @@ class RunOptions(TypedDict, total=False):
     timeout: Duration | None
     on_payload_change: OnPayloadChange
     concurrency_key: str | None
+    retry: Retry | None
     labels: dict[str, str] | None
     show: Show
 
@@ -170,6 +183,7 @@ class CheckedOptions:
     timeout_s: float | None = attrs.field(alias="timeout", converter=optional_timeout)
     on_payload_change: OnPayloadChange = attrs.field(validator=_is_choice(OnPayloadChange))
     concurrency_key: str | None
+    retry: Retry | None
     labels: dict[str, str] | None
     show: Show = attrs.field(validator=lambda _, __, value: check_show(value))
 
@@ -217,6 +231,22 @@ def checked_start(run_at: object, delay: Any, now_us: int) -> int | None:
     else:
         return None
     return at_us if at_us > now_us else None
+
+
+def checked_retry(retry: object) -> str | None:
+    """Return how a run is tried again as it is stored.
+
+    Raises:
+        ValidationError: it is no ``Retry``, or one that cannot be stored.
+    """
+    check_retry(retry)
+    return None if retry is None else stored_retry(cast("Retry", retry))
+
+
+def checked_timeout_us(timeout: Duration | None) -> int | None:
+    """Return how long an execution may take, in microseconds."""
+    limit_s = time_limit(timeout)
+    return None if limit_s is None else max(1, int(limit_s * 1e6))
 
 
 def checked_labels(labels: object) -> str:

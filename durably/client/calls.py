@@ -22,6 +22,7 @@ from durably.client.read_calls import ReadCalls
 from durably.jobs import Job
 from durably.models import Run, RunList
 from durably.settings import Coalesce, Duration, OnPayloadChange
+from durably.settings.retries import Retry
 
 if TYPE_CHECKING:
     from durably.client.subscribe import Subscription
@@ -57,6 +58,8 @@ class RunCalls(ReadCalls, AnswerCalls, CareCalls, ByHandCalls):
         on_payload_change: OnPayloadChange = "warn",
         run_at: datetime | None = None,
         delay: Duration | None = None,
+        retry: Retry | None = None,
+        timeout: Duration | None = None,
         labels: dict[str, str] | None = None,
     ) -> AnyRun:
         """Store a run of a job and return it, as ``JobHandle.trigger`` does.
@@ -84,6 +87,8 @@ class RunCalls(ReadCalls, AnswerCalls, CareCalls, ByHandCalls):
             on_payload_change=on_payload_change,
             run_at=run_at,
             delay=delay,
+            retry=retry,
+            timeout=timeout,
             labels=labels,
         )
 
@@ -113,6 +118,7 @@ class RunCalls(ReadCalls, AnswerCalls, CareCalls, ByHandCalls):
         on_payload_change: OnPayloadChange = "warn",
         run_at: datetime | None = None,
         delay: Duration | None = None,
+        retry: Retry | None = None,
         labels: dict[str, str] | None = None,
     ) -> AnyRun:
         """Store a run of a job, block until it has completed, and return it.
@@ -146,6 +152,7 @@ class RunCalls(ReadCalls, AnswerCalls, CareCalls, ByHandCalls):
             on_payload_change=on_payload_change,
             run_at=run_at,
             delay=delay,
+            retry=retry,
             labels=labels,
         )
 

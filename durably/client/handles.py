@@ -16,6 +16,7 @@ from durably.jobs.registry import missing_job
 from durably.models import Run, RunList
 from durably.rendering.shown import Shown
 from durably.settings import Coalesce, Duration, OnPayloadChange, optional_timeout
+from durably.settings.retries import Retry
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-not-found,import-untyped,unused-ignore]  # optional
@@ -136,6 +137,8 @@ class JobHandle(Shown, Generic[P, R]):
         on_payload_change: OnPayloadChange = "warn",
         run_at: datetime | None = None,
         delay: Duration | None = None,
+        retry: Retry | None = None,
+        timeout: Duration | None = None,
         labels: dict[str, str] | None = None,
     ) -> Run[P, R]:
         """Store a run of this job and return it.
@@ -158,6 +161,10 @@ class JobHandle(Shown, Generic[P, R]):
             run_at: when the run may begin, an aware ``datetime``; it is pending until then. The
                 time is that of the wall clock, and outlasts a restart.
             delay: the same as seconds from now (or a ``timedelta``).
+            retry: how the run is tried again after a failure, in place of what the job says. It is
+                stored with the run, so it has no functions.
+            timeout: how long one execution may take, in place of what the job says: seconds (or a
+                ``timedelta``).
             labels: for filtering.
 
         Returns:
@@ -183,6 +190,8 @@ class JobHandle(Shown, Generic[P, R]):
                 on_payload_change=on_payload_change,
                 run_at=run_at,
                 delay=delay,
+                retry=retry,
+                timeout=timeout,
                 labels=labels,
             ),
         )
@@ -201,6 +210,7 @@ class JobHandle(Shown, Generic[P, R]):
         on_payload_change: OnPayloadChange = "warn",
         run_at: datetime | None = None,
         delay: Duration | None = None,
+        retry: Retry | None = None,
         labels: dict[str, str] | None = None,
     ) -> Run[P, R]:
         """Store a run of this job, block until it has completed, and return it.
@@ -210,7 +220,7 @@ class JobHandle(Shown, Generic[P, R]):
             on_progress: called in this thread with each new ``Progress``.
             on_log: called in this thread with each ``LogEntry``.
 
-        The other arguments are those of ``trigger``.
+        The other arguments are those of ``trigger``, but for its *timeout*.
 
         Raises:
             RunFailedError: the run failed; it has ``.run``. It is raised from the job's own
@@ -241,6 +251,7 @@ class JobHandle(Shown, Generic[P, R]):
                         on_payload_change=on_payload_change,
                         run_at=run_at,
                         delay=delay,
+                        retry=retry,
                         labels=labels,
                     )
                 watch.watch_only(run.id)

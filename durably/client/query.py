@@ -110,7 +110,7 @@ class Reader:
             output=None
             if row.output is None
             else self._value(row.output, of_output, f"the output of run {row.id}"),
-            error=self.error_of(row.error),
+            error=self.error_of(row.error or row.last_error),
             progress=self.progress_of(row.progress),
             labels={} if row.labels == "{}" else _checked(row.labels, defects.is_labels),
             idempotency_key=row.idempotency_key,
@@ -128,7 +128,6 @@ class Reader:
             run_at=_run_at(row),
             failures=row.failures,
             parent_id=row.parent_id,
-            forked_from=row.forked_from,
         )
 
     def created(self, row: RunRow, payload: Any, created_at: datetime) -> Run[Any, Any]:
@@ -310,7 +309,6 @@ class Reader:
                 completed_at=to_datetime(row.completed_at_us),
                 attempt=row.attempt,
                 items=None if row.counts is None else ItemCounts(*row.counts),
-                is_manual=bool(row.is_manual),
             )
         except UNREADABLE as exc:
             raise_defect(exc, what, defects.of_step(row._asdict()))

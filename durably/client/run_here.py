@@ -19,7 +19,7 @@ from durably.client.local_worker import CallersThread, LocalWorker
 from durably.client.patience import Patience
 from durably.client.payload_changes import changed_paths, named
 from durably.client.query import Reader
-from durably.client.showing import LiveRun
+from durably.client.showing import LiveRun, said_of_retry
 from durably.client.submit import Accepted, Submitter
 from durably.client.wait import Waiter, completed
 from durably.codec import Codec
@@ -37,7 +37,7 @@ from durably.execution.live import Displays
 from durably.execution.live_failures import FailureWatch
 from durably.jobs import Job
 from durably.jobs.registry import origins_json
-from durably.models import TERMINAL, Disposition, Run, evolved, short_name
+from durably.models import TERMINAL, Disposition, Run, RunStatus, evolved, short_name
 from durably.store.api import Store
 from durably.store.rows import Beginning, Enqueued, RunKey, RunRow
 
@@ -76,6 +76,7 @@ class Runner:
                 payload,
                 idempotency_key=given.key,
                 concurrency_key=given.concurrency_key,
+                retry=given.retry,
                 labels=given.labels,
             ),
         )
@@ -162,7 +163,7 @@ class _Call:
         done, current = self._worker.begin(
             self._accepted.new,
             f"{{{origins_json(self._job)}}}",
-            is_fresh=self._options.fresh,
+            is_fresh=self._options.fresh and self._run_pk is None,
             on_payload_change=self._options.on_payload_change,
             same_payloads=self._same_payloads,
             run_pk=self._run_pk,
@@ -196,6 +197,9 @@ class _Call:
         run = self._runner.reader.get(current.id)
         if run.is_terminal:
             return self._completed(run)
+        if run.run_at is not None:
+            self._await_next_try(run)
+            return None
         self._live.status = "stopped"
         kept = f"{said.steps_kept(run.completed_steps)}; call run() again to go on"
         if is_over:
@@ -209,6 +213,26 @@ class _Call:
             )
         self._live.status = None
         return None
+
+    def _await_next_try(self, run: Run[Any, Any]) -> None:
+        """Block until a run that has failed may be tried again, or something else happens to it."""
+        store, patience, clock = self._runner.store, self._patience, self._runner.clock
+        self._live.current = None
+        while True:
+            seen = store.changes.look()
+            row = store.find_run(run.id)
+            if row is None or row.status != RunStatus.PENDING or row.run_at_us is None:
+                return
+            left_s = (row.run_at_us - clock.now_us()) / 1e6
+            if left_s <= 0:
+                return
+            if patience.is_over():
+                raise WaitTimeoutError(
+                    f"{said.named(run)} is {said_of_retry(row)}; that is after the "
+                    f"{self._options.timeout_s} s of this call. Call run() again to go on"
+                )
+            store.changes.wait(seen, min(left_s, patience.longest_pause()))
+            self._worker.raise_if_unusable()
 
     def _announce(self, done: Beginning) -> None:
         """Emit what has happened to the run."""

@@ -15,7 +15,7 @@ from durably.execution.run_view import as_float, said_of_wait, view_of
 from durably.models import TERMINAL
 from durably.store import defects
 from durably.store.api import Store
-from durably.store.rows import Brief
+from durably.store.rows import Brief, RunRow
 
 # How often a run that another process executes is read for a display.
 _READ_S: Final = 1.0
@@ -111,7 +111,19 @@ class LiveRun:
             return None
         if row.waits_for is not None:
             return said_of_wait(row.waits_for, row.wait_name, row.run_at_us)
-        return None if row.run_at_us is None else f"begins at {moment(row.run_at_us)}"
+        if row.run_at_us is None:
+            return None
+        return said_of_retry(row) if row.attempt else f"begins at {moment(row.run_at_us)}"
+
+
+def said_of_retry(row: RunRow) -> str:
+    """Return when a pending run is tried again, and after what error."""
+    try:
+        error: Any = load(row.last_error or "null")
+    except (ValueError, RecursionError):
+        error = None
+    after = f" after {error['type']}: {error['message']}" if defects.is_error(error) else ""
+    return f"tried again at {moment(row.run_at_us or 0)}{after}"
 
 
 class LiveRuns:

@@ -13,13 +13,21 @@ from durably._platform.clock import Clock, to_datetime
 from durably._platform.ids import Ids
 from durably._platform.tracebacks import stacklevel
 from durably.client import said
-from durably.client.arguments import NOT_GIVEN, Trigger, checked_key, checked_labels, checked_start
+from durably.client.arguments import (
+    NOT_GIVEN,
+    Trigger,
+    checked_key,
+    checked_labels,
+    checked_retry,
+    checked_start,
+    checked_timeout_us,
+)
 from durably.client.local_worker import LocalWorker
 from durably.client.payload_changes import changed_paths, named
 from durably.client.query import Reader, labels_of
 from durably.client.wait import Waiter
 from durably.codec import Codec
-from durably.errors import ConflictError, PayloadChangedWarning, SerializationError, ValidationError
+from durably.errors import PayloadChangedWarning, SerializationError, ValidationError
 from durably.execution.emitter import Emitter
 from durably.jobs import (
     Job,
@@ -62,7 +70,9 @@ class Submitter:
 
     def trigger(self, job: Job[Any, Any], trigger: Trigger[Any]) -> Run[Any, Any]:
         """Store one trigger; when this returns it is committed."""
-        accepted = self.accepted(job, trigger)
+        return self._trigger(job, self.accepted(job, trigger))
+
+    def _trigger(self, job: Job[Any, Any], accepted: Accepted) -> Run[Any, Any]:
         new = accepted.new
         if new.run_at_us is None and not self._has_listeners(new):
             now_us = self._clock.now_us()
@@ -150,6 +160,8 @@ class Submitter:
             on_payload_change=trigger.on_payload_change,
             run_at_us=checked_start(trigger.run_at, trigger.delay, self._clock.now_us()),
             retry_failed=trigger.retry_failed,
+            retry=checked_retry(trigger.retry),
+            timeout_us=checked_timeout_us(trigger.timeout),
             origins=f"{{{origins_json(job)}}}" if trigger.coalesce else "{}",
         )
         if idempotency_key is not None and new.on_payload_change != "warn":
@@ -235,24 +247,8 @@ class Submitter:
             self._emitter.emit("run:retry", **fields)
         return run
 
-    def forked(self, row: RunRow, payload: Any) -> tuple[str, str | None]:
-        """Return the id of a run that is forked from another one, and its payload as it is stored.
-
-        That is ``None`` if none is given.
-
-        Raises:
-            NotFoundError: a payload is given, and the job is not registered.
-            ConflictError: a payload is given for a session.
-            ValidationError: the payload does not fit the job.
-        """
-        if payload is NOT_GIVEN or payload is ...:
-            return self._ids.new(), None
-        if row.kind == "session":
-            raise ConflictError(f"run {row.id} is a session, which has no payload; leave it out")
-        return self._ids.new(), self._payload(self.registry.require(row.job_name), payload)[0]
-
     def retrigger(self, row: RunRow) -> Run[Any, Any]:
-        """Store a new run with the payload, labels and concurrency key of a terminal one.
+        """Store a new run with the payload, the options and the concurrency key of a terminal one.
 
         The payload must fit the job as it is registered now.
         """
@@ -263,7 +259,7 @@ class Submitter:
             if takes_payload(job)
             else self._codec.load_json(row.payload)
         )
-        return self.trigger(
-            job,
-            Trigger(payload, concurrency_key=row.concurrency_key, labels=labels_of(row)),
-        )
+        trigger = Trigger(payload, concurrency_key=row.concurrency_key, labels=labels_of(row))
+        accepted = self.accepted(job, trigger)
+        new = accepted.new._replace(retry=row.retry, timeout_us=row.timeout_us)
+        return self._trigger(job, accepted._replace(new=new))

@@ -36,6 +36,7 @@ from durably.settings import (
     Show,
     optional_timeout,
 )
+from durably.settings.retries import Retry
 
 if TYPE_CHECKING:
     import cattrs
@@ -377,6 +378,7 @@ class Durably(RunCalls):
         timeout: Duration | None = None,
         on_payload_change: OnPayloadChange = "warn",
         concurrency_key: str | None = None,
+        retry: Retry | None = None,
         labels: dict[str, str] | None = None,
         show: Show = None,
     ) -> AnyRun:
@@ -413,6 +415,8 @@ class Durably(RunCalls):
                 continues with its checkpoints.
             concurrency_key: of all runs with this key at most one is executed at a time. It is that
                 of a new run.
+            retry: of a new run: how it is tried again after a failure, in place of what the job
+                says. The call waits for that, and executes the run again.
             labels: of a new run, for filtering.
             show: whether to display progress, as for ``Durably``; ``None`` for the engine's option.
 
@@ -421,7 +425,7 @@ class Durably(RunCalls):
             completed before) or ``"skipped"``.
 
         Raises:
-            RunFailedError: the run failed; raised from the job's own exception.
+            RunFailedError: the run failed, at its last try; raised from the job's own exception.
             RunCancelledError: the run was cancelled meanwhile.
             WaitTimeoutError: the timeout is over. What was executed here is pending again.
             ConflictError: called from inside a job; the run is executed elsewhere or has another
@@ -444,6 +448,7 @@ class Durably(RunCalls):
             timeout=timeout,
             on_payload_change=on_payload_change,
             concurrency_key=concurrency_key,
+            retry=retry,
             labels=labels,
             show=show,
         )

@@ -124,7 +124,7 @@ class DuplicateStepError(DurablyError):
 
 
 class StepTimeoutError(DurablyError, TimeoutError):
-    """The deadline of a step or of an item of a map has passed.
+    """The deadline of a run, of a step or of an item of a map has passed.
 
     .. versionadded:: 0.2.0
     """
@@ -248,7 +248,7 @@ class RunSuspended(StopRun):
 
 
 class OwnershipLost(StopRun):
-    """Another owner has recovered the run, or nobody owns it any more.
+    """Another owner has recovered the run, nobody owns it any more, or its time was over before.
 
     .. versionadded:: 0.1.0
     """

@@ -8,8 +8,9 @@ from typing import Any, NoReturn, ParamSpec, TypeVar, overload
 from durably._platform.safe_repr import short_repr
 from durably._platform.signals import entered_in_job
 from durably.codec import NOTHING, Nothing
-from durably.errors import SerializationError, StepTimeoutError, ValidationError
+from durably.errors import SerializationError, ValidationError
 from durably.execution.current_run import CurrentRun, Services
+from durably.execution.deadlines import check_deadline, remaining_s
 from durably.execution.loops.step_loops import StepLoops
 from durably.execution.nested_steps import NestedSteps
 from durably.execution.pacing import RateLimit
@@ -18,16 +19,13 @@ from durably.execution.step_log import (
     NUMBERS,
     StepLog,
     checked_progress,
-    current_deadline,
-    current_item,
-    current_step,
 )
 from durably.execution.step_options import PlainStep, ReturningStep
 from durably.execution.step_runner import StepRunner
 from durably.execution.step_waits import StepWaits
 from durably.execution.waiting import Waiting
-from durably.settings import Duration, OnDuplicateStep, waitable
-from durably.settings.retries import Retry
+from durably.settings import Duration, OnDuplicateStep, time_limit, waitable
+from durably.settings.retries import Retry, check_retry
 
 Ps = ParamSpec("Ps")
 T = TypeVar("T")
@@ -117,12 +115,13 @@ class StepContext(StepLoops, StepWaits, StepChildren):
 
         Raises:
             StopRun: a subclass says why; do not catch it.
-            StepTimeoutError: the deadline of the item that the calling thread executes has passed.
+            StepTimeoutError: the deadline of the run has passed, or that of the step or the item
+                that the calling thread executes.
 
         .. versionadded:: 0.1.0
         """
         self._run.check()
-        self._check_deadline()
+        check_deadline(self._run, self._services.clock)
 
     @entered_in_job
     def sleep(self, seconds: Duration) -> None:
@@ -132,36 +131,26 @@ class StepContext(StepLoops, StepWaits, StepChildren):
 
         Raises:
             StopRun: the run is to stop, or has ended.
-            StepTimeoutError: the deadline of the item that the calling thread executes has passed.
+            StepTimeoutError: the deadline of the run has passed, or that of the step or the item
+                that the calling thread executes; it is raised at once then.
             ValidationError: *seconds* is not a duration, or negative.
 
         .. versionadded:: 0.1.0
         """
         self._run.check()
-        seconds_s = waitable(seconds, "step.sleep")
-        left_s = self.remaining
-        self._step_runner.caller.sleep(seconds_s if left_s is None else min(seconds_s, left_s))
-        self._check_deadline()
+        self._step_runner.caller.sleep(waitable(seconds, "step.sleep"))
 
     @property
     def remaining(self) -> float | None:
-        """Seconds until the deadline of the item of a map, never below 0; ``None`` without one.
+        """Seconds until the deadline, never below 0; ``None`` without one.
 
-        Pass it to what can wait: ``requests.get(url, timeout=step.remaining)``.
+        It is that of the run, or of the step or the item of a map that the calling thread executes,
+        whichever is nearer. Pass it to what can wait:
+        ``requests.get(url, timeout=step.remaining)``.
 
         .. versionadded:: 0.2.0
         """
-        deadline_s = current_deadline.get()
-        if deadline_s is None:
-            return None
-        return max(0.0, deadline_s - self._services.clock.monotonic())
-
-    def _check_deadline(self) -> None:
-        if current_deadline.get() is not None and self.remaining == 0:
-            raise StepTimeoutError(
-                f"the time of item {current_item.get()!r:.80} of step {current_step.get()!r:.80} "
-                "is over; give it a longer timeout, or smaller items"
-            )
+        return remaining_s(self._run, self._services.clock)
 
     # -- progress -------------------------------------------------------------------------
 
@@ -216,6 +205,8 @@ class StepContext(StepLoops, StepWaits, StepChildren):
                 *fn* was not called.
             SerializationError: the result has no faithful stored form; the step failed.
             ValidationError: the name is not usable.
+            StepTimeoutError: the deadline of the run has passed, or that of the step or the item
+                that the calling thread executes.
             StopRun: the run was cancelled, interrupted or recovered, or has ended.
             Exception: whatever *fn* raised; the step is recorded as failed.
 
@@ -226,22 +217,47 @@ class StepContext(StepLoops, StepWaits, StepChildren):
 
     @overload
     def options(
-        self, *, returns: Nothing, retry: Retry | None = None, rate: RateLimit | None = None
+        self,
+        *,
+        returns: Nothing,
+        retry: Retry | None = None,
+        rate: RateLimit | None = None,
+        timeout: Duration | None = None,
     ) -> ReturningStep[None]: ...
     @overload
     def options(
-        self, *, returns: type[U], retry: Retry | None = None, rate: RateLimit | None = None
+        self,
+        *,
+        returns: type[U],
+        retry: Retry | None = None,
+        rate: RateLimit | None = None,
+        timeout: Duration | None = None,
     ) -> ReturningStep[U]: ...
     @overload
     def options(
-        self, *, returns: None = None, retry: Retry | None = None, rate: RateLimit | None = None
+        self,
+        *,
+        returns: None = None,
+        retry: Retry | None = None,
+        rate: RateLimit | None = None,
+        timeout: Duration | None = None,
     ) -> PlainStep: ...
     @overload
     def options(
-        self, *, returns: Any, retry: Retry | None = None, rate: RateLimit | None = None
+        self,
+        *,
+        returns: Any,
+        retry: Retry | None = None,
+        rate: RateLimit | None = None,
+        timeout: Duration | None = None,
     ) -> ReturningStep[Any]: ...
     def options(
-        self, *, returns: Any = None, retry: Retry | None = None, rate: RateLimit | None = None
+        self,
+        *,
+        returns: Any = None,
+        retry: Retry | None = None,
+        rate: RateLimit | None = None,
+        timeout: Duration | None = None,
     ) -> Any:
         """Return a step with options: ``step.options(returns=Row, retry=Retry()).run(name, fn)``.
 
@@ -251,22 +267,25 @@ class StepContext(StepLoops, StepWaits, StepChildren):
                 ``None``.
             retry: how to call *fn* again after a failure; by default it is not called again.
             rate: limits how often *fn* is called, with all other steps and maps that have it.
+            timeout: seconds (or a ``timedelta``) for each call of *fn*, a deadline that
+                ``step.check``, ``step.sleep`` and the steps inside of it enforce, and that
+                ``step.remaining`` returns. A function that does not look at it is not stopped.
 
         Returns:
             An object with the same ``run`` as the step context, with these settings.
 
         Raises:
-            ValidationError: *returns* is not a type that can be stored, *retry* not a ``Retry``, or
-                *rate* not a ``RateLimit``.
+            ValidationError: *returns* is not a type that can be stored, *retry* not a ``Retry``,
+                *rate* not a ``RateLimit``, or *timeout* not a positive duration.
 
         .. versionadded:: 0.1.0
         """
-        if retry is not None and not isinstance(retry, Retry):
-            raise ValidationError(f"retry must be a Retry, not {short_repr(retry)}")
+        check_retry(retry)
+        options = retry, rate, time_limit(timeout)
         if rate is not None and not isinstance(rate, RateLimit):
             raise ValidationError(f"rate must be a RateLimit, not {short_repr(rate)}")
         if returns is not None:
             if returns is not NOTHING:
                 self._services.codec.check_type(returns, "step.options(returns=...)")
-            return ReturningStep(self._step_runner, returns, retry, rate)
-        return PlainStep(self._step_runner, None, retry, rate)
+            return ReturningStep(self._step_runner, returns, *options)
+        return PlainStep(self._step_runner, None, *options)

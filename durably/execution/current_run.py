@@ -28,6 +28,7 @@ from durably.errors import (
     RunCancelled,
     RunInterrupted,
     RunSuspended,
+    StepTimeoutError,
     StopRun,
 )
 from durably.execution.checkpoints import StepCounts
@@ -150,6 +151,14 @@ class CurrentRun:
         self.reused_progress: float = 0
         self.has_replayed = False
         self.has_executed = False
+        # How long an execution may take, when that is over, by the clock's ``monotonic``, and
+        # whether it only waits now, so that its deadline is postponed.
+        self.timeout_s: float | None = None
+        self.deadline_s: float | None = None
+        self.is_paused = False
+        # Whether it was ended at its deadline, and whether the job has got to know that.
+        self.is_expired = False
+        self._timeout_was_raised = False
         # The maps in progress, the newest last, and the newest that there was.
         self.loops: list[Callable[[], LoopView]] = []
         self.last_loop: LoopView | None = None
@@ -304,11 +313,36 @@ class CurrentRun:
             self.stop_was_raised = True
         if self.is_over:
             raise StopRun(self.said_of(StopRun))
+        if self.is_expired and not self._timeout_was_raised:
+            self.raise_timeout()
         if reason is not None:
             raise reason(self.said_of(reason))
 
+    def begin_time(self, timeout_s: float, now_s: float) -> None:
+        """Limit the time of this execution, which begins now."""
+        self.timeout_s = timeout_s
+        self.deadline_s = now_s + timeout_s
+
+    def raise_timeout(self) -> NoReturn:
+        """Raise that the time of this execution is over.
+
+        Once the run was ended for it, this is raised once, and then a ``StopRun`` that the job
+        cannot swallow.
+        """
+        self._timeout_was_raised = True
+        raise StepTimeoutError(self.said_of_timeout())
+
+    def said_of_timeout(self) -> str:
+        """Return the message that the time of this execution is over."""
+        return (
+            f"the time of run {self.id} is over: an execution may take {self.timeout_s:g} s; raise "
+            "the timeout of the job, or give the run less to do"
+        )
+
     def said_of(self, reason: type[StopRun]) -> str:
         """Return the message of a stop for that reason; ``StopRun`` is that it has ended."""
+        if self.is_expired and reason is OwnershipLost:
+            return self.said_of_timeout()
         return _REASONS[reason].format(id=self.id)
 
     def refuse_forked_child(self) -> None:

@@ -35,7 +35,6 @@ EventType = Literal[
     "run:cancel",
     "run:retry",
     "run:redo",
-    "run:fork",
     "run:delete",
     "run:recover",
     "run:interrupt",

@@ -24,9 +24,10 @@ from durably.execution.current_run import (
     report_worker_error,
     retry_transient,
 )
+from durably.execution.tries import after_failure, retry_of
 from durably.jobs import Job, output_type, payload_type, takes_payload
 from durably.models import error_info
-from durably.store.outcome import Completed, Failed, Interrupted, Lost, Outcome
+from durably.store.outcome import Completed, Failed, Interrupted, Lost, Outcome, TriedAgain
 
 # The advice if the payload's class has changed since the run was triggered.
 _GO_ON: Final = (
@@ -88,7 +89,7 @@ class Execution:
             )
         except DatabaseError as exc:
             if exc.is_of_row:
-                return failed(run, services, exc)  # it would be the same at each attempt
+                return self._failed(exc)  # it would be the same at each attempt
             # Not the job's fault: the run goes back, and is claimed again later.
             report_worker_error(services.emitter, exc, "reading checkpoints", run.id)
             return Interrupted()
@@ -111,8 +112,19 @@ class Execution:
             # nothing executes the runs that a thread of the job may wait for.
             if _is_no_worker(exc) and self._is_stopping():
                 return Interrupted()
-            return failed(run, services, exc)
+            return self._failed(exc)
         return Completed(text, output)
+
+    def _failed(self, exc: BaseException) -> Outcome:
+        """Return how the run leaves its code, which has raised *exc*."""
+        run, services = self._run, self._services
+        end = failed(run, services, exc)
+        try:
+            return after_failure(run, retry_of(run, self._job), services.clock, exc, end)
+        except Exception as raised:
+            if run.is_callers_signal(raised):
+                raise
+            return failed(run, services, raised)
 
     def _encoded(self, returned: Any) -> tuple[str, Any]:
         """Return what the job has returned as it is stored, and as it will be read."""
@@ -143,7 +155,7 @@ class Execution:
         return (payload,)
 
 
-def failed(run: CurrentRun, services: Services, exc: BaseException) -> Outcome:
+def failed(run: CurrentRun, services: Services, exc: BaseException) -> Failed:
     """Return how a run ends whose code has raised *exc*."""
     run.await_stop(services.clock, exc)
     run.failure = exc
@@ -156,7 +168,7 @@ def failed(run: CurrentRun, services: Services, exc: BaseException) -> Outcome:
 
 def settled(run: CurrentRun, outcome: Outcome) -> Outcome:
     """Return what the end of a run is, which its code has left with *outcome*."""
-    is_failed = isinstance(outcome, Failed)
+    is_failed = isinstance(outcome, Failed | TriedAgain)
     if run.stop_was_raised or (is_failed and run.stop_reason is not None):
         # A job may keep a stop to itself (a bare except, a future whose result is never
         # read), and then return without the rest of its work. And what fails after a stop was

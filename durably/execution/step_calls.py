@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from durably._platform.signals import let_through
 from durably.errors import RetryAfter
 from durably.execution.current_run import CurrentRun, Services
+from durably.execution.deadlines import check_deadline, limited, time_limited
 from durably.execution.nested_steps import NestedSteps
 from durably.execution.pacing import RateLimit, reserve, seconds_until
 from durably.execution.step_recorder import StepRecorder
@@ -16,6 +17,9 @@ from durably.models import short_name
 from durably.settings.retries import Retry, next_wait_s
 
 log = logging.getLogger("durably")
+
+# A shorter wait keeps its thread: to leave it and to come back costs two commits.
+SHORT_S: Final = 5.0
 
 
 class StepCaller:
@@ -37,6 +41,7 @@ class StepCaller:
         kwargs: dict[str, Any],
         retry: Retry | None = None,
         rate: RateLimit | None = None,
+        timeout_s: float | None = None,
         *,
         after: RetryAfter | None = None,
     ) -> Any:
@@ -44,6 +49,7 @@ class StepCaller:
 
         Args:
             name: of the step.
+            timeout_s: for each call.
             after: what the first call has raised, if the caller has made it.
         """
         run, clock = self._run, self._services.clock
@@ -56,7 +62,8 @@ class StepCaller:
             if rate is not None:
                 self.sleep(max(0.0, reserve(rate) - clock.monotonic()))
             try:
-                return let_through(fn, *args, **kwargs)
+                with time_limited(timeout_s, clock):
+                    return let_through(fn, *args, **kwargs)
             except Exception as exc:
                 run.refuse_forked_child()
                 if run.is_callers_signal(exc):
@@ -71,8 +78,15 @@ class StepCaller:
                 run.await_stop(clock, exc)
 
     def _asked_to_wait(self, name: str, after: RetryAfter) -> float:
+        """Return how long to wait in this thread.
+
+        Raises:
+            RetryAfter: *after*, if the job is to leave its thread for so long.
+        """
         self._run.refuse_forked_child()
         pause_s = seconds_until(after, self._services.clock)
+        if pause_s >= SHORT_S and self._run.row.kind == "job":
+            raise after
         log.info(
             "%s: step %r is asked to wait for %.3g s",
             short_name(self._run.id, self._run.job_name, None),
@@ -88,6 +102,12 @@ class StepCaller:
             self._recorder.require_ownership()
 
     def sleep(self, seconds: float) -> None:
+        """Block for *seconds*; if the run is to stop, or a deadline has passed, raise."""
+        run, clock = self._run, self._services.clock
+        self.wait(limited(seconds, run, clock))
+        check_deadline(run, clock)
+
+    def wait(self, seconds: float) -> None:
         """Block for *seconds*; if the run is to stop, wake up and raise."""
         run = self._run
         run.check()

@@ -17,12 +17,18 @@ U = TypeVar("U")
 
 class _WithOptions:
     def __init__(
-        self, stepper: StepRunner, returns: Any, retry: Retry | None, rate: RateLimit | None
+        self,
+        stepper: StepRunner,
+        returns: Any,
+        retry: Retry | None,
+        rate: RateLimit | None,
+        timeout_s: float | None,
     ) -> None:
         self._step_runner = stepper
         self._returns = returns
         self._retry = retry
         self._rate = rate
+        self._timeout_s = timeout_s
 
 
 class PlainStep(_WithOptions):
@@ -38,7 +44,7 @@ class PlainStep(_WithOptions):
         .. versionadded:: 0.1.0
         """
         result: T = self._step_runner.take(
-            name, fn, args, kwargs, self._returns, self._retry, self._rate
+            name, fn, args, kwargs, self._returns, self._retry, self._rate, self._timeout_s
         )
         return result
 
@@ -56,6 +62,6 @@ class ReturningStep(_WithOptions, Generic[U]):
         .. versionadded:: 0.1.0
         """
         result: U = self._step_runner.take(
-            name, fn, args, kwargs, self._returns, self._retry, self._rate
+            name, fn, args, kwargs, self._returns, self._retry, self._rate, self._timeout_s
         )
         return result

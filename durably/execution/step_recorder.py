@@ -10,6 +10,7 @@ from durably.errors import (
     DatabaseError,
     EngineClosedError,
     OwnershipLost,
+    RetryAfter,
     RunCancelled,
     RunInterrupted,
     RunSuspended,
@@ -70,6 +71,8 @@ class StepRecorder:
         if run.stop_reason in NOT_OURS:
             self.cancelled(name, index, started_at_us)
             run.check()
+        if isinstance(exc, RetryAfter):
+            return  # no failure: the job is left, and the step is called when it goes on
         self._failed(name, index, started_at_us, exc)
 
     def _failed(self, name: str, index: int, started_at_us: int, exc: BaseException) -> None:

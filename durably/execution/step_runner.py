@@ -24,10 +24,11 @@ from durably.errors import (
 )
 from durably.execution.checkpoints import CheckpointReader
 from durably.execution.current_run import CurrentRun, Services
+from durably.execution.deadlines import check_deadline
 from durably.execution.nested_steps import NestedSteps
 from durably.execution.pacing import RateLimit
 from durably.execution.step_calls import StepCaller
-from durably.execution.step_log import current_step
+from durably.execution.step_log import current_deadline, current_step
 from durably.execution.step_recorder import NOT_OURS, StepRecorder
 from durably.jobs.names import check_name
 from durably.settings import OnDuplicateStep
@@ -46,6 +47,10 @@ _GO_ON: Final = (
 )
 
 LONGEST_STEP_NAME: Final = 500
+
+# How a step's function is called: again after failures, how often, and for how long.
+_Options = tuple["Retry | None", "RateLimit | None", "float | None"]
+_NO_OPTIONS: Final = (None, None, None)
 # A larger result is stored with a warning: it slows down every commit around it.
 LARGE_RESULT: Final = 16 * 1024 * 1024
 
@@ -97,6 +102,7 @@ class StepRunner:
         returns: Any = None,
         retry: Retry | None = None,
         rate: RateLimit | None = None,
+        timeout_s: float | None = None,
     ) -> Any:
         """Return the step's result: from its checkpoint, or from *fn*, whose result is stored.
 
@@ -106,10 +112,13 @@ class StepRunner:
             returns: the type of the result; by default the annotation of *fn*.
             retry: how often to call *fn* again after a failure.
             rate: limits how often *fn* is called.
+            timeout_s: for each call of *fn*.
         """
         run = self._run
-        if run.stop_reason is not None or run.is_over or os.getpid() != run.pid:
+        has_deadline = run.deadline_s is not None or current_deadline.get() is not None
+        if has_deadline or run.stop_reason is not None or run.is_over or os.getpid() != run.pid:
             run.check()
+            check_deadline(run, self._services.clock)
         if type(name) is str and callable(fn):
             # A resume pays for this at each step that it passes: a stored name needs no checks.
             checkpoint = self._checkpoints.take_result(name)
@@ -134,7 +143,8 @@ class StepRunner:
                     self._recorder.require_ownership()
             if checkpoint is None or checkpoint[1] is None:
                 index = self._index_of(name, checkpoint)
-                result = self._execute(name, index, fn, args, kwargs, type_, retry, rate)
+                options = retry, rate, timeout_s
+                result = self._execute(name, index, fn, args, kwargs, type_, options)
                 deliver()  # here already, so that it is kept if the job does not let it through
                 return result
         except BaseException as exc:
@@ -173,6 +183,7 @@ class StepRunner:
             ValidationError: it cannot be a name.
         """
         self._run.check()
+        check_deadline(self._run, self._services.clock)
         if callable(name) and not isinstance(name, str):
             raise ValidationError(_needs_name(name, "step.map"))
         check_name(name, "a step's name", longest=LONGEST_STEP_NAME)
@@ -282,11 +293,10 @@ class StepRunner:
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        retry: Retry | None,
-        rate: RateLimit | None,
+        options: _Options,
     ) -> Any:
-        if retry is not None or rate is not None:
-            return self.caller.call(name, fn, args, kwargs, retry, rate)
+        if options != _NO_OPTIONS:
+            return self.caller.call(name, fn, args, kwargs, *options)
         try:
             return let_through(fn, *args, **kwargs)
         except RetryAfter as exc:
@@ -301,8 +311,7 @@ class StepRunner:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         type_: Any,
-        retry: Retry | None,
-        rate: RateLimit | None,
+        options: _Options,
     ) -> Any:
         services, run = self._services, self._run
         codec, clock = services.codec, services.clock
@@ -319,7 +328,7 @@ class StepRunner:
             try:
                 if type_ is not UNTYPED:
                     codec.require_storable(type_, what="the result of step", name=name)
-                value = self._call(name, fn, args, kwargs, retry, rate)
+                value = self._call(name, fn, args, kwargs, options)
                 if os.getpid() != run.pid:
                     run.refuse_forked_child()
                 # The result as it is stored, and as it will be read.
@@ -359,8 +368,9 @@ class StepRunner:
                 "leave out blobs=False, so that it becomes a file",
                 stacklevel=5,  # the job's line
             )
-        if run.stop_reason is not None:
+        if run.stop_reason is not None or run.deadline_s is not None:
             run.check()
+            check_deadline(run, clock)
         return result
 
 

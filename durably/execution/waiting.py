@@ -10,6 +10,8 @@ from durably._platform.clock import from_datetime, moment
 from durably._platform.signals import entered_in_job
 from durably.errors import StepTimeoutError, ValidationError
 from durably.execution.current_run import CurrentRun, Services, retry_transient
+from durably.execution.deadlines import uncounted
+from durably.execution.step_calls import SHORT_S
 from durably.execution.step_recorder import StepRecorder
 from durably.execution.step_runner import StepRunner
 from durably.settings import Duration, waitable
@@ -19,8 +21,6 @@ from durably.store.rows import NewWait, Wait
 
 T = TypeVar("T")
 
-# A shorter wait keeps its thread: to leave it and to come back costs two commits.
-SHORT_S: Final = 5.0
 # How often a wait that keeps its thread looks at the wall clock, which may jump, and at the file.
 _LOOK_S: Final = 0.1
 
@@ -161,6 +161,11 @@ class Waiting:
         """
         run = self._run
         run.check()
+        with uncounted(run, self._services.clock):
+            self._wait_for_change(outcome, has_come)
+
+    def _wait_for_change(self, outcome: Suspended, has_come: Callable[[], bool]) -> None:
+        run = self._run
         try:
             while not has_come():
                 left_s = SHORT_S
@@ -173,7 +178,7 @@ class Waiting:
                 run.wait = outcome
                 child = outcome.run_pk
                 if child is None or not self._services.family.execute(child):
-                    self._caller.sleep(min(left_s, _LOOK_S))
+                    self._caller.wait(min(left_s, _LOOK_S))
         finally:
             run.wait = None
 

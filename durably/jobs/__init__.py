@@ -23,13 +23,18 @@ if TYPE_CHECKING:
     from durably.execution.context import StepContext
 from durably._platform.values import Value
 from durably.jobs.names import check_name
-from durably.settings import OnDuplicateStep, check_on_duplicate_step
+from durably.settings import Duration, OnDuplicateStep, check_on_duplicate_step, time_limit
+from durably.settings.retries import Retry, check_retry
 
 P = TypeVar("P")
 R = TypeVar("R")
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 LONGEST_JOB_NAME = 200
+
+
+def _time_limit(value: Duration | None) -> float | None:
+    return time_limit(value, "the timeout of a job")
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -44,6 +49,10 @@ class Job(Value, Generic[P, R]):
         input: the payload's type; by default the annotation of the second parameter.
         output: the result's type; by default the return annotation.
         on_duplicate_step: ``"error"`` or ``"reuse"``; by default the option of the engine.
+        retry: how a run that has failed is tried again, with its checkpoints; by default it is not.
+        timeout: seconds (or a ``timedelta``) that one execution of a run may take, a deadline that
+            ``step.check``, ``step.sleep`` and ``step.run`` enforce. A run that does not come to one
+            of these is failed at its deadline nevertheless.
         origin: ``"any"`` to continue runs that any job of this name has begun; by default the job
             continues runs with checkpoints only if this function has begun them. The function is
             identified by its module's name (in a script the file's) and its qualified name.
@@ -52,6 +61,7 @@ class Job(Value, Generic[P, R]):
         ValidationError: the spec is not usable as a job.
 
     .. versionadded:: 0.1.0
+    .. versionchanged:: 0.2.0 Has ``retry`` and ``timeout``.
     """
 
     name: str
@@ -59,6 +69,8 @@ class Job(Value, Generic[P, R]):
     input: Any = None
     output: Any = None
     on_duplicate_step: OnDuplicateStep | None = attrs.field(default=None, kw_only=True)
+    retry: Retry | None = attrs.field(default=None, kw_only=True)
+    timeout: float | None = attrs.field(default=None, kw_only=True, converter=_time_limit)
     origin: Literal["any"] | None = attrs.field(default=None, kw_only=True)
     _takes_payload: bool = attrs.field(init=False, repr=False, eq=False)
     _default: Any = attrs.field(init=False, repr=False, eq=False)
@@ -67,6 +79,7 @@ class Job(Value, Generic[P, R]):
         check_name(self.name, "a job's name", longest=LONGEST_JOB_NAME)
         if self.on_duplicate_step is not None:
             check_on_duplicate_step(self.on_duplicate_step)
+        check_retry(self.retry)
         if self.origin is not None and self.origin != "any":
             raise ValidationError(
                 f'the origin of job {self.name!r} must be "any" or None, '
@@ -311,6 +324,8 @@ def job(
     input: Any = None,
     output: Any = None,
     on_duplicate_step: OnDuplicateStep | None = None,
+    retry: Retry | None = None,
+    timeout: Duration | None = None,
     origin: Literal["any"] | None = None,
 ) -> _JobDecorator: ...
 def job(
@@ -319,6 +334,8 @@ def job(
     input: Any = None,  # noqa: A002 - the contract's name
     output: Any = None,
     on_duplicate_step: OnDuplicateStep | None = None,
+    retry: Retry | None = None,
+    timeout: Duration | None = None,
     origin: Literal["any"] | None = None,
 ) -> Any:
     """Make a job of a function: ``@job``, ``@job("name")`` or ``@job("name", input=...)``.
@@ -330,6 +347,10 @@ def job(
         on_duplicate_step: what happens if a step name is used twice in one execution: ``"error"``
             raises ``DuplicateStepError``, ``"reuse"`` returns the first one's result and warns; by
             default the option of the engine.
+        retry: how a run that has failed is tried again, with its checkpoints, such as
+            ``Retry(attempts=5, wait=60)``; by default it is not.
+        timeout: seconds (or a ``timedelta``) that one execution of a run may take; by default there
+            is no limit.
         origin: ``"any"`` to continue runs with checkpoints of any job of this name, whichever
             script or module began them; by default those that this function began.
 
@@ -351,6 +372,12 @@ def job(
         check_name(name, "a job's name", longest=LONGEST_JOB_NAME)
     given, function = (None, name) if callable(name) else (name, None)
     decorator = _JobDecorator(
-        given, input=input, output=output, on_duplicate_step=on_duplicate_step, origin=origin
+        given,
+        input=input,
+        output=output,
+        on_duplicate_step=on_duplicate_step,
+        retry=retry,
+        timeout=timeout,
+        origin=origin,
     )
     return decorator if function is None else decorator(cast("Callable[..., Any]", function))

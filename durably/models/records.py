@@ -64,12 +64,11 @@ class StepRecord(Record):
 
     ``index`` counts from 0. ``attempt`` is the run's attempt that stored the record. The times are
     those of the step's newest execution. A map is one step; ``items`` counts its items, and is
-    ``None`` for other steps. ``is_manual`` says that the result was set by hand, at
-    ``completed_at``.
+    ``None`` for other steps.
 
     .. versionadded:: 0.1.0
     .. versionchanged:: 0.2.0
-        ``items``, ``is_manual``
+        ``items``
     """
 
     name: str
@@ -81,7 +80,6 @@ class StepRecord(Record):
     completed_at: datetime
     attempt: int
     items: ItemCounts | None = None
-    is_manual: bool = False
 
     _columns = _STEP_COLUMNS
 
@@ -134,7 +132,7 @@ class ItemRecord(Record):
     order of the items. ``output`` is JSON-like data where the record is read from the database, has
     the type of the map's results where a map returns it, and is ``None`` if the item has failed.
     ``attempts`` counts how often the item was executed, over all launches; the times are those of
-    the newest of them. ``is_manual`` says that the result was set by hand, at ``completed_at``.
+    the newest of them.
 
     .. versionadded:: 0.2.0
     """
@@ -147,7 +145,6 @@ class ItemRecord(Record):
     attempts: int
     started_at: datetime
     completed_at: datetime
-    is_manual: bool = False
 
     _columns = _ITEM_COLUMNS
 

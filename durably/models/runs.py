@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
 
 import attrs
 
+from durably._platform.clock import from_datetime, moment
 from durably._platform.displayable import displayable
 from durably._platform.safe_repr import on_one_line
 from durably._platform.values import Value, as_dict
@@ -102,12 +103,12 @@ class Run(Asking[R], Shown, Generic[P, R]):
     completed. ``disposition`` says how a trigger was resolved and is ``None`` on a run that was
     read. ``kind`` is ``"job"``, or ``"session"`` for the run of a session, whose ``job_name`` is
     the session's name. A waiting run has no thread and no slot; ``waiting_for`` says for what it
-    waits. ``parent_id`` is the run whose ``step.trigger`` has triggered it, and ``forked_from``
-    that of the run with whose results ``fork`` has begun it, which may be deleted since.
+    waits. ``parent_id`` is the run whose ``step.trigger`` has triggered it.
 
     ``attempt`` is 0 before the first execution, and rises when one begins after a failure, a
     retry, or the death of the process; a run that was interrupted or has waited goes on with its
-    attempt. ``failures`` is how many executions have failed since the last ``retry``.
+    attempt. ``failures`` is how many executions have failed since the last ``retry``. ``error`` is
+    what has failed it, also while it is pending to be tried again.
 
     ``run_at`` is when a pending run may begin, ``None`` if it may at once.
 
@@ -144,7 +145,6 @@ class Run(Asking[R], Shown, Generic[P, R]):
     run_at: datetime | None = None
     failures: int = 0
     parent_id: str | None = None
-    forked_from: str | None = None
 
     def __eq__(self, other: object) -> bool:
         return self.id == other.id if isinstance(other, Run) else NotImplemented
@@ -157,6 +157,8 @@ class Run(Asking[R], Shown, Generic[P, R]):
         parts = [f"<Run {displayable(self.id, _LONGEST_KEY)} {name} {self.status}"]
         if self.waiting_for is not None:
             parts[0] += f" for {displayable(self._waits_for, _LONGEST_KEY)}"
+        if self.run_at is not None:
+            parts[0] += f" until {moment(from_datetime(self.run_at))}"
         if self.idempotency_key is not None:
             parts.append(f"key {displayable(self.idempotency_key, _LONGEST_KEY)!r}")
         parts.append(several(self.completed_steps, "step"))
@@ -233,13 +235,12 @@ class Run(Asking[R], Shown, Generic[P, R]):
             ("steps", "name", self._done),
             ("waits for", "message", self._waits_for or None),
             ("until", "when", None if self.waiting_for is None else self.waiting_for.until),
-            ("due", "when", self.run_at),
+            ("due" if error is None else "tried again", "when", self.run_at),
             ("created", "when", self.created_at if self.started_at is None else None),
             ("started", "when", self.started_at),
             ("took", "lasted", None if self.started_at is None else self._times),
             ("labels", "wide_code", self.labels or None),
             ("concurrency key", "name", self.concurrency_key),
-            ("forked from", "name", self.forked_from),
         ]
         return card(heading, fields)
 
@@ -268,6 +269,8 @@ class Run(Asking[R], Shown, Generic[P, R]):
     def _outcome(self) -> tuple[object, Any]:
         if self.waiting_for is not None:
             return f"waits for {self._waits_for}", None
+        if self.run_at is not None and self.error is not None:
+            return f"tried again at {moment(from_datetime(self.run_at))}: {self.error}", None
         if self.error is None and self.is_active and self.progress is not None:
             current, total = self.progress.current, self.progress.total
             far = f"{current}" if total is None else f"{current} of {total}"

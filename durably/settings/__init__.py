@@ -101,6 +101,18 @@ def optional_timeout(value: Duration | None, what: str = "timeout") -> float | N
     return None if value is None else waitable(value, what)
 
 
+def time_limit(value: Duration | None, what: str = "timeout") -> float | None:
+    """Return how long something may take, in seconds; ``None`` for no limit.
+
+    Raises:
+        ValidationError: it is not positive, or no duration; the message begins with *what*.
+    """
+    limit_s = optional_timeout(value, what)
+    if limit_s == 0:
+        raise ValidationError(f"{what} must be greater than zero")
+    return limit_s
+
+
 def waitable(value: object, what: str) -> float:
     """Return *value* in seconds, at most what a timer can wait, which is some 300 years.
 

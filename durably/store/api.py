@@ -31,7 +31,7 @@ from durably.store.rows import (
     Executor,
     FailureKind,
     Filters,
-    ItemOfMap,
+    ItemRow,
     LogLine,
     LogRow,
     MapState,
@@ -296,7 +296,7 @@ class Store(Care, ByHand, Answers, Parents, Protocol):
 
     def items_of(
         self, run_id: str, name: str, status: str | None, limit: int | None, offset: int
-    ) -> list[ItemOfMap] | None:
+    ) -> list[ItemRow] | None:
         """Return items of the run's map of that name, in the order of their index.
 
         ``None`` if nothing of such a map is stored.

@@ -21,10 +21,32 @@ class Completed(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class Failed(Value):
-    """The job has raised, because of the step of that name, if any."""
+    """The job has raised, because of the step of that name, if any.
+
+    With *is_inside* it is still inside a step, at its deadline: the run keeps its owner.
+    """
 
     error: ErrorInfo
     step: str | None = None
+    is_inside: bool = False
+
+
+@attrs.frozen(eq=False, repr=False)
+class TriedAgain(Value):
+    """The job has failed, and the run is pending again, after a wait.
+
+    Args:
+        wait_s: that wait, and *run_at_us* its end; ``None`` for at once.
+        is_failure: whether it counts as one; it does not if the job has asked to be called later.
+        is_inside: as of ``Failed``.
+    """
+
+    error: ErrorInfo
+    step: str | None
+    wait_s: float
+    run_at_us: int | None
+    is_failure: bool = True
+    is_inside: bool = False
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -53,7 +75,7 @@ class Lost(Value):
     """The run was cancelled or taken over meanwhile: only its owner is removed."""
 
 
-Outcome = Completed | Failed | Interrupted | Suspended | Lost
+Outcome = Completed | Failed | TriedAgain | Interrupted | Suspended | Lost
 
 
 @attrs.frozen(eq=False, repr=False)

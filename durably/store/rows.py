@@ -41,6 +41,7 @@ class RunRow(NamedTuple):
     timeout_us: int | None = None
     # How often its process has died since its last new checkpoint.
     deaths: int = 0
+    failures: int = 0
     completed_steps: int = 0
     # What it waits for, of a waiting run; and when a run that is not claimable is due.
     run_at_us: int | None = None
@@ -48,11 +49,8 @@ class RunRow(NamedTuple):
     wait_name: str | None = None
     waits_for_id: str | None = None
     parent_id: str | None = None
-    failures: int = 0
     # Of a pending run whose last execution has failed.
     last_error: str | None = None
-    # The id of the run with whose results it began.
-    forked_from: str | None = None
 
 
 class Brief(NamedTuple):
@@ -117,13 +115,22 @@ class NewRun(NamedTuple):
     origins: str = "{}"
     kind: RunKind = "job"
     parent: RunKey | None = None
+    # How it is tried again, as JSON, and how long an execution may take; ``None``: the job decides.
+    retry: str | None = None
+    timeout_us: int | None = None
 
     @property
     def is_plain(self) -> bool:
         """Return whether it is a job's run for now, without a parent, whose place none can take."""
         is_own = self.idempotency_key is None and not self.coalesce
         is_now = self.run_at_us is None
-        return is_own and is_now and self.kind == "job" and self.parent is None
+        is_bare = self.parent is None and not self.has_tries
+        return is_own and is_now and self.kind == "job" and is_bare
+
+    @property
+    def has_tries(self) -> bool:
+        """Return whether it has options of its own for its tries."""
+        return self.retry is not None or self.timeout_us is not None
 
 
 class Enqueued(NamedTuple):
@@ -242,8 +249,6 @@ class StepRow(NamedTuple):
     attempt: int
     # Of a map: how many of its items are done, failed and reused, and how many there are.
     counts: tuple[int, int, int, int | None] | None = None
-    # Whether a person has set the result.
-    is_manual: int = 0
 
 
 # One stored step for a resume: its index, its output (None if it failed or was cancelled) and its
@@ -305,20 +310,6 @@ Key = str | int
 # tries, a hash of the item itself, and when it started and ended. A plain tuple, because a resume
 # reads each one.
 ItemRow = tuple[int, Key | None, str | None, str | None, int, int | None, int, int]
-
-
-class ItemOfMap(NamedTuple):
-    """One item with all its columns; the first ones are those of ``ItemRow``."""
-
-    item_index: int
-    key: Key | None
-    output: str | None
-    error: str | None
-    attempts: int
-    hash: int | None
-    started_at_us: int
-    completed_at_us: int
-    is_manual: int = 0
 
 
 class ItemWindow(NamedTuple):

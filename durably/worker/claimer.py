@@ -40,6 +40,7 @@ _EMITTED_AT_AN_END: Final[tuple[EventType, ...]] = (
     "run:progress",
     "run:complete",
     "run:fail",
+    "run:retry",
     "run:interrupt",
 )
 

@@ -20,6 +20,7 @@ from durably.store.rows import Claim
 from durably.worker.claimer import Claimer
 from durably.worker.contexts import ExecutionContexts, call_in_copy
 from durably.worker.current_runs import CurrentRuns
+from durably.worker.deadlines import Deadlines
 from durably.worker.run_log import RunLog
 from durably.worker.service import ErrorSink
 from durably.worker.settling import Settling
@@ -42,6 +43,7 @@ class Executor:
         settling: Settling,
         live_failures: LiveFailures,
         run_log: RunLog,
+        deadlines: Deadlines,
         on_error: ErrorSink,
     ) -> None:
         self._services = services
@@ -51,6 +53,7 @@ class Executor:
         self._settling = settling
         self._live_failures = live_failures
         self._run_log = run_log
+        self._deadlines = deadlines
         self._on_error = on_error
         self._contexts = ExecutionContexts()
 
@@ -146,7 +149,8 @@ class Executor:
                 run, job, self._services, is_stopping=lambda: self._runs.is_stopping(run)
             )
             self._run_log.started(run)
-            outcome = execution.execute()
+            with self._deadlines.limiting(run, job):
+                outcome = execution.execute()
             if isinstance(outcome, Failed) and run.failure is not None:
                 # Before the end is stored, after which a waiting thread asks for it.
                 self._live_failures.note(run.id, run.attempt, run.failure)

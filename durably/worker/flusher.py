@@ -61,6 +61,7 @@ class Flusher(Service):
         self._dirty: deque[CurrentRun] = deque()
         self._lines: deque[LogLine] = deque()
         self._errors: deque[tuple[BaseException, str]] = deque()
+        self._calls: deque[Callable[[], None]] = deque()
         self._unreleased: deque[CurrentRun] = deque()
         self._lines_lock = threading.Lock()  # one thread at a time stores lines, in order
 
@@ -88,6 +89,11 @@ class Flusher(Service):
         self._errors.append((exc, context))
         self.wake()
 
+    def call(self, function: Callable[[], None]) -> None:
+        """Call *function* soon, which calls code of the user's that another thread may not call."""
+        self._calls.append(function)
+        self.wake()
+
     def _on_own_error(self, exc: BaseException, context: str) -> None:
         self.report(exc, f"the {context} thread")
 
@@ -109,6 +115,7 @@ class Flusher(Service):
     def tick(self) -> None:
         """Store and emit what was reported since the last tick."""
         self._emit_errors()
+        self._make_calls()
         self.flush_lines()
         while self._dirty:
             self._emit(self._dirty.popleft())
@@ -123,7 +130,17 @@ class Flusher(Service):
     def finish(self) -> None:
         """Emit the errors, and release the runs, that other threads could not."""
         self._emit_errors()
+        self._make_calls()
         self._release_all()
+
+    def _make_calls(self) -> None:
+        while self._calls:
+            try:
+                self._calls[0]()
+            except DatabaseError:
+                self.wake()
+                raise
+            self._calls.popleft()
 
     def _emit_errors(self) -> None:
         while self._errors:

@@ -10,6 +10,7 @@ from durably.execution.current_run import CurrentRun
 from durably.store.api import Store
 from durably.store.outcome import NotExecuted
 from durably.store.rows import RunKey
+from durably.worker.deadlines import Deadlines
 from durably.worker.service import ErrorSink, Service
 
 
@@ -25,6 +26,7 @@ class Heartbeat(Service):
         on_unregistered: called when the owner row is gone, because another engine found this one
             dead.
         look_at_file: raises if the database file is not in its place any more.
+        deadlines: of the runs, which this thread looks after between two heartbeats.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Heartbeat(Service):
         runs: Callable[[], list[CurrentRun]],
         on_unregistered: Callable[[], None],
         look_at_file: Callable[[], None],
+        deadlines: Deadlines,
         clock: Clock,
         interval_s: float,
         on_error: ErrorSink,
@@ -46,6 +49,8 @@ class Heartbeat(Service):
         self._runs = runs
         self._on_unregistered = on_unregistered
         self._look_at_file = look_at_file
+        self._deadlines = deadlines
+        deadlines.wake = self.wake
         # How many heartbeats were committed, each an interval or more after the one before it that
         # counts. This engine finds another one hung only by this count, while the other one's
         # heartbeat does not change. Calls that execute one run each start this thread anew, and so
@@ -54,6 +59,16 @@ class Heartbeat(Service):
         self._counted_at: float | None = None
         # Runs that this engine owns in the database although it does not execute them.
         self._strays: frozenset[tuple[RunKey, int]] = frozenset()
+
+    def pause(self) -> None:
+        """Wait until the next heartbeat, and end the runs whose deadline comes before."""
+        clock, deadlines = self._clock, self._deadlines
+        beats_at = clock.monotonic() + self._beat_interval_s
+        deadlines.end_overdue()
+        while (now := clock.monotonic()) < beats_at:
+            if clock.wait(self._wake, max(0.0, min(beats_at, deadlines.next_s()) - now)):
+                return
+            deadlines.end_overdue()
 
     def tick(self) -> None:
         """Store one heartbeat; stop the runs that were cancelled or recovered by others."""

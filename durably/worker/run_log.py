@@ -17,7 +17,7 @@ from durably.errors import DatabaseError, OwnershipLost, RunCancelled, RunInterr
 from durably.execution.current_run import CurrentRun
 from durably.models import ErrorInfo, RunStatus, short_name
 from durably.store.api import Store
-from durably.store.outcome import Completed, Failed, Outcome, Suspended
+from durably.store.outcome import Completed, Failed, Outcome, Suspended, TriedAgain
 from durably.store.rows import RunRow
 
 log = logging.getLogger("durably")
@@ -71,6 +71,8 @@ class RunLog:
         """
         if is_effective and isinstance(outcome, Failed):
             self._failed(run, outcome)
+        elif is_effective and isinstance(outcome, TriedAgain):
+            self._is_tried_again(run, outcome)
         elif self._was_recovered(run, is_effective=is_effective):
             _say(
                 logging.WARNING,
@@ -107,19 +109,36 @@ class RunLog:
     def _failed(self, run: CurrentRun, outcome: Failed) -> None:
         if not log.isEnabledFor(logging.ERROR):
             return
-        where = "" if outcome.step is None else f" in step {on_one_line(outcome.step)!r}"
-        error = on_one_line(str(outcome.error), _LONGEST_ERROR).removesuffix(".")
         is_session = run.row.kind == "session"
         again = "open the session again" if is_session else f"call retry({run.id!r})"
         advice = f"Fix the cause, then {again}"
         _say(
             logging.ERROR,
             run.row,
-            f"failed{where} after {_several(self._stored_steps(run), 'completed ')}: {error}. "
-            f"{advice}",
+            f"{self._said_of_failure(run, outcome)}. {advice}",
             traceback=outcome.error.traceback,
             advice=advice,
         )
+
+    def _is_tried_again(self, run: CurrentRun, outcome: TriedAgain) -> None:
+        at_us = outcome.run_at_us
+        when = "at once" if at_us is None else f"at {moment(at_us)}"
+        if not outcome.is_failure:
+            reason = on_one_line(outcome.error.message, _LONGEST_ERROR)
+            what = _with_steps(f"asks to go on {when} ({reason})", self._stored_steps(run))
+            _say(logging.INFO, run.row, what)
+        elif log.isEnabledFor(logging.WARNING):
+            _say(
+                logging.WARNING,
+                run.row,
+                f"{self._said_of_failure(run, outcome)}. It is tried again {when}",
+            )
+
+    def _said_of_failure(self, run: CurrentRun, outcome: Failed | TriedAgain) -> str:
+        where = "" if outcome.step is None else f" in step {on_one_line(outcome.step)!r}"
+        error = on_one_line(str(outcome.error), _LONGEST_ERROR).removesuffix(".")
+        steps = _several(self._stored_steps(run), "completed ")
+        return f"failed{where} after {steps}: {error}"
 
     def _stored_steps(self, run: CurrentRun) -> int:
         """Return how many completed steps the run has."""

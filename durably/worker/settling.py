@@ -5,11 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from durably.errors import DatabaseError, StopRun
+import attrs
+
+from durably.errors import DatabaseError, OwnershipLost, StepTimeoutError, StopRun
 from durably.execution.current_run import CurrentRun, Services, report_worker_error, retry_transient
+from durably.execution.tries import after_failure
 from durably.execution.unseen_failures import UnseenFailures, see_attempt
+from durably.models import error_info
+from durably.settings.retries import Retry, has_functions
 from durably.store.api import Store
-from durably.store.outcome import Completed, Failed, Interrupted, Lost, Outcome, Suspended
+from durably.store.outcome import (
+    Completed,
+    Failed,
+    Interrupted,
+    Lost,
+    Outcome,
+    Suspended,
+    TriedAgain,
+)
 from durably.store.rows import Claim, Ended, RunRow
 from durably.worker.flusher import Flusher
 from durably.worker.run_log import RunLog
@@ -88,9 +101,10 @@ class Settling:
         if not is_effective:
             # Cancelled, or taken over. Either way this job has left its thread.
             self._release(run)
-            self._unseen_failures.see(run.id, run.attempt)
+            if not run.is_expired:
+                self._unseen_failures.see(run.id, run.attempt)
         # What a run waits for may have come, or its time.
-        goes_back = isinstance(outcome, Interrupted | Lost | Suspended)
+        goes_back = isinstance(outcome, Interrupted | Lost | Suspended | TriedAgain)
         if not is_effective or goes_back or run.row.concurrency_key is not None:
             # Claimable is this run, also if others have put it back before, or the next one with
             # its key.
@@ -99,7 +113,7 @@ class Settling:
             changes.notify()
 
         def emit() -> None:
-            if failure is None and not is_said:
+            if failure is None and not is_said and not run.is_expired:
                 self._run_log.ended(run, outcome, is_effective=is_effective)
             if not is_effective:
                 return
@@ -112,6 +126,58 @@ class Settling:
 
         claimed = None if ended is None else ended.claimed
         return Settled(claimed, emit, failure)
+
+    # -- deadlines -------------------------------------------------------------------------
+
+    def expire(self, run: CurrentRun, retry: Retry | None) -> None:
+        """End a run whose time is over, although its job is still inside a step.
+
+        What the job does from now on is rejected. It keeps its slot, and the run its owner, until
+        it comes to a step boundary. The events are emitted by the flusher's thread.
+
+        Raises:
+            DatabaseError: that could not be stored.
+        """
+        if retry is not None and has_functions(retry):
+            # Code of the user's: not in the thread of the heartbeat.
+            self._flusher.call(lambda: self._expire(run, retry))
+        else:
+            self._expire(run, retry)
+
+    def _expire(self, run: CurrentRun, retry: Retry | None) -> None:
+        if run.is_over:
+            return
+        clock = self._services.clock
+        exc = StepTimeoutError(run.said_of_timeout())
+        step = next(reversed(tuple(run.turns)), None)
+        end = Failed(attrs.evolve(error_info(exc), failed_step=step), step, is_inside=True)
+        outcome: Failed | TriedAgain
+        try:
+            outcome = after_failure(run, retry, clock, exc, end)
+        except Exception as raised:  # noqa: BLE001 - the user's function may raise anything
+            outcome = attrs.evolve(end, error=attrs.evolve(error_info(raised), failed_step=step))
+        now_us = clock.now_us()
+        with run.storing:
+            progress = run.take_progress()
+        text = None if progress is None else self._flusher.encoded(progress)
+        run.is_expired = True
+        if isinstance(outcome, Failed):
+            self._unseen_failures.note(run.id, run.attempt)
+        ended = self._store.settle(run.run_pk, run.fence, outcome, now_us, progress=text)
+        if not ended.is_effective:
+            run.is_expired = False
+            return
+        run.stop(OwnershipLost)
+        self._store.changes.offer()
+
+        def emit() -> None:
+            self._run_log.ended(run, outcome, is_effective=True)
+            with run.emitting:
+                if progress is not None:
+                    self._flusher.emit_progress(run, progress)
+                self._emit(run, outcome, now_us)
+
+        self._flusher.call(emit)
 
     def _store_end(
         self,
@@ -171,5 +237,7 @@ class Settling:
             )
             if is_heard:
                 see_attempt(run.id, run.attempt)
+        elif isinstance(outcome, TriedAgain):
+            emitter.emit("run:retry", **run.fields, error=outcome.error, delay=outcome.wait_s)
         elif isinstance(outcome, Interrupted):
             emitter.emit("run:interrupt", **run.fields)

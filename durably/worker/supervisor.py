@@ -28,6 +28,7 @@ from durably.worker.claimer import Claimer, LabelsOf
 from durably.worker.claiming import Claiming
 from durably.worker.current_runs import CurrentRuns
 from durably.worker.database_file import DatabaseFile
+from durably.worker.deadlines import Deadlines
 from durably.worker.dispatcher import Dispatcher
 from durably.worker.executor import Executor
 from durably.worker.flusher import Flusher
@@ -130,6 +131,7 @@ class Supervisor:
             run_log,
             preserve_steps=settings.preserve_steps,
         )
+        deadlines = Deadlines(clock, settling.expire)
         self._executor = Executor(
             services=services,
             registry=registry,
@@ -138,6 +140,7 @@ class Supervisor:
             settling=settling,
             live_failures=live_failures,
             run_log=run_log,
+            deadlines=deadlines,
             on_error=self._on_error,
         )
         self._heartbeat = Heartbeat(
@@ -146,6 +149,7 @@ class Supervisor:
             runs=self._runs.all,
             on_unregistered=self._on_unregistered,
             look_at_file=self.file.check_all,
+            deadlines=deadlines,
             clock=clock,
             interval_s=settings.heartbeat_interval,
             on_error=self._on_heartbeat_error,

@@ -85,6 +85,26 @@ def test_a_run_for_later_says_when_it_is_due(tmp_path: Path) -> None:
         assert str(listed["run_at"]).startswith("2091-03-04")
 
 
+def test_a_run_that_is_tried_again_says_when_and_after_what(tmp_path: Path) -> None:
+    """In ``ls`` and ``show``; ``--json`` has the error."""
+    path = tmp_path / "durably.db"
+
+    def fail(step: object) -> None:
+        raise OSError("no route")
+
+    retry = durably.Retry(wait=10**9, max_wait=10**9)
+    with engine(tmp_path, durably.Job("fail", fail, retry=retry)) as app:
+        run = app.trigger("fail")
+        app.process_one()
+        year = str(run.refresh().run_at)[:3]
+        assert f"again at {year}" in printed(path, "ls")
+        assert "after OSError: no route" in printed(path, "ls")
+        assert f"due       again at {year}" in printed(path, "show", run.id)
+        assert "after OSError: no route" in printed(path, "show", run.id)
+        [listed] = objects(path, "ls")
+        assert listed["error"]["message"] == "no route"
+
+
 def test_work_that_waits_is_left(tmp_path: Path) -> None:
     """The exit status of ``work --until-idle`` says so until it is answered and done."""
     path, program = tmp_path / "durably.db", tmp_path / "asks_in_a_shell.py"

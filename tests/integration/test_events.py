@@ -103,7 +103,7 @@ def test_the_events_of_a_run_that_fails_and_is_retried(tmp_path):
     assert types(events) == [
         *["run:retry", "run:start", "step:skip", "step:start", "step:complete", "run:complete"]
     ]
-    assert fields(events[0]) == {}
+    assert fields(events[0]) == {"error": None, "delay": None}
     assert fields(events[1]) == {"payload": None, "attempt": 2}
     assert fields(events[2]) == {"step_name": "good", "step_index": 0}
     assert events[-1].duration == run.duration
@@ -247,15 +247,7 @@ def test_no_event_type_is_unknown_to_these_tests():
     assert set(EVENT_TYPES) == {
         *("run:trigger", "run:coalesced", "run:start", "run:progress", "run:complete", "run:fail"),
         *("run:cancel", "run:retry", "run:delete", "run:recover", "run:interrupt"),
-        *(
-            "run:redo",
-            "run:fork",
-            "step:start",
-            "step:skip",
-            "step:complete",
-            "step:fail",
-            "step:cancel",
-        ),
+        *("run:redo", "step:start", "step:skip", "step:complete", "step:fail", "step:cancel"),
         *("item:complete", "item:fail", "log:write", "worker:error"),
     }
 

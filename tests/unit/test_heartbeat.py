@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from storekit import FakeClock, claim, finish, given_owner, given_running, query, stored
 
+import durably
 from durably.errors import DatabaseLostError, OwnershipLost, RunCancelled, RunInterrupted
 from durably.execution.current_run import CurrentRun
 from durably.store.outcome import OwnerDead, OwnerHung
@@ -14,6 +15,7 @@ from durably.store.rows import RunRow
 from durably.store.sqlite.database import Database
 from durably.store.sqlite.sql import requeue, runs
 from durably.store.sqlite.store import SqliteStore
+from durably.worker.deadlines import Deadlines
 from durably.worker.heartbeat import Heartbeat
 
 
@@ -26,12 +28,15 @@ class Engine:
         self.active: list[CurrentRun] = []
         self.unregistered = 0
         self.lost: Exception | None = None
+        self.overdue: list[CurrentRun] = []
+        self.deadlines = Deadlines(clock, lambda run, retry: self.overdue.append(run))
         self.heartbeat = Heartbeat(
             SqliteStore(store),
             owner=lambda: self.owner,
             runs=lambda: list(self.active),
             on_unregistered=self._on_unregistered,
             look_at_file=self._look_at_file,
+            deadlines=self.deadlines,
             clock=clock,
             interval_s=5.0,
             on_error=lambda exc, name: None,
@@ -219,3 +224,21 @@ def test_engine_without_a_row_is_reported_and_its_runs_are_not_touched(engine: E
     engine.heartbeat.tick()
     assert engine.unregistered == 1
     assert stored(engine.store, active.row) == taken
+
+
+def test_the_heartbeat_looks_after_deadlines_between_two_beats(
+    store: Database, clock: FakeClock
+) -> None:
+    """It ends overdue runs in its pause, which is as long as ever; a wake ends it."""
+    engine = Engine(store, clock)
+    run = engine.running()
+    job = durably.Job("job", lambda step: None, timeout=2)
+    with engine.deadlines.limiting(run, job):
+        began = clock.monotonic()
+        engine.heartbeat._wake.clear()  # the new deadline has woken it
+        engine.heartbeat.pause()
+        assert engine.overdue == [run]
+        assert clock.monotonic() == began + 5
+        engine.heartbeat.wake()
+        engine.heartbeat.pause()
+        assert clock.monotonic() == began + 5

@@ -12,7 +12,7 @@ from durably._platform.safe_repr import short_repr, type_name
 from durably.codec import NOTHING, Codec, return_type_of
 from durably.errors import ValidationError
 from durably.execution.pacing import RateLimit, check_rate
-from durably.settings import Duration, waitable
+from durably.settings import Duration, time_limit
 from durably.settings.retries import Retry
 
 OnFailed = Literal["raise", "return"]
@@ -117,9 +117,7 @@ def checked(
             f'{what}: on_change must be "warn" or "ignore", not {short_repr(on_change)}; '
             "other reactions to a change are not supported in this version"
         )
-    timeout_s = None if timeout is None else waitable(timeout, f"{what}: timeout")
-    if timeout_s == 0:
-        raise ValidationError(f"{what}: timeout must be greater than zero")
+    timeout_s = time_limit(timeout, f"{what}: timeout")
     return LoopOptions(
         what=what,
         fn=fn,

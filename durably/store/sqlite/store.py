@@ -9,7 +9,14 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from durably.store.api import Checkpoints, Liveness
-from durably.store.outcome import Completed, NotExecuted, Outcome, RequeueReason
+from durably.store.outcome import (
+    Completed,
+    Failed,
+    NotExecuted,
+    Outcome,
+    RequeueReason,
+    TriedAgain,
+)
 from durably.store.rows import (
     Beat,
     Begin,
@@ -182,7 +189,12 @@ class SqliteStore(ByHand):
             )
             return self._dropped(ended, if_any=not keep_steps)
         leaving = run_pk, fence, outcome, now_us, progress
-        if claim_next is None and (keep_steps or not isinstance(outcome, Completed)):
+        if isinstance(outcome, Failed | TriedAgain) and outcome.is_inside:
+            return self.database.beat(settle.settle_and_claim, *leaving)
+        is_one = not isinstance(outcome, TriedAgain) and (
+            keep_steps or not isinstance(outcome, Completed)
+        )
+        if claim_next is None and is_one:
             return Ended(self.database.write(settle.settle, *leaving), None)
         ended = self.database.write(settle.settle_and_claim, *leaving, keep_steps, claim_next)
         return self._dropped(ended, if_any=not keep_steps)

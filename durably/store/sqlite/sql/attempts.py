@@ -49,6 +49,11 @@ SET_OUTCOME: Final = """
       AND fence = (SELECT fence FROM durably_runs r WHERE r.run = durably_attempts.run)"""
 
 
+SET_END: Final = """
+    UPDATE durably_attempts SET outcome = :outcome, error = :error
+    WHERE run = :run AND fence = :fence"""
+
+
 def of_run(db: apsw.Connection, run_id: str) -> list[AttemptRow]:
     """Return the executions of a run, the first one first.
 
@@ -79,3 +84,14 @@ def set_outcome(
 ) -> None:
     """Store why runs were put back just now; part of a transaction."""
     db.execute(SET_OUTCOME, {"runs": dump(list(run_pks)), "outcome": outcome})
+
+
+def set_end(
+    db: apsw.Connection,
+    run_pk: RunKey,
+    fence: int,
+    outcome: Literal["failed", "suspended"],
+    error: str | None,
+) -> None:
+    """Store how an execution has ended whose run is tried again; part of a transaction."""
+    db.execute(SET_END, {"run": run_pk, "fence": fence, "outcome": outcome, "error": error})

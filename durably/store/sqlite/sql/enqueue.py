@@ -98,6 +98,9 @@ START: Final = f"""
 
 SET_PARENT: Final = "UPDATE durably_runs SET parent = :parent WHERE run = :run"
 
+SET_TRIES: Final = """
+    UPDATE durably_runs SET retry = :retry, timeout_us = :timeout_us WHERE run = :run"""
+
 # How many fields of a new run are stored: the first ones.
 _STORED: Final = 6
 
@@ -113,6 +116,9 @@ def insert(db: apsw.Connection, new: NewRun, now_us: int) -> RunRow:
     run_pk = db.last_insert_rowid()
     if new.parent is not None:
         db.execute(SET_PARENT, {"run": run_pk, "parent": new.parent})
+    if new.has_tries:
+        tries = {"run": run_pk, "retry": new.retry, "timeout_us": new.timeout_us}
+        db.execute(SET_TRIES, tries)
     return _created(run_pk, new, now_us)
 
 
@@ -169,6 +175,8 @@ def _created(run_pk: int, new: NewRun, now_us: int) -> RunRow:
         updated_at_us=now_us,
         heartbeat_at_us=None,
         run_at_us=new.run_at_us,
+        retry=new.retry,
+        timeout_us=new.timeout_us,
     )
 
 

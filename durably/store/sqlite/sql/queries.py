@@ -18,7 +18,8 @@ from durably.store.sqlite.sql import by_status
 COLUMNS: Final = """
     run, id, job_name, status, payload, output, error, progress, labels, idempotency_key,
     concurrency_key, owner, attempt, created_at_us, started_at_us, completed_at_us,
-    updated_at_us, heartbeat_at_us, fence, origin, kind, retry, timeout_us, deaths"""
+    updated_at_us, heartbeat_at_us, fence, origin, kind, retry, timeout_us, deaths,
+    failures"""
 
 # The same columns as bytes, for a row that cannot be read otherwise.
 _AS_BYTES: Final = """
@@ -26,7 +27,8 @@ _AS_BYTES: Final = """
     CAST(output AS BLOB), CAST(error AS BLOB), CAST(progress AS BLOB), CAST(labels AS BLOB),
     CAST(idempotency_key AS BLOB), CAST(concurrency_key AS BLOB), owner, attempt, created_at_us,
     started_at_us, completed_at_us, updated_at_us, heartbeat_at_us, fence,
-    CAST(origin AS BLOB), CAST(kind AS BLOB), CAST(retry AS BLOB), timeout_us, deaths"""
+    CAST(origin AS BLOB), CAST(kind AS BLOB), CAST(retry AS BLOB), timeout_us, deaths,
+    failures"""
 
 # A run that goes back without checkpoints begins again in the engine that claims it.
 ORIGIN_IF_BEGUN: Final = """
@@ -43,17 +45,15 @@ AWAKE: Final = "run_at_us = NULL, waits_for = NULL, wait_name = NULL, waits_for_
 _WAITS: Final = """
     r.run_at_us, r.waits_for, r.wait_name,
     (SELECT a.id FROM durably_runs a WHERE a.run = r.waits_for_run),
-    (SELECT p.id FROM durably_runs p WHERE p.run = r.parent), r.failures,
+    (SELECT p.id FROM durably_runs p WHERE p.run = r.parent),
     (SELECT a.error FROM durably_attempts a
-     WHERE a.run = r.run AND a.fence = r.fence AND r.status = 'pending' AND r.failures > 0),
-    r.forked_from"""
+     WHERE a.run = r.run AND a.fence = r.fence AND r.status = 'pending' AND r.failures > 0)"""
 _WAITS_AS_BYTES: Final = """
     r.run_at_us, CAST(r.waits_for AS BLOB), CAST(r.wait_name AS BLOB),
     (SELECT CAST(a.id AS BLOB) FROM durably_runs a WHERE a.run = r.waits_for_run),
-    (SELECT CAST(p.id AS BLOB) FROM durably_runs p WHERE p.run = r.parent), r.failures,
+    (SELECT CAST(p.id AS BLOB) FROM durably_runs p WHERE p.run = r.parent),
     (SELECT CAST(a.error AS BLOB) FROM durably_attempts a
-     WHERE a.run = r.run AND a.fence = r.fence AND r.status = 'pending' AND r.failures > 0),
-    CAST(r.forked_from AS BLOB)"""
+     WHERE a.run = r.run AND a.fence = r.fence AND r.status = 'pending' AND r.failures > 0)"""
 
 # Only completed steps count; a claim and a trigger do not need the number.
 COUNTED: Final = f"""{COLUMNS},

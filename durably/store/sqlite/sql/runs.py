@@ -145,7 +145,7 @@ def delete(db: apsw.Connection, run_id: str) -> RunRow:
         raise _refused(db, run_id, "deleted", "cancel it first, or wait for its end")
     if row.owner is not None:
         raise ConflictError(
-            f"run {run_id} was cancelled but its job is still inside a step; "
+            f"run {run_id} has ended but its job is still inside a step; "
             "delete it when that has ended"
         )
     db.execute(DELETE, {"run": row.run})

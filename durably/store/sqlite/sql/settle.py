@@ -5,11 +5,19 @@ from typing import Any, Final
 import apsw
 
 from durably.codec.json_text import dump
-from durably.models import stored_error
-from durably.store.outcome import Completed, Failed, Interrupted, Lost, Outcome, Suspended
+from durably.models import ErrorInfo, stored_error
+from durably.store.outcome import (
+    Completed,
+    Failed,
+    Interrupted,
+    Lost,
+    Outcome,
+    Suspended,
+    TriedAgain,
+)
 from durably.store.rows import Claim, Ended, RunKey
 from durably.store.sqlite.connection.write_request import single_statement
-from durably.store.sqlite.sql import blobs, claims, queries
+from durably.store.sqlite.sql import attempts, blobs, claims, queries
 
 COMPLETE: Final = """
     UPDATE durably_runs
@@ -18,11 +26,23 @@ COMPLETE: Final = """
         updated_at_us = :now_us
     WHERE run = :run AND status = 'running' AND fence = :fence"""
 
-FAIL: Final = """
+# A job that is still inside a step at its deadline keeps its owner.
+_OWNER: Final = "CASE WHEN :is_inside THEN owner END"
+
+FAIL: Final = f"""
     UPDATE durably_runs
-    SET status = 'failed', owner = NULL, error = :error, failures = failures + 1,
+    SET status = 'failed', owner = {_OWNER}, error = :error, failures = failures + 1,
         progress = coalesce(:progress, progress), completed_at_us = :now_us,
         updated_at_us = :now_us
+    WHERE run = :run AND status = 'running' AND fence = :fence"""
+
+# What is no failure is the same attempt.
+TRY_AGAIN: Final = f"""
+    UPDATE durably_runs
+    SET status = 'pending', owner = {_OWNER}, failures = failures + :is_failure,
+        keeps_attempt = NOT :is_failure, run_at_us = :run_at_us,
+        progress = coalesce(:progress, progress), updated_at_us = :now_us,
+        {queries.ORIGIN_IF_BEGUN}
     WHERE run = :run AND status = 'running' AND fence = :fence"""
 
 # A run that has not failed goes on with its attempt.
@@ -39,12 +59,12 @@ SUSPEND: Final = f"""
         waits_for_run = :awaited_pk, updated_at_us = :now_us, {queries.ORIGIN_IF_BEGUN}
     WHERE run = :run AND status = 'running' AND fence = :fence"""
 
-# A job that was cancelled has left its last step: the key it held is free. The run may
-# have been retried meanwhile, and is then pending with its old owner.
+# A job that was cancelled, or whose time was over, has left its last step: the key it held is free.
+# The run may have been retried meanwhile, and is then pending with its old owner.
 RELEASE: Final = """
     UPDATE durably_runs SET owner = NULL, updated_at_us = :now_us
     WHERE run = :run AND owner IS NOT NULL AND fence = :fence
-      AND status IN ('cancelled', 'pending')"""
+      AND status IN ('cancelled', 'failed', 'pending')"""
 
 DELETE_STEPS: Final = """
     DELETE FROM durably_steps WHERE step >= (:run << 24) AND step < ((:run + 1) << 24)"""
@@ -63,7 +83,10 @@ def settle(
     now_us: int,
     progress: str | None = None,
 ) -> bool:
-    """Store how an execution has left its job; return whether that took effect."""
+    """Store how an execution has left its job; return whether that took effect.
+
+    ``settle_and_claim`` also stores how an execution has ended whose run is tried again.
+    """
     statement, more = _settling(outcome)
     bindings = {"run": run_pk, "fence": fence, "now_us": now_us, "progress": progress}
     db.execute(statement, bindings | more)
@@ -74,9 +97,14 @@ def _settling(outcome: Outcome) -> tuple[str, dict[str, Any]]:
     match outcome:
         case Completed(output):
             return COMPLETE, {"output": output}
-        case Failed(error, step):
-            # With the step, for the run:fail that other engines build from the database.
-            return FAIL, {"error": dump(stored_error(error) | {"failed_step": step})}
+        case Failed(error, step, is_inside):
+            return FAIL, {"error": _stored(error, step), "is_inside": is_inside}
+        case TriedAgain():
+            return TRY_AGAIN, {
+                "run_at_us": outcome.run_at_us,
+                "is_failure": outcome.is_failure,
+                "is_inside": outcome.is_inside,
+            }
         case Interrupted():
             return INTERRUPT, {}
         case Suspended(waits_for, name, until_us, awaited_pk):
@@ -88,6 +116,11 @@ def _settling(outcome: Outcome) -> tuple[str, dict[str, Any]]:
             }
         case Lost():
             return RELEASE, {}
+
+
+def _stored(error: ErrorInfo, step: str | None) -> str:
+    # With the step, for the run:fail that other engines build from the database.
+    return dump(stored_error(error) | {"failed_step": step})
 
 
 def settle_and_claim(
@@ -102,6 +135,9 @@ def settle_and_claim(
 ) -> Ended:
     """``settle``, and ``claim`` the next run in the same transaction."""
     is_effective = settle(db, run_pk, fence, outcome, now_us, progress)
+    if is_effective and isinstance(outcome, TriedAgain):
+        error = _stored(outcome.error, outcome.step) if outcome.is_failure else None
+        attempts.set_end(db, run_pk, fence, "suspended" if error is None else "failed", error)
     if is_effective and isinstance(outcome, Completed) and not keep_steps:
         db.execute(DELETE_STEPS, {"run": run_pk})
         db.execute(DELETE_MAPS, {"run": run_pk})

@@ -25,6 +25,7 @@ from benchmarks.contestants import (
     FLOOR,
     HUEY,
     JOBLIB,
+    LARGE_PARTS,
     MODES,
     Table,
 )
@@ -124,6 +125,7 @@ def _environments(folder: Path) -> tuple[dict[str, Environment], dict[str, str]]
         COJI.name: environments.coji,
         BARE_LOKY.name: lambda _: environments.own_with("loky", "cloudpickle"),
         BARE_DASK.name: lambda _: environments.own_with("dask", "distributed"),
+        LARGE_PARTS.name: lambda _: environments.own_with("numpy", "pandas", "pyarrow"),
     }
     for name, make in makers.items():
         try:

@@ -256,6 +256,12 @@ _AIMS: list[tuple[str, str, Evaluate]] = [
      _processes("normal", "processes")),
     ("two and four processes, one-step runs, full", "no less than one",
      _processes("full", "processes-runs")),
+    ("a step that returns a large array, full", "within 1.3 of np.save and a sync",
+     _within("array", _FULL, "np.save and sync", 1.3)),
+    ("a step that returns a frame of 100 MiB, full", "within 1.3 of writing Parquet and a sync",
+     _within("frame", _FULL, "Parquet and sync", 1.3)),
+    ("memory of a resume with large frames", "of those that are used, and of the one being read",
+     _below("resume-frames", "durably", 5 * 25, "MiB")),
     ("import of airports, 1, 10, 1,000 rows a step", "reported, in percent over without durably",
      _overhead),
 ]  # fmt: skip

@@ -19,6 +19,7 @@ DURABLY = System(
     "SELECT count(*) FROM durably_runs WHERE status = 'completed'",
 )  # fmt: skip
 ALONE = System("durably", "durably_alone", "durably.db", DURABLY.count_steps, DURABLY.count_runs)
+LARGE_PARTS = System("large parts", "large_parts", "durably.db", None, None)
 AIRPORTS = System("durably", "airports", "durably.db", None, None)
 DBOS = System(
     "dbos", "dbos_sqlite", "dbos.db",

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from benchmarks.contestants import AIRPORTS, ALONE, FLOOR_ABREAST, MODES, Sizes, Table
+from benchmarks.contestants import (
+    AIRPORTS,
+    ALONE,
+    FLOOR_ABREAST,
+    LARGE_PARTS,
+    MODES,
+    Sizes,
+    Table,
+)
 from benchmarks.measuring import Case
 
 
@@ -15,6 +23,7 @@ def tables(size: Sizes) -> list[Table]:
         _purge(size),
         *_processes(size),
         *_airports(size),
+        *_large(size),
     ]
 
 
@@ -168,3 +177,34 @@ def _airports(size: Sizes) -> list[Table]:
             )
         )
     return made
+
+
+def _large(size: Sizes) -> list[Table]:
+    saved = (
+        ("array", "an array of NumPy", "np.save and sync", size.plain(1000, 200)),
+        ("frame", "a frame of pandas", "Parquet and sync", 100),
+    )
+    count, mib = size.plain(20, 8), 25
+    return [
+        *(
+            Table(
+                key,
+                f"A step that returns {what} of {mib_} MiB",
+                "s",
+                [
+                    Case(row, LARGE_PARTS, key, {"mib": mib_, "how": how})
+                    for row, how in ((bare, "bare"), ("durably, full", "durably"))
+                ],
+                higher_is_better=False,
+            )
+            for key, what, bare, mib_ in saved
+        ),
+        Table(
+            "resume-frames",
+            f"Memory of a resume of {count} steps with frames of {mib} MiB, of which 2 are kept",
+            "MiB",
+            [Case("durably", LARGE_PARTS, "resume", {"count": count, "mib": mib})],
+            higher_is_better=False,
+            most_turns=3,
+        ),
+    ]

@@ -53,10 +53,11 @@ class Sync(NamedTuple):
 
 
 class Create(NamedTuple):
-    """A name that was made."""
+    """A name that was made, of a file or a folder."""
 
     name: str
     inode: int
+    is_folder: bool = False
 
 
 class Delete(NamedTuple):
@@ -64,6 +65,19 @@ class Delete(NamedTuple):
 
     name: str
     is_synced: bool
+
+
+class Rename(NamedTuple):
+    """A name that was changed, in one step."""
+
+    old: str
+    new: str
+
+
+class SyncFolder(NamedTuple):
+    """A sync of a folder, by its name in that of the database, "" for that one."""
+
+    folder: str
 
 
 class Mark(NamedTuple):
@@ -74,7 +88,7 @@ class Mark(NamedTuple):
     value: Any = None
 
 
-Entry = Write | Truncate | Sync | Create | Delete | Mark
+Entry = Write | Truncate | Sync | Create | Delete | Rename | SyncFolder | Mark
 
 
 class _File(apsw.VFSFile):
@@ -157,6 +171,26 @@ class Recorder(apsw.VFS):
                 self.log.append(Create(name, self._next_inode))
                 self._next_inode += 1
             return self._inodes[name]
+
+    def create(self, name: str, *, is_folder: bool = False) -> int:
+        """Tell that a file or folder was made under that name; return its number."""
+        with self._lock:
+            inode = self._inodes[name] = self._next_inode
+            self.log.append(Create(name, inode, is_folder))
+            self._next_inode += 1
+            return inode
+
+    def rename(self, old: str, new: str) -> None:
+        """Tell that a name was changed."""
+        with self._lock:
+            self._inodes[new] = self._inodes.pop(old)
+            self.log.append(Rename(old, new))
+
+    def delete(self, name: str) -> None:
+        """Tell that a name was removed, which is not synced."""
+        with self._lock:
+            self._inodes.pop(name, None)
+            self.log.append(Delete(name, is_synced=False))
 
     def xOpen(self, name: Any, flags: list[int]) -> _File:  # noqa: N802
         return _File(self, name, flags)
@@ -262,11 +296,12 @@ class Disk:
         self.at = 0
         self._inodes: dict[int, _Inode] = {}
         self._safe_names: dict[str, int] = {}
-        self._pending_names: list[Create | Delete] = []
+        self._pending_names: list[Create | Delete | Rename] = []
         # Where the log of SQLite has a commit that is wholly written, and wholly safe.
         self._half_commits: dict[int, int] = {}
         self._unsafe_commits: dict[int, list[int]] = {}
         self._lost_inodes: set[int] = set()
+        self._folders = {e.name for e in log if isinstance(e, Create) and e.is_folder}
         self.commits = 0
         self.safe_commits = 0
 
@@ -290,11 +325,12 @@ class Disk:
                 self._look_for_commit(entry)
         elif isinstance(entry, Sync):
             self._sync(entry)
-        elif isinstance(entry, Create):
+        elif isinstance(entry, SyncFolder):
+            if self._believes_syncs:
+                self._sync_names(entry.folder)
+        elif isinstance(entry, Create | Delete | Rename):
             self._pending_names.append(entry)
-        elif isinstance(entry, Delete):
-            self._pending_names.append(entry)
-            if entry.is_synced:
+            if isinstance(entry, Delete) and entry.is_synced:
                 self._sync_names()
 
     def _look_for_commit(self, write: Write) -> None:
@@ -327,10 +363,14 @@ class Disk:
             if left:
                 self._unsafe_commits[sync.inode] = left
 
-    def _sync_names(self) -> None:
+    def _sync_names(self, folder: str = "") -> None:
+        left = []
         for entry in self._pending_names:
-            _rename(self._safe_names, entry)
-        self._pending_names = []
+            if _folder_of(entry) == folder:
+                _rename(self._safe_names, entry)
+            else:
+                left.append(entry)
+        self._pending_names = left
 
     def _inode(self, number: int) -> _Inode:
         return self._inodes.setdefault(number, _Inode())
@@ -351,6 +391,9 @@ class Disk:
             _rename(names, entry)
         files = {}
         for name, number in names.items():
+            folder = name.rpartition("/")[0]
+            if name in self._folders or (folder and folder not in names):
+                continue
             inode = self._inode(number)
             if lost == "nothing":
                 files[name] = bytes(inode.cached)
@@ -374,9 +417,16 @@ def _apply(content: bytearray, entry: Write | Truncate) -> None:
     content[entry.offset : entry.offset + len(entry.data)] = entry.data
 
 
-def _rename(names: dict[str, int], entry: Create | Delete) -> None:
+def _folder_of(entry: Create | Delete | Rename) -> str:
+    return (entry.new if isinstance(entry, Rename) else entry.name).rpartition("/")[0]
+
+
+def _rename(names: dict[str, int], entry: Create | Delete | Rename) -> None:
     if isinstance(entry, Create):
         names[entry.name] = entry.inode
+    elif isinstance(entry, Rename):
+        if entry.old in names:
+            names[entry.new] = names.pop(entry.old)
     else:
         names.pop(entry.name, None)
 
@@ -384,4 +434,5 @@ def _rename(names: dict[str, int], entry: Create | Delete) -> None:
 def put(files: dict[str, bytes], folder: Path) -> None:
     """Write the files of a disk into an empty folder."""
     for name, content in files.items():
+        (folder / name).parent.mkdir(mode=0o700, exist_ok=True)
         (folder / name).write_bytes(content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import tempfile
@@ -13,12 +14,15 @@ from typing import Any, Final
 
 import apsw
 import attrs
-from crash.powerloss_recording import NAME, jobs_of
+from crash.powerloss_recording import CODEC, NAME, jobs_of
 from invariants import check
 from powerloss import Disk, Entry, Mark, put
 
 import durably
-from durably.store.sqlite.sql import schema
+from durably.codec import Codec
+from durably.store.sqlite.blobs.filing import Filing
+from durably.store.sqlite.blobs.folder import BlobFolder
+from durably.store.sqlite.sql import blobs, schema
 
 TABLES: Final = (
     "durably_owners",
@@ -76,13 +80,7 @@ def promises(marks: list[Mark]) -> dict[str, Promise]:
 def broken_promises(db: apsw.Connection, marks: list[Mark]) -> list[str]:
     """What was acknowledged and is not in the database."""
     status_of = dict(db.execute("SELECT id, status FROM durably_runs").fetchall())
-    steps = {
-        (run_id, name): output
-        for run_id, name, output in db.execute(
-            """SELECT r.id, s.name, s.output ->> '$' FROM durably_steps s JOIN durably_runs r
-               USING (run) WHERE s.status = 'completed'"""
-        ).fetchall()
-    }
+    steps = _completed(db)
     broken = []
     for run_id, promise in promises(marks).items():
         status = status_of.get(run_id)
@@ -169,7 +167,7 @@ class Examiner:
                 return ["the file is gone"] if promises(marks) or disk.safe_commits else []
             try:
                 found = self.content(image, disk, marks)
-            except (apsw.Error, UnicodeDecodeError) as exc:
+            except (apsw.Error, UnicodeDecodeError, durably.DatabaseError) as exc:
                 return [f"unreadable: {type(exc).__name__}: {exc}"]
             if not found and resumes:
                 self.counts["resumed"] += 1
@@ -227,14 +225,22 @@ def resume(image: Path) -> list[str]:
     app = durably.Durably(
         image / NAME,
         jobs=jobs_of(told, cancel),
+        codecs=[CODEC],
         synchronous="normal",
     )
     try:
         app.run_until_idle(raise_failed=False)
         runs = app.get_runs()
+        folder = image / f"{NAME}.blobs"
+        for path in folder.glob("*"):
+            os.utime(path, (1, 1))
+        app._store.sweep_files()
+        left = {path.name for path in folder.glob("*")}
+        unused = left - app._store.database.read(blobs.all_referred).keys()
     finally:
         app.close()
     found = check(image / NAME, is_sequential=True, is_idle=True, is_finished=True)
+    found += [f"a file of no run is left: {name}" for name in unused]
     found += [f"executed again: {place}" for place in executed & kept.keys()]
     with opened(image) as db:
         now = _completed(db)
@@ -256,7 +262,10 @@ def _completed(db: apsw.Connection) -> dict[tuple[str, str], str]:
     if digest(db) is None:
         return {}
     rows = db.execute(
-        """SELECT r.id, s.name, s.output ->> '$' FROM durably_steps s JOIN durably_runs r
+        """SELECT r.id, s.name, s.output FROM durably_steps s JOIN durably_runs r
            USING (run) WHERE s.status = 'completed'"""
     ).fetchall()
-    return {(run_id, name): output for run_id, name, output in rows}
+    path = Path(db.filename)
+    codec = Codec(codecs=[CODEC])
+    codec.use_files(Filing(None, BlobFolder(f"{path}.blobs", str(path))))  # type: ignore[arg-type]
+    return {(run_id, name): codec.load_json(output) for run_id, name, output in rows}

@@ -12,27 +12,49 @@ from typing import Any, Final
 from unittest import mock
 
 from crash.failing_disk_workload import quickly
+from crash.powerloss_blobs import BlobCalls, small_files
 from powerloss import Entry, Recorder
 
 import durably
 import durably.store.sqlite.database
+from durably.codec.forms import Stream
+from durably.codecs import ValueCodec
 from durably.plugins import LogPersistence
 from durably.store.sqlite import opening
 from durably.store.sqlite.database import Database
 
 NAME: Final = "runs.db"
 
+
+class Part(str):
+    """A text that is stored as binary data, which is written while it is hashed."""
+
+    __slots__ = ()
+
+
+CODEC: Final = ValueCodec(
+    Part,
+    "part",
+    lambda part: Stream(lambda file: file.write(part.encode()), len(part)),
+    lambda stored: Part(stored.decode()),
+)
+
 Told = Callable[..., None]
+
+
+# Of this size are the results that are parts.
+LARGEST: Final = 20_000
 
 
 def jobs_of(told: Told, cancel: Callable[[str], None]) -> list[durably.Job[Any, Any]]:
     """The jobs; *told* hears of each execution of a step and of each checkpoint."""
 
-    def value(step: durably.StepContext, name: str, size: int, is_cancelled: bool) -> str:
+    def value(step: durably.StepContext, name: str, size: int, is_cancelled: bool) -> Any:
         told("executing", (step.run_id, name))
         if is_cancelled:
             cancel(step.run_id)
-        return f"{step.attempt}.{uuid.uuid4().hex}" + "x" * size
+        made = f"{step.attempt}.{uuid.uuid4().hex}" + "x" * size
+        return Part(made) if size == LARGEST else made
 
     @durably.job("work")
     def work(step: durably.StepContext, payload: dict[str, Any]) -> list[str]:
@@ -79,7 +101,7 @@ class Workload:
         holder: list[durably.Durably] = []
         jobs = jobs_of(self._recorder.mark, lambda run_id: self._cancel(holder[0], run_id))
         with mock.patch.object(opening, "Database", database):
-            app = durably.Durably(self._path, jobs=jobs, **self._options)
+            app = durably.Durably(self._path, jobs=jobs, codecs=[CODEC], **self._options)
         holder.append(app)
         # Small steps of SQLite's own checkpoints, so that there are many of them.
         app._store.database._writer._db.wal_autocheckpoint(self._pages)
@@ -159,7 +181,7 @@ class Workload:
     def _payload(self) -> dict[str, Any]:
         rng = self._rng
         steps = rng.randrange(1, 6)
-        payload = {"steps": steps, "size": rng.choice([0, 0, 100, 3000, 20_000])}
+        payload = {"steps": steps, "size": rng.choice([0, 0, 100, 3000, LARGEST])}
         luck = rng.random()
         if luck < 0.2:
             payload["fails at"] = rng.randrange(steps)
@@ -244,6 +266,7 @@ def record(
     actions: int,
     kind: str,
     failing_syncs: float = 0.0,
+    has_files: bool = False,
 ) -> list[Entry]:
     """Execute a workload in *folder*; the log of it.
 
@@ -251,6 +274,7 @@ def record(
         synchronous: the engine's option, or "off", which it would refuse.
         kind: ``sequential``, ``threaded`` or ``two engines``.
         failing_syncs: which part of the commits' syncs fails.
+        has_files: whether most results are files, whose calls are recorded too.
     """
     options: dict[str, Any] = {"synchronous": synchronous}
     if kind != "sequential":
@@ -259,6 +283,9 @@ def record(
     with ExitStack() as stack:
         vfs = stack.enter_context(recorder())
         stack.enter_context(quickly())
+        if has_files:
+            stack.enter_context(small_files())
+            stack.enter_context(BlobCalls(vfs, folder / NAME).recorded())
         if synchronous == "off":
             options["synchronous"] = "normal"
             stack.enter_context(

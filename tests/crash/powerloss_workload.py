@@ -27,11 +27,13 @@ def cut_power(
     images: int = 100,
     believes_syncs: bool = True,
     failing_syncs: float = 0.0,
+    has_files: bool = False,
 ) -> tuple[list[str], Counter[str]]:
     """Record a workload, cut the power at places of it, and look; what was wrong, and counts.
 
     Args:
         images: how many to look at, or 0 for one of each rule at every place.
+        has_files: whether most results are files, whose writes and syncs count as well.
         believes_syncs: false for a disk that says that it has synced and has not.
     """
     rng = random.Random(seed)
@@ -43,6 +45,7 @@ def cut_power(
         actions=actions,
         kind=kind,
         failing_syncs=failing_syncs,
+        has_files=has_files,
     )
     shutil.rmtree(live)
     examiner = Examiner(log, states(log, folder), folder, is_full=synchronous != "normal")
@@ -74,6 +77,7 @@ def run(deadline: float, seed: int) -> Counter[str]:
             kind = rng.choice(["sequential", "sequential", "threaded", "two engines"])
             # After a sync that failed "normal" promises nothing any more.
             failing_syncs = rng.choice([0.0, 0.0, 0.1]) if synchronous == "full" else 0.0
+            has_files = synchronous == "full" and rng.random() < 0.5
             found, counts = cut_power(
                 Path(folder),
                 seed,
@@ -81,8 +85,13 @@ def run(deadline: float, seed: int) -> Counter[str]:
                 kind=kind,
                 images=600,
                 failing_syncs=failing_syncs,
+                has_files=has_files,
             )
-            what = f"{synchronous}, {kind}" + ", failing syncs" * bool(failing_syncs)
+            what = (
+                f"{synchronous}, {kind}"
+                + ", files" * has_files
+                + ", failing syncs" * bool(failing_syncs)
+            )
             assert not found, f"seed {seed}, {what}: {found[:5]}"
             totals += counts
             totals["checks passed"] += counts["images"]

@@ -20,6 +20,7 @@ from powerloss import Disk, Mark, put
 from durably.errors import DatabaseError
 from durably.execution.checkpoints import CheckpointReader
 from durably.store.rows import NewRun
+from durably.store.sqlite.blobs import writing
 from durably.store.sqlite.database import Database
 from durably.store.sqlite.sql import enqueue as enqueueing
 from durably.store.sqlite.sql import owners
@@ -89,6 +90,40 @@ def test_full_loses_nothing_after_a_sync_that_failed(tmp_path: Path, seed: int) 
         failing_syncs=0.1,
     )
     assert found == [], f"seed {seed}"
+
+
+@pytest.mark.parametrize(("kind", "failing_syncs"), [("sequential", 0.0), ("threaded", 0.1)])
+def test_no_file_is_lost_that_a_run_refers_to(
+    tmp_path: Path, seed: int, kind: str, failing_syncs: float
+) -> None:
+    """Results that are files are found whole with what refers to them, whatever part of the files,
+    their names and the database is lost; what nothing refers to is removed.
+    """
+    found, counts = cut_power(
+        tmp_path,
+        seed,
+        synchronous="full",
+        kind=kind,
+        actions=14,
+        images=40,
+        failing_syncs=failing_syncs,
+        has_files=True,
+    )
+    assert found == [], f"seed {seed}"
+    assert counts["resumed"]
+
+
+def test_checker_sees_a_file_that_was_not_synced(tmp_path: Path) -> None:
+    """A file that is renamed before it is on the disk is found missing or torn."""
+
+    def lost(seed: int) -> list[str]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(writing, "_sync", lambda _: None)
+            options: dict[str, Any] = {"kind": "sequential", "synchronous": "full"}
+            return cut_power(tmp_path, seed, actions=15, images=40, has_files=True, **options)[0]
+
+    found = next(filter(None, map(lost, range(10))))
+    assert any("missing" in each or "damaged" in each for each in found)
 
 
 def test_heartbeat_whose_sync_came_to_nothing_takes_no_commit_with_it(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ _NO_PYARROW: Final = (
     "frames are stored by pyarrow, which is not installed: `pip install 'durably[pandas]'`, "
     'or return df.to_dict("records")'
 )
+_MUST_COPY: Final = int(pd.__version__.partition(".")[0]) < 3
 _REFUSED: Final = (
     (pd.DataFrame, "return it as a pandas.DataFrame(value)"),
     (pd.Series, "return it as a pandas.Series(value)"),
@@ -277,7 +278,8 @@ def _finished(value: Any, spec: Any) -> Any:
 
 
 def _copy(value: Any) -> Any:
-    copy = value.copy(deep=True)
+    # From pandas 3 on, a change to the one is none to the other: then that part is copied.
+    copy = value.copy(deep=_MUST_COPY)
     copy.attrs = _unlabelled(_labels(value.attrs))
     return copy
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import queue
     import threading
 
-PIECE: Final = 8 * 1024 * 1024
+PIECE: Final = 4 * 1024 * 1024
 # What is hashed stays in the processor's caches.
 _READ_BYTES: Final = 256 * 1024
 _DIGEST_BYTES: Final = 32
@@ -51,7 +51,7 @@ class Writing(io.RawIOBase):
 
         self.error: OSError | None = None
         self._fd = fd
-        self._size = 0
+        self._size = self._announced = 0
         self._hash = _new_hash()
         self._hash_error: OSError | None = None
         self._read: IO[bytes] = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by close()
@@ -81,7 +81,9 @@ class Writing(io.RawIOBase):
                 count = os.write(self._fd, left[:PIECE])
                 left = left[count:]
                 self._size += count
-                self._sizes.put(self._size)
+                if self._size - self._announced >= PIECE:  # seldom: the threads share one lock
+                    self._announced = self._size
+                    self._sizes.put(self._size)
         except OSError as exc:
             self.error = exc
             raise
@@ -106,6 +108,7 @@ class Writing(io.RawIOBase):
         super().close()
 
     def _end_thread(self) -> None:
+        self._sizes.put(self._size)
         self._sizes.put(None)
         thread, self._thread = self._thread, None
         if thread is not None:

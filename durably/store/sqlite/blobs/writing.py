@@ -42,6 +42,7 @@ class BlobWriter:
         self.path = path
         self._database = database
         self._is_synced = is_synced
+        self._has_synced_parent = False
 
     def put(self, content: bytes | memoryview | Write, *, name: str | None = None) -> Pin:
         """Store a file with that content, or find it, and pin it.
@@ -81,7 +82,7 @@ class BlobWriter:
             with suppress(FileExistsError):  # another process has just made it
                 os.mkdir(self.path, 0o700)
                 self._give_folder()
-            self._sync_folder(os.path.dirname(self.path))
+            self._has_synced_parent = False
             status = os.lstat(self.path)
         if not stat.S_ISDIR(status.st_mode):
             raise DatabaseError(
@@ -93,6 +94,10 @@ class BlobWriter:
                 f"the folder {self.path!r} belongs to another user, who could read what is "
                 "written to it; remove it"
             )
+        if self._is_synced and not self._has_synced_parent:
+            # Whoever has made it may not have come to that, or may have failed in it.
+            self._sync_folder(os.path.dirname(self.path))
+            self._has_synced_parent = True
 
     def _owners(self) -> set[int]:
         owners = {os.geteuid()}

@@ -308,7 +308,11 @@ class Codec:
             else:
                 typed = self._typed_values()
                 parts = new_parts()
-                data, decoded, has_tags = typed.write_and_read(value, type_, parts)
+                try:
+                    data, decoded, has_tags = typed.write_and_read(value, type_, parts)
+                except BaseException:
+                    _release(parts)
+                    raise
                 return _tagged_text(data, parts) if has_tags else dump(data), decoded
             return dump(data), decoded
         except DatabaseError as exc:
@@ -378,7 +382,11 @@ class Codec:
 
     def _tagged(self, value: Any, parts: Parts | None) -> tuple[str, Any]:
         tagged = self._tagged_values(parts)
-        data, has_tags, back = tagged.write_and_read(value)
+        try:
+            data, has_tags, back = tagged.write_and_read(value)
+        except BaseException:
+            _release(parts)
+            raise
         return (_tagged_text(data, parts), back) if has_tags else (dump(data), data)
 
     def _revive(self, text: str) -> Any:
@@ -427,6 +435,12 @@ def _in_memory() -> Parts:
     from durably.codec.parts import PartsInMemory  # noqa: PLC0415 - where first needed
 
     return PartsInMemory()
+
+
+def _release(parts: Parts | None) -> None:
+    """Allow the removal of files: the error, which may be kept for long, would keep them."""
+    for part in () if parts is None else parts.stored:
+        part.release()
 
 
 def _tagged_text(data: Any, parts: Parts | None) -> str:

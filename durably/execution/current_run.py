@@ -400,6 +400,24 @@ def report_worker_error(
     emitter.emit("worker:error", error=error_info(exc), context=context, run_id=run_id)
 
 
+def encoded(
+    services: Services, run: CurrentRun, context: str, encode: Callable[[], tuple[str, Any]]
+) -> tuple[str, Any]:
+    """Return what *encode* returns, trying again while the disk has no room for a large part.
+
+    Raises:
+        StopRun, DatabaseError: as of ``retry_transient``.
+        Exception: one that *encode* raises.
+    """
+    try:
+        return encode()
+    except DatabaseError as exc:
+        if not exc.is_transient:
+            raise
+        failed = exc
+    return retry_transient(services, run, context, encode, failed=failed)
+
+
 def retry_transient(
     services: Services,
     run: CurrentRun,

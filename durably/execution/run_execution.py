@@ -21,8 +21,8 @@ from durably.execution.context import StepContext
 from durably.execution.current_run import (
     CurrentRun,
     Services,
+    encoded,
     report_worker_error,
-    retry_transient,
 )
 from durably.execution.tries import after_failure, retry_of
 from durably.jobs import Job, output_type, payload_type, takes_payload
@@ -135,12 +135,7 @@ class Execution:
                 returned, output_type(job), what=f"the result of job {job.name!r}", has_parts=True
             )
 
-        try:
-            return encode()
-        except DatabaseError as exc:  # of a file
-            return retry_transient(
-                self._services, self._run, "storing a result", encode, failed=exc
-            )
+        return encoded(self._services, self._run, "storing a result", encode)
 
     def _arguments(self) -> tuple[Any, ...]:
         job, run = self._job, self._run

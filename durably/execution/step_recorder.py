@@ -15,7 +15,7 @@ from durably.errors import (
     RunInterrupted,
     RunSuspended,
 )
-from durably.execution.current_run import CurrentRun, Services, retry_transient
+from durably.execution.current_run import CurrentRun, Services, encoded, retry_transient
 from durably.models import RunStatus, error_info, stored_error
 
 if TYPE_CHECKING:
@@ -52,10 +52,7 @@ class StepRecorder:
                 value, type_, what="the result of step", name=name, has_parts=True
             )
 
-        try:
-            return encode()
-        except DatabaseError as exc:
-            return retry_transient(self._services, self._run, "storing a step", encode, failed=exc)
+        return encoded(self._services, self._run, "storing a step", encode)
 
     def raised(self, name: str, index: int, started_at_us: int, exc: BaseException) -> None:
         """Store that a step has no result; return if the caller is to raise *exc* as it is."""

@@ -33,6 +33,8 @@ def store(step: durably.StepContext, payload: int) -> int:
         which = (payload + number) % CONTENTS
         text = step.run(f"step-{number}", lambda which=which: str(which) * LARGE * 2)
         assert text == str(which) * LARGE * 2
+    binary = step.run("binary", lambda: {"part": str(payload % CONTENTS).encode() * LARGE * 2})
+    assert binary == {"part": str(payload % CONTENTS).encode() * LARGE * 2}
     items = step.map("map", lambda n: str(n % CONTENTS) * LARGE * 2, range(4))
     assert [item[0] for item in items] == list("0123")
     return payload

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from durably._platform.signals import let_through
 from durably.codec import UNTYPED
-from durably.errors import DatabaseError, RetryAfter, RunInterrupted, RunSuspended
-from durably.execution.current_run import CurrentRun, Services, retry_transient
+from durably.errors import RetryAfter, RunInterrupted, RunSuspended
+from durably.execution.current_run import CurrentRun, Services, encoded
 from durably.execution.loops.options import LoopOptions
 from durably.execution.nested_steps import NestedSteps
 from durably.execution.step_log import current_deadline, current_item, current_step
@@ -213,12 +213,7 @@ class ItemRunner:
                 has_parts=True,
             )
 
-        try:
-            task.text, task.value = encode()
-        except DatabaseError as exc:  # of a file
-            task.text, task.value = retry_transient(
-                self._services, self._run, "storing an item", encode, failed=exc
-            )
+        task.text, task.value = encoded(self._services, self._run, "storing an item", encode)
 
     def _complete(self, task: Task) -> None:
         task.exc = None

@@ -113,23 +113,25 @@ class Filing:
             runs_of: returns for each text the run that it was stored with, or ``None``, from the
                 operation's result and the texts that were stored.
         """
-        with self._stored(texts) as (stored, references):
+        try:
+            with self._stored(texts) as (stored, references):
 
-            def referring(result: T) -> list[tuple[RunKey, Reference]]:
-                return [
-                    (run_pk, reference)
-                    for run_pk, those in zip(runs_of(result, stored), references, strict=True)
-                    for reference in those
-                    if run_pk is not None
-                ]
+                def referring(result: T) -> list[tuple[RunKey, Reference]]:
+                    return [
+                        (run_pk, reference)
+                        for run_pk, those in zip(runs_of(result, stored), references, strict=True)
+                        for reference in those
+                        if run_pk is not None
+                    ]
 
-            result = self._database.write(
-                blobs.referring, operation, referring, part, *rebuild(stored)
-            )
-        # Not if that has failed: the caller may try to store the same texts again.
-        for text in texts:
-            for each in getattr(text, "parts", ()):
-                each.release()
+                result = self._database.write(
+                    blobs.referring, operation, referring, part, *rebuild(stored)
+                )
+        except DatabaseError as exc:
+            if not exc.is_transient:  # else the caller may try to store the same texts again
+                _release(texts)
+            raise
+        _release(texts)
         return result
 
     @contextmanager
@@ -203,3 +205,10 @@ class Filing:
 def _text_of(reference: Reference, parts: Sequence[Reference]) -> str:
     names = f',"parts":{dump([part.hash for part in parts])}' if parts else ""
     return f'{FILED}{{"$":"file","file":"{reference.hash}","size":{reference.size}{names}}}'
+
+
+def _release(texts: Sequence[str | None]) -> None:
+    """Allow the removal of the parts of texts."""
+    for text in texts:
+        for part in getattr(text, "parts", ()):
+            part.release()

@@ -21,6 +21,8 @@ class BadRequest(Exception): pass
 documents = [f"doc-{number:03}" for number in range(60)]
 def complete(document):
     time.sleep(float(os.environ["DELAY"]))
+    while document > os.environ.get("HELD_AFTER", "e") and not os.path.exists("go"):
+        time.sleep(0.01)
     if document.endswith("7") and "FIXED" not in os.environ:
         raise BadRequest(f"400 cannot parse {document}")
     if "LIMITED" in os.environ:
@@ -38,15 +40,17 @@ def test_a_script_over_many_items(tmp_path: Path) -> None:
     def start(delay: float, **environment: str) -> Program:
         return Program(LABEL, tmp_path, columns=200, DELAY=str(delay), **environment)
 
-    with start(0.3) as program:
+    with start(0.3, HELD_AFTER="doc-029") as program:
         line = program.wait_for("/s  ")
-        assert re.fullmatch(r" +\d+/60 ▕█+ +▏( \d failed )? \d+\.\d/s  \d\.?\d? s left", line)
+        assert re.fullmatch(r" +\d+/60 ▕█+ +▏( \d failed )? \d+\.\d/s  [\d.]+ s left", line)
         assert program.lines[0] == "complete: 60 items, 0 done before"
         program.kill()
         assert len(program.lines) == 2
-    with start(0.3) as program:
+    with start(0.3, HELD_AFTER="doc-049") as program:
         line = program.wait_for("░█")
         program.press("\x03")
+        program.wait_for("Stopping: ")
+        (tmp_path / "go").touch()
         assert program.end() == -2
         recovered, begins, line, stopping = program.lines
         assert recovered.endswith("has died. It continues when it is opened again")

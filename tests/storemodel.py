@@ -25,6 +25,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from durably.errors import ConflictError, DatabaseError, NotFoundError
 from durably.models import ErrorInfo
+from durably.store.item_rows import MapState
 from durably.store.outcome import (
     Completed,
     Failed,
@@ -38,7 +39,7 @@ from durably.store.outcome import (
     Suspended,
     TriedAgain,
 )
-from durably.store.rows import Begin, Claim, Filters, LogLine, MapState, NewRun, NewWait
+from durably.store.rows import Begin, Claim, Filters, LogLine, NewRun, NewWait
 from durably.store.sqlite.database import Database
 from durably.store.sqlite.locks.owner_lock import current_boot_id
 from durably.store.sqlite.sql import (

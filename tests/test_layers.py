@@ -55,6 +55,7 @@ STORE_DOOR = {
     "store.conditions",
     "store.defects",
     "store.item_checkpoints",
+    "store.item_rows",
     "store.outcome",
     "store.rows",
 }

@@ -15,7 +15,7 @@ from durably.models import ItemList, ItemRecord, ItemStatus
 from durably.settings import count
 from durably.store import defects
 from durably.store.api import Store
-from durably.store.rows import ItemRow
+from durably.store.item_rows import ItemRow
 
 
 class ItemReader:

@@ -16,7 +16,8 @@ from durably.models import LogEntry
 from durably.store.api import Liveness, Store
 from durably.store.change_feed import ChangeFeed
 from durably.store.conditions import Condition, JobUsage, Sizes
-from durably.store.rows import Executor, FailureKind, MapState
+from durably.store.item_rows import FailureKind, MapState
+from durably.store.rows import Executor
 
 # How many failed items of a map are read to say what kinds of failures there are.
 MOST_FAILURES_READ = 10_000

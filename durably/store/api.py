@@ -16,6 +16,7 @@ from durably.store.care import Care
 from durably.store.change_feed import ChangeFeed
 from durably.store.closing import Closing
 from durably.store.item_checkpoints import ItemCheckpoints
+from durably.store.item_rows import FailureKind, ItemRow, MapState
 from durably.store.outcome import Outcome, RequeueReason
 from durably.store.rows import (
     AttemptRow,
@@ -29,12 +30,9 @@ from durably.store.rows import (
     Ended,
     Enqueued,
     Executor,
-    FailureKind,
     Filters,
-    ItemRow,
     LogLine,
     LogRow,
-    MapState,
     NewRun,
     OwnerRow,
     RunKey,

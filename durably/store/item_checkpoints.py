@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from durably.store.rows import ItemRow, ItemWindow, Key, MapRow, MapState, RunKey
+from durably.store.item_rows import ItemRow, ItemWindow, Key, MapRow, MapState
+from durably.store.rows import RunKey
 
 # The most items that a map can have.
 MOST_ITEMS: Final = 1 << 30

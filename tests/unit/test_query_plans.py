@@ -17,8 +17,9 @@ import pytest
 from storekit import fresh, insert, token_of
 
 from durably.models import ErrorInfo
+from durably.store.item_rows import MapState
 from durably.store.outcome import Completed, Failed, Interrupted, Lost, Outcome, Suspended
-from durably.store.rows import Begin, Beginning, Claim, MapState, NewRun, RunRow
+from durably.store.rows import Begin, Beginning, Claim, NewRun, RunRow
 from durably.store.sqlite import sql
 from durably.store.sqlite.connection.writer import MOST_AT_ONCE
 from durably.store.sqlite.sql import (

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from durably.errors import ValidationError
 from durably.execution import checkpoints
 from durably.execution.loops.stored_items import StoredItems
-from durably.store.rows import ItemRow, ItemWindow, Key, MapRow
+from durably.store.item_rows import ItemRow, ItemWindow, Key, MapRow
 
 
 class Table:

@@ -10,7 +10,7 @@ import attrs
 
 from durably._platform.safe_repr import on_one_line, safe_str
 from durably.errors import ItemsFailedError
-from durably.store.rows import Key
+from durably.store.item_rows import Key
 
 # So many exceptions are kept; the message counts the others.
 MOST_KEPT: Final = 1000

@@ -10,7 +10,7 @@ from durably.errors import DatabaseError
 from durably.execution.current_run import CurrentRun, Services, retry_transient
 from durably.execution.loops.tasks import Task
 from durably.models import error_info, stored_error
-from durably.store.rows import MapState
+from durably.store.item_rows import MapState
 
 
 class MapRecord:

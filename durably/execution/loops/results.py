@@ -17,7 +17,7 @@ from durably.rendering.shown import MOST_ROWS, Shown
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-not-found,import-untyped,unused-ignore]  # optional
 
-    from durably.store.rows import Key
+    from durably.store.item_rows import Key
 
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ from durably.execution.loops.options import LoopOptions
 from durably.execution.loops.stored_items import StoredItems, same_key
 from durably.execution.loops.tasks import Reused, Task
 from durably.jobs.names import check_text
-from durably.store.rows import ItemRow, Key
+from durably.store.item_rows import ItemRow, Key
 
 # A slow iterator is not read ahead: the item that is there begins.
 _PATIENCE_S: Final = 0.001

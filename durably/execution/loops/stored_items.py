@@ -9,7 +9,7 @@ from typing import Any, Final
 from durably.errors import ValidationError
 from durably.execution.checkpoints import Names
 from durably.store.item_checkpoints import MOST_ITEMS, ItemCheckpoints
-from durably.store.rows import ItemRow, Key, MapRow
+from durably.store.item_rows import ItemRow, Key, MapRow
 
 Read = Callable[..., Any]
 

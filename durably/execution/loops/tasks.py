@@ -18,7 +18,7 @@ from durably.models import ErrorInfo, error_info, stored_error
 from durably.settings.retries import next_wait_s
 
 if TYPE_CHECKING:
-    from durably.store.rows import ItemRow, Key
+    from durably.store.item_rows import ItemRow, Key
 
 # The advice if a class has changed since a result of it was stored.
 _GO_ON: Final = (

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from durably.store.rows import ItemRow, MapState, RunKey
+from durably.store.item_rows import ItemRow, MapState
+from durably.store.rows import RunKey
 from durably.store.sqlite.blobs.filing import LARGE
 from durably.store.sqlite.sql import items, queries, steps, waits
 from durably.store.sqlite.verbs import OnDatabase, reads, writes

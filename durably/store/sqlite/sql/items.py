@@ -10,7 +10,8 @@ import apsw
 from durably.errors import DatabaseError
 from durably.store import defects
 from durably.store.item_checkpoints import MOST_ITEMS
-from durably.store.rows import ItemRow, ItemWindow, Key, MapRow, MapState, RunKey, StepRow
+from durably.store.item_rows import ItemRow, ItemWindow, Key, MapRow, MapState
+from durably.store.rows import RunKey, StepRow
 
 INDEX_BITS: Final = 30
 

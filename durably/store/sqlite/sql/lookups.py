@@ -6,7 +6,8 @@ import apsw
 
 from durably.store import defects
 from durably.store.item_checkpoints import MOST_ITEMS
-from durably.store.rows import Executor, FailureKind, MapState, RunRow
+from durably.store.item_rows import FailureKind, MapState
+from durably.store.rows import Executor, RunRow
 from durably.store.sqlite.sql import items, queries, runs
 from durably.store.sqlite.sql.queries import COUNTED
 

@@ -1,0 +1,57 @@
+"""The values of the store's interface that are of maps and their items, as they are stored."""
+
+# Without ``from __future__ import annotations``, as in ``store.rows``.
+from typing import NamedTuple
+
+# What tells the items of a map apart; NULL in a map without keys.
+Key = str | int
+
+# One item as it is stored: its index, its key, its output or its error (JSON text), the number of
+# tries, a hash of the item itself, and when it started and ended. A plain tuple, because a resume
+# reads each one.
+ItemRow = tuple[int, Key | None, str | None, str | None, int, int | None, int, int]
+
+
+class ItemWindow(NamedTuple):
+    """Consecutive items of a map, and the index where the next window begins."""
+
+    items: list[ItemRow]
+    next_index: int | None
+
+
+class MapRow(NamedTuple):
+    """A map as it is stored: its number, its index among the steps, and its highest item."""
+
+    map: int
+    step_index: int
+    is_keyed: bool
+    status: str | None
+    highest_index: int
+
+
+class MapState(NamedTuple):
+    """What is stored of a map with its items; ``status`` is ``None`` until it has ended."""
+
+    step_index: int
+    name: str
+    is_keyed: bool
+    done: int
+    failed: int
+    reused: int
+    total: int | None
+    started_at_us: int
+    status: str | None = None
+    error: str | None = None
+    completed_at_us: int | None = None
+
+
+class FailureKind(NamedTuple):
+    """The failures of a map's items with one type of exception: the first one's message, some keys.
+
+    ``times`` counts those that were read.
+    """
+
+    type: str
+    message: str
+    times: int
+    keys: tuple[Key, ...]

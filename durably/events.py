@@ -155,6 +155,20 @@ class RunRedone(RunEvent):
     is_manual: bool
 
 
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class RunForked(RunEvent):
+    """A run was created with copies of the results of another one, whose id is ``forked_from``.
+
+    ``from_step`` is that of ``Durably.fork``. No ``RunTriggered`` is emitted for it.
+
+    .. versionadded:: 0.2.0
+    """
+
+    type: ClassVar[str] = "run:fork"
+    forked_from: str
+    from_step: str | None
+
+
 class RunDeleted(RunEvent):
     """A terminal run was deleted with all that belongs to it.
 
@@ -321,6 +335,7 @@ EVENT_TYPES: Final[dict[str, type[Event]]] = {
         RunCancelled,
         RunRetried,
         RunRedone,
+        RunForked,
         RunDeleted,
         RunRecovered,
         RunInterrupted,
@@ -347,6 +362,7 @@ __all__ = [
     "RunDeleted",
     "RunEvent",
     "RunFailed",
+    "RunForked",
     "RunInterrupted",
     "RunProgressed",
     "RunRecovered",

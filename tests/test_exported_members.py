@@ -92,6 +92,7 @@ ENGINE = (
     "start stop close init run run_until_idle process_one register jobs get_job trigger "
     "trigger_and_wait batch_trigger get_run get_runs "
     "runs count_runs get_steps steps get_items get_attempts get_logs wait as_completed retry redo "
+    "fork set_step set_item "
     "adopt answer signal get_questions retrigger "
     "cancel delete_run purge_runs backup vacuum on on_error subscribe use to_dict "
     "to_frame"
@@ -107,10 +108,11 @@ RUN = (
     "attempt completed_steps created_at started_at completed_at updated_at heartbeat_at "
     "disposition kind waiting_for run_at failures parent_id is_terminal is_active "
     "duration "
-    "result wait refresh steps items attempts logs cancel retry redo timeline "
+    "result wait refresh steps items attempts logs cancel retry redo fork set_step "
+    "set_item forked_from timeline "
     "to_dict to_frame"
 )
-STEP_RECORD = "name index status output error started_at completed_at attempt items"
+STEP_RECORD = "name index status output error started_at completed_at attempt items is_manual"
 EVENT = "type timestamp sequence run_id job_name labels"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -117,3 +117,20 @@ class Answers:
         """Forget results of the run, make it pending, and return it."""
         self._check()
         return self._by_hand().redo(run, from_step, only)
+
+    def fork(
+        self, run: AnyRun | str, from_step: str | None, payload: Any, key: str | None
+    ) -> AnyRun:
+        """Store a new run with copies of the results of the run, and return it."""
+        self._check()
+        return self._by_hand().fork(run, from_step, payload, key)
+
+    def set_step(self, run: AnyRun | str, name: str, value: Any) -> None:
+        """Set the result of a step of the run."""
+        self._check()
+        self._by_hand().set_step(run, name, value)
+
+    def set_item(self, run: AnyRun | str, name: str, key: str | int, value: Any) -> None:
+        """Set the result of an item of a map of the run."""
+        self._check()
+        self._by_hand().set_item(run, name, key, value)

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 
 from durably._platform.clock import Clock
-from durably.client.arguments import AnyRun
+from durably._platform.safe_repr import type_name
+from durably.client.arguments import AnyRun, checked_key
 from durably.client.control import fields_of
 from durably.client.local_worker import LocalWorker
 from durably.client.query import Reader, run_id_of
+from durably.client.submit import Submitter
+from durably.codec import UNTYPED, Codec
 from durably.errors import RunCancelled, ValidationError
 from durably.execution.emitter import Emitter
 from durably.jobs.names import check_text
 from durably.store.api import Store
+from durably.store.rows import RunRow
 
 
 @attrs.frozen(eq=False, repr=False)
 class ByHand:
-    """Redo runs, of whatever process. Usable from any thread."""
+    """Redo and fork runs, of whatever process, and set results. Usable from any thread."""
 
     _store: Store
     _emitter: Emitter
     _clock: Clock
+    _codec: Codec
     _reader: Reader
+    _submitter: Submitter
     _worker: LocalWorker
 
     def redo(self, run: AnyRun | str, from_step: str | None, only: str | None) -> AnyRun:
@@ -44,6 +52,52 @@ class ByHand:
                 "run:redo", **fields_of(row), from_step=from_step, only=only, is_manual=False
             )
         return self._reader.run_of(row)
+
+    def fork(
+        self, run: AnyRun | str, from_step: str | None, payload: Any, key: str | None
+    ) -> AnyRun:
+        """Store a new run with copies of the results of another one, and return it."""
+        if from_step is not None:
+            check_text(from_step, "from_step")
+        key = checked_key(key, "key")
+        run_id = self._idle(run)
+        row = self._store.get_run(run_id)
+        new_id, text = self._submitter.forked(row, payload)
+        with self._emitter.announcing(new_id):
+            forked = self._store.fork(run_id, from_step, new_id, text, key, self._clock.now_us())
+            self._store.changes.offer()
+            self._emitter.emit(
+                "run:fork", **fields_of(forked), forked_from=run_id, from_step=from_step
+            )
+        return self._reader.run_of(forked)
+
+    def set_step(self, run: AnyRun | str, name: str, value: Any) -> None:
+        """Set the result of a step."""
+        check_text(name, "name")
+        text = self._codec.encode(
+            value, UNTYPED, what="the result of step", name=name, has_parts=True
+        )
+        run_id = self._idle(run)
+        with self._emitter.announcing(run_id):
+            row = self._store.set_step(run_id, name, text, self._clock.now_us())
+            self._has_set(row, name)
+
+    def set_item(self, run: AnyRun | str, name: str, key: str | int, value: Any) -> None:
+        """Set the result of an item of a map."""
+        check_text(name, "name")
+        if isinstance(key, bool) or not isinstance(key, str | int):
+            raise ValidationError(f"key must be a str or an int, not {type_name(key)}")
+        text = self._codec.encode(
+            value, UNTYPED, what="the result of item", name=str(key), has_parts=True
+        )
+        run_id = self._idle(run)
+        with self._emitter.announcing(run_id):
+            row = self._store.set_item(run_id, name, key, text, self._clock.now_us())
+            self._has_set(row, f"{name}[{key}]")
+
+    def _has_set(self, row: RunRow, only: str) -> None:
+        self._store.changes.offer()
+        self._emitter.emit("run:redo", **fields_of(row), from_step=None, only=only, is_manual=True)
 
     def _idle(self, run: AnyRun | str) -> str:
         """Return the id of a run, which goes back first if the process that executes it has died.

@@ -121,10 +121,18 @@ class Client:
 
     @property
     def by_hand(self) -> ByHand:
-        """Return what redoes runs."""
+        """Return what redoes and forks runs, and sets results."""
         from durably.client.by_hand import ByHand  # noqa: PLC0415 - where first needed
 
-        return ByHand(self._store, self._emitter, self._clock, self.reader, self._worker)
+        return ByHand(
+            self._store,
+            self._emitter,
+            self._clock,
+            self._codec,
+            self.reader,
+            self.submitter,
+            self._worker,
+        )
 
     @property
     def runner(self) -> Runner:

@@ -15,7 +15,7 @@ from durably.models import ItemList, ItemRecord, ItemStatus
 from durably.settings import count
 from durably.store import defects
 from durably.store.api import Store
-from durably.store.item_rows import ItemRow
+from durably.store.item_rows import ItemOfMap
 
 
 class ItemReader:
@@ -47,8 +47,8 @@ class ItemReader:
         rows = self._store.items_of(run_id, name, status, limit, count(offset, "offset"))
         return ItemList(readable(lambda row: self._item_of(row, run_id, name), rows or ()))
 
-    def _item_of(self, row: ItemRow, run_id: str, name: str) -> ItemRecord:
-        index, key, output, error, attempts, _, started_at_us, completed_at_us = row
+    def _item_of(self, row: ItemOfMap, run_id: str, name: str) -> ItemRecord:
+        index, key, output, error, attempts, _, started_at_us, completed_at_us, is_manual = row
         what = f"item {index} of step {name!a:.80} of run {run_id!a:.80}"
         try:
             return ItemRecord(
@@ -60,6 +60,7 @@ class ItemReader:
                 attempts=attempts,
                 started_at=to_datetime(started_at_us),
                 completed_at=to_datetime(completed_at_us),
+                is_manual=bool(is_manual),
             )
         except UNREADABLE as exc:
             values: dict[str, Any] = {"output": output, "error": error}

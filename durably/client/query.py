@@ -128,6 +128,7 @@ class Reader:
             run_at=_run_at(row),
             failures=row.failures,
             parent_id=row.parent_id,
+            forked_from=row.forked_from,
         )
 
     def created(self, row: RunRow, payload: Any, created_at: datetime) -> Run[Any, Any]:
@@ -309,6 +310,7 @@ class Reader:
                 completed_at=to_datetime(row.completed_at_us),
                 attempt=row.attempt,
                 items=None if row.counts is None else ItemCounts(*row.counts),
+                is_manual=bool(row.is_manual),
             )
         except UNREADABLE as exc:
             raise_defect(exc, what, defects.of_step(row._asdict()))

@@ -27,7 +27,7 @@ from durably.client.payload_changes import changed_paths, named
 from durably.client.query import Reader, labels_of
 from durably.client.wait import Waiter
 from durably.codec import Codec
-from durably.errors import PayloadChangedWarning, SerializationError, ValidationError
+from durably.errors import ConflictError, PayloadChangedWarning, SerializationError, ValidationError
 from durably.execution.emitter import Emitter
 from durably.jobs import (
     Job,
@@ -246,6 +246,22 @@ class Submitter:
         elif enqueued.disposition == "retried":
             self._emitter.emit("run:retry", **fields)
         return run
+
+    def forked(self, row: RunRow, payload: Any) -> tuple[str, str | None]:
+        """Return the id of a run that is forked from another one, and its payload as it is stored.
+
+        That is ``None`` if none is given.
+
+        Raises:
+            NotFoundError: a payload is given, and the job is not registered.
+            ConflictError: a payload is given for a session.
+            ValidationError: the payload does not fit the job.
+        """
+        if payload is NOT_GIVEN or payload is ...:
+            return self._ids.new(), None
+        if row.kind == "session":
+            raise ConflictError(f"run {row.id} is a session, which has no payload; leave it out")
+        return self._ids.new(), self._payload(self.registry.require(row.job_name), payload)[0]
 
     def retrigger(self, row: RunRow) -> Run[Any, Any]:
         """Store a new run with the payload, the options and the concurrency key of a terminal one.

@@ -35,6 +35,7 @@ EventType = Literal[
     "run:cancel",
     "run:retry",
     "run:redo",
+    "run:fork",
     "run:delete",
     "run:recover",
     "run:interrupt",

@@ -70,6 +70,15 @@ class RunEngine(Protocol):
     def redo(self, run: Any, from_step: str | None, only: str | None) -> Any:
         """Forget results of the run, and make it pending."""
 
+    def fork(self, run: Any, from_step: str | None, payload: Any, key: str | None) -> Any:
+        """Store a new run with copies of the results of the run."""
+
+    def set_step(self, run: Any, name: str, value: Any) -> None:
+        """Set the result of a step of the run."""
+
+    def set_item(self, run: Any, name: str, key: str | int, value: Any) -> None:
+        """Set the result of an item of a map of the run."""
+
 
 class Asking(Value, Generic[R]):
     """Base of ``Run``: what it can be asked, which its engine answers.
@@ -254,6 +263,47 @@ class Asking(Value, Generic[R]):
         """
         run: Self = self._ask().redo(self, from_step, only)
         return run
+
+    @entered
+    def fork(
+        self, *, from_step: str | None = None, payload: Any = ..., key: str | None = None
+    ) -> Self:
+        """Store a new run that begins with copies of this one's results, as ``Durably.fork`` does.
+
+        Args:
+            from_step: the first step that the new run executes.
+            payload: of the new run, by default that of this one.
+            key: the idempotency key of the new run.
+
+        Raises: as ``Durably.fork``, and
+            ConflictError: this ``Run`` came from no engine.
+
+        .. versionadded:: 0.2.0
+        """
+        run: Self = self._ask().fork(self, from_step, payload, key)
+        return run
+
+    @entered
+    def set_step(self, name: str, value: Any) -> None:
+        """Set the result of a step of the run, as ``Durably.set_step`` does.
+
+        Raises: as ``Durably.set_step``, and
+            ConflictError: this ``Run`` came from no engine.
+
+        .. versionadded:: 0.2.0
+        """
+        self._ask().set_step(self, name, value)
+
+    @entered
+    def set_item(self, name: str, key: str | int, value: Any) -> None:
+        """Set the result of an item of a map of the run, as ``Durably.set_item`` does.
+
+        Raises: as ``Durably.set_item``, and
+            ConflictError: this ``Run`` came from no engine.
+
+        .. versionadded:: 0.2.0
+        """
+        self._ask().set_item(self, name, key, value)
 
     @entered
     def timeline(self) -> Timeline:

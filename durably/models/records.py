@@ -64,11 +64,12 @@ class StepRecord(Record):
 
     ``index`` counts from 0. ``attempt`` is the run's attempt that stored the record. The times are
     those of the step's newest execution. A map is one step; ``items`` counts its items, and is
-    ``None`` for other steps.
+    ``None`` for other steps. ``is_manual`` says that the result was set by hand, at
+    ``completed_at``.
 
     .. versionadded:: 0.1.0
     .. versionchanged:: 0.2.0
-        ``items``
+        ``items``, ``is_manual``
     """
 
     name: str
@@ -80,6 +81,7 @@ class StepRecord(Record):
     completed_at: datetime
     attempt: int
     items: ItemCounts | None = None
+    is_manual: bool = False
 
     _columns = _STEP_COLUMNS
 
@@ -132,7 +134,7 @@ class ItemRecord(Record):
     order of the items. ``output`` is JSON-like data where the record is read from the database, has
     the type of the map's results where a map returns it, and is ``None`` if the item has failed.
     ``attempts`` counts how often the item was executed, over all launches; the times are those of
-    the newest of them.
+    the newest of them. ``is_manual`` says that the result was set by hand, at ``completed_at``.
 
     .. versionadded:: 0.2.0
     """
@@ -145,6 +147,7 @@ class ItemRecord(Record):
     attempts: int
     started_at: datetime
     completed_at: datetime
+    is_manual: bool = False
 
     _columns = _ITEM_COLUMNS
 

@@ -103,7 +103,8 @@ class Run(Asking[R], Shown, Generic[P, R]):
     completed. ``disposition`` says how a trigger was resolved and is ``None`` on a run that was
     read. ``kind`` is ``"job"``, or ``"session"`` for the run of a session, whose ``job_name`` is
     the session's name. A waiting run has no thread and no slot; ``waiting_for`` says for what it
-    waits. ``parent_id`` is the run whose ``step.trigger`` has triggered it.
+    waits. ``parent_id`` is the run whose ``step.trigger`` has triggered it, and ``forked_from``
+    that of the run with whose results ``fork`` has begun it, which may be deleted since.
 
     ``attempt`` is 0 before the first execution, and rises when one begins after a failure, a
     retry, or the death of the process; a run that was interrupted or has waited goes on with its
@@ -145,6 +146,7 @@ class Run(Asking[R], Shown, Generic[P, R]):
     run_at: datetime | None = None
     failures: int = 0
     parent_id: str | None = None
+    forked_from: str | None = None
 
     def __eq__(self, other: object) -> bool:
         return self.id == other.id if isinstance(other, Run) else NotImplemented
@@ -241,6 +243,7 @@ class Run(Asking[R], Shown, Generic[P, R]):
             ("took", "lasted", None if self.started_at is None else self._times),
             ("labels", "wide_code", self.labels or None),
             ("concurrency key", "name", self.concurrency_key),
+            ("forked from", "name", self.forked_from),
         ]
         return card(heading, fields)
 

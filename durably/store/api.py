@@ -16,7 +16,7 @@ from durably.store.care import Care
 from durably.store.change_feed import ChangeFeed
 from durably.store.closing import Closing
 from durably.store.item_checkpoints import ItemCheckpoints
-from durably.store.item_rows import FailureKind, ItemRow, MapState
+from durably.store.item_rows import FailureKind, ItemOfMap, MapState
 from durably.store.outcome import Outcome, RequeueReason
 from durably.store.rows import (
     AttemptRow,
@@ -294,7 +294,7 @@ class Store(Care, ByHand, Answers, Parents, Protocol):
 
     def items_of(
         self, run_id: str, name: str, status: str | None, limit: int | None, offset: int
-    ) -> list[ItemRow] | None:
+    ) -> list[ItemOfMap] | None:
         """Return items of the run's map of that name, in the order of their index.
 
         ``None`` if nothing of such a map is stored.

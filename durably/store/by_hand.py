@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from durably.store.item_rows import Key
 from durably.store.rows import RunRow
 
 
@@ -26,4 +27,42 @@ class ByHand(Protocol):
         Raises:
             NotFoundError: there is no such run, step or item.
             ConflictError: the run is being executed; the message says by which process.
+        """
+
+    def fork(
+        self,
+        run_id: str,
+        from_step: str | None,
+        new_id: str,
+        payload: str | None,
+        key: str | None,
+        now_us: int,
+    ) -> RunRow:
+        """Store a new run with copies of the results of another one; return it.
+
+        Args:
+            from_step: the name of the first step whose result is not copied, nor are those that
+                follow it; ``None`` for copies of all of them.
+            payload: JSON text, ``None`` for that of the other run.
+            key: the idempotency key of the new run.
+
+        Raises:
+            NotFoundError: there is no such run or step.
+            ConflictError: the run is being executed, or another one has the key.
+        """
+
+    def set_step(self, run_id: str, name: str, output: str, now_us: int) -> RunRow:
+        """Set the result of a step, as JSON text; return its run.
+
+        Raises:
+            NotFoundError: there is no such run, or nothing was ever stored of such a step.
+            ConflictError: the run is being executed, or that is a map.
+        """
+
+    def set_item(self, run_id: str, name: str, key: Key, output: str, now_us: int) -> RunRow:
+        """Set the result of an item of a map, as JSON text; return its run.
+
+        Raises:
+            NotFoundError: there is no such run or map, or nothing is stored of such an item.
+            ConflictError: the run is being executed, or the step is no map.
         """

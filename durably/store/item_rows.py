@@ -12,6 +12,20 @@ Key = str | int
 ItemRow = tuple[int, Key | None, str | None, str | None, int, int | None, int, int]
 
 
+class ItemOfMap(NamedTuple):
+    """One item with all its columns; the first ones are those of ``ItemRow``."""
+
+    item_index: int
+    key: Key | None
+    output: str | None
+    error: str | None
+    attempts: int
+    hash: int | None
+    started_at_us: int
+    completed_at_us: int
+    is_manual: int = 0
+
+
 class ItemWindow(NamedTuple):
     """Consecutive items of a map, and the index where the next window begins."""
 

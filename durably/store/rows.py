@@ -51,6 +51,8 @@ class RunRow(NamedTuple):
     parent_id: str | None = None
     # Of a pending run whose last execution has failed.
     last_error: str | None = None
+    # The id of the run with whose results it began.
+    forked_from: str | None = None
 
 
 class Brief(NamedTuple):
@@ -249,6 +251,8 @@ class StepRow(NamedTuple):
     attempt: int
     # Of a map: how many of its items are done, failed and reused, and how many there are.
     counts: tuple[int, int, int, int | None] | None = None
+    # Whether a person has set the result.
+    is_manual: int = 0
 
 
 # One stored step for a resume: its index, its output (None if it failed or was cancelled) and its

@@ -247,7 +247,15 @@ def test_no_event_type_is_unknown_to_these_tests():
     assert set(EVENT_TYPES) == {
         *("run:trigger", "run:coalesced", "run:start", "run:progress", "run:complete", "run:fail"),
         *("run:cancel", "run:retry", "run:delete", "run:recover", "run:interrupt"),
-        *("run:redo", "step:start", "step:skip", "step:complete", "step:fail", "step:cancel"),
+        *(
+            "run:redo",
+            "run:fork",
+            "step:start",
+            "step:skip",
+            "step:complete",
+            "step:fail",
+            "step:cancel",
+        ),
         *("item:complete", "item:fail", "log:write", "worker:error"),
     }
 

@@ -266,6 +266,10 @@ def handles(app: Durably) -> None:
     assert_type(app.adopt(run), Run[ImportCsv, Imported])
     assert_type(app.redo(run, from_step="read"), Run[ImportCsv, Imported])
     app.redo(run, "read")  # type: ignore[call-arg]
+    assert_type(app.fork(run, from_step="read", payload=ImportCsv("x")), Run[ImportCsv, Imported])
+    app.set_step(run, "read", ["a"])
+    app.set_item(run, "rows", 3, {"a": 1})
+    app.set_item(run, "rows", None, 1)  # type: ignore[arg-type]
     ended = handle.trigger_and_wait(
         ImportCsv("users.csv"),
         timeout=5,
@@ -405,6 +409,12 @@ def runs(app: Durably, run: Run[ImportCsv, Imported]) -> None:
     assert_type(run.refresh(), Run[ImportCsv, Imported])
     assert_type(run.retry(), Run[ImportCsv, Imported])
     assert_type(run.redo(only="read"), Run[ImportCsv, Imported])
+    assert_type(run.fork(key="other"), Run[ImportCsv, Imported])
+    assert_type(run.forked_from, str | None)
+    run.set_step("read", ["a"])
+    run.set_item("rows", "key", 1)
+    assert_type(run.steps[0].is_manual, bool)
+    assert_type(run.items("rows")[0].is_manual, bool)
     assert_type(run.to_dict(), dict[str, Any])
     assert_type(app.runs().to_dict(), list[dict[str, Any]])
     run.cancel("now")  # type: ignore[call-arg]

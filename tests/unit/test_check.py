@@ -70,6 +70,7 @@ DAMAGES = {
             "idempotency_key",
             "concurrency_key",
             "host",
+            "forked_from",
         )
     ]
     + [
@@ -371,6 +372,9 @@ DAMAGES = {
         "UPDATE durably_steps SET output = NULL WHERE name = 'step-0'",
         "UPDATE durably_steps SET error = '{}' WHERE name = 'step-0'",
         "UPDATE durably_steps SET status = 'odd' WHERE name = 'step-0'",
+        "UPDATE durably_steps SET status = 'forgotten' WHERE name = 'step-0'",
+        "UPDATE durably_steps SET is_manual = 2 WHERE name = 'step-0'",
+        "UPDATE durably_steps SET is_manual = 1, status = 'cancelled', output = NULL",
     ],
     "a step was stored by an attempt that its run never had": [
         "UPDATE durably_steps SET attempt = 7",
@@ -416,6 +420,8 @@ DAMAGES = {
     "an item has a result and an error, or neither": [
         "UPDATE durably_items SET output = NULL WHERE key = 'a'",
         "UPDATE durably_items SET output = '1' WHERE key = 'b'",
+        "UPDATE durably_items SET is_manual = 1 WHERE key = 'b'",
+        "UPDATE durably_items SET is_held = 1 WHERE key = 'a'",
     ],
     "a key is not text or a number, or is missing": [
         "UPDATE durably_items SET key = 1.5 WHERE key = 'a'",
@@ -642,7 +648,8 @@ def test_a_finding_is_a_sentence_and_shows_hostile_names_harmlessly(path: Path) 
 
 
 def test_damaged_bytes_are_found(path: Path) -> None:
-    """Pages that somebody has overwritten are found, wherever they are."""
+    """Pages that somebody has overwritten are found, wherever they are, but for free ones."""
+    change(path, "VACUUM")
     content = path.read_bytes()
     size = 4096
     for page in range(1, len(content) // size):

@@ -50,7 +50,8 @@ def save(store: Database, run: RunRow, *new: ItemRow, **changes: Any) -> bool:
 
 def all_of(store: Database, run: RunRow, name: str = "m", **asked: Any) -> list[ItemRow] | None:
     asked = {"status": None, "limit": None, "offset": 0} | asked
-    return store.read(items.of_map, run.id, name, *asked.values())
+    rows = store.read(items.of_map, run.id, name, *asked.values())
+    return None if rows is None else [row[:8] for row in rows if not row.is_manual]
 
 
 def test_items_are_stored_as_given(store: Database, run: RunRow) -> None:

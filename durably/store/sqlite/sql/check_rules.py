@@ -19,6 +19,7 @@ RULES: Final[dict[str, str]] = {
             'origin', CAST(origin AS BLOB), 'kind', CAST(kind AS BLOB),
             'waits_for', CAST(waits_for AS BLOB),
             'wait_name', CAST(wait_name AS BLOB), 'host', CAST(host AS BLOB),
+            'forked_from', CAST(forked_from AS BLOB),
             'retry', CAST(retry AS BLOB)) AS bad
             FROM durably_runs)
         WHERE bad IS NOT NULL""",
@@ -301,7 +302,7 @@ RULES: Final[dict[str, str]] = {
     "a step was stored by an attempt that its run never had": """
         SELECT r.id, s.name, s.attempt, r.attempt AS attempt_of_the_run
         FROM durably_steps s JOIN durably_runs r USING (run)
-        WHERE s.attempt < 1 OR s.attempt > r.attempt""",
+        WHERE s.attempt < 1 OR (s.attempt > r.attempt AND r.forked_from IS NULL)""",
     "a wait has no run": """
         SELECT run, name FROM durably_waits WHERE run NOT IN (SELECT run FROM durably_runs)""",
     "a run waits for an answer that it has": """
@@ -321,7 +322,7 @@ RULES: Final[dict[str, str]] = {
     "a map was stored by an attempt that its run never had": """
         SELECT r.id, m.name, m.attempt, r.attempt AS attempt_of_the_run
         FROM durably_maps m JOIN durably_runs r USING (run)
-        WHERE m.attempt < 1 OR m.attempt > r.attempt""",
+        WHERE m.attempt < 1 OR (m.attempt > r.attempt AND r.forked_from IS NULL)""",
     "the outcome of an attempt is unknown, or its error does not fit": """
         SELECT run, fence, outcome FROM durably_attempts
         WHERE outcome NOT IN ('completed', 'failed', 'cancelled', 'interrupted', 'suspended',
@@ -336,7 +337,8 @@ RULES: Final[dict[str, str]] = {
         WHERE item >> 30 NOT IN (SELECT map FROM durably_maps)""",
     "an item has a result and an error, or neither": """
         SELECT item >> 30 AS map, item & 0x3FFFFFFF AS item_index FROM durably_items
-        WHERE (output IS NULL) = (error IS NULL)""",
+        WHERE (output IS NULL) = (error IS NULL) OR is_manual NOT IN (0, output IS NOT NULL)
+           OR is_held NOT IN (0, error IS NOT NULL)""",
     "a key is not text or a number, or is missing": """
         SELECT item >> 30 AS map, item & 0x3FFFFFFF AS item_index FROM durably_items
         WHERE typeof(key) NOT IN ('null', 'integer', 'text')

@@ -10,7 +10,7 @@ import apsw
 from durably.errors import DatabaseError
 from durably.store import defects
 from durably.store.item_checkpoints import MOST_ITEMS
-from durably.store.item_rows import ItemRow, ItemWindow, Key, MapRow, MapState
+from durably.store.item_rows import ItemOfMap, ItemRow, ItemWindow, Key, MapRow, MapState
 from durably.store.rows import RunKey, StepRow
 
 INDEX_BITS: Final = 30
@@ -102,7 +102,7 @@ MAP_OF: Final = """
     WHERE r.id = :id AND m.name = :name"""
 
 _OF_MAP: Final = f"""
-    SELECT {_COLUMNS} FROM durably_items
+    SELECT {_COLUMNS}, is_manual FROM durably_items
     WHERE item >= :first AND item < :end {{condition}} ORDER BY item LIMIT :limit OFFSET :offset"""
 
 OF_MAP: Final = _OF_MAP.format(condition="")
@@ -255,7 +255,7 @@ def of_map(
     status: str | None,
     limit: int | None,
     offset: int,
-) -> list[ItemRow] | None:
+) -> list[ItemOfMap] | None:
     """Return items of a map in the order of their index; ``None`` if there is no such map."""
     map_pk: Any = db.execute(MAP_OF, {"id": run_id, "name": name}).get
     if map_pk is None:
@@ -272,7 +272,7 @@ def of_map(
         rows: list[Any] = db.execute(statement, bindings).fetchall()
     except UnicodeDecodeError as exc:
         raise _unreadable(db, map_pk) from exc
-    return rows
+    return [ItemOfMap._make(row) for row in rows]
 
 
 def count_by_time(

@@ -47,13 +47,15 @@ _WAITS: Final = """
     (SELECT a.id FROM durably_runs a WHERE a.run = r.waits_for_run),
     (SELECT p.id FROM durably_runs p WHERE p.run = r.parent),
     (SELECT a.error FROM durably_attempts a
-     WHERE a.run = r.run AND a.fence = r.fence AND r.status = 'pending' AND r.failures > 0)"""
+     WHERE a.run = r.run AND a.fence = r.fence AND r.status = 'pending' AND r.failures > 0),
+    r.forked_from"""
 _WAITS_AS_BYTES: Final = """
     r.run_at_us, CAST(r.waits_for AS BLOB), CAST(r.wait_name AS BLOB),
     (SELECT CAST(a.id AS BLOB) FROM durably_runs a WHERE a.run = r.waits_for_run),
     (SELECT CAST(p.id AS BLOB) FROM durably_runs p WHERE p.run = r.parent),
     (SELECT CAST(a.error AS BLOB) FROM durably_attempts a
-     WHERE a.run = r.run AND a.fence = r.fence AND r.status = 'pending' AND r.failures > 0)"""
+     WHERE a.run = r.run AND a.fence = r.fence AND r.status = 'pending' AND r.failures > 0),
+    CAST(r.forked_from AS BLOB)"""
 
 # Only completed steps count; a claim and a trigger do not need the number.
 COUNTED: Final = f"""{COLUMNS},

@@ -76,10 +76,10 @@ HIGHEST: Final = """
 ID_OF: Final = "SELECT id FROM durably_runs WHERE run = :run"
 
 _COLUMNS: Final = """s.step & 0xFFFFFF, s.name, s.status, s.output, s.error,
-           s.started_at_us, s.completed_at_us, s.attempt"""
+           s.started_at_us, s.completed_at_us, s.attempt, NULL, s.is_manual"""
 _AS_BYTES: Final = """s.step & 0xFFFFFF, CAST(s.name AS BLOB), CAST(s.status AS BLOB),
            CAST(s.output AS BLOB), CAST(s.error AS BLOB), s.started_at_us, s.completed_at_us,
-           s.attempt"""
+           s.attempt, NULL, s.is_manual"""
 
 OF_RUN: Final = f"""
     SELECT {_COLUMNS}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Final
 
@@ -67,19 +67,24 @@ def _retry_all(names: tuple[str, ...]) -> int:
     files: dict[str, None] = {}
 
     def put_back(app: Durably, run: AnyRun) -> str:
-        files[_file_of(run)] = None
+        files[file_of(run)] = None
         return _retry(app, run)
 
     status = _each(names, put_back)
-    with shell().look() as look:
-        is_any = look.is_any_executing()
-    if not is_any:
-        work = " ".join(["work", *map(shlex.quote, list(files)[:_MOST_FILES]), "--until-idle"])
-        shell().say(f"no process executes runs now:  {shell().again(work)}")
+    say_how_to_go_on(files)
     return status
 
 
-def _file_of(run: AnyRun) -> str:
+def say_how_to_go_on(files: Iterable[str]) -> None:
+    """Say what executes the runs of these scripts, where no process does."""
+    with shell().look() as look:
+        is_any = look.is_any_executing()
+    if not is_any:
+        work = " ".join(["work", *map(shlex.quote, [*files][:_MOST_FILES]), "--until-idle"])
+        shell().say(f"no process executes runs now:  {shell().again(work)}")
+
+
+def file_of(run: AnyRun) -> str:
     """Return the script that a failed run has executed, ``FILE`` if it cannot be known."""
     frames = [] if run.error is None else frames_in(run.error.traceback)
     found = _SCRIPT.match(frames[0]) if frames else None

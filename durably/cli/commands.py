@@ -40,6 +40,9 @@ VERBS: Final = {
     "questions": "answering:questions",
     "answer": "answering:answer",
     "retry": "changing:retry",
+    "redo": "by_hand:redo",
+    "fork": "by_hand:fork",
+    "set": "by_hand:set_result",
     "cancel": "changing:cancel",
     "rm": "changing:rm",
     "purge": "changing:purge",
@@ -65,6 +68,7 @@ After a failure:
   durably ls --status failed --since yesterday    which runs have failed
   durably show RUN                                in which step, and why
   durably retry RUN                               put it back, once the cause is fixed
+  durably redo RUN --from STEP                    execute STEP and what follows again
   durably work FILE.py --until-idle               go on with it, if no program does so
 
 \b

@@ -46,6 +46,15 @@ def payload_of(job: Job[Any, Any], given: str | None, parts: tuple[str, ...]) ->
     return _structured(_loaded(_read(given), type_), type_)
 
 
+def json_of(given: str, what: str) -> Any:
+    """Return the value of JSON text, of ``@file`` with JSON in it, or of stdin for ``-``.
+
+    Raises:
+        click.UsageError: it is no JSON; the message begins with *what*.
+    """
+    return _loaded(_read(given), UNTYPED, what)
+
+
 def _structured(value: Any, type_: Any) -> Any:
     return _CODEC.decode(json.dumps(value), type_, what="the payload")
 
@@ -64,14 +73,14 @@ def _read(given: str) -> str:
         raise Unknown(f"{given[1:]!r} cannot be read: it is not UTF-8") from exc
 
 
-def _loaded(text: str, type_: Any) -> Any:
+def _loaded(text: str, type_: Any, what: str = "the payload") -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as exc:
         if type_ is str:
             return text
         raise click.UsageError(
-            f"the payload is not JSON ({exc}): {displayable(text, 60)!r}; text is written as "
+            f"{what} is not JSON ({exc}): {displayable(text, 60)!r}; text is written as "
             "'\"text\"', a file as @FILE"
         ) from exc
 

@@ -116,6 +116,8 @@ def _relations(run: AnyRun) -> Iterator[tuple[str, str]]:
         yield "due", _shown(due(run.run_at, run))
     if run.parent_id is not None:
         yield "parent", run.parent_id
+    if run.forked_from is not None:
+        yield "forked", run.forked_from
 
 
 def _width() -> int:
@@ -221,6 +223,11 @@ def _next(
         failed = next((step.name for step in steps if step.status == "failed"), None)
         where = "" if failed is None else f" from step {displayable(failed, 40)!r}"
         yield shell.again(f"retry {name}"), f"go on{where}"
+        first = next((step.name for step in steps if step.status == "completed"), None)
+        if first is not None:
+            shown = displayable(first, 80)
+            step = shlex.quote(shown)
+            yield shell.again(f"redo {name} --from {step}"), f"run {shown!r} and what follows again"
     for each in asked:
         of_type = "" if each.returns is None else f" with {displayable(each.returns, 40)}"
         asks = shlex.quote(displayable(each.name, 80))

@@ -79,9 +79,9 @@ class ByHandCalls:
 
         Raises:
             ConflictError: the run is being executed, or another one has the key.
-            NotFoundError: there is no such run or step, or there is a *payload* and the job is not
-                registered.
-            ValidationError: the payload does not fit the job, or the key is not acceptable.
+            NotFoundError: there is no such run or step.
+            ValidationError: the payload does not fit the job, if that is registered here, or the
+                key is not acceptable.
 
         .. versionadded:: 0.2.0
         """
@@ -96,6 +96,7 @@ class ByHandCalls:
         ``StepRecord.is_manual`` says that the result was set.
 
         Args:
+            name: of the step; ``"map[key]"`` for one item of a map, as ``set_item``.
             value: what the step returns from now on. It must have a stored form; whether it fits
                 the annotation of the step's function is checked when it is used.
 

@@ -110,7 +110,7 @@ class Reader:
             output=None
             if row.output is None
             else self._value(row.output, of_output, f"the output of run {row.id}"),
-            error=self.error_of(row.error or row.last_error),
+            error=self.error_of(row.error or row.last_error, row.first_step),
             progress=self.progress_of(row.progress),
             labels={} if row.labels == "{}" else _checked(row.labels, defects.is_labels),
             idempotency_key=row.idempotency_key,
@@ -169,11 +169,13 @@ class Reader:
             # must not fail for that, so the data is returned as it is.
             return self._codec.load_json(text)
 
-    def error_of(self, text: str | None) -> ErrorInfo | None:
-        """Return a stored error."""
+    def error_of(self, text: str | None, first_step: str | None = None) -> ErrorInfo | None:
+        """Return a stored error; of a run, with its first step that has a result."""
         if text is None:
             return None
-        return ErrorInfo(**_checked(text, defects.is_error))
+        if first_step is not None:
+            first_step = bytes.fromhex(first_step).decode(errors="backslashreplace")
+        return ErrorInfo(**_checked(text, defects.is_error), first_step=first_step)
 
     def failed_step_of(self, run_id: str) -> str | None:
         """Return the step that the run failed in, as in its ``run:fail``; ``None`` for none."""

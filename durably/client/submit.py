@@ -26,7 +26,7 @@ from durably.client.local_worker import LocalWorker
 from durably.client.payload_changes import changed_paths, named
 from durably.client.query import Reader, labels_of
 from durably.client.wait import Waiter
-from durably.codec import Codec
+from durably.codec import UNTYPED, Codec
 from durably.errors import ConflictError, PayloadChangedWarning, SerializationError, ValidationError
 from durably.execution.emitter import Emitter
 from durably.jobs import (
@@ -252,16 +252,26 @@ class Submitter:
 
         That is ``None`` if none is given.
 
+        The payload of a job that is not registered here is checked when it is executed.
+
         Raises:
-            NotFoundError: a payload is given, and the job is not registered.
             ConflictError: a payload is given for a session.
-            ValidationError: the payload does not fit the job.
+            ValidationError: the payload does not fit the job, or has no stored form.
         """
         if payload is NOT_GIVEN or payload is ...:
             return self._ids.new(), None
         if row.kind == "session":
             raise ConflictError(f"run {row.id} is a session, which has no payload; leave it out")
-        return self._ids.new(), self._payload(self.registry.require(row.job_name), payload)[0]
+        job = self.registry.get(row.job_name)
+        if job is not None:
+            return self._ids.new(), self._payload(job, payload)[0]
+        try:
+            text = self._codec.encode(
+                payload, UNTYPED, what=f"the payload of {row.job_name}", has_parts=True
+            )
+        except SerializationError as exc:
+            raise ValidationError(str(exc)) from None
+        return self._ids.new(), text
 
     def retrigger(self, row: RunRow) -> Run[Any, Any]:
         """Store a new run with the payload, the options and the concurrency key of a terminal one.

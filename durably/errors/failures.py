@@ -63,8 +63,7 @@ class RunFailedError(DurablyError):
         if error is not None and not is_of_several(error.traceback):
             lines += [str(error), *error.notes]
         if run.kind == "job":
-            command = f"durably retry {run.id[-8:]}{_file_option(run)}"
-            advice = [*advice, f"Or put it back to pending:    {command}"]
+            advice = [*advice, *_commands(run)]
         return "\n".join([*lines, *advice, ""])
 
     def _render_traceback_(self) -> list[str]:
@@ -92,6 +91,21 @@ def _file_option(run: Run[Any, Any]) -> str:
     from shlex import quote  # noqa: PLC0415 - where first needed
 
     return f" --db {quote(on_one_line(engine.path))}"
+
+
+def _commands(run: Run[Any, Any]) -> list[str]:
+    """Return what continues a failed run in a shell."""
+    import shlex  # noqa: PLC0415 - where first needed
+
+    file = _file_option(run)
+    commands = [("Or put it back to pending:", f"durably retry {run.id[-8:]}{file}")]
+    first = None if run.error is None else run.error._first_step  # noqa: SLF001 - of this package
+    if first is not None:
+        step = shlex.quote(on_one_line(first))
+        when = "If an earlier step read the bad input and it was fixed since:"
+        commands.append((when, f"durably redo {run.id[-8:]} --from {step}{file}"))
+    width = max(len(when) for when, _ in commands)
+    return [f"{when:{width}}    {command}" for when, command in commands]
 
 
 def place_of_failure(run: Run[Any, Any]) -> str:

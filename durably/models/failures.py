@@ -43,6 +43,8 @@ class ErrorInfo(Value):
     notes: tuple[str, ...] = attrs.field(default=(), converter=_as_tuple, repr=False)
     # Of a run: the step that has failed it.
     _failed_step: str | None = attrs.field(default=None, kw_only=True, eq=False, repr=False)
+    # Likewise: the first of its steps that has a result.
+    _first_step: str | None = attrs.field(default=None, kw_only=True, eq=False, repr=False)
 
     def __str__(self) -> str:
         return f"{self.type}: {self.message}" if self.message else self.type

@@ -52,7 +52,7 @@ class ByHand(Protocol):
         """
 
     def set_step(self, run_id: str, name: str, output: str, now_us: int) -> RunRow:
-        """Set the result of a step, as JSON text; return its run.
+        """Set the result of a step, or of ``map[key]``, as JSON text; return its run.
 
         Raises:
             NotFoundError: there is no such run, or nothing was ever stored of such a step.

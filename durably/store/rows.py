@@ -53,6 +53,8 @@ class RunRow(NamedTuple):
     last_error: str | None = None
     # The id of the run with whose results it began.
     forked_from: str | None = None
+    # Of a failed run: its first step with a result, as hexadecimal digits.
+    first_step: str | None = None
 
 
 class Brief(NamedTuple):

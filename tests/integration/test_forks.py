@@ -123,8 +123,9 @@ def test_it_may_have_a_payload_and_a_key_of_its_own(app: durably.Durably) -> Non
     app.close()
     with durably.Durably(app._client.path) as stranger:
         assert stranger.fork(first).payload == {"factor": 1}
-        with pytest.raises(NotFoundError, match="job"):
-            stranger.fork(first, payload=Input())
+        assert stranger.fork(first, payload={"factor": 7}).payload == {"factor": 7}
+        with pytest.raises(ValidationError, match="the payload of job"):
+            stranger.fork(first, payload=object())
 
 
 def test_a_fork_of_a_failed_run_goes_on_where_it_failed(path: Path) -> None:

@@ -183,7 +183,7 @@ def test_items_without_keys_are_named_by_their_positions(path: Path) -> None:
         app.set_item(run, "m", 1, 20)
         app.set_item(run, "m", "0", 10)
         app.set_item(run, "keyed", -5, 50)
-        app.set_item(run, "keyed", "-4", 60)
+        app.set_step(run, "keyed[-4]", 60)
         with pytest.raises(NotFoundError, match="item 2 of step 'm'"):
             app.set_item(run, "m", 2, 1)
         assert [each.output for each in run.items("keyed")] == [50, 60]

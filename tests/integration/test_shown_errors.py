@@ -145,11 +145,17 @@ def test_the_report_of_a_failed_run(
     frames = [line for line in lines if line.startswith("  File")]
     assert [frame.rpartition(" ")[2] for frame in frames] == ["parse", "to_number"]
     assert all(__file__ in frame for frame in frames)
-    assert lines[-3] == "ValueError: invalid literal for int() with base 10: 'one'"
-    assert lines[-2].startswith("Completed steps are kept. Fix the cause and ")
-    assert lines[-2].endswith(": it continues at 'second'.")
     db = "" if is_named else f" --db {path}"
-    assert lines[-1] == f"Or put it back to pending:    durably retry {error.run.id[-8:]}{db}"
+    assert lines[-4] == "ValueError: invalid literal for int() with base 10: 'one'"
+    assert lines[-3].startswith("Completed steps are kept. Fix the cause and ")
+    assert lines[-3].endswith(": it continues at 'second'.")
+    assert [" ".join(line.split()) for line in lines[-2:]] == [
+        f"Or put it back to pending: durably retry {error.run.id[-8:]}{db}",
+        (
+            "If an earlier step read the bad input and it was fixed since: "
+            f"durably redo {error.run.id[-8:]} --from first{db}"
+        ),
+    ]
 
 
 def test_the_report_of_runs_that_nobody_has_seen_to_fail(

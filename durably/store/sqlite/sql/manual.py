@@ -8,6 +8,7 @@ from durably.errors import ConflictError, NotFoundError
 from durably.store.item_rows import Key
 from durably.store.rows import RunRow
 from durably.store.sqlite.sql import blobs, by_hand, items, queries, requeue
+from durably.store.sqlite.sql.by_hand import Item
 
 SET_STEP: Final = """
     UPDATE durably_steps
@@ -30,14 +31,19 @@ CHANGED: Final = "UPDATE durably_runs SET updated_at_us = :now_us WHERE run = :r
 
 
 def set_step(db: apsw.Connection, run_id: str, name: str, output: str, now_us: int) -> RunRow:
-    """Set the result of a step of which something was stored before; return its run.
+    """Set the result of a step of which something was stored, or of ``map[key]``; return its run.
 
     Raises:
         NotFoundError: there is no such run, or nothing was stored of such a step.
         ConflictError: the run is being executed, or that is a map.
     """
     row = by_hand.idle(db, run_id, "changed")
-    found = by_hand.step(db, row, name)
+    found = by_hand.find_step(db, row, name)
+    item = by_hand.item(db, row, name) if found is None else None
+    if item is not None:
+        return _set_item(db, row, item, output, now_us)
+    if found is None:
+        found = by_hand.step(db, row, name)  # raises the error that says so
     if found.map_pk is not None:
         raise ConflictError(
             f"step {name!r:.80} of run {row.id} is a map, whose results are those of its items; "
@@ -68,12 +74,16 @@ def set_item(
             f"step {name!r:.80} of run {row.id} is no map, and has no items; set its own result"
         )
     index = by_hand.item_index(db, row, map_pk, name, key)
-    bindings = {"item": (map_pk << items.INDEX_BITS) + index, "map": map_pk}
+    return _set_item(db, row, Item(map_pk, name, index), output, now_us)
+
+
+def _set_item(db: apsw.Connection, row: RunRow, item: Item, output: str, now_us: int) -> RunRow:
+    bindings = {"item": (item.map_pk << items.INDEX_BITS) + item.at, "map": item.map_pk}
     has_failed = db.execute(HAS_FAILED, bindings).get
     db.execute(SET_ITEM, bindings | {"output": output, "now_us": now_us})
     if has_failed:
         db.execute(COUNT_AS_DONE, bindings)
-    return _changed(db, row, name, now_us)
+    return _changed(db, row, item.map_name, now_us)
 
 
 def _changed(db: apsw.Connection, row: RunRow, name: str, now_us: int) -> RunRow:

@@ -41,21 +41,35 @@ ORIGIN_IF_BEGUN: Final = """
 # It waits for nothing, and is due.
 AWAKE: Final = "run_at_us = NULL, waits_for = NULL, wait_name = NULL, waits_for_run = NULL"
 
+# The first step with a result of a run that has failed: from there on it may be executed again.
+# In hexadecimal digits, since a damaged name must not make the run unreadable.
+_FIRST_STEP: Final = """
+    CASE r.status WHEN 'failed' THEN (
+        SELECT hex(name) FROM (
+            SELECT name, min(step) FROM (
+                SELECT * FROM (SELECT name, step FROM durably_steps s
+                               WHERE s.step >= (r.run << 24) AND s.step < ((r.run + 1) << 24)
+                                 AND s.status = 'completed' ORDER BY s.step LIMIT 1)
+                UNION ALL
+                SELECT name, min(step) FROM durably_maps m
+                WHERE m.run = r.run AND m.status = 'completed'))
+        WHERE name IS NOT NULL) END"""
+
 # A claim and a trigger do not need these.
-_WAITS: Final = """
+_WAITS: Final = f"""
     r.run_at_us, r.waits_for, r.wait_name,
     (SELECT a.id FROM durably_runs a WHERE a.run = r.waits_for_run),
     (SELECT p.id FROM durably_runs p WHERE p.run = r.parent),
     (SELECT a.error FROM durably_attempts a
      WHERE a.run = r.run AND a.fence = r.fence AND r.status = 'pending' AND r.failures > 0),
-    r.forked_from"""
-_WAITS_AS_BYTES: Final = """
+    r.forked_from, {_FIRST_STEP}"""
+_WAITS_AS_BYTES: Final = f"""
     r.run_at_us, CAST(r.waits_for AS BLOB), CAST(r.wait_name AS BLOB),
     (SELECT CAST(a.id AS BLOB) FROM durably_runs a WHERE a.run = r.waits_for_run),
     (SELECT CAST(p.id AS BLOB) FROM durably_runs p WHERE p.run = r.parent),
     (SELECT CAST(a.error AS BLOB) FROM durably_attempts a
      WHERE a.run = r.run AND a.fence = r.fence AND r.status = 'pending' AND r.failures > 0),
-    CAST(r.forked_from AS BLOB)"""
+    CAST(r.forked_from AS BLOB), {_FIRST_STEP}"""
 
 # Only completed steps count; a claim and a trigger do not need the number.
 COUNTED: Final = f"""{COLUMNS},

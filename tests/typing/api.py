@@ -370,7 +370,7 @@ def engine_calls(app: Durably) -> None:
     app.trigger(nightly, 5)  # type: ignore[misc]
     app.trigger(import_csv, ImportCsv("x"), "key")  # type: ignore[call-overload]
     app.trigger(import_csv, ImportCsv("x"), priority=5)  # type: ignore[call-overload]
-    app.trigger(import_csv, ImportCsv("x"), timeout=5)  # type: ignore[call-overload]
+    app.trigger(import_csv, ImportCsv("x"), timeout=5)
     app.trigger(read_rows)  # type: ignore[call-overload]
     app.trigger_and_wait(import_csv, ImportCsv("x"), timeout="5")  # type: ignore[call-overload]
     app.batch_trigger(import_csv, ImportCsv("x"))  # type: ignore[call-overload]

@@ -7,9 +7,14 @@ For the 25 classes of the package that is 5 ms of processor time, of 84 for ``im
 from __future__ import annotations
 
 from reprlib import recursive_repr
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import attrs
+
+from durably._platform.displayable import displayable
+
+# The repr of a field is not longer.
+_LONGEST: Final = 1000
 
 
 class Value:
@@ -32,8 +37,15 @@ class Value:
     @recursive_repr()
     def __repr__(self) -> str:
         fields = [field for field in _fields(self) if field.repr]
-        shown = ", ".join(f"{field.name}={getattr(self, field.name)!r}" for field in fields)
+        shown = ", ".join(
+            f"{field.name}={_cut(repr(getattr(self, field.name)))}" for field in fields
+        )
         return f"{self.__class__.__qualname__.rpartition('>.')[2]}({shown})"
+
+
+def _cut(text: str) -> str:
+    """Return the ``repr`` of a field, such as a message, cut in the middle if it is long."""
+    return text if len(text) <= _LONGEST else displayable(text, _LONGEST)
 
 
 def _fields(value: Value) -> tuple[attrs.Attribute[object], ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import io
 import os
@@ -120,7 +121,7 @@ class Verbs(click.Group):
         """Execute a command line, and exit with its status; an error is one sentence on stderr."""
         extra |= {"prog_name": "durably", "standalone_mode": False}
         shell = extra["obj"] = Shell()
-        warnings.showwarning = _show_warning
+        warnings.showwarning = functools.partial(_show_warning, shell)
         print_warnings(shell)
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
@@ -138,7 +139,7 @@ class Verbs(click.Group):
             if shell.shows_traceback:
                 traceback.print_exception(exc)
             status = _status_of(exc)
-            for line in _said(exc, sys.argv[1:] if args is None else args):
+            for line in _said(shell, exc, sys.argv[1:] if args is None else args):
                 sys.stderr.write(f"{line}\n")
         sys.exit(status if isinstance(status, int) else 0)
 
@@ -151,14 +152,14 @@ def _status_of(exc: Exception) -> int:
     return UNUSABLE if isinstance(exc, _UNUSABLE) else FAILED
 
 
-def _said(exc: Exception, args: Sequence[str]) -> list[str]:
+def _said(shell: Shell, exc: Exception, args: Sequence[str]) -> list[str]:
     """Return the lines for an error: a sentence, which may be followed by a list.
 
     Args:
         args: the command line.
     """
     if not isinstance(exc, click.ClickException):
-        return [f"durably: {escaped(str(exc))}"]
+        return [f"durably: {escaped(shell.said(str(exc)))}"]
     first, *more = exc.format_message().splitlines() or [""]
     context = getattr(exc, "ctx", None)
     # For what click itself has found wrong.
@@ -175,11 +176,11 @@ def _help(context: click.Context) -> str:
 
 
 def _show_warning(
-    message: Warning | str, category: type[Warning], *place: Any, **options: Any
+    shell: Shell, message: Warning | str, category: type[Warning], *place: Any, **options: Any
 ) -> None:
     """Show a warning of durably's as one sentence, and any other one as Python does."""
     if issubclass(category, DurablyWarning):
-        sys.stderr.write(f"durably: {escaped(str(message))}\n")
+        sys.stderr.write(f"durably: {escaped(shell.said(str(message)))}\n")
     else:
         sys.stderr.write(warnings.formatwarning(message, category, *place[:2], **options))
 

@@ -83,6 +83,7 @@ class _Formatter(logging.Formatter):
         advice = f". {vars(record).get('advice')}"
         # A job may give any attribute to a line of its own.
         if record.name != "durably" or not text.endswith(advice):
+            shown.msg, shown.args = self._shell.said(text), ()
             return super().format(shown)
         shown.msg, shown.args = text.removesuffix(advice), ()
         name = vars(record)["run_id"][-SHOWN_ID:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -30,6 +31,16 @@ LATER: Final = 75
 # As many characters of an id are shown, and tell the runs of a file apart.
 SHOWN_ID: Final = 8
 _MOST_CANDIDATES: Final = 10
+# What messages of the library advise, and how a command line says that.
+_RETRY: Final = re.compile(rf"\bretry\('\w*(\w{{{SHOWN_ID}}})'\)")
+_OPTIONS: Final = {
+    'if_running="wait" waits for that, "skip" returns at once': (
+        "--if-running wait waits for that, --if-running skip ends at once"
+    ),
+    'on_payload_change="extend"': "--fresh",
+    "call run() again": "start it again",
+    "fresh=True to begin a new run, or key= to say": "--fresh to begin a new run, or --key to say",
+}
 # The file, if none is named.
 _DEFAULT: Final = "durably.db"
 # How many databases of a folder are named.
@@ -91,6 +102,13 @@ class Shell:
     def note_more(self, limit: int) -> None:
         """Print that there is more than *limit* of what was listed."""
         self.note(f"… and more: --limit {10 * limit}, or 0 for all")
+
+    def said(self, text: str) -> str:
+        """Return a message of the library's, with the calls that it advises as commands."""
+        text = _RETRY.sub(lambda found: self.again(f"retry {found[1]}"), text)
+        for call, option in _OPTIONS.items():
+            text = text.replace(call, option)
+        return text
 
     def again(self, command: str) -> str:
         """Return a command line on the same file, for a person to type."""

@@ -329,11 +329,41 @@ def test_a_second_signal_leaves_at_once(path: Path, tmp_path: Path, eventually: 
     assert [each["outcome"] for each in objects(path, "attempts", "one")] == ["died", "completed"]
 
 
+@pytest.mark.filterwarnings("default::durably.PayloadChangedWarning")
+def test_what_python_would_call_is_said_as_a_command(
+    path: Path, tmp_path: Path, eventually: Eventually
+) -> None:
+    """Who executes a job by a command is told of no arguments and methods."""
+    assert printed(path, "run", NIGHTLY, "--set", "path=a", "--key", "k") == ""
+    result = command(path, "run", NIGHTLY, "--set", "path=b", "--key", "k")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr == (
+        "durably: 'k' was started with another payload ($.path). Its stored result is returned; "
+        "use another key, or --fresh.\n"
+    )
+    again = ["run", f"{PROGRAMS / 'nightly.py'}:waits", str(tmp_path), "--key", "one"]
+    with process(*again, "--db", path) as child:
+        eventually((tmp_path / "begun-0").exists)
+        said = refused(path, *again, "--if-running=error", status=1)
+        assert said.endswith("; --if-running wait waits for that, --if-running skip ends at once")
+        name = objects(path, "ls", "--status", "running")[0]["id"][-8:]
+        printed(path, "cancel", name)
+        (tmp_path / "go").touch()
+        out, err = child.communicate(timeout=DEADLINE_S)
+    assert (child.returncode, out) == (1, "")
+    assert err.endswith(
+        f" was cancelled. Its checkpoints are kept: durably retry {name} --db {path} continues "
+        "from them.\n"
+    )
+
+
 def test_a_timeout(path: Path) -> None:
     """The run stops, its steps are kept, and the status says that work is left."""
     target = f"{PROGRAMS / 'nightly.py'}:sleeps"
     said = refused(path, "run", target, "--timeout", "0.2", status=75)
-    assert "was stopped after 0.2 s: 1 completed step is kept" in said
+    assert said.endswith(
+        "was stopped after 0.2 s: 1 completed step is kept; start it again to go on"
+    )
     assert objects(path, "ls")[0]["status"] == "pending"
 
 

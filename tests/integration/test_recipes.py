@@ -472,7 +472,7 @@ def test_a_service_stops_at_a_step_and_continues(tmp_path: Path, eventually: Eve
         worker.send_signal(signal.SIGTERM)
         assert end(worker) == (0, "")
     assert (tmp_path / "cat-1024.jpg").read_text() == "a cat"
-    assert attempts(database, run) == [1, 2, 2]
+    assert attempts(database, run) == [1, 1, 1]  # a stop begins no attempt
 
 
 def test_a_service_that_is_killed_repeats_the_step_in_progress(

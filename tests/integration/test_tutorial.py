@@ -64,9 +64,7 @@ def test_the_tutorial_in_a_notebook(tmp_path: Path) -> None:
     assert [without_id(shown(cell)) for cell in first] == [without_id(kept(cell)) for cell in cells]
     assert sum(bool(cell.error) for cell in first) == 1
     assert [cell.error for cell in again] == [""] * len(cells)
-    with_results = [cell for cell in zip(first, again, strict=True) if cell[0].result]
-    assert len(with_results) >= 4
-    for before, after in with_results:
-        assert after.result == before.result
+    assert [cell.result for cell in again[-5:]] == [cell.result for cell in first[-5:]]
+    assert all(cell.result for cell in first[-5:])  # those from redo() on
     asked = [cell.stdout.count("asking for") for cell in again]
     assert sum(asked) == 6  # by the ordinary loop alone

@@ -106,7 +106,34 @@ STORE: Final[dict[str, list[Statement | Schema]]] = {
     "items that stay without their map": [no_trigger("durably_items_of_map")],
     "release by any claim": [Statement(settle, "RELEASE", "AND fence = :fence", "")],
     "release of a running run": [
-        Statement(settle, "RELEASE", "AND status IN ('cancelled', 'pending')", "")
+        Statement(settle, "RELEASE", "AND status IN ('cancelled', 'failed', 'pending')", "")
+    ],
+    "try of any claim": [Statement(settle, "TRY_AGAIN", " AND fence = :fence", "")],
+    "try that counts no failure": [
+        Statement(settle, "TRY_AGAIN", "failures + :is_failure", "failures")
+    ],
+    "try that does not wait": [Statement(settle, "TRY_AGAIN", "= :run_at_us", "= NULL")],
+    "call that was asked for and counts as an attempt": [
+        Statement(settle, "TRY_AGAIN", "keeps_attempt = NOT :is_failure", "keeps_attempt = 0")
+    ],
+    "overdue run that gives up its key inside a step": [
+        Statement(settle, "FAIL", "CASE WHEN :is_inside THEN owner END", "NULL")
+    ],
+    "overdue run that is tried again inside a step": [
+        Statement(settle, "TRY_AGAIN", "CASE WHEN :is_inside THEN owner END", "NULL")
+    ],
+    "failure of a try that is forgotten": [
+        Statement(attempts, "SET_END", "outcome = :outcome, error = :error", "run = run")
+    ],
+    "deaths that a checkpoint does not forget": [
+        Statement(requeue, "RECOVER", "THEN 0 ELSE deaths END", "THEN deaths ELSE deaths END")
+    ],
+    "deaths of which the last alone counts": [
+        Statement(requeue, "RECOVER", "THEN 0 ELSE deaths END", "THEN 0 ELSE 0 END")
+    ],
+    "deaths of sessions": [Statement(requeue, "RECOVER", "(:counts AND kind = 'job')", ":counts")],
+    "deaths that a retry does not forget": [
+        Statement(runs, "RETRY", "deaths = 0", "deaths = deaths")
     ],
     "claim without a new attempt": [
         Statement(claims, "CLAIM", "attempt = attempt + 1 -", "attempt = attempt -")

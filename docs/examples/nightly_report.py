@@ -1,6 +1,7 @@
 """Report what a night has sold: a batch at a service, an approval, and a run for each region.
 
-The service takes minutes, people take hours, and neither costs a thread: one worker is enough.
+The service takes minutes and is down now and then, people take hours, and neither costs a thread:
+one worker is enough.
 Kill it at any moment and start it again: it goes on where it was, and does nothing twice that is
 stored. Approve it with: durably answer NIGHT approve true
 """
@@ -36,8 +37,8 @@ class Region:
     sold: int
 
 
-# The service is down now and then.
-PATIENT = durably.Retry(attempts=20, wait=0.05, backoff=1.5, max_wait=2, on=ConnectionError)
+# The service is down now and then: a run that finds it so is tried again later.
+PATIENT = durably.Retry(attempts=100, wait=0.05, backoff=1.5, max_wait=2, on=ConnectionError)
 
 
 def call(service: str) -> Path:
@@ -76,18 +77,18 @@ def publish(night: Night, name: str, text: str) -> str:
     return text
 
 
-@durably.job("region")
+@durably.job("region", retry=PATIENT)
 def region(step: durably.StepContext, payload: Region) -> int:
     """Publish what one region has sold."""
     text = f"{payload.name} has sold {payload.sold}"
-    step.options(retry=PATIENT).run("publish", publish, payload.night, payload.name, text)
+    step.run("publish", publish, payload.night, payload.name, text)
     return payload.sold
 
 
-@durably.job("nightly-report")
+@durably.job("nightly-report", retry=PATIENT)
 def nightly_report(step: durably.StepContext, night: Night) -> str:
     """Get the numbers, have them approved, and publish them by region and in total."""
-    batch = step.options(retry=PATIENT).run("submit", submit, night)
+    batch = step.run("submit", submit, night)
 
     def check() -> dict[str, int] | None:
         try:
@@ -104,7 +105,7 @@ def nightly_report(step: durably.StepContext, night: Night) -> str:
         for name, count in sorted(sold.items())
     ]
     total = sum(step.wait_for(runs))
-    return step.options(retry=PATIENT).run("total", publish, night, "total", f"{total} sold")
+    return step.run("total", publish, night, "total", f"{total} sold")
 
 
 def main() -> int:

@@ -138,7 +138,7 @@ def test_what_waits_shows_the_run_and_its_end(
 def test_a_run_without_a_thread_shows_what_it_waits_for(
     tmp_path: Path, on_terminal: Callable[[], Terminal]
 ) -> None:
-    """A call that waits for it displays when it begins, and what it asks."""
+    """A call that waits displays when the run begins, what it asks, and when it is tried again."""
     terminal = on_terminal()
 
     def run(step: durably.StepContext, name: str) -> object:
@@ -149,7 +149,15 @@ def test_a_run_without_a_thread_shows_what_it_waits_for(
         app.cancel(later)
         terminal.wait_for("asks: approve")
         app.answer(asking, "approve", 1)
+        terminal.wait_for("tried again at")
+        terminal.wait_for("after OSError: no route")
+        app.cancel(next(run for run in app.get_runs() if run.run_at is not None))
 
+    def fail(step: durably.StepContext) -> None:
+        raise OSError("no route")
+
+    again = durably.Retry(wait=3600)
+    tried = durably.Job("tried", fail, retry=again)
     job = durably.Job("asking", run)
     with durably.Durably(tmp_path / "a.db", jobs=[job]) as app:
         later = app.trigger(job, "later", delay=3600)
@@ -159,6 +167,8 @@ def test_a_run_without_a_thread_shows_what_it_waits_for(
         with pytest.raises(durably.RunCancelledError):
             app.wait(later, timeout=HANG_S)
         assert app.wait(asking, timeout=HANG_S).output == 1
+        with pytest.raises(durably.RunCancelledError):
+            app.run(tried, timeout=HANG_S)
         acting.join(HANG_S)
 
 

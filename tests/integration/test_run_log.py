@@ -282,6 +282,55 @@ def test_a_run_that_another_engine_has_recovered_is_a_warning(
     )
 
 
+@pytest.mark.parametrize("wait", [0, 3600])
+def test_a_run_that_is_tried_again_is_a_warning(
+    tmp_path: Path, lines: Callable[[], list[str]], wait: float
+) -> None:
+    """It says after what, and when; one that asks to be called later is no warning."""
+    asked = []
+
+    def job(step: durably.StepContext) -> None:
+        step.run("first", int)
+        if not asked:
+            asked.append(1)
+            raise durably.RetryAfter(3600, "quota used up")
+        step.run("second", divmod, 1, 0)
+
+    retry = durably.Retry(attempts=2, wait=wait, jitter=False)
+    with engine(tmp_path, durably.Job("job", job, retry=retry)) as app:
+        run = app.trigger("job")
+        app.process_one()
+        with pytest.raises((durably.WaitTimeoutError, durably.RunFailedError)):
+            app.run("job", timeout=0.2 if wait else None)
+        found = lines()
+    when = "at once" if not wait else r"at \d\d\d?\d?[:-].*"
+    assert re.fullmatch(
+        rf"INFO {name(run)} asks to go on at .* \(quota used up\): 1 of its steps is stored",
+        found[1],
+    )
+    tried = next(line for line in found if line.startswith("WARNING"))
+    assert re.fullmatch(
+        rf"WARNING {name(run)} failed in step 'second' after 1 completed step: "
+        rf"ZeroDivisionError: .*\. It is tried again {when}",
+        tried,
+    )
+
+
+def test_an_overdue_run_is_an_error_once(tmp_path: Path, lines: Callable[[], list[str]]) -> None:
+    """When it is failed; the end of its job says nothing more."""
+    with engine(tmp_path, raise_failed=False) as app, HeldJob() as held:
+        app.start()
+        run = app.trigger(durably.Job("held", held.run), 1, timeout=0.1)
+        held.inside()
+        with pytest.raises(durably.RunFailedError):
+            app.wait(run, timeout=20)
+        held.let_go()
+        app.stop()
+        found = [line for line in lines() if not line.startswith("INFO")]
+    assert len(found) == 1
+    assert "failed in step 'second' after 1 completed step: durably.errors.StepTimeout" in found[0]
+
+
 def test_a_run_of_a_dead_process_is_a_warning(
     tmp_path: Path, lines: Callable[[], list[str]]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pooled
 import pytest
 from children import Eventually
 from engines import engine, only, record, types
@@ -299,6 +301,23 @@ def _at_once(app: durably.Durably, **options: Any) -> Any:
     run = app.trigger("job", **options)
     assert app.process_one()
     return run
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="starts processes")
+def test_items_in_processes_are_ended_at_the_deadline_of_their_run(
+    tmp_path: Path, eventually: Eventually
+) -> None:
+    """What is killable is killed: no process of the map goes on, and nothing holds the slot."""
+    pytest.importorskip("loky")
+
+    def job(step: durably.StepContext) -> None:
+        step.map("map", pooled.never_ends, range(4), executor="process", max_workers=2)
+
+    with engine(tmp_path, durably.Job("job", job), raise_failed=False) as app:
+        app.start()
+        with pytest.raises(durably.RunFailedError, match="the time of run"):
+            app.wait(app.trigger("job", timeout=3), timeout=20)
+        eventually(lambda: app._supervisor._claimer.is_idle)
 
 
 def test_an_unseen_failure_at_a_deadline_is_raised(tmp_path: Path) -> None:

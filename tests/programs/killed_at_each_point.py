@@ -77,6 +77,18 @@ def work(step) -> int:
     return 3
 
 
+@durably.job(retry=durably.Retry(attempts=9, wait=0.01, jitter=False, on=ConnectionError))
+def flaky(step) -> int:
+    for n in range(3):
+        name = f"step-{n}"
+        value = step.run(name, effect, step.run_id, name, step.attempt)
+        leave("returned", step.run_id, name, value)
+        outcomes = [each.outcome for each in engines[-1].get_attempts(step.run_id)]
+        if n < 2 and outcomes.count("failed") <= n:
+            raise ConnectionError(f"failure {n}")
+    return 3
+
+
 def leave(*words):
     os.write(fd, (" ".join(map(str, words)) + "\n").encode())
 
@@ -87,6 +99,7 @@ def effect(run_id, name, attempt):
 
 
 kept = []
+engines = []
 
 
 def live(database, kill_at):
@@ -96,7 +109,8 @@ def live(database, kill_at):
     else:
         kept.append(Vfs(points))  # registered for as long as it lives
         opening.Database = functools.partial(Database, vfs="points")
-    app = durably.Durably(database, jobs=[work])
+    app = durably.Durably(database, jobs=[work, flaky])
+    engines.append(app)
     handle = app.jobs["work"]
     one = handle.trigger(idempotency_key="one", concurrency_key="key", labels={"a": "b"})
     leave("acknowledged trigger", one.id)
@@ -110,6 +124,9 @@ def live(database, kill_at):
     leave("acknowledged cancelled", cancelled.id)
     app.retry(cancelled)
     app.run_until_idle()
+    tried = app.trigger(flaky, idempotency_key="flaky")
+    leave("acknowledged trigger", tried.id)
+    app.run_until_idle(max_wait=60)
     gone = handle.trigger()
     app.cancel(gone)
     app.delete_run(gone)

@@ -93,6 +93,10 @@ def import_csv(step: StepContext, payload: ImportCsv) -> Imported:
     assert_type(step.options(returns=list[int]).run("generic", untyped, 5), list[int])
     step.options(returns=Imported).run("arguments", read_rows, 5)  # type: ignore[arg-type]
     step.options(retry=3)  # type: ignore[call-overload]
+    assert_type(step.options(timeout=5).run("late", read_rows, "x"), list[str])
+    assert_type(step.options(returns=Imported, timeout=5).run("late", untyped, 5), Imported)
+    step.options(timeout="5 s")  # type: ignore[call-overload]
+    assert_type(step.remaining, float | None)
     step.options(Imported)  # type: ignore[call-overload]
     step.options(return_type=Imported)  # type: ignore[call-overload]
 
@@ -161,6 +165,9 @@ def loose(step: StepContext, number: int = 3) -> int:
 
 
 durably.job("x", on_duplicate_step="warn")  # type: ignore[call-overload]
+durably.job("x", retry=Retry(attempts=5, on=OSError), timeout=3600)
+durably.job("x", retry=5)  # type: ignore[call-overload]
+durably.job("x", timeout="1 h")  # type: ignore[call-overload]
 durably.job("x", origin="invoices")  # type: ignore[call-overload]
 
 assert_type(loose, Job[int, int])
@@ -296,6 +303,12 @@ def handles(app: Durably) -> None:
     handle.trigger(ImportCsv("x"), idempotency_key=5)  # type: ignore[arg-type]
     handle.trigger(ImportCsv("x"), labels={"a": 5})  # type: ignore[dict-item]
     handle.trigger(ImportCsv("x"), priority=5)  # type: ignore[call-arg]
+    handle.trigger(ImportCsv("x"), retry=Retry(), timeout=5)
+    handle.trigger_and_wait(ImportCsv("x"), retry=Retry(), timeout=5)
+    app.trigger(import_csv, ImportCsv("x"), retry=Retry(), timeout=timedelta(hours=1))
+    app.run(import_csv, ImportCsv("x"), retry=Retry())
+    handle.trigger(ImportCsv("x"), retry=5)  # type: ignore[arg-type]
+    handle.trigger(ImportCsv("x"), timeout="1 h")  # type: ignore[arg-type]
     handle.trigger_and_wait("x")  # type: ignore[arg-type]
     handle.trigger_and_wait(ImportCsv("x"), on_progress=on_log)  # type: ignore[arg-type]
     handle.batch_trigger([5])  # type: ignore[list-item]
@@ -370,7 +383,7 @@ def engine_calls(app: Durably) -> None:
     app.trigger(nightly, 5)  # type: ignore[misc]
     app.trigger(import_csv, ImportCsv("x"), "key")  # type: ignore[call-overload]
     app.trigger(import_csv, ImportCsv("x"), priority=5)  # type: ignore[call-overload]
-    app.trigger(import_csv, ImportCsv("x"), timeout=5)
+    app.trigger(import_csv, ImportCsv("x"), on_log=print)  # type: ignore[call-overload]
     app.trigger(read_rows)  # type: ignore[call-overload]
     app.trigger_and_wait(import_csv, ImportCsv("x"), timeout="5")  # type: ignore[call-overload]
     app.batch_trigger(import_csv, ImportCsv("x"))  # type: ignore[call-overload]

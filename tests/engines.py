@@ -12,7 +12,7 @@ import attrs
 import durably
 from durably._platform.clock import Clock
 from durably.store.outcome import OwnerHung
-from durably.store.sqlite.sql import owners, requeue
+from durably.store.sqlite.sql import owners
 
 GRACE_S = 20  # only guards against hanging
 
@@ -79,9 +79,7 @@ def take_over(app: durably.Durably) -> None:
         beat = next(
             row.beat for row in app._store.database.read(owners.list_all) if row.owner == owner
         )
-        recovered = app._store.database.write(
-            requeue.requeue, OwnerHung(owner, beat), Clock().now_us()
-        )
+        recovered = app._store.requeue(OwnerHung(owner, beat), Clock().now_us())
 
 
 def only(events: list[Any], type_: str) -> Any:

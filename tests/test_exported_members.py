@@ -100,8 +100,8 @@ ENGINE = (
 HANDLE = "name job trigger trigger_and_wait batch_trigger get_run get_runs to_dict to_frame"
 SESSION = "close get_run to_dict to_frame"
 STEP = (
-    "run map imap parallel options progress log run_id job_name labels attempt cancelled check "
-    "sleep remaining sleep_until poll ask prepare wait_for trigger call"
+    "run map imap parallel options note progress log run_id job_name labels attempt cancelled "
+    "check sleep remaining sleep_until poll ask prepare wait_for trigger call"
 )
 RUN = (
     "id job_name status payload output error progress labels idempotency_key concurrency_key "
@@ -112,7 +112,9 @@ RUN = (
     "set_item forked_from timeline "
     "to_dict to_frame"
 )
-STEP_RECORD = "name index status output error started_at completed_at attempt items is_manual"
+STEP_RECORD = (
+    "name index status output error started_at completed_at attempt items is_manual attempts notes"
+)
 EVENT = "type timestamp sequence run_id job_name labels"
 
 

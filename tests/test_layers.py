@@ -49,6 +49,7 @@ MEET_THE_SYSTEM = (
 STORE_DOOR = {
     "store.api",
     "store.bounds",
+    "store.calls",
     "store.care",
     "store.change_feed",
     "store.closing",

@@ -25,7 +25,7 @@ _STEPS: Final = (
     Column("STEP", gives_way=True),
     Column("STARTED"),
     Column("TOOK", is_right=True),
-    Column("ATTEMPT", is_right=True),
+    Column("ATTEMPTS", is_right=True),
     _RESULT,
 )
 _ITEMS: Final = (
@@ -42,6 +42,8 @@ _ATTEMPTS: Final = (
     Column("OUTCOME"),
     Column("STARTED"),
     Column("TOOK", is_right=True),
+    Column("STEPS", is_right=True),
+    Column("REUSED", is_right=True),
     Column("PROCESS", is_right=True),
     Column("HOST", gives_way=True),
     Column("ERROR", gives_way=True, longest=200),
@@ -53,9 +55,11 @@ _STEPS_IN_CSV: Final = (
     "started_at",
     "completed_at",
     "attempt",
+    "attempts",
     "output",
     "error",
     "items",
+    "notes",
 )
 _ITEMS_IN_CSV: Final = (
     "key",
@@ -74,6 +78,8 @@ _ATTEMPTS_IN_CSV: Final = (
     "pid",
     "started_at",
     "ended_at",
+    "steps_completed",
+    "steps_reused",
     "error",
 )
 _LOGS_IN_CSV: Final = ("created_at", "level", "step_name", "message", "data")
@@ -88,7 +94,10 @@ _WAIT_S: Final = 1.0
 @run_argument()
 @formats
 def steps(*, run: str, form: str | None) -> None:
-    """List the steps of a run, in their order; a map is one of them."""
+    """List the steps of a run, in their order; a map is one of them.
+
+    ATTEMPTS is how often the step's function was called.
+    """
     with shell().look() as look:
         found = look.get_steps(find(look, run))
     print_records(form, found, _STEPS, _step, _STEPS_IN_CSV)
@@ -103,7 +112,7 @@ def _step(step: StepRecord) -> tuple[str, ...]:
         step.name,
         moment(step.started_at),
         lasted(duration_of(step.started_at, step.completed_at)),
-        str(step.attempt),
+        str(step.attempts),
         result_of(step),
     )
 
@@ -185,7 +194,10 @@ def _map_of(look: Looking, run: AnyRun, step: str | None) -> str:
 @run_argument()
 @formats
 def attempts(*, run: str, form: str | None) -> None:
-    """List the executions of a run, and how each has ended."""
+    """List the executions of a run, and how each has ended.
+
+    STEPS is how many steps it has completed, REUSED how many were stored before.
+    """
     with shell().look() as look:
         found = look.get_attempts(find(look, run))
     print_records(form, found, _ATTEMPTS, _attempt, _ATTEMPTS_IN_CSV)
@@ -199,6 +211,8 @@ def _attempt(each: Attempt) -> tuple[str, ...]:
         each.outcome,
         moment(each.started_at),
         lasted(duration_of(each.started_at, each.ended_at)),
+        "" if each.steps_completed is None else str(each.steps_completed),
+        "" if each.steps_reused is None else str(each.steps_reused),
         "" if each.pid is None else str(each.pid),
         each.host or "",
         "" if each.error is None else str(each.error),

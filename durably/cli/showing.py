@@ -198,7 +198,9 @@ def _attempts(look: Looking, run: AnyRun) -> Iterator[str]:
         took = lasted(duration_of(each.started_at, each.ended_at)) or "so far"
         process = "" if each.pid is None else f", process {each.pid}"
         error = "" if each.error is None else f": {each.error}"
-        text = f"{each.attempt} {each.outcome}, {moment(each.started_at)}, {took}{process}{error}"
+        done = "" if each.steps_completed is None else f", {each.steps_completed} steps"
+        begun = f"{each.attempt} {each.outcome}, {moment(each.started_at)}, {took}"
+        text = f"{begun}{done}{process}{error}"
         yield f"  {title:<9} {_shown(text)}"
         title = ""
 

@@ -43,6 +43,8 @@ class AttemptReader:
                 started_at=None if row.started_at_us is None else to_datetime(row.started_at_us),
                 ended_at=None if row.ended_at_us is None else to_datetime(row.ended_at_us),
                 error=self._reader.error_of(row.error),
+                steps_completed=row.steps_completed,
+                steps_reused=row.steps_reused,
             )
         except UNREADABLE as exc:
             what = f"attempt {row.attempt} of run {run_id!a:.80}"

@@ -313,6 +313,8 @@ class Reader:
                 attempt=row.attempt,
                 items=None if row.counts is None else ItemCounts(*row.counts),
                 is_manual=bool(row.is_manual),
+                attempts=row.attempts,
+                notes=[] if row.notes is None else self._codec.load_json(row.notes, what),
             )
         except UNREADABLE as exc:
             raise_defect(exc, what, defects.of_step(row._asdict()))

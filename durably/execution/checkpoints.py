@@ -69,6 +69,7 @@ class StepCounts(NamedTuple):
 
 
 # Whether a step that was stored before has been used: not, from its checkpoint, executed again.
+_NOT: Final = 0
 _REPLAYED: Final = 1
 _EXECUTED: Final = 2
 
@@ -98,6 +99,8 @@ class CheckpointReader:
         # A byte for each index below that: 0, or how it was used.
         self._used = bytearray()
         self._executed = 0  # how many steps this execution has stored
+        # How many returned from their checkpoints.
+        self.replayed = 0
         if not is_first_claim:
             self.first_new_index = self._advance(0) + 1
             self._used = bytearray(self.first_new_index)
@@ -122,14 +125,15 @@ class CheckpointReader:
             # In one step, so that only one of two threads with one name gets it.
             if self._window.pop(name, None) is None:
                 return None  # another thread was faster
-            self._used[checkpoint[0]] = True
+            self._used[checkpoint[0]] = _REPLAYED
+            self.replayed += 1
         return checkpoint
 
     def give_back(self, checkpoint: Checkpoint) -> None:
         """Mark a result as not used: it could not be decoded."""
         with self._lock:
             if checkpoint[0] < self.first_new_index:
-                self._used[checkpoint[0]] = False
+                self._use(checkpoint[0], _NOT)
 
     def may_hold(self, name: str) -> bool:
         """Return whether something may be stored under *name*; reads nothing."""
@@ -165,24 +169,27 @@ class CheckpointReader:
 
     def _note_use(self, index: int) -> None:
         if index < self.first_new_index and not self._used[index]:
-            self._used[index] = _REPLAYED
+            self._use(index, _REPLAYED)
+
+    def _use(self, index: int, how: int) -> None:
+        self.replayed += (how == _REPLAYED) - (self._used[index] == _REPLAYED)
+        self._used[index] = how
 
     def note_stored(self, name: str, index: int) -> None:
         """Note that this execution has stored the result of a step."""
         with self._lock:
             self._names.add(name)
             self._executed += 1
-        if index < self.first_new_index:
-            self._used[index] = _EXECUTED
+            if index < self.first_new_index:
+                self._use(index, _EXECUTED)
 
     def note_map(self, index: int, *, is_executed: bool) -> None:
         """Note that this execution has completed a map, or found all of it stored."""
-        if is_executed:
-            with self._lock:
-                self._executed += 1
-        if index < self.first_new_index:
-            self._used[index] = _EXECUTED if is_executed else _REPLAYED
+        with self._lock:
+            self._executed += is_executed
+            if index < self.first_new_index:
+                self._use(index, _EXECUTED if is_executed else _REPLAYED)
 
     def count(self) -> StepCounts:
         """Return how many steps were executed, and how many were not."""
-        return StepCounts(self._executed, self._used.count(_REPLAYED))
+        return StepCounts(self._executed, self.replayed)

@@ -19,6 +19,8 @@ from durably.execution.step_log import (
     NUMBERS,
     StepLog,
     checked_progress,
+    current_item,
+    current_step,
 )
 from durably.execution.step_options import PlainStep, ReturningStep
 from durably.execution.step_runner import StepRunner
@@ -185,6 +187,30 @@ class StepContext(StepLoops, StepWaits, StepChildren):
         if not run.has_new_progress:
             run.has_new_progress = True
             self._services.buffers.progressed(run)
+
+    def note(self, /, **data: Any) -> None:
+        """Keep JSON-like data with the record of the step that the calling thread is inside of.
+
+        It is stored with the end of the step, also if that has failed: token counts, costs. Several
+        calls are merged, and each call of the step's function has a dict of its own in
+        ``StepRecord.notes``. Costs no commit.
+
+        Raises:
+            ValidationError: the thread is not inside the function of a ``step.run``.
+            SerializationError: a value has no faithful stored form.
+            StopRun: the run has ended.
+
+        .. versionadded:: 0.2.0
+        """
+        if self._run.is_over:
+            self._run.check()
+        name = current_step.get()
+        if name is None or current_item.get() is not None or name not in self._run.turns:
+            raise ValidationError(
+                "step.note keeps data with a step, and was called outside of one; call it in the "
+                "function that step.run calls, in the thread that it is called in"
+            )
+        self._step_runner.recorder.note(name, data)
 
     # -- steps ----------------------------------------------------------------------------
 

@@ -35,6 +35,7 @@ from durably.execution.checkpoints import StepCounts
 from durably.execution.children import Family
 from durably.models import Progress, error_info, short_name
 from durably.settings import OnDuplicateStep
+from durably.store.calls import Left
 
 if TYPE_CHECKING:
     from durably.codec import Codec
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from durably.execution.live import LoopView, Narrator
     from durably.execution.prompting import Prompt
     from durably.store.api import Checkpoints
+    from durably.store.calls import BegunSteps, OpenCalls
     from durably.store.outcome import Suspended
     from durably.store.rows import RunRow
 
@@ -85,6 +87,8 @@ class Services(NamedTuple):
     start_thread: Callable[[str, Callable[[], None]], threading.Thread]
     # Triggers and executes the children of runs.
     family: Family
+    # Returns where the steps that are in progress are noted; ``None`` while nothing owns runs.
+    begun: Callable[[], BegunSteps | None]
 
 
 def _no_steps() -> StepCounts:
@@ -170,6 +174,8 @@ class CurrentRun:
         self.has_own_progress = False
         # The newest failures of steps: the end of the run shows which of them failed the job.
         self.failed_steps: deque[tuple[str, BaseException]] = deque(maxlen=_FAILURES_KEPT)
+        # Calls of the functions of steps that have stopped with the run, by the step's name.
+        self.open_calls: dict[str, OpenCalls] = {}
         # What has failed the job, from its end until that is stored.
         self.failure: BaseException | None = None
         # Held while progress is stored, so that the end of the run loses none; and while the events
@@ -187,6 +193,11 @@ class CurrentRun:
         """The fields that every event of this run has."""
         # The labels are a copy: a listener that changes them changes only its own event.
         return {"run_id": self.id, "job_name": self.job_name, "labels": dict(self.labels)}
+
+    def left(self) -> Left:
+        """Return what this execution has done, and the calls that it leaves without an end."""
+        counts = self.count_steps()
+        return Left(counts.executed, counts.replayed, tuple(self.open_calls.values()))
 
     def stop(self, reason: type[StopRun]) -> None:
         """Make the job stop at its next step boundary."""

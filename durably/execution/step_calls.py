@@ -61,6 +61,8 @@ class StepCaller:
                 self._pause(pause_s)
             if rate is not None:
                 self.sleep(max(0.0, reserve(rate) - clock.monotonic()))
+            if pause_s is not None:
+                self._recorder.called_again(name)
             try:
                 with time_limited(timeout_s, clock):
                     return let_through(fn, *args, **kwargs)

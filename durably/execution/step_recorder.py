@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 from durably.codec import UNTYPED
+from durably.codec.json_text import dump
 from durably.errors import (
     DatabaseError,
     EngineClosedError,
@@ -17,6 +19,7 @@ from durably.errors import (
 )
 from durably.execution.current_run import CurrentRun, Services, encoded, retry_transient
 from durably.models import RunStatus, error_info, stored_error
+from durably.store.calls import OpenCalls
 
 if TYPE_CHECKING:
     from durably.execution.emitter import EventType
@@ -27,21 +30,112 @@ T = TypeVar("T")
 NOT_OURS: Final = (RunCancelled, OwnershipLost)
 
 
+class Notes:
+    """What the calls of a step's function have noted, a dict for each that has noted anything."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._by_call: dict[int, dict[str, str]] = {}
+
+    def add(self, call: int, data: dict[str, str]) -> None:
+        """Add encoded values to those of a call, by their keys."""
+        with self._lock:
+            self._by_call.setdefault(call, {}).update(data)
+
+    def text(self) -> str:
+        """Return all as a JSON array."""
+        with self._lock:
+            return f"[{','.join(_object(data) for data in self._by_call.values())}]"
+
+
+def _object(data: dict[str, str]) -> str:
+    return "{" + ",".join(f"{dump(key)}:{text}" for key, text in data.items()) + "}"
+
+
+def joined(first: str, second: str) -> str:
+    """Return two JSON arrays as one."""
+    return "[" + ",".join(inner for text in (first, second) if (inner := text[1:-1])) + "]"
+
+
 class StepRecorder:
     """Store and emit the ends of the steps of one run. Usable from any thread.
 
     Attributes:
         indexes: of the steps that failed or were cancelled, by name: a step keeps its index when
             its name comes again.
+        again: how often the function of a step in progress was called, if more than once, by name.
+        notes: what the calls of the function of a step in progress have noted, by name.
     """
 
     def __init__(self, run: CurrentRun, services: Services) -> None:
         self._run = run
         self._services = services
         self.indexes: dict[str, int] = {}
+        # Where the steps in progress are noted, and the slot of each there.
+        self._begun = services.begun()
+        self._slots: dict[str, int] = {}
+        # Stores a result; another one once there is more to store of a step.
+        self.save: Callable[..., bool] = services.checkpoints.save
+        self.again: dict[str, int] = {}
+        self.notes: dict[str, Notes] = {}
 
-    def save(self, *row: Any, failed: DatabaseError | EngineClosedError) -> bool:
-        """Store a result, whose first try has *failed*; return whether this claim may do so."""
+    def calls_of(self, name: str) -> tuple[int, str]:
+        """Return how often the function of a step was called, and what it noted, as JSON text.
+
+        The step begins anew when its name comes again.
+        """
+        notes = self.notes.pop(name, None)
+        return self.again.pop(name, 1), "[]" if notes is None else notes.text()
+
+    def note(self, name: str, data: dict[str, Any]) -> None:
+        """Keep data with the call of the function of a step that is in progress."""
+        # As it is now: the caller may change it later.
+        codec = self._services.codec
+        kept = {
+            key: codec.encode(value, UNTYPED, what=f"the note {key!r:.80} of step", name=name)
+            for key, value in data.items()
+        }
+        self.save = self._save_calls
+        notes = self.notes.setdefault(name, Notes())
+        notes.add(self.again.get(name, 1), kept)
+
+    def begin(self, name: str, reused: int) -> None:
+        """Note that a step begins, for whoever finds that this process has died in it."""
+        if self._begun is not None:
+            run = self._run
+            self._slots[name] = self._begun.begin(run.run_pk, run.fence, name, 1, reused)
+
+    def called_again(self, name: str) -> None:
+        """Note that the function of a step in progress is called once more."""
+        run = self._run
+        self.save = self._save_calls
+        self.again[name] = count = self.again.get(name, 1) + 1
+        if self._begun is not None:
+            reused = run.count_steps().replayed
+            slot = self._begun.begin(run.run_pk, run.fence, name, count, reused)
+            self._begun.forget(self._slots.pop(name))
+            self._slots[name] = slot
+
+    def forget(self, name: str) -> None:
+        """Take the note back, since it is stored that the step has failed."""
+        if self._begun is not None:
+            self._begun.forget(self._slots.pop(name))
+
+    def end(self, name: str) -> None:
+        """Note that the calling thread has left the step of that name, if it was in it."""
+        slot = self._slots.pop(name, None)
+        if slot is not None and self._begun is not None:
+            self._begun.end(slot)
+
+    def _save_calls(self, *row: Any) -> bool:
+        """Store a result, with how often the function was called and what that has noted."""
+        name: str = row[3]
+        if name not in self.again and name not in self.notes:
+            return self._services.checkpoints.save(*row)
+        return self._stored(self._services.checkpoints.save_calls, *row, *self.calls_of(name))
+
+    def save_again(self, row: tuple[Any, ...], failed: DatabaseError | EngineClosedError) -> bool:
+        """Store a result whose first try has *failed*; return whether this claim may do so."""
         return self._stored(self._services.checkpoints.save, *row, failed=failed)
 
     def encoded(self, name: str, value: Any, type_: Any) -> tuple[str, Any]:
@@ -59,11 +153,13 @@ class StepRecorder:
         run = self._run
         run.refuse_forked_child()
         if run.is_callers_signal(exc):
+            self._leave_open(name)
             return  # for example the user's Ctrl-C, not a failure of the step: the run goes back
         run.await_stop(self._services.clock, exc)
         if run.stop_reason in (RunInterrupted, RunSuspended):
             # The step stopped itself, or failed during the stop, as with a child process that got
             # the signal as well: the run goes back or waits, and the step begins again.
+            self._leave_open(name)
             run.check()
         if run.stop_reason in NOT_OURS:
             self.cancelled(name, index, started_at_us)
@@ -71,6 +167,15 @@ class StepRecorder:
         if isinstance(exc, RetryAfter):
             return  # no failure: the job is left, and the step is called when it goes on
         self._failed(name, index, started_at_us, exc)
+
+    def _leave_open(self, name: str) -> None:
+        """Keep the calls of a step that begins again, until the end of this execution is stored."""
+        count, notes = self.calls_of(name)
+        before = self._run.open_calls.get(name)
+        if before is not None:  # by a job that goes on after a stop
+            count += before.calls
+            notes = joined(before.notes, notes)
+        self._run.open_calls[name] = OpenCalls(name, count, notes)
 
     def _failed(self, name: str, index: int, started_at_us: int, exc: BaseException) -> None:
         services, run = self._services, self._run
@@ -88,6 +193,7 @@ class StepRecorder:
             ),
             started_at_us,
             services.clock.now_us(),
+            *self.calls_of(name),
         )
         if not is_stored:
             self.not_stored(name, index, started_at_us)
@@ -105,6 +211,7 @@ class StepRecorder:
             name,
             started_at_us,
             services.clock.now_us(),
+            *self.calls_of(name),
         )
         self.emit("step:cancel", name, index)
 

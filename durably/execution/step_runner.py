@@ -202,6 +202,7 @@ class StepRunner:
             index = self._checkpoints.maps.get(name)
             if index is None:
                 index = self._checkpoints.maps[name] = self._index_of(name, checkpoint)
+            self._recorder.begin(name, self._checkpoints.replayed)
         except BaseException:
             self.end_turn(name)
             raise
@@ -263,6 +264,7 @@ class StepRunner:
     def end_turn(self, name: str) -> None:
         """End the turn of the calling thread, so that another one can use the name."""
         del self._turns[name]
+        self._recorder.end(name)
         if self._turn_ended.are_awaited:
             self._turn_ended.wake_all()
 
@@ -313,16 +315,17 @@ class StepRunner:
         type_: Any,
         options: _Options,
     ) -> Any:
-        services, run = self._services, self._run
+        services, run, recorder = self._services, self._run, self._recorder
         codec, clock = services.codec, services.clock
         run.has_executed = True
         started = clock.monotonic()
         if started - run.current_at > services.longest_doubt_s:
-            self._recorder.require_ownership()
+            recorder.require_ownership()
         if services.emitter.has_listeners:
-            self._recorder.emit("step:start", name, index)
+            recorder.emit("step:start", name, index)
             started = clock.monotonic()
         started_at_us = clock.now_us()
+        recorder.begin(name, self._checkpoints.replayed)
         try:
             token = current_step.set(name)
             try:
@@ -332,28 +335,29 @@ class StepRunner:
                 if os.getpid() != run.pid:
                     run.refuse_forked_child()
                 # The result as it is stored, and as it will be read.
-                text, result = self._recorder.encoded(name, value, type_)
+                text, result = recorder.encoded(name, value, type_)
             finally:
                 current_step.reset(token)
         except BaseException as exc:
             self._nested.outer_failed(name)
-            self._recorder.raised(name, index, started_at_us, exc)
+            recorder.raised(name, index, started_at_us, exc)
+            recorder.forget(name)
             raise
         if run.stop_reason in NOT_OURS:
-            self._recorder.cancelled(name, index, started_at_us)
+            recorder.cancelled(name, index, started_at_us)
             run.check()
         row = run.run_pk, run.fence, index, name, text, started_at_us, clock.now_us()
         try:
-            is_stored = services.checkpoints.save(*row)
+            is_stored = recorder.save(*row)
         except (DatabaseError, EngineClosedError) as exc:
-            is_stored = self._recorder.save(*row, failed=exc)
+            is_stored = recorder.save_again(row, exc)
         if not is_stored:
-            self._recorder.not_stored(name, index, started_at_us)
+            recorder.not_stored(name, index, started_at_us)
         self._checkpoints.note_stored(name, index)
         self._nested.note(name)
         self._nested.outer_completed(name)
         if services.emitter.has_listeners and services.emitter.wants("step:complete"):
-            self._recorder.emit(
+            recorder.emit(
                 "step:complete",
                 name,
                 index,

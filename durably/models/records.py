@@ -53,7 +53,7 @@ _STEP_COLUMNS: Final = (
     ("", "status", "status"),
     ("step", "name", "name"),
     ("took", "lasted", "_times"),
-    ("attempt", "number", "attempt"),
+    ("attempts", "number", "attempts"),
     ("output / error", "outcome", "_outcome"),
 )
 
@@ -67,9 +67,13 @@ class StepRecord(Record):
     ``None`` for other steps. ``is_manual`` says that the result was set by hand, at
     ``completed_at``.
 
+    ``attempts`` is how often the step's function was called, also where the process died in it;
+    for a map, how many executions of the run have stored items. ``notes`` has a dict for each call
+    of the function in which ``step.note`` was called, in order.
+
     .. versionadded:: 0.1.0
     .. versionchanged:: 0.2.0
-        ``items``, ``is_manual``
+        ``items``, ``is_manual``, ``attempts``, ``notes``
     """
 
     name: str
@@ -82,8 +86,10 @@ class StepRecord(Record):
     attempt: int
     items: ItemCounts | None = None
     is_manual: bool = False
+    attempts: int = 1
+    notes: list[dict[str, Any]] = attrs.field(factory=list, repr=False)
 
-    _columns = _STEP_COLUMNS
+    _columns = (*_STEP_COLUMNS, ("notes", "outcome", "_notes"))
 
     @property
     def _times(self) -> tuple[datetime, datetime]:
@@ -92,6 +98,10 @@ class StepRecord(Record):
     @property
     def _outcome(self) -> tuple[object, Any]:
         return self.error or self.items, self.output
+
+    @property
+    def _notes(self) -> tuple[None, Any] | None:
+        return (None, self.notes) if self.notes else None
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -165,6 +175,8 @@ _ATTEMPT_COLUMNS: Final = (
     ("", "status", "outcome"),
     ("started", "when", "started_at"),
     ("took", "lasted", "_times"),
+    ("steps", "number", "steps_completed"),
+    ("reused", "number", "steps_reused"),
     ("host", "name", "host"),
     ("process", "name", "pid"),
     ("error", "message", "error"),
@@ -175,12 +187,19 @@ _ATTEMPT_COLUMNS: Final = (
 class Attempt(Record):
     """One execution of a run: by which process, from when to when, and how it has ended.
 
-    ``attempt`` is the run's ``attempt`` then. ``outcome`` is ``"running"`` while it is executed,
-    ``"completed"``, ``"failed"`` or ``"cancelled"`` as the run, ``"interrupted"`` if the run was
-    put back to pending, ``"died"`` if its process was found dead and ``"hung"`` if it did not
-    answer. ``error`` is that of an execution that has failed. ``ended_at`` is ``None`` until it has
-    ended; of a process that has died it is when that was noticed. ``started_at``, ``host`` and
-    ``pid`` may be ``None`` for what an earlier version of durably has executed.
+    ``attempt`` is the run's ``attempt`` then, which several executions share if the run was
+    interrupted or has waited. ``outcome`` is ``"running"`` while it is executed, ``"completed"``,
+    ``"failed"`` or ``"cancelled"`` as the run, ``"interrupted"`` if the run was put back to
+    pending, ``"suspended"`` if it began to wait, ``"died"`` if its process was found dead and
+    ``"hung"`` if it did not answer. ``error`` is that of an execution that has failed. ``ended_at``
+    is ``None`` until it has ended; of a process that has died it is when that was noticed.
+    ``started_at``, ``host`` and ``pid`` may be ``None`` for what an earlier version of durably has
+    executed.
+
+    ``steps_completed`` is how many steps the execution has executed to their end, and
+    ``steps_reused`` how many returned from their checkpoints. They are ``None`` where that is not
+    known: for an earlier version's executions, and ``steps_reused`` also until the end, and if the
+    process died before it began a step.
 
     .. versionadded:: 0.2.0
     """
@@ -193,6 +212,8 @@ class Attempt(Record):
     started_at: datetime | None
     ended_at: datetime | None
     error: ErrorInfo | None
+    steps_completed: int | None = None
+    steps_reused: int | None = None
 
     _columns = _ATTEMPT_COLUMNS
 

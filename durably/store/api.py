@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
 from durably.store.by_hand import ByHand
+from durably.store.calls import BegunSteps, Left
 from durably.store.care import Care
 from durably.store.change_feed import ChangeFeed
 from durably.store.closing import Closing
@@ -59,6 +60,10 @@ class Liveness(enum.Enum):
 class OwnerLock(Protocol):
     """A lock that the kernel holds for as long as this process lives."""
 
+    @property
+    def begun(self) -> BegunSteps:
+        """Return the notes of the steps in progress, which last as long as the lock's file."""
+
     def release(self) -> None:
         """Remove the lock: the owner row is gone."""
 
@@ -97,6 +102,24 @@ class Checkpoints(ItemCheckpoints, WaitCheckpoints, Protocol):
         Return for each what ``save`` would return.
         """
 
+    def save_calls(
+        self,
+        run_pk: RunKey,
+        fence: int,
+        index: int,
+        name: str,
+        output: str,
+        started_at_us: int,
+        completed_at_us: int,
+        count: int,
+        notes: str,
+    ) -> bool:
+        """``save`` the result of a step whose function was called *count* times, or noted that.
+
+        Args:
+            notes: a JSON array with what each call has noted.
+        """
+
     def fail(
         self,
         run_pk: RunKey,
@@ -106,6 +129,8 @@ class Checkpoints(ItemCheckpoints, WaitCheckpoints, Protocol):
         error: str,
         started_at_us: int,
         completed_at_us: int,
+        count: int = 1,
+        notes: str = "[]",
     ) -> bool:
         """Store that a step failed; return ``False`` if this claim is not the current one."""
 
@@ -117,6 +142,8 @@ class Checkpoints(ItemCheckpoints, WaitCheckpoints, Protocol):
         name: str,
         started_at_us: int,
         completed_at_us: int,
+        count: int = 1,
+        notes: str = "[]",
     ) -> bool:
         """Store that a step ended too late; return ``False`` if there was a later claim."""
 
@@ -180,6 +207,7 @@ class Store(Care, ByHand, Answers, Parents, Protocol):
         progress: str | None = None,
         keep_steps: bool = True,
         claim_next: Claim | None = None,
+        left: Left = Left(),  # noqa: B008 - it is a constant
     ) -> Ended:
         """Store how an execution has left its job: the only way out of one.
 
@@ -190,12 +218,19 @@ class Store(Care, ByHand, Answers, Parents, Protocol):
             progress: JSON text to store with it.
             keep_steps: whether a completed run keeps its steps.
             claim_next: what to claim in the same transaction.
+            left: what the execution has done, and left without an end.
         """
 
     def requeue(self, reason: RequeueReason, now_us: int) -> list[RunRow]:
         """Make running runs that nothing executes pending again; return those that are.
 
         For a single run it waits for no long write.
+        """
+
+    def last_step_begun(self, run_id: str) -> str | None:
+        """Return the last step begun by the last process that died or hung executing a run.
+
+        ``None`` if none has, or if that is not known.
         """
 
     def wake_due(self, now_us: int) -> bool:

@@ -255,6 +255,9 @@ class StepRow(NamedTuple):
     counts: tuple[int, int, int, int | None] | None = None
     # Whether a person has set the result.
     is_manual: int = 0
+    # How often its function was called, and what the calls have noted: a JSON array.
+    attempts: int = 1
+    notes: str | None = None
 
 
 # One stored step for a resume: its index, its output (None if it failed or was cancelled) and its
@@ -312,7 +315,8 @@ class Wait(NamedTuple):
 class AttemptRow(NamedTuple):
     """One execution of a run as it is stored; the error is JSON text.
 
-    ``started_at_us`` is ``None`` of an execution that an earlier version has stored.
+    ``started_at_us`` is ``None`` of an execution that an earlier version has stored, and the two
+    counts of one of which nobody knows them.
     """
 
     attempt: int
@@ -322,6 +326,8 @@ class AttemptRow(NamedTuple):
     started_at_us: int | None
     ended_at_us: int | None
     error: str | None
+    steps_completed: int | None = None
+    steps_reused: int | None = None
 
 
 class LogLine(NamedTuple):

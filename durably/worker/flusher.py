@@ -99,7 +99,8 @@ class Flusher(Service):
 
     def release(self, run: CurrentRun) -> None:
         """Store that the job of a run that is no longer running here has left its thread."""
-        self._store.settle(run.run_pk, run.fence, Lost(), self._clock.now_us())
+        now_us = self._clock.now_us()
+        self._store.settle(run.run_pk, run.fence, Lost(), now_us, left=run.left())
 
     def release_later(self, run: CurrentRun) -> None:
         """Call ``release`` as soon as the database can be written."""

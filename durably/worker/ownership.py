@@ -12,6 +12,7 @@ from durably._platform.ids import Ids
 from durably._platform.safe_repr import on_one_line
 from durably.errors import DatabaseError
 from durably.store.api import OwnerLock, Store
+from durably.store.calls import BegunSteps
 from durably.store.outcome import OwnerIdle
 
 log = logging.getLogger("durably")
@@ -47,6 +48,12 @@ class Ownership:
         """The number of the owner row, if there is one now."""
         registration = self._registration
         return None if registration is None else registration.owner
+
+    @property
+    def begun(self) -> BegunSteps | None:
+        """Return where the steps that this engine is inside of are noted, if it has a lock."""
+        registration = self._registration
+        return None if registration is None else registration.lock.begun
 
     def register(self) -> int:
         """Make the owner row, unless there is one, and return its number."""

@@ -201,6 +201,7 @@ class Settling:
                 progress=progress,
                 keep_steps=self._preserve_steps,
                 claim_next=claim_next(),
+                left=run.left(),
             )
 
         try:

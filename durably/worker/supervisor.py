@@ -91,6 +91,7 @@ class Supervisor:
             on_duplicate_step=settings.on_duplicate_step,
             start_thread=start_thread,
             family=self.family,
+            begun=lambda: self._ownership.begun,
         )
         self.state = EngineState()
         self.lifecycle = Lifecycle(

@@ -127,7 +127,7 @@ def test_show(path: Path) -> None:
 def test_steps_and_items(path: Path) -> None:
     """The parts of a run, in their order, as tables, JSON objects and CSV."""
     lines = printed(path, "steps", "bad").splitlines()
-    assert lines[0].split() == ["#", "STATUS", "STEP", "STARTED", "TOOK", "ATTEMPT", "RESULT"]
+    assert lines[0].split() == ["#", "STATUS", "STEP", "STARTED", "TOOK", "ATTEMPTS", "RESULT"]
     assert lines[1].endswith("'rows'")
     assert lines[-1].endswith("ZeroDivisionError: integer division or modulo by zero")
     steps = objects(path, "steps", "good")

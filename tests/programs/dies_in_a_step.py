@@ -1,27 +1,30 @@
-"""A service that is started again and again, one of whose runs kills its process each time.
+"""Dies in a step or a map, without a commit since that was begun; or completes.
 
-``python dies_in_a_step.py DATABASE MAX_DEATHS``
+Arguments: the database, which of both, and whether it dies.
 """
 
 import os
-import signal
 import sys
 
 import durably
 
+path, kind, how = sys.argv[1:]
 
-def work(number: int) -> int:
-    if number == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
+
+def parse(number):
+    if how == "dies":
+        os._exit(9)
     return number
 
 
-@durably.job
-def job(step: durably.StepContext, number: int) -> int:
-    step.run("read", int)
-    return step.run("parse", work, number)
+@durably.job(origin="any")
+def work(step):
+    step.run("before", int)
+    if kind == "map":
+        return sum(step.map("parse", parse, [1, 2]))
+    return step.run("parse", parse, 3)
 
 
-with durably.Durably(sys.argv[1], jobs=[job], max_workers=1, max_deaths=int(sys.argv[2])) as app:
-    for number in range(4):
-        app.jobs["job"].trigger(number, idempotency_key=str(number))
+with durably.Durably(path, jobs=[work]) as app:
+    run = app.jobs["work"].trigger(idempotency_key="k")
+    print(app.wait(run).output, flush=True)

@@ -94,6 +94,11 @@ DAMAGES = {
         f"UPDATE durably_attempts SET {column} = CAST(x'ff' AS TEXT)"
         for column in ("outcome", "host", "error")
     ],
+    "a call of a step contains text that is not UTF-8": [
+        "INSERT INTO durably_calls (run, name, fence, place, calls, notes)"
+        f" VALUES ({PLAIN}, {values})"
+        for values in ("'s', 1, 0, 1, CAST(x'ff' AS TEXT)", "CAST(x'ff' AS TEXT), 1, 0, 1, '[]'")
+    ],
     "a wait contains text that is not UTF-8": [
         "INSERT INTO durably_waits (run, name, kind, created_at_us, asked_at_us, question)"
         f" SELECT {ASLEEP}, {name}, 'answer', 1, 1, {question}"
@@ -379,6 +384,15 @@ DAMAGES = {
     "a step was stored by an attempt that its run never had": [
         "UPDATE durably_steps SET attempt = 7",
         "UPDATE durably_steps SET attempt = 0",
+    ],
+    "a call of a step has no run, or notes that are no array": [
+        f"INSERT INTO durably_calls (run, name, fence, place, calls, notes) VALUES ({values})"
+        for values in (
+            "99, 's', 1, 0, 1, '[]'",
+            f"{PLAIN}, 's', 1, 0, -1, '[]'",
+            f"{PLAIN}, 's', 1, 0, 1, '1'",
+            f"{PLAIN}, 's', 1, 0, 1, 'no JSON'",
+        )
     ],
     "a wait has no run": [
         (

@@ -127,7 +127,7 @@ def test_every_statement_prepares_against_the_schema(db: apsw.Connection) -> Non
     [
         ("claims.CLAIM", CLAIMABLE),
         ("claims.CLAIM_ONE", set()),
-        ("attempts.OF_RUN", {"sqlite_autoindex_durably_runs_1"}),
+        ("attempts.OF_RUN", {"sqlite_autoindex_durably_runs_1", OF_MAPS}),
         ("attempts.SET_OUTCOME", set()),
         ("begin.NEWEST_OF_PAYLOAD", {"durably_runs_payload", OF_MAPS}),
         ("begin.NEWEST_SESSION", {"durably_runs_sessions", OF_MAPS}),
@@ -548,7 +548,7 @@ def test_reading_a_window_costs_by_its_length(db: apsw.Connection) -> None:
         db.execute(
             f"""{COUNTING % count}
             INSERT INTO durably_steps SELECT ({number} << 24) | n - 1, {number}, 's' || n,
-                'completed', '1', NULL, 1, 1, 1, 0 FROM n"""
+                'completed', '1', NULL, 1, 1, 1, 0, 1, 1 FROM n"""
         )
     assert steps.highest_index(db, 2) == 2
     assert len(steps.window(db, 2, 0).checkpoints) == 3

@@ -269,9 +269,9 @@ def test_two_beats_are_the_least(engine: Engine, store: Database) -> None:
 def requeue_after_a_beat(monkeypatch: pytest.MonkeyPatch) -> None:
     operation = requeue.requeue
 
-    def after_a_beat(db: Any, reason: OwnerHung | OwnerDead, now_us: int) -> Any:
+    def after_a_beat(db: Any, reason: OwnerHung | OwnerDead, *given: Any) -> Any:
         owners.beat(db, reason.owner, lambda: 1)
-        return operation(db, reason, now_us)
+        return operation(db, reason, *given)
 
     monkeypatch.setattr(requeue, "requeue", after_a_beat)
 

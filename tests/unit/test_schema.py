@@ -738,6 +738,9 @@ def test_views_for_readers_show_what_is_stored(db: apsw.Connection) -> None:
     labels = '{"a": "b"}'
     insert(db, "durably_runs", **FAILED | claimed | ended | {"labels": labels, "fence": 2})
     insert(db, "durably_steps", **STEP | {"step": (1 << 24) | 7})
+    insert(db, "durably_calls", run=1, name="a", fence=1, place=0, calls=2, notes="[]")
+    noted = '[{"n": 1}, {"n": 2}]'
+    insert(db, "durably_calls", run=1, name="a", fence=1, place=1, calls=1, notes=noted)
     insert(db, "durably_maps", **ENDED_MAP)
     insert(db, "durably_maps", **MAP | {"name": "open", "step": (1 << 24) | 6})
     insert(db, "durably_items", **ITEM | {"key": "k"})
@@ -750,8 +753,8 @@ def test_views_for_readers_show_what_is_stored(db: apsw.Connection) -> None:
     steps = db.execute("SELECT * FROM steps ORDER BY idx").fetchall()
     zero = f"{start}0.000Z"
     assert steps == [
-        ("R1", 5, "m", "completed", 1, zero, zero, None, None),
-        ("R1", 7, "a", "completed", 1, zero, zero, "1", None),
+        ("R1", 5, "m", "completed", 1, zero, zero, None, None, 1, "[]"),
+        ("R1", 7, "a", "completed", 1, zero, zero, "1", None, 4, '[{"n":1},{"n":2}]'),
     ]
     items = db.execute("SELECT * FROM items ORDER BY idx").fetchall()
     assert items == [
@@ -760,8 +763,8 @@ def test_views_for_readers_show_what_is_stored(db: apsw.Connection) -> None:
     ]
     attempts = db.execute("SELECT * FROM attempts ORDER BY started_at").fetchall()
     assert attempts == [
-        ("R1", 1, "died", "host", 1, zero, zero, None),
-        ("R1", 1, "failed", "here", 7, f"{start}2.500Z", f"{start}4.000Z", "{}"),
+        ("R1", 1, "died", "host", 1, zero, zero, None, None, None),
+        ("R1", 1, "failed", "here", 7, f"{start}2.500Z", f"{start}4.000Z", "{}", None, None),
     ]
 
 

@@ -134,7 +134,7 @@ def test_every_way_to_claim_says_who_executes(store: Database) -> None:
     assert next_one is not None
     assert next_one.id == waiting.id
     for row in (begun.row, next_one):
-        assert of(store, row) == [AttemptRow(1, "running", HERE, PID, 40, None, None)]
+        assert of(store, row) == [AttemptRow(1, "running", HERE, PID, 40, None, None, 0)]
     assert of(store, started[0].row) == [AttemptRow(1, "completed", HERE, PID, 40, 40, None)]
 
 

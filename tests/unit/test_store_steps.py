@@ -69,14 +69,16 @@ def test_step_that_did_not_complete_is_replaced_in_its_place(
     store.write(runs.retry, run.id, 40)
     (later,) = claim(store, given_owner(store))
     assert checkpoint(store, later, "a", 7, '"done"')
-    assert all_of(store, run) == [StepRow(2, "a", "completed", '"done"', None, 21, 22, 2)]
+    assert all_of(store, run) == [
+        StepRow(2, "a", "completed", '"done"', None, 21, 22, 2, attempts=2)
+    ]
 
 
 def test_failed_step_is_replaced_by_a_later_failure(store: Database, run: RunRow) -> None:
     """The newest error is the one that is kept."""
     fail(store, run, "a")
     assert store.write(steps.fail, run.run, 1, 0, "a", '"later"', 51, 52)
-    assert all_of(store, run) == [StepRow(0, "a", "failed", None, '"later"', 51, 52, 1)]
+    assert all_of(store, run) == [StepRow(0, "a", "failed", None, '"later"', 51, 52, 1, attempts=2)]
 
 
 @pytest.mark.parametrize("taken", ["completed", "failed"])

@@ -69,6 +69,18 @@ class SqliteCheckpoints(OnDatabase):
             steps.complete, run_pk, fence, index, name, output, started_at_us, completed_at_us
         )
 
+    def save_calls(self, *row: Any) -> bool:
+        """Store the result of a step whose function was called several times, or noted that."""
+        if not self.filing.refers(row[_STEP_OUTPUT]):
+            return self.database.write(steps.complete_calls, *row)
+        return self.filing.write(
+            steps.complete_calls,
+            [row[_STEP_OUTPUT]],
+            lambda stored: (*row[:_STEP_OUTPUT], *stored, *row[_STEP_OUTPUT + 1 :]),
+            lambda is_stored, _: [row[0] if is_stored else None],
+            part="step",
+        )
+
     def save_many(self, new: Sequence[tuple[Any, ...]]) -> list[bool]:
         """Store the result of each step; return for each whether it took effect."""
         if not any(self.filing.refers(row[_STEP_OUTPUT]) for row in new):

@@ -9,11 +9,14 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from durably.store.api import Checkpoints, Liveness
+from durably.store.calls import Left
 from durably.store.outcome import (
     Completed,
     Failed,
     NotExecuted,
     Outcome,
+    OwnerDead,
+    OwnerHung,
     RequeueReason,
     TriedAgain,
 )
@@ -37,6 +40,7 @@ from durably.store.sqlite.locks import owner_lock
 from durably.store.sqlite.locks.owner_lock import OwnerLock
 from durably.store.sqlite.sql import (
     attempts,
+    calls,
     claims,
     items,
     logs,
@@ -57,6 +61,7 @@ if TYPE_CHECKING:
     from durably.codec.parts import Files
     from durably.store.conditions import Condition, JobUsage, Sizes
     from durably.store.sqlite.database import Database
+    from durably.store.sqlite.locks.begun_steps import Begun
     from durably.store.sqlite.looking import LookedAt
 
 T = TypeVar("T")
@@ -174,6 +179,7 @@ class SqliteStore(ByHand):
         progress: str | None = None,
         keep_steps: bool = True,
         claim_next: Claim | None = None,
+        left: Left = Left(),  # noqa: B008 - it is a constant
     ) -> Ended:
         """Store how an execution has left its job, and claim the next run with it."""
         if isinstance(outcome, Completed) and self.filing.refers(outcome.output):
@@ -182,7 +188,7 @@ class SqliteStore(ByHand):
                 [outcome.output],
                 lambda stored: (
                     *(run_pk, fence, Completed(stored[0]), now_us, progress),
-                    *(keep_steps, claim_next),
+                    *(keep_steps, claim_next, left),
                 ),
                 lambda ended, _: [run_pk if ended.is_effective else None],
                 part="run",
@@ -190,21 +196,26 @@ class SqliteStore(ByHand):
             return self._dropped(ended, if_any=not keep_steps)
         leaving = run_pk, fence, outcome, now_us, progress
         if isinstance(outcome, Failed | TriedAgain) and outcome.is_inside:
-            return self.database.beat(settle.settle_and_claim, *leaving)
+            return self.database.beat(settle.settle_and_claim, *leaving, left=left)
         is_one = not isinstance(outcome, TriedAgain) and (
             keep_steps or not isinstance(outcome, Completed)
         )
-        if claim_next is None and is_one:
-            return Ended(self.database.write(settle.settle, *leaving), None)
-        ended = self.database.write(settle.settle_and_claim, *leaving, keep_steps, claim_next)
+        if claim_next is None and is_one and not left.calls:
+            return Ended(self.database.write(settle.settle, *leaving, left), None)
+        ended = self.database.write(settle.settle_and_claim, *leaving, keep_steps, claim_next, left)
         return self._dropped(ended, if_any=not keep_steps)
 
     def requeue(self, reason: RequeueReason, now_us: int) -> list[RunRow]:
         """Make running runs that nothing executes pending again; return those that are."""
-        is_one = isinstance(reason, NotExecuted)
-        write = self.database.beat if is_one else self.database.write
-        return write(requeueing.requeue, reason, now_us)
+        if isinstance(reason, NotExecuted):
+            return self.database.beat(requeueing.requeue, reason, now_us)
+        begun: Sequence[Begun] = ()
+        if isinstance(reason, OwnerDead | OwnerHung):
+            token = self.database.read(owner_rows.token_of, reason.owner)
+            begun = [] if token is None else owner_lock.begun_by(self.path, token)
+        return self.database.write(requeueing.requeue, reason, now_us, begun)
 
+    last_step_begun = reads(calls.last_begun)
     wake_due = writes(requeueing.wake_due)
     next_due_us = reads(requeueing.next_due_us)
     set_progress = writes(runs.set_progress)

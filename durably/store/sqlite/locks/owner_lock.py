@@ -28,6 +28,8 @@ from durably._platform.latch import Latch
 from durably.errors import DatabaseError
 from durably.store.api import Liveness
 from durably.store.sqlite.connection.sidefiles import give_to_owner, owner_path, owner_prefix
+from durably.store.sqlite.locks import begun_steps
+from durably.store.sqlite.locks.begun_steps import Begun, BegunSteps
 
 if sys.platform == "win32":
     import msvcrt
@@ -126,12 +128,14 @@ class OwnerLock(ForkParticipant):
     Attributes:
         token: the engine's token, as in its owner row.
         path: the lock file.
+        begun: notes in the file of the steps that are in progress.
     """
 
     def __init__(self, token: str, path: str, fd: int) -> None:
         """Use :meth:`acquire`."""
         self.token: Final = token
         self.path: Final = path
+        self.begun: Final = BegunSteps(path)
         self._fd = fd
         self._pid: Final = os.getpid()
 
@@ -244,6 +248,11 @@ def probe(database_path: str, token: str) -> Liveness:
             return Liveness.UNKNOWN
         finally:
             os.close(fd)
+
+
+def begun_by(database_path: str, token: str) -> list[Begun]:
+    """Return the steps that the owner *token* was inside of when it wrote last."""
+    return begun_steps.read(owner_path(database_path, token)) if is_id(token) else []
 
 
 def remove_lock(database_path: str, token: str) -> None:

@@ -13,9 +13,10 @@ from durably.codec.json_text import dump
 from durably.store import defects
 from durably.store.rows import AttemptRow, RunKey
 
-_COLUMNS: Final = "fence, attempt, {outcome}, host, pid, {started}, {ended}, error"
+_COLUMNS: Final = """
+    fence, attempt, {outcome}, host, pid, {started}, {ended}, error, {completed}, steps_reused"""
 _AS_BYTES: Final = """fence, attempt, CAST({outcome} AS BLOB), CAST(host AS BLOB), pid, {started},
-           {ended}, CAST(error AS BLOB)"""
+           {ended}, CAST(error AS BLOB), {completed}, steps_reused"""
 
 # The start of an execution that an earlier version has stored is known only of a run's first one.
 _OF_RUN: Final = """
@@ -27,12 +28,25 @@ _OF_RUN: Final = """
       AND NOT EXISTS (SELECT 1 FROM durably_attempts a
                       WHERE a.run = r.run AND a.fence = r.fence)
     ORDER BY 1"""
-_ATTEMPT: Final = {"outcome": "outcome", "started": "started_at_us", "ended": "ended_at_us"}
+_ATTEMPT: Final = {
+    "outcome": "outcome",
+    "started": "started_at_us",
+    "ended": "ended_at_us",
+    "completed": "steps_completed",
+}
 _RUN: Final = {
     "outcome": "status",
     "started": "coalesce(claimed_at_us, CASE attempt WHEN 1 THEN started_at_us END)",
     "ended": "completed_at_us",
+    # Of one in progress, as many as there are.
+    "completed": """CASE WHEN r.status <> 'running' THEN r.steps_completed
+         WHEN r.claimed_at_us IS NOT NULL THEN (SELECT count(*) FROM durably_steps s
+               WHERE s.step >= (r.run << 24) AND s.step < ((r.run + 1) << 24)
+                 AND s.status = 'completed' AND s.fence = r.fence)
+            + (SELECT count(*) FROM durably_maps m
+               WHERE m.run = r.run AND m.status = 'completed' AND m.fence = r.fence) END""",
 }
+
 
 OF_RUN: Final = _OF_RUN.format(
     of_attempt=_COLUMNS.format(**_ATTEMPT), of_run=_COLUMNS.format(**_RUN)

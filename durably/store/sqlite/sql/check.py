@@ -52,6 +52,7 @@ _OWN: Final = (
     "durably_maps",
     "durably_items",
     "durably_attempts",
+    "durably_calls",
     "durably_waits",
     "durably_blobs",
     "durably_dropped_blobs",
@@ -67,6 +68,7 @@ _REFERRING: Final = {
     "durably_logs": "durably_runs",
     "durably_maps": "durably_runs",
     "durably_attempts": "durably_runs",
+    "durably_calls": "durably_runs",
     "durably_waits": "durably_runs",
     "durably_blobs": "durably_runs",
 }

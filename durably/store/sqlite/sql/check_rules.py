@@ -45,7 +45,12 @@ RULES: Final[dict[str, str]] = {
     "an attempt contains text that is not UTF-8": """
         SELECT run, fence, bad AS in_column FROM (SELECT run, fence, undecodable(
             'outcome', CAST(outcome AS BLOB), 'host', CAST(host AS BLOB),
-            'error', CAST(error AS BLOB)) AS bad FROM durably_attempts)
+            'error', CAST(error AS BLOB), 'last_step', CAST(last_step AS BLOB)) AS bad
+            FROM durably_attempts)
+        WHERE bad IS NOT NULL""",
+    "a call of a step contains text that is not UTF-8": """
+        SELECT run, bad AS in_column FROM (SELECT run, undecodable(
+            'name', CAST(name AS BLOB), 'notes', CAST(notes AS BLOB)) AS bad FROM durably_calls)
         WHERE bad IS NOT NULL""",
     "a wait contains text that is not UTF-8": """
         SELECT run, bad AS in_column FROM (SELECT run, undecodable(
@@ -303,6 +308,10 @@ RULES: Final[dict[str, str]] = {
         SELECT r.id, s.name, s.attempt, r.attempt AS attempt_of_the_run
         FROM durably_steps s JOIN durably_runs r USING (run)
         WHERE s.attempt < 1 OR (s.attempt > r.attempt AND r.forked_from IS NULL)""",
+    "a call of a step has no run, or notes that are no array": """
+        SELECT run, name FROM durably_calls
+        WHERE run NOT IN (SELECT run FROM durably_runs) OR calls < 0
+           OR NOT CASE WHEN json_valid(notes) THEN json_type(notes) = 'array' ELSE 0 END""",
     "a wait has no run": """
         SELECT run, name FROM durably_waits WHERE run NOT IN (SELECT run FROM durably_runs)""",
     "a run waits for an answer that it has": """

@@ -14,6 +14,7 @@ _CLAIM: Final = f"""
     UPDATE durably_runs
     SET status = 'running', owner = :owner, attempt = attempt + 1 - keeps_attempt,
         keeps_attempt = 0, fence = max(fence, attempt) + 1,
+        steps_completed = NULL, steps_reused = NULL,
         origin = coalesce({queries.ORIGIN_OF.format(job="job_name")}, origin),
         started_at_us = coalesce(started_at_us, :now_us), heartbeat_at_us = :now_us,
         claimed_at_us = :now_us, host = :host, pid = :pid, updated_at_us = :now_us"""

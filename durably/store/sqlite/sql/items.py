@@ -30,26 +30,30 @@ _IS_CURRENT: Final = """
     EXISTS (SELECT 1 FROM durably_runs r
             WHERE r.run = :run AND r.fence = :fence AND r.status = 'running')"""
 
+# An execution of the run that stores something of a map is an attempt of it.
+_COUNTED: Final = "attempts = coalesce(attempts, 1) + (fence IS NOT :fence), fence = :fence"
+
 SAVE_COUNTS: Final = f"""
     UPDATE durably_maps
-    SET is_keyed = :is_keyed, done = :done, failed = :failed, reused = :reused, total = :total
+    SET is_keyed = :is_keyed, done = :done, failed = :failed, reused = :reused, total = :total,
+        {_COUNTED}
     WHERE run = :run AND name = :name AND {_IS_CURRENT}
     RETURNING map"""
 
-_END: Final = """
+_END: Final = f"""
     UPDATE durably_maps
     SET is_keyed = :is_keyed, done = :done, failed = :failed, reused = :reused, total = :total,
         status = :status, error = :error, started_at_us = :started_at_us,
         completed_at_us = :completed_at_us,
-        attempt = (SELECT r.attempt FROM durably_runs r WHERE r.run = :run)
-    WHERE run = :run AND name = :name AND {is_current}
+        attempt = (SELECT r.attempt FROM durably_runs r WHERE r.run = :run), {_COUNTED}
+    WHERE run = :run AND name = :name AND {{is_current}}
     RETURNING map"""
 
 _ADD: Final = """
     INSERT INTO durably_maps (run, step, name, is_keyed, status, error, attempt, started_at_us,
-                              completed_at_us, done, failed, reused, total)
+                              completed_at_us, done, failed, reused, total, attempts, fence)
     SELECT run, (run << 24) + :step_index, :name, :is_keyed, :status, :error, attempt,
-           :started_at_us, :completed_at_us, :done, :failed, :reused, :total
+           :started_at_us, :completed_at_us, :done, :failed, :reused, :total, 1, fence
     FROM durably_runs WHERE run = :run AND fence = :fence {is_running}
     RETURNING map"""
 
@@ -120,7 +124,8 @@ INDEXES: Final = "SELECT name, step & 0xFFFFFF FROM durably_maps WHERE run = :ru
 MAPS_OF_RUN: Final = """
     SELECT m.step & 0xFFFFFF, CAST(m.name AS BLOB), m.status,
            CASE m.status WHEN 'completed' THEN 'null' END, CAST(m.error AS BLOB), m.started_at_us,
-           m.completed_at_us, m.attempt, m.done, m.failed, m.reused, m.total
+           m.completed_at_us, m.attempt, m.done, m.failed, m.reused, m.total,
+           coalesce(m.attempts, 1)
     FROM durably_runs r JOIN durably_maps m USING (run)
     WHERE r.id = :id AND m.status IS NOT NULL"""
 
@@ -190,7 +195,8 @@ def maps_of_run(db: apsw.Connection, run_id: str) -> list[StepRow]:
     found = []
     rows: list[Any] = db.execute(MAPS_OF_RUN, {"id": run_id}).fetchall()
     for row in rows:
-        values, defect = defects.decoded(StepRow(*row[:8])._replace(counts=row[8:])._asdict())
+        step = StepRow._make((*row[:8], row[8:12], 0, row[12], None))
+        values, defect = defects.decoded(step._asdict())
         if defect is None:
             found.append(StepRow(**values))
         else:

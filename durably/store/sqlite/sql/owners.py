@@ -30,6 +30,8 @@ LIST: Final = """
            EXISTS (SELECT 1 FROM durably_runs r WHERE r.owner = o.owner) AS has_runs
     FROM durably_owners o"""
 
+WITH_NUMBER: Final = "SELECT token FROM durably_owners WHERE owner = :owner"
+
 REMOVE: Final = """
     DELETE FROM durably_owners
     WHERE owner = :owner AND NOT EXISTS (SELECT 1 FROM durably_runs WHERE owner = :owner)"""
@@ -91,3 +93,12 @@ def remove(db: apsw.Connection, owner: int) -> bool:
     """Delete the row of an owner that has no runs any more."""
     db.execute(REMOVE, {"owner": owner})
     return db.changes() > 0
+
+
+def token_of(db: apsw.Connection, owner: int) -> str | None:
+    """Return the token of an owner; ``None`` if it is no longer there."""
+    try:
+        token: str | None = db.execute(WITH_NUMBER, {"owner": owner}).get
+    except UnicodeDecodeError:
+        return None  # another program has written it
+    return token

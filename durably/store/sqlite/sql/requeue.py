@@ -1,5 +1,6 @@
 """Requeueing: running runs that nothing executes, and waiting runs, are pending again."""
 
+from collections.abc import Sequence
 from typing import Any, Final, Literal
 
 import apsw
@@ -17,8 +18,9 @@ from durably.store.outcome import (
     RequeueReason,
 )
 from durably.store.rows import RunKey, RunRow
+from durably.store.sqlite.locks.begun_steps import Begun
 from durably.store.sqlite.locks.owner_lock import current_boot_id
-from durably.store.sqlite.sql import attempts, items, queries, unsound
+from durably.store.sqlite.sql import attempts, calls, items, queries, unsound
 from durably.store.sqlite.sql.settle import settle
 
 # So many runs are woken in one transaction.
@@ -97,8 +99,14 @@ WAKE: Final = f"""
     WHERE run = :run AND (status = 'waiting' OR (status = 'pending' AND run_at_us IS NOT NULL))"""
 
 
-def requeue(db: apsw.Connection, reason: RequeueReason, now_us: int) -> list[RunRow]:
-    """Make running runs pending again; return those that are."""
+def requeue(
+    db: apsw.Connection, reason: RequeueReason, now_us: int, begun: Sequence[Begun] = ()
+) -> list[RunRow]:
+    """Make running runs pending again; return those that are.
+
+    Args:
+        begun: the steps that the owner was inside of, the newest last.
+    """
     if isinstance(reason, NotExecuted):
         is_effective = settle(db, reason.run_pk, reason.fence, Interrupted(), now_us)
         return [queries.by_number(db, reason.run_pk)] if is_effective else []
@@ -111,6 +119,9 @@ def requeue(db: apsw.Connection, reason: RequeueReason, now_us: int) -> list[Run
     if recovered and isinstance(reason, OwnerHung | OwnerDead):
         outcome: Literal["died", "hung"] = "died" if isinstance(reason, OwnerDead) else "hung"
         attempts.set_outcome(db, [row.run for row in recovered], outcome)
+        for row in recovered:
+            mine = [each.calls for each in begun if each[:2] == (row.run, row.fence)]
+            calls.note_left(db, row.run, row.fence, mine)
     if most is not None:
         recovered = [_failed_if_dead(db, row, most, now_us) for row in recovered]
     if isinstance(reason, OwnerDead | OwnerElsewhere):
@@ -131,12 +142,13 @@ def _failed_if_dead(db: apsw.Connection, row: RunRow, most: int, now_us: int) ->
     """Fail a run that was put back if its process has died *most* times; return it as it is."""
     if row.deaths < most:
         return row
-    step = db.execute(LAST_STEP, {"run": row.run}).get
+    begun = calls.last_begun(db, row.id)
+    step = db.execute(LAST_STEP, {"run": row.run}).get if begun is None else None
     executed: list[Any] = db.execute(EXECUTED_BY, {"run": row.run}).fetchall()
     host, pid, seen_us = executed[0]
     error = {
         "type": "durably.errors.WorkerDiedError",
-        "message": said_of_deaths(row.deaths, step, host, pid, seen_us),
+        "message": said_of_deaths(row.deaths, begun, step, host, pid, seen_us),
         "traceback": "",
         "failed_step": None,
     }
@@ -145,15 +157,22 @@ def _failed_if_dead(db: apsw.Connection, row: RunRow, most: int, now_us: int) ->
 
 
 def said_of_deaths(
-    deaths: int, step: str | None, host: str | None, pid: int | None, seen_us: int | None
+    deaths: int,
+    begun: str | None,
+    step: str | None,
+    host: str | None,
+    pid: int | None,
+    seen_us: int | None,
 ) -> str:
     """Return the message of a run that is failed because it kills its process.
 
     Args:
-        step: the last one that was completed.
+        begun: the last step that was begun, if that is known.
+        step: the last one that was completed, if not.
     """
     times = "once" if deaths == 1 else f"{deaths} times"
-    where = f"; the last step completed was {step!r:.80}" if step is not None else ""
+    where = "" if step is None else f"; the last step completed was {step!r:.80}"
+    where = where if begun is None else f"; the last step begun was {begun!r:.80}"
     who = f"host {host}, pid {pid}" if host is not None else "host unknown"
     seen = "" if seen_us is None else f", last seen {to_datetime(seen_us):%Y-%m-%d %H:%M:%S} UTC"
     return (

@@ -6,6 +6,7 @@ import apsw
 
 from durably.codec.json_text import dump
 from durably.models import ErrorInfo, stored_error
+from durably.store.calls import Left
 from durably.store.outcome import (
     Completed,
     Failed,
@@ -17,12 +18,15 @@ from durably.store.outcome import (
 )
 from durably.store.rows import Claim, Ended, RunKey
 from durably.store.sqlite.connection.write_request import single_statement
-from durably.store.sqlite.sql import attempts, blobs, claims, queries
+from durably.store.sqlite.sql import attempts, blobs, calls, claims, queries
 
-COMPLETE: Final = """
+# What the execution did, as far as its own process knows.
+_COUNTS: Final = "steps_completed = :completed, steps_reused = :reused"
+
+COMPLETE: Final = f"""
     UPDATE durably_runs
     SET status = 'completed', owner = NULL, output = :output,
-        progress = coalesce(:progress, progress), completed_at_us = :now_us,
+        progress = coalesce(:progress, progress), {_COUNTS}, completed_at_us = :now_us,
         updated_at_us = :now_us
     WHERE run = :run AND status = 'running' AND fence = :fence"""
 
@@ -32,7 +36,7 @@ _OWNER: Final = "CASE WHEN :is_inside THEN owner END"
 FAIL: Final = f"""
     UPDATE durably_runs
     SET status = 'failed', owner = {_OWNER}, error = :error, failures = failures + 1,
-        progress = coalesce(:progress, progress), completed_at_us = :now_us,
+        progress = coalesce(:progress, progress), {_COUNTS}, completed_at_us = :now_us,
         updated_at_us = :now_us
     WHERE run = :run AND status = 'running' AND fence = :fence"""
 
@@ -41,28 +45,28 @@ TRY_AGAIN: Final = f"""
     UPDATE durably_runs
     SET status = 'pending', owner = {_OWNER}, failures = failures + :is_failure,
         keeps_attempt = NOT :is_failure, run_at_us = :run_at_us,
-        progress = coalesce(:progress, progress), updated_at_us = :now_us,
+        progress = coalesce(:progress, progress), {_COUNTS}, updated_at_us = :now_us,
         {queries.ORIGIN_IF_BEGUN}
     WHERE run = :run AND status = 'running' AND fence = :fence"""
 
 # A run that has not failed goes on with its attempt.
 INTERRUPT: Final = f"""
     UPDATE durably_runs
-    SET status = 'pending', owner = NULL, progress = coalesce(:progress, progress),
+    SET status = 'pending', owner = NULL, progress = coalesce(:progress, progress), {_COUNTS},
         keeps_attempt = 1, updated_at_us = :now_us, {queries.ORIGIN_IF_BEGUN}
     WHERE run = :run AND status = 'running' AND fence = :fence"""
 
 SUSPEND: Final = f"""
     UPDATE durably_runs
-    SET status = 'waiting', owner = NULL, progress = coalesce(:progress, progress),
+    SET status = 'waiting', owner = NULL, progress = coalesce(:progress, progress), {_COUNTS},
         keeps_attempt = 1, waits_for = :waits_for, wait_name = :name, run_at_us = :until_us,
         waits_for_run = :awaited_pk, updated_at_us = :now_us, {queries.ORIGIN_IF_BEGUN}
     WHERE run = :run AND status = 'running' AND fence = :fence"""
 
 # A job that was cancelled, or whose time was over, has left its last step: the key it held is free.
 # The run may have been retried meanwhile, and is then pending with its old owner.
-RELEASE: Final = """
-    UPDATE durably_runs SET owner = NULL, updated_at_us = :now_us
+RELEASE: Final = f"""
+    UPDATE durably_runs SET owner = NULL, updated_at_us = :now_us, {_COUNTS}
     WHERE run = :run AND owner IS NOT NULL AND fence = :fence
       AND status IN ('cancelled', 'failed', 'pending')"""
 
@@ -82,13 +86,22 @@ def settle(
     outcome: Outcome,
     now_us: int,
     progress: str | None = None,
+    left: Left = Left(),  # noqa: B008 - it is a constant
 ) -> bool:
     """Store how an execution has left its job; return whether that took effect.
 
-    ``settle_and_claim`` also stores how an execution has ended whose run is tried again.
+    ``settle_and_claim`` also stores the calls that are left, and how an execution has ended whose
+    run is tried again.
     """
     statement, more = _settling(outcome)
-    bindings = {"run": run_pk, "fence": fence, "now_us": now_us, "progress": progress}
+    bindings = {
+        "run": run_pk,
+        "fence": fence,
+        "now_us": now_us,
+        "progress": progress,
+        "completed": left.steps_completed,
+        "reused": left.steps_reused,
+    }
     db.execute(statement, bindings | more)
     return db.changes() > 0
 
@@ -132,15 +145,20 @@ def settle_and_claim(
     progress: str | None = None,
     keep_steps: bool = True,  # noqa: FBT001, FBT002 - operations take arguments by position
     claim_next: Claim | None = None,
+    left: Left = Left(),  # noqa: B008 - it is a constant
 ) -> Ended:
     """``settle``, and ``claim`` the next run in the same transaction."""
-    is_effective = settle(db, run_pk, fence, outcome, now_us, progress)
+    is_effective = settle(db, run_pk, fence, outcome, now_us, progress, left)
     if is_effective and isinstance(outcome, TriedAgain):
         error = _stored(outcome.error, outcome.step) if outcome.is_failure else None
         attempts.set_end(db, run_pk, fence, "suspended" if error is None else "failed", error)
+    if is_effective:
+        for each in left.calls:
+            calls.add(db, run_pk, fence, each.name, each.calls, each.notes)
     if is_effective and isinstance(outcome, Completed) and not keep_steps:
         db.execute(DELETE_STEPS, {"run": run_pk})
         db.execute(DELETE_MAPS, {"run": run_pk})
+        db.execute(calls.DELETE, {"run": run_pk})
         db.execute(blobs.OF_STEPS, {"run": run_pk})
     claimed = claims.claim(db, claim_next) if claim_next is not None else []
     return Ended(is_effective, claimed[0] if claimed else None)

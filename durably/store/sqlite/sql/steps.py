@@ -11,8 +11,8 @@ from durably.errors import DatabaseError
 from durably.store import defects
 from durably.store.bounds import MOST_STEPS
 from durably.store.rows import Checkpoint, RunKey, StepRow, Window
-from durably.store.sqlite.connection.write_request import merged_by, single_statement
-from durably.store.sqlite.sql import items
+from durably.store.sqlite.connection.write_request import merged_by
+from durably.store.sqlite.sql import calls, items
 
 INDEX_BITS: Final = 24
 
@@ -26,29 +26,31 @@ WINDOW_CHARS: Final = 8 * 1024 * 1024
 # over an earlier step.
 _STORE: Final = """
     INSERT INTO durably_steps
-        (step, run, name, status, output, error, attempt, started_at_us, completed_at_us)
+        (step, run, name, status, output, error, attempt, started_at_us, completed_at_us,
+         attempts, fence)
     {source}
     ON CONFLICT {target} DO UPDATE SET
         status = excluded.status, output = excluded.output, error = excluded.error,
         attempt = excluded.attempt, started_at_us = excluded.started_at_us,
-        completed_at_us = excluded.completed_at_us {condition}"""
+        completed_at_us = excluded.completed_at_us, fence = excluded.fence,
+        attempts = coalesce(durably_steps.attempts, 1) + excluded.attempts {condition}"""
 _UNLESS_COMPLETED: Final = """
     WHERE durably_steps.status <> 'completed' AND durably_steps.name = excluded.name"""
 _ONE: Final = """
-    SELECT (run << 24) + ?3, run, ?4, ?5, ?6, ?7, attempt, ?8, ?9
+    SELECT (run << 24) + ?3, run, ?4, ?5, ?6, ?7, attempt, ?8, ?9, {calls}, fence
     FROM durably_runs WHERE run = ?1 AND fence = ?2{condition}"""
 # All or nothing: a step that could not be stored alone (its claim is not the current one, it is
 # completed, its index is another step's) breaks a constraint of the schema here.
 _SEVERAL: Final = """
     SELECT (r.run << 24) + new.column3, r.run, new.column4, 'completed', new.column5, NULL,
-           r.attempt, new.column6, new.column7
+           r.attempt, new.column6, new.column7, 1, r.fence
     FROM (VALUES {rows}) AS new LEFT JOIN durably_runs r
       ON r.run = new.column1 AND r.fence = new.column2 AND r.status = 'running'
     WHERE true"""
 
 
-def _store_one(condition: str) -> str:
-    source = _ONE.format(condition=condition)
+def _store_one(condition: str, calls: str = "1") -> str:
+    source = _ONE.format(condition=condition, calls=calls)
     return _STORE.format(source=source, target="", condition=_UNLESS_COMPLETED)
 
 
@@ -60,7 +62,9 @@ def store_several(several: int) -> str:
 
 
 STORE: Final = _store_one(" AND status = 'running'")
-STORE_CANCELLED: Final = _store_one("")
+# A step whose function was called several times, or has noted something.
+STORE_CALLS: Final = _store_one(" AND status = 'running'", "?10")
+STORE_CANCELLED: Final = _store_one("", "?10")
 
 FIND: Final = """
     SELECT step & 0xFFFFFF, output, name FROM durably_steps
@@ -76,10 +80,12 @@ HIGHEST: Final = """
 ID_OF: Final = "SELECT id FROM durably_runs WHERE run = :run"
 
 _COLUMNS: Final = """s.step & 0xFFFFFF, s.name, s.status, s.output, s.error,
-           s.started_at_us, s.completed_at_us, s.attempt, NULL, s.is_manual"""
+           s.started_at_us, s.completed_at_us, s.attempt, NULL, s.is_manual,
+           coalesce(s.attempts, 1)"""
 _AS_BYTES: Final = """s.step & 0xFFFFFF, CAST(s.name AS BLOB), CAST(s.status AS BLOB),
            CAST(s.output AS BLOB), CAST(s.error AS BLOB), s.started_at_us, s.completed_at_us,
-           s.attempt, NULL, s.is_manual"""
+           s.attempt, NULL, s.is_manual,
+           coalesce(s.attempts, 1)"""
 
 OF_RUN: Final = f"""
     SELECT {_COLUMNS}
@@ -118,7 +124,23 @@ def complete(
     return db.changes() > 0
 
 
-@single_statement
+def complete_calls(
+    db: apsw.Connection,
+    run_pk: RunKey,
+    fence: int,
+    index: int,
+    name: str,
+    output: str,
+    started_at_us: int,
+    completed_at_us: int,
+    count: int,
+    notes: str,
+) -> bool:
+    """``complete`` a step whose function was called *count* times, or with *notes*."""
+    end = ("completed", output, None, started_at_us, completed_at_us)
+    return _store_calls(db, STORE_CALLS, (run_pk, fence, index, name, *end), count, notes)
+
+
 def fail(
     db: apsw.Connection,
     run_pk: RunKey,
@@ -128,15 +150,14 @@ def fail(
     error: str,
     started_at_us: int,
     completed_at_us: int,
+    count: int = 1,
+    notes: str = "[]",
 ) -> bool:
     """Store that a step failed; return ``False`` if this claim is no longer the current one."""
-    db.execute(
-        STORE, (run_pk, fence, index, name, "failed", None, error, started_at_us, completed_at_us)
-    )
-    return db.changes() > 0
+    end = ("failed", None, error, started_at_us, completed_at_us)
+    return _store_calls(db, STORE_CALLS, (run_pk, fence, index, name, *end), count, notes)
 
 
-@single_statement
 def cancel(
     db: apsw.Connection,
     run_pk: RunKey,
@@ -145,13 +166,25 @@ def cancel(
     name: str,
     started_at_us: int,
     completed_at_us: int,
+    count: int = 1,
+    notes: str = "[]",
 ) -> bool:
     """Store that a step ended too late; return ``False`` if there was a later claim."""
-    db.execute(
-        STORE_CANCELLED,
-        (run_pk, fence, index, name, "cancelled", None, None, started_at_us, completed_at_us),
-    )
-    return db.changes() > 0
+    end = ("cancelled", None, None, started_at_us, completed_at_us)
+    if calls.are_known(db, run_pk, fence, name):
+        count = 0  # whoever has taken this process for dead has counted them
+    return _store_calls(db, STORE_CANCELLED, (run_pk, fence, index, name, *end), count, notes)
+
+
+def _store_calls(
+    db: apsw.Connection, statement: str, row: tuple[Any, ...], count: int, notes: str
+) -> bool:
+    db.execute(statement, (*row, count))
+    is_stored = db.changes() > 0
+    if is_stored and notes != "[]":
+        run_pk, fence, _, name, *_ = row
+        calls.add(db, run_pk, fence, name, 0, notes)
+    return is_stored
 
 
 def find(db: apsw.Connection, run_pk: RunKey, name: str) -> Checkpoint | None:
@@ -207,7 +240,8 @@ def of_run(db: apsw.Connection, run_id: str) -> list[StepRow]:
     """
     rows = _steps_of_run(db, run_id)
     maps = items.maps_of_run(db, run_id)
-    return sorted([*rows, *maps], key=lambda row: row.step_index) if maps else rows
+    found = sorted([*rows, *maps], key=lambda row: row.step_index) if maps else rows
+    return calls.counted(db, run_id, found)
 
 
 def _steps_of_run(db: apsw.Connection, run_id: str) -> list[StepRow]:

@@ -18,6 +18,7 @@ CLAIM_UNSOUND: Final = """
     UPDATE durably_runs
     SET status = 'running', owner = :owner, attempt = attempt + 1 - keeps_attempt,
         keeps_attempt = 0, fence = max(fence, attempt) + 1, output = NULL, error = NULL,
+        steps_completed = NULL, steps_reused = NULL,
         completed_at_us = NULL, started_at_us = coalesce(started_at_us, :now_us),
         heartbeat_at_us = :now_us, claimed_at_us = :now_us, host = :host, pid = :pid,
         updated_at_us = :now_us

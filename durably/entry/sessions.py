@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Self, Unpack
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, Unpack
 
 from durably._platform.clock import Clock
 from durably._platform.interactive import again, is_interactive, is_ipython
@@ -18,6 +17,7 @@ from durably.client import said
 from durably.client.arguments import checked_key, checked_labels
 from durably.client.patience import Patience
 from durably.entry.engine import EngineOptions
+from durably.entry.open_sessions import OpenHere, hand_over, open_here, patience_with
 from durably.errors import (
     ConflictError,
     DatabaseError,
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-not-found,import-untyped,unused-ignore]  # optional
 
     from durably.entry.wiring import Parts
-    from durably.store.rows import Beginning
     from durably.worker.sessions import OpenSession
 
 log = logging.getLogger("durably")
@@ -79,7 +78,7 @@ class Session(StepContext, Shown):
         self._closed: Run[None, None] | None = None
         run.on_interrupt = self._interrupted
         self._live = LiveSession(parts.displays, run, show, is_map=is_map)
-        _open[run.id] = _Open(
+        open_here[run.id] = OpenHere(
             sessions.path, row.job_name, row.idempotency_key, run.pid, self._hand_over
         )
 
@@ -231,7 +230,7 @@ class Session(StepContext, Shown):
             is_left = how()
             self._keep_run()
         finally:
-            _open.pop(self.run_id, None)
+            open_here.pop(self.run_id, None)
             self._live.end(self._closed, exc)
             self._parts.shutdown.close()
         return is_left
@@ -259,20 +258,6 @@ class Session(StepContext, Shown):
                 self.job_name,
                 run.status,
             )
-
-
-class _Open(NamedTuple):
-    """A session that is open in the process with that id: this one, or one that has forked it."""
-
-    path: str
-    name: str
-    key: str | None
-    pid: int
-    hand_over: Callable[[], None]
-
-
-# By the id of the run.
-_open: Final[dict[str, _Open]] = {}
 
 
 @entered
@@ -366,9 +351,9 @@ def open_session(
     try:
         sessions = parts.supervisor.sessions
         if fresh and is_interactive():
-            _hand_over(_Open(sessions.path, name, given[0], os.getpid(), lambda: None))
+            hand_over(OpenHere(sessions.path, name, given[0], os.getpid(), lambda: None))
         opened = sessions.open(
-            name, *given, is_fresh=fresh, on_taken=lambda taken: _patience_with(taken, patience)
+            name, *given, is_fresh=fresh, on_taken=lambda taken: patience_with(taken, patience)
         )
         made = Session(parts, opened, show, is_map=is_map)
         made._live.begin()  # noqa: SLF001 - private to users alone
@@ -379,34 +364,3 @@ def open_session(
         parts.shutdown.close()
         raise
     return made
-
-
-def _hand_over(wanted: _Open) -> None:
-    """Make the object that has the session open in this process leave it, if there is one."""
-    for each in tuple(_open.values()):
-        if each[:4] == wanted[:4]:
-            each.hand_over()
-
-
-def _patience_with(taken: Beginning, patience: Patience) -> float:
-    """Return for how many seconds to wait for a session that is open.
-
-    Raises:
-        ConflictError: it is not to be waited for.
-    """
-    name = taken.row.job_name
-    here = _open.get(taken.row.id)
-    if here is not None and here.pid == os.getpid():
-        if is_interactive():
-            here.hand_over()
-            return 0.0
-        raise ConflictError(
-            f"session {name!r} is open in this process already; use the object that has it, or "
-            "close it first"
-        )
-    if patience.is_over():
-        raise ConflictError(
-            f"session {said.where(taken)}; close it there, or wait for that with timeout="
-        )
-    left_s = patience.left()
-    return math.inf if left_s is None else left_s

@@ -15,7 +15,7 @@ from invariants import check
 
 import durably
 from durably import Durably
-from durably.entry.sessions import _open
+from durably.entry.open_sessions import open_here
 
 # Each costs an engine's life.
 SAMPLE = 8
@@ -146,7 +146,7 @@ def test_a_session_can_be_opened_again(tmp_path: Path, seed: int) -> None:
         ctrl_c = ctrl_c_at(point)
         ctrl_c.during(lambda path=path: session(path))
         # Between its opening and the block nobody has it, until the interpreter ends.
-        for lost in tuple(_open.values()):
+        for lost in tuple(open_here.values()):
             lost.hand_over()
         assert names_of_threads() == [], ctrl_c.where
         with durably.session("work", path) as step:

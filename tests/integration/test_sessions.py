@@ -20,7 +20,7 @@ from invariants import check
 
 import durably
 from durably import RunStatus
-from durably.entry.sessions import _open
+from durably.entry.open_sessions import open_here
 
 
 @pytest.fixture
@@ -31,8 +31,8 @@ def db(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _no_session_is_left() -> Any:
     yield
-    left = [each.name for each in _open.values()]
-    for each in tuple(_open.values()):
+    left = [each.name for each in open_here.values()]
+    for each in tuple(open_here.values()):
         each.hand_over()
     assert not left
 

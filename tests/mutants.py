@@ -904,8 +904,8 @@ PACKAGE: Final[dict[str, Mutant]] = {
         [
             Source(
                 "store/sqlite/sql/requeue.py",
-                "goes_last=isinstance(reason, OwnerDead)",
-                "goes_last=False",
+                "goes_last = isinstance(reason, OwnerDead | OwnerElsewhere)",
+                "goes_last = False",
             )
         ],
     ),

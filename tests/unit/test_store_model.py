@@ -60,7 +60,9 @@ def test_mutant_of_the_store_is_caught(
             monkeypatch.setattr(change.module, change.name, mutated)
         else:
             scripts = change.applied(scripts)
+    made = schema.schemas(tuple(scripts))[-1]
     monkeypatch.setattr(schema, "migrations", lambda: scripts)
+    monkeypatch.setattr(schema, "newest", lambda: made)
     # What is noticed is the promise that is gone, not a database that cannot be opened.
     Database(tmp_path / "mutant.db").close()
     with pytest.raises(NOTICED):

@@ -5,11 +5,10 @@ from __future__ import annotations
 import click
 
 from durably._platform.displayable import displayable
-from durably.cli.changing import file_of, say_how_to_go_on
+from durably.cli.changing import executed_by, file_of, say_how_to_go_on
 from durably.cli.payloads import json_of
 from durably.cli.shell import find, name_of, run_argument, shell, short_id, verb
 from durably.client.arguments import AnyRun
-from durably.models import RunKind
 
 _FROM = click.option(
     "--from",
@@ -38,7 +37,7 @@ def redo(*, run: str, from_step: str | None, only: str | None) -> None:
         pending = app.redo(found, from_step=from_step, only=only)
     finally:
         app.close()
-    shell().say(f"pending again, {_kept(pending)} kept. {_executed_by(pending)}")
+    shell().say(f"pending again, {_kept(pending)} kept. {executed_by(pending)}")
     if pending.kind == "job":
         say_how_to_go_on([file_of(found)])
 
@@ -69,7 +68,7 @@ def fork(*, run: str, payload: str | None, from_step: str | None, key: str | Non
         app.close()
     shell().say(
         f"{short_id(forked)} is a new run of {name_of(found)} with {_kept(forked)}. "
-        f"{_executed_by(forked)}"
+        f"{executed_by(forked)}"
     )
     if forked.kind == "job":
         say_how_to_go_on([file_of(found)])
@@ -104,13 +103,3 @@ def set_result(*, run: str, step: str, value: str) -> None:
 def _kept(run: AnyRun) -> str:
     count = run.completed_steps
     return f"{count} completed {'step' if count == 1 else 'steps'}"
-
-
-_WHO: dict[RunKind, str] = {
-    "job": "It is executed by the next process that knows {name!r}.",
-    "session": "It is executed by the program that opens the session {name!r}.",
-}
-
-
-def _executed_by(run: AnyRun) -> str:
-    return _WHO[run.kind].format(name=displayable(run.job_name))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from datetime import datetime
 from typing import Final
 
@@ -19,7 +19,7 @@ from durably.cli.times import Instant
 from durably.client.arguments import AnyRun
 from durably.entry.engine import Durably
 from durably.errors import ConflictError, NotFoundError
-from durably.models import RunStatus
+from durably.models import RunKind, RunStatus
 
 # How many runs one transaction of a purge deletes: others write between two of them.
 _AT_ONCE: Final = 500
@@ -67,7 +67,8 @@ def _retry_all(names: tuple[str, ...]) -> int:
     files: dict[str, None] = {}
 
     def put_back(app: Durably, run: AnyRun) -> str:
-        files[file_of(run)] = None
+        if run.kind == "job":
+            files[file_of(run)] = None
         return _retry(app, run)
 
     status = _each(names, put_back)
@@ -75,8 +76,10 @@ def _retry_all(names: tuple[str, ...]) -> int:
     return status
 
 
-def say_how_to_go_on(files: Iterable[str]) -> None:
-    """Say what executes the runs of these scripts, where no process does."""
+def say_how_to_go_on(files: Collection[str]) -> None:
+    """Say what executes the runs of these scripts, if there are any, where no process does."""
+    if not files:
+        return
     with shell().look() as look:
         is_any = look.is_any_executing()
     if not is_any:
@@ -90,17 +93,26 @@ def file_of(run: AnyRun) -> str:
     found = _SCRIPT.match(frames[0]) if frames else None
     file = "FILE" if found is None else found[1]
     # A module of a package cannot be imported by its file.
-    is_script = os.path.isfile(file) and not os.path.exists(os.path.join(file, "../__init__.py"))
-    return file if is_script else "FILE"
+    of_package = os.path.exists(os.path.join(os.path.dirname(file), "__init__.py"))
+    return file if os.path.isfile(file) and not of_package else "FILE"
 
 
 def _retry(app: Durably, run: AnyRun) -> str:
     again = app.retry(run)
     kept = again.completed_steps
-    return (
-        f"pending again, {kept} completed {'step' if kept == 1 else 'steps'} kept. It is executed "
-        f"by the next process that knows {displayable(again.job_name)!r}."
-    )
+    steps = "step" if kept == 1 else "steps"
+    return f"pending again, {kept} completed {steps} kept. {executed_by(again)}"
+
+
+_WHO: Final[dict[RunKind, str]] = {
+    "job": "It is executed by the next process that knows {name!r}.",
+    "session": "It is executed by the program that opens the session {name!r}.",
+}
+
+
+def executed_by(run: AnyRun) -> str:
+    """Return what executes a pending run, as a sentence."""
+    return _WHO[run.kind].format(name=displayable(run.job_name))
 
 
 @verb()

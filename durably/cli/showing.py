@@ -221,9 +221,12 @@ def _next(
 ) -> Iterator[tuple[str, str]]:
     """Yield the commands that may help next, each with what it does."""
     name = short_id(run)
-    if run.status in (RunStatus.FAILED, RunStatus.CANCELLED) and run.kind == "job":
-        failed = next((step.name for step in steps if step.status == "failed"), None)
-        where = "" if failed is None else f" from step {displayable(failed, 40)!r}"
+    has_stopped = run.status in (RunStatus.FAILED, RunStatus.CANCELLED)
+    failed = next((step.name for step in steps if step.status == "failed"), None)
+    where = "" if failed is None else f" from step {displayable(failed, 40)!r}"
+    if has_stopped and run.kind == "session":
+        yield "start its program again", f"go on{where}"
+    elif has_stopped:
         yield shell.again(f"retry {name}"), f"go on{where}"
         first = next((step.name for step in steps if step.status == "completed"), None)
         if first is not None:

@@ -34,6 +34,7 @@ Kind = Literal[
     "disk space",
     "large log",
     "free space",
+    "large results",
     "dead process",
     "hung process",
     "lock file",
@@ -116,6 +117,15 @@ def _sizes(condition: Condition) -> Iterator[Finding]:
             f"{_megabytes(sizes.free_bytes)} of {_megabytes(sizes.file_bytes)} of the file are "
             "free: runs were deleted",
             "durably vacuum returns it to the system; otherwise later runs use it",
+        )
+    if condition.lost_files:
+        is_one = condition.lost_files == 1
+        yield Finding(
+            "large results",
+            f"{condition.lost_files:,} {'file' if is_one else 'files'} beside the database, with "
+            f"{_megabytes(condition.lost_bytes)}, {'is' if is_one else 'are'} of no run: a "
+            "process has died before it stored what refers to them",
+            "the next engine that executes runs removes them within minutes",
         )
 
 

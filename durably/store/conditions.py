@@ -88,6 +88,8 @@ class Condition(NamedTuple):
         newest_time_us: the newest time at which anything happened to a run.
         file_mode: the permissions of the file, if other users may read or write it.
         folder_mode: the permissions of the folder, if other users may replace files in it.
+        lost_files: how many files of large results no run refers to, for over an hour.
+        lost_bytes: their bytes.
     """
 
     path: str
@@ -104,3 +106,5 @@ class Condition(NamedTuple):
     newest_time_us: int | None
     file_mode: int | None
     folder_mode: int | None
+    lost_files: int = 0
+    lost_bytes: int = 0

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import apsw
@@ -308,6 +309,15 @@ def test_the_name_of_a_job_or_a_session_is_no_run(path: Path, tmp_path: Path) ->
     said = refused(copy, "show", "churn").splitlines()
     assert said[0] == "'churn' is a session and not a run; name one by its id:"
     assert [line.split()[1:] for line in said[1:]] == [["completed", "churn"]]
+    with suppress(ZeroDivisionError), durably.session("fails", copy) as step:
+        step.run("two", divided, 0)
+    (failed,) = objects(copy, "ls", "--job", "fails")
+    shown = printed(copy, "show", failed["id"])
+    assert shown.endswith("\n  start its program again  go on from step 'two'\n")
+    assert printed(copy, "retry", failed["id"]) == (
+        "pending again, 0 completed steps kept. It is executed by the program that opens the "
+        "session 'fails'.\n"
+    )
     ids = [run["id"] for run in objects(copy, "ls", "--job", "import")]
     said = refused(copy, "retry", "import").splitlines()
     assert said[0] == "'import' is a job and not a run; name one by its id:"

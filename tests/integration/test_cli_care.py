@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sqlite3
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -120,6 +122,15 @@ def test_doctor(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with durably.Durably(path) as app:
         app.purge_runs(older_than=0)
     assert printed(path, "doctor") == ""
+    folder = Path(f"{path}.blobs")
+    folder.mkdir(exist_ok=True)
+    for name, age_s in (("a" * 64, 7200), ("b" * 64, 0), ("theirs", 7200)):
+        file = folder / name
+        file.write_bytes(b"x" * 3_000_000)
+        os.utime(file, (time.time() - age_s,) * 2)
+    what, _ = printed(path, "doctor", status=1).splitlines()
+    assert what.startswith("large results: 1 file beside the database, with 3 MB, is of no run")
+    shutil.rmtree(folder)
     (facts,) = printed(path, "doctor", "-v").splitlines()
     assert re.search(
         r"x\.db \d+ kB   log .*   0 processes executing   schema \d+, SQLite 3\.", facts

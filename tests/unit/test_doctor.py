@@ -89,6 +89,8 @@ def test_what_is_usual_is_not_found(healthy: dict[str, Any]) -> None:
         ),
         ({"sizes": Sizes(10**7, 10**8, 0), "wal_readers": []}, "large log", "has 100 MB"),
         ({"sizes": Sizes(10**8, 0, 6 * 10**7)}, "free space", "60 MB of 100 MB"),
+        ({"lost_files": 2, "lost_bytes": 3_000_000}, "large results", "2 files beside"),
+        ({"lost_files": 1, "lost_bytes": 10}, "large results", ", is of no run"),
         ({"owners": [DEAD]}, "dead process", "process 7 has died with 2 running runs"),
         (
             {"owners": [ALIVE._replace(is_stopped=True, runs=1)]},

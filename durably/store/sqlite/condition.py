@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import stat
 import sys
+import time
 from typing import Final, Literal
 
 import apsw
 
 from durably.store.api import Liveness
 from durably.store.conditions import Condition, OwnerState, Sizes
+from durably.store.sqlite.blobs.folder import BlobFolder
 from durably.store.sqlite.connection.files import size_of
 from durably.store.sqlite.connection.filesystem import (
     file_system_of,
@@ -32,12 +34,19 @@ def sizes_of(database: ReadFile) -> Sizes:
     return Sizes(file_bytes, size_of(f"{database.path}-wal"), free_bytes, blob_bytes)
 
 
-def condition_of(database: ReadFile, most_failures: int) -> Condition:
-    """Return the condition of the database, with so many kinds of failures."""
+def condition_of(database: ReadFile, folder: BlobFolder, most_failures: int) -> Condition:
+    """Return the condition of the database, with so many kinds of failures.
+
+    Args:
+        folder: that of its large results.
+    """
     import shutil  # noqa: PLC0415 - where first needed: it brings what compresses files
 
     path = database.path
     kind = file_system_of(path, mount_table())
+    file_sizes = folder.sizes()
+    known = {*database.read(blobs.all_referred), *database.read(blobs.all_dropped)}
+    lost = folder.orphans(known, time.time())
     return Condition(
         path=path,
         schema=len(schema.migrations()),  # an older one is not opened
@@ -53,6 +62,8 @@ def condition_of(database: ReadFile, most_failures: int) -> Condition:
         newest_time_us=database.read(runs.newest_time),
         file_mode=_file_mode(path),
         folder_mode=_folder_mode(path),
+        lost_files=len(lost),
+        lost_bytes=sum(file_sizes.get(name, 0) for name in lost),
     )
 
 

@@ -359,7 +359,7 @@ class SqliteStore(ByHand):
         """Return what may be unusual about the file and those that use it."""
         from durably.store.sqlite.condition import condition_of  # noqa: PLC0415 - where first needed
 
-        return condition_of(self.database, most_failures)
+        return condition_of(self.database, self.filing.folder, most_failures)
 
     def backup(self, path: str | os.PathLike[str], *, overwrite: bool, now_us: int) -> None:
         """Store a copy at *path* in which nothing is executed, while others write."""

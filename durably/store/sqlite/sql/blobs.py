@@ -28,6 +28,8 @@ ALL: Final = "SELECT hash, max(size) FROM durably_blobs GROUP BY hash"
 
 DROPPED: Final = "SELECT hash FROM durably_dropped_blobs ORDER BY tries LIMIT :limit"
 
+ALL_DROPPED: Final = "SELECT hash FROM durably_dropped_blobs"
+
 # A commit that changes something syncs the commits before it.
 TRY: Final = """
     UPDATE durably_dropped_blobs SET tries = tries + 1
@@ -118,6 +120,12 @@ def all_referred(db: apsw.Connection) -> dict[str, int]:
 def dropped(db: apsw.Connection) -> list[str]:
     """Return files that are to be removed, those that were tried least first."""
     rows: list[Any] = db.execute(DROPPED, {"limit": MOST_DROPPED}).fetchall()
+    return [row[0] for row in rows]
+
+
+def all_dropped(db: apsw.Connection) -> list[str]:
+    """Return the files that are to be removed."""
+    rows: list[Any] = db.execute(ALL_DROPPED).fetchall()
     return [row[0] for row in rows]
 
 

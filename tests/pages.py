@@ -98,10 +98,14 @@ def shows(expected: str, output: str) -> bool:
     """Return whether *output* is what a page shows.
 
     ``…V9AF`` and ``P20ZDTSV`` stand for the end of any run's id, ``0.4 s`` for any duration,
-    ``11-28 14:11`` for any instant, and any other ``…`` for any text in its line.
+    ``11-28 14:11`` for any instant, and any other ``…`` for any text in its line;
+    a line that is nothing else stands for any lines.
     """
-    pattern = re.escape(_without_what_varies(expected))
-    return re.fullmatch(pattern.replace("…", "[^\n]*"), _without_what_varies(output)) is not None
+    lines = [
+        "(?s:.*)" if line.strip() == "…" else re.escape(line).replace("…", "[^\n]*")
+        for line in _without_what_varies(expected).splitlines(keepends=True)
+    ]
+    return re.fullmatch("".join(lines), _without_what_varies(output)) is not None
 
 
 def _without_what_varies(text: str) -> str:

@@ -55,7 +55,7 @@ class ItemReader:
                 key=index if key is None else key,
                 index=index,
                 status="failed" if output is None else "completed",
-                output=None if output is None else self._codec.load_json(output, what),
+                output=None if output is None else self._reader.output_of(output, what),
                 error=self._reader.error_of(error),
                 attempts=attempts,
                 started_at=to_datetime(started_at_us),

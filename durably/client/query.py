@@ -33,6 +33,7 @@ from durably.models import (
     WaitingFor,
     answered_by,
 )
+from durably.models.later import Later
 from durably.settings import count
 from durably.store import defects
 from durably.store.api import Store
@@ -86,18 +87,22 @@ class Reader:
         # What answers for the runs that are read; the client that uses the reader sets it.
         self.answers: RunEngine | None = None
 
-    def run_of(self, row: RunRow, disposition: Disposition | None = None) -> Run[Any, Any]:
+    def run_of(
+        self, row: RunRow, disposition: Disposition | None = None, *, is_listed: bool = False
+    ) -> Run[Any, Any]:
         """Return the ``Run`` of *row*.
 
         Raises:
             DatabaseError: the row contains what durably never writes.
         """
         try:
-            return answered_by(self._run_of(row, disposition), self.answers)
+            return answered_by(self._run_of(row, disposition, is_listed=is_listed), self.answers)
         except UNREADABLE as exc:
             raise_defect(exc, f"run {row.id!a:.80}", defects.of_run(row._asdict()))
 
-    def _run_of(self, row: RunRow, disposition: Disposition | None) -> Run[Any, Any]:
+    def _run_of(
+        self, row: RunRow, disposition: Disposition | None, *, is_listed: bool
+    ) -> Run[Any, Any]:
         # A session has no job, whatever job has its name.
         job = self._registry.get(row.job_name) if row.kind == "job" else None
         of_payload = UNTYPED if job is None else payload_type(job)
@@ -106,10 +111,14 @@ class Reader:
             id=row.id,
             job_name=row.job_name,
             status=RunStatus(row.status),
-            payload=self._value(row.payload, of_payload, f"the payload of run {row.id}"),
+            payload=self._value(
+                row.payload, of_payload, f"the payload of run {row.id}", is_listed=is_listed
+            ),
             output=None
             if row.output is None
-            else self._value(row.output, of_output, f"the output of run {row.id}"),
+            else self._value(
+                row.output, of_output, f"the output of run {row.id}", is_listed=is_listed
+            ),
             error=self.error_of(row.error or row.last_error, row.first_step),
             progress=self.progress_of(row.progress),
             labels={} if row.labels == "{}" else _checked(row.labels, defects.is_labels),
@@ -161,13 +170,29 @@ class Reader:
         )
         return answered_by(run, self.answers)
 
-    def _value(self, text: str, type_: Any, what: str) -> Any:
+    def listed(self, row: RunRow) -> Run[Any, Any]:
+        """Return the ``Run`` of a row of a list; what is in a file is read when it is asked for.
+
+        Raises:
+            DatabaseError: as ``run_of`` does.
+        """
+        return self.run_of(row, is_listed=True)
+
+    def _value(self, text: str, type_: Any, what: str, *, is_listed: bool) -> Any:
+        if is_listed and self._codec.is_in_file(text):
+            return Later(lambda: self._value(text, type_, what, is_listed=False))
         try:
             return self._codec.decode(text, type_, what=what)
         except (ValidationError, SerializationError):
             # It was stored under an older type of the job, or its class is not loaded here. Reading
             # must not fail for that, so the data is returned as it is.
             return self._codec.load_json(text)
+
+    def output_of(self, text: str, what: str) -> Any:
+        """Return the output of a step or an item of a list, as JSON-like data."""
+        if self._codec.is_in_file(text):
+            return Later(lambda: self._codec.load_json(text, what))
+        return self._codec.load_json(text, what)
 
     def error_of(self, text: str | None, first_step: str | None = None) -> ErrorInfo | None:
         """Return a stored error; of a run, with its first step that has a result."""
@@ -269,7 +294,7 @@ class Reader:
         rows = self._store.find_runs(wanted, limit, count(offset, "offset"))
         if not values:
             rows = [row._replace(payload="null", output=None) for row in rows]
-        found = RunList(readable(self.run_of, rows))
+        found = RunList(readable(self.listed, rows))
         for run in found:
             see(run)
         return found
@@ -306,7 +331,7 @@ class Reader:
                 name=row.name,
                 index=row.step_index,
                 status=row.status,  # type: ignore[arg-type]  # the schema allows no other
-                output=None if row.output is None else self._codec.load_json(row.output, what),
+                output=None if row.output is None else self.output_of(row.output, what),
                 error=self.error_of(row.error),
                 started_at=to_datetime(row.started_at_us),
                 completed_at=to_datetime(row.completed_at_us),

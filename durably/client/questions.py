@@ -53,7 +53,7 @@ class Questions:
         what = f"the answer to {name!r}"
         given = self._codec.structure(value, type_, what=what)
         try:
-            text = self._codec.encode(given, type_, what=what)
+            text = self._codec.encode(given, type_, what=what, has_parts=True)
         except SerializationError as exc:
             raise ValidationError(str(exc)) from None
         if self._store.answer(run_id, name, text, answer_id, self._clock.now_us()):

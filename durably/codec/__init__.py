@@ -53,6 +53,9 @@ __all__ = [
 ]
 
 
+_FILE = "file"  # as in ``forms``, which is imported when it is first needed
+
+
 class Codec:
     """Validates values, writes them as JSON text, and reads them back.
 
@@ -111,6 +114,11 @@ class Codec:
 
     def _new_parts(self) -> Parts | None:
         return None if self._files is None else self._files.new_parts()
+
+    @staticmethod
+    def is_in_file(text: str) -> bool:
+        """Return whether a stored text, or a part of it, is in a file."""
+        return text.startswith(FILED) or (text.startswith(TAGGED) and f'"{_FILE}":' in text)
 
     def check_type(self, type_: Any, where: str) -> None:
         """Check that values of a type can be stored.

@@ -212,7 +212,7 @@ class StepQuestions:
         def checked(value: Any) -> str:
             what = f"the answer to {wait.name!r}"
             given = services.codec.structure(value, type_, what=what)
-            return services.codec.encode(given, type_, what=what)
+            return services.codec.encode(given, type_, what=what, has_parts=True)
 
         prompt = run.prompt = Prompt()
         try:

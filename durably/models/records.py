@@ -9,7 +9,9 @@ import attrs
 
 from durably._platform.safe_repr import on_one_line, safe_repr
 from durably._platform.values import Value
+from durably.errors import DatabaseError
 from durably.models.failures import ErrorInfo
+from durably.models.later import may_be_read_later
 from durably.rendering.shown import Columns, Listing, Shown
 
 StepStatus = Literal["completed", "failed", "cancelled"]
@@ -30,6 +32,14 @@ class Progress(Value):
     current: float
     total: float | None = None
     message: str | None = None
+
+
+def shown_output(record: Any) -> Any:
+    """Return the output of a record for a table, which says so if its file cannot be read."""
+    try:
+        return record.output
+    except DatabaseError as exc:
+        return f"<{str(exc).partition(';')[0]}>"
 
 
 class Record(Value, Shown):
@@ -97,11 +107,14 @@ class StepRecord(Record):
 
     @property
     def _outcome(self) -> tuple[object, Any]:
-        return self.error or self.items, self.output
+        return self.error or self.items, shown_output(self)
 
     @property
     def _notes(self) -> tuple[None, Any] | None:
         return (None, self.notes) if self.notes else None
+
+
+may_be_read_later(StepRecord, "output")
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -167,8 +180,10 @@ class ItemRecord(Record):
 
     @property
     def _outcome(self) -> tuple[object, Any]:
-        return self.error, self.output
+        return self.error, shown_output(self)
 
+
+may_be_read_later(ItemRecord, "output")
 
 _ATTEMPT_COLUMNS: Final = (
     ("#", "number", "attempt"),

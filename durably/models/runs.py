@@ -14,7 +14,8 @@ from durably._platform.safe_repr import on_one_line
 from durably._platform.values import Value, as_dict
 from durably.models.asking import Asking, answered_by, engine_of
 from durably.models.failures import ErrorInfo
-from durably.models.records import Progress
+from durably.models.later import may_be_read_later
+from durably.models.records import Progress, shown_output
 from durably.rendering.shown import Columns, Listing, Shown, several
 
 if TYPE_CHECKING:
@@ -278,7 +279,10 @@ class Run(Asking[R], Shown, Generic[P, R]):
             current, total = self.progress.current, self.progress.total
             far = f"{current}" if total is None else f"{current} of {total}"
             return f"{far} {self.progress.message or ''}".rstrip(), None
-        return self.error, self.output
+        return self.error, shown_output(self)
+
+
+may_be_read_later(Run, "payload", "output")
 
 
 class RunList(Listing[Run[P, R]], Generic[P, R]):

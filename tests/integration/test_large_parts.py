@@ -6,9 +6,13 @@ import errno
 import hashlib
 import io
 import os
+import pickle
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -18,10 +22,11 @@ import pytest
 from damage import damage
 
 import durably
-from durably import Durably, StepContext, job
+from durably import Durably, StepContext, StepRecord, job
 from durably.codecs import ValueCodec
 from durably.entry.looking import open_looking
 from durably.errors import DatabaseError, RunFailedError
+from durably.store.sqlite.blobs.folder import BlobFolder
 from durably.store.sqlite.sql import blobs
 from durably.testing import check
 
@@ -146,7 +151,10 @@ def test_a_resume_maps_arrays_and_names_a_part_that_is_missing_or_damaged(tmp_pa
             said = "is damaged" if number else "is missing"
             for part in (run.id, "step 'all'", str(path), said, "DatabaseError"):
                 assert part in str(failed.value)
-            assert [each.name for each in app.get_steps(run.id)] == ["text and array"]
+            steps = app.get_steps(run.id)
+            assert [each.name for each in steps] == ["all", "text and array"]
+            with pytest.raises(DatabaseError, match=f"step 'all' of run '{run.id}': .*{said}"):
+                _ = steps[0].output
             (found,) = check(tmp_path / "test.db")
             assert said in str(found)
             path.write_bytes(changed)
@@ -283,3 +291,66 @@ def test_equal_payloads_with_parts_are_equal(tmp_path: Path) -> None:
         app.delete_run(first.id)
         app._store.filing.folder.sweep(lambda _: set(), 0.0)
     assert files(tmp_path) == []
+
+
+def test_lists_read_a_part_when_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs, steps and items of a list read no file before; then it is read once."""
+    opened: list[str] = []
+    real = BlobFolder.open
+
+    def noting(folder: BlobFolder, name: str, **options: Any) -> Any:
+        opened.append(name)
+        return real(folder, name, **options)
+
+    with Durably(tmp_path / "test.db", jobs=[stores], codecs=[MODEL]) as app:
+        run = app.jobs["stores"].trigger_and_wait(ARRAY)
+        monkeypatch.setattr(BlobFolder, "open", noting)
+        (listed,) = app.get_runs()
+        steps, items = app.get_steps(run.id), app.get_items(run.id, "items")
+        assert (repr(listed), steps[0].name, opened) == (repr(run), "all", [])
+        assert (listed.payload == ARRAY).all()
+        assert (listed.output[0] == ARRAY).all()
+        assert (items[1].output == ARRAY + 1).all()
+        count = len(opened)
+        assert listed.output is listed.output
+        assert len(opened) == count == 4
+        copied = pickle.loads(pickle.dumps(listed))
+        assert (copied.output[0] == ARRAY).all()
+        assert app.get_items(run.id, "items")[1] == items[1]
+        assert app.get_items(run.id, "items")[0] != items[1]
+        assert StepRecord(**attrs.asdict(steps[1], recurse=False)) == steps[1]
+
+
+def test_a_large_answer_is_a_file(tmp_path: Path) -> None:
+    """Text and arrays that a run is given are files, until its run is deleted, or if they do not
+    fit.
+    """
+
+    may_ask = threading.Event()
+
+    @job
+    def asks(step: StepContext) -> int:
+        step.run("wait", lambda: may_ask.wait(30))
+        text = step.ask("text", returns=str)
+        return len(text) + len(step.ask("array"))
+
+    with Durably(tmp_path / "test.db", jobs=[asks], raise_failed=False) as app:
+        run = app.jobs["asks"].trigger()
+        app.answer(run, "text", [ARRAY])  # before its type is known: it does not fit
+        app.answer(run, "array", ARRAY + 1)
+        assert len(files(tmp_path)) == 2
+        may_ask.set()
+        deadline = time.monotonic() + 30
+        while not app.get_questions():
+            assert time.monotonic() < deadline
+            app.get_run(run)
+        app.answer(run, "text", "x" * 5 * MIB)
+        assert run.wait(timeout=30).output == 5 * MIB + len(ARRAY)
+        app._store.remove_dropped_files()
+        assert len(files(tmp_path)) == 2
+        assert check(tmp_path / "test.db") == []
+        app.delete_run(run.id)
+        assert files(tmp_path) == []
+    assert (tmp_path / "test.db").stat().st_size < 4 * MIB

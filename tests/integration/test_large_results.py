@@ -82,7 +82,7 @@ def test_large_results_are_private_files_stored_once_and_removed_with_their_run(
 
 
 def test_a_resume_reads_the_file_when_it_is_used_and_names_one_that_is_missing_or_damaged(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
 ) -> None:
     """A result that nothing asks for needs no file; one that is asked for has the right content."""
     with Durably(tmp_path / "test.db", jobs=[large], raise_failed=False) as app:
@@ -92,9 +92,13 @@ def test_a_resume_reads_the_file_when_it_is_used_and_names_one_that_is_missing_o
         (path,) = files(tmp_path)
         content = path.read_bytes()
         path.unlink()
-        assert [each.name for each in app.get_steps(run.id)] == ["small"]
-        for part in (run.id, "'first'", "'same'", str(path), "is missing"):
-            assert part in caplog.text
+        steps = app.get_steps(run.id)
+        assert [each.name for each in steps] == ["first", "same", "small"]
+        assert "is missing" in steps._repr_html_()
+        with pytest.raises(DatabaseError) as missing:
+            _ = steps[0].output
+        for part in (run.id, "'first'", str(path), "is missing"):
+            assert part in str(missing.value)
         app.retry(run.id)
         with pytest.raises(RunFailedError) as failed:
             run.wait()
@@ -113,7 +117,11 @@ def test_a_resume_reads_the_file_when_it_is_used_and_names_one_that_is_missing_o
         for each in files(tmp_path):
             each.unlink()
         # Without the folder's files the other runs can be listed, and those that need them shown.
-        assert [each.id for each in app.get_runs()] == [run.id]
+        listed, _ = app.get_runs()
+        assert listed.id == other.id
+        assert listed.payload == {"a": "b"}
+        with pytest.raises(DatabaseError, match=f"the output of run {other.id}: .* is missing"):
+            _ = listed.output
         with pytest.raises(DatabaseError, match=f"the output of run {other.id}: .* is missing"):
             app.get_run(other.id)
         with open_looking(tmp_path / "test.db") as look:

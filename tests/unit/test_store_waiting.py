@@ -279,7 +279,7 @@ def test_a_deadline_and_an_answer_at_the_same_instant_have_one_outcome(
     is_in_time = answered_at < 100
     reply = (run.id, "q", "1", None, answered_at)
     if is_in_time:
-        assert store.write(waiting.answer, *reply) is True
+        assert store.write(waiting.answer, *reply) == run.run
     else:
         with pytest.raises(ConflictError, match="deadline"):
             store.write(waiting.answer, *reply)

@@ -9,14 +9,14 @@ from durably.store.item_rows import ItemRow, MapState
 from durably.store.rows import RunKey
 from durably.store.sqlite.blobs.filing import LARGE
 from durably.store.sqlite.sql import items, queries, steps, waits
-from durably.store.sqlite.verbs import OnDatabase, reads, writes
+from durably.store.sqlite.verbs import Answers, reads, writes
 
 # Where the output is in the rows of steps and items.
 _STEP_OUTPUT: Final = 4
 _ITEM_OUTPUT: Final = 2
 
 
-class SqliteCheckpoints(OnDatabase):
+class SqliteCheckpoints(Answers):
     """The checkpoints of runs in one database; see ``store.api.Checkpoints`` for each verb."""
 
     find = reads(steps.find)
@@ -34,7 +34,6 @@ class SqliteCheckpoints(OnDatabase):
     note_check = writes(waits.note_check)
     close_wait = writes(waits.close_wait)
     discard_answer = writes(waits.discard_answer)
-    answer = writes(waits.answer)
     find_run = reads(queries.find)
 
     @property

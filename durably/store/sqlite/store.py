@@ -55,7 +55,7 @@ from durably.store.sqlite.sql import begin as beginning
 from durably.store.sqlite.sql import enqueue as enqueueing
 from durably.store.sqlite.sql import owners as owner_rows
 from durably.store.sqlite.sql import requeue as requeueing
-from durably.store.sqlite.verbs import reads, writes
+from durably.store.sqlite.verbs import Answers, reads, writes
 
 if TYPE_CHECKING:
     from durably.codec.parts import Files
@@ -69,7 +69,7 @@ T = TypeVar("T")
 log = logging.getLogger("durably")
 
 
-class SqliteStore(ByHand):
+class SqliteStore(Answers, ByHand):
     """A store on one SQLite file; see ``store.api.Store`` for what each verb promises."""
 
     def __init__(self, database: Database | LookedAt, filing: Filing | None = None) -> None:
@@ -236,7 +236,6 @@ class SqliteStore(ByHand):
             self.database.write(runs.purge, before_us, limit, keep_failed=keep_failed)
         )
 
-    answer = writes(waits.answer)
     find_wait = reads(waits.find_wait)
     questions = reads(waits.questions)
 

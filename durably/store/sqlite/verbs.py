@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 from durably.errors import DatabaseError
 from durably.store.sqlite.blobs.filing import Filing
 from durably.store.sqlite.connection.write_request import Operation
+from durably.store.sqlite.sql import waits
 
 if TYPE_CHECKING:
     from durably.store.sqlite.database import Database
@@ -33,6 +34,26 @@ class OnDatabase:
             self.filing.remove_dropped()
         except DatabaseError as exc:
             log.warning("files of deleted runs are left for later: %s", exc)
+
+
+class Answers(OnDatabase):
+    """What stores answers: the runs that wait, and those who answer them."""
+
+    def answer(
+        self, run_id: str, name: str, value: str, answer_id: str | None, now_us: int
+    ) -> bool:
+        """Store an answer, and wake the run; return ``False`` if it was given before."""
+        if self.filing.refers(value):
+            answered = self.filing.write(
+                waits.answer,
+                [value],
+                lambda stored: (run_id, name, *stored, answer_id, now_us),
+                lambda run_pk, _: [run_pk],
+                part="run",
+            )
+        else:
+            answered = self.database.write(waits.answer, run_id, name, value, answer_id, now_us)
+        return answered is not None
 
 
 def writes(operation: Operation[Ps, T]) -> Callable[Concatenate[OnDatabase, Ps], T]:

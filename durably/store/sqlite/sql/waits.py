@@ -7,7 +7,7 @@ import apsw
 from durably.errors import ConflictError, NotFoundError
 from durably.store.rows import NewWait, RunKey, Wait
 from durably.store.sqlite.connection.write_request import single_statement
-from durably.store.sqlite.sql import queries
+from durably.store.sqlite.sql import blobs, queries
 
 _COLUMNS: Final = """
     r.id, r.job_name, w.name, w.kind, w.until_us, w.created_at_us, w.asked_at_us, w.tries,
@@ -123,11 +123,13 @@ def close_wait(
     return find(db, run_pk, name)
 
 
-@single_statement
 def discard_answer(db: apsw.Connection, run_pk: RunKey, fence: int, name: str) -> bool:
     """Remove an answer; return whether this claim may."""
     db.execute(DISCARD, {"run": run_pk, "fence": fence, "name": name})
-    return db.changes() > 0
+    is_removed = db.changes() > 0
+    if is_removed:
+        blobs.drop_unused(db, run_pk)
+    return is_removed
 
 
 def find_wait(
@@ -156,8 +158,8 @@ def answer(
     value: str,
     answer_id: str | None,
     now_us: int,
-) -> bool:
-    """Store an answer, and wake the run; return ``False`` if it was given before.
+) -> RunKey | None:
+    """Store an answer, and wake the run; return the run, ``None`` if it was given before.
 
     Raises:
         NotFoundError: there is no such run.
@@ -172,7 +174,7 @@ def answer(
     what = f"{name!r:.80} of run {run_id}"
     if found is not None and found.answer is not None:
         if answer_id is not None and found.answer_id == answer_id:
-            return False
+            return None
         raise ConflictError(f"{what} was answered before; the first answer counts")
     if completed_at_us is not None:
         raise ConflictError(f"{what} cannot be answered: the run has ended")
@@ -185,7 +187,7 @@ def answer(
         raise ConflictError(f"{what} cannot be answered any more: its deadline has passed")
     statement = ANSWER_FIRST if found is None else ANSWER
     db.execute(statement, bindings | {"answer": value, "answer_id": answer_id})
-    return True
+    return RunKey(run_pk)
 
 
 def questions(db: apsw.Connection, now_us: int) -> list[Wait]:

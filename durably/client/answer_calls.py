@@ -10,7 +10,7 @@ from durably.client.arguments import AnyRun
 
 if TYPE_CHECKING:
     from durably.client.client import Client
-    from durably.models import Question
+    from durably.models import QuestionList
 
 
 @door
@@ -55,7 +55,7 @@ class AnswerCalls:
         self._check()
         self._client.questions.signal(ticket, value, answer_id)
 
-    def get_questions(self) -> list[Question]:
+    def get_questions(self) -> QuestionList:
         """Return the open questions of all runs, the oldest first.
 
         Those past their deadline, and those of runs that have ended, are not open.

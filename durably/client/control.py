@@ -42,9 +42,10 @@ class Control:
         """Put a failed or cancelled run back to pending, and return it."""
         run_id = run_id_of(run)
         with self._emitter.announcing(run_id):
-            row = self._store.retry(run_id, self._clock.now_us())
+            row, *children = self._store.retry(run_id, self._clock.now_us())
             self._store.changes.offer()
-            self._emitter.emit("run:retry", **fields_of(row))
+            for each in (row, *children):
+                self._emitter.emit("run:retry", **fields_of(each))
         return self._reader.run_of(row)
 
     def adopt(self, run: AnyRun | str) -> AnyRun:

@@ -13,7 +13,7 @@ from durably.codec import UNTYPED, Codec
 from durably.codec.type_text import type_of_text
 from durably.errors import SerializationError, ValidationError
 from durably.jobs.names import check_name
-from durably.models import Question, Run
+from durably.models import Question, QuestionList, Run
 from durably.store.api import Store
 from durably.store.rows import Wait
 
@@ -60,9 +60,9 @@ class Questions:
             # The run is claimable, or a thread waits for it in place.
             self._store.changes.offer()
 
-    def open(self) -> list[Question]:
+    def open(self) -> QuestionList:
         """Return the open questions, the oldest first."""
-        return [
+        return QuestionList(
             Question(
                 run_id=wait.run_id,
                 job_name=wait.job_name,
@@ -73,4 +73,4 @@ class Questions:
                 deadline=None if wait.until_us is None else to_datetime(wait.until_us),
             )
             for wait in self._store.questions(self._clock.now_us())
-        ]
+        )

@@ -93,7 +93,8 @@ class StepQuestions:
             question: for people; ``app.get_questions()`` has it.
             returns: the type of the answer; JSON-like data without one.
             timeout: seconds or a ``timedelta`` from the first call on, also across resumes.
-            default: the result if the time is over; a value of the type *returns*.
+            default: the result if the time is over; a value of the type *returns*. It needs a
+                *timeout*.
 
         Raises:
             StepTimeoutError: the time is over, and there is no default. A retry of the run asks
@@ -104,7 +105,7 @@ class StepQuestions:
 
         .. versionadded:: 0.2.0
         """
-        type_ = self._checked(question, returns, default, "step.ask")
+        type_ = self._checked(question, returns, timeout, default, "step.ask")
         arguments = (name, question, type_, timeout, default)
         return self._step_runner.take(name, self._ask, arguments, {}, type_)
 
@@ -164,7 +165,7 @@ class StepQuestions:
 
         .. versionadded:: 0.2.0
         """
-        type_ = self._checked(question, returns, default, "step.prepare")
+        type_ = self._checked(question, returns, timeout, default, "step.prepare")
         arguments = (name, question, type_, timeout)
         ticket = self._step_runner.take(name, self._prepare, arguments, {}, str)
         return Ticket(id=ticket, name=name, returns=type_, default=default)
@@ -191,13 +192,20 @@ class StepQuestions:
         result: T = self._answer_of(wait, ticket.returns, ticket.default)
         return result
 
-    def _checked(self, question: object, returns: Any, default: Any, call: str) -> Any:
+    def _checked(
+        self, question: object, returns: Any, timeout: Duration | None, default: Any, call: str
+    ) -> Any:
         if not isinstance(question, str):
             raise ValidationError(f"question must be a str, not {short_repr(question)}")
         type_ = UNTYPED if returns is None else returns
         codec = self._services.codec
         codec.check_type(type_, f"{call}(returns=...)")
         if default is not _NO_DEFAULT:
+            if timeout is None:
+                raise ValidationError(
+                    f"{call}(default=...) is the result when the time is over, and there is no "
+                    "timeout; give it a timeout=..., or leave out the default"
+                )
             # Now, and not at the deadline, when the run has waited for it.
             try:
                 codec.encode(default, type_, what=f"{call}(default=...)")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from durably._platform.clock import from_datetime, moment
 from durably._platform.signals import entered_in_job
@@ -43,35 +43,13 @@ class Waiting:
         Raises:
             StopRun: another claim of the run is the current one.
         """
-        run = self._run
         now_us = self._services.clock.now_us()
-        checkpoints = self._services.checkpoints
-        return self._ours(
-            retry_transient(
-                self._services,
-                run,
-                "storing a wait",
-                lambda: checkpoints.open_wait(run.run_pk, run.fence, new, now_us),
-            )
-        )
+        return self._ours(self._stored(self._services.checkpoints.open_wait, new, now_us))
 
     @entered_in_job
     def note_check(self, name: str, tries: int, next_us: int) -> None:
         """Store how often a poll has checked, and when it checks again."""
-        run = self._run
-        is_stored = retry_transient(
-            self._services,
-            run,
-            "storing a wait",
-            self._services.checkpoints.note_check,
-            run.run_pk,
-            run.fence,
-            name,
-            tries,
-            next_us,
-        )
-        if not is_stored:
-            self._ours(None)
+        self._require(self._stored(self._services.checkpoints.note_check, name, tries, next_us))
 
     @entered_in_job
     def found(self, name: str) -> Wait:
@@ -83,35 +61,24 @@ class Waiting:
     @entered_in_job
     def discard_answer(self, name: str) -> None:
         """Remove an answer that does not fit."""
-        run = self._run
-        is_stored = retry_transient(
-            self._services,
-            run,
-            "storing a wait",
-            self._services.checkpoints.discard_answer,
-            run.run_pk,
-            run.fence,
-            name,
-        )
-        if not is_stored:
-            self._ours(None)
+        self._require(self._stored(self._services.checkpoints.discard_answer, name))
 
     @entered_in_job
     def closed(self, name: str) -> Wait:
         """Return a wait that is over: with its answer, or without one from now on."""
+        now_us = self._services.clock.now_us()
+        return self._ours(self._stored(self._services.checkpoints.close_wait, name, now_us))
+
+    def _stored(self, verb: Callable[..., T], *args: Any) -> T:
+        """Write to a wait of this claim, trying again while a failure may pass."""
         run = self._run
-        return self._ours(
-            retry_transient(
-                self._services,
-                run,
-                "storing a wait",
-                self._services.checkpoints.close_wait,
-                run.run_pk,
-                run.fence,
-                name,
-                self._services.clock.now_us(),
-            )
+        return retry_transient(
+            self._services, run, "storing a wait", verb, run.run_pk, run.fence, *args
         )
+
+    def _require(self, is_stored: bool) -> None:  # noqa: FBT001 - what the verb has returned
+        if not is_stored:
+            self._ours(None)
 
     def _ours(self, found: Wait | None) -> Wait:
         if found is None:

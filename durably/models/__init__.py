@@ -2,7 +2,7 @@
 
 from durably.models.asking import RunEngine, answered_by, engine_of
 from durably.models.failures import ErrorInfo, error_info, printable, stored_error, traceback_of
-from durably.models.questions import Question
+from durably.models.questions import Question, QuestionList
 from durably.models.records import (
     Attempt,
     AttemptList,
@@ -49,6 +49,7 @@ __all__ = [
     "LogList",
     "Progress",
     "Question",
+    "QuestionList",
     "Run",
     "RunEngine",
     "RunKind",

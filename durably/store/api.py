@@ -252,8 +252,11 @@ class Store(Care, ByHand, Answers, Parents, Protocol):
             NotFoundError: there is no such run.
         """
 
-    def retry(self, run_id: str, now_us: int) -> RunRow:
+    def retry(self, run_id: str, now_us: int) -> list[RunRow]:
         """Put a failed or cancelled run back to pending, its checkpoints kept.
+
+        So are its children, and theirs, that have failed or were cancelled. Return it first, and
+        then these.
 
         Raises:
             ConflictError: the run is in another state.

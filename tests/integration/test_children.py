@@ -236,3 +236,54 @@ def test_children_are_not_purged_before_their_parent(tmp_path: Path) -> None:
         assert done is not None
         assert done.output == [2, 4]
         assert app.purge_runs(older_than=0) == 3
+
+
+def test_a_retry_of_a_parent_retries_its_children_that_failed(tmp_path: Path) -> None:
+    """And theirs, at every depth; what has completed is not executed again."""
+    executed: list[str] = []
+    is_mended = threading.Event()
+
+    def parent(step: durably.StepContext, depth: int) -> int:
+        executed.append(f"parent {depth}")
+        good = step.call("good", "leaf", 1)
+        return good + step.call("next", "parent" if depth else "leaf", depth - 1)
+
+    def leaf(step: durably.StepContext, number: int) -> int:
+        executed.append(f"leaf {number}")
+        if number < 0 and not is_mended.is_set():
+            raise ValueError(number)
+        return number
+
+    with engine(tmp_path, parent, leaf) as app:
+        retried: list[str] = []
+        app.on("run:retry", lambda event: retried.append(event.run_id))
+        run = app.jobs["parent"].trigger(1)
+        app.run_until_idle(raise_failed=False)
+        assert app.get_run(run).status == "failed"
+        failed = {each.id for each in app.get_runs(status="failed")}
+        assert len(failed) == 3
+        is_mended.set()
+        executed.clear()
+        app.retry(run)
+        assert set(retried) == failed
+        app.run_until_idle()
+        assert app.get_run(run).output == 1
+        assert executed.count("leaf 1") == 0
+        assert executed.count("leaf -1") == 1
+
+
+def test_a_retry_of_a_cancelled_parent_takes_its_children_along(tmp_path: Path) -> None:
+    """They were cancelled with it."""
+
+    def parent(step: durably.StepContext) -> list[int]:
+        return step.wait_for([step.trigger(f"c{n}", "child", n) for n in (1, 2)])
+
+    with engine(tmp_path, parent, child) as app:
+        run = app.jobs["parent"].trigger()
+        assert app.process_one()
+        app.cancel(run)
+        assert {each.status for each in app.get_runs()} == {"cancelled"}
+        app.retry(run)
+        app.run_until_idle()
+        assert app.get_run(run).output == [2, 4]
+        assert app.count_runs() == 3

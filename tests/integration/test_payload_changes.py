@@ -160,3 +160,22 @@ def test_a_field_that_was_added_with_a_default_is_no_change(app: Durably) -> Non
     app.run(durably.Job("crawl", crawl, input=SmallCrawl), SmallCrawl(1), key="l")
     with pytest.raises(durably.ConflictError, match=r"\(\$\.site\)"):
         app.run(today, Crawl(1, "x"), key="l", on_payload_change="refuse")
+
+
+def test_a_waiting_run_that_is_extended_keeps_its_question(tmp_path: Path) -> None:
+    """It goes on waiting for the same answer, and has the new payload when that comes."""
+
+    def job(step: durably.StepContext, payload: dict[str, int]) -> list[Any]:
+        return [payload["n"], step.ask("approve")]
+
+    with engine(tmp_path, job) as app:
+        handle = app.jobs["job"]
+        run = handle.trigger({"n": 1}, idempotency_key="k")
+        assert app.process_one()
+        again = handle.trigger({"n": 2}, idempotency_key="k", on_payload_change="extend")
+        assert (again.id, again.status, again.payload) == (run.id, "waiting", {"n": 2})
+        (question,) = app.get_questions()
+        assert (question.run_id, question.name) == (run.id, "approve")
+        app.answer(run, "approve", "yes")
+        assert app.process_one()
+        assert app.get_run(run).output == [2, "yes"]

@@ -301,3 +301,19 @@ def test_open_questions_are_found_by_an_index(tmp_path: Path) -> None:
         )
     assert any("durably_waits_open" in line for line in plan)
     assert not any("SCAN" in line and "durably_waits_open" not in line for line in plan)
+
+
+@pytest.mark.parametrize("call", ["ask", "prepare"])
+def test_a_default_needs_a_timeout(tmp_path: Path, call: str) -> None:
+    """Without one it would never be the result."""
+
+    def job(step: durably.StepContext) -> None:
+        with pytest.raises(
+            durably.ValidationError, match="there is no timeout; give it a timeout="
+        ):
+            getattr(step, call)("approve", default=True)
+
+    with engine(tmp_path, job) as app:
+        run = execute(app)
+        assert run.status == "completed", run.error
+        assert app.get_questions() == []

@@ -18,7 +18,7 @@ from notebooks import Notebook
 from rendered import read
 
 import durably
-from durably.models import AttemptList, ItemList, LogList, RunList, StepList
+from durably.models import AttemptList, ItemList, LogList, QuestionList, RunList, StepList
 from durably.testing import FindingList, check
 
 TEXT = re.compile("(?<=>)[^<]+")  # between two tags
@@ -336,3 +336,23 @@ def test_a_notebook_shows_cards_and_tables(tmp_path: Path) -> None:
         assert notebook.ok("app.runs()[:1]").html.count("<tr>") == 2
         assert "crawl" in notebook.ok("""get_ipython().complete('app.jobs["')[1]""").result
         assert "KeyError" in notebook.execute("app.jobs['craw']").error
+
+
+def test_open_questions_show_themselves(tmp_path: Path) -> None:
+    """As a table, a frame and dicts; one of them is a card."""
+
+    @durably.job
+    def release(step: durably.StepContext) -> Any:
+        return step.ask("approve", question="Release <1.2>?", returns=bool, timeout=3600)
+
+    with engine(tmp_path, release) as app:
+        assert repr(app.get_questions()) == "<0 open questions>"
+        app.jobs["release"].trigger()
+        assert app.process_one()
+        found = app.get_questions()
+        assert type(found) is QuestionList
+        assert type(found[:1]) is QuestionList
+        assert repr(found) == "<1 open question: 1 release>"
+        assert "Release <1.2>?" in html(found)
+        assert "Release <1.2>?" in html(found[0])
+        assert found.to_dict()[0]["name"] == "approve"

@@ -223,7 +223,7 @@ class SqliteStore(Answers, ByHand):
     # -- what a user asks for ----------------------------------------------------------------
 
     cancel = writes(runs.cancel_all)
-    retry = writes(runs.retry)
+    retry = writes(runs.retry_all)
     adopt = writes(runs.adopt)
 
     def delete(self, run_id: str) -> RunRow:

@@ -38,6 +38,17 @@ RETRY: Final = f"""
            OR (:is_opened AND status = 'completed' AND kind = 'session'))
     RETURNING {queries.COLUMNS}"""
 
+# What has failed below a run, or was cancelled with it. What a child that has completed has
+# triggered is no longer needed.
+LOST_DESCENDANTS: Final = """
+    WITH RECURSIVE lost (run, id) AS (
+        SELECT run, id FROM durably_runs
+        WHERE parent = :run AND status IN ('failed', 'cancelled')
+        UNION ALL
+        SELECT c.run, c.id FROM lost l JOIN durably_runs c ON c.parent = l.run
+        WHERE c.status IN ('failed', 'cancelled'))
+    SELECT id FROM lost ORDER BY run"""
+
 # The triggers move the run out of the queue of its key, and into that of its new origin.
 LEAVE_TO_ADOPT: Final = """
     UPDATE durably_runs SET run_at_us = :now_us
@@ -108,6 +119,8 @@ def cancel_all(db: apsw.Connection, run_id: str, now_us: int) -> list[RunRow]:
 def retried(db: apsw.Connection, run_id: str, now_us: int, *, is_opened: bool = False) -> RunRow:
     """Retry a run, without counting its checkpoints. What has timed out is waited for anew.
 
+    So are its children that have failed or were cancelled, which it would only find as they are.
+
     Args:
         is_opened: whether that is to open a session, which may have completed.
     """
@@ -119,6 +132,10 @@ def retried(db: apsw.Connection, run_id: str, now_us: int, *, is_opened: bool = 
     if not rows:
         raise _refused(db, run_id, "retried", "only a failed or cancelled run can be retried")
     db.execute(waits.FORGET_CLOSED, {"run": rows[0].run})
+    lost: list[Any] = db.execute(LOST_DESCENDANTS, {"run": rows[0].run}).fetchall()
+    for (child_id,) in lost:
+        child: list[Any] = db.execute(RETRY, bindings | {"id": child_id}).fetchall()
+        db.execute(waits.FORGET_CLOSED, {"run": child[0][0]})
     return rows[0]
 
 
@@ -126,6 +143,13 @@ def retry(db: apsw.Connection, run_id: str, now_us: int) -> RunRow:
     """Put a failed or cancelled run back to pending, its checkpoints kept."""
     retried(db, run_id, now_us)
     return queries.get(db, run_id)
+
+
+def retry_all(db: apsw.Connection, run_id: str, now_us: int) -> list[RunRow]:
+    """``retry`` a run; return it, and those of its children, and of theirs, that are retried."""
+    run_pk = queries.legible(db, run_id).run
+    lost: list[Any] = db.execute(LOST_DESCENDANTS, {"run": run_pk}).fetchall()
+    return [retry(db, run_id, now_us), *(queries.get(db, each) for (each,) in lost)]
 
 
 def adopt(db: apsw.Connection, run_id: str, origin: str | None, now_us: int) -> RunRow:

@@ -67,13 +67,24 @@ HEAVY = {
 OF_AN_ENGINE = {"apsw", "concurrent.futures.thread", "ctypes"}
 # What it has for some calls alone, and imports with the first of them.
 NOT_OF_AN_ENGINE = {
+    "durably.client.attempts",
+    "durably.client.by_hand",
+    "durably.client.children",
+    "durably.client.control",
     "durably.client.doctor",
+    "durably.client.items",
+    "durably.client.overview",
+    "durably.client.questions",
     "durably.client.subscribe",
+    "durably.client.upkeep",
     "durably.events",
     "durably.store.conditions",
     "durably.store.sqlite.backup",
     "durably.store.sqlite.condition",
 }
+
+# What one has that executes a run, and imports before the first one.
+OF_AN_EXECUTION = {"durably.client.run_here", "durably.execution.run_execution"}
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -110,10 +121,12 @@ def test_what_works_on_a_database_comes_with_the_first_engine(tmp_path: Path) ->
 
     for calls in ("", "job.run(None); durably.testing; durably.plugins; durably.Retry()"):
         assert not loaded_by(f"{define}\n{calls}") & parts, calls
-    for opens in ("durably.Durably(db).close()", "durably.run(job, db=db)"):
+    executes = "durably.run(job, db=db)"
+    for opens in ("durably.Durably(db).close()", executes):
         loaded = loaded_by(f"{define}\ndb = {str(tmp_path / 'a.db')!r}\n{opens}")
         assert loaded >= parts, opens
         assert not loaded & NOT_OF_AN_ENGINE, opens
+        assert loaded & OF_AN_EXECUTION == (OF_AN_EXECUTION if opens is executes else set())
         assert (loaded - loaded_by(f"import {DEPENDENCIES}")) & HEAVY == OF_AN_ENGINE, opens
 
 

@@ -81,6 +81,9 @@ NOT_OF_AN_ENGINE = {
     "durably.store.conditions",
     "durably.store.sqlite.backup",
     "durably.store.sqlite.condition",
+    "durably.store.sqlite.sql.forks",
+    "durably.store.sqlite.sql.manual",
+    "durably.store.sqlite.sql.redo",
 }
 
 # What one has that executes a run, and imports before the first one.

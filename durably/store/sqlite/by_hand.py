@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from durably.store.item_rows import Key
 from durably.store.rows import RunRow
-from durably.store.sqlite.sql import forks, manual
-from durably.store.sqlite.sql import redo as redoing
 from durably.store.sqlite.verbs import OnDatabase
 
 
@@ -16,6 +14,8 @@ class ByHand(OnDatabase):
         self, run_id: str, from_step: str | None, only: str | None, now_us: int
     ) -> tuple[RunRow, list[RunRow]]:
         """Forget results of a run, make it pending; return it, and what is cancelled for that."""
+        from durably.store.sqlite.sql import redo as redoing  # noqa: PLC0415 - where first needed
+
         result = self.database.write(redoing.redo, run_id, from_step, only, now_us)
         self.remove_dropped_files()
         return result
@@ -30,6 +30,8 @@ class ByHand(OnDatabase):
         now_us: int,
     ) -> RunRow:
         """Store a new run with copies of the results of another one; return it."""
+        from durably.store.sqlite.sql import forks  # noqa: PLC0415 - where first needed
+
         if payload is None or not self.filing.refers(payload):
             arguments = run_id, from_step, new_id, payload, key, now_us
             return self.database.write(forks.fork, *arguments)
@@ -43,6 +45,8 @@ class ByHand(OnDatabase):
 
     def set_step(self, run_id: str, name: str, output: str, now_us: int) -> RunRow:
         """Set the result of a step; return its run."""
+        from durably.store.sqlite.sql import manual  # noqa: PLC0415 - where first needed
+
         if not self.filing.refers(output):
             row = self.database.write(manual.set_step, run_id, name, output, now_us)
         else:
@@ -58,6 +62,8 @@ class ByHand(OnDatabase):
 
     def set_item(self, run_id: str, name: str, key: Key, output: str, now_us: int) -> RunRow:
         """Set the result of an item of a map; return its run."""
+        from durably.store.sqlite.sql import manual  # noqa: PLC0415 - where first needed
+
         if not self.filing.refers(output):
             row = self.database.write(manual.set_item, run_id, name, key, output, now_us)
         else:

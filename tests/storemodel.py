@@ -772,6 +772,18 @@ class StoreMachine(RuleBasedStateMachine):
         which = self.all_owners.index(alive[number % len(alive)])
         self.claim(which, JOBS, 2, CODES[number % len(CODES)])
 
+    @rule(number=numbers, names=st.lists(st.sampled_from(STEPS), max_size=2))
+    def die_again(self, number: int, names: list[str]) -> None:
+        """Processes claim a run, one after the other, and die, the last one after some steps."""
+        for left in range(1 + number % 3, 0, -1):
+            self.register()
+            which, before = len(self.all_owners) - 1, len(self.executions)
+            self.claim(which, JOBS, 1, (ANY,))
+            for execution in self.executions[before:]:
+                for name in names if left == 1 else ():
+                    self.step_of(execution, name, "ok")
+            self.recover_dead(which)
+
     def an_execution(self, number: int) -> Execution:
         # Those that matter more often: stale ones of a run that goes on, and the latest.
         stale = [

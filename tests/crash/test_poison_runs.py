@@ -20,7 +20,7 @@ def test_a_run_that_kills_its_process_starves_no_others_and_is_failed(tmp_path: 
     the one that kills it is failed at its last, which says so, and a retry tries it anew.
     """
     database, most = tmp_path / "runs.db", 3
-    program = [sys.executable, PROGRAMS / "dies_in_a_step.py", database, str(most)]
+    program = [sys.executable, PROGRAMS / "kills_its_process.py", database, str(most)]
 
     def start() -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -50,7 +50,7 @@ def test_a_run_that_kills_its_process_starves_no_others_and_is_failed(tmp_path: 
         assert failed.id == poison.id
         assert failed.error is not None
         assert failed.error.type == "durably.errors.WorkerDiedError"
-        assert "the last step completed was 'read'; host " in failed.error.message
+        assert "the last step begun was 'parse'; host " in failed.error.message
         assert failed.attempt == most
         app.retry(failed)
     assert start().returncode == -9

@@ -91,7 +91,7 @@ MAPS_OF_RUNS = """
     SELECT run, name, step & 0xFFFFFF, status, error, attempt, done, failed, reused
     FROM durably_maps ORDER BY run, name"""
 ITEMS_OF_MAPS = """
-    SELECT run, name, item & 0x3FFFFFFF, key, output, i.error, attempts
+    SELECT run, name, item & 0x3FFFFFFF, key, output, i.error, i.attempts
     FROM durably_maps m JOIN durably_items i ON item >> 30 = map ORDER BY run, name, item"""
 WAITS_OF_RUNS = """
     SELECT run, name, until_us, asked_at_us, answer, answer_id, closed_at_us, tries, next_us
@@ -1429,7 +1429,7 @@ class StoreMachine(RuleBasedStateMachine):
         )
         self.runs_are_those_of_the_model(found_runs)
         assert {
-            run_id: [(each.attempt, each.outcome, *each[4:]) for each in rows]
+            run_id: [(each.attempt, each.outcome, *each[4:7]) for each in rows]
             for run_id, rows in tries.items()
         } == {run.id: run.tries for run in self.runs.values()}
         self.lists_are_those_of_the_model()

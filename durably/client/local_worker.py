@@ -53,8 +53,11 @@ class CallersThread(Protocol):
     """What a call that executes a certain run in its own thread asks of the worker."""
 
     @property
-    def recover(self) -> Callable[[], object]:
-        """Return what puts back what dead and hung engines have left."""
+    def recover(self) -> Callable[..., object]:
+        """Return what puts back what dead and hung engines have left.
+
+        Its argument, if there is one, returns whether the call goes on with a run and shows it.
+        """
 
     def raise_if_inside_job(self) -> None:
         """Raise ``ConflictError`` if the calling thread executes a job of this engine."""

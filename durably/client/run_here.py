@@ -88,7 +88,8 @@ class Runner:
                 existing = call.look_at_existing()
             if existing is not None:
                 return existing
-            with self.displays.showing(live.look, given.show):
+            with self.displays.showing(live.look, given.show) as showing:
+                call.is_shown = showing is not None
                 return worker.holding(call.bring_to_its_end)
 
 
@@ -110,6 +111,7 @@ class _Call:
     # The run that is meant, once that is known, and how it was found.
     _run_pk: RunKey | None = None
     _disposition: Disposition = "continued"
+    is_shown: bool = False
 
     # -- a run that has the key ----------------------------------------------------------------
 
@@ -153,11 +155,20 @@ class _Call:
         while True:
             self._worker.raise_if_unusable()
             with self._patience.limited():
-                self._worker.recover()
+                self._worker.recover(self._is_shown_run)
                 done, current = self._begin()
             ended = self._left(done) if current is None else self._execute(done, current)
             if ended is not None:
                 return ended
+
+    def _is_shown_run(self, row: RunRow) -> bool:
+        """Return whether a run is the one of this call, which a display shows."""
+        key = self._options.key
+        is_same = row.idempotency_key == key and (
+            key is not None or row.payload == self._accepted.new.payload
+        )
+        is_of_job = (row.kind, row.job_name) == ("job", self._job.name)
+        return self.is_shown and (row.run == self._run_pk or (is_of_job and is_same))
 
     def _begin(self) -> tuple[Beginning, CurrentRun | None]:
         done, current = self._worker.begin(
@@ -330,4 +341,4 @@ class _Call:
             store.changes.wait(seen, min(_RECOVERY_CHECK_S, patience.longest_pause()))
             self._worker.raise_if_unusable()
             with patience.limited():
-                self._worker.recover()
+                self._worker.recover(self._is_shown_run)

@@ -35,7 +35,7 @@ class CallersThread:
     _executor: Executor
     _runs: CurrentRuns
     _check_file: Callable[[], None]
-    recover: Callable[[], object]
+    recover: Callable[..., object]
 
     def raise_if_inside_job(self) -> None:
         """Raise ``ConflictError`` if the calling thread executes a job of this engine."""

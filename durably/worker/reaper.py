@@ -92,29 +92,35 @@ class Reaper(Service):
             self._sweep()
         self._store.wal_checkpoint(above_bytes=LARGE_WAL)
 
-    def recover(self) -> int:
-        """Put back the runs of dead and hung owners, and return how many."""
+    def recover(self, shown: Callable[[RunRow], bool] | None = None) -> int:
+        """Put back the runs of dead and hung owners, and return how many.
+
+        Args:
+            shown: whether the caller goes on with a run itself, and shows a person that it does.
+        """
         if self._retention is not None:
             self._retention.begin()
         others = [row for row in self._store.owners() if row.owner != self._owner()]
         watched = self._watched  # another thread may be recovering
         self._watched = {row.owner: watched[row.owner] for row in others if row.owner in watched}
-        return sum(self._look_at(row) for row in others)
+        return sum(self._look_at(row, shown or (lambda _: False)) for row in others)
 
-    def _look_at(self, other: OwnerRow) -> int:
+    def _look_at(self, other: OwnerRow, shown: Callable[[RunRow], bool]) -> int:
         # The event of each recovery comes before the one of the run's next start.
         with self._emitter.announcing(other.token):
-            return self._judge(other)
+            recovered, reason = self._judge(other)
+            return self._emit(recovered, reason, shown)
 
-    def _judge(self, other: OwnerRow) -> int:
+    def _judge(self, other: OwnerRow) -> tuple[list[RunRow], str]:
+        """Put back the runs of an owner that is dead or hung, and return them and why."""
         state = self._store.liveness_of(other.token)
         if state is Liveness.DEAD:
-            return self._recover_dead(other)
+            return self._recover_dead(other), "dead"
         committed = self._committed_beats()
         seen = self._watched.get(other.owner)
         if seen is None or seen[0] != other.beat:
             self._watched[other.owner] = (other.beat, committed)
-            return 0
+            return [], ""
         is_past = committed - seen[1] >= self._patience_with(other)
         if is_past and (other.has_runs or state is Liveness.UNKNOWN):
             now_us = self._clock.now_us()
@@ -125,8 +131,8 @@ class Reaper(Service):
             else:
                 recovered = self._store.requeue(OwnerHung(other.owner, other.beat), now_us)
             self._watched[other.owner] = (other.beat, committed)
-            return self._emit(recovered, "stale")
-        return 0
+            return recovered, "stale"
+        return [], ""
 
     def _patience_with(self, other: OwnerRow) -> int:
         """Return after how many of this engine's heartbeats *other* is hung.
@@ -139,17 +145,17 @@ class Reaper(Service):
         threshold_s = max(self._stale_threshold_s, 2 * interval_us / 1e6)
         return max(2, math.ceil(threshold_s / self._heartbeat_interval_s))
 
-    def _recover_dead(self, other: OwnerRow) -> int:
+    def _recover_dead(self, other: OwnerRow) -> list[RunRow]:
         # A token is never used again, and only another reaper, for a moment, can take the lock of a
         # dead owner: what was dead before this transaction is dead in it.
         dead = OwnerDead(other.owner, max_deaths=self._max_deaths)
         recovered = self._store.requeue(dead, self._clock.now_us())
         self._store.remove_owner_lock(other.token)
-        return self._emit(recovered, "dead")
+        return recovered
 
-    def _emit(self, found: list[RunRow], reason: str) -> int:
+    def _emit(self, found: list[RunRow], reason: str, shown: Callable[[RunRow], bool]) -> int:
         recovered = [row for row in found if row.status != RunStatus.FAILED]
-        say_recovered(recovered, reason)
+        say_recovered(recovered, reason, shown)
         for row in found:
             if row.status == RunStatus.FAILED:
                 self._emit_failure(row)

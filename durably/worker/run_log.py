@@ -157,15 +157,18 @@ class RunLog:
             return None
 
 
-def say_recovered(rows: list[RunRow], reason: str) -> None:
-    """Log that runs were put back whose owner is dead, or hangs."""
-    if not log.isEnabledFor(logging.WARNING):
-        return
+def say_recovered(rows: list[RunRow], reason: str, shown: Callable[[RunRow], bool]) -> None:
+    """Log that runs were put back whose owner is dead, or hangs.
+
+    Args:
+        shown: whether a call goes on with a run at once, and shows a person that it does.
+    """
     what = "has died" if reason == "dead" else "gives no sign of life"
     for row in rows:
-        when = " when it is opened again" if row.kind == "session" else ""
+        is_shown = shown(row)
+        when = " when it is opened again" if row.kind == "session" and not is_shown else ""
         _say(
-            logging.WARNING,
+            logging.INFO if is_shown else logging.WARNING,
             row,
             _with_steps(
                 f"recovered: the process that executed it {what}. It continues{when}",

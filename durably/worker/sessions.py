@@ -13,7 +13,7 @@ from durably.execution.current_run import Services
 from durably.execution.session_run import SessionRun
 from durably.store.api import Store
 from durably.store.outcome import Completed, Interrupted, Outcome
-from durably.store.rows import Beginning, NewRun
+from durably.store.rows import Beginning, NewRun, RunRow
 from durably.worker.claimer import Claimer
 from durably.worker.current_runs import CurrentRuns
 from durably.worker.lifecycle import Lifecycle
@@ -46,7 +46,7 @@ class Sessions:
         run_log: RunLog,
         lifecycle: Lifecycle,
         check_file: Callable[[], None],
-        recover: Callable[[], int],
+        recover: Callable[..., int],
     ) -> None:
         self.services = services
         self.path = store.path
@@ -99,7 +99,8 @@ class Sessions:
     ) -> SessionRun:
         while True:
             self._check_file()
-            self._recover()
+            # The program goes on with it at once, and its first line says from where.
+            self._recover(lambda row: _is_of(row, new))
             beginning, run = self._claimer.begin(new, "{}", is_fresh=is_fresh)
             if isinstance(run, SessionRun):
                 return run
@@ -142,6 +143,12 @@ class Sessions:
                 self._open.remove(session)
             self._lifecycle.let_go(need)
         return stored
+
+
+def _is_of(row: RunRow, new: NewRun) -> bool:
+    """Return whether a run is the session that is to be continued."""
+    key = row.idempotency_key
+    return (row.kind, row.job_name, key) == ("session", new.job_name, new.idempotency_key)
 
 
 class OpenSession:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -360,9 +361,10 @@ def test_what_is_displayed_of_a_run_that_is_executed_here_is_asked_of_no_databas
 
 
 def test_a_run_whose_process_has_died_says_so(
-    tmp_path: Path, on_terminal: Callable[[], Terminal]
+    tmp_path: Path, on_terminal: Callable[[], Terminal], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The line says where its checkpoints come from, as long as it is executed."""
+    """The line says where its checkpoints come from, as long as it is executed; no warning does."""
+    caplog.set_level(logging.INFO, "durably")
     terminal = on_terminal()
     left_by_the_dead(str(tmp_path / "a.db"), "dies")
     died = "1 from checkpoints (the process before this one died)"
@@ -372,8 +374,10 @@ def test_a_run_whose_process_has_died_says_so(
         return step.run("second", terminal.wait_for, died)
 
     app = durably.Durably(tmp_path / "a.db")
-    with app:
-        app.run(durably.Job("dies", dies, origin="any"))
+    app.run(durably.Job("dies", dies, origin="any"))
+    app.close()
+    levels = {each.levelname for each in caplog.records if "recovered" in each.getMessage()}
+    assert levels == {"INFO"}
     assert "1 from checkpoints · " in terminal.lines[-1]
     assert "died" not in terminal.lines[-1]
 

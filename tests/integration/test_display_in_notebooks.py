@@ -89,6 +89,7 @@ def test_a_kernel_that_was_killed(notebook: Notebook) -> None:
     done = notebook.execute(CALL)
 
     assert not done.error
+    assert not done.stderr.strip()
     kept = int(done.stdout.split()[1])
     died = f"/20</bdi> · {kept} from checkpoints (the kernel before this one died) · "
     assert died in done.displays[0]["text/html"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from children import execute
+from children import Child, execute
 from engines import engine, take_over
 from held import HeldJob
 
@@ -353,6 +353,24 @@ def test_a_run_of_a_dead_process_is_a_warning(
         f"INFO {name(run)} resumed: 3 of its steps are stored, attempt 2",
         f"INFO {name(run)} completed in … s: 8 steps, 3 from checkpoints",
     ]
+
+
+def test_a_session_that_its_program_opens_again_after_a_death_is_no_warning(
+    tmp_path: Path, lines: Callable[[], list[str]]
+) -> None:
+    """What the program goes on with at once is said, and needs nobody."""
+    path = tmp_path / "s.db"
+    with Child("opens_a_session", path) as child:
+        child.say("step one")
+        for said in ("open 0", "executes one", "stored one"):
+            child.expect(said)
+        child.kill()
+    with durably.session("script", path) as step:
+        run = step.get_run()
+    assert without_times(lines())[0] == (
+        f"INFO {name(run)} recovered: the process that executed it has died. It continues: "
+        "1 of its steps is stored"
+    )
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def resume(*, count: int, mib: int) -> Outcome:
     forget_peak()
     before = peak_mib()
     with durably.session("frames", PATH) as step:
-        kept = []
+        kept: list[Any] = []
         for number in range(count):
             value = step.run(f"frame-{number}", lambda: frame_of(1))
             kept = [*kept, value][:2]

@@ -21,6 +21,7 @@ if typing.TYPE_CHECKING:
     from durably.entry.sessions import Session, session
     from durably.errors import (
         BackupExistsError,
+        CodeChangedWarning,
         ConflictError,
         DatabaseError,
         DatabaseLostError,
@@ -79,6 +80,7 @@ __all__ = [
     "NOTHING",
     "Attempt",
     "BackupExistsError",
+    "CodeChangedWarning",
     "ConflictError",
     "DatabaseError",
     "DatabaseLostError",

@@ -92,12 +92,16 @@ class RunProgressed(RunEvent):
 class RunCompleted(RunEvent):
     """The job has returned and its output is stored.
 
+    ``unused_steps`` are the names of steps that are stored and that the execution has not used, as
+    after they were renamed or removed; the first 1000 of them.
+
     .. versionadded:: 0.2.0
     """
 
     type: ClassVar[str] = "run:complete"
     output: Any = attrs.field(repr=False)
     duration: float
+    unused_steps: tuple[str, ...] = ()
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)

@@ -185,7 +185,7 @@ def suspend(store: Database, row: RunRow, outcome: Suspended, now_us: int = 30) 
 
 def checkpoint(store: Database, row: RunRow, name: str, index: int = 0, output: str = "1") -> bool:
     """Return whether the result of a step was stored."""
-    return store.write(steps.complete, row.run, row.fence, index, name, output, 21, 22)
+    return store.write(steps.complete, row.run, row.fence, index, name, output, 21, 22, None, None)
 
 
 def stored(store: Database, row: RunRow) -> RunRow:

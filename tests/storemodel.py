@@ -817,7 +817,9 @@ class StoreMachine(RuleBasedStateMachine):
         where = (execution.key, execution.fence, index, name)
         if how == "ok":
             status = "completed"
-            done = self.store.write(steps.complete, *where, output, self.now, self.now)
+            done = self.store.write(
+                steps.complete, *where, output, self.now, self.now, self.now, None
+            )
         elif how == "fail":
             status, error = "failed", self.an_error()
             done = self.store.write(steps.fail, *where, error, self.now, self.now)
@@ -878,6 +880,7 @@ class StoreMachine(RuleBasedStateMachine):
                 None,
                 self.now,
                 self.now,
+                self.now if is_done else None,
             )
             for index, is_done in new.items()
         ]

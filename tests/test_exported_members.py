@@ -78,6 +78,7 @@ PUBLIC = {
     # control flow and warnings
     "DuplicateStepWarning",
     "DurablyWarning",
+    "CodeChangedWarning",
     "ItemsChangedWarning",
     "OwnershipLost",
     "PayloadChangedWarning",
@@ -106,7 +107,7 @@ STEP = (
 RUN = (
     "id job_name status payload output error progress labels idempotency_key concurrency_key "
     "attempt completed_steps created_at started_at completed_at updated_at heartbeat_at "
-    "disposition kind waiting_for run_at failures parent_id is_terminal is_active "
+    "disposition kind waiting_for run_at failures parent_id code_changed is_terminal is_active "
     "duration "
     "result wait refresh steps items attempts logs cancel retry redo fork set_step "
     "set_item forked_from timeline "

@@ -45,6 +45,7 @@ class AttemptReader:
                 error=self._reader.error_of(row.error),
                 steps_completed=row.steps_completed,
                 steps_reused=row.steps_reused,
+                unused_steps=self._reader.names_of(row.unused_steps),
             )
         except UNREADABLE as exc:
             what = f"attempt {row.attempt} of run {run_id!a:.80}"

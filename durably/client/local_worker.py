@@ -72,7 +72,7 @@ class CallersThread(Protocol):
         """Need the worker's threads during a call, and return its result."""
 
     def begin(
-        self, new: NewRun, origins: str, **options: Unpack[BeginOptions]
+        self, new: NewRun, origins: str, codes: str, **options: Unpack[BeginOptions]
     ) -> tuple[Beginning, CurrentRun | None]:
         """Create or continue a certain run, and claim it if possible, as ``Store.begin`` does."""
 

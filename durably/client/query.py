@@ -138,6 +138,7 @@ class Reader:
             failures=row.failures,
             parent_id=row.parent_id,
             forked_from=row.forked_from,
+            code_changed=bool(row.code_changed),
         )
 
     def created(self, row: RunRow, payload: Any, created_at: datetime) -> Run[Any, Any]:
@@ -206,6 +207,19 @@ class Reader:
         """Return the step that the run failed in, as in its ``run:fail``; ``None`` for none."""
         text = self._store.get_run(run_id).error
         return None if text is None else self._codec.load_json(text).get("failed_step")
+
+    def unused_steps_of(self, run_id: str) -> tuple[str, ...]:
+        """Return the stored steps that the newest execution of a run has not used."""
+        attempts = self._store.attempts_of(run_id)
+        return self.names_of(attempts[-1].unused_steps) if attempts else ()
+
+    def names_of(self, text: str | None) -> tuple[str, ...]:
+        """Return a stored list of names.
+
+        Raises:
+            ValueError: it is not one.
+        """
+        return () if text is None else tuple(_checked(text, defects.is_names))
 
     def progress_of(self, text: str | None) -> Progress | None:
         """Return a stored progress.

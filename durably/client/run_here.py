@@ -36,7 +36,7 @@ from durably.execution.current_run import CurrentRun
 from durably.execution.live import Displays
 from durably.execution.live_failures import FailureWatch
 from durably.jobs import Job
-from durably.jobs.registry import origins_json
+from durably.jobs.registry import codes_json, origins_json
 from durably.models import TERMINAL, Disposition, Run, RunStatus, evolved, short_name
 from durably.store.api import Store
 from durably.store.rows import Beginning, Enqueued, RunKey, RunRow
@@ -174,6 +174,7 @@ class _Call:
         done, current = self._worker.begin(
             self._accepted.new,
             f"{{{origins_json(self._job)}}}",
+            codes_json(self._job),
             is_fresh=self._options.fresh and self._run_pk is None,
             on_payload_change=self._options.on_payload_change,
             same_payloads=self._same_payloads,

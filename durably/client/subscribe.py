@@ -132,8 +132,13 @@ class Subscription(Iterator[Event]):
         }
         duration = run.duration or 0.0
         if run.status is RunStatus.COMPLETED:
-            output = run.output
-            return self._emitter.make("run:complete", **fields, output=output, duration=duration)
+            return self._emitter.make(
+                "run:complete",
+                **fields,
+                output=run.output,
+                duration=duration,
+                unused_steps=self._reader.unused_steps_of(run.id),
+            )
         if run.status is RunStatus.FAILED:
             self._failed_attempt = run.attempt
             return self._emitter.make(

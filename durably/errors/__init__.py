@@ -23,7 +23,7 @@
     StopRun(BaseException)                  control flow inside a job
     ├── RunCancelled · RunInterrupted · RunSuspended · OwnershipLost
     DurablyWarning(UserWarning)
-    └── DuplicateStepWarning · PayloadChangedWarning · ItemsChangedWarning
+    └── DuplicateStepWarning · PayloadChangedWarning · CodeChangedWarning · ItemsChangedWarning
     RetryAfter(Exception)                   raised by users: not a failure
 """
 
@@ -274,6 +274,15 @@ class PayloadChangedWarning(DurablyWarning):
     """A run that has the key was started with another payload.
 
     The message names the paths that differ, such as ``$.pages``, and never a value.
+
+    .. versionadded:: 0.2.0
+    """
+
+
+class CodeChangedWarning(DurablyWarning):
+    """A stored result is used that an earlier version of a step's function has made.
+
+    It is raised once for each function in an execution. ``docs/guide.md`` says what is a change.
 
     .. versionadded:: 0.2.0
     """

@@ -68,10 +68,12 @@ class StepCounts(NamedTuple):
     replayed: int
 
 
-# Whether a step that was stored before has been used: not, from its checkpoint, executed again.
+# Whether a step that was stored before has been used: not, from its checkpoint, executed again, or
+# asked for without a result.
 _NOT: Final = 0
 _REPLAYED: Final = 1
 _EXECUTED: Final = 2
+_BEGUN: Final = 3
 
 
 class CheckpointReader:
@@ -155,7 +157,7 @@ class CheckpointReader:
             found = self._checkpoints.find(self._run_pk, name)
             if found is None:
                 return None, name in self._names
-            index, output, _ = found
+            index, output = found[:2]
             is_used = output is not None and self._is_used(index)
             if not is_used and self._next_index is not None and index >= self._next_index:
                 self._advance(index)
@@ -183,6 +185,11 @@ class CheckpointReader:
             if index < self.first_new_index:
                 self._use(index, _EXECUTED)
 
+    def note_begun(self, index: int) -> None:
+        """Note that this execution has begun a map."""
+        if index < self.first_new_index and not self._used[index]:
+            self._used[index] = _BEGUN
+
     def note_map(self, index: int, *, is_executed: bool) -> None:
         """Note that this execution has completed a map, or found all of it stored."""
         with self._lock:
@@ -193,3 +200,13 @@ class CheckpointReader:
     def count(self) -> StepCounts:
         """Return how many steps were executed, and how many were not."""
         return StepCounts(self._executed, self.replayed)
+
+    def unused(self, most: int) -> list[str]:
+        """Return the names of completed steps that this execution has not used, *most* at most."""
+        if not self._used.count(_NOT):
+            return []
+        maps = set(self.maps.values())
+        used = tuple(enumerate(self._used))
+        unused = [index for index, how in used if not how]
+        executed = [index for index, how in used if how == _EXECUTED and index not in maps]
+        return self._checkpoints.unused_steps(self._run_pk, unused, executed, most)

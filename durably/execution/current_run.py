@@ -95,6 +95,10 @@ def _no_steps() -> StepCounts:
     return StepCounts(0, 0)
 
 
+def _no_names() -> tuple[str, ...]:
+    return ()
+
+
 class CurrentRun:
     """One run inside its job: its key in the database, and whether it is to stop.
 
@@ -119,6 +123,8 @@ class CurrentRun:
         # The steps that are in progress, by name.
         self.turns: Mapping[str, object] = {}
         self.count_steps: Callable[[], StepCounts] = _no_steps
+        # Returns the names of stored steps that this execution has not used.
+        self.unused_steps: Callable[[], tuple[str, ...]] = _no_names
         # When its code was entered, by the clock's ``monotonic``.
         self.began_at = -math.inf
         self.stopped = Latch()

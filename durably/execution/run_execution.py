@@ -104,6 +104,7 @@ class Execution:
             returned = let_through(job.run, context, *arguments)
             run.refuse_forked_child()
             text, output = self._encoded(returned)
+            unused = run.unused_steps()
         except BaseException as exc:
             run.refuse_forked_child()
             if run.is_callers_signal(exc):
@@ -113,7 +114,7 @@ class Execution:
             if _is_no_worker(exc) and self._is_stopping():
                 return Interrupted()
             return self._failed(exc)
-        return Completed(text, output)
+        return Completed(text, output, unused)
 
     def _failed(self, exc: BaseException) -> Outcome:
         """Return how the run leaves its code, which has raised *exc*."""

@@ -132,11 +132,11 @@ class StepRecorder:
         name: str = row[3]
         if name not in self.again and name not in self.notes:
             return self._services.checkpoints.save(*row)
-        return self._stored(self._services.checkpoints.save_calls, *row, *self.calls_of(name))
+        return self.stored(self._services.checkpoints.save_calls, *row, *self.calls_of(name))
 
     def save_again(self, row: tuple[Any, ...], failed: DatabaseError | EngineClosedError) -> bool:
         """Store a result whose first try has *failed*; return whether this claim may do so."""
-        return self._stored(self._services.checkpoints.save, *row, failed=failed)
+        return self.stored(self._services.checkpoints.save, *row, failed=failed)
 
     def encoded(self, name: str, value: Any, type_: Any) -> tuple[str, Any]:
         """Return the text of a result, whose large parts are in files, and what is read from it."""
@@ -182,7 +182,7 @@ class StepRecorder:
         error = error_info(exc)
         run.failed_steps.append((name, exc))
         self.indexes[name] = index
-        is_stored = self._stored(
+        is_stored = self.stored(
             services.checkpoints.fail,
             run.run_pk,
             run.fence,
@@ -203,7 +203,7 @@ class StepRecorder:
         """Store that a step ended after its run was cancelled or recovered by another owner."""
         services, run = self._services, self._run
         self.indexes[name] = index
-        self._stored(
+        self.stored(
             services.checkpoints.cancel,
             run.run_pk,
             run.fence,
@@ -247,12 +247,13 @@ class StepRecorder:
         is_cancelled = state == (RunStatus.CANCELLED, self._run.fence)
         self._run.stop(RunCancelled if is_cancelled else OwnershipLost)
 
-    def _stored(
+    def stored(
         self,
         verb: Callable[..., bool],
         *args: Any,
         failed: DatabaseError | EngineClosedError | None = None,
     ) -> bool:
+        """Store something of a step, trying again while a failure may pass."""
         return retry_transient(
             self._services, self._run, "storing a step", verb, *args, failed=failed
         )

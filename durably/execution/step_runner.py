@@ -7,6 +7,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from durably._platform.latch import Wakeups
@@ -20,9 +21,11 @@ from durably.errors import (
     DuplicateStepWarning,
     EngineClosedError,
     RetryAfter,
+    SerializationError,
     ValidationError,
 )
 from durably.execution.checkpoints import CheckpointReader
+from durably.execution.code_changes import CodeChanges
 from durably.execution.current_run import CurrentRun, Services
 from durably.execution.deadlines import check_deadline
 from durably.execution.nested_steps import NestedSteps
@@ -40,11 +43,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# The advice if a class has changed since a result of it was stored.
-_GO_ON: Final = (
-    "it was stored by an earlier version of the code: give new fields a default, or give the step "
-    "another name, so that it is executed again"
-)
+# So many names of steps that a run does not use any more are stored.
+_MOST_UNUSED: Final = 1000
 
 LONGEST_STEP_NAME: Final = 500
 
@@ -86,8 +86,13 @@ class StepRunner:
         self._turns: dict[str, tuple[int]] = {}
         run.turns = self._turns
         run.count_steps = self._checkpoints.count
+        run.unused_steps = self._unused
         self.recorder = self._recorder = StepRecorder(run, services)
+        self.changes = self._changes = CodeChanges(run, services, self._recorder)
+        self._codes = self._changes.codes
         self.caller = StepCaller(run, services, self._recorder, self._nested)
+        # The index of each step that is inside of its function, by name.
+        self._inside: dict[str, int] = {}
         # The maps of this run by name, and whether this execution has completed each.
         self._maps = dict.fromkeys(self._checkpoints.maps, False)
         # Woken when a step has ended.
@@ -124,7 +129,7 @@ class StepRunner:
             checkpoint = self._checkpoints.take_result(name)
             if checkpoint is not None:
                 type_ = return_type_of(fn) if returns is None else returns
-                return self._replayed(name, type_, checkpoint)
+                return self._replayed(name, fn, type_, checkpoint)
         if callable(name) and not isinstance(name, str):
             raise ValidationError(_needs_name(name))
         check_name(name, "a step's name", longest=LONGEST_STEP_NAME)
@@ -152,14 +157,17 @@ class StepRunner:
             raise
         finally:
             self.end_turn(name)
-        if is_repeated:
-            self._repeated(name)
-        return self._replayed(name, type_, checkpoint)
+        # What was used twice in one execution is no other version of one function.
+        is_other_use = is_repeated and not self._repeated(name)
+        return self._replayed(name, fn, type_, checkpoint, is_compared=not is_other_use)
 
-    def _repeated(self, name: str) -> None:
-        """Raise or warn because the name of a completed step is used again."""
+    def _repeated(self, name: str) -> bool:
+        """Raise or warn because the name of a completed step is used again.
+
+        Return whether it is not: a retry or a cell of a notebook executes all of it again.
+        """
         if self._nested.is_retried(name):
-            return
+            return True
         if self._reuses_results:
             warnings.warn(
                 f"step {name!r} was used twice in run {self._run.id}; the second use returns "
@@ -167,10 +175,10 @@ class StepRunner:
                 DuplicateStepWarning,
                 stacklevel=5,  # the job's line
             )
-        else:
-            raise DuplicateStepError(
-                f"step {name!r} was used twice in run {self._run.id}; {self._nested.advice}"
-            )
+            return False
+        raise DuplicateStepError(
+            f"step {name!r} was used twice in run {self._run.id}; {self._nested.advice}"
+        )
 
     # -- maps ----------------------------------------------------------------------------------
 
@@ -203,6 +211,7 @@ class StepRunner:
             if index is None:
                 index = self._checkpoints.maps[name] = self._index_of(name, checkpoint)
             self._recorder.begin(name, self._checkpoints.replayed)
+            self._checkpoints.note_begun(index)
         except BaseException:
             self.end_turn(name)
             raise
@@ -268,14 +277,32 @@ class StepRunner:
         if self._turn_ended.are_awaited:
             self._turn_ended.wake_all()
 
-    def _replayed(self, name: str, type_: Any, checkpoint: Checkpoint) -> Any:
-        index, output, _ = checkpoint
+    def outer(self) -> int | None:
+        """Return the index of the step or the map that the calling thread is inside of."""
+        name = current_step.get()
+        if name is None:
+            return None
+        index = self._inside.get(name)
+        return self._checkpoints.maps.get(name) if index is None else index
+
+    def _unused(self) -> tuple[str, ...]:
+        """Return the names of completed steps that this execution has not used."""
+        return tuple(self._recorder.read(self._checkpoints.unused, _MOST_UNUSED))
+
+    def _replayed(
+        self,
+        name: str,
+        fn: Callable[..., Any],
+        type_: Any,
+        checkpoint: Checkpoint,
+        *,
+        is_compared: bool = True,
+    ) -> Any:
+        index, output, _, code = checkpoint
         assert output is not None  # noqa: S101 - completed steps have one
         services = self._services
         try:
-            result = services.codec.decode(
-                output, type_, what="the stored result of step", name=name, advice=_GO_ON
-            )
+            result = self._decoded(name, output, type_)
         except DatabaseError as exc:
             self._checkpoints.give_back(checkpoint)
             msg = f"run {self._run.id}: {exc}"
@@ -285,9 +312,28 @@ class StepRunner:
             raise
         self._nested.note(name)
         self._run.has_replayed = True
+        # At each step that a resume passes: no call that could be spared.
+        if is_compared and (
+            type(fn) is not FunctionType or code != self._codes.get(id(fn.__code__))
+        ):
+            self._changes.used(name, fn, code)
         if services.emitter.has_listeners:
             self._recorder.emit("step:skip", name, index)
         return result
+
+    def _decoded(self, name: str, output: str, type_: Any) -> Any:
+        decode = self._services.codec.decode
+        what = "the stored result of step"
+        try:
+            return decode(output, type_, what=what, name=name)
+        except (ValidationError, SerializationError):
+            # Again, with advice for which the database is read.
+            try:
+                advice = self._changes.ways_out(name)
+                return decode(output, type_, what=what, name=name, advice=advice)
+            except ValidationError as exc:
+                said = str(exc)
+        raise SerializationError(said)
 
     def _call(
         self,
@@ -325,6 +371,7 @@ class StepRunner:
             recorder.emit("step:start", name, index)
             started = clock.monotonic()
         started_at_us = clock.now_us()
+        code, outer = self._entered(name, index, fn)
         recorder.begin(name, self._checkpoints.replayed)
         try:
             token = current_step.set(name)
@@ -338,6 +385,7 @@ class StepRunner:
                 text, result = recorder.encoded(name, value, type_)
             finally:
                 current_step.reset(token)
+                del self._inside[name]
         except BaseException as exc:
             self._nested.outer_failed(name)
             recorder.raised(name, index, started_at_us, exc)
@@ -346,7 +394,7 @@ class StepRunner:
         if run.stop_reason in NOT_OURS:
             recorder.cancelled(name, index, started_at_us)
             run.check()
-        row = run.run_pk, run.fence, index, name, text, started_at_us, clock.now_us()
+        row = run.run_pk, run.fence, index, name, text, started_at_us, clock.now_us(), code, outer
         try:
             is_stored = recorder.save(*row)
         except (DatabaseError, EngineClosedError) as exc:
@@ -365,17 +413,30 @@ class StepRunner:
                 output=codec.decode(text, type_, what="the result of step", name=name),
                 duration=clock.monotonic() - started,
             )
-        if len(text) > LARGE_RESULT and not services.checkpoints.has_files:
-            # Only now: where warnings are errors, this must not lose the checkpoint.
-            warnings.warn(
-                f"the result of step {name!r} takes {len(text) / 2**20:.0f} MiB in the database; "
-                "leave out blobs=False, so that it becomes a file",
-                stacklevel=5,  # the job's line
-            )
+        if len(text) > LARGE_RESULT:
+            self._warn_of_size(name, text)
         if run.stop_reason is not None or run.deadline_s is not None:
             run.check()
             check_deadline(run, clock)
         return result
+
+    def _entered(
+        self, name: str, index: int, fn: Callable[..., Any]
+    ) -> tuple[int | None, int | None]:
+        """Note that the thread is inside a step; return its code, and the step around it."""
+        outer = self.outer()
+        self._inside[name] = index
+        return self._changes.of(fn), outer
+
+    def _warn_of_size(self, name: str, text: str) -> None:
+        if self._services.checkpoints.has_files:
+            return
+        # Only now: where warnings are errors, this must not lose the checkpoint.
+        warnings.warn(
+            f"the result of step {name!r} takes {len(text) / 2**20:.0f} MiB in the database; "
+            "leave out blobs=False, so that it becomes a file",
+            stacklevel=6,  # the job's line
+        )
 
 
 def _needs_name(function: object, call: str = "step.run") -> str:

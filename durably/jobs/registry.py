@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
+from durably._platform.fingerprints import fingerprint
 from durably._platform.interactive import is_interactive
 from durably._platform.safe_repr import short_repr
 from durably.codec import Codec
@@ -31,6 +32,7 @@ class Claimed(NamedTuple):
 
     jobs: str
     origins: str
+    codes: str
 
 
 def origins_of(job: Job[Any, Any]) -> tuple[str, ...]:
@@ -70,6 +72,11 @@ def origins_json(job: Job[Any, Any]) -> str:
     if takes_any_origin(job):
         members.append(True)
     return ",".join(f"{dump(job.name)}:{dump(member)}" for member in members)
+
+
+def codes_json(*jobs: Job[Any, Any]) -> str:
+    """Return the JSON object of the jobs' fingerprints that ``Claim`` takes."""
+    return dump({job.name: code for job in jobs if (code := fingerprint(job.run)) is not None})
 
 
 def _script_name(file: str) -> str:
@@ -173,6 +180,7 @@ class JobRegistry:
             self.claimed = Claimed(
                 dump(list(self._jobs)),
                 "{" + ",".join(filter(None, map(origins_json, self._jobs.values()))) + "}",
+                codes_json(*self._jobs.values()),
             )
 
     def names(self) -> list[str]:

@@ -216,6 +216,9 @@ class Attempt(Record):
     known: for an earlier version's executions, and ``steps_reused`` also until the end, and if the
     process died before it began a step.
 
+    ``unused_steps`` are the names of stored steps that an execution which has completed the run did
+    not use, since they were renamed or removed; the first 1000 of them.
+
     .. versionadded:: 0.2.0
     """
 
@@ -229,6 +232,7 @@ class Attempt(Record):
     error: ErrorInfo | None
     steps_completed: int | None = None
     steps_reused: int | None = None
+    unused_steps: tuple[str, ...] = ()
 
     _columns = _ATTEMPT_COLUMNS
 

@@ -112,14 +112,15 @@ class Run(Asking[R], Shown, Generic[P, R]):
     attempt. ``failures`` is how many executions have failed since the last ``retry``. ``error`` is
     what has failed it, also while it is pending to be tried again.
 
-    ``run_at`` is when a pending run may begin, ``None`` if it may at once.
+    ``run_at`` is when a pending run may begin, ``None`` if it may at once. ``code_changed`` is true
+    once an execution has used a result that an earlier version of a step's function had made.
 
     A run that came from an engine can be asked, as by ``run.result()`` and ``run.steps``; the
     engine answers, until it is closed. One that was copied, unpickled or made by hand is the value
     alone. ``repr()`` is one line, and a notebook shows a card.
 
-    .. versionchanged:: 0.2.0 Has ``kind``, ``waiting_for``, ``parent_id``, ``run_at`` and
-        ``failures``, and can be asked. An interrupt no longer raises ``attempt``.
+    .. versionchanged:: 0.2.0 Has ``kind``, ``waiting_for``, ``parent_id``, ``run_at``, ``failures``
+        and ``code_changed``, and can be asked. An interrupt no longer raises ``attempt``.
 
     .. versionadded:: 0.1.0
     """
@@ -148,6 +149,7 @@ class Run(Asking[R], Shown, Generic[P, R]):
     failures: int = 0
     parent_id: str | None = None
     forked_from: str | None = None
+    code_changed: bool = False
 
     def __eq__(self, other: object) -> bool:
         return self.id == other.id if isinstance(other, Run) else NotImplemented

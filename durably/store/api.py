@@ -9,13 +9,14 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from durably.store.by_hand import ByHand
 from durably.store.calls import BegunSteps, Left
 from durably.store.care import Care
 from durably.store.change_feed import ChangeFeed
 from durably.store.closing import Closing
+from durably.store.code_checkpoints import CodeCheckpoints
 from durably.store.item_checkpoints import ItemCheckpoints
 from durably.store.item_rows import FailureKind, ItemOfMap, MapState
 from durably.store.outcome import Outcome, RequeueReason
@@ -71,7 +72,7 @@ class OwnerLock(Protocol):
         """Release the lock and leave its file, so that others find the owner dead."""
 
 
-class Checkpoints(ItemCheckpoints, WaitCheckpoints, Protocol):
+class Checkpoints(ItemCheckpoints, WaitCheckpoints, CodeCheckpoints, Protocol):
     """The part of a store that a step needs. Usable from any thread."""
 
     @property
@@ -93,10 +94,17 @@ class Checkpoints(ItemCheckpoints, WaitCheckpoints, Protocol):
         output: str,
         started_at_us: int,
         completed_at_us: int,
+        code: int | None,
+        outer: int | None,
     ) -> bool:
-        """Store a step's result; return ``False`` if this claim is not the current one."""
+        """Store a step's result; return ``False`` if this claim is not the current one.
 
-    def save_many(self, steps: Sequence[tuple[int, int, int, str, str, int, int]]) -> list[bool]:
+        Args:
+            code: the fingerprint of its function.
+            outer: the index of the step or map that it is inside of.
+        """
+
+    def save_many(self, steps: Sequence[tuple[Any, ...]]) -> list[bool]:
         """Store results of several steps, each given as the arguments of ``save``, in one commit.
 
         Return for each what ``save`` would return.

@@ -80,7 +80,11 @@ def of_attempt(values: Mapping[str, Any]) -> str | None:
     """Return what is wrong with an attempt, given by column, or ``None``."""
     return _number_outside(values, bounds.ATTEMPT) or _first_wrong(
         values,
-        {"outcome": OUTCOMES.__contains__, "error": lambda text: is_error(_loaded(text))},
+        {
+            "outcome": OUTCOMES.__contains__,
+            "error": lambda text: is_error(_loaded(text)),
+            "unused_steps": lambda text: is_names(_loaded(text)),
+        },
     )
 
 
@@ -190,6 +194,11 @@ def is_retry(text: str) -> bool:
     except (ValueError, TypeError, RecursionError):
         return False
     return True
+
+
+def is_names(value: Any) -> bool:
+    """Return whether a value from the file is an array of texts."""
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def is_labels(value: Any) -> bool:

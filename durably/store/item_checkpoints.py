@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from durably.store.item_rows import ItemRow, ItemWindow, Key, MapRow, MapState
+from durably.store.item_rows import ItemRow, ItemWindow, Key, MapRow, MapState, NewItem
 from durably.store.rows import RunKey
 
 # The most items that a map can have.
@@ -16,7 +16,7 @@ class ItemCheckpoints(Protocol):
     """The items of maps. Usable from any thread."""
 
     def save_items(
-        self, run_pk: RunKey, fence: int, state: MapState, items: Sequence[ItemRow]
+        self, run_pk: RunKey, fence: int, state: MapState, items: Sequence[NewItem]
     ) -> bool:
         """Store items of a map, completed and failed ones, and how far or how the map is.
 
@@ -35,6 +35,9 @@ class ItemCheckpoints(Protocol):
 
     def item_window(self, map_pk: int, first_index: int) -> ItemWindow:
         """Return the items of a map from *first_index* on, as many as one window holds."""
+
+    def item_codes(self, map_pk: int, first_index: int, last_index: int) -> dict[int, int]:
+        """Return the fingerprints of the items that have one of their own, by index."""
 
     def find_item(self, map_pk: int, key: Key) -> ItemRow | None:
         """Return the item with that key, ``None`` if there is none."""

@@ -11,6 +11,10 @@ Key = str | int
 # reads each one.
 ItemRow = tuple[int, Key | None, str | None, str | None, int, int | None, int, int]
 
+# The same to be stored, with the fingerprint of the function that has made it, unless that is the
+# one of the map.
+NewItem = tuple[int, Key | None, str | None, str | None, int, int | None, int, int, int | None]
+
 
 class ItemOfMap(NamedTuple):
     """One item with all its columns; the first ones are those of ``ItemRow``."""
@@ -41,6 +45,9 @@ class MapRow(NamedTuple):
     is_keyed: bool
     status: str | None
     highest_index: int
+    # The fingerprint of the function of its first items, and of the items that have none.
+    code: int | None = None
+    has_codes: bool = False
 
 
 class MapState(NamedTuple):
@@ -57,6 +64,9 @@ class MapState(NamedTuple):
     status: str | None = None
     error: str | None = None
     completed_at_us: int | None = None
+    # Of its function, and the index of the step that it is inside of: stored with its first items.
+    code: int | None = None
+    outer: int | None = None
 
 
 class FailureKind(NamedTuple):

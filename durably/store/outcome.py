@@ -13,10 +13,15 @@ from durably.store.rows import RunKey
 
 @attrs.frozen(eq=False, repr=False)
 class Completed(Value):
-    """The job has returned; *output* is JSON text, *value* what is read from it."""
+    """The job has returned; *output* is JSON text, *value* what is read from it.
+
+    Args:
+        unused_steps: the names of the steps that are stored and that it has not used.
+    """
 
     output: str
     value: Any = None
+    unused_steps: tuple[str, ...] = ()
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -55,6 +55,8 @@ class RunRow(NamedTuple):
     forked_from: str | None = None
     # Of a failed run: its first step with a result, as hexadecimal digits.
     first_step: str | None = None
+    # Whether an execution has used a result of other code.
+    code_changed: int = 0
 
 
 class Brief(NamedTuple):
@@ -163,6 +165,8 @@ class Claim(NamedTuple):
     ``origins`` says whose checkpoints these jobs continue: a JSON object with a member for each
     origin of a job. Names occur more than once in it, and the first origin of a name is the one
     that is stored. ``true`` stands for every origin. Runs without checkpoints are claimed by all.
+
+    ``codes`` is a JSON object with the fingerprints of the jobs' functions, by the jobs' names.
     """
 
     owner: int
@@ -172,6 +176,7 @@ class Claim(NamedTuple):
     is_wanted: Callable[[], bool] = _always
     inside: Callable[[], str] = _none
     origins: str = "{}"
+    codes: str = "{}"
 
 
 class Begin(NamedTuple):
@@ -260,9 +265,10 @@ class StepRow(NamedTuple):
     notes: str | None = None
 
 
-# One stored step for a resume: its index, its output (None if it failed or was cancelled) and its
-# name. A plain tuple as SQLite returns it, because a resume reads each step.
-Checkpoint = tuple[int, str | None, str]
+# One stored step for a resume: its index, its output (None if it failed or was cancelled), its
+# name, and the fingerprint of the function that has made it. A plain tuple as SQLite returns it,
+# because a resume reads each step.
+Checkpoint = tuple[int, str | None, str, int | None]
 
 
 class Window(NamedTuple):
@@ -328,6 +334,8 @@ class AttemptRow(NamedTuple):
     error: str | None
     steps_completed: int | None = None
     steps_reused: int | None = None
+    # A JSON array of the names of the steps that were stored and not used.
+    unused_steps: str | None = None
 
 
 class LogLine(NamedTuple):

@@ -58,10 +58,10 @@ class CallersThread:
         return self._lifecycle.holding(call)
 
     def begin(
-        self, new: NewRun, origins: str, **options: Unpack[BeginOptions]
+        self, new: NewRun, origins: str, codes: str, **options: Unpack[BeginOptions]
     ) -> tuple[Beginning, CurrentRun | None]:
         """Create or continue a certain run, and claim it if possible; see ``Claimer.begin``."""
-        return self._claimer.begin(new, origins, **options)
+        return self._claimer.begin(new, origins, codes, **options)
 
     def execute(
         self,

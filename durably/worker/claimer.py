@@ -142,6 +142,7 @@ class Claimer:
             limit,
             inside=self._runs.keys,
             origins=claimed.origins,
+            codes=claimed.codes,
         )
 
     # -- slots -----------------------------------------------------------------------------
@@ -344,19 +345,27 @@ class Claimer:
         return self.enter(rows[0], since, is_callers=True) if rows else None
 
     def begin(
-        self, new: NewRun, origins: str, **options: Unpack[BeginOptions]
+        self, new: NewRun, origins: str, codes: str = "{}", **options: Unpack[BeginOptions]
     ) -> tuple[Beginning, CurrentRun | None]:
         """Create or continue a certain run, and claim it for the calling thread, if possible.
 
         It takes no slot, and no other run is claimed. The threads must be needed.
 
         Args:
-            origins: the origin of the code that executes it, as in ``Claim``.
+            origins: the origin of the code that executes it, and
+            codes: its fingerprint, as in ``Claim``.
             options: those of ``Begin``.
         """
         since = self._clock.monotonic()
         owner = self._ownership.register()
-        claim = Claim(owner, "[]", self._clock.now_us, inside=self._runs.keys, origins=origins)
+        claim = Claim(
+            owner,
+            "[]",
+            self._clock.now_us,
+            inside=self._runs.keys,
+            origins=origins,
+            codes=codes,
+        )
         done = self._store.begin(Begin(new, claim, **options))
         if done.how not in ("created", "continued"):
             return done, None

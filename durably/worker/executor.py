@@ -148,7 +148,7 @@ class Executor:
             execution = self._execution(
                 run, job, self._services, is_stopping=lambda: self._runs.is_stopping(run)
             )
-            self._run_log.started(run)
+            self._run_log.started(run, job)
             with self._deadlines.limiting(run, job):
                 outcome = execution.execute()
             if isinstance(outcome, Failed) and run.failure is not None:

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from durably._platform.clock import Clock, moment
+from durably._platform.fingerprints import fingerprint, is_other
 from durably._platform.log_lines import pass_on
 from durably._platform.safe_repr import on_one_line
 from durably._platform.spans import span
 from durably.errors import DatabaseError, OwnershipLost, RunCancelled, RunInterrupted
 from durably.execution.current_run import CurrentRun
+from durably.jobs import Job
 from durably.models import ErrorInfo, RunStatus, short_name
 from durably.store.api import Store
 from durably.store.outcome import Completed, Failed, Outcome, Suspended, TriedAgain
@@ -23,6 +25,8 @@ from durably.store.rows import RunRow
 log = logging.getLogger("durably")
 
 _LONGEST_ERROR: Final = 200
+_LONGEST_NAME: Final = 80
+_MOST_NAMED: Final = 5
 _MINUTE_S: Final = 60
 
 
@@ -38,8 +42,8 @@ class RunLog:
         self._clock = clock
         self._is_raised = is_raised
 
-    def started(self, run: CurrentRun) -> None:
-        """Log that a run starts, or continues."""
+    def started(self, run: CurrentRun, job: Job[Any, Any] | None = None) -> None:
+        """Log that a run starts, or continues; and whether the job's function has changed."""
         run.began_at = self._clock.monotonic()
         if not log.isEnabledFor(logging.INFO):
             return
@@ -53,6 +57,17 @@ class RunLog:
         else:
             what = "started"
         _say(logging.INFO, run.row, what)
+        if job is not None and run.fence > 1:
+            self._say_changed(run, job, stored)
+
+    def _say_changed(self, run: CurrentRun, job: Job[Any, Any], stored: int) -> None:
+        try:
+            last = self._store.checkpoints.last_code(run.run_pk)
+        except DatabaseError:
+            return
+        if last is not None and is_other(last[1], fingerprint(job.run)):
+            kept = f"; {_several(stored, 'completed ')} {_keep(stored)}" if stored else ""
+            _say(logging.INFO, run.row, f"its code has changed since attempt {last[0]}{kept}")
 
     def is_failure_said(self, run: CurrentRun) -> bool:
         """Return whether the line of a failure is left out, because an exception says the same.
@@ -95,6 +110,8 @@ class RunLog:
                     "put back to pending" if is_back else "cancelled", self._stored_steps(run)
                 )
             _say(logging.INFO, run.row, what)
+            if is_effective and isinstance(outcome, Completed) and outcome.unused_steps:
+                _say(logging.INFO, run.row, _with_unused(outcome.unused_steps))
 
     def _was_recovered(self, run: CurrentRun, *, is_effective: bool) -> bool:
         """Return whether the outcome was not stored because another engine has the run."""
@@ -216,6 +233,18 @@ def _awaited(outcome: Suspended) -> str:
     until = "" if outcome.until_us is None else f" until {moment(outcome.until_us)}"
     what = {"time": "", "answer": f" for an answer to {outcome.name!r}", "run": " for a run"}
     return f"{what[outcome.waits_for]}{until}".lstrip()
+
+
+def _with_unused(names: tuple[str, ...]) -> str:
+    """Return that steps are stored and were not used."""
+    named = ", ".join(repr(on_one_line(name, _LONGEST_NAME)) for name in names[:_MOST_NAMED])
+    more = f" and {len(names) - _MOST_NAMED:,} more" if len(names) > _MOST_NAMED else ""
+    which = "1 stored step was" if len(names) == 1 else f"{len(names):,} stored steps were"
+    return f"{which} not used, as after a step was renamed or removed: {named}{more}"
+
+
+def _keep(count: int) -> str:
+    return "keeps its result" if count == 1 else "keep their results"
 
 
 def _several(count: int, kind: str = "") -> str:

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
+import attrs
+
 from durably._platform.ids import Ids
 from durably._platform.signals import deliver
 from durably.errors import RunInterrupted
@@ -173,7 +175,7 @@ class OpenSession:
         Raises:
             DatabaseError: that could not be stored.
         """
-        stored = self._leave(lambda: _NOTHING)
+        stored = self._leave(lambda: attrs.evolve(_NOTHING, unused_steps=self.run.unused_steps()))
         if stored is not None:
             stored.require_stored()
         return stored is not None

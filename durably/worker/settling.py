@@ -227,7 +227,13 @@ class Settling:
         started_at_us = run.row.started_at_us
         duration = max(0, now_us - (now_us if started_at_us is None else started_at_us)) / 1e6
         if isinstance(outcome, Completed):
-            emitter.emit("run:complete", **run.fields, output=outcome.value, duration=duration)
+            emitter.emit(
+                "run:complete",
+                **run.fields,
+                output=outcome.value,
+                duration=duration,
+                unused_steps=outcome.unused_steps,
+            )
         elif isinstance(outcome, Failed):
             is_heard = emitter.emit(
                 "run:fail",

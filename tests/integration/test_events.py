@@ -74,7 +74,11 @@ def test_the_events_of_a_run_that_completes(tmp_path):
         "data": {"left": 3},
         "step_name": None,
     }
-    assert fields(only(events, "run:complete")) == {"output": Order(2), "duration": run.duration}
+    assert fields(only(events, "run:complete")) == {
+        "output": Order(2),
+        "duration": run.duration,
+        "unused_steps": (),
+    }
 
 
 def test_the_events_of_a_run_that_fails_and_is_retried(tmp_path):

@@ -351,6 +351,10 @@ def test_a_run_of_a_dead_process_is_a_warning(
             "3 of its steps are stored"
         ),
         f"INFO {name(run)} resumed: 3 of its steps are stored, attempt 2",
+        (
+            f"INFO {name(run)} its code has changed since attempt 1; 3 completed steps keep their "
+            "results"
+        ),
         f"INFO {name(run)} completed in … s: 8 steps, 3 from checkpoints",
     ]
 

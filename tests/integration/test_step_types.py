@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
@@ -375,10 +376,11 @@ def test_a_class_that_has_changed_says_how_to_go_on(tmp_path):
     with engine(tmp_path) as app:
         app.register(job_with(new, new))
         payload = again(app, run).error.message
-    assert step == (
+    assert re.sub(r"\([^)]*:\d\d\)", "(…)", step) == (
         "the stored result of step 'read': $.last: required, but missing; it was stored by an "
-        "earlier version of the code: give new fields a default, or give the step another name, "
-        "so that it is executed again"
+        "earlier version of the code (…): give new fields a default, or app.redo(run, "
+        "from_step='read') executes the step again, or app.set_step(run, 'read', value) stores "
+        "another result"
     )
     assert payload == (
         f"the stored payload of run {run.id}: $.last: required, but missing; it was stored by an "

@@ -267,7 +267,7 @@ def test_a_result_that_could_not_be_decoded_is_no_use_of_the_name(tmp_path):
         if step.attempt == 1:
             step.run("load", lambda: "text")
             raise ValueError
-        with pytest.raises(durably.ValidationError):
+        with pytest.raises(durably.SerializationError):
             step.options(returns=int).run("load", int)
         return step.options(returns=str).run("load", str)
 

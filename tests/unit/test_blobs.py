@@ -193,7 +193,7 @@ def test_a_loss_of_power_takes_nothing_that_is_committed(
         monkeypatch.setattr(os, "unlink", noting("unlink", os.unlink))
         monkeypatch.setattr(writing, "rename_to_free", noting("rename", rename_to_free))
         monkeypatch.setattr(database, "write", noting("commit", database.write))
-        values = run.run, run.fence, 0, "a", '"' + "x" * 200 + '"', 1, 2
+        values = run.run, run.fence, 0, "a", '"' + "x" * 200 + '"', 1, 2, 3, None
         assert store.checkpoints.save(*values)
         stored = ["write", "sync file", "rename", "sync folder", "commit"]
         assert done == ["sync folder", *stored]  # that of the database, for the new folder

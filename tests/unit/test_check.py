@@ -71,6 +71,7 @@ DAMAGES = {
             "concurrency_key",
             "host",
             "forked_from",
+            "unused_steps",
         )
     ]
     + [
@@ -92,7 +93,10 @@ DAMAGES = {
     ],
     "an attempt contains text that is not UTF-8": [
         f"UPDATE durably_attempts SET {column} = CAST(x'ff' AS TEXT)"
-        for column in ("outcome", "host", "error")
+        for column in ("outcome", "host", "error", "unused_steps")
+    ],
+    "the name of a function contains text that is not UTF-8": [
+        "INSERT INTO durably_codes VALUES (1, CAST(x'ff' AS TEXT))"
     ],
     "a call of a step contains text that is not UTF-8": [
         "INSERT INTO durably_calls (run, name, fence, place, calls, notes)"
@@ -127,6 +131,11 @@ DAMAGES = {
     "an error of an attempt does not say what it was": [
         f"UPDATE durably_attempts SET error = '{text}'"
         for text in ("", "[]", '{"type": "E", "message": ""}')
+    ],
+    "the unused steps of a run are not a list": [
+        f"UPDATE {table} SET unused_steps = '{text}'"
+        for table in ("durably_runs", "durably_attempts")
+        for text in ("", "{}")
     ],
     "an error of a step does not say what it was": [
         f"UPDATE durably_steps SET error = '{text}' WHERE name = 'bad'"

@@ -177,7 +177,7 @@ def test_every_statement_prepares_against_the_schema(db: apsw.Connection) -> Non
         ("items.END_CANCELLED", {OF_MAPS}),
         ("items.ADD", set()),
         ("items.ADD_CANCELLED", set()),
-        ("items.MAP", {OF_MAPS}),
+        ("items.MAP", {OF_MAPS, "durably_items_of_other_code"}),
         ("items.INDEXES", {OF_MAPS}),
         ("items.COUNT", {OF_MAPS}),
         ("items.MAPS_OF_RUN", {"sqlite_autoindex_durably_runs_1", OF_MAPS}),
@@ -404,7 +404,7 @@ def costs(db: apsw.Connection, name: str) -> dict[str, int]:
     found |= {
         "beat": vm_steps(db, lambda: owners.beat(db, 1, lambda: 5)),
         "checkpoint": vm_steps(
-            db, lambda: steps.complete(db, run.run, run.fence, 0, "s", "1", 1, 2)
+            db, lambda: steps.complete(db, run.run, run.fence, 0, "s", "1", 1, 2, 3, None)
         ),
         "brief": vm_steps(db, lambda: queries.brief(db, run.id)),
         "look for due ones": vm_steps(db, lambda: requeue.wake_due(db, 4)),
@@ -548,7 +548,7 @@ def test_reading_a_window_costs_by_its_length(db: apsw.Connection) -> None:
         db.execute(
             f"""{COUNTING % count}
             INSERT INTO durably_steps SELECT ({number} << 24) | n - 1, {number}, 's' || n,
-                'completed', '1', NULL, 1, 1, 1, 0, 1, 1 FROM n"""
+                'completed', '1', NULL, 1, 1, 1, 0, 1, 1, 1, NULL FROM n"""
         )
     assert steps.highest_index(db, 2) == 2
     assert len(steps.window(db, 2, 0).checkpoints) == 3
@@ -569,11 +569,11 @@ def test_items_cost_by_what_is_asked_for(db: apsw.Connection) -> None:
     db.execute(
         f"""{COUNTING % MANY}
         INSERT INTO durably_items SELECT (1 << 30) | n - 1, 'k' || n, iif(n % 9999, '1', NULL),
-            iif(n % 9999, NULL, '{{}}'), 1, NULL, 1, 1, 0, 0 FROM n"""
+            iif(n % 9999, NULL, '{{}}'), 1, NULL, 1, 1, 0, 0, NULL FROM n"""
     )
     run = runs_of_it[0]
     state = MapState(run.run, f"m{run.run}", True, 1, 0, 0, None, 1)
-    new = (MANY, "new", "1", None, 1, None, 1, 2)
+    new = (MANY, "new", "1", None, 1, None, 1, 2, 3)
     assert vm_steps(db, lambda: items.save(db, run.run, run.fence, state, [new])) < 300
     assert vm_steps(db, lambda: items.find_map(db, run.run, f"m{run.run}")) < 100
     assert vm_steps(db, lambda: items.find(db, 1, "k17")) < 100

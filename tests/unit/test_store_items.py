@@ -45,7 +45,9 @@ def failed(index: int, key: str | int | None = None, attempts: int = 1) -> ItemR
 
 
 def save(store: Database, run: RunRow, *new: ItemRow, **changes: Any) -> bool:
-    return store.write(items.save, run.run, run.fence, state(**changes), new)
+    return store.write(
+        items.save, run.run, run.fence, state(**changes), [(*row, None) for row in new]
+    )
 
 
 def all_of(store: Database, run: RunRow, name: str = "m", **asked: Any) -> list[ItemRow] | None:

@@ -33,7 +33,7 @@ def test_checkpoint_is_stored_as_given(store: Database, run: RunRow) -> None:
     """Name, index, result, times and attempt come back."""
     assert checkpoint(store, run, "a", 3, '{"x": "\\u0000"}')
     assert all_of(store, run) == [StepRow(3, "a", "completed", '{"x": "\\u0000"}', None, 21, 22, 1)]
-    assert store.read(steps.find, run.run, "a") == (3, '{"x": "\\u0000"}', "a")
+    assert store.read(steps.find, run.run, "a") == (3, '{"x": "\\u0000"}', "a", None)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_any_name_is_a_name(store: Database, run: RunRow, name: str) -> None:
     assert checkpoint(store, run, "other", 1)
     found = store.read(steps.find, run.run, name)
     assert found is not None
-    assert found == (0, "1", name)
+    assert found == (0, "1", name, None)
     assert [row.name for row in all_of(store, run)] == [name, "other"]
 
 
@@ -189,7 +189,9 @@ def test_windows_hold_every_checkpoint_once(
         windows.append(store.read(steps.window, run.run, next_index))
         assert len(windows) < 10
     found = [each for window in windows for each in window.checkpoints.values()]
-    assert found == [(2 * number, output, f"s{number}") for number, output in enumerate(outputs)]
+    assert [each[:3] for each in found] == [
+        (2 * number, output, f"s{number}") for number, output in enumerate(outputs)
+    ]
     assert all(len(window.checkpoints) <= 3 for window in windows)
     assert len(windows) >= 4
 

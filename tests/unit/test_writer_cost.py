@@ -72,7 +72,7 @@ def given_queued(store: Database, checkpoints: list[tuple[Any, ...]], eventually
 
     def call(number: int) -> None:
         try:
-            results[number] = store.write(steps.complete, *checkpoints[number])
+            results[number] = store.write(steps.complete, *checkpoints[number], None, None)
         except DatabaseError as exc:
             results[number] = exc
 
@@ -316,7 +316,7 @@ def test_disk_that_fills_up_fails_the_whole_batch(
     work: list[tuple[Any, ...]] = [
         (write_first,),
         (write_much,),
-        (steps.complete, run.run, 1, 0, "s", "1", 1, 2),
+        (steps.complete, run.run, 1, 0, "s", "1", 1, 2, None, None),
         (write_first,),
     ]
     threads = [threading.Thread(target=call, args=(hold,))]

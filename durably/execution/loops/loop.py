@@ -201,6 +201,8 @@ class Loop:
             what=options.what,
         )
         self._stored = stored
+        self._code = self._step_runner.changes.of(options.fn)
+        self._map_code = self._code if self._found is None else self._found.code
         self._record = MapRecord(
             run,
             services,
@@ -208,6 +210,9 @@ class Loop:
             step_index=index if self._found is None else self._found.step_index,
             is_keyed=is_keyed,
             total=options.total,
+            code=self._code,
+            item_code=None if self._map_code == self._code else self._code,
+            outer=self._step_runner.outer(),
         )
         self._map_log.begins(self._count_stored)
         self._source = Source(options, stored, run, services.clock)
@@ -216,7 +221,10 @@ class Loop:
             run,
             services,
             source=self._source,
-            runner=ItemRunner(self._name, options, run, services, self._step_runner.nested),
+            runner=ItemRunner(
+                *(self._name, options, run, services, self._step_runner.nested),
+                self._step_runner.changes.ways_out,
+            ),
             record=self._record,
             recorder=self._recorder,
             map_log=self._map_log,
@@ -245,6 +253,7 @@ class Loop:
         """Count items that are stored; emit those that were executed."""
         if isinstance(batch, Reused):
             self._record.reuse(len(batch))
+            self._note_codes(batch)
         else:
             is_heard = self._services.emitter.has_listeners
             for task in batch:
@@ -252,6 +261,20 @@ class Loop:
                 if is_heard:
                     self._emit_item(task)
         self._report_progress()
+
+    def _note_codes(self, reused: Reused) -> None:
+        """Warn if other code has made results that are used."""
+        found = self._found
+        assert found is not None  # noqa: S101 - the results are from there
+        codes = {found.code}
+        if found.has_codes:
+            indexes = [row[0] for row in reused.rows]
+            own = self._recorder.read(
+                self._services.checkpoints.item_codes, found.map, min(indexes), max(indexes)
+            )
+            codes = {own.get(index, found.code) for index in indexes}
+        for code in codes - {self._code}:
+            self._step_runner.changes.used(self._name, self._options.fn, code, several=True)
 
     def _emit_item(self, task: Task) -> None:
         if task.text is None:

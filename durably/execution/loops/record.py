@@ -18,6 +18,11 @@ class MapRecord:
 
     One thread at a time stores, while the one that drives the map may count and read.
 
+    Args:
+        code: the fingerprint of its function, stored with its first items.
+        item_code: likewise, for each item, unless it is what is stored of the map.
+        outer: the index of the step that it is inside of.
+
     Attributes:
         failed: how many items have failed in this execution.
         reused: how many came from checkpoints.
@@ -32,6 +37,9 @@ class MapRecord:
         step_index: int,
         is_keyed: bool,
         total: int | None,
+        code: int | None,
+        item_code: int | None,
+        outer: int | None,
     ) -> None:
         self._run = run
         self._services = services
@@ -39,6 +47,9 @@ class MapRecord:
         self.step_index = step_index
         self._is_keyed = is_keyed
         self.total = total
+        self._code = code
+        self._item_code = item_code
+        self._outer = outer
         # Those that were executed are counted by the thread that stores them, and those from
         # checkpoints by the one that drives the map, at the same time.
         self._executed = 0
@@ -67,6 +78,8 @@ class MapRecord:
             reused=reused,
             total=self.total,
             started_at_us=self.started_at_us,
+            code=self._code,
+            outer=self._outer,
             **end,
         )
         is_stored = retry_transient(
@@ -77,7 +90,7 @@ class MapRecord:
             self._run.run_pk,
             self._run.fence,
             state,
-            [task.row(is_keyed=self._is_keyed) for task in tasks],
+            [task.row(is_keyed=self._is_keyed, code=self._item_code) for task in tasks],
         )
         if is_stored:
             self._executed, self.failed = executed, failed

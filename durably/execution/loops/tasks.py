@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from durably._platform.signals import let_through
 from durably.codec import UNTYPED
-from durably.errors import RetryAfter, RunInterrupted, RunSuspended
+from durably.errors import (
+    RetryAfter,
+    RunInterrupted,
+    RunSuspended,
+    SerializationError,
+    ValidationError,
+)
 from durably.execution.current_run import CurrentRun, Services, encoded
 from durably.execution.loops.options import LoopOptions
 from durably.execution.nested_steps import NestedSteps
@@ -18,13 +24,7 @@ from durably.models import ErrorInfo, error_info, stored_error
 from durably.settings.retries import next_wait_s
 
 if TYPE_CHECKING:
-    from durably.store.item_rows import ItemRow, Key
-
-# The advice if a class has changed since a result of it was stored.
-_GO_ON: Final = (
-    "it was stored by an earlier version of the code: give new fields a default, or give the map "
-    "another name, so that all its items are executed again"
-)
+    from durably.store.item_rows import ItemRow, Key, NewItem
 
 
 class Task:
@@ -76,8 +76,8 @@ class Task:
         self.started_at_us = 0
         self.completed_at_us = 0
 
-    def row(self, *, is_keyed: bool) -> ItemRow:
-        """Return the item as it is stored."""
+    def row(self, *, is_keyed: bool, code: int | None) -> NewItem:
+        """Return the item as it is stored, with the fingerprint of its function."""
         return (
             self.index,
             self.key if is_keyed else None,
@@ -87,6 +87,7 @@ class Task:
             self.hash,
             self.started_at_us,
             self.completed_at_us,
+            code,
         )
 
 
@@ -123,6 +124,7 @@ class ItemRunner:
 
     Args:
         name: of the map.
+        ways_out: returns what to do about a stored result that does not fit its type.
     """
 
     def __init__(
@@ -132,12 +134,14 @@ class ItemRunner:
         run: CurrentRun,
         services: Services,
         nested: NestedSteps,
+        ways_out: Callable[[str], str],
     ) -> None:
         self._name = name
         self._options = options
         self._run = run
         self._services = services
         self._nested = nested
+        self._ways_out = ways_out
 
     def execute(self, task: Task) -> bool:
         """Execute an item once; return whether it has ended: it has a result or an error.
@@ -260,11 +264,28 @@ class ItemRunner:
         task.item = None
 
     def decode(self, reused: Reused) -> None:
-        """Set the values of stored items."""
-        reused.values = self._services.codec.decode_all(
+        """Set the values of stored items.
+
+        Raises:
+            SerializationError: one does not fit the type of the results.
+        """
+        try:
+            reused.values = self._decoded(reused, "")
+        except (ValidationError, SerializationError):
+            # Again, with advice for which the database is read.
+            try:
+                reused.values = self._decoded(reused, self._ways_out(self._name))
+            except ValidationError as exc:
+                said = str(exc)
+            else:
+                return
+            raise SerializationError(said) from None
+
+    def _decoded(self, reused: Reused, advice: str) -> list[Any]:
+        return self._services.codec.decode_all(
             [row[2] for row in reused.rows],
             self._options.result_type,
-            what="the stored result of item",
+            what=f"step {self._name!r}: the stored result of item",
             names=reused.keys,
-            advice=_GO_ON,
+            advice=advice,
         )

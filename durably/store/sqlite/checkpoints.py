@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from durably.store.item_rows import ItemRow, MapState
+from durably.store.item_rows import MapState, NewItem
 from durably.store.rows import RunKey
-from durably.store.sqlite.blobs.filing import LARGE
-from durably.store.sqlite.sql import items, queries, steps, waits
+from durably.store.sqlite.blobs.filing import LARGE, Filing
+from durably.store.sqlite.sql import codes, items, queries, steps, waits
 from durably.store.sqlite.verbs import Answers, reads, writes
 
-# Where the output is in the rows of steps and items.
+if TYPE_CHECKING:
+    from durably.store.sqlite.database import Database
+    from durably.store.sqlite.looking import LookedAt
+
+# Where the output and the fingerprint are in the rows of steps and items.
 _STEP_OUTPUT: Final = 4
+_STEP_CODE: Final = 7
 _ITEM_OUTPUT: Final = 2
 
 
@@ -27,6 +32,7 @@ class SqliteCheckpoints(Answers):
     find_map = reads(items.find_map)
     count_items = reads(items.count)
     item_window = reads(items.window)
+    item_codes = reads(items.codes)
     find_item = reads(items.find)
     item_at = reads(items.at)
     open_wait = writes(waits.open_wait)
@@ -35,6 +41,16 @@ class SqliteCheckpoints(Answers):
     close_wait = writes(waits.close_wait)
     discard_answer = writes(waits.discard_answer)
     find_run = reads(queries.find)
+    note_code_changed = writes(codes.note_changed)
+    last_code = reads(codes.last)
+    stored_at = reads(codes.stored_at)
+    unused_steps = reads(codes.unused)
+
+    def __init__(self, database: Database | LookedAt, filing: Filing) -> None:
+        super().__init__(database, filing)
+        # The names of fingerprints that are in no row yet, and those that this process has stored.
+        self._unnamed: dict[int, str] = {}
+        self._named: set[tuple[int, str]] = set()
 
     @property
     def has_files(self) -> bool:
@@ -50,35 +66,65 @@ class SqliteCheckpoints(Answers):
         output: str,
         started_at_us: int,
         completed_at_us: int,
+        code: int | None,
+        outer: int | None,
     ) -> bool:
         """Store a step's result; return ``False`` if this claim is not the current one."""
-        if type(output) is not str or (len(output) > LARGE and self.filing.has_files):
-            return self.filing.write(
-                steps.complete,
-                [output],
-                lambda stored: (
-                    *(run_pk, fence, index, name, *stored),
-                    *(started_at_us, completed_at_us),
-                ),
-                lambda is_stored, _: [run_pk if is_stored else None],
-                part="step",
+        if code in self._unnamed or type(output) is not str or len(output) > LARGE:
+            return self._save(
+                *(run_pk, fence, index, name, output, started_at_us, completed_at_us, code, outer)
             )
         # Each step calls this, and would pay a hundredth of its time for packing the arguments.
         return self.database.write(
-            steps.complete, run_pk, fence, index, name, output, started_at_us, completed_at_us
+            steps.complete,
+            run_pk,
+            fence,
+            index,
+            name,
+            output,
+            started_at_us,
+            completed_at_us,
+            code,
+            outer,
         )
 
     def save_calls(self, *row: Any) -> bool:
         """Store the result of a step whose function was called several times, or noted that."""
-        if not self.filing.refers(row[_STEP_OUTPUT]):
-            return self.database.write(steps.complete_calls, *row)
-        return self.filing.write(
-            steps.complete_calls,
-            [row[_STEP_OUTPUT]],
-            lambda stored: (*row[:_STEP_OUTPUT], *stored, *row[_STEP_OUTPUT + 1 :]),
-            lambda is_stored, _: [row[0] if is_stored else None],
-            part="step",
-        )
+        return self._save(*row, operation=steps.complete_calls)
+
+    def _save(self, *row: Any, operation: Any = steps.complete) -> bool:
+        """Store a step's result whose code has no name yet, or which may be a file."""
+        run_pk, output, named = row[0], row[_STEP_OUTPUT], self._naming(row[_STEP_CODE])
+        before: tuple[Any, ...] = () if named is None else (*named, operation)
+        operation = operation if named is None else codes.named
+        if not self.filing.refers(output):
+            is_current = self.database.write(operation, *before, *row)
+        else:
+            is_current = self.filing.write(
+                operation,
+                [output],
+                lambda stored: (*before, *row[:_STEP_OUTPUT], *stored, *row[_STEP_OUTPUT + 1 :]),
+                lambda is_stored, _: [run_pk if is_stored else None],
+                part="step",
+            )
+        return self._note_named(named, is_current=is_current)
+
+    def name_code(self, code: int, name: str) -> None:
+        """Store the name of the function with that fingerprint with its first result."""
+        if (code, name) not in self._named:
+            self._unnamed[code] = name
+
+    def _naming(self, code: int | None) -> tuple[int, str] | None:
+        """Return a fingerprint and its name, if that is not stored yet."""
+        name = None if code is None else self._unnamed.get(code)
+        return None if code is None or name is None else (code, name)
+
+    def _note_named(self, named: tuple[int, str] | None, *, is_current: bool) -> bool:
+        """Note that a name is stored; return *is_current*."""
+        if named is not None:
+            self._named.add(named)
+            self._unnamed.pop(named[0], None)
+        return is_current
 
     def save_many(self, new: Sequence[tuple[Any, ...]]) -> list[bool]:
         """Store the result of each step; return for each whether it took effect."""
@@ -88,23 +134,28 @@ class SqliteCheckpoints(Answers):
         return [self.save(*row) for row in new]
 
     def save_items(
-        self, run_pk: RunKey, fence: int, state: MapState, rows: Sequence[ItemRow]
+        self, run_pk: RunKey, fence: int, state: MapState, rows: Sequence[NewItem]
     ) -> bool:
         """Store items and the state of their map; return ``False`` if this claim is not current."""
+        named = self._naming(state.code)
+        before: tuple[Any, ...] = () if named is None else (*named, items.save)
+        operation: Any = items.save if named is None else codes.named
         if not any(self.filing.refers(row[_ITEM_OUTPUT]) for row in rows):
-            return self.database.write(items.save, run_pk, fence, state, rows)
+            is_current = self.database.write(operation, *before, *(run_pk, fence, state, rows))
+        else:
 
-        def rebuild(stored: list[Any]) -> tuple[Any, ...]:
-            replaced = [
-                (*row[:_ITEM_OUTPUT], output, *row[_ITEM_OUTPUT + 1 :])
-                for row, output in zip(rows, stored, strict=True)
-            ]
-            return run_pk, fence, state, replaced
+            def rebuild(stored: list[Any]) -> tuple[Any, ...]:
+                replaced = [
+                    (*row[:_ITEM_OUTPUT], output, *row[_ITEM_OUTPUT + 1 :])
+                    for row, output in zip(rows, stored, strict=True)
+                ]
+                return *before, run_pk, fence, state, replaced
 
-        return self.filing.write(
-            items.save,
-            [row[_ITEM_OUTPUT] for row in rows],
-            rebuild,
-            lambda is_stored, stored: [run_pk if is_stored else None] * len(stored),
-            part="step",
-        )
+            is_current = self.filing.write(
+                operation,
+                [row[_ITEM_OUTPUT] for row in rows],
+                rebuild,
+                lambda is_stored, stored: [run_pk if is_stored else None] * len(stored),
+                part="step",
+            )
+        return self._note_named(named, is_current=is_current)

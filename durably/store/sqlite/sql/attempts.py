@@ -14,9 +14,10 @@ from durably.store import defects
 from durably.store.rows import AttemptRow, RunKey
 
 _COLUMNS: Final = """
-    fence, attempt, {outcome}, host, pid, {started}, {ended}, error, {completed}, steps_reused"""
+    fence, attempt, {outcome}, host, pid, {started}, {ended}, error, {completed}, steps_reused,
+    {unused}"""
 _AS_BYTES: Final = """fence, attempt, CAST({outcome} AS BLOB), CAST(host AS BLOB), pid, {started},
-           {ended}, CAST(error AS BLOB), {completed}, steps_reused"""
+           {ended}, CAST(error AS BLOB), {completed}, steps_reused, CAST({unused} AS BLOB)"""
 
 # The start of an execution that an earlier version has stored is known only of a run's first one.
 _OF_RUN: Final = """
@@ -33,6 +34,7 @@ _ATTEMPT: Final = {
     "started": "started_at_us",
     "ended": "ended_at_us",
     "completed": "steps_completed",
+    "unused": "unused_steps",
 }
 _RUN: Final = {
     "outcome": "status",
@@ -45,6 +47,8 @@ _RUN: Final = {
                  AND s.status = 'completed' AND s.fence = r.fence)
             + (SELECT count(*) FROM durably_maps m
                WHERE m.run = r.run AND m.status = 'completed' AND m.fence = r.fence) END""",
+    # Those of an earlier execution stay in the row until the run completes again.
+    "unused": "CASE status WHEN 'completed' THEN unused_steps END",
 }
 
 

@@ -58,6 +58,7 @@ def begin(db: apsw.Connection, wanted: Begin) -> Beginning:
     bindings: dict[str, Any] = {
         "owner": claim.owner,
         "origins": claim.origins,
+        "codes": claim.codes,
         "inside": claim.inside(),
         "now_us": claim.now_us(),
         "host": host_name(),

@@ -56,6 +56,7 @@ _OWN: Final = (
     "durably_waits",
     "durably_blobs",
     "durably_dropped_blobs",
+    "durably_codes",
     "sqlite_sequence",
     "sqlite_schema",
 )

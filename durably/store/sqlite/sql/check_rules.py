@@ -20,7 +20,8 @@ RULES: Final[dict[str, str]] = {
             'waits_for', CAST(waits_for AS BLOB),
             'wait_name', CAST(wait_name AS BLOB), 'host', CAST(host AS BLOB),
             'forked_from', CAST(forked_from AS BLOB),
-            'retry', CAST(retry AS BLOB)) AS bad
+            'retry', CAST(retry AS BLOB),
+            'unused_steps', CAST(unused_steps AS BLOB)) AS bad
             FROM durably_runs)
         WHERE bad IS NOT NULL""",
     "a step contains text that is not UTF-8": """
@@ -45,8 +46,13 @@ RULES: Final[dict[str, str]] = {
     "an attempt contains text that is not UTF-8": """
         SELECT run, fence, bad AS in_column FROM (SELECT run, fence, undecodable(
             'outcome', CAST(outcome AS BLOB), 'host', CAST(host AS BLOB),
-            'error', CAST(error AS BLOB), 'last_step', CAST(last_step AS BLOB)) AS bad
+            'error', CAST(error AS BLOB), 'last_step', CAST(last_step AS BLOB),
+            'unused_steps', CAST(unused_steps AS BLOB)) AS bad
             FROM durably_attempts)
+        WHERE bad IS NOT NULL""",
+    "the name of a function contains text that is not UTF-8": """
+        SELECT code, bad AS in_column FROM (SELECT code, undecodable(
+            'name', CAST(name AS BLOB)) AS bad FROM durably_codes)
         WHERE bad IS NOT NULL""",
     "a call of a step contains text that is not UTF-8": """
         SELECT run, bad AS in_column FROM (SELECT run, undecodable(
@@ -164,6 +170,13 @@ RULES: Final[dict[str, str]] = {
                 AND json_type(error, '$.message') = 'text'
                 AND json_type(error, '$.traceback') = 'text', 0)
             ELSE 0 END""",
+    "the unused steps of a run are not a list": """
+        SELECT run, 'run' AS where_ FROM durably_runs
+        WHERE CASE WHEN json_valid(unused_steps) THEN json_type(unused_steps) <> 'array'
+                   ELSE unused_steps IS NOT NULL END
+        UNION ALL SELECT run, 'attempt' FROM durably_attempts
+        WHERE CASE WHEN json_valid(unused_steps) THEN json_type(unused_steps) <> 'array'
+                   ELSE unused_steps IS NOT NULL END""",
     "an error of a step does not say what it was": """
         SELECT r.id, s.name FROM durably_steps s LEFT JOIN durably_runs r USING (run)
         WHERE s.error IS NOT NULL AND NOT CASE

@@ -16,6 +16,7 @@ _CLAIM: Final = f"""
         keeps_attempt = 0, fence = max(fence, attempt) + 1,
         steps_completed = NULL, steps_reused = NULL,
         origin = coalesce({queries.ORIGIN_OF.format(job="job_name")}, origin),
+        code = {queries.CODE_OF.format(job="job_name")},
         started_at_us = coalesce(started_at_us, :now_us), heartbeat_at_us = :now_us,
         claimed_at_us = :now_us, host = :host, pid = :pid, updated_at_us = :now_us"""
 
@@ -44,6 +45,7 @@ def claim_child(db: apsw.Connection, wanted: Claim, run_pk: RunKey) -> list[RunR
         "owner": wanted.owner,
         "inside": wanted.inside(),
         "origins": wanted.origins,
+        "codes": wanted.codes,
         "now_us": wanted.now_us(),
         "host": host_name(),
         "pid": os.getpid(),
@@ -59,6 +61,7 @@ def claim(db: apsw.Connection, wanted: Claim) -> list[RunRow]:
         "jobs": wanted.jobs,
         "inside": wanted.inside(),
         "origins": wanted.origins,
+        "codes": wanted.codes,
         "now_us": wanted.now_us(),
         "host": host_name(),
         "pid": os.getpid(),

@@ -89,9 +89,10 @@ AWAY_OF_KEY: Final = f"""
 START: Final = f"""
     INSERT INTO durably_runs
         (id, job_name, status, payload, labels, owner, attempt, fence, created_at_us, started_at_us,
-         heartbeat_at_us, claimed_at_us, host, pid, updated_at_us, origin)
+         heartbeat_at_us, claimed_at_us, host, pid, updated_at_us, origin, code)
     SELECT :id, :job_name, 'running', :payload, :labels, :owner, 1, 1, :now_us, :now_us, :now_us,
-           :now_us, :host, :pid, :now_us, {queries.ORIGIN_OF.format(job=":job_name")}
+           :now_us, :host, :pid, :now_us, {queries.ORIGIN_OF.format(job=":job_name")},
+           {queries.CODE_OF.format(job=":job_name")}
     WHERE ({queries.FIRST_CLAIMABLE}) IS NULL
       AND EXISTS (SELECT 1 FROM durably_owners WHERE owner = :owner)"""
 
@@ -266,6 +267,7 @@ def start(
         "jobs": wanted.jobs,
         "inside": wanted.inside(),
         "origins": wanted.origins,
+        "codes": wanted.codes,
         "now_us": now_us,
         "host": host_name(),
         "pid": os.getpid(),

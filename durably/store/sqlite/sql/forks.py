@@ -37,10 +37,11 @@ FORK: Final = """
 # A step without a result keeps its place.
 COPY_STEPS: Final = """
     INSERT INTO durably_steps
-        (step, run, name, status, output, attempt, started_at_us, completed_at_us, is_manual)
+        (step, run, name, status, output, attempt, started_at_us, completed_at_us, is_manual, code,
+         outer)
     SELECT (:fork << 24) + (step & 0xFFFFFF), :fork, name,
            CASE status WHEN 'completed' THEN status ELSE 'forgotten' END, output, attempt,
-           started_at_us, completed_at_us, is_manual
+           started_at_us, completed_at_us, is_manual, code, outer
     FROM durably_steps WHERE step >= (:run << 24) AND step < (:run << 24) + :index"""
 
 MAPS: Final = """
@@ -50,17 +51,18 @@ MAPS: Final = """
 COPY_MAP: Final = """
     INSERT INTO durably_maps
         (run, step, name, is_keyed, status, error, attempt, started_at_us, completed_at_us, done,
-         failed, reused, total)
+         failed, reused, total, code, outer)
     SELECT :fork, (:fork << 24) + (step & 0xFFFFFF), name, is_keyed, status, error, attempt,
-           started_at_us, completed_at_us, done, failed, reused, total
+           started_at_us, completed_at_us, done, failed, reused, total, code, outer
     FROM durably_maps WHERE map = :map
     RETURNING map"""
 
 COPY_ITEMS: Final = """
     INSERT INTO durably_items
-        (item, key, output, error, attempts, hash, started_at_us, completed_at_us, is_manual)
+        (item, key, output, error, attempts, hash, started_at_us, completed_at_us, is_manual,
+         code)
     SELECT (:copy << 30) + (item & 0x3FFFFFFF), key, output, error, attempts, hash, started_at_us,
-           completed_at_us, is_manual
+           completed_at_us, is_manual, code
     FROM durably_items WHERE item >= (:map << 30) AND item < ((:map + 1) << 30)"""
 
 # The answer of a ticket is read by whoever waits for it, after the step that has made the ticket.

@@ -10,7 +10,7 @@ import apsw
 from durably.errors import DatabaseError
 from durably.store import defects
 from durably.store.item_checkpoints import MOST_ITEMS
-from durably.store.item_rows import ItemOfMap, ItemRow, ItemWindow, Key, MapRow, MapState
+from durably.store.item_rows import ItemOfMap, ItemRow, ItemWindow, Key, MapRow, MapState, NewItem
 from durably.store.rows import RunKey, StepRow
 
 INDEX_BITS: Final = 30
@@ -51,9 +51,11 @@ _END: Final = f"""
 
 _ADD: Final = """
     INSERT INTO durably_maps (run, step, name, is_keyed, status, error, attempt, started_at_us,
-                              completed_at_us, done, failed, reused, total, attempts, fence)
+                              completed_at_us, done, failed, reused, total, attempts, fence, code,
+                              outer)
     SELECT run, (run << 24) + :step_index, :name, :is_keyed, :status, :error, attempt,
-           :started_at_us, :completed_at_us, :done, :failed, :reused, :total, 1, fence
+           :started_at_us, :completed_at_us, :done, :failed, :reused, :total, 1, fence, :code,
+           :outer
     FROM durably_runs WHERE run = :run AND fence = :fence {is_running}
     RETURNING map"""
 
@@ -66,19 +68,22 @@ ADD_CANCELLED: Final = _ADD.format(is_running="")
 # A failed item is executed again. A completed one is final: the schema rejects the statement.
 _SAVE: Final = """
     INSERT INTO durably_items
-        (item, key, output, error, attempts, hash, started_at_us, completed_at_us)
+        (item, key, output, error, attempts, hash, started_at_us, completed_at_us, code)
     SELECT (?1 << 30) + new.column1, new.column2, new.column3, new.column4, new.column5,
-           new.column6, new.column7, new.column8
+           new.column6, new.column7, new.column8, new.column9
     FROM (VALUES {rows}) AS new WHERE true
     ON CONFLICT (item) DO UPDATE SET
         key = excluded.key, output = excluded.output, error = excluded.error,
         attempts = excluded.attempts, hash = excluded.hash,
-        started_at_us = excluded.started_at_us, completed_at_us = excluded.completed_at_us"""
+        started_at_us = excluded.started_at_us, completed_at_us = excluded.completed_at_us,
+        code = excluded.code"""
 
 MAP: Final = """
     SELECT map, step & 0xFFFFFF, is_keyed, status,
            (SELECT max(item) & 0x3FFFFFFF FROM durably_items
-            WHERE item >= (map << 30) AND item < ((map + 1) << 30))
+            WHERE item >= (map << 30) AND item < ((map + 1) << 30)), code,
+           EXISTS (SELECT 1 FROM durably_items
+                   WHERE item >= (map << 30) AND item < ((map + 1) << 30) AND code IS NOT NULL)
     FROM durably_maps WHERE run = :run AND name = :name"""
 
 # As many as there are results, which is read when a map was interrupted.
@@ -94,6 +99,11 @@ _COLUMNS: Final = """
 WINDOW: Final = f"""
     SELECT {_COLUMNS} FROM durably_items
     WHERE item >= :first AND item < :end ORDER BY item LIMIT :limit"""
+
+# Those are few or none: they have an index.
+CODES: Final = """
+    SELECT item & 0x3FFFFFFF, code FROM durably_items
+    WHERE item >= :first AND item <= :last AND code IS NOT NULL"""
 
 AT: Final = f"SELECT {_COLUMNS} FROM durably_items WHERE item = :item"
 
@@ -138,7 +148,7 @@ NAME_OF: Final = """
 @functools.cache
 def save_several(several: int) -> str:
     """Return the statement that stores that many items at once."""
-    return _SAVE.format(rows=", ".join(["(?, ?, ?, ?, ?, ?, ?, ?)"] * several))
+    return _SAVE.format(rows=", ".join(["(?, ?, ?, ?, ?, ?, ?, ?, ?)"] * several))
 
 
 def save(
@@ -146,7 +156,7 @@ def save(
     run_pk: RunKey,
     fence: int,
     state: MapState,
-    items: Sequence[ItemRow],
+    items: Sequence[NewItem],
 ) -> bool:
     """Store items and the state of their map; return ``False`` if this claim is not current."""
     bindings = {"run": run_pk, "fence": fence, **state._asdict()}
@@ -173,8 +183,9 @@ def find_map(db: apsw.Connection, run_pk: RunKey, name: str) -> MapRow | None:
     rows: list[Any] = db.execute(MAP, {"run": run_pk, "name": name}).fetchall()
     if not rows:
         return None
-    map_pk, index, is_keyed, status, highest = rows[0]
-    return MapRow(map_pk, index, bool(is_keyed), status, -1 if highest is None else highest)
+    map_pk, index, is_keyed, status, highest, code, has_codes = rows[0]
+    highest = -1 if highest is None else highest
+    return MapRow(map_pk, index, bool(is_keyed), status, highest, code, bool(has_codes))
 
 
 def indexes_of(db: apsw.Connection, run_pk: RunKey) -> dict[str, int]:
@@ -232,6 +243,14 @@ def window(db: apsw.Connection, map_pk: int, first_index: int) -> ItemWindow:
         raise _unreadable(db, map_pk) from exc
     is_last = chars < WINDOW_CHARS and len(items) < WINDOW_ITEMS
     return ItemWindow(items, None if is_last else items[-1][0] + 1)
+
+
+def codes(db: apsw.Connection, map_pk: int, first_index: int, last_index: int) -> dict[int, int]:
+    """Return the fingerprints of the items that have one of their own, by index."""
+    first = map_pk << INDEX_BITS
+    bindings = {"first": first + first_index, "last": first + last_index}
+    rows: list[Any] = db.execute(CODES, bindings).fetchall()
+    return dict(rows)
 
 
 def find(db: apsw.Connection, map_pk: int, key: Key) -> ItemRow | None:

@@ -12,7 +12,7 @@ from durably.store.sqlite.sql.by_hand import Item
 
 SET_STEP: Final = """
     UPDATE durably_steps
-    SET status = 'completed', output = :output, error = NULL, is_manual = 1,
+    SET status = 'completed', output = :output, error = NULL, is_manual = 1, code = NULL,
         started_at_us = :now_us, completed_at_us = :now_us
     WHERE run = :run AND name = :name"""
 
@@ -20,8 +20,8 @@ HAS_FAILED: Final = "SELECT error IS NOT NULL FROM durably_items WHERE item = :i
 
 SET_ITEM: Final = """
     UPDATE durably_items
-    SET output = :output, error = NULL, is_manual = 1, is_held = 0, started_at_us = :now_us,
-        completed_at_us = :now_us
+    SET output = :output, error = NULL, is_manual = 1, is_held = 0, code = 0,
+        started_at_us = :now_us, completed_at_us = :now_us
     WHERE item = :item"""
 
 COUNT_AS_DONE: Final = """

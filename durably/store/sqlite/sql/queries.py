@@ -62,14 +62,14 @@ _WAITS: Final = f"""
     (SELECT p.id FROM durably_runs p WHERE p.run = r.parent),
     (SELECT a.error FROM durably_attempts a
      WHERE a.run = r.run AND a.fence = r.fence AND r.status = 'pending' AND r.failures > 0),
-    r.forked_from, {_FIRST_STEP}"""
+    r.forked_from, {_FIRST_STEP}, r.code_changed"""
 _WAITS_AS_BYTES: Final = f"""
     r.run_at_us, CAST(r.waits_for AS BLOB), CAST(r.wait_name AS BLOB),
     (SELECT CAST(a.id AS BLOB) FROM durably_runs a WHERE a.run = r.waits_for_run),
     (SELECT CAST(p.id AS BLOB) FROM durably_runs p WHERE p.run = r.parent),
     (SELECT CAST(a.error AS BLOB) FROM durably_attempts a
      WHERE a.run = r.run AND a.fence = r.fence AND r.status = 'pending' AND r.failures > 0),
-    CAST(r.forked_from AS BLOB), {_FIRST_STEP}"""
+    CAST(r.forked_from AS BLOB), {_FIRST_STEP}, r.code_changed"""
 
 # Only completed steps count; a claim and a trigger do not need the number.
 COUNTED: Final = f"""{COLUMNS},
@@ -111,6 +111,10 @@ FIRST_CLAIMABLE: Final = f"""
 # The origin of a job's function, for a run whose *job* is the job's name.
 ORIGIN_OF: Final = """
     (SELECT value FROM json_each(:origins) WHERE key = {job} AND type = 'text' LIMIT 1)"""
+
+# The fingerprint of the job's function, likewise.
+CODE_OF: Final = "(SELECT value FROM json_each(:codes) WHERE key = {job} LIMIT 1)"
+
 
 _BEGUN: Final = """
         status = 'pending' AND run_at_us IS NULL AND owner IS NULL AND queue_place = 0

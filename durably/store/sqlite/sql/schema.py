@@ -40,6 +40,7 @@ _MIGRATIONS: Final = (
     "0012_ends_of_ids.sql",
     "0013_by_hand.sql",
     "0014_calls.sql",
+    "0015_code.sql",
 )
 
 # What the scripts make, so that opening a file need not execute them in memory, and a new file not

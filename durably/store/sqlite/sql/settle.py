@@ -25,7 +25,7 @@ _COUNTS: Final = "steps_completed = :completed, steps_reused = :reused"
 
 COMPLETE: Final = f"""
     UPDATE durably_runs
-    SET status = 'completed', owner = NULL, output = :output,
+    SET status = 'completed', owner = NULL, output = :output, unused_steps = :unused_steps,
         progress = coalesce(:progress, progress), {_COUNTS}, completed_at_us = :now_us,
         updated_at_us = :now_us
     WHERE run = :run AND status = 'running' AND fence = :fence"""
@@ -108,8 +108,8 @@ def settle(
 
 def _settling(outcome: Outcome) -> tuple[str, dict[str, Any]]:
     match outcome:
-        case Completed(output):
-            return COMPLETE, {"output": output}
+        case Completed(output, _, unused):
+            return COMPLETE, {"output": output, "unused_steps": dump(unused) if unused else None}
         case Failed(error, step, is_inside):
             return FAIL, {"error": _stored(error, step), "is_inside": is_inside}
         case TriedAgain():

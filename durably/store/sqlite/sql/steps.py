@@ -27,23 +27,24 @@ WINDOW_CHARS: Final = 8 * 1024 * 1024
 _STORE: Final = """
     INSERT INTO durably_steps
         (step, run, name, status, output, error, attempt, started_at_us, completed_at_us,
-         attempts, fence)
+         attempts, fence, code, outer)
     {source}
     ON CONFLICT {target} DO UPDATE SET
         status = excluded.status, output = excluded.output, error = excluded.error,
         attempt = excluded.attempt, started_at_us = excluded.started_at_us,
         completed_at_us = excluded.completed_at_us, fence = excluded.fence,
-        attempts = coalesce(durably_steps.attempts, 1) + excluded.attempts {condition}"""
+        attempts = coalesce(durably_steps.attempts, 1) + excluded.attempts,
+        code = excluded.code, outer = excluded.outer {condition}"""
 _UNLESS_COMPLETED: Final = """
     WHERE durably_steps.status <> 'completed' AND durably_steps.name = excluded.name"""
 _ONE: Final = """
-    SELECT (run << 24) + ?3, run, ?4, ?5, ?6, ?7, attempt, ?8, ?9, {calls}, fence
+    SELECT (run << 24) + ?3, run, ?4, ?5, ?6, ?7, attempt, ?8, ?9, {calls}, fence, ?10, ?11
     FROM durably_runs WHERE run = ?1 AND fence = ?2{condition}"""
 # All or nothing: a step that could not be stored alone (its claim is not the current one, it is
 # completed, its index is another step's) breaks a constraint of the schema here.
 _SEVERAL: Final = """
     SELECT (r.run << 24) + new.column3, r.run, new.column4, 'completed', new.column5, NULL,
-           r.attempt, new.column6, new.column7, 1, r.fence
+           r.attempt, new.column6, new.column7, 1, r.fence, new.column8, new.column9
     FROM (VALUES {rows}) AS new LEFT JOIN durably_runs r
       ON r.run = new.column1 AND r.fence = new.column2 AND r.status = 'running'
     WHERE true"""
@@ -57,21 +58,21 @@ def _store_one(condition: str, calls: str = "1") -> str:
 @functools.cache
 def store_several(several: int) -> str:
     """Return the statement that stores the results of that many steps at once."""
-    source = _SEVERAL.format(rows=", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * several))
+    source = _SEVERAL.format(rows=", ".join(["(?, ?, ?, ?, ?, ?, ?, ?, ?)"] * several))
     return _STORE.format(source=source, target="(run, name)", condition="")
 
 
 STORE: Final = _store_one(" AND status = 'running'")
 # A step whose function was called several times, or has noted something.
-STORE_CALLS: Final = _store_one(" AND status = 'running'", "?10")
-STORE_CANCELLED: Final = _store_one("", "?10")
+STORE_CALLS: Final = _store_one(" AND status = 'running'", "?12")
+STORE_CANCELLED: Final = _store_one("", "?12")
 
 FIND: Final = """
-    SELECT step & 0xFFFFFF, output, name FROM durably_steps
+    SELECT step & 0xFFFFFF, output, name, code FROM durably_steps
     WHERE run = :run AND name = :name"""
 
 WINDOW: Final = """
-    SELECT step & 0xFFFFFF, output, name FROM durably_steps
+    SELECT step & 0xFFFFFF, output, name, code FROM durably_steps
     WHERE step >= :first AND step < :end ORDER BY step LIMIT :limit"""
 
 HIGHEST: Final = """
@@ -115,11 +116,14 @@ def complete(
     output: str,
     started_at_us: int,
     completed_at_us: int,
+    code: int | None,
+    outer: int | None,
 ) -> bool:
     """Store a step's result; return ``False`` if this claim is no longer the current one."""
+    times = started_at_us, completed_at_us
     db.execute(
         STORE,
-        (run_pk, fence, index, name, "completed", output, None, started_at_us, completed_at_us),
+        (run_pk, fence, index, name, "completed", output, None, *times, code, outer),
     )
     return db.changes() > 0
 
@@ -133,11 +137,13 @@ def complete_calls(
     output: str,
     started_at_us: int,
     completed_at_us: int,
+    code: int | None,
+    outer: int | None,
     count: int,
     notes: str,
 ) -> bool:
     """``complete`` a step whose function was called *count* times, or with *notes*."""
-    end = ("completed", output, None, started_at_us, completed_at_us)
+    end = ("completed", output, None, started_at_us, completed_at_us, code, outer)
     return _store_calls(db, STORE_CALLS, (run_pk, fence, index, name, *end), count, notes)
 
 
@@ -154,7 +160,7 @@ def fail(
     notes: str = "[]",
 ) -> bool:
     """Store that a step failed; return ``False`` if this claim is no longer the current one."""
-    end = ("failed", None, error, started_at_us, completed_at_us)
+    end = ("failed", None, error, started_at_us, completed_at_us, None, None)
     return _store_calls(db, STORE_CALLS, (run_pk, fence, index, name, *end), count, notes)
 
 
@@ -170,7 +176,7 @@ def cancel(
     notes: str = "[]",
 ) -> bool:
     """Store that a step ended too late; return ``False`` if there was a later claim."""
-    end = ("cancelled", None, None, started_at_us, completed_at_us)
+    end = ("cancelled", None, None, started_at_us, completed_at_us, None, None)
     if calls.are_known(db, run_pk, fence, name):
         count = 0  # whoever has taken this process for dead has counted them
     return _store_calls(db, STORE_CANCELLED, (run_pk, fence, index, name, *end), count, notes)
@@ -215,7 +221,7 @@ def window(db: apsw.Connection, run_pk: RunKey, first_index: int) -> Window:
     index = first_index
     try:
         for checkpoint in cursor:
-            index, output, name = checkpoint
+            index, output, name, _ = checkpoint
             checkpoints[name] = checkpoint
             if output is not None:
                 chars += len(output)

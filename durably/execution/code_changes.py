@@ -1,0 +1,146 @@
+"""Find results that other code has made, and say so once for each function."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from types import CodeType, FunctionType
+from typing import Any, Final
+
+from durably._platform.clock import moment
+from durably._platform.fingerprints import fingerprint, innermost, is_other
+from durably._platform.safe_repr import on_one_line
+from durably._platform.tracebacks import stacklevel
+from durably.errors import CodeChangedWarning
+from durably.execution.current_run import CurrentRun, Services
+from durably.execution.step_recorder import StepRecorder
+
+# Functions whose fingerprint is kept as long as the run is executed.
+_MOST_KEPT: Final = 256
+_OWN_PACKAGE: Final = "durably."
+_LONGEST_NAME: Final = 120
+
+
+def code_of(fn: Callable[..., Any]) -> int | None:
+    """Return the fingerprint of a step's function, ``None`` for durably's own and for C code."""
+    inner = innermost(fn)
+    if inner is None or (inner.__module__ or "").startswith(_OWN_PACKAGE):
+        return None
+    return fingerprint(inner)
+
+
+def code_name(fn: Callable[..., Any]) -> str:
+    """Return the name under which a function can be found: its module and its qualified name."""
+    inner = innermost(fn)
+    if inner is None:
+        return ""
+    return f"{inner.__module__}:{inner.__qualname__}".encode(errors="replace").decode()
+
+
+class CodeChanges:
+    """The code of the steps of one run: of those that are stored, and of today's functions.
+
+    Usable from any thread.
+    """
+
+    def __init__(self, run: CurrentRun, services: Services, recorder: StepRecorder) -> None:
+        self._run = run
+        self._services = services
+        self._recorder = recorder
+        # By the id of the code of plain functions, which stays alive below. The runner reads it at
+        # each step, which is the quickest way.
+        self.codes: dict[int, int | None] = {}
+        self._kept: list[CodeType] = []
+        # Those of functions with defaults, or that are wrapped, if they capture nothing: they keep
+        # nothing else alive.
+        self._others: dict[Callable[..., Any], int | None] = {}
+        self._is_noted = False
+        # The functions for which a warning was raised, with their code.
+        self._said: set[tuple[str, int | None]] = set()
+
+    def of(self, fn: Callable[..., Any]) -> int | None:
+        """Return the fingerprint of a function."""
+        if type(fn) is not FunctionType:
+            return self._read(fn)
+        number = id(fn.__code__)
+        if number in self.codes and fn.__defaults__ is None:
+            return self.codes[number]
+        if fn in self._others:
+            return self._others[fn]
+        found = self._read(fn)
+        is_plain = fn.__defaults__ is None and fn.__kwdefaults__ is None and not fn.__dict__
+        if is_plain and len(self._kept) < _MOST_KEPT:
+            self._kept.append(fn.__code__)
+            self.codes[number] = found
+        elif not is_plain and fn.__closure__ is None and len(self._others) < _MOST_KEPT:
+            self._others[fn] = found
+        return found
+
+    def _read(self, fn: Callable[..., Any]) -> int | None:
+        code = code_of(fn)
+        if code is not None:
+            self._services.checkpoints.name_code(code, code_name(fn))
+        return code
+
+    def used(
+        self, name: str, fn: Callable[..., Any], stored: int | None, *, several: bool = False
+    ) -> None:
+        """Note that a step's result is used that the code with the fingerprint *stored* has made.
+
+        Warns at the job's line if that is not today's.
+
+        Args:
+            several: whether it is a map, which has several results.
+        """
+        now = self.of(fn)
+        if not is_other(stored, now):
+            return
+        self._note()
+        called = _called(fn)
+        if (called, now) in self._said:
+            return
+        self._said.add((called, now))
+        warnings.warn(
+            f"step {name!r} was stored by an earlier version of {called}() "
+            f"({self.stored_at(name)}); its {'results are' if several else 'result is'} used. "
+            f"To execute it again: {self._advice(name)}",
+            CodeChangedWarning,
+            stacklevel=stacklevel(),
+        )
+
+    def _note(self) -> None:
+        """Store that this execution uses a result of other code."""
+        if not self._is_noted:
+            self._is_noted = True
+            self._recorder.stored(self._services.checkpoints.note_code_changed, self._run.run_pk)
+
+    def _advice(self, name: str) -> str:
+        if self._run.row.kind == "session":
+            return 'on_change="redo"'
+        return f"app.redo(run, from_step={name!r})"
+
+    def stored_at(self, name: str) -> str:
+        """Return when a step or a map was stored, for people."""
+        stored_us = self._recorder.read(
+            self._services.checkpoints.stored_at, self._run.run_pk, name
+        )
+        return "at an unknown time" if stored_us is None else moment(stored_us)
+
+    def ways_out(self, name: str) -> str:
+        """Return what to do about a stored result of a step that does not fit its type."""
+        again = (
+            "open the session with fresh=True"
+            if self._run.row.kind == "session"
+            else f"app.redo(run, from_step={name!r}) executes the step again"
+        )
+        return (
+            f"it was stored by an earlier version of the code ({self.stored_at(name)}): give new "
+            f"fields a default, or {again}, or app.set_step(run, {name!r}, value) stores another "
+            "result"
+        )
+
+
+def _called(fn: Callable[..., Any]) -> str:
+    inner = innermost(fn)
+    name = "the function" if inner is None else inner.__qualname__.rpartition("<locals>.")[2]
+    return on_one_line(name, _LONGEST_NAME)

@@ -91,6 +91,10 @@ class TypeCodecLookup(Protocol):
         """Return the codec of a type."""
         ...
 
+    def has_form(self, cls: type) -> bool:
+        """Return whether a class is a library's, or one that the program has a codec for."""
+        ...
+
 
 def _same(data: Any, _: Any = None) -> Any:
     return data

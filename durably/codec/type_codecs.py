@@ -34,7 +34,7 @@ class TypeCodecs:
     def __init__(
         self, converter: cattrs.Converter | None, has_form: Callable[[type], bool]
     ) -> None:
-        self._has_form = has_form
+        self.has_form = has_form
         self._users = None if converter is None else UserHooks(converter)
         self.converter = (converter or cattrs.Converter()).copy(
             unstruct_strat=cattrs.UnstructureStrategy.AS_DICT,
@@ -143,7 +143,7 @@ class TypeCodecs:
         cls = typing.get_origin(type_) or type_
         if inner is not type_:
             codec.become(self.of(inner))
-        elif isinstance(type_, type) and type_ not in scalars.OWN and self._has_form(type_):
+        elif isinstance(type_, type) and type_ not in scalars.OWN and self.has_form(type_):
             _formed(codec)
         elif cls is typing.Literal and type_ is not cls:
             scalars.literal(codec)

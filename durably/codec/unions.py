@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from cattrs.errors import BaseValidationError
@@ -30,15 +30,21 @@ def union(codec: TypeCodec, codecs: TypeCodecLookup) -> None:
         while label in members:
             label += "'"
         members[label] = codecs.of(type_)
-    chosen = _Union(codec, members)
+    chosen = _Union(codec, members, codecs.has_form)
     codec.is_open = True
     codec.compares = any(member.compares for member in members.values())
     codec.write, codec.read = chosen.write, chosen.read
 
 
 class _Union:
-    def __init__(self, codec: TypeCodec, members: dict[str, TypeCodec]) -> None:
+    def __init__(
+        self,
+        codec: TypeCodec,
+        members: dict[str, TypeCodec],
+        has_form: Callable[[type], bool],
+    ) -> None:
         self._codec = codec
+        self._has_form = has_form
         self._members = members
         self._some = [member for member in members.values() if member.name != "None"]
         self._orders: dict[tuple[type, bool], list[tuple[str, TypeCodec]]] = {}
@@ -54,7 +60,7 @@ class _Union:
             if member.has_form and type(data) is not Misfit:
                 return data  # its tag says what it is
             try:
-                exact = kept(data)
+                exact = kept(data, self._has_form)
                 if self._is_tagged(exact):  # a key of the value's, or a payload as it is stored
                     member.read(exact, None)
                 return self._tagged(label, exact)

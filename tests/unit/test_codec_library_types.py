@@ -15,6 +15,7 @@ import pytest
 from attrs import define
 
 from durably.codec import Codec
+from durably.codecs import ValueCodec
 from durably.errors import SerializationError, ValidationError
 
 CODEC = Codec()
@@ -135,3 +136,49 @@ def test_a_type_that_is_not_stored_says_so_before_the_call(type_: Any, said: str
         CODEC.require_storable(type_, what="step", name="a")
     assert said in str(caught.value)
     assert "the function was not called" in str(caught.value)
+
+
+class Own:
+    """A type of the program's own."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is Own and self.number == other.number
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@define
+class Holds:
+    """Has values of it."""
+
+    own: Own
+    more: list[Own]
+
+
+@define
+class Plain:
+    """Has none."""
+
+    own: int
+
+
+@pytest.mark.parametrize(
+    ("value", "type_"),
+    [
+        (Holds(Own(1), [Own(2)]), Holds | None),
+        (Holds(Own(1), []), Plain | Holds),
+        (Plain(3), Holds | Plain),
+        ([Holds(Own(1), [Own(2)]), None], list[Holds | None]),
+        ({"a": Own(1)}, dict[str, Own] | Plain),
+        (Own(1), Own | int),
+    ],
+)
+def test_a_record_in_a_union_has_values_of_the_programs_own_types(value: Any, type_: Any) -> None:
+    """What is inside of a member of a union is stored by its form."""
+    codec = Codec(codecs=[ValueCodec(Own, "own", lambda own: own.number, Own)])
+    text, back = codec.encode_and_decode(value, type_, what="it")
+    assert back == value
+    assert codec.decode(text, type_, what="it") == value

@@ -204,6 +204,54 @@ def test_an_engine_goes_on_with_an_older_file(tmp_path: Path, version: int) -> N
     assert check(path) == []
 
 
+LIKE_TAGGED = [
+    {"$": "datetime", "v": "2026-11-28T10:12:00"},
+    {"$": "bytes", "b": "eA=="},
+    {"a": [{"$": "numpy.ndarray", "file": "0" * 64, "size": 5}]},
+    {"$": "file", "file": "0" * 64, "size": 5},
+    {"$": 1},
+]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_what_looks_like_a_value_with_a_tag_is_data_in_an_older_file(
+    tmp_path: Path, version: int
+) -> None:
+    """A dictionary with a key "$" that was stored before there were tags comes back as it was, as
+    payload, result of a step and output.
+    """
+    path = tmp_path / "old.db"
+    db = given_version(path, version)
+    text = json.dumps(LIKE_TAGGED)
+    db.execute("UPDATE durably_runs SET payload = ?", (text,))
+    db.execute("UPDATE durably_runs SET output = ? WHERE status = 'completed'", (text,))
+    # As if they had been stored so: a completed step cannot be changed.
+    rows = db.execute(
+        "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = 'durably_steps'"
+    ).fetchall()
+    for name, _ in rows:
+        db.execute(f"DROP TRIGGER {name}")
+    db.execute("UPDATE durably_steps SET output = ? WHERE status = 'completed'", (text,))
+    for _, sql in rows:
+        db.execute(sql)
+    db.close()
+
+    @durably.job("job", origin="any")
+    def job(step: durably.StepContext, payload: object) -> object:
+        return [payload, step.run("s0", lambda: LIKE_TAGGED)]
+
+    with durably.Durably(path, jobs=[job]) as app:
+        done = app.get_run("completed")
+        assert done.payload == done.output == LIKE_TAGGED
+        stored = [each for each in done.steps if each.status == "completed"]
+        assert stored
+        assert all(each.output == LIKE_TAGGED for each in stored)
+        again = app.retrigger(done).wait(timeout=30)
+        assert again.payload == LIKE_TAGGED
+        assert again.output == [LIKE_TAGGED, LIKE_TAGGED]
+    assert check(path) == []
+
+
 BAD_OWNERS: list[dict[str, Any]] = [
     *(
         {"token": token}

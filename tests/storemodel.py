@@ -82,7 +82,7 @@ RUNS = """
            concurrency_key, idempotency_key, created_at_us, started_at_us,
            completed_at_us, heartbeat_at_us, queue_place, coalesce(place, run), origin,
            fence, keeps_attempt, failures, run_at_us, waits_for, wait_name, waits_for_run, payload,
-           kind, deaths
+           kind, deaths, parent
     FROM durably_runs ORDER BY run"""
 STEPS_OF_RUNS = """
     SELECT run, name, step & 0xFFFFFF, status, output, error, attempt
@@ -167,6 +167,8 @@ class Run:
         self.labels = given["labels"]
         self.payload = given["payload"]
         self.kind = given["kind"]
+        # The number of the run that has triggered it.
+        self.parent: int | None = None
         self.status = "pending"
         self.owner: int | None = None
         self.origin: str | None = None
@@ -352,6 +354,11 @@ class StoreMachine(RuleBasedStateMachine):
                 other.wake()
 
     def retry_in_model(self, run: Run) -> None:
+        """The run and what has failed below it."""
+        for each in (run, *self.descendants(run, ("failed", "cancelled"))):
+            self.retry_one_in_model(each)
+
+    def retry_one_in_model(self, run: Run) -> None:
         run.output, run.error, run.completed, run.failures = None, None, None, 0
         run.deaths = 0
         if run.question is not None and run.question[4] is not None:
@@ -477,6 +484,47 @@ class StoreMachine(RuleBasedStateMachine):
         new = self.new(given, 0)
         expected = self.expect_enqueue(given, new.id)
         assert self.store.write(enqueueing.enqueue_plain, new, self.now).row.id == expected[0]
+
+    @precondition(lambda self: self.executions)
+    @rule(number=numbers, given=triggers, name=st.sampled_from(STEPS))
+    def spawn(self, number: int, given: dict[str, Any], name: str) -> None:
+        """An execution triggers a child, once, if it still is the current one."""
+        execution = self.an_execution(number)
+        if given["kind"] != "job" or self.is_refused(given):
+            return
+        new = self.new(given, 0)._replace(id=f"{execution.key}-{name}", parent=execution.key)
+        if new.id in self.ids and new.id not in self.runs:
+            return  # it was deleted
+        done = self.store.write(enqueueing.spawn, execution.fence, new, self.now)
+        if self.current(execution) is None:
+            assert done is None
+            return
+        assert done is not None
+        if new.id in self.runs:
+            assert (done.row.id, done.disposition) == (new.id, "idempotent")
+            return
+        expected = self.expect_enqueue(given, new.id)
+        assert (done.row.id, done.disposition) == expected
+        if expected[1] == "created":
+            self.runs[new.id].parent = execution.key
+
+    @precondition(lambda self: self.ids)
+    @rule(number=numbers, owner=numbers)
+    def begin_child(self, number: int, owner: int) -> None:
+        """A parent that waits in its thread claims a child, in its turn among those of its key."""
+        which = self.all_owners[owner % len(self.all_owners)]
+        run = self.runs.get(self.ids[number % len(self.ids)])
+        if run is None or which not in self.owners:
+            return
+        is_claimable = run.kind == "job" and run in self.claimable(JOBS, (ANY,))
+        wanted = Claim(which, json.dumps(list(JOBS)), lambda: self.now)
+        found = self.store.write(claims.claim_child, wanted, run.order)
+        if found:
+            assert is_claimable
+            self.claim_in_model(run, which, (ANY,))
+            self.took(run, found[0])
+        else:
+            assert not is_claimable or run.key is not None
 
     @rule(items=st.lists(triggers, min_size=1, max_size=4), is_bad=st.booleans())
     def batch(self, items: list[dict[str, Any]], is_bad: bool) -> None:
@@ -1203,18 +1251,29 @@ class StoreMachine(RuleBasedStateMachine):
         self.cancel_it(*self.a_run(number))
 
     def cancel_it(self, run_id: str, run: Run | None) -> None:
-        outcome = self.call(runs.cancel, run_id, self.now)
+        outcome = self.call(runs.cancel_all, run_id, self.now)
         if run is None:
             assert outcome == "not found"
         elif run.status in TERMINAL:
             assert outcome == "conflict"
         else:
             assert outcome == "done"
-            self.end(run, "cancelled")
+            for each in (run, *self.descendants(run)):
+                if each.status not in TERMINAL:
+                    self.end(each, "cancelled")
+
+    def descendants(self, run: Run, among: tuple[str, ...] = ()) -> list[Run]:
+        """Its children and theirs; with *among*, only by way of those with such a status."""
+        found = [
+            each
+            for each in self.runs.values()
+            if each.parent == run.order and (not among or each.status in among)
+        ]
+        return found + [other for each in found for other in self.descendants(each, among)]
 
     def retry(self, number: int) -> None:
         run_id, run = self.a_run(number)
-        outcome = self.call(runs.retry, run_id, self.now)
+        outcome = self.call(runs.retry_all, run_id, self.now)
         if run is None:
             assert outcome == "not found"
         elif run.status not in ("failed", "cancelled"):
@@ -1327,6 +1386,9 @@ class StoreMachine(RuleBasedStateMachine):
 
     def forget(self, run_id: str) -> None:
         order = self.runs.pop(run_id).order
+        for each in self.runs.values():
+            if each.parent == order:
+                each.parent = None
         self.lines = [line for line in self.lines if line[0] != order]
 
     @rule(number=numbers, late_by=st.sampled_from([0, 0, 1]), limit=st.sampled_from([1, 1, 2, 500]))
@@ -1341,13 +1403,23 @@ class StoreMachine(RuleBasedStateMachine):
         old = [
             run
             for run in self.runs.values()
-            if run.completed is not None and run.completed < before and run.owner is None
+            if run.completed is not None
+            and run.completed < before
+            and run.owner is None
+            and not self.is_needed(run, before)
         ]
         old.sort(key=lambda run: run.completed or 0)
         rows = self.store.write(runs.purge, before, limit)
         assert {row.id for row in rows} == {run.id for run in old[:limit]}
         for row in rows:
             self.forget(row.id)
+
+    def is_needed(self, run: Run, before: int) -> bool:
+        """Whether its parent may still ask for its output."""
+        return any(
+            each.order == run.parent and (each.completed is None or each.completed >= before)
+            for each in self.runs.values()
+        )
 
     # -- log lines and lists -------------------------------------------------------------------
 
@@ -1493,6 +1565,7 @@ class StoreMachine(RuleBasedStateMachine):
                 run.payload,
                 run.kind,
                 run.deaths,
+                run.parent,
             )
             for run in sorted(self.runs.values(), key=lambda run: run.order)
         ]

@@ -317,3 +317,22 @@ def test_a_default_needs_a_timeout(tmp_path: Path, call: str) -> None:
         run = execute(app)
         assert run.status == "completed", run.error
         assert app.get_questions() == []
+
+
+def test_a_retry_of_a_run_that_waits_is_a_conflict_and_changes_nothing(tmp_path: Path) -> None:
+    """Neither before the answer nor once it has come and the run is about to go on."""
+
+    def job(step: durably.StepContext) -> Any:
+        return step.ask("approve")
+
+    with engine(tmp_path, job) as app:
+        run = app.jobs["job"].trigger()
+        assert app.process_one()
+        for state in ("waiting", "pending"):
+            with pytest.raises(durably.ConflictError, match=f"is {state} and cannot be retried"):
+                app.retry(run)
+            if state == "waiting":
+                (question,) = app.get_questions()
+                app.answer(question.run_id, question.name, 1)
+        assert app.process_one()
+        assert (app.get_run(run).output, app.get_run(run).attempt) == (1, 1)

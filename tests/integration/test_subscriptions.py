@@ -146,7 +146,7 @@ def test_an_interrupt_does_not_end_a_subscription(tmp_path):
 
     def hold(step):
         inside.set()
-        if step.attempt == 1:
+        if step._run.fence == 1:
             step.sleep(600)
 
     with engine(tmp_path, hold) as app:

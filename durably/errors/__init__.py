@@ -298,10 +298,11 @@ class ItemsChangedWarning(DurablyWarning):
 
 
 class RetryAfter(Exception):
-    """Raise this in an item's or a step's function to have it called again later.
+    """Raise this in an item's or a step's function, or in a job, to have it called again later.
 
     It is neither a failure nor an attempt, such as where a service says that its quota is used up.
-    No item of the same map begins before then.
+    No item of the same map begins before then. Out of a step that asks for five seconds or more it
+    is raised to the job; a run that does not catch it goes on later, and has no thread meanwhile.
 
     Args:
         when: seconds, a ``timedelta``, or an aware ``datetime``.

@@ -218,6 +218,17 @@ def test_a_bad_retry_is_rejected(tmp_path: Path, value: Any) -> None:
                 durably.job("x", retry=value)(lambda step: None)
 
 
+def test_a_damaged_retry_fails_its_run_alone(tmp_path: Path) -> None:
+    """Another program has written what durably never does; the other runs are executed."""
+    with engine(tmp_path, Flaky(0).job(), raise_failed=False) as app:
+        damaged, other = app.trigger("job", retry=SOON), app.trigger("job")
+        spoil = "UPDATE durably_runs SET retry = '{}' WHERE id = ?"
+        app._store.database.write(lambda db: db.execute(spoil, (damaged.id,)) and None)
+        assert app.run_until_idle() == 1
+        assert app.get_run(other).status == "completed"
+        assert "its retry is not one" in str(app.get_run(damaged).error)
+
+
 def test_run_waits_no_longer_than_its_timeout(tmp_path: Path) -> None:
     """The run is pending then, and another call goes on at once, whenever it would be due."""
     flaky = Flaky(1)

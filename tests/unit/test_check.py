@@ -116,6 +116,7 @@ DAMAGES = {
         f"UPDATE durably_runs SET payload = '[1' WHERE run = {PLAIN}",
         f"UPDATE durably_runs SET output = '' WHERE run = {DONE}",
         f"UPDATE durably_runs SET progress = 'half' WHERE run = {DONE}",
+        f"UPDATE durably_runs SET retry = 'often' WHERE run = {PLAIN}",
     ],
     "a step's result is not JSON": ["UPDATE durably_steps SET output = 'x' WHERE name = 'step-1'"],
     "an item's result is not JSON": ["UPDATE durably_items SET output = 'x' WHERE key = 'a'"],

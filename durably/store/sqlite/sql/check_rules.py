@@ -141,7 +141,8 @@ RULES: Final[dict[str, str]] = {
     "a run contains a value that is not JSON": """
         SELECT id, job_name FROM durably_runs
         WHERE NOT json_valid(payload, 2) OR NOT json_valid(coalesce(output, 'null'), 2)
-           OR NOT json_valid(coalesce(progress, 'null'), 2)""",
+           OR NOT json_valid(coalesce(progress, 'null'), 2)
+           OR NOT json_valid(coalesce(retry, 'null'))""",
     "a step's result is not JSON": """
         SELECT r.id, s.name FROM durably_steps s LEFT JOIN durably_runs r USING (run)
         WHERE NOT json_valid(coalesce(s.output, 'null'), 2)""",

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from children import DEADLINE_S, ENVIRONMENT, PROGRAMS
 from clikit import command, objects, printed, process, refused
 
 import durably
+from durably.cli.changing import file_of
 
 NIGHTLY = f"{PROGRAMS / 'nightly.py'}:nightly"
 DIVIDED = "ZeroDivisionError: division by zero"
@@ -92,7 +94,18 @@ def test_a_failed_run(path: Path) -> None:
         (3, "failed", os.getpid()),
     ]
     lines = printed(path, "attempts", "night").splitlines()
-    assert lines[0].split() == ["ATTEMPT", "OUTCOME", "STARTED", "TOOK", "PROCESS", "HOST", "ERROR"]
+    titles = [
+        "ATTEMPT",
+        "OUTCOME",
+        "STARTED",
+        "TOOK",
+        "STEPS",
+        "REUSED",
+        "PROCESS",
+        "HOST",
+        "ERROR",
+    ]
+    assert lines[0].split() == titles
     assert [line.endswith("ZeroDivisionError: division by zero") for line in lines[1:]] == [
         True
     ] * 3
@@ -327,6 +340,21 @@ def test_a_second_signal_leaves_at_once(path: Path, tmp_path: Path, eventually: 
     assert (result.exit_code, result.stdout) == (0, "")
     assert objects(path, "ls")[0]["status"] == "completed"
     assert [each["outcome"] for each in objects(path, "attempts", "one")] == ["died", "completed"]
+
+
+def test_the_script_to_execute_is_named_if_it_is_one(path: Path, tmp_path: Path) -> None:
+    """A module of a package is not imported by its file, and one that is gone is not there."""
+    script = tmp_path / "jobs" / "script.py"
+    script.parent.mkdir()
+    script.write_text("import durably\nfails = durably.Job('fails', lambda step: 1 / 0)\n")
+    assert command(path, "run", str(script)).exit_code == 1
+    with durably.Durably(path) as app:
+        (run,) = app.get_runs()
+    assert file_of(run) == str(script)
+    (script.parent / "__init__.py").touch()
+    assert file_of(run) == "FILE"
+    shutil.rmtree(script.parent)
+    assert file_of(run) == "FILE"
 
 
 @pytest.mark.filterwarnings("default::durably.PayloadChangedWarning")

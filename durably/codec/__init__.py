@@ -309,7 +309,10 @@ class Codec:
             if type_ is UNTYPED:
                 return self._untyped(value, new_parts)
             if type(type_) is Unresolved:
-                data = decoded = exactly_plain(value)
+                try:
+                    data = decoded = exactly_plain(value)
+                except (messages.Problem, messages.Problems):
+                    return self._tagged(value, new_parts(), is_exact=True)
             elif type_ is NOTHING:
                 check_discardable(value)
                 data = decoded = None
@@ -388,10 +391,12 @@ class Codec:
             return self._tagged(value, new_parts())
         return text, copy
 
-    def _tagged(self, value: Any, parts: Parts | None) -> tuple[str, Any]:
+    def _tagged(
+        self, value: Any, parts: Parts | None, *, is_exact: bool = False
+    ) -> tuple[str, Any]:
         tagged = self._tagged_values(parts)
         try:
-            data, has_tags, back = tagged.write_and_read(value)
+            data, has_tags, back = tagged.write_and_read(value, is_exact=is_exact)
         except BaseException:
             _release(parts)
             raise

@@ -7,6 +7,7 @@ import io
 from typing import Any, Final, cast
 
 from durably._platform.nesting import MAX_DEPTH
+from durably._platform.safe_repr import type_name
 from durably.codec.form_lookup import Forms
 from durably.codec.forms import (
     BINARY,
@@ -55,13 +56,16 @@ class TaggedValues:
             raise Problems(writer.problems)
         return data, writer.has_tags
 
-    def write_and_read(self, value: Any) -> tuple[Any, bool, Any]:
+    def write_and_read(self, value: Any, *, is_exact: bool = False) -> tuple[Any, bool, Any]:
         """Return what :meth:`write` returns, and the value that :meth:`read` would return of it.
+
+        Args:
+            is_exact: whether to reject instances of subclasses, which come back as the plain type.
 
         Raises:
             Exception: one that the two raise.
         """
-        writer = _Writer(self._forms, self._parts, copies={})
+        writer = _Writer(self._forms, self._parts, copies={}, is_exact=is_exact)
         data = writer.write(value, None, 0)
         if writer.problems:
             raise Problems(writer.problems)
@@ -78,10 +82,16 @@ class TaggedValues:
 
 class _Writer:
     def __init__(
-        self, forms: Forms, parts: Parts | None, copies: dict[int, Any] | None = None
+        self,
+        forms: Forms,
+        parts: Parts | None,
+        copies: dict[int, Any] | None = None,
+        *,
+        is_exact: bool = False,
     ) -> None:
         self._forms = forms
         self._parts = parts
+        self._is_exact = is_exact
         # By the identity of its data: a copy of a value that is costly to read back.
         self.copies = copies
         self.problems: list[Problem] = []
@@ -99,17 +109,29 @@ class _Writer:
                 return self._formed(form, value, place, depth)
             # Instances of subclasses come back as the plain type.
             if isinstance(value, dict):
+                self._require_type(value, dict)
                 return self._dict(value, place, depth)
             if isinstance(value, list):
+                self._require_type(value, list)
                 return self._list(value, place, depth)
             if cls is not Misfit:
-                return plain_scalar(value)
+                return self._scalar(value)
             problem = value.problem
         except TooDeep:
             raise
         except Problem as raised:
             problem = raised
         return self._reject(problem, place)
+
+    def _require_type(self, value: Any, plain: type) -> None:
+        if self._is_exact and type(value) is not plain:
+            msg = f"{type_name(value)} would come back as {plain.__name__}"
+            raise Problem(msg)
+
+    def _scalar(self, value: Any) -> Any:
+        plain = plain_scalar(value)
+        self._require_type(value, type(plain))
+        return plain
 
     def _list(self, value: list[Any], place: _Place, depth: int) -> list[Any]:
         return [
@@ -119,6 +141,10 @@ class _Writer:
 
     def _dict(self, value: dict[Any, Any], place: _Place, depth: int) -> Any:
         if all(isinstance(key, str) for key in value) and TAG not in value:
+            for key in value if self._is_exact else ():
+                if type(key) is not str:
+                    said = f"{type_name(key)} would come back as str"
+                    self._reject(Problem(said), (place, str(key)))
             data = {
                 key if type(key) is str else cast("str", plain_scalar(key)): (
                     item if type(item) in SCALARS else self.write(item, (place, key), depth + 1)

@@ -40,7 +40,19 @@ _MOST_FILES: Final = 5
     help="With --failed, those that failed since: yesterday, 24h, 30d, 2026-11-28.",
 )
 @click.option("--job", help="With --failed, those of this job.")
-def retry(*, runs: tuple[str, ...], failed: bool, since: datetime | None, job: str | None) -> int:
+@click.option(
+    "--only",
+    metavar="TYPE",
+    help="Of maps, try only the items again that have failed with this type of exception.",
+)
+def retry(
+    *,
+    runs: tuple[str, ...],
+    failed: bool,
+    since: datetime | None,
+    job: str | None,
+    only: str | None,
+) -> int:
     """Put failed or cancelled runs back to pending.
 
     Their completed steps are kept. Nothing is executed here: the next process that knows the job
@@ -51,7 +63,7 @@ def retry(*, runs: tuple[str, ...], failed: bool, since: datetime | None, job: s
     if not failed and (since is not None or job is not None):
         raise click.UsageError("--since and --job belong to --failed")
     if not failed:
-        return _retry_all(runs)
+        return _retry_all(runs, only)
     with shell().look() as look:
         found = look.find_runs(status=RunStatus.FAILED, job_name=job, since=since, limit=None)
         # A session is continued by its own program.
@@ -59,17 +71,17 @@ def retry(*, runs: tuple[str, ...], failed: bool, since: datetime | None, job: s
     if not ids:
         shell().note("no failed runs")
         return 0
-    return _retry_all(ids)
+    return _retry_all(ids, only)
 
 
-def _retry_all(names: tuple[str, ...]) -> int:
+def _retry_all(names: tuple[str, ...], only: str | None) -> int:
     """Put runs back, and say what executes them where no process does; return the exit status."""
     files: dict[str, None] = {}
 
     def put_back(app: Durably, run: AnyRun) -> str:
         if run.kind == "job":
             files[file_of(run)] = None
-        return _retry(app, run)
+        return _retry(app, run, only)
 
     status = _each(names, put_back)
     say_how_to_go_on(files)
@@ -97,8 +109,8 @@ def file_of(run: AnyRun) -> str:
     return file if os.path.isfile(file) and not of_package else "FILE"
 
 
-def _retry(app: Durably, run: AnyRun) -> str:
-    again = app.retry(run)
+def _retry(app: Durably, run: AnyRun, only: str | None) -> str:
+    again = app.retry(run, only=only)
     kept = again.completed_steps
     steps = "step" if kept == 1 else "steps"
     return f"pending again, {kept} completed {steps} kept. {executed_by(again)}"

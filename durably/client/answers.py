@@ -12,7 +12,7 @@ from durably.client.arguments import AnyRun, OnLog, OnProgress
 from durably.client.query import Reader
 from durably.client.wait import Waiter
 from durably.codec import Codec
-from durably.models import AttemptList, ItemList, ItemStatus, LogList, StepList
+from durably.models import AttemptList, ItemList, ItemRecord, ItemStatus, LogList, StepList
 from durably.settings import Duration
 from durably.store.api import Store
 
@@ -108,9 +108,13 @@ class Answers:
         self._check()
         self._control().cancel(run)
 
-    def retry(self, run: AnyRun | str) -> AnyRun:
+    def retry(
+        self, run: AnyRun | str, only: str | Callable[[ItemRecord], object] | None = None
+    ) -> AnyRun:
         """Put the run back to pending, and return it."""
         self._check()
+        if only is not None:
+            return self._by_hand().retry_items(run, only)
         return self._control().retry(run)
 
     def redo(self, run: AnyRun | str, from_step: str | None, only: str | None) -> AnyRun:

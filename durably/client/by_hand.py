@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import attrs
 
 from durably._platform.clock import Clock
-from durably._platform.safe_repr import type_name
+from durably._platform.safe_repr import short_repr, type_name
+from durably._platform.signals import let_through
 from durably.client.arguments import AnyRun, checked_key
 from durably.client.control import fields_of
+from durably.client.items import ItemReader
 from durably.client.local_worker import LocalWorker
 from durably.client.query import Reader, run_id_of
 from durably.client.submit import Submitter
 from durably.codec import UNTYPED, Codec
-from durably.errors import RunCancelled, ValidationError
+from durably.errors import NotFoundError, RunCancelled, ValidationError
 from durably.execution.emitter import Emitter
 from durably.jobs.names import check_text
+from durably.models import ItemRecord
 from durably.store.api import Store
 from durably.store.rows import RunRow
 
@@ -32,6 +36,40 @@ class ByHand:
     _reader: Reader
     _submitter: Submitter
     _worker: LocalWorker
+
+    def retry_items(self, run: AnyRun | str, only: object) -> AnyRun:
+        """Put a run back to pending, of whose maps only some failed items are tried again."""
+        if not isinstance(only, str) and not callable(only):
+            raise ValidationError(
+                "only must be the name of an exception's type, or a function of an ItemRecord, "
+                f"not {type_name(only)}"
+            )
+        run_id = run_id_of(run)
+        row = self._store.get_run(run_id)
+        reader = ItemReader(self._store, self._codec, self._reader)
+        tried: dict[str, list[int]] = {}
+        kinds: Counter[str] = Counter()
+        for name in self._maps_of(run_id):
+            for item in reader.items_of(run_id, name, "failed", None, 0):
+                kinds["" if item.error is None else item.error.type] += 1
+                if _is_meant(item, only):
+                    tried.setdefault(name, []).append(item.index)
+        if not tried and row.status in ("failed", "cancelled"):
+            which = ", ".join(f"{n:,} \N{MULTIPLICATION SIGN} {kind}" for kind, n in kinds.items())
+            raise NotFoundError(
+                f"none of the failed items of run {run_id} is meant by only={short_repr(only)}; "
+                + (f"they failed with {which}" if kinds else "it has none")
+            )
+        with self._emitter.announcing(run_id):
+            retried = self._store.retry_items(run_id, row.fence, tried, self._clock.now_us())
+            self._store.changes.offer()
+            for each in retried:
+                self._emitter.emit("run:retry", **fields_of(each))
+        return self._reader.run_of(retried[0])
+
+    def _maps_of(self, run_id: str) -> list[str]:
+        ended = [step.name for step in self._store.steps_of(run_id) if step.counts is not None]
+        return [*ended, *(each.name for each in self._store.open_maps(run_id))]
 
     def redo(self, run: AnyRun | str, from_step: str | None, only: str | None) -> AnyRun:
         """Forget results of a run, make it pending, and return it."""
@@ -109,3 +147,10 @@ class ByHand:
         if brief is not None and brief.owner is not None and callers is not None:
             callers.recover()
         return run_id
+
+
+def _is_meant(item: ItemRecord, only: Any) -> bool:
+    if not isinstance(only, str):
+        return bool(let_through(only, item))
+    kind = "" if item.error is None else item.error.type
+    return kind == only or kind.endswith(f".{only}")

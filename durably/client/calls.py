@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
@@ -20,7 +20,7 @@ from durably.client.by_hand_calls import ByHandCalls
 from durably.client.care import CareCalls
 from durably.client.read_calls import ReadCalls
 from durably.jobs import Job
-from durably.models import Run, RunList
+from durably.models import ItemRecord, Run, RunList
 from durably.settings import Coalesce, Duration, OnPayloadChange
 from durably.settings.retries import Retry
 
@@ -232,16 +232,32 @@ class RunCalls(ReadCalls, AnswerCalls, CareCalls, ByHandCalls):
         self._check()
         return self._client.waiter.as_completed(runs, timeout)
 
-    def retry(self, run: Run[P, R] | str) -> Run[P, R]:
+    def retry(
+        self,
+        run: Run[P, R] | str,
+        *,
+        only: str | Callable[[ItemRecord], object] | None = None,
+    ) -> Run[P, R]:
         """Put a failed or cancelled run back to pending, its completed steps kept.
+
+        Args:
+            only: which failed items of its maps are tried again: the name of an exception's type,
+                such as ``"RateLimited"``, or a function of the ``ItemRecord`` that returns whether
+                the item is. The others count as failed without being executed, until the next
+                retry. All of them are tried again by default.
 
         Raises:
             ConflictError: the run is in another state.
-            NotFoundError: there is no such run.
+            NotFoundError: there is no such run, or no failed item is meant by *only*; the message
+                lists with what they have failed.
+            ValidationError: *only* is neither.
 
         .. versionadded:: 0.1.0
+        .. versionchanged:: 0.2.0 Has *only*.
         """
         self._check()
+        if only is not None:
+            return self._client.by_hand.retry_items(run, only)
         return self._client.control.retry(run)
 
     def adopt(self, run: Run[P, R] | str) -> Run[P, R]:

@@ -11,6 +11,7 @@ from durably.errors import ConflictError
 from durably.models.records import (
     AttemptList,
     ItemList,
+    ItemRecord,
     ItemStatus,
     LogEntry,
     LogList,
@@ -64,7 +65,7 @@ class RunEngine(Protocol):
     def timeline(self, run: Any) -> Timeline:
         """Return a picture of the run's steps over time."""
 
-    def retry(self, run: Any) -> Any:
+    def retry(self, run: Any, only: str | Callable[[ItemRecord], object] | None) -> Any:
         """Put the run back to pending."""
 
     def redo(self, run: Any, from_step: str | None, only: str | None) -> Any:
@@ -230,18 +231,22 @@ class Asking(Value, Generic[R]):
         self._ask().cancel(self)
 
     @entered
-    def retry(self) -> Self:
+    def retry(self, *, only: str | Callable[[ItemRecord], object] | None = None) -> Self:
         """Put the run back to pending, if it has failed or was cancelled, and return it.
 
         Its completed steps are kept, as by ``Durably.retry``.
 
+        Args:
+            only: which failed items of its maps are tried again, all by default.
+
         Raises:
             ConflictError: the run is in another state, or this ``Run`` came from no engine.
-            NotFoundError: it was deleted.
+            NotFoundError: it was deleted, or no failed item is meant by *only*.
+            ValidationError: *only* is neither the name of a type nor a function.
 
         .. versionadded:: 0.2.0
         """
-        run: Self = self._ask().retry(self)
+        run: Self = self._ask().retry(self, only)
         return run
 
     @entered

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from durably.store.item_rows import Key
@@ -65,4 +66,20 @@ class ByHand(Protocol):
         Raises:
             NotFoundError: there is no such run or map, or nothing is stored of such an item.
             ConflictError: the run is being executed, or the step is no map.
+        """
+
+    def retry_items(
+        self, run_id: str, fence: int, tried: Mapping[str, Sequence[int]], now_us: int
+    ) -> list[RunRow]:
+        """Retry a run as ``retry`` does; of its maps only these failed items are tried again.
+
+        The others count as failed until the next retry.
+
+        Args:
+            fence: that the run had when the items were chosen.
+            tried: the indexes of the items, by the name of their map.
+
+        Raises:
+            NotFoundError: there is no such run.
+            ConflictError: it is in another state, or was executed meanwhile.
         """

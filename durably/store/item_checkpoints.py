@@ -27,6 +27,9 @@ class ItemCheckpoints(Protocol):
     def find_map(self, run_pk: RunKey, name: str) -> MapRow | None:
         """Return the map of that name, ``None`` if nothing of it is stored."""
 
+    def held_items(self, map_pk: int) -> dict[int, str]:
+        """Return the errors of the failed items that are not tried again now, by index."""
+
     def count_items(self, run_pk: RunKey, name: str) -> tuple[int, int] | None:
         """Return how many items of a map have a result, and how many have failed.
 

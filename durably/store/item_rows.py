@@ -48,6 +48,8 @@ class MapRow(NamedTuple):
     # The fingerprint of the function of its first items, and of the items that have none.
     code: int | None = None
     has_codes: bool = False
+    # Whether it has failed items that are not tried again now.
+    has_held: bool = False
 
 
 class MapState(NamedTuple):

@@ -272,6 +272,9 @@ def handles(app: Durably) -> None:
     assert_type(app.retrigger(run), Run[ImportCsv, Imported])
     assert_type(app.adopt(run), Run[ImportCsv, Imported])
     assert_type(app.redo(run, from_step="read"), Run[ImportCsv, Imported])
+    assert_type(app.retry(run, only="RateLimited"), Run[ImportCsv, Imported])
+    assert_type(run.retry(only=lambda item: item.attempts < 3), Run[ImportCsv, Imported])
+    app.retry(run, only=3)  # type: ignore[arg-type]
     app.redo(run, "read")  # type: ignore[call-arg]
     assert_type(app.fork(run, from_step="read", payload=ImportCsv("x")), Run[ImportCsv, Imported])
     app.set_step(run, "read", ["a"])

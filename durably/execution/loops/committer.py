@@ -79,7 +79,7 @@ class Committer:
             self._items += len(tasks)
             for ended, task in enumerate(tasks, self.added + 1):
                 self._chars += len(task.text or "")
-                self._failed += task.error is not None
+                self._failed += task.error is not None and not task.is_held
                 self._has_ended(task, ended, self._failed)
             if self._thread is None:
                 self._thread = self._start("map-commits", self._work)

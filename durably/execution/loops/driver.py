@@ -136,6 +136,8 @@ class Driver:
 
     def _has_ended(self, task: Task, ended: int, failed: int) -> None:
         """Note that an item has ended; called in the thread that has executed it."""
+        if task.is_held:
+            return  # it says nothing of those that are tried
         if task.exc is not None and (
             not isinstance(task.exc, Exception) or self._failures.are_too_many(failed, ended)
         ):
@@ -224,6 +226,10 @@ class Driver:
         self._ready += self._source.take(most, reused)
 
     def _begin(self, task: Task) -> None:
+        if task.is_held:
+            self._handed += 1
+            self._committer.add(task)
+            return
         services = self._services
         if services.clock.monotonic() - self._run.current_at > services.longest_doubt_s:
             self._recorder.require_ownership()

@@ -215,16 +215,17 @@ class Loop:
             outer=self._step_runner.outer(),
         )
         self._map_log.begins(self._count_stored)
-        self._source = Source(options, stored, run, services.clock)
+        runner = ItemRunner(
+            *(self._name, options, run, services, self._step_runner.nested),
+            self._step_runner.changes.ways_out,
+        )
+        self._source = Source(options, stored, run, services.clock, runner.hold)
         return Driver(
             options,
             run,
             services,
             source=self._source,
-            runner=ItemRunner(
-                *(self._name, options, run, services, self._step_runner.nested),
-                self._step_runner.changes.ways_out,
-            ),
+            runner=runner,
             record=self._record,
             recorder=self._recorder,
             map_log=self._map_log,
@@ -258,7 +259,7 @@ class Loop:
             is_heard = self._services.emitter.has_listeners
             for task in batch:
                 self._stored.note_stored(task.key)
-                if is_heard:
+                if is_heard and not task.is_held:
                     self._emit_item(task)
         self._report_progress()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from durably._platform.clock import Clock
@@ -33,14 +33,23 @@ _CHECKED_AT_ONCE: Final = 10_000
 class Source:
     """The items of a map. Used by one thread.
 
+    Args:
+        hold: gives an item that is not tried again the error that is stored of it.
+
     Attributes:
         failure: what the iterable or ``key`` has raised.
         changed: at how many positions with a stored result other items stand than before.
     """
 
     def __init__(
-        self, options: LoopOptions, stored: StoredItems, run: CurrentRun, clock: Clock
+        self,
+        options: LoopOptions,
+        stored: StoredItems,
+        run: CurrentRun,
+        clock: Clock,
+        hold: Callable[[Task, ItemRow, str], None],
     ) -> None:
+        self._hold = hold
         self._options = options
         self._stored = stored
         self._is_callers_signal = run.is_callers_signal
@@ -170,6 +179,9 @@ class Source:
             task.index = stored.place(key, position)
         else:
             task.index, task.attempts = row[0], row[4]
+            error = stored.held.get(row[0])
+            if error is not None:
+                self._hold(task, row, error)
         tasks.append(task)
 
 

@@ -52,6 +52,10 @@ class StoredItems:
         self._read = read
         self._is_keyed = is_keyed
         self._map_pk = None if found is None else found.map
+        # The errors of the failed items that are not tried again now, by index.
+        self.held: dict[int, str] = {}
+        if found is not None and found.has_held:
+            self.held = read(checkpoints.held_items, found.map)
         self.highest = -1 if found is None else found.highest_index
         # Of the window that was read last: rows by key or index, and which indexes it covers.
         self._window: dict[Key, ItemRow] = {}

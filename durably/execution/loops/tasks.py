@@ -39,6 +39,7 @@ class Task:
         exc: what its function has raised.
         error_info: that as it is recorded, and ``error`` as it is stored.
         wait_s: how long it waits until it is executed again.
+        is_held: whether it has failed before and is not tried again now.
     """
 
     __slots__ = (
@@ -50,6 +51,7 @@ class Task:
         "failures",
         "hash",
         "index",
+        "is_held",
         "item",
         "key",
         "position",
@@ -75,6 +77,7 @@ class Task:
         self.wait_s: float | None = None
         self.started_at_us = 0
         self.completed_at_us = 0
+        self.is_held = False
 
     def row(self, *, is_keyed: bool, code: int | None) -> NewItem:
         """Return the item as it is stored, with the fingerprint of its function."""
@@ -262,6 +265,16 @@ class ItemRunner:
             stored_error(task.error_info), UNTYPED, what="the error of an item"
         )
         task.item = None
+
+    def hold(self, task: Task, row: ItemRow, error: str) -> None:
+        """Make the error that is stored of an item its own: it is not tried again now."""
+        from durably.execution.loops.travel import stored_exception  # noqa: PLC0415 - where first needed
+
+        task.is_held = True
+        task.started_at_us, task.completed_at_us = row[6:8]
+        task.error, task.item = error, None
+        task.error_info = info = ErrorInfo(**self._services.codec.load_json(error))
+        task.exc = stored_exception(info.type, info.message)
 
     def decode(self, reused: Reused) -> None:
         """Set the values of stored items.

@@ -189,3 +189,12 @@ def _known(module: str, qualname: str) -> type[BaseException] | None:
     for part in qualname.split("."):
         found = getattr(found, part, None)
     return found if isinstance(found, type) and issubclass(found, BaseException) else None
+
+
+def stored_exception(full_name: str, message: str) -> Exception:
+    """Return an exception of the class that is stored, or one that is named like it."""
+    module, _, name = full_name.rpartition(".")
+    names = [(module or "builtins", name), ("builtins", "Exception")]
+    exc = _nearest(names, None, message)
+    # One that ends a program does not end it once more.
+    return exc if isinstance(exc, Exception) else Exception(f"{full_name}: {message}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from durably.store.item_rows import Key
 from durably.store.rows import RunRow
 from durably.store.sqlite.verbs import OnDatabase
@@ -76,3 +78,11 @@ class ByHand(OnDatabase):
             )
         self.remove_dropped_files()
         return row
+
+    def retry_items(
+        self, run_id: str, fence: int, tried: Mapping[str, Sequence[int]], now_us: int
+    ) -> list[RunRow]:
+        """Retry a run; of its maps only these failed items are tried again."""
+        from durably.store.sqlite.sql import held  # noqa: PLC0415 - where first needed
+
+        return self.database.write(held.retry_items, run_id, fence, tried, now_us)

@@ -30,6 +30,7 @@ class SqliteCheckpoints(Answers):
     cancel = writes(steps.cancel)
     state = reads(queries.state_of)
     find_map = reads(items.find_map)
+    held_items = reads(items.held)
     count_items = reads(items.count)
     item_window = reads(items.window)
     item_codes = reads(items.codes)

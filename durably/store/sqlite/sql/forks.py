@@ -38,10 +38,11 @@ FORK: Final = """
 COPY_STEPS: Final = """
     INSERT INTO durably_steps
         (step, run, name, status, output, attempt, started_at_us, completed_at_us, is_manual, code,
-         outer)
+         outer, attempts)
     SELECT (:fork << 24) + (step & 0xFFFFFF), :fork, name,
            CASE status WHEN 'completed' THEN status ELSE 'forgotten' END, output, attempt,
-           started_at_us, completed_at_us, is_manual, code, outer
+           started_at_us, completed_at_us, is_manual, code, outer,
+           CASE status WHEN 'completed' THEN attempts ELSE 0 END
     FROM durably_steps WHERE step >= (:run << 24) AND step < (:run << 24) + :index"""
 
 MAPS: Final = """
@@ -51,9 +52,9 @@ MAPS: Final = """
 COPY_MAP: Final = """
     INSERT INTO durably_maps
         (run, step, name, is_keyed, status, error, attempt, started_at_us, completed_at_us, done,
-         failed, reused, total, code, outer)
+         failed, reused, total, code, outer, attempts)
     SELECT :fork, (:fork << 24) + (step & 0xFFFFFF), name, is_keyed, status, error, attempt,
-           started_at_us, completed_at_us, done, failed, reused, total, code, outer
+           started_at_us, completed_at_us, done, failed, reused, total, code, outer, attempts
     FROM durably_maps WHERE map = :map
     RETURNING map"""
 
@@ -74,6 +75,18 @@ COPY_ANSWERS: Final = """
            w.returns, w.answer, w.answer_id, w.answered_at_us, w.closed_at_us
     FROM durably_waits w JOIN durably_steps s ON s.run = :fork AND s.name = w.name
     WHERE w.run = :run AND w.ticket IS NOT NULL AND s.status = 'completed'"""
+
+
+# How often the functions of the steps were called, by executions that the fork never had.
+COPY_CALLS: Final = """
+    INSERT INTO durably_calls (run, name, fence, place, calls, notes)
+    SELECT :fork, c.name, 0, row_number() OVER (PARTITION BY c.name ORDER BY c.fence, c.place) - 1,
+           c.calls, c.notes
+    FROM durably_calls c
+    WHERE c.run = :run
+      AND (EXISTS (SELECT 1 FROM durably_steps s
+                   WHERE s.run = :fork AND s.name = c.name AND s.status = 'completed')
+           OR EXISTS (SELECT 1 FROM durably_maps m WHERE m.run = :fork AND m.name = c.name))"""
 
 
 def fork(
@@ -111,6 +124,7 @@ def fork(
     for (map_pk,) in maps:
         copy: Any = db.execute(COPY_MAP, bindings | {"map": map_pk}).get
         db.execute(COPY_ITEMS, {"map": map_pk, "copy": copy})
+    db.execute(COPY_CALLS, bindings)
     db.execute(COPY_ANSWERS, bindings)
     blobs.copy_references(db, row.run, bindings["fork"])
     return queries.by_number(db, bindings["fork"])

@@ -83,8 +83,15 @@ MAP: Final = """
            (SELECT max(item) & 0x3FFFFFFF FROM durably_items
             WHERE item >= (map << 30) AND item < ((map + 1) << 30)), code,
            EXISTS (SELECT 1 FROM durably_items
-                   WHERE item >= (map << 30) AND item < ((map + 1) << 30) AND code IS NOT NULL)
+                   WHERE item >= (map << 30) AND item < ((map + 1) << 30) AND code IS NOT NULL),
+           EXISTS (SELECT 1 FROM durably_items
+                   WHERE item >= (map << 30) AND item < ((map + 1) << 30) AND is_held = 1)
     FROM durably_maps WHERE run = :run AND name = :name"""
+
+# The failed items that the next execution of their map does not try again.
+HELD: Final = """
+    SELECT item & 0x3FFFFFFF, error FROM durably_items
+    WHERE item >= :first AND item < :end AND is_held = 1"""
 
 # As many as there are results, which is read when a map was interrupted.
 COUNT: Final = """
@@ -183,9 +190,16 @@ def find_map(db: apsw.Connection, run_pk: RunKey, name: str) -> MapRow | None:
     rows: list[Any] = db.execute(MAP, {"run": run_pk, "name": name}).fetchall()
     if not rows:
         return None
-    map_pk, index, is_keyed, status, highest, code, has_codes = rows[0]
+    map_pk, index, is_keyed, status, highest, code, *has = rows[0]
     highest = -1 if highest is None else highest
-    return MapRow(map_pk, index, bool(is_keyed), status, highest, code, bool(has_codes))
+    return MapRow(map_pk, index, bool(is_keyed), status, highest, code, *map(bool, has))
+
+
+def held(db: apsw.Connection, map_pk: int) -> dict[int, str]:
+    """Return the errors of the items of a map that are not tried again now, by index."""
+    first = map_pk << INDEX_BITS
+    rows: list[Any] = db.execute(HELD, {"first": first, "end": first + MOST_ITEMS}).fetchall()
+    return dict(rows)
 
 
 def indexes_of(db: apsw.Connection, run_pk: RunKey) -> dict[str, int]:

@@ -11,16 +11,18 @@ from durably.store.sqlite.sql.by_hand import Item
 
 # The row keeps the index of the step.
 _FORGET: Final = """
-    UPDATE durably_steps SET status = 'forgotten', output = NULL, error = NULL, is_manual = 0
+    UPDATE durably_steps
+    SET status = 'forgotten', output = NULL, error = NULL, is_manual = 0, attempts = 0, fence = NULL
     WHERE {which} AND status <> 'forgotten'"""
 
 FORGET_FROM: Final = _FORGET.format(which="step >= :first AND step < :end")
 FORGET_ONE: Final = _FORGET.format(which="run = :run AND name = :name")
 
 _KEEP_PLACES: Final = """
-    INSERT INTO durably_steps (step, run, name, status, attempt, started_at_us, completed_at_us)
+    INSERT INTO durably_steps
+        (step, run, name, status, attempt, started_at_us, completed_at_us, attempts)
     SELECT step, run, name, 'forgotten', attempt, started_at_us,
-           coalesce(completed_at_us, started_at_us)
+           coalesce(completed_at_us, started_at_us), 0
     FROM durably_maps WHERE {which}"""
 
 # The items go with their map.
@@ -54,6 +56,13 @@ FORGET_WAITS: Final = """
 
 FORGET_WAIT: Final = """
     DELETE FROM durably_waits WHERE run = :run AND name = :name AND asked_at_us IS NOT NULL"""
+
+# What was noted of the calls of their functions.
+FORGET_CALLS: Final = """
+    DELETE FROM durably_calls
+    WHERE run = :run AND name IN (
+        SELECT name FROM durably_steps
+        WHERE step >= (:run << 24) AND step < ((:run + 1) << 24) AND status = 'forgotten')"""
 
 # The children of steps that are forgotten: these trigger others. A run with a key of its own is
 # found by it again.
@@ -119,6 +128,8 @@ def redo(
     db.execute(runs.LEAVE_TO_ADOPT, bindings)
     db.execute(REDO, bindings | {"left": db.changes()})
     db.execute(waits.FORGET_CLOSED, bindings)
+    db.execute(runs.RELEASE_ITEMS, bindings)
+    db.execute(FORGET_CALLS, bindings)
     blobs.drop_unused(db, row.run)
     return queries.by_number(db, row.run), children
 

@@ -61,6 +61,14 @@ ADOPT: Final = f"""
     WHERE id = :id AND status IN ('pending', 'waiting')
     RETURNING {queries.COLUMNS}"""
 
+# All failed items are tried again.
+RELEASE_ITEMS: Final = """
+    UPDATE durably_items SET is_held = 0
+    WHERE item IN (
+        SELECT i.item FROM durably_maps m JOIN durably_items i
+          ON i.item >= (m.map << 30) AND i.item < ((m.map + 1) << 30) AND i.is_held = 1
+        WHERE m.run = :run)"""
+
 DELETE: Final = "DELETE FROM durably_runs WHERE run = :run"
 
 # A parent that goes on, also after a retry, needs the outputs of its children.
@@ -132,10 +140,12 @@ def retried(db: apsw.Connection, run_id: str, now_us: int, *, is_opened: bool = 
     if not rows:
         raise _refused(db, run_id, "retried", "only a failed or cancelled run can be retried")
     db.execute(waits.FORGET_CLOSED, {"run": rows[0].run})
+    db.execute(RELEASE_ITEMS, {"run": rows[0].run})
     lost: list[Any] = db.execute(LOST_DESCENDANTS, {"run": rows[0].run}).fetchall()
     for (child_id,) in lost:
         child: list[Any] = db.execute(RETRY, bindings | {"id": child_id}).fetchall()
         db.execute(waits.FORGET_CLOSED, {"run": child[0][0]})
+        db.execute(RELEASE_ITEMS, {"run": child[0][0]})
     return rows[0]
 
 

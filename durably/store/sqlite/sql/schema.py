@@ -41,6 +41,7 @@ _MIGRATIONS: Final = (
     "0013_by_hand.sql",
     "0014_calls.sql",
     "0015_code.sql",
+    "0016_held_items.sql",
 )
 
 # What the scripts make, so that opening a file need not execute them in memory, and a new file not

@@ -369,3 +369,17 @@ def test_the_views_have_the_columns_of_the_page(tmp_path: Path) -> None:
         }
     assert found == promised
     assert list(promised) == ["runs", "steps", "items", "attempts"]
+
+
+def test_the_figures_beside_others_are_those_of_the_benchmarks() -> None:
+    """Each of the table is in the results, or on the page about performance."""
+    page = (ROOT / "docs" / "beside-others.md").read_text(encoding="utf-8")
+    table = page.partition("## What was measured\n")[2].partition("How to read it")[0]
+    cells = [cell for line in table.splitlines() for cell in line.split("|")[2:]]
+    figures = [figure for cell in cells for figure in re.findall(r"^ ([\d.,]+)( \w+)? $", cell)]
+    measured = "\n".join(
+        (ROOT / name).read_text(encoding="utf-8")
+        for name in ("benchmarks/results/results.md", "docs/performance.md")
+    )
+    assert len(figures) > 20
+    assert [each for each, _ in figures if not re.search(rf"\b{re.escape(each)}\b", measured)] == []

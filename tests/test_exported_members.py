@@ -43,6 +43,8 @@ PUBLIC = {
     "ErrorInfo",
     "Event",
     "LogEntry",
+    "Plan",
+    "PlannedStep",
     "Progress",
     "Run",
     "RunStatus",
@@ -92,8 +94,8 @@ PUBLIC = {
 ENGINE = (
     "start stop close init run run_until_idle process_one register jobs get_job trigger "
     "trigger_and_wait batch_trigger get_run get_runs "
-    "runs count_runs get_steps steps get_items get_attempts get_logs wait as_completed retry redo "
-    "fork set_step set_item "
+    "runs count_runs get_steps steps get_items get_attempts get_logs plan wait as_completed retry "
+    "redo fork set_step set_item "
     "adopt answer signal get_questions retrigger "
     "cancel delete_run purge_runs backup vacuum on on_error subscribe use to_dict "
     "to_frame"
@@ -109,7 +111,7 @@ RUN = (
     "attempt completed_steps created_at started_at completed_at updated_at heartbeat_at "
     "disposition kind waiting_for run_at failures parent_id code_changed is_terminal is_active "
     "duration "
-    "result wait refresh steps items attempts logs cancel retry redo fork set_step "
+    "result wait refresh steps items attempts logs plan cancel retry redo fork set_step "
     "set_item forked_from timeline "
     "to_dict to_frame"
 )

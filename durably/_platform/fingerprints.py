@@ -61,11 +61,16 @@ def fingerprint(function: Callable[..., Any]) -> int | None:
     return _digest([str(known), *said])
 
 
+def is_comparable(one: int, other: int) -> bool:
+    """Return whether two fingerprints are of code that the same Python has compiled."""
+    return not (one ^ other) & _COMPILER_MASK
+
+
 def is_other(one: int | None, other: int | None) -> bool:
     """Return whether two fingerprints are of different code, as far as that can be known."""
     if one is None or other is None or one == other:
         return False
-    return not (one ^ other) & _COMPILER_MASK
+    return is_comparable(one, other)
 
 
 def innermost(function: Callable[..., Any]) -> FunctionType | None:

@@ -35,6 +35,7 @@ VERBS: Final = {
     "items": "parts:items",
     "logs": "parts:logs",
     "attempts": "parts:attempts",
+    "plan": "planning:plan",
     "watch": "watching:watch",
     "run": "running:run",
     "work": "running:work",

@@ -19,6 +19,8 @@ from durably.store.api import Store
 if TYPE_CHECKING:
     from durably.client.by_hand import ByHand
     from durably.client.control import Control
+    from durably.jobs import Job
+    from durably.models.plans import Plan
     from durably.rendering.timeline import Timeline
 
 
@@ -102,6 +104,13 @@ class Answers:
         self._check()
         attempts = AttemptReader(self._store, self._reader)
         return Timelines(self._store, self._reader, attempts).timeline_of(run)
+
+    def plan(self, run: AnyRun | str, job: Job[Any, Any] | None = None) -> Plan:
+        """Return which results of the run are stored, and by which code."""
+        from durably.client.plans import Planner  # noqa: PLC0415 - where first needed
+
+        self._check()
+        return Planner(self._store, self._reader).plan_of(run, job)
 
     def cancel(self, run: AnyRun | str) -> None:
         """Cancel the run."""

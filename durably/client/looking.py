@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from durably._platform.clock import Clock, from_datetime
 from durably.client.arguments import AnyRun, NameFilter, StatusFilter
@@ -12,7 +12,8 @@ from durably.client.calls import RunCalls
 from durably.client.client import Client
 from durably.client.doctor import Finding, examine
 from durably.client.query import readable
-from durably.models import LogEntry
+from durably.jobs import Job
+from durably.models import LogEntry, Plan
 from durably.store.api import Liveness, Store
 from durably.store.change_feed import ChangeFeed
 from durably.store.conditions import Condition, JobUsage, Sizes
@@ -54,6 +55,10 @@ class Looking(RunCalls):
     def close(self) -> None:
         """Close the file. Idempotent."""
         self._store.close()
+
+    def plan_with(self, run: AnyRun, job: Job[Any, Any] | None) -> Plan:
+        """Return the plan of a run, compared with the functions beside a job."""
+        return self._client.answers.plan(run, job)
 
     def runs_named(self, name: str, limit: int = 10) -> list[AnyRun]:
         """Return the run with that id; else those with that key; else those whose id ends with it.

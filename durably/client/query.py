@@ -14,7 +14,7 @@ from durably.codec import UNTYPED, Codec
 from durably.codec.json_text import dump, load
 from durably.errors import DatabaseError, SerializationError, ValidationError
 from durably.execution.unseen_failures import see
-from durably.jobs import output_type, payload_type
+from durably.jobs import Job, output_type, payload_type
 from durably.jobs.registry import JobRegistry
 from durably.models import (
     Disposition,
@@ -140,6 +140,10 @@ class Reader:
             forked_from=row.forked_from,
             code_changed=bool(row.code_changed),
         )
+
+    def job_of(self, name: str) -> Job[Any, Any] | None:
+        """Return the job of that name that is registered here, ``None`` if there is none."""
+        return self._registry.get(name)
 
     def created(self, row: RunRow, payload: Any, created_at: datetime) -> Run[Any, Any]:
         """Return the run that a trigger has just stored, without reading its row.

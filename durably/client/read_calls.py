@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-not-found,import-untyped,unused-ignore]  # optional
 
     from durably.client.client import Client
+    from durably.models.plans import Plan
 
 
 @door
@@ -181,6 +182,18 @@ class ReadCalls(Shown):
         .. versionadded:: 0.2.0
         """
         return self._client.answers.attempts(run)
+
+    def plan(self, run: AnyRun | str) -> Plan:
+        """Return which results of a run are stored, and which of them other code has made.
+
+        Nothing is executed. A step's function is looked for by its name, among what is loaded.
+
+        Raises:
+            NotFoundError: there is no such run.
+
+        .. versionadded:: 0.2.0
+        """
+        return self._client.answers.plan(run)
 
     def get_logs(self, run: AnyRun | str) -> LogList:
         """Return the persisted log lines of the run; empty without ``persist_logs=True``.

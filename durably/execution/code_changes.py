@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from collections.abc import Callable
 from types import CodeType, FunctionType
@@ -116,7 +117,7 @@ class CodeChanges:
 
     def _advice(self, name: str) -> str:
         if self._run.row.kind == "session":
-            return 'on_change="redo"'
+            return f"close the session, and durably redo {self._run.id} --from {shlex.quote(name)}"
         return f"app.redo(run, from_step={name!r})"
 
     def stored_at(self, name: str) -> str:
@@ -128,11 +129,7 @@ class CodeChanges:
 
     def ways_out(self, name: str) -> str:
         """Return what to do about a stored result of a step that does not fit its type."""
-        again = (
-            "open the session with fresh=True"
-            if self._run.row.kind == "session"
-            else f"app.redo(run, from_step={name!r}) executes the step again"
-        )
+        again = f"{self._advice(name)} executes the step again"
         return (
             f"it was stored by an earlier version of the code ({self.stored_at(name)}): give new "
             f"fields a default, or {again}, or app.set_step(run, {name!r}, value) stores another "

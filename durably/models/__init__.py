@@ -2,6 +2,7 @@
 
 from durably.models.asking import RunEngine, answered_by, engine_of
 from durably.models.failures import ErrorInfo, error_info, printable, stored_error, traceback_of
+from durably.models.plans import Plan, PlannedStep, PlannedStepList
 from durably.models.questions import Question, QuestionList
 from durably.models.records import (
     Attempt,
@@ -47,6 +48,9 @@ __all__ = [
     "LogEntry",
     "LogLevel",
     "LogList",
+    "Plan",
+    "PlannedStep",
+    "PlannedStepList",
     "Progress",
     "Question",
     "QuestionList",

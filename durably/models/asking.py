@@ -21,6 +21,7 @@ from durably.models.records import (
 from durably.settings import Duration
 
 if TYPE_CHECKING:
+    from durably.models.plans import Plan
     from durably.rendering.timeline import Timeline
 
 R = TypeVar("R")
@@ -55,6 +56,9 @@ class RunEngine(Protocol):
 
     def attempts(self, run: Any) -> AttemptList:
         """Return how the run was executed."""
+
+    def plan(self, run: Any) -> Plan:
+        """Return which results of the run are stored, and by which code."""
 
     def logs(self, run: Any) -> LogList:
         """Return the persisted log lines of the run."""
@@ -202,6 +206,18 @@ class Asking(Value, Generic[R]):
         .. versionadded:: 0.2.0
         """
         return self._ask().attempts(self)
+
+    @entered
+    def plan(self) -> Plan:
+        """Return which results are stored, and which other code has made, as ``Durably.plan`` does.
+
+        Raises:
+            NotFoundError: the run was deleted.
+            ConflictError: this ``Run`` came from no engine.
+
+        .. versionadded:: 0.2.0
+        """
+        return self._ask().plan(self)
 
     @property
     @entered

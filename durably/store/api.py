@@ -29,6 +29,7 @@ from durably.store.rows import (
     Brief,
     Checkpoint,
     Claim,
+    CodeRow,
     Ended,
     Enqueued,
     Executor,
@@ -371,6 +372,15 @@ class Store(Care, ByHand, Answers, Parents, Protocol):
 
         The items are those of the run's map of that name. Stretches without any are left out.
         """
+
+    def codes_of(self, run_id: str) -> list[CodeRow]:
+        """Return which code has made the results of the run's steps, in the order of their index.
+
+        The rows of a map follow one another.
+        """
+
+    def newest_code_of(self, run_id: str) -> int | None:
+        """Return the fingerprint of the job's function in the newest execution of the run."""
 
     def attempts_of(self, run_id: str) -> list[AttemptRow]:
         """Return the executions of the run, the first one first; the last one may be running."""

@@ -338,6 +338,19 @@ class AttemptRow(NamedTuple):
     unused_steps: str | None = None
 
 
+class CodeRow(NamedTuple):
+    """A step whose result is stored: the fingerprint of its code, and the names of functions of it.
+
+    A map has one for each version of its function that has made items.
+    """
+
+    step_index: int
+    name: str
+    stored_at_us: int
+    code: int | None
+    names: tuple[str, ...]
+
+
 class LogLine(NamedTuple):
     """A log line to store; message and data are JSON text, since they may contain any text."""
 

@@ -11,7 +11,7 @@ import click
 import pytest
 from clikit import printed
 
-from durably import Attempt, ItemRecord, LogEntry, Question, Run, StepRecord
+from durably import Attempt, ItemRecord, LogEntry, PlannedStep, Question, Run, StepRecord
 from durably.cli.commands import VERBS, durably
 
 PAGE = (Path(__file__).parents[2] / "docs" / "command-line.md").read_text(encoding="utf-8")
@@ -51,6 +51,7 @@ def test_each_option_is_explained() -> None:
         ("log line", LogEntry, []),
         ("execution", Attempt, []),
         ("question", Question, []),
+        ("step that is stored", PlannedStep, []),
     ],
 )
 def test_the_names_for_programs_are_those_of_python(

@@ -42,6 +42,7 @@ from durably.store.sqlite.sql import (
     attempts,
     calls,
     claims,
+    codes,
     items,
     logs,
     lookups,
@@ -255,6 +256,8 @@ class SqliteStore(Answers, ByHand):
     items_of = reads(items.of_map)
     count_items_by_time = reads(items.count_by_time)
     attempts_of = reads(attempts.of_run)
+    codes_of = reads(codes.of_run)
+    newest_code_of = reads(codes.newest)
     log_lines_of = reads(logs.of_run)
     newest_log_line = reads(logs.newest)
     purgeable = reads(lookups.purgeable)

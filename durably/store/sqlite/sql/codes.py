@@ -8,7 +8,7 @@ import apsw
 from durably.codec.json_text import dump
 from durably.store import defects
 from durably.store.bounds import MOST_STEPS
-from durably.store.rows import RunKey
+from durably.store.rows import CodeRow, RunKey
 from durably.store.sqlite.connection.write_request import single_statement
 from durably.store.sqlite.sql import steps
 
@@ -20,6 +20,30 @@ NOTE_CHANGED: Final = """
 # The newest execution before the one that the row of the run has.
 LAST: Final = """
     SELECT attempt, code FROM durably_attempts WHERE run = :run ORDER BY fence DESC LIMIT 1"""
+
+NEWEST: Final = "SELECT code FROM durably_runs WHERE id = :id"
+
+# Names are read as bytes, since they may be damaged.
+NAMES_OF: Final = "SELECT CAST(name AS BLOB) FROM durably_codes WHERE code = :code ORDER BY name"
+
+# What an item has not of its own is that of its map.
+OF_RUN: Final = """
+    SELECT s.step & 0xFFFFFF AS place, CAST(s.name AS BLOB), s.completed_at_us, s.code
+    FROM durably_runs r JOIN durably_steps s
+      ON s.step >= (r.run << 24) AND s.step < ((r.run + 1) << 24)
+    WHERE r.id = :id AND s.status = 'completed'
+    UNION ALL
+    SELECT m.step & 0xFFFFFF, CAST(m.name AS BLOB), coalesce(m.completed_at_us, m.started_at_us),
+           m.code
+    FROM durably_runs r JOIN durably_maps m USING (run)
+    WHERE r.id = :id
+    UNION ALL
+    SELECT DISTINCT m.step & 0xFFFFFF, CAST(m.name AS BLOB),
+           coalesce(m.completed_at_us, m.started_at_us), i.code
+    FROM durably_runs r JOIN durably_maps m USING (run)
+    JOIN durably_items i ON i.item >= (m.map << 30) AND i.item < ((m.map + 1) << 30)
+    WHERE r.id = :id AND i.code IS NOT NULL
+    ORDER BY place"""
 
 STORED_AT: Final = """
     SELECT completed_at_us FROM durably_steps WHERE run = :run AND name = :name
@@ -40,6 +64,29 @@ UNUSED: Final = """
           AND step & 0xFFFFFF IN (SELECT value FROM json_each(:unused)))
     WHERE outer IS NULL OR outer IN (SELECT value FROM json_each(:executed))
     ORDER BY step LIMIT :limit"""
+
+
+def of_run(db: apsw.Connection, run_id: str) -> list[CodeRow]:
+    """Return which code has made the results of the run's steps, in the order of their index."""
+    rows: list[Any] = db.execute(OF_RUN, {"id": run_id}).fetchall()
+    names: dict[int | None, tuple[str, ...]] = {None: ()}
+    for code in {row[3] for row in rows} - {None}:
+        found: list[Any] = db.execute(NAMES_OF, {"code": code}).fetchall()
+        names[code] = tuple(_decoded(name) for (name,) in found)
+    return [
+        CodeRow(index, _decoded(name), stored_at_us, code, names[code])
+        for index, name, stored_at_us, code in rows
+    ]
+
+
+def newest(db: apsw.Connection, run_id: str) -> int | None:
+    """Return the fingerprint of the job's function in the newest execution of the run."""
+    code: int | None = db.execute(NEWEST, {"id": run_id}).get
+    return code
+
+
+def _decoded(name: bytes) -> str:
+    return str(defects.decoded({"name": name})[0]["name"])
 
 
 def named(
@@ -88,4 +135,4 @@ def unused(
             "limit": limit,
         },
     ).fetchall()
-    return [defects.decoded({"name": name})[0]["name"] for (name,) in rows]
+    return [_decoded(name) for (name,) in rows]

@@ -286,7 +286,10 @@ def test_cron_mails_a_failure_and_continues_after_the_fix(cron: Cron) -> None:
     assert shows(expected.replace("users-2026-11-28", str(run.idempotency_key)), mail), mail
 
     cron.script.write_text(cron.script.read_text().replace("raise ValueError(", "print("))
-    assert cron.execute() == (0, "bad row ['bad', 'user 63']\n")
+    status, mail = cron.execute()
+    assert status == 0
+    assert "step 'batch-0' was stored by an earlier version of insert()" in mail
+    assert mail.endswith("bad row ['bad', 'user 63']\n")
     [run] = stored(cron.database)
     assert (run.status, attempts(cron.database, run)) == ("completed", [1] * 7 + [2] * 4)
 

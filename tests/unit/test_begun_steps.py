@@ -39,6 +39,21 @@ def test_what_was_begun_is_read_in_its_order(path: str) -> None:
     assert [each.calls.name for each in begun_steps.read(path)] == ["ü" * 500]
 
 
+@pytest.mark.parametrize("kind", ["ext4", "btrfs"])
+def test_more_steps_at_once_than_are_mapped(
+    path: str, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Each has its slot, on any file system."""
+    monkeypatch.setattr(begun_steps, "file_system_of", lambda *_: kind)
+    begun = BegunSteps(path)
+    slots = [begun.begin(RUN, 1, f"s{n}", 1, 0) for n in range(40)]
+    assert len(set(slots)) == 40
+    assert [each.calls.name for each in begun_steps.read(path)] == [f"s{n}" for n in range(40)]
+    for slot in slots:
+        begun.forget(slot)
+    assert begun_steps.read(path) == []
+
+
 @pytest.mark.parametrize("content", [b"", b"x", b"\xff" * 10_000, bytes(10_000)])
 def test_a_file_that_no_engine_has_written_has_no_steps(path: str, content: bytes) -> None:
     """Whatever is in it, and if it is not there."""

@@ -12,6 +12,7 @@ step has a result, because the database knows that; it is used again.
 from __future__ import annotations
 
 import itertools
+import mmap
 import os
 import struct
 import sys
@@ -22,6 +23,7 @@ from typing import Final, NamedTuple
 
 from durably.store.calls import OpenCalls
 from durably.store.rows import RunKey
+from durably.store.sqlite.connection.filesystem import file_system_of, mount_table
 
 # More than the header and the longest name of a step, 500 characters of up to four bytes.
 SLOT: Final = 2304
@@ -32,6 +34,11 @@ _HEADER: Final = struct.Struct("<qqqqqH")
 _pack: Final = _HEADER.pack
 _EMPTY: Final = bytes(_HEADER.size)
 _LONGEST_NAME: Final = SLOT - _HEADER.size
+# So many are mapped into memory, of a file system that changes a page of a file where it is: there
+# it cannot fail once the page has been written. Another one, which writes each change elsewhere,
+# may have no room for it, and would end the process.
+_MAPPED: Final = 17 * SLOT
+_IN_PLACE: Final = frozenset({"ext3", "ext4", "xfs", "tmpfs"})
 # A file with more is none that an engine has written.
 _MOST_SLOTS: Final = 10_000
 
@@ -66,10 +73,14 @@ class BegunSteps:
 
     def __init__(self, path: str) -> None:
         self._fd = -1
+        self._map: mmap.mmap | None = None
         if sys.platform != "win32":
             # Without a descriptor left, nothing is noted.
             with suppress(OSError):
-                self._fd = os.open(path, os.O_WRONLY | _FLAGS)
+                self._fd = os.open(path, os.O_RDWR | _FLAGS)
+                if file_system_of(path, mount_table()) in _IN_PLACE:
+                    os.pwrite(self._fd, bytes(_MAPPED), 0)
+                    self._map = mmap.mmap(self._fd, _MAPPED)
         # An operation on each of these is one call, which takes no lock.
         self._free: deque[int] = deque()
         self._slots = itertools.count(1)
@@ -88,10 +99,7 @@ class BegunSteps:
             slot = next(self._slots)
         text = name.encode()
         header = _pack(run_pk, fence, next(self._order), calls, reused, len(text))
-        try:
-            _write_at(self._fd, header + text, slot * SLOT)
-        except OSError:  # a full disk costs the note, not the step
-            return slot
+        self._write(header + text, slot * SLOT)
         return slot
 
     def end(self, slot: int) -> None:
@@ -100,9 +108,17 @@ class BegunSteps:
 
     def forget(self, slot: int) -> None:
         """Empty and free the slot of a step of which the database knows that it has failed."""
-        with suppress(OSError):
-            _write_at(self._fd, _EMPTY, slot * SLOT)
+        self._write(_EMPTY, slot * SLOT)
         self._free.append(slot)
+
+    def _write(self, data: bytes, start: int) -> None:
+        if self._map is not None and start < _MAPPED:
+            # Without a call into the system, which would give up the GIL.
+            self._map[start : start + len(data)] = data
+            return
+        # A full disk costs the note, not the step.
+        with suppress(OSError):
+            _write_at(self._fd, data, start)
 
 
 def read(path: str) -> list[Begun]:

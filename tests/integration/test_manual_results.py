@@ -242,3 +242,56 @@ def test_large_values_become_files(path: Path) -> None:
         app.set_step(run, "a", 1)
         app.set_item(run, "m", 0, 2)
         assert files() == 0
+
+
+@attrs.frozen
+class Before:
+    """A class as it was when a result of it was stored."""
+
+    name: str
+
+
+@attrs.frozen
+class After:
+    """The same with another field, which has no default."""
+
+    name: str
+    size: int
+
+
+@pytest.mark.parametrize("way", ["redo", "set_step"])
+def test_the_ways_out_that_a_changed_class_is_told_work_as_written(path: Path, way: str) -> None:
+    """The error of a result that does not fit names calls, which a user copies from it."""
+
+    def before() -> Before:
+        return Before("a")
+
+    def after() -> After:
+        return After("a", 1)
+
+    functions: list[Any] = [before]
+
+    def changed(step: durably.StepContext) -> str:
+        return repr(step.run("read", functions[0]))
+
+    with durably.Durably(path, jobs=[durably.Job("job", changed)], raise_failed=False) as app:
+        app.stop()
+        run = app.trigger("job")
+        app.run_until_idle()
+        functions[0] = after
+        app.fork(run)
+        app.run_until_idle()
+        [failed, _] = app.runs()
+        message = str(failed.error)
+        assert "size" in message
+        call = {
+            "redo": "app.redo(run, from_step='read')",
+            "set_step": "app.set_step(run, 'read', value)",
+        }[way]
+        assert call in message
+        eval(call, {"app": app, "run": failed, "value": {"name": "b", "size": 2}})
+        if way == "set_step":
+            app.retry(failed)
+        app.run_until_idle()
+        value = After("a", 1) if way == "redo" else After("b", 2)
+        assert failed.refresh().output == repr(value)

@@ -240,7 +240,7 @@ def _is_on_purpose(exc: BaseException) -> bool:
     """Return whether durably raises such an exception on purpose, or it may arise anywhere."""
     if not isinstance(exc, Exception) or isinstance(exc, (*_ANYWHERE, Warning)):
         return True
-    return any(cls.__module__ == "durably.errors" for cls in type(exc).__mro__)
+    return any(cls.__module__ == "durably" for cls in type(exc).__mro__)
 
 
 def _links(linked: _Linked, shown: _Shown) -> list[_Linked | None]:

@@ -328,3 +328,10 @@ class RetryAfter(Exception):
 
     def __str__(self) -> str:
         return self.message or f"to be called again after {self.when}"
+
+
+# Programs import them from durably itself, so that is what tracebacks and stored errors say.
+for _each in tuple(globals().values()):
+    if isinstance(_each, type) and _each.__module__.startswith("durably."):
+        _each.__module__ = "durably"
+del _each

@@ -13,8 +13,6 @@ class DurablyError(Exception):
     .. versionadded:: 0.1.0
     """
 
-    __module__ = "durably.errors"
-
     def __init__(self, *args: object) -> None:
         super().__init__(*args)
         install_hooks()

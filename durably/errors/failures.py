@@ -36,8 +36,6 @@ class RunFailedError(DurablyError):
     .. versionadded:: 0.1.0
     """
 
-    __module__ = "durably.errors"
-
     def __init__(self, run: Run[Any, Any], again: str | None = None) -> None:
         """Make the error of a run.
 
@@ -155,8 +153,6 @@ class RunsFailedError(DurablyError, ExceptionGroup[RunFailedError]):
     .. versionadded:: 0.2.0
     """
 
-    __module__ = "durably.errors"
-
     def derive(self, excs: Sequence[RunFailedError], /) -> Self:  # type: ignore[override]  # as in its documentation
         """Return a group of *excs* with the same message, for ``except*`` and ``split``.
 
@@ -214,8 +210,6 @@ class ItemsFailedError(DurablyError, ExceptionGroup[Exception]):
 
     .. versionadded:: 0.2.0
     """
-
-    __module__ = "durably.errors"
 
     def derive(self, excs: Sequence[Exception], /) -> Self:  # type: ignore[override]  # as in its documentation
         """Return a group of *excs* with the same message, for ``except*`` and ``split``.

@@ -15,7 +15,7 @@ from durably.store.bounds import TIME
 from durably.store.outcome import Failed, TriedAgain
 
 # The error of a run whose time is over.
-TIMEOUT_TYPE: Final = "durably.errors.StepTimeoutError"
+TIMEOUT_TYPE: Final = "durably.StepTimeoutError"
 
 
 def retry_of(run: CurrentRun, job: Job[Any, Any]) -> Retry | None:

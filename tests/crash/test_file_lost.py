@@ -126,7 +126,7 @@ def test_running_engine_notices_within_a_heartbeat(
         app.start()
         run = app.jobs["quick"].trigger_and_wait(timeout=20)
         lose(database)
-        eventually(lambda: "durably.errors.DatabaseLostError" in errors)
+        eventually(lambda: "durably.DatabaseLostError" in errors)
         # Another thread than the heartbeat's may report it first.
         eventually(lambda: not app._supervisor.state.takes_runs)
         if lose is moved:

@@ -140,7 +140,7 @@ def test_running_engine_notices_within_a_heartbeat(
         overwrite(database)
         eventually(lambda: app._supervisor.file.lost)
         assert not app._supervisor.state.takes_runs
-        eventually(lambda: "durably.errors.DatabaseLostError" in errors)
+        eventually(lambda: "durably.DatabaseLostError" in errors)
         content = database.stat()
         for call in (
             lambda: app.get_job("quick").trigger(),

@@ -49,7 +49,7 @@ def test_a_run_that_kills_its_process_starves_no_others_and_is_failed(tmp_path: 
         [failed] = app.get_runs(status="failed")
         assert failed.id == poison.id
         assert failed.error is not None
-        assert failed.error.type == "durably.errors.WorkerDiedError"
+        assert failed.error.type == "durably.WorkerDiedError"
         assert "the last step begun was 'parse'; host " in failed.error.message
         assert failed.attempt == most
         app.retry(failed)

@@ -270,7 +270,7 @@ def test_a_result_that_does_not_fit_any_more_names_the_ways_out(tmp_path: Path, 
         return Rows(1)
 
     run = executed_by(tmp_path, code(Rows), code(RowsWithLast))[-1]
-    assert run.error.type == "durably.errors.SerializationError"
+    assert run.error.type == "durably.SerializationError"
     what = "the stored result of step 'read'"
     assert said(run.error.message) == (
         f"{what if kind == 'step' else what.replace('the', chr(0), 1)}: $.last: required, but "

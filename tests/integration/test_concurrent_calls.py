@@ -248,7 +248,7 @@ class TestCallsThatExecute:
         found = app.get_run(run)
         assert found is not None
         assert found.error is not None
-        assert found.error.type == "durably.errors.NoWorkerError"
+        assert found.error.type == "durably.NoWorkerError"
 
     def test_process_one_is_not_counted_for_another_call(self, app: Durably, held: HeldJob) -> None:
         """A call executes its own number of runs beside it."""

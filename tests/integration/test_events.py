@@ -241,7 +241,7 @@ def test_an_error_of_durablys_own_threads_is_reported(tmp_path, monkeypatch):
         assert (run.status, run.progress) == ("completed", durably.Progress(1))
     error = errors[0]
     assert not hasattr(error, "job_name")
-    assert str(error.error) == "durably.errors.DatabaseError: the disk is on fire"
+    assert str(error.error) == "durably.DatabaseError: the disk is on fire"
     assert "flusher" in error.context
     assert error.run_id is None
 

@@ -111,7 +111,7 @@ def test_a_step_whose_result_cannot_be_stored_has_failed(tmp_path):
         run = execute(app)
         (only,) = app.get_steps(run)
     assert run.status == "failed"
-    assert run.error.type == only.error.type == "durably.errors.SerializationError"
+    assert run.error.type == only.error.type == "durably.SerializationError"
     assert "'when'" in only.error.message
     assert "use data, not code" in only.error.message
     assert only.status == "failed"
@@ -162,7 +162,7 @@ def test_a_checkpoint_that_todays_type_rejects_fails_the_run(tmp_path):
 
     with engine(tmp_path, job) as app:
         run = again(app, execute(app))
-    assert run.error.type == "durably.errors.ValidationError"
+    assert run.error.type == "durably.ValidationError"
     assert "'read'" in run.error.message
 
 

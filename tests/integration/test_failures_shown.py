@@ -160,7 +160,7 @@ def test_an_error_of_a_result_shows_no_frame(app: durably.Durably) -> None:
             app.trigger_and_wait(job)
         error = caught.value.run.error
         assert error is not None
-        assert error.type == "durably.errors.SerializationError"
+        assert error.type == "durably.SerializationError"
         assert error.traceback == f"{error}\n"
 
 

@@ -377,7 +377,7 @@ def test_what_is_no_json_is_rejected_wherever_it_comes_from(tmp_path: Path, make
             read = app.get_run(run)
             assert read is not None
             assert read.error is not None
-            assert read.error.type == "durably.errors.SerializationError", read.error
+            assert read.error.type == "durably.SerializationError", read.error
             assert len(read.error.message) < 2000
         for options in ({"labels": make()}, {"idempotency_key": make()}):
             with pytest.raises(durably.ValidationError):

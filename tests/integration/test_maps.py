@@ -101,7 +101,7 @@ def test_only_what_failed_is_executed_again(tmp_path, workers):
         run = execute(app)
         assert calls.taken() == sorted(documents)
         assert run.status == "failed"
-        assert run.error.type == "durably.errors.ItemsFailedError"
+        assert run.error.type == "durably.ItemsFailedError"
         assert run.error.message.startswith("2 of 30 items failed: 2 x ValueError: cannot parse d")
         assert only(events, "run:fail").failed_step == "label"
         (step,) = app.get_steps(run)
@@ -759,7 +759,7 @@ def test_the_name_of_a_map_is_that_of_a_step(tmp_path):
         assert execute(app).status == "completed"
         for labels in ({}, {"a": "b"}):
             run = again(app, execute(app, job="other", labels=labels))
-            assert run.error.type == "durably.errors.ConflictError"
+            assert run.error.type == "durably.ConflictError"
             assert "'x'" in run.error.message
 
 
@@ -904,7 +904,7 @@ def test_an_item_has_a_deadline(tmp_path, workers):
         run = execute(app)
         assert run.output == 2
         failed = app.get_items(run, "m", status="failed")
-    assert [each.error.type for each in failed] == ["durably.errors.StepTimeoutError"] * 2
+    assert [each.error.type for each in failed] == ["durably.StepTimeoutError"] * 2
     assert all(0 < left <= 0.2 for left in seen)
 
 
@@ -1190,7 +1190,7 @@ def test_a_type_that_cannot_be_stored_is_known_before(tmp_path):
 
     with engine(tmp_path, Mapped(work, [1]).job) as app:
         run = execute(app)
-        assert run.error.type == "durably.errors.SerializationError"
+        assert run.error.type == "durably.SerializationError"
     assert calls == []
 
 
@@ -1241,7 +1241,7 @@ def test_any_map_ends_with_all_results(tmp_path, seed, number):
             done = len(app.get_items(run, "m", status="completed"))
             if run.status == "completed":
                 break
-            assert run.error.type == "durably.errors.ItemsFailedError", run.error
+            assert run.error.type == "durably.ItemsFailedError", run.error
             run = again(app, run)
             assert len(app.get_items(run, "m", status="completed")) >= done
         assert run.status == "completed"

@@ -123,7 +123,7 @@ def test_a_result_that_cannot_travel_fails_its_item_alone(tmp_path, kind):
     assert len(result) == 18
     assert errors.keys() == {2, 4}
     for key, error in errors.items():
-        assert error.type == "durably.errors.SerializationError"
+        assert error.type == "durably.SerializationError"
         assert f"result of item {key} cannot travel back" in error.message
 
 
@@ -135,7 +135,7 @@ def test_an_item_that_kills_its_worker_fails_alone(tmp_path, kind, fn):
     assert list(result) == [n for n in range(20) if n != 7]
     errors = failures(result)
     assert errors.keys() == {7}
-    assert errors[7].type == "durably.errors.WorkerDiedError"
+    assert errors[7].type == "durably.WorkerDiedError"
     assert ("SIGKILL" if fn is pooled.killed else "SIGSEGV") in errors[7].message
 
 

@@ -310,7 +310,7 @@ def test_a_job_that_waits_in_the_last_worker_raises(tmp_path: Path, name: str) -
     with app:
         with pytest.raises(durably.RunFailedError, match="every worker of this engine") as caught:
             app.jobs[name].trigger_and_wait()
-        assert caught.value.run.error.type == "durably.errors.NoWorkerError"
+        assert caught.value.run.error.type == "durably.NoWorkerError"
     app = durably.Durably(tmp_path / "x.db")
     # What it triggered is stored, and was executed as soon as the worker was free.
     assert {run.status for run in app.get_runs(job_name="child")} == {"completed"}

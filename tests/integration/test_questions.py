@@ -129,7 +129,7 @@ def test_a_deadline_has_one_outcome_for_both_sides(tmp_path: Path, wall: Wall) -
                 app.answer(run, "q", "late")
         done, failed, answered = (app.get_run(run) for run in runs)
         assert (done.status, done.output, answered.output) == ("completed", None, "in time")
-        assert failed.error.type == "durably.errors.StepTimeoutError"
+        assert failed.error.type == "durably.StepTimeoutError"
         app.retry(failed)
         assert app.process_one()
         assert [each.run_id for each in app.get_questions()] == [failed.id]

@@ -328,7 +328,7 @@ def test_an_overdue_run_is_an_error_once(tmp_path: Path, lines: Callable[[], lis
         app.stop()
         found = [line for line in lines() if not line.startswith("INFO")]
     assert len(found) == 1
-    assert "failed in step 'second' after 1 completed step: durably.errors.StepTimeout" in found[0]
+    assert "failed in step 'second' after 1 completed step: durably.StepTimeout" in found[0]
 
 
 def test_a_run_of_a_dead_process_is_a_warning(

@@ -27,7 +27,7 @@ OVER = "the time of run .* is over: an execution may take 0.2 s"
 
 def error_of(run: Any) -> str:
     assert run.error is not None
-    assert run.error.type == "durably.errors.StepTimeoutError"
+    assert run.error.type == "durably.StepTimeoutError"
     return str(run.error.message)
 
 
@@ -198,7 +198,7 @@ def test_an_overdue_run_is_tried_again(tmp_path: Path) -> None:
         assert (run.output, run.failures, inside) == (2, 1, [1, 2])
         assert [each.outcome for each in run.attempts] == ["failed", "completed"]
         told = only(events, "run:retry")
-        assert (told.error.type, told.delay) == ("durably.errors.StepTimeoutError", 0.0)
+        assert (told.error.type, told.delay) == ("durably.StepTimeoutError", 0.0)
         assert "run:fail" not in types(events)
         assert app.runs()[0].attempts[0].error == told.error
     assert check(tmp_path / "durably.db", is_finished=True) == []
@@ -228,7 +228,7 @@ def test_functions_of_a_retry_decide_about_overdue_runs(tmp_path: Path, is_broke
         app.start()
         with pytest.raises(durably.RunFailedError) as raised:
             app.wait(app.trigger("job"), timeout=20)
-        kind = "LookupError" if is_broken else "durably.errors.StepTimeoutError"
+        kind = "LookupError" if is_broken else "durably.StepTimeoutError"
         assert raised.value.run.error.type == kind
     assert threads == ["durably-flusher"]
 

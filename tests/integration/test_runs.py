@@ -274,7 +274,7 @@ def test_data_that_fits_todays_job_no_more_fails_the_run(
     try:
         assert changed.process_one()
         failed = changed.get_run(run)
-        assert (failed.status, failed.error.type) == ("failed", "durably.errors.ValidationError")
+        assert (failed.status, failed.error.type) == ("failed", "durably.ValidationError")
     finally:
         changed.close()
 

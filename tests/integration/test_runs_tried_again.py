@@ -195,7 +195,7 @@ def test_options_of_a_trigger_come_before_those_of_the_job(tmp_path: Path) -> No
         assert app.get_run(again).attempt == 2
         [child] = app.get_runs(parent=mother)
         assert child.attempt == 2
-        assert app.get_run(mother).error.type == "durably.errors.RunFailedError"
+        assert app.get_run(mother).error.type == "durably.RunFailedError"
         with pytest.raises(durably.RunFailedError) as raised:
             app.run("job", fresh=True, retry=twice)
         assert raised.value.run.attempt == 2

@@ -173,7 +173,7 @@ def test_a_rejected_value_is_named_by_place_and_type(
             run = handle.trigger(where)
             assert app.process_one()
             told.refused(lambda run=run: app.wait(run))
-            assert app.get_run(run).error.type == "durably.errors.SerializationError"
+            assert app.get_run(run).error.type == "durably.SerializationError"
     assert told.leaks() == []
     assert check(tmp_path / "durably.db") == []
 
@@ -197,7 +197,7 @@ def test_what_was_stored_under_another_type_is_not_shown(tmp_path: Path, told: T
             app.retry(first)
             assert app.process_one()
             error = app.get_run(first).error
-            assert error.type == "durably.errors.ValidationError", error
+            assert error.type == "durably.ValidationError", error
             told.refused(lambda app=app: app.retrigger(first) and app.wait(first))
     assert told.leaks() == []
 
@@ -224,7 +224,7 @@ def test_data_in_the_place_of_something_else_is_not_shown(
     with engine(tmp_path, job) as app:
         run = app.jobs["job"].trigger()
         assert app.process_one()
-        assert app.get_run(run).error.type == "durably.errors.ValidationError"
+        assert app.get_run(run).error.type == "durably.ValidationError"
         told.refused(lambda: app.wait(run))
         told.refused(lambda: app.jobs["job"].batch_trigger(secret if secret != [SECRET] else {}))
         told.refused(lambda: app.get_run(secret))

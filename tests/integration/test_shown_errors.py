@@ -309,4 +309,4 @@ def test_a_shell_shows_a_stop_as_one_line_and_other_errors_by_itself(shell: Shel
     error = durably.ValidationError("wrong")
     assert unhandled.rendered(error) == ["IPython's", repr(error)]
     del shell.InteractiveTB
-    assert unhandled.rendered(error) == ["durably.errors.ValidationError: wrong"]
+    assert unhandled.rendered(error) == ["durably.ValidationError: wrong"]

@@ -340,7 +340,7 @@ def test_a_result_that_does_not_fit_its_annotation_is_rejected(tmp_path):
         step.run("s", wrong)
 
     with engine(tmp_path, job) as app:
-        assert execute(app).error.type == "durably.errors.SerializationError"
+        assert execute(app).error.type == "durably.SerializationError"
 
 
 def test_a_duplicate_is_decoded_with_its_own_type(tmp_path):

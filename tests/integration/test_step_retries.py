@@ -121,7 +121,7 @@ def test_a_result_that_cannot_be_stored_is_not_retried(tmp_path):
         step.options(retry=NOW).run("s", lambda: called.append(1) or {1, len})
 
     with engine(tmp_path, job) as app:
-        assert execute(app).error.type == "durably.errors.SerializationError"
+        assert execute(app).error.type == "durably.SerializationError"
     assert called == [1]
 
 

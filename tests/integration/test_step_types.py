@@ -95,7 +95,7 @@ def test_a_type_without_a_form_is_said_before_the_call(tmp_path, fn, says):
         events = record(app, "step:fail")
         run = execute(app)
         (stored,) = app.get_steps(run)
-    assert run.error.type == "durably.errors.SerializationError"
+    assert run.error.type == "durably.SerializationError"
     assert run.error.message.startswith("the result of step 'a': ")
     assert says in run.error.message
     assert run.error.message.endswith("; the function was not called")

@@ -135,7 +135,7 @@ def test_a_step_needs_a_function(tmp_path, fn):
 
     with engine(tmp_path, job) as app:
         run = execute(app)
-    assert run.error.type == "durably.errors.ValidationError"
+    assert run.error.type == "durably.ValidationError"
     assert "'s'" in run.error.message
 
 
@@ -153,7 +153,7 @@ def test_a_function_that_was_called_instead_of_handed_over(tmp_path, value, kind
     with engine(tmp_path, job) as app:
         run = execute(app)
         assert app.get_steps(run) == []
-    assert run.error.type == "durably.errors.ValidationError"
+    assert run.error.type == "durably.ValidationError"
     assert run.error.message == (
         f"step.run('a', ...) needs a function, not {kind}: "
         "write step.run('a', fetch, 1), not step.run('a', fetch(1))"
@@ -190,7 +190,7 @@ def test_a_name_used_twice_fails_the_run(tmp_path):
         run = execute(app)
         assert [s.status for s in app.get_steps(run)] == ["completed"]
     assert (run.status, calls) == ("failed", [1])
-    assert run.error.type == "durably.errors.DuplicateStepError"
+    assert run.error.type == "durably.DuplicateStepError"
     assert "'load'" in run.error.message
     assert 'f"batch-{i}"' in run.error.message
 
@@ -413,7 +413,7 @@ def test_a_name_used_inside_itself_is_rejected(tmp_path):
 
     with engine(tmp_path, job) as app:
         run = execute(app)
-    assert run.error.type == "durably.errors.ConflictError"
+    assert run.error.type == "durably.ConflictError"
 
 
 # -- nesting -----------------------------------------------------------------------------------

@@ -286,7 +286,7 @@ def test_a_bad_duration_is_rejected(tmp_path, seconds):
         step.sleep(seconds)
 
     with engine(tmp_path, job) as app:
-        assert execute(app).error.type == "durably.errors.ValidationError"
+        assert execute(app).error.type == "durably.ValidationError"
 
 
 def test_a_listener_of_a_step_may_cancel_the_run(tmp_path):

@@ -114,7 +114,7 @@ def test_an_error_of_the_user_that_was_raised_from_it(tmp_path: Path) -> None:
             "Traceback (most recent call last):\n",
             frame("from_another_error", "trigger_and_wait(app)"),
             frame("trigger_and_wait", 'app.trigger_and_wait(nightly, ["a", "b", "bad"])'),
-            "durably.errors.RunFailedError: nightly-import failed in step 'batch-bad' after 2 ",
+            "durably.RunFailedError: nightly-import failed in step 'batch-bad' after 2 ",
             f"completed steps: {ERROR}{FRAMES}",
             KEPT.format(again=RETRY),
             "\nThe above exception was the direct cause of the following exception:\n\n",

@@ -235,7 +235,7 @@ def test_a_poll_times_out_by_the_first_call_and_a_retry_begins_it_anew(
         failed = app.get_run(run)
         assert failed is not None
         assert failed.error is not None
-        assert (failed.status, failed.error.type) == ("failed", "durably.errors.StepTimeoutError")
+        assert (failed.status, failed.error.type) == ("failed", "durably.StepTimeoutError")
         assert (failed.attempt, len(checks)) == (1, 2)
         app.retry(run)
         assert app.process_one()

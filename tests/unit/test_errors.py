@@ -51,6 +51,7 @@ TREE: dict[str, tuple[type, ...]] = {
     "DuplicateStepWarning": (durably.DurablyWarning,),
     "PayloadChangedWarning": (durably.DurablyWarning,),
     "ItemsChangedWarning": (durably.DurablyWarning,),
+    "CodeChangedWarning": (durably.DurablyWarning,),
     "RetryAfter": (Exception,),
 }
 WITH_A_RUN = ("RunFailedError", "RunsFailedError", "RunCancelledError")

@@ -124,7 +124,7 @@ class TestTypes:
             assert ended is not None
             assert ended.status == "failed"
             assert ended.error is not None
-            assert ended.error.type == "durably.errors.SerializationError"
+            assert ended.error.type == "durably.SerializationError"
             assert "'wrong'" in ended.error.message
         finally:
             app.close()

@@ -259,7 +259,7 @@ def test_a_run_whose_process_died_as_often_as_allowed_is_failed(store: Database)
         ("failed", 3),
     ]
     error = json.loads(seen[-1].error or "")
-    assert error["type"] == "durably.errors.WorkerDiedError"
+    assert error["type"] == "durably.WorkerDiedError"
     assert error["message"] == (
         f"its process died 3 times without completing another step; host {host_name()}, pid "
         f"{os.getpid()}, last seen 1970-01-01 00:00:01 UTC. Find out what kills it (a crash in "
@@ -284,7 +284,7 @@ def test_a_new_checkpoint_begins_the_count_of_deaths_anew(store: Database, what:
             checkpoint(store, row, f"s{number}", number)
         elif number in (1, 2):
             state = MapState(0, "m", True, number, 0, 0, 9, 1)
-            new = [(number, number, "1", None, 1, None, 1, 2)]
+            new = [(number, number, "1", None, 1, None, 1, 2, None)]
             store.write(items.save, row.run, row.fence, state, new)
         last = bury(store, owner, 2)
         deaths.append(last.deaths)

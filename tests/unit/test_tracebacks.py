@@ -196,7 +196,7 @@ def test_an_exception_without_frames_of_the_user_has_no_traceback(own: Any) -> N
     """As Python prints one that was not raised."""
     exc = raised(functools.partial(own.own_raises, ConflictError("x")))
     exc.__traceback__ = exc.__traceback__ and exc.__traceback__.tb_next
-    assert tracebacks.format_exception(exc) == "durably.errors.ConflictError: x\n"
+    assert tracebacks.format_exception(exc) == "durably.ConflictError: x\n"
     assert shown(exc) == []
 
 

@@ -147,7 +147,7 @@ def _failed_if_dead(db: apsw.Connection, row: RunRow, most: int, now_us: int) ->
     executed: list[Any] = db.execute(EXECUTED_BY, {"run": row.run}).fetchall()
     host, pid, seen_us = executed[0]
     error = {
-        "type": "durably.errors.WorkerDiedError",
+        "type": "durably.WorkerDiedError",
         "message": said_of_deaths(row.deaths, begun, step, host, pid, seen_us),
         "traceback": "",
         "failed_step": None,

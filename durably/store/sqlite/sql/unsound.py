@@ -85,7 +85,7 @@ def fail(db: apsw.Connection, run_pk: RunKey, defect: str, bindings: dict[str, A
     """Fail a run that cannot be executed, or cancel it if it has a number that no run can have."""
     row = queries.by_number(db, run_pk)
     message = f"the row of the run in the database cannot be executed: {defect}"
-    error = {"type": "durably.errors.DatabaseError", "message": message, "traceback": ""}
+    error = {"type": "durably.DatabaseError", "message": message, "traceback": ""}
     given = {
         "run": run_pk,
         "owner": bindings["owner"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -383,3 +384,104 @@ def test_the_figures_beside_others_are_those_of_the_benchmarks() -> None:
     )
     assert len(figures) > 20
     assert [each for each, _ in figures if not re.search(rf"\b{re.escape(each)}\b", measured)] == []
+
+
+# What follows compares the page of messages with the messages of the package.
+
+ERRORS = {name for name in durably.__all__ if _is_error(name)}
+# What the codec raises inside becomes part of the messages of two of these errors.
+OF_VALUES = {"NotStorable", "Outdated", "Problem", "Unsupported"}
+LOGGED = {"log.warning", "log.error", "log.exception", "warnings.warn"}
+FIXED_WORDS = 5
+
+
+def literal(node: ast.expr, values: dict[str, list[ast.expr]]) -> list[str]:
+    """Return the texts that an expression may be, with an ellipsis for each variable part."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return [text]
+        case ast.JoinedStr(values=parts):
+            fixed = [part.value if isinstance(part, ast.Constant) else "…" for part in parts]
+            return ["".join(map(str, fixed))]
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            ends = literal(right, values)
+            return [start + end for start in literal(left, values) for end in ends]
+        case ast.IfExp(body=body, orelse=orelse):
+            return literal(body, values) + literal(orelse, values)
+        case ast.Name(id=name):
+            others = {each: found for each, found in values.items() if each != name}
+            return [text for value in values.get(name, []) for text in literal(value, others)]
+        case _:
+            return ["…"]
+
+
+def assigned(scope: ast.AST) -> dict[str, list[ast.expr]]:
+    """Return what is assigned to each name in a function or a module."""
+    values: dict[str, list[ast.expr]] = {}
+    for node in ast.walk(scope):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            values.setdefault(node.targets[0].id, []).append(node.value)
+    return values
+
+
+def messages() -> Iterator[tuple[str, str]]:
+    """Yield each message that the package makes where it raises, warns or logs, and its place."""
+    for file in sorted((ROOT / "durably").rglob("*.py")):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+        for call in ast.walk(tree):
+            if not isinstance(call, ast.Call) or not call.args:
+                continue
+            name = ast.unparse(call.func)
+            if name not in ERRORS | OF_VALUES | LOGGED:
+                continue
+            around = [
+                each for each in functions if each.lineno <= call.lineno <= (each.end_lineno or 0)
+            ]
+            values = assigned(around[-1] if around else tree)
+            for text in literal(call.args[0], values):
+                yield re.sub(r"%[srd]", "…", text), f"{file.name}:{call.lineno}"
+
+
+def fixed_parts(message: str) -> list[str]:
+    """Return the fixed parts of a message that have words enough to find it by."""
+    parts = [" ".join(part.strip(" :;,.()'\"").split()) for part in message.split("…")]
+    return [part for part in parts if len(part.split()) > 2]
+
+
+def listed_messages() -> list[str]:
+    """Return the messages of the page."""
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    return re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
+
+
+def test_every_message_is_on_the_page_of_messages() -> None:
+    """The first words of its longest fixed part are, or those of its first one."""
+    page = "\n".join(listed_messages())
+    missing, count = [], 0
+    for message, place in messages():
+        parts = fixed_parts(message)
+        if not parts:
+            continue  # it is made of the messages of others
+        count += 1
+        starts = [
+            " ".join(part.split()[:FIXED_WORDS]).rstrip(" :;,.(")
+            for part in (parts[0], max(parts, key=len))
+        ]
+        if not any(start in page for start in starts):
+            missing.append(f"{place}: {message}")
+    assert count > 300
+    assert missing == []
+
+
+def test_the_page_of_messages_has_no_other_messages() -> None:
+    """Each of its parts is in the package, so one that was changed is changed there."""
+    texts = []
+    for file in (ROOT / "durably").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant | ast.JoinedStr | ast.BinOp):
+                texts += literal(node, {})
+    said = " ".join("\n".join(texts).split())
+    listed = listed_messages()
+    assert len(listed) > 200
+    assert [each for each in listed for part in fixed_parts(each) if part not in said] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import os
 import re
@@ -391,7 +392,7 @@ def test_the_figures_beside_others_are_those_of_the_benchmarks() -> None:
 ERRORS = {name for name in durably.__all__ if _is_error(name)}
 # What the codec raises inside becomes part of the messages of two of these errors.
 OF_VALUES = {"NotStorable", "Outdated", "Problem", "Unsupported"}
-LOGGED = {"log.warning", "log.error", "log.exception", "warnings.warn"}
+NAMED = {*ERRORS, *OF_VALUES, "log.warning", "log.error", "log.exception", "warnings.warn"}
 FIXED_WORDS = 5
 
 
@@ -424,23 +425,37 @@ def assigned(scope: ast.AST) -> dict[str, list[ast.expr]]:
     return values
 
 
+@functools.cache
+def package() -> list[tuple[str, ast.Module]]:
+    """Return the name and the tree of each module of the package."""
+    files = sorted((ROOT / "durably").rglob("*.py"))
+    return [(file.name, ast.parse(file.read_text(encoding="utf-8"))) for file in files]
+
+
+def called(call: ast.Call) -> str:
+    """Return the name of what is called, with that of its module or object."""
+    match call.func:
+        case ast.Name(id=name):
+            return name
+        case ast.Attribute(value=ast.Name(id=owner), attr=name):
+            return f"{owner}.{name}"
+        case _:
+            return ""
+
+
 def messages() -> Iterator[tuple[str, str]]:
     """Yield each message that the package makes where it raises, warns or logs, and its place."""
-    for file in sorted((ROOT / "durably").rglob("*.py")):
-        tree = ast.parse(file.read_text(encoding="utf-8"))
+    for file, tree in package():
         functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
         for call in ast.walk(tree):
-            if not isinstance(call, ast.Call) or not call.args:
-                continue
-            name = ast.unparse(call.func)
-            if name not in ERRORS | OF_VALUES | LOGGED:
+            if not isinstance(call, ast.Call) or called(call) not in NAMED or not call.args:
                 continue
             around = [
                 each for each in functions if each.lineno <= call.lineno <= (each.end_lineno or 0)
             ]
             values = assigned(around[-1] if around else tree)
             for text in literal(call.args[0], values):
-                yield re.sub(r"%[srd]", "…", text), f"{file.name}:{call.lineno}"
+                yield re.sub(r"%[srd]", "…", text), f"{file}:{call.lineno}"
 
 
 def fixed_parts(message: str) -> list[str]:
@@ -477,8 +492,8 @@ def test_every_message_is_on_the_page_of_messages() -> None:
 def test_the_page_of_messages_has_no_other_messages() -> None:
     """Each of its parts is in the package, so one that was changed is changed there."""
     texts = []
-    for file in (ROOT / "durably").rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for _, tree in package():
+        for node in ast.walk(tree):
             if isinstance(node, ast.Constant | ast.JoinedStr | ast.BinOp):
                 texts += literal(node, {})
     said = " ".join("\n".join(texts).split())

@@ -124,6 +124,32 @@ def test_a_failed_run_continues_with_the_corrected_code(notebook: Notebook) -> N
     assert (cell.result, fetched(cell)) == (SUM, [3, 4, 5])
 
 
+def test_a_notebook_says_that_code_has_changed_and_executes_it_again_if_asked(
+    notebook: Notebook,
+) -> None:
+    """The bug of a page is fixed; and then a page that an earlier step had read wrongly."""
+    notebook.ok("""
+        import logging, sys
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+    """)
+    run_all(notebook, CLASS, FAILS_AT_3, ENGINE, RUN)
+
+    cell = run_all(notebook, JOB.replace("total = 0", "total = 100"), RUN)
+
+    changed = "its code has changed since attempt 1; 3 completed steps keep their results"
+    assert changed in cell.stdout
+    assert "step 'page-0' was stored by an earlier version of fetch()" in cell.stderr
+    assert "app.redo(run, from_step='page-0')" in cell.stderr
+    assert notebook.ok("run.code_changed").result == "True"
+    assert notebook.ok("app.plan(run).code_changed").result == "False"
+    assert notebook.ok("[step.code_changed for step in run.plan().steps]").result == (
+        "[True, True, True, False, False, False]"
+    )
+    notebook.ok("app.redo(run, from_step='page-1')")
+    assert fetched(notebook.ok(RUN)) == [1, 2, 3, 4, 5]
+    notebook.ok("logging.basicConfig(level=logging.WARNING, handlers=[], force=True)")
+
+
 def test_a_class_cell_run_again_fits_the_job_that_was_defined_before(notebook: Notebook) -> None:
     """A class that was defined again is accepted by way of its fields."""
     assert run_all(notebook, CLASS, JOB, ENGINE, RUN).result == SUM

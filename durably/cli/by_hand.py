@@ -95,9 +95,14 @@ def set_result(*, run: str, step: str, value: str) -> None:
     finally:
         app.close()
     shell().say(f"set {displayable(step, 80)!r}.")
-    if found.is_terminal:
-        after = "retry" if found.status != "completed" else "redo"
-        shell().say(f"to go on with the run:  {shell().again(f'{after} {short_id(found)}')}")
+    if found.kind == "session":
+        if found.status != "completed":
+            shell().say("to go on with the run:  start its program again")
+    elif found.status == "completed":
+        command = shell().again(f"redo {short_id(found)} --from STEP")
+        shell().say(f"to execute what uses it again:  {command}")
+    elif found.is_terminal:
+        shell().say(f"to go on with the run:  {shell().again(f'retry {short_id(found)}')}")
 
 
 def _kept(run: AnyRun) -> str:

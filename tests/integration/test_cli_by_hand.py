@@ -70,7 +70,7 @@ def test_what_has_failed_is_set_and_what_it_depends_on_is_redone(path: Path) -> 
     [done] = objects(path, "ls")
     assert done["output"] == [1, 2, "by hand"]
     assert printed(path, "set", "k", "last", "4").endswith(
-        f"to go on with the run:  durably redo {end} --db {path}\n"
+        f"to execute what uses it again:  durably redo {end} --from STEP --db {path}\n"
     )
     assert printed(path, "redo", "k", "--from", "read it") == (
         "pending again, 0 completed steps kept. It is executed by the next process that knows "
@@ -80,6 +80,23 @@ def test_what_has_failed_is_set_and_what_it_depends_on_is_redone(path: Path) -> 
     with pytest.raises(durably.RunFailedError):
         go_on(path)
     assert executed == ["read it", "parse 1", "parse bad"]
+
+
+def test_what_is_set_in_a_session_is_used_by_its_program(tmp_path: Path) -> None:
+    """Its program goes on; nothing says that all results be forgotten."""
+    path = tmp_path / "loop.db"
+
+    def loop() -> list[int]:
+        return list(durably.map(int, ["1", "bad"], name="loop", db=path, key=str))
+
+    with pytest.raises(durably.ItemsFailedError):
+        loop()
+    assert printed(path, "set", "loop", "loop[bad]", "2") == (
+        "set 'loop[bad]'.\nto go on with the run:  start its program again\n"
+    )
+    assert loop() == [1, 2]
+    assert printed(path, "set", "loop", "loop[1]", "3") == "set 'loop[1]'.\n"
+    assert loop() == [3, 2]
 
 
 def test_a_new_run_begins_with_copies(path: Path) -> None:

@@ -189,13 +189,26 @@ def test_a_notebook(tmp_path: Path) -> None:
         first = run_cells(notebook, cells)
         notebook.restart()
         again = run_cells(notebook, cells)
+        extended = notebook.ok(
+            "app.run(crawl, Crawl(21), key='crawl-1', on_payload_change='extend').output"
+        )
+        notebook.ok("run.redo(from_step='page-3')")
+        redone = notebook.execute(cells[2])
         fresh = notebook.ok("app.run(crawl, Crawl(), key='crawl-1', fresh=True).output")
 
-    assert [cell.result for cell in first] == ["", "", "2470", "", "", "3"]
-    assert [cell.result for cell in again] == ["", "", "2470", "", "", "3"]
+    for cells_of_pass in (first, again):
+        results = [cell.result for cell in cells_of_pass]
+        steps, items = results.pop(3), results.pop(3)
+        assert results == ["", "", "2470", "", "", "3"]
+        assert re.search(r"page-19 +361 +1\b", steps)
+        assert re.search(r"19 +completed +361 +1\b", items)
     assert "page 19" in first[2].stdout
-    assert first[4].stdout == "reading customers.csv\n"
-    assert [cell.stdout for cell in again] == [""] * 6
+    assert first[6].stdout == "reading customers.csv\n"
+    assert [cell.stdout for cell in again] == [""] * 8
+    assert (extended.stdout, extended.result) == ("page 20\n", "2870")
+    assert "PayloadChangedWarning" in redone.stderr
+    assert "page 2\n" not in redone.stdout
+    assert "page 3\n" in redone.stdout
     assert fresh.result == "2470"
     assert "page 19" in fresh.stdout
 
@@ -254,6 +267,26 @@ def test_cron_skips_a_start_while_another_one_runs(cron: Cron, eventually: Event
 
     [run] = stored(cron.database)
     assert (run.status, run.attempt, cron.imported()) == ("completed", 1, 100)
+
+
+def test_cron_imports_a_night_that_overlapped_later(cron: Cron, eventually: Eventually) -> None:
+    """The next night's start leaves its run to a later one while last night's is executed."""
+    tomorrow = cron.folder / "tomorrow.py"
+    today = cron.script.read_text()
+    tomorrow.write_text(today.replace("{date.today()}", "tomorrow"))
+    pipe = Pipe(cron.csv)
+    with cron.begin() as first:
+        eventually(pipe.has_reader)
+        assert execute(cron.folder, "tomorrow.py", DURABLY_DB=cron.database) == (0, "")
+        assert [run.status for run in stored(cron.database)] == ["running", "pending"]
+        cron.csv.rename(cron.folder / "read.csv")
+        cron.csv.write_text(ROWS)
+        pipe.feed(ROWS)
+        assert end(first) == (0, "")
+
+    assert cron.execute() == (0, "")
+
+    assert [run.status for run in stored(cron.database)] == ["completed", "completed"]
 
 
 def test_cron_continues_what_was_killed(cron: Cron, eventually: Eventually) -> None:

@@ -224,7 +224,7 @@ def _next(
     has_stopped = run.status in (RunStatus.FAILED, RunStatus.CANCELLED)
     failed = next((step.name for step in steps if step.status == "failed"), None)
     where = "" if failed is None else f" from step {displayable(failed, 40)!r}"
-    if has_stopped and run.kind == "session":
+    if run.kind == "session" and (has_stopped or run.status is RunStatus.PENDING):
         yield "start its program again", f"go on{where}"
     elif has_stopped:
         yield shell.again(f"retry {name}"), f"go on{where}"

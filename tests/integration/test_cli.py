@@ -318,6 +318,9 @@ def test_the_name_of_a_job_or_a_session_is_no_run(path: Path, tmp_path: Path) ->
         "pending again, 0 completed steps kept. It is executed by the program that opens the "
         "session 'fails'.\n"
     )
+    next_ones = printed(copy, "show", failed["id"]).splitlines()[-2:]
+    assert re.fullmatch(r"  start its program again +go on from step 'two'", next_ones[0])
+    assert next_ones[1].startswith("  durably cancel")
     ids = [run["id"] for run in objects(copy, "ls", "--job", "import")]
     said = refused(copy, "retry", "import").splitlines()
     assert said[0] == "'import' is a job and not a run; name one by its id:"

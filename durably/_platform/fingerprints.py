@@ -277,6 +277,8 @@ def _kept(code: CodeType) -> Iterator[dis.Instruction]:
 def _constant(value: Any) -> str:
     """Return a text of a constant that says its type too; of other values only the type."""
     kind = type(value)
+    if kind is int:
+        return f"int:{value:x}"  # of any length: Python limits the decimal digits
     if kind in _PLAIN:
         return f"{kind.__name__}:{value!r}"
     if kind is CodeType:

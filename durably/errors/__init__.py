@@ -330,8 +330,13 @@ class RetryAfter(Exception):
         return self.message or f"to be called again after {self.when}"
 
 
-# Programs import them from durably itself, so that is what tracebacks and stored errors say.
-for _each in tuple(globals().values()):
-    if isinstance(_each, type) and _each.__module__.startswith("durably."):
-        _each.__module__ = "durably"
-del _each
+def _name_as_imported(cls: type[BaseException]) -> None:
+    """Make tracebacks and stored errors name a class, and those below it, as programs import it."""
+    cls.__module__ = "durably"
+    for each in cls.__subclasses__():
+        _name_as_imported(each)
+
+
+for _root in (DurablyError, StopRun, DurablyWarning, RetryAfter):
+    _name_as_imported(_root)
+del _root

@@ -191,13 +191,16 @@ def test_what_was_stored_under_another_type_is_not_shown(tmp_path: Path, told: T
     with engine(tmp_path) as app:
         first = app.register(durably.Job("job", job)).trigger(of_secret())
         assert app.process_one()
-    for function, input_ in ((today, None), (job, Account)):
+    for function, input_, expected in (
+        (today, None, "durably.SerializationError"),
+        (job, Account, "durably.ValidationError"),
+    ):
         with engine(tmp_path) as app:
             app.register(durably.Job("job", function, input=input_, origin="any"))
             app.retry(first)
             assert app.process_one()
             error = app.get_run(first).error
-            assert error.type == "durably.ValidationError", error
+            assert error.type == expected, error
             told.refused(lambda app=app: app.retrigger(first) and app.wait(first))
     assert told.leaks() == []
 

@@ -55,7 +55,7 @@ class Worker:
             store=SqliteStore(store),
             clock=clock,
             emitter=emitter,
-            registry=cast("JobRegistry", SimpleNamespace(claimed=Claimed('["job"]', "{}"))),
+            registry=cast("JobRegistry", SimpleNamespace(claimed=Claimed('["job"]', "{}", "{}"))),
             runs=CurrentRuns(self.state, emitter, store.changes, ownership),
             ownership=ownership,
             labels_of=lambda row: {},

@@ -344,6 +344,29 @@ def test_cron_fails_visibly_after_a_kill_too(cron: Cron, eventually: Eventually)
     assert "ValueError: bad row ['bad', 'user 63']" in mail
 
 
+def test_cron_redoes_a_night(cron: Cron) -> None:
+    """A night that has failed is found, read again from the corrected file, and executed."""
+    cron.csv.write_text(ROWS.replace("63,", "bad,"))
+    assert cron.execute()[0] == 1
+    [run] = stored(cron.database)
+    cron.csv.write_text(ROWS)
+
+    def durably_(*arguments: str) -> str:
+        status, printed = execute(
+            cron.folder, "-m", "durably", *arguments, DURABLY_DB=cron.database
+        )
+        assert status == 0, printed
+        return printed
+
+    assert run.id[-8:] in durably_("ls", "--status", "failed", "--since", "yesterday")
+    for _ in range(2):  # the second time it has completed
+        durably_("redo", str(run.idempotency_key), "--from", "read")
+        assert durably_("work", "nightly.py", "--until-idle") == ""
+        [run] = stored(cron.database)
+        assert (run.status, run.output, cron.imported()) == ("completed", 100, 100)
+    assert durably_("ls", "--status", "failed", "--since", "yesterday") == ""
+
+
 def test_cron_cares_for_the_file(cron: Cron) -> None:
     """The commands print nothing, and the backup is sound."""
     cron.csv.write_text(ROWS)
@@ -449,6 +472,30 @@ def test_a_loop_of_one_call(tmp_path: Path, eventually: Eventually) -> None:
     assert after["1999"].attempts == 2
     labels = (tmp_path / "labels.csv").read_text().splitlines()
     assert (len(labels), labels[5], labels[-1]) == (2001, "5,short", "2000,short")
+
+
+def test_rows_of_a_loop_again(tmp_path: Path) -> None:
+    """The commands of the page list what has failed, forget a label, and set one by hand."""
+    write_files(RECIPES["long-loop"], tmp_path)
+    (tmp_path / "documents.csv").write_text("16,a long text\n17,a long text\n18,\n")
+    labels = tmp_path / "labels.csv"
+
+    def durably_(*arguments: str) -> str:
+        status, printed = execute(tmp_path, "-m", "durably", *arguments, "--db", "labels.db")
+        assert status == 0, printed
+        return printed
+
+    assert execute(tmp_path, "label.py")[0] == 1
+    assert "row 18 has no text" in durably_("items", "label", "--failed")
+    durably_("set", "label", "label[18]", '"none"')
+    durably_("set", "label", "label[17]", '"short"')
+    assert execute(tmp_path, "label.py") == (0, "")
+    assert labels.read_text().split() == ["16,long", "17,short", "18,none"]
+
+    durably_("redo", "label", "--only", "label[17]")
+
+    assert execute(tmp_path, "label.py") == (0, "")
+    assert labels.read_text().split() == ["16,long", "17,long", "18,none"]
 
 
 def test_a_long_loop(tmp_path: Path, eventually: Eventually) -> None:

@@ -100,6 +100,16 @@ def dump_any(data: Any, default: Callable[[Any], Any]) -> str:
     return "".join(write(data, 0))
 
 
+def is_plain(text: str) -> bool:
+    """Return whether a text has only JSON: no tagged values, no NaN, no infinities."""
+    names = ("NaN", "Infinity")
+    if not any(name in text for name in names):
+        return not text.startswith(TAGGED)
+    found: list[str] = []
+    json.loads(text, parse_constant=found.append)
+    return not found and not text.startswith(TAGGED)
+
+
 def load(text: str, revive: Callable[[str], Any] | None = None) -> Any:
     """Return the data of a text that :func:`dump` wrote, or of any other JSON.
 

@@ -197,7 +197,7 @@ class StepContext(StepLoops, StepWaits, StepChildren):
 
         Raises:
             ValidationError: the thread is not inside the function of a ``step.run``.
-            SerializationError: a value has no faithful stored form.
+            SerializationError: a value is not JSON-like.
             StopRun: the run has ended.
 
         .. versionadded:: 0.2.0

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 from durably.codec import UNTYPED
-from durably.codec.json_text import dump
+from durably.codec.json_text import dump, is_plain
 from durably.errors import (
     DatabaseError,
     EngineClosedError,
@@ -16,6 +16,7 @@ from durably.errors import (
     RunCancelled,
     RunInterrupted,
     RunSuspended,
+    SerializationError,
 )
 from durably.execution.current_run import CurrentRun, Services, encoded, retry_transient
 from durably.models import RunStatus, error_info, stored_error
@@ -91,10 +92,15 @@ class StepRecorder:
         """Keep data with the call of the function of a step that is in progress."""
         # As it is now: the caller may change it later.
         codec = self._services.codec
-        kept = {
-            key: codec.encode(value, UNTYPED, what=f"the note {key!r:.80} of step", name=name)
-            for key, value in data.items()
-        }
+        kept = {}
+        for key, value in data.items():
+            what = f"the note {key!r:.80} of step"
+            kept[key] = text = codec.encode(value, UNTYPED, what=what, name=name)
+            if not is_plain(text):
+                raise SerializationError(
+                    f"{what} {name!r:.80} is not JSON-like; note None, bools, finite numbers, "
+                    "str, and lists and dicts of them"
+                )
         self.save = self._save_calls
         notes = self.notes.setdefault(name, Notes())
         notes.add(self.again.get(name, 1), kept)

@@ -121,7 +121,7 @@ def waitable(value: object, what: str) -> float:
     """
     wait_s = seconds(value, what)
     if wait_s < 0:
-        raise ValidationError(f"{what}={value!r} must not be negative")
+        raise ValidationError(f"{what} must not be negative, not {short_repr(value)}")
     # The threading module raises OverflowError for more.
     return min(wait_s, threading.TIMEOUT_MAX)
 

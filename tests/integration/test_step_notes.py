@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -131,13 +133,20 @@ def test_a_note_belongs_into_a_step(tmp_path: Path) -> None:
             step.note(a=1)
             with pytest.raises(SerializationError, match="the note 'lock' of step 'bad'"):
                 step.note(lock=threading.Lock())
+            for value in (math.nan, [-math.inf], {"a": {1}}, (1, 2), Decimal("0.1"), b"x"):
+                with pytest.raises(SerializationError, match="the note 'v' of step 'bad' is not"):
+                    step.note(v=value)
+            step.note(b=["NaN", {"Infinity": 1e300}, None])
 
         step.run("bad", bad)
 
     with engine(tmp_path, job) as app:
         run = execute(app)
         assert run.status == "completed", run.error
-        assert calls_and_notes(app, run, "bad") == (1, [{"a": 1}])
+        assert calls_and_notes(app, run, "bad") == (
+            1,
+            [{"a": 1, "b": ["NaN", {"Infinity": 1e300}, None]}],
+        )
         with pytest.raises(StopRun):
             kept[0].note(a=1)
 

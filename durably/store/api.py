@@ -423,6 +423,9 @@ class Store(Care, ByHand, Answers, Parents, Protocol):
     def owners(self) -> list[OwnerRow]:
         """Return every owner that has not left in order."""
 
+    def is_registered(self, owner: int) -> bool:
+        """Return whether the owner row is there, so that no other engine has found it dead."""
+
     def owns_running(self, owner: int) -> bool:
         """Return whether the owner has a running run."""
 

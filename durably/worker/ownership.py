@@ -62,13 +62,17 @@ class Ownership:
                 self._registration = self._registered()
             return self._registration.owner
 
+    def confirm(self) -> None:
+        """Make the owner row if there is none, or another engine has removed it meanwhile."""
+        if not self._store.is_registered(self.register()):
+            self.renew()
+
     def renew(self) -> None:
         """Register again, after another engine found this one dead and removed its row."""
         with self._lock:
-            old, self._registration = self._registration, None
+            old, self._registration = self._registration, self._registered()
             if old is not None:
                 old.lock.release()
-            self._registration = self._registered()
 
     def _registered(self) -> _Registration:
         token = self._ids.new()

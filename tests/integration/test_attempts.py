@@ -149,3 +149,25 @@ def test_attempts_and_failures_count_what_they_say(tmp_path: Path) -> None:
         assert numbers() == (3, 0)
         outcomes = [(each.attempt, each.outcome) for each in app.get_attempts(run)]
     assert outcomes == [(1, "failed"), (2, "interrupted"), (2, "failed"), (3, "completed")]
+
+
+def test_engine_that_was_found_dead_registers_again_before_it_claims(tmp_path: Path) -> None:
+    """Its next call executes a run, and does not depend on a heartbeat that comes first."""
+
+    def job(step: durably.StepContext) -> int | None:
+        return app._supervisor.local.owner
+
+    with engine(tmp_path, job) as app:
+        # Only the call itself may register the engine again.
+        app._supervisor._heartbeat.tick = lambda: None  # type: ignore[method-assign]
+        assert app.run("job", fresh=True).output is not None
+        for number, call in enumerate((app.process_one, app.run_until_idle, lambda: None)):
+            before = app._supervisor.local.owner
+            assert before is not None
+            app._store.requeue(OwnerDead(before), 1)
+            run = app.jobs["job"].trigger()
+            if number == 2:
+                run = app.run("job", fresh=True)
+            else:
+                call()
+            assert app.get_run(run).output not in (None, before)

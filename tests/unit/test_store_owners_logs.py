@@ -9,7 +9,7 @@ from durably.errors import DatabaseError
 from durably.store.outcome import OwnerDead, OwnerHung
 from durably.store.rows import Beat, LogLine, OwnerRow
 from durably.store.sqlite.database import Database
-from durably.store.sqlite.sql import logs, owners, requeue, runs
+from durably.store.sqlite.sql import logs, owners, queries, requeue, runs
 
 # -- owners ----------------------------------------------------------------------------------
 
@@ -65,6 +65,18 @@ def test_beat_marks_the_owner_and_its_running_runs(store: Database) -> None:
     assert [row.beat for row in store.read(owners.list_all)] == [1, 0]
     store.beat(owners.beat, owner, lambda: 78)
     assert only(store, owner).beat == 2
+
+
+def test_owner_that_was_found_dead_claims_nothing(store: Database) -> None:
+    """It is alive, and another engine has removed its row: a claim leaves the runs to others."""
+    owner, other = given_owner(store), given_owner(store)
+    run = trigger(store)
+    assert store.read(queries.is_registered, owner)
+    store.write(requeue.requeue, OwnerDead(owner), 30)
+    assert not store.read(queries.is_registered, owner)
+    assert claim(store, owner) == []
+    assert stored(store, run).status == "pending"
+    assert [row.id for row in claim(store, other)] == [run.id]
 
 
 def test_beat_does_not_count_as_a_change_of_the_run(store: Database) -> None:

@@ -293,6 +293,7 @@ class SqliteStore(Answers, ByHand):
 
     owners = reads(owner_rows.list_all)
     owns_running = reads(queries.has_running)
+    is_registered = reads(queries.is_registered)
     remove_owner = writes(owner_rows.remove)
 
     def lock_owner(self, token: str) -> OwnerLock:

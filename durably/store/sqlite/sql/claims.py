@@ -54,7 +54,10 @@ def claim_child(db: apsw.Connection, wanted: Claim, run_pk: RunKey) -> list[RunR
 
 
 def claim(db: apsw.Connection, wanted: Claim) -> list[RunRow]:
-    """Claim up to ``limit`` runs for an owner, if they are still wanted, those triggered first."""
+    """Claim up to ``limit`` runs for an owner, if they are still wanted, those triggered first.
+
+    An owner that another engine has found dead claims none until it is registered again.
+    """
     claimed: list[RunRow] = []
     bindings = {
         "owner": wanted.owner,
@@ -70,6 +73,8 @@ def claim(db: apsw.Connection, wanted: Claim) -> list[RunRow]:
         try:
             rows = queries.all_rows(db, CLAIM, bindings)
         except (UnicodeDecodeError, apsw.ConstraintError) as exc:
+            if not queries.is_registered(db, wanted.owner):
+                break
             unsound.fail_unclaimed(db, exc, bindings)
             continue
         if not rows:

@@ -163,7 +163,9 @@ class Settling:
         run.is_expired = True
         if isinstance(outcome, Failed):
             self._unseen_failures.note(run.id, run.attempt)
-        ended = self._store.settle(run.run_pk, run.fence, outcome, now_us, progress=text)
+        # The calls that it leaves without an end are stored when it comes to a step boundary.
+        done = run.left()._replace(calls=())
+        ended = self._store.settle(run.run_pk, run.fence, outcome, now_us, progress=text, left=done)
         if not ended.is_effective:
             run.is_expired = False
             return

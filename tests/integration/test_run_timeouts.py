@@ -179,6 +179,7 @@ def test_an_overdue_run_is_tried_again(tmp_path: Path) -> None:
 
     def job(step: durably.StepContext) -> int:
         inside.append(step.attempt)
+        step.run("first", int)
         if step.attempt == 1:
             assert let_go.wait(20)
             with pytest.raises(durably.StepTimeoutError):
@@ -197,6 +198,8 @@ def test_an_overdue_run_is_tried_again(tmp_path: Path) -> None:
         run = app.trigger_and_wait("job", concurrency_key="k")
         assert (run.output, run.failures, inside) == (2, 1, [1, 2])
         assert [each.outcome for each in run.attempts] == ["failed", "completed"]
+        done = [(each.steps_completed, each.steps_reused) for each in run.attempts]
+        assert done == [(1, 0), (0, 1)]
         told = only(events, "run:retry")
         assert (told.error.type, told.delay) == ("durably.StepTimeoutError", 0.0)
         assert "run:fail" not in types(events)

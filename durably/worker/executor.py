@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Final
 
 from durably._platform.safe_repr import on_one_line
@@ -15,7 +15,7 @@ from durably.execution.current_run import CurrentRun, Services
 from durably.execution.live_failures import LiveFailures
 from durably.jobs import Job
 from durably.jobs.registry import JobRegistry
-from durably.store.outcome import Failed
+from durably.store.outcome import Failed, TriedAgain
 from durably.store.rows import Claim
 from durably.worker.claimer import Claimer
 from durably.worker.contexts import ExecutionContexts, call_in_copy
@@ -155,10 +155,13 @@ class Executor:
                 # Before the end is stored, after which a waiting thread asks for it.
                 self._live_failures.note(run.id, run.attempt, run.failure)
             since = self._services.clock.monotonic()
-            settled = self._settling.settle(run, outcome, claim_next)
-            if settled.claimed is not None:
-                following = self._claimer.enter(settled.claimed, since)
-            settled.emit()
+            # The event of an end that is tried again comes before the one of the next start.
+            is_again = isinstance(outcome, TriedAgain)
+            with self._services.emitter.announcing(run.id) if is_again else nullcontext():
+                settled = self._settling.settle(run, outcome, claim_next)
+                if settled.claimed is not None:
+                    following = self._claimer.enter(settled.claimed, since)
+                settled.emit()
             run.raise_callers_signal()
             if run.is_callers:
                 settled.require_stored()

@@ -215,7 +215,7 @@ def test_an_item_that_takes_too_long_is_ended(tmp_path):
     )
     assert list(result) == [n for n in range(20) if n != 3]
     assert {key: error.type for key, error in failures(result).items()} == {
-        3: f"durably.errors.{StepTimeoutError.__name__}"
+        3: f"durably.{StepTimeoutError.__name__}"
     }
 
 

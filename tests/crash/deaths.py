@@ -65,6 +65,7 @@ def live(folder: Path, deed: Callable[[], object], seed: int) -> None:
         # Continued by the job of the same steps that the ledger makes.
         jobs=[durably.Job("work", work, origin="any")],
         max_workers=rng.choice([1, 3]),
+        max_deaths=100_000,
         synchronous="normal",
     )
     ledger.listen(app)

@@ -106,7 +106,7 @@ def live(folder: Path, kind: str, launch: int, seed: int, **options: Any) -> Non
 
     if size > 1:
         fill_the_disk(folder, launch, rng)
-    app = durably.Durably(folder / "maps.db", synchronous="normal")
+    app = durably.Durably(folder / "maps.db", synchronous="normal", max_deaths=100_000)
     status = 1
     try:
         status = 0 if app.run(job, key="one").output == ITEMS else 1

@@ -83,7 +83,9 @@ def caller(folder: Path, seed: int, end: float) -> None:
     random.seed(seed)
     ledger, path = Ledger(folder), folder / "runs.db"
     job = ledger.job(rng.choice([0.0, 0.0002, 0.002]))
-    app = durably.Durably(path, jobs=[job], synchronous="normal", raise_failed=False)
+    app = durably.Durably(
+        path, jobs=[job], synchronous="normal", raise_failed=False, max_deaths=100_000
+    )
     ledger.listen(app)
     interrupted = Interrupted(rng)
     names: dict[str, Any] = {

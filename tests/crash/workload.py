@@ -16,6 +16,7 @@ from invariants import check, check_history
 import durably
 
 STEPS = 5
+MANY = 100_000  # deaths: those of a run are the test's, and not its own fault
 
 
 class Ledger:
@@ -124,7 +125,9 @@ def live(
     ledger = Ledger(folder)
     synchronous = rng.choice(["full", "normal"])
     settings = {"max_workers": 3, "synchronous": synchronous, "poll_interval": 0.1} | options
-    app = durably.Durably(folder / "runs.db", jobs=[ledger.job(pause_s)], **settings)
+    app = durably.Durably(
+        folder / "runs.db", jobs=[ledger.job(pause_s)], max_deaths=MANY, **settings
+    )
     ledger.listen(app)
     if listener is not None:
         app.on("*", listener)
@@ -148,7 +151,7 @@ def _drain(folder: Path, options: dict[str, Any]) -> None:
     database = folder / "runs.db"
     for path in folder.glob("runs.db.owner-*"):
         os.utime(path, (0, 0))  # younger ones might be in the making
-    app = durably.Durably(database, jobs=[ledger.job()], max_workers=3, **options)
+    app = durably.Durably(database, jobs=[ledger.job()], max_workers=3, max_deaths=MANY, **options)
     ledger.listen(app)
     with app:
         for run in app.get_runs(status="cancelled"):

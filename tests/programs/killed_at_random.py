@@ -45,7 +45,7 @@ def work(step):
 
 
 def live(life, ready):
-    app = durably.Durably(database, jobs=[work], synchronous=synchronous)
+    app = durably.Durably(database, jobs=[work], synchronous=synchronous, max_deaths=kills + 1)
     with app:
         for run in app.get_runs(status="cancelled"):
             app.retry(run)  # a life was killed between the two

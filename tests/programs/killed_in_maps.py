@@ -52,7 +52,7 @@ def job(step):
 
 
 def live():
-    app = durably.Durably(database, synchronous="normal")
+    app = durably.Durably(database, synchronous="normal", max_deaths=100_000)
     try:
         if app.run(job, key="one").output != ITEMS:
             os._exit(3)

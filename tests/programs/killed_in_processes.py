@@ -28,7 +28,7 @@ def main() -> None:
             )
         )
 
-    app = durably.Durably(Path(folder) / "maps.db", synchronous="normal")
+    app = durably.Durably(Path(folder) / "maps.db", synchronous="normal", max_deaths=100_000)
     print("begins", flush=True)
     try:
         print(app.run(job, key="one").output, flush=True)

@@ -245,6 +245,6 @@ def test_resume_reads_a_window_and_writes_nothing(
 
     assert app.get_run(run).status == "completed"
     assert counted.writes == ["BEGIN", "UPDATE", "COMMIT", "UPDATE"]  # its claim and its end
-    # The other engines, what is due and what can be claimed; one window, the maps, the highest
-    # index; what is left.
-    assert counted.reads == ["SELECT"] * 7
+    # Its own row, the other engines, what is due and what can be claimed; one window, the maps, the
+    # highest index; what is left.
+    assert counted.reads == ["SELECT"] * 8

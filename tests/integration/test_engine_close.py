@@ -167,6 +167,8 @@ class TestClose:
             lambda: app.trigger_and_wait(quick), lambda: app.batch_trigger(quick, []),
             lambda: app.run(quick), lambda: app.get_items(run, "s"),
             lambda: app.get_attempts(run), lambda: app.backup(tmp_path / "copy.db"), app.vacuum,
+            lambda: app.redo(run), lambda: app.fork(run), lambda: app.plan(run),
+            lambda: app.set_step(run, "s", 1), lambda: app.set_item(run, "m", 0, 1),
             handle.trigger, handle.trigger_and_wait,
             lambda: handle.batch_trigger([None]), lambda: handle.batch_trigger([]),
             lambda: handle.get_run(run), handle.get_runs, handle.to_dict, handle.to_frame,
@@ -189,6 +191,7 @@ class TestClose:
             "retry", "retrigger", "cancel", "delete_run", "purge_runs", "on", "on_error",
             "subscribe", "use", "run", "get_items", "runs", "steps", "to_dict", "to_frame",
             "get_attempts", "backup", "vacuum", "answer", "signal", "get_questions",
+            "redo", "fork", "plan", "set_step", "set_item",
         }  # fmt: skip
         internal = {"close"}
         assert methods == asked | internal

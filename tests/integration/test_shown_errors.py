@@ -97,7 +97,7 @@ def run_failed(folder: Path) -> RunFailedError:
 
 
 def runs_failed(folder: Path) -> RunsFailedError:
-    app = durably.Durably(folder / "x.db", jobs=[parse])
+    app = durably.Durably(folder / "x.db", jobs=[parse], max_workers=1)
     with pytest.raises(RunsFailedError) as caught, app:
         for text in ("one", "two", "{}"):
             app.trigger(parse, text)

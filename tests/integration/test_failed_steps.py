@@ -162,7 +162,7 @@ def test_a_checkpoint_that_todays_type_rejects_fails_the_run(tmp_path):
 
     with engine(tmp_path, job) as app:
         run = again(app, execute(app))
-    assert run.error.type == "durably.ValidationError"
+    assert run.error.type == "durably.SerializationError"
     assert "'read'" in run.error.message
 
 

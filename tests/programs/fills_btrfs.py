@@ -67,4 +67,4 @@ if must_survive:
     filler.unlink()
     os.sync()
 app.close()
-print(check(path))
+print(list(check(path)))

@@ -65,7 +65,7 @@ def look(path, uid):
     except durably.DatabaseError as exc:
         print(exc)
     try:
-        print(durably.testing.check(path))
+        print(list(durably.testing.check(path)))
     except durably.DatabaseError as exc:
         print(exc)
 

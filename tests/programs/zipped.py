@@ -16,5 +16,5 @@ def work(step, n: int) -> list[int]:
 
 
 with durably.Durably(sys.argv[1], jobs=[work]) as app:
-    print(app.jobs["work"].trigger_and_wait(3).output, check(sys.argv[1]))
+    print(app.jobs["work"].trigger_and_wait(3).output, list(check(sys.argv[1])))
 print(durably.__file__)

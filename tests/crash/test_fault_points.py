@@ -27,8 +27,8 @@ pytestmark = [
     [
         # Not every one, but others with another seed: there are 80 of the one kind, and 500 of the
         # other, most of which are writes of pages in a row.
-        ("points", 2, "before commit,committed,write"),
-        ("io", 3, "before delete,before sync,before write"),
+        ("points", 4, "before commit,committed,write"),
+        ("io", 8, "before delete,before sync,before write"),
     ],
 )
 def test_killed_at_each_point(tmp_path: Path, seed: int, how: str, stride: int, names: str) -> None:

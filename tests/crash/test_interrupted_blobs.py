@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 TEXT = "t" * 3000
 # Not every call, but others for each seed.
-STEP = 3
+STEP = 7
 CALLS = ("mkdir", "open", "write", "fsync", "unlink")
 
 

@@ -106,7 +106,7 @@ class StepRecorder:
         notes.add(self.again.get(name, 1), kept)
 
     def begin(self, name: str, reused: int) -> None:
-        """Note that a step begins, for whoever finds that this process has died in it."""
+        """Note that a step begins, for the engine that finds this process dead in it."""
         if self._begun is not None:
             run = self._run
             self._slots[name] = self._begun.begin(run.run_pk, run.fence, name, 1, reused)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from durably._platform.clock import Clock
 from durably.errors import RetryAfter
@@ -13,9 +13,6 @@ from durably.models import ErrorInfo
 from durably.settings.retries import Retry, loaded_retry, next_wait_s
 from durably.store.bounds import TIME
 from durably.store.outcome import Failed, TriedAgain
-
-# The error of a run whose time is over.
-TIMEOUT_TYPE: Final = "durably.StepTimeoutError"
 
 
 def retry_of(run: CurrentRun, job: Job[Any, Any]) -> Retry | None:

@@ -458,7 +458,7 @@ def test_nothing_else_changes_a_result(path: Path, app: durably.Durably) -> None
 
 
 def test_nothing_is_forgotten_of_a_run_that_is_executed(path: Path) -> None:
-    """The schema rejects it, whoever asks."""
+    """The schema rejects it, also from other programs."""
     changes = {
         "UPDATE durably_steps SET status = 'forgotten', output = NULL": "step is final",
         "UPDATE durably_steps SET output = '7', is_manual = 1": "step is final",

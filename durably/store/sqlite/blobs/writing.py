@@ -95,7 +95,7 @@ class BlobWriter:
                 "written to it; remove it"
             )
         if self._is_synced and not self._has_synced_parent:
-            # Whoever has made it may not have come to that, or may have failed in it.
+            # The process that has made the folder may have died before that, or failed in it.
             self._sync_folder(os.path.dirname(self.path))
             self._has_synced_parent = True
 

@@ -66,7 +66,7 @@ COPY_ITEMS: Final = """
            completed_at_us, is_manual, code
     FROM durably_items WHERE item >= (:map << 30) AND item < ((:map + 1) << 30)"""
 
-# The answer of a ticket is read by whoever waits for it, after the step that has made the ticket.
+# The answer of a ticket is read by a later step, which waits for it.
 COPY_ANSWERS: Final = """
     INSERT INTO durably_waits
         (run, name, kind, until_us, created_at_us, asked_at_us, tries, question, returns, answer,

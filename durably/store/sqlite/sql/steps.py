@@ -178,7 +178,7 @@ def cancel(
     """Store that a step ended too late; return ``False`` if there was a later claim."""
     end = ("cancelled", None, None, started_at_us, completed_at_us, None, None)
     if calls.are_known(db, run_pk, fence, name):
-        count = 0  # whoever has taken this process for dead has counted them
+        count = 0  # the engine that found this process dead has counted them
     return _store_calls(db, STORE_CANCELLED, (run_pk, fence, index, name, *end), count, notes)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from durably.store.by_hand import ByHand
 from durably.store.calls import BegunSteps, Left
@@ -45,9 +45,6 @@ from durably.store.rows import (
     Window,
 )
 from durably.store.waits import Answers, Parents, WaitCheckpoints
-
-# How long a call waits for locks of others.
-LOCK_TIMEOUT_S: Final = 30.0
 
 
 class Liveness(enum.Enum):

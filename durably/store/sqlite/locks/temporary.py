@@ -22,8 +22,6 @@ _MARK: Final = ".backup-"
 _TOKEN_BYTES: Final = 8
 # What SQLite makes beside a database.
 _BESIDE: Final = ("", "-wal", "-shm", "-journal")
-# The longest that is added to the name of the file.
-LONGEST_MARK: Final = len(_MARK) + 2 * _TOKEN_BYTES + len("-journal")
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import apsw
+from databases import open_database
 
 import durably
 from durably.plugins import LogPersistence
@@ -137,7 +138,7 @@ def make_sound(path: Path) -> None:
 
 def change(path: Path, sql: str) -> None:
     """Execute *sql* as another program would."""
-    db = apsw.Connection(str(path))
+    db = open_database(path)
     db.execute(sql).fetchall()
     db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
     db.close()
@@ -148,7 +149,7 @@ def damage(path: Path, sql: str, *, reindex: bool = True) -> None:
 
     So are the indexes, where they can be, or else they know nothing of what was done.
     """
-    db = apsw.Connection(str(path))
+    db = open_database(path)
     db.pragma("foreign_keys", False)
     db.pragma("ignore_check_constraints", True)
     db.pragma("writable_schema", True)

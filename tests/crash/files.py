@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from crash.driving import Finding, Herd, alone, fork, in_child, status_of, until
+from crash.driving import GRACE_S, Finding, Herd, alone, fork, in_child, status_of, until
 from crash.workload import Ledger, check_what_is_left, live
 from invariants import check
 
@@ -93,7 +93,13 @@ def drive_lost(folder: Path, deadline: float, seed: int) -> Counter[str]:
         place.mkdir()
         herd = Herd(functools.partial(live_until_it_is_lost, place), rng, counts)
         herd.grow(2)
-        time.sleep(rng.uniform(0.3, 0.8))
+        ledger = Ledger(place)
+        patience = time.monotonic() + GRACE_S
+        while len(ledger.acknowledged("started")) < len(herd.alive):
+            if time.monotonic() > patience:
+                raise Finding("a process does not start")
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0.0, 0.5))  # whatever they do then
         how = rng.choice(["folder moved", "deleted", "replaced"])
         elsewhere = folder / f"{number}-elsewhere"
         if how == "folder moved":
@@ -127,7 +133,8 @@ def live_until_it_is_lost(folder: Path, seed: int, ending: int) -> None:
         folder / "runs.db", jobs=[ledger.job(0.002)], heartbeat_interval=0.05, stale_threshold=0.5
     )
     app.start()
-    patience = time.monotonic() + 20
+    ledger.leave("started")
+    patience = time.monotonic() + GRACE_S
     try:
         while True:
             run = app.jobs["work"].trigger(concurrency_key=rng.choice([None, "one"]))

@@ -23,6 +23,7 @@ from typing import Any, Final
 import apsw
 import pooled
 from crash.driving import Finding, alone, fork, status_of, until
+from databases import open_database
 from invariants import check
 
 import durably
@@ -167,7 +168,7 @@ def stored(folder: Path) -> dict[int, str | None]:
     database = folder / "maps.db"
     if not database.exists():
         return {}
-    db = apsw.Connection(str(database))
+    db = open_database(database)
     try:
         rows = db.execute("SELECT key, output FROM durably_items").fetchall()
         return {int(key): output for key, output in rows}

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import apsw
 import pytest
 from children import Eventually, has_ended, held
+from databases import open_database
 from invariants import check
 
 import durably
@@ -54,13 +54,13 @@ def survivor(
 
 def owners(database: Path) -> list[tuple[str, int]]:
     """Token and process of every owner row."""
-    with apsw.Connection(str(database)) as db:
+    with open_database(database) as db:
         return db.execute("SELECT token, pid FROM durably_owners").fetchall()
 
 
 def change(database: Path, sql: str) -> None:
     """What a test has to forge."""
-    db = apsw.Connection(str(database))
+    db = open_database(database)
     db.execute(sql)
     db.close()
 

@@ -6,9 +6,9 @@ import sys
 import threading
 from pathlib import Path
 
-import apsw
 import pytest
 from children import Child, Eventually, held
+from databases import open_database
 from engines import whole
 from invariants import check
 
@@ -97,7 +97,7 @@ def test_write_is_rejected_while_the_new_owner_executes(tmp_path: Path, write: s
     database = tmp_path / "runs.db"
     with held(database, 60.0, 120.0, f"--then={write}") as (child, run_id):
         # Its heartbeat comes once a minute; let the observer believe it to be overdue.
-        db = apsw.Connection(str(database))
+        db = open_database(database)
         db.execute("UPDATE durably_owners SET heartbeat_interval_us = 1")
         db.close()
         app = durably.Durably(
@@ -147,7 +147,7 @@ def test_write_is_rejected_that_was_about_to_be_made(tmp_path: Path, write: str)
         child.say()
         child.expect({"checkpoint": "writing complete", "failed step": "writing fail"}[write])
         # Its heartbeat comes once a minute; let the observer believe it to be overdue.
-        db = apsw.Connection(str(database))
+        db = open_database(database)
         db.execute("UPDATE durably_owners SET heartbeat_interval_us = 1")
         db.close()
         app = durably.Durably(

@@ -8,10 +8,10 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import apsw
 import pytest
 from calls import HANG_S
 from children import Child, Eventually
+from databases import open_database
 from invariants import check
 
 import durably
@@ -111,10 +111,10 @@ def database(tmp_path: Path) -> Path:
     for name in ("another.db", "runs.db"):
         with durably.Durably(tmp_path / name, jobs=[quick], synchronous="normal") as app:
             app.jobs["quick"].batch_trigger([None] * 30)
-    db = apsw.Connection(str(path))
+    db = open_database(path)
     db.execute("VACUUM INTO ?", (str(path.with_name("backup.db")),))
     db.close()
-    other = apsw.Connection(str(path.with_name("other.db")))
+    other = open_database(path.with_name("other.db"))
     other.execute("CREATE TABLE t (x)")
     other.execute("INSERT INTO t VALUES (zeroblob(?))", (path.stat().st_size,))
     other.close()

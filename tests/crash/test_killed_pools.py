@@ -13,6 +13,7 @@ from pathlib import Path
 import apsw
 import pytest
 from children import Child
+from databases import open_database
 from invariants import check
 from pooled import EXECUTORS
 
@@ -65,7 +66,7 @@ def stored(database: Path) -> set[int]:
     """The keys of the items that have a result."""
     if not database.exists():
         return set()
-    db = apsw.Connection(str(database))
+    db = open_database(database)
     try:
         query = "SELECT key FROM durably_items WHERE output IS NOT NULL"
         return {int(key) for (key,) in db.execute(query)}
@@ -125,7 +126,7 @@ def test_ctrl_c(tmp_path: Path, kind: str, eventually: Eventually) -> None:
         child.expect("interrupted")
         assert child.wait() == 0
     assert all_end(workers) == set()
-    db = apsw.Connection(str(tmp_path / "maps.db"))
+    db = open_database(tmp_path / "maps.db")
     assert db.execute("SELECT count(*) FROM durably_items WHERE error IS NOT NULL").fetchall() == [
         (0,)
     ]

@@ -10,6 +10,7 @@ from pathlib import Path
 import apsw
 import pytest
 from children import Child
+from databases import open_database
 from invariants import check
 
 import durably
@@ -218,7 +219,7 @@ def test_foreign_file_is_rejected_and_left_untouched(
     path = tmp_path / "foreign.db"
     if kind == "a newer schema":
         durably.Durably(path).close()
-    db = apsw.Connection(str(path))
+    db = open_database(path)
     db.pragma("journal_mode", "wal" if is_wal else "delete")
     db.execute(FOREIGN[kind])
     db.close()
@@ -234,7 +235,7 @@ def test_foreign_file_is_rejected_and_left_untouched(
 def test_foreign_file_with_a_log_is_left_with_it(tmp_path: Path) -> None:
     """Another program's database that it left with a write-ahead log keeps that log."""
     source, path = tmp_path / "source.db", tmp_path / "foreign.db"
-    db = apsw.Connection(str(source))
+    db = open_database(source)
     db.pragma("journal_mode", "wal")
     db.execute("CREATE TABLE mine (x)")
     for suffix in ("", "-wal"):

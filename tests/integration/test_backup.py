@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import apsw
 import pytest
 from children import Child, execute
+from databases import open_database
 from faultydisk import CODES, FULL_CODES, FaultyDisk
 from invariants import check
 
@@ -275,7 +275,7 @@ def test_a_damaged_database_replaces_no_backup(given: Given) -> None:
     app.backup(target)
     before = target.read_bytes()
     app.close()
-    page = apsw.Connection(str(database))
+    page = open_database(database)
     ((number,),) = page.execute(
         "SELECT rootpage FROM sqlite_schema WHERE name = 'durably_runs_payload'"
     ).fetchall()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-import apsw
 import pytest
 from damage import HARMLESS, SCHEMA_DAMAGES, change
+from databases import open_database
 
 import durably
 from durably.store.sqlite.sql import schema
@@ -100,7 +100,7 @@ def test_names_in_the_file_are_shown_harmlessly(path: Path) -> None:
 
 def test_a_trigger_in_an_older_file_is_rejected_before_it_is_migrated(tmp_path: Path) -> None:
     """What is planted in a file of an older version does not run with its migration."""
-    db = apsw.Connection(str(tmp_path / "old.db"))
+    db = open_database(tmp_path / "old.db")
     scripts = schema.migrations()
 
     def begin() -> None:

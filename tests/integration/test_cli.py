@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import apsw
 import pytest
 from clikit import command, objects, printed, refused
+from databases import open_database
 
 import durably
 
@@ -266,7 +266,7 @@ def test_which_run_is_meant(path: Path, tmp_path: Path) -> None:
     )
     copy = tmp_path / "x.db"
     shutil.copy(path, copy)
-    db = apsw.Connection(str(copy))
+    db = open_database(copy)
     # Two runs of one millisecond may share the first 22 characters of their ids.
     db.execute(
         "UPDATE durably_runs SET id = substr(id, 1, 20) || printf('%02d', run) || 'ZZZZ'"

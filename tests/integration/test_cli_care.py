@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-import apsw
 import pytest
 from children import Child, held
 from clikit import command, objects, printed, refused
+from databases import open_database
 
 import durably
 from durably.entry.looking import open_looking
@@ -100,7 +100,7 @@ def test_check(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = path.with_name("o\x1b.db")
     with open_looking(path) as look:
         look.backup(other)
-    with closing(apsw.Connection(str(other))) as db:
+    with closing(open_database(other)) as db:
         db.execute("PRAGMA ignore_check_constraints = 1; UPDATE durably_runs SET labels = '[]'")
     lines = printed(None, "check", str(path), str(other), status=1).splitlines()
     assert all(line.startswith(rf"{path.parent}/o\x1b.db: ") for line in lines)
@@ -168,7 +168,7 @@ def test_doctor_of_runs_that_nobody_executes(tmp_path: Path) -> None:
     app.trigger("old\u202e", 1)
     app.close()
     assert printed(path, "doctor") == ""
-    with closing(apsw.Connection(str(path))) as db:
+    with closing(open_database(path)) as db:
         db.execute("UPDATE durably_runs SET created_at_us = created_at_us - 36e8 * 50")
     (what, advice) = printed(path, "doctor", status=1).splitlines()
     assert what == (

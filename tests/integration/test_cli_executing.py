@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 
-import apsw
 import pytest
 from children import DEADLINE_S, ENVIRONMENT, PROGRAMS
 from clikit import command, objects, printed, process, refused
+from databases import open_database
 
 import durably
 from durably.cli.changing import file_of
@@ -140,7 +140,7 @@ def test_failures_of_a_worker(path: Path) -> None:
         assert ("Traceback (most recent call last):" in lines) == ("--traceback" in options)
         assert "retry(" not in err
     # The time since the first attempt is no part of what the last one took.
-    db = apsw.Connection(str(path))
+    db = open_database(path)
     db.execute("""UPDATE durably_runs SET created_at_us = created_at_us - 7200000000,
                       started_at_us = started_at_us - 7200000000""")
     db.close()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import apsw
 import pytest
 from children import Child, execute
+from databases import open_database
 
 import durably
 from durably import DatabaseError, Durably, SchemaError, ValidationError
@@ -42,7 +43,7 @@ def made(path: Path) -> durably.Run[Any, Any]:
 
 
 def pragma(path: Path, name: str) -> Any:
-    db = apsw.Connection(str(path))
+    db = open_database(path)
     try:
         return db.pragma(name)
     finally:
@@ -219,7 +220,7 @@ class TestRefused:
     def test_a_database_of_another_program(self, tmp_path: Path) -> None:
         """An SQLite file with somebody else's tables is a SchemaError, and is left untouched."""
         path = tmp_path / "theirs.db"
-        db = apsw.Connection(str(path))
+        db = open_database(path)
         db.execute("CREATE TABLE customers (name); INSERT INTO customers VALUES ('x')")
         db.close()
         refused(path, SchemaError, r"theirs\.db.*another program.*left as it is.*of its own")
@@ -227,7 +228,7 @@ class TestRefused:
     def test_one_in_wal_mode_with_an_open_connection(self, tmp_path: Path) -> None:
         """A foreign database that is being used is neither checkpointed nor changed."""
         path = tmp_path / "theirs.db"
-        db = apsw.Connection(str(path))
+        db = open_database(path)
         db.pragma("journal_mode", "wal")
         db.execute("CREATE TABLE customers (name)")
         try:
@@ -246,7 +247,7 @@ class TestRefused:
     ) -> None:
         """Also without tables: an application id or version that is not ours is not ours."""
         path = tmp_path / "theirs.db"
-        db = apsw.Connection(str(path))
+        db = open_database(path)
         db.pragma("application_id", application_id)
         db.pragma("user_version", user_version)
         db.close()
@@ -256,7 +257,7 @@ class TestRefused:
         """A file of a newer schema is a SchemaError that says to update, and is left untouched."""
         path = tmp_path / "newer.db"
         made(path)
-        db = apsw.Connection(str(path))
+        db = open_database(path)
         version = db.pragma("user_version")
         db.pragma("user_version", version + 1)
         db.close()

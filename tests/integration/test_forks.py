@@ -9,6 +9,7 @@ from typing import Any
 import apsw
 import attrs
 import pytest
+from databases import open_database
 from engines import record
 from held import HeldJob
 from invariants import check
@@ -321,7 +322,7 @@ def test_every_column_of_a_result_is_copied(app: durably.Durably, path: Path) ->
         "durably_maps": ("run = ?", {"step", "run", "map", "fence"}),
         "durably_items": ("item >> 30 IN (SELECT map FROM durably_maps WHERE run = ?)", {"item"}),
     }
-    db = apsw.Connection(str(path))
+    db = open_database(path)
     try:
         for table, (condition, own) in places.items():
             mine, copies = (

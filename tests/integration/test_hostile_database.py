@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import apsw
 import pytest
 from children import execute
 from damage import change
+from databases import open_database
 
 import durably
 from durably.testing import check
@@ -105,7 +105,7 @@ def test_a_token_in_a_database_never_becomes_a_path(
 
     with durably.Durably(path, jobs=[known]):
         pass
-    db = apsw.Connection(str(path))
+    db = open_database(path)
     db.pragma("ignore_check_constraints", True)
     db.execute(
         "INSERT INTO durably_owners (owner, token, boot_id, pid, heartbeat_interval_us, is_started,"

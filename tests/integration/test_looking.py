@@ -9,10 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import apsw
 import pytest
 from children import ENVIRONMENT
 from clikit import objects, printed, refused
+from databases import open_database
 
 import durably
 from durably.entry.looking import open_looking
@@ -125,7 +125,7 @@ def test_a_file_that_cannot_be_looked_at_is_one_sentence(tmp_path: Path) -> None
     empty, text, foreign = made("empty"), made("text"), made("foreign")
     empty.touch()
     text.write_text("not a database, but a text of some length\n" * 100)
-    db = apsw.Connection(str(foreign))
+    db = open_database(foreign)
     db.execute("CREATE TABLE theirs (a)")
     db.close()
     good = made("good")
@@ -139,10 +139,10 @@ def test_a_file_that_cannot_be_looked_at_is_one_sentence(tmp_path: Path) -> None
         (newer, f"PRAGMA user_version = {len(schema.migrations()) + 1}"),
         (changed, "DROP INDEX durably_runs_ended"),
     ):
-        db = apsw.Connection(str(path))
+        db = open_database(path)
         db.execute(statement)
         db.close()
-    db = apsw.Connection(str(older))
+    db = open_database(older)
     db.execute(schema.migrations()[0]).fetchall()
     db.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
     db.execute("PRAGMA user_version = 1")

@@ -12,10 +12,10 @@ import warnings
 from collections import Counter
 from datetime import datetime, timedelta
 
-import apsw
 import pytest
 from attrs import define
 from calls import in_thread, names_of_threads
+from databases import open_database
 from engines import GRACE_S, again, engine, execute, only, record, take_over
 from engines import types as types_of
 from invariants import check
@@ -955,7 +955,7 @@ def test_items_of_what_is_not_there(tmp_path):
 
 def rewrite(path, change):
     """Change the second item as another program may, around triggers and constraints."""
-    db = apsw.Connection(str(path))
+    db = open_database(path)
     db.pragma("ignore_check_constraints", True)
     second = "(item & ((1 << 30) - 1)) = 1"
     db.execute(f"""

@@ -499,6 +499,16 @@ class TestTheEngineOfOneCall:
         assert line.endswith("the file of the one before was moved, deleted or replaced")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be moved")
+def test_a_start_says_that_the_folder_was_moved(path: Path, opened: Any) -> None:
+    """It says more than that the lock of the engine cannot be made there."""
+    app = opened(path)
+    path.parent.rename(path.parent.with_name("elsewhere"))
+    with pytest.raises(DatabaseLostError):
+        app.start()
+    app.close()
+
+
 @LOSSES
 @pytest.mark.parametrize("is_started", [False, True], ids=["open", "started"])
 class TestAFileThatWasRemoved:

@@ -15,6 +15,7 @@ from pathlib import Path
 import apsw
 import pytest
 from children import Child
+from databases import open_database
 
 import durably
 from durably import DatabaseError, Durably
@@ -349,7 +350,7 @@ class TestOwnLeftovers:
     def test_journal_of_an_earlier_database(self, tmp_path: Path) -> None:
         """A journal that a crash has left is not applied to a database that is made anew."""
         path = tmp_path / "x.db"
-        db = apsw.Connection(str(path))
+        db = open_database(path)
         db.execute("CREATE TABLE secrets (secret); INSERT INTO secrets VALUES ('old')")
         db.execute("PRAGMA cache_spill = 1; PRAGMA cache_size = 1; BEGIN")
         db.execute("UPDATE secrets SET secret = zeroblob(100000)")

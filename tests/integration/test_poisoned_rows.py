@@ -9,6 +9,7 @@ from typing import Any
 
 import apsw
 import pytest
+from databases import open_database
 
 import durably
 from durably.plugins import LogPersistence
@@ -56,7 +57,7 @@ def work(step: durably.StepContext, payload: int) -> int:
 
 def insert(path: Path, table: str, columns: dict[str, Any], *, is_bypassing: bool) -> None:
     """Insert a row of SQL expressions, as another program would."""
-    db = apsw.Connection(str(path))
+    db = open_database(path)
     db.pragma("foreign_keys", False)
     db.pragma("ignore_check_constraints", is_bypassing)
     names = ", ".join(columns)
@@ -357,7 +358,7 @@ def test_labels_that_durably_never_writes(path: Path, column: str) -> None:
 def test_numbers_that_are_used_up(path: Path, seq: Any) -> None:
     """The next opening of the file repairs them."""
     good_ones_go_on(path)
-    db = apsw.Connection(str(path))
+    db = open_database(path)
     db.execute(f"UPDATE sqlite_sequence SET seq = {seq}")
     db.close()
     assert {each.problem for each in check(path)} == {"the numbers of a table are used up"}
@@ -372,7 +373,7 @@ def test_numbers_that_are_used_up_meanwhile(path: Path, table: str) -> None:
     app = durably.Durably(path, jobs=[work])
     errors: list[str] = []
     try:
-        db = apsw.Connection(str(path))
+        db = open_database(path)
         db.execute(f"UPDATE sqlite_sequence SET seq = {MOST} WHERE name = '{table}'")
         db.close()
         if table == "durably_logs":

@@ -10,6 +10,7 @@ from typing import Any
 
 import apsw
 import pytest
+from databases import open_database
 from engines import record, types
 from held import HeldJob
 from invariants import check
@@ -450,7 +451,7 @@ def test_nothing_else_changes_a_result(path: Path, app: durably.Durably) -> None
         "completed_at_us = NULL": "only by retry",
         "UPDATE durably_runs SET redos = 1": "put back by hand",
     }
-    db = apsw.Connection(str(path))
+    db = open_database(path)
     for change, message in changes.items():
         with pytest.raises(apsw.ConstraintError, match=message):
             db.execute(change)
@@ -468,8 +469,7 @@ def test_nothing_is_forgotten_of_a_run_that_is_executed(path: Path) -> None:
         app.register(held.job)
         app.trigger(held.job.name, 1)
         held.inside()
-        db = apsw.Connection(str(path))
-        db.set_busy_timeout(10_000)
+        db = open_database(path)
         for change, message in changes.items():
             with pytest.raises(apsw.ConstraintError, match=message):
                 db.execute(change)

@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
-import apsw
 import attrs
 import pytest
+from databases import open_database
 from engines import whole
 from held import HeldJob, finish, other
 from invariants import check
@@ -360,7 +360,7 @@ def test_a_deleted_run_leaves_nothing(app: durably.Durably, path: Path, status: 
     for call in (app.get_steps, app.get_logs, app.wait, app.delete_run, app.cancel, app.retry):
         with pytest.raises(durably.NotFoundError):
             call(run)
-    db = apsw.Connection(str(path))
+    db = open_database(path)
     for table in ("durably_runs", "durably_steps", "durably_logs", "durably_labels"):
         assert db.execute(f"SELECT count(*) FROM {table}").get == 0
     db.close()

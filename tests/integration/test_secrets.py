@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypedDict
 from uuid import UUID
 
-import apsw
 import pytest
 from attrs import define, field, validators
+from databases import open_database
 from engines import engine
 
 import durably
@@ -128,7 +128,7 @@ class Told:
         for error in self.errors:
             texts += [str(error), repr(error), *traceback.format_exception(error)]
         texts += [str(each.message) for each in self.warned]
-        db = apsw.Connection(str(self._database))
+        db = open_database(self._database)
         for table in ("durably_runs", "durably_steps"):
             rows = db.execute(f"SELECT error FROM {table} WHERE error IS NOT NULL").fetchall()
             texts += [text for (text,) in rows]

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import apsw
 import attrs
 import pandas as pd
 import pytest
+from databases import open_database
 from engines import engine
 from notebooks import Notebook
 from rendered import read
@@ -173,7 +173,7 @@ def test_the_findings_of_a_check_show_themselves(tmp_path: Path) -> None:
     sound = check(path)
     assert (sound, repr(sound)) == ([], "<0 findings>")
     assert html(sound).strip() == "no findings"
-    db = apsw.Connection(str(path))
+    db = open_database(path)
     db.execute('CREATE INDEX "durably_<b>" ON durably_runs (payload)')
     db.close()
     found = check(path)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-import apsw
 import pytest
+from databases import open_database
 
 import durably
 from durably.client import upkeep
@@ -108,7 +108,7 @@ def test_steps_are_as_short_as_their_time_allows(pages: int, took_s: float, foll
 def test_a_locked_database_ends_it(tmp_path: Path) -> None:
     """A program that keeps the file locked is not waited for."""
     app = given_free_pages(tmp_path / "runs.db")
-    db = apsw.Connection(str(tmp_path / "runs.db"))
+    db = open_database(tmp_path / "runs.db")
     db.execute("BEGIN IMMEDIATE")
     assert app.vacuum() == 0
     db.execute("ROLLBACK")

@@ -11,6 +11,7 @@ import apsw
 import pytest
 from children import execute
 from damage import ENDLESS, HARMLESS, SCHEMA_DAMAGES, TOKEN, change, damage, make_sound
+from databases import open_database
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -525,7 +526,7 @@ def test_what_users_add_is_left_alone(path: Path, sql: str) -> None:
 
 def forge(path: Path, name: str, /, **columns: str) -> None:
     """Write into what SQLite keeps of the schema."""
-    db = apsw.Connection(str(path))
+    db = open_database(path)
     db.pragma("writable_schema", True)
     values = ", ".join(f"{column} = ?" for column in columns)
     db.execute(f"UPDATE sqlite_schema SET {values} WHERE name = ?", (*columns.values(), name))
@@ -615,7 +616,7 @@ def test_a_ctrl_c_ends_a_check(path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("table", ["durably_runs", "durably_steps", "durably_owners"])
 def test_a_view_in_the_place_of_a_table_is_not_executed(path: Path, table: str) -> None:
     """Somebody who plants a view under a table's name has it named, and not executed."""
-    db = apsw.Connection(str(path))
+    db = open_database(path)
     columns = [name for name, *_ in db.execute(f"SELECT * FROM {table}").get_description()]
     db.close()
     change(
@@ -747,7 +748,7 @@ def test_the_file_and_its_log_stay_as_they_are(path: Path) -> None:
     assert check(path) == []
     assert (path.read_bytes(), wal.read_bytes()) == left
     # It was looked at: a result that is not JSON, written to the log alone, is found.
-    db = apsw.Connection(str(path))
+    db = open_database(path)
     db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
     db.execute(
         "UPDATE durably_runs SET payload = 'x' WHERE run = (SELECT max(run) FROM durably_runs)"

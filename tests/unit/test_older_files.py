@@ -12,6 +12,7 @@ from typing import Any
 import apsw
 import pytest
 from children import execute
+from databases import open_database
 from storekit import begin, fresh, insert, token_of
 
 import durably
@@ -168,7 +169,7 @@ def test_what_is_of_the_user_keeps_its_name(tmp_path: Path) -> None:
     db.close()
     with durably.Durably(path) as app:
         assert app.count_runs() == len(STATES)
-    db = apsw.Connection(str(path))
+    db = open_database(path)
     assert db.execute("SELECT * FROM runs, items").fetchall() == [(7, 8)]
     assert db.execute("SELECT count(*) FROM attempts").get > 0
     db.close()

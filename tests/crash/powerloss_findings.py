@@ -167,7 +167,7 @@ class Examiner:
                 return ["the file is gone"] if promises(marks) or disk.safe_commits else []
             try:
                 found = self.content(image, disk, marks)
-            except (apsw.Error, UnicodeDecodeError, durably.DatabaseError) as exc:
+            except (apsw.Error, UnicodeDecodeError, durably.DurablyError) as exc:
                 return [f"unreadable: {type(exc).__name__}: {exc}"]
             if not found and resumes:
                 self.counts["resumed"] += 1

@@ -27,8 +27,8 @@ pytestmark = [
     [
         # Not every one, but others with another seed: there are 80 of the one kind, and 500 of the
         # other, most of which are writes of pages in a row.
-        ("points", 4, "before commit,committed,write"),
-        ("io", 8, "before delete,before sync,before write"),
+        ("points", 8, "before commit,committed,write"),
+        ("io", 20, "before delete,before sync,before write"),
     ],
 )
 def test_killed_at_each_point(tmp_path: Path, seed: int, how: str, stride: int, names: str) -> None:
@@ -41,7 +41,7 @@ def test_killed_at_each_point(tmp_path: Path, seed: int, how: str, stride: int, 
     assert done.returncode == 0, done.stdout + done.stderr
     reached, number = done.stdout.split("\n")[:2]
     assert set(names.split(",")) <= set(reached.split(","))
-    assert int(number) > 20
+    assert int(number) > 2 * stride
     for n in range(first, int(number) + 1, stride):
         assert_sound(tmp_path / str(n), f"killed at point {n} of {number}")
 

@@ -26,10 +26,10 @@ def sweep(database: Path) -> None:
         app._supervisor._reaper._sweep()
 
 
-@pytest.mark.timeout(600)  # hundreds of processes, one after the other
-@pytest.mark.parametrize(("synchronous", "kills"), [("full", 200), ("normal", 60)])
+@pytest.mark.timeout(600)  # a hundred processes, one after the other
+@pytest.mark.parametrize(("synchronous", "kills"), [("full", 60), ("normal", 40)])
 def test_killed_at_random_instants(tmp_path: Path, seed: int, synchronous: str, kills: int) -> None:
-    """A process killed with SIGKILL at 200 random instants and restarted each time ends with every
+    """A process killed with SIGKILL at random instants and restarted each time ends with every
     step executed to completion once, and no checkpointed step executed again.
     """
     done = execute("killed_at_random", tmp_path, kills, seed, synchronous, timeout_s=590)

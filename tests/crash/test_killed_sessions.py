@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks and kills
 
 def test_nothing_that_was_stored_is_executed_again(tmp_path: Path, seed: int) -> None:
     """Each life goes on where the one before was killed, and the last one completes the session."""
-    kills = 40
+    kills = 20
     done = execute("kills_sessions_at_random", tmp_path, kills, seed, timeout_s=120)
     assert done.returncode == 0, f"seed {seed}: {done.stdout}{done.stderr}"
     database = tmp_path / "sessions.db"

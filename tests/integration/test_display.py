@@ -366,6 +366,7 @@ def test_a_run_whose_process_has_died_says_so(
     """The line says where its checkpoints come from, as long as it is executed; no warning does."""
     caplog.set_level(logging.INFO, "durably")
     terminal = on_terminal()
+    terminal.resize(120)  # there is room for why
     left_by_the_dead(str(tmp_path / "a.db"), "dies")
     died = "1 from checkpoints (the process before this one died)"
 

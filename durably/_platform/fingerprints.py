@@ -93,6 +93,8 @@ def innermost(function: Callable[..., Any]) -> FunctionType | None:
             found = found.__func__
         else:
             found = _inside(found, kind)
+            if found is None:
+                break
     return None
 
 

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from operator import attrgetter, is_
 from typing import Any, Final, Generic, Never, Self, TypedDict, TypeVar, cast, overload
 
 import attrs
@@ -88,6 +89,18 @@ class Trigger(Value, Generic[P]):
     retry: Retry | None = attrs.field(default=None, kw_only=True)
     timeout: Duration | None = attrs.field(default=None, kw_only=True)
     labels: dict[str, str] | None = attrs.field(default=None, kw_only=True)
+
+
+_OPTIONS: Final = {
+    field.name: field.default for field in attrs.fields(Trigger) if field.name != "payload"
+}
+_options_of: Final = attrgetter(*_OPTIONS)
+_NO_OPTIONS: Final = tuple(_OPTIONS.values())
+
+
+def has_options(trigger: Trigger[Any]) -> bool:
+    """Return whether a trigger has more than a payload, so that there is something to check."""
+    return not all(map(is_, _options_of(trigger), _NO_OPTIONS))
 
 
 class CommonOptions(TypedDict, total=False):

@@ -21,6 +21,7 @@ from durably.client.arguments import (
     checked_retry,
     checked_start,
     checked_timeout_us,
+    has_options,
 )
 from durably.client.local_worker import LocalWorker
 from durably.client.payload_changes import changed_paths, named
@@ -138,6 +139,8 @@ class Submitter:
         Raises:
             ValidationError: it is not acceptable.
         """
+        if not has_options(trigger):
+            return self._accepted_payload(job, trigger.payload)
         check_bool(trigger.retry_failed, "retry_failed")
         if not isinstance(trigger.coalesce, bool):
             check_choice(trigger.coalesce, "coalesce", _COALESCE)

@@ -24,18 +24,18 @@ _LONGEST_NAME: Final = 120
 
 def code_of(fn: Callable[..., Any]) -> int | None:
     """Return the fingerprint of a step's function, ``None`` for durably's own and for C code."""
+    return _code_and_name(fn)[0]
+
+
+def _code_and_name(fn: Callable[..., Any]) -> tuple[int | None, str]:
+    """Return ``code_of`` a function, and the name under which it can be found."""
     inner = innermost(fn)
     if inner is None or (inner.__module__ or "").startswith(_OWN_PACKAGE):
-        return None
-    return fingerprint(inner)
-
-
-def code_name(fn: Callable[..., Any]) -> str:
-    """Return the name under which a function can be found: its module and its qualified name."""
-    inner = innermost(fn)
-    if inner is None:
-        return ""
-    return f"{inner.__module__}:{inner.__qualname__}".encode(errors="replace").decode()
+        return None, ""
+    name = f"{inner.__module__}:{inner.__qualname__}"
+    if not name.isascii():
+        name = name.encode(errors="replace").decode()  # it may not be valid Unicode
+    return fingerprint(inner), name
 
 
 class CodeChanges:
@@ -78,9 +78,9 @@ class CodeChanges:
         return found
 
     def _read(self, fn: Callable[..., Any]) -> int | None:
-        code = code_of(fn)
+        code, name = _code_and_name(fn)
         if code is not None:
-            self._services.checkpoints.name_code(code, code_name(fn))
+            self._services.checkpoints.name_code(code, name)
         return code
 
     def used(

@@ -117,9 +117,11 @@ def _as_defined_now(job: Job[Any, Any]) -> Job[Any, Any]:
     A cell may have been executed again, or a module loaded again: ``%autoreload`` brings a function
     up to date wherever it was imported, but not a job.
     """
+    if not is_interactive():
+        return job
     function = innermost(job.run)
     module, qualified = (getattr(function, name, None) for name in ("__module__", "__qualname__"))
-    if not is_interactive() or not isinstance(module, str) or not isinstance(qualified, str):
+    if not isinstance(module, str) or not isinstance(qualified, str):
         return job
     found: object = sys.modules.get(module)
     for name in qualified.split("."):

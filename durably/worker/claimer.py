@@ -130,8 +130,12 @@ class Claimer:
             self._on_none_claimable()
         return is_there
 
-    def _claim(self, limit: int) -> Claim | None:
-        """Return the claim for *limit* runs, ``None`` if this engine cannot claim."""
+    def _claim(self, limit: int, is_wanted: Callable[[], bool] = lambda: True) -> Claim | None:
+        """Return the claim for *limit* runs, ``None`` if this engine cannot claim.
+
+        Args:
+            is_wanted: called in the transaction: returns whether runs are still to be claimed.
+        """
         claimed, owner = self._registry.claimed, self._ownership.owner
         if claimed is None or owner is None:
             return None
@@ -140,9 +144,10 @@ class Claimer:
             claimed.jobs,
             self._clock.now_us,
             limit,
-            inside=self._runs.keys,
-            origins=claimed.origins,
-            codes=claimed.codes,
+            is_wanted,
+            self._runs.keys,
+            claimed.origins,
+            claimed.codes,
         )
 
     # -- slots -----------------------------------------------------------------------------
@@ -210,14 +215,14 @@ class Claimer:
             if slots <= 0 or not self._takes_runs():
                 self._is_slot_wanted = True
                 return None
-            claim = self._claim(slots)
+            # A claim that a stop overtakes takes nothing.
+            claim = self._claim(slots, self._takes_runs)
             if claim is None:
                 return None
             self._reserved += slots
             if self._budget is not None:
                 self._budget -= slots
-            # A claim that a stop overtakes takes nothing.
-            return claim._replace(is_wanted=self._takes_runs)
+            return claim
 
     def _use(self, reserved: int, claimed: int) -> None:
         """Put *claimed* runs into slots that were reserved, and free the others."""
@@ -332,8 +337,7 @@ class Claimer:
             # which alone claims then.
             if not self._is_slot_wanted or self._budget is not None or not self._takes_runs():
                 return None
-        claim = self._claim(1)
-        return None if claim is None else claim._replace(is_wanted=self._takes_runs)
+        return self._claim(1, self._takes_runs)
 
     def claim_one(self, run_pk: RunKey | None = None) -> CurrentRun | None:
         """Claim the first run, or a certain one, for the calling thread, which takes no slot."""

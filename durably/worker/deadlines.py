@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Final
 
 from durably._platform.clock import Clock
@@ -18,6 +18,8 @@ from durably.settings.retries import Retry
 GRACE_S: Final = 0.25
 # How often a run is checked whose job waits in its thread, so that its deadline is postponed.
 _PAUSED_S: Final = 1.0
+
+_UNLIMITED: Final = nullcontext()
 
 
 class Deadlines:
@@ -41,13 +43,13 @@ class Deadlines:
         # When the heartbeat's thread checks the next time.
         self._next_s = math.inf
 
-    @contextmanager
-    def limiting(self, run: CurrentRun, job: Job[Any, Any]) -> Iterator[None]:
-        """Limit the time of an execution, if it has a limit."""
+    def limiting(self, run: CurrentRun, job: Job[Any, Any]) -> AbstractContextManager[None]:
+        """Limit the time of an execution in a ``with`` block, if it has a limit."""
         timeout_s = timeout_of(run, job)
-        if timeout_s is None:
-            yield
-            return
+        return _UNLIMITED if timeout_s is None else self._limiting(run, job, timeout_s)
+
+    @contextmanager
+    def _limiting(self, run: CurrentRun, job: Job[Any, Any], timeout_s: float) -> Iterator[None]:
         run.begin_time(timeout_s, self._clock.monotonic())
         with self._lock:
             self._watched[run] = retry_of(run, job)

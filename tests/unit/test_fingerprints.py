@@ -222,6 +222,18 @@ def test_code_that_cannot_be_read_has_none(function: Callable[..., Any]) -> None
     assert not is_other(1, None)
 
 
+def test_what_has_no_code_is_looked_into_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step whose function is a builtin or a class pays for one call, and not for a chain."""
+    calls = []
+
+    def inside(found: object, kind: type) -> None:
+        calls.append((found, kind))
+
+    monkeypatch.setattr(fingerprints, "_inside", inside)
+    assert fingerprint(int) is None
+    assert calls == [(int, type)]
+
+
 def test_a_chain_of_wrappers_without_an_end_has_none() -> None:
     """A function that says that it wraps itself."""
 

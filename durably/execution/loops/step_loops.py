@@ -9,14 +9,6 @@ from durably._platform.safe_repr import short_repr
 from durably._platform.signals import entered_in_job
 from durably.errors import ValidationError
 from durably.execution.current_run import CurrentRun, Services
-from durably.execution.loops.options import (
-    ExecutorOption,
-    LoopArguments,
-    OnChange,
-    OnFailed,
-    checked,
-)
-from durably.execution.loops.results import MapResult
 from durably.execution.pacing import RateLimit
 from durably.execution.step_runner import StepRunner
 from durably.settings import Duration
@@ -25,6 +17,13 @@ from durably.settings.retries import Retry
 if TYPE_CHECKING:
     from durably.execution.loops.iterator import ItemIterator
     from durably.execution.loops.loop import Loop
+    from durably.execution.loops.options import (
+        ExecutorOption,
+        LoopArguments,
+        OnChange,
+        OnFailed,
+    )
+    from durably.execution.loops.results import MapResult
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -138,20 +137,20 @@ class StepLoops:
 
         .. versionadded:: 0.2.0
         """
-        given = LoopArguments[Any](
-            key=key,
-            max_workers=max_workers,  # type: ignore[typeddict-item]  # None is the default
-            executor=executor,
-            chunk=chunk,
-            retry=retry,
-            timeout=timeout,
-            per_second=per_second,
-            max_failures=max_failures,
-            on_failed=on_failed,
-            max_uncommitted=max_uncommitted,
-            total=total,
-            on_change=on_change,
-        )
+        given: LoopArguments[Any] = {
+            "key": key,
+            "max_workers": max_workers,  # type: ignore[typeddict-item]  # None is the default
+            "executor": executor,
+            "chunk": chunk,
+            "retry": retry,
+            "timeout": timeout,
+            "per_second": per_second,
+            "max_failures": max_failures,
+            "on_failed": on_failed,
+            "max_uncommitted": max_uncommitted,
+            "total": total,
+            "on_change": on_change,
+        }
         return self._loop("step.map", name, fn, items, returns, given).results()
 
     @entered_in_job
@@ -196,20 +195,20 @@ class StepLoops:
             raise ValidationError(
                 f"step.imap: ordered must be True or False, not {short_repr(ordered)}"
             )
-        given = LoopArguments[Any](
-            key=key,
-            max_workers=max_workers,  # type: ignore[typeddict-item]  # None is the default
-            executor=executor,
-            chunk=chunk,
-            retry=retry,
-            timeout=timeout,
-            per_second=per_second,
-            max_failures=max_failures,
-            on_failed=on_failed,
-            max_uncommitted=max_uncommitted,
-            total=total,
-            on_change=on_change,
-        )
+        given: LoopArguments[Any] = {
+            "key": key,
+            "max_workers": max_workers,  # type: ignore[typeddict-item]  # None is the default
+            "executor": executor,
+            "chunk": chunk,
+            "retry": retry,
+            "timeout": timeout,
+            "per_second": per_second,
+            "max_failures": max_failures,
+            "on_failed": on_failed,
+            "max_uncommitted": max_uncommitted,
+            "total": total,
+            "on_change": on_change,
+        }
         from durably.execution.loops.iterator import (  # noqa: PLC0415 - where first needed
             ItemIterator,
         )
@@ -253,6 +252,7 @@ class StepLoops:
         given: LoopArguments[Any],
     ) -> Loop:
         from durably.execution.loops.loop import Loop  # noqa: PLC0415 - where first needed
+        from durably.execution.loops.options import checked  # noqa: PLC0415 - as above
 
         self._run.check()
         options = checked(call, name, fn, items, self._services.codec, returns=returns, **given)

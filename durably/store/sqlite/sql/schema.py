@@ -78,9 +78,10 @@ _HIDING: Final = frozenset({"json_each"})
 _MOST_NAMED: Final = 5
 
 
-def migrations() -> list[str]:
+@functools.cache
+def migrations() -> tuple[str, ...]:
     """Return the scripts, oldest first; the n-th leads to version n."""
-    return [_read(name) for name in _MIGRATIONS]
+    return tuple(map(_read, _MIGRATIONS))
 
 
 class _Loader(Protocol):
@@ -139,7 +140,7 @@ def differences(db: apsw.Connection, scripts: Sequence[str], version: int) -> li
     blocks a deletion or runs triggers of its own after one. Reads only.
     """
     is_newest = version == len(_MIGRATIONS) == len(scripts)
-    if is_newest and list(scripts) == migrations() and not _differences(db, newest()):
+    if is_newest and tuple(scripts) == migrations() and not _differences(db, newest()):
         return []
     # This SQLite may write a text otherwise than the one that has written the newest schema.
     return _differences(db, schemas(tuple(scripts))[version])
@@ -261,7 +262,7 @@ def not_a_database(path: str) -> SchemaError:
 
 
 def migrate(
-    db: apsw.Connection, path: str, begin: Callable[[], None], scripts: list[str] | None = None
+    db: apsw.Connection, path: str, begin: Callable[[], None], scripts: Sequence[str] | None = None
 ) -> None:
     """Migrate the file to the newest version, in one transaction for each version.
 

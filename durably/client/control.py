@@ -13,8 +13,8 @@ from durably.client.local_worker import LocalWorker
 from durably.client.query import Reader, labels_of, run_id_of
 from durably.client.submit import Submitter
 from durably.errors import ConflictError, DatabaseError, RunCancelled, ValidationError
-from durably.execution.current_run import report_worker_error
 from durably.execution.emitter import Emitter
+from durably.execution.storing import report_worker_error
 from durably.jobs.registry import JobRegistry, origins_of
 from durably.settings import age, check_bool, count, seconds
 from durably.store.api import Store

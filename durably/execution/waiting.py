@@ -9,11 +9,12 @@ from typing import Any, Final, TypeVar
 from durably._platform.clock import from_datetime, moment
 from durably._platform.signals import entered_in_job
 from durably.errors import StepTimeoutError, ValidationError
-from durably.execution.current_run import CurrentRun, Services, retry_transient
+from durably.execution.current_run import CurrentRun, Services
 from durably.execution.deadlines import uncounted
 from durably.execution.step_calls import SHORT_S
 from durably.execution.step_recorder import StepRecorder
 from durably.execution.step_runner import StepRunner
+from durably.execution.storing import retry_transient
 from durably.settings import Duration, waitable
 from durably.store.bounds import TIME
 from durably.store.outcome import Suspended

@@ -11,9 +11,10 @@ from typing import Final, Unpack
 from durably._platform.clock import Clock
 from durably._platform.signals import LOOK_S
 from durably.errors import DatabaseError
-from durably.execution.current_run import CurrentRun, report_worker_error
+from durably.execution.current_run import CurrentRun
 from durably.execution.emitter import Emitter, EventType
 from durably.execution.session_run import SessionRun
+from durably.execution.storing import report_worker_error
 from durably.jobs.registry import JobRegistry
 from durably.store.api import Store
 from durably.store.outcome import NotExecuted

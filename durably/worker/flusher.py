@@ -20,8 +20,9 @@ from durably._platform.signals import raise_if_signal
 from durably.codec import UNTYPED, Codec
 from durably.codec.json_text import dump_any, load
 from durably.errors import DatabaseError
-from durably.execution.current_run import CurrentRun, report_worker_error
+from durably.execution.current_run import CurrentRun
 from durably.execution.emitter import Emitter
+from durably.execution.storing import report_worker_error
 from durably.models import Progress
 from durably.store.api import Store
 from durably.store.change_feed import ChangeFeed

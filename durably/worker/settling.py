@@ -8,7 +8,8 @@ from typing import NamedTuple
 import attrs
 
 from durably.errors import DatabaseError, OwnershipLost, StepTimeoutError, StopRun
-from durably.execution.current_run import CurrentRun, Services, report_worker_error, retry_transient
+from durably.execution.current_run import CurrentRun, Services
+from durably.execution.storing import report_worker_error, retry_transient
 from durably.execution.tries import after_failure
 from durably.execution.unseen_failures import UnseenFailures, see_attempt
 from durably.models import error_info

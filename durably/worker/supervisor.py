@@ -15,9 +15,10 @@ from durably._platform.clock import Clock
 from durably.codec import Codec
 from durably.errors import ConflictError, OwnershipLost
 from durably.execution.children import Family
-from durably.execution.current_run import CurrentRun, Services, report_worker_error
+from durably.execution.current_run import CurrentRun, Services
 from durably.execution.emitter import Emitter
 from durably.execution.live_failures import LiveFailures
+from durably.execution.storing import report_worker_error
 from durably.execution.unseen_failures import UnseenFailures
 from durably.jobs.registry import JobRegistry
 from durably.settings import Settings

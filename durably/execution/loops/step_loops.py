@@ -252,7 +252,9 @@ class StepLoops:
         given: LoopArguments[Any],
     ) -> Loop:
         from durably.execution.loops.loop import Loop  # noqa: PLC0415 - where first needed
-        from durably.execution.loops.options import checked  # noqa: PLC0415 - as above
+        from durably.execution.loops.options import (  # noqa: PLC0415 - where first needed
+            checked,
+        )
 
         self._run.check()
         options = checked(call, name, fn, items, self._services.codec, returns=returns, **given)

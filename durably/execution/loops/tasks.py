@@ -15,11 +15,12 @@ from durably.errors import (
     SerializationError,
     ValidationError,
 )
-from durably.execution.current_run import CurrentRun, Services, encoded
+from durably.execution.current_run import CurrentRun, Services
 from durably.execution.loops.options import LoopOptions
 from durably.execution.nested_steps import NestedSteps
 from durably.execution.step_log import current_deadline, current_item, current_step
 from durably.execution.step_recorder import NOT_OURS
+from durably.execution.storing import encoded
 from durably.models import ErrorInfo, error_info, stored_error
 from durably.settings.retries import next_wait_s
 

@@ -58,6 +58,7 @@ STORE_DOOR = {
     "store.item_checkpoints",
     "store.item_rows",
     "store.outcome",
+    "store.owners",
     "store.rows",
 }
 BEHIND_THE_DOOR = ("store", "entry.wiring", "entry.looking", "testing")

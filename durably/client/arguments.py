@@ -281,3 +281,13 @@ def checked_labels(labels: object) -> str:
         check_storable(value, f"label {short_repr(key)}")
     plain = {_plain(key): _plain(value) for key, value in items}
     return _write_labels(plain)
+
+
+def run_id_of(run: Run[Any, Any] | str) -> str:
+    """Return the id of *run*, a ``Run`` or an id."""
+    if isinstance(run, Run):
+        return run.id
+    if isinstance(run, str):
+        # No run has an id that cannot be stored, or one in quotes.
+        return run if run.isascii() else ascii(run)
+    raise ValidationError(f"a run must be a Run or its id, not {type_name(run)}")

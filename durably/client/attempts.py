@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from durably._platform.clock import to_datetime
-from durably.client.arguments import AnyRun
-from durably.client.query import UNREADABLE, Reader, raise_defect, readable, run_id_of
+from durably.client.arguments import AnyRun, run_id_of
+from durably.client.query import Reader
+from durably.client.unreadable import UNREADABLE, raise_defect, readable
 from durably.models import Attempt, AttemptList
 from durably.store import defects
 from durably.store.api import Store

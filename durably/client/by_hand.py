@@ -10,11 +10,11 @@ import attrs
 from durably._platform.clock import Clock
 from durably._platform.safe_repr import short_repr, type_name
 from durably._platform.signals import let_through
-from durably.client.arguments import AnyRun, checked_key
+from durably.client.arguments import AnyRun, checked_key, run_id_of
 from durably.client.control import fields_of
 from durably.client.items import ItemReader
 from durably.client.local_worker import LocalWorker
-from durably.client.query import Reader, run_id_of
+from durably.client.query import Reader
 from durably.client.submit import Submitter
 from durably.codec import UNTYPED, Codec
 from durably.errors import NotFoundError, RunCancelled, ValidationError

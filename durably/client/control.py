@@ -8,9 +8,9 @@ from typing import Any, Final
 import attrs
 
 from durably._platform.clock import Clock, from_datetime
-from durably.client.arguments import AnyRun
+from durably.client.arguments import AnyRun, run_id_of
 from durably.client.local_worker import LocalWorker
-from durably.client.query import Reader, labels_of, run_id_of
+from durably.client.query import Reader, labels_of
 from durably.client.submit import Submitter
 from durably.errors import ConflictError, DatabaseError, RunCancelled, ValidationError
 from durably.execution.emitter import Emitter

@@ -6,8 +6,9 @@ from typing import Any, get_args
 
 from durably._platform.clock import to_datetime
 from durably._platform.safe_repr import short_repr
-from durably.client.arguments import AnyRun
-from durably.client.query import UNREADABLE, Reader, raise_defect, readable, run_id_of
+from durably.client.arguments import AnyRun, run_id_of
+from durably.client.query import Reader
+from durably.client.unreadable import UNREADABLE, raise_defect, readable
 from durably.codec import Codec
 from durably.errors import ValidationError
 from durably.jobs.names import check_text

@@ -11,13 +11,14 @@ from durably.client.arguments import AnyRun, NameFilter, StatusFilter
 from durably.client.calls import RunCalls
 from durably.client.client import Client
 from durably.client.doctor import Finding, examine
-from durably.client.query import readable
+from durably.client.unreadable import readable
 from durably.jobs import Job
 from durably.models import LogEntry, Plan
-from durably.store.api import Liveness, Store
+from durably.store.api import Store
 from durably.store.change_feed import ChangeFeed
 from durably.store.conditions import Condition, JobUsage, Sizes
 from durably.store.item_rows import FailureKind, MapState
+from durably.store.owners import Liveness
 from durably.store.rows import Executor
 
 # How many failed items of a map are read to say what kinds of failures there are.

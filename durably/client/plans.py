@@ -8,8 +8,8 @@ from typing import Any
 
 from durably._platform.clock import to_datetime
 from durably._platform.fingerprints import fingerprint, is_comparable
-from durably.client.arguments import AnyRun
-from durably.client.query import Reader, run_id_of
+from durably.client.arguments import AnyRun, run_id_of
+from durably.client.query import Reader
 from durably.execution.code_changes import code_of
 from durably.jobs import Job
 from durably.models import Plan, PlannedStep, PlannedStepList

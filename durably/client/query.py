@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from durably._platform.clock import to_datetime
-from durably._platform.safe_repr import type_name
-from durably.client.arguments import AnyRun, NameFilter, StatusFilter
+from durably.client.arguments import AnyRun, NameFilter, StatusFilter, run_id_of
 from durably.client.filters import filters_of
+from durably.client.unreadable import UNREADABLE, checked, raise_defect, readable
 from durably.codec import UNTYPED, Codec
 from durably.codec.json_text import dump, load
 from durably.errors import DatabaseError, SerializationError, ValidationError
@@ -41,12 +41,6 @@ from durably.store.rows import Filters, LogRow, RunRow, StepRow
 
 if TYPE_CHECKING:
     from durably.client.overview import Overview
-
-# Exceptions that a row which durably did not write may cause; the row is then checked.
-UNREADABLE: Final = (ValueError, TypeError, OverflowError, RecursionError)
-
-A = TypeVar("A")
-B = TypeVar("B")
 
 
 def labels_of(row: RunRow) -> dict[str, str]:
@@ -121,7 +115,7 @@ class Reader:
             ),
             error=self.error_of(row.error or row.last_error, row.first_step),
             progress=self.progress_of(row.progress),
-            labels={} if row.labels == "{}" else _checked(row.labels, defects.is_labels),
+            labels={} if row.labels == "{}" else checked(row.labels, defects.is_labels),
             idempotency_key=row.idempotency_key,
             concurrency_key=row.concurrency_key,
             attempt=row.attempt,
@@ -205,7 +199,7 @@ class Reader:
             return None
         if first_step is not None:
             first_step = bytes.fromhex(first_step).decode(errors="backslashreplace")
-        return ErrorInfo(**_checked(text, defects.is_error), first_step=first_step)
+        return ErrorInfo(**checked(text, defects.is_error), first_step=first_step)
 
     def failed_step_of(self, run_id: str) -> str | None:
         """Return the step that the run failed in, as in its ``run:fail``; ``None`` for none."""
@@ -223,7 +217,7 @@ class Reader:
         Raises:
             ValueError: it is not one.
         """
-        return () if text is None else tuple(_checked(text, defects.is_names))
+        return () if text is None else tuple(checked(text, defects.is_names))
 
     def progress_of(self, text: str | None) -> Progress | None:
         """Return a stored progress.
@@ -231,7 +225,7 @@ class Reader:
         Raises:
             ValueError: it is not a progress.
         """
-        return None if text is None else Progress(**_checked(text, defects.is_progress))
+        return None if text is None else Progress(**checked(text, defects.is_progress))
 
     def get(self, run_id: str) -> Run[Any, Any]:
         """Return the run; raise ``NotFoundError`` if there is none."""
@@ -381,8 +375,8 @@ class Reader:
         try:
             return LogEntry(
                 level=row.level,  # type: ignore[arg-type]  # the schema allows no other
-                message=_checked(row.message, _is_text),
-                data=_checked(row.data, _is_object),
+                message=checked(row.message, _is_text),
+                data=checked(row.data, _is_object),
                 step_name=row.step_name,
                 created_at=to_datetime(row.created_at_us),
             )
@@ -397,44 +391,3 @@ def _is_text(value: Any) -> bool:
 
 def _is_object(value: Any) -> bool:
     return isinstance(value, dict)
-
-
-def _checked(text: str, is_right: Callable[[Any], bool]) -> Any:
-    value = load(text)
-    if not is_right(value):
-        raise ValueError("a stored value has another type than durably writes")
-    return value
-
-
-def raise_defect(exc: Exception, what: str, defect: str | None) -> NoReturn:
-    """Raise the error for a row that *exc* was raised for.
-
-    Args:
-        what: names the row.
-        defect: what is wrong with the row; ``None`` if nothing is, so that *exc* is durably's.
-    """
-    if defect is None:
-        raise exc
-    raise defects.unreadable(what, defect) from exc
-
-
-def readable(read: Callable[[A], B], rows: Iterable[A]) -> Iterator[B]:
-    """Yield the result of *read* for each readable row; log a warning for each other one."""
-    for row in rows:
-        try:
-            yield read(row)
-        except DatabaseError as exc:
-            if not exc.is_of_row:
-                raise
-            defects.note(str(exc))
-    defects.log_noted()
-
-
-def run_id_of(run: Run[Any, Any] | str) -> str:
-    """Return the id of *run*, a ``Run`` or an id."""
-    if isinstance(run, Run):
-        return run.id
-    if isinstance(run, str):
-        # No run has an id that cannot be stored, or one in quotes.
-        return run if run.isascii() else ascii(run)
-    raise ValidationError(f"a run must be a Run or its id, not {type_name(run)}")

@@ -8,7 +8,7 @@ import attrs
 
 from durably._platform.clock import Clock, to_datetime
 from durably._platform.safe_repr import short_repr
-from durably.client.query import run_id_of
+from durably.client.arguments import run_id_of
 from durably.codec import UNTYPED, Codec
 from durably.codec.type_text import type_of_text
 from durably.errors import SerializationError, ValidationError

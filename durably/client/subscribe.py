@@ -9,8 +9,9 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from durably._platform.signals import door
+from durably.client.arguments import run_id_of
 from durably.client.local_worker import LocalWorker
-from durably.client.query import Reader, run_id_of
+from durably.client.query import Reader
 from durably.errors import EngineClosedError, NotFoundError
 from durably.events import (
     Event,

@@ -12,11 +12,11 @@ from durably._platform.clock import Clock
 from durably._platform.latch import Latch
 from durably._platform.signals import deferred
 from durably._platform.tracebacks import remove_own_frames
-from durably.client.arguments import OnLog, OnProgress, several
+from durably.client.arguments import OnLog, OnProgress, run_id_of, several
 from durably.client.callbacks import Callbacks
 from durably.client.local_worker import LocalWorker, Waiting
 from durably.client.patience import Patience
-from durably.client.query import Reader, run_id_of
+from durably.client.query import Reader
 from durably.client.showing import LiveRun, LiveRuns
 from durably.errors import (
     NotFoundError,
@@ -31,7 +31,8 @@ from durably.execution.live_failures import FailureWatch
 from durably.execution.unseen_failures import awaiting, see
 from durably.models import TERMINAL, Disposition, Run, RunStatus, evolved, printable
 from durably.settings import Duration, optional_timeout
-from durably.store.api import Liveness, Store
+from durably.store.api import Store
+from durably.store.owners import Liveness
 from durably.store.rows import Brief, OwnerRow
 
 # A read of many runs that takes longer than this is followed by a pause.

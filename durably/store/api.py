@@ -6,13 +6,12 @@ of it is stored. ``durably.store.sqlite`` has the one implementation.
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from durably.store.by_hand import ByHand
-from durably.store.calls import BegunSteps, Left
+from durably.store.calls import Left
 from durably.store.care import Care
 from durably.store.change_feed import ChangeFeed
 from durably.store.closing import Closing
@@ -20,9 +19,9 @@ from durably.store.code_checkpoints import CodeCheckpoints
 from durably.store.item_checkpoints import ItemCheckpoints
 from durably.store.item_rows import FailureKind, ItemOfMap, MapState
 from durably.store.outcome import Outcome, RequeueReason
+from durably.store.owners import Owners
 from durably.store.rows import (
     AttemptRow,
-    Beat,
     Begin,
     Beginning,
     Begun,
@@ -37,7 +36,6 @@ from durably.store.rows import (
     LogLine,
     LogRow,
     NewRun,
-    OwnerRow,
     RunKey,
     RunRow,
     StatusCount,
@@ -45,29 +43,6 @@ from durably.store.rows import (
     Window,
 )
 from durably.store.waits import Answers, Parents, WaitCheckpoints
-
-
-class Liveness(enum.Enum):
-    """What an owner's lock says about its process."""
-
-    ALIVE = enum.auto()
-    DEAD = enum.auto()
-    # The lock file is missing or cannot be opened: treated as if the lock were held.
-    UNKNOWN = enum.auto()
-
-
-class OwnerLock(Protocol):
-    """A lock that the kernel holds for as long as this process lives."""
-
-    @property
-    def begun(self) -> BegunSteps:
-        """Return the notes of the steps in progress, which last as long as the lock's file."""
-
-    def release(self) -> None:
-        """Remove the lock: the owner row is gone."""
-
-    def abandon(self) -> None:
-        """Release the lock and leave its file, so that others find the owner dead."""
 
 
 class Checkpoints(ItemCheckpoints, WaitCheckpoints, CodeCheckpoints, Protocol):
@@ -157,7 +132,7 @@ class Checkpoints(ItemCheckpoints, WaitCheckpoints, CodeCheckpoints, Protocol):
         """Return the status and the fence of a run, ``None`` if it was deleted."""
 
 
-class Store(Care, ByHand, Answers, Parents, Protocol):
+class Store(Care, ByHand, Answers, Parents, Owners, Protocol):
     """Runs, steps, log lines and owners, on disk. Usable from any thread of its process."""
 
     path: str
@@ -399,47 +374,10 @@ class Store(Care, ByHand, Answers, Parents, Protocol):
     def has_ended_before(self, before_us: int) -> bool:
         """Return whether ``purge`` would find a run."""
 
-    # -- log lines and owners ----------------------------------------------------------------
+    # -- log lines and the file --------------------------------------------------------------
 
     def append_log_lines(self, lines: Sequence[LogLine]) -> None:
         """Store log lines in order; those of runs that were deleted are dropped."""
-
-    def register_owner(self, token: str, heartbeat_interval_us: int, now_us: int) -> int:
-        """Store an owner row, whose lock must be held already; return its number."""
-
-    def set_owner_started(self, owner: int, *, is_started: bool) -> None:
-        """Store whether an engine claims runs by itself, for the waiting threads of others."""
-
-    def beat(self, owner: int, now_us: Callable[[], int]) -> Beat:
-        """Mark the owner and all its running runs as alive. Waits for no long write.
-
-        Args:
-            now_us: returns the time; called inside the transaction.
-        """
-
-    def owners(self) -> list[OwnerRow]:
-        """Return every owner that has not left in order."""
-
-    def is_registered(self, owner: int) -> bool:
-        """Return whether the owner row is there, so that no other engine has found it dead."""
-
-    def owns_running(self, owner: int) -> bool:
-        """Return whether the owner has a running run."""
-
-    def remove_owner(self, owner: int) -> bool:
-        """Delete the row of an owner that has no runs any more; return whether it is gone."""
-
-    def lock_owner(self, token: str) -> OwnerLock:
-        """Take the lock that proves that the owner with that token is alive."""
-
-    def liveness_of(self, token: str) -> Liveness:
-        """Return whether the process that took the lock of that token is alive."""
-
-    def remove_owner_lock(self, token: str) -> None:
-        """Remove what is left of the lock of an owner that is dead."""
-
-    def sweep_owner_locks(self, known: Collection[str], *, older_than_s: float) -> None:
-        """Remove the locks of owners that died before their row was stored."""
 
     def hurried(self, ends_s: float) -> AbstractContextManager[None]:
         """End waits for locks of others at *ends_s*, in all threads, during the block."""

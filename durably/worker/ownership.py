@@ -11,9 +11,10 @@ from durably._platform.clock import Clock
 from durably._platform.ids import Ids
 from durably._platform.safe_repr import on_one_line
 from durably.errors import DatabaseError
-from durably.store.api import OwnerLock, Store
+from durably.store.api import Store
 from durably.store.calls import BegunSteps
 from durably.store.outcome import OwnerIdle
+from durably.store.owners import OwnerLock
 
 log = logging.getLogger("durably")
 

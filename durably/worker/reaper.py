@@ -13,9 +13,10 @@ from durably.execution.emitter import Emitter
 from durably.execution.unseen_failures import UnseenFailures, see_attempt
 from durably.models import ErrorInfo, RunStatus
 from durably.store import bounds
-from durably.store.api import Liveness, Store
+from durably.store.api import Store
 from durably.store.change_feed import ChangeFeed
 from durably.store.outcome import OwnerDead, OwnerHung
+from durably.store.owners import Liveness
 from durably.store.rows import OwnerRow, RunRow
 from durably.worker.retention import Retention
 from durably.worker.run_log import say_given_up, say_recovered

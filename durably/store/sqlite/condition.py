@@ -10,8 +10,8 @@ from typing import Final, Literal
 
 import apsw
 
-from durably.store.api import Liveness
 from durably.store.conditions import Condition, OwnerState, Sizes
+from durably.store.owners import Liveness
 from durably.store.sqlite.blobs.folder import BlobFolder
 from durably.store.sqlite.connection.files import size_of
 from durably.store.sqlite.connection.filesystem import (

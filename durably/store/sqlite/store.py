@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from durably.errors import DatabaseError
-from durably.store.api import Checkpoints, Liveness
+from durably.store.api import Checkpoints
 from durably.store.calls import Left
 from durably.store.outcome import (
     Completed,
@@ -21,6 +21,7 @@ from durably.store.outcome import (
     RequeueReason,
     TriedAgain,
 )
+from durably.store.owners import Liveness
 from durably.store.rows import (
     Beat,
     Begin,

@@ -26,7 +26,7 @@ from durably._platform.fork_hooks import ForkParticipant, no_fork, watch_forks
 from durably._platform.ids import is_id
 from durably._platform.latch import Latch
 from durably.errors import DatabaseError
-from durably.store.api import Liveness
+from durably.store.owners import Liveness
 from durably.store.sqlite.connection.sidefiles import give_to_owner, owner_path, owner_prefix
 from durably.store.sqlite.locks import begun_steps
 from durably.store.sqlite.locks.begun_steps import Begun, BegunSteps

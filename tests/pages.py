@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import textwrap
+from contextlib import chdir
 from pathlib import Path
 from typing import Final
 
 from attrs import frozen
 from children import DEADLINE_S, TESTS
+from clikit import command as in_this_process
 
 README: Final = TESTS.parent / "README.md"
 DOCS: Final = TESTS.parent / "docs"
@@ -20,6 +23,8 @@ _BLOCK: Final = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.DOTALL | re.MULTIL
 _NAMED: Final = re.compile(r"# (\w+\.py)\n")
 _PROMPT: Final = re.compile(r"^\$ ", re.MULTILINE)
 _KILLED: Final = "Killed\n"
+_ASSIGNMENT: Final = re.compile(r"(\w+)=(.*)")
+_PAUSE: Final = re.compile(r"\btime\.sleep\(([\d.]+)\)")
 # What is another one each time, and what stands for it.
 _VARYING: Final = {
     r"…[0-9A-Z]{4,8}\b": "<id>",
@@ -65,7 +70,15 @@ def write_files(blocks: list[Block], folder: Path) -> None:
     """Write each block that names its file into *folder*."""
     for block in blocks:
         if block.file is not None:
-            (folder / block.file).write_text(block.text, encoding="utf-8")
+            (folder / block.file).write_text(paced(block.text), encoding="utf-8")
+
+
+def paced(program: str) -> str:
+    """Return a program of a page whose slow services take the part ``PACE`` of their time.
+
+    Only one that is killed needs time in which it can be killed.
+    """
+    return _PAUSE.sub(r"time.sleep(\1 * float(__import__('os').environ.get('PACE', 1)))", program)
 
 
 def follow(page: Path, folder: Path) -> None:
@@ -133,20 +146,17 @@ def _execute(command: str, expected: str, folder: Path, status: int) -> tuple[in
     Args:
         status: the exit status of the command before, which is ``$?``.
     """
-    programs = folder / ".programs"
-    programs.mkdir(exist_ok=True)
-    for name, program in (("python", ""), ("durably", "-m durably")):
-        path = programs / name
-        if not path.exists():
-            path.write_text(
-                f'#!/bin/sh\nexec "{sys.executable}" {program} "$@"\n', encoding="utf-8"
-            )
-            path.chmod(0o700)
-    search = f"{programs}{os.pathsep}{os.environ['PATH']}"
+    if (calls := calls_of_durably(command)) is not None:
+        return execute_here(calls, folder)
     process = subprocess.Popen(
         ["bash", "-c", f"(exit {status})\n{command}"],
         cwd=folder,
-        env={**os.environ, "PATH": search, "PYTHONUNBUFFERED": "1"},
+        env={
+            **os.environ,
+            "PATH": f"{_programs(folder)}{os.pathsep}{os.environ['PATH']}",
+            "PACE": "1" if expected.endswith(_KILLED) else "0.01",
+            "PYTHONUNBUFFERED": "1",
+        },
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -166,3 +176,56 @@ def _execute(command: str, expected: str, folder: Path, status: int) -> tuple[in
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
     return process.returncode, output or rest
+
+
+def _programs(folder: Path) -> Path:
+    """Return the folder in which ``python`` and ``durably`` are those that are tested."""
+    programs = folder / ".programs"
+    programs.mkdir(exist_ok=True)
+    for name, program in (("python", ""), ("durably", "-m durably")):
+        path = programs / name
+        if not path.exists():
+            path.write_text(
+                f'#!/bin/sh\nexec "{sys.executable}" {program} "$@"\n', encoding="utf-8"
+            )
+            path.chmod(0o700)
+    return programs
+
+
+def calls_of_durably(command: str) -> list[tuple[dict[str, str], list[str]]] | None:
+    """Return the variables and the arguments of each ``durably`` between ``&&``.
+
+    It is ``None`` for a command for which it takes a shell or another program.
+    """
+    lexer = shlex.shlex(command, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    calls: list[tuple[dict[str, str], list[str]]] = []
+    for part in " ".join(map(shlex.quote, lexer)).split(" '&&' "):
+        words = shlex.split(part)
+        variables = {}
+        while words and (assigned := _ASSIGNMENT.fullmatch(words[0])):
+            variables[assigned[1]] = assigned[2]
+            del words[0]
+        if words[:1] != ["durably"] or any(set(word) <= set("();<>|&") for word in words):
+            return None
+        calls.append((variables, words[1:]))
+    return None if "$" in command else calls
+
+
+def execute_here(
+    calls: list[tuple[dict[str, str], list[str]]], folder: Path, **variables: str
+) -> tuple[int, str]:
+    """Execute calls of ``durably`` in *folder*, in this process, until one of them fails."""
+    status, printed = 0, ""
+    path, modules = [*sys.path], {*sys.modules}
+    with chdir(folder):
+        for more, arguments in calls:
+            done = in_this_process(None, *arguments, **variables, **more)
+            status, printed = done.exit_code, printed + done.output
+            if status != 0:
+                break
+    sys.path[:] = path
+    for name in {*sys.modules} - modules:  # what was imported from there may be changed
+        if str(folder) in str(getattr(sys.modules[name], "__file__", None)):
+            del sys.modules[name]
+    return status, printed

@@ -446,8 +446,9 @@ def called(call: ast.Call) -> str:
 def messages() -> Iterator[tuple[str, str]]:
     """Yield each message that the package makes where it raises, warns or logs, and its place."""
     for file, tree in package():
-        functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-        for call in ast.walk(tree):
+        nodes = [*ast.walk(tree)]
+        functions = [node for node in nodes if isinstance(node, ast.FunctionDef)]
+        for call in nodes:
             if not isinstance(call, ast.Call) or called(call) not in NAMED or not call.args:
                 continue
             around = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from children import DEADLINE_S
-from pages import README, sections, shows
+from pages import README, paced, sections, shows
 
 pytestmark = pytest.mark.slow
 
@@ -34,23 +35,24 @@ def test_killed_and_started_again_it_prints_what_the_page_shows(tmp_path: Path) 
     )
     *until_killed, killed = before.splitlines(keepends=True)
     assert killed == "Killed\n"
-    (tmp_path / "crawl.py").write_text(EXAMPLE.text, encoding="utf-8")
+    (tmp_path / "crawl.py").write_text(paced(EXAMPLE.text), encoding="utf-8")
 
-    def start() -> subprocess.Popen[str]:
+    def start(pace: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-u", "crawl.py"],
             cwd=tmp_path,
+            env={**os.environ, "PACE": pace},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
 
-    with start() as process:
+    with start("1") as process:
         assert process.stdout is not None
         printed = [process.stdout.readline() for _ in until_killed]
         process.kill()
-    with start() as process:
+    with start("0.01") as process:
         again, _ = process.communicate(timeout=DEADLINE_S)
 
     assert printed == until_killed

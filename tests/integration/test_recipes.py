@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import runpy
 import shutil
 import signal
 import sqlite3
@@ -21,7 +22,16 @@ from typing import Any
 import pytest
 from children import DEADLINE_S, Eventually
 from notebooks import Execution, Notebook
-from pages import DOCS, blocks_of, follow, shows, write_files
+from pages import (
+    DOCS,
+    blocks_of,
+    calls_of_durably,
+    execute_here,
+    follow,
+    paced,
+    shows,
+    write_files,
+)
 
 import durably
 from durably.testing import check
@@ -91,6 +101,7 @@ def python(folder: Path, *arguments: str) -> list[str]:
 
 def execute(folder: Path, *arguments: str, **variables: object) -> tuple[int, str]:
     """Execute a script of *folder* to its end; its exit status, and all that cron would mail."""
+    variables = {"PACE": 0.01, **variables}
     done = subprocess.run(
         python(folder, *arguments),
         cwd=folder,
@@ -184,8 +195,8 @@ def run_cells(notebook: Notebook, cells: list[str]) -> list[Execution]:
 
 def test_a_notebook(tmp_path: Path) -> None:
     """The cells work, and after a kill of the kernel they return what was stored."""
-    cells = [block.text for block in RECIPES["notebook"]]
-    with Notebook(tmp_path) as notebook:
+    cells = [paced(block.text) for block in RECIPES["notebook"]]
+    with Notebook(tmp_path, PACE="0.01") as notebook:
         first = run_cells(notebook, cells)
         notebook.restart()
         again = run_cells(notebook, cells)
@@ -352,9 +363,8 @@ def test_cron_redoes_a_night(cron: Cron) -> None:
     cron.csv.write_text(ROWS)
 
     def durably_(*arguments: str) -> str:
-        status, printed = execute(
-            cron.folder, "-m", "durably", *arguments, DURABLY_DB=cron.database
-        )
+        calls = [({"DURABLY_DB": str(cron.database)}, [*arguments])]
+        status, printed = execute_here(calls, cron.folder)
         assert status == 0, printed
         return printed
 
@@ -373,18 +383,11 @@ def test_cron_cares_for_the_file(cron: Cron) -> None:
     assert cron.execute() == (0, "")
     [commands] = [block.text for block in RECIPES["cron"] if block.language == "console"]
     backup = cron.folder / "backup.db"
-    scripts = Path(sys.executable).parent
-    path = f"{scripts}{os.pathsep}{os.environ['PATH']}"
     for _ in range(2):
         for command in re.findall(r"^\$ (.*)$", commands, re.MULTILINE):
-            done = subprocess.run(
-                ["bash", "-c", command.replace("/backup/imports.db", str(backup))],
-                env={**os.environ, "PATH": path, "DURABLY_DB": str(cron.database)},
-                capture_output=True,
-                timeout=TIMEOUT_S,
-                check=False,
-            )
-            assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+            calls = calls_of_durably(command.replace("/backup/imports.db", str(backup)))
+            assert calls is not None
+            assert execute_here(calls, cron.folder, DURABLY_DB=str(cron.database)) == (0, "")
     assert check(backup) == []
 
 
@@ -419,22 +422,24 @@ def nearly_full_pipe() -> tuple[int, int]:
     return reader, writer
 
 
-def test_frames_and_arrays_are_computed_once(tmp_path: Path) -> None:
+def test_frames_and_arrays_are_computed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Executed again after it failed, it reads them from the file."""
+    monkeypatch.chdir(tmp_path)
     write_files(RECIPES["frames-and-arrays"], tmp_path)
     result = tmp_path / "slope.txt"
     result.touch()
 
-    def execute() -> subprocess.CompletedProcess[str]:
-        command = python(tmp_path, "fit.py")
-        return subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
+    def execute() -> list[str]:
+        runpy.run_path(str(tmp_path / "fit.py"), run_name="__main__")
+        return capsys.readouterr().out.split()
 
-    first = execute()
+    with pytest.raises(FileExistsError):
+        execute()
+    assert capsys.readouterr().out.split() == ["loading", "fitting"]
     result.unlink()
-    again = execute()
-
-    assert (first.returncode, first.stdout.split()) == (1, ["loading", "fitting"])
-    assert (again.returncode, again.stdout.split()) == (0, [])
+    assert execute() == []
     assert result.read_text() == "slope 2.0 from 3 rows\n"
 
 
@@ -442,8 +447,8 @@ def test_a_loop_of_one_call(tmp_path: Path, eventually: Eventually) -> None:
     """Killed, failed, corrected, with more rows: it labels what has no label, and nothing else."""
     write_files(RECIPES["long-loop"], tmp_path)
     documents, database = tmp_path / "documents.csv", tmp_path / "labels.db"
-    rows = [f"{number},text {number}\n" for number in range(2000)]
-    documents.write_text("".join([*rows[:1999], "1999,\n"]))
+    rows = [f"{number},text {number}\n" for number in range(600)]
+    documents.write_text("".join([*rows[:599], "599,\n"]))
 
     def items() -> list[durably.ItemRecord]:
         with closing(durably.Durably(database)) as app:
@@ -458,20 +463,20 @@ def test_a_loop_of_one_call(tmp_path: Path, eventually: Eventually) -> None:
     status, printed = execute(tmp_path, "label.py")
     assert status == 1
     assert (
-        "ItemsFailedError: 1 of 2,000 items failed: 1 x ValueError: row 1999 has no text (1999)"
+        "ItemsFailedError: 1 of 600 items failed: 1 x ValueError: row 599 has no text (599)"
         in printed
     )
     assert not (tmp_path / "labels.csv").exists()
-    documents.write_text("".join([*rows, "2000,new\n"]))
+    documents.write_text("".join([*rows, "600,new\n"]))
 
     assert execute(tmp_path, "label.py") == (0, "")
 
     after = {item.key: item for item in items()}
     assert all(after[item.key] == item for item in before)
-    assert sorted(map(int, after)) == list(range(2001))
-    assert after["1999"].attempts == 2
+    assert sorted(map(int, after)) == list(range(601))
+    assert after["599"].attempts == 2
     labels = (tmp_path / "labels.csv").read_text().splitlines()
-    assert (len(labels), labels[5], labels[-1]) == (2001, "5,short", "2000,short")
+    assert (len(labels), labels[5], labels[-1]) == (601, "5,short", "600,short")
 
 
 def test_rows_of_a_loop_again(tmp_path: Path) -> None:
@@ -481,7 +486,7 @@ def test_rows_of_a_loop_again(tmp_path: Path) -> None:
     labels = tmp_path / "labels.csv"
 
     def durably_(*arguments: str) -> str:
-        status, printed = execute(tmp_path, "-m", "durably", *arguments, "--db", "labels.db")
+        status, printed = execute_here([({}, [*arguments, "--db", "labels.db"])], tmp_path)
         assert status == 0, printed
         return printed
 
@@ -501,7 +506,7 @@ def test_rows_of_a_loop_again(tmp_path: Path) -> None:
 def test_a_long_loop(tmp_path: Path, eventually: Eventually) -> None:
     """Killed in the middle and started again, it inserts what was not inserted."""
     write_files(RECIPES["long-loop"], tmp_path)
-    rows = "".join(f"{number},user {number}\n" for number in range(30_000))
+    rows = "".join(f"{number},user {number}\n" for number in range(20_000))
     (tmp_path / "users.csv").write_text(rows)
     database = tmp_path / "imports.db"
     reader, writer = nearly_full_pipe()  # so it waits in one of its steps, where it is killed
@@ -517,9 +522,9 @@ def test_a_long_loop(tmp_path: Path, eventually: Eventually) -> None:
     inserted = [int(first) for first in re.findall(r"inserting (\d+) to", before)]
     then = [int(first) for first in re.findall(r"inserting (\d+) to", after)]
     # The step that was in progress is executed again.
-    assert sorted({*inserted, *then}) == list(range(0, 30_000, 100))
+    assert sorted({*inserted, *then}) == list(range(0, 20_000, 100))
     assert len(inserted) >= 19
-    assert len(inserted) + len(then) <= 301
+    assert len(inserted) + len(then) <= 201
     [run] = stored(database)
     assert (run.job_name, run.kind, run.status) == ("import-users-2026-11", "session", "completed")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from notebooks import Execution, Notebook
-from pages import DOCS, follow
+from pages import DOCS, follow, paced
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +44,7 @@ def shown(cell: Execution) -> tuple[str, str, str]:
 def test_the_tutorial_in_a_notebook(tmp_path: Path) -> None:
     """Its cells give the outputs that are kept, and the same results after a restart."""
     cells = code_cells()
-    sources = ["".join(cell["source"]) for cell in cells]
+    sources = [paced("".join(cell["source"])) for cell in cells]
     ids = [cell["id"] for cell in cells]
 
     def without_id(outputs: tuple[str, str, str]) -> tuple[str, str, str]:
@@ -52,7 +52,7 @@ def test_the_tutorial_in_a_notebook(tmp_path: Path) -> None:
         head, mark, tail = result.partition("<Run ")
         return printed, head + mark + tail[26 if mark else 0 :], error
 
-    with Notebook(tmp_path) as notebook:
+    with Notebook(tmp_path, PACE="0.01") as notebook:
         first = [
             notebook.execute(source, cell_id=i) for source, i in zip(sources, ids, strict=True)
         ]

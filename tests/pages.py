@@ -27,6 +27,7 @@ _ASSIGNMENT: Final = re.compile(r"(\w+)=(.*)")
 _PAUSE: Final = re.compile(r"\btime\.sleep\(([\d.]+)\)")
 # What is another one each time, and what stands for it.
 _VARYING: Final = {
+    r"\((\d{4}-\d\d-\d\d )?\d\d:\d\d\)": "(<instant>)",
     r"…[0-9A-Z]{4,8}\b": "<id>",
     r"\b01[0-9A-Z]{24}\b": "<id>",
     r"\b[0-9A-HJKMNP-TV-Z]{8}\b": "<id>",
@@ -132,12 +133,16 @@ def execute_transcript(text: str, folder: Path) -> None:
 
     A command that is ``Killed`` is killed once it has printed the lines above that one.
     """
-    _, *entries = _PROMPT.split(text)
     status = 0
-    for entry in entries:
-        command, _, expected = entry.partition("\n")
+    for command, expected in entries_of(text):
         status, output = _execute(command, expected, folder, status)
         assert shows(expected, output), f"$ {command}\n{output}\nis not\n{expected}"
+
+
+def entries_of(transcript: str) -> list[tuple[str, str]]:
+    """Return each command after ``$``, and what it prints."""
+    _, *entries = _PROMPT.split(transcript)
+    return [(command, printed) for command, _, printed in (e.partition("\n") for e in entries)]
 
 
 def _execute(command: str, expected: str, folder: Path, status: int) -> tuple[int, str]:

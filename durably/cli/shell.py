@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shlex
@@ -33,6 +34,7 @@ SHOWN_ID: Final = 8
 _MOST_CANDIDATES: Final = 10
 # What messages of the library advise, and how a command line says that.
 _RETRY: Final = re.compile(rf"\bretry\('\w*(\w{{{SHOWN_ID}}})'\)")
+_REDO: Final = re.compile(r"\bapp\.redo\(run, from_step=('[^']*'|\"[^\"]*\")\)")
 _OPTIONS: Final = {
     'if_running="wait" waits for that, "skip" returns at once': (
         "--if-running wait waits for that, --if-running skip ends at once"
@@ -106,6 +108,7 @@ class Shell:
     def said(self, text: str) -> str:
         """Return a message of the library's, with the calls that it advises as commands."""
         text = _RETRY.sub(lambda found: self.again(f"retry {found[1]}"), text)
+        text = _REDO.sub(lambda found: f"durably redo RUN --from {_quoted(found[1])}", text)
         for call, option in _OPTIONS.items():
             text = text.replace(call, option)
         return text
@@ -113,6 +116,11 @@ class Shell:
     def again(self, command: str) -> str:
         """Return a command line on the same file, for a person to type."""
         return f"durably {command}{'' if self.db is None else f' --db {shlex.quote(self.db)}'}"
+
+
+def _quoted(literal: str) -> str:
+    """Return the text of a literal of Python, as a shell reads it."""
+    return shlex.quote(str(ast.literal_eval(literal)))
 
 
 class Unknown(click.ClickException):

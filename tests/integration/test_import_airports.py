@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from attrs import frozen
 from children import DEADLINE_S
+from pages import README, blocks_of, entries_of
 
 import durably
 
@@ -103,7 +104,7 @@ GOOD = "EFHK,HEL,Helsinki Vantaa Airport,Helsinki,Uusimaa,FI,179,60.3172,24.9633
 ALSO_GOOD = "00AA,,Aero B Ranch Airport,Leoti,Kansas,US,3435,38.704022,-101.473911,America/Chicago,"
 
 
-@pytest.mark.parametrize("batches", [1, 7, 100, 250])
+@pytest.mark.parametrize("batches", [1, 7, 250])
 def test_goes_on_where_it_was_killed(tmp_path: Path, batches: int) -> None:
     """Killed after N batches and started again, it executes the others, at once, and only those."""
     killed = execute(tmp_path, "--die-after", str(batches))
@@ -134,15 +135,38 @@ def test_killed_again_and_again_it_gets_there(tmp_path: Path) -> None:
     assert sorted(imported_codes(tmp_path)) == sorted(CODES)
 
 
-def test_the_second_start_does_nothing_and_says_so(tmp_path: Path) -> None:
-    """The same file into the same target is one run, however often it is asked for."""
-    assert execute(tmp_path).closing == (len(CODES), 0, BATCHES, 0)
+def test_the_readme_shows_what_it_prints(tmp_path: Path) -> None:
+    """Killed, continued and started once more, which does nothing and says so."""
+    [transcript] = [
+        block.text for block in blocks_of(README) if "import_airports.py --die-after" in block.text
+    ]
+    shown = [
+        printed
+        for command, printed in entries_of(transcript)
+        if command.startswith(".venv/bin/python docs/examples/import_airports.py")
+    ]
 
-    again = execute(tmp_path)
+    killed, finished, again = (
+        execute(tmp_path, *options) for options in (["--die-after", "100"], [], [])
+    )
 
-    assert again.status == 0
-    assert "Nothing to do: airports.csv is in airports.db already." in again.output
+    assert [each.status for each in (killed, finished, again)] == [-signal.SIGKILL, 0, 0]
+    assert finished.closing == (len(CODES), 0, BATCHES - 100, 100)
     assert again.closing == (len(CODES), 0, 0, 0)
+    # How far it is, which depends on when it was said last, and what the shell says.
+    assert general(shown[0]) == "N of N rows Killed"
+    assert {general(line) for line in killed.output.splitlines()} <= {"N of N rows"}
+    # Where there is no terminal, how far it is and that it was recovered are lines of their own.
+    lines = [
+        [line for line in each.output.splitlines() if not re.search(" rows$| recovered: ", line)]
+        for each in (finished, again)
+    ]
+    assert [general("\n".join(each)) for each in lines] == [general(text) for text in shown[1:]]
+
+
+def general(output: str) -> str:
+    """What is printed, without its numbers and the end of its last line."""
+    return re.sub(r"[\d,.]*\d", "N", output).rstrip("\n")
 
 
 def test_malformed_rows_are_reported_and_counted(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def check(*, files: tuple[str, ...], as_json: bool) -> int:
     paths = files or (shell().path,)
     for path in paths:
         with opening(is_named=bool(files) or shell().is_named):
-            found = check_file(path)
+            found = check_file(path, blobs=shell().blobs)
         for finding in found:
             status = FAILED
             if as_json:

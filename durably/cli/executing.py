@@ -24,6 +24,7 @@ class Executing(Durably):
         super().__init__(
             shell.db,
             jobs=jobs,
+            blobs=shell.blobs,
             max_workers=max_workers,
             # What the command was called for is what it reports.
             raise_failed=False,

@@ -40,6 +40,8 @@ _OPTIONS: Final = {
         "--if-running wait waits for that, --if-running skip ends at once"
     ),
     'on_payload_change="extend"': "--fresh",
+    "name the folder with blobs=": "name the folder with --blobs FOLDER",
+    "name another folder with blobs=": "name another one with --blobs FOLDER",
     "call run() again": "start it again",
     "fresh=True to begin a new run, or key= to say": "--fresh to begin a new run, or --key to say",
 }
@@ -56,6 +58,7 @@ class Shell:
     """The options that every verb has, and what they mean."""
 
     db: str | None = None
+    named_folder: str | None = None
     is_quiet: bool = False
     verbosity: int = 0
     shows_traceback: bool = False
@@ -70,6 +73,11 @@ class Shell:
         """Return whether the option or the environment names the file."""
         return bool(self.db or os.environ.get("DURABLY_DB"))
 
+    @property
+    def blobs(self) -> str | None:
+        """Return the folder of large results, ``None`` for the one beside the file."""
+        return self.named_folder or os.environ.get("DURABLY_BLOBS") or None
+
     def look(self, displays: Displays | None = None) -> Looking:
         """Open the file to read it while other processes execute its runs.
 
@@ -80,7 +88,7 @@ class Shell:
             DurablyError: it cannot be read, or is missing.
         """
         with opening(is_named=self.is_named):
-            return open_looking(self.db, displays)
+            return open_looking(self.db, displays, self.blobs)
 
     def open(self) -> Durably:
         """Open an engine on the file that executes nothing, to change runs.
@@ -89,7 +97,7 @@ class Shell:
             DurablyError: it cannot be used, or is missing.
         """
         with opening(is_named=self.is_named):
-            return Durably(self.db, create=False, replace=False)
+            return Durably(self.db, blobs=self.blobs, create=False, replace=False)
 
     def say(self, text: str) -> None:
         """Print what was done, unless that is not wanted."""
@@ -115,7 +123,9 @@ class Shell:
 
     def again(self, command: str) -> str:
         """Return a command line on the same file, for a person to type."""
-        return f"durably {command}{'' if self.db is None else f' --db {shlex.quote(self.db)}'}"
+        named = {"--db": self.db, "--blobs": self.named_folder}
+        options = (f" {name} {shlex.quote(value)}" for name, value in named.items() if value)
+        return f"durably {command}{''.join(options)}"
 
 
 def _quoted(literal: str) -> str:
@@ -211,7 +221,7 @@ def _complete(context: click.Context, parameter: click.Parameter, incomplete: st
     """Return the keys and the ids of the newest runs that begin as what is typed."""
     shell = context.find_object(Shell) or Shell()
     try:
-        with open_looking(shell.db) as look:
+        with open_looking(shell.db, blobs=shell.blobs) as look:
             runs = look.find_runs(limit=_MOST_COMPLETED)
     except DurablyError:
         return []
@@ -265,6 +275,13 @@ def _common() -> list[click.Parameter]:
             expose_value=False,
             callback=_set("db"),
             help="The database. Without it $DURABLY_DB, or durably.db.",
+        ),
+        click.Option(
+            ["--blobs"],
+            metavar="FOLDER",
+            expose_value=False,
+            callback=_set("named_folder"),
+            help="The large results. Without it $DURABLY_BLOBS, or FILE.blobs.",
         ),
         click.Option(
             ["-q", "--quiet"],

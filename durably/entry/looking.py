@@ -11,17 +11,25 @@ from durably.codec import Codec
 from durably.execution.emitter import Emitter
 from durably.execution.live import Displays
 from durably.jobs.registry import JobRegistry
+from durably.store.sqlite.blobs.belonging import SUFFIX
+from durably.store.sqlite.blobs.filing import Filing
+from durably.store.sqlite.blobs.folder import BlobFolder
 from durably.store.sqlite.connection.files import chosen
 from durably.store.sqlite.looking import LookedAt
 from durably.store.sqlite.store import SqliteStore
 
 
-def open_looking(path: str | os.PathLike[str] | None, displays: Displays | None = None) -> Looking:
+def open_looking(
+    path: str | os.PathLike[str] | None,
+    displays: Displays | None = None,
+    blobs: str | os.PathLike[str] | None = None,
+) -> Looking:
     """Open a file to read its runs while others execute them; nothing is made or written.
 
     Args:
         path: ``None`` for the file of this environment.
         displays: displays what calls wait for; by default nothing is displayed.
+        blobs: the folder of its large results, if that is not the one beside it.
 
     Raises:
         ValidationError: the path can never be a database file.
@@ -29,7 +37,9 @@ def open_looking(path: str | os.PathLike[str] | None, displays: Displays | None 
         DatabaseError: it is missing, may not be used, is damaged or locked.
     """
     codec, clock = Codec(shows=True), Clock()
-    store = SqliteStore(LookedAt(chosen(path), clock=clock))
+    looked_at = LookedAt(chosen(path), clock=clock)
+    folder = looked_at.path + SUFFIX if blobs is None else os.path.abspath(blobs)
+    store = SqliteStore(looked_at, Filing(looked_at, BlobFolder(folder, looked_at.path)))
     codec.use_files(store.files)
     registry, emitter = JobRegistry(codec), Emitter(clock)
     client = Client(store, codec, registry, emitter, clock, displays=displays)

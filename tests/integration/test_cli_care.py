@@ -20,6 +20,8 @@ from databases import open_database
 
 import durably
 from durably.entry.looking import open_looking
+from durably.store.sqlite import checkpoints
+from durably.store.sqlite.blobs import filing
 from durably.testing import check
 
 
@@ -222,3 +224,39 @@ def test_a_look_changes_nothing(path: Path, tmp_path: Path) -> None:
         command(path, *args)
     after = {each.name: each.read_bytes() for each in tmp_path.iterdir() if each.is_file()}
     assert after == before
+
+
+def test_large_results_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``--blobs`` or DURABLY_BLOBS names the folder. Else a purge leaves files to an engine."""
+    for module in (filing, checkpoints):
+        monkeypatch.setattr(module, "LARGE", 1000)
+    path, folder = tmp_path / "x.db", tmp_path / "folder"
+
+    def files() -> list[str]:
+        return [each.name for each in folder.iterdir() if each.name != "database"]
+
+    with durably.Durably(path, jobs=[large], blobs=folder) as app:
+        run, other = app.trigger(large, 2000), app.trigger(large, 3000)
+        run.wait()
+        other.wait()
+    assert len(files()) == 2
+    named = ("--blobs", str(folder))
+    assert "is missing" in printed(path, "show", run.id)
+    assert "xxxxxxx" in printed(path, "show", run.id, *named)
+    assert "xxxxxxx" in command(path, "show", run.id, DURABLY_BLOBS=str(folder)).stdout
+    assert "a file of a run is missing" in printed(path, "check", status=1)
+    assert printed(path, "check", *named) == ""
+    assert (
+        "is missing; restore it from a backup, put its folder back, or name the folder with "
+        in (refused(path, "backup", str(tmp_path / "none.db"), status=1))
+    )
+    printed(path, "backup", str(tmp_path / "copy.db"), *named)
+    assert check(tmp_path / "copy.db") == []
+    assert "of no run" not in command(path, "doctor", *named).stdout
+    printed(path, "rm", run.id, *named)
+    assert len(files()) == 1
+    printed(path, "purge", "--older-than", "0s")
+    assert len(files()) == 1
+    with durably.Durably(path, blobs=folder) as app:
+        app._store.sweep_files()
+    assert files() == []

@@ -26,6 +26,8 @@ from durably import Durably, StepContext, StepRecord, job
 from durably.codecs import ValueCodec
 from durably.entry.looking import open_looking
 from durably.errors import DatabaseError, RunFailedError
+from durably.store.sqlite.blobs import filing
+from durably.store.sqlite.blobs import folder as folder_module
 from durably.store.sqlite.blobs.folder import BlobFolder
 from durably.store.sqlite.sql import blobs
 from durably.testing import check
@@ -321,6 +323,42 @@ def test_lists_read_a_part_when_it_is_asked_for(
         assert app.get_items(run.id, "items")[1] == items[1]
         assert app.get_items(run.id, "items")[0] != items[1]
         assert StepRecord(**attrs.asdict(steps[1], recurse=False)) == steps[1]
+
+
+def test_the_folder_is_pinned_for_a_value_with_many_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each large part is a file, however many there are, and few of them are open."""
+    monkeypatch.setattr(filing, "LARGE", 1000)
+    monkeypatch.setattr(filing, "MOST_PINS", 3)
+    monkeypatch.setattr(folder_module, "_TRIES_OF_REMOVERS", 0)
+    parts = [bytes([number]) * 2000 for number in range(40)]
+    opened, removed = [], []
+
+    @job(name="parts")
+    def parts_of(step: StepContext) -> Any:
+        return step.run("parts", lambda: parts)
+
+    with Durably(tmp_path / "test.db", jobs=[parts_of]) as app:
+        folder = BlobFolder(f"{tmp_path / 'test.db'}.blobs", str(tmp_path / "test.db"))
+        put = BlobFolder.put
+
+        def watched(self: BlobFolder, *args: Any, **kwargs: Any) -> Any:
+            pin = put(self, *args, **kwargs)
+            removed.extend(folder.remove([pin.name], lambda _: set()))
+            opened.append(len(list(Path("/proc/self/fd").iterdir())))
+            return pin
+
+        with monkeypatch.context() as patch:
+            patch.setattr(BlobFolder, "put", watched)
+            run = app.trigger(parts_of).wait()
+        assert len(files(tmp_path)) == 41  # with the text that names them
+        assert removed == []
+        assert max(opened) < min(opened) + 10
+        assert run.output == parts
+        assert run.steps[0].output == parts
+        app.delete_run(run.id)
+        assert files(tmp_path) == []
 
 
 def test_a_large_answer_is_a_file(tmp_path: Path) -> None:

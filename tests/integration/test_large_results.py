@@ -15,6 +15,8 @@ import durably
 from durably import Durably, StepContext, job
 from durably.entry.looking import open_looking
 from durably.errors import DatabaseError, RunFailedError, ValidationError
+from durably.store.sqlite import checkpoints
+from durably.store.sqlite.blobs import filing
 from durably.testing import check
 
 MIB = 2**20
@@ -137,14 +139,82 @@ def test_blobs_names_the_folder_or_keeps_all_in_the_database(tmp_path: Path) -> 
         Durably(tmp_path / "test.db", blobs=3)  # type: ignore[arg-type]
     with Durably(tmp_path / "test.db", jobs=[large], blobs=tmp_path / "elsewhere") as app:
         run = app.jobs["large"].trigger_and_wait({})
-        assert len(list((tmp_path / "elsewhere").iterdir())) == 2
+        assert len(list((tmp_path / "elsewhere").iterdir())) == 3  # with the mark
         assert app.get_run(run).output == LARGE + "z"
         app.delete_run(run.id)
-        assert list((tmp_path / "elsewhere").iterdir()) == []
+        assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["database"]
     with Durably(tmp_path / "test.db", jobs=[large], blobs=False) as app:
         assert app.jobs["large"].trigger_and_wait({}).output == LARGE + "z"
     assert files(tmp_path) == []
     assert (tmp_path / "test.db").stat().st_size > 10 * MIB
+
+
+@pytest.fixture
+def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make files of what is over 1,000 bytes."""
+    monkeypatch.setattr(filing, "LARGE", 1000)
+    monkeypatch.setattr(checkpoints, "LARGE", 1000)
+
+
+@job(name="text")
+def text(step: StepContext, payload: str) -> str:
+    return step.run("text", lambda: payload * 2000)
+
+
+def kept(folder: Path) -> int:
+    """How many files are in a folder, each of which looks as if it were old."""
+    for path in folder.iterdir():
+        os.utime(path, (1, 1))
+    return len([path for path in folder.iterdir() if path.name != "database"])
+
+
+@pytest.mark.usefixtures("small_files")
+def test_no_two_databases_share_a_folder(tmp_path: Path) -> None:
+    """One that is another's is refused, also where it became so since, and nothing is removed."""
+    folder = tmp_path / "folder"
+    with (
+        Durably(tmp_path / "a.db", jobs=[text], blobs=folder) as first,
+        Durably(tmp_path / "b.db", jobs=[text], blobs=folder, raise_failed=False) as second,
+    ):
+        run = first.trigger(text, "x")
+        assert run.wait().output == "x" * 2000
+        second._store.sweep_files()
+        other = second.trigger(text, "x")
+        with pytest.raises(RunFailedError, match="has the large results of the database '.*a.db'"):
+            other.wait()
+        second.delete_run(other.id)
+        assert kept(folder) == 1
+        second._store.sweep_files()
+        first._store.sweep_files()
+        assert kept(folder) == 1
+    with pytest.raises(DatabaseError, match="no two databases share one; name another folder"):
+        Durably(tmp_path / "b.db", blobs=folder)
+    # Neither is the folder beside a database another one's, and a backup is none either.
+    (tmp_path / "c.db.blobs").mkdir()
+    with Durably(tmp_path / "c.db"), pytest.raises(DatabaseError, match="large results of the"):
+        Durably(tmp_path / "b.db", blobs=tmp_path / "c.db.blobs")
+    assert check(tmp_path / "b.db", blobs=folder) == []
+    with Durably(tmp_path / "a.db", blobs=folder) as first:
+        assert first.get_run(run.id).output == "x" * 2000
+
+
+@pytest.mark.usefixtures("small_files")
+def test_a_folder_goes_with_its_database(tmp_path: Path) -> None:
+    """A database that was moved has its folder, and the next one may have that of none."""
+    folder = tmp_path / "folder"
+    with Durably(tmp_path / "a.db", jobs=[text], blobs=folder) as app:
+        run = app.trigger(text, "x").wait()
+    (tmp_path / "a.db").rename(tmp_path / "b.db")
+    with Durably(tmp_path / "b.db", jobs=[text], blobs=folder) as app:
+        assert app.get_run(run.id).output == "x" * 2000
+        assert app.trigger(text, "y").wait().output == "y" * 2000
+        assert (folder / "database").read_text() == str(tmp_path / "b.db")
+        (tmp_path / "link.db").symlink_to(tmp_path / "b.db")
+    with Durably(tmp_path / "link.db", jobs=[text], blobs=folder) as app:
+        assert app.trigger(text, "z").wait().output == "z" * 2000
+        assert kept(folder) == 3
+        app.purge_runs(older_than=0)
+        assert kept(folder) == 0
 
 
 @pytest.mark.parametrize("what", ["file", "link"])

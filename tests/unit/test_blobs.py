@@ -8,11 +8,13 @@ import os
 import shutil
 import signal
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from faultydisk import CODES, FaultyDisk
 from storekit import given_owner, given_running
 
 from durably._platform.renaming import rename_to_free
@@ -21,6 +23,7 @@ from durably.store.outcome import Completed
 from durably.store.sqlite import checkpoints
 from durably.store.sqlite.blobs import filing, writing
 from durably.store.sqlite.blobs.content import name_of
+from durably.store.sqlite.blobs.filing import Filing
 from durably.store.sqlite.blobs.folder import BlobFolder
 from durably.store.sqlite.database import Database
 from durably.store.sqlite.store import SqliteStore
@@ -205,6 +208,46 @@ def test_a_loss_of_power_takes_nothing_that_is_committed(
         store.settle(run.run, run.fence, Completed("1"), 3)
         store.delete(run.id)
         assert done == ["commit", "commit", "commit", "unlink", "commit"]
+
+
+@pytest.mark.parametrize(
+    ("synchronous", "outcomes"),
+    [
+        ("full", ["rejected", "left", "removed", "removed"]),
+        ("normal", ["left", "left", "removed", "removed"]),
+    ],
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="the layout of SQLite's VFS")
+def test_each_sync_of_a_removal_fails_in_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, synchronous: Any, outcomes: list[str]
+) -> None:
+    """A file stays until the deletion is on the disk, and is removed by the next sweep."""
+    monkeypatch.setattr(checkpoints, "LARGE", 100)
+    monkeypatch.setattr(filing, "LARGE", 100)
+    found = []
+    with FaultyDisk() as disk:
+        while not found or disk.hit:
+            path = tmp_path / f"{len(found)}.db"
+            database = Database(path, vfs=disk.name, synchronous=synchronous)
+            with contextlib.closing(database):
+                folder = BlobFolder(f"{path}.blobs", str(path))
+                store = SqliteStore(database, Filing(database, folder, synchronous=synchronous))
+                run = given_running(database, given_owner(database))
+                text = '"' + "x" * 200 + '"'
+                assert store.checkpoints.save(run.run, run.fence, 0, "a", text, 1, 2, 3, None)
+                store.settle(run.run, run.fence, Completed("1"), 3)
+                disk.fail({"sync"}, len(found) + 1, 1, CODES)
+                try:
+                    store.delete(run.id)
+                    found.append("left" if folder.sizes() else "removed")
+                except DatabaseError:
+                    found.append("rejected")
+                    assert folder.sizes()
+                    store.delete(run.id)
+                disk.repair()
+                store.sweep_files()
+                assert folder.sizes() == {}
+    assert found == outcomes
 
 
 def test_a_process_is_killed_before_each_call_of_the_system(

@@ -22,7 +22,8 @@ from durably._platform.signals import deliver
 from durably.errors import BackupExistsError, ConflictError, DatabaseError, ValidationError
 from durably.store import defects
 from durably.store.outcome import OwnerElsewhere
-from durably.store.sqlite.blobs.folder import SUFFIX, BlobFolder
+from durably.store.sqlite.blobs.belonging import SUFFIX
+from durably.store.sqlite.blobs.folder import BlobFolder
 from durably.store.sqlite.connection.advice import advice_on
 from durably.store.sqlite.connection.connections import configure
 from durably.store.sqlite.connection.files import require_names, resolved

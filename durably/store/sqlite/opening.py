@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 
 from durably._platform.clock import Clock
 from durably.settings import Settings
+from durably.store.sqlite.blobs.belonging import SUFFIX
 from durably.store.sqlite.blobs.filing import Filing
-from durably.store.sqlite.blobs.folder import SUFFIX, BlobFolder
+from durably.store.sqlite.blobs.folder import BlobFolder
 from durably.store.sqlite.connection.files import chosen, file_at
 from durably.store.sqlite.connection.place import require_regular
 from durably.store.sqlite.database import Database
@@ -30,9 +32,11 @@ def open_store(
     real = chosen(path)
     require_regular(real, create=settings.create)  # a mistake in the path closes nothing
     prepare(real, file_at(real))
-    database = Database(real, create=settings.create, synchronous=settings.synchronous, clock=clock)
     is_synced = settings.synchronous == "full"
     folder = BlobFolder(settings.blobs or real + SUFFIX, real, is_synced=is_synced)
+    with suppress(OSError):  # said by what needs the folder
+        folder.require_own()
+    database = Database(real, create=settings.create, synchronous=settings.synchronous, clock=clock)
     filing = Filing(
         database,
         folder,

@@ -34,8 +34,9 @@ from durably.store.rows import (
     RunRow,
     Shrunk,
 )
+from durably.store.sqlite.blobs.belonging import SUFFIX
 from durably.store.sqlite.blobs.filing import Filing
-from durably.store.sqlite.blobs.folder import SUFFIX, BlobFolder
+from durably.store.sqlite.blobs.folder import BlobFolder
 from durably.store.sqlite.by_hand import ByHand
 from durably.store.sqlite.checkpoints import SqliteCheckpoints
 from durably.store.sqlite.locks import owner_lock

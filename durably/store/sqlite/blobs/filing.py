@@ -34,8 +34,9 @@ T = TypeVar("T")
 
 # Texts of more characters, each of which is a byte, and binary parts of more bytes become files.
 LARGE: Final = 4 * 1024 * 1024
-# Each file is open until its commit, and a process may not open many.
-MOST_PARTS: Final = 250
+# So many files of one value are pinned, each by a descriptor: a process may not have many. From
+# then on the folder is.
+MOST_PINS: Final = 100
 
 
 class BlobParts:
@@ -45,15 +46,18 @@ class BlobParts:
         self.stored: list[StoredPart] = []
         self._folder = folder
         self._has_files = has_files
+        self._pin_of_all: Pin | None = None
 
     def put(self, content: Binary) -> tuple[str, int] | None:
         """Store the content as a file, unless it is small."""
         given = content if isinstance(content, Stream) else memoryview(content)
         size = given.size if isinstance(given, Stream) else given.nbytes
-        if size <= LARGE or not self._has_files or len(self.stored) >= MOST_PARTS:
+        if size <= LARGE or not self._has_files:
             return None
+        if len(self.stored) >= MOST_PINS and self._pin_of_all is None:
+            self._pin_of_all = self._folder.pin_all()
         pin = self._folder.put(given.write if isinstance(given, Stream) else given.cast("B"))
-        self.stored.append(pin)
+        self.stored.append(pin if self._pin_of_all is None else pin.held_by(self._pin_of_all))
         return pin.name, pin.size
 
     def open(self, name: str) -> IO[bytes]:

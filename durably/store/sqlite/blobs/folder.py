@@ -31,12 +31,12 @@ from contextlib import contextmanager, suppress
 from typing import IO, Final
 
 from durably.errors import DatabaseError
+from durably.store.sqlite.blobs.belonging import other_database
 from durably.store.sqlite.blobs.content import name_of_file
 from durably.store.sqlite.blobs.writing import FULL, OURS, TRIES, BlobWriter
 from durably.store.sqlite.connection.advice import advice_on
-from durably.store.sqlite.locks.pins import folder_locked
+from durably.store.sqlite.locks.pins import Pin, folder_locked, locked_folder
 
-SUFFIX: Final = ".blobs"
 # So old is a file that is removed if nothing refers to it: a process may be about to.
 ORPHAN_AGE_S: Final = 3600.0
 
@@ -81,8 +81,8 @@ class BlobFolder(BlobWriter):
                 raise
         except FileNotFoundError as exc:
             raise DatabaseError(
-                f"the file {path!r} is missing; restore it from a backup, or put the folder "
-                f"{os.path.basename(self.path)!r} back beside its database",
+                f"the file {path!r} is missing; restore it from a backup, put its folder back, or "
+                "name the folder with blobs=",
                 is_of_row=True,
             ) from exc
         except OSError as exc:
@@ -112,7 +112,9 @@ class BlobFolder(BlobWriter):
         Args:
             referred: returns those of the names that are referred to by what is committed.
         """
-        gone = set()
+        gone: set[str] = set()
+        if not self._is_free():
+            return gone
         with folder_locked(self.path, shared=False, tries=_TRIES_OF_REMOVERS) as may_remove:
             for name in names if may_remove else ():
                 with suppress(OSError):
@@ -137,7 +139,15 @@ class BlobFolder(BlobWriter):
 
     def orphans(self, known: set[str], now_s: float) -> list[str]:
         """Return the names of files over an hour old that are not *known*."""
-        return [name for name in self._names() if name not in known and self._is_old(name, now_s)]
+        found = [name for name in self._names() if name not in known and self._is_old(name, now_s)]
+        return found if self._is_free() else []
+
+    def _is_free(self) -> bool:
+        """Return whether what no run refers to here is nobody's."""
+        try:
+            return other_database(self.path, self._database) is None
+        except OSError:
+            return False
 
     @contextmanager
     def kept(self) -> Iterator[None]:
@@ -148,11 +158,27 @@ class BlobFolder(BlobWriter):
         """
         with folder_locked(self.path, shared=True, tries=TRIES) as is_locked:
             if not is_locked and os.path.isdir(self.path):
-                raise DatabaseError(
-                    f"the folder {self.path!r} is locked by another process; end it",
-                    is_transient=True,
-                )
+                raise self._locked()
             yield
+
+    def pin_all(self) -> Pin | None:
+        """Pin all files of the folder, which is there; return ``None`` where that is impossible.
+
+        Raises:
+            DatabaseError: others are removing files for too long.
+        """
+        try:
+            fd = locked_folder(self.path, TRIES)
+        except OSError as exc:
+            raise self._failed(exc) from exc
+        if fd is None:
+            raise self._locked()
+        return Pin("", fd, 0) if fd >= 0 else None
+
+    def _locked(self) -> DatabaseError:
+        return DatabaseError(
+            f"the folder {self.path!r} is locked by another process; end it", is_transient=True
+        )
 
     def _names(self) -> list[str]:
         """Return the names of all files in the folder that durably makes; none without one."""

@@ -14,6 +14,7 @@ from typing import IO, Any, Final
 from durably._platform.latch import Latch
 from durably._platform.renaming import rename_to_free
 from durably.errors import DatabaseError
+from durably.store.sqlite.blobs import belonging
 from durably.store.sqlite.blobs.content import PIECE, Writing, name_of, name_of_file
 from durably.store.sqlite.connection.advice import advice_on
 from durably.store.sqlite.connection.sidefiles import give_to_owner
@@ -43,6 +44,7 @@ class BlobWriter:
         self._database = database
         self._is_synced = is_synced
         self._has_synced_parent = False
+        self._is_own = False
 
     def put(self, content: bytes | memoryview | Write, *, name: str | None = None) -> Pin:
         """Store a file with that content, or find it, and pin it.
@@ -82,7 +84,7 @@ class BlobWriter:
             with suppress(FileExistsError):  # another process has just made it
                 os.mkdir(self.path, 0o700)
                 self._give_folder()
-            self._has_synced_parent = False
+            self._has_synced_parent = self._is_own = False
             status = os.lstat(self.path)
         if not stat.S_ISDIR(status.st_mode):
             raise DatabaseError(
@@ -98,6 +100,28 @@ class BlobWriter:
             # The process that has made the folder may have died before that, or failed in it.
             self._sync_folder(os.path.dirname(self.path))
             self._has_synced_parent = True
+        if not self._is_own:
+            self.require_own()
+            if not belonging.is_marked(self.path, self._database):
+                with self._new() as new, suppress(FileExistsError):
+                    belonging.mark(self.path, self._database, new.fd, new.path)
+                    new.is_named = True
+                self.require_own()
+            self._is_own = True
+
+    def require_own(self) -> None:
+        """Check that the folder is not that of another database.
+
+        Raises:
+            DatabaseError: it is.
+            OSError: it cannot be read.
+        """
+        other = belonging.other_database(self.path, self._database)
+        if other is not None:
+            raise DatabaseError(
+                f"the folder {self.path!r} has the large results of the database {other!r}, and no "
+                "two databases share one; name another folder with blobs="
+            )
 
     def _owners(self) -> set[int]:
         owners = {os.geteuid()}

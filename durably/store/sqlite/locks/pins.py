@@ -31,12 +31,16 @@ class Pin:
         self.size = size
         self._fd = fd
         self._pid = os.getpid()
+        self._holder: Pin | None = None
 
     def __del__(self) -> None:
         self.release()
 
     def release(self) -> None:
         """Allow the removal of the file if nothing refers to it. Idempotent."""
+        holder, self._holder = self._holder, None
+        if holder is not None:
+            holder.release()
         fd, self._fd = self._fd, -1
         if fd < 0:
             return
@@ -44,6 +48,34 @@ class Pin:
             unlock_and_close(fd)
         else:  # in a child that was forked meanwhile, which has a copy of the object
             os.close(fd)
+
+    def held_by(self, holder: Pin) -> Pin:
+        """Close the file, which *holder* keeps as well; to release this releases both."""
+        self.release()
+        self._holder = holder
+        return self
+
+
+def locked_folder(path: str, tries: int) -> int | None:
+    """Return a descriptor of a folder with its shared lock, ``None`` if others have it locked.
+
+    It is -1 where a folder cannot be locked and what is not open can be removed.
+    """
+    if sys.platform == "win32":
+        return -1
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | CLOEXEC)
+    pause = Latch()
+    try:
+        while not pin(fd):
+            tries -= 1
+            if tries < 0:
+                os.close(fd)
+                return None
+            pause.wait(PAUSE_S)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def pin(fd: int) -> bool:

@@ -17,8 +17,9 @@ import apsw
 
 from durably._platform.lock_timeouts import BUSY_TIMEOUT_S
 from durably.errors import DatabaseError, SchemaError
+from durably.store.sqlite.blobs.belonging import SUFFIX
 from durably.store.sqlite.blobs.check import problems
-from durably.store.sqlite.blobs.folder import SUFFIX, BlobFolder
+from durably.store.sqlite.blobs.folder import BlobFolder
 from durably.store.sqlite.connection.connections import unchanging
 from durably.store.sqlite.connection.files import resolved
 from durably.store.sqlite.connection.place import require_place

@@ -26,6 +26,9 @@ from durably.codec.plain import is_named_tuple
 
 _HEAP_TYPE: Final = 1 << 9
 _MISSING: Final = object()
+_CACHED_HASH: Final = "_attrs_cached_hash"
+# What attrs makes anew, and what typing notes of Box[int](...), an instance of Box.
+_NOT_OF_THE_VALUE: Final = frozenset({_CACHED_HASH, "__orig_class__"})
 _Factory = cast("Any", attrs.Factory)  # a class, typed as a function
 # The default of a field: a value, or a function of the new instance; _MISSING if there is none.
 _Defaults = Mapping[str, tuple[bool, Any]]
@@ -156,9 +159,7 @@ def _reject_what_is_lost(value: Any, names: _Defaults) -> None:
         if not base.__flags__ & _HEAP_TYPE and base is not tuple:
             msg = f"{full_name(cls)} derives from {base.__name__}, which would be lost"
             raise NotStorable(msg)
-    more = set(getattr(value, "__dict__", ())) - names.keys()
-    if hasattr(value, "_attrs_cached_hash"):
-        more.add("_attrs_cached_hash")
+    more = set(getattr(value, "__dict__", ())) - names.keys() - _NOT_OF_THE_VALUE
     lost = {n for n in more if not isinstance(getattr(cls, n, None), functools.cached_property)}
     if lost:
         msg = (
@@ -204,6 +205,12 @@ def _form(tag: str) -> NestedForm:
     return NestedForm(tag, _encode_fields, decode, levels=3)
 
 
+@functools.lru_cache(maxsize=1000)
+def _caches_hash(cls: Any) -> bool:
+    cached = attrs.ClassProps.Hashability.HASHABLE_CACHED
+    return attrs.has(cls) and attrs.inspect(cls).hashability is cached
+
+
 def _make(cls: Any, values: dict[str, Any]) -> Any:
     """Return an instance with the fields that were stored, and with the defaults of new ones."""
     defaults = _defaults_of(cls)
@@ -211,6 +218,8 @@ def _make(cls: Any, values: dict[str, Any]) -> Any:
         given = {name: default for name, (_, default) in defaults.items()} | values
         return tuple.__new__(cls, [given[name] for name in defaults])
     made = object.__new__(cls)
+    if _caches_hash(cls):
+        object.__setattr__(made, _CACHED_HASH, None)
     for name, (is_called, default) in defaults.items():
         if name not in values:
             values[name] = default(made) if is_called else default

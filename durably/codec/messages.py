@@ -60,8 +60,10 @@ class TooDeep(Problem):
     A list that contains itself twice has 2**depth paths to the limit.
     """
 
-    def __init__(self) -> None:
-        super().__init__(f"circular, or nested more deeply than {MAX_DEPTH} levels")
+    def __init__(self, *, has_forms: bool = False) -> None:
+        counts = "; a tuple or a set counts as two, an instance of a class as three"
+        more = counts if has_forms else ""
+        super().__init__(f"circular, or nested more deeply than {MAX_DEPTH} levels{more}")
 
 
 class Problems(Exception):  # noqa: N818 - never leaves the codec

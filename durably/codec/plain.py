@@ -11,10 +11,12 @@ import datetime as dt
 import enum
 import inspect
 import io
+import pathlib
 import re
 import types
 from array import array
-from collections.abc import Iterator, Mapping, MappingView
+from collections.abc import Iterator, Mapping, MappingView, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, Final, NoReturn, cast
 
 from durably._platform.nesting import MAX_DEPTH
@@ -98,6 +100,16 @@ _MADE: Final[tuple[tuple[type | tuple[type, ...], str], ...]] = (
     (re.Match, "return its .group() or .groups()"),
     (dt.tzinfo, "return str(...) of it"),
     (types.ModuleType, "use data, not code"),
+    (types.SimpleNamespace, "return vars(...) of it"),
+    # Of classes derived from those that have a form.
+    (tuple, "return tuple(...) of it"),
+    (bytes, "return bytes(...) of it"),
+    (bytearray, "return bytearray(...) of it"),
+    (frozenset, "return frozenset(...) of it"),
+    (AbstractSet, "return set(...) of it"),
+    (dt.datetime, "return datetime.combine(value.date(), value.timetz())"),
+    (pathlib.PurePath, "return pathlib.Path(...) of it"),
+    (Sequence, "return list(...) of it"),
 )
 TWICE: Final = "two keys have the same stored form"
 

@@ -96,13 +96,14 @@ class _Writer:
         self.copies = copies
         self.problems: list[Problem] = []
         self.has_tags = False
+        self._has_forms = False
 
     def write(self, value: Any, place: _Place, depth: int) -> Any:
         cls = type(value)
         if cls in SCALARS:
             return value
         if depth >= MAX_DEPTH:
-            raise TooDeep
+            raise TooDeep(has_forms=self._has_forms)
         try:
             form = None if cls in _JSON else self._forms.of(cls)
             if form is not None:
@@ -161,6 +162,7 @@ class _Writer:
 
     def _formed(self, form: Form | NestedForm, value: Any, place: _Place, depth: int) -> Any:
         if type(form) is NestedForm:
+            self._has_forms = True
 
             def inside(child: Any, step: Any = HERE) -> Any:
                 return self.write(child, (place, step), depth + form.levels)
@@ -245,9 +247,14 @@ class _Reader:
         if type(form) is NestedForm:
 
             def inside(child: Any, step: Any = HERE) -> Any:
-                if step is HERE:
+                if type(child) in SCALARS:
+                    return child
+                try:
                     return self.read(child, depth + form.levels)
-                return self._inside(child, step, depth + form.levels)
+                except TooDeep:
+                    raise
+                except Problem as problem:
+                    raise (problem if step is HERE else problem.under(segment(step))) from None
 
             if VALUE not in data:
                 raise _damaged(tag)

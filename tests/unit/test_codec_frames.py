@@ -48,6 +48,18 @@ class Lossy(pydantic.BaseModel):
     secret: int = pydantic.Field(exclude=True, default=1)
 
 
+class Numbers(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(ser_json_inf_nan="constants", extra="allow")
+    best: float
+    all: dict[str, list[float]] = {}
+    inner: Numbers | None = None
+
+
+class Plain(pydantic.BaseModel):
+    rate: float
+    any: Any = None
+
+
 def both(value: Any) -> list[Any]:
     text, first = CODEC.encode_and_decode({"in": value}, UNTYPED, what="a value")
     return [first["in"], CODEC.decode(text, UNTYPED, what="a value")["in"]]
@@ -99,6 +111,15 @@ def test_models_come_back_of_their_class() -> None:
             assert back == [model]
 
 
+def test_a_model_with_a_nan_comes_back() -> None:
+    nan = float("nan")
+    model = Numbers(best=nan, all={"a": [nan, 1.0]}, inner=Numbers(best=-nan), more=nan)  # type: ignore[call-arg] # extra
+    for back in both(model):
+        assert back.model_dump_json() == model.model_dump_json()
+        assert back.inner.best != back.inner.best
+        assert back.more != back.more
+
+
 class Own(pl.DataFrame):
     pass
 
@@ -120,6 +141,8 @@ def local_model() -> pydantic.BaseModel:
         (lambda: TABLE.schema, "return str(value), or an empty table of that schema"),
         (local_model, "is not found by its name"),
         (lambda: Lossy(secret=7), "would come back as another"),
+        (lambda: Plain(rate=1, any=(1,)), "return value.model_dump(), or give the class a form"),
+        (lambda: Plain(rate=1, any=object()), "serialize unknown type: <class 'object'>; return"),
     ],
 )
 def test_what_is_not_stored_is_rejected_with_advice(make: Any, said: str) -> None:
@@ -127,6 +150,14 @@ def test_what_is_not_stored_is_rejected_with_advice(make: Any, said: str) -> Non
         both(make())
     assert "$.in: " in str(caught.value)
     assert said in str(caught.value)
+
+
+def test_the_place_inside_of_a_model_is_named() -> None:
+    """Its JSON has null for a NaN, unless the model says otherwise."""
+    with pytest.raises(
+        SerializationError, match=r"\$\.in\.rate: model_validate\(\) rejects .*Plain"
+    ):
+        both(Plain(rate=float("nan")))
 
 
 @pytest.mark.parametrize("content", [b"", pickle.dumps(print), b"ARROW1\0\0" + bytes(50), b"x" * 9])

@@ -8,6 +8,7 @@ import json
 import pickle
 import sys
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -41,6 +42,9 @@ COLUMNS: dict[str, Any] = {
     "bytes": pd.Series([b"a", None, b"\xff"], dtype=object),
     "bools or None": pd.Series([True, None, False], dtype=object),
     "dates": pd.Series([dt.date(2026, 1, 1), None, dt.date(1, 1, 1)], dtype=object),
+    "times": pd.Series([dt.time(1, 2, 3, 4), None, dt.time()], dtype=object),
+    "decimals": pd.Series([Decimal("1.10"), None, Decimal("-20.00")], dtype=object),
+    "decimals and NaN": pd.Series([Decimal(0), np.nan, Decimal("9" * 38)], dtype=object),
     "string python": pd.Series(["a", pd.NA, "b"], dtype="string[python]"),
     "string pyarrow": pd.Series(["a", pd.NA, "b"], dtype="string[pyarrow]"),
     "Int64": pd.Series([1, pd.NA, 3], dtype="Int64"),
@@ -103,6 +107,8 @@ def test_a_column_comes_back_as_it_was(name: str) -> None:
     check(pd.DataFrame({"a": COLUMNS[name]}))
     check(pd.Series(COLUMNS[name], name=name))
     check(pd.DataFrame({"a": COLUMNS[name]}).iloc[:0])
+    for back in both(pd.Series(COLUMNS[name])):
+        assert list(map(repr, back)) == list(map(repr, pd.Series(COLUMNS[name])))
 
 
 @pytest.mark.parametrize("name", INDEXES)
@@ -167,6 +173,14 @@ class Frame(pd.DataFrame):
         (lambda: pd.DataFrame({"z": pd.arrays.SparseArray([0, 1])}), "column 'z' has the dtype Sp"),
         (lambda: Frame({"a": [1]}), "return it as a pandas.DataFrame(value)"),
         (lambda: pd.Series([1]).array, "return it as a pandas.Series(value)"),
+        *(
+            (
+                lambda texts=texts: pd.DataFrame({"z": list(map(Decimal, texts))}),
+                "column 'z' holds dec",
+            )
+            for texts in (["1.1", "2"], ["NaN"], ["1E+5"], ["-0.0"], ["9" * 39])
+        ),
+        (lambda: pd.DataFrame({"z": [dt.time(1, fold=1)]}), "column 'z' holds times with a zone"),
         (lambda: pd.Series(["a", 2**70], dtype=object), "the series holds objects"),
     ],
 )

@@ -20,7 +20,7 @@ import threading
 import types
 import uuid
 import zoneinfo
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import attrs
 import pytest
@@ -29,6 +29,8 @@ from hypothesis import strategies as st
 
 from durably.codec import UNTYPED, Codec
 from durably.errors import SerializationError
+
+T = TypeVar("T")
 
 
 class Color(enum.Enum):
@@ -79,6 +81,27 @@ class Pair(NamedTuple):
 
 class Wide(Pair):
     """A named tuple whose instances have attributes."""
+
+
+@attrs.frozen(cache_hash=True)
+class Cached:
+    x: Any
+
+
+@attrs.frozen(cache_hash=True, slots=False)
+class CachedInDict:
+    x: Any
+
+
+@dataclasses.dataclass
+class Box(Generic[T]):
+    x: T
+
+
+class Own(tuple[int, ...]):
+    """A class derived from one that has a form."""
+
+    __slots__ = ()
 
 
 @dataclasses.dataclass
@@ -277,6 +300,34 @@ def test_neither_init_nor_a_converter_runs_when_an_instance_is_read() -> None:
     assert first[0].x == 4
 
 
+def test_what_a_library_notes_of_an_instance_is_made_anew() -> None:
+    """A cached hash is computed again; a generic class has no type argument afterwards."""
+    for value in (Cached((1,)), CachedInDict((1,)), Box[int](1)):
+        if type(value) is not Box:
+            hash(value)
+        text, first = CODEC.encode_and_decode(value, UNTYPED, what="w")
+        for back in (first, CODEC.decode(text, UNTYPED, what="w")):
+            assert (type(back), back) == (type(value), value)
+            if type(value) is not Box:
+                assert hash(back) == hash(value)
+                assert {back: 1} == {value: 1}
+
+
+def test_levels_are_counted_in_the_stored_json() -> None:
+    """What is nested just less deeply comes back; else the error says how it is counted."""
+    value: Any = ()
+    for _ in range(98):
+        value = (value,)
+    text, first = CODEC.encode_and_decode(value, UNTYPED, what="w")
+    assert first == CODEC.decode(text, UNTYPED, what="w") == value
+    with pytest.raises(SerializationError, match="200 levels; a tuple or a set counts as two, an"):
+        CODEC.encode_and_decode((((value,),),), UNTYPED, what="w")
+    with pytest.raises(SerializationError, match="200 levels$"):
+        CODEC.encode_and_decode(
+            functools.reduce(lambda inner, _: [inner], range(300), []), UNTYPED, what="w"
+        )
+
+
 def test_new_fields_are_filled_in_and_what_does_not_fit_is_named() -> None:
     """A class may have got fields with defaults since."""
 
@@ -313,7 +364,10 @@ LOCAL.__qualname__ = "make.<locals>.Local"
         (lambda: (each for each in "a"), "generator has no stored form; use a list of its items"),
         (lambda: len, "'len' has no stored form; use data, not code"),
         (lambda: ValueError(1), "ValueError has no stored form; raise it, or return its text"),
-        (lambda: types.SimpleNamespace(a=1), "durably.codecs.register"),
+        (lambda: types.SimpleNamespace(a=1), "return vars(...) of it"),
+        (object, "durably.codecs.register"),
+        (lambda: Own([1]), "Own has no stored form; return tuple(...) of it"),
+        (lambda: collections.UserList([1]), "UserList has no stored form; return list(...) of it"),
         ({}.keys, "dict_keys has no stored form; use a list of its items"),
         (lambda: collections.UserDict(a=1), "UserDict has no stored form; return dict(...) of it"),
         (lambda: re.compile("a"), "Pattern has no stored form; return its .pattern"),

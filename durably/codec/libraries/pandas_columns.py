@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
+import decimal
 from typing import Any, Final, cast
 
 import numpy as np
@@ -20,13 +21,17 @@ from durably.codec.libraries.refusals import unlike
 from durably.codec.messages import NotStorable
 
 Spec = dict[str, Any]
-# The types that a column of objects may have, beside None or NaN: all of it one of them.
+_DIGITS: Final = 38  # of Arrow's and Parquet's decimals
+# The types that a column of objects may have, beside None or NaN: all of it one of them. For
+# numbers of the type Decimal it is chosen by their digits.
 _OBJECTS: Final[dict[type, Any]] = {
     str: pa.large_string(),
     bytes: pa.large_binary(),
     bool: pa.bool_(),
     int: pa.int64(),
     dt.date: pa.date32(),
+    dt.time: pa.time64("us"),
+    decimal.Decimal: None,
 }
 _MASKED: Final = (
     pd.BooleanDtype,
@@ -135,7 +140,13 @@ class Columns:
             array = np.where(pd.isna(array), None, array)
         if len(values) > 1 or not values <= _OBJECTS.keys():
             raise _mixed(said, types)
-        arrow = _OBJECTS[values.pop()] if values else pa.large_string()
+        cls = values.pop() if values else str
+        if cls is dt.time and any(each.tzinfo or each.fold for each in array if each is not None):
+            msg = f"{said} holds times with a zone or a fold, which Parquet cannot hold; convert it"
+            raise NotStorable(msg)
+        arrow = _OBJECTS[cls]
+        if cls is decimal.Decimal:
+            arrow = _decimal_type([each for each in array if each is not None], said)
         self._arrays[name] = pa.array(array, type=arrow, from_pandas=False)
         return {"kind": "objects", "nan": has_nan}
 
@@ -161,6 +172,25 @@ _WRITERS: Final[Any] = (
 )
 
 
+def _decimal_type(numbers: list[decimal.Decimal], said: str) -> Any:
+    """Return the type that holds these numbers with as many digits as each of them has."""
+    parts = [number.as_tuple() for number in numbers]
+    exponent = parts[0].exponent
+    is_held = all(
+        each.exponent == exponent
+        and len(each.digits) <= _DIGITS
+        and (any(each.digits) or not each.sign)
+        for each in parts
+    )
+    if type(exponent) is not int or not is_held or not -_DIGITS <= exponent <= 0:
+        msg = (
+            f"{said} holds decimals that do not all have the same number of places and at most "
+            f"{_DIGITS} digits, which Parquet cannot hold; convert it with .map(str)"
+        )
+        raise NotStorable(msg)
+    return pa.decimal128(_DIGITS, -exponent)
+
+
 def _refusal(said: str, dtype: Any) -> NotStorable:
     return NotStorable(
         f"{said} has the dtype {dtype!s:.80}, which Parquet cannot hold; "
@@ -172,7 +202,8 @@ def _mixed(said: str, types: set[type]) -> NotStorable:
     names = ", ".join(sorted(each.__name__ for each in types))
     return NotStorable(
         f"{said} holds objects ({names:.120}), which Parquet cannot hold; it can hold texts, "
-        "bytes, bools, ints or dates, all of one type and with None or NaN: convert it"
+        "bytes, bools, ints, decimals, dates or times, all of one type and with None or NaN: "
+        "convert it"
     )
 
 

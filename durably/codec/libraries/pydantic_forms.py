@@ -6,6 +6,7 @@ The class is looked up among the modules that are loaded, and never imported.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from typing import Any, Final
 
@@ -18,6 +19,9 @@ from durably.codec.loaded import loaded
 from durably.codec.messages import NotStorable, Outdated, Problem, text_of
 
 _TAG: Final = "pydantic.BaseModel"
+_ADVICE: Final = (
+    "; return value.model_dump(), or give the class a form with durably.codecs.register(...)"
+)
 
 
 def form_of(cls: type) -> Form | None:
@@ -70,15 +74,37 @@ def data_of(value: Any) -> Any:
     Raises:
         NotStorable: it would not come back the same.
     """
-    data = json.loads(value.model_dump_json(round_trip=True, by_alias=True))
+    name = full_name(type(value))
     try:
+        data = json.loads(value.model_dump_json(round_trip=True, by_alias=True))
         back = from_data(type(value), data)
+        is_same = _is_same(back, value)
     except Problem as problem:
-        raise NotStorable(problem.text, problem.path) from None
-    if back != value:
-        msg = f"{full_name(type(value))} would come back as another from its model_dump_json()"
-        raise NotStorable(msg)
+        msg = f"model_validate() rejects what model_dump_json() of {name} returns: {problem.text}"
+        raise NotStorable(msg + _ADVICE, problem.path) from None
+    except (ValueError, TypeError, AttributeError) as error:  # pydantic's own are of these
+        msg = f"model_dump_json() of {name} has failed with {text_of(error)}"
+        raise NotStorable(msg + _ADVICE) from None
+    if not is_same:
+        msg = f"{name} would come back as another from its model_dump_json()"
+        raise NotStorable(msg + _ADVICE)
     return data
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Return whether two models are equal, where a NaN equals a NaN."""
+    if one == other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, pydantic.BaseModel):
+        held = ("__dict__", "__pydantic_extra__", "__pydantic_private__")
+        return all(_is_same(getattr(one, name), getattr(other, name)) for name in held)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_is_same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(_is_same, one, other))
+    return isinstance(one, float) and math.isnan(one) and math.isnan(other)
 
 
 def from_data(cls: Any, data: Any) -> Any:

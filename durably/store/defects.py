@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, TypeVar
 
 from durably.codec.json_text import load
 from durably.errors import DatabaseError
@@ -30,6 +30,8 @@ OUTCOMES: Final = (
     "died",
     "hung",
 )
+R = TypeVar("R")
+
 # How many rows are kept in mind for which a warning was logged.
 _MOST_REMEMBERED: Final = 1000
 
@@ -126,6 +128,24 @@ def decoded(values: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
         else:
             found[name] = value
     return found, defect
+
+
+def legible(rows: Iterable[R], what: Callable[[R], str]) -> list[R]:
+    """Decode named tuples whose text was read as bytes; leave out and note what is not UTF-8.
+
+    Args:
+        what: names a row.
+    """
+    found: list[R] = []
+    for each in rows:
+        row: Any = each
+        values, defect = decoded(row._asdict())
+        row = type(row)(**values)
+        if defect is None:
+            found.append(row)
+        else:
+            note(str(unreadable(what(row), defect)))
+    return found
 
 
 def _number_outside(values: Mapping[str, Any], columns: dict[str, Bounds]) -> str | None:

@@ -85,16 +85,11 @@ def of_run(db: apsw.Connection, run_id: str) -> list[AttemptRow]:
 
 
 def _readable(db: apsw.Connection, run_id: str) -> list[AttemptRow]:
-    found = []
     rows: list[Any] = db.execute(OF_RUN_AS_BYTES, {"id": run_id}).fetchall()
-    for _, *row in rows:
-        values, defect = defects.decoded(AttemptRow._make(row)._asdict())
-        if defect is None:
-            found.append(AttemptRow(**values))
-        else:
-            what = f"attempt {values['attempt']} of run {run_id!a:.80}"
-            defects.note(str(defects.unreadable(what, defect)))
-    return found
+    return defects.legible(
+        (AttemptRow._make(row) for _, *row in rows),
+        lambda row: f"attempt {row.attempt} of run {run_id!a:.80}",
+    )
 
 
 def set_outcome(

@@ -5,12 +5,10 @@ were triggered before it, nor for those in front of it in the queue of its concu
 perhaps nothing executes. It waits for a run that is being executed and has its concurrency key.
 """
 
-import os
 from typing import Any, Final
 
 import apsw
 
-from durably._platform.host import host_name
 from durably.errors import ConflictError, NotFoundError
 from durably.store import defects
 from durably.store.rows import Begin, Beginning, Executor, RunRow
@@ -54,16 +52,8 @@ def begin(db: apsw.Connection, wanted: Begin) -> Beginning:
         NotFoundError: the run was wanted by its number, and was deleted.
         DatabaseError: the row of the run cannot be read or executed; nothing is stored.
     """
-    new, claim = wanted.new, wanted.claim
-    bindings: dict[str, Any] = {
-        "owner": claim.owner,
-        "origins": claim.origins,
-        "codes": claim.codes,
-        "inside": claim.inside(),
-        "now_us": claim.now_us(),
-        "host": host_name(),
-        "pid": os.getpid(),
-    }
+    new = wanted.new
+    bindings = claims.bindings_of(wanted.claim)
     found = _find(db, wanted)
     if found is None or wanted.is_fresh:
         if wanted.is_fresh and new.idempotency_key is not None:

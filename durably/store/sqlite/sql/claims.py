@@ -1,7 +1,7 @@
 """Claims: how an owner comes to execute runs."""
 
 import os
-from typing import Final
+from typing import Any, Final
 
 import apsw
 
@@ -12,13 +12,8 @@ from durably.store.sqlite.sql import queries, unsound
 
 _CLAIM: Final = f"""
     UPDATE durably_runs
-    SET status = 'running', owner = :owner, attempt = attempt + 1 - keeps_attempt,
-        keeps_attempt = 0, fence = max(fence, attempt) + 1,
-        steps_completed = NULL, steps_reused = NULL,
-        origin = coalesce({queries.ORIGIN_OF.format(job="job_name")}, origin),
-        code = {queries.CODE_OF.format(job="job_name")},
-        started_at_us = coalesce(started_at_us, :now_us), heartbeat_at_us = :now_us,
-        claimed_at_us = :now_us, host = :host, pid = :pid, updated_at_us = :now_us"""
+    SET {queries.CLAIMED}, origin = coalesce({queries.ORIGIN_OF.format(job="job_name")}, origin),
+        code = {queries.CODE_OF.format(job="job_name")}"""
 
 CLAIM: Final = f"""{_CLAIM}
     WHERE run = ({queries.FIRST_CLAIMABLE})
@@ -38,28 +33,9 @@ CLAIM_CHILD: Final = f"""{_CLAIM}
     RETURNING {queries.COLUMNS}"""
 
 
-def claim_child(db: apsw.Connection, wanted: Claim, run_pk: RunKey) -> list[RunRow]:
-    """Claim a certain run, if it is claimable now."""
-    bindings = {
-        "run": run_pk,
-        "owner": wanted.owner,
-        "inside": wanted.inside(),
-        "origins": wanted.origins,
-        "codes": wanted.codes,
-        "now_us": wanted.now_us(),
-        "host": host_name(),
-        "pid": os.getpid(),
-    }
-    return queries.all_rows(db, CLAIM_CHILD, bindings)
-
-
-def claim(db: apsw.Connection, wanted: Claim) -> list[RunRow]:
-    """Claim up to ``limit`` runs for an owner, if they are still wanted, those triggered first.
-
-    An owner that another engine has found dead claims none until it is registered again.
-    """
-    claimed: list[RunRow] = []
-    bindings = {
+def bindings_of(wanted: Claim) -> dict[str, Any]:
+    """Return what a statement that claims runs is given, as it is now."""
+    return {
         "owner": wanted.owner,
         "jobs": wanted.jobs,
         "inside": wanted.inside(),
@@ -69,6 +45,20 @@ def claim(db: apsw.Connection, wanted: Claim) -> list[RunRow]:
         "host": host_name(),
         "pid": os.getpid(),
     }
+
+
+def claim_child(db: apsw.Connection, wanted: Claim, run_pk: RunKey) -> list[RunRow]:
+    """Claim a certain run, if it is claimable now."""
+    return queries.all_rows(db, CLAIM_CHILD, bindings_of(wanted) | {"run": run_pk})
+
+
+def claim(db: apsw.Connection, wanted: Claim) -> list[RunRow]:
+    """Claim up to ``limit`` runs for an owner, if they are still wanted, those triggered first.
+
+    An owner that another engine has found dead claims none until it is registered again.
+    """
+    claimed: list[RunRow] = []
+    bindings = bindings_of(wanted)
     while len(claimed) < wanted.limit and wanted.is_wanted():
         try:
             rows = queries.all_rows(db, CLAIM, bindings)

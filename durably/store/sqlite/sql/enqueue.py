@@ -3,14 +3,12 @@
 Each function is a single transaction.
 """
 
-import os
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Final
 
 import apsw
 
-from durably._platform.host import host_name
 from durably._platform.ids import child_id
 from durably.errors import ConflictError
 from durably.store.rows import Claim, Enqueued, NewRun, RunKey, RunRow
@@ -258,19 +256,12 @@ def start(
 
     Store nothing and return ``None`` if another run is before it in line.
     """
-    bindings = {
+    bindings = claims.bindings_of(wanted) | {
         "id": new.id,
         "job_name": new.job_name,
         "payload": new.payload,
         "labels": new.labels,
-        "owner": wanted.owner,
-        "jobs": wanted.jobs,
-        "inside": wanted.inside(),
-        "origins": wanted.origins,
-        "codes": wanted.codes,
         "now_us": now_us,
-        "host": host_name(),
-        "pid": os.getpid(),
     }
     db.execute(START, bindings)
     if not db.changes():

@@ -217,17 +217,11 @@ def maps_of_run(db: apsw.Connection, run_id: str) -> list[StepRow]:
 
     They are steps, whose results are in their items.
     """
-    found = []
     rows: list[Any] = db.execute(MAPS_OF_RUN, {"id": run_id}).fetchall()
-    for row in rows:
-        step = StepRow._make((*row[:8], row[8:12], 0, row[12], None))
-        values, defect = defects.decoded(step._asdict())
-        if defect is None:
-            found.append(StepRow(**values))
-        else:
-            what = f"step {values['name']!a:.80} of run {run_id!a:.80}"
-            defects.note(str(defects.unreadable(what, defect)))
-    return found
+    return defects.legible(
+        (StepRow._make((*row[:8], row[8:12], 0, row[12], None)) for row in rows),
+        lambda row: f"step {row.name!a:.80} of run {run_id!a:.80}",
+    )
 
 
 def count(db: apsw.Connection, run_pk: RunKey, name: str) -> tuple[int, int] | None:

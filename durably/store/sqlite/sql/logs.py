@@ -50,15 +50,10 @@ def of_run(
 
 
 def _readable(db: apsw.Connection, run_id: str, bindings: dict[str, Any]) -> list[LogRow]:
-    found = []
-    for row in db.execute(OF_RUN.replace(_COLUMNS, _AS_BYTES), bindings).fetchall():
-        values, defect = defects.decoded(LogRow._make(row)._asdict())
-        if defect is None:
-            found.append(LogRow(**values))
-        else:
-            what = f"log line {values['log']} of run {run_id!a:.80}"
-            defects.note(str(defects.unreadable(what, defect)))
-    return found
+    rows: list[Any] = db.execute(OF_RUN.replace(_COLUMNS, _AS_BYTES), bindings).fetchall()
+    return defects.legible(
+        map(LogRow._make, rows), lambda row: f"log line {row.log} of run {run_id!a:.80}"
+    )
 
 
 def newest(db: apsw.Connection) -> int:

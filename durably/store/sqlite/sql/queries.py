@@ -41,6 +41,14 @@ ORIGIN_IF_BEGUN: Final = """
 # It waits for nothing, and is due.
 AWAKE: Final = "run_at_us = NULL, waits_for = NULL, wait_name = NULL, waits_for_run = NULL"
 
+# An engine executes it: the next fence, and the next attempt unless it only goes on with one.
+CLAIMED: Final = """
+        status = 'running', owner = :owner, attempt = attempt + 1 - keeps_attempt,
+        keeps_attempt = 0, fence = max(fence, attempt) + 1,
+        steps_completed = NULL, steps_reused = NULL,
+        started_at_us = coalesce(started_at_us, :now_us), heartbeat_at_us = :now_us,
+        claimed_at_us = :now_us, host = :host, pid = :pid, updated_at_us = :now_us"""
+
 # The first step with a result of a run that has failed: from there on it may be executed again.
 # In hexadecimal digits, since a damaged name must not make the run unreadable.
 _FIRST_STEP: Final = """

@@ -14,14 +14,9 @@ from durably.store.sqlite.sql import queries
 
 # A pending run that cannot be executed is claimed, if possible, and then failed. A run that cannot
 # be claimed was claimed before, so that it may fail; or it has a number that no run can have.
-CLAIM_UNSOUND: Final = """
+CLAIM_UNSOUND: Final = f"""
     UPDATE durably_runs
-    SET status = 'running', owner = :owner, attempt = attempt + 1 - keeps_attempt,
-        keeps_attempt = 0, fence = max(fence, attempt) + 1, output = NULL, error = NULL,
-        steps_completed = NULL, steps_reused = NULL,
-        completed_at_us = NULL, started_at_us = coalesce(started_at_us, :now_us),
-        heartbeat_at_us = :now_us, claimed_at_us = :now_us, host = :host, pid = :pid,
-        updated_at_us = :now_us
+    SET {queries.CLAIMED}, output = NULL, error = NULL, completed_at_us = NULL
     WHERE run = :run AND status = 'pending'"""
 
 FAIL_UNSOUND: Final = f"""

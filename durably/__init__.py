@@ -13,6 +13,7 @@ if typing.TYPE_CHECKING:
     from durably import events as events  # found as durably.events
     from durably import plugins as plugins  # found as durably.plugins
     from durably import testing as testing  # found as durably.testing
+    from durably._platform.hashes import fingerprint_of
     from durably.client.arguments import Trigger
     from durably.client.handles import JobHandle
     from durably.codec import NOTHING
@@ -136,6 +137,7 @@ __all__ = [
     "WaitTimeoutError",
     "WaitingFor",
     "WorkerDiedError",
+    "fingerprint_of",
     "imap",
     "job",
     "map",
@@ -146,6 +148,7 @@ __all__ = [
 # Each is imported when it is first used: a module that defines jobs needs few of them, and so does
 # a child of a map that imports it. What is not here is an error or a warning.
 _NAMES_OF_MODULES: typing.Final = {
+    "_platform.hashes": ["fingerprint_of"],
     "client.arguments": ["Trigger"],
     "client.handles": ["JobHandle"],
     "codec": ["NOTHING"],

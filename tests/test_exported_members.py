@@ -34,6 +34,7 @@ PUBLIC = {
     "session",
     # steps
     "NOTHING",
+    "fingerprint_of",
     "RateLimit",
     "Retry",
     "RetryAfter",
@@ -158,7 +159,7 @@ def test_objects_have_the_members_of_the_contract_and_no_others(tmp_path: Path) 
         RUN: run,
         "current total message": run.progress,
         "type message traceback notes": run.error,
-        "name run input output on_duplicate_step retry timeout origin": job,
+        "name run input output on_duplicate_step retry timeout origin on_change": job,
         "name install": durably.plugins.LogPersistence(),
         (
             "payload idempotency_key concurrency_key coalesce retry_failed on_payload_change "

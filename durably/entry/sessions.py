@@ -34,7 +34,15 @@ from durably.jobs import LONGEST_JOB_NAME
 from durably.jobs.names import check_name
 from durably.models import Run, RunStatus
 from durably.rendering.shown import Shown
-from durably.settings import Duration, Show, check_bool, check_show, optional_timeout
+from durably.settings import (
+    Duration,
+    OnChange,
+    Show,
+    check_bool,
+    check_on_change,
+    check_show,
+    optional_timeout,
+)
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-not-found,import-untyped,unused-ignore]  # optional
@@ -59,7 +67,15 @@ class Session(StepContext, Shown):
     .. versionadded:: 0.2.0
     """
 
-    def __init__(self, parts: Parts, opened: OpenSession, show: Show, *, is_map: bool) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        opened: OpenSession,
+        show: Show,
+        *,
+        is_map: bool,
+        on_change: OnChange | None,
+    ) -> None:
         from durably.entry.live_session import LiveSession  # noqa: PLC0415 - where first needed
 
         sessions = parts.supervisor.sessions
@@ -68,6 +84,7 @@ class Session(StepContext, Shown):
             run,
             sessions.services,
             on_duplicate_step=sessions.services.on_duplicate_step,
+            on_change=on_change,
             nested=CellSteps() if is_ipython() else None,
         )
         self._parts = parts
@@ -270,6 +287,7 @@ def session(
     timeout: Duration | None = 0,
     labels: dict[str, str] | None = None,
     show: Show = None,
+    on_change: OnChange | None = None,
     **engine_options: Unpack[EngineOptions],
 ) -> Session:
     """Make a script or a notebook resumable as it stands, without a job.
@@ -295,6 +313,12 @@ def session(
         labels: of its run, if it is created.
         show: whether to display progress, as for ``Durably``. In a notebook it is displayed below
             each cell that executes steps; at a prompt of Python's own it is not.
+        on_change: what happens if a stored result was made by other code than today's: ``"warn"``,
+            the default, uses it and warns (``CodeChangedWarning``), ``"ignore"`` uses it, and
+            ``"redo"`` executes that step again and all that come after it, as
+            ``StepContext.options`` describes. In a notebook, what comes after a step is the rest of
+            its cell and the cells that were first executed after that one. ``"redo"`` is for pure
+            computations: a program that sends mails would send them again.
         engine_options: as for ``Durably``.
 
     Raises:
@@ -315,6 +339,7 @@ def session(
         timeout=timeout,
         labels=labels,
         show=show,
+        on_change=on_change,
         is_map=False,
         engine_options=engine_options,
     )
@@ -329,6 +354,7 @@ def open_session(
     timeout: Duration | None = 0,
     labels: dict[str, str] | None = None,
     show: Show = None,
+    on_change: OnChange | None = None,
     is_map: bool,
     engine_options: EngineOptions,
 ) -> Session:
@@ -341,6 +367,7 @@ def open_session(
     check_name(name, "a session's name", longest=LONGEST_JOB_NAME)
     check_bool(fresh, "fresh")
     check_show(show)
+    check_on_change(on_change)
     patience = Patience(Clock(), optional_timeout(timeout))
     given = checked_key(key, "key"), checked_labels(labels)
     refuse_unguarded_open()
@@ -355,7 +382,7 @@ def open_session(
         opened = sessions.open(
             name, *given, is_fresh=fresh, on_taken=lambda taken: patience_with(taken, patience)
         )
-        made = Session(parts, opened, show, is_map=is_map)
+        made = Session(parts, opened, show, is_map=is_map, on_change=on_change)
         made._live.begin()  # noqa: SLF001 - private to users alone
         deliver()
     except BaseException:

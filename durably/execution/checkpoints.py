@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
     from durably.store.api import Checkpoints
@@ -83,12 +83,23 @@ class CheckpointReader:
     two must not ask for the same name at once.
     """
 
-    def __init__(self, checkpoints: Checkpoints, run_pk: RunKey, *, is_first_claim: bool) -> None:
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        run_pk: RunKey,
+        *,
+        is_first_claim: bool,
+        is_layered: bool = False,
+    ) -> None:
         self._checkpoints = checkpoints
         self._run_pk = run_pk
         # Guards all below, but for a read of the window and the names.
         self._lock = threading.Lock()
-        self._window: dict[str, Checkpoint] = {}
+        self._window: dict[str, Any] = {}
+        # The same window, while a result in it is used just because it is there.
+        self._ready: dict[str, Checkpoint] = self._window
+        # Whether rows have what says if they are out of date.
+        self._is_layered = is_layered
         self._next_index: int | None = None if is_first_claim else 0
         # Whether there are checkpoints that no later window has: a window was left before all of
         # it was used, or was never read.
@@ -110,26 +121,52 @@ class CheckpointReader:
     def _advance(self, first_index: int) -> int:
         if self._window or first_index != self._next_index:
             self._has_skipped = True
-        window = self._checkpoints.window(self._run_pk, first_index)
+        read = self._checkpoints.window_layered if self._is_layered else self._checkpoints.window
+        window = read(self._run_pk, first_index)
         self._names.update(window.checkpoints)
         self._window = window.checkpoints
+        if not self._is_layered:
+            self._ready = self._window
         self._next_index = window.next_index
         self.maps |= window.maps
         return window.highest_index
 
     def take_result(self, name: str) -> Checkpoint | None:
         """Return the result of that name if it is in memory, once; ``None`` if it is not."""
-        checkpoint = self._window.get(name)
+        checkpoint = self._ready.get(name)
         # A failed or cancelled step stays: the one thread whose turn the step is needs its index.
         if checkpoint is None or checkpoint[1] is None:
             return None
         with self._lock:
             # In one step, so that only one of two threads with one name gets it.
-            if self._window.pop(name, None) is None:
+            if self._ready.pop(name, None) is None:
                 return None  # another thread was faster
             self._used[checkpoint[0]] = _REPLAYED
             self.replayed += 1
         return checkpoint
+
+    def layer(self) -> tuple[list[int], bool]:
+        """Read from now on what says whether results are out of date.
+
+        ``take_result`` returns none of them then. Return the indexes of the steps and maps that
+        were used until now, and whether this execution has stored any.
+        """
+        with self._lock:
+            left, end = self._window, self._next_index
+            if left:
+                first = min(checkpoint[0] for checkpoint in left.values())
+                again = self._checkpoints.window_layered(self._run_pk, first)
+                self._window = {
+                    name: checkpoint
+                    for name, checkpoint in again.checkpoints.items()
+                    if name in left or (end is not None and checkpoint[0] >= end)
+                }
+                self._names.update(self._window)
+                self._next_index = again.next_index
+            self._ready = {}
+            self._is_layered = True
+            used = [index for index, how in enumerate(self._used) if how]
+            return used, self._executed > 0
 
     def give_back(self, checkpoint: Checkpoint) -> None:
         """Mark a result as not used: it could not be decoded."""
@@ -141,7 +178,7 @@ class CheckpointReader:
         """Return whether something may be stored under *name*; reads nothing."""
         return name in self._names or self._next_index is not None or self._has_skipped
 
-    def find(self, name: str) -> tuple[Checkpoint | None, bool]:
+    def find(self, name: str) -> tuple[Any, bool]:
         """Return what is stored under *name*, and whether this execution has used it before.
 
         If nothing is stored, the second is whether it may have been deleted since.
@@ -154,7 +191,8 @@ class CheckpointReader:
                 return checkpoint, False
             # Not in this window: read the one name, and a window from there. A job that uses its
             # steps in their old order does so once a window; another one, once a name.
-            found = self._checkpoints.find(self._run_pk, name)
+            read = self._checkpoints.find_layered if self._is_layered else self._checkpoints.find
+            found: Any = read(self._run_pk, name)
             if found is None:
                 return None, name in self._names
             index, output = found[:2]

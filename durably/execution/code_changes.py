@@ -84,7 +84,13 @@ class CodeChanges:
         return code
 
     def used(
-        self, name: str, fn: Callable[..., Any], stored: int | None, *, several: bool = False
+        self,
+        name: str,
+        fn: Callable[..., Any],
+        stored: int | None,
+        *,
+        several: bool = False,
+        warns: bool = True,
     ) -> None:
         """Note that a step's result is used that the code with the fingerprint *stored* has made.
 
@@ -92,13 +98,14 @@ class CodeChanges:
 
         Args:
             several: whether it is a map, which has several results.
+            warns: whether to warn.
         """
         now = self.of(fn)
         if not is_other(stored, now):
             return
         self._note()
         called = _called(fn)
-        if (called, now) in self._said:
+        if not warns or (called, now) in self._said:
             return
         self._said.add((called, now))
         warnings.warn(

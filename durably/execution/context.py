@@ -9,6 +9,7 @@ from durably._platform.safe_repr import short_repr
 from durably._platform.signals import entered_in_job
 from durably.codec import NOTHING, Nothing
 from durably.errors import SerializationError, ValidationError
+from durably.execution.changes import checked_change
 from durably.execution.current_run import CurrentRun, Services
 from durably.execution.deadlines import check_deadline, remaining_s
 from durably.execution.loops.step_loops import StepLoops
@@ -26,7 +27,7 @@ from durably.execution.step_options import PlainStep, ReturningStep
 from durably.execution.step_runner import StepRunner
 from durably.execution.step_waits import StepWaits
 from durably.execution.waiting import Waiting
-from durably.settings import Duration, OnDuplicateStep, time_limit, waitable
+from durably.settings import Duration, OnChange, OnDuplicateStep, time_limit, waitable
 from durably.settings.retries import Retry, check_retry
 
 Ps = ParamSpec("Ps")
@@ -49,13 +50,18 @@ class StepContext(StepLoops, StepWaits, StepChildren):
         services: Services,
         *,
         on_duplicate_step: OnDuplicateStep,
+        on_change: OnChange | None = None,
         nested: NestedSteps | None = None,
     ) -> None:
         self._run = run
         self._services = services
         self.log = StepLog(run, services)
         self._step_runner = StepRunner(
-            run, services, on_duplicate_step=on_duplicate_step, nested=nested
+            run,
+            services,
+            on_duplicate_step=on_duplicate_step,
+            on_change=on_change,
+            nested=nested,
         )
         self._waiting = Waiting(run, services, self._step_runner)
 
@@ -249,6 +255,8 @@ class StepContext(StepLoops, StepWaits, StepChildren):
         retry: Retry | None = None,
         rate: RateLimit | None = None,
         timeout: Duration | None = None,
+        on_change: OnChange | None = None,
+        depends_on: Any = None,
     ) -> ReturningStep[None]: ...
     @overload
     def options(
@@ -258,6 +266,8 @@ class StepContext(StepLoops, StepWaits, StepChildren):
         retry: Retry | None = None,
         rate: RateLimit | None = None,
         timeout: Duration | None = None,
+        on_change: OnChange | None = None,
+        depends_on: Any = None,
     ) -> ReturningStep[U]: ...
     @overload
     def options(
@@ -267,6 +277,8 @@ class StepContext(StepLoops, StepWaits, StepChildren):
         retry: Retry | None = None,
         rate: RateLimit | None = None,
         timeout: Duration | None = None,
+        on_change: OnChange | None = None,
+        depends_on: Any = None,
     ) -> PlainStep: ...
     @overload
     def options(
@@ -276,6 +288,8 @@ class StepContext(StepLoops, StepWaits, StepChildren):
         retry: Retry | None = None,
         rate: RateLimit | None = None,
         timeout: Duration | None = None,
+        on_change: OnChange | None = None,
+        depends_on: Any = None,
     ) -> ReturningStep[Any]: ...
     def options(
         self,
@@ -284,6 +298,8 @@ class StepContext(StepLoops, StepWaits, StepChildren):
         retry: Retry | None = None,
         rate: RateLimit | None = None,
         timeout: Duration | None = None,
+        on_change: OnChange | None = None,
+        depends_on: Any = None,
     ) -> Any:
         """Return a step with options: ``step.options(returns=Row, retry=Retry()).run(name, fn)``.
 
@@ -296,18 +312,32 @@ class StepContext(StepLoops, StepWaits, StepChildren):
             timeout: seconds (or a ``timedelta``) for each call of *fn*, a deadline that
                 ``step.check``, ``step.sleep`` and the steps inside of it enforce, and that
                 ``step.remaining`` returns. A function that does not look at it is not stopped.
+            on_change: what happens if the stored result was made by other code than today's:
+                ``"warn"`` uses it and warns (``CodeChangedWarning``), ``"ignore"`` uses it, and
+                ``"redo"`` executes the step again, and all that come after it with ``"redo"``. It
+                does so too if an argument is another one, as far as those are JSON-like, or
+                *depends_on*, or if a step before it was executed since. That is for pure
+                computations; a step that sends mails would send them again. By default as in the
+                job or the session.
+            depends_on: a JSON-like value that the result depends on beside the arguments, such as a
+                threshold or ``durably.fingerprint_of(path)``. It means ``on_change="redo"``.
 
         Returns:
             An object with the same ``run`` as the step context, with these settings.
 
         Raises:
             ValidationError: *returns* is not a type that can be stored, *retry* not a ``Retry``,
-                *rate* not a ``RateLimit``, or *timeout* not a positive duration.
+                *rate* not a ``RateLimit``, *timeout* not a positive duration, *on_change* another
+                word, or *depends_on* not JSON-like, or given with another *on_change*.
 
         .. versionadded:: 0.1.0
+        .. versionchanged:: 0.2.0 Has ``on_change`` and ``depends_on``.
         """
         check_retry(retry)
-        options = retry, rate, time_limit(timeout)
+        change = checked_change("step.options", on_change, depends_on)
+        if change[0] == "redo":
+            self._step_runner.track_layers()
+        options = retry, rate, time_limit(timeout), *change
         if rate is not None and not isinstance(rate, RateLimit):
             raise ValidationError(f"rate must be a RateLimit, not {short_repr(rate)}")
         if returns is not None:

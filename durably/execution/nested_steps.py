@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 from durably.execution.step_log import current_item, current_step
+
+if TYPE_CHECKING:
+    from durably._platform.interactive import Cell
 
 # The outer step, and the key of the item if it is inside a map.
 _Scope = tuple[str, str | int | None]
@@ -19,8 +25,13 @@ class NestedSteps:
     # What to do about a name that is used twice.
     advice = 'give each step a name of its own, such as f"batch-{i}"'
 
+    # Returns the cell of a notebook that is executed, where names may be used again by that.
+    cell: Callable[[], Cell | None] | None = None
+
     def __init__(self) -> None:
         self._inside: dict[_Scope, list[str]] = {}
+        # Whose chain of the steps inside begins again with each call.
+        self.begin_again: Callable[[], None] | None = None
         # Completed inside a call that failed: the outer step in which a name may be used again.
         self._retried: dict[str, _Scope] = {}
 
@@ -33,6 +44,8 @@ class NestedSteps:
     def outer_failed(self, outer: str) -> None:
         """Note that a call of the function of *outer* has failed."""
         scope = outer, current_item.get()
+        if self.begin_again is not None:
+            self.begin_again()
         for name in self._inside.pop(scope, ()):
             self._retried[name] = scope
 

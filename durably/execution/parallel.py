@@ -58,6 +58,8 @@ class Parallel:
         self._step_runner = step_runner
         self._lock = threading.Lock()  # guards the one below
         self._left = iter(self._functions.items())
+        # Of the results before this, and of all that were used in it.
+        self._base = self._newest = 0
         self._results: dict[str, Any] = {}
         self._failures: dict[str, BaseException] = {}
         self._is_ending = False
@@ -70,6 +72,8 @@ class Parallel:
             BaseException: what the first step of those that failed, in the order given, has raised.
         """
         self._run.check()
+        layers = self._step_runner.layers
+        self._base = self._newest = 0 if layers is None else layers.newest()
         threads: list[threading.Thread] = []
         try:
             for number in range(min(self._most, len(self._functions))):
@@ -85,6 +89,8 @@ class Parallel:
             self._run.keep_callers_signal(exc)
             self._wait_for(threads)
             raise
+        if layers is not None:
+            layers.use(self._newest)
         failed = [name for name in self._functions if name in self._failures]
         if failed:
             self._raise(failed)
@@ -103,11 +109,24 @@ class Parallel:
             if name is None or function is None:
                 return
             try:
-                self._results[name] = self._step_runner.take(name, function, (), {})
+                self._results[name] = self._take(name, function)
             except BaseException as exc:  # noqa: BLE001 - raised again in the calling thread
                 self._failures[name] = exc
                 if isinstance(exc, StopRun):
                     return
+
+    def _take(self, name: str, function: Callable[[], Any]) -> Any:
+        """Execute a step, or return its stored result; none of the others comes before it."""
+        layers = self._step_runner.layers
+        if layers is None:
+            return self._step_runner.take(name, function, (), {})
+        with layers.branch(self._base):
+            try:
+                return self._step_runner.take(name, function, (), {})
+            finally:
+                newest = layers.newest()
+                with self._lock:
+                    self._newest = max(self._newest, newest)
 
     def _raise(self, failed: list[str]) -> None:
         self._run.check()

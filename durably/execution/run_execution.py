@@ -82,6 +82,7 @@ class Execution:
                 run,
                 services,
                 on_duplicate_step=job.on_duplicate_step or services.on_duplicate_step,
+                on_change=job.on_change,
             )
         except DatabaseError as exc:
             if exc.is_of_row:

@@ -76,6 +76,9 @@ class CellSteps(NestedSteps):
     than in one execution of the cell, or in another cell.
     """
 
+    # Where a step is executed: its name may be used again by the next execution of that cell.
+    cell = staticmethod(executing_cell)
+
     advice = (
         'give each step a name of its own, such as f"batch-{i}", or open the session again if the '
         "step is now in another cell"

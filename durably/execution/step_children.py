@@ -59,7 +59,7 @@ class StepChildren(StepQuestions):
         .. versionadded:: 0.2.0
         """
         arguments = (name, job, payload, options)
-        run_id = self._step_runner.take(name, self._trigger, arguments, {}, str)
+        run_id = self._triggered(name, arguments)
         return self._services.family.runs().read(run_id)
 
     def _trigger(self, name: str, job: Any, payload: Any, options: dict[str, Any]) -> str:
@@ -85,7 +85,13 @@ class StepChildren(StepQuestions):
         .. versionadded:: 0.2.0
         """
         arguments = (name, job, payload, options)
-        return self._output_of(self._step_runner.take(name, self._trigger, arguments, {}, str))
+        return self._output_of(self._triggered(name, arguments))
+
+    def _triggered(self, name: str, arguments: tuple[Any, ...]) -> str:
+        run_id: str = self._step_runner.take(
+            name, self._trigger, arguments, {}, str, on_change="ignore"
+        )
+        return run_id
 
     @overload
     def wait_for(self, what: Ticket[T]) -> T: ...

@@ -8,6 +8,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 from durably._platform.signals import entered_in_job
 from durably.execution.pacing import RateLimit
 from durably.execution.step_runner import StepRunner
+from durably.settings import OnChange
 from durably.settings.retries import Retry
 
 Ps = ParamSpec("Ps")
@@ -23,12 +24,12 @@ class _WithOptions:
         retry: Retry | None,
         rate: RateLimit | None,
         timeout_s: float | None,
+        on_change: OnChange | None,
+        depends_on: str | None,
     ) -> None:
         self._step_runner = stepper
         self._returns = returns
-        self._retry = retry
-        self._rate = rate
-        self._timeout_s = timeout_s
+        self._options = retry, rate, timeout_s, on_change, depends_on
 
 
 class PlainStep(_WithOptions):
@@ -43,9 +44,7 @@ class PlainStep(_WithOptions):
 
         .. versionadded:: 0.1.0
         """
-        result: T = self._step_runner.take(
-            name, fn, args, kwargs, self._returns, self._retry, self._rate, self._timeout_s
-        )
+        result: T = self._step_runner.take(name, fn, args, kwargs, self._returns, *self._options)
         return result
 
 
@@ -61,7 +60,5 @@ class ReturningStep(_WithOptions, Generic[U]):
 
         .. versionadded:: 0.1.0
         """
-        result: U = self._step_runner.take(
-            name, fn, args, kwargs, self._returns, self._retry, self._rate, self._timeout_s
-        )
+        result: U = self._step_runner.take(name, fn, args, kwargs, self._returns, *self._options)
         return result

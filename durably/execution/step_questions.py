@@ -107,7 +107,7 @@ class StepQuestions:
         """
         type_ = self._checked(question, returns, timeout, default, "step.ask")
         arguments = (name, question, type_, timeout, default)
-        return self._step_runner.take(name, self._ask, arguments, {}, type_)
+        return self._step_runner.take(name, self._ask, arguments, {}, type_, on_change="ignore")
 
     def _ask(
         self, name: str, question: str, type_: Any, timeout: Duration | None, default: Any
@@ -167,7 +167,7 @@ class StepQuestions:
         """
         type_ = self._checked(question, returns, timeout, default, "step.prepare")
         arguments = (name, question, type_, timeout)
-        ticket = self._step_runner.take(name, self._prepare, arguments, {}, str)
+        ticket = self._step_runner.take(name, self._prepare, arguments, {}, str, on_change="ignore")
         return Ticket(id=ticket, name=name, returns=type_, default=default)
 
     def _prepare(self, name: str, question: str, type_: Any, timeout: Duration | None) -> str:

@@ -25,6 +25,7 @@ from durably.store.calls import OpenCalls
 
 if TYPE_CHECKING:
     from durably.execution.emitter import EventType
+    from durably.execution.layers import Layers
 
 T = TypeVar("T")
 
@@ -78,6 +79,8 @@ class StepRecorder:
         self._slots: dict[str, int] = {}
         # Stores a result; another one once there is more to store of a step.
         self.save: Callable[..., bool] = services.checkpoints.save
+        # Says which results are out of date, under ``on_change="redo"``.
+        self.layers: Layers | None = None
         self.again: dict[str, int] = {}
         self.notes: dict[str, Notes] = {}
 
@@ -137,12 +140,23 @@ class StepRecorder:
     def _save_calls(self, *row: Any) -> bool:
         """Store a result, with how often the function was called and what that has noted."""
         name: str = row[3]
+        if self.layers is not None:
+            row += self.layers.of(name)
+            save_layered = self._services.checkpoints.save_layered
+            return self.stored(save_layered, *row, *self.calls_of(name))
         if name not in self.again and name not in self.notes:
             return self._services.checkpoints.save(*row)
         return self.stored(self._services.checkpoints.save_calls, *row, *self.calls_of(name))
 
+    def layer(self, layers: Layers) -> None:
+        """Store from now on of which layer results are, and replace those that are out of date."""
+        self.layers = layers
+        self.save = self._save_calls
+
     def save_again(self, row: tuple[Any, ...], failed: DatabaseError | EngineClosedError) -> bool:
         """Store a result whose first try has *failed*; return whether this claim may do so."""
+        if self.layers is not None:
+            return self._save_calls(*row)
         return self.stored(self._services.checkpoints.save, *row, failed=failed)
 
     def encoded(self, name: str, value: Any, type_: Any) -> tuple[str, Any]:
@@ -188,6 +202,12 @@ class StepRecorder:
         services, run = self._services, self._run
         error = error_info(exc)
         run.failed_steps.append((name, exc))
+        if self.layers is not None and self.layers.replaces(name):
+            # Its result stays until there is another one, and is out of date as long.
+            self.require_ownership()
+            self._leave_open(name)
+            self.emit("step:fail", name, index, error=error)
+            return
         self.indexes[name] = index
         is_stored = self.stored(
             services.checkpoints.fail,

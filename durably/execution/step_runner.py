@@ -7,12 +7,14 @@ import os
 import threading
 import warnings
 from collections.abc import Callable
+from contextvars import Token
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from durably._platform.latch import Wakeups
 from durably._platform.safe_repr import type_name
 from durably._platform.signals import deliver, let_through
+from durably._platform.tracebacks import stacklevel
 from durably.codec import UNTYPED, return_type_of
 from durably.errors import (
     ConflictError,
@@ -34,11 +36,12 @@ from durably.execution.step_calls import StepCaller
 from durably.execution.step_log import current_deadline, current_step
 from durably.execution.step_recorder import NOT_OURS, StepRecorder
 from durably.jobs.names import check_name
-from durably.settings import OnDuplicateStep
+from durably.settings import OnChange, OnDuplicateStep
 from durably.settings.retries import Retry
-from durably.store.bounds import MOST_STEPS
+from durably.store.bounds import FENCE_BITS, MOST_STEPS
 
 if TYPE_CHECKING:
+    from durably.execution.layers import Layers
     from durably.store.rows import Checkpoint
 
 T = TypeVar("T")
@@ -71,14 +74,23 @@ class StepRunner:
         services: Services,
         *,
         on_duplicate_step: OnDuplicateStep,
+        on_change: OnChange | None = None,
         nested: NestedSteps | None = None,
     ) -> None:
         self._run = run
         self._services = services
+        # What happens to results of other code, where a step does not say.
+        self.on_change: OnChange = on_change or "warn"
+        # Says which results are out of date, once a step is to be executed again then.
+        self.layers: Layers | None = None
+        self._layers_lock = threading.Lock()
         self._reuses_results = on_duplicate_step == "reuse"
         self.nested = self._nested = NestedSteps() if nested is None else nested
         self._checkpoints = CheckpointReader(
-            services.checkpoints, run.run_pk, is_first_claim=run.fence == 1
+            services.checkpoints,
+            run.run_pk,
+            is_first_claim=run.fence == 1,
+            is_layered=self.on_change == "redo",
         )
         # A step that needs no other thread takes no lock: each use of these is one call.
         self._free_indexes = itertools.count(self._checkpoints.first_new_index)
@@ -97,6 +109,25 @@ class StepRunner:
         self._maps = dict.fromkeys(self._checkpoints.maps, False)
         # Woken when a step has ended.
         self._turn_ended = Wakeups()
+        if self.on_change == "redo":
+            self.track_layers()
+
+    def track_layers(self) -> Layers:
+        """Find out from now on which results are out of date; replace those."""
+        from durably.execution.layers import Layers  # noqa: PLC0415 - where first needed
+
+        with self._layers_lock:
+            if self.layers is None:
+                run, read = self._run, self._recorder.read
+                used, has_stored = read(self._checkpoints.layer)
+                newest = run.fence << FENCE_BITS if has_stored else 0
+                if used and not has_stored:
+                    newest = read(self._services.checkpoints.newest_layer, run.run_pk, used)
+                layers = Layers(run.fence, newest, self._changes.of, self._nested.cell)
+                self._nested.begin_again = layers.begin_again
+                self._recorder.layer(layers)
+                self.layers = layers
+            return self.layers
 
     def take(
         self,
@@ -108,6 +139,8 @@ class StepRunner:
         retry: Retry | None = None,
         rate: RateLimit | None = None,
         timeout_s: float | None = None,
+        on_change: OnChange | None = None,
+        depends_on: str | None = None,
     ) -> Any:
         """Return the step's result: from its checkpoint, or from *fn*, whose result is stored.
 
@@ -118,6 +151,9 @@ class StepRunner:
             retry: how often to call *fn* again after a failure.
             rate: limits how often *fn* is called.
             timeout_s: for each call of *fn*.
+            on_change: what happens to a result of other code; by default as in the job.
+            depends_on: what the result depends on beside the arguments, as text. With that and with
+                ``"redo"``, ``track_layers`` must have been called.
         """
         run = self._run
         has_deadline = run.deadline_s is not None or current_deadline.get() is not None
@@ -129,26 +165,26 @@ class StepRunner:
             checkpoint = self._checkpoints.take_result(name)
             if checkpoint is not None:
                 type_ = return_type_of(fn) if returns is None else returns
-                return self._replayed(name, fn, type_, checkpoint)
+                return self._replayed(name, fn, type_, checkpoint, on_change)
         if callable(name) and not isinstance(name, str):
             raise ValidationError(_needs_name(name))
         check_name(name, "a step's name", longest=LONGEST_STEP_NAME)
         if not callable(fn):
             raise ValidationError(_needs_function(name, fn))
         type_ = return_type_of(fn) if returns is None else returns
-        checkpoint = None
         turn = (threading.get_ident(),)
         if self._turns.setdefault(name, turn) is not turn:
             self._await_turn(name, turn)
         try:
-            is_repeated = False
-            if self._checkpoints.may_hold(name):
-                checkpoint, is_repeated = self._recorder.read(self._checkpoints.find, name)
-                if checkpoint is None and is_repeated:
-                    self._recorder.require_ownership()
+            checkpoint, is_repeated = self._stored(name)
+            options = retry, rate, timeout_s
+            if self.layers is not None:
+                change = on_change or self.on_change, depends_on, is_repeated
+                return self._take_layered(
+                    name, checkpoint, fn, args, kwargs, type_, options, *change
+                )
             if checkpoint is None or checkpoint[1] is None:
                 index = self._index_of(name, checkpoint)
-                options = retry, rate, timeout_s
                 result = self._execute(name, index, fn, args, kwargs, type_, options)
                 deliver()  # here already, so that it is kept if the job does not let it through
                 return result
@@ -158,8 +194,55 @@ class StepRunner:
         finally:
             self.end_turn(name)
         # What was used twice in one execution is no other version of one function.
-        is_other_use = is_repeated and not self._repeated(name)
-        return self._replayed(name, fn, type_, checkpoint, is_compared=not is_other_use)
+        if is_repeated and not self._repeated(name):
+            on_change = "redo"
+        return self._replayed(name, fn, type_, checkpoint[:4], on_change)
+
+    def _take_layered(
+        self,
+        name: str,
+        checkpoint: Any,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        type_: Any,
+        options: _Options,
+        on_change: OnChange,
+        depends_on: str | None,
+        is_repeated: bool,  # noqa: FBT001 - called in one place
+    ) -> Any:
+        """``take`` where results may be out of date, inside the turn of the step."""
+        layers, replaced, inputs = self.layers, None, None
+        assert layers is not None  # noqa: S101 - the caller checks
+        if on_change == "redo":
+            inputs = layers.hash_of(args, kwargs, depends_on)
+        if checkpoint is not None and checkpoint[1] is not None:
+            is_other_use = is_repeated and not self._repeated(name)
+            is_redo = inputs is not None and not is_other_use
+            if not is_redo or not layers.is_out_of_date(fn, checkpoint, inputs):
+                if not is_other_use:
+                    layers.use(checkpoint[4])
+                change: OnChange = "redo" if is_other_use else on_change
+                return self._replayed(name, fn, type_, checkpoint[:4], change)
+            self._checkpoints.give_back(checkpoint)
+            replaced = checkpoint
+        index = self._index_of(name, checkpoint)
+        entered = layers.enter(name, inputs, replaced)
+        try:
+            result = self._execute(name, index, fn, args, kwargs, type_, options)
+        finally:
+            layers.leave(name, entered)
+        deliver()
+        return result
+
+    def _stored(self, name: str) -> tuple[Any, bool]:
+        """Return what is stored of a step, and whether this execution has used it before."""
+        if not self._checkpoints.may_hold(name):
+            return None, False
+        checkpoint, is_repeated = self._recorder.read(self._checkpoints.find, name)
+        if checkpoint is None and is_repeated:
+            self._recorder.require_ownership()
+        return checkpoint, is_repeated
 
     def _repeated(self, name: str) -> bool:
         """Raise or warn because the name of a completed step is used again.
@@ -173,7 +256,7 @@ class StepRunner:
                 f"step {name!r} was used twice in run {self._run.id}; the second use returns "
                 'the first one\'s result. Give each step a name of its own, such as f"batch-{i}"',
                 DuplicateStepWarning,
-                stacklevel=5,  # the job's line
+                stacklevel=stacklevel(),  # the job's line
             )
             return False
         raise DuplicateStepError(
@@ -295,8 +378,7 @@ class StepRunner:
         fn: Callable[..., Any],
         type_: Any,
         checkpoint: Checkpoint,
-        *,
-        is_compared: bool = True,
+        on_change: OnChange | None = None,
     ) -> Any:
         index, output, _, code = checkpoint
         assert output is not None  # noqa: S101 - completed steps have one
@@ -313,10 +395,10 @@ class StepRunner:
         self._nested.note(name)
         self._run.has_replayed = True
         # At each step that a resume passes: no call that could be spared.
-        if is_compared and (
-            type(fn) is not FunctionType or code != self._codes.get(id(fn.__code__))
-        ):
-            self._changes.used(name, fn, code)
+        if type(fn) is not FunctionType or code != self._codes.get(id(fn.__code__)):
+            change = on_change or self.on_change
+            if change != "redo":  # else it was compared before
+                self._changes.used(name, fn, code, warns=change == "warn")
         if services.emitter.has_listeners:
             self._recorder.emit("step:skip", name, index)
         return result
@@ -384,8 +466,7 @@ class StepRunner:
                 # The result as it is stored, and as it will be read.
                 text, result = recorder.encoded(name, value, type_)
             finally:
-                current_step.reset(token)
-                del self._inside[name]
+                self._left(name, token)
         except BaseException as exc:
             self._nested.outer_failed(name)
             recorder.raised(name, index, started_at_us, exc)
@@ -428,6 +509,13 @@ class StepRunner:
         self._inside[name] = index
         return self._changes.of(fn), outer
 
+    def _left(self, name: str, token: Token[str | None]) -> None:
+        """Note that the thread has left a step, and that what follows comes after it."""
+        current_step.reset(token)
+        del self._inside[name]
+        if self.layers is not None:
+            self.layers.use(self.layers.layer)
+
     def _warn_of_size(self, name: str, text: str) -> None:
         if self._services.checkpoints.has_files:
             return
@@ -435,7 +523,7 @@ class StepRunner:
         warnings.warn(
             f"the result of step {name!r} takes {len(text) / 2**20:.0f} MiB in the database; "
             "leave out blobs=False, so that it becomes a file",
-            stacklevel=6,  # the job's line
+            stacklevel=stacklevel(),  # the job's line
         )
 
 

@@ -53,7 +53,7 @@ class StepWaits:
         .. versionadded:: 0.2.0
         """
         until_us = self._waiting.instant_us(when, "step.sleep_until")
-        self._step_runner.take(name, self._sleep_until, (name, until_us), {})
+        self._step_runner.take(name, self._sleep_until, (name, until_us), {}, on_change="ignore")
 
     def _sleep_until(self, name: str, until_us: int) -> None:
         wait = self._waiting.opened(NewWait(name, "time", until_us))
@@ -133,7 +133,8 @@ class StepWaits:
             type_ = _without_none(return_type_of(check))
         else:
             self._services.codec.check_type(returns, "step.poll(returns=...)")
-        return self._step_runner.take(name, self._poll, (name, check, every, timeout_s), {}, type_)
+        arguments = (name, check, every, timeout_s)
+        return self._step_runner.take(name, self._poll, arguments, {}, type_, on_change="ignore")
 
     def _poll(
         self, name: str, check: Callable[[], Any], every: Every, timeout_s: float | None

@@ -23,7 +23,14 @@ if TYPE_CHECKING:
     from durably.execution.context import StepContext
 from durably._platform.values import Value
 from durably.jobs.names import check_name
-from durably.settings import Duration, OnDuplicateStep, check_on_duplicate_step, time_limit
+from durably.settings import (
+    Duration,
+    OnChange,
+    OnDuplicateStep,
+    check_on_change,
+    check_on_duplicate_step,
+    time_limit,
+)
 from durably.settings.retries import Retry, check_retry
 
 P = TypeVar("P")
@@ -56,12 +63,14 @@ class Job(Value, Generic[P, R]):
         origin: ``"any"`` to continue runs that any job of this name has begun; by default the job
             continues runs with checkpoints only if this function has begun them. The function is
             identified by its module's name (in a script the file's) and its qualified name.
+        on_change: what happens to stored results of other code than today's: ``"warn"``, the
+            default, ``"redo"`` or ``"ignore"``, as for ``step.options``.
 
     Raises:
         ValidationError: the spec is not usable as a job.
 
     .. versionadded:: 0.1.0
-    .. versionchanged:: 0.2.0 Has ``retry`` and ``timeout``.
+    .. versionchanged:: 0.2.0 Has ``retry``, ``timeout`` and ``on_change``.
     """
 
     name: str
@@ -72,6 +81,7 @@ class Job(Value, Generic[P, R]):
     retry: Retry | None = attrs.field(default=None, kw_only=True)
     timeout: float | None = attrs.field(default=None, kw_only=True, converter=_time_limit)
     origin: Literal["any"] | None = attrs.field(default=None, kw_only=True)
+    on_change: OnChange | None = attrs.field(default=None, kw_only=True)
     _takes_payload: bool = attrs.field(init=False, repr=False, eq=False)
     _default: Any = attrs.field(init=False, repr=False, eq=False)
 
@@ -80,6 +90,7 @@ class Job(Value, Generic[P, R]):
         if self.on_duplicate_step is not None:
             check_on_duplicate_step(self.on_duplicate_step)
         check_retry(self.retry)
+        check_on_change(self.on_change, f"the on_change of job {self.name!r}")
         if self.origin is not None and self.origin != "any":
             raise ValidationError(
                 f'the origin of job {self.name!r} must be "any" or None, '
@@ -327,6 +338,7 @@ def job(
     retry: Retry | None = None,
     timeout: Duration | None = None,
     origin: Literal["any"] | None = None,
+    on_change: OnChange | None = None,
 ) -> _JobDecorator: ...
 def job(
     name: Any = None,
@@ -337,6 +349,7 @@ def job(
     retry: Retry | None = None,
     timeout: Duration | None = None,
     origin: Literal["any"] | None = None,
+    on_change: OnChange | None = None,
 ) -> Any:
     """Make a job of a function: ``@job``, ``@job("name")`` or ``@job("name", input=...)``.
 
@@ -353,6 +366,11 @@ def job(
             is no limit.
         origin: ``"any"`` to continue runs with checkpoints of any job of this name, whichever
             script or module began them; by default those that this function began.
+        on_change: what happens if a stored result was made by other code than today's: ``"warn"``,
+            the default, uses it and warns (``CodeChangedWarning``), ``"ignore"`` uses it, and
+            ``"redo"`` executes that step again and all that come after it, as
+            ``StepContext.options`` describes. ``"redo"`` is for pure computations: a job that sends
+            mails would send them again. A step or a map may say otherwise.
 
     Returns:
         A ``Job``, which calls the function when it is called.
@@ -362,6 +380,7 @@ def job(
             defined, not when it runs.
 
     .. versionadded:: 0.1.0
+    .. versionchanged:: 0.2.0 Has ``retry``, ``timeout`` and ``on_change``.
     """
     if isinstance(name, classmethod):
         raise ValidationError(
@@ -379,5 +398,6 @@ def job(
         retry=retry,
         timeout=timeout,
         origin=origin,
+        on_change=on_change,
     )
     return decorator if function is None else decorator(cast("Callable[..., Any]", function))

@@ -22,6 +22,7 @@ from durably.errors import ValidationError
 
 Synchronous = Literal["full", "normal"]
 OnDuplicateStep = Literal["error", "reuse"]
+OnChange = Literal["warn", "redo", "ignore"]
 OnPayloadChange = Literal["warn", "refuse", "extend"]
 Coalesce = bool | Literal["pending", "active"]
 IfRunning = Literal["wait", "skip", "error"]
@@ -169,6 +170,12 @@ def age(value: object, what: str) -> timedelta:
 def check_on_duplicate_step(value: object) -> None:
     """Raise ``ValidationError`` if *value* is not a value of ``on_duplicate_step``."""
     check_choice(value, "on_duplicate_step", OnDuplicateStep)
+
+
+def check_on_change(value: object, what: str = "on_change") -> None:
+    """Raise ``ValidationError`` if *value* is not ``None`` or a value of ``on_change``."""
+    if value is not None:
+        check_choice(value, what, OnChange)
 
 
 def check_choice(value: object, what: str, choices: Any) -> None:

@@ -33,6 +33,7 @@ from durably.store.rows import (
     Enqueued,
     Executor,
     Filters,
+    LayeredCheckpoint,
     LogLine,
     LogRow,
     NewRun,
@@ -57,6 +58,15 @@ class Checkpoints(ItemCheckpoints, WaitCheckpoints, CodeCheckpoints, Protocol):
 
     def window(self, run_pk: RunKey, first_index: int) -> Window:
         """Return the checkpoints from *first_index* on, as many as one window holds."""
+
+    def find_layered(self, run_pk: RunKey, name: str) -> LayeredCheckpoint | None:
+        """``find``, with what says whether the result is out of date."""
+
+    def window_layered(self, run_pk: RunKey, first_index: int) -> Window:
+        """``window``, with what says which results are out of date."""
+
+    def newest_layer(self, run_pk: RunKey, indexes: list[int]) -> int:
+        """Return the highest layer of the steps and maps at these indexes, 0 without one."""
 
     def save(
         self,
@@ -99,6 +109,17 @@ class Checkpoints(ItemCheckpoints, WaitCheckpoints, CodeCheckpoints, Protocol):
 
         Args:
             notes: a JSON array with what each call has noted.
+        """
+
+    def save_layered(self, *row: Any) -> bool:
+        """``save_calls``, in the place of a result that is out of date, or of none.
+
+        The result that it replaces is there until the transaction that stores this one.
+
+        Args:
+            row: the arguments of ``save``; its layer, which must be of the current execution and
+                higher than that of what it replaces; a hash of what the result was made of beside
+                the code; and the two last arguments of ``save_calls``.
         """
 
     def fail(

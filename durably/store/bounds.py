@@ -45,6 +45,10 @@ ATTEMPT: Final = {
     "started_at_us": TIME,
     "ended_at_us": TIME,
 }
+# A layer is the fence of an execution, and so many bits for those within it: each cell of a
+# notebook that is executed is one.
+FENCE_BITS: Final = 24
+
 STEP: Final = {
     "attempt": Bounds(1, TRIES.most),
     "started_at_us": TIME,

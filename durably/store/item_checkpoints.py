@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from durably.store.item_rows import ItemRow, ItemWindow, Key, MapRow, MapState, NewItem
+from durably.store.item_rows import (
+    ItemRow,
+    ItemWindow,
+    Key,
+    LayeredItem,
+    MapRow,
+    MapState,
+    NewItem,
+)
 from durably.store.rows import RunKey
 
 # The most items that a map can have.
@@ -16,12 +24,13 @@ class ItemCheckpoints(Protocol):
     """The items of maps. Usable from any thread."""
 
     def save_items(
-        self, run_pk: RunKey, fence: int, state: MapState, items: Sequence[NewItem]
+        self, run_pk: RunKey, fence: int, state: MapState, items: Sequence[NewItem | LayeredItem]
     ) -> bool:
         """Store items of a map, completed and failed ones, and how far or how the map is.
 
-        A failed item is replaced by a later result; a completed one is final. Return ``False``, and
-        store nothing, if this claim is not the current one.
+        A failed item is replaced by a later result; a completed one is final, except that items
+        with a layer replace those of a lower one, in a state that has that layer. Return
+        ``False``, and store nothing, if this claim is not the current one.
         """
 
     def find_map(self, run_pk: RunKey, name: str) -> MapRow | None:
@@ -38,6 +47,12 @@ class ItemCheckpoints(Protocol):
 
     def item_window(self, map_pk: int, first_index: int) -> ItemWindow:
         """Return the items of a map from *first_index* on, as many as one window holds."""
+
+    def item_window_layered(self, map_pk: int, first_index: int) -> ItemWindow:
+        """``item_window``, with what says which results are out of date."""
+
+    def find_item_layered(self, map_pk: int, key: Key) -> ItemRow | None:
+        """``find_item``, with what says whether the result is out of date."""
 
     def item_codes(self, map_pk: int, first_index: int, last_index: int) -> dict[int, int]:
         """Return the fingerprints of the items that have one of their own, by index."""

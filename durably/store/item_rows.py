@@ -11,9 +11,21 @@ Key = str | int
 # reads each one.
 ItemRow = tuple[int, Key | None, str | None, str | None, int, int | None, int, int]
 
+# What follows in it under ``on_change="redo"``: its fingerprint and its layer, if it has them, a
+# hash of what it was made of beside its item and the code, and whether a person has set it.
+LayeredItemRow = tuple[
+    int, Key | None, str | None, str | None, int, int | None, int, int,
+    int | None, int | None, int | None, int,
+]  # fmt: skip
+
 # The same to be stored, with the fingerprint of the function that has made it, unless that is the
 # one of the map.
 NewItem = tuple[int, Key | None, str | None, str | None, int, int | None, int, int, int | None]
+# And under ``on_change="redo"`` with its layer and that hash.
+LayeredItem = tuple[
+    int, Key | None, str | None, str | None, int, int | None, int, int, int | None,
+    int, int | None,
+]  # fmt: skip
 
 
 class ItemOfMap(NamedTuple):
@@ -50,6 +62,9 @@ class MapRow(NamedTuple):
     has_codes: bool = False
     # Whether it has failed items that are not tried again now.
     has_held: bool = False
+    # When something of it was stored last, and when its items were that have no layer of their own.
+    layer: int = 0
+    old_layer: int = 0
 
 
 class MapState(NamedTuple):
@@ -69,6 +84,8 @@ class MapState(NamedTuple):
     # Of its function, and the index of the step that it is inside of: stored with its first items.
     code: int | None = None
     outer: int | None = None
+    # Under ``on_change="redo"``, where the items have a layer too, and a hash of ``depends_on``.
+    layer: int | None = None
 
 
 class FailureKind(NamedTuple):

@@ -3,7 +3,7 @@
 # Without ``from __future__ import annotations``: typing compiles each annotation of a NamedTuple
 # that is a string, which takes longer than all else of the class.
 from collections.abc import Callable
-from typing import Literal, NamedTuple, NewType, TypedDict
+from typing import Any, Literal, NamedTuple, NewType, TypedDict
 
 from durably.models import Disposition, RunKind
 from durably.settings import OnPayloadChange
@@ -270,6 +270,10 @@ class StepRow(NamedTuple):
 # because a resume reads each step.
 Checkpoint = tuple[int, str | None, str, int | None]
 
+# The same under ``on_change="redo"``, with its layer, a hash of what it was made of beside the
+# code, and whether a person has set it.
+LayeredCheckpoint = tuple[int, str | None, str, int | None, int, int | None, int]
+
 
 class Window(NamedTuple):
     """Consecutive checkpoints of a run, by name, and the index where the next window begins.
@@ -278,7 +282,7 @@ class Window(NamedTuple):
     index of each map by name.
     """
 
-    checkpoints: dict[str, Checkpoint]
+    checkpoints: dict[str, Any]
     next_index: int | None
     highest_index: int = -1
     maps: dict[str, int] = {}  # noqa: RUF012 - replaced, never changed

@@ -317,18 +317,22 @@ def test_every_column_of_a_result_is_copied(app: durably.Durably, path: Path) ->
     app.set_item(first, "items", "1", 8)
     fork = app.fork(first)
     places = {
-        # The execution that has stored it is none of the fork's.
-        "durably_steps": ("step >> 24 = ?", {"step", "run", "fence"}),
-        "durably_maps": ("run = ?", {"step", "run", "map", "fence"}),
-        "durably_items": ("item >> 30 IN (SELECT map FROM durably_maps WHERE run = ?)", {"item"}),
+        # The execution that has stored it is none of the fork's; when it was is kept.
+        "durably_steps": (ORDERED, "step >> 24 = ?", {"step", "run", "fence", "layer"}),
+        "durably_maps": (ORDERED, "run = ?", {"step", "run", "map", "fence", "layer"}),
+        "durably_items": (
+            "*",
+            "item >> 30 IN (SELECT map FROM durably_maps WHERE run = ?)",
+            {"item"},
+        ),
     }
     db = open_database(path)
     try:
-        for table, (condition, own) in places.items():
+        for table, (columns, condition, own) in places.items():
             mine, copies = (
                 [
                     {name: value for name, value in row.items() if name not in own}
-                    for row in rows_of(db, f"SELECT * FROM {table} WHERE {condition}", run)
+                    for row in rows_of(db, f"SELECT {columns} FROM {table} WHERE {condition}", run)
                 ]
                 for run in (1, 2)
             )
@@ -336,6 +340,9 @@ def test_every_column_of_a_result_is_copied(app: durably.Durably, path: Path) ->
     finally:
         db.close()
     assert execute(app, fork).output == 4
+
+
+ORDERED = "*, coalesce(layer, fence << 24) AS stored_in_order"
 
 
 def rows_of(db: apsw.Connection, query: str, run: int) -> list[dict[str, Any]]:

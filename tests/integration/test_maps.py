@@ -267,7 +267,7 @@ BAD = [
     ({"timeout": 0}, "timeout"),
     ({"returns": object()}, "returns"),
     ({"chunk": 5}, "leave chunk out"),
-    ({"on_change": "redo"}, "on_change must be"),
+    ({"on_change": "again"}, "on_change must be"),
     ({"name": ""}, "name must not be empty"),
     ({"name": "a\nb"}, "control character"),
     ({"name": len}, "step.map needs the name"),

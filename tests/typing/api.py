@@ -96,6 +96,13 @@ def import_csv(step: StepContext, payload: ImportCsv) -> Imported:
     assert_type(step.options(timeout=5).run("late", read_rows, "x"), list[str])
     assert_type(step.options(returns=Imported, timeout=5).run("late", untyped, 5), Imported)
     step.options(timeout="5 s")  # type: ignore[call-overload]
+    model = durably.fingerprint_of("model.bin")
+    assert_type(model, str)
+    redone = step.options(on_change="redo", depends_on=[model, 0.5])
+    assert_type(redone.run("redone", read_rows, "x"), list[str])
+    again = step.options(returns=Imported, on_change="ignore", depends_on=None)
+    assert_type(again.run("kept", untyped, 5), Imported)
+    step.options(on_change="again")  # type: ignore[call-overload]
     assert_type(step.remaining, float | None)
     step.options(Imported)  # type: ignore[call-overload]
     step.options(return_type=Imported)  # type: ignore[call-overload]
@@ -119,6 +126,13 @@ def import_csv(step: StepContext, payload: ImportCsv) -> Imported:
     step.map("wrong key", len, rows, key=lambda row: row.missing)  # type: ignore[attr-defined]
     step.map("wrong option", len, rows, workers=5)  # type: ignore[call-overload]
     step.map("wrong value", len, rows, on_failed="ignore")  # type: ignore[call-overload]
+    step.map("redone items", len, rows, on_change="redo", depends_on={"limit": 5})
+    step.imap("redone records", len, rows, on_change="warn", depends_on=model)
+    step.map("wrong change", len, rows, on_change=True)  # type: ignore[call-overload]
+    durably.map(len, rows, on_change="redo", depends_on=model)
+    durably.session("redone", on_change="redo").close()
+    durably.session("wrong", on_change="again")  # type: ignore[arg-type]
+    durably.fingerprint_of(5)  # type: ignore[arg-type]
 
     # Everything else a step has.
     step.progress(1)
@@ -169,6 +183,8 @@ durably.job("x", retry=Retry(attempts=5, on=OSError), timeout=3600)
 durably.job("x", retry=5)  # type: ignore[call-overload]
 durably.job("x", timeout="1 h")  # type: ignore[call-overload]
 durably.job("x", origin="invoices")  # type: ignore[call-overload]
+durably.job("x", on_change="redo")
+durably.job("x", on_change="again")  # type: ignore[call-overload]
 
 assert_type(loose, Job[int, int])
 assert_type(import_csv, Job[ImportCsv, Imported])

@@ -101,7 +101,7 @@ class TestDecorator:
         arguments = [field.name for field in attrs.fields(Job) if field.init and not field.kw_only]
         assert arguments == ["name", "run", "input", "output"]
         options = [field.name for field in attrs.fields(Job) if field.init and field.kw_only]
-        assert options == ["on_duplicate_step", "retry", "timeout", "origin"]
+        assert options == ["on_duplicate_step", "retry", "timeout", "origin", "on_change"]
 
     def test_calling_it_calls_the_function(self) -> None:
         """job(step, payload) returns what the function returns, unconverted and unvalidated."""

@@ -74,7 +74,11 @@ def statements() -> dict[str, str]:
                 found[f"{module.name}.{name}"] = value
     several = range(2, MOST_AT_ONCE + 1)
     found |= {f"steps.store_several({n})": steps.store_several(n) for n in several}
-    found |= {f"items.save_several({n})": items.save_several(n) for n in items.SIZES}
+    found |= {
+        f"items.save_several({n}, layered={layered})": items.save_several(n, layered=layered)
+        for n in items.SIZES
+        for layered in (False, True)
+    }
     return {name: sql for name, sql in found.items() if not re.search(r"\{\w+\}", sql)}
 
 
@@ -548,13 +552,15 @@ def test_reading_a_window_costs_by_its_length(db: apsw.Connection) -> None:
         db.execute(
             f"""{COUNTING % count}
             INSERT INTO durably_steps SELECT ({number} << 24) | n - 1, {number}, 's' || n,
-                'completed', '1', NULL, 1, 1, 1, 0, 1, 1, 1, NULL FROM n"""
+                'completed', '1', NULL, 1, 1, 1, 0, 1, 1, 1, NULL, NULL, NULL FROM n"""
         )
     assert steps.highest_index(db, 2) == 2
     assert len(steps.window(db, 2, 0).checkpoints) == 3
     assert vm_steps(db, lambda: steps.window(db, 2, 0)) < 200
     assert vm_steps(db, lambda: steps.highest_index(db, 2)) < 50
     assert vm_steps(db, lambda: steps.find(db, 2, "s3")) < 50
+    assert vm_steps(db, lambda: steps.window_layered(db, 2, 0)) < 200
+    assert vm_steps(db, lambda: steps.find_layered(db, 2, "s3")) < 50
     assert vm_steps(db, lambda: steps.of_run(db, "r2")) < 300
 
 
@@ -569,7 +575,7 @@ def test_items_cost_by_what_is_asked_for(db: apsw.Connection) -> None:
     db.execute(
         f"""{COUNTING % MANY}
         INSERT INTO durably_items SELECT (1 << 30) | n - 1, 'k' || n, iif(n % 9999, '1', NULL),
-            iif(n % 9999, NULL, '{{}}'), 1, NULL, 1, 1, 0, 0, NULL FROM n"""
+            iif(n % 9999, NULL, '{{}}'), 1, NULL, 1, 1, 0, 0, NULL, NULL, NULL FROM n"""
     )
     run = runs_of_it[0]
     state = MapState(run.run, f"m{run.run}", True, 1, 0, 0, None, 1)
@@ -579,6 +585,8 @@ def test_items_cost_by_what_is_asked_for(db: apsw.Connection) -> None:
     assert vm_steps(db, lambda: items.find(db, 1, "k17")) < 100
     assert vm_steps(db, lambda: items.at(db, 1, 17)) < 100
     assert vm_steps(db, lambda: items.window(db, 2, 0)) < 100
+    assert vm_steps(db, lambda: items.window_layered(db, 2, 0)) < 100
+    assert vm_steps(db, lambda: items.find_layered(db, 1, "k17")) < 100
     found: list[Any] = []
     assert vm_steps(db, lambda: found.append(items.of_map(db, "r1", "m1", "failed", 9, 0))) < 300
     assert [row[0] for row in found[0]] == [9998, 19997]

@@ -67,7 +67,8 @@ def test_items_are_stored_as_given(store: Database, run: RunRow) -> None:
     assert save(store, run, *rows)
     assert all_of(store, run) == rows
     found = store.read(items.find_map, run.run, "m")
-    assert found == MapRow(1, 3, True, None, 9)
+    layer = run.fence << 24
+    assert found == MapRow(1, 3, True, None, 9, layer=layer, old_layer=layer)
     assert [store.read(items.find, found.map, key) for key in (7, "7", "b")] == [*rows[1:3], None]
     assert [store.read(items.at, found.map, index) for index in (9, 8)] == [rows[3], None]
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from typing import Any, Final
 
+from durably._platform.hashes import hash_of_text
 from durably._platform.tracebacks import stacklevel
 from durably._platform.unhandled import show_stop_alone
 from durably.codec import UNTYPED
@@ -19,6 +20,7 @@ from durably.execution.live import LoopView
 from durably.execution.loops.driver import Driver
 from durably.execution.loops.map_log import MapLog
 from durably.execution.loops.options import LoopOptions
+from durably.execution.loops.outdated import OutdatedItems
 from durably.execution.loops.record import MapRecord
 from durably.execution.loops.results import MapResult, Results, positions_of, records_of
 from durably.execution.loops.source import Source
@@ -146,6 +148,18 @@ class Loop:
         finally:
             self._run.loops.remove(look)
             self._run.last_loop = look()
+            self._note_layer()
+
+    def _note_layer(self) -> None:
+        """Note what comes before the next steps: this map, as it was executed or found."""
+        layers = self._step_runner.layers
+        if layers is None:
+            return
+        found = self._found
+        if self._has_started or found is None or found.status != "completed":
+            layers.use(layers.layer if self._made is None else self._made[0])
+        else:
+            layers.use(found.layer)
 
     def _driven(self, driver: Driver) -> Iterator[list[Task] | Reused]:
         try:
@@ -199,10 +213,19 @@ class Loop:
             is_keyed=is_keyed,
             map_number=lambda: getattr(found(), "map", None),
             what=options.what,
+            is_layered=options.on_change == "redo",
         )
         self._stored = stored
         self._code = self._step_runner.changes.of(options.fn)
         self._map_code = self._code if self._found is None else self._found.code
+        layers = self._step_runner.layers
+        self._made: tuple[int, int | None] | None = None if layers is None else (layers.layer, None)
+        self._outdated: OutdatedItems | None = None
+        if layers is not None and options.on_change == "redo":
+            self._outdated = OutdatedItems(
+                self._found, self._code, hash_of_text(options.depends_on or ""), layers.newest()
+            )
+            self._made = layers.layer, self._outdated.inputs
         self._record = MapRecord(
             run,
             services,
@@ -213,13 +236,16 @@ class Loop:
             code=self._code,
             item_code=None if self._map_code == self._code else self._code,
             outer=self._step_runner.outer(),
+            made=self._made,
         )
         self._map_log.begins(self._count_stored)
         runner = ItemRunner(
             *(self._name, options, run, services, self._step_runner.nested),
             self._step_runner.changes.ways_out,
+            lambda: self._step_runner.layers,
         )
-        self._source = Source(options, stored, run, services.clock, runner.hold)
+        is_out_of_date = None if self._outdated is None else self._outdated.has
+        self._source = Source(options, stored, run, services.clock, runner.hold, is_out_of_date)
         return Driver(
             options,
             run,
@@ -254,7 +280,8 @@ class Loop:
         """Count items that are stored; emit those that were executed."""
         if isinstance(batch, Reused):
             self._record.reuse(len(batch))
-            self._note_codes(batch)
+            if self._options.on_change != "redo":
+                self._note_codes(batch)
         else:
             is_heard = self._services.emitter.has_listeners
             for task in batch:
@@ -275,7 +302,13 @@ class Loop:
             )
             codes = {own.get(index, found.code) for index in indexes}
         for code in codes - {self._code}:
-            self._step_runner.changes.used(self._name, self._options.fn, code, several=True)
+            self._step_runner.changes.used(
+                self._name,
+                self._options.fn,
+                code,
+                several=True,
+                warns=self._options.on_change == "warn",
+            )
 
     def _emit_item(self, task: Task) -> None:
         if task.text is None:
@@ -395,7 +428,7 @@ class Loop:
 
     def _warn_of_changes(self) -> None:
         changed = self._source.changed
-        if changed and self._options.warns_of_changes:
+        if changed and self._options.on_change == "warn":
             warnings.warn(
                 f"{self._options.what}: other items than before are at {changed:,} positions that "
                 "have results, which are used; pass key= to tell the items apart",

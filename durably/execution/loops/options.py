@@ -11,12 +11,12 @@ import attrs
 from durably._platform.safe_repr import short_repr, type_name
 from durably.codec import NOTHING, Codec, return_type_of
 from durably.errors import ValidationError
+from durably.execution.changes import checked_change
 from durably.execution.pacing import RateLimit, check_rate
-from durably.settings import Duration, time_limit
+from durably.settings import Duration, OnChange, time_limit
 from durably.settings.retries import Retry
 
 OnFailed = Literal["raise", "return"]
-OnChange = Literal["warn", "ignore"]
 Item = TypeVar("Item")
 
 
@@ -39,13 +39,15 @@ class LoopArguments(TypedDict, Generic[Item], total=False):
     max_uncommitted: int
     total: int | None
     on_change: OnChange | None
+    depends_on: Any
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class LoopOptions:
     """What a map was called with.
 
-    ``result_type`` is the type of a result, ``rate`` limits how often an item begins.
+    ``result_type`` is the type of a result, ``rate`` limits how often an item begins, and
+    ``depends_on`` is text.
     """
 
     what: str
@@ -63,7 +65,8 @@ class LoopOptions:
     on_failed: OnFailed
     max_uncommitted: int
     total: int | None
-    warns_of_changes: bool
+    on_change: OnChange | None
+    depends_on: str | None
 
 
 def checked(
@@ -86,6 +89,7 @@ def checked(
     max_uncommitted: Any = 256,
     total: Any = None,
     on_change: Any = None,
+    depends_on: Any = None,
 ) -> LoopOptions:
     """Return the options of a map.
 
@@ -112,11 +116,7 @@ def checked(
         raise ValidationError(
             f'{what}: on_failed must be "raise" or "return", not {short_repr(on_failed)}'
         )
-    if on_change not in (None, "warn", "ignore"):
-        raise ValidationError(
-            f'{what}: on_change must be "warn" or "ignore", not {short_repr(on_change)}; '
-            "other reactions to a change are not supported in this version"
-        )
+    change, dependence = checked_change(what, on_change, depends_on)
     timeout_s = time_limit(timeout, f"{what}: timeout")
     return LoopOptions(
         what=what,
@@ -136,7 +136,8 @@ def checked(
         on_failed=on_failed,  # type: ignore[arg-type]  # it was checked
         max_uncommitted=_count(max_uncommitted, f"{what}: max_uncommitted", 1),
         total=_total(items) if total is None else _count(total, f"{what}: total", 0),
-        warns_of_changes=on_change != "ignore",
+        on_change=change,
+        depends_on=dependence,
     )
 
 

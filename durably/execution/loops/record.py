@@ -23,6 +23,8 @@ class MapRecord:
         code: the fingerprint of its function, stored with its first items.
         item_code: likewise, for each item, unless it is what is stored of the map.
         outer: the index of the step that it is inside of.
+        made: the layer of what is executed now and a hash of what the items are made of beside
+            themselves and the code, if that is stored.
 
     Attributes:
         failed: how many items have failed in this execution.
@@ -41,6 +43,7 @@ class MapRecord:
         code: int | None,
         item_code: int | None,
         outer: int | None,
+        made: tuple[int, int | None] | None,
     ) -> None:
         self._run = run
         self._services = services
@@ -51,6 +54,7 @@ class MapRecord:
         self._code = code
         self._item_code = item_code
         self._outer = outer
+        self._made = made
         # Those that were executed are counted by the thread that stores them, and those from
         # checkpoints by the one that drives the map, at the same time.
         self._executed = 0
@@ -81,6 +85,7 @@ class MapRecord:
             started_at_us=self.started_at_us,
             code=self._code,
             outer=self._outer,
+            layer=None if self._made is None else self._made[0],
             **end,
         )
         is_stored = retry_transient(
@@ -91,11 +96,22 @@ class MapRecord:
             self._run.run_pk,
             self._run.fence,
             state,
-            [task.row(is_keyed=self._is_keyed, code=self._item_code) for task in tasks],
+            self._rows(tasks),
         )
         if is_stored:
             self._executed, self.failed = executed, failed
         return is_stored
+
+    def _rows(self, tasks: Sequence[Task]) -> list[Any]:
+        """Return items as they are stored. A result that is out of date stays if there is none."""
+        is_keyed, code = self._is_keyed, self._item_code
+        if self._made is None:
+            return [task.row(is_keyed=is_keyed, code=code) for task in tasks]
+        return [
+            (*task.row(is_keyed=is_keyed, code=code), *self._made)
+            for task in tasks
+            if task.text is not None or not task.is_replacing
+        ]
 
     @property
     def done(self) -> int:

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from durably._platform.clock import Clock
+from durably._platform.hashes import hash_of_text
 from durably._platform.safe_repr import type_name
 from durably._platform.signals import let_through
 from durably.codec.json_text import dump
 from durably.codec.plain import plain
 from durably.errors import ValidationError
 from durably.execution.current_run import CurrentRun
+from durably.execution.inputs import text_of
 from durably.execution.loops.options import LoopOptions
 from durably.execution.loops.stored_items import StoredItems, same_key
 from durably.execution.loops.tasks import Reused, Task
@@ -26,6 +28,8 @@ _PATIENCE_S: Final = 0.001
 _MANY: Final = 256
 _SCALARS: Final = frozenset({str, int, float, bool, type(None)})
 _LARGEST_KEY: Final = 2**63
+# Hashes of items from here on are of the wide kind.
+_WIDE: Final = 2**32
 # The keys of a list that is not longer are called for and checked before its first item begins.
 _CHECKED_AT_ONCE: Final = 10_000
 
@@ -35,6 +39,8 @@ class Source:
 
     Args:
         hold: gives an item that is not tried again the error that is stored of it.
+        is_out_of_date: returns of a stored result and of its item now whether it is; ``None`` if
+            all results are used.
 
     Attributes:
         failure: what the iterable or ``key`` has raised.
@@ -48,8 +54,10 @@ class Source:
         run: CurrentRun,
         clock: Clock,
         hold: Callable[[Task, ItemRow, str], None],
+        is_out_of_date: Callable[[Any, Any], bool] | None = None,
     ) -> None:
         self._hold = hold
+        self._is_out_of_date = is_out_of_date
         self._options = options
         self._stored = stored
         self._is_callers_signal = run.is_callers_signal
@@ -81,7 +89,9 @@ class Source:
         """
         if self._is_in_memory and self._position <= self._stored.highest:
             most = max(most, _MANY)
-        rows = [] if self._is_keyed else self._stored.results_from(self._position, _MANY)
+        rows: list[ItemRow] = []
+        if not self._is_keyed and self._is_out_of_date is None:
+            rows = self._stored.results_from(self._position, _MANY)
         pulled: list[Any] = []
         try:
             let_through(self._pull, max(most, len(rows)), pulled)
@@ -116,6 +126,8 @@ class Source:
         self, items: list[Any], keys: Sequence[Key], rows: list[ItemRow], reused: Reused
     ) -> None:
         """Add the first of the items to *reused*, as far as the next stored results are theirs."""
+        if self._is_out_of_date is not None:
+            return  # each is looked at
         if self._is_keyed:
             rows += self._stored.results_of(keys, self._position)
         else:
@@ -126,12 +138,12 @@ class Source:
 
     def _count_changes(self, items: list[Any], rows: list[ItemRow]) -> None:
         """Compare the items of a map without keys with those for which there are results."""
-        if not self._options.warns_of_changes:
+        if self._options.on_change == "ignore":
             return
         for item, row in zip(items, rows, strict=False):
             before = row[5]
             if before is not None:
-                now = hash_of(item)
+                now = hash_like(before, item)
                 self.changed += now != before and now is not None
 
     def _pull(self, most: int, pulled: list[Any]) -> None:
@@ -167,13 +179,19 @@ class Source:
         position, stored = self._position, self._stored
         row = stored.find(key, position) if self._is_keyed else stored.find_at(position)
         self._position = position + 1
-        if row is not None and row[2] is not None:
+        is_stale = False
+        if row is not None and row[2] is not None and self._is_out_of_date is not None:
+            is_stale = self._is_out_of_date(row, item)
+        if row is not None and row[2] is not None and not is_stale:
             reused.add_run(position, (key,), [row])
-            if not self._is_keyed:
+            if not self._is_keyed and self._is_out_of_date is None:
                 self._count_changes([item], [row])
             return
         task = Task(position, key, item)
-        if not self._is_keyed:
+        task.is_replacing = is_stale
+        if self._is_out_of_date is not None:
+            task.hash = wide_hash_of(item)
+        elif not self._is_keyed:
             task.hash = hash_of(item)
         if row is None:
             task.index = stored.place(key, position)
@@ -214,6 +232,17 @@ def _checked_key(key: Any, position: int, what: str) -> Key:
             "convert it with str()"
         )
     return int(key)
+
+
+def wide_hash_of(item: Any) -> int | None:
+    """Return a hash of more bits, where a result is used because of it; ``None`` as ``hash_of``."""
+    text = text_of(item)
+    return None if text is None else hash_of_text(text)
+
+
+def hash_like(stored: int, item: Any) -> int | None:
+    """Return a hash of an item, of the kind of a stored one."""
+    return hash_of(item) if 0 <= stored < _WIDE else wide_hash_of(item)
 
 
 def hash_of(item: Any) -> int | None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
+import attrs
+
 from durably._platform.safe_repr import short_repr
 from durably._platform.signals import entered_in_job
 from durably.errors import ValidationError
 from durably.execution.current_run import CurrentRun, Services
 from durably.execution.pacing import RateLimit
 from durably.execution.step_runner import StepRunner
-from durably.settings import Duration
+from durably.settings import Duration, OnChange
 from durably.settings.retries import Retry
 
 if TYPE_CHECKING:
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from durably.execution.loops.options import (
         ExecutorOption,
         LoopArguments,
-        OnChange,
         OnFailed,
     )
     from durably.execution.loops.results import MapResult
@@ -87,6 +88,7 @@ class StepLoops:
         max_uncommitted: int = 256,
         total: int | None = None,
         on_change: OnChange | None = None,
+        depends_on: Any = None,
     ) -> MapResult[Any]:
         """Call ``fn(item)`` for each item, store each result by the item's key, and return all.
 
@@ -123,8 +125,14 @@ class StepLoops:
             max_uncommitted: how many results may wait to be stored; with 1, each is committed
                 before the next item begins in the same thread.
             total: how many items there are, for progress; ``len(items)`` by default.
-            on_change: ``"ignore"`` not to warn if other items than before are at positions with
-                results.
+            on_change: what happens to results of other code than today's: ``"warn"`` uses them
+                and warns, also if other items than before are at positions with results;
+                ``"ignore"`` uses them; ``"redo"`` executes these items again, each item that is
+                another one than before as far as it is JSON-like, and all of them if *depends_on*
+                is another one, or if a step before the map was executed since. What comes after
+                the map with ``"redo"`` is executed again too. By default as in the job or session.
+            depends_on: a JSON-like value that the results depend on beside the items, such as
+                ``durably.fingerprint_of(path)``. It means ``on_change="redo"``.
 
         Raises:
             ItemsFailedError: items have failed; all others were executed and stored before that.
@@ -150,6 +158,7 @@ class StepLoops:
             "max_uncommitted": max_uncommitted,
             "total": total,
             "on_change": on_change,
+            "depends_on": depends_on,
         }
         return self._loop("step.map", name, fn, items, returns, given).results()
 
@@ -174,6 +183,7 @@ class StepLoops:
         max_uncommitted: int = 256,
         total: int | None = None,
         on_change: OnChange | None = None,
+        depends_on: Any = None,
     ) -> ItemIterator:
         """Return an iterator over the items' records, with their results, as they end.
 
@@ -208,6 +218,7 @@ class StepLoops:
             "max_uncommitted": max_uncommitted,
             "total": total,
             "on_change": on_change,
+            "depends_on": depends_on,
         }
         from durably.execution.loops.iterator import (  # noqa: PLC0415 - where first needed
             ItemIterator,
@@ -258,4 +269,7 @@ class StepLoops:
 
         self._run.check()
         options = checked(call, name, fn, items, self._services.codec, returns=returns, **given)
+        options = attrs.evolve(options, on_change=options.on_change or self._step_runner.on_change)
+        if options.on_change == "redo":
+            self._step_runner.track_layers()
         return Loop(name, options, self._run, self._services, self._step_runner)

@@ -33,6 +33,7 @@ class StoredItems:
         found: what is stored of the map; ``None`` for nothing.
         read: calls a query, and tries again while a failure may pass.
         map_number: reads the number of the map, for one that was not stored before.
+        is_layered: whether rows have what says if they are out of date.
         what: begins messages.
     """
 
@@ -45,10 +46,16 @@ class StoredItems:
         is_keyed: bool,
         map_number: Callable[[], int | None],
         what: str,
+        is_layered: bool = False,
     ) -> None:
         self._map_number = map_number
         self._what = what
-        self._checkpoints = checkpoints
+        self._find_item = checkpoints.find_item
+        self._item_window = checkpoints.item_window
+        if is_layered:
+            self._find_item = checkpoints.find_item_layered
+            self._item_window = checkpoints.item_window_layered
+        self._item_at = checkpoints.item_at
         self._read = read
         self._is_keyed = is_keyed
         self._map_pk = None if found is None else found.map
@@ -146,7 +153,7 @@ class StoredItems:
         return row
 
     def _look_up(self, key: Key) -> ItemRow | None:
-        row: ItemRow | None = self._read(self._checkpoints.find_item, self._map_pk, key)
+        row: ItemRow | None = self._read(self._find_item, self._map_pk, key)
         if row is None or row[0] > self.highest:
             return None  # stored by this execution, which knows it
         used = self._used_at(row[0])
@@ -157,7 +164,7 @@ class StoredItems:
         if first is None and key in self._begun:
             # Perhaps: so many keys are kept in a bounded amount of memory.
             map_pk = self._map_pk or self._map_number()
-            row = map_pk and self._read(self._checkpoints.find_item, map_pk, key)
+            row = map_pk and self._read(self._find_item, map_pk, key)
             used = _UNUSED if not row else self._used_at(row[0])
             first = None if used == _UNUSED else used - 1
         if first is not None:
@@ -202,12 +209,12 @@ class StoredItems:
             return True
         if index in self._covered:
             return False
-        return self._read(self._checkpoints.item_at, self._map_pk, index) is not None
+        return self._read(self._item_at, self._map_pk, index) is not None
 
     def _advance(self, first_index: int) -> None:
         if self._window or first_index != self._next_index:
             self._has_skipped = True
-        window = self._read(self._checkpoints.item_window, self._map_pk, first_index)
+        window = self._read(self._item_window, self._map_pk, first_index)
         rows = [row for row in window.items if row[0] <= self.highest]
         end = self.highest + 1 if window.next_index is None else window.next_index
         self._covered = range(first_index, end)

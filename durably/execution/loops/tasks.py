@@ -25,6 +25,7 @@ from durably.models import ErrorInfo, error_info, stored_error
 from durably.settings.retries import next_wait_s
 
 if TYPE_CHECKING:
+    from durably.execution.layers import Layers
     from durably.store.item_rows import ItemRow, Key, NewItem
 
 
@@ -41,6 +42,7 @@ class Task:
         error_info: that as it is recorded, and ``error`` as it is stored.
         wait_s: how long it waits until it is executed again.
         is_held: whether it has failed before and is not tried again now.
+        is_replacing: whether it has a result, which is out of date.
     """
 
     __slots__ = (
@@ -53,6 +55,7 @@ class Task:
         "hash",
         "index",
         "is_held",
+        "is_replacing",
         "item",
         "key",
         "position",
@@ -79,6 +82,7 @@ class Task:
         self.started_at_us = 0
         self.completed_at_us = 0
         self.is_held = False
+        self.is_replacing = False
 
     def row(self, *, is_keyed: bool, code: int | None) -> NewItem:
         """Return the item as it is stored, with the fingerprint of its function."""
@@ -129,6 +133,7 @@ class ItemRunner:
     Args:
         name: of the map.
         ways_out: returns what to do about a stored result that does not fit its type.
+        layers: returns what says which results are out of date, once that is asked.
     """
 
     def __init__(
@@ -139,6 +144,7 @@ class ItemRunner:
         services: Services,
         nested: NestedSteps,
         ways_out: Callable[[str], str],
+        layers: Callable[[], Layers | None],
     ) -> None:
         self._name = name
         self._options = options
@@ -146,6 +152,10 @@ class ItemRunner:
         self._services = services
         self._nested = nested
         self._ways_out = ways_out
+        self._layers = layers
+        found = layers()
+        # The highest layer of what comes before the map.
+        self._base = None if found is None else found.newest()
 
     def execute(self, task: Task) -> bool:
         """Execute an item once; return whether it has ended: it has a result or an error.
@@ -165,7 +175,7 @@ class ItemRunner:
             None if timeout_s is None else clock.monotonic() + timeout_s
         )
         try:
-            value = let_through(options.fn, task.item)
+            value = self._called(task)
             if os.getpid() != self._run.pid:
                 self._run.refuse_forked_child()
             self._encode(task, value)
@@ -180,6 +190,15 @@ class ItemRunner:
             current_step.reset(tokens[0])
         self._complete(task)
         return True
+
+    def _called(self, task: Task) -> Any:
+        layers = self._layers()
+        if layers is None:
+            return let_through(self._options.fn, task.item)
+        # Steps inside of it come after nothing that is inside of other items.
+        base = layers.newest() if self._base is None else self._base
+        with layers.branch(layers.layer if task.is_replacing else base):
+            return let_through(self._options.fn, task.item)
 
     def returned(self, task: Task, value: Any, began_us: int) -> bool:
         """Take the result of an item that was executed elsewhere; as ``execute``."""

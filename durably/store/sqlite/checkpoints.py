@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from durably.store.item_rows import MapState, NewItem
+from durably.store.item_rows import LayeredItem, MapState, NewItem
 from durably.store.rows import RunKey
 from durably.store.sqlite.blobs.filing import LARGE, Filing
 from durably.store.sqlite.sql import codes, items, queries, steps, waits
@@ -26,6 +26,9 @@ class SqliteCheckpoints(Answers):
 
     find = reads(steps.find)
     window = reads(steps.window)
+    find_layered = reads(steps.find_layered)
+    window_layered = reads(steps.window_layered)
+    newest_layer = reads(steps.newest_layer)
     fail = writes(steps.fail)
     cancel = writes(steps.cancel)
     state = reads(queries.state_of)
@@ -33,6 +36,8 @@ class SqliteCheckpoints(Answers):
     held_items = reads(items.held)
     count_items = reads(items.count)
     item_window = reads(items.window)
+    item_window_layered = reads(items.window_layered)
+    find_item_layered = reads(items.find_layered)
     item_codes = reads(items.codes)
     find_item = reads(items.find)
     item_at = reads(items.at)
@@ -93,6 +98,10 @@ class SqliteCheckpoints(Answers):
         """Store the result of a step whose function was called several times, or noted that."""
         return self._save(*row, operation=steps.complete_calls)
 
+    def save_layered(self, *row: Any) -> bool:
+        """Store a step's result in the place of one that is out of date, or of none."""
+        return self._save(*row, operation=steps.complete_layered)
+
     def _save(self, *row: Any, operation: Any = steps.complete) -> bool:
         """Store a step's result whose code has no name yet, or which may be a file."""
         run_pk, output, named = row[0], row[_STEP_OUTPUT], self._naming(row[_STEP_CODE])
@@ -135,7 +144,7 @@ class SqliteCheckpoints(Answers):
         return [self.save(*row) for row in new]
 
     def save_items(
-        self, run_pk: RunKey, fence: int, state: MapState, rows: Sequence[NewItem]
+        self, run_pk: RunKey, fence: int, state: MapState, rows: Sequence[NewItem | LayeredItem]
     ) -> bool:
         """Store items and the state of their map; return ``False`` if this claim is not current."""
         named = self._naming(state.code)

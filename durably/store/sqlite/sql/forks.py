@@ -24,24 +24,26 @@ HAS_RESULTS: Final = """
         OR EXISTS (SELECT 1 FROM durably_maps
                    WHERE run = :run AND step < (:run << 24) + :index)"""
 
-# Its first claim is not the first one that may find checkpoints, hence the fence.
+# Its claims follow those of the other run: what it stores is newer than the copies.
 FORK: Final = """
     INSERT INTO durably_runs
         (id, job_name, payload, labels, idempotency_key, concurrency_key, queue_place, kind, origin,
          fence, retry, timeout_us, forked_from, created_at_us, updated_at_us)
     SELECT :id, job_name, coalesce(:payload, payload), labels, :key, concurrency_key,
            CASE kind WHEN 'job' THEN concurrency_key IS NOT NULL ELSE 3 END, kind,
-           CASE WHEN :has_results THEN origin END, 1, retry, timeout_us, id, :now_us, :now_us
+           CASE WHEN :has_results THEN origin END, max(fence, attempt, 1), retry, timeout_us,
+           id, :now_us, :now_us
     FROM durably_runs WHERE run = :run"""
 
 # A step without a result keeps its place.
 COPY_STEPS: Final = """
     INSERT INTO durably_steps
         (step, run, name, status, output, attempt, started_at_us, completed_at_us, is_manual, code,
-         outer, attempts)
+         outer, layer, inputs, attempts)
     SELECT (:fork << 24) + (step & 0xFFFFFF), :fork, name,
            CASE status WHEN 'completed' THEN status ELSE 'forgotten' END, output, attempt,
            started_at_us, completed_at_us, is_manual, code, outer,
+           CASE status WHEN 'completed' THEN coalesce(layer, fence << 24) END, inputs,
            CASE status WHEN 'completed' THEN attempts ELSE 0 END
     FROM durably_steps WHERE step >= (:run << 24) AND step < (:run << 24) + :index"""
 
@@ -52,18 +54,19 @@ MAPS: Final = """
 COPY_MAP: Final = """
     INSERT INTO durably_maps
         (run, step, name, is_keyed, status, error, attempt, started_at_us, completed_at_us, done,
-         failed, reused, total, code, outer, attempts)
+         failed, reused, total, code, outer, layer, old_layer, attempts)
     SELECT :fork, (:fork << 24) + (step & 0xFFFFFF), name, is_keyed, status, error, attempt,
-           started_at_us, completed_at_us, done, failed, reused, total, code, outer, attempts
+           started_at_us, completed_at_us, done, failed, reused, total, code, outer,
+           max(coalesce(layer, 0), coalesce(fence, 0) << 24), old_layer, attempts
     FROM durably_maps WHERE map = :map
     RETURNING map"""
 
 COPY_ITEMS: Final = """
     INSERT INTO durably_items
         (item, key, output, error, attempts, hash, started_at_us, completed_at_us, is_manual,
-         code)
+         code, layer, inputs)
     SELECT (:copy << 30) + (item & 0x3FFFFFFF), key, output, error, attempts, hash, started_at_us,
-           completed_at_us, is_manual, code
+           completed_at_us, is_manual, code, layer, inputs
     FROM durably_items WHERE item >= (:map << 30) AND item < ((:map + 1) << 30)"""
 
 # The answer of a ticket is read by a later step, which waits for it.

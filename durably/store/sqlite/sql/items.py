@@ -12,6 +12,7 @@ from durably.store import defects
 from durably.store.item_checkpoints import MOST_ITEMS
 from durably.store.item_rows import ItemOfMap, ItemRow, ItemWindow, Key, MapRow, MapState, NewItem
 from durably.store.rows import RunKey, StepRow
+from durably.store.sqlite.sql import blobs
 
 INDEX_BITS: Final = 30
 
@@ -30,8 +31,12 @@ _IS_CURRENT: Final = """
     EXISTS (SELECT 1 FROM durably_runs r
             WHERE r.run = :run AND r.fence = :fence AND r.status = 'running')"""
 
-# An execution of the run that stores something of a map is an attempt of it.
-_COUNTED: Final = "attempts = coalesce(attempts, 1) + (fence IS NOT :fence), fence = :fence"
+# An execution of the run that stores something of a map is an attempt of it. Once items are stored
+# that have a layer, those without one keep that of the map.
+_COUNTED: Final = """attempts = coalesce(attempts, 1) + (fence IS NOT :fence), fence = :fence,
+        old_layer = CASE WHEN :layer IS NULL THEN old_layer ELSE coalesce(
+            old_layer, max(coalesce(layer, 0), coalesce(fence, 0) << 24)) END,
+        layer = coalesce(:layer, layer)"""
 
 SAVE_COUNTS: Final = f"""
     UPDATE durably_maps
@@ -52,10 +57,10 @@ _END: Final = f"""
 _ADD: Final = """
     INSERT INTO durably_maps (run, step, name, is_keyed, status, error, attempt, started_at_us,
                               completed_at_us, done, failed, reused, total, attempts, fence, code,
-                              outer)
+                              outer, layer)
     SELECT run, (run << 24) + :step_index, :name, :is_keyed, :status, :error, attempt,
            :started_at_us, :completed_at_us, :done, :failed, :reused, :total, 1, fence, :code,
-           :outer
+           :outer, :layer
     FROM durably_runs WHERE run = :run AND fence = :fence {is_running}
     RETURNING map"""
 
@@ -65,18 +70,12 @@ ADD: Final = _ADD.format(is_running="AND status = 'running'")
 END_CANCELLED: Final = _END.format(is_current=_IS_CURRENT.replace("AND r.status = 'running'", ""))
 ADD_CANCELLED: Final = _ADD.format(is_running="")
 
-# A failed item is executed again. A completed one is final: the schema rejects the statement.
-_SAVE: Final = """
-    INSERT INTO durably_items
-        (item, key, output, error, attempts, hash, started_at_us, completed_at_us, code)
-    SELECT (?1 << 30) + new.column1, new.column2, new.column3, new.column4, new.column5,
-           new.column6, new.column7, new.column8, new.column9
-    FROM (VALUES {rows}) AS new WHERE true
-    ON CONFLICT (item) DO UPDATE SET
-        key = excluded.key, output = excluded.output, error = excluded.error,
-        attempts = excluded.attempts, hash = excluded.hash,
-        started_at_us = excluded.started_at_us, completed_at_us = excluded.completed_at_us,
-        code = excluded.code"""
+# A failed item is executed again. A completed one is final: the schema rejects the statement, but
+# for a result of a higher layer under ``on_change="redo"``.
+_COLUMNS_OF_NEW: Final = (
+    "key", "output", "error", "attempts", "hash", "started_at_us", "completed_at_us", "code",
+)  # fmt: skip
+_COLUMNS_OF_LAYERED: Final = (*_COLUMNS_OF_NEW, "layer", "inputs")
 
 MAP: Final = """
     SELECT map, step & 0xFFFFFF, is_keyed, status,
@@ -85,7 +84,9 @@ MAP: Final = """
            EXISTS (SELECT 1 FROM durably_items
                    WHERE item >= (map << 30) AND item < ((map + 1) << 30) AND code IS NOT NULL),
            EXISTS (SELECT 1 FROM durably_items
-                   WHERE item >= (map << 30) AND item < ((map + 1) << 30) AND is_held = 1)
+                   WHERE item >= (map << 30) AND item < ((map + 1) << 30) AND is_held = 1),
+           max(coalesce(layer, 0), coalesce(fence, 0) << 24),
+           coalesce(old_layer, layer, coalesce(fence, 0) << 24)
     FROM durably_maps WHERE run = :run AND name = :name"""
 
 # The failed items that the next execution of their map does not try again.
@@ -94,6 +95,9 @@ HELD: Final = """
     WHERE item >= :first AND item < :end AND is_held = 1"""
 
 # As many as there are results, which is read when a map was interrupted.
+HAS_FILES: Final = """
+    SELECT EXISTS (SELECT 1 FROM durably_blobs WHERE run = :run AND part = 'step')"""
+
 COUNT: Final = """
     SELECT count(i.output), count(i.error)
     FROM durably_maps LEFT JOIN durably_items i
@@ -103,9 +107,15 @@ COUNT: Final = """
 _COLUMNS: Final = """
     item & 0x3FFFFFFF, key, output, error, attempts, hash, started_at_us, completed_at_us"""
 
-WINDOW: Final = f"""
-    SELECT {_COLUMNS} FROM durably_items
+# With what says whether a result is out of date.
+_LAYERED: Final = f"{_COLUMNS}, code, layer, inputs, is_manual"
+
+_WINDOW: Final = """
+    SELECT {columns} FROM durably_items
     WHERE item >= :first AND item < :end ORDER BY item LIMIT :limit"""
+
+WINDOW: Final = _WINDOW.format(columns=_COLUMNS)
+WINDOW_LAYERED: Final = _WINDOW.format(columns=_LAYERED)
 
 # Those are few or none: they have an index.
 CODES: Final = """
@@ -114,9 +124,12 @@ CODES: Final = """
 
 AT: Final = f"SELECT {_COLUMNS} FROM durably_items WHERE item = :item"
 
-BY_KEY: Final = f"""
-    SELECT {_COLUMNS} FROM durably_items
+_BY_KEY: Final = """
+    SELECT {columns} FROM durably_items
     WHERE item >> 30 = :map AND key = :key AND key IS NOT NULL"""
+
+BY_KEY: Final = _BY_KEY.format(columns=_COLUMNS)
+BY_KEY_LAYERED: Final = _BY_KEY.format(columns=_LAYERED)
 
 MAP_OF: Final = """
     SELECT m.map FROM durably_maps m JOIN durably_runs r USING (run)
@@ -153,9 +166,17 @@ NAME_OF: Final = """
 
 
 @functools.cache
-def save_several(several: int) -> str:
+def save_several(several: int, *, layered: bool = False) -> str:
     """Return the statement that stores that many items at once."""
-    return _SAVE.format(rows=", ".join(["(?, ?, ?, ?, ?, ?, ?, ?, ?)"] * several))
+    names = _COLUMNS_OF_LAYERED if layered else _COLUMNS_OF_NEW
+    given = ", ".join(f"new.column{number}" for number in range(2, len(names) + 2))
+    row = f"(?{', ?' * len(names)})"
+    changed = ", ".join(f"{name} = excluded.{name}" for name in names)
+    return f"""
+    INSERT INTO durably_items (item, {", ".join(names)})
+    SELECT (?1 << 30) + new.column1, {given}
+    FROM (VALUES {", ".join([row] * several)}) AS new WHERE true
+    ON CONFLICT (item) DO UPDATE SET {changed}"""
 
 
 def save(
@@ -180,8 +201,13 @@ def save(
     for size in SIZES:
         while len(left) >= size:
             values = itertools.chain.from_iterable(left[:size])
-            db.execute(save_several(size), (map_pk, *values))
+            statement = save_several(size, layered=state.layer is not None)
+            db.execute(statement, (map_pk, *values))
             left = left[size:]
+    if state.layer is not None and state.status is not None:
+        has_files = db.execute(HAS_FILES, {"run": run_pk}).get
+        if has_files:
+            blobs.drop_unused(db, run_pk)  # of the results that others have replaced
     return True
 
 
@@ -190,9 +216,10 @@ def find_map(db: apsw.Connection, run_pk: RunKey, name: str) -> MapRow | None:
     rows: list[Any] = db.execute(MAP, {"run": run_pk, "name": name}).fetchall()
     if not rows:
         return None
-    map_pk, index, is_keyed, status, highest, code, *has = rows[0]
+    map_pk, index, is_keyed, status, highest, code, has_codes, has_held, *layers = rows[0]
     highest = -1 if highest is None else highest
-    return MapRow(map_pk, index, bool(is_keyed), status, highest, code, *map(bool, has))
+    has = bool(has_codes), bool(has_held)
+    return MapRow(map_pk, index, bool(is_keyed), status, highest, code, *has, *layers)
 
 
 def held(db: apsw.Connection, map_pk: int) -> dict[int, str]:
@@ -235,9 +262,18 @@ def count(db: apsw.Connection, run_pk: RunKey, name: str) -> tuple[int, int] | N
 
 def window(db: apsw.Connection, map_pk: int, first_index: int) -> ItemWindow:
     """Return the items of a map from *first_index* on, as many as fit into one window."""
+    return _window(db, WINDOW, map_pk, first_index)
+
+
+def window_layered(db: apsw.Connection, map_pk: int, first_index: int) -> ItemWindow:
+    """``window``, with what says which results are out of date."""
+    return _window(db, WINDOW_LAYERED, map_pk, first_index)
+
+
+def _window(db: apsw.Connection, statement: str, map_pk: int, first_index: int) -> ItemWindow:
     first = map_pk << INDEX_BITS
     bindings = {"first": first + first_index, "end": first + MOST_ITEMS, "limit": WINDOW_ITEMS}
-    cursor: Any = db.execute(WINDOW, bindings)
+    cursor: Any = db.execute(statement, bindings)
     items: list[ItemRow] = []
     chars = 0
     try:
@@ -264,6 +300,11 @@ def codes(db: apsw.Connection, map_pk: int, first_index: int, last_index: int) -
 def find(db: apsw.Connection, map_pk: int, key: Key) -> ItemRow | None:
     """Return the stored item with that key, ``None`` if there is none."""
     return _one(db, map_pk, BY_KEY, {"map": map_pk, "key": key})
+
+
+def find_layered(db: apsw.Connection, map_pk: int, key: Key) -> ItemRow | None:
+    """``find``, with what says whether the result is out of date."""
+    return _one(db, map_pk, BY_KEY_LAYERED, {"map": map_pk, "key": key})
 
 
 def at(db: apsw.Connection, map_pk: int, index: int) -> ItemRow | None:

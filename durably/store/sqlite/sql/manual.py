@@ -10,22 +10,34 @@ from durably.store.rows import RunRow
 from durably.store.sqlite.sql import blobs, by_hand, items, queries, requeue
 from durably.store.sqlite.sql.by_hand import Item
 
-SET_STEP: Final = """
+# It is newer than all that is stored: under ``on_change="redo"`` what comes after it is executed
+# again.
+_NEXT_LAYER: Final = """
+    (SELECT (max(r.fence, r.attempt) + 1) << 24 FROM durably_runs r WHERE r.run = :run)"""
+
+SET_STEP: Final = f"""
     UPDATE durably_steps
     SET status = 'completed', output = :output, error = NULL, is_manual = 1, code = NULL,
-        started_at_us = :now_us, completed_at_us = :now_us
+        layer = {_NEXT_LAYER}, inputs = NULL, started_at_us = :now_us, completed_at_us = :now_us
     WHERE run = :run AND name = :name"""
 
 HAS_FAILED: Final = "SELECT error IS NOT NULL FROM durably_items WHERE item = :item"
 
 SET_ITEM: Final = """
     UPDATE durably_items
-    SET output = :output, error = NULL, is_manual = 1, is_held = 0, code = 0,
-        started_at_us = :now_us, completed_at_us = :now_us
+    SET output = :output, error = NULL, is_manual = 1, is_held = 0, code = 0, layer = NULL,
+        inputs = NULL, started_at_us = :now_us, completed_at_us = :now_us
     WHERE item = :item"""
 
 COUNT_AS_DONE: Final = """
     UPDATE durably_maps SET done = done + 1, failed = max(0, failed - 1) WHERE map = :map"""
+
+# Items without a layer of their own keep theirs.
+MARK_MAP: Final = f"""
+    UPDATE durably_maps
+    SET old_layer = coalesce(old_layer, max(coalesce(layer, 0), coalesce(fence, 0) << 24)),
+        layer = {_NEXT_LAYER}
+    WHERE map = :map"""
 
 CHANGED: Final = "UPDATE durably_runs SET updated_at_us = :now_us WHERE run = :run"
 
@@ -83,6 +95,7 @@ def _set_item(db: apsw.Connection, row: RunRow, item: Item, output: str, now_us:
     db.execute(SET_ITEM, bindings | {"output": output, "now_us": now_us})
     if has_failed:
         db.execute(COUNT_AS_DONE, bindings)
+    db.execute(MARK_MAP, {"map": item.map_pk, "run": row.run})
     return _changed(db, row, item.map_name, now_us)
 
 

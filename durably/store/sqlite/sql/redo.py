@@ -12,7 +12,8 @@ from durably.store.sqlite.sql.by_hand import Item
 # The row keeps the index of the step.
 _FORGET: Final = """
     UPDATE durably_steps
-    SET status = 'forgotten', output = NULL, error = NULL, is_manual = 0, attempts = 0, fence = NULL
+    SET status = 'forgotten', output = NULL, error = NULL, is_manual = 0, attempts = 0,
+        fence = NULL, layer = NULL, inputs = NULL
     WHERE {which} AND status <> 'forgotten'"""
 
 FORGET_FROM: Final = _FORGET.format(which="step >= :first AND step < :end")

@@ -53,10 +53,12 @@ RECOVER: Final = f"""
 # itself.
 IS_OF_THIS_BOOT: Final = "SELECT boot_id = :boot_id FROM durably_owners WHERE owner = :owner"
 
-# How many results are stored of its steps and of the items of its maps.
+# How many results are stored of its steps and of the items of its maps. One that was replaced is
+# no more than before, and raises the highest layer.
 CHECKPOINTS: Final = f"""
-    SELECT (SELECT count(*) FROM durably_steps
+    SELECT (SELECT count(*) + (coalesce(max(layer), 0) >> 24) FROM durably_steps
             WHERE step >= (:run << 24) AND step < ((:run + 1) << 24) AND status = 'completed')
+         + (SELECT coalesce(max(layer), 0) >> 24 FROM durably_maps WHERE run = :run)
          + (SELECT count(i.output) FROM durably_maps m JOIN durably_items i
               ON i.item >= (m.map << {items.INDEX_BITS})
              AND i.item < ((m.map + 1) << {items.INDEX_BITS})

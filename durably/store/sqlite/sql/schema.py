@@ -42,6 +42,7 @@ _MIGRATIONS: Final = (
     "0014_calls.sql",
     "0015_code.sql",
     "0016_held_items.sql",
+    "0017_layers.sql",
 )
 
 # What the scripts make, so that opening a file need not execute them in memory, and a new file not

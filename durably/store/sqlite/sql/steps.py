@@ -7,12 +7,13 @@ from typing import Any, Final
 
 import apsw
 
+from durably.codec.json_text import dump
 from durably.errors import DatabaseError
 from durably.store import defects
 from durably.store.bounds import MOST_STEPS
-from durably.store.rows import Checkpoint, RunKey, StepRow, Window
+from durably.store.rows import Checkpoint, LayeredCheckpoint, RunKey, StepRow, Window
 from durably.store.sqlite.connection.write_request import merged_by
-from durably.store.sqlite.sql import calls, items
+from durably.store.sqlite.sql import blobs, calls, items
 
 INDEX_BITS: Final = 24
 
@@ -67,13 +68,55 @@ STORE: Final = _store_one(" AND status = 'running'")
 STORE_CALLS: Final = _store_one(" AND status = 'running'", "?12")
 STORE_CANCELLED: Final = _store_one("", "?12")
 
-FIND: Final = """
-    SELECT step & 0xFFFFFF, output, name, code FROM durably_steps
-    WHERE run = :run AND name = :name"""
+# Under ``on_change="redo"`` a result may take the place of another one: the schema allows that to
+# the current execution, with a layer that is higher.
+STORE_LAYERED: Final = """
+    INSERT INTO durably_steps
+        (step, run, name, status, output, attempt, started_at_us, completed_at_us, attempts, fence,
+         code, outer, layer, inputs)
+    SELECT (run << 24) + ?3, run, ?4, 'completed', ?5, attempt, ?6, ?7, ?12, fence, ?8, ?9, ?10, ?11
+    FROM durably_runs WHERE run = ?1 AND fence = ?2 AND status = 'running'
+    ON CONFLICT DO UPDATE SET
+        status = excluded.status, output = excluded.output, error = NULL,
+        attempt = excluded.attempt, started_at_us = excluded.started_at_us,
+        completed_at_us = excluded.completed_at_us, fence = excluded.fence,
+        attempts = coalesce(durably_steps.attempts, 1) + excluded.attempts,
+        code = excluded.code, outer = excluded.outer, layer = excluded.layer,
+        inputs = excluded.inputs
+    WHERE durably_steps.name = excluded.name"""
 
-WINDOW: Final = """
-    SELECT step & 0xFFFFFF, output, name, code FROM durably_steps
+_CHECKPOINT: Final = "step & 0xFFFFFF, output, name, code"
+# With what says whether it is out of date: when it was stored, what of, and whether by hand.
+_LAYERED: Final = f"{_CHECKPOINT}, coalesce(layer, fence << 24, 0), inputs, is_manual"
+
+_FIND: Final = """
+    SELECT {columns} FROM durably_steps WHERE run = :run AND name = :name"""
+
+_WINDOW: Final = """
+    SELECT {columns} FROM durably_steps
     WHERE step >= :first AND step < :end ORDER BY step LIMIT :limit"""
+
+FIND: Final = _FIND.format(columns=_CHECKPOINT)
+FIND_LAYERED: Final = _FIND.format(columns=_LAYERED)
+WINDOW: Final = _WINDOW.format(columns=_CHECKPOINT)
+WINDOW_LAYERED: Final = _WINDOW.format(columns=_LAYERED)
+
+# The highest layer of these steps and maps.
+NEWEST_LAYER: Final = """
+    SELECT max(layer) FROM (
+        SELECT coalesce(layer, fence << 24) AS layer FROM durably_steps
+        WHERE step >= :first AND step < :end
+          AND step & 0xFFFFFF IN (SELECT value FROM json_each(:indexes))
+        UNION ALL
+        SELECT max(coalesce(layer, 0), coalesce(fence, 0) << 24) FROM durably_maps
+        WHERE step >= :first AND step < :end
+          AND step & 0xFFFFFF IN (SELECT value FROM json_each(:indexes)))"""
+
+# Whether a step has a result, of a run whose results refer to files.
+IS_REPLACED: Final = """
+    SELECT EXISTS (SELECT 1 FROM durably_steps
+                   WHERE run = :run AND name = :name AND status = 'completed')
+       AND EXISTS (SELECT 1 FROM durably_blobs WHERE run = :run AND part = 'step')"""
 
 HIGHEST: Final = """
     SELECT max(step) & 0xFFFFFF FROM durably_steps WHERE step >= :first AND step < :end"""
@@ -147,6 +190,31 @@ def complete_calls(
     return _store_calls(db, STORE_CALLS, (run_pk, fence, index, name, *end), count, notes)
 
 
+def complete_layered(
+    db: apsw.Connection,
+    run_pk: RunKey,
+    fence: int,
+    index: int,
+    name: str,
+    output: str,
+    started_at_us: int,
+    completed_at_us: int,
+    code: int | None,
+    outer: int | None,
+    layer: int,
+    inputs: int | None,
+    count: int,
+    notes: str,
+) -> bool:
+    """``complete`` a step of which a result may be stored that is out of date; replace that."""
+    replaced = db.execute(IS_REPLACED, {"run": run_pk, "name": name}).get
+    end = (output, started_at_us, completed_at_us, code, outer, layer, inputs)
+    is_stored = _store_calls(db, STORE_LAYERED, (run_pk, fence, index, name, *end), count, notes)
+    if is_stored and replaced:
+        blobs.drop_unused(db, run_pk)
+    return is_stored
+
+
 def fail(
     db: apsw.Connection,
     run_pk: RunKey,
@@ -195,11 +263,29 @@ def _store_calls(
 
 def find(db: apsw.Connection, run_pk: RunKey, name: str) -> Checkpoint | None:
     """Return the stored step of that name, ``None`` if there is none."""
+    found: Checkpoint | None = _found(db, FIND, run_pk, name)
+    return found
+
+
+def find_layered(db: apsw.Connection, run_pk: RunKey, name: str) -> LayeredCheckpoint | None:
+    """``find``, with what says whether the result is out of date."""
+    found: LayeredCheckpoint | None = _found(db, FIND_LAYERED, run_pk, name)
+    return found
+
+
+def _found(db: apsw.Connection, statement: str, run_pk: RunKey, name: str) -> Any:
     try:
-        rows: list[Any] = db.execute(FIND, {"run": run_pk, "name": name}).fetchall()
+        rows: list[Any] = db.execute(statement, {"run": run_pk, "name": name}).fetchall()
     except UnicodeDecodeError as exc:
         raise _unreadable(db, run_pk) from exc
     return rows[0] if rows else None
+
+
+def newest_layer(db: apsw.Connection, run_pk: RunKey, indexes: list[int]) -> int:
+    """Return the highest layer of the steps and maps at these indexes, 0 without one."""
+    first = run_pk << INDEX_BITS
+    bindings = {"first": first, "end": first + MOST_STEPS, "indexes": dump(indexes)}
+    return db.execute(NEWEST_LAYER, bindings).get or 0
 
 
 def highest_index(db: apsw.Connection, run_pk: RunKey) -> int:
@@ -211,17 +297,26 @@ def highest_index(db: apsw.Connection, run_pk: RunKey) -> int:
 
 def window(db: apsw.Connection, run_pk: RunKey, first_index: int) -> Window:
     """Return the checkpoints from *first_index* on, as many as fit into one window."""
+    return _window(db, WINDOW, run_pk, first_index)
+
+
+def window_layered(db: apsw.Connection, run_pk: RunKey, first_index: int) -> Window:
+    """``window``, with what says which results are out of date."""
+    return _window(db, WINDOW_LAYERED, run_pk, first_index)
+
+
+def _window(db: apsw.Connection, statement: str, run_pk: RunKey, first_index: int) -> Window:
     first = run_pk << INDEX_BITS
     cursor: Any = db.execute(
-        WINDOW,
+        statement,
         {"first": first + first_index, "end": first + MOST_STEPS, "limit": WINDOW_STEPS},
     )
-    checkpoints: dict[str, Checkpoint] = {}
+    checkpoints: dict[str, Any] = {}
     chars = 0
     index = first_index
     try:
         for checkpoint in cursor:
-            index, output, name, _ = checkpoint
+            index, output, name, *_ = checkpoint
             checkpoints[name] = checkpoint
             if output is not None:
                 chars += len(output)

@@ -21,23 +21,30 @@ from durably.codec.plain import (
     SCALARS,
     UNTYPED,
     Nothing,
-    NotPlainError,
     Unresolved,
     check_discardable,
     exactly_plain,
-    json_copy,
+)
+from durably.codec.untyped import (
+    UntypedValues,
+    about,
+    in_file,
+    no_parts,
+    parts_in_memory,
+    release,
+    shown,
+    tagged_text,
 )
 from durably.errors import DatabaseError, SerializationError, ValidationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     import cattrs
 
     from durably.codec.form_lookup import Forms
     from durably.codec.own_forms import ValueCodec
-    from durably.codec.parts import Files, Parts
-    from durably.codec.tagged import TaggedValues
+    from durably.codec.parts import Files
     from durably.codec.typed import TypedValues
 
 __all__ = [
@@ -51,9 +58,6 @@ __all__ = [
     "return_type_of",
     "signature_of",
 ]
-
-
-_FILE = "file"  # as in ``forms``, which is imported when it is first needed
 
 
 class Codec:
@@ -79,14 +83,13 @@ class Codec:
         shows: bool = False,
     ) -> None:
         self._converter = converter
-        self._forms: Forms | None = None
-        self._shows = shows
-        self._files: Files | None = None
+        forms: Forms | None = None
         if codecs != ():
             from durably.codec.form_lookup import Forms  # noqa: PLC0415 - where first needed
             from durably.codec.own_forms import own_codecs  # noqa: PLC0415 - where first needed
 
-            self._forms = Forms(own_codecs(codecs))
+            forms = Forms(own_codecs(codecs))
+        self._untyped = UntypedValues(forms, shows=shows)
         self._lock = threading.Lock()
         self._typed: TypedValues | None = None
         if converter is not None:
@@ -100,25 +103,9 @@ class Codec:
 
     def use_files(self, files: Files) -> None:
         """Read texts and binary parts of values that are in files, and put large parts there."""
-        self._files = files
+        self._untyped.files = files
 
-    def _from_file(self, text: str, what: str) -> str:
-        if self._files is None:
-            raise DatabaseError(f"{what} is in a file, which cannot be read here")
-        try:
-            return self._files.read_text(text)
-        except DatabaseError as exc:
-            if self._shows and exc.is_of_row:  # the rest of the run can be shown
-                return dump(f"<{str(exc).partition(';')[0]}>")
-            raise _of(exc, what) from exc
-
-    def _new_parts(self) -> Parts | None:
-        return None if self._files is None else self._files.new_parts()
-
-    @staticmethod
-    def is_in_file(text: str) -> bool:
-        """Return whether a stored text, or a part of it, is in a file."""
-        return text.startswith(FILED) or (text.startswith(TAGGED) and f'"{_FILE}":' in text)
+    is_in_file = staticmethod(in_file)
 
     def check_type(self, type_: Any, where: str) -> None:
         """Check that values of a type can be stored.
@@ -168,7 +155,7 @@ class Codec:
             return value
         try:
             if type_ is UNTYPED:
-                return self._untyped(value, _in_memory)[1]
+                return self._untyped.write(value, parts_in_memory)[1]
             return self._typed_values().structure(value, type_)
         except Unsupported as error:
             said = f"{what}: {error}"
@@ -215,13 +202,13 @@ class Codec:
         """
         revive = None
         if text < '"':  # JSON begins so only with a mark: most texts pay for one comparison
-            revive = self._revive
+            revive = self._untyped.revive
             if text.startswith(FILED):
-                text = self._from_file(text, _named(what, name))
+                text = self._untyped.text_of_file(text, _named(what, name))
         try:
             data = load(text, revive)
         except DatabaseError as exc:
-            raise _of(exc, _named(what, name)) from exc
+            raise about(exc, _named(what, name)) from exc
         except Exception as error:  # noqa: BLE001 - a form of the user's may raise anything
             raised = SerializationError if text.startswith(TAGGED) else ValidationError
             said = sentence(_named(what, name), self._problems_in(error))
@@ -269,7 +256,7 @@ class Codec:
         in_files = any(text.startswith(FILED) for text in texts)
         if (type_ is UNTYPED or is_scalar) and not in_files:
             try:
-                values = load_all(texts, self._revive)
+                values = load_all(texts, self._untyped.revive)
             except Exception:  # noqa: BLE001, S110 - a form of the user's may raise anything
                 pass  # said below, with the name of the first of them
             else:
@@ -305,14 +292,14 @@ class Codec:
         if cls in SCALARS and (type_ is UNTYPED or type_ is cls):
             return dump(value), value
         try:
-            new_parts = self._new_parts if has_parts else _no_parts
+            new_parts = self._untyped.new_parts if has_parts else no_parts
             if type_ is UNTYPED:
-                return self._untyped(value, new_parts)
+                return self._untyped.write(value, new_parts)
             if type(type_) is Unresolved:
                 try:
                     data = decoded = exactly_plain(value)
                 except (messages.Problem, messages.Problems):
-                    return self._tagged(value, new_parts(), is_exact=True)
+                    return self._untyped.write_tagged(value, new_parts(), is_exact=True)
             elif type_ is NOTHING:
                 check_discardable(value)
                 data = decoded = None
@@ -322,12 +309,12 @@ class Codec:
                 try:
                     data, decoded, has_tags = typed.write_and_read(value, type_, parts)
                 except BaseException:
-                    _release(parts)
+                    release(parts)
                     raise
-                return _tagged_text(data, parts) if has_tags else dump(data), decoded
+                return tagged_text(data, parts) if has_tags else dump(data), decoded
             return dump(data), decoded
         except DatabaseError as exc:
-            raise _of(exc, _named(what, name)) from exc
+            raise about(exc, _named(what, name)) from exc
         except Unsupported as error:
             said = f"{_named(what, name)}: {error}; return data of a supported type"
         except Exception as error:  # noqa: BLE001 - a hook of the user's may raise anything
@@ -354,64 +341,14 @@ class Codec:
         try:
             return self.decode(text, UNTYPED, what=what)
         except SerializationError:
-            return self._shown(text)
+            return shown(text)
 
     def load_data(self, text: str, what: str = "stored data") -> Any:
         """Return the JSON-like data of a stored text, with its tagged values as they are there."""
         try:
-            return load(self._from_file(text, what) if text.startswith(FILED) else text)
+            return load(self._untyped.text_of_file(text, what) if text.startswith(FILED) else text)
         except (ValueError, RecursionError) as error:
             raise ValidationError(sentence(what, self._problems_in(error))) from None
-
-    def _shown(self, text: str) -> Any:
-        from durably.codec.readable import readable  # noqa: PLC0415 - where first needed
-
-        try:
-            return readable(load(text))
-        except (ValueError, RecursionError) as error:
-            raise ValidationError(sentence("stored data", self._problems_in(error))) from None
-
-    def _untyped(self, value: Any, new_parts: Callable[[], Parts | None]) -> tuple[str, Any]:
-        """Return the text of a value without a type, and the value that comes back from it.
-
-        Args:
-            new_parts: returns what stores the large binary parts of the value; if ``None``, all are
-                in the text.
-
-        Raises:
-            Exception: one that ``problems_in`` understands.
-        """
-        try:
-            # The text says the same as the copy, so nothing needs to be read from it.
-            copy = json_copy(value)
-        except NotPlainError:
-            return self._tagged(value, new_parts())
-        text = dump(copy)
-        if "$" in text and '"$"' in text:  # the first finds it absent several times as fast
-            return self._tagged(value, new_parts())
-        return text, copy
-
-    def _tagged(
-        self, value: Any, parts: Parts | None, *, is_exact: bool = False
-    ) -> tuple[str, Any]:
-        tagged = self._tagged_values(parts)
-        try:
-            data, has_tags, back = tagged.write_and_read(value, is_exact=is_exact)
-        except BaseException:
-            _release(parts)
-            raise
-        return (_tagged_text(data, parts), back) if has_tags else (dump(data), data)
-
-    def _revive(self, text: str) -> Any:
-        """Return the value of a text with tagged values, without the mark."""
-        if self._shows:
-            return self._shown(text)
-        return self._tagged_values(self._new_parts()).read(load(text))
-
-    def _tagged_values(self, parts: Parts | None) -> TaggedValues:
-        from durably.codec.tagged import TaggedValues  # noqa: PLC0415 - where first needed
-
-        return TaggedValues(self._forms, parts)
 
     def _typed_values(self) -> TypedValues:
         typed = self._typed
@@ -421,7 +358,7 @@ class Codec:
             with self._lock:
                 typed = self._typed
                 if typed is None:
-                    typed = self._typed = TypedValues(self._converter, self._tagged_values)
+                    typed = self._typed = TypedValues(self._converter, self._untyped.tagged_values)
         return typed
 
     def _redefined(self, value: Any, type_: Any, where: str) -> str:
@@ -438,36 +375,6 @@ class Codec:
     def _problems_in(self, error: Exception) -> Iterable[tuple[str, str]]:
         typed = self._typed
         return messages.problems_in(error) if typed is None else typed.problems_in(error)
-
-
-def _no_parts() -> None:
-    """Keep all parts of a value in its text."""
-
-
-def _in_memory() -> Parts:
-    from durably.codec.parts import PartsInMemory  # noqa: PLC0415 - where first needed
-
-    return PartsInMemory()
-
-
-def _release(parts: Parts | None) -> None:
-    """Allow the removal of files: the error, which may be kept for long, would keep them."""
-    for part in () if parts is None else parts.stored:
-        part.release()
-
-
-def _tagged_text(data: Any, parts: Parts | None) -> str:
-    text = TAGGED + dump(data)
-    if parts is None or not parts.stored:
-        return text
-    from durably.codec.parts import TextWithParts  # noqa: PLC0415 - where first needed
-
-    return TextWithParts.of(text, parts.stored)
-
-
-def _of(exc: DatabaseError, what: str) -> DatabaseError:
-    """Return an error about the files of what is named."""
-    return DatabaseError(f"{what}: {exc}", is_transient=exc.is_transient, is_of_row=exc.is_of_row)
 
 
 def _named(what: str, name: str | int | None) -> str:

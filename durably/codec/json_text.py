@@ -34,8 +34,7 @@ _chunks: Final = make_encoder(
     True,  # NaN and infinities are written
 )
 _decoder: Final = json.JSONDecoder()
-_decode: Final = _decoder.raw_decode
-_scan: Final = _decoder.scan_once  # type: ignore[attr-defined]  # which raw_decode calls
+_scan: Final = _decoder.scan_once  # type: ignore[attr-defined]  # which decode calls in the end
 
 # JSON writes a character outside the BMP as two escaped surrogates, and so two surrogates
 # that stand side by side in a str would be read back as that one character. In a text that
@@ -124,10 +123,10 @@ def load(text: str, revive: Callable[[str], Any] | None = None) -> Any:
     if sys.getrecursionlimit() > _SAFE_RECURSION and nesting(text) > _SAFE_NESTING:
         raise RecursionError
     try:
-        data, end = _decode(text)
+        data, end = _scan(text, 0)
         if end == len(text):
             return data
-    except ValueError:
+    except (ValueError, StopIteration):
         pass  # it begins with a mark; or it is invalid, which the next line reports
     if text.startswith(TAGGED):
         inside = text.lstrip(TAGGED)

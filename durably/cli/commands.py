@@ -103,6 +103,20 @@ class Verbs(click.Group):
         command: click.Command = getattr(importlib.import_module(f"durably.cli.{module}"), name)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the verb that the first argument names; raise with the nearest one for a typo."""
+        if args[0] not in VERBS:
+            from difflib import get_close_matches  # noqa: PLC0415 - where first needed
+
+            near = get_close_matches(args[0], VERBS, n=1)
+            if near:
+                raise click.UsageError(
+                    f"No such command {args[0]!r}. Did you mean {near[0]!r}?", ctx
+                )
+        return super().resolve_command(ctx, args)
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the options before a verb, which has those that are missing here."""
         if args[:1] in ([], ["help"]):

@@ -42,6 +42,7 @@ _OPTIONS: Final = {
     'on_payload_change="extend"': "--fresh",
     "name the folder with blobs=": "name the folder with --blobs FOLDER",
     "name another folder with blobs=": "name another one with --blobs FOLDER",
+    "was left out; pass one:": "was left out; pass one as JSON, or with --set NAME=VALUE:",
     "call run() again": "start it again",
     "fresh=True to begin a new run, or key= to say": "--fresh to begin a new run, or --key to say",
 }

@@ -77,7 +77,7 @@ def _facts(look: Looking, run: AnyRun) -> Iterator[tuple[str, str]]:
     if run.idempotency_key is not None:
         yield "key", _shown(run.idempotency_key)
     if run.concurrency_key is not None:
-        yield "queue", _shown(run.concurrency_key)
+        yield "concurrency key", _shown(run.concurrency_key)
     if run.labels:
         yield "labels", _shown(", ".join(f"{key}={run.labels[key]}" for key in run.labels))
     if run.payload is not None:

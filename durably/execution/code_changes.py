@@ -111,7 +111,7 @@ class CodeChanges:
         warnings.warn(
             f"step {name!r} was stored by an earlier version of {called}() "
             f"({self.stored_at(name)}); its {'results are' if several else 'result is'} used. "
-            f"To execute it again: {self._advice(name)}",
+            f"To execute it again: {self._advice(name, several=several)}",
             CodeChangedWarning,
             stacklevel=stacklevel(),
         )
@@ -122,7 +122,14 @@ class CodeChanges:
             self._is_noted = True
             self._recorder.stored(self._services.checkpoints.note_code_changed, self._run.run_pk)
 
-    def _advice(self, name: str) -> str:
+    def _advice(self, name: str, *, several: bool) -> str:
+        if self._run.row.kind != "session":
+            return self._redo(name)
+        if several and name == self._run.job_name:  # durably.map, which has no session to close
+            return "pass fresh=True to one call"
+        return f"give it another name, or {self._redo(name)}"
+
+    def _redo(self, name: str) -> str:
         if self._run.row.kind == "session":
             return f"close the session, and durably redo {self._run.id} --from {shlex.quote(name)}"
         return f"app.redo(run, from_step={name!r})"
@@ -136,7 +143,7 @@ class CodeChanges:
 
     def ways_out(self, name: str) -> str:
         """Return what to do about a stored result of a step that does not fit its type."""
-        again = f"{self._advice(name)} executes the step again"
+        again = f"{self._redo(name)} executes the step again"
         return (
             f"it was stored by an earlier version of the code ({self.stored_at(name)}): give new "
             f"fields a default, or {again}, or app.set_step(run, {name!r}, value) stores another "

@@ -123,7 +123,19 @@ class Job(Value, Generic[P, R]):
     @overload
     def __call__(self, step: StepContext, payload: P, /) -> R: ...
     def __call__(self, *args: Any) -> R:
-        """Call the function as it is."""
+        """Call the function as it is.
+
+        Raises:
+            TypeError: it was called without a step context, as if that executed the job.
+        """
+        needs_payload = self._takes_payload and self._default is inspect.Parameter.empty
+        if len(args) < 1 + needs_payload:
+            name = getattr(self.run, "__name__", self.name)
+            payload = ", payload" if self._takes_payload else ""
+            raise TypeError(
+                f"{name} is a job: write durably.run({name}{payload}) to execute it, or "
+                f"{name}(step{payload}) to call its function"
+            )
         return self.run(*args)
 
     def __repr__(self) -> str:

@@ -329,7 +329,10 @@ def test_the_name_of_a_job_or_a_session_is_no_run(path: Path, tmp_path: Path) ->
 
 def test_wrong_usage_is_one_sentence(path: Path) -> None:
     """It says what is wrong and which help says more, with status 2."""
-    assert refused(path, "lss") == "no such command 'lss' (durably --help says more)"
+    assert refused(path, "sho") == (
+        "no such command 'sho'. Did you mean 'show'? (durably --help says more)"
+    )
+    assert refused(path, "zzz") == "no such command 'zzz' (durably --help says more)"
     for args, said in (
         (["ls", "--since", "soon"], "'soon' is no time"),
         (["ls", "--status", "odd"], "'odd' is not one of"),

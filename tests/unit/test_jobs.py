@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import re
 import sys
 import types
 from pathlib import Path
@@ -114,6 +115,22 @@ class TestDecorator:
 
         assert plain("no step", "no int") == "as it is"
         assert seen == [("no step", "no int")]
+
+    def test_calling_it_without_a_step_says_how_it_is_executed(self) -> None:
+        """job(payload) and job() are what a beginner writes."""
+
+        @durably.job("nightly-import")
+        def imports(step: durably.StepContext, path: str) -> str:
+            return path
+
+        message = (
+            "imports is a job: write durably.run(imports, payload) to execute it, or "
+            "imports(step, payload) to call its function"
+        )
+        with pytest.raises(TypeError, match=re.escape(message)):
+            imports("users.csv")  # type: ignore[call-overload]
+        with pytest.raises(TypeError, match=re.escape("durably.run(nightly) to execute it")):
+            durably.job(nightly)()  # type: ignore[call-overload]
 
     def test_calling_one_without_payload(self) -> None:
         """job(step) works for def f(step)."""

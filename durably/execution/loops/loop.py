@@ -382,7 +382,7 @@ class Loop:
         if is_signalled:
             if self._options.executor is not None or (self._options.max_workers or 1) > 1:
                 show_stop_alone(exc)  # the frames of the thread that drives say nothing of it
-            self._map_log.stopping(len(driver.executing), record.stored)
+            self._map_log.stopping(len(driver.executing), record.done)
         # Processes do not end the items that they are at after Ctrl-C, or without the run.
         is_abrupt = is_signalled or run.stop_reason in NOT_OURS
         _, left = driver.finish(is_abrupt=is_abrupt)

@@ -79,8 +79,8 @@ class MapLog:
         if log.isEnabledFor(logging.INFO):
             self._say(logging.INFO, limited_text(self._workers, wait_s))
 
-    def stopping(self, calls: int, stored: int) -> None:
-        """Warn, after a signal, what a stop waits for, and how many items are stored.
+    def stopping(self, calls: int, done: int) -> None:
+        """Warn, after a signal, what a stop waits for, and how many items have a result.
 
         It is a warning because Python prints warnings even if no logging is configured.
         """
@@ -91,8 +91,8 @@ class MapLog:
         what = "1 call" if calls == 1 else f"{calls:,} calls"
         how = again()
         how = "start the script again" if how == "start it again" else how
-        kept = _items(stored) if self._total is None else f"{stored:,} of {self._total:,}"
-        are = "is" if stored == 1 else "are"
+        kept = _items(done) if self._total is None else f"{done:,} of {self._total:,}"
+        are = "is" if done == 1 else "are"
         text = f"Stopping: waiting for {what} in progress. {kept} {are} in {self._file}"
         pass_on(log, logging.WARNING, "%s; %s to go on.", text, how, extra=self._extra)
 

@@ -118,11 +118,6 @@ class MapRecord:
         """Return how many items have a result, those from checkpoints included."""
         return self._executed + self.reused
 
-    @property
-    def stored(self) -> int:
-        """Return how many items of this execution are in the database, failed ones included."""
-        return self.done + self.failed
-
     def reuse(self, count: int) -> None:
         """Count items that came from checkpoints."""
         self.reused += count

@@ -70,7 +70,7 @@ def resolved(path: str | os.PathLike[str], what: str = "path") -> str:
     if not os.path.basename(text) or (has_folder and _is_folder(real)):
         raise ValidationError(f"{what}={text!r} is a directory; name a file in it")
     if not has_folder:
-        raise DatabaseError(f"the folder {folder!r} of the database does not exist; make it first")
+        raise DatabaseError(f"the folder {folder!r} does not exist; make it first")
     return real
 
 

@@ -44,16 +44,27 @@ def patience_with(taken: Beginning, patience: Patience) -> float:
         ConflictError: it is not to be waited for.
     """
     name = taken.row.job_name
+    is_loop = taken.row.idempotency_key == name  # that of durably.map has no object
     here = open_here.get(taken.row.id)
     if here is not None and here.pid == os.getpid():
         if is_interactive():
             here.hand_over()
             return 0.0
+        if is_loop:
+            raise ConflictError(
+                f"the loop {name!r} is being executed by this process already; call it again when "
+                "that call has ended"
+            )
         raise ConflictError(
             f"session {name!r} is open in this process already; use the object that has it, or "
             "close it first"
         )
     if patience.is_over():
+        if is_loop:
+            raise ConflictError(
+                f"the loop {name!r} {said.executed(taken.row, taken.executor)}; call it again when "
+                "that has ended"
+            )
         raise ConflictError(
             f"session {said.where(taken)}; close it there, or wait for that with timeout="
         )

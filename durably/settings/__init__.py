@@ -6,7 +6,7 @@ import math
 import os
 import re
 import threading
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Final, Literal, Protocol, TypedDict, get_args
@@ -66,12 +66,16 @@ _LONGEST_S: Final = timedelta(days=36_500).total_seconds()
 
 
 @passes_on
-def check_option_names(call: str, given: Iterable[str], known: Container[str]) -> None:
+def check_option_names(call: str, given: Iterable[str], known: Collection[str]) -> None:
     """Raise ``TypeError`` as Python does if a call got an option that it does not know."""
     for option in given:
         if option not in known:
+            from difflib import get_close_matches  # noqa: PLC0415 - where first needed
+
             install_hooks()  # no engine may have been opened
-            raise TypeError(f"{call}() got an unexpected keyword argument {option!r}")
+            near = get_close_matches(option, known, n=1)
+            meant = f". Did you mean {near[0]!r}?" if near else ""
+            raise TypeError(f"{call}() got an unexpected keyword argument {option!r}{meant}")
 
 
 def seconds(value: object, what: str) -> float:

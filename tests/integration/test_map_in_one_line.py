@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import os
 import threading
 import warnings
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from calls import HANG_S, in_thread
 from invariants import check
 
 import durably
+from durably.entry import open_sessions
 
 
 @pytest.fixture
@@ -290,8 +292,17 @@ def test_two_at_once_are_a_conflict(db: Path) -> None:
     first, _ = in_thread(lambda: durably.map(slow, [1], db=db, name="slow"))
     try:
         assert inside.wait(HANG_S)
-        with pytest.raises(durably.ConflictError, match="session 'slow' is open"):
+        with pytest.raises(
+            durably.ConflictError, match="the loop 'slow' is being executed by this"
+        ):
             durably.map(square, [1], db=db, name="slow")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(open_sessions, "open_here", {})  # as in another process
+            elsewhere = (
+                rf"the loop 'slow' is running since .* in process {os.getpid()}; call it again"
+            )
+            with pytest.raises(durably.ConflictError, match=elsewhere):
+                durably.map(square, [1], db=db, name="slow")
         assert list(durably.map(square, [2], db=db)) == [4]
     finally:
         go_on.set()

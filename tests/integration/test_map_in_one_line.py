@@ -292,15 +292,11 @@ def test_two_at_once_are_a_conflict(db: Path) -> None:
     first, _ = in_thread(lambda: durably.map(slow, [1], db=db, name="slow"))
     try:
         assert inside.wait(HANG_S)
-        with pytest.raises(
-            durably.ConflictError, match="the loop 'slow' is being executed by this"
-        ):
+        with pytest.raises(durably.ConflictError, match="'slow' is being executed by this"):
             durably.map(square, [1], db=db, name="slow")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(open_sessions, "open_here", {})  # as in another process
-            elsewhere = (
-                rf"the loop 'slow' is running since .* in process {os.getpid()}; call it again"
-            )
+            elsewhere = rf"'slow' is running since .* in process {os.getpid()}; call it again"
             with pytest.raises(durably.ConflictError, match=elsewhere):
                 durably.map(square, [1], db=db, name="slow")
         assert list(durably.map(square, [2], db=db)) == [4]

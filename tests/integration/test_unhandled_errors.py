@@ -164,7 +164,7 @@ def test_an_error_of_durably_ends_at_the_line_of_the_user(tmp_path: Path, way: s
     "call", ["run(job, {})", "map(len, [1], {})", "imap(len, [1], {})", "session('s', {})"]
 )
 def test_an_unknown_option_ends_there_too(tmp_path: Path, call: str) -> None:
-    """Also if no engine was opened before. It names the call and the nearest option; no file is made."""
+    """Also if no engine was opened before. The error names the option that is meant."""
     script = tmp_path / "script.py"
     line = f"durably.{call.format('workers=2')}"
     script.write_text(f"import durably\n@durably.job\ndef job(step): ...\n{line}\n")

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 TEXT = "t" * 3000
 # Not every call, but others for each seed.
-STEP = 7
+STEP = 13
 CALLS = ("mkdir", "open", "write", "fsync", "unlink")
 
 

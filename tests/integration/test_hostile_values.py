@@ -414,9 +414,9 @@ def test_what_is_as_deep_as_may_be_comes_back_to_a_deep_caller(tmp_path: Path) -
 
 
 SIZES = {
-    "50 MB of text": lambda: "x" * 50_000_000,
-    "text that JSON makes six times as long": lambda: "\ud800" * 4_000_000,
-    "rows": lambda: [["row", number, "x" * 80] for number in range(180_000)],
+    "20 MB of text": lambda: "x" * 20_000_000,
+    "text that JSON makes six times as long": lambda: "\ud800" * 3_000_000,
+    "rows": lambda: [["row", number, "x" * 200] for number in range(90_000)],
 }
 
 

@@ -100,6 +100,7 @@ _MADE: Final[tuple[tuple[type | tuple[type, ...], str], ...]] = (
     (re.Match, "return its .group() or .groups()"),
     (dt.tzinfo, "return str(...) of it"),
     (types.ModuleType, "use data, not code"),
+    (enum.Enum, "return its .value"),
     (types.SimpleNamespace, "return vars(...) of it"),
     # Of classes derived from those that have a form.
     (tuple, "return tuple(...) of it"),

@@ -141,7 +141,7 @@ class _Writer:
         ]
 
     def _dict(self, value: dict[Any, Any], place: _Place, depth: int) -> Any:
-        if all(isinstance(key, str) for key in value) and TAG not in value:
+        if TAG not in value and all(type(key) is str or self._is_text(key) for key in value):
             for key in value if self._is_exact else ():
                 if type(key) is not str:
                     said = f"{type_name(key)} would come back as str"
@@ -159,6 +159,10 @@ class _Writer:
         if rejected:
             return None
         return self._formed(self._forms.named("dict"), value, place, depth)
+
+    def _is_text(self, key: Any) -> bool:
+        """Return whether a key is of a subclass of ``str`` that comes back as the plain type."""
+        return isinstance(key, str) and self._forms.of(type(key)) is None
 
     def _formed(self, form: Form | NestedForm, value: Any, place: _Place, depth: int) -> Any:
         if type(form) is NestedForm:

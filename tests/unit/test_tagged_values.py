@@ -43,6 +43,14 @@ class Access(enum.Flag):
     WRITE = 2
 
 
+class Name(enum.StrEnum):
+    FIRST = "first"
+
+
+class Text(str):
+    __slots__ = ()
+
+
 class Level(enum.IntEnum):
     LOW = 1
 
@@ -162,7 +170,7 @@ HASHABLE = (
     | st.uuids()
     | st.sampled_from([pathlib.Path("a/b"), pathlib.PureWindowsPath("c:/d"), pathlib.Path()])
     | st.builds(range, st.integers(-9, 9), st.integers(-9, 9), st.integers(1, 3))
-    | st.sampled_from([Color.RED, Color.BLUE, Access.READ, Access(3), Access(0), Level.LOW])
+    | st.sampled_from([Color.RED, Color.BLUE, Access.READ, Access(3), Access(0), Level.LOW, Name.FIRST])
 )
 KEYS = st.recursive(
     HASHABLE,
@@ -253,6 +261,17 @@ def test_a_dict_whose_keys_have_no_type_has_keys_of_any(type_: Any, value: Any) 
         assert type(back) is type(value)
     text = CODEC.encode(collections.OrderedDict(a=1), dict, what="w")
     assert text == '{"a":1}'
+
+
+def test_keys_that_are_texts_of_a_type_with_a_form_come_back_as_they_were() -> None:
+    """Also beside other texts; those of another subclass come back as plain texts."""
+    for type_ in (UNTYPED, dict):
+        value = {"in": [{Name.FIRST: 1, "second": 2}], "own": {Text("a"): 1}}
+        text, first = CODEC.encode_and_decode(value, type_, what="w")
+        for back in (first, CODEC.decode(text, type_, what="w")):
+            assert back == value
+            assert [type(key) for key in back["in"][0]] == [Name, str]
+            assert [type(key) for key in back["own"]] == [str]
 
 
 def test_what_was_stored_without_a_type_is_read_with_one() -> None:

@@ -170,7 +170,9 @@ HASHABLE = (
     | st.uuids()
     | st.sampled_from([pathlib.Path("a/b"), pathlib.PureWindowsPath("c:/d"), pathlib.Path()])
     | st.builds(range, st.integers(-9, 9), st.integers(-9, 9), st.integers(1, 3))
-    | st.sampled_from([Color.RED, Color.BLUE, Access.READ, Access(3), Access(0), Level.LOW, Name.FIRST])
+    | st.sampled_from(
+        [Color.RED, Color.BLUE, Access.READ, Access(3), Access(0), Level.LOW, Name.FIRST]
+    )
 )
 KEYS = st.recursive(
     HASHABLE,

@@ -78,7 +78,11 @@ class Ownership:
     def _registered(self) -> _Registration:
         token = self._ids.new()
         # The lock first: a row whose lock is free belongs to a dead engine.
-        lock = self._store.lock_owner(token)
+        try:
+            lock = self._store.lock_owner(token)
+        except DatabaseError:
+            self._store.check_in_place()  # that the file is gone says more
+            raise
         try:
             owner = self._store.register_owner(
                 token, self._heartbeat_interval_us, self._clock.now_us()

@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from durably.errors import DatabaseError
 from durably.store.api import Checkpoints
 from durably.store.calls import Left
 from durably.store.outcome import (
@@ -301,11 +300,7 @@ class SqliteStore(Answers, ByHand):
 
     def lock_owner(self, token: str) -> OwnerLock:
         """Take the lock that proves that the owner with that token is alive."""
-        try:
-            return OwnerLock.acquire(self.path, token)
-        except DatabaseError:
-            self.check_in_place()  # that the file is gone says more
-            raise
+        return OwnerLock.acquire(self.path, token)
 
     def liveness_of(self, token: str) -> Liveness:
         """Return whether the process that took the lock of that token is alive."""

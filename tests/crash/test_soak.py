@@ -17,8 +17,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="forks, stops and kills"),
 ]
 
-# Each goes through one round at least, however short its time is.
-SECONDS = 0.1  # one round of each
+SECONDS = 0.1  # each goes through one round at least
 
 # What each kind promises.
 FACTS = {

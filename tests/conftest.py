@@ -26,10 +26,10 @@ GRACE_S = 10.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 # A slow machine is no failure of a property; a failing example can be pasted back. The examples are
-# the same in each run, unless `--hypothesis-profile=random` asks for others.
+# the same in each run, and few, unless `--hypothesis-profile=random` asks for others.
 hypothesis.settings.register_profile("random", deadline=None, print_blob=True)
 hypothesis.settings.register_profile(
-    "durably", hypothesis.settings.get_profile("random"), derandomize=True
+    "durably", hypothesis.settings.get_profile("random"), derandomize=True, max_examples=40
 )
 hypothesis.settings.load_profile("durably")
 

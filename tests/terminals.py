@@ -117,6 +117,18 @@ class Program(Terminal):
             env={**ENVIRONMENT, "TERM": "xterm-256color", **environment},
         )
 
+    def wait_until_it_reads(self) -> None:
+        """Wait until its main thread is inside of a read of the terminal, where Linux tells.
+
+        The prompt is there a moment earlier. Python does not see a signal that comes in between
+        before something else wakes it.
+        """
+        place = Path(f"/proc/{self._process.pid}/wchan")
+        deadline = time.monotonic() + DEADLINE_S
+        while place.exists() and place.read_text() not in ("wait_woken", "n_tty_read"):
+            assert time.monotonic() < deadline, f"it does not read: {place.read_text()}"
+            time.sleep(0.01)
+
     def end(self) -> int:
         """Wait until it has ended by itself; return its exit status."""
         deadline = time.monotonic() + DEADLINE_S

@@ -23,7 +23,7 @@ pytestmark = [
 ]
 
 ITEMS = 300
-KILLS = 4
+KILLS = 2
 # The promise is a second; a busy machine may need longer to say that they are gone.
 GONE_S = 5.0
 

@@ -13,7 +13,7 @@ import durably
 from durably.entry.looking import open_looking
 
 NAMES = "abcdefgh"
-TIMES = 10
+TIMES = 4
 
 
 @pytest.mark.slow

@@ -48,7 +48,7 @@ def test_full_loses_nothing_that_was_acknowledged(
     cancellation, retry and deletion is there, and the work goes on from it.
     """
     seed += other
-    found, counts = cut_power(tmp_path, seed, synchronous="full", kind=kind, actions=12, images=30)
+    found, counts = cut_power(tmp_path, seed, synchronous="full", kind=kind, actions=12, images=16)
     assert found == [], f"seed {seed}"
     assert counts["resumed"]
 
@@ -66,7 +66,7 @@ def test_normal_loses_the_newest_in_order(tmp_path: Path, seed: int, kind: str, 
         folder = tmp_path / str(number)
         folder.mkdir()
         found, counts = cut_power(
-            folder, seed + number, synchronous="normal", kind=kind, actions=12, images=30
+            folder, seed + number, synchronous="normal", kind=kind, actions=12, images=16
         )
         assert found == [], f"seed {seed + number}"
         assert counts["resumed"]
@@ -86,7 +86,7 @@ def test_full_loses_nothing_after_a_sync_that_failed(tmp_path: Path, seed: int) 
         synchronous="full",
         kind="threaded",
         actions=12,
-        images=30,
+        images=16,
         failing_syncs=0.1,
     )
     assert found == [], f"seed {seed}"

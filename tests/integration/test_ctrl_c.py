@@ -18,7 +18,7 @@ from durably import Durably
 from durably.entry.open_sessions import open_here
 
 # Each costs an engine's life.
-SAMPLE = 8
+SAMPLE = 4
 
 
 def ctrl_c_at(point: int) -> SignalAt:

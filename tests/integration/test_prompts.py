@@ -47,6 +47,7 @@ def test_after_a_ctrl_c_at_the_prompt_others_answer(tmp_path: Path) -> None:
     """It goes on waiting in its thread."""
     with Program(SOURCE.replace("HOW", "'session'"), tmp_path) as program:
         program.wait_for("How many?")
+        program.wait_until_it_reads()
         program.press("\x03")
         with durably.Durably(tmp_path / "runs.db") as app:
             [question] = app.get_questions()

@@ -27,7 +27,7 @@ from faultydisk import CODES, FULL_CODES, READING, WRITING, FaultyDisk
 from invariants import check
 
 import durably
-import durably.execution.current_run
+import durably.execution.storing
 import durably.store.sqlite.sql.steps
 from durably.plugins import LogPersistence
 from durably.store.sqlite import opening
@@ -323,7 +323,7 @@ def quickly() -> Iterator[None]:
         stack.callback(logger.removeHandler, handler)
         stack.enter_context(mock.patch.object(durably.store.sqlite.sql.steps, "WINDOW_STEPS", 2))
         for constant in ("_FIRST_PAUSE_S", "_LONGEST_PAUSE_S"):
-            stack.enter_context(mock.patch.object(durably.execution.current_run, constant, 0.001))
+            stack.enter_context(mock.patch.object(durably.execution.storing, constant, 0.001))
         yield
 
 

@@ -157,6 +157,21 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not broken
 
 
+def test_each_page_is_reached_from_the_index() -> None:
+    """By links that a reader of the repository can follow, in the text of pages."""
+    index = ROOT / "docs" / "index.md"
+    reached, ahead = set(), [index]
+    while ahead:
+        page = ahead.pop()
+        reached.add(page)
+        for link in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", prose(page)):
+            target = (page.parent / link).resolve()
+            if target.suffix in {".md", ".ipynb"} and target not in reached:
+                ahead.append(target)
+    assert {page for page in WRITTEN if page.is_relative_to(ROOT / "docs")} - reached == set()
+    assert 150 < len(README.read_text(encoding="utf-8").splitlines()) < 180  # one page
+
+
 MOST_WORDS = 30
 
 

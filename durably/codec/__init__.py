@@ -304,6 +304,7 @@ class Codec:
                 check_discardable(value)
                 data = decoded = None
             else:
+                check_discardable(value)  # whatever its type, it is not data
                 typed = self._typed_values()
                 parts = new_parts()
                 try:

@@ -345,6 +345,8 @@ def _advice(value: object) -> str:
     """Return what to do with a value that has no form, in words that work."""
     cls = type(value)
     if inspect.isawaitable(value) or inspect.isasyncgen(value):
+        if inspect.iscoroutine(value):
+            value.close()  # otherwise Python says later, anywhere, that it was never awaited
         return "return its result, from a function without async"
     for kind, advice in _MADE:
         if isinstance(value, kind):

@@ -7,6 +7,7 @@ import dataclasses
 import datetime as dt
 import enum
 import os
+import inspect
 import re
 import threading
 import time
@@ -304,7 +305,15 @@ def test_an_unawaited_coroutine_is_rejected(codec: Codec) -> None:
     coro = coroutine()
     with pytest.raises(SerializationError, match="coroutine has no stored form"):
         codec.encode(coro, UNTYPED, what="step 'a'")
-    coro.close()
+    assert inspect.getcoroutinestate(coro) == "CORO_CLOSED"  # Python warns of no other
+
+
+def test_an_unawaited_coroutine_is_rejected_whatever_the_type(codec: Codec) -> None:
+    """An async function with an annotation is told apart from one that returns another type."""
+    coro = coroutine()
+    with pytest.raises(SerializationError, match="a coroutine, so nothing was done; pass a plain"):
+        codec.encode(coro, int, what="step 'a'")
+    assert inspect.getcoroutinestate(coro) == "CORO_CLOSED"
 
 
 @pytest.mark.parametrize("value", [changed(Hidden(1), count=2), Doubling(1)])

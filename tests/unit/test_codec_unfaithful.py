@@ -6,8 +6,8 @@ import collections
 import dataclasses
 import datetime as dt
 import enum
-import os
 import inspect
+import os
 import re
 import threading
 import time

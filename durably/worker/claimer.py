@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 from collections.abc import Callable
 from typing import Final, Unpack
 
@@ -30,6 +29,7 @@ from durably.store.rows import (
 )
 from durably.worker.current_runs import CurrentRuns
 from durably.worker.ownership import Ownership
+from durably.worker.slots import Slots
 from durably.worker.state import EngineState, State
 
 log = logging.getLogger("durably")
@@ -74,7 +74,6 @@ class Claimer:
         hand_over: Callable[[CurrentRun, int], None],
         on_none_claimable: Callable[[], None],
     ) -> None:
-        self._max_workers = max_workers
         self._state = state
         self._store = store
         self._clock = clock
@@ -85,25 +84,13 @@ class Claimer:
         self._ownership = ownership
         self._hand_over = hand_over
         self._on_none_claimable = on_none_claimable
-        self._lock = threading.Lock()  # guards all below
-        # How many slots have a run, and how many are reserved for a claim that is being made.
-        self._busy = 0
-        self._reserved = 0
-        # Whether a slot was wanted and none was free, since the last one got free.
-        self._is_slot_wanted = False
-        # How many runs may still be claimed; None for no limit.
-        self._budget: int | None = None
-        # How many runs were executed in slots, and the number at which the budget is used up.
-        self.executed = 0
-        self._most_executed = math.inf
+        self._slots = Slots(max_workers, lambda: state.takes_runs, runs)
 
     # -- may runs be claimed ---------------------------------------------------------------
 
     def resume(self, budget: int | None = None) -> None:
         """Prepare for claiming again, *budget* runs at most."""
-        with self._lock:
-            self._budget = budget
-            self._most_executed = math.inf if budget is None else self.executed + budget
+        self._slots.limit(budget)
         self._runs.resume()
 
     def drain(self, *, interrupt: bool) -> None:
@@ -116,7 +103,7 @@ class Claimer:
     @property
     def may_claim(self) -> bool:
         """Return whether runs are claimed now, as soon as there are slots."""
-        return self._takes_runs() and self.executed < self._most_executed
+        return self._takes_runs() and self._slots.has_budget
 
     def _takes_runs(self) -> bool:
         return self._state.takes_runs
@@ -156,14 +143,12 @@ class Claimer:
     @property
     def has_taken_slots(self) -> bool:
         """Return whether a slot has a run, or is reserved for a claim."""
-        with self._lock:
-            return self._busy + self._reserved > 0
+        return not self._slots.are_free
 
     @property
     def is_idle(self) -> bool:
         """Return whether no run is inside its job or about to be."""
-        with self._lock:
-            return not self._busy and not self._reserved and self._runs.are_none
+        return self._slots.is_idle
 
     def is_idle_since(self, entered: int) -> bool:
         """Return whether it is idle, and no run has entered since ``entered`` had that value."""
@@ -172,13 +157,12 @@ class Claimer:
     @property
     def is_only_claiming(self) -> bool:
         """Return whether no run is inside its job, and all taken slots wait for a claim."""
-        with self._lock:
-            return not self._busy and self._runs.are_none
+        return self._slots.is_only_claiming
 
     @property
     def are_slots_waiting(self) -> bool:
         """Return whether every slot has a job that waits for a run: none can be executed here."""
-        return self._runs.are_all_waiting(self._max_workers)
+        return self._runs.are_all_waiting(self._slots.number)
 
     def wait_until_idle(self, look: Callable[[], None], deadline: float = math.inf) -> bool:
         """Block until no run is inside its job; return ``False`` if the deadline was before that.
@@ -197,54 +181,35 @@ class Claimer:
 
     def has_free_slot(self) -> bool:
         """Return whether a slot is free; if not, the dispatcher is woken when one is."""
-        with self._lock:
-            self._is_slot_wanted = not self._takes_runs() or self._free_slots() <= 0
-            return not self._is_slot_wanted
+        return self._slots.find_free()
 
-    def _free_slots(self) -> int:
-        return self._max_workers - self._busy - self._reserved
+    @property
+    def executed(self) -> int:
+        """Return how many runs were executed in slots, or begun to be."""
+        return self._slots.executed
 
     def _reserve(self, limit: int | None) -> Claim | None:
         """Reserve up to *limit* free slots, and return what to claim for them.
 
         Return ``None`` if none is free, or nothing is to be claimed.
         """
-        with self._lock:
-            slots = self._free_slots() if limit is None else min(limit, self._free_slots())
-            if self._budget is not None:
-                slots = min(slots, self._budget)
-            if slots <= 0 or not self._takes_runs():
-                self._is_slot_wanted = True
-                return None
-            # A claim that a stop overtakes takes nothing.
-            claim = self._claim(slots, self._takes_runs)
-            if claim is None:
-                return None
-            self._reserved += slots
-            if self._budget is not None:
-                self._budget -= slots
-            return claim
+        # A claim that a stop overtakes takes nothing.
+        return self._slots.reserve(limit, lambda slots: self._claim(slots, self._takes_runs))
 
     def _use(self, reserved: int, claimed: int) -> None:
         """Put *claimed* runs into slots that were reserved, and free the others."""
-        with self._lock:
-            self._reserved -= reserved
-            self._busy += claimed
-            if self._budget is not None:
-                self._budget += reserved - claimed
+        self._slots.use(reserved, claimed)
         if claimed < reserved:
             self._note_free_slot()
 
     def free_slot(self) -> None:
         """Free the slot of a run that has ended."""
-        with self._lock:
-            self._busy -= 1
+        self._slots.free()
         self._note_free_slot()
         self._store.changes.notify()
 
     def _note_free_slot(self) -> None:
-        with self._lock:
-            is_wanted, self._is_slot_wanted = self._is_slot_wanted, False
+        is_wanted = self._slots.take_wish()
         self._runs.changed.wake_all()
         if is_wanted:
             self._store.changes.wake_claimer()
@@ -273,9 +238,8 @@ class Claimer:
         finally:
             self._use(claim.limit, len(rows))
         if len(rows) == claim.limit:
-            with self._lock:
-                # There may be more to claim: the thread that frees the next slot does it.
-                self._is_slot_wanted = True
+            # There may be more to claim: the thread that frees the next slot does it.
+            self._slots.wish()
         failure: DatabaseError | None = None
         are_all_started = True
         for run in [self.enter(row, since) for row in rows]:
@@ -333,12 +297,9 @@ class Claimer:
             or emitter.is_announcing_any
         ):
             return None
-        with self._lock:
-            # If no slot was wanted, no run waits for one. A budget is counted by the dispatcher,
-            # which alone claims then.
-            if not self._is_slot_wanted or self._budget is not None or not self._takes_runs():
-                return None
-        return self._claim(1, self._takes_runs)
+        # If no slot was wanted, no run waits for one. A budget is counted by the dispatcher, which
+        # alone claims then.
+        return self._claim(1, self._takes_runs) if self._slots.is_unlimited_wish else None
 
     def claim_one(self, run_pk: RunKey | None = None) -> CurrentRun | None:
         """Claim the first run, or a certain one, for the calling thread, which takes no slot."""
@@ -395,10 +356,8 @@ class Claimer:
 
     def _start(self, run: CurrentRun) -> bool:
         """Hand a run in a slot to a thread; if none can be started, put it back."""
-        with self._lock:
-            threads = self._busy
         try:
-            self._hand_over(run, threads)
+            self._hand_over(run, self._slots.busy)
         except RuntimeError as exc:
             # The interpreter is ending and starts none, or there is no memory for another.
             log.warning("%s goes back, since no thread can be started: %s", run.short_name, exc)
@@ -419,5 +378,4 @@ class Claimer:
 
     def note_executed(self) -> None:
         """Count a run that is about to be executed in a slot."""
-        with self._lock:
-            self.executed += 1
+        self._slots.note_executed()

@@ -74,7 +74,7 @@ class Worker:
 
     @property
     def free(self) -> int:
-        return self.claimer._free_slots()
+        return self.claimer._slots._free()
 
     def dispatch(self) -> list[str]:
         """Return the ids of the runs that were handed over."""

@@ -154,6 +154,21 @@ def test_trigger_is_one_statement_one_commit_and_one_sync(
     assert counted.reads == []
 
 
+def test_trigger_and_run_write_few_pages(app: durably.Durably, disk: DiskVFS) -> None:
+    """A trigger six: the run, the sequence of its number, and four indexes; a one-step run as many.
+
+    Of those of the run two are the step's. Now and then a page is full.
+    """
+    with Counted(app._store.database, disk) as triggered:
+        for number in range(50):
+            app.jobs["one-step"].trigger(number)
+    with Counted(app._store.database, disk) as executed:
+        assert app.run_until_idle() == 50
+
+    assert 6 * 50 <= triggered.pages <= 6.7 * 50
+    assert 6 * 50 <= executed.pages <= 7 * 50
+
+
 def test_batch_of_triggers_is_one_commit(app: durably.Durably, disk: DiskVFS) -> None:
     """A statement a run, or a block of 128, and nothing else, with one wait for the disk."""
     with Counted(app._store.database, disk) as counted:

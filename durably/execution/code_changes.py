@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import warnings
 from collections.abc import Callable
-from types import CodeType, FunctionType
+from types import FunctionType
 from typing import Any, Final
 
 from durably._platform.clock import moment
@@ -16,7 +16,7 @@ from durably.errors import CodeChangedWarning
 from durably.execution.current_run import CurrentRun, Services
 from durably.execution.step_recorder import StepRecorder
 
-# Functions whose fingerprint is kept as long as the run is executed.
+# Functions with defaults whose fingerprint is kept as long as the run is executed.
 _MOST_KEPT: Final = 256
 _OWN_PACKAGE: Final = "durably."
 _LONGEST_NAME: Final = 120
@@ -48,10 +48,9 @@ class CodeChanges:
         self._run = run
         self._services = services
         self._recorder = recorder
-        # By the id of the code of plain functions, which stays alive below. The runner reads it at
-        # each step, which is the quickest way.
-        self.codes: dict[int, int | None] = {}
-        self._kept: list[CodeType] = []
+        # Those of plain functions, whatever run has called them first.
+        self._known = services.known_codes
+        self.codes = self._known.by_id
         # Those of functions with defaults, or that are wrapped, if they capture nothing: they keep
         # nothing else alive.
         self._others: dict[Callable[..., Any], int | None] = {}
@@ -70,10 +69,9 @@ class CodeChanges:
             return self._others[fn]
         found = self._read(fn)
         is_plain = fn.__defaults__ is None and fn.__kwdefaults__ is None and not fn.__dict__
-        if is_plain and len(self._kept) < _MOST_KEPT:
-            self._kept.append(fn.__code__)
-            self.codes[number] = found
-        elif not is_plain and fn.__closure__ is None and len(self._others) < _MOST_KEPT:
+        if is_plain:
+            self._known.keep(fn.__code__, found)
+        elif fn.__closure__ is None and len(self._others) < _MOST_KEPT:
             self._others[fn] = found
         return found
 

@@ -36,6 +36,7 @@ from durably.store.calls import Left
 if TYPE_CHECKING:
     from durably.codec import Codec
     from durably.execution.emitter import Emitter
+    from durably.execution.known_codes import KnownCodes
     from durably.execution.live import LoopView, Narrator
     from durably.execution.prompting import Prompt
     from durably.store.api import Checkpoints
@@ -74,6 +75,7 @@ class Services(NamedTuple):
     start_thread: Callable[[str, Callable[[], None]], threading.Thread]
     # Triggers and executes the children of runs.
     family: Family
+    known_codes: KnownCodes
     # Returns where the steps that are in progress are noted; ``None`` while nothing owns runs.
     begun: Callable[[], BegunSteps | None]
 
@@ -93,6 +95,56 @@ class CurrentRun:
     run or its cancellation outweighs an interrupt and a suspension.
     """
 
+    # Whether the job is over.
+    is_over = False
+    # When its code was entered, by the clock's ``monotonic``.
+    began_at = -math.inf
+    stop_reason: type[StopRun] | None = None
+    # Whether a stop was raised into the job, in any of its threads: what the job then returns or
+    # raises is not its end, because it may have swallowed the stop.
+    stop_was_raised = False
+    # Whether its waits keep their thread, as those of a session and of ``run`` do.
+    keeps_thread = False
+    # The thread that executes the job: a wait in another one keeps that.
+    job_thread: int | None = None
+    # What it waits for: of a stop for ``RunSuspended``, or of a wait that keeps its thread.
+    suspension: Suspended | None = None
+    wait: Suspended | None = None
+    # The prompt in progress, which the display gives way to.
+    prompt: Prompt | None = None
+    # The exception of a signal in the caller's thread that a call of the job has passed on.
+    callers_signal: BaseException | None = None
+    # The step in which that was raised, if it was in one.
+    stopped_in: str | None = None
+    # When this claim was last known to be the current one, by the clock's ``monotonic``: just
+    # before its claim, a heartbeat or a read of the database.
+    current_at = -math.inf
+    # Written by the job's threads and read by the thread that stores it. Both are single
+    # assignments, so that a call costs no more than one.
+    progress: tuple[Any, Any, Any] | None = None
+    has_new_progress = False
+    # How much of the job's own progress came from checkpoints, and whether a step has come from
+    # one since the progress was reported, or one was executed.
+    reused_progress: float = 0
+    has_replayed = False
+    has_executed = False
+    # How long an execution may take, when that is over, by the clock's ``monotonic``, and whether
+    # it only waits now, so that its deadline is postponed.
+    timeout_s: float | None = None
+    deadline_s: float | None = None
+    is_paused = False
+    # Whether it was ended at its deadline, and whether the job has got to know that.
+    is_expired = False
+    _timeout_was_raised = False
+    # The newest map that there was.
+    last_loop: LoopView | None = None
+    # Shows what a map says, where the run is one.
+    narrator: Narrator | None = None
+    # Whether the job reports progress of its own: a map then reports none.
+    has_own_progress = False
+    # What has failed the job, from its end until that is stored.
+    failure: BaseException | None = None
+
     def __init__(self, row: RunRow, labels: dict[str, str], *, is_callers: bool = False) -> None:
         self.run_pk = row.run
         self.attempt = row.attempt
@@ -106,71 +158,24 @@ class CurrentRun:
         self._claimed_in = threading.get_ident()
         self._handlers = handlers() if is_callers and is_main_thread() else frozenset()
         self.pid = os.getpid()
-        self.is_over = False
         # The steps that are in progress, by name.
         self.turns: Mapping[str, object] = {}
         self.count_steps: Callable[[], StepCounts] = _no_steps
         # Returns the names of stored steps that this execution has not used.
         self.unused_steps: Callable[[], tuple[str, ...]] = _no_names
-        # When its code was entered, by the clock's ``monotonic``.
-        self.began_at = -math.inf
         self.stopped = Latch()
-        self.stop_reason: type[StopRun] | None = None
-        # Whether a stop was raised into the job, in any of its threads: what the job then returns
-        # or raises is not its end, because it may have swallowed the stop.
-        self.stop_was_raised = False
-        # Whether its waits keep their thread, as those of a session and of ``run`` do.
-        self.keeps_thread = False
-        # The thread that executes the job: a wait in another one keeps that.
-        self.job_thread: int | None = None
-        # What it waits for: of a stop for ``RunSuspended``, or of a wait that keeps its thread.
-        self.suspension: Suspended | None = None
-        self.wait: Suspended | None = None
-        # The prompt in progress, which the display gives way to.
-        self.prompt: Prompt | None = None
-        # The exception of a signal in the caller's thread that a call of the job has passed on.
-        self.callers_signal: BaseException | None = None
-        # The step in which that was raised, if it was in one.
-        self.stopped_in: str | None = None
-        # When this claim was last known to be the current one, by the clock's ``monotonic``: just
-        # before its claim, a heartbeat or a read of the database.
-        self.current_at = -math.inf
-        self._lock = threading.Lock()  # guards the reason and the two below
+        self._lock = threading.Lock()  # guards the reason to stop and the two below
         self._is_stopping = False
         # How many threads wait for a stop after a failure.
         self._awaiting = 0
-        # Written by the job's threads and read by the thread that stores it. Both are single
-        # assignments, so that a call costs no more than one.
-        self.progress: tuple[Any, Any, Any] | None = None
-        self.has_new_progress = False
-        # How much of the job's own progress came from checkpoints, and whether a step has come from
-        # one since the progress was reported, or one was executed.
-        self.reused_progress: float = 0
-        self.has_replayed = False
-        self.has_executed = False
-        # How long an execution may take, when that is over, by the clock's ``monotonic``, and
-        # whether it only waits now, so that its deadline is postponed.
-        self.timeout_s: float | None = None
-        self.deadline_s: float | None = None
-        self.is_paused = False
-        # Whether it was ended at its deadline, and whether the job has got to know that.
-        self.is_expired = False
-        self._timeout_was_raised = False
-        # The maps in progress, the newest last, and the newest that there was.
+        # The maps in progress, the newest last.
         self.loops: list[Callable[[], LoopView]] = []
-        self.last_loop: LoopView | None = None
-        # Shows what a map says, where the run is one.
-        self.narrator: Narrator | None = None
         # Called at the end of the job, in its thread: what it has left open.
         self.at_end: list[Callable[[], None]] = []
-        # Whether the job reports progress of its own: a map then reports none.
-        self.has_own_progress = False
         # The newest failures of steps: the end of the run shows which of them failed the job.
         self.failed_steps: deque[tuple[str, BaseException]] = deque(maxlen=_FAILURES_KEPT)
         # Calls of the functions of steps that have stopped with the run, by the step's name.
         self.open_calls: dict[str, OpenCalls] = {}
-        # What has failed the job, from its end until that is stored.
-        self.failure: BaseException | None = None
         # Held while progress is stored, so that the end of the run loses none; and while the events
         # of progress or of the end are emitted, so that progress comes first.
         self.storing = threading.Lock()

@@ -39,6 +39,11 @@ RUN: Final = {
     "pid": Bounds(0, 2**32 - 1),
     "timeout_us": Bounds(1, 10**16),
 }
+# Of a run that is claimed: the schema has just checked the others, which the claim writes.
+KEPT_BY_A_CLAIM: Final = {
+    name: RUN[name]
+    for name in ("run", "failures", "deaths", "redos", "created_at_us", "timeout_us")
+}
 ATTEMPT: Final = {
     "attempt": Bounds(1, TRIES.most),
     "pid": Bounds(0, 2**32 - 1),

@@ -62,9 +62,15 @@ def of_run(values: Mapping[str, Any]) -> str | None:
     )
 
 
-def of_claimed(values: Mapping[str, Any]) -> str | None:
-    """Return why a run cannot be executed, or ``None``. The job checks the payload itself."""
-    defect = _number_outside(values, bounds.RUN)
+def of_claimed(
+    values: Mapping[str, Any], numbers: Mapping[str, Bounds] = bounds.KEPT_BY_A_CLAIM
+) -> str | None:
+    """Return why a run cannot be executed, or ``None``. The job checks the payload itself.
+
+    Args:
+        numbers: those to check; of a run that was not claimed all of ``bounds.RUN``.
+    """
+    defect = _number_outside(values, numbers)
     has_more = values["progress"] is not None or values["retry"] is not None
     if defect is None and (has_more or values["labels"] != "{}"):
         defect = _first_wrong(
@@ -148,7 +154,7 @@ def legible(rows: Iterable[R], what: Callable[[R], str]) -> list[R]:
     return found
 
 
-def _number_outside(values: Mapping[str, Any], columns: dict[str, Bounds]) -> str | None:
+def _number_outside(values: Mapping[str, Any], columns: Mapping[str, Bounds]) -> str | None:
     for name, (least, most) in columns.items():
         value = values.get(name)
         if value is not None and not least <= value <= most:

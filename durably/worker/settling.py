@@ -227,6 +227,8 @@ class Settling:
 
     def _emit(self, run: CurrentRun, outcome: Outcome, now_us: int) -> None:
         emitter = self._services.emitter
+        if not emitter.has_listeners:
+            return
         started_at_us = run.row.started_at_us
         duration = max(0, now_us - (now_us if started_at_us is None else started_at_us)) / 1e6
         if isinstance(outcome, Completed):

@@ -17,6 +17,7 @@ from durably.errors import ConflictError, OwnershipLost
 from durably.execution.children import Family
 from durably.execution.current_run import CurrentRun, Services
 from durably.execution.emitter import Emitter
+from durably.execution.known_codes import KnownCodes
 from durably.execution.live_failures import LiveFailures
 from durably.execution.storing import report_worker_error
 from durably.execution.unseen_failures import UnseenFailures
@@ -92,6 +93,7 @@ class Supervisor:
             on_duplicate_step=settings.on_duplicate_step,
             start_thread=start_thread,
             family=self.family,
+            known_codes=KnownCodes(),
             begun=lambda: self._ownership.begun,
         )
         self.state = EngineState()

@@ -11,7 +11,7 @@ import apsw
 
 from durably.codec.json_text import dump, load
 from durably.errors import NotFoundError
-from durably.store import defects
+from durably.store import bounds, defects
 from durably.store.rows import Begun, Brief, Filters, RunKey, RunRow, StatusCount
 from durably.store.sqlite.sql import by_status
 
@@ -242,7 +242,7 @@ def by_number(db: apsw.Connection, run_pk: RunKey) -> RunRow:
 def defect_of(db: apsw.Connection, run_pk: RunKey) -> str | None:
     """Return why an existing run can be neither read nor executed, or ``None``."""
     ((row, defect),) = _as_bytes(db, BY_NUMBER, {"run": run_pk})
-    return defect or defects.of_claimed(row._asdict())
+    return defect or defects.of_claimed(row._asdict(), bounds.RUN)
 
 
 def find(db: apsw.Connection, run_id: str) -> RunRow | None:

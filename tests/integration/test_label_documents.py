@@ -11,11 +11,10 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 from children import DEADLINE_S, Eventually
-from pages import DOCS, sections
+from pages import DOCS, blocks_of, entries_of
 
 import durably
 from durably.testing import check
@@ -82,13 +81,20 @@ def records(folder: Path) -> list[durably.ItemRecord]:
 
 
 def test_each_start_does_what_is_left(tmp_path: Path, eventually: Eventually) -> None:
-    """Killed, stopped, run to its end, fixed, and started again: nothing is done twice or lost."""
+    """Killed, stopped, run to its end, fixed, and started again: nothing is done twice or lost.
+
+    What is printed is what the page on loops shows, but for its numbers and the folder.
+    """
+    shown, statuses = transcript()
+    printed = []
     status, lines = hit(tmp_path, signal.SIGKILL, 40, eventually)
     assert (status, lines) == (137, [begins(0, 0)])
+    printed.append(lines)
 
     after_kill = stored(tmp_path)
     status, lines = hit(tmp_path, signal.SIGINT, 40, eventually)
-    assert status == 130
+    assert status == 130 == statuses[0]
+    printed.append(lines)
     assert lines[0] == begins(*after_kill)
     assert re.fullmatch(
         r"Stopping: waiting for [1-8] calls? in progress\. \d+ of 500 are in labels\.db; start the "
@@ -100,7 +106,8 @@ def test_each_start_does_what_is_left(tmp_path: Path, eventually: Eventually) ->
     assert lines[2:] == [f"KeyboardInterrupt: stopped in step 'complete'; {kept}"]
 
     status, lines = end(start(tmp_path, SCALE=QUICK))
-    assert status == 1
+    assert status == 1 == statuses[1]
+    printed.append(lines)
     assert lines[0] == begins(*after_stop)
     done, kinds, *report = lines[1:]
     assert re.fullmatch(
@@ -115,6 +122,7 @@ def test_each_start_does_what_is_left(tmp_path: Path, eventually: Eventually) ->
 
     status, lines = end(start(tmp_path, SCALE=QUICK, FIXED="1"))
     assert (status, lines[0]) == (0, begins(490, 10))
+    printed.append(lines)
     assert re.fullmatch(r"complete: 500 of 500 done \(490 before\), 0 failed, \d+ s", lines[1])
     fixed = {item.key: item for item in records(tmp_path)}
     assert [key for key, item in fixed.items() if item.status == "failed"] == []
@@ -125,6 +133,8 @@ def test_each_start_does_what_is_left(tmp_path: Path, eventually: Eventually) ->
         0,
         [begins(500, 0), "complete: 500 of 500 done (500 before), 0 failed, 0 s"],
     )
+    printed.append(lines)
+    assert [general(each) for each in printed] == [general(each) for each in shown]
     with (tmp_path / "labels.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
     assert [key for key, _ in rows] == [f"doc-{number:03}" for number in range(500)]
@@ -132,27 +142,17 @@ def test_each_start_does_what_is_left(tmp_path: Path, eventually: Eventually) ->
     assert check(tmp_path / "labels.db") == []
 
 
-def test_the_page_shows_what_it_prints(tmp_path: Path, eventually: Eventually) -> None:
-    """The transcript in the page on loops, but for its numbers and the folder."""
-    (transcript,) = (
-        block.text
-        for blocks in sections(DOCS / "loops.md").values()
-        for block in blocks
+def transcript() -> tuple[list[list[str]], list[int]]:
+    """What the page shows of each start, and the exit statuses that it shows."""
+    [block] = [
+        block
+        for block in blocks_of(DOCS / "loops.md")
         if block.language == "console" and "label_documents.py" in block.text
-    )
-    printed: list[Any] = [
-        hit(tmp_path, signal.SIGKILL, 20, eventually),
-        hit(tmp_path, signal.SIGINT, 20, eventually),
-        end(start(tmp_path, SCALE=QUICK)),
-        end(start(tmp_path, SCALE=QUICK, FIXED="1")),
-        end(start(tmp_path, SCALE=QUICK, FIXED="1")),
     ]
-    _, *entries = re.split(r"^\$ ", transcript, flags=re.MULTILINE)
-    starts = [entry.splitlines()[1:] for entry in entries if "label_documents.py" in entry]
-    statuses = [int(entry.splitlines()[1]) for entry in entries if entry.startswith("echo $?")]
+    entries = entries_of(block.text)
+    starts = [printed.splitlines() for command, printed in entries if "label_doc" in command]
     assert starts[0].pop() == "Killed"
-    assert [general(lines) for lines in starts] == [general(lines) for _, lines in printed]
-    assert statuses == [status for status, _ in printed][1:3]
+    return starts, [int(printed) for command, printed in entries if command == "echo $?"]
 
 
 def general(lines: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import runpy
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from configparser import RawConfigParser
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
+from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +74,7 @@ OTHERS = [
 def test_each_recipe_has_a_test() -> None:
     """A recipe that is added is executed by a test, and listed, too."""
     assert sorted([*FOLLOWED, *OTHERS]) == sorted(RECIPES)
-    languages = {"python", "console", "sql", "ini", "text", "yaml"}
+    languages = {"python", "console", "sql", "ini", "text", "yaml", "dockerfile"}
     for blocks in RECIPES.values():
         assert {block.language for block in blocks} <= languages
     listed = re.findall(r"\]\(recipes/([\w-]+)\.md\)", (DOCS / "recipes.md").read_text("utf-8"))
@@ -611,6 +613,20 @@ def test_the_container_is_given_the_folder_of_the_database() -> None:
     assert [volume.split(":")[1] for volume in service["volumes"]] == [str(database.parent)]
     assert service["command"].split()[1] in {block.file for block in RECIPES["service"]}
     assert service["stop_grace_period"] == "5m"
+
+
+def test_the_image_has_what_the_recipe_needs() -> None:
+    """It installs durably as the other pages say, and has each script of the recipe."""
+    [dockerfile] = [block.text for block in RECIPES["service"] if block.language == "dockerfile"]
+    lines = dict(line.split(" ", 1) for line in dockerfile.splitlines())
+    assert lines["RUN"] == "pip install 'durably[cli]'"
+    *copied, _ = lines["COPY"].split()
+    assert copied == [block.file for block in RECIPES["service"] if block.file is not None]
+    assert json.loads(lines["CMD"])[-1] in copied
+    version = lines["FROM"].removeprefix("python:").removesuffix("-slim")
+    assert f"Programming Language :: Python :: {version}" in metadata("durably").get_all(
+        "Classifier"
+    )
 
 
 # Several machines

@@ -56,7 +56,7 @@ class Layers:
         fence: int,
         newest: int,
         code_of: Callable[[Callable[..., Any]], int | None],
-        cell: Callable[[], Cell | None] | None = None,
+        cell: Callable[[], Cell | None],
     ) -> None:
         self._lock = threading.Lock()  # guards all below, and all chains
         self._layer = fence << FENCE_BITS
@@ -80,7 +80,7 @@ class Layers:
         chain = _current.get()
         if chain is not None and chain.of is self:
             return chain
-        cell = None if self._cell is None else self._cell()
+        cell = self._cell()
         if cell is None:
             return self._root
         with self._lock:

@@ -25,15 +25,16 @@ class NestedSteps:
     # What to do about a name that is used twice.
     advice = 'give each step a name of its own, such as f"batch-{i}"'
 
-    # Returns the cell of a notebook that is executed, where names may be used again by that.
-    cell: Callable[[], Cell | None] | None = None
-
     def __init__(self) -> None:
         self._inside: dict[_Scope, list[str]] = {}
         # Whose chain of the steps inside begins again with each call.
         self.begin_again: Callable[[], None] | None = None
         # Completed inside a call that failed: the outer step in which a name may be used again.
         self._retried: dict[str, _Scope] = {}
+
+    def cell(self) -> Cell | None:
+        """Return the cell of a notebook that is executed, if names may be used again in one."""
+        return None
 
     def note(self, name: str) -> None:
         """Note that the calling thread has used the step."""

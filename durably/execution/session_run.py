@@ -76,9 +76,6 @@ class CellSteps(NestedSteps):
     than in one execution of the cell, or in another cell.
     """
 
-    # Where a step is executed: its name may be used again by the next execution of that cell.
-    cell = staticmethod(executing_cell)
-
     advice = (
         'give each step a name of its own, such as f"batch-{i}", or open the session again if the '
         "step is now in another cell"
@@ -89,6 +86,10 @@ class CellSteps(NestedSteps):
         self._used_in: dict[str, Cell] = {}
         # The last of them: a cell may hold a long source, and use thousands of steps.
         self._cell: Cell | None = None
+
+    def cell(self) -> Cell | None:
+        """Return the cell that is executed."""
+        return executing_cell()
 
     def note(self, name: str) -> None:
         """Note that the calling thread has used the step."""

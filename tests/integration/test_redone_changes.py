@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ from attrs import define, field
 from invariants import check
 
 import durably
+from durably._platform.interactive import Cell
+from durably.entry import sessions
 from durably.errors import ValidationError
+from durably.execution import session_run
 
 pytestmark = [
     pytest.mark.filterwarnings("error::durably.CodeChangedWarning"),
@@ -65,6 +69,19 @@ class Book:
 @pytest.fixture
 def book(path: Path) -> Book:
     return Book(path)
+
+
+def other(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, as other code."""
+    return lambda *args: [fn(*args)][0]
+
+
+def ended(app: durably.Durably, run: Any) -> durably.Run[Any, Any]:
+    """The run when it has completed or failed."""
+    try:
+        return app.wait(run)
+    except durably.RunFailedError as exc:
+        return exc.run
 
 
 def chain(book: Book, **versions: int) -> Callable[..., Any]:
@@ -359,3 +376,430 @@ def test_fingerprints_of_files(tmp_path: Path) -> None:
         durably.fingerprint_of(tmp_path / "missing")
     with pytest.raises(IsADirectoryError, match=tmp_path.name):
         durably.fingerprint_of(tmp_path)
+
+
+# -- what comes before what --------------------------------------------------------------------
+
+
+def test_steps_beside_one_another(book: Book) -> None:
+    """Of ``parallel`` none is before another, and all are before what follows."""
+
+    def code(step: Any, *, fails: bool, **versions: int) -> Any:
+        def b() -> int:
+            book.note("b")
+            if fails:
+                raise ValueError
+            return 1
+
+        steps = {name: book.fn(name, versions.get(name, 0)) for name in "acd"} | {"b": b}
+        step.parallel({name: steps[name] for name in "abc"}, max_workers=1)
+        step.run("d", steps["d"])
+
+    with pytest.raises(ValueError):
+        book.start(lambda step: code(step, fails=True))
+    assert book.executed == ["a", "b", "c"]
+    assert book.start(lambda step: code(step, fails=False)) == "b d"
+    assert book.start(lambda step: code(step, fails=False)) == ""
+    assert book.start(lambda step: code(step, fails=False, a=1)) == "a d"
+    assert book.start(lambda step: code(step, fails=False, a=1)) == ""
+
+
+def test_steps_in_threads_of_the_job(book: Book) -> None:
+    """What has ended before a step begins is before it, in whatever thread."""
+
+    def code(step: Any, a: int) -> None:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(step.run, "a", book.fn("a", a)).result()
+            step.run("b", book.fn("b"))
+
+    assert book.start(lambda step: code(step, 0)) == "a b"
+    assert book.start(lambda step: code(step, 0)) == ""
+    assert book.start(lambda step: code(step, 1)) == "a b"
+
+
+def test_steps_inside_of_steps(book: Book) -> None:
+    """They are looked at if the one around them is executed, and all executed if it has changed."""
+
+    def code(step: Any, *, outer: int = 0, inner: int = 0) -> None:
+        def around() -> Any:
+            book.note("a")
+            return [step.run(name, book.fn(name, inner)) for name in ("x", "y")]
+
+        def changed() -> Any:
+            return [around(), outer]
+
+        step.run("a", around if not outer else changed)
+        step.run("b", book.fn("b"))
+
+    assert book.start(code) == "a x y b"
+    assert book.start(code) == ""
+    assert book.start(lambda step: code(step, inner=1)) == ""  # nobody asks for it
+    assert book.start(lambda step: code(step, outer=1)) == "a x y b"
+    assert book.start(lambda step: code(step, outer=1)) == ""
+
+
+def test_a_step_that_failed_goes_on_with_the_steps_inside(book: Book) -> None:
+    """And one that is called again in the same execution as well."""
+
+    def code(step: Any, failures: list[int]) -> None:
+        def around() -> Any:
+            book.note("a")
+            step.run("x", book.fn("x"))
+            if failures:
+                raise ValueError(failures.pop())
+            step.run("y", book.fn("y"))
+
+        step.options(retry=durably.Retry(attempts=2, wait=0)).run("a", around)
+
+    with pytest.raises(ValueError):
+        book.start(lambda step: code(step, [1, 2]))
+    assert book.executed == ["a", "x", "a"]
+    assert book.start(lambda step: code(step, [])) == "a y"
+    assert book.start(lambda step: code(step, [])) == ""
+
+
+def test_a_changed_step_is_called_again_with_what_is_inside(book: Book) -> None:
+    """A retry of a step that is out of date keeps what the call before has executed."""
+
+    def code(step: Any, version: int) -> None:
+        failures = [1]
+
+        def around(*_: int) -> Any:
+            book.note("a")
+            step.run("x", book.fn("x"))
+            step.run("y", book.fn("y"))
+            if failures:
+                raise ValueError(failures.pop())
+
+        step.options(retry=durably.Retry(attempts=2, wait=0)).run("a", around, version)
+
+    assert book.start(lambda step: code(step, 0)) == "a x y a"
+    assert book.start(lambda step: code(step, 1)) == "a x y a"
+    assert book.start(lambda step: code(step, 1)) == ""
+
+
+def test_waits_questions_and_children_keep_their_results(path: Path) -> None:
+    """Nothing is waited for, asked or triggered twice; what follows them is executed again."""
+    book = Book(path)
+
+    def child(step: Any) -> int:
+        book.note("child")
+        return 1
+
+    def parent(version: int) -> Any:
+        def job(step: Any) -> int:
+            step.run("a", book.fn("a", version))
+            step.sleep_until("sleep", 0.001)
+            step.poll("poll", lambda: book.note("poll") or 1, every=1)
+            answer = step.ask("ask", returns=int)
+            ticket = step.prepare("ticket", returns=int)
+            if not version:
+                app.signal(ticket.id, 3, answer_id="1")
+            total = answer + step.wait_for(ticket) + step.call("call", "child")
+            step.run("b", book.fn("b"))
+            if not version:
+                raise ValueError
+            return total
+
+        return durably.Job("parent", job, on_change="redo", origin="any")
+
+    with durably.Durably(path, jobs=[durably.Job("child", child)], raise_failed=False) as app:
+        app.register(parent(0))
+        run = app.trigger("parent")
+        app.answer(run, "ask", 2)
+        assert ended(app, run).status == "failed"
+        assert book.executed == ["a", "poll", "child", "b"]
+    book.executed.clear()
+    jobs = [durably.Job("child", child), parent(1)]
+    with durably.Durably(path, jobs=jobs, raise_failed=False) as app:
+        app.retry(run)
+        assert app.wait(run).output == 6
+        assert book.executed == ["a", "b"]
+        assert len(app.get_runs(parent=run)) == 1
+
+
+# -- by hand -----------------------------------------------------------------------------------
+
+
+def test_results_that_are_changed_by_hand(book: Book) -> None:
+    """One that is set is kept, and what follows is executed again; so it is after ``redo``."""
+    book.start(chain(book))
+    with durably.Durably(book.path) as app:
+        (run,) = app.runs()
+        app.set_step(run, "b", [7])
+    assert book.start(chain(book)) == "c"
+    assert book.result == [[7], 0]
+    assert book.start(chain(book, a=1, b=1)) == "a c"
+    assert book.start(chain(book, a=1, b=1)) == ""
+    with durably.Durably(book.path) as app:
+        app.redo(run, only="b")
+    assert book.start(chain(book, a=1, b=1)) == "b c"
+    with durably.Durably(book.path) as app:
+        app.redo(run, from_step="b")
+    assert book.start(chain(book, a=1, b=1)) == "b c"
+    assert book.start(chain(book, a=1, b=1)) == ""
+
+
+def test_a_fork_knows_what_is_out_of_date(book: Book) -> None:
+    """The copies keep their order, however often the first run was executed."""
+    jobs: list[Any] = []
+
+    def job(step: Any) -> Any:
+        return jobs[-1](step)
+
+    made = durably.Job("job", job, on_change="redo")
+    with durably.Durably(book.path, jobs=[made], raise_failed=False) as app:
+
+        def start(code: Any, run: Any = None) -> str:
+            book.executed.clear()
+            jobs.append(code)
+            run = app.trigger("job") if run is None else run
+            ended(app, run)
+            return " ".join(book.executed)
+
+        def stops_after_a(step: Any) -> None:
+            step.run("a", book.fn("a", 1), 0)
+            raise ValueError
+
+        assert start(chain(book)) == "a b c"
+        (run,) = app.get_runs()
+        for _ in range(2):
+            app.redo(run, only="c")
+            start(chain(book), run)
+        app.redo(run, only="c")
+        assert start(stops_after_a, run) == "a"
+        jobs.append(chain(book, a=1))
+        fork = app.fork(run)
+        assert start(chain(book, a=1), fork) == "b c"
+        second = app.fork(fork)
+        assert start(chain(book, a=1), second) == ""
+        third = app.fork(second)
+        assert start(chain(book, a=1, c=1), third) == "c"
+        app.set_step(third, "a", 1)
+        assert start(chain(book, a=1, c=1), app.fork(third)) == "b c"
+
+
+# -- maps --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", [None, str])
+@pytest.mark.parametrize("call", ["map", "imap"])
+def test_items_of_a_map(book: Book, key: Any, call: str) -> None:
+    """A changed item alone; all of them with other code, other dependence, or a step before."""
+
+    def code(
+        items: Any, version: int = 0, a: int = 0, depends_on: Any = None, **options: Any
+    ) -> Any:
+        def item(n: Any) -> Any:
+            book.note(str(n))
+            return [n, version]
+
+        shifted = item if not version else other(item)
+
+        def job(step: Any) -> Any:
+            step.run("a", book.fn("a", a))
+            given = {"key": key and (lambda n: str(n)[-1]), "depends_on": depends_on} | options
+            found = getattr(step, call)("map", shifted, items, **given)
+            found = [each.output for each in found] if call == "imap" else list(found)
+            step.run("b", book.fn("b"))
+            return sorted(found)
+
+        return job
+
+    assert book.start(code([10, 11])) == "a 10 11 b"
+    assert book.start(code([10, 11])) == ""
+    assert book.start(code([10, 21])) == "21 b"
+    assert book.start(code([10, 21, 12])) == "12 b"
+    assert book.start(code([10, 21, 12], depends_on=1)) == "10 21 12 b"
+    assert book.start(code([10, 21, 12], depends_on=1, max_workers=2)) == ""
+    assert book.start(code([10, 21, 12], depends_on=1, a=1)) == "a 10 21 12 b"
+    assert book.start(code([10, 21, 12], 1, depends_on=1, a=1)) == "10 21 12 b"
+    assert book.result == [[10, 1], [12, 1], [21, 1]]
+    assert book.start(code([10, 21, 12], 1, depends_on=1, a=1)) == ""
+    assert book.rows("SELECT count(*) FROM durably_items") == [(3,)]
+
+
+def test_items_that_were_stored_before_anybody_asked(book: Book) -> None:
+    """A map whose results were used in any case until now: nothing is known of the items."""
+
+    def code(step: Any, version: int = 0, a: int = 0, items: Any = (1, 2)) -> None:
+        def item(n: int) -> int:
+            book.note(str(n))
+            return n
+
+        step.run("a", book.fn("a", a))
+        step.map("map", item if not version else other(item), items, key=str)
+
+    book.start(code, on_change=None)
+    assert book.start(code) == ""
+    assert book.start(lambda step: code(step, a=1)) == "a 1 2"
+    assert book.start(lambda step: code(step, a=1)) == ""
+    assert book.start(lambda step: code(step, a=1, items=(1, 2, 3)), on_change=None) == "3"
+    assert book.start(lambda step: code(step, 1, 1, (1, 2, 3))) == "1 2 3"
+
+
+def test_an_item_that_fails_when_it_is_executed_again(book: Book) -> None:
+    """Its result is kept, and it is tried again at the next start."""
+
+    def code(step: Any, *, fails: bool, version: int = 1) -> Any:
+        def item(n: int) -> int:
+            book.note(str(n))
+            if fails and n == 2:
+                raise ValueError(n)
+            return n * 10 + version
+
+        return step.map("map", item, [1, 2, 3], depends_on=version)
+
+    book.start(lambda step: code(step, fails=False, version=0))
+    for again in (["1", "2", "3"], ["2"]):
+        with pytest.raises(durably.ItemsFailedError):
+            book.start(lambda step: code(step, fails=True))
+        assert book.executed == again
+        items = book.rows("SELECT output FROM durably_items ORDER BY item")
+        assert items == [("11",), ("20",), ("31",)]
+    assert book.start(lambda step: code(step, fails=False)) == "2"
+    assert book.result == [11, 21, 31]
+
+
+def test_items_that_are_set_by_hand(book: Book) -> None:
+    """They are kept, also with other code; what follows the map is executed again."""
+
+    def code(step: Any, version: int = 0) -> Any:
+        def item(n: int) -> int:
+            book.note(str(n))
+            return n
+
+        found = step.map("map", item if not version else other(item), [1, 2])
+        step.run("b", book.fn("b"))
+        return found
+
+    book.start(code)
+    with durably.Durably(book.path) as app:
+        (run,) = app.runs()
+        app.set_item(run, "map", 1, 7)
+    assert book.start(code) == "b"
+    assert book.result == [1, 7]
+    assert book.start(lambda step: code(step, 1)) == "1 b"
+    assert book.result == [1, 7]
+    with durably.Durably(book.path) as app:
+        app.redo(run, only="map[1]")
+    assert book.start(lambda step: code(step, 1)) == "2 b"
+
+
+def test_steps_inside_of_items(book: Book) -> None:
+    """Those of one item are not before those of another."""
+
+    def code(step: Any, items: Any, version: int = 0) -> None:
+        def item(n: int) -> None:
+            book.note(str(n))
+            step.run(f"in-{n}", book.fn(f"in_{n}"))
+            if n in failing:
+                raise ValueError
+
+        step.map("map", item if not version else other(item), items, key=str)
+
+    failing = {2}
+    with pytest.raises(durably.ItemsFailedError):
+        book.start(lambda step: code(step, [1, 2, 3]))
+    failing.clear()
+    assert book.start(lambda step: code(step, [1, 2, 3])) == "2"
+    assert book.start(lambda step: code(step, [1, 2, 3], 1)) == "1 in_1 2 in_2 3 in_3"
+    assert book.start(lambda step: code(step, [1, 2, 3], 1)) == ""
+
+
+# -- large results -----------------------------------------------------------------------------
+
+
+def test_files_of_results_that_were_replaced(book: Book) -> None:
+    """Nothing refers to them any more."""
+
+    def big(value: int) -> bytes:
+        return bytes([value]) * 5_000_000
+
+    def code(step: Any, value: int) -> None:
+        step.run("a", big, value)
+        step.map("map", big, [value])
+
+    for value in (1, 2, 2):
+        book.start(lambda step, value=value: code(step, value))
+        assert len(book.rows("SELECT DISTINCT hash FROM durably_blobs")) == 1
+
+
+# -- cells of a notebook -----------------------------------------------------------------------
+
+
+@define
+class Cells:
+    """A notebook with one open session, whose cells are executed in any order."""
+
+    book: Book
+    step: Any = None
+    number: int = 0
+    now: Any = None
+
+    def open(self) -> None:
+        """Restart the kernel."""
+        if self.step is not None:
+            self.step.close()
+        self.step = durably.session("book", self.book.path, key="book", on_change="redo")
+
+    def execute(self, cell: str, **versions: int) -> str:
+        self.book.executed.clear()
+        self.number += 1
+        self.now = Cell(cell, str(self.number))
+        for name, version in versions.items():
+            self.step.run(name, self.book.fn(name, version))
+        return " ".join(self.book.executed)
+
+
+@pytest.fixture
+def cells(book: Book, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cells]:
+    found = Cells(book)
+    monkeypatch.setattr(sessions, "is_ipython", lambda: True)
+    monkeypatch.setattr(session_run, "executing_cell", lambda: found.now)
+    found.open()
+    yield found
+    found.step.close()
+
+
+def test_a_cell_that_is_edited_and_executed_again(cells: Cells) -> None:
+    """It executes what has changed, and then so do the cells below it, as after a restart."""
+    assert cells.execute("one", a=0) == "a"
+    assert cells.execute("two", b=0) == "b"
+    assert cells.execute("three", c=0) == "c"
+    assert cells.execute("one", a=0) == ""
+    assert cells.execute("two", b=0) == ""
+    assert cells.execute("two", b=1) == "b"
+    assert cells.execute("two", b=1) == ""
+    assert cells.execute("one", a=0) == ""
+    assert cells.execute("three", c=0) == "c"
+    assert cells.execute("three", c=0) == ""
+    cells.open()
+    for cell, step in (("one", {"a": 0}), ("two", {"b": 1}), ("three", {"c": 0})):
+        assert cells.execute(cell, **step) == ""
+
+
+def test_a_step_that_is_new_in_a_cell(cells: Cells) -> None:
+    """It comes before the cells below, although it was executed after them."""
+    cells.execute("one", a=0)
+    cells.execute("two", b=0)
+    assert cells.execute("one", a=0, new=0) == "new"
+    assert cells.execute("two", b=0) == "b"
+    assert cells.execute("one", a=0, new=0) == ""
+    assert cells.execute("two", b=0) == ""
+
+
+def test_a_kernel_that_is_restarted_before_the_cells_below_were_executed(cells: Cells) -> None:
+    """They are executed then, although no code has changed since."""
+    cells.execute("one", a=0)
+    cells.execute("two", b=0)
+    assert cells.execute("one", a=1) == "a"
+    cells.open()
+    assert cells.execute("one", a=1) == ""
+    assert cells.execute("two", b=0) == "b"
+    cells.execute("one", a=1, new=0)
+    cells.open()
+    assert cells.execute("one", a=1, new=0) == ""
+    assert cells.execute("two", b=0) == "b"
+    cells.open()
+    assert cells.execute("one", a=1, new=0) + cells.execute("two", b=0) == ""

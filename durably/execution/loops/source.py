@@ -143,8 +143,10 @@ class Source:
         for item, row in zip(items, rows, strict=False):
             before = row[5]
             if before is not None:
-                now = hash_like(before, item)
-                self.changed += now != before and now is not None
+                now = hash_of(item)
+                if now != before:
+                    now = hash_like(before, item)
+                    self.changed += now != before and now is not None
 
     def _pull(self, most: int, pulled: list[Any]) -> None:
         """Read items into *pulled*. It is code of the user's, but for the list."""

@@ -81,6 +81,23 @@ STORE: Final[dict[str, list[Statement | Schema]]] = {
     "checkpoint of a run that is not running": [
         Statement(steps, "STORE", "AND status = 'running'", "")
     ],
+    "result replaced by any claim": [Statement(steps, "STORE_LAYERED", "AND fence = ?2", "")],
+    "result replaced in a run that is not running": [
+        Statement(steps, "STORE_LAYERED", "AND status = 'running'", ""),
+        Schema(r"status = 'running'\n +AND fence = NEW\.fence AND", "fence = NEW.fence AND"),
+    ],
+    "result replaced by one of no later layer": [
+        Schema(r"\n +OR coalesce\(NEW\.layer, 0\) <= coalesce\(OLD\.layer, OLD\.fence << 24, 0\)")
+    ],
+    "result of an item replaced by one of no later layer": [
+        Schema(r"\n +OR coalesce\(NEW\.layer, 0\) <= coalesce\(OLD\.layer, 0\)")
+    ],
+    "result of an item replaced by a failure": [
+        Schema(r"NEW\.output IS NULL OR OLD\.is_manual = 1", "OLD.is_manual = 1")
+    ],
+    "death after a result was replaced that counts with those before": [
+        Statement(requeue, "CHECKPOINTS", " + (coalesce(max(layer), 0) >> 24)", "")
+    ],
     "late step of any claim": [Statement(steps, "STORE_CANCELLED", "AND fence = ?2", "")],
     "late step over a result": [
         Statement(steps, "STORE_CANCELLED", "durably_steps.status <> 'completed' AND", "")

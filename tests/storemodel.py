@@ -25,6 +25,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from durably.errors import ConflictError, DatabaseError, NotFoundError
 from durably.models import ErrorInfo
+from durably.store.bounds import FENCE_BITS
 from durably.store.item_rows import MapState
 from durably.store.outcome import (
     Completed,
@@ -188,6 +189,8 @@ class Run:
         self.beat: int | None = None
         self.steps: dict[str, tuple[int, str, str | None, str | None, int]] = {}
         self.maps: dict[str, Map] = {}
+        # Of the steps with a result: its layer, and whether that is stored beside the fence.
+        self.layers: dict[str, tuple[int, bool]] = {}
         # Its one question: until when, since when, the answer and its id, when it was closed, and
         # as a poll, how often it has checked, and when it does again.
         self.question: list[Any] | None = None
@@ -219,6 +222,10 @@ class Run:
         checkpoints = sum(status == "completed" for _, status, *_ in self.steps.values())
         for each in self.maps.values():
             checkpoints += sum(item[1] is not None for item in each.items.values())
+        # What was replaced is no more than before, and of a later execution.
+        layers = [layer for layer, is_stored in self.layers.values() if is_stored]
+        checkpoints += max(layers, default=0) >> FENCE_BITS
+        checkpoints += max((each.layer for each in self.maps.values()), default=0) >> FENCE_BITS
         if checkpoints > self.died_after:
             self.deaths = 0
         self.died_after = checkpoints
@@ -241,6 +248,9 @@ class Map:
         self.record = (state.step_index, state.status, state.error, attempt)
         self.counts = (state.done, state.failed, state.reused)
         self.items: dict[int, tuple[Any, ...]] = {}
+        # Of it, and of its items, where they have one.
+        self.layer = 0
+        self.layers: dict[int, int] = {}
 
 
 class Execution:
@@ -854,10 +864,36 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(
         number=numbers,
         name=st.sampled_from(STEPS),
-        how=st.sampled_from(["ok", "ok", "fail", "late"]),
+        how=st.sampled_from(["ok", "ok", "fail", "late", "again", "again"]),
     )
     def step(self, number: int, name: str, how: str) -> None:
-        self.step_of(self.an_execution(number), name, how)
+        execution = self.an_execution(number)
+        if how == "again":
+            self.step_again(execution, name, number % 3)
+        else:
+            self.step_of(execution, name, how)
+
+    def step_again(self, execution: Execution, name: str, nth: int) -> None:
+        """A result of a higher layer replaces one, of the current execution alone."""
+        index = STEPS.index(name) + len(STEPS) * (execution.fence % 2)
+        output, layer = f'"again at {self.now}"', (execution.fence << FENCE_BITS) + nth
+        row = (execution.key, execution.fence, index, name, output, self.now, self.now, None, None)
+        run = self.current(execution)
+        before = None if run is None else run.steps.get(name)
+        is_lower = before is not None and before[1] == "completed" and run.layers[name][0] >= layer
+        try:
+            done = self.store.write(steps.complete_layered, *row, layer, 7, 1, "[]")
+        except DatabaseError:
+            assert is_lower
+            return
+        assert done is (run is not None)
+        assert not is_lower
+        if run is None:
+            return
+        kept_index = index if before is None else before[0]
+        run.steps[name] = (kept_index, "completed", output, None, execution.attempt)
+        run.layers[name] = layer, True
+        self.results[run.id, name] = output
 
     def step_of(self, execution: Execution, name: str, how: str) -> None:
         index = STEPS.index(name) + len(STEPS) * (execution.fence % 2)
@@ -888,6 +924,7 @@ class StoreMachine(RuleBasedStateMachine):
         if output is not None:
             assert (run.id, name) not in self.results
             self.results[run.id, name] = output
+            run.layers[name] = execution.fence << FENCE_BITS, False
 
     @precondition(lambda self: self.executions)
     @rule(
@@ -895,9 +932,10 @@ class StoreMachine(RuleBasedStateMachine):
         name=st.sampled_from(MAPS),
         new=st.dictionaries(st.integers(0, 3), st.booleans(), max_size=3),
         status=st.sampled_from([None, None, "completed", "failed", "cancelled"]),
+        nth=st.sampled_from([None, None, None, 0, 1, 2]),
     )
     def items_of_map(
-        self, number: int, name: str, new: dict[int, bool], status: str | None
+        self, number: int, name: str, new: dict[int, bool], status: str | None, nth: int | None
     ) -> None:
         execution = self.an_execution(number)
         run = self.current(execution)
@@ -917,8 +955,9 @@ class StoreMachine(RuleBasedStateMachine):
             status=status,
             error=self.an_error() if status == "failed" else None,
             completed_at_us=None if status is None else self.now,
+            layer=None if nth is None else (execution.fence << FENCE_BITS) + nth,
         )
-        rows = [
+        rows: list[Any] = [
             (
                 index,
                 f"k{index}",
@@ -929,28 +968,39 @@ class StoreMachine(RuleBasedStateMachine):
                 self.now,
                 self.now,
                 self.now if is_done else None,
+                *(() if nth is None else (state.layer, 7)),
             )
             for index, is_done in new.items()
         ]
+        kept = {} if known is None else known.items
+        is_refused = run is not None and any(
+            kept.get(index, (None,) * 2)[1] is not None
+            and (
+                not is_done or run.status != "running" or (state.layer or 0) <= known.layers[index]
+            )
+            for index, is_done in new.items()
+        )
         try:
             done = self.store.write(items.save, execution.key, execution.fence, state, rows)
         except DatabaseError:
-            # A completed item is final, and nothing of the batch is stored.
-            assert known is not None
-            assert any(known.items.get(index, (None,) * 2)[1] is not None for index in new)
+            # A completed item is final, but for a result of a higher layer, and nothing of the
+            # batch is stored.
+            assert is_refused
             return
         assert done is (run is not None)
+        assert not is_refused
         if run is None:
             return
         if known is None:
             known = run.maps[name] = Map(state, execution.attempt)
             run.steps.pop(name, None)  # as which it was forgotten
         known.counts = (state.done, state.failed, state.reused)
+        known.layer = known.layer if state.layer is None else state.layer
         if status is not None:
             known.record = (state.step_index, status, state.error, execution.attempt)
         for index, key, output, error, tried, *_ in rows:
-            assert known.items.get(index, (None,) * 2)[1] is None
             known.items[index] = (key, output, error, tried)
+            known.layers[index] = state.layer or 0
 
     @rule(
         number=numbers,
@@ -1341,6 +1391,7 @@ class StoreMachine(RuleBasedStateMachine):
         else:
             index, *_, attempt = run.steps[name]
         run.steps[name] = (index, "forgotten", None, None, attempt)
+        run.layers.pop(name, None)
         self.results.pop((run.id, name), None)
 
     def forget_item(self, run: Run, name: str) -> None:
@@ -1348,7 +1399,7 @@ class StoreMachine(RuleBasedStateMachine):
         index, output = next(
             (index, each[1]) for index, each in of_map.items.items() if each[0] == name[2:-1]
         )
-        del of_map.items[index]
+        del of_map.items[index], of_map.layers[index]
         step_index, _, _, attempt = of_map.record
         of_map.record = (step_index, None, None, attempt)
         done, failed, reused = of_map.counts

@@ -127,10 +127,13 @@ class Layers:
         return self._chain().newest
 
     def use(self, layer: int) -> None:
-        """Note that the calling thread uses a result of that layer."""
+        """Note that the calling thread uses a result of that layer.
+
+        None is newer than what is executed now, whatever another program has stored.
+        """
         chain = self._chain()
         with self._lock:
-            chain.newest = max(chain.newest, layer)
+            chain.newest = max(chain.newest, min(layer, self._layer))
 
     def begin_again(self) -> None:
         """Note that the function of the step that the thread is in is called again from its top."""
@@ -148,8 +151,8 @@ class Layers:
         """
         base = self._chain().newest
         with self._lock:
-            if replaced is not None and replaced[4] >= self._layer:
-                self._layer = replaced[4] + 1
+            if replaced is not None and replaced[4] == self._layer:
+                self._layer += 1
             self._entered[name] = inputs, replaced is not None
         # Of a step that is executed because its result is out of date, all inside is, too.
         return _current.set(Chain(self, base if replaced is None else self._layer))

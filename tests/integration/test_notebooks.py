@@ -150,6 +150,42 @@ def test_a_notebook_says_that_code_has_changed_and_executes_it_again_if_asked(
     notebook.ok("logging.basicConfig(level=logging.WARNING, handlers=[], force=True)")
 
 
+def test_a_notebook_executes_again_what_has_changed(notebook: Notebook) -> None:
+    """With ``on_change="redo"``: the bug in a page, and then a page that was read wrongly."""
+    plain, redo = '@durably.job("crawl")', '@durably.job("crawl", on_change="redo")'
+    fails, job = (cell.replace(plain, redo) for cell in (FAILS_AT_3, JOB))
+    assert run_all(notebook, CLASS, fails, ENGINE, RUN).error.startswith("RunFailedError: ")
+    cell = run_all(notebook, job, RUN)
+    assert (cell.result, fetched(cell), cell.stderr) == (SUM, [0, 1, 2, 3, 4, 5], "")
+    assert notebook.ok("run.code_changed").result == "False"
+
+
+def test_a_session_executes_again_what_has_changed(notebook: Notebook) -> None:
+    """An edited cell, the cells below it, and all of them after a restart."""
+    opened = "step = durably.session('study', 'study.db', key='study', on_change='redo')"
+    load = "rows = step.run('load', lambda: print('load') or [1, 2, 300])"
+    clean = """
+        def clean(rows):
+            print("clean")
+            return [row for row in rows if row < limit]
+        limit = 100
+        kept = step.options(depends_on=limit).run("clean", clean, rows)
+        """
+    mean = "print(step.run('mean', lambda: print('mean') or sum(kept) / len(kept)))"
+
+    def execute(**cells: str) -> str:
+        found = [notebook.ok(cell, cell_id=name).stdout for name, cell in cells.items()]
+        return " ".join("".join(found).split())
+
+    assert execute(a="import durably", b=opened, c=load, d=clean, e=mean) == "load clean mean 1.5"
+    assert execute(c=load, d=clean, e=mean) == "1.5"
+    assert execute(d=clean.replace("100", "1000"), e=mean) == "clean mean 101.0"
+    assert execute(c=load.replace("300", "30"), d=clean, e=mean) == "load clean mean 11.0"
+    assert execute(b=f"step.close(); {opened}", c=load, d=clean, e=mean) == ("load clean mean 1.5")
+    assert execute(c=load, d=clean, e=mean.replace("sum", "max")) == "mean 1.0"
+    notebook.ok("step.close()")
+
+
 def test_a_class_cell_run_again_fits_the_job_that_was_defined_before(notebook: Notebook) -> None:
     """A class that was defined again is accepted by way of its fields."""
     assert run_all(notebook, CLASS, JOB, ENGINE, RUN).result == SUM

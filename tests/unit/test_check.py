@@ -396,6 +396,15 @@ DAMAGES = {
         "UPDATE durably_steps SET attempt = 7",
         "UPDATE durably_steps SET attempt = 0",
     ],
+    "a result is of an execution that its run never had": [
+        f"UPDATE durably_steps SET layer = {layer} << 24 WHERE name = 'step-1'"
+        for layer in ("99", "fence + 1", "0")
+    ]
+    + [
+        "UPDATE durably_maps SET layer = 99 << 24",
+        "UPDATE durably_maps SET layer = 0, old_layer = 1",
+        "UPDATE durably_items SET layer = 1",
+    ],
     "a call of a step has no run, or notes that are no array": [
         f"INSERT INTO durably_calls (run, name, fence, place, calls, notes) VALUES ({values})"
         for values in (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -710,6 +711,88 @@ def test_completed_step_cannot_be_changed(db: apsw.Connection, change: str) -> N
         "UPDATE durably_steps SET status = 'completed', output = '1', error = NULL WHERE name = 'b'"
     )
     assert db.changes() == 1
+
+
+# What the current execution, with the fence 3, may store in the place of a result.
+REDONE = {"output": "2", "fence": 3, "layer": 3 << 24}
+
+
+@pytest.mark.parametrize(
+    ("old", "change", "run"),
+    [
+        ({}, {"layer": None}, {}),
+        ({}, {"layer": 2 << 24}, {}),
+        ({}, {"layer": 4 << 24}, {}),
+        ({}, {"fence": 2}, {}),
+        ({}, {"fence": None}, {}),
+        ({"fence": 3}, {}, {}),
+        ({"layer": 3 << 24}, {}, {}),
+        ({"is_manual": 1}, {}, {}),
+        ({"is_manual": 1}, {"is_manual": 0}, {}),
+        ({}, {"status": "failed", "output": None, "error": "{}", "layer": None}, {}),
+        ({}, {"name": "b"}, {}),
+        ({}, {"step": (1 << 24) | 1}, {}),
+        ({}, {}, FAILED | {"owner": 1}),
+        ({}, {}, FAILED),
+        ({}, {}, {"fence": 4}),
+    ],
+)
+def test_a_result_is_replaced_by_the_current_execution_alone(
+    db: apsw.Connection, old: dict[str, Any], change: dict[str, Any], run: dict[str, Any]
+) -> None:
+    """By another result, with a layer of its own that is higher."""
+    insert(db, "durably_runs", **RUNNING | {"fence": 3} | run)
+    insert(db, "durably_steps", **STEP | {"fence": 1} | old)
+    before = db.execute("SELECT * FROM durably_steps").fetchall()
+    with pytest.raises(apsw.ConstraintError):
+        update(db, "durably_steps", REDONE | change)
+    assert db.execute("SELECT * FROM durably_steps").fetchall() == before
+    if run or old:
+        return
+    update(db, "durably_steps", REDONE)
+    update(db, "durably_steps", REDONE | {"output": "3", "layer": (3 << 24) + 1})
+    with pytest.raises(apsw.ConstraintError, match="a completed step is final"):
+        update(db, "durably_steps", REDONE | {"output": "4", "layer": (3 << 24) + 1})
+
+
+@pytest.mark.parametrize(
+    ("old", "change", "run", "of_map"),
+    [
+        ({}, {"layer": None}, {}, {}),
+        ({}, {"layer": 2 << 24}, {}, {}),
+        ({"layer": 3 << 24}, {}, {}, {}),
+        ({"is_manual": 1}, {}, {}, {}),
+        ({}, {"output": None, "error": "{}"}, {}, {}),
+        ({}, {"key": "k"}, {}, {}),
+        ({}, {}, FAILED | {"owner": 1}, {}),
+        ({}, {}, {"fence": 4}, {}),
+        ({}, {}, {}, {"fence": 2}),
+        ({}, {}, {}, {"fence": None}),
+    ],
+)
+def test_a_result_of_an_item_is_replaced_by_the_current_execution_alone(
+    db: apsw.Connection,
+    old: dict[str, Any],
+    change: dict[str, Any],
+    run: dict[str, Any],
+    of_map: dict[str, Any],
+) -> None:
+    """As that of a step; its map says which execution that is."""
+    insert(db, "durably_runs", **RUNNING | {"fence": 3} | run)
+    insert(db, "durably_maps", **MAP | {"map": 1, "fence": 3} | of_map)
+    insert(db, "durably_items", **ITEM | old)
+    redone = {"output": "2", "layer": 3 << 24}
+    with pytest.raises(apsw.ConstraintError, match="a completed item is final"):
+        update(db, "durably_items", redone | change)
+    if not (run or old or of_map):
+        update(db, "durably_items", redone)
+        assert db.execute("SELECT output FROM durably_items").get == "2"
+
+
+def update(db: apsw.Connection, table: str, values: dict[str, Any]) -> None:
+    """Change all rows of a table."""
+    changes = ", ".join(f"{name} = :{name}" for name in values)
+    db.execute(f"UPDATE {table} SET {changes}", values)
 
 
 def test_labels_are_stored_as_rows_with_their_run(db: apsw.Connection) -> None:

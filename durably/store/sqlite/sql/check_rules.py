@@ -322,6 +322,18 @@ RULES: Final[dict[str, str]] = {
         SELECT r.id, s.name, s.attempt, r.attempt AS attempt_of_the_run
         FROM durably_steps s JOIN durably_runs r USING (run)
         WHERE s.attempt < 1 OR (s.attempt > r.attempt AND r.forked_from IS NULL)""",
+    "a result is of an execution that its run never had": """
+        SELECT s.run, s.step & 0xFFFFFF AS step_index
+        FROM durably_steps s JOIN durably_runs r USING (run)
+        WHERE s.layer >> 24 > max(r.fence, r.attempt) + 1
+           OR (s.layer >> 24 <> s.fence AND s.is_manual = 0)
+        UNION ALL
+        SELECT m.run, m.step & 0xFFFFFF FROM durably_maps m JOIN durably_runs r USING (run)
+        WHERE m.layer >> 24 > max(r.fence, r.attempt) + 1 OR m.old_layer > m.layer
+        UNION ALL
+        SELECT m.run, m.step & 0xFFFFFF
+        FROM durably_items i JOIN durably_maps m ON m.map = i.item >> 30
+        WHERE i.layer > coalesce(m.layer, -1)""",
     "a call of a step has no run, or notes that are no array": """
         SELECT run, name FROM durably_calls
         WHERE run NOT IN (SELECT run FROM durably_runs) OR calls < 0

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import metadata
-from typing import Final
+from inspect import Parameter, signature
+from typing import Any, Final
 
 import click
 from pages import DOCS, README, Block, blocks_of, entries_of
 
+import durably
 from durably.cli.commands import VERBS
 from durably.cli.commands import durably as cli
+from durably.entry.oneline import MapOptions
 
 ROOT: Final = README.parent
 PAGES: Final = {str(page.relative_to(ROOT)): page for page in [README, *sorted(DOCS.rglob("*.md"))]}
@@ -146,6 +151,58 @@ def test_each_command_has_the_verbs_and_options_that_it_is_given() -> None:
             assert given <= known, f"{page}: {text}"
             count += 1
     assert count > 100
+
+
+# What the names stand for that the text calls methods of.
+OBJECTS: Final[dict[str, tuple[Any, ...]]] = {
+    "app": (durably.Durably,),
+    "step": (durably.StepContext, durably.Session),
+    "run": (durably.Run,),
+    "durably": (durably,),
+}
+# Options that are handed on: those of maps, of runs, and of engines.
+HANDED_ON: Final = {
+    *MapOptions.__annotations__,
+    *signature(durably.Durably.run).parameters,
+    *signature(durably.Durably).parameters,
+}
+
+
+def calls_in_the_text() -> Iterator[tuple[str, str, Any, list[str]]]:
+    """Yield the page, the code, what is called, and the names of its arguments.
+
+    What is called is ``None`` where there is nothing of that name.
+    """
+    for name, page in PAGES.items():
+        text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for code in re.findall(r"`([^`\n]+)`", text):
+            with suppress(SyntaxError):
+                for call in ast.walk(ast.parse(code.strip())):
+                    match call:
+                        case ast.Call(func=ast.Attribute(value=ast.Name(id=owner), attr=called)):
+                            owners = OBJECTS.get(owner, ())
+                        case ast.Call(func=ast.Name(id=called)):
+                            owners = (durably,) if called in durably.__all__ else ()
+                        case _:
+                            continue
+                    if owners:
+                        found = [getattr(each, called, None) for each in owners]
+                        options = [each.arg for each in call.keywords if each.arg]
+                        yield name, code, next(filter(None, found), None), options
+
+
+def test_each_call_in_the_text_is_one() -> None:
+    """Its method is there, and has the options that it is given."""
+    count = 0
+    for page, code, called, options in calls_in_the_text():
+        assert called is not None, f"{page}: {code}"
+        parameters = signature(called).parameters
+        is_open = any(each.kind is Parameter.VAR_KEYWORD for each in parameters.values())
+        of_notes = called == durably.StepContext.note  # whose options are its data
+        known = {*parameters, *(HANDED_ON if is_open else ()), *(options if of_notes else ())}
+        assert [option for option in options if option not in known] == [], f"{page}: {code}"
+        count += 1
+    assert count > 150
 
 
 def test_what_is_not_executed_can_be() -> None:

@@ -81,6 +81,18 @@ def test_each_recipe_has_a_test() -> None:
     assert sorted(listed) == sorted(RECIPES)
 
 
+def test_each_program_of_a_recipe_is_executed() -> None:
+    """Where only transcripts are tested, they start it, or another program imports it."""
+    for recipe in FOLLOWED:
+        texts = [block.text for block in RECIPES[recipe] if block.language == "console"]
+        programs = [block for block in RECIPES[recipe] if block.language == "python"]
+        for each in programs:
+            assert each.file is not None, recipe
+            others = "\n".join(other.text for other in programs if other is not each)
+            imported = re.search(rf"^(from|import) {Path(each.file).stem}\b", others, re.MULTILINE)
+            assert imported or any(each.file in text for text in texts), f"{recipe}: {each.file}"
+
+
 @pytest.mark.parametrize("recipe", FOLLOWED)
 def test_what_the_recipe_shows(recipe: str, tmp_path: Path) -> None:
     """Its programs, and its commands in their order, print what the page shows."""

@@ -7,6 +7,7 @@ import functools
 import types
 import typing
 from collections import abc
+from collections.abc import Callable
 from typing import Any, Final
 
 from cattrs.cols import list_structure_factory, mapping_structure_factory
@@ -16,7 +17,7 @@ from durably._platform.safe_repr import type_name
 from durably.codec.cattrs_errors import with_note
 from durably.codec.json_text import dump, load
 from durably.codec.messages import Mismatch, NotStorable, Problem, name_of
-from durably.codec.plain import TWICE, Misfit, is_named_tuple, plain
+from durably.codec.plain import TWICE, Misfit, NotPlainError, is_named_tuple, json_copy, kept, plain
 from durably.codec.redefined import is_redefined, note
 from durably.codec.scalars import is_written_as_text
 from durably.codec.type_codec import ANYTHING, TypeCodec, TypeCodecLookup
@@ -109,7 +110,7 @@ def _sequence(
 def _in_order(items: list[Any]) -> list[Any]:
     """Sort the data of a set: its order changes from process to process."""
     try:
-        return sorted(plain(items), key=dump)
+        return sorted(items, key=lambda item: dump(plain(item)))
     except Problem:
         return items
 
@@ -173,7 +174,7 @@ def _write_again(cls: Any, items: list[TypeCodec], value: Any) -> Any:
 
 def _mapping(codec: TypeCodec, codecs: TypeCodecLookup, origin: Any, args: tuple[Any, ...]) -> None:
     key = codecs.of(args[0]) if args else ANYTHING
-    key = key if key is ANYTHING else _key_codec(key)
+    key = key if key is ANYTHING else _key_codec(key, codecs.has_form)
     item = codecs.of(int if origin is collections.Counter else args[1]) if args else ANYTHING
     codec.compares = key.compares or item.compares
     make = origin
@@ -225,7 +226,7 @@ def _mapping(codec: TypeCodec, codecs: TypeCodecLookup, origin: Any, args: tuple
     codec.write, codec.read = write, read
 
 
-def _key_codec(of_type: TypeCodec) -> TypeCodec:
+def _key_codec(of_type: TypeCodec, has_form: Callable[[type], bool]) -> TypeCodec:
     """Return the codec of a type for a key of an object, which must be a string.
 
     A type that is always written as a string keeps its codec; of others the key is the JSON text.
@@ -233,13 +234,19 @@ def _key_codec(of_type: TypeCodec) -> TypeCodec:
     codec = TypeCodec(of_type.type, of_type.name)
     codec.compares = of_type.compares
     is_text = is_written_as_text(of_type)
+    not_storable = NotStorable(
+        f"a key of the type {codec.name} with a value in it that JSON does not know {_NO}; "
+        "annotate the types of all its parts, or the dict without the types of its keys"
+    )
 
     def write(value: Any) -> Any:
         data = of_type.write(value)
         if type(data) is Misfit:
             return data
         try:
-            return dump(plain(data))
+            return dump(json_copy(kept(data, has_form)))
+        except NotPlainError:
+            return Misfit(value, not_storable)
         except Problem as problem:
             return Misfit(value, problem)
 

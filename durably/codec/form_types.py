@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable
 from typing import Any
 
 from durably.codec.form_lookup import form_of_a_library
 from durably.codec.forms import Form
 from durably.codec.messages import Unsupported, name_of
-from durably.codec.plain import SCALARS, plain
 from durably.codec.type_codec import TypeCodec
 
 
@@ -32,24 +30,6 @@ def library_type(codec: TypeCodec) -> bool:
     else:
         _structured(codec, cls, form)
     return True
-
-
-def kept(data: Any, has_form: Callable[[type], bool]) -> Any:
-    """Copy JSON-like data, with values in it as they are whose types have a form.
-
-    Args:
-        has_form: returns whether a class is a library's, or one that the program has a codec for.
-
-    Raises:
-        Problem: something in it is rejected.
-    """
-    if type(data) is dict:
-        return {plain(key): kept(item, has_form) for key, item in data.items()}
-    if type(data) is list:
-        return [kept(item, has_form) for item in data]
-    if type(data) in SCALARS or has_form(type(data)):
-        return data
-    return plain(data)
 
 
 def _whole(codec: TypeCodec, cls: type) -> None:

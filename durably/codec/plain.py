@@ -15,7 +15,7 @@ import pathlib
 import re
 import types
 from array import array
-from collections.abc import Iterator, Mapping, MappingView, Sequence
+from collections.abc import Callable, Iterator, Mapping, MappingView, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Final, NoReturn, cast
 
@@ -158,6 +158,33 @@ def plain(data: Any, exact: bool = True, depth: int = 0) -> Any:  # noqa: FBT001
             raise data.problem
         return plain(data.data, exact, depth)
     return plain_scalar(data)
+
+
+def kept(data: Any, has_form: Callable[[type], bool], depth: int = 0) -> Any:
+    """Copy what a codec wrote, with values in it as they are that have no type.
+
+    Args:
+        has_form: returns whether a class is a library's, or one that the program has a codec for.
+
+    Raises:
+        Problem: something in it is not of the type of its place.
+    """
+    cls = type(data)
+    if cls in SCALARS:
+        return data
+    if cls is Misfit:
+        raise data.problem
+    if cls is dict or cls is list:
+        if depth >= MAX_DEPTH:
+            raise TooDeep
+        depth += 1
+        if cls is list:
+            return [kept(item, has_form, depth) for item in data]
+        return {
+            kept(key, has_form, depth): kept(item, has_form, depth) for key, item in data.items()
+        }
+    is_plain = isinstance(data, (str, int, float)) and not isinstance(data, enum.Enum)
+    return plain_scalar(data) if is_plain and not has_form(cls) else data
 
 
 class NotPlainError(Exception):

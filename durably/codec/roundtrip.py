@@ -157,7 +157,8 @@ def _codec(cls: type, codec_of: Callable[[Any], TypeCodec]) -> TypeCodec | None:
 def _is_written_alike(before: Any, after: Any, codec: TypeCodec | None) -> bool:
     try:
         if codec is None:
-            return bool(before == after)
+            is_nan = type(before) is complex and repr(before) == repr(after)
+            return is_nan or bool(before == after)
         return dump(plain(codec.write(before))) == dump(plain(codec.write(after)))
     except Exception:  # noqa: BLE001 - whatever a class does when it is compared
         return False

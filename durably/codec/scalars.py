@@ -12,7 +12,7 @@ import re
 import typing
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from durably._platform.safe_repr import full_name, type_name
 from durably.codec.json_text import dump, to_decimal
@@ -84,6 +84,8 @@ _TEXT_OF_DECIMALS: Final = decimal.Context(capitals=1)
 _FOLD: Final = ";fold=1"
 _NAME: Final = ";name="
 # No dots: with some a key would be a path out of the folder of zones.
+_SMALL_OFFSET: Final = r"([+-])00:00:00\.([0-9]{6})$"
+_Instant = TypeVar("_Instant", dt.datetime, dt.time)
 _KEY: Final = r"[A-Za-z0-9_+-]+(?:/[A-Za-z0-9_+-]+)*"
 _INSTANT: Final = rf"(?s)([^\[;]{{0,64}})(?:\[({_KEY})\])?({_FOLD})?(?:{_NAME}(.*))?"
 
@@ -154,7 +156,7 @@ def _read_datetime(text: str) -> dt.datetime:
     if len(iso) <= len("2026-01-01"):
         msg = "a date without a time"
         raise ValueError(msg)
-    value = DATETIME.fromisoformat(iso).replace(fold=fold)
+    value = _with_small_offset(DATETIME.fromisoformat(iso).replace(fold=fold), iso)
     if name is not None:
         return value.replace(tzinfo=_with_name(value.utcoffset(), name))
     if key is None:
@@ -168,10 +170,19 @@ def _read_datetime(text: str) -> dt.datetime:
 
 def _read_time(text: str) -> dt.time:
     iso, key, fold, name = _split(text)
-    value = dt.time.fromisoformat(iso).replace(fold=fold)
+    value = _with_small_offset(dt.time.fromisoformat(iso).replace(fold=fold), iso)
     if name is not None:
         return value.replace(tzinfo=_with_name(value.utcoffset(), name))
     return value if key is None else value.replace(tzinfo=_zone(key))
+
+
+def _with_small_offset(value: _Instant, iso: str) -> _Instant:
+    """Return a time with its offset, which Python reads as that of UTC if it is below a second."""
+    found = re.search(_SMALL_OFFSET, iso) if value.tzinfo is dt.UTC else None
+    if found is None or not int(found[2]):
+        return value
+    offset = dt.timedelta(microseconds=int(found[1] + found[2]))
+    return value.replace(tzinfo=dt.timezone(offset))
 
 
 def _write_timedelta(value: dt.timedelta) -> int | str:

@@ -8,9 +8,8 @@ from typing import Any, Final
 
 from cattrs.errors import BaseValidationError
 
-from durably.codec.form_types import kept
 from durably.codec.messages import Mismatch, Problem, TooDeep, name_of
-from durably.codec.plain import SCALARS, Misfit, copy_and_problems
+from durably.codec.plain import SCALARS, Misfit, copy_and_problems, kept
 from durably.codec.redefined import is_redefined
 from durably.codec.type_codec import ANYTHING, TypeCodec, TypeCodecLookup
 

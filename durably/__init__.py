@@ -66,15 +66,14 @@ if typing.TYPE_CHECKING:
         ItemCounts,
         ItemRecord,
         LogEntry,
-        Plan,
-        PlannedStep,
         Progress,
-        Question,
         Run,
         RunStatus,
         StepRecord,
         WaitingFor,
     )
+    from durably.models.plans import Plan, PlannedStep
+    from durably.models.questions import Question
     from durably.settings.retries import Retry
 
 __version__ = "0.1.0"
@@ -168,15 +167,14 @@ _NAMES_OF_MODULES: typing.Final = {
         "ItemCounts",
         "ItemRecord",
         "LogEntry",
-        "Plan",
-        "PlannedStep",
         "Progress",
-        "Question",
         "Run",
         "RunStatus",
         "StepRecord",
         "WaitingFor",
     ],
+    "models.plans": ["Plan", "PlannedStep"],
+    "models.questions": ["Question"],
 }
 _MODULE_OF_NAME: typing.Final = {
     name: module for module, names in _NAMES_OF_MODULES.items() for name in names

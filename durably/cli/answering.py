@@ -11,7 +11,7 @@ from durably._platform.displayable import displayable
 from durably.cli.shell import SHOWN_ID, find, run_argument, shell, verb
 from durably.cli.tables import Column, formats, print_records
 from durably.cli.times import moment
-from durably.models import Question
+from durably.models.questions import Question
 
 _COLUMNS: Final = (
     Column("RUN"),

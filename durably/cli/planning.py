@@ -11,7 +11,7 @@ from durably.cli.shell import Unknown, find, run_argument, shell, verb
 from durably.cli.tables import Column, formats, print_records
 from durably.cli.targets import jobs_of
 from durably.cli.times import moment
-from durably.models import PlannedStep
+from durably.models.plans import PlannedStep
 
 _STEPS: Final = (
     Column("#", is_right=True),

@@ -19,7 +19,8 @@ from durably.cli.tables import cells, colored, fitted, is_terminal, print_json, 
 from durably.cli.times import lasted, moment, since
 from durably.client.arguments import AnyRun
 from durably.client.looking import MOST_FAILURES_READ, Looking
-from durably.models import ErrorInfo, Question, RunStatus, StepRecord, duration_of
+from durably.models import ErrorInfo, RunStatus, StepRecord, duration_of
+from durably.models.questions import Question
 
 _INDENT: Final = "            "
 # How many of the first steps, and of the last ones, are shown.

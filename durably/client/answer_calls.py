@@ -10,7 +10,7 @@ from durably.client.arguments import AnyRun
 
 if TYPE_CHECKING:
     from durably.client.client import Client
-    from durably.models import QuestionList
+    from durably.models.questions import QuestionList
 
 
 @door

@@ -13,7 +13,8 @@ from durably.client.client import Client
 from durably.client.doctor import Finding, examine
 from durably.client.unreadable import readable
 from durably.jobs import Job
-from durably.models import LogEntry, Plan
+from durably.models import LogEntry
+from durably.models.plans import Plan
 from durably.store.api import Store
 from durably.store.change_feed import ChangeFeed
 from durably.store.conditions import Condition, JobUsage, Sizes

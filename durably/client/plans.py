@@ -12,7 +12,7 @@ from durably.client.arguments import AnyRun, run_id_of
 from durably.client.query import Reader
 from durably.execution.code_changes import code_of
 from durably.jobs import Job
-from durably.models import Plan, PlannedStep, PlannedStepList
+from durably.models.plans import Plan, PlannedStep, PlannedStepList
 from durably.store.api import Store
 from durably.store.rows import CodeRow
 

@@ -13,7 +13,8 @@ from durably.codec import UNTYPED, Codec
 from durably.codec.type_text import type_of_text
 from durably.errors import SerializationError, ValidationError
 from durably.jobs.names import check_name
-from durably.models import Question, QuestionList, Run
+from durably.models import Run
+from durably.models.questions import Question, QuestionList
 from durably.store.api import Store
 from durably.store.rows import Wait
 

@@ -1,9 +1,10 @@
-"""Runs, steps, items, log lines and their parts, as plain values, and lists of them."""
+"""Runs, steps, items, log lines and their parts, as plain values, and lists of them.
+
+Plans and questions, which few programs use, are in modules of their own.
+"""
 
 from durably.models.asking import RunEngine, answered_by, engine_of
 from durably.models.failures import ErrorInfo, error_info, printable, stored_error, traceback_of
-from durably.models.plans import Plan, PlannedStep, PlannedStepList
-from durably.models.questions import Question, QuestionList
 from durably.models.records import (
     Attempt,
     AttemptList,
@@ -48,12 +49,7 @@ __all__ = [
     "LogEntry",
     "LogLevel",
     "LogList",
-    "Plan",
-    "PlannedStep",
-    "PlannedStepList",
     "Progress",
-    "Question",
-    "QuestionList",
     "Run",
     "RunEngine",
     "RunKind",

@@ -18,7 +18,8 @@ from notebooks import Notebook
 from rendered import read
 
 import durably
-from durably.models import AttemptList, ItemList, LogList, QuestionList, RunList, StepList
+from durably.models import AttemptList, ItemList, LogList, RunList, StepList
+from durably.models.questions import QuestionList
 from durably.testing import FindingList, check
 
 TEXT = re.compile("(?<=>)[^<]+")  # between two tags

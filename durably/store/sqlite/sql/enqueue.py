@@ -182,7 +182,8 @@ def _created(run_pk: int, new: NewRun, now_us: int) -> RunRow:
 @single_statement
 def enqueue_plain(db: apsw.Connection, new: NewRun, now_us: int) -> Enqueued:
     """Store a run whose place no existing run can take: no key, no coalescing."""
-    return Enqueued(insert(db, new, now_us), "created")
+    db.execute(ENQUEUE, (*new[:_STORED], now_us))
+    return Enqueued(_created(db.last_insert_rowid(), new, now_us), "created")
 
 
 def enqueue(db: apsw.Connection, new: NewRun, now_us: int) -> Enqueued:

@@ -91,7 +91,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     private = ROOT / ".benchmarks"
     results = ROOT / "benchmarks" / "results"
-    parser.add_argument("--quick", action="store_true", help="two minutes: one turn, less work")
+    parser.add_argument("--quick", action="store_true", help="five minutes: one turn, less work")
     parser.add_argument("--turns", type=int, help="turns of each system (5; 1 if quick)")
     parser.add_argument("--only", nargs="+", metavar="TABLE", help="tables by their keys, counted")
     parser.add_argument(

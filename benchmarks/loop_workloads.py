@@ -131,25 +131,25 @@ def _processes(size: Sizes) -> list[Table]:
 
 
 def _dask(size: Sizes) -> Table:
-    cases = []
+    cases, counts = [], []
     for what, seconds, count in (
         ("x + 1", 0.0, size.plain(10_000, 2000)),
         ("1 ms", 0.001, size.plain(5000, 500)),
     ):
         work = {"count": count, "workers": 2, "seconds": seconds}
         cases += [
-            Case(f"bare, {count:,} items of {what}", BARE_DASK, "bare", work),
-            Case(
-                f"durably, {count:,} items of {what}", DURABLY_ON_DASK, "durably", work, steps=count
-            ),
+            Case(f"bare, items of {what}", BARE_DASK, "bare", work),
+            Case(f"durably, items of {what}", DURABLY_ON_DASK, "durably", work, steps=count),
         ]
+        counts.append(f"{count:,} items of {what}")
     return Table(
         "items-dask",
         "A loop on a cluster of Dask of 2 processes that have started, an item",
         "µs",
         cases,
         higher_is_better=False,
-        note="durably at synchronous full; both hand out the chunks that durably has chosen.",
+        note=f"{' and '.join(counts)}, durably at synchronous full; both hand out the chunks that "
+        "durably has chosen.",
     )
 
 

@@ -236,6 +236,8 @@ def _restart(size: Sizes) -> Table:
     )
 
 
+# A name is imported when it is first used.
+_NAMED = "durably.job; durably.Durably; durably.StepContext"
 _IMPORT = """
 import time
 started = time.perf_counter()
@@ -267,6 +269,7 @@ def _weight() -> list[Table]:
             ("floor (apsw)", FLOOR, "apsw"),
             ("what durably needs (apsw, attrs, cattrs)", FLOOR, "apsw, attrs, cattrs"),
             *((system.name, system, system.name) for system in (DURABLY, DBOS, HUEY, DURA)),
+            ("durably, with what a script names", DURABLY, f"durably; {_NAMED}"),
         )
     ]  # fmt: skip
     systems = (FLOOR, DURABLY, DBOS, HUEY, DURA, COJI)

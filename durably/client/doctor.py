@@ -136,7 +136,8 @@ def _owner(owner: OwnerState, now_us: int) -> Iterator[Finding]:
             yield Finding(
                 "dead process",
                 f"{owner.process} has died with {runs}",
-                "start its program again, which continues them at once; or durably work",
+                "start its program again, which continues them at once; durably work FILE does so "
+                "for runs of jobs",
             )
         return
     silent_s = (now_us - owner.beat_at_us) / 1e6

@@ -153,7 +153,8 @@ def opening(*, is_named: bool) -> Iterator[None]:
         if exc.is_transient:
             raise
         if is_named or os.path.lexists(_DEFAULT):
-            raise Unknown(str(exc)) from exc
+            # Nothing is made here: the folder is another one.
+            raise Unknown(str(exc).removesuffix("; make it first")) from exc
         here = sorted(filter(is_database, os.listdir()))[:_MOST_NAMED]
         known = f"; this folder has {displayable(', '.join(here))}" if here else ""
         raise Unknown(f"{exc}: name the database with --db FILE or DURABLY_DB=FILE{known}") from exc

@@ -333,6 +333,8 @@ def test_wrong_usage_is_one_sentence(path: Path) -> None:
         "no such command 'sho'. Did you mean 'show'? (durably --help says more)"
     )
     assert refused(path, "zzz") == "no such command 'zzz' (durably --help says more)"
+    nowhere = path.parent / "nowhere"
+    assert refused(nowhere / "x.db", "ls") == f"the folder '{nowhere}' does not exist"
     for args, said in (
         (["ls", "--since", "soon"], "'soon' is no time"),
         (["ls", "--status", "odd"], "'odd' is not one of"),

@@ -137,7 +137,8 @@ def details(shown: Shown, *, is_map: bool = False) -> list[Part]:
         found.append(Part(f"{run.failed:,} failed", "failed", 1))
     is_waiting = run.limited_s >= 1 and not run.is_over
     if is_waiting:
-        found.append(Part(limited_text(run.workers, run.limited_s), "limited", 1))
+        # Why nothing happens: the bar is left out first.
+        found.append(Part(limited_text(run.workers, run.limited_s), "limited", 0))
     rate = rate_text(shown)
     if rate is not None and not is_waiting:
         found.append(Part(rate, "plain", 2))

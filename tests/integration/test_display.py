@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -211,10 +212,8 @@ def test_sessions_and_maps_show_theirs(tmp_path: Path, on_terminal: Callable[[],
 
     assert terminal.lines[0] == "printed"
     assert terminal.lines[1].startswith("import ✓completed 2 steps · ")
-    assert terminal.lines[2:4] == [
-        "mapped: 2 items, 0 done before",
-        "mapped: 2 of 2 done (0 before), 0 failed, 0 s",
-    ]
+    assert terminal.lines[2] == "mapped: 2 items, 0 done before"
+    assert re.fullmatch(r"mapped: 2 of 2 done \(0 before\), 0 failed, \d+ s", terminal.lines[3])
 
 
 def test_the_thread_ends_however_a_call_does(
@@ -392,7 +391,8 @@ def test_a_quick_call_shows_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         durably.run(durably.Job("job", lambda step: step.run("one", int)), db=tmp_path / "a.db")
         assert terminal.read() == b""
         durably.map(str, range(3), db=tmp_path / "a.db", returns=str)
-        assert terminal.lines == ["str: 3 of 3 done (0 before), 0 failed, 0 s"]
+        [line] = terminal.lines
+        assert re.fullmatch(r"str: 3 of 3 done \(0 before\), 0 failed, \d+ s", line)
 
 
 def test_show_true_prints_plain_lines_where_there_is_no_terminal(

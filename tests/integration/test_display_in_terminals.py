@@ -70,10 +70,12 @@ def test_a_script_over_many_items(tmp_path: Path) -> None:
         assert program.lines[-1] == KINDS
     with start(0, FIXED="1") as program:
         assert program.end() == 0
-        assert program.lines == ["complete: 60 of 60 done (54 before), 0 failed, 0 s"]
+        [line] = program.lines
+        assert re.fullmatch(r"complete: 60 of 60 done \(54 before\), 0 failed, \d s", line)
     with start(0, FIXED="1") as program:
         assert program.end() == 0
-        assert program.lines == ["complete: 60 of 60 done (60 before), 0 failed, 0 s"]
+        [line] = program.lines
+        assert re.fullmatch(r"complete: 60 of 60 done \(60 before\), 0 failed, \d s", line)
 
 
 def test_a_map_that_waits_says_for_how_long(tmp_path: Path) -> None:

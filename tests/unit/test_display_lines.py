@@ -83,6 +83,10 @@ def test_the_lines_of_a_map() -> None:
     assert line(limited, 6.0, is_map=True).endswith(
         "4 failed  rate limited: all 8 workers wait 59 min 12 s (Ctrl-C is safe)"
     )
+    # On a narrow terminal it is more important than the bar.
+    assert line(limited, 6.0, is_map=True, width=80) == (
+        "  154/500 rate limited: all 8 workers wait 59 min 12 s (Ctrl-C is safe)"
+    )
 
 
 def test_what_came_from_checkpoints_counts_in_no_rate() -> None:

@@ -10,18 +10,15 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 import attrs
 
 from durably._platform.safe_repr import short_repr, type_name
+from durably._platform.values import Value
 from durably.codec import (
     UNTYPED,
     Unresolved,
     resolve_annotations,
     return_type_of,
-    signature_of,
 )
 from durably.errors import ConflictError, ValidationError
-
-if TYPE_CHECKING:
-    from durably.execution.context import StepContext
-from durably._platform.values import Value
+from durably.jobs.functions import innermost, name_of, place_of, positional_parameters
 from durably.jobs.names import check_name
 from durably.settings import (
     Duration,
@@ -33,10 +30,12 @@ from durably.settings import (
 )
 from durably.settings.retries import Retry, check_retry
 
+if TYPE_CHECKING:
+    from durably.execution.context import StepContext
+
 P = TypeVar("P")
 R = TypeVar("R")
 
-_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 LONGEST_JOB_NAME = 200
 
 
@@ -96,7 +95,8 @@ class Job(Value, Generic[P, R]):
                 f'the origin of job {self.name!r} must be "any" or None, '
                 f"not {short_repr(self.origin)}"
             )
-        parameters = _positional_parameters(self.run, self.name)
+        _refuse_job(self.run)
+        parameters = positional_parameters(self.run, self.name)
         takes_payload = len(parameters) > 1
         if self.input is not None and not takes_payload:
             raise ValidationError(
@@ -181,7 +181,7 @@ def job_list(jobs: object) -> list[Job[Any, Any]]:
             "jobs must be an iterable of Job"
             + ("" if callable(jobs) else f", not {type_name(jobs)}")
             + ("; decorate the function with @job, and" if is_function else ";")
-            + f" write jobs=[{_name_of(function)}]"
+            + f" write jobs=[{name_of(function)}]"
         )
     found: dict[str, Job[Any, Any]] = {}
     listed: list[Any] = list(jobs)
@@ -202,7 +202,7 @@ def check_job(value: object, what: str) -> None:
         return
     found, advice = short_repr(value), "decorate a function with @job"
     if inspect.isroutine(value) or isinstance(value, functools.partial):
-        name = _name_of(value)
+        name = name_of(value)
         found = f"the function {innermost(value).__name__}"
         advice = f"decorate the function with @job, or write Job({name!r}, {name})"
     elif type(value).__module__ == "durably.client.handles":
@@ -222,97 +222,13 @@ def _shown_place(job: Job[Any, Any]) -> str:
     return (place_of(job.run) or short_repr(job.run)) + line
 
 
-def innermost(function: Callable[..., Any]) -> Any:
-    """Return the function inside partials, or the class of an object that can be called."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    return function if hasattr(function, "__qualname__") else type(function)
-
-
-def place_of(function: Callable[..., Any]) -> str | None:
-    """Return the place in the source of the function, or of the class of a callable object.
-
-    Return ``None`` for a ``functools.partial``: two of them may have nothing in common.
-    """
-    if isinstance(function, functools.partial):
-        return None
-    named = innermost(function)
-    return f"{named.__module__}.{named.__qualname__}"
-
-
-def _name_of(function: object) -> str:
-    """Return the name of a function to show in a line of code, or an example name.
-
-    The name of a lambda, for one, cannot be written.
-    """
-    name = getattr(function, "__name__", None)
-    return name if isinstance(name, str) and name.isidentifier() else "import_csv"
-
-
-def _refuse_method(function: object, parameters: list[inspect.Parameter], name: str) -> None:
-    """Raise ``ValidationError`` for a function of a class that has to be called with an object."""
-    if inspect.ismethod(function):
-        return
-    scope = getattr(function, "__qualname__", "").rpartition(".")[0].rpartition(".")[2]
-    is_in_class = bool(scope) and scope != "<locals>"
-    takes_object = parameters[0].name in ("self", "cls") or any(
-        parameter.name == "step" for parameter in parameters[1:2]
-    )
-    if is_in_class and takes_object:
-        method = f"{scope}().{_name_of(function)}"
-        raise ValidationError(
-            f"job {name!r} is a method of {scope}, and a run has no object to call it with; make "
-            f"a job of the method of an object, Job({name!r}, {method}), or decorate a function"
-        )
-
-
 def _refuse_job(function: object) -> None:
     if isinstance(function, Job):
-        name = _name_of(function.run)
+        name = name_of(function.run)
         raise ValidationError(
             f"{name} is the job {function.name!r} already; decorate it once, or make another job "
             f"of its function: Job('other', {name}.run)"
         )
-
-
-def _positional_parameters(function: object, name: str) -> list[inspect.Parameter]:
-    _refuse_job(function)
-    if isinstance(function, type):
-        raise ValidationError(
-            f"job {name!r} needs a function, and {function.__name__} is a class: decorate a "
-            "function that takes (step) or (step, payload)"
-        )
-    if not callable(function):
-        raise ValidationError(f"job {name!r} needs a function, not {short_repr(function)}")
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        raise ValidationError(
-            f"job {name!r} is an async function; write def, and use asyncio.run() inside of it"
-        )
-    if inspect.isgeneratorfunction(function):
-        raise ValidationError(
-            f"job {name!r} is a generator; return the result, and store parts with step.run()"
-        )
-    try:
-        signature = signature_of(function)
-    except (TypeError, ValueError) as exc:
-        raise ValidationError(f"the parameters of job {name!r} cannot be read: {exc}") from None
-    parameters = list(signature.parameters.values())
-    positional = [each for each in parameters if each.kind in _POSITIONAL]
-    if not positional and any(each.kind is each.VAR_POSITIONAL for each in parameters):
-        raise ValidationError(
-            f"the parameters of job {name!r}, {signature}, do not say whether it takes a payload; "
-            "if it wraps another function, put functools.wraps(...) on the wrapper"
-        )
-    if not positional:
-        raise ValidationError(f"job {name!r} must take (step) or (step, payload), not {signature}")
-    _refuse_method(function, positional, name)
-    for extra in [*positional[2:], *(p for p in parameters if p.kind is p.KEYWORD_ONLY)]:
-        if extra.default is extra.empty:
-            raise ValidationError(
-                f"job {name!r} must take (step) or (step, payload); "
-                f"parameter {extra.name!r} of {signature} has no default"
-            )
-    return positional
 
 
 class _JobDecorator:

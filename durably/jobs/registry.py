@@ -17,12 +17,11 @@ from durably.errors import ConflictError, NotFoundError
 from durably.jobs import (
     Job,
     check_job,
-    innermost,
     output_type,
     payload_type,
-    place_of,
     takes_payload,
 )
+from durably.jobs.functions import innermost, place_of
 
 _LONGEST_ORIGIN: Final = 2000
 

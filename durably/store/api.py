@@ -17,7 +17,7 @@ from durably.store.change_feed import ChangeFeed
 from durably.store.closing import Closing
 from durably.store.code_checkpoints import CodeCheckpoints
 from durably.store.item_checkpoints import ItemCheckpoints
-from durably.store.item_rows import FailureKind, ItemOfMap, MapState
+from durably.store.maps import Maps
 from durably.store.outcome import Outcome, RequeueReason
 from durably.store.owners import Owners
 from durably.store.rows import (
@@ -153,7 +153,7 @@ class Checkpoints(ItemCheckpoints, WaitCheckpoints, CodeCheckpoints, Protocol):
         """Return the status and the fence of a run, ``None`` if it was deleted."""
 
 
-class Store(Care, ByHand, Answers, Parents, Owners, Protocol):
+class Store(Care, ByHand, Answers, Parents, Owners, Maps, Protocol):
     """Runs, steps, log lines and owners, on disk. Usable from any thread of its process."""
 
     path: str
@@ -332,14 +332,6 @@ class Store(Care, ByHand, Answers, Parents, Owners, Protocol):
     def steps_of(self, run_id: str) -> list[StepRow]:
         """Return what is stored of the run's steps, in the order of their index."""
 
-    def items_of(
-        self, run_id: str, name: str, status: str | None, limit: int | None, offset: int
-    ) -> list[ItemOfMap] | None:
-        """Return items of the run's map of that name, in the order of their index.
-
-        ``None`` if nothing of such a map is stored.
-        """
-
     def runs_named(self, name: str, limit: int) -> list[RunRow]:
         """Return the run with that id; else those with that key; else those whose id ends with it.
 
@@ -351,20 +343,6 @@ class Store(Care, ByHand, Answers, Parents, Owners, Protocol):
 
     def executor_of(self, run_id: str) -> Executor | None:
         """Return the engine that has the run, ``None`` if none has it."""
-
-    def open_maps(self, run_id: str) -> list[MapState]:
-        """Return the maps of the run that have not ended: in progress, or interrupted."""
-
-    def failures_of(self, run_id: str, name: str, most: int) -> list[FailureKind]:
-        """Return the kinds of failures among the first *most* failed items of a map."""
-
-    def count_items_by_time(
-        self, run_id: str, name: str, width_us: int
-    ) -> list[tuple[int, int, int]]:
-        """Return when stretches of *width_us* began, and how many items completed or failed then.
-
-        The items are those of the run's map of that name. Stretches without any are left out.
-        """
 
     def codes_of(self, run_id: str) -> list[CodeRow]:
         """Return which code has made the results of the run's steps, in the order of their index.

@@ -66,7 +66,8 @@ class RunLog:
         except DatabaseError:
             return
         if last is not None and is_other(last[1], fingerprint(job.run)):
-            kept = f"; {_several(stored, 'completed ')} {_keep(stored)}" if stored else ""
+            keeps = stored and job.on_change != "redo"
+            kept = f"; {_several(stored, 'completed ')} {_keep(stored)}" if keeps else ""
             _say(logging.INFO, run.row, f"its code has changed since attempt {last[0]}{kept}")
 
     def is_failure_said(self, run: CurrentRun) -> bool:

@@ -242,7 +242,7 @@ class Loop:
         runner = ItemRunner(
             *(self._name, options, run, services, self._step_runner.nested),
             self._step_runner.changes.ways_out,
-            lambda: self._step_runner.layers,
+            self._step_runner,
         )
         is_out_of_date = None if self._outdated is None else self._outdated.has
         self._source = Source(options, stored, run, services.clock, runner.hold, is_out_of_date)

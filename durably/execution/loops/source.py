@@ -181,18 +181,17 @@ class Source:
         position, stored = self._position, self._stored
         row = stored.find(key, position) if self._is_keyed else stored.find_at(position)
         self._position = position + 1
-        is_stale = False
-        if row is not None and row[2] is not None and self._is_out_of_date is not None:
-            is_stale = self._is_out_of_date(row, item)
-        if row is not None and row[2] is not None and not is_stale:
+        outdated = self._is_out_of_date
+        has_result = row is not None and row[2] is not None
+        is_stale = has_result and outdated is not None and outdated(row, item)
+        if row is not None and has_result and not is_stale:
             reused.add_run(position, (key,), [row])
-            if not self._is_keyed and self._is_out_of_date is None:
+            if not self._is_keyed and outdated is None:
                 self._count_changes([item], [row])
             return
         task = Task(position, key, item)
-        task.is_replacing = is_stale
-        if self._is_out_of_date is not None:
-            task.hash = wide_hash_of(item)
+        if outdated is not None:
+            task.is_replacing, task.hash = is_stale, wide_hash_of(item)
         elif not self._is_keyed:
             task.hash = hash_of(item)
         if row is None:

@@ -26,6 +26,7 @@ from durably.settings.retries import next_wait_s
 
 if TYPE_CHECKING:
     from durably.execution.layers import Layers
+    from durably.execution.step_runner import StepRunner
     from durably.store.item_rows import ItemRow, Key, NewItem
 
 
@@ -133,7 +134,7 @@ class ItemRunner:
     Args:
         name: of the map.
         ways_out: returns what to do about a stored result that does not fit its type.
-        layers: returns what says which results are out of date, once that is asked.
+        step_runner: has what says which results are out of date, once that is asked.
     """
 
     def __init__(
@@ -144,7 +145,7 @@ class ItemRunner:
         services: Services,
         nested: NestedSteps,
         ways_out: Callable[[str], str],
-        layers: Callable[[], Layers | None],
+        step_runner: StepRunner,
     ) -> None:
         self._name = name
         self._options = options
@@ -152,10 +153,9 @@ class ItemRunner:
         self._services = services
         self._nested = nested
         self._ways_out = ways_out
-        self._layers = layers
-        found = layers()
+        self._step_runner = step_runner
         # The highest layer of what comes before the map.
-        self._base = None if found is None else found.newest()
+        self._base = None if step_runner.layers is None else step_runner.layers.newest()
 
     def execute(self, task: Task) -> bool:
         """Execute an item once; return whether it has ended: it has a result or an error.
@@ -175,7 +175,11 @@ class ItemRunner:
             None if timeout_s is None else clock.monotonic() + timeout_s
         )
         try:
-            value = self._called(task)
+            layers = self._step_runner.layers
+            if layers is None:
+                value = let_through(options.fn, task.item)
+            else:
+                value = self._called(task, layers)
             if os.getpid() != self._run.pid:
                 self._run.refuse_forked_child()
             self._encode(task, value)
@@ -191,10 +195,7 @@ class ItemRunner:
         self._complete(task)
         return True
 
-    def _called(self, task: Task) -> Any:
-        layers = self._layers()
-        if layers is None:
-            return let_through(self._options.fn, task.item)
+    def _called(self, task: Task, layers: Layers) -> Any:
         # Steps inside of it come after nothing that is inside of other items.
         base = layers.newest() if self._base is None else self._base
         with layers.branch(layers.layer if task.is_replacing else base):

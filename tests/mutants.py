@@ -315,10 +315,10 @@ PACKAGE: Final[dict[str, Mutant]] = {
             UNFENCED,
             Source(
                 "execution/step_runner.py",
-                "            is_stored = services.checkpoints.save(*row)\n",
+                "            is_stored = recorder.save(*row)\n",
                 "            is_stored = (\n"
-                "                self._recorder._state() == ('running', run.fence)\n"
-                "                and services.checkpoints.save(*row))\n",
+                "                recorder._state() == ('running', run.fence)\n"
+                "                and recorder.save(*row))\n",
             ),
         ],
     ),
@@ -329,7 +329,7 @@ PACKAGE: Final[dict[str, Mutant]] = {
         [
             Source(
                 "execution/step_runner.py",
-                "            is_stored = services.checkpoints.save(*row)\n",
+                "            is_stored = recorder.save(*row)\n",
                 "            is_stored = self.store_late(*row)\n",
             ),
             Source(
@@ -363,7 +363,7 @@ PACKAGE: Final[dict[str, Mutant]] = {
         [
             Source(
                 "execution/loops/source.py",
-                "if row is not None and row[2] is not None:",
+                "if row is not None and has_result and not is_stale:",
                 "if False:",
             )
         ],
@@ -574,13 +574,43 @@ PACKAGE: Final[dict[str, Mutant]] = {
             ),
         ],
     ),
+    "steps after one that was executed again": Mutant(
+        "integration/test_redone_changes.py::test_a_new_step_and_one_that_failed_before",
+        [
+            Source(
+                "execution/layers.py",
+                "if has_other_inputs or layer < self._chain().newest:",
+                "if has_other_inputs:",
+            )
+        ],
+    ),
+    "order of results that is forgotten with the process": Mutant(
+        "crash/test_killed_in_a_redo.py",
+        [
+            Source(
+                "store/sqlite/sql/steps.py",
+                "coalesce(layer, fence << 24, 0), inputs, is_manual",
+                "1 << 24, inputs, is_manual",
+            )
+        ],
+    ),
+    "result that is replaced before there is another one": Mutant(
+        "integration/test_redone_changes.py::test_a_step_that_fails_when_it_is_executed_again",
+        [
+            Source(
+                "execution/step_recorder.py",
+                "if self.layers is not None and self.layers.replaces(name):",
+                "if False:",
+            )
+        ],
+    ),
     "second use that a resume does not see": Mutant(
         "integration/test_steps.py::test_a_name_used_twice_raises_on_a_resume_too",
         [
             Source(
                 "execution/checkpoints.py",
-                "self._used[checkpoint[0]] = True",
-                "self._used[0] = False",
+                "self._used[checkpoint[0]] = _REPLAYED",
+                "self._used[0] = _NOT",
             )
         ],
     ),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Self
 
 import apsw
+from calls import HANG_S
 
 from durably.store.sqlite.database import Database
 
@@ -87,8 +89,8 @@ class Counted:
         for db in self._traced:
             kind = self.writes if db is write else self.beats if db is beat else self.reads
             # The profile is of whole statements, without those of their triggers.
-            db.trace_v2(apsw.SQLITE_TRACE_PROFILE, self._noting(kind))
-        write.set_commit_hook(self._on_commit)
+            _when_idle(db.trace_v2, apsw.SQLITE_TRACE_PROFILE, self._noting(kind))
+        _when_idle(write.set_commit_hook, self._on_commit)
         self._syncs, self._pages = self._disk.syncs, self._disk.pages
         return self
 
@@ -103,5 +105,18 @@ class Counted:
         self.syncs = self._disk.syncs - self._syncs
         self.pages = self._disk.pages - self._pages
         for db in self._traced:
-            db.trace_v2(0, None)
-        self._store._writer._db.set_commit_hook(None)
+            _when_idle(db.trace_v2, 0, None)
+        _when_idle(self._store._writer._db.set_commit_hook, None)
+
+
+def _when_idle(call: Callable[..., object], *args: object) -> None:
+    """Call a method of a connection once no other thread is inside of it."""
+    deadline = time.monotonic() + HANG_S
+    while True:
+        try:
+            call(*args)
+        except apsw.ThreadingViolationError:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        else:
+            return

@@ -167,11 +167,11 @@ class Examiner:
                 return ["the file is gone"] if promises(marks) or disk.safe_commits else []
             try:
                 found = self.content(image, disk, marks)
+                if not found and resumes:
+                    self.counts["resumed"] += 1
+                    found = resume(image)
             except (apsw.Error, UnicodeDecodeError, durably.DurablyError) as exc:
                 return [f"unreadable: {type(exc).__name__}: {exc}"]
-            if not found and resumes:
-                self.counts["resumed"] += 1
-                found = resume(image)
             return found
 
     def content(self, image: Path, disk: Disk, marks: list[Mark]) -> list[str]:

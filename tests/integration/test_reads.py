@@ -153,7 +153,7 @@ def test_interrupted_replay_leaves_no_snapshot_behind(tmp_path: Path) -> None:
 
     def press(frame: Any, event: str, arg: Any) -> Any:
         """Ctrl-C in the loop over a window of checkpoints."""
-        return press_inside if frame.f_code is stored.window.__code__ else None
+        return press_inside if frame.f_code is stored._window.__code__ else None
 
     def press_inside(frame: Any, event: str, arg: Any) -> Any:
         if len(frame.f_locals.get("checkpoints", ())) == 3:

@@ -33,6 +33,7 @@ _VARYING: Final = {
     r"\b[0-9A-HJKMNP-TV-Z]{8}\b": "<id>",
     r"\b\d\d-\d\d \d\d:\d\d(:[\d.]+)?": "<instant>",
     r"\b\d+(\.\d+)? s\b": "<time>",
+    r"\b\d+\.\d steps/s\b": "<rate>",
     r"\bprocess \d+": "process <pid>",
     r" +": " ",
 }

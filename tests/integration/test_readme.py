@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from children import DEADLINE_S
-from pages import README, paced, sections, shows
+from pages import README, entries_of, paced, sections, shows
+from terminals import Program
 
 pytestmark = pytest.mark.slow
 
@@ -29,31 +26,16 @@ def test_the_first_screen_is_one() -> None:
 
 
 def test_killed_and_started_again_it_prints_what_the_page_shows(tmp_path: Path) -> None:
-    """The transcript: killed in a step, the example continues with that step."""
-    before, after = re.findall(
-        r"^\$ python crawl\.py\n(.*?)(?=^\$|\Z)", TRANSCRIPT.text, re.DOTALL | re.MULTILINE
-    )
-    *until_killed, killed = before.splitlines(keepends=True)
-    assert killed == "Killed\n"
-    (tmp_path / "crawl.py").write_text(paced(EXAMPLE.text), encoding="utf-8")
+    """The transcript, on a terminal: killed in a step, the example continues with that step."""
+    (_, before), (_, after) = entries_of(TRANSCRIPT.text)
+    *until_killed, killed = before.splitlines()
+    assert killed == "Killed"
 
-    def start(pace: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-u", "crawl.py"],
-            cwd=tmp_path,
-            env={**os.environ, "PACE": pace},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    with start("1") as process:
-        assert process.stdout is not None
-        printed = [process.stdout.readline() for _ in until_killed]
-        process.kill()
-    with start("0.01") as process:
-        again, _ = process.communicate(timeout=DEADLINE_S)
-
-    assert printed == until_killed
-    assert shows(after, again), again
+    with Program(paced(EXAMPLE.text), tmp_path) as program:
+        program.wait_for(until_killed[-1])
+        program.kill()
+        # What is left of the line that says how far it is.
+        assert [line for line in program.lines if "▸running" not in line] == until_killed
+    with Program(paced(EXAMPLE.text), tmp_path, PACE="0.8") as program:
+        assert program.end() == 0
+        assert shows(after, "".join(f"{line}\n" for line in program.lines)), program.lines

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from typing import Any, Final
 
 from durably._platform.hashes import hash_of_text
-from durably._platform.tracebacks import stacklevel
 from durably._platform.unhandled import show_stop_alone
 from durably.codec import UNTYPED
-from durably.errors import DatabaseError, ItemsChangedWarning, StopRun, ValidationError
+from durably.errors import DatabaseError, StopRun, ValidationError
 from durably.execution.current_run import CurrentRun, Services
-from durably.execution.emitter import EventType
 from durably.execution.live import LoopView
 from durably.execution.loops.driver import Driver
+from durably.execution.loops.loop_events import LoopEvents
 from durably.execution.loops.map_log import MapLog
 from durably.execution.loops.options import LoopOptions
 from durably.execution.loops.outdated import OutdatedItems
@@ -182,7 +180,7 @@ class Loop:
             self._note(left)
             yield left
         self._emit_end(error)
-        self._warn_of_changes()
+        self._events.warn_of_changes(self._source.changed)
         if error is not None:
             raise error
 
@@ -238,6 +236,7 @@ class Loop:
             outer=self._step_runner.outer(),
             made=self._made,
         )
+        self._events = LoopEvents(options, run, services, self._record, self._recorder)
         self._map_log.begins(self._count_stored)
         runner = ItemRunner(
             *(self._name, options, run, services, self._step_runner.nested),
@@ -274,7 +273,7 @@ class Loop:
     def _start(self) -> None:
         self._has_started = True
         self._started_s = self._services.clock.monotonic()
-        self._emit("step:start")
+        self._events.emit("step:start")
 
     def _note(self, batch: list[Task] | Reused) -> None:
         """Count items that are stored; emit those that were executed."""
@@ -287,8 +286,8 @@ class Loop:
             for task in batch:
                 self._stored.note_stored(task.key)
                 if is_heard and not task.is_held:
-                    self._emit_item(task)
-        self._report_progress()
+                    self._events.item(task)
+        self._events.progress()
 
     def _note_codes(self, reused: Reused) -> None:
         """Warn if other code has made results that are used."""
@@ -309,34 +308,6 @@ class Loop:
                 several=True,
                 warns=self._options.on_change == "warn",
             )
-
-    def _emit_item(self, task: Task) -> None:
-        if task.text is None:
-            self._emit("item:fail", item_key=task.key, error=task.error_info)
-        elif self._services.emitter.wants("item:complete"):
-            output = self._services.codec.decode(
-                # Decoded again: what the job does to its value must not show in the event.
-                task.text,
-                self._options.result_type,
-                what="the result of item",
-                name=str(task.key),
-            )
-            duration = max(0, task.completed_at_us - task.started_at_us) / 1e6
-            self._emit("item:complete", item_key=task.key, output=output, duration=duration)
-
-    def _report_progress(self) -> None:
-        run, record = self._run, self._record
-        if run.has_own_progress or run.is_over:
-            return
-        said = [
-            f"{count:,} {word}"
-            for count, word in ((record.failed, "failed"), (record.reused, "from checkpoints"))
-            if count
-        ]
-        run.progress = (record.done, record.total, ", ".join(said) or None)
-        if not run.has_new_progress:
-            run.has_new_progress = True
-            self._services.buffers.progressed(run)
 
     # -- how it ends -----------------------------------------------------------------------------
 
@@ -388,7 +359,7 @@ class Loop:
         _, left = driver.finish(is_abrupt=is_abrupt)
         if run.stop_reason in NOT_OURS:
             if record.cancel():
-                self._emit("step:cancel")
+                self._events.emit("step:cancel")
             return
         is_interrupted = isinstance(exc, StopRun | GeneratorExit) or is_signalled
         try:
@@ -404,7 +375,7 @@ class Loop:
 
     def _has_failed(self, exc: BaseException) -> None:
         self._run.failed_steps.append((self._name, exc))
-        self._emit("step:fail", error=error_info(exc))
+        self._events.emit("step:fail", error=error_info(exc))
 
     def _emit_end(self, error: BaseException | None) -> None:
         if error is not None:
@@ -416,22 +387,9 @@ class Loop:
             self._name, self._record.step_index, is_executed=is_executed
         )
         if not is_executed:
-            self._emit("step:skip")
+            self._events.emit("step:skip")
             return
         if not self._has_started:
             self._start()
         duration = self._services.clock.monotonic() - self._started_s
-        self._emit("step:complete", output=None, duration=duration)
-
-    def _emit(self, type_: EventType, **fields: Any) -> None:
-        self._recorder.emit(type_, self._name, self._record.step_index, **fields)
-
-    def _warn_of_changes(self) -> None:
-        changed = self._source.changed
-        if changed and self._options.on_change == "warn":
-            warnings.warn(
-                f"{self._options.what}: other items than before are at {changed:,} positions that "
-                "have results, which are used; pass key= to tell the items apart",
-                ItemsChangedWarning,
-                stacklevel=stacklevel(),
-            )
+        self._events.emit("step:complete", output=None, duration=duration)

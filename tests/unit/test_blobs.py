@@ -21,7 +21,7 @@ from durably._platform.renaming import rename_to_free
 from durably.errors import DatabaseError
 from durably.store.outcome import Completed
 from durably.store.sqlite import checkpoints
-from durably.store.sqlite.blobs import filing, writing
+from durably.store.sqlite.blobs import belonging, filing, writing
 from durably.store.sqlite.blobs.content import name_of
 from durably.store.sqlite.blobs.filing import Filing
 from durably.store.sqlite.blobs.folder import BlobFolder
@@ -126,8 +126,16 @@ class Failing:
     def into(self, patch: pytest.MonkeyPatch) -> None:
         for name in CALLS:
             patch.setattr(os, name, self.wrap(getattr(os, name)))
-        module = "durably.store.sqlite.blobs.writing.rename_to_free"
-        patch.setattr(module, self.wrap(rename_to_free))
+        for module in (writing, belonging):
+            patch.setattr(module, "rename_to_free", self.wrap(rename_to_free))
+
+
+@pytest.fixture(params=["beside", "elsewhere"])
+def any_folder(request: pytest.FixtureRequest, folder: BlobFolder, tmp_path: Path) -> BlobFolder:
+    """The folder beside the database, and one that is marked as that database's."""
+    if request.param == "beside":
+        return folder
+    return BlobFolder(str(tmp_path / "elsewhere"), str(tmp_path / "test.db"))
 
 
 def _fail(number: int) -> Callable[[], None]:
@@ -140,9 +148,10 @@ def _fail(number: int) -> Callable[[], None]:
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
 @pytest.mark.parametrize("is_there", [False, True])
 def test_each_call_of_the_system_fails_in_turn(
-    folder: BlobFolder, monkeypatch: pytest.MonkeyPatch, number: int, *, is_there: bool
+    any_folder: BlobFolder, monkeypatch: pytest.MonkeyPatch, number: int, *, is_there: bool
 ) -> None:
     """What fails raises and pins nothing; the next try succeeds, and nothing is half written."""
+    folder = any_folder
     if is_there:
         folder.put(CONTENT).release()
     failed, is_transient = 0, None
@@ -166,6 +175,8 @@ def test_each_call_of_the_system_fails_in_turn(
     assert is_transient == (number == errno.ENOSPC)
     folder.put(CONTENT).release()
     assert folder.read(name_of(CONTENT)) == CONTENT
+    marks = {path.name for path in place.iterdir()} - {name_of(CONTENT)}
+    assert marks == (set() if place.name.startswith("test.db") else {"database"})
 
 
 def test_a_loss_of_power_takes_nothing_that_is_committed(
@@ -251,9 +262,10 @@ def test_each_sync_of_a_removal_fails_in_turn(
 
 
 def test_a_process_is_killed_before_each_call_of_the_system(
-    folder: BlobFolder, monkeypatch: pytest.MonkeyPatch
+    any_folder: BlobFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Under the name of a file there is all of it or nothing, and what is left can be swept."""
+    folder = any_folder
     ended, place = False, Path(folder.path)
     for at in range(1, 100):
         child = os.fork()
@@ -268,8 +280,8 @@ def test_a_process_is_killed_before_each_call_of_the_system(
             assert folder.read(name_of(CONTENT)) == CONTENT
         if place.exists():
             folder.sweep(NOTHING, 0.0)  # by a clock that is far from the time of the files
-            assert [*place.iterdir()] == []
-            place.rmdir()
+            assert [path for path in place.iterdir() if path.name != "database"] == []
+            shutil.rmtree(place)
         if ended:
             break
     assert ended

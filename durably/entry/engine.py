@@ -133,7 +133,7 @@ class Durably(RunCalls):
         blobs: the folder for results, payloads and items that take more than 4 MiB, each of which
             is a file, named by its content. ``None``: ``<path>.blobs``. ``False``: they are stored
             in the database, up to SQLite's limit. Every process that uses the file must name the
-            same folder.
+            same folder, and no other database may have it.
 
     Raises:
         ValidationError: an option or a job spec is not acceptable; the message names it.

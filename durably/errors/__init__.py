@@ -30,6 +30,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from durably.errors.base import DurablyError as DurablyError
@@ -318,11 +319,13 @@ class RetryAfter(Exception):
         super().__init__(when, message)
         is_number = isinstance(when, int | float) and not isinstance(when, bool)
         is_instant = isinstance(when, datetime) and when.tzinfo is not None
-        if not (is_instant or isinstance(when, timedelta) or (is_number and when == when)):  # noqa: PLR0124 - a NaN is not
+        if not (is_instant or is_number or isinstance(when, timedelta)):
             raise ValidationError(
                 "RetryAfter needs seconds, a timedelta or a datetime with a time zone, "
                 f"not {type(when).__qualname__}"
             )
+        if isinstance(when, float) and not isfinite(when):
+            raise ValidationError(f"RetryAfter needs a finite number of seconds, not {when}")
         self.when = when
         self.message = message
 

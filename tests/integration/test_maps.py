@@ -7,6 +7,7 @@ import functools
 import random
 import sys
 import threading
+import time
 import types
 import warnings
 from collections import Counter
@@ -14,7 +15,7 @@ from datetime import datetime, timedelta
 
 import pytest
 from attrs import define
-from calls import in_thread, names_of_threads
+from calls import HANG_S, in_thread, names_of_threads
 from databases import open_database
 from engines import GRACE_S, again, engine, execute, only, record, take_over
 from engines import types as types_of
@@ -22,6 +23,7 @@ from invariants import check
 
 import durably
 from durably import ItemCounts, ItemsChangedWarning, ItemsFailedError, Retry
+from durably.execution.pacing import Pace
 
 WORKERS = pytest.mark.parametrize("workers", [1, 4])
 
@@ -526,36 +528,44 @@ def test_a_rate_limit_is_checked(values):
 
 
 @WORKERS
-def test_an_item_may_ask_to_be_called_later(tmp_path, workers):
+def test_an_item_may_ask_to_be_called_later(tmp_path, monkeypatch, workers):
     """RetryAfter is neither a failure nor an attempt, and nothing of the map begins before then."""
-    began = []
-    asked = []
+    began, asked, postponed = [], [], []
+    is_postponed = threading.Event()
+    postpone = Pace.postpone
+
+    def noting(pace, seconds):
+        is_later = postpone(pace, seconds)
+        postponed.append(time.monotonic())
+        is_postponed.set()
+        return is_later
 
     def work(item):
-        now = datetime.now().timestamp()
+        began.append(time.monotonic())
         if item == 1 and len(asked) < 3:
-            when = [
-                0.1,
-                timedelta(seconds=0.1),
-                datetime.now().astimezone() + timedelta(seconds=0.1),
-            ]
+            now = datetime.now().astimezone()
+            when = [0.1, timedelta(seconds=0.1), now + timedelta(seconds=0.1)]
             asked.append(now)
             raise durably.RetryAfter(when[len(asked) - 1], "quota")
-        began.append((now, item))
+        assert item < 1 or is_postponed.wait(HANG_S)
         return item
 
-    mapped = Mapped(work, range(8), max_workers=workers)
+    monkeypatch.setattr(Pace, "postpone", noting)
+    mapped = Mapped(work, range(20), max_workers=workers)
     with engine(tmp_path, mapped.job) as app:
         run = execute(app)
         assert run.status == "completed"
         assert {each.attempts for each in app.get_items(run, "label")} == {1}
-    assert mapped.result == list(range(8))
-    # Those that began before the first one asked, or within the instant in which it did, are few.
-    late = [at for at, _ in began if asked[0] + 0.02 < at < asked[0] + 0.095]
-    assert late == []
+    assert mapped.result == list(range(20))
+    assert len(asked) == len(postponed) == 3
+    # Of those whose turn had come, each other worker may have been about to begin one.
+    late = [at for at in began if postponed[0] < at < postponed[0] + 0.09]
+    assert len(late) < workers
 
 
-@pytest.mark.parametrize("when", ["5", None, True, datetime(2026, 1, 1), float("nan")])
+@pytest.mark.parametrize(
+    "when", ["5", None, True, datetime(2026, 1, 1), float("nan"), float("inf")]
+)
 def test_a_time_to_be_called_at_is_checked(when):
     """It is seconds, a timedelta or an aware datetime."""
     with pytest.raises(durably.ValidationError, match="RetryAfter needs"):

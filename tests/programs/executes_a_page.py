@@ -18,4 +18,5 @@ module = types.ModuleType("page")
 sys.modules["page"] = module
 for block in re.finditer(pattern, text, re.DOTALL | re.MULTILINE):
     lines_before = text.count("\n", 0, block.start(1))
-    exec(compile("\n" * lines_before + block[1], page, "exec"), vars(module))
+    code = re.sub(r"\btime\.sleep\(0\.5\)", "time.sleep(0.005)", block[1])  # a slow service
+    exec(compile("\n" * lines_before + code, page, "exec"), vars(module))

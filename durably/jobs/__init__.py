@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 import attrs
 
 from durably._platform.safe_repr import short_repr, type_name
+from durably._platform.tracebacks import passes_on
+from durably._platform.unhandled import install_hooks
 from durably._platform.values import Value
 from durably.codec import (
     UNTYPED,
@@ -122,6 +124,7 @@ class Job(Value, Generic[P, R]):
     def __call__(self: Job[None, R], step: StepContext, /) -> R: ...
     @overload
     def __call__(self, step: StepContext, payload: P, /) -> R: ...
+    @passes_on
     def __call__(self, *args: Any) -> R:
         """Call the function as it is.
 
@@ -130,6 +133,7 @@ class Job(Value, Generic[P, R]):
         """
         needs_payload = self._takes_payload and self._default is inspect.Parameter.empty
         if len(args) < 1 + needs_payload:
+            install_hooks()  # no engine may have been opened
             name = getattr(self.run, "__name__", self.name)
             payload = ", payload" if self._takes_payload else ""
             raise TypeError(

@@ -116,8 +116,10 @@ class TestDecorator:
         assert plain("no step", "no int") == "as it is"
         assert seen == [("no step", "no int")]
 
-    def test_calling_it_without_a_step_says_how_it_is_executed(self) -> None:
-        """job(payload) and job() are what a beginner writes."""
+    def test_calling_it_without_a_step_says_how_it_is_executed(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """job(payload) and job() are what a beginner writes, who sees no frame of durably."""
 
         @durably.job("nightly-import")
         def imports(step: durably.StepContext, path: str) -> str:
@@ -127,8 +129,11 @@ class TestDecorator:
             "imports is a job: write durably.run(imports, payload) to execute it, or "
             "imports(step, payload) to call its function"
         )
-        with pytest.raises(TypeError, match=re.escape(message)):
+        with pytest.raises(TypeError, match=re.escape(message)) as raised:
             imports("users.csv")  # type: ignore[call-overload]
+        sys.excepthook(raised.type, raised.value, raised.tb)
+        printed = capsys.readouterr().err
+        assert (printed.count('  File "'), printed.count(__file__)) == (1, 1)
         with pytest.raises(TypeError, match=re.escape("durably.run(nightly) to execute it")):
             durably.job(nightly)()  # type: ignore[call-overload]
 

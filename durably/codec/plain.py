@@ -179,9 +179,12 @@ def kept(data: Any, has_form: Callable[[type], bool], depth: int = 0) -> Any:
             raise TooDeep
         depth += 1
         if cls is list:
-            return [kept(item, has_form, depth) for item in data]
+            return [item if type(item) in SCALARS else kept(item, has_form, depth) for item in data]
         return {
-            kept(key, has_form, depth): kept(item, has_form, depth) for key, item in data.items()
+            key if type(key) is str else kept(key, has_form, depth): (
+                item if type(item) in SCALARS else kept(item, has_form, depth)
+            )
+            for key, item in data.items()
         }
     is_plain = isinstance(data, (str, int, float)) and not isinstance(data, enum.Enum)
     return plain_scalar(data) if is_plain and not has_form(cls) else data

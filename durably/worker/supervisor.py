@@ -72,12 +72,7 @@ class Supervisor:
             return self._ownership.owner or 0
 
         flusher = self.flusher = Flusher(
-            store,
-            codec=codec,
-            emitter=emitter,
-            changes=store.changes,
-            clock=clock,
-            owner=owner,
+            store, codec=codec, emitter=emitter, changes=store.changes, clock=clock, owner=owner
         )
         self.family = Family()
         self.family.execute = self._execute_child

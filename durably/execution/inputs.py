@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from durably._platform.hashes import hash_of_text
@@ -29,13 +30,20 @@ def _sorted(data: Any) -> Any:
     return [_sorted(each) for each in data] if type(data) is list else data
 
 
-def hash_of_inputs(args: tuple[Any, ...], kwargs: dict[str, Any], depends_on: str | None) -> int:
+def hash_of_inputs(
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    depends_on: str | None,
+    failed: Iterable[str] = (),
+) -> int:
     """Return a hash of the arguments of a step, as far as they are JSON-like.
 
     Args:
         depends_on: what else the result depends on, as text.
+        failed: what has failed before it although there is a result, which is out of date.
     """
-    parts = [text_of(value) or _UNKNOWN for value in args]
+    parts = [*sorted(failed)]
+    parts += [text_of(value) or _UNKNOWN for value in args]
     parts += [f"{name}={text_of(kwargs[name]) or _UNKNOWN}" for name in sorted(kwargs)]
     return hash_of_text("\n".join((depends_on or "", *parts)))
 

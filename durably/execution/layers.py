@@ -68,6 +68,8 @@ class Layers:
         self._cells: dict[str, Chain] = {}
         # Of the steps in progress: what each is made of, and whether it has an older result.
         self._entered: dict[str, tuple[int | None, bool]] = {}
+        # Those that have failed and keep an older result.
+        self._failed: frozenset[str] = frozenset()
 
     @property
     def layer(self) -> int:
@@ -104,7 +106,18 @@ class Layers:
         chain.execution = cell.execution
         return chain
 
-    hash_of = staticmethod(hash_of_inputs)
+    def hash_of(self, args: tuple[Any, ...], kwargs: dict[str, Any], depends_on: str | None) -> int:
+        """Return a hash of what a result would be made of now, beside the code.
+
+        What was executed after a failure knows nothing of the result that is kept, and that other
+        code may use again.
+        """
+        return hash_of_inputs(args, kwargs, depends_on, self._failed)
+
+    def fail(self, name: str) -> None:
+        """Note that a step has failed, or an item of it, whose result is out of date and kept."""
+        with self._lock:
+            self._failed = self._failed | {name}
 
     def is_out_of_date(
         self, fn: Callable[..., Any], checkpoint: LayeredCheckpoint, inputs: int | None
@@ -165,7 +178,10 @@ class Layers:
         self.use(self.layer)
 
     def of(self, name: str) -> tuple[int, int | None]:
-        """Return the layer of a step in progress, and the hash of what it is made of."""
+        """Return the layer of a step that has a result now, and the hash of what it is made of."""
+        if name in self._failed:
+            with self._lock:
+                self._failed = self._failed - {name}
         return self._layer, self._entered.get(name, (None, False))[0]
 
     def replaces(self, name: str) -> bool:

@@ -60,7 +60,8 @@ class Parallel:
         self._lock = threading.Lock()  # guards the one below
         self._left = iter(self._functions.items())
         # Of the results before this, and of all that were used in it.
-        self._base = self._newest = 0
+        self._base: int | None = None
+        self._newest = 0
         self._results: dict[str, Any] = {}
         self._failures: dict[str, BaseException] = {}
         self._is_ending = False
@@ -74,7 +75,8 @@ class Parallel:
         """
         self._run.check()
         layers = self._step_runner.layers
-        self._base = self._newest = 0 if layers is None else layers.newest()
+        if layers is not None:
+            self._base = self._newest = layers.newest()
         threads: list[threading.Thread] = []
         try:
             for number in range(min(self._most, len(self._functions))):
@@ -90,6 +92,7 @@ class Parallel:
             self._run.keep_callers_signal(exc)
             self._wait_for(threads)
             raise
+        layers = self._step_runner.layers
         if layers is not None:
             layers.use(self._newest)
         failed = [name for name in self._functions if name in self._failures]
@@ -121,7 +124,8 @@ class Parallel:
         layers = self._step_runner.layers
         if layers is None:
             return self._step_runner.take(name, function, (), {})
-        with layers.branch(self._base):
+        base = layers.newest() if self._base is None else self._base
+        with layers.branch(base):
             try:
                 return self._step_runner.take(name, function, (), {})
             finally:

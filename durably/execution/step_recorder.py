@@ -204,6 +204,7 @@ class StepRecorder:
         run.failed_steps.append((name, exc))
         if self.layers is not None and self.layers.replaces(name):
             # Its result stays until there is another one, and is out of date as long.
+            self.layers.fail(name)
             self.require_ownership()
             self._leave_open(name)
             self.emit("step:fail", name, index, error=error)

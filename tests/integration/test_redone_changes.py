@@ -248,6 +248,55 @@ def test_a_step_that_fails_when_it_is_executed_again(book: Book) -> None:
     assert book.result == [2]
 
 
+@pytest.mark.parametrize("kind", ["step", "map"])
+def test_what_was_executed_after_a_failure_is_not_used_after_a_result(
+    book: Book, kind: str
+) -> None:
+    """The job has handled the failure; then the code is as before, and its result is used."""
+
+    def code(step: Any, *, fails: bool) -> Any:
+        found: Any = None
+
+        def b(n: int) -> int:
+            book.note("b")
+            if fails:
+                raise ValueError(n)
+            return n
+
+        changed = other(b) if fails else b
+        if kind == "map":
+            found = list(step.map("b", changed, [1], on_failed="return"))
+        else:
+            try:
+                found = step.run("b", changed, 1)
+            except ValueError:
+                book.note("handled")
+        return step.run("c", lambda: book.note("c") or found)
+
+    first = [1] if kind == "map" else 1
+    assert book.start(lambda step: code(step, fails=False)) == "b c"
+    again = "b c" if kind == "map" else "b handled c"
+    for _ in range(2):
+        assert book.start(lambda step: code(step, fails=True)) == again
+        assert book.result != first
+    assert book.start(lambda step: code(step, fails=False)) == "c"
+    assert book.result == first
+    assert book.start(lambda step: code(step, fails=False)) == ""
+
+
+def test_how_often_and_what_was_executed_is_counted(book: Book) -> None:
+    """A result that was replaced was executed, not reused; its step was called once more."""
+    book.start(chain(book))
+    book.start(chain(book, b=1))
+    with durably.Durably(book.path) as app:
+        (run,) = app.runs()
+        assert [(each.steps_completed, each.steps_reused) for each in run.attempts] == [
+            (3, 0),
+            (2, 1),
+        ]
+        assert [step.attempts for step in run.steps] == [1, 2, 2]
+
+
 class TestWhereItIsSaid:
     """The nearest one wins; by default a result of other code is used with a warning."""
 

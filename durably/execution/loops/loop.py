@@ -8,7 +8,6 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from typing import Any, Final
 
-from durably._platform.hashes import hash_of_text
 from durably._platform.unhandled import show_stop_alone
 from durably.codec import UNTYPED
 from durably.errors import DatabaseError, StopRun, ValidationError
@@ -220,9 +219,8 @@ class Loop:
         self._made: tuple[int, int | None] | None = None if layers is None else (layers.layer, None)
         self._outdated: OutdatedItems | None = None
         if layers is not None and options.on_change == "redo":
-            self._outdated = OutdatedItems(
-                self._found, self._code, hash_of_text(options.depends_on or ""), layers.newest()
-            )
+            inputs = layers.hash_of((), {}, options.depends_on)
+            self._outdated = OutdatedItems(self._found, self._code, inputs, layers.newest())
             self._made = layers.layer, self._outdated.inputs
         self._record = MapRecord(
             run,
@@ -283,8 +281,11 @@ class Loop:
                 self._note_codes(batch)
         else:
             is_heard = self._services.emitter.has_listeners
+            layers = self._step_runner.layers
             for task in batch:
                 self._stored.note_stored(task.key)
+                if task.is_replacing and task.text is None and layers is not None:
+                    layers.fail(self._name)
                 if is_heard and not task.is_held:
                     self._events.item(task)
         self._events.progress()

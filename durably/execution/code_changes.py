@@ -123,13 +123,14 @@ class CodeChanges:
     def _advice(self, name: str, *, several: bool) -> str:
         if self._run.row.kind != "session":
             return self._redo(name)
-        if several and name == self._run.job_name:  # durably.map, which has no session to close
-            return "pass fresh=True to one call"
-        return f"give it another name, or {self._redo(name)}"
+        if several and name == self._run.job_name:  # durably.map, which has no session to open
+            return 'pass on_change="redo"'
+        return 'open the session with on_change="redo", or give the step another name'
 
     def _redo(self, name: str) -> str:
         if self._run.row.kind == "session":
-            return f"close the session, and durably redo {self._run.id} --from {shlex.quote(name)}"
+            command = f"durably redo {self._run.id} --from {shlex.quote(name)}"
+            return f"{command}, once the session is closed,"
         return f"app.redo(run, from_step={name!r})"
 
     def stored_at(self, name: str) -> str:

@@ -13,6 +13,7 @@ from attrs import define, field
 from invariants import check
 
 import durably
+from durably._platform import fingerprints
 from durably._platform.interactive import Cell
 from durably.entry import sessions
 from durably.errors import ValidationError
@@ -357,6 +358,35 @@ class TestWhereItIsSaid:
             assert book.start(chain(book, b=1), on_change=None) == ""
         assert book.start(chain(book, b=1), on_change="ignore") == ""
         assert book.start(chain(book, b=1), on_change="redo") == "b c"
+
+
+def test_what_the_warning_of_a_session_advises_does_what_it_says(path: Path) -> None:
+    """For a step of a session, and for a call of ``durably.map``."""
+    book = Book(path, on_change=None)
+
+    def said(call: Callable[[], Any]) -> str:
+        with pytest.warns(durably.CodeChangedWarning) as warned:
+            call()
+        return str(warned[0].message).partition("To execute it again: ")[2]
+
+    book.start(chain(book))
+    assert said(lambda: book.start(chain(book, b=1))) == (
+        'open the session with on_change="redo", or give the step another name'
+    )
+    assert book.start(chain(book, b=1), on_change="redo") == "b c"
+    durably.map(book.fn("f"), [1], db=path)
+    assert said(lambda: durably.map(book.fn("f", 1), [1], db=path)) == 'pass on_change="redo"'
+    assert durably.map(book.fn("f", 1), [1], db=path, on_change="redo") == [[1, 1]]
+
+
+def test_another_python_changes_nothing(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its fingerprints cannot be compared with those that are stored."""
+    book.start(chain(book))
+    monkeypatch.setattr(fingerprints, "_COMPILER", fingerprints._COMPILER ^ 1)
+    monkeypatch.setattr(fingerprints, "_known", {})
+    assert book.start(chain(book, b=1)) == ""
+    assert book.start(chain(book, b=1), on_change="warn") == ""
+    assert book.rows("SELECT code_changed FROM durably_runs") == [(0,)]
 
 
 def test_a_warning_costs_nothing(book: Book) -> None:

@@ -995,7 +995,7 @@ class StoreMachine(RuleBasedStateMachine):
             known = run.maps[name] = Map(state, execution.attempt)
             run.steps.pop(name, None)  # as which it was forgotten
         known.counts = (state.done, state.failed, state.reused)
-        known.layer = known.layer if state.layer is None else state.layer
+        known.layer = max(known.layer, state.layer or 0)
         if status is not None:
             known.record = (state.step_index, status, state.error, execution.attempt)
         for index, key, output, error, tried, *_ in rows:
@@ -1365,10 +1365,21 @@ class StoreMachine(RuleBasedStateMachine):
                 at = self.place_of_step(run, each)
                 if at is not None and at >= place:
                     self.forget_step(run, each)
+            self.release_children(run)
         due = run.due if run.attempt == 0 else None
         run.progress, run.died_after = None, 0
-        self.retry_in_model(run)
+        self.retry_one_in_model(run)
         run.due = due
+
+    def release_children(self, run: Run) -> None:
+        """Children of steps that are forgotten are cancelled; one with a key is found again."""
+        for child in self.runs.values():
+            if child.parent == run.order and child.idem is None:
+                is_active = child.status not in TERMINAL
+                for each in (child, *self.descendants(child)):
+                    if is_active and each.status not in TERMINAL:
+                        self.end(each, "cancelled")
+                child.parent = None
 
     def place_of_step(self, run: Run, name: str) -> int | None:
         """The index by which a step, a map, a question or an item is known to a person."""

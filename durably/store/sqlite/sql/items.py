@@ -36,7 +36,7 @@ _IS_CURRENT: Final = """
 _COUNTED: Final = """attempts = coalesce(attempts, 1) + (fence IS NOT :fence), fence = :fence,
         old_layer = CASE WHEN :layer IS NULL THEN old_layer ELSE coalesce(
             old_layer, max(coalesce(layer, 0), coalesce(fence, 0) << 24)) END,
-        layer = coalesce(:layer, layer)"""
+        layer = CASE WHEN :layer IS NULL THEN layer ELSE max(:layer, coalesce(layer, 0)) END"""
 
 SAVE_COUNTS: Final = f"""
     UPDATE durably_maps

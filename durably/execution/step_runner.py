@@ -192,6 +192,9 @@ class StepRunner(StepTurns):
             if not is_redo or not layers.is_out_of_date(fn, checkpoint, inputs):
                 if not is_other_use:
                     layers.use(checkpoint[4])
+                if is_redo and checkpoint[5] is None:
+                    note = self._services.checkpoints.note_inputs
+                    self._recorder.stored(note, self._run.run_pk, self._run.fence, name, inputs)
                 change: OnChange = "redo" if is_other_use else on_change
                 return self._replayed(name, fn, type_, checkpoint[:4], change)
             self._checkpoints.give_back(checkpoint)

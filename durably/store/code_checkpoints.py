@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from durably.store.rows import RunKey
@@ -15,6 +16,22 @@ class CodeCheckpoints(Protocol):
 
     def note_code_changed(self, run_pk: RunKey) -> bool:
         """Store that an execution of the run has used a result of other code."""
+
+    def note_inputs(self, run_pk: RunKey, fence: int, name: str, inputs: int) -> bool:
+        """Store a hash of what a step's result stands for, of which none is known.
+
+        Return ``False``, and store nothing, if there is one, or this claim is not current.
+        """
+
+    def note_item_inputs(
+        self,
+        run_pk: RunKey,
+        fence: int,
+        map_pk: int,
+        inputs: int,
+        hashes: Sequence[tuple[int, int | None]],
+    ) -> bool:
+        """``note_inputs`` for items of a map: the index of each, and a hash of the item itself."""
 
     def last_code(self, run_pk: RunKey) -> tuple[int, int | None] | None:
         """Return the attempt before the newest execution, and the code of its job's function.

@@ -389,13 +389,16 @@ def test_another_python_changes_nothing(book: Book, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_warning_costs_nothing(book: Book) -> None:
-    """Nothing more is stored of a step where its result is used in any case."""
+    """Nothing more is stored of a step where its result is used in any case.
+
+    Under "redo" a result that is used keeps its layer.
+    """
     query = "SELECT layer, inputs FROM durably_steps"
     book.start(chain(book), on_change=None)
     assert book.rows(query) == [(None, None)] * 3
     assert book.start(chain(book, b=1)) == "b c"
     first, *others = book.rows(query)
-    assert first == (None, None)
+    assert first[0] is None
     assert None not in {value for row in others for value in row}
 
 
@@ -714,6 +717,63 @@ def test_items_that_were_stored_before_anybody_asked(book: Book) -> None:
     assert book.start(lambda step: code(step, a=1)) == ""
     assert book.start(lambda step: code(step, a=1, items=(1, 2, 3)), on_change=None) == "3"
     assert book.start(lambda step: code(step, 1, 1, (1, 2, 3))) == "1 2 3"
+
+
+@pytest.mark.parametrize("before", ["warn", "ignore"])
+@pytest.mark.parametrize("key", [None, str])
+def test_what_results_stand_for_is_known_from_their_first_use_on(
+    book: Book, before: str, key: Any
+) -> None:
+    """Of those that were stored before anybody asked. What was asked for then is taken for it."""
+
+    def code(n: int, depends_on: int, items: Any = (1, 2)) -> Callable[[Any], None]:
+        def item(name: str) -> str:
+            book.note(name)
+            return name
+
+        def job(step: Any) -> None:
+            step.run("a", book.fn("a"), n)
+            step.options(**given).run("b", book.fn("b"))
+            step.map("map", item, [f"{each}" for each in items], key=key and (lambda _: next(keys)))
+            book.note("end")
+
+        keys = iter(range(100))
+        given = {"depends_on": depends_on} if depends_on else {}
+        return job
+
+    assert book.start(code(1, 0), on_change=before) == "a b 1 2 end"
+    assert book.start(code(2, 3)) == "end"
+    assert book.start(code(2, 3)) == "end"
+    assert book.start(code(2, 3, (1, 5))) == "5 end"
+    assert book.start(code(2, 4, (1, 5))) == "b 1 5 end"
+    assert book.start(code(6, 4, (1, 5))) == "a b 1 5 end"
+    assert book.start(code(6, 4, (1, 5))) == "end"
+
+
+def test_items_are_noted_once(book: Book) -> None:
+    """Also those that are not JSON-like, of which nothing more is known then."""
+
+    def keyed(_: Any) -> str:
+        return str(next(keys))
+
+    def job(depends_on: Any) -> Callable[[Any], None]:
+        def item(value: Any) -> int:
+            book.note("item")
+            return 1
+
+        options = {} if depends_on is None else {"depends_on": depends_on}
+        return lambda step: step.map("map", item, [object(), 2], key=keyed, **options)
+
+    keys = iter(range(2))
+    book.start(job(None), on_change="ignore")
+    query = "SELECT hash IS NULL, inputs IS NULL FROM durably_items"
+    assert book.rows(query) == [(1, 1), (1, 1)]
+    for _ in range(2):
+        keys = iter(range(2))
+        assert book.start(job(1)) == ""
+        assert book.rows(query) == [(1, 0), (0, 0)]
+    keys = iter(range(2))
+    assert book.start(job(2)) == "item item"
 
 
 def test_an_item_that_fails_when_it_is_executed_again(book: Book) -> None:

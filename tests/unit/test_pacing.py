@@ -95,7 +95,8 @@ def test_an_end_ends_each_wait(times: FakeClock) -> None:
         (timedelta(seconds=-1), 0.0),
         (datetime.fromtimestamp(1030, UTC), 30.0),
         (datetime.fromtimestamp(0, UTC), 0.0),
-        (float("inf"), threading.TIMEOUT_MAX),
+        (1e300, threading.TIMEOUT_MAX),
+        (timedelta.max, threading.TIMEOUT_MAX),
     ],
 )
 def test_what_a_service_asks_for_is_a_number_of_seconds(

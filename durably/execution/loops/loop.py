@@ -277,8 +277,10 @@ class Loop:
         """Count items that are stored; emit those that were executed."""
         if isinstance(batch, Reused):
             self._record.reuse(len(batch))
-            if self._options.on_change != "redo":
+            if self._outdated is None:
                 self._note_codes(batch)
+            else:
+                self._note_inputs(self._outdated)
         else:
             is_heard = self._services.emitter.has_listeners
             layers = self._step_runner.layers
@@ -289,6 +291,14 @@ class Loop:
                 if is_heard and not task.is_held:
                     self._events.item(task)
         self._events.progress()
+
+    def _note_inputs(self, outdated: OutdatedItems) -> None:
+        """Store what results are taken to be made of that were stored before anybody asked."""
+        unknown = outdated.unknown()
+        if unknown and self._found is not None:
+            note = self._services.checkpoints.note_item_inputs
+            run, map_pk = self._run, self._found.map
+            self._recorder.stored(note, run.run_pk, run.fence, map_pk, outdated.inputs, unknown)
 
     def _note_codes(self, reused: Reused) -> None:
         """Warn if other code has made results that are used."""

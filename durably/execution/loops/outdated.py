@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from durably._platform.fingerprints import is_other
-from durably.execution.loops.source import hash_like
+from durably.execution.loops.source import hash_like, wide_hash_of
 from durably.store.item_rows import LayeredItemRow, MapRow
 
 
@@ -26,6 +26,14 @@ class OutdatedItems:
         self.inputs = inputs
         self._base = base
 
+        # The index and a hash of each item that is used and of whose result nothing is known yet.
+        self._unknown: list[tuple[int, int | None]] = []
+
+    def unknown(self) -> list[tuple[int, int | None]]:
+        """Return the items that were used since the last call whose inputs are not stored."""
+        found, self._unknown = self._unknown, []
+        return found
+
     def has(self, row: LayeredItemRow, item: Any) -> bool:
         """Return whether a stored result is out of date for an item as it is now."""
         code, layer, inputs, is_manual = row[8:]
@@ -37,4 +45,8 @@ class OutdatedItems:
         if is_other(self._map_code if code is None else code, self._code):
             return True
         stored = row[5]
-        return stored is not None and hash_like(stored, item) != stored
+        if stored is not None and hash_like(stored, item) != stored:
+            return True
+        if inputs is None:
+            self._unknown.append((row[0], wide_hash_of(item) if stored is None else stored))
+        return False

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from durably.store.item_rows import LayeredItem, MapState, NewItem
 from durably.store.rows import RunKey
 from durably.store.sqlite.blobs.filing import LARGE, Filing
-from durably.store.sqlite.sql import codes, items, queries, steps, waits
+from durably.store.sqlite.sql import codes, inputs, items, queries, steps, waits
 from durably.store.sqlite.verbs import Answers, reads, writes
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ class SqliteCheckpoints(Answers):
     discard_answer = writes(waits.discard_answer)
     find_run = reads(queries.find)
     note_code_changed = writes(codes.note_changed)
+    note_inputs = writes(inputs.note)
+    note_item_inputs = writes(inputs.note_items)
     last_code = reads(codes.last)
     stored_at = reads(codes.stored_at)
     unused_steps = reads(codes.unused)

@@ -40,8 +40,11 @@ WHERE type = 'table' AND name = 'durably_items';
 PRAGMA writable_schema = RESET;
 
 -- A result is forgotten or set by hand only while nothing executes its run. The execution that is
--- current replaces one by the result of a later layer, and keeps those that were set by hand.
-CREATE TRIGGER durably_completed_step_is_final BEFORE UPDATE ON durably_steps
+-- current replaces one by the result of a later layer, and keeps those that were set by hand. The
+-- hashes of what it was made of are no part of a result: they may be stored when first asked for.
+CREATE TRIGGER durably_completed_step_is_final
+BEFORE UPDATE OF step, run, name, status, output, error, attempt, started_at_us, completed_at_us,
+                 attempts, fence, is_manual, code, outer, layer ON durably_steps
 WHEN OLD.status = 'completed'
  AND (NEW.step <> OLD.step OR NEW.run <> OLD.run OR NEW.name <> OLD.name
       OR CASE WHEN NEW.status = 'forgotten' OR NEW.is_manual = 1 THEN
@@ -57,7 +60,9 @@ WHEN OLD.status = 'completed'
     SELECT RAISE(ABORT, 'a completed step is final');
 END;
 
-CREATE TRIGGER durably_completed_item_is_final BEFORE UPDATE ON durably_items
+CREATE TRIGGER durably_completed_item_is_final
+BEFORE UPDATE OF item, key, output, error, attempts, started_at_us, completed_at_us, is_manual,
+                 is_held, code, layer ON durably_items
 WHEN OLD.output IS NOT NULL
  AND (NEW.item <> OLD.item OR NEW.key IS NOT OLD.key
       OR CASE WHEN NEW.is_manual = 1 THEN

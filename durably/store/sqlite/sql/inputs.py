@@ -1,0 +1,52 @@
+"""Hashes of what results were made of, stored when results are first used of which none is known.
+
+A result that was stored before anybody asked for ``on_change="redo"`` has none. From its first use
+on, it is known what it stands for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import apsw
+
+from durably.store.rows import RunKey
+from durably.store.sqlite.sql.items import INDEX_BITS
+
+_IS_CURRENT: Final = """
+    EXISTS (SELECT 1 FROM durably_runs r
+            WHERE r.run = :run AND r.fence = :fence AND r.status = 'running')"""
+
+NOTE_STEP: Final = f"""
+    UPDATE durably_steps SET inputs = :inputs
+    WHERE run = :run AND name = :name AND inputs IS NULL AND status = 'completed'
+      AND {_IS_CURRENT}"""
+
+# The hash of the item itself is kept if there is one.
+NOTE_ITEM: Final = f"""
+    UPDATE durably_items SET inputs = :inputs, hash = coalesce(hash, :hash)
+    WHERE item = :item AND inputs IS NULL AND output IS NOT NULL AND {_IS_CURRENT}"""
+
+
+def note(db: apsw.Connection, run_pk: RunKey, fence: int, name: str, inputs: int) -> bool:
+    """Store what a step's result is taken to be made of, unless that is known."""
+    bindings = {"run": run_pk, "fence": fence, "name": name, "inputs": inputs}
+    return db.execute(f"{NOTE_STEP} RETURNING 1", bindings).get is not None
+
+
+def note_items(
+    db: apsw.Connection,
+    run_pk: RunKey,
+    fence: int,
+    map_pk: int,
+    inputs: int,
+    hashes: Sequence[tuple[int, int | None]],
+) -> bool:
+    """``note`` for items of a map: the index of each, and the hash of the item itself."""
+    first = map_pk << INDEX_BITS
+    bindings = {"run": run_pk, "fence": fence, "inputs": inputs}
+    db.executemany(
+        NOTE_ITEM, (bindings | {"item": first + index, "hash": hash_} for index, hash_ in hashes)
+    )
+    return True

@@ -15,6 +15,7 @@ from durably._platform.signals import entered, is_from_signal
 from durably.errors import (
     ConflictError,
     DatabaseError,
+    DatabaseLostError,
     DurablyError,
     EngineClosedError,
     ForkedError,
@@ -344,6 +345,7 @@ class Shutdown:
             self._supervisor.state.become(State.CLOSED)
             try:
                 self._supervisor.flusher.flush_lines()
+                self._sweep_files()
             finally:
                 try:
                     self._supervisor.close()
@@ -352,6 +354,20 @@ class Shutdown:
                     # Only now: a signal may have interrupted a first call.
                     self._has_closed = True
                     self._store.changes.notify()
+
+    def _sweep_files(self) -> None:
+        """Remove the files that no result refers to: sessions have no thread that does so."""
+        if self._supervisor.file.lost is not None:
+            return
+        try:
+            self._store.check_in_place()  # else the folder may be that of a new database
+            self._store.sweep_files()
+        except DatabaseLostError:
+            return
+        except DatabaseError as exc:
+            log.warning(
+                "files that nothing refers to are left for later: %s", on_one_line(str(exc))
+            )
 
     def _note_failed(self) -> None:
         """Keep the error for the end of a ``with`` block, while its runs can be read."""

@@ -255,6 +255,39 @@ def test_files_of_dead_processes_are_removed_after_an_hour(tmp_path: Path) -> No
         assert len(files(tmp_path)) == 4
 
 
+@pytest.mark.usefixtures("small_files")
+def test_a_session_removes_the_files_of_what_it_replaces(tmp_path: Path) -> None:
+    """At once with on_change="redo", of a step and of a map; the rest when it is closed."""
+    path, folder = tmp_path / "test.db", tmp_path / "test.db.blobs"
+
+    def start(number: int) -> None:
+        with durably.session("s", path, key="s", on_change="redo") as step:
+            step.options(depends_on=number).run("a", lambda: f"a{number}" * 2000)
+            assert {text for text in texts() if text[0] == "a"} == {f"a{number}"}
+            step.map("b", lambda item: f"b{item}" * 2000, [number], depends_on=number)
+            assert texts() == {f"a{number}", f"b{number}"}
+
+    def texts() -> set[str]:
+        return {each.read_text()[1:3] for each in folder.iterdir() if each.name != "database"}
+
+    start(1)
+    start(2)
+    left = folder / ("a" * 64)
+    left.write_text("left by a crash")
+    with durably.session("other", path):
+        pass
+    assert left.exists()
+    os.utime(left, (1, 1))
+    with durably.session("other", path):
+        pass
+    assert not left.exists()
+    left.write_text("left by a crash")
+    os.utime(left, (1, 1))
+    assert durably.map(len, ["abc"], db=path, name="m") == [3]
+    assert texts() == {"a2", "b2"}
+    assert check(path) == []
+
+
 def test_a_backup_has_its_files_and_check_finds_what_is_missing(tmp_path: Path) -> None:
     """A copy has a folder of its own, with what it refers to and nothing else."""
     copy = tmp_path / "copies" / "copy.db"

@@ -45,7 +45,6 @@ class SqliteCheckpoints(Answers):
     find_wait = reads(waits.find)
     note_check = writes(waits.note_check)
     close_wait = writes(waits.close_wait)
-    discard_answer = writes(waits.discard_answer)
     find_run = reads(queries.find)
     note_code_changed = writes(codes.note_changed)
     note_inputs = writes(inputs.note)
@@ -102,7 +101,9 @@ class SqliteCheckpoints(Answers):
 
     def save_layered(self, *row: Any) -> bool:
         """Store a step's result in the place of one that is out of date, or of none."""
-        return self._save(*row, operation=steps.complete_layered)
+        is_current = self._save(*row, operation=steps.complete_layered)
+        self._remove_replaced_files()
+        return is_current
 
     def _save(self, *row: Any, operation: Any = steps.complete) -> bool:
         """Store a step's result whose code has no name yet, or which may be a file."""
@@ -170,4 +171,18 @@ class SqliteCheckpoints(Answers):
                 lambda is_stored, stored: [run_pk if is_stored else None] * len(stored),
                 part="step",
             )
+        if state.layer is not None and state.status is not None:
+            self._remove_replaced_files()  # the end of a map drops what its items have replaced
         return self._note_named(named, is_current=is_current)
+
+    def discard_answer(self, run_pk: RunKey, fence: int, name: str) -> bool:
+        """Remove an answer; return whether this claim may."""
+        is_removed = self.database.write(waits.discard_answer, run_pk, fence, name)
+        if is_removed:
+            self._remove_replaced_files()
+        return is_removed
+
+    def _remove_replaced_files(self) -> None:
+        """Remove the files of results that others have replaced, if there is any file."""
+        if self.filing.folder.is_there():
+            self.remove_dropped_files()

@@ -340,8 +340,9 @@ class SqliteStore(Answers, ByHand):
 
     def sweep_files(self) -> None:
         """Remove the files that nothing refers to, and that were left by a process for an hour."""
-        self.filing.remove_dropped()
-        self.filing.sweep()
+        if self.filing.folder.is_there():
+            self.filing.remove_dropped()
+            self.filing.sweep()
 
     @property
     def files(self) -> Files:

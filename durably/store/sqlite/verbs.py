@@ -29,11 +29,11 @@ class OnDatabase:
         self.filing = filing
 
     def remove_dropped_files(self) -> None:
-        """Remove the files of runs that were deleted. What fails is tried again by a sweep."""
+        """Remove the files to which nothing refers any more. A sweep tries again what fails."""
         try:
             self.filing.remove_dropped()
         except DatabaseError as exc:
-            log.warning("files of deleted runs are left for later: %s", exc)
+            log.warning("files that nothing refers to are left for later: %s", exc)
 
 
 class Answers(OnDatabase):

@@ -128,6 +128,10 @@ class BlobFolder(BlobWriter):
         kept = known(old) if old else set()
         return self.remove([name for name in old if name not in kept], known)
 
+    def is_there(self) -> bool:
+        """Return whether there is a folder: it is made when the first file is stored."""
+        return os.path.isdir(self.path)
+
     def sizes(self) -> dict[str, int]:
         """Return the size of each file by its name, without the temporary ones."""
         found = {}

@@ -111,7 +111,8 @@ class StepChildren(StepQuestions):
                 their order.
 
         Raises:
-            RunFailedError: a run that is waited for has failed.
+            RunFailedError: a run that is waited for has failed; of several the first one that has,
+                in their order, after all have ended.
             RunCancelledError: it was cancelled; this one is not.
             NotFoundError: it was deleted.
             StepTimeoutError: the time of the ticket is over, and it has no default.
@@ -133,9 +134,16 @@ class StepChildren(StepQuestions):
                     "step.wait_for needs a run, several, or what step.prepare has returned, not "
                     f"{short_repr(each)}"
                 )
-        return [self._output_of(each.id) for each in runs]
+        for each in runs:
+            self._await_end(each.id)
+        ended = self._services.family.runs().ended
+        return [ended(each.id).output for each in runs]
 
     def _output_of(self, run_id: str) -> Any:
+        self._await_end(run_id)
+        return self._services.family.runs().ended(run_id).output
+
+    def _await_end(self, run_id: str) -> None:
         if run_id == self._run.id:
             raise ConflictError(f"run {run_id} cannot wait for its own end")
 
@@ -144,7 +152,6 @@ class StepChildren(StepQuestions):
 
         row = self._row_of(run_id)
         self._waiting.for_change(Suspended("run", run_pk=row.run), has_ended)
-        return self._services.family.runs().ended(run_id).output
 
     def _row_of(self, run_id: str) -> RunRow:
         row = self._step_runner.recorder.read(self._services.checkpoints.find_run, run_id)

@@ -47,6 +47,31 @@ def test_a_parent_waits_for_its_children_without_a_thread(tmp_path: Path) -> Non
         assert app.get_runs(parent=run) == []
 
 
+def test_all_that_are_waited_for_have_ended_when_one_has_failed(tmp_path: Path) -> None:
+    """The first one that has failed, in their order, is raised."""
+    raised: list[Any] = []
+
+    def parent(step: durably.StepContext) -> None:
+        runs = [step.trigger(f"child {n}", "child", n) for n in (1, -2, -3)]
+        runs.append(step.trigger("later", "child", 4, delay=3600))
+        try:
+            step.wait_for(runs)
+        except RunFailedError as exc:
+            raised.append(exc.run.payload)
+
+    with engine(tmp_path, parent, child) as app:
+        run = app.jobs["parent"].trigger()
+        app.run_until_idle(raise_failed=False)
+        [later] = app.get_runs(parent=run, status="pending")
+        waiting = app.get_run(run)
+        assert waiting is not None
+        assert waiting.waiting_for is not None
+        assert (raised, waiting.waiting_for.run_id) == ([], later.id)
+        app.cancel(later)
+        app.run_until_idle(raise_failed=False)
+        assert raised == [-2]
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_no_number_of_waiting_parents_blocks_their_children(tmp_path: Path, workers: int) -> None:
     """More parents than workers, each with a child that is a parent, in a started engine."""

@@ -501,7 +501,8 @@ PACKAGE: Final[dict[str, Mutant]] = {
         [
             Source(
                 "client/run_here.py",
-                "                self._worker.recover()\n                done, current",
+                "                self._worker.recover(self._is_shown_run)\n"
+                "                done, current",
                 "                done, current",
             )
         ],
@@ -988,7 +989,7 @@ PACKAGE: Final[dict[str, Mutant]] = {
         "integration/test_poisoned_rows.py",
         [
             Source(
-                "client/query.py",
+                "client/unreadable.py",
                 "        except DatabaseError as exc:\n            if not exc.is_of_row:\n"
                 "                raise\n            defects.note(str(exc))\n    defects",
                 "        except DatabaseError:\n            raise\n    defects",

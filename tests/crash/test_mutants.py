@@ -25,6 +25,19 @@ TESTS = Path(__file__).parents[1]
 TESTS_FAILED = 1  # of pytest's exit codes; another one means that it could not run them
 
 
+def test_each_mutant_changes_a_piece_of_source() -> None:
+    """Which stands once where the mutant looks for it, whatever was moved since."""
+    package = Path(durably.__file__).parent
+    sources = {path: path.read_text(encoding="utf-8") for path in package.rglob("*.py")}
+    missing = [
+        name
+        for name, mutant in PACKAGE.items()
+        for change in mutant.changes
+        if sources.get(package / change.file, "").count(change.old) != 1
+    ]
+    assert missing == []
+
+
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """A checkout that holds the package and its tests, and nothing else."""

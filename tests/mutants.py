@@ -290,6 +290,10 @@ STORE: Final[dict[str, list[Statement | Schema]]] = {
     "queue whose first one leaves no place": [no_trigger("durably_queue_leave")],
     "queue that does not see its key taken": [no_trigger("durably_queue_key_taken")],
     "end that wakes nobody": [no_trigger("durably_end_wakes")],
+    "answer that wakes nobody": [no_trigger("durably_answer_comes")],
+    "answer of no question that wakes nobody": [
+        Statement(waits, "WAKE", "wait_name = :name", "wait_name <> :name")
+    ],
     "wait for what has ended": [no_trigger("durably_waits_for_no_end")],
     "queue that does not see its key freed": [no_trigger("durably_queue_key_freed")],
 }

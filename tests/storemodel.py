@@ -1094,6 +1094,9 @@ class StoreMachine(RuleBasedStateMachine):
         how = ("sleep", "ask", "call")[self.now % 3]
         if how == "ask":
             return Suspended("answer", "q", due if self.now % 2 else None)
+        gone = sorted({*range(1, self.order + 1)} - {run.order for run in self.runs.values()})
+        if how == "call" and gone and self.now % 5 == 0:
+            return Suspended("run", None if self.now % 2 else "c", due, gone[self.now % len(gone)])
         if how == "call" and (others := [run for run in self.runs if run != execution.id]):
             awaited = self.runs[others[self.now % len(others)]]
             return Suspended("run", None if self.now % 2 else "c", None, awaited.order)
@@ -1120,8 +1123,12 @@ class StoreMachine(RuleBasedStateMachine):
             run.due = outcome.run_at_us
             run.keeps_attempt = not outcome.is_failure
         else:
-            how = "suspended" if isinstance(outcome, Suspended) else "interrupted"
-            run.go_back(how, self.now)
+            orders = [None, *(each.order for each in self.runs.values())]
+            # What was deleted is not waited for.
+            is_away = isinstance(outcome, Suspended) and outcome.run_pk in orders
+            run.go_back("suspended" if is_away else "interrupted", self.now)
+            if not is_away:
+                return
         if isinstance(outcome, Suspended):
             ended = [each.order for each in self.runs.values() if each.status in TERMINAL]
             is_answered = (
@@ -1236,8 +1243,8 @@ class StoreMachine(RuleBasedStateMachine):
             run.question = [None, None, str(self.now), answer_id, None, 0, None]
         else:
             question[2:4] = [str(self.now), answer_id]
-            if run.waits[:2] == ("answer", "q"):
-                run.wake()
+        if run.waits[:2] == ("answer", "q"):
+            run.wake()
 
     def postpone(self, number: int) -> None:
         """A pending run that is not due is in no line, and gets its place back."""

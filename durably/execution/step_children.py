@@ -114,7 +114,7 @@ class StepChildren(StepQuestions):
             RunFailedError: a run that is waited for has failed; of several the first one that has,
                 in their order, after all have ended.
             RunCancelledError: it was cancelled; this one is not.
-            NotFoundError: it was deleted.
+            NotFoundError: it was deleted, or the ticket is not one of this run.
             StepTimeoutError: the time of the ticket is over, and it has no default.
             ConflictError: it is this run itself.
             ValidationError: it is none of these.

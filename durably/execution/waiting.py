@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 
 from durably._platform.clock import from_datetime, moment
 from durably._platform.signals import entered_in_job
-from durably.errors import StepTimeoutError, ValidationError
+from durably.errors import NotFoundError, StepTimeoutError, ValidationError
 from durably.execution.current_run import CurrentRun, Services
 from durably.execution.deadlines import uncounted
 from durably.execution.step_calls import SHORT_S
@@ -54,10 +54,21 @@ class Waiting:
 
     @entered_in_job
     def found(self, name: str) -> Wait:
-        """Return a wait that was stored, as it is now."""
-        return self._ours(
-            self._recorder.read(self._services.checkpoints.find_wait, self._run.run_pk, name)
-        )
+        """Return a wait that was stored, as it is now.
+
+        Raises:
+            NotFoundError: this run has none of that name.
+            StopRun: another claim of the run is the current one.
+        """
+        run = self._run
+        found = self._recorder.read(self._services.checkpoints.find_wait, run.run_pk, name)
+        if found is None:
+            self._recorder.require_ownership()
+            raise NotFoundError(
+                f"run {run.id} has no ticket {name!r:.80}; pass to step.wait_for what step.prepare "
+                "has returned in the same run, or redo that step"
+            )
+        return found
 
     @entered_in_job
     def discard_answer(self, name: str) -> None:

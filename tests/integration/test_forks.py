@@ -232,6 +232,11 @@ def test_questions_are_asked_again_unless_they_are_answered(path: Path) -> None:
         app.answer(copy, "ask", "third")
         app.run_until_idle()
         assert copy.refresh().output == ["one", "third", "two"]
+        # Nor is it in the copy of a copy.
+        again = app.fork(copy, from_step="ask")
+        app.answer(again, "ask", "fourth")
+        app.run_until_idle()
+        assert again.refresh().output == ["one", "fourth", "two"]
 
 
 def test_children_are_shared(path: Path) -> None:

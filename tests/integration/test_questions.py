@@ -210,6 +210,30 @@ def test_a_ticket_is_answered_by_its_id_whatever_dies_in_between(tmp_path: Path)
         assert (app.get_run(run).output, len(sent)) == (5, 1)
 
 
+def test_a_ticket_of_another_run_fails_the_run_that_waits_for_it(tmp_path: Path) -> None:
+    """Nobody could answer; a retry with a ticket of its own completes it."""
+    tickets: list[Any] = []
+
+    def job(step: durably.StepContext) -> int:
+        tickets.append(step.prepare(f"of {step.run_id}", returns=int))
+        return step.wait_for(tickets[0])
+
+    with engine(tmp_path, job) as app:
+        first, second = app.jobs["job"].trigger(), app.jobs["job"].trigger()
+        assert app.process_one()
+        assert app.process_one()
+        assert first.refresh().status == "waiting"
+        second = second.refresh()
+        assert second.status == "failed"
+        assert second.error.type == "durably.NotFoundError"
+        assert f"run {second.id} has no ticket 'of {first.id}'" in second.error.message
+        tickets.clear()
+        app.retry(second)
+        app.answer(second, f"of {second.id}", 7)
+        app.run_until_idle()
+        assert second.refresh().output == 7
+
+
 def test_app_run_and_a_client_without_a_worker_meet_in_place(tmp_path: Path) -> None:
     """``app.run`` keeps its thread, and another engine that executes nothing answers."""
 

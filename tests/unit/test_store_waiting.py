@@ -173,6 +173,19 @@ def test_a_run_does_not_wait_for_one_that_has_ended(store: Database) -> None:
     assert (again.id, again.attempt) == (run.id, 1)
 
 
+@pytest.mark.parametrize("name", [None, "call"])
+def test_a_run_does_not_wait_for_one_that_was_deleted(store: Database, name: str | None) -> None:
+    """It goes on at once, and finds that out; it would wait for ever."""
+    owner = given_owner(store)
+    awaited, run = given_running(store, owner, "child"), given_running(store, owner)
+    finish(store, awaited, output="1")
+    store.write(runs.delete, awaited.id)
+    suspend(store, run, Suspended("run", name, 100, awaited.run))
+    assert (stored(store, run).status, waits(store, run)) == ("pending", AWAKE)
+    (again,) = claim(store, owner)
+    assert (again.id, again.attempt) == (run.id, 1)
+
+
 def test_adopting_an_awaited_run_wakes_nobody(store: Database) -> None:
     """A pending run changes its queue without an end."""
     owner = given_owner(store)
@@ -219,6 +232,25 @@ def test_an_answer_wakes_its_run_once(store: Database) -> None:
     (again,) = claim(store, owner)
     finish(store, again, output="1")
     assert store.write(requeue.wake, run.run, 60) is False
+
+
+@pytest.mark.parametrize("is_asked", [True, False])
+def test_an_answer_wakes_the_run_that_waits_for_it_and_no_other(
+    store: Database, is_asked: bool
+) -> None:
+    """So it does if the question itself is not stored."""
+    owner = given_owner(store)
+    run, other = given_running(store, owner), given_running(store, owner)
+    if is_asked:
+        new = NewWait("question", "answer", None)
+        store.write(waiting.open_wait, run.run, run.fence, new, 20)
+    for each in (run, other):
+        suspend(store, each, ASKING)
+    store.write(waiting.answer, run.id, "another", "1", None, 40)
+    assert stored(store, run).status == "waiting"
+    store.write(waiting.answer, run.id, "question", "1", None, 50)
+    assert (stored(store, run).status, waits(store, run)) == ("pending", AWAKE)
+    assert (stored(store, run).updated_at_us, stored(store, other).status) == (50, "waiting")
 
 
 @pytest.mark.parametrize("key", [None, "k"])

@@ -69,7 +69,7 @@ COPY_ITEMS: Final = """
            completed_at_us, is_manual, code, layer, inputs
     FROM durably_items WHERE item >= (:map << 30) AND item < ((:map + 1) << 30)"""
 
-# The answer of a ticket is read by a later step, which waits for it.
+# The answer of a ticket is read by a later step, which waits for it. In a fork it has no ticket.
 COPY_ANSWERS: Final = """
     INSERT INTO durably_waits
         (run, name, kind, until_us, created_at_us, asked_at_us, tries, question, returns, answer,
@@ -77,7 +77,7 @@ COPY_ANSWERS: Final = """
     SELECT :fork, w.name, w.kind, w.until_us, w.created_at_us, w.asked_at_us, w.tries, w.question,
            w.returns, w.answer, w.answer_id, w.answered_at_us, w.closed_at_us
     FROM durably_waits w JOIN durably_steps s ON s.run = :fork AND s.name = w.name
-    WHERE w.run = :run AND w.ticket IS NOT NULL AND s.status = 'completed'"""
+    WHERE w.run = :run AND w.kind = 'answer' AND s.status = 'completed'"""
 
 
 # How often the functions of the steps were called, by executions that the fork never had.

@@ -56,11 +56,18 @@ INTERRUPT: Final = f"""
         keeps_attempt = 1, updated_at_us = :now_us, {queries.ORIGIN_IF_BEGUN}
     WHERE run = :run AND status = 'running' AND fence = :fence"""
 
+# A run that is waited for may have been deleted meanwhile: nobody would end it.
+_IS_THERE: Final = """
+    (:awaited_pk IS NULL OR EXISTS (SELECT 1 FROM durably_runs WHERE run = :awaited_pk))"""
+
 SUSPEND: Final = f"""
     UPDATE durably_runs
-    SET status = 'waiting', owner = NULL, progress = coalesce(:progress, progress), {_COUNTS},
-        keeps_attempt = 1, waits_for = :waits_for, wait_name = :name, run_at_us = :until_us,
-        waits_for_run = :awaited_pk, updated_at_us = :now_us, {queries.ORIGIN_IF_BEGUN}
+    SET status = iif({_IS_THERE}, 'waiting', 'pending'), owner = NULL,
+        progress = coalesce(:progress, progress), {_COUNTS}, keeps_attempt = 1,
+        waits_for = iif({_IS_THERE}, :waits_for, NULL), wait_name = iif({_IS_THERE}, :name, NULL),
+        run_at_us = iif({_IS_THERE}, :until_us, NULL),
+        waits_for_run = iif({_IS_THERE}, :awaited_pk, NULL), updated_at_us = :now_us,
+        {queries.ORIGIN_IF_BEGUN}
     WHERE run = :run AND status = 'running' AND fence = :fence"""
 
 # A job that was cancelled, or whose time was over, has left its last step: the key it held is free.

@@ -63,6 +63,12 @@ ANSWER_FIRST: Final = """
         (run, name, kind, created_at_us, answer, answer_id, answered_at_us)
     VALUES (:run, :name, 'answer', :now_us, :answer, :answer_id, :now_us)"""
 
+# The schema wakes the run whose question gets its answer. Here there is no row of the question, but
+# the run may wait for it all the same.
+WAKE: Final = f"""
+    UPDATE durably_runs SET status = 'pending', {queries.AWAKE}, updated_at_us = :now_us
+    WHERE run = :run AND waits_for = 'answer' AND wait_name = :name"""
+
 ANSWER: Final = """
     UPDATE durably_waits SET answer = :answer, answer_id = :answer_id, answered_at_us = :now_us
     WHERE run = :run AND name = :name"""
@@ -187,6 +193,8 @@ def answer(
         raise ConflictError(f"{what} cannot be answered any more: its deadline has passed")
     statement = ANSWER_FIRST if found is None else ANSWER
     db.execute(statement, bindings | {"answer": value, "answer_id": answer_id})
+    if found is None:
+        db.execute(WAKE, bindings)
     return RunKey(run_pk)
 
 

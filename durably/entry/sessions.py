@@ -95,7 +95,7 @@ class Session(StepContext, Shown):
         self._closed: Run[None, None] | None = None
         run.on_interrupt = self._interrupted
         self._live = LiveSession(parts.displays, run, show, is_map=is_map)
-        open_here[run.id] = OpenHere(
+        open_here[run.id] = self._here = OpenHere(
             sessions.path, row.job_name, row.idempotency_key, run.pid, self._hand_over
         )
 
@@ -236,7 +236,7 @@ class Session(StepContext, Shown):
         Args:
             exc: what has ended the block.
         """
-        inside = self._run.innermost_step()
+        inside = self._opened.run.executed_step()
         if inside is not None:
             raise ConflictError(
                 f"session {self.job_name!r} cannot be closed inside its step {inside!r}; close it "
@@ -247,7 +247,8 @@ class Session(StepContext, Shown):
             is_left = how()
             self._keep_run()
         finally:
-            open_here.pop(self.run_id, None)
+            if open_here.get(self.run_id) is self._here:  # else another object has it by now
+                del open_here[self.run_id]
             self._live.end(self._closed, exc)
             self._parts.shutdown.close()
         return is_left

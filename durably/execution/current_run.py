@@ -29,6 +29,7 @@ from durably.errors import (
 )
 from durably.execution.checkpoints import StepCounts
 from durably.execution.children import Family
+from durably.execution.iterations import Iterations
 from durably.models import Progress, short_name
 from durably.settings import OnDuplicateStep
 from durably.store.calls import Left
@@ -170,6 +171,7 @@ class CurrentRun:
         self._awaiting = 0
         # The maps in progress, the newest last.
         self.loops: list[Callable[[], LoopView]] = []
+        self.iterations = Iterations()
         # Called at the end of the job, in its thread: what it has left open.
         self.at_end: list[Callable[[], None]] = []
         # The newest failures of steps: the end of the run shows which of them failed the job.

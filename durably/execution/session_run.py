@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from _thread import get_ident
 from collections.abc import Callable
 from typing import Final
 
@@ -27,6 +28,15 @@ class SessionRun(CurrentRun):
         if self.stop_reason is RunInterrupted and not self.is_over and self.check_file is not None:
             self.check_file()
         super().check()
+
+    def executed_step(self) -> str | None:
+        """Return the innermost step whose function is called in the calling thread, if one is.
+
+        A map is none while it waits for the body of a loop over its items.
+        """
+        mine, waiting = (get_ident(),), self.iterations.waiting
+        turns = reversed(tuple(self.turns.items()))
+        return next((name for name, turn in turns if turn == mine and waiting(name) is None), None)
 
     def keep_callers_signal(self, exc: BaseException) -> None:
         """Call ``on_interrupt``, and do not stop the session.

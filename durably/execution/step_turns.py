@@ -112,9 +112,14 @@ class StepTurns:
         """Wait while another thread executes a step of this name, then take the turn.
 
         If that step completes, this is a second use of its name; if it fails, it is executed again.
+        A loop over a map that an exception has left in this thread ends, so that it can begin anew.
         """
         while (other := self._turns.setdefault(name, turn)) is not turn:
             if other == turn:
+                left = self._run.iterations.waiting(name)
+                if left is not None:
+                    left.give_way()
+                    continue
                 raise ConflictError(
                     f"step {name!r} of run {self._run.id} is used inside itself; "
                     "give the inner one a name of its own"

@@ -373,3 +373,46 @@ def test_parallel_steps_stop_with_their_run(tmp_path):
         assert app.process_one()
         assert app.get_run(run).output == ["a", "b", "c"]
         assert calls == ["a", "b", "c"]
+
+
+@WORKERS
+def test_a_loop_that_an_exception_has_left_ends_for_the_next_one(tmp_path, workers):
+    """Though the traceback keeps its iterator; the old one then says so, and ends no loop early."""
+
+    def loop(step, caught=None):
+        return sum(1 / caught for _ in step.imap("q", abs, range(-9, 0), max_workers=workers))
+
+    def job(step):
+        with pytest.raises(ZeroDivisionError) as caught:
+            loop(step, 0)
+        total = loop(step, 1)
+        with pytest.raises(ZeroDivisionError) as also_caught:
+            step.options(retry=durably.Retry(2, wait=0)).run("outer", inner, step, calls := [])
+        old = step.imap("o", abs, range(-500, 0), max_uncommitted=1)
+        next(old)
+        assert len(list(step.imap("o", abs, range(-500, 0)))) == 500
+        with pytest.raises(durably.ConflictError, match="another loop over step 'o' .* has begun"):
+            list(old)
+        assert caught.traceback
+        assert also_caught.traceback
+        return [total, len(calls)]
+
+    def inner(step, calls):
+        calls.append(1)
+        sum(1 / 0 for _ in step.imap("inner", abs, range(3)))
+
+    with engine(tmp_path, job) as app:
+        run = execute(app)
+        assert run.output == [9, 2], run.error
+
+
+def test_a_loop_is_inside_its_item_while_that_is_executed(tmp_path):
+    """An item that uses the name of its own map is told so, as before."""
+
+    def job(step):
+        list(step.imap("q", lambda _: list(step.imap("q", abs, [1])), [1]))
+
+    with engine(tmp_path, job) as app:
+        run = execute(app)
+    assert run.error.type == "durably.ItemsFailedError"
+    assert "used inside itself" in run.error.message

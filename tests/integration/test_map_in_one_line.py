@@ -345,6 +345,23 @@ def test_an_iterator_raises_at_its_end(db: Path) -> None:
     assert taken() == [0, 1, 1, 2]
 
 
+def test_a_prompt_takes_an_iterator_over_that_a_traceback_keeps(
+    db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it does a session; and what the old one still does takes nothing from the new one."""
+    monkeypatch.setattr(open_sessions, "is_interactive", lambda: True)
+    with pytest.raises(ZeroDivisionError) as caught:
+        sum(1 / 0 for _ in durably.imap(square, range(500), db=db))
+    assert caught.value.__context__ is None
+    new = durably.imap(square, range(500), db=db)
+    assert next(new).output == 0
+    (here,) = open_sessions.open_here.values()
+    del caught
+    gc.collect()
+    assert tuple(open_sessions.open_here.values()) == (here,)
+    assert len(list(new)) == 499
+
+
 @pytest.mark.parametrize("way", ["closed", "left behind", "an exception", "Ctrl-C"])
 @pytest.mark.parametrize("workers", [1, 3])
 def test_an_iterator_that_is_left_leaves_the_session_pending(

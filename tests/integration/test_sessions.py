@@ -417,6 +417,36 @@ def test_it_is_not_closed_inside_a_step(db: Path) -> None:
     assert step.get_run().status == "completed"
 
 
+def test_it_is_closed_inside_a_loop_over_a_map(db: Path) -> None:
+    """What the loop has raised comes out, though its traceback keeps the iterator."""
+    for error, status in ((ZeroDivisionError, "failed"), (KeyboardInterrupt, "pending")):
+
+        def fail(error: type[BaseException] = error) -> int:
+            raise error
+
+        with (
+            pytest.raises(error) as caught,
+            durably.session("import", db, key="loop") as step,
+        ):
+            sum(fail() for _ in step.imap("q", str, [1, 2, 3]))
+        assert type(caught.value) is error
+        assert caught.value.__context__ is None
+        assert step.get_run().status == status
+    step = durably.session("import", db, key="loop")
+    items = step.imap("c", str, range(500))
+    next(items)
+    with pytest.raises(durably.ConflictError, match="inside its step 'a'"):
+        step.run("a", step.close)
+    (item,) = step.imap("b", lambda _: step.close(), [1], on_failed="return")
+    assert "inside its step 'b'" in item.error.message
+    assert next(items).output == "1"
+    step.close()
+    assert list(items) == []
+    with durably.session("import", db, key="loop") as step:
+        next(left := step.imap("d", str, range(500)))
+    assert (step.get_run().status, list(left)) == ("completed", [])
+
+
 def test_a_thread_inside_a_step_finds_it_closed(db: Path) -> None:
     """What it has done is not stored, and its step raises StopRun."""
     inside, go = threading.Event(), threading.Event()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Self
 
 from durably._platform.signals import entered_in_job, shorten
+from durably.errors import ConflictError
 from durably.execution.current_run import CurrentRun
+from durably.execution.iterations import Iteration
 from durably.execution.loops.loop import Loop
 from durably.models import ItemRecord
 
@@ -21,9 +23,10 @@ class ItemIterator(Iterator[ItemRecord]):
     .. versionadded:: 0.2.0
     """
 
-    def __init__(self, loop: Loop, run: CurrentRun, *, is_ordered: bool) -> None:
+    def __init__(self, name: str, loop: Loop, run: CurrentRun, *, is_ordered: bool) -> None:
+        self._name = name
         self._run = run
-        self._batches: Generator[Iterator[ItemRecord]] = loop.records(is_ordered=is_ordered)
+        self._iteration = Iteration(loop.records(is_ordered=is_ordered))
         # What has ended together: to hand it out takes a third of the time of another look.
         self._ended: Iterator[ItemRecord] = iter(())
         itself = weakref.ref(self)
@@ -50,8 +53,16 @@ class ItemIterator(Iterator[ItemRecord]):
     @entered_in_job
     def _look(self) -> ItemRecord:
         """Return the next record, after those that have ended together with the last one."""
+        iteration = self._iteration
+        if iteration.has_given_way:
+            raise ConflictError(
+                f"another loop over step {self._name!r} of run {self._run.id} has begun since; "
+                "give each loop a name of its own"
+            )
         while True:
-            ended = next(self._batches)
+            ended = next(iteration.batches)
+            if not iteration.has_begun:
+                self._run.iterations.begin(self._name, iteration)
             for record in ended:
                 self._ended = ended
                 return record
@@ -63,4 +74,4 @@ class ItemIterator(Iterator[ItemRecord]):
         """
         self._ended = iter(())
         with suppress(ValueError):  # another thread iterates
-            self._batches.close()
+            self._iteration.batches.close()

@@ -225,7 +225,7 @@ class StepLoops:
         )
 
         loop = self._loop("step.imap", name, fn, items, returns, given)
-        return ItemIterator(loop, self._run, is_ordered=ordered)
+        return ItemIterator(name, loop, self._run, is_ordered=ordered)
 
     @entered_in_job
     def parallel(

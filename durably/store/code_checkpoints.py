@@ -33,6 +33,9 @@ class CodeCheckpoints(Protocol):
     ) -> bool:
         """``note_inputs`` for items of a map: the index of each, and a hash of the item itself."""
 
+    def note_items(self, run_pk: RunKey, fence: int, map_pk: int, items: int) -> bool:
+        """``note_inputs`` for a map: a hash of which items it has."""
+
     def last_code(self, run_pk: RunKey) -> tuple[int, int | None] | None:
         """Return the attempt before the newest execution, and the code of its job's function.
 

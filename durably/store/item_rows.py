@@ -65,6 +65,8 @@ class MapRow(NamedTuple):
     # When something of it was stored last, and when its items were that have no layer of their own.
     layer: int = 0
     old_layer: int = 0
+    # A hash of which items it had when it completed; ``None`` for unknown.
+    items: int | None = None
 
 
 class MapState(NamedTuple):
@@ -86,6 +88,8 @@ class MapState(NamedTuple):
     outer: int | None = None
     # Under ``on_change="redo"``, where the items have a layer too, and a hash of ``depends_on``.
     layer: int | None = None
+    # A hash of which items it has, once it has completed.
+    items: int | None = None
 
 
 class FailureKind(NamedTuple):

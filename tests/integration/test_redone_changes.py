@@ -750,6 +750,43 @@ def test_what_results_stand_for_is_known_from_their_first_use_on(
     assert book.start(code(6, 4, (1, 5))) == "end"
 
 
+@pytest.mark.parametrize("key", [None, str])
+def test_what_comes_after_a_map_with_other_items_than_before(book: Book, key: Any) -> None:
+    """Also with fewer, none of which is executed: what follows was made of all of them."""
+
+    def code(items: Any, *, fails: bool = False) -> Callable[[Any], None]:
+        def item(n: int) -> int:
+            book.note(str(n))
+            return n
+
+        def total() -> int:
+            book.note("total")
+            if fails:
+                raise ValueError
+            return sum(found)
+
+        found: list[int] = []
+
+        def job(step: Any) -> None:
+            found.extend(step.map("map", item, items, key=key))
+            book.result = step.run("total", total)
+
+        return lambda step: job(step) or book.result
+
+    assert book.start(code([1, 2, 3]), on_change="warn") == "1 2 3 total"
+    assert book.start(code([1, 2, 3])) == ""
+    with pytest.raises(ValueError):
+        book.start(code([1, 2], fails=True))
+    assert book.executed == ["total"]
+    assert (book.start(code([1, 2])), book.result) == ("total", 3)
+    assert (book.start(code([1, 2])), book.result) == ("", 3)
+    assert (book.start(code([1, 2, 3])), book.result) == ("total", 6)
+    if key is not None:
+        assert (book.start(code([3, 1])), book.result) == ("total", 4)
+        assert (book.start(code([1, 3])), book.result) == ("", 4)
+        assert (book.start(code([2, 3])), book.result) == ("total", 5)
+
+
 def test_items_are_noted_once(book: Book) -> None:
     """Also those that are not JSON-like, of which nothing more is known then."""
 

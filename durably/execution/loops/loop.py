@@ -152,11 +152,25 @@ class Loop:
         layers = self._step_runner.layers
         if layers is None:
             return
-        found = self._found
-        if self._has_started or found is None or found.status != "completed":
+        if self._found is None or self._is_executed():
             layers.use(layers.layer if self._made is None else self._made[0])
         else:
-            layers.use(found.layer)
+            layers.use(self._found.layer)
+
+    def _is_executed(self) -> bool:
+        """Return whether the map is not just as it was found: completed, of the same items."""
+        found = self._found
+        if self._has_started or found is None or found.status != "completed":
+            return True
+        if self._outdated is None or not self._source.is_exhausted:
+            return False
+        return self._outdated.has_others(self._source.hash_of_read)
+
+    def _note_of_map(self, verb: Callable[..., bool], *args: Any) -> None:
+        """Store something of the map that was found, for this claim."""
+        assert self._found is not None  # noqa: S101 - there is nothing to note of another one
+        run = self._run
+        self._recorder.stored(verb, run.run_pk, run.fence, self._found.map, *args)
 
     def _driven(self, driver: Driver) -> Iterator[list[Task] | Reused]:
         try:
@@ -220,7 +234,9 @@ class Loop:
         self._outdated: OutdatedItems | None = None
         if layers is not None and options.on_change == "redo":
             inputs = layers.hash_of((), {}, options.depends_on)
-            self._outdated = OutdatedItems(self._found, self._code, inputs, layers.newest())
+            self._outdated = OutdatedItems(
+                self._found, self._code, inputs, layers.newest(), checkpoints, self._note_of_map
+            )
             self._made = layers.layer, self._outdated.inputs
         self._record = MapRecord(
             run,
@@ -277,10 +293,11 @@ class Loop:
         """Count items that are stored; emit those that were executed."""
         if isinstance(batch, Reused):
             self._record.reuse(len(batch))
-            if self._outdated is None:
-                self._note_codes(batch)
-            else:
-                self._note_inputs(self._outdated)
+            if self._outdated is not None:
+                self._outdated.note_used()
+            elif self._found is not None:
+                changes = self._step_runner.changes
+                self._events.warn_of_code(batch, self._found, self._code, changes)
         else:
             is_heard = self._services.emitter.has_listeners
             layers = self._step_runner.layers
@@ -291,34 +308,6 @@ class Loop:
                 if is_heard and not task.is_held:
                     self._events.item(task)
         self._events.progress()
-
-    def _note_inputs(self, outdated: OutdatedItems) -> None:
-        """Store what results are taken to be made of that were stored before anybody asked."""
-        unknown = outdated.unknown()
-        if unknown and self._found is not None:
-            note = self._services.checkpoints.note_item_inputs
-            run, map_pk = self._run, self._found.map
-            self._recorder.stored(note, run.run_pk, run.fence, map_pk, outdated.inputs, unknown)
-
-    def _note_codes(self, reused: Reused) -> None:
-        """Warn if other code has made results that are used."""
-        found = self._found
-        assert found is not None  # noqa: S101 - the results are from there
-        codes = {found.code}
-        if found.has_codes:
-            indexes = [row[0] for row in reused.rows]
-            own = self._recorder.read(
-                self._services.checkpoints.item_codes, found.map, min(indexes), max(indexes)
-            )
-            codes = {own.get(index, found.code) for index in indexes}
-        for code in codes - {self._code}:
-            self._step_runner.changes.used(
-                self._name,
-                self._options.fn,
-                code,
-                several=True,
-                warns=self._options.on_change == "warn",
-            )
 
     # -- how it ends -----------------------------------------------------------------------------
 
@@ -348,9 +337,12 @@ class Loop:
         """Store the last items and how the map has ended."""
         if error is not None:
             is_stored = self._record.fail(left, error)
-        elif self._has_started or self._found is None or self._found.status != "completed":
-            is_stored = self._record.complete(left)
+        elif self._is_executed():
+            items = None if self._outdated is None else self._source.hash_of_read
+            is_stored = self._record.complete(left, items)
         else:
+            if self._outdated is not None:
+                self._outdated.note_items(self._source.hash_of_read)
             return
         if not is_stored:
             self._recorder.lose()
@@ -392,8 +384,7 @@ class Loop:
         if error is not None:
             self._has_failed(error)
             return
-        is_found = self._found is not None and self._found.status == "completed"
-        is_executed = self._has_started or not is_found
+        is_executed = self._is_executed()
         self._step_runner.map_completed(
             self._name, self._record.step_index, is_executed=is_executed
         )

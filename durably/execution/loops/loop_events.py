@@ -7,12 +7,14 @@ from typing import Any
 
 from durably._platform.tracebacks import stacklevel
 from durably.errors import ItemsChangedWarning
+from durably.execution.code_changes import CodeChanges
 from durably.execution.current_run import CurrentRun, Services
 from durably.execution.emitter import EventType
 from durably.execution.loops.options import LoopOptions
 from durably.execution.loops.record import MapRecord
-from durably.execution.loops.tasks import Task
+from durably.execution.loops.tasks import Reused, Task
 from durably.execution.step_recorder import StepRecorder
+from durably.store.item_rows import MapRow
 
 
 class LoopEvents:
@@ -50,6 +52,25 @@ class LoopEvents:
             )
             duration = max(0, task.completed_at_us - task.started_at_us) / 1e6
             self.emit("item:complete", item_key=task.key, output=output, duration=duration)
+
+    def warn_of_code(
+        self, reused: Reused, found: MapRow, code: int | None, changes: CodeChanges
+    ) -> None:
+        """Warn if other code than that with the fingerprint *code* has made results that are used.
+
+        Args:
+            found: the map that they are of.
+        """
+        codes = {found.code}
+        if found.has_codes:
+            indexes = [row[0] for row in reused.rows]
+            own = self._recorder.read(
+                self._services.checkpoints.item_codes, found.map, min(indexes), max(indexes)
+            )
+            codes = {own.get(index, found.code) for index in indexes}
+        warns = self._options.on_change == "warn"
+        for other in codes - {code}:
+            changes.used(self._record.name, self._options.fn, other, several=True, warns=warns)
 
     def progress(self) -> None:
         """Report how far the map is as the progress of the run, unless the job reports its own."""

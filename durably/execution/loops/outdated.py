@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from durably._platform.fingerprints import is_other
 from durably.execution.loops.source import hash_like, wide_hash_of
+from durably.store.api import Checkpoints
 from durably.store.item_rows import LayeredItemRow, MapRow
 
 
@@ -17,22 +19,44 @@ class OutdatedItems:
         code: the fingerprint of its function.
         inputs: a hash of what all of its results depend on beside that.
         base: the highest layer of what comes before the map.
+        checkpoints: has the verbs that *note* calls.
+        note: stores something of the map that was found: called with a verb and its last arguments.
     """
 
-    def __init__(self, found: MapRow | None, code: int | None, inputs: int, base: int) -> None:
+    def __init__(
+        self,
+        found: MapRow | None,
+        code: int | None,
+        inputs: int,
+        base: int,
+        checkpoints: Checkpoints,
+        note: Callable[..., None],
+    ) -> None:
+        self._found = found
         self._map_code = None if found is None else found.code
         self._old_layer = 0 if found is None else found.old_layer
         self._code = code
         self.inputs = inputs
         self._base = base
-
+        self._checkpoints = checkpoints
+        self._note = note
         # The index and a hash of each item that is used and of whose result nothing is known yet.
         self._unknown: list[tuple[int, int | None]] = []
 
-    def unknown(self) -> list[tuple[int, int | None]]:
-        """Return the items that were used since the last call whose inputs are not stored."""
+    def note_used(self) -> None:
+        """Store what the results are taken to be made of that were used since the last call."""
         found, self._unknown = self._unknown, []
-        return found
+        if found:
+            self._note(self._checkpoints.note_item_inputs, self.inputs, found)
+
+    def has_others(self, items: int) -> bool:
+        """Return whether the map had other items when it completed, by a hash of which it has."""
+        return self._found is not None and self._found.items not in (None, items)
+
+    def note_items(self, items: int) -> None:
+        """Store which items the map has, if that is not known."""
+        if self._found is not None and self._found.items is None:
+            self._note(self._checkpoints.note_items, items)
 
     def has(self, row: LayeredItemRow, item: Any) -> bool:
         """Return whether a stored result is out of date for an item as it is now."""

@@ -122,9 +122,10 @@ class MapRecord:
         """Count items that came from checkpoints."""
         self.reused += count
 
-    def complete(self, tasks: Sequence[Task]) -> bool:
-        """Store that the map has completed, with its last items."""
-        return self.save(tasks, status="completed", completed_at_us=self._services.clock.now_us())
+    def complete(self, tasks: Sequence[Task], items: int | None) -> bool:
+        """Store that the map has completed, with its last items and a hash of which it has."""
+        now_us = self._services.clock.now_us()
+        return self.save(tasks, status="completed", completed_at_us=now_us, items=items)
 
     def fail(self, tasks: Sequence[Task], exc: BaseException) -> bool:
         """Store that the map has failed, with its last items."""

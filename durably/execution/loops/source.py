@@ -64,6 +64,7 @@ class Source:
         self._clock = clock
         self._iterator: Iterator[Any] | None = None
         self._is_keyed = options.key is not None
+        self._sum_of_keys = 0
         self._position = 0
         self.is_exhausted = False
         self.failure: BaseException | None = None
@@ -75,6 +76,11 @@ class Source:
     def read(self) -> int:
         """Return how many items were read."""
         return self._position
+
+    @property
+    def hash_of_read(self) -> int:
+        """Return a hash of which items were read: of how many, and of their keys in any order."""
+        return hash_of_text(f"{self._position} {self._sum_of_keys}")
 
     def take(self, most: int, reused: Reused) -> list[Task]:
         """Read the next items, up to *most*; more if those that come next are stored.
@@ -120,6 +126,8 @@ class Source:
         what = self._options.what
         keys = [_checked_key(key, n, what) for n, (_, key) in enumerate(pulled, position)]
         pulled[:] = [item for item, _ in pulled]
+        if self._is_out_of_date is not None:
+            self._sum_of_keys += sum(zlib.crc32(f"{key!r}".encode()) for key in keys)
         return keys
 
     def _reuse(

@@ -49,6 +49,7 @@ class SqliteCheckpoints(Answers):
     note_code_changed = writes(codes.note_changed)
     note_inputs = writes(inputs.note)
     note_item_inputs = writes(inputs.note_items)
+    note_items = writes(inputs.note_map)
     last_code = reads(codes.last)
     stored_at = reads(codes.stored_at)
     unused_steps = reads(codes.unused)

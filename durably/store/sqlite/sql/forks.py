@@ -54,10 +54,10 @@ MAPS: Final = """
 COPY_MAP: Final = """
     INSERT INTO durably_maps
         (run, step, name, is_keyed, status, error, attempt, started_at_us, completed_at_us, done,
-         failed, reused, total, code, outer, layer, old_layer, attempts)
+         failed, reused, total, code, outer, layer, old_layer, items, attempts)
     SELECT :fork, (:fork << 24) + (step & 0xFFFFFF), name, is_keyed, status, error, attempt,
            started_at_us, completed_at_us, done, failed, reused, total, code, outer,
-           max(coalesce(layer, 0), coalesce(fence, 0) << 24), old_layer, attempts
+           max(coalesce(layer, 0), coalesce(fence, 0) << 24), old_layer, items, attempts
     FROM durably_maps WHERE map = :map
     RETURNING map"""
 

@@ -28,6 +28,10 @@ NOTE_ITEM: Final = f"""
     UPDATE durably_items SET inputs = :inputs, hash = coalesce(hash, :hash)
     WHERE item = :item AND inputs IS NULL AND output IS NOT NULL AND {_IS_CURRENT}"""
 
+NOTE_MAP: Final = f"""
+    UPDATE durably_maps SET items = :items
+    WHERE map = :map AND items IS NULL AND status = 'completed' AND {_IS_CURRENT}"""
+
 
 def note(db: apsw.Connection, run_pk: RunKey, fence: int, name: str, inputs: int) -> bool:
     """Store what a step's result is taken to be made of, unless that is known."""
@@ -50,3 +54,9 @@ def note_items(
         NOTE_ITEM, (bindings | {"item": first + index, "hash": hash_} for index, hash_ in hashes)
     )
     return True
+
+
+def note_map(db: apsw.Connection, run_pk: RunKey, fence: int, map_pk: int, items: int) -> bool:
+    """``note`` which items a map has, by a hash."""
+    bindings = {"run": run_pk, "fence": fence, "map": map_pk, "items": items}
+    return db.execute(f"{NOTE_MAP} RETURNING 1", bindings).get is not None

@@ -49,7 +49,7 @@ _END: Final = f"""
     UPDATE durably_maps
     SET is_keyed = :is_keyed, done = :done, failed = :failed, reused = :reused, total = :total,
         status = :status, error = :error, started_at_us = :started_at_us,
-        completed_at_us = :completed_at_us,
+        completed_at_us = :completed_at_us, items = :items,
         attempt = (SELECT r.attempt FROM durably_runs r WHERE r.run = :run), {_COUNTED}
     WHERE run = :run AND name = :name AND {{is_current}}
     RETURNING map"""
@@ -57,10 +57,10 @@ _END: Final = f"""
 _ADD: Final = """
     INSERT INTO durably_maps (run, step, name, is_keyed, status, error, attempt, started_at_us,
                               completed_at_us, done, failed, reused, total, attempts, fence, code,
-                              outer, layer)
+                              outer, layer, items)
     SELECT run, (run << 24) + :step_index, :name, :is_keyed, :status, :error, attempt,
            :started_at_us, :completed_at_us, :done, :failed, :reused, :total, 1, fence, :code,
-           :outer, :layer
+           :outer, :layer, :items
     FROM durably_runs WHERE run = :run AND fence = :fence {is_running}
     RETURNING map"""
 
@@ -86,7 +86,7 @@ MAP: Final = """
            EXISTS (SELECT 1 FROM durably_items
                    WHERE item >= (map << 30) AND item < ((map + 1) << 30) AND is_held = 1),
            max(coalesce(layer, 0), coalesce(fence, 0) << 24),
-           coalesce(old_layer, layer, coalesce(fence, 0) << 24)
+           coalesce(old_layer, layer, coalesce(fence, 0) << 24), items
     FROM durably_maps WHERE run = :run AND name = :name"""
 
 # The failed items that the next execution of their map does not try again.

@@ -5,7 +5,8 @@
 -- stored under `on_change="redo"`, and `fence` says the same of these. A result is out of date if one
 -- that comes before it in the run has a higher layer. `old_layer` of a map is that of its items
 -- without one. `inputs` is a hash of what a result was made of beside the code: of a step its
--- arguments and its `depends_on`, of an item its map's `depends_on`. NULL stands for unknown.
+-- arguments and its `depends_on`, of an item its map's `depends_on`. `items` is a hash of which items a
+-- map had when it completed: with others what comes after it is out of date. NULL stands for unknown.
 --
 -- As in version 2 no table is copied: the columns hold their defaults in the rows that are there.
 
@@ -27,6 +28,7 @@ UPDATE sqlite_schema SET sql = replace(sql, '
     UNIQUE (run, name),', '
     layer INTEGER CHECK (layer >= 0),
     old_layer INTEGER CHECK (old_layer >= 0),
+    items INTEGER,
     UNIQUE (run, name),')
 WHERE type = 'table' AND name = 'durably_maps';
 

@@ -32,8 +32,8 @@ from durably.execution.unseen_failures import awaiting, see
 from durably.models import TERMINAL, Disposition, Run, RunStatus, evolved, printable
 from durably.settings import Duration, optional_timeout
 from durably.store.api import Store
-from durably.store.owners import Liveness
-from durably.store.rows import Brief, OwnerRow
+from durably.store.owners import Liveness, OwnerRow
+from durably.store.rows import Brief
 
 # A read of many runs that takes longer than this is followed by a pause.
 _QUICK_READ_S: Final = 0.001

@@ -4,11 +4,29 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from durably.store.calls import BegunSteps
-    from durably.store.rows import Beat, OwnerRow
+    from durably.store.rows import RunKey
+
+
+class OwnerRow(NamedTuple):
+    """An engine's owner row, as other engines read it."""
+
+    owner: int
+    token: str
+    heartbeat_interval_us: int
+    is_started: int
+    beat: int
+    has_runs: int
+
+
+class Beat(NamedTuple):
+    """The result of a heartbeat: whether the owner row exists, and the running runs it owns."""
+
+    is_registered: bool
+    running: frozenset[tuple[RunKey, int]]
 
 
 class Liveness(enum.Enum):

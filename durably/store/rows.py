@@ -384,21 +384,3 @@ class Shrunk(NamedTuple):
     returned_bytes: int
     has_more: bool
     took_s: float
-
-
-class OwnerRow(NamedTuple):
-    """An engine's owner row, as other engines read it."""
-
-    owner: int
-    token: str
-    heartbeat_interval_us: int
-    is_started: int
-    beat: int
-    has_runs: int
-
-
-class Beat(NamedTuple):
-    """The result of a heartbeat: whether the owner row exists, and the running runs it owns."""
-
-    is_registered: bool
-    running: frozenset[tuple[RunKey, int]]

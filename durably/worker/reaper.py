@@ -16,8 +16,8 @@ from durably.store import bounds
 from durably.store.api import Store
 from durably.store.change_feed import ChangeFeed
 from durably.store.outcome import OwnerDead, OwnerHung
-from durably.store.owners import Liveness
-from durably.store.rows import OwnerRow, RunRow
+from durably.store.owners import Liveness, OwnerRow
+from durably.store.rows import RunRow
 from durably.worker.retention import Retention
 from durably.worker.run_log import say_given_up, say_recovered
 from durably.worker.service import ErrorSink, Service

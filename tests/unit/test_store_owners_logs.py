@@ -7,7 +7,8 @@ from storekit import claim, finish, given_owner, given_running, query, stored, t
 
 from durably.errors import DatabaseError
 from durably.store.outcome import OwnerDead, OwnerHung
-from durably.store.rows import Beat, LogLine, OwnerRow
+from durably.store.owners import Beat, OwnerRow
+from durably.store.rows import LogLine
 from durably.store.sqlite.database import Database
 from durably.store.sqlite.sql import logs, owners, queries, requeue, runs
 

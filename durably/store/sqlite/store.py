@@ -20,9 +20,8 @@ from durably.store.outcome import (
     RequeueReason,
     TriedAgain,
 )
-from durably.store.owners import Liveness
+from durably.store.owners import Beat, Liveness
 from durably.store.rows import (
-    Beat,
     Begin,
     Beginning,
     Claim,

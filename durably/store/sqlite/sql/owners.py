@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import apsw
 
-from durably.store.rows import Beat, OwnerRow
+from durably.store.owners import Beat, OwnerRow
 from durably.store.sqlite.connection.write_request import single_statement
 
 REGISTER: Final = """

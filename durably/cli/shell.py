@@ -34,7 +34,10 @@ SHOWN_ID: Final = 8
 _MOST_CANDIDATES: Final = 10
 # What messages of the library advise, and how a command line says that.
 _RETRY: Final = re.compile(rf"\bretry\('\w*(\w{{{SHOWN_ID}}})'\)")
-_REDO: Final = re.compile(r"\bapp\.redo\(run, from_step=('[^']*'|\"[^\"]*\")\)")
+_LITERAL: Final = r"('[^']*'|\"[^\"]*\"|-?\d+)"
+_REDO: Final = re.compile(rf"\bapp\.redo\(run, (from_step|only)={_LITERAL}\)")
+_SET_STEP: Final = re.compile(rf"\bapp\.set_step\(run, {_LITERAL}, value\)")
+_SET_ITEM: Final = re.compile(rf"\bapp\.set_item\(run, {_LITERAL}, {_LITERAL}, value\)")
 _OPTIONS: Final = {
     'if_running="wait" waits for that, "skip" returns at once': (
         "--if-running wait waits for that, --if-running skip ends at once"
@@ -117,7 +120,13 @@ class Shell:
     def said(self, text: str) -> str:
         """Return a message of the library's, with the calls that it advises as commands."""
         text = _RETRY.sub(lambda found: self.again(f"retry {found[1]}"), text)
-        text = _REDO.sub(lambda found: f"durably redo RUN --from {_quoted(found[1])}", text)
+        text = _REDO.sub(
+            lambda found: self.again(f"redo RUN --{found[1][:4]} {_quoted(found[2])}"), text
+        )
+        text = _SET_STEP.sub(lambda found: self.again(f"set RUN {_quoted(found[1])} JSON"), text)
+        text = _SET_ITEM.sub(
+            lambda found: self.again(f"set RUN {_quoted(found[1], found[2])} JSON"), text
+        )
         for call, option in _OPTIONS.items():
             text = text.replace(call, option)
         return text
@@ -129,9 +138,10 @@ class Shell:
         return f"durably {command}{''.join(options)}"
 
 
-def _quoted(literal: str) -> str:
-    """Return the text of a literal of Python, as a shell reads it."""
-    return shlex.quote(str(ast.literal_eval(literal)))
+def _quoted(literal: str, key: str | None = None) -> str:
+    """Return the text of a literal of Python, and of the key of an item, as a shell reads it."""
+    text = str(ast.literal_eval(literal))
+    return shlex.quote(text if key is None else f"{text}[{ast.literal_eval(key)}]")
 
 
 class Unknown(click.ClickException):

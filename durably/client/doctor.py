@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Final, Literal
 
 import attrs
 
 from durably._platform.clock import Clock
+from durably._platform.commands import command
 from durably._platform.displayable import displayable
 from durably._platform.values import Value
 from durably.store.api import Store
@@ -68,7 +70,7 @@ def findings(condition: Condition, now_us: int) -> Iterator[Finding]:
         yield from _owner(owner, now_us)
     is_executed = any(owner.is_alive is not False for owner in condition.owners)
     for job in condition.jobs:
-        yield from _pending(job, now_us, is_executed=is_executed)
+        yield from _pending(job, now_us, condition.path, is_executed=is_executed)
     yield from _failures(condition)
     newest_us = condition.newest_time_us
     if newest_us is not None and (newest_us - now_us) / 1e6 > _SKEW_S:
@@ -94,12 +96,13 @@ def _place(condition: Condition) -> Iterator[Finding]:
 
 
 def _sizes(condition: Condition) -> Iterator[Finding]:
-    sizes = condition.sizes
+    sizes, shown = condition.sizes, partial(command, path=condition.path)
     if condition.disk_bytes < _LITTLE_ROOM:
         yield Finding(
             "disk space",
             f"only {_megabytes(condition.disk_bytes)} are free on the disk of the file",
-            "make room; durably purge deletes old runs, and durably du says what takes the space",
+            f"make room; {shown('purge')} deletes old runs, and {shown('du')} says what takes the "
+            "space",
         )
     if sizes.wal_bytes > _LARGE_WAL:
         readers = condition.wal_readers
@@ -116,7 +119,7 @@ def _sizes(condition: Condition) -> Iterator[Finding]:
             "free space",
             f"{_megabytes(sizes.free_bytes)} of {_megabytes(sizes.file_bytes)} of the file are "
             "free: runs were deleted",
-            "durably vacuum returns it to the system; otherwise later runs use it",
+            f"{shown('vacuum')} returns it to the system; otherwise later runs use it",
         )
     if condition.lost_files:
         is_one = condition.lost_files == 1
@@ -166,13 +169,14 @@ def _owner(owner: OwnerState, now_us: int) -> Iterator[Finding]:
         )
 
 
-def _pending(job: JobState, now_us: int, *, is_executed: bool) -> Iterator[Finding]:
+def _pending(job: JobState, now_us: int, path: str, *, is_executed: bool) -> Iterator[Finding]:
     oldest_us = job.oldest_claimable_us
     if oldest_us is None or (now_us - oldest_us) / 1e6 < _LONG_PENDING_S:
         return
     if job.newest_claim_us is not None and job.newest_claim_us > oldest_us and is_executed:
         return  # it is behind others, which are executed
     name = displayable(job.job_name, 60)
+    work = command(f"work module:{name}", path)
     count = f"{job.claimable:,} {'run' if job.claimable == 1 else 'runs'} of job '{name}'"
     since = f"pending for {_lasted((now_us - oldest_us) / 1e6)}"
     if is_executed:
@@ -180,32 +184,33 @@ def _pending(job: JobState, now_us: int, *, is_executed: bool) -> Iterator[Findi
             "nobody executes",
             f"{count}: {since}, and none has begun since; no process that is alive seems to know "
             "the job",
-            f"start the program that has it, or durably work module:{name}; durably cancel or rm "
-            "if it is not wanted any more",
+            f"start the program that has it, or {work}; durably cancel or rm if it is not wanted "
+            "any more",
         )
     else:
         yield Finding(
             "nobody executes",
             f"{count}: {since}, and no process is alive that executes runs of this file",
-            f"start the program that has the job, or durably work module:{name}",
+            f"start the program that has the job, or {work}",
         )
 
 
 def _failures(condition: Condition) -> Iterator[Finding]:
+    shown = partial(command, path=condition.path)
     for each in condition.failures[:MOST_FAILURES]:
         count = f"{each.runs:,} {'run' if each.runs == 1 else 'runs'}"
         yield Finding(
             "failed runs",
             f"{count} of job '{displayable(each.job_name, 60)}' failed with "
             f"{displayable(f'{each.type}: {each.message}', 200)}",
-            "durably ls --status failed names them, durably show RUN says where; fix the cause, "
-            "then durably retry RUN",
+            f"{shown('ls --status failed')} names them, {shown('show RUN')} says where; fix the "
+            f"cause, then {shown('retry RUN')}",
         )
     if len(condition.failures) > MOST_FAILURES:
         yield Finding(
             "failed runs",
             "and there are more kinds of failures",
-            "durably ls --status failed --limit 0 names all failed runs",
+            f"{shown('ls --status failed --limit 0')} names all failed runs",
         )
 
 

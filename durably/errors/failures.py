@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from durably._platform.commands import file_option, quoted
 from durably._platform.log_lines import is_printed_by_python
 from durably._platform.safe_repr import on_one_line
 from durably._platform.tracebacks import first_of_each_kind, frames_in, is_of_several
@@ -78,30 +77,15 @@ class RunFailedError(DurablyError):
         return frames, notes[len(frames) :]
 
 
-def _file_option(run: Run[Any, Any]) -> str:
-    """Return what names the run's file to a command, empty if that finds it by itself."""
-    engine = getattr(run, "_engine", None)
-    if engine is None:
-        return ""
-    with suppress(OSError):  # the folder of the process is gone
-        if os.path.realpath(os.environ.get("DURABLY_DB") or "durably.db") == engine.path:
-            return ""
-    from shlex import quote  # noqa: PLC0415 - where first needed
-
-    return f" --db {quote(on_one_line(engine.path))}"
-
-
 def _commands(run: Run[Any, Any]) -> list[str]:
     """Return what continues a failed run in a shell."""
-    import shlex  # noqa: PLC0415 - where first needed
-
-    file = _file_option(run)
+    engine = getattr(run, "_engine", None)
+    file = "" if engine is None else file_option(engine.path)
     commands = [("Or put it back to pending:", f"durably retry {run.id[-8:]}{file}")]
     first = None if run.error is None else run.error._first_step  # noqa: SLF001 - of this package
     if first is not None:
-        step = shlex.quote(on_one_line(first))
         when = "If an earlier step read the bad input and it was fixed since:"
-        commands.append((when, f"durably redo {run.id[-8:]} --from {step}{file}"))
+        commands.append((when, f"durably redo {run.id[-8:]} --from {quoted(first)}{file}"))
     width = max(len(when) for when, _ in commands)
     return [f"{when:{width}}    {command}" for when, command in commands]
 

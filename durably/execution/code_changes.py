@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 import warnings
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any, Final
 
 from durably._platform.clock import moment
+from durably._platform.commands import command, quoted
 from durably._platform.fingerprints import fingerprint, innermost, is_other
 from durably._platform.safe_repr import on_one_line
 from durably._platform.tracebacks import stacklevel
@@ -128,9 +128,6 @@ class CodeChanges:
         return 'open the session with on_change="redo", or give the step another name'
 
     def _redo(self, name: str) -> str:
-        if self._run.row.kind == "session":
-            command = f"durably redo {self._run.id} --from {shlex.quote(name)}"
-            return f"{command}, once the session is closed,"
         return f"app.redo(run, from_step={name!r})"
 
     def stored_at(self, name: str) -> str:
@@ -140,14 +137,52 @@ class CodeChanges:
         )
         return "at an unknown time" if stored_us is None else moment(stored_us)
 
-    def ways_out(self, name: str) -> str:
-        """Return what to do about a stored result of a step that does not fit its type."""
-        again = f"{self._redo(name)} executes the step again"
+    def ways_out(self, name: str, item: tuple[int, str | int] | None = None) -> str:
+        """Return what to do about a stored result of a step that does not fit its type.
+
+        Args:
+            item: whose result it is, in a map: its index and its key.
+        """
+        origin = self._services.checkpoints.origin
+        index = None if item is None else item[0]
+        found = self._recorder.read(origin, self._run.run_pk, name, index)
+        stored_us, is_manual = found or (None, False)
+        when = "at an unknown time" if stored_us is None else moment(stored_us)
+        redo, set_other = self._calls(name, item, is_single=is_manual)
+        what = "step" if item is None else "item" if is_manual else "map"
+        once = ", once the session is closed" if self._run.row.kind == "session" else ""
+        if is_manual:
+            return (
+                f"it was set by hand ({when}): {set_other} stores another one, or {redo} executes "
+                f"the {what} again{once}"
+            )
         return (
-            f"it was stored by an earlier version of the code ({self.stored_at(name)}): give new "
-            f"fields a default, or {again}, or app.set_step(run, {name!r}, value) stores another "
-            "result"
+            f"it was stored by an earlier version of the code ({when}): give new fields a default, "
+            f"or {redo} executes the {what} again, or {set_other} stores another result"
+            f"{'' if item is None else ' of this item'}{once}"
         )
+
+    def _calls(
+        self, name: str, item: tuple[int, str | int] | None, *, is_single: bool
+    ) -> tuple[str, str]:
+        """Return what executes a step again, and what sets the result of it or of its item.
+
+        Args:
+            is_single: whether to execute nothing but the item again, if it is one.
+        """
+        one = name if item is None else f"{name}[{item[1]}]"
+        is_single = is_single and item is not None
+        if self._run.row.kind == "session":  # which has no app
+            run_id, path = self._run.id, self._services.path
+            option = f"--only {quoted(one)}" if is_single else f"--from {quoted(name)}"
+            return (
+                command(f"redo {run_id} {option}", path),
+                command(f"set {run_id} {quoted(one)} JSON", path),
+            )
+        redo = f"app.redo(run, only={one!r})" if is_single else self._redo(name)
+        if item is None:
+            return redo, f"app.set_step(run, {name!r}, value)"
+        return redo, f"app.set_item(run, {name!r}, {item[1]!r}, value)"
 
 
 def _called(fn: Callable[..., Any]) -> str:

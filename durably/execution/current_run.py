@@ -63,8 +63,9 @@ class Services(NamedTuple):
     """The parts of an engine that the execution of a run needs."""
 
     checkpoints: Checkpoints
-    # The name of the database file, for people.
+    # The name of the database file, for people, and its real path.
     file: str
+    path: str
     codec: Codec
     emitter: Emitter
     clock: Clock

@@ -45,6 +45,15 @@ class CodeCheckpoints(Protocol):
     def stored_at(self, run_pk: RunKey, name: str) -> int | None:
         """Return when a step or a map was stored, ``None`` if nothing of it is."""
 
+    def origin(
+        self, run_pk: RunKey, name: str, index: int | None
+    ) -> tuple[int | None, bool] | None:
+        """Return when the result of a step was stored, and whether by hand.
+
+        Args:
+            index: of an item, whose result it is then.
+        """
+
     def unused_steps(
         self, run_pk: RunKey, unused: list[int], executed: list[int], limit: int
     ) -> list[str]:

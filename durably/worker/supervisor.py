@@ -79,6 +79,7 @@ class Supervisor:
         services = self._services = Services(
             checkpoints=store.checkpoints,
             file=os.path.basename(store.path),
+            path=store.path,
             codec=codec,
             emitter=emitter,
             clock=clock,

@@ -13,6 +13,7 @@ from held import HeldJob
 from invariants import check
 
 import durably
+from durably.cli.shell import Shell
 
 executed: list[str] = []
 
@@ -159,3 +160,20 @@ def test_show_says_how_to_begin_at_an_earlier_step(path: Path) -> None:
     with pytest.raises(durably.RunFailedError):
         durably.run(nightly, ["unread"], db=path, key="first")
     assert "redo" not in command(path, "show", "first").stdout
+
+
+def test_calls_that_a_message_advises_are_commands_on_the_same_file() -> None:
+    """With the option that the user has given, and quoted as a shell needs it."""
+    calls = (
+        "app.redo(run, from_step='a b'), app.redo(run, only='m[k]'), "
+        "app.set_item(run, 'm', 3, value), app.set_item(run, 'm', 'k', value), "
+        """app.set_step(run, "it's", value)"""
+    )
+    assert Shell(db="my file.db").said(calls).split(", ") == [
+        "durably redo RUN --from 'a b' --db 'my file.db'",
+        "durably redo RUN --only 'm[k]' --db 'my file.db'",
+        "durably set RUN 'm[3]' JSON --db 'my file.db'",
+        "durably set RUN 'm[k]' JSON --db 'my file.db'",
+        """durably set RUN 'it'"'"'s' JSON --db 'my file.db'""",
+    ]
+    assert Shell().said("app.redo(run, from_step='a')") == "durably redo RUN --from a"

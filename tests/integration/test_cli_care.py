@@ -118,7 +118,10 @@ def test_doctor(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two lines for each thing that is unusual, and exit status 1."""
     what, advice = printed(path, "doctor", status=1).splitlines()
     assert what.startswith("failed runs: 1 run of job 'large' failed with ValueError: invalid")
-    assert advice.startswith("    durably ls --status failed names them")
+    assert advice == (
+        f"    durably ls --status failed --db {path} names them, durably show RUN --db {path} says "
+        f"where; fix the cause, then durably retry RUN --db {path}"
+    )
     found = command(path, "doctor", "--json").stdout
     assert json.loads(found).keys() == {"kind", "what", "advice"}
     with durably.Durably(path) as app:

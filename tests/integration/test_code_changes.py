@@ -271,13 +271,19 @@ def test_a_result_that_does_not_fit_any_more_names_the_ways_out(tmp_path: Path, 
 
     run = executed_by(tmp_path, code(Rows), code(RowsWithLast))[-1]
     assert run.error.type == "durably.SerializationError"
-    what = "the stored result of step 'read'"
+    what, calls = (
+        ("the stored result of step 'read'", "the step again, or app.set_step(run, 'read', value)")
+        if kind == "step"
+        else (
+            "step 'read': the stored result of item 'a'",
+            "the map again, or app.set_item(run, 'read', 'a', value)",
+        )
+    )
     assert said(run.error.message) == (
-        f"{what if kind == 'step' else what.replace('the', chr(0), 1)}: $.last: required, but "
-        "missing; it was stored by an earlier version of the code (…): give new fields a default, "
-        "or app.redo(run, from_step='read') executes the step again, or app.set_step(run, 'read', "
-        "value) stores another result"
-    ).replace("\0 stored result of step 'read'", "step 'read': the stored result of item 'a'")
+        f"{what}: $.last: required, but missing; it was stored by an earlier version of the code "
+        "(…): give new fields a default, or app.redo(run, from_step='read') executes "
+        f"{calls} stores another result{'' if kind == 'step' else ' of this item'}"
+    )
 
 
 SCRIPT = """

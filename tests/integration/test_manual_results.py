@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -9,6 +12,7 @@ from typing import Any
 
 import attrs
 import pytest
+from clikit import command
 from engines import record
 from held import HeldJob
 from invariants import check
@@ -259,8 +263,23 @@ class After:
     size: int
 
 
-@pytest.mark.parametrize("way", ["redo", "set_step"])
-def test_the_ways_out_that_a_changed_class_is_told_work_as_written(path: Path, way: str) -> None:
+AFTER = {"name": "b", "size": 2}
+
+
+def use(step: durably.StepContext, fn: Any, kind: str) -> str:
+    """Return what a step, or the one item of a map, returns."""
+    if kind == "step":
+        return repr(step.options(returns=type(fn())).run("read it", fn))
+    results = step.map("read it", lambda _: fn(), ["k 1"], key=str, returns=type(fn()))
+    return repr(results[0])
+
+
+@pytest.mark.parametrize("origin", ["earlier code", "by hand"])
+@pytest.mark.parametrize("kind", ["step", "item"])
+@pytest.mark.parametrize("way", ["redo", "set"])
+def test_the_ways_out_that_a_misfit_names_work_as_written(
+    path: Path, way: str, kind: str, origin: str
+) -> None:
     """The error of a result that does not fit names calls, which a user copies from it."""
 
     def before() -> Before:
@@ -272,26 +291,60 @@ def test_the_ways_out_that_a_changed_class_is_told_work_as_written(path: Path, w
     functions: list[Any] = [before]
 
     def changed(step: durably.StepContext) -> str:
-        return repr(step.run("read", functions[0]))
+        return use(step, functions[0], kind)
 
     with durably.Durably(path, jobs=[durably.Job("job", changed)], raise_failed=False) as app:
         app.stop()
         run = app.trigger("job")
         app.run_until_idle()
         functions[0] = after
+        if origin == "by hand" and kind == "step":
+            app.set_step(run, "read it", ["c"])
+        elif origin == "by hand":
+            app.set_item(run, "read it", "k 1", ["c"])
         app.fork(run)
         app.run_until_idle()
         [failed, _] = app.runs()
         message = str(failed.error)
-        assert "size" in message
-        call = {
-            "redo": "app.redo(run, from_step='read')",
-            "set_step": "app.set_step(run, 'read', value)",
-        }[way]
-        assert call in message
-        eval(call, {"app": app, "run": failed, "value": {"name": "b", "size": 2}})
-        if way == "set_step":
+        said = "set by hand" if origin == "by hand" else "stored by an earlier version of the code"
+        assert re.search(rf"it was {said} \(.*:\d\d\): ", message)
+        (call,) = re.findall(rf"app\.{way}\w*\(.*?\)", message)
+        eval(call, {"app": app, "run": failed, "value": AFTER})
+        if way == "set":
             app.retry(failed)
         app.run_until_idle()
         value = After("a", 1) if way == "redo" else After("b", 2)
         assert failed.refresh().output == repr(value)
+
+
+@pytest.mark.parametrize("kind", ["step", "item"])
+@pytest.mark.parametrize("way", ["redo", "set"])
+def test_the_ways_out_of_a_session_are_commands_on_its_file(
+    tmp_path: Path, way: str, kind: str
+) -> None:
+    """A session has no app; a file with another name than durably.db is named, as a shell reads it.
+
+    The second time the result was set by hand.
+    """
+    path = tmp_path / "a file.db"
+
+    def start(fn: Any) -> str:
+        with durably.session("s", path, key="s") as step:
+            return use(step, fn, kind)
+
+    start(lambda: Before("a"))
+    for said in ("earlier version", "by hand"):
+        with pytest.raises(durably.SerializationError, match=re.escape(said)) as caught:
+            start(lambda: After("a", 1))
+        (line,) = re.findall(rf"durably {way} .*? --db '.*?'", str(caught.value))
+        arguments = shlex.split(line)[1:]
+        given = [json.dumps(AFTER) if each == "JSON" else each for each in arguments]
+        assert command(None, *given).exit_code == 0
+        value = After("b", 2) if way == "set" else After("a", 1)
+        assert start(lambda: After("a", 1)) == repr(value)
+        with durably.Durably(path) as app:
+            (run,) = app.get_runs()
+            if kind == "step":
+                app.set_step(run, "read it", 3)
+            else:
+                app.set_item(run, "read it", "k 1", 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from durably._platform.signals import let_through
@@ -144,7 +145,7 @@ class ItemRunner:
         run: CurrentRun,
         services: Services,
         nested: NestedSteps,
-        ways_out: Callable[[str], str],
+        ways_out: Callable[[str, tuple[int, Key]], str],
         step_runner: StepRunner,
     ) -> None:
         self._name = name
@@ -303,23 +304,28 @@ class ItemRunner:
         Raises:
             SerializationError: one does not fit the type of the results.
         """
-        try:
-            reused.values = self._decoded(reused, "")
-        except (ValidationError, SerializationError):
-            # Again, with advice for which the database is read.
-            try:
-                reused.values = self._decoded(reused, self._ways_out(self._name))
-            except ValidationError as exc:
-                said = str(exc)
-            else:
-                return
-            raise SerializationError(said) from None
+        with suppress(ValidationError, SerializationError):
+            reused.values = self._decoded(reused.keys, reused.rows, "")
+            return
+        # Again, with advice for which the database is read.
+        rows = zip(reused.keys, reused.rows, strict=True)
+        reused.values = [self._decoded_alone(key, row) for key, row in rows]
 
-    def _decoded(self, reused: Reused, advice: str) -> list[Any]:
+    def _decoded_alone(self, key: Key, row: Any) -> Any:
+        with suppress(ValidationError, SerializationError):
+            return self._decoded([key], [row], "")[0]
+        advice = self._ways_out(self._name, (row[0], key))
+        try:
+            return self._decoded([key], [row], advice)[0]
+        except ValidationError as exc:
+            said = str(exc)
+        raise SerializationError(said)
+
+    def _decoded(self, keys: list[Key], rows: list[Any], advice: str) -> list[Any]:
         return self._services.codec.decode_all(
-            [row[2] for row in reused.rows],
+            [row[2] for row in rows],
             self._options.result_type,
             what=f"step {self._name!r}: the stored result of item",
-            names=reused.keys,
+            names=keys,
             advice=advice,
         )

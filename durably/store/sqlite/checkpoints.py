@@ -52,6 +52,7 @@ class SqliteCheckpoints(Answers):
     note_items = writes(inputs.note_map)
     last_code = reads(codes.last)
     stored_at = reads(codes.stored_at)
+    origin = reads(codes.origin)
     unused_steps = reads(codes.unused)
 
     def __init__(self, database: Database | LookedAt, filing: Filing) -> None:

@@ -51,6 +51,14 @@ STORED_AT: Final = """
     SELECT coalesce(completed_at_us, started_at_us) FROM durably_maps
     WHERE run = :run AND name = :name"""
 
+ORIGIN: Final = """
+    SELECT completed_at_us, is_manual FROM durably_steps WHERE run = :run AND name = :name"""
+
+ORIGIN_OF_ITEM: Final = """
+    SELECT i.completed_at_us, i.is_manual FROM durably_maps m
+    JOIN durably_items i ON i.item = (m.map << 30) + :index
+    WHERE m.run = :run AND m.name = :name"""
+
 # Those inside of another step only if that was executed: a stored one does not call them. Which
 # items of a map were executed is not known here.
 UNUSED: Final = """
@@ -114,6 +122,20 @@ def stored_at(db: apsw.Connection, run_pk: RunKey, name: str) -> int | None:
     """Return when a step or a map was stored."""
     rows: list[Any] = db.execute(STORED_AT, {"run": run_pk, "name": name}).fetchall()
     return rows[0][0] if rows else None
+
+
+def origin(
+    db: apsw.Connection, run_pk: RunKey, name: str, index: int | None
+) -> tuple[int | None, bool] | None:
+    """Return when the result of a step, or of an item of a map, was stored, and whether by hand.
+
+    Args:
+        index: of the item, ``None`` for the result of the step itself.
+    """
+    statement = ORIGIN if index is None else ORIGIN_OF_ITEM
+    bindings = {"run": run_pk, "name": name, "index": index}
+    rows: list[Any] = db.execute(statement, bindings).fetchall()
+    return (rows[0][0], bool(rows[0][1])) if rows else None
 
 
 def unused(

@@ -78,6 +78,9 @@ class StepRunner(StepTurns):
         self._layers_lock = threading.Lock()
         self.changes = self._changes = CodeChanges(run, services, self._recorder)
         self._codes = self._changes.codes
+        # The function that was compared last and found unchanged, its fingerprint and its code: the
+        # steps of a loop call one function.
+        self._same: tuple[Any, int | None, Any] = (None, None, None)
         self.caller = StepCaller(run, services, self._recorder, self._nested)
         if self.on_change == "redo":
             self.track_layers()
@@ -240,13 +243,23 @@ class StepRunner(StepTurns):
         self._nested.note(name)
         self._run.has_replayed = True
         # At each step that a resume passes: no call that could be spared.
-        if type(fn) is not FunctionType or code != self._codes.get(id(fn.__code__)):
-            change = on_change or self.on_change
-            if change != "redo":  # else it was compared before
-                self._changes.used(name, fn, code, warns=change == "warn")
+        same = self._same
+        if fn is not same[0] or code != same[1] or same[0].__code__ is not same[2]:
+            self._compare(name, fn, code, on_change)
         if services.emitter.has_listeners:
             self._recorder.emit("step:skip", name, index)
         return result
+
+    def _compare(
+        self, name: str, fn: Callable[..., Any], code: int | None, on_change: OnChange | None
+    ) -> None:
+        """Compare the code that has made a result with that of *fn*, which is looked up."""
+        if type(fn) is FunctionType and code == self._codes.get(id(fn.__code__)):
+            self._same = fn, code, fn.__code__
+            return
+        change = on_change or self.on_change
+        if change != "redo":  # else it was compared before
+            self._changes.used(name, fn, code, warns=change == "warn")
 
     def _decoded(self, name: str, output: str, type_: Any) -> Any:
         decode = self._services.codec.decode

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 from durably._platform.clock import from_datetime, moment
 from durably._platform.signals import entered_in_job
@@ -45,12 +45,14 @@ class Waiting:
             StopRun: another claim of the run is the current one.
         """
         now_us = self._services.clock.now_us()
-        return self._ours(self._stored(self._services.checkpoints.open_wait, new, now_us))
+        stored = self._stored(self._services.checkpoints.open_wait, new, now_us)
+        return self._ours(new.name, stored)
 
     @entered_in_job
     def note_check(self, name: str, tries: int, next_us: int) -> None:
         """Store how often a poll has checked, and when it checks again."""
-        self._require(self._stored(self._services.checkpoints.note_check, name, tries, next_us))
+        if not self._stored(self._services.checkpoints.note_check, name, tries, next_us):
+            self._miss(name)
 
     @entered_in_job
     def found(self, name: str) -> Wait:
@@ -60,26 +62,21 @@ class Waiting:
             NotFoundError: this run has none of that name.
             StopRun: another claim of the run is the current one.
         """
-        run = self._run
-        found = self._recorder.read(self._services.checkpoints.find_wait, run.run_pk, name)
-        if found is None:
-            self._recorder.require_ownership()
-            raise NotFoundError(
-                f"run {run.id} has no ticket {name!r:.80}; pass to step.wait_for what step.prepare "
-                "has returned in the same run, or redo that step"
-            )
-        return found
+        checkpoints = self._services.checkpoints
+        found = self._recorder.read(checkpoints.find_wait, self._run.run_pk, name)
+        return self._ours(name, found)
 
     @entered_in_job
     def discard_answer(self, name: str) -> None:
         """Remove an answer that does not fit."""
-        self._require(self._stored(self._services.checkpoints.discard_answer, name))
+        if not self._stored(self._services.checkpoints.discard_answer, name):
+            self._miss(name)
 
     @entered_in_job
     def closed(self, name: str) -> Wait:
         """Return a wait that is over: with its answer, or without one from now on."""
         now_us = self._services.clock.now_us()
-        return self._ours(self._stored(self._services.checkpoints.close_wait, name, now_us))
+        return self._ours(name, self._stored(self._services.checkpoints.close_wait, name, now_us))
 
     def _stored(self, verb: Callable[..., T], *args: Any) -> T:
         """Write to a wait of this claim, trying again while a failure may pass."""
@@ -88,16 +85,16 @@ class Waiting:
             self._services, run, "storing a wait", verb, run.run_pk, run.fence, *args
         )
 
-    def _require(self, is_stored: bool) -> None:  # noqa: FBT001 - what the verb has returned
-        if not is_stored:
-            self._ours(None)
+    def _ours(self, name: str, found: Wait | None) -> Wait:
+        return self._miss(name) if found is None else found
 
-    def _ours(self, found: Wait | None) -> Wait:
-        if found is None:
-            self._recorder.lose()
-            self._run.check()
-            raise AssertionError("check raises, as the run is to stop")
-        return found
+    def _miss(self, name: str) -> NoReturn:
+        """Stop the job, or fail it if this claim is the current one: then nobody else would."""
+        self._recorder.require_ownership()
+        raise NotFoundError(
+            f"run {self._run.id} has no ticket {name!r:.80}; pass to step.wait_for what "
+            "step.prepare has returned in the same run, or redo that step"
+        )
 
     def instant_us(self, when: Duration | datetime, what: str) -> int:
         """Return an instant, or what a duration from now on leads to, as it is stored.

@@ -234,6 +234,19 @@ def test_a_ticket_of_another_run_fails_the_run_that_waits_for_it(tmp_path: Path)
         assert second.refresh().output == 7
 
 
+def test_a_ticket_that_was_never_prepared_fails_its_run(tmp_path: Path) -> None:
+    """Also if something was answered under its name that does not fit."""
+
+    def job(step: durably.StepContext) -> int:
+        return step.wait_for(durably.Ticket(id="x", name="early", returns=int))
+
+    with engine(tmp_path, job) as app:
+        run = app.jobs["job"].trigger()
+        app.answer(run, "early", "no number")
+        assert app.process_one()
+        assert app.get_run(run).error.type == "durably.NotFoundError"
+
+
 def test_app_run_and_a_client_without_a_worker_meet_in_place(tmp_path: Path) -> None:
     """``app.run`` keeps its thread, and another engine that executes nothing answers."""
 

@@ -315,8 +315,9 @@ class StepContext(StepLoops, StepWaits, StepChildren):
             on_change: what happens if the stored result was made by other code than today's:
                 ``"warn"`` uses it and warns (``CodeChangedWarning``), ``"ignore"`` uses it, and
                 ``"redo"`` executes the step again, and all that come after it with ``"redo"``. It
-                does so too if an argument is another one, as far as those are JSON-like, or
-                *depends_on*, or if a step before it was executed since. That is for pure
+                does so too if an argument is another one, or *depends_on*, or if a step before it
+                was executed since. An argument that is not JSON-like, all of it, is not compared: a
+                date, a ``Path``, a dataclass, a ``Decimal``, an enum member. That is for pure
                 computations; a step that sends mails would send them again. By default as in the
                 job or the session.
             depends_on: a JSON-like value that the result depends on beside the arguments, such as a

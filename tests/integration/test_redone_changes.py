@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import apsw
+import numpy as np
 import pytest
 from attrs import define, field
 from invariants import check
@@ -131,6 +134,23 @@ def test_the_step_whose_code_has_changed_and_all_after_it(
         (((object(),), {}), ((object(),), {}), False),
         (((object(), 1), {}), ((object(), 2), {}), True),
         (((object(),), {}), ((1,), {}), True),
+        *(
+            pair
+            for one, two in [
+                (date(2026, 1, 1), date(2026, 1, 2)),
+                (Path("a"), Path("b")),
+                (Decimal(1), Decimal(2)),
+                (durably.RunStatus.FAILED, durably.RunStatus.COMPLETED),
+                (durably.Retry(2), durably.Retry(3)),
+                ({1}, {2}),
+                (np.int64(1), np.int64(2)),
+            ]
+            for pair in [
+                (((one,), {}), ((two,), {}), False),
+                ((([1, one],), {}), (([2, one],), {}), False),  # by argument, not by part
+                (((str(one),), {}), ((str(two),), {}), True),
+            ]
+        ),
     ],
 )
 def test_another_argument_as_far_as_it_is_json_like(
@@ -296,6 +316,20 @@ def test_how_often_and_what_was_executed_is_counted(book: Book) -> None:
             (2, 1),
         ]
         assert [step.attempts for step in run.steps] == [1, 2, 2]
+
+
+@pytest.mark.filterwarnings("ignore::durably.CodeChangedWarning")
+def test_one_step_is_executed_again_alone_where_the_others_warn(book: Book) -> None:
+    """What comes after it keeps its result, unless it has "redo" too."""
+
+    def code(step: Any, version: int = 0) -> None:
+        step.options(on_change="redo").run("a", book.fn("a", version))
+        step.run("b", book.fn("b"))
+        step.options(on_change="redo").run("c", book.fn("c"))
+
+    book.on_change = "warn"
+    assert book.start(code) == "a b c"
+    assert book.start(lambda step: code(step, 1)) == "a c"
 
 
 class TestWhereItIsSaid:

@@ -126,7 +126,8 @@ class BlobFolder(BlobWriter):
         """Remove the files that are not *known* and over an hour old, and return their names."""
         old = [name for name in self._names() if self._is_old(name, now_s)]
         kept = known(old) if old else set()
-        return self.remove([name for name in old if name not in kept], known)
+        left = [name for name in old if name not in kept]
+        return self.remove(left, known) if left else set()
 
     def is_there(self) -> bool:
         """Return whether there is a folder: it is made when the first file is stored."""

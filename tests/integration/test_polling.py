@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from children import DEADLINE_S, Child
+from descriptors import descriptors
 
 import durably
 from durably import Durably
@@ -70,9 +70,3 @@ def test_forked_child_wakes_nobody_in_its_parent(idle: Durably) -> None:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert idle.jobs["quick"].trigger_and_wait(timeout=DEADLINE_S).output == os.getpid()
-
-
-def descriptors() -> Counter[str]:
-    """What this process has open, but for the folder that says so."""
-    links = list(Path("/proc/self/fd").iterdir())
-    return Counter(str(link.readlink()) for link in links if os.path.lexists(link))

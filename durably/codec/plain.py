@@ -11,7 +11,7 @@ import datetime as dt
 import enum
 import inspect
 import io
-import pathlib
+import os
 import re
 import types
 from array import array
@@ -109,7 +109,7 @@ _MADE: Final[tuple[tuple[type | tuple[type, ...], str], ...]] = (
     (frozenset, "return frozenset(...) of it"),
     (AbstractSet, "return set(...) of it"),
     (dt.datetime, "return datetime.combine(value.date(), value.timetz())"),
-    (pathlib.PurePath, "return pathlib.Path(...) of it"),
+    (os.PathLike, "return pathlib.Path(...) of it"),
     (Sequence, "return list(...) of it"),
 )
 TWICE: Final = "two keys have the same stored form"

@@ -117,8 +117,6 @@ class StepRunner(StepTurns):
     ) -> Any:
         """Return the step's result: from its checkpoint, or from *fn*, whose result is stored.
 
-        The method that the job calls must call this directly: warnings count the frames.
-
         Args:
             returns: the type of the result; by default the annotation of *fn*.
             retry: how often to call *fn* again after a failure.

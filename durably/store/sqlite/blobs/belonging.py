@@ -2,9 +2,9 @@
 
 What no run of a database refers to is removed from its folder, which would be the files of another
 database. So no two have the same one. The folder beside a database, named after it, is that
-database's. Any other one has a file ``database`` with the path of its database: whoever is the
-first to store a file there makes it. A database that was moved is not there any more, and the next
-one may have the folder.
+database's. Any other one has a file ``database`` with the path of its database, which the first
+database that stores a file there makes. A database that was moved is not there any more, and the
+next one may have the folder.
 """
 
 from __future__ import annotations

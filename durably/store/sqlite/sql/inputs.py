@@ -12,25 +12,21 @@ from typing import Final
 import apsw
 
 from durably.store.rows import RunKey
-from durably.store.sqlite.sql.items import INDEX_BITS
-
-_IS_CURRENT: Final = """
-    EXISTS (SELECT 1 FROM durably_runs r
-            WHERE r.run = :run AND r.fence = :fence AND r.status = 'running')"""
+from durably.store.sqlite.sql.items import INDEX_BITS, IS_CURRENT
 
 NOTE_STEP: Final = f"""
     UPDATE durably_steps SET inputs = :inputs
     WHERE run = :run AND name = :name AND inputs IS NULL AND status = 'completed'
-      AND {_IS_CURRENT}"""
+      AND {IS_CURRENT}"""
 
 # The hash of the item itself is kept if there is one.
 NOTE_ITEM: Final = f"""
     UPDATE durably_items SET inputs = :inputs, hash = coalesce(hash, :hash)
-    WHERE item = :item AND inputs IS NULL AND output IS NOT NULL AND {_IS_CURRENT}"""
+    WHERE item = :item AND inputs IS NULL AND output IS NOT NULL AND {IS_CURRENT}"""
 
 NOTE_MAP: Final = f"""
     UPDATE durably_maps SET items = :items
-    WHERE map = :map AND items IS NULL AND status = 'completed' AND {_IS_CURRENT}"""
+    WHERE map = :map AND items IS NULL AND status = 'completed' AND {IS_CURRENT}"""
 
 
 def note(db: apsw.Connection, run_pk: RunKey, fence: int, name: str, inputs: int) -> bool:

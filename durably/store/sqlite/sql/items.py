@@ -27,7 +27,7 @@ SIZES: Final = (256, 64, 16, 4, 1)
 
 # The fence is in the same statement as the write: a row changes only if this claim is the current
 # one.
-_IS_CURRENT: Final = """
+IS_CURRENT: Final = """
     EXISTS (SELECT 1 FROM durably_runs r
             WHERE r.run = :run AND r.fence = :fence AND r.status = 'running')"""
 
@@ -42,7 +42,7 @@ SAVE_COUNTS: Final = f"""
     UPDATE durably_maps
     SET is_keyed = :is_keyed, done = :done, failed = :failed, reused = :reused, total = :total,
         {_COUNTED}
-    WHERE run = :run AND name = :name AND {_IS_CURRENT}
+    WHERE run = :run AND name = :name AND {IS_CURRENT}
     RETURNING map"""
 
 _END: Final = f"""
@@ -64,10 +64,10 @@ _ADD: Final = """
     FROM durably_runs WHERE run = :run AND fence = :fence {is_running}
     RETURNING map"""
 
-END: Final = _END.format(is_current=_IS_CURRENT)
+END: Final = _END.format(is_current=IS_CURRENT)
 ADD: Final = _ADD.format(is_running="AND status = 'running'")
 # A map whose run was cancelled meanwhile, if there was no later claim.
-END_CANCELLED: Final = _END.format(is_current=_IS_CURRENT.replace("AND r.status = 'running'", ""))
+END_CANCELLED: Final = _END.format(is_current=IS_CURRENT.replace("AND r.status = 'running'", ""))
 ADD_CANCELLED: Final = _ADD.format(is_running="")
 
 # A failed item is executed again. A completed one is final: the schema rejects the statement, but

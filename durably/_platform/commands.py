@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from typing import Final
 
 from durably._platform.safe_repr import on_one_line
+
+# The database file if no path is given, and the environment variable that may name another one.
+DEFAULT_PATH: Final = "durably.db"
+PATH_VARIABLE: Final = "DURABLY_DB"
 
 
 def command(words: str, path: str) -> str:
@@ -24,7 +29,7 @@ def file_option(path: str) -> str:
         path: the real path of the file.
     """
     with suppress(OSError):  # the folder of the process is gone
-        if os.path.realpath(os.environ.get("DURABLY_DB") or "durably.db") == path:
+        if os.path.realpath(os.environ.get(PATH_VARIABLE) or DEFAULT_PATH) == path:
             return ""
     return f" --db {quoted(path)}"
 

@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 import attrs
 import click
 
+from durably._platform.commands import DEFAULT_PATH, PATH_VARIABLE
 from durably._platform.displayable import displayable
 from durably.client.arguments import AnyRun
 from durably.client.looking import Looking
@@ -34,7 +35,7 @@ SHOWN_ID: Final = 8
 _MOST_CANDIDATES: Final = 10
 # What messages of the library advise, and how a command line says that.
 _RETRY: Final = re.compile(rf"\bretry\('\w*(\w{{{SHOWN_ID}}})'\)")
-_LITERAL: Final = r"('[^']*'|\"[^\"]*\"|-?\d+)"
+_LITERAL: Final = r"('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|-?\d+)"
 _REDO: Final = re.compile(rf"\bapp\.redo\(run, (from_step|only)={_LITERAL}\)")
 _SET_STEP: Final = re.compile(rf"\bapp\.set_step\(run, {_LITERAL}, value\)")
 _SET_ITEM: Final = re.compile(rf"\bapp\.set_item\(run, {_LITERAL}, {_LITERAL}, value\)")
@@ -49,8 +50,6 @@ _OPTIONS: Final = {
     "call run() again": "start it again",
     "fresh=True to begin a new run, or key= to say": "--fresh to begin a new run, or --key to say",
 }
-# The file, if none is named.
-_DEFAULT: Final = "durably.db"
 # How many databases of a folder are named.
 _MOST_NAMED: Final = 3
 # How many of the newest runs a shell offers to complete a word.
@@ -70,12 +69,12 @@ class Shell:
     @property
     def path(self) -> str:
         """Return the file as it is named by the option or the environment."""
-        return self.db or os.environ.get("DURABLY_DB") or _DEFAULT
+        return self.db or os.environ.get(PATH_VARIABLE) or DEFAULT_PATH
 
     @property
     def is_named(self) -> bool:
         """Return whether the option or the environment names the file."""
-        return bool(self.db or os.environ.get("DURABLY_DB"))
+        return bool(self.db or os.environ.get(PATH_VARIABLE))
 
     @property
     def blobs(self) -> str | None:
@@ -162,7 +161,7 @@ def opening(*, is_named: bool) -> Iterator[None]:
     except DatabaseError as exc:
         if exc.is_transient:
             raise
-        if is_named or os.path.lexists(_DEFAULT):
+        if is_named or os.path.lexists(DEFAULT_PATH):
             # Nothing is made here: the folder is another one.
             raise Unknown(str(exc).removesuffix("; make it first")) from exc
         here = sorted(filter(is_database, os.listdir()))[:_MOST_NAMED]

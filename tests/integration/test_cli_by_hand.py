@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -177,3 +178,6 @@ def test_calls_that_a_message_advises_are_commands_on_the_same_file() -> None:
         """durably set RUN 'it'"'"'s' JSON --db 'my file.db'""",
     ]
     assert Shell().said("app.redo(run, from_step='a')") == "durably redo RUN --from a"
+    both = 'it\'s "b" too'
+    said = Shell().said(f"app.set_step(run, {both!r}, value)")
+    assert shlex.split(said) == ["durably", "set", "RUN", both, "JSON"]

@@ -11,6 +11,7 @@ from typing import Final
 
 import apsw
 
+from durably._platform.commands import DEFAULT_PATH, PATH_VARIABLE
 from durably._platform.safe_repr import short_repr
 from durably.errors import DatabaseError, ValidationError
 from durably.store.sqlite.connection.advice import advice_on, unseen
@@ -21,10 +22,6 @@ _PRIVATE: Final = 0o600
 # How many bytes of its longest path SQLite reserves for the suffix of a journal.
 _OF_SQLITE: Final = len("-journal")
 
-# The file if no path is given, and the environment variable that may name another one.
-_DEFAULT_PATH: Final = "durably.db"
-_VARIABLE: Final = "DURABLY_DB"
-
 # A device, and the number of a file on it.
 Identity = tuple[int, int]
 
@@ -33,8 +30,8 @@ def chosen(path: str | os.PathLike[str] | None) -> str:
     """Return the real path of the database file that a caller has chosen, by ``None`` too."""
     if path is not None:
         return resolved(path)
-    named = os.environ.get(_VARIABLE)
-    return resolved(named, _VARIABLE) if named else resolved(_DEFAULT_PATH)
+    named = os.environ.get(PATH_VARIABLE)
+    return resolved(named, PATH_VARIABLE) if named else resolved(DEFAULT_PATH)
 
 
 def resolved(path: str | os.PathLike[str], what: str = "path") -> str:

@@ -37,20 +37,22 @@ def hand_over(wanted: OpenHere) -> None:
             each.hand_over()
 
 
-def patience_with(taken: Beginning, patience: Patience) -> float:
+def patience_with(taken: Beginning, patience: Patience, *, is_map: bool) -> float:
     """Return for how many seconds to wait for a session that is open.
+
+    Args:
+        is_map: whether it is that of ``durably.map``, which gives nobody an object.
 
     Raises:
         ConflictError: it is not to be waited for.
     """
     name = taken.row.job_name
-    is_loop = taken.row.idempotency_key == name  # that of durably.map has no object
     here = open_here.get(taken.row.id)
     if here is not None and here.pid == os.getpid():
         if is_interactive():
             here.hand_over()
             return 0.0
-        if is_loop:
+        if is_map:
             raise ConflictError(
                 f"the loop {name!r} is being executed by this process already; call it again when "
                 "that call has ended"
@@ -60,7 +62,7 @@ def patience_with(taken: Beginning, patience: Patience) -> float:
             "close it first"
         )
     if patience.is_over():
-        if is_loop:
+        if is_map:
             raise ConflictError(
                 f"the loop {name!r} {said.executed(taken.row, taken.executor)}; call it again when "
                 "that has ended"

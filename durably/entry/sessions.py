@@ -381,7 +381,10 @@ def open_session(
         if fresh and is_interactive():
             hand_over(OpenHere(sessions.path, name, given[0], os.getpid(), lambda: None))
         opened = sessions.open(
-            name, *given, is_fresh=fresh, on_taken=lambda taken: patience_with(taken, patience)
+            name,
+            *given,
+            is_fresh=fresh,
+            on_taken=lambda taken: patience_with(taken, patience, is_map=is_map),
         )
         made = Session(parts, opened, show, is_map=is_map, on_change=on_change)
         made._live.begin()  # noqa: SLF001 - private to users alone

@@ -475,6 +475,15 @@ def test_in_a_script_it_is_not_opened_twice(db: Path) -> None:
         assert use(step, "a") == ["a"]
 
 
+def test_a_session_whose_key_is_its_name_is_called_a_session(db: Path) -> None:
+    """As the run of ``durably.map``, which is called a loop."""
+    with (
+        durably.session("import", db, key="import"),
+        pytest.raises(durably.ConflictError, match="session 'import' is open in this process"),
+    ):
+        durably.session("import", db, key="import", timeout=None)
+
+
 # -- at a prompt -----------------------------------------------------------------------------------
 
 

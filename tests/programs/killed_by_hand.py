@@ -3,47 +3,17 @@
 Arguments: the folder, and the verb. Prints at how many writes and syncs a child was killed.
 """
 
-import functools
 import os
 import shutil
 import signal
 import sys
 from pathlib import Path
 
-import apsw
+from killing import KillingVfs
 
 import durably
-from durably.store.sqlite import opening
-from durably.store.sqlite.database import Database
 
 folder, verb = Path(sys.argv[1]), sys.argv[2]
-# How many writes are left until the process kills itself; it counts only once there is a number.
-left: list[int] = []
-
-
-def point():
-    if left:
-        left[0] -= 1
-        if not left[0]:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
-class File(apsw.VFSFile):
-    def __init__(self, name, flags):
-        super().__init__("", name, flags)
-
-    def xWrite(self, data, offset):  # noqa: N802
-        point()
-        super().xWrite(data, offset)
-
-    def xSync(self, flags):  # noqa: N802
-        point()
-        super().xSync(flags)
-
-
-class Vfs(apsw.VFS):
-    def xOpen(self, name, flags):  # noqa: N802
-        return File(name, flags)
 
 
 def fails(n):
@@ -74,17 +44,17 @@ app = durably.Durably(before, jobs=[work], raise_failed=False)
 run = app.jobs["work"].trigger()
 app.run_until_idle()
 app.close()
-vfs = Vfs("points", "")
+vfs = KillingVfs(counts_syncs=True)
 killed = 0
 while True:
     path = folder / f"{killed}.db"
     shutil.copyfile(before, path)
     pid = os.fork()
     if not pid:
-        opening.Database = functools.partial(Database, vfs="points")
+        vfs.use()
         try:
             child = durably.Durably(path, jobs=[work], replace=False)
-            left.append(killed + 1)
+            vfs.left = killed + 1
             VERBS[verb](child, run.id)
             os._exit(0)
         finally:

@@ -4,7 +4,6 @@ After each kill a second child executes what is out of date yet. Arguments: the 
 write at which a child is killed, and how many to go on at a time. Prints how many were killed.
 """
 
-import functools
 import os
 import shutil
 import signal
@@ -13,41 +12,17 @@ from pathlib import Path
 
 import apsw
 from invariants import check
+from killing import KillingVfs
 
 import durably
-from durably.store.sqlite import opening
-from durably.store.sqlite.database import Database
 
 folder, first, stride = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 before = folder / "before.db"
 effects = os.open(folder / "effects", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-# How many writes are left until the process kills itself; it counts only once there is a number.
-left: list[int] = []
 
 NAMES = ["a", "inside", "b", "items[1]", "items[2]", "items[3]", "c"]
 OLD = dict(zip(NAMES, [1, 1, 2, 1, 2, 3, 9], strict=True))
 NEW = dict(zip(NAMES, [10, 10, 20, 10, 20, 30, 90], strict=True))
-
-
-def point():
-    if left:
-        left[0] -= 1
-        if not left[0]:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
-class File(apsw.VFSFile):
-    def __init__(self, name, flags):
-        super().__init__("", name, flags)
-
-    def xWrite(self, data, offset):  # noqa: N802
-        point()
-        super().xWrite(data, offset)
-
-
-class Vfs(apsw.VFS):
-    def xOpen(self, name, flags):  # noqa: N802
-        return File(name, flags)
 
 
 class Box:
@@ -121,10 +96,10 @@ def executed():
 def in_a_child(path, kill_at=None):
     pid = os.fork()
     if not pid:
-        opening.Database = functools.partial(Database, vfs="points")
+        vfs.use()
         try:
             if kill_at is not None:
-                left.append(kill_at)
+                vfs.left = kill_at
             os._exit(0 if execute(path, second_version) == NEW["c"] else 2)
         finally:
             os._exit(1)
@@ -134,7 +109,7 @@ def in_a_child(path, kill_at=None):
 assert execute(before, first_version) == OLD["c"]
 assert stored(before) == OLD
 assert sorted(executed()) == sorted(NAMES)
-vfs = Vfs("points", "")
+vfs = KillingVfs(counts_syncs=False)
 killed, half_done = 0, 0
 for kill_at in range(first, 10_000, stride):
     path = folder / f"{kill_at}.db"

@@ -126,6 +126,13 @@ class FailureError(Exception):
     x: int = 0
 
 
+def backs(value: Any, type_: Any) -> tuple[Any, Any, Any]:
+    """What comes back of a value that is stored, that is read, and that is given as a payload."""
+    text, first = CODEC.encode_and_decode(value, type_, what="w")
+    read = CODEC.decode(text, type_, what="w")
+    return first, read, CODEC.structure(value, type_, what="w")
+
+
 def shape(value: Any) -> Any:
     """A value and the types of all its parts, comparable, with NaN equal to itself."""
     cls: Any = type(value)
@@ -253,12 +260,7 @@ def test_inside_of_an_annotated_value_only_what_has_no_type_is_tagged() -> None:
 )
 def test_a_dict_whose_keys_have_no_type_has_keys_of_any(type_: Any, value: Any) -> None:
     """``-> dict`` stores no less than a function without an annotation."""
-    text, first = CODEC.encode_and_decode(value, type_, what="w")
-    for back in (
-        first,
-        CODEC.decode(text, type_, what="w"),
-        CODEC.structure(value, type_, what="w"),
-    ):
+    for back in backs(value, type_):
         assert shape(back) == shape(value)
         assert type(back) is type(value)
     text = CODEC.encode(collections.OrderedDict(a=1), dict, what="w")
@@ -278,12 +280,7 @@ def test_a_dict_whose_keys_have_no_type_has_keys_of_any(type_: Any, value: Any) 
 )
 def test_items_that_have_no_type_are_of_any(type_: Any, value: Any) -> None:
     """Also where the items of a set are put in order."""
-    text, first = CODEC.encode_and_decode(value, type_, what="w")
-    for back in (
-        first,
-        CODEC.decode(text, type_, what="w"),
-        CODEC.structure(value, type_, what="w"),
-    ):
+    for back in backs(value, type_):
         assert shape(back) == shape(value)
 
 
@@ -325,12 +322,7 @@ def test_what_has_no_type_comes_back_wherever_it_is_in_one_that_has(wrap: Any, v
     """In a union, a record and each container, also in a payload: no tuple becomes a list."""
     type_, make = wrap
     made = make(value)
-    text, first = CODEC.encode_and_decode(made, type_, what="w")
-    for back in (
-        first,
-        CODEC.decode(text, type_, what="w"),
-        CODEC.structure(made, type_, what="w"),
-    ):
+    for back in backs(made, type_):
         assert shape(back) == shape(made)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from pathlib import Path
 
@@ -46,6 +47,20 @@ def test_what_somebody_did_to_durablys_schema_is_rejected(path: Path, difference
     assert str(path) in str(caught.value)
     assert path.read_bytes() == before
     assert not path.with_name("runs.db-wal").exists()
+
+
+def test_a_file_that_is_rejected_keeps_the_log_that_a_crash_has_left(path: Path) -> None:
+    """What is in it is not copied into the file."""
+    left = path.with_name("left.db")
+    db = open_database(path)
+    db.execute("CREATE TRIGGER innocent AFTER UPDATE ON durably_runs BEGIN SELECT 1; END")
+    for suffix in ("", "-wal", ".writer"):
+        shutil.copy(f"{path}{suffix}", f"{left}{suffix}")
+    db.close()
+    before = [Path(f"{left}{suffix}").read_bytes() for suffix in ("", "-wal")]
+    with pytest.raises(durably.SchemaError, match="innocent"):
+        durably.Durably(left, jobs=[work])
+    assert [Path(f"{left}{suffix}").read_bytes() for suffix in ("", "-wal")] == before
 
 
 @pytest.mark.parametrize("sql", HARMLESS)

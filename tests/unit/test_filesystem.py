@@ -16,6 +16,7 @@ from durably.store.sqlite.connection.filesystem import (
     is_network,
     is_shared_folder,
     mount_table,
+    mounts_in,
     refuse_mounted,
     warn_of_shared,
 )
@@ -57,13 +58,13 @@ SHARED = (
 )
 def test_file_system_is_that_of_the_nearest_mount(path: str, kind: str) -> None:
     """The longest mount point above the path counts, the later one where two are the same."""
-    assert file_system_of(path, MOUNTS) == kind
+    assert file_system_of(path, mounts_in(MOUNTS)) == kind
 
 
 def test_table_that_says_nothing() -> None:
     """Without a mount above the path, or without a table, nothing is known."""
-    assert file_system_of("/data/runs.db", "") is None
-    assert file_system_of("/data/runs.db", MOUNTS.split("\n", 2)[0]) is None
+    assert file_system_of("/data/runs.db", mounts_in("")) is None
+    assert file_system_of("/data/runs.db", mounts_in(MOUNTS.split("\n", 2)[0])) is None
 
 
 def test_which_are_network_file_systems() -> None:
@@ -118,7 +119,7 @@ def test_nothing_is_said_of_a_local_disk(
         table.write_text(mounts)
     monkeypatch.setattr(filesystem, "_MOUNTS", str(table))
     path = str(tmp_path / "runs.db")
-    warn_of_shared(path, mount_table())
+    warn_of_shared(path, file_system_of(path, mount_table()))
     refuse_mounted([path], mount_table())
     assert caplog.records == []
 
@@ -152,11 +153,11 @@ def test_file_that_is_mounted_alone(paths: list[str], is_mounted: bool) -> None:
     names the folder to mount; one in a folder that is mounted is not.
     """
     if not is_mounted:
-        refuse_mounted(paths, FILES)
+        refuse_mounted(paths, mounts_in(FILES))
         return
     folder = paths[0].rpartition("/")[0]
     with pytest.raises(DatabaseError, match="mounted as a single file") as caught:
-        refuse_mounted(paths, FILES)
+        refuse_mounted(paths, mounts_in(FILES))
     assert f"Mount the folder {folder!r} instead" in str(caught.value)
 
 

@@ -132,11 +132,13 @@ class Database(ReadFile):
     def _open(
         self, mutex: WriterMutex, synchronous: Synchronous, fault_point: FaultPoint | None
     ) -> None:
-        self._connections.refuse_foreign()
+        has_wal = os.path.exists(f"{self.path}-wal")
         self._connections.prepare()
         # Before the connections that stay open: their WAL must not be deleted under them.
         self._guard = FileGuard.hold(self.path)
         write = self._connections.connect()
+        # Until the schema is known to be durably's, a WAL that is there stays as it is.
+        write.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(has_wal))
         deadline = lock_timeouts.deadline(self._clock.monotonic(), BUSY_TIMEOUT_S)
         self._connections.retry_busy(
             lambda: write.execute("SELECT count(*) FROM sqlite_schema").fetchall(), deadline
@@ -144,6 +146,7 @@ class Database(ReadFile):
         self._guard.hold_memory()
         self._refuse_planted()
         schema.migrate(write, self.path, lambda: self._connections.begin(write, deadline))
+        write.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
         configure(write, synchronous)
         write.pragma("cache_spill", PAGES_IN_MEMORY)
         beats = self._connections.connect()
@@ -152,9 +155,9 @@ class Database(ReadFile):
         # acknowledged after it would be lost together with the heartbeat before it.
         configure(beats, synchronous)
         reader = self._connections.connect()
-        configure(reader, "normal")
+        configure(reader, None)
         reader.pragma("query_only", True)
-        reader.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+        reader.pragma("schema_version")  # reads the file, and so opens the WAL
         self._writer = GroupCommitWriter(
             write,
             path=self.path,

@@ -27,6 +27,12 @@ OLDEST_SQLITE: Final = (3, 51, 3)
 
 _INCREMENTAL: Final = 2
 
+# The header of a database file: the versions of its format, and whether it is vacuumed bit by bit.
+_HEADER_SIZE: Final = 100
+_FORMATS: Final = slice(18, 20)
+_OF_WAL: Final = b"\2\2"
+_VACUUMS_INCREMENTALLY: Final = slice(64, 68)
+
 # The WAL is cut back to this size at its next reset.
 JOURNAL_SIZE_LIMIT: Final = 16 * 1024 * 1024
 
@@ -117,6 +123,10 @@ class Connections:
 
     def refuse_foreign(self) -> None:
         """Check the file before writing: nothing may be written to a file that is not durably's."""
+        self._look(self._look_at_version)
+
+    def _look(self, look: Callable[[apsw.Connection], T]) -> T:
+        """Return what *look* finds in one snapshot, and leave the file as it is."""
         has_wal = os.path.exists(f"{self._path}-wal")
         # SQLite makes the index beside a WAL, and leaves it there.
         self._is_in_wal_mode = has_wal
@@ -127,24 +137,28 @@ class Connections:
             db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         deadline = lock_timeouts.deadline(self._clock.monotonic(), BUSY_TIMEOUT_S)
         try:
-            self.retry_busy(lambda: self._look_at_version(db), deadline)
+            # In one snapshot: another process may make the tables between two reads.
+            return self.retry_busy(lambda: _in_snapshot(db, look), deadline)
         except apsw.NotADBError as exc:
             raise schema.not_a_database(self._path) from exc
         finally:
             self.discard(db)
 
     def _look_at_version(self, db: apsw.Connection) -> None:
-        # In one snapshot: another process may make the tables between two reads.
-        db.execute("BEGIN")
-        try:
-            schema.version_of(db, self._path, schema.migrations())
-        finally:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
+        schema.version_of(db, self._path, schema.migrations())
 
     def prepare(self) -> None:
-        """Set the modes that a new file keeps."""
+        """Check the file, and set the modes that a new file keeps.
+
+        Of a file that has them only the mark is checked: a connection that reads more parses the
+        whole schema first, and the migration compares that before it writes anything.
+        """
+        is_prepared = self._look(_is_prepared)
+        if not is_prepared:
+            self.refuse_foreign()
         self._is_in_wal_mode = True  # from here on
+        if is_prepared:
+            return
         db = self.connect()
         # The connections that stay open make the WAL.
         db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
@@ -182,6 +196,23 @@ class Connections:
                 self._clock.wait(pause, 0.005)
 
 
+def _in_snapshot(db: apsw.Connection, look: Callable[[apsw.Connection], T]) -> T:
+    db.execute("BEGIN")
+    try:
+        return look(db)
+    finally:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+
+
+def _is_prepared(db: apsw.Connection) -> bool:
+    """Return whether the file is durably's, and has the modes that a new file is given."""
+    if not schema.is_marked(db):
+        return False
+    is_whole, header = db.read("main", 0, 0, _HEADER_SIZE)
+    return is_whole and header[_FORMATS] == _OF_WAL and any(header[_VACUUMS_INCREMENTALLY])
+
+
 def _vacuum_incrementally(db: apsw.Connection) -> None:
     # Setting it again would write it again.
     if db.pragma("auto_vacuum") != _INCREMENTAL:
@@ -198,9 +229,15 @@ def require_sound_sqlite() -> None:
         )
 
 
-def configure(db: apsw.Connection, synchronous: Synchronous) -> None:
-    """Set what every connection of durably has; per connection, never for the process."""
-    db.pragma("synchronous", synchronous)
+def configure(db: apsw.Connection, synchronous: Synchronous | None) -> None:
+    """Set what every connection of durably has; per connection, never for the process.
+
+    Args:
+        synchronous: ``None`` on a connection that never reads a table: to set it, SQLite reads the
+            whole schema, which takes longer than all else here.
+    """
+    if synchronous is not None:
+        db.pragma("synchronous", synchronous)
     db.pragma("foreign_keys", True)
     db.pragma("recursive_triggers", True)
     db.pragma("journal_size_limit", JOURNAL_SIZE_LIMIT)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Sequence
 from typing import Final
 
 from durably.errors import DatabaseError
@@ -45,18 +45,35 @@ _SHARED: Final = frozenset(
 _SHARED_FUSE: Final = _SHARED | {"vmhgfs-fuse"}
 _ESCAPED: Final = r"\\([0-7]{3})"
 
+# The place of each mount, and the type of its file system.
+Mounts = Sequence[tuple[str, str]]
 
-def mount_table() -> str:
-    """Return the table of mounts, as Linux reports it; "" on other systems."""
+
+def mount_table() -> Mounts:
+    """Return the mounts, as Linux reports them; none on other systems."""
     try:
         # File names need not be UTF-8, not even in a table of the kernel.
         with open(_MOUNTS, encoding="utf-8", errors="surrogateescape") as stream:
-            return stream.read()
+            return mounts_in(stream.read())
     except OSError:
-        return ""
+        return ()
 
 
-def refuse_mounted(paths: Sequence[str], mounts: str) -> None:
+def mounts_in(table: str) -> Mounts:
+    """Return the mounts of a table in the form of ``/proc/self/mountinfo``."""
+    mounts = []
+    for line in table.split("\n"):
+        before, separator, after = line.partition(" - ")
+        fields = before.split(" ", 5)
+        if separator and len(fields) >= 5:
+            point = fields[4]
+            if "\\" in point:
+                point = re.sub(_ESCAPED, _unescaped, point)
+            mounts.append((point, after.partition(" ")[0]))
+    return mounts
+
+
+def refuse_mounted(paths: Sequence[str], mounts: Mounts) -> None:
     """Raise if the database, or a file that belongs to it, is a mount point of its own.
 
     A container that is given the file alone has the files beside it in a folder of its own: the WAL
@@ -64,12 +81,11 @@ def refuse_mounted(paths: Sequence[str], mounts: str) -> None:
 
     Args:
         paths: the database and the files that belong to it, as real paths.
-        mounts: a table in the form of ``/proc/self/mountinfo``.
 
     Raises:
         DatabaseError: names the file that is mounted.
     """
-    points = {point for point, _ in _mounted(mounts)}
+    points = {point for point, _ in mounts}
     for path in paths:
         if path in points:
             raise DatabaseError(
@@ -79,14 +95,12 @@ def refuse_mounted(paths: Sequence[str], mounts: str) -> None:
             )
 
 
-def warn_of_shared(path: str, mounts: str) -> None:
-    """Log a warning if the database *path* is on a file system that several machines share.
+def warn_of_shared(path: str, kind: str | None) -> None:
+    """Log a warning if a file system of that type is one that several machines share.
 
     Args:
-        path: the database, a real path.
-        mounts: a table in the form of ``/proc/self/mountinfo``.
+        path: the database, which is on it.
     """
-    kind = file_system_of(path, mounts)
     if kind is None:
         return
     if is_network(kind):
@@ -120,28 +134,15 @@ def _is_among(kind: str, kinds: Container[str], behind_fuse: Container[str]) -> 
     return kind in kinds or (is_fuse in {"fuse", "fuseblk"} and name in behind_fuse)
 
 
-def file_system_of(path: str, mounts: str) -> str | None:
-    """Return the type of the file system that *path*, a real path, is on.
-
-    Args:
-        mounts: a table in the form of ``/proc/self/mountinfo``.
-    """
+def file_system_of(path: str, mounts: Mounts) -> str | None:
+    """Return the type of the file system that *path*, a real path, is on."""
     found: str | None = None
     longest = -1
-    for point, kind in _mounted(mounts):
+    for point, kind in mounts:
         # Of two mounts at one place the later one hides the earlier.
         if len(point) >= longest and _is_below(path, point):
             found, longest = kind, len(point)
     return found
-
-
-def _mounted(mounts: str) -> Iterator[tuple[str, str]]:
-    """Yield the place and the type of each mount."""
-    for line in mounts.split("\n"):
-        before, separator, after = line.partition(" - ")
-        fields = before.split(" ")
-        if separator and len(fields) >= 5:
-            yield re.sub(_ESCAPED, _unescaped, fields[4]), after.split(" ")[0]
 
 
 def _unescaped(match: re.Match[str]) -> str:

@@ -51,5 +51,6 @@ def require_place(path: str, *, create: bool = True, reads_only: bool = False) -
     refuse_mounted(shared_paths(path), mounts)
     require_names(path)
     refuse_strangers(path, reads_only=reads_only)
-    warn_of_shared(path, mounts)
-    return file_system_of(path, mounts)
+    kind = file_system_of(path, mounts)
+    warn_of_shared(path, kind)
+    return kind

@@ -233,6 +233,11 @@ def _require_utf8(db: apsw.Connection, path: str) -> None:
         )
 
 
+def is_marked(db: apsw.Connection) -> bool:
+    """Return whether durably has made the file, or another program that writes its mark."""
+    return bool(db.pragma("application_id") == APPLICATION_ID)
+
+
 def is_empty(db: apsw.Connection) -> bool:
     """Return whether the file has no tables."""
     return bool(db.execute(_IS_EMPTY).get)

@@ -13,6 +13,7 @@ from durably.client.arguments import (
     AnyRun,
     OnLog,
     OnProgress,
+    Trigger,
     TriggerOptions,
     WaitOptions,
 )
@@ -21,7 +22,7 @@ from durably.client.care import CareCalls
 from durably.client.read_calls import ReadCalls
 from durably.jobs import Job
 from durably.models import ItemRecord, Run, RunList
-from durably.settings import Coalesce, Duration, OnPayloadChange
+from durably.settings import Coalesce, Duration, OnPayloadChange, optional_timeout
 from durably.settings.retries import Retry
 
 if TYPE_CHECKING:
@@ -78,18 +79,21 @@ class RunCalls(ReadCalls, AnswerCalls, CareCalls, ByHandCalls):
         .. versionadded:: 0.2.0
         """
         self._check()
-        return self._client.handles.find(job, "trigger").trigger(
-            payload,
-            idempotency_key=idempotency_key,
-            concurrency_key=concurrency_key,
-            coalesce=coalesce,
-            retry_failed=retry_failed,
-            on_payload_change=on_payload_change,
-            run_at=run_at,
-            delay=delay,
-            retry=retry,
-            timeout=timeout,
-            labels=labels,
+        return self._client.submitter.trigger(
+            self._client.handles.find(job, "trigger").job,
+            Trigger(
+                payload,
+                idempotency_key=idempotency_key,
+                concurrency_key=concurrency_key,
+                coalesce=coalesce,
+                retry_failed=retry_failed,
+                on_payload_change=on_payload_change,
+                run_at=run_at,
+                delay=delay,
+                retry=retry,
+                timeout=timeout,
+                labels=labels,
+            ),
         )
 
     @overload
@@ -140,20 +144,23 @@ class RunCalls(ReadCalls, AnswerCalls, CareCalls, ByHandCalls):
         .. versionadded:: 0.2.0
         """
         self._check()
-        return self._client.handles.find(job, "trigger_and_wait").trigger_and_wait(
-            payload,
-            timeout=timeout,
-            on_progress=on_progress,
-            on_log=on_log,
-            idempotency_key=idempotency_key,
-            concurrency_key=concurrency_key,
-            coalesce=coalesce,
-            retry_failed=retry_failed,
-            on_payload_change=on_payload_change,
-            run_at=run_at,
-            delay=delay,
-            retry=retry,
-            labels=labels,
+        return self._client.submitter.trigger_and_wait(
+            self._client.handles.find(job, "trigger_and_wait").job,
+            Trigger(
+                payload,
+                idempotency_key=idempotency_key,
+                concurrency_key=concurrency_key,
+                coalesce=coalesce,
+                retry_failed=retry_failed,
+                on_payload_change=on_payload_change,
+                run_at=run_at,
+                delay=delay,
+                retry=retry,
+                labels=labels,
+            ),
+            optional_timeout(timeout),
+            on_progress,
+            on_log,
         )
 
     # Items of any type: mypy infers no P for a list that mixes payloads and triggers.

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from durably._platform.interactive import again
 from durably._platform.signals import door, entered
 from durably.client.arguments import NOT_GIVEN, OnLog, OnProgress, StatusFilter, Trigger, several
 from durably.errors import DurablyError, NotFoundError
@@ -236,38 +235,24 @@ class JobHandle(Shown, Generic[P, R]):
         """
         timeout_s = optional_timeout(timeout)
         self._submitter.check()
-        waiter = self._submitter.waiter
-        patience = waiter.patience(timeout_s)
-        callbacks = waiter.callbacks(on_progress, on_log)
-        try:
-            with waiter.watching() as watch:
-                with patience.limited():
-                    run = self.trigger(
-                        payload,
-                        idempotency_key=idempotency_key,
-                        concurrency_key=concurrency_key,
-                        coalesce=coalesce,
-                        retry_failed=retry_failed,
-                        on_payload_change=on_payload_change,
-                        run_at=run_at,
-                        delay=delay,
-                        retry=retry,
-                        labels=labels,
-                    )
-                watch.watch_only(run.id)
-                # Report only progress that the run has made since the trigger.
-                callbacks.known = run.progress
-                return waiter.wait(
-                    run.id,
-                    timeout_s,
-                    callbacks,
-                    watch,
-                    disposition=run.disposition,
-                    patience=patience,
-                    again=again() if retry_failed else None,
-                )
-        finally:
-            callbacks.close()
+        return self._submitter.trigger_and_wait(
+            self.job,
+            Trigger(
+                payload,
+                idempotency_key=idempotency_key,
+                concurrency_key=concurrency_key,
+                coalesce=coalesce,
+                retry_failed=retry_failed,
+                on_payload_change=on_payload_change,
+                run_at=run_at,
+                delay=delay,
+                retry=retry,
+                labels=labels,
+            ),
+            timeout_s,
+            on_progress,
+            on_log,
+        )
 
     def batch_trigger(self, items: Iterable[P | Mapping[str, Any] | Trigger[P]]) -> RunList[P, R]:
         """Store a run for each item in one transaction: all of them or none.

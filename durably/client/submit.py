@@ -11,10 +11,13 @@ import attrs
 
 from durably._platform.clock import Clock, to_datetime
 from durably._platform.ids import Ids
+from durably._platform.interactive import again
 from durably._platform.tracebacks import stacklevel
 from durably.client import said
 from durably.client.arguments import (
     NOT_GIVEN,
+    OnLog,
+    OnProgress,
     Trigger,
     checked_key,
     checked_labels,
@@ -72,6 +75,37 @@ class Submitter:
     def trigger(self, job: Job[Any, Any], trigger: Trigger[Any]) -> Run[Any, Any]:
         """Store one trigger; when this returns it is committed."""
         return self._trigger(job, self.accepted(job, trigger))
+
+    def trigger_and_wait(
+        self,
+        job: Job[Any, Any],
+        trigger: Trigger[Any],
+        timeout_s: float | None,
+        on_progress: OnProgress | None,
+        on_log: OnLog | None,
+    ) -> Run[Any, Any]:
+        """Store one trigger, and block until its run has ended; return the completed run."""
+        waiter = self.waiter
+        patience = waiter.patience(timeout_s)
+        callbacks = waiter.callbacks(on_progress, on_log)
+        try:
+            with waiter.watching() as watch:
+                with patience.limited():
+                    run = self.trigger(job, trigger)
+                watch.watch_only(run.id)
+                # Report only progress that the run has made since the trigger.
+                callbacks.known = run.progress
+                return waiter.wait(
+                    run.id,
+                    timeout_s,
+                    callbacks,
+                    watch,
+                    disposition=run.disposition,
+                    patience=patience,
+                    again=again() if trigger.retry_failed else None,
+                )
+        finally:
+            callbacks.close()
 
     def _trigger(self, job: Job[Any, Any], accepted: Accepted) -> Run[Any, Any]:
         new = accepted.new

@@ -66,21 +66,30 @@ class FileChecks:
 
         What is written then goes to a file that no later opening finds.
         """
-        if is_gone(self._path, self.identity):
+        # Called by nearly every call of an engine, so the system is asked once if all is well.
+        try:
+            status = os.stat(self._path)
+        except OSError:
+            status = None
+        is_there = status is not None and (status.st_dev, status.st_ino) == self.identity
+        if not is_there and is_gone(self._path, self.identity):
             raise DatabaseLostError(
                 f"the database file {self._path!r} was moved, deleted or replaced while it was "
                 "open; close this engine and open the file where it is now"
             )
-        self.check_content()
+        self.check_content(status if is_there else None)
 
-    def check_content(self) -> None:
+    def check_content(self, status: os.stat_result | None = None) -> None:
         """Raise ``DatabaseLostError`` if the file was overwritten, now or at an earlier check.
 
         Reads the file only if it was written since the last check.
+
+        Args:
+            status: of the file; it is read if it is not given.
         """
         if self.overwritten is None:
             try:
-                if self._content.is_as_seen(os.stat(self._path)):
+                if self._content.is_as_seen(os.stat(self._path) if status is None else status):
                     return
             except OSError:
                 return  # just deleted: the next check notices that

@@ -44,7 +44,7 @@ class CurrentRuns:
         self._changes = changes
         self._ownership = ownership
         self.thread = _Thread()
-        # Woken when a run leaves, and by others when a slot gets free.
+        # Woken when the last run leaves, and by others when a slot gets free.
         self.changed = Wakeups()
         self._lock = threading.Lock()  # guards all below
         self._runs: dict[tuple[int, int], CurrentRun] = {}
@@ -104,7 +104,8 @@ class CurrentRuns:
             return
         with self._lock:
             self._runs.pop((run.run_pk, run.fence), None)
-        self.changed.wake_all()
+        if not self._runs:
+            self.changed.wake_all()
         self._changes.notify()
 
     def forget_early_stops(self) -> None:

@@ -91,22 +91,26 @@ class RunUntilIdle:
             pass
 
     def _is_over(self, is_enough: Callable[[], bool], until_us: int | None) -> bool:
+        # Not woken by each end: waking a thread takes as long as a small run.
+        self._claimer.wait_until_idle(lambda: None, self._clock.monotonic() + _LOOK_S)
         self._check_in_place()
         seen = self._changes.look()
         entered = self._runs.entered
-        if self._claimer.is_idle:
+        is_idle = self._claimer.is_idle
+        if is_idle:
             if not self._state.takes_runs or is_enough():
                 return True
             self._timers.wake_due()
             # A run that is claimed during this check may have the key that all others wait for.
-            is_idle = not self._claimer.can_claim() and self._claimer.is_idle_since(entered)
-            if is_idle and (until_us is None or not self._timers.is_due_by(until_us)):
+            is_done = not self._claimer.can_claim() and self._claimer.is_idle_since(entered)
+            if is_done and (until_us is None or not self._timers.is_due_by(until_us)):
                 return True
         # Also while the dispatcher tries again: it may do so without a pause.
         failure = self._dispatcher.failure
         if failure is not None and self._claimer.is_only_claiming:
             raise failure
-        self._changes.wait(seen, _LOOK_S)
+        if is_idle:
+            self._changes.wait(seen, _LOOK_S)
         return False
 
     @contextmanager

@@ -29,7 +29,7 @@ _RUNS: Final = {
 } | {
     status: f"""
         SELECT run FROM durably_runs INDEXED BY durably_runs_unusual
-        WHERE status IN ('failed', 'cancelled', 'waiting') AND status = '{status}'"""
+        WHERE status = '{status}'"""
     for status in ("failed", "cancelled", "waiting")
 }
 

@@ -23,20 +23,11 @@ BY_KEY: Final = f"""
     WHERE r.job_name = jobs.name AND r.idempotency_key = :key
     ORDER BY run DESC LIMIT :limit"""
 
-# By the index of the last eight characters, which is what lists show of an id.
+# Reads the ids of all runs, from the newest on, and only the rows that are found.
 BY_END: Final = f"""
     SELECT {COUNTED} FROM durably_runs r
     WHERE run IN (SELECT run FROM durably_runs
-                  WHERE substr(id, -8) = substr(:end, -8) AND substr(id, -length(:end)) = :end
-                  ORDER BY id DESC LIMIT :limit)
-    ORDER BY run DESC"""
-
-# Of fewer characters: reads all of that index, and only the rows that are found.
-BY_SHORT_END: Final = f"""
-    SELECT {COUNTED} FROM durably_runs r
-    WHERE run IN (SELECT run FROM durably_runs INDEXED BY durably_runs_end
-                  WHERE substr(substr(id, -8), -length(:end)) = :end
-                  ORDER BY run DESC LIMIT :limit)
+                  WHERE substr(id, -length(:end)) = :end ORDER BY id DESC LIMIT :limit)
     ORDER BY run DESC"""
 
 # By the index of the runs that have an owner.
@@ -86,9 +77,6 @@ PURGEABLE: Final = f"""
     WHERE completed_at_us IS NOT NULL AND completed_at_us < :before_us AND owner IS NULL
       AND (status <> 'failed' OR NOT :keep_failed) AND NOT {runs.SPARED_BY_PARENT}"""
 
-# How many characters of the end of each id are in an index.
-_INDEXED: Final = 8
-
 # How many keys of a kind of failure are named.
 _MOST_KEYS: Final = 3
 
@@ -102,8 +90,7 @@ def named(db: apsw.Connection, name: str, limit: int) -> list[RunRow]:
     if not found:
         found = queries.legible_rows(db, BY_KEY, {"key": name, "limit": limit})
     if not found and name.isascii() and name.isalnum():
-        by_end = BY_END if len(name) >= _INDEXED else BY_SHORT_END
-        found = queries.legible_rows(db, by_end, {"end": name.upper(), "limit": limit})
+        found = queries.legible_rows(db, BY_END, {"end": name.upper(), "limit": limit})
     return found
 
 

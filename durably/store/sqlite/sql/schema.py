@@ -43,6 +43,7 @@ _MIGRATIONS: Final = (
     "0015_code.sql",
     "0016_held_items.sql",
     "0017_layers.sql",
+    "0018_cheaper_rules.sql",
 )
 
 # What the scripts make, so that opening a file need not execute them in memory, and a new file not

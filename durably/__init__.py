@@ -60,20 +60,10 @@ if typing.TYPE_CHECKING:
     from durably.execution.pacing import RateLimit
     from durably.execution.step_questions import Ticket
     from durably.jobs import Job, job
-    from durably.models import (
-        Attempt,
-        ErrorInfo,
-        ItemCounts,
-        ItemRecord,
-        LogEntry,
-        Progress,
-        Run,
-        RunStatus,
-        StepRecord,
-        WaitingFor,
-    )
+    from durably.models import ErrorInfo, Progress, Run, RunStatus, WaitingFor
     from durably.models.plans import Plan, PlannedStep
     from durably.models.questions import Question
+    from durably.models.records import Attempt, ItemCounts, ItemRecord, LogEntry, StepRecord
     from durably.settings.retries import Retry
 
 __version__ = "0.1.0"
@@ -161,20 +151,10 @@ _NAMES_OF_MODULES: typing.Final = {
     "settings.retries": ["Retry"],
     "execution.step_questions": ["Ticket"],
     "jobs": ["Job", "job"],
-    "models": [
-        "Attempt",
-        "ErrorInfo",
-        "ItemCounts",
-        "ItemRecord",
-        "LogEntry",
-        "Progress",
-        "Run",
-        "RunStatus",
-        "StepRecord",
-        "WaitingFor",
-    ],
+    "models": ["ErrorInfo", "Progress", "Run", "RunStatus", "WaitingFor"],
     "models.plans": ["Plan", "PlannedStep"],
     "models.questions": ["Question"],
+    "models.records": ["Attempt", "ItemCounts", "ItemRecord", "LogEntry", "StepRecord"],
 }
 _MODULE_OF_NAME: typing.Final = {
     name: module for module, names in _NAMES_OF_MODULES.items() for name in names

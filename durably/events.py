@@ -12,7 +12,8 @@ from typing import Any, ClassVar, Final
 import attrs
 
 from durably._platform.values import Value
-from durably.models import ErrorInfo, LogLevel, Progress
+from durably.models import ErrorInfo, Progress
+from durably.models.records import LogLevel
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -16,7 +16,10 @@ from durably.cli.tables import Column, formats, print_csv, print_json, print_rec
 from durably.cli.times import lasted, moment
 from durably.client.arguments import AnyRun
 from durably.client.looking import Looking
-from durably.models import Attempt, ItemRecord, LogEntry, StepRecord, duration_of
+from durably.models import duration_of
+
+if TYPE_CHECKING:
+    from durably.models.records import Attempt, ItemRecord, LogEntry, StepRecord
 
 _RESULT: Final = Column("RESULT", gives_way=True, longest=200)
 _STEPS: Final = (

@@ -9,7 +9,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import attrs
 import click
@@ -21,7 +21,9 @@ from durably.client.looking import Looking
 from durably.entry.engine import Durably
 from durably.entry.looking import open_looking
 from durably.errors import DatabaseError, DurablyError
-from durably.execution.live import Displays
+
+if TYPE_CHECKING:
+    from durably.execution.live import Displays
 
 F = TypeVar("F", bound=Callable[..., Any])
 

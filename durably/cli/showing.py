@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import attrs
 import click
@@ -19,8 +19,11 @@ from durably.cli.tables import cells, colored, fitted, is_terminal, print_json, 
 from durably.cli.times import lasted, moment, since
 from durably.client.arguments import AnyRun
 from durably.client.looking import MOST_FAILURES_READ, Looking
-from durably.models import ErrorInfo, RunStatus, StepRecord, duration_of
+from durably.models import ErrorInfo, RunStatus, duration_of
 from durably.models.questions import Question
+
+if TYPE_CHECKING:
+    from durably.models.records import StepRecord
 
 _INDENT: Final = "            "
 # How many of the first steps, and of the last ones, are shown.

@@ -12,16 +12,23 @@ from durably.client.arguments import AnyRun, OnLog, OnProgress
 from durably.client.query import Reader
 from durably.client.wait import Waiter
 from durably.codec import Codec
-from durably.models import AttemptList, ItemList, ItemRecord, ItemStatus, LogList, StepList
 from durably.settings import Duration
-from durably.store.api import Store
 
 if TYPE_CHECKING:
     from durably.client.by_hand import ByHand
     from durably.client.control import Control
     from durably.jobs import Job
     from durably.models.plans import Plan
+    from durably.models.records import (
+        AttemptList,
+        ItemList,
+        ItemRecord,
+        ItemStatus,
+        LogList,
+        StepList,
+    )
     from durably.rendering.timeline import Timeline
+    from durably.store.api import Store
 
 
 @door

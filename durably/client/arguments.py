@@ -10,7 +10,18 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from operator import attrgetter, is_
-from typing import Any, Final, Generic, Never, Self, TypedDict, TypeVar, cast, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Generic,
+    Never,
+    Self,
+    TypedDict,
+    TypeVar,
+    cast,
+    overload,
+)
 
 import attrs
 
@@ -20,7 +31,7 @@ from durably._platform.signals import let_through
 from durably._platform.values import Value
 from durably.errors import ValidationError
 from durably.jobs.names import check_storable, check_text, not_a_str
-from durably.models import LogEntry, Progress, Run, RunStatus
+from durably.models import Progress, Run, RunStatus
 from durably.settings import (
     Coalesce,
     Duration,
@@ -35,6 +46,9 @@ from durably.settings import (
 )
 from durably.settings.retries import Retry, check_retry, stored_retry
 
+if TYPE_CHECKING:
+    from durably.models.records import LogEntry
+
 P = TypeVar("P")
 T = TypeVar("T")
 
@@ -42,7 +56,7 @@ StatusFilter = RunStatus | str | Iterable[RunStatus | str] | None
 NameFilter = str | Iterable[str] | None
 AnyRun = Run[Any, Any]
 OnProgress = Callable[[Progress], object]
-OnLog = Callable[[LogEntry], object]
+OnLog = Callable[["LogEntry"], object]
 
 _write_labels: Final = json.JSONEncoder(ensure_ascii=False).encode
 

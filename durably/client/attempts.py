@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from durably._platform.clock import to_datetime
 from durably.client.arguments import AnyRun, run_id_of
 from durably.client.query import Reader
 from durably.client.unreadable import UNREADABLE, raise_defect, readable
-from durably.models import Attempt, AttemptList
+from durably.models.records import Attempt, AttemptList
 from durably.store import defects
-from durably.store.api import Store
 from durably.store.rows import AttemptRow
+
+if TYPE_CHECKING:
+    from durably.store.api import Store
 
 
 class AttemptReader:

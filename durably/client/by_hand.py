@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -13,16 +13,18 @@ from durably._platform.signals import let_through
 from durably.client.arguments import AnyRun, checked_key, run_id_of
 from durably.client.control import fields_of
 from durably.client.items import ItemReader
-from durably.client.local_worker import LocalWorker
 from durably.client.query import Reader
 from durably.client.submit import Submitter
 from durably.codec import UNTYPED, Codec
 from durably.errors import NotFoundError, RunCancelled, ValidationError
 from durably.execution.emitter import Emitter
 from durably.jobs.names import check_text
-from durably.models import ItemRecord
-from durably.store.api import Store
 from durably.store.rows import RunRow
+
+if TYPE_CHECKING:
+    from durably.client.local_worker import LocalWorker
+    from durably.models.records import ItemRecord
+    from durably.store.api import Store
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -11,13 +11,14 @@ from durably.client.arguments import OnLog, OnProgress
 from durably.client.query import Reader, labels_of
 from durably.errors import ValidationError
 from durably.execution.emitter import Emitter
-from durably.models import LogEntry, Progress
+from durably.models import Progress
 from durably.store import defects
-from durably.store.api import Store
 from durably.store.rows import Brief
 
 if TYPE_CHECKING:
     from durably.events import Event, LogWritten
+    from durably.models.records import LogEntry
+    from durably.store.api import Store
 
 
 class Callbacks:
@@ -128,6 +129,8 @@ class Callbacks:
 
 
 def _entry_of(event: LogWritten) -> LogEntry:
+    from durably.models.records import LogEntry  # noqa: PLC0415 - where first needed
+
     return LogEntry(
         level=event.level,
         message=event.message,

@@ -21,12 +21,13 @@ from durably.client.by_hand_calls import ByHandCalls
 from durably.client.care import CareCalls
 from durably.client.read_calls import ReadCalls
 from durably.jobs import Job
-from durably.models import ItemRecord, Run, RunList
+from durably.models import Run, RunList
 from durably.settings import Coalesce, Duration, OnPayloadChange, optional_timeout
 from durably.settings.retries import Retry
 
 if TYPE_CHECKING:
     from durably.client.subscribe import Subscription
+    from durably.models.records import ItemRecord
 
 P = TypeVar("P")
 R = TypeVar("R")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -15,8 +15,10 @@ from durably.client.wait import completed
 from durably.execution.emitter import Emitter
 from durably.execution.live_failures import FailureWatch
 from durably.models import Run
-from durably.store.api import Store
 from durably.store.rows import RunKey
+
+if TYPE_CHECKING:
+    from durably.store.api import Store
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -10,24 +10,24 @@ from durably._platform.ids import Ids
 from durably.client.answers import Answers
 from durably.client.arguments import AnyRun
 from durably.client.handles import Handles
-from durably.client.local_worker import LocalWorker, NoWorker
 from durably.client.query import Reader
 from durably.client.submit import Submitter
 from durably.client.wait import Waiter
 from durably.codec import Codec
 from durably.execution.emitter import Emitter
-from durably.execution.live import Displays, NoDisplays
 from durably.jobs.registry import JobRegistry
-from durably.store.api import Store
 
 if TYPE_CHECKING:
     from durably.client.by_hand import ByHand
     from durably.client.children import Children
     from durably.client.control import Control
+    from durably.client.local_worker import LocalWorker
     from durably.client.questions import Questions
     from durably.client.run_here import Runner
     from durably.client.subscribe import Subscription
     from durably.client.upkeep import Upkeep
+    from durably.execution.live import Displays
+    from durably.store.api import Store
 
 
 class Client:
@@ -55,8 +55,14 @@ class Client:
         reader: Reader | None = None,
         displays: Displays | None = None,
     ) -> None:
-        displays = NoDisplays() if displays is None else displays
-        worker = NoWorker(store) if worker is None else worker
+        if displays is None:
+            from durably.execution.live import NoDisplays  # noqa: PLC0415 - where first needed
+
+            displays = NoDisplays()
+        if worker is None:
+            from durably.client.local_worker import NoWorker  # noqa: PLC0415 - where first needed
+
+            worker = NoWorker(store)
         check = store.check_in_place if check is None else check
         self._store = store
         self._codec = codec

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
 from durably._platform.clock import Clock, from_datetime
 from durably.client.arguments import AnyRun, run_id_of
-from durably.client.local_worker import LocalWorker
 from durably.client.query import Reader, labels_of
 from durably.client.submit import Submitter
 from durably.errors import ConflictError, DatabaseError, RunCancelled, ValidationError
@@ -17,8 +16,11 @@ from durably.execution.emitter import Emitter
 from durably.execution.storing import report_worker_error
 from durably.jobs.registry import JobRegistry, origins_of
 from durably.settings import age, check_bool, count, seconds
-from durably.store.api import Store
 from durably.store.rows import RunRow
+
+if TYPE_CHECKING:
+    from durably.client.local_worker import LocalWorker
+    from durably.store.api import Store
 
 _SHRINK_PAGES: Final = 2000
 

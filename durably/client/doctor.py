@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import attrs
 
@@ -12,8 +12,10 @@ from durably._platform.clock import Clock
 from durably._platform.commands import command
 from durably._platform.displayable import displayable
 from durably._platform.values import Value
-from durably.store.api import Store
 from durably.store.conditions import Condition, JobState, OwnerState
+
+if TYPE_CHECKING:
+    from durably.store.api import Store
 
 # So many kinds of failed runs are named.
 MOST_FAILURES: Final = 10

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from durably._platform.clock import to_datetime
 from durably._platform.safe_repr import short_repr
@@ -12,11 +12,13 @@ from durably.client.unreadable import UNREADABLE, raise_defect, readable
 from durably.codec import Codec
 from durably.errors import ValidationError
 from durably.jobs.names import check_text
-from durably.models import ItemList, ItemRecord, ItemStatus
+from durably.models.records import ItemList, ItemRecord, ItemStatus
 from durably.settings import count
 from durably.store import defects
-from durably.store.api import Store
 from durably.store.item_rows import ItemOfMap
+
+if TYPE_CHECKING:
+    from durably.store.api import Store
 
 
 class ItemReader:

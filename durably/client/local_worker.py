@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack
 
 from durably.errors import StopRun
 from durably.execution.current_run import CurrentRun
 from durably.execution.live_failures import FailureWatch
 from durably.jobs import Job
-from durably.store.api import Store
 from durably.store.rows import Beginning, BeginOptions, Enqueued, NewRun, RunRow
+
+if TYPE_CHECKING:
+    from durably.store.api import Store
 
 T = TypeVar("T")
 

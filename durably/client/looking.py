@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from durably._platform.clock import Clock, from_datetime
 from durably.client.arguments import AnyRun, NameFilter, StatusFilter
@@ -13,14 +13,16 @@ from durably.client.client import Client
 from durably.client.doctor import Finding, examine
 from durably.client.unreadable import readable
 from durably.jobs import Job
-from durably.models import LogEntry
 from durably.models.plans import Plan
-from durably.store.api import Store
 from durably.store.change_feed import ChangeFeed
 from durably.store.conditions import Condition, JobUsage, Sizes
 from durably.store.item_rows import FailureKind, MapState
 from durably.store.owners import Liveness
 from durably.store.rows import Executor
+
+if TYPE_CHECKING:
+    from durably.models.records import LogEntry
+    from durably.store.api import Store
 
 # How many failed items of a map are read to say what kinds of failures there are.
 MOST_FAILURES_READ = 10_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from durably._platform.clock import to_datetime
 from durably._platform.fingerprints import fingerprint, is_comparable
@@ -13,8 +13,10 @@ from durably.client.query import Reader
 from durably.execution.code_changes import code_of
 from durably.jobs import Job
 from durably.models.plans import Plan, PlannedStep, PlannedStepList
-from durably.store.api import Store
 from durably.store.rows import CodeRow
+
+if TYPE_CHECKING:
+    from durably.store.api import Store
 
 _MAIN = ("__main__", "__mp_main__")
 

@@ -19,28 +19,24 @@ from durably.jobs.registry import JobRegistry
 from durably.models import (
     Disposition,
     ErrorInfo,
-    ItemCounts,
-    LogEntry,
-    LogList,
     Progress,
     Run,
     RunEngine,
     RunKind,
     RunList,
     RunStatus,
-    StepList,
-    StepRecord,
     WaitingFor,
     answered_by,
 )
 from durably.models.later import Later
 from durably.settings import count
 from durably.store import defects
-from durably.store.api import Store
 from durably.store.rows import Filters, LogRow, RunRow, StepRow
 
 if TYPE_CHECKING:
     from durably.client.overview import Overview
+    from durably.models.records import LogEntry, LogList, StepList, StepRecord
+    from durably.store.api import Store
 
 
 def labels_of(row: RunRow) -> dict[str, str]:
@@ -331,12 +327,19 @@ class Reader:
             NotFoundError: there is no such run.
             DatabaseError: the run cannot be read.
         """
+        from durably.models.records import StepList  # noqa: PLC0415 - where first needed
+
         run_id = run_id_of(run)
         self._store.get_run(run_id)
         rows = self._store.steps_of(run_id)
         return StepList(readable(lambda row: self._step_of(row, run_id), rows))
 
     def _step_of(self, row: StepRow, run_id: str) -> StepRecord:
+        from durably.models.records import (  # noqa: PLC0415 - where first needed
+            ItemCounts,
+            StepRecord,
+        )
+
         what = f"step {row.name!a:.80} of run {run_id!a:.80}"
         try:
             return StepRecord(
@@ -363,6 +366,8 @@ class Reader:
             NotFoundError: there is no such run.
             DatabaseError: the run cannot be read.
         """
+        from durably.models.records import LogList  # noqa: PLC0415 - where first needed
+
         run_id = run_id_of(run)
         self._store.get_run(run_id)
         return LogList(self.entries_of(self._store.log_lines_of(run_id), run_id))
@@ -372,6 +377,8 @@ class Reader:
         return readable(lambda row: self._entry_of(row, run_id), rows)
 
     def _entry_of(self, row: LogRow, run_id: str) -> LogEntry:
+        from durably.models.records import LogEntry  # noqa: PLC0415 - where first needed
+
         try:
             return LogEntry(
                 level=row.level,  # type: ignore[arg-type]  # the schema allows no other

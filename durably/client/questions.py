@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -15,8 +15,10 @@ from durably.errors import SerializationError, ValidationError
 from durably.jobs.names import check_name
 from durably.models import Run
 from durably.models.questions import Question, QuestionList
-from durably.store.api import Store
 from durably.store.rows import Wait
+
+if TYPE_CHECKING:
+    from durably.store.api import Store
 
 _LONGEST_NAME = 500
 

@@ -9,7 +9,7 @@ from durably._platform.displayable import escaped
 from durably._platform.signals import door, entered
 from durably.client.arguments import AnyRun, NameFilter, StatusFilter
 from durably.errors import DurablyError
-from durably.models import AttemptList, ItemList, ItemStatus, LogList, RunList, StepList
+from durably.models import RunList
 from durably.rendering.shown import Shown
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from durably.client.client import Client
     from durably.models.plans import Plan
+    from durably.models.records import AttemptList, ItemList, ItemStatus, LogList, StepList
 
 
 @door

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
@@ -15,7 +15,6 @@ from durably._platform.unhandled import add_stop_note
 from durably.client import said
 from durably.client.arguments import CheckedOptions, Trigger
 from durably.client.handles import Handles
-from durably.client.local_worker import CallersThread, LocalWorker
 from durably.client.patience import Patience
 from durably.client.payload_changes import changed_paths, named
 from durably.client.query import Reader
@@ -33,13 +32,16 @@ from durably.errors import (
     WaitTimeoutError,
 )
 from durably.execution.current_run import CurrentRun
-from durably.execution.live import Displays
 from durably.execution.live_failures import FailureWatch
 from durably.jobs import Job
 from durably.jobs.registry import codes_json, origins_json
 from durably.models import TERMINAL, Disposition, Run, RunStatus, evolved, short_name
-from durably.store.api import Store
 from durably.store.rows import Beginning, Enqueued, RunKey, RunRow
+
+if TYPE_CHECKING:
+    from durably.client.local_worker import CallersThread, LocalWorker
+    from durably.execution.live import Displays
+    from durably.store.api import Store
 
 log = logging.getLogger("durably")
 

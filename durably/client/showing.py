@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from durably._platform.clock import Clock, moment
 from durably._platform.interactive import kernel
-from durably.client.local_worker import LocalWorker
 from durably.codec.json_text import load
 from durably.execution.current_run import CurrentRun
-from durably.execution.live import RunView, View
-from durably.execution.run_view import as_float, said_of_wait, view_of
 from durably.models import TERMINAL
 from durably.store import defects
-from durably.store.api import Store
 from durably.store.rows import Brief, RunRow
+
+if TYPE_CHECKING:
+    from durably.client.local_worker import LocalWorker
+    from durably.execution.live import RunView, View
+    from durably.store.api import Store
 
 # How often a run that another process executes is read for a display.
 _READ_S: Final = 1.0
@@ -51,13 +52,16 @@ class LiveRun:
         self.current: CurrentRun | None = None
         self.status: str | None = None
         self.where: str | None = None
-        self._seen = RunView("", "")
+        self._seen: RunView | None = None
         self._read_at_s: float | None = None
         # What has died, by the claim of the run that is executed here.
         self._died: dict[int, str] = {}
 
     def look(self) -> View:
         """Return the run as it is now."""
+        from durably.execution.live import View  # noqa: PLC0415 - where first needed
+        from durably.execution.run_view import view_of  # noqa: PLC0415 - where first needed
+
         if self.run_id is None:
             return View()
         here = self._executed_here()
@@ -74,10 +78,10 @@ class LiveRun:
         if self.status is not None or is_due:
             self._read_at_s = now_s
             self._read(self.run_id)
-            if self._seen.status not in TERMINAL:
+            if self._seen is None or self._seen.status not in TERMINAL:
                 # Its next steps are counted elsewhere, or by another execution.
                 self.current = None
-        return View((self._seen,) if self._seen.id else ())
+        return View() if self._seen is None else View((self._seen,))
 
     def _died_before(self, current: CurrentRun) -> str:
         """Return what has died in the execution before this one, which is read once."""
@@ -106,6 +110,8 @@ class LiveRun:
 
     def _waits(self, brief: Brief) -> str | None:
         """Return what the run waits for without a thread, if it does."""
+        from durably.execution.run_view import said_of_wait  # noqa: PLC0415 - where first needed
+
         row = self._store.find_run(brief.id) if brief.status in ("pending", "waiting") else None
         if row is None:
             return None
@@ -156,12 +162,18 @@ class LiveRuns:
 
 def several(runs: Iterable[CurrentRun], *, done: int, failed: int, total: int | None) -> View:
     """Return the view of several runs, those that have been executed for longest first."""
+    from durably.execution.live import View  # noqa: PLC0415 - where first needed
+    from durably.execution.run_view import view_of  # noqa: PLC0415 - where first needed
+
     views = tuple(view_of(run) for run in sorted(runs, key=lambda run: run.began_at))
     return View(views, is_several=True, done=done, failed=failed, total=total)
 
 
 def seen_elsewhere(brief: Brief, name: str, key: str | None) -> RunView:
     """Return how far a run is that another process executes."""
+    from durably.execution.live import RunView  # noqa: PLC0415 - where first needed
+    from durably.execution.run_view import as_float  # noqa: PLC0415 - where first needed
+
     view = RunView(brief.id, name, key, brief.status, unit="", is_here=False)
     try:
         progress: Any = load(brief.progress or "null")

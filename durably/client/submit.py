@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import attrs
 
@@ -13,7 +13,6 @@ from durably._platform.clock import Clock, to_datetime
 from durably._platform.ids import Ids
 from durably._platform.interactive import again
 from durably._platform.tracebacks import stacklevel
-from durably.client import said
 from durably.client.arguments import (
     NOT_GIVEN,
     OnLog,
@@ -26,8 +25,6 @@ from durably.client.arguments import (
     checked_timeout_us,
     has_options,
 )
-from durably.client.local_worker import LocalWorker
-from durably.client.payload_changes import changed_paths, named
 from durably.client.query import Reader, labels_of
 from durably.client.wait import Waiter
 from durably.codec import UNTYPED, Codec
@@ -43,8 +40,11 @@ from durably.jobs import (
 from durably.jobs.registry import JobRegistry, origins_json
 from durably.models import Run, RunList
 from durably.settings import OnPayloadChange, check_bool, check_choice
-from durably.store.api import Store
 from durably.store.rows import Enqueued, NewRun, RunRow
+
+if TYPE_CHECKING:
+    from durably.client.local_worker import LocalWorker
+    from durably.store.api import Store
 
 _COALESCE: Final = Literal["pending", "active"]
 
@@ -211,6 +211,12 @@ class Submitter:
         Raises:
             ConflictError: the run with the key has another payload, and that is to be refused.
         """
+        from durably.client import said  # noqa: PLC0415 - where first needed
+        from durably.client.payload_changes import (  # noqa: PLC0415 - where first needed
+            changed_paths,
+            named,
+        )
+
         row = self._store.find_by_key(new.job_name, new.idempotency_key or "")
         if row is None or row.payload == new.payload:
             return new
@@ -225,6 +231,12 @@ class Submitter:
         is_found = enqueued.disposition in ("idempotent", "retried")
         if not is_found or new.on_payload_change != "warn" or row.payload == new.payload:
             return
+        from durably.client import said  # noqa: PLC0415 - where first needed
+        from durably.client.payload_changes import (  # noqa: PLC0415 - where first needed
+            changed_paths,
+            named,
+        )
+
         changed = changed_paths(self._codec, job, row.payload, new.payload)
         if changed:
             warnings.warn(

@@ -6,11 +6,10 @@ import queue
 from collections.abc import Iterator
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from durably._platform.signals import door
 from durably.client.arguments import run_id_of
-from durably.client.local_worker import LocalWorker
 from durably.client.query import Reader
 from durably.errors import EngineClosedError, NotFoundError
 from durably.events import (
@@ -24,7 +23,10 @@ from durably.events import (
 from durably.execution.emitter import Emitter
 from durably.execution.unseen_failures import see_attempt, unseen_attempt
 from durably.models import TERMINAL, Run, RunStatus
-from durably.store.api import Store
+
+if TYPE_CHECKING:
+    from durably.client.local_worker import LocalWorker
+    from durably.store.api import Store
 
 # The longest pause between two checks of a run.
 _LONGEST_PAUSE_S: Final = 1.0

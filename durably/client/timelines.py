@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
 from durably.client.arguments import AnyRun
 from durably.client.attempts import AttemptReader
 from durably.client.query import Reader
-from durably.models import Attempt, StepRecord, short_name
+from durably.models import short_name
 from durably.rendering.timeline import Items, Lane, Stretch, Timeline
-from durably.store.api import Store
+
+if TYPE_CHECKING:
+    from durably.models.records import Attempt, StepRecord
+    from durably.store.api import Store
 
 # Into so many parts the time that was spent on a run is divided, to count the items of its maps.
 _PARTS: Final = 200

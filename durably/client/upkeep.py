@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
 from durably._platform.clock import Clock
 from durably._platform.latch import Latch
 from durably._platform.signals import deliver
-from durably.store.api import Store
+
+if TYPE_CHECKING:
+    from durably.store.api import Store
 
 # How long a step of a vacuum is to take; others wait for no longer than that.
 _STEP_S: Final = 0.01

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
@@ -14,7 +14,6 @@ from durably._platform.signals import deferred
 from durably._platform.tracebacks import remove_own_frames
 from durably.client.arguments import OnLog, OnProgress, run_id_of, several
 from durably.client.callbacks import Callbacks
-from durably.client.local_worker import LocalWorker, Waiting
 from durably.client.patience import Patience
 from durably.client.query import Reader
 from durably.client.showing import LiveRun, LiveRuns
@@ -26,14 +25,17 @@ from durably.errors import (
     WaitTimeoutError,
 )
 from durably.execution.emitter import Emitter
-from durably.execution.live import Displays
 from durably.execution.live_failures import FailureWatch
 from durably.execution.unseen_failures import awaiting, see
 from durably.models import TERMINAL, Disposition, Run, RunStatus, evolved, printable
 from durably.settings import Duration, optional_timeout
-from durably.store.api import Store
 from durably.store.owners import Liveness, OwnerRow
 from durably.store.rows import Brief
+
+if TYPE_CHECKING:
+    from durably.client.local_worker import LocalWorker, Waiting
+    from durably.execution.live import Displays
+    from durably.store.api import Store
 
 # A read of many runs that takes longer than this is followed by a pause.
 _QUICK_READ_S: Final = 0.001

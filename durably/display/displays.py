@@ -9,7 +9,7 @@ import sys
 import threading
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
@@ -19,8 +19,10 @@ from durably._platform.latch import Latch
 from durably._platform.realtime import monotonic
 from durably._platform.safe_repr import on_one_line
 from durably._platform.signals import deliver_overdue, is_main_thread
-from durably.execution.live import Look, Showing
 from durably.settings import Show, show_by_environment
+
+if TYPE_CHECKING:
+    from durably.execution.live import Look, Showing
 
 log = logging.getLogger("durably")
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from durably.execution.live import RunView, View
+if TYPE_CHECKING:
+    from durably.execution.live import RunView, View
+
 
 # So many steps must be new before a rate is shown; of items, more than are executed at once.
 _FEW_STEPS: Final = 2

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from durably._platform.clock import Clock
 from durably.client.client import Client
 from durably.client.looking import Looking
 from durably.codec import Codec
 from durably.execution.emitter import Emitter
-from durably.execution.live import Displays
 from durably.jobs.registry import JobRegistry
 from durably.store.sqlite.blobs.belonging import SUFFIX
 from durably.store.sqlite.blobs.filing import Filing
@@ -17,6 +17,9 @@ from durably.store.sqlite.blobs.folder import BlobFolder
 from durably.store.sqlite.connection.files import chosen
 from durably.store.sqlite.looking import LookedAt
 from durably.store.sqlite.store import SqliteStore
+
+if TYPE_CHECKING:
+    from durably.execution.live import Displays
 
 
 def open_looking(

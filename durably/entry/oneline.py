@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
-from typing import Any, Final, Generic, TypedDict, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, TypedDict, TypeVar, Unpack, overload
 
 from durably._platform.safe_repr import short_repr, type_name
 from durably.client.arguments import NOT_GIVEN, RunOptions
@@ -14,10 +14,12 @@ from durably.entry.engine import Durably, EngineOptions
 from durably.entry.sessions import Session, open_session
 from durably.errors import ValidationError
 from durably.execution.loops.options import LoopArguments, checked
-from durably.execution.loops.results import MapResult
 from durably.jobs import Job
-from durably.models import ItemRecord
 from durably.settings import Show, check_option_names
+
+if TYPE_CHECKING:
+    from durably.execution.loops.results import MapResult
+    from durably.models.records import ItemRecord
 
 P = TypeVar("P")
 R = TypeVar("R")

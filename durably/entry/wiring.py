@@ -16,7 +16,6 @@ from durably.client.query import Reader, labels_of
 from durably.codec import Codec
 from durably.display.displays import LiveDisplays
 from durably.execution.emitter import Emitter
-from durably.execution.live import Displays
 from durably.jobs import Job, job_list
 from durably.jobs.registry import JobRegistry
 from durably.settings import (
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     import cattrs
 
     from durably.codec.own_forms import ValueCodec
+    from durably.execution.live import Displays
 
 
 class Parts(NamedTuple):

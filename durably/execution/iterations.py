@@ -5,8 +5,10 @@ from __future__ import annotations
 import weakref
 from collections.abc import Generator, Iterator
 from types import GeneratorType
+from typing import TYPE_CHECKING
 
-from durably.models import ItemRecord
+if TYPE_CHECKING:
+    from durably.models.records import ItemRecord
 
 
 class Iteration:

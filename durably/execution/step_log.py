@@ -9,14 +9,17 @@ import traceback
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from durably._platform.nesting import is_too_deep
 from durably._platform.safe_repr import safe_repr, safe_str, too_deep, type_name
 from durably._platform.signals import raise_if_signal
 from durably.errors import ValidationError
 from durably.execution.current_run import CurrentRun, Services
-from durably.models import LogLevel, printable, traceback_of
+from durably.models import printable, traceback_of
+
+if TYPE_CHECKING:
+    from durably.models.records import LogLevel
 
 NUMBERS: Final = frozenset({int, float})
 

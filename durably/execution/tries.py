@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from durably._platform.clock import Clock
 from durably.errors import RetryAfter
 from durably.execution.current_run import CurrentRun
 from durably.execution.pacing import seconds_until
 from durably.jobs import Job
-from durably.models import ErrorInfo
 from durably.settings.retries import Retry, loaded_retry, next_wait_s
 from durably.store.bounds import TIME
 from durably.store.outcome import Failed, TriedAgain
+
+if TYPE_CHECKING:
+    from durably.models import ErrorInfo
 
 
 def retry_of(run: CurrentRun, job: Job[Any, Any]) -> Retry | None:

@@ -1,26 +1,11 @@
-"""Runs, steps, items, log lines and their parts, as plain values, and lists of them.
+"""Runs and their parts, as plain values, and lists of them.
 
-Plans and questions, which few programs use, are in modules of their own.
+The records of steps, items, attempts and log lines, plans and questions are in modules of their
+own, which a program imports that reads them.
 """
 
-from durably.models.asking import RunEngine, answered_by, engine_of
+from durably.models.asking import Progress, RunEngine, answered_by, engine_of
 from durably.models.failures import ErrorInfo, error_info, printable, stored_error, traceback_of
-from durably.models.records import (
-    Attempt,
-    AttemptList,
-    AttemptOutcome,
-    ItemCounts,
-    ItemList,
-    ItemRecord,
-    ItemStatus,
-    LogEntry,
-    LogLevel,
-    LogList,
-    Progress,
-    StepList,
-    StepRecord,
-    StepStatus,
-)
 from durably.models.runs import (
     TERMINAL,
     Disposition,
@@ -37,27 +22,14 @@ from durably.models.runs import (
 
 __all__ = [
     "TERMINAL",
-    "Attempt",
-    "AttemptList",
-    "AttemptOutcome",
     "Disposition",
     "ErrorInfo",
-    "ItemCounts",
-    "ItemList",
-    "ItemRecord",
-    "ItemStatus",
-    "LogEntry",
-    "LogLevel",
-    "LogList",
     "Progress",
     "Run",
     "RunEngine",
     "RunKind",
     "RunList",
     "RunStatus",
-    "StepList",
-    "StepRecord",
-    "StepStatus",
     "WaitKind",
     "WaitingFor",
     "answered_by",

@@ -1,30 +1,43 @@
-"""What a run that came from an engine can be asked."""
+"""What a run that came from an engine can be asked, and how far it is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
+import attrs
+
 from durably._platform.signals import entered
 from durably._platform.values import Value
 from durably.errors import ConflictError
-from durably.models.records import (
-    AttemptList,
-    ItemList,
-    ItemRecord,
-    ItemStatus,
-    LogEntry,
-    LogList,
-    Progress,
-    StepList,
-)
 from durably.settings import Duration
 
 if TYPE_CHECKING:
     from durably.models.plans import Plan
+    from durably.models.records import (
+        AttemptList,
+        ItemList,
+        ItemRecord,
+        ItemStatus,
+        LogEntry,
+        LogList,
+        StepList,
+    )
     from durably.rendering.timeline import Timeline
 
 R = TypeVar("R")
+
+
+@attrs.frozen(eq=False, repr=False)
+class Progress(Value):
+    """How far a run is, in units that the job chooses.
+
+    .. versionadded:: 0.1.0
+    """
+
+    current: float
+    total: float | None = None
+    message: str | None = None
 
 
 class RunEngine(Protocol):

@@ -22,18 +22,6 @@ AttemptOutcome = Literal[
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
-@attrs.frozen(eq=False, repr=False)
-class Progress(Value):
-    """How far a run is, in units that the job chooses.
-
-    .. versionadded:: 0.1.0
-    """
-
-    current: float
-    total: float | None = None
-    message: str | None = None
-
-
 def shown_output(record: Any) -> Any:
     """Return the output of a record for a table, which says so if its file cannot be read."""
     try:

@@ -12,10 +12,9 @@ from durably._platform.clock import from_datetime, moment
 from durably._platform.displayable import displayable
 from durably._platform.safe_repr import on_one_line
 from durably._platform.values import Value, as_dict
-from durably.models.asking import Asking, answered_by, engine_of
+from durably.models.asking import Asking, Progress, answered_by, engine_of
 from durably.models.failures import ErrorInfo
 from durably.models.later import may_be_read_later
-from durably.models.records import Progress, shown_output
 from durably.rendering.shown import Columns, Listing, Shown, several
 
 if TYPE_CHECKING:
@@ -273,6 +272,8 @@ class Run(Asking[R], Shown, Generic[P, R]):
 
     @property
     def _outcome(self) -> tuple[object, Any]:
+        from durably.models.records import shown_output  # noqa: PLC0415 - where first needed
+
         if self.waiting_for is not None:
             return f"waits for {self._waits_for}", None
         if self.run_at is not None and self.error is not None:

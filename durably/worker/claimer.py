@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from typing import Final, Unpack
+from typing import TYPE_CHECKING, Final, Unpack
 
 from durably._platform.clock import Clock
 from durably._platform.signals import LOOK_S
@@ -15,7 +15,6 @@ from durably.execution.emitter import Emitter, EventType
 from durably.execution.session_run import SessionRun
 from durably.execution.storing import report_worker_error
 from durably.jobs.registry import JobRegistry
-from durably.store.api import Store
 from durably.store.outcome import NotExecuted
 from durably.store.rows import (
     Begin,
@@ -31,6 +30,9 @@ from durably.worker.current_runs import CurrentRuns
 from durably.worker.ownership import Ownership
 from durably.worker.slots import Slots
 from durably.worker.state import EngineState, State
+
+if TYPE_CHECKING:
+    from durably.store.api import Store
 
 log = logging.getLogger("durably")
 

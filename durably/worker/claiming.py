@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import attrs
 
 from durably._platform.clock import Clock
 from durably.errors import WaitTimeoutError
-from durably.store.api import Store
 from durably.worker.claimer import Claimer
 from durably.worker.current_runs import CurrentRuns
 from durably.worker.database_file import DatabaseFile
@@ -22,6 +21,9 @@ from durably.worker.reaper import Reaper
 from durably.worker.run_until_idle import RunUntilIdle
 from durably.worker.sessions import Sessions
 from durably.worker.state import EngineState, State
+
+if TYPE_CHECKING:
+    from durably.store.api import Store
 
 
 @attrs.define(kw_only=True, eq=False, repr=False, slots=False)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from durably.errors import DatabaseLostError
-from durably.store.api import Store
+
+if TYPE_CHECKING:
+    from durably.store.api import Store
 
 
 class DatabaseFile:

@@ -23,8 +23,6 @@ from durably.errors import DatabaseError
 from durably.execution.current_run import CurrentRun
 from durably.execution.emitter import Emitter
 from durably.execution.storing import report_worker_error
-from durably.models import Progress
-from durably.store.api import Store
 from durably.store.change_feed import ChangeFeed
 from durably.store.outcome import Lost
 from durably.store.rows import LogLine
@@ -32,6 +30,8 @@ from durably.worker.service import Service
 
 if TYPE_CHECKING:
     from durably.events import LogWritten
+    from durably.models import Progress
+    from durably.store.api import Store
 
 log = logging.getLogger("durably")
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from durably.jobs.registry import JobRegistry, origins_of, takes_any_origin
-from durably.store.api import Store
 from durably.store.rows import Begun
+
+if TYPE_CHECKING:
+    from durably.store.api import Store
 
 log = logging.getLogger("durably")
 

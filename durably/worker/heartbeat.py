@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from durably._platform.clock import Clock
 from durably.errors import OwnershipLost, RunCancelled
 from durably.execution.current_run import CurrentRun
-from durably.store.api import Store
 from durably.store.outcome import NotExecuted
 from durably.store.rows import RunKey
 from durably.worker.deadlines import Deadlines
 from durably.worker.service import ErrorSink, Service
+
+if TYPE_CHECKING:
+    from durably.store.api import Store
 
 
 class Heartbeat(Service):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from durably._platform.clock import Clock
 from durably.codec.json_text import dump
@@ -11,9 +11,11 @@ from durably.execution.live import View
 from durably.execution.run_view import view_of
 from durably.jobs.registry import JobRegistry
 from durably.models import TERMINAL, RunStatus
-from durably.store.api import Store
 from durably.store.rows import Filters
 from durably.worker.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from durably.store.api import Store
 
 # How often the runs that wait are counted for a display.
 _COUNT_S: Final = 2.0

@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from durably._platform.clock import Clock
 from durably._platform.ids import Ids
 from durably._platform.safe_repr import on_one_line
 from durably.errors import DatabaseError
-from durably.store.api import Store
 from durably.store.calls import BegunSteps
 from durably.store.outcome import OwnerIdle
 from durably.store.owners import OwnerLock
+
+if TYPE_CHECKING:
+    from durably.store.api import Store
 
 log = logging.getLogger("durably")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from durably._platform.clock import Clock
 from durably.codec.json_text import load
@@ -13,7 +13,6 @@ from durably.execution.emitter import Emitter
 from durably.execution.unseen_failures import UnseenFailures, see_attempt
 from durably.models import ErrorInfo, RunStatus
 from durably.store import bounds
-from durably.store.api import Store
 from durably.store.change_feed import ChangeFeed
 from durably.store.outcome import OwnerDead, OwnerHung
 from durably.store.owners import Liveness, OwnerRow
@@ -21,6 +20,9 @@ from durably.store.rows import RunRow
 from durably.worker.retention import Retention
 from durably.worker.run_log import say_given_up, say_recovered
 from durably.worker.service import ErrorSink, Service
+
+if TYPE_CHECKING:
+    from durably.store.api import Store
 
 RETENTION_INTERVAL_S: Final = 60.0
 SWEEP_INTERVAL_S: Final = 300.0

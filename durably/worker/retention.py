@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 from datetime import timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from durably._platform.clock import Clock, to_datetime
-from durably.store.api import Store
+
+if TYPE_CHECKING:
+    from durably.store.api import Store
 
 log = logging.getLogger("durably")
 

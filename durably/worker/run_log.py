@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from durably._platform.clock import Clock, moment
 from durably._platform.fingerprints import fingerprint, is_other
@@ -18,9 +18,11 @@ from durably.errors import DatabaseError, OwnershipLost, RunCancelled, RunInterr
 from durably.execution.current_run import CurrentRun
 from durably.jobs import Job
 from durably.models import ErrorInfo, RunStatus, short_name
-from durably.store.api import Store
 from durably.store.outcome import Completed, Failed, Outcome, Suspended, TriedAgain
 from durably.store.rows import RunRow
+
+if TYPE_CHECKING:
+    from durably.store.api import Store
 
 log = logging.getLogger("durably")
 

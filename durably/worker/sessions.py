@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -13,7 +13,6 @@ from durably._platform.signals import deliver
 from durably.errors import RunInterrupted
 from durably.execution.current_run import Services
 from durably.execution.session_run import SessionRun
-from durably.store.api import Store
 from durably.store.outcome import Completed, Interrupted, Outcome
 from durably.store.rows import Beginning, NewRun, RunRow
 from durably.worker.claimer import Claimer
@@ -21,6 +20,9 @@ from durably.worker.current_runs import CurrentRuns
 from durably.worker.lifecycle import Lifecycle
 from durably.worker.run_log import RunLog
 from durably.worker.settling import Settled, Settling
+
+if TYPE_CHECKING:
+    from durably.store.api import Store
 
 # How often a thread that waits for a session looks for owners that have died.
 _RECOVER_S: Final = 0.25

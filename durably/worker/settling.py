@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import attrs
 
@@ -14,7 +14,6 @@ from durably.execution.tries import after_failure
 from durably.execution.unseen_failures import UnseenFailures, see_attempt
 from durably.models import error_info
 from durably.settings.retries import Retry, has_functions
-from durably.store.api import Store
 from durably.store.outcome import (
     Completed,
     Failed,
@@ -27,6 +26,9 @@ from durably.store.outcome import (
 from durably.store.rows import Claim, Ended, RunRow
 from durably.worker.flusher import Flusher
 from durably.worker.run_log import RunLog
+
+if TYPE_CHECKING:
+    from durably.store.api import Store
 
 
 class Settled(NamedTuple):

@@ -7,6 +7,7 @@ import math
 import os
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from durably._platform.clock import Clock
 from durably._platform.lock_timeouts import BUSY_TIMEOUT_S, limited
@@ -21,15 +22,17 @@ from durably.errors import (
     ForkedError,
     RunsFailedError,
 )
-from durably.execution.live import Displays
 from durably.jobs.registry import JobRegistry
 from durably.models import RunStatus
 from durably.settings import Duration, check_bool, count, waitable
-from durably.store.api import Store
 from durably.worker.leaving import Notice, is_leaving, say_abandoned, say_left
-from durably.worker.live_engine import LiveEngine, pending
 from durably.worker.state import State
 from durably.worker.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from durably.execution.live import Displays
+    from durably.store.api import Store
+    from durably.worker.live_engine import LiveEngine
 
 log = logging.getLogger("durably")
 
@@ -268,6 +271,8 @@ class Shutdown:
             self._close()
 
     def _live(self) -> LiveEngine:
+        from durably.worker.live_engine import LiveEngine  # noqa: PLC0415 - where first needed
+
         return LiveEngine(self._store, self._supervisor, self._registry, self._clock)
 
     # -- steps of the end ----------------------------------------------------------------------
@@ -384,6 +389,8 @@ class Shutdown:
 
     def _log_left(self, cause: type[BaseException], executed: list[str]) -> None:
         """Log how many runs wait for the next start."""
+        from durably.worker.live_engine import pending  # noqa: PLC0415 - where first needed
+
         try:
             briefs = self._store.briefs(executed)
             waiting = pending(self._store, self._registry)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from durably._platform.clock import Clock
 from durably.codec import Codec
@@ -23,7 +23,6 @@ from durably.execution.storing import report_worker_error
 from durably.execution.unseen_failures import UnseenFailures
 from durably.jobs.registry import JobRegistry
 from durably.settings import Settings
-from durably.store.api import Store
 from durably.store.rows import RunKey
 from durably.worker.callers_thread import CallersThread
 from durably.worker.claimer import Claimer, LabelsOf
@@ -48,6 +47,9 @@ from durably.worker.sessions import Sessions
 from durably.worker.settling import Settling
 from durably.worker.state import EngineState, State
 from durably.worker.timers import Timers
+
+if TYPE_CHECKING:
+    from durably.store.api import Store
 
 # How often the reaper checks whether an owner has died; a check costs microseconds.
 REAP_INTERVAL_S: Final = 0.25

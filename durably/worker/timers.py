@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import attrs
 
 from durably._platform.clock import Clock
-from durably.store.api import Store
+
+if TYPE_CHECKING:
+    from durably.store.api import Store
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -15,7 +15,8 @@ from engines import engine
 from held import HeldJob
 
 import durably
-from durably.models import AttemptList, ItemList, LogList, RunList, StepList
+from durably.models import RunList
+from durably.models.records import AttemptList, ItemList, LogList, StepList
 
 
 def squares(step: durably.StepContext, count: int) -> int:

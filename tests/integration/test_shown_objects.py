@@ -18,8 +18,9 @@ from notebooks import Notebook
 from rendered import read
 
 import durably
-from durably.models import AttemptList, ItemList, LogList, RunList, StepList
+from durably.models import RunList
 from durably.models.questions import QuestionList
+from durably.models.records import AttemptList, ItemList, LogList, StepList
 from durably.testing import FindingList, check
 
 TEXT = re.compile("(?<=>)[^<]+")  # between two tags

@@ -31,7 +31,8 @@ from durably import (
     Trigger,
 )
 from durably.events import RunCancelled, RunFailed
-from durably.models import AttemptList, ItemList, LogList, RunList, StepList
+from durably.models import RunList
+from durably.models.records import AttemptList, ItemList, LogList, StepList
 
 
 @define

@@ -12,7 +12,7 @@ from durably.errors import ConflictError
 from durably.execution.current_run import CurrentRun
 from durably.execution.iterations import Iteration
 from durably.execution.loops.loop import Loop
-from durably.models import ItemRecord
+from durably.models.records import ItemRecord
 
 
 class ItemIterator(Iterator[ItemRecord]):

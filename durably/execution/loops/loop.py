@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from durably._platform.unhandled import show_stop_alone
 from durably.codec import UNTYPED
@@ -25,7 +25,10 @@ from durably.execution.loops.stored_items import StoredItems
 from durably.execution.loops.tasks import ItemRunner, Reused, Task
 from durably.execution.step_recorder import NOT_OURS, StepRecorder
 from durably.execution.step_runner import StepRunner
-from durably.models import ItemRecord, error_info
+from durably.models import error_info
+
+if TYPE_CHECKING:
+    from durably.models.records import ItemRecord
 
 log = logging.getLogger("durably")
 

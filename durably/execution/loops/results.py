@@ -11,7 +11,8 @@ import attrs
 
 from durably._platform.clock import to_datetime
 from durably.execution.loops.tasks import Reused, Task
-from durably.models import ErrorInfo, ItemList, ItemRecord
+from durably.models import ErrorInfo
+from durably.models.records import ItemList, ItemRecord
 from durably.rendering.shown import MOST_ROWS, Shown
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from durably.store.api import Checkpoints
 from durably.store.calls import Left
 from durably.store.outcome import (
     Completed,
@@ -61,6 +60,7 @@ from durably.store.sqlite.verbs import Answers, reads, writes
 
 if TYPE_CHECKING:
     from durably.codec.parts import Files
+    from durably.store.api import Checkpoints
     from durably.store.conditions import Condition, JobUsage, Sizes
     from durably.store.sqlite.database import Database
     from durably.store.sqlite.locks.begun_steps import Begun

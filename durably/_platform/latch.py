@@ -16,85 +16,85 @@ from collections import deque
 from collections.abc import Callable
 
 from durably._platform.realtime import monotonic
-from durably._platform.signals import LOOK_S, deliver, is_main_thread
+from durably._platform.signals import SIGNAL_POLL_S, deliver, is_main_thread
 
 
 class Wakeups:
     """Threads that wait for something, and are woken together. Usable from any thread."""
 
-    __slots__ = ("_gates",)
+    __slots__ = ("_locks",)
 
     def __init__(self) -> None:
-        self._gates: deque[threading.Lock] = deque()
+        self._locks: deque[threading.Lock] = deque()
 
     @property
     def are_awaited(self) -> bool:
         """Return whether a thread waits, or has begun to."""
-        return bool(self._gates)
+        return bool(self._locks)
 
     def wake_all(self) -> None:
         """End all waits in progress. If it was interrupted, it may be called again."""
-        if not self._gates:
+        if not self._locks:
             return
-        for gate in tuple(self._gates):
+        for lock in tuple(self._locks):
             with contextlib.suppress(RuntimeError):  # another thread has just released it
-                gate.release()
+                lock.release()
             # Its thread removes it, unless an exception has ended that wait before.
-            self._discard(gate)
+            self._discard(lock)
 
     def wait_until(
         self,
         is_so: Callable[[], bool],
         timeout_s: float | None,
-        look: Callable[[], None] = deliver,
+        poll: Callable[[], None] = deliver,
     ) -> bool:
         """Block until a wake, until *timeout_s* has passed, or until *is_so* returns true.
 
         Return what *is_so* returns. A thread that makes it true must do that before it wakes.
 
         Args:
-            look: called now and then while the main thread waits: what signals do there.
+            poll: called now and then while the main thread waits: what signals do there.
         """
-        gate = threading.Lock()
-        gate.acquire()
-        self._gates.append(gate)
+        lock = threading.Lock()
+        lock.acquire()
+        self._locks.append(lock)
         try:
             if not is_so():
-                _wait_at(gate, timeout_s, look)
+                _wait_at(lock, timeout_s, poll)
             return is_so()
         finally:
-            self._discard(gate)
+            self._discard(lock)
 
-    def _discard(self, gate: threading.Lock) -> None:
+    def _discard(self, lock: threading.Lock) -> None:
         with contextlib.suppress(ValueError):  # it is already removed
-            self._gates.remove(gate)
+            self._locks.remove(lock)
 
 
-def _wait_at(gate: threading.Lock, timeout_s: float | None, look: Callable[[], None]) -> None:
-    """Block until *gate* is opened or *timeout_s* has passed."""
+def _wait_at(lock: threading.Lock, timeout_s: float | None, poll: Callable[[], None]) -> None:
+    """Block until *lock* is released or *timeout_s* has passed."""
     if not is_main_thread():
-        gate.acquire(timeout=-1 if timeout_s is None else max(0.0, timeout_s))
+        lock.acquire(timeout=-1 if timeout_s is None else max(0.0, timeout_s))
         return
     deadline = math.inf if timeout_s is None else monotonic() + timeout_s
     left_s = math.inf if timeout_s is None else max(0.0, timeout_s)
-    while not gate.acquire(timeout=min(left_s, LOOK_S)) and left_s > 0:
-        look()
+    while not lock.acquire(timeout=min(left_s, SIGNAL_POLL_S)) and left_s > 0:
+        poll()
         left_s = max(0.0, deadline - monotonic())
-    look()
+    poll()
 
 
 class Latch:
     """An event like ``threading.Event``, without a lock that an exception could leave taken.
 
     Args:
-        look: what signals do in the main thread while it waits.
+        poll: what signals do in the main thread while it waits.
     """
 
-    __slots__ = ("_is_set", "_look", "_waiting")
+    __slots__ = ("_is_set", "_poll", "_waiting")
 
-    def __init__(self, look: Callable[[], None] = deliver) -> None:
+    def __init__(self, poll: Callable[[], None] = deliver) -> None:
         self._is_set = False
-        self._look = look
+        self._poll = poll
         self._waiting = Wakeups()
 
     def is_set(self) -> bool:
@@ -112,4 +112,4 @@ class Latch:
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Block until it is set or *timeout_s* has passed; return whether it is set."""
-        return self._is_set or self._waiting.wait_until(self.is_set, timeout_s, self._look)
+        return self._is_set or self._waiting.wait_until(self.is_set, timeout_s, self._poll)

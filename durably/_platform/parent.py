@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any, Final
 
 # The end of the parent is noticed after so long at the latest where the system does not report it.
-_LOOK_S: Final = 0.2
+_POLL_S: Final = 0.2
 _PR_SET_PDEATHSIG: Final = 1
 
 # The process that watches its parent: a forked copy of a worker does not yet.
@@ -64,7 +64,7 @@ def _be_killed_with_parent() -> None:
 def _watch(ppid: int, sentinel: int | None) -> None:
     pidfd = _pidfd_of(ppid)
     ends = [each for each in (sentinel, pidfd) if each is not None]
-    patience_s = _LOOK_S if pidfd is None else None
+    patience_s = _POLL_S if pidfd is None else None
     never = threading.Event()
     # After the descriptor is there: the id may be that of another process by now.
     while os.getppid() == ppid and not _have_ended(ends, patience_s):

@@ -57,7 +57,7 @@ _NUMBERS: Final = tuple(
     if number not in {getattr(_signal, name, 0) for name in _NOT_HANDLED}
 )
 # Those whose handlers raise, in programs: a stop or a time limit. That a job has set a handler of
-# another one is not noticed before the next call of the engine: looking at all signals in each step
+# another one is not noticed before the next call of the engine: checking all signals in each step
 # would take a twentieth of it.
 _USUAL: Final = frozenset(
     getattr(_signal, f"SIG{name}", 0)
@@ -68,9 +68,9 @@ _USUAL: Final = frozenset(
 # whatever the call waits for (a listener, a hook that blocks), it has lasted for too long.
 PATIENCE_S: Final = 1.0
 
-# How long a wait of the main thread goes on before the thread looks for signals: one that another
-# thread of the process has received does not end a call into C.
-LOOK_S: Final = 0.05
+# How long a wait of the main thread goes on before the thread checks for signals: one that
+# another thread of the process has received does not end a call into C.
+SIGNAL_POLL_S: Final = 0.05
 
 # The methods with such names that belong to the door of a class. Not ``__enter__``: after what is
 # raised at its end Python does not call ``__exit__``.
@@ -87,10 +87,10 @@ class _MainThread:
         self.is_deferring = False
         # The signals that are deferred, each with when it has come first.
         self.noted: dict[int, float] = {}
-        # The handlers that were Python code at the last look; all of that look; and those of it
-        # that are Python code, or of a usual signal.
-        self.handlers: dict[int, Handler] = {}
+        # All handlers when they were last read; those of them that are Python code; and those that
+        # are Python code, or of a usual signal.
         self.seen: list[Any] = []
+        self.handlers: dict[int, Handler] = {}
         self.usual: tuple[tuple[int, Any], ...] = ()
 
 
@@ -113,7 +113,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
         handler(number, frame)
 
 
-def _look() -> None:
+def _note_handlers() -> None:
     """Note all handlers."""
     before = _main.handlers
     current = zip(_NUMBERS, map(getsignal, _NUMBERS), strict=True)
@@ -126,9 +126,9 @@ def _look() -> None:
 
 
 def _begin() -> None:
-    """Defer all handlers from now on, which may all have changed since the last look."""
+    """Defer all handlers from now on, which may all have changed since they were last read."""
     if [*map(getsignal, _NUMBERS)] != _main.seen:
-        _look()
+        _note_handlers()
     _defer(())
 
 
@@ -136,12 +136,12 @@ def _defer(known: tuple[tuple[int, Any], ...]) -> None:
     """Defer all handlers from now on. Interrupted, it may be called again.
 
     Args:
-        known: the handlers that may have changed since the last look.
+        known: the handlers that may have changed since they were last read.
     """
     try:
         for number, handler in known:
             if getsignal(number) is not handler:
-                _look()
+                _note_handlers()
                 break
         for number in _main.handlers:
             signal(number, _on_signal)
@@ -194,8 +194,8 @@ def _stop_deferring() -> None:
             _restore()
             raise
         finally:
-            # Python looks for signals after calls and in loops, and so not between the last look at
-            # those that were noted and the end of deferring; but a debugger does.
+            # Python checks for signals after calls and in loops, and so not between the last check
+            # of those that were noted and the end of deferring; but a debugger does.
             if _main.noted:
                 _call_noted()
 
@@ -307,7 +307,7 @@ def door(cls: C) -> C:
     return cls
 
 
-_look()
+_note_handlers()
 
 
 # -- what a handler has raised ---------------------------------------------------------------

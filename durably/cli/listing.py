@@ -132,7 +132,7 @@ def _with_values(look: Looking, runs: Sequence[AnyRun]) -> Iterator[AnyRun]:
 def _watch(look: Looking, find: Callable[[], list[AnyRun]], limit: int) -> NoReturn:
     """Show the list in place of the one before at each change, until Ctrl-C."""
     while True:
-        seen = look.changes.look()
+        seen = look.changes.snapshot()
         found = find()
         # As many as there is room for below the titles.
         room = max(1, shutil.get_terminal_size().lines - 2)

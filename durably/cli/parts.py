@@ -252,7 +252,7 @@ def _lines(look: Looking, run: AnyRun, *, follow: bool) -> Iterator[LogEntry]:
     """Yield the lines; where they are followed, until the run has ended."""
     newest = 0
     while True:
-        seen = look.changes.look()
+        seen = look.changes.snapshot()
         # Before the lines: those that came before its end are all there then.
         now = look.get_run(run)
         lines, newest = look.log_lines(run, newest)

@@ -72,7 +72,7 @@ def _report_one(look: Looking, run: AnyRun) -> int:
     """Print a line for each change of a run; return the exit status at its end."""
     last = ""
     while True:
-        seen = look.changes.look()
+        seen = look.changes.snapshot()
         current = look.get_run(run)
         if current is None:
             raise click.ClickException("the run was deleted meanwhile")
@@ -135,12 +135,12 @@ def _watch_all(look: Looking, *, is_displayed: bool) -> None:
     if is_displayed:
         with LiveDisplays(show=True).showing(watched.view):
             while True:
-                seen = look.changes.look()
+                seen = look.changes.snapshot()
                 watched.update()
                 _wait(look, seen)
     printed: dict[str, str] = {}
     while True:
-        seen = look.changes.look()
+        seen = look.changes.snapshot()
         running = watched.update()
         for run in [*watched.ended, *running]:
             line = _line(look, run)

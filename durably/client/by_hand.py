@@ -64,7 +64,7 @@ class ByHand:
             )
         with self._emitter.announcing(run_id):
             retried = self._store.retry_items(run_id, row.fence, tried, self._clock.now_us())
-            self._store.changes.offer()
+            self._store.changes.notify_dispatcher()
             for each in retried:
                 self._emitter.emit("run:retry", **fields_of(each))
         return self._reader.run_of(retried[0])
@@ -85,7 +85,7 @@ class ByHand:
             row, cancelled = self._store.redo(run_id, from_step, only, self._clock.now_us())
             for each in cancelled:
                 self._worker.stop_run(each, RunCancelled)
-            self._store.changes.offer()
+            self._store.changes.notify_dispatcher()
             for each in cancelled:
                 self._emitter.emit("run:cancel", **fields_of(each))
             self._emitter.emit(
@@ -105,7 +105,7 @@ class ByHand:
         new_id, text = self._submitter.forked(row, payload)
         with self._emitter.announcing(new_id):
             forked = self._store.fork(run_id, from_step, new_id, text, key, self._clock.now_us())
-            self._store.changes.offer()
+            self._store.changes.notify_dispatcher()
             self._emitter.emit(
                 "run:fork", **fields_of(forked), forked_from=run_id, from_step=from_step
             )
@@ -136,7 +136,7 @@ class ByHand:
             self._has_set(row, f"{name}[{key}]")
 
     def _has_set(self, row: RunRow, only: str) -> None:
-        self._store.changes.offer()
+        self._store.changes.notify_dispatcher()
         self._emitter.emit("run:redo", **fields_of(row), from_step=None, only=only, is_manual=True)
 
     def _idle(self, run: AnyRun | str) -> str:

@@ -60,7 +60,7 @@ class Children:
                     self._submitter.emit(enqueued, accepted, to_datetime(now_us))
                 return enqueued.row.id
         finally:
-            self._submitter.offer()
+            self._submitter.notify_dispatcher()
 
     def read(self, run_id: str) -> Run[Any, Any]:
         """Return the run; raise ``NotFoundError`` if it was deleted."""

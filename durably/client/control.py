@@ -45,7 +45,7 @@ class Control:
         run_id = run_id_of(run)
         with self._emitter.announcing(run_id):
             row, *children = self._store.retry(run_id, self._clock.now_us())
-            self._store.changes.offer()
+            self._store.changes.notify_dispatcher()
             for each in (row, *children):
                 self._emitter.emit("run:retry", **fields_of(each))
         return self._reader.run_of(row)
@@ -58,7 +58,7 @@ class Control:
         job = self._registry.require(row.job_name)
         origin = next(iter(origins_of(job)), None)
         row = self._store.adopt(run_id, origin, self._clock.now_us())
-        self._store.changes.offer()
+        self._store.changes.notify_dispatcher()
         return self._reader.run_of(row)
 
     def retrigger(self, run: AnyRun | str) -> AnyRun:
@@ -79,7 +79,7 @@ class Control:
             for each in (row, *children):
                 self._worker.stop_run(each, RunCancelled)
             # If the run was pending, the next one with its concurrency key is claimable.
-            self._store.changes.offer()
+            self._store.changes.notify_dispatcher()
             for each in (row, *children):
                 self._emitter.emit("run:cancel", **fields_of(each))
 

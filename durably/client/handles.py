@@ -321,7 +321,7 @@ class Handles:
                 job.name, JobHandle(job.name, self._submitter)
             )
         # Pending runs of this job may have waited for it.
-        self._submitter.offer()
+        self._submitter.notify_dispatcher()
         return handle
 
     def all(self) -> JobHandles:

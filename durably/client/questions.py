@@ -61,7 +61,7 @@ class Questions:
             raise ValidationError(str(exc)) from None
         if self._store.answer(run_id, name, text, answer_id, self._clock.now_us()):
             # The run is claimable, or a thread waits for it in place.
-            self._store.changes.offer()
+            self._store.changes.notify_dispatcher()
 
     def open(self) -> QuestionList:
         """Return the open questions, the oldest first."""

@@ -187,7 +187,7 @@ class ReadCalls(Shown):
     def plan(self, run: AnyRun | str) -> Plan:
         """Return which results of a run are stored, and which of them other code has made.
 
-        Nothing is executed. A step's function is looked for by its name, among what is loaded.
+        Nothing is executed. A step's function is found by its name in what is loaded.
 
         Raises:
             NotFoundError: there is no such run.

@@ -90,7 +90,7 @@ class Runner:
                 existing = call.look_at_existing()
             if existing is not None:
                 return existing
-            with self.displays.showing(live.look, given.show) as showing:
+            with self.displays.showing(live.view, given.show) as showing:
                 call.is_shown = showing is not None
                 return worker.holding(call.bring_to_its_end)
 
@@ -233,7 +233,7 @@ class _Call:
         store, patience, clock = self._runner.store, self._patience, self._runner.clock
         self._live.current = None
         while True:
-            seen = store.changes.look()
+            seen = store.changes.snapshot()
             row = store.find_run(run.id)
             if row is None or row.status != RunStatus.PENDING or row.run_at_us is None:
                 return
@@ -299,7 +299,7 @@ class _Call:
             raise said.payload_conflict(done.row, named(self._changed(done.row)))
         if done.before is None or done.before.status != done.row.status:
             self._announce(done)
-            self._runner.submitter.offer()
+            self._runner.submitter.notify_dispatcher()
         if options.on_payload_change == "extend" and self._changed(done.row):
             raise ConflictError(
                 f"{said.where(done)} and gets no other payload meanwhile; wait for its end first"
@@ -322,7 +322,7 @@ class _Call:
         self._live.where = said.where(done)
         is_first = True
         while True:
-            seen = store.changes.look()
+            seen = store.changes.snapshot()
             run_id = done.row.id
             ids = [run_id] if done.holder is None else [run_id, done.holder.id]
             briefs = store.briefs(ids)

@@ -57,7 +57,7 @@ class LiveRun:
         # What has died, by the claim of the run that is executed here.
         self._died: dict[int, str] = {}
 
-    def look(self) -> View:
+    def view(self) -> View:
         """Return the run as it is now."""
         from durably.execution.live import View  # noqa: PLC0415 - where first needed
         from durably.execution.run_view import view_of  # noqa: PLC0415 - where first needed
@@ -68,7 +68,7 @@ class LiveRun:
         self.current = here or self.current
         current = here if self.status is None else self.current
         if current is not None and current.prompt is not None:
-            current.prompt.note_look()
+            current.prompt.note_view()
             return View()
         if current is not None:
             view = view_of(current, status=self.status or "running")
@@ -146,7 +146,7 @@ class LiveRuns:
         # By how those have ended that the call has returned.
         self.ended: dict[str, str] = {}
 
-    def look(self) -> View:
+    def view(self) -> View:
         """Return how many have ended, and those that are executed here."""
         briefs = tuple(self.briefs.values())
         over = dict(self.ended)

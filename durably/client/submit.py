@@ -125,11 +125,11 @@ class Submitter:
                 return self.emit(enqueued, accepted, to_datetime(now_us))
         finally:
             # Only now: run:start is emitted after run:trigger.
-            self.offer()
+            self.notify_dispatcher()
 
-    def offer(self) -> None:
+    def notify_dispatcher(self) -> None:
         """Wake the dispatcher and waiting threads: a run may be claimable."""
-        self._store.changes.offer()
+        self._store.changes.notify_dispatcher()
 
     def _has_listeners(self, new: NewRun) -> bool:
         """Return whether an event that this trigger may lead to has a listener."""
@@ -165,7 +165,7 @@ class Submitter:
                 for enqueued, each in zip(all_enqueued, accepted, strict=True)
             )
         finally:
-            self.offer()
+            self.notify_dispatcher()
 
     def accepted(self, job: Job[Any, Any], trigger: Trigger[Any]) -> Accepted:
         """Return a trigger as it is stored.

@@ -99,7 +99,7 @@ class Subscription(Iterator[Event]):
     def _next(self) -> Event | None:
         """Block until the next event and return it; ``None`` if there are no more."""
         while not self._is_over:
-            seen = self._changes.look()
+            seen = self._changes.snapshot()
             # Checked before the queue is read: the events that are emitted here are in it by then.
             is_local = self._is_local()
             brief = None

@@ -119,12 +119,12 @@ class Waiter:
         patience = patience or self.patience(timeout_s)
         live = LiveRun(self._store, self._worker, self._clock, run_id=run_id)
         with (
-            self._displays.showing(live.look),
+            self._displays.showing(live.view),
             patience.limited(),
             self._worker.waiting() as worker,
         ):
             while True:
-                seen = self._store.changes.look()
+                seen = self._store.changes.snapshot()
                 brief = self._store.brief(run_id)
                 if brief is None:
                     raise NotFoundError(
@@ -159,7 +159,7 @@ class Waiter:
         patience = Patience(self._clock, timeout_s)
         waiting = dict.fromkeys(run_ids)
         live = LiveRuns(self._worker, run_ids)
-        showing = self._displays.showing(live.look)
+        showing = self._displays.showing(live.view)
         while waiting:
             with (
                 deferred(),
@@ -193,7 +193,7 @@ class Waiter:
             Those that have ended, and the ids of those that have ended and cannot be read.
         """
         while True:
-            seen = self._store.changes.look()
+            seen = self._store.changes.snapshot()
             began = self._clock.monotonic()
             briefs = live.briefs = self._store.briefs(run_ids)
             missing = [run_id for run_id in run_ids if run_id not in briefs]

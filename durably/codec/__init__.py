@@ -328,7 +328,7 @@ class Codec:
         raise SerializationError(said)  # without a context, as in structure()
 
     def load_json(self, text: str, what: str = "stored data") -> Any:
-        """Return the value of a stored text, which has whatever type, for those who look at it.
+        """Return the value of a stored text, which has whatever type, for people who read it.
 
         Tagged values that cannot be read here are shown as :mod:`durably.codec.readable` says.
 

@@ -205,8 +205,8 @@ def to_decimal(text: str) -> Decimal:
 def _quote(text: str) -> str:
     """Write ASCII text as json does, but faster where nothing is to be escaped.
 
-    json goes from character to character. A look for one character takes in dozens at a time,
-    so that even a look for each of those that are escaped is several times as fast.
+    json goes from character to character. A search for one character reads dozens at a time,
+    so that even a search for each of those that are escaped is several times as fast.
     """
     if len(text) < _LARGE or any(escaped in text for escaped in _ESCAPED):
         return encode_basestring_ascii(text)

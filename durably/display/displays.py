@@ -22,14 +22,14 @@ from durably._platform.signals import deliver_overdue, is_main_thread
 from durably.settings import Show, show_by_environment
 
 if TYPE_CHECKING:
-    from durably.execution.live import Look, Showing
+    from durably.execution.live import GetView, Showing
 
 log = logging.getLogger("durably")
 
 # What takes no longer is not displayed.
 _DELAY_S: Final = 0.5
 # How often it is checked whether there is something to display.
-_LOOK_S: Final = 0.25
+_POLL_S: Final = 0.25
 
 # A line of what a map says is not longer.
 _LONGEST: Final = 1000
@@ -49,9 +49,9 @@ class LiveDisplays:
     _show: Show = None
 
     def showing(
-        self, look: Look, show: Show = None, *, is_map: bool = False
+        self, get_view: GetView, show: Show = None, *, is_map: bool = False
     ) -> AbstractContextManager[Showing | None]:
-        """Display what *look* returns within the block, if anything is to be displayed.
+        """Display what *get_view* returns within the block, if anything is to be displayed.
 
         What is returned may be entered again, which goes on with the same display.
         """
@@ -61,7 +61,7 @@ class LiveDisplays:
         if wanted is None:
             wanted = show_by_environment()
         face = None if wanted is False else _face(wanted)
-        return nullcontext() if face is None else Live(look, face, is_map=is_map)
+        return nullcontext() if face is None else Live(get_view, face, is_map=is_map)
 
 
 def _face(wanted: Show) -> Any:
@@ -102,10 +102,10 @@ class Live:
     The thread ends before the block does, however that ends.
     """
 
-    def __init__(self, look: Look, face: Any, *, is_map: bool) -> None:
+    def __init__(self, get_view: GetView, face: Any, *, is_map: bool) -> None:
         from durably.display.meter import Meter  # noqa: PLC0415 - where first needed
 
-        self._look = look
+        self._get_view = get_view
         self._face = face
         self._is_map = is_map
         self._meter = Meter(monotonic())
@@ -113,7 +113,7 @@ class Live:
         self._pid = os.getpid()
         self._stopping = Latch()
         # As that of a service: set by the thread as its last action.
-        self._ended = Latch(look=deliver_overdue)
+        self._ended = Latch(poll=deliver_overdue)
         self._thread: threading.Thread | None = None
         # Whether an exception ends the block.
         self._is_left = False
@@ -193,7 +193,7 @@ class Live:
         if self._is_shown or not self._stopping.wait(_DELAY_S):
             while True:
                 self._draw()
-                if self._stopping.wait(self._face.interval_s if self._is_shown else _LOOK_S):
+                if self._stopping.wait(self._face.interval_s if self._is_shown else _POLL_S):
                     break
         if self._is_frozen:
             return
@@ -213,7 +213,7 @@ class Live:
             self._face.pause()
 
     def _frame(self) -> Any:
-        frame = self._meter.frame(self._look(), monotonic())
+        frame = self._meter.frame(self._get_view(), monotonic())
         if not self._said:
             return frame
         totals = self._said[-1] if len(self._said) > 1 else None

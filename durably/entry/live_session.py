@@ -36,7 +36,7 @@ class LiveSession:
         self._status: str | None = None
         # Whether the session is being left by its own object.
         self.is_leaving = False
-        # When a step was seen in progress, or had ended since the look before.
+        # When a step was seen in progress, or had ended since the view before.
         self._counts: object = None
         self._active_at_s = -math.inf
         # When this part of the display began, in a cell, and how many steps were executed before.
@@ -47,7 +47,7 @@ class LiveSession:
         """Begin to display; in IPython until the cell ends, and again with each cell."""
         shell = ipython_shell()
         if not self._is_map and shell is None and is_interactive():
-            return  # nothing tells when a prompt waits for its user
+            return  # nothing says when a prompt waits for its user
         self._counts = self._run.count_steps(), self._run.progress
         self._enter()
         # What ends the session in another way ends the display before.
@@ -63,11 +63,11 @@ class LiveSession:
         self._status = _status_of(run)
         self._exit(exc)
 
-    def look(self) -> View:
+    def view(self) -> View:
         """Return how far the session is; nothing while it executes nothing."""
         run = self._run
         if run.prompt is not None:
-            run.prompt.note_look()
+            run.prompt.note_view()
             return View()
         view = view_of(run, status=self._status or "running", is_map=self._is_map)
         if self._before and view.unit == "steps":
@@ -83,7 +83,7 @@ class LiveSession:
         return View() if now_s - self._active_at_s > _IDLE_S else View((view,))
 
     def _enter(self) -> None:
-        self._showing = self._displays.showing(self.look, self._show, is_map=self._is_map)
+        self._showing = self._displays.showing(self.view, self._show, is_map=self._is_map)
         shown = self._showing.__enter__()
         self._run.narrator = None if shown is None else shown.narrator
 

@@ -311,7 +311,7 @@ class StepContext(StepLoops, StepWaits, StepChildren):
             rate: limits how often *fn* is called, with all other steps and maps that have it.
             timeout: seconds (or a ``timedelta``) for each call of *fn*, a deadline that
                 ``step.check``, ``step.sleep`` and the steps inside of it enforce, and that
-                ``step.remaining`` returns. A function that does not look at it is not stopped.
+                ``step.remaining`` returns. A function that does not check it is not stopped.
             on_change: what happens if the stored result was made by other code than today's:
                 ``"warn"`` uses it and warns (``CodeChangedWarning``), ``"ignore"`` uses it, and
                 ``"redo"`` executes the step again, and all that come after it with ``"redo"``. It

@@ -70,7 +70,7 @@ class Services(NamedTuple):
     emitter: Emitter
     clock: Clock
     buffers: Buffers
-    # How old the last sign that a claim is the current one may be before it must be looked for.
+    # How old the last sign that a claim is the current one may be before it must be read.
     longest_doubt_s: float
     on_duplicate_step: OnDuplicateStep
     # Starts a thread of that name, which it is to end by itself.

@@ -79,7 +79,7 @@ class View(NamedTuple):
     is_map: bool = False
 
 
-Look = Callable[[], View]
+GetView = Callable[[], View]
 
 
 class Narrator(Protocol):
@@ -104,11 +104,11 @@ class Displays(Protocol):
     """Opens displays. Usable from any thread."""
 
     def showing(
-        self, look: Look, show: Show = None, *, is_map: bool = False
+        self, get_view: GetView, show: Show = None, *, is_map: bool = False
     ) -> AbstractContextManager[Showing | None]:
-        """Display what *look* returns while the block is executed, if anything is to be displayed.
+        """Display what *get_view* returns in the block, if anything is to be displayed.
 
-        *look* is called by another thread, now and then, and a last time at the end of the block.
+        Another thread calls it now and then, and a last time at the end of the block.
 
         Args:
             show: as the user's argument of that name; ``None`` for the engine's.
@@ -122,7 +122,7 @@ class NoDisplays:
     @contextmanager
     def showing(
         self,
-        look: Look,  # noqa: ARG002 - of the protocol
+        get_view: GetView,  # noqa: ARG002 - of the protocol
         show: Show = None,  # noqa: ARG002
         *,
         is_map: bool = False,  # noqa: ARG002

@@ -16,7 +16,7 @@ from durably.execution.step_turns import LONGEST_STEP_NAME
 from durably.jobs.names import check_name
 from durably.models import error_info
 
-_LOOK_S: Final = 0.1
+_POLL_S: Final = 0.1
 
 
 class Parallel:
@@ -103,7 +103,7 @@ class Parallel:
     def _wait_for(self, threads: list[threading.Thread]) -> None:
         for thread in threads:
             while thread.is_alive():
-                thread.join(_LOOK_S)
+                thread.join(_POLL_S)
                 deliver()  # Ctrl-C ends the wait
 
     def _work(self) -> None:

@@ -25,12 +25,12 @@ class Prompt:
 
     def __init__(self) -> None:
         self.is_hidden = Latch()
-        self._looks = 0
+        self._views = 0
 
-    def note_look(self) -> None:
-        """Note that the display has looked: the second time it has removed what it showed."""
-        self._looks += 1
-        if self._looks > 1:
+    def note_view(self) -> None:
+        """Note a view of the display: at the second one it has removed what it showed."""
+        self._views += 1
+        if self._views > 1:
             self.is_hidden.set()
 
     def ask(

@@ -29,7 +29,7 @@ _MOST_UNUSED: Final = 1000
 LONGEST_STEP_NAME: Final = 500
 
 # How often a thread that waits for another one's step checks whether the run is to stop.
-_STOP_LOOK_S: Final = 0.1
+_STOP_POLL_S: Final = 0.1
 
 
 class StepTurns:
@@ -124,7 +124,7 @@ class StepTurns:
                     f"step {name!r} of run {self._run.id} is used inside itself; "
                     "give the inner one a name of its own"
                 )
-            self._turn_ended.wait_until(lambda: name not in self._turns, _STOP_LOOK_S)
+            self._turn_ended.wait_until(lambda: name not in self._turns, _STOP_POLL_S)
             self._run.check()
 
     def end_turn(self, name: str) -> None:

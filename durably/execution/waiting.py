@@ -22,8 +22,8 @@ from durably.store.rows import NewWait, Wait
 
 T = TypeVar("T")
 
-# How often a wait that keeps its thread looks at the wall clock, which may jump, and at the file.
-_LOOK_S: Final = 0.1
+# How often a wait that keeps its thread checks the wall clock, which may jump, and the file.
+_POLL_S: Final = 0.1
 
 
 class Waiting:
@@ -154,7 +154,7 @@ class Waiting:
                 run.wait = outcome
                 child = outcome.run_pk
                 if child is None or not self._services.family.execute(child):
-                    self._caller.wait(min(left_s, _LOOK_S))
+                    self._caller.wait(min(left_s, _POLL_S))
         finally:
             run.wait = None
 

@@ -21,7 +21,7 @@ IDLE_POLL_INTERVAL_S: Final = 0.25
 _PAUSE_RATIO: Final = 0.1
 
 
-class Seen(NamedTuple):
+class Snapshot(NamedTuple):
     """What a waiting thread has seen: changes notified in this process, and the file's version."""
 
     notified: int
@@ -42,7 +42,7 @@ class ChangeFeed:
         # Each number is used once, so that two threads that report at once change it all the same.
         self._numbers = itertools.count(1)
         self._waiting = Wakeups()
-        self._offered = Latch()
+        self._wakeup = Latch()
         # The version at the dispatcher's last wait, and when it was first seen.
         self._version: int | None = None
         self._changed_at_s = 0.0
@@ -52,37 +52,37 @@ class ChangeFeed:
         self._notified = next(self._numbers)
         self._waiting.wake_all()
 
-    def offer(self) -> None:
+    def notify_dispatcher(self) -> None:
         """Wake all waiting threads and the dispatcher: a run may be claimable."""
-        self.wake_claimer()
+        self.wake_dispatcher()
         self.notify()
 
-    def wake_claimer(self) -> None:
-        """Wake the dispatcher, or keep it from its next sleep."""
-        self._offered.set()
+    def wake_dispatcher(self) -> None:
+        """Wake the dispatcher, or keep it from its next sleep; no other thread."""
+        self._wakeup.set()
 
-    def forget_offers(self) -> None:
-        """Make the dispatcher's next wait end only with an offer that is still to come."""
-        self._offered.clear()
+    def forget_wakeups(self) -> None:
+        """Make the dispatcher's next wait end only with a wakeup that is still to come."""
+        self._wakeup.clear()
 
-    def wait_for_offer(self, version: int, timeout_s: float, *, polls: bool) -> None:
-        """Block until there is an offer or *timeout_s* has passed; for the dispatcher's thread.
+    def wait_for_wakeup(self, version: int, timeout_s: float, *, polls: bool) -> None:
+        """Block until a wakeup or until *timeout_s* has passed; for the dispatcher's thread.
 
         Args:
-            version: the file's version that the thread has seen: another one is an offer too.
+            version: the file's version that the thread has seen: another one ends the wait too.
             polls: whether to poll for another one.
         """
         now_s = self._clock.monotonic()
         if version != self._version:
             self._version, self._changed_at_s = version, now_s
         if not polls:
-            self._clock.wait(self._offered, timeout_s)
+            self._clock.wait(self._wakeup, timeout_s)
             return
         deadline_s = now_s + timeout_s
         while now_s < deadline_s and self._data_version() == version:
             pause_s = _PAUSE_RATIO * (now_s - self._changed_at_s)
             pause_s = min(max(pause_s, POLL_INTERVAL_S), IDLE_POLL_INTERVAL_S, deadline_s - now_s)
-            if self._clock.wait(self._offered, pause_s):
+            if self._clock.wait(self._wakeup, pause_s):
                 return
             now_s = self._clock.monotonic()
 
@@ -90,11 +90,11 @@ class ChangeFeed:
         """Return the file's version now."""
         return self._data_version()
 
-    def look(self) -> Seen:
+    def snapshot(self) -> Snapshot:
         """Return the present state; call it before reading what you then wait for."""
-        return Seen(self._notified, self._data_version())
+        return Snapshot(self._notified, self._data_version())
 
-    def wait(self, seen: Seen, timeout_s: float, *, poll_s: float = POLL_INTERVAL_S) -> bool:
+    def wait(self, seen: Snapshot, timeout_s: float, *, poll_s: float = POLL_INTERVAL_S) -> bool:
         """Block until something changed since *seen* or *timeout_s* has passed; return which."""
         deadline_s = self._clock.monotonic() + timeout_s
         while True:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Unpack
 
 from durably._platform.clock import Clock
-from durably._platform.signals import LOOK_S
+from durably._platform.signals import SIGNAL_POLL_S
 from durably.errors import DatabaseError
 from durably.execution.current_run import CurrentRun
 from durably.execution.emitter import Emitter, EventType
@@ -166,20 +166,20 @@ class Claimer:
         """Return whether every slot has a job that waits for a run: none can be executed here."""
         return self._runs.are_all_waiting(self._slots.number)
 
-    def wait_until_idle(self, look: Callable[[], None], deadline: float = math.inf) -> bool:
+    def wait_until_idle(self, poll: Callable[[], None], deadline: float = math.inf) -> bool:
         """Block until no run is inside its job; return ``False`` if the deadline was before that.
 
         Args:
-            look: called now and then.
+            poll: called now and then.
             deadline: by the clock's ``monotonic``.
         """
         while True:
-            left_s = max(0.0, min(LOOK_S, deadline - self._clock.monotonic()))
+            left_s = max(0.0, min(SIGNAL_POLL_S, deadline - self._clock.monotonic()))
             if self._runs.changed.wait_until(lambda: self.is_idle, left_s):
                 return True
             if self._clock.monotonic() >= deadline:
                 return False
-            look()
+            poll()
 
     def has_free_slot(self) -> bool:
         """Return whether a slot is free; if not, the dispatcher is woken when one is."""
@@ -214,7 +214,7 @@ class Claimer:
         is_wanted = self._slots.take_wish()
         self._runs.changed.wake_all()
         if is_wanted:
-            self._store.changes.wake_claimer()
+            self._store.changes.wake_dispatcher()
 
     # -- the ways of claiming --------------------------------------------------------------
 
@@ -277,7 +277,7 @@ class Claimer:
         # The new run waits in line. Checked after the commit, and before the end of the run that
         # starts now: a thread that frees a slot from here on claims for it.
         if (run is None or run.id != new.id) and self.has_free_slot():
-            self._store.changes.offer()
+            self._store.changes.notify_dispatcher()
         if run is not None:
             try:
                 self._start(run)

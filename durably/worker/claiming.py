@@ -52,7 +52,7 @@ class Claiming:
             return
         self._lifecycle.holding(self._recover_and_start)
         # Waiting threads check again whether an engine can execute their runs.
-        self._store.changes.offer()
+        self._store.changes.notify_dispatcher()
 
     def _recover_and_start(self) -> None:
         # Outside of the lock: listeners of a recovery may block, and call the engine.
@@ -103,7 +103,7 @@ class Claiming:
             self._until_idle.end_waiting_calls()
             self._sessions.put_all_back()
 
-            def look() -> None:
+            def poll() -> None:
                 on_wait()
                 if self._state.takes_runs:
                     # It was started meanwhile: drain again, so that this wait ends.
@@ -111,7 +111,7 @@ class Claiming:
 
             while True:
                 self._drain(interrupt=interrupt)
-                if not self._claimer.wait_until_idle(look, deadline):
+                if not self._claimer.wait_until_idle(poll, deadline):
                     self._raise_timed_out(timeout_s)
                 with self._lifecycle.locked():
                     if self._end_started(was_started=was_started):

@@ -1,4 +1,4 @@
-"""The deadlines of the runs that are executed here, for jobs that do not look at them."""
+"""The deadlines of the runs that are executed here, for jobs that do not check them."""
 
 from __future__ import annotations
 

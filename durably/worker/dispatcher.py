@@ -56,7 +56,7 @@ class Dispatcher(Service):
     def tick(self) -> None:
         """Wake the runs that are due, and claim as many as there are free slots."""
         # Read before the claim: a commit during it causes another one.
-        self._changes.forget_offers()
+        self._changes.forget_wakeups()
         self._version = self._changes.version()
         began = self._clock.monotonic()
         try:
@@ -64,7 +64,7 @@ class Dispatcher(Service):
             if not self.dispatch():
                 # A run that was put back must not wake this thread: it would be claimed again at
                 # once, without effect.
-                self._changes.forget_offers()
+                self._changes.forget_wakeups()
                 self._version = self._changes.version()
         except DatabaseError as exc:
             if self._failing_since is None:
@@ -85,8 +85,8 @@ class Dispatcher(Service):
         # Asked first: a thread that frees a slot from here on wakes this one.
         polls = self._has_free_slot()
         pause_s = self._timers.seconds_left(self._poll_interval_s)
-        self._changes.wait_for_offer(self._version, pause_s, polls=polls)
+        self._changes.wait_for_wakeup(self._version, pause_s, polls=polls)
 
     def wake(self) -> None:
         """Make this thread claim now."""
-        self._changes.wake_claimer()
+        self._changes.wake_dispatcher()

@@ -157,7 +157,7 @@ class Flusher(Service):
                 raise
             self._unreleased.popleft()
             # Its concurrency key is free for the next run.
-            self._changes.offer()
+            self._changes.notify_dispatcher()
 
     def _emit(self, run: CurrentRun) -> None:
         if not run.emitting.acquire(blocking=False):

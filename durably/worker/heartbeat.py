@@ -29,7 +29,7 @@ class Heartbeat(Service):
         on_unregistered: called when the owner row is gone, because another engine found this one
             dead.
         look_at_file: raises if the database file is not in its place any more.
-        deadlines: of the runs, which this thread looks after between two heartbeats.
+        deadlines: of the runs, which this thread checks between two heartbeats.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ from durably.worker.state import EngineState, State
 T = TypeVar("T")
 
 # How often a thread that waits for the lock checks whether the lock's holder waits for it.
-_LOCK_LOOK_S: Final = 0.05
+_LOCK_POLL_S: Final = 0.05
 
 
 class Lifecycle:
@@ -68,7 +68,7 @@ class Lifecycle:
             ConflictError: the calling thread is one of the engine's own, which a job or a listener
                 may use, and the thread that has the lock waits for its end.
         """
-        while not self._lock.acquire(timeout=_LOCK_LOOK_S):
+        while not self._lock.acquire(timeout=_LOCK_POLL_S):
             deliver_overdue()
             if self._is_ending and self._is_own_thread():
                 raise ConflictError(
@@ -182,7 +182,7 @@ class Lifecycle:
                     self._holds.clear()
                     yield
                     return
-            self._changed.wait_until(self._is_unneeded, _LOCK_LOOK_S)
+            self._changed.wait_until(self._is_unneeded, _LOCK_POLL_S)
 
     def _is_unneeded(self) -> bool:
         return all(thread == threading.get_ident() for thread in tuple(self._holds.values()))

@@ -38,7 +38,7 @@ class LiveEngine:
         self._supervisor = supervisor
         self._registry = registry
         self._clock = clock
-        # The first look happens in another thread, when runs may have ended.
+        # The first view is taken in another thread, when runs may have ended.
         self._before = supervisor.snapshot()[1]
         self._failed_before = self._failed()
         # How many there are, as far as that is known, and when the pending ones were counted.
@@ -46,7 +46,7 @@ class LiveEngine:
         self._counted_at_s: float | None = None
         self._only: CurrentRun | None = None
 
-    def look(self) -> View:
+    def view(self) -> View:
         """Return how many runs were executed, and those that are."""
         running, left = self._supervisor.snapshot()
         done = left - self._before

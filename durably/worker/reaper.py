@@ -172,7 +172,7 @@ class Reaper(Service):
             )
         if found:
             # Only now, because this wakes the thread that emits the run's start.
-            self._changes.offer()
+            self._changes.notify_dispatcher()
         return len(recovered)
 
     def _emit_failure(self, row: RunRow) -> None:

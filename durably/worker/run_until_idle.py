@@ -20,7 +20,7 @@ from durably.worker.state import EngineState
 from durably.worker.timers import Timers
 
 # How often a waiting call checks by itself: nothing wakes it when a reserved slot is returned.
-_LOOK_S: Final = 0.05
+_POLL_S: Final = 0.05
 
 
 class RunUntilIdle:
@@ -92,9 +92,9 @@ class RunUntilIdle:
 
     def _is_over(self, is_enough: Callable[[], bool], until_us: int | None) -> bool:
         # Not woken by each end: waking a thread takes as long as a small run.
-        self._claimer.wait_until_idle(lambda: None, self._clock.monotonic() + _LOOK_S)
+        self._claimer.wait_until_idle(lambda: None, self._clock.monotonic() + _POLL_S)
         self._check_in_place()
-        seen = self._changes.look()
+        seen = self._changes.snapshot()
         entered = self._runs.entered
         is_idle = self._claimer.is_idle
         if is_idle:
@@ -110,7 +110,7 @@ class RunUntilIdle:
         if failure is not None and self._claimer.is_only_claiming:
             raise failure
         if is_idle:
-            self._changes.wait(seen, _LOOK_S)
+            self._changes.wait(seen, _POLL_S)
         return False
 
     @contextmanager
@@ -135,12 +135,12 @@ class RunUntilIdle:
     def _wait_for_rest(self, *, interrupt: bool) -> None:
         notice = Notice(self._runs.all, self._clock, interrupt=True, again=is_leaving())
 
-        def look() -> None:
+        def poll() -> None:
             if interrupt:
                 notice()
 
         try:
-            self._claimer.wait_until_idle(look)
+            self._claimer.wait_until_idle(poll)
         except BaseException as exc:
             if interrupt and is_from_signal(exc):
                 self._lifecycle.abandon()  # the second Ctrl-C
@@ -172,7 +172,7 @@ class RunUntilIdle:
             self._state.claims_for_calls = True
             self._calls.add(call)
             self._are_counted = is_counted
-            self._changes.offer()
+            self._changes.notify_dispatcher()
             return before
 
     def _end(self, call: object, *, interrupt: bool) -> bool:

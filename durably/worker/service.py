@@ -53,7 +53,7 @@ class Service:
         self._stopping = Latch()
         # Set by the thread as its last action; a signal ends a wait for it only if that lasts. An
         # exception in ``Thread.join`` can make a thread that still runs seem to have ended.
-        self._ended = Latch(look=deliver_overdue)
+        self._ended = Latch(poll=deliver_overdue)
         self._wake = Latch()
 
     def tick(self) -> None:

@@ -24,7 +24,7 @@ from durably.worker.settling import Settled, Settling
 if TYPE_CHECKING:
     from durably.store.api import Store
 
-# How often a thread that waits for a session looks for owners that have died.
+# How often a thread that waits for a session checks for owners that have died.
 _RECOVER_S: Final = 0.25
 
 # What a session returns.
@@ -116,7 +116,7 @@ class Sessions:
         deadline = clock.monotonic() + left_s
         while (left_s := deadline - clock.monotonic()) > 0:
             deliver()
-            seen = self._store.changes.look()
+            seen = self._store.changes.snapshot()
             brief = self._store.brief(taken.row.id)
             if brief is None or brief.owner != taken.row.owner or self._recover():
                 return

@@ -111,7 +111,7 @@ class Settling:
         if not is_effective or goes_back or run.row.concurrency_key is not None:
             # Claimable is this run, also if others have put it back before, or the next one with
             # its key.
-            changes.offer()
+            changes.notify_dispatcher()
         else:
             changes.notify()
 
@@ -173,7 +173,7 @@ class Settling:
             run.is_expired = False
             return
         run.stop(OwnershipLost)
-        self._store.changes.offer()
+        self._store.changes.notify_dispatcher()
 
         def emit() -> None:
             self._run_log.ended(run, outcome, is_effective=True)

@@ -174,7 +174,7 @@ class Shutdown:
         raise_failed = self._raise_failed if raise_failed is None else raise_failed
         check_bool(raise_failed, "raise_failed")
         try:
-            with self._displays.showing(self._live().look):
+            with self._displays.showing(self._live().view):
                 executed = self._supervisor.run_until_idle(max_runs, max_wait_s)
         except BaseException:
             if self._supervisor.lifecycle.is_abandoned:
@@ -282,7 +282,7 @@ class Shutdown:
 
     def _execute_all(self) -> None:
         try:
-            with self._displays.showing(self._live().look):
+            with self._displays.showing(self._live().view):
                 self._supervisor.wait_until_idle()
         except EngineClosedError:
             # By another thread, which has waited for the runs in progress.

@@ -32,7 +32,7 @@ class Timers:
         if due_us is None or due_us > now_us:
             return
         while self._store.wake_due(now_us):
-            self._store.changes.offer()
+            self._store.changes.notify_dispatcher()
 
     def instant_us(self, after_s: float) -> int:
         """Return the instant that many seconds from now."""

@@ -216,7 +216,7 @@ def test_process_that_was_taken_over_executes_the_run_again(tmp_path: Path) -> N
         app.on("run:recover", lambda event: reasons.append(event.reason))
         try:
             app.start()
-            seen = app._store.changes.look()
+            seen = app._store.changes.snapshot()
             while not reasons:
                 app._store.changes.wait(seen, 20)
             assert app.get_run(run_id).status == "pending"

@@ -96,7 +96,7 @@ def is_over(path: Path, rng: random.Random, counts: Counter[str]) -> bool:
                     app.answer(question.run_id, question.name, 99)
                     raise Finding("a second answer was accepted")
                 counts["answers"] += 1
-        app._store.changes.wait(app._store.changes.look(), rng.random() / 10)
+        app._store.changes.wait(app._store.changes.snapshot(), rng.random() / 10)
         return not app.count_runs(status=["pending", "running", "waiting"])
 
 

@@ -43,7 +43,7 @@ def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Termin
             return terminal
 
         monkeypatch.setattr(displays, "_DELAY_S", 0.0)
-        monkeypatch.setattr(displays, "_LOOK_S", 0.01)
+        monkeypatch.setattr(displays, "_POLL_S", 0.01)
         monkeypatch.setattr(TerminalFace, "interval_s", 0.01)
         monkeypatch.setenv("TERM", "xterm-256color")
         yield use
@@ -193,11 +193,11 @@ def test_a_look_just_after_an_execution_does_not_forget_its_steps(
     )
     worker: Any = SimpleNamespace(executing=lambda: executing)
     live = LiveRun(store, worker, Clock(), run_id=current.id)
-    assert live.look().runs[0].done == 1
+    assert live.view().runs[0].done == 1
     executing.clear()
-    assert live.look().runs[0].status == status
+    assert live.view().runs[0].status == status
     live.status = "completed"
-    assert live.look().runs[0].done == steps
+    assert live.view().runs[0].done == steps
 
 
 def test_sessions_and_maps_show_theirs(tmp_path: Path, on_terminal: Callable[[], Terminal]) -> None:
@@ -328,19 +328,19 @@ def test_a_display_that_there_is_not_costs_nothing(
 def test_what_is_displayed_of_a_run_that_is_executed_here_is_asked_of_no_database(
     tmp_path: Path, on_terminal: Callable[[], Terminal], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A call with a display executes the same statements as one without, however often it looks."""
+    """A call with a display executes the same statements as one without it."""
     terminal = on_terminal()
-    looks, look = threading.Semaphore(0), LiveRun.look
+    views, view = threading.Semaphore(0), LiveRun.view
 
-    def counted_look(live: LiveRun) -> object:
-        looks.release()
-        return look(live)
+    def counted_view(live: LiveRun) -> object:
+        views.release()
+        return view(live)
 
-    def wait_for_looks(count: int) -> bool:
-        return all(looks.acquire(timeout=HANG_S) for _ in range(count))
+    def wait_for_views(count: int) -> bool:
+        return all(views.acquire(timeout=HANG_S) for _ in range(count))
 
-    monkeypatch.setattr(LiveRun, "look", counted_look)
-    waits = durably.Job("waits", lambda step, count: step.run("wait", wait_for_looks, count))
+    monkeypatch.setattr(LiveRun, "view", counted_view)
+    waits = durably.Job("waits", lambda step, count: step.run("wait", wait_for_views, count))
     disk: Any = SimpleNamespace(syncs=0, pages=0)
     app = durably.Durably(tmp_path / "a.db", jobs=[waits])
     for service in (app._supervisor._heartbeat, app._flusher):
@@ -353,7 +353,7 @@ def test_what_is_displayed_of_a_run_that_is_executed_here_is_asked_of_no_databas
 
     statements(0, show=False)  # what is done once
     hidden = statements(0, show=False)
-    assert not looks.acquire(blocking=False)
+    assert not views.acquire(blocking=False)
     assert statements(20, show=True) == hidden
     app.close()
     assert terminal.lines[0].startswith("waits ✓completed")

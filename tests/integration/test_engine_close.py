@@ -212,13 +212,13 @@ class TestClose:
             }
             outcome: list[Any] = []
             begun = threading.Event()
-            look = app._store.changes.look
+            snapshot = app._store.changes.snapshot
 
-            def looked() -> Any:
+            def noted() -> Any:
                 begun.set()
-                return look()
+                return snapshot()
 
-            app._store.changes.look = looked  # type: ignore[method-assign]  # a point to wait for
+            app._store.changes.snapshot = noted  # type: ignore[method-assign]  # a point to wait for
 
             def call() -> None:
                 try:

@@ -67,7 +67,7 @@ def test_a_look_beside_an_engine_sees_what_is_committed(tmp_path: Path) -> None:
     """It has no owner, no lock, and sees each commit; it can change nothing."""
     path = tmp_path / "x.db"
     with durably.Durably(path, jobs=[adds]) as app, open_looking(path) as look:
-        seen = look.changes.look()
+        seen = look.changes.snapshot()
         run = app.trigger_and_wait(adds, 1)
         assert look.changes.wait(seen, 10)
         found = look.get_run(run.id)

@@ -64,7 +64,7 @@ def test_forked_child_wakes_nobody_in_its_parent(idle: Durably) -> None:
     if child == 0:
         status = 1
         try:
-            idle._store.database.changes.offer()
+            idle._store.database.changes.notify_dispatcher()
             status = 0
         finally:
             os._exit(status)

@@ -260,7 +260,7 @@ def test_app_run_and_a_client_without_a_worker_meet_in_place(tmp_path: Path) -> 
         assert asked.wait(20)
         with engine(tmp_path) as other:
             while not (questions := other.get_questions()):
-                other._store.changes.wait(other._store.changes.look(), 0.05)
+                other._store.changes.wait(other._store.changes.snapshot(), 0.05)
             other.answer(questions[0].run_id, "q", {"n": 1})
 
     with engine(tmp_path, job) as app:

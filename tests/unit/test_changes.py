@@ -10,7 +10,7 @@ import pytest
 from storekit import FakeClock, trigger
 
 from durably._platform.clock import Clock
-from durably.store.change_feed import IDLE_POLL_INTERVAL_S, POLL_INTERVAL_S, ChangeFeed, Seen
+from durably.store.change_feed import IDLE_POLL_INTERVAL_S, POLL_INTERVAL_S, ChangeFeed, Snapshot
 from durably.store.sqlite.database import Database
 
 HANG_S = 20.0  # only guards against hanging
@@ -40,7 +40,7 @@ def feed(versions: Versions, clock: FakeClock) -> ChangeFeed:
 
 def test_wait_without_time_says_what_is(feed: ChangeFeed, versions: Versions) -> None:
     """With no time to wait it answers at once, either way."""
-    seen = feed.look()
+    seen = feed.snapshot()
     assert feed.wait(seen, 0) is False
     assert feed.wait(seen, -1) is False
     versions.changes_at = 0
@@ -49,19 +49,19 @@ def test_wait_without_time_says_what_is(feed: ChangeFeed, versions: Versions) ->
 
 def test_change_before_the_wait_is_not_missed(feed: ChangeFeed) -> None:
     """What was told between the look and the wait ends the wait."""
-    seen = feed.look()
+    seen = feed.snapshot()
     feed.notify()
     assert feed.wait(seen, 1000) is True
-    assert feed.wait(feed.look(), 0) is False
+    assert feed.wait(feed.snapshot(), 0) is False
 
 
 def test_polling_again_forgets_the_last_version(feed: ChangeFeed, versions: Versions) -> None:
     """A change is noticed once by each who looks after it."""
-    before = feed.look()
+    before = feed.snapshot()
     feed.notify()
     versions.changes_at = 0
-    after = feed.look()
-    assert before != after == Seen(1, 2)
+    after = feed.snapshot()
+    assert before != after == Snapshot(1, 2)
     assert feed.wait(after, 0) is False
 
 
@@ -69,7 +69,7 @@ def test_commit_of_another_process_ends_the_wait() -> None:
     """The version is looked at again and again while a thread waits."""
     versions = Versions(changes_at=4)
     feed = ChangeFeed(versions, Clock())
-    assert feed.wait(Seen(0, 1), 1000, poll_s=0.001) is True
+    assert feed.wait(Snapshot(0, 1), 1000, poll_s=0.001) is True
     assert versions.looks == 4
 
 
@@ -77,7 +77,7 @@ def test_wait_ends_with_its_time() -> None:
     """Nothing happens, and it says so."""
     versions = Versions()
     feed = ChangeFeed(versions, Clock())
-    assert feed.wait(feed.look(), 0.02, poll_s=0.005) is False
+    assert feed.wait(feed.snapshot(), 0.02, poll_s=0.005) is False
     assert versions.looks >= 2
 
 
@@ -92,7 +92,7 @@ def test_notify_wakes_every_waiter(eventually: Any) -> None:
 
     feed = ChangeFeed(Versions(), Noticing())
     outcomes: list[bool] = []
-    seen = feed.look()
+    seen = feed.snapshot()
     threads = [
         threading.Thread(target=lambda: outcomes.append(feed.wait(seen, 60, poll_s=60)))
         for _ in range(4)
@@ -112,12 +112,12 @@ def test_commit_through_the_store_changes_what_a_poll_sees(tmp_path: Path) -> No
     """Writes of this engine and of another one on the file are both seen; reads are not."""
     first = Database(tmp_path / "test.db", synchronous="normal")
     second = Database(tmp_path / "test.db", synchronous="normal")
-    seen = first.changes.look()
+    seen = first.changes.snapshot()
     second.read(lambda db: db.execute("SELECT count(*) FROM durably_runs").get)
     assert first.changes.wait(seen, 0) is False
     trigger(second)
     assert first.changes.wait(seen, 0) is True
-    seen = first.changes.look()
+    seen = first.changes.snapshot()
     trigger(first)
     assert first.changes.wait(seen, 0) is True
     second.close()
@@ -127,7 +127,7 @@ def test_commit_through_the_store_changes_what_a_poll_sees(tmp_path: Path) -> No
 def test_poll_of_a_closed_store_wakes_the_waiting_threads(tmp_path: Path) -> None:
     """The waiting threads see a change and find that the engine is closed."""
     store = Database(tmp_path / "test.db", synchronous="normal")
-    seen = store.changes.look()
+    seen = store.changes.snapshot()
     store.close()
     assert store.changes.wait(seen, 1000) is True
 
@@ -150,7 +150,7 @@ def test_dispatcher_polls_ever_less_often_while_nothing_is_committed() -> None:
     clock = NotedClock()
     feed = ChangeFeed(Versions(), clock)
 
-    feed.wait_for_offer(1, 60, polls=True)
+    feed.wait_for_wakeup(1, 60, polls=True)
 
     assert clock.pauses[0] == POLL_INTERVAL_S == 0.020
     assert clock.pauses[-2] == IDLE_POLL_INTERVAL_S == 0.250
@@ -162,13 +162,13 @@ def test_dispatcher_polls_ever_less_often_while_nothing_is_committed() -> None:
 
 
 def test_dispatcher_goes_on_as_slowly_in_its_next_wait() -> None:
-    """A wait that ended with its time, or with an offer that was none, is not a commit."""
+    """A wait that ended with its time, or with a wakeup, is not a commit."""
     clock = NotedClock()
     feed = ChangeFeed(Versions(), clock)
-    feed.wait_for_offer(1, 60, polls=True)
+    feed.wait_for_wakeup(1, 60, polls=True)
     clock.pauses.clear()
 
-    feed.wait_for_offer(1, 60, polls=True)
+    feed.wait_for_wakeup(1, 60, polls=True)
 
     assert clock.pauses[0] == IDLE_POLL_INTERVAL_S
 
@@ -178,14 +178,14 @@ def test_commit_makes_the_dispatcher_poll_often_again() -> None:
     clock = NotedClock()
     versions = Versions()
     feed = ChangeFeed(versions, clock)
-    feed.wait_for_offer(1, 60, polls=True)
+    feed.wait_for_wakeup(1, 60, polls=True)
     versions.changes_at = versions.looks + 3
     clock.pauses.clear()
-    feed.wait_for_offer(1, 60, polls=True)
+    feed.wait_for_wakeup(1, 60, polls=True)
     assert clock.pauses == [IDLE_POLL_INTERVAL_S] * 2
 
     clock.pauses.clear()
-    feed.wait_for_offer(2, 60, polls=True)
+    feed.wait_for_wakeup(2, 60, polls=True)
 
     assert clock.pauses[0] == POLL_INTERVAL_S
 
@@ -193,35 +193,35 @@ def test_commit_makes_the_dispatcher_poll_often_again() -> None:
 def test_dispatcher_that_need_not_poll_does_not(versions: Versions) -> None:
     """Without a free slot a commit of another process is no reason to wake up."""
     clock = NotedClock()
-    ChangeFeed(versions, clock).wait_for_offer(1, 60, polls=False)
+    ChangeFeed(versions, clock).wait_for_wakeup(1, 60, polls=False)
     assert clock.pauses == [60]
     assert versions.looks == 0
 
 
 @pytest.mark.parametrize("polls", [False, True])
-def test_offer_ends_the_wait_of_the_dispatcher(*, polls: bool) -> None:
+def test_wakeup_ends_the_wait_of_the_dispatcher(*, polls: bool) -> None:
     """Before the wait or in it, also where only a free slot is waited for."""
     feed = ChangeFeed(Versions(), Clock())
-    feed.offer()
-    feed.wait_for_offer(1, 1000, polls=polls)
-    feed.forget_offers()
-    waking = threading.Thread(target=feed.wake_claimer)
+    feed.notify_dispatcher()
+    feed.wait_for_wakeup(1, 1000, polls=polls)
+    feed.forget_wakeups()
+    waking = threading.Thread(target=feed.wake_dispatcher)
     waking.start()
-    feed.wait_for_offer(1, 1000, polls=polls)
+    feed.wait_for_wakeup(1, 1000, polls=polls)
     waking.join(HANG_S)
 
 
-def test_forgotten_offer_ends_no_wait() -> None:
-    """The dispatcher forgets offers before it claims; only later ones are of interest then."""
+def test_forgotten_wakeup_ends_no_wait() -> None:
+    """The dispatcher forgets wakeups before it claims; only later ones end its wait then."""
     clock = NotedClock()
     feed = ChangeFeed(Versions(), clock)
-    feed.offer()
-    feed.forget_offers()
-    feed.wait_for_offer(1, 60, polls=False)
+    feed.notify_dispatcher()
+    feed.forget_wakeups()
+    feed.wait_for_wakeup(1, 60, polls=False)
     assert clock.pauses == [60]
-    feed.offer()
+    feed.notify_dispatcher()
     before_s = clock.monotonic()
-    feed.wait_for_offer(1, 60, polls=True)
+    feed.wait_for_wakeup(1, 60, polls=True)
     assert clock.monotonic() == before_s
 
 
@@ -230,11 +230,11 @@ def test_commit_of_another_connection_ends_the_wait_of_the_dispatcher(tmp_path: 
     store, other = (Database(tmp_path / "test.db", synchronous="normal") for _ in range(2))
     version = store.changes.version()
     trigger(other)
-    store.changes.wait_for_offer(version, 1000, polls=True)
+    store.changes.wait_for_wakeup(version, 1000, polls=True)
     committing = threading.Thread(target=trigger, args=[other])
     version = store.changes.version()
     committing.start()
-    store.changes.wait_for_offer(version, 1000, polls=True)
+    store.changes.wait_for_wakeup(version, 1000, polls=True)
     committing.join(HANG_S)
     store.close()
     other.close()

@@ -251,7 +251,7 @@ def test_without_a_free_slot_nothing_is_polled(
     worker.dispatcher.tick()
     trigger(store)
     monkeypatch.setattr(store.changes, "_data_version", lambda: pytest.fail("looked"))
-    waking = threading.Thread(target=store.changes.offer)
+    waking = threading.Thread(target=store.changes.notify_dispatcher)
     worker.dispatcher._poll_interval_s = 1000
     waking.start()
     worker.dispatcher.pause()
@@ -289,7 +289,7 @@ def test_run_that_no_thread_can_execute_is_not_claimed_again_at_once(
     worker.dispatcher.tick()
     assert query(store, "SELECT status FROM durably_runs WHERE id = ?", run.id) == [("pending",)]
     assert worker.free == 3
-    assert not store.changes._offered.is_set()
+    assert not store.changes._wakeup.is_set()
     assert store.changes.version() == worker.dispatcher._version
 
 

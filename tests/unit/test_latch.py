@@ -20,7 +20,7 @@ needs_alarm = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no
 
 
 def waiting(wakeups: Wakeups) -> bool:
-    return bool(wakeups._gates)
+    return bool(wakeups._locks)
 
 
 def until_waiting(wakeups: Wakeups) -> None:
@@ -60,7 +60,7 @@ def test_all_that_wait_are_woken() -> None:
     threads = [threading.Thread(target=it.wait, args=(HANG_S,)) for _ in range(8)]
     for thread in threads:
         thread.start()
-    while len(it._waiting._gates) < len(threads):
+    while len(it._waiting._locks) < len(threads):
         threading.Event().wait(0.001)
     it.set()
     for thread in threads:
@@ -74,7 +74,7 @@ def test_a_wait_that_an_exception_has_ended_is_in_nobodys_way() -> None:
     it = Latch()
     stale = threading.Lock()
     stale.acquire()
-    it._waiting._gates.append(stale)
+    it._waiting._locks.append(stale)
     it.set()
     assert it.wait(0)
     assert not waiting(it._waiting)

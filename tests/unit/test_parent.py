@@ -58,7 +58,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(parent, "_pidfd_of", made.pidfd_of)
     monkeypatch.setattr(threading, "excepthook", lambda args: None)
     monkeypatch.setattr(parent, "_watching", [])
-    monkeypatch.setattr(parent, "_LOOK_S", 0.001)
+    monkeypatch.setattr(parent, "_POLL_S", 0.001)
     monkeypatch.setattr(multiprocessing.process, "parent_process", lambda: None)
     return made
 
@@ -106,7 +106,7 @@ def test_where_the_system_reports_the_end_it_is_noticed_at_once(
     world: World, monkeypatch: pytest.MonkeyPatch, pipe: list[int]
 ) -> None:
     """Nothing is polled: an item of a killed program would go on until the next look."""
-    monkeypatch.setattr(parent, "_LOOK_S", GRACE_S)
+    monkeypatch.setattr(parent, "_POLL_S", GRACE_S)
     world.pidfd = pipe[0]
     end_with_parent(PARENT)
     world.ppid = 1

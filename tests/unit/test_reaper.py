@@ -114,7 +114,7 @@ def test_runs_of_a_dead_owner_are_recovered_at_once(engine: Engine, store: Datab
     run = given_running(store, dead, labels='{"k":"v"}')
     checkpoint(store, run, "s")
     engine.states[token_of("dead")] = Liveness.DEAD
-    seen = store.changes.look()
+    seen = store.changes.snapshot()
     assert engine.reaper().recover() == 1
     assert (stored(store, run).status, stored(store, run).completed_steps) == ("pending", 1)
     assert engine.probed == [token_of("dead")]
@@ -122,7 +122,7 @@ def test_runs_of_a_dead_owner_are_recovered_at_once(engine: Engine, store: Datab
     assert [row.token for row in store.read(owners.list_all)] == [token_of("own")]
     assert engine.told() == [("run:recover", run.id, "dead")]
     assert engine.events[0].labels == {"k": "v"}  # type: ignore[attr-defined]
-    assert store.changes.look().notified > seen.notified
+    assert store.changes.snapshot().notified > seen.notified
 
 
 @pytest.mark.parametrize("is_heard", [True, False])
@@ -143,9 +143,9 @@ def test_a_run_that_kills_its_process_is_failed(
         owner = given_owner(store, token, boot_id=liveness.current_boot_id())
         store.write(claims.claim, Claim(owner, '["job"]', lambda: 20))
         engine.states[token_of(token)] = Liveness.DEAD
-        seen = store.changes.look()
+        seen = store.changes.snapshot()
         engine.reaper().recover()
-        assert store.changes.look().notified > seen.notified
+        assert store.changes.snapshot().notified > seen.notified
     if is_heard:
         assert engine.told() == [("run:recover", run.id, "dead"), ("run:fail", run.id, "")]
         failed = events[-1]

@@ -374,18 +374,18 @@ def test_wait_of_the_main_thread_is_interrupted(
     latch = Latch()
     wait = entered(Clock().wait) if is_inside else Clock().wait
     with pytest.raises(RAISED):
-        thread = press_when(lambda: bool(latch._waiting._gates), press)
+        thread = press_when(lambda: bool(latch._waiting._locks), press)
         wait(latch, timeout_s)
     thread.join(HANG_S)
-    assert not latch._waiting._gates
+    assert not latch._waiting._locks
 
 
 def test_wait_that_had_better_go_on_is_not_interrupted(press: Callable[[], None]) -> None:
     """A wait that is part of a whole goes on; the handler is called after the whole."""
-    event = Latch(look=deliver_overdue)
+    event = Latch(poll=deliver_overdue)
     done = []
     with pytest.raises(RAISED), deferred():
-        thread = press_when(lambda: bool(event._waiting._gates), press)
+        thread = press_when(lambda: bool(event._waiting._locks), press)
         setter = threading.Thread(target=lambda: (thread.join(HANG_S), event.set()))
         setter.start()
         done.append(Clock().wait(event, HANG_S))

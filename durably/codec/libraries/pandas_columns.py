@@ -1,6 +1,6 @@
 """Write the arrays that pandas' objects are made of as columns of a Parquet file, and read them.
 
-What can be written is decided by the dtype; only of objects is each value looked at. A column that
+What can be written is decided by the dtype; only of objects is each value checked. A column that
 cannot be written is named. What is said beside a column is JSON: its kind, and what makes the
 dtype again.
 """

@@ -17,7 +17,7 @@ from durably.execution.loops.tasks import Task
 
 # So much text is uncommitted at the most, however few items that are.
 MOST_CHARS: Final = 16 * 1024 * 1024
-_LOOK_S: Final = 0.1
+_POLL_S: Final = 0.1
 
 StartThread = Callable[[str, Callable[[], None]], threading.Thread]
 
@@ -98,12 +98,12 @@ class Committer:
     def await_room(self, until: Latch) -> None:
         """Wait until another item may begin, or *until* is set."""
         while not self.has_room and not until.is_set():
-            self._has_room.wait_until(lambda: self.has_room, _LOOK_S)
+            self._has_room.wait_until(lambda: self.has_room, _POLL_S)
 
     def await_all(self) -> None:
         """Wait until all that was added is stored."""
         while self._items and self.failure is None and not self.is_lost:
-            self._has_room.wait_until(lambda: not self._items, _LOOK_S)
+            self._has_room.wait_until(lambda: not self._items, _POLL_S)
 
     def stop(self) -> list[Task]:
         """End the thread after its commit; return what it has not stored. Idempotent."""
@@ -112,7 +112,7 @@ class Committer:
         if thread is not None:
             self._added.put(None)
             while thread.is_alive():
-                thread.join(_LOOK_S)
+                thread.join(_POLL_S)
                 deliver()  # a second Ctrl-C ends the wait
         while not self._added.empty():
             self._left += self._added.get() or ()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from durably._platform.latch import Latch
-from durably._platform.signals import LOOK_S, deliver, is_main_thread
+from durably._platform.signals import SIGNAL_POLL_S, deliver, is_main_thread
 from durably.errors import RetryAfter
 from durably.execution.current_run import CurrentRun, Services
 from durably.execution.loops.committer import Committer
@@ -27,7 +27,7 @@ from durably.execution.pacing import Pace, seconds_until
 from durably.execution.step_recorder import StepRecorder
 
 # How often it is checked whether the run is to stop, while items are in progress.
-_LOOK_S: Final = 0.1
+_POLL_S: Final = 0.1
 # So many items from checkpoints are one batch.
 _MOST_REUSED: Final = 256
 # An item that has taken so long is worth a wait for the disk.
@@ -84,7 +84,7 @@ class Driver:
         self.is_early = False
         self._failures = Failures(record.name, options.max_failures)
         # What has come back: batches that are stored, items that have not ended, and nothing, to
-        # make this thread look.
+        # wake this thread.
         self._inbox: queue.SimpleQueue[list[Task] | Task | None] = queue.SimpleQueue()
         self._ready: deque[Task] = deque()
         self._delayed: list[tuple[float, int, Task]] = []
@@ -259,11 +259,11 @@ class Driver:
             if self._inbox.empty():
                 return None
             return self._inbox.get() or ()
-        left_s = _LOOK_S
+        left_s = _POLL_S
         if self._delayed:
             left_s = min(left_s, self._delayed[0][0] - self._services.clock.monotonic())
         if is_main_thread():
-            left_s = min(left_s, LOOK_S)
+            left_s = min(left_s, SIGNAL_POLL_S)
         try:
             return self._inbox.get(timeout=max(0.0, left_s)) or ()
         except queue.Empty:

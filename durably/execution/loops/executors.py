@@ -22,7 +22,7 @@ from durably._platform.safe_repr import on_one_line, safe_str, type_name
 from durably.errors import ExecutorBrokenError, ValidationError
 from durably.execution.loops.in_child import Parcel, begin, execute, is_here
 from durably.execution.loops.outside import (
-    LOOK_S,
+    POLL_S,
     QUICK_AHEAD,
     Entry,
     Outside,
@@ -74,7 +74,7 @@ class Executors(Outside):
         self._context = contextvars.copy_context()
         self._may_cancel = False
         self._fn = b""
-        # Those that are done, and nothing, to make the thread look.
+        # Those that are done, and nothing, to wake the thread.
         self._done: deque[Future[Any]] = deque()
         self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._in_flight: dict[Future[Any], _Chunk] = {}
@@ -124,7 +124,7 @@ class Executors(Outside):
         """Return whether an executor of an unknown kind executes its work in this process."""
         future = executor.submit(is_here, Parcel(_nothing, b"", (), os.getpid()))
         while not future.done():
-            wait((future,), LOOK_S)
+            wait((future,), POLL_S)
             self._kit.runner.check()
         return bool(future.result())
 

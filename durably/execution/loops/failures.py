@@ -14,7 +14,7 @@ from durably.store.item_rows import Key
 
 # So many exceptions are kept; the message counts the others.
 MOST_KEPT: Final = 1000
-# From so many on, a fraction of what was tried is looked at.
+# From so many on, a fraction of what was tried is checked.
 _FIRST_TRIED: Final = 20
 _MOST_KINDS: Final = 5
 _MOST_KEYS: Final = 3

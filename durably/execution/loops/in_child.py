@@ -186,7 +186,7 @@ class _Server:
         self._connection = connection
         self._fn = fn
         self._period_s = period_s
-        self._looked_s = monotonic()
+        self._checked_s = monotonic()
         self._next: bytes | None = None
 
     def next_chunk(self) -> list[bytes] | None:
@@ -199,14 +199,14 @@ class _Server:
         """Execute a chunk; send outcomes now and then, and an empty list after the last one."""
         done: list[Outcome] = []
         connection = self._connection
-        self._looked_s = monotonic()
+        self._checked_s = monotonic()
         for outcome in outcomes(self._fn, chunk):
             done.append(outcome)
-            if monotonic() - self._looked_s < self._period_s:
+            if monotonic() - self._checked_s < self._period_s:
                 continue
             connection.send(done)
             done = []
-            self._looked_s = monotonic()
+            self._checked_s = monotonic()
             if self._next is None and connection.poll():
                 self._next = connection.recv_bytes()
             if self._next == STOP:

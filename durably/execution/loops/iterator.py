@@ -27,7 +27,7 @@ class ItemIterator(Iterator[ItemRecord]):
         self._name = name
         self._run = run
         self._iteration = Iteration(loop.records(is_ordered=is_ordered))
-        # What has ended together: to hand it out takes a third of the time of another look.
+        # What has ended together: to hand it out takes a third of the time of another wait.
         self._ended: Iterator[ItemRecord] = iter(())
         itself = weakref.ref(self)
 
@@ -45,13 +45,13 @@ class ItemIterator(Iterator[ItemRecord]):
         try:
             for record in self._ended:
                 return record
-            return self._look()
+            return self._await_next()
         except BaseException as exc:
             shorten(exc)
             raise
 
     @entered_in_job
-    def _look(self) -> ItemRecord:
+    def _await_next(self) -> ItemRecord:
         """Return the next record, after those that have ended together with the last one."""
         iteration = self._iteration
         if iteration.has_given_way:

@@ -127,7 +127,7 @@ class Loop:
     def _batches(self, driver: Driver) -> Iterator[list[Task] | Reused]:
         self._step_runner.note_map(self._name)
 
-        def look() -> LoopView:
+        def view() -> LoopView:
             record = self._record
             total = record.total
             if total is None and self._source.is_exhausted:
@@ -142,12 +142,12 @@ class Loop:
                 driver.limited_s,
             )
 
-        self._run.loops.append(look)
+        self._run.loops.append(view)
         try:
             yield from self._driven(driver)
         finally:
-            self._run.loops.remove(look)
-            self._run.last_loop = look()
+            self._run.loops.remove(view)
+            self._run.last_loop = view()
             self._note_layer()
 
     def _note_layer(self) -> None:

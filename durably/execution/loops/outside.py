@@ -34,7 +34,7 @@ MOST_IN_CHUNK: Final = 256
 MOST_CHECKED: Final = 10_000
 _MUCH_CHECKED: Final = 16 * 1024 * 1024
 # How often it is checked whether an item may begin that had to wait.
-LOOK_S: Final = 0.1
+POLL_S: Final = 0.1
 # So many items that take less time than what is around them may be on their way at once.
 QUICK_AHEAD: Final = 64
 _QUICKEST_S: Final = 1e-6
@@ -125,7 +125,7 @@ class Outside(ABC):
         data = b"" if self._is_here else packed_item(self._what, task.key, task.item)
         self._todo.append((task, data))
         if len(self._todo) <= self._most_in_flight:
-            self._notify()  # else it looks again when the next item has ended
+            self._notify()  # else it checks again when the next item has ended
 
     def room(self) -> int:
         """Return how many items are to be read and submitted now."""
@@ -144,7 +144,7 @@ class Outside(ABC):
             return
         self._notify()
         while thread.is_alive():
-            thread.join(LOOK_S)
+            thread.join(POLL_S)
             deliver()  # a second Ctrl-C ends the wait
 
     def _check_list(self) -> None:
@@ -211,18 +211,18 @@ class Outside(ABC):
         return True
 
     def _patience_s(self) -> float:
-        """Return how long to wait for something that has to be looked at."""
+        """Return how long to wait for something that has to be polled."""
         if not self._todo:
-            return LOOK_S
+            return POLL_S
         if not self._kit.committer.has_room:
             self._awaits_room = True
             # A commit that has ended before that is not waited for.
-            return 0.0 if self._kit.committer.has_room else LOOK_S
+            return 0.0 if self._kit.committer.has_room else POLL_S
         if self._turn_s is None:
-            return LOOK_S
+            return POLL_S
         pace = self._kit.pace
         left_s = max(self._turn_s, pace.not_before_s) - pace.now_s()
-        return min(LOOK_S, max(0.0, left_s))
+        return min(POLL_S, max(0.0, left_s))
 
     def _next_chunk(self, most: int) -> list[Entry]:
         """Return the next items that travel together."""

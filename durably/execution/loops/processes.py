@@ -25,7 +25,7 @@ from durably._platform.parent import ctrl_c_blocked, kill, signal_name
 from durably._platform.realtime import monotonic
 from durably.errors import ExecutorBrokenError, StepTimeoutError
 from durably.execution.loops.in_child import READY, STOP, serve
-from durably.execution.loops.outside import LOOK_S, Entry, Outside, died, packed_function
+from durably.execution.loops.outside import POLL_S, Entry, Outside, died, packed_function
 from durably.execution.loops.travel import dumps, loads
 from durably.execution.loops.workers import Kit
 
@@ -87,7 +87,7 @@ class Processes(Outside):
         self._alone: deque[Entry] = deque()
         self._stillborn = 0
         self._is_notified = True
-        self._looked_s = monotonic()
+        self._checked_s = monotonic()
 
     def _open(self) -> None:
         self._check_list()
@@ -171,8 +171,8 @@ class Processes(Outside):
             elif key.data in self._workers:
                 self._receive(key.data, is_dead=key.fileobj is not key.data.connection)
         now_s = monotonic()
-        if now_s - self._looked_s >= LOOK_S:
-            self._looked_s = now_s
+        if now_s - self._checked_s >= POLL_S:
+            self._checked_s = now_s
             for worker in list(self._workers):
                 # The pipes of one that has died stay open if it has forked.
                 if worker.process.exitcode is not None:

@@ -120,7 +120,7 @@ class StepLoops:
             per_second: so many begin in a second at the most, tries included; or a ``RateLimit``,
                 which several maps may share.
             max_failures: as soon as more than so many have failed (or more than that fraction of
-                those that were tried, looked at from the 20th on), no further item begins.
+                those that were tried, checked from the 20th on), no further item begins.
             on_failed: ``"return"`` to return the failed ones in ``MapResult.failed``.
             max_uncommitted: how many results may wait to be stored; with 1, each is committed
                 before the next item begins in the same thread.

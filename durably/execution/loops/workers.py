@@ -18,7 +18,7 @@ from durably.execution.loops.options import LoopOptions
 from durably.execution.loops.tasks import ItemRunner, Task
 from durably.execution.pacing import Pace
 
-_LOOK_S: Final = 0.1
+_POLL_S: Final = 0.1
 # So many items are read at once by a map that executes one at a time.
 _AHEAD: Final = 4
 
@@ -29,7 +29,7 @@ class Kit:
 
     Args:
         go_back: called with an item that has not ended; in a thread of the map.
-        wake: makes the thread that drives the map look.
+        wake: wakes the thread that drives the map.
         ending: set when no further item is to begin.
     """
 
@@ -173,5 +173,5 @@ class Threads:
             self._todo.put(None)
         for thread in self._threads:
             while thread.is_alive():
-                thread.join(_LOOK_S)
+                thread.join(_POLL_S)
                 deliver()  # a second Ctrl-C ends the wait

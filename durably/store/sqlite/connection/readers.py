@@ -18,7 +18,7 @@ from durably.errors import EngineClosedError, NotFoundError
 # Idle connections kept for the next reader.
 _SPARE: Final = 4
 # How often a thread that waits for reads to end, or to begin one, checks by itself.
-_LOOK_S: Final = 0.05
+_POLL_S: Final = 0.05
 
 
 class Readers:
@@ -91,7 +91,7 @@ class Readers:
                 if not self._held_off:
                     self._reads.add(thread)
                     return self._spare.pop() if self._spare else None
-            self._changed.wait_until(lambda: not self._held_off, _LOOK_S)
+            self._changed.wait_until(lambda: not self._held_off, _POLL_S)
 
     def _give_back(self, db: apsw.Connection) -> None:
         with self._lock:
@@ -131,7 +131,7 @@ class Readers:
             left_s = deadline - self._clock.monotonic()
             if left_s <= 0:
                 return False
-            self._changed.wait_until(lambda: not self._reads, min(left_s, _LOOK_S))
+            self._changed.wait_until(lambda: not self._reads, min(left_s, _POLL_S))
 
     def _let_begin(self) -> None:
         self._held_off -= 1

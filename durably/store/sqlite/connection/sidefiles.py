@@ -34,7 +34,7 @@ LONGEST_SUFFIX: Final = len(_OWNER) + 26
 _KNOWS_EFFECTIVE_IDS: Final = os.access in os.supports_effective_ids
 
 # Root changes the owner of a file a moment after making it.
-_LOOKS: Final = 5
+_CHECKS: Final = 5
 _PAUSE_S: Final = 0.01
 
 # The system, the file system, or a user name space without such a user does not allow it.
@@ -186,14 +186,14 @@ def _refuse_planted(path: str, database: os.stat_result) -> None:
 
 def _refuse_strange(each: str, path: str, owners: set[int], *, reads_only: bool) -> None:
     pause = Latch()
-    for look in range(_LOOKS):
+    for check in range(_CHECKS):
         status = _status(each)
         if status is None:
             return
         problem = _strangeness(each, status, path, owners, reads_only=reads_only)
         if problem is None:
             return
-        if look == _LOOKS - 1:
+        if check == _CHECKS - 1:
             raise DatabaseError(f"{each!r}, beside the database {path!r}, {problem}")
         pause.wait(_PAUSE_S)
 

@@ -134,7 +134,7 @@ class WriterMutex(ForkParticipant):
         self.path: Final = writer_path(path)
         self._clock = clock
         # A signal does not end a wait in the middle of a commit, unless that lasts.
-        self._never = Latch(look=deliver_overdue)
+        self._never = Latch(poll=deliver_overdue)
         self._is_patient = True
         self._waited_s = 0.0
         self._looked_at_s = -_TURN_S

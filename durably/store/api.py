@@ -87,12 +87,6 @@ class Checkpoints(ItemCheckpoints, WaitCheckpoints, CodeCheckpoints, Protocol):
             outer: the index of the step or map that it is inside of.
         """
 
-    def save_many(self, steps: Sequence[tuple[Any, ...]]) -> list[bool]:
-        """Store results of several steps, each given as the arguments of ``save``, in one commit.
-
-        Return for each what ``save`` would return.
-        """
-
     def save_calls(
         self,
         run_pk: RunKey,
@@ -227,12 +221,6 @@ class Store(Care, ByHand, Answers, Parents, Owners, Maps, Protocol):
         """Make running runs that nothing executes pending again; return those that are.
 
         For a single run it waits for no long write.
-        """
-
-    def last_step_begun(self, run_id: str) -> str | None:
-        """Return the last step begun by the last process that died or hung executing a run.
-
-        ``None`` if none has, or if that is not known.
         """
 
     def wake_due(self, now_us: int) -> bool:

@@ -14,6 +14,7 @@ from engines import again, engine, execute
 
 import durably
 from durably.errors import SerializationError, StopRun, ValidationError
+from durably.store.sqlite.sql.calls import last_begun
 
 
 def calls_and_notes(app: durably.Durably, run: Any, name: str = "s") -> tuple[int, list[Any]]:
@@ -201,7 +202,7 @@ def test_a_process_that_dies_in_a_step_has_called_it(tmp_path: Path, kind: str) 
         assert [each.steps_completed for each in attempts] == [1, 0, 1]
         assert [each.steps_reused for each in attempts] == [0, 1, 1]
         assert calls_and_notes(app, run, "parse")[0] == 3
-        assert app._store.last_step_begun(run.id) == "parse"
+        assert app._store.database.read(last_begun, run.id) == "parse"
         assert calls_and_notes(app, run, "before") == (1, [])
 
 

@@ -141,13 +141,6 @@ class SqliteCheckpoints(Answers):
             self._unnamed.pop(named[0], None)
         return is_current
 
-    def save_many(self, new: Sequence[tuple[Any, ...]]) -> list[bool]:
-        """Store the result of each step; return for each whether it took effect."""
-        if not any(self.filing.refers(row[_STEP_OUTPUT]) for row in new):
-            return self.database.write(steps.complete_all, new)
-        # One by one: the files of one step are then referred to by its run alone.
-        return [self.save(*row) for row in new]
-
     def save_items(
         self, run_pk: RunKey, fence: int, state: MapState, rows: Sequence[NewItem | LayeredItem]
     ) -> bool:

@@ -40,7 +40,6 @@ from durably.store.sqlite.locks import owner_lock
 from durably.store.sqlite.locks.owner_lock import OwnerLock
 from durably.store.sqlite.sql import (
     attempts,
-    calls,
     claims,
     codes,
     items,
@@ -217,7 +216,6 @@ class SqliteStore(Answers, ByHand):
             begun = [] if token is None else owner_lock.begun_by(self.path, token)
         return self.database.write(requeueing.requeue, reason, now_us, begun)
 
-    last_step_begun = reads(calls.last_begun)
     wake_due = writes(requeueing.wake_due)
     next_due_us = reads(requeueing.next_due_us)
     set_progress = writes(runs.set_progress)

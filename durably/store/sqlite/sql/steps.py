@@ -138,11 +138,6 @@ OF_RUN: Final = f"""
     WHERE r.id = :id AND s.status <> 'forgotten' ORDER BY s.step"""
 
 
-def complete_all(db: apsw.Connection, new: Sequence[tuple[Any, ...]]) -> list[bool]:
-    """Store the result of each step; return for each whether it took effect."""
-    return [complete(db, *row) for row in new]
-
-
 def _complete_several(db: apsw.Connection, new: Sequence[tuple[Any, ...]]) -> list[bool]:
     """Store the results of several different steps: all, or none and an error."""
     db.execute(store_several(len(new)), tuple(itertools.chain.from_iterable(new)))

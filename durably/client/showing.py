@@ -40,15 +40,13 @@ class LiveRun:
         clock: Clock,
         *,
         run_id: str | None = None,
-        name: str = "",
-        key: str | None = None,
     ) -> None:
         self._store = store
         self._worker = worker
         self._clock = clock
         self.run_id = run_id
-        self.name = name
-        self.key = key
+        self.name = ""
+        self.key: str | None = None
         self.current: CurrentRun | None = None
         self.status: str | None = None
         self.where: str | None = None

@@ -344,12 +344,13 @@ class Codec:
         except SerializationError:
             return shown(text)
 
-    def load_data(self, text: str, what: str = "stored data") -> Any:
+    def load_data(self, text: str) -> Any:
         """Return the JSON-like data of a stored text, with its tagged values as they are there."""
         try:
-            return load(self._untyped.text_of_file(text, what) if text.startswith(FILED) else text)
+            is_filed = text.startswith(FILED)
+            return load(self._untyped.text_of_file(text, "stored data") if is_filed else text)
         except (ValueError, RecursionError) as error:
-            raise ValidationError(sentence(what, self._problems_in(error))) from None
+            raise ValidationError(sentence("stored data", self._problems_in(error))) from None
 
     def _typed_values(self) -> TypedValues:
         typed = self._typed

@@ -196,13 +196,13 @@ def check_bool(value: object, what: str) -> None:
         raise ValidationError(f"{what} must be True or False, not {short_repr(value)}")
 
 
-def check_show(value: object, what: str = "show") -> None:
+def check_show(value: object) -> None:
     """Raise ``ValidationError`` if *value* is not a value of ``show``."""
     if value is None or isinstance(value, bool):
         return
     if not all(callable(getattr(value, name, None)) for name in ("update", "close")):
         raise ValidationError(
-            f"{what} must be True, False, None or what tqdm_sink() returns, not {short_repr(value)}"
+            f"show must be True, False, None or what tqdm_sink() returns, not {short_repr(value)}"
         )
 
 

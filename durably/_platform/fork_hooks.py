@@ -48,13 +48,13 @@ class _Fork:
     def __init__(self) -> None:
         # Strong references: the set of participants must be the same before and after.
         self.met: list[ForkParticipant] = []
-        self.at_rest: list[ForkParticipant] = []
-        self.has_gate = False
+        self.prepared: list[ForkParticipant] = []
+        self.has_lock = False
 
 
 # Guards _participants, and is held while a fork happens. Reentrant, so that a constructor may
 # call watch_forks inside no_fork.
-_gate = threading.RLock()
+_lock = threading.RLock()
 _participants: list[weakref.ref[ForkParticipant]] = []
 # By thread: two threads may fork at once, and the second one waits inside a participant's hook.
 _forks: Final[dict[int, _Fork]] = {}
@@ -68,7 +68,7 @@ def watch_forks(participant: ForkParticipant) -> None:
     goes to ``sys.unraisablehook``. It may be called from any thread, also while another one forks:
     that fork then either includes the participant or has happened before this returns.
     """
-    with _gate:
+    with _lock:
         _participants[:] = [ref for ref in _participants if ref() is not None]
         if all(ref() is not participant for ref in _participants):
             _participants.append(weakref.ref(participant))
@@ -83,7 +83,7 @@ def no_fork() -> Iterator[None]:
     must take no lock that a :meth:`ForkParticipant.before_fork` takes, since a forking thread has
     those when it takes this one.
     """
-    with _gate:
+    with _lock:
         yield
 
 
@@ -103,26 +103,26 @@ def _run_all(hooks: Iterable[Callable[[], None]]) -> None:
 def _before() -> None:
     fork = _forks[threading.get_ident()] = _Fork()
 
-    def rest(participant: ForkParticipant) -> None:
+    def prepare(participant: ForkParticipant) -> None:
         fork.met.append(participant)
         participant.before_fork()
-        fork.at_rest.append(participant)
+        fork.prepared.append(participant)
 
     def everyone() -> Iterator[Callable[[], None]]:
         # A participant may be registered while the hooks of the others wait for their locks. The
-        # gate is closed from the check that finds no new participant until the fork is over, so
+        # lock is taken from the check that finds no new participant until the fork is over, so
         # that none can be added in between; it is taken after all hooks, never before.
         while True:
-            _gate.acquire()
+            _lock.acquire()
             alive = [participant for ref in _participants if (participant := ref()) is not None]
             known = {id(participant) for participant in fork.met}
             newcomers = [participant for participant in alive if id(participant) not in known]
             if not newcomers:
-                fork.has_gate = True
+                fork.has_lock = True
                 return
-            _gate.release()
+            _lock.release()
             for participant in newcomers:
-                yield lambda participant=participant: rest(participant)  # type: ignore[misc]
+                yield lambda participant=participant: prepare(participant)  # type: ignore[misc]
 
     _run_all(everyone())
 
@@ -131,18 +131,18 @@ def _after_in_parent() -> None:
     fork = _forks.pop(threading.get_ident(), None)
     if fork is None:
         return
-    if fork.has_gate:
-        _gate.release()
-    _run_all(participant.after_fork_in_parent for participant in reversed(fork.at_rest))
+    if fork.has_lock:
+        _lock.release()
+    _run_all(participant.after_fork_in_parent for participant in reversed(fork.prepared))
 
 
 def _after_in_child() -> None:
-    global _gate  # noqa: PLW0603
+    global _lock  # noqa: PLW0603
     fork = _forks.pop(threading.get_ident(), None)
     # The other threads that were about to fork do not exist here. If a Ctrl-C kept this one from
-    # taking the gate, the thread that has it does not exist here either.
+    # taking the lock, the thread that has it does not exist here either.
     _forks.clear()
-    _gate = threading.RLock()
+    _lock = threading.RLock()
     if fork is None:
         return
     _run_all(participant.after_fork_in_child for participant in reversed(fork.met))

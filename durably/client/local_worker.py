@@ -70,8 +70,8 @@ class CallersThread(Protocol):
         Raise ``DatabaseLostError`` if the file is not in its place.
         """
 
-    def holding(self, call: Callable[[], T]) -> T:
-        """Need the worker's threads during a call, and return its result."""
+    def with_threads(self, call: Callable[[], T]) -> T:
+        """Make a call while the worker's threads run, and return its result."""
 
     def begin(
         self, new: NewRun, origins: str, codes: str, **options: Unpack[BeginOptions]

@@ -92,7 +92,7 @@ class Runner:
                 return existing
             with self.displays.showing(live.view, given.show) as showing:
                 call.is_shown = showing is not None
-                return worker.holding(call.bring_to_its_end)
+                return worker.with_threads(call.bring_to_its_end)
 
 
 @attrs.define(eq=False, repr=False)

@@ -53,9 +53,9 @@ class CallersThread:
         self._lifecycle.raise_if_closed()
         self._check_file()
 
-    def holding(self, call: Callable[[], T]) -> T:
-        """Need the heartbeat and the flusher during a call, and return its result."""
-        return self._lifecycle.holding(call)
+    def with_threads(self, call: Callable[[], T]) -> T:
+        """Make a call while the heartbeat and the flusher run, and return its result."""
+        return self._lifecycle.with_threads(call)
 
     def begin(
         self, new: NewRun, origins: str, codes: str, **options: Unpack[BeginOptions]

@@ -50,7 +50,7 @@ class Claiming:
         """Recover what dead processes left behind, then start the threads. Idempotent."""
         if self._state.now is State.STARTED:
             return
-        self._lifecycle.holding(self._recover_and_start)
+        self._lifecycle.with_threads(self._recover_and_start)
         # Waiting threads check again whether an engine can execute their runs.
         self._store.changes.notify_dispatcher()
 
@@ -69,14 +69,14 @@ class Claiming:
             # A stop had timed out: the threads are there.
             self._ownership.announce_started()
         else:
-            self._lifecycle.hold(self)
+            self._lifecycle.lease(self)
             try:
                 self._ownership.announce_started()
                 self._reaper.start()
                 self._dispatcher.start()
             except BaseException:
                 self._end_reaper()
-                self._lifecycle.let_go(self)
+                self._lifecycle.release(self)
                 raise
         self._claimer.resume()
         self._state.become(State.STARTED)
@@ -129,19 +129,19 @@ class Claiming:
         """
         if self._state.now is State.STARTED:
             return not was_started
-        if not self._lifecycle.is_held_by(self):
+        if not self._lifecycle.is_leased_by(self):
             return True
         if self._claimer.has_taken_slots:
             return False  # another thread has started it meanwhile, claimed a run, and stopped it
         self._end_reaper()
         self._sign_off()
         self._state.become(State.STOPPED)
-        self._lifecycle.let_go(self)
+        self._lifecycle.release(self)
         return True
 
     def _raise_timed_out(self, timeout_s: float | None) -> NoReturn:
         with self._lifecycle.locked():
-            if self._state.now is not State.STARTED and self._lifecycle.is_held_by(self):
+            if self._state.now is not State.STARTED and self._lifecycle.is_leased_by(self):
                 # Threads of other processes that wait for a pending run must not rely on this
                 # engine.
                 self._sign_off()

@@ -23,7 +23,7 @@ _LOCK_POLL_S: Final = 0.05
 class Lifecycle:
     """Count the calls that need the threads: the first one starts them, the last one ends them.
 
-    Usable from any thread. ``hold`` and ``let_go`` may be called twice for one call.
+    Usable from any thread. ``lease`` and ``release`` may be called twice for one call.
 
     Args:
         closing: knows what to raise once it is closed.
@@ -53,7 +53,7 @@ class Lifecycle:
         # Woken when a call no longer needs the threads.
         self._changed = Wakeups()
         # The calls that need the threads, and the ident of the thread of each.
-        self._holds: dict[object, int] = {}
+        self._leases: dict[object, int] = {}
         # Whether the thread that holds the lock ends threads and waits for them.
         self._is_ending = False
         # Whether there may be threads to end; and whether the main thread does not wait for that.
@@ -89,42 +89,42 @@ class Lifecycle:
         finally:
             self._is_ending = False
 
-    def hold(self, who: object) -> None:
-        """Need the threads until ``let_go``; when this returns they run.
+    def lease(self, who: object) -> None:
+        """Keep the threads running until ``release``; when this returns they run.
 
         Raises:
             EngineClosedError: the engine is closed.
         """
         with self.locked():
             self.raise_if_closed()
-            is_first = not self._holds
-            self._holds[who] = threading.get_ident()
+            is_first = not self._leases
+            self._leases[who] = threading.get_ident()
             if not is_first:
                 return
             try:
                 self._has_begun = True
                 self._begin()
             except BaseException:
-                self.let_go(who)
+                self.release(who)
                 raise
 
-    def is_held_by(self, who: object) -> bool:
-        """Return whether *who* needs the threads."""
-        return who in self._holds
+    def is_leased_by(self, who: object) -> bool:
+        """Return whether *who* has called ``lease``, and not ``release``."""
+        return who in self._leases
 
-    def let_go(self, who: object) -> None:
+    def release(self, who: object) -> None:
         """Stop needing the threads. If no other call needs them, they have ended on return.
 
         A child that was forked inside a call, and comes back to it, has none of the threads.
         """
-        if who not in self._holds or os.getpid() != self._pid:
+        if who not in self._leases or os.getpid() != self._pid:
             return
         with self.locked():
             try:
-                if len(self._holds) == 1 and not (self.is_abandoned and is_main_thread()):
+                if len(self._leases) == 1 and not (self.is_abandoned and is_main_thread()):
                     self._end_all()
             finally:
-                self._holds.pop(who, None)
+                self._leases.pop(who, None)
                 self._changed.wake_all()
 
     def _end_all(self) -> None:
@@ -137,8 +137,8 @@ class Lifecycle:
         self.is_abandoned = True
         self._state.become(State.CLOSED)
 
-    def holding(self, call: Callable[[], T]) -> T:
-        """Need the threads during a call, and return its result.
+    def with_threads(self, call: Callable[[], T]) -> T:
+        """Make a call while the threads run, and return its result.
 
         A thread of the engine's own only makes the call: its end is waited for before the others
         are ended.
@@ -148,10 +148,10 @@ class Lifecycle:
             return call()
         who = object()
         try:
-            self.hold(who)
+            self.lease(who)
             return call()
         finally:
-            self.let_go(who)
+            self.release(who)
 
     def close(self) -> None:
         """Raise ``EngineClosedError`` to every call from now on."""
@@ -179,10 +179,10 @@ class Lifecycle:
                 if self._is_unneeded():
                     if self._has_begun:
                         self._end_all()
-                    self._holds.clear()
+                    self._leases.clear()
                     yield
                     return
             self._changed.wait_until(self._is_unneeded, _LOCK_POLL_S)
 
     def _is_unneeded(self) -> bool:
-        return all(thread == threading.get_ident() for thread in tuple(self._holds.values()))
+        return all(thread == threading.get_ident() for thread in tuple(self._leases.values()))

@@ -85,11 +85,11 @@ class Sessions:
         """
         new = NewRun(self._ids.new(), name, "null", labels, idempotency_key=key, kind="session")
         need = object()
-        self._lifecycle.hold(need)
+        self._lifecycle.lease(need)
         try:
             run = self._begin(new, is_fresh=is_fresh, on_taken=on_taken)
         except BaseException:
-            self._lifecycle.let_go(need)
+            self._lifecycle.release(need)
             raise
         run.check_file = self._check_file
         session = OpenSession(self, run, need)
@@ -145,7 +145,7 @@ class Sessions:
             self._runs.leave(run)
             with self._lock:
                 self._open.remove(session)
-            self._lifecycle.let_go(need)
+            self._lifecycle.release(need)
         return stored
 
 

@@ -348,7 +348,7 @@ class Supervisor:
 
     def process_one(self) -> bool:
         """Claim and execute one run in the calling thread; return ``False`` if there was none."""
-        return self.lifecycle.holding(self._process_one)
+        return self.lifecycle.with_threads(self._process_one)
 
     def _process_one(self) -> bool:
         self._reaper.recover()
@@ -368,7 +368,7 @@ class Supervisor:
             self._reaper.recover()
             return self._until_idle.run(max_runs, stops, max_wait_s)
 
-        return self.lifecycle.holding(run)
+        return self.lifecycle.with_threads(run)
 
     def wait_until_idle(self) -> None:
         """Block until nothing executes here and nothing can be claimed.

@@ -258,7 +258,7 @@ def test_a_fork_waits_for_the_read_in_progress(app: Durably) -> None:
         return result
 
     forker, outcome = in_thread(fork)
-    # It is at the gate: no other read begins any more.
+    # It is blocked: no other read begins any more.
     deadline = time.monotonic() + HANG_S
     while not app._store.database._versions.lock.locked():
         assert time.monotonic() < deadline

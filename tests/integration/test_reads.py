@@ -198,13 +198,13 @@ def test_fork_waits_for_the_reads_in_progress_alone(
 
     slow = SlowRead(app)
     forking, forked = in_thread(fork)
-    eventually(lambda: readers._held_off)
+    eventually(lambda: readers._blocks)
     later, outcome = in_thread(app.count_runs)
     slow.end()
     for thread in (forking, later):
         thread.join(HANG_S)
     assert (forked, outcome) == ([7], [1])
-    assert not readers._held_off
+    assert not readers._blocks
 
 
 def test_reads_that_overlap_without_end_do_not_keep_the_log_growing(
@@ -249,20 +249,20 @@ def test_one_long_read_holds_off_no_others_for_long(
     app.jobs["keeps"].batch_trigger(["x" * 3000] * 100)
     slow = SlowRead(app)
     app.jobs["keeps"].batch_trigger(["x" * 3000] * 100)
-    held_off: list[float] = []
-    original = app._store.database._readers.held_off
+    block_new_reads: list[float] = []
+    original = app._store.database._readers.block_new_reads
 
     def hold_off(timeout_s: float) -> Any:
-        held_off.append(timeout_s)
+        block_new_reads.append(timeout_s)
         return original(timeout_s)
 
-    monkeypatch.setattr(app._store.database._readers, "held_off", hold_off)
+    monkeypatch.setattr(app._store.database._readers, "block_new_reads", hold_off)
     for _ in range(5):
         app._store.database.care.wal_checkpoint(above_bytes=0)
-    assert len(held_off) == 1
+    assert len(block_new_reads) == 1
     slow.end()
     app._store.database.care.wal_checkpoint(above_bytes=0)
-    assert len(held_off) == 1
+    assert len(block_new_reads) == 1
     assert app.count_runs() == 200
 
 
@@ -324,7 +324,7 @@ def test_ctrl_c_in_the_wait_for_reads(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(readers, "wait_for_rest", press)
+        patch.setattr(readers, "wait_until_idle", press)
         (app.close if what == "close" else app._store.database.before_fork)()
     if what == "close":
         assert list(app._store.database._connections.open) == []

@@ -31,7 +31,7 @@ class Connection:
         with FileGuard.opening():
             self._db = self._connected()
             self._db.transaction_mode = "IMMEDIATE"
-            self._guard = FileGuard.hold(path).hold_memory()
+            self._guard = FileGuard.acquire(path).acquire_memory()
         assert self._guard.is_effective
 
     def _connected(self):

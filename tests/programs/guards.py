@@ -25,7 +25,7 @@ def wait_for_line():
 
 
 def hold():
-    return FileGuard.hold(path).hold_memory()
+    return FileGuard.acquire(path).acquire_memory()
 
 
 def mutex():
@@ -116,9 +116,9 @@ def fail_to_hold():
     first = hold()
     lock.take()
     Path(path + "-shm").rename(path + "-away")
-    second = FileGuard.hold(path)
+    second = FileGuard.acquire(path)
     try:
-        second.hold_memory()
+        second.acquire_memory()
     except Exception as exc:
         say(type(exc).__name__, path in str(exc))
     second.close()
@@ -128,7 +128,7 @@ def fail_to_hold():
 
 
 def wait_to_hold():
-    once = FileGuard._hold_once
+    once = FileGuard._acquire_once
 
     def attempt(name):
         try:
@@ -137,7 +137,7 @@ def wait_to_hold():
             say("waits")
             raise
 
-    FileGuard._hold_once = attempt
+    FileGuard._acquire_once = attempt
     lock = PosixLock()
     lock.take()
     guard = hold()

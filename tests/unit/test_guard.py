@@ -54,8 +54,8 @@ FREE = ["free", "free"]
 def test_guard_holds_both_places_until_it_is_released(
     spawn: Callable[..., Child], database: str
 ) -> None:
-    """Other processes see a reader from hold to release, whatever is opened and closed."""
-    guard = FileGuard.hold(database).hold_memory()
+    """Other processes see a reader from acquire to release, whatever is opened and closed."""
+    guard = FileGuard.acquire(database).acquire_memory()
     for name in (database, f"{database}-shm"):
         Path(name).read_bytes()
     assert guard.is_effective
@@ -77,7 +77,10 @@ def test_guards_of_one_file_share_its_locks(
     """
     link = tmp_path / "link"
     link.symlink_to(database)
-    first, second = FileGuard.hold(database).hold_memory(), FileGuard.hold(str(link)).hold_memory()
+    first, second = (
+        FileGuard.acquire(database).acquire_memory(),
+        FileGuard.acquire(str(link)).acquire_memory(),
+    )
     first.release()
     first.release()
     assert locks(spawn, database) == LOCKED
@@ -96,9 +99,9 @@ def test_file_can_be_held_again_between_release_and_close(
     spawn: Callable[..., Child], database: str
 ) -> None:
     """One that opens the file while another closes it gets locks that the other does not end."""
-    first = FileGuard.hold(database).hold_memory()
+    first = FileGuard.acquire(database).acquire_memory()
     first.release()
-    second = FileGuard.hold(database).hold_memory()
+    second = FileGuard.acquire(database).acquire_memory()
     assert locks(spawn, database) == LOCKED
 
     first.close()
@@ -111,12 +114,12 @@ def test_file_can_be_held_again_between_release_and_close(
 @linux_only
 def test_new_shared_memory_file_is_locked_too(spawn: Callable[..., Child], database: str) -> None:
     """A guard taken after SQLite made its shared memory anew locks the new file."""
-    first = FileGuard.hold(database).hold_memory()
+    first = FileGuard.acquire(database).acquire_memory()
     first.release()
     Path(f"{database}-shm").unlink()
     Path(f"{database}-shm").touch()
 
-    second = FileGuard.hold(database).hold_memory()
+    second = FileGuard.acquire(database).acquire_memory()
 
     assert locks(spawn, database) == LOCKED
     second.release()
@@ -146,8 +149,10 @@ def test_closing_waits_for_one_who_is_opening(spawn: Callable[..., Child], datab
 
 
 @linux_only
-def test_failed_hold_keeps_the_locks_of_others(spawn: Callable[..., Child], database: str) -> None:
-    """A hold that fails halfway says what to do and closes nothing that another guard needs."""
+def test_failed_acquire_keeps_the_locks_of_others(
+    spawn: Callable[..., Child], database: str
+) -> None:
+    """An acquire that fails halfway says what to do and closes nothing that another guard needs."""
     child = spawn("guards", database, "fail_to_hold")
 
     assert [child.line() for _ in range(3)] == ["DatabaseError True", "kept", "lost"]
@@ -155,7 +160,7 @@ def test_failed_hold_keeps_the_locks_of_others(spawn: Callable[..., Child], data
 
 @linux_only
 def test_guard_is_closed_in_a_forked_child(spawn: Callable[..., Child], database: str) -> None:
-    """The child has no copies, what it does with the object does nothing, and it can hold anew."""
+    """The child has no copies, the object does nothing in it, and it can acquire anew."""
     child = spawn("guards", database, "fork_with_a_guard")
 
     lines = [child.line() for _ in range(5)]
@@ -204,10 +209,10 @@ def test_exclusive_lock_of_another_program_is_waited_for(
 def test_guard_of_missing_files_says_what_to_do(tmp_path: Path) -> None:
     """Where there is nothing to guard, the error names the file."""
     if sys.platform != "linux":
-        assert not FileGuard.hold(str(tmp_path / "no.db")).hold_memory().is_effective
+        assert not FileGuard.acquire(str(tmp_path / "no.db")).acquire_memory().is_effective
         return
     with pytest.raises(DatabaseError, match=r"no\.db-shm"):
-        FileGuard.hold(str(tmp_path / "no.db")).hold_memory()
+        FileGuard.acquire(str(tmp_path / "no.db")).acquire_memory()
 
 
 # The mutex.
@@ -385,9 +390,9 @@ def test_nobody_opens_or_closes_while_another_does(
 
         return look
 
-    monkeypatch.setattr(FileGuard, "hold", watched("hold"))
-    for name in ("hold_memory", "release", "close"):
+    monkeypatch.setattr(FileGuard, "acquire", watched("acquire"))
+    for name in ("acquire_memory", "release", "close"):
         monkeypatch.setattr(FileGuard, name, watched(name))
     Database(path).close()
     others.close()
-    assert seen == dict.fromkeys(("hold", "hold_memory", "release", "close"), False)
+    assert seen == dict.fromkeys(("acquire", "acquire_memory", "release", "close"), False)

@@ -557,4 +557,4 @@ def test_who_has_committed_does_so_for_others_once(bench: Bench) -> None:
     assert bench.writer.run(first) == "first"
     assert (second.is_done, third.is_done) == (True, False)
     assert list(queue) == [third]
-    assert not third.gate.locked()
+    assert not third.latch.locked()

@@ -226,8 +226,8 @@ class Scene:
 
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    # Many a point is one after which nobody opens the next gate.
-    monkeypatch.setattr(durably.store.sqlite.connection.writer, "_GATE_S", 0.002)
+    # Many a point is one after which nobody opens the next latch.
+    monkeypatch.setattr(durably.store.sqlite.connection.writer, "_LATCH_S", 0.002)
     made = Scene(tmp_path / "test.db")
     yield made
     made.writer.close()

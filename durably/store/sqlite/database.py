@@ -126,7 +126,7 @@ class Database(ReadFile):
         """
         now_s = self._clock.monotonic()
         ends_s = min(lock_timeouts.deadline(now_s, BUSY_TIMEOUT_S), self._hurry.ends_s)
-        with mutex.held(ends_s - now_s) as is_alone:
+        with mutex.locked(ends_s - now_s) as is_alone:
             yield is_alone
 
     def _open(
@@ -135,7 +135,7 @@ class Database(ReadFile):
         has_wal = os.path.exists(f"{self.path}-wal")
         self._connections.prepare()
         # Before the connections that stay open: their WAL must not be deleted under them.
-        self._guard = FileGuard.hold(self.path)
+        self._guard = FileGuard.acquire(self.path)
         write = self._connections.connect()
         # Until the schema is known to be durably's, a WAL that is there stays as it is.
         write.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(has_wal))
@@ -143,7 +143,7 @@ class Database(ReadFile):
         self._connections.retry_busy(
             lambda: write.execute("SELECT count(*) FROM sqlite_schema").fetchall(), deadline
         )
-        self._guard.hold_memory()
+        self._guard.acquire_memory()
         self._refuse_planted()
         schema.migrate(write, self.path, lambda: self._connections.begin(write, deadline))
         write.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
@@ -278,21 +278,21 @@ class Database(ReadFile):
                 return
             self._is_closed = True
         readers = self._readers.close()
-        is_at_rest = False
+        are_reads_over = False
         try:
-            is_at_rest = self._readers.wait_for_rest(BUSY_TIMEOUT_S)
+            are_reads_over = self._readers.wait_until_idle(BUSY_TIMEOUT_S)
         finally:
             # Also if the user does not want to wait for it.
-            self._close(readers, is_at_rest=is_at_rest)
+            self._close(readers, are_reads_over=are_reads_over)
 
-    def _close(self, readers: list[apsw.Connection], *, is_at_rest: bool) -> None:
-        with self._writer.at_rest() as write, self._beats.at_rest() as beats:
+    def _close(self, readers: list[apsw.Connection], *, are_reads_over: bool) -> None:
+        with self._writer.paused() as write, self._beats.paused() as beats:
             mutex = self._mutexes[0]
             with self._closed_to_others(mutex), self._versions.lock:
                 self._close_all(
                     [*readers, self._versions.db, beats, write],
                     # Closed, it would drop the lock on the snapshot of a read in progress.
-                    keeps_guard=not is_at_rest,
+                    keeps_guard=not are_reads_over,
                 )
             # A thread that has waited for the connection finds it closed, and the mutex too.
             for mutex in self._mutexes:

@@ -125,7 +125,7 @@ class LookedAt(ReadFile):
             self._is_closed = True
         spare = self._readers.close()
         with suppress(DatabaseError):
-            self._readers.wait_for_rest(BUSY_TIMEOUT_S)
+            self._readers.wait_until_idle(BUSY_TIMEOUT_S)
         for db in spare:
             self._connections.discard(db)
         with self._versions.lock:

@@ -178,7 +178,7 @@ class BatchExecutor:
         for request in [each for each in self.batch if self.is_over(each)]:
             self.refuse(request)
             self.batch.remove(request)
-            request.open_gate()
+            request.release()
         own = self._own
         is_over = self._clock.monotonic() >= self._leads_until_s if own is None else own.is_done
         if is_over or not self.batch:
@@ -187,7 +187,7 @@ class BatchExecutor:
     def maintain(self, operation: Operation[Ps, T], *args: Ps.args, **kwargs: Ps.kwargs) -> T:
         """Execute *operation* outside of a transaction."""
         try:
-            with self._mutex.held(self._left_s()):
+            with self._mutex.locked(self._left_s()):
                 return operation(self._db, *args, **kwargs)
         except apsw.Error as exc:
             raise database_error(exc, self._path, self._db) from exc
@@ -246,7 +246,7 @@ class BatchExecutor:
                 request.error = None
         batch, self.batch = self.batch, []
         for request in batch:
-            request.open_gate()
+            request.release()
 
     def _fail(self, batch: list[WriteRequest], exc: apsw.Error) -> None:
         """Roll back, and fail every operation of *batch*: nothing of it is stored."""

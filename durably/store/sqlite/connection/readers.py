@@ -49,7 +49,7 @@ class Readers:
         self._spare: list[apsw.Connection] = []
         # By thread: a read whose end a Ctrl-C prevented counts as over when its thread reads again.
         self._reads: set[int] = set()
-        self._held_off = 0
+        self._blocks = 0
         self.is_closed = False
 
     @contextmanager
@@ -88,10 +88,10 @@ class Readers:
             with self._lock:
                 if self.is_closed:
                     raise self._closed()
-                if not self._held_off:
+                if not self._blocks:
                     self._reads.add(thread)
                     return self._spare.pop() if self._spare else None
-            self._changed.wait_until(lambda: not self._held_off, _POLL_S)
+            self._changed.wait_until(lambda: not self._blocks, _POLL_S)
 
     def _give_back(self, db: apsw.Connection) -> None:
         with self._lock:
@@ -102,15 +102,15 @@ class Readers:
             self._discard(db)
 
     @contextmanager
-    def held_off(self, timeout_s: float) -> Iterator[bool]:
+    def block_new_reads(self, timeout_s: float) -> Iterator[bool]:
         """Block new reads within the block; yield whether those in progress have ended in time."""
         with self._lock:
-            self._held_off += 1
+            self._blocks += 1
         try:
-            yield self.wait_for_rest(timeout_s)
+            yield self.wait_until_idle(timeout_s)
         finally:
             with self._lock:
-                self._let_begin()
+                self._unblock()
 
     def close(self) -> list[apsw.Connection]:
         """Lend no more connections, and return the idle ones."""
@@ -119,7 +119,7 @@ class Readers:
             spare, self._spare = self._spare, []
         return spare
 
-    def wait_for_rest(self, timeout_s: float) -> bool:
+    def wait_until_idle(self, timeout_s: float) -> bool:
         """Wait for the reads in progress; return whether they have ended in time."""
         deadline = self._clock.monotonic() + timeout_s
         while True:
@@ -133,9 +133,9 @@ class Readers:
                 return False
             self._changed.wait_until(lambda: not self._reads, min(left_s, _POLL_S))
 
-    def _let_begin(self) -> None:
-        self._held_off -= 1
-        if not self._held_off:
+    def _unblock(self) -> None:
+        self._blocks -= 1
+        if not self._blocks:
             self._changed.wake_all()
 
     # -- forks ---------------------------------------------------------------------------
@@ -147,19 +147,19 @@ class Readers:
         parent had taken for its read would be taken there for ever.
         """
         with self._lock:
-            self._held_off += 1
+            self._blocks += 1
         try:
-            self.wait_for_rest(timeout_s)
+            self.wait_until_idle(timeout_s)
             self._lock.acquire()
         except BaseException:
             # After a Ctrl-C the fork happens nevertheless, and nothing unblocks the reads after it.
             with self._lock:
-                self._let_begin()
+                self._unblock()
             raise
 
     def after_fork_in_parent(self) -> None:
         """Allow reads again."""
-        self._let_begin()
+        self._unblock()
         self._lock.release()
 
     def after_fork_in_child(self) -> None:
@@ -167,7 +167,7 @@ class Readers:
         self._lock = threading.Lock()
         self._changed = Wakeups()
         self._reads.clear()
-        self._held_off = 0
+        self._blocks = 0
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from durably.store.sqlite.connection.writer import GroupCommitWriter
 
 # How long new reads are blocked, when the WAL has grown large, until those in progress have ended
 # and it can restart.
-_REST_S: Final = 0.1
+_READS_S: Final = 0.1
 
 
 class WalCare:
@@ -30,7 +30,7 @@ class WalCare:
         self._readers = readers
         self._checks = checks
         # The size of the WAL, in bytes, from which on new reads are blocked for its restart.
-        self._worth_rest = 0
+        self._worth_blocking = 0
 
     def wal_checkpoint(self, *, above_bytes: int) -> None:
         """Copy the WAL into the file if it has grown beyond *above_bytes*, and restart it.
@@ -47,16 +47,16 @@ class WalCare:
         if size <= above_bytes or self._writer.maintain(
             run_wal_checkpoint, apsw.SQLITE_CHECKPOINT_PASSIVE
         ):
-            self._worth_rest = 0
-        elif size >= self._worth_rest:
+            self._worth_blocking = 0
+        elif size >= self._worth_blocking:
             # One long read, here or elsewhere, must not block all new ones each time.
-            is_done = self._writer.maintain(self._checkpoint_at_rest)
-            self._worth_rest = 0 if is_done else 2 * size
+            is_done = self._writer.maintain(self._checkpoint_without_reads)
+            self._worth_blocking = 0 if is_done else 2 * size
 
-    def _checkpoint_at_rest(self, db: apsw.Connection) -> bool:
-        with self._readers.held_off(_REST_S) as is_at_rest:
+    def _checkpoint_without_reads(self, db: apsw.Connection) -> bool:
+        with self._readers.block_new_reads(_READS_S) as are_reads_over:
             # The WAL checkpoint itself restarts the WAL: the next writer would find reads again.
-            return is_at_rest and run_wal_checkpoint(db, apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            return are_reads_over and run_wal_checkpoint(db, apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
     def shrink(self, most_pages: int) -> Shrunk:
         """Return up to *most_pages* free pages to the file system."""

@@ -55,10 +55,10 @@ class WriteRequest:
         "args",
         "deadline_s",
         "error",
-        "gate",
         "is_done",
         "is_single",
         "kwargs",
+        "latch",
         "operation",
         "result",
         "since_s",
@@ -84,11 +84,11 @@ class WriteRequest:
         self.result: Any = None
         self.error: BaseException | None = None
         # Where its thread waits: a lock that stays taken until another thread releases it.
-        self.gate = threading.Lock()
-        self.gate.acquire()
+        self.latch = threading.Lock()
+        self.latch.acquire()
 
-    def open_gate(self) -> None:
+    def release(self) -> None:
         """Make the waiting thread check again. Calling it twice does no harm."""
-        if self.gate.locked():
-            with suppress(RuntimeError):  # another thread has just opened it
-                self.gate.release()
+        if self.latch.locked():
+            with suppress(RuntimeError):  # another thread has just released it
+                self.latch.release()

@@ -2,7 +2,7 @@
 
 A thread takes the lock, if it is free, and becomes the leader: it executes its operation and all
 that are queued in one transaction, which it commits once. A thread that finds the lock taken queues
-its operation and waits at a gate of its own until the operation is done, or it is its turn to try
+its operation and waits at a latch of its own until the operation is done, or it is its turn to try
 for the lock. A thread whose operation is done needs no lock to return, so all threads of a batch
 continue at once, and queue their next operations while another thread commits. For a single thread
 this costs next to nothing; sixteen threads share an fsync.
@@ -42,14 +42,14 @@ T = TypeVar("T")
 
 # How many operations are committed together: a thread waits for that many others at the most.
 MOST_AT_ONCE: Final = 64
-# How long a thread waits at its gate before it checks by itself. A thread that releases the lock
-# opens the next gate, unless two Ctrl-C in a row have ended it in between.
-_GATE_S: Final = 0.05
+# How long a thread waits at its latch before it checks by itself. A thread that releases the lock
+# releases the next one, unless two Ctrl-C in a row have ended it in between.
+_LATCH_S: Final = 0.05
 
 
-def _let_go(done: list[WriteRequest]) -> None:
+def _release(done: list[WriteRequest]) -> None:
     for request in done:
-        request.open_gate()
+        request.release()
 
 
 class GroupCommitWriter(ForkParticipant):
@@ -109,25 +109,25 @@ class GroupCommitWriter(ForkParticipant):
                     ):
                         result = self._batches.execute_directly(operation, args, kwargs)
                         if self._queue:
-                            _let_go(self._lead(None))
+                            _release(self._lead(None))
                         return result  # type: ignore[no-any-return]  # as below
                     request = WriteRequest(operation, args, kwargs, *self._batches.waits())
                     done = self._lead_once_more(self._lead(request))
             finally:
                 self._call_next()
-            _let_go(done)
+            _release(done)
         if request.error is not None:
             raise request.error
         return request.result  # type: ignore[no-any-return]  # the queue is mixed
 
     def _lead_once_more(self, done: list[WriteRequest]) -> list[WriteRequest]:
-        """Open the gates of *done*; execute what was queued meanwhile, if anything, and return it.
+        """Release *done*; execute what was queued meanwhile, if anything, and return it.
 
         Waking another thread to lead would take as long as a small commit.
         """
         if not self._queue:
             return done
-        _let_go(done)
+        _release(done)
         return self._lead(None)
 
     def _wait_for_turn(self, request: WriteRequest) -> None:
@@ -136,7 +136,7 @@ class GroupCommitWriter(ForkParticipant):
         try:
             while not request.is_done:
                 if self._lock.locked():
-                    request.gate.acquire(timeout=_GATE_S)
+                    request.latch.acquire(timeout=_LATCH_S)
                     deliver_overdue()
                     self._give_up_if_over(request)
                     continue
@@ -146,7 +146,7 @@ class GroupCommitWriter(ForkParticipant):
                         done = self._lead_once_more(self._lead(request))
                 # First: the next leader waits for the disk while the others continue.
                 self._call_next()
-                _let_go(done)
+                _release(done)
         except BaseException:
             # A Ctrl-C while waiting: no other thread may execute the abandoned operation.
             self._withdraw(request)
@@ -157,7 +157,7 @@ class GroupCommitWriter(ForkParticipant):
         """Make the thread that waits longest try for the lock. Called without the lock."""
         if self._queue:
             try:
-                self._queue[0].open_gate()
+                self._queue[0].release()
             except IndexError:
                 return  # another leader has taken it meanwhile, and will call the next one
 
@@ -209,7 +209,7 @@ class GroupCommitWriter(ForkParticipant):
             self._call_next()
 
     @contextmanager
-    def at_rest(self) -> Iterator[apsw.Connection]:
+    def paused(self) -> Iterator[apsw.Connection]:
         """Lend the connection within the block, and let no thread write.
 
         Wait before that until the transaction in progress has ended.
@@ -222,7 +222,7 @@ class GroupCommitWriter(ForkParticipant):
 
     def close(self) -> None:
         """Close the connection once the transaction in progress has ended."""
-        with self.at_rest() as db:
+        with self.paused() as db:
             db.close()
         self._mutex.close()
 

@@ -171,7 +171,7 @@ class _Registry(ForkParticipant):
         return known
 
     def close_unused(self) -> None:
-        # While a thread is between SQLite's open and its hold, its file is not known: closing
+        # While a thread is between SQLite's open and its lock, its file is not known: closing
         # descriptors of that file would drop the locks that SQLite has just taken.
         if self.openings:
             return
@@ -221,9 +221,9 @@ class FileGuard:
     There is one for each set of connections that is opened and closed together::
 
         with FileGuard.opening():
-            guard = FileGuard.hold(path)  # a file that is in WAL mode
+            guard = FileGuard.acquire(path)  # a file that is in WAL mode
             connection = apsw.Connection(path)  # ... until it has read
-            guard.hold_memory()
+            guard.acquire_memory()
         ...
         guard.release()
         connection.close()
@@ -253,10 +253,10 @@ class FileGuard:
     def opening() -> Iterator[None]:
         """Keep all guards from closing descriptors within the block.
 
-        Use it around SQLite's open and :meth:`hold`. Another thread may be closing its guard of the
-        same file meanwhile. If that were the last one, closing its descriptors would drop the locks
-        that SQLite has just taken in this thread. If opening fails, close SQLite's connections
-        inside the block.
+        Use it around SQLite's open and :meth:`acquire`. Another thread may be closing its guard of
+        the same file meanwhile. If that were the last one, closing its descriptors would drop the
+        locks that SQLite has just taken in this thread. If opening fails, close SQLite's
+        connections inside the block.
         """
         with no_fork():
             _registry.openings += 1
@@ -270,7 +270,7 @@ class FileGuard:
                     _registry.close_unused()
 
     @classmethod
-    def hold(cls, path: str) -> FileGuard:
+    def acquire(cls, path: str) -> FileGuard:
         """Take the lock on the file, or share the one that this process has.
 
         Call it before SQLite opens the file: otherwise another connection could become the last one
@@ -287,10 +287,10 @@ class FileGuard:
         # This counts as opening even if the caller forgot it: a failed attempt leaves descriptors,
         # and closing them would drop the locks of the caller's own SQLite.
         with cls.opening():
-            return _patiently(lambda: cls._hold_once(path), path)
+            return _patiently(lambda: cls._acquire_once(path), path)
 
     @classmethod
-    def _hold_once(cls, path: str) -> FileGuard:
+    def _acquire_once(cls, path: str) -> FileGuard:
         with no_fork():
             try:
                 file = _registry.file(path)
@@ -310,7 +310,7 @@ class FileGuard:
             file.holders += 1
             return cls(file, path, holds=True)
 
-    def hold_memory(self) -> Self:
+    def acquire_memory(self) -> Self:
         """Take the lock on the shared memory as well; return this guard.
 
         Call it when SQLite has opened the database and read from it, so that the memory exists.
@@ -318,10 +318,10 @@ class FileGuard:
         Raises:
             DatabaseError: it cannot be opened, or another process has it locked exclusively.
         """
-        _patiently(self._hold_memory_once, self._path)
+        _patiently(self._acquire_memory_once, self._path)
         return self
 
-    def _hold_memory_once(self) -> None:
+    def _acquire_memory_once(self) -> None:
         with no_fork():
             if self.is_effective and self._file is not None:
                 self._file.lock_memory(self._path)

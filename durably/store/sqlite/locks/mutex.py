@@ -206,7 +206,7 @@ class WriterMutex(ForkParticipant):
             _flock_once(self._fd, _UNLOCK)
 
     @contextmanager
-    def held(self, timeout_s: float) -> Iterator[bool]:
+    def locked(self, timeout_s: float) -> Iterator[bool]:
         """Hold the mutex in the block if it can be obtained in time; yield whether it is held."""
         try:
             yield self.acquire(timeout_s)

@@ -61,7 +61,7 @@ STORE_DOOR = {
     "store.owners",
     "store.rows",
 }
-BEHIND_THE_DOOR = ("store", "entry.wiring", "entry.looking", "testing")
+BEHIND_THE_DOOR = ("store", "entry.wiring", "entry.read_only", "testing")
 
 SQL = re.compile(
     r"\b(SELECT\s.*\sFROM|INSERT\s+(OR\s+\w+\s+)?INTO|UPDATE\s+\w+\s+SET|DELETE\s+FROM"

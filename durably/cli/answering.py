@@ -28,8 +28,8 @@ _IN_CSV: Final = ("run_id", "job_name", "name", "question", "returns", "created_
 @formats
 def questions(*, form: str | None) -> None:
     """List what runs ask and wait for, the oldest first."""
-    with shell().look() as look:
-        found = look.get_questions()
+    with shell().read_only() as client:
+        found = client.get_questions()
     print_records(form, found, _COLUMNS, _row, _IN_CSV)
     if form is None and not found:
         shell().note("no open questions")
@@ -58,9 +58,9 @@ def answer(*, run: str, name: str, value: str, answer_id: str | None) -> None:
     where a text is asked for. Nothing is executed here: the next process that knows the job goes
     on with the run.
     """
-    with shell().look() as look:
-        found = find(look, run)
-        asked = [each for each in look.get_questions() if each.run_id == found.id]
+    with shell().read_only() as client:
+        found = find(client, run)
+        asked = [each for each in client.get_questions() if each.run_id == found.id]
     is_text = any(each.name == name and each.returns == "str" for each in asked)
     app = shell().open()
     try:

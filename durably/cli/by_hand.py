@@ -30,8 +30,8 @@ def redo(*, run: str, from_step: str | None, only: str | None) -> None:
     """
     if from_step is not None and only is not None:
         raise click.UsageError("write --from or --only, not both")
-    with shell().look() as look:
-        found = find(look, run)
+    with shell().read_only() as client:
+        found = find(client, run)
     app = shell().open()
     try:
         pending = app.redo(found, from_step=from_step, only=only)
@@ -59,8 +59,8 @@ def fork(*, run: str, payload: str | None, from_step: str | None, key: str | Non
     that of stdin; by default it is that of RUN. Nothing is executed here.
     """
     given = ... if payload is None else json_of(payload, "the payload")
-    with shell().look() as look:
-        found = find(look, run)
+    with shell().read_only() as client:
+        found = find(client, run)
     app = shell().open()
     try:
         forked = app.fork(found, from_step=from_step, payload=given, key=key)
@@ -87,8 +87,8 @@ def set_result(*, run: str, step: str, value: str) -> None:
     one go on.
     """
     given = json_of(value, "the result")
-    with shell().look() as look:
-        found = find(look, run)
+    with shell().read_only() as client:
+        found = find(client, run)
     app = shell().open()
     try:
         app.set_step(found, step, given)

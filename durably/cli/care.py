@@ -58,9 +58,9 @@ def du(*, older_than: datetime, form: str | None) -> None:
     The sizes are those of the file, and for each job those of the values that are stored: payloads
     and outputs of runs, results of steps and items, log lines.
     """
-    with shell().look() as look:
-        path, sizes, jobs = look.path, look.sizes(), look.usage()
-        count, freed = look.purgeable(older_than, keep_failed=False)
+    with shell().read_only() as client:
+        path, sizes, jobs = client.path, client.sizes(), client.usage()
+        count, freed = client.purgeable(older_than, keep_failed=False)
     if form == "csv":
         print_csv([_record(job) for job in jobs], _IN_CSV)
         return
@@ -155,8 +155,8 @@ def doctor(*, as_json: bool) -> int:
     report. Exit status: 1 if there is something unusual. "durably check" checks the content of
     the file.
     """
-    with shell().look() as look:
-        condition, found = look.examine()
+    with shell().read_only() as client:
+        condition, found = client.examine()
     if shell().verbosity and not as_json:
         click.echo(_facts(condition))
     for finding in found:
@@ -192,9 +192,9 @@ def backup(*, file: str, overwrite: bool) -> None:
     Others go on writing meanwhile. FILE is whole, or it is not there. What is being executed is
     pending in it, and goes on where the copy is put to use. Nobody waits for a backup.
     """
-    with shell().look() as look:
+    with shell().read_only() as client:
         try:
-            look.backup(file, overwrite=overwrite)
+            client.backup(file, overwrite=overwrite)
         except BackupExistsError as exc:
             raise click.ClickException(
                 f"{file!r} exists already; name another file for the backup, or add --overwrite"

@@ -64,8 +64,8 @@ def retry(
         raise click.UsageError("--since and --job belong to --failed")
     if not failed:
         return _retry_all(runs, only)
-    with shell().look() as look:
-        found = look.find_runs(status=RunStatus.FAILED, job_name=job, since=since, limit=None)
+    with shell().read_only() as client:
+        found = client.find_runs(status=RunStatus.FAILED, job_name=job, since=since, limit=None)
         # A session is continued by its own program.
         ids = tuple(run.id for run in reversed(found) if run.kind == "job")
     if not ids:
@@ -92,8 +92,8 @@ def say_how_to_go_on(files: Collection[str]) -> None:
     """Say what executes the runs of these scripts, if there are any, where no process does."""
     if not files:
         return
-    with shell().look() as look:
-        is_any = look.is_any_executing()
+    with shell().read_only() as client:
+        is_any = client.is_any_executing()
     if not is_any:
         work = " ".join(["work", *map(shlex.quote, [*files][:_MOST_FILES]), "--until-idle"])
         shell().say(f"no process executes runs now:  {shell().again(work)}")
@@ -161,8 +161,8 @@ def rm(*, runs: tuple[str, ...]) -> int:
 
 def _each(names: tuple[str, ...], change: Callable[[Durably, AnyRun], str]) -> int:
     """Change each of the runs, and say of each what has become of it; return the exit status."""
-    with shell().look() as look:
-        runs = [find(look, name) for name in names]
+    with shell().read_only() as client:
+        runs = [find(client, name) for name in names]
     app = shell().open()
     status = 0
     try:
@@ -196,8 +196,8 @@ def purge(*, older_than: datetime, keep_failed: bool, dry_run: bool) -> None:
     Some of their space is given back to the system; "durably vacuum" gives back all of it.
     """
     if dry_run:
-        with shell().look() as look:
-            count, size = look.purgeable(older_than, keep_failed=keep_failed)
+        with shell().read_only() as client:
+            count, size = client.purgeable(older_than, keep_failed=keep_failed)
         click.echo(f"would delete {count:,} {_runs(count)} ({bytes_of(size)})")
         return
     app = shell().open()

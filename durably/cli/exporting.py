@@ -13,7 +13,7 @@ from durably.cli.shell import Unknown, find, run_argument, shell, verb
 from durably.cli.tables import is_terminal
 from durably.cli.times import now
 from durably.client.arguments import AnyRun
-from durably.client.looking import Looking
+from durably.client.read_only import ReadOnlyClient
 from durably.rendering.shown import Shown
 
 # How many failed items of a map, and how many of its other ones, the page has.
@@ -48,8 +48,8 @@ def export(*, run: str, html: str | None) -> None:
     It says what "durably show" does, and more of it, in one HTML file that loads nothing. It
     has payload, output and log lines: mind who reads it.
     """
-    with shell().look() as look:
-        page = "".join(_page(look, find(look, run)))
+    with shell().read_only() as client:
+        page = "".join(_page(client, find(client, run)))
     if html is None:
         click.echo(page, nl=False)
         return
@@ -62,7 +62,7 @@ def export(*, run: str, html: str | None) -> None:
         shell().say(html)
 
 
-def _page(look: Looking, run: AnyRun) -> Iterator[str]:
+def _page(client: ReadOnlyClient, run: AnyRun) -> Iterator[str]:
     title = displayable(f"{run.job_name} {run.idempotency_key or run.id}", 120)
     yield _HEAD.format(title=escape(title))
     yield run._repr_html_()
@@ -79,7 +79,7 @@ def _page(look: Looking, run: AnyRun) -> Iterator[str]:
     yield from _part("Attempts", run.attempts)
     if run.logs:
         yield from _part("Log", run.logs)
-    made = escape(f"{now():%Y-%m-%d %H:%M %Z}, {look.path}")
+    made = escape(f"{now():%Y-%m-%d %H:%M %Z}, {client.path}")
     yield f"<footer>Made by durably export: {made}</footer>\n</body>\n</html>\n"
 
 

@@ -15,7 +15,7 @@ from durably.cli.shell import limit_option, shell, short_id, verb
 from durably.cli.tables import Column, formats, is_terminal, print_records, print_table
 from durably.cli.times import Instant, moment
 from durably.client.arguments import AnyRun
-from durably.client.looking import Looking
+from durably.client.read_only import ReadOnlyClient
 from durably.models import RunStatus
 
 _COLUMNS: Final = (
@@ -99,10 +99,10 @@ def ls(
     """
     if watches and (form is not None or not is_terminal()):
         raise click.UsageError("--watch is for a terminal; durably watch prints a line a change")
-    with shell().look() as look:
+    with shell().read_only() as client:
 
         def find() -> list[AnyRun]:
-            return look.find_runs(
+            return client.find_runs(
                 status=status or None,
                 job_name=job_name or None,
                 labels=labels or None,
@@ -112,45 +112,45 @@ def ls(
             )
 
         if watches:
-            _watch(look, find, limit)
+            _watch(client, find, limit)
         found = find()
         runs = found[:limit] if limit else found
-        shown = _with_values(look, runs) if form == "json" else runs
-        print_records(form, shown, _COLUMNS, lambda run: _row(look, run), _IN_CSV)
+        shown = _with_values(client, runs) if form == "json" else runs
+        print_records(form, shown, _COLUMNS, lambda run: _row(client, run), _IN_CSV)
     if len(found) > len(runs):
         shell().note_more(limit)
     elif not runs:
         shell().note("no runs")
 
 
-def _with_values(look: Looking, runs: Sequence[AnyRun]) -> Iterator[AnyRun]:
+def _with_values(client: ReadOnlyClient, runs: Sequence[AnyRun]) -> Iterator[AnyRun]:
     """Yield the runs as they are now, one after the other; those that were deleted are left out."""
-    found = (look.get_run(run.id) for run in runs)
+    found = (client.get_run(run.id) for run in runs)
     return (run for run in found if run is not None)
 
 
-def _watch(look: Looking, find: Callable[[], list[AnyRun]], limit: int) -> NoReturn:
+def _watch(client: ReadOnlyClient, find: Callable[[], list[AnyRun]], limit: int) -> NoReturn:
     """Show the list in place of the one before at each change, until Ctrl-C."""
     while True:
-        seen = look.changes.snapshot()
+        seen = client.changes.snapshot()
         found = find()
         # As many as there is room for below the titles.
         room = max(1, shutil.get_terminal_size().lines - 2)
-        rows = [_row(look, run) for run in found[: min(room, limit or room)]]
+        rows = [_row(client, run) for run in found[: min(room, limit or room)]]
         click.clear()
         print_table(_COLUMNS, rows)
         Latch().wait(_SHORTEST_S)
-        look.changes.wait(seen, _LONGEST_S)
+        client.changes.wait(seen, _LONGEST_S)
 
 
-def _row(look: Looking, run: AnyRun) -> tuple[str, ...]:
+def _row(client: ReadOnlyClient, run: AnyRun) -> tuple[str, ...]:
     return (
         short_id(run),
         run.status,
         run.job_name,
         run.idempotency_key or "",
         moment(run.started_at),
-        took(look, run),
+        took(client, run),
         str(run.completed_steps),
-        note_on(look, run),
+        note_on(client, run),
     )

@@ -7,21 +7,23 @@ from typing import Final
 
 from durably.cli.times import lasted, moment, since
 from durably.client.arguments import AnyRun
-from durably.client.looking import Looking
+from durably.client.read_only import ReadOnlyClient
 from durably.models import Progress, RunStatus, WaitingFor, duration_of
 
 # Whole numbers up to here are exact as floats.
 _MOST_EXACT: Final = 2**53
 
 
-def took(look: Looking, run: AnyRun) -> str:
+def took(client: ReadOnlyClient, run: AnyRun) -> str:
     """Return how long the last attempt at a run has taken; empty if it has not begun."""
     if run.started_at is None or (run.completed_at is None and run.status is not RunStatus.RUNNING):
         return ""
     started = run.started_at
     if run.attempt > 1:
         # One that waited was executed several times.
-        times = [each.started_at for each in look.get_attempts(run) if each.attempt == run.attempt]
+        times = [
+            each.started_at for each in client.get_attempts(run) if each.attempt == run.attempt
+        ]
         # A version before attempts were stored has left none.
         started = next((time for time in times if time is not None), started)
     if run.completed_at is None:
@@ -29,7 +31,7 @@ def took(look: Looking, run: AnyRun) -> str:
     return lasted(duration_of(started, run.completed_at))
 
 
-def note_on(look: Looking, run: AnyRun) -> str:
+def note_on(client: ReadOnlyClient, run: AnyRun) -> str:
     """Return the error of a failed run, how far another one is; empty if nothing is known."""
     if run.status is RunStatus.FAILED:
         return str(run.error)
@@ -43,7 +45,7 @@ def note_on(look: Looking, run: AnyRun) -> str:
     if run.status is RunStatus.RUNNING:
         parts += [
             f"{each.name}: {items_of(each.done, each.total, each.failed)}"
-            for each in look.open_maps(run)
+            for each in client.open_maps(run)
         ]
     return ", ".join(parts)
 

@@ -15,7 +15,7 @@ from durably.cli.showing import result_of
 from durably.cli.tables import Column, formats, print_csv, print_json, print_records, styled
 from durably.cli.times import lasted, moment
 from durably.client.arguments import AnyRun
-from durably.client.looking import Looking
+from durably.client.read_only import ReadOnlyClient
 from durably.models import duration_of
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ _LOGS_IN_CSV: Final = ("created_at", "level", "step_name", "message", "data")
 
 # How many items are read at once; each page skips those before it.
 _PAGE: Final = 20_000
-# How long a change in the file is waited for before it is looked whether the run has ended.
+# How long it waits for a change in the file before it checks whether the run has ended.
 _WAIT_S: Final = 1.0
 
 
@@ -101,8 +101,8 @@ def steps(*, run: str, form: str | None) -> None:
 
     ATTEMPTS is how often the step's function was called.
     """
-    with shell().look() as look:
-        found = look.get_steps(find(look, run))
+    with shell().read_only() as client:
+        found = client.get_steps(find(client, run))
     print_records(form, found, _STEPS, _step, _STEPS_IN_CSV)
     if form is None and not found:
         shell().note("no steps yet")
@@ -131,11 +131,11 @@ def items(*, run: str, step: str | None, failed: bool, limit: int, form: str | N
 
     STEP is the name of the map, where the run has several.
     """
-    with shell().look() as look:
-        found = find(look, run)
-        name = _map_of(look, found, step)
+    with shell().read_only() as client:
+        found = find(client, run)
+        name = _map_of(client, found, step)
         # One more, to know whether there are more.
-        records = _records(look, found, name, failed=failed, limit=limit + 1 if limit else 0)
+        records = _records(client, found, name, failed=failed, limit=limit + 1 if limit else 0)
         shown = islice(records, limit or None)
         if form is not None:
             print_records(form, shown, _ITEMS, _item, _ITEMS_IN_CSV)
@@ -150,13 +150,13 @@ def items(*, run: str, step: str | None, failed: bool, limit: int, form: str | N
 
 
 def _records(
-    look: Looking, run: AnyRun, name: str, *, failed: bool, limit: int
+    client: ReadOnlyClient, run: AnyRun, name: str, *, failed: bool, limit: int
 ) -> Iterator[ItemRecord]:
     """Yield the items of a map, page by page: there may be a million of them."""
     offset = 0
     while True:
         most = min(_PAGE, limit - offset) if limit else _PAGE
-        page = look.get_items(
+        page = client.get_items(
             run, name, status="failed" if failed else None, limit=most, offset=offset
         )
         yield from page
@@ -177,10 +177,10 @@ def _item(record: ItemRecord) -> tuple[str, ...]:
     )
 
 
-def _map_of(look: Looking, run: AnyRun, step: str | None) -> str:
+def _map_of(client: ReadOnlyClient, run: AnyRun, step: str | None) -> str:
     """Return the name of the map that is meant."""
-    names = [each.name for each in look.get_steps(run) if each.items is not None]
-    names += [each.name for each in look.open_maps(run)]
+    names = [each.name for each in client.get_steps(run) if each.items is not None]
+    names += [each.name for each in client.open_maps(run)]
     if step is None and len(names) == 1:
         return names[0]
     if step in names:
@@ -201,8 +201,8 @@ def attempts(*, run: str, form: str | None) -> None:
 
     STEPS is how many steps it has completed, REUSED how many were stored before.
     """
-    with shell().look() as look:
-        found = look.get_attempts(find(look, run))
+    with shell().read_only() as client:
+        found = client.get_attempts(find(client, run))
     print_records(form, found, _ATTEMPTS, _attempt, _ATTEMPTS_IN_CSV)
     if form is None and not found:
         shell().note("it was not executed yet")
@@ -232,13 +232,13 @@ def logs(*, run: str, follow: bool, form: str | None) -> None:
     They are stored where its program opens the engine with persist_logs=True, and by "durably run"
     and "durably work".
     """
-    with shell().look() as look:
-        found = find(look, run)
+    with shell().read_only() as client:
+        found = find(client, run)
         if form == "csv":
-            print_csv(look.log_lines(found)[0], _LOGS_IN_CSV)
+            print_csv(client.log_lines(found)[0], _LOGS_IN_CSV)
             return
         is_any = False
-        for entry in _lines(look, found, follow=follow):
+        for entry in _lines(client, found, follow=follow):
             is_any = True
             if form == "json":
                 print_json(entry)
@@ -248,18 +248,18 @@ def logs(*, run: str, follow: bool, form: str | None) -> None:
         shell().note("no log lines are stored")
 
 
-def _lines(look: Looking, run: AnyRun, *, follow: bool) -> Iterator[LogEntry]:
+def _lines(client: ReadOnlyClient, run: AnyRun, *, follow: bool) -> Iterator[LogEntry]:
     """Yield the lines; where they are followed, until the run has ended."""
     newest = 0
     while True:
-        seen = look.changes.snapshot()
+        seen = client.changes.snapshot()
         # Before the lines: those that came before its end are all there then.
-        now = look.get_run(run)
-        lines, newest = look.log_lines(run, newest)
+        now = client.get_run(run)
+        lines, newest = client.log_lines(run, newest)
         yield from lines
         if not follow or now is None or now.is_terminal:
             return
-        look.changes.wait(seen, _WAIT_S)
+        client.changes.wait(seen, _WAIT_S)
 
 
 _LEVELS: Final = {"warning": "yellow", "error": "red", "debug": "bright_black"}

@@ -38,12 +38,12 @@ def plan(*, run: str, target: str | None, form: str | None) -> None:
     Nothing is executed but the module of TARGET, without which it is not known what has changed.
     """
     jobs = () if target is None else jobs_of(target)
-    with shell().look() as look:
-        found = find(look, run)
+    with shell().read_only() as client:
+        found = find(client, run)
         job = next((each for each in jobs if each.name == found.job_name), None)
         if target is not None and job is None:
             raise Unknown(f"there is no job {displayable(found.job_name, 80)!r} in {target!r}")
-        planned = look.plan_with(found, job)
+        planned = client.plan_with(found, job)
     print_records(form, planned.steps, _STEPS, _step, _IN_CSV)
     if form is not None:
         return

@@ -17,9 +17,9 @@ import click
 from durably._platform.commands import DEFAULT_PATH, PATH_VARIABLE
 from durably._platform.displayable import displayable
 from durably.client.arguments import AnyRun
-from durably.client.looking import Looking
+from durably.client.read_only import ReadOnlyClient
 from durably.entry.engine import Durably
-from durably.entry.looking import open_looking
+from durably.entry.read_only import open_read_only
 from durably.errors import DatabaseError, DurablyError
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Shell:
         """Return the folder of large results, ``None`` for the one beside the file."""
         return self.named_folder or os.environ.get("DURABLY_BLOBS") or None
 
-    def look(self, displays: Displays | None = None) -> Looking:
+    def read_only(self, displays: Displays | None = None) -> ReadOnlyClient:
         """Open the file to read it while other processes execute its runs.
 
         Args:
@@ -93,7 +93,7 @@ class Shell:
             DurablyError: it cannot be read, or is missing.
         """
         with opening(is_named=self.is_named):
-            return open_looking(self.db, displays, self.blobs)
+            return open_read_only(self.db, displays, self.blobs)
 
     def open(self) -> Durably:
         """Open an engine on the file that executes nothing, to change runs.
@@ -199,24 +199,26 @@ def name_of(run: AnyRun) -> str:
     return displayable(f"{run.job_name} {run.idempotency_key or short_id(run)}")
 
 
-def find(look: Looking, name: str) -> AnyRun:
+def find(client: ReadOnlyClient, name: str) -> AnyRun:
     """Return the run that is meant by a key, an id, or the last characters of one.
 
     Raises:
         Unknown: there is none, or there are several, which the error lists.
     """
-    found = look.runs_named(name, _MOST_CANDIDATES + 1)
+    found = client.runs_named(name, _MOST_CANDIDATES + 1)
     if len(found) == 1:
         return found[0]
     shown = repr(displayable(name, 80))
     if found:
         kind = "the key" if found[0].idempotency_key == name else "the end of the id"
         raise _several(f"{shown} is {kind} of several runs", found)
-    of_job = look.find_runs(job_name=name, limit=_MOST_CANDIDATES + 1, values=False)
+    of_job = client.find_runs(job_name=name, limit=_MOST_CANDIDATES + 1, values=False)
     if of_job:
         what = "session" if of_job[0].kind == "session" else "job"
         raise _several(f"{shown} is a {what} and not a run", of_job)
-    raise Unknown(f"there is no run {shown} in {look.path!r}; {shell().again('ls')} lists the runs")
+    raise Unknown(
+        f"there is no run {shown} in {client.path!r}; {shell().again('ls')} lists the runs"
+    )
 
 
 def _several(sentence: str, runs: list[AnyRun]) -> Unknown:
@@ -234,8 +236,8 @@ def _complete(context: click.Context, parameter: click.Parameter, incomplete: st
     """Return the keys and the ids of the newest runs that begin as what is typed."""
     shell = context.find_object(Shell) or Shell()
     try:
-        with open_looking(shell.db, blobs=shell.blobs) as look:
-            runs = look.find_runs(limit=_MOST_COMPLETED)
+        with open_read_only(shell.db, blobs=shell.blobs) as client:
+            runs = client.find_runs(limit=_MOST_COMPLETED)
     except DurablyError:
         return []
     keys = dict.fromkeys(run.idempotency_key for run in runs if run.idempotency_key)

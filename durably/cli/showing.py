@@ -18,7 +18,7 @@ from durably.cli.shell import Shell, find, run_argument, shell, short_id, verb
 from durably.cli.tables import cells, colored, fitted, is_terminal, print_json, styled
 from durably.cli.times import lasted, moment, since
 from durably.client.arguments import AnyRun
-from durably.client.looking import MOST_FAILURES_READ, Looking
+from durably.client.read_only import MOST_FAILURES_READ, ReadOnlyClient
 from durably.models import ErrorInfo, RunStatus, duration_of
 from durably.models.questions import Question
 
@@ -42,29 +42,29 @@ _WIDTH: Final = 120
 @click.option("--json", "is_json", is_flag=True, help="Print a JSON object, with the steps in it.")
 def show(*, run: str, is_json: bool) -> None:
     """Show a run: its steps, its error, and what to do next."""
-    with shell().look() as look:
-        found = find(look, run)
+    with shell().read_only() as client:
+        found = find(client, run)
         if is_json:
-            steps = look.get_steps(found)
+            steps = client.get_steps(found)
             print_json({**attrs.asdict(found, recurse=False), "steps": steps})
             return
-        for line in _card(look, found):
+        for line in _card(client, found):
             click.echo(line)
 
 
-def _card(look: Looking, run: AnyRun) -> Iterator[str]:
+def _card(client: ReadOnlyClient, run: AnyRun) -> Iterator[str]:
     yield f"{styled(displayable(run.job_name, 80), bold=True)} {run.id}"
-    for name, value in _facts(look, run):
+    for name, value in _facts(client, run):
         yield f"  {name:<9} {value}"
-    asked = _open_questions(look, run)
+    asked = _open_questions(client, run)
     for each in asked:
         if each.question:
             yield f"  {'question':<9} {_shown(each.question)}"
-    steps = look.get_steps(run)
+    steps = client.get_steps(run)
     yield from _steps(steps)
-    yield from _open_maps(look, run)
-    yield from _items(look, run, steps)
-    yield from _attempts(look, run)
+    yield from _open_maps(client, run)
+    yield from _items(client, run, steps)
+    yield from _attempts(client, run)
     if run.error is not None:
         yield from _error(run.error)
     commands = [*_next(shell(), run, steps, asked)]
@@ -75,7 +75,7 @@ def _card(look: Looking, run: AnyRun) -> Iterator[str]:
             yield f"  {styled(command, bold=True)}{' ' * (width - cells(command))}  {purpose}"
 
 
-def _facts(look: Looking, run: AnyRun) -> Iterator[tuple[str, str]]:
+def _facts(client: ReadOnlyClient, run: AnyRun) -> Iterator[tuple[str, str]]:
     attempt = f", attempt {run.attempt}" if run.attempt else ""
     yield "status", f"{colored(run.status)}{attempt}"
     if run.idempotency_key is not None:
@@ -91,11 +91,11 @@ def _facts(look: Looking, run: AnyRun) -> Iterator[tuple[str, str]]:
     if run.started_at is None:
         yield "triggered", moment(run.created_at)
     elif run.duration is not None:
-        yield "started", f"{moment(run.started_at)}, took {took(look, run)}"
+        yield "started", f"{moment(run.started_at)}, took {took(client, run)}"
     else:
         yield "started", f"{moment(run.started_at)}, {lasted(since(run.started_at))} ago"
     if run.status is RunStatus.RUNNING:
-        executor = look.executor_of(run)
+        executor = client.executor_of(run)
         if executor is not None:
             yield "process", str(executor.pid)
     yield from _relations(run)
@@ -103,13 +103,13 @@ def _facts(look: Looking, run: AnyRun) -> Iterator[tuple[str, str]]:
         yield "progress", _shown(progress_of(run.progress))
 
 
-def _open_questions(look: Looking, run: AnyRun) -> list[Question]:
+def _open_questions(client: ReadOnlyClient, run: AnyRun) -> list[Question]:
     """Return what a run waits to be answered, and not what it has prepared for later."""
     wait = run.waiting_for
     if wait is None or wait.kind != "answer":
         return []
     return [
-        each for each in look.get_questions() if each.run_id == run.id and each.name == wait.name
+        each for each in client.get_questions() if each.run_id == run.id and each.name == wait.name
     ]
 
 
@@ -167,16 +167,16 @@ def result_of(step: StepRecord) -> str:
     return safe_repr(step.output) if step.status == "completed" else ""
 
 
-def _open_maps(look: Looking, run: AnyRun) -> Iterator[str]:
-    for each in look.open_maps(run):
+def _open_maps(client: ReadOnlyClient, run: AnyRun) -> Iterator[str]:
+    for each in client.open_maps(run):
         counted = f"{items_of(each.done, each.total, each.failed)} items so far"
         yield f"{_INDENT}▸ {fitted(each.name, _NAME)}  {counted}"
 
 
-def _items(look: Looking, run: AnyRun, steps: Sequence[StepRecord]) -> Iterator[str]:
+def _items(client: ReadOnlyClient, run: AnyRun, steps: Sequence[StepRecord]) -> Iterator[str]:
     """Yield the kinds of failures of the items of each map."""
     maps = {step.name: step.items.failed for step in steps if step.items is not None}
-    maps |= {each.name: each.failed for each in look.open_maps(run)}
+    maps |= {each.name: each.failed for each in client.open_maps(run)}
     title = "items"
     for name, failed in maps.items():
         if not failed:
@@ -184,7 +184,7 @@ def _items(look: Looking, run: AnyRun, steps: Sequence[StepRecord]) -> Iterator[
         most = f" (of the first {MOST_FAILURES_READ:,})" if failed > MOST_FAILURES_READ else ""
         yield f"  {title:<9} {failed:,} failed in {fitted(name, _NAME)}{most}"
         title = ""
-        for kind in look.failures_of(run, name):
+        for kind in client.failures_of(run, name):
             keys = ", ".join(map(str, kind.keys))
             more = ", …" if kind.times > len(kind.keys) else ""
             text = f"{kind.times:,} \N{MULTIPLICATION SIGN} {kind.type}: {kind.message}"
@@ -192,9 +192,9 @@ def _items(look: Looking, run: AnyRun, steps: Sequence[StepRecord]) -> Iterator[
             yield f"{_INDENT}{line}  ({fitted(keys, 36)}{more})"
 
 
-def _attempts(look: Looking, run: AnyRun) -> Iterator[str]:
+def _attempts(client: ReadOnlyClient, run: AnyRun) -> Iterator[str]:
     """Yield the last executions, if there was more than one."""
-    attempts = look.get_attempts(run)
+    attempts = client.get_attempts(run)
     if len(attempts) < 2:
         return
     title = "attempts"

@@ -14,7 +14,7 @@ from durably.cli.shell import FAILED, find, run_argument, shell, short_id, verb
 from durably.cli.tables import colored
 from durably.cli.times import now
 from durably.client.arguments import AnyRun
-from durably.client.looking import Looking
+from durably.client.read_only import ReadOnlyClient
 from durably.display.displays import LiveDisplays
 from durably.errors import RunCancelledError, RunFailedError
 from durably.execution.live import RunView, View
@@ -22,7 +22,7 @@ from durably.models import RunStatus
 
 # How many running runs are watched at once.
 _MOST: Final = 100
-# How often it is looked at the least, and at the most.
+# How long it waits for a change, at least and at most.
 _LONGEST_S: Final = 1.0
 _SHORTEST_S: Final = 0.25
 # As long as it takes: a run that nothing can execute now is watched too.
@@ -39,20 +39,20 @@ def watch(*, run: str | None) -> int:
     there is no terminal, a line is printed for each change.
     """
     is_displayed = sys.stderr.isatty()
-    with shell().look(LiveDisplays(None) if is_displayed else None) as look:
+    with shell().read_only(LiveDisplays(None) if is_displayed else None) as client:
         if run is None:
-            _watch_all(look, is_displayed=is_displayed)
+            _watch_all(client, is_displayed=is_displayed)
             return 0
-        found = find(look, run)
+        found = find(client, run)
         if not is_displayed:
-            return _report_one(look, found)
+            return _report_one(client, found)
         try:
-            look.wait(found, timeout=_ENDLESS_S)
+            client.wait(found, timeout=_ENDLESS_S)
         except (RunFailedError, RunCancelledError) as exc:
             found = exc.run
         else:
-            found = look.get_run(found) or found
-        shell().say(_line(look, found))
+            found = client.get_run(found) or found
+        shell().say(_line(client, found))
         return _status_of(found)
 
 
@@ -60,50 +60,50 @@ def _status_of(run: AnyRun) -> int:
     return 0 if run.status is RunStatus.COMPLETED else FAILED
 
 
-def _line(look: Looking, run: AnyRun) -> str:
+def _line(client: ReadOnlyClient, run: AnyRun) -> str:
     key = "" if run.idempotency_key is None else f" {run.idempotency_key}"
-    note = note_on(look, run)
+    note = note_on(client, run)
     text = displayable(f"{run.job_name}{key}", 120)
     said = f": {displayable(note, 200)}" if note else ""
     return f"{now():%H:%M:%S} {short_id(run)} {text} {colored(run.status)}{said}"
 
 
-def _report_one(look: Looking, run: AnyRun) -> int:
+def _report_one(client: ReadOnlyClient, run: AnyRun) -> int:
     """Print a line for each change of a run; return the exit status at its end."""
     last = ""
     while True:
-        seen = look.changes.snapshot()
-        current = look.get_run(run)
+        seen = client.changes.snapshot()
+        current = client.get_run(run)
         if current is None:
             raise click.ClickException("the run was deleted meanwhile")
-        line = _line(look, current)
+        line = _line(client, current)
         if line.partition(" ")[2] != last:
             last = line.partition(" ")[2]
             click.echo(line)
         if current.is_terminal:
             return _status_of(current)
-        _wait(look, seen)
+        _wait(client, seen)
 
 
-def _wait(look: Looking, seen: object) -> None:
+def _wait(client: ReadOnlyClient, seen: object) -> None:
     # Of a run with many short steps not every one is of interest.
     Latch().wait(_SHORTEST_S)
-    look.changes.wait(seen, _LONGEST_S)  # type: ignore[arg-type]  # what ``look`` has returned
+    client.changes.wait(seen, _LONGEST_S)  # type: ignore[arg-type]  # what ``snapshot`` has returned
 
 
 class _Watched:
     """The runs that are executed, and those that were."""
 
-    def __init__(self, look: Looking) -> None:
-        self._look = look
+    def __init__(self, client: ReadOnlyClient) -> None:
+        self._client = client
         self._known: dict[str, AnyRun] = {}
         self.ended: list[AnyRun] = []
 
     def update(self) -> list[AnyRun]:
         """Read which runs are executed now; those that are not any more are among ``ended``."""
-        running = {run.id: run for run in self._look.running(_MOST)}
+        running = {run.id: run for run in self._client.running(_MOST)}
         for run_id in self._known.keys() - running.keys():
-            current = self._look.get_run(run_id)
+            current = self._client.get_run(run_id)
             if current is not None:
                 self.ended.append(current)
         self._known = running
@@ -128,22 +128,22 @@ def _view_of(run: AnyRun) -> RunView:
     return view._replace(done=progress.current, total=progress.total, message=progress.message)
 
 
-def _watch_all(look: Looking, *, is_displayed: bool) -> None:
+def _watch_all(client: ReadOnlyClient, *, is_displayed: bool) -> None:
     """Watch what is executed until Ctrl-C."""
-    watched = _Watched(look)
+    watched = _Watched(client)
     watched.update()
     if is_displayed:
         with LiveDisplays(show=True).showing(watched.view):
             while True:
-                seen = look.changes.snapshot()
+                seen = client.changes.snapshot()
                 watched.update()
-                _wait(look, seen)
+                _wait(client, seen)
     printed: dict[str, str] = {}
     while True:
-        seen = look.changes.snapshot()
+        seen = client.changes.snapshot()
         running = watched.update()
         for run in [*watched.ended, *running]:
-            line = _line(look, run)
+            line = _line(client, run)
             said = line.partition(" ")[2]
             if printed.get(run.id) != said:
                 printed[run.id] = said
@@ -151,4 +151,4 @@ def _watch_all(look: Looking, *, is_displayed: bool) -> None:
         for run in watched.ended:
             printed.pop(run.id, None)
         watched.ended.clear()
-        _wait(look, seen)
+        _wait(client, seen)

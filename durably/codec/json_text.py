@@ -58,7 +58,7 @@ _ESCAPED: Final = tuple(dict.fromkeys(("\n", '"', "\\", *map(chr, range(32)), "\
 _SAFE_RECURSION: Final = 3000
 _SAFE_NESTING: Final = 1000
 _STRUCTURE: Final = r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]'
-# From so many characters on, looking for each of these costs less than json's own loop.
+# From so many characters on, searching for each of these costs less than json's own loop.
 _LARGE: Final = 1000
 
 

@@ -15,8 +15,8 @@ from crash.workload import Ledger, check_what_is_left, live
 from invariants import check, completed_steps
 
 import durably
-from durably.client.looking import Looking
-from durably.entry.looking import open_looking
+from durably.client.read_only import ReadOnlyClient
+from durably.entry.read_only import open_read_only
 
 BACKUPS = 8
 
@@ -75,9 +75,9 @@ def back_up(place: Path, target: Path, seed: int) -> None:
     ledger, database = Ledger(place), place / "runs.db"
     triggered = {run_id for (run_id,) in ledger.acknowledged("triggered")}
     returned = {(run, step): value for run, step, value in ledger.acknowledged("returned")}
-    opened = open_looking(database) if rng.random() < 0.5 else durably.Durably(database)
+    opened = open_read_only(database) if rng.random() < 0.5 else durably.Durably(database)
     try:
-        if isinstance(opened, Looking):
+        if isinstance(opened, ReadOnlyClient):
             opened.examine()
             opened.usage()
             check(database)
@@ -88,7 +88,7 @@ def back_up(place: Path, target: Path, seed: int) -> None:
     # What a killed one has left under this name is gone.
     left = [path.name for path in target.parent.glob(f"{target.name}?*")]
     found += [f"{left} is left beside the copy"] if left else []
-    with open_looking(target) as look:
+    with open_read_only(target) as look:
         runs = {run.id: run.status for run in look.get_runs()}
     found += [f"{run_id} is not in the copy" for run_id in triggered - runs.keys()]
     found += [f"a run is {status}" for status in runs.values() if status == "running"]

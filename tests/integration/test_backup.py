@@ -18,7 +18,7 @@ from faultydisk import CODES, FULL_CODES, FaultyDisk
 from invariants import check
 
 import durably
-from durably.entry.looking import open_looking
+from durably.entry.read_only import open_read_only
 from durably.store.sqlite import backup as backups
 from durably.store.sqlite.locks import temporary
 
@@ -62,7 +62,7 @@ def files(folder: Path) -> list[str]:
 
 
 def statuses(path: Path) -> dict[str | None, str]:
-    with open_looking(path) as look:
+    with open_read_only(path) as look:
         return {run.idempotency_key: run.status.value for run in look.get_runs()}
 
 
@@ -141,7 +141,7 @@ def test_several_at_once(given: Given) -> None:
 def test_it_works_from_a_process_that_only_reads(given: Given) -> None:
     """A process that only reads the file needs no engine, and disturbs none."""
     before = files(given.database.parent)
-    with open_looking(given.database) as look:
+    with open_read_only(given.database) as look:
         look.backup(given.target)
     assert check(given.target) == []
     assert files(given.database.parent) == before
@@ -284,7 +284,7 @@ def test_a_damaged_database_replaces_no_backup(given: Given) -> None:
         file.seek((number - 1) * 4096)
         file.write(b"\x0a" + b"\xff" * 50)
     with (
-        open_looking(database) as look,
+        open_read_only(database) as look,
         pytest.raises(durably.DatabaseError, match=r"runs\.db' is damaged"),
     ):
         look.backup(target, overwrite=True)

@@ -11,7 +11,7 @@ import pytest
 from engines import engine, execute, take_over
 
 import durably
-from durably.entry.looking import open_looking
+from durably.entry.read_only import open_read_only
 from durably.errors import RunCancelledError, RunFailedError
 
 
@@ -248,7 +248,7 @@ def test_children_are_not_purged_before_their_parent(tmp_path: Path) -> None:
         run = app.jobs["parent"].trigger()
         app.run_until_idle()
         between = datetime.now(UTC)
-        with open_looking(tmp_path / "durably.db") as look:
+        with open_read_only(tmp_path / "durably.db") as look:
             assert look.purgeable(between, keep_failed=False)[0] == 0
         assert app.purge_runs(older_than=between) == 0
         app.answer(run, "go on", 1)

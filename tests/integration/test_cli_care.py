@@ -19,7 +19,7 @@ from clikit import command, objects, printed, refused
 from databases import open_database
 
 import durably
-from durably.entry.looking import open_looking
+from durably.entry.read_only import open_read_only
 from durably.store.sqlite import checkpoints
 from durably.store.sqlite.blobs import filing
 from durably.testing import check
@@ -100,7 +100,7 @@ def test_check(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert printed(path, "check") == printed(None, "check", str(path)) == ""
     assert in_terminal(path, "check", monkeypatch=monkeypatch) == "no problems found\n"
     other = path.with_name("o\x1b.db")
-    with open_looking(path) as look:
+    with open_read_only(path) as look:
         look.backup(other)
     with closing(open_database(other)) as db:
         db.execute("PRAGMA ignore_check_constraints = 1; UPDATE durably_runs SET labels = '[]'")

@@ -25,7 +25,7 @@ from descriptors import descriptors
 import durably
 from durably import Durably, StepContext, StepRecord, job
 from durably.codecs import ValueCodec
-from durably.entry.looking import open_looking
+from durably.entry.read_only import open_read_only
 from durably.errors import DatabaseError, RunFailedError
 from durably.store.sqlite.blobs import filing
 from durably.store.sqlite.blobs import folder as folder_module
@@ -123,7 +123,7 @@ def test_parts_are_raw_files_stored_once_and_removed_with_their_run(tmp_path: Pa
         app.delete_run(run.id)
         assert len(files(tmp_path)) == 9
         check_everything(app.get_steps(again.id)[0].output)
-        with open_looking(tmp_path / "test.db") as look:
+        with open_read_only(tmp_path / "test.db") as look:
             assert str(look.get_steps(again.id)[0].output["array"]).startswith("<numpy.ndarray, 5")
             assert look.sizes().blob_bytes == sum(path.stat().st_size for path in files(tmp_path))
         assert check(tmp_path / "test.db") == []

@@ -13,7 +13,7 @@ import pytest
 
 import durably
 from durably import Durably, StepContext, job
-from durably.entry.looking import open_looking
+from durably.entry.read_only import open_read_only
 from durably.errors import DatabaseError, RunFailedError, ValidationError
 from durably.store.sqlite import checkpoints
 from durably.store.sqlite.blobs import filing
@@ -76,7 +76,7 @@ def test_large_results_are_private_files_stored_once_and_removed_with_their_run(
         payload = app.jobs["large"].trigger_and_wait({"text": LARGE})
         assert app.get_run(payload).payload == {"text": LARGE}
         assert len(files(tmp_path)) == 3
-        with open_looking(tmp_path / "test.db") as look:
+        with open_read_only(tmp_path / "test.db") as look:
             assert look.get_run(payload.id).payload == {"text": LARGE}
             assert look.sizes().blob_bytes == sum(path.stat().st_size for path in files(tmp_path))
     assert (tmp_path / "test.db").stat().st_size < 4 * MIB
@@ -126,7 +126,7 @@ def test_a_resume_reads_the_file_when_it_is_used_and_names_one_that_is_missing_o
             _ = listed.output
         with pytest.raises(DatabaseError, match=f"the output of run {other.id}: .* is missing"):
             app.get_run(other.id)
-        with open_looking(tmp_path / "test.db") as look:
+        with open_read_only(tmp_path / "test.db") as look:
             assert [each.id for each in look.get_runs()] == [other.id, run.id]
             assert [each.output for each in look.find_runs(values=False)] == [None, None]
             assert str(look.get_run(other.id).output).endswith("' is missing>")

@@ -6,7 +6,7 @@ Arguments: the database, the path of the backup, and "interrupt" for the second.
 import signal
 import sys
 
-from durably.entry.looking import open_looking
+from durably.entry.read_only import open_read_only
 from durably.store.sqlite import backup
 
 
@@ -25,5 +25,5 @@ if "interrupt" in sys.argv:
     backup.deliver = interrupted
 else:
     backup._sync = wait
-with open_looking(sys.argv[1]) as look:
+with open_read_only(sys.argv[1]) as look:
     look.backup(sys.argv[2])

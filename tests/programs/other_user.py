@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 import durably
-import durably.entry.looking
+import durably.entry.read_only
 import durably.store.sqlite.sql.check
 import durably.testing
 from durably.store.sqlite.connection.connections import Connections
@@ -60,7 +60,7 @@ def look(path, uid):
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
     try:
-        with durably.entry.looking.open_looking(path) as look:
+        with durably.entry.read_only.open_read_only(path) as look:
             print(*[run.status for run in look.find_runs()])
     except durably.DatabaseError as exc:
         print(exc)

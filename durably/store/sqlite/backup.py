@@ -34,7 +34,7 @@ from durably.store.sqlite.locks.temporary import temporary
 from durably.store.sqlite.sql import blobs, check, owners, requeue, schema
 
 if TYPE_CHECKING:
-    from durably.store.sqlite.reading import ReadFile
+    from durably.store.sqlite.reads import ReadFile
 
 # A signal is noticed between two steps of so many pages.
 _STEP_PAGES: Final = 256

@@ -13,7 +13,7 @@ from durably.store.sqlite.verbs import Answers, reads, writes
 
 if TYPE_CHECKING:
     from durably.store.sqlite.database import Database
-    from durably.store.sqlite.looking import LookedAt
+    from durably.store.sqlite.read_only import ReadOnlyFile
 
 # Where the output and the fingerprint are in the rows of steps and items.
 _STEP_OUTPUT: Final = 4
@@ -55,7 +55,7 @@ class SqliteCheckpoints(Answers):
     origin = reads(codes.origin)
     unused_steps = reads(codes.unused)
 
-    def __init__(self, database: Database | LookedAt, filing: Filing) -> None:
+    def __init__(self, database: Database | ReadOnlyFile, filing: Filing) -> None:
         super().__init__(database, filing)
         # The names of fingerprints that are in no row yet, and those that this process has stored.
         self._unnamed: dict[int, str] = {}

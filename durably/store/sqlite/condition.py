@@ -21,7 +21,7 @@ from durably.store.sqlite.connection.filesystem import (
     mount_table,
 )
 from durably.store.sqlite.locks import holders, owner_lock
-from durably.store.sqlite.reading import ReadFile
+from durably.store.sqlite.reads import ReadFile
 from durably.store.sqlite.sql import blobs, conditions, runs, schema
 
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO

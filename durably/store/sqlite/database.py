@@ -46,7 +46,7 @@ from durably.store.sqlite.connection.writer import GroupCommitWriter
 from durably.store.sqlite.locks.guard import FileGuard
 from durably.store.sqlite.locks.mutex import WriterMutex
 from durably.store.sqlite.notify import VersionReader
-from durably.store.sqlite.reading import ReadFile
+from durably.store.sqlite.reads import ReadFile
 from durably.store.sqlite.sql import schema
 
 log = logging.getLogger("durably")

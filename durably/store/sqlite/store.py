@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from durably.store.conditions import Condition, JobUsage, Sizes
     from durably.store.sqlite.database import Database
     from durably.store.sqlite.locks.begun_steps import Begun
-    from durably.store.sqlite.looking import LookedAt
+    from durably.store.sqlite.read_only import ReadOnlyFile
 
 T = TypeVar("T")
 
@@ -73,7 +73,7 @@ log = logging.getLogger("durably")
 class SqliteStore(Answers, ByHand):
     """A store on one SQLite file; see ``store.api.Store`` for what each verb promises."""
 
-    def __init__(self, database: Database | LookedAt, filing: Filing | None = None) -> None:
+    def __init__(self, database: Database | ReadOnlyFile, filing: Filing | None = None) -> None:
         if filing is None:
             filing = Filing(database, BlobFolder(database.path + SUFFIX, database.path))
         super().__init__(database, filing)

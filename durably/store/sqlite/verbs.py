@@ -13,7 +13,7 @@ from durably.store.sqlite.sql import waits
 
 if TYPE_CHECKING:
     from durably.store.sqlite.database import Database
-    from durably.store.sqlite.looking import LookedAt
+    from durably.store.sqlite.read_only import ReadOnlyFile
 
 Ps = ParamSpec("Ps")
 T = TypeVar("T")
@@ -24,7 +24,7 @@ log = logging.getLogger("durably")
 class OnDatabase:
     """What has verbs that are operations on a database."""
 
-    def __init__(self, database: Database | LookedAt, filing: Filing) -> None:
+    def __init__(self, database: Database | ReadOnlyFile, filing: Filing) -> None:
         self.database = database
         self.filing = filing
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from durably.codec.forms import Binary
     from durably.codec.parts import Parts, StoredPart
     from durably.store.sqlite.database import Database
-    from durably.store.sqlite.looking import LookedAt
+    from durably.store.sqlite.read_only import ReadOnlyFile
 
 T = TypeVar("T")
 
@@ -78,7 +78,7 @@ class Filing:
 
     def __init__(
         self,
-        database: Database | LookedAt,
+        database: Database | ReadOnlyFile,
         folder: BlobFolder,
         *,
         files: bool = True,

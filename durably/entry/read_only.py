@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from durably._platform.clock import Clock
 from durably.client.client import Client
-from durably.client.looking import Looking
+from durably.client.read_only import ReadOnlyClient
 from durably.codec import Codec
 from durably.execution.emitter import Emitter
 from durably.jobs.registry import JobRegistry
@@ -15,18 +15,18 @@ from durably.store.sqlite.blobs.belonging import SUFFIX
 from durably.store.sqlite.blobs.filing import Filing
 from durably.store.sqlite.blobs.folder import BlobFolder
 from durably.store.sqlite.connection.files import chosen
-from durably.store.sqlite.looking import LookedAt
+from durably.store.sqlite.read_only import ReadOnlyFile
 from durably.store.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:
     from durably.execution.live import Displays
 
 
-def open_looking(
+def open_read_only(
     path: str | os.PathLike[str] | None,
     displays: Displays | None = None,
     blobs: str | os.PathLike[str] | None = None,
-) -> Looking:
+) -> ReadOnlyClient:
     """Open a file to read its runs while others execute them; nothing is made or written.
 
     Args:
@@ -40,10 +40,10 @@ def open_looking(
         DatabaseError: it is missing, may not be used, is damaged or locked.
     """
     codec, clock = Codec(shows=True), Clock()
-    looked_at = LookedAt(chosen(path), clock=clock)
-    folder = looked_at.path + SUFFIX if blobs is None else os.path.abspath(blobs)
-    store = SqliteStore(looked_at, Filing(looked_at, BlobFolder(folder, looked_at.path)))
+    file = ReadOnlyFile(chosen(path), clock=clock)
+    folder = file.path + SUFFIX if blobs is None else os.path.abspath(blobs)
+    store = SqliteStore(file, Filing(file, BlobFolder(folder, file.path)))
     codec.use_files(store.files)
     registry, emitter = JobRegistry(codec), Emitter(clock)
     client = Client(store, codec, registry, emitter, clock, displays=displays)
-    return Looking(store, client)
+    return ReadOnlyClient(store, client)

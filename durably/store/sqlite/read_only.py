@@ -1,4 +1,4 @@
-"""A database file that is only looked at: nothing is made, migrated or written.
+"""A database file that is only read: nothing is made, migrated or written.
 
 A process that only reads has no lock file, no guard and no owner. It disturbs nobody that executes
 runs, and leaves the files beside the database as they are.
@@ -22,11 +22,11 @@ from durably.store.sqlite.connection.files import Identity, identity, is_gone
 from durably.store.sqlite.connection.place import require_place
 from durably.store.sqlite.connection.sidefiles import is_unchanging
 from durably.store.sqlite.notify import VersionReader
-from durably.store.sqlite.reading import ReadFile
+from durably.store.sqlite.reads import ReadFile
 from durably.store.sqlite.sql import schema
 
 
-class LookedAt(ReadFile):
+class ReadOnlyFile(ReadFile):
     """The file of a process that only reads it. Usable from any thread of that process.
 
     It has the reads of a ``Database``, and each of its writes raises.
@@ -86,7 +86,7 @@ class LookedAt(ReadFile):
         if version < len(scripts):
             raise SchemaError(
                 f"{self.path!r} was written by an older durably (schema {version}; this one reads "
-                f"{len(scripts)}), and looking at it changes nothing. Start the program that "
+                f"{len(scripts)}), and reading it changes nothing. Start the program that "
                 "executes its runs with this durably, which brings it up to date"
             )
 

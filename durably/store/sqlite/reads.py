@@ -1,4 +1,4 @@
-"""The reads of a file: what is common to the file of an engine and one that is only looked at."""
+"""The reads of a file: what the file of an engine and one that is only read have in common."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Looking at a file takes nothing from those who open, write and close it meanwhile."""
+"""Reading a file takes nothing from those who open, write and close it meanwhile."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from children import Child
 from invariants import check
 
 import durably
-from durably.entry.looking import open_looking
+from durably.entry.read_only import open_read_only
 
 NAMES = "abcdefgh"
 TIMES = 4
@@ -27,7 +27,7 @@ def test_looks_lose_nothing(tmp_path: Path) -> None:
             stack.enter_context(Child("opens_and_runs", path, name, TIMES)) for name in NAMES
         ]
         while not all(child.has_ended for child in children):
-            with open_looking(path) as look:
+            with open_read_only(path) as look:
                 assert {run.status for run in look.find_runs(limit=5)} <= {
                     "pending",
                     "running",
@@ -36,7 +36,7 @@ def test_looks_lose_nothing(tmp_path: Path) -> None:
             looks += 1
         printed = [line for child in children for line in child.rest()]
     assert looks > 1
-    with open_looking(path) as look:
+    with open_read_only(path) as look:
         runs = look.find_runs(status="completed")
     assert sorted(run.idempotency_key or "" for run in runs) == sorted(printed)
     assert len(printed) == len(NAMES) * TIMES

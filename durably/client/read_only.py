@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MOST_FAILURES_READ = 10_000
 
 
-class Looking(RunCalls):
+class ReadOnlyClient(RunCalls):
     """Read the runs of a file. Usable from any thread of its process; a context manager.
 
     It has the calls of an engine about runs; those that would write raise ``DatabaseError``.

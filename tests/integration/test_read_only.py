@@ -15,7 +15,7 @@ from clikit import objects, printed, refused
 from databases import open_database
 
 import durably
-from durably.entry.looking import open_looking
+from durably.entry.read_only import open_read_only
 from durably.store.sqlite.sql import schema
 
 
@@ -66,7 +66,7 @@ def test_a_look_leaves_the_folder_as_it_was(tmp_path: Path) -> None:
 def test_a_look_beside_an_engine_sees_what_is_committed(tmp_path: Path) -> None:
     """It has no owner, no lock, and sees each commit; it can change nothing."""
     path = tmp_path / "x.db"
-    with durably.Durably(path, jobs=[adds]) as app, open_looking(path) as look:
+    with durably.Durably(path, jobs=[adds]) as app, open_read_only(path) as look:
         seen = look.changes.snapshot()
         run = app.trigger_and_wait(adds, 1)
         assert look.changes.wait(seen, 10)

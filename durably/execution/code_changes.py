@@ -13,7 +13,8 @@ from durably._platform.fingerprints import fingerprint, innermost, is_other
 from durably._platform.safe_repr import on_one_line
 from durably._platform.tracebacks import stacklevel
 from durably.errors import CodeChangedWarning
-from durably.execution.current_run import CurrentRun, Services
+from durably.execution.current_run import CurrentRun
+from durably.execution.services import Services
 from durably.execution.step_recorder import StepRecorder
 
 # Functions with defaults whose fingerprint is kept as long as the run is executed.

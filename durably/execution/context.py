@@ -10,11 +10,12 @@ from durably._platform.signals import entered_in_job
 from durably.codec import NOTHING, Nothing
 from durably.errors import SerializationError, ValidationError
 from durably.execution.changes import checked_change
-from durably.execution.current_run import CurrentRun, Services
+from durably.execution.current_run import CurrentRun
 from durably.execution.deadlines import check_deadline, remaining_s
 from durably.execution.loops.step_loops import StepLoops
 from durably.execution.nested_steps import NestedSteps
 from durably.execution.pacing import RateLimit
+from durably.execution.services import Services
 from durably.execution.step_children import StepChildren
 from durably.execution.step_log import (
     NUMBERS,

@@ -12,7 +12,7 @@ import threading
 from _thread import get_ident
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from durably._platform.clock import Clock
 from durably._platform.latch import Latch
@@ -28,20 +28,14 @@ from durably.errors import (
     StopRun,
 )
 from durably.execution.checkpoints import StepCounts
-from durably.execution.children import Family
 from durably.execution.iterations import Iterations
 from durably.models import Progress, short_name
-from durably.settings import OnDuplicateStep
 from durably.store.calls import Left
 
 if TYPE_CHECKING:
-    from durably.codec import Codec
-    from durably.execution.emitter import Emitter
-    from durably.execution.known_codes import KnownCodes
     from durably.execution.live import LoopView, Narrator
     from durably.execution.prompting import Prompt
-    from durably.store.api import Checkpoints
-    from durably.store.calls import BegunSteps, OpenCalls
+    from durably.store.calls import OpenCalls
     from durably.store.outcome import Suspended
     from durably.store.rows import RunRow
 
@@ -50,36 +44,6 @@ STOP_GRACE_S: Final = 1.0
 
 # Enough for a job that cleans up after a failure in steps that may fail, too.
 _FAILURES_KEPT: Final = 8
-
-
-class Buffers(Protocol):
-    """Where progress goes until the next commit stores it."""
-
-    def progressed(self, run: CurrentRun) -> None:
-        """Store the new progress of the run soon."""
-
-
-class Services(NamedTuple):
-    """The parts of an engine that the execution of a run needs."""
-
-    checkpoints: Checkpoints
-    # The name of the database file, for people, and its real path.
-    file: str
-    path: str
-    codec: Codec
-    emitter: Emitter
-    clock: Clock
-    buffers: Buffers
-    # How old the last sign that a claim is the current one may be before it must be read.
-    longest_doubt_s: float
-    on_duplicate_step: OnDuplicateStep
-    # Starts a thread of that name, which it is to end by itself.
-    start_thread: Callable[[str, Callable[[], None]], threading.Thread]
-    # Triggers and executes the children of runs.
-    family: Family
-    known_codes: KnownCodes
-    # Returns where the steps that are in progress are noted; ``None`` while nothing owns runs.
-    begun: Callable[[], BegunSteps | None]
 
 
 def _no_steps() -> StepCounts:
@@ -296,7 +260,7 @@ class CurrentRun:
         self.stop_by_signal(exc)
 
     def stop_by_signal(self, exc: BaseException) -> None:
-        """Do so where work that other threads have in progress is to end before it is raised."""
+        """Stop the job if *exc* came from a signal to the caller, and keep it for the caller."""
         if self.callers_signal is None and self.is_callers_signal(exc):
             self.callers_signal = exc
             self.stopped_in = self.innermost_step()

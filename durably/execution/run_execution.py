@@ -18,7 +18,8 @@ from durably.errors import (
     RunSuspended,
 )
 from durably.execution.context import StepContext
-from durably.execution.current_run import CurrentRun, Services
+from durably.execution.current_run import CurrentRun
+from durably.execution.services import Services
 from durably.execution.storing import encoded, report_worker_error
 from durably.execution.tries import after_failure, retry_of
 from durably.jobs import Job, output_type, payload_type, takes_payload

@@ -8,10 +8,11 @@ from typing import Any, Final
 
 from durably._platform.signals import let_through
 from durably.errors import RetryAfter
-from durably.execution.current_run import CurrentRun, Services
+from durably.execution.current_run import CurrentRun
 from durably.execution.deadlines import check_deadline, limited, time_limited
 from durably.execution.nested_steps import NestedSteps
 from durably.execution.pacing import RateLimit, reserve, seconds_until
+from durably.execution.services import Services
 from durably.execution.step_recorder import StepRecorder
 from durably.models import short_name
 from durably.settings.retries import Retry, next_wait_s

@@ -9,7 +9,8 @@ from durably._platform.ids import child_id
 from durably._platform.safe_repr import short_repr
 from durably._platform.signals import entered_in_job
 from durably.errors import ConflictError, NotFoundError, ValidationError
-from durably.execution.current_run import CurrentRun, Services
+from durably.execution.current_run import CurrentRun
+from durably.execution.services import Services
 from durably.execution.step_questions import StepQuestions, Ticket
 from durably.execution.step_runner import StepRunner
 from durably.execution.waiting import Waiting

@@ -15,7 +15,8 @@ from durably._platform.nesting import is_too_deep
 from durably._platform.safe_repr import safe_repr, safe_str, too_deep, type_name
 from durably._platform.signals import raise_if_signal
 from durably.errors import ValidationError
-from durably.execution.current_run import CurrentRun, Services
+from durably.execution.current_run import CurrentRun
+from durably.execution.services import Services
 from durably.models import printable, traceback_of
 
 if TYPE_CHECKING:

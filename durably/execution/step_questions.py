@@ -14,8 +14,9 @@ from durably._platform.values import Value
 from durably.codec import UNTYPED
 from durably.codec.type_text import type_text
 from durably.errors import ConflictError, SerializationError, ValidationError
-from durably.execution.current_run import CurrentRun, Services
+from durably.execution.current_run import CurrentRun
 from durably.execution.prompting import Prompt, can_ask_here
+from durably.execution.services import Services
 from durably.execution.step_runner import StepRunner
 from durably.execution.waiting import Waiting
 from durably.models import short_name

@@ -18,7 +18,8 @@ from durably.errors import (
     RunSuspended,
     SerializationError,
 )
-from durably.execution.current_run import CurrentRun, Services
+from durably.execution.current_run import CurrentRun
+from durably.execution.services import Services
 from durably.execution.storing import encoded, retry_transient
 from durably.models import RunStatus, error_info, stored_error
 from durably.store.calls import OpenCalls

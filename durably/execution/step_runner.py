@@ -22,10 +22,11 @@ from durably.errors import (
     ValidationError,
 )
 from durably.execution.code_changes import CodeChanges
-from durably.execution.current_run import CurrentRun, Services
+from durably.execution.current_run import CurrentRun
 from durably.execution.deadlines import check_deadline
 from durably.execution.nested_steps import NestedSteps
 from durably.execution.pacing import RateLimit
+from durably.execution.services import Services
 from durably.execution.step_calls import StepCaller
 from durably.execution.step_log import current_deadline, current_step
 from durably.execution.step_recorder import NOT_OURS

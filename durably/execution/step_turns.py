@@ -11,9 +11,10 @@ from durably._platform.latch import Wakeups
 from durably._platform.tracebacks import stacklevel
 from durably.errors import ConflictError, DuplicateStepError, DuplicateStepWarning, ValidationError
 from durably.execution.checkpoints import CheckpointReader
-from durably.execution.current_run import CurrentRun, Services
+from durably.execution.current_run import CurrentRun
 from durably.execution.deadlines import check_deadline
 from durably.execution.nested_steps import NestedSteps
+from durably.execution.services import Services
 from durably.execution.step_log import current_step
 from durably.execution.step_recorder import StepRecorder
 from durably.jobs.names import check_name

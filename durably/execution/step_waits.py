@@ -11,7 +11,8 @@ from durably._platform.safe_repr import short_repr
 from durably._platform.signals import entered_in_job, let_through
 from durably.codec import UNTYPED, return_type_of
 from durably.errors import ValidationError
-from durably.execution.current_run import CurrentRun, Services
+from durably.execution.current_run import CurrentRun
+from durably.execution.services import Services
 from durably.execution.step_runner import StepRunner
 from durably.execution.waiting import Waiting
 from durably.settings import Duration, optional_timeout, waitable

@@ -11,8 +11,9 @@ from durably.errors import DatabaseError, EngineClosedError
 from durably.models import error_info, short_name
 
 if TYPE_CHECKING:
-    from durably.execution.current_run import CurrentRun, Services
+    from durably.execution.current_run import CurrentRun
     from durably.execution.emitter import Emitter
+    from durably.execution.services import Services
 
 log = logging.getLogger("durably")
 

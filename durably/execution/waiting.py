@@ -9,8 +9,9 @@ from typing import Any, Final, NoReturn, TypeVar
 from durably._platform.clock import from_datetime, moment
 from durably._platform.signals import entered_in_job
 from durably.errors import NotFoundError, StepTimeoutError, ValidationError
-from durably.execution.current_run import CurrentRun, Services
+from durably.execution.current_run import CurrentRun
 from durably.execution.deadlines import uncounted
+from durably.execution.services import Services
 from durably.execution.step_calls import SHORT_S
 from durably.execution.step_recorder import StepRecorder
 from durably.execution.step_runner import StepRunner

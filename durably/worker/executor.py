@@ -11,8 +11,9 @@ from typing import Any, Final
 
 from durably._platform.safe_repr import on_one_line
 from durably.errors import DatabaseError, ForkedError
-from durably.execution.current_run import CurrentRun, Services
+from durably.execution.current_run import CurrentRun
 from durably.execution.live_failures import LiveFailures
+from durably.execution.services import Services
 from durably.jobs import Job
 from durably.jobs.registry import JobRegistry
 from durably.store.outcome import Failed, TriedAgain

@@ -11,7 +11,7 @@ import attrs
 from durably._platform.ids import Ids
 from durably._platform.signals import deliver
 from durably.errors import RunInterrupted
-from durably.execution.current_run import Services
+from durably.execution.services import Services
 from durably.execution.session_run import SessionRun
 from durably.store.outcome import Completed, Interrupted, Outcome
 from durably.store.rows import Beginning, NewRun, RunRow

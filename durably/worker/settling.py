@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import attrs
 
 from durably.errors import DatabaseError, OwnershipLost, StepTimeoutError, StopRun
-from durably.execution.current_run import CurrentRun, Services
+from durably.execution.current_run import CurrentRun
+from durably.execution.services import Services
 from durably.execution.storing import report_worker_error, retry_transient
 from durably.execution.tries import after_failure
 from durably.execution.unseen_failures import UnseenFailures, see_attempt

@@ -15,10 +15,11 @@ from durably._platform.clock import Clock
 from durably.codec import Codec
 from durably.errors import ConflictError, OwnershipLost
 from durably.execution.children import Family
-from durably.execution.current_run import CurrentRun, Services
+from durably.execution.current_run import CurrentRun
 from durably.execution.emitter import Emitter
 from durably.execution.known_codes import KnownCodes
 from durably.execution.live_failures import LiveFailures
+from durably.execution.services import Services
 from durably.execution.storing import report_worker_error
 from durably.execution.unseen_failures import UnseenFailures
 from durably.jobs.registry import JobRegistry

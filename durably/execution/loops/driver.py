@@ -14,7 +14,7 @@ from typing import Final
 from durably._platform.latch import Latch
 from durably._platform.signals import SIGNAL_POLL_S, deliver, is_main_thread
 from durably.errors import RetryAfter
-from durably.execution.current_run import CurrentRun, Services
+from durably.execution.current_run import CurrentRun
 from durably.execution.loops.committer import Committer
 from durably.execution.loops.failures import Failures
 from durably.execution.loops.map_log import MapLog
@@ -24,6 +24,7 @@ from durably.execution.loops.source import Source
 from durably.execution.loops.tasks import ItemRunner, Reused, Task
 from durably.execution.loops.workers import CallingThread, Kit, Threads, Workers
 from durably.execution.pacing import Pace, seconds_until
+from durably.execution.services import Services
 from durably.execution.step_recorder import StepRecorder
 
 # How often it is checked whether the run is to stop, while items are in progress.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from durably._platform.unhandled import show_stop_alone
 from durably.codec import UNTYPED
 from durably.errors import DatabaseError, StopRun, ValidationError
-from durably.execution.current_run import CurrentRun, Services
+from durably.execution.current_run import CurrentRun
 from durably.execution.live import LoopView
 from durably.execution.loops.driver import Driver
 from durably.execution.loops.loop_events import LoopEvents
@@ -23,6 +23,7 @@ from durably.execution.loops.results import MapResult, Results, positions_of, re
 from durably.execution.loops.source import Source
 from durably.execution.loops.stored_items import StoredItems
 from durably.execution.loops.tasks import ItemRunner, Reused, Task
+from durably.execution.services import Services
 from durably.execution.step_recorder import NOT_OURS, StepRecorder
 from durably.execution.step_runner import StepRunner
 from durably.models import error_info

@@ -8,11 +8,12 @@ from typing import Any
 from durably._platform.tracebacks import stacklevel
 from durably.errors import ItemsChangedWarning
 from durably.execution.code_changes import CodeChanges
-from durably.execution.current_run import CurrentRun, Services
+from durably.execution.current_run import CurrentRun
 from durably.execution.emitter import EventType
 from durably.execution.loops.options import LoopOptions
 from durably.execution.loops.record import MapRecord
 from durably.execution.loops.tasks import Reused, Task
+from durably.execution.services import Services
 from durably.execution.step_recorder import StepRecorder
 from durably.store.item_rows import MapRow
 

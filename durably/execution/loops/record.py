@@ -7,8 +7,9 @@ from typing import Any
 
 from durably.codec import UNTYPED
 from durably.errors import DatabaseError
-from durably.execution.current_run import CurrentRun, Services
+from durably.execution.current_run import CurrentRun
 from durably.execution.loops.tasks import Task
+from durably.execution.services import Services
 from durably.execution.storing import retry_transient
 from durably.models import error_info, stored_error
 from durably.store.item_rows import MapState

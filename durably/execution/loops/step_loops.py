@@ -10,8 +10,9 @@ import attrs
 from durably._platform.safe_repr import short_repr
 from durably._platform.signals import entered_in_job
 from durably.errors import ValidationError
-from durably.execution.current_run import CurrentRun, Services
+from durably.execution.current_run import CurrentRun
 from durably.execution.pacing import RateLimit
+from durably.execution.services import Services
 from durably.execution.step_runner import StepRunner
 from durably.settings import Duration, OnChange
 from durably.settings.retries import Retry

@@ -16,9 +16,10 @@ from durably.errors import (
     SerializationError,
     ValidationError,
 )
-from durably.execution.current_run import CurrentRun, Services
+from durably.execution.current_run import CurrentRun
 from durably.execution.loops.options import LoopOptions
 from durably.execution.nested_steps import NestedSteps
+from durably.execution.services import Services
 from durably.execution.step_log import current_deadline, current_item, current_step
 from durably.execution.step_recorder import NOT_OURS
 from durably.execution.storing import encoded

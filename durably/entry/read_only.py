@@ -11,9 +11,7 @@ from durably.client.read_only import ReadOnlyClient
 from durably.codec import Codec
 from durably.execution.emitter import Emitter
 from durably.jobs.registry import JobRegistry
-from durably.store.sqlite.blobs.belonging import SUFFIX
 from durably.store.sqlite.blobs.filing import Filing
-from durably.store.sqlite.blobs.folder import BlobFolder
 from durably.store.sqlite.connection.files import chosen
 from durably.store.sqlite.read_only import ReadOnlyFile
 from durably.store.sqlite.store import SqliteStore
@@ -41,8 +39,8 @@ def open_read_only(
     """
     codec, clock = Codec(shows=True), Clock()
     file = ReadOnlyFile(chosen(path), clock=clock)
-    folder = file.path + SUFFIX if blobs is None else os.path.abspath(blobs)
-    store = SqliteStore(file, Filing(file, BlobFolder(folder, file.path)))
+    folder = None if blobs is None else os.path.abspath(blobs)
+    store = SqliteStore(file, Filing(file, folder))
     codec.use_files(store.files)
     registry, emitter = JobRegistry(codec), Emitter(clock)
     client = Client(store, codec, registry, emitter, clock, displays=displays)

@@ -267,5 +267,7 @@ def _completed(db: apsw.Connection) -> dict[tuple[str, str], str]:
     ).fetchall()
     path = Path(db.filename)
     codec = Codec(codecs=[CODEC])
-    codec.use_files(Filing(None, BlobFolder(f"{path}.blobs", str(path))))  # type: ignore[arg-type]
+    filing = Filing(None, f"{path}.blobs")  # type: ignore[arg-type]
+    filing.folder = BlobFolder(f"{path}.blobs", str(path))
+    codec.use_files(filing)
     return {(run_id, name): codec.load_json(output) for run_id, name, output in rows}

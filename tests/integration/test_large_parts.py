@@ -29,6 +29,7 @@ from durably.entry.read_only import open_read_only
 from durably.errors import DatabaseError, RunFailedError
 from durably.store.sqlite.blobs import filing
 from durably.store.sqlite.blobs import folder as folder_module
+from durably.store.sqlite.blobs import parts as parts_module
 from durably.store.sqlite.blobs.folder import BlobFolder
 from durably.store.sqlite.sql import blobs
 from durably.testing import check
@@ -331,7 +332,7 @@ def test_the_folder_is_pinned_for_a_value_with_many_parts(
 ) -> None:
     """Each large part is a file, however many there are, and few of them are open."""
     monkeypatch.setattr(filing, "LARGE", 1000)
-    monkeypatch.setattr(filing, "MOST_PINS", 3)
+    monkeypatch.setattr(parts_module, "MOST_PINS", 3)
     monkeypatch.setattr(folder_module, "_TRIES_OF_REMOVERS", 0)
     parts = [bytes([number]) * 2000 for number in range(40)]
     opened, removed = [], []

@@ -241,8 +241,8 @@ def test_each_sync_of_a_removal_fails_in_turn(
             path = tmp_path / f"{len(found)}.db"
             database = Database(path, vfs=disk.name, synchronous=synchronous)
             with contextlib.closing(database):
-                folder = BlobFolder(f"{path}.blobs", str(path))
-                store = SqliteStore(database, Filing(database, folder, synchronous=synchronous))
+                files = Filing(database, synchronous=synchronous)
+                store, folder = SqliteStore(database, files), files.folder
                 run = given_running(database, given_owner(database))
                 text = '"' + "x" * 200 + '"'
                 assert store.checkpoints.save(run.run, run.fence, 0, "a", text, 1, 2, 3, None)

@@ -179,5 +179,5 @@ class SqliteCheckpoints(Answers):
 
     def _remove_replaced_files(self) -> None:
         """Remove the files of results that others have replaced, if there is any file."""
-        if self.filing.folder.is_there():
+        if self.filing.has_folder:
             self.remove_dropped_files()

@@ -8,9 +8,8 @@ from contextlib import suppress
 
 from durably._platform.clock import Clock
 from durably.settings import Settings
-from durably.store.sqlite.blobs.belonging import SUFFIX
+from durably.store.sqlite.blobs.belonging import SUFFIX, require_own
 from durably.store.sqlite.blobs.filing import Filing
-from durably.store.sqlite.blobs.folder import BlobFolder
 from durably.store.sqlite.connection.files import chosen, file_at
 from durably.store.sqlite.connection.place import require_regular
 from durably.store.sqlite.database import Database
@@ -32,10 +31,9 @@ def open_store(
     real = chosen(path)
     require_regular(real, create=settings.create)  # a mistake in the path closes nothing
     prepare(real, file_at(real))
-    is_synced = settings.synchronous == "full"
-    folder = BlobFolder(settings.blobs or real + SUFFIX, real, is_synced=is_synced)
+    folder = settings.blobs or real + SUFFIX
     with suppress(OSError):  # said by what needs the folder
-        folder.require_own()
+        require_own(folder, real)
     database = Database(real, create=settings.create, synchronous=settings.synchronous, clock=clock)
     filing = Filing(
         database,

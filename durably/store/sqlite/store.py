@@ -31,9 +31,7 @@ from durably.store.rows import (
     RunRow,
     Shrunk,
 )
-from durably.store.sqlite.blobs.belonging import SUFFIX
 from durably.store.sqlite.blobs.filing import Filing
-from durably.store.sqlite.blobs.folder import BlobFolder
 from durably.store.sqlite.by_hand import ByHand
 from durably.store.sqlite.checkpoints import SqliteCheckpoints
 from durably.store.sqlite.locks import owner_lock
@@ -74,8 +72,7 @@ class SqliteStore(Answers, ByHand):
     """A store on one SQLite file; see ``store.api.Store`` for what each verb promises."""
 
     def __init__(self, database: Database | ReadOnlyFile, filing: Filing | None = None) -> None:
-        if filing is None:
-            filing = Filing(database, BlobFolder(database.path + SUFFIX, database.path))
+        filing = Filing(database) if filing is None else filing
         super().__init__(database, filing)
         self.path = database.path
         self.changes = database.changes
@@ -337,7 +334,7 @@ class SqliteStore(Answers, ByHand):
 
     def sweep_files(self) -> None:
         """Remove the files that nothing refers to, and that were left by a process for an hour."""
-        if self.filing.folder.is_there():
+        if self.filing.has_folder:
             self.filing.remove_dropped()
             self.filing.sweep()
 

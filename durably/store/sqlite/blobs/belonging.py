@@ -13,6 +13,7 @@ import os
 from typing import Final
 
 from durably._platform.renaming import rename_to_free
+from durably.errors import DatabaseError
 from durably.store.sqlite.locks.guard import CLOEXEC
 
 SUFFIX: Final = ".blobs"
@@ -34,6 +35,21 @@ def other_database(folder: str, database: str) -> str | None:
         if path and path != database and os.path.isfile(path) and not _is_same(path, database):
             return path
     return None
+
+
+def require_own(folder: str, database: str) -> None:
+    """Check that the folder is not that of another database.
+
+    Raises:
+        DatabaseError: it is.
+        OSError: it cannot be read.
+    """
+    other = other_database(folder, database)
+    if other is not None:
+        raise DatabaseError(
+            f"the folder {folder!r} has the large results of the database {other!r}, and no two "
+            "databases share one; name another folder with blobs="
+        )
 
 
 def mark(folder: str, database: str, new: int, path: str) -> None:

@@ -9,67 +9,41 @@ refers to is in that row.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Any, Final, Literal, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from durably._platform.clock import Clock
-from durably.codec.forms import Stream
 from durably.codec.json_text import FILED, dump
 from durably.errors import DatabaseError
 from durably.settings import Synchronous
 from durably.store.rows import RunKey
-from durably.store.sqlite.blobs.folder import BlobFolder, is_name
-from durably.store.sqlite.locks.pins import Pin
+from durably.store.sqlite.blobs.belonging import SUFFIX
 from durably.store.sqlite.sql import blobs
 from durably.store.sqlite.sql.blobs import Reference
 
 if TYPE_CHECKING:
-    from durably.codec.forms import Binary
-    from durably.codec.parts import Parts, StoredPart
+    from durably.codec.parts import Parts
+    from durably.store.sqlite.blobs.folder import BlobFolder
     from durably.store.sqlite.database import Database
+    from durably.store.sqlite.locks.pins import Pin
     from durably.store.sqlite.read_only import ReadOnlyFile
 
 T = TypeVar("T")
 
 # Texts of more characters, each of which is a byte, and binary parts of more bytes become files.
 LARGE: Final = 4 * 1024 * 1024
-# So many files of one value are pinned, each by a descriptor: a process may not have many. From
-# then on the folder is.
-MOST_PINS: Final = 100
-
-
-class BlobParts:
-    """The large binary parts of one value, in files; see ``codec.parts.Parts``."""
-
-    def __init__(self, folder: BlobFolder, *, has_files: bool) -> None:
-        self.stored: list[StoredPart] = []
-        self._folder = folder
-        self._has_files = has_files
-        self._pin_of_all: Pin | None = None
-
-    def put(self, content: Binary) -> tuple[str, int] | None:
-        """Store the content as a file, unless it is small."""
-        given = content if isinstance(content, Stream) else memoryview(content)
-        size = given.size if isinstance(given, Stream) else given.nbytes
-        if size <= LARGE or not self._has_files:
-            return None
-        if len(self.stored) >= MOST_PINS and self._pin_of_all is None:
-            self._pin_of_all = self._folder.pin_all()
-        pin = self._folder.put(given.write if isinstance(given, Stream) else given.cast("B"))
-        self.stored.append(pin if self._pin_of_all is None else pin.held_by(self._pin_of_all))
-        return pin.name, pin.size
-
-    def open(self, name: str) -> IO[bytes]:
-        """Return the file of that name, opened for reading."""
-        is_new = any(pin.name == name for pin in self.stored)
-        return self._folder.open(name, is_checked=not is_new)
 
 
 class Filing:
     """Stores large values of one database in its folder. Usable from any thread.
 
+    What does so is imported when there is a large value, or the folder.
+
     Args:
+        folder: the path of the folder; by default the one beside the database.
         files: whether large values become files; those that are files can be read in any case.
 
     Attributes:
@@ -79,21 +53,37 @@ class Filing:
     def __init__(
         self,
         database: Database | ReadOnlyFile,
-        folder: BlobFolder,
+        folder: str | None = None,
         *,
         files: bool = True,
         synchronous: Synchronous = "full",
         clock: Clock | None = None,
     ) -> None:
-        self.folder = folder
+        self._path = database.path + SUFFIX if folder is None else folder
         self._database = database
         self.has_files = files
         self._is_synced = synchronous == "full"
         self._clock = clock or Clock()
 
+    @cached_property
+    def folder(self) -> BlobFolder:
+        """The files in the folder."""
+        from durably.store.sqlite.blobs.folder import (  # noqa: PLC0415 - where first needed
+            BlobFolder,
+        )
+
+        return BlobFolder(self._path, self._database.path, is_synced=self._is_synced)
+
+    @property
+    def has_folder(self) -> bool:
+        """Return whether there is a folder: it is made when the first file is stored."""
+        return os.path.isdir(self._path)
+
     def new_parts(self) -> Parts:
         """Return what stores and reads the binary parts of one value."""
-        return BlobParts(self.folder, has_files=self.has_files)
+        from durably.store.sqlite.blobs.parts import BlobParts  # noqa: PLC0415 - where first needed
+
+        return BlobParts(self.folder, from_bytes=LARGE if self.has_files else None)
 
     def refers(self, text: str | None) -> bool:
         """Return whether a text becomes a file, or has parts that are files."""
@@ -167,6 +157,8 @@ class Filing:
         Raises:
             DatabaseError: the file is missing or damaged, or cannot be read.
         """
+        from durably.store.sqlite.blobs.folder import is_name  # noqa: PLC0415 - where first needed
+
         try:
             name = json.loads(text)["file"]
         except (ValueError, KeyError, TypeError):

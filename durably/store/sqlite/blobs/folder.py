@@ -129,10 +129,6 @@ class BlobFolder(BlobWriter):
         left = [name for name in old if name not in kept]
         return self.remove(left, known) if left else set()
 
-    def is_there(self) -> bool:
-        """Return whether there is a folder: it is made when the first file is stored."""
-        return os.path.isdir(self.path)
-
     def sizes(self) -> dict[str, int]:
         """Return the size of each file by its name, without the temporary ones."""
         found = {}

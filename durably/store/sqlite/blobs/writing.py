@@ -101,27 +101,13 @@ class BlobWriter:
             self._sync_folder(os.path.dirname(self.path))
             self._has_synced_parent = True
         if not self._is_own:
-            self.require_own()
+            belonging.require_own(self.path, self._database)
             if not belonging.is_marked(self.path, self._database):
                 with self._new() as new, suppress(FileExistsError):
                     belonging.mark(self.path, self._database, new.fd, new.path)
                     new.is_named = True
-                self.require_own()
+                belonging.require_own(self.path, self._database)
             self._is_own = True
-
-    def require_own(self) -> None:
-        """Check that the folder is not that of another database.
-
-        Raises:
-            DatabaseError: it is.
-            OSError: it cannot be read.
-        """
-        other = belonging.other_database(self.path, self._database)
-        if other is not None:
-            raise DatabaseError(
-                f"the folder {self.path!r} has the large results of the database {other!r}, and no "
-                "two databases share one; name another folder with blobs="
-            )
 
     def _owners(self) -> set[int]:
         owners = {os.geteuid()}

@@ -128,7 +128,8 @@ def test_what_works_on_a_database_comes_with_the_first_engine(tmp_path: Path) ->
     for calls in ("", "job.run(None); durably.testing; durably.plugins; durably.Retry()"):
         assert not loaded_by(f"{define}\n{calls}") & parts, calls
     executes = "durably.run(job, db=db)"
-    for opens in ("durably.Durably(db).close()", executes):
+    started = "engine = durably.Durably(db, jobs=[job]); engine.start(); engine.close()"
+    for opens in ("durably.Durably(db).close()", started, executes):
         loaded = loaded_by(f"{define}\ndb = {str(tmp_path / 'a.db')!r}\n{opens}")
         assert loaded >= parts, opens
         assert not loaded & NOT_OF_AN_ENGINE, opens

@@ -232,6 +232,7 @@ class Claimer:
         try:
             # This read costs microseconds and no write transaction.
             if self._store.has_claimable(claim):
+                _prepare()
                 # The event of a trigger comes before the one of its run's start.
                 self._emitter.wait_for_listeners()
                 rows = self._store.claim(claim)
@@ -269,6 +270,7 @@ class Claimer:
             if claim is None:
                 enqueued = self._store.enqueue(new, now_us)
             else:
+                _prepare()
                 enqueued, row = self._store.enqueue_and_claim(new, now_us, claim)
         finally:
             if claim is not None:
@@ -309,6 +311,7 @@ class Claimer:
         claim = self._claim(1)
         if claim is None or not (run_pk or self.can_claim()):
             return None
+        _prepare()
         rows = self._store.claim_child(claim, run_pk) if run_pk else self._store.claim(claim)
         return self.enter(rows[0], since, is_callers=True) if rows else None
 
@@ -325,6 +328,7 @@ class Claimer:
             options: those of ``Begin``.
         """
         since = self._clock.monotonic()
+        _prepare()
         owner = self._ownership.register()
         claim = Claim(
             owner,
@@ -381,3 +385,11 @@ class Claimer:
     def note_executed(self) -> None:
         """Count a run that is about to be executed in a slot."""
         self._slots.note_executed()
+
+
+def _prepare() -> None:
+    """Import what executes a run, with all that a step can call, before a run is claimed.
+
+    An engine that executes nothing never needs it.
+    """
+    from durably.execution import run_execution  # noqa: F401, PLC0415 - where first needed

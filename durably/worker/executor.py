@@ -58,17 +58,6 @@ class Executor:
         self._on_error = on_error
         self._contexts = ExecutionContexts()
 
-    def prepare(self) -> None:
-        """Import what executes a run, with all that a step can call, before a run is claimed.
-
-        An engine that only triggers, reads and waits never needs it.
-        """
-        from durably.execution.run_execution import (  # noqa: PLC0415 - where first needed
-            Execution,
-        )
-
-        self._execution = Execution
-
     def execute_in_slot(self, run: CurrentRun) -> None:
         """Execute a run in a thread of the pool, then each run that its end has claimed."""
         self._runs.thread.has_slot = True
@@ -141,12 +130,16 @@ class Executor:
         claim_next: Callable[[], Claim | None],
         job: Job[Any, Any] | None = None,
     ) -> CurrentRun | None:
+        from durably.execution.run_execution import (  # noqa: PLC0415 - where first needed
+            Execution,
+        )
+
         following: CurrentRun | None = None
         thread = self._runs.thread
         outer, thread.run = thread.run, run
         try:
             job = job or self._registry.require(run.job_name)
-            execution = self._execution(
+            execution = Execution(
                 run, job, self._services, is_stopping=lambda: self._runs.is_stopping(run)
             )
             self._run_log.started(run, job)

@@ -313,7 +313,6 @@ class Supervisor:
 
     def _begin(self) -> None:
         """Start what every execution needs: the owner row, the heartbeat, the flusher, the pool."""
-        self._executor.prepare()
         self._ownership.confirm()
         self._heartbeat.start()
         self.flusher.start()

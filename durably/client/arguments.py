@@ -38,16 +38,13 @@ from durably.settings import (
     IfRunning,
     OnPayloadChange,
     Show,
-    check_choice,
-    check_show,
-    optional_timeout,
     time_limit,
     waitable,
 )
-from durably.settings.retries import Retry, check_retry, stored_retry
 
 if TYPE_CHECKING:
     from durably.models.records import LogEntry
+    from durably.settings.retries import Retry
 
 P = TypeVar("P")
 T = TypeVar("T")
@@ -180,41 +177,6 @@ class RunOptions(TypedDict, total=False):
     show: Show
 
 
-def _checked_key(key: str | None) -> str | None:
-    return checked_key(key, "key")
-
-
-def _is_bool(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if not isinstance(value, bool):
-        raise ValidationError(f"{attribute.name} must be True or False, not {short_repr(value)}")
-
-
-def _is_choice(choices: Any) -> Callable[[Any, attrs.Attribute[Any], object], None]:
-    def check(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-        check_choice(value, attribute.name, choices)
-
-    return check
-
-
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class CheckedOptions:
-    """The options of a call, which are acceptable.
-
-    Raises:
-        ValidationError: one of them is not; the message names it.
-    """
-
-    key: str | None = attrs.field(converter=_checked_key)
-    fresh: bool = attrs.field(validator=_is_bool)
-    if_running: IfRunning = attrs.field(validator=_is_choice(IfRunning))
-    timeout_s: float | None = attrs.field(alias="timeout", converter=optional_timeout)
-    on_payload_change: OnPayloadChange = attrs.field(validator=_is_choice(OnPayloadChange))
-    concurrency_key: str | None
-    retry: Retry | None
-    labels: dict[str, str] | None
-    show: Show = attrs.field(validator=lambda _, __, value: check_show(value))
-
-
 def several(items: Any, what: str) -> list[Any]:
     """Return *items* as a list.
 
@@ -266,8 +228,12 @@ def checked_retry(retry: object) -> str | None:
     Raises:
         ValidationError: it is no ``Retry``, or one that cannot be stored.
     """
+    if retry is None:
+        return None
+    from durably.settings.retries import check_retry, stored_retry  # noqa: PLC0415 - where first needed
+
     check_retry(retry)
-    return None if retry is None else stored_retry(cast("Retry", retry))
+    return stored_retry(cast("Retry", retry))
 
 
 def checked_timeout_us(timeout: Duration | None) -> int | None:

@@ -23,11 +23,11 @@ from durably.client.read_calls import ReadCalls
 from durably.jobs import Job
 from durably.models import Run, RunList
 from durably.settings import Coalesce, Duration, OnPayloadChange, optional_timeout
-from durably.settings.retries import Retry
 
 if TYPE_CHECKING:
     from durably.client.subscribe import Subscription
     from durably.models.records import ItemRecord
+    from durably.settings.retries import Retry
 
 P = TypeVar("P")
 R = TypeVar("R")

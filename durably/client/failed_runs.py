@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import attrs
-
 from durably._platform.clock import Clock
 from durably._platform.latch import Latch
 from durably._platform.safe_repr import on_one_line
@@ -24,13 +22,13 @@ _MOST_NAMED: Final = 3
 _LONGEST_MESSAGE: Final = 120
 
 
-@attrs.frozen(eq=False, repr=False)
 class FailedRuns:
     """Read the runs of this engine that have failed unseen. Usable from any thread."""
 
-    _unseen_failures: UnseenFailures
-    _reader: Reader
-    _clock: Clock
+    def __init__(self, unseen_failures: UnseenFailures, reader: Reader, clock: Clock) -> None:
+        self._unseen_failures = unseen_failures
+        self._reader = reader
+        self._clock = clock
 
     def error(self) -> RunsFailedError | None:
         """Return an error with all of them, which then count as seen; ``None`` if there are none.

@@ -15,12 +15,12 @@ from durably.jobs.registry import missing_job
 from durably.models import Run, RunList
 from durably.rendering.shown import Shown
 from durably.settings import Coalesce, Duration, OnPayloadChange, optional_timeout
-from durably.settings.retries import Retry
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-not-found,import-untyped,unused-ignore]  # optional
 
     from durably.client.submit import Submitter
+    from durably.settings.retries import Retry
 
 P = TypeVar("P")
 R = TypeVar("R")

@@ -13,11 +13,12 @@ from durably._platform.interactive import again
 from durably._platform.tracebacks import stacklevel
 from durably._platform.unhandled import add_stop_note
 from durably.client import said
-from durably.client.arguments import CheckedOptions, Trigger
+from durably.client.arguments import Trigger
 from durably.client.handles import Handles
 from durably.client.patience import Patience
 from durably.client.payload_changes import changed_paths, named
 from durably.client.query import Reader
+from durably.client.run_options import CheckedOptions
 from durably.client.showing import LiveRun, said_of_retry
 from durably.client.submit import Accepted, Submitter
 from durably.client.wait import Waiter, completed

@@ -11,8 +11,6 @@ from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
-import attrs
-
 from durably._platform.displayable import displayable
 from durably._platform.interactive import executing_cell, ipython_shell, kernel
 from durably._platform.latch import Latch
@@ -38,7 +36,6 @@ _LONGEST: Final = 1000
 _current: Final[dict[int, Live]] = {}
 
 
-@attrs.frozen(eq=False, repr=False)
 class LiveDisplays:
     """Open displays for the calls of one engine. Usable from any thread.
 
@@ -46,7 +43,8 @@ class LiveDisplays:
         show: the engine's option.
     """
 
-    _show: Show = None
+    def __init__(self, show: Show = None) -> None:
+        self._show = show
 
     def showing(
         self, get_view: GetView, show: Show = None, *, is_map: bool = False

@@ -20,7 +20,7 @@ from durably._platform.safe_repr import short_repr
 from durably._platform.signals import door, let_through
 from durably._platform.spawning import refuse_unguarded_open, refuse_unguarded_start
 from durably._platform.unhandled import install_hooks
-from durably.client.arguments import NOT_GIVEN, AnyRun, CheckedOptions, ReadOnly, RunOptions
+from durably.client.arguments import NOT_GIVEN, AnyRun, ReadOnly, RunOptions
 from durably.client.calls import RunCalls
 from durably.client.handles import JobHandle
 from durably.errors import ConflictError, ValidationError
@@ -36,7 +36,6 @@ from durably.settings import (
     Show,
     optional_timeout,
 )
-from durably.settings.retries import Retry
 
 if TYPE_CHECKING:
     import cattrs
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from durably.codec.own_forms import ValueCodec
     from durably.events import Event
     from durably.execution.emitter import ErrorHandler, Listener
+    from durably.settings.retries import Retry
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -439,6 +439,10 @@ class Durably(RunCalls):
 
         .. versionadded:: 0.2.0
         """
+        from durably.client.run_options import (  # noqa: PLC0415 - where first needed
+            CheckedOptions,
+        )
+
         self._check()
         refuse_unguarded_start()
         options = CheckedOptions(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NoReturn, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, overload
 
 from durably._platform.safe_repr import short_repr
 from durably._platform.signals import entered_in_job
@@ -29,7 +29,9 @@ from durably.execution.step_runner import StepRunner
 from durably.execution.step_waits import StepWaits
 from durably.execution.waiting import Waiting
 from durably.settings import Duration, OnChange, OnDuplicateStep, time_limit, waitable
-from durably.settings.retries import Retry, check_retry
+
+if TYPE_CHECKING:
+    from durably.settings.retries import Retry
 
 Ps = ParamSpec("Ps")
 T = TypeVar("T")
@@ -335,7 +337,10 @@ class StepContext(StepLoops, StepWaits, StepChildren):
         .. versionadded:: 0.1.0
         .. versionchanged:: 0.2.0 Has ``on_change`` and ``depends_on``.
         """
-        check_retry(retry)
+        if retry is not None:
+            from durably.settings.retries import check_retry  # noqa: PLC0415 - where first needed
+
+            check_retry(retry)
         change = checked_change("step.options", on_change, depends_on)
         if change[0] == "redo":
             self._step_runner.track_layers()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from durably._platform.signals import let_through
 from durably.errors import RetryAfter
@@ -15,7 +15,9 @@ from durably.execution.pacing import RateLimit, reserve, seconds_until
 from durably.execution.services import Services
 from durably.execution.step_recorder import StepRecorder
 from durably.models import short_name
-from durably.settings.retries import Retry, next_wait_s
+
+if TYPE_CHECKING:
+    from durably.settings.retries import Retry
 
 log = logging.getLogger("durably")
 
@@ -75,7 +77,11 @@ class StepCaller:
                     pause_s = self._asked_to_wait(name, exc)
                     continue
                 failures += 1
-                pause_s = None if retry is None else next_wait_s(retry, exc, failures)
+                if retry is None:
+                    raise
+                from durably.settings.retries import next_wait_s  # noqa: PLC0415 - where first needed
+
+                pause_s = next_wait_s(retry, exc, failures)
                 if pause_s is None:
                     raise
                 run.await_stop(clock, exc)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from durably._platform.signals import entered_in_job
 from durably.execution.pacing import RateLimit
 from durably.execution.step_runner import StepRunner
 from durably.settings import OnChange
-from durably.settings.retries import Retry
+
+if TYPE_CHECKING:
+    from durably.settings.retries import Retry
 
 Ps = ParamSpec("Ps")
 T = TypeVar("T")

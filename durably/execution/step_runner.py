@@ -33,11 +33,11 @@ from durably.execution.step_recorder import NOT_OURS
 from durably.execution.step_turns import LONGEST_STEP_NAME, StepTurns, needs_name
 from durably.jobs.names import check_name
 from durably.settings import OnChange, OnDuplicateStep
-from durably.settings.retries import Retry
 from durably.store.bounds import FENCE_BITS
 
 if TYPE_CHECKING:
     from durably.execution.layers import Layers
+    from durably.settings.retries import Retry
     from durably.store.rows import Checkpoint
 
 T = TypeVar("T")

@@ -9,18 +9,22 @@ from durably.errors import RetryAfter
 from durably.execution.current_run import CurrentRun
 from durably.execution.pacing import seconds_until
 from durably.jobs import Job
-from durably.settings.retries import Retry, loaded_retry, next_wait_s
 from durably.store.bounds import TIME
 from durably.store.outcome import Failed, TriedAgain
 
 if TYPE_CHECKING:
     from durably.models import ErrorInfo
+    from durably.settings.retries import Retry
 
 
 def retry_of(run: CurrentRun, job: Job[Any, Any]) -> Retry | None:
     """Return how the run is tried again: as its trigger has said, else as its job."""
     stored = run.row.retry
-    return job.retry if stored is None else loaded_retry(stored)
+    if stored is None:
+        return job.retry
+    from durably.settings.retries import loaded_retry  # noqa: PLC0415 - where first needed
+
+    return loaded_retry(stored)
 
 
 def timeout_of(run: CurrentRun, job: Job[Any, Any]) -> float | None:
@@ -44,6 +48,8 @@ def after_failure(
         return _again(clock, seconds_until(exc, clock), end.error, end.step, is_failure=False)
     if retry is None or not isinstance(exc, Exception):
         return end
+    from durably.settings.retries import next_wait_s  # noqa: PLC0415 - where first needed
+
     wait_s = next_wait_s(retry, exc, run.row.failures + 1)
     if wait_s is None:
         return end

@@ -30,10 +30,10 @@ from durably.settings import (
     check_on_duplicate_step,
     time_limit,
 )
-from durably.settings.retries import Retry, check_retry
 
 if TYPE_CHECKING:
     from durably.execution.context import StepContext
+    from durably.settings.retries import Retry
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -90,7 +90,10 @@ class Job(Value, Generic[P, R]):
         check_name(self.name, "a job's name", longest=LONGEST_JOB_NAME)
         if self.on_duplicate_step is not None:
             check_on_duplicate_step(self.on_duplicate_step)
-        check_retry(self.retry)
+        if self.retry is not None:
+            from durably.settings.retries import check_retry  # noqa: PLC0415 - where first needed
+
+            check_retry(self.retry)
         check_on_change(self.on_change, f"the on_change of job {self.name!r}")
         if self.origin is not None and self.origin != "any":
             raise ValidationError(

@@ -1,8 +1,7 @@
 """How an execution leaves its job, and why else a running run goes back to pending."""
 
-from __future__ import annotations
-
-from typing import Any, Literal
+# Without ``from __future__ import annotations``, as in ``store.rows``.
+from typing import Any, Literal, NamedTuple
 
 import attrs
 
@@ -11,8 +10,7 @@ from durably.models import ErrorInfo
 from durably.store.rows import RunKey
 
 
-@attrs.frozen(eq=False, repr=False)
-class Completed(Value):
+class Completed(NamedTuple):
     """The job has returned; *output* is JSON text, *value* what is read from it.
 
     Args:
@@ -24,8 +22,7 @@ class Completed(Value):
     unused_steps: tuple[str, ...] = ()
 
 
-@attrs.frozen(eq=False, repr=False)
-class Failed(Value):
+class Failed(NamedTuple):
     """The job has raised, because of the step of that name, if any.
 
     With *is_inside* it is still inside a step, at its deadline: the run keeps its owner.
@@ -36,8 +33,7 @@ class Failed(Value):
     is_inside: bool = False
 
 
-@attrs.frozen(eq=False, repr=False)
-class TriedAgain(Value):
+class TriedAgain(NamedTuple):
     """The job has failed, and the run is pending again, after a wait.
 
     Args:
@@ -59,8 +55,7 @@ class Interrupted(Value):
     """The job was stopped and has not come to an end: the run is pending again."""
 
 
-@attrs.frozen(eq=False, repr=False)
-class Suspended(Value):
+class Suspended(NamedTuple):
     """The run waits for a time, an answer or the end of another run, and holds nothing meanwhile.
 
     Args:
@@ -83,31 +78,27 @@ class Lost(Value):
 Outcome = Completed | Failed | TriedAgain | Interrupted | Suspended | Lost
 
 
-@attrs.frozen(eq=False, repr=False)
-class NotExecuted(Value):
+class NotExecuted(NamedTuple):
     """Nothing executes what was claimed."""
 
     run_pk: RunKey
     fence: int
 
 
-@attrs.frozen(eq=False, repr=False)
-class OwnerIdle(Value):
+class OwnerIdle(NamedTuple):
     """The owner executes none of its running runs."""
 
     owner: int
 
 
-@attrs.frozen(eq=False, repr=False)
-class OwnerHung(Value):
+class OwnerHung(NamedTuple):
     """The owner lives, but its beat still is *beat*."""
 
     owner: int
     beat: int
 
 
-@attrs.frozen(eq=False, repr=False)
-class OwnerDead(Value):
+class OwnerDead(NamedTuple):
     """The owner is dead: its keys are freed too, and its row is removed.
 
     With *beat*, only if that still is its beat. With *max_deaths*, a run whose process has died as
@@ -120,8 +111,7 @@ class OwnerDead(Value):
     max_deaths: int | None = None
 
 
-@attrs.frozen(eq=False, repr=False)
-class OwnerElsewhere(Value):
+class OwnerElsewhere(NamedTuple):
     """The owner has the file that this one is a copy of: no key and no row of it is left here."""
 
     owner: int

@@ -6,13 +6,15 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from durably._platform.clock import Clock
 from durably.execution.current_run import CurrentRun
 from durably.execution.tries import retry_of, timeout_of
 from durably.jobs import Job
-from durably.settings.retries import Retry
+
+if TYPE_CHECKING:
+    from durably.settings.retries import Retry
 
 # A job that comes to a step boundary has so long to end by itself: what it raises says more.
 GRACE_S: Final = 0.25

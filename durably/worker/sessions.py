@@ -6,8 +6,6 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-import attrs
-
 from durably._platform.ids import Ids
 from durably._platform.signals import deliver
 from durably.errors import RunInterrupted
@@ -177,7 +175,7 @@ class OpenSession:
         Raises:
             DatabaseError: that could not be stored.
         """
-        stored = self._leave(lambda: attrs.evolve(_NOTHING, unused_steps=self.run.unused_steps()))
+        stored = self._leave(lambda: _NOTHING._replace(unused_steps=self.run.unused_steps()))
         if stored is not None:
             stored.require_stored()
         return stored is not None

@@ -14,7 +14,6 @@ from durably.execution.storing import report_worker_error, retry_transient
 from durably.execution.tries import after_failure
 from durably.execution.unseen_failures import UnseenFailures, see_attempt
 from durably.models import error_info
-from durably.settings.retries import Retry, has_functions
 from durably.store.outcome import (
     Completed,
     Failed,
@@ -29,6 +28,7 @@ from durably.worker.flusher import Flusher
 from durably.worker.run_log import RunLog
 
 if TYPE_CHECKING:
+    from durably.settings.retries import Retry
     from durably.store.api import Store
 
 
@@ -142,6 +142,8 @@ class Settling:
         Raises:
             DatabaseError: that could not be stored.
         """
+        from durably.settings.retries import has_functions  # noqa: PLC0415 - where first needed
+
         if retry is not None and has_functions(retry):
             # Code of the user's: not in the thread of the heartbeat.
             self._flusher.call(lambda: self._expire(run, retry))
@@ -159,7 +161,7 @@ class Settling:
         try:
             outcome = after_failure(run, retry, clock, exc, end)
         except Exception as raised:  # noqa: BLE001 - the user's function may raise anything
-            outcome = attrs.evolve(end, error=attrs.evolve(error_info(raised), failed_step=step))
+            outcome = end._replace(error=attrs.evolve(error_info(raised), failed_step=step))
         now_us = clock.now_us()
         with run.storing:
             progress = run.take_progress()

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import attrs
-
 from durably._platform.clock import Clock
 
 if TYPE_CHECKING:
     from durably.store.api import Store
 
 
-@attrs.frozen(eq=False, repr=False)
 class Timers:
     """Wakes waiting runs, and pending ones that were not due. Usable from any thread.
 
     They are due by the wall clock, which may jump: it is read anew each time.
     """
 
-    _store: Store
-    _clock: Clock
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
 
     def wake_due(self) -> None:
         """Make all runs claimable that are due now. Reads a row, and writes only if there are any.

@@ -15,7 +15,6 @@ from durably.execution.pacing import RateLimit
 from durably.execution.services import Services
 from durably.execution.step_runner import StepRunner
 from durably.settings import Duration, OnChange
-from durably.settings.retries import Retry
 
 if TYPE_CHECKING:
     from durably.execution.loops.iterator import ItemIterator
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
         OnFailed,
     )
     from durably.execution.loops.results import MapResult
+    from durably.settings.retries import Retry
 
 T = TypeVar("T")
 Item = TypeVar("Item")

@@ -245,6 +245,20 @@ def test_nothing_sleeps() -> None:
     assert not wrong
 
 
+def test_no_queue_is_waited_for_with_a_timeout() -> None:
+    """Before Python 3.13 a signal may make ``SimpleQueue.get`` with a timeout wait for ever."""
+    wrong = [
+        f"{module}, line {node.lineno}"
+        for module in MODULES
+        for node in ast.walk(tree(module))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "get"
+        and any(each.arg == "timeout" for each in node.keywords)
+    ]
+    assert not wrong
+
+
 def sleeps(parsed: ast.Module) -> Iterator[int]:
     """The lines of a module with a use of ``time.sleep``."""
     for node in ast.walk(parsed):

@@ -8,6 +8,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final, Generic, TypedDict, TypeVar, Unpack, overload
 
 from durably._platform.safe_repr import short_repr, type_name
+from durably._platform.signals import deferred, entered
 from durably.client.arguments import NOT_GIVEN, RunOptions
 from durably.codec import Codec
 from durably.entry.engine import Durably, EngineOptions
@@ -54,6 +55,7 @@ _OF_THE_SESSION: Final = frozenset(_OfTheSession.__annotations__)
 _OF_THE_MAP: Final = frozenset(LoopArguments.__annotations__)
 
 
+@entered
 def run(
     job: Job[P, R],
     payload: P | Mapping[str, Any] | None = NOT_GIVEN,
@@ -123,6 +125,7 @@ def map(  # noqa: A001 - the contract's name
     returns: Any,
     **options: Unpack[MapOptions[Item]],
 ) -> MapResult[Any]: ...
+@entered
 def map(  # noqa: A001 - the contract's name
     fn: Callable[[Any], Any],
     items: Iterable[Any],
@@ -215,7 +218,10 @@ def _open(called: str, db: str | os.PathLike[str] | None, given: dict[str, Any])
     """Open the session of a map, with options of the session and of its engine."""
     of_session = {name: given.pop(name) for name in _OF_THE_SESSION & given.keys()}
     options: Any = given
-    return open_session(called, db, key=called, is_map=True, engine_options=options, **of_session)
+    with deferred():  # imap opens it where nothing else defers signals
+        return open_session(
+            called, db, key=called, is_map=True, engine_options=options, **of_session
+        )
 
 
 def _checked(

@@ -136,21 +136,44 @@ def session(path: Path) -> None:
         step.run("two", int)
 
 
-def test_a_session_can_be_opened_again(tmp_path: Path, seed: int) -> None:
+def map_in_one_line(path: Path) -> None:
+    assert list(durably.map(abs, range(3), db=path, max_workers=2, synchronous="normal")) == [
+        0,
+        1,
+        2,
+    ]
+
+
+def iterator_in_one_line(path: Path) -> None:
+    found = durably.imap(abs, range(3), db=path, ordered=True, synchronous="normal")
+    assert [each.output for each in found] == [0, 1, 2]
+
+
+def run_in_one_line(path: Path) -> None:
+    assert durably.run(work, db=path, key="k", synchronous="normal") == 0
+
+
+@pytest.mark.parametrize(
+    "scene",
+    [session, map_in_one_line, iterator_in_one_line, run_in_one_line],
+    ids=lambda scene: scene.__name__,
+)
+def test_what_opens_a_file_by_itself_can_be_called_again(
+    tmp_path: Path, seed: int, scene: Callable[[Path], None]
+) -> None:
     """After a Ctrl-C anywhere it is pending or has completed, and nothing of it is left."""
     counting = ctrl_c_at(0)
-    counting.during(lambda: session(tmp_path / "0.db"))
-    points = random.Random(f"session {seed}").sample(range(1, counting.passed + 1), SAMPLE)
+    counting.during(lambda: scene(tmp_path / "0.db"))
+    points = random.Random(f"{scene.__name__} {seed}").sample(range(1, counting.passed + 1), SAMPLE)
     for n, point in enumerate(points, 1):
         path = tmp_path / f"{n}.db"
         ctrl_c = ctrl_c_at(point)
-        ctrl_c.during(lambda path=path: session(path))
+        ctrl_c.during(lambda path=path: scene(path))
         # Between its opening and the block nobody has it, until the interpreter ends.
         for lost in tuple(open_here.values()):
             lost.hand_over()
         assert names_of_threads() == [], ctrl_c.where
-        with durably.session("work", path) as step:
-            assert step.run("one", int) == 0
+        scene(path)
         with durably.Durably(path) as app:
             assert {run.status for run in app.get_runs()} == {"completed"}, ctrl_c.where
         assert check(path, is_idle=True, is_finished=True) == [], ctrl_c.where

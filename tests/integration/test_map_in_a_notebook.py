@@ -83,7 +83,7 @@ def test_the_stop_button_keeps_what_is_done(notebook: Notebook, workers: int) ->
         "def slow(number):\n"
         "    if number >= 2:\n"
         '        print("inside")\n'
-        "        while not gate.wait(0.05): pass\n"
+        "        gate.wait(20)\n"
         "    return number\n"
         "def warned(record):\n"
         "    gate.set()\n"

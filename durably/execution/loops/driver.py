@@ -6,13 +6,12 @@ import heapq
 import itertools
 import math
 import os
-import queue
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final
 
 from durably._platform.latch import Latch
-from durably._platform.signals import SIGNAL_POLL_S, deliver, is_main_thread
+from durably._platform.signals import deliver
 from durably.errors import RetryAfter
 from durably.execution.current_run import CurrentRun
 from durably.execution.loops.committer import Committer
@@ -84,9 +83,11 @@ class Driver:
         self._has_begun = False
         self.is_early = False
         self._failures = Failures(record.name, options.max_failures)
-        # What has come back: batches that are stored, items that have not ended, and nothing, to
-        # wake this thread.
-        self._inbox: queue.SimpleQueue[list[Task] | Task | None] = queue.SimpleQueue()
+        # What has come back: batches that are stored, and items that have not ended. The latch is
+        # set for each, and for nothing, to wake this thread. No queue's ``get``: before Python
+        # 3.13 a signal may make one with a timeout wait for ever.
+        self._inbox: deque[list[Task] | Task] = deque()
+        self._arrived = Latch()
         self._ready: deque[Task] = deque()
         self._delayed: list[tuple[float, int, Task]] = []
         self._order = itertools.count()
@@ -95,7 +96,7 @@ class Driver:
         self._ending = Latch()
         self._committer = Committer(
             record.save,
-            self._inbox.put,
+            self._put,
             most=options.max_uncommitted,
             start=services.start_thread,
             has_ended=self._has_ended,
@@ -109,8 +110,8 @@ class Driver:
             runner=runner,
             committer=self._committer,
             pace=self._pace,
-            go_back=self._inbox.put,
-            wake=lambda: self._inbox.put(None),
+            go_back=self._put,
+            wake=self._arrived.set,
             ending=self._ending,
             start=services.start_thread,
         )
@@ -135,6 +136,12 @@ class Driver:
         """For how long nothing begins, if nothing is executed either."""
         return 0.0 if self.executing else max(0.0, self._pace.not_before_s - self._pace.now_s())
 
+    def _put(self, received: list[Task] | Task | None) -> None:
+        """Give something back to the thread that drives; called in the threads of the map."""
+        if received is not None:
+            self._inbox.append(received)
+        self._arrived.set()
+
     def _has_ended(self, task: Task, ended: int, failed: int) -> None:
         """Note that an item has ended; called in the thread that has executed it."""
         if task.is_held:
@@ -155,6 +162,7 @@ class Driver:
             BaseException: what the iterable, ``key``, or the handler of a signal has raised.
         """
         while True:
+            deliver()
             self.check()
             handed, is_reading = self._handed, self._reads_ahead
             reused = self._hand_out()
@@ -248,37 +256,26 @@ class Driver:
 
     def _receive(self, *, is_waiting: bool) -> list[Task]:
         """Take what has come back; return the items that are stored."""
+        if is_waiting:
+            self._await_arrival()
+        # Before the inbox is emptied: what arrives from now on ends the next wait.
+        self._arrived.clear()
         stored: list[Task] = []
-        received = self._next_received(is_waiting=is_waiting)
-        while received is not None:
-            self._take_back(received, stored)
-            received = self._next_received(is_waiting=False)
+        while self._inbox:
+            received = self._inbox.popleft()
+            if isinstance(received, list):
+                self._note(received)
+                stored += received
+            else:
+                self._returned += 1
+                self._delay(received)
         return stored
 
-    def _next_received(self, *, is_waiting: bool) -> list[Task] | Task | tuple[()] | None:
-        if not is_waiting:
-            if self._inbox.empty():
-                return None
-            return self._inbox.get() or ()
+    def _await_arrival(self) -> None:
         left_s = _POLL_S
         if self._delayed:
             left_s = min(left_s, self._delayed[0][0] - self._services.clock.monotonic())
-        if is_main_thread():
-            left_s = min(left_s, SIGNAL_POLL_S)
-        try:
-            return self._inbox.get(timeout=max(0.0, left_s)) or ()
-        except queue.Empty:
-            return None
-        finally:
-            deliver()
-
-    def _take_back(self, received: list[Task] | Task | tuple[()], stored: list[Task]) -> None:
-        if isinstance(received, list):
-            self._note(received)
-            stored += received
-        elif isinstance(received, Task):
-            self._returned += 1
-            self._delay(received)
+        self._arrived.wait(max(0.0, left_s))
 
     def _note(self, ended: list[Task]) -> None:
         for task in ended:
@@ -320,14 +317,21 @@ class Driver:
                 self._handed += 1
                 self._committer.add(task)
 
-    def finish(self, *, is_abrupt: bool = False) -> tuple[list[Task], list[Task]]:
+    def finish(
+        self, *, is_abrupt: bool = False, on_wait: Callable[[], None] = lambda: None
+    ) -> tuple[list[Task], list[Task]]:
         """End the workers, after the items in progress; return what is stored, and what is not.
 
         Args:
             is_abrupt: whether processes are ended in the middle of their items.
+            on_wait: called before the wait for those items, which a signal ends, also in this.
         """
-        self._workers.end(is_abrupt=is_abrupt)
-        left = self._committer.stop()
+        self._workers.stop(is_abrupt=is_abrupt)
+        try:
+            on_wait()
+            self._workers.join()
+        finally:
+            left = self._committer.stop()
         stored = self._receive(is_waiting=False)
         self._note(left)
         return stored, left

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextvars
 import os
-import queue
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -16,9 +15,11 @@ from typing import Any, Final
 
 import attrs
 
+from durably._platform.latch import Latch
 from durably._platform.parent import ctrl_c_blocked, kill
 from durably._platform.realtime import monotonic
 from durably._platform.safe_repr import on_one_line, safe_str, type_name
+from durably._platform.signals import deliver, let_through
 from durably.errors import ExecutorBrokenError, ValidationError
 from durably.execution.loops.in_child import Parcel, begin, execute, is_here
 from durably.execution.loops.outside import (
@@ -74,9 +75,9 @@ class Executors(Outside):
         self._context = contextvars.copy_context()
         self._may_cancel = False
         self._fn = b""
-        # Those that are done, and nothing, to wake the thread.
+        # Those that are done. The latch wakes the thread for them, and for other things.
         self._done: deque[Future[Any]] = deque()
-        self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._woken = Latch()
         self._in_flight: dict[Future[Any], _Chunk] = {}
         # What was in flight when the executor broke, in a new one: executed one at a time.
         self._lost: list[Entry] = []
@@ -110,7 +111,7 @@ class Executors(Outside):
 
     def _made(self) -> Executor:
         assert self._make is not None  # noqa: S101 - there is a function or an executor
-        executor = self._make()
+        executor = let_through(self._make)
         if not isinstance(executor, Executor):
             raise ValidationError(
                 f"{self._what}: the function that is passed as executor must return a "
@@ -125,11 +126,12 @@ class Executors(Outside):
         future = executor.submit(is_here, Parcel(_nothing, b"", (), os.getpid()))
         while not future.done():
             wait((future,), POLL_S)
+            deliver()
             self._kit.runner.check()
         return bool(future.result())
 
     def _notify(self) -> None:
-        self._wakes.put(None)
+        self._woken.set()
 
     # -- handing out -----------------------------------------------------------------------------
 
@@ -186,7 +188,7 @@ class Executors(Outside):
         """
         self._done.append(future)
         if not self.size.is_quick or 2 * len(self._done) >= len(self._in_flight):
-            self._wakes.put(None)
+            self._woken.set()
 
     def _execute_here(self, entries: Sequence[Entry]) -> None:
         """Execute a chunk in a thread of an executor in this process."""
@@ -203,10 +205,8 @@ class Executors(Outside):
     # -- taking back -----------------------------------------------------------------------------
 
     def _await_something(self, timeout_s: float) -> None:
-        with suppress(queue.Empty):
-            self._wakes.get(timeout=timeout_s)
-        while not self._wakes.empty():
-            self._wakes.get()
+        self._woken.wait(timeout_s)
+        self._woken.clear()  # before the check: what comes from now on ends the next wait
         while self._done:
             future = self._done.popleft()
             if future in self._in_flight:

@@ -357,13 +357,17 @@ class Loop:
         run, record = self._run, self._record
         run.stop_by_signal(exc)
         is_signalled = run.is_callers_signal(exc)
-        if is_signalled:
-            if self._options.executor is not None or (self._options.max_workers or 1) > 1:
-                show_stop_alone(exc)  # the frames of the thread that drives say nothing of it
-            self._map_log.stopping(len(driver.executing), record.done)
+        is_threaded = self._options.executor is not None or (self._options.max_workers or 1) > 1
+        if is_signalled and is_threaded:
+            show_stop_alone(exc)  # the frames of the thread that drives say nothing of it
+
+        def say_stopping() -> None:
+            if is_signalled:
+                self._map_log.stopping(len(driver.executing), record.done)
+
         # Processes do not end the items that they are at after Ctrl-C, or without the run.
         is_abrupt = is_signalled or run.stop_reason in NOT_OURS
-        _, left = driver.finish(is_abrupt=is_abrupt)
+        _, left = driver.finish(is_abrupt=is_abrupt, on_wait=say_stopping)
         if run.stop_reason in NOT_OURS:
             if record.cancel():
                 self._events.emit("step:cancel")

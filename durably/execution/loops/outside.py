@@ -134,17 +134,18 @@ class Outside(ABC):
             most = max(most, 2 * QUICK_AHEAD)
         return most - len(self._todo) - self._items_out
 
-    def end(self, *, is_abrupt: bool = False) -> None:
-        """Begin no further item, wait for those in progress unless it is abrupt, and end."""
+    def stop(self, *, is_abrupt: bool = False) -> None:
+        """Begin no further item, and end after those in progress unless it is abrupt."""
         self._kit.ending.set()
         self._is_abrupt |= is_abrupt
         self._is_closing = True
-        thread = self._thread
-        if thread is None:
-            return
-        self._notify()
-        while thread.is_alive():
-            thread.join(POLL_S)
+        if self._thread is not None:
+            self._notify()
+
+    def join(self) -> None:
+        """Wait for that end."""
+        while self._thread is not None and self._thread.is_alive():
+            self._thread.join(POLL_S)
             deliver()  # a second Ctrl-C ends the wait
 
     def _check_list(self) -> None:

@@ -58,8 +58,15 @@ class Workers(Protocol):
     def room(self) -> int:
         """Return how many items are to be read and submitted now."""
 
-    def end(self, *, is_abrupt: bool = False) -> None:
-        """Begin no further item, wait for those in progress, and end."""
+    def stop(self, *, is_abrupt: bool = False) -> None:
+        """Begin no further item, and end after those in progress. Idempotent.
+
+        Args:
+            is_abrupt: whether processes are ended in the middle of their items.
+        """
+
+    def join(self) -> None:
+        """Wait for that end. A signal ends the wait."""
 
 
 class CallingThread:
@@ -90,8 +97,11 @@ class CallingThread:
         """Return how many items are to be read now, of which one is submitted at a time."""
         return _AHEAD
 
-    def end(self, *, is_abrupt: bool = False) -> None:
+    def stop(self, *, is_abrupt: bool = False) -> None:
         """Do nothing: no item is in progress."""
+
+    def join(self) -> None:
+        """Do nothing."""
 
 
 class Threads:
@@ -166,11 +176,14 @@ class Threads:
         finally:
             self._executing.discard(task)
 
-    def end(self, *, is_abrupt: bool = False) -> None:  # noqa: ARG002 - a thread cannot be ended
-        """Begin no further item, wait for those in progress, and end."""
+    def stop(self, *, is_abrupt: bool = False) -> None:  # noqa: ARG002 - a thread cannot be ended
+        """Begin no further item, and end after those in progress."""
         self._ending.set()
         for _ in self._threads:
             self._todo.put(None)
+
+    def join(self) -> None:
+        """Wait for that end."""
         for thread in self._threads:
             while thread.is_alive():
                 thread.join(_POLL_S)

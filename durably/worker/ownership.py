@@ -67,7 +67,9 @@ class Ownership:
 
     def confirm(self) -> None:
         """Make the owner row if there is none, or another engine has removed it meanwhile."""
-        if not self._store.is_registered(self.register()):
+        if self.owner is None:
+            self.register()
+        elif not self._store.is_registered(self.register()):
             self.renew()
 
     def renew(self) -> None:

@@ -25,7 +25,7 @@ def path(tmp_path: Path) -> str:
 
 def test_what_was_begun_is_read_in_its_order(path: str) -> None:
     """A slot is used again once its step has ended, and shows the step until then."""
-    begun = BegunSteps(path)
+    begun = BegunSteps(path, "ext4")
     first = begun.begin(RUN, 1, "a", 1, 0)
     begun.begin(RUN, 1, "ü" * 500, 2, 5)
     assert begun_steps.read(path) == [
@@ -40,12 +40,9 @@ def test_what_was_begun_is_read_in_its_order(path: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ext4", "btrfs"])
-def test_more_steps_at_once_than_are_mapped(
-    path: str, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
+def test_more_steps_at_once_than_are_mapped(path: str, kind: str) -> None:
     """Each has its slot, on any file system."""
-    monkeypatch.setattr(begun_steps, "file_system_of", lambda *_: kind)
-    begun = BegunSteps(path)
+    begun = BegunSteps(path, kind)
     slots = [begun.begin(RUN, 1, f"s{n}", 1, 0) for n in range(40)]
     assert len(set(slots)) == 40
     assert [each.calls.name for each in begun_steps.read(path)] == [f"s{n}" for n in range(40)]
@@ -64,7 +61,7 @@ def test_a_file_that_no_engine_has_written_has_no_steps(path: str, content: byte
 
 def test_a_name_that_was_cut_off_is_left_out(path: str) -> None:
     """The process may have died while it wrote."""
-    begun = BegunSteps(path)
+    begun = BegunSteps(path, "ext4")
     begun.begin(RUN, 1, "ü", 1, 0)
     begun.begin(RUN, 1, "b", 1, 0)
     with Path(path).open("r+b") as file:
@@ -75,7 +72,7 @@ def test_a_name_that_was_cut_off_is_left_out(path: str) -> None:
 
 def test_without_a_file_nothing_is_noted(path: str) -> None:
     """A step that cannot be noted is executed all the same."""
-    begun = BegunSteps(path + "-missing")
+    begun = BegunSteps(path + "-missing", "ext4")
     slot = begun.begin(RUN, 1, "a", 1, 0)
     begun.forget(slot)
     assert begun_steps.read(path) == []

@@ -82,7 +82,8 @@ class Database(ReadFile):
         super().__init__(path, clock)
         self._connections = Connections(self.path, self._clock, vfs)
         self._mutexes: list[WriterMutex] = []
-        self._connections.is_on_btrfs = require_place(self.path, create=create) == "btrfs"
+        self.file_system = require_place(self.path, create=create)
+        self._connections.is_on_btrfs = self.file_system == "btrfs"
         self._is_log_planted = False
         self._writes = 0
         self._checks: FileChecks | None = None  # once it is open

@@ -39,7 +39,7 @@ class ReadOnlyFile(ReadFile):
 
     def __init__(self, path: str, *, clock: Clock | None = None) -> None:
         super().__init__(path, clock)
-        require_place(self.path, create=False, reads_only=True)
+        self.file_system = require_place(self.path, create=False, reads_only=True)
         self._identity = identity(self.path)
         # A WAL that is there stays as it is, also if this connection is the last one. If there is
         # none, SQLite makes an empty one to read the file, and only a connection that may write

@@ -39,6 +39,7 @@ class ReadFile(ForkParticipant, abc.ABC):
 
     # Set by the classes below, when they open the file.
     changes: ChangeFeed
+    file_system: str | None  # its type, if the system reports it
     _connections: Connections
     _versions: VersionReader
 

@@ -294,7 +294,7 @@ class SqliteStore(Answers, ByHand):
 
     def lock_owner(self, token: str) -> OwnerLock:
         """Take the lock that proves that the owner with that token is alive."""
-        return OwnerLock.acquire(self.path, token)
+        return OwnerLock.acquire(self.path, token, self.database.file_system)
 
     def liveness_of(self, token: str) -> Liveness:
         """Return whether the process that took the lock of that token is alive."""

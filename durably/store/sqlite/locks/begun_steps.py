@@ -23,7 +23,6 @@ from typing import Final, NamedTuple
 
 from durably.store.calls import OpenCalls
 from durably.store.rows import RunKey
-from durably.store.sqlite.connection.filesystem import file_system_of, mount_table
 
 # More than the header and the longest name of a step, 500 characters of up to four bytes.
 SLOT: Final = 2304
@@ -69,16 +68,20 @@ class BegunSteps:
     Each execution of a run keeps a reference until it is over. Only then is the file closed, so
     that no thread writes to another file that has got the number of its descriptor. It is opened
     apart from the lock, which must not outlive its release.
+
+    Args:
+        path: of the file.
+        file_system: the type of the file system that it is on, if the system reports it.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, file_system: str | None) -> None:
         self._fd = -1
         self._map: mmap.mmap | None = None
         if sys.platform != "win32":
             # Without a descriptor left, nothing is noted.
             with suppress(OSError):
                 self._fd = os.open(path, os.O_RDWR | _FLAGS)
-                if file_system_of(path, mount_table()) in _IN_PLACE:
+                if file_system in _IN_PLACE:
                     os.pwrite(self._fd, bytes(_MAPPED), 0)
                     self._map = mmap.mmap(self._fd, _MAPPED)
         # An operation on each of these is one call, which takes no lock.

@@ -131,20 +131,23 @@ class OwnerLock(ForkParticipant):
         begun: notes in the file of the steps that are in progress.
     """
 
-    def __init__(self, token: str, path: str, fd: int) -> None:
+    def __init__(self, token: str, path: str, fd: int, file_system: str | None) -> None:
         """Use :meth:`acquire`."""
         self.token: Final = token
         self.path: Final = path
-        self.begun: Final = BegunSteps(path)
+        self.begun: Final = BegunSteps(path, file_system)
         self._fd = fd
         self._pid: Final = os.getpid()
 
     @classmethod
-    def acquire(cls, database_path: str, token: str) -> OwnerLock:
+    def acquire(cls, database_path: str, token: str, file_system: str | None = None) -> OwnerLock:
         """Make and lock the file of the owner *token*, which no owner had before.
 
         Acquire it before the owner's row is visible: if the file of a row is missing, no lock ever
         shows that the owner is dead.
+
+        Args:
+            file_system: the type of the file system that the database is on, if it is known.
 
         Raises:
             DatabaseError: the file cannot be made, or not be locked.
@@ -156,7 +159,7 @@ class OwnerLock(ForkParticipant):
             with no_fork():
                 fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600)
                 give_to_owner(fd, database_path)
-                lock = cls(token, path, fd)
+                lock = cls(token, path, fd, file_system)
                 watch_forks(lock)
                 _held.add(lock)
             sync_folder(path)

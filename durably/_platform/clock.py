@@ -24,9 +24,8 @@ class Clock:
         """Return the time of the wall clock in microseconds since the epoch."""
         return time.time_ns() // 1000
 
-    def monotonic(self) -> float:
-        """Return the seconds since an arbitrary point; they never go back."""
-        return monotonic()
+    # Returns the seconds since an arbitrary point; they never go back.
+    monotonic = staticmethod(monotonic)
 
     def wait(self, latch: Latch, timeout_s: float | None) -> bool:
         """Block until *latch* is set or *timeout_s* seconds have passed; return whether it is."""

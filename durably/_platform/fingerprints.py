@@ -57,7 +57,8 @@ def fingerprint(function: Callable[..., Any]) -> int | None:
     if defaults is None and keywords is None:
         return known
     said = [_constant(value) for value in defaults or ()]
-    said += [f"{name}={_constant(value)}" for name, value in sorted((keywords or {}).items())]
+    if keywords:
+        said += [f"{name}={_constant(value)}" for name, value in sorted(keywords.items())]
     return _digest([str(known), *said])
 
 

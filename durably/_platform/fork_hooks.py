@@ -52,6 +52,9 @@ class _Fork:
         self.has_lock = False
 
 
+# The process, as the hooks know it: for a check that is made too often for a call into the system.
+pid = os.getpid()
+
 # Guards _participants, and is held while a fork happens. Reentrant, so that a constructor may
 # call watch_forks inside no_fork.
 _lock = threading.RLock()
@@ -137,7 +140,8 @@ def _after_in_parent() -> None:
 
 
 def _after_in_child() -> None:
-    global _lock  # noqa: PLW0603
+    global _lock, pid  # noqa: PLW0603
+    pid = os.getpid()
     fork = _forks.pop(threading.get_ident(), None)
     # The other threads that were about to fork do not exist here. If a Ctrl-C kept this one from
     # taking the lock, the thread that has it does not exist here either.

@@ -27,11 +27,6 @@ class Wakeups:
     def __init__(self) -> None:
         self._locks: deque[threading.Lock] = deque()
 
-    @property
-    def are_awaited(self) -> bool:
-        """Return whether a thread waits, or has begun to."""
-        return bool(self._locks)
-
     def wake_all(self) -> None:
         """End all waits in progress. If it was interrupted, it may be called again."""
         if not self._locks:

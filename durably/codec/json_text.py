@@ -120,7 +120,7 @@ def load(text: str, revive: Callable[[str], Any] | None = None) -> Any:
         ValueError: it is not JSON.
         RecursionError: it is nested too deeply.
     """
-    if sys.getrecursionlimit() > _SAFE_RECURSION and nesting(text) > _SAFE_NESTING:
+    if len(text) > _SAFE_NESTING and _is_too_deep(text):
         raise RecursionError
     try:
         data, end = _scan(text, 0)
@@ -140,6 +140,10 @@ def load(text: str, revive: Callable[[str], Any] | None = None) -> Any:
     if text.startswith(_MARK):
         return _each_text(data, lambda text: re.sub(_JOIN, "\\1\\2", text))
     return data
+
+
+def _is_too_deep(text: str) -> bool:
+    return sys.getrecursionlimit() > _SAFE_RECURSION and nesting(text) > _SAFE_NESTING
 
 
 def load_all(texts: Sequence[str], revive: Callable[[str], Any] | None = None) -> list[Any]:

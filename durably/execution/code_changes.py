@@ -17,8 +17,6 @@ from durably.execution.current_run import CurrentRun
 from durably.execution.services import Services
 from durably.execution.step_recorder import StepRecorder
 
-# Functions with defaults whose fingerprint is kept as long as the run is executed.
-_MOST_KEPT: Final = 256
 _OWN_PACKAGE: Final = "durably."
 _LONGEST_NAME: Final = 120
 
@@ -29,10 +27,12 @@ def code_of(fn: Callable[..., Any]) -> int | None:
 
 
 def _code_and_name(fn: Callable[..., Any]) -> tuple[int | None, str]:
-    """Return ``code_of`` a function, and the name under which it can be found."""
+    """Return ``code_of`` a function, and the name under which it can be found, if it has one."""
     inner = innermost(fn)
     if inner is None or (inner.__module__ or "").startswith(_OWN_PACKAGE):
         return None, ""
+    if "<" in inner.__qualname__ and (inner.__defaults__ or inner.__kwdefaults__):
+        return fingerprint(inner), ""  # each that is made has another one, as may be in a loop
     name = f"{inner.__module__}:{inner.__qualname__}"
     if not name.isascii():
         name = name.encode(errors="replace").decode()  # it may not be valid Unicode
@@ -51,10 +51,7 @@ class CodeChanges:
         self._recorder = recorder
         # Those of plain functions, whatever run has called them first.
         self._known = services.known_codes
-        self.codes = self._known.by_id
-        # Those of functions with defaults, or that are wrapped, if they capture nothing: they keep
-        # nothing else alive.
-        self._others: dict[Callable[..., Any], int | None] = {}
+        self._codes = self._known.by_id
         self._is_noted = False
         # The functions for which a warning was raised, with their code.
         self._said: set[tuple[str, int | None]] = set()
@@ -64,21 +61,16 @@ class CodeChanges:
         if type(fn) is not FunctionType:
             return self._read(fn)
         number = id(fn.__code__)
-        if number in self.codes and fn.__defaults__ is None:
-            return self.codes[number]
-        if fn in self._others:
-            return self._others[fn]
+        if number in self._codes and fn.__defaults__ is None:
+            return self._codes[number]
         found = self._read(fn)
-        is_plain = fn.__defaults__ is None and fn.__kwdefaults__ is None and not fn.__dict__
-        if is_plain:
+        if fn.__defaults__ is None and fn.__kwdefaults__ is None and not fn.__dict__:
             self._known.keep(fn.__code__, found)
-        elif fn.__closure__ is None and len(self._others) < _MOST_KEPT:
-            self._others[fn] = found
         return found
 
     def _read(self, fn: Callable[..., Any]) -> int | None:
         code, name = _code_and_name(fn)
-        if code is not None:
+        if code is not None and name:
             self._services.checkpoints.name_code(code, name)
         return code
 

@@ -47,7 +47,6 @@ class Layers:
     Args:
         fence: of the execution, all of whose results are newer than those of others.
         newest: the highest layer of what was used until now.
-        code_of: returns the fingerprint of a function.
         cell: returns the cell of a notebook that is executed, where its steps may be used again.
     """
 
@@ -55,13 +54,11 @@ class Layers:
         self,
         fence: int,
         newest: int,
-        code_of: Callable[[Callable[..., Any]], int | None],
         cell: Callable[[], Cell | None],
     ) -> None:
         self._lock = threading.Lock()  # guards all below, and all chains
         self._layer = fence << FENCE_BITS
         self._root = Chain(self, newest)
-        self._code_of = code_of
         self._cell = cell
         self._last_cell: Cell | None = None
         # Of the cells, in the order in which each was executed first.
@@ -120,20 +117,21 @@ class Layers:
             self._failed = self._failed | {name}
 
     def is_out_of_date(
-        self, fn: Callable[..., Any], checkpoint: LayeredCheckpoint, inputs: int | None
+        self, code: int | None, checkpoint: LayeredCheckpoint, inputs: int | None
     ) -> bool:
         """Return whether a stored result must not be used.
 
         Args:
+            code: the fingerprint of the function.
             inputs: a hash of what the result would be made of now, beside the code.
         """
-        _, _, _, code, layer, stored, is_manual = checkpoint
+        _, _, _, old_code, layer, stored, is_manual = checkpoint
         if is_manual:
             return False
         has_other_inputs = stored is not None and stored != inputs
         if has_other_inputs or layer < self._chain().newest:
             return True
-        return is_other(code, self._code_of(fn))
+        return is_other(old_code, code)
 
     def newest(self) -> int:
         """Return the highest layer of what comes before the next step of the calling thread."""

@@ -52,7 +52,8 @@ class NestedSteps:
 
     def outer_completed(self, outer: str) -> None:
         """Forget the steps inside a step that is never called again."""
-        self._inside.pop((outer, current_item.get()), None)
+        if self._inside:
+            self._inside.pop((outer, current_item.get()), None)
 
     def is_retried(self, name: str) -> bool:
         """Return whether this use repeats one inside an earlier call of the same outer step, once.

@@ -127,14 +127,8 @@ class Execution:
 
     def _encoded(self, returned: Any) -> tuple[str, Any]:
         """Return what the job has returned as it is stored, and as it will be read."""
-        job, codec = self._job, self._services.codec
-
-        def encode() -> tuple[str, Any]:
-            return codec.encode_and_decode(
-                returned, output_type(job), what=f"the result of job {job.name!r}", has_parts=True
-            )
-
-        return encoded(self._services, self._run, "storing a result", encode)
+        type_, what = output_type(self._job), f"the result of job {self._job.name!r}"
+        return encoded(self._services, self._run, "storing a result", returned, type_, what)
 
     def _arguments(self) -> tuple[Any, ...]:
         job, run = self._job, self._run

@@ -20,7 +20,7 @@ from durably.errors import (
 )
 from durably.execution.current_run import CurrentRun
 from durably.execution.services import Services
-from durably.execution.storing import encoded, retry_transient
+from durably.execution.storing import retry_transient
 from durably.models import RunStatus, error_info, stored_error
 from durably.store.calls import OpenCalls
 
@@ -159,16 +159,6 @@ class StepRecorder:
         if self.layers is not None:
             return self._save_calls(*row)
         return self.stored(self._services.checkpoints.save, *row, failed=failed)
-
-    def encoded(self, name: str, value: Any, type_: Any) -> tuple[str, Any]:
-        """Return the text of a result, whose large parts are in files, and what is read from it."""
-
-        def encode() -> tuple[str, Any]:
-            return self._services.codec.encode_and_decode(
-                value, type_, what="the result of step", name=name, has_parts=True
-            )
-
-        return encoded(self._services, self._run, "storing a step", encode)
 
     def raised(self, name: str, index: int, started_at_us: int, exc: BaseException) -> None:
         """Store that a step has no result; return if the caller is to raise *exc* as it is."""

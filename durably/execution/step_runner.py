@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import threading
 import warnings
+from _thread import get_ident
 from collections.abc import Callable
-from contextvars import Token
-from types import FunctionType
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from types import CodeType, FunctionType
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
+from durably._platform import fork_hooks
 from durably._platform.safe_repr import type_name
 from durably._platform.signals import deliver, let_through
 from durably._platform.tracebacks import stacklevel
-from durably.codec import UNTYPED, return_type_of
+from durably.codec import UNTYPED, Unresolved, return_type_of
 from durably.errors import (
     DatabaseError,
     EngineClosedError,
@@ -31,6 +32,7 @@ from durably.execution.step_calls import StepCaller
 from durably.execution.step_log import current_deadline, current_step
 from durably.execution.step_recorder import NOT_OURS
 from durably.execution.step_turns import LONGEST_STEP_NAME, StepTurns, needs_name
+from durably.execution.storing import encoded
 from durably.jobs.names import check_name
 from durably.settings import OnChange, OnDuplicateStep
 from durably.store.bounds import FENCE_BITS
@@ -45,6 +47,9 @@ T = TypeVar("T")
 # How a step's function is called: again after failures, how often, and for how long.
 _Options = tuple["Retry | None", "RateLimit | None", "float | None"]
 _NO_OPTIONS: Final = (None, None, None)
+# Functions of which a run knows how their results are stored; the steps of a loop call a few.
+_MOST_FUNCTIONS: Final = 16
+_STORED: Final = "the stored result of step"
 # A larger result is stored with a warning: it slows down every commit around it.
 LARGE_RESULT: Final = 16 * 1024 * 1024
 
@@ -78,10 +83,9 @@ class StepRunner(StepTurns):
         self.layers: Layers | None = None
         self._layers_lock = threading.Lock()
         self.changes = self._changes = CodeChanges(run, services, self._recorder)
-        self._codes = self._changes.codes
-        # The function that was compared last and found unchanged, its fingerprint and its code: the
-        # steps of a loop call one function.
-        self._same: tuple[Any, int | None, Any] = (None, None, None)
+        # The code of each function that captures nothing, the type of its results, and the
+        # fingerprint that is stored with them.
+        self._functions: dict[FunctionType, tuple[CodeType, Any, int | None]] = {}
         self.caller = StepCaller(run, services, self._recorder, self._nested)
         if self.on_change == "redo":
             self.track_layers()
@@ -97,7 +101,7 @@ class StepRunner(StepTurns):
                 newest = run.fence << FENCE_BITS if has_stored else 0
                 if used and not has_stored:
                     newest = read(self._services.checkpoints.newest_layer, run.run_pk, used)
-                layers = Layers(run.fence, newest, self._changes.of, self._nested.cell)
+                layers = Layers(run.fence, newest, self._nested.cell)
                 self._nested.begin_again = layers.begin_again
                 self._recorder.layer(layers)
                 self.layers = layers
@@ -129,35 +133,35 @@ class StepRunner(StepTurns):
         """
         run = self._run
         has_deadline = run.deadline_s is not None or current_deadline.get() is not None
-        if has_deadline or run.stop_reason is not None or run.is_over or os.getpid() != run.pid:
-            run.check()
-            check_deadline(run, self._services.clock)
+        if has_deadline or run.stop_reason is not None or run.is_over or fork_hooks.pid != run.pid:
+            self._check()
         if type(name) is str and callable(fn):
             # A resume pays for this at each step that it passes: a stored name needs no checks.
             checkpoint = self._checkpoints.take_result(name)
             if checkpoint is not None:
-                type_ = return_type_of(fn) if returns is None else returns
-                return self._replayed(name, fn, type_, checkpoint, on_change)
-        if callable(name) and not isinstance(name, str):
-            raise ValidationError(needs_name(name))
-        check_name(name, "a step's name", longest=LONGEST_STEP_NAME)
-        if not callable(fn):
-            raise ValidationError(_needs_function(name, fn))
-        type_ = return_type_of(fn) if returns is None else returns
-        turn = (threading.get_ident(),)
+                return self._replayed(name, fn, *self._known(fn, returns), checkpoint, on_change)
+        self._check_call(name, fn)
+        type_, code = self._known(fn, returns)
+        turn = (get_ident(),)
         if self._turns.setdefault(name, turn) is not turn:
             self._await_turn(name, turn)
         try:
-            checkpoint, is_repeated = self._stored(name)
+            checkpoint, is_repeated = None, False
+            if self._checkpoints.may_hold(name):
+                checkpoint, is_repeated = self._stored(name)
             options = retry, rate, timeout_s
             if self.layers is not None:
                 change = on_change or self.on_change, depends_on, is_repeated
                 return self._take_layered(
-                    name, checkpoint, fn, args, kwargs, type_, options, *change
+                    name, checkpoint, fn, args, kwargs, type_, code, options, *change
                 )
             if checkpoint is None or checkpoint[1] is None:
                 index = self._index_of(name, checkpoint)
-                result = self._execute(name, index, fn, args, kwargs, type_, options)
+                try:
+                    result = self._execute(name, index, fn, args, kwargs, type_, code, options)
+                finally:
+                    if self.layers is not None:  # since it began: what follows comes after it
+                        self.layers.use(self.layers.layer)
                 deliver()  # here already, so that it is kept if the job does not let it through
                 return result
         except BaseException as exc:
@@ -168,7 +172,30 @@ class StepRunner(StepTurns):
         # What was used twice in one execution is no other version of one function.
         if is_repeated and not self._repeated(name):
             on_change = "redo"
-        return self._replayed(name, fn, type_, checkpoint[:4], on_change)
+        return self._replayed(name, fn, type_, code, checkpoint[:4], on_change)
+
+    def _known(self, fn: Callable[..., Any], returns: Any) -> tuple[Any, int | None]:
+        """Return the type of a function's results, and the fingerprint that is stored with them.
+
+        Args:
+            returns: the type, if the step has it.
+        """
+        # Each step pays for this: most need nothing else.
+        known = self._functions.get(fn) if type(fn) is FunctionType else None
+        if known is not None and known[0] is fn.__code__:
+            return known[1] if returns is None else returns, known[2]
+        type_ = return_type_of(fn) if returns is None else returns
+        code = self._changes.of(fn)
+        if (
+            type(fn) is FunctionType
+            and fn.__closure__ is None  # it keeps nothing else alive
+            and returns is None
+            and type(type_) is not Unresolved  # what it names may be defined later
+        ):
+            if len(self._functions) >= _MOST_FUNCTIONS:
+                self._functions.clear()
+            self._functions[fn] = fn.__code__, type_, code
+        return type_, code
 
     def _take_layered(
         self,
@@ -178,6 +205,7 @@ class StepRunner(StepTurns):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         type_: Any,
+        code: int | None,
         options: _Options,
         on_change: OnChange,
         depends_on: str | None,
@@ -191,20 +219,20 @@ class StepRunner(StepTurns):
         if checkpoint is not None and checkpoint[1] is not None:
             is_other_use = is_repeated and not self._repeated(name)
             is_redo = inputs is not None and not is_other_use
-            if not is_redo or not layers.is_out_of_date(fn, checkpoint, inputs):
+            if not is_redo or not layers.is_out_of_date(code, checkpoint, inputs):
                 if not is_other_use:
                     layers.use(checkpoint[4])
                 if is_redo and checkpoint[5] is None:
                     note = self._services.checkpoints.note_inputs
                     self._recorder.stored(note, self._run.run_pk, self._run.fence, name, inputs)
                 change: OnChange = "redo" if is_other_use else on_change
-                return self._replayed(name, fn, type_, checkpoint[:4], change)
+                return self._replayed(name, fn, type_, code, checkpoint[:4], change)
             self._checkpoints.give_back(checkpoint)
             replaced = checkpoint
         index = self._index_of(name, checkpoint)
         entered = layers.enter(name, inputs, replaced)
         try:
-            result = self._execute(name, index, fn, args, kwargs, type_, options)
+            result = self._execute(name, index, fn, args, kwargs, type_, code, options)
         finally:
             layers.leave(name, entered)
         deliver()
@@ -212,8 +240,6 @@ class StepRunner(StepTurns):
 
     def _stored(self, name: str) -> tuple[Any, bool]:
         """Return what is stored of a step, and whether this execution has used it before."""
-        if not self._checkpoints.may_hold(name):
-            return None, False
         checkpoint, is_repeated = self._recorder.read(self._checkpoints.find, name)
         if checkpoint is None and is_repeated:
             self._recorder.require_ownership()
@@ -224,55 +250,48 @@ class StepRunner(StepTurns):
         name: str,
         fn: Callable[..., Any],
         type_: Any,
+        code: int | None,
         checkpoint: Checkpoint,
         on_change: OnChange | None = None,
     ) -> Any:
-        index, output, _, code = checkpoint
+        index, output, _, old_code = checkpoint
         assert output is not None  # noqa: S101 - completed steps have one
         services = self._services
+        failed: BaseException | None = None
         try:
-            result = self._decoded(name, output, type_)
-        except DatabaseError as exc:
+            result = services.codec.decode(output, type_, what=_STORED, name=name)
+        except BaseException as exc:  # noqa: BLE001 - raised below, as no context of another one
+            failed = exc
+        if failed is not None:
             self._checkpoints.give_back(checkpoint)
-            msg = f"run {self._run.id}: {exc}"
-            raise DatabaseError(msg, is_transient=exc.is_transient) from exc
-        except BaseException:
-            self._checkpoints.give_back(checkpoint)
-            raise
+            self._raise_unreadable(name, output, type_, failed)
         self._nested.note(name)
         self._run.has_replayed = True
-        # At each step that a resume passes: no call that could be spared.
-        same = self._same
-        if fn is not same[0] or code != same[1] or same[0].__code__ is not same[2]:
-            self._compare(name, fn, code, on_change)
+        if old_code != code:
+            change = on_change or self.on_change
+            if change != "redo":  # else it was compared before
+                self._changes.used(name, fn, old_code, warns=change == "warn")
         if services.emitter.has_listeners:
             self._recorder.emit("step:skip", name, index)
         return result
 
-    def _compare(
-        self, name: str, fn: Callable[..., Any], code: int | None, on_change: OnChange | None
-    ) -> None:
-        """Compare the code that has made a result with that of *fn*, which is looked up."""
-        if type(fn) is FunctionType and code == self._codes.get(id(fn.__code__)):
-            self._same = fn, code, fn.__code__
-            return
-        change = on_change or self.on_change
-        if change != "redo":  # else it was compared before
-            self._changes.used(name, fn, code, warns=change == "warn")
-
-    def _decoded(self, name: str, output: str, type_: Any) -> Any:
-        decode = self._services.codec.decode
-        what = "the stored result of step"
-        try:
-            return decode(output, type_, what=what, name=name)
-        except (ValidationError, SerializationError):
+    def _raise_unreadable(
+        self, name: str, output: str, type_: Any, failed: BaseException
+    ) -> NoReturn:
+        """Raise what is to be done about a stored result that could not be decoded."""
+        if isinstance(failed, DatabaseError):
+            msg = f"run {self._run.id}: {failed}"
+            raise DatabaseError(msg, is_transient=failed.is_transient) from failed
+        if isinstance(failed, ValidationError | SerializationError):
             # Again, with advice for which the database is read.
+            advice = self._changes.ways_out(name)
             try:
-                advice = self._changes.ways_out(name)
-                return decode(output, type_, what=what, name=name, advice=advice)
+                self._services.codec.decode(output, type_, what=_STORED, name=name, advice=advice)
             except ValidationError as exc:
-                said = str(exc)
-        raise SerializationError(said)
+                failed = SerializationError(str(exc))
+            except SerializationError as exc:
+                failed = exc
+        raise failed
 
     def _call(
         self,
@@ -298,6 +317,7 @@ class StepRunner(StepTurns):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         type_: Any,
+        code: int | None,
         options: _Options,
     ) -> Any:
         services, run, recorder = self._services, self._run, self._recorder
@@ -310,7 +330,8 @@ class StepRunner(StepTurns):
             recorder.emit("step:start", name, index)
             started = clock.monotonic()
         started_at_us = clock.now_us()
-        code, outer = self._entered(name, index, fn)
+        outer = None if current_step.get() is None else self.outer()
+        self._inside[name] = index
         recorder.begin(name, self._checkpoints.replayed)
         try:
             token = current_step.set(name)
@@ -318,12 +339,15 @@ class StepRunner(StepTurns):
                 if type_ is not UNTYPED:
                     codec.require_storable(type_, what="the result of step", name=name)
                 value = self._call(name, fn, args, kwargs, options)
-                if os.getpid() != run.pid:
+                if fork_hooks.pid != run.pid:
                     run.refuse_forked_child()
                 # The result as it is stored, and as it will be read.
-                text, result = recorder.encoded(name, value, type_)
+                text, result = encoded(
+                    services, run, "storing a step", value, type_, "the result of step", name
+                )
             finally:
-                self._left(name, token)
+                current_step.reset(token)
+                del self._inside[name]
         except BaseException as exc:
             self._nested.outer_failed(name)
             recorder.raised(name, index, started_at_us, exc)
@@ -354,24 +378,23 @@ class StepRunner(StepTurns):
         if len(text) > LARGE_RESULT:
             self._warn_of_size(name, text)
         if run.stop_reason is not None or run.deadline_s is not None:
-            run.check()
-            check_deadline(run, clock)
+            self._check()
         return result
 
-    def _entered(
-        self, name: str, index: int, fn: Callable[..., Any]
-    ) -> tuple[int | None, int | None]:
-        """Note that the thread is inside a step; return its code, and the step around it."""
-        outer = self.outer()
-        self._inside[name] = index
-        return self._changes.of(fn), outer
+    def _check_call(self, name: str, fn: object) -> None:
+        """Raise if a step that may have to be executed cannot be."""
+        if os.getpid() != self._run.pid:  # after a fork of which no hook was called
+            self._run.check()
+        if callable(name) and not isinstance(name, str):
+            raise ValidationError(needs_name(name))
+        check_name(name, "a step's name", longest=LONGEST_STEP_NAME)
+        if not callable(fn):
+            raise ValidationError(_needs_function(name, fn))
 
-    def _left(self, name: str, token: Token[str | None]) -> None:
-        """Note that the thread has left a step, and that what follows comes after it."""
-        current_step.reset(token)
-        del self._inside[name]
-        if self.layers is not None:
-            self.layers.use(self.layers.layer)
+    def _check(self) -> None:
+        """Raise if the job is to stop, or if a deadline of the calling thread has passed."""
+        self._run.check()
+        check_deadline(self._run, self._services.clock)
 
     def _warn_of_size(self, name: str, text: str) -> None:
         if self._services.checkpoints.has_files:

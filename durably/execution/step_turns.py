@@ -132,8 +132,7 @@ class StepTurns:
         """End the turn of the calling thread, so that another one can use the name."""
         del self._turns[name]
         self._recorder.end(name)
-        if self._turn_ended.are_awaited:
-            self._turn_ended.wake_all()
+        self._turn_ended.wake_all()
 
     def outer(self) -> int | None:
         """Return the index of the step or the map that the calling thread is inside of."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -35,21 +36,34 @@ def report_worker_error(
 
 
 def encoded(
-    services: Services, run: CurrentRun, context: str, encode: Callable[[], tuple[str, Any]]
+    services: Services,
+    run: CurrentRun,
+    context: str,
+    value: Any,
+    type_: Any,
+    what: str,
+    name: str | int | None = None,
 ) -> tuple[str, Any]:
-    """Return what *encode* returns, trying again while the disk has no room for a large part.
+    """Return the text of a result, whose large parts are in files, and what is read from it.
+
+    Tries again while the disk has no room for a large part.
+
+    Args:
+        what: begins a message, followed by *name*, if there is one.
 
     Raises:
         StopRun, DatabaseError: as of ``retry_transient``.
-        Exception: one that *encode* raises.
+        SerializationError: the value does not come back as it was under its type.
     """
+    encode = services.codec.encode_and_decode
     try:
-        return encode()
+        return encode(value, type_, what=what, name=name, has_parts=True)
     except DatabaseError as exc:
         if not exc.is_transient:
             raise
         failed = exc
-    return retry_transient(services, run, context, encode, failed=failed)
+    again = functools.partial(encode, value, type_, what=what, name=name, has_parts=True)
+    return retry_transient(services, run, context, again, failed=failed)
 
 
 def retry_transient(

@@ -28,7 +28,8 @@ _COLUMNS: Final[Columns] = (
 class PlannedStep(Record):
     """A step whose result is stored, and whether its function is still the same.
 
-    ``function`` is the module and the qualified name of the function that has made the result.
+    ``function`` is the module and the qualified name of the function that has made the result;
+    ``None`` for one with defaults that is defined inside of another one, such as a ``lambda``.
     ``code_changed`` is ``None`` if that cannot be known: nothing was stored of the function, or it
     is not found by its name, as one that is defined inside of another one.
 

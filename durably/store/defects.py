@@ -236,20 +236,20 @@ def is_labels(value: Any) -> bool:
 
 # Warnings to log later, not within a transaction or a read: a log handler of the user's may call
 # the engine.
-_noted: Final[deque[str]] = deque(maxlen=_MOST_REMEMBERED)
+noted: Final[deque[str]] = deque(maxlen=_MOST_REMEMBERED)
 _warned: Final[dict[str, None]] = {}
 
 
 def note(text: str) -> None:
     """Note a warning about a row, to be logged once, when this thread does not use the database."""
-    _noted.append(text)
+    noted.append(text)
 
 
 def log_noted() -> None:
     """Log the noted warnings."""
-    while _noted:
+    while noted:
         try:
-            text = _noted.popleft()
+            text = noted.popleft()
         except IndexError:
             return  # another thread was faster
         if text not in _warned:

@@ -320,6 +320,24 @@ def test_a_step_whose_child_comes_back(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "True 1\n"), done.stderr
 
 
+def test_a_stored_step_in_a_child_that_the_job_has_forked(app: Durably) -> None:
+    """It is rejected there as well, though it stores nothing."""
+    said = []
+
+    @durably.job(retry=durably.Retry(attempts=2, wait=0))
+    def forking(step):
+        if said:
+            said.append(in_fork(lambda: step.run("stored", int)))
+        assert step.run("stored", int) == 0
+        if not said:
+            said.append("")
+            raise ValueError
+
+    app.start()
+    app.register(forking).trigger_and_wait(timeout=HANG_S)
+    assert "ForkedError" in said[1]
+
+
 def test_child_may_leave_a_subscription_of_the_parent(app: Durably) -> None:
     """Another thread was just beginning to listen when it was forked."""
     subscription = app.subscribe(app.jobs["quick"].trigger())

@@ -115,6 +115,23 @@ def test_step_is_one_statement_one_commit_and_one_sync(
     assert counted.beats == []
 
 
+def test_step_of_a_lambda_with_a_default_is_one_statement(
+    app: durably.Durably, disk: DiskVFS
+) -> None:
+    """Each of a loop has another fingerprint, and no name, which would find nothing, is stored."""
+    counted = Counted(app._store.database, disk)
+
+    def run_steps(step: durably.StepContext) -> None:
+        with counted:
+            for number in range(20):
+                assert step.run(f"step-{number}", lambda number=number: number) == number
+
+    doing.append(run_steps)
+    app.jobs["stepping"].trigger()
+    assert app.process_one()
+    assert counted.writes == ["INSERT"] * 20
+
+
 def test_step_writes_two_pages(app: durably.Durably, disk: DiskVFS) -> None:
     """The row's page and that of the index on names; now and then a page is full."""
     counted = during(app, disk, 200)

@@ -234,16 +234,15 @@ class ItemRunner:
         return self._services.clock.now_us()
 
     def _encode(self, task: Task, value: Any) -> None:
-        def encode() -> tuple[str, Any]:
-            return self._services.codec.encode_and_decode(
-                value,
-                self._options.result_type,
-                what="the result of item",
-                name=task.key,
-                has_parts=True,
-            )
-
-        task.text, task.value = encoded(self._services, self._run, "storing an item", encode)
+        task.text, task.value = encoded(
+            self._services,
+            self._run,
+            "storing an item",
+            value,
+            self._options.result_type,
+            "the result of item",
+            task.key,
+        )
 
     def _complete(self, task: Task) -> None:
         task.exc = None

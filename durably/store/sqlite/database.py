@@ -218,7 +218,8 @@ class Database(ReadFile):
         except DatabaseError:
             self._blame_loss()
             raise
-        defects.log_noted()
+        if defects.noted:
+            defects.log_noted()
         self._writes += 1
         if self._writes % _WRITES_BETWEEN_CHECKS == 1:
             # After the write, because the first one begins a WAL. It is stored, so this raises

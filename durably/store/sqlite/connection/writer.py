@@ -114,7 +114,8 @@ class GroupCommitWriter(ForkParticipant):
                     request = WriteRequest(operation, args, kwargs, *self._batches.waits())
                     done = self._lead_once_more(self._lead(request))
             finally:
-                self._call_next()
+                if self._queue:
+                    self._call_next()
             _release(done)
         if request.error is not None:
             raise request.error

@@ -17,7 +17,7 @@ import os
 import struct
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Final, NamedTuple
 
@@ -86,6 +86,8 @@ class BegunSteps:
                     self._map = mmap.mmap(self._fd, _MAPPED)
         # An operation on each of these is one call, which takes no lock.
         self._free: deque[int] = deque()
+        # Frees the slot of a step that has a result, or whose execution is over.
+        self.end: Final[Callable[[int], None]] = self._free.append
         self._slots = itertools.count(1)
         self._order = itertools.count(1)
 
@@ -104,10 +106,6 @@ class BegunSteps:
         header = _pack(run_pk, fence, next(self._order), calls, reused, len(text))
         self._write(header + text, slot * SLOT)
         return slot
-
-    def end(self, slot: int) -> None:
-        """Free the slot of a step that has a result, or whose execution is over."""
-        self._free.append(slot)
 
     def forget(self, slot: int) -> None:
         """Empty and free the slot of a step of which the database knows that it has failed."""

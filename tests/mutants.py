@@ -754,7 +754,7 @@ PACKAGE: Final[dict[str, Mutant]] = {
         [
             Source(
                 "store/sqlite/connection/file_checks.py",
-                "if is_gone(self._path, self.identity):",
+                "if not is_there and is_gone(self._path, self.identity):",
                 "if False:",
             )
         ],

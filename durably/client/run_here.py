@@ -88,7 +88,7 @@ class Runner:
             live = LiveRun(self.store, self._worker, self.clock)
             call = _Call(self, worker, registered, accepted, given, patience, watch, live)
             with patience.limited():
-                existing = call.look_at_existing()
+                existing = call.find_completed()
             if existing is not None:
                 return existing
             with self.displays.showing(live.view, given.show) as showing:
@@ -118,7 +118,7 @@ class _Call:
 
     # -- a run that has the key ----------------------------------------------------------------
 
-    def look_at_existing(self) -> Run[Any, Any] | None:
+    def find_completed(self) -> Run[Any, Any] | None:
         """Compare the payload with that of the run that has the key; return it if it is completed.
 
         Only reads: most calls with the key of a completed run are nightly ones that find it so.

@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
+from durably._platform.safe_repr import on_one_line
+from durably.errors import DatabaseError, DatabaseLostError
 from durably.store.rows import Shrunk
 
 if TYPE_CHECKING:
     from durably.codec.parts import Files
     from durably.store.conditions import Condition, JobUsage, Sizes
+
+
+log = logging.getLogger("durably")
+
+
+@contextmanager
+def leaves_files() -> Iterator[None]:
+    """Log why the block could not remove files that nothing refers to; a sweep tries again.
+
+    It is silent if the database is lost, which the next call raises.
+    """
+    try:
+        yield
+    except DatabaseLostError:
+        return
+    except DatabaseError as exc:
+        log.warning("files that nothing refers to are left for later: %s", on_one_line(str(exc)))
 
 
 class Care(Protocol):

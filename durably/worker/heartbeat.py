@@ -28,7 +28,7 @@ class Heartbeat(Service):
         runs: returns the runs that are inside their jobs now.
         on_unregistered: called when the owner row is gone, because another engine found this one
             dead.
-        look_at_file: raises if the database file is not in its place any more.
+        check_file: raises if the database file is not in its place any more.
         deadlines: of the runs, which this thread checks between two heartbeats.
     """
 
@@ -39,7 +39,7 @@ class Heartbeat(Service):
         owner: Callable[[], int],
         runs: Callable[[], list[CurrentRun]],
         on_unregistered: Callable[[], None],
-        look_at_file: Callable[[], None],
+        check_file: Callable[[], None],
         deadlines: Deadlines,
         clock: Clock,
         interval_s: float,
@@ -51,7 +51,7 @@ class Heartbeat(Service):
         self._owner = owner
         self._runs = runs
         self._on_unregistered = on_unregistered
-        self._look_at_file = look_at_file
+        self._check_file = check_file
         self._deadlines = deadlines
         deadlines.wake = self.wake
         # How many heartbeats were committed, each an interval or more after the one before it that
@@ -75,7 +75,7 @@ class Heartbeat(Service):
 
     def tick(self) -> None:
         """Store one heartbeat; stop the runs that were cancelled or recovered by others."""
-        self._look_at_file()
+        self._check_file()
         beats_at = self._clock.monotonic()
         # Read before the heartbeat, so that a run that is claimed meanwhile does not seem lost.
         expected = self._runs()

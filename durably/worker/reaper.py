@@ -106,9 +106,9 @@ class Reaper(Service):
         others = [row for row in self._store.owners() if row.owner != self._owner()]
         watched = self._watched  # another thread may be recovering
         self._watched = {row.owner: watched[row.owner] for row in others if row.owner in watched}
-        return sum(self._look_at(row, shown or (lambda _: False)) for row in others)
+        return sum(self._recover_from(row, shown or (lambda _: False)) for row in others)
 
-    def _look_at(self, other: OwnerRow, shown: Callable[[RunRow], bool]) -> int:
+    def _recover_from(self, other: OwnerRow, shown: Callable[[RunRow], bool]) -> int:
         # The event of each recovery comes before the one of the run's next start.
         with self._emitter.announcing(other.token):
             recovered, reason = self._judge(other)

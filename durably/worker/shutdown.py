@@ -16,7 +16,6 @@ from durably._platform.signals import entered, is_from_signal
 from durably.errors import (
     ConflictError,
     DatabaseError,
-    DatabaseLostError,
     DurablyError,
     EngineClosedError,
     ForkedError,
@@ -25,6 +24,7 @@ from durably.errors import (
 from durably.jobs.registry import JobRegistry
 from durably.models import RunStatus
 from durably.settings import Duration, check_bool, count, waitable
+from durably.store.care import leaves_files
 from durably.worker.leaving import Notice, is_leaving, say_abandoned, say_left
 from durably.worker.state import State
 from durably.worker.supervisor import Supervisor
@@ -364,15 +364,9 @@ class Shutdown:
         """Remove the files that no result refers to: sessions have no thread that does so."""
         if self._supervisor.file.lost is not None:
             return
-        try:
+        with leaves_files():
             self._store.check_in_place()  # else the folder may be that of a new database
             self._store.sweep_files()
-        except DatabaseLostError:
-            return
-        except DatabaseError as exc:
-            log.warning(
-                "files that nothing refers to are left for later: %s", on_one_line(str(exc))
-            )
 
     def _note_failed(self) -> None:
         """Keep the error for the end of a ``with`` block, while its runs can be read."""

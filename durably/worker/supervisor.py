@@ -109,7 +109,10 @@ class Supervisor:
         self._ownership = Ownership(store, clock, settings.heartbeat_interval)
         self._foreign = ForeignRuns(store, registry)
         self._runs = CurrentRuns(self.state, emitter, store.changes, self._ownership)
-        self._pool = Pool(settings.max_workers, self._execute)
+        self._pool = Pool(
+            settings.max_workers,
+            lambda run: self._executor.execute_in_slot(run),  # noqa: PLW0108 - it is made below
+        )
         self._claimer = Claimer(
             settings.max_workers,
             state=self.state,
@@ -151,7 +154,7 @@ class Supervisor:
             owner=owner,
             runs=self._runs.all,
             on_unregistered=self._on_unregistered,
-            look_at_file=self.file.check_all,
+            check_file=self.file.check_all,
             deadlines=deadlines,
             clock=clock,
             interval_s=settings.heartbeat_interval,
@@ -330,21 +333,12 @@ class Supervisor:
 
     # -- executing -----------------------------------------------------------------------
 
-    def _execute(self, run: CurrentRun) -> None:
-        self._executor.execute_in_slot(run)
-
     def _execute_child(self, run_pk: RunKey) -> bool:
         """Execute a run for a thread that waits for it, if no thread of the engine does so."""
         if self.state.takes_runs:
             return False
-        self._timers.wake_due()
-        run = self._claimer.claim_one(run_pk)
-        if run is None:
-            return False
         # Nobody would execute what it waits for, either.
-        run.keeps_thread = True
-        self._executor.execute_here(run)
-        return True
+        return self._execute_one(run_pk, keeps_thread=True)
 
     def process_one(self) -> bool:
         """Claim and execute one run in the calling thread; return ``False`` if there was none."""
@@ -352,10 +346,15 @@ class Supervisor:
 
     def _process_one(self) -> bool:
         self._reaper.recover()
+        return self._execute_one()
+
+    def _execute_one(self, run_pk: RunKey | None = None, *, keeps_thread: bool = False) -> bool:
+        """Claim and execute the first run, or that one, in the calling thread, if it can be."""
         self._timers.wake_due()
-        run = self._claimer.claim_one()
+        run = self._claimer.claim_one(run_pk)
         if run is None:
             return False
+        run.keeps_thread = keeps_thread
         self._executor.execute_here(run)
         return True
 

@@ -35,7 +35,7 @@ class Engine:
             owner=lambda: self.owner,
             runs=lambda: list(self.active),
             on_unregistered=self._on_unregistered,
-            look_at_file=self._look_at_file,
+            check_file=self._check_file,
             deadlines=self.deadlines,
             clock=clock,
             interval_s=5.0,
@@ -45,7 +45,7 @@ class Engine:
     def _on_unregistered(self) -> None:
         self.unregistered += 1
 
-    def _look_at_file(self) -> None:
+    def _check_file(self) -> None:
         if self.lost is not None:
             raise self.lost
 

@@ -221,7 +221,7 @@ class Loop:
                 f"{options.what}: the items of this map are stored by key; pass the same key= as "
                 "before, or give the map another name"
             )
-        stored = StoredItems(
+        stored = self._stored = StoredItems(
             checkpoints,
             self._found,
             read,
@@ -230,7 +230,6 @@ class Loop:
             what=options.what,
             is_layered=options.on_change == "redo",
         )
-        self._stored = stored
         self._code = self._step_runner.changes.of(options.fn)
         self._map_code = self._code if self._found is None else self._found.code
         layers = self._step_runner.layers

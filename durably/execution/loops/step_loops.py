@@ -146,22 +146,7 @@ class StepLoops:
 
         .. versionadded:: 0.2.0
         """
-        given: LoopArguments[Any] = {
-            "key": key,
-            "max_workers": max_workers,  # type: ignore[typeddict-item]  # None is the default
-            "executor": executor,
-            "chunk": chunk,
-            "retry": retry,
-            "timeout": timeout,
-            "per_second": per_second,
-            "max_failures": max_failures,
-            "on_failed": on_failed,
-            "max_uncommitted": max_uncommitted,
-            "total": total,
-            "on_change": on_change,
-            "depends_on": depends_on,
-        }
-        return self._loop("step.map", name, fn, items, returns, given).results()
+        return self._loop("step.map", locals()).results()
 
     @entered_in_job
     def imap(
@@ -202,31 +187,16 @@ class StepLoops:
 
         .. versionadded:: 0.2.0
         """
+        arguments = locals()
         if not isinstance(ordered, bool):
             raise ValidationError(
                 f"step.imap: ordered must be True or False, not {short_repr(ordered)}"
             )
-        given: LoopArguments[Any] = {
-            "key": key,
-            "max_workers": max_workers,  # type: ignore[typeddict-item]  # None is the default
-            "executor": executor,
-            "chunk": chunk,
-            "retry": retry,
-            "timeout": timeout,
-            "per_second": per_second,
-            "max_failures": max_failures,
-            "on_failed": on_failed,
-            "max_uncommitted": max_uncommitted,
-            "total": total,
-            "on_change": on_change,
-            "depends_on": depends_on,
-        }
         from durably.execution.loops.iterator import (  # noqa: PLC0415 - where first needed
             ItemIterator,
         )
 
-        loop = self._loop("step.imap", name, fn, items, returns, given)
-        return ItemIterator(name, loop, self._run, is_ordered=ordered)
+        return ItemIterator(name, self._loop("step.imap", arguments), self._run, is_ordered=ordered)
 
     @entered_in_job
     def parallel(
@@ -254,23 +224,21 @@ class StepLoops:
         parallel = Parallel(functions, max_workers, self._run, self._services, self._step_runner)
         return parallel.results()
 
-    def _loop(
-        self,
-        call: str,
-        name: str,
-        fn: Callable[[Any], Any],
-        items: Iterable[Any],
-        returns: Any,
-        given: LoopArguments[Any],
-    ) -> Loop:
+    def _loop(self, call: str, arguments: dict[str, Any]) -> Loop:
+        """Return a map.
+
+        Args:
+            arguments: all those of the call, by their names.
+        """
         from durably.execution.loops.loop import Loop  # noqa: PLC0415 - where first needed
         from durably.execution.loops.options import (  # noqa: PLC0415 - where first needed
             checked,
         )
 
         self._run.check()
-        options = checked(call, name, fn, items, self._services.codec, returns=returns, **given)
+        given = {name: arguments[name] for name in arguments.keys() - {"self", "ordered"}}
+        options = checked(call, codec=self._services.codec, **given)
         options = attrs.evolve(options, on_change=options.on_change or self._step_runner.on_change)
         if options.on_change == "redo":
             self._step_runner.track_layers()
-        return Loop(name, options, self._run, self._services, self._step_runner)
+        return Loop(arguments["name"], options, self._run, self._services, self._step_runner)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
-from durably.errors import DatabaseError
+from durably.store.care import leaves_files
 from durably.store.sqlite.blobs.filing import Filing
 from durably.store.sqlite.connection.write_request import Operation
 from durably.store.sqlite.sql import waits
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
 Ps = ParamSpec("Ps")
 T = TypeVar("T")
 
-log = logging.getLogger("durably")
-
 
 class OnDatabase:
     """What has verbs that are operations on a database."""
@@ -30,10 +27,8 @@ class OnDatabase:
 
     def remove_dropped_files(self) -> None:
         """Remove the files to which nothing refers any more. A sweep tries again what fails."""
-        try:
+        with leaves_files():
             self.filing.remove_dropped()
-        except DatabaseError as exc:
-            log.warning("files that nothing refers to are left for later: %s", exc)
 
 
 class Answers(OnDatabase):

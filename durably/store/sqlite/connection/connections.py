@@ -123,10 +123,10 @@ class Connections:
 
     def refuse_foreign(self) -> None:
         """Check the file before writing: nothing may be written to a file that is not durably's."""
-        self._look(self._look_at_version)
+        self._read_once(self._check_version)
 
-    def _look(self, look: Callable[[apsw.Connection], T]) -> T:
-        """Return what *look* finds in one snapshot, and leave the file as it is."""
+    def _read_once(self, read: Callable[[apsw.Connection], T]) -> T:
+        """Return what *read* finds in one snapshot, and leave the file as it is."""
         has_wal = os.path.exists(f"{self._path}-wal")
         # SQLite makes the index beside a WAL, and leaves it there.
         self._is_in_wal_mode = has_wal
@@ -138,13 +138,13 @@ class Connections:
         deadline = lock_timeouts.deadline(self._clock.monotonic(), BUSY_TIMEOUT_S)
         try:
             # In one snapshot: another process may make the tables between two reads.
-            return self.retry_busy(lambda: _in_snapshot(db, look), deadline)
+            return self.retry_busy(lambda: _in_snapshot(db, read), deadline)
         except apsw.NotADBError as exc:
             raise schema.not_a_database(self._path) from exc
         finally:
             self.discard(db)
 
-    def _look_at_version(self, db: apsw.Connection) -> None:
+    def _check_version(self, db: apsw.Connection) -> None:
         schema.version_of(db, self._path, schema.migrations())
 
     def prepare(self) -> None:
@@ -153,7 +153,7 @@ class Connections:
         Of a file that has them only the mark is checked: a connection that reads more parses the
         whole schema first, and the migration compares that before it writes anything.
         """
-        is_prepared = self._look(_is_prepared)
+        is_prepared = self._read_once(_is_prepared)
         if not is_prepared:
             self.refuse_foreign()
         self._is_in_wal_mode = True  # from here on
@@ -196,10 +196,10 @@ class Connections:
                 self._clock.wait(pause, 0.005)
 
 
-def _in_snapshot(db: apsw.Connection, look: Callable[[apsw.Connection], T]) -> T:
+def _in_snapshot(db: apsw.Connection, read: Callable[[apsw.Connection], T]) -> T:
     db.execute("BEGIN")
     try:
-        return look(db)
+        return read(db)
     finally:
         if db.in_transaction:
             db.execute("ROLLBACK")

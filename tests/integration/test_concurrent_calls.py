@@ -84,7 +84,7 @@ class TestStartingAndStopping:
         app.start()
         app.stop()
         assert names_of_threads() == []
-        assert app._supervisor.lifecycle._holds == {}
+        assert app._supervisor.lifecycle._leases == {}
 
     def test_a_listener_that_blocks_what_is_being_started(self, app: Durably) -> None:
         """It holds up no other call."""
@@ -158,7 +158,7 @@ class TestProcessOneInListeners:
         left_by_the_dead(app._store.database.path, "unknown")
         assert inside.wait(HANG_S)
         app.stop()
-        assert (names_of_threads(), supervisor.lifecycle._holds) == ([], {})
+        assert (names_of_threads(), supervisor.lifecycle._leases) == ([], {})
 
     def test_of_the_flusher_after_the_last_other_call(
         self, app: Durably, held: HeldJob, monkeypatch: pytest.MonkeyPatch

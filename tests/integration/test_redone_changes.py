@@ -665,33 +665,32 @@ def test_a_fork_knows_what_is_out_of_date(book: Book) -> None:
     made = durably.Job("job", job, on_change="redo")
     with durably.Durably(book.path, jobs=[made], raise_failed=False) as app:
 
-        def start(code: Any, run: Any = None) -> str:
+        def start(code: Any, begin: Callable[[], Any]) -> str:
             book.executed.clear()
-            jobs.append(code)
-            run = app.trigger("job") if run is None else run
-            ended(app, run)
+            jobs.append(code)  # before the run is pending: the engine executes it at once
+            ended(app, begin())
             return " ".join(book.executed)
 
         def stops_after_a(step: Any) -> None:
             step.run("a", book.fn("a", 1), 0)
             raise ValueError
 
-        assert start(chain(book)) == "a b c"
+        def redo_c() -> Any:
+            return app.redo(run, only="c")
+
+        assert start(chain(book), lambda: app.trigger("job")) == "a b c"
         (run,) = app.get_runs()
         for _ in range(2):
-            app.redo(run, only="c")
-            start(chain(book), run)
-        app.redo(run, only="c")
-        assert start(stops_after_a, run) == "a"
-        jobs.append(chain(book, a=1))
-        fork = app.fork(run)
-        assert start(chain(book, a=1), fork) == "b c"
-        second = app.fork(fork)
-        assert start(chain(book, a=1), second) == ""
-        third = app.fork(second)
-        assert start(chain(book, a=1, c=1), third) == "c"
+            assert start(chain(book), redo_c) == "c"
+        assert start(stops_after_a, redo_c) == "a"
+        assert start(chain(book, a=1), lambda: app.fork(run)) == "b c"
+        first = app.get_runs()[0]
+        assert start(chain(book, a=1), lambda: app.fork(first)) == ""
+        second = app.get_runs()[0]
+        assert start(chain(book, a=1, c=1), lambda: app.fork(second)) == "c"
+        third = app.get_runs()[0]
         app.set_step(third, "a", 1)
-        assert start(chain(book, a=1, c=1), app.fork(third)) == "b c"
+        assert start(chain(book, a=1, c=1), lambda: app.fork(third)) == "b c"
 
 
 # -- maps --------------------------------------------------------------------------------------

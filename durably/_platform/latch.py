@@ -14,9 +14,13 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 from durably._platform.realtime import monotonic
 from durably._platform.signals import SIGNAL_POLL_S, deliver, is_main_thread
+
+# How long a wait for the end of a thread goes on before signals are checked for.
+_JOIN_POLL_S: Final = 0.1
 
 
 class Wakeups:
@@ -76,6 +80,14 @@ def _wait_at(lock: threading.Lock, timeout_s: float | None, poll: Callable[[], N
         poll()
         left_s = max(0.0, deadline - monotonic())
     poll()
+
+
+def join(*threads: threading.Thread) -> None:
+    """Block until all have ended. What a signal raises in the main thread ends the wait."""
+    for thread in threads:
+        while thread.is_alive():
+            thread.join(_JOIN_POLL_S)
+            deliver()
 
 
 class Latch:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any
 
+from durably._platform.latch import join
 from durably._platform.safe_repr import type_name
-from durably._platform.signals import deliver
 from durably.errors import StopRun, ValidationError
 from durably.execution.current_run import CurrentRun
 from durably.execution.services import Services
@@ -16,8 +16,6 @@ from durably.execution.step_runner import StepRunner
 from durably.execution.step_turns import LONGEST_STEP_NAME
 from durably.jobs.names import check_name
 from durably.models import error_info
-
-_POLL_S: Final = 0.1
 
 
 class Parallel:
@@ -87,11 +85,11 @@ class Parallel:
                     context.run(self._work)
 
                 threads.append(self._services.start_thread(f"parallel-{number + 1}", work))
-            self._wait_for(threads)
+            join(*threads)
         except BaseException as exc:
             self._is_ending = True
             self._run.keep_callers_signal(exc)
-            self._wait_for(threads)
+            join(*threads)
             raise
         layers = self._step_runner.layers
         if layers is not None:
@@ -100,12 +98,6 @@ class Parallel:
         if failed:
             self._raise(failed)
         return {name: self._results[name] for name in self._functions}
-
-    def _wait_for(self, threads: list[threading.Thread]) -> None:
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(_POLL_S)
-                deliver()  # Ctrl-C ends the wait
 
     def _work(self) -> None:
         while not self._is_ending:

@@ -11,8 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from durably._platform.latch import Latch, Wakeups
-from durably._platform.signals import deliver
+from durably._platform.latch import Latch, Wakeups, join
 from durably.execution.loops.tasks import Task
 
 # So much text is uncommitted at the most, however few items that are.
@@ -111,9 +110,7 @@ class Committer:
         thread = self._thread
         if thread is not None:
             self._added.put(None)
-            while thread.is_alive():
-                thread.join(_POLL_S)
-                deliver()  # a second Ctrl-C ends the wait
+            join(thread)
         while not self._added.empty():
             self._left += self._added.get() or ()
         return self._left

@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from durably._platform.latch import join
 from durably._platform.parent import signal_name
 from durably._platform.safe_repr import safe_str
-from durably._platform.signals import deliver
 from durably.errors import SerializationError, ValidationError, WorkerDiedError
 from durably.execution.loops.in_child import (
     INTERRUPTED,
@@ -144,9 +144,8 @@ class Outside(ABC):
 
     def join(self) -> None:
         """Wait for that end."""
-        while self._thread is not None and self._thread.is_alive():
-            self._thread.join(POLL_S)
-            deliver()  # a second Ctrl-C ends the wait
+        if self._thread is not None:
+            join(self._thread)
 
     def _check_list(self) -> None:
         """Raise if one of a short list of items cannot travel, before any of them is executed."""

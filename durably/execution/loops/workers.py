@@ -11,14 +11,12 @@ from typing import Final, Protocol
 
 import attrs
 
-from durably._platform.latch import Latch
-from durably._platform.signals import deliver
+from durably._platform.latch import Latch, join
 from durably.execution.loops.committer import Committer, StartThread
 from durably.execution.loops.options import LoopOptions
 from durably.execution.loops.tasks import ItemRunner, Task
 from durably.execution.pacing import Pace
 
-_POLL_S: Final = 0.1
 # So many items are read at once by a map that executes one at a time.
 _AHEAD: Final = 4
 
@@ -184,7 +182,4 @@ class Threads:
 
     def join(self) -> None:
         """Wait for that end."""
-        for thread in self._threads:
-            while thread.is_alive():
-                thread.join(_POLL_S)
-                deliver()  # a second Ctrl-C ends the wait
+        join(*self._threads)

@@ -36,10 +36,10 @@ _passing_on: Final[set[CodeType]] = set()
 
 
 def passes_on(function: F) -> F:
-    """Mark a function of durably: what is raised in it directly is its caller's doing.
+    """Mark a function of durably whose own exceptions are its caller's doing. A decorator.
 
-    It calls a function with arguments that are both the caller's, or it rejects what the caller has
-    given by an exception of Python's own. A decorator.
+    It calls the caller's function with the caller's arguments, or it rejects these by an exception
+    of Python's own.
     """
     assert isinstance(function, FunctionType)  # noqa: S101 - of functions of Python's
     _passing_on.add(function.__code__)

@@ -134,7 +134,9 @@ def add_note(exc: BaseException, note: str) -> None:
 
 
 def add_stop_note(exc: BaseException, note: str) -> None:
-    """Add to what a signal has raised where it was; for a Ctrl-C IPython shows that alone.
+    """Add a note to the exception of a signal that says where it was raised.
+
+    For a Ctrl-C IPython shows the note alone.
 
     Nothing is added if a place inside has done so.
 

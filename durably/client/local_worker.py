@@ -168,7 +168,7 @@ class NoWorker:
         yield FailureWatch(run_id)
 
     def check_job(self, *, is_futile: bool = False) -> None:
-        """Return: no thread is a job's."""
+        """Do nothing: no thread is a job's."""
 
     def check_in_place(self) -> None:
         """Raise ``DatabaseLostError`` if the database file is not in its place any more."""
@@ -187,7 +187,7 @@ class NoWorker:
         return []
 
     def stop_run(self, row: RunRow, reason: type[StopRun]) -> None:
-        """Return: nothing is executed."""
+        """Do nothing: nothing is executed."""
 
     def flush_log_lines(self) -> None:
-        """Return: no log lines are written."""
+        """Do nothing: no log lines are written."""

@@ -287,7 +287,7 @@ class _Call:
     # -- a run that cannot be executed here now ------------------------------------------------
 
     def _left(self, done: Beginning) -> Run[Any, Any] | None:
-        """Do as asked with a run that was not claimed.
+        """Return or wait for a run that was not claimed, as asked.
 
         Return the run, ``None`` if it may be claimed now.
         """

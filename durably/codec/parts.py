@@ -43,7 +43,7 @@ class Parts(Protocol):
 
     @property
     def stored(self) -> Sequence[StoredPart]:
-        """What was put into files."""
+        """Return what was put into files."""
 
     def put(self, content: Binary) -> tuple[str, int] | None:
         """Store the content as a file; return its name and size, ``None`` to keep it in the text.

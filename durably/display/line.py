@@ -126,7 +126,7 @@ def bar(run: RunView, width: int, glyphs: Glyphs) -> list[Part]:
 
 
 def details(shown: Shown, *, is_map: bool = False) -> list[Part]:
-    """Return what stands behind the bar."""
+    """Return the text behind the bar."""
     run = shown.run
     found: list[Part] = []
     if run.reused and not is_map:

@@ -17,7 +17,7 @@ class SinkFace:
         self._sink = sink
 
     def draw(self, frame: Frame) -> None:
-        """Hand the numbers on."""
+        """Report the numbers."""
         view = frame.view
         if view.is_several:
             self._sink.update(view.done, view.total, reused=0, failed=view.failed, name="runs")
@@ -32,10 +32,10 @@ class SinkFace:
             )
 
     def pause(self) -> None:
-        """Hand nothing on for a while."""
+        """Report nothing for a while."""
 
     def finish(self, frame: Frame, *, is_shown: bool) -> None:
-        """Hand the last numbers on, and close the sink."""
+        """Report the last numbers, and close the sink."""
         if is_shown:
             self.draw(frame)
             self._sink.close()

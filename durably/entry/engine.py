@@ -68,7 +68,7 @@ class Plugin(Protocol):
 
     @property
     def name(self) -> str:
-        """The name, shown in messages; an engine accepts one plugin of each name."""
+        """Return the name that messages show; an engine accepts one plugin of each name."""
 
     def install(self, app: Durably) -> object:
         """Install the plugin in *app*. Called once, by ``app.use``."""
@@ -340,7 +340,7 @@ class Durably(RunCalls):
 
     @ReadOnly
     def jobs(self) -> Mapping[str, JobHandle[Any, Any]]:
-        """The handles by job name; read-only.
+        """Return the handles by job name; read-only.
 
         Indexing it with an unknown name raises a ``KeyError`` that lists the registered names.
 

@@ -48,7 +48,7 @@ class _OfTheSession(TypedDict, total=False):
 
 
 class MapOptions(LoopArguments[Item], _OfTheSession, EngineOptions, Generic[Item], total=False):
-    """Those of the map, of its session and of the engine; ``max_workers`` is of the map."""
+    """The options of a map, of its session and of the engine; ``max_workers`` is the map's."""
 
 
 _OF_THE_SESSION: Final = frozenset(_OfTheSession.__annotations__)

@@ -301,9 +301,10 @@ class ItemsChangedWarning(DurablyWarning):
 class RetryAfter(Exception):
     """Raise this in an item's or a step's function, or in a job, to have it called again later.
 
-    It is neither a failure nor an attempt, such as where a service says that its quota is used up.
-    No item of the same map begins before then. Out of a step that asks for five seconds or more it
-    is raised to the job; a run that does not catch it goes on later, and has no thread meanwhile.
+    Raise it where a service says that its quota is used up, for example. It counts neither as a
+    failure nor as an attempt. No item of the same map begins before then. If a step asks for five
+    seconds or more, it is raised to the job; a run that does not catch it goes on later, and has no
+    thread meanwhile.
 
     Args:
         when: seconds, a ``timedelta``, or an aware ``datetime``.

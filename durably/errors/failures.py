@@ -146,7 +146,7 @@ class RunsFailedError(DurablyError, ExceptionGroup[RunFailedError]):
 
     @property
     def runs(self) -> RunList[Any, Any]:
-        """The failed runs, the newest first, in a list that a notebook shows as a table.
+        """Return the failed runs, the newest first, in a list that a notebook shows as a table.
 
         .. versionadded:: 0.2.0
         """

@@ -79,7 +79,7 @@ class StepContext(StepLoops, StepWaits, StepChildren):
 
     @property
     def run_id(self) -> str:
-        """The id of the run.
+        """Return the id of the run.
 
         .. versionadded:: 0.1.0
         """
@@ -87,7 +87,7 @@ class StepContext(StepLoops, StepWaits, StepChildren):
 
     @property
     def job_name(self) -> str:
-        """The name of the job.
+        """Return the name of the job.
 
         .. versionadded:: 0.1.0
         """
@@ -95,7 +95,7 @@ class StepContext(StepLoops, StepWaits, StepChildren):
 
     @property
     def labels(self) -> dict[str, str]:
-        """The labels of the run; a copy.
+        """Return a copy of the labels of the run.
 
         .. versionadded:: 0.1.0
         """
@@ -153,7 +153,7 @@ class StepContext(StepLoops, StepWaits, StepChildren):
 
     @property
     def remaining(self) -> float | None:
-        """Seconds until the deadline, never below 0; ``None`` without one.
+        """Return the seconds until the deadline, never below 0; ``None`` without one.
 
         It is that of the run, or of the step or the item of a map that the calling thread executes,
         whichever is nearer. Pass it to what can wait:

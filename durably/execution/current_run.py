@@ -155,7 +155,7 @@ class CurrentRun:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """The fields that every event of this run has."""
+        """Return the fields that every event of this run has."""
         # The labels are a copy: a listener that changes them changes only its own event.
         return {"run_id": self.id, "job_name": self.job_name, "labels": dict(self.labels)}
 

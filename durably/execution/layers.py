@@ -188,7 +188,7 @@ class Layers:
 
     @contextmanager
     def branch(self, base: int) -> Iterator[None]:
-        """Follow with what is executed inside on what has that layer, and on nothing beside it."""
+        """Make what is executed inside come after what has that layer, and nothing beside it."""
         token = _current.set(Chain(self, base))
         try:
             yield

@@ -95,7 +95,7 @@ class Pace:
 
     @property
     def not_before_s(self) -> float:
-        """Until when nothing may begin, by the monotonic clock."""
+        """Return until when nothing may begin, by the monotonic clock."""
         return self._not_before_s
 
     def now_s(self) -> float:

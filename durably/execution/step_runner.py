@@ -211,7 +211,7 @@ class StepRunner(StepTurns):
         depends_on: str | None,
         is_repeated: bool,  # noqa: FBT001 - called in one place
     ) -> Any:
-        """``take`` where results may be out of date, inside the turn of the step."""
+        """Do what ``take`` does where results may be out of date, inside the turn of the step."""
         layers, replaced, inputs = self.layers, None, None
         assert layers is not None  # noqa: S101 - the caller checks
         if on_change == "redo":

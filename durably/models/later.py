@@ -41,7 +41,7 @@ class _Field:
 
 
 def may_be_read_later(cls: type[T], *names: str) -> type[T]:
-    """Let fields of a class with slots have values that are a :class:`Later`."""
+    """Allow fields of a class with slots to have values that are a :class:`Later`."""
     for name in names:
         setattr(cls, name, _Field(cls.__dict__[name]))
     return cls

@@ -192,7 +192,7 @@ class Run(Asking[R], Shown, Generic[P, R]):
 
     @property
     def duration(self) -> float | None:
-        """Seconds from the first start to the end; ``None`` until then, or if it never started.
+        """Return the seconds from the first start to the end; ``None`` before, or without a start.
 
         .. versionadded:: 0.1.0
         """

@@ -60,10 +60,10 @@ class Checkpoints(ItemCheckpoints, WaitCheckpoints, CodeCheckpoints, Protocol):
         """Return the checkpoints from *first_index* on, as many as one window holds."""
 
     def find_layered(self, run_pk: RunKey, name: str) -> LayeredCheckpoint | None:
-        """``find``, with what says whether the result is out of date."""
+        """Return what ``find`` does, and what says whether the result is out of date."""
 
     def window_layered(self, run_pk: RunKey, first_index: int) -> Window:
-        """``window``, with what says which results are out of date."""
+        """Return what ``window`` does, and what says which results are out of date."""
 
     def newest_layer(self, run_pk: RunKey, indexes: list[int]) -> int:
         """Return the highest layer of the steps and maps at these indexes, 0 without one."""
@@ -99,14 +99,14 @@ class Checkpoints(ItemCheckpoints, WaitCheckpoints, CodeCheckpoints, Protocol):
         count: int,
         notes: str,
     ) -> bool:
-        """``save`` the result of a step whose function was called *count* times, or noted that.
+        """Store the result of a step whose function was called *count* times, or noted something.
 
         Args:
             notes: a JSON array with what each call has noted.
         """
 
     def save_layered(self, *row: Any) -> bool:
-        """``save_calls``, in the place of a result that is out of date, or of none.
+        """Store the result of a step in the place of one that is out of date, or of none.
 
         The result that it replaces is there until the transaction that stores this one.
 

@@ -31,10 +31,10 @@ class CodeCheckpoints(Protocol):
         inputs: int,
         hashes: Sequence[tuple[int, int | None]],
     ) -> bool:
-        """``note_inputs`` for items of a map: the index of each, and a hash of the item itself."""
+        """Store the index of each of these items of a map, and a hash of the item itself."""
 
     def note_items(self, run_pk: RunKey, fence: int, map_pk: int, items: int) -> bool:
-        """``note_inputs`` for a map: a hash of which items it has."""
+        """Store a hash of which items a map has."""
 
     def last_code(self, run_pk: RunKey) -> tuple[int, int | None] | None:
         """Return the attempt before the newest execution, and the code of its job's function.

@@ -49,7 +49,7 @@ class ItemCheckpoints(Protocol):
         """Return the items of a map from *first_index* on, as many as one window holds."""
 
     def item_window_layered(self, map_pk: int, first_index: int) -> ItemWindow:
-        """``item_window``, with what says which results are out of date."""
+        """Return what ``item_window`` does, and what says which results are out of date."""
 
     def find_item_layered(self, map_pk: int, key: Key) -> ItemRow | None:
         """``find_item``, with what says whether the result is out of date."""

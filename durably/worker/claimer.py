@@ -361,7 +361,7 @@ class Claimer:
         return run
 
     def _start(self, run: CurrentRun) -> bool:
-        """Hand a run in a slot to a thread; if none can be started, put it back."""
+        """Start a run in a slot on a thread; if none can be started, put it back."""
         try:
             self._hand_over(run, self._slots.busy)
         except RuntimeError as exc:

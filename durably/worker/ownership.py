@@ -48,7 +48,7 @@ class Ownership:
 
     @property
     def owner(self) -> int | None:
-        """The number of the owner row, if there is one now."""
+        """Return the number of the owner row, if there is one now."""
         registration = self._registration
         return None if registration is None else registration.owner
 

@@ -38,7 +38,7 @@ class Slots:
         self._most_executed = math.inf
 
     def limit(self, budget: int | None) -> None:
-        """Let only *budget* more runs be claimed; ``None`` for no limit."""
+        """Allow only *budget* more runs to be claimed; ``None`` for no limit."""
         with self._lock:
             self._budget = budget
             self._most_executed = math.inf if budget is None else self.executed + budget

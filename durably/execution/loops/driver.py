@@ -128,12 +128,12 @@ class Driver:
 
     @property
     def failures(self) -> Failures:
-        """The items that have failed and were yielded."""
+        """Return the items that have failed and were yielded."""
         return self._failures
 
     @property
     def limited_s(self) -> float:
-        """For how long nothing begins, if nothing is executed either."""
+        """Return for how long nothing begins, if nothing is executed either."""
         return 0.0 if self.executing else max(0.0, self._pace.not_before_s - self._pace.now_s())
 
     def _put(self, received: list[Task] | Task | None) -> None:

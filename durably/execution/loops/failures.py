@@ -74,7 +74,7 @@ class Failures:
 
     @property
     def kinds(self) -> list[Kind]:
-        """Of what kinds they are, the most frequent first; at most five."""
+        """Return of what kinds they are, the most frequent first; at most five."""
         return self._sorted_kinds()[:_MOST_KINDS]
 
     def _sorted_kinds(self) -> list[Kind]:

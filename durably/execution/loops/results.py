@@ -70,7 +70,7 @@ class MapResult(list[T], Shown):
 
     @property
     def keys(self) -> list[Key]:
-        """The key of each result; its position, if the map has no ``key``.
+        """Return the key of each result; its position, if the map has no ``key``.
 
         .. versionadded:: 0.2.0
         """
@@ -80,7 +80,7 @@ class MapResult(list[T], Shown):
 
     @property
     def by_key(self) -> dict[Key, T]:
-        """The results by key; a new dict.
+        """Return a new dict of the results by key.
 
         .. versionadded:: 0.2.0
         """

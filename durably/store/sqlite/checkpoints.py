@@ -98,7 +98,7 @@ class SqliteCheckpoints(Answers):
         )
 
     def save_calls(self, *row: Any) -> bool:
-        """Store the result of a step whose function was called several times, or noted that."""
+        """Store the result of a step that was called several times, or has noted something."""
         return self._save(*row, operation=steps.complete_calls)
 
     def save_layered(self, *row: Any) -> bool:

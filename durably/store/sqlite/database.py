@@ -320,5 +320,5 @@ class Database(ReadFile):
 
     @property
     def file(self) -> Identity | None:
-        """What identifies the file that is open."""
+        """Return what identifies the file that is open."""
         return self._open_file.identity

@@ -133,5 +133,5 @@ class ReadOnlyFile(ReadFile):
 
     @property
     def file(self) -> Identity | None:
-        """What identifies the file that is open."""
+        """Return what identifies the file that is open."""
         return self._identity

@@ -115,7 +115,7 @@ class ReadFile(ForkParticipant, abc.ABC):
     @property
     @abc.abstractmethod
     def file(self) -> Identity | None:
-        """What identifies the file that is open."""
+        """Return what identifies the file that is open."""
 
     @property
     def is_closed(self) -> bool:

@@ -181,7 +181,7 @@ class BlobWriter:
             return file.name()
 
     def _kept_as(self, name: str, new: _New) -> Pin:
-        """Give a written file its name, or find the one that has it already.
+        """Rename a written file to its name, or find the one that has it already.
 
         Raises:
             DatabaseError: another process has that one locked for too long.

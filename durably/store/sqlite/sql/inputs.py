@@ -43,7 +43,7 @@ def note_items(
     inputs: int,
     hashes: Sequence[tuple[int, int | None]],
 ) -> bool:
-    """``note`` for items of a map: the index of each, and the hash of the item itself."""
+    """Store the index of each of these items of a map, and the hash of the item itself."""
     first = map_pk << INDEX_BITS
     bindings = {"run": run_pk, "fence": fence, "inputs": inputs}
     db.executemany(
@@ -53,6 +53,6 @@ def note_items(
 
 
 def note_map(db: apsw.Connection, run_pk: RunKey, fence: int, map_pk: int, items: int) -> bool:
-    """``note`` which items a map has, by a hash."""
+    """Store a hash of which items a map has."""
     bindings = {"run": run_pk, "fence": fence, "map": map_pk, "items": items}
     return db.execute(f"{NOTE_MAP} RETURNING 1", bindings).get is not None

@@ -266,7 +266,7 @@ def window(db: apsw.Connection, map_pk: int, first_index: int) -> ItemWindow:
 
 
 def window_layered(db: apsw.Connection, map_pk: int, first_index: int) -> ItemWindow:
-    """``window``, with what says which results are out of date."""
+    """Return what ``window`` does, and what says which results are out of date."""
     return _window(db, WINDOW_LAYERED, map_pk, first_index)
 
 
@@ -303,7 +303,7 @@ def find(db: apsw.Connection, map_pk: int, key: Key) -> ItemRow | None:
 
 
 def find_layered(db: apsw.Connection, map_pk: int, key: Key) -> ItemRow | None:
-    """``find``, with what says whether the result is out of date."""
+    """Return what ``find`` does, and what says whether the result is out of date."""
     return _one(db, map_pk, BY_KEY_LAYERED, {"map": map_pk, "key": key})
 
 

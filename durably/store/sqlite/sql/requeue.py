@@ -230,7 +230,7 @@ def wake(db: apsw.Connection, run_pk: RunKey, now_us: int) -> bool:
 
 
 def wake_due(db: apsw.Connection, now_us: int) -> bool:
-    """``wake`` the runs that are due, or as many as one transaction may; return if any were."""
+    """Wake the runs that are due, or as many as one transaction may; return if any were."""
     due: list[Any] = db.execute(DUE, {"now_us": now_us, "limit": WAKE_BATCH}).fetchall()
     for (run_pk,) in due:
         try:

@@ -117,7 +117,7 @@ def cancel(db: apsw.Connection, run_id: str, now_us: int) -> RunRow:
 
 
 def cancel_all(db: apsw.Connection, run_id: str, now_us: int) -> list[RunRow]:
-    """``cancel`` a run, and those of its children, and of theirs, that have not ended."""
+    """Cancel a run, and those of its children, and of theirs, that have not ended."""
     cancelled = cancel(db, run_id, now_us)
     bindings = {"run": cancelled.run, "now_us": now_us}
     rows: list[Any] = db.execute(CANCEL_DESCENDANTS, bindings).fetchall()

@@ -97,8 +97,8 @@ def settle(
 ) -> bool:
     """Store how an execution has left its job; return whether that took effect.
 
-    ``settle_and_claim`` also stores the calls that are left, and how an execution has ended whose
-    run is tried again.
+    ``settle_and_claim`` also stores the calls that are left, and the end of an execution whose run is
+    tried again.
     """
     statement, more = _settling(outcome)
     bindings = {
@@ -154,7 +154,7 @@ def settle_and_claim(
     claim_next: Claim | None = None,
     left: Left = Left(),  # noqa: B008 - it is a constant
 ) -> Ended:
-    """``settle``, and ``claim`` the next run in the same transaction."""
+    """Settle a run, and claim the next one in the same transaction."""
     is_effective = settle(db, run_pk, fence, outcome, now_us, progress, left)
     if is_effective and isinstance(outcome, TriedAgain):
         error = _stored(outcome.error, outcome.step) if outcome.is_failure else None

@@ -173,7 +173,7 @@ def complete_calls(
     count: int,
     notes: str,
 ) -> bool:
-    """``complete`` a step whose function was called *count* times, or with *notes*."""
+    """Complete a step whose function was called *count* times, or with *notes*."""
     end = (output, started_at_us, completed_at_us, code, outer)
     return _store_calls(db, STORE_CALLS, (run_pk, fence, index, name, *end), count, notes)
 
@@ -194,7 +194,7 @@ def complete_layered(
     count: int,
     notes: str,
 ) -> bool:
-    """``complete`` a step of which a result may be stored that is out of date; replace that."""
+    """Complete a step; replace a result of it that is out of date."""
     replaced = db.execute(IS_REPLACED, {"run": run_pk, "name": name}).get
     end = (output, started_at_us, completed_at_us, code, outer, layer, inputs)
     is_stored = _store_calls(db, STORE_LAYERED, (run_pk, fence, index, name, *end), count, notes)
@@ -256,7 +256,7 @@ def find(db: apsw.Connection, run_pk: RunKey, name: str) -> Checkpoint | None:
 
 
 def find_layered(db: apsw.Connection, run_pk: RunKey, name: str) -> LayeredCheckpoint | None:
-    """``find``, with what says whether the result is out of date."""
+    """Return what ``find`` does, and what says whether the result is out of date."""
     found: LayeredCheckpoint | None = _found(db, FIND_LAYERED, run_pk, name)
     return found
 
@@ -289,7 +289,7 @@ def window(db: apsw.Connection, run_pk: RunKey, first_index: int) -> Window:
 
 
 def window_layered(db: apsw.Connection, run_pk: RunKey, first_index: int) -> Window:
-    """``window``, with what says which results are out of date."""
+    """Return what ``window`` does, and what says which results are out of date."""
     return _window(db, WINDOW_LAYERED, run_pk, first_index)
 
 

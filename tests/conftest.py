@@ -144,7 +144,7 @@ def no_child_process_is_left() -> Iterator[None]:
 
 
 def running_children() -> set[int]:
-    """The children of this process that have not ended; none where /proc does not tell."""
+    """The children of this process that have not ended; none where /proc does not say."""
     found: set[int] = set()
     for path in Path("/proc/self/task").glob("*/children"):
         try:

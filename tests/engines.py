@@ -59,7 +59,7 @@ def whole(run: Any) -> dict[str, Any]:
 
 
 def record(app: durably.Durably, type_: str = "*") -> list[Any]:
-    """The events from now on, in the order in which they were told."""
+    """The events from now on, in the order in which they were emitted."""
     events: list[Any] = []
     app.on(type_, events.append)
     return events

@@ -1,4 +1,4 @@
-"""A disk that fails when told: SQLite's own file layer, with errors put in at its calls.
+"""A disk that fails on request: SQLite's own file layer, with errors put in at its calls.
 
 Not a VFS of APSW's: an exception in one of those comes out of the statement even where SQLite, by
 design, goes on without what has failed (its own checkpoints, a log that cannot be removed), so

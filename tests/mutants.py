@@ -49,7 +49,7 @@ class Schema(NamedTuple):
     """A schema that has lost what the pattern fits.
 
     What an index or a trigger is says the last migration that makes it, which drops the one before.
-    A table's text stands in each.
+    Each has the text of a table.
     """
 
     pattern: str

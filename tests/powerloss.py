@@ -81,7 +81,7 @@ class SyncFolder(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """Something the workload did or was told, at its place among the writes."""
+    """Something the workload did or had acknowledged, at its place among the writes."""
 
     verb: str
     subject: Any
@@ -160,11 +160,11 @@ class Recorder(apsw.VFS):
             self.log.append(entry)
 
     def mark(self, verb: str, subject: Any, value: Any = None) -> None:
-        """Append what the workload is about to do, or was told."""
+        """Append what the workload is about to do, or had acknowledged."""
         self.record(Mark(verb, subject, value))
 
     def inode_of(self, name: str) -> int:
-        """The number of the file of that name, which exists; told as created if it is new."""
+        """The number of the file of that name, which exists; reported as created if it is new."""
         with self._lock:
             if name not in self._inodes:
                 self._inodes[name] = self._next_inode

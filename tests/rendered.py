@@ -1,4 +1,4 @@
-"""Read the HTML of cards and tables, and refuse what is not made of their few elements."""
+"""Read the HTML of cards and tables, and reject what is not made of their few elements."""
 
 from __future__ import annotations
 

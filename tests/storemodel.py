@@ -254,7 +254,7 @@ class Map:
 
 
 class Execution:
-    """What somebody was told when they claimed a run; it may be stale by now."""
+    """What somebody learned when they claimed a run; it may be stale by now."""
 
     def __init__(self, run: Run) -> None:
         assert run.owner is not None
@@ -538,7 +538,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(items=st.lists(triggers, min_size=1, max_size=4), is_bad=st.booleans())
     def batch(self, items: list[dict[str, Any]], is_bad: bool) -> None:
-        # Another payload that is refused would refuse the batch as the bad item does.
+        # Another payload that is rejected would reject the batch as the bad item does.
         items = [given | {"change": "warn"} for given in items]
         if is_bad:
             self.refused_batch(items)
@@ -551,7 +551,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert [(each.row.id, each.disposition) for each in done] == expected
 
     def refused_batch(self, items: list[dict[str, Any]]) -> None:
-        """One item that the database refuses takes the others with it."""
+        """One item that the database rejects takes the others with it."""
         new = [self.new(given, number) for number, given in enumerate(items)]
         bad = NewRun("bad", "", "1")
         try:

@@ -118,7 +118,7 @@ class Program(Terminal):
         )
 
     def wait_until_it_reads(self) -> None:
-        """Wait until its main thread is inside of a read of the terminal, where Linux tells.
+        """Wait until its main thread is inside of a read of the terminal, where Linux says so.
 
         The prompt is there a moment earlier. Python does not see a signal that comes in between
         before something else wakes it.

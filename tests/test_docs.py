@@ -1,4 +1,4 @@
-"""The documentation tells the truth: its code runs, and nothing public is left out of it."""
+"""The documentation is true: its code runs, and nothing public is left out of it."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def public_members() -> Iterator[str]:
 
 
 def names_in_code() -> set[str]:
-    """Every identifier that stands in `code` or in a code block."""
+    """Every identifier in `code` or in a code block."""
     code = re.findall(r"```.*?```|``[^`]+``|`[^`\n]+`", TEXT, re.DOTALL)
     return set(re.findall(r"[A-Za-z_]\w*", " ".join(code)))
 
@@ -206,7 +206,7 @@ def test_the_architecture_names_files_that_are_there() -> None:
 
 
 def test_the_checks_run_the_two_commands_of_the_readme() -> None:
-    """What the README tells to run is, word for word, what .ci/run runs."""
+    """What the README says to run is, word for word, what .ci/run runs."""
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     lines = [line.strip() for line in script.splitlines()]
     main_job, tests = SHELL.findall(README.read_text(encoding="utf-8"))[:2]
@@ -259,7 +259,7 @@ DIRECTIVE = re.compile(
 
 
 def test_every_exported_name_has_its_docstring_in_the_reference() -> None:
-    """Each name of the package stands there once, and no other name."""
+    """Each name of the package is there once, and no other name."""
     named = [
         name
         for each in ("api.md", "errors.md", "events.md")

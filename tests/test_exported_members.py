@@ -201,7 +201,7 @@ def test_the_version_is_that_of_the_package() -> None:
 
 
 def test_every_public_name_is_documented_with_the_version_that_brought_it() -> None:
-    """A docstring on every name, that tells since when it is there."""
+    """A docstring on every name, that says since when it is there."""
     names = [getattr(durably, name) for name in durably.__all__]
     undated = [
         value.__name__
@@ -212,7 +212,7 @@ def test_every_public_name_is_documented_with_the_version_that_brought_it() -> N
 
 
 def test_every_public_method_is_documented() -> None:
-    """A docstring on every public method and property, that tells since when it is there."""
+    """A docstring on every public method and property, that says since when it is there."""
     handed_out = [
         durably.plugins.LogPersistence,
         ItemIterator,

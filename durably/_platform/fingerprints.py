@@ -78,7 +78,7 @@ def innermost(function: Callable[..., Any]) -> FunctionType | None:
     """Return the function whose code a call executes in the end, if it can be found.
 
     That is what is inside of a ``functools.partial``, of a method, and of what
-    ``functools.wraps`` was told; of an object that can be called, its ``__call__``.
+    ``functools.wraps`` was given; of an object that can be called, its ``__call__``.
     """
     found: Any = function
     for _ in range(_LONGEST_CHAIN):

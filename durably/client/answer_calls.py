@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @door
 class AnswerCalls:
-    """What an engine can be asked and told about what runs wait for. A base class of engines."""
+    """The calls of an engine about what runs wait for. A base class of engines."""
 
     _client: Client
     _check: Callable[[], None]

@@ -37,7 +37,7 @@ _decoder: Final = json.JSONDecoder()
 _scan: Final = _decoder.scan_once  # type: ignore[attr-defined]  # which decode calls in the end
 
 # JSON writes a character outside the BMP as two escaped surrogates, and so two surrogates
-# that stand side by side in a str would be read back as that one character. In a text that
+# that are side by side in a str would be read back as that one character. In a text that
 # begins with a space, there is one more NUL between such neighbours than in the value.
 _MARK: Final = " "
 

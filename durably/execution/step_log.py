@@ -137,10 +137,10 @@ class StepLog:
         if not (is_logged or is_wanted):
             return
         text = _formatted(message, args)
-        told: dict[str, str] = {}
+        texts: dict[str, str] = {}
         settings: dict[str, Any] = {"extra": {"run_id": run.id}, "stacklevel": _FRAMES}
         if not data.keys().isdisjoint(_OF_LOGGERS):
-            told = _take_settings(data, settings)
+            texts = _take_settings(data, settings)
         data = {key: _bounded(value) for key, value in data.items()}
         item_key = current_item.get()
         if item_key is not None:
@@ -153,14 +153,14 @@ class StepLog:
                 **run.fields,
                 level=level,
                 message=text,
-                data=data | told,
+                data=data | texts,
                 step_name=current_step.get(),
             )
 
 
 def _take_settings(data: dict[str, Any], settings: dict[str, Any]) -> dict[str, str]:
     """Remove the options of a logger from *data*; return those that are data as well."""
-    told = {}
+    texts = {}
     extra = data.get("extra")
     if isinstance(extra, dict):
         del data["extra"]
@@ -170,7 +170,7 @@ def _take_settings(data: dict[str, Any], settings: dict[str, Any]) -> dict[str, 
         data |= {key: value for key, value in items.items() if key not in data}
     exc = _exception_in(data.pop("exc_info", None))
     if exc is not None:
-        told["exc_info"] = traceback_of(exc)
+        texts["exc_info"] = traceback_of(exc)
         settings["exc_info"] = printable(exc)
     stacklevel = data.get("stacklevel")
     if type(stacklevel) is int:
@@ -180,8 +180,8 @@ def _take_settings(data: dict[str, Any], settings: dict[str, Any]) -> dict[str, 
         settings["stack_info"] = True
         # Without this function, _write, and the method of the log.
         frames = traceback.format_stack(sys._getframe(_FRAMES))  # noqa: SLF001 - as logging does
-        told["stack_info"] = "".join(["Stack (most recent call last):\n", *frames])
-    return told
+        texts["stack_info"] = "".join(["Stack (most recent call last):\n", *frames])
+    return texts
 
 
 def _exception_in(exc_info: object) -> BaseException | None:

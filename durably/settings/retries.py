@@ -141,7 +141,7 @@ def stored_retry(retry: Retry) -> str:
 
 
 def loaded_retry(text: str) -> Retry:
-    """Return what was stored; exceptions are told by the names of their types.
+    """Return what was stored; exceptions are identified by the names of their types.
 
     Raises:
         ValueError: it is not in the form that durably writes.

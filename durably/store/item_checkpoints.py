@@ -52,7 +52,7 @@ class ItemCheckpoints(Protocol):
         """Return what ``item_window`` does, and what says which results are out of date."""
 
     def find_item_layered(self, map_pk: int, key: Key) -> ItemRow | None:
-        """``find_item``, with what says whether the result is out of date."""
+        """Return what ``find_item`` does, and what says whether the result is out of date."""
 
     def item_codes(self, map_pk: int, first_index: int, last_index: int) -> dict[int, int]:
         """Return the fingerprints of the items that have one of their own, by index."""

@@ -45,7 +45,7 @@ class Finding(AssertionError):  # noqa: N818 - what it is called
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """A folder that is removed, unless something was found: then it is kept to be looked at."""
+    """A folder that is removed, unless something was found: then it is kept."""
     folder = Path(tempfile.mkdtemp(prefix="durably-soak-"))
     try:
         yield folder

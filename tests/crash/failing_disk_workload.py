@@ -1,4 +1,4 @@
-"""A disk that fails at one operation after the other of a workload, once, often, or until mended.
+"""A disk that fails at one operation after the other of a workload, once, often, or until fixed.
 
 Each action is repeated, with the same engine, until it goes through. ``run`` is the long form of
 ``test_failing_disk.py``.
@@ -45,7 +45,7 @@ class Fault:
     """Which operations fail, from the first on, how many, and how.
 
     Args:
-        times: how many in a row, or 0 for all until three errors were told.
+        times: how many in a row, or 0 for all until three errors were reported.
     """
 
     kinds: frozenset[str]
@@ -60,7 +60,7 @@ class Fault:
 
 
 class Session:
-    """One engine, or several in turn, on a disk that fails; what they were told."""
+    """One engine, or several in turn, on a disk that fails; what was reported to them."""
 
     def __init__(self, folder: Path, disk: FaultyDisk, fault: Fault) -> None:
         self._path = folder / NAME
@@ -134,7 +134,7 @@ class Session:
 
     @contextmanager
     def looking(self) -> Iterator[None]:
-        """Nothing fails and nothing is counted while the test itself looks."""
+        """Nothing fails and nothing is counted while the test itself reads."""
         self._disk.pause(is_paused=True)
         try:
             yield
@@ -312,7 +312,7 @@ WORKLOADS: Final[dict[str, Callable[[Session], None]]] = {
 
 @contextmanager
 def quickly() -> Iterator[None]:
-    """What waits for room looks again at once; few checkpoints are read at a time.
+    """What waits for room checks again at once; few checkpoints are read at a time.
 
     And what durably logs of thousands of errors that it was given is not printed.
     """

@@ -67,7 +67,7 @@ def open_it(folder: Path, newer: bool, ready: int) -> None:
 
 
 def check_version(folder: Path, newer: bool) -> None:
-    """An older durably refuses the newer file; its own is sound."""
+    """An older durably rejects the newer file; its own is sound."""
     database = folder / "runs.db"
     if not newer:
         if found := check(database, is_idle=True):

@@ -40,7 +40,7 @@ def poked(deadline: float, seed: int) -> Counter[str]:
 
 
 def drive_poked(folder: Path, deadline: float, seed: int) -> Counter[str]:
-    """A few seconds on one file, then a look at what is left."""
+    """A few seconds on one file, then a check of what is left."""
     counts: Counter[str] = Counter()
     for number, rng in enumerate(until(deadline, seed)):
         place = folder / str(number)
@@ -225,7 +225,7 @@ def crowd(deadline: float, seed: int) -> Counter[str]:
 
 
 def drive_crowd(folder: Path, deadline: float, seed: int) -> Counter[str]:
-    """All open a new file at once; a few seconds, then a look at what is left."""
+    """All open a new file at once; a few seconds, then a check of what is left."""
     counts: Counter[str] = Counter()
     for number, rng in enumerate(until(deadline, seed)):
         place = folder / str(number)

@@ -1,4 +1,4 @@
-"""What the folder of large results does to the disk, told to the recorder of SQLite's files."""
+"""What the folder of large results does to the disk, reported to the recorder of SQLite's files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An engine at work on recorded files: what it does, what it was told, and when."""
+"""An engine at work on recorded files: what it does, what was acknowledged, and when."""
 
 from __future__ import annotations
 
@@ -271,7 +271,7 @@ def record(
     """Execute a workload in *folder*; the log of it.
 
     Args:
-        synchronous: the engine's option, or "off", which it would refuse.
+        synchronous: the engine's option, or "off", which it would reject.
         kind: ``sequential``, ``threaded`` or ``two engines``.
         failing_syncs: which part of the commits' syncs fails.
         has_files: whether most results are files, whose calls are recorded too.

@@ -84,7 +84,7 @@ def test_running_engine_notices_a_dead_process_at_once(tmp_path: Path) -> None:
 
 
 def test_live_process_is_left_alone(tmp_path: Path, eventually: Eventually) -> None:
-    """A starting engine, and one that looks again and again, take nothing from the living."""
+    """A starting engine, and one that checks again and again, take nothing from the living."""
     database = tmp_path / "runs.db"
     with (
         held(database, BEAT_S, THRESHOLD_S) as (child, run_id),

@@ -57,7 +57,7 @@ def test_full_disk_is_a_clear_error(disk: tuple[Path, str]) -> None:
 
 
 def test_result_of_a_step_waits_for_room(disk: tuple[Path, str]) -> None:
-    """A step whose result does not fit the disk is told as worker:error and not executed again: its
+    """A step whose result does not fit the disk emits worker:error and is not executed again: its
     result is stored when there is room, and the run completes at its first attempt.
     """
     folder, how = disk

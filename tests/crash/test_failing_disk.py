@@ -1,4 +1,4 @@
-"""The disk fails at some read, write or sync, once, several times, or until it is mended: a clear
+"""The disk fails at some read, write or sync, once, several times, or until it is fixed: a clear
 error, nothing that was acknowledged is lost, and the same engine works again.
 """
 

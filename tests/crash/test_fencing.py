@@ -112,7 +112,7 @@ def test_write_is_rejected_while_the_new_owner_executes(tmp_path: Path, write: s
             assert entered.wait(20)
             child.say()
             child.expect("ended")
-            # Its only slot is free: it claims the next run when the refused one is done with.
+            # Its only slot is free: it claims the next run when the rejected one is done with.
             other = app.jobs["hold"].trigger()
             assert child.line() == f"inside 1 {other.id}"
             run = app.get_run(run_id)

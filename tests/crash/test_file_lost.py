@@ -116,7 +116,7 @@ def test_every_call_of_an_engine_that_was_not_started_checks(
 def test_running_engine_notices_within_a_heartbeat(
     database: Path, lose: Callable[[Path], None], eventually: Eventually
 ) -> None:
-    """A started engine notices by its heartbeat, without a call, stops claiming, and refuses every
+    """A started engine notices by its heartbeat, without a call, stops claiming, and rejects every
     call but stop and close from then on, also when the file is back in its place.
     """
     app = durably.Durably(database, jobs=[quick], heartbeat_interval=0.05, stale_threshold=0.2)
@@ -166,7 +166,7 @@ def test_running_engine_notices_that_its_log_is_gone(
 @pytest.mark.parametrize("access", ["read", "write", "beat"])
 @pytest.mark.parametrize("suffix", ["", "-wal"])
 def test_error_that_comes_of_the_loss_names_it(database: Path, access: str, suffix: str) -> None:
-    """Whatever SQLite reports when its files are gone, between two looks, is told as their loss."""
+    """What SQLite says when its files are gone, between two checks, is reported as their loss."""
 
     def fail(db: apsw.Connection) -> None:
         raise apsw.IOError("disk I/O error")

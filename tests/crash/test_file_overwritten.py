@@ -251,7 +251,7 @@ def test_nothing_that_sqlite_does_counts_as_overwriting(database: Path) -> None:
 
 def test_checkpoint_that_a_kill_cut_short_is_no_overwriting(database: Path) -> None:
     """A process that is killed after it has copied the first page, and before the others, leaves a
-    file that is half new; another engine that had looked at it before goes on.
+    file that is half new; another engine that had read it before goes on.
     """
     app = durably.Durably(database, jobs=[quick], synchronous="normal")
     try:

@@ -98,8 +98,8 @@ def test_stopped_process_is_taken_over_and_changes_nothing_later(
 def test_stopped_process_stops_at_the_next_step_even_before_its_heartbeat(
     tmp_path: Path, eventually: Eventually
 ) -> None:
-    """A job whose run was taken over stops at its next step by the refused write alone, though
-    no heartbeat of its engine has told it.
+    """A job whose run was taken over stops at its next step by the rejected write alone, though
+    no heartbeat of its engine has noticed it.
     """
     database = tmp_path / "runs.db"
     with held(database, 1.0, 2.0) as (child, run_id):

@@ -140,7 +140,7 @@ def test_result_of_a_step_is_kept_until_it_can_be_stored(
     database: Path, locker: Child, eventually: Eventually
 ) -> None:
     """A step whose result cannot be stored for a lock that stays is not executed again: the result
-    waits, every refusal is told, and it is stored when the lock is gone.
+    waits, every rejection is emitted, and it is stored when the lock is gone.
     """
     executed: list[int] = []
     errors: list[str] = []

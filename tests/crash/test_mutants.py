@@ -26,7 +26,7 @@ TESTS_FAILED = 1  # of pytest's exit codes; another one means that it could not 
 
 
 def test_each_mutant_changes_a_piece_of_source() -> None:
-    """Which stands once where the mutant looks for it, whatever was moved since."""
+    """The text that a mutant replaces is in its file once, whatever was moved since."""
     package = Path(durably.__file__).parent
     sources = {path: path.read_text(encoding="utf-8") for path in package.rglob("*.py")}
     missing = [

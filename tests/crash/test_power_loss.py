@@ -77,7 +77,7 @@ def test_normal_loses_the_newest_in_order(tmp_path: Path, seed: int, kind: str, 
 
 
 def test_full_loses_nothing_after_a_sync_that_failed(tmp_path: Path, seed: int) -> None:
-    """A sync that failed is told once, and what it was to write is never written: what is
+    """A sync that failed is reported once, and what it was to write is never written: what is
     acknowledged after it is safe all the same.
     """
     found, _ = cut_power(
@@ -161,7 +161,7 @@ def test_heartbeat_whose_sync_came_to_nothing_takes_no_commit_with_it(tmp_path: 
 @pytest.mark.parametrize("is_batch", [False, True], ids=["statement", "transaction"])
 def test_rejected_trigger_is_not_found_done(tmp_path: Path, failures: int, is_batch: bool) -> None:
     """A commit whose sync fails lies whole in SQLite's log: it is overwritten before the caller is
-    told, so that a process killed at that moment does not leave done what it has refused.
+    notified, so that a process killed at that moment does not leave done what it has rejected.
     """
     live = tmp_path / "live"
     live.mkdir()

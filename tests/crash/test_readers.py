@@ -18,7 +18,7 @@ TIMES = 4
 
 @pytest.mark.slow
 def test_looks_lose_nothing(tmp_path: Path) -> None:
-    """All that eight processes commit is there, though a look was often the last to close it."""
+    """All that eight processes commit is there, though a reader was often the last to close it."""
     path = tmp_path / "x.db"
     durably.Durably(path).close()
     looks = 0

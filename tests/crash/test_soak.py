@@ -62,7 +62,7 @@ def test_short_form(kind: str, seed: int) -> None:
 
 
 def test_one_command_runs_them() -> None:
-    """The command of the documentation works from a checkout, and tells what it did."""
+    """The command of the documentation works from a checkout, and reports what it did."""
     arguments = ["--minutes", "0.005", "--seed", "7", "--kind", "migrations"]
     done = subprocess.run(
         [sys.executable, "-m", "tests.crash.soak", *arguments],

@@ -196,7 +196,7 @@ def test_program_that_is_not_durablys_is_named(database: Path) -> None:
 
 @pytest.mark.usefixtures("short_timeout")
 def test_another_connection_of_this_process_is_named(database: Path) -> None:
-    """A transaction that the script itself has left open is not looked for elsewhere."""
+    """A transaction that the script itself has left open is not searched for elsewhere."""
     app = durably.Durably(database, jobs=[quick])
     other = apsw.Connection(str(database), flags=apsw.SQLITE_OPEN_READWRITE)
     try:

@@ -68,7 +68,7 @@ class Ledger:
         return durably.Job("work", work, origin="any")
 
     def listen(self, app: durably.Durably) -> None:
-        """Note every end, which is told after its commit, and what was taken over."""
+        """Note every end, which is emitted after its commit, and what was taken over."""
         app.on("run:complete", lambda event: self.leave("completed", event.run_id))
         app.on("run:recover", lambda event: self.leave("recovered", event.run_id, event.reason))
 
@@ -120,7 +120,7 @@ def live(
     listener: Callable[[Any], object] | None = None,
     **options: Any,
 ) -> None:
-    """A life: an engine with callers, until it is told to end."""
+    """A life: an engine with callers, until it is to end."""
     rng = random.Random(seed)
     ledger = Ledger(folder)
     synchronous = rng.choice(["full", "normal"])

@@ -208,7 +208,7 @@ def unable(*_: bytes) -> int:
 def test_a_place_that_is_none(
     given: Given, name: str, error: type[Exception], message: str, overwrite: bool
 ) -> None:
-    """The database itself, by whatever name, and what could never be read again, are refused."""
+    """The database itself, by whatever name, and what could never be read again, are rejected."""
     folder = given.database.parent
     (folder / "other name.db").symlink_to(given.database)
     (folder / "in use.db-wal").touch()

@@ -84,7 +84,7 @@ def test_an_empty_batch_is_no_run(app: durably.Durably) -> None:
     ids=repr,
 )
 def test_one_bad_item_rejects_the_batch_and_is_named(app: durably.Durably, bad: Any) -> None:
-    """Nothing is stored or told, and the message says which item it was."""
+    """Nothing is stored or emitted, and the message says which item it was."""
     heard: list[Any] = []
     app.on("*", heard.append)
 
@@ -150,7 +150,7 @@ def test_an_item_may_retry_a_failed_run(app: durably.Durably) -> None:
 def test_a_batch_that_cannot_be_stored_leaves_nothing(
     app: durably.Durably, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When the database refuses one item in the middle, none of the others is there."""
+    """When the database rejects one item in the middle, none of the others is there."""
     ids = iter(["01AAAAAAAAAAAAAAAAAAAAAAAA", "01BBBBBBBBBBBBBBBBBBBBBBBB"] * 2)
     monkeypatch.setattr("durably._platform.ids.Ids.new", lambda _: next(ids))
 

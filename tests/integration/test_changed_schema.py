@@ -1,4 +1,4 @@
-"""A file whose schema somebody has changed: refused where durably's promises hang on it."""
+"""A file whose schema somebody has changed: rejected where durably's promises hang on it."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_file_that_is_rejected_keeps_the_log_that_a_crash_has_left(path: Path)
 
 @pytest.mark.parametrize("sql", HARMLESS)
 def test_what_users_add_under_names_of_their_own_is_accepted(path: Path, sql: str) -> None:
-    """Tables, indexes and views of somebody else in the file are no reason to refuse it."""
+    """Tables, indexes and views of somebody else in the file are no reason to reject it."""
     change(path, sql)
     with durably.Durably(path, jobs=[work]) as app:
         (run,) = app.get_runs(labels={"a": "b"})

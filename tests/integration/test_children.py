@@ -196,7 +196,7 @@ def test_a_child_is_triggered_once_whatever_is_lost_in_between(tmp_path: Path) -
 def test_a_child_that_ends_before_its_parent_waits_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It ends after the parent has looked, and before that is suspended."""
+    """It ends after the parent has checked, and before that is suspended."""
 
     def parent(step: durably.StepContext) -> int:
         run = step.trigger("c", "child", 4)

@@ -61,7 +61,7 @@ def test_the_run_first_in_line_is_started(app: durably.Durably) -> None:
 
 
 def test_what_trigger_returns_is_a_pending_run(app: durably.Durably) -> None:
-    """It tells of the trigger, whatever has become of the run meanwhile."""
+    """It reports the trigger, whatever has become of the run meanwhile."""
     app.start()
     run = app.jobs["work"].trigger(1)
     assert (run.status, run.attempt, run.disposition) == ("pending", 0, "created")

@@ -159,7 +159,7 @@ def test_steps_and_items(path: Path) -> None:
 
 
 def test_changes(path: Path, tmp_path: Path) -> None:
-    """Runs are retried, cancelled and deleted; what is refused has status 1."""
+    """Runs are retried, cancelled and deleted; what is rejected has status 1."""
     copy = tmp_path / "x.db"
     shutil.copy(path, copy)
 

@@ -39,7 +39,7 @@ def forgotten(step: durably.StepContext, size: int) -> None:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Iterator[Path]:
-    """A file with a completed run, one that was tried twice in vain, and a session."""
+    """A file with a completed run, one that was tried twice without success, and a session."""
     path = tmp_path / "x.db"
     with durably.Durably(path, jobs=[large], raise_failed=False, persist_logs=True) as app:
         app.trigger(large, 1000)
@@ -207,7 +207,7 @@ def test_backup(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_vacuum(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file gets smaller, and a terminal is told by how much."""
+    """The file gets smaller, and a terminal shows by how much."""
     with durably.Durably(path, jobs=[large]) as app:
         run = app.run(large, 300_000)
         app.delete_run(run)
@@ -220,7 +220,7 @@ def test_vacuum(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_look_changes_nothing(path: Path, tmp_path: Path) -> None:
-    """What only looks makes no file beside the database and writes nothing to it."""
+    """What only reads makes no file beside the database and writes nothing to it."""
     path.with_name("copies").mkdir()
     before = {each.name: each.read_bytes() for each in tmp_path.iterdir() if each.is_file()}
     for args in (["du"], ["check"], ["doctor"], ["backup", f"{tmp_path}/copies/b.db"]):

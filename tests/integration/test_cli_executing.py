@@ -361,7 +361,7 @@ def test_the_script_to_execute_is_named_if_it_is_one(path: Path, tmp_path: Path)
 def test_what_python_would_call_is_said_as_a_command(
     path: Path, tmp_path: Path, eventually: Eventually
 ) -> None:
-    """Who executes a job by a command is told of no arguments and methods."""
+    """An error of a command names no arguments and methods of the engine."""
     assert printed(path, "run", NIGHTLY, "--set", "path=a", "--key", "k") == ""
     result = command(path, "run", NIGHTLY, "--set", "path=b", "--key", "k")
     assert (result.exit_code, result.stdout) == (0, "")

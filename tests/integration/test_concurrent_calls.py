@@ -385,7 +385,7 @@ class TestCancelling:
     def test_one_that_comes_late_does_not_stop_a_later_attempt(
         self, app: Durably, held: HeldJob, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The run was retried, and is executed, before the cancel had told this engine."""
+        """The run was retried, and is executed, before the cancel had reached this engine."""
         run = app.jobs["held"].trigger()
         tells, may_tell = later(monkeypatch, app._supervisor.local, "stop_run")
         cancelling, outcome = in_thread(lambda: app.cancel(run))
@@ -442,7 +442,7 @@ class TestCancelling:
 
 class TestListeners:
     def test_one_of_progress_may_wait_for_its_run(self, tmp_path: Path) -> None:
-        """The end is stored before what is told of it waits for the listener."""
+        """The end is stored before the event of it waits for the listener."""
         listens = threading.Event()
         heard: list[str] = []
 
@@ -526,7 +526,7 @@ class TestListeners:
     def test_a_trigger_is_reported_before_the_start(
         self, tmp_path: Path, held: HeldJob, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Also where a slot gets free between its commit and its telling."""
+        """Also where a slot gets free between its commit and its event."""
         heard: list[str] = []
         with Durably(tmp_path / "y.db", jobs=[held.job, quick], max_workers=1) as app:
             app.jobs["held"].trigger()

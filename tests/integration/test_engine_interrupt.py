@@ -1,4 +1,4 @@
-"""Stopping with ``interrupt=True``, and the refusal to stop from inside."""
+"""Stopping with ``interrupt=True``, and the rejection to stop from inside."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ class TestFromInside:
         assert {"run:trigger", "run:start", "step:complete", "run:complete"} <= raised.keys()
 
     def test_another_engine_may_be_stopped_inside_a_job(self, app: Durably, tmp_path: Path) -> None:
-        """The refusal is about the engine that executes the job, not about all."""
+        """The rejection is about the engine that executes the job, not about all."""
 
         @durably.job
         def outer(step):

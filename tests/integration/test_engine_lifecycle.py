@@ -67,7 +67,7 @@ class TestStart:
     def test_a_start_that_fails_can_be_repeated(
         self, app: Durably, held: HeldJob, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """After a start() that the database refused the engine is stopped, and starts again."""
+        """After a start() that the database rejected the engine is stopped, and starts again."""
         held.let_all_go()
         write = app._store.database.write
         for refused in (owners.register, owners.set_started):

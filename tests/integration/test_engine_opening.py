@@ -52,7 +52,7 @@ def pragma(path: Path, name: str) -> Any:
 
 
 def refused(path: Path, error: type[Exception], match: str) -> Exception:
-    """Open *path*, see it refused, and see that nothing in its folder has changed."""
+    """Open *path*, see it rejected, and see that nothing in its folder has changed."""
     before = bytes_of(path.parent)
     modified = path.stat().st_mtime_ns
     with pytest.raises(error, match=match) as caught:
@@ -332,7 +332,7 @@ class TestRefused:
         assert isinstance(caught.value.__cause__, apsw.CorruptError)
 
     def test_a_rejection_leaves_nothing_open(self, tmp_path: Path) -> None:
-        """After refusals this process has no descriptor of the file."""
+        """After rejections this process has no descriptor of the file."""
         path = tmp_path / "notes.txt"
         path.write_text("no database" * 1000)
         for _ in range(5):

@@ -1,4 +1,4 @@
-"""Events: what each type tells, in which order and thread, and after what."""
+"""Events: what each type reports, in which order and thread, and after what."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def vars_of(event):
 
 
 def test_the_events_of_a_run_that_completes(tmp_path):
-    """Trigger, start, steps and completion are told in order, each with its fields."""
+    """Trigger, start, steps and completion are emitted in order, each with its fields."""
 
     def pay(amount):
         began = time.monotonic()
@@ -82,7 +82,7 @@ def test_the_events_of_a_run_that_completes(tmp_path):
 
 
 def test_the_events_of_a_run_that_fails_and_is_retried(tmp_path):
-    """Failure and retry are told; on the second attempt a completed step is told as skipped."""
+    """Failure and retry are emitted; in the second attempt a completed step is a skipped one."""
 
     def job(step):
         step.run("good", int)
@@ -115,7 +115,7 @@ def test_the_events_of_a_run_that_fails_and_is_retried(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::durably.PayloadChangedWarning")
 def test_the_events_of_triggers_that_find_a_run(tmp_path):
-    """Only a created run is told as run:trigger; a coalesced one tells the skipped payload."""
+    """Only a created run is emitted as run:trigger; a coalesced one has the skipped payload."""
 
     def job(step, order: Order):
         raise ValueError
@@ -143,7 +143,7 @@ def test_the_events_of_triggers_that_find_a_run(tmp_path):
 
 
 def test_cancel_and_delete_are_reported(tmp_path):
-    """``cancel``, ``delete_run`` and ``purge_runs`` tell run:cancel and run:delete."""
+    """``cancel``, ``delete_run`` and ``purge_runs`` emit run:cancel and run:delete."""
 
     def job(step):
         pass
@@ -223,7 +223,7 @@ def test_an_interrupt_and_a_late_step_are_reported_by_the_engine_they_concern(tm
 
 
 def test_an_error_of_durablys_own_threads_is_reported(tmp_path, monkeypatch):
-    """worker:error tells the error, what it happened in, and the run, if it was about one."""
+    """worker:error has the error, what it happened in, and the run, if it was about one."""
 
     def refuse(*_):
         raise durably.DatabaseError("the disk is on fire")

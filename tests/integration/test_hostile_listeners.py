@@ -29,7 +29,7 @@ def fail_unshowably(step: durably.StepContext) -> None:
 
 
 def busy(step: durably.StepContext, payload: Any = None) -> Any:
-    """A job that has something to tell of every kind."""
+    """A job that emits something of every kind."""
     step.progress(1, 2, "half")
     step.log.info("a line", payload=payload)
     step.run("same", int)
@@ -233,7 +233,7 @@ def test_a_listener_that_never_returns_holds_up_its_own_run_alone(tmp_path: Path
     ids=lambda each: type(each).__name__,
 )
 def test_what_cannot_be_called_is_rejected(tmp_path: Path, listener: Any) -> None:
-    """A listener, a handler, a callback that is none: a ValidationError, whatever its repr does."""
+    """What is no listener, handler or callback is a ValidationError, whatever its repr does."""
     with engine(tmp_path, quiet) as app:
         run = app.jobs["quiet"].trigger()
         refused: list[Callable[[], object]] = [

@@ -18,7 +18,7 @@ import durably
 from durably.plugins import LogPersistence
 from durably.testing import check
 
-# Every use of a step object that could change something. All but the log refuse after the end.
+# Every use of a step object that could change something. All but the log reject after the end.
 USES: dict[str, Callable[[durably.StepContext], object]] = {
     "run": lambda step: step.run("late", list),
     "run again": lambda step: step.run("before", list),
@@ -74,7 +74,7 @@ def test_a_kept_step_object_rejects_and_changes_nothing(tmp_path: Path, ending: 
         (step,) = kept
         assert (step.run_id, step.job_name, step.attempt, step.labels) == (run.id, "job", 1, {})
         assert step.cancelled is (ending == "cancelled")
-    # The engine is closed: the object refuses as before, and still does not raise in its log.
+    # The engine is closed: the object rejects as before, and still does not raise in its log.
     for use in USES.values():
         with pytest.raises(durably.StopRun, match=run.id):
             use(step)
@@ -135,7 +135,7 @@ def test_threads_that_outlive_the_run_are_stopped_one_by_one(
     tmp_path: Path, seed: int, ending: str
 ) -> None:
     """Threads that a job started and did not wait for use its steps on and on, whichever way the
-    run ends: each gets StopRun and nothing else, and what it was told was stored is stored.
+    run ends: each gets StopRun and nothing else, and what was acknowledged is stored.
     """
     restless = Restless(seed)
     is_running = threading.Event()

@@ -105,7 +105,7 @@ def test_any_json_comes_back_as_it_was(tmp_path: Path) -> None:
 
 def test_any_text_is_a_key_and_a_label_or_is_rejected(tmp_path: Path) -> None:
     """A key finds its run again and a label is filtered by, exactly; what cannot be stored is
-    refused by name, and nothing is stored.
+    rejected by name, and nothing is stored.
     """
 
     def job(step: durably.StepContext) -> None:
@@ -390,7 +390,7 @@ def test_what_is_no_json_is_rejected_wherever_it_comes_from(tmp_path: Path, make
 
 def test_what_is_as_deep_as_may_be_comes_back_to_a_deep_caller(tmp_path: Path) -> None:
     """Data of 200 levels is stored and read, by a caller deep in its stack as well; 201 are
-    refused, and no RecursionError comes out of either.
+    rejected, and no RecursionError comes out of either.
     """
 
     def job(step: durably.StepContext, payload: Any) -> Any:

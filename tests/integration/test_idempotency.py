@@ -112,7 +112,7 @@ def test_a_key_is_free_again_once_its_run_is_deleted(app: durably.Durably) -> No
 
 
 def test_the_payload_is_validated_though_the_run_exists(app: durably.Durably) -> None:
-    """A payload that does not fit is rejected before any key is looked at."""
+    """A payload that does not fit is rejected before any key is read."""
     app.jobs["other"].trigger(1, idempotency_key="i")
     with pytest.raises(durably.ValidationError):
         app.jobs["other"].trigger(object(), idempotency_key="i")
@@ -148,7 +148,7 @@ def test_two_engines_with_one_key_make_one_run(app: durably.Durably, tmp_path: P
 def test_retry_failed_puts_back_what_failed_or_was_cancelled(
     app: durably.Durably, ended: str
 ) -> None:
-    """The run is pending again with its checkpoints, and ``run:retry`` tells of it."""
+    """The run is pending again with its checkpoints, and ``run:retry`` reports it."""
     first = app.jobs["finish"].trigger("fail", idempotency_key="i")
     if ended == "failed":
         assert app.process_one()

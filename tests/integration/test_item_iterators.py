@@ -407,7 +407,7 @@ def test_a_loop_that_an_exception_has_left_ends_for_the_next_one(tmp_path, worke
 
 
 def test_a_loop_is_inside_its_item_while_that_is_executed(tmp_path):
-    """An item that uses the name of its own map is told so, as before."""
+    """An item that uses the name of its own map fails as before."""
 
     def job(step):
         list(step.imap("q", lambda _: list(step.imap("q", abs, [1])), [1]))

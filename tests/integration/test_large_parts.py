@@ -279,7 +279,7 @@ def test_references_of_copied_and_of_replaced_rows(tmp_path: Path) -> None:
 
 
 def test_equal_payloads_with_parts_are_equal(tmp_path: Path) -> None:
-    """A key finds the run with the same array again, and refuses another one."""
+    """A key finds the run with the same array again, and rejects another one."""
 
     @job
     def keyed(step: StepContext, payload: Any) -> None:

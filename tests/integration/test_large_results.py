@@ -170,7 +170,7 @@ def kept(folder: Path) -> int:
 
 @pytest.mark.usefixtures("small_files")
 def test_no_two_databases_share_a_folder(tmp_path: Path) -> None:
-    """One that is another's is refused, also where it became so since, and nothing is removed."""
+    """One that is another's is rejected, also where it became so since, and nothing is removed."""
     folder = tmp_path / "folder"
     with (
         Durably(tmp_path / "a.db", jobs=[text], blobs=folder) as first,

@@ -67,7 +67,7 @@ def test_a_listener_finds_its_event_committed(tmp_path):
 
 
 def test_events_are_reported_in_the_thread_where_it_happened(tmp_path):
-    """Triggers are told in the caller's thread, what a job does in its pool thread."""
+    """Triggers are emitted in the caller's thread, what a job does in its pool thread."""
     heard = []
 
     def job(step):
@@ -110,7 +110,7 @@ def test_a_listener_that_raises_harms_no_run(tmp_path, error):
 
 
 def test_a_listener_may_call_the_engine(tmp_path):
-    """A listener triggers, reads and cancels runs from inside an event, and both ends are told."""
+    """A listener triggers, reads and cancels runs inside an event, and both ends are emitted."""
 
     def first(step):
         return 1
@@ -235,7 +235,7 @@ def test_what_the_job_does_to_its_values_does_not_show_in_events(tmp_path):
 
 
 def test_a_run_that_was_taken_over_reports_no_progress(tmp_path):
-    """Progress that the database refuses is not told."""
+    """Progress that the database rejects is not emitted."""
 
     def job(step):
         if step.attempt == 1:

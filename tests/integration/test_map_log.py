@@ -116,7 +116,7 @@ def test_failures_are_counted_by_kind(db: Path, lines: Lines, bad: set[int]) -> 
 
 
 def test_failures_that_are_returned_are_said_as_well(db: Path, lines: Lines, bad: set[int]) -> None:
-    """No other line would tell of them."""
+    """No other line would report them."""
     bad.add(1)
     durably.map(label, [1, 2], db=db, on_failed="return")
     assert lines()[1] == (

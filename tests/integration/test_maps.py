@@ -224,7 +224,7 @@ def test_too_many_failures_end_the_map(tmp_path, workers, most, least_tried, mos
 
 
 def test_failures_within_the_limit_are_no_reason_to_stop(tmp_path):
-    """A fraction is looked at from the 20th item on, and exactly the limit is allowed."""
+    """A fraction is checked from the 20th item on, and exactly the limit is allowed."""
     calls = Calls(*range(10))
     mapped = Mapped(calls, range(20), max_failures=0.5, on_failed="return")
     with engine(tmp_path, mapped.job) as app:
@@ -309,7 +309,7 @@ def test_a_second_use_of_a_key_ends_a_lazy_map(tmp_path):
 
 @WORKERS
 def test_the_input_may_grow_and_change_its_order(tmp_path, workers):
-    """With keys, what is stored is found wherever it stands; what is not asked for stays."""
+    """With keys, what is stored is found wherever it is; what is not asked for stays."""
     calls = Calls()
     results = []
 
@@ -692,7 +692,7 @@ def test_events_of_a_map(tmp_path, workers):
 
 @WORKERS
 def test_an_item_is_stored_before_its_event(tmp_path, workers, monkeypatch):
-    """What listeners, progress and results tell is committed."""
+    """What listeners, progress and results report is committed."""
     told, saved = threading.Event(), threading.Event()
     orders = []
 
@@ -977,7 +977,7 @@ def rewrite(path, change):
 
 
 def test_an_item_that_cannot_be_read_is_named_and_the_others_are_read(tmp_path, caplog):
-    """Unless it holds text that is none, where SQLite's own reading ends."""
+    """Unless it holds what is not text, where SQLite's own reading ends."""
     with engine(tmp_path, Mapped(int, range(3)).job) as app:
         run = execute(app)
         for column, change in (

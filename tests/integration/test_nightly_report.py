@@ -33,7 +33,7 @@ class Service(threading.Thread):
         self.checks_left = 20
 
     def run(self) -> None:
-        """Work until it is told to end, then be up."""
+        """Work until it may end, then be up."""
         down = self.folder / "down"
         while not self.ending.wait(0.05):
             if self.random.random() < 0.3:

@@ -63,7 +63,7 @@ class Waiting:
             self._result.append(exc)
 
     def goes_on(self, eventually: Eventually) -> None:
-        """Make sure that it has looked for workers, twice from now on, and still waits."""
+        """Make sure that it has checked for workers, twice from now on, and still waits."""
         before = self._looks
         eventually(lambda: self._looks >= before + 2 or self._result)
         assert not self._result

@@ -116,7 +116,7 @@ def test_poll_interval_bounds_the_wait_where_nothing_else_wakes(tmp_path: Path) 
 
 
 def test_retain_runs_deletes_in_the_background(tmp_path: Path, eventually: Eventually) -> None:
-    """Runs that ended longer ago go with all that belongs to them, and their deletion is told."""
+    """Runs that ended longer ago are deleted with all that is theirs, which is emitted."""
     with engine(tmp_path, quick, retain_runs=timedelta(microseconds=1)) as app:
         app.use(LogPersistence())
         run = execute(app, job="quick", labels={"a": "b"})

@@ -110,7 +110,7 @@ def test_bytes_of_a_codec_come_back(tmp_path: Path) -> None:
 
 
 def test_a_pickled_value_comes_back_and_the_command_line_does_not_read_it(tmp_path: Path) -> None:
-    """It is an explicit choice for one class; a look at the file shows that it is one."""
+    """It is an explicit choice for one class; the file shows that it is one."""
     path = tmp_path / "a.db"
 
     def job(step: durably.StepContext) -> int:

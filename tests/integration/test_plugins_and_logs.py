@@ -231,7 +231,7 @@ CIRCULAR.append(CIRCULAR)
     ids=lambda value: type(value).__name__,
 )
 def test_a_log_line_never_raises_for_what_it_is_given(tmp_path, value, caplog):
-    """Data and messages of any kind are told, logged and persisted in some form."""
+    """Data and messages of any kind are emitted, logged and persisted in some form."""
 
     def talk(step):
         step.log.info("data", value=value, good=[1])

@@ -77,7 +77,7 @@ def test_what_is_no_progress_is_rejected(tmp_path, arguments):
 
 @pytest.mark.parametrize("outcome", ["completed", "failed", "interrupted"])
 def test_the_last_progress_always_arrives(tmp_path, outcome):
-    """However quick the calls, the last one is stored and told, before the end of the run."""
+    """However quick the calls, the last one is stored and emitted, before the end of the run."""
 
     def job(step):
         for number in range(10_000):
@@ -173,7 +173,7 @@ def test_progress_outlives_a_retry(tmp_path):
 
 
 def test_progress_that_could_not_be_stored_is_stored_later(tmp_path, monkeypatch):
-    """A refused write of progress is told as worker:error and tried again; nothing is lost."""
+    """A rejected write of progress is emitted as worker:error and tried again; nothing is lost."""
     real, refused, arrived = SqliteStore.set_progress, [], threading.Event()
 
     def refuse_once(*args):

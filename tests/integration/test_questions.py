@@ -142,7 +142,7 @@ def test_a_deadline_has_one_outcome_for_both_sides(tmp_path: Path, wall: Wall) -
 def test_an_answer_while_the_run_is_being_suspended_is_not_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is stored after the job has looked for it and before the run is waiting."""
+    """It is stored after the job has checked for it and before the run is waiting."""
 
     def job(step: durably.StepContext) -> Any:
         try:

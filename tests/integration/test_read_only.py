@@ -186,7 +186,7 @@ LARGE = durably.Job("large", lambda step: step.run("large", lambda: b"x" * 4_000
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
 def test_a_file_on_a_read_only_medium(tmp_path: Path) -> None:
-    """It is read, also by a path that SQLite could take for parameters; a change is refused."""
+    """It is read, also by a path that SQLite could take for parameters; a change is rejected."""
     folder = tmp_path / "a?mode=rwc&#%20"
     folder.mkdir()
     path = folder / "x.db"

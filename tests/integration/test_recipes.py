@@ -183,7 +183,7 @@ class Pipe:
         self._writer = -1
 
     def has_reader(self) -> bool:
-        """Return whether somebody reads it, who waits from now on."""
+        """Return whether somebody reads it; that thread waits from now on."""
         try:
             self._writer = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK)
         except OSError:

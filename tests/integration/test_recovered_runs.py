@@ -17,7 +17,7 @@ from durably.store.sqlite.store import SqliteCheckpoints
 
 @pytest.mark.parametrize("is_claimed", [False, True])
 def test_a_result_that_comes_after_a_take_over_is_not_stored(tmp_path, is_claimed):
-    """The former owner tells step:cancel; it is recorded only while its attempt is the latest."""
+    """The former owner emits step:cancel; it is recorded only while its attempt is the latest."""
     raised = []
 
     def work(step):
@@ -329,7 +329,7 @@ def test_a_heartbeat_that_is_committed_is_a_sign_that_the_run_is_its_owners(tmp_
 
 
 def test_an_engine_taken_for_dead_counts_again_once_it_beats(tmp_path, eventually):
-    """It registers anew, and as started: who waits elsewhere for a run may count on it."""
+    """It registers anew, and as started: threads that wait elsewhere for a run may count on it."""
 
     def rows():
         return observer._store.database.read(owners.list_all)

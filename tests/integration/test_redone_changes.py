@@ -533,7 +533,7 @@ def test_steps_in_threads_of_the_job(book: Book) -> None:
 
 
 def test_steps_inside_of_steps(book: Book) -> None:
-    """They are looked at if the one around them is executed, and all executed if it has changed."""
+    """They are checked if the one around them is executed, and all executed if it has changed."""
 
     def code(step: Any, *, outer: int = 0, inner: int = 0) -> None:
         def around() -> Any:
@@ -637,7 +637,7 @@ def test_waits_questions_and_children_keep_their_results(path: Path) -> None:
 
 
 def test_results_that_are_changed_by_hand(book: Book) -> None:
-    """One that is set is kept, and what follows is executed again; so it is after ``redo``."""
+    """One that is set is kept, and what follows is executed again, as after ``redo``."""
     book.start(chain(book))
     with durably.Durably(book.path) as app:
         (run,) = app.runs()

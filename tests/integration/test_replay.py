@@ -214,7 +214,7 @@ def test_results_are_held_a_window_at_a_time(tmp_path):
 def test_checkpoint_that_cannot_be_read_now_is_read_later(
     tmp_path, monkeypatch, small_windows, query
 ):
-    """An I/O error between two windows is told as worker:error; it fails no run and no step."""
+    """An I/O error between two windows is emitted as worker:error; it fails no run and no step."""
     real, refused, calls = getattr(stored, query), [], []
 
     def refuse_once(db, *args):

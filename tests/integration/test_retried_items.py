@@ -31,7 +31,7 @@ def path(tmp_path: Path) -> Iterator[Path]:
 
 
 class Items:
-    """A job of a map whose items fail as they are told."""
+    """A job of a map whose items fail on request."""
 
     def __init__(self, **options: Any) -> None:
         self.options = options

@@ -223,7 +223,7 @@ def test_run_executed_alone_is_three_commits(app: durably.Durably, disk: DiskVFS
 def test_run_triggered_into_a_free_slot_is_three_commits(
     app: durably.Durably, disk: DiskVFS, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its trigger and its claim are one transaction; nobody looks for it."""
+    """Its trigger and its claim are one transaction; nobody searches for it."""
     dispatcher = app._supervisor._dispatcher
     monkeypatch.setattr(dispatcher, "dispatch", lambda: True)
     # Where one finds no slot free, the thread that ends a run claims another one with it.
@@ -242,7 +242,7 @@ def test_run_triggered_into_a_free_slot_is_three_commits(
 
 @pytest.mark.parametrize("count", [1, 1000])
 def test_progress_costs_no_commit(app: durably.Durably, disk: DiskVFS, count: int) -> None:
-    """However often it is told inside a run, it rides on the run's end."""
+    """However often it is reported inside a run, it rides on the run's end."""
     app.jobs["telling"].trigger(count)
     with Counted(app._store.database, disk) as counted:
         assert app.process_one()

@@ -254,7 +254,7 @@ def test_system_exit_of_the_job_fails_the_run(app: Durably) -> None:
 
 
 def test_a_run_that_is_cancelled_meanwhile(app: Durably) -> None:
-    """It stops at its next step boundary, and the caller is told."""
+    """It stops at its next step boundary, and the call raises."""
 
     @durably.job
     def cancelled(step: durably.StepContext) -> None:
@@ -330,7 +330,7 @@ def test_a_job_that_returns_after_its_timeout_has_completed(app: Durably) -> Non
 
 
 def test_a_stop_of_the_engine_ends_the_call(app: Durably, held: HeldJob) -> None:
-    """The run goes back, and the caller is told why."""
+    """The run goes back, and the caller learns why."""
     call, _ = in_thread(lambda: app.run(held.job))
     held.inside()
     stop, _ = in_thread(lambda: app.stop(interrupt=True))

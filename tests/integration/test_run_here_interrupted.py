@@ -394,7 +394,7 @@ def test_ctrl_c_during_a_wait_leaves_the_run_alone(app: Durably, tmp_path: Path)
 
 
 class Pressed:
-    """Sends SIGINT to this process after random times, until it is told to stop."""
+    """Sends SIGINT to this process after random times, until it is to stop."""
 
     def __init__(self, rng: random.Random) -> None:
         self._random = rng

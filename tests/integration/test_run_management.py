@@ -1,4 +1,4 @@
-"""retry, retrigger, cancel, delete_run and purge_runs: what they do, and when they refuse."""
+"""retry, retrigger, cancel, delete_run and purge_runs: what they do, and when they raise."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_each_call_is_rejected_in_the_other_states(path: Path, call: str, status
 
 @pytest.mark.parametrize("status", ["failed", "cancelled"])
 def test_retry_puts_a_run_back_with_its_steps(app: durably.Durably, status: str) -> None:
-    """It is pending at once, tells ``run:retry``, and executes what has no checkpoint."""
+    """It is pending at once, emits ``run:retry``, and executes what has no checkpoint."""
     run = run_of_status(app, status, labels={"a": "b"})
     heard = events_of(app)
     assert run.refresh().failures == (1 if status == "failed" else 0)
@@ -244,7 +244,7 @@ def test_retrigger_of_a_run_without_payload(app: durably.Durably) -> None:
 
 
 def test_a_cancelled_pending_run_is_never_executed(app: durably.Durably) -> None:
-    """It is cancelled when the call returns, which gives nothing and tells ``run:cancel``."""
+    """It is cancelled when the call returns, which returns nothing and emits ``run:cancel``."""
     run = app.jobs["finish"].trigger(1, labels={"a": "b"})
     heard = events_of(app)
     assert app.cancel(run) is None
@@ -347,7 +347,7 @@ def test_a_job_may_cancel_itself_and_others(path: Path) -> None:
 
 @pytest.mark.parametrize("status", ["completed", "failed", "cancelled"])
 def test_a_deleted_run_leaves_nothing(app: durably.Durably, path: Path, status: str) -> None:
-    """Neither steps nor logs nor labels; ``run:delete`` tells of it."""
+    """Neither steps nor logs nor labels; ``run:delete`` reports it."""
     app.use(LogPersistence())
     run = run_of_status(app, status, labels={"a": "b"}, idempotency_key="i")
     heard = events_of(app)
@@ -367,7 +367,7 @@ def test_a_deleted_run_leaves_nothing(app: durably.Durably, path: Path, status: 
 
 
 def test_purge_takes_terminal_runs_alone(app: durably.Durably) -> None:
-    """Each is told of; pending runs stay, however old."""
+    """Each is reported; pending runs stay, however old."""
     ended = {run_of_status(app, each).id for each in ("completed", "failed", "cancelled")}
     pending = app.jobs["other"].trigger(1)
     heard = events_of(app)
@@ -380,7 +380,7 @@ def test_purge_takes_terminal_runs_alone(app: durably.Durably) -> None:
 
 
 def test_purge_leaves_failed_runs_if_asked(app: durably.Durably) -> None:
-    """For as long as they are to be looked at; a purge without that takes them too."""
+    """For as long as somebody wants to read them; a purge without that takes them too."""
     runs = {run_of_status(app, each).id: each for each in ("failed", "completed", "cancelled")}
     assert app.purge_runs(older_than=0, keep_failed=True) == 2
     assert [runs[run.id] for run in app.get_runs()] == ["failed"]
@@ -390,7 +390,7 @@ def test_purge_leaves_failed_runs_if_asked(app: durably.Durably) -> None:
 def test_purge_that_cannot_give_space_back_has_purged(
     app: durably.Durably, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is deleted is counted and told; that the file keeps its size is a ``worker:error``."""
+    """What is deleted is counted and emitted; a file that keeps its size is a ``worker:error``."""
     ended = run_of_status(app, "completed")
     heard: list[str] = []
     app.on("*", lambda event: heard.append(event.type))
@@ -420,7 +420,7 @@ def test_purge_spares_what_is_younger(app: durably.Durably) -> None:
 
 
 def test_purge_is_limited_and_takes_the_oldest_first(app: durably.Durably) -> None:
-    """500 at once unless told; the rest is for the next call."""
+    """500 at once by default; the rest is for the next call."""
     runs = app.jobs["other"].batch_trigger(range(510))
     for run in runs:
         app.cancel(run)

@@ -1,4 +1,4 @@
-"""Deadlines of runs and of steps: for code that looks at them, and for code that does not."""
+"""Deadlines of runs and of steps: for code that checks them, and for code that does not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run tells of itself through its life, and what belongs to it."""
+"""What a run reports of itself through its life, and what belongs to it."""
 
 from __future__ import annotations
 

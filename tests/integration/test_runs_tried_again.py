@@ -44,7 +44,7 @@ class Flaky:
 def test_a_run_that_fails_is_executed_again_with_its_checkpoints(
     tmp_path: Path, where: str
 ) -> None:
-    """Wherever it is executed; each failure is told, and only what has failed is called again."""
+    """Wherever it is executed, each failure is emitted, and only what failed is called again."""
     flaky = Flaky(2)
     with engine(tmp_path, flaky.job(retry=SOON)) as app:
         events = record(app, "run:retry")

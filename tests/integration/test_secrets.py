@@ -179,7 +179,7 @@ def test_a_rejected_value_is_named_by_place_and_type(
 
 
 def test_what_was_stored_under_another_type_is_not_shown(tmp_path: Path, told: Told) -> None:
-    """A stored payload or checkpoint that today's code refuses fails the run without being told."""
+    """A stored payload or checkpoint that today's code rejects fails the run, and is not shown."""
 
     def job(step: durably.StepContext, payload: Any) -> Any:
         kept = step.run("kept", of_secret)
@@ -219,7 +219,7 @@ WRONG_USES: dict[str, Callable[[durably.StepContext, Any], object]] = {
 def test_data_in_the_place_of_something_else_is_not_shown(
     tmp_path: Path, told: Told, use: Callable[[durably.StepContext, Any], object], secret: Any
 ) -> None:
-    """Who mixes up the arguments of a step is told what was expected, and not what was there."""
+    """The error of mixed-up arguments says what was expected, and not what was there."""
 
     def job(step: durably.StepContext) -> None:
         use(step, secret)

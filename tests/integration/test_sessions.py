@@ -1,4 +1,4 @@
-"""A session: a script as it stands, whose steps are stored while it is executed."""
+"""A session: a script without a job, whose steps are stored while it is executed."""
 
 from __future__ import annotations
 
@@ -495,7 +495,7 @@ def _prompt(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_prompt")
 @pytest.mark.parametrize("key", [None, "k"])
 def test_in_an_interactive_session_a_new_object_takes_over(db: Path, key: str | None) -> None:
-    """It uses the checkpoints of the old one, which refuses from then on."""
+    """It uses the checkpoints of the old one, which rejects from then on."""
     old = durably.session("import", db, key=key)
     use(old, "a")
     new = durably.session("import", db, key=key)
@@ -567,7 +567,7 @@ def test_after_an_interrupt_the_session_goes_on(db: Path) -> None:
 
 @pytest.mark.parametrize("key", [None, "k"])
 def test_a_live_process_keeps_it(db: Path, key: str | None) -> None:
-    """Others are told which process that is, at once or after their patience."""
+    """Others learn which process that is, at once or after their patience."""
     arguments = () if key is None else ("--key", key)
     with Child("opens_a_session", db, *arguments) as child:
         child.expect("open 0")

@@ -317,7 +317,7 @@ def test_a_log_line_belongs_to_the_step_of_its_own_thread(tmp_path):
 
 
 def test_a_log_line_after_an_inner_step_belongs_to_the_outer_one(tmp_path):
-    """The step that is told is the innermost one that has not ended, also after a failure."""
+    """The step that is reported is the innermost one that has not ended, also after a failure."""
 
     def inner(step, error):
         step.log.info("inside")

@@ -316,7 +316,7 @@ def test_nothing_throws_the_result_away(tmp_path, value):
 
 
 def test_nothing_takes_over_what_was_stored(tmp_path):
-    """A result of an earlier version of the code is not looked at."""
+    """A result of an earlier version of the code is not read."""
     seen = []
 
     def job(step):

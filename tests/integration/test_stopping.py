@@ -113,7 +113,7 @@ def test_a_cancelled_run_starts_no_further_step(tmp_path):
 
 
 def test_a_job_that_returns_after_its_cancellation_stays_cancelled(tmp_path):
-    """The end of a job that never looked is not stored, and no further event is told."""
+    """The end of a job that never checked is not stored, and no further event is emitted."""
 
     def job(step):
         app.cancel(step.run_id)
@@ -152,7 +152,7 @@ def test_a_cancelled_step_executes_again_on_retry_with_its_index(tmp_path):
 
 
 def test_a_cancellation_by_another_engine_is_learnt_at_the_next_write(tmp_path):
-    """An engine that did not cancel finds out when it stores; it tells step:cancel alone."""
+    """An engine that did not cancel finds out when it stores; it emits step:cancel alone."""
 
     def work(step):
         with durably.Durably(tmp_path / "durably.db") as other:
@@ -354,7 +354,7 @@ def test_a_ctrl_c_inside_a_step_of_process_one_leaves_no_record(tmp_path):
 
 
 def test_a_result_waits_in_memory_while_the_database_rejects(tmp_path, monkeypatch):
-    """A refusal that may pass costs no work: worker:error, and the result is stored later."""
+    """A rejection that may pass costs no work: worker:error, and the result is stored later."""
     real, refused, calls = SqliteCheckpoints.save, [], []
 
     def refuse_once(*args):

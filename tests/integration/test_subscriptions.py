@@ -185,7 +185,7 @@ def test_the_end_of_the_run_unsubscribes(tmp_path):
 
 
 def test_an_unknown_run_leaves_no_listener(tmp_path):
-    """A refused subscription listens to nothing."""
+    """A rejected subscription listens to nothing."""
     with engine(tmp_path, job) as app:
         with pytest.raises(durably.NotFoundError):
             app.subscribe("nobody")
@@ -240,7 +240,7 @@ def test_closing_the_engine_ends_a_subscription(tmp_path, has_started):
 
 
 def test_events_heard_before_the_engine_closed_are_still_yielded(tmp_path):
-    """What was told before the close can be read after it."""
+    """What was emitted before the close can be read after it."""
     with engine(tmp_path, job) as app:
         run = app.jobs["job"].trigger(1)
         subscription = app.subscribe(run)
@@ -323,7 +323,7 @@ def test_of_a_run_in_another_process_the_end_is_heard(tmp_path):
 
 
 def test_a_subscription_may_be_read_in_the_thread_that_executes(tmp_path):
-    """Nothing is lost between two reads: what was told meanwhile is waiting."""
+    """Nothing is lost between two reads: what was emitted meanwhile is waiting."""
     with engine(tmp_path, job) as app:
         run = app.jobs["job"].trigger(1)
         subscription = app.subscribe(run)
@@ -363,7 +363,7 @@ def test_a_closed_engine_takes_no_listeners_and_plugins(tmp_path):
 
 
 def test_a_cancel_of_another_process_ends_it_before_the_step_is_left(tmp_path):
-    """The run has ended: nothing more is told of it here, however long its job goes on."""
+    """The run has ended: nothing more of it is emitted here, however long its job goes on."""
     held = HeldJob()
     with (
         durably.Durably(tmp_path / "x.db", jobs=[held.job], heartbeat_interval=0.1) as app,

@@ -289,7 +289,7 @@ def test_completion(srv: Srv) -> None:
 
 
 def shown_in(page: str, part: str) -> str:
-    """Return the one block of a page in which *part* stands."""
+    """Return the one block of a page that contains *part*."""
     [found] = [block.text for block in blocks_of(DOCS / page) if part in block.text]
     return found
 

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_the_tutorial(tmp_path: Path) -> None:
-    """Its program is written, killed, failed, fixed and looked at, command by command."""
+    """Its program is written, killed, failed, fixed and inspected, command by command."""
     follow(DOCS / "tutorial-script.md", tmp_path)
 
 

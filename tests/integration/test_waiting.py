@@ -59,7 +59,7 @@ def test_wait_returns_the_completed_run(app: durably.Durably) -> None:
 
 
 def test_wait_raises_for_a_failed_run(app: durably.Durably) -> None:
-    """RunFailedError carries the run and tells its error."""
+    """RunFailedError carries the run and shows its error."""
     run = app.jobs["finish"].trigger("fail")
     with pytest.raises(durably.RunFailedError, match="as it was told") as caught:
         app.wait(run)
@@ -213,7 +213,7 @@ def test_as_completed_of_nothing_is_empty(idle: durably.Durably) -> None:
 
 
 def test_as_completed_may_be_used_while_runs_are_deleted(app: durably.Durably) -> None:
-    """A run that was yielded is not looked at again."""
+    """A run that was yielded is not read again."""
     runs = app.jobs["other"].batch_trigger(range(20))
     for run in app.as_completed(runs):
         app.delete_run(run)
@@ -274,7 +274,7 @@ def test_trigger_and_wait_reports_progress_and_logs_in_the_waiting_thread(
 
 
 def test_log_lines_come_once_though_they_are_persisted(app: durably.Durably) -> None:
-    """What this process hears and what the database has are not both told."""
+    """What this process hears and what the database has are not both reported."""
     app.use(LogPersistence())
     lines: list[str] = []
     run = app.jobs["telling"].trigger_and_wait(20, on_log=lambda line: lines.append(line.message))

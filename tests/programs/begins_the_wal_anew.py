@@ -1,4 +1,4 @@
-"""Writes, when told to, until the WAL has been begun anew, if nobody's snapshot prevents it."""
+"""Writes on request until the WAL has been begun anew, if nobody's snapshot prevents it."""
 
 import sys
 

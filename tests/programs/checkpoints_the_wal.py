@@ -1,4 +1,4 @@
-"""Checkpoints the WAL of a database as another program does, after what it is told to do."""
+"""Checkpoints the WAL of a database as another program does, after what it reads on its input."""
 
 import sys
 

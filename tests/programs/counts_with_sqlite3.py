@@ -1,4 +1,4 @@
-"""Counts the runs with Python's sqlite3 each time that it is told to."""
+"""Counts the runs with Python's sqlite3 each time that it is asked to."""
 
 import sqlite3
 import sys

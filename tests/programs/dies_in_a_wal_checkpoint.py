@@ -1,4 +1,4 @@
-"""Is killed after it has copied the first page of a WAL checkpoint that it is told to make."""
+"""Is killed after it has copied the first page of a WAL checkpoint that it is asked to make."""
 
 import os
 import signal

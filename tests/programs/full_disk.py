@@ -1,4 +1,4 @@
-"""Fills a disk, says what it is told, and goes on when there is room again.
+"""Fills a disk, says what is reported to it, and goes on when there is room again.
 
 Arguments: the database, how the disk is full (limit: of the size of files; tmpfs: by a file), and
 the name of a function below.

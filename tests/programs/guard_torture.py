@@ -136,7 +136,7 @@ def keep_the_wal():
 
 
 def fork():
-    """Open and write in a forked child, when it is told to, while its parent may die."""
+    """Open and write in a forked child, when it is asked to, while its parent may die."""
     inherited = Connection()
     inherited.insert("parent", 1)
     if os.fork():

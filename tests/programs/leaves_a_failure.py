@@ -1,4 +1,4 @@
-"""Leave the block of an engine in which a run has failed that nobody has looked at."""
+"""Leave the block of an engine in which a run has failed that nobody has seen."""
 
 import durably
 

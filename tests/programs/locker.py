@@ -1,4 +1,4 @@
-"""Takes the write lock of a database as another program does, and releases it, as it is told."""
+"""Takes and releases the write lock of a database as another program does, as its input says."""
 
 import sys
 

@@ -1,6 +1,6 @@
 """Notes the modes of all files beside a database.
 
-It looks whenever SQLite has opened a file and at each point of the write path.
+It reads them whenever SQLite has opened a file and at each point of the write path.
 
 It leads a life with all that makes files: a migration, steps, a purge, a dead engine's recovery, a
 second engine, a close. Arguments: the database, and the umask.

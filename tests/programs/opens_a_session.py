@@ -1,4 +1,4 @@
-"""Opens a session, uses its steps as it is told line by line, and says what it executes.
+"""Opens a session, uses its steps as its input says line by line, and says what it executes.
 
 A line ``step NAME`` uses a step, ``wait NAME`` one that is inside its function until the next line,
 ``raise NAME`` raises that exception out of the block, ``end`` leaves it. Without ``--block`` there

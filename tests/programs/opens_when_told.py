@@ -1,4 +1,4 @@
-"""Opens a database when it is told to, and says how many runs it holds."""
+"""Opens a database on request, and says how many runs it holds."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Triggers runs when it is told to, executes what it can of them, and notes what it executes.
+"""Triggers runs on request, executes what it can of them, and notes what it executes.
 
 Arguments: the database, the file of the notes, the number of runs, and that of concurrency keys.
 """

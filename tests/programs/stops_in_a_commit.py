@@ -1,4 +1,4 @@
-"""Triggers runs when it is told to, and stops (``SIGSTOP``) at a point of their commit.
+"""Triggers runs on request, and stops (``SIGSTOP``) at a point of their commit.
 
 Arguments: the database, the point, and how many runs.
 """

@@ -1,4 +1,4 @@
-"""Triggers a run of ``told`` with an idempotency key when it is told to."""
+"""Triggers a run of ``told`` with an idempotency key on request."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Triggers a hundred runs with idempotency keys when it is told to, and executes them."""
+"""Triggers a hundred runs with idempotency keys on request, and executes them."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Executes a job ``told`` that does, inside its step, what it is told by lines.
+"""Executes a job ``told`` that does, inside its step, what the lines of its input say.
 
 Arguments: the database, how it executes (started, open, one, stopping), and what else it has
 (ignorant, logs, beats).

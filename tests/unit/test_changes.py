@@ -1,4 +1,4 @@
-"""Waiting for a change: told in this process, or seen in the file's version."""
+"""Waiting for a change: notified in this process, or seen in the file's version."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HANG_S = 20.0  # only guards against hanging
 
 
 class Versions:
-    """A file's version that changes after so many looks."""
+    """A file's version that changes after so many reads."""
 
     def __init__(self, changes_at: int | None = None) -> None:
         self.looks = 0
@@ -48,7 +48,7 @@ def test_wait_without_time_says_what_is(feed: ChangeFeed, versions: Versions) ->
 
 
 def test_change_before_the_wait_is_not_missed(feed: ChangeFeed) -> None:
-    """What was told between the look and the wait ends the wait."""
+    """A change between the snapshot and the wait ends the wait."""
     seen = feed.snapshot()
     feed.notify()
     assert feed.wait(seen, 1000) is True
@@ -56,7 +56,7 @@ def test_change_before_the_wait_is_not_missed(feed: ChangeFeed) -> None:
 
 
 def test_polling_again_forgets_the_last_version(feed: ChangeFeed, versions: Versions) -> None:
-    """A change is noticed once by each who looks after it."""
+    """A change is noticed once by each thread that waits after it."""
     before = feed.snapshot()
     feed.notify()
     versions.changes_at = 0
@@ -66,7 +66,7 @@ def test_polling_again_forgets_the_last_version(feed: ChangeFeed, versions: Vers
 
 
 def test_commit_of_another_process_ends_the_wait() -> None:
-    """The version is looked at again and again while a thread waits."""
+    """The version is read again and again while a thread waits."""
     versions = Versions(changes_at=4)
     feed = ChangeFeed(versions, Clock())
     assert feed.wait(Snapshot(0, 1), 1000, poll_s=0.001) is True
@@ -82,7 +82,7 @@ def test_wait_ends_with_its_time() -> None:
 
 
 def test_notify_wakes_every_waiter(eventually: Any) -> None:
-    """All threads that wait are told, whatever they saw before."""
+    """All threads that wait are woken, whatever they saw before."""
     asked = threading.Semaphore(0)
 
     class Noticing(Clock):

@@ -492,7 +492,7 @@ DAMAGES_OF_FILES = {
     ],
 )
 def test_damage_of_rows_is_found(path: Path, problem: str, sql: str) -> None:
-    """Rows that the schema would refuse are found when they are there all the same, and the schema,
+    """Rows that the schema would reject are found when they are there all the same, and the schema,
     which is as it should be, is not complained about.
     """
     damage(path, sql)
@@ -507,7 +507,7 @@ def test_each_rule_has_a_damage() -> None:
 
 
 def test_a_reference_that_leads_nowhere_is_found(path: Path) -> None:
-    """What SQLite's own look at foreign keys finds is told."""
+    """What SQLite's own check of foreign keys finds is reported."""
     damage(path, "UPDATE durably_logs SET run = 99 WHERE log = 1")
     assert Finding(
         "a row refers to one that is not there", "table durably_logs, row 1, to durably_runs"
@@ -550,7 +550,7 @@ def forge(path: Path, name: str, /, **columns: str) -> None:
     ],
 )
 def test_an_index_of_somebody_is_not_evaluated(path: Path, sql: str) -> None:
-    """It is named, and the rows of its table are looked at all the same."""
+    """It is named, and the rows of its table are checked all the same."""
     damage(path, "UPDATE durably_logs SET data = '1'")
     change(path, "CREATE INDEX mine ON durably_logs (run)")
     forge(path, "mine", sql=sql)
@@ -596,7 +596,7 @@ def test_text_of_another_encoding_is_not_durablys(tmp_path: Path, is_whole: bool
 
 
 def test_a_check_has_a_limit_of_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that takes far longer than its size accounts for is not looked at for ever."""
+    """A file that takes far longer than its size accounts for is not checked for ever."""
     monkeypatch.setattr(rules, "_LIMIT_S", 0.0)
     monkeypatch.setattr(rules, "_LIMIT_S_PER_MB", 0.0)
     monkeypatch.setattr(rules, "_INSTRUCTIONS", 1)
@@ -644,7 +644,7 @@ def test_a_view_in_the_place_of_a_table_is_not_executed(path: Path, table: str) 
 
 
 def test_a_trigger_that_was_planted_is_not_executed(path: Path) -> None:
-    """Nothing happens to the rows of a file that is only looked at."""
+    """Nothing happens to the rows of a file that is only read."""
     change(
         path,
         "CREATE TRIGGER planted AFTER UPDATE ON durably_runs BEGIN DELETE FROM durably_logs; END",
@@ -741,7 +741,7 @@ def beside(path: Path) -> list[str]:
 
 
 def test_the_file_and_its_log_stay_as_they_are(path: Path) -> None:
-    """What a killed process has left in the log is looked at, and neither copied nor removed; a
+    """What a killed process has left in the log is read, and neither copied nor removed; a
     file that was closed in good order has nothing beside it afterwards that was not there.
     """
     files = beside(path)

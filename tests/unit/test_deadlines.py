@@ -52,7 +52,7 @@ def watched(store: Database, clock: FakeClock) -> Watched:
 
 
 def test_a_run_is_ended_at_its_deadline_and_no_other(watched: Watched, clock: FakeClock) -> None:
-    """Once, a moment after it, so that a job that looks at it ends by itself."""
+    """Once, a moment after it, so that a job that checks it ends by itself."""
     soon, late, never = watched.enter(10), watched.enter(20), watched.enter(None)
     assert never.deadline_s is None
     assert watched.all.next_s() == clock.monotonic() + 10 + GRACE_S
@@ -71,7 +71,7 @@ def test_a_run_is_ended_at_its_deadline_and_no_other(watched: Watched, clock: Fa
 
 
 def test_the_thread_is_woken_for_an_earlier_deadline_alone(watched: Watched) -> None:
-    """A later one is seen when it next looks."""
+    """A later one is seen when it is next checked."""
     watched.enter(10)
     assert watched.woken == 1
     watched.all.next_s()
@@ -82,7 +82,7 @@ def test_the_thread_is_woken_for_an_earlier_deadline_alone(watched: Watched) -> 
 
 
 def test_a_run_that_only_waits_is_not_ended(watched: Watched, clock: FakeClock) -> None:
-    """Its deadline is postponed; it is looked at again soon."""
+    """Its deadline is postponed; it is checked again soon."""
     run = watched.enter(10)
     run.is_paused = True
     clock.advance(50)

@@ -156,7 +156,7 @@ def test_run_that_somebody_else_was_faster_to_claim_costs_no_slot(
 
 
 def test_what_is_being_emitted_is_waited_for_first(worker: Worker, store: Database) -> None:
-    """A trigger before the start of its run; a look that finds nothing waits for nobody."""
+    """A trigger before the start of its run; a check that finds nothing waits for nobody."""
     assert worker.dispatch() == []
     assert worker.heard == []
     run = trigger(store)

@@ -1,4 +1,4 @@
-"""The emitter: who is told, in which order, and what listeners may do."""
+"""The emitter: who is called, in which order, and what listeners may do."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ def test_unsubscribing_ends_one_subscription(emitter):
 
 
 def test_a_listener_may_unsubscribe_itself_and_others(emitter):
-    """A listener that unsubscribes itself was told once, and the others go on."""
+    """A listener that unsubscribes itself was called once, and the others go on."""
     heard = []
 
     def once(event):
@@ -240,7 +240,7 @@ def test_a_listener_may_subscribe_another_one(emitter):
 
 
 def test_a_listener_may_cause_events(emitter):
-    """An event emitted inside a listener is told at once, before the other listeners go on."""
+    """An event emitted inside a listener is emitted at once, before the other listeners go on."""
     heard = []
 
     def react(event):
@@ -257,7 +257,7 @@ def test_a_listener_may_cause_events(emitter):
 @pytest.mark.parametrize("error", [ValueError, SystemExit, GeneratorExit, durably.StopRun])
 @pytest.mark.parametrize("where", ["main", "other"])
 def test_an_exception_of_a_listener_goes_to_the_handlers(emitter, error, where):
-    """Every handler hears the exception and its event; the other listeners are told."""
+    """Every handler hears the exception and its event; the other listeners are called."""
     heard, handled = [], []
     exc = error("mine")
 
@@ -377,7 +377,7 @@ def test_each_event_has_the_name_that_the_package_emits() -> None:
 
 
 def test_an_unheard_event_is_not_made(emitter):
-    """``wants`` tells whether anybody listens, by type or to all."""
+    """``wants`` returns whether anybody listens, by type or to all."""
     assert not emitter.wants("run:cancel")
     undo = emitter.on("run:cancel", print)
     assert emitter.wants("run:cancel")
@@ -437,7 +437,7 @@ def interrupted_at(emitter: Emitter, at: int) -> bool:
 def test_ctrl_c_in_announcing_leaves_no_mark(emitter: Emitter) -> None:
     """What nobody announces any more must not be waited for.
 
-    On the last line, which takes the mark away, CPython looks for signals only after that.
+    On the last line, which takes the mark away, CPython checks for signals only after that.
     """
     lines = sum(
         1

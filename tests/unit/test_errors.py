@@ -389,7 +389,7 @@ class TestMessages:
 
     @pytest.mark.parametrize("verb", ["stop", "close", "run_until_idle"])
     def test_waiting_for_oneself(self, app: durably.Durably, verb: str) -> None:
-        """The refusal names the call that was made, and says to make it elsewhere."""
+        """The rejection names the call that was made, and says to make it elsewhere."""
 
         @durably.job("suicidal")
         def suicidal(step):

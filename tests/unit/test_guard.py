@@ -254,7 +254,7 @@ def test_mutex_in_an_unusable_folder_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_waiter_gets_the_mutex_when_it_is_released(database: str) -> None:
-    """One who waits obtains the mutex within its timeout."""
+    """A thread that waits obtains the mutex within its timeout."""
     first, second = WriterMutex(database, Clock()), WriterMutex(database, Clock())
     assert first.acquire(0)
     obtained: list[bool] = []

@@ -1,4 +1,4 @@
-"""One heartbeat: what it marks, and what it tells the runs that are no longer this engine's."""
+"""One heartbeat: what it marks, and which runs it stops that are no longer this engine's."""
 
 from __future__ import annotations
 

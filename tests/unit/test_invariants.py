@@ -21,7 +21,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_what_is_wrong_in_any_database_is_found(path: Path) -> None:
-    """The findings of ``durably.testing.check`` are there as sentences, its refusals too."""
+    """The findings of ``durably.testing.check`` are there as sentences, its rejections too."""
     damage(path, "UPDATE durably_runs SET owner = NULL WHERE status = 'running'")
     assert [each.partition(":")[0] for each in check(path)] == [
         "the file is damaged",

@@ -1,4 +1,4 @@
-"""Jobs: what the decorator makes of a function, and what it refuses before anything runs."""
+"""Jobs: what the decorator makes of a function, and what it rejects before anything runs."""
 
 from __future__ import annotations
 
@@ -523,7 +523,7 @@ class TestRegistry:
             del sys.modules["loaded_twice"]
 
     def test_another_function_under_a_taken_name_is_rejected(self) -> None:
-        """A name means one function; the message tells which one has it."""
+        """A name means one function; the message says which one has it."""
         registry = JobRegistry(Codec())
         registry.add(durably.job("x")(import_csv))
         with pytest.raises(ConflictError, match="'x'.*import_csv"):

@@ -129,7 +129,7 @@ def test_migrating_again_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_statement_that_returns_rows_does_not_end_a_migration(tmp_path: Path) -> None:
-    """All of a script is executed, also what stands after a SELECT."""
+    """All of a script is executed, also what comes after a SELECT."""
     script = "SELECT 1; CREATE TABLE durably_late (x INTEGER) STRICT;"
     db = fresh(tmp_path / "test.db", [*schema.migrations(), script])
     assert db.execute("SELECT count(*) FROM durably_late").get == 0
@@ -218,7 +218,7 @@ class Interrupted:
 def test_file_that_is_migrated_while_it_is_checked_is_ours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A new file to which another process gives its tables between two looks of an opening is
+    """A new file to which another process gives its tables between two reads of an opening is
     not taken for another program's.
     """
     path = tmp_path / "test.db"

@@ -531,7 +531,7 @@ def test_claiming_past_runs_that_are_not_to_be_claimed_costs_by_those_alone(
 
 
 def test_purge_costs_by_what_it_deletes(db: apsw.Connection) -> None:
-    """A purge that finds nothing old enough looks at none of the 20,000 finished runs."""
+    """A purge that finds nothing old enough reads none of the 20,000 finished runs."""
     with db:
         finished(db)
     assert vm_steps(db, lambda: runs.purge(db, 1, 500)) < 200

@@ -98,7 +98,7 @@ def engine(store: Database, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -
 
 
 def beats(engine: Engine, reaper: Reaper, count: int, also: Callable[[], object] = int) -> None:
-    """The reaper looks after each of so many of its engine's heartbeats."""
+    """The reaper checks after each of so many of its engine's heartbeats."""
     for _ in range(count):
         engine.committed += 1
         also()
@@ -160,7 +160,7 @@ def test_a_run_that_kills_its_process_is_failed(
 
 
 def test_dead_owner_without_runs_leaves_no_row(engine: Engine, store: Database) -> None:
-    """Nothing is told, and neither row nor lock file stays."""
+    """Nothing is emitted, and neither row nor lock file stays."""
     given_owner(store, "dead")
     engine.states[token_of("dead")] = Liveness.DEAD
     assert engine.reaper().recover() == 0
@@ -234,7 +234,7 @@ def test_no_clock_makes_an_owner_hung(engine: Engine, store: Database, clock: Fa
 
 
 def test_watch_begins_when_the_owner_is_first_seen(engine: Engine, store: Database) -> None:
-    """What an engine has beaten before it looked at an owner counts nothing."""
+    """What an engine has beaten before it read an owner counts nothing."""
     run = given_running(store, given_owner(store, "other"))
     engine.committed = 1000
     reaper = engine.reaper()
@@ -279,7 +279,7 @@ def requeue_after_a_beat(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_owner_that_beats_while_it_is_judged_keeps_its_runs(
     engine: Engine, store: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The verdict holds only if the beat still stands in the transaction that carries it out."""
+    """The verdict holds only if the beat is the same in the transaction that carries it out."""
     other = given_owner(store, "other")
     run = given_running(store, other)
     reaper = engine.reaper()
@@ -293,7 +293,7 @@ def test_owner_that_beats_while_it_is_judged_keeps_its_runs(
 def test_owner_without_a_lock_file_that_beats_while_it_is_judged_stays(
     engine: Engine, store: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its beat must still stand in the transaction that would forget it."""
+    """Its beat must still be the same in the transaction that would forget it."""
     other = given_owner(store, "other")
     run = given_running(store, other)
     engine.states[token_of("other")] = Liveness.UNKNOWN

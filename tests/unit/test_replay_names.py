@@ -37,7 +37,7 @@ def test_what_was_added_is_always_found(at_once: bool) -> None:
 
 
 def test_of_many_names_few_are_mistaken() -> None:
-    """Each mistake costs a look into the database."""
+    """Each mistake costs a read of the database."""
     names = Names()
     names.update(map(name, range(100_000)))
     mistaken = sum(name(number) in names for number in range(100_000, 110_000))

@@ -1,4 +1,4 @@
-"""``Retry``: its defaults, what it refuses, and how long it waits."""
+"""``Retry``: its defaults, what it rejects, and how long it waits."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ class OfTheUserError(OSError):
     ],
 )
 def test_a_stored_retry_is_the_same_where_its_classes_are_not_loaded(on, matching, others):
-    """Stored as text and read again it has the same numbers, and tells exceptions by name."""
+    """Stored as text and read again it has the same numbers, and has exceptions by name."""
     retry = Retry(attempts=4, wait=60, backoff=3, jitter=False, on=on)
     again = loaded_retry(stored_retry(retry))
     kept = {"attempts", "wait", "backoff", "max_wait", "jitter", "on_exhausted"}

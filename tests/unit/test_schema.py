@@ -1,4 +1,4 @@
-"""The schema refuses by itself what must never be stored, and a file gets to it in one way."""
+"""The schema rejects by itself what must never be stored, and a file gets to it in one way."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from durably.worker.service import Service
 
 
 class Counter(Service):
-    """Counts its ticks; may be told to fail, or to wait inside one."""
+    """Counts its ticks; can be made to fail, or to wait inside one."""
 
     def __init__(self, interval_s: float | None = None) -> None:
         self.errors: list[tuple[BaseException, str]] = []
@@ -62,7 +62,7 @@ def test_thread_is_named_and_a_daemon(service: Counter) -> None:
 
 
 def test_first_tick_needs_no_wake(service: Counter) -> None:
-    """A service that was started looks at once."""
+    """A service that was started ticks at once."""
     service.start()
     assert service.in_tick.wait(10)
 
@@ -123,7 +123,7 @@ def test_wake_causes_a_tick(service: Counter, eventually: Any) -> None:
 
 
 def test_wake_during_a_tick_causes_one_more(service: Counter, eventually: Any) -> None:
-    """What happens while a tick has already looked is looked at in the next one."""
+    """What happens after a tick has read is found by the next one."""
     service.go_on.clear()
     service.start()
     assert service.in_tick.wait(10)
@@ -144,7 +144,7 @@ def test_interval_causes_ticks(eventually: Any) -> None:
 def test_thread_outlives_a_failing_tick(
     service: Counter, eventually: Any, error: Exception
 ) -> None:
-    """The error is told with the service's name, and the next tick comes."""
+    """The error is reported with the service's name, and the next tick comes."""
     service.fails_with = error
     service.start()
     eventually(lambda: service.errors == [(error, "counter")])

@@ -124,7 +124,7 @@ def test_it_says_that_a_signal_has_ended_a_child(name: str) -> None:
 
 @pytest.mark.parametrize("name", SILENT)
 def test_it_says_nothing_of_a_signal(name: str) -> None:
-    """A failure of its own, an end by another signal, a status that is none."""
+    """A failure of its own, an end by another signal, what is not a status."""
     assert not tells_of_signal(SILENT[name])
 
 

@@ -188,7 +188,7 @@ def test_keys_in_a_large_batch_find_what_stands_before_them(store: Database) -> 
 
 @pytest.mark.parametrize("position", [0, BLOCK // 2, BLOCK - 1])
 def test_large_batch_is_stored_whole_or_not_at_all(store: Database, position: int) -> None:
-    """One item among many that the database refuses, and none is stored."""
+    """One item among many that the database rejects, and none is stored."""
     items = [NewRun(f"r{number}", "job", "1") for number in range(2 * BLOCK)]
     items[BLOCK + position] = items[0]
     with pytest.raises(DatabaseError):
@@ -198,7 +198,7 @@ def test_large_batch_is_stored_whole_or_not_at_all(store: Database, position: in
 
 
 def test_batch_is_stored_whole_or_not_at_all(store: Database) -> None:
-    """One item that the database refuses, and none is stored."""
+    """One item that the database rejects, and none is stored."""
     items = [NewRun("a", "job", "1"), NewRun("b", "job", "1"), NewRun("a", "job", "1")]
     with pytest.raises(DatabaseError):
         store.write(enqueueing.enqueue_many, items, 10)

@@ -165,7 +165,7 @@ def test_map_that_ended_too_late_is_cancelled_by_the_latest_claim_alone(
 
 
 def test_map_is_one_step(store: Database, run: RunRow) -> None:
-    """Its record has its counts, stands at its index, and is there once the map has ended."""
+    """Its record has its counts, is at its index, and is there once the map has ended."""
     checkpoint(store, run, "a", 2)
     checkpoint(store, run, "b", 4)
     assert save(store, run, completed(0, "k"), done=1, total=9)

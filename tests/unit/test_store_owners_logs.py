@@ -52,7 +52,7 @@ def test_owner_that_has_started_says_so(store: Database) -> None:
 
 
 def test_beat_marks_the_owner_and_its_running_runs(store: Database) -> None:
-    """One beat counts once, and tells which runs are running under this owner."""
+    """One beat counts once, and returns which runs are running under this owner."""
     owner, other = given_owner(store), given_owner(store)
     run, second = given_running(store, owner), given_running(store, owner)
     cancelled = given_running(store, owner)
@@ -143,7 +143,7 @@ def test_lines_are_kept_in_order(store: Database) -> None:
 
 
 def test_lines_newer_than_one_are_found_without_ones_own(store: Database) -> None:
-    """A waiter gets what is new, and not what its own process has told it already."""
+    """A waiter gets what is new, and not what its own process has notified it of already."""
     run = trigger(store)
     store.write(logs.append, [line(run.id, '"1"', 1), line(run.id, '"2"', 2)])
     after = store.read(logs.newest)

@@ -117,7 +117,7 @@ def test_end_frees_the_key(store: Database, how: dict[str, str]) -> None:
 
 
 def test_interrupted_run_comes_back_to_the_front(store: Database) -> None:
-    """It was triggered first, so it is first again."""
+    """It is first again, because it was triggered first."""
     mine, other = queue(store, 3), queue(store, 1, "other")
     (taken,) = claim(store, given_owner(store))
     finish(store, taken)

@@ -142,7 +142,7 @@ def test_hung_owner_loses_its_running_runs_alone(store: Database) -> None:
 
 @pytest.mark.parametrize("beat", [1, -1])
 def test_owner_that_has_beaten_meanwhile_is_not_hung(store: Database, beat: int) -> None:
-    """The beat that the decision was made on must still stand in the transaction."""
+    """The beat that the decision was made on must still be the same in the transaction."""
     hung = given_owner(store)
     run = given_running(store, hung)
     assert store.write(requeue.requeue, OwnerHung(hung, beat), 60) == []
@@ -174,7 +174,7 @@ def test_progress_of_a_stale_attempt_is_not_stored(store: Database) -> None:
 
 
 def test_briefs_are_of_the_runs_that_exist(store: Database) -> None:
-    """Those asked for and there are told, by id; the others are left out."""
+    """Those asked for and there are returned, by id; the others are left out."""
     owner = given_owner(store)
     running = given_running(store, owner)
     pending = trigger(store)

@@ -68,7 +68,7 @@ def test_claim_knows_jobs_by_their_exact_names(store: Database, jobs: str) -> No
 
 
 def test_polling_agrees_with_claiming(store: Database) -> None:
-    """What a look calls claimable is claimed, and what it does not is not."""
+    """What a query calls claimable is claimed, and what it does not is not."""
     owner = given_owner(store)
     assert not store.read(lookups.has_claimable, '["job"]')
     trigger(store, concurrency_key="k")
@@ -334,7 +334,7 @@ ALLOWED = {
 def test_verb_that_does_not_fit_the_state_is_a_conflict(
     store: Database, verb: str, state: str
 ) -> None:
-    """A refused verb changes nothing and says how the run stands."""
+    """A rejected verb changes nothing and says which state the run has."""
     run = trigger(store)
     bring_to(store, run, state)
     if state == "cancelled":

@@ -117,7 +117,7 @@ ALL = ["cancelled", "completed", "failed", "deleted", "recovered", "interrupted"
 def test_attempt_that_is_not_running_stores_nothing(
     store: Database, run: RunRow, write: object, since: str
 ) -> None:
-    """What an earlier owner still writes changes nothing, and it is told."""
+    """What an earlier owner still writes changes nothing, and the write says so."""
     put_aside(store, run, since)
     assert write(store, run, "a") is False
     assert query(store, "SELECT * FROM durably_steps") == []

@@ -120,7 +120,7 @@ def test_positions_are_found_in_order(indexes: set[int]) -> None:
 
 
 def test_what_was_begun_is_remembered_in_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key that may have been used before is looked for, and one that was not is executed."""
+    """A key that may have been used before is searched for, and one that was not is executed."""
     monkeypatch.setattr(checkpoints, "EXACT_NAMES", 3)
     monkeypatch.setattr(checkpoints, "_FILTER_BITS", 8)
     table = Table([])

@@ -538,7 +538,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("stored", HOSTILE, ids=json.dumps)
 def test_a_hostile_tagged_value_ends_in_a_typed_error(stored: Any) -> None:
-    """Nothing is imported or executed for it, and a look at it shows some data."""
+    """Nothing is imported or executed for it, and reading it shows some data."""
     before = set(sys.modules)
     text = "\t" + json.dumps({"a": [stored]})
     with pytest.raises(SerializationError, match=r"w: \$\.a\[0\]"):

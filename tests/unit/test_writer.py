@@ -182,7 +182,7 @@ def test_rejected_statement_is_a_database_error_with_its_cause(
 
 
 def test_error_of_the_operation_rolls_it_back_and_is_raised_itself(bench: Bench) -> None:
-    """A refusal by our own code comes out unchanged, and nothing is stored."""
+    """A rejection by our own code comes out unchanged, and nothing is stored."""
     error = ConflictError("no")
     with pytest.raises(ConflictError) as caught:
         bench.writer.run(put_and_raise("a", error))
@@ -414,7 +414,7 @@ def test_write_goes_on_without_a_mutex_that_is_stuck(bench: Bench) -> None:
 
 
 def test_maintenance_is_outside_of_transactions(bench: Bench) -> None:
-    """It may do what SQLite refuses inside one; its errors are translated."""
+    """It may do what SQLite rejects inside one; its errors are translated."""
 
     def checkpoint(db: apsw.Connection) -> bool:
         db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
@@ -439,7 +439,7 @@ def test_fork_waits_for_the_transaction_in_progress(bench: Bench, eventually: An
 
 
 def test_writer_of_another_process_rejects(bench: Bench) -> None:
-    """A forked child is told so, and nothing of its call is queued."""
+    """In a forked child it raises, and nothing of its call is queued."""
     bench.writer._pid += 1
     with pytest.raises(ForkedError, match="parent"):
         bench.writer.run(put("a"))
@@ -478,7 +478,7 @@ def test_others_in_the_batch_share_its_transaction(bench: Bench, eventually: Any
 def test_rejected_one_of_the_merged_harms_no_other(
     bench: Bench, eventually: Any, others: list[str]
 ) -> None:
-    """What the schema refuses is an error of its own caller; they are executed one by one."""
+    """What the schema rejects is an error of its own caller; they are executed one by one."""
     bench.writer.run(put("taken"))
     operations: list[Any] = [put_merged] * 3 + [put_alone(name) for name in others]
     args = ["a", "taken", "b"]

@@ -204,7 +204,7 @@ def test_heartbeat_is_synced_like_the_commits_around_it(
     store: Database, disk: DiskVFS, synchronous: str
 ) -> None:
     """Losing one at a power cut loses nothing, but what is acknowledged after it in mode full must
-    not stand on frames of the log that nobody has synced.
+    not be based on frames of the log that nobody has synced.
     """
     owner = given_owner(store)
     given_running(store, owner)

@@ -104,7 +104,7 @@ def put(name: str) -> Callable[[apsw.Connection], str]:
 
 
 def put_unless(name: str, other: str) -> Callable[[apsw.Connection], str]:
-    """Like a verb that the state of a run refuses."""
+    """Like a verb that the state of a run rejects."""
 
     def operation(db: apsw.Connection) -> str:
         db.execute("INSERT INTO effects VALUES (?)", (name,))
@@ -264,7 +264,7 @@ def test_interrupt_anywhere_in_leading_once_more_harms_no_follower(
 
 
 def test_interrupt_beside_a_failing_commit_harms_no_follower(scene: Scene) -> None:
-    """What could not be committed is never told to have been."""
+    """What could not be committed is never reported as committed."""
     complete = Interrupter()
     scene.play(complete, put("leader"), commits_fail=True)
     for point in range(1, complete.passed + 1):

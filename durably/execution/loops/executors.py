@@ -258,7 +258,7 @@ class Executors(Outside):
         self._is_testing = False
         self._lost += entries
         self._breaks += not self._in_flight
-        # A pool whose fork server is dead cannot tell so otherwise.
+        # A pool whose fork server is dead cannot report that otherwise.
         is_broken = isinstance(exc, (BrokenExecutor, EOFError, OSError))
         if self._make is not None and is_broken and self._breaks < _MOST_BREAKS:
             return

@@ -44,7 +44,7 @@ class Source:
 
     Attributes:
         failure: what the iterable or ``key`` has raised.
-        changed: at how many positions with a stored result other items stand than before.
+        changed: at how many positions with a stored result there are other items than before.
     """
 
     def __init__(

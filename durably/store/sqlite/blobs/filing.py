@@ -67,7 +67,7 @@ class Filing:
 
     @cached_property
     def folder(self) -> BlobFolder:
-        """The files in the folder."""
+        """Return the files in the folder."""
         from durably.store.sqlite.blobs.folder import (  # noqa: PLC0415 - where first needed
             BlobFolder,
         )

@@ -1,4 +1,4 @@
-"""Calls of steps' functions of which their rows do not tell: without an end, or with notes."""
+"""Calls of steps' functions that their rows do not have: without an end, or with notes."""
 
 from collections.abc import Sequence
 from typing import Any, Final

@@ -156,7 +156,7 @@ def retry(db: apsw.Connection, run_id: str, now_us: int) -> RunRow:
 
 
 def retry_all(db: apsw.Connection, run_id: str, now_us: int) -> list[RunRow]:
-    """``retry`` a run; return it, and those of its children, and of theirs, that are retried."""
+    """Retry a run; return it, and those of its children, and of theirs, that are retried."""
     run_pk = queries.legible(db, run_id).run
     lost: list[Any] = db.execute(LOST_DESCENDANTS, {"run": run_pk}).fetchall()
     return [retry(db, run_id, now_us), *(queries.get(db, each) for (each,) in lost)]

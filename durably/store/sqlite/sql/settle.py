@@ -97,8 +97,8 @@ def settle(
 ) -> bool:
     """Store how an execution has left its job; return whether that took effect.
 
-    ``settle_and_claim`` also stores the calls that are left, and the end of an execution whose run is
-    tried again.
+    ``settle_and_claim`` also stores the calls that are left, and the end of an execution whose run
+    is tried again.
     """
     statement, more = _settling(outcome)
     bindings = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, overload
 
-from durably._platform.safe_repr import short_repr
 from durably._platform.signals import entered_in_job
 from durably.codec import NOTHING, Nothing
 from durably.errors import SerializationError, ValidationError
@@ -14,7 +13,6 @@ from durably.execution.current_run import CurrentRun
 from durably.execution.deadlines import check_deadline, remaining_s
 from durably.execution.loops.step_loops import StepLoops
 from durably.execution.nested_steps import NestedSteps
-from durably.execution.pacing import RateLimit
 from durably.execution.services import Services
 from durably.execution.step_children import StepChildren
 from durably.execution.step_log import (
@@ -24,13 +22,13 @@ from durably.execution.step_log import (
     current_item,
     current_step,
 )
-from durably.execution.step_options import PlainStep, ReturningStep
 from durably.execution.step_runner import StepRunner
 from durably.execution.step_waits import StepWaits
-from durably.execution.waiting import Waiting
 from durably.settings import Duration, OnChange, OnDuplicateStep, time_limit, waitable
 
 if TYPE_CHECKING:
+    from durably.execution.pacing import RateLimit
+    from durably.execution.step_options import PlainStep, ReturningStep
     from durably.settings.retries import Retry
 
 Ps = ParamSpec("Ps")
@@ -66,7 +64,6 @@ class StepContext(StepLoops, StepWaits, StepChildren):
             on_change=on_change,
             nested=nested,
         )
-        self._waiting = Waiting(run, services, self._step_runner)
 
     def __reduce__(self) -> NoReturn:
         # A copy would use the same indexes again.
@@ -344,9 +341,13 @@ class StepContext(StepLoops, StepWaits, StepChildren):
         change = checked_change("step.options", on_change, depends_on)
         if change[0] == "redo":
             self._step_runner.track_layers()
-        options = retry, rate, time_limit(timeout), *change
-        if rate is not None and not isinstance(rate, RateLimit):
-            raise ValidationError(f"rate must be a RateLimit, not {short_repr(rate)}")
+        from durably.execution.step_options import (  # noqa: PLC0415 - where first needed
+            PlainStep,
+            ReturningStep,
+            checked_rate,
+        )
+
+        options = retry, checked_rate(rate), time_limit(timeout), *change
         if returns is not None:
             if returns is not NOTHING:
                 self._services.codec.check_type(returns, "step.options(returns=...)")

@@ -9,11 +9,7 @@ from durably._platform.ids import child_id
 from durably._platform.safe_repr import short_repr
 from durably._platform.signals import entered_in_job
 from durably.errors import ConflictError, NotFoundError, ValidationError
-from durably.execution.current_run import CurrentRun
-from durably.execution.services import Services
 from durably.execution.step_questions import StepQuestions, Ticket
-from durably.execution.step_runner import StepRunner
-from durably.execution.waiting import Waiting
 from durably.jobs import Job
 from durably.models import TERMINAL, Run
 from durably.store.outcome import Suspended
@@ -26,11 +22,6 @@ T = TypeVar("T")
 
 class StepChildren(StepQuestions):
     """The part of the step context that triggers runs and waits for them, and for answers."""
-
-    _run: CurrentRun
-    _services: Services
-    _step_runner: StepRunner
-    _waiting: Waiting
 
     @overload
     def trigger(

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
+from durably._platform.safe_repr import short_repr
 from durably._platform.signals import entered_in_job
+from durably.errors import ValidationError
 from durably.execution.pacing import RateLimit
 from durably.execution.step_runner import StepRunner
 from durably.settings import OnChange
@@ -16,6 +18,17 @@ if TYPE_CHECKING:
 Ps = ParamSpec("Ps")
 T = TypeVar("T")
 U = TypeVar("U")
+
+
+def checked_rate(rate: RateLimit | None) -> RateLimit | None:
+    """Return *rate* if it is one.
+
+    Raises:
+        ValidationError: it is not.
+    """
+    if rate is not None and not isinstance(rate, RateLimit):
+        raise ValidationError(f"rate must be a RateLimit, not {short_repr(rate)}")
+    return rate
 
 
 class _WithOptions:

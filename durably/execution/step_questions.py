@@ -12,13 +12,8 @@ from durably._platform.safe_repr import short_repr
 from durably._platform.signals import entered_in_job
 from durably._platform.values import Value
 from durably.codec import UNTYPED
-from durably.codec.type_text import type_text
 from durably.errors import ConflictError, SerializationError, ValidationError
-from durably.execution.current_run import CurrentRun
-from durably.execution.prompting import Prompt, can_ask_here
-from durably.execution.services import Services
-from durably.execution.step_runner import StepRunner
-from durably.execution.waiting import Waiting
+from durably.execution.step_part import StepPart
 from durably.models import short_name
 from durably.settings import Duration
 from durably.store.outcome import Suspended
@@ -45,13 +40,8 @@ class Ticket(Value, Generic[T]):
     default: Any = attrs.field(default=_NO_DEFAULT, repr=False)
 
 
-class StepQuestions:
+class StepQuestions(StepPart):
     """The part of the step context that waits for answers. A base class of it."""
-
-    _run: CurrentRun
-    _services: Services
-    _step_runner: StepRunner
-    _waiting: Waiting
 
     @overload
     def ask(
@@ -113,14 +103,21 @@ class StepQuestions:
     def _ask(
         self, name: str, question: str, type_: Any, timeout: Duration | None, default: Any
     ) -> Any:
-        new = NewWait(
-            name,
-            "answer",
-            self._waiting.deadline_us(timeout),
-            question=question,
-            returns=type_text(type_),
-        )
+        new = self._question(name, question, type_, timeout)
         return self._answer_of(self._waiting.opened(new), type_, default)
+
+    def _question(
+        self,
+        name: str,
+        question: str,
+        type_: Any,
+        timeout: Duration | None,
+        ticket: str | None = None,
+    ) -> NewWait:
+        from durably.codec.type_text import type_text  # noqa: PLC0415 - where first needed
+
+        until_us, returns = self._waiting.deadline_us(timeout), type_text(type_)
+        return NewWait(name, "answer", until_us, ticket, question, returns)
 
     @overload
     def prepare(
@@ -172,14 +169,7 @@ class StepQuestions:
         return Ticket(id=ticket, name=name, returns=type_, default=default)
 
     def _prepare(self, name: str, question: str, type_: Any, timeout: Duration | None) -> str:
-        new = NewWait(
-            name,
-            "answer",
-            self._waiting.deadline_us(timeout),
-            ticket=os.urandom(_TICKET_BYTES).hex(),
-            question=question,
-            returns=type_text(type_),
-        )
+        new = self._question(name, question, type_, timeout, os.urandom(_TICKET_BYTES).hex())
         ticket = self._waiting.opened(new).ticket
         if ticket is None:
             raise ValidationError(
@@ -223,6 +213,8 @@ class StepQuestions:
             given = services.codec.structure(value, type_, what=what)
             return services.codec.encode(given, type_, what=what, has_parts=True)
 
+        from durably.execution.prompting import Prompt  # noqa: PLC0415 - where first needed
+
         prompt = run.prompt = Prompt()
         try:
             text = prompt.ask(services.clock, wait.question or wait.name, type_, checked)
@@ -244,7 +236,7 @@ class StepQuestions:
         def has_come() -> bool:
             return waiting.found(name).answer is not None
 
-        may_prompt = self._run.keeps_thread and can_ask_here()
+        may_prompt = self._run.keeps_thread and _can_ask_here()
         while True:
             if wait.answer is not None:
                 try:
@@ -274,3 +266,10 @@ class StepQuestions:
                 continue
             waiting.for_change(Suspended("answer", name, wait.until_us), has_come)
             wait = waiting.found(name)
+
+
+def _can_ask_here() -> bool:
+    """Return whether a person is in front of the calling thread."""
+    from durably.execution.prompting import can_ask_here  # noqa: PLC0415 - where first needed
+
+    return can_ask_here()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import warnings
@@ -26,9 +27,7 @@ from durably.execution.code_changes import CodeChanges
 from durably.execution.current_run import CurrentRun
 from durably.execution.deadlines import check_deadline
 from durably.execution.nested_steps import NestedSteps
-from durably.execution.pacing import RateLimit
 from durably.execution.services import Services
-from durably.execution.step_calls import StepCaller
 from durably.execution.step_log import current_deadline, current_step
 from durably.execution.step_recorder import NOT_OURS
 from durably.execution.step_turns import LONGEST_STEP_NAME, StepTurns, needs_name
@@ -39,6 +38,8 @@ from durably.store.bounds import FENCE_BITS
 
 if TYPE_CHECKING:
     from durably.execution.layers import Layers
+    from durably.execution.pacing import RateLimit
+    from durably.execution.step_calls import StepCaller
     from durably.settings.retries import Retry
     from durably.store.rows import Checkpoint
 
@@ -86,9 +87,15 @@ class StepRunner(StepTurns):
         # The code of each function that captures nothing, the type of its results, and the
         # fingerprint that is stored with them.
         self._functions: dict[FunctionType, tuple[CodeType, Any, int | None]] = {}
-        self.caller = StepCaller(run, services, self._recorder, self._nested)
         if self.on_change == "redo":
             self.track_layers()
+
+    @functools.cached_property
+    def caller(self) -> StepCaller:
+        """Calls functions again, and waits between two calls."""
+        from durably.execution.step_calls import StepCaller  # noqa: PLC0415 - where first needed
+
+        return StepCaller(self._run, self._services, self._recorder, self._nested)
 
     def track_layers(self) -> Layers:
         """Find out from now on which results are out of date; replace those."""

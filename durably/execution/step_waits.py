@@ -11,10 +11,7 @@ from durably._platform.safe_repr import short_repr
 from durably._platform.signals import entered_in_job, let_through
 from durably.codec import UNTYPED, return_type_of
 from durably.errors import ValidationError
-from durably.execution.current_run import CurrentRun
-from durably.execution.services import Services
-from durably.execution.step_runner import StepRunner
-from durably.execution.waiting import Waiting
+from durably.execution.step_part import StepPart
 from durably.settings import Duration, optional_timeout, waitable
 from durably.store.rows import NewWait
 
@@ -24,13 +21,8 @@ U = TypeVar("U")
 Every = Duration | Callable[[int], Duration]
 
 
-class StepWaits:
+class StepWaits(StepPart):
     """The part of the step context that waits. A base class of it alone."""
-
-    _run: CurrentRun
-    _services: Services
-    _step_runner: StepRunner
-    _waiting: Waiting
 
     @entered_in_job
     def sleep_until(self, name: str, when: Duration | datetime) -> None:

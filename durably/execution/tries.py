@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from durably._platform.clock import Clock
 from durably.errors import RetryAfter
 from durably.execution.current_run import CurrentRun
-from durably.execution.pacing import seconds_until
 from durably.jobs import Job
 from durably.store.bounds import TIME
 from durably.store.outcome import Failed, TriedAgain
@@ -45,6 +44,8 @@ def after_failure(
         Exception: a function of the user's that decides has raised it.
     """
     if isinstance(exc, RetryAfter):
+        from durably.execution.pacing import seconds_until  # noqa: PLC0415 - where first needed
+
         return _again(clock, seconds_until(exc, clock), end.error, end.step, is_failure=False)
     if retry is None or not isinstance(exc, Exception):
         return end

@@ -61,5 +61,5 @@ def test_every_script_is_known() -> None:
     """The scripts are those that lie in the package's folder, in the order of their numbers."""
     folder = Path(durably.__file__).parent / "store" / "sqlite" / "sql" / "migrations"
     scripts = sorted(folder.glob("*.sql"))
-    assert schema.migrations() == tuple(each.read_text(encoding="utf-8") for each in scripts)
+    assert [*schema.migrations()] == [each.read_text(encoding="utf-8") for each in scripts]
     assert [each.name[:4] for each in scripts] == [f"{n + 1:04}" for n in range(len(scripts))]

@@ -10,10 +10,7 @@ import attrs
 from durably._platform.safe_repr import short_repr
 from durably._platform.signals import entered_in_job
 from durably.errors import ValidationError
-from durably.execution.current_run import CurrentRun
-from durably.execution.pacing import RateLimit
-from durably.execution.services import Services
-from durably.execution.step_runner import StepRunner
+from durably.execution.step_part import StepPart
 from durably.settings import Duration, OnChange
 
 if TYPE_CHECKING:
@@ -25,6 +22,7 @@ if TYPE_CHECKING:
         OnFailed,
     )
     from durably.execution.loops.results import MapResult
+    from durably.execution.pacing import RateLimit
     from durably.settings.retries import Retry
 
 T = TypeVar("T")
@@ -32,12 +30,8 @@ Item = TypeVar("Item")
 U = TypeVar("U")
 
 
-class StepLoops:
+class StepLoops(StepPart):
     """The part of the step context that loops over items. A base class of it alone."""
-
-    _run: CurrentRun
-    _services: Services
-    _step_runner: StepRunner
 
     @overload
     def map(

@@ -80,10 +80,23 @@ _HIDING: Final = frozenset({"json_each"})
 _MOST_NAMED: Final = 5
 
 
-@functools.cache
-def migrations() -> tuple[str, ...]:
+class _Scripts(Sequence[str]):
+    """The scripts of the package. Each is read when it is needed: a new file needs none of them."""
+
+    def __len__(self) -> int:
+        return len(_MIGRATIONS)
+
+    def __getitem__(self, place: Any) -> Any:
+        found = _MIGRATIONS[place]
+        return _read(found) if isinstance(found, str) else [*map(_read, found)]
+
+
+_scripts: Final = _Scripts()
+
+
+def migrations() -> Sequence[str]:
     """Return the scripts, oldest first; the n-th leads to version n."""
-    return tuple(map(_read, _MIGRATIONS))
+    return _scripts
 
 
 class _Loader(Protocol):
@@ -141,8 +154,8 @@ def differences(db: apsw.Connection, scripts: Sequence[str], version: int) -> li
     part in durably's writes: a trigger, the expressions of an index, and a foreign key, which
     blocks a deletion or runs triggers of its own after one. Reads only.
     """
-    is_newest = version == len(_MIGRATIONS) == len(scripts)
-    if is_newest and tuple(scripts) == migrations() and not _differences(db, newest()):
+    is_newest = scripts is _scripts and version == len(scripts)
+    if is_newest and not _differences(db, newest()):
         return []
     # This SQLite may write a text otherwise than the one that has written the newest schema.
     return _differences(db, schemas(tuple(scripts))[version])

@@ -13,7 +13,7 @@ from durably.errors import ValidationError
 from durably.execution.emitter import Emitter
 from durably.models import Progress
 from durably.store import defects
-from durably.store.rows import Brief
+from durably.store.rows import Brief, RunRow
 
 if TYPE_CHECKING:
     from durably.events import Event, LogWritten
@@ -71,7 +71,7 @@ class Callbacks:
             brief = self._store.brief(run_id)
             self._stored = None if brief is None else brief.progress
 
-    def call(self, run_id: str, brief: Brief, owners: Sequence[int]) -> None:
+    def call(self, run_id: str, brief: Brief | RunRow, owners: Sequence[int]) -> None:
         """Call the callbacks with what is new.
 
         Args:
@@ -95,7 +95,7 @@ class Callbacks:
                 for entry in self._reader.entries_of([row], run_id):
                     self._call(run_id, self._on_log, entry)
 
-    def _progress_of(self, run_id: str, brief: Brief) -> Progress | None:
+    def _progress_of(self, run_id: str, brief: Brief | RunRow) -> Progress | None:
         try:
             return self._reader.progress_of(brief.progress)
         except (ValueError, RecursionError):

@@ -90,6 +90,7 @@ class Submitter:
         callbacks = waiter.callbacks(on_progress, on_log)
         try:
             with waiter.watching() as watch:
+                seen = self._store.changes.quick_snapshot()
                 with patience.limited():
                     run = self.trigger(job, trigger)
                 watch.watch_only(run.id)
@@ -103,6 +104,7 @@ class Submitter:
                     disposition=run.disposition,
                     patience=patience,
                     again=again() if trigger.retry_failed else None,
+                    seen=seen if run.disposition == "created" else None,
                 )
         finally:
             callbacks.close()

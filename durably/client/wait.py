@@ -27,15 +27,16 @@ from durably.errors import (
 from durably.execution.emitter import Emitter
 from durably.execution.live_failures import FailureWatch
 from durably.execution.unseen_failures import awaiting, see
-from durably.models import TERMINAL, Disposition, Run, RunStatus, evolved, printable
+from durably.models import TERMINAL, Disposition, Run, RunStatus, printable
 from durably.settings import Duration, optional_timeout
 from durably.store.owners import Liveness, OwnerRow
-from durably.store.rows import Brief
+from durably.store.rows import Brief, RunRow
 
 if TYPE_CHECKING:
     from durably.client.local_worker import LocalWorker, Waiting
     from durably.execution.live import Displays
     from durably.store.api import Store
+    from durably.store.change_feed import Snapshot
 
 # A read of many runs that takes longer than this is followed by a pause.
 _QUICK_READ_S: Final = 0.001
@@ -108,6 +109,7 @@ class Waiter:
         disposition: Disposition | None = None,
         patience: Patience | None = None,
         again: str | None = None,
+        seen: Snapshot | None = None,
     ) -> Run[Any, Any]:
         """Block until the run has ended; return the completed run, with *disposition*.
 
@@ -115,37 +117,57 @@ class Waiter:
             watch: knows the exception of the run, if it fails here.
             patience: of a call that began to wait earlier.
             again: what continues a failed run, as ``RunFailedError`` says it.
+            seen: the changes before the run was stored.
         """
         patience = patience or self.patience(timeout_s)
+        with patience.limited(), self._worker.waiting() as worker:
+            if seen is not None:
+                # Most runs that are waited for at once end in the meantime.
+                self._pause(seen, patience, worker)
+            found = self._poll(run_id, callbacks, worker, disposition)
+            if not isinstance(found, Run):
+                found = self._wait_displayed(
+                    run_id, timeout_s, callbacks, disposition, patience, worker
+                )
+            return completed(found, watch, again)
+
+    def _wait_displayed(
+        self,
+        run_id: str,
+        timeout_s: float | None,
+        callbacks: Callbacks,
+        disposition: Disposition | None,
+        patience: Patience,
+        worker: Waiting,
+    ) -> Run[Any, Any]:
+        """Block until the run has ended, and display it meanwhile."""
         live = LiveRun(self._store, self._worker, self._clock, run_id=run_id)
-        with (
-            self._displays.showing(live.view),
-            patience.limited(),
-            self._worker.waiting() as worker,
-        ):
+        with self._displays.showing(live.view):
             while True:
                 seen = self._store.changes.snapshot()
-                brief = self._store.brief(run_id)
-                if brief is None:
-                    raise NotFoundError(
-                        f"there is no run {run_id!r:.80} in this database (any more)"
-                    )
-                callbacks.call(run_id, brief, worker.owners)
-                if brief.status in TERMINAL:
-                    run = self._reader.get(run_id)
-                    if run.is_terminal:
-                        live.status = run.status
-                        return completed(evolved(run, disposition=disposition), watch, again)
-                    continue
+                found = self._poll(run_id, callbacks, worker, disposition)
+                if isinstance(found, Run):
+                    live.status = found.status
+                    return found
                 # Inside a job this is a step boundary.
                 worker.check_job()
                 if patience.is_endless and patience.is_check_due():
-                    self._require_worker([brief], patience, worker)
+                    self._require_worker([found], patience, worker)
                 if patience.is_over():
                     raise WaitTimeoutError(
-                        f"run {run_id} is still {brief.status} after {timeout_s} s; it continues"
+                        f"run {run_id} is still {found.status} after {timeout_s} s; it continues"
                     )
                 self._pause(seen, patience, worker)
+
+    def _poll(
+        self, run_id: str, callbacks: Callbacks, worker: Waiting, disposition: Disposition | None
+    ) -> Run[Any, Any] | Brief:
+        """Call the callbacks with what is new, and return the run once it has ended."""
+        found = self._store.brief_or_ended(run_id)
+        if found is None:
+            raise NotFoundError(f"there is no run {run_id!r:.80} in this database (any more)")
+        callbacks.call(run_id, found, worker.owners)
+        return self._reader.run_of(found, disposition) if isinstance(found, RunRow) else found
 
     def as_completed(
         self, runs: Iterable[Run[Any, Any] | str], timeout: Duration | None

@@ -308,6 +308,9 @@ class Store(Care, ByHand, Answers, Parents, Owners, Maps, Protocol):
     def brief(self, run_id: str) -> Brief | None:
         """Return the state of a run, ``None`` if there is none."""
 
+    def brief_or_ended(self, run_id: str) -> Brief | RunRow | None:
+        """Return the state of a run, all of it if it has ended; ``None`` if there is none."""
+
     def briefs(self, run_ids: Sequence[str]) -> dict[str, Brief]:
         """Return the state of each of the runs that exists, by id."""
 

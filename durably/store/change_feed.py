@@ -20,6 +20,9 @@ POLL_INTERVAL_S: Final = 0.020
 IDLE_POLL_INTERVAL_S: Final = 0.25
 _PAUSE_RATIO: Final = 0.1
 
+# No version of a file.
+_UNREAD: Final = -2
+
 
 class Snapshot(NamedTuple):
     """What a waiting thread has seen: changes notified in this process, and the file's version."""
@@ -93,6 +96,10 @@ class ChangeFeed:
     def snapshot(self) -> Snapshot:
         """Return the present state; call it before reading what you then wait for."""
         return Snapshot(self._notified, self._data_version())
+
+    def quick_snapshot(self) -> Snapshot:
+        """Return the present state without reading the version: a wait ends with its first poll."""
+        return Snapshot(self._notified, _UNREAD)
 
     def wait(self, seen: Snapshot, timeout_s: float, *, poll_s: float = POLL_INTERVAL_S) -> bool:
         """Block until something changed since *seen* or *timeout_s* has passed; return which."""

@@ -113,7 +113,9 @@ class Settling:
             # Claimable is this run, also if others have put it back before, or the next one with
             # its key.
             changes.notify_dispatcher()
-        else:
+        elif self._services.emitter.has_listeners:
+            # They may take their time. Without any the run leaves at once, which wakes the threads
+            # that wait for it: they need the GIL, which this thread is about to give up then.
             changes.notify()
 
         def emit() -> None:

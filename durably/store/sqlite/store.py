@@ -245,6 +245,7 @@ class SqliteStore(Answers, ByHand):
     count_runs = reads(queries.count)
     count_by_status = reads(queries.count_by_status)
     brief = reads(queries.brief)
+    brief_or_ended = reads(queries.brief_or_ended)
     briefs = reads(queries.briefs)
     begun = reads(queries.begun)
     begun_of_many = reads(queries.begun_of_many)

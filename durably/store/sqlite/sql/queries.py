@@ -11,6 +11,7 @@ import apsw
 
 from durably.codec.json_text import dump, load
 from durably.errors import NotFoundError
+from durably.models import TERMINAL
 from durably.store import bounds, defects
 from durably.store.rows import Begun, Brief, Filters, RunKey, RunRow, StatusCount
 from durably.store.sqlite.sql import by_status
@@ -291,6 +292,16 @@ def brief(db: apsw.Connection, run_id: str) -> Brief | None:
     except UnicodeDecodeError:
         return briefs(db, [run_id]).get(run_id)
     return Brief._make(rows[0]) if rows else None
+
+
+def brief_or_ended(db: apsw.Connection, run_id: str) -> Brief | RunRow | None:
+    """Return the state of the run, and all of it if it has ended."""
+    found = brief(db, run_id)
+    if found is None or found.status not in TERMINAL:
+        return found
+    row = get(db, run_id)
+    # Another process may have put it back in between.
+    return row if row.status in TERMINAL else found._replace(status=row.status)
 
 
 def briefs(db: apsw.Connection, run_ids: Sequence[str]) -> dict[str, Brief]:

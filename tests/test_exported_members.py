@@ -13,12 +13,12 @@ import durably
 import durably.plugins
 from durably.client.calls import RunCalls
 from durably.client.subscribe import Subscription
-from durably.entry.engine import EngineOptions
+from durably.entry.engine_options import EngineOptions
 from durably.execution.loops.iterator import ItemIterator
 from durably.execution.loops.step_loops import StepLoops
 from durably.execution.step_log import StepLog
 from durably.execution.step_options import PlainStep, ReturningStep
-from durably.settings import SettingOptions
+from durably.settings.options import SettingOptions
 
 PUBLIC = {
     # jobs and the engine

@@ -17,7 +17,6 @@ from typing import (
     Generic,
     Never,
     Self,
-    TypedDict,
     TypeVar,
     cast,
     overload,
@@ -35,9 +34,7 @@ from durably.models import Progress, Run, RunStatus
 from durably.settings import (
     Coalesce,
     Duration,
-    IfRunning,
     OnPayloadChange,
-    Show,
     time_limit,
     waitable,
 )
@@ -114,34 +111,6 @@ def has_options(trigger: Trigger[Any]) -> bool:
     return not all(map(is_, _options_of(trigger), _NO_OPTIONS))
 
 
-class CommonOptions(TypedDict, total=False):
-    """The options of a trigger that those of a wait for its run have as well."""
-
-    idempotency_key: str | None
-    concurrency_key: str | None
-    coalesce: Coalesce
-    retry_failed: bool
-    on_payload_change: OnPayloadChange
-    run_at: datetime | None
-    delay: Duration | None
-    retry: Retry | None
-    labels: dict[str, str] | None
-
-
-class TriggerOptions(CommonOptions, total=False):
-    """The options of a trigger, as type checkers see them."""
-
-    timeout: Duration | None
-
-
-class WaitOptions(CommonOptions, total=False):
-    """The options of a trigger and of a wait for its run, which *timeout* is of."""
-
-    timeout: Duration | None
-    on_progress: OnProgress | None
-    on_log: OnLog | None
-
-
 class ReadOnly(Generic[T]):
     """A decorator like ``property`` whose attribute IPython evaluates for its completions.
 
@@ -161,20 +130,6 @@ class ReadOnly(Generic[T]):
 
     def __set__(self, instance: object, value: Never) -> None:
         raise AttributeError(f"{self._getter.__name__} is read-only")
-
-
-class RunOptions(TypedDict, total=False):
-    """The options of ``Durably.run``, as type checkers see them."""
-
-    key: str | None
-    fresh: bool
-    if_running: IfRunning
-    timeout: Duration | None
-    on_payload_change: OnPayloadChange
-    concurrency_key: str | None
-    retry: Retry | None
-    labels: dict[str, str] | None
-    show: Show
 
 
 def several(items: Any, what: str) -> list[Any]:

@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from durably._platform.signals import door
 from durably.client.answer_calls import AnswerCalls
-from durably.client.arguments import (
-    NOT_GIVEN,
-    AnyRun,
-    OnLog,
-    OnProgress,
-    Trigger,
-    TriggerOptions,
-    WaitOptions,
-)
+from durably.client.arguments import NOT_GIVEN, AnyRun, OnLog, OnProgress, Trigger
 from durably.client.by_hand_calls import ByHandCalls
 from durably.client.care import CareCalls
 from durably.client.read_calls import ReadCalls
@@ -26,6 +18,7 @@ from durably.settings import Coalesce, Duration, OnPayloadChange, optional_timeo
 
 if TYPE_CHECKING:
     from durably.client.subscribe import Subscription
+    from durably.client.trigger_options import TriggerOptions, WaitOptions
     from durably.models.records import ItemRecord
     from durably.settings.retries import Retry
 

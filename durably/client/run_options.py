@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import attrs
 
@@ -11,6 +11,7 @@ from durably._platform.safe_repr import short_repr
 from durably.client.arguments import checked_key
 from durably.errors import ValidationError
 from durably.settings import (
+    Duration,
     IfRunning,
     OnPayloadChange,
     Show,
@@ -21,6 +22,20 @@ from durably.settings import (
 
 if TYPE_CHECKING:
     from durably.settings.retries import Retry
+
+
+class RunOptions(TypedDict, total=False):
+    """The options of ``Durably.run``, as type checkers see them."""
+
+    key: str | None
+    fresh: bool
+    if_running: IfRunning
+    timeout: Duration | None
+    on_payload_change: OnPayloadChange
+    concurrency_key: str | None
+    retry: Retry | None
+    labels: dict[str, str] | None
+    show: Show
 
 
 def _checked_key(key: str | None) -> str | None:

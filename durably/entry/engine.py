@@ -20,7 +20,7 @@ from durably._platform.safe_repr import short_repr
 from durably._platform.signals import door, let_through
 from durably._platform.spawning import refuse_unguarded_open, refuse_unguarded_start
 from durably._platform.unhandled import install_hooks
-from durably.client.arguments import NOT_GIVEN, AnyRun, ReadOnly, RunOptions
+from durably.client.arguments import NOT_GIVEN, AnyRun, ReadOnly
 from durably.client.calls import RunCalls
 from durably.client.handles import JobHandle
 from durably.errors import ConflictError, ValidationError
@@ -31,7 +31,6 @@ from durably.settings import (
     IfRunning,
     OnDuplicateStep,
     OnPayloadChange,
-    SettingOptions,
     Settings,
     Show,
     optional_timeout,
@@ -40,6 +39,7 @@ from durably.settings import (
 if TYPE_CHECKING:
     import cattrs
 
+    from durably.client.run_options import RunOptions
     from durably.codec.own_forms import ValueCodec
     from durably.events import Event
     from durably.execution.emitter import ErrorHandler, Listener
@@ -50,14 +50,6 @@ R = TypeVar("R")
 T = TypeVar("T")
 E = TypeVar("E", bound="Event")
 L = TypeVar("L", bound=Callable[[Any], object])
-
-
-class EngineOptions(SettingOptions, total=False):
-    """The options of an engine but its path and ``show``, as type checkers see them."""
-
-    jobs: Iterable[Job[Any, Any]]
-    converter: cattrs.Converter | None
-    codecs: Iterable[ValueCodec]
 
 
 class Plugin(Protocol):

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypedDict, TypeVar, Unpac
 
 from durably._platform.safe_repr import short_repr, type_name
 from durably._platform.signals import deferred, entered
-from durably.client.arguments import NOT_GIVEN, RunOptions
+from durably.client.arguments import NOT_GIVEN
+from durably.client.run_options import RunOptions
 from durably.codec import Codec
-from durably.entry.engine import Durably, EngineOptions
+from durably.entry.engine import Durably
+from durably.entry.engine_options import EngineOptions
 from durably.entry.sessions import Session, open_session
 from durably.errors import ValidationError
 from durably.execution.loops.options import LoopArguments, checked

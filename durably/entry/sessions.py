@@ -16,7 +16,6 @@ from durably._platform.unhandled import add_note, add_stop_note, install_hooks
 from durably.client import said
 from durably.client.arguments import checked_key, checked_labels
 from durably.client.patience import Patience
-from durably.entry.engine import EngineOptions
 from durably.entry.open_sessions import OpenHere, hand_over, open_here, patience_with
 from durably.errors import (
     ConflictError,
@@ -47,6 +46,7 @@ from durably.settings import (
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-not-found,import-untyped,unused-ignore]  # optional
 
+    from durably.entry.engine_options import EngineOptions
     from durably.entry.wiring import Parts
     from durably.worker.sessions import OpenSession
 

@@ -18,12 +18,7 @@ from durably.display.displays import LiveDisplays
 from durably.execution.emitter import Emitter
 from durably.jobs import Job, job_list
 from durably.jobs.registry import JobRegistry
-from durably.settings import (
-    SettingOptions,
-    Settings,
-    check_option_names,
-    show_by_environment,
-)
+from durably.settings import Settings, check_option_names, show_by_environment
 from durably.store.sqlite.opening import open_store
 from durably.store.sqlite.store import SqliteStore
 from durably.worker.exit import at_exit
@@ -36,6 +31,7 @@ if TYPE_CHECKING:
 
     from durably.codec.own_forms import ValueCodec
     from durably.execution.live import Displays
+    from durably.settings.options import SettingOptions
 
 
 class Parts(NamedTuple):

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any, Final, Literal, Protocol, TypedDict, get_args
+from typing import Any, Final, Literal, Protocol, get_args
 
 import attrs
 
@@ -257,25 +257,6 @@ def _blobs(value: object) -> str | Literal[False] | None:
             f"blobs must be the path of a folder, False or None, not {short_repr(value)}"
         )
     return os.path.abspath(path)
-
-
-class SettingOptions(TypedDict, total=False):
-    """The options of an engine that are settings, as type checkers see them."""
-
-    max_workers: int
-    heartbeat_interval: Duration
-    stale_threshold: Duration
-    poll_interval: Duration
-    synchronous: Synchronous
-    preserve_steps: bool
-    retain_runs: Duration | str | None
-    on_duplicate_step: OnDuplicateStep
-    max_deaths: int
-    persist_logs: bool
-    raise_failed: bool
-    replace: bool | None
-    create: bool
-    blobs: str | os.PathLike[str] | Literal[False] | None
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)

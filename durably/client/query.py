@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from durably._platform.clock import to_datetime
 from durably.client.arguments import AnyRun, NameFilter, StatusFilter, run_id_of
-from durably.client.filters import filters_of
 from durably.client.unreadable import UNREADABLE, checked, raise_defect, readable
 from durably.codec import UNTYPED, Codec
 from durably.codec.json_text import dump, load
@@ -293,6 +292,8 @@ class Reader:
             values: whether payloads and outputs are read, which may be large files; else they are
                 ``None``.
         """
+        from durably.client.filters import filters_of  # noqa: PLC0415 - where first needed
+
         wanted = filters_of(status, job_name, labels)._replace(
             kind=kind,
             since_us=since_us,
@@ -311,6 +312,8 @@ class Reader:
         self, status: StatusFilter, job_name: NameFilter, labels: dict[str, str] | None
     ) -> int:
         """Return how many runs match."""
+        from durably.client.filters import filters_of  # noqa: PLC0415 - where first needed
+
         return self._store.count_runs(filters_of(status, job_name, labels))
 
     def overview(self, job_name: str | None = None) -> Overview:

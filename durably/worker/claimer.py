@@ -12,7 +12,6 @@ from durably._platform.signals import SIGNAL_POLL_S
 from durably.errors import DatabaseError
 from durably.execution.current_run import CurrentRun
 from durably.execution.emitter import Emitter, EventType
-from durably.execution.session_run import SessionRun
 from durably.execution.storing import report_worker_error
 from durably.jobs.registry import JobRegistry
 from durably.store.outcome import NotExecuted
@@ -354,7 +353,11 @@ class Claimer:
             since: a moment before the claim, by the clock's ``monotonic``.
             is_callers: whether the calling thread executes it.
         """
-        kind = SessionRun if row.kind == "session" else CurrentRun
+        kind = CurrentRun
+        if row.kind == "session":
+            from durably.execution.session_run import SessionRun  # noqa: PLC0415 - where first needed
+
+            kind = SessionRun
         run = kind(row, self._labels_of(row), is_callers=is_callers)
         run.current_at = since
         self._runs.enter(run)

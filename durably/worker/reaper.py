@@ -17,12 +17,12 @@ from durably.store.change_feed import ChangeFeed
 from durably.store.outcome import OwnerDead, OwnerHung
 from durably.store.owners import Liveness, OwnerRow
 from durably.store.rows import RunRow
-from durably.worker.retention import Retention
 from durably.worker.run_log import say_given_up, say_recovered
 from durably.worker.service import ErrorSink, Service
 
 if TYPE_CHECKING:
     from durably.store.api import Store
+    from durably.worker.retention import Retention
 
 RETENTION_INTERVAL_S: Final = 60.0
 SWEEP_INTERVAL_S: Final = 300.0
@@ -77,7 +77,11 @@ class Reaper(Service):
         self._stale_threshold_s = stale_threshold_s
         self._max_deaths = max_deaths
         self._unseen_failures = unseen_failures
-        self._retention = None if retain_runs is None else Retention(store, clock, retain_runs)
+        self._retention: Retention | None = None
+        if retain_runs is not None:
+            from durably.worker.retention import Retention  # noqa: PLC0415 - where first needed
+
+            self._retention = Retention(store, clock, retain_runs)
         # For each owner: its last known heartbeat, and how many of this engine's were committed
         # by then.
         self._watched: dict[int, tuple[int, int]] = {}

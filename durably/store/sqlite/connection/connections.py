@@ -16,7 +16,6 @@ from durably._platform.lock_timeouts import BUSY_TIMEOUT_S
 from durably.errors import DatabaseError
 from durably.settings import Synchronous
 from durably.store.sqlite.connection.batch_executor import BUSY_SLICE_MS
-from durably.store.sqlite.connection.nocow import make_index
 from durably.store.sqlite.sql import schema
 
 T = TypeVar("T")
@@ -91,6 +90,8 @@ class Connections:
     def connect(self) -> apsw.Connection:
         """Return a new connection, which waits for locks in slices."""
         if self.is_on_btrfs and self._is_in_wal_mode:
+            from durably.store.sqlite.connection.nocow import make_index  # noqa: PLC0415 - where first needed
+
             make_index(self._path)
         db = apsw.Connection(self._name, flags=self._flags, vfs=self._vfs)
         self.open.add(db)

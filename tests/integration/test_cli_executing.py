@@ -10,13 +10,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import textwrap
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 
 import pytest
-from children import DEADLINE_S, ENVIRONMENT, PROGRAMS
+from children import DEADLINE_S, ENVIRONMENT, PROGRAMS, execute
 from clikit import command, objects, printed, process, refused
 from databases import open_database
 
@@ -251,18 +250,7 @@ def test_a_script_without_a_guard(path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_work_until_idle(path: Path) -> None:
     """It executes what is pending of its jobs, is silent, and says by its status what is left."""
-    script = textwrap.dedent(
-        """
-        import sys
-        sys.path.insert(0, sys.argv[2])
-        import durably, nightly
-        app = durably.Durably(sys.argv[1], jobs=[nightly.nightly, nightly.greets])
-        app.trigger(nightly.nightly, nightly.Import("a"))
-        app.trigger(nightly.greets, "you")
-        app.close()
-        """
-    )
-    subprocess.run([sys.executable, "-c", script, path, PROGRAMS], check=True)
+    assert execute("triggers_nightly", path).returncode == 0
     assert printed(path, "work", NIGHTLY, "--until-idle") == ""
     assert [run["status"] for run in objects(path, "ls")] == ["pending", "completed"]
     assert printed(path, "work", str(PROGRAMS / "nightly.py"), "--until-idle") == ""

@@ -16,6 +16,7 @@ from typing import Any
 import attrs
 import cattrs
 import pytest
+from children import execute
 
 import durably
 from durably import codecs
@@ -208,13 +209,6 @@ VALUES = {
     "dollar": {"$": {"$": "tuple", "v": [1]}},
     "complex": complex("nan-0j"),
 }
-READS = """
-import sys, durably
-app = durably.Durably(sys.argv[1])
-(run,) = app.get_runs()
-for record in app.get_steps(run):
-    print(record.name, type(record.output).__name__, repr(record.output))
-"""
 
 
 def test_values_are_read_by_another_process(tmp_path: Path) -> None:
@@ -226,10 +220,7 @@ def test_values_are_read_by_another_process(tmp_path: Path) -> None:
         mapped = step.map("map", lambda n: (n, {n}), [1, 2])
         assert list(mapped) == [(1, {1}), (2, {2})]
         raise ZeroDivisionError
-    done = subprocess.run(
-        [sys.executable, "-c", READS, str(path)], capture_output=True, text=True, check=True
-    )
-    lines = done.stdout.splitlines()
+    lines = execute("prints_results", path).stdout.splitlines()
     for name, value in VALUES.items():
         assert f"{name} {type(value).__name__} {value!r}" in lines
     with durably.session("values", path) as step:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from children import ENVIRONMENT
+from children import ENVIRONMENT, execute
 from clikit import objects, printed, refused
 from databases import open_database
 
@@ -48,13 +48,7 @@ def test_a_look_leaves_the_folder_as_it_was(tmp_path: Path) -> None:
     assert "add" in printed(path, "show", "one")
     assert around(path) == before == {"x.db": before["x.db"]}
     # A process that dies leaves its WAL, with what it has committed last.
-    script = (
-        "import durably, os, sys\n"
-        "app = durably.Durably(sys.argv[1], jobs=[durably.Job('j', lambda step: 1)])\n"
-        "app.trigger('j', idempotency_key='two')\n"
-        "os._exit(0)"
-    )
-    subprocess.run([sys.executable, "-c", script, str(path)], check=True)
+    assert execute("leaves_its_wal", path).returncode == 0
     before = around(path)
     assert before["x.db-wal"][0] > 0
     assert [run["key"] for run in objects(path, "ls")] == ["two", "one"]

@@ -2,74 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
-PROGRAM = """
-import sys
-
-import numpy as np
-import pandas as pd
-import polars as pl
-import pyarrow as pa
-import pydantic
-
-import durably
-
-
-class Config(pydantic.BaseModel):
-    rate: float
-
-
-FRAME = pd.DataFrame({"a": [1.5, None], "b": ["x", "y"]}, index=pd.date_range("2026", periods=2))
-LARGE = np.asfortranarray(np.arange(2_000_000.0).reshape(1000, 2000))
-calls = []
-
-
-def load():
-    calls.append("load")
-    return {"train": FRAME, "model": {"weights": LARGE, "score": np.float32(0.1)}}
-
-
-def others():
-    calls.append("others")
-    return [pl.DataFrame({"a": [1]}), pa.table({"a": [1]}), Config(rate=0.5), pd.NaT]
-
-
-def typed() -> dict[str, pd.DataFrame]:
-    calls.append("typed")
-    return {"a": FRAME}
-
-
-def check(step):
-    loaded, rest = step.run("load", load), step.run("others", others)
-    pd.testing.assert_frame_equal(loaded["train"], FRAME)
-    pd.testing.assert_frame_equal(step.run("typed", typed)["a"], FRAME)
-    weights, score = loaded["model"]["weights"], loaded["model"]["score"]
-    assert type(weights) is np.ndarray and weights.flags.f_contiguous and weights.flags.writeable
-    assert (weights == LARGE).all() and type(score) is np.float32 and score == np.float32(0.1)
-    assert rest[0].equals(pl.DataFrame({"a": [1]})) and rest[1].equals(pa.table({"a": [1]}))
-    assert rest[2] == Config(rate=0.5) and rest[3] is pd.NaT
-
-
-with durably.session("values", "values.db") as step:
-    check(step)
-    print(*calls)
-    if len(sys.argv) > 1:
-        raise SystemExit(3)
-"""
+from children import execute
 
 
 def test_another_process_reads_what_was_stored(tmp_path: Path) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
-
-    def execute(*args: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(program), *args]
-        return subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True)
-
-    first, again = execute("stop"), execute()
+    """Nothing is executed again, and each value is what it was."""
+    first = execute("uses_values_of_libraries", "stop", folder=tmp_path)
+    again = execute("uses_values_of_libraries", folder=tmp_path)
 
     assert first.stdout.strip() == "load others typed", first.stderr
     assert (again.stdout.strip(), again.returncode) == ("", 0), again.stderr

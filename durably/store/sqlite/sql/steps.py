@@ -301,11 +301,11 @@ def _window(db: apsw.Connection, statement: str, run_pk: RunKey, first_index: in
     )
     checkpoints: dict[str, Any] = {}
     chars = 0
-    index = first_index
+    checkpoint = (first_index,)
     try:
-        for checkpoint in cursor:
-            index, output, name, *_ = checkpoint
-            checkpoints[name] = checkpoint
+        for checkpoint in cursor:  # a resume pays for this with each step
+            output = checkpoint[1]
+            checkpoints[checkpoint[2]] = checkpoint
             if output is not None:
                 chars += len(output)
                 if chars >= WINDOW_CHARS:
@@ -314,7 +314,7 @@ def _window(db: apsw.Connection, statement: str, run_pk: RunKey, first_index: in
     except UnicodeDecodeError as exc:
         raise _unreadable(db, run_pk) from exc
     is_last = chars < WINDOW_CHARS and len(checkpoints) < WINDOW_STEPS
-    next_index = None if is_last else index + 1
+    next_index = None if is_last else checkpoint[0] + 1
     if first_index:
         return Window(checkpoints, next_index)
     maps = items.indexes_of(db, run_pk)

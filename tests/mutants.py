@@ -562,7 +562,7 @@ PACKAGE: Final[dict[str, Mutant]] = {
     "exceptions of runs kept by their steps": Mutant(
         "integration/test_live_failures.py::"
         "test_a_step_context_that_outlives_its_run_keeps_no_exception",
-        [Source("worker/executor.py", "            run.forget_failures()\n", "")],
+        [Source("worker/executor.py", "            run.let_go()\n", "")],
     ),
     "steps that are not replayed": Mutant(
         "integration/test_replay.py",

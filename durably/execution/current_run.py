@@ -344,10 +344,15 @@ class CurrentRun:
         with self.storing:
             self.is_over = True
 
-    def forget_failures(self) -> None:
-        """Forget the exceptions: a step context that outlives its run keeps no frames alive."""
+    def let_go(self) -> None:
+        """Forget what the execution had in memory, so that it is freed when the run leaves.
+
+        The exceptions, because a step context that outlives its run must keep no frames alive; and
+        what refers to the run, because otherwise only the garbage collector would free either.
+        """
         self.failure = None
         self.failed_steps.clear()
+        self.unused_steps = _no_names
 
     def take_progress(self) -> Progress | None:
         """Return the newest progress, ``None`` if it was taken before."""

@@ -166,7 +166,7 @@ class Executor:
         finally:
             thread.run = outer
             run.is_over = True
-            run.forget_failures()
+            run.let_go()
             self._runs.leave(run)
         return following
 

@@ -73,6 +73,7 @@ class Pool:
     def _work(self, runs: queue.SimpleQueue[CurrentRun | None]) -> None:
         while (run := runs.get()) is not None:
             self._execute(run)
+            del run  # its memory is not needed until the next one comes
 
     def end(self) -> None:
         """End the threads, which must have nothing left to do, and wait for that. Idempotent."""

@@ -139,7 +139,7 @@ class Sessions:
             stored.emit()
         finally:
             run.is_over = True
-            run.forget_failures()
+            run.let_go()
             self._runs.leave(run)
             with self._lock:
                 self._open.remove(session)

@@ -14,6 +14,7 @@ from calls import Call
 from held import HeldJob
 
 import durably
+from durably.execution.current_run import CurrentRun
 from durably.execution.live_failures import LiveFailures
 
 Eventually = Callable[[Callable[[], object]], None]
@@ -142,3 +143,22 @@ def test_a_watch_knows_the_newest_attempt_alone(app: durably.Durably) -> None:
         assert watch.exception_of(attrs.evolve(run, id="ANOTHER")) is None
     failures.note(run.id, run.attempt, KeyError())
     assert watch.exception_of(run) is error
+
+
+def test_what_an_execution_had_in_memory_is_freed_when_the_run_leaves(
+    app: durably.Durably, eventually: Eventually
+) -> None:
+    """At once, and not by the next collection of the garbage collector."""
+    runs: list[weakref.ref[CurrentRun]] = []
+
+    @durably.job
+    def stepping(step: durably.StepContext) -> int:
+        runs.append(weakref.ref(step._run))
+        return step.run("a", int, 1)
+
+    gc.disable()
+    try:
+        app.trigger_and_wait(stepping)
+        eventually(lambda: runs[0]() is None)
+    finally:
+        gc.enable()

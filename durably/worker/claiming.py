@@ -19,7 +19,6 @@ from durably.worker.lifecycle import Lifecycle
 from durably.worker.ownership import Ownership
 from durably.worker.reaper import Reaper
 from durably.worker.run_until_idle import RunUntilIdle
-from durably.worker.sessions import Sessions
 from durably.worker.state import EngineState, State
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ class Claiming:
     _foreign: ForeignRuns
     _runs: CurrentRuns
     _claimer: Claimer
-    _sessions: Sessions
+    _put_sessions_back: Callable[[], None]
     _reaper: Reaper
     _dispatcher: Dispatcher
     _until_idle: RunUntilIdle
@@ -101,7 +100,7 @@ class Claiming:
         with self._store.hurried(deadline):
             was_started = self._state.is_started
             self._until_idle.end_waiting_calls()
-            self._sessions.put_all_back()
+            self._put_sessions_back()
 
             def poll() -> None:
                 on_wait()

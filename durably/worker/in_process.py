@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -11,11 +12,13 @@ from durably.errors import OwnershipLost, RunCancelled, StopRun
 from durably.execution.current_run import CurrentRun
 from durably.execution.live_failures import FailureWatch, LiveFailures
 from durably.store.rows import Enqueued, NewRun, RunRow
-from durably.worker.callers_thread import CallersThread
 from durably.worker.claimer import Claimer
 from durably.worker.current_runs import CurrentRuns
 from durably.worker.foreign_runs import ForeignRuns
 from durably.worker.ownership import Ownership
+
+if TYPE_CHECKING:
+    from durably.worker.callers_thread import CallersThread
 
 
 @attrs.define(eq=False, repr=False, slots=False)
@@ -23,6 +26,7 @@ class InProcessWorker:
     """Answer the clients of the same process. Usable from any thread.
 
     Args:
+        callers_thread: returns what begins and executes runs for the calling thread.
         check_in_place: raises ``DatabaseLostError`` if the database file is gone.
         flush_log_lines: stores the log lines that are buffered.
     """
@@ -32,9 +36,14 @@ class InProcessWorker:
     _ownership: Ownership
     _foreign: ForeignRuns
     _live_failures: LiveFailures
-    callers_thread: CallersThread
+    _callers_thread: Callable[[], CallersThread]
     check_in_place: Callable[[], None]
     flush_log_lines: Callable[[], None]
+
+    @property
+    def callers_thread(self) -> CallersThread:
+        """Return what begins and executes certain runs for the calling thread."""
+        return self._callers_thread()
 
     def enqueue_and_claim(self, new: NewRun, now_us: int) -> Enqueued | None:
         """Store a run and start the first in line; ``None`` if no runs are claimed now."""

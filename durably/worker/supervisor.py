@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from durably._platform.clock import Clock
@@ -25,7 +26,6 @@ from durably.execution.unseen_failures import UnseenFailures
 from durably.jobs.registry import JobRegistry
 from durably.settings import Settings
 from durably.store.rows import RunKey
-from durably.worker.callers_thread import CallersThread
 from durably.worker.claimer import Claimer, LabelsOf
 from durably.worker.claiming import Claiming
 from durably.worker.current_runs import CurrentRuns
@@ -44,13 +44,14 @@ from durably.worker.reaper import Reaper
 from durably.worker.run_log import RunLog
 from durably.worker.run_until_idle import RunUntilIdle
 from durably.worker.service import start_thread
-from durably.worker.sessions import Sessions
 from durably.worker.settling import Settling
 from durably.worker.state import EngineState, State
 from durably.worker.timers import Timers
 
 if TYPE_CHECKING:
     from durably.store.api import Store
+    from durably.worker.callers_thread import CallersThread
+    from durably.worker.sessions import Sessions
 
 # How often the reaper checks whether an owner has died; a check costs microseconds.
 REAP_INTERVAL_S: Final = 0.25
@@ -128,8 +129,8 @@ class Supervisor:
         )
         live_failures = LiveFailures()
         self.unseen_failures = UnseenFailures(live_failures.is_watched)
-        run_log = RunLog(store, clock, live_failures.is_raised)
-        settling = Settling(
+        run_log = self._run_log = RunLog(store, clock, live_failures.is_raised)
+        settling = self._settling = Settling(
             store,
             services,
             flusher,
@@ -197,17 +198,6 @@ class Supervisor:
             self.file.check_in_place,
             clock,
         )
-        self.sessions = Sessions(
-            services=services,
-            store=store,
-            claimer=self._claimer,
-            runs=self._runs,
-            settling=settling,
-            run_log=run_log,
-            lifecycle=self.lifecycle,
-            check_file=self.file.check_in_place,
-            recover=self._reaper.recover,
-        )
         self._claiming = Claiming(
             store=store,
             clock=clock,
@@ -218,7 +208,7 @@ class Supervisor:
             foreign=self._foreign,
             runs=self._runs,
             claimer=self._claimer,
-            sessions=self.sessions,
+            put_sessions_back=self._put_sessions_back,
             reaper=self._reaper,
             dispatcher=self._dispatcher,
             until_idle=self._until_idle,
@@ -230,16 +220,44 @@ class Supervisor:
             self._ownership,
             self._foreign,
             live_failures,
-            CallersThread(
-                self.lifecycle,
-                self._claimer,
-                self._executor,
-                self._runs,
-                self.file.check_in_place,
-                self._reaper.recover,
-            ),
+            self._callers_thread,
             self.file.check_in_place,
             flusher.flush_lines,
+        )
+
+    @cached_property
+    def sessions(self) -> Sessions:
+        """The sessions of this engine."""
+        from durably.worker.sessions import Sessions  # noqa: PLC0415 - where first needed
+
+        return Sessions(
+            services=self._services,
+            store=self._store,
+            claimer=self._claimer,
+            runs=self._runs,
+            settling=self._settling,
+            run_log=self._run_log,
+            lifecycle=self.lifecycle,
+            check_file=self.file.check_in_place,
+            recover=self._reaper.recover,
+        )
+
+    def _put_sessions_back(self) -> None:
+        if "sessions" in vars(self):
+            self.sessions.put_all_back()
+
+    def _callers_thread(self) -> CallersThread:
+        from durably.worker.callers_thread import (  # noqa: PLC0415 - where first needed
+            CallersThread,
+        )
+
+        return CallersThread(
+            self.lifecycle,
+            self._claimer,
+            self._executor,
+            self._runs,
+            self.file.check_in_place,
+            self._reaper.recover,
         )
 
     # -- what others ask -----------------------------------------------------------------

@@ -184,7 +184,7 @@ def is_database(path: str) -> bool:
 
 
 def shell() -> Shell:
-    """Return that of the command which is executed."""
+    """Return the shell of the command that is executed."""
     found: Shell = click.get_current_context().find_object(Shell) or Shell()
     return found
 

@@ -102,7 +102,7 @@ class JobHandle(Shown, Generic[P, R]):
         return {"name": self._name, "runs": counts.get(self._name, {})}
 
     def to_frame(self) -> pd.DataFrame:
-        """Return the numbers of its runs as a DataFrame, as ``Durably.to_frame`` does.
+        """Return the numbers of the job's runs as a DataFrame, as ``Durably.to_frame`` does.
 
         Raises:
             ImportError: pandas is not installed.

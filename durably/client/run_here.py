@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from durably.execution.live import Displays
     from durably.store.api import Store
 
-log = logging.getLogger("durably")
+logger = logging.getLogger("durably")
 
 # How often a call that waits for a run of another process checks whether that process has died.
 _RECOVERY_CHECK_S: Final = 0.25
@@ -267,7 +267,7 @@ class _Call:
         if before is not None and key is None:
             age_us = self._runner.clock.now_us() - before.created_at_us
             if age_us > _OLD_US:
-                log.warning("%s", said.old_run_continued(done.row, before))
+                logger.warning("%s", said.old_run_continued(done.row, before))
 
     def _note_stop(self, current: CurrentRun, exc: BaseException) -> None:
         """Add to what a signal has raised what is kept and how to go on."""
@@ -310,7 +310,7 @@ class _Call:
                 f'{said.where(done)}; if_running="wait" waits for that, "skip" returns at once'
             )
         if options.if_running == "skip":
-            log.info("%s: %s; skipped", short_name(done.row.id, None, None), said.where(done))
+            logger.info("%s: %s; skipped", short_name(done.row.id, None, None), said.where(done))
             return reader.run_of(done.row, "skipped")
         return self._await(done)
 

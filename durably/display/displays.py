@@ -22,7 +22,7 @@ from durably.settings import Show, show_by_environment
 if TYPE_CHECKING:
     from durably.execution.live import GetView, Showing
 
-log = logging.getLogger("durably")
+logger = logging.getLogger("durably")
 
 # What takes no longer is not displayed.
 _DELAY_S: Final = 0.5
@@ -182,7 +182,7 @@ class Live:
         try:
             self._display()
         except Exception as exc:  # noqa: BLE001 - a terminal that is gone, or a sink, may raise anything
-            log.warning("progress is not displayed any more: %s", on_one_line(str(exc)))
+            logger.warning("progress is not displayed any more: %s", on_one_line(str(exc)))
         finally:
             self._face.close()
             self._ended.set()

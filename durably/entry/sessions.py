@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from durably.entry.wiring import Parts
     from durably.worker.sessions import OpenSession
 
-log = logging.getLogger("durably")
+logger = logging.getLogger("durably")
 
 
 _OTHERS_KEPT: Final = "The results of the other items are kept."
@@ -266,12 +266,12 @@ class Session(StepContext, Shown):
         except EngineClosedError:
             return  # the end of the interpreter has closed it, or another thread
         except DatabaseError as exc:
-            log.warning("the run of session %r cannot be read: %s", self.job_name, exc)
+            logger.warning("the run of session %r cannot be read: %s", self.job_name, exc)
 
     def _say_unless_completed(self) -> None:
         run = self._closed
         if run is not None and run.status is not RunStatus.COMPLETED:
-            log.warning(
+            logger.warning(
                 "session %r has not completed, since it is %s; open it again to go on",
                 self.job_name,
                 run.status,

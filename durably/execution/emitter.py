@@ -22,7 +22,7 @@ from durably.models import printable
 if TYPE_CHECKING:
     from durably.events import Event
 
-log = logging.getLogger("durably")
+logger = logging.getLogger("durably")
 
 # Each event by its name: most programs listen to none, and never import the classes.
 EventType = Literal[
@@ -224,7 +224,7 @@ class Emitter(ForkParticipant):
     def _report(self, exc: BaseException, event: Event) -> None:
         handlers = self._handlers
         if not handlers:
-            log.error(
+            logger.error(
                 "a listener of %s raised, which fails no run; let on_error handle it, or the "
                 "listener itself",
                 event.type,
@@ -236,7 +236,7 @@ class Emitter(ForkParticipant):
             except BaseException as error:
                 raise_if_signal(error)
                 remove_own_frames(error)
-                log.error(  # noqa: TRY400 - with the traceback of any BaseException
+                logger.error(  # noqa: TRY400 - with the traceback of any BaseException
                     "the error handler of a listener of %s raised, which fails no run",
                     event.type,
                     exc_info=printable(error),

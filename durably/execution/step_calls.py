@@ -19,7 +19,7 @@ from durably.models import short_name
 if TYPE_CHECKING:
     from durably.settings.retries import Retry
 
-log = logging.getLogger("durably")
+logger = logging.getLogger("durably")
 
 # A shorter wait keeps its thread: to leave it and to come back costs two commits.
 SHORT_S: Final = 5.0
@@ -96,7 +96,7 @@ class StepCaller:
         pause_s = seconds_until(after, self._services.clock)
         if pause_s >= SHORT_S and self._run.row.kind == "job":
             raise after
-        log.info(
+        logger.info(
             "%s: step %r is asked to wait for %.3g s",
             short_name(self._run.id, self._run.job_name, None),
             name,

@@ -19,7 +19,7 @@ from durably.settings import Duration
 from durably.store.outcome import Suspended
 from durably.store.rows import NewWait, Wait
 
-log = logging.getLogger("durably")
+logger = logging.getLogger("durably")
 
 T = TypeVar("T")
 
@@ -227,7 +227,7 @@ class StepQuestions(StepPart):
         try:
             services.checkpoints.answer(run.id, wait.name, text, None, now_us)
         except ConflictError as exc:
-            log.warning("%s", exc)  # it was answered elsewhere, or this is too late
+            logger.warning("%s", exc)  # it was answered elsewhere, or this is too late
         return True
 
     def _answer_of(self, wait: Wait, type_: Any, default: Any) -> Any:
@@ -245,7 +245,7 @@ class StepQuestions(StepPart):
                     )
                 except ValidationError as exc:
                     # It came before its question, or from a process that does not know the type.
-                    log.warning(
+                    logger.warning(
                         "%s: an answer to %r does not fit, and is waited for again: %s",
                         short_name(self._run.id, self._run.job_name, None),
                         name,

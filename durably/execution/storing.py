@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from durably.execution.emitter import Emitter
     from durably.execution.services import Services
 
-log = logging.getLogger("durably")
+logger = logging.getLogger("durably")
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ def report_worker_error(
 ) -> None:
     """Log an error of durably's own threads and emit it as ``worker:error``."""
     of_run = "" if run_id is None else f" ({short_name(run_id, None, None)})"
-    log.warning("%s%s failed, and is tried again: %s", context, of_run, on_one_line(str(exc)))
+    logger.warning("%s%s failed, and is tried again: %s", context, of_run, on_one_line(str(exc)))
     emitter.emit("worker:error", error=error_info(exc), context=context, run_id=run_id)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from durably.store.conditions import Condition, JobUsage, Sizes
 
 
-log = logging.getLogger("durably")
+logger = logging.getLogger("durably")
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def leaves_files() -> Iterator[None]:
     except DatabaseLostError:
         return
     except DatabaseError as exc:
-        log.warning("files that nothing refers to are left for later: %s", on_one_line(str(exc)))
+        logger.warning("files that nothing refers to are left for later: %s", on_one_line(str(exc)))
 
 
 class Care(Protocol):
@@ -44,7 +44,7 @@ class Care(Protocol):
             DatabaseLostError: it was moved, deleted, replaced or overwritten.
         """
 
-    def check_log(self) -> None:
+    def check_wal(self) -> None:
         """Check that the files that belong to the database are still those that are open.
 
         Raises:

@@ -17,7 +17,7 @@ from durably.errors import DatabaseError
 from durably.store import bounds
 from durably.store.bounds import Bounds
 
-log = logging.getLogger("durably")
+logger = logging.getLogger("durably")
 
 _STATUSES: Final = ("pending", "running", "completed", "failed", "cancelled")
 OUTCOMES: Final = (
@@ -256,4 +256,4 @@ def log_noted() -> None:
             if len(_warned) >= _MOST_REMEMBERED:
                 _warned.clear()
             _warned[text] = None
-            log.warning("%s", text)
+            logger.warning("%s", text)

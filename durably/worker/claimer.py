@@ -33,7 +33,7 @@ from durably.worker.state import EngineState, State
 if TYPE_CHECKING:
     from durably.store.api import Store
 
-log = logging.getLogger("durably")
+logger = logging.getLogger("durably")
 
 LabelsOf = Callable[[RunRow], dict[str, str]]
 
@@ -369,7 +369,7 @@ class Claimer:
             self._hand_over(run, self._slots.busy)
         except RuntimeError as exc:
             # The interpreter is ending and starts none, or there is no memory for another.
-            log.warning("%s goes back, since no thread can be started: %s", run.short_name, exc)
+            logger.warning("%s goes back, since no thread can be started: %s", run.short_name, exc)
         else:
             return True
         try:

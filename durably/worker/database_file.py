@@ -35,7 +35,7 @@ class DatabaseFile:
         """Check that the file and those beside it are in their places, unless it was found lost."""
         if self.lost is None:
             self._check(self._store.check_in_place)
-            self._check(self._store.check_log)
+            self._check(self._store.check_wal)
 
     def _check(self, check: Callable[[], None]) -> None:
         if self.lost is not None:

@@ -26,7 +26,7 @@ from durably.worker.run_log import RunLog
 from durably.worker.service import ErrorSink
 from durably.worker.settling import Settling
 
-log = logging.getLogger("durably")
+logger = logging.getLogger("durably")
 
 _FORKED_EXIT_STATUS: Final = 70
 
@@ -112,7 +112,7 @@ class Executor:
             self._claimer.put_back(run)
         except DatabaseError as exc:
             # The heartbeat will put it back, or an engine that finds this one's lock free.
-            log.warning(
+            logger.warning(
                 "%s could not be put back (%s); it is as soon as the database can be written, or "
                 "when this process has ended",
                 run.short_name,

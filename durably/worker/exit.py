@@ -19,7 +19,7 @@ from typing import Final
 from durably._platform.signals import entered, is_from_signal
 from durably.errors import EngineClosedError
 
-log = logging.getLogger("durably")
+logger = logging.getLogger("durably")
 
 
 class _Closers:
@@ -72,7 +72,7 @@ def _close_all() -> None:
             if not isinstance(exc, Exception):
                 raise
             # The others must still be stopped, and the interpreter must join its own threads.
-            log.exception(
+            logger.exception(
                 "an engine could not be closed at the end of the interpreter; the next start "
                 "continues its runs"
             )

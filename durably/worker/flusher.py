@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from durably.models import Progress
     from durably.store.api import Store
 
-log = logging.getLogger("durably")
+logger = logging.getLogger("durably")
 
 # The shortest time between two commits that store only progress and log lines.
 FLUSH_INTERVAL_S: Final = 0.25
@@ -127,7 +127,7 @@ class Flusher(Service):
         """Log errors that were reported too late to be emitted."""
         while self._errors:
             exc, context = self._errors.popleft()
-            log.warning("%s failed: %s", context, on_one_line(str(exc)))
+            logger.warning("%s failed: %s", context, on_one_line(str(exc)))
 
     def finish(self) -> None:
         """Emit the errors, and release the runs, that other threads could not."""

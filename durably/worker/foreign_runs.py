@@ -12,7 +12,7 @@ from durably.store.rows import Begun
 if TYPE_CHECKING:
     from durably.store.api import Store
 
-log = logging.getLogger("durably")
+logger = logging.getLogger("durably")
 
 
 class ForeignRuns:
@@ -37,7 +37,7 @@ class ForeignRuns:
             first = object()
             seen = begun.job_name, begun.origin
             if self._is_foreign(begun) and self._warned.setdefault(seen, first) is first:
-                log.warning("%s", self.explain(begun))
+                logger.warning("%s", self.explain(begun))
 
     def among(self, run_ids: Sequence[str]) -> dict[str, Begun]:
         """Return those of the runs that this engine does not claim, by id."""

@@ -10,7 +10,7 @@ from typing import Final
 from durably._platform.clock import Clock
 from durably.execution.current_run import CurrentRun
 
-log = logging.getLogger("durably")
+logger = logging.getLogger("durably")
 
 _MOST_NAMED: Final = 3
 
@@ -66,7 +66,7 @@ class Notice:
             return
         self._is_given = True
         how = "again " if self._again else ""
-        log.warning("%s; press Ctrl-C %sto leave it", self._said(waited_for), how)
+        logger.warning("%s; press Ctrl-C %sto leave it", self._said(waited_for), how)
 
     def _said(self, runs: Sequence[CurrentRun]) -> str:
         if not self._interrupt:
@@ -98,7 +98,7 @@ def say_left(cause: type[BaseException], put_back: int, waiting: int) -> None:
     else:
         return
     them = "it" if (put_back or waiting) == 1 else "them"
-    log.warning(
+    logger.warning(
         "%s, since %s has left the with block; start again to %s %s",
         what,
         cause.__name__,
@@ -109,4 +109,4 @@ def say_left(cause: type[BaseException], put_back: int, waiting: int) -> None:
 
 def say_abandoned() -> None:
     """Log what becomes of the runs whose steps are not waited for."""
-    log.warning("Left a step in progress; the next start executes it again")
+    logger.warning("Left a step in progress; the next start executes it again")

@@ -14,7 +14,7 @@ from durably._platform.fork_hooks import no_fork
 from durably.errors import DatabaseLostError
 from durably.worker.shutdown import Shutdown
 
-log = logging.getLogger("durably")
+logger = logging.getLogger("durably")
 
 # Those whose objects are in use, by a caller or by their own threads. Guarded by ``no_fork``, whose
 # lock a forked child gets anew; the engines of its parent are not open there.
@@ -82,7 +82,7 @@ class Opening:
             if engine.is_open:
                 advice = _LOST if _loss_of(engine) is not None else _KEEP
                 engine.give_way()
-                log.warning(
+                logger.warning(
                     "The engine that this process had open on %r was closed, and the new one takes "
                     "its place; %s",
                     engine.path,

@@ -18,7 +18,7 @@ from durably.store.owners import OwnerLock
 if TYPE_CHECKING:
     from durably.store.api import Store
 
-log = logging.getLogger("durably")
+logger = logging.getLogger("durably")
 
 T = TypeVar("T")
 
@@ -137,7 +137,7 @@ class Ownership:
                 self._store.requeue(OwnerIdle(owner), self._clock.now_us())
         except DatabaseError as exc:
             # The engine that finds this one's lock free will put them back.
-            log.warning(
+            logger.warning(
                 "the runs that were claimed could not be put back (%s); other engines do that "
                 "when this process has ended",
                 on_one_line(str(exc)),
@@ -148,7 +148,7 @@ class Ownership:
         try:
             return verb()
         except DatabaseError as exc:
-            log.warning(
+            logger.warning(
                 "the end of the engine could not be stored (%s); other engines notice it when "
                 "this process has ended",
                 on_one_line(str(exc)),

@@ -15,7 +15,7 @@ from durably._platform.clock import Clock, to_datetime
 if TYPE_CHECKING:
     from durably.store.api import Store
 
-log = logging.getLogger("durably")
+logger = logging.getLogger("durably")
 
 # How far the clock may be ahead of the newest time in the database.
 TOLERANCE_US: Final = 86_400_000_000
@@ -69,7 +69,7 @@ class Retention:
             return True
         if not self._is_warned:
             self._is_warned = True
-            log.warning(
+            logger.warning(
                 "retain_runs deletes nothing from %s: the clock says %s, over a day later than "
                 "anything in the database (%s). Set the clock if it is wrong; if it is right, "
                 "deleting continues with the next trigger.",

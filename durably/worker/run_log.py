@@ -24,7 +24,7 @@ from durably.store.rows import RunRow
 if TYPE_CHECKING:
     from durably.store.api import Store
 
-log = logging.getLogger("durably")
+logger = logging.getLogger("durably")
 
 _LONGEST_ERROR: Final = 200
 _LONGEST_NAME: Final = 80
@@ -47,7 +47,7 @@ class RunLog:
     def started(self, run: CurrentRun, job: Job[Any, Any] | None = None) -> None:
         """Log that a run starts, or continues; and whether the job's function has changed."""
         run.began_at = self._clock.monotonic()
-        if not log.isEnabledFor(logging.INFO):
+        if not logger.isEnabledFor(logging.INFO):
             return
         # The first claim finds no steps; others read how many there are.
         stored = 0 if run.fence == 1 else self._stored_steps(run)
@@ -79,7 +79,7 @@ class RunLog:
         exception that a call raises ends up too, if nothing handles it.
         """
         is_raised = run.row.kind == "session" or self._is_raised(run.id)
-        return is_raised and not log.hasHandlers()
+        return is_raised and not logger.hasHandlers()
 
     def ended(self, run: CurrentRun, outcome: Outcome, *, is_effective: bool) -> None:
         """Log how a run has ended, or left its job.
@@ -99,7 +99,7 @@ class RunLog:
                 "process gave no sign of life for too long; raise stale_threshold if it may be "
                 "kept from working for longer",
             )
-        elif log.isEnabledFor(logging.INFO):
+        elif logger.isEnabledFor(logging.INFO):
             if is_effective and isinstance(outcome, Completed):
                 counts = run.count_steps()
                 took = span(self._clock.monotonic() - run.began_at, brief_s=_MINUTE_S)
@@ -127,7 +127,7 @@ class RunLog:
         return row is not None and row.status != RunStatus.CANCELLED
 
     def _failed(self, run: CurrentRun, outcome: Failed) -> None:
-        if not log.isEnabledFor(logging.ERROR):
+        if not logger.isEnabledFor(logging.ERROR):
             return
         is_session = run.row.kind == "session"
         again = "open the session again" if is_session else f"call retry({run.id!r})"
@@ -147,7 +147,7 @@ class RunLog:
             reason = on_one_line(outcome.error.message, _LONGEST_ERROR)
             what = _with_steps(f"asks to go on {when} ({reason})", self._stored_steps(run))
             _say(logging.INFO, run.row, what)
-        elif log.isEnabledFor(logging.WARNING):
+        elif logger.isEnabledFor(logging.WARNING):
             _say(
                 logging.WARNING,
                 run.row,
@@ -199,7 +199,7 @@ def say_recovered(rows: list[RunRow], reason: str, shown: Callable[[RunRow], boo
 
 def say_given_up(row: RunRow, error: ErrorInfo) -> None:
     """Log that a run has failed because it kills its process."""
-    if log.isEnabledFor(logging.ERROR):
+    if logger.isEnabledFor(logging.ERROR):
         what = on_one_line(error.message, 2 * _LONGEST_ERROR)
         _say(logging.ERROR, row, _with_steps(f"failed: {what}", row.completed_steps))
 
@@ -219,7 +219,7 @@ def _say(
     """
     name = short_name(row.id, row.job_name, row.idempotency_key)
     extra = {"run_id": row.id} | ({} if advice is None else {"advice": advice})
-    pass_on(log, level, "%s %s", name, what, extra=extra, traceback=traceback)
+    pass_on(logger, level, "%s %s", name, what, extra=extra, traceback=traceback)
 
 
 def _with_steps(what: str, count: int) -> str:

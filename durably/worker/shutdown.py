@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from durably.store.api import Store
     from durably.worker.live_engine import LiveEngine
 
-log = logging.getLogger("durably")
+logger = logging.getLogger("durably")
 
 
 class Shutdown:
@@ -248,7 +248,7 @@ class Shutdown:
             failed, self._failed = self._failed, None
             if failed is not None and is_left:
                 # The exception that leaves the block is not to be hidden by this one.
-                log.error("%s", failed)
+                logger.error("%s", failed)
         if failed is not None and not is_left:
             raise failed
 
@@ -335,7 +335,7 @@ class Shutdown:
             self._supervisor.stop(interrupt=True, timeout_s=None)
             self._close()
         except DurablyError as exc:
-            log.warning(
+            logger.warning(
                 "an engine that was left could not be closed (%s); the next start continues its "
                 "runs",
                 on_one_line(str(exc)),
@@ -375,7 +375,7 @@ class Shutdown:
         try:
             self._failed = self._failed or self._failed_unseen()
         except DatabaseError as exc:
-            log.warning(
+            logger.warning(
                 "the runs that have failed unseen cannot be read (%s); get_runs(status='failed') "
                 "returns them when the database can be read",
                 on_one_line(str(exc)),

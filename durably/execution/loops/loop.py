@@ -31,7 +31,7 @@ from durably.models import error_info
 if TYPE_CHECKING:
     from durably.models.records import ItemRecord
 
-log = logging.getLogger("durably")
+logger = logging.getLogger("durably")
 
 # So many items begin ahead of the next one in order if nothing says how many are in progress.
 _MOST_IN_FLIGHT: Final = 64
@@ -380,7 +380,7 @@ class Loop:
             if self._has_started or not isinstance(exc, ValidationError):
                 record.fail(left, exc)  # else its arguments are wrong, and it has not begun
         except (DatabaseError, StopRun) as failure:
-            log.warning("the last items of step %r could not be stored: %s", self._name, failure)
+            logger.warning("the last items of step %r could not be stored: %s", self._name, failure)
         self._has_failed(exc)
 
     def _has_failed(self, exc: BaseException) -> None:

@@ -18,7 +18,7 @@ from durably._platform.spans import span as _shown
 from durably.execution.current_run import CurrentRun
 from durably.execution.loops.failures import Kind
 
-log = logging.getLogger("durably")
+logger = logging.getLogger("durably")
 
 _TIMES: Final = "\N{MULTIPLICATION SIGN}"
 
@@ -76,7 +76,7 @@ class MapLog:
         if until_s <= self._limited_until_s + max(1.0, wait_s / 10):
             return
         self._limited_until_s = until_s
-        if log.isEnabledFor(logging.INFO):
+        if logger.isEnabledFor(logging.INFO):
             self._say(logging.INFO, limited_text(self._workers, wait_s))
 
     def stopping(self, calls: int, done: int) -> None:
@@ -84,7 +84,7 @@ class MapLog:
 
         It is a warning because Python prints warnings even if no logging is configured.
         """
-        if not calls or not log.isEnabledFor(logging.WARNING):
+        if not calls or not logger.isEnabledFor(logging.WARNING):
             return
         if self._run.narrator is not None:
             self._run.narrator.stop()
@@ -94,7 +94,7 @@ class MapLog:
         kept = _items(done) if self._total is None else f"{done:,} of {self._total:,}"
         are = "is" if done == 1 else "are"
         text = f"Stopping: waiting for {what} in progress. {kept} {are} in {self._file}"
-        pass_on(log, logging.WARNING, "%s; %s to go on.", text, how, extra=self._extra)
+        pass_on(logger, logging.WARNING, "%s; %s to go on.", text, how, extra=self._extra)
 
     def ended(
         self, done: int, total: int, *, reused: int, failed: int, kinds: Sequence[Kind]
@@ -113,16 +113,16 @@ class MapLog:
 
     @property
     def _is_heard(self) -> bool:
-        return self._run.narrator is not None or log.isEnabledFor(logging.INFO)
+        return self._run.narrator is not None or logger.isEnabledFor(logging.INFO)
 
     def _say_and_show(self, what: str) -> None:
         if self._run.narrator is not None:
             self._run.narrator.say(f"{self._name}: {what}")
-        if log.isEnabledFor(logging.INFO):
+        if logger.isEnabledFor(logging.INFO):
             self._say(logging.INFO, what)
 
     def _say(self, level: int, what: str) -> None:
-        pass_on(log, level, "%s: %s", self._name, what, extra=self._extra)
+        pass_on(logger, level, "%s: %s", self._name, what, extra=self._extra)
 
 
 def _items(count: int) -> str:

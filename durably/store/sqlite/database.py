@@ -49,7 +49,7 @@ from durably.store.sqlite.notify import VersionReader
 from durably.store.sqlite.reads import ReadFile
 from durably.store.sqlite.sql import schema
 
-log = logging.getLogger("durably")
+logger = logging.getLogger("durably")
 
 Ps = ParamSpec("Ps")
 T = TypeVar("T")
@@ -84,7 +84,7 @@ class Database(ReadFile):
         self._mutexes: list[WriterMutex] = []
         self.file_system = require_place(self.path, create=create)
         self._connections.is_on_btrfs = self.file_system == "btrfs"
-        self._is_log_planted = False
+        self._is_wal_planted = False
         self._writes = 0
         self._checks: FileChecks | None = None  # once it is open
         # One limit for all locks that an opening waits for, one after the other.
@@ -191,7 +191,7 @@ class Database(ReadFile):
             refuse_strangers(self.path, with_locks=False)
         except DatabaseError:
             # A WAL of another program must not be copied into the file.
-            self._is_log_planted = True
+            self._is_wal_planted = True
             raise
 
     def _mutex(self) -> WriterMutex:
@@ -243,7 +243,7 @@ class Database(ReadFile):
         """Raise ``DatabaseLostError`` if the file is gone, whatever error SQLite has reported."""
         if self._checks is not None and not self._is_closed:
             self.check_in_place()
-            self.check_log()
+            self.check_wal()
 
     # -- care ----------------------------------------------------------------------------
 
@@ -257,10 +257,10 @@ class Database(ReadFile):
         if self._checks is not None:
             self._checks.check_in_place()
 
-    def check_log(self) -> None:
+    def check_wal(self) -> None:
         """Raise ``DatabaseLostError`` if SQLite's WAL or its index is not the one that is open."""
         if self._checks is not None:
-            self._checks.check_log()
+            self._checks.check_wal()
 
     def shrink(self, most_pages: int) -> Shrunk:
         """Return up to *most_pages* free pages to the file system."""
@@ -301,7 +301,7 @@ class Database(ReadFile):
                 mutex.close()
 
     def _close_all(self, connections: list[apsw.Connection], *, keeps_guard: bool = False) -> None:
-        if self._is_log_planted or (self._checks is not None and self._checks.is_suspect):
+        if self._is_wal_planted or (self._checks is not None and self._checks.is_suspect):
             # Other processes may have begun another WAL, and copying this one would undo their
             # commits. In a file that was overwritten it would be mixed with foreign content.
             for connection in connections:

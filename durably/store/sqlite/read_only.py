@@ -114,7 +114,7 @@ class ReadOnlyFile(ReadFile):
                 "open; open the file where it is now"
             )
 
-    def check_log(self) -> None:
+    def check_wal(self) -> None:
         """Do nothing: what is committed here does not exist."""
 
     def close(self) -> None:

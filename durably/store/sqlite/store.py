@@ -65,7 +65,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-log = logging.getLogger("durably")
+logger = logging.getLogger("durably")
 
 
 class SqliteStore(Answers, ByHand):
@@ -315,9 +315,9 @@ class SqliteStore(Answers, ByHand):
         """Check that the path still leads to the file that is open."""
         self.database.check_in_place()
 
-    def check_log(self) -> None:
+    def check_wal(self) -> None:
         """Check that the log and its index are still those that are open."""
-        self.database.check_log()
+        self.database.check_wal()
 
     def wal_checkpoint(self, *, above_bytes: int) -> None:
         """Copy the write-ahead log into the file if it has grown beyond *above_bytes*."""

@@ -133,7 +133,7 @@ class Content:
             return None
         return index[_SALT] + copied
 
-    def is_log_overwritten(self, path: str) -> bool:
+    def is_wal_overwritten(self, path: str) -> bool:
         """Check the WAL, and return whether it lacks content that its index lists.
 
         Args:

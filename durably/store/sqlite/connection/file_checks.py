@@ -44,7 +44,7 @@ class FileChecks:
         self._content = Content(
             read=versions.read_raw, index=index, schema_version=versions.schema_version
         )
-        self._is_log_lost = False
+        self._is_wal_lost = False
         # The file that was found overwritten. Stays set: later WAL checkpoints hide the change.
         self.overwritten: str | None = None
 
@@ -59,7 +59,7 @@ class FileChecks:
     @property
     def is_suspect(self) -> bool:
         """Return whether nothing may be copied into the file any more."""
-        return self._is_log_lost or self.overwritten is not None
+        return self._is_wal_lost or self.overwritten is not None
 
     def check_in_place(self) -> None:
         """Raise ``DatabaseLostError`` if the path does not lead to the file that is open.
@@ -116,7 +116,7 @@ class FileChecks:
                 "open, delete its -wal and -shm, and put the copy in its place once more"
             )
 
-    def check_log(self) -> None:
+    def check_wal(self) -> None:
         """Raise ``DatabaseLostError`` if SQLite's WAL or its index is not the one that is open.
 
         They were deleted, perhaps by SQLite in a connection that seemed to be the last one. What is
@@ -124,7 +124,7 @@ class FileChecks:
         """
         for path, before in self._identities.items():
             if is_gone(path, before):
-                self._is_log_lost = True
+                self._is_wal_lost = True
                 raise DatabaseLostError(
                     f"{path!r}, which belongs to the database, was deleted or replaced while it "
                     "was open; what was committed last may be lost. Close this engine, and let no "
@@ -132,6 +132,6 @@ class FileChecks:
                 )
         if self.overwritten is None:
             with self._versions.lock, suppress(apsw.Error, *_GONE):
-                if self._versions.is_usable() and self._content.is_log_overwritten(self._log_path):
+                if self._versions.is_usable() and self._content.is_wal_overwritten(self._log_path):
                     self.overwritten = self._log_path
         self.raise_overwritten()

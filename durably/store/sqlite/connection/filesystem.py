@@ -15,7 +15,7 @@ from typing import Final
 
 from durably.errors import DatabaseError
 
-log = logging.getLogger("durably")
+logger = logging.getLogger("durably")
 
 _MOUNTS: Final = "/proc/self/mountinfo"
 
@@ -109,7 +109,7 @@ def warn_of_shared(path: str, kind: str | None) -> None:
         what, between = "a folder that a virtual machine shares with its host", "the two"
     else:
         return
-    log.warning(
+    logger.warning(
         "the database %r lies on %s (%s); its locks do not work between %s, and what was "
         "committed can be lost or damaged: put it on a local disk",
         path,

@@ -150,7 +150,7 @@ class _GuardedFile:
             close_quietly(fd)
 
 
-class _Registry(ForkParticipant):
+class _GuardedFiles(ForkParticipant):
     """The guarded files of this process. Every method is called inside ``no_fork``."""
 
     def __init__(self) -> None:
@@ -190,8 +190,8 @@ class _Registry(ForkParticipant):
         self.generation += 1
 
 
-_registry: Final = _Registry()
-watch_forks(_registry)
+_guarded: Final = _GuardedFiles()
+watch_forks(_guarded)
 
 
 def _patiently(attempt: Callable[[], T], path: str) -> T:
@@ -245,7 +245,7 @@ class FileGuard:
     def __init__(self, file: _GuardedFile | None, path: str, *, holds: bool) -> None:
         self._file = file
         self._path = path
-        self._generation = _registry.generation
+        self._generation = _guarded.generation
         self._holds = holds
 
     @staticmethod
@@ -259,15 +259,15 @@ class FileGuard:
         connections inside the block.
         """
         with no_fork():
-            _registry.openings += 1
-            generation = _registry.generation
+            _guarded.openings += 1
+            generation = _guarded.generation
         try:
             yield
         finally:
             with no_fork():
-                if generation == _registry.generation:
-                    _registry.openings -= 1
-                    _registry.close_unused()
+                if generation == _guarded.generation:
+                    _guarded.openings -= 1
+                    _guarded.close_unused()
 
     @classmethod
     def acquire(cls, path: str) -> FileGuard:
@@ -293,7 +293,7 @@ class FileGuard:
     def _acquire_once(cls, path: str) -> FileGuard:
         with no_fork():
             try:
-                file = _registry.file(path)
+                file = _guarded.file(path)
                 try:
                     file.lock()
                 except BaseException:
@@ -365,7 +365,7 @@ class FileGuard:
     @property
     def is_effective(self) -> bool:
         """Return whether the locks are held now."""
-        return self._holds and self._generation == _registry.generation
+        return self._holds and self._generation == _guarded.generation
 
     def release(self) -> None:
         """Drop the locks if no other guard of this process holds them.
@@ -389,7 +389,7 @@ class FileGuard:
         with no_fork():
             self.release()
             file, self._file = self._file, None
-            if file is None or self._generation != _registry.generation:
+            if file is None or self._generation != _guarded.generation:
                 return
             file.users -= 1
-            _registry.close_unused()
+            _guarded.close_unused()

@@ -121,10 +121,12 @@ class Waiter:
         """
         patience = patience or self.patience(timeout_s)
         with patience.limited(), self._worker.waiting() as worker:
+            read = self._store.brief_or_ended
             if seen is not None:
                 # Most runs that are waited for at once end in the meantime.
                 self._pause(seen, patience, worker)
-            found = self._poll(run_id, callbacks, worker, disposition)
+                read = self._store.find_run
+            found = self._poll(read(run_id), run_id, callbacks, worker, disposition)
             if not isinstance(found, Run):
                 found = self._wait_displayed(
                     run_id, timeout_s, callbacks, disposition, patience, worker
@@ -145,7 +147,8 @@ class Waiter:
         with self._displays.showing(live.view):
             while True:
                 seen = self._store.changes.snapshot()
-                found = self._poll(run_id, callbacks, worker, disposition)
+                state = self._store.brief_or_ended(run_id)
+                found = self._poll(state, run_id, callbacks, worker, disposition)
                 if isinstance(found, Run):
                     live.status = found.status
                     return found
@@ -160,14 +163,20 @@ class Waiter:
                 self._pause(seen, patience, worker)
 
     def _poll(
-        self, run_id: str, callbacks: Callbacks, worker: Waiting, disposition: Disposition | None
-    ) -> Run[Any, Any] | Brief:
+        self,
+        found: Brief | RunRow | None,
+        run_id: str,
+        callbacks: Callbacks,
+        worker: Waiting,
+        disposition: Disposition | None,
+    ) -> Run[Any, Any] | Brief | RunRow:
         """Call the callbacks with what is new, and return the run once it has ended."""
-        found = self._store.brief_or_ended(run_id)
         if found is None:
             raise NotFoundError(f"there is no run {run_id!r:.80} in this database (any more)")
         callbacks.call(run_id, found, worker.owners)
-        return self._reader.run_of(found, disposition) if isinstance(found, RunRow) else found
+        if isinstance(found, RunRow) and found.status in TERMINAL:
+            return self._reader.run_of(found, disposition)
+        return found
 
     def as_completed(
         self, runs: Iterable[Run[Any, Any] | str], timeout: Duration | None
@@ -247,7 +256,7 @@ class Waiter:
     # -- whether anything can execute the runs -------------------------------------------------
 
     def _require_worker(
-        self, waiting: Iterable[Brief], patience: Patience, worker: Waiting
+        self, waiting: Iterable[Brief | RunRow], patience: Patience, worker: Waiting
     ) -> None:
         """Raise ``NoWorkerError`` unless something can execute each of the runs."""
         waiting = list(waiting)
@@ -280,7 +289,7 @@ class Waiter:
                     f"nothing can execute run {brief.id}: {left_alone.get(brief.id, reason)}"
                 )
 
-    def _refuse_closed_session(self, waiting: Iterable[Brief], worker: Waiting) -> None:
+    def _refuse_closed_session(self, waiting: Iterable[Brief | RunRow], worker: Waiting) -> None:
         """Raise ``NoWorkerError`` for a session that no program has open."""
         for brief in waiting:
             is_closed = brief.kind == "session" and brief.status == "pending"
@@ -288,7 +297,7 @@ class Waiter:
                 worker.check_job(is_futile=True)
                 raise NoWorkerError(f"nothing can execute run {brief.id}: {_SESSION}")
 
-    def _is_still(self, brief: Brief) -> bool:
+    def _is_still(self, brief: Brief | RunRow) -> bool:
         now = self._store.brief(brief.id)
         return now is not None and (now.status, now.owner) == (brief.status, brief.owner)
 

@@ -297,11 +297,7 @@ def brief(db: apsw.Connection, run_id: str) -> Brief | None:
 def brief_or_ended(db: apsw.Connection, run_id: str) -> Brief | RunRow | None:
     """Return the state of the run, and all of it if it has ended."""
     found = brief(db, run_id)
-    if found is None or found.status not in TERMINAL:
-        return found
-    row = get(db, run_id)
-    # Another process may have put it back in between.
-    return row if row.status in TERMINAL else found._replace(status=row.status)
+    return get(db, run_id) if found is not None and found.status in TERMINAL else found
 
 
 def briefs(db: apsw.Connection, run_ids: Sequence[str]) -> dict[str, Brief]:

@@ -82,6 +82,7 @@ NOT_OF_AN_ENGINE = {
     "durably.models.records",
     "durably.store.api",
     "durably.store.conditions",
+    "durably.store.item_rows",
     "durably.store.sqlite.backup",
     "durably.store.sqlite.condition",
     "durably.store.sqlite.sql.forks",

@@ -15,10 +15,10 @@ from durably.jobs.names import check_text
 from durably.models.records import ItemList, ItemRecord, ItemStatus
 from durably.settings import count
 from durably.store import defects
-from durably.store.item_rows import ItemOfMap
 
 if TYPE_CHECKING:
     from durably.store.api import Store
+    from durably.store.item_rows import ItemOfMap
 
 
 class ItemReader:

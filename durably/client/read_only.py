@@ -16,13 +16,13 @@ from durably.jobs import Job
 from durably.models.plans import Plan
 from durably.store.change_feed import ChangeFeed
 from durably.store.conditions import Condition, JobUsage, Sizes
-from durably.store.item_rows import FailureKind, MapState
 from durably.store.owners import Liveness
 from durably.store.rows import Executor
 
 if TYPE_CHECKING:
     from durably.models.records import LogEntry
     from durably.store.api import Store
+    from durably.store.item_rows import FailureKind, MapState
 
 # How many failed items of a map are read to say what kinds of failures there are.
 MOST_FAILURES_READ = 10_000

@@ -16,6 +16,8 @@ MOST_RUNS: Final = 2**39 - 1
 MOST_STEPS: Final = 1 << 24
 # The number of an item is the map's number, shifted by 30 bits, plus an index.
 MOST_MAPS: Final = 2**33 - 1
+# The most items that a map can have.
+MOST_ITEMS: Final = 1 << 30
 
 # The range of a datetime, in microseconds since the epoch.
 TIME: Final = Bounds(-62_135_596_800_000_000, 253_402_300_799_999_999)

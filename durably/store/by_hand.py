@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from durably.store.item_rows import Key
 from durably.store.rows import RunRow
+
+if TYPE_CHECKING:
+    from durably.store.item_rows import Key
 
 
 class ByHand(Protocol):

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from durably.store.item_rows import (
-    ItemRow,
-    ItemWindow,
-    Key,
-    LayeredItem,
-    MapRow,
-    MapState,
-    NewItem,
-)
 from durably.store.rows import RunKey
 
-# The most items that a map can have.
-MOST_ITEMS: Final = 1 << 30
+if TYPE_CHECKING:
+    from durably.store.item_rows import (
+        ItemRow,
+        ItemWindow,
+        Key,
+        LayeredItem,
+        MapRow,
+        MapState,
+        NewItem,
+    )
 
 
 class ItemCheckpoints(Protocol):

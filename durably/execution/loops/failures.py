@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from bisect import insort
 from contextlib import suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
 from durably._platform.safe_repr import on_one_line, safe_str
 from durably.errors import ItemsFailedError
-from durably.store.item_rows import Key
+
+if TYPE_CHECKING:
+    from durably.store.item_rows import Key
 
 # So many exceptions are kept; the message counts the others.
 MOST_KEPT: Final = 1000

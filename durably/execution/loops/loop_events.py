@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from durably._platform.tracebacks import stacklevel
 from durably.errors import ItemsChangedWarning
@@ -15,7 +15,9 @@ from durably.execution.loops.record import MapRecord
 from durably.execution.loops.tasks import Reused, Task
 from durably.execution.services import Services
 from durably.execution.step_recorder import StepRecorder
-from durably.store.item_rows import MapRow
+
+if TYPE_CHECKING:
+    from durably.store.item_rows import MapRow
 
 
 class LoopEvents:

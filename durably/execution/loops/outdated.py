@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from durably._platform.fingerprints import is_other
 from durably.execution.loops.source import hash_like, wide_hash_of
-from durably.store.item_rows import LayeredItemRow, MapRow
 
 if TYPE_CHECKING:
     from durably.store.api import Checkpoints
+    from durably.store.item_rows import LayeredItemRow, MapRow
 
 
 class OutdatedItems:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from durably._platform.clock import Clock
 from durably._platform.hashes import hash_of_text
@@ -20,7 +20,9 @@ from durably.execution.loops.options import LoopOptions
 from durably.execution.loops.stored_items import StoredItems, same_key
 from durably.execution.loops.tasks import Reused, Task
 from durably.jobs.names import check_text
-from durably.store.item_rows import ItemRow, Key
+
+if TYPE_CHECKING:
+    from durably.store.item_rows import ItemRow, Key
 
 # A slow iterator is not read ahead: the item that is there begins.
 _PATIENCE_S: Final = 0.001

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from durably.errors import ValidationError
 from durably.execution.checkpoints import Names
-from durably.store.item_checkpoints import MOST_ITEMS, ItemCheckpoints
-from durably.store.item_rows import ItemRow, Key, MapRow
+from durably.store.bounds import MOST_ITEMS
+
+if TYPE_CHECKING:
+    from durably.store.item_checkpoints import ItemCheckpoints
+    from durably.store.item_rows import ItemRow, Key, MapRow
 
 Read = Callable[..., Any]
 

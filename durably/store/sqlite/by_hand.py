@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from durably.store.item_rows import Key
 from durably.store.rows import RunRow
 from durably.store.sqlite.verbs import OnDatabase
+
+if TYPE_CHECKING:
+    from durably.store.item_rows import Key
 
 
 class ByHand(OnDatabase):

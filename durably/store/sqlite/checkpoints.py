@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from durably.store.item_rows import LayeredItem, MapState, NewItem
 from durably.store.rows import RunKey
 from durably.store.sqlite.blobs.filing import LARGE, Filing
 from durably.store.sqlite.sql import codes, inputs, items, queries, steps, waits
 from durably.store.sqlite.verbs import Answers, reads, writes
 
 if TYPE_CHECKING:
+    from durably.store.item_rows import LayeredItem, MapState, NewItem
     from durably.store.sqlite.database import Database
     from durably.store.sqlite.read_only import ReadOnlyFile
 

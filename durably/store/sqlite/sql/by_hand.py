@@ -7,8 +7,7 @@ import apsw
 
 from durably._platform.clock import moment
 from durably.errors import ConflictError, NotFoundError
-from durably.store.bounds import MOST_STEPS
-from durably.store.item_checkpoints import MOST_ITEMS
+from durably.store.bounds import MOST_ITEMS, MOST_STEPS
 from durably.store.item_rows import Key
 from durably.store.rows import RunRow
 from durably.store.sqlite.sql import begin, items, queries

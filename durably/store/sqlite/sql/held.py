@@ -7,7 +7,7 @@ import apsw
 
 from durably.codec.json_text import dump
 from durably.errors import ConflictError
-from durably.store.item_checkpoints import MOST_ITEMS
+from durably.store.bounds import MOST_ITEMS
 from durably.store.rows import RunKey, RunRow
 from durably.store.sqlite.sql import runs
 

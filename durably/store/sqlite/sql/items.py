@@ -1,18 +1,30 @@
 """Maps and their items: results of the items of a loop, stored by the claim that is current."""
 
+from __future__ import annotations
+
 import functools
 import itertools
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import apsw
 
 from durably.errors import DatabaseError
 from durably.store import defects
-from durably.store.item_checkpoints import MOST_ITEMS
-from durably.store.item_rows import ItemOfMap, ItemRow, ItemWindow, Key, MapRow, MapState, NewItem
+from durably.store.bounds import MOST_ITEMS
 from durably.store.rows import RunKey, StepRow
 from durably.store.sqlite.sql import blobs
+
+if TYPE_CHECKING:
+    from durably.store.item_rows import (
+        ItemOfMap,
+        ItemRow,
+        ItemWindow,
+        Key,
+        MapRow,
+        MapState,
+        NewItem,
+    )
 
 INDEX_BITS: Final = 30
 
@@ -216,6 +228,8 @@ def find_map(db: apsw.Connection, run_pk: RunKey, name: str) -> MapRow | None:
     rows: list[Any] = db.execute(MAP, {"run": run_pk, "name": name}).fetchall()
     if not rows:
         return None
+    from durably.store.item_rows import MapRow  # noqa: PLC0415 - where first needed
+
     map_pk, index, is_keyed, status, highest, code, has_codes, has_held, *layers = rows[0]
     highest = -1 if highest is None else highest
     has = bool(has_codes), bool(has_held)
@@ -271,6 +285,8 @@ def window_layered(db: apsw.Connection, map_pk: int, first_index: int) -> ItemWi
 
 
 def _window(db: apsw.Connection, statement: str, map_pk: int, first_index: int) -> ItemWindow:
+    from durably.store.item_rows import ItemWindow  # noqa: PLC0415 - where first needed
+
     first = map_pk << INDEX_BITS
     bindings = {"first": first + first_index, "end": first + MOST_ITEMS, "limit": WINDOW_ITEMS}
     cursor: Any = db.execute(statement, bindings)
@@ -346,6 +362,8 @@ def of_map(
         rows: list[Any] = db.execute(statement, bindings).fetchall()
     except UnicodeDecodeError as exc:
         raise _unreadable(db, map_pk) from exc
+    from durably.store.item_rows import ItemOfMap  # noqa: PLC0415 - where first needed
+
     return [ItemOfMap._make(row) for row in rows]
 
 

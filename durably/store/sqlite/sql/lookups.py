@@ -1,15 +1,19 @@
 """Queries of the faces: find runs by what a person types, and sum up what a run has done so far."""
 
-from typing import Any, Final
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
 
 import apsw
 
 from durably.store import defects
-from durably.store.item_checkpoints import MOST_ITEMS
-from durably.store.item_rows import FailureKind, MapState
+from durably.store.bounds import MOST_ITEMS
 from durably.store.rows import Executor, RunRow
 from durably.store.sqlite.sql import items, queries, runs
 from durably.store.sqlite.sql.queries import COUNTED
+
+if TYPE_CHECKING:
+    from durably.store.item_rows import FailureKind, MapState
 
 # From one job that has keys to the next, without reading the keys of each.
 BY_KEY: Final = f"""
@@ -107,6 +111,8 @@ def executor_of(db: apsw.Connection, run_id: str) -> Executor | None:
 
 def open_maps(db: apsw.Connection, run_id: str) -> list[MapState]:
     """Return the maps of the run that have not ended: in progress, or interrupted."""
+    from durably.store.item_rows import MapState  # noqa: PLC0415 - where first needed
+
     rows: list[Any] = db.execute(OPEN_MAPS, {"id": run_id}).fetchall()
     found = (defects.decoded(MapState(*row)._asdict()) for row in rows)
     return [MapState(**values) for values, _ in found]
@@ -121,6 +127,8 @@ def purgeable(db: apsw.Connection, before_us: int, *, keep_failed: bool = False)
 
 def failures(db: apsw.Connection, run_id: str, name: str, most: int) -> list[FailureKind]:
     """Return the kinds of failures among the first *most* failed items of a map."""
+    from durably.store.item_rows import FailureKind  # noqa: PLC0415 - where first needed
+
     map_pk: Any = db.execute(items.MAP_OF, {"id": run_id, "name": name}).get
     if map_pk is None:
         return []

@@ -88,7 +88,7 @@ NAMES = names_in_code()
 
 
 def test_every_public_name_is_documented() -> None:
-    """So is each member of a public class."""
+    """Each member of a public class is documented, too."""
     assert set(durably.__all__) - NAMES == set()
     members = list(public_members())
     assert len(members) > 100
@@ -289,7 +289,7 @@ def _is_error(name: str) -> bool:
 
 
 def test_every_error_has_its_cause_and_what_to_do() -> None:
-    """So has each warning; and the bases are those that the tables say."""
+    """Each warning has them too, and the bases are those that the tables say."""
     raised, in_a_job, warned = (
         rows(part) for part in re.split(r"^## ", reference("errors.md"), flags=re.MULTILINE)[1:4]
     )

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_the_oldest_versions_are_those_of_the_extras() -> None:
+    """The versions that CI tests are the lower bounds of setup.cfg."""
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg", encoding="utf-8")
     extras = config["options.extras_require"]

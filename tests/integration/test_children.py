@@ -264,7 +264,7 @@ def test_children_are_not_purged_before_their_parent(tmp_path: Path) -> None:
 
 
 def test_a_retry_of_a_parent_retries_its_children_that_failed(tmp_path: Path) -> None:
-    """And theirs, at every depth; what has completed is not executed again."""
+    """It retries theirs too, at every depth; what has completed is not executed again."""
     executed: list[str] = []
     is_mended = threading.Event()
 

@@ -185,7 +185,7 @@ def test_doctor_of_runs_that_nobody_executes(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="permissions")
 def test_doctor_of_a_file_that_is_open_to_others(tmp_path: Path) -> None:
-    """Who may read and replace it is said."""
+    """It says who may read and replace the file."""
     durably.Durably(tmp_path / "x.db").close()
     (tmp_path / "x.db").chmod(0o664)
     tmp_path.chmod(0o777)

@@ -155,7 +155,7 @@ def test_failures_of_a_worker(path: Path) -> None:
 def test_an_output_is_printed_that_json_does_not_know_or_that_is_a_file(
     path: Path, tmp_path: Path
 ) -> None:
-    """As the other commands show it."""
+    """It is printed as the other commands show it."""
     source = "import durably\n\n@durably.job\ndef makes(step, n: int):\n    return (n, 'x' * n)\n"
     (tmp_path / "makes.py").write_text(source)
     for n in (1, 5 * 2**20):

@@ -87,7 +87,7 @@ def test_a_list_is_shown_anew(path: Path) -> None:
 
 
 def test_what_a_person_is_told(path: Path, tmp_path: Path) -> None:
-    """That a run has completed, also before; that there are more runs, or none."""
+    """It says that a run has completed, also before, and whether there are more runs."""
     (tmp_path / "go").touch()
     args = ("run", WAITS, str(tmp_path), "--key", "one")
     for said in ("waits one completed in", "waits one completed before: "):

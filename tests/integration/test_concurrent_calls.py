@@ -191,7 +191,7 @@ class TestProcessOneInListeners:
 class TestCallsThatExecute:
     @pytest.mark.parametrize("call", ["process_one", "run_until_idle"])
     def test_each_recovers_what_the_dead_left(self, app: Durably, held: HeldJob, call: str) -> None:
-        """Not only the first one."""
+        """Every call recovers, and not only the first one."""
         app.jobs["held"].trigger()
         first, _ = in_thread(app.process_one)
         held.inside()

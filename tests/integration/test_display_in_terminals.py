@@ -79,7 +79,7 @@ def test_a_script_over_many_items(tmp_path: Path) -> None:
 
 
 def test_a_map_that_waits_says_for_how_long(tmp_path: Path) -> None:
-    """And Ctrl-C ends the wait at once."""
+    """Ctrl-C ends the wait at once."""
     with Program(LABEL, tmp_path, DELAY="0", LIMITED="1", FIXED="1") as program:
         program.wait_for("rate limited: all 8 workers wait 59 min 5")
         program.press("\x03")
@@ -150,7 +150,7 @@ def test_prints_go_above_the_line(tmp_path: Path, prepare: str, colours: bool) -
 
 
 def test_the_line_follows_the_width_of_the_terminal(tmp_path: Path) -> None:
-    """And a debugger's prompt has the last line to itself."""
+    """A debugger's prompt has the last line to itself."""
     source = """
 import time
 import durably

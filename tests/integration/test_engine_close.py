@@ -68,7 +68,7 @@ class TestClose:
         monkeypatch: pytest.MonkeyPatch,
         eventually: Callable[[Callable[[], object]], None],
     ) -> None:
-        """Also while another process is writing, for whose end it would wait."""
+        """It is rejected also while another process is writing, for whose end it would wait."""
         path = tmp_path / "x.db"
         app = Durably(path, jobs=[quick])
         writer, mutex = app._store.database._writer, app._store.database._mutexes[0]

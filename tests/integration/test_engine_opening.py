@@ -419,7 +419,7 @@ class TestCreate:
         assert sorted(tmp_path.rglob("*")) == before
 
     def test_a_missing_folder_is_named(self, tmp_path: Path) -> None:
-        """As without the option."""
+        """The error is the same as without the option."""
         with pytest.raises(DatabaseError, match="the folder .*nowhere.* does not exist"):
             Durably(tmp_path / "nowhere" / "x.db", create=False)
 

@@ -220,7 +220,7 @@ def test_the_notes_of_an_error_are_stored(
 def test_an_error_that_was_stored_without_notes_has_none(
     app: durably.Durably, tmp_path: Path
 ) -> None:
-    """As durably 0.1 stored it."""
+    """durably 0.1 stored errors without notes."""
 
     @durably.job
     def job(step: durably.StepContext) -> None:
@@ -239,7 +239,7 @@ def test_an_error_that_was_stored_without_notes_has_none(
 def test_the_log_of_a_listener_that_raises_shows_the_listener_alone(
     app: durably.Durably, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Also of an error handler that raises, and of what a job logs of a step that failed."""
+    """The logs of an error handler that raises and of a failed step in a job do so, too."""
 
     def listener(event: object) -> None:
         fetch(2)

@@ -377,7 +377,7 @@ def test_parallel_steps_stop_with_their_run(tmp_path):
 
 @WORKERS
 def test_a_loop_that_an_exception_has_left_ends_for_the_next_one(tmp_path, workers):
-    """Though the traceback keeps its iterator; the old one then says so, and ends no loop early."""
+    """A traceback keeps the old iterator, which says so when it is used, and ends no loop early."""
 
     def loop(step, caught=None):
         return sum(1 / caught for _ in step.imap("q", abs, range(-9, 0), max_workers=workers))

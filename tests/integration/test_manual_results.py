@@ -105,7 +105,7 @@ def test_a_poison_row_gets_a_result(app: durably.Durably) -> None:
 
 
 def test_a_result_is_replaced(app: durably.Durably) -> None:
-    """That of a run which has completed too, which executes nothing by itself for that."""
+    """The result of a completed run is replaced too, and nothing is executed for that."""
     run = execute(app)
     run.set_item("rows", "poison", {"name": "x", "born": "1900-01-01"})
     run.set_item("rows", "ada", Row("y", date(1901, 1, 1)))
@@ -176,7 +176,7 @@ def test_a_run_that_is_executed_is_rejected(path: Path) -> None:
 
 
 def test_items_without_keys_are_named_by_their_positions(path: Path) -> None:
-    """And numbers by numbers, as text too."""
+    """A key that is a number is named by the number, as text too."""
 
     def by_position(step: durably.StepContext) -> list[int]:
         step.map("keyed", int, [5, 6], key=lambda n: n - 10)
@@ -224,7 +224,7 @@ def test_a_step_that_is_waited_for_wakes_its_run(path: Path) -> None:
 
 
 def test_large_values_become_files(path: Path) -> None:
-    """And the files that they replace are removed."""
+    """The files that they replace are removed."""
     size = 5 * 1024 * 1024
     folder = Path(f"{path}.blobs")
 

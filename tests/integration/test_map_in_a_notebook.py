@@ -55,7 +55,7 @@ def test_a_failed_item_is_tried_again_with_the_function_of_today(notebook: Noteb
 
 
 def test_other_groups_are_shown_as_before(notebook: Notebook) -> None:
-    """As is an error that durably has raised from one; and those of runs show their own lines."""
+    """A group of the user's is shown as Python shows it; errors of runs show their own lines."""
     notebook.ok(DEFINE.format(bad=2))
     plain = notebook.execute('raise ExceptionGroup("several", [ValueError("one")])')
     assert "ExceptionGroup: several (1 sub-exception)" in plain.stderr + plain.traceback

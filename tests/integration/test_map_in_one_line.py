@@ -170,7 +170,7 @@ def test_its_name_is_that_of_the_function_without_the_module(
 
 
 def test_a_function_inside_another_one_is_named_with_it(db: Path) -> None:
-    """So that two functions of one name in different places are two loops."""
+    """Two functions of one name in different places are two loops."""
 
     def local(number: int) -> int:
         return number
@@ -394,7 +394,7 @@ def test_an_iterator_that_is_left_leaves_the_session_pending(
 
 
 def test_an_iterator_opens_nothing_before_it_is_used(db: Path) -> None:
-    """But wrong arguments are rejected by the call itself."""
+    """Wrong arguments are rejected by the call itself."""
     durably.imap(square, [1], db=db)
     for wrong in ({"max_workers": 0}, {"ordered": 1}, {"key": 5}, {"fn": lambda number: number}):
         with pytest.raises(durably.ValidationError, match=r"durably\.imap"):

@@ -146,7 +146,7 @@ def test_the_number_of_items_may_be_unknown(db: Path, lines: Lines) -> None:
 
 
 def test_items_that_are_not_asked_for_any_more_do_not_count(db: Path, lines: Lines) -> None:
-    """So never more were done before than there are."""
+    """Never more items were done before than there are."""
     durably.map(label, range(5), db=db, key=str)
     lines()
     durably.map(label, [1], db=db, key=str)
@@ -183,7 +183,7 @@ def test_nothing_is_counted_for_a_line_that_nobody_gets(
 
 
 def test_a_handler_that_raises_harms_no_map(db: Path) -> None:
-    """As none harms a run."""
+    """The map completes, as a run does."""
 
     class Broken(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -230,6 +230,7 @@ def test_a_rate_limit_is_said_once(db: Path, lines: Lines, workers: int, who: st
     ],
 )
 def test_times_are_for_people(seconds: float, text: str) -> None:
+    """A duration has the unit that suits its size."""
     assert map_log._shown(seconds) == text
 
 

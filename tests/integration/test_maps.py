@@ -462,7 +462,7 @@ def test_an_item_that_waits_for_its_next_try_occupies_no_worker(tmp_path, worker
 
 
 def test_a_retry_may_be_a_function_of_the_exception(tmp_path):
-    """That says whether, or after how long; for steps too."""
+    """The function says whether to try again, or after how long; it does so for steps too."""
     asked = []
 
     class LimitedError(Exception):
@@ -790,7 +790,7 @@ def test_a_name_may_be_used_again_where_that_is_allowed(tmp_path):
 
 
 def test_a_map_inside_of_itself_is_an_error(tmp_path):
-    """As a step inside of itself is."""
+    """It raises what a step inside of itself raises."""
 
     def job(step):
         return step.map("m", lambda _: step.map("m", int, ["1"]), [1])
@@ -977,7 +977,7 @@ def rewrite(path, change):
 
 
 def test_an_item_that_cannot_be_read_is_named_and_the_others_are_read(tmp_path, caplog):
-    """Unless it holds what is not text, where SQLite's own reading ends."""
+    """The one exception is an item that is not text: SQLite's own reading ends there."""
     with engine(tmp_path, Mapped(int, range(3)).job) as app:
         run = execute(app)
         for column, change in (

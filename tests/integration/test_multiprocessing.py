@@ -33,7 +33,7 @@ def test_a_child_that_imports_the_script_opens_no_engine(
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_a_function_that_a_child_calls_opens_its_own(tmp_path: Path, method: str) -> None:
-    """So does a module that the guarded script imports, in each child."""
+    """A module that the guarded script imports opens its own in each child, too."""
     if sys.platform == "win32" and method == "forkserver":
         pytest.skip("Windows has no fork server")
     done = execute("guarded", method, folder=tmp_path)

@@ -148,13 +148,14 @@ def test_a_class_of_a_script_is_pickled() -> None:
     ],
 )
 def test_a_value_whose_codec_is_not_here_names_what_brings_it(tag: str, advice: str) -> None:
+    """The error says which call or option brings the codec."""
     text = '\t{"$":"' + tag + '","b":"YQ=="}'
     with pytest.raises(durably.SerializationError, match=f"'{tag}', which has no codec .*{advice}"):
         Codec().decode(text, UNTYPED, what="a value")
 
 
 def test_what_a_users_converter_does_precedes_a_codec(tmp_path: Path) -> None:
-    """For what is annotated."""
+    """It decides where a value is annotated."""
     converter = cattrs.Converter()
     converter.register_unstructure_hook(Money, lambda m: m.cents)
     converter.register_structure_hook(Money, lambda data, _: Money(data))

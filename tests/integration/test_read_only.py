@@ -166,7 +166,7 @@ def test_a_file_that_cannot_be_looked_at_is_one_sentence(tmp_path: Path) -> None
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may do everything")
 def test_a_file_that_may_not_be_used_is_one_sentence(tmp_path: Path) -> None:
-    """Who runs it, whose it is and what to do is said."""
+    """The sentence says who runs the command, whose the file is, and what to do."""
     path = tmp_path / "x.db"
     with_a_run(path)
     path.chmod(0o400)

@@ -246,7 +246,7 @@ def test_it_may_be_said_twice(app: durably.Durably, work: Work) -> None:
 def test_the_code_may_make_a_map_of_a_step_that_is_forgotten(
     path: Path, is_map_first: bool
 ) -> None:
-    """And a step of a map; either keeps the place of the other."""
+    """It may make a step of a map, too; either keeps the place of the other."""
     is_map = is_map_first
 
     def job(step: durably.StepContext) -> Any:

@@ -554,7 +554,7 @@ def test_steps_inside_of_steps(book: Book) -> None:
 
 
 def test_a_step_that_failed_goes_on_with_the_steps_inside(book: Book) -> None:
-    """And one that is called again in the same execution as well."""
+    """A step that is called again in the same execution does so as well."""
 
     def code(step: Any, failures: list[int]) -> None:
         def around() -> Any:

@@ -42,7 +42,7 @@ def elsewhere(tmp_path: Path, app: Durably, held: HeldJob) -> Iterator[Durably]:
 
 
 def test_it_waits_for_the_end(app: Durably, held: HeldJob, elsewhere: Durably) -> None:
-    """And returns the run as completed, without executing anything."""
+    """It returns the run as completed, without executing anything."""
     call, _ = in_thread(lambda: app.run(held.job, 7, key="k"))
     held.let_all_go()
     run = call.result()
@@ -77,7 +77,7 @@ def test_a_wait_may_have_a_timeout(app: Durably, held: HeldJob, elsewhere: Durab
 def test_a_wait_ends_if_the_engine_is_closed(
     app: Durably, held: HeldJob, elsewhere: Durably
 ) -> None:
-    """By another thread; the run continues."""
+    """Another thread closes it; the run continues."""
     call, _ = in_thread(lambda: app.run(held.job, 7, key="k"))
     while app._supervisor.local.owner is None:
         threading.Event().wait(0.001)

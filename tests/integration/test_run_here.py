@@ -456,7 +456,7 @@ def test_a_bad_option_is_named(app: Durably, pages: Pages, bad: dict[str, Any]) 
 
 
 def test_an_unknown_option_is_an_error(app: Durably, pages: Pages) -> None:
-    """As everywhere in Python."""
+    """It is a TypeError, as everywhere in Python."""
     unknown: dict[str, Any] = {"idempotency_key": "k"}
     with pytest.raises(TypeError, match="idempotency_key"):
         app.run(pages.job, 1, **unknown)

@@ -92,7 +92,7 @@ def test_a_run_that_goes_well_is_two_lines(
 def test_a_session_that_goes_well_is_two_lines(
     tmp_path: Path, lines: Callable[[], list[str]]
 ) -> None:
-    """As any other run."""
+    """Its lines are those of any other run."""
     with durably.session("import", tmp_path / "x.db") as step:
         step.run("one", int)
         run = step.get_run()
@@ -523,7 +523,7 @@ def test_failures_that_nobody_has_seen_are_printed_with_their_frames_once(
 
 
 def test_a_session_that_fails_is_printed_by_its_exception(tmp_path: Path) -> None:
-    """Which leaves its block."""
+    """The exception leaves the block of the session."""
     assert failed(tmp_path, "session") == ("", "")
 
 

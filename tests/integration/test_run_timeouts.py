@@ -412,7 +412,7 @@ def test_each_call_of_a_retried_step_has_its_own_time(tmp_path: Path) -> None:
 
 
 def test_the_nearest_deadline_counts(tmp_path: Path) -> None:
-    """That of the run, of the outer step or of the inner one."""
+    """``step.remaining`` is that of the run, of the outer step or of the inner one."""
 
     def job(step: durably.StepContext) -> list[bool]:
         def left(most: float) -> bool:

@@ -113,7 +113,7 @@ def test_opening_it_again_in_the_same_kernel_takes_over(notebook: Notebook) -> N
 
 
 def test_a_kernel_that_is_shut_down_leaves_it_pending(notebook: Notebook) -> None:
-    """And closes its engine in order."""
+    """Its engine is closed in order."""
     notebook.ok(OPEN)
     notebook.ok(STEPS)
     notebook.shut_down()

@@ -101,7 +101,7 @@ def test_of_many_steps_those_that_failed_and_the_longest_are_drawn() -> None:
 
 
 def test_a_long_time_in_which_nothing_was_executed_is_cut_short() -> None:
-    """So a run that went on a day later is not two lines at the edges; bad clocks do no harm."""
+    """A run that went on a day later is not two lines at the edges; bad clocks do no harm."""
     day = 86400.0
     lanes = [Lane("a", "completed", 0.0, 10.0), Lane("b", "completed", day, day + 10)]
     rects, _ = drawn(Timeline("x", lanes, []))

@@ -95,7 +95,7 @@ def test_a_run_that_is_waited_for_in_the_pool(tmp_path: Path, way: str, before: 
 
 
 def test_a_first_step_that_fails_keeps_none(tmp_path: Path) -> None:
-    """So nothing is said of completed steps."""
+    """The message says nothing of completed steps."""
     _, text = printed("one line", tmp_path)
     assert without_ids(text) == (
         "nightly-import failed in step 'batch-bad' after 0 completed steps (run …ID):\n"
@@ -211,7 +211,7 @@ def failed(tmp_path: Path) -> durably.RunFailedError:
 
 @pytest.mark.usefixtures("_hooks")
 def test_hooks_are_installed_once_and_call_the_ones_before(tmp_path: Path) -> None:
-    """Which get the error, and print it as they like."""
+    """The hooks before get the error, and print it as they like."""
     seen: list[Any] = []
     sys.excepthook = lambda *args: seen.append(args)
     threading.excepthook = seen.append
@@ -277,7 +277,7 @@ def test_a_note_that_a_class_forbids_is_left_out() -> None:
 
 
 def test_an_error_leaves_a_call_without_frames_of_durably(tmp_path: Path) -> None:
-    """So that loggers and test runners show none either."""
+    """Loggers and test runners show none of them either."""
 
     @durably.job
     def job(step: durably.StepContext, number: int) -> None:

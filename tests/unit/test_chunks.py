@@ -54,7 +54,7 @@ def test_in_this_process_items_do_not_travel_together() -> None:
 
 
 def test_chunks_shrink_at_once_where_items_take_longer() -> None:
-    """And grow again slowly; a chunk of which nothing has ended says nothing."""
+    """They grow again slowly; a chunk of which nothing has ended says nothing."""
     size = ChunkSize(None)
     for _ in range(10):
         size.note(size.items, size.items * 1e-4)

@@ -66,6 +66,7 @@ def both(value: Any) -> list[Any]:
 
 
 def test_frames_of_polars_come_back() -> None:
+    """A frame or a series has the same values and types, also without rows."""
     for frame in (FRAME, FRAME.clear(), pl.DataFrame()):
         for back in both(frame):
             testing.assert_frame_equal(back, frame, categorical_as_str=False)
@@ -75,6 +76,7 @@ def test_frames_of_polars_come_back() -> None:
 
 
 def test_what_the_job_changes_does_not_change_what_is_stored() -> None:
+    """The value that a step returns shares no memory with what is stored."""
     frame = FRAME.clone()
     first = both(frame)[0]
     frame[0, "int"] = 99
@@ -83,6 +85,7 @@ def test_what_the_job_changes_does_not_change_what_is_stored() -> None:
 
 
 def test_values_of_pyarrow_come_back() -> None:
+    """Tables, batches and arrays have the same values, types and metadata."""
     values = [
         TABLE.replace_schema_metadata({"k": "v"}),
         TABLE.slice(0, 0),
@@ -104,6 +107,7 @@ def test_values_of_pyarrow_come_back() -> None:
 
 
 def test_models_come_back_of_their_class() -> None:
+    """A pydantic model equals the one that was stored, nested ones and aliases included."""
     point = Point(x=1, when=dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
     for model in (point, Aliased(Inner=point, names={"a": {1, 2}})):
         for back in both([model]):
@@ -112,6 +116,7 @@ def test_models_come_back_of_their_class() -> None:
 
 
 def test_a_model_with_a_nan_comes_back() -> None:
+    """A NaN, which equals nothing, does not count as a difference."""
     nan = float("nan")
     model = Numbers(best=nan, all={"a": [nan, 1.0]}, inner=Numbers(best=-nan), more=nan)  # type: ignore[call-arg] # extra
     for back in both(model):
@@ -146,6 +151,7 @@ def local_model() -> pydantic.BaseModel:
     ],
 )
 def test_what_is_not_stored_is_rejected_with_advice(make: Any, said: str) -> None:
+    """The error names the place and says what to store instead."""
     with pytest.raises(SerializationError) as caught:
         both(make())
     assert "$.in: " in str(caught.value)
@@ -162,6 +168,7 @@ def test_the_place_inside_of_a_model_is_named() -> None:
 
 @pytest.mark.parametrize("content", [b"", pickle.dumps(print), b"ARROW1\0\0" + bytes(50), b"x" * 9])
 def test_a_hostile_file_is_an_error(content: bytes) -> None:
+    """A file that durably did not write so is rejected, whatever it contains."""
     for form in (polars_forms.form_of(pl.DataFrame), polars_forms.form_of(pl.Series)):
         assert form is not None
         with pytest.raises(Exception, match="that durably did not write so"):
@@ -178,6 +185,7 @@ def test_a_hostile_file_is_an_error(content: bytes) -> None:
 def test_a_model_that_has_changed_is_named_with_advice(
     name: str, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A stored model that does not fit its class any more is an error that says what to do."""
     made = pydantic.create_model("Required", rate=(float, ...))
     monkeypatch.setitem(globals(), "Required", made)
     text = '\t{"$":"pydantic.BaseModel","v":["' + f"{__name__}:{name}" + '",{}]}'
@@ -187,6 +195,7 @@ def test_a_model_that_has_changed_is_named_with_advice(
 
 @pytest.mark.parametrize("name", ["os:system", "not_loaded:Model", "builtins:int", ":", "json:x.y"])
 def test_a_name_in_what_is_stored_imports_and_calls_nothing(name: str) -> None:
+    """A name that leads to no loaded model is an error."""
     text = '\t{"$": "pydantic.BaseModel", "v": ["' + name + '", {}]}'
     with pytest.raises((SerializationError, ValidationError), match="is not loaded here"):
         CODEC.decode(text, UNTYPED, what="a value")

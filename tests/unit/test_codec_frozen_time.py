@@ -65,7 +65,7 @@ def test_what_is_frozen_is_stored_and_read(is_known_before: bool) -> None:
 
 @pytest.mark.usefixtures("frozen")
 def test_a_frozen_datetime_is_no_date(codec: Codec) -> None:
-    """As a real one is none."""
+    """A real datetime is none either."""
     for type_ in (DATE, dt.date):
         with pytest.raises(SerializationError):
             codec.encode(dt.datetime.now(), type_, what="w")

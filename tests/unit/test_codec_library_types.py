@@ -85,6 +85,7 @@ def same(one: Any, other: Any) -> bool:
     ids=lambda value: str(value)[:30].replace("\n", " "),
 )
 def test_annotated_values_come_back_as_they_were(type_: Any, value: Any) -> None:
+    """A value under its type is the same at once, from its text, and as a payload."""
     CODEC.check_type(type_, "here")
     text, first = CODEC.encode_and_decode(value, type_, what="w")
     assert same(first, value)
@@ -93,6 +94,7 @@ def test_annotated_values_come_back_as_they_were(type_: Any, value: Any) -> None
 
 
 def test_a_payload_may_be_the_data_of_a_model() -> None:
+    """JSON-like data structures into a pydantic model; an error names the path."""
     for data in ({"rate": 0.5}, {"rate": 0.5, "since": "2026-01-01"}):
         assert CODEC.structure(data, Config, what="w") == CONFIG
     with pytest.raises(ValidationError, match=r"w: \$\[1\].rate: "):
@@ -117,6 +119,7 @@ def test_a_payload_may_be_the_data_of_a_model() -> None:
     ids=lambda value: str(value)[:30].replace("\n", " "),
 )
 def test_a_value_of_another_type_is_rejected(type_: Any, value: Any, said: str) -> None:
+    """The error says which type was annotated and which value is there."""
     with pytest.raises(SerializationError) as caught:
         CODEC.encode(value, type_, what="w")
     assert said in f"{caught.value}$"
@@ -132,6 +135,7 @@ def test_a_value_of_another_type_is_rejected(type_: Any, value: Any, said: str) 
     ],
 )
 def test_a_type_that_is_not_stored_says_so_before_the_call(type_: Any, said: str) -> None:
+    """The annotation alone is an error, so the function is not called."""
     with pytest.raises(SerializationError) as caught:
         CODEC.require_storable(type_, what="step", name="a")
     assert said in str(caught.value)

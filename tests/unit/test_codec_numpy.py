@@ -58,6 +58,7 @@ def both(value: Any) -> tuple[str, list[Any]]:
 
 
 def test_scalars_come_back_as_the_same_type() -> None:
+    """A scalar has the same class, dtype and bytes."""
     for scalar in SCALARS:
         for back in both({"in": [scalar]})[1]:
             found = back["in"][0]
@@ -72,6 +73,7 @@ def test_scalars_come_back_as_the_same_type() -> None:
 
 @pytest.mark.parametrize("name", ARRAYS)
 def test_arrays_come_back_equal_in_dtype_shape_order_and_bytes(name: str) -> None:
+    """An array is the same in all that NumPy distinguishes."""
     array = ARRAYS[name]
     for back in both((array,))[1]:
         (found,) = back
@@ -84,6 +86,7 @@ def test_arrays_come_back_equal_in_dtype_shape_order_and_bytes(name: str) -> Non
 
 
 def test_the_bytes_are_a_file_that_numpy_reads() -> None:
+    """``numpy.load`` reads what is stored of an array."""
     for array in ARRAYS.values():
         form = numpy_forms.form_of(np.ndarray)
         assert form is not None
@@ -105,6 +108,7 @@ def test_the_bytes_are_a_file_that_numpy_reads() -> None:
     ],
 )
 def test_what_is_not_stored_is_rejected_with_advice(value: Any, said: str) -> None:
+    """The error says what to store instead."""
     with pytest.raises(SerializationError) as caught:
         both({"a": value})
     assert said in str(caught.value)
@@ -128,6 +132,7 @@ def npy(header: str, content: bytes = b"") -> bytes:
     ],
 )
 def test_a_hostile_file_is_an_error(content: bytes) -> None:
+    """A file that durably did not write so is rejected, whatever it contains."""
     form = numpy_forms.form_of(np.ndarray)
     assert form is not None
     with pytest.raises(Exception, match="a numpy.ndarray that durably did not write so"):
@@ -135,6 +140,7 @@ def test_a_hostile_file_is_an_error(content: bytes) -> None:
 
 
 def test_an_array_in_a_file_is_mapped_and_changes_nothing_in_it(tmp_path: Any) -> None:
+    """A large array is not read as a whole, and a change of it stays in memory."""
     form = numpy_forms.form_of(np.ndarray)
     assert form is not None
     path = tmp_path / "array"

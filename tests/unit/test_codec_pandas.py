@@ -104,6 +104,7 @@ def check(frame: Any) -> None:
 
 @pytest.mark.parametrize("name", COLUMNS)
 def test_a_column_comes_back_as_it_was(name: str) -> None:
+    """A column of each dtype has the same values and dtype, also without rows."""
     check(pd.DataFrame({"a": COLUMNS[name]}))
     check(pd.Series(COLUMNS[name], name=name))
     check(pd.DataFrame({"a": COLUMNS[name]}).iloc[:0])
@@ -113,6 +114,7 @@ def test_a_column_comes_back_as_it_was(name: str) -> None:
 
 @pytest.mark.parametrize("name", INDEXES)
 def test_an_index_comes_back_as_it_was(name: str) -> None:
+    """An index of each kind is the same for rows, for columns and by itself."""
     index = INDEXES[name]
     check(pd.DataFrame({"a": [1.5, 2.5, 3.5]}, index=index))
     check(pd.DataFrame([[1, 2, 3]], columns=index))
@@ -122,6 +124,7 @@ def test_an_index_comes_back_as_it_was(name: str) -> None:
 
 
 def test_names_attributes_and_flags_come_back() -> None:
+    """A frame keeps its names, ``attrs`` and flags, and columns of one name."""
     frame = pd.DataFrame([[1, "x", 2.5]], columns=pd.Index([1, "a", (2, TIMES[0])], name="of"))
     frame.attrs = {"unit": "kg", "when": dt.datetime(2026, 1, 1), "both": (1, 2)}
     check(frame)
@@ -133,6 +136,7 @@ def test_names_attributes_and_flags_come_back() -> None:
 
 
 def test_what_the_job_changes_does_not_change_what_is_stored() -> None:
+    """The value that a step returns shares no memory with what is stored."""
     frame = pd.DataFrame({"a": [1, 2]})
     frame.attrs["list"] = [1]
     first = both(frame)[0]
@@ -143,6 +147,7 @@ def test_what_the_job_changes_does_not_change_what_is_stored() -> None:
 
 
 def test_single_values_come_back_as_the_same_type() -> None:
+    """A timestamp, a duration, a period and the like have the same class, unit and zone."""
     values = [
         pd.Timestamp("2026-10-25T01:30:00.123456789", tz="UTC").tz_convert(BERLIN),
         pd.Timestamp("2026-11-28").as_unit("s"),
@@ -185,6 +190,7 @@ class Frame(pd.DataFrame):
     ],
 )
 def test_what_parquet_cannot_hold_is_rejected_by_name(make: Callable[[], Any], said: str) -> None:
+    """The error names the column and says how to convert it."""
     with pytest.raises(SerializationError) as caught:
         both({"train": make()})
     assert "$.train: " in str(caught.value)
@@ -192,6 +198,7 @@ def test_what_parquet_cannot_hold_is_rejected_by_name(make: Callable[[], Any], s
 
 
 def test_without_pyarrow_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frame cannot be stored without PyArrow, and the error names the package."""
     frame = pd.DataFrame({"a": [1]})
     monkeypatch.delitem(sys.modules, "durably.codec.libraries.pandas_columns", raising=False)
     monkeypatch.delattr("durably.codec.libraries.pandas_columns", raising=False)
@@ -233,6 +240,7 @@ SPEC = {
     ],
 )
 def test_a_hostile_file_is_an_error(content: bytes) -> None:
+    """A file that durably did not write so is rejected, whatever it contains."""
     form = pandas_forms.form_of(pd.DataFrame)
     assert form is not None
     with pytest.raises(Exception, match="that durably did not write so"):

@@ -29,7 +29,7 @@ else:
     def test_lines_of_durably_are_delayed_in_all_threads(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """And those of others are not, nor is anything once it has ended."""
+        """Lines of others are not, and neither is anything once it has ended."""
         slept: set[str] = set()
         monkeypatch.setattr("time.sleep", lambda _: slept.add(threading.current_thread().name))
         delays = Delays(1e-5)  # each line

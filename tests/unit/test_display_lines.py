@@ -67,6 +67,7 @@ def line(run: RunView, now_s: float, *, width: int = 120, is_map: bool = False) 
     ],
 )
 def test_the_line_of_a_run(run: RunView, now_s: float, expected: str) -> None:
+    """The line has the name, the status, a bar, the counts, the time and the newest step."""
     assert line(run, now_s, width=200) == expected
 
 
@@ -99,6 +100,7 @@ def test_what_came_from_checkpoints_counts_in_no_rate() -> None:
 
 
 def test_several_runs_are_totals_and_the_slowest() -> None:
+    """Many runs are one line of totals, and lines of those that have run the longest."""
     runs = tuple(CRAWL._replace(id=str(number), done=number) for number in range(9))
     view = View(runs, is_several=True, done=4, failed=1, total=13)
     frame = Meter(0.0).frame(view, 2.0)
@@ -139,6 +141,7 @@ TEXTS = st.text(max_size=300)
 def test_any_run_fits_any_width_and_is_harmless_html(
     run: RunView, width: int, is_map: bool
 ) -> None:
+    """A line is never wider than the terminal, and no text of it is markup."""
     frame = Meter(0.0).frame(View((run,), is_map=is_map), 12.0)
     for glyphs in (Glyphs(), ASCII):
         (parts,) = lines_of(frame, width, glyphs)
@@ -165,6 +168,7 @@ def test_any_run_fits_any_width_and_is_harmless_html(
 
 
 def test_a_terminal_that_knows_few_characters_gets_others() -> None:
+    """An encoding without the characters of a bar gets ASCII; wide characters count twice."""
     assert glyphs_for("utf-8") == Glyphs()
     assert {glyphs_for(each) for each in ("ascii", "latin-1", None, "no such")} == {ASCII}
     assert cells("東京") == 4

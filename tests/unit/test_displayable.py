@@ -26,10 +26,12 @@ JOINERS = "\u200c\u200d"
     ],
 )
 def test_what_would_be_acted_on_is_escaped(text: str, shown: str) -> None:
+    """A character that a terminal would act on is shown as an escape."""
     assert displayable(text) == shown
 
 
 def test_long_text_is_cut_in_the_middle_between_escapes() -> None:
+    """A text keeps its two ends, and no escape is cut."""
     assert displayable("abcdefghij", 10) == "abcdefghij"
     assert displayable("abcdefghijk", 10) == "abcde…hijk"
     assert displayable("a\x1b\x1b\x1bb", 10) == r"a\x1b…b"
@@ -42,6 +44,7 @@ def test_long_text_is_cut_in_the_middle_between_escapes() -> None:
 
 @given(st.text(), st.integers(0, 40))
 def test_any_text_is_one_harmless_line_that_fits(text: str, width: int) -> None:
+    """No text breaks the line, changes its direction, or is wider than asked for."""
     shown = displayable(text, width)
     assert len(shown) <= width
     kinds = {unicodedata.category(char) for char in shown if char not in JOINERS}

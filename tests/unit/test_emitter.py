@@ -453,7 +453,7 @@ def test_ctrl_c_in_announcing_leaves_no_mark(emitter: Emitter) -> None:
 
 @pytest.mark.parametrize("looks", [0, 3, LISTENER_POLLS + 1])
 def test_a_change_is_emitted_before_what_follows_from_it(looks: int) -> None:
-    """But does not wait for long, since a listener may block."""
+    """The wait is short, since a listener may block."""
     clock = FakeClock()
     emitter = Emitter(clock)
     waited: list[float] = []

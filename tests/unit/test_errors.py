@@ -189,7 +189,7 @@ class TestWithARun:
     def test_the_message_names_the_step(
         self, app: durably.Durably, steps: int, expected: str
     ) -> None:
-        """And how many are completed, those of earlier attempts included."""
+        """It says how many steps are completed, those of earlier attempts included."""
 
         @durably.job
         def crawl(step: durably.StepContext) -> None:

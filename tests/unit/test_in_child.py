@@ -94,7 +94,7 @@ def test_what_has_become_of_each_item_is_data() -> None:
 
 
 def test_an_item_that_cannot_be_loaded_has_failed_alone() -> None:
-    """As one whose function raises."""
+    """The other items are executed, as after one whose function raises."""
     done = list(outcomes(raises, [dumps(1), dumps(Unloadable()), dumps(3)]))
     assert [kind for kind, _, _ in done] == [RETURNED, RAISED, RETURNED]
     assert "no number" in str(unpack_exception(done[1][1]))

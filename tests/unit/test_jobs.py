@@ -414,7 +414,7 @@ class TestMistakes:
 
     @pytest.mark.parametrize("value", [5, b"x", ["x"], object()], ids=plainly)
     def test_a_name_that_cannot_be_one_is_rejected_at_once(self, value: Any) -> None:
-        """Not only when the decorator meets its function."""
+        """The call with the name raises, and not the decorator that it returns."""
         with pytest.raises(ValidationError, match="name"):
             durably.job(value)
 

@@ -69,7 +69,7 @@ def test_migrating_step_by_step_equals_starting_from_scratch(tmp_path: Path, kno
 
 
 def test_the_scripts_are_executed_once_to_know_what_they_make(tmp_path: Path) -> None:
-    """Not once for each version that a new file has on its way to the newest."""
+    """They are not executed for each version that a new file has on its way to the newest."""
     schema.schemas.cache_clear()
     fresh(tmp_path / "new.db", list(schema.migrations())).close()
     assert schema.schemas.cache_info().misses == 1

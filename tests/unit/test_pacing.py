@@ -33,7 +33,7 @@ def test_beginnings_are_evenly_spread(times: FakeClock) -> None:
 
 
 def test_a_burst_comes_after_a_pause(times: FakeClock) -> None:
-    """So many at once, and no more than the rate in the long run."""
+    """After a pause so many begin at once, and no more than the rate in the long run."""
     limit = RateLimit(2, burst=3)
     now = times.monotonic()
     assert [reserve(limit) - now for _ in range(5)] == [0.0, 0.0, 0.0, 0.5, 1.0]

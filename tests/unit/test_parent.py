@@ -273,5 +273,5 @@ def test_a_child_is_killed_at_once() -> None:
     ],
 )
 def test_the_end_of_a_process_has_a_name(exitcode: int, name: str) -> None:
-    """As error messages say it."""
+    """Error messages say it by that name."""
     assert signal_name(exitcode) == name

@@ -372,7 +372,7 @@ def test_nothing_is_deleted_unless_asked(engine: Engine, store: Database, clock:
 def test_retention_is_checked_once_a_minute(
     engine: Engine, store: Database, clock: FakeClock
 ) -> None:
-    """Not at each look for the dead."""
+    """It is not checked in each tick."""
     clock.us = 10**15
     reaper = engine.reaper(retain_runs=timedelta(seconds=1))
     reaper.tick()

@@ -174,7 +174,7 @@ def test_a_value_is_shown_as_python_writes_it(value: object, shown: str) -> None
 
 
 def test_what_is_too_long_keeps_its_two_ends() -> None:
-    """So that what tells values apart, often their end, is shown."""
+    """The end of a value, which often distinguishes it, is shown."""
     for value in ("begin" + "x" * 10**6 + "end", b"begin" + b"x" * 10**6 + b"end"):
         shown = words.value_text(value, 40)
         assert len(shown) == 40

@@ -740,7 +740,7 @@ REDONE = {"output": "2", "fence": 3, "layer": 3 << 24}
 def test_a_result_is_replaced_by_the_current_execution_alone(
     db: apsw.Connection, old: dict[str, Any], change: dict[str, Any], run: dict[str, Any]
 ) -> None:
-    """By another result, with a layer of its own that is higher."""
+    """Another result replaces it, with a layer of its own that is higher."""
     insert(db, "durably_runs", **RUNNING | {"fence": 3} | run)
     insert(db, "durably_steps", **STEP | {"fence": 1} | old)
     before = db.execute("SELECT * FROM durably_steps").fetchall()
@@ -777,7 +777,7 @@ def test_a_result_of_an_item_is_replaced_by_the_current_execution_alone(
     run: dict[str, Any],
     of_map: dict[str, Any],
 ) -> None:
-    """As that of a step; its map says which execution that is."""
+    """The rules are those for a step; its map says which execution is the current one."""
     insert(db, "durably_runs", **RUNNING | {"fence": 3} | run)
     insert(db, "durably_maps", **MAP | {"map": 1, "fence": 3} | of_map)
     insert(db, "durably_items", **ITEM | old)

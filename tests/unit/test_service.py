@@ -105,7 +105,7 @@ def test_stop_lets_the_present_tick_end(service: Counter, eventually: Any) -> No
 
 
 def test_service_can_be_started_again(service: Counter) -> None:
-    """As an engine can."""
+    """It ticks again after a stop, as an engine can be started again."""
     for _ in range(50):
         service.in_tick.clear()
         service.start()

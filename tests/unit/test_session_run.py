@@ -41,7 +41,7 @@ def run(store: Database) -> SessionRun:
 def test_a_session_that_is_to_stop_says_why(
     run: SessionRun, reason: type[StopRun], said: str
 ) -> None:
-    """And what to do, as the message of what it raises at its next step."""
+    """It says what to do, as the message of what it raises at its next step."""
     run.check()
     run.stop(reason)
     with pytest.raises(reason) as caught:

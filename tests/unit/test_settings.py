@@ -288,7 +288,7 @@ class TestThroughTheEngine:
         assert list(tmp_path.iterdir()) == []
 
     def test_an_unknown_option_is_a_type_error(self, tmp_path: Path) -> None:
-        """As with any function."""
+        """Python says it, as with any function."""
         with pytest.raises(TypeError, match="max_worker"):
             Durably(tmp_path / "x.db", max_worker=2)  # type: ignore[call-arg]  # under test
         assert list(tmp_path.iterdir()) == []

@@ -266,7 +266,7 @@ def test_handler_that_users_code_sets_stays() -> None:
 
 @pytest.mark.skipif(not hasattr(signal, "SIGRTMIN"), reason="no real-time signals here")
 def test_a_real_time_signal_is_deferred() -> None:
-    """Like any other, once its handler is there when a call of durably begins."""
+    """It is deferred like any other, once its handler is there when a call of durably begins."""
     heard: list[int] = []
     before = signal.signal(signal.SIGRTMIN, lambda number, _: heard.append(number))
     try:

@@ -238,7 +238,7 @@ def test_an_answer_wakes_its_run_once(store: Database) -> None:
 def test_an_answer_wakes_the_run_that_waits_for_it_and_no_other(
     store: Database, is_asked: bool
 ) -> None:
-    """So it does if the question itself is not stored."""
+    """It wakes the run also if the question itself is not stored."""
     owner = given_owner(store)
     run, other = given_running(store, owner), given_running(store, owner)
     if is_asked:

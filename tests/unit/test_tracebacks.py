@@ -302,7 +302,7 @@ def test_exceptions_of_unusual_classes(own: Any) -> None:
 
 
 def test_a_syntax_error_keeps_the_line_that_it_is_about(own: Any) -> None:
-    """That is no frame."""
+    """The line is shown, although it is no frame."""
     exc = raised(lambda: own.own_to_user(compile, "x = (", "some.py", "exec"))
     text = tracebacks.format_exception(exc)
     assert '  File "some.py", line 1\n    x = (\n' in text

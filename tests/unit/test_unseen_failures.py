@@ -55,7 +55,7 @@ def test_an_attempt_is_seen_by_itself(failures: UnseenFailures) -> None:
 
 
 def test_a_failure_is_the_newest_again_after_a_retry(failures: UnseenFailures) -> None:
-    """So it is not the first to be forgotten."""
+    """The retried failure is not the first to be forgotten."""
     for run_id, attempt in (("a", 1), ("b", 1), ("a", 2)):
         failures.note(run_id, attempt)
     assert list(failures.unseen().attempts.items()) == [("a", 2), ("b", 1)]
@@ -92,7 +92,7 @@ def test_a_failure_is_awaited_while_a_call_waits_for_it() -> None:
 
 
 def test_a_forked_child_has_none_of_the_failures_of_its_parent(failures: UnseenFailures) -> None:
-    """And its calls do not wait for a lock that a thread of the parent had taken."""
+    """Its calls do not wait for a lock that a thread of the parent had taken."""
     failures.note("a", 1)
     with failures._lock:
         pid = os.fork()

@@ -76,7 +76,7 @@ def test_values_of_different_classes_differ() -> None:
 
 
 def test_a_value_with_unhashable_fields_has_no_hash() -> None:
-    """As a tuple with a list in it has none."""
+    """A list in a field makes it unhashable, as it does a tuple."""
     with pytest.raises(TypeError, match="unhashable"):
         hash(Ours.Pair([1]))
 

@@ -123,7 +123,7 @@ WAYS = pytest.mark.parametrize("way", [directly, together, alone])
 
 @WAYS
 def test_write_waits_once(waiting: Waiting, way: Callable[[Waiting], None]) -> None:
-    """Not for the mutex first and for SQLite's lock after that."""
+    """It does not wait for the mutex first and for SQLite's lock after that."""
     took = waiting.took(lambda: way(waiting))
     assert BUSY_TIMEOUT_S <= took <= BUSY_TIMEOUT_S + 2 * SLICE_S
     assert waiting.db.committed == []

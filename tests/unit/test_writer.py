@@ -509,7 +509,7 @@ def test_main_thread_merges_inside_a_transaction(bench: Bench) -> None:
 
 
 def test_error_of_a_value_is_raised_to_its_own_caller(bench: Bench) -> None:
-    """Not to the thread that has led for others once more."""
+    """The thread that has led for others does not get it."""
     waiting = WriteRequest(put_alone("\ud800"), (), {})
 
     def operation(db: apsw.Connection) -> str:
@@ -536,7 +536,7 @@ def test_value_that_cannot_be_bound_harms_no_other_of_the_merged(
 
 
 def test_batch_is_bounded(bench: Bench) -> None:
-    """Who commits takes so many along at the most; the others come next, in their order."""
+    """A batch has so many operations at the most; the others come next, in their order."""
     waiting = [WriteRequest(put_merged, (f"n{n:03}",), {}) for n in range(MOST_AT_ONCE + 5)]
     bench.writer._queue.extend(waiting)
     assert bench.writer.run(put_merged, "own") == f"own of {MOST_AT_ONCE}"

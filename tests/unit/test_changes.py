@@ -55,6 +55,19 @@ def test_change_before_the_wait_is_not_missed(feed: ChangeFeed) -> None:
     assert feed.wait(feed.snapshot(), 0) is False
 
 
+def test_wait_since_a_quick_snapshot_ends_with_its_first_poll(
+    feed: ChangeFeed, versions: Versions
+) -> None:
+    """It reads no version, so that whatever was committed before the wait ends it."""
+    seen = feed.quick_snapshot()
+    assert versions.looks == 0
+    assert feed.wait(seen, 0) is True
+    assert versions.looks == 1
+    feed.notify()
+    assert feed.wait(seen, 1000, poll_s=1000) is True
+    assert versions.looks == 1
+
+
 def test_polling_again_forgets_the_last_version(feed: ChangeFeed, versions: Versions) -> None:
     """A change is noticed once by each thread that waits after it."""
     before = feed.snapshot()

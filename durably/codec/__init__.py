@@ -31,9 +31,7 @@ from durably.codec.untyped import (
     in_file,
     no_parts,
     parts_in_memory,
-    release,
     shown,
-    tagged_text,
 )
 from durably.errors import DatabaseError, SerializationError, ValidationError
 
@@ -305,14 +303,7 @@ class Codec:
                 data = decoded = None
             else:
                 check_discardable(value)  # whatever its type, it is not data
-                typed = self._typed_values()
-                parts = new_parts()
-                try:
-                    data, decoded, has_tags = typed.write_and_read(value, type_, parts)
-                except BaseException:
-                    release(parts)
-                    raise
-                return tagged_text(data, parts) if has_tags else dump(data), decoded
+                return self._typed_values().write_and_read(value, type_, new_parts)
             return dump(data), decoded
         except DatabaseError as exc:
             raise about(exc, _named(what, name)) from exc

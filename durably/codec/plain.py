@@ -244,7 +244,7 @@ def check_discardable(value: object) -> None:
     Raises:
         Problem: it is a coroutine that was never awaited.
     """
-    if inspect.iscoroutine(value):
+    if isinstance(value, types.CoroutineType):
         value.close()
         msg = "a coroutine, so nothing was done; pass a plain function that calls asyncio.run"
         raise Problem(msg)

@@ -38,7 +38,7 @@ def compare(before: Any, after: Any, codec_of: Callable[[Any], TypeCodec]) -> No
         return
     inside: Iterable[tuple[str, Any, Any]] = ()
     cls: Any = type(after)
-    is_again = is_redefined(type(before), cls)
+    is_again = type(before) is not cls and is_redefined(type(before), cls)
     is_same = type(before) is cls or is_again or _may_come_back_as(before, cls)
     if is_again and is_named_tuple(cls):
         inside = [

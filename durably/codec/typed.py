@@ -16,6 +16,7 @@ from typing import Any
 import cattrs
 
 from durably.codec.cattrs_errors import problems_in
+from durably.codec.json_text import dump
 from durably.codec.messages import NotStorable, Problem, Problems, TooDeep
 from durably.codec.parts import Parts, PartsInMemory
 from durably.codec.plain import NotPlainError, Unresolved, copy_and_problems, json_copy, plain
@@ -24,6 +25,7 @@ from durably.codec.roundtrip import compare
 from durably.codec.tagged import TaggedValues
 from durably.codec.type_codec import TypeCodec
 from durably.codec.type_codecs import TypeCodecs
+from durably.codec.untyped import release, tagged_text
 
 
 class TypedValues:
@@ -62,7 +64,7 @@ class TypedValues:
         codec = self._codecs.of(type_)
         data = codec.write(value)
         try:
-            exact = self._exact(data, PartsInMemory())[1]
+            _, exact, _, _ = self._exact(data, PartsInMemory)
         except TooDeep:
             raise
         except Problems:
@@ -72,11 +74,14 @@ class TypedValues:
             compare(value, result, self._codecs.of)
         return result
 
-    def _exact(self, data: Any, parts: Parts | None) -> tuple[Any, Any, bool]:
+    def _exact(
+        self, data: Any, new_parts: Callable[[], Parts | None]
+    ) -> tuple[Any, Any, bool, Parts | None]:
         """Return JSON-like data of what a codec wrote, which may have values of no type in it.
 
         Returns:
-            The data, what the codec is to read of it, and whether something in it is tagged.
+            The data, what the codec is to read of it, whether something in it is tagged, and the
+            large binary parts of that.
 
         Raises:
             TooDeep, Problems: it has none.
@@ -85,27 +90,38 @@ class TypedValues:
             # The text says the same as the plain data, so nothing needs to be read from it.
             copy = json_copy(data)
         except NotPlainError:
-            tagged = self._tagged(parts)
-            exact, has_tags, back = tagged.write_and_read(data)
-            return exact, back if has_tags else exact, has_tags
-        return copy, copy, False
+            parts = new_parts()
+            try:
+                exact, has_tags, back = self._tagged(parts).write_and_read(data)
+            except BaseException:
+                release(parts)
+                raise
+            return exact, back if has_tags else exact, has_tags, parts
+        return copy, copy, False, None
 
-    def write_and_read(self, value: Any, type_: Any, parts: Parts | None) -> tuple[Any, Any, bool]:
-        """Return the data of a value, the value read back from it, and whether tags are in it.
+    def write_and_read(
+        self, value: Any, type_: Any, new_parts: Callable[[], Parts | None]
+    ) -> tuple[str, Any]:
+        """Return the text of a value, and the value that is read back from it.
 
         Args:
-            parts: stores the large binary parts of the value; without it all are in the data.
+            new_parts: returns what stores the large binary parts of the value; if ``None``, all are
+                in the text.
 
         Raises:
             Unsupported: values of the type cannot be stored.
             Exception: one that :func:`problems_in` understands.
         """
         codec = self._codecs.of(type_)
-        exact, inside, has_tags = self._exact(codec.write(value), parts)
-        decoded = codec.read(inside, type_)
-        if codec.compares:
-            compare(value, decoded, self._codecs.of)
-        return exact, decoded, has_tags
+        exact, inside, has_tags, parts = self._exact(codec.write(value), new_parts)
+        try:
+            decoded = codec.read(inside, type_)
+            if codec.compares:
+                compare(value, decoded, self._codecs.of)
+        except BaseException:
+            release(parts)
+            raise
+        return tagged_text(exact, parts) if has_tags else dump(exact), decoded
 
     def unfit(self, value: Any, type_: Any) -> str | None:
         """Return the name of a class that was defined again and whose value does not fit."""

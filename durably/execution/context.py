@@ -22,13 +22,13 @@ from durably.execution.step_log import (
     current_item,
     current_step,
 )
+from durably.execution.step_options import PlainStep, ReturningStep, check_rate_limit
 from durably.execution.step_runner import StepRunner
 from durably.execution.step_waits import StepWaits
 from durably.settings import Duration, OnChange, OnDuplicateStep, time_limit, waitable
 
 if TYPE_CHECKING:
     from durably.execution.pacing import RateLimit
-    from durably.execution.step_options import PlainStep, ReturningStep
     from durably.settings.retries import Retry
 
 Ps = ParamSpec("Ps")
@@ -338,16 +338,14 @@ class StepContext(StepLoops, StepWaits, StepChildren):
             from durably.settings.retries import check_retry  # noqa: PLC0415 - where first needed
 
             check_retry(retry)
-        change = checked_change("step.options", on_change, depends_on)
-        if change[0] == "redo":
-            self._step_runner.track_layers()
-        from durably.execution.step_options import (  # noqa: PLC0415 - where first needed
-            PlainStep,
-            ReturningStep,
-            checked_rate,
-        )
-
-        options = retry, checked_rate(rate), time_limit(timeout), *change
+        if on_change is not None or depends_on is not None:
+            on_change, depends_on = checked_change("step.options", on_change, depends_on)
+            if on_change == "redo":
+                self._step_runner.track_layers()
+        if rate is not None:
+            check_rate_limit(rate)
+        timeout_s = None if timeout is None else time_limit(timeout)
+        options = retry, rate, timeout_s, on_change, depends_on
         if returns is not None:
             if returns is not NOTHING:
                 self._services.codec.check_type(returns, "step.options(returns=...)")

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 from durably._platform.safe_repr import short_repr
 from durably._platform.signals import entered_in_job
 from durably.errors import ValidationError
-from durably.execution.pacing import RateLimit
 from durably.execution.step_runner import StepRunner
 from durably.settings import OnChange
 
 if TYPE_CHECKING:
+    from durably.execution.pacing import RateLimit
     from durably.settings.retries import Retry
 
 Ps = ParamSpec("Ps")
@@ -20,15 +20,12 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 
-def checked_rate(rate: RateLimit | None) -> RateLimit | None:
-    """Return *rate* if it is one.
+def check_rate_limit(rate: object) -> None:
+    """Raise ``ValidationError`` for what is not a ``RateLimit``."""
+    from durably.execution.pacing import RateLimit  # noqa: PLC0415 - where first needed
 
-    Raises:
-        ValidationError: it is not.
-    """
-    if rate is not None and not isinstance(rate, RateLimit):
+    if not isinstance(rate, RateLimit):
         raise ValidationError(f"rate must be a RateLimit, not {short_repr(rate)}")
-    return rate
 
 
 class _WithOptions:

@@ -84,8 +84,8 @@ class StepRunner(StepTurns):
         self.layers: Layers | None = None
         self._layers_lock = threading.Lock()
         self.changes = self._changes = CodeChanges(run, services, self._recorder)
-        # The code of each function that captures nothing, the type of its results, and the
-        # fingerprint that is stored with them.
+        # The code of each function that captures nothing, the type of its results, if that was
+        # looked up, and the fingerprint that is stored with them.
         self._functions: dict[FunctionType, tuple[CodeType, Any, int | None]] = {}
         if self.on_change == "redo":
             self.track_layers()
@@ -190,18 +190,19 @@ class StepRunner(StepTurns):
         # Each step pays for this: most need nothing else.
         known = self._functions.get(fn) if type(fn) is FunctionType else None
         if known is not None and known[0] is fn.__code__:
-            return known[1] if returns is None else returns, known[2]
+            type_ = known[1] if returns is None else returns
+            if type_ is not None:
+                return type_, known[2]
         type_ = return_type_of(fn) if returns is None else returns
         code = self._changes.of(fn)
         if (
             type(fn) is FunctionType
             and fn.__closure__ is None  # it keeps nothing else alive
-            and returns is None
             and type(type_) is not Unresolved  # what it names may be defined later
         ):
             if len(self._functions) >= _MOST_FUNCTIONS:
                 self._functions.clear()
-            self._functions[fn] = fn.__code__, type_, code
+            self._functions[fn] = fn.__code__, type_ if returns is None else None, code
         return type_, code
 
     def _take_layered(

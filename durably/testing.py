@@ -8,7 +8,7 @@ import attrs
 
 from durably._platform.signals import entered
 from durably.models.records import Record
-from durably.rendering.shown import Listing
+from durably.rendering.bases import Listing
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -19,9 +19,8 @@ from durably.store.outcome import Completed, Failed, Interrupted, Outcome, Suspe
 from durably.store.rows import Claim, Ended, NewRun, RunRow
 from durably.store.sqlite.connection.connections import configure
 from durably.store.sqlite.database import Database
-from durably.store.sqlite.sql import claims, owners, runs, schema, settle, steps
+from durably.store.sqlite.sql import claims, owners, queries, runs, schema, settle, steps
 from durably.store.sqlite.sql import enqueue as enqueueing
-from durably.store.sqlite.sql import queries as lookups
 
 _numbers = itertools.count(1)
 _TO_TOKEN = str.maketrans("ILOU-", "110VZ")
@@ -190,7 +189,7 @@ def checkpoint(store: Database, row: RunRow, name: str, index: int = 0, output: 
 
 def stored(store: Database, row: RunRow) -> RunRow:
     """The run as it is now."""
-    return store.read(lookups.get, row.id)
+    return store.read(queries.get, row.id)
 
 
 def place(store: Database, row: RunRow) -> int:
@@ -223,4 +222,4 @@ def bring_to(store: Database, row: RunRow, state: str) -> None:
 
 def stored_status(store: Database, run_id: str) -> str:
     """The run's status as it is now."""
-    return store.read(lookups.get, run_id).status
+    return store.read(queries.get, run_id).status

@@ -49,6 +49,7 @@ from durably.store.sqlite.sql import (
     items,
     logs,
     owners,
+    queries,
     redo,
     requeue,
     runs,
@@ -58,7 +59,6 @@ from durably.store.sqlite.sql import (
 )
 from durably.store.sqlite.sql import begin as beginning
 from durably.store.sqlite.sql import enqueue as enqueueing
-from durably.store.sqlite.sql import queries as lookups
 from durably.testing import check
 
 JOBS = ("a", "b")
@@ -336,7 +336,7 @@ class StoreMachine(RuleBasedStateMachine):
         run.beat = self.now
         run.tries.append((run.attempt, "running", self.now, None, None))
 
-    def took(self, run: Run, row: lookups.RunRow) -> None:
+    def took(self, run: Run, row: queries.RunRow) -> None:
         assert (row.run, row.id, row.attempt, row.fence, row.owner) == (
             run.order,
             run.id,
@@ -666,7 +666,7 @@ class StoreMachine(RuleBasedStateMachine):
     def put_back(self, number: int) -> None:
         owner = self.all_owners[number % len(self.all_owners)]
         expected = self.owned(owner, "running")
-        assert self.store.read(lookups.has_running, owner) == bool(expected)
+        assert self.store.read(queries.has_running, owner) == bool(expected)
         for run in expected:
             run.owner = None
             run.go_back("interrupted", self.now)
@@ -1529,9 +1529,9 @@ class StoreMachine(RuleBasedStateMachine):
             None if jobs is None else json.dumps(jobs),
             labels,
         )
-        rows = self.store.read(lookups.find_many, filters, limit, offset)
+        rows = self.store.read(queries.find_many, filters, limit, offset)
         assert [row.id for row in rows] == fitting[offset:][:limit]
-        assert self.store.read(lookups.count, filters) == len(fitting)
+        assert self.store.read(queries.count, filters) == len(fitting)
         for row in rows:
             run = self.runs[row.id]
             ends = [step[1] for step in run.steps.values()]
@@ -1564,7 +1564,7 @@ class StoreMachine(RuleBasedStateMachine):
                     db.execute(LINES).fetchall(),
                     requeue.next_due_us(db),
                     [
-                        lookups.has_claimable(db, json.dumps(jobs), "[]", origins_of(jobs, code))
+                        queries.has_claimable(db, json.dumps(jobs), "[]", origins_of(jobs, code))
                         for jobs in LOOKS
                         for code in CODES
                     ],

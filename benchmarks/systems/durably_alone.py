@@ -16,8 +16,7 @@ from benchmarks.systems.abreast import side_by_side
 from benchmarks.systems.child import Outcome, Spans, main, say, small, until
 from benchmarks.systems.durably_engine import durability
 from durably.store.rows import Claim
-from durably.store.sqlite.sql import claims, owners
-from durably.store.sqlite.sql import queries as lookups
+from durably.store.sqlite.sql import claims, owners, queries
 
 PATH = "durably.db"
 
@@ -106,7 +105,7 @@ def claim(*, finished: int = 0, behind: int = 0, unknown: int = 0, times: int) -
     taken = []
     for _ in range(times):
         started = time.perf_counter()
-        database.read(lookups.has_claimable, wanted.jobs)
+        database.read(queries.has_claimable, wanted.jobs)
         claimed = database.write(claims.claim, wanted)
         taken.append(time.perf_counter() - started)
         assert len(claimed) == 1

@@ -7,7 +7,7 @@ from typing import Any
 
 from durably._platform.stop_signals import StopSignals
 from durably.cli.shell import Shell, name_of
-from durably.client import said
+from durably.client import messages
 from durably.client.arguments import AnyRun
 from durably.codec import Codec
 from durably.entry.engine import Durably
@@ -51,15 +51,15 @@ class Executing(Durably):
         """Return who executes a run that cannot be executed here now, or what it waits for."""
         row, executor = self._store.get_run(run.id), self._store.executor_of(run.id)
         if executor is None and row.concurrency_key is not None:
-            return f"{said.name(row)} waits for another run with its concurrency key"
-        return f"{said.name(row)} {said.executed(row, executor)}"
+            return f"{messages.name(row)} waits for another run with its concurrency key"
+        return f"{messages.name(row)} {messages.executed(row, executor)}"
 
     def output_of(self, run: AnyRun) -> Any:
         """Return the output of a completed run as JSON-like data for people and other programs."""
         codec = Codec(shows=True)
         codec.use_files(self._store.files)
         text = self._store.get_run(run.id).output or "null"
-        return codec.load_json(text, f"the output of {said.named(run)}")
+        return codec.load_json(text, f"the output of {messages.named(run)}")
 
 
 def said_of_stop(signals: StopSignals, runs: Iterable[AnyRun]) -> str:
@@ -68,7 +68,7 @@ def said_of_stop(signals: StopSignals, runs: Iterable[AnyRun]) -> str:
     if not back:
         return f"durably: stopped by {signals.received}"
     listed = ", ".join(
-        f"{name_of(run)} ({said.steps_kept(run.completed_steps)})" for run in back[:5]
+        f"{name_of(run)} ({messages.steps_kept(run.completed_steps)})" for run in back[:5]
     )
     more = f" and {len(back) - 5} more" if len(back) > 5 else ""
     return f"durably: stopped by {signals.received}; put back: {listed}{more}"

@@ -14,7 +14,7 @@ from durably.cli.tables import is_terminal
 from durably.cli.times import now
 from durably.client.arguments import AnyRun
 from durably.client.read_only import ReadOnlyClient
-from durably.rendering.shown import Shown
+from durably.rendering.bases import Shown
 
 # How many failed items of a map, and how many of its other ones, the page has.
 _MOST_ITEMS: Final = 50

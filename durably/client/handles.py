@@ -13,7 +13,7 @@ from durably.errors import DurablyError, NotFoundError
 from durably.jobs import Job, check_job
 from durably.jobs.registry import missing_job
 from durably.models import Run, RunList
-from durably.rendering.shown import Shown
+from durably.rendering.bases import Shown
 from durably.settings import Coalesce, Duration, OnPayloadChange, optional_timeout
 
 if TYPE_CHECKING:

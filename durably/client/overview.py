@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from durably._platform.displayable import displayable
-from durably.rendering.shown import MOST_ROWS
+from durably.rendering.bases import MOST_ROWS
 from durably.store.rows import Filters, StatusCount
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from durably._platform.signals import door, entered
 from durably.client.arguments import AnyRun, NameFilter, StatusFilter
 from durably.errors import DurablyError
 from durably.models import RunList
-from durably.rendering.shown import Shown
+from durably.rendering.bases import Shown
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-not-found,import-untyped,unused-ignore]  # optional

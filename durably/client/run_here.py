@@ -12,14 +12,14 @@ from durably._platform.clock import Clock, to_datetime
 from durably._platform.interactive import again
 from durably._platform.tracebacks import stacklevel
 from durably._platform.unhandled import add_stop_note
-from durably.client import said
+from durably.client import messages
 from durably.client.arguments import Trigger
 from durably.client.handles import Handles
+from durably.client.live_runs import LiveRun, said_of_retry
 from durably.client.patience import Patience
 from durably.client.payload_changes import changed_paths, named
 from durably.client.query import Reader
 from durably.client.run_options import CheckedOptions
-from durably.client.showing import LiveRun, said_of_retry
 from durably.client.submit import Accepted, Submitter
 from durably.client.wait import Waiter, completed
 from durably.codec import Codec
@@ -131,10 +131,10 @@ class _Call:
             return None
         changed = self._changed(row)
         if changed and options.on_payload_change == "refuse":
-            raise said.payload_conflict(row, named(changed))
+            raise messages.payload_conflict(row, named(changed))
         if changed and options.on_payload_change == "warn":
             warnings.warn(
-                said.payload_changed(row, named(changed)),
+                messages.payload_changed(row, named(changed)),
                 PayloadChangedWarning,
                 stacklevel=stacklevel(),
             )
@@ -216,15 +216,16 @@ class _Call:
             self._await_next_try(run)
             return None
         self._live.status = "stopped"
-        kept = f"{said.steps_kept(run.completed_steps)}; call run() again to go on"
+        kept = f"{messages.steps_kept(run.completed_steps)}; call run() again to go on"
         if is_over:
             raise WaitTimeoutError(
-                f"{said.named(run)} was stopped after {self._options.timeout_s} s: {kept}"
+                f"{messages.named(run)} was stopped after {self._options.timeout_s} s: {kept}"
             )
         if current.stop_reason is RunInterrupted:
             self._worker.raise_if_unusable()
             raise ConflictError(
-                f"{said.named(run)} was stopped, because its engine was: {kept} when that is done"
+                f"{messages.named(run)} was stopped, because its engine was: {kept} when that is "
+                "done"
             )
         self._live.status = None
         return None
@@ -243,7 +244,7 @@ class _Call:
                 return
             if patience.is_over():
                 raise WaitTimeoutError(
-                    f"{said.named(run)} is {said_of_retry(row)}; that is after the "
+                    f"{messages.named(run)} is {said_of_retry(row)}; that is after the "
                     f"{self._options.timeout_s} s of this call. Call run() again to go on"
                 )
             store.changes.wait(seen, min(left_s, patience.longest_pause()))
@@ -267,18 +268,18 @@ class _Call:
         if before is not None and key is None:
             age_us = self._runner.clock.now_us() - before.created_at_us
             if age_us > _OLD_US:
-                logger.warning("%s", said.old_run_continued(done.row, before))
+                logger.warning("%s", messages.old_run_continued(done.row, before))
 
     def _note_stop(self, current: CurrentRun, exc: BaseException) -> None:
         """Add to what a signal has raised what is kept and how to go on."""
         store = self._runner.store
         try:
             row = store.find_run(current.id)
-            place = said.stopped_in(store.checkpoints, current.run_pk, current.stopped_in)
+            place = messages.stopped_in(store.checkpoints, current.run_pk, current.stopped_in)
         except DatabaseError:
             return  # the exception says enough
         if row is not None and row.status == "pending":
-            add_stop_note(exc, said.stopped(place, row.completed_steps))
+            add_stop_note(exc, messages.stopped(place, row.completed_steps))
 
     def _completed(self, run: Run[Any, Any]) -> Run[Any, Any]:
         self._live.status = run.status
@@ -297,20 +298,23 @@ class _Call:
         if done.how == "ended":
             return self._completed(reader.get(done.row.id))
         if done.how == "changed":
-            raise said.payload_conflict(done.row, named(self._changed(done.row)))
+            raise messages.payload_conflict(done.row, named(self._changed(done.row)))
         if done.before is None or done.before.status != done.row.status:
             self._announce(done)
             self._runner.submitter.notify_dispatcher()
         if options.on_payload_change == "extend" and self._changed(done.row):
             raise ConflictError(
-                f"{said.where(done)} and gets no other payload meanwhile; wait for its end first"
+                f"{messages.where(done)} and gets no other payload meanwhile; wait for its end "
+                "first"
             )
         if options.if_running == "error":
             raise ConflictError(
-                f'{said.where(done)}; if_running="wait" waits for that, "skip" returns at once'
+                f'{messages.where(done)}; if_running="wait" waits for that, "skip" returns at once'
             )
         if options.if_running == "skip":
-            logger.info("%s: %s; skipped", short_name(done.row.id, None, None), said.where(done))
+            logger.info(
+                "%s: %s; skipped", short_name(done.row.id, None, None), messages.where(done)
+            )
             return reader.run_of(done.row, "skipped")
         return self._await(done)
 
@@ -320,7 +324,7 @@ class _Call:
         A run that is neither, although nothing of that can be seen, is checked again later.
         """
         store, patience = self._runner.store, self._patience
-        self._live.where = said.where(done)
+        self._live.where = messages.where(done)
         is_first = True
         while True:
             seen = store.changes.snapshot()
@@ -328,7 +332,9 @@ class _Call:
             ids = [run_id] if done.holder is None else [run_id, done.holder.id]
             briefs = store.briefs(ids)
             if run_id not in briefs:
-                raise NotFoundError(f"{said.name(done.row)} was deleted while it was waited for")
+                raise NotFoundError(
+                    f"{messages.name(done.row)} was deleted while it was waited for"
+                )
             if briefs[run_id].status in TERMINAL:
                 run = self._runner.reader.get(run_id)
                 return self._completed(run)
@@ -340,7 +346,7 @@ class _Call:
             is_first = False
             if patience.is_over():
                 raise WaitTimeoutError(
-                    f"{said.where(done)}, still after {self._options.timeout_s} s; it continues"
+                    f"{messages.where(done)}, still after {self._options.timeout_s} s; it continues"
                 )
             store.changes.wait(seen, min(_RECOVERY_CHECK_S, patience.longest_pause()))
             self._worker.raise_if_unusable()

@@ -213,7 +213,7 @@ class Submitter:
         Raises:
             ConflictError: the run with the key has another payload, and that is to be refused.
         """
-        from durably.client import said  # noqa: PLC0415 - where first needed
+        from durably.client import messages  # noqa: PLC0415 - where first needed
         from durably.client.payload_changes import (  # noqa: PLC0415 - where first needed
             changed_paths,
             named,
@@ -224,7 +224,7 @@ class Submitter:
             return new
         changed = changed_paths(self._codec, job, row.payload, new.payload)
         if changed and new.on_payload_change == "refuse":
-            raise said.payload_conflict(row, named(changed))
+            raise messages.payload_conflict(row, named(changed))
         return new if changed else new._replace(same_payloads=frozenset({row.payload}))
 
     def _warn_if_changed(self, job: Job[Any, Any], enqueued: Enqueued, new: NewRun) -> None:
@@ -233,7 +233,7 @@ class Submitter:
         is_found = enqueued.disposition in ("idempotent", "retried")
         if not is_found or new.on_payload_change != "warn" or row.payload == new.payload:
             return
-        from durably.client import said  # noqa: PLC0415 - where first needed
+        from durably.client import messages  # noqa: PLC0415 - where first needed
         from durably.client.payload_changes import (  # noqa: PLC0415 - where first needed
             changed_paths,
             named,
@@ -242,7 +242,7 @@ class Submitter:
         changed = changed_paths(self._codec, job, row.payload, new.payload)
         if changed:
             warnings.warn(
-                said.payload_changed(row, named(changed)),
+                messages.payload_changed(row, named(changed)),
                 PayloadChangedWarning,
                 stacklevel=stacklevel(),
             )

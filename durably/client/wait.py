@@ -14,9 +14,9 @@ from durably._platform.signals import deferred
 from durably._platform.tracebacks import remove_own_frames
 from durably.client.arguments import OnLog, OnProgress, run_id_of, several
 from durably.client.callbacks import Callbacks
+from durably.client.live_runs import LiveRun, LiveRuns
 from durably.client.patience import Patience
 from durably.client.query import Reader
-from durably.client.showing import LiveRun, LiveRuns
 from durably.errors import (
     NotFoundError,
     NoWorkerError,

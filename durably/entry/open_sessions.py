@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from durably._platform.interactive import is_interactive
-from durably.client import said
+from durably.client import messages
 from durably.client.patience import Patience
 from durably.errors import ConflictError
 
@@ -64,11 +64,11 @@ def patience_with(taken: Beginning, patience: Patience, *, is_map: bool) -> floa
     if patience.is_over():
         if is_map:
             raise ConflictError(
-                f"the loop {name!r} {said.executed(taken.row, taken.executor)}; call it again when "
-                "that has ended"
+                f"the loop {name!r} {messages.executed(taken.row, taken.executor)}; call it again "
+                "when that has ended"
             )
         raise ConflictError(
-            f"session {said.where(taken)}; close it there, or wait for that with timeout="
+            f"session {messages.where(taken)}; close it there, or wait for that with timeout="
         )
     left_s = patience.left()
     return math.inf if left_s is None else left_s

@@ -13,7 +13,7 @@ from durably._platform.interactive import again, is_interactive, is_ipython
 from durably._platform.signals import deliver, entered
 from durably._platform.spawning import refuse_unguarded_open
 from durably._platform.unhandled import add_note, add_stop_note, install_hooks
-from durably.client import said
+from durably.client import messages
 from durably.client.arguments import checked_key, checked_labels
 from durably.client.patience import Patience
 from durably.entry.open_sessions import OpenHere, hand_over, open_here, patience_with
@@ -32,7 +32,7 @@ from durably.execution.session_run import CellSteps
 from durably.jobs import LONGEST_JOB_NAME
 from durably.jobs.names import check_name
 from durably.models import Run, RunStatus
-from durably.rendering.shown import Shown
+from durably.rendering.bases import Shown
 from durably.settings import (
     Duration,
     OnChange,
@@ -201,7 +201,10 @@ class Session(StepContext, Shown):
         else:
             self._leave(self._opened.put_back, exc)
             if self._closed is not None and self._run.callers_signal_in(exc) is not None:
-                add_stop_note(exc, said.stopped(said.StoppedIn(None), self._closed.completed_steps))
+                add_stop_note(
+                    exc,
+                    messages.stopped(messages.StoppedIn(None), self._closed.completed_steps),
+                )
 
     def _note_failure(self, exc: Exception) -> None:
         """Add to what has failed the session how to go on."""
@@ -217,11 +220,11 @@ class Session(StepContext, Shown):
         """Add to what a signal has raised in a step what is kept and how to go on."""
         try:
             run = self._read()
-            place = said.stopped_in(self._services.checkpoints, self._run.run_pk, step)
+            place = messages.stopped_in(self._services.checkpoints, self._run.run_pk, step)
         except (DatabaseError, EngineClosedError):
             return  # the exception says enough
         if run is not None:
-            add_stop_note(exc, said.stopped(place, run.completed_steps))
+            add_stop_note(exc, messages.stopped(place, run.completed_steps))
 
     def _hand_over(self) -> None:
         """Leave the session to an object that is about to be made for it."""

@@ -10,7 +10,7 @@ import attrs
 from durably._platform.safe_repr import on_one_line
 from durably._platform.values import Value, as_dict
 from durably.models.records import Record
-from durably.rendering.shown import MOST_ROWS, Columns, Listing, Shown, rows_of
+from durably.rendering.bases import MOST_ROWS, Columns, Listing, Shown, rows_of
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-not-found,import-untyped,unused-ignore]  # optional

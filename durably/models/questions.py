@@ -8,7 +8,7 @@ from typing import Final
 import attrs
 
 from durably.models.records import Record
-from durably.rendering.shown import Listing
+from durably.rendering.bases import Listing
 
 _COLUMNS: Final = (
     ("", "name", "name"),

@@ -12,7 +12,7 @@ from durably._platform.values import Value
 from durably.errors import DatabaseError
 from durably.models.failures import ErrorInfo
 from durably.models.later import may_be_read_later
-from durably.rendering.shown import Columns, Listing, Shown
+from durably.rendering.bases import Columns, Listing, Shown
 
 StepStatus = Literal["completed", "failed", "cancelled"]
 ItemStatus = Literal["completed", "failed"]

@@ -15,7 +15,7 @@ from durably._platform.values import Value, as_dict
 from durably.models.asking import Asking, Progress, answered_by, engine_of
 from durably.models.failures import ErrorInfo
 from durably.models.later import may_be_read_later
-from durably.rendering.shown import Columns, Listing, Shown, several
+from durably.rendering.bases import Columns, Listing, Shown, several
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-not-found,import-untyped,unused-ignore]  # optional

@@ -19,7 +19,7 @@ from durably.store.sqlite import opening
 from durably.store.sqlite.connection.batch_executor import BatchExecutor
 from durably.store.sqlite.connection.write_request import WriteRequest
 from durably.store.sqlite.database import Database
-from durably.store.sqlite.sql import queries as lookups
+from durably.store.sqlite.sql import queries
 
 pytestmark = [
     pytest.mark.slow,
@@ -100,7 +100,7 @@ def test_reads_that_fail_leave_no_connection(tmp_path: Path) -> None:
 def disk_fails(database: Database) -> bool:
     """Return whether a read gets an error."""
     try:
-        database.read(lookups.count, lookups.Filters())
+        database.read(queries.count, queries.Filters())
     except durably.DatabaseError:
         return True
     return False

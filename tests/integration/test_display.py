@@ -20,7 +20,7 @@ from terminals import Terminal
 
 import durably
 from durably._platform.clock import Clock
-from durably.client.showing import LiveRun
+from durably.client.live_runs import LiveRun
 from durably.display import displays
 from durably.display.terminal import TerminalFace
 from durably.progress import tqdm_sink

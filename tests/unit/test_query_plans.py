@@ -219,8 +219,8 @@ def test_every_statement_prepares_against_the_schema(db: apsw.Connection) -> Non
         ("logs.APPEND", {"sqlite_autoindex_durably_runs_1"}),
         ("logs.OF_RUN", {"sqlite_autoindex_durably_runs_1", "durably_logs_run"}),
         ("logs.NEWEST", set()),
-        ("lookups.EXECUTOR_OF", {"sqlite_autoindex_durably_runs_1"}),
-        ("lookups.FAILURES", {"durably_items_failed"}),
+        ("face_queries.EXECUTOR_OF", {"sqlite_autoindex_durably_runs_1"}),
+        ("face_queries.FAILURES", {"durably_items_failed"}),
         ("waits.FIND", set()),
         ("waits.BY_TICKET", {"durably_waits_ticket"}),
         ("waits.NOTE_CHECK", set()),
@@ -251,19 +251,22 @@ def test_hot_statement_searches_and_never_scans(
     [
         ("queries.FIND", ["SCAN r"]),  # from the newest run on, until enough are found
         (
-            "lookups.BY_KEY",
+            "face_queries.BY_KEY",
             ["SEARCH r USING INDEX durably_runs_idempotency (job_name=? AND idempotency_key=?)"],
         ),
         (
-            "lookups.BY_END",
+            "face_queries.BY_END",
             [
                 "SEARCH r USING INTEGER PRIMARY KEY (rowid=?)",
                 "SCAN durably_runs USING COVERING INDEX sqlite_autoindex_durably_runs_1",
             ],
         ),
-        ("lookups.RUNNING", ["SEARCH r USING INDEX durably_runs_owner (owner>?)"]),
-        ("lookups.OPEN_MAPS", ["SEARCH r USING COVERING INDEX sqlite_autoindex_durably_runs_1"]),
-        ("lookups.PURGEABLE", ["SEARCH r USING INDEX durably_runs_ended (completed_at_us>?"]),
+        ("face_queries.RUNNING", ["SEARCH r USING INDEX durably_runs_owner (owner>?)"]),
+        (
+            "face_queries.OPEN_MAPS",
+            ["SEARCH r USING COVERING INDEX sqlite_autoindex_durably_runs_1"],
+        ),
+        ("face_queries.PURGEABLE", ["SEARCH r USING INDEX durably_runs_ended (completed_at_us>?"]),
     ],
 )
 def test_what_a_person_asks_reads_no_more_rows_than_needed(

@@ -28,8 +28,7 @@ from durably.store.rows import Claim
 from durably.store.sqlite.database import Database
 from durably.store.sqlite.locks import owner_lock as liveness
 from durably.store.sqlite.locks.owner_lock import Liveness
-from durably.store.sqlite.sql import claims, owners, requeue, runs
-from durably.store.sqlite.sql import queries as lookups
+from durably.store.sqlite.sql import claims, owners, queries, requeue, runs
 from durably.store.sqlite.store import SqliteStore
 from durably.worker.reaper import PURGE_BATCH, RETENTION_INTERVAL_S, SWEEP_INTERVAL_S, Reaper
 
@@ -340,7 +339,7 @@ def test_old_terminal_runs_are_deleted(engine: Engine, store: Database, clock: F
     trigger(store, now_us=100 * day)
     engine.reaper(retain_runs=timedelta(days=2)).tick()
     assert engine.told() == [("run:delete", old, "")]
-    assert store.read(lookups.count, lookups.Filters()) == 2
+    assert store.read(queries.count, queries.Filters()) == 2
 
 
 def test_deleted_runs_are_reported_also_if_the_file_cannot_shrink(
@@ -358,7 +357,7 @@ def test_deleted_runs_are_reported_also_if_the_file_cannot_shrink(
     with pytest.raises(DatabaseError):
         engine.reaper(retain_runs=timedelta(days=2)).tick()
     assert engine.told() == [("run:delete", old, "")]
-    assert store.read(lookups.count, lookups.Filters()) == 1
+    assert store.read(queries.count, queries.Filters()) == 1
 
 
 def test_nothing_is_deleted_unless_asked(engine: Engine, store: Database, clock: FakeClock) -> None:
@@ -366,7 +365,7 @@ def test_nothing_is_deleted_unless_asked(engine: Engine, store: Database, clock:
     ended(store, engine.owner, 1)
     clock.advance(10**9)
     engine.reaper().tick()
-    assert store.read(lookups.count, lookups.Filters()) == 1
+    assert store.read(queries.count, queries.Filters()) == 1
 
 
 def test_retention_is_checked_once_a_minute(
@@ -404,10 +403,10 @@ def test_many_old_runs_are_deleted_batch_by_batch(
     trigger(store, now_us=10**15)
     reaper = engine.reaper(retain_runs=timedelta(seconds=1))
     reaper.tick()
-    assert store.read(lookups.count, lookups.Filters()) == 4
+    assert store.read(queries.count, queries.Filters()) == 4
     assert reaper._wake.is_set()
     reaper.tick()
-    assert store.read(lookups.count, lookups.Filters()) == 1
+    assert store.read(queries.count, queries.Filters()) == 1
     assert len(engine.events) == PURGE_BATCH + 3
 
 
@@ -421,7 +420,7 @@ def kept(engine: Engine, reaper: Reaper) -> int:
     """How many runs are left after another check for old ones."""
     engine.clock.seconds += RETENTION_INTERVAL_S
     reaper.tick()
-    return engine.store.read(lookups.count, lookups.Filters())
+    return engine.store.read(queries.count, queries.Filters())
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:

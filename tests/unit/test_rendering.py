@@ -10,8 +10,8 @@ import pytest
 from rendered import read
 
 from durably.rendering import words
+from durably.rendering.bases import MOST_ROWS
 from durably.rendering.cells import KINDS
-from durably.rendering.shown import MOST_ROWS
 from durably.rendering.tables import card, table
 
 NOW = datetime(2026, 11, 28, 14, 0, tzinfo=UTC)

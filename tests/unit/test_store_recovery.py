@@ -30,11 +30,11 @@ from durably.store.sqlite.sql import (
     enqueue,
     items,
     owners,
+    queries,
     requeue,
     runs,
     steps,
 )
-from durably.store.sqlite.sql import queries as lookups
 
 # -- recovery --------------------------------------------------------------------------------
 
@@ -179,15 +179,15 @@ def test_briefs_are_of_the_runs_that_exist(store: Database) -> None:
     running = given_running(store, owner)
     pending = trigger(store)
     trigger(store)
-    found = store.read(lookups.briefs, [running.id, "nowhere", pending.id])
+    found = store.read(queries.briefs, [running.id, "nowhere", pending.id])
     assert found == {
         running.id: (running.id, "running", owner, None, "job"),
         pending.id: (pending.id, "pending", None, None, "job"),
     }
-    assert store.read(lookups.brief, running.id) == found[running.id]
-    assert store.read(lookups.brief, "nowhere") is None
-    assert store.read(lookups.state_of, running.run) == ("running", 1)
-    assert store.read(lookups.state_of, 99) is None
+    assert store.read(queries.brief, running.id) == found[running.id]
+    assert store.read(queries.brief, "nowhere") is None
+    assert store.read(queries.state_of, running.run) == ("running", 1)
+    assert store.read(queries.state_of, 99) is None
 
 
 def test_filters_restrict_and_count_alike(store: Database) -> None:
@@ -210,11 +210,11 @@ def test_filters_restrict_and_count_alike(store: Database) -> None:
         (Filters('["pending"]', '["a"]', '{"x":"1"}'), [a]),
     ]
     for filters, expected in cases:
-        found = store.read(lookups.find_many, filters, None, 0)
+        found = store.read(queries.find_many, filters, None, 0)
         assert [row.id for row in found] == [row.id for row in expected], filters
-        assert store.read(lookups.count, filters) == len(expected)
-    assert [row.id for row in store.read(lookups.find_many, Filters(), 1, 1)] == [b.id]
-    assert store.read(lookups.find_many, Filters(), 0, 0) == []
+        assert store.read(queries.count, filters) == len(expected)
+    assert [row.id for row in store.read(queries.find_many, Filters(), 1, 1)] == [b.id]
+    assert store.read(queries.find_many, Filters(), 0, 0) == []
 
 
 def test_completed_steps_are_counted_alone(store: Database) -> None:
@@ -279,7 +279,7 @@ def test_a_new_checkpoint_begins_the_count_of_deaths_anew(store: Database, what:
     deaths = []
     for number in range(4):
         owner = dead_in(store)
-        (row,) = store.read(lookups.find_many, Filters(), None, 0)
+        (row,) = store.read(queries.find_many, Filters(), None, 0)
         if number in (1, 2) and what == "step":
             checkpoint(store, row, f"s{number}", number)
         elif number in (1, 2):
@@ -316,7 +316,7 @@ def test_deaths_on_both_sides_of_a_checkpoint_and_a_restart_are_told_apart(store
     trigger(store)
     assert bury(store, dead_in(store)).deaths == 1
     owner = dead_in(store, boot_id="before")
-    (row,) = store.read(lookups.find_many, Filters(), None, 0)
+    (row,) = store.read(queries.find_many, Filters(), None, 0)
     checkpoint(store, row, "s")
     assert bury(store, owner).deaths == 0
     assert bury(store, dead_in(store)).deaths == 1

@@ -23,8 +23,7 @@ from durably.errors import ConflictError, NotFoundError
 from durably.store.outcome import Lost, OwnerDead, OwnerHung, OwnerIdle
 from durably.store.rows import Claim, Filters
 from durably.store.sqlite.database import Database
-from durably.store.sqlite.sql import claims, requeue, runs, settle, steps
-from durably.store.sqlite.sql import queries as lookups
+from durably.store.sqlite.sql import claims, queries, requeue, runs, settle, steps
 
 # -- claim -----------------------------------------------------------------------------------
 
@@ -64,18 +63,18 @@ def test_claim_knows_jobs_by_their_exact_names(store: Database, jobs: str) -> No
     """A name is compared as it is, whatever it holds."""
     trigger(store)
     assert store.write(claims.claim, Claim(given_owner(store), jobs, lambda: 1)) == []
-    assert store.read(lookups.has_claimable, jobs) is False
+    assert store.read(queries.has_claimable, jobs) is False
 
 
 def test_polling_agrees_with_claiming(store: Database) -> None:
     """What a query calls claimable is claimed, and what it does not is not."""
     owner = given_owner(store)
-    assert not store.read(lookups.has_claimable, '["job"]')
+    assert not store.read(queries.has_claimable, '["job"]')
     trigger(store, concurrency_key="k")
     trigger(store, concurrency_key="k")
-    assert store.read(lookups.has_claimable, '["job"]')
+    assert store.read(queries.has_claimable, '["job"]')
     assert len(claim(store, owner, limit=5)) == 1
-    assert not store.read(lookups.has_claimable, '["job"]')
+    assert not store.read(queries.has_claimable, '["job"]')
 
 
 def test_claim_passes_over_the_runs_that_it_names(store: Database) -> None:
@@ -86,8 +85,8 @@ def test_claim_passes_over_the_runs_that_it_names(store: Database) -> None:
     inside = f"[{old.run}]"
     wanted = Claim(owner, '["job"]', lambda: 40, 5, inside=lambda: inside)
     assert [row.id for row in store.write(claims.claim, wanted)] == [new.id]
-    assert not store.read(lookups.has_claimable, '["job"]', inside)
-    assert store.read(lookups.has_claimable, '["job"]')
+    assert not store.read(queries.has_claimable, '["job"]', inside)
+    assert store.read(queries.has_claimable, '["job"]')
     assert [row.id for row in claim(store, owner)] == [old.id]
 
 
@@ -125,7 +124,7 @@ def test_a_run_that_goes_back_keeps_its_origin_with_its_checkpoints(
         ('{"job":"alias","job":"mine"}', True),
     ):
         wanted = is_claimed or not has_checkpoint
-        assert store.read(lookups.has_claimable, '["job"]', "[]", origins) is wanted
+        assert store.read(queries.has_claimable, '["job"]', "[]", origins) is wanted
         claimed = store.write(claims.claim, Claim(owner, '["job"]', lambda: 40, origins=origins))
         assert bool(claimed) is wanted
         if claimed:
@@ -160,7 +159,7 @@ def test_of_each_origin_one_begun_run_is_named(store: Database) -> None:
         first.setdefault((job, origin), row.id)
     trigger(store, "job0")
     for jobs in ([], ["job0"], ["job0", "job1", "nobody's"]):
-        found = store.read(lookups.begun, json.dumps(jobs))
+        found = store.read(queries.begun, json.dumps(jobs))
         assert sorted(found) == sorted((*key, run) for key, run in first.items() if key[0] in jobs)
 
 
@@ -315,7 +314,7 @@ def test_retry_of_an_owned_run_waits_for_its_release(store: Database) -> None:
     store.write(runs.cancel, run.id, 30)
     assert store.write(runs.retry, run.id, 35).owner == owner
     assert claim(store, given_owner(store)) == []
-    assert not store.read(lookups.has_claimable, '["job"]')
+    assert not store.read(queries.has_claimable, '["job"]')
     store.write(settle.settle, run.run, run.fence, Lost(), 40)
     (again,) = claim(store, given_owner(store))
     assert (again.id, again.attempt) == (run.id, 2)
@@ -344,7 +343,7 @@ def test_verb_that_does_not_fit_the_state_is_a_conflict(
     arguments = (run.id,) if verb == "delete" else (run.id, 50)
     if state in ALLOWED[verb]:
         store.write(getattr(runs, verb), *arguments)
-        assert store.read(lookups.find, run.id) != before
+        assert store.read(queries.find, run.id) != before
     else:
         with pytest.raises(ConflictError, match=f"{run.id} is {state}"):
             store.write(getattr(runs, verb), *arguments)
@@ -380,7 +379,7 @@ def test_run_whose_job_is_still_inside_cannot_be_deleted(store: Database) -> Non
     assert stored_status(store, run.id) == "cancelled"
     store.write(settle.settle, run.run, run.fence, Lost(), 40)
     assert store.write(runs.delete, run.id).id == run.id
-    assert store.read(lookups.find, run.id) is None
+    assert store.read(queries.find, run.id) is None
 
 
 def test_key_of_a_deleted_run_is_free(store: Database) -> None:
@@ -405,6 +404,6 @@ def test_purge_deletes_what_ended_before_oldest_first(store: Database) -> None:
     assert [row.id for row in store.write(runs.purge, 60, 2)] == ["r1", "r2"]
     assert [row.id for row in store.write(runs.purge, 60, 500)] == ["r0"]
     assert store.write(runs.purge, 60, 500) == []
-    left = [row.id for row in store.read(lookups.find_many, Filters(), None, 0)]
+    left = [row.id for row in store.read(queries.find_many, Filters(), None, 0)]
     assert left == ["running", "pending", "busy", "r4", "r3"]
     assert query(store, "SELECT count(*) FROM durably_steps") == [(2,)]

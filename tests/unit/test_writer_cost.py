@@ -17,8 +17,7 @@ from durably.errors import DatabaseError
 from durably.store.rows import Claim, NewRun, StepRow
 from durably.store.sqlite.database import Database
 from durably.store.sqlite.sql import enqueue as enqueueing
-from durably.store.sqlite.sql import owners, runs, steps
-from durably.store.sqlite.sql import queries as lookups
+from durably.store.sqlite.sql import owners, queries, runs, steps
 from durably.store.sqlite.sql.enqueue import BLOCK, LONGEST_IN_BLOCK
 
 HEARTBEAT = ["BEGIN", "UPDATE", "UPDATE", "COMMIT"]
@@ -232,11 +231,11 @@ def test_heartbeat_costs_the_same_statements_for_any_number_of_runs(
 def test_reading_writes_nothing(store: Database, disk: DiskVFS) -> None:
     """A look for work takes no write transaction."""
     trigger(store)
-    assert store.read(lookups.has_claimable, '["job"]')  # opens the reader
+    assert store.read(queries.has_claimable, '["job"]')  # opens the reader
     disk.is_full = True
     with Counted(store, disk) as counted:
-        assert store.read(lookups.has_claimable, '["job"]')
-        assert len(store.read(lookups.find_many, lookups.Filters(), None, 0)) == 1
+        assert store.read(queries.has_claimable, '["job"]')
+        assert len(store.read(queries.find_many, queries.Filters(), None, 0)) == 1
     assert (counted.writes, counted.syncs) == ([], 0)
     assert counted.reads == ["SELECT", "SELECT"]
 
@@ -275,7 +274,7 @@ def test_write_on_a_bad_disk_is_rejected_and_can_be_repeated(
     setattr(disk, fault, False)
     assert stored(store, run).status == "running"
     assert [row.name for row in store.read(steps.of_run, run.id)] == ["before"]
-    assert store.read(lookups.find, "new") is None
+    assert store.read(queries.find, "new") is None
     assert checkpoint(store, run, "a", 1)
     assert trigger(store, id="new", idempotency_key="i").id == "new"
     assert finish(store, run, output="1").is_effective

@@ -13,7 +13,7 @@ from durably._platform.clock import to_datetime
 from durably.execution.loops.tasks import Reused, Task
 from durably.models import ErrorInfo
 from durably.models.records import ItemList, ItemRecord
-from durably.rendering.shown import MOST_ROWS, Shown
+from durably.rendering.bases import MOST_ROWS, Shown
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-not-found,import-untyped,unused-ignore]  # optional

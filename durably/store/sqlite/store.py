@@ -40,9 +40,9 @@ from durably.store.sqlite.sql import (
     attempts,
     claims,
     codes,
+    face_queries,
     items,
     logs,
-    lookups,
     queries,
     runs,
     settle,
@@ -257,12 +257,12 @@ class SqliteStore(Answers, ByHand):
     newest_code_of = reads(codes.newest)
     log_lines_of = reads(logs.of_run)
     newest_log_line = reads(logs.newest)
-    purgeable = reads(lookups.purgeable)
-    runs_named = reads(lookups.named)
-    running = reads(lookups.running)
-    executor_of = reads(lookups.executor_of)
-    open_maps = reads(lookups.open_maps)
-    failures_of = reads(lookups.failures)
+    purgeable = reads(face_queries.purgeable)
+    runs_named = reads(face_queries.named)
+    running = reads(face_queries.running)
+    executor_of = reads(face_queries.executor_of)
+    open_maps = reads(face_queries.open_maps)
+    failures_of = reads(face_queries.failures)
     newest_time_us = reads(runs.newest_time)
     newest_trigger_us = reads(runs.newest_trigger)
     has_ended_before = reads(runs.has_ended_before)

@@ -24,7 +24,7 @@ def is_interactive() -> bool:
 
     A script that is executed with ``python -i`` is one too: it ends at a prompt.
     """
-    return hasattr(sys, "ps1") or bool(sys.flags.interactive) or is_ipython()
+    return "ps1" in vars(sys) or bool(sys.flags.interactive) or is_ipython()
 
 
 def is_ipython() -> bool:
@@ -73,7 +73,10 @@ def cell_label(filename: str) -> str | None:
 
 def ipython_shell() -> Any:
     """Return the shell of IPython, ``None`` if there is none."""
-    get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", None)
+    ipython = sys.modules.get("IPython")
+    if ipython is None:
+        return None  # each trigger asks
+    get_ipython = getattr(ipython, "get_ipython", None)
     return None if get_ipython is None else get_ipython()
 
 

@@ -60,13 +60,29 @@ class Heartbeat(Service):
         # cause many heartbeats within an interval: those prove nothing about another engine.
         self.committed = 0
         self._counted_at: float | None = None
+        # When the newest heartbeat was, or the registration, which is one too.
+        self._beat_at: float | None = None
         # Runs that this engine owns in the database although it does not execute them.
         self._strays: frozenset[tuple[RunKey, int]] = frozenset()
+
+    def note_registered(self) -> None:
+        """Count the owner row that was just stored as a heartbeat."""
+        self._beat_at = self._counted_at = self._clock.monotonic()
+
+    def is_due(self) -> bool:
+        """Return whether the last heartbeat was an interval ago.
+
+        A call that executes one run starts this thread and ends it, and needs no commit for that.
+        """
+        return self._beat_at is None or self._clock.monotonic() >= self._next_at(self._beat_at)
+
+    def _next_at(self, beat_at: float) -> float:
+        return beat_at + self._beat_interval_s
 
     def pause(self) -> None:
         """Wait until the next heartbeat, and end the runs whose deadline comes before."""
         clock, deadlines = self._clock, self._deadlines
-        beats_at = clock.monotonic() + self._beat_interval_s
+        beats_at = self._next_at(clock.monotonic() if self._beat_at is None else self._beat_at)
         deadlines.end_overdue()
         while (now := clock.monotonic()) < beats_at:
             if clock.wait(self._wake, max(0.0, min(beats_at, deadlines.next_s()) - now)):
@@ -75,6 +91,12 @@ class Heartbeat(Service):
 
     def tick(self) -> None:
         """Store one heartbeat; stop the runs that were cancelled or recovered by others."""
+        try:
+            self._tick()
+        finally:
+            self._beat_at = self._clock.monotonic()
+
+    def _tick(self) -> None:
         self._check_file()
         beats_at = self._clock.monotonic()
         # Read before the heartbeat, so that a run that is claimed meanwhile does not seem lost.

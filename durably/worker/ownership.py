@@ -65,12 +65,17 @@ class Ownership:
                 self._registration = self._registered()
             return self._registration.owner
 
-    def confirm(self) -> None:
-        """Make the owner row if there is none, or another engine has removed it meanwhile."""
-        if self.owner is None:
-            self.register()
-        elif not self._store.is_registered(self.register()):
+    def confirm(self) -> bool:
+        """Make the owner row if there is none, or another engine has removed it meanwhile.
+
+        Return whether it was made.
+        """
+        is_new = self.owner is None
+        owner = self.register()
+        if not is_new and not self._store.is_registered(owner):
             self.renew()
+            is_new = True
+        return is_new
 
     def renew(self) -> None:
         """Register again, after another engine found this one dead and removed its row."""

@@ -118,7 +118,8 @@ class Service:
         while not self._stopping.is_set():
             # Cleared before the tick: a wake that comes during it must cause another one.
             self._wake.clear()
-            self._outlive(self.tick)
+            if self.is_due():
+                self._outlive(self.tick)
             if not self._stopping.is_set() and not self._outlive(self.pause):
                 # A pause that polls a failing database returns at once.
                 self._clock.wait(self._stopping, _REST_S)
@@ -131,6 +132,10 @@ class Service:
         except Exception as exc:  # noqa: BLE001 - the thread must outlive any failure
             self._on_error(exc, self._name)
             return False
+        return True
+
+    def is_due(self) -> bool:
+        """Return whether ``tick`` is called now, and not only ``pause``."""
         return True
 
     def finish(self) -> None:

@@ -334,7 +334,8 @@ class Supervisor:
 
     def _begin(self) -> None:
         """Start what every execution needs: the owner row, the heartbeat, the flusher, the pool."""
-        self._ownership.confirm()
+        if self._ownership.confirm():
+            self._heartbeat.note_registered()
         self._heartbeat.start()
         self.flusher.start()
         self._pool.open()

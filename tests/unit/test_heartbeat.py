@@ -98,6 +98,22 @@ def test_beats_within_an_interval_count_once(engine: Engine, clock: FakeClock) -
     assert engine.heartbeat.committed == 3
 
 
+def test_a_beat_is_due_an_interval_after_the_last_one(engine: Engine, clock: FakeClock) -> None:
+    """Whether or not the thread was ended in between; the stored row of the owner is one too."""
+    heartbeat = engine.heartbeat
+    assert heartbeat.is_due()
+    heartbeat.note_registered()
+    for _ in range(2):
+        clock.advance(4.5)
+        assert not heartbeat.is_due()
+        began = clock.monotonic()
+        heartbeat.pause()
+        assert clock.monotonic() - began == pytest.approx(0.5)
+        assert heartbeat.is_due()
+        heartbeat.tick()
+    assert heartbeat.committed == 2
+
+
 def test_file_that_is_gone_gets_no_beat(engine: Engine) -> None:
     """The look at the file comes first."""
     engine.lost = DatabaseLostError("gone")

@@ -29,6 +29,7 @@ from durably.store.sqlite.connection.connections import (
     PAGES_IN_MEMORY,
     Connections,
     configure,
+    set_synchronous,
 )
 from durably.store.sqlite.connection.content import INDEX_SIZE
 from durably.store.sqlite.connection.file_checks import FileChecks
@@ -154,11 +155,14 @@ class Database(ReadFile):
         # The next heartbeat would replace a lost one, but its frames come before those of the next
         # commit in the WAL. When a sync fails, the system considers all its pages written: commits
         # acknowledged after it would be lost together with the heartbeat before it.
-        configure(beats, synchronous)
+        # That is set with the first one, which many short programs never come to.
+        configure(beats, None)
+        beats.pragma("schema_version")  # reads the file, and so opens the WAL
+        self._unset_for_beats: Synchronous | None = synchronous
         reader = self._connections.connect()
         configure(reader, None)
         reader.pragma("query_only", True)
-        reader.pragma("schema_version")  # reads the file, and so opens the WAL
+        reader.pragma("schema_version")
         self._writer = GroupCommitWriter(
             write,
             path=self.path,
@@ -232,6 +236,9 @@ class Database(ReadFile):
         """Execute *operation* as ``write`` does, on the connection that no long write can delay."""
         self._open_file.raise_overwritten()
         try:
+            if self._unset_for_beats is not None:
+                self._beats.maintain(set_synchronous, self._unset_for_beats)
+                self._unset_for_beats = None
             return self._beats.run(operation, *args, **kwargs)
         except apsw.ConnectionClosedError as exc:
             raise self.closing.error() from exc

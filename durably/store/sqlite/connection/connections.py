@@ -234,11 +234,11 @@ def configure(db: apsw.Connection, synchronous: Synchronous | None) -> None:
     """Set what every connection of durably has; per connection, never for the process.
 
     Args:
-        synchronous: ``None`` on a connection that never reads a table: to set it, SQLite reads the
-            whole schema, which takes longer than all else here.
+        synchronous: ``None`` on a connection that reads no table, or not yet: to set it, SQLite
+            reads the whole schema, which takes longer than all else here.
     """
     if synchronous is not None:
-        db.pragma("synchronous", synchronous)
+        set_synchronous(db, synchronous)
     db.pragma("foreign_keys", True)
     db.pragma("recursive_triggers", True)
     db.pragma("journal_size_limit", JOURNAL_SIZE_LIMIT)
@@ -252,3 +252,8 @@ def configure(db: apsw.Connection, synchronous: Synchronous | None) -> None:
     db.config(apsw.SQLITE_DBCONFIG_DQS_DML, 0)
     db.config(apsw.SQLITE_DBCONFIG_DQS_DDL, 0)
     db.limit(apsw.SQLITE_LIMIT_ATTACHED, 0)
+
+
+def set_synchronous(db: apsw.Connection, synchronous: Synchronous) -> None:
+    """Set when the connection's commits are on the disk; outside of a transaction."""
+    db.pragma("synchronous", synchronous)

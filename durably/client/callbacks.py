@@ -84,6 +84,10 @@ class Callbacks:
             if progress is not None and progress != known:
                 self._call(run_id, self._on_progress, progress)
         if self._on_log is not None:
+            from durably.client.log_entries import (  # noqa: PLC0415 - where first needed
+                entries_of,
+            )
+
             while self._lines:
                 event = self._lines.popleft()
                 if event.run_id == run_id:
@@ -92,7 +96,7 @@ class Callbacks:
                 run_id, after=self._newest_line, except_owners=owners
             ):
                 self._newest_line = row.log
-                for entry in self._reader.entries_of([row], run_id):
+                for entry in entries_of([row], run_id):
                     self._call(run_id, self._on_log, entry)
 
     def _progress_of(self, run_id: str, brief: Brief | RunRow) -> Progress | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +30,11 @@ from durably.models import (
 from durably.models.later import Later
 from durably.settings import count
 from durably.store import defects
-from durably.store.rows import Filters, LogRow, RunRow, StepRow
+from durably.store.rows import Filters, RunRow, StepRow
 
 if TYPE_CHECKING:
     from durably.client.overview import Overview
-    from durably.models.records import LogEntry, LogList, StepList, StepRecord
+    from durably.models.records import LogList, StepList, StepRecord
     from durably.store.api import Store
 
 
@@ -369,35 +369,9 @@ class Reader:
             NotFoundError: there is no such run.
             DatabaseError: the run cannot be read.
         """
+        from durably.client.log_entries import entries_of  # noqa: PLC0415 - where first needed
         from durably.models.records import LogList  # noqa: PLC0415 - where first needed
 
         run_id = run_id_of(run)
         self._store.get_run(run_id)
-        return LogList(self.entries_of(self._store.log_lines_of(run_id), run_id))
-
-    def entries_of(self, rows: Iterable[LogRow], run_id: str) -> Iterator[LogEntry]:
-        """Yield stored log lines; those that cannot be read are left out."""
-        return readable(lambda row: self._entry_of(row, run_id), rows)
-
-    def _entry_of(self, row: LogRow, run_id: str) -> LogEntry:
-        from durably.models.records import LogEntry  # noqa: PLC0415 - where first needed
-
-        try:
-            return LogEntry(
-                level=row.level,  # type: ignore[arg-type]  # the schema allows no other
-                message=checked(row.message, _is_text),
-                data=checked(row.data, _is_object),
-                step_name=row.step_name,
-                created_at=to_datetime(row.created_at_us),
-            )
-        except UNREADABLE as exc:
-            what = f"log line {row.log} of run {run_id!a:.80}"
-            raise_defect(exc, what, defects.of_log_line(row._asdict()))
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_object(value: Any) -> bool:
-    return isinstance(value, dict)
+        return LogList(entries_of(self._store.log_lines_of(run_id), run_id))

@@ -11,6 +11,7 @@ from durably.client.arguments import AnyRun, NameFilter, StatusFilter
 from durably.client.calls import RunCalls
 from durably.client.client import Client
 from durably.client.doctor import Finding, examine
+from durably.client.log_entries import entries_of
 from durably.client.unreadable import readable
 from durably.jobs import Job
 from durably.models.plans import Plan
@@ -128,7 +129,7 @@ class ReadOnlyClient(RunCalls):
         self._check()
         rows = self._store.log_lines_of(run.id, after=after)
         newest = rows[-1].log if rows else after
-        return list(self._client.reader.entries_of(rows, run.id)), newest
+        return list(entries_of(rows, run.id)), newest
 
     def executor_of(self, run: AnyRun) -> Executor | None:
         """Return the engine that has the run, ``None`` if none has it."""

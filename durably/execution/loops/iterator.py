@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
-from contextlib import suppress
-from typing import Self
+from collections.abc import Generator, Iterator
+from contextlib import closing, suppress
+from typing import Final, Self
 
 from durably._platform.signals import entered_in_job, shorten
 from durably.errors import ConflictError
 from durably.execution.current_run import CurrentRun
 from durably.execution.iterations import Iteration
 from durably.execution.loops.loop import Loop
+from durably.execution.loops.results import positions_of, records_of
 from durably.models.records import ItemRecord
+
+# So many items begin ahead of the next one in order if nothing says how many are in progress.
+_MOST_IN_FLIGHT: Final = 64
 
 
 class ItemIterator(Iterator[ItemRecord]):
@@ -26,7 +30,7 @@ class ItemIterator(Iterator[ItemRecord]):
     def __init__(self, name: str, loop: Loop, run: CurrentRun, *, is_ordered: bool) -> None:
         self._name = name
         self._run = run
-        self._iteration = Iteration(loop.records(is_ordered=is_ordered))
+        self._iteration = Iteration(_records(loop, is_ordered=is_ordered))
         # What has ended together: to hand it out takes a third of the time of another wait.
         self._ended: Iterator[ItemRecord] = iter(())
         itself = weakref.ref(self)
@@ -75,3 +79,29 @@ class ItemIterator(Iterator[ItemRecord]):
         self._ended = iter(())
         with suppress(ValueError):  # another thread iterates
             self._iteration.batches.close()
+
+
+def _records(loop: Loop, *, is_ordered: bool) -> Generator[Iterator[ItemRecord]]:
+    """Yield the records of the items as they end, or in the order of the items; some at a time.
+
+    In order, items begin only so far ahead of the next record that memory stays bounded.
+    """
+    loop.is_iterated = True
+    if not is_ordered:
+        with closing(loop.batches(stored_first=True)) as batches:
+            for batch in batches:
+                yield records_of(batch)
+        return
+    options = loop.options
+    ahead = 2 * (options.max_workers or _MOST_IN_FLIGHT) + 2 + options.max_uncommitted
+    waiting: dict[int, ItemRecord] = {}
+    # The position of the record that is yielded next.
+    following = 0
+    with closing(loop.batches(lambda position: position < following + ahead)) as batches:
+        for batch in batches:
+            waiting |= zip(positions_of(batch), records_of(batch), strict=True)
+            ended = []
+            while following in waiting:
+                ended.append(waiting.pop(following))
+                following += 1
+            yield iter(ended)

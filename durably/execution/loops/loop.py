@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from durably._platform.unhandled import show_stop_alone
 from durably.codec import UNTYPED
@@ -19,7 +19,7 @@ from durably.execution.loops.map_log import MapLog
 from durably.execution.loops.options import LoopOptions
 from durably.execution.loops.outdated import OutdatedItems
 from durably.execution.loops.record import MapRecord
-from durably.execution.loops.results import MapResult, Results, positions_of, records_of
+from durably.execution.loops.results import MapResult, Results
 from durably.execution.loops.source import Source
 from durably.execution.loops.stored_items import StoredItems
 from durably.execution.loops.tasks import ItemRunner, Reused, Task
@@ -29,12 +29,9 @@ from durably.execution.step_runner import StepRunner
 from durably.models import error_info
 
 if TYPE_CHECKING:
-    from durably.models.records import ItemRecord
+    pass
 
 logger = logging.getLogger("durably")
-
-# So many items begin ahead of the next one in order if nothing says how many are in progress.
-_MOST_IN_FLIGHT: Final = 64
 
 
 class Loop:
@@ -49,7 +46,7 @@ class Loop:
         step_runner: StepRunner,
     ) -> None:
         self._name = name
-        self._options = options
+        self.options = options
         self._run = run
         self._services = services
         self._step_runner = step_runner
@@ -64,38 +61,12 @@ class Loop:
             total=options.total,
             workers=options.max_workers or 1,
         )
-        # The position of the record that is yielded next, in order.
-        self._following = 0
-        self._is_iterated = False
-
-    def records(self, *, is_ordered: bool) -> Generator[Iterator[ItemRecord]]:
-        """Yield the records of the items as they end, or in the order of the items; some at a time.
-
-        In order, items begin only so far ahead of the next record that memory stays bounded.
-        """
-        self._is_iterated = True
-        if not is_ordered:
-            with closing(self.batches(stored_first=True)) as batches:
-                for batch in batches:
-                    yield records_of(batch)
-            return
-        ahead = (
-            2 * (self._options.max_workers or _MOST_IN_FLIGHT) + 2 + self._options.max_uncommitted
-        )
-        waiting: dict[int, ItemRecord] = {}
-        self._following = 0
-        with closing(self.batches(lambda position: position < self._following + ahead)) as batches:
-            for batch in batches:
-                waiting |= zip(positions_of(batch), records_of(batch), strict=True)
-                following = []
-                while self._following in waiting:
-                    following.append(waiting.pop(self._following))
-                    self._following += 1
-                yield iter(following)
+        # Whether the caller waits for each item.
+        self.is_iterated = False
 
     def results(self) -> MapResult[Any]:
         """Execute the map; return its results."""
-        options = self._options
+        options = self.options
         results = Results(
             is_keyed=options.key is not None, with_failed=options.on_failed == "return"
         )
@@ -139,7 +110,7 @@ class Loop:
                 record.failed,
                 record.reused,
                 total,
-                self._options.max_workers or 1,
+                self.options.max_workers or 1,
                 driver.limited_s,
             )
 
@@ -204,7 +175,7 @@ class Loop:
     def _prepared(
         self, index: int, may_begin: Callable[[int], bool], *, stored_first: bool
     ) -> Driver:
-        options, run, services = self._options, self._run, self._services
+        options, run, services = self.options, self._run, self._services
         if options.result_type is not UNTYPED:
             services.codec.require_storable(
                 options.result_type, what="the results of step", name=self._name
@@ -274,7 +245,7 @@ class Loop:
             on_begin=self._start,
             may_begin=may_begin,
             reads_ahead=stored_first,
-            is_iterated=self._is_iterated,
+            is_iterated=self.is_iterated,
         )
 
     def _count_stored(self) -> tuple[int, int]:
@@ -318,7 +289,7 @@ class Loop:
         failures = driver.failures
         if failures.fatal is not None:
             return failures.fatal
-        if failures.count and (self._options.on_failed == "raise" or driver.is_early):
+        if failures.count and (self.options.on_failed == "raise" or driver.is_early):
             return failures.error(self._total_seen(), is_early=driver.is_early)
         return None
 
@@ -356,7 +327,7 @@ class Loop:
         run, record = self._run, self._record
         run.stop_by_signal(exc)
         is_signalled = run.is_callers_signal(exc)
-        is_threaded = self._options.executor is not None or (self._options.max_workers or 1) > 1
+        is_threaded = self.options.executor is not None or (self.options.max_workers or 1) > 1
         if is_signalled and is_threaded:
             show_stop_alone(exc)  # the frames of the thread that drives say nothing of it
 
